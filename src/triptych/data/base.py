@@ -1,0 +1,197 @@
+"""What data are here: a batch, a split, levels on [-1, 1], and the datamodule they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
+from triptych.errors import UserError
+
+if TYPE_CHECKING:
+    from triptych.diffusion.mixture import GaussianMixture
+
+
+class DataError(UserError):
+    """Wrong data or data configuration, in one line that names the key and what is accepted."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class Batch(NamedTuple):
+    """x (B, *shape) float32, in [-1, 1] or on the data's scale; condition (B,) int64 or None; index (B,)."""
+
+    x: Tensor
+    condition: Tensor | None
+    index: Tensor  # type: ignore[assignment]  # place in its split (evaluation noise follows from it); not tuple.index
+
+    def pin(self) -> Batch:
+        """The same in page-locked memory, for faster copies to a GPU."""
+        condition = None if self.condition is None else self.condition.pin_memory()
+        return Batch(self.x.pin_memory(), condition, self.index.pin_memory())
+
+
+def to_unit(k: Tensor, levels: int) -> Tensor:
+    """x = 2k / (levels - 1) - 1, float32: level numbers 0 .. levels-1 to [-1, 1], any shape."""
+    # Whole numbers until the one division, so that it is correctly rounded: the ends are -1 and 1 exactly.
+    return (2 * k.float() - (levels - 1)) / (levels - 1)
+
+
+def to_level(x: Tensor, levels: int) -> Tensor:
+    """The number, int64 in 0 .. levels-1, of the level nearest to x; any shape."""
+    return ((x.float() + 1) * ((levels - 1) / 2)).round().clamp(0, levels - 1).long()
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """values (n, *shape): level numbers (uint8 or int64) if `levels` is set, else float32; labels (n,)."""
+
+    values: Tensor
+    labels: Tensor | None = None
+    levels: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def batch(self, index: Tensor) -> Batch:
+        """The items at `index` (B,), scaled as Batch says."""
+        values = self.values[index]
+        x = values.float() if self.levels is None else to_unit(values, self.levels)
+        return Batch(x, None if self.labels is None else self.labels[index], index)
+
+
+def whole(key: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """`value` if it is a whole number in least .. most; else DataError naming `data.key`."""
+    bad = isinstance(value, bool) or not isinstance(value, int)
+    if bad or (least is not None and value < least) or (most is not None and value > most):
+        bounds = [f"at least {least}"] * (least is not None) + [f"at most {most}"] * (most is not None)
+        raise DataError(f"data.{key}={value!r}: needs a whole number {' and '.join(bounds)}")
+    return value
+
+
+def folder_path(root: str | Path | None) -> Path:
+    """`root` as a path; DataError if it is not set."""
+    if root is None or not str(root).strip():
+        raise DataError(f"data.root={root!r}: needs the folder that holds the data")
+    return Path(root).expanduser()
+
+
+def hold_out(pool: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(train, validation): the last `val_size` of the permuted `pool` held out, some left to train."""
+    train = len(pool) - whole("val_size", val_size, 0, len(pool) - 1)
+    return pool[:train], pool[train:]
+
+
+def official_splits(
+    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], val_size: int
+) -> dict[str, Split]:
+    """Splits of 8-bit images that come in two parts, each (values, labels) and permuted by RandomState(0)."""
+    order, test_order = (np.random.RandomState(0).permutation(len(values)) for values, _ in (train, test))
+    chosen = dict(zip(("train", "val"), hold_out(order, val_size), strict=True))
+    splits = {name: Split(train[0][i], train[1][i], 256) for name, i in chosen.items()}
+    return splits | {"test": Split(test[0][test_order], test[1][test_order], 256)}
+
+
+def rank_world() -> tuple[int, int]:
+    """(rank, number of processes): (0, 1) unless torch.distributed is running."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+class Loading(TypedDict, total=False):
+    """What every datamodule takes beside its own keys; see DataModule."""
+
+    batch_size: int
+    eval_batch_size: int
+    seed: int
+    num_workers: int
+    pin_memory: bool
+
+
+class DataModule(pl.LightningDataModule):
+    """Fixed splits in memory, batches in an order that follows from (seed, step).
+
+    A subclass sets name, shape, levels (None: continuous) and num_classes (0: no labels), and defines `load`.
+    batch_size is global, shared among the processes; eval_batch_size is each process's own;
+    num_workers: threads that decode image files in setup, where there are any. DataError on bad sizes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    levels: int | None = None
+    num_classes: int = 0
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        eval_batch_size: int = 512,
+        seed: int = 0,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__()
+        self.batch_size = whole("batch_size", batch_size, 1)
+        self.eval_batch_size = whole("eval_batch_size", eval_batch_size, 1)
+        self.seed = whole("seed", seed)
+        self.num_workers = whole("num_workers", num_workers, 0)
+        self.pin_memory = pin_memory and torch.cuda.is_available()  # there is nothing to pin for, else
+        self.splits: dict[str, Split] = {}
+        # A rank may have no item of a tiny split; nothing is padded, so that is right.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+
+    def load(self) -> dict[str, Split]:
+        """The splits "train", "val" and "test"; the subclass's work."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Fill `splits`, once, whichever stage asks."""
+        if self.splits:
+            return
+        if self.trainer is None:  # no Lightning around to call it
+            self.prepare_data()
+        self.splits = self.load()
+
+    @property
+    def mixture(self) -> GaussianMixture | None:
+        """The true distribution, where it is known."""
+        return None
+
+    def train_dataloader(self) -> TrainLoader:
+        """Endless; starts at the trainer's step, at 0 without a trainer."""
+        rank, world = rank_world()
+        if self.batch_size % world:
+            raise DataError(f"data.batch_size={self.batch_size}: needs a multiple of the {world} processes")
+        train = self.splits["train"]
+        order = TrainOrder(len(train), self.batch_size, self.seed)
+        repeat = int(getattr(self.trainer, "overfit_batches", 0))
+        return TrainLoader(train, order, self._batches_seen, rank, world, self.pin_memory, repeat)
+
+    def _batches_seen(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches
+
+    def eval_dataloader(self, split_name: str, limit: int | None = None) -> EvalLoader:
+        """Each item of a split once over all ranks; the first `limit` of them if given."""
+        if split_name not in self.splits:
+            raise DataError(
+                f"data split {split_name!r}: needs one of {', '.join(self.splits) or 'setup() first'}"
+            )
+        if limit is not None:
+            whole("limit", limit, 1)
+        return EvalLoader(
+            self.splits[split_name], self.eval_batch_size, *rank_world(), limit, self.pin_memory
+        )
+
+    def val_dataloader(self) -> EvalLoader | Iterable[Any]:
+        return self.eval_dataloader("val") if len(self.splits["val"]) else []
+
+    def test_dataloader(self) -> EvalLoader | Iterable[Any]:
+        return self.eval_dataloader("test") if len(self.splits["test"]) else []

@@ -1,0 +1,59 @@
+"""Handwritten digits, 8 x 8, that scikit-learn ships: real data without a download."""
+
+from __future__ import annotations
+
+import gzip
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Unpack
+
+import numpy as np
+import torch
+
+from triptych.data.base import DataError, DataModule, Loading, Split, hold_out, whole
+
+TEST = 297
+
+
+def read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """(images (1797, 1, 8, 8) uint8 of 0 .. 16, labels (1797,) int64), in scikit-learn's order."""
+    spec = find_spec("sklearn")
+    if spec is None:
+        raise DataError("data=digits: needs scikit-learn, which ships the images: pip install scikit-learn")
+    # The file itself, as importing sklearn.datasets takes seconds.
+    file = Path((spec.submodule_search_locations or [""])[0]) / "datasets" / "data" / "digits.csv.gz"
+    if file.is_file():
+        with gzip.open(file, "rt") as lines:
+            table = np.loadtxt(lines, delimiter=",", dtype=np.uint8)
+        values, labels = table[:, :-1], table[:, -1]
+    else:
+        from sklearn.datasets import load_digits
+
+        values, labels = load_digits(return_X_y=True)
+    return values.astype(np.uint8).reshape(-1, 1, 8, 8), labels.astype(np.int64)
+
+
+class Digits(DataModule):
+    """17 grey levels, 10 classes. In the order of RandomState(0): 1350 train, 150 validation, 297 test.
+
+    val_size (0 .. 1499) is taken from the end of the first 1500; 0 trains on all of them. The test set stays.
+    """
+
+    name = "digits"
+    shape = (1, 8, 8)
+    levels = 17
+    num_classes = 10
+
+    def __init__(self, val_size: int = 150, **loading: Unpack[Loading]) -> None:
+        super().__init__(**loading)
+        self.val_size = whole("val_size", val_size, 0, 1499)
+
+    def load(self) -> dict[str, Split]:
+        values, labels = read_digits()
+        order = np.random.RandomState(0).permutation(len(values))
+        train, val = hold_out(order[:-TEST], self.val_size)
+        parts = {"train": train, "val": val, "test": order[-TEST:]}
+        return {
+            name: Split(torch.from_numpy(values[i]), torch.from_numpy(labels[i]), self.levels)
+            for name, i in parts.items()
+        }

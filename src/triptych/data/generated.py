@@ -1,0 +1,57 @@
+"""Data that a formula draws: sizes and seeds, shared by the mixtures and the toys."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from triptych.data.base import DataModule, Loading, Split, whole
+from triptych.diffusion.draws import mix
+
+
+class Sizes(Loading, total=False):
+    """The keys that all generated data take."""
+
+    train_size: int
+    val_size: int
+    test_size: int
+    data_seed: int
+
+
+class Generated(DataModule):
+    """Continuous points (d,). Each split is drawn from its own seed, made of data_seed and its name.
+
+    So the test set stays the same whatever the run's seed and the other sizes are.
+    """
+
+    levels = None
+
+    def __init__(
+        self,
+        train_size: int = 20000,
+        val_size: int = 2000,
+        test_size: int = 5000,
+        data_seed: int = 0,
+        **loading: Unpack[Loading],
+    ) -> None:
+        super().__init__(**loading)
+        self.sizes = {
+            "train": whole("train_size", train_size, 1),
+            "val": whole("val_size", val_size, 0),
+            "test": whole("test_size", test_size, 1),
+        }
+        self.data_seed = whole("data_seed", data_seed)
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """(x (n, d), labels (n,) int64 or None); the subclass's work."""
+        raise NotImplementedError
+
+    def load(self) -> dict[str, Split]:
+        splits = {}
+        for stream, (name, n) in enumerate(self.sizes.items()):
+            # One at least, as torch.multinomial refuses to draw none.
+            x, labels = self.draw(max(n, 1), torch.Generator().manual_seed(mix(self.data_seed, 5, stream)))
+            splits[name] = Split(x[:n].float(), None if labels is None else labels[:n])
+        return splits

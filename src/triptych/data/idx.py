@@ -1,0 +1,42 @@
+"""The idx format of MNIST and its kin, plain or gzipped, read without torchvision."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from triptych.data.base import DataError
+
+
+def find_idx(folder: Path, stem: str) -> Path | None:
+    """`folder/stem` or `folder/stem.gz`; the plain file first, as it is quicker to read."""
+    return next((f for f in (folder / stem, folder / f"{stem}.gz") if f.is_file()), None)
+
+
+def read_idx(file: Path, dims: int) -> np.ndarray:
+    """The uint8 array of `dims` dimensions in an idx file.
+
+    Header: 0, 0, 8 (= uint8), dims, then each dimension as a big-endian int32.
+    DataError naming the file if it cannot be read, is something else, is truncated or has bytes left over.
+    """
+    try:
+        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"data.root: cannot read {file}: {error}") from error
+    head = 4 + 4 * dims
+    if data[:4] != bytes([0, 0, 8, dims]) or len(data) < head:
+        raise DataError(
+            f"data.root: {file} is no idx file of {dims} dimensions of bytes:"
+            f" needs the first bytes 000008{dims:02x}, has {data[:4].hex() or 'none'};"
+            f" {len(data)} bytes in all"
+        )
+    shape = tuple(int(n) for n in np.frombuffer(data, ">i4", count=dims, offset=4))
+    needed = head + int(np.prod(shape, dtype=object))
+    if min(shape) < 1 or len(data) != needed:
+        raise DataError(
+            f"data.root: {file} is damaged: {shape} items need {needed} bytes, it has {len(data)}"
+        )
+    return np.frombuffer(data, np.uint8, offset=head).reshape(shape)

@@ -1,0 +1,110 @@
+"""Gaussian mixtures given in the config: data whose truth is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from reprlib import repr as short
+from typing import TYPE_CHECKING, Any, Unpack
+
+import torch
+from torch import Tensor
+
+from triptych.data.base import DataError, whole
+from triptych.data.generated import Generated, Sizes
+
+if TYPE_CHECKING:
+    from triptych.diffusion.mixture import GaussianMixture
+
+
+def numbers(key: str, value: Any, needs: str) -> Any:
+    """Nested sequences (also OmegaConf's) as lists of finite floats; DataError naming the key otherwise."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, Iterable) and not isinstance(value, str | dict):
+        return [numbers(key, item, needs) for item in value]
+    raise DataError(f"data.{key}: {short(value)} is no finite number; needs {needs}")
+
+
+def tensor(key: str, value: Any, needs: str) -> Tensor:
+    """Nested lists of equal lengths as float64; DataError naming the key otherwise."""
+    try:
+        return torch.tensor(numbers(key, value, needs), dtype=torch.float64)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"data.{key}={short(value)}: needs {needs}") from error
+
+
+def covariance(k: int, value: Any, d: int) -> Tensor:
+    """(d, d) float64 from a matrix, d variances or one; DataError unless symmetric positive definite."""
+    needs = f"a {d} x {d} list, a list of {d} variances or one variance for each component"
+    matrix = tensor(f"covariances[{k}]", value, needs)
+    if matrix.ndim < 2:
+        if matrix.ndim == 1 and len(matrix) != d:
+            raise DataError(f"data.covariances[{k}]={short(value)}: needs {needs}")
+        matrix = torch.diag(matrix.expand(d))
+    if matrix.shape != (d, d):
+        raise DataError(f"data.covariances[{k}]={short(value)}: needs {needs}")
+    symmetric = torch.allclose(matrix, matrix.T, rtol=1e-6, atol=0)
+    if not symmetric or (torch.linalg.eigvalsh(matrix) <= 0).any():
+        raise DataError(f"data.covariances[{k}]={short(value)}: needs a symmetric positive definite matrix")
+    return matrix
+
+
+class Mixture(Generated):
+    """K Gaussians in d dimensions; the labels are their numbers.
+
+    weights: K, summing to 1; means: K lists of d; covariances: K entries, each as `covariance` says.
+    """
+
+    name = "mixture"
+
+    def __init__(
+        self,
+        weights: Sequence[float],
+        means: Sequence[Any],
+        covariances: Sequence[Any],
+        **sizes: Unpack[Sizes],
+    ) -> None:
+        super().__init__(**sizes)
+        w = tensor("weights", weights, "a list of numbers")
+        if w.ndim != 1 or not len(w) or (w <= 0).any() or abs(w.sum().item() - 1) > 1e-6:
+            raise DataError(f"data.weights={short(weights)}: needs a list of positive numbers that sum to 1")
+        k = len(w)
+        needs = f"{k} lists of equal length, one for each of data.weights"
+        m = tensor("means", means, needs)
+        if m.ndim != 2 or len(m) != k or not m.shape[1]:
+            raise DataError(f"data.means={short(means)}: needs {needs}")
+        if not isinstance(covariances, Sequence) or isinstance(covariances, str) or len(covariances) != k:
+            raise DataError(
+                f"data.covariances={short(covariances)}: needs a list of {k}, one for each of data.weights"
+            )
+        c = torch.stack([covariance(i, value, m.shape[1]) for i, value in enumerate(covariances)])
+        self._parameters = w, m, c
+        self.num_classes, self.shape = k, (m.shape[1],)
+
+    @cached_property
+    def mixture(self) -> GaussianMixture:
+        from triptych.diffusion.mixture import GaussianMixture
+
+        return GaussianMixture(*self._parameters)
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return self.mixture.sample(n, generator)
+
+
+class Ring(Mixture):
+    """`modes` equal Gaussians of deviation `std`, evenly spaced on a circle of `radius`, in the plane."""
+
+    name = "ring"
+
+    def __init__(
+        self, modes: int = 8, radius: float = 1.5, std: float = 0.15, **sizes: Unpack[Sizes]
+    ) -> None:
+        whole("modes", modes, 1)
+        for key, value in (("radius", radius), ("std", std)):
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+                raise DataError(f"data.{key}={short(value)}: needs a positive number")
+        angles = [2 * math.pi * k / modes for k in range(modes)]
+        means = [[radius * math.cos(a), radius * math.sin(a)] for a in angles]
+        super().__init__([1 / modes] * modes, means, [std**2] * modes, **sizes)

@@ -1,0 +1,113 @@
+"""Which items make which batch: training order as a function of the step, evaluation without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from triptych.diffusion.draws import mix
+
+if TYPE_CHECKING:
+    from triptych.data.base import Batch, Split
+
+
+class TrainOrder:
+    """Epoch permutations laid end to end, cut into batches that run across the borders; nothing is dropped.
+
+    Any step's batch is computed without replaying those before it, so a resumed run sees what it should.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int) -> None:
+        if n < 1 or batch_size < 1:
+            raise ValueError(
+                f"TrainOrder needs n >= 1 and batch_size >= 1, got n={n}, batch_size={batch_size}"
+            )
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+        self._kept: tuple[int, Tensor] | None = None
+
+    def permutation(self, epoch: int) -> Tensor:
+        """Order of the items in one epoch, (n,) int64."""
+        if self._kept is None or self._kept[0] != epoch:
+            self._kept = (
+                epoch,
+                torch.randperm(self.n, generator=torch.Generator().manual_seed(mix(self.seed, 4, epoch))),
+            )
+        return self._kept[1]
+
+    def indices(self, step: int) -> Tensor:
+        """Items of the global batch of `step` (counted from 0), (batch_size,) int64."""
+        start = step * self.batch_size
+        stop = start + self.batch_size
+        epochs = range(start // self.n, (stop - 1) // self.n + 1)
+        cuts = [self.permutation(e)[max(start - e * self.n, 0) : stop - e * self.n] for e in epochs]
+        return torch.cat(cuts)
+
+
+class TrainLoader:
+    """Endless training batches of this rank: slice `rank` of `world` equal slices of each global batch.
+
+    `first()` is asked at each `iter()`, so that a resumed run or next epoch goes on from the trainer's step.
+    `repeat` > 0 cycles over the first `repeat` batches (over-fitting on purpose). Has no length by design.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        order: TrainOrder,
+        first: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        world: int = 1,
+        pin_memory: bool = False,
+        repeat: int = 0,
+    ) -> None:
+        if order.batch_size % world:
+            raise ValueError(f"a batch of {order.batch_size} has no {world} equal parts")
+        self.split, self.order, self.first = split, order, first
+        self.rank, self.world, self.pin_memory, self.repeat = rank, world, pin_memory, repeat
+
+    def batch(self, step: int) -> Batch:
+        """This rank's part of the batch of `step`."""
+        indices = self.order.indices(step % self.repeat if self.repeat else step)
+        share = len(indices) // self.world
+        batch = self.split.batch(indices[self.rank * share : (self.rank + 1) * share])
+        return batch.pin() if self.pin_memory else batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._batches(self.first())
+
+    def _batches(self, step: int) -> Iterator[Batch]:
+        while True:
+            yield self.batch(step)
+            step += 1
+
+
+class EvalLoader:
+    """Each item once over all ranks, in order: here rank, rank + world, ...; no padding, no tail lost.
+
+    Ranks may differ by one item, hence by one batch: reduce sums once at the end, never inside a step.
+    `limit` keeps the first so many; every shipped split is in random order, so they are a fair sample.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        limit: int | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        self.split, self.batch_size, self.pin_memory = split, batch_size, pin_memory
+        n = len(split) if limit is None else min(limit, len(split))
+        self.indices = torch.arange(rank, n, world) if rank < n else torch.arange(0)
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self.indices), self.batch_size):
+            batch = self.split.batch(self.indices[start : start + self.batch_size])
+            yield batch.pin() if self.pin_memory else batch

@@ -1,0 +1,47 @@
+"""What several tests of the data need."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from triptych.data.base import DataError
+
+
+def refused(call, *words):
+    """The DataError of `call()`: one line that has each of `words`."""
+    with pytest.raises(DataError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+    return message
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes()
+
+
+def write_idx(file: Path, array: np.ndarray) -> None:
+    """An idx file, gzipped if its name says so."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    data = idx_bytes(array.astype(np.uint8))
+    file.write_bytes(gzip.compress(data, 1) if file.suffix == ".gz" else data)
+
+
+def write_mnist(folder: Path, train: int = 30, test: int = 7, ending: str = ".gz") -> None:
+    """A small MNIST whose image i is filled with i (train) or 100 + i (test), and whose label is i % 10."""
+    for part, n, start in (("train", train, 0), ("t10k", test, 100)):
+        images = np.broadcast_to(np.arange(start, start + n)[:, None, None], (n, 28, 28))
+        write_idx(folder / f"{part}-images-idx3-ubyte{ending}", images)
+        write_idx(folder / f"{part}-labels-idx1-ubyte{ending}", np.arange(n) % 10)
+
+
+def save_images(folder: Path, n: int) -> None:
+    """n small images, in files 00.png and so on; image i is (i, 0, 100) all over."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        Image.new("RGB", (20, 12), (i, 0, 100)).save(folder / f"{i:02d}.png")

@@ -1,0 +1,74 @@
+"""Each file in configs/data makes the datamodule that it says, and has no key that nothing reads."""
+
+import inspect
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
+
+from triptych.data.base import DataError, DataModule
+from triptych.data.mnist import FashionMnist
+
+from .helpers import refused, save_images, write_mnist
+
+FILES = sorted((Path(__file__).parents[2] / "configs" / "data").glob("*.yaml"))
+
+
+def config(file, root):
+    base = OmegaConf.create({"seed": 3, "paths": {"data_dir": str(root)}})
+    return OmegaConf.merge(base, {"data": OmegaConf.load(file)}).data
+
+
+def known_keys(kind):
+    """Names of the parameters of a class and, through its **keys, of those it inherits from."""
+    return {
+        name
+        for c in kind.__mro__
+        if "__init__" in vars(c)
+        for name in inspect.signature(c.__init__).parameters
+    }
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_config(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(FashionMnist, "also", ())
+    cfg = config(file, tmp_path)
+    keys = {key for key in cfg if not key.startswith("_")}
+    assert keys <= known_keys(hydra.utils.get_class(cfg._target_))
+    if file.stem == "folder":
+        with pytest.raises(InstantiationException) as caught:  # Hydra wraps what a constructor raises
+            hydra.utils.instantiate(cfg)
+        assert isinstance(caught.value.__cause__, DataError)
+        save_images(tmp_path, 20)
+        cfg.root = str(tmp_path)
+    data = hydra.utils.instantiate(cfg)
+    assert isinstance(data, DataModule) and data.name == file.stem and data.seed == 3
+    assert data.shape and data.levels in (None, 17, 256)
+    if file.stem == "cifar10":
+        refused(data.setup, "data.root", str(tmp_path))
+        return
+    if "mnist" in file.stem:
+        refused(data.setup, "data.root", str(tmp_path))
+        write_mnist(tmp_path)
+        data = hydra.utils.instantiate(cfg, val_size=5)
+    data.setup()
+    for name, split in data.splits.items():
+        assert len(split) and split.values.shape[1:] == data.shape, name
+    batch = next(iter(data.train_dataloader()))
+    assert batch.x.shape == (cfg.batch_size, *data.shape)
+    assert (batch.condition is None) == (data.num_classes == 0)
+    assert (data.mixture is not None) == (file.stem in ("mixture", "ring"))
+
+
+def test_lists_may_be_hydra_lists():
+    cfg = OmegaConf.load(next(file for file in FILES if file.stem == "mixture"))
+    del cfg["_convert_"]
+    cfg.seed = 0
+    assert hydra.utils.instantiate(cfg).mixture is not None
+
+
+def test_all_are_there():
+    names = "digits mnist fashion_mnist cifar10 folder mixture ring two_moons swiss_roll checkerboard".split()
+    assert sorted(names) == [file.stem for file in FILES]

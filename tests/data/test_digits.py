@@ -1,0 +1,97 @@
+"""Digits, levels and splits."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+
+from triptych.data.base import Split, to_level, to_unit
+from triptych.data.digits import Digits, read_digits
+
+from .helpers import refused
+
+
+def rows(split):
+    return {tuple(row) for row in split.values.flatten(1).tolist()}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = Digits()
+    data.setup()
+    return data
+
+
+def test_same_as_scikit_learn():
+    values, labels = read_digits()
+    truth = load_digits()
+    assert np.array_equal(values[:, 0], truth.images)
+    assert np.array_equal(labels, truth.target)
+
+
+def test_documented_splits(digits):
+    order = np.random.RandomState(0).permutation(1797)
+    truth = load_digits()
+    for name, part in (("train", order[:1350]), ("val", order[1350:1500]), ("test", order[1500:])):
+        split = digits.splits[name]
+        assert np.array_equal(split.values[:, 0].numpy(), truth.images[part])
+        assert np.array_equal(split.labels.numpy(), truth.target[part])
+        assert split.values.dtype == torch.uint8 and split.values.shape[1:] == digits.shape
+    assert sum(map(len, digits.splits.values())) == 1797
+    # No two of the 1797 images are equal, so this says that no item is in two splits.
+    assert len(set.union(*map(rows, digits.splits.values()))) == 1797
+
+
+def test_no_validation_set(digits):
+    data = Digits(val_size=0)
+    data.setup()
+    assert [len(data.splits[name]) for name in ("train", "val", "test")] == [1500, 0, 297]
+    assert data.splits["test"].values.equal(digits.splits["test"].values)
+    assert data.splits["train"].values[:1350].equal(digits.splits["train"].values)
+    assert list(data.val_dataloader()) == []
+
+
+@pytest.mark.parametrize("value", [-1, 1500, 2.5, None])
+def test_bad_val_size(value):
+    refused(lambda: Digits(val_size=value), f"data.val_size={value!r}", "0", "1499")
+
+
+def test_reading_them_imports_no_scikit_learn():
+    code = "import sys; from triptych.data.digits import *; read_digits(); sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_batch_is_scaled(digits):
+    batch = next(iter(digits.test_dataloader()))
+    split = digits.splits["test"]
+    assert batch.x.dtype == torch.float32 and batch.x.shape == (297, 1, 8, 8)
+    assert batch.x.equal(split.values.float() / 8 - 1)
+    assert batch.x.min() == -1 and batch.x.max() == 1
+    assert batch.condition.equal(split.labels) and batch.condition.dtype == batch.index.dtype == torch.int64
+
+
+def test_continuous_split_is_not_scaled():
+    batch = Split(torch.tensor([[3.0], [-5.0]])).batch(torch.tensor([1]))
+    assert batch.x.tolist() == [[-5.0]] and batch.condition is None
+
+
+@given(st.integers(2, 65536), st.data())
+def test_levels_round_trip(levels, data):
+    k = torch.tensor(data.draw(st.lists(st.integers(0, levels - 1), min_size=1, max_size=20)))
+    x = to_unit(k, levels)
+    assert x.dtype == torch.float32
+    assert to_unit(torch.tensor([0, levels - 1]), levels).tolist() == [-1, 1]
+    assert torch.allclose(x.double(), 2 * k.double() / (levels - 1) - 1, atol=1e-6)
+    assert to_level(x, levels).equal(k)
+
+
+@given(st.integers(2, 256), st.floats(-1.5, 1.5, width=32))
+def test_nearest_level(levels, x):
+    centres = to_unit(torch.arange(levels), levels)
+    distance = (centres - x).abs()
+    assert distance[to_level(torch.tensor(x), levels)] <= distance.min() + 1e-6

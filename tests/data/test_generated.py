@@ -1,0 +1,166 @@
+"""Mixtures and toys."""
+
+import math
+
+import pytest
+import torch
+
+from triptych.data.mixture import Mixture, Ring
+from triptych.data.toys import KINDS, Toy
+
+from .helpers import refused
+
+WEIGHTS = [0.5, 0.3, 0.2]
+MEANS = [[-1.0, 0.0], [1.0, 1.0], [0.5, -1.0]]
+COVARIANCES = [0.04, [0.09, 0.01], [[0.05, 0.03], [0.03, 0.05]]]
+FULL = torch.tensor([[[0.04, 0], [0, 0.04]], [[0.09, 0], [0, 0.01]], [[0.05, 0.03], [0.03, 0.05]]])
+
+
+def ready(data):
+    data.setup()
+    return data
+
+
+def test_mixture_moments():
+    n = 200_000
+    data = ready(Mixture(WEIGHTS, MEANS, COVARIANCES, train_size=n))
+    train, w, m = data.splits["train"], torch.tensor(WEIGHTS), torch.tensor(MEANS)
+    assert data.shape == (2,) and data.num_classes == 3 and data.levels is None
+    assert train.values.dtype == torch.float32 and train.labels.dtype == torch.int64
+    mean = w @ m
+    spread = torch.einsum("k,kij->ij", w, FULL + m[:, :, None] * m[:, None]) - mean[:, None] * mean
+    assert torch.allclose(train.values.mean(0), mean, atol=5 * math.sqrt(spread.max() / n))
+    assert torch.allclose(train.values.T.cov(), spread, atol=0.01)
+    for k in range(3):
+        own = train.values[train.labels == k]
+        assert abs(len(own) / n - WEIGHTS[k]) < 5 * math.sqrt(0.25 / n)
+        assert torch.allclose(own.mean(0), m[k], atol=0.01)
+        assert torch.allclose(own.T.cov(), FULL[k], atol=0.002)
+
+
+def test_truth_is_the_mixture():
+    truth = Mixture(WEIGHTS, MEANS, COVARIANCES).mixture
+    x = torch.tensor([[0.3, -0.2], [1.0, 1.0]])
+    parts = [
+        torch.distributions.MultivariateNormal(torch.tensor(m), c).log_prob(x) + math.log(w)
+        for w, m, c in zip(WEIGHTS, MEANS, FULL, strict=True)
+    ]
+    assert torch.allclose(truth.log_prob(x), torch.stack(parts).logsumexp(0), atol=1e-4)
+
+
+@pytest.mark.parametrize("d", [1, 5])
+def test_any_dimension(d):
+    data = ready(Mixture([1.0], [[0.0] * d], [[[float(i == j) for i in range(d)] for j in range(d)]]))
+    assert data.splits["test"].values.shape == (5000, d) and data.shape == (d,)
+
+
+def test_ring_is_the_mixture_it_says():
+    ring = Ring(modes=4, radius=2.0, std=0.5)
+    same = Mixture([0.25] * 4, [[2, 0], [0, 2], [-2, 0], [0, -2]], [0.25] * 4)
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(ring.mixture.log_prob(x), same.mixture.log_prob(x), atol=1e-4)
+    assert ring.num_classes == 4 and Ring().num_classes == 8
+
+
+BAD = [
+    ("weights", [0.5, 0.3, 0.3]),
+    ("weights", [1.2, -0.1, -0.1]),
+    ("weights", [0.5, "a", 0.5]),
+    ("weights", []),
+    ("weights", 1.0),
+    ("weights", [0.5, float("nan"), 0.5]),
+    ("means", MEANS[:2]),
+    ("means", [[0.0], [0.0, 1.0], [1.0, 1.0]]),
+    ("means", [0.0, 1.0, 2.0]),
+    ("means", [[0.0, None]] * 3),
+    ("covariances", 0.1),
+    ("covariances", [0.1]),
+    ("covariances", [0.1, 0.1, 0.0]),
+    ("covariances", [0.1, 0.1, -1]),
+    ("covariances", [0.1, 0.1, [1, 1, 1]]),
+    ("covariances", [0.1, 0.1, [[1, 0.5], [0.4, 1]]]),
+    ("covariances", [0.1, 0.1, [[1, 2], [2, 1]]]),
+    ("covariances", [0.1, 0.1, [[1, 2, 3], [2, 1, 3]]]),
+    ("covariances", [0.1, 0.1, [[[1.0]]]]),
+]
+
+
+@pytest.mark.parametrize("key,value", BAD)
+def test_bad_mixture(key, value):
+    keys = {"weights": WEIGHTS, "means": MEANS, "covariances": COVARIANCES} | {key: value}
+    refused(lambda: Mixture(**keys), f"data.{key}")
+
+
+@pytest.mark.parametrize(
+    "key,value", [("modes", 0), ("modes", 2.5), ("radius", 0), ("std", -1), ("std", "a")]
+)
+def test_bad_ring(key, value):
+    refused(lambda: Ring(**{key: value}), f"data.{key}={value!r}")
+
+
+# Splits of one size, which would be equal if they came from one seed.
+EQUAL = {"train_size": 500, "val_size": 500, "test_size": 500}
+MAKERS = [Ring, *(lambda kind=kind, **keys: Toy(kind, **keys) for kind in KINDS)]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_splits_follow_from_data_seed_alone(make):
+    one, two = ready(make(seed=0, **EQUAL)), ready(make(seed=1, **EQUAL | {"train_size": 77}))
+    assert one.splits["test"].values.equal(two.splits["test"].values)
+    assert two.splits["train"].values.shape == (77, 2)
+    assert not one.splits["test"].values.equal(ready(make(data_seed=1, **EQUAL)).splits["test"].values)
+    seen = [set(map(tuple, split.values.tolist())) for split in one.splits.values()]
+    assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
+    assert len(one.splits["val"]) == 500 and len(ready(make(val_size=0)).splits["val"]) == 0
+
+
+@pytest.mark.parametrize(
+    "key,value", [("train_size", 0), ("val_size", -1), ("test_size", 0), ("data_seed", None)]
+)
+def test_bad_size(key, value):
+    refused(lambda: Toy("two_moons", **{key: value}), f"data.{key}={value!r}")
+
+
+def test_unknown_kind():
+    refused(lambda: Toy("moons"), "data.kind='moons'", "two_moons")
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_toys_are_of_unit_scale_and_have_no_truth(kind):
+    data = ready(Toy(kind))
+    x = data.splits["train"].values
+    assert (
+        data.mixture is None and data.name == kind and data.num_classes == (2 if kind == "two_moons" else 0)
+    )
+    assert (
+        x.dtype == torch.float32
+        and 0.4 < x.std(0).min()
+        and x.std(0).max() < 1.5
+        and x.mean(0).abs().max() < 0.3
+    )
+
+
+def test_moons_lie_on_their_circles():
+    train = ready(Toy("two_moons")).splits["train"]
+    for label, sign in ((0, 1), (1, -1)):
+        x = sign * train.values[train.labels == label]
+        radius = (x + torch.tensor([0.5, 0.25])).norm(dim=1)
+        assert (radius - 1).abs().mean() < 0.05 and abs(len(x) - 10000) < 400
+
+
+def test_roll_winds_one_and_a_half_times():
+    x = ready(Toy("swiss_roll")).splits["train"].values
+    radius, angle = x.norm(dim=1), torch.atan2(x[:, 1], x[:, 0])
+    t = radius * 4.5 * math.pi / 2  # what the radius says of t; the angle must agree, up to whole turns
+    off = torch.remainder(t - angle + math.pi, 2 * math.pi) - math.pi
+    assert off.abs().median() < 0.4 and radius.min() > 0.4 and radius.max() < 2.3
+
+
+def test_board_is_uniform_on_even_squares():
+    x = ready(Toy("checkerboard", train_size=40000)).splits["train"].values
+    square = (x + 2).floor().long()
+    assert square.min() == 0 and square.max() == 3
+    counts = torch.bincount(square[:, 0] * 4 + square[:, 1], minlength=16).reshape(4, 4)
+    even = (torch.arange(4)[:, None] + torch.arange(4)) % 2 == 0
+    assert (counts[~even] == 0).all() and (counts[even] - 5000).abs().max() < 350
+    assert abs((x - x.floor()).mean().item() - 0.5) < 0.01

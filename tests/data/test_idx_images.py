@@ -1,0 +1,187 @@
+"""MNIST, Fashion-MNIST and CIFAR-10, from files that the tests make."""
+
+import gzip
+
+import numpy as np
+import pytest
+import torch
+
+from triptych.data.cifar10 import Cifar10
+from triptych.data.idx import read_idx
+from triptych.data.mnist import FashionMnist, Mnist
+
+from .helpers import idx_bytes, refused, write_idx, write_mnist
+
+
+@pytest.fixture(autouse=True)
+def no_debian_package(monkeypatch):
+    """The machine may have dataset-fashion-mnist; the tests are not about it."""
+    monkeypatch.setattr(FashionMnist, "also", ("fashion-mnist",))
+
+
+def ready(kind, root, **keys):
+    data = kind(root, **{"val_size": 6} | keys)
+    data.setup()
+    return data
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_reader(tmp_path, ending):
+    array = np.random.RandomState(0).randint(256, size=(5, 3, 4)).astype(np.uint8)
+    write_idx(tmp_path / f"a{ending}", array)
+    assert np.array_equal(read_idx(tmp_path / f"a{ending}", 3), array)
+
+
+LAYOUTS = [
+    (Mnist, "."),
+    (Mnist, "MNIST/raw"),
+    (Mnist, "MNIST"),
+    (FashionMnist, "."),
+    (FashionMnist, "FashionMNIST/raw"),
+    (FashionMnist, "FashionMNIST"),
+    (FashionMnist, "fashion-mnist"),
+]
+
+
+@pytest.mark.parametrize("kind,place", LAYOUTS)
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_layouts_and_splits(tmp_path, kind, place, ending):
+    write_mnist(tmp_path / place, ending=ending)
+    splits = ready(kind, tmp_path).splits
+    order = np.random.RandomState(0).permutation(30)
+    first = {name: split.values[:, 0, 0, 0].tolist() for name, split in splits.items()}
+    assert first["train"] == order[:24].tolist() and first["val"] == order[24:].tolist()
+    assert sorted(first["test"]) == list(range(100, 107))
+    for name, split in splits.items():
+        assert split.labels.tolist() == [k % 100 % 10 for k in first[name]]
+        assert split.values.shape[1:] == (1, 28, 28) and split.values.dtype == torch.uint8
+        assert split.levels == 256
+
+
+def test_debian_place(tmp_path, monkeypatch):
+    write_mnist(tmp_path / "system")
+    monkeypatch.setattr(FashionMnist, "also", ("fashion-mnist", str(tmp_path / "system")))
+    assert len(ready(FashionMnist, tmp_path / "none").splits["test"]) == 7
+    # What the user has of her own comes first.
+    write_mnist(tmp_path / "mine", test=3)
+    assert len(ready(FashionMnist, tmp_path / "mine").splits["test"]) == 3
+
+
+def test_shared_root_is_not_mixed_up(tmp_path):
+    write_mnist(tmp_path, test=3)
+    write_mnist(tmp_path / "FashionMNIST/raw", test=5)
+    assert len(ready(FashionMnist, tmp_path).splits["test"]) == 5
+    assert len(ready(Mnist, tmp_path).splits["test"]) == 3
+
+
+def test_val_size(tmp_path):
+    write_mnist(tmp_path)
+    assert len(ready(Mnist, tmp_path, val_size=0).splits["train"]) == 30
+    for value in (30, 31):
+        refused(lambda v=value: ready(Mnist, tmp_path, val_size=v), f"data.val_size={value}", "29")
+    refused(lambda: Mnist(tmp_path, val_size=-1), "data.val_size=-1")
+
+
+@pytest.mark.parametrize("kind", [Mnist, FashionMnist, Cifar10])
+def test_no_files(tmp_path, kind):
+    for root in (tmp_path, tmp_path / "missing"):
+        refused(lambda r=root: ready(kind, r), "data.root", str(root), "data.download=true")
+    for unset in (None, "", " "):
+        refused(lambda r=unset: kind(r), f"data.root={unset!r}")
+
+
+def test_a_file_missing(tmp_path):
+    write_mnist(tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
+    refused(lambda: ready(Mnist, tmp_path), "data.root", "t10k-labels-idx1-ubyte")
+
+
+def damage_cut(data):
+    return data[:-1]
+
+
+def damage_more(data):
+    return data + b"x"
+
+
+def damage_magic(data):
+    return b"\x00\x00\x08\x01" + data[4:]
+
+
+def damage_type(data):
+    return b"\x00\x00\x0d\x03" + data[4:]
+
+
+def damage_all(data):
+    return b""
+
+
+def damage_count(data):
+    return data[:4] + b"\xff\xff\xff\xff" + data[8:]
+
+
+DAMAGES = [damage_cut, damage_more, damage_magic, damage_type, damage_all, damage_count]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_damaged_file(tmp_path, damage, ending):
+    write_mnist(tmp_path, ending=ending)
+    file = tmp_path / f"train-images-idx3-ubyte{ending}"
+    data = damage(idx_bytes(np.zeros((30, 28, 28), np.uint8)))
+    file.write_bytes(gzip.compress(data) if ending else data)
+    refused(lambda: ready(Mnist, tmp_path), "data.root", str(file))
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda d: d[:-9], lambda d: b"no gzip", lambda d: d[:40] + b"abc" + d[43:]]
+)
+def test_damaged_gzip(tmp_path, damage):
+    write_mnist(tmp_path)
+    file = tmp_path / "t10k-images-idx3-ubyte.gz"
+    file.write_bytes(damage(file.read_bytes()))
+    refused(lambda: ready(Mnist, tmp_path), "data.root", str(file))
+
+
+def test_parts_that_disagree(tmp_path):
+    write_mnist(tmp_path)
+    labels = tmp_path / "train-labels-idx1-ubyte.gz"
+    write_idx(labels, np.zeros(29))
+    refused(lambda: ready(Mnist, tmp_path), str(labels), "30", "29")
+    write_idx(labels, np.full(30, 10))
+    refused(lambda: ready(Mnist, tmp_path), str(labels), "label 10")
+    write_idx(tmp_path / "train-images-idx3-ubyte.gz", np.zeros((30, 8, 8)))
+    refused(lambda: ready(Mnist, tmp_path), "train-images", "(8, 8)")
+
+
+class FakeCifar10:
+    def __init__(self, root, train, download):
+        assert not download
+        n, start = (20, 0) if train else (5, 100)
+        self.data = np.zeros((n, 32, 32, 3), np.uint8)
+        self.data[..., 0] = np.arange(start, start + n)[:, None, None]
+        self.data[:, 0, 1, 2] = 7
+        self.targets = [i % 10 for i in range(n)]
+
+
+def test_cifar10_splits(monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", FakeCifar10)
+    splits = ready(Cifar10, "anywhere", val_size=4).splits
+    order = np.random.RandomState(0).permutation(20)
+    red = {name: split.values[:, 0, 5, 5].tolist() for name, split in splits.items()}
+    assert red["train"] == order[:16].tolist() and red["val"] == order[16:].tolist()
+    assert sorted(red["test"]) == list(range(100, 105))
+    for name, split in splits.items():
+        assert (split.values[:, 2, 0, 1] == 7).all() and split.values.sum() == split.values[
+            :, 0
+        ].sum() + 7 * len(split)
+        assert split.labels.tolist() == [k % 100 % 10 for k in red[name]]
+
+
+@pytest.mark.parametrize("kind", [Mnist, Cifar10])
+def test_download_that_fails(tmp_path, monkeypatch, kind):
+    def offline(*args, **keys):
+        raise OSError("no\nnetwork")
+
+    monkeypatch.setattr(f"torchvision.datasets.{kind(tmp_path).name.upper()}", offline)
+    refused(lambda: ready(kind, tmp_path, download=True), "data.download=True", str(tmp_path), "no network")

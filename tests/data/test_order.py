@@ -1,0 +1,183 @@
+"""Training order and evaluation: every item once, on any number of processes, from any step."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from triptych.data.base import Batch, DataModule, Split
+from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
+
+from .helpers import refused
+
+
+class Count(DataModule):
+    """Item i is the number i."""
+
+    name, shape = "count", (1,)
+
+    def __init__(self, n=297, val=0, **loading):
+        super().__init__(**loading)
+        self.n, self.val = n, val
+
+    def load(self):
+        return {
+            name: Split(torch.arange(n, dtype=torch.float32)[:, None])
+            for name, n in (("train", self.n), ("val", self.val), ("test", self.n))
+        }
+
+
+def count(**keys):
+    data = Count(**keys)
+    data.setup()
+    return data
+
+
+sizes = st.tuples(st.integers(1, 40), st.integers(1, 100), st.integers(0, 3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes)
+def test_each_epoch_sees_each_item_once(size):
+    n, batch_size, seed = size
+    order = TrainOrder(n, batch_size, seed)
+    steps = -(-3 * n // batch_size)
+    laid = torch.cat([order.indices(step) for step in range(steps)])
+    assert len(laid) == steps * batch_size
+    for epoch in range(3):
+        assert sorted(laid[epoch * n : (epoch + 1) * n].tolist()) == list(range(n))
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes, st.integers(0, 10**6))
+def test_any_step_without_replay(size, start):
+    n, batch_size, seed = size
+    going = TrainOrder(n, batch_size, seed)
+    for step in range(start, start + 4):
+        assert going.indices(step).equal(TrainOrder(n, batch_size, seed).indices(step))
+
+
+def test_seeds_and_epochs_differ():
+    a, b = TrainOrder(100, 100, 1), TrainOrder(100, 100, 2)
+    assert not a.indices(0).equal(b.indices(0))
+    assert not a.indices(0).equal(a.indices(1))
+    # Seed 1's second epoch is not seed 2's first, as seeds that are added up would make it.
+    assert not a.indices(1).equal(b.indices(0))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_processes_share_the_global_batch(world):
+    split, order = Split(torch.arange(100)[:, None].float()), TrainOrder(100, 12, 0)
+    ranks = [iter(TrainLoader(split, order, lambda: 5, rank, world)) for rank in range(world)]
+    for step in range(5, 25):
+        parts = [next(rank) for rank in ranks]
+        assert {len(part.x) for part in parts} == {12 // world}
+        assert torch.cat([part.index for part in parts]).equal(order.indices(step))
+        assert torch.cat([part.x for part in parts])[:, 0].long().equal(order.indices(step))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 64, 99, 297, 1000])
+def test_evaluation_sees_each_item_once(world, batch_size):
+    split = Split(torch.arange(297)[:, None].float())
+    seen = []
+    for rank in range(world):
+        loader = EvalLoader(split, batch_size, rank, world)
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        assert [i for b in batches for i in b.index.tolist()] == list(range(rank, 297, world))
+        seen += [int(v) for b in batches for v in b.x[:, 0]]
+    assert sorted(seen) == list(range(297))
+
+
+def test_more_processes_than_items():
+    split = Split(torch.arange(2)[:, None].float())
+    assert [len(list(EvalLoader(split, 8, rank, 4))) for rank in range(4)] == [1, 1, 0, 0]
+
+
+def test_train_split_is_evaluable_up_to_a_limit():
+    data = count(n=50, eval_batch_size=20)
+    assert torch.cat([b.index for b in data.eval_dataloader("train")]).tolist() == list(range(50))
+    assert torch.cat([b.index for b in data.eval_dataloader("train", limit=30)]).tolist() == list(range(30))
+    assert len(data.eval_dataloader("train", limit=1000)) == 3
+    refused(lambda: data.eval_dataloader("tset"), "tset", "test")
+    refused(lambda: data.eval_dataloader("test", limit=0), "limit=0")
+
+
+def test_processes_come_from_torch_distributed(monkeypatch):
+    monkeypatch.setattr("triptych.data.base.rank_world", lambda: (1, 3))
+    data = count(batch_size=12)
+    order = TrainOrder(297, 12, 0)
+    assert next(iter(data.train_dataloader())).index.equal(order.indices(0)[4:8])
+    assert next(iter(data.test_dataloader())).index[:3].tolist() == [1, 4, 7]
+    refused(count(batch_size=10).train_dataloader, "data.batch_size=10", "3 processes")
+
+
+@pytest.mark.parametrize("key", ["batch_size", "eval_batch_size"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "8", True, None])
+def test_bad_sizes(key, value):
+    refused(lambda: Count(**{key: value}), f"data.{key}={value!r}")
+
+
+class Watch(pl.LightningModule):
+    """Keeps the indices that it is shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen, self.validated = [], []
+
+    def training_step(self, batch, _):
+        assert isinstance(batch, Batch)
+        self.seen.append(batch.index.tolist())
+        return (self.weight - batch.x).square().mean()
+
+    def validation_step(self, batch, _):
+        self.validated += batch.index.tolist()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def trainer(path, **keys):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return pl.Trainer(accelerator="cpu", default_root_dir=path, enable_checkpointing=False, **quiet, **keys)
+
+
+def fit(path, data, ckpt=None, **keys):
+    watch, run = Watch(), trainer(path, **keys)
+    run.fit(watch, datamodule=data, ckpt_path=ckpt)
+    return watch, run
+
+
+def expected(data, start, stop):
+    order = TrainOrder(data.n, data.batch_size, data.seed)
+    return [order.indices(step).tolist() for step in range(start, stop)]
+
+
+def test_lightning_follows_the_order_and_resumes_it(tmp_path):
+    often = {"check_val_every_n_epoch": None, "val_check_interval": 2}
+    first, run = fit(tmp_path, Count(10, val=3, batch_size=4, seed=7), max_steps=5, **often)
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    second, _ = fit(tmp_path, Count(10, batch_size=4, seed=7), ckpt=tmp_path / "a.ckpt", max_steps=9)
+    data = Count(10, batch_size=4, seed=7)
+    assert first.seen == expected(data, 0, 5)
+    assert second.seen == expected(data, 5, 9)
+    assert set(first.validated) == {0, 1, 2}
+    assert second.validated == []  # an empty validation set is passed over
+
+
+def test_lightning_epochs_accumulation_and_overfitting(tmp_path):
+    data = Count(10, batch_size=4)
+    short, _ = fit(tmp_path, data, max_epochs=3, limit_train_batches=2)
+    assert short.seen == expected(data, 0, 6)
+    summed, run = fit(tmp_path, Count(10, batch_size=4), max_steps=3, accumulate_grad_batches=2)
+    run.save_checkpoint(tmp_path / "b.ckpt")
+    assert summed.seen == expected(data, 0, 6)
+    more, _ = fit(
+        tmp_path, Count(10, batch_size=4), tmp_path / "b.ckpt", max_steps=4, accumulate_grad_batches=2
+    )
+    assert more.seen == expected(data, 6, 8)
+    same, _ = fit(tmp_path, Count(10, batch_size=4), max_steps=6, overfit_batches=2)
+    assert same.seen == expected(data, 0, 2) * 3
