@@ -1,0 +1,66 @@
+r"""Decoders p(x | z_0): the reconstruction term of the bound.
+
+``Categorical`` and ``DiscretisedGaussian`` give a probability for data on a grid of levels,
+``GaussianDensity`` a density for continuous data. Nats, (B,), positive is worse.
+"""
+
+import torch
+from torch import Tensor
+
+from .denoiser import level_centres
+from .process import expand
+
+
+class Categorical:
+    """VDM's decoder (Kingma et al. 2021, eq. 8): each dimension one of the data's K levels.
+
+    log p(x = c_k | z_0) = log softmax_k(-1/2 e^{-gamma_0} (z_0 / alpha_0 - c_k)^2). Any K.
+    """
+
+    def __init__(self, levels: int):
+        self.centres = level_centres(levels)
+
+    def nats(self, denoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Tensor:
+        """-log p(x | z) for x, z (B, *event), gamma (B,) or ()."""
+        alpha, _ = denoiser.process.alpha_sigma(expand(gamma, z))
+        centres = self.centres.to(z)
+        logits = -0.5 * torch.exp(-expand(gamma, z)).unsqueeze(-1) * ((z / alpha).unsqueeze(-1) - centres) ** 2
+        k = ((x + 1) * ((len(centres) - 1) / 2)).round().long().unsqueeze(-1)
+        return -torch.log_softmax(logits, -1).gather(-1, k).flatten(1).sum(1)
+
+
+class DiscretisedGaussian:
+    """DDPM's decoder (Ho et al. 2020, eq. 13): a Gaussian about the denoised z_0, integrated over x's level.
+
+    log [Phi((x + h - mean) / s) - Phi((x - h - mean) / s)], half spacing h, open at both ends of the grid,
+    mean = denoiser(z_0).x0, s = sigma_0 / alpha_0 by default.
+    """
+
+    def __init__(self, levels: int):
+        self.half = 1.0 / (levels - 1)
+
+    def nats(self, denoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Tensor:
+        """-log p(x | z) for x, z (B, *event), gamma (B,) or ()."""
+        alpha, sigma = denoiser.process.alpha_sigma(expand(gamma, z))
+        offset = x - denoiser(z, gamma, condition).x0
+        # by symmetry the interval is moved to the lower tail, where log_ndtr keeps its digits
+        sign = torch.where(offset > 0, -1.0, 1.0)
+        upper = (sign * offset + self.half) * (alpha / sigma)
+        lower = (sign * offset - self.half) * (alpha / sigma)
+        first, last = x < -1 + self.half, x > 1 - self.half
+        # the grid's outer cells are open: their outer edge lies at infinity, on the side that sign moved it to
+        upper = torch.where((last & (sign > 0)) | (first & (sign < 0)), torch.inf, upper)
+        lower = torch.where((first & (sign > 0)) | (last & (sign < 0)), -torch.inf, lower)
+        log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
+        return -(log_upper + torch.log(-torch.expm1(log_lower - log_upper))).flatten(1).sum(1)
+
+
+class GaussianDensity:
+    """For continuous data: x given z_0 is N(z_0 / alpha_0, e^{gamma_0} I), a density in nats."""
+
+    def nats(self, denoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Tensor:
+        """-log p(x | z) for x, z (B, *event), gamma (B,) or ()."""
+        alpha, _ = denoiser.process.alpha_sigma(expand(gamma, z))
+        variance = torch.exp(expand(gamma, z))
+        square = (x - z / alpha).square() / variance
+        return 0.5 * (square + torch.log(2 * torch.pi * variance)).flatten(1).sum(1)

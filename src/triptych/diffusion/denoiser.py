@@ -1,0 +1,101 @@
+r"""A denoiser: a network, a process, and what the network's output means.
+
+``Denoiser`` is the only thing that samplers, bounds, likelihoods and guidance see. It is called with
+``(z, gamma, condition)`` and answers with a ``Prediction``; the exact oracle and every guidance are
+denoisers too.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .prediction import SPACES, Prediction
+from .process import Process, expand
+
+
+class Output(nn.Module):
+    """The network's output read as one of the four views, with no scaling between.
+
+    Args:
+        space: "x0", "epsilon", "score" or "v".
+
+    Attributes:
+        per_dim: numbers the network gives per dimension of z.
+    """
+
+    per_dim = 1
+
+    def __init__(self, space: str):
+        super().__init__()
+        if space not in SPACES:
+            raise ValueError(f"objective.output={space!r}: one of {', '.join(SPACES)}, levels is accepted")
+        self.space = space
+
+    def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
+        """raw (B, *event) -> Prediction at z (B, *event)."""
+        return Prediction(self.space, raw, z, alpha, sigma)
+
+
+class LevelOutput(nn.Module):
+    r"""x0 as a categorical posterior mean over the data's levels.
+
+    The network gives one logit per level and dimension; ``p(k | z) ~ exp(logit_k - (z - alpha c_k)^2 /
+    (2 sigma^2))`` combines them with what z itself says of its own dimension, and x0 is the mean of the
+    centres c_k under it. The Gaussian factor is the exact likelihood of z, so the network has only to
+    learn what the *other* dimensions say: a prior for each pixel given its noisy surroundings.
+
+    Args:
+        levels: number K of grey levels; centres c_k = 2 k / (K - 1) - 1.
+
+    Raises:
+        ValueError: fewer than two levels (continuous data has none).
+    """
+
+    space = "x0"
+
+    def __init__(self, levels: int | None):
+        super().__init__()
+        if not levels or levels < 2:
+            raise ValueError(
+                f"objective=levels needs data with discrete levels, this data has levels={levels}: "
+                "objective=x0, epsilon, score or v is accepted"
+            )
+        self.per_dim = levels
+        self.register_buffer("centres", level_centres(levels), persistent=False)
+
+    def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
+        """raw (B, K, *event) logits -> Prediction at z (B, *event)."""
+        centres = self.centres.view(-1, *(1,) * (z.ndim - 1))
+        if alpha.ndim:
+            alpha_k, sigma_k = alpha.unsqueeze(1), sigma.unsqueeze(1)
+        else:
+            alpha_k, sigma_k = alpha, sigma
+        # not expanded: near z's own level the difference is small and exact, far from it nothing matters
+        evidence = -0.5 * ((z.unsqueeze(1) - alpha_k * centres) / sigma_k).square()
+        probabilities = torch.softmax(raw + evidence, dim=1)
+        return Prediction("x0", (probabilities * centres).sum(1), z, alpha, sigma)
+
+
+def level_centres(levels: int) -> Tensor:
+    """The K grey levels in data units: c_k = 2 k / (K - 1) - 1, float32 (K,)."""
+    return torch.linspace(-1.0, 1.0, levels)
+
+
+class Denoiser(nn.Module):
+    """(z, gamma, condition) -> Prediction.
+
+    Args:
+        network: ``(z (B, *event), gamma (B,), condition (B,) | None) -> raw``.
+        output: what ``raw`` means.
+        process: alpha and sigma at gamma.
+    """
+
+    def __init__(self, network: nn.Module, output: nn.Module, process: Process):
+        super().__init__()
+        self.network, self.output, self.process = network, output, process
+
+    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
+        """z (B, *event), gamma (B,) or (), condition (B,) int64 or None."""
+        alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
+        raw = self.network(z, gamma.expand(z.shape[0]), condition)
+        # under autocast only the network runs in low precision: its output returns to z's
+        return self.output(raw.to(z.dtype), z, alpha, sigma)

@@ -1,0 +1,66 @@
+r"""Times and noise: where the randomness of a loss or a bound comes from, and what it follows from.
+
+Training draws follow from ``(seed, step)`` and belong to the *global* batch, of which a process takes its
+slice; evaluation draws follow from ``(seed, the item's index, the repeat)``. So a resumed run, another
+number of processes or another batch size sees the same noise.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+class Draw(NamedTuple):
+    """One draw a sample: t (B,) in [0, 1); eps for the diffusion term and eps_0 for z_0, (B, *event)."""
+
+    t: Tensor
+    eps: Tensor
+    eps_0: Tensor
+
+
+def mix(*numbers: int) -> int:
+    """A 63-bit seed from integers: equal for equal integers, unrelated otherwise (splitmix64)."""
+    state = 0
+    for number in numbers:
+        state = (state + (number & 0xFFFFFFFFFFFFFFFF) + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1
+
+
+def stratified_times(batch: int, generator: torch.Generator) -> Tensor:
+    """t = (u + i / B) mod 1 with one u, permuted so that neighbours in the data meet any t (VDM I.1)."""
+    u = torch.rand((), generator=generator)
+    times = (u + torch.arange(batch) / batch) % 1
+    return times[torch.randperm(batch, generator=generator)]
+
+
+def training_draw(
+    shape: Sequence[int], batch: int, seed: int, step: int, rank: int = 0, world: int = 1
+) -> tuple[Tensor, Tensor]:
+    """(t, eps) of one process's slice of the global batch at one step: (B / W,), (B / W, *shape), on the CPU."""
+    generator = torch.Generator().manual_seed(mix(seed, 1, step))
+    t = stratified_times(batch, generator)
+    eps = torch.randn(batch, *shape, generator=generator)
+    part = slice(rank * batch // world, (rank + 1) * batch // world)
+    return t[part], eps[part]
+
+
+def evaluation_draw(shape: Sequence[int], index: Tensor, seed: int, repeat: int, repeats: int) -> Draw:
+    """The ``repeat``-th of ``repeats`` draws for the items ``index`` (B,), on the CPU.
+
+    t = (golden * index + u(seed) + repeat / repeats) mod 1: each item's draws are spread evenly over [0, 1),
+    and so are the items among themselves, whatever batches they come in.
+    """
+    offset = mix(seed, 2) / 2**63
+    t = (index.double() * _GOLDEN + offset + repeat / repeats) % 1
+    noise = torch.empty(len(index), 2, *shape)
+    for row, item in zip(noise, index.tolist(), strict=True):
+        torch.randn(2, *shape, generator=torch.Generator().manual_seed(mix(seed, 3, repeat, item)), out=row)
+    return Draw(t.float().clamp(max=1 - 2**-24), noise[:, 0], noise[:, 1])

@@ -1,0 +1,126 @@
+r"""Gaussian mixtures, where the truth is known: density, score, posterior mean, entropy.
+
+For ``p(x) = sum_k w_k N(m_k, C_k)`` every noisy marginal is a mixture again,
+``p(z) = sum_k w_k N(alpha m_k, S_k)`` with ``S_k = alpha^2 C_k + sigma^2 I``, so
+
+    score(z) = -sum_k r_k S_k^{-1} (z - alpha m_k),     r_k the responsibilities of z,
+
+and Tweedie's formula gives the exact denoiser. Each C_k is diagonalised once.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .prediction import Prediction
+from .process import Process, expand
+
+
+class Estimate(NamedTuple):
+    """A Monte-Carlo mean and its standard error (0 where the value is exact)."""
+
+    mean: float
+    stderr: float
+
+
+class GaussianMixture(nn.Module):
+    """sum_k w_k N(m_k, C_k) in R^d.
+
+    Args:
+        weights: (K,), positive, summing to one.
+        means: (K, d).
+        covariances: (K, d, d), symmetric positive definite.
+
+    Raises:
+        ValueError: shapes disagree, weights do not sum to one, or a covariance is not positive definite.
+    """
+
+    weights: Tensor
+    means: Tensor
+    scales: Tensor
+    bases: Tensor
+
+    def __init__(self, weights: Sequence[float] | Tensor, means, covariances):
+        super().__init__()
+        weights = torch.as_tensor(weights, dtype=torch.float64)
+        means = torch.as_tensor(means, dtype=torch.float64)
+        covariances = torch.as_tensor(covariances, dtype=torch.float64)
+        k, d = means.shape
+        if weights.shape != (k,) or covariances.shape != (k, d, d):
+            raise ValueError(
+                f"a mixture takes weights (K,), means (K, d), covariances (K, d, d), not "
+                f"{tuple(weights.shape)}, {tuple(means.shape)}, {tuple(covariances.shape)}"
+            )
+        if (weights <= 0).any() or abs(weights.sum().item() - 1) > 1e-6:
+            raise ValueError(f"mixture weights {weights.tolist()}: positive numbers that sum to one are accepted")
+        variances, bases = torch.linalg.eigh(covariances)
+        if not torch.allclose(covariances, covariances.mT) or (variances <= 0).any():
+            raise ValueError("mixture covariances: symmetric positive definite matrices are accepted")
+        self.register_buffer("weights", weights)
+        self.register_buffer("means", means)
+        self.register_buffer("scales", variances)  # (K, d) eigenvalues of C_k
+        self.register_buffer("bases", bases)  # (K, d, d) eigenvectors, in columns
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        return self.means.shape[1]
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """n points (n, d) float32 and the component each came from (n,)."""
+        label = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        white = torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
+        offset = torch.einsum("nij,nj->ni", self.bases[label], self.scales[label].sqrt() * white)
+        return (self.means[label] + offset).float(), label
+
+    def log_prob(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
+        """log density of z = alpha x + sigma eps at ``x`` (B, d), nats, (B,); the data's own by default."""
+        return self._parts(x, alpha, sigma)[0].logsumexp(1)
+
+    def score(self, z: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
+        """grad log p(z) at z (B, d); alpha and sigma (B, 1), () or floats."""
+        log_joint, pull = self._parts(z, alpha, sigma)
+        return -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
+
+    def entropy(self, n: int = 100_000, seed: int = 0) -> Estimate:
+        """Differential entropy in nats: exact for one component, else the mean of -log p over n draws."""
+        if len(self.weights) == 1:
+            exact = 0.5 * (self.dim * math.log(2 * math.pi * math.e) + self.scales.log().sum().item())
+            return Estimate(exact, 0.0)
+        x, _ = self.sample(n, torch.Generator().manual_seed(seed))
+        nats = -self.log_prob(x.double())
+        return Estimate(nats.mean().item(), nats.std().item() / math.sqrt(n))
+
+    def _parts(self, z: Tensor, alpha, sigma) -> tuple[Tensor, Tensor]:
+        """log w_k N(z; alpha m_k, S_k) (B, K) and S_k^{-1} (z - alpha m_k) (B, K, d)."""
+        alpha, sigma = (torch.as_tensor(a, dtype=z.dtype, device=z.device).reshape(-1, 1, 1) for a in (alpha, sigma))
+        means, scales, bases = self.means.to(z), self.scales.to(z), self.bases.to(z)
+        variance = alpha.square() * scales + sigma.square()  # (B or 1, K, d)
+        along = torch.einsum("kji,bkj->bki", bases, z.unsqueeze(1) - alpha * means)
+        square = (along.square() / variance + torch.log(2 * math.pi * variance)).sum(2)
+        pull = torch.einsum("kij,bkj->bki", bases, along / variance)
+        return self.weights.to(z).log() - 0.5 * square, pull
+
+
+class Oracle(nn.Module):
+    """The exact denoiser of a mixture: E[x | z], eps*, the score and v* (tutorial eq. 133, Tweedie).
+
+    With a condition (B,) it is the denoiser of the component of that number.
+    """
+
+    def __init__(self, mixture: GaussianMixture, process: Process):
+        super().__init__()
+        self.mixture, self.process = mixture, process
+
+    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
+        """z (B, d), gamma (B,) or ()."""
+        alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
+        log_joint, pull = self.mixture._parts(z, alpha, sigma)
+        if condition is None:
+            score = -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
+        else:
+            score = -pull[torch.arange(len(z), device=z.device), condition]
+        return Prediction("score", score, z, alpha, sigma)

@@ -1,0 +1,58 @@
+r"""Objectives: what the network is asked for, and how its error is weighted over noise levels.
+
+``loss = w(gamma) 1/2 gamma'(t) |eps - eps_hat|^2`` in nats, whatever the output space, so that with the
+ELBO weighting all objectives minimise the very same number (tutorial eqs. 99, 130, 148; VDM eq. 17).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .prediction import error_scale
+from .process import Process
+from .schedule import Schedule
+from .weighting import Weighting
+
+
+class Loss(NamedTuple):
+    """Per-sample loss in weighted nats (B,), the gammas (B,) and squared epsilon errors (B,), summed."""
+
+    nats: Tensor
+    gamma: Tensor
+    squared_error: Tensor
+
+
+class Objective:
+    """Which output, which weighting.
+
+    Args:
+        space: the output's space, in which ``simple`` weighting is flat.
+        weighting: w(gamma).
+    """
+
+    def __init__(self, space: str, weighting: Weighting):
+        self.space, self.weighting = space, weighting
+
+    def __call__(
+        self, denoiser, schedule: Schedule, x: Tensor, t: Tensor, eps: Tensor, condition: Tensor | None = None
+    ) -> Loss:
+        """x, eps (B, *event); t (B,) in [0, 1]; condition (B,) or None."""
+        gamma, dgamma = schedule.gamma(t), schedule.dgamma(t)
+        process = denoiser.process
+        guess = denoiser(process.diffuse(x, gamma, eps), gamma, condition)
+        squared = guess.epsilon_error(x, eps).square().flatten(1).sum(1)
+        with torch.no_grad():
+            weight = self.weight(process, gamma, dgamma)
+        return Loss(0.5 * weight * dgamma * squared, gamma, squared)
+
+    def weight(self, process: Process, gamma: Tensor, dgamma: Tensor) -> Tensor:
+        """w at each gamma, any shape."""
+        alpha, sigma = process.alpha_sigma(gamma)
+        return self.weighting.weight(gamma, dgamma, error_scale(self.space, alpha, sigma).square())
+
+    def effective_weight(self, process: Process, schedule: Schedule, gamma: Tensor) -> Tensor:
+        """w(gamma) under a schedule, for a plot: what multiplies the bound's integrand."""
+        return self.weight(process, gamma, schedule.dgamma(schedule.t_of(gamma)))
+
+

@@ -1,0 +1,73 @@
+r"""Forward processes: what gamma means for alpha and sigma, and the Gaussian facts that follow.
+
+``q(z_t | x) = N(alpha x, sigma^2 I)``; every formula below is written for a general pair
+``(alpha, sigma)`` with ``gamma = log(sigma^2 / alpha^2)``.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+def expand(value: Tensor, like: Tensor) -> Tensor:
+    """(B,) or () -> a shape that broadcasts against ``like`` (B, *event)."""
+    return value if value.ndim == 0 else value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
+
+
+class Gaussian(NamedTuple):
+    """N(mean, std^2 I): mean (B, *event), std broadcastable against it."""
+
+    mean: Tensor
+    std: Tensor
+
+
+class Process:
+    """A family (alpha, sigma) indexed by gamma. Subclasses give ``alpha_sigma``."""
+
+    def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise scale at gamma, same shape as gamma."""
+        raise NotImplementedError
+
+    def diffuse(self, x: Tensor, gamma: Tensor, eps: Tensor) -> Tensor:
+        """z = alpha x + sigma eps (tutorial eq. 69): x, eps (B, *event), gamma (B,) or ()."""
+        alpha, sigma = self.alpha_sigma(expand(gamma, x))
+        return alpha * x + sigma * eps
+
+    def posterior(self, z: Tensor, x: Tensor, gamma_t: Tensor, gamma_s: Tensor) -> Gaussian:
+        r"""q(z_s | z_t, x) for s < t (tutorial eq. 84; VDM eq. 25 onwards).
+
+        With c = 1 - exp(gamma_s - gamma_t): mean = (alpha_s / alpha_t)(1 - c) z + alpha_s c x,
+        variance sigma_s^2 c ("beta tilde"). ``expm1`` keeps c exact when the two levels are close.
+        """
+        gamma_t, gamma_s = expand(gamma_t, z), expand(gamma_s, z)
+        alpha_t, _ = self.alpha_sigma(gamma_t)
+        alpha_s, sigma_s = self.alpha_sigma(gamma_s)
+        c = -torch.expm1(gamma_s - gamma_t)
+        return Gaussian(alpha_s * (torch.exp(gamma_s - gamma_t) / alpha_t * z + c * x), sigma_s * c.sqrt())
+
+    def prior_kl(self, x: Tensor, gamma: Tensor) -> Tensor:
+        """KL(q(z_1 | x) || prior) in nats, (B,), against the process's own Gaussian prior."""
+        alpha, sigma = self.alpha_sigma(gamma)
+        ratio = (sigma / self.prior_std(gamma)) ** 2
+        signal = (alpha / self.prior_std(gamma) * x).square()
+        return 0.5 * (signal + ratio - ratio.log() - 1).flatten(1).sum(1)
+
+    def prior_std(self, gamma: Tensor) -> Tensor:
+        """Standard deviation of p(z_1), the zero-mean Gaussian from which sampling starts."""
+        raise NotImplementedError
+
+
+class VariancePreserving(Process):
+    """alpha^2 = sigmoid(-gamma), sigma^2 = sigmoid(gamma); prior N(0, I) (tutorial eq. 31)."""
+
+    def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.exp(0.5 * logsigmoid(-gamma)), torch.exp(0.5 * logsigmoid(gamma))
+
+    def prior_std(self, gamma: Tensor) -> Tensor:
+        return torch.ones_like(gamma)
+
+
+BITS = 1 / math.log(2)  # bits in a nat

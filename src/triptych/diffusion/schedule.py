@@ -1,0 +1,146 @@
+r"""Noise schedules: gamma(t) on t in [0, 1], its derivative and its inverse, all in closed form.
+
+Every schedule runs between the same two endpoints, ``gamma(0) = gamma_min`` and
+``gamma(1) = gamma_max``: a named shape is a curve ``g(u)``, and the schedule is that curve on the stretch
+``u in [u(gamma_min), u(gamma_max)]``, travelled at constant speed. So "cosine against linear" compares
+shapes and not endpoints, which is what VDM's invariance (Kingma et al. 2021, sec. 5.1) is about: the
+continuous-time bound depends on the endpoints alone, its estimator's variance on the shape.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class Schedule(nn.Module):
+    """A curve gamma(t) from ``gamma_min`` (data, t = 0) to ``gamma_max`` (noise, t = 1).
+
+    Subclasses give the shape: ``_curve(u)``, ``_slope(u)`` and ``_inverse(gamma)``.
+
+    Raises:
+        ValueError: the endpoints are not finite and increasing.
+    """
+
+    def __init__(self, gamma_min: float, gamma_max: float):
+        super().__init__()
+        if not (math.isfinite(gamma_min) and math.isfinite(gamma_max) and gamma_min < gamma_max):
+            raise ValueError(
+                f"schedule.gamma_min={gamma_min} and schedule.gamma_max={gamma_max}: "
+                "finite values with gamma_min < gamma_max are accepted"
+            )
+        self.gamma_min, self.gamma_max = float(gamma_min), float(gamma_max)
+        ends = self._inverse(torch.tensor([gamma_min, gamma_max], dtype=torch.float64)).tolist()
+        self._start, self._length = ends[0], ends[1] - ends[0]
+
+    def gamma(self, t: Tensor) -> Tensor:
+        """gamma(t) = -log SNR(t), any shape, t in [0, 1]."""
+        return self._curve(self._start + self._length * t)
+
+    def dgamma(self, t: Tensor) -> Tensor:
+        """d gamma / d t, analytic, any shape."""
+        return self._length * self._slope(self._start + self._length * t)
+
+    def t_of(self, gamma: Tensor) -> Tensor:
+        """The time at which the schedule passes ``gamma``."""
+        return (self._inverse(gamma) - self._start) / self._length
+
+    def _curve(self, u: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _slope(self, u: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _inverse(self, gamma: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Linear(Schedule):
+    """gamma linear in t (VDM, Kingma et al. 2021): equal steps of log SNR."""
+
+    def _curve(self, u: Tensor) -> Tensor:
+        return u
+
+    def _slope(self, u: Tensor) -> Tensor:
+        return torch.ones_like(u)
+
+    def _inverse(self, gamma: Tensor) -> Tensor:
+        return gamma
+
+
+class Cosine(Schedule):
+    """alpha = cos(pi u / 2) (Nichol & Dhariwal 2021): gamma = 2 log tan(pi u / 2)."""
+
+    def _curve(self, u: Tensor) -> Tensor:
+        return 2 * torch.log(torch.tan(u * (math.pi / 2)))
+
+    def _slope(self, u: Tensor) -> Tensor:
+        return 2 * math.pi / torch.sin(u * math.pi)
+
+    def _inverse(self, gamma: Tensor) -> Tensor:
+        return torch.atan(torch.exp(gamma / 2)) * (2 / math.pi)
+
+
+class BetaLinear(Schedule):
+    """DDPM's linear beta in continuous time (Song et al. 2021, VP): alpha^2 = exp(-B(u)).
+
+    B(u) = beta_min u + (beta_max - beta_min) u^2 / 2, so gamma = log(exp(B) - 1).
+
+    Raises:
+        ValueError: not 0 < beta_min < beta_max.
+    """
+
+    def __init__(self, gamma_min: float, gamma_max: float, beta_min: float = 0.1, beta_max: float = 20.0):
+        if not 0 < beta_min < beta_max:
+            raise ValueError(
+                f"schedule.beta_min={beta_min} and schedule.beta_max={beta_max}: "
+                "0 < beta_min < beta_max is accepted"
+            )
+        self.beta_min, self.beta_max = beta_min, beta_max
+        super().__init__(gamma_min, gamma_max)
+
+    def _integral(self, u: Tensor) -> Tensor:
+        return u * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * u)
+
+    def _curve(self, u: Tensor) -> Tensor:
+        b = self._integral(u)
+        return b + torch.log(-torch.expm1(-b))
+
+    def _slope(self, u: Tensor) -> Tensor:
+        beta = self.beta_min + (self.beta_max - self.beta_min) * u
+        return beta / -torch.expm1(-self._integral(u))
+
+    def _inverse(self, gamma: Tensor) -> Tensor:
+        b = torch.nn.functional.softplus(gamma, threshold=60.0)
+        root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * b)
+        return 2 * b / (self.beta_min + root)
+
+
+class Sigmoid(Schedule):
+    r"""alpha^2 a rescaled sigmoid of time (Jabri et al. 2023; Chen 2023), symmetric about u = 1/2.
+
+    With start -s, end s and temperature tau, their ratio of sigmoid differences is exactly
+    gamma = log sinh(k u) - log sinh(k (1 - u)), k = s / tau (3 in the papers).
+
+    Raises:
+        ValueError: ``sharpness`` is not positive.
+    """
+
+    def __init__(self, gamma_min: float, gamma_max: float, sharpness: float = 3.0):
+        if not sharpness > 0:
+            raise ValueError(f"schedule.sharpness={sharpness}: a positive number is accepted")
+        self.sharpness = sharpness
+        super().__init__(gamma_min, gamma_max)
+
+    def _curve(self, u: Tensor) -> Tensor:
+        k = self.sharpness
+        return torch.log(torch.sinh(k * u) / torch.sinh(k * (1 - u)))
+
+    def _slope(self, u: Tensor) -> Tensor:
+        k = self.sharpness
+        return k / torch.tanh(k * u) + k / torch.tanh(k * (1 - u))
+
+    def _inverse(self, gamma: Tensor) -> Tensor:
+        k = self.sharpness
+        # exp(g) sinh k / (1 + exp(g) cosh k), divided through so that large gamma does not overflow
+        return torch.atanh(math.sinh(k) / (torch.exp(-gamma) + math.cosh(k))) / k
