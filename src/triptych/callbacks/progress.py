@@ -1,0 +1,51 @@
+"""Where a run is: a bar for who watches, ``progress.json`` for who looks in from outside."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from tqdm import tqdm
+
+from triptych.runs.directory import RunDirectory
+
+
+class Progress(pl.Callback):
+    """A bar over all steps (on a terminal) and a file at most once in ``every`` seconds."""
+
+    def __init__(self, run: RunDirectory, every: float = 1.0):
+        self.run, self.every = run, every
+        self._written = 0.0
+        self._bar: tqdm | None = None
+
+    def write(self, stage: str, step: int, max_steps: int) -> None:
+        """Say where the run is now."""
+        self._written = time.monotonic()
+        self.run.write("progress.json", {"stage": stage, "step": step, "max_steps": max_steps, "updated": time.time()})
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            # disable=None: no bar where nobody watches
+            self._bar = tqdm(total=trainer.max_steps, initial=trainer.global_step, desc="fit", disable=None, leave=False)
+            self.write("fit", trainer.global_step, trainer.max_steps)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        if self._bar is None or time.monotonic() - self._written < self.every:
+            return
+        self._bar.update(trainer.global_step - self._bar.n)
+        shown = {k.split("/")[-1]: f"{v:.3f}" for k, v in trainer.callback_metrics.items() if k in SHOWN}
+        self._bar.set_postfix(shown, refresh=False)
+        self.write("fit", trainer.global_step, trainer.max_steps)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+SHOWN = ("train/loss", "val/bpd", "val/nats_per_dim")

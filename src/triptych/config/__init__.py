@@ -1,0 +1,1 @@
+"""Configurations: names that follow from them, checks before anything is imported, objects built from them."""

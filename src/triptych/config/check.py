@@ -1,0 +1,110 @@
+"""Refuse what nobody will read: unknown keys, wherever they were written, with the nearest name that exists.
+
+Hydra's own strictness covers the command line; files packaged at the top (``experiment/``, ``ablation/``,
+``debug/``, ``local/``) may add any key they like. Here the same choices are composed a second time without
+those files, and a key that is only in the first composition is refused. Nothing but Hydra is imported.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from triptych.errors import UserError
+
+FREE_GROUPS = ("experiment", "ablation", "debug", "local", "hparams_search")
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+def nearest(name: str, accepted: Sequence[str]) -> str:
+    """"did you mean ...?" if something is near, else the list of what is accepted."""
+    names = sorted(set(accepted))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]}?"
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return f"accepted: {shown or 'nothing'}"
+
+
+def keys(node, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a config, inner nodes before their children; lists are leaves."""
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+        return
+    for key in node:
+        path = f"{prefix}{key}"
+        yield path
+        if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
+            yield from keys(node[key], f"{path}.")
+
+
+def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
+    """Raise UserError for the first key of ``cfg`` that the free files added and no group defines."""
+    choices = dict(hydra.runtime.choices)
+    chosen = {g: c for g, c in choices.items() if g in FREE_GROUPS and c and (CONFIGS / g / f"{c}.yaml").exists()}
+    if not chosen:
+        return
+    loader = GlobalHydra.instance().config_loader()
+    overrides = [f"{g}={c}" for g, c in choices.items() if not g.startswith("hydra/") and c and g not in FREE_GROUPS]
+    overrides += ["~local"]  # the one free group that is there by default
+    base = loader.load_configuration(hydra.job.config_name, overrides, RunMode.RUN)
+    known = set(keys(base))
+    added = [o.lstrip("+").split("=", 1)[0] for o in hydra.overrides.task if o.startswith("+")]
+    where = ", ".join(f"{g}={c}" for g, c in chosen.items())
+    for key in keys(cfg):
+        if key.split(".")[0] == "hydra":  # there while a sweep is being set up; Hydra's own schema checks it
+            continue
+        if key in known or any(key == a or key.startswith(f"{a}.") for a in added):
+            continue
+        parent, _, name = key.rpartition(".")
+        if _target_takes(OmegaConf.select(cfg, parent) if parent else None, name):
+            continue
+        siblings = [k for k in known if k.rpartition(".")[0] == parent]
+        value = OmegaConf.to_container(OmegaConf.create({"v": OmegaConf.select(cfg, key)}), resolve=False)["v"]
+        raise UserError(f"{key}={value!r} (in {where}): no such key, {nearest(key, siblings)}")
+
+
+def _target_takes(node, name: str) -> bool:
+    """Whether the object that ``node`` describes has an argument ``name`` that its file does not list."""
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return False
+    from triptych.config.build import parameters_of
+
+    return name in parameters_of(node["_target_"])[0]
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> str:
+    """A Hydra or OmegaConf error as one line: the key, its value, what would be accepted."""
+    text = str(error)
+    if found := re.search(r"Could not find '([^']+)'", text):
+        group, _, option = found[1].rpartition("/")
+        options = [p.stem for p in (CONFIGS / group).glob("*.yaml")]
+        return f"{group}={option}: no such file, {nearest(option, options)} (accepted: {', '.join(sorted(options))})"
+    if found := re.search(r"Could not (?:override|append to config|delete from config\.?) ?'?([^'\n]+?)'?[.\n]", text):
+        key = found[1].split("@")[0]
+        given = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
+        return f"{given}: no such key, {nearest(key, _all_names())}"
+    if found := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{found[1]}: a value is needed, as in {found[1]}=..."
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines[:3])
+
+
+def _all_names() -> list[str]:
+    """Every group and every key of the default composition, for suggestions."""
+    groups = [str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*") if p.is_dir() and p.name[0] not in "_."]
+    try:
+        hydra = GlobalHydra.instance()
+        if hydra.is_initialized():
+            loader = hydra.config_loader()
+            return groups + list(keys(loader.load_configuration("train", [], RunMode.RUN)))
+        from hydra import compose, initialize_config_dir
+
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return groups + list(keys(compose("train")))
+    except HydraException:
+        return groups

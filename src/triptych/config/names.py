@@ -1,0 +1,69 @@
+"""Resolvers: directory names that follow from what a run is, and facts of the machine.
+
+No clock enters the name of a sweep's job or of a named run, so typing the same command again finds the
+same directory, on every launcher.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+# They say how to run, not what: the same directory with or without them.
+NOT_IDENTITY = {"ablation", "experiment", "name", "seed", "force", "retry", "paths.root_dir", "paths.log_dir"}
+
+
+def slug(text: str, limit: int = 120) -> str:
+    """``text`` as one file name; a hash keeps two texts apart where characters or length had to go."""
+    safe = re.sub(r"[^A-Za-z0-9=,._+-]+", "-", text).strip("-.") or "run"
+    if safe == text and len(safe) <= limit:
+        return safe
+    return f"{safe[: limit - 9].rstrip('-.,')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def run_name(name: str | None) -> str:
+    """A run's own name, or a fresh one: time and a short id."""
+    return slug(name) if name else f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
+
+
+def shared_overrides(cfg: DictConfig) -> dict[str, str]:
+    """What every cell of a sweep has in common: {key: override} of values given once, outside of the grid."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    axes = set(cfg.hydra.sweeper.get("params") or {})
+    return {
+        o.key_or_group: str(o.input_line)
+        for o in OverridesParser.create().parse_overrides(list(cfg.hydra.overrides.task))
+        if not o.is_sweep_override() and o.key_or_group not in axes | NOT_IDENTITY
+    }
+
+
+def sweep_name(cfg: DictConfig) -> str:
+    """The sweep's name, and whatever its cells share."""
+    name = cfg.get("name") or cfg.hydra.runtime.choices.get("experiment") or "sweep"
+    return slug(",".join([str(name), *sorted(shared_overrides(cfg).values())]))
+
+
+def root() -> str:
+    """The repository, wherever a command is typed; TRIPTYCH_ROOT moves data and logs elsewhere."""
+    return os.environ.get("TRIPTYCH_ROOT") or str(Path(__file__).parents[3])
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def register_resolvers() -> None:
+    """Make ``${slug:}``, ``${run_name:}`` ``${cores:}`` and ``${root:}`` known to OmegaConf."""
+    for name, function, cached in (
+        ("slug", slug, False),
+        ("run_name", run_name, True),
+        ("cores", cores, False),
+        ("root", root, False),
+    ):
+        OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)

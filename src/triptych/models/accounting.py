@@ -1,0 +1,97 @@
+"""The one accounting: sums of nats and counts over exactly the data set, on any number of processes."""
+
+import math
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from triptych.diffusion.bound import Elbo
+from triptych.diffusion.process import BITS
+
+TERMS = ("", "_prior", "_reconstruction", "_diffusion")
+
+
+class Accounting(Metric):
+    """Means and standard errors of a bound and its terms per dimension, and epsilon error by noise level.
+
+    Args:
+        dims: dimensions of one item.
+        discrete: bits per dimension ("bpd") if True, else nats per dimension ("nats_per_dim").
+        levels: edges of the noise-level bins, increasing gammas, or None.
+
+    Sums are kept in double and reduced by addition, so batch size and processes change nothing but rounding.
+    """
+
+    full_state_update = False
+
+    def __init__(self, dims: int, discrete: bool, edges: Tensor | None = None):
+        super().__init__()
+        self.dims = dims
+        self.unit = "bpd" if discrete else "nats_per_dim"
+        self.scale = (BITS if discrete else 1.0) / dims
+        self.edges = edges
+        bins = 0 if edges is None else len(edges) - 1
+        for name, size in (("items", 1), ("sums", 4), ("squares", 4), ("gaps", 3), *((f"bin_{m}", bins) for m in range(3))):
+            self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, elbo: Elbo, exact: Tensor | None = None) -> None:
+        """Count items whose terms are (B,) nats, each already averaged over its draws; exact: -log p, nats."""
+        rows = torch.stack([elbo.total, elbo.prior, elbo.reconstruction, elbo.diffusion]).double() * self.scale
+        self.items += rows.shape[1]
+        self.sums += rows.sum(1)
+        self.squares += rows.square().sum(1)
+        if exact is not None:
+            gap = rows[0] - exact.double() * self.scale
+            self.gaps += torch.stack([torch.tensor(float(len(gap))).to(gap), gap.sum(), gap.square().sum()])
+
+    def update_levels(self, gamma: Tensor, squared_error: Tensor) -> None:
+        """Count squared epsilon errors (B,), summed over dimensions, at their gammas (B,)."""
+        if self.edges is None:
+            return
+        bins = len(self.edges) - 1
+        which = (torch.bucketize(gamma, self.edges.to(gamma)) - 1).clamp(0, bins - 1)
+        error = squared_error.double() / self.dims
+        for state, value in (
+            (self.bin_0, torch.ones_like(error)),
+            (self.bin_1, error),
+            (self.bin_2, error.square()),
+        ):
+            state.index_add_(0, which, value)
+
+    def compute(self) -> dict[str, dict]:
+        """{"bpd": {"mean", "stderr", "n"}, "bpd_prior": ..., ...}; empty before the first item."""
+        n = int(self.items.item())
+        if not n:
+            return {}
+        found = {
+            self.unit + term: _figure(n, s, q)
+            for term, s, q in zip(TERMS, self.sums.tolist(), self.squares.tolist(), strict=True)
+        }
+        if self.gaps[0] > 0:
+            count, s, q = self.gaps.tolist()
+            found["gap"] = _figure(int(count), s, q)
+        return found
+
+    def noise_levels(self) -> dict[str, list]:
+        """{"gamma": bin centres, "epsilon_mse": per dimension, "stderr"} over the bins that were hit."""
+        if self.edges is None:
+            return {}
+        centres = (0.5 * (self.edges[1:] + self.edges[:-1])).tolist()
+        rows = [
+            (g, _figure(int(n), s, q))
+            for g, n, s, q in zip(centres, self.bin_0.tolist(), self.bin_1.tolist(), self.bin_2.tolist(), strict=True)
+            if n
+        ]
+        return {
+            "gamma": [g for g, _ in rows],
+            "epsilon_mse": [f["mean"] for _, f in rows],
+            "stderr": [f["stderr"] for _, f in rows],
+        }
+
+
+def _figure(n: int, total: float, squares: float) -> dict:
+    """Mean, standard error of the mean and count from sums."""
+    mean = total / n
+    variance = max(squares / n - mean**2, 0.0) * n / max(n - 1, 1)
+    return {"mean": mean, "stderr": math.sqrt(variance / n), "n": n}

@@ -1,0 +1,27 @@
+"""Learning-rate factors over a run: linear warm-up, then constant or a cosine to zero."""
+
+import math
+
+
+class Constant:
+    """1 after ``warmup_steps`` of linear rise."""
+
+    def __init__(self, warmup_steps: int = 0):
+        self.warmup_steps = warmup_steps
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """What the base learning rate is multiplied by at ``step``."""
+        return min(1.0, (step + 1) / (self.warmup_steps + 1))
+
+
+class Cosine(Constant):
+    """Warm-up, then half a cosine from 1 to ``floor`` at ``max_steps``."""
+
+    def __init__(self, warmup_steps: int = 0, floor: float = 0.0):
+        super().__init__(warmup_steps)
+        self.floor = floor
+
+    def factor(self, step: int, max_steps: int) -> float:
+        done = min(1.0, max(0, step - self.warmup_steps) / max(1, max_steps - self.warmup_steps))
+        decay = self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
+        return super().factor(step, max_steps) * decay

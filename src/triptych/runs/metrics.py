@@ -1,0 +1,76 @@
+"""``metrics.csv``: one row a step, one column a metric, kept whole through kill and resume."""
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from triptych.runs.directory import write_atomic
+
+
+class MetricsCsv(Logger):
+    """A Lightning logger that writes the whole table anew, atomically, at most once in ``every`` seconds.
+
+    Rows of a step are merged. When a run goes on from a checkpoint at step s, rows after s are forgotten
+    before they are written again, so each step stands once.
+    """
+
+    def __init__(self, path: Path, every: float = 2.0):
+        super().__init__()
+        self.path, self.every = path, every
+        self._rows: dict[int, dict[str, Any]] = {}
+        self._written = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def keep_until(self, step: int) -> None:
+        """Take up the file's rows of steps up to and including ``step``."""
+        if not self.path.is_file():
+            return
+        with open(self.path, newline="") as file:
+            for row in csv.DictReader(file):
+                if row["step"].isdigit() and int(row["step"]) <= step:
+                    self._rows[int(row.pop("step"))] = {k: v for k, v in row.items() if v not in ("", None)}
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The configuration is a file of its own."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self._rows.setdefault(step or 0, {}).update({k: v for k, v in metrics.items() if k != "epoch"})
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Lightning calls this at every row; the table is written now and then."""
+        if time.monotonic() - self._written > self.every:
+            self.flush()
+
+    @rank_zero_only
+    def flush(self) -> None:
+        """Write the table now."""
+        columns = ["step", *dict.fromkeys(name for row in self._rows.values() for name in row)]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"step": step} | row for step, row in sorted(self._rows.items()))
+        write_atomic(self.path, text.getvalue())
+        self._written = time.monotonic()
+
+    @rank_zero_only
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        self.flush()  # what a checkpoint has seen is on disk with it
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.flush()

@@ -1,0 +1,105 @@
+"""From a composed configuration to a run's directory: new, the same again, or refused."""
+
+import contextlib
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from triptych.errors import UserError
+from triptych.runs.directory import RunDirectory, write_atomic
+
+# Not part of what a run is: how this start treats its directory, and where things happen to lie.
+VOLATILE = ("force", "retry", "paths")
+DIFF_LIMIT = 2**20
+
+
+def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
+    """The directory of the run that ``cfg`` describes, ready to be executed.
+
+    Raises:
+        UserError: it records another configuration, or a failed run (``retry=true`` tries that again,
+            ``force=true`` starts over and keeps the old directory aside).
+    """
+    plain: dict = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    force, retry = plain.pop("force"), plain.pop("retry")
+    run = RunDirectory(path)
+    known = (run / "config.yaml").exists()
+    if force and known:
+        _set_aside(run)
+    elif known:
+        if different := list(_differences(run.config(), plain)):
+            shown = "; ".join(different[:5]) + ("; ..." if len(different) > 5 else "")
+            raise UserError(f"{run.path}: holds another run ({shown}); choose another name, or force=true to start over")
+        _settle_failure(run, retry)
+        return run
+    (run / "summary.json").unlink(missing_ok=True)  # of a job that was refused before it had a configuration
+    run.write("provenance.json", provenance(overrides, choices))
+    write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+    return run
+
+
+def _settle_failure(run: RunDirectory, retry: bool) -> None:
+    """A run refused before its first step is tried again; one that failed later only on request."""
+    summary = run.summary() or {}
+    if summary.get("status") != "failed":
+        return
+    if summary.get("stage") == "build" or retry:
+        (run / "summary.json").unlink()
+        return
+    raise UserError(f"failed before: {summary.get('error', '?')} (traceback: {run / 'train.log'}; retry=true tries again)")
+
+
+def _set_aside(run: RunDirectory) -> None:
+    with run.lock():
+        aside = run.path.with_name(f"{run.path.name}.old-{secrets.token_hex(3)}")
+        shutil.move(run.path, aside)
+
+
+def _differences(recorded: Any, asked: Any, path: str = "") -> list[str]:
+    """"key: recorded -> asked" for every leaf that differs."""
+    if isinstance(recorded, dict) and isinstance(asked, dict):
+        names = [n for n in [*recorded, *(k for k in asked if k not in recorded)] if path or n not in VOLATILE]
+        return [
+            line
+            for n in names
+            for line in _differences(recorded.get(n), asked.get(n), f"{path}.{n}" if path else str(n))
+        ]
+    return [] if recorded == asked else [f"{path}: {recorded!r} -> {asked!r}"]
+
+
+def provenance(overrides: list[str], choices: dict[str, Any]) -> dict:
+    """Where a run comes from: enough to find the code, the packages and the machine again."""
+    return {
+        "id": secrets.token_hex(4),
+        "overrides": overrides,
+        "choices": {g: c for g, c in choices.items() if c and not g.startswith("hydra/")},
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "host": socket.gethostname(),
+        "python": sys.version.split()[0],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "git": git_state(),
+        "packages": {d.metadata["Name"]: d.version for d in distributions()},
+    }
+
+
+def git_state() -> dict:
+    """{"commit", "dirty", "diff"} of the source tree; empty outside of a repository."""
+    root = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        diff = git("diff", "HEAD")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(diff), "diff": diff[:DIFF_LIMIT]}
+    return {}

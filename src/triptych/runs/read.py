@@ -1,0 +1,265 @@
+"""A run directory in, a plain `Run` out: the one place that knows how `summary.json` is spelt for readers.
+
+Reading never raises on what a directory holds. A summary that cannot be understood makes the run
+"unreadable", with the reason in `error`, so that one bad file does not hide fourteen good runs.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from triptych.runs.plain import line, load, number, whole
+
+Status = Literal["finished", "failed", "running", "interrupted", "unreadable"]
+
+SCHEMA = 1
+UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
+PARTS = ("prior", "reconstruction", "diffusion")
+STALE = 300.0  # seconds without a sign of life after which a run without a summary counts as interrupted
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over `n` items with its standard error, in the unit of its key."""
+
+    mean: float
+    stderr: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values at noise levels `gamma` (minus log-SNR); `stderr` is NaN where it was not recorded."""
+
+    gamma: tuple[float, ...]
+    value: tuple[float, ...]
+    stderr: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an unfinished run stands: `step` of `max_steps` in `stage`, at unix time `updated`."""
+
+    stage: str
+    step: int
+    max_steps: int
+    updated: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory as plain data. Fields that the directory does not tell are empty, None or NaN."""
+
+    dir: Path
+    status: Status
+    sweep: str = ""
+    name: str = ""
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    choices: Mapping[str, str] = field(default_factory=dict)
+    seed: int | None = None
+    test: Mapping[str, Estimate] = field(default_factory=dict)
+    val: Mapping[str, Estimate] = field(default_factory=dict)
+    train: Mapping[str, Estimate] = field(default_factory=dict)
+    noise_levels: Curve | None = None
+    weighting: Curve | None = None
+    samples: Path | None = None
+    parameters: int | None = None
+    steps: int | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    device: str = ""
+    world_size: int | None = None
+    weights: str = ""
+    error: str = ""
+    progress: Progress | None = None
+    host: str = ""
+    commit: str = ""
+    dirty: bool = False
+    command: tuple[str, ...] = ()
+    started: str = ""
+
+    @property
+    def measure(self) -> str | None:
+        """The key of the test bound, "bpd" or "nats_per_dim"; None where the run reports neither."""
+        return next((key for key in UNITS if key in self.test), None)
+
+    @property
+    def bound(self) -> float:
+        """The test bound in its own unit (per dimension); NaN where there is none."""
+        return self.test[self.measure].mean if self.measure else math.nan
+
+    def history(self, column: str) -> tuple[list[int], list[float]]:
+        """Steps and values of one column of `metrics.csv`, finite cells only; empty where there are none."""
+        steps: list[int] = []
+        values: list[float] = []
+        try:
+            with (self.dir / "metrics.csv").open(newline="", encoding="utf-8", errors="replace") as file:
+                rows = csv.reader(file)
+                header = next(rows, [])
+                if column not in header or "step" not in header:
+                    return [], []
+                at_step, at_value = header.index("step"), header.index(column)
+                for row in rows:
+                    # the last row may be half written while the run goes on
+                    if len(row) != len(header) or not row[at_value]:
+                        continue
+                    step, value = number(row[at_step]), number(row[at_value])
+                    if math.isfinite(step) and math.isfinite(value):
+                        steps.append(int(step))
+                        values.append(value)
+        except (OSError, csv.Error):
+            return [], []
+        return steps, values
+
+
+def find_runs(root: Path) -> list[Path]:
+    """Every directory at or beneath `root` that holds config.yaml or summary.json, in natural order.
+
+    Does not look inside runs, hidden directories or links.
+    """
+    found = []
+    for here, folders, files in os.walk(root):
+        if "config.yaml" in files or "summary.json" in files:
+            found.append(Path(here))
+            folders.clear()
+        folders[:] = [name for name in folders if not name.startswith(".")]
+    return sorted(found, key=lambda path: natural(str(path)))
+
+
+def read_runs(root: Path, now: float | None = None) -> list[Run]:
+    """All runs beneath `root`, each told which sweep (`root`'s name) it belongs to."""
+    root = Path(root)
+    return [read_run(path, sweep=root.resolve().name, now=now) for path in find_runs(root)]
+
+
+def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
+    """One run directory as a `Run`. `now` is the unix time against which a silent run is judged."""
+    directory = Path(directory)
+    provenance = load(directory / "provenance.json")
+    known = _provenance(provenance if isinstance(provenance, dict) else {})
+    known |= {"dir": directory, "sweep": sweep}
+    path = directory / "summary.json"
+    if not path.exists():
+        return _unfinished(known, directory, time.time() if now is None else now)
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        return Run(**(known | _summary(summary, directory)))
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        return Run(
+            **known, status="unreadable", error=f"summary.json: {line(error) or type(error).__name__}"
+        )
+
+
+def natural(text: str) -> list[Any]:
+    """A sort key under which "seed=2" comes before "seed=10"."""
+    return [
+        (0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part
+    ]
+
+
+def _summary(summary: Any, directory: Path) -> dict[str, Any]:
+    if not isinstance(summary, dict):
+        raise ValueError("not a JSON object")
+    if summary.get("schema") != SCHEMA:
+        raise ValueError(f"schema {summary.get('schema')!r}, this reader knows {SCHEMA}")
+    status = summary.get("status")
+    if status not in ("finished", "failed"):
+        raise ValueError(f"status {status!r} is neither finished nor failed")
+    fields: dict[str, Any] = {"status": status, "error": line(summary.get("error") or "")}
+    fields |= {split: dict(_estimates(summary.get(split), split)) for split in ("test", "val", "train")}
+    fields |= {key: str(summary[key]) for key in ("name", "device", "weights") if summary.get(key)}
+    for key in ("parameters", "steps", "world_size"):
+        fields[key] = whole(summary.get(key))
+    fields["seconds"] = {str(k): number(v) for k, v in (summary.get("seconds") or {}).items()}
+    fields["noise_levels"] = _curve(summary.get("noise_levels"), "epsilon_mse")
+    fields["weighting"] = _curve(summary.get("weighting"), "effective")
+    if isinstance(summary.get("samples"), str):
+        fields["samples"] = directory / summary["samples"]
+    # what the run says of itself wins over what was recorded at its start
+    return fields | _identity(summary)
+
+
+def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
+    git = record.get("git") if isinstance(record.get("git"), dict) else {}
+    assert isinstance(git, dict)
+    command = record.get("command")
+    try:
+        identity = _identity(record)
+    except (ValueError, TypeError, AttributeError):
+        identity = {}
+    return identity | {
+        "host": str(record.get("host") or ""),
+        "device": str(record.get("device") or ""),
+        "commit": str(git.get("commit") or ""),
+        "dirty": bool(git.get("dirty")),
+        "command": tuple(map(str, command)) if isinstance(command, list) else (),
+        "started": str(record.get("started") or ""),
+    }
+
+
+def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides, choices and seed, only as far as the record has them."""
+    found: dict[str, Any] = {}
+    if record.get("overrides") is not None:
+        found["overrides"] = parse_overrides(record["overrides"])
+    if record.get("choices") is not None:
+        found["choices"] = {str(key): str(value) for key, value in record["choices"].items()}
+    seed = record.get("seed", found.get("overrides", {}).get("seed"))
+    if whole(seed) is not None:
+        found["seed"] = whole(seed)
+    return found
+
+
+def parse_overrides(overrides: Any) -> dict[str, str]:
+    """["objective=x0", "+a.b=1", "~c"] -> {"objective": "x0", "a.b": "1", "c": "removed"}, or ValueError."""
+    if not isinstance(overrides, list) or not all(isinstance(item, str) for item in overrides):
+        raise ValueError("overrides is not a list of strings")
+    pairs = (item.partition("=") for item in overrides)
+    return {key.lstrip("+~").strip(): value if equals else "removed" for key, equals, value in pairs}
+
+
+def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
+    record = load(directory / "progress.json")
+    progress = None
+    try:
+        alive = (directory / "config.yaml").stat().st_mtime
+    except OSError:
+        alive = 0.0
+    if isinstance(record, dict):
+        step, most = whole(record.get("step")) or 0, whole(record.get("max_steps")) or 0
+        updated = number(record.get("updated"))
+        progress = Progress(str(record.get("stage") or ""), step, most, updated)
+        alive = updated if math.isfinite(updated) else alive
+    return Run(**known, status="running" if now - alive < STALE else "interrupted", progress=progress)
+
+
+def _estimates(metrics: Any, split: str) -> Iterator[tuple[str, Estimate]]:
+    """The entries that are estimates; other extra keys are ignored, a broken estimate raises ValueError."""
+    for key, entry in (metrics or {}).items():
+        if isinstance(entry, dict) and "mean" in entry:
+            if isinstance(entry["mean"], bool) or not isinstance(entry["mean"], int | float):
+                raise ValueError(f"{split}.{key}.mean is {entry['mean']!r}, not a number")
+            n = whole(entry.get("n"))
+            yield str(key), Estimate(float(entry["mean"]), number(entry.get("stderr")), n or 0)
+        elif key in UNITS:
+            raise ValueError(f"{split}.{key} has no mean")
+
+
+def _curve(record: Any, key: str) -> Curve | None:
+    """A curve over gamma; None where absent or malformed: a panel less, the run itself still counts."""
+    if not isinstance(record, dict) or not all(isinstance(record.get(k), list) for k in ("gamma", key)):
+        return None
+    gamma, value = (tuple(map(number, record[k])) for k in ("gamma", key))
+    errors = record.get("stderr")
+    stderr = tuple(map(number, errors)) if isinstance(errors, list) else (math.nan,) * len(gamma)
+    if not gamma or not len(gamma) == len(value) == len(stderr) or not all(map(math.isfinite, gamma)):
+        return None
+    return Curve(gamma, value, stderr)

@@ -1,0 +1,47 @@
+"""``summary.json``: the recorded result of a run, the contract with every reader."""
+
+from typing import Any
+
+SCHEMA = 1
+UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
+
+
+def failed(provenance: dict, stage: str, error: str) -> dict:
+    """The summary of a run that did not finish; ``stage``: "build", "fit" or "test"."""
+    return {
+        "schema": SCHEMA,
+        "status": "failed",
+        "stage": stage,
+        "overrides": provenance.get("overrides", []),
+        "choices": provenance.get("choices", {}),
+        "error": error,
+    }
+
+
+def finished(provenance: dict, config: dict, **facts: Any) -> dict:
+    """The summary of a finished run; ``facts`` are its figures."""
+    return {
+        "schema": SCHEMA,
+        "status": "finished",
+        "name": config["name"] or "",
+        "overrides": provenance.get("overrides", []),
+        "choices": provenance.get("choices", {}),
+        "seed": config["seed"],
+        **facts,
+    }
+
+
+def one_line(summary: dict, split: str = "test") -> str:
+    """The result in one line: the bound and its three terms, with standard errors."""
+    figures = summary.get(split) or {}
+    for unit, label in UNITS.items():
+        if unit in figures:
+            total = figures[unit]
+            terms = ", ".join(
+                f"{term} {figures[f'{unit}_{term}']['mean']:.4f}" for term in ("prior", "reconstruction", "diffusion")
+            )
+            line = f"{split} bound {total['mean']:.4f} ± {total['stderr']:.4f} {label} ({terms}; n = {total['n']})"
+            if "gap" in figures:
+                line += f", {figures['gap']['mean']:.4f} ± {figures['gap']['stderr']:.4f} above the truth"
+            return line
+    return f"{summary.get('status', 'no result')}: {summary.get('error', 'nothing recorded')}"

@@ -1,0 +1,187 @@
+"""A sweep: its directory, its live table while it runs, its report at the end.
+
+Works from the parent process alone, by looking at the runs' directories, so it is the same for every launcher.
+"""
+
+import json
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, open_dict
+
+from triptych.config.check import check_keys
+from triptych.config.names import shared_overrides, slug, sweep_name
+from triptych.door import one_line_errors
+from triptych.runs.directory import RunDirectory
+
+_failed: list[str] = []  # names of the failed cells of this process's sweep, for its exit code
+
+
+def exit_code() -> int:
+    """1 if a run of this process's sweep failed."""
+    return 1 if _failed else 0
+
+
+@contextmanager
+def _no_sweep_after_an_error() -> Iterator[None]:
+    """Hydra turns a callback's exceptions into warnings and goes on; an exit it lets through."""
+    try:
+        with one_line_errors():
+            yield
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+class SweepHook(Callback):
+    """Hydra's callback around a multirun."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        with _no_sweep_after_an_error(), open_dict(config):
+            check_keys(config, config.hydra)
+            given = [o for o in config.hydra.overrides.hydra if str(o).startswith("hydra.sweep.dir=")]
+            if not given:
+                # a literal override reaches every job on every launcher
+                root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
+                config.hydra.sweep.dir = str(root)
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{root}'")
+                # what all cells share stands in the sweep's name, so a cell's need not repeat it
+                naming = config.hydra.job.config.override_dirname
+                naming.exclude_keys = [*naming.exclude_keys, *shared_overrides(config)]
+                quoted = ",".join(f"'{key}'" for key in naming.exclude_keys)
+                config.hydra.overrides.hydra.append(
+                    f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]"
+                )
+        self.root = Path(config.hydra.sweep.dir)
+        self.cells = expected_cells(config)
+        self.root.mkdir(parents=True, exist_ok=True)
+        RunDirectory(self.root).write(
+            "sweep.json", {"command": ["triptych-train", *sys.argv[1:]], "expected": len(self.cells)}
+        )
+        self.monitor = Monitor(self.root, self.cells)
+        self.monitor.start()
+
+    def __getstate__(self) -> dict:
+        return {}  # launchers send the hook to their workers; a thread cannot go, and has no business there
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        self.monitor.stop()
+        from triptych.report.render import write_report
+        from triptych.report.terminal import print_table
+
+        runs = [RunDirectory(self.root / cell) for cell in self.cells]
+        _failed.extend(run.path.name for run in runs if run.status != "finished")
+        write_report(self.root, expected=len(runs))
+        print_table(self.root)
+
+
+def expected_cells(config: DictConfig) -> list[str]:
+    """Names of the directories that a grid sweep will make, in order; empty for adaptive sweepers."""
+    if not str(config.hydra.sweeper._target_).endswith("BasicSweeper"):
+        return []
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.utils import filter_overrides
+
+    given = [f"{k}={v}" for k, v in (config.hydra.sweeper.params or {}).items()]
+    parsed = OverridesParser.create().parse_overrides(given + list(config.hydra.overrides.task))
+    hidden = set(config.hydra.job.config.override_dirname.exclude_keys)
+    names = []
+    for batch in BasicSweeper.split_arguments(parsed, None):
+        for overrides in batch:
+            shown = [o for o in filter_overrides(overrides) if o.lstrip("+~").split("=")[0] not in hidden]
+            names.append(slug(",".join(sorted(shown))))
+    return names
+
+
+class Monitor(threading.Thread):
+    """Draws where each run is, about once a second, and renews the report when another one has finished."""
+
+    def __init__(self, root: Path, cells: Sequence[str], every: float = 1.0):
+        super().__init__(daemon=True)
+        self.root, self.cells, self.every = root, cells, every
+        self._halt = threading.Event()
+        self._reported = -1
+
+    def run(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            return self._run_plain(console)
+        with Live(self.table(), console=console, refresh_per_second=2, transient=True) as live:
+            while not self._halt.wait(self.every):
+                live.update(self.table())
+                self._renew()
+
+    def _run_plain(self, console: Any) -> None:
+        """Without a terminal: a line whenever a run ends."""
+        told: set[str] = set()
+        while True:
+            halted = self._halt.wait(self.every)
+            for name in self.cells:
+                run = RunDirectory(self.root / name)
+                status = run.status
+                if name not in told and status in ("finished", "failed"):
+                    from triptych.runs.summary import one_line
+
+                    told.add(name)
+                    console.print(f"[{len(told)}/{len(self.cells)}] {name}: {one_line(run.summary() or {})}", soft_wrap=True, markup=False, highlight=False)
+            if halted:
+                return
+            self._renew()
+
+    def stop(self) -> None:
+        """End the drawing; returns when the thread is done."""
+        self._halt.set()
+        self.join()
+
+    def table(self) -> Any:
+        """A rich table: one row a run."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        from triptych.runs.summary import one_line
+
+        table = Table(box=None, padding=(0, 2), title=f"{self.root.name}", title_justify="left")
+        for column in ("run", "", ""):
+            table.add_column(column, no_wrap=True)
+        for name in self.cells:
+            run = RunDirectory(self.root / name)
+            status, progress = run.status, _progress(run)
+            if status in ("finished", "failed"):
+                style = "green" if status == "finished" else "red"
+                table.add_row(name, f"[{style}]{status}[/]", one_line(run.summary() or {})[:70])
+            elif progress is None:
+                table.add_row(f"[dim]{name}[/]", "[dim]waiting[/]", "")
+            else:
+                bar = ProgressBar(total=progress["max_steps"], completed=progress["step"], width=24)
+                alive = time.time() - progress["updated"] < 60
+                stage = progress["stage"] if alive else "stalled or interrupted"
+                table.add_row(name, bar, f"{stage} {progress['step']}/{progress['max_steps']}")
+        return table
+
+    def _renew(self) -> None:
+        done = sum(RunDirectory(self.root / name).status in ("finished", "failed") for name in self.cells)
+        if done > max(self._reported, 0):
+            from triptych.report.render import write_report
+
+            self._reported = done
+            write_report(self.root, expected=len(self.cells))
+
+
+def _progress(run: RunDirectory) -> dict | None:
+    try:
+        return json.loads((run / "progress.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+

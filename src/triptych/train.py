@@ -1,0 +1,105 @@
+"""Train one run, or sweep over many: ``triptych-train [-m] [overrides]``, ``triptych-train resume=DIR``.
+
+The door composes, checks and records a run's directory; a process of its own then executes what the
+directory records, so every run, single or one of a sweep, resumed or requeued, takes the same path.
+Only Hydra is imported until then.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from triptych.config.check import CONFIGS, check_keys
+from triptych.config.names import register_resolvers
+from triptych.door import one_line_errors
+from triptych.errors import UserError
+from triptych.runs.directory import RunDirectory
+from triptych.runs.prepare import prepare
+
+register_resolvers()
+
+
+def train(directory: RunDirectory) -> dict:
+    """Execute the run that ``directory`` records, from the start or from its last checkpoint; its summary."""
+    from triptych.runs.execute import execute
+
+    return execute(directory)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
+def compose_and_train(cfg: DictConfig) -> float | None:
+    """Hydra's task: prepare the directory, hand it to a process; the sweeper's metric in return."""
+    job = HydraConfig.get()
+    sweeping = job.job.get("num") is not None
+    path = Path(job.runtime.output_dir)
+    try:
+        check_keys(cfg, job)
+        run = prepare(cfg, path, list(job.overrides.task), dict(job.runtime.choices))
+    except UserError as error:
+        if not sweeping:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()  # Hydra made it before anything was known
+            raise
+        return _report_refusal(path, list(job.overrides.task), error)
+    if run.status == "finished":
+        if not sweeping:
+            print(f"finished before: {run.path}")
+            _print_result(run)
+        return _metric(run, cfg.optimized_metric)
+    command = [sys.executable, "-m", "triptych.train", f"resume={run.path}"]
+    if not sweeping:
+        sys.stdout.flush()
+        os.execv(sys.executable, command)  # the same process goes on: signals and exit code are its own
+    with open(run / "train.log", "ab") as log:
+        subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    return _metric(run, cfg.optimized_metric)
+
+
+def _report_refusal(path: Path, overrides: list[str], error: UserError) -> None:
+    """In a sweep one refused job is recorded and the others go on; what a directory held stays as it was."""
+    run = RunDirectory(path)
+    if run.status == "new":
+        run.write("summary.json", {"schema": 1, "status": "failed", "stage": "build", "overrides": overrides, "error": str(error)})
+    print(f"error: {path.name}: {error}", file=sys.stderr, flush=True)
+
+
+def _metric(run: RunDirectory, name: str) -> float | None:
+    value: Any = run.summary() or {}
+    for part in name.split("."):
+        value = value.get(part, {}) if isinstance(value, dict) else {}
+    return value if isinstance(value, float) else None
+
+
+def _print_result(run: RunDirectory) -> None:
+    from triptych.runs.summary import one_line
+
+    print(one_line(run.summary() or {}))
+
+
+def main() -> None:
+    """The console script."""
+    with one_line_errors():
+        resume = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith("resume=")]
+        if resume:
+            if len(sys.argv) > 2:
+                raise UserError(f"resume={resume[0]}: takes no further arguments, the directory says it all")
+            run = RunDirectory(resume[0])
+            if run.status != "finished":
+                train(run)
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                _print_result(run)
+            return
+        compose_and_train()
+        from triptych.runs.sweep import exit_code
+
+        sys.exit(exit_code())
+
+
+if __name__ == "__main__":
+    main()
