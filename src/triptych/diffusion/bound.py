@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .draws import Draw
+from .reverse_variance import VARIANCES, Optimal, step_kl, step_of
 from .schedule import Schedule
 
 
@@ -46,15 +47,26 @@ class Bound:
         schedule: gamma(t); only its endpoints matter in continuous time.
         decoder: p(x | z_0).
         steps: T, or None for continuous time.
+        variance: of a reverse step, "beta_tilde", "beta", "optimal" or "learned"; T steps only.
 
     Raises:
-        ValueError: ``steps`` is below 1.
+        ValueError: ``steps`` is below 1; ``variance`` is unknown, or asked for in continuous time, where it
+            has no say.
     """
 
-    def __init__(self, schedule: Schedule, decoder, steps: int | None = None):
-        if steps is not None and steps < 1:
-            raise ValueError(f"bound.steps={steps}: null (continuous time) or a whole number from 1 is accepted")
+    def __init__(self, schedule: Schedule, decoder, steps: int | None = None, variance: str = "beta_tilde"):
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise ValueError(
+                f"bound.steps={steps}: null (continuous time) or a whole number from 1 is accepted"
+            )
+        if variance not in VARIANCES:
+            raise ValueError(f"bound.variance={variance!r}: one of {', '.join(VARIANCES)} is accepted")
+        if steps is None and variance != "beta_tilde":
+            raise ValueError(
+                f"bound.variance={variance!r} needs bound.steps=T; beta_tilde is accepted without"
+            )
         self.schedule, self.decoder, self.steps = schedule, decoder, steps
+        self.variance = VARIANCES[variance]()
 
     def __call__(self, denoiser, x: Tensor, draw: Draw, condition: Tensor | None = None) -> Elbo:
         """One unbiased draw of the bound at x (B, *event), condition (B,) or None."""
@@ -79,17 +91,27 @@ class Bound:
     ) -> DiffusionTerm:
         r"""One draw of the diffusion term.
 
-        Continuous (VDM eq. 17): 1/2 gamma'(t) |eps - eps_hat|^2. T steps (VDM eq. 13, tutorial eq. 99): the KL of one
-        step chosen uniformly, times T; between two Gaussians of the posterior's variance it is
-        1/2 (SNR_s - SNR_t) |x - x_hat|^2 = 1/2 expm1(gamma_t - gamma_s) |eps - eps_hat|^2.
+        Continuous (VDM eq. 17): 1/2 gamma'(t) |eps - eps_hat|^2. T steps (VDM eq. 13, tutorial eq. 99): the
+        KL of one step chosen uniformly, times T; between two Gaussians of the posterior's variance it is
+        1/2 (SNR_s - SNR_t) |x - x_hat|^2 = 1/2 expm1(gamma_t - gamma_s) |eps - eps_hat|^2, and for others see
+        ``reverse_variance``.
         """
+        process = denoiser.process
         if self.steps is None:
-            gamma = self.schedule.gamma(t)
-            weight = self.schedule.dgamma(t)
+            gamma, lower = self.schedule.gamma(t), None
         else:
-            upper = (torch.floor(t * self.steps) + 1).clamp(max=self.steps)
-            gamma = self.schedule.gamma(upper / self.steps)
-            weight = self.steps * torch.expm1(gamma - self.schedule.gamma((upper - 1) / self.steps))
-        guess = denoiser(denoiser.process.diffuse(x, gamma, eps), gamma, condition)
-        squared = guess.epsilon_error(x, eps).square().flatten(1).sum(1)
-        return DiffusionTerm(0.5 * weight * squared, gamma, squared)
+            gamma, lower = step_of(self.schedule, t, self.steps)
+        guess = denoiser(process.diffuse(x, gamma, eps), gamma, condition)
+        squares = guess.epsilon_error(x, eps).square()
+        squared = squares.flatten(1).sum(1)
+        if self.steps is None or lower is None:
+            nats = 0.5 * self.schedule.dgamma(t) * squared
+        else:
+            log_ratio = self.variance.log_ratio(process, gamma, lower, guess)
+            nats = self.steps * step_kl(squares, gamma, lower, log_ratio)
+        return DiffusionTerm(nats, gamma, squared)
+
+    def calibrate(self, denoiser, x: Tensor, seed: int = 0, condition: Tensor | None = None) -> None:
+        """Measure what the variance needs to know of the denoiser, on items that are not reported on."""
+        if self.steps is not None and isinstance(self.variance, Optimal):
+            self.variance.calibrate(denoiser, self.schedule, self.steps, x, seed, condition)

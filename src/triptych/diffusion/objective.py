@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .prediction import error_scale
 from .process import Process
+from .reverse_variance import step_of
 from .schedule import Schedule
 from .weighting import Weighting
 
@@ -29,17 +30,30 @@ class Objective:
     Args:
         space: the output's space, in which ``simple`` weighting is flat.
         weighting: w(gamma).
+        steps: train at T discrete times, T expm1(gamma_t - gamma_s) standing for gamma'(t) (VDM eq. 13);
+            None: continuous time.
+
+    Raises:
+        ValueError: ``steps`` is below 1.
     """
 
-    def __init__(self, space: str, weighting: Weighting):
-        self.space, self.weighting = space, weighting
+    def __init__(self, space: str, weighting: Weighting, steps: int | None = None):
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise ValueError(
+                f"objective.steps={steps}: null (continuous time) or a whole number from 1 is accepted"
+            )
+        self.space, self.weighting, self.steps = space, weighting, steps
 
     def __call__(
         self, denoiser, schedule: Schedule, x: Tensor, t: Tensor, eps: Tensor, condition: Tensor | None = None
     ) -> Loss:
         """x, eps (B, *event); t (B,) in [0, 1]; condition (B,) or None."""
-        gamma, dgamma = schedule.gamma(t), schedule.dgamma(t)
         process = denoiser.process
+        if self.steps is None:
+            gamma, dgamma = schedule.gamma(t), schedule.dgamma(t)
+        else:
+            gamma, lower = step_of(schedule, t, self.steps)
+            dgamma = self.steps * torch.expm1(gamma - lower)
         guess = denoiser(process.diffuse(x, gamma, eps), gamma, condition)
         squared = guess.epsilon_error(x, eps).square().flatten(1).sum(1)
         with torch.no_grad():
@@ -54,5 +68,3 @@ class Objective:
     def effective_weight(self, process: Process, schedule: Schedule, gamma: Tensor) -> Tensor:
         """w(gamma) under a schedule, for a plot: what multiplies the bound's integrand."""
         return self.weight(process, gamma, schedule.dgamma(schedule.t_of(gamma)))
-
-

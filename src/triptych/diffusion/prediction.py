@@ -40,7 +40,11 @@ class Prediction:
 
     Raises:
         ValueError: an unknown space.
+
+    ``fraction`` is set where a network says how large its reverse step is, see ``reverse_variance``.
     """
+
+    fraction: Tensor | None = None
 
     def __init__(self, space: str, value: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor):
         if space not in SPACES:
@@ -91,6 +95,27 @@ class Prediction:
                 return (alpha * z - square * self.x0) / sigma
             case _:
                 return (square * self.epsilon - sigma * z) / alpha
+
+    def at(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """alpha x0 + sigma epsilon, the guess carried to another pair (alpha, sigma): the step of every sampler.
+
+        Formed as one combination of z and the guess in its own space, without going through x0 and epsilon.
+        """
+        a, s = self.alpha, self.sigma
+        match self.space:
+            case "x0":
+                of_z = sigma / s
+                of_guess = alpha - a * of_z
+            case "epsilon":
+                of_z = alpha / a
+                of_guess = sigma - s * of_z
+            case "score":
+                of_z = alpha / a
+                of_guess = s * (s * of_z - sigma)
+            case _:
+                square = a.square() + s.square()
+                of_z, of_guess = (alpha * a + sigma * s) / square, (sigma * a - alpha * s) / square
+        return (of_z * self.z).addcmul_(self.__dict__[self.space], of_guess)
 
     def epsilon_error(self, x: Tensor, eps: Tensor) -> Tensor:
         """epsilon_hat - eps for the truth (x, eps), taken in the guess's own space.

@@ -1,0 +1,160 @@
+r"""The variance V of a reverse step p(z_s | z_t) = N(mean of q(z_s | z_t, x_hat), V I), in discrete time.
+
+The KL of one step is that of two Gaussians whose means differ by c (x - x_hat),
+
+    KL = 1/2 [d (b / V - 1 - log(b / V)) + c^2 |x - x_hat|^2 / V],   c^2 |x - x_hat|^2 = b r |eps - eps_hat|^2
+
+with b = beta tilde = sigma_s^2 (1 - exp(gamma_s - gamma_t)) and r = expm1(gamma_t - gamma_s) for every
+process. So a choice of V is one number a step, ``log(V / b)``, or one a dimension; in continuous time there
+is nothing to choose.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .draws import mix
+from .prediction import Prediction
+from .process import Process, expand
+from .schedule import Schedule
+
+NODES = 32  # gammas at which the error behind the optimal variance is measured, at most
+
+
+def step_of(schedule: Schedule, t: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """(gamma_t, gamma_s), (B,) each, of the step that t in [0, 1) falls into on the grid k / T: T terms."""
+    upper = (torch.floor(t * steps) + 1).clamp(max=steps)
+    return schedule.gamma(upper / steps), schedule.gamma((upper - 1) / steps)
+
+
+def step_kl(squared: Tensor, gamma_t: Tensor, gamma_s: Tensor, log_ratio: Tensor) -> Tensor:
+    """KL(q(z_s | z_t, x) || p(z_s | z_t)), nats (B,), from squared epsilon errors (B, *event), log(V / b)."""
+    scaled = torch.exp(-log_ratio) * expand(torch.expm1(gamma_t - gamma_s), squared) * squared
+    return 0.5 * (scaled + torch.expm1(-log_ratio) + log_ratio).flatten(1).sum(1)
+
+
+class ReverseVariance:
+    """``log_ratio(process, gamma_t, gamma_s, guess)`` -> log(V / b), broadcastable against z (B, *event)."""
+
+    def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
+        raise NotImplementedError
+
+
+class BetaTilde(ReverseVariance):
+    """V = b, the posterior's own variance: right if x were known (DDPM's "fixed small")."""
+
+    def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
+        return torch.zeros_like(expand(gamma_t, guess.z))
+
+
+class Beta(ReverseVariance):
+    """V = sigma_t^2 (1 - exp(gamma_s - gamma_t)), the forward step's, for x ~ N(0, I) ("fixed large")."""
+
+    def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
+        sigma_t, sigma_s = process.alpha_sigma(gamma_t)[1], process.alpha_sigma(gamma_s)[1]
+        return expand(2 * torch.log(sigma_t / sigma_s), guess.z)
+
+
+class Optimal(ReverseVariance):
+    r"""V* = b + c^2 E|x - x_hat|^2 / d, the best isotropic V of each step (Bao et al. 2022, Analytic-DPM).
+
+    In our terms log(V* / b) = log(1 + expm1(gamma_t - gamma_s) m(gamma_t)) with m the mean squared epsilon
+    error per dimension, between 0 and 1 for a fair denoiser; linear in gamma between the nodes it is known at.
+
+    Args:
+        gamma: (n,) increasing nodes, or None until ``calibrate`` measures them.
+        epsilon_mse: (n,) E|eps - eps_hat|^2 / d there.
+    """
+
+    def __init__(self, gamma: Tensor | None = None, epsilon_mse: Tensor | None = None):
+        self.gamma, self.epsilon_mse = gamma, epsilon_mse
+
+    @torch.no_grad()
+    def calibrate(
+        self,
+        denoiser,
+        schedule: Schedule,
+        steps: int,
+        x: Tensor,
+        seed: int = 0,
+        condition: Tensor | None = None,
+    ) -> None:
+        """Measure m on items x (B, *event) that are not those the bound is reported on: training items.
+
+        At the T upper ends of the steps, or at 32 evenly spaced gammas where T is more; one draw an item
+        and node.
+        """
+        if steps <= NODES:
+            gamma = schedule.gamma(torch.arange(1, steps + 1, device=x.device) / steps)
+        else:
+            low, high = schedule.gamma(torch.tensor([0.0, 1.0], device=x.device)).tolist()
+            gamma = torch.linspace(low, high, NODES, device=x.device)
+        found = []
+        for i, node in enumerate(gamma):
+            eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(mix(seed, 6, i))).to(x)
+            guess = denoiser(denoiser.process.diffuse(x, node, eps), node, condition)
+            found.append(guess.epsilon_error(x, eps).square().mean())
+        self.gamma, self.epsilon_mse = gamma, torch.stack(found)
+
+    def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
+        if self.gamma is None or self.epsilon_mse is None:
+            raise RuntimeError(
+                "bound.variance=optimal: calibrate() has not measured the denoiser's error yet"
+            )
+        error = _interpolate(gamma_t, self.gamma.to(gamma_t), self.epsilon_mse.to(gamma_t))
+        return expand(torch.log1p(torch.expm1(gamma_t - gamma_s) * error), guess.z)
+
+
+class Learned(ReverseVariance):
+    r"""log V = f log beta + (1 - f) log beta tilde, f = (v + 1) / 2 (Nichol & Dhariwal 2021, eq. 15).
+
+    v is an output of the network, one a dimension, unbounded; see ``WithFraction``.
+
+    Raises:
+        ValueError: the denoiser's guess holds no fraction.
+    """
+
+    def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
+        if guess.fraction is None:
+            raise ValueError(
+                "bound.variance=learned: this denoiser learned none; beta_tilde, beta, optimal are accepted"
+            )
+        return guess.fraction * Beta().log_ratio(process, gamma_t, gamma_s, guess)
+
+
+class WithFraction(nn.Module):
+    """An output and, from one number more per dimension, the fraction f between beta tilde (0) and beta (1).
+
+    Args:
+        output: what the other numbers mean (``Output`` or ``LevelOutput``).
+    """
+
+    def __init__(self, output: nn.Module):
+        super().__init__()
+        self.output = output
+        self.space = output.space
+        self.per_dim: int = output.per_dim + 1  # type: ignore[assignment, operator]
+
+    def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
+        """raw (B, per_dim, *event) -> Prediction at z (B, *event) with its ``fraction`` (B, *event)."""
+        own, last = raw[:, :-1], raw[:, -1]
+        guess = self.output(own.squeeze(1) if self.per_dim == 2 else own, z, alpha, sigma)
+        guess.fraction = 0.5 * (last + 1)
+        return guess
+
+
+VARIANCES: dict[str, type[ReverseVariance]] = {
+    "beta_tilde": BetaTilde,
+    "beta": Beta,
+    "optimal": Optimal,
+    "learned": Learned,
+}
+
+
+def _interpolate(at: Tensor, nodes: Tensor, values: Tensor) -> Tensor:
+    """Piecewise linear through (nodes, values), constant beyond them; any shape of ``at``."""
+    if len(nodes) == 1:
+        return values.expand(at.shape)
+    right = torch.searchsorted(nodes, at.contiguous()).clamp(1, len(nodes) - 1)
+    left = right - 1
+    share = ((at - nodes[left]) / (nodes[right] - nodes[left])).clamp(0, 1)
+    return values[left] + share * (values[right] - values[left])

@@ -1,0 +1,220 @@
+"""The bound in T steps under each reverse variance, against the exact mixture and the KL of two Gaussians."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from triptych.diffusion.bound import Bound
+from triptych.diffusion.denoiser import Denoiser, Output
+from triptych.diffusion.hybrid import Hybrid
+from triptych.diffusion.mixture import GaussianMixture, Oracle
+from triptych.diffusion.objective import Objective
+from triptych.diffusion.prediction import Prediction
+from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.reverse_variance import Beta, Learned, Optimal, WithFraction, step_kl
+from triptych.diffusion.schedule import BetaLinear, Cosine, Linear
+from triptych.diffusion.weighting import Elbo
+
+IDEAL = 8.288  # nats: the diffusion term of the ring between gamma -10 and 8, continuous time
+BITS = 2 * math.log(2)
+VP = VariancePreserving()
+
+
+def ring() -> GaussianMixture:
+    angle = torch.arange(8) * (2 * math.pi / 8)
+    means = 1.5 * torch.stack([angle.cos(), angle.sin()], 1)
+    return GaussianMixture(torch.full((8,), 1 / 8), means, torch.eye(2).expand(8, 2, 2) * 0.15**2)
+
+
+def gaps(schedule, steps: int, n: int, variances=("beta_tilde", "beta", "optimal")) -> list[float]:
+    """Bits/dim above the ideal, each variance on the same draws."""
+    generator = torch.Generator().manual_seed(steps)
+    mixture = ring()
+    oracle = Oracle(mixture, VP)
+    x, _ = mixture.sample(n, generator)
+    t = (torch.rand((), generator=generator) + torch.arange(n) / n) % 1
+    t = t[torch.randperm(n, generator=generator)]
+    eps = torch.randn(n, 2, generator=generator)
+    found = []
+    for variance in variances:
+        bound = Bound(schedule, None, steps, variance)
+        bound.calibrate(oracle, mixture.sample(4000, generator)[0])
+        found.append((bound.diffusion(oracle, x, t, eps).nats.double().mean().item() - IDEAL) / BITS)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(10, (8.94, 0.65, 0.54)), (50, (1.06, 0.18, 0.13)), (250, (0.19, 0.04, 0.02))]
+)
+def test_the_ring_costs_what_the_reverse_variance_says(steps, expected):
+    # Monte-Carlo noise: about .012 (250 steps) and .04 (10 steps, beta tilde) at this many draws
+    tilde, beta, optimal = gaps(Linear(-10, 8), steps, 600_000)
+    assert tilde == pytest.approx(expected[0], rel=0.02, abs=0.03)
+    assert beta == pytest.approx(expected[1], abs=0.04)
+    assert optimal == pytest.approx(expected[2], abs=0.04)
+    assert optimal < beta < tilde
+
+
+@pytest.mark.parametrize(
+    ("schedule", "table"),
+    [
+        (BetaLinear(-10, 8), {10: (949, 0.91, 0.81), 50: (69.7, 0.26, 0.13), 250: (6.3, 0.02, 0)}),
+        (Cosine(-10, 8), {10: (226, 0.55, 0.37), 50: (23, 0.11, 0.04), 250: (2.0, 0, 0)}),
+        (Linear(-10, 8), {10: (10.7, 0.69, 0.56), 50: (1.17, 0.19, 0.12), 250: (0.20, 0.03, 0.01)}),
+    ],
+)
+def test_the_published_rows_of_the_ring(schedule, table):
+    # that table counts grid points: T - 1 steps; .1 of noise comes from the two heavy-tailed schedules
+    for points, row in table.items():
+        tilde, beta, optimal = gaps(schedule, points - 1, 150_000)
+        assert tilde == pytest.approx(row[0], rel=0.2, abs=0.25)
+        assert beta == pytest.approx(row[1], abs=0.25)
+        assert optimal == pytest.approx(row[2], abs=0.25)
+        assert optimal < beta + 0.005 and beta < tilde
+
+
+def test_the_step_is_the_kl_of_two_gaussians():
+    generator = torch.Generator().manual_seed(0)
+    x, guess_x, eps = (torch.randn(5, 3, generator=generator, dtype=torch.float64) for _ in range(3))
+    gamma_t, gamma_s = (
+        torch.tensor([2.0, 0.0, -3.0, 5.0, 1.0]).double(),
+        torch.tensor([1.0, -4.0, -3.5, 0.0, -9.0]).double(),
+    )
+    alpha, sigma = (a[:, None] for a in VP.alpha_sigma(gamma_t))
+    z = alpha * x + sigma * eps
+    guess = Prediction("x0", guess_x, z, alpha, sigma)
+    guess.fraction = torch.rand(5, 3, generator=generator, dtype=torch.float64)
+    squares = guess.epsilon_error(x, eps).square()
+    true, ours = VP.posterior(z, x, gamma_t, gamma_s), VP.posterior(z, guess_x, gamma_t, gamma_s)
+    error = torch.tensor([0.1, 0.9]).double()
+    for variance in (Beta(), Learned(), Optimal(torch.tensor([-9.0, 5.0]).double(), error)):
+        log_ratio = variance.log_ratio(VP, gamma_t, gamma_s, guess)
+        std = ours.std * torch.exp(0.5 * log_ratio)
+        normal = torch.distributions.Normal
+        kl = torch.distributions.kl_divergence(
+            normal(true.mean, true.std.expand_as(z)), normal(ours.mean, std.expand_as(z))
+        )
+        assert torch.allclose(step_kl(squares, gamma_t, gamma_s, log_ratio), kl.sum(1), rtol=1e-9)
+
+
+def test_beta_is_the_forward_step():
+    gamma_t, gamma_s = torch.tensor([1.0]).double(), torch.tensor([-2.0]).double()
+    (a_t, s_t), (a_s, s_s) = VP.alpha_sigma(gamma_t), VP.alpha_sigma(gamma_s)
+    guess = Prediction(
+        "x0", torch.zeros(1, 1).double(), torch.zeros(1, 1).double(), a_t[:, None], s_t[:, None]
+    )
+    tilde = VP.posterior(guess.z, guess.x0, gamma_t, gamma_s).std.square()
+    beta = tilde * Beta().log_ratio(VP, gamma_t, gamma_s, guess).exp()
+    assert torch.allclose(beta, s_t**2 - (a_t / a_s) ** 2 * s_s**2)
+
+
+def test_the_optimal_variance_is_the_best_isotropic_one():
+    generator = torch.Generator().manual_seed(1)
+    mixture = ring()
+    oracle = Oracle(mixture, VP)
+    x, _ = mixture.sample(40_000, generator)
+    t, s = torch.tensor(0.5), torch.tensor(-1.5)
+    eps = torch.randn(x.shape, generator=generator)
+    squares = oracle(VP.diffuse(x, t, eps), t).epsilon_error(x, eps).square()
+    best = torch.log1p(torch.expm1(t - s) * squares.mean())
+    costs = [step_kl(squares, t, s, best + d).mean().item() for d in (-0.1, 0.0, 0.1)]
+    assert costs[1] < costs[0] and costs[1] < costs[2]
+
+
+class Fixed(nn.Module):
+    """Says ``eps`` and ``v`` whatever it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.eps, self.v = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.tensor(0.2))
+
+    def forward(self, z, gamma, condition):
+        return torch.stack([self.eps.expand_as(z), self.v.expand_as(z)], 1)
+
+
+def test_hybrid_trains_the_mean_and_the_variance_apart():
+    network = Fixed()
+    denoiser = Denoiser(network, WithFraction(Output("epsilon")), VP)
+    schedule, steps = Linear(-6, 6), 7
+    x, eps = torch.randn(2, 64, 3, generator=torch.Generator().manual_seed(0))
+    t = torch.rand(64, generator=torch.Generator().manual_seed(1))
+    Objective("epsilon", Elbo(), steps)(denoiser, schedule, x, t, eps).nats.mean().backward()
+    plain = network.eps.grad.clone()
+    network.zero_grad()
+    Hybrid("epsilon", Elbo(), steps)(denoiser, schedule, x, t, eps).nats.mean().backward()
+    assert torch.equal(network.eps.grad, plain) and network.v.grad != 0
+    bound = Bound(schedule, None, steps, "learned")
+    network.zero_grad()
+    bound.diffusion(denoiser, x, t, eps).nats.mean().backward()
+    both = network.v.grad.clone()
+    network.zero_grad()
+    Hybrid("epsilon", Elbo(), steps)(denoiser, schedule, x, t, eps).nats.mean().backward()
+    assert torch.allclose(network.v.grad, both)
+
+
+def test_a_learned_variance_reaches_the_optimal_one():
+    schedule, steps = Linear(-6, 6), 1  # one step: one number to learn
+    mixture = GaussianMixture([1.0], [[0.0]], [[[1.0]]])
+    x, _ = mixture.sample(20_000, torch.Generator().manual_seed(2))
+    eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+    t = torch.zeros(len(x))
+    oracle = Oracle(mixture, VP)
+    fraction = nn.Parameter(torch.tensor(0.5))
+
+    class Told(nn.Module):
+        process = VP
+
+        def forward(self, z, gamma, condition=None):
+            guess = oracle(z, gamma)
+            guess.fraction = fraction.expand_as(z)
+            return guess
+
+    learned, optimal = Bound(schedule, None, steps, "learned"), Bound(schedule, None, steps, "optimal")
+    optimiser = torch.optim.LBFGS([fraction], max_iter=50, line_search_fn="strong_wolfe")
+
+    def cost():
+        optimiser.zero_grad()
+        loss = learned.diffusion(Told(), x, t, eps).nats.mean()
+        loss.backward()
+        return loss
+
+    optimiser.step(cost)
+    optimal.calibrate(oracle, x)
+    best = optimal.diffusion(oracle, x, t, eps).nats.mean()
+    assert cost().item() == pytest.approx(best.item(), rel=2e-3)
+
+
+def test_training_in_steps_is_the_bound_in_steps():
+    oracle = Oracle(ring(), VP)
+    x, _ = ring().sample(500, torch.Generator().manual_seed(0))
+    eps, t = torch.randn(500, 2), torch.rand(500)
+    for steps in (None, 1, 20):
+        loss = Objective("v", Elbo(), steps)(oracle, Linear(-10, 8), x, t, eps).nats
+        assert torch.allclose(
+            loss, Bound(Linear(-10, 8), None, steps).diffusion(oracle, x, t, eps).nats, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: Bound(Linear(-1, 1), None, 0), "bound.steps=0"),
+        (lambda: Bound(Linear(-1, 1), None, 5, "betta"), "beta_tilde, beta, optimal, learned"),
+        (lambda: Bound(Linear(-1, 1), None, None, "optimal"), "needs bound.steps"),
+        (lambda: Objective("x0", Elbo(), 0), "objective.steps=0"),
+        (lambda: Hybrid("x0", Elbo(), 5, 0.0), "vlb_weight"),
+    ],
+)
+def test_bad_values_are_named(make, word):
+    with pytest.raises(ValueError, match=word):
+        make()
+
+
+def test_a_bound_without_what_it_needs_says_so():
+    oracle, x, t = Oracle(ring(), VP), torch.zeros(4, 2), torch.full((4,), 0.5)
+    with pytest.raises(RuntimeError, match="calibrate"):
+        Bound(Linear(-1, 1), None, 5, "optimal").diffusion(oracle, x, t, x)
+    with pytest.raises(ValueError, match="learned none"):
+        Bound(Linear(-1, 1), None, 5, "learned").diffusion(oracle, x, t, x)
