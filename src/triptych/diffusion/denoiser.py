@@ -93,6 +93,11 @@ class Denoiser(nn.Module):
         super().__init__()
         self.network, self.output, self.process = network, output, process
 
+    @property
+    def conditional(self) -> bool:
+        """Whether the network is told a class; without one it then answers for all."""
+        return getattr(self.network, "num_classes", 0) > 0
+
     def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
         """z (B, *event), gamma (B,) or (), condition (B,) int64 or None."""
         alpha, sigma = self.process.alpha_sigma(expand(gamma, z))

@@ -48,16 +48,21 @@ class GaussianMixture(nn.Module):
         weights = torch.as_tensor(weights, dtype=torch.float64)
         means = torch.as_tensor(means, dtype=torch.float64)
         covariances = torch.as_tensor(covariances, dtype=torch.float64)
-        k, d = means.shape
-        if weights.shape != (k,) or covariances.shape != (k, d, d):
+        k, d = means.shape if means.ndim == 2 else (0, 0)
+        if not k or weights.shape != (k,) or covariances.shape != (k, d, d):
             raise ValueError(
                 f"a mixture takes weights (K,), means (K, d), covariances (K, d, d), not "
                 f"{tuple(weights.shape)}, {tuple(means.shape)}, {tuple(covariances.shape)}"
             )
-        if (weights <= 0).any() or abs(weights.sum().item() - 1) > 1e-6:
-            raise ValueError(f"mixture weights {weights.tolist()}: positive numbers that sum to one are accepted")
-        variances, bases = torch.linalg.eigh(covariances)
-        if not torch.allclose(covariances, covariances.mT) or (variances <= 0).any():
+        if not ((weights > 0).all() and abs(weights.sum().item() - 1) <= 1e-6):  # refuses NaN too
+            raise ValueError(
+                f"mixture weights {weights.tolist()}: positive numbers that sum to one are accepted"
+            )
+        if not means.isfinite().all():
+            raise ValueError(f"mixture means {means.tolist()}: finite numbers are accepted")
+        symmetric = torch.allclose(covariances, covariances.mT)  # False for NaN, on which eigh would fail
+        variances, bases = torch.linalg.eigh(covariances if symmetric else torch.zeros_like(covariances))
+        if (variances <= 0).any():
             raise ValueError("mixture covariances: symmetric positive definite matrices are accepted")
         self.register_buffer("weights", weights)
         self.register_buffer("means", means)
@@ -85,6 +90,10 @@ class GaussianMixture(nn.Module):
         log_joint, pull = self._parts(z, alpha, sigma)
         return -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
 
+    def log_joint(self, z: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
+        """log w_k N(z; alpha m_k, S_k) at z (B, d), (B, K): each component's share of the density."""
+        return self._parts(z, alpha, sigma)[0]
+
     def entropy(self, n: int = 100_000, seed: int = 0) -> Estimate:
         """Differential entropy in nats: exact for one component, else the mean of -log p over n draws."""
         if len(self.weights) == 1:
@@ -96,7 +105,9 @@ class GaussianMixture(nn.Module):
 
     def _parts(self, z: Tensor, alpha, sigma) -> tuple[Tensor, Tensor]:
         """log w_k N(z; alpha m_k, S_k) (B, K) and S_k^{-1} (z - alpha m_k) (B, K, d)."""
-        alpha, sigma = (torch.as_tensor(a, dtype=z.dtype, device=z.device).reshape(-1, 1, 1) for a in (alpha, sigma))
+        alpha, sigma = (
+            torch.as_tensor(a, dtype=z.dtype, device=z.device).reshape(-1, 1, 1) for a in (alpha, sigma)
+        )
         means, scales, bases = self.means.to(z), self.scales.to(z), self.bases.to(z)
         variance = alpha.square() * scales + sigma.square()  # (B or 1, K, d)
         along = torch.einsum("kji,bkj->bki", bases, z.unsqueeze(1) - alpha * means)
@@ -111,6 +122,8 @@ class Oracle(nn.Module):
     With a condition (B,) it is the denoiser of the component of that number.
     """
 
+    conditional = True
+
     def __init__(self, mixture: GaussianMixture, process: Process):
         super().__init__()
         self.mixture, self.process = mixture, process
@@ -124,3 +137,16 @@ class Oracle(nn.Module):
         else:
             score = -pull[torch.arange(len(z), device=z.device), condition]
         return Prediction("score", score, z, alpha, sigma)
+
+
+class ExactClassifier(nn.Module):
+    """log p(k | z) of a mixture's components under a process: the classifier that guidance wishes for."""
+
+    def __init__(self, mixture: GaussianMixture, process: Process):
+        super().__init__()
+        self.mixture, self.process = mixture, process
+
+    def forward(self, z: Tensor, gamma: Tensor) -> Tensor:
+        """z (B, d), gamma (B,) or () -> logits (B, K), the responsibilities' logarithms."""
+        alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
+        return torch.log_softmax(self.mixture.log_joint(z, alpha, sigma), 1)

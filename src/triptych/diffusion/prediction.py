@@ -97,7 +97,7 @@ class Prediction:
                 return (square * self.epsilon - sigma * z) / alpha
 
     def at(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """alpha x0 + sigma epsilon, the guess carried to another pair (alpha, sigma): the step of every sampler.
+        """alpha x0 + sigma epsilon: the guess carried to another noise level, the step of every sampler.
 
         Formed as one combination of z and the guess in its own space, without going through x0 and epsilon.
         """

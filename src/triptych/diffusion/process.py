@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 
 def expand(value: Tensor, like: Tensor) -> Tensor:
@@ -31,6 +30,10 @@ class Process:
         """Signal and noise scale at gamma, same shape as gamma."""
         raise NotImplementedError
 
+    def dlog_alpha(self, gamma: Tensor) -> Tensor:
+        """d log alpha / d gamma, same shape as gamma: what the SDE view's drift is made of."""
+        raise NotImplementedError
+
     def diffuse(self, x: Tensor, gamma: Tensor, eps: Tensor) -> Tensor:
         """z = alpha x + sigma eps (tutorial eq. 69): x, eps (B, *event), gamma (B,) or ()."""
         alpha, sigma = self.alpha_sigma(expand(gamma, x))
@@ -50,6 +53,7 @@ class Process:
 
     def prior_kl(self, x: Tensor, gamma: Tensor) -> Tensor:
         """KL(q(z_1 | x) || prior) in nats, (B,), against the process's own Gaussian prior."""
+        gamma = expand(gamma, x)
         alpha, sigma = self.alpha_sigma(gamma)
         ratio = (sigma / self.prior_std(gamma)) ** 2
         signal = (alpha / self.prior_std(gamma) * x).square()
@@ -64,7 +68,59 @@ class VariancePreserving(Process):
     """alpha^2 = sigmoid(-gamma), sigma^2 = sigmoid(gamma); prior N(0, I) (tutorial eq. 31)."""
 
     def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.exp(0.5 * logsigmoid(-gamma)), torch.exp(0.5 * logsigmoid(gamma))
+        return torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
+
+    def dlog_alpha(self, gamma: Tensor) -> Tensor:
+        return -0.5 * torch.sigmoid(gamma)
+
+    def prior_std(self, gamma: Tensor) -> Tensor:
+        return torch.ones_like(gamma)
+
+
+class VarianceExploding(Process):
+    """alpha = 1, sigma = e^{gamma / 2}; prior N(0, sigma_1^2 I) (Song & Ermon 2019; Song et al. 2021, VE)."""
+
+    def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(gamma), torch.exp(0.5 * gamma)
+
+    def dlog_alpha(self, gamma: Tensor) -> Tensor:
+        return torch.zeros_like(gamma)
+
+    def prior_std(self, gamma: Tensor) -> Tensor:
+        return torch.exp(0.5 * gamma)
+
+
+class SubVariancePreserving(Process):
+    r"""sigma = 1 - alpha^2, below VP's at every alpha; prior N(0, I) (Song et al. 2021, eq. 29).
+
+    With u = sigma / alpha = e^{gamma / 2} the positive root is alpha = 2 / (u + sqrt(u^2 + 4)), sigma = u
+    alpha: no difference of near-equal numbers at either end.
+    """
+
+    def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        ratio = torch.exp(0.5 * gamma)
+        alpha = 2 / (ratio + torch.hypot(ratio, torch.full_like(ratio, 2.0)))
+        return alpha, ratio * alpha
+
+    def dlog_alpha(self, gamma: Tensor) -> Tensor:
+        _, sigma = self.alpha_sigma(gamma)
+        return -0.5 * sigma / (2 - sigma)
+
+    def prior_std(self, gamma: Tensor) -> Tensor:
+        return torch.ones_like(gamma)
+
+
+class Rectified(Process):
+    """The straight path: alpha = sigmoid(-gamma / 2), sigma = sigmoid(gamma / 2) = 1 - alpha; prior N(0, I).
+
+    Liu et al. 2023 (rectified flow), Lipman et al. 2023 (flow matching, their time running the other way).
+    """
+
+    def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.sigmoid(-0.5 * gamma), torch.sigmoid(0.5 * gamma)
+
+    def dlog_alpha(self, gamma: Tensor) -> Tensor:
+        return -0.5 * torch.sigmoid(0.5 * gamma)
 
     def prior_std(self, gamma: Tensor) -> Tensor:
         return torch.ones_like(gamma)

@@ -39,6 +39,17 @@ class Simple(Weighting):
         return 2 * own / dgamma
 
 
+class NCSN(Weighting):
+    """NCSN (Song & Ermon 2019, eqs. 5-6): 1/2 lambda(sigma) |score error|^2, flat in time.
+
+    Their lambda(sigma) = sigma^2 makes every level's loss of order one: it is 1/2 |eps - eps_hat|^2, so
+    w = 1 / gamma'(t) whatever the objective's own space.
+    """
+
+    def weight(self, gamma: Tensor, dgamma: Tensor, own: Tensor) -> Tensor:
+        return 1 / dgamma
+
+
 class MinSNR(Weighting):
     """Min-SNR (Hang et al. 2023): x0 error times min(SNR, cap), so w = 2 min(1, cap e^gamma) / gamma'(t).
 

@@ -1,0 +1,134 @@
+r"""Guidance: denoisers that wrap denoisers and push their guess towards a class.
+
+Scales are in s-form, ``base + s (target - base)``: s = 1 is the target itself, s = 0 the base (the papers' w
+is s - 1). A linear mix of two guesses at the same (z, gamma) is the same mix in x0, epsilon, score and v.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .prediction import Prediction
+from .process import expand
+from .wrappers import Wrapper, is_conditional
+
+
+def extrapolate(base: Prediction, target: Prediction, scale: Tensor | float) -> Prediction:
+    """base + scale (target - base), in the target's own space."""
+    space = target.space
+    start, end = getattr(base, space), getattr(target, space)
+    return Prediction(space, start + scale * (end - start), target.z, target.alpha, target.sigma)
+
+
+def _refuse_unconditional(denoiser, what: str) -> None:
+    if not is_conditional(denoiser):
+        raise ValueError(f"{what}: the model knows no classes; train one with denoiser.conditional=true")
+
+
+class ClassifierFree(Wrapper):
+    r"""Ho & Salimans 2022 (tutorial eq. 167): score(z) + s (score(z | y) - score(z)), from one network.
+
+    Args:
+        denoiser: conditional; without a condition it answers for all classes.
+        scale: s; 1 is the conditional denoiser bit for bit, 0 the unconditional one.
+        interval: (low, high) gammas within which to guide (Kynkaanniemi et al. 2024); outside of it the
+            conditional denoiser answers alone.
+        rescale: share in which x0 is scaled back to the conditional guess's standard deviation, sample by
+            sample (Lin et al. 2024, sec. 3.4).
+
+    Raises:
+        ValueError: an unconditional denoiser, an empty interval, ``rescale`` outside [0, 1].
+    """
+
+    def __init__(
+        self, denoiser, scale: float = 1.0, interval: Sequence[float] | None = None, rescale: float = 0.0
+    ):
+        super().__init__(denoiser)
+        _refuse_unconditional(denoiser, f"guidance.scale={scale}")
+        if interval is not None and not (len(interval) == 2 and interval[0] < interval[1]):
+            raise ValueError(f"guidance.interval={interval}: null or two gammas [low, high] are accepted")
+        if not 0 <= rescale <= 1:
+            raise ValueError(f"guidance.rescale={rescale}: a number in [0, 1] is accepted")
+        self.scale, self.interval, self.rescale = float(scale), interval, rescale
+
+    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
+        """z (B, *event), gamma (B,) or (), condition (B,); without one the guess is unconditional."""
+        if condition is None or self.scale == 1:
+            return self.denoiser(z, gamma, condition)
+        if self.interval is None:
+            if self.scale == 0:
+                return self.denoiser(z, gamma, None)
+            return self._guided(z, gamma, condition, self.scale)
+        inside = (gamma >= self.interval[0]) & (gamma <= self.interval[1])
+        if not inside.any():
+            return self.denoiser(z, gamma, condition)
+        return self._guided(z, gamma, condition, expand(torch.where(inside, self.scale, 1.0).to(z), z))
+
+    def _guided(self, z: Tensor, gamma: Tensor, condition: Tensor, scale: Tensor | float) -> Prediction:
+        target = self.denoiser(z, gamma, condition)
+        guess = extrapolate(self.denoiser(z, gamma, None), target, scale)
+        if not self.rescale:
+            return guess
+        std = [p.x0.flatten(1).std(1).view(-1, *(1,) * (z.ndim - 1)) for p in (target, guess)]
+        factor = 1 + self.rescale * (std[0] / std[1] - 1)
+        return Prediction("x0", guess.x0 * factor, z, guess.alpha, guess.sigma)
+
+
+class Classifier(Wrapper):
+    r"""Dhariwal & Nichol 2021 (tutorial eq. 161): score(z | y) = score(z) + s grad_z log p(y | z).
+
+    Args:
+        denoiser: asked without a condition.
+        classifier: noise-aware, ``(z (B, *event), gamma (B,)) -> logits (B, K)``.
+        scale: s; 1 is Bayes' rule, 0 the denoiser itself bit for bit.
+    """
+
+    def __init__(self, denoiser, classifier: Callable[[Tensor, Tensor], Tensor], scale: float = 1.0):
+        super().__init__(denoiser)
+        self.classifier, self.scale, self.conditional = classifier, float(scale), True
+
+    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
+        """z (B, *event), gamma (B,) or (), condition (B,); without one the guess is the denoiser's own."""
+        guess = self.denoiser(z, gamma, None)
+        if condition is None or self.scale == 0:
+            return guess
+        score = guess.score + self.scale * self.gradient(z, gamma, condition)
+        return Prediction("score", score, z, guess.alpha, guess.sigma)
+
+    def gradient(self, z: Tensor, gamma: Tensor, condition: Tensor) -> Tensor:
+        """grad_z log p(y | z), (B, *event)."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            logits = self.classifier(z, gamma.expand(z.shape[0]))
+            classes = logits.shape[1]
+            if condition.numel() and not (0 <= condition.min() and condition.max() < classes):
+                raise ValueError(f"class {condition.max().item()}: a label in 0..{classes - 1} is accepted")
+            picked = torch.log_softmax(logits, 1).gather(1, condition[:, None])
+            return torch.autograd.grad(picked.sum(), z)[0]
+
+
+class Auto(Wrapper):
+    """Autoguidance (Karras et al. 2024): away from a weaker version of the model, weak + s (good - weak).
+
+    Args:
+        denoiser: the good one; at s = 1 it answers alone, bit for bit.
+        weak: smaller, or trained for a shorter time, on the same task.
+        scale: s, usually above 1.
+
+    Raises:
+        ValueError: the two live under different processes.
+    """
+
+    def __init__(self, denoiser, weak, scale: float = 1.0):
+        super().__init__(denoiser)
+        if type(weak.process) is not type(denoiser.process):
+            names = type(weak.process).__name__, type(denoiser.process).__name__
+            raise ValueError(f"guidance.weak: its process {names[0]} is not the model's {names[1]}")
+        self.weak, self.scale = weak, float(scale)
+
+    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
+        good = self.denoiser(z, gamma, condition)
+        if self.scale == 1:
+            return good
+        return extrapolate(self.weak(z, gamma, condition), good, self.scale)

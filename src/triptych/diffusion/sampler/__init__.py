@@ -1,0 +1,29 @@
+r"""Samplers: from z_1 ~ prior down a grid of gammas to z_0, one ``step`` a pair of neighbours.
+
+A sampler is driven by a ``Denoiser`` alone, so each works with every network, guidance and oracle, and under
+any process and schedule. The deterministic ones solve one equation, the probability-flow ODE, which in the
+coordinates ``y = z / alpha`` and ``s = sigma / alpha = e^{gamma / 2}`` is ``dy/ds = epsilon(z, gamma)``,
+whatever the process.
+"""
+
+from .ancestral import Ancestral
+from .base import History, Sampler
+from .ddim import DDIM
+from .dpm_solver import DPMSolver
+from .euler import Euler
+from .heun import Heun
+from .langevin import AnnealedLangevin, Langevin
+from .predictor_corrector import PredictorCorrector
+
+__all__ = [
+    "DDIM",
+    "Ancestral",
+    "AnnealedLangevin",
+    "DPMSolver",
+    "Euler",
+    "Heun",
+    "History",
+    "Langevin",
+    "PredictorCorrector",
+    "Sampler",
+]

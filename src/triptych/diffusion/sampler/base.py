@@ -1,0 +1,124 @@
+"""What every sampler shares: the grid, the loop, chunks of a large batch. Subclasses give ``step``."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..process import Process
+from ..schedule import Schedule
+from .grid import check_grid, grid_gammas
+
+
+@dataclass
+class History:
+    """What a multi-step method remembers within one descent: its last guess and where that was made."""
+
+    gamma: Tensor | None = None
+    x0: Tensor | None = None
+
+
+def noise_like(z: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal noise of z's shape, from the sampler's own generator."""
+    return torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+
+
+class Sampler:
+    """Draws samples in ``steps`` steps on a grid from the schedule's gamma(1) down to its gamma(0).
+
+    Args:
+        steps: number of steps, at least 1.
+        grid: "gamma" (equal steps of log SNR), "time" (of the schedule's t) or "karras" (see ``grid.py``).
+        rho: the exponent of a Karras grid.
+        chunk: samples drawn at a time; null for about a million numbers at a time.
+
+    Attributes:
+        calls: calls of the denoiser in one step.
+
+    Raises:
+        ValueError: bad ``steps``, ``grid``, ``rho`` or ``chunk``.
+    """
+
+    calls = 1
+
+    def __init__(self, steps: int, grid: str = "gamma", rho: float = 7.0, chunk: int | None = None):
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"sampler.steps={steps}: a whole number from 1 is accepted")
+        if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
+            raise ValueError(f"sampler.chunk={chunk}: null or a whole number from 1 is accepted")
+        check_grid(grid, rho)
+        self.steps, self.grid, self.rho, self.chunk = steps, grid, rho, chunk
+
+    @property
+    def evaluations(self) -> int:
+        """Calls of the denoiser for one sample (NFE)."""
+        return self.steps * self.calls
+
+    def gammas(
+        self, schedule: Schedule, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """The grid, from gamma(1) down to gamma(0), (steps + 1,)."""
+        return grid_gammas(schedule, self.steps, self.grid, self.rho, device, dtype)
+
+    def step(
+        self,
+        denoiser,
+        z: Tensor,
+        gamma_t: Tensor,
+        gamma_s: Tensor,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        history: History | None = None,
+    ) -> Tensor:
+        """z_t -> z_s for gamma_s < gamma_t, both (); a multi-step method reads and writes ``history``."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def path(
+        self,
+        denoiser,
+        gammas: Tensor,
+        z: Tensor,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
+        """Every z (B, *event) on the way down from ``z`` at gammas[0]; the last is at gammas[-1]."""
+        history = History()
+        for gamma_t, gamma_s in pairwise(gammas.unbind()):
+            z = self.step(denoiser, z, gamma_t, gamma_s, condition, generator, history)
+            yield z
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        denoiser,
+        schedule: Schedule,
+        shape: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        condition: Tensor | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        progress: Callable = iter,
+    ) -> Tensor:
+        """Samples of ``shape`` (B, *event) in data units: z_0 / alpha_0, the decoder's mean.
+
+        ``progress`` wraps the loop over the steps of all chunks (a progress bar). The whole batch's starting
+        noise is drawn first, so a deterministic sampler gives the same samples whatever the chunk.
+        """
+        gammas = self.gammas(schedule, device, dtype)
+        process: Process = denoiser.process
+        start = torch.randn(tuple(shape), generator=generator, device=device, dtype=dtype)
+        start *= process.prior_std(gammas[0])
+        size = self.chunk or max(1, 2**20 // start[:1].numel()) if len(start) else 1
+        conditions = [None] * len(start) if condition is None else condition.split(size)
+        ticks = iter(progress(range(self.steps * -(-len(start) // size))))
+        done = []
+        for part, c in zip(start.split(size), conditions, strict=False):
+            z = part
+            for z in self.path(denoiser, gammas, part, c, generator):  # noqa: B007
+                next(ticks, None)
+            done.append(z)
+        return torch.cat(done) / process.alpha_sigma(gammas[-1])[0]

@@ -1,0 +1,30 @@
+import torch
+from torch import Tensor
+
+from .base import Sampler, noise_like
+
+
+class DDIM(Sampler):
+    r"""Song et al. 2021 (DDIM, eq. 12): z_s = alpha_s x_hat + sqrt(sigma_s^2 - n^2) eps_hat + n noise.
+
+    n = eta sigma_s sqrt(1 - exp(gamma_s - gamma_t)): eta = 0 is the probability-flow ODE's first-order step,
+    eta = 1 the ancestral sampler.
+
+    Raises:
+        ValueError: ``eta`` outside [0, 1].
+    """
+
+    def __init__(self, steps: int, grid: str = "gamma", eta: float = 0.0, **options):
+        super().__init__(steps, grid, **options)
+        if not 0 <= eta <= 1:
+            raise ValueError(f"sampler.eta={eta}: a number in [0, 1] is accepted")
+        self.eta = eta
+
+    def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None) -> Tensor:
+        guess = denoiser(z, gamma_t, condition)
+        alpha, sigma = denoiser.process.alpha_sigma(gamma_s)
+        if not self.eta:
+            return guess.at(alpha, sigma)
+        fresh = self.eta**2 * -torch.expm1(gamma_s - gamma_t)
+        mean = guess.at(alpha, sigma * torch.sqrt(1 - fresh))
+        return mean.addcmul_(noise_like(z, generator), sigma * torch.sqrt(fresh))

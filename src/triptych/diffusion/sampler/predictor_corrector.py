@@ -1,0 +1,30 @@
+from torch import Tensor
+
+from ..langevin import langevin
+from .ancestral import Ancestral
+
+
+class PredictorCorrector(Ancestral):
+    r"""Song et al. 2021 (SDE, algorithm 1): an ancestral step, then ``inner`` Langevin updates where it led.
+
+    Their corrector's size 2 (snr |noise| / |score|)^2 is 2 snr^2 sigma^2 where the score has its typical
+    length sqrt(d) / sigma; we take that, so that no sample's step depends on the batch it came in.
+
+    Raises:
+        ValueError: ``inner`` below 1, ``snr`` not positive.
+    """
+
+    def __init__(self, steps: int, grid: str = "gamma", inner: int = 1, snr: float = 0.16, **options):
+        super().__init__(steps, grid, **options)
+        if inner < 1:
+            raise ValueError(f"sampler.inner={inner}: a whole number from 1 is accepted")
+        if not snr > 0:
+            raise ValueError(f"sampler.snr={snr}: a positive number is accepted")
+        self.inner, self.snr = inner, snr
+        self.calls = 1 + inner
+
+    def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None) -> Tensor:
+        z = super().step(denoiser, z, gamma_t, gamma_s, condition, generator)
+        _, sigma = denoiser.process.alpha_sigma(gamma_s)
+        size = 2 * self.snr**2 * sigma.square()
+        return langevin(lambda z: denoiser(z, gamma_s, condition).score, z, size, self.inner, generator)

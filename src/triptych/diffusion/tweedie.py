@@ -1,0 +1,51 @@
+r"""Tweedie's formula as a measurement (tutorial eq. 133): is a denoiser's posterior mean the true one?
+
+E[x | z] = (z + sigma^2 grad log p(z)) / alpha. Where the truth is known, the distance between a model's
+posterior mean and the oracle's is what training has left undone; the posterior's own spread E|x - E[x | z]|^2
+is what no model removes.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class TweedieError(NamedTuple):
+    """Mean squares per dimension at one gamma.
+
+    ``excess``: model against oracle, with its standard error; ``spread``: the true posterior's variance.
+    """
+
+    gamma: float
+    excess: float
+    stderr: float
+    spread: float
+
+
+def posterior_mean(score: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """(z + sigma^2 score) / alpha, (B, *event)."""
+    return (z + sigma.square() * score) / alpha
+
+
+@torch.no_grad()
+def tweedie_errors(
+    denoiser, oracle, x: Tensor, gammas: Tensor, generator: torch.Generator
+) -> list[TweedieError]:
+    """One row a gamma in ``gammas`` (G,), over the points x (B, *event); both denoisers under one process.
+
+    The model's mean is formed from its score, whatever its network predicts.
+    """
+    rows = []
+    for gamma in gammas:
+        eps = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        z = oracle.process.diffuse(x, gamma, eps)
+        alpha, sigma = oracle.process.alpha_sigma(gamma)
+        true = oracle(z, gamma).x0
+        model = posterior_mean(denoiser(z, gamma).score, z, alpha, sigma)
+        excess = (model - true).square().flatten(1).mean(1).double()
+        spread = (x - true).square().flatten(1).mean(1).double()
+        stderr = excess.std().item() / math.sqrt(len(x))
+        rows.append(TweedieError(gamma.item(), excess.mean().item(), stderr, spread.mean().item()))
+    return rows

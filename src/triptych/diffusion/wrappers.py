@@ -1,0 +1,64 @@
+"""Denoisers that wrap a denoiser: what is done to a guess, every sampler and every other wrapper can use."""
+
+import torch
+from torch import Tensor, nn
+
+from .prediction import Prediction
+from .process import Process
+
+
+def is_conditional(denoiser) -> bool:
+    """Whether the denoiser was trained to be told a class, and without one answers for all."""
+    return bool(getattr(denoiser, "conditional", False))
+
+
+class Wrapper(nn.Module):
+    """A denoiser around a denoiser: same process, same conditioning, unless a subclass says otherwise."""
+
+    process: Process
+
+    def __init__(self, denoiser):
+        super().__init__()
+        self.denoiser = denoiser
+        self.process = denoiser.process
+        self.conditional = is_conditional(denoiser)
+
+
+class StaticThreshold(Wrapper):
+    """x0 clamped to [-bound, bound], the data's range (Ho et al. 2020, in every reference sampler).
+
+    Raises:
+        ValueError: ``bound`` is not positive.
+    """
+
+    def __init__(self, denoiser, bound: float = 1.0):
+        if not bound > 0:
+            raise ValueError(f"threshold.bound={bound}: a positive number is accepted")
+        super().__init__(denoiser)
+        self.bound = bound
+
+    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
+        guess = self.denoiser(z, gamma, condition)
+        return Prediction("x0", guess.x0.clamp(-self.bound, self.bound), z, guess.alpha, guess.sigma)
+
+
+class DynamicThreshold(Wrapper):
+    """x0 clamped to [-s, s] and divided by s, s = max(1, the ``quantile`` of |x0| in each sample).
+
+    Saharia et al. 2022 (Imagen, sec. 2.3): keeps strong guidance from saturating pixels.
+
+    Raises:
+        ValueError: ``quantile`` outside (0, 1].
+    """
+
+    def __init__(self, denoiser, quantile: float = 0.995):
+        if not 0 < quantile <= 1:
+            raise ValueError(f"threshold.quantile={quantile}: a number in (0, 1] is accepted")
+        super().__init__(denoiser)
+        self.quantile = quantile
+
+    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
+        guess = self.denoiser(z, gamma, condition)
+        size = guess.x0.abs().flatten(1).quantile(self.quantile, dim=1).clamp(min=1.0)
+        size = size.view(-1, *(1,) * (z.ndim - 1))
+        return Prediction("x0", torch.clamp(guess.x0, -size, size) / size, z, guess.alpha, guess.sigma)
