@@ -58,7 +58,7 @@ class Optimal(ReverseVariance):
     r"""V* = b + c^2 E|x - x_hat|^2 / d, the best isotropic V of each step (Bao et al. 2022, Analytic-DPM).
 
     In our terms log(V* / b) = log(1 + expm1(gamma_t - gamma_s) m(gamma_t)) with m the mean squared epsilon
-    error per dimension, between 0 and 1 for a fair denoiser; linear in gamma between the nodes it is known at.
+    error per dimension, between 0 and 1 for a fair denoiser; linear in gamma between its nodes.
 
     Args:
         gamma: (n,) increasing nodes, or None until ``calibrate`` measures them.

@@ -1,0 +1,162 @@
+r"""Learning the noise (tutorial, "Learning Diffusion Noise Parameters"; VDM, Kingma et al. 2021, app. I.2).
+
+The continuous-time bound depends on a schedule through its two endpoints alone; the shape between them
+changes only the *variance* of the bound's one-sample estimate. So the two are learned from different things:
+endpoints descend the bound, prior and reconstruction included; the interior descends E[L^2], which at a fixed
+mean is the variance.
+
+    gamma(t) = gamma_0 + (gamma_1 - gamma_0) s(t),   s(t) = (h(t) - h(0)) / (h(1) - h(0)),   h increasing
+
+Both gamma and its slope are formulas: no autograd in the forward pass, so evaluation and torch.compile hold.
+None of these parameters wants weight decay.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from .schedule import Schedule
+
+
+class LearnedEndpoints(Schedule):
+    """Straight between two learned endpoints: gamma = low + softplus(top - low) t, which cannot turn round.
+
+    Args:
+        gamma_min, gamma_max: where the endpoints start.
+        pinned: they stay there.
+
+    Raises:
+        ValueError: the endpoints are not finite and increasing.
+    """
+
+    def __init__(self, gamma_min: float, gamma_max: float, pinned: bool = False):
+        super().__init__(gamma_min, gamma_max)
+        self.pinned = pinned
+        width = torch.tensor(gamma_max - gamma_min, dtype=torch.float64)
+        raw = width + torch.log(-torch.expm1(-width))  # softplus(raw) = width
+        self.low = nn.Parameter(torch.tensor(float(gamma_min)), requires_grad=not pinned)
+        self.top = nn.Parameter((gamma_min + raw).float(), requires_grad=not pinned)
+
+    @property
+    def width(self) -> Tensor:
+        """gamma_1 - gamma_0, positive, ()."""
+        return softplus(self.top - self.low)
+
+    def gamma(self, t: Tensor) -> Tensor:
+        """gamma(t), any shape, on the parameters' device."""
+        return self.low + self.width * self.interior(self._here(t))[0]
+
+    def dgamma(self, t: Tensor) -> Tensor:
+        """d gamma / d t, by formula, any shape, on the parameters' device."""
+        return self.width * self.interior(self._here(t))[1]
+
+    def interior(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """s(t) from s(0) = 0 to s(1) = 1 and its slope, any shape."""
+        return t, torch.ones_like(t)
+
+    @torch.no_grad()
+    def t_of(self, gamma: Tensor) -> Tensor:
+        """The time at which the schedule passes ``gamma``, by bisection to 2^-40; no gradient."""
+        target = ((self._here(gamma) - self.low) / self.width).double()
+        low, high = torch.zeros_like(target), torch.ones_like(target)
+        for _ in range(40):
+            middle = 0.5 * (low + high)
+            above = self.interior(middle)[0] > target
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        return (0.5 * (low + high)).to(gamma)
+
+    def _here(self, t: Tensor) -> Tensor:
+        return t.to(self.low.device)
+
+    def _curve(self, u: Tensor) -> Tensor:  # the parent's way to its endpoints; ``gamma`` does not pass here
+        return u
+
+    _inverse = _curve
+
+
+class Monotone(LearnedEndpoints):
+    r"""VDM's monotone network (app. H) between endpoints that are pinned, or learned too.
+
+    h(t) = t + sum_k w_k sigmoid(r_k t - b_k) with w, r > 0; its start is close to linear.
+
+    Args:
+        gamma_min, gamma_max: the endpoints, or where they start.
+        pinned: whether they stay.
+        hidden: number of sigmoids.
+
+    Raises:
+        ValueError: bad endpoints, or ``hidden`` below 1.
+    """
+
+    def __init__(self, gamma_min: float, gamma_max: float, pinned: bool = True, hidden: int = 128):
+        if hidden < 1:
+            raise ValueError(f"schedule.hidden={hidden}: a whole number from 1 is accepted")
+        super().__init__(gamma_min, gamma_max, pinned)
+        rate = float(max(4, hidden // 2))
+        self.log_weight = nn.Parameter(torch.full((hidden,), 1 / hidden).log())
+        self.log_rate = nn.Parameter(torch.full((hidden,), rate).log())
+        self.shift = nn.Parameter(rate * torch.linspace(0.0, 1.0, hidden))
+        self._scale: _Scale | None = None
+
+    def interior(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """s(t) and its slope, any shape."""
+        ends, _ = self._network(torch.tensor([0.0, 1.0], dtype=t.dtype, device=t.device))
+        rise = ends[1] - ends[0]
+        h, slope = self._network(t)
+        s, ds = (h - ends[0]) / rise, slope / rise
+        if self._scale is not None and t.ndim:
+            s, ds = _Scaled.apply(s, self._scale), _Scaled.apply(ds, self._scale)
+        return s, ds
+
+    def _network(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """h(t) and h'(t)."""
+        weight, rate = self.log_weight.exp(), self.log_rate.exp()
+        bump = torch.sigmoid(rate * t.unsqueeze(-1) - self.shift)
+        return t + (weight * bump).sum(-1), 1 + (weight * rate * bump * (1 - bump)).sum(-1)
+
+    @contextmanager
+    def variance_descent(self) -> Iterator[Callable[[Tensor], None]]:
+        r"""Within, the interior's gradient will be that of E[L^2] / E[L] in place of E[L] (VDM app. I.2).
+
+        Per sample d L_i^2 = 2 L_i d L_i, so what flows back into s(t_i) and s'(t_i) is multiplied by
+        2 L_i / mean L; all else (network, endpoints) keeps its own gradient, in the same backward pass. Use:
+
+            with schedule.variance_descent() as tell:
+                loss = objective(denoiser, schedule, x, t, eps)
+            tell(loss.nats)
+            loss.nats.mean().backward()
+        """
+        scale = self._scale = _Scale()
+        try:
+            yield scale.tell
+        finally:
+            self._scale = None
+
+
+class _Scale:
+    """What the gradient of each sample is multiplied by, told after the forward pass."""
+
+    value: Tensor | None = None
+
+    def tell(self, nats: Tensor) -> None:
+        """Per-sample losses (B,), in the order of the times they were taken at."""
+        nats = nats.detach()
+        self.value = 2 * nats / nats.mean()
+
+
+class _Scaled(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by ``scale.value``."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, scale: _Scale) -> Tensor:  # type: ignore[override]
+        ctx.scale = scale
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # type: ignore[override]
+        if ctx.scale.value is None:
+            raise RuntimeError("variance_descent: the losses were not told before backward()")
+        return gradient * ctx.scale.value, None

@@ -1,0 +1,170 @@
+"""Learned schedules: formulas, what each parameter descends, and the variance that is the point of it."""
+
+import math
+
+import pytest
+import torch
+
+from triptych.diffusion.bound import Bound
+from triptych.diffusion.decoder import GaussianDensity
+from triptych.diffusion.draws import Draw
+from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
+from triptych.diffusion.mixture import GaussianMixture, Oracle
+from triptych.diffusion.objective import Objective
+from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.schedule import Linear
+from triptych.diffusion.weighting import Elbo
+
+VP = VariancePreserving()
+
+
+def ring() -> GaussianMixture:
+    angle = torch.arange(8) * (2 * math.pi / 8)
+    means = 1.5 * torch.stack([angle.cos(), angle.sin()], 1)
+    return GaussianMixture(torch.full((8,), 1 / 8), means, torch.eye(2).expand(8, 2, 2) * 0.15**2)
+
+
+def shaken(pinned: bool = True, hidden: int = 9) -> Monotone:
+    """A network far from its start."""
+    schedule = Monotone(-10, 8, pinned, hidden)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in (schedule.log_weight, schedule.log_rate, schedule.shift):
+            p += torch.randn(p.shape, generator=generator)
+    return schedule
+
+
+SCHEDULES = [LearnedEndpoints(-10, 8), Monotone(-10, 8), shaken(), shaken(False)]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("shape", [(), (5,), (3, 1, 4)])
+def test_gamma_rises_between_its_endpoints_and_knows_its_slope_and_inverse(schedule, shape):
+    t = torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    double = type(schedule)(-10, 8, *([schedule.pinned, 9] if isinstance(schedule, Monotone) else []))
+    if isinstance(schedule, Monotone) and schedule.shift.numel() == 9:
+        double.load_state_dict(schedule.state_dict())
+    double = double.double()
+    gamma, slope = torch.func.jvp(double.gamma, (t,), (torch.ones_like(t),))
+    assert gamma.shape == shape and (slope > 0).all()
+    assert torch.allclose(double.dgamma(t), slope, rtol=1e-9)
+    assert torch.allclose(double.t_of(gamma), t, atol=1e-9)
+    assert torch.allclose(schedule.gamma(torch.tensor([0.0, 1.0])), torch.tensor([-10.0, 8.0]))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_it_compiles_whole_and_works_without_gradients(schedule):
+    t = torch.rand(7)
+    both = torch.compile(lambda t: (schedule.gamma(t), schedule.dgamma(t)), fullgraph=True, backend="eager")
+    with torch.inference_mode():
+        gamma, slope = both(t)
+    assert torch.allclose(gamma, schedule.gamma(t)) and torch.allclose(slope, schedule.dgamma(t))
+    schedule.train()
+    both(t)[0].sum().backward()
+    schedule.zero_grad()
+
+
+def test_the_interior_descends_the_second_moment_and_the_endpoints_the_mean():
+    schedule, oracle = shaken(pinned=False), Oracle(ring(), VP)
+    generator = torch.Generator().manual_seed(2)
+    x, _ = ring().sample(200, generator)
+    t, eps = torch.rand(200, generator=generator), torch.randn(200, 2, generator=generator)
+    objective = Objective("epsilon", Elbo())
+
+    def gradients(loss):
+        schedule.zero_grad()
+        loss.backward()
+        return {name: p.grad.clone() for name, p in schedule.named_parameters()}
+
+    nats = objective(oracle, schedule, x, t, eps).nats
+    first = gradients(nats.mean())
+    nats = objective(oracle, schedule, x, t, eps).nats
+    second = gradients(nats.square().mean() / nats.mean().detach())
+    with schedule.variance_descent() as tell:
+        nats = objective(oracle, schedule, x, t, eps).nats
+    tell(nats)
+    ours = gradients(nats.mean())
+    for name in ("low", "top"):
+        assert torch.allclose(ours[name], first[name], rtol=1e-5)
+    for name in ("log_weight", "log_rate", "shift"):
+        assert torch.allclose(ours[name], second[name], rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(ours[name], first[name], rtol=0.1)
+
+
+def test_descent_without_its_losses_is_refused():
+    schedule = Monotone(-10, 8)
+    with schedule.variance_descent():
+        gamma = schedule.gamma(torch.rand(3))
+    with pytest.raises(RuntimeError, match="not told"):
+        gamma.sum().backward()
+
+
+def estimate(schedule, n: int = 200_000) -> tuple[float, float, float]:
+    """Mean, its standard error and per-draw variance of the ring's diffusion term, independent times."""
+    generator = torch.Generator().manual_seed(5)
+    mixture = ring()
+    x, _ = mixture.sample(n, generator)
+    t, eps = torch.rand(n, generator=generator), torch.randn(n, 2, generator=generator)
+    with torch.no_grad():
+        nats = Bound(schedule, None).diffusion(Oracle(mixture, VP), x, t, eps).nats.double()
+    return nats.mean().item(), nats.std().item() / math.sqrt(n), nats.var().item()
+
+
+def test_the_variance_falls_and_nothing_else_moves():
+    mixture = ring()
+    oracle, objective = Oracle(mixture, VP), Objective("epsilon", Elbo())
+    schedule = Monotone(-10, 8, pinned=True)
+    parameters = [p for p in schedule.parameters() if p.requires_grad]
+    assert len(parameters) == 3  # the endpoints are not among them
+    steps, batch = 300, 512
+    optimiser = torch.optim.Adam(parameters, lr=3e-2)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        x, _ = mixture.sample(batch, generator)
+        t, eps = torch.rand(batch, generator=generator), torch.randn(batch, 2, generator=generator)
+        with schedule.variance_descent() as tell:
+            nats = objective(oracle, schedule, x, t, eps).nats
+        tell(nats)
+        optimiser.zero_grad()
+        nats.mean().backward()
+        optimiser.step()
+        decay.step()
+    mean, stderr, variance = estimate(schedule)
+    before, before_stderr, straight = estimate(Linear(-10, 8))
+    assert straight == pytest.approx(187, rel=0.03)
+    assert variance <= 0.6 * straight  # the optimum is 88 / 187 = .47
+    assert abs(mean - 8.288) < 3 * stderr and abs(mean - before) < 3 * math.hypot(stderr, before_stderr)
+    assert torch.equal(schedule.gamma(torch.tensor([0.0, 1.0])), torch.tensor([-10.0, 8.0]))
+
+
+def test_free_endpoints_follow_the_bound():
+    # a narrow Gaussian and a density as decoder: wider is better, down to the entropy
+    mixture = GaussianMixture([1.0], [[0.0]], [[[0.1]]])
+    oracle, schedule = Oracle(mixture, VP), LearnedEndpoints(-1.0, 1.0)
+    bound = Bound(schedule, GaussianDensity())
+    optimiser = torch.optim.Adam(schedule.parameters(), lr=5e-2)
+    generator = torch.Generator().manual_seed(0)
+
+    def total(n: int) -> torch.Tensor:
+        x, _ = mixture.sample(n, generator)
+        t = (torch.arange(n) + torch.rand(n, generator=generator)) / n
+        eps, eps_0 = torch.randn(2, n, 1, generator=generator)
+        return bound(oracle, x, Draw(t[torch.randperm(n, generator=generator)], eps, eps_0)).total.mean()
+
+    before = total(20_000).item()
+    for _ in range(150):
+        optimiser.zero_grad()
+        total(256).backward()
+        optimiser.step()
+    low, high = schedule.gamma(torch.tensor([0.0, 1.0])).tolist()
+    assert low < -3 and high > 1.5
+    assert mixture.entropy().mean - 0.02 < total(20_000).item() < before - 0.1
+
+
+@pytest.mark.parametrize("kind", [LearnedEndpoints, Monotone])
+def test_bad_values_are_named(kind):
+    with pytest.raises(ValueError, match="gamma_min < gamma_max"):
+        kind(3, 3)
+    with pytest.raises(ValueError, match=r"schedule\.hidden=0"):
+        Monotone(-3, 3, hidden=0)
