@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,9 +25,25 @@ def one_line_errors() -> Iterator[None]:
         from triptych.config.check import explain
 
         sys.exit(_tell(explain(error, sys.argv[1:])))
+    except ValueError as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        if "/hydra/" not in frame.filename.replace(os.sep, "/"):
+            raise
+        sys.exit(_tell(str(error)))  # Hydra's grammar has refusals of this kind too
     except KeyboardInterrupt:
         print("interrupted; type the same command to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def quote_paths(arguments: list[str], keys: tuple[str, ...]) -> list[str]:
+    """Arguments as Hydra's grammar wants them: a path may hold = and commas, as the names of runs do."""
+    quoted = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key in keys and value and value[0] not in "'\"":
+            value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        quoted.append(f"{key}{equals}{value}")
+    return quoted
 
 
 def _tell(message: str) -> int:

@@ -17,10 +17,11 @@ from omegaconf import DictConfig
 
 from triptych.config.check import CONFIGS, check_keys
 from triptych.config.names import register_resolvers
-from triptych.door import one_line_errors
+from triptych.door import one_line_errors, quote_paths
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory
 from triptych.runs.prepare import prepare
+from triptych.runs.summary import failed, one_line
 
 register_resolvers()
 
@@ -42,11 +43,7 @@ def compose_and_train(cfg: DictConfig) -> float | None:
         check_keys(cfg, job)
         run = prepare(cfg, path, list(job.overrides.task), dict(job.runtime.choices))
     except UserError as error:
-        if not sweeping:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()  # Hydra made it before anything was known
-            raise
-        return _report_refusal(path, list(job.overrides.task), error)
+        return _refuse(path, list(job.overrides.task), error, sweeping)
     if run.status == "finished":
         if not sweeping:
             print(f"finished before: {run.path}")
@@ -61,11 +58,16 @@ def compose_and_train(cfg: DictConfig) -> float | None:
     return _metric(run, cfg.optimized_metric)
 
 
-def _report_refusal(path: Path, overrides: list[str], error: UserError) -> None:
-    """In a sweep one refused job is recorded and the others go on; what a directory held stays as it was."""
+def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) -> None:
+    """A single run ends here; in a sweep it is recorded and the others go on. What was there stays as it was."""
+    if not sweeping:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()  # Hydra made it before anything was known
+        with one_line_errors():  # here and not further up, where Hydra would add lines of its own
+            raise error
     run = RunDirectory(path)
     if run.status == "new":
-        run.write("summary.json", {"schema": 1, "status": "failed", "stage": "build", "overrides": overrides, "error": str(error)})
+        run.write("summary.json", failed({"overrides": overrides}, "build", str(error)))
     print(f"error: {path.name}: {error}", file=sys.stderr, flush=True)
 
 
@@ -77,13 +79,12 @@ def _metric(run: RunDirectory, name: str) -> float | None:
 
 
 def _print_result(run: RunDirectory) -> None:
-    from triptych.runs.summary import one_line
-
     print(one_line(run.summary() or {}))
 
 
 def main() -> None:
     """The console script."""
+    sys.argv[1:] = quote_paths(sys.argv[1:], ("data.root", "paths.root_dir", "paths.log_dir", "paths.data_dir"))
     with one_line_errors():
         resume = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith("resume=")]
         if resume:

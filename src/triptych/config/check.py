@@ -9,7 +9,9 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -43,29 +45,69 @@ def keys(node, prefix: str = "") -> Iterator[str]:
 
 
 def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
-    """Raise UserError for the first key of ``cfg`` that the free files added and no group defines."""
+    """Refuse keys that no group defines and values of another kind than the group's own.
+
+    Raises:
+        UserError: the first such key, its value, where it came from, and what would be accepted.
+    """
     choices = dict(hydra.runtime.choices)
-    chosen = {g: c for g, c in choices.items() if g in FREE_GROUPS and c and (CONFIGS / g / f"{c}.yaml").exists()}
-    if not chosen:
+    free = {g: c for g, c in choices.items() if g in FREE_GROUPS and c}
+    if not (CONFIGS / "local" / "default.yaml").exists():
+        free.pop("local", None)  # optional, and not there
+    if not free and not hydra.overrides.task:
         return
     loader = GlobalHydra.instance().config_loader()
     overrides = [f"{g}={c}" for g, c in choices.items() if not g.startswith("hydra/") and c and g not in FREE_GROUPS]
-    overrides += ["~local"]  # the one free group that is there by default
+    overrides.append("~local")  # the one free group that is there by default
     base = loader.load_configuration(hydra.job.config_name, overrides, RunMode.RUN)
     known = set(keys(base))
-    added = [o.lstrip("+").split("=", 1)[0] for o in hydra.overrides.task if o.startswith("+")]
-    where = ", ".join(f"{g}={c}" for g, c in chosen.items())
+    files = f" (in {', '.join(f'{g}={c}' for g, c in free.items())})" if free else ""
+    typed = {o.lstrip("+~").split("=", 1)[0] for o in hydra.overrides.task}
     for key in keys(cfg):
         if key.split(".")[0] == "hydra":  # there while a sweep is being set up; Hydra's own schema checks it
             continue
-        if key in known or any(key == a or key.startswith(f"{a}.") for a in added):
+        value = _plain(cfg, key)
+        where = "" if key in typed else files
+        if key in known:
+            if wanted := _other_kind(_plain(base, key), value):
+                raise UserError(f"{key}={value!r}{where}: {wanted} is accepted")
             continue
         parent, _, name = key.rpartition(".")
         if _target_takes(OmegaConf.select(cfg, parent) if parent else None, name):
             continue
         siblings = [k for k in known if k.rpartition(".")[0] == parent]
-        value = OmegaConf.to_container(OmegaConf.create({"v": OmegaConf.select(cfg, key)}), resolve=False)["v"]
-        raise UserError(f"{key}={value!r} (in {where}): no such key, {nearest(key, siblings)}")
+        raise UserError(f"{key}={value!r}{where}: no such key, {nearest(key, siblings)}")
+
+
+def _plain(cfg: DictConfig, key: str) -> Any:
+    """The value at a dotted key as plain data, interpolations left as they are written."""
+    node = cfg
+    *parents, name = key.split(".")
+    for parent in parents:
+        node = node[parent]
+    if OmegaConf.is_missing(node, name):
+        return "???"
+    if OmegaConf.is_interpolation(node, name):
+        return str(OmegaConf.to_container(node, resolve=False)[name])  # type: ignore[call-overload, index]
+    value = node[name]
+    return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
+
+
+def _other_kind(usual: Any, given: Any) -> str:
+    """What is accepted where the group's own value is ``usual``, if ``given`` is not of that kind; else ""."""
+    if given is None or (isinstance(given, str) and "${" in given):
+        return ""
+    if isinstance(usual, bool):
+        return "" if isinstance(given, bool) else "true or false"
+    if isinstance(usual, int):
+        return "" if isinstance(given, int) and not isinstance(given, bool) else "a whole number"
+    if isinstance(usual, float):
+        return "" if isinstance(given, int | float) and not isinstance(given, bool) else "a number"
+    if isinstance(usual, dict):
+        return "" if isinstance(given, dict) else f"a group of keys ({', '.join(map(str, usual))})"
+    if isinstance(usual, list):
+        return "" if isinstance(given, list) else "a list, as in [1,2]"
+    return ""
 
 
 def _target_takes(node, name: str) -> bool:
@@ -84,27 +126,24 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         group, _, option = found[1].rpartition("/")
         options = [p.stem for p in (CONFIGS / group).glob("*.yaml")]
         return f"{group}={option}: no such file, {nearest(option, options)} (accepted: {', '.join(sorted(options))})"
-    if found := re.search(r"Could not (?:override|append to config|delete from config\.?) ?'?([^'\n]+?)'?[.\n]", text):
+    if found := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         key = found[1].split("@")[0]
         given = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
-        return f"{given}: no such key, {nearest(key, _all_names())}"
+        return f"{given}: no such key, {nearest(key, _all_names(arguments))}"
     if found := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{found[1]}: a value is needed, as in {found[1]}=..."
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(lines[:3])
 
 
-def _all_names() -> list[str]:
-    """Every group and every key of the default composition, for suggestions."""
+def _all_names(arguments: Sequence[str]) -> list[str]:
+    """Every group, and every key of the composition that the sound choices among ``arguments`` make."""
     groups = [str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*") if p.is_dir() and p.name[0] not in "_."]
+    parts = (a.split("=", 1) for a in arguments if "=" in a)
+    choices = [f"{g}={c}" for g, c in parts if (CONFIGS / g / f"{c}.yaml").is_file()]
+    GlobalHydra.instance().clear()
     try:
-        hydra = GlobalHydra.instance()
-        if hydra.is_initialized():
-            loader = hydra.config_loader()
-            return groups + list(keys(loader.load_configuration("train", [], RunMode.RUN)))
-        from hydra import compose, initialize_config_dir
-
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return groups + list(keys(compose("train")))
+            return groups + list(keys(compose("train", overrides=choices)))
     except HydraException:
         return groups

@@ -15,6 +15,7 @@ from triptych.diffusion.draws import evaluation_draw, mix, training_draw
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.schedule import Schedule
+from triptych.errors import UserError
 from triptych.models.accounting import Accounting
 
 LEVEL_BINS = 20
@@ -105,7 +106,10 @@ class Diffusion(pl.LightningModule):
             self.log("train/grad_norm", nn.utils.get_total_norm(grads), on_step=True, on_epoch=False)
 
     def configure_optimizers(self) -> dict:
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        try:
+            optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"optimizer: {error}") from error
         steps = self.trainer.max_steps
         factor = LambdaLR(optimizer, lambda step: self.lr_schedule.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}

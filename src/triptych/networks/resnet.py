@@ -1,84 +1,110 @@
-import math, torch
-from torch import nn, Tensor
-import torch.nn.functional as F
+"""A residual network at one resolution, after VDM (Kingma et al. 2021, appendix B).
 
-class Norm(nn.Module):
-    def __init__(s, c, kind='ln'):
-        super().__init__(); s.kind=kind
-        s.n = nn.LayerNorm(c) if kind=='ln' else nn.GroupNorm(8, c)
-    def forward(s,h):
-        if s.kind=='ln': return s.n(h.permute(0,2,3,1)).permute(0,3,1,2)
-        return s.n(h)
+Three choices serve every objective alike:
+
+- Fourier features of z that fit the data's levels. At low noise the ideal denoiser is a staircase onto the levels,
+  which convolutions of z alone learn slowly.
+- The input features go once more, scaled but unmixed, into the last convolution.
+- A gain exp(a(gamma)) per channel before that convolution: a score grows as 1 / sigma, and a gain covers that range.
+
+The last convolution starts at zero and is made last, so all other initial weights are the same for any ``outputs``.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+from triptych.networks.embedding import Conditioning, LevelWaves, image_shape, per_dim, zeros
+
 
 class Block(nn.Module):
-    def __init__(s, c, e, drop, norm):
+    """norm, silu, conv, norm modulated by the conditioning, silu, channel dropout, conv; added to its input."""
+
+    def __init__(self, width: int, conditioning: int, dropout: float):
         super().__init__()
-        s.n1=Norm(c,norm); s.c1=nn.Conv2d(c,c,3,padding=1)
-        s.n2=Norm(c,norm); s.c2=nn.Conv2d(c,c,3,padding=1)
-        s.emb=nn.Linear(e,2*c); s.drop=drop
-        nn.init.zeros_(s.c2.weight); nn.init.zeros_(s.c2.bias); nn.init.zeros_(s.emb.weight); nn.init.zeros_(s.emb.bias)
-    def forward(s,x,e):
-        h=s.c1(F.silu(s.n1(x)))
-        a,b=s.emb(e)[:,:,None,None].chunk(2,1)
-        h=torch.addcmul(b,s.n2(h),1+a)
-        h=F.silu(h)
-        if s.drop: h=F.dropout2d(h,s.drop,s.training)
-        return x+s.c2(h)
+        self.first_norm, self.second_norm = _norm(width), _norm(width)
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = zeros(nn.Conv2d(width, width, 3, padding=1))
+        self.modulation = zeros(nn.Linear(conditioning, 2 * width))
+        self.dropout = nn.Dropout2d(dropout)  # by channel: a mask for each element costs a quarter of a step on a CPU
 
-class Attn(nn.Module):
-    def __init__(s,c,norm):
-        super().__init__(); s.n=Norm(c,norm); s.qkv=nn.Conv2d(c,3*c,1); s.o=nn.Conv2d(c,c,1)
-        nn.init.zeros_(s.o.weight); nn.init.zeros_(s.o.bias)
-    def forward(s,x,e):
-        B,C,H,W=x.shape
-        q,k,v=s.qkv(s.n(x)).permute(0,2,3,1).reshape(B,1,H*W,3*C).chunk(3,-1)
-        h=F.scaled_dot_product_attention(q,k,v)
-        return x+s.o(h.reshape(B,H,W,C).permute(0,3,1,2))
+    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+        scale, shift = self.modulation(c)[:, :, None, None].chunk(2, dim=1)
+        inner = self.first(silu(self.first_norm(h)))
+        inner = torch.addcmul(shift, self.second_norm(inner), 1 + scale)
+        return h + self.second(self.dropout(silu(inner)))
 
-class Tok(nn.Module):
-    """mix positions with a learned 64x64 matrix"""
-    def __init__(s,c,norm,hw=64):
-        super().__init__(); s.n=Norm(c,norm); s.m=nn.Linear(hw,hw); s.o=nn.Conv2d(c,c,1)
-        nn.init.zeros_(s.o.weight); nn.init.zeros_(s.o.bias)
-    def forward(s,x,e):
-        B,C,H,W=x.shape
-        h=s.n(x).permute(0,2,3,1).reshape(B,H*W,C)
-        h=F.silu(torch.einsum('ij,bjc->bic',s.m.weight,h)+s.m.bias[:,None])
-        return x+s.o(h.reshape(B,H,W,C).permute(0,3,1,2))
+
+class Attention(nn.Module):
+    """One head of self-attention over all positions, added to its input."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = _norm(width)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.out = zeros(nn.Conv2d(width, width, 1))
+
+    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+        tokens = self.qkv(self.norm(h)).flatten(2).transpose(1, 2)  # (B, H W, 3 width)
+        mixed = scaled_dot_product_attention(*tokens.unsqueeze(1).chunk(3, dim=-1)).squeeze(1)
+        return h + self.out(mixed.transpose(1, 2).unflatten(2, h.shape[2:]))
+
 
 class ResNet(nn.Module):
-    def __init__(s,shape,outputs=1,num_classes=0,width=48,blocks=4,attention='mid',dropout=.0,fourier=(4,2),spacing=.125,norm='ln',gain=True,skip=True,edim=64):
-        super().__init__(); C,H,W=shape; s.outputs=outputs; s.C=C
-        s.fw=[2*math.pi/(p*spacing) for p in fourier]
-        cin=C*(1+2*len(fourier)); s.skip=skip; s.gain=gain
-        s.register_buffer('freq',torch.exp(torch.linspace(math.log(2*math.pi/30),math.log(2*math.pi/1.),16)))
-        s.e=nn.Sequential(nn.Linear(32,edim),nn.SiLU(),nn.Linear(edim,edim),nn.SiLU())
-        s.cin=nn.Conv2d(cin,width,3,padding=1); s.pos=nn.Parameter(torch.zeros(1,width,H,W)); nn.init.normal_(s.pos,std=.1)
-        L=[]
-        for i in range(blocks):
-            L.append(Block(width,edim,dropout,norm))
-            if attention=='mid' and i==blocks//2-1: L.append(Attn(width,norm))
-            if attention=='two' and i in (blocks//2-1,blocks-1): L.append(Attn(width,norm))
-            if attention=='tok': L.append(Tok(width,norm,H*W))
-            if attention=='tok1' and i==blocks//2-1: L.append(Tok(width,norm,H*W))
-        s.L=nn.ModuleList(L)
-        s.n=Norm(width,norm); s.g=nn.Linear(edim,2*width); nn.init.zeros_(s.g.weight); nn.init.zeros_(s.g.bias)
-        s.sk=nn.Linear(edim,cin) if skip else None
-        if skip: nn.init.zeros_(s.sk.weight); nn.init.zeros_(s.sk.bias)
-        s.out=nn.Conv2d(width+(cin if skip else 0),C*outputs,3 if skip<2 else 1,padding=1 if skip<2 else 0); nn.init.zeros_(s.out.weight); nn.init.zeros_(s.out.bias)
-    def forward(s,z,gamma,condition=None):
-        f=[z]
-        for w in s.fw: f+= [torch.sin(w*z),torch.cos(w*z)]
-        f=torch.cat(f,1).contiguous(memory_format=torch.channels_last)
-        a=gamma[:,None]*s.freq
-        e=s.e(torch.cat([a.sin(),a.cos()],1))
-        h=s.cin(f)+s.pos
-        for l in s.L: h=l(h,e)
-        a,b=s.g(e)[:,:,None,None].chunk(2,1)
-        h=s.n(h)
-        if s.gain: h=F.silu(h)*a.exp()+b*0
-        else: h=F.silu(torch.addcmul(b,h,1+a))
-        if s.skip: h=torch.cat([h,f*s.sk(e)[:,:,None,None].exp()],1)
-        r=s.out(h)
-        if s.outputs>1: r=r.view(len(z),s.outputs,s.C,*z.shape[2:])
-        return r
+    """See ``triptych.networks`` for the contract.
+
+    Args:
+        width, blocks: channels and residual blocks; ``attention``: one layer of it in the middle.
+        dropout: share of a block's channels dropped in training.
+        fourier: periods of ``LevelWaves``, in units of the level spacing; empty for none.
+        conditioning: width of the embedding of gamma and label.
+        shape, outputs, num_classes, spacing: from the data and the objective.
+
+    Raises:
+        ValueError: the data are no images, or have no levels for ``fourier`` to fit.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        outputs: int = 1,
+        num_classes: int = 0,
+        spacing: float | None = None,
+        width: int = 32,
+        blocks: int = 4,
+        attention: bool = False,
+        dropout: float = 0.0,
+        fourier: Sequence[float] = (4, 2, 1),
+        conditioning: int = 64,
+    ):
+        super().__init__()
+        channels, height, breadth = image_shape(shape, "resnet")
+        self.shape, self.outputs = (channels, height, breadth), outputs
+        self.waves = LevelWaves(list(fourier), spacing)
+        features = channels * self.waves.factor
+        self.conditioning = Conditioning(conditioning, num_classes)
+        self.first = nn.Conv2d(features, width, 3, padding=1)
+        self.position = nn.Parameter(0.1 * torch.randn(1, width, height, breadth))
+        layers: list[nn.Module] = [Block(width, conditioning, dropout) for _ in range(blocks)]
+        if attention:
+            layers.insert(blocks // 2, Attention(width))
+        self.layers = nn.ModuleList(layers)
+        self.last_norm = _norm(width)
+        self.gains = zeros(nn.Linear(conditioning, width + features))
+        self.last = zeros(nn.Conv2d(width + features, channels * outputs, 3, padding=1))
+
+    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Tensor:
+        c = self.conditioning(gamma, condition)
+        x = self.waves(z).contiguous(memory_format=torch.channels_last)  # the layout that convolutions on a CPU like
+        h = self.first(x) + self.position
+        for layer in self.layers:
+            h = layer(h, c)
+        h = torch.cat([silu(self.last_norm(h)), x], dim=1)
+        return per_dim(self.last(h * self.gains(c)[:, :, None, None].exp()), self.outputs, self.shape)
+
+
+def _norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(8, width), width)

@@ -55,6 +55,8 @@ def _execute(run: RunDirectory, progress: Progress, stage: dict) -> dict:
     config, provenance = run.config(), run.provenance()
     quiet()
     progress.write("build", 0, config["trainer"]["max_steps"])
+    if config["threads"] < 1:
+        raise UserError(f"threads={config['threads']}: a whole number from 1 is accepted")
     torch.set_num_threads(config["threads"])
     check_targets(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)

@@ -39,8 +39,9 @@ class MetricsCsv(Logger):
             return
         with open(self.path, newline="") as file:
             for row in csv.DictReader(file):
-                if row["step"].isdigit() and int(row["step"]) <= step:
-                    self._rows[int(row.pop("step"))] = {k: v for k, v in row.items() if v not in ("", None)}
+                written = row.pop("step", "")
+                if written.isdigit() and int(written) <= step:
+                    self._rows[int(written)] = {k: v for k, v in row.items() if v not in ("", None)}
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:

@@ -1,0 +1,63 @@
+"""Evaluate a checkpoint, from the checkpoint alone: ``triptych-evaluate ckpt=PATH [split=val] [steps=1000] ...``."""
+
+import json
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from triptych.config.check import CONFIGS
+from triptych.config.names import register_resolvers
+from triptych.door import one_line_errors, quote_paths
+from triptych.errors import UserError
+
+register_resolvers()
+SPLITS = ("train", "val", "test")
+
+
+def evaluate(cfg: DictConfig) -> dict:
+    """The bound of a checkpoint over one split: {"bpd": {"mean", "stderr", "n"}, ...} as in summary.json."""
+    if cfg.split not in SPLITS:
+        raise UserError(f"split={cfg.split}: one of {', '.join(SPLITS)} is accepted")
+    from triptych.runs.execute import account_split, build_trainer
+    from triptych.runs.reopen import reopen
+
+    def adjust(config: dict) -> None:
+        if cfg.repeats is not None:
+            config["bound"]["repeats"] = cfg.repeats
+        if cfg.steps != "run":
+            config["bound"]["steps"] = cfg.steps
+        if cfg.batch_size is not None:
+            config["data"]["eval_batch_size"] = cfg.batch_size
+
+    opened = reopen(cfg.ckpt, cfg.weights, cfg.data_root, adjust)
+    if not len(opened.data.splits[cfg.split]):
+        raise UserError(f"split={cfg.split}: this run kept no items there; another of {', '.join(SPLITS)} is accepted")
+    trainer = build_trainer(opened.config, None, [], False)
+    limit = len(opened.data.splits["test"]) if cfg.split == "train" else None  # as the run itself accounts it
+    return account_split(trainer, opened.model, opened.data, cfg.split, limit)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="evaluate")
+def compose_and_evaluate(cfg: DictConfig) -> None:
+    """Hydra's task: evaluate, print one line, write JSON where asked."""
+    from triptych.runs.directory import write_atomic
+    from triptych.runs.summary import one_line
+
+    figures = evaluate(cfg)
+    print(one_line({cfg.split: figures}, cfg.split))
+    if cfg.out:
+        write_atomic(Path(cfg.out), json.dumps(figures, indent=1) + "\n")
+
+
+def main() -> None:
+    """The console script."""
+    sys.argv[1:] = quote_paths(sys.argv[1:], ("ckpt", "out", "data_root"))
+    with one_line_errors():
+        compose_and_evaluate()
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

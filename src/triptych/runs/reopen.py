@@ -1,0 +1,48 @@
+"""From a checkpoint alone back to the model and data that it was made with."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from triptych.config.build import check_targets
+from triptych.data.base import DataModule
+from triptych.errors import UserError
+from triptych.models.assemble import build_data, build_model
+from triptych.models.diffusion import Diffusion
+from triptych.runs.checkpoints import load_weights, read_checkpoint
+from triptych.runs.quiet import quiet
+
+
+class Opened(NamedTuple):
+    """The resolved configuration of a run, its data and its model with the weights asked for."""
+
+    config: dict
+    data: DataModule
+    model: Diffusion
+
+
+def reopen(
+    ckpt: str, weights: str | None = None, data_root: str | None = None, adjust: Callable[[dict], None] | None = None
+) -> Opened:
+    """Rebuild what ``ckpt`` holds; ``adjust`` may change the configuration before anything is built.
+
+    Raises:
+        UserError: a checkpoint that is missing, truncated or foreign; data that is not where it was.
+    """
+    checkpoint = read_checkpoint(Path(ckpt))
+    config = checkpoint["triptych"]["config"]
+    if data_root is not None:
+        if "root" not in config["data"]:
+            raise UserError(f"data_root={data_root}: data {config['data']['_target_']} lies in no folder; null is accepted")
+        config["data"]["root"] = data_root
+    if adjust is not None:
+        adjust(config)
+    check_targets(config)
+    quiet()
+    torch.set_num_threads(config["threads"])  # sums in another order would differ in the last digit
+    data = build_data(config)
+    model = build_model(config, data)
+    load_weights(model, checkpoint, weights or config["weights"])
+    return Opened(config, data, model.eval())

@@ -1,0 +1,78 @@
+"""Every test: no network, one thread, its own root for data and logs."""
+
+import os
+
+os.environ["WANDB_MODE"] = "offline"
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TINY = (
+    "trainer.max_steps=6 trainer.val_check_interval=3 trainer.log_every_n_steps=1 trainer.accelerator=cpu threads=1 "
+    "bound.repeats=2 bound.val_repeats=1 samples.n=4 sampler.steps=3 "
+    "denoiser.network.width=8 denoiser.network.blocks=1"
+).split()
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch) -> Path:
+    """Where this test's data and logs lie: never in the repository."""
+    import torch
+
+    torch.set_num_threads(1)
+    monkeypatch.setenv("TRIPTYCH_ROOT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def tiny() -> list[str]:
+    """Overrides that make a run of seconds on the real path."""
+    return list(TINY)
+
+
+@pytest.fixture
+def prepared(root) -> Callable:
+    """``prepared("objective=v", ...)``: the directory of a tiny run, as the door would make it."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf, open_dict
+
+    from triptych.config.check import CONFIGS
+    from triptych.config.names import register_resolvers
+    from triptych.runs.prepare import prepare
+
+    register_resolvers()
+
+    def make(*overrides: str, path: str | None = None, csv: bool = True):
+        asked = [*TINY, *(["logger=csv"] if csv else []), *overrides]
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            cfg = compose("train", overrides=asked, return_hydra_config=True)
+            HydraConfig.instance().set_config(cfg)
+            choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
+            with open_dict(cfg):
+                del cfg["hydra"]
+            return prepare(cfg, root / "logs" / "runs" / (path or "tiny"), list(overrides), choices)
+
+    return make
+
+
+@pytest.fixture
+def door(root) -> Callable:
+    """``door("triptych.train", "objective=v")``: a real command in a process of its own."""
+
+    def run(module: str, *arguments: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=root,
+            env=os.environ | environment,
+        )
+
+    return run
