@@ -1,14 +1,16 @@
-"""Values from JSON that anyone may have written, made plain: what they are not becomes None or NaN, never an error."""
+"""Values from JSON that anyone may have written, made plain; what they are not becomes NaN or None."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 
 def load(path: Path) -> Any:
+    """The file's JSON, or None where it is missing or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -16,6 +18,7 @@ def load(path: Path) -> Any:
 
 
 def number(value: Any) -> float:
+    """A float, NaN for anything else."""
     if isinstance(value, bool):
         return math.nan
     try:
@@ -25,9 +28,26 @@ def number(value: Any) -> float:
 
 
 def whole(value: Any) -> int | None:
-    number = number(value)
-    return int(number) if math.isfinite(number) else None
+    """An int, None for anything that is not a finite number."""
+    found = number(value)
+    return int(found) if math.isfinite(found) else None
 
 
 def line(text: object) -> str:
+    """The first line of a text, at most 500 characters."""
     return (str(text).strip().splitlines() or [""])[0][:500]
+
+
+def natural(text: str) -> list[Any]:
+    """A sort key under which "seed=2" comes before "seed=10"."""
+    return [
+        (0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part
+    ]
+
+
+def parse_overrides(overrides: Any) -> dict[str, str]:
+    """["objective=x0", "+a.b=1", "~c"] -> {"objective": "x0", "a.b": "1", "c": "removed"}, or ValueError."""
+    if not isinstance(overrides, list) or not all(isinstance(item, str) for item in overrides):
+        raise ValueError("overrides is not a list of strings")
+    pairs = (item.partition("=") for item in overrides)
+    return {key.lstrip("+~").strip(): value if equals else "removed" for key, equals, value in pairs}

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from triptych.runs.plain import line, load, number, whole
+from triptych.runs.plain import line, load, natural, number, parse_overrides, whole
 
 Status = Literal["finished", "failed", "running", "interrupted", "unreadable"]
 
 SCHEMA = 1
 UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
 PARTS = ("prior", "reconstruction", "diffusion")
+ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # the name under which an earlier run was kept when it started over
 STALE = 300.0  # seconds without a sign of life after which a run without a summary counts as interrupted
 
 
@@ -123,14 +124,14 @@ class Run:
 def find_runs(root: Path) -> list[Path]:
     """Every directory at or beneath `root` that holds config.yaml or summary.json, in natural order.
 
-    Does not look inside runs, hidden directories or links.
+    Does not look inside runs, hidden directories, links, or what `force=true` kept aside.
     """
     found = []
     for here, folders, files in os.walk(root):
         if "config.yaml" in files or "summary.json" in files:
             found.append(Path(here))
             folders.clear()
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not ASIDE.search(name)]
     return sorted(found, key=lambda path: natural(str(path)))
 
 
@@ -153,16 +154,7 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
         summary = json.loads(path.read_text(encoding="utf-8"))
         return Run(**(known | _summary(summary, directory)))
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        return Run(
-            **known, status="unreadable", error=f"summary.json: {line(error) or type(error).__name__}"
-        )
-
-
-def natural(text: str) -> list[Any]:
-    """A sort key under which "seed=2" comes before "seed=10"."""
-    return [
-        (0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part
-    ]
+        return Run(**known, status="unreadable", error=f"summary.json: {line(error) or type(error).__name__}")
 
 
 def _summary(summary: Any, directory: Path) -> dict[str, Any]:
@@ -216,14 +208,6 @@ def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
     if whole(seed) is not None:
         found["seed"] = whole(seed)
     return found
-
-
-def parse_overrides(overrides: Any) -> dict[str, str]:
-    """["objective=x0", "+a.b=1", "~c"] -> {"objective": "x0", "a.b": "1", "c": "removed"}, or ValueError."""
-    if not isinstance(overrides, list) or not all(isinstance(item, str) for item in overrides):
-        raise ValueError("overrides is not a list of strings")
-    pairs = (item.partition("=") for item in overrides)
-    return {key.lstrip("+~").strip(): value if equals else "removed" for key, equals, value in pairs}
 
 
 def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:

@@ -1,0 +1,43 @@
+"""`triptych-report DIR [DIR...]`: compare the runs beneath directories; the report goes into the first."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from triptych.runs.read import find_runs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 written, 2 for a directory that is missing, holds no run or cannot be written."""
+    parser = argparse.ArgumentParser("triptych-report", description=__doc__)
+    parser.add_argument(
+        "dirs", nargs="+", type=Path, metavar="DIR", help="a sweep's directory, or a single run's"
+    )
+    parser.add_argument(
+        "--title", help="the page's title (default: what the sweep says, else its directory's name)"
+    )
+    parser.add_argument("--expected", type=int, help="how many runs the sweep will have")
+    options = parser.parse_args(argv)
+    for directory in options.dirs:
+        if not directory.is_dir():
+            return _refuse(f"{directory}: {'not a directory' if directory.exists() else 'no such directory'}")
+        if not find_runs(directory):
+            return _refuse(f"{directory}: no run in it (a run's directory holds config.yaml or summary.json)")
+    # drawing is imported only now, so that --help and mistakes answer at once
+    from triptych.report.render import write_report
+    from triptych.report.terminal import print_table
+
+    try:
+        report = write_report(*options.dirs, title=options.title, expected=options.expected)
+    except OSError as error:
+        return _refuse(f"{options.dirs[0]}: the report cannot be written: {error.strerror or error}")
+    print_table(options.dirs[0], report=report)
+    return 0
+
+
+def _refuse(line: str) -> int:
+    print(f"triptych-report: {line}", file=sys.stderr)
+    return 2

@@ -1,0 +1,173 @@
+"""Runs in, comparisons out: which settings were tried, how each did, and what sets two of them apart.
+
+    Axis (a setting that differs) -> Cell (one combination, its runs by seed) -> Comparison (cells, all pairs)
+
+Only runs on the same data and in the same unit are compared; each such group is a Comparison of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations
+
+from triptych.report.axes import SWEEP, Axis, find_axes, label, value
+from triptych.report.statistics import Paired, Spread, holm, paired, spread
+from triptych.report.words import count, listed
+from triptych.runs.read import UNITS, Run
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of settings: its usable runs by seed (finished, finite bound) and the others."""
+
+    label: str
+    measure: str
+    runs: dict[int | None, Run]
+    others: tuple[Run, ...] = ()
+
+    def values(self, split: str = "test", part: str = "") -> dict[int | None, float]:
+        """The figure of each seed, in the unit of `measure`. `part`: "" the bound, "prior", "gap", ..."""
+        key = part if part in ("entropy", "gap") else f"{self.measure}_{part}" if part else self.measure
+        found = {seed: getattr(run, split).get(key) for seed, run in self.runs.items()}
+        return {seed: e.mean for seed, e in found.items() if e is not None and math.isfinite(e.mean)}
+
+    def spread(self, split: str = "test", part: str = "") -> Spread:
+        """Mean over seeds with its standard error and 95% interval."""
+        return spread(list(self.values(split, part).values()))
+
+    @cached_property
+    def bound(self) -> Spread:
+        """The test bound over seeds."""
+        return self.spread()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Cells on the same data in the same unit, best (lowest mean test bound) first.
+
+    `pairs[i, j]` with i < j is cell j minus cell i over common seeds; `adjusted[i, j]` is its p-value
+    after Holm's correction over all pairs. `pending` are cells without a usable run.
+    """
+
+    data: str
+    measure: str
+    axes: tuple[Axis, ...]
+    cells: tuple[Cell, ...]
+    pending: tuple[Cell, ...]
+    pairs: dict[tuple[int, int], Paired]
+    adjusted: dict[tuple[int, int], float]
+    notes: tuple[str, ...]
+
+    @property
+    def unit(self) -> str:
+        """ "bits/dim" or "nats/dim"."""
+        return UNITS[self.measure]
+
+    @property
+    def subject(self) -> str:
+        """What a cell is one of: "objective", "objective / schedule", "configuration"."""
+        return " / ".join(axis.key for axis in self.axes) or "configuration"
+
+    def pair(self, i: int, j: int) -> Paired:
+        """Cell j minus cell i, for any two different cells."""
+        return self.pairs[i, j] if i < j else self.pairs[j, i].reversed()
+
+    def p(self, i: int, j: int) -> float:
+        """The adjusted p-value of two different cells."""
+        return self.adjusted[min(i, j), max(i, j)]
+
+
+def compare(runs: Sequence[Run]) -> list[Comparison]:
+    """Group by data and unit, and compare within each group. Empty while nothing has finished."""
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    waiting = []
+    for run in runs:
+        if run.status == "finished" and run.measure:
+            groups[run.choices.get("data", ""), run.measure].append(run)
+        else:
+            waiting.append(run)
+    for run in waiting:
+        # a run that has not reported yet belongs where its data is, if that is told and unambiguous
+        homes = [key for key in groups if key[0] == run.choices.get("data", key[0])]
+        if len(homes) == 1 and (run.overrides or run.choices):
+            groups[homes[0]].append(run)
+    return [_compare(data, measure, group) for (data, measure), group in sorted(groups.items())]
+
+
+def _compare(data: str, measure: str, runs: list[Run]) -> Comparison:
+    axes, notes = find_axes(runs)
+    cells, repeated = _cells(runs, axes, measure)
+    if repeated and len({value(run, SWEEP) for run in runs}) > 1:
+        axes = [*axes, Axis(SWEEP, tuple(dict.fromkeys(value(run, SWEEP) for run in runs)))]
+        cells, repeated = _cells(runs, axes, measure)
+    if repeated:
+        notes.append(
+            f"{count(repeated, 'run')} repeated a setting and seed already run: the newest of each counts."
+        )
+    usable = sorted((cell for cell in cells if cell.runs), key=lambda cell: (cell.bound.mean, cell.label))
+    values = [cell.values() for cell in usable]
+    pairs = {(i, j): paired(values[i], values[j]) for i, j in combinations(range(len(usable)), 2)}
+    adjusted = dict(zip(pairs, holm([pair.p for pair in pairs.values()]), strict=True))
+    pending = tuple(cell for cell in cells if not cell.runs)
+    notes += [note for note in _warnings(runs, usable) if note]
+    return Comparison(data, measure, tuple(axes), tuple(usable), pending, pairs, adjusted, tuple(notes))
+
+
+def _cells(runs: list[Run], axes: list[Axis], measure: str) -> tuple[list[Cell], int]:
+    cells: dict[str, Cell] = {}
+    repeated = 0
+    for run in sorted(runs, key=lambda run: run.started):
+        name = label(run, axes)
+        cell = cells.setdefault(name, Cell(name, measure, {}))
+        if run.status == "finished" and math.isfinite(run.bound):
+            repeated += run.seed in cell.runs
+            cell.runs[run.seed] = run
+        else:
+            cells[name] = replace(cell, others=(*cell.others, run))
+    first = {label(run, axes): i for i, run in reversed(list(enumerate(runs)))}
+    # seeds in order, so that figures and the "first seed" do not depend on which job ended first
+    ordered = (replace(c, runs=dict(sorted(c.runs.items(), key=lambda kv: (kv[0] is None, kv[0] or 0))))
+               for c in cells.values())  # fmt: skip
+    return sorted(ordered, key=lambda cell: first[cell.label]), repeated
+
+
+def _warnings(runs: list[Run], cells: list[Cell]) -> list[str]:
+    """Whatever makes the comparison less controlled than it looks, one sentence each."""
+    used = [run for cell in cells for run in cell.runs.values()]
+    notes = []
+    broken = [run for run in runs if run.status == "finished" and not math.isfinite(run.bound)]
+    if broken:
+        names = listed([run.dir.name for run in broken])
+        notes.append(
+            f"{count(len(broken), 'run')} ended with a bound that is not finite and is left out: {names}."
+        )
+    if len({tuple(cell.runs) for cell in cells}) > 1:
+        notes.append(
+            "Not every setting has the same seeds yet: paired differences use only the seeds both have."
+        )
+    for cell in cells:
+        if len(cell.runs) > 1 and len(set(cell.values().values())) == 1:
+            notes.append(f"All seeds of {cell.label} gave the same figure: is the seed in use?")
+    sizes = sorted({run.test[run.measure].n for run in used if run.measure})
+    if len(sizes) > 1:
+        notes.append(
+            f"The runs were measured on different numbers of test items ({listed(list(map(str, sizes)))})."
+        )
+    for name, what in (
+        ("steps", "training steps"),
+        ("weights", "weights"),
+        ("commit", "commits of the code"),
+    ):
+        found = sorted({str(getattr(run, name)) for run in used if getattr(run, name)})
+        if len(found) > 1:
+            notes.append(f"The runs used different {what}: {listed([text[:10] for text in found])}.")
+    parameters = sorted({run.parameters for run in used if run.parameters})
+    if len(parameters) > 1:
+        notes.append(f"The networks differ in size: {parameters[0]:,} to {parameters[-1]:,} parameters.")
+    if any(run.dirty for run in used):
+        notes.append("Some runs used code with uncommitted changes, which their commit does not identify.")
+    return notes

@@ -1,0 +1,197 @@
+"""One row per cell: the headline, differences to the best, the parts of the bound, train against test.
+
+Each function takes a comparison and a colour per label; it returns a figure, or None where there is
+nothing to show. Rows are in the order of the table, the best on top.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.transforms import Transform
+
+from triptych.report.compare import Cell, Comparison
+from triptych.report.style import GRID, INK, MUTED, PAPER, axes, inches, short, shortened
+from triptych.report.words import REFERENCES, difference, number, plus_minus
+from triptych.runs.read import PARTS
+
+WIDTH, ROW = 7.2, 0.36
+Colours = Mapping[str, str]
+
+
+def headline(comparison: Comparison, colours: Colours) -> Figure | None:
+    """Each seed a dot, the mean a bar, the 95% interval a line; what simpler models need is marked."""
+    cells = comparison.cells
+    if not cells:
+        return None
+    figure, ax = _rows(comparison, [plus_minus(cell.bound) for cell in cells], top=0.42)
+    # an interval over two or three seeds can be far wider than everything else: the frame follows the dots
+    low, high = _frame([v for cell in cells for v in cell.values().values()], [cell.bound for cell in cells])
+    low, high = _references(ax, comparison, low, high)
+    for y, cell in enumerate(cells):
+        ink, bound, values = colours[cell.label], cell.bound, list(cell.values().values())
+        if bound.n > 1:
+            ax.plot(
+                [bound.low, bound.high], [y, y], color=ink, linewidth=5, alpha=0.28, solid_capstyle="butt"
+            )
+            ax.plot([bound.mean] * 2, [y - 0.26, y + 0.26], color=ink, linewidth=2.2)
+        shift = [0.2 * (k - (len(values) - 1) / 2) / max(len(values) - 1, 1) for k in range(len(values))]
+        ax.scatter(values, [y + s for s in shift], s=26, color=ink, edgecolor=PAPER, linewidth=0.7, zorder=3)
+    ax.set_xlim(low, high)
+    ax.set_xlabel(f"test bound, {comparison.unit} (lower is better)")
+    return figure
+
+
+def forest(comparison: Comparison, colours: Colours) -> Figure | None:
+    """Paired difference to the best with its 95% interval; hollow where no ranking is claimed."""
+    rivals = [(j, cell, comparison.pair(0, j)) for j, cell in enumerate(comparison.cells) if j]
+    rivals = [rival for rival in rivals if rival[2].n]
+    if not rivals:
+        return None
+    figure, ax = _rows(comparison, [difference(p) for _, _, p in rivals], [c for _, c, _ in rivals])
+    ax.axvline(0, color=INK, linewidth=1)
+    low, high = _frame([0.0] + [p.mean for _, _, p in rivals], [p for _, _, p in rivals])
+    for y, (_, cell, pair) in enumerate(rivals):
+        ink = colours[cell.label]
+        if not math.isnan(pair.low):
+            ax.plot([pair.low, pair.high], [y, y], color=ink, linewidth=1.8)
+            ends = [end for end in (pair.low, pair.high) if low <= end <= high]
+            ax.scatter(ends, [y] * len(ends), marker="|", s=42, color=ink, linewidth=1.8)
+        fill = ink if pair.distinguishable else PAPER
+        ax.scatter([pair.mean], [y], s=46, color=fill, edgecolor=ink, linewidth=1.6, zorder=3)
+    ax.set_xlim(low, high)
+    ax.set_xlabel(
+        f"{comparison.unit} more than {short(comparison.cells[0].label, 22)} (right of zero: worse)"
+    )
+    return figure
+
+
+def parts(comparison: Comparison, colours: Colours) -> Figure | None:
+    """The bound as a sum: prior, reconstruction and diffusion, as three depths of the cell's colour."""
+    cells = [cell for cell in comparison.cells if all(cell.spread(part=part).n for part in PARTS)]
+    if not cells:
+        return None
+    means = {cell.label: [cell.spread(part=part).mean for part in PARTS] for cell in cells}
+    figure, ax = _rows(comparison, ["" for _ in cells], cells, top=0.62, room=1.95)
+    inch = 1 / (ax.get_position().width * figure.get_size_inches()[0])
+    depth = (1.0, 0.62, 0.28)
+    for y, cell in enumerate(cells):
+        below = above = 0.0
+        for k, (mean, alpha) in enumerate(zip(means[cell.label], depth, strict=True)):
+            # a log-density can make a part negative: it then grows to the left of zero
+            start = above if mean >= 0 else below
+            ax.barh(y, mean, left=start, height=0.58, color=PAPER, linewidth=0)  # no grid lines shine through
+            ax.barh(y, mean, left=start, height=0.58, color=colours[cell.label], alpha=alpha, linewidth=0)
+            above, below = above + max(mean, 0), below + min(mean, 0)
+            place = ax.get_yaxis_transform()
+            ax.text(1 + (0.52 + 0.68 * k) * inch, y, number(mean), transform=place, ha="right", va="center")
+    keys = [
+        Patch(color=MUTED, alpha=alpha, linewidth=0, label=part)
+        for part, alpha in zip(PARTS, depth, strict=True)
+    ]
+    ax.legend(
+        handles=keys,
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1 + 0.2 / (ROW * (len(cells) + 0.3))),
+        ncols=3,
+        frameon=False,
+        handlelength=1.2,
+    )
+    for k, head in enumerate(("prior", "recon.", "diffusion")):
+        ax.text(
+            1 + (0.52 + 0.68 * k) * inch, -0.5, head, transform=place, color=MUTED, ha="right", va="bottom"
+        )
+    ax.set_xlabel(f"{comparison.unit}, mean over seeds")
+    return figure
+
+
+def train_test(comparison: Comparison, colours: Colours) -> Figure | None:
+    """The bound on as many training items (ring) and on the test set (disc), mean over seeds."""
+    cells = [cell for cell in comparison.cells if cell.spread("train").n]
+    if not cells:
+        return None
+    ends = [(cell.spread("train").mean, cell.bound.mean) for cell in cells]
+    figure, ax = _rows(comparison, [number(test - train, sign=True) for train, test in ends], cells, top=0.42)
+    for y, (cell, (train, test)) in enumerate(zip(cells, ends, strict=True)):
+        ink = colours[cell.label]
+        ax.plot([train, test], [y, y], color=ink, linewidth=2.4, alpha=0.4)
+        ax.scatter([train], [y], s=40, color=PAPER, edgecolor=ink, linewidth=1.6, zorder=3)
+        ax.scatter([test], [y], s=46, color=ink, zorder=3)
+    ax.text(0, 1.02, "○ training set\u2003● test set", transform=ax.transAxes, color=MUTED, va="bottom")
+    ax.text(1.02, 1.02, "test − train", transform=ax.transAxes, color=MUTED, va="bottom")
+    ax.margins(x=0.06)
+    ax.set_xlabel(f"bound, {comparison.unit}")
+    return figure
+
+
+def _rows(
+    comparison: Comparison,
+    notes: list[str],
+    cells: list[Cell] | None = None,
+    top: float = 0.12,
+    room: float = 0.0,
+) -> tuple[Figure, Axes]:
+    """Axes with a named row per cell and a note at the end of each."""
+    shown = comparison.cells if cells is None else cells
+    names = list(shortened([cell.label for cell in shown], 30).values())
+    left, right = inches(names) + 0.16, max(room, inches([*notes, "x" * 11]) + 0.16)
+    figure, ax = axes(WIDTH + max(0.0, left - 1.0), top + 0.5 + ROW * (len(names) + 0.3), left, right, top)
+    ax.set_ylim(len(names) - 0.35, -0.65)
+    ax.set_yticks(range(len(names)), names)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", visible=False)
+    ax.spines["left"].set_color(GRID)
+    for y, note in enumerate(notes):
+        ax.text(1.02, y, note, transform=ax.get_yaxis_transform(), va="center")
+    return figure, ax
+
+
+def _frame(points: list[float], intervals: list) -> tuple[float, float]:
+    """Limits that hold all points, and of each interval as much as leaves the points apart."""
+    low, high = min(points), max(points)
+    widths = sorted(i.high - i.low for i in intervals if not math.isnan(i.low))
+    usual = widths[len(widths) // 2] if widths else 0.0
+    reach = max(1.2 * (high - low), usual, 1e-3 * max(abs(low), abs(high), 1e-6))
+    ends = [end for i in intervals for end in (i.low, i.high) if not math.isnan(end)]
+    low = max(min([low, *ends]), low - reach)
+    high = min(max([high, *ends]), high + reach)
+    pad = 0.05 * (high - low) or 1e-3
+    return low - pad, high + pad
+
+
+def _references(ax: Axes, comparison: Comparison, low: float, high: float) -> tuple[float, float]:
+    """Mark what simpler models need; far ones are named at the edge, so that cells stay apart."""
+    marks = list(REFERENCES.get(comparison.data, ())) if comparison.measure == "bpd" else []
+    truths = [cell.spread(part="entropy").mean for cell in comparison.cells if cell.spread(part="entropy").n]
+    if truths:
+        marks.append(("entropy (best possible)", truths[0]))
+    near = [mark for mark in marks if low - 0.5 * (high - low) <= mark[1] <= high + 0.5 * (high - low)]
+    span = high - low
+    low, high = (
+        min([low, *(v - 0.04 * span for _, v in near)]),
+        max([high, *(v + 0.04 * span for _, v in near)]),
+    )
+    for name, at in near:
+        ax.axvline(at, color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
+        side: Literal["left", "right"] = "right" if at > (low + high) / 2 else "left"
+        _above(ax, at, 0, f"{name} {number(at)}", side, ax.get_xaxis_transform())
+    far = sorted((mark for mark in marks if mark not in near), key=lambda mark: mark[1])
+    right = [f"{name} {number(at)} →" for name, at in far if at > high]
+    left = [f"← {name} {number(at)}" for name, at in far if at < low]
+    for x, side, texts in ((1.0, "right", right), (0.0, "left", left)):
+        if texts:
+            _above(ax, x, int(bool(near)), "\u2003".join(texts), side, ax.transAxes)
+    return low, high
+
+
+def _above(
+    ax: Axes, x: float, line: int, text: str, side: Literal["left", "right"], transform: Transform
+) -> None:
+    """Write over the axes, on the lower (0) or upper (1) line."""
+    offset = (0, 4 + 13 * line)
+    ax.annotate(text, (x, 1), offset, transform, "offset points", color=MUTED, ha=side, va="bottom")

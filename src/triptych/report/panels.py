@@ -1,0 +1,134 @@
+"""The figures of one comparison, each with a title and one sentence on how to read it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from triptych.report import curves, figures
+from triptych.report.compare import Comparison
+from triptych.report.style import colour, styled, to_png, to_svg
+
+PNG = b"\x89PNG\r\n\x1a\n"
+Draw = Callable[[Comparison, Mapping[str, str]], Figure | None]
+LARGEST_IMAGE = 4 * 2**20  # bytes of one sample grid: more would make the page too heavy to mail
+
+
+@dataclass(frozen=True)
+class Panel:
+    """SVG texts shown side by side under one title."""
+
+    title: str
+    how: str
+    svgs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A sample grid as a data URI, with the caption that names its cell and seed."""
+
+    caption: str
+    colour: str
+    uri: str
+
+
+HEADLINE = (
+    "Each dot is one seed; the upright bar is their mean and the band its 95% interval, cut where the frame "
+    "ends. Further left is better."
+)
+
+PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
+    (
+        "Difference to the best, seed by seed",
+        "The dot is the mean of the differences within each seed and the line its 95% interval; a hollow dot "
+        "means that the interval includes zero, so that no ranking is claimed. Lines are cut "
+        "where the frame ends.",
+        (figures.forest,),
+    ),
+    (
+        "Where the bits go",
+        "Each bar adds up to the test bound: prior, reconstruction and diffusion from deep to pale.",
+        (figures.parts,),
+    ),
+    (
+        "Error by noise level",
+        "Left, how wrong the network's idea of the noise is at each noise level (band: standard error over "
+        "seeds); right, the same as a multiple of the best setting's: above 1, more bits are paid there.",
+        (curves.noise_levels, curves.ratio_to_best),
+    ),
+    (
+        "Validation bound during training",
+        "Thin lines are seeds and the thick line is their mean; a line still falling at the right edge would "
+        "gain from more steps.",
+        (curves.training,),
+    ),
+    (
+        "Training set against test set",
+        "The longer the bar from ring to disc, the more the model has memorised rather than learned.",
+        (figures.train_test,),
+    ),
+    (
+        "What each objective attends to",
+        "The weight that each training loss puts on the noise error at each noise level; at the dashed line "
+        "it trains the very bound that is measured.",
+        (curves.weights,),
+    ),
+)
+
+
+def colours(labels: list[str]) -> dict[str, str]:
+    """One colour per label, the same in every figure and table."""
+    return {label: colour(i) for i, label in enumerate(labels)}
+
+
+def headline_svg(comparison: Comparison, palette: dict[str, str], name: str) -> str:
+    """The headline figure as SVG; empty while there is no result."""
+    return _svg(comparison, palette, figures.headline, name)
+
+
+def headline_png(comparison: Comparison, palette: dict[str, str]) -> bytes | None:
+    """The headline figure as PNG for a README; None while there is no result."""
+    with styled():
+        figure = figures.headline(comparison, palette)
+    return to_png(figure) if figure else None
+
+
+def panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
+    """Every panel for which the runs recorded what it shows."""
+    found = []
+    for title, how, draws in PANELS:
+        svgs = [_svg(comparison, palette, draw, f"{name}-{draw.__name__}") for draw in draws]
+        if any(svgs):
+            found.append(Panel(title, how, tuple(svg for svg in svgs if svg)))
+    return found
+
+
+def grids(comparison: Comparison, palette: dict[str, str]) -> list[Grid]:
+    """The first seed's samples of each cell, where its file is there and is a PNG."""
+    found = []
+    for cell in comparison.cells:
+        for seed, run in cell.runs.items():
+            try:
+                data = run.samples.read_bytes() if run.samples else b""
+            except OSError:
+                continue
+            if data.startswith(PNG) and len(data) <= LARGEST_IMAGE:
+                caption = cell.label if seed is None else f"{cell.label}, seed {seed}"
+                uri = "data:image/png;base64," + base64.b64encode(data).decode()
+                found.append(Grid(caption, palette[cell.label], uri))
+                break
+    return found
+
+
+def _svg(comparison: Comparison, palette: dict[str, str], draw: Draw, name: str) -> str:
+    with styled():
+        figure = draw(comparison, palette)
+    about = (draw.__doc__ or "").strip().splitlines()[0]
+    return (
+        to_svg(figure, name, f"{about} Cells: {', '.join(c.label for c in comparison.cells)}.")
+        if figure
+        else ""
+    )

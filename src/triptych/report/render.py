@@ -1,0 +1,118 @@
+"""Write the report: `report.html` (one file, no network), `report.md`, `results.csv`, a headline picture.
+
+Each file appears whole or not at all (temporary file, then rename), so a page that is open while the
+sweep goes on never shows half a report.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from triptych.report import words
+from triptych.report.markdown import markdown
+from triptych.report.panels import HEADLINE, colours, grids, headline_png, headline_svg, panels
+from triptych.report.results import results_csv
+from triptych.report.story import Story, columns, rows, tell
+from triptych.report.style import PALETTE
+from triptych.report.verdict import footnote
+
+PICTURE = "report_files/headline.png"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the report was written, and what it says."""
+
+    html: Path
+    markdown: Path
+    csv: Path
+    story: Story
+
+    @property
+    def verdict(self) -> str:
+        """The answer in a sentence or two."""
+        return self.story.answer
+
+
+def write_report(root: Path, *others: Path, title: str | None = None, expected: int | None = None) -> Report:
+    """Compare all runs beneath `root` (and `others`) and write the report into `root`.
+
+    `expected` is how many runs the sweep will have; by default what `root/sweep.json` says, else as many
+    as there are. May be called at any time while a sweep goes on. Raises OSError if `root` cannot be written.
+    """
+    root = Path(root)
+    story = tell([root, *others], title, expected)
+    palette = colours(story.labels)
+    picture = headline_png(story.comparisons[0], palette) if story.comparisons else None
+    if picture:
+        _write(root / PICTURE, picture)
+    report = Report(root / "report.html", root / "report.md", root / "results.csv", story)
+    _write(report.csv, results_csv(story.runs).encode())
+    _write(report.markdown, markdown(story, PICTURE if picture else None).encode())
+    _write(report.html, page(story, palette).encode())
+    return report
+
+
+def page(story: Story, palette: dict[str, str]) -> str:
+    """The HTML page."""
+    room = Environment(
+        loader=PackageLoader("triptych.report", "page"),
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
+    )  # fmt: skip
+    themes = {"light": list(PALETTE), "dark": list(PALETTE.values())}
+    css = {theme: "".join(f"--c{i}:{c};" for i, c in enumerate(list_)) for theme, list_ in themes.items()}
+    sections = [
+        {
+            "comparison": comparison,
+            "verdict": verdict,
+            "headline": headline_svg(comparison, palette, f"s{i}"),
+            "columns": columns(comparison),
+            "rows": rows(comparison),
+            "footnote": footnote(comparison),
+            "panels": panels(comparison, palette, f"s{i}"),
+            "grids": grids(comparison, palette),
+            "parts": [(k, v) for k, v in words.PART_MEANING.items() if (k, k) in columns(comparison)],
+            "measured": words.MEASURED[comparison.unit],
+        }
+        for i, (comparison, verdict) in enumerate(zip(story.comparisons, story.verdicts, strict=True))
+    ]
+    variables = {colour: f"var(--c{list(PALETTE).index(colour)})" for colour in PALETTE}
+    return room.get_template("report.html.j2").render(
+        story=story, sections=sections, palette={label: variables[c] for label, c in palette.items()},
+        variables=variables, css=css, words=words, how_headline=HEADLINE, where=_where(story),
+    )  # fmt: skip
+
+
+def _where(story: Story) -> dict[Path, str]:
+    """Each run's directory as a reader at the report finds it."""
+    base = story.roots[0].resolve()
+    return {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        # mkstemp makes files private; a report is read by whoever may read its directory
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+__all__: Sequence[str] = ("Report", "write_report")

@@ -1,0 +1,187 @@
+"""Everything a report says, gathered once: page, markdown, CSV and terminal tell it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from triptych.report.compare import Cell, Comparison, compare
+from triptych.report.verdict import Verdict, verdict
+from triptych.report.words import count, difference, number, p_value, plus_minus
+from triptych.runs.read import PARTS, Run, read_runs
+
+STATUSES = ("finished", "running", "interrupted", "failed", "unreadable")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the results table, ready to print: texts, and the numbers by which to sort."""
+
+    label: str
+    seeds: str
+    texts: dict[str, str]
+    order: dict[str, float]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """Runs, comparisons and their verdicts, with what the sweep said of itself."""
+
+    roots: tuple[Path, ...]
+    title: str
+    question: str
+    command: str
+    runs: tuple[Run, ...]
+    expected: int
+    comparisons: tuple[Comparison, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many runs have each status."""
+        return Counter(run.status for run in self.runs)
+
+    @property
+    def complete(self) -> bool:
+        """Whether as many runs as expected have finished."""
+        return self.counts["finished"] >= self.expected
+
+    @property
+    def banner(self) -> str:
+        """ "7 of 15 runs finished, 2 running, 1 failed"; empty when all have finished."""
+        if self.complete and not set(self.counts) - {"finished"}:
+            return ""
+        rest = [f"{self.counts[status]} {status}" for status in STATUSES[1:] if self.counts[status]]
+        missing = self.expected - len(self.runs)
+        rest += [f"{missing} not started"] if missing > 0 else []
+        return ", ".join([f"{self.counts['finished']} of {count(self.expected, 'run')} finished", *rest])
+
+    @property
+    def answer(self) -> str:
+        """The verdict in one sentence per comparison."""
+        if not self.verdicts:
+            return "No run has reported a test bound yet."
+        several = len(self.verdicts) > 1
+        said = (
+            (f"On {c.data or 'unnamed data'} ({c.unit}): " if several else "") + v.headline
+            for c, v in zip(self.comparisons, self.verdicts, strict=True)
+        )
+        text = " ".join(said)
+        if self.complete:
+            return text
+        return "So far: " + (text[0].lower() + text[1:] if text.startswith("No ") else text)
+
+    @property
+    def labels(self) -> list[str]:
+        """Every cell's label in a stable order, from which its colour follows."""
+        return list(dict.fromkeys(c.label for comparison in self.comparisons for c in _by_label(comparison)))
+
+
+def tell(roots: Sequence[Path], title: str | None = None, expected: int | None = None) -> Story:
+    """Read the runs beneath `roots` and compare them. `expected`: how many runs the sweep will have."""
+    roots = tuple(Path(root) for root in roots)
+    runs = tuple(run for root in roots for run in read_runs(root))
+    runs = tuple({run.dir.resolve(): run for run in runs}.values())
+    sweep = _sweep(roots[0])
+    if expected is None and len(roots) == 1 and isinstance(sweep.get("expected"), int):
+        expected = sweep["expected"]
+    comparisons = tuple(compare(runs))
+    name = title or sweep.get("title") or " + ".join(root.resolve().name for root in roots)
+    return Story(
+        roots=roots,
+        title=str(name),
+        question=str(sweep.get("question") or _question(comparisons)),
+        command=_command(sweep, runs),
+        runs=runs,
+        expected=max(expected or 0, len(runs)),
+        comparisons=comparisons,
+        verdicts=tuple(verdict(comparison) for comparison in comparisons),
+    )
+
+
+def columns(comparison: Comparison) -> list[tuple[str, str]]:
+    """Key and heading of the results table's figures: only those that some cell has."""
+    known = [("bound", f"test bound, {comparison.unit}")]
+    known += [(part, part) for part in PARTS if any(c.spread(part=part).n for c in comparison.cells)]
+    known += [("gap", "gap to truth")] if any(c.spread(part="gap").n for c in comparison.cells) else []
+    known += [("train", "training set")] if any(c.spread("train").n for c in comparison.cells) else []
+    if len(comparison.cells) > 1:
+        known += [("difference", "paired difference to best [95%]"), ("p", "p (Holm)")]
+    return known
+
+
+def rows(comparison: Comparison) -> list[Row]:
+    """The results table, best first; cells without a usable run come last and say why."""
+    return [_row(comparison, i, cell) for i, cell in enumerate(comparison.cells)] + [
+        Row(cell.label, _seeds(cell), {}, {}, "no result yet") for cell in comparison.pending
+    ]
+
+
+def _row(comparison: Comparison, i: int, cell: Cell) -> Row:
+    spreads = {"bound": cell.bound, "gap": cell.spread(part="gap"), "train": cell.spread("train")}
+    spreads |= {part: cell.spread(part=part) for part in PARTS}
+    texts = {key: plus_minus(s) if key in ("bound", "gap") else number(s.mean) for key, s in spreads.items()}
+    order = {key: s.mean for key, s in spreads.items() if not math.isnan(s.mean)}
+    if i == 0:
+        texts |= {"difference": "best", "p": ""}
+        return Row(cell.label, _seeds(cell), texts, order | {"difference": 0.0}, "lowest mean")
+    pair, p = comparison.pair(0, i), comparison.p(0, i)
+    texts |= {"difference": difference(pair), "p": p_value(p)}
+    order |= {"difference": pair.mean, "p": p}
+    said = (
+        ("worse" if p <= 0.05 else "worse, uncorrected")
+        if pair.low > 0
+        else "better where paired"
+        if pair.high < 0
+        else "not distinguishable"
+    )
+    said = "one pair: no ranking" if pair.n == 1 else "not paired" if pair.n == 0 else said
+    return Row(cell.label, _seeds(cell), texts, {k: v for k, v in order.items() if not math.isnan(v)}, said)
+
+
+def _seeds(cell: Cell) -> str:
+    tally = Counter("not finite" if run.status == "finished" else run.status for run in cell.others)
+    return str(len(cell.runs)) + (
+        f" ({', '.join(f'{n} {status}' for status, n in tally.items())})" if tally else ""
+    )
+
+
+def _by_label(comparison: Comparison) -> list[Cell]:
+    """Cells in the order of their axes' values, which does not change as results come in."""
+    order = [axis.values for axis in comparison.axes]
+    cells = [*comparison.cells, *comparison.pending]
+
+    def place(cell: Cell) -> tuple[list[int], str]:
+        values = cell.label.split(" / ")
+        return [
+            known.index(v) if v in known else len(known) for known, v in zip(order, values, strict=False)
+        ], cell.label
+
+    return sorted(cells, key=place)
+
+
+def _question(comparisons: Sequence[Comparison]) -> str:
+    varied = [c for c in comparisons if c.axes]
+    if not varied:
+        return "How good is this model, by its test bound?"
+    data = f" on {varied[0].data}" if len({c.data for c in comparisons}) == 1 and varied[0].data else ""
+    return f"Which {varied[0].subject} gives the lowest test bound{data}, all else being equal?"
+
+
+def _command(sweep: dict, runs: Sequence[Run]) -> str:
+    command = sweep.get("command") or next((run.command for run in runs if run.command), ())
+    return command if isinstance(command, str) else shlex.join(map(str, command))
+
+
+def _sweep(root: Path) -> dict:
+    try:
+        record = json.loads((root / "sweep.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

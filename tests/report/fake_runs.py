@@ -1,0 +1,125 @@
+"""Fake run directories: what the report reads, with figures of one's choosing and nothing trained."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TARGETS = {"levels": 1.90, "v": 2.09, "epsilon": 2.14, "score": 2.50, "x0": 2.45}
+
+
+def make_run(root: Path, objective: str, seed: int, bound: float, **extra: Any) -> Path:
+    """A finished run. `extra`: data, measure, choices, overrides, or any key of summary.json."""
+    overrides = extra.pop("overrides", [f"objective={objective}", f"seed={seed}"])
+    measure, data = extra.pop("measure", "bpd"), extra.pop("data", "digits")
+    choices = {
+        "data": data,
+        "objective": objective,
+        "schedule": "linear",
+        "denoiser": "resnet",
+        "model": "diffusion",
+    }
+    choices |= extra.pop("choices", {})
+    run = start_run(root, objective, seed, overrides=overrides, choices=choices)
+    summary = {
+        "schema": 1, "status": "finished", "name": "objectives", "overrides": overrides, "choices": choices,
+        "seed": seed, "parameters": 123456, "steps": 800, "seconds": {"fit": 41.2, "test": 3.1},
+        "device": "cpu", "world_size": 1, "weights": "ema", "test": metrics(bound, measure),
+        "val": metrics(bound - 0.01, measure), "train": metrics(bound - 0.06, measure),
+        "samples": "samples/final.png", "unknown_key": {"ignored": [1]},
+    }  # fmt: skip
+    (run / "summary.json").write_text(json.dumps(summary | extra))
+    return run
+
+
+def start_run(root: Path, objective: str, seed: int, overrides: list[str], choices: dict[str, str]) -> Path:
+    """A run that has begun: config and provenance only."""
+    run = Path(root) / ",".join(overrides).replace("/", "-")[:80]
+    (run / "samples").mkdir(parents=True)
+    (run / "config.yaml").write_text(f"objective: {{name: {objective}}}\nseed: {seed}\n")
+    provenance = {
+        "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False},
+        "packages": {"torch": "2.13.0"},
+        "command": ["triptych-train", "-m", "ablation=objectives"], "host": "box", "device": "cpu",
+        "overrides": overrides, "choices": choices, "started": f"2025-01-01T00:00:{seed:02d}",
+    }  # fmt: skip
+    (run / "provenance.json").write_text(json.dumps(provenance))
+    return run
+
+
+def running(
+    root: Path, objective: str, seed: int, step: int = 120, updated: float | None = None, **choices: str
+) -> Path:
+    """A run under way, with its progress but without a summary."""
+    choices = {"data": "digits", "objective": objective} | choices
+    run = start_run(root, objective, seed, [f"objective={objective}", f"seed={seed}"], choices)
+    progress = {"stage": "fit", "step": step, "max_steps": 800, "updated": updated or time.time()}
+    (run / "progress.json").write_text(json.dumps(progress))
+    return run
+
+
+def failed(root: Path, objective: str, seed: int, error: str) -> Path:
+    """A run that ended in an error."""
+    overrides = [f"objective={objective}", f"seed={seed}"]
+    run = start_run(root, objective, seed, overrides, {"data": "digits", "objective": objective})
+    summary = {"schema": 1, "status": "failed", "overrides": overrides, "seed": seed, "error": error}
+    (run / "summary.json").write_text(json.dumps(summary))
+    return run
+
+
+def metrics(bound: float, measure: str = "bpd", n: int = 297) -> dict[str, dict[str, float]]:
+    """A bound whose parts add up to it."""
+    parts = {"": bound, "_prior": 0.002, "_reconstruction": 0.11 * bound, "_diffusion": 0.89 * bound - 0.002}
+    return {measure + part: {"mean": mean, "stderr": 0.018, "n": n} for part, mean in parts.items()}
+
+
+def sweep(
+    root: Path, targets: dict[str, float] | None = None, seeds: tuple[int, ...] = (1, 2, 3), noise=0.012
+) -> Path:
+    """A finished sweep with curves, histories and sample grids that look like the real thing."""
+    random = np.random.default_rng(0)
+    targets = TARGETS if targets is None else targets
+    luck = {seed: random.normal() * 0.02 for seed in seeds}
+    gamma = np.linspace(-7.65, 5.65, 20)
+    for k, (objective, target) in enumerate(targets.items()):
+        for seed in seeds:
+            bound = target + luck[seed] + random.normal() * noise
+            # small at high noise, where the latent is the noise itself
+            mse = (0.95 / (1 + np.exp(1.1 * (gamma + 1.5)))) * (target - 1.2) + 0.002
+            mse *= np.exp(0.2 * k * np.tanh(gamma / 4)) * np.exp(random.normal(size=20) * 0.03)
+            weight = {"x0": np.exp(-gamma), "v": 1 + np.exp(-gamma)}.get(objective, np.ones(20))
+            run = make_run(
+                root, objective, seed, bound,
+                noise_levels={"gamma": list(gamma), "epsilon_mse": list(mse), "stderr": list(mse * 0.03)},
+                weighting={"gamma": list(gamma), "effective": list(weight)},
+            )  # fmt: skip
+            write_history(run, bound)
+            picture(run / "samples" / "final.png", 10 * k + seed)
+    return Path(root)
+
+
+def write_history(run: Path, bound: float) -> None:
+    """A wide, sparse metrics.csv that ends at the bound."""
+    rows = ["step,train/loss,train/grad_norm,val/bpd"]
+    for step in range(0, 801, 10):
+        rows.append(f"{step},{3 * math.exp(-step / 200) + bound:.4f},0.5,")
+        if step and step % 100 == 0:
+            rows.append(f"{step},,,{bound + 3.5 * math.exp(-step / 130):.5f}")
+    (run / "metrics.csv").write_text("\n".join(rows) + "\n")
+
+
+def picture(path: Path, seed: int) -> None:
+    """A grid of 6 x 6 blobs of 8 x 8 pixels."""
+    from matplotlib.image import imsave
+
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:8, 0:8]
+    tiles = [
+        np.pad(np.exp(-((np.hypot(x - 3.5, y - 3.5) - random.uniform(1, 3)) ** 2)), 1) for _ in range(36)
+    ]
+    imsave(path, np.block([tiles[6 * i : 6 * i + 6] for i in range(6)]), cmap="gray")

@@ -1,0 +1,204 @@
+"""Cells, axes, pairs and what is said of them."""
+
+import math
+
+import pytest
+from scipy import stats
+
+from triptych.report.compare import compare
+from triptych.report.verdict import footnote, sentence, verdict
+from triptych.runs.read import read_runs
+
+from .fake_runs import TARGETS, failed, make_run, running, sweep
+
+
+def one(root):
+    (comparison,) = compare(read_runs(root))
+    return comparison
+
+
+def runs_of(root, table, **extra):
+    """{"x0": {seed: bound}} as run directories."""
+    for objective, bounds in table.items():
+        for seed, bound in bounds.items():
+            make_run(root, objective, seed, bound, **extra)
+    return one(root)
+
+
+def test_cells_in_order_with_their_parts(tmp_path):
+    comparison = one(sweep(tmp_path))
+    assert [cell.label for cell in comparison.cells] == sorted(TARGETS, key=lambda name: TARGETS[name])
+    assert [axis.key for axis in comparison.axes] == ["objective"] and comparison.unit == "bits/dim"
+    for cell in comparison.cells:
+        assert set(cell.runs) == {1, 2, 3}
+        parts = sum(cell.spread(part=part).mean for part in ("prior", "reconstruction", "diffusion"))
+        assert parts == pytest.approx(cell.bound.mean)
+
+
+def test_pairs_are_those_of_scipy(tmp_path):
+    comparison = one(sweep(tmp_path))
+    for (i, j), pair in comparison.pairs.items():
+        a, b = (list(comparison.cells[k].values().values()) for k in (i, j))
+        assert pair.p == pytest.approx(stats.ttest_rel(b, a).pvalue) and pair.p <= comparison.p(j, i)
+        assert comparison.pair(j, i).mean == -pair.mean
+
+
+def test_a_clear_win_in_words(tmp_path):
+    table = {"levels": {1: 1.90, 2: 1.92, 3: 1.89}, "v": {1: 2.02, 2: 2.04, 3: 2.011}}
+    comparison = runs_of(tmp_path, table)
+    said = sentence(comparison, 0, 1)
+    assert said == "levels beats v by 0.120 bits/dim, 95% interval [0.119, 0.122], 3 paired seeds"
+    assert verdict(comparison).headline == said + "."
+
+
+def test_a_pair_wins_where_the_pooled_test_sees_nothing(tmp_path):
+    table = {"a": {1: 2.0, 2: 3.0, 3: 4.0}, "b": {1: 2.1, 2: 3.11, 3: 4.09}}
+    assert stats.ttest_ind(list(table["a"].values()), list(table["b"].values())).pvalue > 0.8
+    assert "a beats b by 0.100" in verdict(runs_of(tmp_path, table)).headline
+
+
+def test_no_ranking_where_the_interval_spans_zero(tmp_path):
+    comparison = runs_of(tmp_path, {"x0": {1: 2.0, 2: 2.2, 3: 2.1}, "v": {1: 2.2, 2: 2.1, 3: 2.15}})
+    said = verdict(comparison)
+    assert said.headline.startswith("No ranking") and "not distinguishable from v" in said.headline
+    assert "beats" not in said.headline + "".join(said.lines)
+
+
+def test_one_seed_claims_nothing(tmp_path):
+    comparison = one(sweep(tmp_path, seeds=(1,)))
+    said = verdict(comparison)
+    assert "one seed: no interval, no ranking claimed" in said.headline
+    assert all("beats" not in line for line in (said.headline, *said.lines))
+    assert all(math.isnan(cell.bound.stderr) for cell in comparison.cells)
+
+
+def test_some_beaten_and_some_level(tmp_path):
+    table = {"a": {1: 1.0, 2: 1.1, 3: 1.05}, "b": {1: 1.1, 2: 1.0, 3: 1.06}, "c": {1: 2.0, 2: 2.1, 3: 2.06}}
+    said = verdict(runs_of(tmp_path, table)).headline
+    assert "it beats c by 1.003" in said and "not distinguishable from b" in said
+
+
+def test_a_claim_that_correction_takes_back_is_marked(tmp_path):
+    # p = 0.04 by itself; not after three comparisons
+    table = {"a": {1: 1.0, 2: 1.0, 3: 1.0}, "b": {1: 1.1, 2: 1.15, 3: 1.2}, "c": {1: 1.11, 2: 1.19, 3: 1.25}}
+    comparison = runs_of(tmp_path, table)
+    assert comparison.pair(0, 1).distinguishable and comparison.p(0, 1) > 0.05
+    said = verdict(comparison)
+    assert "not after correcting for 3 comparisons" in said.lines[0]
+    assert "After correcting for 3 comparisons" in said.headline and "3 pairs" in footnote(comparison)
+
+
+def test_different_seeds_pair_only_what_is_common(tmp_path):
+    table = {"a": {1: 1.5, 2: 1.55}, "b": {2: 1.4, 3: 3.0, 1: 1.36}, "c": {7: 9.0, 8: 9.5}}
+    comparison = runs_of(tmp_path, table)
+    assert [cell.label for cell in comparison.cells] == ["a", "b", "c"]
+    assert (comparison.pair(0, 1).n, comparison.pair(0, 2).n) == (2, 0)
+    said = verdict(comparison)
+    # a has the lower mean, b is better wherever both ran
+    assert "b beats a" in said.headline and "a and c share no seed: not compared" in said.lines
+    assert any("same seeds" in note for note in comparison.notes)
+
+
+def test_failed_running_and_diverged_runs_are_counted_not_averaged(tmp_path):
+    sweep(tmp_path, {"x0": 2.0, "v": 2.1}, seeds=(1, 2))
+    failed(tmp_path, "x0", 3, "boom")
+    running(tmp_path, "score", 1)
+    make_run(tmp_path, "v", 3, math.nan)
+    comparison = one(tmp_path)
+    cells = {cell.label: cell for cell in (*comparison.cells, *comparison.pending)}
+    assert [run.status for run in cells["x0"].others] == ["failed"] and cells["x0"].bound.n == 2
+    assert [cell.label for cell in comparison.pending] == ["score"] and cells["v"].bound.n == 2
+    assert any("not finite" in note for note in comparison.notes)
+
+
+def test_two_axes_and_a_default(tmp_path):
+    for objective in ("x0", "v"):
+        for seed in (1, 2):
+            for rate in ("", "1e-3"):
+                overrides = [
+                    f"objective={objective}",
+                    f"seed={seed}",
+                    *([f"+optimizer.lr={rate}"] if rate else []),
+                ]
+                make_run(tmp_path, objective, seed, 2.0 + seed / 100, overrides=overrides, choices={})
+    comparison = one(tmp_path)
+    labels = {cell.label for cell in comparison.cells}
+    assert labels == {"x0 / default", "x0 / 1e-3", "v / default", "v / 1e-3"}
+
+
+def test_settings_that_change_together_are_pointed_out(tmp_path):
+    for seed in (1, 2):
+        make_run(tmp_path, "x0", seed, 2.0 + seed / 50, choices={"schedule": "linear"})
+        make_run(tmp_path, "v", seed, 2.1 + seed / 30, choices={"schedule": "cosine"})
+    comparison = one(tmp_path)
+    assert [cell.label for cell in comparison.cells] == ["x0", "v"]
+    assert any(
+        note.startswith("schedule (cosine and linear) changes together with objective")
+        for note in comparison.notes
+    )
+
+
+def test_where_and_how_a_run_is_watched_is_no_axis(tmp_path):
+    for seed, extra in ((1, "paths.root=/a"), (2, "logger=csv")):
+        make_run(tmp_path, "x0", seed, 2.0 + seed / 50, overrides=["objective=x0", f"seed={seed}", extra])
+    assert [len(cell.runs) for cell in one(tmp_path).cells] == [2]
+
+
+def test_different_data_and_units_are_never_compared(tmp_path):
+    for seed in (1, 2):
+        make_run(tmp_path / "d", "x0", seed, 2.0 + seed / 50)
+        make_run(tmp_path / "m", "x0", seed, 0.5 + seed / 50, measure="nats_per_dim", data="ring")
+        make_run(tmp_path / "c", "x0", seed, 3.0 + seed / 50, data="cifar10")
+    comparisons = compare(read_runs(tmp_path))
+    assert [(c.data, c.unit) for c in comparisons] == [
+        ("cifar10", "bits/dim"),
+        ("digits", "bits/dim"),
+        ("ring", "nats/dim"),
+    ]
+    assert all(len(c.cells) == 1 and not c.pairs for c in comparisons)
+
+
+def test_the_same_run_in_two_sweeps_is_told_apart_by_its_sweep(tmp_path):
+    runs = []
+    for name, bound in (("before", 2.2), ("after", 2.0)):
+        for seed in (1, 2, 3):
+            make_run(tmp_path / name, "x0", seed, bound + seed / 50 + (seed == 2) / 1000 * (name == "after"))
+        runs += read_runs(tmp_path / name)
+    (comparison,) = compare(runs)
+    assert [cell.label for cell in comparison.cells] == ["after", "before"]
+    assert "after beats before by" in verdict(comparison).headline
+
+
+def test_repeats_within_one_sweep_count_once(tmp_path):
+    make_run(tmp_path / "a", "x0", 1, 2.0)
+    make_run(tmp_path / "b", "x0", 1, 2.0)
+    comparison = one(tmp_path)
+    assert comparison.cells[0].bound.n == 1 and any("repeated" in note for note in comparison.notes)
+
+
+def test_identical_seeds_raise_a_question(tmp_path):
+    comparison = runs_of(tmp_path, {"x0": {1: 2.0, 2: 2.0}, "v": {1: 2.1, 2: 2.1}})
+    assert any("is the seed in use?" in note for note in comparison.notes)
+    assert "No ranking" in verdict(comparison).headline
+
+
+def test_less_control_than_it_looks_is_noted(tmp_path):
+    make_run(tmp_path, "x0", 1, 2.0, steps=800)
+    make_run(tmp_path, "v", 1, 2.1, steps=400, weights="raw", parameters=9876)
+    notes = " ".join(one(tmp_path).notes)
+    assert "training steps: 400 and 800" in notes and "weights: ema and raw" in notes
+    assert "9,876 to 123,456 parameters" in notes
+
+
+def test_entropy_and_gap_where_the_truth_is_known(tmp_path):
+    truth = {
+        "entropy": {"mean": 0.4, "stderr": 0.001, "n": 500},
+        "gap": {"mean": 0.1, "stderr": 0.001, "n": 500},
+    }
+    from .fake_runs import metrics
+
+    make_run(
+        tmp_path, "x0", 1, 0.5, measure="nats_per_dim", data="ring", test=metrics(0.5, "nats_per_dim") | truth
+    )
+    assert one(tmp_path).cells[0].spread(part="gap").mean == 0.1
+    assert compare([]) == []
