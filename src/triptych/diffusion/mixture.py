@@ -60,8 +60,9 @@ class GaussianMixture(nn.Module):
             )
         if not means.isfinite().all():
             raise ValueError(f"mixture means {means.tolist()}: finite numbers are accepted")
-        symmetric = torch.allclose(covariances, covariances.mT)  # False for NaN, on which eigh would fail
-        variances, bases = torch.linalg.eigh(covariances if symmetric else torch.zeros_like(covariances))
+        # eigh reads one triangle only, and raises its own error on NaN
+        sound = covariances.isfinite().all() and torch.allclose(covariances, covariances.mT)
+        variances, bases = torch.linalg.eigh(covariances if sound else torch.zeros_like(covariances))
         if (variances <= 0).any():
             raise ValueError("mixture covariances: symmetric positive definite matrices are accepted")
         self.register_buffer("weights", weights)
@@ -123,6 +124,8 @@ class Oracle(nn.Module):
     """
 
     conditional = True
+
+    has_likelihood = True
 
     def __init__(self, mixture: GaussianMixture, process: Process):
         super().__init__()

@@ -134,13 +134,14 @@ class Sigmoid(Schedule):
 
     def _curve(self, u: Tensor) -> Tensor:
         k = self.sharpness
-        return torch.log(torch.sinh(k * u) / torch.sinh(k * (1 - u)))
+        # log sinh(x) = x + log(1 - exp(-2 x)) - log 2, which does not overflow
+        return k * (2 * u - 1) + torch.log(torch.expm1(-2 * k * u) / torch.expm1(-2 * k * (1 - u)))
 
     def _slope(self, u: Tensor) -> Tensor:
         k = self.sharpness
         return k / torch.tanh(k * u) + k / torch.tanh(k * (1 - u))
 
     def _inverse(self, gamma: Tensor) -> Tensor:
-        k = self.sharpness
-        # exp(g) sinh k / (1 + exp(g) cosh k), divided through so that large gamma does not overflow
-        return torch.atanh(math.sinh(k) / (torch.exp(-gamma) + math.cosh(k))) / k
+        # tanh(k u) = sinh k / (exp(-g) + cosh k), solved without the atanh, which loses u near 1
+        k, softplus = self.sharpness, torch.nn.functional.softplus
+        return (softplus(gamma + k, threshold=60.0) - softplus(gamma - k, threshold=60.0)) / (2 * k)
