@@ -1,0 +1,1 @@
+"""Tests of the mathematics: identities and oracles."""

@@ -1,0 +1,124 @@
+"""What several tests of the mathematics need: mixtures whose truth is known, exact averages, refusals."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+
+from triptych.diffusion.denoiser import Denoiser, Output
+from triptych.diffusion.mixture import GaussianMixture, Oracle
+from triptych.diffusion.process import Process, VariancePreserving
+from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Schedule, Sigmoid
+
+SCHEDULES = {"linear": Linear, "cosine": Cosine, "beta_linear": BetaLinear, "sigmoid": Sigmoid}
+U = 2.0**-24  # float32's unit roundoff: one operation errs by at most U, relatively
+
+
+def refused(call, *words):
+    """`call()` raises a ValueError of one line that has each of `words`."""
+    with pytest.raises(ValueError) as caught:
+        call()
+    message = str(caught.value)
+    assert message and "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+class VarianceExploding(Process):
+    """alpha = 1: a process on which formulas that lean on alpha^2 + sigma^2 = 1 go wrong."""
+
+    def alpha_sigma(self, gamma):
+        return torch.ones_like(gamma), torch.exp(gamma / 2)
+
+    def prior_std(self, gamma):
+        return torch.exp(gamma / 2)
+
+
+def ring(k=8, radius=1.5, std=0.15):
+    """(weights, means, covariances) of k Gaussians on a circle."""
+    angle = 2 * math.pi * torch.arange(k, dtype=torch.float64) / k
+    means = radius * torch.stack([angle.cos(), angle.sin()], 1)
+    return torch.full((k,), 1 / k, dtype=torch.float64), means, std**2 * torch.eye(2).double().repeat(k, 1, 1)
+
+
+def lopsided():
+    """Three unlike, correlated components in the plane."""
+    covariances = [[[0.30, 0.12], [0.12, 0.10]], [[0.05, -0.03], [-0.03, 0.20]], [[0.40, 0.0], [0.0, 0.02]]]
+    means = [[1.0, -0.5], [-0.8, 0.9], [0.2, 0.1]]
+    return [torch.tensor(a, dtype=torch.float64) for a in ([0.2, 0.5, 0.3], means, covariances)]
+
+
+def correlated(d):
+    """One correlated Gaussian in R^d: weights (1,), mean (1, d), covariance (1, d, d)."""
+    generator = torch.Generator().manual_seed(d)
+    root = torch.randn(d, d, generator=generator, dtype=torch.float64) / math.sqrt(d)
+    mean = torch.randn(1, d, generator=generator, dtype=torch.float64) / 2
+    return (
+        torch.ones(1, dtype=torch.float64),
+        mean,
+        (0.3 * root @ root.T + 0.05 * torch.eye(d).double())[None],
+    )
+
+
+def distribution(parts, alpha=1.0, sigma=0.0):
+    """torch's own p(z), z = alpha x + sigma eps, of a mixture given by its (weights, means, covariances)."""
+    weights, means, covariances = parts
+    spread = alpha**2 * covariances + sigma**2 * torch.eye(means.shape[1]).double()
+    return MixtureSameFamily(Categorical(weights), MultivariateNormal(alpha * means, spread))
+
+
+def entropy_by_quadrature(parts, alpha, sigma, reach=8.0, points=500):
+    """H(z) of a mixture in the plane: -int p log p on a grid (spectrally exact once the grid resolves p)."""
+    axis = torch.linspace(-reach, reach, points, dtype=torch.float64)
+    log_p = distribution(parts, alpha, sigma).log_prob(torch.cartesian_prod(axis, axis))
+    return -(log_p.exp() * log_p).sum().item() * (axis[1] - axis[0]).item() ** 2
+
+
+def oracle(parts, process: Process | None = None) -> Oracle:
+    return Oracle(GaussianMixture(*parts), process or VariancePreserving())
+
+
+class Says(nn.Module):
+    """A network that says what a denoiser says, in one space."""
+
+    def __init__(self, denoiser, space):
+        super().__init__()
+        self.denoiser, self.space = denoiser, space
+
+    def forward(self, z, gamma, condition):
+        return getattr(self.denoiser(z, gamma, condition), self.space)
+
+
+class Wrong(nn.Module):
+    """A network that is wrong everywhere, and differently at each noise level."""
+
+    def forward(self, z, gamma, condition):
+        gamma = gamma.reshape(-1, *(1,) * (z.ndim - 1))
+        return torch.sin(3 * z) + 0.1 * gamma + 0.3 * z.flip(-1)
+
+
+def network(module: nn.Module, space: str, process: Process | None = None) -> Denoiser:
+    return Denoiser(module, Output(space), process or VariancePreserving())
+
+
+def cubature(n: int) -> Tensor:
+    """Points (2n, n) whose plain mean is the exact N(0, I) expectation of any polynomial of degree 3."""
+    axes = math.sqrt(n) * torch.eye(n, dtype=torch.float64)
+    return torch.cat([axes, -axes])
+
+
+def legendre(n: int) -> tuple[Tensor, Tensor]:
+    """Gauss-Legendre nodes and weights (n,) on [0, 1]."""
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    return torch.from_numpy(nodes + 1) / 2, torch.from_numpy(weights) / 2
+
+
+def trapezoid_times(schedule: Schedule, n: int) -> tuple[Tensor, Tensor]:
+    """Times (n,) at equal steps of gamma, and the trapezoid rule's weights in t: exact to about 1 / n^2."""
+    t = schedule.t_of(torch.linspace(schedule.gamma_min, schedule.gamma_max, n, dtype=torch.float64))
+    gap = t.diff()
+    zero = gap.new_zeros(1)
+    return t, (torch.cat([gap, zero]) + torch.cat([zero, gap])) / 2

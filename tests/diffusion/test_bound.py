@@ -1,0 +1,385 @@
+"""The bound against what it bounds: exact entropies, exact mutual informations, and the KL of two Gaussians.
+
+For a Gaussian everything under the expectation is quadratic in (x, eps), so the cubature of ``oracles``
+averages the code's own output exactly; for the ring, Monte Carlo with its standard error.
+"""
+
+import math
+from functools import cache
+
+import pytest
+import torch
+from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
+
+from triptych.diffusion.bound import Bound, Elbo
+from triptych.diffusion.decoder import Categorical, GaussianDensity
+from triptych.diffusion.denoiser import Denoiser, LevelOutput
+from triptych.diffusion.draws import Draw, stratified_times
+from triptych.diffusion.mixture import GaussianMixture
+from triptych.diffusion.prediction import SPACES
+from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.schedule import Linear
+
+from .oracles import (
+    SCHEDULES,
+    Says,
+    VarianceExploding,
+    Wrong,
+    correlated,
+    cubature,
+    entropy_by_quadrature,
+    legendre,
+    network,
+    oracle,
+    refused,
+    ring,
+    trapezoid_times,
+)
+
+VP = VariancePreserving()
+LOW, HIGH = -10.0, 8.0
+every_schedule = pytest.mark.parametrize("kind", SCHEDULES.values(), ids=SCHEDULES)
+sizes = pytest.mark.parametrize("d", [1, 2, 16])
+
+
+# --- one step is the KL of two Gaussians -------------------------------------------------------------------
+
+
+def some_batch(shape=(2, 3), n=24):
+    generator = torch.Generator().manual_seed(0)
+    x, eps, eps_0 = (torch.randn(n, *shape, generator=generator, dtype=torch.float64) for _ in range(3))
+    return x, Draw((torch.arange(n, dtype=torch.float64) + 0.5) / n, eps, eps_0)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("process", [VP, VarianceExploding()], ids=["vp", "ve"])
+@pytest.mark.parametrize("steps", [1, 7, 1000])
+@every_schedule
+def test_a_step_is_the_kl_of_two_posteriors_times_the_number_of_steps(space, process, steps, kind):
+    """KL(q(z_s | z_t, x) || q(z_s | z_t, x_hat)) by torch, whatever the denoiser; t = ceil(t T) / T (VDM)."""
+    schedule, denoiser = kind(-6.0, 5.0), network(Wrong(), space, process)
+    x, draw = some_batch()
+    upper = torch.ceil(draw.t * steps) / steps
+    gamma_t, gamma_s = schedule.gamma(upper), schedule.gamma(upper - 1 / steps)
+    z = process.diffuse(x, gamma_t, draw.eps)
+    q = process.posterior(z, x, gamma_t, gamma_s)
+    p = process.posterior(z, denoiser(z, gamma_t).x0, gamma_t, gamma_s)
+    kl = kl_divergence(*(Independent(Normal(a.mean, a.std.expand_as(x)), 2) for a in (q, p)))
+    term = Bound(schedule, None, steps).diffusion(denoiser, x, draw.t, draw.eps)
+    torch.testing.assert_close(term.nats, steps * kl, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(term.gamma, gamma_t)
+    # and in the other two forms of the literature
+    eps_hat = denoiser(z, gamma_t).epsilon
+    torch.testing.assert_close(
+        term.squared_error, (eps_hat - draw.eps).square().sum((1, 2)), rtol=1e-6, atol=1e-9
+    )
+    torch.testing.assert_close(
+        kl, 0.5 * torch.expm1(gamma_t - gamma_s) * term.squared_error, rtol=1e-6, atol=1e-9
+    )
+    snr_fall = torch.exp(-gamma_s) - torch.exp(-gamma_t)
+    x_error = (denoiser(z, gamma_t).x0 - x).square().sum((1, 2))
+    torch.testing.assert_close(kl, 0.5 * snr_fall * x_error, rtol=1e-6, atol=1e-9)
+
+
+@every_schedule
+def test_many_steps_are_continuous_time(kind):
+    """The same draw: at a t on the grid of T steps the two terms differ by the step's curvature, O(1 / T)."""
+    schedule, denoiser = kind(-6.0, 5.0), network(Wrong(), "v")
+    x, draw = some_batch()
+    limit = Bound(schedule, None).diffusion(denoiser, x, draw.t, draw.eps)
+    off = []
+    for steps in (24_000, 48_000):
+        t = draw.t - 0.5 / steps  # the middle of the step whose upper end is the draw's t
+        term = Bound(schedule, None, steps).diffusion(denoiser, x, t, draw.eps)
+        torch.testing.assert_close(term.gamma, limit.gamma)
+        off.append((term.nats / limit.nats - 1).abs())
+    assert off[0].max() < 0.02
+    torch.testing.assert_close(off[0] / off[1], torch.full_like(off[0], 2.0), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("steps", [None, 5])
+def test_the_three_terms_are_what_they_are_called(steps):
+    """Prior from x, reconstruction from eps_0, diffusion from t and eps; the total is their sum."""
+    schedule, denoiser, decoder = Linear(-6.0, 5.0), network(Wrong(), "epsilon"), GaussianDensity()
+    x, draw = some_batch()
+    bound = Bound(schedule, decoder, steps)
+    elbo, term = bound.terms(denoiser, x, draw)
+    ends = torch.tensor([-6.0, 5.0]).double()
+    torch.testing.assert_close(elbo.prior, VP.prior_kl(x, ends[1]))
+    z_0 = VP.diffuse(x, ends[0], draw.eps_0)
+    torch.testing.assert_close(elbo.reconstruction, decoder.nats(denoiser, x, z_0, ends[0]))
+    torch.testing.assert_close(elbo.diffusion, bound.diffusion(denoiser, x, draw.t, draw.eps).nats)
+    torch.testing.assert_close(term.nats, elbo.diffusion)
+    torch.testing.assert_close(elbo.total, elbo.prior + elbo.reconstruction + elbo.diffusion)
+    torch.testing.assert_close(bound(denoiser, x, draw).total, elbo.total)
+    assert elbo.total.shape == (24,)
+    one, two, three = torch.tensor([1.0]), torch.tensor([20.0]), torch.tensor([300.0])
+    assert Elbo(one, two, three).total.item() == 321
+
+
+def test_the_condition_reaches_the_denoiser():
+    parts = ring()
+    x, label = GaussianMixture(*parts).sample(24, torch.Generator().manual_seed(0))
+    _, draw = some_batch((2,))
+    bound = Bound(Linear(-6.0, 5.0), GaussianDensity())
+    denoiser = oracle(parts)
+    told = bound(denoiser, x.double(), draw, label).diffusion
+    torch.testing.assert_close(told, bound.diffusion(denoiser, x.double(), draw.t, draw.eps, label).nats)
+    assert told.mean() < bound(denoiser, x.double(), draw).diffusion.mean() - 1  # log 8 = 2.08 nats to know
+
+
+# --- one Gaussian: everything in closed form ---------------------------------------------------------------
+
+
+def gaussian_points(d):
+    """(parts, eigenvalues, x, eps): points over which a plain mean is exact for quadratics in (x, eps)."""
+    parts = correlated(d)
+    p = cubature(2 * d)
+    return (
+        parts,
+        torch.linalg.eigvalsh(parts[2][0]),
+        parts[1] + p[:, :d] @ torch.linalg.cholesky(parts[2][0]).T,
+        p[:, d:],
+    )
+
+
+def expected(bound, denoiser, x, eps, t, weights):
+    """E of the three terms over x, eps and t, each a float."""
+    n, m = len(t), len(x)
+    draw = Draw(t.repeat_interleave(m), eps.repeat(n, 1), eps.repeat(n, 1))
+    elbo = bound(denoiser, x.repeat(n, 1), draw)
+    return [
+        (a.view(n, m).mean(1) @ weights).item() for a in (elbo.prior, elbo.reconstruction, elbo.diffusion)
+    ]
+
+
+def information(eigenvalues, gamma):
+    """I(x; z) of a Gaussian at gamma: 1/2 sum log(1 + SNR c)."""
+    return 0.5 * torch.log1p(eigenvalues * math.exp(-gamma)).sum().item()
+
+
+def nll(parts, x):
+    return -MultivariateNormal(parts[1][0], parts[2][0]).log_prob(x)
+
+
+@sizes
+@pytest.mark.parametrize("space", SPACES)
+def test_the_expected_diffusion_term_is_the_fall_of_mutual_information(d, space):
+    """1/2 int E|eps - eps_hat|^2 dgamma = I(x; z_0) - I(x; z_1) for the exact denoiser (I-MMSE)."""
+    parts, eigenvalues, x, eps = gaussian_points(d)
+    denoiser = network(Says(oracle(parts), space), space)
+    _, _, diffusion = expected(Bound(Linear(LOW, HIGH), GaussianDensity()), denoiser, x, eps, *legendre(64))
+    exact = information(eigenvalues, LOW) - information(eigenvalues, HIGH)
+    assert diffusion == pytest.approx(exact, rel=1e-7)
+
+
+@every_schedule
+def test_the_expected_diffusion_term_depends_on_the_endpoints_alone(kind):
+    parts, eigenvalues, x, eps = gaussian_points(2)
+    schedule = kind(LOW, HIGH)
+    t, weights = trapezoid_times(schedule, 6000)
+    _, _, diffusion = expected(Bound(schedule, GaussianDensity()), oracle(parts), x, eps, t, weights)
+    assert diffusion == pytest.approx(
+        information(eigenvalues, LOW) - information(eigenvalues, HIGH), rel=1e-5
+    )
+
+
+@sizes
+def test_the_bound_lies_above_the_exact_nll_and_meets_it_as_the_endpoints_widen(d):
+    """Gap = KL(p(z_1) || prior) + what N(z_0 / alpha_0, e^gamma_0) loses to p(x | z_0), exactly."""
+    parts, eigenvalues, x, eps = gaussian_points(d)
+    entropy = nll(parts, x).mean().item()
+    gaps = []
+    for low, high in ((-2.0, 2.0), (-5.0, 4.0), (-10.0, 8.0), (-13.0, 12.0)):
+        terms = expected(Bound(Linear(low, high), GaussianDensity()), oracle(parts), x, eps, *legendre(96))
+        alpha2 = 1 / (1 + math.exp(high))
+        spread = alpha2 * (eigenvalues - 1) + 1  # of z_1
+        mean = alpha2 * parts[1].square().sum()
+        prior_gap = 0.5 * (spread - spread.log() - 1).sum() + 0.5 * mean
+        decoder_gap = 0.5 * torch.log1p(math.exp(low) / eigenvalues).sum()
+        gaps.append(sum(terms) - entropy)
+        # the bound takes its endpoints in float32, which costs the prior 1e-7 a dimension
+        assert gaps[-1] == pytest.approx((prior_gap + decoder_gap).item(), rel=1e-4, abs=2e-7 * d)
+    assert gaps[0] > gaps[1] > gaps[2] > gaps[3] > 0
+    assert gaps[3] < 1e-3 * d
+
+
+@sizes
+def test_the_bound_is_the_nll_of_every_point_as_the_endpoints_widen(d):
+    """The model is the data's distribution then, and the exact denoiser leaves no slack in the bound."""
+    parts, _, _, _ = gaussian_points(d)
+    x = GaussianMixture(*parts).sample(30, torch.Generator().manual_seed(1))[0].double()
+    t, weights = legendre(96)
+    eps = cubature(d)
+    for point in x:
+        terms = expected(
+            Bound(Linear(-13.0, 12.0), GaussianDensity()),
+            oracle(parts),
+            point.expand(len(eps), d),
+            eps,
+            t,
+            weights,
+        )
+        # what is left of the data at gamma 12 and -13 is of order e^-12 |x|^2
+        assert sum(terms) == pytest.approx(
+            nll(parts, point).item(), abs=1e-3 * d + 1e-4 * point.square().sum().item()
+        )
+
+
+@sizes
+def test_the_bound_holds_by_monte_carlo_in_float32(d):
+    """The path that a run takes: float32, one draw an item; 3 standard errors and 1e-3 nats a dimension."""
+    parts, n = correlated(d), 40_000
+    generator = torch.Generator().manual_seed(3)
+    x, _ = GaussianMixture(*parts).sample(n, generator)
+    noise = torch.randn(2, n, d, generator=generator)
+    draw = Draw(stratified_times(n, generator), *noise)
+    total = Bound(Linear(-13.0, 12.0), GaussianDensity())(oracle(parts), x, draw).total
+    assert total.dtype == torch.float32
+    excess = total.double() - nll(parts, x.double())
+    stderr = excess.std().item() / math.sqrt(n)
+    assert abs(excess.mean().item()) < 3 * stderr + 1e-3 * d
+
+
+@sizes
+@pytest.mark.parametrize("steps", [10, 50, 200])
+def test_finite_steps_are_the_riemann_sum(d, steps):
+    """E L_T = sum_i 1/2 expm1(gamma_i - gamma_{i-1}) E|eps - eps_hat|^2 at gamma_i, every step taken once."""
+    parts, eigenvalues, x, eps = gaussian_points(d)
+    t = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
+    schedule = Linear(LOW, HIGH)
+    _, _, ours = expected(
+        Bound(schedule, GaussianDensity(), steps), oracle(parts), x, eps, t, torch.full_like(t, 1 / steps)
+    )
+    gamma = torch.linspace(LOW, HIGH, steps + 1, dtype=torch.float64)
+    signal = eigenvalues * torch.exp(-gamma[1:, None])
+    exact = 0.5 * torch.expm1(gamma.diff()) @ (signal / (1 + signal)).sum(1)
+    assert ours == pytest.approx(exact.item(), rel=1e-7)
+
+
+@sizes
+def test_the_discrete_bound_falls_with_the_number_of_steps_and_meets_the_continuous_one(d):
+    parts, eigenvalues, x, eps = gaussian_points(d)
+    limit = information(eigenvalues, LOW) - information(eigenvalues, HIGH)
+    excess = []
+    for steps in (1, 4, 16, 64, 256, 512, 1024):
+        t = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
+        bound = Bound(Linear(LOW, HIGH), GaussianDensity(), steps)
+        excess.append(expected(bound, oracle(parts), x, eps, t, torch.full_like(t, 1 / steps))[2] - limit)
+    assert all(a > b > 0 for a, b in zip(excess[:-1], excess[1:], strict=True))
+    assert excess[-1] < 0.01 * limit
+    assert excess[-2] / excess[-1] == pytest.approx(2, abs=0.05)  # first order in the step
+
+
+# --- data on a grid of levels -----------------------------------------------------------------------------
+
+
+def test_the_bound_of_the_exact_levels_denoiser_meets_the_entropy():
+    """One dimension, three levels, quadrature over eps and t: total -> -sum p log p as the ends widen."""
+    prior = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    levels = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+
+    class LogPrior(torch.nn.Module):
+        def forward(self, z, gamma, condition):
+            return prior.log().view(1, 3, 1).expand(len(z), 3, 1)
+
+    denoiser = Denoiser(LogPrior(), LevelOutput(3), VP)
+    e = torch.linspace(-8, 8, 321, dtype=torch.float64)
+    mass = (prior[:, None] * torch.softmax(-(e**2) / 2, 0)).flatten()
+    x, eps = levels.repeat_interleave(321)[:, None], e.repeat(3)[:, None]
+    entropy = -(prior * prior.log()).sum().item()
+    gaps = []
+    for low, high in ((-2.0, 3.0), (-4.0, 5.0), (-8.0, 9.0)):
+        t, weights = legendre(64)
+        draw = Draw(t.repeat_interleave(963), eps.repeat(64, 1), eps.repeat(64, 1))
+        elbo = Bound(Linear(low, high), Categorical(3))(denoiser, x.repeat(64, 1), draw)
+        gaps.append((elbo.total.view(64, 963) @ mass @ weights).item() - entropy)
+    assert gaps[0] > gaps[1] > gaps[2] > 0
+    assert gaps[2] < 1e-4
+
+
+# --- the ring ---------------------------------------------------------------------------------------------
+
+
+@cache
+def ring_information():
+    """I(x; z_0) - I(x; z_1) by quadrature: I(x; z) = H(z) - d/2 log(2 pi e sigma^2)."""
+
+    def at(gamma):
+        alpha, sigma = (a.item() for a in VP.alpha_sigma(torch.tensor(gamma, dtype=torch.float64)))
+        reach = 3.0 if gamma < 0 else 9.0
+        return entropy_by_quadrature(ring(), alpha, sigma, reach) - math.log(2 * math.pi * math.e * sigma**2)
+
+    return at(LOW) - at(HIGH)
+
+
+@cache
+def ring_draws(name, space=None, n=2**18):
+    """n draws of the diffusion term of the exact denoiser, float32, times stratified as in training."""
+    generator = torch.Generator().manual_seed(20)
+    x, _ = GaussianMixture(*ring()).sample(n, generator)
+    t, eps = stratified_times(n, generator), torch.randn(n, 2, generator=generator)
+    truth = oracle(ring())
+    denoiser = truth if space is None else network(Says(truth, space), space)
+    return Bound(SCHEDULES[name](LOW, HIGH), None).diffusion(denoiser, x, t, eps).nats.double()
+
+
+def test_the_rings_information_is_that_of_separate_modes():
+    """log 8 + log(1 + SNR 0.15^2) less what is left at gamma_1; the modes overlap by half a millinat.
+
+    The field's 8.288 is this figure, 8.2864, with the Monte-Carlo noise of an entropy estimate.
+    """
+    left = math.log1p((1.5**2 / 2 + 0.15**2) * math.exp(-HIGH))
+    limit = math.log(8) + math.log1p(0.15**2 * math.exp(-LOW)) - left
+    assert limit - 1e-3 < ring_information() < limit
+    assert ring_information() == pytest.approx(8.288, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_rings_bound_is_its_information_under_every_schedule(name):
+    nats = ring_draws(name)
+    stderr = nats.std().item() / math.sqrt(len(nats))
+    assert abs(nats.mean().item() - ring_information()) < 3 * stderr
+    assert stderr < 0.03 * ring_information()
+
+
+def test_the_rings_variance_is_ordered_by_schedule():
+    """187 < 1700 < 5500 were measured twice independently; a third of each is allowed for the heavy tails."""
+    variance = {name: ring_draws(name).var().item() for name in SCHEDULES}
+    for name, reference in (("linear", 187), ("cosine", 1700), ("beta_linear", 5500)):
+        assert variance[name] == pytest.approx(reference, rel=1 / 3)
+    assert 4 * variance["linear"] < variance["cosine"] < variance["beta_linear"] / 1.5
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_four_objectives_of_one_oracle_have_one_bound(name):
+    n = 2**15
+    exact = ring_draws(name, None, n).mean().item()
+    for space in SPACES:
+        assert ring_draws(name, space, n).mean().item() == pytest.approx(exact, rel=1e-4)
+
+
+def test_a_worse_denoiser_has_a_worse_bound_by_its_squared_distance():
+    """E|eps - eps_hat|^2 = E|eps - eps*|^2 + E|eps* - eps_hat|^2: the bound ranks denoisers."""
+    parts, _, x, eps = gaussian_points(2)
+
+    class Off(torch.nn.Module):
+        def forward(self, z, gamma, condition):
+            return oracle(parts)(z, gamma).epsilon + 0.1 * z + 0.2
+
+    t, weights = legendre(64)
+    bound = Bound(Linear(LOW, HIGH), GaussianDensity())
+    best, worse = (
+        expected(bound, a, x, eps, t, weights)[2] for a in (oracle(parts), network(Off(), "epsilon"))
+    )
+    gamma = LOW + (HIGH - LOW) * t
+    alpha2 = torch.sigmoid(-gamma)
+    square = alpha2 * (parts[1].square().sum() + parts[2][0].trace()) + 2 * torch.sigmoid(gamma)  # E|z|^2
+    cross = 2 * 0.1 * 0.2 * alpha2.sqrt() * parts[1].sum()
+    distance = 0.01 * square + cross + 0.04 * 2
+    assert worse - best == pytest.approx(0.5 * (HIGH - LOW) * (distance @ weights).item(), rel=1e-7)
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_refuses_steps(steps):
+    refused(lambda: Bound(Linear(LOW, HIGH), None, steps), f"bound.steps={steps}")

@@ -1,0 +1,149 @@
+"""Decoders: probabilities that sum to one, and the formulas they come from, in float64."""
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal
+
+from triptych.diffusion.decoder import Categorical, DiscretisedGaussian, GaussianDensity
+from triptych.diffusion.process import VariancePreserving
+
+from .oracles import VarianceExploding, Wrong, network
+
+every_k = pytest.mark.parametrize("levels", [2, 3, 17, 256])
+PROCESS = VariancePreserving()
+
+
+def grid(levels):
+    return torch.linspace(-1, 1, levels, dtype=torch.float64)
+
+
+def denoiser(process=PROCESS):
+    """x0 = sin(3 z) + ...: anything but z / alpha."""
+    return network(Wrong(), "x0", process)
+
+
+def cdf(a):
+    return 0.5 * torch.special.erfc(-a * 0.5**0.5)  # torch's own ndtr has no digits below -10
+
+
+def summed(decoder, levels, gamma, width=1.5, dtype=torch.float64):
+    """sum over all k of p(x = c_k | z), for a row of z's of one dimension."""
+    z = torch.linspace(-width, width, 41, dtype=dtype).unsqueeze(1)
+    gamma = torch.tensor(gamma, dtype=dtype)
+    total = 0
+    for centre in grid(levels).to(dtype):
+        total = total + torch.exp(-decoder.nats(denoiser(), centre.expand_as(z), z, gamma))
+    return total
+
+
+@every_k
+@pytest.mark.parametrize("gamma", [-13.3, -8.0, -2.0, 3.0])
+def test_categorical_sums_to_one_over_all_levels(levels, gamma):
+    total = summed(Categorical(levels), levels, gamma)
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-10)
+
+
+@every_k
+@pytest.mark.parametrize("gamma", [-13.3, -8.0, -2.0, 3.0])
+def test_discretised_gaussian_sums_to_one_over_the_grid(levels, gamma):
+    total = summed(DiscretisedGaussian(levels), levels, gamma)
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-9)
+
+
+@every_k
+def test_categorical_is_bayes_rule_under_a_flat_prior(levels):
+    """p(k | z) ~ N(z; alpha c_k, sigma^2): the likelihood of z itself, for images and a gamma each."""
+    generator = torch.Generator().manual_seed(levels)
+    k = torch.randint(levels, (6, 2, 3), generator=generator)
+    x = grid(levels)[k]
+    gamma = torch.tensor([-13.3, -8.0, -4.0, -1.0, 0.0, 2.0]).double()
+    for process in (PROCESS, VarianceExploding()):
+        alpha, sigma = (a.view(-1, 1, 1, 1) for a in process.alpha_sigma(gamma))
+        z = alpha.squeeze(3) * x + sigma.squeeze(3) * torch.randn(
+            x.shape, generator=generator, dtype=torch.float64
+        )
+        log_p = Normal(alpha * grid(levels), sigma).log_prob(z.unsqueeze(3)).log_softmax(3)
+        exact = -log_p.gather(3, k.unsqueeze(3)).sum((1, 2, 3))
+        ours = Categorical(levels).nats(denoiser(process), x, z, gamma)
+        torch.testing.assert_close(
+            ours, exact, rtol=1e-6, atol=1e-4
+        )  # centres are float32, times e^13.3 here
+        one = Categorical(levels).nats(denoiser(process), x[2:3], z[2:3], gamma[2])
+        torch.testing.assert_close(one, ours[2:3])
+
+
+@every_k
+def test_discretised_gaussian_is_the_cdf_over_the_level_with_open_edges(levels):
+    generator = torch.Generator().manual_seed(levels)
+    k = torch.cat([torch.arange(levels), torch.randint(levels, (64,), generator=generator)])
+    x, half = grid(levels)[k].unsqueeze(1), 1 / (levels - 1)
+    z = torch.randn(len(k), 1, generator=generator, dtype=torch.float64)
+    for process, gamma in ((PROCESS, -3.0), (PROCESS, 0.5), (VarianceExploding(), -1.0)):
+        gamma = torch.tensor(gamma).double()
+        mean, std = denoiser(process)(z, gamma).x0, torch.exp(gamma / 2)  # sigma / alpha
+        upper = torch.where(k.unsqueeze(1) == levels - 1, torch.inf, (x + half - mean) / std)
+        lower = torch.where(k.unsqueeze(1) == 0, -torch.inf, (x - half - mean) / std)
+        left = lower + upper < 0  # the tail in which the difference keeps its digits
+        mass = torch.where(left, cdf(upper) - cdf(lower), cdf(-lower) - cdf(-upper))
+        nats = DiscretisedGaussian(levels).nats(denoiser(process), x, z, gamma)
+        torch.testing.assert_close(nats, -mass.log().squeeze(1), rtol=1e-8, atol=1e-8)
+        each = DiscretisedGaussian(levels).nats(denoiser(process), x, z, gamma.expand(len(k)))
+        torch.testing.assert_close(each, nats)
+
+
+def test_discretised_gaussian_sums_over_dimensions_and_survives_far_tails_in_float32():
+    decoder, gamma = DiscretisedGaussian(256), torch.tensor(-13.3)
+    z = torch.linspace(-1.2, 1.2, 24).view(4, 2, 3)
+    x = (torch.arange(24) % 7 / 127.5 - 1).view(4, 2, 3)
+    whole = decoder.nats(denoiser(), x, z, gamma)
+    assert whole.dtype == torch.float32 and whole.isfinite().all() and (whole > 0).all()
+    parts = denoiser()(z, gamma).x0
+
+    class Fixed:
+        process = PROCESS
+
+        def __init__(self, x0):
+            self.x0 = x0
+
+        def __call__(self, z, gamma, condition):
+            return self
+
+    by_dim = [
+        decoder.nats(
+            Fixed(parts.flatten(1)[:, i : i + 1]), x.flatten(1)[:, i : i + 1], z.flatten(1)[:, :1], gamma
+        )
+        for i in range(6)
+    ]
+    torch.testing.assert_close(whole, sum(by_dim), rtol=1e-5, atol=1e-5)
+    # and the tail itself, 200 standard deviations out: -log Phi(-a) = a^2 / 2 + log(a sqrt(2 pi)) + O(a^-2)
+    std = torch.exp(gamma / 2)
+    far = decoder.nats(
+        Fixed(torch.tensor([[0.6]])), torch.tensor([[0.6 - 200 * std - 1 / 255]]), z[:1, :1, 0], gamma
+    )
+    expected = 200.0**2 / 2 + torch.log(200 * torch.tensor(2 * torch.pi).sqrt())
+    torch.testing.assert_close(far, expected[None], rtol=2e-4, atol=0)
+
+
+def test_discretised_gaussian_hands_the_condition_on():
+    seen = []
+
+    class Spy(Wrong):
+        def forward(self, z, gamma, condition):
+            seen.append(condition)
+            return super().forward(z, gamma, condition)
+
+    x, condition = torch.zeros(2, 1), torch.tensor([1, 0])
+    DiscretisedGaussian(3).nats(network(Spy(), "x0"), x, x, torch.tensor(0.0), condition)
+    assert seen == [condition] or seen[0] is condition
+
+
+def test_gaussian_density_is_the_likelihood_of_x_given_z():
+    generator = torch.Generator().manual_seed(0)
+    x, z = (torch.randn(3, 2, 2, generator=generator, dtype=torch.float64) for _ in range(2))
+    gamma = torch.tensor([-5.0, 0.0, 2.0]).double()
+    for process in (PROCESS, VarianceExploding()):
+        alpha, sigma = (a.view(-1, 1, 1) for a in process.alpha_sigma(gamma))
+        exact = -Independent(Normal(z / alpha, sigma / alpha), 2).log_prob(x)
+        torch.testing.assert_close(GaussianDensity().nats(denoiser(process), x, z, gamma), exact)
+        one = GaussianDensity().nats(denoiser(process), x[1:2], z[1:2], gamma[1])
+        torch.testing.assert_close(one, exact[1:2])

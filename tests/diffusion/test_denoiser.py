@@ -1,0 +1,142 @@
+"""Denoisers: what a network's output means, and x0 on a grid of levels as a categorical posterior mean."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from triptych.diffusion.denoiser import Denoiser, LevelOutput, Output, level_centres
+from triptych.diffusion.prediction import SPACES
+from triptych.diffusion.process import VariancePreserving
+
+from .oracles import Says, Wrong, lopsided, network, oracle, refused
+
+
+class Constant(nn.Module):
+    """A network that gives the same logits (K, *event) whatever it sees."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, z, gamma, condition):
+        return self.logits.expand(len(z), *self.logits.shape)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_output_reads_the_network_as_its_space(space):
+    truth = oracle(lopsided())
+    z, gamma = (
+        torch.randn(64, 2, generator=torch.Generator().manual_seed(0)).double(),
+        torch.linspace(-8, 6, 64).double(),
+    )
+    guess, exact = network(Says(truth, space), space)(z, gamma), truth(z, gamma)
+    assert guess.space == space and Output(space).per_dim == 1
+    for view in SPACES:
+        torch.testing.assert_close(getattr(guess, view), getattr(exact, view), rtol=1e-7, atol=1e-7)
+
+
+def test_network_sees_z_a_gamma_per_item_and_the_condition():
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, z, gamma, condition):
+            seen.append((z, gamma, condition))
+            return z.to(torch.bfloat16)
+
+    z, condition = torch.randn(3, 2, 4), torch.tensor([2, 0, 1])
+    guess = network(Spy(), "v")(z, torch.tensor(1.5), condition)
+    assert seen[0][0] is z and seen[0][2] is condition
+    assert seen[0][1].tolist() == [1.5, 1.5, 1.5]
+    assert guess.v.dtype == guess.x0.dtype == torch.float32  # autocast ends at the network
+    alpha, sigma = VariancePreserving().alpha_sigma(torch.tensor([1.0, 2.0, 3.0]))
+    many = network(Spy(), "v")(z, torch.tensor([1.0, 2.0, 3.0]))
+    assert seen[1][1].tolist() == [1.0, 2.0, 3.0] and seen[1][2] is None
+    torch.testing.assert_close(many.alpha.flatten(), alpha)
+    torch.testing.assert_close(many.sigma.flatten(), sigma)
+
+
+def test_one_gamma_for_all_is_a_gamma_each():
+    z = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    for denoiser in (network(Wrong(), "epsilon"), levels_denoiser(torch.randn(4, 3))):
+        one, each = denoiser(z, torch.tensor(0.5)), denoiser(z, torch.full((5,), 0.5))
+        torch.testing.assert_close(one.epsilon, each.epsilon)
+
+
+def levels_denoiser(logits):
+    return Denoiser(Constant(logits), LevelOutput(len(logits)), VariancePreserving())
+
+
+@pytest.mark.parametrize("levels", [2, 3, 5])
+def test_levels_with_log_priors_is_the_exact_posterior_mean(levels):
+    """Independent dimensions: logit = log prior. The truth enumerates every point of the grid, in float64."""
+    generator = torch.Generator().manual_seed(levels)
+    prior = torch.rand(levels, 2, generator=generator, dtype=torch.float64) + 0.05
+    prior = prior / prior.sum(0)
+    centres = torch.linspace(-1, 1, levels, dtype=torch.float64)
+    grid = list(itertools.product(range(levels), repeat=2))
+    points = torch.stack([centres[[i, j]] for i, j in grid])
+    mass = torch.stack([prior[i, 0] * prior[j, 1] for i, j in grid])
+    for gamma in torch.tensor([-8.0, -3.0, -1.0, 0.0, 2.0, 8.0]).double():
+        alpha, sigma = torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
+        noise = torch.randn(50, 2, generator=generator, dtype=torch.float64)
+        z = alpha * points[torch.randint(len(points), (50,), generator=generator)] + sigma * noise
+        likelihood = torch.distributions.Normal(alpha * points, sigma).log_prob(z[:, None]).sum(2)
+        exact = (mass.log() + likelihood).softmax(1) @ points
+        guess = levels_denoiser(prior.log())(z, gamma)
+        assert guess.space == "x0"
+        torch.testing.assert_close(guess.x0, exact, rtol=0, atol=1e-7)  # centres are float32
+        # in float32 z and alpha c, each rounded by U, tilt a logit by no more than U spread / sigma^2
+        single = levels_denoiser(prior.log().float())(z.float(), gamma.float().expand(50))
+        assert (single.x0 - exact).abs().max() < 1e-6 + 4 * 2.0**-24 / sigma**2
+
+
+def test_levels_needs_only_what_the_other_dimensions_say():
+    """Dependent dimensions: logit = log prior given the *other* z gives the joint posterior mean."""
+    generator = torch.Generator().manual_seed(0)
+    joint = torch.rand(4, 4, generator=generator, dtype=torch.float64) ** 3
+    joint = joint / joint.sum()
+    centres = torch.linspace(-1, 1, 4, dtype=torch.float64)
+    gamma = torch.tensor(-0.5).double()
+    alpha, sigma = VariancePreserving().alpha_sigma(gamma)
+
+    class Others(nn.Module):
+        def forward(self, z, gamma, condition):
+            heard = torch.exp(
+                -((z.unsqueeze(1) - alpha * centres[:, None]) ** 2) / (2 * sigma**2)
+            )  # (B, K, 2)
+            first = torch.einsum("ij,bj->bi", joint, heard[:, :, 1])
+            second = torch.einsum("ij,bi->bj", joint, heard[:, :, 0])
+            return torch.stack([first, second], 2).log()
+
+    z = torch.randn(30, 2, generator=generator, dtype=torch.float64)
+    heard = torch.exp(-((z.unsqueeze(1) - alpha * centres[:, None]) ** 2) / (2 * sigma**2))
+    posterior = torch.einsum("ij,bi,bj->bij", joint, heard[:, :, 0], heard[:, :, 1])
+    posterior = posterior / posterior.sum((1, 2), keepdim=True)
+    exact = torch.stack([posterior.sum(2) @ centres, posterior.sum(1) @ centres], 1)
+    guess = Denoiser(Others(), LevelOutput(4), VariancePreserving())(z, gamma)
+    torch.testing.assert_close(guess.x0, exact, rtol=0, atol=1e-7)
+
+
+def test_levels_takes_images_and_a_gamma_per_item():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 1, 3, 2, generator=generator)
+    z, gamma = torch.randn(4, 1, 3, 2, generator=generator), torch.tensor([-3.0, 0.0, 1.0, 5.0])
+    whole = levels_denoiser(logits)(z, gamma).x0
+    assert whole.shape == z.shape
+    for i in range(4):
+        torch.testing.assert_close(whole[i], levels_denoiser(logits)(z[i : i + 1], gamma[i]).x0[0])
+    assert LevelOutput(5).per_dim == 5
+
+
+def test_level_centres_span_the_data():
+    assert level_centres(2).tolist() == [-1, 1]
+    torch.testing.assert_close(level_centres(17), torch.arange(17) / 8 - 1)
+    torch.testing.assert_close(level_centres(256), torch.arange(256) / 127.5 - 1)
+
+
+def test_refusals():
+    refused(lambda: Output("x00"), "objective.output='x00'", "x0, epsilon, score, v")
+    for levels in (1, 0, None):
+        refused(lambda levels=levels: LevelOutput(levels), "objective=levels", f"levels={levels}")

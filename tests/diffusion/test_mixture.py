@@ -1,0 +1,193 @@
+"""The oracle: density, score, posterior mean and entropy of a mixture against torch and quadrature."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal, Normal
+
+from triptych.diffusion.mixture import GaussianMixture
+from triptych.diffusion.prediction import SPACES
+from triptych.diffusion.process import VariancePreserving
+
+from .oracles import (
+    VarianceExploding,
+    correlated,
+    distribution,
+    entropy_by_quadrature,
+    lopsided,
+    oracle,
+    refused,
+    ring,
+)
+
+LEVELS = [(1.0, 0.0), (0.999, 0.05), (0.6, 0.8), (0.02, 0.9998), (1.0, 3.0)]
+LINE = [
+    torch.tensor(a, dtype=torch.float64)
+    for a in ([0.2, 0.3, 0.5], [[-1.2], [0.1], [0.8]], [[[0.02]], [[0.1]], [[0.005]]])
+]
+mixtures = pytest.mark.parametrize(
+    "parts", [ring(), lopsided(), correlated(16), LINE], ids=["ring", "lopsided", "16-d", "1-d"]
+)
+
+
+def points(parts, n=50):
+    generator = torch.Generator().manual_seed(0)
+    return 1.5 * torch.randn(n, parts[1].shape[1], generator=generator, dtype=torch.float64)
+
+
+@mixtures
+@pytest.mark.parametrize("alpha, sigma", LEVELS)
+def test_log_prob_is_torchs_mixture(parts, alpha, sigma):
+    z = points(parts)
+    exact = distribution(parts, alpha, sigma).log_prob(z)
+    torch.testing.assert_close(GaussianMixture(*parts).log_prob(z, alpha, sigma), exact, rtol=1e-8, atol=1e-8)
+    if sigma == 0:
+        torch.testing.assert_close(GaussianMixture(*parts).log_prob(z), exact, rtol=1e-8, atol=1e-8)
+
+
+@mixtures
+@pytest.mark.parametrize("alpha, sigma", LEVELS)
+def test_score_is_the_gradient_of_torchs_log_prob(parts, alpha, sigma):
+    z = points(parts).requires_grad_()
+    (gradient,) = torch.autograd.grad(distribution(parts, alpha, sigma).log_prob(z).sum(), z)
+    ours = GaussianMixture(*parts).score(z.detach(), alpha, sigma)
+    torch.testing.assert_close(ours, gradient, rtol=1e-7, atol=1e-7)
+
+
+def test_levels_may_differ_from_item_to_item():
+    mixture, z = GaussianMixture(*lopsided()), points(lopsided(), 5)
+    alpha, sigma = (torch.tensor(a).double().view(5, 1) for a in zip(*LEVELS, strict=True))
+    for i, (a, s) in enumerate(LEVELS):
+        torch.testing.assert_close(mixture.log_prob(z, alpha, sigma)[i], mixture.log_prob(z, a, s)[i])
+        torch.testing.assert_close(mixture.score(z, alpha, sigma)[i], mixture.score(z, a, s)[i])
+
+
+@pytest.mark.parametrize("process", [VariancePreserving(), VarianceExploding()], ids=["vp", "ve"])
+@pytest.mark.parametrize("gamma", [-6.0, -2.0, 0.0, 3.0, 8.0])
+def test_posterior_mean_is_bayes_rule_by_quadrature(process, gamma):
+    """E[x | z] = int x p(x) q(z | x) dx / int p(x) q(z | x) dx, on a line and in the plane."""
+    gamma = torch.tensor(gamma).double()
+    alpha, sigma = process.alpha_sigma(gamma)
+    for parts, n in ((LINE, 20_001), (lopsided(), 401)):
+        d = parts[1].shape[1]
+        axis = torch.linspace(-4, 4, n, dtype=torch.float64)
+        x = torch.cartesian_prod(*[axis] * d).view(-1, d)
+        log_p = distribution(parts).log_prob(x)
+        z = alpha * points(parts, 12) * 0.6 + sigma * points(parts, 24)[12:] * 0.5
+        log_q = Normal(alpha * x, sigma).log_prob(z[:, None]).sum(2)
+        exact = (log_p + log_q).softmax(1) @ x
+        guess = oracle(parts, process)(z, gamma)
+        torch.testing.assert_close(guess.x0, exact, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(guess.epsilon, (z - alpha * exact) / sigma, rtol=1e-4, atol=1e-4)
+
+
+def test_oracle_is_the_best_denoiser():
+    """E|eps - eps_hat|^2 is stationary at the oracle: the error is uncorrelated with any function of z."""
+    mixture, gamma = GaussianMixture(*lopsided()), torch.tensor(0.5).double()
+    generator = torch.Generator().manual_seed(0)
+    x = mixture.sample(200_000, generator)[0].double()
+    eps = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    z = VariancePreserving().diffuse(x, gamma, eps)
+    error = oracle(lopsided())(z, gamma).epsilon_error(x, eps)
+    for f in (torch.ones_like(z), z, torch.sin(3 * z), z.flip(1) ** 2):
+        product = (error * f).sum(1)
+        assert abs(product.mean().item()) < 4 * product.std().item() / math.sqrt(len(z))
+
+
+@mixtures
+def test_conditional_oracle_is_the_components_own(parts):
+    z = points(parts, 40)
+    label = torch.arange(40) % len(parts[0])
+    gamma = torch.linspace(-6, 6, 40, dtype=torch.float64)
+    guess = oracle(parts)(z, gamma, label)
+    for k in range(len(parts[0])):
+        own = oracle([torch.ones(1).double(), parts[1][k : k + 1], parts[2][k : k + 1]])
+        rows = label == k
+        for space in SPACES:
+            theirs = getattr(own(z[rows], gamma[rows]), space)
+            torch.testing.assert_close(getattr(guess, space)[rows], theirs, rtol=1e-8, atol=1e-8)
+
+
+def test_float32_agrees_with_float64():
+    z, gamma = points(ring()), torch.linspace(-10, 8, 50).double()
+    single, double = oracle(ring())(z.float(), gamma.float()), oracle(ring())(z, gamma)
+    assert single.score.dtype == torch.float32
+    torch.testing.assert_close(single.score.double(), double.score, rtol=1e-3, atol=1e-3)
+
+
+def test_entropy_of_one_gaussian_is_exact():
+    weights, means, covariances = correlated(16)
+    estimate = GaussianMixture(weights, means, covariances).entropy()
+    assert estimate.stderr == 0
+    assert estimate.mean == pytest.approx(
+        MultivariateNormal(means[0], covariances[0]).entropy().item(), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("parts", [ring(), lopsided()], ids=["ring", "lopsided"])
+def test_entropy_of_a_mixture_is_within_its_standard_error(parts):
+    exact = entropy_by_quadrature(parts, 1.0, 0.0, reach=4.0, points=600)
+    for seed in range(4):
+        estimate = GaussianMixture(*parts).entropy(n=50_000, seed=seed)
+        assert abs(estimate.mean - exact) < 3 * estimate.stderr
+        assert (
+            0.5 / math.sqrt(50_000) < estimate.stderr < 2 / math.sqrt(50_000)
+        )  # std of log p: near sqrt(d / 2) = 1
+
+
+def test_entropy_of_the_ring_is_close_to_that_of_separate_modes():
+    limit = math.log(8) + math.log(2 * math.pi * math.e * 0.15**2)
+    assert limit == pytest.approx(1.1231, abs=1e-4)
+    estimate = GaussianMixture(*ring()).entropy()
+    assert (
+        abs(estimate.mean - limit) < 3 * estimate.stderr + 1e-3
+    )  # the modes overlap by less than a millinat
+
+
+@mixtures
+def test_samples_have_the_components_moments(parts):
+    weights, means, covariances = parts
+    n = 40_000
+    x, label = GaussianMixture(*parts).sample(n, torch.Generator().manual_seed(0))
+    assert x.dtype == torch.float32 and x.shape == (n, means.shape[1])
+    for k, weight in enumerate(weights.tolist()):
+        own = x[label == k].double()
+        assert abs(len(own) / n - weight) <= 5 * math.sqrt(weight * (1 - weight) / n)
+        # whitened by the true covariance: mean 0 and covariance I, each entry to 5 standard errors
+        white = torch.linalg.solve_triangular(
+            torch.linalg.cholesky(covariances[k]), (own - means[k]).T, upper=False
+        ).T
+        assert white.mean(0).abs().max() < 5 / math.sqrt(len(own))
+        assert (white.T @ white / len(own) - torch.eye(white.shape[1])).abs().max() < 5 * math.sqrt(
+            2 / len(own)
+        )
+
+
+def test_samples_follow_from_the_generator():
+    mixture = GaussianMixture(*ring())
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    one, other = (mixture.sample(100, torch.Generator().manual_seed(7))[0] for _ in range(2))
+    assert torch.equal(one, other) and torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_refusals():
+    means, eye = [[0.0, 0.0], [1.0, 1.0]], [[[1.0, 0.0], [0.0, 1.0]]] * 2
+    for weights in ([0.5, 0.4], [1.5, -0.5], [1.0, 0.0], [math.nan, 1.0]):
+        refused(lambda w=weights: GaussianMixture(w, means, eye), "weights", "sum to one")
+    refused(
+        lambda: GaussianMixture([1.0], means, eye), "weights (K,)", "means (K, d)", "covariances (K, d, d)"
+    )
+    refused(lambda: GaussianMixture([0.5, 0.5], means, eye[:1]), "covariances (K, d, d)")
+    refused(lambda: GaussianMixture([0.5, 0.5], [0.0, 1.0], eye), "means (K, d)")
+    refused(lambda: GaussianMixture([0.5, 0.5], [[0.0, math.nan], [1.0, 1.0]], eye), "means")
+    for bad in (
+        [[1.0, 0.5], [0.0, 1.0]],
+        [[1.0, 2.0], [2.0, 1.0]],
+        [[0.0, 0.0], [0.0, 1.0]],
+        [[math.nan, 0], [0, 1.0]],
+    ):
+        refused(
+            lambda c=bad: GaussianMixture([0.5, 0.5], means, [eye[0], c]), "covariances", "positive definite"
+        )

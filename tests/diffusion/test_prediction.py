@@ -1,0 +1,161 @@
+r"""Four views of one guess, in float32, with tolerances that follow from the conversions' conditioning.
+
+Every view is a row in (x0, eps): x0 (1, 0), epsilon (0, 1), score (0, -1/sigma), v (-sigma, alpha). With
+z = alpha x0 + sigma eps each conversion is ``b = p z + q a``; the oracle solves that 2x2 system in float64. A
+float32 evaluation of it makes at most R roundings on each of the two terms, so it errs by at most
+``R U (|p z| + |q a|)``: large where the conversion is ill conditioned, and nowhere else.
+"""
+
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from triptych.diffusion.prediction import SPACES, Prediction, error_scale
+from triptych.diffusion.process import VariancePreserving
+
+from .oracles import U, VarianceExploding, refused
+
+R = 8  # the longest conversion, score to v: alpha^2, sigma^2, +, sigma score, *, sigma z, -, / (8 roundings)
+TINY = 1e-30  # where float32 underflows, relative bounds stop
+PAIRS = list(product(SPACES, SPACES))
+pairs = pytest.mark.parametrize("a, b", PAIRS)
+gammas = st.floats(-13.3125, 10, width=32)
+vectors = st.lists(st.floats(-4, 4, width=32), min_size=3, max_size=3)
+often = settings(max_examples=80, deadline=None)
+
+
+def row(space, alpha, sigma):
+    """The view's coefficients on (x0, eps)."""
+    one, zero = torch.ones_like(alpha), torch.zeros_like(alpha)
+    return {"x0": (one, zero), "epsilon": (zero, one), "score": (zero, -1 / sigma), "v": (-sigma, alpha)}[
+        space
+    ]
+
+
+def conversion(a, b, alpha, sigma):
+    """(p, q) with b = p z + q a, in float64."""
+    (a0, a1), (b0, b1) = row(a, alpha, sigma), row(b, alpha, sigma)
+    det = alpha * a1 - sigma * a0
+    return (b0 * a1 - b1 * a0) / det, (b1 * alpha - b0 * sigma) / det
+
+
+def at(gamma, process=None):
+    """alpha, sigma () in float32 and the very same numbers in float64."""
+    alpha, sigma = (process or VariancePreserving()).alpha_sigma(torch.tensor(gamma, dtype=torch.float32))
+    return (alpha, sigma), (alpha.double(), sigma.double())
+
+
+def converted(a, b, value, z, gamma, process=None):
+    """(the code's float32 b, the oracle's float64 b, what the one may differ from the other)."""
+    single, double = at(gamma, process)
+    ours = getattr(Prediction(a, value, z, *single), b)
+    p, q = conversion(a, b, *double)
+    first, second = p * z.double(), q * value.double()
+    return ours, first + second, R * U * (first.abs() + second.abs()) + TINY
+
+
+@pairs
+@given(gamma=gammas, z=vectors, value=vectors)
+@often
+def test_conversions_follow_the_definitions(a, b, gamma, z, value):
+    for process in (VariancePreserving(), VarianceExploding()):
+        ours, exact, allowed = converted(a, b, torch.tensor(value), torch.tensor(z), gamma, process)
+        assert ours.dtype == torch.float32
+        assert ((ours.double() - exact).abs() <= allowed).all()
+
+
+@pairs
+@given(gamma=gammas, z=vectors, value=vectors)
+@often
+def test_conversions_round_trip(a, b, gamma, z, value):
+    """The way back multiplies the error of the way out by its own |q|, and adds one like it."""
+    z, value = torch.tensor(z), torch.tensor(value)
+    out, _, erred = converted(a, b, value, z, gamma)
+    back, _, errs = converted(b, a, out, z, gamma)
+    _, q = conversion(b, a, *at(gamma)[1])
+    assert ((back.double() - value.double()).abs() <= errs + q.abs() * erred).all()
+
+
+@pairs
+@given(gamma=gammas, z=vectors, value=vectors, truth=vectors)
+@often
+def test_convert_then_square_equals_square_then_scale(a, b, gamma, z, value, truth):
+    """|b - b'|^2 = (s_b / s_a)^2 |a - a'|^2; d off by e puts d^2 off by at most e (2 |d| + e)."""
+    z, value, truth = torch.tensor(z), torch.tensor(value), torch.tensor(truth)
+    (guess, _, erred), (target, _, errs) = (converted(a, b, w, z, gamma) for w in (value, truth))
+    converted_first = (guess - target).double()
+    single, double = at(gamma)
+    scale = error_scale(b, *single).double() / error_scale(a, *single).double()
+    squared_first = scale.square() * (value.double() - truth.double()).square()
+    exact = (value.double() - truth.double()).abs() * scale
+    off = erred + errs + U * exact
+    assert (
+        (converted_first.square() - squared_first).abs() <= off * (2 * exact + off) + R * U * squared_first
+    ).all()
+    # and the scale itself is the definition's |q|
+    torch.testing.assert_close(scale, conversion(a, b, *double)[1].abs(), rtol=R * U, atol=0)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@given(gamma=gammas, x=vectors, eps=vectors, value=vectors)
+@often
+def test_epsilon_error_is_epsilon_minus_eps_in_every_space(space, gamma, x, eps, value):
+    """Formed in the guess's own space: only the terms of that space are rounded, then scaled by 1 / s.
+
+    By way of ``epsilon`` the rounding of z, U |z| / sigma, would come on top: 770 times as much at -13.3.
+    """
+    x, eps, value = torch.tensor(x), torch.tensor(eps), torch.tensor(value)
+    single, (alpha, sigma) = at(gamma)
+    z = alpha * x.double() + sigma * eps.double()
+    p, q = conversion(space, "epsilon", alpha, sigma)
+    exact = p * z + q * value.double() - eps.double()
+    ours = Prediction(space, value, z.float(), *single).epsilon_error(x, eps)
+    x0_part, eps_part = row(space, alpha, sigma)
+    terms = value.double().abs() + (x0_part * x.double()).abs() + (eps_part * eps.double()).abs()
+    # the float64 oracle does go by way of z, and pays with its own roundoff
+    allowed = R * U * q.abs() * terms + 8 * 2.0**-53 * (p * z).abs() + TINY
+    assert ((ours.double() - exact).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_true_guess_has_no_error_and_views_are_the_truth(space):
+    generator = torch.Generator().manual_seed(0)
+    x, eps = (torch.randn(4, 2, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    gamma = torch.tensor([-8.0, -1.0, 2.0, 9.0], dtype=torch.float64).view(4, 1, 1)
+    for process in (VariancePreserving(), VarianceExploding()):
+        alpha, sigma = process.alpha_sigma(gamma)
+        z = alpha * x + sigma * eps
+        truth = {"x0": x, "epsilon": eps, "score": -eps / sigma, "v": alpha * eps - sigma * x}
+        guess = Prediction(space, truth[space], z, alpha, sigma)
+        for view in SPACES:
+            torch.testing.assert_close(getattr(guess, view), truth[view], rtol=1e-9, atol=1e-9)
+        assert guess.epsilon_error(x, eps).abs().max() < 1e-12
+
+
+def test_score_is_the_gradient_of_the_log_density():
+    """For one data point, q(z | x) = N(alpha x, sigma^2): Tweedie's sign and scale."""
+    alpha, sigma = torch.tensor(0.8, dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64)
+    x = torch.tensor([[0.3, -0.7]], dtype=torch.float64)
+    z = torch.tensor([[0.1, 0.9]], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(torch.distributions.Normal(alpha * x, sigma).log_prob(z).sum(), z)
+    torch.testing.assert_close(Prediction("x0", x, z.detach(), alpha, sigma).score, gradient)
+
+
+def test_v_is_the_velocity_along_the_circle():
+    """z(phi) = cos(phi) x + sin(phi) eps, so dz/dphi = v (Salimans & Ho 2022)."""
+    x, eps = torch.tensor([0.3, -1.0]).double(), torch.tensor([-0.4, 2.0]).double()
+    phi, h = torch.tensor(0.7).double(), 1e-5
+    velocity = (((phi + h).cos() - (phi - h).cos()) * x + ((phi + h).sin() - (phi - h).sin()) * eps) / (2 * h)
+    z = phi.cos() * x + phi.sin() * eps
+    torch.testing.assert_close(
+        Prediction("epsilon", eps, z, phi.cos(), phi.sin()).v, velocity, rtol=1e-8, atol=1e-8
+    )
+
+
+def test_refuses_unknown_spaces():
+    one = torch.ones(1)
+    refused(lambda: Prediction("x00", one, one, one, one), "space='x00'", "x0, epsilon, score, v")
+    refused(lambda: error_scale("x00", one, one), "space='x00'", "x0, epsilon, score, v")

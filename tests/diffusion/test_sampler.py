@@ -1,0 +1,247 @@
+"""Ancestral and DDIM sampling of distributions whose exact noisy marginals and exact flow are known."""
+
+import math
+
+import pytest
+import torch
+
+from triptych.diffusion.mixture import GaussianMixture
+from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.sampler import DDIM, Ancestral
+from triptych.diffusion.schedule import Linear
+
+from .oracles import SCHEDULES, VarianceExploding, Wrong, correlated, network, oracle, refused, ring
+
+VP = VariancePreserving()
+both = pytest.mark.parametrize("process", [VP, VarianceExploding()], ids=["vp", "ve"])
+WIDE = Linear(-12.0, 10.0)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def root(matrix, power=0.5):
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors @ (values**power).diag() @ vectors.T
+
+
+def affine_map(sampler, schedule, parts, process):
+    """(A, b) with sample = A w + b for the white noise w it starts from: exact, as the oracle is affine."""
+    d = parts[1].shape[1]
+    n = 8 * d
+    sample = sampler(oracle(parts, process), schedule, (n, d), generator=generator())
+    white = torch.randn(n, d, generator=generator()).double()
+    solution = torch.linalg.lstsq(torch.cat([white, torch.ones(n, 1).double()], 1), sample.double()).solution
+    return solution[:d].T, solution[d]
+
+
+def exact_map(schedule, parts, process):
+    """The probability flow of a Gaussian: (z_s - alpha_s m) = S_s^{1/2} S_t^{-1/2} (z_t - alpha_t m)."""
+    ends = torch.tensor([schedule.gamma_min, schedule.gamma_max]).double()
+    (alpha_0, alpha_1), (sigma_0, sigma_1) = process.alpha_sigma(ends)
+    mean, cov = parts[1][0], parts[2][0]
+    eye = torch.eye(len(mean)).double()
+    flow = (
+        root(alpha_0**2 * cov + sigma_0**2 * eye) @ root(alpha_1**2 * cov + sigma_1**2 * eye, -0.5) / alpha_0
+    )
+    return flow * process.prior_std(ends[1]), mean - alpha_1 * flow @ mean
+
+
+@both
+@pytest.mark.parametrize("d", [2, 16])
+def test_ddim_reaches_the_exact_mean_and_covariance(process, d):
+    parts = correlated(d)
+    A, b = affine_map(DDIM(4000), WIDE, parts, process)
+    cov = parts[2][0]
+    # what the prior does not know of x at gamma 10 is e^-5 of its mean, e^-10 of its covariance
+    assert (b - parts[1][0]).abs().max() < 0.02
+    assert (A @ A.T - cov).abs().max() < 0.01 * cov.diagonal().max()
+    exact_A, exact_b = exact_map(WIDE, parts, process)
+    assert (A - exact_A).abs().max() < 0.005
+    assert (b - exact_b).abs().max() < 0.005
+
+
+@both
+@pytest.mark.parametrize("grid", ["gamma", "time"])
+@pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid"])
+def test_ddim_converges_to_the_exact_flow_at_first_order(process, grid, name):
+    """Half the step, half the error (float32 puts the floor far below)."""
+    parts, schedule = correlated(2), SCHEDULES[name](-4.0, 4.0)
+    exact_A, exact_b = exact_map(schedule, parts, process)
+    errors = []
+    for steps in (100, 200, 400):
+        A, b = affine_map(DDIM(steps, grid), schedule, parts, process)
+        errors.append(math.hypot((A - exact_A).norm().item(), (b - exact_b).norm().item()))
+    assert errors[0] < 0.1
+    assert errors[0] / errors[1] == pytest.approx(2, abs=0.15)
+    assert errors[1] / errors[2] == pytest.approx(2, abs=0.15)
+
+
+@both
+def test_one_ddim_step_keeps_the_guess_and_carries_it_to_the_next_level(process):
+    """z_s = alpha_s x_hat + sigma_s eps_hat: x_hat and eps_hat are those of z_s as well."""
+    denoiser = network(Wrong(), "v", process)
+    z = torch.randn(5, 3, generator=generator()).double()
+    gamma_t, gamma_s = torch.tensor(1.0).double(), torch.tensor(-0.5).double()
+    guess = denoiser(z, gamma_t)
+    alpha, sigma = process.alpha_sigma(gamma_s)
+    torch.testing.assert_close(
+        DDIM(1).step(denoiser, z, gamma_t, gamma_s), alpha * guess.x0 + sigma * guess.epsilon
+    )
+
+
+@both
+@pytest.mark.parametrize("eta", [0.3, 0.7, 1.0])
+def test_ddim_with_noise_keeps_the_marginal_whatever_eta(process, eta):
+    """With the truth for a guess, z_s ~ N(alpha_s x, sigma_s^2): kept^2 + fresh^2 = sigma_s^2 (lemma 1)."""
+    x, eps = torch.full((200_000, 1), 0.4).double(), torch.randn(200_000, 1, generator=generator()).double()
+    gamma_t, gamma_s = torch.tensor(0.5).double(), torch.tensor(-1.0).double()
+
+    class Truth(torch.nn.Module):
+        def forward(self, z, gamma, condition):
+            return x
+
+    z = process.diffuse(x, gamma_t, eps)
+    z_s = DDIM(1, eta=eta).step(network(Truth(), "x0", process), z, gamma_t, gamma_s, None, generator(1))
+    alpha, sigma = process.alpha_sigma(gamma_s)
+    white = (z_s - alpha * x) / sigma
+    n = len(x)
+    assert abs(white.mean().item()) < 5 / math.sqrt(n)
+    assert abs(white.var().item() - 1) < 5 * math.sqrt(2 / n)
+    # of which eps_hat carries sqrt(1 - eta^2 (1 - SNR_t / SNR_s))
+    kept = math.sqrt(1 - eta**2 * (1 - math.exp(-1.5)))
+    assert (white * eps).mean().item() == pytest.approx(kept, abs=5 / math.sqrt(n))
+
+
+@both
+def test_eta_one_is_ancestral_step_for_step(process):
+    denoiser = network(Wrong(), "epsilon", process)
+    z = torch.randn(64, 3, generator=generator()).double()
+    for gamma_t, gamma_s in ((8.0, 7.0), (1.0, -3.0), (0.01, 0.0), (-9.9, -10.0)):
+        levels = torch.tensor(gamma_t).double(), torch.tensor(gamma_s).double()
+        one = DDIM(5, eta=1.0).step(denoiser, z, *levels, None, generator(1))
+        other = Ancestral(5).step(denoiser, z, *levels, None, generator(1))
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    shape = (64, 2)
+    one, other = (
+        s(oracle(ring(), process), Linear(-8.0, 6.0), shape, generator=generator(2))
+        for s in (DDIM(60, eta=1.0), Ancestral(60))
+    )
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+@both
+def test_an_ancestral_step_draws_from_the_posterior_at_the_guess(process):
+    denoiser = network(Wrong(), "x0", process)
+    z = torch.randn(3, 2, generator=generator()).double()
+    gamma_t, gamma_s = torch.tensor(1.0).double(), torch.tensor(-0.5).double()
+    mean, std = process.posterior(z, denoiser(z, gamma_t).x0, gamma_t, gamma_s)
+    noise = torch.randn(3, 2, generator=generator(4), dtype=torch.float64)
+    drawn = Ancestral(1).step(denoiser, z, gamma_t, gamma_s, None, generator(4))
+    torch.testing.assert_close(drawn, mean + std * noise)
+
+
+@both
+@pytest.mark.parametrize("d", [2, 16])
+def test_ancestral_reaches_the_marginal_of_a_gaussian(process, d):
+    parts, n = correlated(d), 20_000
+    x = Ancestral(400)(oracle(parts, process), WIDE, (n, d), generator=generator()).double()
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(parts[2][0]), (x - parts[1]).T, upper=False).T
+    # 5 standard errors, and for 400 steps of 0.055 the first-order bias of the variance, 1/2 of a step
+    assert white.mean(0).abs().max() < 5 / math.sqrt(n) + 0.02
+    cov = white.T @ white / n
+    assert (cov - torch.eye(d)).abs().max() < 5 * math.sqrt(2 / n) + 0.03
+
+
+def test_ancestral_converges_with_the_number_of_steps():
+    """The variance of one Gaussian after T steps, by its exact recursion through the sampler's own steps."""
+    parts = [torch.ones(1).double(), torch.zeros(1, 1).double(), torch.full((1, 1, 1), 0.09).double()]
+    denoiser, short = oracle(parts), []
+    for steps in (50, 100, 200, 400):
+        gammas = Ancestral(steps).gammas(WIDE).double()
+        variance = 1.0
+        zero, one = torch.zeros(1, 1).double(), torch.ones(1, 1).double()
+        for gamma_t, gamma_s in zip(gammas[:-1], gammas[1:], strict=True):
+            base = Ancestral(steps).step(denoiser, zero, gamma_t, gamma_s, None, generator())
+            gain = Ancestral(steps).step(denoiser, one, gamma_t, gamma_s, None, generator()) - base
+            noise = base / torch.randn(1, 1, generator=generator(), dtype=torch.float64)
+            variance = gain.item() ** 2 * variance + noise.item() ** 2
+        alpha, sigma = (a.item() for a in VP.alpha_sigma(gammas[-1]))
+        short.append(1 - variance / (alpha**2 * 0.09 + sigma**2))
+    assert 0 < short[-1] < 0.03  # beta tilde is too small a variance
+    for a, b in zip(short[:-1], short[1:], strict=True):
+        assert a / b == pytest.approx(2, abs=0.3)
+
+
+@pytest.mark.parametrize("sampler", [Ancestral(300), DDIM(300), DDIM(300, eta=0.5), DDIM(400, "time")])
+def test_samples_of_the_ring_are_the_ring(sampler):
+    """Every mode equally often, and -log p of the samples averages to the entropy."""
+    mixture, n = GaussianMixture(*ring()), 4000
+    x = sampler(oracle(ring()), Linear(-10.0, 8.0), (n, 2), generator=generator(5)).double()
+    entropy = mixture.entropy()
+    nats = -mixture.log_prob(x)
+    assert abs(nats.mean().item() - entropy.mean) < 5 * nats.std().item() / math.sqrt(n) + 0.05
+    counts = torch.cdist(x, mixture.means).argmin(1).bincount(minlength=8)
+    assert (counts - n / 8).abs().max() < 5 * math.sqrt(n / 8 * 7 / 8)
+
+
+def test_condition_chooses_the_mode():
+    mixture = GaussianMixture(*ring())
+    label = torch.arange(64) % 8
+    for sampler in (Ancestral(100), DDIM(100)):
+        x = sampler(oracle(ring()), Linear(-10.0, 8.0), (64, 2), generator=generator(), condition=label)
+        assert torch.equal(torch.cdist(x.double(), mixture.means).argmin(1), label)
+
+
+@pytest.mark.parametrize("sampler", [Ancestral(20), DDIM(20), DDIM(20, eta=0.5)])
+def test_samples_follow_from_the_generator_alone(sampler):
+    def draw(seed):
+        return sampler(oracle(ring()), Linear(-8.0, 6.0), (16, 2), generator=generator(seed))
+
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    first = draw(3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(draw(3), first)
+    assert not (draw(4) == first).any()
+    assert first.dtype == torch.float32 and not first.requires_grad
+
+
+@pytest.mark.parametrize("kind", SCHEDULES.values())
+def test_grids(kind):
+    schedule = kind(-8.0, 6.0)
+    for sampler in (DDIM, Ancestral):
+        even = sampler(14).gammas(schedule)
+        torch.testing.assert_close(even, torch.linspace(6.0, -8.0, 15), rtol=1e-4, atol=1e-4)
+        timed = sampler(14, "time").gammas(schedule)
+        torch.testing.assert_close(timed, schedule.gamma(torch.linspace(1, 0, 15)), rtol=1e-4, atol=1e-4)
+        assert (timed.diff() < 0).all()
+
+
+@pytest.mark.parametrize("sampler", [Ancestral, DDIM])
+def test_takes_as_many_steps_as_it_says_and_tells_of_them(sampler):
+    calls, ticks = [], []
+
+    class Spy(Wrong):
+        def forward(self, z, gamma, condition):
+            calls.append(gamma[0].item())
+            return super().forward(z, gamma, condition)
+
+    def progress(steps):
+        for step in steps:
+            ticks.append(step)
+            yield step
+
+    sampler(7)(network(Spy(), "v"), Linear(-8.0, 6.0), (2, 3), generator=generator(), progress=progress)
+    assert calls == pytest.approx([6, 4, 2, 0, -2, -4, -6], abs=1e-5) and len(ticks) == 7
+
+
+def test_refusals():
+    for kind in (Ancestral, DDIM):
+        for steps in (0, -3):
+            refused(lambda k=kind, s=steps: k(s), f"sampler.steps={steps}")
+        refused(lambda k=kind: k(5, "tiem"), "sampler.grid='tiem'", "gamma, time")
+    for eta in (2.0, -0.1, math.nan):
+        refused(lambda e=eta: DDIM(5, eta=e), f"sampler.eta={eta}", "[0, 1]")

@@ -1,0 +1,156 @@
+"""Schedules: endpoints, slopes, inverses, and the definitions that the papers give."""
+
+import math
+
+import pytest
+import torch
+
+from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Sigmoid
+
+from .oracles import SCHEDULES, refused
+
+ENDPOINTS = [(-13.3, 10.0), (-10.0, 8.0), (-8.0, 6.0), (-1.0, 3.0), (2.0, 5.0), (-9.0, -3.0)]
+KINDS = [
+    *SCHEDULES.values(),
+    lambda a, b: BetaLinear(a, b, 0.5, 3.0),
+    lambda a, b: Sigmoid(a, b, 0.4),
+    lambda a, b: Sigmoid(a, b, 10.0),  # tau = 0.3
+    lambda a, b: Sigmoid(a, b, 30.0),  # tau = 0.1
+]
+every = pytest.mark.parametrize("kind", KINDS, ids=[*SCHEDULES, "beta_low", "flat", "sharp", "sharpest"])
+ends = pytest.mark.parametrize("low, high", ENDPOINTS)
+
+
+def times(n=1001):
+    return torch.linspace(0, 1, n, dtype=torch.float64)
+
+
+@every
+@ends
+def test_runs_between_its_endpoints(kind, low, high):
+    schedule = kind(low, high)
+    assert (schedule.gamma_min, schedule.gamma_max) == (low, high)
+    reached = schedule.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+    assert reached == pytest.approx([low, high], abs=1e-7)
+
+
+@every
+@ends
+def test_slope_is_the_derivative(kind, low, high):
+    schedule = kind(low, high)
+    t = times().requires_grad_()
+    (slope,) = torch.autograd.grad(schedule.gamma(t).sum(), t)
+    torch.testing.assert_close(schedule.dgamma(t), slope, rtol=1e-7, atol=0)
+    h, t = 1e-6, times()[10:-10]
+    central = (schedule.gamma(t + h) - schedule.gamma(t - h)) / (2 * h)
+    torch.testing.assert_close(schedule.dgamma(t), central, rtol=1e-5, atol=0)
+
+
+@every
+@ends
+def test_grows(kind, low, high):
+    schedule = kind(low, high)
+    assert (schedule.gamma(times()).diff() > 0).all()
+    assert (schedule.dgamma(times()) > 0).all()
+
+
+@every
+@ends
+def test_t_of_is_the_inverse(kind, low, high):
+    schedule = kind(low, high)
+    torch.testing.assert_close(schedule.t_of(schedule.gamma(times())), times(), rtol=0, atol=1e-8)
+    gamma = torch.linspace(low, high, 1001, dtype=torch.float64)
+    torch.testing.assert_close(schedule.gamma(schedule.t_of(gamma)), gamma, rtol=0, atol=1e-7)
+    # in float32, an error of 1e-5 in gamma and in t itself is all that is forgiven
+    slack = 1e-5 + 1e-5 / schedule.dgamma(times())
+    again = schedule.t_of(schedule.gamma(times()).float()).double()
+    assert ((again - times()).abs() < slack).all()
+
+
+@every
+@ends
+def test_float32_is_accurate(kind, low, high):
+    """Rounding t by 2^-24 moves gamma by 2^-24 gamma'(t); that, and few roundings more, is the allowance."""
+    schedule = kind(low, high)
+    t = times()
+    error = (schedule.gamma(t.float()).double() - schedule.gamma(t.float().double())).abs()
+    slope = schedule.dgamma(t.float().double())
+    # near t = 1 the curve is steep in u = start + length t, which carries an absolute rounding of 2^-24 |u|
+    assert error.max() < 1e-3
+    assert (error < 3e-6 + 4 * 2.0**-24 * slope * 10).all()
+    torch.testing.assert_close(schedule.dgamma(t.float()).double(), slope, rtol=2e-4, atol=0)
+    assert schedule.gamma(t.float()).dtype == torch.float32
+
+
+def test_shapes_pass_through():
+    for kind in SCHEDULES.values():
+        t = torch.rand(3, 4)
+        schedule = kind(-5.0, 5.0)
+        assert schedule.gamma(t).shape == schedule.dgamma(t).shape == schedule.t_of(t).shape == t.shape
+        assert schedule.gamma(torch.tensor(0.5)).shape == ()
+
+
+def test_linear_is_linear():
+    torch.testing.assert_close(Linear(-10.0, 8.0).gamma(times()), -10 + 18 * times())
+    assert (Linear(-10.0, 8.0).dgamma(times()) == 18).all()
+
+
+def stretch(curve, start, stop):
+    """A schedule's endpoints and its u(t), when the published curve is travelled from start to stop."""
+    low, high = (curve(torch.tensor(u, dtype=torch.float64)).item() for u in (start, stop))
+    return low, high, start + (stop - start) * times()
+
+
+def test_cosine_is_alpha_squared_equal_to_cos_squared():
+    def alpha2(u):
+        return torch.cos(math.pi * u / 2) ** 2
+
+    low, high, u = stretch(lambda u: torch.log(1 / alpha2(u) - 1), 0.01, 0.98)
+    torch.testing.assert_close(torch.sigmoid(-Cosine(low, high).gamma(times())), alpha2(u))
+
+
+def test_beta_linear_is_alpha_squared_equal_to_exp_of_minus_the_integral_of_beta():
+    def alpha2(u):
+        return torch.exp(-(0.1 * u + (20 - 0.1) * u**2 / 2))
+
+    low, high, u = stretch(lambda u: torch.log(1 / alpha2(u) - 1), 0.001, 1.0)
+    torch.testing.assert_close(torch.sigmoid(-BetaLinear(low, high).gamma(times())), alpha2(u))
+
+
+def test_beta_linear_follows_the_thousand_betas_of_ddpm():
+    log_alpha2 = torch.log1p(-torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumsum(0)
+    gamma = torch.log(torch.expm1(-log_alpha2))
+    # up to where sum beta^2 (all that the continuous limit drops) matters
+    schedule = BetaLinear(gamma[0].item(), gamma[-1].item())
+    ours = schedule.gamma(torch.linspace(0, 1, 1000, dtype=torch.float64))
+    assert (ours - gamma).abs().max() < 0.07
+
+
+@pytest.mark.parametrize("end, tau", [(3.0, 1.0), (3.0, 0.5), (3.0, 0.3), (2.0, 1.5)])
+def test_sigmoid_is_the_ratio_of_sigmoids(end, tau):
+    def alpha2(u):  # Chen 2023, with start = -end
+        first, last = (torch.sigmoid(torch.tensor(s / tau, dtype=torch.float64)) for s in (-end, end))
+        return (last - torch.sigmoid((u * 2 * end - end) / tau)) / (last - first)
+
+    low, high, u = stretch(lambda u: torch.log(1 / alpha2(u) - 1), 0.01, 0.97)
+    ours = torch.sigmoid(-Sigmoid(low, high, sharpness=end / tau).gamma(times()))
+    torch.testing.assert_close(ours, alpha2(u), rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", SCHEDULES.values())
+@pytest.mark.parametrize(
+    "low, high",
+    [(5.0, -5.0), (1.0, 1.0), (math.nan, 5.0), (-5.0, math.nan), (-math.inf, 5.0), (-5.0, math.inf)],
+)
+def test_refuses_endpoints(kind, low, high):
+    refused(lambda: kind(low, high), "schedule.gamma_min=", "schedule.gamma_max=")
+
+
+@pytest.mark.parametrize("low, high", [(0.0, 20.0), (-1.0, 20.0), (20.0, 0.1), (1.0, 1.0), (0.1, math.nan)])
+def test_refuses_betas(low, high):
+    refused(lambda: BetaLinear(-10, 8, low, high), "schedule.beta_min=", "schedule.beta_max=")
+
+
+@pytest.mark.parametrize("sharpness", [0.0, -3.0, math.nan])
+def test_refuses_sharpness(sharpness):
+    refused(lambda: Sigmoid(-10, 8, sharpness), "schedule.sharpness=")
