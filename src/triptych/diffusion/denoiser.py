@@ -89,6 +89,8 @@ class Denoiser(nn.Module):
         process: alpha and sigma at gamma.
     """
 
+    has_likelihood = True  # its guess may be the score of a density; a wrapper that changes guesses has none
+
     def __init__(self, network: nn.Module, output: nn.Module, process: Process):
         super().__init__()
         self.network, self.output, self.process = network, output, process

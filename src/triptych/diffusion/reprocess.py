@@ -24,6 +24,11 @@ class Reprocessed(Wrapper):
         super().__init__(denoiser)
         self.process = process
 
+    @property
+    def has_likelihood(self) -> bool:
+        """As the denoiser's: the guess is the same, seen from another scale."""
+        return getattr(self.denoiser, "has_likelihood", False)
+
     def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
         """z (B, *event) of the new process; the score there is alpha / alpha' times the old one."""
         level = expand(gamma, z)

@@ -1,0 +1,144 @@
+r"""Exact likelihood by the probability-flow ODE (Song et al. 2021, sec. 4.3).
+
+In gamma, and in the coordinate u = z / sqrt(alpha^2 + sigma^2) that all processes share (there each is
+variance preserving, a^2 = sigmoid(-gamma), s^2 = sigmoid(gamma)), the marginals of the denoiser flow along
+
+    du / dgamma = 1/2 s (eps_hat - s u) = 1/2 a s v_hat,      d log p(u) / dgamma = -div(du / dgamma)
+
+from the data's end to the prior's. A likelihood is a figure beside the bound, under its own name: it is
+another quantity, of another model (a flow, not a Markov chain), and for data with levels it needs one of two
+dequantisations, whose nats are told apart in the result.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .draws import mix
+from .entropy import dequantise
+from .flow import Flow
+from .process import expand
+from .schedule import Schedule
+
+
+class Nats(NamedTuple):
+    """total = density + dequantisation + reconstruction, nats (B,) each; positive is worse.
+
+    ``density``: -log p of the point that was put to the ODE. ``dequantisation``: what turns it into -log
+    P(x) of the level; 0 for data with a density. ``reconstruction``: -log p(x | z_0), lossless only.
+    ``stderr``: of the trace, from the spread between probes; 0 when it is exact.
+    """
+
+    total: Tensor
+    density: Tensor
+    dequantisation: Tensor
+    reconstruction: Tensor
+    stderr: Tensor
+
+
+class Likelihood:
+    r"""-log p(x) of a denoiser's probability-flow ODE.
+
+    Args:
+        schedule: for its endpoints; the path between them is the solver's affair.
+        tolerance: absolute and relative, of u and of nats per dimension, in every step and for *every item*.
+        probes: of Hutchinson's trace estimate (at least 2, drawn once a solve), or None for the exact trace.
+        dequantisation: "none" (data with a density, put to the ODE as they are), "uniform" (noise over the
+            level's cell) or "lossless" (noise of q(z_0 | x), and the decoder's reconstruction); see
+            ``entropy``.
+        decoder: p(x | z_0), for "lossless".
+        levels: number K of the data's levels, for "uniform".
+        seed: probes and noise follow from it and the item's index.
+
+    Raises:
+        ValueError: a tolerance that is not positive, fewer than two probes, or a dequantisation without
+            what it needs.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        tolerance: float = 1e-5,
+        probes: int | None = None,
+        dequantisation: str = "none",
+        decoder=None,
+        levels: int | None = None,
+        seed: int = 0,
+    ):
+        if not tolerance > 0:
+            raise ValueError(f"likelihood.tolerance={tolerance}: a positive number is accepted")
+        if probes is not None and (isinstance(probes, bool) or not isinstance(probes, int) or probes < 2):
+            raise ValueError(
+                f"likelihood.probes={probes}: null (exact trace) or a whole number from 2 is accepted"
+            )
+        if dequantisation not in ("none", "uniform", "lossless"):
+            raise ValueError(
+                f"likelihood.dequantisation={dequantisation!r}: one of none, uniform, lossless is accepted"
+            )
+        if dequantisation == "uniform" and (levels is None or levels < 2):
+            raise ValueError(
+                "likelihood.dequantisation=uniform needs data with levels: none is accepted here"
+            )
+        if dequantisation == "lossless" and decoder is None:
+            raise ValueError("likelihood.dequantisation=lossless needs a decoder p(x | z_0)")
+        self.schedule, self.tolerance, self.probes = schedule, tolerance, probes
+        self.dequantisation, self.decoder, self.levels, self.seed = dequantisation, decoder, levels, seed
+
+    def __call__(
+        self, denoiser, x: Tensor, index: Tensor | None = None, condition: Tensor | None = None
+    ) -> Nats:
+        """x (B, *event); index (B,) places in the data set, 0, 1, ... by default; condition (B,) or None.
+
+        Raises:
+            ValueError: the denoiser is guided, clipped or otherwise changed: its flow has no density of
+                its own.
+        """
+        if not getattr(denoiser, "has_likelihood", False):
+            raise ValueError(
+                f"{type(denoiser).__name__} has no likelihood: a guided or clipped guess is not the score "
+                "of any density; the denoiser without it is accepted"
+            )
+        index = torch.arange(len(x)) if index is None else index.cpu()
+        # autograd is needed for the divergence, wherever this is called from
+        with torch.inference_mode(False), torch.no_grad():
+            x = x.detach().clone()
+            low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=x.device)).double().tolist()
+            noise = self._noise(x, index, 9)
+            point = dequantise(self.dequantisation, x, low, noise, self.levels)
+            flow = Flow(denoiser, condition, self._probes(x, index), self.tolerance)
+            log_prob, stderr = flow.log_prob(point.u, low, high)
+            density = point.density - log_prob
+            account = torch.full_like(density, point.nats)
+            reconstruction = torch.zeros_like(density)
+            if self.dequantisation == "lossless":
+                gamma = torch.tensor(low, dtype=x.dtype, device=x.device)
+                alpha, sigma = denoiser.process.alpha_sigma(expand(gamma, x))
+                z = alpha * x + sigma * noise.to(x)
+                reconstruction = self.decoder.nats(denoiser, x, z, gamma, condition).double()
+        return Nats(density + account + reconstruction, density, account, reconstruction, stderr)
+
+    def _noise(self, x: Tensor, index: Tensor, salt: int) -> Tensor:
+        """Standard normal, or uniform on [0, 1) for "uniform"; (B, *event) float64 on x's device."""
+        draw = torch.rand if self.dequantisation == "uniform" else torch.randn
+        rows = [
+            draw(
+                x.shape[1:],
+                generator=torch.Generator().manual_seed(mix(self.seed, salt, i)),
+                dtype=torch.float64,
+            )
+            for i in index.tolist()
+        ]
+        return torch.stack(rows).to(x.device)
+
+    def _probes(self, x: Tensor, index: Tensor) -> Tensor | None:
+        """Rademacher probes (P, B, d), or None for the exact trace."""
+        if self.probes is None:
+            return None
+        shape = (self.probes, x[0].numel())
+        rows = [
+            torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(mix(self.seed, 8, i)))
+            for i in index.tolist()
+        ]
+        return (2.0 * torch.stack(rows, 1) - 1).to(x.device)

@@ -1,0 +1,163 @@
+"""The probability-flow ODE's likelihood against densities and probabilities that are known exactly."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from triptych.diffusion.decoder import Categorical
+from triptych.diffusion.denoiser import Denoiser, Output, level_centres
+from triptych.diffusion.likelihood import Likelihood
+from triptych.diffusion.mixture import GaussianMixture, Oracle
+from triptych.diffusion.process import Rectified, SubVariancePreserving, VarianceExploding, VariancePreserving
+from triptych.diffusion.reprocess import Reprocessed
+from triptych.diffusion.schedule import Linear
+from triptych.diffusion.wrappers import StaticThreshold
+
+VP = VariancePreserving()
+WIDE = Linear(-14, 20)  # so wide that a Gaussian's own density is the model's
+
+
+def gaussian(d: int) -> GaussianMixture:
+    generator = torch.Generator().manual_seed(d)
+    root = torch.randn(d, d, generator=generator, dtype=torch.float64)
+    mean = torch.randn(1, d, generator=generator, dtype=torch.float64)
+    return GaussianMixture([1.0], mean, (root @ root.T / d + 0.1 * torch.eye(d))[None])
+
+
+@pytest.mark.parametrize("process", [VP, VarianceExploding(), SubVariancePreserving(), Rectified()])
+@pytest.mark.parametrize("d", [1, 16])
+def test_exact_trace_gives_the_exact_density(d, process):
+    mixture = gaussian(d)
+    x, _ = mixture.sample(100, torch.Generator().manual_seed(0))
+    found = Likelihood(WIDE)(Oracle(mixture, process), x)
+    error = (found.total + mixture.log_prob(x.double())) / d
+    assert error.abs().max() < 1e-3 and error.mean().abs() < 1e-4
+    assert (found.stderr == 0).all()
+
+
+def test_hutchinson_is_within_its_own_error_which_falls_with_probes():
+    mixture, n = gaussian(16), 200
+    x, _ = mixture.sample(n, torch.Generator().manual_seed(1))
+    exact = -mixture.log_prob(x.double())
+    errors, stderrs = [], []
+    for probes in (4, 16, 64):
+        found = Likelihood(WIDE, probes=probes)(Oracle(mixture, VP), x)
+        error = found.total - exact
+        assert error.mean().abs() < 3 * found.stderr.square().sum().sqrt() / n
+        errors.append(error.abs().mean().item())
+        stderrs.append(found.stderr.mean().item())
+        again = Likelihood(WIDE, probes=probes)(Oracle(mixture, VP), x[7:9], torch.tensor([7, 8]))
+        assert torch.allclose(again.total, found.total[7:9], atol=1e-3)  # probes follow the item's index
+    for figures in (errors, stderrs):
+        assert figures[0] > 1.6 * figures[1] > 1.6**2 * figures[2]  # 2 and 4 in expectation
+    assert errors[2] == pytest.approx(stderrs[2] * math.sqrt(2 / math.pi), rel=0.2)  # the error it claims
+
+
+def ring() -> GaussianMixture:
+    angle = torch.arange(8) * (2 * math.pi / 8)
+    means = 1.5 * torch.stack([angle.cos(), angle.sin()], 1)
+    return GaussianMixture(torch.full((8,), 1 / 8), means, torch.eye(2).expand(8, 2, 2) * 0.15**2)
+
+
+def test_a_mixture_and_items_that_do_not_depend_on_their_company():
+    mixture = ring()
+    oracle = Oracle(mixture, VP)
+    x, _ = mixture.sample(300, torch.Generator().manual_seed(1))
+    x[0] = 0.0  # the most difficult point: between all modes
+    found = Likelihood(WIDE)(oracle, x).total
+    assert ((found + mixture.log_prob(x.double())) / 2).abs()[1:].max() < 2e-3
+    # with the mean over the batch as error norm the items differ by 1e-3 here
+    alone = Likelihood(WIDE)(oracle, x[:1]).total
+    assert (alone - found[:1]).abs() < 4e-4
+    finer = Likelihood(WIDE, tolerance=1e-7)(oracle, x).total
+    assert (finer - found).abs().max() < 4e-4
+
+
+def test_another_process_sees_the_same_density():
+    mixture = ring()
+    x, _ = mixture.sample(20, torch.Generator().manual_seed(1))
+    here = Likelihood(WIDE)(Oracle(mixture, VP), x).total
+    there = Likelihood(WIDE)(Reprocessed(Oracle(mixture, VP), VarianceExploding()), x).total
+    assert torch.allclose(here, there, atol=1e-3)
+
+
+def test_uniform_dequantisation_charges_the_cell():
+    # levels of a Gaussian so wide that its density is flat over a cell: the bound is tight, the truth Phi
+    # - Phi
+    levels, std, n = 65, 0.3, 2000
+    mixture = GaussianMixture([1.0], [[0.0]], [[[std**2]]])
+    centres = level_centres(levels).double()
+    normal, half = torch.distributions.Normal(0.0, std), 1 / (levels - 1)
+    mass = normal.cdf(centres + half) - normal.cdf(centres - half)
+    k = torch.multinomial(mass, n, replacement=True, generator=torch.Generator().manual_seed(0))
+    exact = -mass[k].log()
+    found = Likelihood(WIDE, dequantisation="uniform", levels=levels)(
+        Oracle(mixture, VP), centres[k, None].float()
+    )
+    difference = found.total - exact
+    assert difference.mean().abs() < 3 * difference.std() / math.sqrt(n) + 1e-3
+    assert torch.allclose(found.dequantisation, torch.tensor(-math.log(2 * half)).double(), atol=1e-5)
+
+
+def test_lossless_charges_the_entropy_of_its_noise_and_the_reconstruction():
+    # atoms on five levels, nearly: -log P(level) is known
+    weights, spread, n = torch.tensor([0.1, 0.3, 0.2, 0.35, 0.05]).double(), 1e-5, 3000
+    centres = level_centres(5)
+    mixture = GaussianMixture(weights, centres[:, None], torch.full((5, 1, 1), spread**2))
+    k = torch.multinomial(weights, n, replacement=True, generator=torch.Generator().manual_seed(0))
+    schedule = Linear(-6, 16)  # sigma_0 = .05, a fifth of the half spacing
+    found = Likelihood(schedule, dequantisation="lossless", decoder=Categorical(5))(
+        Oracle(mixture, VP), centres[k, None]
+    )
+    difference = found.total + weights[k].log()
+    assert difference.mean().abs() < 3 * difference.std() / math.sqrt(n)
+    entropy = 0.5 * math.log(2 * math.pi * math.e / (1 + math.exp(6)))
+    assert torch.allclose(found.dequantisation, torch.tensor(-entropy).double())
+    assert torch.allclose(found.total, found.density + found.dequantisation + found.reconstruction)
+
+
+def test_a_network_on_images_under_inference_mode():
+    torch.manual_seed(0)
+
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(
+                nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.SiLU(), nn.Conv2d(4, 1, 3, padding=1)
+            )
+
+        def forward(self, z, gamma, condition):
+            return self.net(z)
+
+    denoiser = Denoiser(Small(), Output("epsilon"), VP).eval()
+    x = torch.randn(3, 1, 4, 4)
+    schedule = Linear(-4, 4)
+    with torch.inference_mode():
+        exact = Likelihood(schedule)(denoiser, x.clone())
+        estimate = Likelihood(schedule, probes=256)(denoiser, x.clone())
+    assert not exact.total.requires_grad
+    assert ((estimate.total - exact.total).abs() < 4 * estimate.stderr).all()
+
+
+def test_what_has_no_likelihood_is_refused():
+    oracle = Oracle(ring(), VP)
+    with pytest.raises(ValueError, match="StaticThreshold has no likelihood"):
+        Likelihood(WIDE)(StaticThreshold(oracle), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"tolerance": 0}, "tolerance=0"),
+        ({"tolerance": float("nan")}, "tolerance=nan"),
+        ({"probes": 1}, "probes=1"),
+        ({"dequantisation": "unifrom"}, "none, uniform, lossless"),
+        ({"dequantisation": "uniform"}, "levels"),
+        ({"dequantisation": "lossless"}, "decoder"),
+    ],
+)
+def test_bad_values_are_named(options, word):
+    with pytest.raises(ValueError, match=word):
+        Likelihood(WIDE, **options)
