@@ -1,0 +1,99 @@
+r"""The Markovian hierarchical VAE, generic (tutorial, "Hierarchical Variational Autoencoders").
+
+    x = z_0 -> z_1 -> ... -> z_L    q(z_l | z_{l-1}), any Gaussian encoders
+    x       <- z_1 <- ... <- z_L    p(x | z_1), p(z_{l-1} | z_l), p(z_L), any Gaussian decoders
+
+One pass up draws one path; its log-ratios estimate the bound without bias, whatever the encoders and
+decoders:
+
+    -log p(x) <= E_q[-log p(x | z_1) + sum_{l < L} log q(z_l | z_{l-1}) / p(z_l | z_{l+1})
+                     + KL(q(z_L | z_{L-1}) || p(z_L))]
+
+The tutorial's "consistency" form (eq. 45) writes each ratio as KL(q(z_l | z_{l-1}) || p(z_l | z_{l+1})).
+That is **not** an identity: z_l and z_{l+1} depend on each other given z_{l-1}, so z_l may not be averaged
+alone while z_{l+1} stands still. Hence the ratios; only the top level, where nothing lies above, is a KL.
+``decompositions`` shows the difference.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .bound import Elbo
+from .normal import Normal
+
+Conditional = Callable[[Tensor], Normal]
+
+
+class Hierarchy:
+    """L levels of latents over x.
+
+    Args:
+        encoders: q(z_l | z_{l-1}) for l = 1 ... L, each a function of z_{l-1}.
+        decoders: p(z_{l-1} | z_l) for l = 2 ... L, each a function of z_l.
+        reconstruction: (x, z_1) -> -log p(x | z_1), nats (B,).
+        prior: z_L -> p(z_L); it is given z_L for its shape and device.
+
+    Raises:
+        ValueError: no level, or not one decoder fewer than encoders.
+    """
+
+    def __init__(
+        self,
+        encoders: Sequence[Conditional],
+        decoders: Sequence[Conditional],
+        reconstruction: Callable[[Tensor, Tensor], Tensor],
+        prior: Conditional,
+    ):
+        if not encoders or len(decoders) != len(encoders) - 1:
+            raise ValueError(
+                f"levels={len(encoders)} with {len(decoders)} decoders between latents: from 1 level, "
+                "and one decoder fewer, is accepted"
+            )
+        self.encoders, self.decoders = encoders, decoders
+        self.reconstruction, self.prior = reconstruction, prior
+
+    def path(self, x: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
+        """One draw of z_1 ... z_L given x (B, *event), gradients flowing through; noise from the CPU."""
+        path, z = [], x
+        for encode in self.encoders:
+            q = encode(z)
+            eps = torch.randn(q.mean.shape, generator=generator, dtype=z.dtype)
+            z = q.at(eps.to(z.device))
+            path.append(z)
+        return path
+
+    def ratios(self, x: Tensor, path: Sequence[Tensor], analytic_top: bool = True) -> list[Tensor]:
+        """log q(z_l | z_{l-1}) / p(z_l | z_{l+1}) by level, nats (B,); the last a KL unless told otherwise."""
+        found = []
+        for level, (z, below) in enumerate(zip(path, (x, *path), strict=False)):
+            q = self.encoders[level](below)
+            if level == len(path) - 1:
+                top = self.prior(z)
+                found.append(q.kl(top) if analytic_top else q.log_prob(z) - top.log_prob(z))
+            else:
+                found.append(q.log_prob(z) - self.decoders[level](path[level + 1]).log_prob(z))
+        return found
+
+    def bound(self, x: Tensor, path: Sequence[Tensor]) -> Elbo:
+        """One unbiased draw of the bound at x, from one path: the top level's term is the prior's."""
+        *inner, top = self.ratios(x, path)
+        return Elbo(top, self.reconstruction(x, path[0]), torch.stack(inner).sum(0) if inner else top * 0)
+
+    def log_weight(self, x: Tensor, path: Sequence[Tensor]) -> Tensor:
+        """log p(x, z) / q(z | x) of one path, nats (B,): what importance-weighted bounds average."""
+        return -self.reconstruction(x, path[0]) - torch.stack(self.ratios(x, path, analytic_top=False)).sum(0)
+
+    def sample(self, top: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """z_1 by ancestral sampling from z_L = ``top`` (B, *event)."""
+        z = top
+        for decode in reversed(self.decoders):
+            p = decode(z)
+            z = p.at(torch.randn(p.mean.shape, generator=generator, dtype=z.dtype).to(z.device))
+        return z
+
+
+def importance_weighted(log_weights: Tensor) -> Tensor:
+    """-log 1/K sum_k w_k (Burda et al. 2016): a bound (B,) from K log-weights (K, B), tighter with K."""
+    return -(torch.logsumexp(log_weights, 0) - torch.log(torch.tensor(float(len(log_weights)))))

@@ -1,0 +1,29 @@
+"""A diagonal Gaussian and the three things a bound asks of it, in nats summed over dimensions."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Normal(NamedTuple):
+    """N(mean, std^2): mean and std broadcast against the variable (B, *event)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def at(self, eps: Tensor) -> Tensor:
+        """mean + std eps: a sample, for eps ~ N(0, I) (B, *event)."""
+        return self.mean + self.std * eps
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log N(z), nats, (B,)."""
+        square = ((z - self.mean) / self.std).square()
+        return -(0.5 * (square + math.log(2 * math.pi)) + torch.log(self.std)).flatten(1).sum(1)
+
+    def kl(self, other: "Normal") -> Tensor:
+        """KL(self || other), nats, (B,)."""
+        ratio = (self.std / other.std).square()
+        offset = ((self.mean - other.mean) / other.std).square()
+        return 0.5 * (ratio - 1 - torch.log(ratio) + offset).flatten(1).sum(1)

@@ -1,0 +1,153 @@
+"""The generic hierarchy against exact densities, and with three restrictions against the diffusion bound."""
+
+import math
+
+import pytest
+import torch
+
+from triptych.diffusion.bound import Bound
+from triptych.diffusion.decoder import GaussianDensity
+from triptych.diffusion.decompositions import restricted, summarise, take_apart
+from triptych.diffusion.draws import Draw
+from triptych.diffusion.hierarchy import Hierarchy, importance_weighted
+from triptych.diffusion.mixture import GaussianMixture, Oracle
+from triptych.diffusion.normal import Normal
+from triptych.diffusion.process import VarianceExploding, VariancePreserving
+from triptych.diffusion.schedule import Linear
+
+VP = VariancePreserving()
+SCHEDULE = Linear(-10, 8)
+
+
+def ring() -> GaussianMixture:
+    angle = torch.arange(8) * (2 * math.pi / 8)
+    means = 1.5 * torch.stack([angle.cos(), angle.sin()], 1)
+    return GaussianMixture(torch.full((8,), 1 / 8), means, torch.eye(2).expand(8, 2, 2) * 0.15**2)
+
+
+def test_normal_is_torch_s():
+    generator = torch.Generator().manual_seed(0)
+    a, b, c, d, z = torch.randn(5, 4, 3, generator=generator)
+    ours, other = Normal(a, b.exp()), Normal(c, d.exp())
+    theirs, theirs_other = torch.distributions.Normal(a, b.exp()), torch.distributions.Normal(c, d.exp())
+    assert torch.allclose(ours.log_prob(z), theirs.log_prob(z).sum(1), atol=1e-5)
+    assert torch.allclose(
+        ours.kl(other), torch.distributions.kl_divergence(theirs, theirs_other).sum(1), rtol=1e-4
+    )
+
+
+def chain(d: int, levels: int) -> tuple[Hierarchy, GaussianMixture]:
+    """z_L ~ N(0, I), z_{l-1} = a_l z_l + b_l noise elementwise, and its exact posterior as encoders."""
+    generator = torch.Generator().manual_seed(d)
+    a = 0.5 + torch.rand(levels, d, generator=generator, dtype=torch.float64)
+    b = 0.3 + torch.rand(levels, d, generator=generator, dtype=torch.float64)
+    variance = [torch.ones(d, dtype=torch.float64)]
+    for level in reversed(range(levels)):
+        variance.append(a[level] ** 2 * variance[-1] + b[level] ** 2)
+    variance = variance[::-1]  # of z_0 = x ... z_L
+
+    def up(level):
+        gain = a[level] * variance[level + 1] / variance[level]
+        return lambda z: Normal(gain * z, (b[level].square() * variance[level + 1] / variance[level]).sqrt())
+
+    def down(level):
+        return lambda z: Normal(a[level] * z, b[level])
+
+    hierarchy = Hierarchy(
+        [up(level) for level in range(levels)],
+        [down(level) for level in range(1, levels)],
+        lambda x, z: -down(0)(z).log_prob(x),
+        lambda z: Normal(torch.zeros_like(z), torch.ones_like(z)),
+    )
+    return hierarchy, GaussianMixture([1.0], torch.zeros(1, d), torch.diag(variance[0])[None])
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5])
+@pytest.mark.parametrize("d", [1, 16])
+def test_with_the_true_posterior_every_path_weighs_the_same(d, levels):
+    hierarchy, mixture = chain(d, levels)
+    x = mixture.sample(2000, torch.Generator().manual_seed(1))[0].double()
+    exact = -mixture.log_prob(x)
+    path = hierarchy.path(x, torch.Generator().manual_seed(2))
+    assert torch.allclose(-hierarchy.log_weight(x, path), exact, atol=1e-9 * d)
+    gap = hierarchy.bound(x, path).total - exact  # its top level is a KL, so it is equal on average only
+    assert gap.mean().abs() < 3 * gap.std() / math.sqrt(len(gap))
+
+
+def test_a_poor_encoder_costs_and_more_samples_win_it_back():
+    hierarchy, mixture = chain(4, 2)
+    hierarchy.encoders = [lambda z, q=q: Normal(0.7 * q(z).mean, 1.3 * q(z).std) for q in hierarchy.encoders]
+    x = mixture.sample(500, torch.Generator().manual_seed(1))[0].double()
+    exact = -mixture.log_prob(x).mean().item()
+    generator = torch.Generator().manual_seed(2)
+    weights = torch.stack([hierarchy.log_weight(x, hierarchy.path(x, generator)) for _ in range(256)])
+    gaps = [
+        torch.stack([importance_weighted(part) for part in weights.split(k)]).mean().item() - exact
+        for k in (1, 8, 256)
+    ]
+    assert gaps[0] > 2 * gaps[1] > 4 * gaps[2] > 0
+
+
+@pytest.mark.parametrize("process", [VP, VarianceExploding()])
+@pytest.mark.parametrize("steps", [4, 16, 64])
+def test_three_restrictions_make_it_the_diffusion_bound(steps, process):
+    mixture = ring()
+    oracle = Oracle(mixture, process)
+    generator = torch.Generator().manual_seed(steps)
+    x = mixture.sample(20_000, generator)[0].double()
+    hierarchy = restricted(oracle, SCHEDULE, GaussianDensity(), steps, dtype=torch.float64)
+    assert len(hierarchy.encoders) == steps + 1
+    ours = hierarchy.bound(x, hierarchy.path(x, generator))
+    n = 200_000
+    x = mixture.sample(n, generator)[0].double()
+    t = ((torch.arange(n) + 0.5) / n)[torch.randperm(n, generator=generator)].double()
+    eps, eps_0 = torch.randn(2, n, 2, generator=generator, dtype=torch.float64)
+    closed = Bound(SCHEDULE, GaussianDensity(), steps)(oracle, x, Draw(t, eps, eps_0))
+    for a, b in ((ours.total, closed.total), (ours.reconstruction, closed.reconstruction)):
+        stderr = math.hypot(a.std().item() / math.sqrt(len(a)), b.std().item() / math.sqrt(n))
+        assert (a.mean() - b.mean()).abs() < 3 * stderr
+
+
+def forms(steps: int, n: int = 20_000):
+    mixture = ring()
+    oracle = Oracle(mixture, VP)
+    x = mixture.sample(n, torch.Generator().manual_seed(1))[0].double()
+    hierarchy = restricted(oracle, SCHEDULE, GaussianDensity(), steps, dtype=torch.float64)
+    path = hierarchy.path(x, torch.Generator().manual_seed(2))
+    return hierarchy, x, path, take_apart(oracle, SCHEDULE, x, path)
+
+
+@pytest.mark.parametrize("steps", [4, 16, 64])
+def test_the_two_decompositions_agree_and_the_printed_one_does_not(steps):
+    hierarchy, x, path, terms = forms(steps)
+    consistency = terms.consistency.sum(0) + terms.consistency_prior
+    matching = terms.matching.sum(0) + terms.matching_prior
+    printed = terms.as_kl.sum(0) + terms.consistency_prior
+
+    def standard_errors(difference):
+        return (difference.mean() / difference.std() * math.sqrt(len(difference))).item()
+
+    assert abs(standard_errors(consistency - matching)) < 3
+    assert standard_errors(printed - matching) > 6
+    # the first is what the generic hierarchy computes, level by level
+    assert torch.allclose(torch.stack(hierarchy.ratios(x, path)[:-1]), terms.consistency)
+
+
+def test_a_term_of_the_consistency_form_is_noisier():
+    # the tutorial's claim. Of a whole path it is not true: there neighbouring terms cancel each other's noise
+    ratios = []
+    for steps in (4, 16, 64):
+        _, _, _, terms = forms(steps)
+        consistency = summarise(terms.consistency, terms.consistency_prior)
+        matching = summarise(terms.matching, terms.matching_prior)
+        assert consistency.mean == pytest.approx(matching.mean, rel=0.02)
+        ratios.append(consistency.step / matching.step)
+    assert ratios[2] > 10 > ratios[1] > 1.5 and ratios[1] > ratios[0]
+    assert consistency.path < matching.path
+
+
+def test_bad_values_are_named():
+    with pytest.raises(ValueError, match="levels=0"):
+        Hierarchy([], [], lambda x, z: x, lambda z: z)
+    with pytest.raises(ValueError, match="steps=0"):
+        restricted(Oracle(ring(), VP), SCHEDULE, GaussianDensity(), 0)
