@@ -40,6 +40,7 @@ def evaluate(cfg: DictConfig) -> dict:
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="evaluate")
+@one_line_errors()  # within Hydra, which would add lines of its own
 def compose_and_evaluate(cfg: DictConfig) -> None:
     """Hydra's task: evaluate, print one line, write JSON where asked."""
     from triptych.runs.directory import write_atomic

@@ -48,6 +48,7 @@ def sample(cfg: DictConfig) -> Path:
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="sample")
+@one_line_errors()  # within Hydra, which would add lines of its own
 def compose_and_sample(cfg: DictConfig) -> None:
     """Hydra's task: draw, save, say where."""
     folder = sample(cfg)

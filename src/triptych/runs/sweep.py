@@ -78,8 +78,7 @@ class SweepHook(Callback):
 
         runs = [RunDirectory(self.root / cell) for cell in self.cells]
         _failed.extend(run.path.name for run in runs if run.status != "finished")
-        write_report(self.root, expected=len(runs))
-        print_table(self.root)
+        print_table(self.root, report=write_report(self.root, expected=len(runs)))
 
 
 def expected_cells(config: DictConfig) -> list[str]:

@@ -1,0 +1,26 @@
+"""Names that follow from what a run is."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from triptych.config.names import run_name, slug
+
+
+@given(st.text(max_size=300))
+def test_a_slug_is_one_safe_file_name(text):
+    made = slug(text)
+    assert made and len(made) <= 120 and "/" not in made and made not in (".", "..") and "\0" not in made
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_two_texts_have_two_slugs(one, other):
+    assert (slug(one) == slug(other)) == (one == other)
+
+
+def test_plain_overrides_stay_readable():
+    assert slug("objective=x0,seed=1") == "objective=x0,seed=1"
+
+
+def test_a_named_run_keeps_its_name_and_a_nameless_one_is_fresh():
+    assert run_name("mine") == "mine"
+    assert run_name(None) != run_name(None)

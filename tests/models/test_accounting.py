@@ -1,0 +1,56 @@
+"""The accounting against plain formulas."""
+
+import math
+
+import pytest
+import torch
+
+from triptych.diffusion.bound import Elbo
+from triptych.models.accounting import Accounting
+
+
+def some_terms(n: int) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(50 * torch.rand(n, generator=generator, dtype=torch.float64) for _ in range(3))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64, 297])
+@pytest.mark.parametrize("discrete", [True, False])
+def test_means_and_errors_do_not_depend_on_batches(batch, discrete):
+    prior, reconstruction, diffusion = some_terms(297)
+    accounting = Accounting(dims=64, discrete=discrete)
+    for start in range(0, 297, batch):
+        part = slice(start, start + batch)
+        accounting.update(Elbo(prior[part], reconstruction[part], diffusion[part]))
+    found = accounting.compute()
+    unit, scale = ("bpd", 1 / (64 * math.log(2))) if discrete else ("nats_per_dim", 1 / 64)
+    total = (prior + reconstruction + diffusion) * scale
+    assert found[unit]["n"] == 297
+    assert found[unit]["mean"] == pytest.approx(total.mean().item(), rel=1e-12)
+    assert found[unit]["stderr"] == pytest.approx(total.std().item() / math.sqrt(297), rel=1e-9)
+    for name, term in (("prior", prior), ("reconstruction", reconstruction), ("diffusion", diffusion)):
+        assert found[f"{unit}_{name}"]["mean"] == pytest.approx((term * scale).mean().item(), rel=1e-12)
+
+
+def test_the_gap_is_paired_item_by_item():
+    """Its error is that of the difference, far below that of either side."""
+    _, _, diffusion = some_terms(100)
+    exact = diffusion - 1.5
+    zero = torch.zeros_like(diffusion)
+    accounting = Accounting(dims=2, discrete=False)
+    accounting.update(Elbo(zero, zero, diffusion), exact)
+    gap = accounting.compute()["gap"]
+    assert gap["mean"] == pytest.approx(0.75) and gap["stderr"] < 1e-6 and gap["n"] == 100
+
+
+def test_noise_levels_are_binned_by_gamma():
+    accounting = Accounting(dims=4, discrete=True, edges=torch.tensor([-2.0, 0.0, 2.0]))
+    accounting.update_levels(torch.tensor([-1.5, -0.5, 1.0, 2.0]), torch.tensor([4.0, 8.0, 40.0, 80.0]))
+    found = accounting.noise_levels()
+    assert found["gamma"] == [-1.0, 1.0]
+    assert found["epsilon_mse"] == pytest.approx([1.5, 15.0])
+    assert found["stderr"] == pytest.approx([0.5, 5.0])
+
+
+def test_nothing_counted_is_nothing_found():
+    assert Accounting(dims=4, discrete=True).compute() == {}
