@@ -58,9 +58,12 @@ def sliced_wasserstein(a: Tensor, b: Tensor, n: int = 64) -> float:
 
 def energy_distance(a: Tensor, b: Tensor) -> float:
     """2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely & Rizzo 2013), without the diagonals, so unbiased."""
-    a, b = a.double(), b.double()
-    within = [torch.cdist(s, s).sum().item() / (len(s) * (len(s) - 1)) for s in (a, b)]
-    return 2 * torch.cdist(a, b).mean().item() - sum(within)
+    within = [_sum_of_distances(s, s) / (len(s) * (len(s) - 1)) for s in (a, b)]
+    return 2 * _sum_of_distances(a, b) / (len(a) * len(b)) - sum(within)
+
+
+def _sum_of_distances(a: Tensor, b: Tensor, rows: int = 1024) -> float:
+    return sum(torch.cdist(part, b.double()).sum().item() for part in a.double().split(rows))
 
 
 def mode_fractions(x: Tensor, means: Tensor) -> Tensor:

@@ -7,12 +7,13 @@ whatever the process.
 """
 
 from .ancestral import Ancestral
+from .annealed_langevin import AnnealedLangevin
 from .base import History, Sampler
 from .ddim import DDIM
 from .dpm_solver import DPMSolver
 from .euler import Euler
 from .heun import Heun
-from .langevin import AnnealedLangevin, Langevin
+from .langevin import Langevin
 from .predictor_corrector import PredictorCorrector
 
 __all__ = [

@@ -25,6 +25,18 @@ def noise_like(z: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
 
 
+def check_whole(name: str, value: int) -> None:
+    """ValueError in one line unless ``value`` is a whole number from 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"sampler.{name}={value}: a whole number from 1 is accepted")
+
+
+def check_positive(name: str, value: float) -> None:
+    """ValueError in one line unless ``value`` is positive."""
+    if not value > 0:
+        raise ValueError(f"sampler.{name}={value}: a positive number is accepted")
+
+
 class Sampler:
     """Draws samples in ``steps`` steps on a grid from the schedule's gamma(1) down to its gamma(0).
 
@@ -44,10 +56,9 @@ class Sampler:
     calls = 1
 
     def __init__(self, steps: int, grid: str = "gamma", rho: float = 7.0, chunk: int | None = None):
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"sampler.steps={steps}: a whole number from 1 is accepted")
-        if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
-            raise ValueError(f"sampler.chunk={chunk}: null or a whole number from 1 is accepted")
+        check_whole("steps", steps)
+        if chunk is not None:
+            check_whole("chunk", chunk)
         check_grid(grid, rho)
         self.steps, self.grid, self.rho, self.chunk = steps, grid, rho, chunk
 
@@ -112,13 +123,13 @@ class Sampler:
         process: Process = denoiser.process
         start = torch.randn(tuple(shape), generator=generator, device=device, dtype=dtype)
         start *= process.prior_std(gammas[0])
-        size = self.chunk or max(1, 2**20 // start[:1].numel()) if len(start) else 1
-        conditions = [None] * len(start) if condition is None else condition.split(size)
-        ticks = iter(progress(range(self.steps * -(-len(start) // size))))
+        parts = start.split(self.chunk or max(1, 2**20 // max(1, start[:1].numel())))
+        ticks = iter(progress(range(self.steps * len(parts))))
         done = []
-        for part, c in zip(start.split(size), conditions, strict=False):
-            z = part
-            for z in self.path(denoiser, gammas, part, c, generator):  # noqa: B007
+        for i, z in enumerate(parts):
+            own = None if condition is None else condition.split(len(parts[0]))[i]
+            for z in self.path(denoiser, gammas, z, own, generator):  # noqa: B007, B020
                 next(ticks, None)
             done.append(z)
+        next(ticks, None)  # past its end, where a bar closes
         return torch.cat(done) / process.alpha_sigma(gammas[-1])[0]

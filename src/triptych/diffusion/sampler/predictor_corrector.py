@@ -2,6 +2,7 @@ from torch import Tensor
 
 from ..langevin import langevin
 from .ancestral import Ancestral
+from .base import check_positive, check_whole
 
 
 class PredictorCorrector(Ancestral):
@@ -16,10 +17,8 @@ class PredictorCorrector(Ancestral):
 
     def __init__(self, steps: int, grid: str = "gamma", inner: int = 1, snr: float = 0.16, **options):
         super().__init__(steps, grid, **options)
-        if inner < 1:
-            raise ValueError(f"sampler.inner={inner}: a whole number from 1 is accepted")
-        if not snr > 0:
-            raise ValueError(f"sampler.snr={snr}: a positive number is accepted")
+        check_whole("inner", inner)
+        check_positive("snr", snr)
         self.inner, self.snr = inner, snr
         self.calls = 1 + inner
 

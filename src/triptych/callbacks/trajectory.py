@@ -1,0 +1,67 @@
+"""A denoising trajectory as a picture: the same samples at several moments of one descent."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from triptych.diffusion.sampler import Sampler
+from triptych.diffusion.schedule import Schedule
+
+
+@torch.no_grad()
+def trajectory(
+    denoiser,
+    sampler: Sampler,
+    schedule: Schedule,
+    shape: tuple[int, ...],
+    *,
+    generator: torch.Generator | None = None,
+    condition: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    frames: int = 9,
+) -> tuple[Tensor, Tensor]:
+    """(x (F, B, *event), gamma (F,)) at ``frames`` moments, evenly spaced over the steps from first to last.
+
+    x is z / sqrt(alpha^2 + sigma^2), of the data's order of size under every process; z / alpha at the end.
+    """
+    gammas = sampler.gammas(schedule, device)
+    alpha, sigma = denoiser.process.alpha_sigma(gammas)
+    z = torch.randn(shape, generator=generator, device=device) * denoiser.process.prior_std(gammas[0])
+    moments = torch.linspace(0, sampler.steps, min(frames, sampler.steps + 1)).round().long().tolist()
+    scale = torch.hypot(alpha, sigma)
+    scale[-1] = alpha[-1]
+    found = [z / scale[0]]
+    for i, z_s in enumerate(sampler.path(denoiser, gammas, z, condition, generator), start=1):
+        if i in moments:
+            found.append(z_s / scale[i])
+    return torch.stack(found).cpu(), gammas[moments].cpu()
+
+
+def save_strip(x: Tensor, path: Path) -> None:
+    """A PNG of images x (F, B, C, H, W) in [-1, 1]: a row a sample, a column a moment, noise at the left."""
+    _picture(x.transpose(0, 1)).save(path)
+
+
+def save_gif(x: Tensor, path: Path, columns: int = 8, milliseconds: int = 120) -> None:
+    """A GIF of images x (F, B, C, H, W) in [-1, 1], one frame a moment, that rests on the last one."""
+    blank = -len(x[0]) % columns
+    frames = [
+        _picture(pad(frame, (0,) * 7 + (blank,), value=-1.0).unflatten(0, (-1, columns))) for frame in x
+    ]
+    durations = [milliseconds] * (len(frames) - 1) + [10 * milliseconds]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+def _picture(x: Tensor):
+    """One picture of images (rows, columns, C, H, W) with grey lines between, enlarged without smoothing."""
+    from PIL import Image
+
+    pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    pixels = pad(pixels, (0, 1, 0, 1), value=96).permute(0, 3, 1, 4, 2)
+    rows, height, columns, width, channels = pixels.shape
+    array = pixels.reshape(rows * height, columns * width, channels)
+    picture = Image.fromarray(array.squeeze(2).numpy() if channels == 1 else array.numpy())
+    factor = max(1, 384 // max(picture.size))
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)

@@ -1,0 +1,28 @@
+from torch import Tensor
+
+from ..langevin import langevin
+from .base import Sampler, check_positive, check_whole
+
+
+class AnnealedLangevin(Sampler):
+    r"""Annealed Langevin dynamics (Song & Ermon 2019, algorithm 1; tutorial sec. "Score-based").
+
+    At each level ``inner`` updates of size ``rate sigma^2``, then on to the next, the point staying where it
+    is in data units. Their step eps sigma_i^2 / sigma_L^2 is rate = eps / sigma_L^2: 0.2 for them.
+
+    Raises:
+        ValueError: ``inner`` below 1, ``rate`` not positive.
+    """
+
+    def __init__(self, steps: int, grid: str = "gamma", inner: int = 10, rate: float = 0.2, **options):
+        super().__init__(steps, grid, **options)
+        check_whole("inner", inner)
+        check_positive("rate", rate)
+        self.inner, self.rate = inner, rate
+        self.calls = inner
+
+    def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None) -> Tensor:
+        alpha, sigma = denoiser.process.alpha_sigma(gamma_s)
+        z = z * (alpha / denoiser.process.alpha_sigma(gamma_t)[0])
+        size = self.rate * sigma.square()
+        return langevin(lambda z: denoiser(z, gamma_s, condition).score, z, size, self.inner, generator)

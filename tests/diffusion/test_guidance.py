@@ -1,0 +1,160 @@
+"""Guidance: what it must equal at its fixed points, and Bayes' rule where the truth is known."""
+
+import pytest
+import torch
+
+from triptych.diffusion.guidance import Auto, Classifier, ClassifierFree, extrapolate
+from triptych.diffusion.measures import noise_floor, sliced_wasserstein
+from triptych.diffusion.mixture import ExactClassifier
+from triptych.diffusion.prediction import SPACES
+from triptych.diffusion.process import VarianceExploding
+from triptych.diffusion.sampler import DDIM, Ancestral, DPMSolver
+from triptych.diffusion.schedule import Linear
+from triptych.diffusion.wrappers import DynamicThreshold, StaticThreshold
+
+from .oracles import Wrong, lopsided, network, oracle, refused, ring
+from .test_processes import PROCESSES
+
+processes = pytest.mark.parametrize("process", PROCESSES)
+GAMMA = torch.tensor([-3.0, 0.0, 2.5], dtype=torch.float64)
+LABELS = torch.tensor([0, 2, 1])
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
+
+
+class Labelled(Wrong):
+    """Wrong in a way that hangs on the class."""
+
+    num_classes = 3
+
+    def forward(self, z, gamma, condition):
+        shift = 0 if condition is None else condition.view(-1, *(1,) * (z.ndim - 1)) - 1.5
+        return super().forward(z, gamma, condition) + shift
+
+
+def equal(one, other):
+    return all(torch.equal(getattr(one, view), getattr(other, view)) for view in SPACES)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_classifier_free_is_the_conditional_at_1_and_the_unconditional_at_0_bit_for_bit(space):
+    model, z = network(Labelled(), space), normal(3, 4)
+    assert model.conditional
+    assert equal(ClassifierFree(model, 1.0)(z, GAMMA, LABELS), model(z, GAMMA, LABELS))
+    assert equal(ClassifierFree(model, 0.0)(z, GAMMA, LABELS), model(z, GAMMA))
+    assert equal(ClassifierFree(model, 3.0)(z, GAMMA), model(z, GAMMA))
+    sampler, schedule = Ancestral(5), Linear(-6.0, 4.0)
+    for scale, labels in ((1.0, LABELS), (0.0, None)):
+        guided = sampler(
+            ClassifierFree(model, scale), schedule, (3, 4), generator=generator(), condition=LABELS
+        )
+        assert torch.equal(guided, sampler(model, schedule, (3, 4), generator=generator(), condition=labels))
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_mix_is_the_same_in_every_space(space):
+    model, z, scale = network(Labelled(), space), normal(3, 4), 2.5
+    guess = ClassifierFree(model, scale)(z, GAMMA, LABELS)
+    with_class, without = model(z, GAMMA, LABELS), model(z, GAMMA)
+    for view in SPACES:
+        u, c = getattr(without, view), getattr(with_class, view)
+        torch.testing.assert_close(getattr(guess, view), u + scale * (c - u))
+        torch.testing.assert_close(
+            getattr(extrapolate(without, with_class, scale), view), u + scale * (c - u)
+        )
+
+
+def test_outside_of_its_interval_the_conditional_answers_alone():
+    model, z = network(Labelled(), "v"), normal(3, 4)
+    guided, always = ClassifierFree(model, 3.0, interval=[-1.0, 1.0]), ClassifierFree(model, 3.0)
+    guess = guided(z, GAMMA, LABELS).x0
+    torch.testing.assert_close(guess[1], always(z, GAMMA, LABELS).x0[1])
+    torch.testing.assert_close(guess[[0, 2]], model(z, GAMMA, LABELS).x0[[0, 2]])
+    assert equal(guided(z, torch.tensor(3.0).double(), LABELS), model(z, torch.tensor(3.0).double(), LABELS))
+    # a scale of 0 in an interval is unconditional there and conditional elsewhere
+    off = ClassifierFree(model, 0.0, interval=[-1.0, 1.0])(z, GAMMA, LABELS).x0
+    torch.testing.assert_close(off[1], model(z, GAMMA).x0[1])
+    torch.testing.assert_close(off[[0, 2]], model(z, GAMMA, LABELS).x0[[0, 2]])
+
+
+def test_rescaling_gives_x0_the_spread_of_the_conditional_guess():
+    model, z = network(Labelled(), "x0"), normal(3, 50)
+    plain, target = ClassifierFree(model, 4.0)(z, GAMMA, LABELS).x0, model(z, GAMMA, LABELS).x0
+    whole = ClassifierFree(model, 4.0, rescale=1.0)(z, GAMMA, LABELS).x0
+    torch.testing.assert_close(whole.std(1), target.std(1))
+    half = ClassifierFree(model, 4.0, rescale=0.5)(z, GAMMA, LABELS).x0
+    torch.testing.assert_close(half, (plain + whole) / 2)
+
+
+@processes
+def test_the_exact_classifier_is_bayes_rule(process):
+    """score(z) + grad log p(k | z) = score(z | k), for every component, level and process."""
+    truth = oracle(lopsided(), PROCESSES[process])
+    guided = Classifier(truth, ExactClassifier(truth.mixture, truth.process))
+    z = truth.process.diffuse(normal(3, 2), GAMMA, normal(3, 2, seed=1))
+    torch.testing.assert_close(guided(z, GAMMA, LABELS).score, truth(z, GAMMA, LABELS).score)
+    assert equal(guided(z, GAMMA), truth(z, GAMMA))
+    zero = Classifier(truth, guided.classifier, scale=0.0)
+    assert equal(zero(z, GAMMA, LABELS), truth(z, GAMMA))
+    double = Classifier(truth, guided.classifier, scale=2.0)(z, GAMMA, LABELS).score
+    plain, conditional = truth(z, GAMMA).score, truth(z, GAMMA, LABELS).score
+    torch.testing.assert_close(double, plain + 2 * (conditional - plain))
+
+
+@pytest.mark.parametrize("make", [Ancestral, DDIM, DPMSolver])
+def test_sampling_with_exact_score_and_exact_classifier_reaches_the_conditional(make):
+    """At s = 1, under no_grad as samplers run: each component at the noise floor of its own true samples."""
+    n, parts = 2000, lopsided()
+    truth = oracle(parts)
+    guided = Classifier(truth, ExactClassifier(truth.mixture, truth.process))
+    for k in range(3):
+        alone = oracle([torch.ones(1).double(), parts[1][k : k + 1], parts[2][k : k + 1]]).mixture
+        floor = noise_floor(sliced_wasserstein, lambda i: alone.sample(n, generator(50 + i))[0], pairs=9)  # noqa: B023
+        labels = torch.full((n,), k)
+        x = make(60)(guided, Linear(-9.0, 5.0), (n, 2), generator=generator(k), condition=labels)
+        assert sliced_wasserstein(x, alone.sample(n, generator(9))[0]) < 1.5 * floor.high
+        unguided = make(60)(truth, Linear(-9.0, 5.0), (n, 2), generator=generator(k))
+        assert sliced_wasserstein(unguided, alone.sample(n, generator(9))[0]) > 4 * floor.high
+
+
+def test_autoguidance_pushes_away_from_the_weak_model():
+    good, weak, z = network(Labelled(), "v"), network(Labelled(), "epsilon"), normal(3, 4)
+    assert equal(Auto(good, weak, 1.0)(z, GAMMA, LABELS), good(z, GAMMA, LABELS))
+    guess = Auto(good, weak, 2.0)(z, GAMMA, LABELS).x0
+    torch.testing.assert_close(guess, 2 * good(z, GAMMA, LABELS).x0 - weak(z, GAMMA, LABELS).x0)
+
+
+def test_every_wrapper_is_a_denoiser_for_every_other():
+    truth = oracle(ring())
+    classifier = ExactClassifier(truth.mixture, truth.process)
+    stack = DynamicThreshold(
+        ClassifierFree(StaticThreshold(Auto(Classifier(truth, classifier), truth, 1.5), 2.0), 2.0)
+    )
+    assert stack.conditional and stack.process is truth.process
+    labels = torch.arange(16) % 8
+    x = DPMSolver(10)(stack, Linear(-6.0, 4.0), (16, 2), generator=generator(), condition=labels)
+    assert x.isfinite().all() and x.abs().max() < 1.1
+
+
+def test_guidance_refuses_in_one_line():
+    blind = network(Wrong(), "v")
+    assert not blind.conditional
+    refused(lambda: ClassifierFree(blind, 2.0), "guidance.scale=2.0", "denoiser.conditional=true")
+    refused(lambda: ClassifierFree(StaticThreshold(blind), 2.0), "denoiser.conditional=true")
+    model = network(Labelled(), "v")
+    refused(lambda: ClassifierFree(model, 2.0, interval=[1.0, -1.0]), "guidance.interval=[1.0, -1.0]")
+    refused(lambda: ClassifierFree(model, 2.0, interval=[1.0]), "guidance.interval=[1.0]")
+    refused(lambda: ClassifierFree(model, 2.0, rescale=1.5), "guidance.rescale=1.5")
+    refused(
+        lambda: Auto(model, network(Wrong(), "v", VarianceExploding())), "guidance.weak", "VarianceExploding"
+    )
+    truth = oracle(ring())
+    guided = Classifier(truth, ExactClassifier(truth.mixture, truth.process))
+    for bad in (8, -1):
+        refused(lambda bad=bad: guided(normal(1, 2), GAMMA[0], torch.tensor([bad])), f"class {bad}", "0..7")

@@ -1,0 +1,110 @@
+"""Measures against closed forms, brute force and another library's code."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from triptych.diffusion.measures import (
+    class_accuracy,
+    directions,
+    energy_distance,
+    frechet_distance,
+    mode_fractions,
+    noise_floor,
+    precision_recall,
+    sliced_wasserstein,
+)
+
+from .oracles import refused
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("d", [2, 5])
+def test_sliced_wasserstein_of_a_shift_is_its_length_over_root_d(d):
+    """W2 of a shift along v is |shift . v|, whose mean square over the sphere is |shift|^2 / d."""
+    x, shift = normal(50, d), normal(d, seed=1)
+    found = sliced_wasserstein(x, x[torch.randperm(50)] + shift, n=20_000 if d > 2 else 64)
+    assert found == pytest.approx(shift.norm().item() / math.sqrt(d), rel=1e-12 if d == 2 else 0.02)
+    assert sliced_wasserstein(x, x.flip(0)) == pytest.approx(0, abs=1e-12)
+    torch.testing.assert_close(directions(d).norm(dim=1), torch.ones(64).double())
+
+
+def test_sliced_wasserstein_of_a_scale():
+    """Between N(0, I) and N(0, 4 I) every direction sees W2 = 1."""
+    assert sliced_wasserstein(normal(20_000, 2), 2 * normal(20_000, 2, seed=1)) == pytest.approx(1, abs=0.03)
+
+
+def test_energy_distance_is_unbiased_at_zero_and_a_closed_form_away_from_it():
+    """On the line E|X - Y| of N(m, 2) is known; same law: mean over draws within 4 standard errors of 0."""
+    same = torch.tensor(
+        [energy_distance(normal(100, 2, seed=2 * i), normal(100, 2, seed=2 * i + 1)) for i in range(60)]
+    )
+    assert abs(same.mean()) < 4 * same.std() / math.sqrt(60)
+    m = 1.5
+    between = 2 / math.sqrt(math.pi) * math.exp(-(m**2) / 4) + m * math.erf(m / 2)
+    found = energy_distance(normal(4000, 1), normal(4000, 1, seed=1) + m)
+    assert found == pytest.approx(2 * between - 4 / math.sqrt(math.pi), rel=0.06)
+
+
+def test_mode_fractions_count_the_nearest_centre():
+    means = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 9.0]])
+    x = torch.tensor([[1.9, 0.0], [2.1, 0.0], [-3.0, -3.0], [5.0, 1.0]])
+    assert mode_fractions(x, means).tolist() == [0.5, 0.5, 0.0]
+
+
+def test_the_noise_floor_is_over_independent_pairs():
+    drawn = []
+    floor = noise_floor(lambda a, b: b - a, lambda i: drawn.append(i) or i * i, pairs=3)
+    assert drawn == [0, 1, 2, 3, 4, 5]
+    assert floor == (5, 1, 9)
+
+
+def test_frechet_distance_is_that_of_the_fitted_gaussians():
+    a, b = normal(300, 6) @ normal(6, 6, seed=1), normal(400, 6, seed=2) @ normal(6, 6, seed=3) + 1
+    c_a, c_b = np.cov(a.numpy().T), np.cov(b.numpy().T)
+    cross = scipy.linalg.sqrtm(c_a @ c_b).real
+    exact = (a.mean(0) - b.mean(0)).square().sum().item() + np.trace(c_a + c_b - 2 * cross)
+    assert frechet_distance(a, b) == pytest.approx(exact)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    # fewer rows than features: singular covariances, still a number
+    assert frechet_distance(a[:4], b[:4]) > 0
+    assert frechet_distance(a[:, :1], a[:, :1] + 2) == pytest.approx(4)
+
+
+def test_precision_and_recall_by_brute_force_and_at_their_ends():
+    real, fake = normal(60, 3), 1.5 * normal(70, 3, seed=1)
+
+    def share(points, by, k):
+        count = 0
+        for p in points:
+            for i, q in enumerate(by):
+                radius = sorted((by[j] - q).norm().item() for j in range(len(by)) if j != i)[k - 1]
+                if (p - q).norm().item() <= radius:
+                    count += 1
+                    break
+        return count / len(points)
+
+    found = precision_recall(real, fake, k=3)
+    assert found.precision == pytest.approx(share(fake, real, 3))
+    assert found.recall == pytest.approx(share(real, fake, 3))
+    assert precision_recall(real, real) == (1, 1)
+    assert precision_recall(real, real + 100) == (0, 0)
+    narrow = precision_recall(normal(500, 2), 0.2 * normal(500, 2, seed=1))
+    assert narrow.precision > 0.95 and narrow.recall < 0.4
+
+
+def test_class_accuracy_counts_agreement():
+    logits = torch.eye(4)[[0, 1, 2, 3, 0]]
+    assert class_accuracy(logits, torch.tensor([0, 1, 2, 0, 0])) == pytest.approx(0.8)
+
+
+def test_what_cannot_be_measured_is_refused_in_one_line():
+    refused(lambda: sliced_wasserstein(normal(3, 2), normal(4, 2)), "(3, 2)", "(4, 2)")
+    refused(lambda: precision_recall(normal(3, 2), normal(9, 2)), "k=3", "3 and 9")
+    refused(lambda: frechet_distance(normal(1, 2), normal(9, 2)), "1 and 9")

@@ -1,0 +1,365 @@
+"""Every sampler on one denoiser: against peers, against its order of convergence, against the truth."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from triptych.diffusion.langevin import langevin
+from triptych.diffusion.measures import mode_fractions, noise_floor, sliced_wasserstein
+from triptych.diffusion.prediction import SPACES, Prediction
+from triptych.diffusion.sampler import (
+    DDIM,
+    Ancestral,
+    AnnealedLangevin,
+    DPMSolver,
+    Euler,
+    Heun,
+    History,
+    Langevin,
+    PredictorCorrector,
+)
+from triptych.diffusion.schedule import Cosine, Linear
+from triptych.diffusion.wrappers import DynamicThreshold, StaticThreshold
+
+from .oracles import Wrong, lopsided, network, oracle, refused, ring
+from .test_processes import PROCESSES
+
+EVERY = {
+    "ancestral": Ancestral,
+    "ddim": DDIM,
+    "ddim_eta": lambda steps, **k: DDIM(steps, eta=0.5, **k),
+    "euler": Euler,
+    "heun": Heun,
+    "dpm_solver": DPMSolver,
+    "annealed_langevin": lambda steps, **k: AnnealedLangevin(steps, inner=3, **k),
+    "langevin": lambda steps, **k: Langevin(steps, inner=3, **k),
+    "predictor_corrector": PredictorCorrector,
+}
+every = pytest.mark.parametrize("name", EVERY)
+processes = pytest.mark.parametrize("process", PROCESSES)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
+
+
+# against peers ------------------------------------------------------------------------------------------
+
+
+def peer_path(scheduler, denoiser, gammas, z):
+    """What a diffusers scheduler makes of our epsilon on our grid; its table rises from gamma(0) at i = 0."""
+    rising = gammas.flip(0)
+    found = []
+    for t in scheduler.timesteps:
+        z = scheduler.step(denoiser(z, rising[t]).epsilon, t, z).prev_sample
+        found.append(z)
+    return torch.stack(found)
+
+
+def peer_table(gammas):
+    """Arguments of a diffusers scheduler whose cumulative products of 1 - beta are our alpha^2."""
+    square = torch.sigmoid(-gammas.flip(0))
+    betas = torch.cat([1 - square[:1], 1 - square[1:] / square[:-1]])
+    return {"num_train_timesteps": len(gammas), "trained_betas": betas.numpy()}
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize("kind", ["oracle", "network"])
+def test_ddim_and_dpm_solver_follow_the_trajectories_of_diffusers(steps, kind):
+    diffusers = pytest.importorskip("diffusers")
+    denoiser = oracle(ring()) if kind == "oracle" else network(Wrong(), "v")
+    gammas = DDIM(steps, grid="time").gammas(Cosine(-6.0, 4.0), dtype=torch.float64)
+    table, z = peer_table(gammas), normal(64, 2)
+    timesteps = list(range(steps, 0, -1))
+
+    ddim = diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, **table)
+    ddim.set_timesteps(steps)
+    ddim.timesteps = torch.tensor(timesteps)
+    ours = torch.stack(list(DDIM(steps).path(denoiser, gammas, z)))
+    torch.testing.assert_close(ours, peer_path(ddim, denoiser, gammas, z), rtol=0, atol=1e-4)
+
+    solver = diffusers.DPMSolverMultistepScheduler(
+        solver_order=2,
+        algorithm_type="dpmsolver++",
+        solver_type="midpoint",
+        lower_order_final=False,
+        final_sigmas_type="sigma_min",
+        **table,
+    )
+    solver.set_timesteps(timesteps=timesteps)
+    ours = torch.stack(list(DPMSolver(steps).path(denoiser, gammas, z)))
+    torch.testing.assert_close(ours, peer_path(solver, denoiser, gammas, z), rtol=0, atol=1e-4)
+
+
+def test_heun_follows_algorithm_1_of_edm_written_in_numpy():
+    """Karras et al. 2022 in their own variables, the ring's denoiser written out from its formula."""
+    _, means, covariances = (part.numpy() for part in ring())
+    variance, steps = covariances[0, 0, 0], 30
+
+    def denoised(y, s):
+        gap = y[:, None] - means
+        logits = -0.5 * (gap**2).sum(-1) / (variance + s**2)
+        weight = np.exp(logits - logits.max(1, keepdims=True))
+        weight /= weight.sum(1, keepdims=True)
+        return (weight[..., None] * (means + variance / (variance + s**2) * gap)).sum(1)
+
+    rho, top, bottom = 7.0, math.exp(2.0), math.exp(-3.0)
+    ladder = (
+        top ** (1 / rho) + np.arange(steps + 1) / steps * (bottom ** (1 / rho) - top ** (1 / rho))
+    ) ** rho
+    y = normal(64, 2).numpy() * ladder[0]
+    theirs = []
+    for s, then in zip(ladder[:-1], ladder[1:], strict=True):
+        slope = (y - denoised(y, s)) / s
+        ahead = y + (then - s) * slope
+        y = y + (then - s) * 0.5 * (slope + (ahead - denoised(ahead, then)) / then)
+        theirs.append(y)
+
+    for process in PROCESSES.values():
+        sampler = Heun(steps, grid="karras", rho=rho)
+        gammas = sampler.gammas(Linear(-6.0, 4.0), dtype=torch.float64)
+        np.testing.assert_allclose(torch.exp(gammas / 2).numpy(), ladder, rtol=1e-12)
+        start = normal(64, 2) * process.alpha_sigma(gammas[0])[1]
+        ours = list(sampler.path(oracle(ring(), process), gammas, start))
+        scaled = [z / process.alpha_sigma(gamma)[0] for z, gamma in zip(ours, gammas[1:], strict=True)]
+        np.testing.assert_allclose(torch.stack(scaled).numpy(), np.stack(theirs), atol=1e-9)
+
+
+# order and quality, with the exact denoiser -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("make", "order"), [(Euler, 1), (Heun, 2), (DPMSolver, 2)])
+def test_halving_the_step_shows_the_order_of_convergence(make, order):
+    truth, z = oracle(ring()), normal(128, 2)
+
+    def end(sampler):
+        *_, last = sampler.path(truth, sampler.gammas(Linear(-6.0, 5.0), dtype=torch.float64), z)
+        return last
+
+    exact = end(Heun(2000))
+    errors = [(end(make(steps)) - exact).norm(dim=1).square().mean().sqrt().item() for steps in (40, 80, 160)]
+    slopes = [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    assert slopes == pytest.approx([order, order], abs=0.3)
+
+
+@pytest.mark.parametrize("process", ["vp", "ve"])
+def test_at_20_evaluations_the_best_sampler_is_at_the_noise_floor(process):
+    n, truth = 4000, oracle(ring(), PROCESSES[process])
+    floor = noise_floor(sliced_wasserstein, lambda i: truth.mixture.sample(n, generator(100 + i))[0], pairs=9)
+    reference, _ = truth.mixture.sample(n, generator(99))
+    found = {}
+    for sampler in (DPMSolver(20), Ancestral(20), Heun(10), Euler(20)):
+        assert sampler.evaluations == 20
+        x = sampler(truth, Linear(-7.0, 4.0), (n, 2), generator=generator(0))
+        found[type(sampler).__name__] = sliced_wasserstein(x, reference)
+    assert min(found.values()) < 2 * floor.median, (found, floor)
+    assert found["DPMSolver"] < 2 * floor.high, (found, floor)
+
+
+@every
+@processes
+def test_each_sampler_reaches_a_gaussian_under_each_process(name, process):
+    """Mean and spread of one Gaussian, whose Langevin dynamics mixes too."""
+    if name == "langevin":
+        sampler = Langevin(40, inner=10, size=0.02)
+    elif name == "annealed_langevin":
+        sampler = AnnealedLangevin(60, inner=10, rate=0.5)
+    else:
+        sampler = EVERY[name](60)
+    truth = oracle(([1.0], [[0.4, -0.3]], [[[0.09, 0.0], [0.0, 0.09]]]), PROCESSES[process])
+    x = sampler(truth, Linear(-8.0, 6.0), (3000, 2), generator=generator())
+    # unadjusted Langevin widens by size / (8 variance), first-order solvers by their step
+    assert (x.mean(0) - torch.tensor([0.4, -0.3])).abs().max() < 0.04
+    assert (x.std(0) / 0.3 - 1).abs().max() < 0.08
+
+
+# Langevin and the weights of modes ----------------------------------------------------------------------
+
+
+def test_annealing_keeps_the_weights_of_modes_that_plain_langevin_loses():
+    """Song & Ermon 2019, sec. 3.2.2: 1/5 N((-5, -5), I) + 4/5 N((5, 5), I) with its exact score."""
+    means, eye = torch.tensor([[-5.0, -5.0], [5.0, 5.0]]), torch.eye(2).repeat(2, 1, 1)
+    truth = oracle(([0.2, 0.8], means, eye), PROCESSES["ve"])
+    schedule = Linear(-2.0, 7.0)
+    annealed = AnnealedLangevin(60, inner=20, rate=0.5)
+    plain = Langevin(60, inner=20, size=0.1)
+    for seed in range(5):
+        kept = annealed(truth, schedule, (6000, 2), generator=generator(seed))
+        assert mode_fractions(kept, means)[0].item() == pytest.approx(0.2, abs=0.02)
+        lost = plain(truth, schedule, (1000, 2), generator=generator(seed))
+        assert mode_fractions(lost, means)[0].item() == pytest.approx(0.5, abs=0.06)
+
+
+def test_langevin_of_a_gaussian_has_the_stationary_variance_of_its_step():
+    """x <- (1 - size / 2) x + sqrt(size) noise settles at variance 1 / (1 - size / 4)."""
+    for size in (0.1, 0.5):
+        x = langevin(lambda x: -x, 3 * normal(20_000, 1), size, 200, generator(1))
+        assert x.var().item() == pytest.approx(1 / (1 - size / 4), abs=0.03)
+
+
+# one step and one loop ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("space", SPACES)
+@processes
+def test_a_guess_carried_elsewhere_is_alpha_x0_plus_sigma_epsilon(space, process):
+    alpha, sigma = PROCESSES[process].alpha_sigma(torch.tensor([[-3.0], [0.5], [4.0]]).double())
+    guess = Prediction(space, normal(3, 2), normal(3, 2, seed=1), alpha, sigma)
+    to = PROCESSES[process].alpha_sigma(torch.tensor(-1.0).double())
+    torch.testing.assert_close(guess.at(*to), to[0] * guess.x0 + to[1] * guess.epsilon)
+    torch.testing.assert_close(guess.at(alpha, sigma), guess.z)
+
+
+@processes
+def test_an_ancestral_step_is_the_posterior_at_the_guess(process):
+    denoiser, z = network(Wrong(), "v", PROCESSES[process]), normal(4, 2)
+    gamma_t, gamma_s = torch.tensor([2.0, 0.5]).double()
+    mean, std = denoiser.process.posterior(z, denoiser(z, gamma_t).x0, gamma_t, gamma_s)
+    noise = torch.randn(4, 2, generator=generator(), dtype=torch.float64)
+    ours = Ancestral(1).step(denoiser, z, gamma_t, gamma_s, None, generator())
+    torch.testing.assert_close(ours, mean + std * noise)
+
+
+def test_euler_is_ddim_without_noise():
+    truth, schedule = oracle(lopsided()), Linear(-6.0, 5.0)
+    ours = [s(truth, schedule, (8, 2), generator=generator()) for s in (Euler(9), DDIM(9))]
+    assert torch.equal(*ours)
+
+
+def test_a_multi_step_method_keeps_its_memory_in_the_history_alone():
+    truth, sampler = oracle(lopsided()), DPMSolver(4)
+    z, gammas = normal(4, 2), sampler.gammas(Linear(-4.0, 4.0), dtype=torch.float64)
+    before = dict(sampler.__dict__)
+    history, by_hand = History(), [z]
+    for i in range(4):
+        by_hand.append(sampler.step(truth, by_hand[-1], gammas[i], gammas[i + 1], None, None, history))
+    for one, other in zip(sampler.path(truth, gammas, z), by_hand[1:], strict=True):
+        assert torch.equal(one, other)
+    assert sampler.__dict__ == before
+    # without a history every step is the first: DDIM's
+    alone = sampler.step(truth, z, gammas[1], gammas[2])
+    assert torch.equal(alone, DDIM(4).step(truth, z, gammas[1], gammas[2]))
+
+
+@every
+def test_a_seed_is_all_there_is_and_the_path_keeps_what_it_gave(name):
+    truth, schedule, sampler = oracle(lopsided()), Linear(-6.0, 5.0), EVERY[name](4)
+    one = sampler(truth, schedule, (6, 2), generator=generator(3))
+    torch.manual_seed(123)
+    assert torch.equal(one, sampler(truth, schedule, (6, 2), generator=generator(3)))
+    assert not torch.equal(one, sampler(truth, schedule, (6, 2), generator=generator(4)))
+    copies = [(z, z.clone()) for z in sampler.path(truth, sampler.gammas(schedule), torch.ones(6, 2))]
+    assert len(copies) == 4
+    assert all(torch.equal(z, copy) for z, copy in copies)
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler", "heun", "dpm_solver"])
+def test_a_deterministic_sampler_gives_the_same_whatever_the_chunk(name):
+    truth, schedule = oracle(ring()), Linear(-6.0, 5.0)
+    labels = torch.arange(7) % 8
+    whole, parts = (
+        EVERY[name](5, chunk=c)(truth, schedule, (7, 2), generator=generator(), condition=labels)
+        for c in (None, 3)
+    )
+    torch.testing.assert_close(whole, parts)
+
+
+@every
+def test_any_number_of_samples_and_a_bar_over_all_the_steps(name):
+    truth, schedule = oracle(ring()), Linear(-6.0, 5.0)
+    seen = []
+
+    def bar(steps):
+        seen.append(0)
+        for i in steps:
+            yield i
+            seen[-1] += 1  # as tqdm counts: when the next is asked for
+
+    for n, chunks in ((0, 1), (1, 1), (5, 3)):
+        x = EVERY[name](4, chunk=2)(truth, schedule, (n, 2), generator=generator(), progress=bar)
+        assert x.shape == (n, 2)
+        assert seen.pop() == 4 * chunks
+
+
+def test_evaluations_count_the_calls_of_the_denoiser():
+    class Counting(Wrong):
+        calls = 0
+
+        def forward(self, z, gamma, condition):
+            self.calls += 1
+            return super().forward(z, gamma, condition)
+
+    for make in EVERY.values():
+        net, sampler = Counting(), make(3)
+        sampler(network(net, "epsilon"), Linear(-4.0, 4.0), (2, 2), generator=generator())
+        assert net.calls == sampler.evaluations
+
+
+# grids --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_grids_fall_between_the_ends_at_equal_steps_of_their_own(dtype):
+    schedule = Cosine(-6.0, 4.0)
+    for grid, own in (
+        ("gamma", lambda g: g),
+        ("time", schedule.t_of),
+        ("karras", lambda g: torch.exp(g / 14)),
+    ):
+        gammas = DDIM(16, grid).gammas(schedule, dtype=dtype)
+        assert gammas.dtype == dtype and gammas.shape == (17,) and (gammas.diff() < 0).all()
+        assert gammas[[0, -1]].tolist() == pytest.approx([4.0, -6.0], abs=1e-5)
+        steps = own(gammas.double()).diff()
+        torch.testing.assert_close(steps, steps.mean().expand(16), rtol=1e-4, atol=1e-6)
+
+
+def test_a_karras_grid_tends_to_equal_steps_of_gamma():
+    schedule = Linear(-6.0, 4.0)
+    far = DDIM(10, "karras", rho=1e5).gammas(schedule, dtype=torch.float64)
+    torch.testing.assert_close(far, DDIM(10).gammas(schedule, dtype=torch.float64), rtol=0, atol=1e-3)
+
+
+# thresholds and refusals --------------------------------------------------------------------------------
+
+
+def test_thresholds_bound_x0_and_leave_the_rest_alone():
+    wide = network(Wrong(), "x0")
+    z = 2 * normal(6, 3, 4)
+    z[0] = 0.05 * z[0]
+    gamma = torch.zeros(()).double()
+    x0 = wide(z, gamma).x0
+    assert x0[1:].abs().flatten(1).amax(1).min() > 1
+    static = StaticThreshold(wide)(z, gamma)
+    torch.testing.assert_close(static.x0, x0.clamp(-1, 1))
+    alpha, sigma = wide.process.alpha_sigma(gamma)
+    torch.testing.assert_close(alpha * static.x0 + sigma * static.epsilon, z)
+    dynamic = DynamicThreshold(wide, quantile=0.9)(z, gamma).x0
+    torch.testing.assert_close(dynamic[0], x0[0])  # within [-1, 1]: as it was
+    scale = x0.abs().flatten(1).quantile(0.9, 1).clamp(min=1).view(-1, 1, 1)
+    torch.testing.assert_close(dynamic, (x0 / scale).clamp(-1, 1))
+
+
+@every
+def test_a_sampler_refuses_in_one_line(name):
+    for steps in (0, -3, 2.5, True):
+        refused(lambda steps=steps: EVERY[name](steps), "sampler.steps", str(steps))
+    refused(lambda: EVERY[name](5, grid="log"), "sampler.grid='log'", "gamma, time, karras")
+    refused(lambda: EVERY[name](5, grid="karras", rho=0.5), "sampler.rho=0.5")
+    refused(lambda: EVERY[name](5, chunk=0), "sampler.chunk=0")
+
+
+def test_options_out_of_range_are_refused_in_one_line():
+    refused(lambda: DDIM(5, eta=1.5), "sampler.eta=1.5")
+    refused(lambda: AnnealedLangevin(5, inner=0), "sampler.inner=0")
+    refused(lambda: AnnealedLangevin(5, rate=0.0), "sampler.rate=0.0")
+    refused(lambda: Langevin(5, size=-1.0), "sampler.size=-1.0")
+    refused(lambda: PredictorCorrector(5, snr=0.0), "sampler.snr=0.0")
+    refused(lambda: PredictorCorrector(5, inner=0), "sampler.inner=0")
+    refused(lambda: StaticThreshold(oracle(ring()), bound=0.0), "threshold.bound=0.0")
+    refused(lambda: DynamicThreshold(oracle(ring()), quantile=0.0), "threshold.quantile=0.0")
