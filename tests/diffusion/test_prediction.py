@@ -121,6 +121,22 @@ def test_epsilon_error_is_epsilon_minus_eps_in_every_space(space, gamma, x, eps,
 
 
 @pytest.mark.parametrize("space", SPACES)
+def test_a_guess_carried_to_another_level_keeps_its_x0_and_epsilon(space):
+    """at(alpha', sigma') = alpha' x0 + sigma' epsilon, the solution of the same 2x2 system."""
+    generator = torch.Generator().manual_seed(0)
+    z, value = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    levels = torch.tensor([-8.0, -1.0, 0.5, 3.0, 8.0], dtype=torch.float64).view(5, 1)
+    for process in (VariancePreserving(), VarianceExploding()):
+        alpha, sigma = process.alpha_sigma(levels)
+        (p0, q0), (p1, q1) = (conversion(space, view, alpha, sigma) for view in ("x0", "epsilon"))
+        for down in (0.01, 2.0):
+            alpha_s, sigma_s = process.alpha_sigma(levels - down)
+            exact = alpha_s * (p0 * z + q0 * value) + sigma_s * (p1 * z + q1 * value)
+            ours = Prediction(space, value, z, alpha, sigma).at(alpha_s, sigma_s)
+            torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("space", SPACES)
 def test_a_true_guess_has_no_error_and_views_are_the_truth(space):
     generator = torch.Generator().manual_seed(0)
     x, eps = (torch.randn(4, 2, 3, generator=generator, dtype=torch.float64) for _ in range(2))
