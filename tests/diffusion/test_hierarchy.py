@@ -11,6 +11,7 @@ from triptych.diffusion.decompositions import restricted, summarise, take_apart
 from triptych.diffusion.draws import Draw
 from triptych.diffusion.hierarchy import Hierarchy, importance_weighted
 from triptych.diffusion.mixture import GaussianMixture, Oracle
+from triptych.diffusion.noise import evaluation_noise, plain_noise, training_noise
 from triptych.diffusion.normal import Normal
 from triptych.diffusion.process import VarianceExploding, VariancePreserving
 from triptych.diffusion.schedule import Linear
@@ -68,7 +69,7 @@ def test_with_the_true_posterior_every_path_weighs_the_same(d, levels):
     hierarchy, mixture = chain(d, levels)
     x = mixture.sample(2000, torch.Generator().manual_seed(1))[0].double()
     exact = -mixture.log_prob(x)
-    path = hierarchy.path(x, torch.Generator().manual_seed(2))
+    path = hierarchy.path(x, plain_noise(torch.Generator().manual_seed(2)))
     assert torch.allclose(-hierarchy.log_weight(x, path), exact, atol=1e-9 * d)
     gap = hierarchy.bound(x, path).total - exact  # its top level is a KL, so it is equal on average only
     assert gap.mean().abs() < 3 * gap.std() / math.sqrt(len(gap))
@@ -80,7 +81,9 @@ def test_a_poor_encoder_costs_and_more_samples_win_it_back():
     x = mixture.sample(500, torch.Generator().manual_seed(1))[0].double()
     exact = -mixture.log_prob(x).mean().item()
     generator = torch.Generator().manual_seed(2)
-    weights = torch.stack([hierarchy.log_weight(x, hierarchy.path(x, generator)) for _ in range(256)])
+    weights = torch.stack(
+        [hierarchy.log_weight(x, hierarchy.path(x, plain_noise(generator))) for _ in range(256)]
+    )
     gaps = [
         torch.stack([importance_weighted(part) for part in weights.split(k)]).mean().item() - exact
         for k in (1, 8, 256)
@@ -97,7 +100,7 @@ def test_three_restrictions_make_it_the_diffusion_bound(steps, process):
     x = mixture.sample(20_000, generator)[0].double()
     hierarchy = restricted(oracle, SCHEDULE, GaussianDensity(), steps, dtype=torch.float64)
     assert len(hierarchy.encoders) == steps + 1
-    ours = hierarchy.bound(x, hierarchy.path(x, generator))
+    ours = hierarchy.bound(x, hierarchy.path(x, plain_noise(generator)))
     n = 200_000
     x = mixture.sample(n, generator)[0].double()
     t = ((torch.arange(n) + 0.5) / n)[torch.randperm(n, generator=generator)].double()
@@ -113,7 +116,7 @@ def forms(steps: int, n: int = 20_000):
     oracle = Oracle(mixture, VP)
     x = mixture.sample(n, torch.Generator().manual_seed(1))[0].double()
     hierarchy = restricted(oracle, SCHEDULE, GaussianDensity(), steps, dtype=torch.float64)
-    path = hierarchy.path(x, torch.Generator().manual_seed(2))
+    path = hierarchy.path(x, plain_noise(torch.Generator().manual_seed(2)))
     return hierarchy, x, path, take_apart(oracle, SCHEDULE, x, path)
 
 
@@ -144,6 +147,15 @@ def test_a_term_of_the_consistency_form_is_noisier():
         ratios.append(consistency.step / matching.step)
     assert ratios[2] > 10 > ratios[1] > 1.5 and ratios[1] > ratios[0]
     assert consistency.path < matching.path
+
+
+def test_noise_follows_from_the_item_and_from_the_global_batch():
+    whole, part = (evaluation_noise(torch.tensor(i), 3, 1) for i in ([4, 9, 2], [9]))
+    for shape in ((2,), (5, 1)):
+        assert torch.equal(whole((3, *shape))[1:2], part((1, *shape)))
+    whole, second = training_noise(3, 7), training_noise(3, 7, rank=1, world=2)
+    for shape in ((2,), (5, 1)):
+        assert torch.equal(whole((8, *shape))[4:], second((4, *shape)))
 
 
 def test_bad_values_are_named():

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .bound import Elbo
+from .noise import Noise
 from .normal import Normal
 
 Conditional = Callable[[Tensor], Normal]
@@ -54,18 +55,17 @@ class Hierarchy:
         self.encoders, self.decoders = encoders, decoders
         self.reconstruction, self.prior = reconstruction, prior
 
-    def path(self, x: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
-        """One draw of z_1 ... z_L given x (B, *event), gradients flowing through; noise from the CPU."""
+    def path(self, x: Tensor, noise: Noise) -> list[Tensor]:
+        """One draw of z_1 ... z_L given x (B, *event), gradients flowing through."""
         path, z = [], x
         for encode in self.encoders:
             q = encode(z)
-            eps = torch.randn(q.mean.shape, generator=generator, dtype=z.dtype)
-            z = q.at(eps.to(z.device))
+            z = q.at(noise(q.mean.shape).to(q.mean))
             path.append(z)
         return path
 
     def ratios(self, x: Tensor, path: Sequence[Tensor], analytic_top: bool = True) -> list[Tensor]:
-        """log q(z_l | z_{l-1}) / p(z_l | z_{l+1}) by level, nats (B,); the last a KL unless told otherwise."""
+        """log q(z_l | z_{l-1}) / p(z_l | z_{l+1}), nats (B,) a level; the last a KL unless told otherwise."""
         found = []
         for level, (z, below) in enumerate(zip(path, (x, *path), strict=False)):
             q = self.encoders[level](below)
@@ -85,12 +85,12 @@ class Hierarchy:
         """log p(x, z) / q(z | x) of one path, nats (B,): what importance-weighted bounds average."""
         return -self.reconstruction(x, path[0]) - torch.stack(self.ratios(x, path, analytic_top=False)).sum(0)
 
-    def sample(self, top: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, top: Tensor, noise: Noise) -> Tensor:
         """z_1 by ancestral sampling from z_L = ``top`` (B, *event)."""
         z = top
         for decode in reversed(self.decoders):
             p = decode(z)
-            z = p.at(torch.randn(p.mean.shape, generator=generator, dtype=z.dtype).to(z.device))
+            z = p.at(noise(p.mean.shape).to(p.mean))
         return z
 
 
