@@ -76,15 +76,19 @@ class Bound:
         self, denoiser, x: Tensor, draw: Draw, condition: Tensor | None = None
     ) -> tuple[Elbo, DiffusionTerm]:
         """The bound, and with it the noise level and squared error behind its diffusion term."""
-        ends = self.schedule.gamma(torch.tensor([0.0, 1.0], device=x.device))
-        # 1. prior: what is left of x at t = 1
-        prior = denoiser.process.prior_kl(x, ends[1])
-        # 2. reconstruction: what is lost of x at t = 0
-        z_0 = denoiser.process.diffuse(x, ends[0], draw.eps_0)
-        reconstruction = self.decoder.nats(denoiser, x, z_0, ends[0], condition)
+        # 1. prior: what is left of x at t = 1; 2. reconstruction: what is lost of x at t = 0
+        prior, reconstruction = self.ends(denoiser, x, draw.eps_0, condition)
         # 3. diffusion: all that lies between
         diffusion = self.diffusion(denoiser, x, draw.t, draw.eps, condition)
         return Elbo(prior, reconstruction, diffusion.nats), diffusion
+
+    def ends(
+        self, denoiser, x: Tensor, eps_0: Tensor, condition: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Prior and reconstruction term, (B,) nats: where the schedule begins and where it stops."""
+        low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=x.device))
+        z_0 = denoiser.process.diffuse(x, low, eps_0)
+        return denoiser.process.prior_kl(x, high), self.decoder.nats(denoiser, x, z_0, low, condition)
 
     def diffusion(
         self, denoiser, x: Tensor, t: Tensor, eps: Tensor, condition: Tensor | None = None

@@ -80,7 +80,7 @@ class Terms(NamedTuple):
 
 
 def take_apart(denoiser, schedule: Schedule, x: Tensor, path: list[Tensor], condition=None) -> Terms:
-    """Both forms, less the reconstruction, on the same paths z_0 ... z_T: ``restricted(...).path(x, noise)``."""
+    """Both forms, less the reconstruction, on the same paths z_0 ... z_T (``restricted(...).path``)."""
     process, steps = denoiser.process, len(path) - 1
     gammas = schedule.gamma(torch.linspace(0.0, 1.0, steps + 1, dtype=x.dtype))
     alpha, sigma = process.alpha_sigma(gammas)

@@ -18,32 +18,49 @@ class Accounting(Metric):
     Args:
         dims: dimensions of one item.
         discrete: bits per dimension ("bpd") if True, else nats per dimension ("nats_per_dim").
-        levels: edges of the noise-level bins, increasing gammas, or None.
+        edges: of the noise-level bins, increasing gammas, or None.
+        extras: names of further figures; each counts the items it is given.
 
     Sums are kept in double and reduced by addition, so batch size and processes change nothing but rounding.
     """
 
     full_state_update = False
 
-    def __init__(self, dims: int, discrete: bool, edges: Tensor | None = None):
+    def __init__(self, dims: int, discrete: bool, edges: Tensor | None = None, extras: tuple[str, ...] = ()):
         super().__init__()
         self.dims = dims
         self.unit = "bpd" if discrete else "nats_per_dim"
         self.scale = (BITS if discrete else 1.0) / dims
-        self.edges = edges
+        self.edges, self.extras = edges, extras
         bins = 0 if edges is None else len(edges) - 1
-        for name, size in (("items", 1), ("sums", 4), ("squares", 4), ("gaps", 3), *((f"bin_{m}", bins) for m in range(3))):
+        sizes = {"items": 1, "sums": 4, "squares": 4, "gaps": 3, **{f"bin_{m}": bins for m in range(3)}}
+        for name, size in (sizes | {f"extra_{name}": 3 for name in extras}).items():
             self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, elbo: Elbo, exact: Tensor | None = None) -> None:
-        """Count items whose terms are (B,) nats, each already averaged over its draws; exact: -log p, nats."""
-        rows = torch.stack([elbo.total, elbo.prior, elbo.reconstruction, elbo.diffusion]).double() * self.scale
+    def update(
+        self,
+        elbo: Elbo,
+        exact: Tensor | None = None,
+        gap: Tensor | None = None,
+        extra: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Count items whose terms are (B,) nats, each already averaged over its draws; exact: -log p, nats.
+
+        ``gap``: an estimate of bound - exact, nats (B,), where there is a better one than their difference.
+        ``extra``: nats (B,) by name; items whose figure is NaN are not counted in it.
+        """
+        rows = (
+            torch.stack([elbo.total, elbo.prior, elbo.reconstruction, elbo.diffusion]).double() * self.scale
+        )
         self.items += rows.shape[1]
         self.sums += rows.sum(1)
         self.squares += rows.square().sum(1)
-        if exact is not None:
-            gap = rows[0] - exact.double() * self.scale
-            self.gaps += torch.stack([torch.tensor(float(len(gap))).to(gap), gap.sum(), gap.square().sum()])
+        if gap is not None:
+            self.gaps += _sums(gap.double() * self.scale)
+        elif exact is not None:
+            self.gaps += _sums(rows[0] - exact.double() * self.scale)
+        for name, value in (extra or {}).items():
+            getattr(self, f"extra_{name}").add_(_sums(value[~value.isnan()].double() * self.scale))
 
     def update_levels(self, gamma: Tensor, squared_error: Tensor) -> None:
         """Count squared epsilon errors (B,), summed over dimensions, at their gammas (B,)."""
@@ -68,9 +85,13 @@ class Accounting(Metric):
             self.unit + term: _figure(n, s, q)
             for term, s, q in zip(TERMS, self.sums.tolist(), self.squares.tolist(), strict=True)
         }
-        if self.gaps[0] > 0:
-            count, s, q = self.gaps.tolist()
-            found["gap"] = _figure(int(count), s, q)
+        for key, sums in (
+            ("gap", self.gaps),
+            *((f"{self.unit}_{n}", getattr(self, f"extra_{n}")) for n in self.extras),
+        ):
+            if sums[0] > 0:
+                count, s, q = sums.tolist()
+                found[key] = _figure(int(count), s, q)
         return found
 
     def noise_levels(self) -> dict[str, list]:
@@ -80,7 +101,9 @@ class Accounting(Metric):
         centres = (0.5 * (self.edges[1:] + self.edges[:-1])).tolist()
         rows = [
             (g, _figure(int(n), s, q))
-            for g, n, s, q in zip(centres, self.bin_0.tolist(), self.bin_1.tolist(), self.bin_2.tolist(), strict=True)
+            for g, n, s, q in zip(
+                centres, self.bin_0.tolist(), self.bin_1.tolist(), self.bin_2.tolist(), strict=True
+            )
             if n
         ]
         return {
@@ -88,6 +111,11 @@ class Accounting(Metric):
             "epsilon_mse": [f["mean"] for _, f in rows],
             "stderr": [f["stderr"] for _, f in rows],
         }
+
+
+def _sums(value: Tensor) -> Tensor:
+    """Count, sum and sum of squares, (3,) double."""
+    return torch.stack([value.new_tensor(float(len(value))), value.sum(), value.square().sum()])
 
 
 def _figure(n: int, total: float, squares: float) -> dict:

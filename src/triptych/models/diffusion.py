@@ -1,38 +1,40 @@
 """A diffusion model under training: one objective to minimise, one bound to report."""
 
-import time
-from collections.abc import Callable, Iterable
+from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor
 
 from triptych.data.base import Batch
+from triptych.diffusion import weighting
 from triptych.diffusion.bound import Bound, Elbo
+from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.denoiser import Denoiser
-from triptych.diffusion.draws import evaluation_draw, mix, training_draw
-from triptych.diffusion.mixture import GaussianMixture
+from triptych.diffusion.draws import Draw, evaluation_draw, mix, training_draw
+from triptych.diffusion.excess import excess_gap
+from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
+from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.objective import Objective
+from triptych.diffusion.reverse_variance import Optimal
 from triptych.diffusion.schedule import Schedule
-from triptych.errors import UserError
-from triptych.models.accounting import Accounting
+from triptych.models.base import BoundModel
 
 LEVEL_BINS = 20
+PANEL_POINTS = 60
 
 
-class Diffusion(pl.LightningModule):
+class Diffusion(BoundModel):
     """Trains ``objective`` on ``denoiser``, reports ``bound``.
 
     Args:
         denoiser, schedule, objective, bound: the mathematics.
-        optimizer: parameters -> optimiser.
-        lr_schedule: has ``factor(step, max_steps)``.
-        shape: event shape of the data; ``discrete``: whether it has levels (bits/dim) or a density (nats/dim).
-        seed: of times, noise and dropout; evaluation noise follows from it too.
-        repeats: draws of the bound per item; ``val_repeats`` in validation.
-        conditional: whether the network is told the labels.
-        mixture: the truth behind the data, where it is known.
+        optimizer, lr_schedule, more: see ``BoundModel``.
+        likelihood: accounted beside the bound, as "ode", on the first ``likelihood_items`` of the test set.
+        calibration: training items (n, *event) on which an optimal reverse variance is measured.
+
+    Raises:
+        ValueError: a learned schedule under a weighting other than the bound's, which would teach it easy
+            noise; an optimal reverse variance without ``calibration``.
     """
 
     def __init__(
@@ -41,122 +43,137 @@ class Diffusion(pl.LightningModule):
         schedule: Schedule,
         objective: Objective,
         bound: Bound,
-        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        optimizer,
         lr_schedule,
         *,
-        shape: tuple[int, ...],
-        discrete: bool,
-        seed: int,
-        repeats: int,
-        val_repeats: int,
-        conditional: bool = False,
-        mixture: GaussianMixture | None = None,
+        likelihood: Likelihood | None = None,
+        likelihood_items: int = 0,
+        calibration: Batch | None = None,
+        **more: Any,
     ):
-        super().__init__()
+        edges = _edges(schedule)
+        super().__init__(optimizer, lr_schedule, edges=edges, extras=("ode",) if likelihood else (), **more)
+        if isinstance(schedule, LearnedEndpoints) and not isinstance(objective.weighting, weighting.Elbo):
+            raise ValueError(
+                "a learned schedule needs the bound's own weighting: objective.weighting=elbo is accepted"
+            )
+        if isinstance(bound.variance, Optimal) and calibration is None:
+            raise ValueError("bound.variance=optimal needs training items to be measured on")
         self.denoiser, self.schedule = denoiser, schedule
         self.objective, self.bound = objective, bound
-        self.optimizer, self.lr_schedule = optimizer, lr_schedule
-        self.shape, self.seed, self.conditional = shape, seed, conditional
-        self.repeats, self.val_repeats = repeats, val_repeats
-        self.truth = [mixture] if mixture is not None else []  # in a list: it is data, not part of the model
-        self.dims = int(torch.Size(shape).numel())
-        edges = schedule.gamma(torch.tensor([0.0, 1.0]))
-        edges = torch.linspace(edges[0].item(), edges[1].item(), LEVEL_BINS + 1)
-        self.accounting = Accounting(self.dims, discrete, edges)
-        self.split = "val"  # what the accounting is about; set by whoever starts a test
-        self.config: dict = {}  # the resolved configuration, kept in each checkpoint
-        self._clock = (0, time.perf_counter())
+        self.likelihood, self.likelihood_items = likelihood, likelihood_items
+        self.calibration = calibration
 
     # training ---------------------------------------------------------------------------------------
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean loss in weighted nats per dimension."""
-        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        rank, world = self.global_rank, self.trainer.world_size
-        t, eps = training_draw(self.shape, len(batch.x) * world, self.seed, step, rank, world)
-        torch.manual_seed(mix(self.seed, 5, step, rank))  # dropout follows from the step too
-        loss = self.objective(
-            self.denoiser, self.schedule, batch.x, t.to(self.device), eps.to(self.device), self._condition(batch)
-        )
-        mean = loss.nats.mean() / self.dims
-        if self._logs_now:
-            self._log_step(mean, loss.nats.detach(), len(batch.x) * world)
-        return mean
+    def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
+        """The objective; with it the bound's ends, where the schedule's endpoints are learned."""
+        size = len(batch.x) * world
+        t, eps = (a.to(self.device) for a in training_draw(self.shape, size, self.seed, step, rank, world))
+        condition = self._condition(batch)
+        if isinstance(self.schedule, Monotone) and self.objective.steps is None:
+            with self.schedule.variance_descent() as tell:
+                nats = self.objective(self.denoiser, self.schedule, batch.x, t, eps, condition).nats
+            tell(nats)
+        else:
+            nats = self.objective(self.denoiser, self.schedule, batch.x, t, eps, condition).nats
+        if isinstance(self.schedule, LearnedEndpoints) and not self.schedule.pinned:
+            _, eps_0 = training_draw(self.shape, size, mix(self.seed, 12), step, rank, world)
+            prior, reconstruction = self.bound.ends(self.denoiser, batch.x, eps_0.to(self.device), condition)
+            nats = nats + prior + reconstruction
+        return nats
 
-    @property
-    def _logs_now(self) -> bool:
-        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The schedule's own parameters know no weight decay."""
+        own = {id(p) for p in self.schedule.parameters()}
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in own]}]
+        if own:
+            groups.append({"params": [p for p in trained if id(p) in own], "weight_decay": 0.0})
+        return [group for group in groups if group["params"]]
 
-    def _log_step(self, mean: Tensor, nats: Tensor, batch: int) -> None:
-        step, then = self._clock
-        now = time.perf_counter()
-        self._clock = (self.global_step, now)
-        figures = {
-            "train/loss": mean.detach(),
-            "train/loss_variance": nats.div(self.dims).var(),
-            "train/lr": torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"]),
-        }
-        if self.global_step > step:
-            figures["train/images_per_second"] = torch.tensor(batch * (self.global_step - step) / (now - then))
-        self.log_dict(figures, on_step=True, on_epoch=False)
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._logs_now:
-            grads = [p.grad for p in self.parameters() if p.grad is not None]
-            self.log("train/grad_norm", nn.utils.get_total_norm(grads), on_step=True, on_epoch=False)
-
-    def configure_optimizers(self) -> dict:
-        try:
-            optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
-        except (TypeError, ValueError) as error:
-            raise UserError(f"optimizer: {error}") from error
-        steps = self.trainer.max_steps
-        factor = LambdaLR(optimizer, lambda step: self.lr_schedule.factor(step, steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["triptych"] = {"schema": 1, "config": self.config}
+    def train_figures(self) -> dict[str, Tensor]:
+        if not isinstance(self.schedule, LearnedEndpoints):
+            return {}
+        low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=self.device))
+        return {"gamma_min": low, "gamma_max": high}
 
     # the accounting ---------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._account(batch, self.val_repeats)
+    def before_accounting(self) -> None:
+        """Noise-level bins follow learned endpoints; an optimal variance follows the denoiser."""
+        self.accounting.edges = _edges(self.schedule)
+        if self.calibration is not None:
+            items = self.calibration
+            condition = items.condition if self.conditional else None
+            condition = None if condition is None else condition.to(self.device)
+            self.bound.calibrate(self.denoiser, items.x.to(self.device), self.seed, condition)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._account(batch, self.repeats)
+    def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
+        draw = self._draw(batch, repeat, repeats)
+        elbo, term = self.bound.terms(self.denoiser, batch.x, draw, self._condition(batch))
+        self.accounting.update_levels(term.gamma, term.squared_error)
+        return elbo
 
-    def _account(self, batch: Batch, repeats: int) -> None:
-        """Average each item's bound over its draws, then count it once."""
-        drawn: list[Elbo] = []
-        for repeat in range(repeats):
-            draw = evaluation_draw(self.shape, batch.index.cpu(), self.seed, repeat, repeats)
-            draw = type(draw)(*(part.to(self.device) for part in draw))
-            elbo, term = self.bound.terms(self.denoiser, batch.x, draw, self._condition(batch))
-            self.accounting.update_levels(term.gamma, term.squared_error)
-            drawn.append(elbo)
-        mean = Elbo(
-            *(torch.stack([getattr(e, f) for e in drawn]).double().mean(0) for f in ("prior", "reconstruction", "diffusion"))
+    def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
+        """By the excess over the exact denoiser, in continuous time, without labels; else there is none."""
+        if (
+            self.bound.steps is not None
+            or self.conditional
+            or not isinstance(self.bound.decoder, GaussianDensity)
+        ):
+            return None
+        truth = self.truth[0].to(batch.x.device)
+        return excess_gap(self.denoiser, self.schedule, truth, batch.x, self._draw(batch, repeat, repeats))
+
+    def extra(self, batch: Batch) -> dict[str, Tensor]:
+        if self.likelihood is None or self.split != "test":
+            return {}
+        nats = torch.full((len(batch.x),), torch.nan, dtype=torch.float64, device=batch.x.device)
+        chosen = batch.index.to(batch.x.device) < self.likelihood_items
+        if chosen.any():
+            condition = self._condition(batch)
+            condition = None if condition is None else condition[chosen]
+            nats[chosen] = self.likelihood(
+                self.denoiser, batch.x[chosen], batch.index[chosen.cpu()], condition
+            ).total
+        return {"ode": nats}
+
+    def _draw(self, batch: Batch, repeat: int, repeats: int) -> Draw:
+        draw = evaluation_draw(self.shape, batch.index.cpu(), self.seed, repeat, repeats)
+        return Draw(*(part.to(self.device) for part in draw))
+
+    # for readers ------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def panels(self) -> dict[str, Any]:
+        """The objective's effective weight (ELBO = 1) by gamma, and the schedule's curve."""
+        t = torch.linspace(0.005, 0.995, PANEL_POINTS, device=self.device)
+        low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=self.device))
+        gamma = low + (high - low) * t
+        weight = self.objective.effective_weight(self.denoiser.process, self.schedule, gamma)
+        times = torch.linspace(0.0, 1.0, PANEL_POINTS + 1, device=self.device)
+        return {
+            "weighting": {"gamma": gamma.tolist(), "effective": weight.tolist()},
+            "schedule": {"t": times.tolist(), "gamma": self.schedule.gamma(times).tolist()},
+        }
+
+    def sample(
+        self, n: int, sampler, generator: torch.Generator, condition: Tensor | None = None, progress=iter
+    ) -> Tensor:
+        return sampler(
+            self.denoiser,
+            self.schedule,
+            (n, *self.shape),
+            generator=generator,
+            condition=condition,
+            device=self.device,
+            progress=progress,
         )
-        exact = -self.truth[0].to(batch.x.device).log_prob(batch.x.double()) if self.truth else None
-        self.accounting.update(mean, exact)
 
-    def on_validation_epoch_start(self) -> None:
-        self.accounting.reset()
 
-    def on_test_epoch_start(self) -> None:
-        self.accounting.reset()
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_accounting("val/")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_accounting("test/" if self.split == "test" else f"final/{self.split}_")
-
-    def _log_accounting(self, prefix: str) -> None:
-        found = self.accounting.compute()
-        figures = {prefix + name: figure["mean"] for name, figure in found.items()}
-        # computed over all processes already, so each logs the same; "step" sets the row they stand in
-        self.log_dict(figures | {"step": float(self.trainer.global_step)})
-
-    def _condition(self, batch: Batch) -> Tensor | None:
-        return batch.condition if self.conditional else None
+@torch.no_grad()
+def _edges(schedule: Schedule) -> Tensor:
+    """Edges of the noise-level bins, from endpoint to endpoint."""
+    low, high = schedule.gamma(torch.tensor([0.0, 1.0])).tolist()
+    return torch.linspace(low, high, LEVEL_BINS + 1)

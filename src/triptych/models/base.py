@@ -1,0 +1,196 @@
+"""What every model here shares: one loss to minimise, one bound to report, in the same accounting."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from triptych.data.base import Batch
+from triptych.diffusion.bound import Elbo
+from triptych.diffusion.draws import mix
+from triptych.diffusion.mixture import GaussianMixture
+from triptych.errors import UserError
+from triptych.models.accounting import Accounting
+
+
+class BoundModel(pl.LightningModule):
+    """Trains ``loss``, reports ``elbo``. A subclass gives both, and ``sample``.
+
+    Args:
+        optimizer: parameters or groups of them -> optimiser.
+        lr_schedule: has ``factor(step, max_steps)``.
+        shape: event shape of the data; ``discrete``: whether it has levels (bits/dim) or a density.
+        seed: of noise and dropout; evaluation noise follows from it too.
+        repeats: draws of the bound per item; ``val_repeats`` in validation.
+        conditional: whether the network is told the labels.
+        mixture: the truth behind the data, where it is known.
+        edges: of the noise-level bins, for models that have noise levels.
+        extras: names of further figures that the subclass will account.
+    """
+
+    def __init__(
+        self,
+        optimizer: Callable[[Iterable], torch.optim.Optimizer],
+        lr_schedule,
+        *,
+        shape: tuple[int, ...],
+        discrete: bool,
+        seed: int,
+        repeats: int,
+        val_repeats: int,
+        conditional: bool = False,
+        mixture: GaussianMixture | None = None,
+        edges: Tensor | None = None,
+        extras: Iterable[str] = (),
+    ):
+        super().__init__()
+        self.optimizer, self.lr_schedule = optimizer, lr_schedule
+        self.shape, self.seed, self.conditional = shape, seed, conditional
+        self.repeats, self.val_repeats = repeats, val_repeats
+        self.truth = [mixture] if mixture is not None else []  # in a list: it is data, not part of the model
+        self.dims = int(torch.Size(shape).numel())
+        self.accounting = Accounting(self.dims, discrete, edges, tuple(extras))
+        self.split = "val"  # what the accounting is about; set by whoever starts a test
+        self.config: dict = {}  # the resolved configuration, kept in each checkpoint
+        self._clock = (0, time.perf_counter())
+
+    # a subclass's own -------------------------------------------------------------------------------
+
+    def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
+        """What is minimised at one step, nats (B,); its noise belongs to (seed, step) and the global batch."""
+        raise NotImplementedError
+
+    def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
+        """One draw of the bound, nats (B,) a term; its noise follows from (seed, item's index, repeat)."""
+        raise NotImplementedError
+
+    def sample(
+        self, n: int, sampler, generator: torch.Generator, condition: Tensor | None = None, progress=iter
+    ) -> Tensor:
+        """n samples (n, *shape) in data units; ``sampler`` is for models that need one."""
+        raise NotImplementedError
+
+    def extra(self, batch: Batch) -> dict[str, Tensor]:
+        """Further figures of a test batch, nats (B,) each, by names among ``extras``."""
+        return {}
+
+    def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
+        """A draw of bound minus truth of less noise than their difference, nats (B,), where there is one."""
+        return None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters with what the optimiser should know of them."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def train_figures(self) -> dict[str, Tensor]:
+        """What a subclass wants logged beside its loss."""
+        return {}
+
+    def panels(self) -> dict[str, Any]:
+        """What a subclass wants kept in ``summary.json`` for a picture: plain lists."""
+        return {}
+
+    # training ---------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean loss in nats per dimension."""
+        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        rank, world = self.global_rank, self.trainer.world_size
+        torch.manual_seed(mix(self.seed, 5, step, rank))  # dropout follows from the step too
+        nats = self.loss(batch, step, rank, world)
+        mean = nats.mean() / self.dims
+        if self._logs_now:
+            self._log_step(mean, nats.detach(), len(batch.x) * world)
+        return mean
+
+    @property
+    def _logs_now(self) -> bool:
+        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+
+    def _log_step(self, mean: Tensor, nats: Tensor, batch: int) -> None:
+        step, then = self._clock
+        now = time.perf_counter()
+        self._clock = (self.global_step, now)
+        figures = {
+            "train/loss": mean.detach(),
+            "train/loss_variance": nats.div(self.dims).var(),
+            "train/lr": torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"]),
+        }
+        if self.global_step > step:
+            figures["train/images_per_second"] = torch.tensor(
+                batch * (self.global_step - step) / (now - then)
+            )
+        figures |= {f"train/{name}": value.detach() for name, value in self.train_figures().items()}
+        self.log_dict(figures, on_step=True, on_epoch=False)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._logs_now:
+            grads = [p.grad for p in self.parameters() if p.grad is not None]
+            self.log("train/grad_norm", nn.utils.get_total_norm(grads), on_step=True, on_epoch=False)
+
+    def configure_optimizers(self) -> dict:
+        try:
+            optimizer = self.optimizer(self.parameter_groups())
+        except (TypeError, ValueError) as error:
+            raise UserError(f"optimizer: {error}") from error
+        steps = self.trainer.max_steps
+        factor = LambdaLR(optimizer, lambda step: self.lr_schedule.factor(step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["triptych"] = {"schema": 1, "config": self.config}
+
+    # the accounting ---------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._account(batch, self.val_repeats)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._account(batch, self.repeats, self.extra(batch))
+
+    def _account(self, batch: Batch, repeats: int, extra: dict[str, Tensor] | None = None) -> None:
+        """Average each item's bound over its draws, then count it once."""
+        drawn = [self.elbo(batch, repeat, repeats) for repeat in range(repeats)]
+        mean = Elbo(
+            *(_mean([getattr(e, term) for e in drawn]) for term in ("prior", "reconstruction", "diffusion"))
+        )
+        exact, gaps = None, None
+        if self.truth:
+            exact = -self.truth[0].to(batch.x.device).log_prob(batch.x.double())
+            drawn_gaps = [self.gap(batch, repeat, repeats) for repeat in range(repeats)]
+            gaps = None if drawn_gaps[0] is None else _mean(drawn_gaps)
+        self.accounting.update(mean, exact, gaps, extra)
+
+    def on_validation_epoch_start(self) -> None:
+        self.before_accounting()
+        self.accounting.reset()
+
+    def on_test_epoch_start(self) -> None:
+        self.before_accounting()
+        self.accounting.reset()
+
+    def before_accounting(self) -> None:
+        """What a subclass has to measure under the present weights before it can give its bound."""
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_accounting("val/")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_accounting("test/" if self.split == "test" else f"final/{self.split}_")
+
+    def _log_accounting(self, prefix: str) -> None:
+        found = self.accounting.compute()
+        figures = {prefix + name: figure["mean"] for name, figure in found.items()}
+        # computed over all processes already, so each logs the same; "step" sets the row they stand in
+        self.log_dict(figures | {"step": float(self.trainer.global_step)})
+
+    def _condition(self, batch: Batch) -> Tensor | None:
+        return batch.condition if self.conditional else None
+
+
+def _mean(draws: list) -> Tensor:
+    return torch.stack(draws).double().mean(0)
