@@ -196,6 +196,20 @@ def test_annealing_keeps_the_weights_of_modes_that_plain_langevin_loses():
         assert mode_fractions(lost, means)[0].item() == pytest.approx(0.5, abs=0.06)
 
 
+@processes
+def test_the_corrector_is_song_s_with_the_typical_length_of_score_and_noise(process):
+    """After the ancestral step: z + e score + sqrt(2 e) noise, e = snr^2 sigma^2 for d large."""
+    denoiser, z = network(Wrong(), "epsilon", PROCESSES[process]), normal(4, 2)
+    gamma_t, gamma_s = torch.tensor([2.0, 0.5]).double()
+    noise = generator()
+    there = Ancestral(1).step(denoiser, z, gamma_t, gamma_s, None, noise)
+    e = 0.3**2 * denoiser.process.alpha_sigma(gamma_s)[1] ** 2
+    push = torch.randn(4, 2, generator=noise, dtype=torch.float64)
+    exact = there + e * denoiser(there, gamma_s).score + (2 * e).sqrt() * push
+    ours = PredictorCorrector(1, snr=0.3).step(denoiser, z, gamma_t, gamma_s, None, generator())
+    torch.testing.assert_close(ours, exact)
+
+
 def test_langevin_of_a_gaussian_has_the_stationary_variance_of_its_step():
     """x <- (1 - size / 2) x + sqrt(size) noise settles at variance 1 / (1 - size / 4)."""
     for size in (0.1, 0.5):

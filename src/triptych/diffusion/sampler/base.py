@@ -96,6 +96,9 @@ class Sampler:
         generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
         """Every z (B, *event) on the way down from ``z`` at gammas[0]; the last is at gammas[-1]."""
+        yield from self._descend(denoiser, gammas, z, condition, generator)
+
+    def _descend(self, denoiser, gammas, z, condition, generator) -> Iterator[Tensor]:
         history = History()
         for gamma_t, gamma_s in pairwise(gammas.unbind()):
             z = self.step(denoiser, z, gamma_t, gamma_s, condition, generator, history)
@@ -128,7 +131,7 @@ class Sampler:
         done = []
         for i, z in enumerate(parts):
             own = None if condition is None else condition.split(len(parts[0]))[i]
-            for z in self.path(denoiser, gammas, z, own, generator):  # noqa: B007, B020
+            for z in self._descend(denoiser, gammas, z, own, generator):  # noqa: B007, B020
                 next(ticks, None)
             done.append(z)
         next(ticks, None)  # past its end, where a bar closes
