@@ -2,10 +2,10 @@
 
     python benchmarks/training_step.py [--repeats 7] [--steps 60]
 
-Ours is the real path: Lightning's Trainer on the run's LightningModule, with the averaged weights, gradient clipping,
-logging to metrics.csv and the bookkeeping of the bound. The bare loop has the same network, optimiser, clipping, loss,
-times and noise, and nothing else. CPU seconds of one thread, blocks of steps in turn (A B A B ...); ratios are
-of neighbouring blocks, so a machine that slows down slows both.
+Ours is the real path: Lightning's Trainer on the run's LightningModule, with the averaged weights, gradient
+clipping, logging to metrics.csv and the bookkeeping of the bound. The bare loop has the same network,
+optimiser, clipping, loss, times and noise, and nothing else. CPU seconds of one thread, blocks of steps in
+turn (A B A B ...); ratios are of neighbouring blocks, so a machine that slows down slows both.
 """
 
 import argparse
@@ -49,7 +49,8 @@ class Batches:
     def __init__(self, batch: int, shape: tuple[int, ...]):
         generator = torch.Generator().manual_seed(0)
         self.batches = [
-            Batch(torch.rand(batch, *shape, generator=generator) * 2 - 1, None, torch.arange(batch)) for _ in range(8)
+            Batch(torch.rand(batch, *shape, generator=generator) * 2 - 1, None, torch.arange(batch))
+            for _ in range(8)
         ]
 
     def __iter__(self):
@@ -136,7 +137,12 @@ def bare(network, batches, shape, steps, warmup) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=60, help="timed steps a block of the small network; a quarter for the U-Net")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=60,
+        help="timed steps a block of the small network; a quarter for the U-Net",
+    )
     parser.add_argument("--out", type=Path, help="a file for the figures as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -169,7 +175,11 @@ def main() -> None:
         }
         rows.append(row)
         shown = ", ".join(f"{r:.3f}" for r in ratios)
-        print(f"| {name} ({row['parameters']:,}) | {row['bare_ms']:.2f} | {row['ours_ms']:.2f} | {row['ratio']:.3f} ({shown}) |", flush=True)
+        print(
+            f"| {name} ({row['parameters']:,}) | {row['bare_ms']:.2f} | {row['ours_ms']:.2f} "
+            f"| {row['ratio']:.3f} ({shown}) |",
+            flush=True,
+        )
     if arguments.out:
         arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
 

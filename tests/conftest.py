@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 TINY = (
-    "trainer.max_steps=6 trainer.val_check_interval=3 trainer.log_every_n_steps=1 trainer.accelerator=cpu threads=1 "
-    "bound.repeats=2 bound.val_repeats=1 samples.n=4 sampler.steps=3 "
+    "trainer.max_steps=6 trainer.val_check_interval=3 trainer.log_every_n_steps=1 trainer.accelerator=cpu "
+    "threads=1 bound.repeats=2 bound.val_repeats=1 samples.n=4 sampler.steps=3 "
     "denoiser.network.width=8 denoiser.network.blocks=1"
 ).split()
 
@@ -68,7 +68,9 @@ def prepared(root) -> Callable:
 def door(root) -> Callable:
     """``door("triptych.train", "objective=v")``: a real command in a process of its own."""
 
-    def run(module: str, *arguments: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess:
+    def run(
+        module: str, *arguments: str, timeout: float = 240, **environment: str
+    ) -> subprocess.CompletedProcess:
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],
             capture_output=True,

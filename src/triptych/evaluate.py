@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint, from the checkpoint alone: ``triptych-evaluate ckpt=PATH [split=val] [steps=1000] ...``."""
+"""Evaluate a checkpoint from itself alone: ``triptych-evaluate ckpt=PATH [split=val] [steps=1000] ...``."""
 
 import json
 import sys
@@ -33,7 +33,9 @@ def evaluate(cfg: DictConfig) -> dict:
 
     opened = reopen(cfg.ckpt, cfg.weights, cfg.data_root, adjust)
     if not len(opened.data.splits[cfg.split]):
-        raise UserError(f"split={cfg.split}: this run kept no items there; another of {', '.join(SPLITS)} is accepted")
+        raise UserError(
+            f"split={cfg.split}: this run kept no items there; another of {', '.join(SPLITS)} is accepted"
+        )
     trainer = build_trainer(opened.config, None, [], False)
     limit = len(opened.data.splits["test"]) if cfg.split == "train" else None  # as the run itself accounts it
     return account_split(trainer, opened.model, opened.data, cfg.split, limit)

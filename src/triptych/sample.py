@@ -39,7 +39,11 @@ def sample(cfg: DictConfig) -> Path:
     for start in range(0, cfg.n, cfg.batch_size):
         size = min(cfg.batch_size, cfg.n - start)
         bar = lambda steps: tqdm(steps, desc=f"samples {start + size}/{cfg.n}", disable=None, leave=False)  # noqa: B023, E731
-        parts.append(draw(opened.model, sampler, opened.data, size, seed=cfg.seed + start, progress=bar, label=cfg.label))
+        parts.append(
+            draw(
+                opened.model, sampler, opened.data, size, seed=cfg.seed + start, progress=bar, label=cfg.label
+            )
+        )
     x = torch.cat(parts)
     folder = Path(cfg.out)
     save(x[:400], opened.data, folder / "samples.png")

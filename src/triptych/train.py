@@ -59,7 +59,7 @@ def compose_and_train(cfg: DictConfig) -> float | None:
 
 
 def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) -> None:
-    """A single run ends here; in a sweep it is recorded and the others go on. What was there stays as it was."""
+    """A single run ends here; in a sweep it is recorded and the others go on. What was there stays."""
     if not sweeping:
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()  # Hydra made it before anything was known
@@ -84,7 +84,9 @@ def _print_result(run: RunDirectory) -> None:
 
 def main() -> None:
     """The console script."""
-    sys.argv[1:] = quote_paths(sys.argv[1:], ("data.root", "paths.root_dir", "paths.log_dir", "paths.data_dir"))
+    sys.argv[1:] = quote_paths(
+        sys.argv[1:], ("data.root", "paths.root_dir", "paths.log_dir", "paths.data_dir")
+    )
     with one_line_errors():
         resume = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith("resume=")]
         if resume:

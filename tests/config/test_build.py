@@ -12,11 +12,15 @@ def refused(*words):
 
 def test_a_target_is_built_and_extras_are_handed_over_untouched():
     marker = object()
-    made = build({"_target_": "triptych.diffusion.bound.Bound", "steps": 3}, "bound", schedule=marker, decoder=None)
+    made = build(
+        {"_target_": "triptych.diffusion.bound.Bound", "steps": 3}, "bound", schedule=marker, decoder=None
+    )
     assert made.schedule is marker and made.steps == 3
 
 
-@pytest.mark.parametrize("target", ["os.system", "subprocess.run", "builtins.eval", "torch.load", "triptychx.y"])
+@pytest.mark.parametrize(
+    "target", ["os.system", "subprocess.run", "builtins.eval", "torch.load", "triptychx.y"]
+)
 def test_targets_outside_the_house_are_refused(target):
     with refused(f"_target_={target}", "only targets under"):
         build({"_target_": target}, "model")

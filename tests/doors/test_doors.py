@@ -8,7 +8,17 @@ import time
 
 import pytest
 
-LIGHT = "import sys; sys.argv = ['triptych'] + {arguments!r}\nfrom {module} import main\ntry:\n    main()\nexcept SystemExit:\n    pass\nheavy = [m for m in ('torch', 'pytorch_lightning', 'wandb', 'numpy', 'matplotlib') if m in sys.modules]\nassert not heavy, heavy"
+LIGHT = """
+import sys
+sys.argv = ['triptych'] + {arguments!r}
+from {module} import main
+try:
+    main()
+except SystemExit:
+    pass
+heavy = [m for m in ('torch', 'pytorch_lightning', 'wandb', 'numpy', 'matplotlib') if m in sys.modules]
+assert not heavy, heavy
+"""
 
 
 @pytest.mark.parametrize("module", ["triptych.train", "triptych.evaluate", "triptych.sample"])
@@ -26,7 +36,7 @@ def test_looking_around_is_quick(module, arguments, monkeypatch):
 
 def test_completion_knows_the_objectives(monkeypatch):
     monkeypatch.setenv("COMP_LINE", "triptych-train objective=")
-    code = "import sys; sys.argv = ['triptych-train', '-sc', 'query=bash']\nfrom triptych.train import main\nmain()"
+    code = "import sys; sys.argv[1:] = ['-sc', 'query=bash']\nfrom triptych.train import main\nmain()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert {"objective=x0", "objective=levels"} <= set(done.stdout.split()), done
 
@@ -74,7 +84,13 @@ def test_sample_draws_from_the_checkpoint_alone(run_directory, door, root):
     import torch
 
     path, _, _ = run_directory
-    arguments = [f"ckpt={path}/checkpoints/last.ckpt", "n=5", "sampler=ddim", "sampler.steps=3", f"out={root}/drawn"]
+    arguments = [
+        f"ckpt={path}/checkpoints/last.ckpt",
+        "n=5",
+        "sampler=ddim",
+        "sampler.steps=3",
+        f"out={root}/drawn",
+    ]
     done = door("triptych.sample", *arguments)
     assert done.returncode == 0, done.stderr
     x = torch.load(root / "drawn" / "samples.pt", weights_only=True)["x"]
@@ -95,12 +111,18 @@ def test_wandb_reads_back_what_the_run_logged(run_directory):
     history = [r["history"]["item"] for r in records if r["type"] == "history"]
     bounds = {item["trainer/global_step"]: item["val/bpd"] for item in history if "val/bpd" in item}
     assert len(bounds) == 2, "one row a validation"
-    assert any("train/loss" in item for item in history) and any("train/grad_norm" in item for item in history)
-    read = subprocess.run([*wandb, "--summary", str(log)], capture_output=True, text=True, timeout=60, check=True)
+    assert any("train/loss" in item for item in history) and any(
+        "train/grad_norm" in item for item in history
+    )
+    read = subprocess.run(
+        [*wandb, "--summary", str(log)], capture_output=True, text=True, timeout=60, check=True
+    )
     whole = json.loads(read.stdout)
     assert whole["config"]["objective"]["output"] == "v" and whole["config"]["seed"] == 1
     recorded = json.loads((path / "summary.json").read_text())["test"]["bpd"]["mean"]
-    assert json.loads(re.search(r'"test/bpd": ?([0-9.]+)', read.stdout)[1]) == pytest.approx(recorded, rel=1e-6)
+    assert json.loads(re.search(r'"test/bpd": ?([0-9.]+)', read.stdout)[1]) == pytest.approx(
+        recorded, rel=1e-6
+    )
     pictures = list(log.parent.rglob("files/media/images/**/*.png"))
     assert pictures and all(p.stat().st_size > 0 for p in pictures)
     provenance = json.loads((path / "provenance.json").read_text())
@@ -108,8 +130,15 @@ def test_wandb_reads_back_what_the_run_logged(run_directory):
 
 
 def test_a_sweep_goes_on_past_a_failure_and_skips_what_is_finished(door, root, tiny):
-    """Four cells, two at a time in processes of their own: two are refused, the others finish and are reported."""
-    command = ["triptych.train", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "name=three", *tiny]
+    """Four cells, two at a time, each a process: two are refused, the others finish and are reported."""
+    command = [
+        "triptych.train",
+        "-m",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "name=three",
+        *tiny,
+    ]
     grid = ["seed=1", "objective=v,epsilon", "schedule.gamma_max=6,-9"]
     done = door(*command, *grid)
     sweep = next((root / "logs" / "sweeps").iterdir())

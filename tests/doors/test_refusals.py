@@ -60,7 +60,10 @@ def test_a_misspelt_key_inside_an_experiment_file(door, root, how):
         (["data=folder", "data.root=/nowhere"], ["data.root", "/nowhere"]),
         (["data=mnist", "data.root=/nowhere", "denoiser=unet"], ["data.root", "/nowhere"]),
         (["trainer.devices=64", "trainer.accelerator=cpu"], ["trainer.devices=64", "is accepted"]),
-        (["schedule.gamma_min=5", "schedule.gamma_max=-5"], ["schedule.gamma_min=5", "gamma_min < gamma_max"]),
+        (
+            ["schedule.gamma_min=5", "schedule.gamma_max=-5"],
+            ["schedule.gamma_min=5", "gamma_min < gamma_max"],
+        ),
         (["bound.steps=0"], ["bound.steps=0", "from 1 is accepted"]),
         (["sampler.steps=0"], ["sampler.steps=0", "from 1 is accepted"]),
         (["objective=levels", "data=ring", "denoiser=mlp"], ["objective=levels", "discrete levels"]),
@@ -70,7 +73,10 @@ def test_a_misspelt_key_inside_an_experiment_file(door, root, how):
         (["threads=0"], ["threads=0"]),
         (["callbacks.ema.decay=2"], ["callbacks.ema.decay=2"]),
         (["data.batch_size=0"], ["data.batch_size=0"]),
-        (["denoiser.conditional=true", "data=swiss_roll", "denoiser=mlp"], ["denoiser.conditional=true", "no labels"]),
+        (
+            ["denoiser.conditional=true", "data=swiss_roll", "denoiser=mlp"],
+            ["denoiser.conditional=true", "no labels"],
+        ),
     ],
 )
 def test_before_the_first_step(prepared, arguments, words):
@@ -94,7 +100,13 @@ def test_a_corrupt_image(door, root):
         Image.new("L", (8, 8), 20 * i).save(images / f"{i}.png")
     (images / "5.png").write_bytes(b"not an image")
     result = door(
-        "triptych.train", "data=folder", f"data.root={images}", "data.size=8", "data.channels=1", "debug=fdr", "name=bad"
+        "triptych.train",
+        "data=folder",
+        f"data.root={images}",
+        "data.size=8",
+        "data.channels=1",
+        "debug=fdr",
+        "name=bad",
     )
     one_line(result, "5.png")
     nothing_finished(root)

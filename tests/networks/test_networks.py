@@ -45,8 +45,12 @@ def test_each_item_depends_on_its_own_inputs_alone(kind, shape, extra):
     for i in range(3):
         alone = network(z[i : i + 1], gamma[i : i + 1], label[i : i + 1])
         torch.testing.assert_close(whole[i : i + 1], alone, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(whole[:1], network(z[:1], gamma[:1] + 1, label[:1]), atol=1e-4), "gamma is heard"
-    assert not torch.allclose(whole[:1], network(z[:1], gamma[:1], label[:1] + 1), atol=1e-4), "labels are heard"
+    assert not torch.allclose(whole[:1], network(z[:1], gamma[:1] + 1, label[:1]), atol=1e-4), (
+        "gamma is heard"
+    )
+    assert not torch.allclose(whole[:1], network(z[:1], gamma[:1], label[:1] + 1), atol=1e-4), (
+        "labels are heard"
+    )
 
 
 @pytest.mark.parametrize(("kind", "shape", "extra"), CASES)
@@ -63,7 +67,7 @@ def test_images_only(kind):
 
 
 def test_a_size_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match="does not divide"):
+    with pytest.raises(ValueError, match="do not halve"):
         UNet((1, 10, 10), widths=[8, 8, 8])
 
 

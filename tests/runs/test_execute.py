@@ -37,12 +37,16 @@ def test_the_directory_holds_what_it_promises(prepared):
 
 
 def test_density_data_report_nats_and_the_gap_to_the_truth(prepared):
-    run = prepared("experiment=ring", "trainer.max_steps=6", "trainer.val_check_interval=3", "samples.n=4", path="ring")
+    run = prepared(
+        "experiment=ring", "trainer.max_steps=6", "trainer.val_check_interval=3", "samples.n=4", path="ring"
+    )
     test = execute(run)["test"]
     assert test["nats_per_dim"]["n"] == 5000 and "bpd" not in test
     assert test["entropy"]["mean"] == pytest.approx(1.123 / 2, abs=0.01)  # separated modes, per dimension
     # bound = exact negative log-likelihood + gap, and the mean of the former is the entropy up to sampling
-    assert test["nats_per_dim"]["mean"] - test["gap"]["mean"] == pytest.approx(test["entropy"]["mean"], abs=0.03)
+    assert test["nats_per_dim"]["mean"] - test["gap"]["mean"] == pytest.approx(
+        test["entropy"]["mean"], abs=0.03
+    )
     assert test["gap"]["mean"] > 0
 
 
@@ -125,6 +129,7 @@ def test_an_interrupted_run_ends_with_the_figures_of_an_undisturbed_one(prepared
         assert resumed[key] == undisturbed[key], key
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(broken)[name]), name
+
     # each step stands once in the table, with the same figures; only the clock may differ
     def table(run):
         rows = (run / "metrics.csv").read_text().splitlines()

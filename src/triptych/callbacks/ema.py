@@ -10,9 +10,9 @@ from torch import Tensor
 class EMA(pl.Callback):
     """average <- average + (1 - d_n) (weights - average), d_n = min(decay, (1 + n) / (10 + n)).
 
-    The rising decay is the warm-up: early averages are of recent weights, so none ever holds the initial
-    ones. Parameters are averaged, buffers are not. Validation sees the average; a checkpoint holds the raw weights in
-    its ``state_dict`` and the average with its counter in this callback's state.
+    The rising decay is the warm-up: early averages are of recent weights, none ever holds the initial ones.
+    Parameters are averaged, buffers are not. Validation sees the average; a checkpoint holds the raw weights
+    in its ``state_dict`` and the average with its counter in this callback's state.
 
     Raises:
         ValueError: ``decay`` outside [0, 1).

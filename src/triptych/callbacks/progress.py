@@ -20,12 +20,16 @@ class Progress(pl.Callback):
     def write(self, stage: str, step: int, max_steps: int) -> None:
         """Say where the run is now."""
         self._written = time.monotonic()
-        self.run.write("progress.json", {"stage": stage, "step": step, "max_steps": max_steps, "updated": time.time()})
+        self.run.write(
+            "progress.json", {"stage": stage, "step": step, "max_steps": max_steps, "updated": time.time()}
+        )
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             # disable=None: no bar where nobody watches
-            self._bar = tqdm(total=trainer.max_steps, initial=trainer.global_step, desc="fit", disable=None, leave=False)
+            self._bar = tqdm(
+                total=trainer.max_steps, initial=trainer.global_step, desc="fit", disable=None, leave=False
+            )
             self.write("fit", trainer.global_step, trainer.max_steps)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:

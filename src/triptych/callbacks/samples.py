@@ -29,10 +29,17 @@ class SampleGrid(pl.Callback):
             return
         x = draw(module, self.sampler, self.data, self.n, seed=0)
         save(x, self.data, self.folder / f"step_{trainer.global_step:07d}.png")
-        log_picture(trainer.loggers, "samples", self.folder / f"step_{trainer.global_step:07d}.png", trainer.global_step)
+        log_picture(
+            trainer.loggers,
+            "samples",
+            self.folder / f"step_{trainer.global_step:07d}.png",
+            trainer.global_step,
+        )
 
 
-def draw(module, sampler: Sampler, data: DataModule, n: int, seed: int, progress=iter, label: int | None = None) -> Tensor:
+def draw(
+    module, sampler: Sampler, data: DataModule, n: int, seed: int, progress=iter, label: int | None = None
+) -> Tensor:
     """n samples (n, *shape) in data units; labels cycle through the classes unless one is named."""
     generator = torch.Generator(module.device).manual_seed(seed)
     condition = None
@@ -55,7 +62,7 @@ def draw(module, sampler: Sampler, data: DataModule, n: int, seed: int, progress
 
 
 def save(x: Tensor, data: DataModule, path: Path) -> None:
-    """A PNG of samples x (n, *shape): a grid of images, or points over the data where it has one or two dimensions."""
+    """A PNG of samples x (n, *shape): a grid of images, or points over the data."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if len(data.shape) == 3:
         _grid(x, data).save(path)

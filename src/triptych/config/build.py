@@ -55,7 +55,8 @@ def check_targets(config: Any, path: str = "") -> None:
         for key in node:
             if not (more or key in names or key in ("_target_", "_partial_")):
                 raise UserError(
-                    f"{where}.{key}={node[key]!r}: {node['_target_']} has no such argument, {nearest(key, list(names))}"
+                    f"{where}.{key}={node[key]!r}: {node['_target_']} has no such argument, "
+                    f"{nearest(key, list(names))}"
                 )
 
 

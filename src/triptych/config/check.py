@@ -24,7 +24,7 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 def nearest(name: str, accepted: Sequence[str]) -> str:
-    """"did you mean ...?" if something is near, else the list of what is accepted."""
+    """ "did you mean ...?" if something is near, else the list of what is accepted."""
     names = sorted(set(accepted))
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
@@ -37,7 +37,7 @@ def keys(node, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a config, inner nodes before their children; lists are leaves."""
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
         return
-    for key in node:
+    for key in map(str, node):
         path = f"{prefix}{key}"
         yield path
         if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
@@ -57,7 +57,9 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     if not free and not hydra.overrides.task:
         return
     loader = GlobalHydra.instance().config_loader()
-    overrides = [f"{g}={c}" for g, c in choices.items() if not g.startswith("hydra/") and c and g not in FREE_GROUPS]
+    overrides = [
+        f"{g}={c}" for g, c in choices.items() if not g.startswith("hydra/") and c and g not in FREE_GROUPS
+    ]
     overrides.append("~local")  # the one free group that is there by default
     base = loader.load_configuration(hydra.job.config_name, overrides, RunMode.RUN)
     known = set(keys(base))
@@ -94,7 +96,7 @@ def _plain(cfg: DictConfig, key: str) -> Any:
 
 
 def _other_kind(usual: Any, given: Any) -> str:
-    """What is accepted where the group's own value is ``usual``, if ``given`` is not of that kind; else ""."""
+    """What is accepted where the group's own value is ``usual``; "" if ``given`` is of that kind."""
     if given is None or (isinstance(given, str) and "${" in given):
         return ""
     if isinstance(usual, bool):
@@ -125,7 +127,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if found := re.search(r"Could not find '([^']+)'", text):
         group, _, option = found[1].rpartition("/")
         options = [p.stem for p in (CONFIGS / group).glob("*.yaml")]
-        return f"{group}={option}: no such file, {nearest(option, options)} (accepted: {', '.join(sorted(options))})"
+        accepted = ", ".join(sorted(options))
+        return f"{group}={option}: no such file, {nearest(option, options)} (accepted: {accepted})"
     if found := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         key = found[1].split("@")[0]
         given = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)

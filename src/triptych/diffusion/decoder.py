@@ -24,7 +24,9 @@ class Categorical:
         """-log p(x | z) for x, z (B, *event), gamma (B,) or ()."""
         alpha, _ = denoiser.process.alpha_sigma(expand(gamma, z))
         centres = self.centres.to(z)
-        logits = -0.5 * torch.exp(-expand(gamma, z)).unsqueeze(-1) * ((z / alpha).unsqueeze(-1) - centres) ** 2
+        logits = (
+            -0.5 * torch.exp(-expand(gamma, z)).unsqueeze(-1) * ((z / alpha).unsqueeze(-1) - centres) ** 2
+        )
         k = ((x + 1) * ((len(centres) - 1) / 2)).round().long().unsqueeze(-1)
         return -torch.log_softmax(logits, -1).gather(-1, k).flatten(1).sum(1)
 
@@ -48,7 +50,7 @@ class DiscretisedGaussian:
         upper = (sign * offset + self.half) * (alpha / sigma)
         lower = (sign * offset - self.half) * (alpha / sigma)
         first, last = x < -1 + self.half, x > 1 - self.half
-        # the grid's outer cells are open: their outer edge lies at infinity, on the side that sign moved it to
+        # the grid's outer cells are open: the outer edge lies at infinity, on the side where sign moved it
         upper = torch.where((last & (sign > 0)) | (first & (sign < 0)), torch.inf, upper)
         lower = torch.where((first & (sign > 0)) | (last & (sign < 0)), -torch.inf, lower)
         log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)

@@ -51,6 +51,7 @@ class LevelOutput(nn.Module):
     """
 
     space = "x0"
+    centres: Tensor
 
     def __init__(self, levels: int | None):
         super().__init__()

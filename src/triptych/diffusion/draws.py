@@ -44,7 +44,7 @@ def stratified_times(batch: int, generator: torch.Generator) -> Tensor:
 def training_draw(
     shape: Sequence[int], batch: int, seed: int, step: int, rank: int = 0, world: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """(t, eps) of one process's slice of the global batch at one step: (B / W,), (B / W, *shape), on the CPU."""
+    """(t, eps) of one process's slice of a step's global batch: (B / W,), (B / W, *shape), on the CPU."""
     generator = torch.Generator().manual_seed(mix(seed, 1, step))
     t = stratified_times(batch, generator)
     eps = torch.randn(batch, *shape, generator=generator)

@@ -25,6 +25,13 @@ class Accounting(Metric):
     """
 
     full_state_update = False
+    items: Tensor
+    sums: Tensor
+    squares: Tensor
+    gaps: Tensor
+    bin_0: Tensor
+    bin_1: Tensor
+    bin_2: Tensor
 
     def __init__(self, dims: int, discrete: bool, edges: Tensor | None = None, extras: tuple[str, ...] = ()):
         super().__init__()

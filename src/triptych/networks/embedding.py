@@ -9,9 +9,12 @@ from torch import Tensor, nn
 class Conditioning(nn.Module):
     """gamma (B,) and an optional label (B,) -> (B, width).
 
-    gamma itself is seen through sines of periods 30 to 1, so the embedding knows nothing of a schedule's endpoints
-    and a trained network can be used under any other schedule. Labels have one entry more than there are classes: "no label".
+    gamma itself is seen through sines of periods 30 to 1, so the embedding knows nothing of a schedule's
+    endpoints and a trained network can be used under any other schedule. Labels have one entry more than
+    there are classes: "no label".
     """
+
+    frequency: Tensor
 
     def __init__(self, width: int, num_classes: int = 0, waves: int = 16):
         super().__init__()
@@ -33,8 +36,8 @@ class Conditioning(nn.Module):
 class LevelWaves(nn.Module):
     """Fourier features that fit the data's grid (VDM app. C, with frequencies from the level spacing).
 
-    z (B, C, ...) -> (B, C (1 + 2 len(periods)), ...): z, then sin and cos of 2 pi z / (period * spacing). VDM's n = 7, 8
-    are periods 2 and 1 of 256 levels; for 17 levels the same grid asks for n = 3, 4.
+    z (B, C, ...) -> (B, C (1 + 2 len(periods)), ...): z, then sin and cos of 2 pi z / (period * spacing).
+    VDM's n = 7, 8 are periods 2 and 1 of 256 levels; for 17 levels the same grid asks for n = 3, 4.
 
     Raises:
         ValueError: periods are given for data without levels.
@@ -45,7 +48,9 @@ class LevelWaves(nn.Module):
         if periods and spacing is None:
             raise ValueError(f"denoiser.network.fourier={periods}: this data has no levels; [] is accepted")
         if any(p <= 0 for p in periods):
-            raise ValueError(f"denoiser.network.fourier={periods}: positive periods in units of the level spacing are accepted")
+            raise ValueError(
+                f"denoiser.network.fourier={periods}: positive periods, in level spacings, are accepted"
+            )
         self.frequencies = [2 * math.pi / (p * (spacing or 1)) for p in periods]
 
     @property
@@ -73,5 +78,7 @@ def zeros(layer: nn.Module) -> nn.Module:
 def image_shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
     """(C, H, W), or ValueError: this network is for images."""
     if len(shape) != 3:
-        raise ValueError(f"denoiser={name}: for images (C, H, W), this data has shape {tuple(shape)}; mlp is accepted")
+        raise ValueError(
+            f"denoiser={name}: for images (C, H, W), this data has shape {tuple(shape)}; mlp is accepted"
+        )
     return shape  # type: ignore[return-value]

@@ -2,12 +2,13 @@
 
 Three choices serve every objective alike:
 
-- Fourier features of z that fit the data's levels. At low noise the ideal denoiser is a staircase onto the levels,
-  which convolutions of z alone learn slowly.
+- Fourier features of z that fit the data's levels. At low noise the ideal denoiser is a staircase onto the
+  levels, which convolutions of z alone learn slowly.
 - The input features go once more, scaled but unmixed, into the last convolution.
-- A gain exp(a(gamma)) per channel before that convolution: a score grows as 1 / sigma, and a gain covers that range.
+- A gain exp(a(gamma)) per channel before that convolution: a score grows as 1 / sigma, a gain covers that.
 
-The last convolution starts at zero and is made last, so all other initial weights are the same for any ``outputs``.
+The last convolution starts at zero and is made last, so all other initial weights are the same for any
+``outputs``.
 """
 
 import math
@@ -21,7 +22,7 @@ from triptych.networks.embedding import Conditioning, LevelWaves, image_shape, p
 
 
 class Block(nn.Module):
-    """norm, silu, conv, norm modulated by the conditioning, silu, channel dropout, conv; added to its input."""
+    """norm, silu, conv, norm modulated by the conditioning, silu, channel dropout, conv; residual."""
 
     def __init__(self, width: int, conditioning: int, dropout: float):
         super().__init__()
@@ -29,7 +30,9 @@ class Block(nn.Module):
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = zeros(nn.Conv2d(width, width, 3, padding=1))
         self.modulation = zeros(nn.Linear(conditioning, 2 * width))
-        self.dropout = nn.Dropout2d(dropout)  # by channel: a mask for each element costs a quarter of a step on a CPU
+        self.dropout = nn.Dropout2d(
+            dropout
+        )  # by channel: a mask for each element costs a quarter of a step on a CPU
 
     def forward(self, h: Tensor, c: Tensor) -> Tensor:
         scale, shift = self.modulation(c)[:, :, None, None].chunk(2, dim=1)
@@ -98,7 +101,9 @@ class ResNet(nn.Module):
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Tensor:
         c = self.conditioning(gamma, condition)
-        x = self.waves(z).contiguous(memory_format=torch.channels_last)  # the layout that convolutions on a CPU like
+        x = self.waves(z).contiguous(
+            memory_format=torch.channels_last
+        )  # the layout that convolutions on a CPU like
         h = self.first(x) + self.position
         for layer in self.layers:
             h = layer(h, c)

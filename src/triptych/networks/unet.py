@@ -77,8 +77,8 @@ class UNet(nn.Module):
         factor = 2 ** (len(widths) - 1)
         if height % factor or width % factor:
             raise ValueError(
-                f"denoiser.network.widths={list(widths)}: halves {height}x{width} images {len(widths) - 1} times, "
-                "which does not divide; fewer widths are accepted"
+                f"denoiser.network.widths={list(widths)}: {height}x{width} images do not halve "
+                f"{len(widths) - 1} times; fewer widths are accepted"
             )
         self.shape, self.outputs = (channels, height, width), outputs
         c = 4 * widths[0]
@@ -101,7 +101,9 @@ class UNet(nn.Module):
                 self.up.append(Block(before + skips.pop(), after, c, dropout))
                 before = after
             if level:
-                self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(after, after, 3, padding=1)))
+                self.up.append(
+                    nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(after, after, 3, padding=1))
+                )
         self.last_norm = nn.GroupNorm(_groups(before), before)
         self.last = zeros(nn.Conv2d(before, channels * outputs, 3, padding=1))
 

@@ -18,7 +18,9 @@ WEIGHTS = ("ema", "raw")
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoints, under a temporary name first: a kill leaves the old file or the new one."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_atomic(Path(path), buffer.getvalue())
@@ -34,14 +36,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: missing, not readable (truncated), or not ours (foreign, or holding code).
     """
     if not path.is_file():
-        raise UserError(f"ckpt={path}: no such file; a checkpoint of a run, as in .../checkpoints/last.ckpt, is accepted")
+        raise UserError(
+            f"ckpt={path}: no such file; a checkpoint of a run, as in .../checkpoints/last.ckpt, is accepted"
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = "it holds more than plain data and was not loaded" if zipfile.is_zipfile(path) else "not a checkpoint"
+        reason = (
+            "it holds more than plain data and was not loaded"
+            if zipfile.is_zipfile(path)
+            else "not a checkpoint"
+        )
         raise UserError(f"ckpt={path}: {reason}; a checkpoint of a run is accepted") from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"ckpt={path}: truncated or not a checkpoint; a checkpoint of a run is accepted") from error
+        raise UserError(
+            f"ckpt={path}: truncated or not a checkpoint; a checkpoint of a run is accepted"
+        ) from error
     if not isinstance(checkpoint, dict) or "triptych" not in checkpoint or "state_dict" not in checkpoint:
         raise UserError(f"ckpt={path}: not written by triptych; a checkpoint of a run is accepted")
     return checkpoint
@@ -68,7 +78,9 @@ def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], weights: s
         raise UserError(f"weights={weights}: one of {', '.join(WEIGHTS)} is accepted")
     state = dict(checkpoint["state_dict"])
     if weights == "ema":
-        averages = [s["average"] for name, s in checkpoint.get("callbacks", {}).items() if name.startswith("EMA")]
+        averages = [
+            s["average"] for name, s in checkpoint.get("callbacks", {}).items() if name.startswith("EMA")
+        ]
         if not averages:
             raise UserError("weights=ema: this checkpoint holds no average; weights=raw is accepted")
         state |= averages[0]

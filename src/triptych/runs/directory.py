@@ -1,11 +1,11 @@
 """A run is its directory: what lies in it, who may work in it, how it is made.
 
-    config.yaml       the resolved configuration, plain
-    provenance.json   id, overrides, choices, command, git commit, packages, host
-    metrics.csv       one row per logged step
-    progress.json     where a running job is
-    summary.json      written once, at the end: the contract with every reader
-    checkpoints/ samples/ wandb/ train.log
+config.yaml       the resolved configuration, plain
+provenance.json   id, overrides, choices, command, git commit, packages, host
+metrics.csv       one row per logged step
+progress.json     where a running job is
+summary.json      written once, at the end: the contract with every reader
+checkpoints/ samples/ wandb/ train.log
 """
 
 import json
@@ -64,7 +64,7 @@ class RunDirectory:
 
     @property
     def status(self) -> str:
-        """"new", "interrupted" (it has a beginning and no end), "finished" or "failed"."""
+        """ "new", "interrupted" (it has a beginning and no end), "finished" or "failed"."""
         summary = self.summary()
         if summary and summary.get("status") in ("finished", "failed"):
             return summary["status"]
@@ -100,7 +100,9 @@ class RunDirectory:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 file.seek(0)
-                raise UserError(f"{self.path}: another process is at work here ({file.read().strip()})") from None
+                raise UserError(
+                    f"{self.path}: another process is at work here ({file.read().strip()})"
+                ) from None
             file.truncate(0)
             file.write(f"{socket.gethostname()} pid {os.getpid()}")
             file.flush()

@@ -10,7 +10,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from triptych.callbacks.ema import EMA
 from triptych.callbacks.progress import Progress
 from triptych.callbacks.samples import SampleGrid, draw, log_picture, save
 from triptych.config.build import build, check_targets
@@ -113,15 +112,21 @@ def _execute(run: RunDirectory, progress: Progress, stage: dict) -> dict:
     return summary
 
 
-def build_trainer(config: dict, run: RunDirectory | None, callbacks: list, loggers: list | bool) -> pl.Trainer:
+def build_trainer(
+    config: dict, run: RunDirectory | None, callbacks: list, loggers: list | bool
+) -> pl.Trainer:
     """Lightning's Trainer with what never varies; UserError for what the machine does not have."""
     node = dict(config["trainer"])
     devices, accelerator = node["devices"], node["accelerator"]
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
     if isinstance(devices, int) and on_cpu and not 1 <= devices <= cores():
-        raise UserError(f"trainer.devices={devices}: 1 to {cores()} is accepted on this machine's {cores()} CPU cores")
+        raise UserError(
+            f"trainer.devices={devices}: 1 to {cores()} is accepted on this machine's {cores()} CPU cores"
+        )
     if config["trainer"]["max_steps"] < 1:
-        raise UserError(f"trainer.max_steps={config['trainer']['max_steps']}: a whole number from 1 is accepted")
+        raise UserError(
+            f"trainer.max_steps={config['trainer']['max_steps']}: a whole number from 1 is accepted"
+        )
     return build(
         node,
         "trainer",
@@ -141,7 +146,9 @@ def build_trainer(config: dict, run: RunDirectory | None, callbacks: list, logge
 def checkpointing(run: RunDirectory, model: Diffusion, every: int, validated: bool) -> list[ModelCheckpoint]:
     """Keep the last state, to go on from, and the best by the validation bound, where there is one."""
     common: dict[str, Any] = {"dirpath": run / "checkpoints", "enable_version_counter": False}
-    kept = [ModelCheckpoint(filename="last", every_n_train_steps=every, save_on_train_epoch_end=True, **common)]
+    kept = [
+        ModelCheckpoint(filename="last", every_n_train_steps=every, save_on_train_epoch_end=True, **common)
+    ]
     if validated:
         kept.append(ModelCheckpoint(filename="best", monitor=f"val/{model.accounting.unit}", **common))
     return kept
@@ -159,7 +166,7 @@ def choose(run: RunDirectory, which: str) -> Path:
 
 
 def account(trainer: pl.Trainer, model: Diffusion, data: DataModule) -> dict[str, Any]:
-    """The bound over the whole validation and test sets, and over as many training items as there are test items."""
+    """The bound over the whole validation and test sets, and as many training items as test items."""
     figures: dict[str, Any] = {}
     for split in ("train", "val", "test"):
         limit = len(data.splits["test"]) if split == "train" else None
@@ -169,7 +176,9 @@ def account(trainer: pl.Trainer, model: Diffusion, data: DataModule) -> dict[str
     return figures
 
 
-def account_split(trainer: pl.Trainer, model: Diffusion, data: DataModule, split: str, limit: int | None = None) -> dict:
+def account_split(
+    trainer: pl.Trainer, model: Diffusion, data: DataModule, split: str, limit: int | None = None
+) -> dict:
     """{"bpd": {"mean", "stderr", "n"}, ...} of one split under the model's present weights."""
     model.split = split
     trainer.test(model, dataloaders=data.eval_dataloader(split, limit), verbose=False)
@@ -213,5 +222,3 @@ def _record_failure(run: RunDirectory, stage: str, error: BaseException) -> None
     if not isinstance(error, UserError):
         with open(run / "train.log", "a") as log:
             log.write(traceback.format_exc())
-
-

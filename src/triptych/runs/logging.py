@@ -38,7 +38,9 @@ def _wandb(node: dict, config: dict, provenance: dict, run: RunDirectory) -> Log
     os.environ["WANDB_MODE"] = mode
     os.environ.setdefault("WANDB_SILENT", "true")
     for variable, folder in (("WANDB_DATA_DIR", "data"), ("WANDB_CACHE_DIR", "cache")):
-        os.environ.setdefault(variable, str(run / "wandb" / folder))  # what W&B would put into the home directory
+        os.environ.setdefault(
+            variable, str(run / "wandb" / folder)
+        )  # what W&B would put into the home directory
     import wandb
 
     logger = build(
@@ -52,7 +54,9 @@ def _wandb(node: dict, config: dict, provenance: dict, run: RunDirectory) -> Log
         resume="allow",
         settings=wandb.Settings(console="off", silent=True),
     )
-    logger._wandb_init.pop("anonymous", None)  # Lightning passes what W&B has retired, and W&B says so at each start
+    logger._wandb_init.pop(
+        "anonymous", None
+    )  # Lightning passes what W&B has retired, and W&B says so at each start
     logger.log_hyperparams(config)
     return logger
 
@@ -74,7 +78,7 @@ def close_loggers(loggers: list[Logger], ok: bool) -> None:
         if isinstance(logger, MetricsCsv):
             logger.flush()
         elif type(logger).__name__ == "WandbLogger":
-            experiment: Any = logger.experiment
+            experiment: Any = logger.experiment  # type: ignore[attr-defined]  # Lightning's base has none
             if hasattr(experiment, "finish"):
                 experiment.finish(exit_code=0 if ok else 1)
         else:

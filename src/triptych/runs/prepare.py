@@ -37,7 +37,9 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     elif known:
         if different := list(_differences(run.config(), plain)):
             shown = "; ".join(different[:5]) + ("; ..." if len(different) > 5 else "")
-            raise UserError(f"{run.path}: holds another run ({shown}); choose another name, or force=true to start over")
+            raise UserError(
+                f"{run.path}: holds another run ({shown}); choose another name, or force=true to start over"
+            )
         _settle_failure(run, retry)
         return run
     (run / "summary.json").unlink(missing_ok=True)  # of a job that was refused before it had a configuration
@@ -54,7 +56,9 @@ def _settle_failure(run: RunDirectory, retry: bool) -> None:
     if summary.get("stage") == "build" or retry:
         (run / "summary.json").unlink()
         return
-    raise UserError(f"failed before: {summary.get('error', '?')} (traceback: {run / 'train.log'}; retry=true tries again)")
+    raise UserError(
+        f"failed before: {summary.get('error', '?')} (traceback: {run / 'train.log'}; retry=true tries again)"
+    )
 
 
 def _set_aside(run: RunDirectory) -> None:
@@ -64,9 +68,11 @@ def _set_aside(run: RunDirectory) -> None:
 
 
 def _differences(recorded: Any, asked: Any, path: str = "") -> list[str]:
-    """"key: recorded -> asked" for every leaf that differs."""
+    """ "key: recorded -> asked" for every leaf that differs."""
     if isinstance(recorded, dict) and isinstance(asked, dict):
-        names = [n for n in [*recorded, *(k for k in asked if k not in recorded)] if path or n not in VOLATILE]
+        names = [
+            n for n in [*recorded, *(k for k in asked if k not in recorded)] if path or n not in VOLATILE
+        ]
         return [
             line
             for n in names

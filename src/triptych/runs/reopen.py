@@ -24,7 +24,10 @@ class Opened(NamedTuple):
 
 
 def reopen(
-    ckpt: str, weights: str | None = None, data_root: str | None = None, adjust: Callable[[dict], None] | None = None
+    ckpt: str,
+    weights: str | None = None,
+    data_root: str | None = None,
+    adjust: Callable[[dict], None] | None = None,
 ) -> Opened:
     """Rebuild what ``ckpt`` holds; ``adjust`` may change the configuration before anything is built.
 
@@ -35,7 +38,9 @@ def reopen(
     config = checkpoint["triptych"]["config"]
     if data_root is not None:
         if "root" not in config["data"]:
-            raise UserError(f"data_root={data_root}: data {config['data']['_target_']} lies in no folder; null is accepted")
+            raise UserError(
+                f"data_root={data_root}: {config['data']['_target_']} lies in no folder; null is accepted"
+            )
         config["data"]["root"] = data_root
     if adjust is not None:
         adjust(config)

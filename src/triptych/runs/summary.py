@@ -38,9 +38,11 @@ def one_line(summary: dict, split: str = "test") -> str:
         if unit in figures:
             total = figures[unit]
             terms = ", ".join(
-                f"{term} {figures[f'{unit}_{term}']['mean']:.4f}" for term in ("prior", "reconstruction", "diffusion")
+                f"{term} {figures[f'{unit}_{term}']['mean']:.4f}"
+                for term in ("prior", "reconstruction", "diffusion")
             )
-            line = f"{split} bound {total['mean']:.4f} ± {total['stderr']:.4f} {label} ({terms}; n = {total['n']})"
+            value = f"{total['mean']:.4f} ± {total['stderr']:.4f} {label}"
+            line = f"{split} bound {value} ({terms}; n = {total['n']})"
             if "gap" in figures:
                 line += f", {figures['gap']['mean']:.4f} ± {figures['gap']['stderr']:.4f} above the truth"
             return line

@@ -1,6 +1,6 @@
 """A sweep: its directory, its live table while it runs, its report at the end.
 
-Works from the parent process alone, by looking at the runs' directories, so it is the same for every launcher.
+Works from the parent process alone, by looking at the runs' directories: the same for every launcher.
 """
 
 import json
@@ -133,7 +133,12 @@ class Monitor(threading.Thread):
                     from triptych.runs.summary import one_line
 
                     told.add(name)
-                    console.print(f"[{len(told)}/{len(self.cells)}] {name}: {one_line(run.summary() or {})}", soft_wrap=True, markup=False, highlight=False)
+                    console.print(
+                        f"[{len(told)}/{len(self.cells)}] {name}: {one_line(run.summary() or {})}",
+                        soft_wrap=True,
+                        markup=False,
+                        highlight=False,
+                    )
             if halted:
                 return
             self._renew()
@@ -182,5 +187,3 @@ def _progress(run: RunDirectory) -> dict | None:
         return json.loads((run / "progress.json").read_text())
     except (OSError, ValueError):
         return None
-
-

@@ -1,0 +1,112 @@
+"""A ladder with convolutions, for images: residual modules, latents that are images too."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from triptych.networks.embedding import image_shape, per_dim
+from triptych.networks.ladder import Ladder
+
+
+class Residual(nn.Module):
+    """h + conv silu norm conv silu norm h."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        groups = math.gcd(8, width)
+        last = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        self.layers = nn.Sequential(
+            nn.GroupNorm(groups, width),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(groups, width),
+            nn.SiLU(),
+            last,
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.layers(h)
+
+
+class Module(nn.Module):
+    """A residual network from one image to another, of the same size, half of it or twice it.
+
+    A position map is learned: digits and garments are centred. The last convolution starts near zero, so at first
+    every conditional is close to N(0, 1).
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: tuple[int, int], width: int, blocks: int, scale: float):
+        super().__init__()
+        first: nn.Module = nn.Conv2d(inputs, width, 3, padding=1)
+        if scale == 0.5:
+            first = nn.Conv2d(inputs, width, 4, stride=2, padding=1)
+        elif scale == 2:
+            first = nn.ConvTranspose2d(inputs, width, 4, stride=2, padding=1)
+        self.first = first
+        self.position = nn.Parameter(0.1 * torch.randn(1, width, *size))
+        self.blocks = nn.Sequential(*(Residual(width) for _ in range(blocks)))
+        self.last = nn.Conv2d(width, outputs, 3, padding=1)
+        with torch.no_grad():
+            self.last.weight *= 0.1
+            self.last.bias *= 0  # type: ignore[operator]
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.last(nn.functional.silu(self.blocks(self.first(z) + self.position)))
+
+
+class Head(Module):
+    """The module next to the data, with ``outputs`` numbers per dimension of x."""
+
+    def __init__(self, inputs: int, shape: tuple[int, int, int], outputs: int, width: int, blocks: int, scale: float):
+        super().__init__(inputs, shape[0] * outputs, shape[1:], width, blocks, scale)
+        self.shape, self.outputs = shape, outputs
+
+    def forward(self, z: Tensor) -> Tensor:
+        return per_dim(super().forward(z), self.outputs, self.shape)
+
+
+class ConvLadder(Ladder):
+    """Levels of ``channels`` channels; the first ``halvings`` of them each halve height and width.
+
+    Args:
+        shape, outputs: from the data and the model.
+        levels: number L of latents.
+        channels, halvings: of the latents.
+        width, blocks: of each of the 2 L modules.
+
+    Raises:
+        ValueError: the data are no images, no levels, or more halvings than levels or than the size allows.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        outputs: int,
+        levels: int = 1,
+        channels: int = 8,
+        halvings: int = 1,
+        width: int = 32,
+        blocks: int = 1,
+    ):
+        super().__init__()
+        if levels < 1:
+            raise ValueError(f"model.network.levels={levels}: a whole number from 1 is accepted")
+        depth, height, breadth = image_shape(shape, "conv_ladder")
+        if not 0 <= halvings <= levels or height % 2**halvings or breadth % 2**halvings:
+            raise ValueError(
+                f"model.network.halvings={halvings}: at most levels={levels}, and height {height} and width {breadth} "
+                "must divide by two as often"
+            )
+        sizes = [(height >> min(k, halvings), breadth >> min(k, halvings)) for k in range(levels + 1)]
+        scales = [2.0 if k < halvings else 1.0 for k in range(levels)]  # of the decoder from level k + 1 to k
+        self.encoders = nn.ModuleList(
+            Module(channels if k else depth, 2 * channels, sizes[k + 1], width, blocks, 1 / scales[k])
+            for k in range(levels)
+        )
+        self.decoders = nn.ModuleList(
+            Module(channels, 2 * channels, sizes[k], width, blocks, scales[k]) for k in range(1, levels)
+        )
+        self.head = Head(channels, (depth, height, breadth), outputs, width, blocks, scales[0])
+        self.top = (channels, *sizes[-1])

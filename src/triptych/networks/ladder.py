@@ -1,0 +1,74 @@
+"""Ladders: the encoders and decoders of a hierarchy of latents, as networks that give means and log deviations.
+
+A ladder of L levels over data of event shape ``shape`` holds
+
+    encoders   L modules      z_{l-1} (z_0 = x) -> (B, 2 c_l, ...): mean and log std of z_l, halves of dimension 1
+    decoders   L - 1 modules  z_l -> the same of z_{l-1}, for l = 2 ... L
+    head       z_1 -> (B, *shape), or (B, outputs, *shape): what the model makes of it is its own affair
+    top        event shape of z_L
+
+Each module sees its one argument and nothing else: the chain is Markov in both directions.
+"""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from triptych.networks.embedding import per_dim
+
+
+class Ladder(nn.Module):
+    """What models read of a ladder."""
+
+    encoders: nn.ModuleList
+    decoders: nn.ModuleList
+    head: nn.Module
+    top: tuple[int, ...]
+
+
+class MLPLadder(Ladder):
+    """Fully connected, for points and other small events.
+
+    Args:
+        shape, outputs: from the data and the model.
+        latents: dimensions of z_1 ... z_L.
+        width, depth: of the hidden layers of each module; depth 0 is linear (one level of it is probabilistic PCA).
+
+    Raises:
+        ValueError: no levels, or a latent without dimensions.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], outputs: int, latents: Sequence[int] = (2,), width: int = 128, depth: int = 2
+    ):
+        super().__init__()
+        if not latents or min(latents) < 1:
+            raise ValueError(f"model.network.latents={list(latents)}: whole numbers from 1, one a level, are accepted")
+        dims = [math.prod(shape), *latents]
+        self.encoders = nn.ModuleList(_mlp(a, 2 * b, width, depth) for a, b in zip(dims, dims[1:], strict=False))
+        self.decoders = nn.ModuleList(
+            _mlp(b, 2 * a, width, depth) for a, b in zip(dims[1:], dims[2:], strict=False)
+        )
+        self.head = Shaped(_mlp(dims[1], outputs * dims[0], width, depth), shape, outputs)
+        self.top = (dims[-1],)
+
+
+class Shaped(nn.Module):
+    """Flat output brought to (B, *shape) for one output per dimension, else (B, outputs, *shape)."""
+
+    def __init__(self, network: nn.Module, shape: tuple[int, ...], outputs: int):
+        super().__init__()
+        self.network, self.shape, self.outputs = network, tuple(shape), outputs
+
+    def forward(self, z: Tensor) -> Tensor:
+        raw = self.network(z).view(len(z), self.outputs * self.shape[0], *self.shape[1:])
+        return per_dim(raw, self.outputs, self.shape)
+
+
+def _mlp(inputs: int, outputs: int, width: int, depth: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Flatten()]
+    for _ in range(depth):
+        layers += [nn.Linear(inputs, width), nn.SiLU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
