@@ -61,7 +61,7 @@ class BoundModel(pl.LightningModule):
     # a subclass's own -------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        """What is minimised at one step, nats (B,); its noise belongs to (seed, step) and the global batch."""
+        """What is minimised at one step, nats (B,); its noise follows from the seed and the step."""
         raise NotImplementedError
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:

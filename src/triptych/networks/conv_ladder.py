@@ -33,11 +33,13 @@ class Residual(nn.Module):
 class Module(nn.Module):
     """A residual network from one image to another, of the same size, half of it or twice it.
 
-    A position map is learned: digits and garments are centred. The last convolution starts near zero, so at first
-    every conditional is close to N(0, 1).
+    A position map is learned: digits and garments are centred. The last convolution starts near zero, so at
+    first every conditional is close to N(0, 1).
     """
 
-    def __init__(self, inputs: int, outputs: int, size: tuple[int, int], width: int, blocks: int, scale: float):
+    def __init__(
+        self, inputs: int, outputs: int, size: tuple[int, int], width: int, blocks: int, scale: float
+    ):
         super().__init__()
         first: nn.Module = nn.Conv2d(inputs, width, 3, padding=1)
         if scale == 0.5:
@@ -50,7 +52,6 @@ class Module(nn.Module):
         self.last = nn.Conv2d(width, outputs, 3, padding=1)
         with torch.no_grad():
             self.last.weight *= 0.1
-            self.last.bias *= 0  # type: ignore[operator]
 
     def forward(self, z: Tensor) -> Tensor:
         return self.last(nn.functional.silu(self.blocks(self.first(z) + self.position)))
@@ -59,7 +60,9 @@ class Module(nn.Module):
 class Head(Module):
     """The module next to the data, with ``outputs`` numbers per dimension of x."""
 
-    def __init__(self, inputs: int, shape: tuple[int, int, int], outputs: int, width: int, blocks: int, scale: float):
+    def __init__(
+        self, inputs: int, shape: tuple[int, int, int], outputs: int, width: int, blocks: int, scale: float
+    ):
         super().__init__(inputs, shape[0] * outputs, shape[1:], width, blocks, scale)
         self.shape, self.outputs = shape, outputs
 
@@ -96,8 +99,8 @@ class ConvLadder(Ladder):
         depth, height, breadth = image_shape(shape, "conv_ladder")
         if not 0 <= halvings <= levels or height % 2**halvings or breadth % 2**halvings:
             raise ValueError(
-                f"model.network.halvings={halvings}: at most levels={levels}, and height {height} and width {breadth} "
-                "must divide by two as often"
+                f"model.network.halvings={halvings}: at most levels={levels}, and height {height} and width "
+                f"{breadth} must divide by two as often"
             )
         sizes = [(height >> min(k, halvings), breadth >> min(k, halvings)) for k in range(levels + 1)]
         scales = [2.0 if k < halvings else 1.0 for k in range(levels)]  # of the decoder from level k + 1 to k

@@ -1,8 +1,8 @@
-"""Ladders: the encoders and decoders of a hierarchy of latents, as networks that give means and log deviations.
+"""Ladders: encoders and decoders of a hierarchy of latents, as networks that give means and log deviations.
 
 A ladder of L levels over data of event shape ``shape`` holds
 
-    encoders   L modules      z_{l-1} (z_0 = x) -> (B, 2 c_l, ...): mean and log std of z_l, halves of dimension 1
+    encoders   L modules      z_{l-1} (z_0 = x) -> (B, 2 c_l, ...): mean, log std of z_l along dimension 1
     decoders   L - 1 modules  z_l -> the same of z_{l-1}, for l = 2 ... L
     head       z_1 -> (B, *shape), or (B, outputs, *shape): what the model makes of it is its own affair
     top        event shape of z_L
@@ -33,20 +33,29 @@ class MLPLadder(Ladder):
     Args:
         shape, outputs: from the data and the model.
         latents: dimensions of z_1 ... z_L.
-        width, depth: of the hidden layers of each module; depth 0 is linear (one level of it is probabilistic PCA).
+        width, depth: of the hidden layers of each module; depth 0 is linear (one level: probabilistic PCA).
 
     Raises:
         ValueError: no levels, or a latent without dimensions.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], outputs: int, latents: Sequence[int] = (2,), width: int = 128, depth: int = 2
+        self,
+        shape: tuple[int, ...],
+        outputs: int,
+        latents: Sequence[int] = (2,),
+        width: int = 128,
+        depth: int = 2,
     ):
         super().__init__()
         if not latents or min(latents) < 1:
-            raise ValueError(f"model.network.latents={list(latents)}: whole numbers from 1, one a level, are accepted")
+            raise ValueError(
+                f"model.network.latents={list(latents)}: whole numbers from 1, one a level, are accepted"
+            )
         dims = [math.prod(shape), *latents]
-        self.encoders = nn.ModuleList(_mlp(a, 2 * b, width, depth) for a, b in zip(dims, dims[1:], strict=False))
+        self.encoders = nn.ModuleList(
+            _mlp(a, 2 * b, width, depth) for a, b in zip(dims, dims[1:], strict=False)
+        )
         self.decoders = nn.ModuleList(
             _mlp(b, 2 * a, width, depth) for a, b in zip(dims[1:], dims[2:], strict=False)
         )

@@ -1,0 +1,150 @@
+"""A model with learned latents under training: VAE and hierarchical VAE differ in their number of levels."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from triptych.data.base import Batch
+from triptych.diffusion.bound import Elbo
+from triptych.diffusion.denoiser import level_centres
+from triptych.diffusion.hierarchy import Hierarchy, importance_weighted
+from triptych.diffusion.noise import Noise, evaluation_noise, plain_noise, training_noise
+from triptych.diffusion.normal import Normal
+from triptych.models.base import BoundModel
+from triptych.networks.ladder import Ladder
+
+
+class LatentModel(BoundModel):
+    r"""Trains a ladder of encoders and decoders on its bound, or on the bound bent to help optimisation.
+
+    loss = reconstruction + beta(step) sum_l max(KL_l, free), the maximum taken on the batch's mean (Kingma et
+    al. 2016, IAF, app. C.8). What is reported is always the bound itself: beta = 1, free = 0, and beside it
+    the KL of each level ("kl_1" next to the data) and an importance-weighted bound ("iw").
+
+    Args:
+        network: encoders, decoders and head; its head gives ``outputs`` per dimension of x.
+        levels_of_data: number K of grey levels, None for data with a density.
+        beta_warmup: steps over which beta rises from 0 to 1; 0 for none.
+        free_bits: KL in bits, per level and item, below which a level is left alone; 0 for none.
+        importance_samples: K of the importance-weighted bound at test; 0 for none.
+        optimizer, lr_schedule, more: see ``BoundModel``.
+
+    Raises:
+        ValueError: a negative number, or a conditional model asked for.
+    """
+
+    def __init__(
+        self,
+        network: Ladder,
+        optimizer,
+        lr_schedule,
+        *,
+        levels_of_data: int | None = None,
+        beta_warmup: int = 0,
+        free_bits: float = 0.0,
+        importance_samples: int = 0,
+        **more: Any,
+    ):
+        for name, value in (
+            ("beta_warmup", beta_warmup),
+            ("free_bits", free_bits),
+            ("importance_samples", importance_samples),
+        ):
+            if not value >= 0:
+                raise ValueError(f"model.{name}={value}: a number from 0 is accepted")
+        self.depth = len(network.encoders)
+        extras = [f"kl_{level + 1}" for level in range(self.depth)] + ["iw"] * bool(importance_samples)
+        super().__init__(optimizer, lr_schedule, extras=extras, **more)
+        self.network = network
+        self.centres = None if levels_of_data is None else level_centres(levels_of_data)
+        self.beta_warmup, self.free_nats = beta_warmup, free_bits * math.log(2)
+        self.importance_samples = importance_samples
+        self.hierarchy = Hierarchy(
+            [_Gaussian(encoder) for encoder in network.encoders],
+            [_Gaussian(decoder) for decoder in network.decoders],
+            self._reconstruction,
+            lambda z: Normal(torch.zeros_like(z), torch.ones_like(z)),
+        )
+
+    def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
+        path = self.hierarchy.path(batch.x, training_noise(self.seed, step, rank, world))
+        reconstruction = self.hierarchy.reconstruction(batch.x, path[0])
+        levels = self.hierarchy.ratios(batch.x, path)
+        if self.free_nats:
+            levels = [
+                kl if kl.mean() > self.free_nats else torch.full_like(kl, self.free_nats) for kl in levels
+            ]
+        beta = min(1.0, (step + 1) / self.beta_warmup) if self.beta_warmup else 1.0
+        return reconstruction + beta * torch.stack(levels).sum(0)
+
+    def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
+        return self.hierarchy.bound(batch.x, self._path(batch, repeat))
+
+    def extra(self, batch: Batch) -> dict[str, Tensor]:
+        drawn = [
+            torch.stack(self.hierarchy.ratios(batch.x, self._path(batch, repeat))).double()
+            for repeat in range(self.repeats)
+        ]
+        found = {f"kl_{level + 1}": kl for level, kl in enumerate(torch.stack(drawn).mean(0))}
+        if self.importance_samples:
+            weights = [
+                self.hierarchy.log_weight(batch.x, self._path(batch, repeat)).double()
+                for repeat in range(self.importance_samples)
+            ]
+            found["iw"] = importance_weighted(torch.stack(weights))
+        return found
+
+    def sample(
+        self, n: int, sampler, generator: torch.Generator, condition: Tensor | None = None, progress=iter
+    ) -> Tensor:
+        """Ancestral, down the ladder; there is no choice of ``sampler``."""
+        noise: Noise = plain_noise(generator)
+        with torch.no_grad():
+            top = noise((n, *self.network.top)).to(self.device)
+            raw = self.network.head(self.hierarchy.sample(top, noise))
+            if self.centres is None:
+                p = density(raw)
+                return p.at(noise(p.mean.shape).to(raw))
+            uniform = torch.rand(raw.shape, generator=generator).to(raw)
+            level = (raw - torch.log(-torch.log(uniform))).argmax(1)  # Gumbel: one draw a dimension
+            return self.centres.to(raw)[level]
+
+    def _reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
+        """-log p(x | z_1), nats (B,): categorical over the levels, or a Gaussian density."""
+        raw = self.network.head(z)
+        if self.centres is None:
+            return -density(raw).log_prob(x)
+        k = ((x + 1) * ((len(self.centres) - 1) / 2)).round().long()
+        return nn.functional.cross_entropy(raw, k, reduction="none").flatten(1).sum(1)
+
+    def _path(self, batch: Batch, repeat: int) -> list[Tensor]:
+        return self.hierarchy.path(batch.x, evaluation_noise(batch.index.cpu(), self.seed, repeat))
+
+
+def outputs(levels_of_data: int | None) -> int:
+    """Numbers per dimension of x that a ladder's head gives: one logit a level, or mean and log std."""
+    return levels_of_data or 2
+
+
+def as_normal(raw: Tensor) -> Normal:
+    """Mean and log std, the halves of dimension 1, as a Gaussian."""
+    mean, log_std = raw.chunk(2, 1)
+    return Normal(mean, torch.exp(log_std))
+
+
+def density(raw: Tensor) -> Normal:
+    """A head's two numbers per dimension, (B, 2, *shape), as a Gaussian over x (B, *shape)."""
+    mean, log_std = raw.unbind(1)
+    return Normal(mean, torch.exp(log_std))
+
+
+class _Gaussian:
+    """A network's output read as a Gaussian."""
+
+    def __init__(self, network: nn.Module):
+        self.network = network
+
+    def __call__(self, z: Tensor) -> Normal:
+        return as_normal(self.network(z))

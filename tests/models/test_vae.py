@@ -1,0 +1,175 @@
+"""VAE and hierarchical VAE against exact densities; what helps training stays out of what is reported."""
+
+import math
+
+import pytest
+import torch
+
+from triptych.data.base import Batch
+from triptych.diffusion.mixture import GaussianMixture
+from triptych.diffusion.noise import training_noise
+from triptych.models.hierarchical_vae import HierarchicalVAE
+from triptych.models.latent import LatentModel, outputs
+from triptych.models.vae import VAE
+from triptych.networks.conv_ladder import ConvLadder
+from triptych.networks.ladder import MLPLadder
+
+
+def make(network, levels=None, **options) -> LatentModel:
+    kind = VAE if len(network.encoders) == 1 else HierarchicalVAE
+    options = {"repeats": 2, "val_repeats": 1, "seed": 0} | options
+    return kind(network, None, None, levels_of_data=levels, discrete=levels is not None, **options)
+
+
+def batch(x: torch.Tensor) -> Batch:
+    return Batch(x, None, torch.arange(len(x)))
+
+
+def principal_components(d: int, q: int, noise: float) -> tuple[MLPLadder, GaussianMixture]:
+    """A linear VAE with the parameters of probabilistic PCA (Tipping & Bishop 1999), and the Gaussian it is.
+
+    x = W z + m + noise eps; the posterior of z is N(M^-1 W' (x - m), noise^2 M^-1), M = W'W + noise^2, which
+    is diagonal when the columns of W are orthogonal.
+    """
+    generator = torch.Generator().manual_seed(d)
+    basis = torch.linalg.qr(torch.randn(d, d, generator=generator))[0][:, :q]
+    w = basis * (0.5 + torch.rand(q, generator=generator))
+    mean = torch.randn(d, generator=generator)
+    network = MLPLadder((d,), outputs(None), [q], depth=0)
+    m = (w * w).sum(0) + noise**2
+    (encode,), decode = network.encoders, network.head.network
+    with torch.no_grad():
+        for layer in (encode[-1], decode[-1]):
+            layer.weight.zero_()
+        encode[-1].weight[:q] = (w / m).T
+        encode[-1].bias[:q] = -(w / m).T @ mean
+        encode[-1].bias[q:] = (noise / m.sqrt()).log()
+        decode[-1].weight[:d] = w
+        decode[-1].bias[:d] = mean
+        decode[-1].bias[d:] = math.log(noise)
+    covariance = (w @ w.T + noise**2 * torch.eye(d)).double()
+    return network, GaussianMixture([1.0], mean[None], (0.5 * (covariance + covariance.T))[None])
+
+
+@pytest.mark.parametrize(("d", "q"), [(1, 1), (16, 5)])
+def test_a_linear_vae_with_the_parameters_of_ppca_has_no_gap(d, q):
+    network, mixture = principal_components(d, q, 0.3)
+    model = make(network, shape=(d,), mixture=mixture, importance_samples=3)
+    x, _ = mixture.sample(2000, torch.Generator().manual_seed(1))
+    exact = -mixture.log_prob(x.double())
+    items = batch(x)
+    # path by path, exactly: the posterior is the true one
+    path = model.hierarchy.path(x, training_noise(0, 0))
+    assert torch.allclose(-model.hierarchy.log_weight(x, path).double(), exact, atol=1e-4 * d)
+    # in expectation, exactly too: the bound is quadratic in the noise, for which 2 q points are enough
+    points = math.sqrt(q) * torch.cat([torch.eye(q), -torch.eye(q)])
+    paths = [model.hierarchy.path(x, lambda shape, e=e: e.expand(shape)) for e in points]
+    bound = torch.stack([model.hierarchy.bound(x, path).total.double() for path in paths]).mean(0)
+    gap = (bound - exact) / d
+    assert gap.abs().max() < 1e-3 and gap.mean().abs() < 1e-5
+    # and as the model accounts for it, by sampling
+    with torch.no_grad():
+        model._account(items, 2, model.extra(items))
+    found = model.accounting.compute()
+    assert abs(found["gap"]["mean"]) < 3 * found["gap"]["stderr"] + 1e-3
+    assert found["nats_per_dim_iw"]["mean"] == pytest.approx(exact.mean().item() / d, abs=1e-4)
+    assert found["nats_per_dim_kl_1"]["mean"] == pytest.approx(found["nats_per_dim_prior"]["mean"], rel=1e-6)
+    samples = model.sample(20_000, None, torch.Generator().manual_seed(3))
+    truth, _ = mixture.sample(20_000, torch.Generator().manual_seed(4))
+    assert torch.allclose(samples.T.cov().view(d, d), truth.T.cov().view(d, d), atol=0.06)
+
+
+def digits_like(n: int = 6, levels: int = 17) -> torch.Tensor:
+    k = torch.randint(0, levels, (n, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    return 2 * k / (levels - 1) - 1
+
+
+@pytest.mark.parametrize(("levels", "halvings"), [(1, 1), (2, 2), (3, 1), (6, 3), (2, 0)])
+def test_a_ladder_of_images_accounts_level_by_level(levels, halvings):
+    torch.manual_seed(0)
+    network = ConvLadder((1, 8, 8), outputs(17), levels, channels=3, halvings=halvings, width=8)
+    model = make(network, 17, shape=(1, 8, 8), importance_samples=4)
+    x = digits_like()
+    with torch.no_grad():
+        model._account(batch(x), model.repeats, model.extra(batch(x)))
+    found = model.accounting.compute()
+    kls = [found[f"bpd_kl_{level + 1}"]["mean"] for level in range(levels)]
+    assert sum(kls) == pytest.approx(found["bpd_prior"]["mean"] + found["bpd_diffusion"]["mean"], rel=1e-5)
+    assert kls[-1] == pytest.approx(found["bpd_prior"]["mean"], rel=1e-5)
+    assert (found["bpd_diffusion"]["mean"] == 0) == (levels == 1)
+    assert found["bpd_reconstruction"]["mean"] == pytest.approx(
+        math.log2(17), abs=0.2
+    )  # it knows nothing yet
+    model.loss(batch(x), 0, 0, 1).mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    samples = model.sample(5, None, torch.Generator().manual_seed(1))
+    assert samples.shape == (5, 1, 8, 8)
+    assert torch.isin(samples, model.centres).all()
+
+
+def test_the_bound_of_an_item_does_not_depend_on_its_batch():
+    torch.manual_seed(0)
+    model = make(ConvLadder((1, 8, 8), 17, 2, channels=3, width=8), 17, shape=(1, 8, 8)).eval()
+    whole = batch(digits_like())
+    part = Batch(whole.x[2:4], None, whole.index[2:4])
+    with torch.no_grad():
+        assert torch.allclose(model.elbo(whole, 1, 2).total[2:4], model.elbo(part, 1, 2).total, rtol=1e-6)
+
+
+def test_two_processes_see_the_noise_of_the_global_batch():
+    torch.manual_seed(0)
+    model = make(ConvLadder((1, 8, 8), 17, 2, channels=3, width=8), 17, shape=(1, 8, 8))
+    x = digits_like()
+    with torch.no_grad():
+        whole = model.loss(batch(x), 5, 0, 1)
+        halves = [model.loss(batch(x[3 * rank : 3 * rank + 3]), 5, rank, 2) for rank in range(2)]
+    assert torch.allclose(whole, torch.cat(halves), rtol=1e-5)
+
+
+def test_warm_up_and_free_bits_bend_the_loss_and_not_the_bound():
+    torch.manual_seed(0)
+    network = ConvLadder((1, 8, 8), 17, 2, channels=3, width=8)
+    items = batch(digits_like())
+    options = ({}, {"beta_warmup": 100}, {"free_bits": 1e3})
+    plain, warm, free = (make(network, 17, shape=(1, 8, 8), **option) for option in options)
+    with torch.no_grad():
+        path = plain.hierarchy.path(items.x, training_noise(0, 3))
+        reconstruction = plain.hierarchy.reconstruction(items.x, path[0])
+        kl = torch.stack(plain.hierarchy.ratios(items.x, path)).sum(0)
+        assert torch.allclose(plain.loss(items, 3, 0, 1), reconstruction + kl)
+        assert torch.allclose(warm.loss(items, 3, 0, 1), reconstruction + 0.04 * kl)
+        assert torch.allclose(warm.loss(items, 99, 0, 1), plain.loss(items, 99, 0, 1))
+        assert torch.allclose(free.loss(items, 3, 0, 1), reconstruction + 2e3 * math.log(2))
+        for bent in (warm, free):
+            assert torch.equal(bent.elbo(items, 0, 1).total, plain.elbo(items, 0, 1).total)
+
+
+def test_free_bits_leave_a_cheap_level_alone():
+    torch.manual_seed(0)
+    model = make(ConvLadder((1, 8, 8), 17, 1, channels=3, width=8), 17, shape=(1, 8, 8), free_bits=1000.0)
+    items = batch(digits_like())
+    model.loss(items, 0, 0, 1).mean().backward()
+    ours = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    path = model.hierarchy.path(items.x, training_noise(0, 0))
+    model.hierarchy.reconstruction(items.x, path[0]).mean().backward()
+    assert all(torch.allclose(a, p.grad) for a, p in zip(ours, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("build", "word"),
+    [
+        (lambda: MLPLadder((2,), 2, []), "latents"),
+        (lambda: MLPLadder((2,), 2, [0]), "latents"),
+        (lambda: ConvLadder((1, 8, 8), 17, 0), r"levels=0"),
+        (lambda: ConvLadder((1, 8, 8), 17, 1, halvings=2), "halvings=2"),
+        (lambda: ConvLadder((1, 28, 28), 17, 3, halvings=3), "halvings=3"),
+        (lambda: ConvLadder((2,), 2, 1), "for images"),
+        (lambda: VAE(MLPLadder((2,), 2, [2, 2]), None, None), "one level"),
+        (lambda: HierarchicalVAE(MLPLadder((2,), 2, [2]), None, None), "two levels"),
+        (lambda: make(MLPLadder((2,), 2, [2]), shape=(2,), free_bits=-1.0), "free_bits=-1"),
+    ],
+)
+def test_bad_values_are_named(build, word):
+    with pytest.raises(ValueError, match=word):
+        build()
