@@ -1,8 +1,11 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-# The newest Python that is here and that the stack runs on; PYTHON=... decides otherwise.
-PYTHON ?= $(firstword $(foreach v,3.12 3.13 3.11,$(shell command -v python$(v) 2>/dev/null)) python3)
+# The first Python that the stack runs on and that can make an environment; PYTHON=... decides otherwise.
+FIT := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+ifndef PYTHON
+PYTHON := $(shell for p in python3 python3.12 python3.13 python3.11; do $$p -c '$(FIT)' 2>/dev/null && echo $$p && break; done)
+endif
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -14,7 +17,7 @@ help:  ## what can be made
 install: $(VENV)/installed  ## .venv with everything in it
 
 $(VENV)/installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11, 3.12 or 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.12 install")'
+	@$(or $(PYTHON),false) -c '$(FIT)' || { echo "error: Python 3.11, 3.12 or 3.13 with venv is needed: make PYTHON=/path/to/python3.12 install" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@

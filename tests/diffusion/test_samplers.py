@@ -186,8 +186,9 @@ def test_annealing_keeps_the_weights_of_modes_that_plain_langevin_loses():
     """Song & Ermon 2019, sec. 3.2.2: 1/5 N((-5, -5), I) + 4/5 N((5, 5), I) with its exact score."""
     means, eye = torch.tensor([[-5.0, -5.0], [5.0, 5.0]]), torch.eye(2).repeat(2, 1, 1)
     truth = oracle(([0.2, 0.8], means, eye), PROCESSES["ve"])
-    schedule = Linear(-2.0, 7.0)
-    annealed = AnnealedLangevin(60, inner=20, rate=0.5)
+    schedule = Linear(-2.0, 6.0)
+    # a larger rate samples a hotter density, fewer updates lag behind the falling noise: both towards 1/2
+    annealed = AnnealedLangevin(60, inner=40, rate=0.2)
     plain = Langevin(60, inner=20, size=0.1)
     for seed in range(5):
         kept = annealed(truth, schedule, (6000, 2), generator=generator(seed))
