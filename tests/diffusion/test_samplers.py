@@ -73,6 +73,7 @@ def peer_table(gammas):
 @pytest.mark.parametrize("kind", ["oracle", "network"])
 def test_ddim_and_dpm_solver_follow_the_trajectories_of_diffusers(steps, kind):
     import diffusers
+
     denoiser = oracle(ring()) if kind == "oracle" else network(Wrong(), "v")
     gammas = DDIM(steps, grid="time").gammas(Cosine(-6.0, 4.0), dtype=torch.float64)
     table, z = peer_table(gammas), normal(64, 2)

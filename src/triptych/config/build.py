@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from triptych.config.nearest import nearest
 from triptych.errors import UserError
 
 # A config comes from a checkpoint too, perhaps a stranger's: it may name what the house uses, nothing else.
@@ -48,8 +49,6 @@ def targets(node: Any, path: str) -> Iterator[tuple[str, dict]]:
 
 def check_targets(config: Any, path: str = "") -> None:
     """Every target allowed, every key one of its arguments; else UserError with the nearest name."""
-    from triptych.config.check import nearest
-
     for where, node in targets(config, path):
         names, more = parameters_of(node["_target_"])
         for key in node:

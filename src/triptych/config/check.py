@@ -5,7 +5,6 @@ Hydra's own strictness covers the command line; files packaged at the top (``exp
 those files, and a key that is only in the first composition is refused. Nothing but Hydra is imported.
 """
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,20 +16,11 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from triptych.config.nearest import nearest
 from triptych.errors import UserError
 
 FREE_GROUPS = ("experiment", "ablation", "debug", "local", "hparams_search")
 CONFIGS = Path(__file__).parents[3] / "configs"
-
-
-def nearest(name: str, accepted: Sequence[str]) -> str:
-    """ "did you mean ...?" if something is near, else the list of what is accepted."""
-    names = sorted(set(accepted))
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]}?"
-    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-    return f"accepted: {shown or 'nothing'}"
 
 
 def keys(node, prefix: str = "") -> Iterator[str]:
