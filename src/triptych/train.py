@@ -54,7 +54,10 @@ def compose_and_train(cfg: DictConfig) -> float | None:
         sys.stdout.flush()
         os.execv(sys.executable, command)  # the same process goes on: signals and exit code are its own
     with open(run / "train.log", "ab") as log:
-        subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        code = subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL).returncode
+    if code > 0 and run.summary() is None:  # it ended before it could say why; one that was killed goes on another time
+        lines = (run / "train.log").read_text(errors="replace").strip().splitlines()
+        run.write("summary.json", failed(run.provenance(), "build", lines[-1] if lines else f"exit code {code}"))
     return _metric(run, cfg.optimized_metric)
 
 
