@@ -55,9 +55,10 @@ def compose_and_train(cfg: DictConfig) -> float | None:
         os.execv(sys.executable, command)  # the same process goes on: signals and exit code are its own
     with open(run / "train.log", "ab") as log:
         code = subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL).returncode
-    if code > 0 and run.summary() is None:  # it ended before it could say why; one that was killed goes on another time
+    if code > 0 and run.summary() is None:  # ended before it could say why; one that was killed goes on later
         lines = (run / "train.log").read_text(errors="replace").strip().splitlines()
-        run.write("summary.json", failed(run.provenance(), "build", lines[-1] if lines else f"exit code {code}"))
+        said = lines[-1] if lines else f"exit code {code}"
+        run.write("summary.json", failed(run.provenance(), "build", said))
     return _metric(run, cfg.optimized_metric)
 
 
