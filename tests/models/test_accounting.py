@@ -46,7 +46,8 @@ def test_the_gap_is_paired_item_by_item():
 def test_noise_levels_are_binned_by_gamma():
     accounting = Accounting(dims=4, discrete=True, edges=torch.tensor([-2.0, 0.0, 2.0]))
     accounting.update_levels(torch.tensor([-1.5, -0.5, 1.0, 2.0]), torch.tensor([4.0, 8.0, 40.0, 80.0]))
-    found = accounting.noise_levels()
+    accounting.compute()
+    found = accounting.noise_levels
     assert found["gamma"] == [-1.0, 1.0]
     assert found["epsilon_mse"] == pytest.approx([1.5, 15.0])
     assert found["stderr"] == pytest.approx([0.5, 5.0])

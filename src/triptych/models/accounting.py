@@ -85,6 +85,7 @@ class Accounting(Metric):
 
     def compute(self) -> dict[str, dict]:
         """{"bpd": {"mean", "stderr", "n"}, "bpd_prior": ..., ...}; empty before the first item."""
+        self.noise_levels = self._levels()  # here, while the sums of all processes are at hand
         n = int(self.items.item())
         if not n:
             return {}
@@ -101,8 +102,7 @@ class Accounting(Metric):
                 found[key] = _figure(int(count), s, q)
         return found
 
-    def noise_levels(self) -> dict[str, list]:
-        """{"gamma": bin centres, "epsilon_mse": per dimension, "stderr"} over the bins that were hit."""
+    def _levels(self) -> dict[str, list]:
         if self.edges is None:
             return {}
         centres = (0.5 * (self.edges[1:] + self.edges[:-1])).tolist()

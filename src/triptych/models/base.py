@@ -16,6 +16,8 @@ from triptych.diffusion.mixture import GaussianMixture
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting
 
+LEVEL_BANDS = 5  # of noise levels, logged in validation
+
 
 class BoundModel(pl.LightningModule):
     """Trains ``loss``, reports ``elbo``. A subclass gives both, and ``sample``.
@@ -185,8 +187,21 @@ class BoundModel(pl.LightningModule):
     def _log_accounting(self, prefix: str) -> None:
         found = self.accounting.compute()
         figures = {prefix + name: figure["mean"] for name, figure in found.items()}
+        if prefix == "val/":
+            figures |= self._level_figures()
         # computed over all processes already, so each logs the same; "step" sets the row they stand in
         self.log_dict(figures | {"step": float(self.trainer.global_step)})
+
+    def _level_figures(self) -> dict[str, float]:
+        """Error of epsilon per dimension in a few bands of noise, from the cleanest (0) to the noisiest."""
+        edges, levels = self.accounting.edges, self.accounting.noise_levels
+        if edges is None:
+            return {}
+        bands: dict[int, list[float]] = {}
+        for gamma, error in zip(levels["gamma"], levels["epsilon_mse"], strict=True):
+            place = (gamma - edges[0].item()) / (edges[-1] - edges[0]).item()
+            bands.setdefault(int(place * LEVEL_BANDS), []).append(error)
+        return {f"val_levels/epsilon_mse_{band}": sum(e) / len(e) for band, e in bands.items()}
 
     def _condition(self, batch: Batch) -> Tensor | None:
         return batch.condition if self.conditional else None

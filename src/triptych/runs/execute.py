@@ -172,7 +172,7 @@ def account(trainer: pl.Trainer, model: Diffusion, data: DataModule) -> dict[str
         limit = len(data.splits["test"]) if split == "train" else None
         if len(data.splits[split]):
             figures[split] = account_split(trainer, model, data, split, limit)
-    figures["noise_levels"] = model.accounting.noise_levels()  # of the test set, accounted last
+    figures["noise_levels"] = model.accounting.noise_levels  # of the test set, accounted last
     return figures
 
 
