@@ -84,7 +84,7 @@ def test_the_interior_descends_the_second_moment_and_the_endpoints_the_mean():
         nats = objective(oracle, schedule, x, t, eps).nats
     tell(nats)
     ours = gradients(nats.mean())
-    for name in ("low", "top"):
+    for name in ("low_shift", "top_shift"):
         assert torch.allclose(ours[name], first[name], rtol=1e-5)
     for name in ("log_weight", "log_rate", "shift"):
         assert torch.allclose(ours[name], second[name], rtol=1e-3, atol=1e-4)
@@ -141,7 +141,7 @@ def test_the_variance_falls_and_nothing_else_moves():
 def test_free_endpoints_follow_the_bound():
     # a narrow Gaussian and a density as decoder: wider is better, down to the entropy
     mixture = GaussianMixture([1.0], [[0.0]], [[[0.1]]])
-    oracle, schedule = Oracle(mixture, VP), LearnedEndpoints(-1.0, 1.0)
+    oracle, schedule = Oracle(mixture, VP), LearnedEndpoints(-1.0, 1.0, speed=1.0)
     bound = Bound(schedule, GaussianDensity())
     optimiser = torch.optim.Adam(schedule.parameters(), lr=5e-2)
     generator = torch.Generator().manual_seed(0)
@@ -166,5 +166,7 @@ def test_free_endpoints_follow_the_bound():
 def test_bad_values_are_named(kind):
     with pytest.raises(ValueError, match="gamma_min < gamma_max"):
         kind(3, 3)
+    with pytest.raises(ValueError, match=r"schedule\.speed=0"):
+        kind(-3, 3, speed=0)
     with pytest.raises(ValueError, match=r"schedule\.hidden=0"):
         Monotone(-3, 3, hidden=0)

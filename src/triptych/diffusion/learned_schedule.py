@@ -22,28 +22,38 @@ from .schedule import Schedule
 
 
 class LearnedEndpoints(Schedule):
-    """Straight between two learned endpoints: gamma = low + softplus(top - low) t, which cannot turn round.
+    """Straight between two learned endpoints: gamma = low + softplus(.) t, which cannot turn round.
 
     Args:
         gamma_min, gamma_max: where the endpoints start.
         pinned: they stay there.
+        speed: how many times the learning rate an endpoint moves in a step of Adam; endpoints have nats to go
+            where weights have hundredths.
 
     Raises:
-        ValueError: the endpoints are not finite and increasing.
+        ValueError: the endpoints are not finite and increasing, or ``speed`` is not positive.
     """
 
-    def __init__(self, gamma_min: float, gamma_max: float, pinned: bool = False):
+    def __init__(self, gamma_min: float, gamma_max: float, pinned: bool = False, speed: float = 10.0):
         super().__init__(gamma_min, gamma_max)
-        self.pinned = pinned
+        if not speed > 0:
+            raise ValueError(f"schedule.speed={speed}: a positive number is accepted")
+        self.pinned, self.speed = pinned, speed
         width = torch.tensor(gamma_max - gamma_min, dtype=torch.float64)
         raw = width + torch.log(-torch.expm1(-width))  # softplus(raw) = width
-        self.low = nn.Parameter(torch.tensor(float(gamma_min)), requires_grad=not pinned)
-        self.top = nn.Parameter((gamma_min + raw).float(), requires_grad=not pinned)
+        self._raw_width = raw.item()
+        self.low_shift = nn.Parameter(torch.zeros(()), requires_grad=not pinned)
+        self.top_shift = nn.Parameter(torch.zeros(()), requires_grad=not pinned)
+
+    @property
+    def low(self) -> Tensor:
+        """gamma_0, ()."""
+        return self.gamma_min + self.speed * self.low_shift
 
     @property
     def width(self) -> Tensor:
         """gamma_1 - gamma_0, positive, ()."""
-        return softplus(self.top - self.low)
+        return softplus(self._raw_width + self.speed * (self.top_shift - self.low_shift))
 
     def gamma(self, t: Tensor) -> Tensor:
         """gamma(t), any shape, on the parameters' device."""
@@ -69,7 +79,7 @@ class LearnedEndpoints(Schedule):
         return (0.5 * (low + high)).to(gamma)
 
     def _here(self, t: Tensor) -> Tensor:
-        return t.to(self.low.device)
+        return t.to(self.low_shift.device)
 
     def _inverse(self, gamma: Tensor) -> Tensor:  # all that the parent asks for; gamma and t_of are our own
         return gamma
@@ -84,15 +94,18 @@ class Monotone(LearnedEndpoints):
         gamma_min, gamma_max: the endpoints, or where they start.
         pinned: whether they stay.
         hidden: number of sigmoids.
+        speed: of the endpoints, where they are learned.
 
     Raises:
         ValueError: bad endpoints, or ``hidden`` below 1.
     """
 
-    def __init__(self, gamma_min: float, gamma_max: float, pinned: bool = True, hidden: int = 128):
+    def __init__(
+        self, gamma_min: float, gamma_max: float, pinned: bool = True, hidden: int = 128, speed: float = 10.0
+    ):
         if hidden < 1:
             raise ValueError(f"schedule.hidden={hidden}: a whole number from 1 is accepted")
-        super().__init__(gamma_min, gamma_max, pinned)
+        super().__init__(gamma_min, gamma_max, pinned, speed)
         rate = float(max(4, hidden // 2))
         self.log_weight = nn.Parameter(torch.full((hidden,), 1 / hidden).log())
         self.log_rate = nn.Parameter(torch.full((hidden,), rate).log())

@@ -34,7 +34,8 @@ class Module(nn.Module):
     """A residual network from one image to another, of the same size, half of it or twice it.
 
     A position map is learned: digits and garments are centred. The last convolution starts near zero, so at
-    first every conditional is close to N(0, 1).
+    first a conditional is close to N(0, 1); between latents of one size it is N(.95 z, .37^2), so that no level
+    starts cut off from the data, which it would hardly recover from.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Module(nn.Module):
         elif scale == 2:
             first = nn.ConvTranspose2d(inputs, width, 4, stride=2, padding=1)
         self.first = first
+        self.passes = scale == 1 and outputs == 2 * inputs
         self.position = nn.Parameter(0.1 * torch.randn(1, width, *size))
         self.blocks = nn.Sequential(*(Residual(width) for _ in range(blocks)))
         self.last = nn.Conv2d(width, outputs, 3, padding=1)
@@ -54,7 +56,8 @@ class Module(nn.Module):
             self.last.weight *= 0.1
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.last(nn.functional.silu(self.blocks(self.first(z) + self.position)))
+        raw = self.last(nn.functional.silu(self.blocks(self.first(z) + self.position)))
+        return raw + torch.cat([0.95 * z, torch.full_like(z, -1.0)], 1) if self.passes else raw
 
 
 class Head(Module):
