@@ -129,7 +129,7 @@ def test_a_network_on_images_under_inference_mode():
             )
 
         def forward(self, z, gamma, condition):
-            return self.net(z)
+            return self.net(z.contiguous(memory_format=torch.channels_last))
 
     denoiser = Denoiser(Small(), Output("epsilon"), VP).eval()
     x = torch.randn(3, 1, 4, 4)

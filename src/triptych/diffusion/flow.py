@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-CHUNK = 64  # probes or basis vectors differentiated at a time
-
 
 class Flow:
     """Moves points and their log density between two gammas.
@@ -77,19 +75,16 @@ class Flow:
 
     def _traces(self, u: Tensor, drift: Tensor) -> Tensor:
         """v^T J v for each probe (P, B), or the trace of J (1, B)."""
-        d = u[0].numel()
+        # one by one: batched through vmap, networks in channels-last layout and custom kernels fail
         if self.probes is None:
-            chunks = (
-                torch.eye(d, dtype=u.dtype, device=u.device).unsqueeze(1).expand(d, len(u), d).split(CHUNK)
-            )
-        else:
-            chunks = self.probes.to(u).split(CHUNK)
-        found = [
-            (v * self._pullback(u, drift, v.reshape(len(v), *u.shape)).flatten(2)).sum(2) for v in chunks
+            total = torch.zeros(len(u), dtype=u.dtype, device=u.device)
+            for k in range(u[0].numel()):
+                row = torch.autograd.grad(drift.flatten(1)[:, k].sum(), u, retain_graph=True)[0]
+                total += row.flatten(1)[:, k]
+            return total.unsqueeze(0)
+        pulled = [
+            torch.autograd.grad(drift, u, v.view_as(u), retain_graph=True)[0] for v in self.probes.to(u)
         ]
-        return sum(f.sum(0, keepdim=True) for f in found) if self.probes is None else torch.cat(found)
-
-    @staticmethod
-    def _pullback(u: Tensor, drift: Tensor, v: Tensor) -> Tensor:
-        """J^T v for a stack of v (n, B, *event)."""
-        return torch.autograd.grad(drift, u, v, retain_graph=True, is_grads_batched=True)[0].detach()
+        return torch.stack(
+            [(g.flatten(1) * v).sum(1) for g, v in zip(pulled, self.probes.to(u), strict=True)]
+        )
