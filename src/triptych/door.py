@@ -1,6 +1,7 @@
 """What every door shares: errors as one line on stderr, exit code 1, nothing else printed."""
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from contextlib import contextmanager
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from triptych.errors import UserError
+from triptych.errors import Interrupted, UserError
+from triptych.runs.processes import exit_code, rank
 
 
 @contextmanager
@@ -20,7 +22,14 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        sys.exit(_tell(str(error)))
+        _tell(str(error))
+        sys.exit(exit_code(error))
+    except Interrupted as asked:
+        name, rank_0 = signal.Signals(asked.signal).name, rank() == 0
+        where = f" at step {asked.step}" if asked.step else ""
+        if rank_0:
+            print(f"interrupted{where} ({name}); type the same command to go on", file=sys.stderr)
+        sys.exit(128 + asked.signal)
     except (HydraException, OmegaConfBaseException) as error:
         from triptych.config.check import explain
 

@@ -20,8 +20,9 @@ def evaluate(cfg: DictConfig) -> dict:
     """The bound of a checkpoint over one split: {"bpd": {"mean", "stderr", "n"}, ...} as in summary.json."""
     if cfg.split not in SPLITS:
         raise UserError(f"split={cfg.split}: one of {', '.join(SPLITS)} is accepted")
-    from triptych.runs.execute import account_split, build_trainer
+    from triptych.runs.account import account_split
     from triptych.runs.reopen import reopen
+    from triptych.runs.trainer import build_trainer
 
     def adjust(config: dict) -> None:
         if cfg.repeats is not None:

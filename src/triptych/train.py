@@ -6,19 +6,20 @@ Only Hydra is imported until then.
 """
 
 import os
-import subprocess
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.check import CONFIGS, check_keys
 from triptych.config.names import register_resolvers
 from triptych.door import one_line_errors, quote_paths
 from triptych.errors import UserError
+from triptych.runs import processes
 from triptych.runs.directory import RunDirectory
 from triptych.runs.prepare import prepare
 from triptych.runs.summary import failed, one_line
@@ -37,15 +38,23 @@ def train(directory: RunDirectory) -> dict:
 def compose_and_train(cfg: DictConfig) -> float | None:
     """Hydra's task: prepare the directory, hand it to a process; the sweeper's metric in return."""
     job = HydraConfig.get()
-    sweeping = job.job.get("num") is not None
+    sweeping = not OmegaConf.is_missing(job.job, "num")
     path = Path(job.runtime.output_dir)
     try:
-        check_keys(cfg, job)
-        run = prepare(cfg, path, list(job.overrides.task), dict(job.runtime.choices))
+        check_keys(cfg, job)  # type: ignore[arg-type]
+        if processes.launch() and not cfg.name and not sweeping:
+            raise UserError("name=null: a name is needed here, so that all processes share one directory")
+        if processes.rank() == 0:
+            run = prepare(cfg, path, list(job.overrides.task), dict(job.runtime.choices))
+            processes.announce(run.path)
+        else:
+            run = RunDirectory(path)
+            processes.await_announcement(run.path)
     except UserError as error:
-        return _refuse(path, list(job.overrides.task), error, sweeping)
+        _refuse(path, list(job.overrides.task), error, sweeping)
+        return None
     if run.status == "finished":
-        if not sweeping:
+        if not sweeping and processes.rank() == 0:
             print(f"finished before: {run.path}")
             _print_result(run)
         return _metric(run, cfg.optimized_metric)
@@ -53,13 +62,22 @@ def compose_and_train(cfg: DictConfig) -> float | None:
     if not sweeping:
         sys.stdout.flush()
         os.execv(sys.executable, command)  # the same process goes on: signals and exit code are its own
-    with open(run / "train.log", "ab") as log:
-        code = subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL).returncode
-    if code > 0 and run.summary() is None:  # ended before it could say why; one that was killed goes on later
-        lines = (run / "train.log").read_text(errors="replace").strip().splitlines()
-        said = lines[-1] if lines else f"exit code {code}"
-        run.write("summary.json", failed(run.provenance(), "build", said))
-    return _metric(run, cfg.optimized_metric)
+    if (holder := run.holder()) is not None and processes.rank() == 0:
+        return _metric(run, cfg.optimized_metric, f"{path.name}: {holder} is at work on it")
+    code = processes.run_child(command, run / "train.log")
+    said = _last_words(run, code)
+    if 0 < code < 128 and code not in (processes.BUSY, processes.STORAGE) and run.summary() is None:
+        run.write("summary.json", failed(run.provenance(), "build", said))  # it ended before it could say why
+    trouble = f"{path.name}: {said}" if code and run.status != "failed" else ""
+    return _metric(run, cfg.optimized_metric, trouble)
+
+
+def _last_words(run: RunDirectory, code: int) -> str:
+    """Why a job's process ended, as far as it said so."""
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    lines = (run / "train.log").read_text(errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
 
 
 def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) -> None:
@@ -75,7 +93,10 @@ def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) 
     print(f"error: {path.name}: {error}", file=sys.stderr, flush=True)
 
 
-def _metric(run: RunDirectory, name: str) -> float | None:
+def _metric(run: RunDirectory, name: str, trouble: str = "") -> float | None:
+    """The sweeper's figure of a run; None, and a line, if it has come to no end."""
+    if trouble:
+        print(trouble, file=sys.stderr, flush=True)
     value: Any = run.summary() or {}
     for part in name.split("."):
         value = value.get(part, {}) if isinstance(value, dict) else {}
@@ -99,7 +120,7 @@ def main() -> None:
             run = RunDirectory(resume[0])
             if run.status != "finished":
                 train(run)
-            if os.environ.get("LOCAL_RANK", "0") == "0":
+            if processes.rank() == 0:
                 _print_result(run)
             return
         compose_and_train()

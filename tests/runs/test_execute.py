@@ -97,58 +97,6 @@ def test_reopening_finds_model_and_data_from_the_checkpoint_alone(prepared, weig
         assert torch.equal(value, expected[f"denoiser.{name}"])
 
 
-class Stop(Exception):
-    """The accident of the tests below."""
-
-
-@pytest.mark.parametrize("accident", [2, 3, 4, 5])
-def test_an_interrupted_run_ends_with_the_figures_of_an_undisturbed_one(prepared, monkeypatch, accident):
-    extra = ("denoiser.network.dropout=0.3", "trainer.val_check_interval=2")
-    whole = prepared(*extra, path="whole")
-    undisturbed = execute(whole)
-    broken = prepared(*extra, path="broken")
-    from triptych.models.diffusion import Diffusion
-
-    step = Diffusion.training_step
-
-    def stumbling(self, batch, batch_idx):
-        if self.global_step == accident:
-            raise Stop
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(Diffusion, "training_step", stumbling)
-    with pytest.raises(Stop):
-        execute(broken)
-    assert broken.status == "failed" and "Stop" in broken.summary()["error"]
-    assert "Stop" in (broken / "train.log").read_text()
-    monkeypatch.setattr(Diffusion, "training_step", step)
-    with pytest.raises(UserError, match="retry=true"):
-        prepared(*extra, path="broken")
-    resumed = execute(prepared(*extra, "retry=true", path="broken"))
-    for key in ("test", "val", "train", "noise_levels", "steps"):
-        assert resumed[key] == undisturbed[key], key
-    for name, value in weights(whole).items():
-        assert torch.equal(value, weights(broken)[name]), name
-
-    # each step stands once in the table, with the same figures; only the clock may differ
-    def table(run):
-        rows = (run / "metrics.csv").read_text().splitlines()
-        clock = rows[0].split(",").index("train/images_per_second")
-        return [[c for i, c in enumerate(r.split(",")) if i != clock] for r in rows]
-
-    assert sorted(table(broken)[1:]) == sorted(table(whole)[1:])
-
-
-def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(prepared, monkeypatch):
-    from triptych.runs.checkpoints import newest_readable
-
-    run = prepared()
-    execute(run)
-    newest, before = run.checkpoints()[:2]
-    newest.write_bytes(newest.read_bytes()[:1000])
-    assert newest_readable(run.checkpoints()) == before
-
-
 def test_a_finished_run_is_returned_and_not_run_again(prepared):
     run = prepared()
     first = execute(run)

@@ -33,7 +33,9 @@ class EMA(pl.Callback):
             self.average = {n: self.average[n].to(p) for n, p in names.items()}
         else:
             self.average = {n: p.detach().clone() for n, p in names.items()}
-        self._seen = trainer.global_step
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._seen = trainer.global_step  # not in on_fit_start, before a checkpoint's step is known
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         if trainer.global_step == self._seen:  # a gradient was accumulated, no step taken

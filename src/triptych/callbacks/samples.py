@@ -24,7 +24,7 @@ class SampleGrid(pl.Callback):
         if self.n < 1 or self.pictures < 1 or not trainer.is_global_zero or trainer.sanity_checking:
             return
         every = max(1, trainer.max_steps // self.pictures)
-        interval = int(trainer.val_check_interval or 1)
+        interval = int(trainer.val_check_interval or 1) // trainer.accumulate_grad_batches
         if trainer.global_step % every >= interval:
             return
         x = draw(module, self.sampler, self.data, self.n, seed=0)

@@ -127,7 +127,7 @@ class BoundModel(pl.LightningModule):
                 batch * (self.global_step - step) / (now - then)
             )
         figures |= {f"train/{name}": value.detach() for name, value in self.train_figures().items()}
-        self.log_dict(figures, on_step=True, on_epoch=False)
+        self.log_dict(figures, on_step=True, on_epoch=False, sync_dist=True)  # at these steps only
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._logs_now:

@@ -8,9 +8,11 @@ summary.json      written once, at the end: the contract with every reader
 checkpoints/ samples/ wandb/ train.log
 """
 
+import contextlib
+import errno
 import json
 import os
-import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,21 +20,37 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from triptych.errors import UserError
+from triptych.errors import Busy, StorageError, UserError
+from triptych.runs.processes import owner
+
+# The storage refuses, not the program: room, permission, quota.
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a whole file or nothing: a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a whole file or nothing: a temporary name, then rename.
+
+    Raises:
+        StorageError: no room, or no permission; what was there before is as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        raise StorageError(
+            f"{path}: cannot be written ({os.strerror(error.errno)}); what was complete before is kept, "
+            "the same command goes on from there"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 class RunDirectory:
@@ -87,23 +105,56 @@ class RunDirectory:
         return value if isinstance(value, dict) else None
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the directory: one process group at a time. UserError names who holds it.
+    def lock(self, patience: float = 0.0) -> Iterator[None]:
+        """Hold the directory: one process group at a time, others wait ``patience`` seconds for it.
 
         The lock is the kernel's and ends with its owner, however that ends: none is ever stale.
+
+        Raises:
+            Busy: another process holds it; its owner is named.
+            StorageError: the directory cannot be written.
         """
         import fcntl
 
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self / ".lock", "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                raise UserError(
-                    f"{self.path}: another process is at work here ({file.read().strip()})"
-                ) from None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self / ".lock", "a+")
+        except OSError as error:
+            raise StorageError(f"{self.path}: cannot be written ({os.strerror(error.errno or 0)})") from error
+        with file:
+            until = time.monotonic() + patience
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if time.monotonic() < until:
+                        time.sleep(0.05)
+                        continue
+                    file.seek(0)
+                    who = file.read().strip() or "unknown"
+                    raise Busy(f"{self.path}: another process is at work here ({who})") from None
             file.truncate(0)
-            file.write(f"{socket.gethostname()} pid {os.getpid()}")
+            file.write(owner())
             file.flush()
             yield
+
+    def holder(self) -> str | None:
+        """Who is at work here at this moment; None if nobody is."""
+        import fcntl
+
+        try:
+            file = open(self / ".lock")
+        except OSError:
+            return None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return file.read().strip() or "unknown"
+        return None
+
+    def sweep_up(self) -> None:
+        """Remove what a kill left half-written; for who holds the lock."""
+        for leftover in self.path.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)

@@ -69,9 +69,5 @@ class MetricsCsv(Logger):
         self._written = time.monotonic()
 
     @rank_zero_only
-    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        self.flush()  # what a checkpoint has seen is on disk with it
-
-    @rank_zero_only
     def finalize(self, status: str) -> None:
         self.flush()

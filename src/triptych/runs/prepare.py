@@ -19,6 +19,7 @@ from triptych.runs.directory import RunDirectory, write_atomic
 # Not part of what a run is: how this start treats its directory, and where things happen to lie.
 VOLATILE = ("force", "retry", "paths")
 DIFF_LIMIT = 2**20
+PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
 
 def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
@@ -31,17 +32,22 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     plain: dict = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     force, retry = plain.pop("force"), plain.pop("retry")
     run = RunDirectory(path)
-    known = (run / "config.yaml").exists()
-    if force and known:
+    if force and (run / "config.yaml").exists():
         _set_aside(run)
-    elif known:
-        if different := list(_differences(run.config(), plain)):
-            shown = "; ".join(different[:5]) + ("; ..." if len(different) > 5 else "")
-            raise UserError(
-                f"{run.path}: holds another run ({shown}); choose another name, or force=true to start over"
-            )
-        _settle_failure(run, retry)
-        return run
+    if not (run / "config.yaml").exists():
+        with run.lock(PATIENCE):
+            if not (run / "config.yaml").exists():  # somebody else may have been quicker
+                return _begin(run, plain, overrides, choices)
+    if different := list(_differences(run.config(), plain)):
+        shown = "; ".join(different[:5]) + ("; ..." if len(different) > 5 else "")
+        raise UserError(
+            f"{run.path}: holds another run ({shown}); choose another name, or force=true to start over"
+        )
+    _settle_failure(run, retry)
+    return run
+
+
+def _begin(run: RunDirectory, plain: dict, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
     (run / "summary.json").unlink(missing_ok=True)  # of a job that was refused before it had a configuration
     run.write("provenance.json", provenance(overrides, choices))
     write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
@@ -62,7 +68,7 @@ def _settle_failure(run: RunDirectory, retry: bool) -> None:
 
 
 def _set_aside(run: RunDirectory) -> None:
-    with run.lock():
+    with run.lock(PATIENCE):
         aside = run.path.with_name(f"{run.path.name}.old-{secrets.token_hex(3)}")
         shutil.move(run.path, aside)
 

@@ -1,0 +1,33 @@
+"""The bound of a model over whole splits, in the one accounting."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+
+from triptych.data.base import DataModule
+from triptych.models.base import BoundModel
+
+
+def account(trainer: pl.Trainer, model: BoundModel, data: DataModule) -> dict[str, Any]:
+    """The bound over the whole validation and test sets, and as many training items as test items."""
+    figures: dict[str, Any] = {}
+    for split in ("train", "val", "test"):
+        limit = len(data.splits["test"]) if split == "train" else None
+        if len(data.splits[split]):
+            figures[split] = account_split(trainer, model, data, split, limit)
+    figures["noise_levels"] = model.accounting.noise_levels  # of the test set, accounted last
+    return figures
+
+
+def account_split(
+    trainer: pl.Trainer, model: BoundModel, data: DataModule, split: str, limit: int | None = None
+) -> dict:
+    """{"bpd": {"mean", "stderr", "n"}, ...} of one split under the model's present weights."""
+    model.split = split
+    trainer.test(model, dataloaders=data.eval_dataloader(split, limit), verbose=False)
+    found = model.accounting.compute()
+    if data.mixture is not None and "gap" in found:
+        entropy = data.mixture.entropy()
+        dims = model.dims
+        found["entropy"] = {"mean": entropy.mean / dims, "stderr": entropy.stderr / dims, "n": 0}
+    return found

@@ -1,0 +1,141 @@
+"""Processes: which of several this one is, what a job's process inherits, and with whom it ends."""
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from triptych.errors import Busy, StorageError, UserError
+
+# What tells a process that it is one of several. A job that inherited them would train on its share alone.
+DISTRIBUTED = {
+    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"),
+}
+BUSY, STORAGE = 75, 74  # as sysexits.h has them
+PARENT, SWEEP = "TRIPTYCH_PARENT", "TRIPTYCH_SWEEP"
+GRACE = 30.0  # seconds in which a process that was asked to stop should have done so
+
+
+def by_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def by_srun() -> bool:
+    """Whether srun started this process as one of several tasks."""
+    return "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1
+
+
+def rank() -> int:
+    """This process among those of its run, before torch.distributed knows."""
+    if by_torchrun():
+        return int(os.environ.get("RANK", 0))
+    if by_srun():
+        return int(os.environ.get("SLURM_PROCID", 0))
+    return int(os.environ.get("LOCAL_RANK", 0))  # of a process that Lightning started
+
+
+def launch() -> str:
+    """One text for all processes that torchrun or srun started together; "" for a process of its own."""
+    names: tuple[str, ...] = ()
+    if by_torchrun():
+        names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
+    elif by_srun():
+        names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+    return " ".join(f"{name}={os.environ.get(name, '')}" for name in names)
+
+
+def announce(folder: Path) -> None:
+    """Rank 0: the directory is ready for the others of this launch."""
+    if launch():
+        (folder / ".launch").write_text(launch())
+
+
+def await_announcement(folder: Path, patience: float = 60.0) -> None:
+    """The other ranks: wait until rank 0 has made the directory. UserError if it does not."""
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        try:
+            if (folder / ".launch").read_text() == launch():
+                return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise UserError(f"{folder}: the first process did not prepare it within {patience:.0f} s")
+
+
+def run_child(command: list[str], log: Path) -> int:
+    """Run a sweep's job in a process of its own, its output appended to ``log``; its exit code.
+
+    The job ends with this process, however this one ends, and this one with its sweep: Ctrl-C asks the job
+    to stop and waits for it; a SIGKILL is noticed by the job itself within a second.
+    """
+    kept = {k: v for k, v in os.environ.items() if k not in DISTRIBUTED and not k.startswith("TORCHELASTIC_")}
+    sweep = int(os.environ.get(SWEEP) or 0)
+    worker = os.getppid() == sweep  # of a launcher that works in processes of the sweep's own
+    with open(log, "ab") as file:
+        child = subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=file,
+            stdin=subprocess.DEVNULL,
+            env=kept | {PARENT: str(os.getpid())},
+            process_group=0,  # a terminal's Ctrl-C comes through here, once
+        )
+    try:
+        while True:
+            try:
+                return child.wait(timeout=1.0)
+            except subprocess.TimeoutExpired:
+                if worker and os.getppid() != sweep:
+                    _stop(child)
+                    os._exit(1)
+    except BaseException:
+        _stop(child)
+        raise
+
+
+def _stop(child: subprocess.Popen) -> None:
+    child.terminate()
+    try:
+        child.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def end_with_parent() -> None:
+    """In a job's process, or one that Lightning started for it: stop when the one that started it is gone."""
+    parent = int(os.environ.pop(PARENT, None) or 0)
+    if not parent and "LOCAL_RANK" in os.environ and not by_torchrun() and not by_srun():
+        parent = os.getppid()
+    if parent:
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(1)
+
+
+def owner() -> str:
+    """Who works here: user@host pid N."""
+    import getpass
+
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()} pid {os.getpid()}"
+
+
+def exit_code(error: UserError) -> int:
+    """75: somebody else is at work, 74: cannot be written (both: try again later); 1: something is wrong."""
+    return BUSY if isinstance(error, Busy) else STORAGE if isinstance(error, StorageError) else 1

@@ -1,0 +1,94 @@
+"""Being asked to stop: by Ctrl-C, by kill, by a SLURM that wants the machine back."""
+
+import os
+import signal
+import subprocess
+import threading
+from typing import Any
+
+import pytorch_lightning as pl
+
+from triptych.errors import Interrupted
+
+SIGNALS = [
+    getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, n)
+]
+WANTED_BACK = [s for s in SIGNALS if s.name in ("SIGUSR1", "SIGUSR2")]  # what SLURM's --signal sends
+
+
+class Stop(pl.Callback):
+    """Turns a signal into a wish while training, which is granted after a step, once all processes know.
+
+    Elsewhere nothing would be gained by waiting: ``Interrupted`` is raised where the run stands. A second
+    signal is not a wish.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._training = False
+        self._earlier: dict[int, Any] = {}
+
+    def __enter__(self) -> "Stop":
+        self._earlier = {number: signal.getsignal(number) for number in SIGNALS}
+        self.listen()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._earlier.items():
+                signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Take over from whoever listened before."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # no other thread may
+        for number in SIGNALS:
+            # nohup and its like have asked that the terminal's end be nobody's business
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._hear)
+
+    def _hear(self, number: int, _: Any) -> None:
+        if self._training and self.received is None:
+            self.received = number
+        else:
+            raise Interrupted(self.received or number)
+
+    def agreed(self, trainer: pl.Trainer) -> int | None:
+        """The signal, if any process has received one; all processes ask together."""
+        if trainer.world_size == 1:
+            return self.received
+        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+            return self.received or int(signal.SIGTERM)
+        return None
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.listen()  # Lightning's own, set a moment ago, talk to other processes from within a handler
+        self._training = True
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.received is not None and trainer.world_size == 1:
+            raise Interrupted(self.received, trainer.global_step)  # the last checkpoint is from before
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._training = False
+        if self.received is not None and trainer.world_size == 1:
+            raise Interrupted(self.received, trainer.global_step)
+
+    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.listen()
+
+    def on_exception(self, *_: Any) -> None:
+        self._training = False
+
+
+def requeue(stop: Interrupted) -> bool:
+    """Put this SLURM job back into the queue if it was told to leave; submitit does so itself."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job or stop.signal not in WANTED_BACK or "SUBMITIT_EXECUTOR" in os.environ:
+        return False
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        return subprocess.run(["scontrol", "requeue", job], timeout=60).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False

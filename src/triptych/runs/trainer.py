@@ -1,0 +1,49 @@
+"""Lightning's Trainer, as every run and evaluation uses it."""
+
+import pytorch_lightning as pl
+import torch
+
+from triptych.config.build import build
+from triptych.config.names import cores
+from triptych.errors import UserError
+from triptych.runs.checkpoints import AtomicCheckpointIO
+from triptych.runs.directory import RunDirectory
+
+SIMULATED = 8  # processes on a CPU with fewer cores: slow, but a way to see what several would do
+
+
+def build_trainer(
+    config: dict, run: RunDirectory | None, callbacks: list, loggers: list | bool
+) -> pl.Trainer:
+    """Lightning's Trainer with what never varies; UserError for what the machine does not have."""
+    node = dict(config["trainer"])
+    devices, accelerator = node["devices"], node["accelerator"]
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    most = max(cores(), SIMULATED)
+    if isinstance(devices, int) and on_cpu and not 1 <= devices <= most:
+        raise UserError(
+            f"trainer.devices={devices}: 1 to {most} is accepted on this machine's {cores()} CPU cores"
+        )
+    for key in ("val_check_interval", "accumulate_grad_batches"):
+        if not isinstance(node[key], int) or node[key] < 1:
+            raise UserError(f"trainer.{key}={node[key]}: a whole number from 1 is accepted")
+    node["val_check_interval"] *= node["accumulate_grad_batches"]  # ours counts steps, Lightning's batches
+    if config["trainer"]["max_steps"] < 1:
+        raise UserError(
+            f"trainer.max_steps={config['trainer']['max_steps']}: a whole number from 1 is accepted"
+        )
+    return build(
+        node,
+        "trainer",
+        max_epochs=-1,  # one endless epoch: steps decide
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # our loaders know the processes, and pad nothing
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,  # ours keeps them
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(run.path) if run else None,
+    )
