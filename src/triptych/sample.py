@@ -12,43 +12,63 @@ from triptych.door import one_line_errors, quote_paths
 from triptych.errors import UserError
 
 register_resolvers()
+TRAJECTORIES = (None, "strip", "gif")
 
 
 def sample(cfg: DictConfig) -> Path:
     """Draw ``cfg.n`` samples, save them as a picture and as a tensor; the folder that holds both."""
+    if cfg.trajectory not in TRAJECTORIES:
+        raise UserError(f"trajectory={cfg.trajectory}: null, strip or gif is accepted")
     for key in ("n", "batch_size"):
         if not isinstance(cfg[key], int) or cfg[key] < 1:
             raise UserError(f"{key}={cfg[key]}: a whole number from 1 is accepted")
     import torch
     from tqdm import tqdm
 
-    from triptych.callbacks.samples import draw, save
+    from triptych.callbacks.draw_trajectory import save_trajectory
+    from triptych.callbacks.samples import draw, save, takes_labels
     from triptych.config.build import build
+    from triptych.runs.guide import guided
     from triptych.runs.reopen import reopen
 
     opened = reopen(cfg.ckpt, cfg.weights, cfg.data_root)
     classes = opened.data.num_classes
+    if not opened.model.draws:
+        raise UserError(
+            f"ckpt={cfg.ckpt}: a classifier's, which draws nothing; a generative model's is accepted"
+        )
+    if cfg.trajectory is not None and not hasattr(opened.model, "denoiser"):
+        raise UserError(f"trajectory={cfg.trajectory}: this model has no denoising to show; null is accepted")
+    denoiser = guided(opened.model, opened.data, opened.config | _plain(cfg, "guidance", "threshold"))
     if cfg.label is not None:
-        if not opened.model.conditional:
+        if not takes_labels(opened.model, denoiser):
             raise UserError(f"label={cfg.label}: this model was trained without labels; null is accepted")
         if not isinstance(cfg.label, int) or not 0 <= cfg.label < classes:
             raise UserError(f"label={cfg.label}: a class from 0 to {classes - 1} is accepted")
-    sampler = build(OmegaConf.to_container(cfg.sampler, resolve=True), "sampler")  # type: ignore[arg-type]
+    sampler = build(_plain(cfg, "sampler")["sampler"], "sampler")
     opened.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if denoiser is not None:
+        denoiser.to(opened.model.device)
     parts = []
     for start in range(0, cfg.n, cfg.batch_size):
         size = min(cfg.batch_size, cfg.n - start)
         bar = lambda steps: tqdm(steps, desc=f"samples {start + size}/{cfg.n}", disable=None, leave=False)  # noqa: B023, E731
         parts.append(
-            draw(
-                opened.model, sampler, opened.data, size, seed=cfg.seed + start, progress=bar, label=cfg.label
-            )
+            draw(opened.model, sampler, opened.data, size, cfg.seed + start, bar, cfg.label, denoiser)
         )
     x = torch.cat(parts)
     folder = Path(cfg.out)
     save(x[:400], opened.data, folder / "samples.png")
     torch.save({"x": x}, folder / "samples.pt")
+    if cfg.trajectory is not None:
+        size = min(cfg.n, 16 if len(opened.data.shape) == 3 else 1000)
+        save_trajectory(cfg.trajectory, opened, sampler, denoiser, cfg.label, cfg.seed, size, folder)
     return folder
+
+
+def _plain(cfg: DictConfig, *names: str) -> dict:
+    """Groups of the configuration as plain data."""
+    return {name: OmegaConf.to_container(cfg[name], resolve=True) for name in names}
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="sample")
@@ -61,7 +81,9 @@ def compose_and_sample(cfg: DictConfig) -> None:
 
 def main() -> None:
     """The console script."""
-    sys.argv[1:] = quote_paths(sys.argv[1:], ("ckpt", "out", "data_root"))
+    sys.argv[1:] = quote_paths(
+        sys.argv[1:], ("ckpt", "out", "data_root", "guidance.classifier", "guidance.weak")
+    )
     with one_line_errors():
         compose_and_sample()
     sys.exit(0)

@@ -65,3 +65,42 @@ def _picture(x: Tensor):
     picture = Image.fromarray(array.squeeze(2).numpy() if channels == 1 else array.numpy())
     factor = max(1, 384 // max(picture.size))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def save_points(x: Tensor, gammas: Tensor, path: Path) -> None:
+    """Points x (F, B, d) at their gammas (F,): a PNG with a panel, or a GIF with a frame, a moment."""
+    from PIL import Image
+
+    size = max(x.abs().quantile(0.99).item(), 1e-3) * 1.1
+    frames = [_scatter(frame, gamma, size) for frame, gamma in zip(x, gammas.tolist(), strict=True)]
+    if path.suffix == ".gif":
+        durations = [120] * (len(frames) - 1) + [1200]
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+        return
+    strip = Image.new("RGB", (sum(f.width for f in frames), frames[0].height))
+    for i, frame in enumerate(frames):
+        strip.paste(frame, (i * frame.width, 0))
+    strip.save(path)
+
+
+def _scatter(x: Tensor, gamma: float, size: float):
+    """One picture of points x (B, d): their first two coordinates, or a histogram of the only one."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    figure = Figure(figsize=(2, 2), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    if x.shape[1] == 1:
+        axes.hist(x[:, 0].numpy(), bins=torch.linspace(-size, size, 50).tolist(), color="C0")
+    else:
+        axes.scatter(x[:, 0], x[:, 1], s=2, color="C0", linewidths=0)
+        axes.set_ylim(-size, size)
+        axes.set_aspect("equal")
+    axes.set_xlim(-size, size)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(f"gamma {gamma:.1f}", fontsize=8)
+    canvas.draw()
+    return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")

@@ -9,8 +9,11 @@ from triptych.diffusion.decoder import Categorical, DiscretisedGaussian, Gaussia
 from triptych.diffusion.denoiser import Denoiser, LevelOutput, Output
 from triptych.diffusion.objective import Objective
 from triptych.errors import UserError
-from triptych.models.diffusion import Diffusion
+from triptych.models.assemble_classifier import build_classifier
+from triptych.models.base import BoundModel
+from triptych.models.oracle import build_oracle
 
+OTHERS = {"Classifier": build_classifier, "OracleModel": build_oracle}  # what is no denoiser to train
 DECODERS = {"categorical": Categorical, "discretised_gaussian": DiscretisedGaussian}
 
 
@@ -21,12 +24,15 @@ def build_data(config: dict) -> DataModule:
     return data
 
 
-def build_model(config: dict, data: DataModule) -> Diffusion:
+def build_model(config: dict, data: DataModule) -> BoundModel:
     """The LightningModule with freshly initialised weights; ``config`` is the whole resolved configuration.
 
     Raises:
         UserError: a value that its owner refuses, in one line.
     """
+    kind = config["model"]["_target_"].rpartition(".")[2]
+    if kind in OTHERS:
+        return OTHERS[kind](config, data)
     schedule = build(config["schedule"], "schedule")
     process = build(config["process"], "process")
     name = config["objective"]["output"]

@@ -60,6 +60,8 @@ class BoundModel(pl.LightningModule):
         self.config: dict = {}  # the resolved configuration, kept in each checkpoint
         self._clock = (0, time.perf_counter())
 
+    draws = True  # whether it is a model that samples can be drawn from
+
     # a subclass's own -------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:

@@ -12,6 +12,7 @@ from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.denoiser import Denoiser
 from triptych.diffusion.draws import Draw, evaluation_draw, mix, training_draw
 from triptych.diffusion.excess import excess_gap
+from triptych.diffusion.label_dropout import drop_labels
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.objective import Objective
@@ -30,11 +31,13 @@ class Diffusion(BoundModel):
         denoiser, schedule, objective, bound: the mathematics.
         optimizer, lr_schedule, more: see ``BoundModel``.
         likelihood: accounted beside the bound, as "ode", on the first ``likelihood_items`` of the test set.
+        label_dropout: share of a batch's labels that a conditional network is not told; without a label it
+            learns to answer for all classes, which classifier-free guidance asks of it.
         calibration: training items (n, *event) on which an optimal reverse variance is measured.
 
     Raises:
         ValueError: a learned schedule under a weighting other than the bound's, which would teach it easy
-            noise; an optimal reverse variance without ``calibration``.
+            noise; an optimal reverse variance without ``calibration``; ``label_dropout`` outside [0, 1].
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Diffusion(BoundModel):
         optimizer,
         lr_schedule,
         *,
+        label_dropout: float = 0.0,
         likelihood: Likelihood | None = None,
         likelihood_items: int = 0,
         calibration: Batch | None = None,
@@ -59,6 +63,9 @@ class Diffusion(BoundModel):
             )
         if isinstance(bound.variance, Optimal) and calibration is None:
             raise ValueError("bound.variance=optimal needs training items to be measured on")
+        if not 0 <= label_dropout <= 1:
+            raise ValueError(f"model.label_dropout={label_dropout}: a number in [0, 1] is accepted")
+        self.label_dropout = label_dropout
         self.denoiser, self.schedule = denoiser, schedule
         self.objective, self.bound = objective, bound
         self.likelihood, self.likelihood_items = likelihood, likelihood_items
@@ -70,7 +77,7 @@ class Diffusion(BoundModel):
         """The objective; with it the bound's ends, where the schedule's endpoints are learned."""
         size = len(batch.x) * world
         t, eps = (a.to(self.device) for a in training_draw(self.shape, size, self.seed, step, rank, world))
-        condition = self._condition(batch)
+        condition = self._training_condition(batch, step, rank, world)
         if isinstance(self.schedule, Monotone) and self.objective.steps is None:
             with self.schedule.variance_descent() as tell:
                 nats = self.objective(self.denoiser, self.schedule, batch.x, t, eps, condition).nats
@@ -82,6 +89,13 @@ class Diffusion(BoundModel):
             prior, reconstruction = self.bound.ends(self.denoiser, batch.x, eps_0.to(self.device), condition)
             nats = nats + prior + reconstruction
         return nats
+
+    def _training_condition(self, batch: Batch, step: int, rank: int, world: int) -> Tensor | None:
+        condition = self._condition(batch)
+        if condition is None or not self.label_dropout:
+            return condition
+        nobody = int(self.denoiser.network.num_classes)  # type: ignore[arg-type]
+        return drop_labels(condition, self.label_dropout, nobody, self.seed, step, rank, world)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The schedule's own parameters know no weight decay."""

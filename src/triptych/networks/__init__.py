@@ -2,6 +2,7 @@
 
 ``raw`` is (B, *event) for ``outputs=1`` and (B, outputs, *event) otherwise. Each takes, beside its own sizes,
 ``shape`` (the event), ``outputs`` (numbers per dimension), ``num_classes`` (0: unconditional;
-``condition=None`` or the index ``num_classes`` means "no label") and ``spacing`` (between the data's levels,
+``condition=None`` or the index ``num_classes`` means "no label"; the number stays readable as an attribute)
+and ``spacing`` (between the data's levels,
 None without levels).
 """

@@ -44,7 +44,7 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.shape, self.outputs = tuple(shape), outputs
+        self.shape, self.outputs, self.num_classes = tuple(shape), outputs, num_classes
         dims = math.prod(self.shape)
         self.conditioning = Conditioning(width, num_classes)
         self.first = nn.Linear(dims, width)

@@ -85,7 +85,7 @@ class ResNet(nn.Module):
     ):
         super().__init__()
         channels, height, breadth = image_shape(shape, "resnet")
-        self.shape, self.outputs = (channels, height, breadth), outputs
+        self.shape, self.outputs, self.num_classes = (channels, height, breadth), outputs, num_classes
         self.waves = LevelWaves(list(fourier), spacing)
         features = channels * self.waves.factor
         self.conditioning = Conditioning(conditioning, num_classes)

@@ -80,7 +80,7 @@ class UNet(nn.Module):
                 f"denoiser.network.widths={list(widths)}: {height}x{width} images do not halve "
                 f"{len(widths) - 1} times; fewer widths are accepted"
             )
-        self.shape, self.outputs = (channels, height, width), outputs
+        self.shape, self.outputs, self.num_classes = (channels, height, width), outputs, num_classes
         c = 4 * widths[0]
         self.conditioning = Conditioning(c, num_classes)
         self.waves = LevelWaves(list(fourier), spacing)

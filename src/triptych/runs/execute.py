@@ -14,14 +14,17 @@ from triptych.models.assemble import build_data, build_model
 from triptych.runs.account import account
 from triptych.runs.checkpoints import load_weights, newest_readable, read_checkpoint
 from triptych.runs.directory import RunDirectory, write_atomic
+from triptych.runs.guide import guided
 from triptych.runs.keep import LAST, Keep, choose
 from triptych.runs.logging import build_loggers, close_loggers
+from triptych.runs.measure import check, measure
 from triptych.runs.metrics import MetricsCsv
 from triptych.runs.processes import end_with_parent, rank
 from triptych.runs.quiet import quiet
 from triptych.runs.stopping import Stop, requeue
 from triptych.runs.summary import failed, finished
 from triptych.runs.trainer import build_trainer
+from triptych.runs.untrained import keep_untrained, trainable
 
 PATIENCE = 5.0  # seconds that a job may need to let go of its directory after its sweep was killed
 MOMENTS = ("last", "best")
@@ -80,7 +83,8 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
     model.config = config
     sampler = build(config["sampler"], "sampler")
     loggers = build_loggers(config, provenance, run)
-    samples = config["samples"]
+    samples = config["samples"] if model.draws else config["samples"] | {"n": 0}
+    check(model, data, config)
     monitor = f"val/{model.accounting.unit}" if len(data.splits["val"]) else None
     keep = Keep(run, monitor, config["trainer"]["val_check_interval"], stop)
     callbacks = [
@@ -98,7 +102,10 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
     ok = False
     try:
         stage["now"] = "fit"
-        trainer.fit(model, data, ckpt_path=start)
+        if trainable(model):
+            trainer.fit(model, data, ckpt_path=start)
+        elif rank() == 0:
+            keep_untrained(run, model)
         stage["now"] = "test"
         if trainer.is_global_zero:
             progress.write("test", trainer.global_step, trainer.max_steps)
@@ -118,7 +125,8 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
             checkpoint=str(chosen.relative_to(run.path)),
             **figures,
             **model.panels(),
-            samples=_final_samples(run, model, sampler, data, samples["n"], loggers, trainer),
+            samples=_final_samples(run, model, sampler, data, config, samples["n"], loggers, trainer),
+            **(measure(model, data, config) if trainer.is_global_zero and model.draws else {}),
         )
         if trainer.is_global_zero:
             run.write("summary.json", summary)
@@ -134,11 +142,11 @@ def _take_up_rows(loggers: list, step: int) -> None:
             logger.keep_until(step)
 
 
-def _final_samples(run, model, sampler, data, n, loggers, trainer) -> str | None:
+def _final_samples(run, model, sampler, data, config, n, loggers, trainer) -> str | None:
     if n < 1 or not trainer.is_global_zero:
         return None
     picture = run / "samples" / "final.png"
-    x = draw(model, sampler, data, n, seed=0)
+    x = draw(model, sampler, data, n, seed=0, guided=guided(model, data, config))
     save(x, data, picture)
     torch.save({"x": x}, run / "samples" / "final.pt")
     log_picture(loggers, "samples/final", picture, trainer.global_step)

@@ -10,7 +10,7 @@ from triptych.config.build import check_targets
 from triptych.data.base import DataModule
 from triptych.errors import UserError
 from triptych.models.assemble import build_data, build_model
-from triptych.models.diffusion import Diffusion
+from triptych.models.base import BoundModel
 from triptych.runs.checkpoints import load_weights, read_checkpoint
 from triptych.runs.quiet import quiet
 
@@ -20,7 +20,7 @@ class Opened(NamedTuple):
 
     config: dict
     data: DataModule
-    model: Diffusion
+    model: BoundModel
 
 
 def reopen(

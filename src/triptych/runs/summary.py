@@ -46,4 +46,10 @@ def one_line(summary: dict, split: str = "test") -> str:
             if "gap" in figures:
                 line += f", {figures['gap']['mean']:.4f} ± {figures['gap']['stderr']:.4f} above the truth"
             return line
+    if "accuracy" in figures:
+        accuracy, nats = figures["accuracy"], figures["cross_entropy"]
+        return (
+            f"{split} accuracy {accuracy['mean']:.4f} ± {accuracy['stderr']:.4f} "
+            f"(cross-entropy {nats['mean']:.4f} nats; n = {accuracy['n']})"
+        )
     return f"{summary.get('status', 'no result')}: {summary.get('error', 'nothing recorded')}"

@@ -1,0 +1,123 @@
+r"""A classifier under training: p(y | z) at every noise level, for guidance, or p(y | x), for measures."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torchmetrics import Metric
+
+from triptych.data.base import Batch
+from triptych.diffusion.draws import evaluation_draw, training_draw
+from triptych.diffusion.process import Process
+from triptych.diffusion.schedule import Schedule
+from triptych.errors import UserError
+from triptych.models.accounting import _figure
+from triptych.models.base import BoundModel
+from triptych.networks.classifier import ClassifierNetwork
+
+
+class ClassifierAccounting(Metric):
+    """Mean cross-entropy (nats) and accuracy of each item over exactly the data set."""
+
+    full_state_update = False
+    unit = "cross_entropy"
+    edges = None
+    noise_levels: dict = {}
+    items: Tensor
+    sums: Tensor
+    squares: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, size in (("items", 1), ("sums", 2), ("squares", 2)):
+            self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, nats: Tensor, right: Tensor) -> None:
+        """Count items (B,), each averaged over its draws."""
+        rows = torch.stack([nats, right]).double()
+        self.items += rows.shape[1]
+        self.sums += rows.sum(1)
+        self.squares += rows.square().sum(1)
+
+    def compute(self) -> dict[str, dict]:
+        """{"cross_entropy": {"mean", "stderr", "n"}, "accuracy": ...}; empty before the first item."""
+        n = int(self.items.item())
+        rows = zip(("cross_entropy", "accuracy"), self.sums.tolist(), self.squares.tolist(), strict=True)
+        return {name: _figure(n, s, q) for name, s, q in rows} if n else {}
+
+
+class Classifier(BoundModel):
+    """Cross-entropy of the label at z = alpha x + sigma eps, over all noise levels of a schedule.
+
+    Called as ``(z (B, *event), gamma (B,)) -> logits (B, K)``, the form that guidance wants.
+
+    Args:
+        network: ``(z, gamma) -> logits``, with ``features``.
+        schedule, process: whose noise it learns under.
+        noise: False: clean data only, at the schedule's gamma(0).
+        optimizer, lr_schedule, more: see ``BoundModel``.
+
+    Raises:
+        UserError: data without labels.
+    """
+
+    draws = False
+
+    def __init__(
+        self,
+        network: ClassifierNetwork,
+        schedule: Schedule,
+        process: Process,
+        optimizer,
+        lr_schedule,
+        *,
+        noise: bool = True,
+        **more: Any,
+    ):
+        super().__init__(optimizer, lr_schedule, **more)
+        if not network.num_classes:
+            raise UserError("model=classifier: this data has no labels; model=diffusion is accepted")
+        self.network, self.schedule, self.process, self.noise = network, schedule, process, noise
+        self.schedule.requires_grad_(False)
+        self.dims = 1  # a label is one number: its loss is not shared among pixels
+        self.accounting: ClassifierAccounting = ClassifierAccounting()  # type: ignore[assignment]
+
+    def forward(self, z: Tensor, gamma: Tensor) -> Tensor:
+        return self.network(z, gamma)
+
+    @torch.no_grad()
+    def read(self, x: Tensor, batch: int = 512) -> tuple[Tensor, Tensor]:
+        """Features (n, f) and logits (n, K) of clean images x (n, *event), on the CPU."""
+        found = []
+        for part in x.split(batch):
+            part = part.to(self.device)
+            features = self.network.features(part, self._clean(len(part)))
+            found.append((features.cpu(), self.network.last(features).cpu()))
+        return torch.cat([f for f, _ in found]), torch.cat([logits for _, logits in found])
+
+    def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
+        t, eps = training_draw(self.shape, len(batch.x) * world, self.seed, step, rank, world)
+        return self._cross_entropy(batch, t, eps)[0]
+
+    def _account(self, batch: Batch, repeats: int, extra: dict[str, Tensor] | None = None) -> None:
+        drawn = []
+        for repeat in range(repeats if self.noise else 1):
+            draw = evaluation_draw(self.shape, batch.index.cpu(), self.seed, repeat, repeats)
+            drawn.append(torch.stack(self._cross_entropy(batch, draw.t, draw.eps)))
+        self.accounting.update(*torch.stack(drawn).double().mean(0))
+
+    def _cross_entropy(self, batch: Batch, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """Nats and whether the likeliest class is the label, (B,) each."""
+        if batch.condition is None:
+            raise UserError("model=classifier: this data has no labels; model=diffusion is accepted")
+        z, gamma = batch.x, self._clean(len(batch.x))
+        if self.noise:
+            gamma = self.schedule.gamma(t.to(self.device))
+            z = self.process.diffuse(batch.x, gamma, eps.to(self.device))
+        logits = self.network(z, gamma)
+        nats = cross_entropy(logits, batch.condition, reduction="none")
+        return nats, (logits.argmax(1) == batch.condition).float()
+
+    def _clean(self, n: int) -> Tensor:
+        return self.schedule.gamma(torch.zeros(n, device=self.device))

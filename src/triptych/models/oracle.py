@@ -1,0 +1,47 @@
+"""The exact denoiser of data whose truth is known, as a model: nothing to train, everything to measure."""
+
+from triptych.config.build import build
+from triptych.data.base import DataModule
+from triptych.diffusion.bound import Bound
+from triptych.diffusion.decoder import GaussianDensity
+from triptych.diffusion.mixture import Oracle
+from triptych.diffusion.objective import Objective
+from triptych.diffusion.weighting import Elbo
+from triptych.errors import UserError
+from triptych.models.diffusion import Diffusion
+
+
+class OracleModel(Diffusion):
+    """A diffusion model with no parameters: its bound is the best there is."""
+
+
+def build_oracle(config: dict, data: DataModule) -> OracleModel:
+    """The model for a mixture's data.
+
+    Raises:
+        UserError: data whose truth is not known.
+    """
+    if data.mixture is None:
+        raise UserError(
+            f"model=oracle: the truth of data {data.name} is not known; ring, mixture is accepted"
+        )
+    schedule, process = build(config["schedule"], "schedule"), build(config["process"], "process")
+    if any(p.requires_grad for p in schedule.parameters()):
+        raise UserError("model=oracle: trains nothing; a schedule without parameters is accepted")
+    return build(
+        config["model"],
+        "model",
+        denoiser=Oracle(data.mixture, process),
+        schedule=schedule,
+        objective=Objective("score", Elbo()),
+        bound=Bound(schedule, GaussianDensity(), config["bound"]["steps"]),
+        optimizer=build(config["optimizer"], "optimizer"),
+        lr_schedule=build(config["lr_schedule"], "lr_schedule"),
+        shape=data.shape,
+        discrete=False,
+        seed=config["seed"],
+        repeats=config["bound"]["repeats"],
+        val_repeats=config["bound"]["val_repeats"],
+        conditional=config["denoiser"]["conditional"],
+        mixture=data.mixture,
+    )

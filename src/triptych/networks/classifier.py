@@ -1,0 +1,68 @@
+"""A small classifier of noisy images or points: (z, gamma) -> features -> logits."""
+
+import math
+
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, silu
+
+from triptych.networks.embedding import Conditioning
+from triptych.networks.mlp import Block as PointBlock
+from triptych.networks.resnet import Block as ImageBlock
+
+
+class ClassifierNetwork(nn.Module):
+    """Residual blocks that know gamma; images lose half their size after each stage but the last.
+
+    Args:
+        shape, num_classes: from the data; images (C, H, W), anything else is flattened.
+        width: channels or units; ``blocks`` a stage; ``stages`` of images.
+        features: dimensions of what the last layer reads.
+        conditioning: width of the embedding of gamma.
+        dropout: share of channels or units dropped in training.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        num_classes: int,
+        width: int = 32,
+        blocks: int = 1,
+        stages: int = 2,
+        features: int = 64,
+        conditioning: int = 64,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.images = len(shape) == 3
+        self.num_classes = num_classes
+        conditioning = conditioning if self.images else width
+        self.conditioning = Conditioning(conditioning)
+        self.stages = nn.ModuleList()
+        if self.images:
+            self.first: nn.Module = nn.Conv2d(shape[0], width, 3, padding=1)
+            self.stages.extend(
+                nn.ModuleList(ImageBlock(width, conditioning, dropout) for _ in range(blocks))
+                for _ in range(stages)
+            )
+        else:
+            self.first = nn.Linear(math.prod(shape), width)
+            self.stages.append(nn.ModuleList(PointBlock(width, dropout) for _ in range(blocks * stages)))
+        self.embed = nn.Linear(width * (4 if self.images else 1), features)
+        self.last = nn.Linear(features, num_classes)
+
+    def features(self, z: Tensor, gamma: Tensor) -> Tensor:
+        """z (B, *shape), gamma (B,) -> (B, features), what the logits are linear in."""
+        c = self.conditioning(gamma)
+        h = self.first(z if self.images else z.flatten(1))
+        for number, stage in enumerate(self.stages):
+            if number and min(h.shape[2:]) > 3:
+                h = avg_pool2d(h, 2)
+            for block in stage:  # type: ignore[attr-defined]
+                h = block(h, c)
+        # means over the quarters of an image: a 6 and a 9 have the same strokes in other places
+        h = nn.functional.adaptive_avg_pool2d(silu(h), 2).flatten(1) if self.images else silu(h)
+        return silu(self.embed(h))
+
+    def forward(self, z: Tensor, gamma: Tensor) -> Tensor:
+        """Logits (B, num_classes)."""
+        return self.last(self.features(z, gamma))
