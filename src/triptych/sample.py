@@ -82,7 +82,7 @@ def compose_and_sample(cfg: DictConfig) -> None:
 def main() -> None:
     """The console script."""
     sys.argv[1:] = quote_paths(
-        sys.argv[1:], ("ckpt", "out", "data_root", "guidance.classifier", "guidance.weak")
+        sys.argv[1:], ("ckpt", "out", "data_root", "guide", "guidance.classifier", "guidance.weak")
     )
     with one_line_errors():
         compose_and_sample()

@@ -110,7 +110,17 @@ def _print_result(run: RunDirectory) -> None:
 def main() -> None:
     """The console script."""
     sys.argv[1:] = quote_paths(
-        sys.argv[1:], ("data.root", "paths.root_dir", "paths.log_dir", "paths.data_dir")
+        sys.argv[1:],
+        (
+            "data.root",
+            "guide",
+            "guidance.classifier",
+            "guidance.weak",
+            "measures.classifier",
+            "paths.root_dir",
+            "paths.log_dir",
+            "paths.data_dir",
+        ),
     )
     with one_line_errors():
         resume = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith("resume=")]

@@ -69,6 +69,8 @@ def test_a_guide_of_other_data_or_noise_or_kind_is_refused_in_one_line(trained, 
         execute(prepared("guidance=classifier", f"guidance.classifier={ckpt}", path="b"))
     with pytest.raises(UserError, match="guidance.classifier=/nowhere: no such file"):
         execute(prepared("guidance=classifier", "guidance.classifier=/nowhere", path="c"))
+    with pytest.raises(UserError, match="guidance.weak=null: a checkpoint is accepted"):
+        execute(prepared("guidance=auto", path="e"))
     with pytest.raises(UserError, match="the truth of this data is not known"):
         execute(prepared("guidance=classifier", "guidance.classifier=exact", path="d"))
     execute(run := prepared(path="diffusion"))

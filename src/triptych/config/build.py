@@ -52,7 +52,7 @@ def check_targets(config: Any, path: str = "") -> None:
     for where, node in targets(config, path):
         names, more = parameters_of(node["_target_"])
         for key in node:
-            if not (more or key in names or key in ("_target_", "_partial_")):
+            if not (more or key in names or key in ("_target_", "_partial_", "_convert_")):
                 raise UserError(
                     f"{where}.{key}={node[key]!r}: {node['_target_']} has no such argument, "
                     f"{nearest(key, list(names))}"

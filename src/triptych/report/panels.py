@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from triptych.report import curves, figures
+from triptych.report import curves, figures, measures
 from triptych.report.compare import Comparison
 from triptych.report.style import colour, styled, to_png, to_svg
 
@@ -38,6 +38,11 @@ class Grid:
 HEADLINE = (
     "Each dot is one seed; the upright bar is their mean and the band its 95% interval, cut where the frame "
     "ends. Further left is better."
+)
+
+MEASURED = (
+    "The dashed line is the noise floor, the same measure between true sets, and the grey band its range: "
+    "nothing can be told apart below it. Upright lines span the seeds."
 )
 
 PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
@@ -103,7 +108,20 @@ def panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[P
         svgs = [_svg(comparison, palette, draw, f"{name}-{draw.__name__}") for draw in draws]
         if any(svgs):
             found.append(Panel(title, how, tuple(svg for svg in svgs if svg)))
-    return found
+    return found + _measured(comparison, palette, name)
+
+
+def _measured(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
+    """The measures of samples, with what they rank."""
+    svgs = [_svg(comparison, palette, measures.draw(key), f"{name}-{key}") for key in measures.KNOWN]
+    if not any(svgs):
+        return []
+    said = [
+        measures.about(comparison),
+        MEASURED,
+        *(measures.ranking(comparison, key) for key in measures.KNOWN),
+    ]
+    return [Panel("Measures of samples", " ".join(filter(None, said)), tuple(svg for svg in svgs if svg))]
 
 
 def grids(comparison: Comparison, palette: dict[str, str]) -> list[Grid]:

@@ -14,7 +14,8 @@ def results_csv(runs: Sequence[Run]) -> str:
     """One row per run; figures in full precision, empty where a run has none.
 
     Columns: directory, sweep, status, seed, each override and choice, each figure of test, val and train as
-    `test/bpd`, `test/bpd_stderr`, `test/bpd_n`, then seconds, parameters and origin.
+    `test/bpd`, `test/bpd_stderr`, `test/bpd_n`, each measure of samples as `samples/recall@guidance.scale=2`,
+    then seconds, parameters and origin.
     """
     table = [_row(run) for run in runs]
     first = dict.fromkeys(key for row in table for key in row)
@@ -38,6 +39,10 @@ def _row(run: Run) -> dict[str, object]:
             row[f"{split}/{key}"] = repr(estimate.mean)
             row[f"{split}/{key}_stderr"] = repr(estimate.stderr)
             row[f"{split}/{key}_n"] = estimate.n
+    if run.measured:
+        for at, found in zip(run.measured.values, run.measured.rows, strict=True):
+            where = f"@{run.measured.key}={at:g}" if run.measured.key else ""
+            row |= {f"samples/{name}{where}": repr(mean) for name, mean in found.items()}
     row |= {f"seconds/{key}": value for key, value in run.seconds.items()}
     row |= {"steps": run.steps, "parameters": run.parameters, "weights": run.weights, "device": run.device}
     row |= {

@@ -75,7 +75,9 @@ def _weak(path: str, config: dict):
     return denoiser
 
 
-def _same_data(key: str, path: str, config: dict) -> Opened:
+def _same_data(key: str, path: str | None, config: dict) -> Opened:
+    if path is None:
+        raise UserError(f"{key}=null: a checkpoint is accepted, as in guide=.../checkpoints/last.ckpt")
     threads = config["threads"]  # a guide's own count of threads is not this run's
 
     def adjust(other: dict) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from triptych.runs.plain import line, load, natural, number, parse_overrides, whole
+from triptych.runs.read_measures import Measured, read_measures
 
 Status = Literal["finished", "failed", "running", "interrupted", "unreadable"]
 
@@ -72,6 +73,7 @@ class Run:
     train: Mapping[str, Estimate] = field(default_factory=dict)
     noise_levels: Curve | None = None
     weighting: Curve | None = None
+    measured: Measured | None = None
     samples: Path | None = None
     parameters: int | None = None
     steps: int | None = None
@@ -173,6 +175,7 @@ def _summary(summary: Any, directory: Path) -> dict[str, Any]:
     fields["seconds"] = {str(k): number(v) for k, v in (summary.get("seconds") or {}).items()}
     fields["noise_levels"] = _curve(summary.get("noise_levels"), "epsilon_mse")
     fields["weighting"] = _curve(summary.get("weighting"), "effective")
+    fields["measured"] = read_measures(summary)
     if isinstance(summary.get("samples"), str):
         fields["samples"] = directory / summary["samples"]
     # what the run says of itself wins over what was recorded at its start

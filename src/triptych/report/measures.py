@@ -1,0 +1,159 @@
+"""Measures of samples: a figure each, beside the noise floor, and a ranking by each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from triptych.report.compare import Cell, Comparison
+from triptych.report.figures import Colours
+from triptych.report.statistics import paired, spread
+from triptych.report.style import INK, MARKERS, MUTED, axes, end_labels, inches, shortened
+from triptych.report.words import listed
+from triptych.runs.read_measures import Measured
+
+LOWER, HIGHER, NEITHER = "lower is better", "higher is better", ""
+# name in the summary -> what the axis says, which end is good
+KNOWN = {
+    "sliced_wasserstein": ("sliced Wasserstein distance", LOWER),
+    "energy_distance": ("energy distance", LOWER),
+    "mode_error": ("share of samples in the wrong mode", LOWER),
+    "mode_1": ("share of mode 1", NEITHER),
+    "frechet_distance": ("Fréchet distance of features", LOWER),
+    "precision": ("precision", HIGHER),
+    "recall": ("recall", HIGHER),
+    "class_accuracy": ("class accuracy", HIGHER),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One measure: for each cell its seeds' values, (seeds, values of the key)."""
+
+    name: str
+    key: str
+    values: tuple[float, ...]
+    cells: dict[str, dict[int | None, tuple[float, ...]]]
+    floor: tuple[float, float, float] | None
+
+
+def table(comparison: Comparison, name: str) -> Table | None:
+    """The measure of all cells that took it at the same values of the same key; None where none did."""
+    found = {cell.label: _seeds(cell, name) for cell in comparison.cells}
+    first = next((m for seeds in found.values() for m in seeds.values()), None)
+    if first is None:
+        return None
+    same = {
+        label: {
+            seed: m.at(name) for seed, m in seeds.items() if (m.key, m.values) == (first.key, first.values)
+        }
+        for label, seeds in found.items()
+    }
+    cells = {label: seeds for label, seeds in same.items() if seeds}
+    return Table(name, first.key, first.values, cells, first.floor.get(name))
+
+
+def draw(name: str) -> Callable[[Comparison, Colours], Figure | None]:
+    """The figure of one measure: a line a cell over the key's values, or a dot a seed."""
+
+    def figure(comparison: Comparison, colours: Colours) -> Figure | None:
+        known = table(comparison, name)
+        if known is None:
+            return None
+        return _lines(known, colours) if known.key else _dots(known, colours)
+
+    figure.__name__ = name
+    what, better = KNOWN[name]
+    figure.__doc__ = f"{what[0].upper()}{what[1:]} of samples{', ' + better if better else ''}."
+    return figure
+
+
+def ranking(comparison: Comparison, name: str) -> str:
+    """Who is best by a measure at each value of the key, where a paired 95% interval excludes zero."""
+    known, (what, better) = table(comparison, name), KNOWN[name]
+    if known is None or not better or len(known.cells) < 2:
+        return ""
+    sign = 1 if better == LOWER else -1
+    said = [_best(known, i, sign) for i in range(len(known.values))]
+    if known.key:
+        said = [f"at {value:g} {text}" for value, text in zip(known.values, said, strict=True)]
+    return f"By {what} ({better}): {'; '.join(said)}."
+
+
+def about(comparison: Comparison) -> str:
+    """How many samples were measured against what."""
+    for cell in comparison.cells:
+        for run in cell.runs.values():
+            if run.measured:
+                return f"{run.measured.n} samples a set, against {run.measured.reference}."
+    return ""
+
+
+def _best(known: Table, i: int, sign: int) -> str:
+    at = {label: {seed: sign * v[i] for seed, v in seeds.items()} for label, seeds in known.cells.items()}
+    order = sorted(at, key=lambda label: spread(list(at[label].values())).mean)
+    first, rest = order[0], order[1:]
+    level = [label for label in rest if not paired(at[first], at[label]).low > 0]
+    if not level:
+        return f"{first} beats {'all others' if len(rest) > 1 else rest[0]}"
+    names = listed(level) if len(level) < 4 else f"{len(level)} others"
+    return f"{first} has the best mean, not distinguishable from {names}"
+
+
+def _seeds(cell: Cell, name: str) -> dict[int | None, Measured]:
+    taken = {seed: run.measured for seed, run in cell.runs.items() if run.measured}
+    return {seed: m for seed, m in taken.items() if not all(map(math.isnan, m.at(name)))}
+
+
+def _lines(known: Table, colours: Colours) -> Figure:
+    short_names = shortened(list(known.cells), 18)
+    figure, ax = axes(5.6, 3.3, 0.78, inches(list(short_names.values())) + 0.4)
+    ends = []
+    x = np.array(known.values)
+    for label, seeds in known.cells.items():
+        values = np.array(list(seeds.values()))
+        mean = values.mean(axis=0)
+        marker = MARKERS[list(colours).index(label) % len(MARKERS)]
+        ax.plot(x, mean, color=colours[label], marker=marker, markersize=4, linewidth=1.6)
+        if len(values) > 1:
+            ax.vlines(x, values.min(axis=0), values.max(axis=0), color=colours[label], linewidth=1, alpha=0.6)
+        ends.append((float(mean[-1]), short_names[label], colours[label]))
+    _floor(ax.axhspan, ax.axhline, known)
+    if known.key == "evaluations":
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xticks(x, [f"{v:g}" for v in x])
+        ax.minorticks_off()
+    ax.set_xlabel("calls of the denoiser" if known.key == "evaluations" else known.key)
+    ax.set_ylabel(KNOWN[known.name][0])
+    ax.set_xlim(ax.get_xlim())
+    ax.set_ylim(ax.get_ylim())
+    end_labels(ax, ends)
+    return figure
+
+
+def _dots(known: Table, colours: Colours) -> Figure:
+    labels = list(known.cells)
+    short_names = shortened(labels, 24)
+    figure, ax = axes(5.6, 0.75 + 0.36 * len(labels), inches(list(short_names.values())) + 0.2, 0.3)
+    for y, (label, seeds) in enumerate(known.cells.items()):
+        values = [v[0] for v in seeds.values()]
+        ax.scatter(values, [y] * len(values), s=26, color=colours[label], zorder=3)
+        ax.plot([np.mean(values)] * 2, [y - 0.25, y + 0.25], color=colours[label], linewidth=2)
+    _floor(ax.axvspan, ax.axvline, known)
+    ax.set_yticks(range(len(labels)), [short_names[label] for label in labels])
+    ax.set_ylim(len(labels) - 0.4, -0.6)
+    what, better = KNOWN[known.name]
+    ax.set_xlabel(f"{what}{f' ({better})' if better else ''}")
+    return figure
+
+
+def _floor(span: Callable, line: Callable, known: Table) -> None:
+    if known.floor is not None:
+        median, low, high = known.floor
+        span(low, high, color=MUTED, alpha=0.18, linewidth=0)
+        line(median, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))

@@ -1,0 +1,52 @@
+"""What a summary says of its samples, as plain data for the report; a part that is malformed is left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from triptych.runs.plain import number
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measures of one run's samples: means by name, one row a value of ``key`` ("" where only one was taken).
+
+    ``floor``: median, lowest and highest of the same measure between true sets, by name.
+    """
+
+    key: str
+    values: tuple[float, ...]
+    rows: tuple[Mapping[str, float], ...]
+    floor: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    n: int = 0
+    reference: str = ""
+
+    def at(self, name: str) -> tuple[float, ...]:
+        """One measure by value; NaN where a row lacks it."""
+        return tuple(row.get(name, math.nan) for row in self.rows)
+
+
+def read_measures(summary: Mapping[str, Any]) -> Measured | None:
+    """The measures of a summary, or None."""
+    try:
+        about = summary.get("measured") or {}
+        floor = {
+            name: (number(f["median"]), number(f["low"]), number(f["high"]))
+            for name, f in (about.get("floor") or {}).items()
+            if isinstance(f, dict)
+        }
+        over = summary.get("measures_over")
+        rows = over["rows"] if over else [{"value": 0, "measures": summary["measures"]}]
+        return Measured(
+            key=str(over["key"]) if over else "",
+            values=tuple(number(row["value"]) for row in rows),
+            rows=tuple({k: number(e["mean"]) for k, e in row["measures"].items()} for row in rows),
+            floor=floor,
+            n=int(about.get("n") or 0),
+            reference=str(about.get("reference") or ""),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None

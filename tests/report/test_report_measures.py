@@ -1,0 +1,76 @@
+"""Measures of samples in the report: read as written, drawn by cell, ranked only where intervals allow."""
+
+import json
+
+import pytest
+
+from triptych.report.compare import compare
+from triptych.report.measures import about, draw, ranking, table
+from triptych.report.panels import colours
+from triptych.report.render import write_report
+from triptych.runs.read import read_runs
+
+from .fake_runs import make_run
+
+
+def measured(values, key="evaluations"):
+    """The keys of a summary that measured precision and a distance at 5 and 10."""
+    rows = [
+        {"value": at, "measures": {"sliced_wasserstein": {"mean": v}, "precision": {"mean": 1 - v}}}
+        for at, v in zip((5, 10), values, strict=True)
+    ]
+    floor = {"sliced_wasserstein": {"median": 0.02, "low": 0.01, "high": 0.03}}
+    return {
+        "measures_over": {"key": key, "rows": rows},
+        "measured": {"n": 100, "repeats": 3, "reference": "100 fresh points of ring", "floor": floor},
+    }
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    for seed, noise in ((1, 0.0), (2, 0.01), (3, -0.02)):
+        make_run(tmp_path, "x0", seed, 1.9 + noise, **measured((0.3 + noise, 0.1 + noise)))
+        make_run(tmp_path, "v", seed, 1.9 - noise, **measured((0.5 + 2 * noise, 0.1 - noise)))
+    (found,) = compare(read_runs(tmp_path))
+    return found
+
+
+def test_each_measure_by_cell_seed_and_value(comparison):
+    known = table(comparison, "sliced_wasserstein")
+    assert known.values == (5, 10) and known.floor == (0.02, 0.01, 0.03)
+    assert known.cells["v"][2] == pytest.approx((0.52, 0.09))
+    assert table(comparison, "recall") is None
+    assert about(comparison) == "100 samples a set, against 100 fresh points of ring."
+
+
+def test_lower_or_higher_is_better_and_no_ranking_without_an_interval(comparison):
+    said = ranking(comparison, "sliced_wasserstein")
+    assert "lower is better" in said and "at 5 x0 beats v" in said
+    assert "at 10" in said and "not distinguishable from" in said
+    assert "higher is better): at 5 x0 beats v" in ranking(comparison, "precision")
+    assert ranking(comparison, "recall") == "" == ranking(comparison, "mode_1")
+
+
+def test_figures_and_the_page(comparison, tmp_path):
+    palette = colours([cell.label for cell in comparison.cells])
+    assert draw("precision")(comparison, palette) is not None
+    assert draw("recall")(comparison, palette) is None
+    page = write_report(tmp_path).html.read_text()
+    assert "samples/precision@evaluations=5" in (tmp_path / "results.csv").read_text()
+    assert "Measures of samples" in page and "at 5 x0 beats v" in page
+
+
+def test_one_value_without_a_key_is_drawn_as_dots(tmp_path):
+    for seed in (1, 2):
+        make_run(tmp_path, "x0", seed, 1.9, measures={"mode_1": {"mean": 0.2, "stderr": 0.01, "n": 9}})
+    (found,) = compare(read_runs(tmp_path))
+    assert table(found, "mode_1").key == "" and draw("mode_1")(found, colours(["x0"])) is not None
+
+
+@pytest.mark.parametrize("broken", [{"measures": 3}, {"measures_over": {"rows": 1}}, {"measures": {"x": {}}}])
+def test_a_malformed_measure_costs_a_panel_and_not_the_run(tmp_path, broken):
+    path = make_run(tmp_path, "x0", 1, 1.9)
+    summary = json.loads((path / "summary.json").read_text()) | broken
+    (path / "summary.json").write_text(json.dumps(summary))
+    (run,) = read_runs(tmp_path)
+    assert run.status == "finished" and run.measured is None
