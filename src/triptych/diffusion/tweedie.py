@@ -39,7 +39,7 @@ def tweedie_errors(
     """
     rows = []
     for gamma in gammas:
-        eps = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        eps = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
         z = oracle.process.diffuse(x, gamma, eps)
         alpha, sigma = oracle.process.alpha_sigma(gamma)
         true = oracle(z, gamma).x0

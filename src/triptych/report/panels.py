@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from triptych.report import curves, figures, measures
+from triptych.report import curves, figures, measures, tweedie
 from triptych.report.compare import Comparison
 from triptych.report.style import colour, styled, to_png, to_svg
 
@@ -63,6 +63,12 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
         "Left, how wrong the network's idea of the noise is at each noise level (band: standard error over "
         "seeds); right, the same as a multiple of the best setting's: above 1, more bits are paid there.",
         (curves.noise_levels, curves.ratio_to_best),
+    ),
+    (
+        "Tweedie: posterior mean against the truth",
+        "How far the mean that follows from the model's score is from the true posterior mean, at each noise "
+        "level; dashed, the posterior's own variance, which no model removes.",
+        (tweedie.tweedie,),
     ),
     (
         "Validation bound during training",

@@ -24,6 +24,7 @@ from triptych.runs.quiet import quiet
 from triptych.runs.stopping import Stop, requeue
 from triptych.runs.summary import failed, finished
 from triptych.runs.trainer import build_trainer
+from triptych.runs.tweedie import tweedie
 from triptych.runs.untrained import keep_untrained, trainable
 
 PATIENCE = 5.0  # seconds that a job may need to let go of its directory after its sweep was killed
@@ -125,6 +126,7 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
             checkpoint=str(chosen.relative_to(run.path)),
             **figures,
             **model.panels(),
+            **tweedie(model, data, config["seed"]),
             samples=_final_samples(run, model, sampler, data, config, samples["n"], loggers, trainer),
             **(measure(model, data, config) if trainer.is_global_zero and model.draws else {}),
         )

@@ -73,6 +73,8 @@ class Run:
     train: Mapping[str, Estimate] = field(default_factory=dict)
     noise_levels: Curve | None = None
     weighting: Curve | None = None
+    tweedie: Curve | None = None
+    posterior: Curve | None = None
     measured: Measured | None = None
     samples: Path | None = None
     parameters: int | None = None
@@ -175,6 +177,8 @@ def _summary(summary: Any, directory: Path) -> dict[str, Any]:
     fields["seconds"] = {str(k): number(v) for k, v in (summary.get("seconds") or {}).items()}
     fields["noise_levels"] = _curve(summary.get("noise_levels"), "epsilon_mse")
     fields["weighting"] = _curve(summary.get("weighting"), "effective")
+    fields["tweedie"] = _curve(summary.get("tweedie"), "excess")
+    fields["posterior"] = _curve(summary.get("tweedie"), "spread")
     fields["measured"] = read_measures(summary)
     if isinstance(summary.get("samples"), str):
         fields["samples"] = directory / summary["samples"]

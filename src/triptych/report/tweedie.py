@@ -1,0 +1,46 @@
+"""Tweedie's formula by noise level: the error of the posterior mean that a model's score implies."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from triptych.report.compare import Comparison
+from triptych.report.curves import GAMMA
+from triptych.report.figures import Colours
+from triptych.report.style import INK, MARKERS, axes, end_labels, inches, shortened
+from triptych.runs.read import Curve
+
+
+def tweedie(comparison: Comparison, colours: Colours) -> Figure | None:
+    """Squared error of the posterior mean against the true one, per dimension, by noise level."""
+    cells = {cell.label: _same([run.tweedie for run in cell.runs.values()]) for cell in comparison.cells}
+    cells = {label: found for label, found in cells.items() if found}
+    # an oracle's error is rounding, decades below everything: it would flatten the others
+    means = {label: np.mean([c.value for c in found], axis=0) for label, found in cells.items()}
+    means = {label: mean for label, mean in means.items() if mean.max() > 1e-8}
+    if not means:
+        return None
+    names = shortened(list(means), 18)
+    figure, ax = axes(5.6, 3.5, 0.78, inches(list(names.values())) + 0.4)
+    ends = []
+    for label, mean in means.items():
+        gamma = cells[label][0].gamma
+        marker = MARKERS[list(colours).index(label) % len(MARKERS)]
+        ax.plot(gamma, mean, color=colours[label], marker=marker, markersize=3, linewidth=1.6)
+        ends.append((float(mean[-1]), names[label], colours[label]))
+    spread = next(run.posterior for cell in comparison.cells for run in cell.runs.values() if run.posterior)
+    ax.plot(spread.gamma, spread.value, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+    ax.set_yscale("log")
+    ax.set_xlabel(GAMMA)
+    ax.set_ylabel("squared error, per dimension")
+    ax.set_xlim(ax.get_xlim())
+    ax.set_ylim(ax.get_ylim())
+    end_labels(ax, ends)
+    return figure
+
+
+def _same(found: list[Curve | None]) -> list[Curve]:
+    """The curves there are, at the levels of the first."""
+    curves = [curve for curve in found if curve]
+    return [curve for curve in curves if curve.gamma == curves[0].gamma]
