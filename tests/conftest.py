@@ -50,7 +50,10 @@ def prepared(root) -> Callable:
 
     def make(*overrides: str, path: str | None = None, csv: bool = True):
         # the tiny network's keys are resnet's; another network has its own
-        other = any(o.startswith(("denoiser=", "experiment=ring")) for o in overrides)
+        other = any(
+            o.startswith(("denoiser=", "experiment=ring", "model=vae", "model=hierarchical"))
+            for o in overrides
+        )
         tiny = [o for o in TINY if not (other and o.startswith("denoiser."))]
         asked = [*tiny, *(["logger=csv"] if csv else []), *overrides]
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):

@@ -29,6 +29,7 @@ class Accounting(Metric):
     sums: Tensor
     squares: Tensor
     gaps: Tensor
+    draws: Tensor
     bin_0: Tensor
     bin_1: Tensor
     bin_2: Tensor
@@ -41,6 +42,7 @@ class Accounting(Metric):
         self.edges, self.extras = edges, extras
         bins = 0 if edges is None else len(edges) - 1
         sizes = {"items": 1, "sums": 4, "squares": 4, "gaps": 3, **{f"bin_{m}": bins for m in range(3)}}
+        sizes["draws"] = 3
         for name, size in (sizes | {f"extra_{name}": 3 for name in extras}).items():
             self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -69,8 +71,12 @@ class Accounting(Metric):
         for name, value in (extra or {}).items():
             getattr(self, f"extra_{name}").add_(_sums(value[~value.isnan()].double() * self.scale))
 
-    def update_levels(self, gamma: Tensor, squared_error: Tensor) -> None:
-        """Count squared epsilon errors (B,), summed over dimensions, at their gammas (B,)."""
+    def update_levels(self, gamma: Tensor, squared_error: Tensor, nats: Tensor) -> None:
+        """Count one draw an item: squared epsilon errors (B,), summed over dimensions, at their gammas (B,).
+
+        ``nats``: what each draw says of the diffusion term, (B,).
+        """
+        self.draws += _sums(nats.double())
         if self.edges is None:
             return
         bins = len(self.edges) - 1
@@ -86,6 +92,7 @@ class Accounting(Metric):
     def compute(self) -> dict[str, dict]:
         """{"bpd": {"mean", "stderr", "n"}, "bpd_prior": ..., ...}; empty before the first item."""
         self.noise_levels = self._levels()  # here, while the sums of all processes are at hand
+        self.estimator = self._estimator()
         n = int(self.items.item())
         if not n:
             return {}
@@ -101,6 +108,11 @@ class Accounting(Metric):
                 count, s, q = sums.tolist()
                 found[key] = _figure(int(count), s, q)
         return found
+
+    def _estimator(self) -> dict[str, float]:
+        """Mean (nats an item) and variance (nats^2) of one draw of the diffusion term, as training takes it."""
+        n, total, squares = self.draws.tolist()
+        return {"mean": total / n, "variance": max(squares / n - (total / n) ** 2, 0.0)} if n else {}
 
     def _levels(self) -> dict[str, list]:
         if self.edges is None:

@@ -4,17 +4,26 @@ from typing import Any
 
 from triptych.config.build import build
 from triptych.data.base import DataModule
-from triptych.diffusion.bound import Bound
-from triptych.diffusion.decoder import Categorical, DiscretisedGaussian, GaussianDensity
-from triptych.diffusion.denoiser import Denoiser, LevelOutput, Output
-from triptych.diffusion.objective import Objective
+from triptych.diffusion.denoiser import Denoiser
 from triptych.errors import UserError
+from triptych.models.assemble_bound import (
+    build_bound,
+    build_likelihood,
+    build_objective,
+    build_output,
+    calibration,
+)
 from triptych.models.assemble_classifier import build_classifier
+from triptych.models.assemble_latent import build_latent
 from triptych.models.base import BoundModel
 from triptych.models.oracle import build_oracle
 
-OTHERS = {"Classifier": build_classifier, "OracleModel": build_oracle}  # what is no denoiser to train
-DECODERS = {"categorical": Categorical, "discretised_gaussian": DiscretisedGaussian}
+OTHERS = {  # what is no denoiser to train
+    "Classifier": build_classifier,
+    "OracleModel": build_oracle,
+    "VAE": build_latent,
+    "HierarchicalVAE": build_latent,
+}
 
 
 def build_data(config: dict) -> DataModule:
@@ -33,12 +42,16 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
     kind = config["model"]["_target_"].rpartition(".")[2]
     if kind in OTHERS:
         return OTHERS[kind](config, data)
+    for group in ("schedule", "process", "denoiser", "objective"):
+        if not config[group]:
+            raise UserError(f"{group}=none: a diffusion model has one; model=vae is accepted")
     schedule = build(config["schedule"], "schedule")
     process = build(config["process"], "process")
-    name = config["objective"]["output"]
     try:
-        output = LevelOutput(data.levels) if name == "levels" else Output(name)
-        bound = Bound(schedule, decoder(config["bound"]["decoder"], data), config["bound"]["steps"])
+        output = build_output(config, data)
+        objective = build_objective(config, output.space)
+        bound = build_bound(config, data, schedule)
+        likelihood = build_likelihood(config, data, schedule)
     except ValueError as error:
         raise UserError(str(error)) from error
     conditional = config["denoiser"]["conditional"]
@@ -52,7 +65,6 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
         num_classes=data.num_classes if conditional else 0,
         spacing=2 / (data.levels - 1) if data.levels else None,
     )
-    objective = Objective(output.space, build(config["objective"]["weighting"], "objective.weighting"))
     return build(
         config["model"],
         "model",
@@ -69,6 +81,8 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
         val_repeats=positive(config, "bound", "val_repeats"),
         conditional=conditional,
         mixture=data.mixture,
+        calibration=calibration(config, data),
+        **likelihood,
     )
 
 
@@ -78,10 +92,3 @@ def positive(config: dict, group: str, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"{group}.{key}={value!r}: a whole number from 1 is accepted")
     return value
-
-
-def decoder(name: str, data: DataModule):
-    """p(x | z_0): by name for data with levels, a Gaussian density for the rest."""
-    if name not in DECODERS:
-        raise UserError(f"bound.decoder={name!r}: one of {', '.join(DECODERS)} is accepted")
-    return DECODERS[name](data.levels) if data.levels else GaussianDensity()

@@ -18,6 +18,7 @@ from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.reverse_variance import Optimal
 from triptych.diffusion.schedule import Schedule
+from triptych.errors import UserError
 from triptych.models.base import BoundModel
 
 LEVEL_BINS = 20
@@ -126,7 +127,7 @@ class Diffusion(BoundModel):
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
         draw = self._draw(batch, repeat, repeats)
         elbo, term = self.bound.terms(self.denoiser, batch.x, draw, self._condition(batch))
-        self.accounting.update_levels(term.gamma, term.squared_error)
+        self.accounting.update_levels(term.gamma, term.squared_error, term.nats)
         return elbo
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
@@ -148,9 +149,13 @@ class Diffusion(BoundModel):
         if chosen.any():
             condition = self._condition(batch)
             condition = None if condition is None else condition[chosen]
-            nats[chosen] = self.likelihood(
-                self.denoiser, batch.x[chosen], batch.index[chosen.cpu()], condition
-            ).total
+            index = batch.index[chosen.cpu()]
+            try:
+                nats[chosen] = self.likelihood(self.denoiser, batch.x[chosen], index, condition).total
+            except RuntimeError as error:  # the solver gives up at this tolerance
+                if not str(error).startswith("likelihood."):
+                    raise
+                raise UserError(str(error)) from error
         return {"ode": nats}
 
     def _draw(self, batch: Batch, repeat: int, repeats: int) -> Draw:
@@ -161,7 +166,8 @@ class Diffusion(BoundModel):
 
     @torch.no_grad()
     def panels(self) -> dict[str, Any]:
-        """The objective's effective weight (ELBO = 1) by gamma, and the schedule's curve."""
+        """The objective's effective weight (ELBO = 1) by gamma, the schedule's curve, what one draw of the
+        diffusion term is worth, on the split that was accounted last."""
         t = torch.linspace(0.005, 0.995, PANEL_POINTS, device=self.device)
         low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=self.device))
         gamma = low + (high - low) * t
@@ -170,6 +176,7 @@ class Diffusion(BoundModel):
         return {
             "weighting": {"gamma": gamma.tolist(), "effective": weight.tolist()},
             "schedule": {"t": times.tolist(), "gamma": self.schedule.gamma(times).tolist()},
+            "estimator": getattr(self.accounting, "estimator", {}),
         }
 
     def sample(

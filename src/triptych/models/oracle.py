@@ -2,12 +2,11 @@
 
 from triptych.config.build import build
 from triptych.data.base import DataModule
-from triptych.diffusion.bound import Bound
-from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.mixture import Oracle
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.weighting import Elbo
 from triptych.errors import UserError
+from triptych.models.assemble_bound import build_bound, build_likelihood, calibration
 from triptych.models.diffusion import Diffusion
 
 
@@ -28,13 +27,20 @@ def build_oracle(config: dict, data: DataModule) -> OracleModel:
     schedule, process = build(config["schedule"], "schedule"), build(config["process"], "process")
     if any(p.requires_grad for p in schedule.parameters()):
         raise UserError("model=oracle: trains nothing; a schedule without parameters is accepted")
+    if config["bound"].get("variance") == "learned":
+        raise UserError("bound.variance=learned: model=oracle trains nothing; optimal is accepted")
+    try:
+        bound = build_bound(config, data, schedule)
+        likelihood = build_likelihood(config, data, schedule)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     return build(
         config["model"],
         "model",
         denoiser=Oracle(data.mixture, process),
         schedule=schedule,
         objective=Objective("score", Elbo()),
-        bound=Bound(schedule, GaussianDensity(), config["bound"]["steps"]),
+        bound=bound,
         optimizer=build(config["optimizer"], "optimizer"),
         lr_schedule=build(config["lr_schedule"], "lr_schedule"),
         shape=data.shape,
@@ -44,4 +50,6 @@ def build_oracle(config: dict, data: DataModule) -> OracleModel:
         val_repeats=config["bound"]["val_repeats"],
         conditional=config["denoiser"]["conditional"],
         mixture=data.mixture,
+        calibration=calibration(config, data),
+        **likelihood,
     )

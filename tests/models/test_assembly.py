@@ -1,0 +1,112 @@
+"""From choices by name to the models of the bound: built, trained, accounted, reopened, refused."""
+
+import json
+
+import pytest
+
+from triptych.errors import UserError
+from triptych.runs.execute import execute
+
+POINTS = "data=ring data.train_size=300 data.val_size=50 data.test_size=100".split()
+RING = [*POINTS, "denoiser=mlp", "denoiser.network.width=16", "denoiser.network.blocks=1"]
+IMAGES = ["model.network.width=8", "model.importance_samples=4"]
+
+
+def figures(run) -> dict:
+    return json.loads((run / "summary.json").read_text())["test"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "levels", "unit"),
+    [
+        (["model=vae", *IMAGES], 1, "bpd"),
+        (["model=hierarchical_vae", "model.network.levels=3", *IMAGES], 3, "bpd"),
+        (["model=vae_mlp", "model.network.width=8", *POINTS], 1, "nats_per_dim"),
+        (["model=hierarchical_vae_mlp", "model.network.width=8", *POINTS], 2, "nats_per_dim"),
+    ],
+)
+def test_a_vae_trains_samples_and_is_reopened(prepared, arguments, levels, unit):
+    from triptych.runs.account import account_split
+    from triptych.runs.reopen import reopen
+    from triptych.runs.trainer import build_trainer
+
+    run = prepared(*arguments)
+    summary = execute(run)
+    test = figures(run)
+    kls = [test[f"{unit}_kl_{level + 1}"]["mean"] for level in range(levels)]
+    assert sum(kls) == pytest.approx(test[f"{unit}_prior"]["mean"] + test[f"{unit}_diffusion"]["mean"])
+    assert f"{unit}_kl_{levels + 1}" not in test
+    assert test[f"{unit}_iw"]["mean"] <= test[unit]["mean"] + 1e-3
+    assert (run / "samples" / "final.png").is_file() and summary["status"] == "finished"
+    opened = reopen(str(run / "checkpoints" / "last.ckpt"))
+    again = account_split(build_trainer(opened.config, None, [], False), opened.model, opened.data, "test")
+    assert again == test
+
+
+@pytest.mark.parametrize("variance", ["beta", "optimal", "learned"])
+def test_a_reverse_variance_by_name(prepared, variance):
+    run = prepared(*RING, "bound.steps=5", "objective.steps=5", f"bound.variance={variance}")
+    execute(run)
+    assert figures(run)["nats_per_dim"]["mean"] < 1e3
+
+
+def test_training_at_t_steps_and_the_schedule_and_estimator_are_kept(prepared):
+    run = prepared("objective.steps=3", "bound.steps=3")
+    summary = execute(run)
+    assert summary["schedule"]["t"][0] == 0.0 and summary["schedule"]["gamma"][-1] == 6.0
+    test = summary["test"]["bpd_diffusion"]["mean"] * 64 * 0.6931471805599453
+    assert summary["estimator"]["mean"] == pytest.approx(test, rel=1e-5)
+    assert summary["estimator"]["variance"] > 0
+
+
+@pytest.mark.parametrize("schedule", ["learned", "learned_endpoints"])
+def test_a_learned_schedule_by_name(prepared, schedule):
+    run = prepared(f"schedule={schedule}", "schedule.gamma_min=-5.0", "schedule.gamma_max=4.0")
+    ends = execute(run)["schedule"]["gamma"]
+    assert (ends[0] == pytest.approx(-5, abs=1e-4)) == (schedule == "learned")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["likelihood=ode", "likelihood.items=5", "likelihood.tolerance=1e-3", *RING],
+        ["likelihood=ode_images", "likelihood.items=2", "likelihood.tolerance=0.05", "likelihood.probes=2"],
+    ],
+)
+def test_a_likelihood_stands_beside_the_bound(prepared, arguments):
+    run = prepared(*arguments)
+    execute(run)
+    found = figures(run)
+    name = next(key for key in found if key.endswith("_ode"))
+    assert found[name]["n"] == (2 if "bpd" in found else 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["bound.steps=0"], ["bound.steps=0", "from 1 is accepted"]),
+        (["objective.steps=0"], ["objective.steps=0", "from 1 is accepted"]),
+        (["bound.variance=optimal"], ["bound.variance='optimal'", "bound.steps=T"]),
+        (["bound.variance=best", "bound.steps=5"], ["bound.variance='best'", "beta_tilde"]),
+        (["bound.variance=learned", "bound.steps=5"], ["objective.steps=null", "whole number"]),
+        (["model=vae", "model.network.levels=0"], ["model.network.levels=0", "from 1 is accepted"]),
+        (["model=vae", "model.network.levels=2"], ["model=vae", "hierarchical_vae is accepted"]),
+        (["model=vae", "objective=x0"], ["objective", "none is accepted"]),
+        (["model=vae", "bound.steps=10"], ["bound.steps=10", "null is accepted"]),
+        (["model=vae", *POINTS], ["model.network", "images"]),
+        (["denoiser=none"], ["denoiser=none"]),
+        (["schedule.gamma_min=3", "schedule.gamma_max=3"], ["schedule.gamma_min=3", "gamma_min < gamma_max"]),
+        (["schedule=learned", "objective/weighting=simple"], ["objective.weighting=elbo"]),
+        (["likelihood=ode", "likelihood.tolerance=0", *RING], ["likelihood.tolerance=0", "positive"]),
+        (["likelihood=ode_images", "likelihood.probes=1"], ["likelihood.probes=1", "from 2"]),
+        (["likelihood=ode"], ["likelihood.dequantisation=none", "uniform"]),
+        (["likelihood=ode_images", "threshold=static"], ["threshold", "not the score of any density"]),
+        (["likelihood=ode", "guidance=classifier_free", *RING], ["guidance", "not the score of any density"]),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(prepared, arguments, words):
+    with pytest.raises(UserError) as caught:
+        execute(prepared(*arguments))
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
