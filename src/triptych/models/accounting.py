@@ -110,7 +110,7 @@ class Accounting(Metric):
         return found
 
     def _estimator(self) -> dict[str, float]:
-        """Mean (nats an item) and variance (nats^2) of one draw of the diffusion term, as training takes it."""
+        """Mean (nats an item) and variance (nats^2) of one draw of the diffusion term, as in training."""
         n, total, squares = self.draws.tolist()
         return {"mean": total / n, "variance": max(squares / n - (total / n) ** 2, 0.0)} if n else {}
 

@@ -12,6 +12,7 @@ from triptych.runs.read import Run
 IGNORED = {"seed", "name", "force", "resume", "data", "data.root", "data.num_workers", "tags", "ablation"}
 IGNORED_ROOMS = ("hydra", "paths", "logger", "callbacks", "local")
 SWEEP = "directory"
+BUNDLE = "experiment"  # several settings under one name: that they change together is its purpose
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
         )
         if owner:
             axes.remove(axis)
+            if owner.key == BUNDLE:
+                continue
             notes.append(
                 f"{axis.key} ({listed(list(axis.values))}) changes together with {owner.key}: "
                 f"these runs cannot tell the effect of one from the other."

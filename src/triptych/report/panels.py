@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from triptych.report import curves, figures, measures, tweedie
+from triptych.report import curves, figures, hierarchy, measures, tweedie
 from triptych.report.compare import Comparison
 from triptych.report.style import colour, styled, to_png, to_svg
 
@@ -45,7 +45,40 @@ MEASURED = (
     "nothing can be told apart below it. Upright lines span the seeds."
 )
 
+LADDER = (
+    "One question, asked with ever finer latents. A VAE has one learned latent; a hierarchical VAE (hvae) "
+    "has several, each encoder and decoder learned; a variational diffusion model (vdm) has T + 1 latents "
+    "of the data's own size, a fixed linear Gaussian encoder, and one network shared by all steps. So "
+    "parameters that the VAEs spend on encoders and on a decoder a level go into one denoiser, and a term "
+    "of the bound can be drawn at random instead of summing all. Discs are the test bound, rings the "
+    "training bound, bars the importance-weighted bound of the VAEs: where it lies far below the disc, "
+    "the encoder is what costs bits. More steps lower a diffusion model's bound towards its continuous "
+    "limit; if the last rungs do not differ, the limit is reached. Networks are alike in size, not in "
+    "cost of a step."
+)
+
 PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
+    ("From one latent to a continuum", LADDER, (hierarchy.ladder,)),
+    (
+        "What each latent costs",
+        "One term of the bound for each learned latent, from next to the data to the top. Only the top one "
+        "is a KL divergence: the ratio log q(z | below) - log p(z | above) has random neighbours on both "
+        "sides, and its mean may be negative; the sum is what counts.",
+        (hierarchy.level_terms,),
+    ),
+    (
+        "The bound by number of steps",
+        "Both axes are logarithmic. A chain of few steps pays for each step's Gaussian being of the wrong "
+        "width; in the limit of many, no choice of variance matters.",
+        (hierarchy.bound_by_steps,),
+    ),
+    (
+        "Noise schedules and the noise of their estimates",
+        "Left, the schedules, named at half time; right, the variance of one draw of the diffusion term. "
+        "Between the same endpoints all have the same bound in expectation: the shape decides only how noisy "
+        "an estimate of it training sees.",
+        (hierarchy.schedules, hierarchy.estimator_variance),
+    ),
     (
         "Difference to the best, seed by seed",
         "The dot is the mean of the differences within each seed and the line its 95% interval; a hollow dot "

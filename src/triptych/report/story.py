@@ -15,6 +15,7 @@ from triptych.report.verdict import Verdict, verdict
 from triptych.report.words import count, difference, number, p_value, plus_minus
 from triptych.runs.read import PARTS, Run, read_runs
 
+BESIDE = {"iw": "importance-weighted", "ode": "exact, by ODE"}  # not the bound, and never in its place
 STATUSES = ("finished", "running", "interrupted", "failed", "unreadable")
 
 
@@ -110,6 +111,7 @@ def columns(comparison: Comparison) -> list[tuple[str, str]]:
     known = [("bound", f"test bound, {comparison.unit}")]
     known += [(part, part) for part in PARTS if any(c.spread(part=part).n for c in comparison.cells)]
     known += [("gap", "gap to truth")] if any(c.spread(part="gap").n for c in comparison.cells) else []
+    known += [(k, head) for k, head in BESIDE.items() if any(c.spread(part=k).n for c in comparison.cells)]
     known += [("train", "training set")] if any(c.spread("train").n for c in comparison.cells) else []
     if len(comparison.cells) > 1:
         known += [("difference", "paired difference to best [95%]"), ("p", "p (Holm)")]
@@ -125,7 +127,7 @@ def rows(comparison: Comparison) -> list[Row]:
 
 def _row(comparison: Comparison, i: int, cell: Cell) -> Row:
     spreads = {"bound": cell.bound, "gap": cell.spread(part="gap"), "train": cell.spread("train")}
-    spreads |= {part: cell.spread(part=part) for part in PARTS}
+    spreads |= {part: cell.spread(part=part) for part in (*PARTS, *BESIDE)}
     texts = {key: plus_minus(s) if key in ("bound", "gap") else number(s.mean) for key, s in spreads.items()}
     order = {key: s.mean for key, s in spreads.items() if not math.isnan(s.mean)}
     if i == 0:

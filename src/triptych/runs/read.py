@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from triptych.runs.plain import line, load, natural, number, parse_overrides, whole
 from triptych.runs.read_measures import Measured, read_measures
+from triptych.runs.read_schedule import ScheduleCurve, read_schedule, read_variance
 
 Status = Literal["finished", "failed", "running", "interrupted", "unreadable"]
 
@@ -73,6 +74,8 @@ class Run:
     train: Mapping[str, Estimate] = field(default_factory=dict)
     noise_levels: Curve | None = None
     weighting: Curve | None = None
+    schedule: ScheduleCurve | None = None
+    variance: float = math.nan
     tweedie: Curve | None = None
     posterior: Curve | None = None
     measured: Measured | None = None
@@ -177,6 +180,8 @@ def _summary(summary: Any, directory: Path) -> dict[str, Any]:
     fields["seconds"] = {str(k): number(v) for k, v in (summary.get("seconds") or {}).items()}
     fields["noise_levels"] = _curve(summary.get("noise_levels"), "epsilon_mse")
     fields["weighting"] = _curve(summary.get("weighting"), "effective")
+    fields["schedule"] = read_schedule(summary.get("schedule"))
+    fields["variance"] = read_variance(summary.get("estimator"))
     fields["tweedie"] = _curve(summary.get("tweedie"), "excess")
     fields["posterior"] = _curve(summary.get("tweedie"), "spread")
     fields["measured"] = read_measures(summary)

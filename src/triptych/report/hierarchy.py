@@ -1,0 +1,156 @@
+"""The bound by number of steps, level and rung; schedules and how noisy an estimate each of them makes."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from triptych.report.axes import value
+from triptych.report.compare import Cell, Comparison
+from triptych.report.figures import Colours
+from triptych.report.statistics import spread
+from triptych.report.style import INK, MARKERS, MUTED, PAPER, axes, colour, end_labels, inches, shortened
+
+STEPS, RUNG = "bound.steps", "experiment"
+WIDTH = 5.2
+
+
+def bound_by_steps(comparison: Comparison, colours: Colours) -> Figure | None:
+    """The bound over the number of steps T, or its gap to the truth where that is known; both log."""
+    part = "gap" if all(cell.spread(part="gap").n for cell in comparison.cells) else ""
+    lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for cell in comparison.cells:
+        run = next(iter(cell.runs.values()))
+        told = value(run, STEPS)
+        if told.isdigit():
+            rest = [value(run, axis.key) for axis in comparison.axes if axis.key != STEPS]
+            lines[" / ".join(rest) or "bound"].append((int(told), cell.spread(part=part).mean))
+    if not any(len(points) > 1 for points in lines.values()):
+        return None
+    names = shortened(list(lines), 18)
+    figure, ax = axes(7.2, 3.7, 0.74, inches(list(names.values())) + 0.45)
+    ends = []
+    for k, (label, points) in enumerate(lines.items()):
+        steps, values = zip(*sorted(points), strict=True)
+        ink = colour(k)
+        ax.plot(steps, values, color=ink, linewidth=1.8, marker=MARKERS[k % len(MARKERS)], markersize=4)
+        ends.append((values[-1], names[label], ink))
+    ax.set_xscale("log")
+    if all(v > 0 for points in lines.values() for _, v in points):
+        ax.set_yscale("log")
+    ax.set_xlabel("steps T of the bound")
+    ax.set_ylabel(f"{'gap to the truth' if part else 'test bound'}, {comparison.unit}")
+    ax.set_xlim(ax.get_xlim())
+    ax.set_ylim(ax.get_ylim())
+    end_labels(ax, ends)
+    return figure
+
+
+def schedules(comparison: Comparison, colours: Colours) -> Figure | None:
+    """The noise schedule gamma(t) of each setting, first seed; only where they differ."""
+    curves = {}
+    for cell in comparison.cells:
+        found = next((run.schedule for run in cell.runs.values() if run.schedule), None)
+        if found:
+            curves[cell.label] = found
+    if len(set(curves.values())) < 2:
+        return None
+    names = shortened(list(curves), 18)
+    figure, ax = axes(WIDTH, 3.5, 0.6, inches(list(names.values())) + 0.35)
+    for label, curve in curves.items():
+        ax.plot(curve.t, curve.gamma, color=colours[label], linewidth=1.8)
+    ax.set_xlabel("time t   (left: data, right: noise)")
+    ax.set_ylabel("γ = −log SNR")
+    ax.set_xlim(0, 1)
+    ax.set_ylim(ax.get_ylim())
+    # curves meet at their ends: each is named at half time's height, where they differ
+    middle = {label: float(np.interp(0.5, c.t, c.gamma)) for label, c in curves.items()}
+    for label, height in middle.items():
+        ax.scatter([0.5], [height], s=18, color=colours[label], edgecolor=PAPER, zorder=3)
+    end_labels(ax, [(h, names[label], colours[label]) for label, h in middle.items()])
+    return figure
+
+
+def estimator_variance(comparison: Comparison, colours: Colours) -> Figure | None:
+    """Variance of one draw of the diffusion term, nats² an item: what training sees as noise."""
+    found = {}
+    for cell in comparison.cells:
+        values = [run.variance for run in cell.runs.values() if math.isfinite(run.variance)]
+        if values:
+            found[cell.label] = spread(values).mean
+    if len(found) < 2:
+        return None
+    rows = dict(sorted(found.items(), key=lambda item: item[1]))
+    return _bars(rows, colours, "variance of one draw, nats²")
+
+
+def level_terms(comparison: Comparison, colours: Colours) -> Figure | None:
+    """The bound's term of each learned latent, mean over seeds, from next to the data to the top."""
+    lines = {cell.label: terms for cell in comparison.cells if (terms := _terms(cell))}
+    if not lines:
+        return None
+    names = shortened(list(lines), 18)
+    figure, ax = axes(7.2, 3.7, 0.66, inches(list(names.values())) + 0.45)
+    ax.axhline(0, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
+    for k, (label, terms) in enumerate(lines.items()):
+        mark = MARKERS[k % len(MARKERS)]
+        ax.plot(
+            range(1, len(terms) + 1), terms, color=colours[label], linewidth=1.6, marker=mark, markersize=4
+        )
+    deepest = max(map(len, lines.values()))
+    ax.set_xticks(range(1, deepest + 1))
+    ax.set_xlim(0.8, deepest + 0.2)
+    ax.set_ylim(ax.get_ylim())
+    ax.set_xlabel("level   (1: next to the data)")
+    ax.set_ylabel(f"term of the bound, {comparison.unit}")
+    end_labels(ax, [(terms[-1], names[label], colours[label]) for label, terms in lines.items()])
+    return figure
+
+
+def ladder(comparison: Comparison, colours: Colours) -> Figure | None:
+    """Test bound (disc), training bound (ring) and importance-weighted bound (bar; VAEs only) by rung."""
+    rungs = {}
+    for axis in comparison.axes:
+        if axis.key == RUNG:
+            rungs = {v: i for i, v in enumerate(axis.values) if v.startswith("ladder/")}
+    cells = sorted((c for c in comparison.cells if c.label in rungs), key=lambda c: rungs[c.label])
+    if len(cells) < 2:
+        return None
+    names = [cell.label.removeprefix("ladder/") for cell in cells]
+    figure, ax = axes(7.2, 3.7, 0.66, 0.2, bottom=0.9)
+    for x, cell in enumerate(cells):
+        ink = colours[cell.label]
+        test, train, weighted = (cell.spread(*which) for which in (("test",), ("train",), ("test", "iw")))
+        ax.plot([x, x], [train.mean, test.mean], color=ink, linewidth=1.2)
+        ax.scatter([x], [train.mean], s=34, facecolor=PAPER, edgecolor=ink, linewidth=1.4, zorder=3)
+        ax.scatter([x], [test.mean], s=34, color=ink, zorder=3)
+        if weighted.n:
+            ax.plot([x - 0.2, x + 0.2], [weighted.mean] * 2, color=INK, linewidth=1.6)
+    ax.set_xticks(range(len(cells)), names, rotation=35, ha="right")
+    ax.set_ylabel(f"bound, {comparison.unit}")
+    return figure
+
+
+def _terms(cell: Cell) -> list[float]:
+    """Mean term of level 1, 2, ... over seeds, as far as they were recorded."""
+    terms: list[float] = []
+    while (term := cell.spread(part=f"kl_{len(terms) + 1}")).n:
+        terms.append(term.mean)
+    return terms
+
+
+def _bars(rows: dict[str, float], colours: Colours, xlabel: str) -> Figure:
+    """A bar and its number for each label."""
+    names = shortened(list(rows), 30)
+    figure, ax = axes(7.2, 0.36 * len(rows) + 0.75, inches(list(names.values())) + 0.2, 0.7)
+    for y, (label, width) in enumerate(rows.items()):
+        ax.barh(y, width, height=0.62, color=colours[label])
+        ax.text(width, y, f" {width:.3g}", va="center", color=MUTED)
+    ax.set_yticks(range(len(rows)), [names[label] for label in rows])
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_xlabel(xlabel)
+    ax.grid(axis="y", visible=False)
+    return figure
