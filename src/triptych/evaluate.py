@@ -29,6 +29,13 @@ def evaluate(cfg: DictConfig) -> dict:
             config["bound"]["repeats"] = cfg.repeats
         if cfg.steps != "run":
             config["bound"]["steps"] = cfg.steps
+        if cfg.variance is not None:
+            own = config["bound"].get("variance", "beta_tilde")
+            if "learned" in (own, cfg.variance) and own != cfg.variance:  # it is part of the network
+                raise UserError(
+                    f"variance={cfg.variance}: this model was trained with {own}; null is accepted"
+                )
+            config["bound"]["variance"] = cfg.variance
         if cfg.batch_size is not None:
             config["data"]["eval_batch_size"] = cfg.batch_size
 

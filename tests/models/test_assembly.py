@@ -110,3 +110,23 @@ def test_what_cannot_be_is_refused_in_one_line(prepared, arguments, words):
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value), str(caught.value)
+
+
+def test_one_checkpoint_under_several_reverse_variances(prepared):
+    from hydra import compose, initialize_config_dir
+
+    from triptych.config.check import CONFIGS
+    from triptych.evaluate import evaluate
+
+    run = prepared(*RING)
+    execute(run)
+
+    def bound(*overrides: str) -> float:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            ckpt = f"ckpt='{run / 'checkpoints' / 'last.ckpt'}'"
+            return evaluate(compose("evaluate", overrides=[ckpt, *overrides]))["nats_per_dim"]["mean"]
+
+    assert bound() == figures(run)["nats_per_dim"]["mean"]
+    assert bound("steps=4", "variance=optimal") < bound("steps=4")
+    with pytest.raises(UserError, match="variance=learned: .* beta_tilde"):
+        bound("steps=4", "variance=learned")
