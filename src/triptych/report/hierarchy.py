@@ -15,6 +15,7 @@ from triptych.report.statistics import spread
 from triptych.report.style import INK, MARKERS, MUTED, PAPER, axes, colour, end_labels, inches, shortened
 
 STEPS, RUNG = "bound.steps", "experiment"
+LADDER = "ladder/"
 WIDTH = 5.2
 
 
@@ -112,26 +113,39 @@ def level_terms(comparison: Comparison, colours: Colours) -> Figure | None:
 
 def ladder(comparison: Comparison, colours: Colours) -> Figure | None:
     """Test bound (disc), training bound (ring) and importance-weighted bound (bar; VAEs only) by rung."""
-    rungs = {}
-    for axis in comparison.axes:
-        if axis.key == RUNG:
-            rungs = {v: i for i, v in enumerate(axis.values) if v.startswith("ladder/")}
-    cells = sorted((c for c in comparison.cells if c.label in rungs), key=lambda c: rungs[c.label])
+    if not any(axis.key == RUNG for axis in comparison.axes):
+        return None
+    cells = sorted((c for c in comparison.cells if c.label.startswith(LADDER)), key=lambda c: _rung(c.label))
     if len(cells) < 2:
         return None
-    names = [cell.label.removeprefix("ladder/") for cell in cells]
     figure, ax = axes(7.2, 3.7, 0.66, 0.2, bottom=0.9)
+    top = 1.3 * float(np.median([cell.bound.mean for cell in cells]))  # few steps would flatten all others
     for x, cell in enumerate(cells):
         ink = colours[cell.label]
         test, train, weighted = (cell.spread(*which) for which in (("test",), ("train",), ("test", "iw")))
+        if test.mean > top:
+            ax.annotate(f"{test.mean:.2f}", (x, 0.99), xycoords=("data", "axes fraction"), color=ink,
+                        ha="center", va="top", fontweight="bold")  # fmt: skip
+            continue
         ax.plot([x, x], [train.mean, test.mean], color=ink, linewidth=1.2)
         ax.scatter([x], [train.mean], s=34, facecolor=PAPER, edgecolor=ink, linewidth=1.4, zorder=3)
         ax.scatter([x], [test.mean], s=34, color=ink, zorder=3)
         if weighted.n:
             ax.plot([x - 0.2, x + 0.2], [weighted.mean] * 2, color=INK, linewidth=1.6)
+    names = [cell.label.removeprefix(LADDER) for cell in cells]
     ax.set_xticks(range(len(cells)), names, rotation=35, ha="right")
+    ax.set_xlim(-0.6, len(cells) - 0.4)
+    ax.margins(y=0.12)
     ax.set_ylabel(f"bound, {comparison.unit}")
     return figure
+
+
+def _rung(label: str) -> tuple[int, float]:
+    """Place on the ladder: fewer latents first, the continuum (no number) last."""
+    kind, _, latents = label.removeprefix(LADDER).partition("_")
+    return ("vae", "hvae", "vdm").index(kind) if kind in ("vae", "hvae", "vdm") else 3, float(
+        latents
+    ) if latents.isdigit() else float("inf")
 
 
 def _terms(cell: Cell) -> list[float]:

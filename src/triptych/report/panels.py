@@ -51,10 +51,10 @@ LADDER = (
     "of the data's own size, a fixed linear Gaussian encoder, and one network shared by all steps. So "
     "parameters that the VAEs spend on encoders and on a decoder a level go into one denoiser, and a term "
     "of the bound can be drawn at random instead of summing all. Discs are the test bound, rings the "
-    "training bound, bars the importance-weighted bound of the VAEs: where it lies far below the disc, "
-    "the encoder is what costs bits. More steps lower a diffusion model's bound towards its continuous "
-    "limit; if the last rungs do not differ, the limit is reached. Networks are alike in size, not in "
-    "cost of a step."
+    "training bound, bars the importance-weighted bound of the VAEs, a number at the top a bound beyond "
+    "the frame; where a bar lies far below its disc, the encoder is what costs bits. More steps lower a "
+    "diffusion model's bound towards its continuous limit; if the last rungs do not differ, the limit is "
+    "reached. Networks are alike in size, not in cost of a step."
 )
 
 PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
