@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from triptych.report.compare import Cell, Comparison
 from triptych.report.figures import Colours
 from triptych.report.statistics import paired, spread
-from triptych.report.style import INK, MARKERS, MUTED, axes, end_labels, inches, shortened
+from triptych.report.style import INK, MARKERS, MUTED, axes, end_labels, inches, plain_log, shortened
 from triptych.report.words import listed
 from triptych.runs.read_measures import Measured
 
@@ -125,7 +127,7 @@ def _lines(known: Table, colours: Colours) -> Figure:
     _floor(ax.axhspan, ax.axhline, known)
     if known.key == "evaluations":
         ax.set_xscale("log")
-        ax.set_yscale("log")
+        _log(ax, known)
         ax.set_xticks(x, [f"{v:g}" for v in x])
         ax.minorticks_off()
     ax.set_xlabel("calls of the denoiser" if known.key == "evaluations" else known.key)
@@ -134,6 +136,19 @@ def _lines(known: Table, colours: Colours) -> Figure:
     ax.set_ylim(ax.get_ylim())
     end_labels(ax, ends)
     return figure
+
+
+def _log(ax: Axes, known: Table) -> None:
+    """A log axis with plain numbers; linear below the floor for a measure that may be zero or less there."""
+    lowest = min(min(v) for seeds in known.cells.values() for v in seeds.values())
+    if lowest > 0:
+        ax.set_yscale("log")
+    else:
+        around = known.floor[2] if known.floor else 1e-3
+        ax.set_yscale("symlog", linthresh=around)
+        ax.set_ylim(bottom=lowest - around / 2)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: "0" if y == 0 else plain_log(y)))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _dots(known: Table, colours: Colours) -> Figure:

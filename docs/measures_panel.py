@@ -1,0 +1,39 @@
+"""Measures of a sweep's samples as one picture, two in a row, for these pages.
+
+python docs/measures_panel.py logs/sweeps/samplers docs/images/samplers.png sliced_wasserstein energy_distance
+"""
+
+import io
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from triptych.report.compare import compare
+from triptych.report.measures import draw
+from triptych.report.panels import colours
+from triptych.report.style import styled, to_png
+from triptych.runs.read import read_runs
+
+
+def main(sweep: str, picture: str, *names: str) -> None:
+    """Draw the measures ``names`` of the sweep's only comparison."""
+    (comparison,) = compare(read_runs(Path(sweep)))
+    palette = colours(sorted(cell.label for cell in comparison.cells))
+    tiles = []
+    for name in names:
+        with styled():
+            figure = draw(name)(comparison, palette)
+        if figure is None:
+            raise SystemExit(f"{sweep}: no run measured {name}")
+        tiles.append(Image.open(io.BytesIO(to_png(figure, 110))).convert("RGB"))
+    columns = min(2, len(tiles))
+    width, height = max(t.width for t in tiles), max(t.height for t in tiles)
+    sheet = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height), "white")
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (i % columns * width, i // columns * height))
+    sheet.save(picture)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
