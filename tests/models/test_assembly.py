@@ -130,3 +130,25 @@ def test_one_checkpoint_under_several_reverse_variances(prepared):
     assert bound("steps=4", "variance=optimal") < bound("steps=4")
     with pytest.raises(UserError, match="variance=learned: .* beta_tilde"):
         bound("steps=4", "variance=learned")
+
+
+@pytest.mark.parametrize("name", ["ladder", "learned_snr"])
+def test_every_rung_is_of_one_size_and_can_be_built(root, name):
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from triptych.config.check import CONFIGS
+    from triptych.config.names import register_resolvers
+    from triptych.models.assemble import build_data, build_model
+
+    register_resolvers()
+    data, sizes = None, []
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        sweep = compose("train", overrides=[f"ablation={name}"], return_hydra_config=True)
+        for experiment in sweep.hydra.sweeper.params.experiment.split(","):
+            cfg = compose("train", overrides=[f"ablation={name}", f"experiment={experiment}"])
+            config = OmegaConf.to_container(cfg, resolve=True)
+            data = data or build_data(config)
+            sizes.append(sum(p.numel() for p in build_model(config, data).parameters()))
+    assert len(sizes) == {"ladder": 10, "learned_snr": 6}[name]
+    assert 95_000 < min(sizes) <= max(sizes) < 110_000
