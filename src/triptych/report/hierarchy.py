@@ -162,7 +162,8 @@ def _bars(rows: dict[str, float], colours: Colours, xlabel: str) -> Figure:
     figure, ax = axes(7.2, 0.36 * len(rows) + 0.75, inches(list(names.values())) + 0.2, 0.7)
     for y, (label, width) in enumerate(rows.items()):
         ax.barh(y, width, height=0.62, color=colours[label])
-        ax.text(width, y, f" {width:.3g}", va="center", color=MUTED)
+        shown = f"{width:,.0f}" if width >= 100 else f"{width:.3g}"
+        ax.text(width, y, f" {shown}", va="center", color=MUTED)
     ax.set_yticks(range(len(rows)), [names[label] for label in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlabel(xlabel)
