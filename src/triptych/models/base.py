@@ -113,7 +113,7 @@ class BoundModel(pl.LightningModule):
 
     @property
     def _logs_now(self) -> bool:
-        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]  # set in its __init__, by a helper
 
     def _log_step(self, mean: Tensor, nats: Tensor, batch: int) -> None:
         step, then = self._clock
@@ -136,7 +136,7 @@ class BoundModel(pl.LightningModule):
             grads = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/grad_norm", nn.utils.get_total_norm(grads), on_step=True, on_epoch=False)
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> Any:
         try:
             optimizer = self.optimizer(self.parameter_groups())
         except (TypeError, ValueError) as error:
