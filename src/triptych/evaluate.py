@@ -11,6 +11,7 @@ from triptych.config.check import CONFIGS
 from triptych.config.names import register_resolvers
 from triptych.door import one_line_errors, quote_paths
 from triptych.errors import UserError
+from triptych.runs.processes import rank
 
 register_resolvers()
 SPLITS = ("train", "val", "test")
@@ -18,6 +19,8 @@ SPLITS = ("train", "val", "test")
 
 def evaluate(cfg: DictConfig) -> dict:
     """The bound of a checkpoint over one split: {"bpd": {"mean", "stderr", "n"}, ...} as in summary.json."""
+    if not isinstance(cfg.devices, int) or cfg.devices < 1:
+        raise UserError(f"devices={cfg.devices}: a whole number from 1 is accepted")
     if cfg.split not in SPLITS:
         raise UserError(f"split={cfg.split}: one of {', '.join(SPLITS)} is accepted")
     from triptych.runs.account import account_split
@@ -38,6 +41,8 @@ def evaluate(cfg: DictConfig) -> dict:
             config["bound"]["variance"] = cfg.variance
         if cfg.batch_size is not None:
             config["data"]["eval_batch_size"] = cfg.batch_size
+        several = {"devices": cfg.devices, "num_nodes": 1, "strategy": "ddp" if cfg.devices > 1 else "auto"}
+        config["trainer"] |= {"accelerator": "auto"} | several  # wherever the run was trained
 
     opened = reopen(cfg.ckpt, cfg.weights, cfg.data_root, adjust)
     if not len(opened.data.splits[cfg.split]):
@@ -57,6 +62,8 @@ def compose_and_evaluate(cfg: DictConfig) -> None:
     from triptych.runs.summary import one_line
 
     figures = evaluate(cfg)
+    if rank() != 0:
+        return
     print(one_line({cfg.split: figures}, cfg.split))
     if cfg.out:
         write_atomic(Path(cfg.out), json.dumps(figures, indent=1) + "\n")

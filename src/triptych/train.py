@@ -127,6 +127,7 @@ def main() -> None:
         if resume:
             if len(sys.argv) > 2:
                 raise UserError(f"resume={resume[0]}: takes no further arguments, the directory says it all")
+            processes.end_with_parent()
             run = RunDirectory(resume[0])
             if run.status != "finished":
                 train(run)

@@ -1,30 +1,126 @@
-"""Two processes: the whole test set once, the figures of one process, one directory."""
+"""Several processes: the same training and the same bound as one, one directory, every item once."""
 
+import csv
 import json
+import subprocess
+import sys
 
 import pytest
 
+from tests.runs import counting
+from tests.runs.commands import command, environment
+
+LONG = ["trainer.max_steps=50", "trainer.val_check_interval=25"]
+
+
+def run(line: list[str], root, **more: str) -> subprocess.CompletedProcess:
+    done = subprocess.run(line, capture_output=True, text=True, env=environment(root, **more), timeout=280)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def curve(path) -> list[float]:
+    with open(path / "metrics.csv", newline="") as file:
+        return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+def relative(one: float, other: float) -> float:
+    return abs(one - other) / abs(one)
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """A run on one process, shared by the tests below."""
+    root = tmp_path_factory.mktemp("single")
+    run(command("name=one", *LONG), root)
+    return root / "logs" / "runs" / "one"
+
 
 @pytest.mark.slow
-def test_two_processes_report_the_bound_of_one(door, root, tiny):
-    figures = {}
-    for devices in (1, 2):
-        strategy = [] if devices == 1 else ["trainer.strategy=ddp"]
-        done = door(
-            "triptych.train",
-            f"name=on{devices}",
-            "logger=csv",
-            f"trainer.devices={devices}",
-            *strategy,
-            *tiny,
-        )
-        assert done.returncode == 0, done.stderr
-        figures[devices] = json.loads((root / "logs" / "runs" / f"on{devices}" / "summary.json").read_text())
-    assert [figures[d]["world_size"] for d in (1, 2)] == [1, 2]
-    assert len(list((root / "logs" / "runs").iterdir())) == 2
-    for split in ("test", "val", "train"):
-        one, two = figures[1][split]["bpd"], figures[2][split]["bpd"]
-        assert one["n"] == two["n"]
-        assert two["mean"] == pytest.approx(
-            one["mean"], rel=1e-4
-        )  # six steps of training, summed in another order
+@pytest.mark.parametrize("devices", [2, 4])
+def test_the_loss_curve_is_that_of_one_process(root, single, devices):
+    run(command("name=many", "trainer=ddp_sim", f"trainer.devices={devices}", *LONG), root)
+    folder = root / "logs" / "runs" / "many"
+    assert [p.name for p in folder.parent.iterdir()] == ["many"]
+    one, many = curve(single), curve(folder)
+    assert len(one) == len(many) == 50
+    worst = max(relative(a, b) for a, b in zip(one, many, strict=True))
+    print(f"{devices} processes: largest relative difference of the loss {worst:.1e}", file=sys.stderr)
+    assert worst < 1e-4
+    first, second = (json.loads((p / "summary.json").read_text()) for p in (single, folder))
+    assert (first["world_size"], second["world_size"]) == (1, devices)
+    for split in ("train", "val", "test"):
+        assert first[split]["bpd"]["n"] == second[split]["bpd"]["n"]
+        assert relative(first[split]["bpd"]["mean"], second[split]["bpd"]["mean"]) < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 3])
+def test_the_bound_is_that_of_one_process(root, single, devices):
+    """297 items divide by 3 and not by 2; with 500 a batch, and with 64."""
+    known = json.loads((single / "summary.json").read_text())["test"]
+    line = [sys.executable, "-m", "triptych.evaluate", f"ckpt={single}/checkpoints/last.ckpt"]
+    run([*line, f"devices={devices}", "batch_size=64", f"out={root}/out.json"], root)
+    found = json.loads((root / "out.json").read_text())
+    for key, figure in known.items():
+        assert found[key]["n"] == figure["n"] == 297
+        assert relative(figure["mean"], found[key]["mean"]) < 1e-6, key
+        assert relative(figure["stderr"], found[key]["stderr"]) < 1e-6, key
+
+
+@pytest.mark.slow
+def test_a_sweep_over_the_number_of_processes_sees_every_item(root):
+    """Today's templates train the second of these on half of the data, without a word."""
+    epoch = ["data.batch_size=54", "trainer.max_steps=25", "trainer.val_check_interval=25"]
+    hook = counting.install(root / "hook")
+    line = command("-m", "name=s", "trainer=ddp_sim", "trainer.devices=1,2", *epoch)
+    run(line, root, **hook)
+    found = {path.parent.name: json.loads(path.read_text()) for path in (root / "logs").rglob("summary.json")}
+    assert sorted(s["world_size"] for s in found.values()) == [1, 2] and len(found) == 2
+    assert len(list((root / "logs" / "sweeps").iterdir())) == 1
+    seen = counting.counts(root / "hook")
+    assert sorted(seen) == [1, 2] and len(seen[1]) == 1 and len(seen[2]) == 2
+    for shares in seen.values():
+        assert sorted(item for share in shares for item in share) == list(range(1350))
+    assert not set(seen[2][0]) & set(seen[2][1])
+
+
+@pytest.mark.slow
+def test_torchrun_makes_one_directory(root, single):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    line = [*torchrun, "-m", *command("name=many", "trainer=ddp_sim", *LONG)[2:]]
+    done = run(line, root)
+    assert done.stdout.count("test bound") == 1
+    folder = root / "logs" / "runs" / "many"
+    assert [p.name for p in folder.parent.iterdir()] == ["many"]
+    assert json.loads((folder / "summary.json").read_text())["world_size"] == 2
+    assert max(relative(a, b) for a, b in zip(curve(single), curve(folder), strict=True)) < 1e-4
+    again = run(line, root)
+    assert "finished before" in again.stdout
+    nameless = [*torchrun, "-m", *command("trainer=ddp_sim")[2:]]
+    refused = subprocess.run(nameless, capture_output=True, text=True, env=environment(root), timeout=200)
+    assert refused.returncode != 0 and "a name is needed here" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_run_on_two_processes_that_is_killed_goes_on(root):
+    """The first process alone is killed; the other one does not outlive it, and nothing is lost."""
+    import time
+
+    line = command("name=many", "trainer=ddp_sim", *LONG, "denoiser.network.dropout=0.2")
+    run([*line[:3], "name=whole", *line[4:]], root)
+    folder = root / "logs" / "runs" / "many"
+    process = subprocess.Popen(
+        line, env=environment(root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not (folder / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    time.sleep(6.0)
+    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert f"resume={folder}" not in left
+    run(line, root)
+    first, second = (json.loads((folder.parent / n / "summary.json").read_text()) for n in ("whole", "many"))
+    assert first["test"] == second["test"] and first["val"] == second["val"]

@@ -1,10 +1,11 @@
 """The bound of a model over whole splits, in the one accounting."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
 
-from triptych.data.base import DataModule
+from triptych.data.base import Batch, DataModule
 from triptych.models.base import BoundModel
 
 
@@ -24,10 +25,23 @@ def account_split(
 ) -> dict:
     """{"bpd": {"mean", "stderr", "n"}, ...} of one split under the model's present weights."""
     model.split = split
-    trainer.test(model, dataloaders=data.eval_dataloader(split, limit), verbose=False)
+    trainer.test(model, dataloaders=_Later(data, split, limit), verbose=False)
     found = model.accounting.compute()
     if data.mixture is not None and "gap" in found:
         entropy = data.mixture.entropy()
         dims = model.dims
         found["entropy"] = {"mean": entropy.mean / dims, "stderr": entropy.stderr / dims, "n": 0}
     return found
+
+
+class _Later:
+    """An evaluation loader that is made once the processes are there to share it."""
+
+    def __init__(self, data: DataModule, split: str, limit: int | None):
+        self._make = lambda: data.eval_dataloader(split, limit)
+
+    def __len__(self) -> int:
+        return len(self._make())
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._make())

@@ -19,7 +19,7 @@ from triptych.runs.keep import LAST, Keep, choose
 from triptych.runs.logging import build_loggers, close_loggers
 from triptych.runs.measure import check, measure
 from triptych.runs.metrics import MetricsCsv
-from triptych.runs.processes import end_with_parent, rank
+from triptych.runs.processes import rank
 from triptych.runs.quiet import quiet
 from triptych.runs.stopping import Stop, requeue
 from triptych.runs.summary import failed, finished
@@ -41,7 +41,6 @@ def execute(run: RunDirectory) -> dict:
         UserError: the configuration cannot be built; recorded as a failed run.
         Exception: whatever else stopped it, recorded with its traceback in train.log.
     """
-    end_with_parent()
     stage = {"now": "build"}
     if rank() != 0:  # works under rank 0's lock, and leaves the telling to it
         with Stop() as stop:

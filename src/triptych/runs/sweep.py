@@ -3,7 +3,9 @@
 Works from the parent process alone, by looking at the runs' directories: the same for every launcher.
 """
 
+import atexit
 import json
+import os
 import sys
 import threading
 import time
@@ -19,14 +21,18 @@ from omegaconf import DictConfig, open_dict
 from triptych.config.check import check_keys
 from triptych.config.names import shared_overrides, slug, sweep_name
 from triptych.door import one_line_errors
+from triptych.errors import UserError
+from triptych.runs import processes
 from triptych.runs.directory import RunDirectory
 
-_failed: list[str] = []  # names of the failed cells of this process's sweep, for its exit code
+_ended: list[str] = []  # how the cells of this process's sweep ended, for its exit code
 
 
 def exit_code() -> int:
-    """1 if a run of this process's sweep failed."""
-    return 1 if _failed else 0
+    """0 if every run of this process's sweep is finished, 75 if others are at work on the rest, else 1."""
+    if set(_ended) <= {"finished"}:
+        return 0
+    return processes.BUSY if set(_ended) <= {"finished", "busy"} else 1
 
 
 @contextmanager
@@ -45,6 +51,10 @@ class SweepHook(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with _no_sweep_after_an_error(), open_dict(config):
+            if processes.launch():
+                raise UserError(
+                    "-m: a sweep starts its processes itself; use trainer=ddp in it, not torchrun or srun"
+                )
             check_keys(config, config.hydra)
             given = [o for o in config.hydra.overrides.hydra if str(o).startswith("hydra.sweep.dir=")]
             if not given:
@@ -66,7 +76,9 @@ class SweepHook(Callback):
             "sweep.json", {"command": ["triptych-train", *sys.argv[1:]], "expected": len(self.cells)}
         )
         self.monitor = Monitor(self.root, self.cells)
+        os.environ[processes.SWEEP] = str(os.getpid())
         self.monitor.start()
+        atexit.register(self.monitor.stop)  # after Ctrl-C too: the terminal is left as it was
 
     def __getstate__(self) -> dict:
         return {}  # launchers send the hook to their workers; a thread cannot go, and has no business there
@@ -77,8 +89,14 @@ class SweepHook(Callback):
         from triptych.report.terminal import print_table
 
         runs = [RunDirectory(self.root / cell) for cell in self.cells]
-        _failed.extend(run.path.name for run in runs if run.status != "finished")
         print_table(self.root, report=write_report(self.root, expected=len(runs)))
+        for run in runs:
+            ended, holder = run.status, None
+            if ended not in ("finished", "failed"):
+                holder = run.holder()
+                ended = "busy" if holder else ended
+                print(f"{run.path.name}: {f'{holder} is at work on it' if holder else 'came to no end'}")
+            _ended.append(ended)
 
 
 def expected_cells(config: DictConfig) -> list[str]:

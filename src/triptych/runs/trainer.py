@@ -32,6 +32,11 @@ def build_trainer(
         raise UserError(
             f"trainer.max_steps={config['trainer']['max_steps']}: a whole number from 1 is accepted"
         )
+    if str(node["strategy"]).startswith("fsdp") and config["callbacks"].get("ema"):
+        raise UserError(
+            "trainer.strategy=fsdp: a shard's average is not the network's; "
+            "callbacks.ema=null weights=raw is accepted"
+        )
     return build(
         node,
         "trainer",
