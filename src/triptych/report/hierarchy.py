@@ -60,7 +60,7 @@ def schedules(comparison: Comparison, colours: Colours) -> Figure | None:
     if len(set(curves.values())) < 2:
         return None
     names = shortened(list(curves), 18)
-    figure, ax = axes(WIDTH, 3.5, 0.6, inches(list(names.values())) + 0.35)
+    figure, ax = axes(WIDTH, 3.5, 0.8, inches(list(names.values())) + 0.35)
     for label, curve in curves.items():
         ax.plot(curve.t, curve.gamma, color=colours[label], linewidth=1.8)
     ax.set_xlabel("time t   (left: data, right: noise)")
