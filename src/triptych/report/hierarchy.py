@@ -7,12 +7,24 @@ from collections import defaultdict
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from triptych.report.axes import value
 from triptych.report.compare import Cell, Comparison
 from triptych.report.figures import Colours
 from triptych.report.statistics import spread
-from triptych.report.style import INK, MARKERS, MUTED, PAPER, axes, colour, end_labels, inches, shortened
+from triptych.report.style import (
+    INK,
+    MARKERS,
+    MUTED,
+    PAPER,
+    axes,
+    colour,
+    end_labels,
+    inches,
+    plain_log,
+    shortened,
+)
 
 STEPS, RUNG = "bound.steps", "experiment"
 LADDER = "ladder/"
@@ -42,6 +54,11 @@ def bound_by_steps(comparison: Comparison, colours: Colours) -> Figure | None:
     ax.set_xscale("log")
     if all(v > 0 for points in lines.values() for _, v in points):
         ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(FuncFormatter(plain_log))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    grid = sorted({step for points in lines.values() for step, _ in points})
+    ax.set_xticks(grid, [str(step) for step in grid])
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("steps T of the bound")
     ax.set_ylabel(f"{'gap to the truth' if part else 'test bound'}, {comparison.unit}")
     ax.set_xlim(ax.get_xlim())
