@@ -113,7 +113,8 @@ class BoundModel(pl.LightningModule):
 
     @property
     def _logs_now(self) -> bool:
-        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]  # set in its __init__, by a helper
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
+        return (self.global_step + 1) % every == 0
 
     def _log_step(self, mean: Tensor, nats: Tensor, batch: int) -> None:
         step, then = self._clock
