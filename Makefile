@@ -40,8 +40,9 @@ format: install  ## put the code into shape
 	$(BIN)/ruff check --fix src tests benchmarks
 	$(BIN)/ruff format src tests benchmarks
 
-bench: install  ## overhead of a training step against a bare PyTorch loop
+bench: install  ## a training step against a bare loop, a sampling step against a hand-written one
 	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/sampler_overhead.py
 
 clean:  ## remove what was installed and cached, keep the runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info
