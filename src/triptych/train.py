@@ -65,6 +65,10 @@ def compose_and_train(cfg: DictConfig) -> float | None:
     if (holder := run.holder()) is not None and processes.rank() == 0:
         return _metric(run, cfg.optimized_metric, f"{path.name}: {holder} is at work on it")
     code = processes.run_child(command, run / "train.log")
+    if code >= 128:
+        processes.await_requeue()  # so that a job that SLURM takes back does not look like one that has ended
+    if processes.rank() != 0:
+        return None
     said = _last_words(run, code)
     if 0 < code < 128 and code not in (processes.BUSY, processes.STORAGE) and run.summary() is None:
         run.write("summary.json", failed(run.provenance(), "build", said))  # it ended before it could say why

@@ -42,6 +42,14 @@ def shared_overrides(cfg: DictConfig) -> dict[str, str]:
     }
 
 
+def grid_keys(cfg: DictConfig) -> set[str]:
+    """The keys that the command line gives several values."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(list(cfg.hydra.overrides.task))
+    return {o.key_or_group for o in parsed if o.is_sweep_override()}
+
+
 def sweep_name(cfg: DictConfig) -> str:
     """The sweep's name, and whatever its cells share."""
     name = cfg.get("name") or cfg.hydra.runtime.choices.get("experiment") or "sweep"
@@ -55,15 +63,29 @@ def root() -> str:
 
 def cores() -> int:
     """Cores this process may use."""
+    if "SLURM_CPUS_PER_TASK" in os.environ:  # not every cluster binds a job to them
+        return int(os.environ["SLURM_CPUS_PER_TASK"])
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads() -> int:
+    """Cores for each run: a sweep that has several at a time shares them out."""
+    return int(os.environ.get("TRIPTYCH_THREADS") or cores())
+
+
+def gpus(accelerator: str, devices: int) -> int | None:
+    """GPUs that a SLURM job asks for on each node."""
+    return devices if accelerator in ("gpu", "cuda") else None
+
+
 def register_resolvers() -> None:
-    """Make ``${slug:}``, ``${run_name:}`` ``${cores:}`` and ``${root:}`` known to OmegaConf."""
+    """Make ``${slug:}``, ``${run_name:}``, ``${cores:}``, ``${threads:}``, ``${root:}``, ``${gpus:}`` known to OmegaConf."""
     for name, function, cached in (
         ("slug", slug, False),
         ("run_name", run_name, True),
         ("cores", cores, False),
+        ("threads", threads, False),
         ("root", root, False),
+        ("gpus", gpus, False),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)

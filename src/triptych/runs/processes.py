@@ -108,6 +108,12 @@ def _stop(child: subprocess.Popen) -> None:
         child.wait()
 
 
+def await_requeue(patience: float = 60.0) -> None:
+    """In a sweep's SLURM job whose run was interrupted: most likely SLURM is about to end the job."""
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        time.sleep(patience)
+
+
 def end_with_parent() -> None:
     """In a job's process, or one that Lightning started for it: stop when the one that started it is gone."""
     parent = int(os.environ.pop(PARENT, None) or 0)

@@ -19,8 +19,8 @@ WANTED_BACK = [s for s in SIGNALS if s.name in ("SIGUSR1", "SIGUSR2")]  # what S
 class Stop(pl.Callback):
     """Turns a signal into a wish while training, which is granted after a step, once all processes know.
 
-    Elsewhere nothing would be gained by waiting: ``Interrupted`` is raised where the run stands. A second
-    signal is not a wish.
+    Elsewhere nothing would be gained by waiting: ``Interrupted`` is raised where the run stands. So it is
+    for a second Ctrl-C.
     """
 
     def __init__(self) -> None:
@@ -48,10 +48,9 @@ class Stop(pl.Callback):
                 signal.signal(number, self._hear)
 
     def _hear(self, number: int, _: Any) -> None:
-        if self._training and self.received is None:
-            self.received = number
-        else:
+        if not self._training or (self.received is not None and number == signal.SIGINT):
             raise Interrupted(self.received or number)
+        self.received = self.received or number
 
     def agreed(self, trainer: pl.Trainer) -> int | None:
         """The signal, if any process has received one; all processes ask together."""

@@ -19,7 +19,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
 from triptych.config.check import check_keys
-from triptych.config.names import shared_overrides, slug, sweep_name
+from triptych.config.names import cores, grid_keys, shared_overrides, slug, sweep_name
 from triptych.door import one_line_errors
 from triptych.errors import UserError
 from triptych.runs import processes
@@ -56,6 +56,7 @@ class SweepHook(Callback):
                     "-m: a sweep starts its processes itself; use trainer=ddp in it, not torchrun or srun"
                 )
             check_keys(config, config.hydra)
+            _check_allocation(config)
             given = [o for o in config.hydra.overrides.hydra if str(o).startswith("hydra.sweep.dir=")]
             if not given:
                 # a literal override reaches every job on every launcher
@@ -76,6 +77,8 @@ class SweepHook(Callback):
             "sweep.json", {"command": ["triptych-train", *sys.argv[1:]], "expected": len(self.cells)}
         )
         self.monitor = Monitor(self.root, self.cells)
+        at_once = config.hydra.launcher.get("n_jobs") or 1
+        os.environ["TRIPTYCH_THREADS"] = str(max(1, cores() // at_once) if at_once > 0 else 1)
         os.environ[processes.SWEEP] = str(os.getpid())
         self.monitor.start()
         atexit.register(self.monitor.stop)  # after Ctrl-C too: the terminal is left as it was
@@ -97,6 +100,14 @@ class SweepHook(Callback):
                 ended = "busy" if holder else ended
                 print(f"{run.path.name}: {f'{holder} is at work on it' if holder else 'came to no end'}")
             _ended.append(ended)
+
+
+def _check_allocation(config: DictConfig) -> None:
+    """A SLURM job's tasks are asked for once for the whole sweep, and must be the trainer's processes."""
+    fixed = {"trainer", "trainer.devices", "trainer.num_nodes"}
+    swept = {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)} & fixed
+    if swept and str(config.hydra.launcher._target_).endswith("SlurmLauncher"):
+        raise UserError(f"{min(swept)}: cannot vary within a SLURM sweep; a sweep for each value is accepted")
 
 
 def expected_cells(config: DictConfig) -> list[str]:

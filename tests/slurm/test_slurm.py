@@ -1,0 +1,122 @@
+"""A real SLURM: sweeps through sbatch, preemption, requeueing, the figures of undisturbed runs."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.runs.commands import command, environment
+from tests.slurm.cluster import Cluster, missing
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(bool(missing()), reason=f"no SLURM: {missing()}"),
+]
+LONG = ["trainer.max_steps=1500", "trainer.val_check_interval=100", "denoiser.network.dropout=0.2"]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with Cluster(tmp_path_factory.mktemp("slurm") / "cluster") as cluster:
+        yield cluster
+
+
+def summaries(folder: Path) -> dict[str, dict]:
+    return {p.parent.name: json.loads(p.read_text()) for p in folder.rglob("summary.json")}
+
+
+def wait_for(condition, seconds: float = 200.0):
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.2)
+    return found
+
+
+def jobs(cluster) -> dict[str, str]:
+    """{job id: state} of the queue."""
+    lines = cluster.run("squeue", "-h", "-r", "-o", "%i %T").splitlines()
+    return dict(line.split() for line in lines)
+
+
+def step(folder: Path) -> int:
+    try:
+        return json.loads((folder / "progress.json").read_text())["step"]
+    except (OSError, ValueError):
+        return 0
+
+
+@pytest.mark.parametrize("how", ["requeue", "USR2"])
+def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
+    """Four jobs; one is taken away while it trains, comes back, and ends like its undisturbed twin."""
+    grid = ["name=s", "seed=1,2,3,4", *LONG]
+    undisturbed = root / "undisturbed"
+    line = command("-m", "hydra/launcher=local", *grid)
+    subprocess.run(line, check=True, capture_output=True, env=environment(undisturbed))
+    preset = [
+        "hydra/launcher=slurm",
+        "hydra.launcher.partition=debug",
+        "hydra.launcher.timeout_min=5",
+        "hydra.launcher.cpus_per_task=1",
+    ]
+    sweep = subprocess.Popen(
+        command("-m", *preset, *grid),
+        env=cluster.environment | environment(root),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    victim = wait_for(
+        lambda: next(
+            (p.parent for p in root.glob("logs/sweeps/*/*/progress.json") if step(p.parent) > 200), None
+        )
+    )
+    assert victim
+    job = min(i for i, state in jobs(cluster).items() if state == "RUNNING")
+    if how == "requeue":
+        cluster.run("scontrol", "requeue", job)
+    else:
+        cluster.run("scancel", "--signal=USR2", job)
+    said, _ = sweep.communicate(timeout=600)
+    assert sweep.returncode == 0, said
+    one, other = summaries(undisturbed), summaries(root / "logs")
+    assert len(other) == 4
+    for name, summary in other.items():
+        for split in ("train", "val", "test"):
+            assert summary[split] == one[name][split], (name, split)
+    logs = "".join(p.read_text() for p in root.rglob("train.log"))
+    assert logs.count("interrupted at step") == 1, logs
+
+
+def test_a_batch_script_is_requeued_by_the_run_itself(cluster, root):
+    """srun with two tasks, the signal that SLURM sends before the time is up, one directory, one W&B id."""
+    line = " ".join(command("name=mine", "trainer=ddp_sim", *LONG)).replace("logger=csv", "logger=wandb")
+    script = root / "job.sh"
+    script.write_text(
+        "#!/bin/bash\n#SBATCH --job-name=t --ntasks-per-node=2 --nodes=1 --requeue --open-mode=append\n"
+        f"#SBATCH --output={root}/job.log --export=ALL\nsrun {line}\n"
+    )
+    twin = command("name=twin", "trainer=ddp_sim", *LONG)
+    subprocess.run(twin, check=True, capture_output=True, env=environment(root))
+    done = subprocess.run(
+        ["sbatch", "--parsable", str(script)],
+        env=cluster.environment | environment(root),
+        capture_output=True,
+        text=True,
+    )
+    job = done.stdout.strip()
+    folder = root / "logs" / "runs" / "mine"
+    wait_for(lambda: step(folder) > 200)
+    identity = json.loads((folder / "provenance.json").read_text())["id"]
+    cluster.run("scancel", "--signal=USR1", job)
+    wait_for(lambda: (folder / "summary.json").exists(), 400)
+    log = (root / "job.log").read_text()
+    assert log.count("interrupted at step") == 1 and "SIGUSR1" in log, log
+    ours, twins = (json.loads((folder.parent / n / "summary.json").read_text()) for n in ("mine", "twin"))
+    assert ours["test"] == twins["test"] and ours["world_size"] == 2
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["mine", "twin"]
+    offline = [p.name for p in (folder / "wandb").glob("offline-run-*")]
+    assert len(offline) == 2 and all(name.endswith(identity) for name in offline)
