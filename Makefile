@@ -26,7 +26,7 @@ ablation: install  ## the main job: x0, epsilon, score, v and levels on real dig
 	$(BIN)/triptych-train -m ablation=objectives
 
 test: install  ## the tests, without the slow ones
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not gpu'
 
 test-all: install  ## all of them
 	$(BIN)/python -m pytest
