@@ -20,7 +20,7 @@ from triptych.config.names import register_resolvers
 from triptych.door import one_line_errors, quote_paths
 from triptych.errors import UserError
 from triptych.runs import processes
-from triptych.runs.directory import RunDirectory
+from triptych.runs.directory import PRUNE, RunDirectory
 from triptych.runs.prepare import prepare
 from triptych.runs.summary import failed, one_line
 
@@ -65,14 +65,15 @@ def compose_and_train(cfg: DictConfig) -> float | None:
     if (holder := run.holder()) is not None and processes.rank() == 0:
         return _metric(run, cfg.optimized_metric, f"{path.name}: {holder} is at work on it")
     code = processes.run_child(command, run / "train.log")
-    if code >= 128:
+    if code >= 128 and not (run / PRUNE).exists():
         processes.await_requeue()  # so that a job that SLURM takes back does not look like one that has ended
     if processes.rank() != 0:
         return None
     said = _last_words(run, code)
     if 0 < code < 128 and code not in (processes.BUSY, processes.STORAGE) and run.summary() is None:
         run.write("summary.json", failed(run.provenance(), "build", said))  # it ended before it could say why
-    trouble = f"{path.name}: {said}" if code and run.status != "failed" else ""
+    quiet = run.status == "failed" or (run / PRUNE).exists()
+    trouble = f"{path.name}: {said}" if code and not quiet else ""
     return _metric(run, cfg.optimized_metric, trouble)
 
 

@@ -14,7 +14,10 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 # They say how to run, not what: the same directory with or without them.
-NOT_IDENTITY = {"ablation", "experiment", "name", "seed", "force", "retry", "paths.root_dir", "paths.log_dir"}
+NOT_IDENTITY = {
+    *("ablation", "experiment", "hparams_search", "name", "seed"),
+    *("force", "retry", "paths.root_dir", "paths.log_dir"),
+}
 
 
 def slug(text: str, limit: int = 120) -> str:
@@ -79,7 +82,7 @@ def gpus(accelerator: str, devices: int) -> int | None:
 
 
 def register_resolvers() -> None:
-    """Make ``${slug:}``, ``${run_name:}``, ``${cores:}``, ``${threads:}``, ``${root:}``, ``${gpus:}`` known to OmegaConf."""
+    """Make the functions above known to OmegaConf, as in ``${cores:}``."""
     for name, function, cached in (
         ("slug", slug, False),
         ("run_name", run_name, True),

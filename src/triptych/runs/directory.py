@@ -26,6 +26,8 @@ from triptych.runs.processes import owner
 # The storage refuses, not the program: room, permission, quota.
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
+PRUNE = "prune"  # a file that asks a run to stop after its next validation
+
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a whole file or nothing: a temporary name, then rename.
@@ -158,3 +160,4 @@ class RunDirectory:
         """Remove what a kill left half-written; for who holds the lock."""
         for leftover in self.path.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+        (self / PRUNE).unlink(missing_ok=True)  # whoever starts it again wants it to go on

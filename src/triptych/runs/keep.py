@@ -1,6 +1,7 @@
 """Checkpoints of a run: the last state, to go on from, and the best by the validation bound."""
 
 import math
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from triptych.errors import Interrupted
-from triptych.runs.directory import RunDirectory, write_atomic
+from triptych.runs.directory import PRUNE, RunDirectory, write_atomic
 from triptych.runs.metrics import MetricsCsv
 from triptych.runs.stopping import Stop
 
@@ -74,6 +75,8 @@ class Keep(pl.Callback):
                 write_atomic(self.folder / LAST, (self.folder / BEST).read_bytes())
         else:
             self._save(trainer, LAST)
+        if (self.folder.parent / PRUNE).exists():  # by a search that has seen enough
+            self.stop.received = self.stop.received or int(signal.SIGTERM)
         if (stop := self.stop.agreed(trainer)) is not None:
             raise Interrupted(stop, trainer.global_step)
 

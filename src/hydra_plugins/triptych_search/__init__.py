@@ -1,0 +1,1 @@
+"""A sweeper of Hydra's for searches; Hydra finds it by its place."""

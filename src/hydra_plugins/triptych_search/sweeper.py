@@ -1,0 +1,181 @@
+"""A search by Optuna as a sweep of Hydra's: ask for a batch of trials, launch them, tell how they ended.
+
+The study is a SQLite file in the sweep's directory and each trial is a run in a directory that follows from
+its values, so typing the same command goes on: trials under way first, then as many as are missing. While
+runs train, this process reads their validation bounds and asks those to stop that are not worth their time;
+it takes no Optuna where they run, and works on every launcher.
+"""
+
+import csv
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+BOUNDS = ("val/bpd", "val/nats_per_dim")
+
+
+class OptunaSweeper(Sweeper):
+    """Minimise ``optimized_metric`` in ``n_trials`` trials, ``n_jobs`` at a time.
+
+    Args:
+        n_trials: of the study, those of earlier commands included.
+        n_jobs: trials at a time; the launcher runs them.
+        seed: of the sampler (TPE).
+        prune: whether runs worse than the median of the others at the same step are stopped ...
+        prune_after_trials, prune_after_step: ... once there are so many trials, and from this step.
+        params: {key: "interval(1e-4,1e-2)", "tag(log,interval(...))", "range(1,5)", "choice(a,b)"}
+    """
+
+    def __init__(
+        self,
+        n_trials: int,
+        n_jobs: int,
+        seed: int,
+        prune: bool,
+        prune_after_trials: int,
+        prune_after_step: int,
+        params: dict[str, str] | None = None,
+    ):
+        self.n_trials, self.n_jobs, self.seed, self.params = n_trials, n_jobs, seed, dict(params or {})
+        self.prune, self.after_trials, self.after_step = prune, prune_after_trials, prune_after_step
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        from triptych.door import one_line_errors
+        from triptych.runs.directory import RunDirectory
+
+        with one_line_errors(), RunDirectory(self.config.hydra.sweep.dir).lock():
+            self._search(arguments)
+
+    def _search(self, arguments: list[str]) -> None:
+        import optuna
+
+        given = [f"{key}={value}" for key, value in self.params.items()] + list(arguments)
+        parsed = OverridesParser.create().parse_overrides(given)
+        fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+        space = {o.get_key_element(): _distribution(o) for o in parsed if o.is_sweep_override()}
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(
+            study_name="search",
+            storage=f"sqlite:///{self.config.hydra.sweep.dir}/study.db",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(self.after_trials, self.after_step),
+        )
+        waiting = [optuna.trial.Trial(study, t._trial_id) for t in study.trials if t.state.name == "RUNNING"]
+        done, launched = sum(t.state.is_finished() for t in study.trials), 0
+        while done < self.n_trials:
+            batch = waiting[: self.n_jobs]
+            waiting = waiting[len(batch) :]
+            missing = self.n_trials - done - len(batch) - len(waiting)
+            for _ in range(min(self.n_jobs - len(batch), missing)):
+                # a trial's draw follows from its number, also when another command takes up the study
+                study.sampler = optuna.samplers.TPESampler(seed=self.seed + 1000 * len(study.trials))
+                batch.append(study.ask(space))
+            overrides = [fixed + [f"{k}={_text(v)}" for k, v in t.params.items()] for t in batch]
+            folders = [self._folder(o) for o in overrides]
+            self.validate_batch_is_legal(overrides)
+            with _Watch(batch, folders if self.prune else []):
+                results = self.launcher.launch(overrides, initial_job_idx=launched)
+            launched += len(batch)
+            for trial, folder, result in zip(batch, folders, results, strict=True):
+                _tell(study, trial, folder, result.return_value)
+            if any(t.state.name == "RUNNING" for t in study.trials if t.number in {b.number for b in batch}):
+                break  # interrupted: the same command goes on with it
+            done += len(batch)
+        if any(t.state.name == "COMPLETE" for t in study.trials):
+            best = study.best_trial
+            values = ", ".join(f"{k}={v}" for k, v in best.params.items())
+            print(f"best of {len(study.trials)} trials: {best.value:.4f} with {values}")
+
+    def _folder(self, overrides: Sequence[str]) -> Path:
+        job = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        return Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
+
+
+class _Watch(threading.Thread):
+    """Reports the validation bounds of running trials to the study, and marks those to be stopped."""
+
+    def __init__(self, trials: list, folders: list[Path]):
+        super().__init__(daemon=True)
+        self.running = [(t, f, set()) for t, f in zip(trials, folders, strict=False)]
+        self._halt = threading.Event()
+
+    def __enter__(self) -> None:
+        self.start()
+
+    def __exit__(self, *_: Any) -> None:
+        self._halt.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._halt.wait(0.5):
+            for trial, folder, known in self.running:
+                for step, value in _bounds(folder):
+                    if step not in known:
+                        known.add(step)
+                        trial.report(value, step)
+                        if trial.should_prune():
+                            (folder / "prune").touch()  # the run looks for it after each validation
+
+
+def _bounds(folder: Path) -> list[tuple[int, float]]:
+    """(step, validation bound) as far as a run's table has them."""
+    try:
+        with open(folder / "metrics.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError:
+        return []
+    return [(int(row["step"]), float(row[b])) for row in rows for b in BOUNDS if row.get(b)]
+
+
+def _tell(study: Any, trial: Any, folder: Path, value: float | None) -> None:
+    from optuna.trial import TrialState
+
+    from triptych.runs.directory import RunDirectory
+
+    run = RunDirectory(folder)
+    if value is not None and value == value:
+        study.tell(trial, value)
+    elif run.status in ("finished", "failed"):  # without a figure that could be compared
+        study.tell(trial, state=TrialState.FAIL)
+    elif (folder / "prune").exists():
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        print(f"{folder.name}: came to no end", file=sys.stderr)
+
+
+def _distribution(override: Override) -> Any:
+    """What Optuna calls the values that an override sweeps over."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    value: Any = override.value()
+    tags = set(value.tags) if override.is_interval_sweep() else set()
+    if override.is_choice_sweep():
+        return CategoricalDistribution([_plain(v) for v in value.list])
+    if override.is_range_sweep():
+        return IntDistribution(int(value.start), int(value.stop) - 1, step=int(value.step))
+    if isinstance(value.start, int) and isinstance(value.end, int):
+        return IntDistribution(value.start, value.end, log="log" in tags)
+    return FloatDistribution(float(value.start), float(value.end), log="log" in tags)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else getattr(value, "text", value)
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
