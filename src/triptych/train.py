@@ -138,6 +138,8 @@ def main() -> None:
                 train(run)
             if processes.rank() == 0:
                 _print_result(run)
+            if "triptych.runs.logging" in sys.modules:
+                sys.modules["triptych.runs.logging"].leave()
             return
         compose_and_train()
         from triptych.runs.sweep import exit_code

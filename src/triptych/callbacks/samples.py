@@ -136,4 +136,7 @@ def log_picture(loggers, key: str, path: Path, step: int) -> None:
         if type(logger).__name__ == "WandbLogger":
             import wandb
 
-            logger.experiment.log({key: wandb.Image(str(path)), "trainer/global_step": step})
+            from triptych.runs.logging import without_wandb_if_lost
+
+            record = {key: wandb.Image(str(path)), "trainer/global_step": step}
+            without_wandb_if_lost(logger.experiment.log)(record)

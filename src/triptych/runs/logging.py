@@ -2,6 +2,9 @@
 
 import netrc
 import os
+import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
 
+_lost: list[str] = []  # said once: W&B's own process has died
 MODES = ("auto", "online", "offline", "disabled")
 
 
@@ -58,7 +62,34 @@ def _wandb(node: dict, config: dict, provenance: dict, run: RunDirectory) -> Log
         "anonymous", None
     )  # Lightning passes what W&B has retired, and W&B says so at each start
     logger.log_hyperparams(config)
+    for method in ("log_metrics", "finalize"):
+        setattr(logger, method, without_wandb_if_lost(getattr(logger, method)))
     return logger
+
+
+def without_wandb_if_lost(method: Callable) -> Callable:
+    """``method``; once W&B's process is gone, nothing: the run goes on, and metrics.csv has its figures."""
+
+    @wraps(method)
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        if _lost:
+            return None
+        try:
+            return method(*arguments, **keywords)
+        except Exception as error:  # W&B raises what its broken pipe raises, under many names
+            _lost.append(str(error))
+            print("W&B has died and is done without: metrics.csv has the figures", file=sys.stderr)
+            return None
+
+    return call
+
+
+def leave(code: int = 0) -> None:
+    """End the process; without W&B's farewell, a traceback, where it has died before."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if _lost:
+        os._exit(code)
 
 
 def _logged_in() -> bool:
@@ -80,6 +111,6 @@ def close_loggers(loggers: list[Logger], ok: bool) -> None:
         elif type(logger).__name__ == "WandbLogger":
             experiment: Any = logger.experiment  # type: ignore[attr-defined]  # Lightning's base has none
             if hasattr(experiment, "finish"):
-                experiment.finish(exit_code=0 if ok else 1)
+                without_wandb_if_lost(experiment.finish)(exit_code=0 if ok else 1)
         else:
             logger.finalize("success" if ok else "failed")
