@@ -16,6 +16,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -34,6 +35,10 @@ class OptunaSweeper(Sweeper):
         prune_after_trials, prune_after_step: ... once there are so many trials, and from this step.
         params: {key: "interval(1e-4,1e-2)", "tag(log,interval(...))", "range(1,5)", "choice(a,b)"}
     """
+
+    hydra_context: HydraContext
+    config: DictConfig
+    launcher: Launcher
 
     def __init__(
         self,
@@ -111,7 +116,9 @@ class _Watch(threading.Thread):
 
     def __init__(self, trials: list, folders: list[Path]):
         super().__init__(daemon=True)
-        self.running = [(t, f, set()) for t, f in zip(trials, folders, strict=False)]
+        self.running: list[tuple[Any, Path, set[int]]] = [
+            (trial, folder, set()) for trial, folder in zip(trials, folders, strict=False)
+        ]
         self._halt = threading.Event()
 
     def __enter__(self) -> None:
