@@ -1,0 +1,43 @@
+"""A run is rebuilt from its directory alone, whatever has become of the configs since."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import triptych
+from tests.runs.commands import command, environment
+
+REPOSITORY = Path(triptych.__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_after_the_configs_have_changed(root):
+    """In a copy of the repository, whose configs are changed, then gone, between the run and its end."""
+    copy = root / "copy"
+    for folder in ("src", "configs"):
+        shutil.copytree(REPOSITORY / folder, copy / folder)
+    surroundings = environment(root, PYTHONPATH=str(copy / "src"))
+    subprocess.run(command("name=mine"), check=True, capture_output=True, env=surroundings)
+    folder = root / "logs" / "runs" / "mine"
+    first = json.loads((folder / "summary.json").read_text())
+    digits = copy / "configs" / "data" / "digits.yaml"
+    digits.write_text(digits.read_text().replace("val_size: 150", "val_size: 10"))
+    refused = subprocess.run(command("name=mine"), capture_output=True, text=True, env=surroundings)
+    assert refused.returncode == 1 and "data.val_size: 150 -> 10" in refused.stderr
+    shutil.rmtree(copy / "configs")
+    (folder / "summary.json").unlink()
+    for checkpoint in (folder / "checkpoints").iterdir():
+        checkpoint.unlink()  # from the start
+    line = [*command()[:3], f"resume={folder}"]
+    done = subprocess.run(line, capture_output=True, text=True, env=surroundings)
+    assert done.returncode == 0, done.stderr
+    second = json.loads((folder / "summary.json").read_text())
+    for key in ("test", "val", "train", "overrides", "choices", "seed"):
+        assert first[key] == second[key], key
+    provenance = json.loads((folder / "provenance.json").read_text())
+    for key in ("id", "overrides", "choices", "command", "host", "python", "started", "git", "packages"):
+        assert key in provenance, key
+    assert provenance["command"][1:] == command("name=mine")[3:]
