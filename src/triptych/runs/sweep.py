@@ -86,6 +86,11 @@ class SweepHook(Callback):
     def __getstate__(self) -> dict:
         return {}  # launchers send the hook to their workers; a thread cannot go, and has no business there
 
+    def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
+        job_return.cfg = job_return.hydra_cfg = (
+            None  # the run's directory has it; a long sweep would keep all
+        )
+
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         self.monitor.stop()
         from triptych.report.render import write_report
