@@ -30,7 +30,6 @@ def test_local_is_a_run_a_core(root):
 
 
 def test_a_slurm_job_has_a_task_for_each_of_the_trainers_processes():
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     _, slurm = launcher("hydra/launcher=slurm", "trainer=gpu", "trainer.devices=4", "trainer.num_nodes=2")
     assert (slurm.nodes, slurm.tasks_per_node, slurm.gpus_per_node) == (2, 4, 4)
     _, slurm = launcher("hydra/launcher=slurm", "trainer=cpu")
@@ -38,7 +37,6 @@ def test_a_slurm_job_has_a_task_for_each_of_the_trainers_processes():
 
 
 def test_a_slurm_sweep_over_the_number_of_processes_is_refused(root):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     line = command("-m", "hydra/launcher=slurm", "trainer.devices=1,2")
     done = subprocess.run(line, capture_output=True, text=True, env=environment(root))
     assert done.returncode == 1 and not list(root.rglob("config.yaml"))

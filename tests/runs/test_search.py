@@ -3,11 +3,11 @@
 import json
 import subprocess
 
+import optuna
 import pytest
 
 from tests.runs.commands import command, environment
 
-optuna = pytest.importorskip("optuna")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SPACE = ["hparams_search=optuna", "hydra.sweeper.n_jobs=2"]
 
