@@ -152,3 +152,11 @@ def test_every_rung_is_of_one_size_and_can_be_built(root, name):
             sizes.append(sum(p.numel() for p in build_model(config, data).parameters()))
     assert len(sizes) == {"ladder": 10, "learned_snr": 6}[name]
     assert 95_000 < min(sizes) <= max(sizes) < 110_000
+
+
+@pytest.mark.parametrize("key", ["repeats", "val_repeats"])
+@pytest.mark.parametrize("kind", ["diffusion", "vae", "hierarchical_vae", "classifier", "oracle"])
+def test_no_model_reports_from_no_draws(prepared, kind, key):
+    extra = ["data=ring", "denoiser=mlp"] if kind == "oracle" else []
+    with pytest.raises(UserError, match=rf"bound\.{key}=0: a whole number from 1"):
+        execute(prepared(f"model={kind}", f"bound.{key}=0", *extra))

@@ -55,18 +55,8 @@ def draw(
         condition = labels(n, data, label).to(module.device)
     training = module.training
     module.eval()
-    if guided is None:
-        x = module.sample(n, sampler, generator, condition, progress)
-    else:
-        x = sampler(
-            guided,
-            module.schedule,
-            (n, *data.shape),
-            generator=generator,
-            condition=condition,
-            device=module.device,
-            progress=progress,
-        )
+    around = {} if guided is None else {"denoiser": guided}
+    x = module.sample(n, sampler, generator, condition, progress, **around)
     module.train(training)
     return x.cpu()
 

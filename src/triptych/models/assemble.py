@@ -1,7 +1,5 @@
 """From a resolved configuration to the objects of a run: data, model, sampler."""
 
-from typing import Any
-
 from triptych.config.build import build
 from triptych.data.base import DataModule
 from triptych.diffusion.denoiser import Denoiser
@@ -16,6 +14,7 @@ from triptych.models.assemble_bound import (
 from triptych.models.assemble_classifier import build_classifier
 from triptych.models.assemble_latent import build_latent
 from triptych.models.base import BoundModel
+from triptych.models.common import common
 from triptych.models.oracle import build_oracle
 
 OTHERS = {  # what is no denoiser to train
@@ -72,23 +71,9 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
         schedule=schedule,
         objective=objective,
         bound=bound,
-        optimizer=build(config["optimizer"], "optimizer"),
-        lr_schedule=build(config["lr_schedule"], "lr_schedule"),
-        shape=data.shape,
-        discrete=data.levels is not None,
-        seed=config["seed"],
-        repeats=positive(config, "bound", "repeats"),
-        val_repeats=positive(config, "bound", "val_repeats"),
+        **common(config, data),
         conditional=conditional,
         mixture=data.mixture,
         calibration=calibration(config, data),
         **likelihood,
     )
-
-
-def positive(config: dict, group: str, key: str) -> int:
-    """``config[group][key]`` if it is a whole number from 1; else UserError."""
-    value: Any = config[group][key]
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{group}.{key}={value!r}: a whole number from 1 is accepted")
-    return value

@@ -3,6 +3,7 @@
 from triptych.config.build import build
 from triptych.data.base import DataModule
 from triptych.models.classifier import Classifier
+from triptych.models.common import common
 
 
 def build_classifier(config: dict, data: DataModule) -> Classifier:
@@ -15,11 +16,5 @@ def build_classifier(config: dict, data: DataModule) -> Classifier:
         network=network,
         schedule=build(config["schedule"], "schedule"),
         process=build(config["process"], "process"),
-        optimizer=build(config["optimizer"], "optimizer"),
-        lr_schedule=build(config["lr_schedule"], "lr_schedule"),
-        shape=data.shape,
-        discrete=data.levels is not None,
-        seed=config["seed"],
-        repeats=config["bound"]["repeats"],
-        val_repeats=config["bound"]["val_repeats"],
+        **common(config, data),
     )

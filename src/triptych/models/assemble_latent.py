@@ -3,6 +3,7 @@
 from triptych.config.build import build
 from triptych.data.base import DataModule
 from triptych.errors import UserError
+from triptych.models.common import common
 from triptych.models.latent import LatentModel, outputs
 
 UNREAD = (
@@ -36,12 +37,6 @@ def build_latent(config: dict, data: DataModule) -> LatentModel:
         "model",
         network=network,
         levels_of_data=data.levels,
-        optimizer=build(config["optimizer"], "optimizer"),
-        lr_schedule=build(config["lr_schedule"], "lr_schedule"),
-        shape=data.shape,
-        discrete=data.levels is not None,
-        seed=config["seed"],
-        repeats=config["bound"]["repeats"],
-        val_repeats=config["bound"]["val_repeats"],
+        **common(config, data),
         mixture=data.mixture,
     )

@@ -180,10 +180,17 @@ class Diffusion(BoundModel):
         }
 
     def sample(
-        self, n: int, sampler, generator: torch.Generator, condition: Tensor | None = None, progress=iter
+        self,
+        n: int,
+        sampler,
+        generator: torch.Generator,
+        condition: Tensor | None = None,
+        progress=iter,
+        denoiser=None,
     ) -> Tensor:
+        """As in the base; ``denoiser`` takes the place of the model's own (guidance around it)."""
         return sampler(
-            self.denoiser,
+            denoiser or self.denoiser,
             self.schedule,
             (n, *self.shape),
             generator=generator,

@@ -7,6 +7,7 @@ from triptych.diffusion.objective import Objective
 from triptych.diffusion.weighting import Elbo
 from triptych.errors import UserError
 from triptych.models.assemble_bound import build_bound, build_likelihood, calibration
+from triptych.models.common import common
 from triptych.models.diffusion import Diffusion
 
 
@@ -41,13 +42,7 @@ def build_oracle(config: dict, data: DataModule) -> OracleModel:
         schedule=schedule,
         objective=Objective("score", Elbo()),
         bound=bound,
-        optimizer=build(config["optimizer"], "optimizer"),
-        lr_schedule=build(config["lr_schedule"], "lr_schedule"),
-        shape=data.shape,
-        discrete=False,
-        seed=config["seed"],
-        repeats=config["bound"]["repeats"],
-        val_repeats=config["bound"]["val_repeats"],
+        **common(config, data),
         conditional=config["denoiser"]["conditional"],
         mixture=data.mixture,
         calibration=calibration(config, data),
