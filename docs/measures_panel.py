@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from triptych.report.compare import compare
-from triptych.report.measures import draw
+from triptych.report.draw_measures import draw
 from triptych.report.panels import colours
 from triptych.report.style import styled, to_png
 from triptych.runs.read import read_runs

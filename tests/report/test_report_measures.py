@@ -5,9 +5,11 @@ import json
 import pytest
 
 from triptych.report.compare import compare
-from triptych.report.measures import about, draw, ranking, table
+from triptych.report.draw_measures import draw
+from triptych.report.measures import about, deciding, ranking, standings, table
 from triptych.report.panels import colours
 from triptych.report.render import write_report
+from triptych.report.story import rows, tell
 from triptych.runs.read import read_runs
 
 from .fake_runs import make_run
@@ -46,7 +48,7 @@ def test_each_measure_by_cell_seed_and_value(comparison):
 def test_lower_or_higher_is_better_and_no_ranking_without_an_interval(comparison):
     said = ranking(comparison, "sliced_wasserstein")
     assert "lower is better" in said and "at 5 x0 beats v" in said
-    assert "at 10" in said and "not distinguishable from" in said
+    assert said.endswith("at 10 no ranking.")
     assert "higher is better): at 5 x0 beats v" in ranking(comparison, "precision")
     assert ranking(comparison, "recall") == "" == ranking(comparison, "mode_1")
 
@@ -58,6 +60,51 @@ def test_figures_and_the_page(comparison, tmp_path):
     page = write_report(tmp_path).html.read_text()
     assert "samples/precision@evaluations=5" in (tmp_path / "results.csv").read_text()
     assert "Measures of samples" in page and "at 5 x0 beats v" in page
+
+
+def draw_run(root, sampler, seed, **extra):
+    """A run of a model that all its fellows of this seed share."""
+    told = [f"sampler={sampler}", f"seed={seed}"]
+    choices = {"data": "ring", "sampler": sampler}
+    return make_run(root, "levels", seed, 1.9 + seed, overrides=told, choices=choices, **extra)
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """Three seeds of one model under two samplers: ddim is best at 5 beyond doubt, nobody is at 10."""
+    for seed, noise in ((1, 0.0), (2, 0.01), (3, -0.02)):
+        for sampler, values in (
+            ("ddim", (0.3 + noise, 0.1 + noise)),
+            ("heun", (0.5 + 2 * noise, 0.09 - noise)),
+        ):
+            draw_run(tmp_path, sampler, seed, **measured(values))
+    return tmp_path
+
+
+def test_of_one_model_the_samples_decide_and_not_its_bound(drawn):
+    (found,) = compare(read_runs(drawn))
+    assert deciding(found) == "sliced_wasserstein"
+    assert [(label, said) for label, _, said in standings(found)] == [
+        ("heun", "best mean at 10"), ("ddim", "best mean at 5")]  # fmt: skip
+    story = tell([drawn])
+    assert story.question == "Which sampler draws the best samples on ring from one and the same model?"
+    assert (
+        story.answer
+        == "By sliced Wasserstein distance (lower is better): at 5 ddim beats heun; at 10 no ranking."
+    )
+    assert [row.texts["sliced_wasserstein@0"] for row in rows(found)] == ["0.493 ± 0.018", "0.297 ± 0.009"]
+    report = write_report(drawn)
+    for text in (report.html.read_text(), report.markdown.read_text()):
+        assert "liced Wasserstein distance by evaluations" in text and "at 5 ddim beats heun" in text
+        assert "p (Holm)" not in text and "Where the bits go" not in text
+
+
+def test_the_bound_decides_where_models_differ_or_nothing_was_measured(comparison, tmp_path):
+    assert deciding(comparison) == "" and standings(comparison) == []
+    for sampler in ("ddim", "heun"):
+        draw_run(tmp_path / "bare", sampler, 1)
+    (bare,) = compare(read_runs(tmp_path / "bare"))
+    assert bare.of_drawing and deciding(bare) == ""
 
 
 def test_one_value_without_a_key_is_drawn_as_dots(tmp_path):

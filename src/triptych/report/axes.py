@@ -12,6 +12,8 @@ from triptych.runs.read import Run
 IGNORED = {"seed", "name", "force", "resume", "data", "data.root", "data.num_workers", "tags", "ablation"}
 IGNORED_ROOMS = ("hydra", "paths", "logger", "callbacks", "local")
 SWEEP = "directory"
+# what is decided after a model is trained: runs that differ in nothing else share model and bound
+DRAWING = ("sampler", "guidance", "guide", "threshold", "samples", "measures")
 BUNDLE = "experiment"  # several settings under one name: that they change together is its purpose
 
 
@@ -21,6 +23,11 @@ class Axis:
 
     key: str
     values: tuple[str, ...]
+
+    @property
+    def of_drawing(self) -> bool:
+        """Whether it is a matter of how samples are drawn and measured, not of the model."""
+        return self.key.split(".")[0].split("/")[0] in DRAWING
 
 
 def settings(run: Run) -> dict[str, str]:

@@ -72,6 +72,11 @@ class Comparison:
         """What a cell is one of: "objective", "objective / schedule", "configuration"."""
         return " / ".join(axis.key for axis in self.axes) or "configuration"
 
+    @property
+    def of_drawing(self) -> bool:
+        """Whether the cells share one model and differ only in how samples are drawn from it."""
+        return bool(self.axes) and all(axis.of_drawing for axis in self.axes)
+
     def pair(self, i: int, j: int) -> Paired:
         """Cell j minus cell i, for any two different cells."""
         return self.pairs[i, j] if i < j else self.pairs[j, i].reversed()

@@ -6,9 +6,10 @@ import os
 import re
 from collections.abc import Sequence
 
+from triptych.report import measures
 from triptych.report.story import Story, columns, rows
 from triptych.report.verdict import footnote
-from triptych.report.words import MEASURED, count, duration
+from triptych.report.words import DRAWN, MEASURED, count, duration
 
 
 def markdown(story: Story, picture: str | None) -> str:
@@ -18,7 +19,8 @@ def markdown(story: Story, picture: str | None) -> str:
         lines += [f"> {_safe(story.banner)}", ""]
     lines += [f"**{_safe(story.answer)}**", ""]
     if picture:
-        lines += [f"![Test bound per setting: each seed, mean and 95% interval]({picture})", ""]
+        shown = measures.title(story.comparisons[0]) or "test bound"
+        lines += [f"![{shown[0].upper()}{shown[1:]} per setting, by seed]({picture})", ""]
     if len(story.comparisons) > 1:
         lines += [
             "Runs on different data or in different units stand in tables of their own: not comparable.",
@@ -26,7 +28,8 @@ def markdown(story: Story, picture: str | None) -> str:
         ]
     for comparison, said in zip(story.comparisons, story.verdicts, strict=True):
         heads = columns(comparison)
-        lines += [f"## {_safe(comparison.data or 'Results')}, {comparison.unit}", ""]
+        what = measures.title(comparison)
+        lines += [f"## {_safe(comparison.data or 'Results')}, {_safe(what or comparison.unit)}", ""]
         body = [
             [row.label, row.seeds, *(row.texts.get(key, "") for key, _ in heads), row.verdict]
             for row in rows(comparison)
@@ -34,6 +37,7 @@ def markdown(story: Story, picture: str | None) -> str:
         lines += _table([comparison.subject, "seeds", *(head for _, head in heads), ""], body)
         lines += [f"- {_safe(line)}" for line in said.lines] + [""]
         lines += [f"- Note: {_safe(note)}" for note in comparison.notes] + [""]
+        lines += [DRAWN, ""] if what else []
         lines += [MEASURED[comparison.unit], "", f"<sub>{_safe(footnote(comparison))}</sub>", ""]
     lines += ["## Runs", ""]
     base = story.roots[0].resolve()

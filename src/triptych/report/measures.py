@@ -1,20 +1,12 @@
-"""Measures of samples: a figure each, beside the noise floor, and a ranking by each."""
+"""Measures of samples in words: a figure each, and a ranking by each where a paired interval allows one."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
-
 from triptych.report.compare import Cell, Comparison
-from triptych.report.figures import Colours
-from triptych.report.statistics import paired, spread
-from triptych.report.style import INK, MARKERS, MUTED, axes, end_labels, inches, plain_log, shortened
+from triptych.report.statistics import Spread, paired, spread
 from triptych.report.words import listed
 from triptych.runs.read_measures import Measured
 
@@ -59,19 +51,49 @@ def table(comparison: Comparison, name: str) -> Table | None:
     return Table(name, first.key, first.values, cells, first.floor.get(name))
 
 
-def draw(name: str) -> Callable[[Comparison, Colours], Figure | None]:
-    """The figure of one measure: a line a cell over the key's values, or a dot a seed."""
+def deciding(comparison: Comparison) -> str:
+    """The measure that answers where cells share one model; "" where the bound answers."""
+    if not comparison.of_drawing:
+        return ""
+    taken = ((name, table(comparison, name)) for name, (_, better) in KNOWN.items() if better)
+    return next((name for name, known in taken if known and len(known.cells) > 1), "")
 
-    def figure(comparison: Comparison, colours: Colours) -> Figure | None:
-        known = table(comparison, name)
-        if known is None:
-            return None
-        return _lines(known, colours) if known.key else _dots(known, colours)
 
-    figure.__name__ = name
-    what, better = KNOWN[name]
-    figure.__doc__ = f"{what[0].upper()}{what[1:]} of samples{', ' + better if better else ''}."
-    return figure
+def title(comparison: Comparison) -> str:
+    """ "sliced Wasserstein distance by evaluations": what the figures of `columns` are; "" without any."""
+    name = deciding(comparison)
+    known = table(comparison, name) if name else None
+    return "" if known is None else KNOWN[name][0] + (f" by {known.key}" if known.key else "")
+
+
+def columns(comparison: Comparison) -> list[tuple[str, str]]:
+    """Key and heading of the deciding measure at each value; none where the bound decides."""
+    name = deciding(comparison)
+    known = table(comparison, name) if name else None
+    if known is None:
+        return []
+    heads = [f"{value:g}" for value in known.values] if known.key else [KNOWN[name][0]]
+    return [(f"{name}@{i}", head) for i, head in enumerate(heads)]
+
+
+def standings(comparison: Comparison) -> list[tuple[str, dict[str, Spread], str]]:
+    """Cells by the deciding measure at its last value, best first: label, figures by column, where best."""
+    name = deciding(comparison)
+    known = table(comparison, name) if name else None
+    if known is None:
+        return []
+    sign = 1 if KNOWN[name][1] == LOWER else -1
+    found = {label: [spread(list(v)) for v in zip(*seeds.values(), strict=True)]
+             for label, seeds in known.cells.items()}  # fmt: skip
+    best = [min(found, key=lambda label: sign * found[label][i].mean) for i in range(len(known.values))]
+    order = sorted(found, key=lambda label: (sign * found[label][-1].mean, label))
+    return [(label, {f"{name}@{i}": s for i, s in enumerate(found[label])}, _where(known, best, label))
+            for label in order]  # fmt: skip
+
+
+def _where(known: Table, best: list[str], label: str) -> str:
+    at = [f"{value:g}" for value, name in zip(known.values, best, strict=True) if name == label]
+    return ("best mean" + (f" at {listed(at)}" if known.key else "")) if at else ""
 
 
 def ranking(comparison: Comparison, name: str) -> str:
@@ -82,7 +104,8 @@ def ranking(comparison: Comparison, name: str) -> str:
     sign = 1 if better == LOWER else -1
     said = [_best(known, i, sign) for i in range(len(known.values))]
     if known.key:
-        said = [f"at {value:g} {text}" for value, text in zip(known.values, said, strict=True)]
+        at = {text: [f"{v:g}" for v, t in zip(known.values, said, strict=True) if t == text] for text in said}
+        said = [f"at {listed(values)} {text}" for text, values in at.items()] if len(at) > 1 else list(at)
     return f"By {what} ({better}): {'; '.join(said)}."
 
 
@@ -102,6 +125,8 @@ def _best(known: Table, i: int, sign: int) -> str:
     level = [label for label in rest if not paired(at[first], at[label]).low > 0]
     if not level:
         return f"{first} beats {'all others' if len(rest) > 1 else rest[0]}"
+    if len(level) == len(rest):
+        return "no ranking"
     names = listed(level) if len(level) < 4 else f"{len(level)} others"
     return f"{first} has the best mean, not distinguishable from {names}"
 
@@ -109,66 +134,3 @@ def _best(known: Table, i: int, sign: int) -> str:
 def _seeds(cell: Cell, name: str) -> dict[int | None, Measured]:
     taken = {seed: run.measured for seed, run in cell.runs.items() if run.measured}
     return {seed: m for seed, m in taken.items() if not all(map(math.isnan, m.at(name)))}
-
-
-def _lines(known: Table, colours: Colours) -> Figure:
-    short_names = shortened(list(known.cells), 18)
-    figure, ax = axes(5.6, 3.3, 0.78, inches(list(short_names.values())) + 0.4)
-    ends = []
-    x = np.array(known.values)
-    for label, seeds in known.cells.items():
-        values = np.array(list(seeds.values()))
-        mean = values.mean(axis=0)
-        marker = MARKERS[list(colours).index(label) % len(MARKERS)]
-        ax.plot(x, mean, color=colours[label], marker=marker, markersize=4, linewidth=1.6)
-        if len(values) > 1:
-            ax.vlines(x, values.min(axis=0), values.max(axis=0), color=colours[label], linewidth=1, alpha=0.6)
-        ends.append((float(mean[-1]), short_names[label], colours[label]))
-    _floor(ax.axhspan, ax.axhline, known)
-    if known.key == "evaluations":
-        ax.set_xscale("log")
-        _log(ax, known)
-        ax.set_xticks(x, [f"{v:g}" for v in x])
-        ax.minorticks_off()
-    ax.set_xlabel("calls of the denoiser" if known.key == "evaluations" else known.key)
-    ax.set_ylabel(KNOWN[known.name][0])
-    ax.set_xlim(ax.get_xlim())
-    ax.set_ylim(ax.get_ylim())
-    end_labels(ax, ends)
-    return figure
-
-
-def _log(ax: Axes, known: Table) -> None:
-    """A log axis with plain numbers; linear below the floor for a measure that may be zero or less there."""
-    lowest = min(min(v) for seeds in known.cells.values() for v in seeds.values())
-    if lowest > 0:
-        ax.set_yscale("log")
-    else:
-        around = known.floor[2] if known.floor else 1e-3
-        ax.set_yscale("symlog", linthresh=around)
-        ax.set_ylim(bottom=lowest - around / 2)
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: "0" if y == 0 else plain_log(y)))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _dots(known: Table, colours: Colours) -> Figure:
-    labels = list(known.cells)
-    short_names = shortened(labels, 24)
-    figure, ax = axes(5.6, 0.75 + 0.36 * len(labels), inches(list(short_names.values())) + 0.2, 0.3)
-    for y, (label, seeds) in enumerate(known.cells.items()):
-        values = [v[0] for v in seeds.values()]
-        ax.scatter(values, [y] * len(values), s=26, color=colours[label], zorder=3)
-        ax.plot([np.mean(values)] * 2, [y - 0.25, y + 0.25], color=colours[label], linewidth=2)
-    _floor(ax.axvspan, ax.axvline, known)
-    ax.set_yticks(range(len(labels)), [short_names[label] for label in labels])
-    ax.set_ylim(len(labels) - 0.4, -0.6)
-    what, better = KNOWN[known.name]
-    ax.set_xlabel(f"{what}{f' ({better})' if better else ''}")
-    return figure
-
-
-def _floor(span: Callable, line: Callable, known: Table) -> None:
-    if known.floor is not None:
-        median, low, high = known.floor
-        span(low, high, color=MUTED, alpha=0.18, linewidth=0)
-        line(median, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from triptych.report import curves, figures, hierarchy, measures, tweedie
+from triptych.report import curves, draw_measures, figures, hierarchy, measures, tweedie
 from triptych.report.compare import Comparison
 from triptych.report.style import colour, styled, to_png, to_svg
 
@@ -42,7 +42,7 @@ HEADLINE = (
 
 MEASURED = (
     "The dashed line is the noise floor, the same measure between true sets, and the grey band its range: "
-    "nothing can be told apart below it. Upright lines span the seeds."
+    "nothing can be told apart below it. Upright lines span the seeds; dots are seeds."
 )
 
 LADDER = (
@@ -130,20 +130,32 @@ def colours(labels: list[str]) -> dict[str, str]:
 
 def headline_svg(comparison: Comparison, palette: dict[str, str], name: str) -> str:
     """The headline figure as SVG; empty while there is no result."""
-    return _svg(comparison, palette, figures.headline, name)
+    return _svg(comparison, palette, _headline(comparison), name)
 
 
 def headline_png(comparison: Comparison, palette: dict[str, str]) -> bytes | None:
     """The headline figure as PNG for a README; None while there is no result."""
     with styled():
-        figure = figures.headline(comparison, palette)
+        figure = _headline(comparison)(comparison, palette)
     return to_png(figure) if figure else None
+
+
+def how_headline(comparison: Comparison) -> str:
+    """One sentence on how to read the headline figure."""
+    return MEASURED if measures.deciding(comparison) else HEADLINE
+
+
+def _headline(comparison: Comparison) -> Draw:
+    """The figure of what decides: the bound, or a measure where cells share one model."""
+    name = measures.deciding(comparison)
+    return draw_measures.draw(name) if name else figures.headline
 
 
 def panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
     """Every panel for which the runs recorded what it shows."""
     found = []
-    for title, how, draws in PANELS:
+    # of one and the same model there is nothing to compare but its samples
+    for title, how, draws in () if measures.deciding(comparison) else PANELS:
         svgs = [_svg(comparison, palette, draw, f"{name}-{draw.__name__}") for draw in draws]
         if any(svgs):
             found.append(Panel(title, how, tuple(svg for svg in svgs if svg)))
@@ -152,14 +164,13 @@ def panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[P
 
 def _measured(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
     """The measures of samples, with what they rank."""
-    svgs = [_svg(comparison, palette, measures.draw(key), f"{name}-{key}") for key in measures.KNOWN]
+    shown = [key for key in measures.KNOWN if key != measures.deciding(comparison)]
+    svgs = [_svg(comparison, palette, draw_measures.draw(key), f"{name}-{key}") for key in shown]
     if not any(svgs):
         return []
-    said = [
-        measures.about(comparison),
-        MEASURED,
-        *(measures.ranking(comparison, key) for key in measures.KNOWN),
-    ]
+    said = [measures.about(comparison), MEASURED]
+    if not measures.deciding(comparison):  # else the verdict says it
+        said += [measures.ranking(comparison, key) for key in measures.KNOWN]
     return [Panel("Measures of samples", " ".join(filter(None, said)), tuple(svg for svg in svgs if svg))]
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from triptych.report import words
+from triptych.report import measures, words
 from triptych.report.markdown import markdown
-from triptych.report.panels import HEADLINE, colours, grids, headline_png, headline_svg, panels
+from triptych.report.panels import colours, grids, headline_png, headline_svg, how_headline, panels
 from triptych.report.results import results_csv
 from triptych.report.story import Story, columns, rows, tell
 from triptych.report.style import PALETTE
@@ -72,6 +72,8 @@ def page(story: Story, palette: dict[str, str]) -> str:
             "comparison": comparison,
             "verdict": verdict,
             "headline": headline_svg(comparison, palette, f"s{i}"),
+            "how_headline": how_headline(comparison),
+            "drawn": measures.title(comparison),
             "columns": columns(comparison),
             "rows": rows(comparison),
             "footnote": footnote(comparison),
@@ -85,7 +87,7 @@ def page(story: Story, palette: dict[str, str]) -> str:
     variables = {colour: f"var(--c{list(PALETTE).index(colour)})" for colour in PALETTE}
     return room.get_template("report.html.j2").render(
         story=story, sections=sections, palette={label: variables[c] for label, c in palette.items()},
-        variables=variables, css=css, words=words, how_headline=HEADLINE, where=_where(story),
+        variables=variables, css=css, words=words, where=_where(story),
     )  # fmt: skip
 
 

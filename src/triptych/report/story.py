@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from triptych.report import measures
 from triptych.report.compare import Cell, Comparison, compare
 from triptych.report.verdict import Verdict, verdict
 from triptych.report.words import count, difference, number, p_value, plus_minus
@@ -28,6 +29,7 @@ class Row:
     texts: dict[str, str]
     order: dict[str, float]
     verdict: str
+    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Story:
         text = " ".join(said)
         if self.complete:
             return text
-        return "So far: " + (text[0].lower() + text[1:] if text.startswith("No ") else text)
+        return "So far: " + (text[0].lower() + text[1:] if text.startswith(("No ", "By ")) else text)
 
     @property
     def labels(self) -> list[str]:
@@ -108,6 +110,8 @@ def tell(roots: Sequence[Path], title: str | None = None, expected: int | None =
 
 def columns(comparison: Comparison) -> list[tuple[str, str]]:
     """Key and heading of the results table's figures: only those that some cell has."""
+    if found := measures.columns(comparison):
+        return found  # their bound is one and the same
     known = [("bound", f"test bound, {comparison.unit}")]
     known += [(part, part) for part in PARTS if any(c.spread(part=part).n for c in comparison.cells)]
     known += [("gap", "gap to truth")] if any(c.spread(part="gap").n for c in comparison.cells) else []
@@ -120,9 +124,11 @@ def columns(comparison: Comparison) -> list[tuple[str, str]]:
 
 def rows(comparison: Comparison) -> list[Row]:
     """The results table, best first; cells without a usable run come last and say why."""
-    return [_row(comparison, i, cell) for i, cell in enumerate(comparison.cells)] + [
-        Row(cell.label, _seeds(cell), {}, {}, "no result yet") for cell in comparison.pending
-    ]
+    if measures.deciding(comparison):
+        done = _drawn(comparison)
+    else:
+        done = [_row(comparison, i, cell) for i, cell in enumerate(comparison.cells)]
+    return done + [Row(cell.label, _seeds(cell), {}, {}, "no result yet") for cell in comparison.pending]
 
 
 def _row(comparison: Comparison, i: int, cell: Cell) -> Row:
@@ -132,7 +138,7 @@ def _row(comparison: Comparison, i: int, cell: Cell) -> Row:
     order = {key: s.mean for key, s in spreads.items() if not math.isnan(s.mean)}
     if i == 0:
         texts |= {"difference": "best", "p": ""}
-        return Row(cell.label, _seeds(cell), texts, order | {"difference": 0.0}, "lowest mean")
+        return Row(cell.label, _seeds(cell), texts, order | {"difference": 0.0}, "lowest mean", best=True)
     pair, p = comparison.pair(0, i), comparison.p(0, i)
     texts |= {"difference": difference(pair), "p": p_value(p)}
     order |= {"difference": pair.mean, "p": p}
@@ -145,6 +151,17 @@ def _row(comparison: Comparison, i: int, cell: Cell) -> Row:
     )
     said = "one pair: no ranking" if pair.n == 1 else "not paired" if pair.n == 0 else said
     return Row(cell.label, _seeds(cell), texts, {k: v for k, v in order.items() if not math.isnan(v)}, said)
+
+
+def _drawn(comparison: Comparison) -> list[Row]:
+    """Rows of cells that share one model, by the measure that decides between them."""
+    cells = {cell.label: cell for cell in comparison.cells}
+    found = []
+    for label, spreads, said in measures.standings(comparison):
+        texts = {key: plus_minus(s) for key, s in spreads.items()}
+        order = {key: s.mean for key, s in spreads.items()}
+        found.append(Row(label, _seeds(cells[label]), texts, order, said, best=bool(said)))
+    return found
 
 
 def _seeds(cell: Cell) -> str:
@@ -172,7 +189,10 @@ def _question(comparisons: Sequence[Comparison]) -> str:
     varied = [c for c in comparisons if c.axes]
     if not varied:
         return "How good is this model, by its test bound?"
+    drawn = measures.deciding(varied[0])
     data = f" on {varied[0].data}" if len({c.data for c in comparisons}) == 1 and varied[0].data else ""
+    if drawn:
+        return f"Which {varied[0].subject} draws the best samples{data} from one and the same model?"
     return f"Which {varied[0].subject} gives the lowest test bound{data}, all else being equal?"
 
 

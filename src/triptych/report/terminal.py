@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from triptych.report import measures
 from triptych.report.render import Report
 from triptych.report.story import Story, columns, rows, tell
 from triptych.report.style import short
@@ -61,7 +62,10 @@ def _fitting(story: Story, i: int, console: Console) -> Table:
 def _table(story: Story, i: int, without: tuple[str, ...]) -> Table:
     comparison = story.comparisons[i]
     # as plain Text throughout: names may hold what rich would read as markup
-    title = Text(f"{story.title}: {comparison.data or 'all data'}, {comparison.unit}, lower is better")
+    name = measures.deciding(comparison)
+    better = measures.KNOWN[name][1] if name else measures.LOWER
+    what = measures.title(comparison) or comparison.unit
+    title = Text(f"{story.title}: {comparison.data or 'all data'}, {what}, {better}")
     table = Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
@@ -72,7 +76,7 @@ def _table(story: Story, i: int, without: tuple[str, ...]) -> Table:
         table.add_column(head, justify="left" if key in ("seeds", "verdict") else "right")
     for row in rows(comparison):
         texts = {**row.texts, "seeds": row.seeds, "verdict": row.verdict}
-        style = "bold green" if row.verdict == "lowest mean" else "" if row.texts else "dim"
+        style = "bold green" if row.best else "" if row.texts else "dim"
         table.add_row(
             Text(short(row.label, 40)), *(Text(texts.get(key, "")) for key, _ in heads), style=style
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from triptych.report import measures
 from triptych.report.compare import Comparison
 from triptych.report.statistics import LEVEL, Paired
 from triptych.report.words import count, interval, listed, number, p_value, plus_minus
@@ -14,7 +15,7 @@ ONE_SEED = "one seed: no interval, no ranking claimed"
 
 @dataclass(frozen=True)
 class Verdict:
-    """`headline` is the answer in one sentence; `lines` compare the best with each other cell."""
+    """`headline` is the answer in one sentence; `lines` are about other cells or other measures."""
 
     headline: str
     lines: tuple[str, ...] = ()
@@ -24,6 +25,9 @@ def verdict(comparison: Comparison) -> Verdict:
     """What these runs show, and no more."""
     if not comparison.cells:
         return Verdict("No run has reported a finite test bound yet.")
+    if name := measures.deciding(comparison):
+        rest = (measures.ranking(comparison, other) for other in measures.KNOWN if other != name)
+        return Verdict(measures.ranking(comparison, name), tuple(filter(None, rest)))
     others = range(1, len(comparison.cells))
     return Verdict(_headline(comparison), tuple(sentence(comparison, 0, j) for j in others))
 
@@ -86,6 +90,12 @@ def sentence(comparison: Comparison, i: int, j: int) -> str:
 
 def footnote(comparison: Comparison) -> str:
     """What the intervals and p-values do and do not cover."""
+    if measures.deciding(comparison):
+        return (
+            "± is the standard error over seeds; a setting is said to beat another only where the 95% "
+            "Student-t interval of their differences, paired by seed, excludes zero. "
+            + measures.about(comparison)
+        )
     n = max((run.test[comparison.measure].n for c in comparison.cells for run in c.runs.values()), default=0)
     said = (
         "± is the standard error over seeds. Differences are paired by seed; their 95% Student-t intervals "

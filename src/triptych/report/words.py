@@ -30,6 +30,11 @@ MEASURED = {
     ),
 }
 
+DRAWN = (
+    "These runs differ only in how samples are drawn: they share one model, and so one bound. What is "
+    "compared is how far sets of samples are from true data."
+)
+
 
 def number(x: float, sign: bool = False) -> str:
     """Three decimals; more where three would show nothing but zeros; a dash for NaN."""
