@@ -28,6 +28,7 @@ def sample(cfg: DictConfig) -> Path:
     from triptych.callbacks.draw_trajectory import save_trajectory
     from triptych.callbacks.samples import draw, save, takes_labels
     from triptych.config.build import build
+    from triptych.diffusion.draws import mix
     from triptych.runs.guide import guided
     from triptych.runs.reopen import reopen
 
@@ -43,7 +44,7 @@ def sample(cfg: DictConfig) -> Path:
     if cfg.label is not None:
         if not takes_labels(opened.model, denoiser):
             raise UserError(f"label={cfg.label}: this model was trained without labels; null is accepted")
-        if not isinstance(cfg.label, int) or not 0 <= cfg.label < classes:
+        if type(cfg.label) is not int or not 0 <= cfg.label < classes:
             raise UserError(f"label={cfg.label}: a class from 0 to {classes - 1} is accepted")
     sampler = build(_plain(cfg, "sampler")["sampler"], "sampler")
     opened.model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -54,7 +55,7 @@ def sample(cfg: DictConfig) -> Path:
         size = min(cfg.batch_size, cfg.n - start)
         bar = lambda steps: tqdm(steps, desc=f"samples {start + size}/{cfg.n}", disable=None, leave=False)  # noqa: B023, E731
         parts.append(
-            draw(opened.model, sampler, opened.data, size, cfg.seed + start, bar, cfg.label, denoiser)
+            draw(opened.model, sampler, opened.data, size, mix(cfg.seed, 17, start), bar, cfg.label, denoiser)
         )
     x = torch.cat(parts)
     folder = Path(cfg.out)

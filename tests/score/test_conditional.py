@@ -85,3 +85,21 @@ def test_threshold_keeps_samples_in_range(model):
     # all but the last bit of noise comes from a guess within [-1, 1]
     assert draw(made, DDIM(3), data, 4, 0, guided=wrapped).abs().max() < 1.1
     assert draw(made, DDIM(3), data, 4, 0).abs().max() > 2
+
+
+def test_a_class_asked_for_at_the_door(prepared, door, root):
+    run = prepared("denoiser.conditional=true")
+    execute(run)
+    command = (
+        "triptych.sample",
+        f"ckpt={run.path}/checkpoints/last.ckpt",
+        "n=2",
+        "sampler.steps=2",
+        f"out={root}/x",
+    )
+    for label in ("10", "-1", "1.5", "cat", "true"):
+        done = door(*command, f"label={label}")
+        assert done.returncode == 1 and not (root / "x").exists()
+        said = label.capitalize() if label == "true" else label
+        assert done.stderr.strip() == f"error: label={said}: a class from 0 to 9 is accepted"
+    assert door(*command, "label=9").returncode == 0 and (root / "x" / "samples.png").is_file()

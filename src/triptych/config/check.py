@@ -117,8 +117,10 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if found := re.search(r"Could not find '([^']+)'", text):
         group, _, option = found[1].rpartition("/")
         options = [p.stem for p in (CONFIGS / group).glob("*.yaml")]
-        accepted = ", ".join(sorted(options))
-        return f"{group}={option}: no such file, {nearest(option, options)} (accepted: {accepted})"
+        near = nearest(option, options)
+        if not near.startswith("accepted"):  # all that there is in any case: a group is short
+            near += f" (accepted: {', '.join(sorted(options))})"
+        return f"{group}={option}: no such file, {near}"
     if found := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         key = found[1].split("@")[0]
         given = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
