@@ -92,7 +92,7 @@ def test_a_class_asked_for_at_the_door(prepared, door, root):
     execute(run)
     command = (
         "triptych.sample",
-        f"ckpt={run.path}/checkpoints/last.ckpt",
+        f"ckpt={run / 'checkpoints' / 'last.ckpt'}",
         "n=2",
         "sampler.steps=2",
         f"out={root}/x",

@@ -17,6 +17,7 @@ KNOWN = {
     "energy_distance": ("energy distance", LOWER),
     "mode_error": ("share of samples in the wrong mode", LOWER),
     "mode_1": ("share of mode 1", NEITHER),
+    "fid": ("FID", LOWER),
     "frechet_distance": ("Fréchet distance of features", LOWER),
     "precision": ("precision", HIGHER),
     "recall": ("recall", HIGHER),

@@ -51,7 +51,7 @@ def check(model, data: DataModule, config: dict) -> None:
 
     Raises:
         UserError: guidance that the model cannot have; an unknown key to measure over, too small a set,
-            images without a classifier.
+            images without a classifier; FID without its network.
     """
     guided(model, data, config)
     node = config["measures"]
@@ -97,7 +97,7 @@ def _reference(model, data: DataModule, config: dict) -> Points | Images:
     if node["classifier"] is None:
         raise UserError("measures.classifier=null: images are measured by a classifier; its checkpoint is")
     classifier = open_classifier("measures.classifier", node["classifier"], config, noise=False)
-    return Images(data, node["n"], classifier.to(model.device), config["seed"])
+    return Images(data, node["n"], classifier.to(model.device), config["seed"], node["inception"])
 
 
 def _row(model, data: DataModule, config: dict, reference: Points | Images) -> dict[str, Any]:

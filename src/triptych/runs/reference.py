@@ -12,6 +12,7 @@ from triptych.diffusion import measures
 from triptych.diffusion.draws import mix
 from triptych.errors import UserError
 from triptych.models.classifier import Classifier
+from triptych.runs.inception import open_inception, read
 
 PAIRS = 5  # of true sets, for the noise floor
 FEW = 3  # modes whose shares are told one by one
@@ -60,16 +61,21 @@ class Points:
 
 
 class Images:
-    """Training images, through a classifier that was trained on clean ones.
+    """Training images, through a classifier of clean ones, and for FID through InceptionV3 if it is given.
 
     The floor is held-out images (validation and test) against the same reference: what a perfect sampler of
     their number would reach.
     """
 
-    def __init__(self, data: DataModule, n: int, classifier: Classifier, seed: int):
+    def __init__(
+        self, data: DataModule, n: int, classifier: Classifier, seed: int, inception: str | None = None
+    ):
         self.classifier, self.n = classifier, n
         order = torch.randperm(len(data.splits["train"]), generator=torch.Generator().manual_seed(seed))[:n]
-        self.features, _ = classifier.read(data.splits["train"].batch(order).x)
+        x = data.splits["train"].batch(order).x
+        self.features, _ = classifier.read(x)
+        self.inception = None if inception is None else open_inception(inception).to(classifier.device)
+        self.seen = None if self.inception is None else read(self.inception, x.to(classifier.device))
         held = [data.splits[name] for name in ("val", "test") if len(data.splits[name])]
         batches = [split.batch(torch.arange(min(len(split), n))) for split in held]
         self.held = torch.cat([b.x for b in batches])
@@ -86,6 +92,9 @@ class Images:
             "precision": covered.precision,
             "recall": covered.recall,
         }
+        if self.inception is not None and self.seen is not None:
+            seen = read(self.inception, x.to(self.seen.device))
+            found["fid"] = measures.frechet_distance(self.seen, seen)
         return found | ({} if asked is None else {"class_accuracy": measures.class_accuracy(logits, asked)})
 
     def floor(self) -> dict[str, Any]:

@@ -1,0 +1,38 @@
+"""The features of FID as the papers have it, where the weights of their network are at hand."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from triptych.errors import UserError
+
+ROWS = 50  # images a pass: each is seen at 299 x 299
+
+
+def open_inception(path: str) -> nn.Module:
+    """InceptionV3 as FID has it (Heusel et al. 2017), by torchmetrics: bytes (n, 3, h, w) to (n, 2048).
+
+    Raises:
+        UserError: torch-fidelity, which has the network, is not installed; no weights at ``path``.
+    """
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    key = f"measures.inception={path}"
+    if not Path(path).is_file():
+        raise UserError(f"{key}: no such file; pt_inception-2015-12-05-6726825d.pth is accepted")
+    try:
+        torch.load(path, weights_only=True)  # torch-fidelity would run what a stranger's pickle holds
+        return NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=path)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{key}: needs torch-fidelity; pip install 'triptych[fid]'") from error
+    except Exception as error:  # whatever torch.load says of a file of other content
+        line = str(error).strip().splitlines()[0]
+        raise UserError(f"{key}: not the weights of FID's InceptionV3 ({line[:100]})") from error
+
+
+@torch.no_grad()
+def read(inception: nn.Module, x: Tensor) -> Tensor:
+    """Features (n, 2048) of images (n, 1 or 3, h, w) in [-1, 1]; grey ones as three equal channels."""
+    shades = (x * 127.5 + 127.5).round().clamp(0, 255).byte().expand(-1, 3, -1, -1)
+    return torch.cat([inception(part) for part in shades.split(ROWS)])
