@@ -6,18 +6,20 @@ python docs/panel.py logs/sweeps/ladder ladder docs/images/ladder.png
 import sys
 from pathlib import Path
 
-from triptych.report import hierarchy
 from triptych.report.compare import compare
-from triptych.report.panels import colours
+from triptych.report.panels import PANELS, colours
 from triptych.report.style import styled, to_png
 from triptych.runs.read import read_runs
 
 
 def main(sweep: str, name: str, picture: str) -> None:
-    """Draw ``hierarchy.<name>`` of the sweep's only comparison."""
+    """Draw the figure ``name`` of the sweep's only comparison."""
+    known = {draw.__name__: draw for _, _, draws in PANELS for draw in draws}
+    if name not in known:
+        raise SystemExit(f"{name}: one of {', '.join(known)} is accepted")
     (comparison,) = compare(read_runs(Path(sweep)))
     with styled():
-        figure = getattr(hierarchy, name)(comparison, colours([cell.label for cell in comparison.cells]))
+        figure = known[name](comparison, colours([cell.label for cell in comparison.cells]))
     Path(picture).write_bytes(to_png(figure, 110))
 
 

@@ -2,6 +2,7 @@
 
 from triptych.report.compare import compare
 from triptych.report.panels import colours
+from triptych.report.style import styled, to_svg
 from triptych.report.tweedie import tweedie
 from triptych.runs.execute import execute
 from triptych.runs.read import read_run
@@ -18,7 +19,10 @@ def test_it_is_exact_for_the_oracle_and_not_for_a_network_of_a_few_steps(prepare
     # at the noisiest level the posterior is nearly the data: variance 1.5^2 / 2 + 0.15^2
     assert abs(found["spread"][-1] - 1.15) < 0.15
     (comparison,) = compare([read_run(run.path)])
-    assert tweedie(comparison, colours([c.label for c in comparison.cells])) is not None
+    with styled():
+        figure = tweedie(comparison, colours([c.label for c in comparison.cells]))
+    # SVG has its text as text: a tick in TeX would be shown with its dollars
+    assert "0.001<" in to_svg(figure, "t", "") and "$" not in to_svg(figure, "t", "")
 
 
 def test_there_is_none_where_the_truth_is_not_known(prepared):
