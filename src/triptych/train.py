@@ -119,6 +119,7 @@ def main() -> None:
         (
             "data.root",
             "guide",
+            "trained",
             "guidance.classifier",
             "guidance.weak",
             "measures.classifier",
@@ -134,6 +135,7 @@ def main() -> None:
                 raise UserError(f"resume={resume[0]}: takes no further arguments, the directory says it all")
             processes.end_with_parent()
             run = RunDirectory(resume[0])
+            run.config()  # before anything is written where there is no run
             if run.status != "finished":
                 train(run)
             if processes.rank() == 0:

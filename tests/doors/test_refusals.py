@@ -34,13 +34,17 @@ def nothing_finished(root: Path) -> None:
         (["bound=3"], ["bound=3", "decoder", "steps"]),
         (["experiment=digits_bst"], ["experiment=digits_bst", "did you mean digits_best?"]),
         (["schedule=3"], ["string"]),
-        (["resume=/nowhere"], ["/nowhere", "not a run's directory"]),
     ],
 )
 def test_before_anything_is_imported(door, root, arguments, words):
     one_line(door("triptych.train", *arguments, timeout=30), *words)
     nothing_finished(root)
     assert not list(root.rglob("config.yaml"))
+
+
+def test_what_is_no_run_is_not_made_one_by_resuming_it(door, root):
+    one_line(door("triptych.train", f"resume={root}/nowhere", timeout=30), "nowhere", "not a run's directory")
+    assert not list(root.iterdir())
 
 
 @pytest.mark.parametrize("how", [[], ["-m", "seed=1,2"]])
@@ -115,8 +119,11 @@ def test_a_corrupt_image(door, root):
 class Malicious:
     """Runs code when it is unpickled."""
 
+    def __init__(self, path):
+        self.path = path
+
     def __reduce__(self):
-        return (Path.touch, (Path("/tmp/triptych-was-here"),))
+        return (Path.touch, (self.path,))
 
 
 @pytest.mark.parametrize("kind", ["missing", "truncated", "foreign", "malicious", "text"])
@@ -131,13 +138,12 @@ def test_checkpoints_that_are_none(door, root, prepared, kind):
     elif kind == "foreign":
         torch.save({"state_dict": {}}, path)
     elif kind == "malicious":
-        torch.save({"triptych": Malicious(), "state_dict": {}}, path)
+        torch.save({"triptych": Malicious(root / "was-here"), "state_dict": {}}, path)
     elif kind == "text":
         path.write_text("hello")
-    before = Path("/tmp/triptych-was-here").exists()
     for module in ("triptych.evaluate", "triptych.sample") if kind == "missing" else ("triptych.evaluate",):
         one_line(door(module, f"ckpt={path}"), f"ckpt={path}", "accepted")
-    assert Path("/tmp/triptych-was-here").exists() == before
+    assert not (root / "was-here").exists()
     assert not (root / "samples").exists()
 
 

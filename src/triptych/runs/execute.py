@@ -23,6 +23,7 @@ from triptych.runs.processes import rank
 from triptych.runs.quiet import quiet
 from triptych.runs.stopping import Stop, requeue
 from triptych.runs.summary import failed, finished
+from triptych.runs.trained import take_over
 from triptych.runs.trainer import build_trainer
 from triptych.runs.tweedie import tweedie
 from triptych.runs.untrained import keep_untrained, trainable
@@ -102,22 +103,24 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
     ok = False
     try:
         stage["now"] = "fit"
-        if trainable(model):
+        taken = take_over(run, config, write=rank() == 0) if config.get("trained") else None
+        if taken is None and trainable(model):
             trainer.fit(model, data, ckpt_path=start)
-        elif rank() == 0:
+        elif taken is None and rank() == 0:
             keep_untrained(run, model)
         stage["now"] = "test"
         if trainer.is_global_zero:
             progress.write("test", trainer.global_step, trainer.max_steps)
         chosen = choose(run, config["checkpoint"])
-        load_weights(model, read_checkpoint(chosen), config["weights"])
+        checkpoint = taken or read_checkpoint(chosen)
+        load_weights(model, checkpoint, config["weights"])
         began = time.perf_counter()
         figures = account(trainer, model, data)
         summary = finished(
             provenance,
             config,
             parameters=sum(p.numel() for p in model.parameters()),
-            steps=trainer.global_step,
+            steps=trainer.global_step or checkpoint["global_step"],  # of the model, whoever trained it
             seconds={"fit": round(keep.seconds, 2), "test": round(time.perf_counter() - began, 2)},
             device=_device(trainer),
             world_size=trainer.world_size,

@@ -31,13 +31,14 @@ class Keep(pl.Callback):
     def __init__(self, run: RunDirectory, monitor: str | None, every: int, stop: Stop):
         self.folder, self.monitor, self.every, self.stop = run / "checkpoints", monitor, every, stop
         self.best = math.inf
-        self._before, self._began = 0.0, time.monotonic()
+        self._before: float = 0.0
+        self._began: float | None = None  # while nothing is being fitted
         self._seen = self._saved = 0
 
     @property
     def seconds(self) -> float:
         """That the fit has taken, without what was lost by a kill."""
-        return self._before + time.monotonic() - self._began
+        return self._before + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "seconds": self.seconds}
@@ -83,6 +84,7 @@ class Keep(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.global_step > self._saved:
             self._save(trainer, LAST)
+        self._before, self._began = self.seconds, None
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         self._saved = trainer.global_step

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory, write_atomic
+from triptych.runs.trained import adopt
 
 # Not part of what a run is: how this start treats its directory, and where things happen to lie.
 VOLATILE = ("force", "retry", "paths")
@@ -26,11 +27,13 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     """The directory of the run that ``cfg`` describes, ready to be executed.
 
     Raises:
-        UserError: it records another configuration, or a failed run (``retry=true`` tries that again,
-            ``force=true`` starts over and keeps the old directory aside).
+        UserError: ``trained`` is no finished run's; the directory records another configuration, or a
+            failed run (``retry=true`` tries that again, ``force=true`` starts over and keeps the old aside).
     """
     plain: dict = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     force, retry = plain.pop("force"), plain.pop("retry")
+    if plain["trained"] is not None:
+        adopt(plain, choices, overrides)
     run = RunDirectory(path)
     if force and (run / "config.yaml").exists():
         _set_aside(run)

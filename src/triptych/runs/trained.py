@@ -1,0 +1,58 @@
+"""``trained=DIR``: a run on the model of a finished one, for other samplers, guidance and measures of it."""
+
+import io
+from typing import Any
+
+from triptych.errors import UserError
+from triptych.runs.directory import RunDirectory, write_atomic
+
+# what the other run says: its data, its model, how that was trained and by what it is judged
+ADOPTED = (
+    "data", "model", "denoiser", "objective", "schedule", "process", "optimizer", "lr_schedule",
+    "bound", "likelihood", "weights", "checkpoint",
+)  # fmt: skip
+OWN = "sampler, guidance, threshold, samples, measures, seed, trainer, logger, threads"
+
+
+def adopt(config: dict, choices: dict[str, Any], overrides: list[str]) -> None:
+    """Put what the run ``config["trained"]`` says of its model into a composed configuration and its choices.
+
+    Raises:
+        UserError: no finished run there; an override of what only the other run can say.
+    """
+    path = config["trained"]
+    source = RunDirectory(path)
+    if source.status != "finished":
+        state = "no run" if source.status == "new" else f"the run there is {source.status}"
+        raise UserError(f"trained={path}: {state}; the directory of a finished run is accepted")
+    for override in overrides:
+        if override.lstrip("+~").split("=")[0].split(".")[0].split("/")[0] in ADOPTED:
+            raise UserError(f"{override}: the model is that of trained={path}; beside it {OWN} are accepted")
+    theirs, named = source.config(), source.provenance().get("choices", {})
+    for key in ADOPTED:
+        config[key] = theirs[key]
+        choices.pop(key, None)
+        if key in named:
+            choices[key] = named[key]
+    config["trained"] = str(source.path)
+
+
+def take_over(run: RunDirectory, config: dict, write: bool) -> dict[str, Any]:
+    """The checkpoint by which the other run reports; ``write``: kept as this run's last one, too.
+
+    Raises:
+        UserError: it is gone, or cannot be read.
+    """
+    import torch  # here, since the door adopts before anything heavy is imported
+
+    from triptych.runs.checkpoints import read_checkpoint
+
+    source = RunDirectory(config["trained"])
+    kept = read_checkpoint(source / (source.summary() or {}).get("checkpoint", "checkpoints/last.ckpt"))
+    checkpoint = {key: kept[key] for key in ("state_dict", "callbacks", "global_step")}
+    checkpoint["triptych"] = kept["triptych"] | {"config": config}
+    if write:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_atomic(run / "checkpoints" / "last.ckpt", buffer.getvalue())
+    return checkpoint
