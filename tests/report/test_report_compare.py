@@ -202,3 +202,14 @@ def test_entropy_and_gap_where_the_truth_is_known(tmp_path):
     )
     assert one(tmp_path).cells[0].spread(part="gap").mean == 0.1
     assert compare([]) == []
+
+
+def test_models_taken_up_seed_by_seed_are_seeds_and_of_one_seed_they_are_settings(tmp_path):
+    for seed in (1, 2):
+        for model in ("a", "b"):
+            told = [f"trained='/runs/{model}_{seed}'", f"seed={seed}"]
+            make_run(tmp_path / model, "v", seed, 1.9 + seed, overrides=told)
+    cell = one(tmp_path / "a").cells[0]
+    assert one(tmp_path / "a").axes == () and set(cell.runs) == {1, 2}
+    (axis,) = one(tmp_path).axes
+    assert axis.key == "trained" and "/runs/a_1" in axis.values

@@ -58,6 +58,8 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     known = {key: [run for run in runs if run.status == "finished" or key in settings(run)] for key in keys}
     axes = [Axis(key, tuple(dict.fromkeys(value(run, key) for run in known[key]))) for key in keys]
     axes = [axis for axis in axes if len(axis.values) > 1]
+    if all(len(models) == 1 for models in _models(runs).values()):  # one for each seed, as if trained by it
+        axes = [axis for axis in axes if axis.key != "trained"]
     notes = []
     for axis in reversed(axes.copy()):
         owner = next(
@@ -84,6 +86,14 @@ def label(run: Run, axes: Sequence[Axis]) -> str:
     )
     # a label goes into XML, markdown and a terminal: control characters have no place in any
     return "".join(c if c.isprintable() else "�" for c in text)
+
+
+def _models(runs: Sequence[Run]) -> dict[int | None, set[str]]:
+    """The ``trained`` of each seed."""
+    found: dict[int | None, set[str]] = {}
+    for run in runs:
+        found.setdefault(run.seed, set()).add(value(run, "trained"))
+    return found
 
 
 def _determines(owner: str, key: str, runs: Sequence[Run]) -> bool:

@@ -50,4 +50,13 @@ def parse_overrides(overrides: Any) -> dict[str, str]:
     if not isinstance(overrides, list) or not all(isinstance(item, str) for item in overrides):
         raise ValueError("overrides is not a list of strings")
     pairs = (item.partition("=") for item in overrides)
-    return {key.lstrip("+~").strip(): value if equals else "removed" for key, equals, value in pairs}
+    return {
+        key.lstrip("+~").strip(): _unquoted(value) if equals else "removed" for key, equals, value in pairs
+    }
+
+
+def _unquoted(value: str) -> str:
+    """The text that Hydra's grammar has in quotes."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return value[1:-1].replace("\\'", "'").replace("\\\\", "\\")
+    return value
