@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -34,11 +35,11 @@ def one_line_errors() -> Iterator[None]:
         from triptych.config.check import explain
 
         sys.exit(_tell(explain(error, sys.argv[1:])))
-    except ValueError as error:
+    except (ValueError, ConnectionError) as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        if "/hydra/" not in frame.filename.replace(os.sep, "/"):
+        if not {"hydra", "ray"} & set(Path(frame.filename).parts):
             raise
-        sys.exit(_tell(str(error)))  # Hydra's grammar has refusals of this kind too
+        sys.exit(_tell(str(error)))  # Hydra's grammar refuses so too, and Ray where no cluster is
     except KeyboardInterrupt:
         print("interrupted; type the same command to go on", file=sys.stderr)
         sys.exit(130)

@@ -45,7 +45,8 @@ def start_run(root: Path, objective: str, seed: int, overrides: list[str], choic
     provenance = {
         "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False},
         "packages": {"torch": "2.13.0"},
-        "command": ["triptych-train", "-m", "ablation=objectives"], "host": "box", "device": "cpu",
+        "command": ["triptych-train", "-m", "ablation=objectives"],
+        "executions": [{"host": "box", "device": "cpu"}],
         "overrides": overrides, "choices": choices, "started": f"2025-01-01T00:00:{seed:02d}",
     }  # fmt: skip
     (run / "provenance.json").write_text(json.dumps(provenance))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -38,6 +39,22 @@ def test_a_run_goes_on_after_the_configs_have_changed(root):
     for key in ("test", "val", "train", "overrides", "choices", "seed"):
         assert first[key] == second[key], key
     provenance = json.loads((folder / "provenance.json").read_text())
-    for key in ("id", "overrides", "choices", "command", "host", "python", "started", "git", "packages"):
+    for key in ("id", "overrides", "choices", "started", "git", "packages"):
         assert key in provenance, key
     assert provenance["command"][1:] == command("name=mine")[3:]
+    executions = provenance["executions"]
+    assert [e["step"] for e in executions] == [0, 0] and executions[0]["device"] == "cpu"
+    assert executions[0]["host"] == socket.gethostname() and executions[0]["world_size"] == 1
+
+
+@pytest.mark.slow
+def test_a_cell_records_the_command_of_its_sweep_and_each_execution(root):
+    """Through a launcher whose workers have commands of their own; with a path that the door quotes."""
+    place = root / "with = and ,"
+    line = command("-m", "hydra/launcher=submitit_local", "seed=1", f"paths.data_dir={place}")
+    subprocess.run(line, check=True, capture_output=True, env=environment(root))
+    [record] = root.rglob("provenance.json")
+    assert json.loads(record.read_text())["command"][1:] == line[3:]
+    (record.parent / "summary.json").unlink()
+    subprocess.run(line, check=True, capture_output=True, env=environment(root))
+    assert [e["step"] for e in json.loads(record.read_text())["executions"]] == [0, 6]

@@ -60,11 +60,17 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
+        from importlib.util import find_spec
+
         from triptych.door import one_line_errors
+        from triptych.errors import UserError
         from triptych.runs.directory import RunDirectory
 
-        with one_line_errors(), RunDirectory(self.config.hydra.sweep.dir).lock():
-            self._search(arguments)
+        with one_line_errors():
+            if find_spec("optuna") is None:
+                raise UserError("hparams_search: not installed, pip install 'triptych[search]' is needed")
+            with RunDirectory(self.config.hydra.sweep.dir).lock():
+                self._search(arguments)
 
     def _search(self, arguments: list[str]) -> None:
         import optuna

@@ -21,6 +21,11 @@ from triptych.errors import UserError
 
 FREE_GROUPS = ("experiment", "ablation", "debug", "local", "hparams_search")
 CONFIGS = Path(__file__).parents[3] / "configs"
+EXTRAS = {  # files of packages that are not installed by default
+    "hydra/launcher/ray": "ray",
+    "hydra/launcher/submitit_local": "slurm",
+    "hydra/launcher/submitit_slurm": "slurm",
+}
 
 
 def keys(node, prefix: str = "") -> Iterator[str]:
@@ -114,7 +119,9 @@ def _target_takes(node, name: str) -> bool:
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """A Hydra or OmegaConf error as one line: the key, its value, what would be accepted."""
     text = str(error)
-    if found := re.search(r"Could not find '([^']+)'", text):
+    if found := re.search(r"Could not (?:find|load) '([^']+)'", text):
+        if extra := EXTRAS.get(found[1]):
+            return f"{found[1]}: not installed, pip install 'triptych[{extra}]' is needed"
         group, _, option = found[1].rpartition("/")
         options = [p.stem for p in (CONFIGS / group).glob("*.yaml")]
         near = nearest(option, options)

@@ -1,7 +1,7 @@
 """A run is its directory: what lies in it, who may work in it, how it is made.
 
 config.yaml       the resolved configuration, plain
-provenance.json   id, overrides, choices, command, git commit, packages, host
+provenance.json   id, overrides, choices, command, git commit, packages; where it was executed
 metrics.csv       one row per logged step
 progress.json     where a running job is
 summary.json      written once, at the end: the contract with every reader

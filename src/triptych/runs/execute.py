@@ -20,6 +20,7 @@ from triptych.runs.logging import build_loggers, close_loggers
 from triptych.runs.measure import check, measure
 from triptych.runs.metrics import MetricsCsv
 from triptych.runs.processes import rank
+from triptych.runs.provenance import add_execution
 from triptych.runs.quiet import quiet
 from triptych.runs.stopping import Stop, requeue
 from triptych.runs.summary import failed, finished
@@ -99,7 +100,10 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
     start = newest_readable(run.checkpoints())
     if start is not None and start.name != LAST and rank() == 0:
         write_atomic(start.with_name(LAST), start.read_bytes())  # it is the last that counts
-    _take_up_rows(loggers, read_checkpoint(start)["global_step"] if start else 0)
+    step = read_checkpoint(start)["global_step"] if start else 0
+    _take_up_rows(loggers, step)
+    if rank() == 0:
+        add_execution(run, _device(trainer), trainer.world_size, step)
     ok = False
     try:
         stage["now"] = "fit"

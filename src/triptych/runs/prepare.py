@@ -1,13 +1,7 @@
 """From a composed configuration to a run's directory: new, the same again, or refused."""
 
-import contextlib
 import secrets
 import shutil
-import socket
-import subprocess
-import sys
-import time
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory, write_atomic
+from triptych.runs.provenance import provenance
 from triptych.runs.trained import adopt
 
 # Not part of what a run is: how this start treats its directory, and where things happen to lie.
 VOLATILE = ("force", "retry", "paths")
-DIFF_LIMIT = 2**20
 PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
 
@@ -52,7 +46,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
 
 def _begin(run: RunDirectory, plain: dict, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
     (run / "summary.json").unlink(missing_ok=True)  # of a job that was refused before it had a configuration
-    run.write("provenance.json", provenance(overrides, choices))
+    run.write("provenance.json", provenance(run, overrides, choices))
     write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
     return run
 
@@ -88,33 +82,3 @@ def _differences(recorded: Any, asked: Any, path: str = "") -> list[str]:
             for line in _differences(recorded.get(n), asked.get(n), f"{path}.{n}" if path else str(n))
         ]
     return [] if recorded == asked else [f"{path}: {recorded!r} -> {asked!r}"]
-
-
-def provenance(overrides: list[str], choices: dict[str, Any]) -> dict:
-    """Where a run comes from: enough to find the code, the packages and the machine again."""
-    return {
-        "id": secrets.token_hex(4),
-        "overrides": overrides,
-        "choices": {g: c for g, c in choices.items() if c and not g.startswith("hydra/")},
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "host": socket.gethostname(),
-        "python": sys.version.split()[0],
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "git": git_state(),
-        "packages": {d.metadata["Name"]: d.version for d in distributions()},
-    }
-
-
-def git_state() -> dict:
-    """{"commit", "dirty", "diff"} of the source tree; empty outside of a repository."""
-    root = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        diff = git("diff", "HEAD")
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(diff), "diff": diff[:DIFF_LIMIT]}
-    return {}

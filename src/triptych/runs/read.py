@@ -194,14 +194,16 @@ def _summary(summary: Any, directory: Path) -> dict[str, Any]:
 def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     git = record.get("git") if isinstance(record.get("git"), dict) else {}
     assert isinstance(git, dict)
-    command = record.get("command")
+    command, executions = record.get("command"), record.get("executions")
+    last = executions[-1] if isinstance(executions, list) and executions else {}
+    last = last if isinstance(last, dict) else {}
     try:
         identity = _identity(record)
     except (ValueError, TypeError, AttributeError):
         identity = {}
     return identity | {
-        "host": str(record.get("host") or ""),
-        "device": str(record.get("device") or ""),
+        "host": str(last.get("host") or ""),
+        "device": str(last.get("device") or ""),
         "commit": str(git.get("commit") or ""),
         "dirty": bool(git.get("dirty")),
         "command": tuple(map(str, command)) if isinstance(command, list) else (),

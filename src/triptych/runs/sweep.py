@@ -24,6 +24,7 @@ from triptych.door import one_line_errors
 from triptych.errors import UserError
 from triptych.runs import processes
 from triptych.runs.directory import RunDirectory
+from triptych.runs.provenance import command
 
 _ended: list[str] = []  # how the cells of this process's sweep ended, for its exit code
 
@@ -74,7 +75,7 @@ class SweepHook(Callback):
         self.cells = expected_cells(config)
         self.root.mkdir(parents=True, exist_ok=True)
         RunDirectory(self.root).write(
-            "sweep.json", {"command": ["triptych-train", *sys.argv[1:]], "expected": len(self.cells)}
+            "sweep.json", {"command": ["triptych-train", *command()[1:]], "expected": len(self.cells)}
         )
         self.monitor = Monitor(self.root, self.cells)
         at_once = config.hydra.launcher.get("n_jobs") or 1

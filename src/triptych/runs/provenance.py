@@ -1,0 +1,80 @@
+"""Where a run comes from, and where it was executed: enough to find code, packages and machines again."""
+
+import contextlib
+import json
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from triptych.runs.directory import RunDirectory
+
+DIFF_LIMIT = 2**20
+
+
+def provenance(run: RunDirectory, overrides: list[str], choices: dict[str, Any]) -> dict:
+    """What is recorded when a run's directory is made; ``executions`` are added as they begin."""
+    return {
+        "id": secrets.token_hex(4),
+        "overrides": overrides,
+        "choices": {g: c for g, c in choices.items() if c and not g.startswith("hydra/")},
+        "command": _command_of_sweep(run) or command(),
+        "started": _now(),
+        "git": git_state(),
+        "packages": {d.metadata["Name"]: d.version for d in distributions()},
+        "executions": [],
+    }
+
+
+def command() -> list[str]:
+    """This process's command as it was typed."""
+    # not sys.argv: the door puts quotes around paths there
+    return [Path(sys.argv[0]).name, *sys.orig_argv[len(sys.orig_argv) - len(sys.argv) + 1 :]]
+
+
+def add_execution(run: RunDirectory, device: str, world_size: int, step: int) -> None:
+    """Record that the run is now worked on here, from ``step`` on."""
+    record = run.provenance()
+    here = {
+        "started": _now(),
+        "step": step,
+        "host": socket.gethostname(),
+        "device": device,
+        "world_size": world_size,
+        "python": sys.version.split()[0],
+        "commit": git_state(diff=False).get("commit", ""),
+    }
+    run.write("provenance.json", record | {"executions": [*record.get("executions", []), here]})
+
+
+def git_state(diff: bool = True) -> dict:
+    """{"commit", "dirty", "diff"} of the source tree, or its commit alone; empty outside of a repository."""
+    root = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        commit = {"commit": git("rev-parse", "HEAD")}
+        if not diff:
+            return commit
+        changes = git("diff", "HEAD")
+        return commit | {"dirty": bool(changes), "diff": changes[:DIFF_LIMIT]}
+    return {}
+
+
+def _command_of_sweep(run: RunDirectory) -> list[str]:
+    """Of the sweep that the run is a cell of, as a launcher's worker has its own; [] for no cell."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return list(json.loads((run.path.parent / "sweep.json").read_text())["command"])
+    return []
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
