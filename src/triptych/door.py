@@ -6,7 +6,6 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -36,8 +35,8 @@ def one_line_errors() -> Iterator[None]:
 
         sys.exit(_tell(explain(error, sys.argv[1:])))
     except (ValueError, ConnectionError) as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        if not {"hydra", "ray"} & set(Path(frame.filename).parts):
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").split(".")[0] not in ("hydra", "ray"):
             raise
         sys.exit(_tell(str(error)))  # Hydra's grammar refuses so too, and Ray where no cluster is
     except KeyboardInterrupt:

@@ -76,6 +76,15 @@ def test_a_misspelt_key_inside_an_experiment_file(door, root, how):
         (["optimizer.lr=-1"], ["optimizer", "-1"]),
         (["threads=0"], ["threads=0"]),
         (["callbacks.ema.decay=2"], ["callbacks.ema.decay=2"]),
+        (["trainer=fsdp"], ["trainer.strategy=fsdp", "callbacks.ema=null weights=raw is accepted"]),
+        (
+            ["trainer=fsdp", "callbacks.ema=null", "weights=raw", "trainer.gradient_clip_val=1.0"],
+            ["trainer.gradient_clip_val=1.0", "null is accepted"],
+        ),
+        (
+            ["trainer=cpu", "trainer.strategy=fsdp", "callbacks.ema=null", "trainer.gradient_clip_val=null"],
+            ["GPU"],
+        ),
         (["data.batch_size=0"], ["data.batch_size=0"]),
         (
             ["denoiser.conditional=true", "data=swiss_roll", "denoiser=mlp"],

@@ -31,6 +31,16 @@ def small(tmp_path):
     subprocess.run(["umount", "-l", str(place)], capture_output=True)
 
 
+def folder_of_images(root, n: int):
+    from PIL import Image
+
+    images = root / "images"
+    images.mkdir()
+    for i in range(n):
+        Image.new("L", (8, 8), 30 * i % 256).save(images / f"{i}.png")
+    return images
+
+
 def fill(path, leave: int) -> None:
     found = os.statvfs(path)
     (path / "ballast").write_bytes(b"0" * max(0, found.f_bavail * found.f_frsize - leave))
@@ -90,12 +100,7 @@ def test_a_read_only_directory(prepared, small, root):
 
 def test_data_that_is_broken_is_named_and_tried_again(prepared, root):
     """It is in memory while a run lasts; one that starts or goes on later says what is wrong."""
-    from PIL import Image
-
-    images = root / "images"
-    images.mkdir()
-    for i in range(8):
-        Image.new("L", (8, 8), 30 * i).save(images / f"{i}.png")
+    images = folder_of_images(root, 8)
     data = ("data=folder", f"data.root={images}", "data.size=8", "data.channels=1", "data.batch_size=4")
     run, broken = prepared(*data), images / "5.png"
     whole = broken.read_bytes()
@@ -104,6 +109,41 @@ def test_data_that_is_broken_is_named_and_tried_again(prepared, root):
         execute(run)
     broken.write_bytes(whole)
     assert execute(prepared(*data))["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_data_that_is_truncated_while_a_run_reads_it(root):
+    """The run has it in memory and ends like its twin; killed, it names the file and loses nothing."""
+    images = folder_of_images(root, 64)
+    long = ("trainer.max_steps=3000", "trainer.val_check_interval=100")
+    place = ("data=folder", f"data.root={images}", "data.size=8", "data.channels=1", "data.batch_size=8")
+    twin, going, killed = (command(f"name={name}", *place, *long) for name in ("twin", "going", "killed"))
+    subprocess.run(twin, check=True, env=environment(root), capture_output=True)
+    broken = images / "5.png"
+    whole = broken.read_bytes()
+    results = {name: root / "logs" / "runs" / name for name in ("twin", "going", "killed")}
+
+    process = start(going, root)
+    wait_for_a_checkpoint(process, results["going"])
+    broken.write_bytes(whole[:20])
+    said, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    broken.write_bytes(whole)
+
+    process = start(killed, root)
+    wait_for_a_checkpoint(process, results["killed"])
+    process.kill()
+    process.communicate()
+    broken.write_bytes(whole[:20])
+    kept = (results["killed"] / "checkpoints" / "last.ckpt").read_bytes()
+    refused = subprocess.run(killed, env=environment(root), capture_output=True, text=True)
+    lines = [text for text in refused.stderr.splitlines() if text.strip()]
+    assert refused.returncode == 1 and len(lines) == 1 and "5.png" in lines[0], refused.stderr
+    assert (results["killed"] / "checkpoints" / "last.ckpt").read_bytes() == kept
+    broken.write_bytes(whole)
+    subprocess.run(killed, check=True, env=environment(root), capture_output=True)
+    figures = {k: json.loads((p / "summary.json").read_text())["test"] for k, p in results.items()}
+    assert figures["going"] == figures["twin"] == figures["killed"]
 
 
 @pytest.mark.slow

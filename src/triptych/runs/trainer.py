@@ -12,6 +12,18 @@ from triptych.runs.directory import RunDirectory
 SIMULATED = 8  # processes on a CPU with fewer cores: slow, but a way to see what several would do
 
 
+def _check_shards(config: dict) -> None:
+    if config["callbacks"].get("ema"):
+        raise UserError(
+            "trainer.strategy=fsdp: a shard's average is not the network's; "
+            "callbacks.ema=null weights=raw is accepted"
+        )
+    if clip := config["trainer"]["gradient_clip_val"]:
+        raise UserError(
+            f"trainer.gradient_clip_val={clip}: a norm that lies in shards is not clipped; null is accepted"
+        )
+
+
 def build_trainer(
     config: dict, run: RunDirectory | None, callbacks: list, loggers: list | bool
 ) -> pl.Trainer:
@@ -32,11 +44,8 @@ def build_trainer(
         raise UserError(
             f"trainer.max_steps={config['trainer']['max_steps']}: a whole number from 1 is accepted"
         )
-    if str(node["strategy"]).startswith("fsdp") and config["callbacks"].get("ema"):
-        raise UserError(
-            "trainer.strategy=fsdp: a shard's average is not the network's; "
-            "callbacks.ema=null weights=raw is accepted"
-        )
+    if str(node["strategy"]).startswith("fsdp"):
+        _check_shards(config)
     return build(
         node,
         "trainer",
