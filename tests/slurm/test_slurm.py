@@ -91,6 +91,37 @@ def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
     assert logs.count("interrupted at step") == 1, logs
 
 
+def test_a_run_that_takes_longer_than_its_time_limit_is_taken_up_again(cluster, root):
+    """A limit of two minutes, in which the run cannot be through; SLURM itself sends the signal."""
+    long = ["name=s", "seed=1", "trainer.max_steps=20000", "trainer.val_check_interval=1000"]
+    preset = [
+        "hydra/launcher=slurm",
+        "hydra.launcher.partition=debug",
+        "hydra.launcher.timeout_min=2",
+        "hydra.launcher.signal_delay_s=60",
+        "hydra.launcher.cpus_per_task=1",
+    ]
+    sweep = subprocess.Popen(
+        command("-m", *preset, *long),
+        env=cluster.environment | environment(root),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said, _ = sweep.communicate(timeout=800)
+    assert sweep.returncode == 0, said
+    [log] = root.rglob("train.log")
+    times = log.read_text().count("interrupted at step")
+    [record] = root.rglob("provenance.json")
+    executions = json.loads(record.read_text())["executions"]
+    print("time limit hit", times, "times, at steps", [e["step"] for e in executions[1:]])
+    assert times >= 1 and len(executions) == times + 1
+    twin = root / "twin"
+    subprocess.run(command("name=twin", *long[1:]), check=True, capture_output=True, env=environment(twin))
+    [ours], [undisturbed] = summaries(root / "logs").values(), summaries(twin).values()
+    assert ours["test"] == undisturbed["test"]
+
+
 def test_a_batch_script_is_requeued_by_the_run_itself(cluster, root):
     """srun with two tasks, the signal that SLURM sends before the time is up, one directory, one W&B id."""
     line = " ".join(command("name=mine", "trainer=ddp_sim", *LONG)).replace("logger=csv", "logger=wandb")

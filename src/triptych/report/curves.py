@@ -82,7 +82,7 @@ def training(comparison: Comparison, colours: Colours) -> Figure | None:
             lines[cell.label] = kept
     if not lines:
         return None
-    figure, ax = axes(7.2, 3.7, 0.62, inches(list(shortened(list(lines), 18).values())) + 0.45)
+    figure, ax = axes(7.2, 3.7, 0.62, inches(list(shortened(list(lines)).values())) + 0.45)
     ends = {}
     for label, seeds in lines.items():
         if len(seeds) > 1:
@@ -145,7 +145,7 @@ def _mean_curve(cell: Cell) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
 
 
 def _axes(labels: Iterable[str]) -> tuple[Figure, Axes]:
-    right = inches(list(shortened(list(labels), 18).values())) + 0.35
+    right = inches(list(shortened(list(labels)).values())) + 0.35
     return axes(WIDTH + max(0.0, right - 1.2), HEIGHT, 0.74, right)
 
 
@@ -183,7 +183,7 @@ def _log(ax: Axes, values: Iterable[Any]) -> None:
 def _name_lines(ax: Axes, lines: dict[str, np.ndarray], colours: Colours) -> None:
     """Each line's name at its last finite value."""
     ends = {label: values[np.isfinite(values)] for label, values in lines.items()}
-    short_names = shortened(list(lines), 18)
+    short_names = shortened(list(lines))
     names = [(float(v[-1]), short_names[label], colours[label]) for label, v in ends.items() if v.size]
     ax.margins(x=0.02)
     ax.set_xlim(ax.get_xlim())

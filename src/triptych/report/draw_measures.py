@@ -31,7 +31,7 @@ def draw(name: str) -> Callable[[Comparison, Colours], Figure | None]:
 
 
 def _lines(known: Table, colours: Colours) -> Figure:
-    short_names = shortened(list(known.cells), 18)
+    short_names = shortened(list(known.cells))
     figure, ax = axes(5.6, 3.3, 0.78, inches(list(short_names.values())) + 0.4)
     ends = []
     x = np.array(known.values)

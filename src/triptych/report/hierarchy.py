@@ -43,7 +43,7 @@ def bound_by_steps(comparison: Comparison, colours: Colours) -> Figure | None:
             lines[" / ".join(rest) or "bound"].append((int(told), cell.spread(part=part).mean))
     if not any(len(points) > 1 for points in lines.values()):
         return None
-    names = shortened(list(lines), 18)
+    names = shortened(list(lines))
     figure, ax = axes(7.2, 3.7, 0.74, inches(list(names.values())) + 0.45)
     ends = []
     for k, (label, points) in enumerate(lines.items()):
@@ -76,7 +76,7 @@ def schedules(comparison: Comparison, colours: Colours) -> Figure | None:
             curves[cell.label] = found
     if len(set(curves.values())) < 2:
         return None
-    names = shortened(list(curves), 18)
+    names = shortened(list(curves))
     figure, ax = axes(WIDTH, 3.5, 0.8, inches(list(names.values())) + 0.35)
     for label, curve in curves.items():
         ax.plot(curve.t, curve.gamma, color=colours[label], linewidth=1.8)
@@ -110,7 +110,7 @@ def level_terms(comparison: Comparison, colours: Colours) -> Figure | None:
     lines = {cell.label: terms for cell in comparison.cells if (terms := _terms(cell))}
     if not lines:
         return None
-    names = shortened(list(lines), 18)
+    names = shortened(list(lines))
     figure, ax = axes(7.2, 3.7, 0.66, inches(list(names.values())) + 0.45)
     ax.axhline(0, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
     for k, (label, terms) in enumerate(lines.items()):

@@ -77,7 +77,7 @@ def short(text: str, most: int = 30) -> str:
     return text if len(text) <= most else text[: most - 9] + "…" + text[-8:]
 
 
-def shortened(labels: Sequence[str], most: int) -> dict[str, str]:
+def shortened(labels: Sequence[str], most: int = 20) -> dict[str, str]:
     """Each label cut to `most` characters; what all have in common goes first, so that they stay apart."""
     words = [label.split(" ") for label in labels]
     head = tail = 0

@@ -22,7 +22,7 @@ def tweedie(comparison: Comparison, colours: Colours) -> Figure | None:
     means = {label: mean for label, mean in means.items() if mean.max() > 1e-8}
     if not means:
         return None
-    names = shortened(list(means), 18)
+    names = shortened(list(means))
     figure, ax = axes(5.6, 3.5, 0.78, inches(list(names.values())) + 0.4)
     ends = []
     for label, mean in means.items():
