@@ -40,9 +40,10 @@ format: install  ## put the code into shape
 	$(BIN)/ruff check --fix src tests benchmarks
 	$(BIN)/ruff format src tests benchmarks
 
-bench: install  ## a training step against a bare loop, a sampling step against a hand-written one
+bench: install  ## training and sampling beside hand-written loops and diffusers
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/sampler_overhead.py
+	$(BIN)/python benchmarks/sampler_quality.py
 
 clean:  ## remove what was installed and cached, keep the runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info

@@ -28,6 +28,11 @@ def summaries(folder: Path) -> dict[str, dict]:
     return {p.parent.name: json.loads(p.read_text()) for p in folder.rglob("summary.json")}
 
 
+def executions(folder: Path) -> int:
+    """How often the runs in ``folder`` were begun or taken up."""
+    return sum(len(json.loads(p.read_text())["executions"]) for p in folder.rglob("provenance.json"))
+
+
 def wait_for(condition, seconds: float = 200.0):
     until = time.monotonic() + seconds
     while not (found := condition()):
@@ -88,7 +93,7 @@ def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
         for split in ("train", "val", "test"):
             assert summary[split] == one[name][split], (name, split)
     logs = "".join(p.read_text() for p in root.rglob("train.log"))
-    assert logs.count("interrupted at step") == 1, logs
+    assert 0 < logs.count("interrupted at step") == executions(root / "logs") - 4, logs
 
 
 def test_a_run_that_takes_longer_than_its_time_limit_is_taken_up_again(cluster, root):
@@ -111,11 +116,8 @@ def test_a_run_that_takes_longer_than_its_time_limit_is_taken_up_again(cluster, 
     said, _ = sweep.communicate(timeout=800)
     assert sweep.returncode == 0, said
     [log] = root.rglob("train.log")
-    times = log.read_text().count("interrupted at step")
-    [record] = root.rglob("provenance.json")
-    executions = json.loads(record.read_text())["executions"]
-    print("time limit hit", times, "times, at steps", [e["step"] for e in executions[1:]])
-    assert times >= 1 and len(executions) == times + 1
+    times = log.read_text().count("interrupted")
+    assert 0 < times == executions(root / "logs") - 1, log.read_text()
     twin = root / "twin"
     subprocess.run(command("name=twin", *long[1:]), check=True, capture_output=True, env=environment(twin))
     [ours], [undisturbed] = summaries(root / "logs").values(), summaries(twin).values()

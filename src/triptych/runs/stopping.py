@@ -48,9 +48,11 @@ class Stop(pl.Callback):
                 signal.signal(number, self._hear)
 
     def _hear(self, number: int, _: Any) -> None:
-        if not self._training or (self.received is not None and number == signal.SIGINT):
-            raise Interrupted(self.received or number)
-        self.received = self.received or number
+        if self.received is not None and number != signal.SIGINT:
+            return  # on its way out: SLURM says it to a job's step and to its script
+        again, self.received = self.received is not None, self.received or number
+        if again or not self._training:
+            raise Interrupted(self.received)
 
     def agreed(self, trainer: pl.Trainer) -> int | None:
         """The signal, if any process has received one; all processes ask together."""
@@ -75,6 +77,7 @@ class Stop(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.listen()
+        self.received = None  # came too late for all processes to agree on
 
     def on_exception(self, *_: Any) -> None:
         self._training = False

@@ -14,10 +14,11 @@ from .grid import check_grid, grid_gammas
 
 @dataclass
 class History:
-    """What a multi-step method remembers within one descent: its last guess and where that was made."""
+    """What a multi-step method knows of its descent: its last guess, where that was made, and the end."""
 
     gamma: Tensor | None = None
     x0: Tensor | None = None
+    last: bool = False  # whether the step at hand is
 
 
 def noise_like(z: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -100,7 +101,8 @@ class Sampler:
 
     def _descend(self, denoiser, gammas, z, condition, generator) -> Iterator[Tensor]:
         history = History()
-        for gamma_t, gamma_s in pairwise(gammas.unbind()):
+        for i, (gamma_t, gamma_s) in enumerate(pairwise(gammas.unbind())):
+            history.last = i == len(gammas) - 2
             z = self.step(denoiser, z, gamma_t, gamma_s, condition, generator, history)
             yield z
 

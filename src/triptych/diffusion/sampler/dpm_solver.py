@@ -9,7 +9,8 @@ class DPMSolver(Sampler):
 
     In half log SNR, lambda = -gamma / 2, with steps h and before it h':
     z_s = (sigma_s / sigma_t) z + alpha_s (1 - e^{-h}) D with D = x_t + (h / 2 h') (x_t - x_before), x_t being
-    the guessed x0. The first step has no predecessor and is DDIM's, D = x_t.
+    the guessed x0. The first step has no predecessor and is DDIM's, D = x_t; so is the last, where going on
+    in a line from few steps would overshoot the data. The method stays of second order.
     """
 
     def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None) -> Tensor:
@@ -18,7 +19,7 @@ class DPMSolver(Sampler):
         z_s = guess.at(alpha, sigma)
         if history is None:
             return z_s
-        if history.x0 is not None:
+        if history.x0 is not None and not history.last:
             ratio = (gamma_t - gamma_s) / (history.gamma - gamma_t)
             pull = -0.5 * alpha * ratio * torch.expm1(0.5 * (gamma_s - gamma_t))
             z_s.addcmul_(guess.x0 - history.x0, pull)
