@@ -5,12 +5,17 @@ import os
 os.environ["WANDB_MODE"] = "offline"
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# a script's `make test &` has us, and all that we start, ignore Ctrl-C
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = (
     "trainer.max_steps=6 trainer.val_check_interval=3 trainer.log_every_n_steps=1 trainer.accelerator=cpu "
