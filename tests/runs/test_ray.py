@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,18 @@ from tests.runs.test_sweep_survives import start, summaries, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 LONG = ["trainer.max_steps=1500", "trainer.val_check_interval=100"]
+
+
+@pytest.fixture(autouse=True)
+def cluster_that_is_gone(monkeypatch):
+    """Ray writes down which cluster was up last, and asks it when a sweep names none."""
+    short = "/tmp"  # for sockets lie there
+    with tempfile.TemporaryDirectory(dir=short, ignore_cleanup_errors=True) as place:
+        monkeypatch.setenv("RAY_TMPDIR", place)
+        record = Path(place) / "ray" / "ray_current_cluster"
+        record.parent.mkdir()
+        record.write_text("192.0.2.1:6379")
+        yield
 
 
 def sweep(*arguments: str) -> list[str]:
