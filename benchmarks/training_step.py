@@ -23,7 +23,7 @@ import pytorch_lightning as pl
 import torch
 
 from triptych.callbacks.ema import EMA
-from triptych.data.base import Batch
+from triptych.data.batch import Batch
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.decoder import Categorical
 from triptych.diffusion.denoiser import Denoiser, Output

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from triptych.data.base import Split, to_level, to_unit
+from triptych.data.batch import Split, to_level, to_unit
 from triptych.data.digits import Digits, read_digits
 
 from .helpers import refused

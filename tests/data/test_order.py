@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.data.base import Batch, DataModule, Split
+from triptych.data.base import DataModule
+from triptych.data.batch import Batch, Split
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
 
 from .helpers import refused

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from triptych.data.base import Batch
+from triptych.data.batch import Batch
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.noise import training_noise
 from triptych.models.hierarchical_vae import HierarchicalVAE

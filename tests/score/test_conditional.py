@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from triptych.callbacks.samples import draw
-from triptych.data.base import Batch
+from triptych.data.batch import Batch
 from triptych.diffusion.label_dropout import drop_labels
 from triptych.diffusion.sampler import DDIM
 from triptych.errors import UserError

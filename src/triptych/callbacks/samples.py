@@ -6,7 +6,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from triptych.data.base import DataModule, to_level
+from triptych.data.base import DataModule
+from triptych.data.batch import to_level
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.wrappers import is_conditional
 

@@ -1,17 +1,17 @@
-"""What data are here: a batch, a split, levels on [-1, 1], and the datamodule they come from."""
+"""The datamodule that all data come from, and what loading them needs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from triptych.data.batch import Split
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
 from triptych.errors import UserError
 
@@ -24,48 +24,6 @@ class DataError(UserError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
-
-
-class Batch(NamedTuple):
-    """x (B, *shape) float32, in [-1, 1] or on the data's scale; condition (B,) int64 or None; index (B,)."""
-
-    x: Tensor
-    condition: Tensor | None
-    index: Tensor  # type: ignore[assignment]  # place in its split (evaluation noise follows from it); not tuple.index
-
-    def pin(self) -> Batch:
-        """The same in page-locked memory, for faster copies to a GPU."""
-        condition = None if self.condition is None else self.condition.pin_memory()
-        return Batch(self.x.pin_memory(), condition, self.index.pin_memory())
-
-
-def to_unit(k: Tensor, levels: int) -> Tensor:
-    """x = 2k / (levels - 1) - 1, float32: level numbers 0 .. levels-1 to [-1, 1], any shape."""
-    # Whole numbers until the one division, so that it is correctly rounded: the ends are -1 and 1 exactly.
-    return (2 * k.float() - (levels - 1)) / (levels - 1)
-
-
-def to_level(x: Tensor, levels: int) -> Tensor:
-    """The number, int64 in 0 .. levels-1, of the level nearest to x; any shape."""
-    return ((x.float() + 1) * ((levels - 1) / 2)).round().clamp(0, levels - 1).long()
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """values (n, *shape): level numbers (uint8 or int64) if `levels` is set, else float32; labels (n,)."""
-
-    values: Tensor
-    labels: Tensor | None = None
-    levels: int | None = None
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def batch(self, index: Tensor) -> Batch:
-        """The items at `index` (B,), scaled as Batch says."""
-        values = self.values[index]
-        x = values.float() if self.levels is None else to_unit(values, self.levels)
-        return Batch(x, None if self.labels is None else self.labels[index], index)
 
 
 def whole(key: str, value: Any, least: int | None = None, most: int | None = None) -> int:

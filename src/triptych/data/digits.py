@@ -10,7 +10,8 @@ from typing import Unpack
 import numpy as np
 import torch
 
-from triptych.data.base import DataError, DataModule, Loading, Split, hold_out, whole
+from triptych.data.base import DataError, DataModule, Loading, hold_out, whole
+from triptych.data.batch import Split
 
 TEST = 297
 

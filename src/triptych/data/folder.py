@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from triptych.data.base import DataError, DataModule, Loading, Split, folder_path, rank_world, whole
+from triptych.data.base import DataError, DataModule, Loading, folder_path, rank_world, whole
+from triptych.data.batch import Split
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 

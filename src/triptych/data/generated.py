@@ -7,7 +7,8 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from triptych.data.base import DataModule, Loading, Split, whole
+from triptych.data.base import DataModule, Loading, whole
+from triptych.data.batch import Split
 from triptych.diffusion.draws import mix
 
 

@@ -8,7 +8,8 @@ from typing import Unpack
 import numpy as np
 import torch
 
-from triptych.data.base import DataError, DataModule, Loading, Split, folder_path, official_splits, whole
+from triptych.data.base import DataError, DataModule, Loading, folder_path, official_splits, whole
+from triptych.data.batch import Split
 from triptych.data.idx import find_idx, read_idx
 
 PARTS = ("train", "t10k")

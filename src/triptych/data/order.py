@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from triptych.data.batch import Batch, Split
 from triptych.diffusion.draws import mix
-
-if TYPE_CHECKING:
-    from triptych.data.base import Batch, Split
 
 
 class TrainOrder:

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 from triptych.config.build import build
-from triptych.data.base import Batch, DataModule
+from triptych.data.base import DataModule
+from triptych.data.batch import Batch
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.decoder import Categorical, DiscretisedGaussian, GaussianDensity
 from triptych.diffusion.denoiser import LevelOutput, Output

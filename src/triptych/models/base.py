@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from triptych.data.base import Batch
+from triptych.data.batch import Batch
 from triptych.diffusion.bound import Elbo
 from triptych.diffusion.draws import mix
 from triptych.diffusion.mixture import GaussianMixture

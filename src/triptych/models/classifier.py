@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 
-from triptych.data.base import Batch
+from triptych.data.batch import Batch
 from triptych.diffusion.draws import evaluation_draw, training_draw
 from triptych.diffusion.process import Process
 from triptych.diffusion.schedule import Schedule

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from triptych.data.base import Batch
+from triptych.data.batch import Batch
 from triptych.diffusion import weighting
 from triptych.diffusion.bound import Bound, Elbo
 from triptych.diffusion.decoder import GaussianDensity

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from triptych.data.base import Batch
+from triptych.data.batch import Batch
 from triptych.diffusion.bound import Elbo
 from triptych.diffusion.denoiser import level_centres
 from triptych.diffusion.hierarchy import Hierarchy, importance_weighted

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from triptych.data.base import Batch, DataModule
+from triptych.data.base import DataModule
+from triptych.data.batch import Batch
 from triptych.models.base import BoundModel
 
 
