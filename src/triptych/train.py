@@ -55,7 +55,7 @@ def compose_and_train(cfg: DictConfig) -> float | None:
         return None
     if run.status == "finished":
         if not sweeping and processes.rank() == 0:
-            print(f"finished before: {run.path}")
+            print("finished before")
             _print_result(run)
         return _metric(run, cfg.optimized_metric)
     command = [sys.executable, "-m", "triptych.train", f"resume={run.path}"]
@@ -110,6 +110,7 @@ def _metric(run: RunDirectory, name: str, trouble: str = "") -> float | None:
 
 def _print_result(run: RunDirectory) -> None:
     print(one_line(run.summary() or {}))
+    print(f"run: {run.path}")
 
 
 def main() -> None:

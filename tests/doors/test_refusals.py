@@ -47,6 +47,25 @@ def test_what_is_no_run_is_not_made_one_by_resuming_it(door, root):
     assert not list(root.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        ("triptych.evaluate", ["step=100"], ["step=100", "did you mean steps?"]),
+        ("triptych.sample", ["sampelr=ddim"], ["sampelr=ddim", "did you mean sampler?"]),
+    ],
+)
+def test_each_door_knows_its_own_keys(door, module, arguments, words):
+    one_line(door(module, "ckpt=x", *arguments, timeout=60), *words)
+
+
+def test_a_refused_configuration_does_not_keep_its_name(door, root, tiny):
+    one_line(door("triptych.train", *tiny, "logger=csv", "name=n", "bound.steps=0"), "bound.steps=0")
+    done = door("triptych.train", *tiny, "logger=csv", "name=n", "bound.steps=5")
+    assert done.returncode == 0, done.stderr
+    assert f"run: {root}/logs/runs/n" in done.stdout
+    one_line(door("triptych.train", *tiny, "logger=csv", "name=n", "bound.steps=6"), "holds another run")
+
+
 @pytest.mark.parametrize("how", [[], ["-m", "seed=1,2"]])
 def test_a_misspelt_key_inside_an_experiment_file(door, root, how):
     folder = root / "mine" / "experiment"
@@ -75,6 +94,8 @@ def test_a_misspelt_key_inside_an_experiment_file(door, root, how):
         (["bound.decoder=softmax"], ["bound.decoder='softmax'", "categorical"]),
         (["optimizer.lr=-1"], ["optimizer", "-1"]),
         (["threads=0"], ["threads=0"]),
+        (["weights=foo"], ["weights=foo", "ema, raw"]),
+        (["seed=-1"], ["seed=-1", "from 0"]),
         (["callbacks.ema.decay=2"], ["callbacks.ema.decay=2"]),
         (["trainer=fsdp"], ["trainer.strategy=fsdp", "callbacks.ema=null weights=raw is accepted"]),
         (

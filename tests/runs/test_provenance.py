@@ -10,8 +10,25 @@ import pytest
 
 import triptych
 from tests.runs.commands import command, environment
+from triptych.runs import provenance
 
 REPOSITORY = Path(triptych.__file__).parents[2]
+
+
+def test_code_that_git_does_not_know_yet_is_recorded(root, monkeypatch):
+    repository = root / "repository"
+    package = repository / "src" / "triptych"
+    package.mkdir(parents=True)
+    (package / "old.py").write_text("old = 1\n")
+    git = ["git", "-C", str(repository), "-c", "user.name=n", "-c", "user.email=e"]
+    for line in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *line], check=True)
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    assert not provenance.git_state()["dirty"]
+    (package / "my_net.py").write_text("new = 2\n")
+    (repository / "notes.txt").write_text("no code")
+    state = provenance.git_state()
+    assert state["dirty"] and state["untracked"] == {"src/triptych/my_net.py": "new = 2\n"}
 
 
 @pytest.mark.slow
@@ -38,11 +55,11 @@ def test_a_run_goes_on_after_the_configs_have_changed(root):
     second = json.loads((folder / "summary.json").read_text())
     for key in ("test", "val", "train", "overrides", "choices", "seed"):
         assert first[key] == second[key], key
-    provenance = json.loads((folder / "provenance.json").read_text())
+    record = json.loads((folder / "provenance.json").read_text())
     for key in ("id", "overrides", "choices", "started", "git", "packages"):
-        assert key in provenance, key
-    assert provenance["command"][1:] == command("name=mine")[3:]
-    executions = provenance["executions"]
+        assert key in record, key
+    assert record["command"][1:] == command("name=mine")[3:]
+    executions = record["executions"]
     assert [e["step"] for e in executions] == [0, 0] and executions[0]["device"] == "cpu"
     assert executions[0]["host"] == socket.gethostname() and executions[0]["world_size"] == 1
 

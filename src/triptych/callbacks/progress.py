@@ -10,7 +10,7 @@ from triptych.runs.directory import RunDirectory
 
 
 class Progress(pl.Callback):
-    """A bar over all steps (on a terminal) and a file at most once in ``every`` seconds."""
+    """A bar on a terminal, over steps, then over what is tested; a file at most once in ``every`` seconds."""
 
     def __init__(self, run: RunDirectory, every: float = 1.0):
         self.run, self.every = run, every
@@ -41,6 +41,18 @@ class Progress(pl.Callback):
         self.write("fit", trainer.global_step, trainer.max_steps)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._close()
+
+    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            batches = sum(trainer.num_test_batches)
+            self._bar = tqdm(total=batches, desc=f"bound of {module.split}", disable=None, leave=False)
+
+    def on_test_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def on_test_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._close()
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:

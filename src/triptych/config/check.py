@@ -6,6 +6,7 @@ those files, and a key that is only in the first composition is refused. Nothing
 """
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
             return f"{found[1]}: not installed, pip install 'triptych[{extra}]' is needed"
         group, _, option = found[1].rpartition("/")
         options = [p.stem for p in (CONFIGS / group).glob("*.yaml")]
+        if group == "hydra/launcher":
+            options += ["joblib", *(name.rpartition("/")[2] for name in EXTRAS)]
         near = nearest(option, options)
         if not near.startswith("accepted"):  # all that there is in any case: a group is short
             near += f" (accepted: {', '.join(sorted(options))})"
@@ -140,12 +143,14 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
 
 def _all_names(arguments: Sequence[str]) -> list[str]:
     """Every group, and every key of the composition that the sound choices among ``arguments`` make."""
+    door = next((d for d in ("evaluate", "sample") if d in Path(sys.argv[0]).stem), "train")
     groups = [str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*") if p.is_dir() and p.name[0] not in "_."]
     parts = (a.split("=", 1) for a in arguments if "=" in a)
     choices = [f"{g}={c}" for g, c in parts if (CONFIGS / g / f"{c}.yaml").is_file()]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return groups + list(keys(compose("train", overrides=choices)))
+            names = list(keys(compose(door, overrides=choices)))
+            return names if door == "evaluate" else groups + names
     except HydraException:
         return groups

@@ -74,7 +74,7 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
     ),
     (
         "Noise schedules and the noise of their estimates",
-        "Left, the schedules, named at half time; right, the variance of one draw of the diffusion term. "
+        "The schedules, named at half time, and the variance of one draw of the diffusion term. "
         "Between the same endpoints all have the same bound in expectation: the shape decides only how noisy "
         "an estimate of it training sees.",
         (hierarchy.schedules, hierarchy.estimator_variance),

@@ -12,7 +12,7 @@ from triptych.config.build import build, check_targets
 from triptych.errors import Interrupted, StorageError, UserError
 from triptych.models.assemble import build_data, build_model
 from triptych.runs.account import account
-from triptych.runs.checkpoints import load_weights, newest_readable, read_checkpoint
+from triptych.runs.checkpoints import WEIGHTS, load_weights, newest_readable, read_checkpoint
 from triptych.runs.directory import RunDirectory, write_atomic
 from triptych.runs.guide import guided
 from triptych.runs.keep import LAST, Keep, choose
@@ -77,6 +77,10 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
         raise UserError(f"threads={config['threads']}: a whole number from 1 is accepted")
     if config["checkpoint"] not in MOMENTS:
         raise UserError(f"checkpoint={config['checkpoint']}: one of {', '.join(MOMENTS)} is accepted")
+    if config["weights"] not in WEIGHTS:
+        raise UserError(f"weights={config['weights']}: one of {', '.join(WEIGHTS)} is accepted")
+    if type(config["seed"]) is not int or not 0 <= config["seed"] < 2**32:  # numpy's seeds
+        raise UserError(f"seed={config['seed']}: a whole number from 0, below 2^32, is accepted")
     torch.set_num_threads(config["threads"])
     check_targets(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)

@@ -35,7 +35,11 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
         with run.lock(PATIENCE):
             if not (run / "config.yaml").exists():  # somebody else may have been quicker
                 return _begin(run, plain, overrides, choices)
-    if different := list(_differences(run.config(), plain)):
+    different = list(_differences(run.config(), plain))
+    if different and (run.summary() or {}).get("stage") == "build" and not run.checkpoints():
+        with run.lock(PATIENCE):  # it was refused before its first step: nothing is lost with it
+            return _begin(run, plain, overrides, choices)
+    if different:
         shown = "; ".join(different[:5]) + ("; ..." if len(different) > 5 else "")
         raise UserError(
             f"{run.path}: holds another run ({shown}); choose another name, or force=true to start over"
@@ -45,7 +49,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
 
 
 def _begin(run: RunDirectory, plain: dict, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
-    (run / "summary.json").unlink(missing_ok=True)  # of a job that was refused before it had a configuration
+    (run / "summary.json").unlink(missing_ok=True)  # of a job that was refused before it began
     run.write("provenance.json", provenance(run, overrides, choices))
     write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
     return run

@@ -52,7 +52,10 @@ def add_execution(run: RunDirectory, device: str, world_size: int, step: int) ->
 
 
 def git_state(diff: bool = True) -> dict:
-    """{"commit", "dirty", "diff"} of the source tree, or its commit alone; empty outside of a repository."""
+    """The source tree's commit or, with ``diff``, all that it was made of; empty outside of a repository.
+
+    {"commit", "dirty", "diff", "untracked": {file under src or configs: text}}
+    """
     root = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -65,7 +68,10 @@ def git_state(diff: bool = True) -> dict:
         if not diff:
             return commit
         changes = git("diff", "HEAD")
-        return commit | {"dirty": bool(changes), "diff": changes[:DIFF_LIMIT]}
+        top = Path(git("rev-parse", "--show-toplevel"))
+        names = git("ls-files", "--others", "--exclude-standard", "--full-name", ":/src", ":/configs")
+        new = {name: (top / name).read_text(errors="replace")[:DIFF_LIMIT] for name in names.splitlines()}
+        return commit | {"dirty": bool(changes or new), "diff": changes[:DIFF_LIMIT], "untracked": new}
     return {}
 
 
