@@ -19,7 +19,7 @@ def tweedie(comparison: Comparison, colours: Colours) -> Figure | None:
     cells = {label: found for label, found in cells.items() if found}
     # an oracle's error is rounding, decades below everything: it would flatten the others
     means = {label: np.mean([c.value for c in found], axis=0) for label, found in cells.items()}
-    means = {label: mean for label, mean in means.items() if mean.max() > 1e-8}
+    means = {label: mean for label, mean in means.items() if np.max(mean) > 1e-8}
     if not means:
         return None
     names = shortened(list(means))
