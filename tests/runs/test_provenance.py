@@ -26,9 +26,14 @@ def test_code_that_git_does_not_know_yet_is_recorded(root, monkeypatch):
     monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
     assert not provenance.git_state()["dirty"]
     (package / "my_net.py").write_text("new = 2\n")
+    (package / "é.py").write_text("")
+    (package / "lost.py").symlink_to("nowhere")
     (repository / "notes.txt").write_text("no code")
     state = provenance.git_state()
-    assert state["dirty"] and state["untracked"] == {"src/triptych/my_net.py": "new = 2\n"}
+    assert state["dirty"] and state["untracked"] == {
+        "src/triptych/my_net.py": "new = 2\n",
+        "src/triptych/é.py": "",
+    }
 
 
 @pytest.mark.slow

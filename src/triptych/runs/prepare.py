@@ -36,8 +36,9 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
             if not (run / "config.yaml").exists():  # somebody else may have been quicker
                 return _begin(run, plain, overrides, choices)
     different = list(_differences(run.config(), plain))
-    if different and (run.summary() or {}).get("stage") == "build" and not run.checkpoints():
-        with run.lock(PATIENCE):  # it was refused before its first step: nothing is lost with it
+    refused = (run.summary() or {}).get("stage") == "build" and not (run / "metrics.csv").exists()
+    if different and refused and not run.checkpoints():
+        with run.lock(PATIENCE):  # before its first step: nothing is lost with it
             return _begin(run, plain, overrides, choices)
     if different:
         shown = "; ".join(different[:5]) + ("; ..." if len(different) > 5 else "")

@@ -69,8 +69,9 @@ def git_state(diff: bool = True) -> dict:
             return commit
         changes = git("diff", "HEAD")
         top = Path(git("rev-parse", "--show-toplevel"))
-        names = git("ls-files", "--others", "--exclude-standard", "--full-name", ":/src", ":/configs")
-        new = {name: (top / name).read_text(errors="replace")[:DIFF_LIMIT] for name in names.splitlines()}
+        names = git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", ":/src", ":/configs")
+        files = {name: top / name for name in names.split("\0") if (top / name).is_file()}
+        new = {name: file.read_text(errors="replace")[:DIFF_LIMIT] for name, file in files.items()}
         return commit | {"dirty": bool(changes or new), "diff": changes[:DIFF_LIMIT], "untracked": new}
     return {}
 
