@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from triptych.data.batch import Batch
@@ -131,11 +131,6 @@ class BoundModel(pl.LightningModule):
             )
         figures |= {f"train/{name}": value.detach() for name, value in self.train_figures().items()}
         self.log_dict(figures, on_step=True, on_epoch=False, sync_dist=True)  # at these steps only
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._logs_now:
-            grads = [p.grad for p in self.parameters() if p.grad is not None]
-            self.log("train/grad_norm", nn.utils.get_total_norm(grads), on_step=True, on_epoch=False)
 
     def configure_optimizers(self) -> Any:
         try:

@@ -10,14 +10,17 @@ from triptych.data.batch import Batch
 from triptych.models.base import BoundModel
 
 
-def account(trainer: pl.Trainer, model: BoundModel, data: DataModule) -> dict[str, Any]:
-    """The bound over the whole validation and test sets, and as many training items as test items."""
+def account(trainer: pl.Trainer, model: BoundModel, data: DataModule, test: bool = True) -> dict[str, Any]:
+    """The bound over the whole validation and test sets, and as many training items as test items.
+
+    ``test=False``: over the validation set alone, so that a setting can be chosen without a look at the rest.
+    """
     figures: dict[str, Any] = {}
-    for split in ("train", "val", "test"):
+    for split in ("train", "val", "test") if test else ("val",):
         limit = len(data.splits["test"]) if split == "train" else None
         if len(data.splits[split]):
             figures[split] = account_split(trainer, model, data, split, limit)
-    figures["noise_levels"] = model.accounting.noise_levels  # of the test set, accounted last
+    figures["noise_levels"] = model.accounting.noise_levels  # of the split accounted last: the test set
     return figures
 
 

@@ -6,6 +6,7 @@ import traceback
 import pytorch_lightning as pl
 import torch
 
+from triptych.callbacks.gradients import Gradients
 from triptych.callbacks.progress import Progress
 from triptych.callbacks.samples import SampleGrid, draw, log_picture, save
 from triptych.config.build import build, check_targets
@@ -91,9 +92,15 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
     loggers = build_loggers(config, provenance, run)
     samples = config["samples"] if model.draws else config["samples"] | {"n": 0}
     check(model, data, config)
+    tested = config.get("test", True)
+    if not tested and not len(data.splits["val"]):
+        raise UserError("test=false: a validation set is needed (data.val_size=0 leaves nothing to report)")
     monitor = f"val/{model.accounting.unit}" if len(data.splits["val"]) else None
     keep = Keep(run, monitor, config["trainer"]["val_check_interval"], stop)
+    gradients = Gradients(config["trainer"]["gradient_clip_val"])
+    sharded = str(config["trainer"]["strategy"]).startswith("fsdp")  # no process has a whole gradient
     callbacks = [
+        *([] if sharded else [gradients]),
         *(build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node),
         SampleGrid(sampler, data, run / "samples", n=min(16, samples["n"]), pictures=samples["pictures"]),
         progress,
@@ -123,7 +130,7 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
         checkpoint = taken or read_checkpoint(chosen)
         load_weights(model, checkpoint, config["weights"])
         began = time.perf_counter()
-        figures = account(trainer, model, data)
+        figures = account(trainer, model, data, test=tested)
         summary = finished(
             provenance,
             config,
@@ -135,10 +142,11 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
             weights=config["weights"],
             checkpoint=str(chosen.relative_to(run.path)),
             **figures,
+            gradient=gradients.figures(),
             **model.panels(),
             **tweedie(model, data, config["seed"]),
             samples=_final_samples(run, model, sampler, data, config, samples["n"], loggers, trainer),
-            **(measure(model, data, config) if trainer.is_global_zero and model.draws else {}),
+            **(measure(model, data, config) if trainer.is_global_zero and model.draws and tested else {}),
         )
         if trainer.is_global_zero:
             run.write("summary.json", summary)

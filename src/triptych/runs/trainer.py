@@ -1,5 +1,8 @@
 """Lightning's Trainer, as every run and evaluation uses it."""
 
+import math
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
 
@@ -10,6 +13,13 @@ from triptych.runs.checkpoints import AtomicCheckpointIO
 from triptych.runs.directory import RunDirectory
 
 SIMULATED = 8  # processes on a CPU with fewer cores: slow, but a way to see what several would do
+
+
+def _check_clip(clip: Any) -> None:
+    if clip is not None and (
+        isinstance(clip, bool) or not isinstance(clip, int | float) or not 0 < clip < math.inf
+    ):
+        raise UserError(f"trainer.gradient_clip_val={clip}: null or a number above 0 is accepted")
 
 
 def _check_shards(config: dict) -> None:
@@ -44,6 +54,7 @@ def build_trainer(
         raise UserError(
             f"trainer.max_steps={config['trainer']['max_steps']}: a whole number from 1 is accepted"
         )
+    _check_clip(node["gradient_clip_val"])
     if str(node["strategy"]).startswith("fsdp"):
         _check_shards(config)
     return build(

@@ -1,0 +1,80 @@
+"""Gradient norms: counted as they are, the same after a resume; the scale of a loss decides nothing."""
+
+import pytest
+import torch
+
+from triptych.callbacks.gradients import Gradients
+from triptych.diffusion.objective import Objective
+from triptych.errors import UserError
+from triptych.runs.execute import execute
+
+
+def counted(norms: list[float], clip: float | None = None) -> Gradients:
+    gradients = Gradients(clip)
+    for norm in norms:
+        gradients._count(torch.tensor(norm))
+    return gradients
+
+
+def test_quantiles_are_those_of_the_norms_to_the_width_of_a_bin():
+    norms = torch.exp(torch.randn(5000, generator=torch.Generator().manual_seed(0)) * 2 + 3)
+    found = counted(norms.tolist(), clip=20.0).figures()
+    for name, share in (("p10", 0.1), ("median", 0.5), ("p90", 0.9)):
+        # half a bin of 1/16 octave, three digits, and one order statistic
+        assert found["norm"][name] == pytest.approx(
+            float(norms.quantile(share)), rel=2 ** (1 / 32) - 1 + 0.01
+        )
+    assert found["norm"]["max"] == pytest.approx(float(norms.max()))
+    assert found["clipped"] == pytest.approx(float((norms > 20).double().mean()))
+
+
+def test_extreme_norms_are_counted_and_those_that_are_no_number_are_not():
+    found = counted([0.0, 1e-30, 1e30, float("nan"), float("inf")]).figures()
+    assert found["norm"]["max"] == pytest.approx(1e30) and found["clipped"] is None
+    assert counted([float("nan")]).figures() is None and Gradients().figures() is None
+
+
+def test_state_round_trips():
+    gradients, other = counted([1.0, 2.0, 3.0], clip=1.5), Gradients(1.5)
+    other.load_state_dict(gradients.state_dict())
+    assert other.figures() == gradients.figures() and other.figures()["clipped"] == pytest.approx(2 / 3)
+
+
+def test_a_run_reports_its_norms_and_how_often_it_was_clipped(prepared):
+    free = execute(prepared("objective=x0", path="free"))["gradient"]
+    assert free["clipped"] is None and free["norm"]["p10"] <= free["norm"]["median"] <= free["norm"]["max"]
+    clip = free["norm"]["p10"] / 10  # below every norm of so short a run
+    clipped = execute(prepared("objective=x0", f"trainer.gradient_clip_val={clip}", path="clipped"))
+    assert clipped["gradient"]["clipped"] == 1.0
+
+
+@pytest.mark.parametrize("clip", ["-1", "0", "nan", "inf", "abc"])
+def test_a_norm_that_is_none_is_refused(prepared, clip):
+    with pytest.raises(UserError, match=r"trainer.gradient_clip_val=.*a number above 0 is accepted"):
+        execute(prepared(f"trainer.gradient_clip_val={clip}"))
+
+
+@pytest.mark.parametrize("objective", ["x0", "levels"])
+def test_the_scale_of_a_loss_changes_no_bound(prepared, monkeypatch, objective):
+    steps = ("trainer.max_steps=60", "trainer.val_check_interval=60", "optimizer.lr=0.01", "bound.repeats=4")
+    plain = execute(prepared(f"objective={objective}", *steps, path="plain"))
+    call = Objective.__call__
+
+    def louder(self, *args, **kwargs):
+        loss = call(self, *args, **kwargs)
+        return loss._replace(nats=100 * loss.nats)
+
+    monkeypatch.setattr(Objective, "__call__", louder)
+    loud = execute(prepared(f"objective={objective}", *steps, path="loud"))
+    assert loud["gradient"]["norm"]["median"] == pytest.approx(
+        100 * plain["gradient"]["norm"]["median"], rel=0.1
+    )
+    assert loud["test"]["bpd"]["mean"] == pytest.approx(plain["test"]["bpd"]["mean"], abs=0.005)
+
+
+def test_settings_are_chosen_without_a_look_at_the_test_set(prepared):
+    summary = execute(prepared("test=false"))
+    assert summary["status"] == "finished" and summary["val"]["bpd"]["n"] == 150
+    assert "test" not in summary and "train" not in summary
+    with pytest.raises(UserError, match="test=false: a validation set is needed"):
+        execute(prepared("test=false", "data.val_size=0", path="none"))
