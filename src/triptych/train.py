@@ -22,6 +22,7 @@ from triptych.errors import UserError
 from triptych.runs import processes
 from triptych.runs.directory import PRUNE, RunDirectory
 from triptych.runs.prepare import prepare
+from triptych.runs.rounds import check_rounds
 from triptych.runs.summary import failed, one_line
 
 register_resolvers()
@@ -42,6 +43,8 @@ def compose_and_train(cfg: DictConfig) -> float | None:
     path = Path(job.runtime.output_dir)
     try:
         check_keys(cfg, job)  # type: ignore[arg-type]
+        if not sweeping:
+            check_rounds(cfg, sweeping=False, grid=False)
         if processes.launch() and not cfg.name and not sweeping:
             raise UserError("name=null: a name is needed here, so that all processes share one directory")
         if processes.rank() == 0:

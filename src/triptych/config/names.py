@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 NOT_IDENTITY = {
     *("ablation", "experiment", "hparams_search", "name", "seed"),
     *("force", "retry", "paths.root_dir", "paths.log_dir"),
+    *("until", "max_seeds", "equal_within"),
 }
 
 

@@ -12,8 +12,10 @@ from triptych.runs.directory import RunDirectory, write_atomic
 from triptych.runs.provenance import provenance
 from triptych.runs.trained import adopt
 
+SWEEPING = ("until", "max_seeds", "equal_within")  # for the sweep as a whole
+
 # Not part of what a run is: how this start treats its directory, and where things happen to lie.
-VOLATILE = ("force", "retry", "paths")
+VOLATILE = ("force", "retry", "paths", *SWEEPING)
 PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
 
@@ -26,6 +28,8 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     """
     plain: dict = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     force, retry = plain.pop("force"), plain.pop("retry")
+    for key in SWEEPING:
+        plain.pop(key)
     if plain["trained"] is not None:
         adopt(plain, choices, overrides)
     run = RunDirectory(path)

@@ -5,6 +5,7 @@ Works from the parent process alone, by looking at the runs' directories: the sa
 
 import atexit
 import json
+import math
 import os
 import sys
 import threading
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
@@ -24,8 +26,12 @@ from triptych.door import one_line_errors
 from triptych.errors import UserError
 from triptych.runs import processes
 from triptych.runs.directory import RunDirectory
+from triptych.runs.plain import load
 from triptych.runs.provenance import command
+from triptych.runs.rounds import check_rounds
+from triptych.runs.summary import UNITS
 
+_hooks: list["SweepHook"] = []  # of this process's sweep
 _ended: list[str] = []  # how the cells of this process's sweep ended, for its exit code
 
 
@@ -34,6 +40,11 @@ def exit_code() -> int:
     if set(_ended) <= {"finished"}:
         return 0
     return processes.BUSY if set(_ended) <= {"finished", "busy"} else 1
+
+
+def current() -> "SweepHook":
+    """The hook of the sweep that this process runs."""
+    return _hooks[-1]
 
 
 @contextmanager
@@ -57,6 +68,7 @@ class SweepHook(Callback):
                     "-m: a sweep starts its processes itself; use trainer=ddp in it, not torchrun or srun"
                 )
             check_keys(config, config.hydra)
+            check_rounds(config, sweeping=True, grid=_is_grid(config))
             _check_allocation(config)
             given = [o for o in config.hydra.overrides.hydra if str(o).startswith("hydra.sweep.dir=")]
             if not given:
@@ -74,15 +86,52 @@ class SweepHook(Callback):
         self.root = Path(config.hydra.sweep.dir)
         self.cells = expected_cells(config)
         self.root.mkdir(parents=True, exist_ok=True)
-        RunDirectory(self.root).write(
-            "sweep.json", {"command": ["triptych-train", *command()[1:]], "expected": len(self.cells)}
-        )
+        self.config = config
+        self.before = load(self.root / "sweep.json") or {}
+        self.facts: dict[str, Any] = {"command": ["triptych-train", *command()[1:]]}
+        if config.get("equal_within") is not None:
+            self.facts["equal_within"] = config.equal_within
+        self.record(expected=len(self.cells))
+        _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells)
         at_once = config.hydra.launcher.get("n_jobs") or 1
         os.environ["TRIPTYCH_THREADS"] = str(max(1, cores() // at_once) if at_once > 0 else 1)
         os.environ[processes.SWEEP] = str(os.getpid())
         self.monitor.start()
         atexit.register(self.monitor.stop)  # after Ctrl-C too: the terminal is left as it was
+
+    # for a sweeper that goes on from what its runs have shown ------------------------------------------
+
+    def record(self, **facts: Any) -> None:
+        """Keep facts of the sweep in ``sweep.json``, where the report finds them."""
+        self.facts |= facts
+        RunDirectory(self.root).write("sweep.json", self.facts)
+
+    def expect(self, jobs: Sequence[Sequence[str]], more: int = 0) -> None:
+        """Runs to come, by their overrides, and how many more there will be."""
+        new = [name for name in map(self.cell, jobs) if name not in self.cells]
+        self.cells.extend(dict.fromkeys(new))  # the same list that the monitor draws
+        self.record(expected=len(self.cells) + more)
+
+    def cell(self, overrides: Sequence[str]) -> str:
+        """The name of a run's directory."""
+        return cell_name(self.config, overrides)
+
+    def look(self, facts: dict[str, Any]) -> int:
+        """The look that an earlier start of this sweep had come to; 1 for a new one, or under other rules."""
+        until = self.before.get("until")
+        if not isinstance(until, dict) or {k: until.get(k) for k in facts} != facts:
+            return 1
+        return min(max(int(until.get("look") or 1), 1), facts["looks"])
+
+    def all_finished(self, jobs: Sequence[Sequence[str]]) -> bool:
+        """Whether each of these runs has come to a result."""
+        return all(RunDirectory(self.root / self.cell(job)).status == "finished" for job in jobs)
+
+    def validation_bound(self, job: Sequence[str]) -> float:
+        """Of a finished run, infinite where it has none."""
+        figures = (RunDirectory(self.root / self.cell(job)).summary() or {}).get("val") or {}
+        return next((float(figures[unit]["mean"]) for unit in UNITS if unit in figures), math.inf)
 
     def __getstate__(self) -> dict:
         return {}  # launchers send the hook to their workers; a thread cannot go, and has no business there
@@ -116,23 +165,29 @@ def _check_allocation(config: DictConfig) -> None:
         raise UserError(f"{min(swept)}: cannot vary within a SLURM sweep; a sweep for each value is accepted")
 
 
+def _is_grid(config: DictConfig) -> bool:
+    return str(config.hydra.sweeper._target_).endswith(("BasicSweeper", "RoundsSweeper"))
+
+
 def expected_cells(config: DictConfig) -> list[str]:
     """Names of the directories that a grid sweep will make, in order; empty for adaptive sweepers."""
-    if not str(config.hydra.sweeper._target_).endswith("BasicSweeper"):
+    sweeper = config.hydra.sweeper
+    if not _is_grid(config) or sweeper.get("tune"):
         return []
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.utils import filter_overrides
 
     given = [f"{k}={v}" for k, v in (config.hydra.sweeper.params or {}).items()]
     parsed = OverridesParser.create().parse_overrides(given + list(config.hydra.overrides.task))
+    return [cell_name(config, job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+
+
+def cell_name(config: DictConfig, overrides: Sequence[str]) -> str:
+    """The name of the directory of the job that has these overrides, as Hydra will make it."""
+    from hydra.core.utils import filter_overrides
+
     hidden = set(config.hydra.job.config.override_dirname.exclude_keys)
-    names = []
-    for batch in BasicSweeper.split_arguments(parsed, None):
-        for overrides in batch:
-            shown = [o for o in filter_overrides(overrides) if o.lstrip("+~").split("=")[0] not in hidden]
-            names.append(slug(",".join(sorted(shown))))
-    return names
+    shown = [o for o in filter_overrides(overrides) if o.lstrip("+~").split("=")[0] not in hidden]
+    return slug(",".join(sorted(shown)))
 
 
 class Monitor(threading.Thread):

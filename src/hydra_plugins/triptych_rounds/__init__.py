@@ -1,0 +1,1 @@
+"""A Hydra plugin: grid sweeps in rounds."""

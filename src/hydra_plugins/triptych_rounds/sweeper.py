@@ -1,0 +1,152 @@
+"""A grid, as Hydra's own sweeper runs it, and two ways to go on from what its runs have shown.
+
+``tune``: each setting of the grid at each value of what is tuned, on seeds of their own, judged by the
+validation bound; then the grid on fresh seeds, each setting at the value that was best for all together
+("equal settings") and at its own best. Every setting gets the same number of trials (Dahl et al. 2023).
+
+``until=decided``: more seeds, the same for all settings, until no pair is open or ``max_seeds`` is reached.
+
+What was decided stands in ``sweep.json``; runs lie in directories that follow from their overrides, so typing
+the same command goes on where it was.
+"""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+Job = list[str]  # the overrides of one run
+
+
+class RoundsSweeper(BasicSweeper):
+    """A grid sweep in one round, or in several.
+
+    Args:
+        max_batch_size: jobs that are handed to the launcher at a time; null: all.
+        params: {key: "a,b,c"}, the grid, beside what the command line adds.
+        tune: {key: "a,b,c"}: what each setting has tuned.
+        tuning_seeds: "101,102": of the trials; no seed of the grid.
+    """
+
+    def __init__(
+        self,
+        max_batch_size: int | None = None,
+        params: dict[str, str] | None = None,
+        tune: dict[str, str] | None = None,
+        tuning_seeds: str | int | None = None,
+    ):
+        super().__init__(max_batch_size, params)
+        self.tune, self.tuning_seeds = dict(tune or {}), tuning_seeds
+        self.launched = 0
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from triptych.door import one_line_errors
+
+        with one_line_errors():
+            return self._sweep(arguments)
+
+    def _sweep(self, arguments: list[str]) -> Any:
+        from triptych.errors import UserError
+        from triptych.runs.sweep import current
+
+        assert self.config is not None and self.hydra_context is not None
+        root = Path(self.config.hydra.sweep.dir)
+        root.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, root / "multirun.yaml")
+        parsed = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(
+            [f"{key}={value}" for key, value in self.params.items()] + arguments
+        )
+        jobs = [list(job) for batch in self.split_arguments(parsed, None) for job in batch]
+        self.hook = current()
+        until = self.config.get("until")
+        if until and self.tune:
+            raise UserError("until=decided: not for a sweep that tunes; until=null is accepted")
+        if self.tune:
+            return self._tuned(jobs)
+        if until:
+            return self._until_decided(jobs)
+        return self._launch(jobs)
+
+    def _launch(self, jobs: Sequence[Job]) -> list[float | None]:
+        """Bring these runs to their end; what each returned."""
+        assert self.launcher is not None
+        found: list[float | None] = []
+        for batch in self.split_overrides_to_chunks(list(jobs), self.max_batch_size):
+            self.validate_batch_is_legal(batch)
+            results = self.launcher.launch(batch, initial_job_idx=self.launched)
+            self.launched += len(batch)
+            found += [result.return_value for result in results]  # raises what a job has raised
+        return found
+
+    # until decided ----------------------------------------------------------------------------------
+
+    def _until_decided(self, jobs: list[Job]) -> None:
+        assert self.config is not None
+        from triptych.report.sequential import decide
+
+        from triptych.runs.rounds import seeds_after, settings_and_seeds
+
+        settings, seeds = settings_and_seeds(jobs)
+        rounds = seeds_after(seeds, self.config.max_seeds)
+        facts = {"looks": len(rounds), "equal_within": self.config.equal_within}
+        look = self.hook.look(facts)  # of an earlier start of this sweep
+        while True:
+            batch = [[*setting, f"seed={seed}"] for seed in rounds[look - 1] for setting in settings]
+            self.hook.expect(batch)
+            self.hook.record(until=facts | {"look": look})
+            self._launch(batch)
+            if not self.hook.all_finished(batch):
+                return  # the hook says which did not; more seeds would not mend that
+            decision = decide(self.hook.root, look, len(rounds), self.config.equal_within)
+            print(decision.sentence, flush=True)
+            if not decision.open or look == len(rounds):
+                return
+            look += 1
+
+    # tuned ------------------------------------------------------------------------------------------
+
+    def _tuned(self, jobs: list[Job]) -> None:
+        from triptych.errors import UserError
+        from triptych.runs.rounds import Trial, choose, names, settings_and_seeds, values_of
+
+        settings, seeds = settings_and_seeds(jobs)
+        tuning_seeds = [int(seed) for seed in values_of(self.tuning_seeds)]
+        if not tuning_seeds or set(tuning_seeds) & set(seeds):
+            raise UserError(
+                f"hydra.sweeper.tuning_seeds={self.tuning_seeds}: seeds that are not the grid's "
+                f"({', '.join(map(str, seeds))}) are accepted"
+            )
+        space = [[f"{key}={v}" for v in values_of(values)] for key, values in self.tune.items()]
+        points = [list(point) for point in itertools.product(*space)]
+        trials = [
+            Trial(tuple(setting), tuple(point), seed)
+            for seed in tuning_seeds
+            for setting in settings
+            for point in points
+        ]
+        batch = [[*t.setting, *t.point, f"seed={t.seed}", "test=false"] for t in trials]
+        final = len(settings) * len(seeds)
+        self.hook.expect(batch, more=final)
+        tuning = {"keys": list(self.tune), "seeds": tuning_seeds, "points": points}
+        self.hook.record(tuning=tuning)
+        self._launch(batch)
+        if not self.hook.all_finished(batch):
+            return
+        found = {t: self.hook.validation_bound(job) for t, job in zip(trials, batch, strict=True)}
+        equal, best = choose(found)
+        named = names(list(best))
+        self.hook.record(
+            tuning=tuning | {"equal": list(equal), "best": {named[s]: list(p) for s, p in best.items()}}
+        )
+        jobs = [
+            [*setting, *point, f"seed={seed}"]
+            for seed in seeds
+            for setting in settings
+            for point in dict.fromkeys((equal, best[tuple(setting)]))
+        ]
+        self.hook.expect(jobs)
+        self._launch(jobs)

@@ -1,0 +1,114 @@
+"""What a sweep in rounds decides by itself: which seeds come next, which value of what is tuned is best."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from triptych.errors import UserError
+
+Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
+Point = tuple[str, ...]  # overrides of what is tuned
+
+
+class Trial(NamedTuple):
+    """One run of a tuning stage."""
+
+    setting: Setting
+    point: Point
+    seed: int
+
+
+def check_rounds(config: Mapping, sweeping: bool, grid: bool) -> None:
+    """Refuse values of the keys that are about a sweep as a whole.
+
+    Raises:
+        UserError: the key, its value, what is accepted.
+    """
+    until, most, margin = config.get("until"), config.get("max_seeds"), config.get("equal_within")
+    if until not in (None, "decided"):
+        raise UserError(f"until={until}: null or decided is accepted")
+    if until and not (sweeping and grid):
+        raise UserError(
+            f"until={until}: for a grid of settings and seeds, as in -m objective=x0,v seed=1,2,3"
+        )
+    if isinstance(most, bool) or not isinstance(most, int) or most < 2:
+        raise UserError(f"max_seeds={most}: a whole number from 2 is accepted")
+    number = isinstance(margin, int | float) and not isinstance(margin, bool)
+    if margin is not None and not (number and 0 < margin < math.inf):
+        raise UserError(f"equal_within={margin}: null or a number above 0, in the bound's unit, is accepted")
+
+
+def values_of(text: str | int | None) -> list[str]:
+    """ "a,b,c" as its parts."""
+    return [part.strip() for part in str(text).split(",") if part.strip()] if text is not None else []
+
+
+def settings_and_seeds(jobs: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[int]]:
+    """A grid's settings without their seeds, and its seeds, each in order of appearance.
+
+    Raises:
+        UserError: the grid has no seeds, or not the same for all settings.
+    """
+    seeds = list(dict.fromkeys(o.split("=", 1)[1] for job in jobs for o in job if o.startswith("seed=")))
+    settings = list(dict.fromkeys(tuple(o for o in job if not o.startswith("seed=")) for job in jobs))
+    if not seeds or not all(s.isdigit() for s in seeds) or len(jobs) != len(seeds) * len(settings):
+        raise UserError("seed: a sweep in rounds needs seeds, as in seed=1,2,3")
+    return [list(setting) for setting in settings], [int(seed) for seed in seeds]
+
+
+def names(settings: Sequence[Setting]) -> dict[Setting, str]:
+    """Each setting by the overrides that not all of them share."""
+    shared = set.intersection(*map(set, settings)) if len(settings) > 1 else set()
+    return {setting: ",".join(o for o in setting if o not in shared) for setting in settings}
+
+
+def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
+    """The seeds of each round: those given, then half as many again, until there are ``most``.
+
+    Few rounds, because each look at the figures has its price: 3, 5, 8, 12 for three seeds and 12 at most.
+
+    Raises:
+        UserError: fewer than two seeds to begin with, or more than ``most``.
+    """
+    if len(first) < 2 or len(first) > most:
+        raise UserError(
+            f"max_seeds={most}: a sweep until=decided begins with 2 to {most} seeds, not {len(first)}"
+        )
+    rounds = [list(first)]
+    while len(rounds[-1]) < most:
+        n = len(rounds[-1])
+        fresh = (seed for seed in range(max(first) + 1, max(first) + 1 + most))
+        used = [*rounds[0], *fresh]
+        rounds.append(used[: min(most, n + math.ceil(n / 2))])
+    return rounds
+
+
+def choose(found: Mapping[Trial, float]) -> tuple[Point, dict[Setting, Point]]:
+    """The point that is best for all settings together, and each setting's own, by the mean over seeds.
+
+    ``found`` is the validation bound of each trial, lower is better. A point at which a seed of a setting
+    has no finite bound is not that setting's, nor the common one.
+
+    Raises:
+        UserError: a setting, or all together, has no point at which every seed is finite.
+    """
+    settings = list(dict.fromkeys(trial.setting for trial in found))
+    points = list(dict.fromkeys(trial.point for trial in found))
+    mean = {
+        (setting, point): _mean([v for t, v in found.items() if t.setting == setting and t.point == point])
+        for setting in settings
+        for point in points
+    }
+    best = {s: min(points, key=lambda point: mean[s, point]) for s in settings}
+    equal = min(points, key=lambda point: _mean([mean[s, point] for s in settings]))
+    for name, value in [(",".join(s), mean[s, best[s]]) for s in settings] + [
+        ("all settings", _mean([mean[s, equal] for s in settings]))
+    ]:
+        if not math.isfinite(value):
+            raise UserError(f"tuning: {name} has no value at which every seed gave a finite validation bound")
+    return equal, best
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Infinity where a value is missing or not finite."""
+    return sum(values) / len(values) if values and all(map(math.isfinite, values)) else math.inf
