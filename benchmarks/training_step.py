@@ -100,7 +100,7 @@ def ours(network, batches, shape, levels, steps, warmup) -> float:
             accelerator="cpu",
             gradient_clip_val=1.0,
             log_every_n_steps=20,
-            callbacks=[EMA(0.998), clock],
+            callbacks=[EMA(others=[0.1]), clock],
             logger=MetricsCsv(Path(folder) / "metrics.csv"),
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -1,10 +1,12 @@
-"""The average: its formula, its warm-up, its swap around validation."""
+"""The averages: their formula, their lengths at once, their snapshots, the swap around validation."""
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 
 from triptych.callbacks.ema import EMA
+from triptych.callbacks.lengths import exponent
 
 
 class Module(pl.LightningModule):
@@ -49,52 +51,99 @@ def fit(module, ema, steps=6, **trainer):
     ).fit(module, loader, torch.utils.data.DataLoader(torch.zeros(1, 1)))
 
 
-def expected(decay: float, values: list[float]) -> float:
-    """The definition, one number at a time."""
-    average = 0.0
-    for n, value in enumerate(values):
-        d = min(decay, (1 + n) / (10 + n))
-        average = d * average + (1 - d) * value
-    return average
+def power(sigma_rel: float, values: list[float]) -> float:
+    """sum_i values_i times the integral of the power function over step i."""
+    edges = (np.arange(len(values) + 1) / len(values)) ** (exponent(sigma_rel) + 1)
+    return float(np.diff(edges) @ values)
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.15, 0.999])
-def test_the_average_follows_its_definition_and_validation_sees_it(decay):
-    module, ema = Module(), EMA(decay)
+def halving(half_life: float, values: list[float]) -> float:
+    weight = 2.0 ** (np.arange(len(values)) / half_life)
+    return float(weight @ values / weight.sum())
+
+
+WEIGHTS = [1.0, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("ema", "expected"),
+    [
+        (lambda: EMA(0.05), lambda v: power(0.05, v)),
+        (lambda: EMA(0.25), lambda v: power(0.25, v)),
+        (lambda: EMA(None, half_life=2), lambda v: halving(2, v)),
+    ],
+)
+def test_the_average_follows_its_definition_and_validation_sees_it(ema, expected):
+    module, ema = Module(), ema()
     fit(module, ema)
-    weights = [1.0, 2, 3, 4, 5, 6]
     assert module.weight[0].item() == 6, "the raw weights are back after validation and at the end"
-    assert ema.average["weight"][0].item() == pytest.approx(expected(decay, weights))
-    assert module.seen == pytest.approx([expected(decay, weights[:3]), expected(decay, weights)])
+    assert ema.average["weight"][0].item() == pytest.approx(expected(WEIGHTS))
+    assert module.seen == pytest.approx([expected(WEIGHTS[:3]), expected(WEIGHTS)])
     assert ema.updates == 6
 
 
+def test_validation_sees_the_raw_weights_where_those_are_reported():
+    module, ema = Module(), EMA(0.2)
+    ema.validates = False
+    fit(module, ema)
+    assert module.seen == [3, 6] and ema.average["weight"][0].item() == pytest.approx(power(0.2, WEIGHTS))
+
+
+def test_several_lengths_at_once_are_each_what_they_are_alone():
+    ema = EMA(None, half_life=3, others=[0.1, 0.2, 0.1])
+    fit(Module(), ema)
+    found = {name: average["weight"][0].item() for name, average in ema.averages.items()}
+    assert list(found) == ["half_life_3", "sigma_rel_0.1", "sigma_rel_0.2"]
+    expected = [halving(3, WEIGHTS), power(0.1, WEIGHTS), power(0.2, WEIGHTS)]
+    assert list(found.values()) == pytest.approx(expected)
+
+
+def test_the_length_is_felt_within_a_short_run():
+    """Under a warm-up of (1 + n) / (10 + n), decays of .99 and .999 were one and the same here."""
+    averages = []
+    for sigma_rel in (0.05, 0.1):
+        ema = EMA(sigma_rel)
+        fit(Module(), ema, steps=60)
+        averages.append(60 - ema.average["weight"][0].item())
+    assert averages[1] > 1.5 * averages[0] > 3  # mean age of the weights, in steps: n / (gamma + 2)
+
+
+def test_snapshots_are_the_averages_of_their_steps(tmp_path):
+    ema = EMA(0.1, others=[0.2], snapshots=4)
+    fit(Module(), ema, steps=10, default_root_dir=str(tmp_path))
+    files = sorted((tmp_path / "averages").iterdir())
+    stored = [torch.load(path, weights_only=True) for path in files]
+    assert [s["step"] for s in stored] == [2, 5, 8, 10] == [int(path.stem) for path in files]
+    for snapshot in stored:
+        values = list(range(1, snapshot["step"] + 1))
+        for name, sigma_rel in snapshot["sigma_rel"].items():
+            found = snapshot["averages"][name]["weight"][0].item()
+            assert found == pytest.approx(power(sigma_rel, values))
+
+
 def test_buffers_are_not_averaged():
-    module, ema = Module(), EMA(0.9)
+    module, ema = Module(), EMA(0.1)
     fit(module, ema)
     assert set(ema.average) == {"weight"} and module.counter == 6
 
 
 def test_accumulated_gradients_are_one_update():
-    module, ema = Module(), EMA(0.9)
+    module, ema = Module(), EMA(0.1)
     fit(module, ema, steps=4, accumulate_grad_batches=2)
     assert ema.updates == 4
 
 
 def test_an_accident_in_validation_leaves_the_raw_weights():
-    module, ema = Module(stumble=True), EMA(0.9)
+    module, ema = Module(stumble=True), EMA(0.1)
     with pytest.raises(RuntimeError, match="in validation"):
         fit(module, ema)
     assert module.weight[0].item() == 3
 
 
 def test_state_round_trips():
-    ema, other = EMA(0.9), EMA(0.9)
+    ema, other = EMA(0.1, others=[0.2]), EMA(0.1, others=[0.2])
     fit(Module(), ema)
     other.load_state_dict(ema.state_dict())
-    assert other.updates == 6 and torch.equal(other.average["weight"], ema.average["weight"])
-
-
-def test_a_decay_that_is_none_is_refused():
-    with pytest.raises(ValueError, match=r"callbacks\.ema\.decay=1"):
-        EMA(1.0)
+    assert other.updates == 6 and list(other.averages) == list(ema.averages)
+    for name, average in ema.averages.items():
+        assert torch.equal(other.averages[name]["weight"], average["weight"])

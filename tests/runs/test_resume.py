@@ -57,6 +57,10 @@ def same(one, other, first: dict, second: dict) -> None:
     assert averages[0]["updates"] == averages[1]["updates"] == first["steps"]
     for name, value in averages[0]["average"].items():
         assert torch.equal(value, averages[1]["average"][name]), name
+    assert averages[0]["others"].keys() == averages[1]["others"].keys() != set()
+    for length, average in averages[0]["others"].items():
+        for name, value in average.items():
+            assert torch.equal(value, averages[1]["others"][length][name]), (length, name)
     assert states[0]["callbacks"]["Keep"]["best"] == states[1]["callbacks"]["Keep"]["best"]
     assert states[0]["lr_schedulers"] == states[1]["lr_schedulers"]
     assert table(one) == table(other)

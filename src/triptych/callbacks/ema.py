@@ -1,38 +1,88 @@
-"""An exponential moving average of the network's parameters, validated in their place."""
+"""Running averages of the network's parameters, several lengths at once; one is validated in their place."""
 
+import io
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from triptych.callbacks.lengths import exponent, half_life_beta, power_beta
+from triptych.runs.directory import write_atomic
+
+SNAPSHOTS = "averages"  # folder of a run's directory
+POWER = "sigma_rel_"
+
 
 class EMA(pl.Callback):
-    """average <- average + (1 - d_n) (weights - average), d_n = min(decay, (1 + n) / (10 + n)).
+    """average <- beta_n average + (1 - beta_n) parameters after step n, for each length; see ``lengths``.
 
-    The rising decay is the warm-up: early averages are of recent weights, none ever holds the initial ones.
-    Parameters are averaged, buffers are not. Validation sees the average; a checkpoint holds the raw weights
-    in its ``state_dict`` and the average with its counter in this callback's state.
+    Parameters are averaged, buffers are not. Validation sees the average of the first length; a checkpoint
+    holds the raw weights in its ``state_dict``, all averages and their counter in this callback's state.
+
+    Args:
+        sigma_rel: length of the reported average as a share of the run so far (EDM2's power function).
+        half_life: of a plain exponential in steps, in place of ``sigma_rel``.
+        others: further sigma_rel, averaged beside it.
+        snapshots: times in a run, evenly spread, at which the power functions' averages are stored: with
+            those, the average of any sigma_rel can be had after the run (``weights=sigma_rel_0.07``).
 
     Raises:
-        ValueError: ``decay`` outside [0, 1).
+        ValueError: not one of ``sigma_rel`` and ``half_life``; a length that is none; ``snapshots`` of fewer
+            than two power functions, which would not tell lengths apart.
     """
 
-    def __init__(self, decay: float = 0.999):
-        if not 0 <= decay < 1:
-            raise ValueError(f"callbacks.ema.decay={decay}: a number in [0, 1) is accepted")
-        self.decay = decay
+    def __init__(
+        self,
+        sigma_rel: float | None = 0.05,
+        half_life: float | None = None,
+        others: Sequence[float] = (),
+        snapshots: int = 0,
+    ):
+        if (sigma_rel is None) == (half_life is None):
+            raise ValueError(
+                f"callbacks.ema.sigma_rel={sigma_rel}, half_life={half_life}: one of the two is accepted, "
+                "the other is null"
+            )
+        if half_life is not None and not half_life > 0:
+            raise ValueError(f"callbacks.ema.half_life={half_life}: a positive number of steps is accepted")
+        lengths = [s for s in (sigma_rel, *others) if s is not None]
+        for length in lengths:
+            try:
+                exponent(length)
+            except ValueError as error:
+                raise ValueError(f"callbacks.ema.{error}") from None
+        self._powers = {power_name(s): s for s in lengths}
+        if not isinstance(snapshots, int) or snapshots < 0 or 0 < snapshots and len(self._powers) < 2:
+            raise ValueError(
+                f"callbacks.ema.snapshots={snapshots}: a whole number from 0, with two lengths at least in "
+                "sigma_rel and others, is accepted"
+            )
+        self.snapshots = snapshots
+        self._beta: dict[str, Callable[[int], float]] = {}
+        if half_life is not None:
+            self._beta[f"half_life_{half_life:g}"] = partial(half_life_beta, half_life)
+        self._beta |= {name: partial(power_beta, exponent(s)) for name, s in self._powers.items()}
+        self.name = next(iter(self._beta))
+        self.validates = True  # in place of the raw weights
         self.updates = 0
-        self.average: dict[str, Tensor] = {}
+        self.averages: dict[str, dict[str, Tensor]] = {}
         self._raw: list[Tensor] | None = None
         self._seen = 0
 
+    @property
+    def average(self) -> dict[str, Tensor]:
+        """The reported one, by parameter."""
+        return self.averages.get(self.name, {})
+
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         names = _parameters(module)
-        if self.average:  # loaded from a checkpoint
-            self.average = {n: self.average[n].to(p) for n, p in names.items()}
-        else:
-            self.average = {n: p.detach().clone() for n, p in names.items()}
+        for length in self._beta:  # from a checkpoint, if there is one
+            known = self.averages.get(length, names)
+            self.averages[length] = {n: known[n].detach().clone().to(p) for n, p in names.items()}
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._seen = trainer.global_step  # not in on_fit_start, before a checkpoint's step is known
@@ -41,13 +91,27 @@ class EMA(pl.Callback):
         if trainer.global_step == self._seen:  # a gradient was accumulated, no step taken
             return
         self._seen = trainer.global_step
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
+        parameters = list(_parameters(module).values())
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), list(_parameters(module).values()), 1 - decay)
+            for length, beta in self._beta.items():
+                average = list(self.averages[length].values())
+                torch._foreach_lerp_(average, parameters, 1 - beta(self.updates))
+        if self.snapshots and trainer.is_global_zero and self._due(trainer.max_steps):
+            self._store(Path(trainer.default_root_dir) / SNAPSHOTS)
+
+    def _due(self, steps: int) -> bool:
+        """Whether the last step is one of the evenly spread ones, which end with the run."""
+        return any(round(k * steps / self.snapshots) == self.updates for k in range(1, self.snapshots + 1))
+
+    def _store(self, folder: Path) -> None:
+        buffer = io.BytesIO()
+        averages = {name: self.averages[name] for name in self._powers}
+        torch.save({"step": self.updates, "sigma_rel": dict(self._powers), "averages": averages}, buffer)
+        write_atomic(folder / f"{self.updates:09d}.pt", buffer.getvalue())
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self.average:
+        if self.average and self.validates:
             parameters = _parameters(module)
             self._raw = [p.detach().clone() for p in parameters.values()]
             _copy(parameters, list(self.average.values()))
@@ -64,10 +128,17 @@ class EMA(pl.Callback):
             self._raw = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"average": self.average, "updates": self.updates}
+        others = {name: average for name, average in self.averages.items() if name != self.name}
+        return {"average": self.average, "name": self.name, "others": others, "updates": self.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.average, self.updates = dict(state_dict["average"]), state_dict["updates"]
+        self.averages = {state_dict["name"]: dict(state_dict["average"])} | dict(state_dict["others"])
+        self.updates = state_dict["updates"]
+
+
+def power_name(sigma_rel: float) -> str:
+    """What an average is called: sigma_rel_0.1."""
+    return f"{POWER}{sigma_rel:g}"
 
 
 def _parameters(module: pl.LightningModule) -> dict[str, Tensor]:

@@ -25,10 +25,18 @@ def account(trainer: pl.Trainer, model: BoundModel, data: DataModule, test: bool
 
 
 def account_split(
-    trainer: pl.Trainer, model: BoundModel, data: DataModule, split: str, limit: int | None = None
+    trainer: pl.Trainer,
+    model: BoundModel,
+    data: DataModule,
+    split: str,
+    limit: int | None = None,
+    of: str = "",
 ) -> dict:
-    """{"bpd": {"mean", "stderr", "n"}, ...} of one split under the model's present weights."""
-    model.split = split
+    """{"bpd": {"mean", "stderr", "n"}, ...} of one split under the model's present weights.
+
+    ``of``: what to call them in the loggers, where they are not those that the run reports.
+    """
+    model.split = f"{split}_{of}" if of else split
     trainer.test(model, dataloaders=_Later(data, split, limit), verbose=False)
     found = model.accounting.compute()
     if data.mixture is not None and "gap" in found:

@@ -11,8 +11,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from triptych.errors import UserError
 from triptych.runs.directory import write_atomic
+from triptych.runs.snapshots import reconstruct
 
-WEIGHTS = ("ema", "raw")
+WEIGHTS = ("ema", "raw", "chosen")  # of a run; the doors take each average by its name, too
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -68,20 +69,40 @@ def newest_readable(paths: list[Path]) -> Path | None:
     return None
 
 
-def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], weights: str) -> None:
-    """Put the raw or the averaged weights of a checkpoint into ``module``.
+def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
+    """The averages that a checkpoint holds, by name, as sigma_rel_0.1; the reported one first."""
+    for name, state in checkpoint.get("callbacks", {}).items():
+        if name.startswith("EMA"):
+            return {state.get("name", "ema"): state["average"]} | state.get("others", {})
+    return {}
+
+
+def load_weights(
+    module: torch.nn.Module, checkpoint: dict[str, Any], weights: str, run: Path | None = None
+) -> None:
+    """Put the raw or an average of the weights of a checkpoint into ``module``.
+
+    Args:
+        weights: "ema", the reported average; "raw"; "chosen", what a run with weights=chosen chose; or an
+            average by its name. One that was not kept, sigma_rel_0.07, is made from the snapshots of ``run``.
 
     Raises:
-        UserError: ``weights`` is neither "ema" nor "raw", or the checkpoint has no average.
+        UserError: ``weights`` is none of these, or the checkpoint has no such average.
     """
-    if weights not in WEIGHTS:
-        raise UserError(f"weights={weights}: one of {', '.join(WEIGHTS)} is accepted")
     state = dict(checkpoint["state_dict"])
+    kept = averages(checkpoint)
+    if weights == "chosen":
+        weights = checkpoint.get("triptych", {}).get("chosen") or _none_chosen()
     if weights == "ema":
-        averages = [
-            s["average"] for name, s in checkpoint.get("callbacks", {}).items() if name.startswith("EMA")
-        ]
-        if not averages:
+        if not kept:
             raise UserError("weights=ema: this checkpoint holds no average; weights=raw is accepted")
-        state |= averages[0]
+        state |= next(iter(kept.values()))
+    elif weights in kept:
+        state |= kept[weights]
+    elif weights != "raw":
+        state |= reconstruct(run, checkpoint.get("global_step", 0), weights, [*WEIGHTS, *kept])
     module.load_state_dict(state)
+
+
+def _none_chosen() -> str:
+    raise UserError("weights=chosen: the run has not chosen among its averages; ema or raw is accepted")

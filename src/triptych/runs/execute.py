@@ -13,7 +13,8 @@ from triptych.config.build import build, check_targets
 from triptych.errors import Interrupted, StorageError, UserError
 from triptych.models.assemble import build_data, build_model
 from triptych.runs.account import account
-from triptych.runs.checkpoints import WEIGHTS, load_weights, newest_readable, read_checkpoint
+from triptych.runs.averaging import check_averaging, compare_averages
+from triptych.runs.checkpoints import load_weights, newest_readable, read_checkpoint
 from triptych.runs.directory import RunDirectory, write_atomic
 from triptych.runs.guide import guided
 from triptych.runs.keep import LAST, Keep, choose
@@ -78,8 +79,6 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
         raise UserError(f"threads={config['threads']}: a whole number from 1 is accepted")
     if config["checkpoint"] not in MOMENTS:
         raise UserError(f"checkpoint={config['checkpoint']}: one of {', '.join(MOMENTS)} is accepted")
-    if config["weights"] not in WEIGHTS:
-        raise UserError(f"weights={config['weights']}: one of {', '.join(WEIGHTS)} is accepted")
     if type(config["seed"]) is not int or not 0 <= config["seed"] < 2**32:  # numpy's seeds
         raise UserError(f"seed={config['seed']}: a whole number from 0, below 2^32, is accepted")
     torch.set_num_threads(config["threads"])
@@ -107,6 +106,7 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
         stop,
         keep,  # last: what the others have done after a step is in its checkpoint
     ]
+    check_averaging(config, callbacks, validated=monitor is not None)
     trainer = build_trainer(config, run, callbacks, loggers)
     start = newest_readable(run.checkpoints())
     if start is not None and start.name != LAST and rank() == 0:
@@ -128,6 +128,7 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
             progress.write("test", trainer.global_step, trainer.max_steps)
         chosen = choose(run, config["checkpoint"])
         checkpoint = taken or read_checkpoint(chosen)
+        averaging = {} if taken else compare_averages(trainer, model, data, checkpoint, chosen)
         load_weights(model, checkpoint, config["weights"])
         began = time.perf_counter()
         figures = account(trainer, model, data, test=tested)
@@ -141,6 +142,7 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
             world_size=trainer.world_size,
             weights=config["weights"],
             checkpoint=str(chosen.relative_to(run.path)),
+            **averaging,
             **figures,
             gradient=gradients.figures(),
             **model.panels(),

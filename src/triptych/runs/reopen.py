@@ -49,5 +49,5 @@ def reopen(
     torch.set_num_threads(config["threads"])  # sums in another order would differ in the last digit
     data = build_data(config)
     model = build_model(config, data)
-    load_weights(model, checkpoint, weights or config["weights"])
+    load_weights(model, checkpoint, weights or config["weights"], Path(ckpt).absolute().parents[1])
     return Opened(config, data, model.eval())

@@ -17,7 +17,7 @@ def keep_untrained(run: RunDirectory, model: BoundModel) -> None:
     """``checkpoints/last.ckpt``, from which the doors reopen the model; its average is of no weights."""
     checkpoint = {
         "state_dict": model.state_dict(),
-        "callbacks": {"EMA": {"average": {}}},
+        "callbacks": {"EMA": {"name": "ema", "average": {}, "others": {}}},
         "global_step": 0,
         "triptych": {"schema": 1, "config": model.config},
     }
