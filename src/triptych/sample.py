@@ -47,6 +47,7 @@ def sample(cfg: DictConfig) -> Path:
         if type(cfg.label) is not int or not 0 <= cfg.label < classes:
             raise UserError(f"label={cfg.label}: a class from 0 to {classes - 1} is accepted")
     sampler = build(_plain(cfg, "sampler")["sampler"], "sampler")
+    opened.model.check_sampler(sampler)
     opened.model.to("cuda" if torch.cuda.is_available() else "cpu")
     if denoiser is not None:
         denoiser.to(opened.model.device)

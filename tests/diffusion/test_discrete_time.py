@@ -17,7 +17,7 @@ from triptych.diffusion.prediction import Prediction
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.reverse_variance import Beta, BetaTilde, Learned, Optimal, WithFraction, step_kl
 from triptych.diffusion.schedule import BetaLinear, Cosine, Linear
-from triptych.diffusion.weighting import Elbo
+from triptych.diffusion.weighting import NCSN, Elbo, MinSNR, Sigmoid, Simple
 
 IDEAL = 8.288  # nats: the diffusion term of the ring between gamma -10 and 8, continuous time
 BITS = 2 * math.log(2)
@@ -277,3 +277,58 @@ def test_a_bound_without_what_it_needs_says_so():
         Bound(Linear(-1, 1), None, 5, "optimal").diffusion(oracle, x, t, x)
     with pytest.raises(ValueError, match="learned none"):
         Bound(Linear(-1, 1), None, 5, "learned").diffusion(oracle, x, t, x)
+
+
+# iDDPM's hybrid loss -------------------------------------------------------------------------------------
+
+
+def iddpm(x, eps, z, eps_hat, v, alphas_bar, t):
+    """L_simple + .001 L_vlb of a batch at steps t >= 1 (0 is the cleanest), written in numpy.
+
+    Nichol & Dhariwal 2021, eqs. 14 to 16 and their code: a mean over dimensions of the squared error, and
+    num_timesteps / 1000 times the mean over dimensions of one KL in bits.
+    """
+    mean = lambda a: a.reshape(len(a), -1).mean(1)  # noqa: E731
+    column = lambda a: a[:, None]  # noqa: E731
+    bar, before = column(alphas_bar[t]), column(alphas_bar[t - 1])
+    beta = 1 - bar / before
+    tilde = beta * (1 - before) / (1 - bar)
+    posterior = lambda start: (  # noqa: E731
+        np.sqrt(before) * beta / (1 - bar) * start + np.sqrt(1 - beta) * (1 - before) / (1 - bar) * z
+    )
+    guess = (z - np.sqrt(1 - bar) * eps_hat) / np.sqrt(bar)
+    fraction = (v + 1) / 2
+    log_variance = fraction * np.log(beta) + (1 - fraction) * np.log(tilde)
+    kl = 0.5 * (
+        -1.0
+        + log_variance
+        - np.log(tilde)
+        + np.exp(np.log(tilde) - log_variance)
+        + (posterior(x) - posterior(guess)) ** 2 * np.exp(-log_variance)
+    )
+    steps = len(alphas_bar) - 1
+    return mean((eps - eps_hat) ** 2) + mean(kl) / np.log(2) * steps / 1000
+
+
+def test_the_hybrid_loss_is_iddpm_s_times_the_number_of_dimensions():
+    steps, schedule, d = 20, Cosine(-9.0, 7.0), 6
+    network = Fixed()
+    denoiser = Denoiser(network, WithFraction(Output("epsilon")), VP)
+    generator = torch.Generator().manual_seed(0)
+    x, eps = torch.randn(2, 50, d, generator=generator, dtype=torch.float64)
+    k = torch.randint(1, steps + 1, (50,), generator=generator)
+    t = (k - 0.5) / steps
+    loss = Hybrid("epsilon", Simple(), steps)(denoiser, schedule, x, t.double(), eps).nats.detach()
+    bars = torch.sigmoid(-schedule.gamma(torch.arange(steps + 1).double() / steps))
+    z = bars[k, None].sqrt() * x + (1 - bars[k, None]).sqrt() * eps
+    said = (np.full((50, d), p.item()) for p in (network.eps, network.v))
+    theirs = iddpm(x.numpy(), eps.numpy(), z.numpy(), *said, bars.numpy(), k.numpy())
+    np.testing.assert_allclose(loss.numpy() / d, theirs, rtol=1e-5)
+
+
+def test_the_weight_of_the_bound_in_the_hybrid_loss_is_the_weighting_s_own_or_asked_for():
+    assert Hybrid("x0", Elbo(), 5).vlb_weight == Hybrid("x0", Sigmoid(), 5).vlb_weight == 1
+    assert Hybrid("x0", Simple(), 5, 0.3).vlb_weight == 0.3
+    for weighting in (MinSNR(), NCSN()):
+        with pytest.raises(ValueError, match="vlb_weight=null with"):
+            Hybrid("x0", weighting, 5)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 import torch
 
 from triptych.diffusion.measures import (
@@ -17,6 +18,7 @@ from triptych.diffusion.measures import (
     precision_recall,
     sliced_wasserstein,
 )
+from triptych.diffusion.mixture import GaussianMixture
 
 from .oracles import refused
 
@@ -52,10 +54,33 @@ def test_energy_distance_is_unbiased_at_zero_and_a_closed_form_away_from_it():
     assert found == pytest.approx(2 * between - 4 / math.sqrt(math.pi), rel=0.06)
 
 
-def test_mode_fractions_count_the_nearest_centre():
-    means = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 9.0]])
-    x = torch.tensor([[1.9, 0.0], [2.1, 0.0], [-3.0, -3.0], [5.0, 1.0]])
-    assert mode_fractions(x, means).tolist() == [0.5, 0.5, 0.0]
+def test_mode_fractions_are_the_posterior_of_the_component():
+    """By Bayes' rule on the line, between components of other weights and widths."""
+    weights, means, deviations = np.array([0.1, 0.9]), np.array([0.0, 1.0]), np.array([0.3, 1.0])
+    mixture = GaussianMixture(weights, means[:, None], (deviations**2)[:, None, None])
+    x = np.array([-0.4, 0.1, 0.45, 2.0])
+    density = weights * scipy.stats.norm.pdf(x[:, None], means, deviations)
+    expected = (density / density.sum(1, keepdims=True)).mean(0)
+    found = mode_fractions(torch.from_numpy(x)[:, None], mixture)
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-12)
+
+
+def test_mode_fractions_of_the_truth_are_its_weights_where_the_nearest_mean_s_are_not():
+    """Mean over draws within 4 standard errors, and an error that halves with four times the points."""
+    weights = torch.tensor([0.15, 0.6, 0.25]).double()
+    means = torch.tensor([[0.0, 0.0], [1.2, 0.0], [0.0, 1.5]]).double()
+    widths = torch.tensor([0.05, 0.6, 0.2]).double()
+    mixture = GaussianMixture(weights, means, widths[:, None, None] * torch.eye(2).double())
+    generator, error = torch.Generator().manual_seed(0), {}
+    for n in (500, 2000, 8000):
+        drawn = [mixture.sample(n, generator)[0].double() for _ in range(60)]
+        ours = torch.stack([mode_fractions(x, mixture) for x in drawn])
+        assert ((ours.mean(0) - weights).abs() < 4 * ours.std(0) / math.sqrt(60)).all()
+        near = torch.stack([torch.bincount(torch.cdist(x, means).argmin(1), minlength=3) / n for x in drawn])
+        error[n] = [(f - weights).abs().sum(1).mean().item() / 2 for f in (ours, near)]
+    assert error[500][0] / error[2000][0] == pytest.approx(2, abs=0.5)
+    assert error[2000][0] / error[8000][0] == pytest.approx(2, abs=0.5)
+    assert error[8000][1] > 0.9 * error[500][1] > 10 * error[8000][0]  # counts keep their bias
 
 
 def test_the_noise_floor_is_over_independent_pairs():

@@ -10,11 +10,17 @@ from triptych.diffusion.bound import Bound
 from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.draws import training_draw
+from triptych.diffusion.guidance import Auto, ClassifierFree
+from triptych.diffusion.guidance import Classifier as ByClassifier
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.reverse_variance import WithFraction
+from triptych.diffusion.sampler import DDIM, Ancestral, PredictorCorrector
 from triptych.diffusion.schedule import Linear
+from triptych.diffusion.wrappers import DynamicThreshold, StaticThreshold
+from triptych.errors import UserError
 from triptych.models.diffusion import Diffusion
 from triptych.models.lr_schedule import Constant
 from triptych.networks.mlp import MLP
@@ -104,7 +110,7 @@ def test_optimal_variance_is_measured_before_it_is_reported(data, tmp_path):
     calibration = data.splits["train"].batch(torch.arange(256))
     figures = {}
     for variance in ("beta_tilde", "beta", "optimal"):
-        model = make(data, Linear(-8.0, 6.0), 10, variance, calibration=calibration)
+        model = make(data, Linear(-8.0, 6.0), 10, variance, calibration=lambda: calibration)
         fit = trainer(tmp_path, 100)
         fit.fit(model, data)
         model.split = "test"
@@ -148,3 +154,85 @@ def test_bad_values_are_named(data):
         make(data, Monotone(-4.0, 4.0), weight=weighting.Simple())
     with pytest.raises(ValueError, match="training items"):
         make(data, Linear(-4.0, 4.0), 10, "optimal")
+
+
+# which model a sampler draws from -----------------------------------------------------------------------
+
+
+def width(model, sampler) -> torch.Tensor:
+    """Standard deviation of one long step's draws about their mean, at one place."""
+    z = torch.tensor([[0.4, -0.7]]).expand(20_000, 2)
+    levels = torch.tensor([2.0, -1.0])
+    step = model.prepared(sampler).step(model.denoiser, z, *levels, None, torch.Generator().manual_seed(0))
+    return step.std(0)
+
+
+@pytest.mark.parametrize("variance", ["beta_tilde", "beta", "optimal", "learned"])
+def test_an_ancestral_sampler_draws_from_the_model_whose_bound_is_reported(data, variance):
+    """V of the step is that of ``bound.variance``: b V / b, and for no other sampler."""
+    items = data.splits["train"].batch(torch.arange(256))
+    model = make(data, Linear(-8.0, 6.0), 10, variance, calibration=lambda: items)
+    if variance == "learned":
+        network = MLP((2,), outputs=2, width=32, blocks=1)
+        model.denoiser = Denoiser(network, WithFraction(Output("v")), VariancePreserving())
+    with torch.no_grad():
+        model.before_accounting()
+        high, low = torch.tensor(2.0), torch.tensor(-1.0)
+        guess = model.denoiser(torch.tensor([[0.4, -0.7]]), high)
+        tilde = torch.sigmoid(low) * -torch.expm1(low - high)
+        ratio = model.bound.variance.log_ratio(model.denoiser.process, high, low, guess)
+        expected = (tilde * ratio.exp()).sqrt().expand(1, 2)[0]
+        found = width(model, Ancestral(10))
+        torch.testing.assert_close(found, expected, rtol=0.06 if variance == "optimal" else 0.03, atol=0)
+        # the sampler's own choice goes before it
+        torch.testing.assert_close(
+            width(model, Ancestral(10, variance="beta_tilde")), tilde.sqrt().expand(2), rtol=0.03, atol=0
+        )
+    deterministic = DDIM(10)
+    assert model.prepared(deterministic) is deterministic
+
+
+def test_an_optimal_variance_is_measured_where_the_sampler_steps(data):
+    """At the levels of its own grid, for the weights as they are; the bound's own figures stay."""
+    items = data.splits["train"].batch(torch.arange(256))
+    model = make(data, Linear(-8.0, 6.0), 10, "optimal", calibration=lambda: items)
+    model.before_accounting()
+    before = model.bound.variance.epsilon_mse.clone()
+    for sampler in (Ancestral(5, grid="karras"), PredictorCorrector(5, variance="optimal")):
+        ready = model.prepared(sampler)
+        assert torch.equal(ready.reverse.gamma, sampler.gammas(model.schedule)[:-1].flip(0))
+        assert ready.reverse is not model.bound.variance
+    assert torch.equal(model.bound.variance.epsilon_mse, before)
+
+
+def test_a_variance_that_was_not_learned_is_refused_before_anything_is_drawn(data):
+    model = make(data, Linear(-8.0, 6.0), 10)
+    model.check_sampler(DDIM(3))
+    model.check_sampler(Ancestral(3, variance="optimal"))
+    with pytest.raises(UserError, match="sampler.variance=learned: .* null, beta_tilde, beta, optimal"):
+        model.check_sampler(Ancestral(3, variance="learned"))
+
+
+def test_a_learned_variance_passes_through_guidance_and_thresholds(data):
+    """The push moves a step's mean; its width stays the conditional model's (Dhariwal & Nichol 2021)."""
+    network = MLP((2,), outputs=2, num_classes=3, width=16, blocks=1)
+    torch.manual_seed(0)
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    denoiser = Denoiser(network, WithFraction(Output("epsilon")), VariancePreserving())
+    z, gamma, label = torch.randn(6, 2), torch.tensor(0.5), torch.arange(6) % 3
+    fraction = denoiser(z, gamma, label).fraction
+    assert not torch.equal(fraction, denoiser(z, gamma, None).fraction)
+    weak = Denoiser(MLP((2,), num_classes=3, width=16, blocks=1), Output("v"), VariancePreserving())
+    guides = (
+        ClassifierFree(denoiser, scale=3.0),
+        ClassifierFree(denoiser, scale=3.0, rescale=0.5),
+        Auto(denoiser, weak, scale=2.0),
+        StaticThreshold(ClassifierFree(denoiser, scale=3.0)),
+        DynamicThreshold(denoiser),
+    )
+    for guide in guides:
+        assert torch.equal(guide(z, gamma, label).fraction, fraction)
+    by_classifier = ByClassifier(denoiser, lambda z, gamma: z @ torch.ones(2, 3), scale=2.0)
+    unconditional = denoiser(z, gamma, None).fraction
+    assert torch.equal(by_classifier(z, gamma, label).fraction, unconditional)

@@ -23,7 +23,7 @@ def save_trajectory(
     condition = labels(n, data, label).to(model.device) if takes_labels(model, guided) else None
     x, gammas = trajectory(
         guided or model.denoiser,
-        sampler,
+        model.prepared(sampler),
         model.schedule,
         (n, *data.shape),
         generator=torch.Generator(model.device).manual_seed(seed),

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from .prediction import Prediction
 from .process import expand
-from .wrappers import Wrapper, is_conditional
+from .wrappers import Wrapper, is_conditional, of_same_width
 
 
 def extrapolate(base: Prediction, target: Prediction, scale: Tensor | float) -> Prediction:
     """base + scale (target - base), in the target's own space."""
     space = target.space
     start, end = getattr(base, space), getattr(target, space)
-    return Prediction(space, start + scale * (end - start), target.z, target.alpha, target.sigma)
+    value = start + scale * (end - start)
+    return of_same_width(target, Prediction(space, value, target.z, target.alpha, target.sigma))
 
 
 def _refuse_unconditional(denoiser, what: str) -> None:
@@ -72,7 +73,7 @@ class ClassifierFree(Wrapper):
             return guess
         std = [p.x0.flatten(1).std(1).view(-1, *(1,) * (z.ndim - 1)) for p in (target, guess)]
         factor = 1 + self.rescale * (std[0] / std[1] - 1)
-        return Prediction("x0", guess.x0 * factor, z, guess.alpha, guess.sigma)
+        return of_same_width(target, Prediction("x0", guess.x0 * factor, z, guess.alpha, guess.sigma))
 
 
 class Classifier(Wrapper):
@@ -94,7 +95,7 @@ class Classifier(Wrapper):
         if condition is None or self.scale == 0:
             return guess
         score = guess.score + self.scale * self.gradient(z, gamma, condition)
-        return Prediction("score", score, z, guess.alpha, guess.sigma)
+        return of_same_width(guess, Prediction("score", score, z, guess.alpha, guess.sigma))
 
     def gradient(self, z: Tensor, gamma: Tensor, condition: Tensor) -> Tensor:
         """grad_z log p(y | z), (B, *event)."""

@@ -15,8 +15,9 @@ def langevin(
 ) -> Tensor:
     """``steps`` times x <- x + size / 2 score(x) + sqrt(size) noise, from x (B, *event).
 
-    Its stationary law tends to the density of ``score`` as ``size`` -> 0, but it crosses a gap of low density
-    only in exponential time: whatever share of the points started in a mode's basin stays there.
+    Its stationary law tends to the density of ``score`` as ``size`` -> 0; for a Gaussian of variance s^2 it
+    is a Gaussian of s^2 / (1 - size / (4 s^2)). But it crosses a gap of low density only in exponential
+    time: whatever share of the points started in a mode's basin stays there.
     """
     size = torch.as_tensor(size, dtype=x.dtype, device=x.device)
     root = size.sqrt()

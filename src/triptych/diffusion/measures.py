@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .mixture import GaussianMixture
+
 
 class Floor(NamedTuple):
     """Median and range of a measure between pairs of true sets."""
@@ -66,10 +68,13 @@ def _sum_of_distances(a: Tensor, b: Tensor, rows: int = 1024) -> float:
     return sum(torch.cdist(part, b.double()).sum().item() for part in a.double().split(rows))
 
 
-def mode_fractions(x: Tensor, means: Tensor) -> Tensor:
-    """Share of points nearest to each of ``means`` (K, d), (K,)."""
-    nearest = torch.cdist(x.double(), means.double()).argmin(1)
-    return torch.bincount(nearest, minlength=len(means)).double() / len(x)
+def mode_fractions(x: Tensor, mixture: GaussianMixture) -> Tensor:
+    """Each component's share of points x (n, d), (K,): the mean of its responsibilities p(k | x).
+
+    Over true points its expectation is the weight exactly, E p(k | x) = w_k. A count of nearest means is off
+    where the weights or covariances of neighbours differ.
+    """
+    return mixture.log_joint(x.to(mixture.means)).softmax(1).mean(0)
 
 
 # images, through features -------------------------------------------------------------------------------

@@ -68,7 +68,6 @@ class Optimal(ReverseVariance):
     def __init__(self, gamma: Tensor | None = None, epsilon_mse: Tensor | None = None):
         self.gamma, self.epsilon_mse = gamma, epsilon_mse
 
-    @torch.no_grad()
     def calibrate(
         self,
         denoiser,
@@ -78,16 +77,23 @@ class Optimal(ReverseVariance):
         seed: int = 0,
         condition: Tensor | None = None,
     ) -> None:
+        """``measure`` at the upper ends of T even steps of t."""
+        gamma = schedule.gamma(torch.arange(1, steps + 1, device=x.device) / steps)
+        if steps > NODES:  # whose range then begins at gamma(0)
+            gamma = torch.cat([schedule.gamma(torch.zeros(1, device=x.device)), gamma])
+        self.measure(denoiser, gamma, x, seed, condition)
+
+    @torch.no_grad()
+    def measure(
+        self, denoiser, gamma: Tensor, x: Tensor, seed: int = 0, condition: Tensor | None = None
+    ) -> None:
         """Measure m on items x (B, *event) that are not those the bound is reported on: training items.
 
-        At the T upper ends of the steps, or at 32 evenly spaced gammas where T is more; one draw an item
-        and node.
+        At the levels gamma (n,), which increase, or at 32 evenly spaced between their ends where they are
+        more; one draw an item and node.
         """
-        if steps <= NODES:
-            gamma = schedule.gamma(torch.arange(1, steps + 1, device=x.device) / steps)
-        else:
-            low, high = schedule.gamma(torch.tensor([0.0, 1.0], device=x.device)).tolist()
-            gamma = torch.linspace(low, high, NODES, device=x.device)
+        if len(gamma) > NODES:
+            gamma = torch.linspace(gamma[0].item(), gamma[-1].item(), NODES).to(gamma)
         found = []
         for i, node in enumerate(gamma):
             eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(mix(seed, 6, i))).to(x)
@@ -97,9 +103,7 @@ class Optimal(ReverseVariance):
 
     def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
         if self.gamma is None or self.epsilon_mse is None:
-            raise RuntimeError(
-                "bound.variance=optimal: calibrate() has not measured the denoiser's error yet"
-            )
+            raise RuntimeError("variance=optimal: calibrate() has not measured the denoiser's error yet")
         error = _interpolate(gamma_t, self.gamma.to(gamma_t), self.epsilon_mse.to(gamma_t))
         return expand(torch.log1p(torch.expm1(gamma_t - gamma_s) * error), guess.z)
 
@@ -116,7 +120,7 @@ class Learned(ReverseVariance):
     def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
         if guess.fraction is None:
             raise ValueError(
-                "bound.variance=learned: this denoiser learned none; beta_tilde, beta, optimal are accepted"
+                "variance=learned: this denoiser learned none; beta_tilde, beta, optimal are accepted"
             )
         return guess.fraction * Beta().log_ratio(process, gamma_t, gamma_s, guess)
 

@@ -12,6 +12,15 @@ def is_conditional(denoiser) -> bool:
     return bool(getattr(denoiser, "conditional", False))
 
 
+def of_same_width(source: Prediction, guess: Prediction) -> Prediction:
+    """``guess`` with the learned reverse variance of ``source``: a push moves a step's mean, not its width.
+
+    So do Dhariwal & Nichol 2021 and GLIDE (Nichol et al. 2022) with guidance and clipping.
+    """
+    guess.fraction = source.fraction
+    return guess
+
+
 class Wrapper(nn.Module):
     """A denoiser around a denoiser: same process, same conditioning, unless a subclass says otherwise."""
 
@@ -39,7 +48,8 @@ class StaticThreshold(Wrapper):
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
         guess = self.denoiser(z, gamma, condition)
-        return Prediction("x0", guess.x0.clamp(-self.bound, self.bound), z, guess.alpha, guess.sigma)
+        x0 = guess.x0.clamp(-self.bound, self.bound)
+        return of_same_width(guess, Prediction("x0", x0, z, guess.alpha, guess.sigma))
 
 
 class DynamicThreshold(Wrapper):
@@ -61,4 +71,5 @@ class DynamicThreshold(Wrapper):
         guess = self.denoiser(z, gamma, condition)
         size = guess.x0.abs().flatten(1).quantile(self.quantile, dim=1).clamp(min=1.0)
         size = size.view(-1, *(1,) * (z.ndim - 1))
-        return Prediction("x0", torch.clamp(guess.x0, -size, size) / size, z, guess.alpha, guess.sigma)
+        x0 = torch.clamp(guess.x0, -size, size) / size
+        return of_same_width(guess, Prediction("x0", x0, z, guess.alpha, guess.sigma))

@@ -1,5 +1,7 @@
 """From a resolved configuration to the objects of a run: data, model, sampler."""
 
+from functools import partial
+
 from triptych.config.build import build
 from triptych.data.base import DataModule
 from triptych.diffusion.denoiser import Denoiser
@@ -74,6 +76,6 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
         **common(config, data),
         conditional=conditional,
         mixture=data.mixture,
-        calibration=calibration(config, data),
+        calibration=partial(calibration, data),
         **likelihood,
     )

@@ -54,10 +54,8 @@ def build_bound(config: dict, data: DataModule, schedule: Schedule) -> Bound:
     return Bound(schedule, decoder(config, data), config["bound"]["steps"], _variance(config))
 
 
-def calibration(config: dict, data: DataModule) -> Batch | None:
-    """Training items for an optimal reverse variance, where there is one."""
-    if _variance(config) != "optimal":
-        return None
+def calibration(data: DataModule) -> Batch:
+    """Training items for an optimal reverse variance."""
     train = data.splits["train"]
     return train.batch(torch.arange(min(CALIBRATION, len(train))))
 

@@ -72,6 +72,9 @@ class BoundModel(pl.LightningModule):
         """One draw of the bound, nats (B,) a term; its noise follows from (seed, item's index, repeat)."""
         raise NotImplementedError
 
+    def check_sampler(self, sampler) -> None:
+        """Refuse with a UserError a sampler of something that this model has not learned."""
+
     def sample(
         self, n: int, sampler, generator: torch.Generator, condition: Tensor | None = None, progress=iter
     ) -> Tensor:

@@ -1,5 +1,6 @@
 """A diffusion model under training: one objective to minimise, one bound to report."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from triptych.diffusion.label_dropout import drop_labels
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.objective import Objective
-from triptych.diffusion.reverse_variance import Optimal
+from triptych.diffusion.reverse_variance import Learned, Optimal, WithFraction
+from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
@@ -34,7 +36,8 @@ class Diffusion(BoundModel):
         likelihood: accounted beside the bound, as "ode", on the first ``likelihood_items`` of the test set.
         label_dropout: share of a batch's labels that a conditional network is not told; without a label it
             learns to answer for all classes, which classifier-free guidance asks of it.
-        calibration: training items (n, *event) on which an optimal reverse variance is measured.
+        calibration: gives training items (n, *event) on which an optimal reverse variance is measured, the
+            bound's or a sampler's.
 
     Raises:
         ValueError: a learned schedule under a weighting other than the bound's, which would teach it easy
@@ -53,7 +56,7 @@ class Diffusion(BoundModel):
         label_dropout: float = 0.0,
         likelihood: Likelihood | None = None,
         likelihood_items: int = 0,
-        calibration: Batch | None = None,
+        calibration: Callable[[], Batch] | None = None,
         **more: Any,
     ):
         edges = _edges(schedule)
@@ -118,11 +121,15 @@ class Diffusion(BoundModel):
     def before_accounting(self) -> None:
         """Noise-level bins follow learned endpoints; an optimal variance follows the denoiser."""
         self.accounting.edges = _edges(self.schedule)
-        if self.calibration is not None:
-            items = self.calibration
-            condition = items.condition if self.conditional else None
-            condition = None if condition is None else condition.to(self.device)
-            self.bound.calibrate(self.denoiser, items.x.to(self.device), self.seed, condition)
+        if isinstance(self.bound.variance, Optimal):
+            x, condition = self._calibration_items()
+            self.bound.calibrate(self.denoiser, x, self.seed, condition)
+
+    def _calibration_items(self) -> tuple[Tensor, Tensor | None]:
+        assert self.calibration is not None
+        items = self.calibration()
+        condition = items.condition if self.conditional else None
+        return items.x.to(self.device), None if condition is None else condition.to(self.device)
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
         draw = self._draw(batch, repeat, repeats)
@@ -179,6 +186,25 @@ class Diffusion(BoundModel):
             "estimator": getattr(self.accounting, "estimator", {}),
         }
 
+    def check_sampler(self, sampler: Sampler) -> None:
+        learns = isinstance(getattr(self.denoiser, "output", None), WithFraction)
+        if isinstance(sampler.drawing_from(self.bound.variance).reverse, Learned) and not learns:
+            raise UserError(
+                "sampler.variance=learned: this model learned none (bound.variance=learned does); "
+                "null, beta_tilde, beta, optimal are accepted"
+            )
+
+    def prepared(self, sampler: Sampler) -> Sampler:
+        """The sampler, drawing from the model that the bound is of: with the bound's reverse variance.
+
+        An optimal one is measured at the levels of the sampler's own grid, for the model's own guess.
+        """
+        sampler = sampler.drawing_from(self.bound.variance)
+        if isinstance(sampler.reverse, Optimal):
+            x, condition = self._calibration_items()
+            return sampler.calibrated(self.denoiser, self.schedule, x, self.seed, condition)
+        return sampler
+
     def sample(
         self,
         n: int,
@@ -189,7 +215,7 @@ class Diffusion(BoundModel):
         denoiser=None,
     ) -> Tensor:
         """As in the base; ``denoiser`` takes the place of the model's own (guidance around it)."""
-        return sampler(
+        return self.prepared(sampler)(
             denoiser or self.denoiser,
             self.schedule,
             (n, *self.shape),

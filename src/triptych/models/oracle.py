@@ -1,5 +1,7 @@
 """The exact denoiser of data whose truth is known, as a model: nothing to train, everything to measure."""
 
+from functools import partial
+
 from triptych.config.build import build
 from triptych.data.base import DataModule
 from triptych.diffusion.mixture import Oracle
@@ -45,6 +47,6 @@ def build_oracle(config: dict, data: DataModule) -> OracleModel:
         **common(config, data),
         conditional=config["denoiser"]["conditional"],
         mixture=data.mixture,
-        calibration=calibration(config, data),
+        calibration=partial(calibration, data),
         **likelihood,
     )

@@ -50,10 +50,11 @@ def check(model, data: DataModule, config: dict) -> None:
     """Refuse before anything is trained what could not be measured or drawn after it.
 
     Raises:
-        UserError: guidance that the model cannot have; an unknown key to measure over, too small a set,
-            images without a classifier; FID without its network.
+        UserError: guidance or a sampler that the model cannot have; an unknown key to measure over, too small
+            a set, images without a classifier; FID without its network.
     """
     guided(model, data, config)
+    model.check_sampler(build(config["sampler"], "sampler"))
     node = config["measures"]
     if not node["n"]:
         return
@@ -64,7 +65,7 @@ def check(model, data: DataModule, config: dict) -> None:
             raise UserError("measures.values=[]: a list, as in [1,2,4], is accepted beside measures.over")
         for value in node["values"]:
             other = changed(config, node["over"], value)
-            build(other["sampler"], "sampler")
+            model.check_sampler(build(other["sampler"], "sampler"))
             guided(model, data, other)
     _reference(model, data, config)
 

@@ -48,7 +48,7 @@ class Points:
         }
         if self.data.mixture is not None:
             weights = self.data.mixture.weights
-            share = measures.mode_fractions(x, self.data.mixture.means)
+            share = measures.mode_fractions(x, self.data.mixture)
             found["mode_error"] = 0.5 * (share - weights).abs().sum().item()
             if len(share) <= FEW:
                 found |= {f"mode_{k + 1}": s for k, s in enumerate(share.tolist())}

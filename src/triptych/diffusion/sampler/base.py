@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..process import Process
+from ..reverse_variance import ReverseVariance
 from ..schedule import Schedule
 from .grid import check_grid, grid_gammas
 
@@ -49,12 +50,14 @@ class Sampler:
 
     Attributes:
         calls: calls of the denoiser in one step.
+        reverse: the reverse variance it draws with, None where it is no ancestral one.
 
     Raises:
         ValueError: bad ``steps``, ``grid``, ``rho`` or ``chunk``.
     """
 
     calls = 1
+    reverse: ReverseVariance | None = None
 
     def __init__(self, steps: int, grid: str = "gamma", rho: float = 7.0, chunk: int | None = None):
         check_whole("steps", steps)
@@ -73,6 +76,19 @@ class Sampler:
     ) -> Tensor:
         """The grid, from gamma(1) down to gamma(0), (steps + 1,)."""
         return grid_gammas(schedule, self.steps, self.grid, self.rho, device, dtype)
+
+    def drawing_from(self, variance: ReverseVariance) -> "Sampler":
+        """This sampler for a model of that reverse variance, where it was not given one of its own.
+
+        Only an ancestral step draws from one: every other sampler is the same for all.
+        """
+        return self
+
+    def calibrated(
+        self, denoiser, schedule: Schedule, x: Tensor, seed: int = 0, condition: Tensor | None = None
+    ) -> "Sampler":
+        """With an optimal reverse variance: measured on items x (B, *event) at the levels of its own grid."""
+        return self
 
     def step(
         self,

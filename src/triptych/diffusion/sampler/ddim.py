@@ -7,8 +7,9 @@ from .base import Sampler, noise_like
 class DDIM(Sampler):
     r"""Song et al. 2021 (DDIM, eq. 12): z_s = alpha_s x_hat + sqrt(sigma_s^2 - n^2) eps_hat + n noise.
 
-    n = eta sigma_s sqrt(1 - exp(gamma_s - gamma_t)): eta = 0 is the probability-flow ODE's first-order step,
-    eta = 1 the ancestral sampler.
+    n = eta sigma_s sqrt(1 - exp(gamma_s - gamma_t)), eta times beta tilde's root as in their eq. 16, whatever
+    the reverse variance of the bound: eta = 0 is the probability-flow ODE's first-order step, eta = 1 the
+    ancestral sampler of beta tilde. What lies between, or learns its variance, is no model of DDIM's.
 
     Raises:
         ValueError: ``eta`` outside [0, 1].

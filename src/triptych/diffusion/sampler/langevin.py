@@ -8,6 +8,10 @@ from .base import Sampler, check_positive, check_whole
 class Langevin(Sampler):
     """Plain Langevin dynamics: every level is the last one, gamma(0), and the weights of modes are lost.
 
+    No update is accepted or rejected, so a Gaussian mode of variance s^2 comes out with the variance
+    s^2 / (1 - size / (4 s^2)), and from size = 4 s^2 the updates diverge: ``size`` has to be small beside the
+    narrowest variance of the data.
+
     Args:
         steps, inner: ``steps`` times ``inner`` updates.
         size: of one update, in data units squared.
@@ -16,7 +20,7 @@ class Langevin(Sampler):
         ValueError: ``inner`` below 1, ``size`` not positive.
     """
 
-    def __init__(self, steps: int, inner: int = 10, size: float = 0.1, **options):
+    def __init__(self, steps: int, inner: int = 10, size: float = 0.002, **options):
         super().__init__(steps, **options)
         check_whole("inner", inner)
         check_positive("size", size)

@@ -1,0 +1,288 @@
+"""Samplers on one Gaussian, whose exact denoiser is affine: every step's mean and covariance in closed form.
+
+Each dimension of N(mean, diag(variance)) is a recursion of two numbers, written here from the formulas of the
+publications alone. What the samplers draw is held against it, and it against the data.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from triptych.config.build import build
+from triptych.config.check import CONFIGS
+from triptych.diffusion.langevin import langevin
+from triptych.diffusion.prediction import Prediction
+from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.reverse_variance import Beta, BetaTilde, Learned, Optimal
+from triptych.diffusion.sampler import DDIM, Ancestral, AnnealedLangevin, Langevin, PredictorCorrector
+from triptych.diffusion.schedule import Linear
+
+from .oracles import VarianceExploding, oracle, refused
+
+PROCESSES = {"vp": VariancePreserving(), "ve": VarianceExploding()}
+MEAN, VARIANCE = np.array([0.6, -0.3]), np.array([0.5, 0.02])
+WIDE = Linear(-10.0, 8.0)
+VARIANCES = ("beta_tilde", "beta", "optimal", "learned")
+both = pytest.mark.parametrize("process", PROCESSES)
+variances = pytest.mark.parametrize("variance", VARIANCES)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def parts():
+    return [1.0], MEAN[None], np.diag(VARIANCE)[None]
+
+
+def scales(process, gamma):
+    """alpha, sigma at gamma, from their definitions."""
+    if process == "ve":
+        return 1.0, math.exp(gamma / 2)
+    return math.sqrt(1 / (1 + math.exp(gamma))), math.sqrt(1 / (1 + math.exp(-gamma)))
+
+
+def reverse_variance(name, process, gamma_t, gamma_s):
+    """V (2,) of a step, beta tilde, beta (Ho et al. 2020, sec. 3.2), and the covariance of z_s given z_t.
+
+    That last is beta tilde + coefficient^2 Var(x | z_t); an isotropic V can be its mean over dimensions at
+    best (Bao et al. 2022, theorem 1), one of each dimension's own is it.
+    """
+    (a_t, s_t), (a_s, s_s) = scales(process, gamma_t), scales(process, gamma_s)
+    forward = s_t**2 - (a_t / a_s) ** 2 * s_s**2
+    tilde = forward * s_s**2 / s_t**2
+    if name == "beta_tilde":
+        return np.full(2, tilde)
+    if name == "beta":
+        return np.full(2, forward)
+    of_x = VARIANCE * s_t**2 / (a_t**2 * VARIANCE + s_t**2)
+    exact = tilde + (a_s * forward / s_t**2) ** 2 * of_x
+    return exact if name == "learned" else np.full(2, exact.mean())
+
+
+def recursion(process, gammas, variance, corrector=None):
+    """(mean, variance) (2,) of z_0 / alpha_0 after ancestral steps down ``gammas`` from the prior.
+
+    ``corrector`` (inner, snr): after each step, Langevin's x + e score + sqrt(2 e) noise, e = 2 snr^2 sigma^2
+    """
+    alpha, sigma = scales(process, gammas[0])
+    mean, spread = np.zeros(2), np.full(2, 1.0 if process == "vp" else sigma**2)
+    for gamma_t, gamma_s in zip(gammas[:-1], gammas[1:], strict=True):
+        (a_t, s_t), (a_s, s_s) = scales(process, gamma_t), scales(process, gamma_s)
+        forward = s_t**2 - (a_t / a_s) ** 2 * s_s**2
+        # q(z_s | z_t, x) has mean (a_t / a_s) s_s^2 / s_t^2 z + a_s forward / s_t^2 x, at x = E[x | z]
+        gain = a_t * VARIANCE / (a_t**2 * VARIANCE + s_t**2)
+        of_z, of_x = a_t / a_s * s_s**2 / s_t**2, a_s * forward / s_t**2
+        slope = of_z + of_x * gain
+        mean = slope * mean + of_x * (1 - gain * a_t) * MEAN
+        spread = slope**2 * spread + reverse_variance(variance, process, gamma_t, gamma_s)
+        if corrector is not None:
+            inner, snr = corrector
+            e, total = 2 * snr**2 * s_s**2, a_s**2 * VARIANCE + s_s**2
+            for _ in range(inner):
+                slope = 1 - e / total
+                mean, spread = slope * mean + e / total * a_s * MEAN, slope**2 * spread + 2 * e
+    alpha, _ = scales(process, gammas[-1])
+    return mean / alpha, spread / alpha**2
+
+
+class Fraction(nn.Module):
+    """The exact denoiser, with the fraction (Nichol & Dhariwal 2021, eq. 15) that makes each step exact."""
+
+    def __init__(self, process, gammas):
+        super().__init__()
+        self.name, self.oracle = process, oracle(parts(), PROCESSES[process])
+        self.process, self.gammas = self.oracle.process, gammas
+
+    def forward(self, z, gamma, condition=None):
+        guess = self.oracle(z, gamma)
+        i = int(np.abs(self.gammas - gamma.item()).argmin())
+        at = self.name, self.gammas[i], self.gammas[i + 1]
+        tilde, beta, exact = (reverse_variance(n, *at) for n in ("beta_tilde", "beta", "learned"))
+        fraction = np.log(exact / tilde) / np.log(beta / tilde)
+        guess.fraction = torch.from_numpy(fraction).to(z).expand_as(z)
+        return guess
+
+
+def drawn(sampler, process, variance, n, seed=0):
+    """n samples under a reverse variance, calibrated on the sampler's own grid where it is measured."""
+    gammas = sampler.gammas(WIDE, dtype=torch.float64)
+    denoiser = oracle(parts(), PROCESSES[process])
+    if variance == "learned":
+        denoiser = Fraction(process, gammas.numpy())
+    chosen = {"beta_tilde": BetaTilde, "beta": Beta, "optimal": Optimal, "learned": Learned}[variance]()
+    if variance == "optimal":
+        x = torch.from_numpy(MEAN + np.sqrt(VARIANCE) * np.random.default_rng(5).normal(size=(20_000, 2)))
+        sampler = sampler.drawing_from(chosen).calibrated(denoiser, WIDE, x)
+    else:
+        sampler = sampler.drawing_from(chosen)
+    return sampler(denoiser, WIDE, (n, 2), generator=generator(seed), dtype=torch.float64).numpy()
+
+
+def matches(x, mean, spread, more=0.0):
+    """Every mean and covariance of a sample within 5 standard errors (and a share ``more``)."""
+    n = len(x)
+    assert (np.abs(x.mean(0) - mean) < 5 * np.sqrt(spread / n)).all()
+    found, exact = np.cov(x.T), np.diag(spread)
+    error = np.sqrt((np.outer(spread, spread) + exact**2) / n)
+    assert (np.abs(found - exact) < 5 * error + more * exact).all(), (found, exact)
+
+
+@both
+@variances
+@pytest.mark.parametrize("steps", [6, 40])
+def test_an_ancestral_sampler_draws_from_the_model_of_each_variance(process, variance, steps):
+    sampler = Ancestral(steps)
+    gammas = sampler.gammas(WIDE, dtype=torch.float64).numpy()
+    # the optimal variance is measured on 20 000 items: 2% of it
+    more = 0.02 if variance == "optimal" else 0.0
+    matches(drawn(sampler, process, variance, 100_000), *recursion(process, gammas, variance), more)
+
+
+@both
+@variances
+def test_each_variance_converges_to_the_data_as_steps_grow(process, variance):
+    """At first order; the exact one is there at any number of steps."""
+    errors = []
+    for steps in (50, 100, 200, 400):
+        mean, spread = recursion(process, np.linspace(20.0, -20.0, steps + 1), variance)
+        errors.append(max(np.abs(mean - MEAN).max(), np.abs(spread / VARIANCE - 1).max()))
+    if variance == "learned":
+        assert max(errors) < 1e-3
+        return
+    assert errors[-1] < 0.06
+    for a, b in zip(errors[:-1], errors[1:], strict=True):
+        assert a / b == pytest.approx(2, abs=0.35)
+
+
+@both
+def test_the_exact_variance_is_right_at_three_steps_where_beta_tilde_and_beta_are_not(process):
+    x = {v: drawn(Ancestral(3), process, v, 50_000) for v in ("beta_tilde", "beta", "learned")}
+    off = {v: np.abs(s.var(0) / VARIANCE - 1).max() for v, s in x.items()}
+    assert off["learned"] < 0.05 and off["beta_tilde"] > 0.3 and off["beta"] > 0.3, off
+
+
+# the corrector ------------------------------------------------------------------------------------------
+
+
+def song(z, score, snr, noise):
+    """Song et al. 2021, algorithm 4: e = 2 (r |z| / |g|)^2, x + e g + sqrt(2 e) z; norms averaged over the
+    batch as in their code (alpha_i, 1 - beta_i in algorithm 5, is left at one)."""
+    norm = lambda a: np.linalg.norm(a, axis=1).mean()  # noqa: E731
+    e = 2 * (snr * norm(noise) / norm(score)) ** 2
+    return z + e * score + math.sqrt(2 * e) * noise
+
+
+@both
+def test_the_corrector_is_the_published_one_where_the_score_has_its_typical_length(process):
+    """Of a point far inside a large space |score| = sqrt(d) / sigma and |noise| = sqrt(d), to 1 / sqrt(d)."""
+    d, snr = 40_000, 0.3
+    point = 0.3
+
+    class Point(nn.Module):
+        def forward(self, z, gamma, condition=None):
+            alpha, sigma = self.process.alpha_sigma(gamma)
+            return Prediction("x0", torch.full_like(z, point), z, alpha, sigma)
+
+    denoiser = Point()
+    denoiser.process = PROCESSES[process]
+    gamma_t, gamma_s = torch.tensor([1.0, 0.5]).double()
+    (a_t, s_t), (a_s, s_s) = (scales(process, g.item()) for g in (gamma_t, gamma_s))
+    z = a_t * point + s_t * torch.randn(2, d, generator=generator(9), dtype=torch.float64)
+    ours = PredictorCorrector(1, snr=snr).step(denoiser, z, gamma_t, gamma_s, None, generator(1))
+    same = generator(1)
+    there = Ancestral(1).step(denoiser, z, gamma_t, gamma_s, None, same).numpy()
+    noise = torch.randn(2, d, generator=same, dtype=torch.float64).numpy()
+    theirs = song(there, (a_s * point - there) / s_s**2, snr, noise)
+    assert np.abs(ours.numpy() - theirs).max() < 0.02 * np.abs(theirs - there).max()
+
+
+@both
+@pytest.mark.parametrize("steps", [10, 40])
+def test_predictor_and_corrector_draw_what_their_recursion_says(process, steps):
+    sampler = PredictorCorrector(steps, inner=2, snr=0.3)
+    gammas = sampler.gammas(WIDE, dtype=torch.float64).numpy()
+    found = drawn(sampler, process, "beta_tilde", 100_000)
+    matches(found, *recursion(process, gammas, "beta_tilde", (2, 0.3)))
+
+
+@both
+def test_predictor_and_corrector_converge_to_the_data_as_steps_grow(process):
+    """The corrector's own bias, 1 / (1 - snr^2) where noise is all there is, goes with the noise."""
+    errors = []
+    for steps in (100, 200, 400, 800):
+        mean, spread = recursion(process, np.linspace(20.0, -20.0, steps + 1), "beta_tilde", (1, 0.16))
+        errors.append(max(np.abs(mean - MEAN).max(), np.abs(spread / VARIANCE - 1).max()))
+    assert errors[-1] < 0.03
+    assert all(a / b > 1.6 for a, b in zip(errors[:-1], errors[1:], strict=True)), errors
+
+
+# Langevin -----------------------------------------------------------------------------------------------
+
+
+def test_langevin_of_a_gaussian_has_the_stationary_variance_of_its_step():
+    """x <- (1 - h / 2 s^2) x + sqrt(h) noise settles at variance s^2 / (1 - h / 4 s^2)."""
+    for s, h in ((1.0, 0.1), (1.0, 0.5), (0.2, 0.1), (0.2, 0.002)):
+        x = s * torch.randn(40_000, 1, generator=generator(), dtype=torch.float64)
+        x = langevin(lambda x, s=s: -x / s**2, x, h, 300, generator(1))
+        exact = s**2 / (1 - h / (4 * s**2))
+        assert x.var().item() == pytest.approx(exact, rel=5 * math.sqrt(2 / 40_000))
+
+
+def test_annealed_langevin_is_algorithm_1_of_song_and_ermon():
+    """x + (a_i / 2) score + sqrt(a_i) noise with a_i = eps sigma_i^2 / sigma_L^2, from level to level."""
+    truth = oracle(parts(), PROCESSES["ve"])
+    rate, inner = 0.2, 3  # eps / sigma_L^2 = 2e-5 / .01^2
+    gammas = torch.tensor([3.0, 1.0, -2.0]).double()
+    z = torch.randn(50, 2, generator=generator(3), dtype=torch.float64)
+    *_, ours = AnnealedLangevin(2, inner=inner, rate=rate).path(truth, gammas, z, None, generator(4))
+    noise, x = generator(4), z
+    for sigma in gammas[1:].div(2).exp():
+        size = rate * sigma**2
+        for _ in range(inner):
+            score = -(x - torch.from_numpy(MEAN)) / (torch.from_numpy(VARIANCE) + sigma**2)
+            x = x + size / 2 * score + size.sqrt() * torch.randn(50, 2, generator=noise, dtype=torch.float64)
+    torch.testing.assert_close(ours, x)
+
+
+def test_the_step_that_is_shipped_leaves_a_mode_of_deviation_a_fifth_its_width():
+    """Of the two modes of ablation=langevin; an honest step widens by 1% at most."""
+    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "sampler" / "langevin.yaml"))
+    sampler = build(config, "sampler")
+    assert isinstance(sampler, Langevin)
+    truth = oracle(([1.0], [[0.0, 0.0]], [[[0.04, 0.0], [0.0, 0.04]]]))
+    x = sampler(truth, WIDE, (8000, 2), generator=generator(), dtype=torch.float64)
+    assert x.std().item() == pytest.approx(0.2, rel=0.01 + 5 / math.sqrt(2 * 16_000) / 2)
+
+
+# which model a sampler draws from -----------------------------------------------------------------------
+
+
+def test_a_variance_of_the_sampler_s_own_goes_before_the_model_s():
+    assert isinstance(Ancestral(3).drawing_from(Beta()).reverse, Beta)
+    own = Ancestral(3, variance="beta_tilde")
+    assert isinstance(own.drawing_from(Beta()).reverse, BetaTilde)
+    first = Ancestral(3)
+    first.drawing_from(Beta())
+    assert isinstance(first.reverse, BetaTilde)  # what was asked is left as it was
+    refused(
+        lambda: Ancestral(3, variance="betta"),
+        "sampler.variance='betta'",
+        "beta_tilde, beta, optimal, learned",
+    )
+
+
+def test_ddim_keeps_its_eta_times_beta_tilde_whatever_the_model_s_variance():
+    """Song et al. 2021 (DDIM), eq. 16: sigma = eta times beta tilde's root; eta = 1 is that ancestral."""
+    truth, shape = oracle(parts()), (64, 2)
+    noisy = DDIM(7, eta=1.0)
+    assert noisy.drawing_from(Beta()) is noisy
+    one = noisy(truth, WIDE, shape, generator=generator(), dtype=torch.float64)
+    other = Ancestral(7, variance="beta_tilde")(
+        truth, WIDE, shape, generator=generator(), dtype=torch.float64
+    )
+    torch.testing.assert_close(one, other)
