@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from .batch_mean import batch_mean
 from .schedule import Schedule
 
 
@@ -133,7 +134,7 @@ class Monotone(LearnedEndpoints):
         r"""Within, the interior's gradient will be that of E[L^2] / E[L] in place of E[L] (VDM app. I.2).
 
         Per sample d L_i^2 = 2 L_i d L_i, so what flows back into s(t_i) and s'(t_i) is multiplied by
-        2 L_i / mean L; all else (network, endpoints) keeps its own gradient, in the same backward pass. Use:
+        2 L_i / mean L, the mean that of all processes' items; all else (network, endpoints) keeps its own gradient, in the same backward pass. Use:
 
             with schedule.variance_descent() as tell:
                 loss = objective(denoiser, schedule, x, t, eps)
@@ -155,7 +156,7 @@ class _Scale:
     def tell(self, nats: Tensor) -> None:
         """Per-sample losses (B,), in the order of the times they were taken at."""
         nats = nats.detach()
-        self.value = 2 * nats / nats.mean()
+        self.value = 2 * nats / batch_mean(nats)
 
 
 class _Scaled(torch.autograd.Function):

@@ -27,7 +27,7 @@ from triptych.runs.quiet import quiet
 from triptych.runs.stopping import Stop, requeue
 from triptych.runs.summary import failed, finished
 from triptych.runs.trained import take_over
-from triptych.runs.trainer import build_trainer
+from triptych.runs.trainer import build_trainer, check_shares
 from triptych.runs.tweedie import tweedie
 from triptych.runs.untrained import keep_untrained, trainable
 
@@ -108,6 +108,7 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
     ]
     check_averaging(config, callbacks, validated=monitor is not None)
     trainer = build_trainer(config, run, callbacks, loggers)
+    check_shares(config, trainer)
     start = newest_readable(run.checkpoints())
     if start is not None and start.name != LAST and rank() == 0:
         write_atomic(start.with_name(LAST), start.read_bytes())  # it is the last that counts

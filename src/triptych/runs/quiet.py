@@ -11,6 +11,8 @@ MESSAGES = (
     ".*your `IterableDataset` has `__len__` defined.*",
     ".*dataloader is not resumable.*",  # ours follows from the step
     ".*`srun` command is available.*",
+    ".*It is recommended to use .*sync_dist=True.*",  # our figures are of all processes when they are logged
+    ".*find_unused_parameters=True was specified.*",  # on purpose, see runs/trainer.py
     ".*Found .* module.s. in eval mode.*",
 )
 

@@ -34,6 +34,13 @@ def _check_shards(config: dict) -> None:
         )
 
 
+def check_shares(config: dict, trainer: pl.Trainer) -> None:
+    """Before there is more than one process: UserError if the batch has no equal part for each."""
+    size, world = config["data"]["batch_size"], trainer.world_size
+    if size % world:
+        raise UserError(f"data.batch_size={size}: a multiple of the {world} processes is accepted")
+
+
 def build_trainer(
     config: dict, run: RunDirectory | None, callbacks: list, loggers: list | bool
 ) -> pl.Trainer:
@@ -57,6 +64,12 @@ def build_trainer(
     _check_clip(node["gradient_clip_val"])
     if str(node["strategy"]).startswith("fsdp"):
         _check_shards(config)
+    several = node["num_nodes"] > 1 or isinstance(devices, int) and devices > 1
+    if node["strategy"] == "ddp" or node["strategy"] == "auto" and several:
+        # DDP would sort its buckets anew after a start's first step, and where a number lies in a bucket decides
+        # the order in which three processes or more are summed: a resumed run would differ in the last digit.
+        # Looking for unused parameters forbids that; and free bits may leave some unused.
+        node["strategy"] = "ddp_find_unused_parameters_true"
     return build(
         node,
         "trainer",

@@ -1,0 +1,18 @@
+"""The mean over a step's whole batch, of which each process holds a part."""
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def batch_mean(value: Tensor) -> Tensor:
+    """Mean of ``value`` (B / W,) over the W processes' items, (), the same on each; no gradient.
+
+    Where a loss depends on its batch's mean, this is what makes it that of one process.
+    """
+    value = value.detach()
+    if not (dist.is_available() and dist.is_initialized()):
+        return value.mean()
+    sums = torch.stack([value.sum(), value.new_tensor(float(value.numel()))])
+    dist.all_reduce(sums)
+    return sums[0] / sums[1]
