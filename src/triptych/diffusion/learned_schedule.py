@@ -134,7 +134,8 @@ class Monotone(LearnedEndpoints):
         r"""Within, the interior's gradient will be that of E[L^2] / E[L] in place of E[L] (VDM app. I.2).
 
         Per sample d L_i^2 = 2 L_i d L_i, so what flows back into s(t_i) and s'(t_i) is multiplied by
-        2 L_i / mean L, the mean that of all processes' items; all else (network, endpoints) keeps its own gradient, in the same backward pass. Use:
+        2 L_i / mean L, the mean that of all processes' items; all else (network, endpoints) keeps its own
+        gradient, in the same backward pass. Use:
 
             with schedule.variance_descent() as tell:
                 loss = objective(denoiser, schedule, x, t, eps)

@@ -21,8 +21,8 @@ class LatentModel(BoundModel):
     r"""Trains a ladder of encoders and decoders on its bound, or on the bound bent to help optimisation.
 
     loss = reconstruction + beta(step) sum_l max(KL_l, free), the maximum taken on the whole batch's mean
-    (Kingma et al. 2016, IAF, app. C.8). What is reported is always the bound itself: beta = 1, free = 0, and beside it
-    the KL of each level ("kl_1" next to the data) and an importance-weighted bound ("iw").
+    (Kingma et al. 2016, IAF, app. C.8). What is reported is always the bound itself: beta = 1, free = 0, and
+    beside it the KL of each level ("kl_1" next to the data) and an importance-weighted bound ("iw").
 
     Args:
         network: encoders, decoders and head; its head gives ``outputs`` per dimension of x.
@@ -75,7 +75,8 @@ class LatentModel(BoundModel):
         levels = self.hierarchy.ratios(batch.x, path)
         if self.free_nats:
             levels = [
-                kl if batch_mean(kl) > self.free_nats else torch.full_like(kl, self.free_nats) for kl in levels
+                kl if batch_mean(kl) > self.free_nats else torch.full_like(kl, self.free_nats)
+                for kl in levels
             ]
         beta = min(1.0, (step + 1) / self.beta_warmup) if self.beta_warmup else 1.0
         return reconstruction + beta * torch.stack(levels).sum(0)

@@ -66,7 +66,7 @@ def build_trainer(
         _check_shards(config)
     several = node["num_nodes"] > 1 or isinstance(devices, int) and devices > 1
     if node["strategy"] == "ddp" or node["strategy"] == "auto" and several:
-        # DDP would sort its buckets anew after a start's first step, and where a number lies in a bucket decides
+        # DDP sorts its buckets anew after a start's first step, and where a number lies in a bucket decides
         # the order in which three processes or more are summed: a resumed run would differ in the last digit.
         # Looking for unused parameters forbids that; and free bits may leave some unused.
         node["strategy"] = "ddp_find_unused_parameters_true"
