@@ -30,6 +30,8 @@ register_resolvers()
 
 def train(directory: RunDirectory) -> dict:
     """Execute the run that ``directory`` records, from the start or from its last checkpoint; its summary."""
+    # DDP's remark, once a process, that it looks for unused parameters; read when torch is imported
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from triptych.runs.execute import execute
 
     return execute(directory)

@@ -12,7 +12,6 @@ MESSAGES = (
     ".*dataloader is not resumable.*",  # ours follows from the step
     ".*`srun` command is available.*",
     ".*It is recommended to use .*sync_dist=True.*",  # our figures are of all processes when they are logged
-    ".*find_unused_parameters=True was specified.*",  # on purpose, see runs/trainer.py
     ".*Found .* module.s. in eval mode.*",
 )
 
@@ -21,5 +20,10 @@ def quiet() -> None:
     """Silence them, and Lightning's tips."""
     for message in MESSAGES:
         warnings.filterwarnings("ignore", message=message)
-    for name in ("pytorch_lightning", "lightning.fabric", "pytorch_lightning.utilities.rank_zero"):
+    for name in (
+        "pytorch_lightning",
+        "lightning.fabric",
+        "lightning_fabric",
+        "pytorch_lightning.utilities.rank_zero",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
