@@ -28,7 +28,7 @@ def _refuse_unconditional(denoiser, what: str) -> None:
 
 
 class ClassifierFree(Wrapper):
-    r"""Ho & Salimans 2022 (tutorial eq. 167): score(z) + s (score(z | y) - score(z)), from one network.
+    r"""Ho & Salimans 2022 (tutorial sec. "Guidance"): score(z) + s (score(z | y) - score(z)), from one network.
 
     Args:
         denoiser: conditional; without a condition it answers for all classes.
@@ -77,7 +77,7 @@ class ClassifierFree(Wrapper):
 
 
 class Classifier(Wrapper):
-    r"""Dhariwal & Nichol 2021 (tutorial eq. 161): score(z | y) = score(z) + s grad_z log p(y | z).
+    r"""Dhariwal & Nichol 2021 (tutorial sec. "Guidance"): score(z | y) = score(z) + s grad_z log p(y | z).
 
     Args:
         denoiser: asked without a condition.

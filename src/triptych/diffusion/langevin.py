@@ -1,4 +1,4 @@
-"""Langevin dynamics: sampling with nothing but a score (tutorial eq. 164; Song & Ermon 2019)."""
+"""Langevin dynamics: sampling with nothing but a score (Song & Ermon 2019; tutorial sec. "Score-based")."""
 
 from collections.abc import Callable
 
