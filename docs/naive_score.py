@@ -77,7 +77,7 @@ def weights(mixture: GaussianMixture, seeds: int = 5) -> dict[str, list[float]]:
     """Share of the smaller mode under the exact score, by seed."""
     oracle, schedule = Oracle(mixture, VariancePreserving()), Linear(-10.0, 8.0)
     samplers = {
-        "plain": Langevin(60, inner=20, size=0.1),
+        "plain": Langevin(60, inner=20, size=0.002),
         "annealed": AnnealedLangevin(60, inner=40, rate=0.2),
     }
     return {
