@@ -28,7 +28,7 @@ def _refuse_unconditional(denoiser, what: str) -> None:
 
 
 class ClassifierFree(Wrapper):
-    r"""Ho & Salimans 2022 (tutorial sec. "Guidance"): score(z) + s (score(z | y) - score(z)), from one network.
+    r"""Ho & Salimans 2022 (tutorial sec. "Guidance"): score(z) + s (score(z | y) - score(z)), one network.
 
     Args:
         denoiser: conditional; without a condition it answers for all classes.
