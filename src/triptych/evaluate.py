@@ -44,7 +44,8 @@ def evaluate(cfg: DictConfig) -> dict:
         several = {"devices": cfg.devices, "num_nodes": 1, "strategy": "ddp" if cfg.devices > 1 else "auto"}
         config["trainer"] |= {"accelerator": "auto"} | several  # wherever the run was trained
 
-    opened = reopen(cfg.ckpt, cfg.weights, cfg.data_root, adjust)
+    judged = () if cfg.split == "train" else (cfg.split,)
+    opened = reopen(cfg.ckpt, cfg.weights, cfg.data_root, adjust, judged)
     if not len(opened.data.splits[cfg.split]):
         raise UserError(
             f"split={cfg.split}: this run kept no items there; another of {', '.join(SPLITS)} is accepted"

@@ -52,22 +52,17 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
         free.pop("local", None)  # optional, and not there
     if not free and not hydra.overrides.task:
         return
-    loader = GlobalHydra.instance().config_loader()
-    overrides = [
-        f"{g}={c}" for g, c in choices.items() if not g.startswith("hydra/") and c and g not in FREE_GROUPS
-    ]
-    overrides.append("~local")  # the one free group that is there by default
-    base = loader.load_configuration(hydra.job.config_name, overrides, RunMode.RUN)
+    base = defaults(choices, hydra.job.config_name)
     known = set(keys(base))
     files = f" (in {', '.join(f'{g}={c}' for g, c in free.items())})" if free else ""
     typed = {o.lstrip("+~").split("=", 1)[0] for o in hydra.overrides.task}
     for key in keys(cfg):
         if key.split(".")[0] == "hydra":  # there while a sweep is being set up; Hydra's own schema checks it
             continue
-        value = _plain(cfg, key)
+        value = plain(cfg, key)
         where = "" if key in typed else files
         if key in known:
-            if wanted := _other_kind(_plain(base, key), value):
+            if wanted := _other_kind(plain(base, key), value):
                 raise UserError(f"{key}={value!r}{where}: {wanted} is accepted")
             continue
         parent, _, name = key.rpartition(".")
@@ -77,7 +72,17 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
         raise UserError(f"{key}={value!r}{where}: no such key, {nearest(key, siblings)}")
 
 
-def _plain(cfg: DictConfig, key: str) -> Any:
+def defaults(choices: dict[str, Any], door: str = "train") -> DictConfig:
+    """What the files of ``choices`` say by themselves: without overrides and without the free groups."""
+    loader = GlobalHydra.instance().config_loader()
+    overrides = [
+        f"{g}={c}" for g, c in choices.items() if not g.startswith("hydra/") and c and g not in FREE_GROUPS
+    ]
+    overrides.append("~local")  # the one free group that is there by default
+    return loader.load_configuration(door, overrides, RunMode.RUN)
+
+
+def plain(cfg: DictConfig, key: str) -> Any:
     """The value at a dotted key as plain data, interpolations left as they are written."""
     node = cfg
     *parents, name = key.split(".")

@@ -13,12 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-# They say how to run, not what: the same directory with or without them.
-NOT_IDENTITY = {
-    *("ablation", "experiment", "hparams_search", "name", "seed"),
-    *("force", "retry", "paths.root_dir", "paths.log_dir"),
-    *("until", "max_seeds", "equal_within"),
-}
+from triptych.config.identity import NOT_IN_NAMES, role
 
 
 def slug(text: str, limit: int = 120) -> str:
@@ -42,7 +37,9 @@ def shared_overrides(cfg: DictConfig) -> dict[str, str]:
     return {
         o.key_or_group: str(o.input_line)
         for o in OverridesParser.create().parse_overrides(list(cfg.hydra.overrides.task))
-        if not o.is_sweep_override() and o.key_or_group not in axes | NOT_IDENTITY
+        if not o.is_sweep_override()
+        and o.key_or_group not in axes
+        and role(o.key_or_group) not in NOT_IN_NAMES
     }
 
 

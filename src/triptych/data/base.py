@@ -118,6 +118,13 @@ class DataModule(pl.LightningDataModule):
             self.prepare_data()
         self.splits = self.load()
 
+    def formula(self) -> dict[str, Any] | None:
+        """Where a formula draws the items, all that they follow from but seed and sizes; None: they are read.
+
+        It identifies the data in place of their values, whose last digits differ between machines.
+        """
+        return None
+
     @property
     def mixture(self) -> GaussianMixture | None:
         """The true distribution, where it is known."""

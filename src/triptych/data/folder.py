@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Unpack
@@ -15,6 +17,7 @@ from tqdm import tqdm
 from triptych.data.base import DataError, DataModule, Loading, folder_path, rank_world, whole
 from triptych.data.batch import Split
 
+TO = {"train": "train on", "val": "validate on", "test": "test on"}
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -40,6 +43,14 @@ def classes(files: list[Path]) -> list[str]:
     return sorted(tops) if len(tops) > 1 else []
 
 
+def place(file: Path, data_seed: int) -> float:
+    """Where an image stands in [0, 1): a hash of its path under the root, whatever other images there are."""
+    # NFC: some file systems hand é back as e with an accent of its own
+    name = unicodedata.normalize("NFC", file.as_posix())
+    digest = hashlib.blake2b(f"{data_seed}/{name}".encode("utf-8", "surrogateescape"), digest_size=8)
+    return int.from_bytes(digest.digest(), "big") / 2**64
+
+
 def read_image(file: Path, size: int, channels: int) -> np.ndarray:
     """(channels, size, size) uint8: turned upright, the shorter side scaled to `size`, the centre cut out."""
     try:
@@ -56,9 +67,11 @@ def read_image(file: Path, size: int, channels: int) -> np.ndarray:
 class ImageFolder(DataModule):
     """Images under root, 256 levels, decoded once. Two or more sub-folders are classes.
 
-    Files are sorted by path, then permuted by RandomState(0): train first, then validation, then test; a
-    fraction above 0 gets at least one image. num_classes is known after setup, as the folder is read there.
-    num_workers threads decode. DataError: no folder, no images, a file that is no image.
+    An image tests, validates or trains by a hash of its own path under root and of data_seed, so that images
+    which come or go move no other one; fractions are met on average. A split is in the hash's order.
+    data_seed=None: the split of runs made before there was one, by position in a permutation of all.
+    num_classes is known after setup, as the folder is read there. num_workers threads decode.
+    DataError: no folder, no images, a file that is no image, a split with a fraction above 0 and no image.
     """
 
     name = "folder"
@@ -71,6 +84,7 @@ class ImageFolder(DataModule):
         channels: int = 3,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
+        data_seed: int | None = None,
         **loading: Unpack[Loading],
     ) -> None:
         super().__init__(**loading)
@@ -80,7 +94,13 @@ class ImageFolder(DataModule):
         for key, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
                 raise DataError(f"data.{key}={value!r}: needs a number from 0 up to, not including, 1")
+        if val_fraction + test_fraction >= 1:
+            raise DataError(
+                f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}: leave none to"
+                " train on; a sum below 1 is accepted"
+            )
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.data_seed = None if data_seed is None else whole("data_seed", data_seed)
         self.shape = (channels, whole("size", size, 1), size)
 
     def load(self) -> dict[str, Split]:
@@ -91,27 +111,44 @@ class ImageFolder(DataModule):
             raise DataError(
                 f"data.root={str(self.root)!r}: no images there; needs files {', '.join(ENDINGS)}"
             )
-        bounds = self.bounds(len(files))
+        parts = self.parts(files)
         names = classes(files)
         self.num_classes = len(names)
         values = self.decode([self.root / file for file in files])
         labels = torch.tensor([names.index(file.parts[0]) for file in files]) if names else None
-        parts = np.split(np.random.RandomState(0).permutation(len(files)), bounds)
         return {
             name: Split(values[part], None if labels is None else labels[part], self.levels)
             for name, part in zip(("train", "val", "test"), parts, strict=True)
         }
 
+    def parts(self, files: list[Path]) -> list[np.ndarray]:
+        """Which of `files` train, validate and test; DataError if there are to be some and are none."""
+        if self.data_seed is None:
+            return np.split(np.random.RandomState(0).permutation(len(files)), self.bounds(len(files)))
+        at = np.array([place(file, self.data_seed) for file in files])
+        order = np.argsort(at, kind="stable")
+        # testing first, so that another val_fraction leaves the test set as it is
+        ends = np.searchsorted(at[order], [self.test_fraction, self.test_fraction + self.val_fraction])
+        test, val, train = np.split(order, ends)
+        wanted = {"train": 1.0, "val": self.val_fraction, "test": self.test_fraction}
+        for (name, fraction), part in zip(wanted.items(), (train, val, test), strict=True):
+            if fraction and not len(part):
+                raise self.too_few(len(files), name)
+        return [train, val, test]
+
     def bounds(self, n: int) -> tuple[int, int]:
         """Where validation and test start in the permutation; DataError if nothing is left to train on."""
         val, test = (max(1, round(n * f)) if f else 0 for f in (self.val_fraction, self.test_fraction))
         if val + test >= n:
-            raise DataError(
-                f"data.root={str(self.root)!r}: its {n} images leave none to train on with"
-                f" data.val_fraction={self.val_fraction} and data.test_fraction={self.test_fraction};"
-                " needs more images"
-            )
+            raise self.too_few(n, "train")
         return n - val - test, n - test
+
+    def too_few(self, n: int, split: str) -> DataError:
+        return DataError(
+            f"data.root={str(self.root)!r}: its {n} images leave none to {TO[split]} with"
+            f" data.val_fraction={self.val_fraction}, data.test_fraction={self.test_fraction} and"
+            f" data.data_seed={self.data_seed}; needs more images, other fractions or another seed"
+        )
 
     def decode(self, files: list[Path]) -> torch.Tensor:
         """(n, *shape) uint8, in the order of `files`."""

@@ -89,6 +89,9 @@ class Mixture(Generated):
 
         return GaussianMixture(*self._parameters)
 
+    def formula(self) -> dict[str, Any]:
+        return {"mixture": [[f"{v:.12g}" for v in part.flatten().tolist()] for part in self._parameters]}
+
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         return self.mixture.sample(n, generator)
 

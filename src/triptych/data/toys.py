@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Generator, Tensor
@@ -57,6 +57,9 @@ class Toy(Generated):
             raise DataError(f"data.kind={kind!r}: needs one of {', '.join(KINDS)}")
         self.name = kind
         self.num_classes = 2 if kind == "two_moons" else 0
+
+    def formula(self) -> dict[str, Any]:
+        return {"kind": self.name, "noise": NOISE}
 
     def draw(self, n: int, generator: Generator) -> Drawn:
         return KINDS[self.name](n, generator)

@@ -58,6 +58,7 @@ class BoundModel(pl.LightningModule):
         self.accounting = Accounting(self.dims, discrete, edges, tuple(extras))
         self.split = "val"  # what the accounting is about; set by whoever starts a test
         self.config: dict = {}  # the resolved configuration, kept in each checkpoint
+        self.seen: dict | None = None  # the data that it is trained on, likewise
         self._clock = (0, time.perf_counter())
 
     draws = True  # whether it is a model that samples can be drawn from
@@ -145,7 +146,7 @@ class BoundModel(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["triptych"] = {"schema": 1, "config": self.config}
+        checkpoint["triptych"] = {"schema": 1, "config": self.config, "data": self.seen}
 
     # the accounting ---------------------------------------------------------------------------------
 

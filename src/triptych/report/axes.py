@@ -1,20 +1,16 @@
-"""What differs between runs: the axes of an ablation, found from overrides and choices."""
+"""What differs between runs: the axes of an ablation, found from resolved configurations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from triptych.config.identity import AXES, role
 from triptych.report.words import listed
 from triptych.runs.read import Run
 
-# where a run is, how it is watched and on what it runs are not what an ablation varies
-IGNORED = {"seed", "name", "force", "resume", "data", "data.root", "data.num_workers", "tags", "ablation"}
-IGNORED_ROOMS = ("hydra", "paths", "logger", "callbacks", "local")
 SWEEP = "directory"
-# what is decided after a model is trained: runs that differ in nothing else share model and bound
-DRAWING = ("sampler", "guidance", "guide", "threshold", "samples", "measures")
-BUNDLE = "experiment"  # several settings under one name: that they change together is its purpose
+BUNDLES = ("experiment", "debug")  # several settings under one name: that they change together is its purpose
 
 
 @dataclass(frozen=True)
@@ -27,24 +23,38 @@ class Axis:
     @property
     def of_drawing(self) -> bool:
         """Whether it is a matter of how samples are drawn and measured, not of the model."""
-        return self.key.split(".")[0].split("/")[0] in DRAWING
+        return role(self.key) == "drawing"
 
 
 def settings(run: Run) -> dict[str, str]:
-    """What a run was told and what was chosen for it; choices win, for they are resolved."""
-    merged = {**run.overrides, **run.choices}
-    return {
-        k: v
-        for k, v in merged.items()
-        if k not in IGNORED and k.split(".")[0].split("/")[0] not in IGNORED_ROOMS
-    }
+    """All of a run's settings that may change its result: typed first, then chosen, then resolved.
+
+    What a key is follows from the table in ``config/identity.py``; one that it does not have counts.
+    """
+    found = {**run.overrides, **run.choices}
+    # resolved, it wins over what was typed; of an empty group the choice says more
+    found |= {key: value for key, value in run.config.items() if key not in run.choices}
+    return {key: value for key, value in found.items() if role(key) in AXES or key in BUNDLES}
+
+
+def told(run: Run) -> dict[str, str]:
+    """Those of its settings that a person typed or chose."""
+    return {k: v for k, v in settings(run).items() if k in run.overrides or k in run.choices}
 
 
 def value(run: Run, key: str) -> str:
-    """The run's value on an axis; "default" where it was not told."""
+    """The run's value on an axis; "none" where its configuration has no such key, "default" if unknown."""
     if key == SWEEP:
         return run.sweep or run.dir.name
-    return settings(run).get(key, "default")
+    if role(key) == "machine":
+        return run.overrides.get(key) or run.choices.get(key, "default")
+    return _value(run, key, settings(run))
+
+
+def _value(run: Run, key: str, known: Mapping[str, str]) -> str:
+    if key in known:
+        return known[key]
+    return "none" if _has(run, key.split(".")[0].split("/")[0]) else "default"
 
 
 def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
@@ -53,27 +63,35 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     A setting that another determines (schedule always "cosine" where objective is "v") adds nothing to a
     name, but its effect cannot be told from the other's: it is left out of names and said in a note.
     """
-    keys = dict.fromkeys(key for run in runs for key in settings(run))
+    every = {id(run): settings(run) for run in runs}
+    keys = dict.fromkeys(key for run in runs for key in every[id(run)])
     # a run that failed early may not have recorded its choices: what it does not tell is no difference
-    known = {key: [run for run in runs if run.status == "finished" or key in settings(run)] for key in keys}
-    axes = [Axis(key, tuple(dict.fromkeys(value(run, key) for run in known[key]))) for key in keys]
+    known = {key: [run for run in runs if run.status == "finished" or key in every[id(run)]] for key in keys}
+    axes = [Axis(key, tuple(dict.fromkeys(_value(r, key, every[id(r)]) for r in known[key]))) for key in keys]
     axes = [axis for axis in axes if len(axis.values) > 1]
+    axes = [axis for axis in axes if not _only_a_name(axis, axes, runs)]
     if all(len(models) == 1 for models in _models(runs).values()):  # one for each seed, as if trained by it
         axes = [axis for axis in axes if axis.key != "trained"]
     notes = []
     for axis in reversed(axes.copy()):
-        owner = next(
-            (a for a in axes if a is not axis and _determines(a.key, axis.key, known[axis.key])), None
-        )
-        if owner:
+        owners = [a for a in axes if a is not axis and _determines(a.key, axis.key, known[axis.key])]
+        if owners:
             axes.remove(axis)
-            if owner.key == BUNDLE:
+            # a choice's own keys, several settings under one name, one value that two keys refer to
+            if any(_above(a.key, axis.key) or a.key in BUNDLES or a.values == axis.values for a in owners):
                 continue
             notes.append(
-                f"{axis.key} ({listed(list(axis.values))}) changes together with {owner.key}: "
+                f"{axis.key} ({listed(list(axis.values))}) changes together with {owners[0].key}: "
                 f"these runs cannot tell the effect of one from the other."
             )
     return axes, notes[::-1]
+
+
+def machine_axes(runs: Sequence[Run]) -> list[Axis]:
+    """On what runs were to be executed, where that was typed and differs: no setting, but a difference."""
+    keys = dict.fromkeys(key for run in runs for key in run.overrides if role(key) == "machine")
+    axes = [Axis(key, tuple(dict.fromkeys(value(run, key) for run in runs))) for key in keys]
+    return [axis for axis in axes if len(axis.values) > 1]
 
 
 def label(run: Run, axes: Sequence[Axis]) -> str:
@@ -94,6 +112,22 @@ def _models(runs: Sequence[Run]) -> dict[int | None, set[str]]:
     for run in runs:
         found.setdefault(run.seed, set()).add(value(run, "trained"))
     return found
+
+
+def _only_a_name(axis: Axis, axes: Sequence[Axis], runs: Sequence[Run]) -> bool:
+    """Whether it is the name of a group's file, and nothing that the group says differs."""
+    if not all(axis.key in run.choices and _has(run, axis.key.replace("/", ".")) for run in runs):
+        return False
+    return not any(_above(axis.key, other.key) for other in axes)
+
+
+def _has(run: Run, group: str) -> bool:
+    return any(key == group or key.startswith(f"{group}.") for key in run.config)
+
+
+def _above(group: str, key: str) -> bool:
+    """Whether ``key`` stands within ``group``: objective and objective.weighting.power."""
+    return key.replace("/", ".").startswith(group.replace("/", ".") + ".")
 
 
 def _determines(owner: str, key: str, runs: Sequence[Run]) -> bool:

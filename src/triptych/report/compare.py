@@ -8,13 +8,14 @@ Only runs on the same data and in the same unit are compared; each such group is
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 
-from triptych.report.axes import SWEEP, Axis, find_axes, label, value
+from triptych.config.identity import role
+from triptych.report.axes import SWEEP, Axis, find_axes, label, machine_axes, value
+from triptych.report.same_data import Group, group
 from triptych.report.statistics import Paired, Spread, holm, paired, spread
 from triptych.report.words import count, listed
 from triptych.runs.read import UNITS, Run
@@ -61,6 +62,9 @@ class Comparison:
     pairs: dict[tuple[int, int], Paired]
     adjusted: dict[tuple[int, int], float]
     notes: tuple[str, ...]
+    dataset: str = (
+        ""  # the name by which the data were chosen; `data` also tells them from others of that name
+    )
 
     @property
     def unit(self) -> str:
@@ -88,24 +92,16 @@ class Comparison:
 
 def compare(runs: Sequence[Run]) -> list[Comparison]:
     """Group by data and unit, and compare within each group. Empty while nothing has finished."""
-    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    waiting = []
-    for run in runs:
-        if run.status == "finished" and run.measure:
-            groups[run.choices.get("data", ""), run.measure].append(run)
-        else:
-            waiting.append(run)
-    for run in waiting:
-        # a run that has not reported yet belongs where its data is, if that is told and unambiguous
-        homes = [key for key in groups if key[0] == run.choices.get("data", key[0])]
-        if len(homes) == 1 and (run.overrides or run.choices):
-            groups[homes[0]].append(run)
-    return [_compare(data, measure, group) for (data, measure), group in sorted(groups.items())]
+    return [_compare(one) for one in group(runs)]
 
 
-def _compare(data: str, measure: str, runs: list[Run]) -> Comparison:
+def _compare(one: Group) -> Comparison:
+    runs, measure = one.runs, one.measure
     axes, notes = find_axes(runs)
     cells, repeated = _cells(runs, axes, measure)
+    if repeated and (machines := machine_axes(runs)):
+        axes = [*axes, *machines]
+        cells, repeated = _cells(runs, axes, measure)
     if repeated and len({value(run, SWEEP) for run in runs}) > 1:
         axes = [*axes, Axis(SWEEP, tuple(dict.fromkeys(value(run, SWEEP) for run in runs)))]
         cells, repeated = _cells(runs, axes, measure)
@@ -118,8 +114,10 @@ def _compare(data: str, measure: str, runs: list[Run]) -> Comparison:
     pairs = {(i, j): paired(values[i], values[j]) for i, j in combinations(range(len(usable)), 2)}
     adjusted = dict(zip(pairs, holm([pair.p for pair in pairs.values()]), strict=True))
     pending = tuple(cell for cell in cells if not cell.runs)
-    notes += [note for note in _warnings(runs, usable) if note]
-    return Comparison(data, measure, tuple(axes), tuple(usable), pending, pairs, adjusted, tuple(notes))
+    notes += one.notes + [note for note in _warnings(runs, usable, axes) if note]
+    return Comparison(
+        one.data, measure, tuple(axes), tuple(usable), pending, pairs, adjusted, tuple(notes), one.dataset
+    )
 
 
 def _cells(runs: list[Run], axes: list[Axis], measure: str) -> tuple[list[Cell], int]:
@@ -140,7 +138,7 @@ def _cells(runs: list[Run], axes: list[Axis], measure: str) -> tuple[list[Cell],
     return sorted(ordered, key=lambda cell: first[cell.label]), repeated
 
 
-def _warnings(runs: list[Run], cells: list[Cell]) -> list[str]:
+def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> list[str]:
     """Whatever makes the comparison less controlled than it looks, one sentence each."""
     used = [run for cell in cells for run in cell.runs.values()]
     notes = []
@@ -162,17 +160,36 @@ def _warnings(runs: list[Run], cells: list[Cell]) -> list[str]:
         notes.append(
             f"The runs were measured on different numbers of test items ({listed(list(map(str, sizes)))})."
         )
-    for name, what in (
-        ("steps", "training steps"),
-        ("weights", "weights"),
-        ("commit", "commits of the code"),
+    varied = {axis.key for axis in axes}
+    for name, what, key in (
+        ("steps", "training steps", "trainer.max_steps"),
+        ("weights", "weights", "weights"),
+        ("commit", "commits of the code", ""),
+        ("split", "splits of the same data into training and validation", ""),
     ):
+        if key in varied or (name == "split" and any(role(axis) == "split" for axis in varied)):
+            continue
         found = sorted({str(getattr(run, name)) for run in used if getattr(run, name)})
         if len(found) > 1:
             notes.append(f"The runs used different {what}: {listed([text[:10] for text in found])}.")
     parameters = sorted({run.parameters for run in used if run.parameters})
     if len(parameters) > 1:
         notes.append(f"The networks differ in size: {parameters[0]:,} to {parameters[-1]:,} parameters.")
+    notes += _changes(used)
     if any(run.dirty for run in used):
         notes.append("Some runs used code with uncommitted changes, which their commit does not identify.")
+    return notes
+
+
+def _changes(runs: list[Run]) -> list[str]:
+    """Runs that are not of one piece, and code that differs where the commit does not."""
+    notes = []
+    if changed := [run for run in runs if run.code_changes]:
+        told = "; ".join(f"{run.dir.name}: {run.code_changes[0]}" for run in changed[:3])
+        notes.append(f"{count(len(changed), 'run')} went on after an interruption under other code ({told}).")
+    if changed := [run for run in runs if run.data_changed]:
+        names = listed([run.dir.name for run in changed[:3]])
+        notes.append(f"{count(len(changed), 'run')} went on after the data had changed ({names}).")
+    if len({run.sources for run in runs if run.sources}) > 1 and len({run.commit for run in runs}) == 1:
+        notes.append("The runs used different code at the same commit.")
     return notes

@@ -166,7 +166,7 @@ def _frame(points: list[float], intervals: list) -> tuple[float, float]:
 
 def _references(ax: Axes, comparison: Comparison, low: float, high: float) -> tuple[float, float]:
     """Mark what simpler models need; far ones are named at the edge, so that cells stay apart."""
-    marks = list(REFERENCES.get(comparison.data, ())) if comparison.measure == "bpd" else []
+    marks = list(REFERENCES.get(comparison.dataset, ())) if comparison.measure == "bpd" else []
     truths = [cell.spread(part="entropy").mean for cell in comparison.cells if cell.spread(part="entropy").n]
     if truths:
         marks.append(("entropy (best possible)", truths[0]))

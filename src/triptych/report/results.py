@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 
-from triptych.report.axes import settings
+from triptych.report.axes import find_axes, settings, told
 from triptych.runs.read import Run
+
+# what a spreadsheet takes for a formula when a cell begins with it; numbers are numbers
+FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-?(inf|nan)")
 
 
 def results_csv(runs: Sequence[Run]) -> str:
     """One row per run; figures in full precision, empty where a run has none.
 
-    Columns: directory, sweep, status, seed, each override and choice, each figure of test, val and train as
-    `test/bpd`, `test/bpd_stderr`, `test/bpd_n`, each measure of samples as `samples/recall@guidance.scale=2`,
-    then seconds, parameters and origin.
+    Columns: directory, sweep, status, seed, each setting that was typed, was chosen or differs, each figure of
+    test, val and train as `test/bpd`, `test/bpd_stderr`, `test/bpd_n`, each measure of samples as
+    `samples/recall@guidance.scale=2`, then seconds, parameters and origin. A text that a spreadsheet would
+    take for a formula has an apostrophe in front.
     """
-    table = [_row(run) for run in runs]
+    axes = find_axes(runs)[0]
+    table = [_row(run, [axis.key for axis in axes]) for run in runs]
+    table = [{_cell(key): _cell(value) for key, value in row.items()} for row in table]
     first = dict.fromkeys(key for row in table for key in row)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(first) or ["directory"], restval="", lineterminator="\n")
@@ -26,14 +34,20 @@ def results_csv(runs: Sequence[Run]) -> str:
     return out.getvalue()
 
 
-def _row(run: Run) -> dict[str, object]:
+def _cell(value: object) -> str:
+    text = "" if value is None else str(value)
+    return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
+
+
+def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
     row: dict[str, object] = {
         "directory": str(run.dir),
         "sweep": run.sweep,
         "status": run.status,
         "seed": run.seed,
     }
-    row |= {"data": run.choices.get("data", run.overrides.get("data", ""))} | settings(run)
+    row |= {"data": run.choices.get("data", run.overrides.get("data", ""))} | told(run)
+    row |= {key: found for key, found in settings(run).items() if key in axes}
     for split in ("test", "val", "train"):
         for key, estimate in getattr(run, split).items():
             row[f"{split}/{key}"] = repr(estimate.mean)
@@ -50,6 +64,9 @@ def _row(run: Run) -> dict[str, object]:
         "commit": run.commit,
         "dirty": run.dirty,
         "started": run.started,
+        "data_fingerprint": run.fingerprint,
+        "sources": run.sources,
+        "changed": "; ".join([*(["data"] if run.data_changed else []), *run.code_changes]),
         "error": run.error,
     }
     return row

@@ -10,10 +10,12 @@ from triptych.callbacks.gradients import Gradients
 from triptych.callbacks.progress import Progress
 from triptych.callbacks.samples import SampleGrid, draw, log_picture, save
 from triptych.config.build import build, check_targets
+from triptych.data.fingerprint import fingerprint
 from triptych.errors import Interrupted, StorageError, UserError
 from triptych.models.assemble import build_data, build_model
 from triptych.runs.account import account
 from triptych.runs.averaging import check_averaging, compare_averages
+from triptych.runs.changed import check_data, remember, say
 from triptych.runs.checkpoints import load_weights, newest_readable, read_checkpoint
 from triptych.runs.directory import RunDirectory, write_atomic
 from triptych.runs.guide import guided
@@ -112,14 +114,20 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
     start = newest_readable(run.checkpoints())
     if start is not None and start.name != LAST and rank() == 0:
         write_atomic(start.with_name(LAST), start.read_bytes())  # it is the last that counts
-    step = read_checkpoint(start)["global_step"] if start else 0
+    kept = read_checkpoint(start) if start else None
+    step = kept["global_step"] if kept else 0
+    now = fingerprint(data)
+    model.seen = check_data(run, now, kept)
+    taken = take_over(run, config, now, write=rank() == 0) if config.get("trained") else None
+    if taken is not None:
+        model.seen = remember(now, taken["triptych"].get("data"))
+    facts = {key: value for key, value in model.seen.items() if key != "items"}
     _take_up_rows(loggers, step)
     if rank() == 0:
-        add_execution(run, _device(trainer), trainer.world_size, step)
+        say(run, add_execution(run, _device(trainer), trainer.world_size, step, config, facts))
     ok = False
     try:
         stage["now"] = "fit"
-        taken = take_over(run, config, write=rank() == 0) if config.get("trained") else None
         if taken is None and trainable(model):
             trainer.fit(model, data, ckpt_path=start)
         elif taken is None and rank() == 0:
@@ -144,6 +152,7 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
             weights=config["weights"],
             checkpoint=str(chosen.relative_to(run.path)),
             **averaging,
+            data=facts,
             **figures,
             gradient=gradients.figures(),
             **model.panels(),

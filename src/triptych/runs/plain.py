@@ -8,6 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from triptych.config.identity import leaves
+
+CONFIG_LIMIT = 2**20  # bytes
+
 
 def load(path: Path) -> Any:
     """The file's JSON, or None where it is missing or broken."""
@@ -15,6 +19,31 @@ def load(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def load_config(path: Path) -> dict[str, str]:
+    """A resolved configuration by dotted keys, values as one types them; empty where it cannot be had.
+
+    A file that anyone may have written: one that is too long or too deep, or has aliases, which a few lines
+    of can unfold to gigabytes, counts as broken.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        if path.stat().st_size > CONFIG_LIMIT:
+            return {}
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
+            return {}
+        config = yaml.load(text, Loader=loader)  # noqa: S506  # a safe one
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return {key: _shown(value) for key, value in leaves(config)} if isinstance(config, dict) else {}
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
 
 
 def number(value: Any) -> float:

@@ -7,15 +7,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from triptych.config import check
+from triptych.config.identity import role
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory, write_atomic
 from triptych.runs.provenance import provenance
 from triptych.runs.trained import adopt
 
-SWEEPING = ("until", "max_seeds", "equal_within")  # for the sweep as a whole
-
-# Not part of what a run is: how this start treats its directory, and where things happen to lie.
-VOLATILE = ("force", "retry", "paths", *SWEEPING)
+ABSENT = object()  # of a key that one of two configurations does not have
+ROOT = "data.root"
 PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
 
@@ -28,8 +28,9 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     """
     plain: dict = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     force, retry = plain.pop("force"), plain.pop("retry")
-    for key in SWEEPING:
+    for key in [key for key in plain if role(key) == "start"]:
         plain.pop(key)
+    composed = dict(choices)
     if plain["trained"] is not None:
         adopt(plain, choices, overrides)
     run = RunDirectory(path)
@@ -39,7 +40,10 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
         with run.lock(PATIENCE):
             if not (run / "config.yaml").exists():  # somebody else may have been quicker
                 return _begin(run, plain, overrides, choices)
-    different = list(_differences(run.config(), plain))
+    found = _without_new_defaults(_differences(run.config(), plain), cfg, composed)
+    if set(found) == {ROOT} and _lies_there_now(run, plain):
+        found = {}
+    different = [f"{key}: {_shown(was)} -> {_shown(asked)}" for key, (was, asked) in found.items()]
     refused = (run.summary() or {}).get("stage") == "build" and not (run / "metrics.csv").exists()
     if different and refused and not run.checkpoints():
         with run.lock(PATIENCE):  # before its first step: nothing is lost with it
@@ -79,15 +83,52 @@ def _set_aside(run: RunDirectory) -> None:
         shutil.move(run.path, aside)
 
 
-def _differences(recorded: Any, asked: Any, path: str = "") -> list[str]:
-    """ "key: recorded -> asked" for every leaf that differs."""
+def _differences(recorded: Any, asked: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
+    """{key: (recorded, asked)} for every leaf that differs, of all that a directory is to have only once."""
     if isinstance(recorded, dict) and isinstance(asked, dict):
-        names = [
-            n for n in [*recorded, *(k for k in asked if k not in recorded)] if path or n not in VOLATILE
-        ]
-        return [
-            line
-            for n in names
-            for line in _differences(recorded.get(n), asked.get(n), f"{path}.{n}" if path else str(n))
-        ]
-    return [] if recorded == asked else [f"{path}: {recorded!r} -> {asked!r}"]
+        found: dict[str, tuple[Any, Any]] = {}
+        for name in dict.fromkeys([*recorded, *asked]):
+            below = recorded.get(name, ABSENT), asked.get(name, ABSENT)
+            found |= _differences(*below, f"{key}.{name}" if key else str(name))
+        return found
+    # how this start treats its directory, where that lies and where data are looked for may change
+    may = key.split(".")[0] == "paths" or role(key) == "start"
+    # a key that is null is as good as not there
+    values = [None if value is ABSENT else value for value in (recorded, asked)]
+    return {} if may or values[0] == values[1] else {key: (recorded, asked)}
+
+
+def _without_new_defaults(found: dict, cfg: DictConfig, choices: dict[str, Any]) -> dict:
+    """Without keys that the record is too old to have, where they have the values of their files."""
+    new = [key for key, (was, _) in found.items() if was is ABSENT]
+    if not new:
+        return found
+    base = check.defaults(choices)
+    known = set(check.keys(base))
+    # as they are written, since ${seed} is a default whatever the seed
+    usual = {key for key in new if key in known and check.plain(cfg, key) == check.plain(base, key)}
+    return {key: pair for key, pair in found.items() if key not in usual}
+
+
+def _lies_there_now(run: RunDirectory, plain: dict) -> bool:
+    """Whether ``plain``'s data.root has the data that the run has worked on; it goes on with them there."""
+    known = run.provenance().get("data")
+    if known is None and (run.checkpoints() or run.status == "finished"):
+        return False  # from before there were fingerprints: nobody can tell
+    if known is not None:
+        from triptych.data.fingerprint import fingerprint  # torch, which the door goes without, elsewhere
+        from triptych.models.assemble import build_data
+
+        now = fingerprint(build_data(plain))
+        if (known["fingerprint"], known["split"]) != (now.data, now.split):
+            return False
+    if run.status != "finished":
+        with run.lock(PATIENCE):
+            config = run.config()
+            config["data"]["root"] = plain["data"]["root"]
+            write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+    return True
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is ABSENT else repr(value)

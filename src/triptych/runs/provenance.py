@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.runs.directory import RunDirectory
+from triptych.runs.sources import compare_code, source_files, versions, whole
 
 DIFF_LIMIT = 2**20
 
@@ -36,9 +37,15 @@ def command() -> list[str]:
     return [Path(sys.argv[0]).name, *sys.orig_argv[len(sys.orig_argv) - len(sys.argv) + 1 :]]
 
 
-def add_execution(run: RunDirectory, device: str, world_size: int, step: int) -> None:
-    """Record that the run is now worked on here, from ``step`` on."""
+def add_execution(
+    run: RunDirectory, device: str, world_size: int, step: int, config: dict, data: dict
+) -> str:
+    """Record that the run is now worked on here, from ``step`` on; a line if its code is no longer the same.
+
+    ``data``: fingerprint, split and numbers of what it works on.
+    """
     record = run.provenance()
+    files = source_files(config)
     here = {
         "started": _now(),
         "step": step,
@@ -47,8 +54,17 @@ def add_execution(run: RunDirectory, device: str, world_size: int, step: int) ->
         "world_size": world_size,
         "python": sys.version.split()[0],
         "commit": git_state(diff=False).get("commit", ""),
+        "sources": whole(files),
+        "versions": versions(),
+        "data": {key: data[key] for key in ("fingerprint", "split")},
     }
-    run.write("provenance.json", record | {"executions": [*record.get("executions", []), here]})
+    executions = record.get("executions", [])
+    names = record.get("sources", {}) | {here["sources"]: files}
+    # under what it made no step, nothing was trained
+    said = compare_code(executions[-1], here, names) if executions and step else ""
+    here |= {"changed": said} if said else {}
+    run.write("provenance.json", record | {"data": data, "sources": names, "executions": [*executions, here]})
+    return said
 
 
 def git_state(diff: bool = True) -> dict:

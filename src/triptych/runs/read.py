@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from triptych.runs.plain import line, load, natural, number, parse_overrides, whole
+from triptych.runs.plain import line, load, load_config, natural, number, parse_overrides, whole
 from triptych.runs.read_measures import Measured, read_measures
 from triptych.runs.read_schedule import ScheduleCurve, read_schedule, read_variance
 
@@ -93,6 +93,12 @@ class Run:
     dirty: bool = False
     command: tuple[str, ...] = ()
     started: str = ""
+    config: Mapping[str, str] = field(default_factory=dict)  # resolved, by dotted keys
+    fingerprint: str = ""  # of its data and test set
+    split: str = ""
+    data_changed: bool = False  # between two of its executions
+    sources: str = ""  # digest of the code that it ended with
+    code_changes: tuple[str, ...] = ()  # what changed between two of its executions
 
     @property
     def measure(self) -> str | None:
@@ -153,7 +159,7 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
     directory = Path(directory)
     provenance = load(directory / "provenance.json")
     known = _provenance(provenance if isinstance(provenance, dict) else {})
-    known |= {"dir": directory, "sweep": sweep}
+    known |= {"dir": directory, "sweep": sweep, "config": load_config(directory / "config.yaml")}
     path = directory / "summary.json"
     if not path.exists():
         return _unfinished(known, directory, time.time() if now is None else now)
@@ -185,6 +191,7 @@ def _summary(summary: Any, directory: Path) -> dict[str, Any]:
     fields["tweedie"] = _curve(summary.get("tweedie"), "excess")
     fields["posterior"] = _curve(summary.get("tweedie"), "spread")
     fields["measured"] = read_measures(summary)
+    fields |= _data(summary)
     if isinstance(summary.get("samples"), str):
         fields["samples"] = directory / summary["samples"]
     # what the run says of itself wins over what was recorded at its start
@@ -201,7 +208,11 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
         identity = _identity(record)
     except (ValueError, TypeError, AttributeError):
         identity = {}
+    everywhere = [e for e in executions if isinstance(e, dict)] if isinstance(executions, list) else []
+    identity |= _data(record)
     return identity | {
+        "sources": str(last.get("sources") or ""),
+        "code_changes": tuple(line(e["changed"]) for e in everywhere if e.get("changed")),
         "host": str(last.get("host") or ""),
         "device": str(last.get("device") or ""),
         "commit": str(git.get("commit") or ""),
@@ -209,6 +220,15 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
         "command": tuple(map(str, command)) if isinstance(command, list) else (),
         "started": str(record.get("started") or ""),
     }
+
+
+def _data(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Fingerprint and split of the data, only as far as the record has them."""
+    data = record.get("data")
+    if not isinstance(data, dict) or not data.get("fingerprint"):
+        return {}
+    found = {key: str(data.get(key) or "") for key in ("fingerprint", "split")}
+    return found | {"data_changed": bool(data.get("changed"))}
 
 
 def _identity(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """From a checkpoint alone back to the model and data that it was made with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,9 +8,11 @@ import torch
 
 from triptych.config.build import check_targets
 from triptych.data.base import DataModule
+from triptych.data.fingerprint import fingerprint
 from triptych.errors import UserError
 from triptych.models.assemble import build_data, build_model
 from triptych.models.base import BoundModel
+from triptych.runs.changed import compare_data, say
 from triptych.runs.checkpoints import load_weights, read_checkpoint
 from triptych.runs.quiet import quiet
 
@@ -28,11 +30,15 @@ def reopen(
     weights: str | None = None,
     data_root: str | None = None,
     adjust: Callable[[dict], None] | None = None,
+    judged: Sequence[str] = (),
 ) -> Opened:
     """Rebuild what ``ckpt`` holds; ``adjust`` may change the configuration before anything is built.
 
+    Data other than those the model was trained on are said in one line on stderr.
+
     Raises:
-        UserError: a checkpoint that is missing, truncated or foreign; data that is not where it was.
+        UserError: a checkpoint that is missing, truncated or foreign; data that is not where it was, or of
+            which an item of a split in ``judged`` is one that the model was trained on.
     """
     checkpoint = read_checkpoint(Path(ckpt))
     config = checkpoint["triptych"]["config"]
@@ -48,6 +54,9 @@ def reopen(
     quiet()
     torch.set_num_threads(config["threads"])  # sums in another order would differ in the last digit
     data = build_data(config)
+    accepted = "the data as they were are accepted"
+    seen = checkpoint["triptych"].get("data")
+    say(None, compare_data(fingerprint(data), seen, judged, accepted).replace("data:", f"{ckpt}: data:", 1))
     model = build_model(config, data)
     load_weights(model, checkpoint, weights or config["weights"], Path(ckpt).absolute().parents[1])
     return Opened(config, data, model.eval())

@@ -1,10 +1,13 @@
 """``trained=DIR``: a run on the model of a finished one, for other samplers, guidance and measures of it."""
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory, write_atomic
+
+if TYPE_CHECKING:
+    from triptych.data.fingerprint import Fingerprint
 
 # what the other run says: its data, its model, how that was trained and by what it is judged
 ADOPTED = (
@@ -37,18 +40,24 @@ def adopt(config: dict, choices: dict[str, Any], overrides: list[str]) -> None:
     config["trained"] = str(source.path)
 
 
-def take_over(run: RunDirectory, config: dict, write: bool) -> dict[str, Any]:
+def take_over(run: RunDirectory, config: dict, now: "Fingerprint", write: bool) -> dict[str, Any]:
     """The checkpoint by which the other run reports; ``write``: kept as this run's last one, too.
 
+    ``now``: of the data that this run will be measured on.
+
     Raises:
-        UserError: it is gone, or cannot be read.
+        UserError: it is gone, or cannot be read, or was trained on what would now validate or test it.
     """
     import torch  # here, since the door adopts before anything heavy is imported
 
+    from triptych.data.fingerprint import HELD_OUT
+    from triptych.runs.changed import compare_data, say
     from triptych.runs.checkpoints import read_checkpoint
 
     source = RunDirectory(config["trained"])
     kept = read_checkpoint(source / (source.summary() or {}).get("checkpoint", "checkpoints/last.ckpt"))
+    accepted = f"the data of trained={config['trained']} as they were are accepted"
+    say(run, compare_data(now, kept["triptych"].get("data"), HELD_OUT, accepted))
     checkpoint = {key: kept[key] for key in ("state_dict", "callbacks", "global_step")}
     checkpoint["triptych"] = kept["triptych"] | {"config": config}
     if write:

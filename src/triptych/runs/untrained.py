@@ -19,7 +19,7 @@ def keep_untrained(run: RunDirectory, model: BoundModel) -> None:
         "state_dict": model.state_dict(),
         "callbacks": {"EMA": {"name": "ema", "average": {}, "others": {}}},
         "global_step": 0,
-        "triptych": {"schema": 1, "config": model.config},
+        "triptych": {"schema": 1, "config": model.config, "data": model.seen},
     }
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)

@@ -1,0 +1,75 @@
+"""What data are, in a few bytes: by their contents as a model sees them, or by the formula that draws them.
+
+Neither path nor time enters, so a copy elsewhere is the same data and another picture under the same name is
+not. Taken from what is in memory already: 0.2 s for 60,000 images of 28 x 28.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from triptych.data.base import DataModule
+from triptych.data.batch import Split
+
+HELD_OUT = ("val", "test")
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Of loaded data.
+
+    data: the items whatever their order, and which of them test: equal, and two bounds may be compared;
+    split: which item trains, validates and tests, in their order: equal, and a run may go on;
+    n: items a split; items: for each split, int64 (n,), one number an item; {} for data that a formula draws.
+    """
+
+    data: str
+    split: str
+    n: dict[str, int]
+    items: dict[str, Tensor] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """As ``summary.json`` has it."""
+        return {"fingerprint": self.data, "split": self.split, "n": self.n}
+
+
+def fingerprint(data: DataModule) -> Fingerprint:
+    """The fingerprint of data after ``setup``."""
+    n = {name: len(split) for name, split in data.splits.items()}
+    kind = [data.name, list(data.shape), data.levels, data.num_classes]
+    drawn = data.formula()
+    if drawn is not None:
+        judged = {"test_size": n["test"], "data_seed": getattr(data, "data_seed", 0)}
+        return Fingerprint(_hex(kind, drawn, judged), _hex(kind, drawn, judged, n), n)
+    items = {name: _items(split) for name, split in data.splits.items()}
+    # with its label, an item is two numbers; sorted, as the order of a set is no part of what it is
+    rows = {name: np.stack([items[name].numpy(), _labels(data.splits[name])], 1) for name in items}
+    whole = np.concatenate([*rows.values()])
+    whole, test = (part[np.lexsort(part.T)] for part in (whole, rows["test"]))
+    return Fingerprint(_hex(kind, whole, test), _hex(kind, *rows.values()), n, items)
+
+
+def _items(split: Split) -> Tensor:
+    values = split.values.contiguous().numpy()
+    found = [hashlib.blake2b(item.tobytes(), digest_size=8).digest() for item in values]
+    return torch.from_numpy(np.frombuffer(b"".join(found), "<i8").astype(np.int64))
+
+
+def _labels(split: Split) -> np.ndarray:
+    return np.zeros(len(split), np.int64) if split.labels is None else split.labels.numpy()
+
+
+def _hex(*parts: Any) -> str:
+    found = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        array = isinstance(part, np.ndarray)
+        found.update(part.astype("<i8").tobytes() if array else json.dumps(part, sort_keys=True).encode())
+        found.update(b"\0")
+    return found.hexdigest()

@@ -1,0 +1,163 @@
+"""A fingerprint follows from what data are, not from where or when they were written."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from triptych.data.digits import Digits
+from triptych.data.fingerprint import fingerprint
+from triptych.data.folder import ImageFolder
+from triptych.data.mixture import Mixture, Ring
+from triptych.data.mnist import Mnist
+from triptych.data.toys import Toy
+
+from .helpers import refused, save_images, write_mnist
+
+
+def folder(root, **keys):
+    data = ImageFolder(root, **{"size": 8, "test_fraction": 0.3, "val_fraction": 0.2, "data_seed": 0} | keys)
+    data.setup()
+    return data
+
+
+def images(data) -> dict[str, set[int]]:
+    """Which image is in which split: image i is (i, 0, 100) all over."""
+    return {name: set(split.values[:, 0, 0, 0].tolist()) for name, split in data.splits.items()}
+
+
+@pytest.fixture
+def plain(tmp_path):
+    save_images(tmp_path / "plain", 40)
+    return tmp_path / "plain"
+
+
+def of(data):
+    data.setup()
+    return fingerprint(data)
+
+
+def test_images_that_come_or_go_move_no_other(plain):
+    before = images(folder(plain))
+    assert all(before.values()) and sum(map(len, before.values())) == 40
+    for i in range(40, 100):  # names before, between and after those that are there
+        Image.new("RGB", (20, 12), (i, 0, 100)).save(plain / f"{'0' * (i % 3)}{i}x.png")
+    for i in (3, 17, 30):
+        (plain / f"{i:02d}.png").unlink()
+    after = images(folder(plain))
+    for name, there in before.items():
+        assert there - {3, 17, 30} == after[name] & set(range(40)), name
+        assert after[name] - set(range(40)), name  # the new ones are spread over all three
+
+
+def test_fractions_are_met_on_average_and_another_seed_is_another_split(tmp_path):
+    from pathlib import Path
+
+    from triptych.data.folder import place
+
+    at = np.array([place(Path(f"class/{i}.png"), 0) for i in range(20000)])
+    # uniform: a binomial's three standard deviations
+    assert abs((at < 0.1).mean() - 0.1) < 3 * (0.1 * 0.9 / 20000) ** 0.5
+    other = np.array([place(Path(f"class/{i}.png"), 1) for i in range(20000)])
+    assert abs(((at < 0.1) & (other < 0.1)).mean() - 0.01) < 3 * (0.01 * 0.99 / 20000) ** 0.5
+
+
+def test_another_val_fraction_leaves_the_test_set_alone(plain):
+    assert images(folder(plain))["test"] == images(folder(plain, val_fraction=0.4))["test"]
+
+
+def test_a_split_that_gets_nothing_is_refused(tmp_path):
+    save_images(tmp_path, 2)
+    refused(lambda: folder(tmp_path), "2 images leave none to", "data.data_seed=0")
+    refused(lambda: folder(tmp_path, val_fraction=0.5, test_fraction=0.5), "data.val_fraction=0.5")
+    assert len(folder(tmp_path, val_fraction=0, test_fraction=0).splits["train"]) == 2
+
+
+def test_an_accented_name_is_one_name_however_it_is_stored():
+    from pathlib import Path
+
+    from triptych.data.folder import place
+
+    assert place(Path("caf\u00e9.png"), 0) == place(Path("cafe\u0301.png"), 0)
+
+
+def test_a_copy_elsewhere_is_the_same_and_other_contents_are_not(plain, tmp_path):
+    first = fingerprint(folder(plain))
+    shutil.copytree(plain, tmp_path / "copy", copy_function=shutil.copy)  # times differ
+    os.utime(tmp_path / "copy" / "00.png", (1, 1))
+    assert fingerprint(folder(tmp_path / "copy")).record() == first.record()
+    file = plain / "07.png"
+    size, stamp = file.stat().st_size, file.stat()
+    Image.new("RGB", (20, 12), (201, 0, 100)).save(file)
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert file.stat().st_size == size  # neither size nor time tells
+    other = fingerprint(folder(plain))
+    assert other.data != first.data and other.split != first.split
+
+
+def test_an_image_less_and_another_size_are_other_data_and_another_split_is_another_test(plain):
+    first = fingerprint(folder(plain))
+    assert fingerprint(folder(plain, size=4)).data != first.data
+    assert fingerprint(folder(plain, data_seed=1)).data != first.data  # judged by other images
+    more = fingerprint(folder(plain, val_fraction=0.3))
+    assert more.data == first.data and more.split != first.split
+    (plain / "05.png").unlink()
+    assert fingerprint(folder(plain)).data != first.data
+
+
+def test_the_same_test_set_whatever_is_held_out_for_validation():
+    first, other = of(Digits()), of(Digits(val_size=0))
+    assert first.data == other.data and first.split != other.split
+    assert first.n == {"train": 1350, "val": 150, "test": 297}
+    assert [len(first.items[name]) for name in first.n] == list(first.n.values())
+
+
+def test_labels_are_part_of_it(tmp_path):
+    write_mnist(tmp_path / "a")
+    write_mnist(tmp_path / "b")
+    data = Mnist(tmp_path / "b", val_size=5)
+    data.setup()
+    assert fingerprint(data).record() == of(Mnist(tmp_path / "a", val_size=5)).record()
+    split = data.splits["train"]
+    split.labels[0] = (split.labels[0] + 1) % 10
+    assert fingerprint(data).data != of(Mnist(tmp_path / "a", val_size=5)).data
+
+
+def test_drawn_data_are_their_parameters():
+    ring = dict(modes=3, std=0.1, train_size=30, val_size=5, test_size=20)
+    first = of(Ring(**ring))
+    assert not first.items
+    for other in ({"std": 0.2}, {"modes": 4}, {"data_seed": 1}, {"test_size": 21}):
+        assert of(Ring(**ring | other)).data != first.data, other
+    longer = of(Ring(**ring | {"train_size": 300}))
+    assert longer.data == first.data and longer.split != first.split
+    for same in ({"seed": 7}, {"batch_size": 5}, {"eval_batch_size": 5}):
+        assert of(Ring(**ring | same)).record() == first.record()
+    two = dict(weights=[0.5, 0.5], means=[[0.0], [1.0]], train_size=30, val_size=5, test_size=20)
+    assert of(Mixture(covariances=[0.1, 0.1], **two)).data != of(Mixture(covariances=[0.1, 0.2], **two)).data
+    assert of(Toy("two_moons", train_size=9)).data != of(Toy("checkerboard", train_size=9)).data
+
+
+def test_points_that_differ_in_their_last_digit_are_the_same_where_a_formula_draws_them():
+    data = Ring(train_size=30, val_size=5, test_size=20)
+    data.setup()
+    first = fingerprint(data)
+    data.splits["test"].values.mul_(1 + 1e-7)
+    assert fingerprint(data).record() == first.record()
+
+
+def test_sixty_thousand_images_take_a_second():
+    import time
+
+    from triptych.data.batch import Split
+
+    data = Digits()
+    values = torch.randint(256, (60000, 1, 28, 28), dtype=torch.uint8)
+    data.splits = {"train": Split(values, None, 256), "val": Split(values[:0], None, 256)}
+    data.splits["test"] = Split(values[:100], None, 256)
+    began = time.process_time()
+    fingerprint(data)
+    assert time.process_time() - began < 2
