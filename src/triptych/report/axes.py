@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from triptych.config.identity import AXES, role
@@ -64,7 +64,7 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     name, but its effect cannot be told from the other's: it is left out of names and said in a note.
     """
     every = {id(run): settings(run) for run in runs}
-    keys = dict.fromkeys(key for run in runs for key in every[id(run)])
+    keys = sorted(dict.fromkeys(key for run in runs for key in every[id(run)]), key=_order(runs))
     # a run that failed early may not have recorded its choices: what it does not tell is no difference
     known = {key: [run for run in runs if run.status == "finished" or key in every[id(run)]] for key in keys}
     axes = [Axis(key, tuple(dict.fromkeys(_value(r, key, every[id(r)]) for r in known[key]))) for key in keys]
@@ -114,10 +114,25 @@ def _models(runs: Sequence[Run]) -> dict[int | None, set[str]]:
     return found
 
 
+def _order(runs: Sequence[Run]) -> Callable[[str], tuple[int, int]]:
+    """By which of two keys that change together names a run: what was typed, was chosen, or only resolved."""
+    typed = {key for run in runs for key in run.overrides}
+    chosen = {key for run in runs for key in run.choices}
+
+    def place(key: str) -> tuple[int, int]:
+        if key in typed:
+            return 0, 0
+        return (1, 0) if key in chosen else (2 + key.endswith("_target_"), key.count("."))
+
+    return place
+
+
 def _only_a_name(axis: Axis, axes: Sequence[Axis], runs: Sequence[Run]) -> bool:
     """Whether it is the name of a group's file, and nothing that the group says differs."""
-    if not all(axis.key in run.choices and _has(run, axis.key.replace("/", ".")) for run in runs):
+    if not any(axis.key in run.choices for run in runs):
         return False
+    if not all(_has(run, axis.key.replace("/", ".")) for run in runs):
+        return False  # of a run whose configuration is not known the name is all there is
     return not any(_above(axis.key, other.key) for other in axes)
 
 

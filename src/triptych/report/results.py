@@ -18,7 +18,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-?(inf|nan)")
 def results_csv(runs: Sequence[Run]) -> str:
     """One row per run; figures in full precision, empty where a run has none.
 
-    Columns: directory, sweep, status, seed, each setting that was typed, was chosen or differs, each figure of
+    Columns: directory, sweep, status, seed, settings that were typed, were chosen or differ, each figure of
     test, val and train as `test/bpd`, `test/bpd_stderr`, `test/bpd_n`, each measure of samples as
     `samples/recall@guidance.scale=2`, then seconds, parameters and origin. A text that a spreadsheet would
     take for a formula has an apostrophe in front.
@@ -36,7 +36,8 @@ def results_csv(runs: Sequence[Run]) -> str:
 
 def _cell(value: object) -> str:
     text = "" if value is None else str(value)
-    return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
+    quote = "'" if FORMULA.match(text) and not NUMBER.fullmatch(text) else ""
+    return quote + text.replace("\r", " ")
 
 
 def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:

@@ -103,7 +103,10 @@ def _without_new_defaults(found: dict, cfg: DictConfig, choices: dict[str, Any])
     new = [key for key, (was, _) in found.items() if was is ABSENT]
     if not new:
         return found
-    base = check.defaults(choices)
+    # of a group that is new, the door's own choice is the default, not the one that was asked for
+    inside = [f"{group}.".replace("/", ".") for group in choices]
+    old = [not any(at.startswith(f"{key}.") for key in new) for at in inside]
+    base = check.defaults({g: c for (g, c), was_there in zip(choices.items(), old, strict=True) if was_there})
     known = set(check.keys(base))
     # as they are written, since ${seed} is a default whatever the seed
     usual = {key for key in new if key in known and check.plain(cfg, key) == check.plain(base, key)}

@@ -1,0 +1,114 @@
+"""The same run again, or another: what a directory's record and a command's configuration differ in."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from triptych.config.check import CONFIGS
+from triptych.config.identity import NOT_IN_NAMES, ROLES, leaves, role
+from triptych.errors import UserError
+
+
+def without(run, *keys: str) -> None:
+    """As if recorded when the project had no such keys yet."""
+    config = run.config()
+    for key in keys:
+        *parents, name = key.split(".")
+        node = config
+        for parent in parents:
+            node = node[parent]
+        del node[name]
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        "bound.variance",
+        "trainer.benchmark",
+        "checkpoint",
+        "measures",
+        "likelihood",
+        "data.seed",
+        "optimizer.betas",
+    ],
+)
+def test_a_key_that_came_later_and_has_its_default_is_no_difference(prepared, new):
+    run = prepared("seed=5")  # data.seed is ${seed}: its default is what is written, not a number
+    without(run, new)
+    assert prepared("seed=5").path == run.path
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "bound.variance=optimal",
+        "checkpoint=best",
+        "data.seed=7",
+        "likelihood=ode_images",
+        "experiment=snr/fixed_9",
+    ],
+)
+def test_a_key_that_came_later_and_was_given_a_value_is_one(prepared, typed):
+    run = prepared()
+    key = {"experiment=snr/fixed_9": "schedule.gamma_min"}.get(typed, typed.split("=")[0])
+    without(run, key)
+    with pytest.raises(UserError, match=f"holds another run .*{key}.*: none -> "):
+        prepared(typed)
+
+
+def test_a_key_that_is_there_no_more_or_has_another_default_is_one(prepared):
+    run = prepared()
+    config = run.config()
+    config["bound"]["former"] = 3
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    with pytest.raises(UserError, match=r"\(bound.former: 3 -> none\)"):
+        prepared()
+    config["bound"].pop("former")
+    config["trainer"]["gradient_clip_val"] = 1.0  # what was the default then
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    with pytest.raises(UserError, match=r"\(trainer.gradient_clip_val: 1.0 -> None\)"):
+        prepared()
+
+
+def test_the_longest_pattern_decides_and_what_the_table_lacks_is_identity():
+    assert [role(k) for k in ("data", "data.std", "data.root", "data.batch_size")] == [
+        "data", "data", "path", "identity",
+    ]  # fmt: skip
+    assert role("callbacks.ema.decay") == role("key.of.tomorrow") == role("objective/weighting") == "identity"
+    assert role("paths.data_dir") == "path" and role("paths.log_dir") == "output"
+    assert role("sampler.steps") == "drawing" and role("datasets") == "identity"
+
+
+def test_the_table_and_the_names_of_cells_agree(prepared):
+    """hydra/default.yaml has the same list as text: what is in no name of a sweep or of a cell."""
+    config = OmegaConf.load(CONFIGS / "hydra" / "default.yaml")
+    excluded = set(config.job.config.override_dirname.exclude_keys)
+    table = {key for key, kind in ROLES.items() if kind in NOT_IN_NAMES}
+    assert excluded == table - {"seed", "experiment", "resume"}  # the first two tell cells of one sweep apart
+
+
+def test_every_key_of_the_table_is_one_that_configurations_have(prepared):
+    """A pattern that fits no key is a spelling mistake, or the key was renamed."""
+    known = {
+        "data.root",
+        "tags",
+        "hydra",
+        "ablation",
+        "experiment",
+        "hparams_search",
+        "local",
+        "force",
+        "retry",
+    }
+    known |= {
+        "resume",
+        "guide",
+        "data.num_workers",
+        "data.download",
+        "data.val_fraction",
+        "data.test_fraction",
+    }
+    known |= {"data.train_size", "data.test_size", "data.data_seed"}
+    found = {key for key, _ in leaves(prepared().config())}
+    for pattern in ROLES:
+        assert pattern in known or any(k == pattern or k.startswith(f"{pattern}.") for k in found), pattern
