@@ -39,10 +39,11 @@ def load_config(path: Path) -> dict[str, str]:
         config = yaml.load(text, Loader=loader)  # noqa: S506  # a safe one
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
-    return {key: _shown(value) for key, value in leaves(config)} if isinstance(config, dict) else {}
+    return {key: shown(value) for key, value in leaves(config)} if isinstance(config, dict) else {}
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value of a configuration as one types it."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
 
 
