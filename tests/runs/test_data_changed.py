@@ -8,6 +8,7 @@ import signal
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 
 from triptych.config.check import CONFIGS
@@ -196,6 +197,15 @@ def test_a_checkpoint_from_before_there_were_fingerprints_is_taken(images, prepa
     del record["data"]
     run.write("provenance.json", record)
     assert execute(run)["status"] == "finished"
+
+
+def test_a_folder_run_from_before_the_split_by_name_keeps_its_own(images, prepared, monkeypatch):
+    run = stopped(prepared(*overrides(images, "data.data_seed=null")), monkeypatch)
+    config = run.config()
+    del config["data"]["data_seed"]  # there was no such key
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    summary = execute(prepared(*overrides(images)))
+    assert summary["status"] == "finished" and not summary["data"]["changed"]
 
 
 def test_drawn_data_have_a_fingerprint_too(prepared):
