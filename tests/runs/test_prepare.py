@@ -89,26 +89,10 @@ def test_the_table_and_the_names_of_cells_agree(prepared):
 
 def test_every_key_of_the_table_is_one_that_configurations_have(prepared):
     """A pattern that fits no key is a spelling mistake, or the key was renamed."""
-    known = {
-        "data.root",
-        "tags",
-        "hydra",
-        "ablation",
-        "experiment",
-        "hparams_search",
-        "local",
-        "force",
-        "retry",
-    }
-    known |= {
-        "resume",
-        "guide",
-        "data.num_workers",
-        "data.download",
-        "data.val_fraction",
-        "data.test_fraction",
-    }
-    known |= {"data.train_size", "data.test_size", "data.data_seed"}
+    known = {"tags", "hydra", "ablation", "experiment", "hparams_search", "local", "resume"}
+    known |= set(OmegaConf.load(CONFIGS / "train.yaml"))
+    for file in (CONFIGS / "data").glob("*.yaml"):
+        known |= {f"data.{key}" for key in OmegaConf.load(file)}
     found = {key for key, _ in leaves(prepared().config())}
     for pattern in ROLES:
         assert pattern in known or any(k == pattern or k.startswith(f"{pattern}.") for k in found), pattern
