@@ -80,7 +80,8 @@ def stages(runs: Sequence[Run], tuning: Tuning | None) -> list[tuple[str, list[R
     for run in rest:
         setting, point = _setting(run, tuning.best), _point(run, tuning.keys)
         # what was tuned is no setting here: it is part of the rule that the title names
-        bare = replace(run, overrides={k: v for k, v in run.overrides.items() if k not in tuning.keys})
+        overrides, config = (_without(told, tuning.keys) for told in (run.overrides, run.config))
+        bare = replace(run, overrides=overrides, config=config)
         if setting is not None and point == tuning.equal:
             equal.append(bare)
         if setting is not None and point == tuning.best[setting]:
@@ -175,6 +176,10 @@ def _setting(run: Run, known: Mapping[str, Point]) -> str | None:
         if all(run.overrides.get(k, run.choices.get(k)) == v for k, v in told.items()):
             return setting
     return None
+
+
+def _without(told: Mapping[str, str], keys: Sequence[str]) -> dict[str, str]:
+    return {key: value for key, value in told.items() if key not in keys}
 
 
 def _point(run: Run, keys: Sequence[str]) -> Point:
