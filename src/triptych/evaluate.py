@@ -12,6 +12,7 @@ from triptych.config.names import register_resolvers
 from triptych.door import one_line_errors, quote_paths
 from triptych.errors import UserError
 from triptych.runs.processes import rank
+from triptych.runs.strangers import check_checkpoint
 
 register_resolvers()
 SPLITS = ("train", "val", "test")
@@ -23,6 +24,7 @@ def evaluate(cfg: DictConfig) -> dict:
         raise UserError(f"devices={cfg.devices}: a whole number from 1 is accepted")
     if cfg.split not in SPLITS:
         raise UserError(f"split={cfg.split}: one of {', '.join(SPLITS)} is accepted")
+    check_checkpoint(cfg.ckpt)  # before torch is imported
     from triptych.runs.account import account_split
     from triptych.runs.reopen import reopen
     from triptych.runs.trainer import build_trainer

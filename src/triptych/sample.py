@@ -10,6 +10,7 @@ from triptych.config.check import CONFIGS
 from triptych.config.names import register_resolvers
 from triptych.door import one_line_errors, quote_paths
 from triptych.errors import UserError
+from triptych.runs.strangers import check_checkpoint
 
 register_resolvers()
 TRAJECTORIES = (None, "strip", "gif")
@@ -22,6 +23,7 @@ def sample(cfg: DictConfig) -> Path:
     for key in ("n", "batch_size"):
         if not isinstance(cfg[key], int) or cfg[key] < 1:
             raise UserError(f"{key}={cfg[key]}: a whole number from 1 is accepted")
+    check_checkpoint(cfg.ckpt)  # before torch is imported
     import torch
     from tqdm import tqdm
 

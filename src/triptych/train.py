@@ -23,6 +23,7 @@ from triptych.runs import processes
 from triptych.runs.directory import PRUNE, RunDirectory
 from triptych.runs.prepare import prepare
 from triptych.runs.rounds import check_rounds
+from triptych.runs.strangers import OWN, check_run
 from triptych.runs.summary import failed, one_line
 
 register_resolvers()
@@ -63,6 +64,7 @@ def compose_and_train(cfg: DictConfig) -> float | None:
             print("finished before")
             _print_result(run)
         return _metric(run, cfg.optimized_metric)
+    os.environ[OWN] = str(run.path)  # and no stranger's
     command = [sys.executable, "-m", "triptych.train", f"resume={run.path}"]
     if not sweeping:
         sys.stdout.flush()
@@ -141,7 +143,7 @@ def main() -> None:
                 raise UserError(f"resume={resume[0]}: takes no further arguments, the directory says it all")
             processes.end_with_parent()
             run = RunDirectory(resume[0])
-            run.config()  # before anything is written where there is no run
+            check_run(run)  # before anything is written or imported: it may be no run, or a stranger's
             if run.status != "finished":
                 train(run)
             if processes.rank() == 0:

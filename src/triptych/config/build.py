@@ -1,33 +1,49 @@
-"""Objects from plain configuration: one way in, with an allow-list and errors of one line."""
+"""Objects from plain configuration: one way in, through the gate of ``trust``, with errors of one line."""
 
 import inspect
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from triptych.config.nearest import nearest
+from triptych.config.trust import ARGUMENTS, check_name, find
 from triptych.errors import UserError
 
-# A config comes from a checkpoint too, perhaps a stranger's: it may name what the house uses, nothing else.
-ALLOWED = ("triptych.", "torch.optim.", "pytorch_lightning.")
+OPTIONS = (
+    "_target_",
+    "_partial_",
+    "_convert_",
+)  # Hydra has more; a configuration of ours has no use for them
+# what an object is for decides what it must be; places that are not listed take any class that may be named
+ROLES = {
+    "data": "triptych.data.base.DataModule",
+    "model": "triptych.models.base.BoundModel",
+    "denoiser.network": "torch.nn.Module",
+    "model.network": "torch.nn.Module",
+    "schedule": "triptych.diffusion.schedule.Schedule",
+    "process": "triptych.diffusion.process.Process",
+    "objective.weighting": "triptych.diffusion.weighting.Weighting",
+    "sampler": "triptych.diffusion.sampler.base.Sampler",
+    "guidance": "triptych.diffusion.wrappers.Wrapper",
+    "threshold": "triptych.diffusion.wrappers.Wrapper",
+    "optimizer": "torch.optim.Optimizer",
+    "lr_schedule": "triptych.models.lr_schedule.Constant",
+    "trainer": "pytorch_lightning.Trainer",
+    "callbacks.*": "pytorch_lightning.Callback",
+    "logger.*": "pytorch_lightning.loggers.Logger",
+}
 
 
 @cache
 def parameters_of(target: str) -> tuple[frozenset[str], bool]:
     """(argument names of ``target``, whether it takes further keywords). UserError if it cannot be had."""
-    if not target.startswith(ALLOWED):
-        raise UserError(f"_target_={target}: only targets under {', '.join(ALLOWED)} are accepted")
-    from hydra.utils import get_object
-
-    try:
-        found = get_object(target)
-    except Exception as error:
-        raise UserError(f"_target_={target}: cannot be imported ({str(error).splitlines()[0]})") from error
+    if target in ARGUMENTS:
+        return ARGUMENTS[target], False
     names: set[str] = set()
     more = False
     # **keywords of a class are its parents' arguments; follow them up
-    for owner in inspect.getmro(found) if inspect.isclass(found) else (found,):
-        function = owner.__dict__.get("__init__") if inspect.isclass(owner) else owner
+    for owner in inspect.getmro(find(target)):
+        function = owner.__dict__.get("__init__")
         if function is None:
             continue
         parameters = inspect.signature(function).parameters.values()
@@ -39,49 +55,100 @@ def parameters_of(target: str) -> tuple[frozenset[str], bool]:
 
 
 def targets(node: Any, path: str) -> Iterator[tuple[str, dict]]:
-    """Every dictionary with a ``_target_`` in a plain config, with its dotted path."""
+    """Every dictionary with a ``_target_`` in a plain config, in lists as well, with its dotted path."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield path, node
         for key, value in node.items():
             yield from targets(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from targets(value, f"{path}[{i}]")
+
+
+def check_names(config: Any, path: str = "") -> None:
+    """Every target may be built, as far as is known without importing anything; else UserError."""
+    for where, node in targets(config, path):
+        target = check_name(node["_target_"], where)
+        for key, value in node.items():
+            if key[:1] == "_" and key not in OPTIONS:
+                raise UserError(
+                    f"{where}.{key}={value!r}: {', '.join(OPTIONS)} are accepted beside arguments"
+                )
+            if target in ARGUMENTS and key not in OPTIONS and not _scalar(value):
+                raise UserError(
+                    f"{where}.{key}: {target} takes a plain value here; a number, text or a list is accepted"
+                )
 
 
 def check_targets(config: Any, path: str = "") -> None:
-    """Every target allowed, every key one of its arguments; else UserError with the nearest name."""
+    """Every target allowed and of its place, every key one of its arguments; else UserError, nearest name."""
+    check_names(config, path)
     for where, node in targets(config, path):
-        names, more = parameters_of(node["_target_"])
+        target = node["_target_"]
+        _check_role(target, where)
+        names, more = parameters_of(target)
         for key in node:
-            if not (more or key in names or key in ("_target_", "_partial_", "_convert_")):
+            if not (more or key in names or key in OPTIONS):
                 raise UserError(
-                    f"{where}.{key}={node[key]!r}: {node['_target_']} has no such argument, "
-                    f"{nearest(key, list(names))}"
+                    f"{where}.{key}={node[key]!r}: {target} has no such argument, {nearest(key, list(names))}"
                 )
 
 
 def build(config: dict, path: str, **extra: Any) -> Any:
     """The object that ``config`` describes; ``path`` is its place in the configuration, for messages.
 
+    Text is handed over as it is: nothing in it is resolved.
+
     Raises:
         UserError: a target outside the allow-list, an unknown key, or a value that its owner refuses.
     """
-    from hydra.utils import instantiate
-
     check_targets(config, path)
-    partial = config.get("_partial_", False)
     try:
-        # the extras are objects and stay out of Hydra's hands, which would copy and convert them
-        made = instantiate(config | {"_partial_": True}, _convert_="all")
-        return made if partial else made(**extra)
+        return _make(config, extra)
     except UserError:
         raise
     except Exception as error:
         raise UserError(_cause(error, path)) from error
 
 
+def _make(node: Any, extra: dict[str, Any]) -> Any:
+    """``node`` with every description in it made, inner ones first; the rest copied."""
+    if isinstance(node, list):
+        return [_make(value, {}) for value in node]
+    if not isinstance(node, dict):
+        return node
+    arguments = {key: _make(value, {}) for key, value in node.items() if key not in OPTIONS} | extra
+    if "_target_" not in node:
+        return arguments
+    made = find(node["_target_"])
+    return partial(made, **arguments) if node.get("_partial_") else made(**arguments)
+
+
+@cache
+def _base(role: str) -> type:
+    import importlib
+
+    module, _, name = role.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _check_role(target: str, where: str) -> None:
+    head, _, rest = where.partition(".")
+    role = ROLES.get(where) or (ROLES.get(f"{head}.*") if rest and "." not in rest else None)
+    if role and not issubclass(find(target, where), _base(role)):
+        raise UserError(f"{where}._target_={target}: a {role.rpartition('.')[2]} is accepted here")
+
+
+def _scalar(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_scalar(v) and not isinstance(v, list) for v in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
 def _cause(error: Exception, path: str) -> str:
-    """The innermost message behind Hydra's wrapper, on one line, with the key it belongs to."""
+    """The innermost message behind a wrapper, on one line, with the key it belongs to."""
     while error.__cause__ is not None:
         error = error.__cause__  # type: ignore[assignment]
-    message = " ".join(str(error).split("full_key:")[0].split()) or type(error).__name__
+    message = " ".join(str(error).split()) or type(error).__name__
     return message if path and message.startswith(path.split(".")[0]) else f"{path}: {message}"

@@ -16,9 +16,15 @@ from tqdm import tqdm
 
 from triptych.data.base import DataError, DataModule, Loading, folder_path, rank_world, whole
 from triptych.data.batch import Split
+from triptych.errors import UserError
+from triptych.limits import limit
 
 TO = {"train": "train on", "val": "validate on", "test": "test on"}
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+# by content, whatever the name ends with: Pillow would hand an EPS named .png to Ghostscript
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 def list_images(root: Path) -> list[Path]:
@@ -54,14 +60,21 @@ def place(file: Path, data_seed: int) -> float:
 def read_image(file: Path, size: int, channels: int) -> np.ndarray:
     """(channels, size, size) uint8: turned upright, the shorter side scaled to `size`, the centre cut out."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
+            if (pixels := image.width * image.height) > (most := limit("TRIPTYCH_MAX_PIXELS")):
+                raise DataError(
+                    f"data.root: {file} has {image.width} x {image.height} = {pixels} pixels; up to {most} are"
+                    " accepted, TRIPTYCH_MAX_PIXELS=... raises the limit"
+                )
             upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-        pixels = np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
+        values = np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
+    except UserError:
+        raise
     except Exception as error:  # Pillow's decoders raise a dozen kinds
         raise DataError(
             f"data.root: cannot read the image {file}: {type(error).__name__}: {error}"
         ) from error
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    return values[None] if channels == 1 else values.transpose(2, 0, 1)
 
 
 class ImageFolder(DataModule):
@@ -154,6 +167,7 @@ class ImageFolder(DataModule):
         """(n, *shape) uint8, in the order of `files`."""
         channels, size, _ = self.shape
         values = torch.empty((len(files), *self.shape), dtype=torch.uint8)
+        Image.MAX_IMAGE_PIXELS = None  # the limit is ours, for all of these formats
         quiet = True if rank_world()[0] else None  # None: shown on a terminal only
         with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
             try:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from triptych.data.base import DataError
+from triptych.limits import limit
 
 
 def find_idx(folder: Path, stem: str) -> Path | None:
@@ -23,9 +24,15 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
     DataError naming the file if it cannot be read, is something else, is truncated or has bytes left over.
     """
     try:
-        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        most = limit("TRIPTYCH_MAX_DATA")
+        with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
+            data = stream.read(most + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"data.root: cannot read {file}: {error}") from error
+    if len(data) > most:
+        raise DataError(
+            f"data.root: {file} unpacks to more than {most} bytes; TRIPTYCH_MAX_DATA=... raises the limit"
+        )
     head = 4 + 4 * dims
     if data[:4] != bytes([0, 0, 8, dims]) or len(data) < head:
         raise DataError(

@@ -2,7 +2,6 @@
 
 import io
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from triptych.errors import UserError
+from triptych.runs.archive import inspect
 from triptych.runs.directory import write_atomic
 from triptych.runs.snapshots import reconstruct
 
@@ -41,20 +41,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"ckpt={path}: no such file; a checkpoint of a run, as in .../checkpoints/last.ckpt, is accepted"
         )
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = (
-            "it holds more than plain data and was not loaded"
-            if zipfile.is_zipfile(path)
-            else "not a checkpoint"
-        )
-        raise UserError(f"ckpt={path}: {reason}; a checkpoint of a run is accepted") from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        with open(path, "rb") as file:
+            config = inspect(file, path)["triptych"]["config"]  # before torch sees any of it
+            file.seek(0)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         raise UserError(
             f"ckpt={path}: truncated or not a checkpoint; a checkpoint of a run is accepted"
         ) from error
-    if not isinstance(checkpoint, dict) or "triptych" not in checkpoint or "state_dict" not in checkpoint:
-        raise UserError(f"ckpt={path}: not written by triptych; a checkpoint of a run is accepted")
+    checkpoint["triptych"]["config"] = config
     return checkpoint
 
 
@@ -101,7 +96,11 @@ def load_weights(
         state |= kept[weights]
     elif weights != "raw":
         state |= reconstruct(run, checkpoint.get("global_step", 0), weights, [*WEIGHTS, *kept])
-    module.load_state_dict(state)
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"weights={weights}: not those of the checkpoint's configuration ({line})") from error
 
 
 def _none_chosen() -> str:

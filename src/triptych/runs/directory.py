@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from triptych.config.file import read_config
 from triptych.errors import Busy, StorageError, UserError
+from triptych.runs.plain import load
 from triptych.runs.processes import owner
 
 # The storage refuses, not the program: room, permission, quota.
@@ -65,14 +65,11 @@ class RunDirectory:
         return self.path / name
 
     def config(self) -> dict:
-        """The resolved configuration; UserError if this is no run's directory."""
+        """The resolved configuration, plain; UserError if this is no run's directory, or more than plain."""
         file = self / "config.yaml"
         if not file.is_file():
             raise UserError(f"{self.path}: not a run's directory (it has no config.yaml)")
-        try:
-            return OmegaConf.to_container(OmegaConf.load(file))  # type: ignore[return-value]
-        except Exception as error:
-            raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from error
+        return read_config(file)
 
     def provenance(self) -> dict:
         """What is known of where the run came from; empty if unknown."""
@@ -100,10 +97,7 @@ class RunDirectory:
         write_atomic(self / name, json.dumps(value, indent=1, sort_keys=False) + "\n")
 
     def _json(self, name: str) -> dict | None:
-        try:
-            value = json.loads((self / name).read_text())
-        except (OSError, ValueError):
-            return None
+        value = load(self / name)
         return value if isinstance(value, dict) else None
 
     @contextmanager

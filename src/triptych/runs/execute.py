@@ -27,6 +27,7 @@ from triptych.runs.processes import rank
 from triptych.runs.provenance import add_execution
 from triptych.runs.quiet import quiet
 from triptych.runs.stopping import Stop, requeue
+from triptych.runs.strangers import is_own
 from triptych.runs.summary import failed, finished
 from triptych.runs.trained import take_over
 from triptych.runs.trainer import build_trainer, check_shares
@@ -86,7 +87,7 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
     torch.set_num_threads(config["threads"])
     check_targets(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    data = build_data(config)
+    data = build_data(config, download=is_own(run))
     model = build_model(config, data)
     model.config = config
     sampler = build(config["sampler"], "sampler")

@@ -9,42 +9,48 @@ from pathlib import Path
 from typing import Any
 
 from triptych.config.identity import leaves
-
-CONFIG_LIMIT = 2**20  # bytes
+from triptych.errors import UserError
+from triptych.limits import limit
 
 
 def load(path: Path) -> Any:
-    """The file's JSON, or None where it is missing or broken."""
+    """The file's JSON, or None where it is missing, broken or too large."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text(path))
     except (OSError, ValueError, RecursionError):
         return None
 
 
 def load_config(path: Path) -> dict[str, str]:
-    """A resolved configuration by dotted keys, values as one types them; empty where it cannot be had.
+    """A resolved configuration by dotted keys, values as one types them; empty where it cannot be had."""
+    from triptych.config.file import read_config
 
-    A file that anyone may have written: one that is too long or too deep, or has aliases, which a few lines
-    of can unfold to gigabytes, counts as broken.
-    """
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        if path.stat().st_size > CONFIG_LIMIT:
-            return {}
-        text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
-            return {}
-        config = yaml.load(text, Loader=loader)  # noqa: S506  # a safe one
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {key: shown(value) for key, value in leaves(read_config(path))}
+    except UserError:
         return {}
-    return {key: shown(value) for key, value in leaves(config)} if isinstance(config, dict) else {}
 
 
 def shown(value: Any) -> str:
     """A value of a configuration as one types it."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
+
+
+def text(path: Path) -> str:
+    """The whole of a text file, bounded.
+
+    Raises:
+        OSError: it is missing, or no regular file (a pipe would be waited for).
+        ValueError: it is larger than TRIPTYCH_MAX_JSON.
+    """
+    most = limit("TRIPTYCH_MAX_JSON")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"more than {most} bytes; TRIPTYCH_MAX_JSON=... raises the limit")
+    return data.decode()
 
 
 def number(value: Any) -> float:

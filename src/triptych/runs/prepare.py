@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import check
+from triptych.config.build import check_names
 from triptych.config.identity import role
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory, write_atomic
@@ -33,6 +34,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     composed = dict(choices)
     if plain["trained"] is not None:
         adopt(plain, choices, overrides)
+    check_names(plain)
     run = RunDirectory(path)
     if force and (run / "config.yaml").exists():
         _set_aside(run)

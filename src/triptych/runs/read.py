@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from triptych.runs.plain import line, load, load_config, natural, number, parse_overrides, whole
+from triptych.limits import limit
+from triptych.runs.plain import line, load, load_config, natural, number, parse_overrides, text, whole
 from triptych.runs.read_measures import Measured, read_measures
 from triptych.runs.read_schedule import ScheduleCurve, read_schedule, read_variance
 
@@ -115,6 +116,8 @@ class Run:
         steps: list[int] = []
         values: list[float] = []
         try:
+            if (self.dir / "metrics.csv").stat().st_size > limit("TRIPTYCH_MAX_TABLE"):
+                return [], []
             with (self.dir / "metrics.csv").open(newline="", encoding="utf-8", errors="replace") as file:
                 rows = csv.reader(file)
                 header = next(rows, [])
@@ -164,7 +167,7 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
     if not path.exists():
         return _unfinished(known, directory, time.time() if now is None else now)
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = json.loads(text(path))
         return Run(**(known | _summary(summary, directory)))
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         return Run(**known, status="unreadable", error=f"summary.json: {line(error) or type(error).__name__}")
@@ -193,7 +196,9 @@ def _summary(summary: Any, directory: Path) -> dict[str, Any]:
     fields["measured"] = read_measures(summary)
     fields |= _data(summary)
     if isinstance(summary.get("samples"), str):
-        fields["samples"] = directory / summary["samples"]
+        file = directory / summary["samples"]
+        if file.resolve().is_relative_to(directory.resolve()):  # the report shows it to others
+            fields["samples"] = file
     # what the run says of itself wins over what was recorded at its start
     return fields | _identity(summary)
 

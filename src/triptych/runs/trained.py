@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory, write_atomic
+from triptych.runs.strangers import check_config
 
 if TYPE_CHECKING:
     from triptych.data.fingerprint import Fingerprint
@@ -14,6 +15,7 @@ ADOPTED = (
     "data", "model", "denoiser", "objective", "schedule", "process", "optimizer", "lr_schedule",
     "bound", "likelihood", "weights", "checkpoint",
 )  # fmt: skip
+CHECKPOINTS = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")
 OWN = "sampler, guidance, threshold, samples, measures, seed, trainer, logger, threads"
 
 
@@ -31,12 +33,17 @@ def adopt(config: dict, choices: dict[str, Any], overrides: list[str]) -> None:
     for override in overrides:
         if override.lstrip("+~").split("=")[0].split(".")[0].split("/")[0] in ADOPTED:
             raise UserError(f"{override}: the model is that of trained={path}; beside it {OWN} are accepted")
-    theirs, named = source.config(), source.provenance().get("choices", {})
+    theirs = check_config(source.config(), f"trained={path}")
+    named = source.provenance().get("choices")
     for key in ADOPTED:
+        if key not in theirs:
+            raise UserError(f"trained={path}: its configuration has no {key}; that of a run is accepted")
         config[key] = theirs[key]
         choices.pop(key, None)
-        if key in named:
+        if isinstance(named, dict) and isinstance(named.get(key), str):
             choices[key] = named[key]
+    if "download" in config["data"]:
+        config["data"]["download"] = False  # it would be to where the other run says
     config["trained"] = str(source.path)
 
 
@@ -55,7 +62,12 @@ def take_over(run: RunDirectory, config: dict, now: "Fingerprint", write: bool) 
     from triptych.runs.checkpoints import read_checkpoint
 
     source = RunDirectory(config["trained"])
-    kept = read_checkpoint(source / (source.summary() or {}).get("checkpoint", "checkpoints/last.ckpt"))
+    name = (source.summary() or {}).get("checkpoint", CHECKPOINTS[0])
+    if name not in CHECKPOINTS:
+        raise UserError(
+            f"trained={source.path}: checkpoint {name!r}; one of {', '.join(CHECKPOINTS)} is accepted"
+        )
+    kept = read_checkpoint(source / name)
     accepted = f"the data of trained={config['trained']} as they were are accepted"
     say(run, compare_data(now, kept["triptych"].get("data"), HELD_OUT, accepted))
     checkpoint = {key: kept[key] for key in ("state_dict", "callbacks", "global_step")}

@@ -1,0 +1,165 @@
+"""Which classes a configuration may name. A checkpoint and a run's directory bring one along, perhaps a
+stranger's, so a name decides nothing: what it leads to does.
+
+Accepted is a class that is *defined* in one of the rooms below, under the name that its own file gives it; an
+optimiser of ``torch.optim``; Lightning's Trainer and W&B's logger, with the arguments listed; and any class
+defined in a package that the owner of this clone trusts (``TRIPTYCH_TRUST=a,b`` or, in pyproject.toml,
+``[tool.triptych] trust = ["a", "b"]``). Functions, nested names and what a module merely imports are not.
+
+The decision falls in two steps. ``check_name`` reads the package's own files and imports nothing. ``find``
+then imports that one module, and looks whether the object is the class that it was taken for.
+"""
+
+import ast
+import importlib
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from triptych.errors import UserError
+
+PACKAGE = Path(__file__).parents[1]
+PYPROJECT = PACKAGE.parents[1] / "pyproject.toml"
+ROOMS = ("data", "networks", "diffusion", "models", "callbacks")
+# what a configuration may tell these; the rest (plugins, paths, profilers) could write where it likes
+ARGUMENTS = {
+    "pytorch_lightning.Trainer": frozenset(
+        "max_steps val_check_interval log_every_n_steps accelerator devices num_nodes strategy precision "
+        "gradient_clip_val gradient_clip_algorithm accumulate_grad_batches overfit_batches benchmark "
+        "deterministic detect_anomaly inference_mode sync_batchnorm limit_train_batches limit_val_batches "
+        "limit_test_batches max_time".split()
+    ),
+    "pytorch_lightning.loggers.WandbLogger": frozenset(
+        "mode project entity group tags notes job_type log_model".split()
+    ),
+}
+HOMES = {
+    "pytorch_lightning.Trainer": "pytorch_lightning.trainer.trainer",
+    "pytorch_lightning.loggers.WandbLogger": "pytorch_lightning.loggers.wandb",
+}
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+")
+OPTIMISER = re.compile(r"torch\.optim\.[A-Z][A-Za-z0-9]*")
+
+
+@cache
+def trusted() -> tuple[str, ...]:
+    """Packages whose classes the owner of this clone lets configurations name."""
+    names = [name.strip() for name in os.environ.get("TRIPTYCH_TRUST", "").split(",")]
+    if PYPROJECT.is_file():
+        import tomllib
+
+        written = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))
+        names += written.get("tool", {}).get("triptych", {}).get("trust", [])
+    return tuple(name for name in names if name)
+
+
+def check_name(target: Any, where: str = "") -> str:
+    """``target`` if a class of that name may be built, as far as that is known without an import.
+
+    Raises:
+        UserError: it may not; ``where`` is the place in the configuration.
+    """
+    if not isinstance(target, str) or not NAME.fullmatch(target):
+        raise _refused(target, where, "not the dotted name of a class")
+    if target in ARGUMENTS or OPTIMISER.fullmatch(target) or _by_owner(target):
+        return target
+    if not _home(target):
+        raise _refused(target, where, "not a class that a configuration may name")
+    return target
+
+
+def find(target: Any, where: str = "") -> type:
+    """The class of that name, imported.
+
+    Raises:
+        UserError: none of that name may be built, or what it leads to is something else.
+    """
+    name = check_name(target, where).rpartition(".")[2]
+    if _by_owner(target):
+        module = target.rpartition(".")[0]
+    elif OPTIMISER.fullmatch(target):
+        module = "torch.optim"
+    else:
+        module = HOMES.get(target) or _home(target)
+    try:
+        found = vars(importlib.import_module(module)).get(name)
+    except Exception as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{_key(target, where)}: cannot be imported ({line})") from error
+    if not isinstance(found, type) or issubclass(found, BaseException) or not _is_home(found, target, module):
+        raise _refused(target, where, f"{module} defines no class of that name")
+    return found
+
+
+def _is_home(found: type, target: str, module: str) -> bool:
+    """Whether the class is what its name says, and no alias of something else."""
+    if found.__qualname__ != target.rpartition(".")[2]:
+        return False
+    if _by_owner(target):
+        return any(_inside(found.__module__, package) for package in trusted())
+    if OPTIMISER.fullmatch(target):
+        from torch.optim import Optimizer
+
+        return issubclass(found, Optimizer) and _inside(found.__module__, "torch.optim")
+    return found.__module__ == module
+
+
+@cache
+def _home(target: str) -> str:
+    """The module of ours whose file defines the class ``target``; "" if none in the rooms does.
+
+    A package names its classes shortly where its ``__all__`` has them (``triptych.diffusion.sampler.DDIM``).
+    """
+    module, _, name = target.rpartition(".")
+    if not any(_inside(module, f"triptych.{room}") for room in ROOMS):
+        return ""
+    defined, short = _classes(module)
+    return module if name in defined else _home(short[name]) if name in short else ""
+
+
+@cache
+def _classes(module: str) -> tuple[frozenset[str], dict[str, str]]:
+    """(classes defined at the top of a module's file, {name in ``__all__``: where it comes from})."""
+    base = PACKAGE.joinpath(*module.split(".")[1:])
+    file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+    if not file.is_file():
+        return frozenset(), {}
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    defined = frozenset(node.name for node in body if isinstance(node, ast.ClassDef))
+    if file.name != "__init__.py":
+        return defined, {}
+    public: set[str] = set()
+    for node in body:
+        if isinstance(node, ast.Assign) and any(getattr(t, "id", "") == "__all__" for t in node.targets):
+            public = set(ast.literal_eval(node.value))
+    short = {
+        name.name: f"{module}.{node.module}.{name.name}"
+        for node in body
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
+        for name in node.names
+        if name.name in public and name.asname is None
+    }
+    return defined, short
+
+
+def _by_owner(target: str) -> bool:
+    return any(_inside(target, package) for package in trusted())
+
+
+def _inside(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def _key(target: Any, where: str) -> str:
+    shown = target[:100] if isinstance(target, str) else repr(target)[:100]
+    return f"{where}._target_={shown}" if where else f"_target_={shown}"
+
+
+def _refused(target: Any, where: str, reason: str) -> UserError:
+    rooms = ", ".join(f"triptych.{room}" for room in ROOMS)
+    return UserError(
+        f"{_key(target, where)}: {reason}; a class defined in {rooms}, an optimiser of torch.optim, or a class "
+        "of a package in TRIPTYCH_TRUST is accepted"
+    )

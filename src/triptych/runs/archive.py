@@ -1,0 +1,179 @@
+"""A checkpoint's file, gone through before torch opens it, without torch: what it claims and what it holds.
+
+torch.load(weights_only=True) runs no code of a file's, but it takes a shape of 2^40 for one number, unpacks
+what is compressed, and knows many more types than a checkpoint of ours has. Here the archive must be stored,
+not compressed; each tensor must lie within a record of its own length; and beside tensors there is plain data
+alone. What the pickle asks for is built of stand-ins that do nothing.
+"""
+
+import io
+import math
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import IO, Any
+
+from triptych.config.plain import plain
+from triptych.errors import UserError
+
+ITEM_BYTES = {
+    "DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2,
+    "LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1,
+}  # fmt: skip
+DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+RECORD = re.compile(
+    r"[^/\\]+/(data\.pkl|byteorder|version|\.format_version|\.storage_alignment|\.data/serialization_id"
+    r"|data/[0-9]+)"
+)
+DIMENSIONS = 64  # as torch has it
+SHARED = 4  # times that the tensors of a file may cover it: weights are tied, averages are not
+
+
+class Refused(Exception):
+    """The reason why a file is none of ours."""
+
+
+class Stub:
+    """In the place of a tensor, a storage or a type of torch's. It has no state, so that none can be set."""
+
+    __slots__ = ("size", "name")
+
+    def __init__(self, name: str, size: int = 0):
+        self.name, self.size = name, size
+
+
+def inspect(file: IO[bytes], path: Path) -> dict[str, Any]:
+    """What ``file`` holds, its tensors as stand-ins, its configuration plain; ``path`` is for messages.
+
+    Raises:
+        UserError: no checkpoint of a run's, or one that claims more than it holds.
+    """
+    try:
+        found = _read(file)
+    except Refused as refused:
+        raise UserError(f"ckpt={path}: {refused}; a checkpoint of a run is accepted") from refused
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+        raise UserError(
+            f"ckpt={path}: truncated or not a checkpoint; a checkpoint of a run is accepted"
+        ) from error
+    except Exception as error:  # the unpickler raises whatever the stand-ins and the bytes make it raise
+        raise UserError(
+            f"ckpt={path}: it holds more than plain data and was not loaded; a checkpoint of a run is accepted"
+        ) from error
+    known = found.get("triptych") if isinstance(found, dict) else None
+    if not isinstance(known, dict) or not isinstance(found.get("state_dict"), dict):
+        raise UserError(f"ckpt={path}: not written by triptych; a checkpoint of a run is accepted")
+    return found | {"triptych": known | {"config": plain(known.get("config"), f"ckpt={path}: config")}}
+
+
+def _read(file: IO[bytes]) -> Any:
+    if file.read(4) != b"PK\x03\x04":
+        raise Refused("truncated or not a checkpoint")
+    total = file.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        records = {}
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+                raise Refused(f"{entry.filename[:60]} in it is compressed and was not unpacked")
+            if not RECORD.fullmatch(entry.filename) or entry.filename in records:
+                raise Refused(f"{entry.filename[:60]!r} in it belongs to no checkpoint")
+            records[entry.filename] = entry.file_size
+        if sum(records.values()) > total or archive.comment:
+            raise Refused("it claims more than it holds")
+        roots = {name.split("/")[0] for name in records}
+        root = roots.pop() if len(roots) == 1 else ""
+        if f"{root}/data.pkl" not in records:
+            raise Refused("truncated or not a checkpoint")
+        sizes = {name.rpartition("/")[2]: n for name, n in records.items() if "/data/" in name}
+        return DryRun(io.BytesIO(archive.read(f"{root}/data.pkl")), sizes, SHARED * total).load()
+
+
+class DryRun(pickle._Unpickler):  # type: ignore[name-defined, misc]
+    """Reads a pickle with nothing to call but the stand-ins below: Python's own, since C's trusts lengths."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    for _code in (
+        *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
+        *(pickle.FROZENSET, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.BYTEARRAY8, pickle.NEXT_BUFFER),
+        *(pickle.READONLY_BUFFER, pickle.DICT),
+    ):
+        dispatch.pop(_code[0], None)
+
+    def __init__(self, file: IO[bytes], sizes: dict[str, int], most: int):
+        super().__init__(file)
+        self.sizes, self.left = sizes, most
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return self._tensor
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return self._parameter
+        if module == "torch" and (name in ITEM_BYTES or name in DTYPES):
+            return Stub(name)
+        if (module, name) == ("torch", "Size"):
+            return tuple
+        raise Refused(f"it holds more than plain data ({module}.{name}) and was not loaded")
+
+    def persistent_load(self, pid: Any) -> Stub:
+        kind, storage, key, _, numel = pid
+        item = ITEM_BYTES[storage.name] if kind == "storage" and type(storage) is Stub else 0
+        if not item or type(numel) is not int or numel < 0 or self.sizes.get(key) != item * numel:
+            raise Refused("a tensor in it claims more than it holds")
+        return Stub(storage.name, numel)
+
+    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Stub:
+        numbers = (offset, *size, *stride)
+        if (
+            type(storage) is not Stub
+            or len(size) > DIMENSIONS
+            or any(type(n) is not int or not 0 <= n < 2**63 for n in numbers)
+        ):
+            raise Refused("a tensor in it is damaged")
+        count = math.prod(size)
+        end = offset + 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if count else 0
+        self.left -= count * ITEM_BYTES[storage.name]
+        if end > storage.size or count > storage.size or self.left < 0:
+            raise Refused("a tensor in it claims more than it holds")
+        return Stub("tensor", count)
+
+    @staticmethod
+    def _parameter(data: Any, *_: Any) -> Any:
+        return data
+
+    def load_reduce(self) -> None:
+        call, arguments = self.stack[-2:]
+        if call is OrderedDict and arguments != ():
+            raise Refused("it holds more than plain data and was not loaded")
+        super().load_reduce()
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+
+    def load_build(self) -> None:
+        """Only of a state_dict's own versions, which torch writes and nobody here reads."""
+        self.stack.pop()
+        if type(self.stack[-1]) is not OrderedDict:
+            raise Refused("it holds more than plain data and was not loaded")
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+    # a key made of nested tuples takes for ever to hash
+    def load_setitem(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def load_setitems(self) -> None:
+        self._check_keys(self.stack[::2])
+        super().load_setitems()
+
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    @staticmethod
+    def _check_keys(keys: list) -> None:
+        if any(type(key) not in (str, int) for key in keys):
+            raise Refused("it holds more than plain data and was not loaded")
