@@ -13,7 +13,7 @@ OPTIONS = (
     "_target_",
     "_partial_",
     "_convert_",
-)  # Hydra has more; a configuration of ours has no use for them
+)  # of what Hydra knows, all that is used
 # what an object is for decides what it must be; places that are not listed take any class that may be named
 ROLES = {
     "data": "triptych.data.base.DataModule",
@@ -73,7 +73,7 @@ def check_names(config: Any, path: str = "") -> None:
         for key, value in node.items():
             if key[:1] == "_" and key not in OPTIONS:
                 raise UserError(
-                    f"{where}.{key}={value!r}: {', '.join(OPTIONS)} are accepted beside arguments"
+                    f"{where}.{key}={repr(value)[:100]}: {', '.join(OPTIONS)} are accepted beside arguments"
                 )
             if target in ARGUMENTS and key not in OPTIONS and not _scalar(value):
                 raise UserError(
@@ -90,9 +90,8 @@ def check_targets(config: Any, path: str = "") -> None:
         names, more = parameters_of(target)
         for key in node:
             if not (more or key in names or key in OPTIONS):
-                raise UserError(
-                    f"{where}.{key}={node[key]!r}: {target} has no such argument, {nearest(key, list(names))}"
-                )
+                given = f"{where}.{key}={repr(node[key])[:100]}"
+                raise UserError(f"{given}: {target} has no such argument, {nearest(key, list(names))}")
 
 
 def build(config: dict, path: str, **extra: Any) -> Any:

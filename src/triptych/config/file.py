@@ -45,8 +45,8 @@ def read_config(file: Path) -> dict[str, Any]:
 
 def _check_events(text: str, file: Path) -> None:
     """What would explode when it is built is refused while it is still being read."""
-    depth, most = 0, limit("TRIPTYCH_MAX_NODES")
-    for count, event in enumerate(yaml.parse(text, Loader=_loader())):
+    depth, count, most = 0, 0, limit("TRIPTYCH_MAX_NODES")
+    for event in yaml.parse(text, Loader=_loader()):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise UserError(f"{file}: an alias (&, *); plain values are accepted")
         if getattr(event, "tag", None) and not _quoted(event):
@@ -54,7 +54,8 @@ def _check_events(text: str, file: Path) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEPTH:
             raise UserError(f"{file}: nested deeper than {DEPTH}, as no configuration is")
-        if count > 2 * most:
+        count += isinstance(event, yaml.NodeEvent)  # what begins, or stands alone
+        if count > 2 * most:  # keys and values
             raise UserError(f"{file}: more than {most} values; TRIPTYCH_MAX_NODES=... raises the limit")
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > TEXT:
             raise UserError(f"{file}: a value of more than {TEXT} characters")

@@ -1,4 +1,4 @@
-"""A configuration from a file as plain data: copied, bounded, without references, before anything reads it."""
+"""A configuration from a file as plain data: copied, bounded, without references, before it is read."""
 
 from typing import Any
 

@@ -153,13 +153,14 @@ def _inside(name: str, package: str) -> bool:
 
 
 def _key(target: Any, where: str) -> str:
-    shown = target[:100] if isinstance(target, str) else repr(target)[:100]
+    plain = isinstance(target, str) and NAME.fullmatch(target)
+    shown = target[:100] if plain else ascii(target)[:100]
     return f"{where}._target_={shown}" if where else f"_target_={shown}"
 
 
 def _refused(target: Any, where: str, reason: str) -> UserError:
     rooms = ", ".join(f"triptych.{room}" for room in ROOMS)
     return UserError(
-        f"{_key(target, where)}: {reason}; a class defined in {rooms}, an optimiser of torch.optim, or a class "
-        "of a package in TRIPTYCH_TRUST is accepted"
+        f"{_key(target, where)}: {reason}; a class defined in {rooms}, an optimiser of torch.optim, or a "
+        "class of a package in TRIPTYCH_TRUST is accepted"
     )

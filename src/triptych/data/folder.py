@@ -21,10 +21,9 @@ from triptych.limits import limit
 
 TO = {"train": "train on", "val": "validate on", "test": "test on"}
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-
-
 # by content, whatever the name ends with: Pillow would hand an EPS named .png to Ghostscript
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below: an error from the first pixel too many
 
 
 def list_images(root: Path) -> list[Path]:
@@ -63,8 +62,8 @@ def read_image(file: Path, size: int, channels: int) -> np.ndarray:
         with Image.open(file, formats=FORMATS) as image:
             if (pixels := image.width * image.height) > (most := limit("TRIPTYCH_MAX_PIXELS")):
                 raise DataError(
-                    f"data.root: {file} has {image.width} x {image.height} = {pixels} pixels; up to {most} are"
-                    " accepted, TRIPTYCH_MAX_PIXELS=... raises the limit"
+                    f"data.root: {file} has {image.width} x {image.height} = {pixels} pixels; up to {most}"
+                    " are accepted, TRIPTYCH_MAX_PIXELS=... raises the limit"
                 )
             upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
         values = np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
@@ -167,7 +166,6 @@ class ImageFolder(DataModule):
         """(n, *shape) uint8, in the order of `files`."""
         channels, size, _ = self.shape
         values = torch.empty((len(files), *self.shape), dtype=torch.uint8)
-        Image.MAX_IMAGE_PIXELS = None  # the limit is ours, for all of these formats
         quiet = True if rank_world()[0] else None  # None: shown on a terminal only
         with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
             try:

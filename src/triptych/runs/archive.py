@@ -20,7 +20,8 @@ from triptych.errors import UserError
 
 ITEM_BYTES = {
     "DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2,
-    "LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1,
+    "LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1,
+    "ByteStorage": 1, "BoolStorage": 1,
 }  # fmt: skip
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 RECORD = re.compile(
@@ -29,6 +30,10 @@ RECORD = re.compile(
 )
 DIMENSIONS = 64  # as torch has it
 SHARED = 4  # times that the tensors of a file may cover it: weights are tied, averages are not
+
+
+MORE = "it holds more than plain data and was not loaded"
+_Unpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
 
 class Refused(Exception):
@@ -59,9 +64,7 @@ def inspect(file: IO[bytes], path: Path) -> dict[str, Any]:
             f"ckpt={path}: truncated or not a checkpoint; a checkpoint of a run is accepted"
         ) from error
     except Exception as error:  # the unpickler raises whatever the stand-ins and the bytes make it raise
-        raise UserError(
-            f"ckpt={path}: it holds more than plain data and was not loaded; a checkpoint of a run is accepted"
-        ) from error
+        raise UserError(f"ckpt={path}: {MORE}; a checkpoint of a run is accepted") from error
     known = found.get("triptych") if isinstance(found, dict) else None
     if not isinstance(known, dict) or not isinstance(found.get("state_dict"), dict):
         raise UserError(f"ckpt={path}: not written by triptych; a checkpoint of a run is accepted")
@@ -90,10 +93,10 @@ def _read(file: IO[bytes]) -> Any:
         return DryRun(io.BytesIO(archive.read(f"{root}/data.pkl")), sizes, SHARED * total).load()
 
 
-class DryRun(pickle._Unpickler):  # type: ignore[name-defined, misc]
+class DryRun(_Unpickler):
     """Reads a pickle with nothing to call but the stand-ins below: Python's own, since C's trusts lengths."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: Any = dict(_Unpickler.dispatch)
     for _code in (
         *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
         *(pickle.FROZENSET, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.BYTEARRAY8, pickle.NEXT_BUFFER),
@@ -127,11 +130,8 @@ class DryRun(pickle._Unpickler):  # type: ignore[name-defined, misc]
 
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Stub:
         numbers = (offset, *size, *stride)
-        if (
-            type(storage) is not Stub
-            or len(size) > DIMENSIONS
-            or any(type(n) is not int or not 0 <= n < 2**63 for n in numbers)
-        ):
+        sound = type(storage) is Stub and len(size) <= DIMENSIONS
+        if not sound or any(type(n) is not int or not 0 <= n < 2**63 for n in numbers):
             raise Refused("a tensor in it is damaged")
         count = math.prod(size)
         end = offset + 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if count else 0
@@ -147,7 +147,7 @@ class DryRun(pickle._Unpickler):  # type: ignore[name-defined, misc]
     def load_reduce(self) -> None:
         call, arguments = self.stack[-2:]
         if call is OrderedDict and arguments != ():
-            raise Refused("it holds more than plain data and was not loaded")
+            raise Refused(MORE)
         super().load_reduce()
 
     dispatch[pickle.REDUCE[0]] = load_reduce
@@ -156,7 +156,7 @@ class DryRun(pickle._Unpickler):  # type: ignore[name-defined, misc]
         """Only of a state_dict's own versions, which torch writes and nobody here reads."""
         self.stack.pop()
         if type(self.stack[-1]) is not OrderedDict:
-            raise Refused("it holds more than plain data and was not loaded")
+            raise Refused(MORE)
 
     dispatch[pickle.BUILD[0]] = load_build
 
@@ -176,4 +176,4 @@ class DryRun(pickle._Unpickler):  # type: ignore[name-defined, misc]
     @staticmethod
     def _check_keys(keys: list) -> None:
         if any(type(key) not in (str, int) for key in keys):
-            raise Refused("it holds more than plain data and was not loaded")
+            raise Refused(MORE)

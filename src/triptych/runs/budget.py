@@ -6,7 +6,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
-CALLS = 200_000  # tensors that a model is made of, at most
+CALLS = 10_000  # tensors that a model is made of, at most
 
 
 class Budget(TorchFunctionMode):

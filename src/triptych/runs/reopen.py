@@ -18,7 +18,6 @@ from triptych.runs.checkpoints import load_weights, read_checkpoint
 from triptych.runs.quiet import quiet
 from triptych.runs.strangers import check_config
 
-
 SLACK = 2**28  # bytes that a model may need beside what its checkpoint holds
 
 

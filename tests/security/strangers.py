@@ -1,0 +1,113 @@
+"""What a stranger could send: a checkpoint, a run's directory, and attacks for their configuration."""
+
+import copy
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+TINY = (
+    "logger=csv threads=1 trainer.accelerator=cpu trainer.max_steps=2 trainer.val_check_interval=1 "
+    "bound.repeats=1 bound.val_repeats=1 samples.n=0 sampler.steps=2 callbacks.ema=null weights=raw"
+).split()
+RING = (
+    "data=ring denoiser=mlp denoiser.network.width=8 data.train_size=64 data.val_size=16 data.test_size=16"
+).split()
+
+
+def configuration(*overrides: str, data: list[str] = RING) -> dict:
+    """A run's configuration, as its door would record it."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from triptych.config.check import CONFIGS
+    from triptych.config.names import register_resolvers
+
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", overrides=[*TINY, *data, *overrides])
+        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    for key in ("force", "retry"):
+        plain.pop(key, None)
+    return plain
+
+
+class Opener:
+    """A pickle that makes a file when somebody loads it."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+def attacks(folder: Path) -> dict[str, dict]:
+    """Nodes that have done something, each known by the mark that it leaves in ``folder``."""
+    (folder / "load.pkl").write_bytes(pickle.dumps(Opener(folder / "mark-pickle")))
+    target = "triptych.runs.directory"
+    return {
+        "command": {
+            "_target_": "triptych.runs.processes.run_child",
+            "command": ["sh", "-c", f"touch {folder}/mark-command"],
+            "log": f"{folder}/mark-log",
+        },
+        "file": {
+            "_target_": f"{target}.write_atomic",
+            "path": {"_target_": f"{target}.Path", "_args_": [f"{folder}/mark-file"]},
+            "data": "owned",
+        },
+        "pickle": {
+            "_target_": "triptych.runs.checkpoints.torch.load",
+            "f": f"{folder}/load.pkl",
+            "weights_only": False,
+        },
+    }
+
+
+def marks(folder: Path) -> list[str]:
+    """What attacks have left."""
+    return sorted(path.name for path in folder.glob("mark*"))
+
+
+def put(config: dict, place: str, node: Any) -> dict:
+    """A copy of ``config`` with ``node`` at a dotted place."""
+    changed = copy.deepcopy(config)
+    *parents, name = place.split(".")
+    inner = changed
+    for parent in parents:
+        inner = inner[parent]
+    inner[name] = node
+    return changed
+
+
+def save_checkpoint(path: Path, config: Any, state: dict | None = None) -> Path:
+    """A checkpoint as a run writes them."""
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(
+        {
+            "epoch": 0,
+            "global_step": 2,
+            "state_dict": state or {},
+            "callbacks": {},
+            "triptych": {"schema": 1, "config": config},
+        },
+        path,
+    )
+    return path
+
+
+def save_run(folder: Path, config: dict, status: str = "") -> Path:
+    """A run's directory; with a status, one that has come to an end."""
+    import yaml
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (folder / "provenance.json").write_text(
+        json.dumps({"id": "abcd1234", "overrides": [], "choices": {}, "executions": []})
+    )
+    if status:
+        (folder / "summary.json").write_text(json.dumps({"schema": 1, "status": status}))
+    return folder

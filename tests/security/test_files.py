@@ -1,0 +1,491 @@
+"""Files that claim more than they hold, or hold what they should not: one line, a second, little memory."""
+
+import gzip
+import io
+import json
+import pickle
+import resource
+import subprocess
+import sys
+import time
+import zipfile
+from collections import OrderedDict
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from torch._utils import _rebuild_tensor_v2
+
+from triptych.config.file import read_config
+from triptych.errors import UserError
+from triptych.runs.archive import inspect
+from triptych.runs.arrays import read_arrays
+from triptych.runs.checkpoints import read_checkpoint
+from triptych.runs.directory import RunDirectory
+from triptych.runs.plain import load
+
+from .strangers import Opener, configuration, marks, save_checkpoint, save_run
+
+MIB = 2**20
+
+
+@contextmanager
+def refused(*words, memory=64 * MIB):
+    """UserError of one line with these words, within a second of this process, in ``memory`` more bytes."""
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(UserError) as caught:
+        yield
+    message = str(caught.value)
+    assert time.process_time() - began < 1
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < memory
+    assert "\n" not in message and len(message) < 1000
+    for word in words:
+        assert word in message, message
+
+
+# config.yaml
+
+
+def bomb(levels=9, each=9):
+    """Billion laughs: nine lists of nine aliases of the list before."""
+    lines = ['a: &a ["lol"]']
+    for i in range(1, levels):
+        name, last = "abcdefghijk"[i], "abcdefghijk"[i - 1]
+        lines.append(f"{name}: &{name} [{','.join([f'*{last}'] * each)}]")
+    return "\n".join(lines)
+
+
+YAML = {
+    "aliases": (bomb(), "an alias"),
+    "one alias": ("a: &x {b: 1}\nc: *x\n", "an alias"),
+    "cycle": ("a: &x [*x]\n", "an alias"),
+    "merge": ("a: &x {b: 1}\nc:\n  <<: *x\n", "an alias"),
+    "deep lists": ("a: " + "[" * 200_000, "nest"),
+    "deep groups": ("\n".join(" " * i + "a:" for i in range(1000)), "nested deeper"),
+    "many": ("a: [" + "1," * 250_000 + "]", "TRIPTYCH_MAX_NODES"),
+    "large": ("a: '" + "x" * 5_000_000 + "'", "TRIPTYCH_MAX_CONFIG"),
+    "one value": ("a: " + "x" * 100_000, "characters"),
+    "digits": ("a: " + "9" * 8000, "cannot be read"),
+    "large number": ("a: " + "9" * 300, "a longer value"),
+    "sexagesimal": ("a: " + "1:" * 3000 + "1", ""),
+    "python": ("a: !!python/object/apply:os.system ['true']", "a tag"),
+    "path": ("a: !!python/object/apply:pathlib.Path ['/x']", "a tag"),
+    "binary": ("a: !!binary aGVsbG8=", "a tag"),
+    "set": ("a: !!set {x}", "a tag"),
+    "reference": ("a: ${oc.env:HOME}", "a reference"),
+    "escaped": ('a: "\\u0024{oc.env:HOME}"', "a reference"),
+    "inner": ("a:\n  b:\n  - ['x${now:}']", "a reference"),
+    "list": ("- 1", "not a group"),
+    "empty": ("", "not a group"),
+    "numbers for keys": ("1: 2", "accepted"),
+    "two documents": ("a: 1\n---\nb: 2", "cannot be read"),
+    "bytes": ("a: \udcff", "cannot be read"),
+    "broken": ("a: [1, {", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", YAML)
+def test_a_config_that_is_a_bomb(tmp_path, name):
+    text, words = YAML[name]
+    file = tmp_path / "config.yaml"
+    file.write_text(text, errors="surrogateescape")
+    with refused(str(file), words):
+        read_config(file)
+    with pytest.raises(UserError):
+        RunDirectory(tmp_path).config()
+
+
+def test_at_the_door(door, root):
+    theirs = save_run(root / "theirs", {})
+    (theirs / "config.yaml").write_text(bomb())
+    began = time.monotonic()
+    result = door("triptych.train", f"resume={theirs}", timeout=60)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1 and "an alias" in result.stderr
+    assert "torch" not in result.stderr and time.monotonic() - began < 30
+
+
+def test_an_honest_config_is_read_as_it_was_written(tmp_path):
+    from omegaconf import OmegaConf
+
+    config = configuration() | {
+        "odd": [1e-3, 8e-3, 1e22, float("inf"), -3, "1e3", "yes", "null", "~", "2024-01-01"]
+    }
+    config |= {
+        "more": {"a": None, "b": True, "c": "x: y", "d": "", "e": "-", "f": "1:30", "g": "ü\n", "h": "0o7"}
+    }
+    file = tmp_path / "config.yaml"
+    file.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    assert read_config(file) == config == OmegaConf.to_container(OmegaConf.load(file))
+
+
+def test_limits_can_be_raised_and_only_by_the_environment(tmp_path, monkeypatch):
+    file = tmp_path / "config.yaml"
+    file.write_text("a: [" + "1," * 300 + "]")
+    monkeypatch.setenv("TRIPTYCH_MAX_NODES", "100")
+    with refused("more than 100 values", "TRIPTYCH_MAX_NODES=..."):
+        read_config(file)
+    monkeypatch.setenv("TRIPTYCH_MAX_NODES", "1000")
+    assert len(read_config(file)["a"]) == 300
+    monkeypatch.setenv("TRIPTYCH_MAX_NODES", "all")
+    with refused("TRIPTYCH_MAX_NODES=all", "a whole number"):
+        read_config(file)
+
+
+# checkpoints
+
+
+class Storage:
+    """In a pickle: a reference to a record of the archive."""
+
+    def __init__(self, numel):
+        self.numel = numel
+
+
+class Writer(pickle._Pickler):
+    def persistent_id(self, value):
+        return (
+            ("storage", torch.FloatStorage, "0", "cpu", value.numel) if isinstance(value, Storage) else None
+        )
+
+
+class Made:
+    """Pickled as a call."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+def tensor(size, stride, numel=4, offset=0):
+    return Made(_rebuild_tensor_v2, Storage(numel), offset, size, stride, False, OrderedDict())
+
+
+def archive(weights, record=b"\0" * 16, method=zipfile.ZIP_STORED, **more):
+    """A checkpoint's file around one entry of a state_dict."""
+    text = io.BytesIO()
+    Writer(text, 2).dump({"triptych": {"config": {}}, "state_dict": {"w": weights}})
+    return packed(
+        {"data.pkl": text.getvalue(), "byteorder": b"little", "version": b"3\n", "data/0": record} | more,
+        method,
+    )
+
+
+def packed(records, method=zipfile.ZIP_STORED):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as file:
+        for name, data in records.items():
+            file.writestr(f"archive/{name}", data)
+    return out.getvalue()
+
+
+def hash_bomb():
+    """{((...),(...)): 0} with 2^60 leaves: harmless to write, endless to hash."""
+    body = b"\x80\x02}" + b"q\x00" + b")" + b"q\x01"
+    for i in range(1, 60):
+        body += b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86" + b"q" + bytes([i + 1])
+    # the stack: dict, tuples; the last tuple is the key
+    return b"\x80\x02}" + body[body.index(b")") :].replace(b"\x00", b"\x00") + b"K\x00s."
+
+
+FILES = {
+    "expanded": lambda: archive(tensor((2**40,), (0,))),
+    "resized": lambda: archive(tensor((2**28,), (1,))),
+    "beyond": lambda: archive(tensor((2,), (1,), offset=3)),
+    "negative": lambda: archive(tensor((-4,), (1,))),
+    "strides": lambda: archive(tensor((2, 2), (1,))),
+    "storage": lambda: archive(tensor((4,), (1,), numel=2**30)),
+    "short storage": lambda: archive(tensor((4,), (1,), numel=3)),
+    "dimensions": lambda: archive(tensor((1,) * 1000, (1,) * 1000)),
+    "many": lambda: archive([tensor((2**16,), (1,), 2**16) for _ in range(999)], b"\0" * 2**18),
+    "compressed": lambda: archive(tensor((2**22,), (1,), numel=2**22), b"\0" * 2**24, zipfile.ZIP_DEFLATED),
+    "another record": lambda: archive(0, **{"constants.pkl": b"x"}),
+    "a path": lambda: archive(0, **{"../../x": b"x"}),
+    "sparse": lambda: archive(Made(torch._utils._rebuild_sparse_tensor, torch.sparse_coo, (1, 2, (2**40,)))),
+    "meta": lambda: archive(
+        Made(torch._utils._rebuild_meta_tensor_no_storage, torch.float32, (2**40,), (1,), False)
+    ),
+    "storage object": lambda: archive(Made(torch.FloatStorage, 2**40)),
+    "set": lambda: archive({1, 2}),
+    "a call": lambda: archive(Made(bytearray, 2**40)),
+    "ordered": lambda: archive(Made(OrderedDict, {"a": 1})),
+    "tuple key": lambda: archive({(1, 2): 3}),
+    "hash": lambda: packed({"data.pkl": hash_bomb()}),
+    "memo": lambda: packed({"data.pkl": b"\x80\x02}r\xff\xff\xff\x7f."}),
+    "long": lambda: packed({"data.pkl": b"\x80\x02\x8b\xff\xff\xff\x7f1."}),
+    "text": lambda: packed({"data.pkl": b"\x80\x04\x8d" + b"\xff" * 6 + b"\x00\x00x."}),
+    "deep": lambda: packed({"data.pkl": b"\x80\x02" + b"](" * 20_000 + b"."}),
+    "no pickle": lambda: packed({"version": b"3\n"}),
+    "legacy": lambda: pickle.dumps({"triptych": {}, "state_dict": {}}),
+    "empty": lambda: b"",
+    "zip": lambda: b"PK\x03\x04" + b"\0" * 100,
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_checkpoint_that_claims_more_than_it_holds(tmp_path, name):
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(FILES[name]())
+    with refused(f"ckpt={path}", "a checkpoint of a run is accepted"):
+        read_checkpoint(path)
+
+
+def test_the_archives_of_these_tests_are_opened_where_they_are_honest(tmp_path):
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(archive(tensor((2, 2), (2, 1)), np.arange(4, dtype=np.float32).tobytes()))
+    assert read_checkpoint(path)["state_dict"]["w"].tolist() == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_pickle_in_a_checkpoint_is_not_run(root, protocol):
+    path = root / "x.ckpt"
+    torch.save(
+        {"triptych": {"config": {}}, "state_dict": {}, "x": Opener(root / "mark")},
+        path,
+        pickle_protocol=protocol,
+    )
+    with refused("holds more than plain data"):
+        read_checkpoint(path)
+    assert not marks(root)
+
+
+def test_a_cycle_and_a_shared_list_in_a_checkpoints_configuration(tmp_path):
+    ring = {}
+    ring["x"] = [ring]
+    laughs = ["lol"]
+    for _ in range(30):
+        laughs = [laughs] * 9
+    for config, words in (
+        (ring, "nested deeper"),
+        ({"x": laughs}, "more than"),
+        ({"x": {"y": 10**30}}, "longer"),
+    ):
+        path = save_checkpoint(tmp_path / "x.ckpt", config)
+        with refused(f"ckpt={path}: config", words):
+            read_checkpoint(path)
+
+
+def test_every_tensor_of_an_honest_checkpoint_is_read(tmp_path):
+    kinds = (
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+    )
+    state = {
+        str(k): torch.arange(6).reshape(2, 3).to(k) for k in (*kinds, torch.int8, torch.uint8, torch.bool)
+    }
+    tied = torch.randn(5, 7)
+    state |= {"tied": tied, "again": tied, "view": tied.T, "part": tied[1:3], "none": torch.empty(0, 3)}
+    state |= {"scalar": torch.tensor(3.0), "parameter": torch.nn.Parameter(torch.randn(3))}
+    path = save_checkpoint(tmp_path / "x.ckpt", {"a": 1}, OrderedDict(state))
+    found = read_checkpoint(path)["state_dict"]
+    assert all(found[name].equal(value) and found[name].dtype == value.dtype for name, value in state.items())
+
+
+@pytest.mark.parametrize("change", [{"width": 10**6}, {"blocks": 10**7}, {"width": 10**12}, {"width": -1}])
+def test_a_network_that_is_larger_than_its_file(tmp_path, change):
+    from triptych.runs.reopen import reopen
+
+    config = configuration()
+    config["denoiser"]["network"] |= change
+    path = save_checkpoint(tmp_path / "x.ckpt", config, {"w": torch.zeros(3)})
+    with pytest.raises(UserError) as caught:
+        reopen(str(path), weights="raw")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 10**9, "x", None, 2.5])
+def test_threads(tmp_path, threads):
+    from triptych.runs.reopen import reopen
+
+    with refused("threads="):
+        reopen(str(save_checkpoint(tmp_path / "x.ckpt", configuration() | {"threads": threads})))
+
+
+def test_nothing_is_imported_to_judge_a_checkpoint(tmp_path):
+    path = save_checkpoint(tmp_path / "x.ckpt", configuration(), {"w": torch.zeros(3)})
+    code = (
+        "import sys; from triptych.runs.strangers import check_checkpoint; "
+        f"check_checkpoint({str(path)!r}); print('torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["False", "False"]
+    with open(path, "rb") as file:
+        assert inspect(file, path)["state_dict"]["w"].size == 3
+
+
+# data, figures
+
+
+def png(path, width, height):
+    """A valid PNG of one bit a pixel, all black: a few kilobytes whatever its size."""
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    rows = zlib.compress(bytes(1 + (width + 7) // 8) * height)
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+
+
+def folder_of(tmp_path, files=4, size=(8, 8)):
+    from PIL import Image
+
+    for i in range(files):
+        Image.new("RGB", size, (i, 0, 0)).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+def test_a_large_picture(tmp_path):
+    from triptych.data.folder import ImageFolder
+
+    png(folder_of(tmp_path) / "2.png", 13300, 13300)
+    with refused("2.png", "13300 x 13300", "TRIPTYCH_MAX_PIXELS"):
+        ImageFolder(tmp_path, size=8).setup()
+
+
+def test_whose_limit_is_raised(tmp_path, monkeypatch, recwarn):
+    from triptych.data.folder import ImageFolder
+
+    folder_of(tmp_path, size=(40, 40))
+    monkeypatch.setenv("TRIPTYCH_MAX_PIXELS", "1599")
+    with refused("40 x 40 = 1600 pixels", "up to 1599"):
+        ImageFolder(tmp_path, size=8).setup()
+    monkeypatch.setenv("TRIPTYCH_MAX_PIXELS", "1600")
+    ImageFolder(tmp_path, size=8).setup()
+    assert not recwarn.list
+
+
+def test_what_only_ends_like_a_picture_is_not_given_to_ghostscript(tmp_path, monkeypatch):
+    """Pillow goes by content, and reads PostScript through a program of its own."""
+    from PIL import EpsImagePlugin
+
+    from triptych.data.folder import ImageFolder
+
+    ran = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **k: ran.append(a))
+    eps = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    (folder_of(tmp_path) / "2.png").write_text(eps)
+    with refused("2.png", "cannot read the image"):
+        ImageFolder(tmp_path, size=8).setup()
+    assert not ran
+
+
+def test_an_idx_file_that_unpacks_to_more(tmp_path, monkeypatch):
+    from triptych.data.idx import read_idx
+
+    file = tmp_path / "train-images-idx3-ubyte.gz"
+    file.write_bytes(gzip.compress(b"\0" * 2**25))
+    monkeypatch.setenv("TRIPTYCH_MAX_DATA", str(2**20))
+    with refused(str(file), "TRIPTYCH_MAX_DATA"):
+        read_idx(file, 3)
+
+
+def test_json_that_is_too_large_or_too_deep(tmp_path, monkeypatch):
+    import os
+
+    from triptych.runs.read import read_run
+
+    file = tmp_path / "summary.json"
+    file.write_text("[" * 100_000)
+    assert load(file) is None and read_run(tmp_path).status == "unreadable"
+    file.write_text(json.dumps({"status": "finished", "x": "y" * 3000}))
+    assert RunDirectory(tmp_path).status == "finished"
+    monkeypatch.setenv("TRIPTYCH_MAX_JSON", "2000")
+    assert load(file) is None and RunDirectory(tmp_path).status == "new"
+    assert "TRIPTYCH_MAX_JSON" in read_run(tmp_path).error
+    file.unlink()
+    os.mkfifo(file)  # nobody writes to it: reading would wait for ever
+    assert load(file) is None and RunDirectory(tmp_path).status == "new"
+
+
+def test_a_picture_that_is_not_the_runs_own_is_not_shown(tmp_path):
+    from triptych.runs.read import read_run
+
+    (tmp_path / "run").mkdir()
+    for name, shown in (("samples/final.png", True), ("../x.png", False), (str(tmp_path / "x.png"), False)):
+        record = {"schema": 1, "status": "finished", "samples": name}
+        (tmp_path / "run" / "summary.json").write_text(json.dumps(record))
+        assert (read_run(tmp_path / "run").samples is not None) == shown
+
+
+def npz(path, method=zipfile.ZIP_STORED, **arrays):
+    with zipfile.ZipFile(path, "w", method) as file:
+        for name, data in arrays.items():
+            file.writestr(f"{name}.npy", data)
+
+
+def npy(array, shape=None, **keys):
+    out = io.BytesIO()
+    np.save(out, array, **keys)
+    data = out.getvalue()
+    return data if shape is None else data.replace(str(array.shape).encode(), shape.encode(), 1)
+
+
+def test_arrays(tmp_path, monkeypatch):
+    file = tmp_path / "items.npz"
+    assert read_arrays(file, ["index"]) is None
+    index, total = np.arange(5), np.linspace(0, 1, 5)
+    for save in (np.savez, np.savez_compressed):
+        save(file, index=index, total=total, other=np.array(["x"]))
+        found = read_arrays(file, ["index", "total"])
+        assert np.array_equal(found["index"], index) and np.array_equal(found["total"], total)
+        assert found["total"].dtype == np.float64 and read_arrays(file, ["index", "missing"]) is None
+    objects = npy(np.array([Opener(tmp_path / "mark")], dtype=object), allow_pickle=True)
+    for bad in (
+        objects,
+        npy(total, "(1099511627776,)"),
+        npy(total, "(-5,)"),
+        npy(total, "(4,)"),
+        npy(total.reshape(5, 1)),
+        npy(np.array(["x"] * 5)),
+        npy(total[:3]),
+        b"",
+        b"x" * 100,
+    ):
+        npz(file, index=npy(index), total=bad)
+        assert read_arrays(file, ["index", "total"]) is None, bad[:80]
+    assert not marks(tmp_path)
+    monkeypatch.setenv("TRIPTYCH_MAX_ITEMS", str(MIB))
+    npz(file, zipfile.ZIP_DEFLATED, index=npy(np.zeros(2**20)))
+    assert read_arrays(file, ["index"]) is None
+
+
+@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(A1)", "\t=1", "＝1", "%0A=1"])
+def test_a_spreadsheet_finds_no_formula(tmp_path, text):
+    import csv
+
+    from triptych.report.results import results_csv
+    from triptych.runs.read import read_run
+
+    record = {"schema": 1, "status": "failed", "error": f"x{text}", "overrides": [f"{text}={text}"]}
+    record |= {"device": text, "choices": {"data": text}, "seconds": {text: 1.5}}
+    (tmp_path / "summary.json").write_text(json.dumps(record))
+    (tmp_path / "provenance.json").write_text(json.dumps({"git": {"commit": text}, "started": text}))
+    rows = list(csv.reader(io.StringIO(results_csv([read_run(tmp_path)]))))
+    starts = {cell[:1] for row in rows for cell in row if cell not in ("-2+3",)}
+    assert not starts & set("=+-@\t\r%＝"), rows
+
+
+def test_numbers_stay_numbers():
+    from triptych.report.results import _text
+
+    assert [_text(v) for v in ("-1.5", "1e-3", "-1e-05", "nan", -2.0, None)] == [
+        "-1.5",
+        "1e-3",
+        "-1e-05",
+        "nan",
+        -2.0,
+        None,
+    ]

@@ -1,0 +1,203 @@
+"""Every name within reach as a target: what may be built is what our rooms define, and it does nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from triptych.config.trust import check_name, find
+from triptych.errors import UserError
+
+ROOMS = tuple(f"triptych.{room}." for room in ("data", "networks", "diffusion", "models", "callbacks"))
+
+
+def fuzz(folder: Path, how: str) -> dict:
+    """In a process of its own, since an audit hook cannot be taken away again."""
+    result = subprocess.run(
+        [sys.executable, "-B", str(Path(__file__).with_name("fuzz.py")), str(folder), how],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads((folder / "found.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("how", "least"),
+    [
+        ("fast", 20_000),
+        pytest.param("all", 500_000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
+    ],
+)
+def test_every_importable_name(tmp_path, how, least):
+    found = fuzz(tmp_path, how)
+    print({key: value if isinstance(value, int) else len(value) for key, value in found.items()})
+    assert found["seen"] == [] and found["marks"] == []
+    assert found["tried"] >= least and found["made"] > 1000
+    for name in found["accepted"]:
+        # decided here a second time, from the object and not from any file
+        made = find(name)
+        assert isinstance(made, type) and made.__qualname__ == name.rpartition(".")[2]
+        home = f"{made.__module__}.{made.__qualname__}"
+        assert home.startswith((*ROOMS, "torch.optim.")) or made.__name__ in ("Trainer", "WandbLogger")
+        assert home == name or name in (
+            f"torch.optim.{made.__name__}",
+            f"triptych.diffusion.sampler.{made.__name__}",
+        )
+
+
+def test_the_watch_sees_what_it_should(tmp_path):
+    """The attacks themselves, under watch: each is seen, so that a clean record says something."""
+    script = tmp_path / "x.py"
+    script.write_text(
+        "import os, pickle, socket, subprocess, sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from watch import Watch\n"
+        f"w = Watch({str(tmp_path / 'run')!r}); w.on = True\n"
+        "class Opener:\n    def __reduce__(self): return (os.getpid, ())\n"
+        f"open({str(tmp_path / 'a')!r}, 'w').close()\n"
+        f"os.close(os.open({str(tmp_path / 'b')!r}, os.O_CREAT | os.O_WRONLY))\n"
+        "subprocess.run(['true']); os.system('true'); pickle.loads(pickle.dumps(Opener()))\n"
+        f"os.rename({str(tmp_path / 'a')!r}, {str(tmp_path / 'c')!r}); os.mkdir({str(tmp_path / 'd')!r})\n"
+        "try: socket.create_connection(('127.0.0.1', 9), 1)\nexcept OSError: pass\n"
+        "w.on = False\nprint(' '.join(s.split()[0] for s in w.seen))\n"
+    )
+    seen = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout.split()
+    wanted = (
+        "open",
+        "subprocess.Popen",
+        "os.system",
+        "pickle.find_class",
+        "os.rename",
+        "os.mkdir",
+        "socket.connect",
+    )
+    assert seen.count("open") == 2 and set(wanted) <= set(seen)
+
+
+STRANGE = [
+    *(
+        None,
+        3,
+        True,
+        1.5,
+        [],
+        {},
+        ["triptych.networks.mlp.MLP"],
+        {"_target_": "triptych.networks.mlp.MLP"},
+        b"x",
+    ),
+    *(
+        "",
+        ".",
+        "..",
+        "triptych",
+        "MLP",
+        "triptych.networks.mlp",
+        "triptych.networks.mlp.",
+        ".triptych.networks.mlp.MLP",
+    ),
+    *(
+        "triptych..networks.mlp.MLP",
+        "triptych.networks..mlp.MLP",
+        "triptych.networks.mlp.MLP ",
+        " triptych.data.x.Y",
+    ),
+    *("triptych.networks.mlp.MLP\n", "triptych.networks.mlp.MLP\0", "triptych/networks/mlp.MLP"),
+    "triptych.networks.mlp.MLP.__init__.__globals__",
+    *(
+        "triptych.networks.mlp.MLP.__init__",
+        "triptych.networks.mlp.__builtins__",
+        "triptych.networks.__init__.MLP",
+    ),
+    *("triptych.networks.mlp.MLP.forward", "triptych.networks.mlp.nn.Linear", "triptych.networks.mlp.nn"),
+    *("triptych.networks.mlp.torch.load", "triptych.networks.mlp.Conditioning", "triptych.networks.MLP"),
+    *(
+        "triptych.networks.mlp.\uff2d\uff2c\uff30",
+        "triptych.n\u0435tworks.mlp.MLP",
+        "triptych.networks.mlp.ML\u0420",
+    ),
+    *("triptych.config.trust.find", "triptych.config.build.build", "triptych.runs.archive.DryRun"),
+    *("triptych.data...runs.processes.run_child", "triptych.data/../runs/processes.run_child"),
+    *(
+        "hydra.utils.instantiate",
+        "hydra.utils.get_method",
+        "builtins.eval",
+        "os.system",
+        "importlib.import_module",
+    ),
+    *(
+        "torch.optim.lr_scheduler.LambdaLR",
+        "torch.optim.adam.torch.load",
+        "torch.optim.sgd.SGD",
+        "torch.optim",
+    ),
+    *(
+        "torch.optim._multi_tensor",
+        "torch.optim.swa_utils.AveragedModel",
+        "torch.optim.Nothing",
+        "torch.load",
+    ),
+    *(
+        "pytorch_lightning.LightningModule",
+        "pytorch_lightning.loggers.CSVLogger",
+        "pytorch_lightning.os.system",
+    ),
+    *("pytorch_lightning.trainer.trainer.Trainer", "pytorch_lightning.Trainer.fit", "lightning.Trainer"),
+    *(
+        "triptych.data.base.DataError",
+        "triptych.data.folder.Image.open",
+        "triptych.models.assemble.build_data",
+    ),
+    *("TRIPTYCH.networks.mlp.MLP", "triptych.networks.MLP.MLP", "triptych.networks.mlp.mlp", "x" * 10**6),
+]
+
+
+@pytest.mark.parametrize("name", STRANGE, ids=lambda name: ascii(name)[:60])
+def test_strange_names(name):
+    with pytest.raises(UserError) as caught:
+        find(name)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+@settings(deadline=None)
+@given(
+    st.text(max_size=60)
+    | st.lists(st.sampled_from("triptych networks mlp MLP data .. __class__ \u0430".split())).map(".".join)
+)
+def test_any_text(name):
+    try:
+        assert check_name(name) == name and name == "triptych.networks.mlp.MLP"
+    except UserError:
+        pass
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+WORDS = st.sampled_from("_target_ _partial_ _args_ _convert_ _recursive_ width shape".split())
+
+
+@settings(deadline=None)
+@given(
+    st.recursive(
+        LEAVES,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
+        max_leaves=12,
+    )
+)
+def test_nested_nodes(node):
+    """Wherever a name lies in a tree of groups and lists, it is found."""
+    from triptych.config.build import check_names
+
+    def holds(value):
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return (isinstance(value, dict) and "_target_" in value) or any(map(holds, inner))
+
+    try:
+        check_names({"x": [node]})
+        assert not holds(node)
+    except UserError:
+        assert holds(node)
