@@ -22,7 +22,7 @@ def test_a_target_is_built_and_extras_are_handed_over_untouched():
     "target", ["os.system", "subprocess.run", "builtins.eval", "torch.load", "triptychx.y"]
 )
 def test_targets_outside_the_house_are_refused(target):
-    with refused(f"_target_={target}", "only targets under"):
+    with refused(f"_target_={target}", "not a class"):
         build({"_target_": target}, "model")
 
 

@@ -1,6 +1,7 @@
 """Every name that a configuration could try, and every class that it may have with hostile arguments.
 
-``python fuzz.py FOLDER {fast,all}`` writes found.json: how many names were tried, which were accepted, how many objects were asked for and made, and what else happened meanwhile (see watch.py).
+``python fuzz.py FOLDER {fast,all}`` writes found.json: how many names were tried, which were accepted, how
+many objects were asked for and made, and what else happened meanwhile (see watch.py).
 """
 
 import importlib
@@ -16,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from watch import Watch
-
 
 SAMPLE = 10  # of the names deep down, "fast" takes one in so many
 

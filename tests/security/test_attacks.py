@@ -291,3 +291,33 @@ def test_trust_is_read_from_the_clones_own_project_file(tmp_path, monkeypatch):
         assert trust.trusted() == ("my_lab",)
     finally:
         trust.trusted.cache_clear()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["evaluate", "sample", "resume"])
+def test_an_honest_file_under_watch(root, config, which):
+    """The doors themselves write where they are told, run nothing and unpickle nothing."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    from triptych.models.assemble import build_data, build_model
+
+    state = build_model(config, build_data(config)).state_dict()
+    theirs = save_run(root / "theirs", config)
+    path = save_checkpoint(root / "x.ckpt", config, state)
+    arguments = {
+        "evaluate": ["triptych.evaluate", f"ckpt={path}", f"out={theirs}/figures.json"],
+        "sample": ["triptych.sample", f"ckpt={path}", "n=4", "sampler.steps=2", f"out={theirs}/samples"],
+        "resume": ["triptych.train", f"resume={theirs}"],
+    }[which]
+    result = subprocess.run(
+        [sys.executable, "-B", Path(__file__).with_name("watch.py"), theirs, root / "log", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=theirs,
+    )
+    assert result.returncode == 0, result.stderr
+    allowed = ("git", "nvidia-smi", "uname", "lscpu", "ldconfig", "gcc", "lsb_release")
+    seen = [s for s in (root / "log").read_text().splitlines() if not any(f"'{a}'" in s for a in allowed)]
+    assert seen == []

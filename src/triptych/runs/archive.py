@@ -32,6 +32,7 @@ DIMENSIONS = 64  # as torch has it
 SHARED = 4  # times that the tensors of a file may cover it: weights are tied, averages are not
 
 
+BROKEN = "truncated, or no such file of ours"
 MORE = "it holds more than plain data and was not loaded"
 _Unpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
@@ -50,30 +51,34 @@ class Stub:
 
 
 def inspect(file: IO[bytes], path: Path) -> dict[str, Any]:
-    """What ``file`` holds, its tensors as stand-ins, its configuration plain; ``path`` is for messages.
+    """What a checkpoint holds, its tensors as stand-ins, its configuration plain; ``path`` is for messages.
 
     Raises:
         UserError: no checkpoint of a run's, or one that claims more than it holds.
     """
-    try:
-        found = _read(file)
-    except Refused as refused:
-        raise UserError(f"ckpt={path}: {refused}; a checkpoint of a run is accepted") from refused
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
-        raise UserError(
-            f"ckpt={path}: truncated or not a checkpoint; a checkpoint of a run is accepted"
-        ) from error
-    except Exception as error:  # the unpickler raises whatever the stand-ins and the bytes make it raise
-        raise UserError(f"ckpt={path}: {MORE}; a checkpoint of a run is accepted") from error
+    found = go_through(file, f"ckpt={path}", "a checkpoint")
     known = found.get("triptych") if isinstance(found, dict) else None
     if not isinstance(known, dict) or not isinstance(found.get("state_dict"), dict):
         raise UserError(f"ckpt={path}: not written by triptych; a checkpoint of a run is accepted")
     return found | {"triptych": known | {"config": plain(known.get("config"), f"ckpt={path}: config")}}
 
 
+def go_through(file: IO[bytes], where: str, kind: str) -> Any:
+    """What a file of tensors and plain data holds; UserError that begins with ``where`` for any other."""
+    accepted = f"{kind} of a run is accepted"
+    try:
+        return _read(file)
+    except Refused as refused:
+        raise UserError(f"{where}: {refused}; {accepted}") from refused
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+        raise UserError(f"{where}: {BROKEN}; {accepted}") from error
+    except Exception as error:  # the unpickler raises whatever the stand-ins and the bytes make it raise
+        raise UserError(f"{where}: {MORE}; {accepted}") from error
+
+
 def _read(file: IO[bytes]) -> Any:
     if file.read(4) != b"PK\x03\x04":
-        raise Refused("truncated or not a checkpoint")
+        raise Refused(BROKEN)
     total = file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         records = {}
@@ -88,7 +93,7 @@ def _read(file: IO[bytes]) -> Any:
         roots = {name.split("/")[0] for name in records}
         root = roots.pop() if len(roots) == 1 else ""
         if f"{root}/data.pkl" not in records:
-            raise Refused("truncated or not a checkpoint")
+            raise Refused(BROKEN)
         sizes = {name.rpartition("/")[2]: n for name, n in records.items() if "/data/" in name}
         return DryRun(io.BytesIO(archive.read(f"{root}/data.pkl")), sizes, SHARED * total).load()
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from triptych.callbacks.ema import POWER, SNAPSHOTS
 from triptych.callbacks.lengths import combination, exponent
 from triptych.errors import UserError
+from triptych.runs.archive import go_through
 
 
 def reconstruct(run: Path | None, step: int, weights: str, accepted: Sequence[str]) -> dict[str, Tensor]:
@@ -53,6 +54,9 @@ def _sigma_rel(weights: str) -> float | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            go_through(file, str(path), "a snapshot")  # it may be a stranger's
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path}: truncated or not a snapshot of a run") from error
