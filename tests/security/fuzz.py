@@ -115,7 +115,8 @@ def main(folder: str, how: str) -> None:
     for prefix, depth in prefixes:
         found = list(dict.fromkeys(names(prefix, depth)))
         if how == "fast":
-            found = [name for i, name in enumerate(found) if i % SAMPLE == 0 or name.count(".") < 5]
+            near = set(names(prefix, 1))
+            found = [name for i, name in enumerate(found) if i % SAMPLE == 0 or name in near]
         for name in found:
             loaded = len(sys.modules)
             tried += 1

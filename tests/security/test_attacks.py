@@ -8,6 +8,7 @@ from triptych.errors import UserError
 
 from .strangers import attacks, configuration, marks, put, save_checkpoint, save_run
 
+CACHES = ("HOME", "TMPDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")
 KINDS = ("command", "file", "pickle")
 
 
@@ -316,8 +317,11 @@ def test_an_honest_file_under_watch(root, config, which):
         capture_output=True,
         text=True,
         cwd=theirs,
+        # caches and temporary files of the libraries
+        env=os.environ | dict.fromkeys(CACHES, str(theirs)),
     )
     assert result.returncode == 0, result.stderr
-    allowed = ("git", "nvidia-smi", "uname", "lscpu", "ldconfig", "gcc", "lsb_release")
-    seen = [s for s in (root / "log").read_text().splitlines() if not any(f"'{a}'" in s for a in allowed)]
-    assert seen == []
+    # of ours the commit, of matplotlib's the fonts, of torch's the machine
+    usual = ("git", "fc-list", "nvidia-smi", "uname", "lscpu")
+    seen = [s for s in (root / "log").read_text().splitlines() if not any(f"'{a}'" in s for a in usual)]
+    assert seen == [], "\n".join(seen)
