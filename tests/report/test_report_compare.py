@@ -2,10 +2,15 @@
 
 import math
 
+import matplotlib.colors
 import pytest
 from scipy import stats
 
 from triptych.report.compare import compare
+from triptych.report.figures import forest
+from triptych.report.panels import colours
+from triptych.report.story import rows
+from triptych.report.style import PAPER
 from triptych.report.verdict import footnote, sentence, verdict
 from triptych.runs.read import read_runs
 
@@ -15,6 +20,12 @@ from .fake_runs import TARGETS, failed, make_run, running, sweep
 def one(root):
     (comparison,) = compare(read_runs(root))
     return comparison
+
+
+def faces(figure):
+    """The colours that fill the dots of the forest plot, from the top."""
+    dots = [c for c in figure.axes[0].collections if len(c.get_offsets()) == 1 and c.get_sizes()[0] == 46]
+    return [dot.get_facecolor()[0] for dot in dots]
 
 
 def runs_of(root, table, **extra):
@@ -78,14 +89,18 @@ def test_some_beaten_and_some_level(tmp_path):
     assert "it beats c by 1.003" in said and "not distinguishable from b" in said
 
 
-def test_a_claim_that_correction_takes_back_is_marked(tmp_path):
+def test_what_the_corrected_test_does_not_hold_is_a_hint_and_never_beats(tmp_path):
     # p = 0.04 by itself; not after three comparisons
     table = {"a": {1: 1.0, 2: 1.0, 3: 1.0}, "b": {1: 1.1, 2: 1.15, 3: 1.2}, "c": {1: 1.11, 2: 1.19, 3: 1.25}}
     comparison = runs_of(tmp_path, table)
-    assert comparison.pair(0, 1).distinguishable and comparison.p(0, 1) > 0.05
+    assert comparison.pair(0, 1).suggestive and comparison.p(0, 1) > 0.05
     said = verdict(comparison)
-    assert "not after correcting for 3 comparisons" in said.lines[0]
-    assert "After correcting for 3 comparisons" in said.headline and "3 pairs" in footnote(comparison)
+    assert said.headline.startswith("No ranking") and "may be better than both others" in said.headline
+    assert "a may be better than b" in said.lines[0] and "3 possible claims" in said.lines[0]
+    assert "beats" not in said.headline + "".join(said.lines) and "claim 3 things" in footnote(comparison)
+    assert rows(comparison)[1].verdict == "may be worse"
+    drawn = forest(comparison, colours(["a", "b", "c"]))
+    assert [matplotlib.colors.to_hex(face) for face in faces(drawn)] == [PAPER, PAPER]
 
 
 def test_different_seeds_pair_only_what_is_common(tmp_path):

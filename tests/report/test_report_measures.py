@@ -38,10 +38,10 @@ def comparison(tmp_path):
 
 
 def test_each_measure_by_cell_seed_and_value(comparison):
-    known = table(comparison, "sliced_wasserstein")
+    known = table(comparison.cells, "sliced_wasserstein")
     assert known.values == (5, 10) and known.floor == (0.02, 0.01, 0.03)
     assert known.cells["v"][2] == pytest.approx((0.52, 0.09))
-    assert table(comparison, "recall") is None
+    assert table(comparison.cells, "recall") is None
     assert about(comparison) == "100 samples a set, against 100 fresh points of ring."
 
 
@@ -111,7 +111,7 @@ def test_one_value_without_a_key_is_drawn_as_dots(tmp_path):
     for seed in (1, 2):
         make_run(tmp_path, "x0", seed, 1.9, measures={"mode_1": {"mean": 0.2, "stderr": 0.01, "n": 9}})
     (found,) = compare(read_runs(tmp_path))
-    assert table(found, "mode_1").key == "" and draw("mode_1")(found, colours(["x0"])) is not None
+    assert table(found.cells, "mode_1").key == "" and draw("mode_1")(found, colours(["x0"])) is not None
 
 
 @pytest.mark.parametrize("broken", [{"measures": 3}, {"measures_over": {"rows": 1}}, {"measures": {"x": {}}}])

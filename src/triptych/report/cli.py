@@ -20,7 +20,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--title", help="the page's title (default: what the sweep says, else its directory's name)"
     )
     parser.add_argument("--expected", type=int, help="how many runs the sweep will have")
+    parser.add_argument(
+        "--equal-within", type=float, metavar="M",
+        help="call settings the same where a test puts their difference within M bits/dim (or the unit shown)",
+    )  # fmt: skip
     options = parser.parse_args(argv)
+    if options.equal_within is not None and not options.equal_within > 0:
+        return _refuse(f"--equal-within {options.equal_within:g}: a number above zero is accepted")
     for directory in options.dirs:
         if not directory.is_dir():
             return _refuse(f"{directory}: {'not a directory' if directory.exists() else 'no such directory'}")
@@ -31,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from triptych.report.terminal import print_table
 
     try:
-        report = write_report(*options.dirs, title=options.title, expected=options.expected)
+        report = write_report(
+            *options.dirs, title=options.title, expected=options.expected, equal_within=options.equal_within
+        )
     except OSError as error:
         return _refuse(f"{options.dirs[0]}: the report cannot be written: {error.strerror or error}")
     print_table(options.dirs[0], report=report)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import combinations
 
 from triptych.config.identity import role
 from triptych.report.axes import SWEEP, Axis, find_axes, label, machine_axes, value
+from triptych.report.claims import BOUND, Claim, Key, Rule, correct
 from triptych.report.same_data import Group, group
-from triptych.report.statistics import Paired, Spread, holm, paired, spread
+from triptych.report.statistics import Paired, Spread, spread
 from triptych.report.words import count, listed
 from triptych.runs.read import UNITS, Run
+from triptych.runs.read_items import Items, read_items
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Cell:
         """Mean over seeds with its standard error and 95% interval."""
         return spread(list(self.values(split, part).values()))
 
+    def items(self, seed: int | None) -> Items | None:
+        """The bound of each test item of one seed, where the run recorded it."""
+        return read_items(self.runs[seed].dir, self.runs[seed].bound)
+
     @cached_property
     def bound(self) -> Spread:
         """The test bound over seeds."""
@@ -50,8 +55,8 @@ class Cell:
 class Comparison:
     """Cells on the same data in the same unit, best (lowest mean test bound) first.
 
-    `pairs[i, j]` with i < j is cell j minus cell i over common seeds; `adjusted[i, j]` is its p-value
-    after Holm's correction over all pairs. `pending` are cells without a usable run.
+    `claims` are all pairs by the bound and by the measures of samples, corrected as one family of `tests` over
+    the whole report. `pending` are cells without a usable run.
     """
 
     data: str
@@ -59,12 +64,11 @@ class Comparison:
     axes: tuple[Axis, ...]
     cells: tuple[Cell, ...]
     pending: tuple[Cell, ...]
-    pairs: dict[tuple[int, int], Paired]
-    adjusted: dict[tuple[int, int], float]
     notes: tuple[str, ...]
-    dataset: str = (
-        ""  # the name by which the data were chosen; `data` also tells them from others of that name
-    )
+    dataset: str = ""  # the name by which the data were chosen; `data` also tells them from others of it
+    claims: dict[Key, Claim] = field(default_factory=dict)
+    rule: Rule = Rule()
+    tests: int = 0
 
     @property
     def unit(self) -> str:
@@ -81,18 +85,36 @@ class Comparison:
         """Whether the cells share one model and differ only in how samples are drawn from it."""
         return bool(self.axes) and all(axis.of_drawing for axis in self.axes)
 
+    def claim(self, i: int, j: int) -> Claim:
+        """Cell j minus cell i by the bound, for any two different cells."""
+        if i > j:
+            return self.claim(j, i).reversed()
+        return self.claims[BOUND, 0, self.cells[i].label, self.cells[j].label]
+
     def pair(self, i: int, j: int) -> Paired:
-        """Cell j minus cell i, for any two different cells."""
-        return self.pairs[i, j] if i < j else self.pairs[j, i].reversed()
+        """The difference of `claim(i, j)`, uncorrected."""
+        return self.claim(i, j).pair
 
     def p(self, i: int, j: int) -> float:
-        """The adjusted p-value of two different cells."""
-        return self.adjusted[min(i, j), max(i, j)]
+        """The corrected p of `claim(i, j)`."""
+        return self.claim(i, j).p
+
+    @property
+    def pairs(self) -> dict[tuple[int, int], Paired]:
+        """All pairs by the bound, by place among the cells."""
+        places = {cell.label: i for i, cell in enumerate(self.cells)}
+        return {(places[k[2]], places[k[3]]): c.pair for k, c in self.claims.items() if k[0] == BOUND}
+
+    def sampled(self, name: str, at: int, a: str, b: str) -> Claim:
+        """Cell b minus cell a by a measure of samples at the key's value number `at`."""
+        if (name, at, a, b) in self.claims:
+            return self.claims[name, at, a, b]
+        return self.claims[name, at, b, a].reversed()
 
 
-def compare(runs: Sequence[Run]) -> list[Comparison]:
+def compare(runs: Sequence[Run], rule: Rule | None = None) -> list[Comparison]:
     """Group by data and unit, and compare within each group. Empty while nothing has finished."""
-    return [_compare(one) for one in group(runs)]
+    return correct([_compare(one) for one in group(runs)], rule or Rule())
 
 
 def _compare(one: Group) -> Comparison:
@@ -110,13 +132,10 @@ def _compare(one: Group) -> Comparison:
             f"{count(repeated, 'run')} repeated a setting and seed already run: the newest of each counts."
         )
     usable = sorted((cell for cell in cells if cell.runs), key=lambda cell: (cell.bound.mean, cell.label))
-    values = [cell.values() for cell in usable]
-    pairs = {(i, j): paired(values[i], values[j]) for i, j in combinations(range(len(usable)), 2)}
-    adjusted = dict(zip(pairs, holm([pair.p for pair in pairs.values()]), strict=True))
     pending = tuple(cell for cell in cells if not cell.runs)
     notes += one.notes + [note for note in _warnings(runs, usable, axes) if note]
     return Comparison(
-        one.data, measure, tuple(axes), tuple(usable), pending, pairs, adjusted, tuple(notes), one.dataset
+        one.data, measure, tuple(axes), tuple(usable), pending, tuple(notes), dataset=one.dataset
     )
 
 

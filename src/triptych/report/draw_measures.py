@@ -19,7 +19,7 @@ def draw(name: str) -> Callable[[Comparison, Colours], Figure | None]:
     """The figure of one measure: a line a cell over the key's values, or a dot a seed."""
 
     def figure(comparison: Comparison, colours: Colours) -> Figure | None:
-        known = table(comparison, name)
+        known = table(comparison.cells, name)
         if known is None:
             return None
         return _lines(known, colours) if known.key else _dots(known, colours)

@@ -48,21 +48,25 @@ def headline(comparison: Comparison, colours: Colours) -> Figure | None:
 
 
 def forest(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Paired difference to the best with its 95% interval; hollow where no ranking is claimed."""
-    rivals = [(j, cell, comparison.pair(0, j)) for j, cell in enumerate(comparison.cells) if j]
-    rivals = [rival for rival in rivals if rival[2].n]
+    """Paired difference to the best with its 95% interval; filled only where the corrected test claims it."""
+    rivals = [(cell, comparison.claim(0, j)) for j, cell in enumerate(comparison.cells) if j]
+    rivals = [rival for rival in rivals if rival[1].pair.n]
     if not rivals:
         return None
-    figure, ax = _rows(comparison, [difference(p) for _, _, p in rivals], [c for _, c, _ in rivals])
+    pairs = [claim.pair for _, claim in rivals]
+    figure, ax = _rows(comparison, [difference(pair) for pair in pairs], [cell for cell, _ in rivals])
+    margin = comparison.rule.equal_within
+    if margin is not None:
+        ax.axvspan(-margin, margin, color=MUTED, alpha=0.15, linewidth=0)
     ax.axvline(0, color=INK, linewidth=1)
-    low, high = _frame([0.0] + [p.mean for _, _, p in rivals], [p for _, _, p in rivals])
-    for y, (_, cell, pair) in enumerate(rivals):
-        ink = colours[cell.label]
+    low, high = _frame([0.0] + [pair.mean for pair in pairs], pairs)
+    for y, (cell, claim) in enumerate(rivals):
+        ink, pair = colours[cell.label], claim.pair
         if not math.isnan(pair.low):
             ax.plot([pair.low, pair.high], [y, y], color=ink, linewidth=1.8)
             ends = [end for end in (pair.low, pair.high) if low <= end <= high]
             ax.scatter(ends, [y] * len(ends), marker="|", s=42, color=ink, linewidth=1.8)
-        fill = ink if pair.distinguishable else PAPER
+        fill = ink if claim.holds else PAPER
         ax.scatter([pair.mean], [y], s=46, color=fill, edgecolor=ink, linewidth=1.6, zorder=3)
     ax.set_xlim(low, high)
     ax.set_xlabel(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from triptych.report import measures
+from triptych.report.power import reach
 from triptych.report.story import Story, columns, rows
 from triptych.report.verdict import footnote
 from triptych.report.words import DRAWN, MEASURED, count, duration
@@ -37,6 +38,8 @@ def markdown(story: Story, picture: str | None) -> str:
         lines += _table([comparison.subject, "seeds", *(head for _, head in heads), ""], body)
         lines += [f"- {_safe(line)}" for line in said.lines] + [""]
         lines += [f"- Note: {_safe(note)}" for note in comparison.notes] + [""]
+        if found := reach(comparison):
+            lines += [_safe(" ".join(found)), ""]
         lines += [DRAWN, ""] if what else []
         lines += [MEASURED[comparison.unit], "", f"<sub>{_safe(footnote(comparison))}</sub>", ""]
     lines += ["## Runs", ""]

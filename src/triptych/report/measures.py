@@ -1,14 +1,18 @@
-"""Measures of samples in words: a figure each, and a ranking by each where a paired interval allows one."""
+"""Measures of samples in words: a figure each, and a ranking by each where the corrected test allows one."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from triptych.report.compare import Cell, Comparison
-from triptych.report.statistics import Spread, paired, spread
+from triptych.report.statistics import Spread, spread
 from triptych.report.words import listed
 from triptych.runs.read_measures import Measured
+
+if TYPE_CHECKING:
+    from triptych.report.compare import Cell, Comparison
 
 LOWER, HIGHER, NEITHER = "lower is better", "higher is better", ""
 # name in the summary -> what the axis says, which end is good
@@ -36,9 +40,9 @@ class Table:
     floor: tuple[float, float, float] | None
 
 
-def table(comparison: Comparison, name: str) -> Table | None:
+def table(cells: Sequence[Cell], name: str) -> Table | None:
     """The measure of all cells that took it at the same values of the same key; None where none did."""
-    found = {cell.label: _seeds(cell, name) for cell in comparison.cells}
+    found = {cell.label: _seeds(cell, name) for cell in cells}
     first = next((m for seeds in found.values() for m in seeds.values()), None)
     if first is None:
         return None
@@ -48,29 +52,29 @@ def table(comparison: Comparison, name: str) -> Table | None:
         }
         for label, seeds in found.items()
     }
-    cells = {label: seeds for label, seeds in same.items() if seeds}
-    return Table(name, first.key, first.values, cells, first.floor.get(name))
+    taken = {label: seeds for label, seeds in same.items() if seeds}
+    return Table(name, first.key, first.values, taken, first.floor.get(name))
 
 
 def deciding(comparison: Comparison) -> str:
     """The measure that answers where cells share one model; "" where the bound answers."""
     if not comparison.of_drawing:
         return ""
-    taken = ((name, table(comparison, name)) for name, (_, better) in KNOWN.items() if better)
+    taken = ((name, table(comparison.cells, name)) for name, (_, better) in KNOWN.items() if better)
     return next((name for name, known in taken if known and len(known.cells) > 1), "")
 
 
 def title(comparison: Comparison) -> str:
     """ "sliced Wasserstein distance by evaluations": what the figures of `columns` are; "" without any."""
     name = deciding(comparison)
-    known = table(comparison, name) if name else None
+    known = table(comparison.cells, name) if name else None
     return "" if known is None else KNOWN[name][0] + (f" by {known.key}" if known.key else "")
 
 
 def columns(comparison: Comparison) -> list[tuple[str, str]]:
     """Key and heading of the deciding measure at each value; none where the bound decides."""
     name = deciding(comparison)
-    known = table(comparison, name) if name else None
+    known = table(comparison.cells, name) if name else None
     if known is None:
         return []
     heads = [f"{value:g}" for value in known.values] if known.key else [KNOWN[name][0]]
@@ -80,7 +84,7 @@ def columns(comparison: Comparison) -> list[tuple[str, str]]:
 def standings(comparison: Comparison) -> list[tuple[str, dict[str, Spread], str]]:
     """Cells by the deciding measure at its last value, best first: label, figures by column, where best."""
     name = deciding(comparison)
-    known = table(comparison, name) if name else None
+    known = table(comparison.cells, name) if name else None
     if known is None:
         return []
     sign = 1 if KNOWN[name][1] == LOWER else -1
@@ -98,12 +102,12 @@ def _where(known: Table, best: list[str], label: str) -> str:
 
 
 def ranking(comparison: Comparison, name: str) -> str:
-    """Who is best by a measure at each value of the key, where a paired 95% interval excludes zero."""
-    known, (what, better) = table(comparison, name), KNOWN[name]
+    """Who is best by a measure at each value of the key, where the corrected test allows a claim."""
+    known, (what, better) = table(comparison.cells, name), KNOWN[name]
     if known is None or not better or len(known.cells) < 2:
         return ""
     sign = 1 if better == LOWER else -1
-    said = [_best(known, i, sign) for i in range(len(known.values))]
+    said = [_best(comparison, known, i, sign) for i in range(len(known.values))]
     if known.key:
         at = {text: [f"{v:g}" for v, t in zip(known.values, said, strict=True) if t == text] for text in said}
         said = [f"at {listed(values)} {text}" for text, values in at.items()] if len(at) > 1 else list(at)
@@ -119,17 +123,24 @@ def about(comparison: Comparison) -> str:
     return ""
 
 
-def _best(known: Table, i: int, sign: int) -> str:
+def _best(comparison: Comparison, known: Table, i: int, sign: int) -> str:
     at = {label: {seed: sign * v[i] for seed, v in seeds.items()} for label, seeds in known.cells.items()}
     order = sorted(at, key=lambda label: spread(list(at[label].values())).mean)
     first, rest = order[0], order[1:]
-    level = [label for label in rest if not paired(at[first], at[label]).low > 0]
-    if not level:
+    claims = {label: comparison.sampled(known.name, i, first, label) for label in rest}
+    beaten = [label for label in rest if claims[label].holds and sign * claims[label].pair.mean > 0]
+    if len(beaten) == len(rest):
         return f"{first} beats {'all others' if len(rest) > 1 else rest[0]}"
-    if len(level) == len(rest):
-        return "no ranking"
-    names = listed(level) if len(level) < 4 else f"{len(level)} others"
-    return f"{first} has the best mean, not distinguishable from {names}"
+    hints = [label for label in rest if claims[label].hint and sign * claims[label].pair.mean > 0]
+    maybe = f"{first} may be better than {_some(hints)}" if hints else ""
+    if not beaten:
+        return f"no ranking ({maybe})" if maybe else "no ranking"
+    level = [label for label in rest if label not in beaten]
+    return f"{first} has the best mean and beats {_some(beaten)}, but not {_some(level)}"
+
+
+def _some(labels: list[str]) -> str:
+    return listed(labels) if len(labels) < 4 else f"{len(labels)} others"
 
 
 def _seeds(cell: Cell, name: str) -> dict[int | None, Measured]:

@@ -81,9 +81,9 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
     ),
     (
         "Difference to the best, seed by seed",
-        "The dot is the mean of the differences within each seed and the line its 95% interval; a hollow dot "
-        "means that the interval includes zero, so that no ranking is claimed. Lines are cut "
-        "where the frame ends.",
+        "The dot is the mean of the differences within each seed and the line its 95% interval. A filled dot is "
+        "a difference that the corrected test claims; a hollow one is no claim, even where its interval excludes "
+        "zero. A grey band holds what is called the same. Lines are cut where the frame ends.",
         (figures.forest,),
     ),
     (

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from triptych.report import measures, words
 from triptych.report.markdown import markdown
+from triptych.report.power import reach
 from triptych.report.panels import colours, grids, headline_png, headline_svg, how_headline, panels
 from triptych.report.results import results_csv
 from triptych.report.story import Story, columns, rows, tell
@@ -40,14 +41,21 @@ class Report:
         return self.story.answer
 
 
-def write_report(root: Path, *others: Path, title: str | None = None, expected: int | None = None) -> Report:
+def write_report(
+    root: Path,
+    *others: Path,
+    title: str | None = None,
+    expected: int | None = None,
+    equal_within: float | None = None,
+) -> Report:
     """Compare all runs beneath `root` (and `others`) and write the report into `root`.
 
     `expected` is how many runs the sweep will have; by default what `root/sweep.json` says, else as many
-    as there are. May be called at any time while a sweep goes on. Raises OSError if `root` cannot be written.
+    as there are. `equal_within`: below which difference two settings are called the same; by default what
+    `root/sweep.json` says, else nothing is. May be called at any time while a sweep goes on. Raises OSError if `root` cannot be written.
     """
     root = Path(root)
-    story = tell([root, *others], title, expected)
+    story = tell([root, *others], title, expected, equal_within)
     palette = colours(story.labels)
     picture = headline_png(story.comparisons[0], palette) if story.comparisons else None
     if picture:
@@ -77,6 +85,8 @@ def page(story: Story, palette: dict[str, str]) -> str:
             "columns": columns(comparison),
             "rows": rows(comparison),
             "footnote": footnote(comparison),
+            "reach": reach(comparison),
+            "by_item": " and item" if any(claim.pair.items for claim in comparison.claims.values()) else "",
             "panels": panels(comparison, palette, f"s{i}"),
             "grids": grids(comparison, palette),
             "parts": [(k, v) for k, v in words.PART_MEANING.items() if (k, k) in columns(comparison)],

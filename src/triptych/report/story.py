@@ -7,11 +7,13 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from triptych.report import measures
+from triptych.report.claims import Claim
 from triptych.report.compare import Cell, Comparison, compare
+from triptych.report.sequential import read_rule
 from triptych.report.verdict import Verdict, verdict
 from triptych.report.words import count, difference, number, p_value, plus_minus
 from triptych.runs.read import PARTS, Run, read_runs
@@ -86,15 +88,26 @@ class Story:
         return list(dict.fromkeys(c.label for comparison in self.comparisons for c in _by_label(comparison)))
 
 
-def tell(roots: Sequence[Path], title: str | None = None, expected: int | None = None) -> Story:
-    """Read the runs beneath `roots` and compare them. `expected`: how many runs the sweep will have."""
+def tell(
+    roots: Sequence[Path],
+    title: str | None = None,
+    expected: int | None = None,
+    equal_within: float | None = None,
+) -> Story:
+    """Read the runs beneath `roots` and compare them. `expected`: how many runs the sweep will have;
+    `equal_within`: the difference below which settings are called the same, in the unit of what decides."""
     roots = tuple(Path(root) for root in roots)
     runs = tuple(run for root in roots for run in read_runs(root))
     runs = tuple({run.dir.resolve(): run for run in runs}.values())
     sweep = _sweep(roots[0])
     if expected is None and len(roots) == 1 and isinstance(sweep.get("expected"), int):
         expected = sweep["expected"]
-    comparisons = tuple(compare(runs))
+    rule = read_rule(roots[0], sweep)
+    if equal_within is not None:
+        rule = replace(rule, equal_within=equal_within)
+    if rule.looks == 1 and ((expected or 0) > len(runs) or any(run.status == "running" for run in runs)):
+        rule = replace(rule, interim=True)  # who may stop when the table looks good has looked before the end
+    comparisons = tuple(compare(runs, rule))
     name = title or sweep.get("title") or " + ".join(root.resolve().name for root in roots)
     return Story(
         roots=roots,
@@ -139,18 +152,26 @@ def _row(comparison: Comparison, i: int, cell: Cell) -> Row:
     if i == 0:
         texts |= {"difference": "best", "p": ""}
         return Row(cell.label, _seeds(cell), texts, order | {"difference": 0.0}, "lowest mean", best=True)
-    pair, p = comparison.pair(0, i), comparison.p(0, i)
-    texts |= {"difference": difference(pair), "p": p_value(p)}
-    order |= {"difference": pair.mean, "p": p}
-    said = (
-        ("worse" if p <= 0.05 else "worse, uncorrected")
-        if pair.low > 0
-        else "better where paired"
-        if pair.high < 0
-        else "not distinguishable"
-    )
-    said = "one pair: no ranking" if pair.n == 1 else "not paired" if pair.n == 0 else said
-    return Row(cell.label, _seeds(cell), texts, {k: v for k, v in order.items() if not math.isnan(v)}, said)
+    claim = comparison.claim(0, i)
+    texts |= {"difference": difference(claim.pair), "p": p_value(claim.p)}
+    order |= {"difference": claim.pair.mean, "p": claim.p}
+    known = {k: v for k, v in order.items() if not math.isnan(v)}
+    return Row(cell.label, _seeds(cell), texts, known, _said(comparison, claim))
+
+
+def _said(comparison: Comparison, claim: Claim) -> str:
+    """A row's verdict: what is claimed, else a hint, else that it cannot be told."""
+    if claim.pair.n < 2:
+        return "one pair: no ranking" if claim.pair.n else "not paired"
+    within = f"same within {comparison.rule.equal_within:g}" if claim.equal else ""
+    worse = claim.pair.mean > 0
+    if claim.holds:
+        # possible only where seeds differ: the pairs then say the opposite of the means
+        said = "worse" if worse else "better where paired"
+        return f"{said}, {within}" if within else said
+    if within:
+        return within
+    return ("may be worse" if worse else "may be better") if claim.hint else "not distinguishable"
 
 
 def _drawn(comparison: Comparison) -> list[Row]:

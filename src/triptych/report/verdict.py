@@ -1,4 +1,4 @@
-"""The answer in words. A ranking is claimed only where a paired 95% interval excludes zero."""
+"""The answer in words. "Beats" and "the same" are said only where the corrected test says so (`claims`)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 from triptych.report import measures
+from triptych.report.claims import Claim
 from triptych.report.compare import Comparison
-from triptych.report.statistics import LEVEL, Paired
+from triptych.report.statistics import Paired
 from triptych.report.words import count, interval, listed, number, p_value, plus_minus
 
 ONE_SEED = "one seed: no interval, no ranking claimed"
@@ -41,90 +42,168 @@ def _headline(comparison: Comparison) -> str:
     lowest = f"{best.label} has the lowest mean test bound, {figure}"
     if max(cell.bound.n for cell in cells) == 1:
         return f"{best.label} has the lowest test bound, {figure}, but {ONE_SEED}."
-    others = range(1, len(cells))
-    beaten = [j for j in others if comparison.pair(0, j).low > 0]
-    ahead = [j for j in others if comparison.pair(0, j).high < 0]
-    level = [j for j in others if j not in beaten and j not in ahead]
+    claims = {j: comparison.claim(0, j) for j in range(1, len(cells))}
+    ahead = [j for j, claim in claims.items() if claim.pair.high < 0]
     if ahead:
         # possible only where seeds differ: the means are then not over the same seeds, the pairs are
         return f"{lowest}, but over the seeds both have, {sentence(comparison, 0, ahead[0])}."
+    beaten = [j for j, claim in claims.items() if claim.holds and claim.pair.mean > 0]
+    same = [j for j, claim in claims.items() if claim.equal and j not in beaten]
+    hints = [j for j, claim in claims.items() if claim.hint and j not in beaten + same]
+    level = [j for j in claims if j not in beaten + same + hints]
+    rest = []
+    if hints:
+        rest.append(f"may be better than {_names(comparison, hints)} (a hint, no claim)")
+    if same:
+        rest.append(f"is the same as {_names(comparison, same)} within {_margin(comparison)}")
+    if level:
+        rest.append(f"is not distinguishable from {_names(comparison, level)}")
     if not beaten:
-        rest = "any other" if len(level) > 1 else cells[1].label
-        return f"No ranking: {lowest}, but is not distinguishable from {rest} at the {LEVEL:.0%} level."
-    nearest = min(beaten, key=lambda j: comparison.pair(0, j).mean)
-    by = _by(comparison.pair(0, nearest), comparison.unit)
+        return f"No ranking: {lowest}, but {_joined(rest)}."
+    nearest = min(beaten, key=lambda j: claims[j].pair.mean)
+    by = _by(claims[nearest].pair, comparison.unit)
     if len(beaten) == 1:
         won = f"{cells[nearest].label} by {by}"
     else:
         won = f"{_names(comparison, beaten)} (the nearest, {cells[nearest].label}, by {by})"
-    if level:
-        said = f"{lowest}; it beats {won}, but is not distinguishable from {_names(comparison, level)}."
-    else:
-        said = f"{best.label} beats {won}." if len(beaten) == 1 else f"{lowest}, and beats {won}."
-    remain = sum(comparison.p(0, j) <= 1 - LEVEL for j in beaten)
-    if remain < len(beaten):
-        left = f"{remain} of these {len(beaten)} remain" if len(beaten) > 1 else "this does not hold"
-        said += f" After correcting for {count(_tests(comparison), 'comparison')}, {left}."
-    return said
+    if rest:
+        return f"{lowest}; it beats {won}, but {_joined(rest)}."
+    return f"{best.label} beats {won}." if len(beaten) == 1 else f"{lowest}, and beats {won}."
 
 
 def sentence(comparison: Comparison, i: int, j: int) -> str:
     """One comparison in words: "levels beats v by 0.120 bits/dim, 95% interval [...], 3 paired seeds"."""
-    pair, unit = comparison.pair(i, j), comparison.unit
+    claim, unit = comparison.claim(i, j), comparison.unit
+    pair = claim.pair
     first, second = comparison.cells[i].label, comparison.cells[j].label
     if pair.n == 0:
         return f"{first} and {second} share no seed: not compared"
-    difference = f"{number(pair.mean, sign=True)} {unit}"
+    difference = f"{second} − {first} = {number(pair.mean, sign=True)} {unit}"
     if pair.n == 1:
-        return f"{second} − {first} = {difference}; {ONE_SEED}"
+        return f"{difference}; {ONE_SEED}"
     if math.isnan(pair.low):
-        return f"{second} − {first} = {difference} for every seed: no interval, no ranking claimed"
-    if not pair.distinguishable:
-        ends = f"95% interval {interval(pair.low, pair.high)}, {count(pair.n, 'paired seed')}"
-        return f"{first} and {second} are not distinguishable: {second} − {first} = {difference}, {ends}"
-    winner, loser = (first, second) if pair.mean > 0 else (second, first)
-    p, tests = comparison.p(i, j), _tests(comparison)
-    caveat = f"; not after correcting for {tests} comparisons (p = {p_value(p)})" if p > 1 - LEVEL else ""
-    return f"{winner} beats {loser} by {_by(pair if pair.mean > 0 else pair.reversed(), unit)}{caveat}"
+        return f"{difference} for every seed: no interval, no ranking claimed"
+    better, worse = (first, second) if pair.mean > 0 else (second, first)
+    by = _by(pair if pair.mean > 0 else pair.reversed(), unit)
+    within = f"the same within {_margin(comparison)}" if claim.equal else ""
+    if claim.holds:
+        return f"{better} beats {worse} by {by}" + (f"; both are {within}" if within else "")
+    ends = f"95% interval {interval(pair.low, pair.high)}, {_over(pair)}"
+    if within:
+        return f"{first} and {second} are {within}: {difference}, {ends}"
+    if claim.hint:
+        return f"{better} may be better than {worse}, by {by}: {_why_a_hint(comparison, claim)}"
+    return f"{first} and {second} are not distinguishable: {difference}, {ends}"
 
 
 def footnote(comparison: Comparison) -> str:
-    """What the intervals and p-values do and do not cover."""
-    if measures.deciding(comparison):
-        return (
-            "± is the standard error over seeds; a setting is said to beat another only where the 95% "
-            "Student-t interval of their differences, paired by seed, excludes zero. "
-            + measures.about(comparison)
+    """What the intervals and p-values do and do not cover, and how far they can be trusted."""
+    rule, name = comparison.rule, measures.deciding(comparison)
+    said = ["± is the standard error over seeds."]
+    pairs = [claim.pair for key, claim in comparison.claims.items() if key[0] == name]
+    known = [pair for pair in pairs if not math.isnan(pair.low)]
+    if not name:
+        said.append(_covered(comparison, known))
+    if comparison.tests > 1:
+        said.append(
+            f"This report could claim {comparison.tests} things (pairs of settings"
+            f"{', by the bound and by each measure' if _measured(comparison) else ''}); p is corrected for all "
+            "of them by Holm's method, so that with no true difference anywhere “beats” is printed in at most "
+            "5% of reports. That the best was picked on the same test items is covered, since all pairs count. "
+            "Intervals are not corrected: one that excludes zero while p exceeds 0.05 is a hint."
         )
+    elif name:
+        said.append("A setting is said to beat another only where p is at most 0.05.")
+    if rule.looks > 1:
+        said.append(
+            f"Of {rule.looks} planned looks this is number {max(len(rule.seen), 1)}: each may spend one "
+            f"{_ordinal(rule.looks)} of the 5%, so that looking again does not add errors; intervals are for a "
+            "single look."
+        )
+    if rule.interim:
+        said.append("The sweep has not ended: until then nothing is claimed.")
+    if rule.equal_within is not None and known:
+        said.append(
+            f"“The same” means that two one-sided tests, corrected likewise, put the difference within "
+            f"{_margin(comparison)}; “not distinguishable” means that it cannot be told."
+        )
+    few = min((pair.n for pair in known), default=0)
+    if 0 < few <= 4:
+        said.append(
+            f"An interval from {few} seeds covers the truth as often as it says, but its width is a guess: the "
+            f"spread that {few} seeds show lies, four times in five, between {_WIDTHS[few]} times the true one, "
+            "and other seeds or another processor may give an interval several times as wide or as narrow."
+        )
+    if name:
+        said.append(measures.about(comparison))
+    return " ".join(said)
+
+
+# 80% of sample standard deviations lie within these multiples of the true one: sqrt(chi2_{n-1} / (n - 1))
+_WIDTHS = {2: "0.13 and 1.6", 3: "0.32 and 1.5", 4: "0.44 and 1.4"}
+
+
+def _covered(comparison: Comparison, known: list[Paired]) -> str:
+    with_items = [pair for pair in known if pair.items]
     n = max((run.test[comparison.measure].n for c in comparison.cells for run in c.runs.values()), default=0)
-    said = (
-        "± is the standard error over seeds. Differences are paired by seed; their 95% Student-t intervals "
-        f"cover what changes with the seed (initial weights, batches, noise), not which {n or 'the'} items "
-        "happen to be in the test set."
-    )
-    if _tests(comparison) > 1:
-        said += (
-            " The best is picked by its mean on that same test set, which flatters it a little, so p is "
-            f"adjusted by Holm's method over all {_tests(comparison)} pairs, not only those with the best; "
-            "intervals are not adjusted: one that excludes zero while p exceeds 0.05 is a hint."
+    if known and len(with_items) == len(known):
+        return (
+            "Differences are paired by seed and by item; their 95% intervals cover both what changes with the "
+            f"seed (initial weights, batches, noise) and which {with_items[0].items} items happen to be in the "
+            "test set."
         )
-    return said
+    said = (
+        "Differences are paired by seed; their 95% Student-t intervals cover what changes with the seed "
+        f"(initial weights, batches, noise), not which {n or 'the'} items happen to be in the test set"
+    )
+    if not with_items:
+        return said + " (these runs recorded no bounds by item)." if known else said + "."
+    return (
+        said + f"; in {len(with_items)} of {count(len(known), 'pair')} they are paired by item and cover it."
+    )
+
+
+def _measured(comparison: Comparison) -> bool:
+    return len({key[0] for key in comparison.claims}) > 1
+
+
+def _why_a_hint(comparison: Comparison, claim: Claim) -> str:
+    if claim.interim:
+        return "a hint, the sweep has not ended"
+    return f"a hint, for corrected for {count(comparison.tests, 'possible claim')} p = {p_value(claim.p)}"
 
 
 def _by(pair: Paired, unit: str) -> str:
-    ends = interval(pair.low, pair.high)
-    return f"{number(pair.mean)} {unit}, 95% interval {ends}, {count(pair.n, 'paired seed')}"
+    return f"{number(pair.mean)} {unit}, 95% interval {interval(pair.low, pair.high)}, {_over(pair)}"
+
+
+def _over(pair: Paired) -> str:
+    return count(pair.n, "paired seed") + (f" × {pair.items} items" if pair.items else "")
+
+
+def _margin(comparison: Comparison) -> str:
+    return f"{comparison.rule.equal_within:g} {comparison.unit}"
+
+
+def _joined(clauses: list[str]) -> str:
+    return ", ".join(clauses[:-1]) + (", and " if len(clauses) > 1 else "") + clauses[-1]
+
+
+def _ordinal(n: int) -> str:
+    return {2: "half", 3: "third", 4: "fourth", 5: "fifth"}.get(n, f"{n}th")
 
 
 def _names(comparison: Comparison, indices: list[int]) -> str:
     """The cells by name; by number where that would fill lines."""
     rivals = len(comparison.cells) - 1
     if len(indices) == rivals:
-        return f"all {rivals} others" if rivals > 2 else "both others"
+        return (
+            f"all {rivals} others"
+            if rivals > 2
+            else "both others"
+            if rivals == 2
+            else comparison.cells[1].label
+        )
     if len(indices) > 4:
         return f"{len(indices)} of the {rivals} others"
     return listed([comparison.cells[j].label for j in indices])
-
-
-def _tests(comparison: Comparison) -> int:
-    return sum(not math.isnan(p) for p in comparison.adjusted.values())

@@ -1,0 +1,49 @@
+"""`items.npz`: the test bound of each item, which the report pairs by seed and by item."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+NAME = "items.npz"
+
+
+@dataclass(frozen=True)
+class Items:
+    """Bound of each test item in the reported unit, (n,) float64, in the order of `index`, (n,) int64."""
+
+    index: np.ndarray
+    total: np.ndarray
+
+
+def read_items(directory: Path, bound: float) -> Items | None:
+    """The items of a run whose mean is its test `bound`; None where they are absent, broken or of another."""
+    path = Path(directory) / NAME
+    try:
+        found = _load(path, path.stat().st_mtime_ns)
+    except OSError:
+        return None
+    if found is None or not math.isclose(found.total.mean(), bound, rel_tol=1e-5, abs_tol=1e-5):
+        return None
+    return found
+
+
+@lru_cache(maxsize=512)  # a report reads each file once for each pair
+def _load(path: Path, _written: int) -> Items | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            index, total = np.asarray(file["index"]), np.asarray(file["total"], dtype=np.float64)
+    except (
+        Exception
+    ):  # a foreign or half-written file may raise anything; the report falls back to seeds alone
+        return None
+    if index.ndim != 1 or index.shape != total.shape or len(index) < 2 or len(np.unique(index)) != len(index):
+        return None
+    if not np.isfinite(total).all():
+        return None
+    order = np.argsort(index)
+    return Items(index[order], total[order])
