@@ -27,7 +27,7 @@ Outcome = Literal["separated", "same", "open"]
 
 @dataclass(frozen=True)
 class Decision:
-    """`pairs`: what is known of each two settings; `open`: those neither separated nor the same."""
+    """`pairs`: what is known of each two settings, named in alphabetical order; `open`: those neither separated nor the same."""
 
     sentence: str
     pairs: dict[Pair, Outcome] = field(default_factory=dict)
@@ -102,7 +102,9 @@ def _outcomes(comparison: Comparison) -> dict[Pair, Outcome]:
     name = measures.deciding(comparison)
     asked = {key: claim for key, claim in comparison.claims.items() if key[0] == name}
     last = max((key[1] for key in asked), default=0) if name != BOUND else 0
-    return {(a, b): _outcome(claim) for (_, at, a, b), claim in asked.items() if at == last}
+    # by name, and not by which is better now: a pair keeps its name from look to look
+    found = {(min(a, b), max(a, b)): _outcome(claim) for (_, at, a, b), claim in asked.items() if at == last}
+    return dict(sorted(found.items()))
 
 
 def _outcome(claim: Claim) -> Outcome:

@@ -1,0 +1,149 @@
+"""What the report's comparisons promise, at 10,000 draws each: the tables of docs/comparing.md.
+
+    python benchmarks/comparison.py [DRAWS]
+
+Draws follow D[s, i] = mu + a_s + b_i + e_si; `ratio` is the variance of the mean through seeds over that through
+items, `rest` the interaction's variance over the larger of both by a single seed or item.
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import combinations
+
+import numpy as np
+from scipy.special import stdtr
+
+from triptych.report.crossed import TILT, Error, mean_squares, tail
+from triptych.report.power import power, resolved
+from triptych.report.statistics import holm
+
+DRAWS = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+RATIOS = (0.03, 0.3, 1.0, 3.0, 10.0, 100.0, 1e6)
+ITEMS, BATCH = 297, 100
+
+
+def table(random, shape, seeds, ratio, rest, kind="normal"):
+    """Differences or bounds (*shape, seeds, ITEMS) with a variance of the mean near one for three seeds."""
+    by_seed, by_item = 3 * ratio / (1 + ratio), ITEMS / (1 + ratio)
+    spread = np.sqrt(rest * max(by_seed, by_item))
+    draw = random.normal
+    if kind == "skewed":  # seeds with five degrees of freedom, items one-sided
+        a = random.standard_t(5, size=(*shape, seeds, 1)) / np.sqrt(5 / 3)
+        b = random.exponential(size=(*shape, 1, ITEMS)) - 1
+    else:
+        a, b = draw(size=(*shape, seeds, 1)), draw(size=(*shape, 1, ITEMS))
+    found = np.sqrt(by_seed) * a + np.sqrt(by_item) * b
+    return found + spread * draw(size=(*shape, seeds, ITEMS)) if rest else found
+
+
+def estimates(d):
+    """Mean, and the two parts of its variance."""
+    s, i = d.shape[-2:]
+    seeds, items, rest = mean_squares(d)
+    return d.mean((-2, -1)), seeds / (s * i), np.maximum(items - rest, 0) / (s * i), rest / (s * i)
+
+
+def satterthwaite(mean, a, b, rest, s, i):
+    """The textbook's p, for comparison."""
+    both = a + b
+    df = both**2 / (a**2 / (s - 1) + (b + rest) ** 2 / (i - 1) + rest**2 / ((s - 1) * (i - 1)))
+    return 2 * stdtr(np.maximum(df, 0.5), -np.abs(mean) / np.sqrt(both))
+
+
+def coverage(random):
+    print("\n| seeds | rest | " + " | ".join(f"{r:g}" for r in RATIOS) + " |")
+    for s in (3, 5, 10):
+        for rest, kind in ((0.0, "normal"), (1.0, "normal"), (1.0, "skewed")):
+            row, small, book = [], [], []
+            for ratio in RATIOS:
+                covered = errs = textbook = 0
+                for _ in range(DRAWS // BATCH):
+                    mean, a, b, left = estimates(table(random, (BATCH,), s, ratio, rest, kind))
+                    covered += (tail(mean, a, s - 1, b, ITEMS, TILT) >= 0.05).sum()
+                    errs += (tail(mean, a, s - 1, b, ITEMS) <= 0.005).sum()
+                    textbook += (satterthwaite(mean, a, b, left, s, ITEMS) <= 0.005).sum()
+                row.append(f"{covered / DRAWS:.1%}")
+                small.append(f"{errs / DRAWS:.2%}")
+                book.append(f"{textbook / DRAWS:.2%}")
+            print(f"| {s} | {rest:g} {kind} | coverage " + " | ".join(row))
+            print(f"| {s} | {rest:g} {kind} | errs at .5% " + " | ".join(small))
+            print(f"| {s} | {rest:g} {kind} | Satterthwaite at .5% " + " | ".join(book), flush=True)
+
+
+def pairs_p(bounds, s):
+    """p of all pairs of cells over the first s seeds: (draws, pairs)."""
+    found = []
+    for i, j in combinations(range(bounds.shape[1]), 2):
+        mean, a, b, _ = estimates(bounds[:, j, :s] - bounds[:, i, :s])
+        found.append((tail(mean, a, s - 1, b, ITEMS), mean))
+    return np.stack([p for p, _ in found], 1), np.stack([m for _, m in found], 1)
+
+
+def false_claims(random):
+    print("\nno true difference, 5 settings, 3 seeds, 297 items, two measures at three values (70 claims)")
+    for ratio in RATIOS:
+        single = any_ = bare = 0
+        for _ in range(DRAWS // BATCH):
+            p, _ = pairs_p(table(random, (BATCH, 5), 3, ratio, 1.0), 3)
+            sampled = random.normal(size=(BATCH, 5, 3, 6))
+            others = []
+            for i, j in combinations(range(5), 2):
+                d = sampled[:, j] - sampled[:, i]
+                t = d.mean(1) / (d.std(1, ddof=1) / np.sqrt(3))
+                others.append(2 * stdtr(2, -np.abs(t)))
+            q = np.concatenate(others, 1)
+            weights = [0.5 / 10] * 10 + [0.5 / 60] * 60
+            for k in range(BATCH):
+                single += min(holm(list(p[k]))) <= 0.05
+                any_ += min(holm([*p[k], *q[k]], weights)) <= 0.05
+            bare += ((p.min(1) <= 0.05) | (q.min(1) <= 0.05)).sum()
+        print(f"| {ratio:g} | {single / DRAWS:.2%} | {any_ / DRAWS:.2%} | {bare / DRAWS:.1%} |", flush=True)
+
+
+def until_decided(random):
+    for sizes in ((3, 5, 8, 12), (3, 4, 6, 8, 10, 12, 14, 16)):
+        print(f"\nno true difference, until=decided, seeds {sizes}: with the share of the level, and without")
+        for ratio in RATIOS:
+            told = naive = 0
+            for _ in range(DRAWS // BATCH):
+                bounds = table(random, (BATCH, 5), sizes[-1], ratio, 1.0)
+                seen = [pairs_p(bounds, s) for s in sizes]
+                for k in range(BATCH):
+                    ever = bare = False
+                    for look in range(len(sizes)):
+                        now = seen[look][1][k]
+                        p = np.ones(10)
+                        for before, mean in seen[: look + 1]:
+                            agree = mean[k] * now > 0
+                            p = np.where(agree, np.minimum(p, len(sizes) * before[k]), p)
+                        ever |= min(holm(list(np.minimum(p, 1)))) <= 0.05
+                        bare |= min(holm(list(seen[look][0][k]))) <= 0.05
+                    told, naive = told + ever, naive + bare
+            print(f"| {ratio:g} | {told / DRAWS:.2%} | {naive / DRAWS:.2%} |", flush=True)
+
+
+def announced_power(random):
+    print("\npower where 80% is announced, at 5% and at 0.5%")
+    for s in (3, 5, 10):
+        for ratio in (0.3, 3.0, 1e6):
+            by_seed, by_item = 3 * ratio / (1 + ratio) / s, 1 / (1 + ratio)
+            row = []
+            for alpha in (0.05, 0.005):
+                truth = Error(by_seed, s - 1, by_item, ITEMS)
+                difference, hits = resolved(truth, alpha), 0
+                assert abs(power(difference, truth, alpha) - 0.8) < 1e-6
+                for _ in range(DRAWS // BATCH):
+                    mean, a, b, _ = estimates(difference + table(random, (BATCH,), s, ratio, 0.0))
+                    hits += (tail(mean, a, s - 1, b, ITEMS) <= alpha).sum()
+                row.append(f"{hits / DRAWS:.1%}")
+            print(f"| {s} | {ratio:g} | " + " | ".join(row), flush=True)
+
+
+if __name__ == "__main__":
+    generator = np.random.default_rng(2026)
+    print(f"{DRAWS} draws")
+    coverage(generator)
+    announced_power(generator)
+    false_claims(generator)
+    until_decided(generator)
