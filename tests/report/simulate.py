@@ -1,7 +1,8 @@
 """Whole reports on figures drawn at random, in memory: what they say where the truth is known.
 
-Bounds follow D[c, s, i] = mu_c + luck_s + hard_i + a_cs + b_ci + e_csi: seeds and items that all cells share, and
-a share of their own. Used by the tests at a small size and by benchmarks/comparison.py at 10,000 draws.
+Bounds follow D[c, s, i] = mu_c + luck_s + hard_i + a_cs + b_ci + e_csi: seeds and items that all cells
+share, and a share of their own. Used by the tests at a small size and by benchmarks/comparison.py at 10,000
+draws.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Memory:
     """Runs that were never written: `runs` for compare, `items` in place of their files."""
 
     def __init__(self, table: np.ndarray, sampled: np.ndarray | None = None):
-        """`table`: (cells, seeds, items); `sampled`: (cells, seeds, values) of two measures, one of them higher
-        is better."""
+        """`table`: (cells, seeds, items); `sampled`: (cells, seeds, values) of two measures, one of them
+        higher is better."""
         self.runs, self._items = [], {}
         for c, cell in enumerate(table):
             for s, row in enumerate(cell):

@@ -1,4 +1,4 @@
-"""What the report promises of its intervals, claims and power, checked by drawing many where the truth is known.
+"""What the report promises of intervals, claims and power, by drawing many where the truth is known.
 
 Each tolerance is the binomial's: a promise that holds fails here once in 10,000 seeds, and the seed is fixed.
 """

@@ -19,7 +19,8 @@ def rows(path) -> list[dict]:
     """metrics.csv without its clock."""
     with open(path / "metrics.csv", newline="") as file:
         return [
-            {k: v for k, v in row.items() if k != "train/images_per_second"} for row in csv.DictReader(file)
+            {k: v for k, v in row.items() if k not in ("train/images_per_second", "time")}
+            for row in csv.DictReader(file)
         ]
 
 

@@ -87,7 +87,6 @@ class RoundsSweeper(BasicSweeper):
     def _until_decided(self, jobs: list[Job]) -> None:
         assert self.config is not None
         from triptych.report.sequential import decide
-
         from triptych.runs.rounds import seeds_after, settings_and_seeds
 
         settings, seeds = settings_and_seeds(jobs)

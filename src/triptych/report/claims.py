@@ -1,13 +1,14 @@
 """One rule for every claim in words: Holm's test over all that one report could claim.
 
-A claim is a pair of settings by the bound, or by one measure of samples at one value of its key. All of them,
-over all data sets of a report, are one family: with no true difference anywhere, a report prints "beats" with
-probability at most 5%. Where there are both, the question that the report asks (the bound, or the measure that
-decides) has half of that error to itself (weighted Holm), so that many measures do not drown it.
+A claim is a pair of settings by the bound, or by one measure of samples at one value of its key. All of
+them, over all data sets of a report, are one family: with no true difference anywhere, a report prints
+"beats" with probability at most 5%. Where there are both, the question that the report asks (the bound, or
+the measure that decides) has half of that error to itself (weighted Holm), so that many measures do not
+drown it.
 
-A sweep that adds seeds until it is decided is looked at again and again. Of `looks` planned ones each may spend
-an equal share of the 5% (alpha spending, Lan & DeMets 1983, with the union bound over looks): what enters
-Holm's test is `looks` times the smallest p of the looks taken, and a pair once separated stays so.
+A sweep that adds seeds until it is decided is looked at again and again. Of `looks` planned ones each may
+spend an equal share of the 5% (alpha spending, Lan & DeMets 1983, with the union bound over looks): what
+enters Holm's test is `looks` times the smallest p of the looks taken, and a pair once separated stays so.
 """
 
 from __future__ import annotations
@@ -141,10 +142,11 @@ def _pairs(cells: Sequence[Cell], deciding: str) -> Iterator[tuple[Key, Paired]]
         known = measures.table(cells, name) if better else None
         if known is None:
             continue
-        for a, b in combinations([cell.label for cell in cells if cell.label in known.cells], 2):
+        labels = [cell.label for cell in cells if cell.label in known.cells]
+        for one, two in combinations(labels, 2):
             for at in range(len(known.values)):
-                first, second = ({seed: v[at] for seed, v in known.cells[label].items()} for label in (a, b))
-                yield (name, at, a, b), paired(first, second)
+                first, second = ({seed: v[at] for seed, v in known.cells[x].items()} for x in (one, two))
+                yield (name, at, one, two), paired(first, second)
 
 
 def _by_bound(a: Cell, b: Cell) -> Paired:

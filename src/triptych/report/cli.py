@@ -21,9 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--expected", type=int, help="how many runs the sweep will have")
     parser.add_argument(
-        "--equal-within", type=float, metavar="M",
-        help="call settings the same where a test puts their difference within M bits/dim (or the unit shown)",
-    )  # fmt: skip
+        "--equal-within",
+        type=float,
+        metavar="M",
+        help="call settings the same where a test puts their difference within M, in the unit shown",
+    )
     options = parser.parse_args(argv)
     if options.equal_within is not None and not options.equal_within > 0:
         return _refuse(f"--equal-within {options.equal_within:g}: a number above zero is accepted")

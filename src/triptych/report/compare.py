@@ -41,6 +41,16 @@ class Cell:
         """Mean over seeds with its standard error and 95% interval."""
         return spread(list(self.values(split, part).values()))
 
+    @cached_property
+    def draw_error(self) -> float:
+        """The part of the mean bound's standard error over seeds that the draws of evaluation make; NaN
+        unknown.
+
+        Seeds draw independently: sqrt(sum of squares) / n.
+        """
+        known = [run.test[self.measure].draw_stderr for run in self.runs.values()]
+        return math.hypot(*known) / len(known) if known and all(map(math.isfinite, known)) else math.nan
+
     def items(self, seed: int | None) -> Items | None:
         """The bound of each test item of one seed, where the run recorded it."""
         return read_items(self.runs[seed].dir, self.runs[seed].bound)
@@ -55,8 +65,8 @@ class Cell:
 class Comparison:
     """Cells on the same data in the same unit, best (lowest mean test bound) first.
 
-    `claims` are all pairs by the bound and by the measures of samples, corrected as one family of `tests` over
-    the whole report. `pending` are cells without a usable run.
+    `claims` are all pairs by the bound and by the measures of samples, corrected as one family of `tests`
+    over the whole report. `pending` are cells without a usable run.
     """
 
     data: str

@@ -2,17 +2,18 @@
 
     D[s, i] = mu + a_s + b_i + e_si        Var(mean) = (MS_seeds + MS_items - MS_rest) / (S I)
 
-is a sum of two variances: A = MS_seeds / (S I), known from S - 1 degrees of freedom (two, of three seeds), and
-B = (MS_items - MS_rest) / (S I), known from I - 1 (hundreds). The mean's distribution is that of Behrens and
-Fisher: A Student-t with S - 1 degrees of freedom scaled by sqrt(A), plus a nearly normal one scaled by sqrt(B):
+is a sum of two variances: A = MS_seeds / (S I), known from S - 1 degrees of freedom (two, of three seeds),
+and B = (MS_items - MS_rest) / (S I), known from I - 1 (hundreds). The mean's distribution is that of
+Behrens and Fisher: A Student-t with S - 1 degrees of freedom scaled by sqrt(A), plus a nearly normal one
+scaled by sqrt(B):
 
     p(x) = E[ P(|t_{I-1}| > x / sqrt(A* + B)) ],  A* = A (S - 1) / chi2_{S-1}
 
-exact where one of the two dominates, and never above its level in between. Satterthwaite's degrees of freedom
-are estimated from the same three seeds: at a level of .005, which a correction for ten pairs asks for, they err
-five times as often as announced (docs/comparing.md). A 95% interval from p alone covers up to 97.7%; weights
-(1 + B / A*)^(1/3), which favour small A* where items dominate, bring it to 94.8 - 97.0%. They hold at 95%, not
-at stricter levels, so p goes without.
+exact where one of the two dominates, and never above its level in between. Satterthwaite's degrees of
+freedom are estimated from the same three seeds: at a level of .005, which a correction for ten pairs asks
+for, they err five times as often as announced (docs/comparing.md). A 95% interval from p alone covers up to
+97.7%; weights (1 + B / A*)^(1/3), which favour small A* where items dominate, bring it to 94.8 - 97.0%.
+They hold at 95%, not at stricter levels, so p goes without.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def crossed(differences: np.ndarray) -> Error:
 
 
 def mean_squares(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """MS_seeds, MS_items and MS_rest of (..., seeds, items): Searle, Casella & McCulloch (1992), table 4.9."""
+    """MS_seeds, MS_items and MS_rest of (..., seeds, items), the two-way analysis of variance."""
     s, i = differences.shape[-2:]
     mean = differences.mean((-2, -1), keepdims=True)
     a = differences.mean(-1, keepdims=True) - mean
@@ -90,7 +91,8 @@ def critical(
     def excess(x: np.ndarray) -> np.ndarray:
         return np.log(tail(x, seeds, df, items, n_items, tilt, nodes)) - np.log(alpha)
 
-    # regula falsi with the Illinois rule on log p, which is nearly straight: ten steps where bisection takes forty
+    # regula falsi with the Illinois rule on log p, which is nearly straight: ten steps where
+    # bisection takes forty
     low, high = np.zeros(seeds.shape), 2 * np.sqrt(seeds + items)
     at_low, at_high = np.full(seeds.shape, -np.log(alpha)), excess(high)
     while np.any(at_high > 0):

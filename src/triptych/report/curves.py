@@ -17,6 +17,7 @@ from triptych.report.style import (
     INK,
     LINES,
     MARKERS,
+    MUTED,
     PALETTE,
     axes,
     end_labels,
@@ -25,6 +26,8 @@ from triptych.report.style import (
     short,
     shortened,
 )
+from triptych.report.words import duration
+from triptych.runs.read import Curve
 
 WIDTH, HEIGHT = 5.2, 3.5
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
@@ -35,7 +38,7 @@ def noise_levels(comparison: Comparison, colours: Colours) -> Figure | None:
     curves = {cell.label: curve for cell in comparison.cells if (curve := _mean_curve(cell)) is not None}
     if not curves:
         return None
-    figure, ax = _axes(curves)
+    figure, ax = _axes(curves, top=0.3)
     for label, (gamma, mean, error) in curves.items():
         mean = np.where(mean > 0, mean, np.nan)
         _line(ax, gamma, mean, label, colours)
@@ -46,6 +49,7 @@ def noise_levels(comparison: Comparison, colours: Colours) -> Figure | None:
     ax.set_xlabel(GAMMA)
     ax.set_ylabel("squared error of ε, per dimension")
     _name_lines(ax, {label: mean for label, (_, mean, _) in curves.items()}, colours)
+    _said_seeds(ax, comparison)
     return figure
 
 
@@ -61,7 +65,7 @@ def ratio_to_best(comparison: Comparison, colours: Colours) -> Figure | None:
         # levels are the same within a sweep; another grid is read at the best one's levels where they overlap
         at = np.interp(gamma, other, mean, left=math.nan, right=math.nan)
         ratios[label] = np.divide(at, reference, out=np.full_like(at, math.nan), where=reference > 0)
-    figure, ax = _axes(ratios)
+    figure, ax = _axes(ratios, top=0.3)
     for label, ratio in ratios.items():
         _line(ax, gamma, ratio, label, colours)
     _log(ax, ratios.values())
@@ -73,25 +77,83 @@ def ratio_to_best(comparison: Comparison, colours: Colours) -> Figure | None:
 
 def training(comparison: Comparison, colours: Colours) -> Figure | None:
     """The validation bound over training steps: thin lines are seeds, the thick one their mean."""
-    column = f"val/{comparison.measure}"
-    lines: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    return _training(comparison, colours, _over_steps(comparison), "training step")
+
+
+def training_time(comparison: Comparison, colours: Colours) -> Figure | None:
+    """The validation bound over seconds of training: thin lines are seeds, the thick one their mean."""
+    return _training(comparison, colours, _over_seconds(comparison), "seconds of training")
+
+
+def equal_time(comparison: Comparison) -> str:
+    """Whether the order by validation bound at equal seconds is that at equal steps."""
+    lines = _over_seconds(comparison)
+    if len(lines) < 2 or len(lines) < len(comparison.cells):
+        return ""
+    took = {label: float(np.mean([t[-1] for t, _ in seeds])) for label, seeds in lines.items()}
+    quickest = min(took, key=lambda label: took[label])
+    if max(took.values()) < 1.02 * took[quickest]:
+        return ""
+    within = took[quickest]
+    at_time = {label: np.mean([np.interp(within, t, v) for t, v in seeds]) for label, seeds in lines.items()}
+    at_end = {label: np.mean([v[-1] for _, v in seeds]) for label, seeds in lines.items()}
+    steps, seconds = (sorted(lines, key=lambda label: means[label]) for means in (at_end, at_time))
+    said = f"At equal time ({duration(within)} of training, what {quickest} takes) "
+    if steps == seconds:
+        return said + "the settings stand in the same order by mean validation bound as at equal steps."
+    return (
+        f"{said}the order by mean validation bound is {', '.join(seconds)}; at equal steps it is "
+        f"{', '.join(steps)}."
+    )
+
+
+Lines = dict[str, list[tuple[np.ndarray, np.ndarray]]]
+
+
+def _over_steps(comparison: Comparison) -> Lines:
+    """Steps and validation bounds of each seed of each cell."""
+    lines: Lines = {}
     for cell in comparison.cells:
-        read = [run.history(column) for run in cell.runs.values()]
+        read = [run.history(f"val/{comparison.measure}") for run in cell.runs.values()]
         kept = [(np.array(steps), np.array(values)) for steps, values in read if len(steps) > 1]
         if kept:
             lines[cell.label] = kept
+    return lines
+
+
+def _over_seconds(comparison: Comparison) -> Lines:
+    """The same over seconds of training: the row's own, or in proportion where they were not recorded."""
+    lines: Lines = {}
+    for cell in comparison.cells:
+        kept = []
+        for run in cell.runs.values():
+            steps, values = run.history(f"val/{comparison.measure}")
+            at = dict(zip(*run.history("time"), strict=True))
+            fit = run.seconds.get("fit", math.nan)
+            if len(steps) > 1 and all(step in at for step in steps):
+                kept.append((np.array([at[step] for step in steps]), np.array(values)))
+            elif len(steps) > 1 and run.steps and math.isfinite(fit):
+                kept.append((np.array(steps) * fit / run.steps, np.array(values)))
+        if kept:
+            lines[cell.label] = kept
+    return lines
+
+
+def _training(comparison: Comparison, colours: Colours, lines: Lines, what: str) -> Figure | None:
     if not lines:
         return None
-    figure, ax = axes(7.2, 3.7, 0.62, inches(list(shortened(list(lines)).values())) + 0.45)
+    figure, ax = axes(WIDTH, HEIGHT, 0.62, inches(list(shortened(list(lines)).values())) + 0.45)
     ends = {}
     for label, seeds in lines.items():
         if len(seeds) > 1:
-            for steps, values in seeds:
-                ax.plot(steps, values, color=colours[label], linewidth=0.7, alpha=0.45)
-        steps = np.unique(np.concatenate([steps for steps, _ in seeds]))
-        steps = steps[steps <= min(s[-1] for s, _ in seeds)]
-        mean = np.mean([np.interp(steps, s, v) for s, v in seeds], axis=0)
-        ax.plot(steps, mean, color=colours[label], linewidth=2, linestyle=_style(label, colours))
+            for at, values in seeds:
+                ax.plot(at, values, color=colours[label], linewidth=0.7, alpha=0.45)
+        places = np.unique(np.concatenate([at for at, _ in seeds]))
+        places = places[(places >= max(a[0] for a, _ in seeds)) & (places <= min(a[-1] for a, _ in seeds))]
+        if not places.size:
+            continue
+        mean = np.mean([np.interp(places, at, values) for at, values in seeds], axis=0)
+        ax.plot(places, mean, color=colours[label], linewidth=2, linestyle=_style(label, colours))
         ends[label] = mean
     # the first value says how a random network does: it would flatten everything that follows
     values = np.concatenate([v for seeds in lines.values() for _, v in seeds])
@@ -100,7 +162,7 @@ def training(comparison: Comparison, colours: Colours) -> Figure | None:
     low, top = float(values.min()), min(top, float(values.max()))
     pad = 0.05 * (top - low) or 1e-3
     ax.set_ylim(low - pad, top + pad)
-    ax.set_xlabel("training step")
+    ax.set_xlabel(what)
     ax.set_ylabel(f"validation bound, {comparison.unit}")
     _name_lines(ax, ends, colours)
     return figure
@@ -130,23 +192,51 @@ def weights(comparison: Comparison, colours: Colours) -> Figure | None:
 
 
 def _mean_curve(cell: Cell) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """gamma, mean over seeds, and its standard error (NaN for one seed), over seeds with the same levels."""
+    """gamma, mean over all seeds, and its standard error (NaN for one seed).
+
+    Where seeds were measured at levels of their own (learned endpoints), each is read at as many common
+    levels, over the range that all of them have, on a straight line between the logarithms of its
+    neighbours.
+    """
     found = [run.noise_levels for run in cell.runs.values() if run.noise_levels]
-    found = [curve for curve in found if curve.gamma == found[0].gamma]
     if not found:
         return None
-    values = np.array([curve.value for curve in found])
+    gamma = np.array(found[0].gamma)
+    if any(curve.gamma != found[0].gamma for curve in found):
+        low, high = max(min(c.gamma) for c in found), min(max(c.gamma) for c in found)
+        if low >= high:  # no level that all have
+            return None
+        gamma = np.linspace(low, high, len(gamma))
+    values = np.array([_read_at(gamma, curve) for curve in found])
     error = (
-        values.std(axis=0, ddof=1) / math.sqrt(len(found))
-        if len(found) > 1
-        else np.full(values.shape[1], np.nan)
+        values.std(axis=0, ddof=1) / math.sqrt(len(found)) if len(found) > 1 else np.full(len(gamma), np.nan)
     )
-    return np.array(found[0].gamma), values.mean(axis=0), error
+    return gamma, values.mean(axis=0), error
 
 
-def _axes(labels: Iterable[str]) -> tuple[Figure, Axes]:
+def _read_at(gamma: np.ndarray, curve: Curve) -> np.ndarray:
+    order = np.argsort(curve.gamma)
+    at, value = np.array(curve.gamma)[order], np.array(curve.value)[order]
+    if (value > 0).all():
+        return np.exp(np.interp(gamma, at, np.log(value)))
+    return np.interp(gamma, at, value)
+
+
+def _said_seeds(ax: Axes, comparison: Comparison) -> None:
+    """Over how many seeds the lines are means, and whether at levels read between those measured."""
+    cells = [
+        [run.noise_levels for run in cell.runs.values() if run.noise_levels] for cell in comparison.cells
+    ]
+    counts = sorted({len(found) for found in cells if found})
+    own = any(len({curve.gamma for curve in found}) > 1 for found in cells)
+    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    said = f"mean over {n} seed{'' if counts == [1] else 's'}{', each at levels of its own' if own else ''}"
+    ax.text(0, 1.02, said, transform=ax.transAxes, color=MUTED, va="bottom")
+
+
+def _axes(labels: Iterable[str], top: float = 0.12) -> tuple[Figure, Axes]:
     right = inches(list(shortened(list(labels)).values())) + 0.35
-    return axes(WIDTH + max(0.0, right - 1.2), HEIGHT, 0.74, right)
+    return axes(WIDTH + max(0.0, right - 1.2), HEIGHT, 0.74, right, top)
 
 
 def _style(label: str, colours: Colours) -> Any:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from triptych.report import measures
+from triptych.report.curves import equal_time
 from triptych.report.power import reach
 from triptych.report.story import Story, columns, rows
 from triptych.report.verdict import footnote
@@ -38,6 +39,8 @@ def markdown(story: Story, picture: str | None) -> str:
         lines += _table([comparison.subject, "seeds", *(head for _, head in heads), ""], body)
         lines += [f"- {_safe(line)}" for line in said.lines] + [""]
         lines += [f"- Note: {_safe(note)}" for note in comparison.notes] + [""]
+        if not what and (told := equal_time(comparison)):
+            lines += [_safe(told), ""]
         if found := reach(comparison):
             lines += [_safe(" ".join(found)), ""]
         lines += [DRAWN, ""] if what else []

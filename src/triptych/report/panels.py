@@ -81,8 +81,10 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
     ),
     (
         "Difference to the best, seed by seed",
-        "The dot is the mean of the differences within each seed and the line its 95% interval. A filled dot is "
-        "a difference that the corrected test claims; a hollow one is no claim, even where its interval excludes "
+        "The dot is the mean of the differences within each seed and the line its 95% interval. A "
+        "filled dot is "
+        "a difference that the corrected test claims; a hollow one is no claim, even where its "
+        "interval excludes "
         "zero. A grey band holds what is called the same. Lines are cut where the frame ends.",
         (figures.forest,),
     ),
@@ -105,9 +107,11 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
     ),
     (
         "Validation bound during training",
-        "Thin lines are seeds and the thick line is their mean; a line still falling at the right edge would "
-        "gain from more steps.",
-        (curves.training,),
+        "Left against steps, right against seconds of training: equal steps are not equal cost. Thin "
+        "lines are "
+        "seeds and the thick line is their mean; a line still falling at the right edge would gain from more "
+        "steps.",
+        (curves.training, curves.training_time),
     ),
     (
         "Training set against test set",

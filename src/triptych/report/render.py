@@ -15,9 +15,10 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from triptych.report import measures, words
+from triptych.report.curves import equal_time
 from triptych.report.markdown import markdown
-from triptych.report.power import reach
 from triptych.report.panels import colours, grids, headline_png, headline_svg, how_headline, panels
+from triptych.report.power import reach
 from triptych.report.results import results_csv
 from triptych.report.story import Story, columns, rows, tell
 from triptych.report.style import PALETTE
@@ -50,9 +51,10 @@ def write_report(
 ) -> Report:
     """Compare all runs beneath `root` (and `others`) and write the report into `root`.
 
-    `expected` is how many runs the sweep will have; by default what `root/sweep.json` says, else as many
-    as there are. `equal_within`: below which difference two settings are called the same; by default what
-    `root/sweep.json` says, else nothing is. May be called at any time while a sweep goes on. Raises OSError if `root` cannot be written.
+    `expected` is how many runs the sweep will have; by default what `root/sweep.json` says, else as many as
+    there are. `equal_within`: below which difference two settings are called the same; by default what
+    `root/sweep.json` says, else nothing is. May be called at any time while a sweep goes on. Raises OSError
+    if `root` cannot be written.
     """
     root = Path(root)
     story = tell([root, *others], title, expected, equal_within)
@@ -86,6 +88,7 @@ def page(story: Story, palette: dict[str, str]) -> str:
             "rows": rows(comparison),
             "footnote": footnote(comparison),
             "reach": reach(comparison),
+            "equal_time": "" if measures.deciding(comparison) else equal_time(comparison),
             "by_item": " and item" if any(claim.pair.items for claim in comparison.claims.values()) else "",
             "panels": panels(comparison, palette, f"s{i}"),
             "grids": grids(comparison, palette),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Sequence
 
@@ -54,6 +55,8 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
             row[f"{split}/{key}"] = repr(estimate.mean)
             row[f"{split}/{key}_stderr"] = repr(estimate.stderr)
             row[f"{split}/{key}_n"] = estimate.n
+            if math.isfinite(estimate.draw_stderr):
+                row[f"{split}/{key}_draw_stderr"] = repr(estimate.draw_stderr)
     if run.measured:
         for at, found in zip(run.measured.values, run.measured.rows, strict=True):
             where = f"@{run.measured.key}={at:g}" if run.measured.key else ""

@@ -1,9 +1,10 @@
 """Look, decide, add seeds, look again: a test that stays valid, and what it found.
 
-The procedure is alpha spending (Lan & DeMets 1983) with the union bound over looks and Holm's test over pairs
-(`claims`): of L planned looks each may spend 5% / L, whatever the dependence between looks and however many seeds
-each adds. `looks.json` in the sweep's directory holds which seeds each look had, so that the same command, given
-again after an interruption, looks at what it looked at, and the report decides as the sweep did.
+The procedure is alpha spending (Lan & DeMets 1983) with the union bound over looks and Holm's test over
+pairs (`claims`): of L planned looks each may spend 5% / L, whatever the dependence between looks and
+however many seeds each adds. `looks.json` in the sweep's directory holds which seeds each look had, so that
+the same command, given again after an interruption, looks at what it looked at, and the report decides as
+the sweep did.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Outcome = Literal["separated", "same", "open"]
 
 @dataclass(frozen=True)
 class Decision:
-    """`pairs`: what is known of each two settings, named in alphabetical order; `open`: those neither separated nor the same."""
+    """`pairs`: what is known of each two settings, named in alphabetical order."""
 
     sentence: str
     pairs: dict[Pair, Outcome] = field(default_factory=dict)
@@ -39,8 +40,8 @@ class Decision:
 
 
 def decide(root: Path, look: int, looks: int, equal_within: float | None = None) -> Decision:
-    """Look number `look` (from 1) of at most `looks` at the runs beneath `root`, by what decides: the bound, or
-    the measure of samples where all settings share one model.
+    """Look number `look` (from 1) of at most `looks` at the runs beneath `root`, by what decides: the
+    bound, or the measure of samples where all settings share one model.
 
     A look that was taken before is not taken anew with more seeds: it had the seeds that it had. A setting
     without a finished run is in no pair: seeds do not decide it.

@@ -38,8 +38,9 @@ class Spread:
 class Paired:
     """Mean of (other - reference) over the `n` seeds both have; positive: the other is worse.
 
-    `error` is None, and `low`, `high`, `p` are NaN, where they cannot be known: fewer than two pairs, or pairs
-    that all differ by exactly the same amount, which says that the seed changed nothing, not that we are certain.
+    `error` is None, and `low`, `high`, `p` are NaN, where they cannot be known: fewer than two pairs, or
+    pairs that all differ by exactly the same amount, which says that the seed changed nothing, not that we
+    are certain.
     """
 
     mean: float
@@ -72,7 +73,7 @@ class Paired:
 
     @property
     def suggestive(self) -> bool:
-        """Whether the 95% interval excludes zero: ground for a hint. A claim needs the corrected p as well."""
+        """Whether the 95% interval excludes zero: ground for a hint. A claim needs the corrected p."""
         return self.low > 0 or self.high < 0
 
     def reversed(self) -> Paired:
@@ -80,7 +81,7 @@ class Paired:
         return Paired(-self.mean, self.n, self.error)
 
     def same_within(self, margin: float) -> float:
-        """p of "they differ by `margin` or more": two one-sided tests (Schuirmann 1987), the larger p of both."""
+        """p of "they differ by `margin` or more": the larger of two one-sided tests (Schuirmann 1987)."""
         if self.error is None:
             return math.nan
         inside = margin - abs(self.mean)
@@ -126,8 +127,8 @@ def paired(
 def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
     """Holm's step-down adjustment, in the order given; NaN stays NaN and does not count as a test.
 
-    With `weights` w (Holm 1979, section 4): p_(i) / w_(i) in ascending order, times the sum of the weights not
-    yet used up. Equal weights give the usual m p_(1), (m - 1) p_(2), ...
+    With `weights` w (Holm 1979, section 4): p_(i) / w_(i) in ascending order, times the sum of the weights
+    not yet used up. Equal weights give the usual m p_(1), (m - 1) p_(2), ...
     """
     w = [1.0] * len(p_values) if weights is None else weights
     known = [i for i, p in enumerate(p_values) if not math.isnan(p)]

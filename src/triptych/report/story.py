@@ -126,6 +126,8 @@ def columns(comparison: Comparison) -> list[tuple[str, str]]:
     if found := measures.columns(comparison):
         return found  # their bound is one and the same
     known = [("bound", f"test bound, {comparison.unit}")]
+    if any(math.isfinite(c.draw_error) for c in comparison.cells):
+        known.append(("draws", "of ±, by draws"))
     known += [(part, part) for part in PARTS if any(c.spread(part=part).n for c in comparison.cells)]
     known += [("gap", "gap to truth")] if any(c.spread(part="gap").n for c in comparison.cells) else []
     known += [(k, head) for k, head in BESIDE.items() if any(c.spread(part=k).n for c in comparison.cells)]
@@ -149,6 +151,8 @@ def _row(comparison: Comparison, i: int, cell: Cell) -> Row:
     spreads |= {part: cell.spread(part=part) for part in (*PARTS, *BESIDE)}
     texts = {key: plus_minus(s) if key in ("bound", "gap") else number(s.mean) for key, s in spreads.items()}
     order = {key: s.mean for key, s in spreads.items() if not math.isnan(s.mean)}
+    texts["draws"] = number(cell.draw_error)
+    order |= {"draws": cell.draw_error} if math.isfinite(cell.draw_error) else {}
     if i == 0:
         texts |= {"difference": "best", "p": ""}
         return Row(cell.label, _seeds(cell), texts, order | {"difference": 0.0}, "lowest mean", best=True)

@@ -19,11 +19,12 @@ HEADS = {
     "bound": "test bound",
     "difference": "to best [95%]",
     "train": "train",
+    "draws": "draws",
     "reconstruction": "recon.",
     "diffusion": "diff.",
 }
 # what a narrow terminal goes without, first to last
-DISPENSABLE = ("p", "verdict", "train", "prior", "reconstruction", "diffusion", "seeds")
+DISPENSABLE = ("draws", "p", "verdict", "train", "prior", "reconstruction", "diffusion", "seeds")
 
 
 def print_table(root: Path, console: Console | None = None, report: Report | None = None) -> None:

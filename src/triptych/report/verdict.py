@@ -104,12 +104,19 @@ def footnote(comparison: Comparison) -> str:
     known = [pair for pair in pairs if not math.isnan(pair.low)]
     if not name:
         said.append(_covered(comparison, known))
+        if any(math.isfinite(cell.draw_error) for cell in comparison.cells):
+            said.append(
+                "“By draws” is the part of ± that the random times and noise of the measurement make."
+            )
     if comparison.tests > 1:
         said.append(
             f"This report could claim {comparison.tests} things (pairs of settings"
-            f"{', by the bound and by each measure' if _measured(comparison) else ''}); p is corrected for all "
-            "of them by Holm's method, so that with no true difference anywhere “beats” is printed in at most "
-            "5% of reports. That the best was picked on the same test items is covered, since all pairs count. "
+            f"{', by the bound and by each measure' if _measured(comparison) else ''}); p is corrected "
+            "for all "
+            "of them by Holm's method, so that with no true difference anywhere “beats” is printed in at "
+            "most "
+            "5% of reports. That the best was picked on the same test items is covered, since all pairs "
+            "count. "
             "Intervals are not corrected: one that excludes zero while p exceeds 0.05 is a hint."
         )
     elif name:
@@ -117,7 +124,8 @@ def footnote(comparison: Comparison) -> str:
     if rule.looks > 1:
         said.append(
             f"Of {rule.looks} planned looks this is number {max(len(rule.seen), 1)}: each may spend one "
-            f"{_ordinal(rule.looks)} of the 5%, so that looking again does not add errors; intervals are for a "
+            f"{_ordinal(rule.looks)} of the 5%, so that looking again does not add errors; intervals are "
+            "for a "
             "single look."
         )
     if rule.interim:
@@ -130,8 +138,10 @@ def footnote(comparison: Comparison) -> str:
     few = min((pair.n for pair in known), default=0)
     if 0 < few <= 4:
         said.append(
-            f"An interval from {few} seeds covers the truth as often as it says, but its width is a guess: the "
-            f"spread that {few} seeds show lies, four times in five, between {_WIDTHS[few]} times the true one, "
+            f"An interval from {few} seeds covers the truth as often as it says, but its width is a "
+            "guess: the "
+            f"spread that {few} seeds show lies, four times in five, between {_WIDTHS[few]} times the "
+            "true one, "
             "and other seeds or another processor may give an interval several times as wide or as narrow."
         )
     if name:
@@ -148,8 +158,10 @@ def _covered(comparison: Comparison, known: list[Paired]) -> str:
     n = max((run.test[comparison.measure].n for c in comparison.cells for run in c.runs.values()), default=0)
     if known and len(with_items) == len(known):
         return (
-            "Differences are paired by seed and by item; their 95% intervals cover both what changes with the "
-            f"seed (initial weights, batches, noise) and which {with_items[0].items} items happen to be in the "
+            "Differences are paired by seed and by item; their 95% intervals cover both what changes "
+            "with the "
+            f"seed (initial weights, batches, noise) and which {with_items[0].items} items happen to be "
+            "in the "
             "test set."
         )
     said = (

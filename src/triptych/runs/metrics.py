@@ -17,6 +17,9 @@ class MetricsCsv(Logger):
 
     Rows of a step are merged. When a run goes on from a checkpoint at step s, rows after s are forgotten
     before they are written again, so each step stands once.
+
+    ``time`` is the seconds of fitting that led to the row: a resumed run counts on from the row it goes on
+    from.
     """
 
     def __init__(self, path: Path, every: float = 2.0):
@@ -24,6 +27,8 @@ class MetricsCsv(Logger):
         self.path, self.every = path, every
         self._rows: dict[int, dict[str, Any]] = {}
         self._written = time.monotonic()
+        self._began: float | None = None
+        self._before = 0.0
 
     @property
     def name(self) -> str:
@@ -42,6 +47,13 @@ class MetricsCsv(Logger):
                 written = row.pop("step", "")
                 if written.isdigit() and int(written) <= step:
                     self._rows[int(written)] = {k: v for k, v in row.items() if v not in ("", None)}
+        self._before = max((float(row["time"]) for row in self._rows.values() if "time" in row), default=0.0)
+
+    @rank_zero_only
+    def log_graph(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning calls this where a fit begins, and again where a test does."""
+        if self._began is None:
+            self._began = time.monotonic()
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -49,7 +61,11 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self._rows.setdefault(step or 0, {}).update({k: v for k, v in metrics.items() if k != "epoch"})
+        self.log_graph()
+        assert self._began is not None
+        row = self._rows.setdefault(step or 0, {})
+        row.setdefault("time", round(self._before + time.monotonic() - self._began, 3))  # a test adds none
+        row.update({k: v for k, v in metrics.items() if k != "epoch"})
 
     @rank_zero_only
     def save(self) -> None:

@@ -33,11 +33,16 @@ STALE = 300.0  # seconds without a sign of life after which a run without a summ
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` items with its standard error, in the unit of its key."""
+    """A mean over `n` items with its standard error, in the unit of its key.
+
+    `draw_stderr` is the part of that error which is due to the draws of times and noise; NaN where not
+    recorded.
+    """
 
     mean: float
     stderr: float
     n: int
+    draw_stderr: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -271,7 +276,8 @@ def _estimates(metrics: Any, split: str) -> Iterator[tuple[str, Estimate]]:
             if isinstance(entry["mean"], bool) or not isinstance(entry["mean"], int | float):
                 raise ValueError(f"{split}.{key}.mean is {entry['mean']!r}, not a number")
             n = whole(entry.get("n"))
-            yield str(key), Estimate(float(entry["mean"]), number(entry.get("stderr")), n or 0)
+            draws = number(entry.get("draw_stderr"))
+            yield str(key), Estimate(float(entry["mean"]), number(entry.get("stderr")), n or 0, draws)
         elif key in UNITS:
             raise ValueError(f"{split}.{key} has no mean")
 
