@@ -26,6 +26,7 @@ def evaluate(cfg: DictConfig) -> dict:
         raise UserError(f"split={cfg.split}: one of {', '.join(SPLITS)} is accepted")
     check_checkpoint(cfg.ckpt)  # before torch is imported
     from triptych.runs.account import account_split
+    from triptych.runs.items import write_items
     from triptych.runs.reopen import reopen
     from triptych.runs.trainer import build_trainer
 
@@ -54,7 +55,11 @@ def evaluate(cfg: DictConfig) -> dict:
         )
     trainer = build_trainer(opened.config, None, [], False)
     limit = len(opened.data.splits["test"]) if cfg.split == "train" else None  # as the run itself accounts it
-    return account_split(trainer, opened.model, opened.data, cfg.split, limit)
+    figures = account_split(trainer, opened.model, opened.data, cfg.split, limit)
+    kept = cfg["items"]  # not cfg.items, a method
+    if kept and rank() == 0 and not write_items(Path(kept), opened.model):
+        raise UserError(f"items={kept}: this model has no bound per item; null is accepted")
+    return figures
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="evaluate")
@@ -74,7 +79,7 @@ def compose_and_evaluate(cfg: DictConfig) -> None:
 
 def main() -> None:
     """The console script."""
-    sys.argv[1:] = quote_paths(sys.argv[1:], ("ckpt", "out", "data_root"))
+    sys.argv[1:] = quote_paths(sys.argv[1:], ("ckpt", "out", "items", "data_root"))
     with one_line_errors():
         compose_and_evaluate()
     sys.exit(0)

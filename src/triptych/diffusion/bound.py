@@ -115,6 +115,13 @@ class Bound:
             nats = self.steps * step_kl(squares, gamma, lower, log_ratio)
         return DiffusionTerm(nats, gamma, squared)
 
+    def rate(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """gamma, and the factor that makes nats of a squared error there (beta tilde's), (B,) each."""
+        if self.steps is None:
+            return self.schedule.gamma(t), 0.5 * self.schedule.dgamma(t)
+        gamma, lower = step_of(self.schedule, t, self.steps)
+        return gamma, 0.5 * self.steps * torch.expm1(gamma - lower)
+
     def calibrate(self, denoiser, x: Tensor, seed: int = 0, condition: Tensor | None = None) -> None:
         """Measure what the variance needs to know of the denoiser, on items that are not reported on."""
         if self.steps is not None and isinstance(self.variance, Optimal):

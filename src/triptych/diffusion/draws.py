@@ -52,14 +52,21 @@ def training_draw(
     return t[part], eps[part]
 
 
+def evaluation_times(index: Tensor, seed: int, repeat: int, repeats: int) -> Tensor:
+    """t = (golden * index + u(seed) + repeat / repeats) mod 1, (B,) double, on the CPU.
+
+    Each item's draws are spread evenly over [0, 1), and so are the items among themselves, whatever batches
+    they come in; each is uniform over seeds.
+    """
+    return (index.double() * _GOLDEN + mix(seed, 2) / 2**63 + repeat / repeats) % 1
+
+
 def evaluation_draw(shape: Sequence[int], index: Tensor, seed: int, repeat: int, repeats: int) -> Draw:
     """The ``repeat``-th of ``repeats`` draws for the items ``index`` (B,), on the CPU.
 
-    t = (golden * index + u(seed) + repeat / repeats) mod 1: each item's draws are spread evenly over [0, 1),
-    and so are the items among themselves, whatever batches they come in.
+    Times are ``evaluation_times``; the noise of any two (item, repeat) is independent.
     """
-    offset = mix(seed, 2) / 2**63
-    t = (index.double() * _GOLDEN + offset + repeat / repeats) % 1
+    t = evaluation_times(index, seed, repeat, repeats)
     noise = torch.empty(len(index), 2, *shape)
     for row, item in zip(noise, index.tolist(), strict=True):
         torch.randn(2, *shape, generator=torch.Generator().manual_seed(mix(seed, 3, repeat, item)), out=row)

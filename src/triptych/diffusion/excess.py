@@ -21,14 +21,24 @@ from .process import expand
 from .schedule import Schedule
 
 
-def excess_gap(denoiser, schedule: Schedule, mixture: GaussianMixture, x: Tensor, draw: Draw) -> Tensor:
-    """One draw of the gap at x (B, d), nats (B,): continuous time, the density decoder, no condition."""
+def excess_gap(
+    denoiser,
+    schedule: Schedule,
+    mixture: GaussianMixture,
+    x: Tensor,
+    draw: Draw,
+    weight: Tensor | float = 1.0,
+) -> Tensor:
+    """One draw of the gap at x (B, d), nats (B,): continuous time, the density decoder, no condition.
+
+    ``weight``: 1 / density of draw.t, (B,), where that is not uniform.
+    """
     process = denoiser.process
     low, high = schedule.gamma(torch.tensor([0.0, 1.0], device=x.device))
     gamma = schedule.gamma(draw.t)
     z = process.diffuse(x, gamma, draw.eps)
     error = denoiser(z, gamma).epsilon - Oracle(mixture, process)(z, gamma).epsilon
-    unlearnt = 0.5 * schedule.dgamma(draw.t) * error.square().flatten(1).sum(1)
+    unlearnt = weight * 0.5 * schedule.dgamma(draw.t) * error.square().flatten(1).sum(1)
     # the ends in double: each is a small difference of log densities
     x, eps = x.double(), draw.eps_0.double()
     alpha, sigma = (value.double() for value in process.alpha_sigma(expand(high, x)))

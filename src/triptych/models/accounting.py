@@ -9,6 +9,7 @@ from torchmetrics import Metric
 from triptych.diffusion.bound import Elbo
 from triptych.diffusion.process import BITS
 
+BINNED = ("n", "w", "we", "ww", "wwe", "wwee")  # sums over draws of a noise level: weight w, error e
 TERMS = ("", "_prior", "_reconstruction", "_diffusion")
 
 
@@ -30,9 +31,8 @@ class Accounting(Metric):
     squares: Tensor
     gaps: Tensor
     draws: Tensor
-    bin_0: Tensor
-    bin_1: Tensor
-    bin_2: Tensor
+    noise: Tensor
+    rows: Tensor
 
     def __init__(self, dims: int, discrete: bool, edges: Tensor | None = None, extras: tuple[str, ...] = ()):
         super().__init__()
@@ -41,10 +41,20 @@ class Accounting(Metric):
         self.scale = (BITS if discrete else 1.0) / dims
         self.edges, self.extras = edges, extras
         bins = 0 if edges is None else len(edges) - 1
-        sizes = {"items": 1, "sums": 4, "squares": 4, "gaps": 3, **{f"bin_{m}": bins for m in range(3)}}
-        sizes["draws"] = 3
-        for name, size in (sizes | {f"extra_{name}": 3 for name in extras}).items():
+        sizes = {"items": 1, "sums": 4, "squares": 4, "gaps": 3, "draws": 3, "noise": 2}
+        sizes |= {f"bin_{name}": bins for name in BINNED} | {f"extra_{name}": 3 for name in extras}
+        for name, size in sizes.items():
             self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("rows", torch.zeros(0, 6, dtype=torch.float64), dist_reduce_fx="sum")
+        self.per_item: tuple[Tensor, Tensor] | None = None
+
+    def expect(self, items: int) -> None:
+        """Start over, and keep each of ``items`` items apart: those of indices below that number.
+
+        Each process fills its own items' rows of one table, so that their sum over processes is exact.
+        """
+        self.reset()
+        self.rows = torch.zeros(items, 6, dtype=torch.float64, device=self.items.device)
 
     def update(
         self,
@@ -52,11 +62,15 @@ class Accounting(Metric):
         exact: Tensor | None = None,
         gap: Tensor | None = None,
         extra: dict[str, Tensor] | None = None,
+        index: Tensor | None = None,
+        variance: Tensor | None = None,
     ) -> None:
         """Count items whose terms are (B,) nats, each already averaged over its draws; exact: -log p, nats.
 
         ``gap``: an estimate of bound - exact, nats (B,), where there is a better one than their difference.
         ``extra``: nats (B,) by name; items whose figure is NaN are not counted in it.
+        ``index``: places in the data set, (B,), for the table that was ``expect``ed. ``variance``: of each
+        item's total due to its draws, nats^2 (B,), where it is known.
         """
         rows = (
             torch.stack([elbo.total, elbo.prior, elbo.reconstruction, elbo.diffusion]).double() * self.scale
@@ -64,6 +78,13 @@ class Accounting(Metric):
         self.items += rows.shape[1]
         self.sums += rows.sum(1)
         self.squares += rows.square().sum(1)
+        noise = torch.full_like(rows[0], math.nan)
+        if variance is not None:
+            noise = variance.to(noise) * self.scale**2
+            self.noise += torch.stack([noise.new_tensor(float(len(noise))), noise.sum()])
+        if index is not None and len(self.rows):
+            filled = torch.cat([torch.ones_like(rows[:1]), rows, noise[None]])
+            self.rows.index_add_(0, index.to(self.rows.device), filled.T)
         if gap is not None:
             self.gaps += _sums(gap.double() * self.scale)
         elif exact is not None:
@@ -71,28 +92,38 @@ class Accounting(Metric):
         for name, value in (extra or {}).items():
             getattr(self, f"extra_{name}").add_(_sums(value[~value.isnan()].double() * self.scale))
 
-    def update_levels(self, gamma: Tensor, squared_error: Tensor, nats: Tensor) -> None:
+    def update_levels(
+        self,
+        gamma: Tensor,
+        squared_error: Tensor,
+        nats: Tensor,
+        weight: Tensor | None = None,
+        estimate: Tensor | None = None,
+    ) -> None:
         """Count one draw an item: squared epsilon errors (B,), summed over dimensions, at their gammas (B,).
 
-        ``nats``: what each draw says of the diffusion term, (B,).
+        ``nats``: what each draw says of the diffusion term, (B,). ``weight``: 1 / density of its time, where
+        times are not uniform; ``estimate``: what was counted for the draw, where that is not nats.
         """
-        self.draws += _sums(nats.double())
+        weight = torch.ones_like(nats, dtype=torch.float64) if weight is None else weight.to(nats.device)
+        estimate = nats if estimate is None else estimate
+        second = (weight * nats.double().square()).sum()
+        self.draws += torch.stack([second.new_tensor(float(len(nats))), estimate.double().sum(), second])
         if self.edges is None:
             return
         bins = len(self.edges) - 1
         which = (torch.bucketize(gamma, self.edges.to(gamma)) - 1).clamp(0, bins - 1)
         error = squared_error.double() / self.dims
-        for state, value in (
-            (self.bin_0, torch.ones_like(error)),
-            (self.bin_1, error),
-            (self.bin_2, error.square()),
-        ):
-            state.index_add_(0, which, value)
+        one, square = torch.ones_like(error), weight.square()
+        values = (one, weight, weight * error, square, square * error, square * error.square())
+        for name, value in zip(BINNED, values, strict=True):
+            getattr(self, f"bin_{name}").index_add_(0, which, value)
 
     def compute(self) -> dict[str, dict]:
         """{"bpd": {"mean", "stderr", "n"}, "bpd_prior": ..., ...}; empty before the first item."""
         self.noise_levels = self._levels()  # here, while the sums of all processes are at hand
         self.estimator = self._estimator()
+        self.per_item = self._per_item()
         n = int(self.items.item())
         if not n:
             return {}
@@ -100,6 +131,9 @@ class Accounting(Metric):
             self.unit + term: _figure(n, s, q)
             for term, s, q in zip(TERMS, self.sums.tolist(), self.squares.tolist(), strict=True)
         }
+        counted, noise = self.noise.tolist()
+        if counted == n and math.isfinite(noise):
+            found[self.unit]["draw_stderr"] = math.sqrt(noise) / n
         for key, sums in (
             ("gap", self.gaps),
             *((f"{self.unit}_{n}", getattr(self, f"extra_{n}")) for n in self.extras),
@@ -108,6 +142,13 @@ class Accounting(Metric):
                 count, s, q = sums.tolist()
                 found[key] = _figure(int(count), s, q)
         return found
+
+    def _per_item(self) -> tuple[Tensor, Tensor] | None:
+        """Indices (n,) and rows (n, 5): total, prior, reconstruction, diffusion, draw variance."""
+        if not len(self.rows):
+            return None
+        index = self.rows[:, 0].nonzero().squeeze(1).cpu()
+        return index, self.rows.cpu()[index, 1:]
 
     def _estimator(self) -> dict[str, float]:
         """Mean (nats an item) and variance (nats^2) of one draw of the diffusion term, as in training."""
@@ -118,23 +159,22 @@ class Accounting(Metric):
         if self.edges is None:
             return {}
         centres = (0.5 * (self.edges[1:] + self.edges[:-1])).tolist()
-        rows = [
-            (g, _figure(int(n), s, q))
-            for g, n, s, q in zip(
-                centres, self.bin_0.tolist(), self.bin_1.tolist(), self.bin_2.tolist(), strict=True
-            )
-            if n
-        ]
-        return {
-            "gamma": [g for g, _ in rows],
-            "epsilon_mse": [f["mean"] for _, f in rows],
-            "stderr": [f["stderr"] for _, f in rows],
-        }
+        bins = zip(centres, *(getattr(self, f"bin_{name}").tolist() for name in BINNED), strict=True)
+        rows = [(g, *_weighted(n, *sums)) for g, n, *sums in bins if n]
+        columns = zip(*rows, strict=True) if rows else ((), (), ())
+        return dict(zip(("gamma", "epsilon_mse", "stderr"), map(list, columns), strict=True))
 
 
 def _sums(value: Tensor) -> Tensor:
     """Count, sum and sum of squares, (3,) double."""
     return torch.stack([value.new_tensor(float(len(value))), value.sum(), value.square().sum()])
+
+
+def _weighted(n: float, w: float, we: float, ww: float, wwe: float, wwee: float) -> tuple[float, float]:
+    """Mean sum w e / sum w and its standard error, by the spread of w (e - mean); the plain one for w = 1."""
+    mean = we / w
+    spread = max(wwee - 2 * mean * wwe + mean**2 * ww, 0.0) * n / max(n - 1, 1)
+    return mean, math.sqrt(spread) / w
 
 
 def _figure(n: int, total: float, squares: float) -> dict:

@@ -12,6 +12,7 @@ from triptych.models.assemble_bound import (
     build_objective,
     build_output,
     calibration,
+    training_items,
 )
 from triptych.models.assemble_classifier import build_classifier
 from triptych.models.assemble_latent import build_latent
@@ -79,5 +80,7 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
         conditional=conditional,
         mixture=data.mixture,
         calibration=partial(calibration, data),
+        levels=data.levels,
+        training=training_items(data),
         **likelihood,
     )

@@ -1,5 +1,6 @@
 """What is trained and what is reported, from a configuration: output, objective, bound, likelihood."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,6 +59,12 @@ def calibration(data: DataModule) -> Batch:
     """Training items for an optimal reverse variance."""
     train = data.splits["train"]
     return train.batch(torch.arange(min(CALIBRATION, len(train))))
+
+
+def training_items(data: DataModule) -> Callable[[int], Batch]:
+    """n -> the first n training items: what a report's draws are controlled by."""
+    train = data.splits["train"]
+    return lambda n: train.batch(torch.arange(min(n, len(train))))
 
 
 def build_likelihood(config: dict, data: DataModule, schedule: Schedule) -> dict[str, Any]:

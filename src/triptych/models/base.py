@@ -57,6 +57,7 @@ class BoundModel(pl.LightningModule):
         self.dims = int(torch.Size(shape).numel())
         self.accounting = Accounting(self.dims, discrete, edges, tuple(extras))
         self.split = "val"  # what the accounting is about; set by whoever starts a test
+        self.items = 0  # of that split, if each is to be kept apart
         self.config: dict = {}  # the resolved configuration, kept in each checkpoint
         self.seen: dict | None = None  # the data that it is trained on, likewise
         self._clock = (0, time.perf_counter())
@@ -167,7 +168,14 @@ class BoundModel(pl.LightningModule):
             exact = -self.truth[0].to(batch.x.device).log_prob(batch.x.double())
             drawn_gaps = [self.gap(batch, repeat, repeats) for repeat in range(repeats)]
             gaps = None if drawn_gaps[0] is None else _mean(drawn_gaps)
-        self.accounting.update(mean, exact, gaps, extra)
+        variance = None
+        if self.trainer.testing:
+            variance = self.draw_variance(batch, torch.stack([e.total for e in drawn]).double())
+        self.accounting.update(mean, exact, gaps, extra, batch.index, variance)
+
+    def draw_variance(self, batch: Batch, totals: Tensor) -> Tensor:
+        """Of each item's mean over its draws (R, B), nats^2 (B,), NaN for one draw; these are independent."""
+        return totals.var(0) / len(totals) if len(totals) > 1 else torch.full_like(totals[0], torch.nan)
 
     def on_validation_epoch_start(self) -> None:
         self.before_accounting()
@@ -175,10 +183,14 @@ class BoundModel(pl.LightningModule):
 
     def on_test_epoch_start(self) -> None:
         self.before_accounting()
-        self.accounting.reset()
+        self.before_report()
+        self.accounting.expect(self.items)
 
     def before_accounting(self) -> None:
         """What a subclass has to measure under the present weights before it can give its bound."""
+
+    def before_report(self) -> None:
+        """What a subclass has to measure, after that, to give a bound of less noise at the end of a run."""
 
     def on_validation_epoch_end(self) -> None:
         self._log_accounting("val/")

@@ -33,6 +33,10 @@ class ClassifierAccounting(Metric):
         for name, size in (("items", 1), ("sums", 2), ("squares", 2)):
             self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
 
+    def expect(self, items: int) -> None:
+        """Start over; items are not kept apart."""
+        self.reset()
+
     def update(self, nats: Tensor, right: Tensor) -> None:
         """Count items (B,), each averaged over its draws."""
         rows = torch.stack([nats, right]).double()

@@ -1,6 +1,7 @@
 """A diffusion model under training: one objective to minimise, one bound to report."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,14 +10,16 @@ from torch import Tensor
 from triptych.data.batch import Batch
 from triptych.diffusion import weighting
 from triptych.diffusion.bound import Bound, Elbo
+from triptych.diffusion.control import ITEMS, Control, lattice_variance
 from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.denoiser import Denoiser
-from triptych.diffusion.draws import Draw, evaluation_draw, mix, training_draw
+from triptych.diffusion.draws import Draw, evaluation_draw, evaluation_times, mix, training_draw
 from triptych.diffusion.excess import excess_gap
 from triptych.diffusion.label_dropout import drop_labels
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.objective import Objective
+from triptych.diffusion.reference import MOST, Reference
 from triptych.diffusion.reverse_variance import Learned, Optimal, WithFraction
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
@@ -33,11 +36,14 @@ class Diffusion(BoundModel):
     Args:
         denoiser, schedule, objective, bound: the mathematics.
         optimizer, lr_schedule, more: see ``BoundModel``.
+        levels: number K of the data's levels, None for a density.
         likelihood: accounted beside the bound, as "ode", on the first ``likelihood_items`` of the test set.
         label_dropout: share of a batch's labels that a conditional network is not told; without a label it
             learns to answer for all classes, which classifier-free guidance asks of it.
         calibration: gives training items (n, *event) on which an optimal reverse variance is measured, the
             bound's or a sampler's.
+        training: gives the first n training items (n, *event), on which a report's draws are controlled, see
+            ``diffusion.control``; None: they are not.
 
     Raises:
         ValueError: a learned schedule under a weighting other than the bound's, which would teach it easy
@@ -53,10 +59,12 @@ class Diffusion(BoundModel):
         optimizer,
         lr_schedule,
         *,
+        levels: int | None = None,
         label_dropout: float = 0.0,
         likelihood: Likelihood | None = None,
         likelihood_items: int = 0,
         calibration: Callable[[], Batch] | None = None,
+        training: Callable[[int], Batch] | None = None,
         **more: Any,
     ):
         edges = _edges(schedule)
@@ -69,11 +77,13 @@ class Diffusion(BoundModel):
             raise ValueError("bound.variance=optimal needs training items to be measured on")
         if not 0 <= label_dropout <= 1:
             raise ValueError(f"model.label_dropout={label_dropout}: a number in [0, 1] is accepted")
-        self.label_dropout = label_dropout
+        self.label_dropout, self.levels = label_dropout, levels
         self.denoiser, self.schedule = denoiser, schedule
         self.objective, self.bound = objective, bound
         self.likelihood, self.likelihood_items = likelihood, likelihood_items
-        self.calibration = calibration
+        self.calibration, self.training_items = calibration, training
+        self.control: Control | None = None
+        self._reference: tuple[tuple[float, ...], Reference] | None = None
 
     # training ---------------------------------------------------------------------------------------
 
@@ -120,6 +130,7 @@ class Diffusion(BoundModel):
 
     def before_accounting(self) -> None:
         """Noise-level bins follow learned endpoints; an optimal variance follows the denoiser."""
+        self.control = None
         self.accounting.edges = _edges(self.schedule)
         if isinstance(self.bound.variance, Optimal):
             x, condition = self._calibration_items()
@@ -131,11 +142,38 @@ class Diffusion(BoundModel):
         condition = items.condition if self.conditional else None
         return items.x.to(self.device), None if condition is None else condition.to(self.device)
 
+    @torch.no_grad()
+    def before_report(self) -> None:
+        """Every process measures the same items, in the same batches: all use the same figures."""
+        if self.training_items is None:
+            return
+        ends = tuple(self.schedule.gamma(torch.tensor([0.0, 1.0], device=self.device)).tolist())
+        if self._reference is None or self._reference[0] != ends:
+            x, levels = self.training_items(MOST).x, self.levels
+            self._reference = (ends, Reference(x, self.denoiser.process, ends[0], ends[1], levels))
+        items = self.training_items(ITEMS)
+        condition = self._condition(items)
+        condition = None if condition is None else condition.to(self.device)
+        x, reference = items.x.to(self.device), self._reference[1]
+        self.control = Control(self.bound, self.denoiser, reference, x, self.seed, condition)
+
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
-        draw = self._draw(batch, repeat, repeats)
+        draw, weight = self._draw(batch, repeat, repeats)
         elbo, term = self.bound.terms(self.denoiser, batch.x, draw, self._condition(batch))
-        self.accounting.update_levels(term.gamma, term.squared_error, term.nats)
-        return elbo
+        if self.control is None:
+            self.accounting.update_levels(term.gamma, term.squared_error, term.nats)
+            return elbo
+        estimate = self.control(term.nats, batch.x, draw.t, draw.eps, weight)
+        self.accounting.update_levels(term.gamma, term.squared_error, term.nats, weight, estimate)
+        return replace(elbo, diffusion=estimate)
+
+    def draw_variance(self, batch: Batch, totals: Tensor) -> Tensor:
+        """From neighbours in time, as an item's draws are spread evenly over it."""
+        if self.control is None or len(totals) < 2:
+            return torch.full_like(totals[0], torch.nan)
+        places = [evaluation_times(batch.index.cpu(), self.seed, r, len(totals)) for r in range(len(totals))]
+        trend = torch.stack([self.control.trend(*self.control.times(u)) for u in places])
+        return lattice_variance(totals.cpu() - trend, torch.stack(places))
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
         """By the excess over the exact denoiser, in continuous time, without labels; else there is none."""
@@ -146,7 +184,8 @@ class Diffusion(BoundModel):
         ):
             return None
         truth = self.truth[0].to(batch.x.device)
-        return excess_gap(self.denoiser, self.schedule, truth, batch.x, self._draw(batch, repeat, repeats))
+        draw, weight = self._draw(batch, repeat, repeats)
+        return excess_gap(self.denoiser, self.schedule, truth, batch.x, draw, weight)
 
     def extra(self, batch: Batch) -> dict[str, Tensor]:
         if self.likelihood is None or self.split != "test":
@@ -165,9 +204,14 @@ class Diffusion(BoundModel):
                 raise UserError(str(error)) from error
         return {"ode": nats}
 
-    def _draw(self, batch: Batch, repeat: int, repeats: int) -> Draw:
-        draw = evaluation_draw(self.shape, batch.index.cpu(), self.seed, repeat, repeats)
-        return Draw(*(part.to(self.device) for part in draw))
+    def _draw(self, batch: Batch, repeat: int, repeats: int) -> tuple[Draw, Tensor]:
+        """A draw, and 1 / density of its times (B,)."""
+        draw, index = evaluation_draw(self.shape, batch.index.cpu(), self.seed, repeat, repeats), batch.index
+        weight = torch.ones(len(index), dtype=torch.float64)
+        if self.control is not None:
+            t, weight = self.control.times(evaluation_times(index.cpu(), self.seed, repeat, repeats))
+            draw = draw._replace(t=t.float())
+        return Draw(*(part.to(self.device) for part in draw)), weight.to(self.device)
 
     # for readers ------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from triptych.diffusion.mixture import Oracle
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.weighting import Elbo
 from triptych.errors import UserError
-from triptych.models.assemble_bound import build_bound, build_likelihood, calibration
+from triptych.models.assemble_bound import build_bound, build_likelihood, calibration, training_items
 from triptych.models.common import common
 from triptych.models.diffusion import Diffusion
 
@@ -48,5 +48,7 @@ def build_oracle(config: dict, data: DataModule) -> OracleModel:
         conditional=config["denoiser"]["conditional"],
         mixture=data.mixture,
         calibration=partial(calibration, data),
+        levels=data.levels,
+        training=training_items(data),
         **likelihood,
     )

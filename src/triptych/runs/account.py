@@ -37,6 +37,8 @@ def account_split(
     ``of``: what to call them in the loggers, where they are not those that the run reports.
     """
     model.split = f"{split}_{of}" if of else split
+    whole = len(data.splits[split])
+    model.items = whole if limit is None else min(limit, whole)
     trainer.test(model, dataloaders=_Later(data, split, limit), verbose=False)
     found = model.accounting.compute()
     if data.mixture is not None and "gap" in found:

@@ -19,6 +19,7 @@ from triptych.runs.changed import check_data, remember, say
 from triptych.runs.checkpoints import load_weights, newest_readable, read_checkpoint
 from triptych.runs.directory import RunDirectory, write_atomic
 from triptych.runs.guide import guided
+from triptych.runs.items import write_items
 from triptych.runs.keep import LAST, Keep, choose
 from triptych.runs.logging import build_loggers, close_loggers
 from triptych.runs.measure import check, measure
@@ -162,6 +163,8 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
             **(measure(model, data, config) if trainer.is_global_zero and model.draws and tested else {}),
         )
         if trainer.is_global_zero:
+            if tested:
+                write_items(run / "items.npz", model)  # of the test set, accounted last
             run.write("summary.json", summary)
         ok = True
     finally:

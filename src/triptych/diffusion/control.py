@@ -1,0 +1,137 @@
+r"""A report's draws of the diffusion term: where its times fall, and what is taken off their noise.
+
+The term is an expectation over a time t and noise eps of f(x, t, eps). A report estimates it by
+
+    w(t) [f(x, t, eps) - sum_k b_k(t) (g_k(x, t, eps) - E_eps g_k(x, t, .))],   t of density 1 / w
+
+with g_k the term of the ``Reference`` denoisers, which know the training set and no network. It is unbiased
+whatever the density and whatever b, as long as neither has seen the draws they are used on (importance
+sampling, VDM app. I; control variates, Owen 2013, ch. 8):
+
+- the density follows from training items, schedule and T alone, so that all settings on one data set and
+  schedule meet the same times and noise, and differences between them stay paired. It is proportional to
+  what the better of the references is charged at t, to which a network's spread is nearly proportional, and
+  nowhere below a fifth of uniform, so that no weight exceeds 5;
+- b is fitted to the network by least squares on ITEMS x REPEATS draws at training items, linear in t between
+  nodes, together with f's mean curve m(t), which is used for the standard error alone.
+"""
+
+import torch
+from torch import Tensor
+
+from .draws import evaluation_draw, mix
+from .reference import Reference
+
+ITEMS, REPEATS = 128, 8
+NODES = 9  # of b(t) and m(t)
+STIFF = 0.3  # of b between nodes, in units of the data's own weight at a node
+BINS = 32  # of the density
+UNIFORM = 0.2
+
+
+class Times:
+    """A piecewise constant density of t on [0, 1) over equal bins: ``rates`` (n,), up to a factor."""
+
+    def __init__(self, rates: Tensor):
+        p = rates.double() / rates.double().mean()
+        self.rates = (1 - UNIFORM) * p + UNIFORM
+        self.edges = torch.cat([self.rates.new_zeros(1), self.rates.cumsum(0) / len(p)])
+
+    def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Uniform u (B,) in [0, 1) to (t, 1 / density at t), (B,) each, double: a lattice stays one."""
+        bins = len(self.rates)
+        place = (torch.searchsorted(self.edges, u.contiguous(), right=True) - 1).clamp(0, bins - 1)
+        within = ((u - self.edges[place]) * bins / self.rates[place]).clamp(0, 1)
+        return ((place + within) / bins).clamp(max=1 - 2**-24), 1 / self.rates[place]
+
+
+class Control:
+    """Times of a report and the control of its draws, for one bound and one denoiser.
+
+    Args:
+        bound: for its schedule and T.
+        denoiser: of which b is measured.
+        reference: fitted on training items.
+        x: training items (n, *event), of which the first ``ITEMS`` are drawn on.
+        seed: of those draws.
+        condition: (n,) or None.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, bound, denoiser, reference: Reference, x: Tensor, seed: int, condition: Tensor | None = None
+    ):
+        self.bound, self.reference = bound, reference.to(x.device)
+        x = x[:ITEMS]
+        index, device = torch.arange(len(x)), x.device
+        t = (torch.arange(BINS, dtype=torch.float64) + 0.5) / BINS
+        self.times = Times(self._charged(x[:32], t))
+        rows, targets = [], []
+        for repeat in range(REPEATS):
+            draw = evaluation_draw(tuple(x.shape[1:]), index, mix(seed, 16), repeat, REPEATS)
+            at, weight = self.times(draw.t.double())
+            eps = draw.eps.to(device)
+            found = bound.diffusion(denoiser, x, at.float().to(device), eps, condition)
+            basis = torch.cat([torch.ones(1, len(x)).double(), self._centred(x, at, eps).cpu()])
+            rows.append((_hats(at)[:, None] * basis[None]).flatten(0, 1).T * weight.unsqueeze(1))
+            targets.append(found.nats.double().cpu() * weight)
+        a, b = torch.cat(rows), torch.cat(targets)
+        square = a.T @ a
+        self.b = torch.linalg.solve(square + _roughness(square.diagonal()), a.T @ b).reshape(NODES, -1)
+
+    def __call__(self, nats: Tensor, x: Tensor, t: Tensor, eps: Tensor, weight: Tensor) -> Tensor:
+        """The estimate (B,), double, from one draw: ``nats`` f at x, eps (B, *event), t and w, (B,) each."""
+        t = t.double().cpu()
+        taken = ((_hats(t).T @ self.b[:, 1:]).T.to(x.device) * self._centred(x, t, eps)).sum(0)
+        return (nats.double() - taken) * weight.to(x.device)
+
+    def trend(self, t: Tensor, weight: Tensor) -> Tensor:
+        """w m(t): what of an estimate is due to its time alone, (B,) double on the CPU."""
+        return (_hats(t).T @ self.b[:, 0]) * weight
+
+    def _centred(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """g - E g, (F, B) double."""
+        gamma, factor = self.bound.rate(t.float().to(x.device))
+        found = self.reference.errors(x, gamma, eps)
+        return factor.double() * (found.value - found.mean)
+
+    def _charged(self, x: Tensor, t: Tensor) -> Tensor:
+        """What the better reference is charged at each t on average over x, (n,) double."""
+        gammas, factors = self.bound.rate(t.float().to(x.device))
+        found = []
+        for i, (gamma, factor) in enumerate(zip(gammas, factors, strict=True)):
+            eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(mix(17, i))).to(x)
+            error = self.reference.errors(x, gamma.expand(len(x)), eps)
+            found.append((factor.double() * error.mean.mean(1).min()).cpu())
+        return torch.stack(found)
+
+
+def _roughness(weight: Tensor) -> Tensor:
+    """Penalty on the differences of each b between neighbouring nodes, from the weights of all columns.
+
+    A rare but large error may not occur among the draws that b is fitted to: there b is its neighbour's.
+    """
+    difference = torch.eye(NODES, dtype=torch.float64).diff(dim=0)
+    scale = weight.reshape(NODES, -1).mean(0)
+    penalty = torch.cat([scale.new_full((1,), 1e-6), scale.new_full((len(scale) - 1,), STIFF)]) * scale
+    rough = torch.kron(difference.T @ difference, penalty.diag())
+    return rough + 1e-9 * weight.mean() * torch.eye(len(weight), dtype=torch.float64)
+
+
+def _hats(t: Tensor) -> Tensor:
+    """The basis of functions linear between ``NODES`` equal nodes on [0, 1], (NODES, B)."""
+    nodes = torch.arange(NODES, dtype=t.dtype).unsqueeze(1)
+    return (1 - (t * (NODES - 1) - nodes).abs()).clamp(min=0)
+
+
+def lattice_variance(value: Tensor, u: Tensor) -> Tensor:
+    r"""Variance of each item's mean over draws at evenly spaced u, from values (R, B) without trend; (B,).
+
+    Evenly spaced draws are not independent: their spread holds the change of f over t, which their mean does
+    not feel. Neighbours differ in noise alone where the trend is gone, so with draws sorted by u
+    sum_r (y_{r+1} - y_r)^2 / (2 (R - 1)) estimates the noise's variance (von Neumann 1941), of which the
+    mean of R has 1 / R. NaN for one draw.
+    """
+    repeats = len(value)
+    ordered = value.gather(0, u.argsort(0))
+    return ordered.diff(dim=0).square().mean(0) / (2 * repeats)

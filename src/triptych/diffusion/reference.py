@@ -1,0 +1,125 @@
+r"""Two denoisers that know of the data its covariance, or each dimension's levels, and no more.
+
+They stand beside a network as control variates of its bound: what they err by at (x, gamma, eps) is known,
+what they err by on average over eps is known too, and a network's error moves with theirs.
+
+linear   E[x | z] if x were Gaussian with the data's mean and covariance V diag(L) V^T: with v = a^2 L + s^2
+         (eps_hat - eps)_k = a s c_k / v_k - a^2 L_k e_k / v_k,   c = V^T (x - mean), e = V^T eps,
+         whose mean square is sum_k (a s c_k / v_k)^2 + (a^2 L_k / v_k)^2.
+levels   E[x | z] if dimensions were independent, each with its own histogram over the data's K levels. A sum
+         over dimensions, whose means, one for each dimension, level and gamma, are integrals over one eps:
+         tabulated by the trapezoid rule (its error falls exponentially) at ``GRID`` gammas, to the nearest
+         of which this denoiser is always set, so that value and mean are of the same function.
+"""
+
+import torch
+from torch import Tensor
+
+from .denoiser import level_centres
+from .process import Process
+
+FULL = 1024  # dimensions up to which the covariance is kept whole; beyond, its diagonal
+LARGEST = 2**16  # dimensions times squared levels up to which the histograms are worth their cost
+MOST = 10_000  # items that are looked at
+GRID = 48  # gammas of the table
+NODES = torch.linspace(-7.0, 7.0, 113)  # of its integrals
+SMOOTHING = 1.0  # counts spread over the K levels of each histogram
+
+
+class Errors:
+    """Squared epsilon errors (F, B), summed over dimensions, of F denoisers and their means over eps."""
+
+    def __init__(self, value: Tensor, mean: Tensor):
+        self.value, self.mean = value, mean
+
+
+class Reference:
+    """Fitted on training items x (n, *event); ``levels`` is their number K, None for a density.
+
+    ``process`` and the schedule's endpoints ``low`` and ``high`` say where it will be asked.
+    """
+
+    def __init__(self, x: Tensor, process: Process, low: float, high: float, levels: int | None = None):
+        rows = x[:MOST].flatten(1).double()
+        d = rows.shape[1]
+        self.process = process
+        self.centre = rows.mean(0)
+        self.basis: Tensor | None = None
+        if len(rows) < 2:
+            self.spread = torch.zeros(d, dtype=torch.float64)
+        elif d <= FULL:
+            self.spread, self.basis = torch.linalg.eigh(torch.cov(rows.T).reshape(d, d))
+        else:
+            self.spread = rows.var(0)
+        self.spread = self.spread.clamp(min=0)
+        self.centres: Tensor | None = None
+        self.log_p: Tensor | None = None
+        if levels is not None and d * levels**2 <= LARGEST:
+            self.centres = level_centres(levels)
+            self.log_p = histogram(x[:MOST], levels, SMOOTHING).log().float()
+            self.gammas = low + (torch.arange(GRID) + 0.5) / GRID * (high - low)
+            self.table = torch.stack([self._tabulate(gamma) for gamma in self.gammas])
+
+    def to(self, device: torch.device) -> "Reference":
+        """The same, there."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
+        return self
+
+    def errors(self, x: Tensor, gamma: Tensor, eps: Tensor) -> Errors:
+        """At x, eps (B, *event) and gamma (B,); double."""
+        x, eps = x.flatten(1), eps.flatten(1)
+        found = [self._linear(x.double(), gamma, eps.double())]
+        if self.log_p is not None:
+            found.append(self._levels(x, gamma, eps))
+        value, mean = zip(*found, strict=True)
+        return Errors(torch.stack(value), torch.stack(mean))
+
+    def _linear(self, x: Tensor, gamma: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = (a.double().unsqueeze(1) for a in self.process.alpha_sigma(gamma))
+        offset, spread = x - self.centre, self.spread
+        if self.basis is not None:
+            offset, eps = offset @ self.basis, eps @ self.basis
+        v = alpha.square() * spread + sigma.square()
+        of_x, of_eps = alpha * sigma / v * offset, alpha.square() * spread / v
+        return (of_x - of_eps * eps).square().sum(1), (of_x.square() + of_eps.square()).sum(1)
+
+    def _levels(self, x: Tensor, gamma: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.centres is not None
+        width = self.gammas[1] - self.gammas[0]
+        place = ((gamma - self.gammas[0]) / width).round().long().clamp(0, GRID - 1)
+        alpha, sigma = self.process.alpha_sigma(self.gammas[place])
+        away = (alpha / sigma)[:, None, None] * (x.unsqueeze(2) - self.centres)
+        k = ((x + 1) * ((len(self.centres) - 1) / 2)).round().long()
+        mean = self.table[place].gather(2, k.unsqueeze(2)).squeeze(2)
+        return self._error(away, eps).double().sum(1), mean.double().sum(1)
+
+    def _error(self, away: Tensor, eps: Tensor) -> Tensor:
+        """(eps_hat - eps)^2 of each dimension, (..., d), from alpha / sigma (x - c_k) (..., d, K) and eps."""
+        assert self.log_p is not None
+        p = torch.softmax(self.log_p - 0.5 * (away + eps.unsqueeze(-1)).square(), -1)
+        return (p * away).sum(-1).square()
+
+    def _tabulate(self, gamma: Tensor) -> Tensor:
+        """Mean over eps of ``_error`` for each dimension and level of x, (d, K)."""
+        assert self.log_p is not None and self.centres is not None
+        alpha, sigma = self.process.alpha_sigma(gamma)
+        weight = torch.exp(-0.5 * NODES.double().square())
+        weight = (weight / weight.sum()).float()
+        columns = []
+        for centre in self.centres:
+            away = (alpha / sigma * (centre - self.centres)).expand(len(NODES), *self.log_p.shape)
+            columns.append(weight @ self._error(away, NODES[:, None].expand(away.shape[:-1])))
+        return torch.stack(columns, 1)
+
+
+def histogram(x: Tensor, levels: int, smoothing: float) -> Tensor:
+    """p of each level in each dimension, (d, K) double: counts of x (n, *event) and ``smoothing`` shared out.
+
+    p_jk = (n_jk + smoothing / K) / (n + smoothing), x on the K levels of [-1, 1].
+    """
+    k = ((x.flatten(1) + 1) * ((levels - 1) / 2)).round().long()
+    counts = torch.zeros(k.shape[1], levels, dtype=torch.float64)
+    counts.scatter_add_(1, k.T, torch.ones(k.T.shape, dtype=torch.float64))
+    return (counts + smoothing / levels) / (len(k) + smoothing)

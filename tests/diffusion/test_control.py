@@ -1,0 +1,164 @@
+"""A report's draws: unbiased whatever controls them, of less noise, with a standard error that is true."""
+
+import math
+
+import pytest
+import torch
+
+from tests.diffusion.oracles import Says, Wrong, correlated, network, oracle
+from triptych.diffusion.bound import Bound
+from triptych.diffusion.control import UNIFORM, Control, Times, lattice_variance
+from triptych.diffusion.decoder import Categorical, GaussianDensity
+from triptych.diffusion.draws import evaluation_draw, evaluation_times
+from triptych.diffusion.mixture import GaussianMixture
+from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.reference import Reference, histogram
+from triptych.diffusion.schedule import Cosine, Linear
+
+VP = VariancePreserving()
+LOW, HIGH, D, SEEDS = -6.0, 5.0, 6, 150
+
+
+def controlled(control, denoiser, x, seed, repeats):
+    """(R, B) estimates of the diffusion term, plain and controlled, and the variance claimed for these."""
+    bound = control.bound
+    index, plain, found, trend, places = torch.arange(len(x)), [], [], [], []
+    for repeat in range(repeats):
+        draw = evaluation_draw(tuple(x.shape[1:]), index, seed, repeat, repeats)
+        plain.append(bound.diffusion(denoiser, x, draw.t, draw.eps).nats.double())
+        u = evaluation_times(index, seed, repeat, repeats)
+        t, weight = control.times(u)
+        nats = bound.diffusion(denoiser, x, t.float(), draw.eps).nats
+        found.append(control(nats, x, t, draw.eps, weight))
+        trend.append(control.trend(t, weight))
+        places.append(u)
+    values = torch.stack(found)
+    return torch.stack(plain), values, lattice_variance(values - torch.stack(trend), torch.stack(places))
+
+
+def gaussian():
+    """Training and test items of a correlated Gaussian, and its mixture."""
+    mixture = GaussianMixture(*correlated(D))
+    return [mixture.sample(n, torch.Generator().manual_seed(n))[0].float() for n in (400, 40)]
+
+
+def exact_term(x, steps=None):
+    """The diffusion term of each x under the exact denoiser of ``correlated(D)``, closed over eps.
+
+    eps_hat - eps is linear in (c, e): sum_k (a s c_k / v_k)^2 + (a^2 L_k / v_k)^2, v = a^2 L + s^2.
+    """
+    _, mean, covariance = correlated(D)
+    values, vectors = torch.linalg.eigh(covariance[0])
+    c = (x.double() - mean) @ vectors
+    if steps is None:
+        edges = torch.linspace(LOW, HIGH, 20001).double()
+        gamma, factor = (edges[1:] + edges[:-1]) / 2, 0.5 * edges.diff()
+    else:
+        edges = Linear(LOW, HIGH).gamma(torch.linspace(0, 1, steps + 1).double())
+        gamma, factor = edges[1:], 0.5 * torch.expm1(edges.diff())
+    a2, s2 = torch.sigmoid(-gamma)[:, None], torch.sigmoid(gamma)[:, None]
+    v = a2 * values + s2
+    return c.square() @ (a2 * s2 / v**2).T @ factor + ((a2 * values / v) ** 2).sum(1) @ factor
+
+
+@pytest.mark.parametrize("steps", [None, 10])
+def test_unbiased_and_its_standard_error_is_the_spread_over_seeds(steps):
+    """The exact denoiser of a Gaussian seen through a wrong reference, against its closed form."""
+    items, x = gaussian()
+    bound = Bound(Linear(LOW, HIGH), GaussianDensity(), steps)
+    reference = Reference(0.7 * items + 0.1 * items.square(), VP, LOW, HIGH)  # right in neither moment
+    denoiser, means, plains, claimed = oracle(correlated(D)), [], [], []
+    control = Control(bound, denoiser, reference, items, 0)
+    for seed in range(SEEDS):
+        plain, found, variance = controlled(control, denoiser, x, seed, 8)
+        means.append(found.mean().item())
+        plains.append(plain.mean().item())
+        claimed.append(variance.sum().item() / len(x) ** 2)
+    means, plains = torch.tensor(means).double(), torch.tensor(plains).double()
+    truth = exact_term(x, steps).mean().item()
+    assert abs(means.mean().item() - truth) < 3.5 * means.std().item() / math.sqrt(len(means))
+    assert means.std() < 0.5 * plains.std()
+    # SEEDS know a standard deviation to 1 / sqrt(2 SEEDS) = 5.8%
+    ratio = math.sqrt(sum(claimed) / len(claimed)) / means.std().item()
+    assert abs(ratio - 1) < 3 / math.sqrt(2 * SEEDS), ratio
+
+
+def test_a_network_that_is_wrong_everywhere_is_estimated_without_bias_too():
+    """Against its bound by brute force, 1,500 plain draws an item."""
+    items, x = gaussian()
+    denoiser, bound = network(Wrong(), "epsilon"), Bound(Cosine(LOW, HIGH), GaussianDensity())
+    reference = Reference(items, VP, LOW, HIGH)
+    control = Control(bound, denoiser, reference, items, 0)
+    means = torch.stack([controlled(control, denoiser, x, seed, 4)[1].mean() for seed in range(100)])
+    index = torch.arange(len(x))
+    draws = [evaluation_draw((D,), index, 10**6, r, 1500) for r in range(1500)]
+    brute = torch.stack([bound.diffusion(denoiser, x, d.t, d.eps).nats.double().mean() for d in draws])
+    error = math.hypot(means.std().item() / math.sqrt(100), brute.std().item() / math.sqrt(1500))
+    assert abs(means.mean() - brute.mean()) < 3.5 * error
+
+
+def grid(n, seed):
+    """Items on 5 levels in 8 dimensions, each dimension with probabilities of its own."""
+    generator = torch.Generator().manual_seed(0)
+    p = torch.softmax(1.5 * torch.randn(8, 5, generator=generator), 1)
+    k = torch.multinomial(p, n, replacement=True, generator=torch.Generator().manual_seed(seed)).T
+    return (k / 2 - 1).float()
+
+
+def test_each_references_mean_is_the_mean_of_its_value():
+    """By 40,000 draws of eps, for one item, at three gammas."""
+    x, n = grid(500, 1), 40_000
+    reference = Reference(x, VP, -7.0, 5.0, 5)
+    for gamma in (-4.0, -2.0, 3.0):
+        eps = torch.randn(n, 8, generator=torch.Generator().manual_seed(3))
+        found = reference.errors(x[:1].expand(n, 8), torch.full((n,), gamma), eps)
+        assert found.value.shape == (2, n)
+        error = (found.value - found.mean).mean(1) / found.value.std(1) * math.sqrt(n)
+        assert error.abs().max() < 3.5, (gamma, error)
+        assert (found.mean.std(1) < 1e-9).all()
+
+
+def test_levels_are_controlled_where_a_gaussian_is_not():
+    """A network that is the histograms' own denoiser: nothing but the times' grid is left of its noise."""
+    items, x = grid(500, 1), grid(30, 2)
+    p = histogram(items, 5, 1.0)
+    log_p, centres = p.log().float(), torch.linspace(-1, 1, 5)
+
+    class Own(torch.nn.Module):
+        def forward(self, z, gamma, condition):
+            alpha, sigma = (a[:, None, None] for a in VP.alpha_sigma(gamma))
+            logits = log_p - 0.5 * ((z.unsqueeze(2) - alpha * centres) / sigma).square()
+            return (torch.softmax(logits, 2) * centres).sum(2)
+
+    bound = Bound(Linear(-6.0, 5.0), Categorical(5))
+    spreads = {}
+    for levels in (None, 5):
+        reference = Reference(items, VP, -6.0, 5.0, levels)
+        denoiser = network(Own(), "x0")
+        control = Control(bound, denoiser, reference, items, 0)
+        means = [controlled(control, denoiser, x, seed, 8)[1].mean() for seed in range(40)]
+        spreads[levels] = torch.stack(means).std().item()
+    assert spreads[5] < 0.4 * spreads[None], spreads
+
+
+def test_times_are_of_the_density_they_are_weighted_by():
+    """E[w h(t)] is the plain integral of h, and no weight exceeds 1 / UNIFORM."""
+    times = Times(torch.tensor([0.0, 0.0, 5.0, 1.0, 30.0]))
+    u = (torch.arange(100_000).double() + 0.5) / 100_000
+    t, weight = times(u)
+    assert 0 <= t.min() and t.max() < 1 and t.float().max() < 1 and (t.diff() > 0).all()
+    assert weight.max() <= 1 / UNIFORM + 1e-12
+    for power in (0, 1, 2, 5):
+        assert (weight * t**power).mean().item() == pytest.approx(1 / (power + 1), rel=1e-4)
+    assert (Times(torch.ones(7))(u)[0] - u).abs().max() < 1e-12
+
+
+def test_two_denoisers_of_one_data_set_meet_the_same_times():
+    items, _ = gaussian()
+    bound, reference = Bound(Linear(LOW, HIGH), GaussianDensity()), Reference(items, VP, LOW, HIGH)
+    one, other = (
+        Control(bound, denoiser, reference, items, 3)
+        for denoiser in (oracle(correlated(D)), network(Says(oracle(correlated(D)), "v"), "v"))
+    )
+    assert torch.equal(one.times.rates, other.times.rates)
+    assert torch.equal(one.b, Control(bound, oracle(correlated(D)), reference, items, 3).b)
