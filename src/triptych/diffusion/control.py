@@ -10,8 +10,8 @@ sampling, VDM app. I; control variates, Owen 2013, ch. 8):
 
 - the density follows from training items, schedule and T alone, so that all settings on one data set and
   schedule meet the same times and noise, and differences between them stay paired. It is proportional to
-  what the better of the references is charged at t, to which a network's spread is nearly proportional, and
-  nowhere below a fifth of uniform, so that no weight exceeds 5;
+  the spread over eps of the better reference's term at t, and nowhere below a fifth of uniform, so that no
+  weight exceeds 5;
 - b is fitted to the network by least squares on ITEMS x REPEATS draws at training items, linear in t between
   nodes, together with f's mean curve m(t), which is used for the standard error alone.
 """
@@ -25,6 +25,7 @@ from .reference import Reference
 ITEMS, REPEATS = 128, 8
 NODES = 9  # of b(t) and m(t)
 STIFF = 0.3  # of b between nodes, in units of the data's own weight at a node
+LOOKS = 8  # draws an item by which the density is found
 BINS = 32  # of the density
 UNIFORM = 0.2
 
@@ -65,7 +66,7 @@ class Control:
         x = x[:ITEMS]
         index, device = torch.arange(len(x)), x.device
         t = (torch.arange(BINS, dtype=torch.float64) + 0.5) / BINS
-        self.times = Times(self._charged(x[:32], t))
+        self.times = Times(self._spread(x[:32], t))
         rows, targets = [], []
         for repeat in range(REPEATS):
             draw = evaluation_draw(tuple(x.shape[1:]), index, mix(seed, 16), repeat, REPEATS)
@@ -95,14 +96,16 @@ class Control:
         found = self.reference.errors(x, gamma, eps)
         return factor.double() * (found.value - found.mean)
 
-    def _charged(self, x: Tensor, t: Tensor) -> Tensor:
-        """What the better reference is charged at each t on average over x, (n,) double."""
+    def _spread(self, x: Tensor, t: Tensor) -> Tensor:
+        """Standard deviation over eps of the term of the reference that is charged less, (n,) double."""
         gammas, factors = self.bound.rate(t.float().to(x.device))
         found = []
         for i, (gamma, factor) in enumerate(zip(gammas, factors, strict=True)):
-            eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(mix(17, i))).to(x)
-            error = self.reference.errors(x, gamma.expand(len(x)), eps)
-            found.append((factor.double() * error.mean.mean(1).min()).cpu())
+            many = x.repeat(LOOKS, *(1,) * (x.ndim - 1))
+            eps = torch.randn(many.shape, generator=torch.Generator().manual_seed(mix(17, i))).to(x)
+            error = self.reference.errors(many, gamma.expand(len(many)), eps)
+            best = error.mean.mean(1).argmin()
+            found.append((factor * (error.value - error.mean)[best].square().mean().sqrt()).cpu())
         return torch.stack(found)
 
 
@@ -129,9 +132,11 @@ def lattice_variance(value: Tensor, u: Tensor) -> Tensor:
 
     Evenly spaced draws are not independent: their spread holds the change of f over t, which their mean does
     not feel. Neighbours differ in noise alone where the trend is gone, so with draws sorted by u
-    sum_r (y_{r+1} - y_r)^2 / (2 (R - 1)) estimates the noise's variance (von Neumann 1941), of which the
-    mean of R has 1 / R. NaN for one draw.
+    sum_r (y_{r+1} - y_r)^2 / (2 R) estimates the noise's variance (von Neumann 1941), of which the mean of R
+    has 1 / R. The last and the first are neighbours too, so that no time counts for less than another. NaN
+    for one draw.
     """
     repeats = len(value)
     ordered = value.gather(0, u.argsort(0))
-    return ordered.diff(dim=0).square().mean(0) / (2 * repeats)
+    squares = (ordered.roll(-1, 0) - ordered).square().mean(0)
+    return squares / (2 * repeats) if repeats > 1 else torch.full_like(squares, torch.nan)

@@ -17,7 +17,7 @@ from matplotlib.transforms import Transform
 
 from triptych.report.compare import Cell, Comparison
 from triptych.report.style import GRID, INK, MUTED, PAPER, axes, inches, short, shortened
-from triptych.report.words import REFERENCES, difference, number, plus_minus
+from triptych.report.words import BASELINES, difference, number, plus_minus
 from triptych.runs.read import PARTS
 
 WIDTH, ROW = 7.2, 0.36
@@ -170,7 +170,9 @@ def _frame(points: list[float], intervals: list) -> tuple[float, float]:
 
 def _references(ax: Axes, comparison: Comparison, low: float, high: float) -> tuple[float, float]:
     """Mark what simpler models need; far ones are named at the edge, so that cells stay apart."""
-    marks = list(REFERENCES.get(comparison.dataset, ())) if comparison.measure == "bpd" else []
+    told = (run.baselines for cell in comparison.cells for run in cell.runs.values() if run.baselines)
+    known = next(told, {}) if comparison.measure == "bpd" else {}
+    marks = [(head, known[name]) for name, head in BASELINES.items() if name in known]
     truths = [cell.spread(part="entropy").mean for cell in comparison.cells if cell.spread(part="entropy").n]
     if truths:
         marks.append(("entropy (best possible)", truths[0]))

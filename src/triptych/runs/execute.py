@@ -15,6 +15,7 @@ from triptych.errors import Interrupted, StorageError, UserError
 from triptych.models.assemble import build_data, build_model
 from triptych.runs.account import account
 from triptych.runs.averaging import check_averaging, compare_averages
+from triptych.runs.baselines import baselines
 from triptych.runs.changed import check_data, remember, say
 from triptych.runs.checkpoints import load_weights, newest_readable, read_checkpoint
 from triptych.runs.directory import RunDirectory, write_atomic
@@ -157,6 +158,7 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
             data=facts,
             **figures,
             gradient=gradients.figures(),
+            **(baselines(data) if model.draws and tested else {}),
             **model.panels(),
             **tweedie(model, data, config["seed"]),
             samples=_final_samples(run, model, sampler, data, config, samples["n"], loggers, trainer),

@@ -85,6 +85,7 @@ class Run:
     tweedie: Curve | None = None
     posterior: Curve | None = None
     measured: Measured | None = None
+    baselines: Mapping[str, float] = field(default_factory=dict)
     samples: Path | None = None
     parameters: int | None = None
     steps: int | None = None
@@ -200,6 +201,7 @@ def _summary(summary: Any, directory: Path) -> dict[str, Any]:
     fields["posterior"] = _curve(summary.get("tweedie"), "spread")
     fields["measured"] = read_measures(summary)
     fields |= _data(summary)
+    fields["baselines"] = _baselines(summary.get("baselines"))
     if isinstance(summary.get("samples"), str):
         file = directory / summary["samples"]
         if file.resolve().is_relative_to(directory.resolve()):  # the report shows it to others
@@ -280,6 +282,13 @@ def _estimates(metrics: Any, split: str) -> Iterator[tuple[str, Estimate]]:
             yield str(key), Estimate(float(entry["mean"]), number(entry.get("stderr")), n or 0, draws)
         elif key in UNITS:
             raise ValueError(f"{split}.{key} has no mean")
+
+
+def _baselines(record: Any) -> dict[str, float]:
+    """Bits/dim of simpler models by name; empty where absent or malformed."""
+    found = record.items() if isinstance(record, dict) else ()
+    means = {str(name): number(e.get("mean")) for name, e in found if isinstance(e, dict)}
+    return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
 
 def _curve(record: Any, key: str) -> Curve | None:
