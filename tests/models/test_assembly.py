@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from triptych.errors import UserError
@@ -79,6 +80,14 @@ def test_a_likelihood_stands_beside_the_bound(prepared, arguments):
     found = figures(run)
     name = next(key for key in found if key.endswith("_ode"))
     assert found[name]["n"] == (2 if "bpd" in found else 5)
+    n, unit = found[name]["n"], name.removesuffix("_ode")
+    # paired with the bound of its own items, and its account adds up
+    with np.load(run / "items.npz", allow_pickle=False) as items:
+        assert found[f"{name}_bound"]["n"] == n
+        assert found[f"{name}_bound"]["mean"] == pytest.approx(items["total"][:n].mean(), rel=1e-12)
+    parts = [found[f"{unit}_ode_{part}"]["mean"] for part in ("density", "dequantisation", "reconstruction")]
+    assert found[name]["mean"] == pytest.approx(sum(parts), rel=1e-9)
+    assert (parts[2] > 0) == (unit == "bpd")  # lossless for levels, unless asked otherwise
 
 
 @pytest.mark.parametrize(

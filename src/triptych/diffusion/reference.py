@@ -8,8 +8,8 @@ linear   E[x | z] if x were Gaussian with the data's mean and covariance V diag(
          whose mean square is sum_k (a s c_k / v_k)^2 + (a^2 L_k / v_k)^2.
 levels   E[x | z] if dimensions were independent, each with its own histogram over the data's K levels. A sum
          over dimensions, whose means, one for each dimension, level and gamma, are integrals over one eps:
-         tabulated by the trapezoid rule (its error falls exponentially) at ``GRID`` gammas, to the nearest
-         of which this denoiser is always set, so that value and mean are of the same function.
+         tabulated by the trapezoid rule (its error falls exponentially) at ``GRID`` gammas. Between them
+         value and mean alike are those at both neighbours, linearly weighted: means of the same function.
 """
 
 import torch
@@ -87,13 +87,17 @@ class Reference:
 
     def _levels(self, x: Tensor, gamma: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         assert self.centres is not None
-        width = self.gammas[1] - self.gammas[0]
-        place = ((gamma - self.gammas[0]) / width).round().long().clamp(0, GRID - 1)
-        alpha, sigma = self.process.alpha_sigma(self.gammas[place])
-        away = (alpha / sigma)[:, None, None] * (x.unsqueeze(2) - self.centres)
-        k = ((x + 1) * ((len(self.centres) - 1) / 2)).round().long()
-        mean = self.table[place].gather(2, k.unsqueeze(2)).squeeze(2)
-        return self._error(away, eps).double().sum(1), mean.double().sum(1)
+        place = ((gamma - self.gammas[0]) / (self.gammas[1] - self.gammas[0])).clamp(0, GRID - 1)
+        below = place.floor().clamp(max=GRID - 2).long()
+        share = (place - below).double()
+        value = mean = torch.zeros_like(share)
+        k = ((x + 1) * ((len(self.centres) - 1) / 2)).round().long().unsqueeze(2)
+        for at, weight in ((below, 1 - share), (below + 1, share)):
+            alpha, sigma = self.process.alpha_sigma(self.gammas[at])
+            away = (alpha / sigma)[:, None, None] * (x.unsqueeze(2) - self.centres)
+            value = value + weight * self._error(away, eps).double().sum(1)
+            mean = mean + weight * self.table[at].gather(2, k).double().sum((1, 2))
+        return value, mean
 
     def _error(self, away: Tensor, eps: Tensor) -> Tensor:
         """(eps_hat - eps)^2 of each dimension, (..., d), from alpha / sigma (x - c_k) (..., d, K) and eps."""

@@ -168,6 +168,8 @@ class BoundModel(pl.LightningModule):
             exact = -self.truth[0].to(batch.x.device).log_prob(batch.x.double())
             drawn_gaps = [self.gap(batch, repeat, repeats) for repeat in range(repeats)]
             gaps = None if drawn_gaps[0] is None else _mean(drawn_gaps)
+        if extra and "ode" in extra:  # paired: the bound of the very items that the ODE was solved for
+            extra["ode_bound"] = torch.where(extra["ode"].isnan(), torch.nan, mean.total)
         variance = None
         if self.trainer.testing:
             variance = self.draw_variance(batch, torch.stack([e.total for e in drawn]).double())

@@ -26,6 +26,8 @@ from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 
+# the ODE's figure and its account, and the bound of the items it was solved for
+ODE = ("ode", "ode_density", "ode_dequantisation", "ode_reconstruction", "ode_bound")
 LEVEL_BINS = 20
 PANEL_POINTS = 60
 
@@ -68,7 +70,7 @@ class Diffusion(BoundModel):
         **more: Any,
     ):
         edges = _edges(schedule)
-        super().__init__(optimizer, lr_schedule, edges=edges, extras=("ode",) if likelihood else (), **more)
+        super().__init__(optimizer, lr_schedule, edges=edges, extras=ODE if likelihood else (), **more)
         if isinstance(schedule, LearnedEndpoints) and not isinstance(objective.weighting, weighting.Elbo):
             raise ValueError(
                 "a learned schedule needs the bound's own weighting: objective.weighting=elbo is accepted"
@@ -190,19 +192,23 @@ class Diffusion(BoundModel):
     def extra(self, batch: Batch) -> dict[str, Tensor]:
         if self.likelihood is None or self.split != "test":
             return {}
-        nats = torch.full((len(batch.x),), torch.nan, dtype=torch.float64, device=batch.x.device)
+        nothing = torch.full((len(batch.x),), torch.nan, dtype=torch.float64, device=batch.x.device)
+        found = {name: nothing.clone() for name in ODE[:4]}
         chosen = batch.index.to(batch.x.device) < self.likelihood_items
         if chosen.any():
             condition = self._condition(batch)
             condition = None if condition is None else condition[chosen]
             index = batch.index[chosen.cpu()]
             try:
-                nats[chosen] = self.likelihood(self.denoiser, batch.x[chosen], index, condition).total
+                nats = self.likelihood(self.denoiser, batch.x[chosen], index, condition)
             except RuntimeError as error:  # the solver gives up at this tolerance
                 if not str(error).startswith("likelihood."):
                     raise
                 raise UserError(str(error)) from error
-        return {"ode": nats}
+            parts = (nats.total, nats.density, nats.dequantisation, nats.reconstruction)
+            for name, part in zip(ODE, parts, strict=False):
+                found[name][chosen] = part
+        return found
 
     def _draw(self, batch: Batch, repeat: int, repeats: int) -> tuple[Draw, Tensor]:
         """A draw, and 1 / density of its times (B,)."""

@@ -120,17 +120,33 @@ def train_test(comparison: Comparison, colours: Colours) -> Figure | None:
     if not cells:
         return None
     ends = [(cell.spread("train").mean, cell.bound.mean) for cell in cells]
-    figure, ax = _rows(comparison, [number(test - train, sign=True) for train, test in ends], cells, top=0.42)
+    notes = [
+        f"{number(test - train, sign=True)} ± {number(_over_items(cell))}"
+        for cell, (train, test) in zip(cells, ends, strict=True)
+    ]
+    figure, ax = _rows(comparison, notes, cells, top=0.42)
     for y, (cell, (train, test)) in enumerate(zip(cells, ends, strict=True)):
         ink = colours[cell.label]
         ax.plot([train, test], [y, y], color=ink, linewidth=2.4, alpha=0.4)
         ax.scatter([train], [y], s=40, color=PAPER, edgecolor=ink, linewidth=1.6, zorder=3)
         ax.scatter([test], [y], s=46, color=ink, zorder=3)
-    ax.text(0, 1.02, "○ training set\u2003● test set", transform=ax.transAxes, color=MUTED, va="bottom")
+    ax.text(
+        0, 1.02, "○ first training items\u2003● test set", transform=ax.transAxes, color=MUTED, va="bottom"
+    )
     ax.text(1.02, 1.02, "test − train", transform=ax.transAxes, color=MUTED, va="bottom")
     ax.margins(x=0.06)
     ax.set_xlabel(f"bound, {comparison.unit}")
     return figure
+
+
+def _over_items(cell: Cell) -> float:
+    """Standard error of test minus train over items; seeds share these, so their number takes nothing off."""
+    both = [
+        math.hypot(run.train[cell.measure].stderr, run.test[cell.measure].stderr)
+        for run in cell.runs.values()
+        if cell.measure in run.train
+    ]
+    return sum(both) / len(both) if both else math.nan
 
 
 def _rows(

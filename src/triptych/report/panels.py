@@ -115,7 +115,9 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
     ),
     (
         "Training set against test set",
-        "The longer the bar from ring to disc, the more the model has memorised rather than learned.",
+        "From the bound on the first training items (ring), as many as there are test items, to that on the "
+        "test set (disc). ± is the standard error of the difference over items, which are not the same ones: "
+        "within twice of it, nothing says that the model does better on what it has seen. A longer bar does.",
         (figures.train_test,),
     ),
     (

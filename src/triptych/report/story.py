@@ -18,7 +18,11 @@ from triptych.report.verdict import Verdict, verdict
 from triptych.report.words import count, difference, number, p_value, plus_minus
 from triptych.runs.read import PARTS, Run, read_runs
 
-BESIDE = {"iw": "importance-weighted", "ode": "exact, by ODE"}  # not the bound, and never in its place
+BESIDE = {
+    "iw": "importance-weighted",
+    "ode": "by the ODE, its own items",
+    "ode_bound": "bound of those items",
+}  # not the bound, and never in its place
 STATUSES = ("finished", "running", "interrupted", "failed", "unreadable")
 
 
@@ -131,7 +135,8 @@ def columns(comparison: Comparison) -> list[tuple[str, str]]:
     known += [(part, part) for part in PARTS if any(c.spread(part=part).n for c in comparison.cells)]
     known += [("gap", "gap to truth")] if any(c.spread(part="gap").n for c in comparison.cells) else []
     known += [(k, head) for k, head in BESIDE.items() if any(c.spread(part=k).n for c in comparison.cells)]
-    known += [("train", "training set")] if any(c.spread("train").n for c in comparison.cells) else []
+    sizes = {r.train[c.measure].n for c in comparison.cells for r in c.runs.values() if c.measure in r.train}
+    known += [("train", f"first {max(sizes)} training items")] if sizes else []
     if len(comparison.cells) > 1:
         known += [("difference", "paired difference to best [95%]"), ("p", "p (Holm)")]
     return known

@@ -1,5 +1,6 @@
 """``summary.json``: the recorded result of a run, the contract with every reader."""
 
+import math
 from typing import Any
 
 SCHEMA = 1
@@ -31,6 +32,13 @@ def finished(provenance: dict, config: dict, **facts: Any) -> dict:
     }
 
 
+def _with_error(figure: dict) -> str:
+    """Four decimals, or as many as the error has digits: "0.0771 ± 0.0012", "0.0000132 ± 0.0000021"."""
+    error = figure["stderr"]
+    digits = 4 if error == 0 or error >= 5e-4 else 1 - math.floor(math.log10(error))
+    return f"{figure['mean']:.{digits}f} ± {error:.{digits}f}"
+
+
 def one_line(summary: dict, split: str = "test") -> str:
     """The result in one line: the bound and its three terms, with standard errors."""
     split = split if summary.get(split) else "val"  # of a run that was not to read its test set
@@ -45,7 +53,12 @@ def one_line(summary: dict, split: str = "test") -> str:
             value = f"{total['mean']:.4f} ± {total['stderr']:.4f} {label}"
             line = f"{split} bound {value} ({terms}; n = {total['n']})"
             if "gap" in figures:
-                line += f", {figures['gap']['mean']:.4f} ± {figures['gap']['stderr']:.4f} above the truth"
+                line += f", {_with_error(figures['gap'])} above the truth"
+            if f"{unit}_ode" in figures:
+                ode = figures[f"{unit}_ode"]
+                line += f"; by the ODE {_with_error(ode)} on {ode['n']} of them"
+                if f"{unit}_ode_bound" in figures:
+                    line += f", whose bound is {_with_error(figures[f'{unit}_ode_bound'])}"
             return line
     if "accuracy" in figures:
         accuracy, nats = figures["accuracy"], figures["cross_entropy"]
