@@ -160,4 +160,5 @@ def test_a_killed_wandb_process_takes_nothing_with_it(root):
     said, errors = process.communicate(timeout=200)
     assert process.returncode == 0 and "test bound" in said, errors
     lines = [text for text in errors.splitlines() if text.strip()]
-    assert lines == ["W&B has died and is done without: metrics.csv has the figures"]
+    assert len(lines) == 1 and lines[0].startswith("W&B has died and is done without (")
+    assert lines[0].endswith("metrics.csv has the figures")

@@ -121,13 +121,7 @@ def _points(x: Tensor, data: DataModule, path: Path) -> None:
 
 
 def log_picture(loggers, key: str, path: Path, step: int) -> None:
-    """Send a picture to every logger that takes pictures. The step is a value, never W&B's own counter:
-    a counter that runs backwards makes W&B drop the record without a word."""
+    """Send a picture to every logger that takes pictures."""
     for logger in loggers:
-        if type(logger).__name__ == "WandbLogger":
-            import wandb
-
-            from triptych.runs.logging import without_wandb_if_lost
-
-            record = {key: wandb.Image(str(path)), "trainer/global_step": step}
-            without_wandb_if_lost(logger.experiment.log)(record)
+        if hasattr(logger, "log_picture"):
+            logger.log_picture(key, path, step)

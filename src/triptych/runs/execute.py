@@ -22,9 +22,8 @@ from triptych.runs.directory import RunDirectory, write_atomic
 from triptych.runs.guide import guided
 from triptych.runs.items import write_items
 from triptych.runs.keep import LAST, Keep, choose
-from triptych.runs.logging import build_loggers, close_loggers
+from triptych.runs.logging import build_loggers, close_loggers, take_up_rows, whereabouts
 from triptych.runs.measure import check, measure
-from triptych.runs.metrics import MetricsCsv
 from triptych.runs.processes import rank
 from triptych.runs.provenance import add_execution
 from triptych.runs.quiet import quiet
@@ -125,7 +124,7 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
     if taken is not None:
         model.seen = remember(now, taken["triptych"].get("data"))
     facts = {key: value for key, value in model.seen.items() if key != "items"}
-    _take_up_rows(loggers, step)
+    take_up_rows(loggers, step)
     if rank() == 0:
         say(run, add_execution(run, _device(trainer), trainer.world_size, step, config, facts))
     ok = False
@@ -163,6 +162,7 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
             **tweedie(model, data, config["seed"]),
             samples=_final_samples(run, model, sampler, data, config, samples["n"], loggers, trainer),
             **(measure(model, data, config) if trainer.is_global_zero and model.draws and tested else {}),
+            **whereabouts(loggers),
         )
         if trainer.is_global_zero:
             if tested:
@@ -172,12 +172,6 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
     finally:
         close_loggers(loggers, ok)
     return summary
-
-
-def _take_up_rows(loggers: list, step: int) -> None:
-    for logger in loggers:
-        if isinstance(logger, MetricsCsv):
-            logger.keep_until(step)
 
 
 def _final_samples(run, model, sampler, data, config, n, loggers, trainer) -> str | None:

@@ -55,6 +55,15 @@ class MetricsCsv(Logger):
         if self._began is None:
             self._began = time.monotonic()
 
+    @property
+    def last(self) -> int:
+        """The last step that has a row; -1 if none has."""
+        return max(self._rows, default=-1)
+
+    def rows(self, after: int, until: int) -> dict[int, dict[str, Any]]:
+        """Copies of the rows of steps after ``after``, up to and including ``until``."""
+        return {step: dict(row) for step, row in sorted(self._rows.items()) if after < step <= until}
+
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The configuration is a file of its own."""
