@@ -1,8 +1,11 @@
 """A sweep that tuned first: trials are compared nowhere, both stages are, words say what was chosen."""
 
+import json
+
 import pytest
 
 from tests.report.fake_runs import make_run, metrics
+from triptych.report.render import write_report
 from triptych.report.style import styled, to_png
 from triptych.report.tuning import BEST, EQUAL, change, draw, is_trial, read_tuning, sentence, stages
 from triptych.runs.read import read_runs
@@ -79,3 +82,17 @@ def test_a_picture_is_drawn(runs):
         figure = draw(read_tuning(SWEEP, runs), {"x0": "#0072b2", "v": "#d55e00"})
     assert to_png(figure).startswith(b"\x89PNG")
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == list(LRS)
+
+
+def test_the_page_shows_tuning_and_both_stages_under_one_correction(runs, tmp_path):
+    (tmp_path / "sweep.json").write_text(json.dumps(SWEEP))
+    report = write_report(tmp_path)
+    titles = [c.title for c in report.story.comparisons]
+    assert titles == [BEST, EQUAL]
+    assert len({c.tests for c in report.story.comparisons}) == 1  # the family is the whole report's
+    page, text = report.html.read_text(), report.markdown.read_text()
+    for said in ("Tuning", "6 trials for each setting", "From equal settings to each at its best"):
+        assert said in page and (said in text or said == "Tuning")
+    assert page.index("Each at its best</h2>") < page.index("Equal settings</h2>")
+    assert "seed=101" not in " ".join(cell.label for c in report.story.comparisons for cell in c.cells)
+    assert "On digits" not in report.story.answer and "Each at its best: " in report.story.answer

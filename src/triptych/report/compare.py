@@ -75,6 +75,7 @@ class Comparison:
     cells: tuple[Cell, ...]
     pending: tuple[Cell, ...]
     notes: tuple[str, ...]
+    title: str = ""  # of a stage of a sweep that tuned first
     dataset: str = ""  # the name by which the data were chosen; `data` also tells them from others of it
     claims: dict[Key, Claim] = field(default_factory=dict)
     rule: Rule = Rule()
@@ -84,6 +85,13 @@ class Comparison:
     def unit(self) -> str:
         """ "bits/dim" or "nats/dim"."""
         return UNITS[self.measure]
+
+    @property
+    def heading(self) -> str:
+        """What tells this comparison from the others of a report."""
+        if self.title:
+            return self.title[0].upper() + self.title[1:]
+        return f"On {self.data or 'unnamed data'} ({self.unit})"
 
     @property
     def subject(self) -> str:

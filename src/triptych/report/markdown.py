@@ -23,7 +23,9 @@ def markdown(story: Story, picture: str | None) -> str:
     if picture:
         shown = measures.title(story.comparisons[0]) or "test bound"
         lines += [f"![{shown[0].upper()}{shown[1:]} per setting, by seed]({picture})", ""]
-    if len(story.comparisons) > 1:
+    for line in story.tuned:
+        lines += [_safe(line), ""]
+    if len(story.comparisons) > 1 and not story.tuned:
         lines += [
             "Runs on different data or in different units stand in tables of their own: not comparable.",
             "",
@@ -31,7 +33,10 @@ def markdown(story: Story, picture: str | None) -> str:
     for comparison, said in zip(story.comparisons, story.verdicts, strict=True):
         heads = columns(comparison)
         what = measures.title(comparison)
-        lines += [f"## {_safe(comparison.data or 'Results')}, {_safe(what or comparison.unit)}", ""]
+        lines += [
+            f"## {_safe(comparison.title or comparison.data or 'Results')}, {_safe(what or comparison.unit)}",
+            "",
+        ]
         body = [
             [row.label, row.seeds, *(row.texts.get(key, "") for key, _ in heads), row.verdict]
             for row in rows(comparison)

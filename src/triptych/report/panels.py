@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from triptych.report import curves, draw_measures, figures, hierarchy, measures, tweedie
 from triptych.report.compare import Comparison
 from triptych.report.style import colour, styled, to_png, to_svg
+from triptych.report.tuning import Tuning
+from triptych.report.tuning import draw as draw_tuning
 
 PNG = b"\x89PNG\r\n\x1a\n"
 Draw = Callable[[Comparison, Mapping[str, str]], Figure | None]
@@ -144,6 +146,15 @@ def headline_png(comparison: Comparison, palette: dict[str, str]) -> bytes | Non
     with styled():
         figure = _headline(comparison)(comparison, palette)
     return to_png(figure) if figure else None
+
+
+def tuning_svg(tuning: Tuning | None, palette: dict[str, str]) -> str:
+    """The tuning curves as SVG; empty for a sweep that tuned nothing."""
+    if tuning is None:
+        return ""
+    with styled():
+        figure = draw_tuning(tuning, palette)
+    return to_svg(figure, "tuning", "Validation bound by what was tuned.") if figure else ""
 
 
 def how_headline(comparison: Comparison) -> str:

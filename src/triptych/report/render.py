@@ -17,7 +17,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from triptych.report import measures, words
 from triptych.report.curves import equal_time
 from triptych.report.markdown import markdown
-from triptych.report.panels import colours, grids, headline_png, headline_svg, how_headline, panels
+from triptych.report.panels import (
+    colours,
+    grids,
+    headline_png,
+    headline_svg,
+    how_headline,
+    panels,
+    tuning_svg,
+)
 from triptych.report.power import reach
 from triptych.report.results import results_csv
 from triptych.report.story import Story, columns, rows, tell
@@ -101,6 +109,7 @@ def page(story: Story, palette: dict[str, str]) -> str:
     return room.get_template("report.html.j2").render(
         story=story, sections=sections, palette={label: variables[c] for label, c in palette.items()},
         variables=variables, css=css, words=words, where=_where(story),
+        tuning=tuning_svg(story.tuning, palette),
     )  # fmt: skip
 
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from triptych.report import measures
-from triptych.report.claims import Claim
+from triptych.report.claims import Claim, correct
 from triptych.report.compare import Cell, Comparison, compare
 from triptych.report.sequential import read_rule
+from triptych.report.tuning import Tuning, change, read_tuning, stages
+from triptych.report.tuning import sentence as tuned
 from triptych.report.verdict import Verdict, verdict
 from triptych.report.words import count, difference, number, p_value, plus_minus
 from triptych.runs.read import PARTS, Run, read_runs
@@ -50,6 +52,7 @@ class Story:
     expected: int
     comparisons: tuple[Comparison, ...]
     verdicts: tuple[Verdict, ...]
+    tuning: Tuning | None = None
 
     @property
     def counts(self) -> Counter[str]:
@@ -78,13 +81,21 @@ class Story:
             return "No run has reported a test bound yet."
         several = len(self.verdicts) > 1
         said = (
-            (f"On {c.data or 'unnamed data'} ({c.unit}): " if several else "") + v.headline
+            (f"{c.heading}: " if several else "") + v.headline
             for c, v in zip(self.comparisons, self.verdicts, strict=True)
         )
         text = " ".join(said)
         if self.complete:
             return text
         return "So far: " + (text[0].lower() + text[1:] if text.startswith(("No ", "By ")) else text)
+
+    @property
+    def tuned(self) -> list[str]:
+        """What was tuned, what was chosen, and how the answer changes by it; empty for other sweeps."""
+        if self.tuning is None:
+            return []
+        orders = {c.title: [(cell.label, cell.bound.mean) for cell in c.cells] for c in self.comparisons}
+        return list(filter(None, (tuned(self.tuning), change(self.tuning, orders))))
 
     @property
     def labels(self) -> list[str]:
@@ -111,7 +122,10 @@ def tell(
         rule = replace(rule, equal_within=equal_within)
     if rule.looks == 1 and ((expected or 0) > len(runs) or any(run.status == "running" for run in runs)):
         rule = replace(rule, interim=True)  # who may stop when the table looks good has looked before the end
-    comparisons = tuple(compare(runs, rule))
+    tuning = read_tuning(sweep, runs)
+    parts = [(stage, compare(part, rule)) for stage, part in stages(runs, tuning)]
+    found = [replace(comparison, title=stage) for stage, part in parts for comparison in part]
+    comparisons = tuple(correct(found, rule))  # over both stages: they are one report
     name = title or sweep.get("title") or " + ".join(root.resolve().name for root in roots)
     return Story(
         roots=roots,
@@ -122,6 +136,7 @@ def tell(
         expected=max(expected or 0, len(runs)),
         comparisons=comparisons,
         verdicts=tuple(verdict(comparison) for comparison in comparisons),
+        tuning=tuning,
     )
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from triptych.runs.arrays import read_arrays
+
 NAME = "items.npz"
 
 
@@ -34,14 +36,11 @@ def read_items(directory: Path, bound: float) -> Items | None:
 
 @lru_cache(maxsize=512)  # a report reads each file once for each pair
 def _load(path: Path, _written: int) -> Items | None:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            index, total = np.asarray(file["index"]), np.asarray(file["total"], dtype=np.float64)
-    except (
-        Exception
-    ):  # a foreign or half-written file may raise anything; the report falls back to seeds alone
+    found = read_arrays(path, ("index", "total"))
+    if found is None:
         return None
-    if index.ndim != 1 or index.shape != total.shape or len(index) < 2 or len(np.unique(index)) != len(index):
+    index, total = found["index"], found["total"].astype(np.float64)
+    if len(index) < 2 or len(np.unique(index)) != len(index):
         return None
     if not np.isfinite(total).all():
         return None
