@@ -13,10 +13,11 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import Transform
 
 from triptych.report.compare import Cell, Comparison
-from triptych.report.style import GRID, INK, MUTED, PAPER, axes, inches, short, shortened
+from triptych.report.style import GRID, INK, MUTED, PAPER, axes, inches, plain_log, short, shortened
 from triptych.report.words import BASELINES, difference, number, plus_minus
 from triptych.runs.read import PARTS
 
@@ -147,6 +148,40 @@ def _over_items(cell: Cell) -> float:
         if cell.measure in run.train
     ]
     return sum(both) / len(both) if both else math.nan
+
+
+def gradients(comparison: Comparison, colours: Colours) -> Figure | None:
+    """Norms of the gradients of each cell, and the share of steps that were clipped."""
+    told = {
+        cell.label: found
+        for cell in comparison.cells
+        if (found := [run.gradient for run in cell.runs.values() if run.gradient.get("median", 0) > 0])
+    }
+    cells = [cell for cell in comparison.cells if cell.label in told]
+    if not cells:
+        return None
+    mean = {
+        label: {k: math.fsum(f.get(k, math.nan) for f in found) / len(found) for k in GRADIENT}
+        for label, found in told.items()
+    }
+    notes = [_clipped(mean[cell.label]["clipped"], mean[cell.label]["median"]) for cell in cells]
+    figure, ax = _rows(comparison, notes, cells, room=1.6)
+    for y, cell in enumerate(cells):
+        ink, norm = colours[cell.label], mean[cell.label]
+        ax.plot([norm["p10"], norm["p90"]], [y, y], color=ink, linewidth=5, alpha=0.35, solid_capstyle="butt")
+        ax.scatter([norm["median"]], [y], s=40, color=ink, zorder=3)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(FuncFormatter(plain_log))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlabel("norm of the gradient of the loss in nats per dimension")
+    return figure
+
+
+GRADIENT = ("p10", "median", "p90", "clipped")
+
+
+def _clipped(share: float, median: float) -> str:
+    return f"{median:.3g}" + ("" if math.isnan(share) else f", {share:.0%} clipped")
 
 
 def _rows(

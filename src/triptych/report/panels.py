@@ -116,6 +116,13 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
         (curves.training, curves.training_time),
     ),
     (
+        "Norms of the gradients",
+        "Of every step, before it was clipped: the dot is the median, the line goes from the tenth to the "
+        "ninetieth percentile, mean over seeds. A clip at a fixed norm meets settings whose losses differ in "
+        "scale unequally; beside the line stands the share of steps that were clipped, where any could be.",
+        (figures.gradients,),
+    ),
+    (
         "Training set against test set",
         "From the bound on the first training items (ring), as many as there are test items, to that on the "
         "test set (disc). ± is the standard error of the difference over items, which are not the same ones: "

@@ -62,6 +62,7 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
             where = f"@{run.measured.key}={at:g}" if run.measured.key else ""
             row |= {f"samples/{name}{where}": repr(mean) for name, mean in found.items()}
     row |= {f"seconds/{key}": value for key, value in run.seconds.items()}
+    row |= {f"gradient/{key}": value for key, value in run.gradient.items() if math.isfinite(value)}
     row |= {"steps": run.steps, "parameters": run.parameters, "weights": run.weights, "device": run.device}
     row |= {
         "host": run.host,

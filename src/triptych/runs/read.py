@@ -90,6 +90,7 @@ class Run:
     parameters: int | None = None
     steps: int | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    gradient: Mapping[str, float] = field(default_factory=dict)  # norms of its steps, and the share clipped
     device: str = ""
     world_size: int | None = None
     weights: str = ""
@@ -201,6 +202,7 @@ def _summary(summary: Any, directory: Path) -> dict[str, Any]:
     fields["posterior"] = _curve(summary.get("tweedie"), "spread")
     fields["measured"] = read_measures(summary)
     fields |= _data(summary)
+    fields["gradient"] = _gradient(summary.get("gradient"))
     fields["baselines"] = _baselines(summary.get("baselines"))
     if isinstance(summary.get("samples"), str):
         file = directory / summary["samples"]
@@ -208,6 +210,14 @@ def _summary(summary: Any, directory: Path) -> dict[str, Any]:
             fields["samples"] = file
     # what the run says of itself wins over what was recorded at its start
     return fields | _identity(summary)
+
+
+def _gradient(record: Any) -> Mapping[str, float]:
+    """{"p10", "median", "p90", "max", "clipped"} as far as told; clipped is NaN where nothing was."""
+    if not isinstance(record, dict) or not isinstance(record.get("norm"), dict):
+        return {}
+    found = {str(name): number(value) for name, value in record["norm"].items()}
+    return found | {"clipped": number(record.get("clipped"))}
 
 
 def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
