@@ -1,7 +1,6 @@
-"""What every door shares: errors as one line on stderr, exit code 1, nothing else printed."""
+"""What every door shares: errors as one line on stderr, an exit code that says of what kind, no more."""
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -10,7 +9,8 @@ from contextlib import contextmanager
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from triptych.errors import Interrupted, UserError
+from triptych.errors import Interrupted, StorageError, UserError
+from triptych.runs.directory import STORAGE
 from triptych.runs.processes import exit_code, rank
 
 
@@ -22,13 +22,12 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        _tell(str(error))
+        if rank() == 0:
+            _tell(str(error))
         sys.exit(exit_code(error))
     except Interrupted as asked:
-        name, rank_0 = signal.Signals(asked.signal).name, rank() == 0
-        where = f" at step {asked.step}" if asked.step else ""
-        if rank_0:
-            print(f"interrupted{where} ({name}); type the same command to go on", file=sys.stderr)
+        if rank() == 0:
+            print(asked, file=sys.stderr)
         sys.exit(128 + asked.signal)
     except (HydraException, OmegaConfBaseException) as error:
         from triptych.config.check import explain
@@ -39,9 +38,22 @@ def one_line_errors() -> Iterator[None]:
         if frame.f_globals.get("__name__", "").split(".")[0] not in ("hydra", "ray"):
             raise
         sys.exit(_tell(str(error)))  # Hydra's grammar refuses so too, and Ray where no cluster is
+    except OSError as error:
+        if error.errno not in STORAGE or not _by_hydra(error):
+            raise
+        refused = StorageError(f"{error.filename}: cannot be written ({error.strerror})")
+        _tell(str(refused))
+        sys.exit(exit_code(refused))
     except KeyboardInterrupt:
         print("interrupted; type the same command to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def _by_hydra(error: OSError) -> bool:
+    """Whether it was Hydra that touched the file: it makes directories, and writes what it was told."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    packages = [name.split(".")[0] for name in frames]
+    return [name for name in packages if name in ("hydra", "triptych")][-1:] == ["hydra"]
 
 
 def quote_paths(arguments: list[str], keys: tuple[str, ...]) -> list[str]:

@@ -13,9 +13,47 @@ class StorageError(UserError):
     """A file cannot be written: the disk is full, or read-only, or not ours. What was complete stays so."""
 
 
-class Interrupted(BaseException):
-    """The run was asked to stop and did, in a state that it goes on from. Not an error, nobody catches it."""
+class Diverged(UserError):
+    """A loss, a bound or a weight is not finite: a result of the run, though not a figure.
 
-    def __init__(self, signal: int, step: int = 0):
-        super().__init__(signal, step)
-        self.signal, self.step = signal, step
+    Args:
+        what: is not finite, "the loss".
+        step: at which that was found, counted from 1.
+    """
+
+    def __init__(self, what: str, step: int):
+        super().__init__(f"diverged at step {step}: {what} is not finite")
+        self.step = step
+
+    @classmethod
+    def before(cls, summary: dict) -> "Diverged":
+        """What a summary says of an earlier execution, and what can be done."""
+        said = cls("", int(summary.get("step") or 0))
+        said.args = (
+            f"{str(summary.get('error')).replace('diverged', 'diverged before', 1)}; force=true starts over, "
+            "retry=true goes on from the last finite checkpoint",
+        )
+        return said
+
+
+class Interrupted(BaseException):
+    """The run was asked to stop and did, in a state that it goes on from. Not an error, nobody catches it.
+
+    Args:
+        signal: that asked for it, or killed.
+        step: that was saved.
+        lost: what of the run was killed, "process 1", if it was not asked but killed.
+    """
+
+    def __init__(self, signal: int, step: int = 0, lost: str = ""):
+        super().__init__(signal, step, lost)
+        self.signal, self.step, self.lost = signal, step, lost
+
+    def __str__(self) -> str:
+        import signal
+
+        name = signal.Signals(self.signal).name
+        if self.lost:
+            return f"interrupted: {self.lost} was killed ({name}); type the same command to go on"
+        where = f" at step {self.step}" if self.step else ""
+        return f"interrupted{where} ({name}); type the same command to go on"

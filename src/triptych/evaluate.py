@@ -1,6 +1,5 @@
 """Evaluate a checkpoint from itself alone: ``triptych-evaluate ckpt=PATH [split=val] [steps=1000] ...``."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -67,14 +66,14 @@ def evaluate(cfg: DictConfig) -> dict:
 def compose_and_evaluate(cfg: DictConfig) -> None:
     """Hydra's task: evaluate, print one line, write JSON where asked."""
     from triptych.runs.directory import write_atomic
-    from triptych.runs.summary import one_line
+    from triptych.runs.summary import one_line, to_json
 
     figures = evaluate(cfg)
     if rank() != 0:
         return
     print(one_line({cfg.split: figures}, cfg.split))
     if cfg.out:
-        write_atomic(Path(cfg.out), json.dumps(figures, indent=1) + "\n")
+        write_atomic(Path(cfg.out), to_json(figures))
 
 
 def main() -> None:

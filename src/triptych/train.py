@@ -8,6 +8,7 @@ Only Hydra is imported until then.
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from triptych.config.check import CONFIGS, check_keys
 from triptych.config.names import register_resolvers
 from triptych.door import one_line_errors, quote_paths
-from triptych.errors import UserError
+from triptych.errors import Busy, StorageError, UserError
 from triptych.runs import processes
 from triptych.runs.directory import PRUNE, RunDirectory
 from triptych.runs.prepare import prepare
@@ -79,7 +80,7 @@ def compose_and_train(cfg: DictConfig) -> float | None:
     said = _last_words(run, code)
     if 0 < code < 128 and code not in (processes.BUSY, processes.STORAGE) and run.summary() is None:
         run.write("summary.json", failed(run.provenance(), "build", said))  # it ended before it could say why
-    quiet = run.status == "failed" or (run / PRUNE).exists()
+    quiet = run.status in ("failed", "diverged") or (run / PRUNE).exists()
     trouble = f"{path.name}: {said}" if code and not quiet else ""
     return _metric(run, cfg.optimized_metric, trouble)
 
@@ -88,7 +89,10 @@ def _last_words(run: RunDirectory, code: int) -> str:
     """Why a job's process ended, as far as it said so."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    lines = (run / "train.log").read_text(errors="replace").strip().splitlines()
+    try:
+        lines = (run / "train.log").read_text(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
     return lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
 
 
@@ -100,8 +104,9 @@ def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) 
         with one_line_errors():  # here and not further up, where Hydra would add lines of its own
             raise error
     run = RunDirectory(path)
-    if run.status == "new":
-        run.write("summary.json", failed({"overrides": overrides}, "build", str(error)))
+    if run.status == "new" and not isinstance(error, Busy | StorageError):  # those two say nothing of the run
+        with suppress(StorageError):
+            run.write("summary.json", failed({"overrides": overrides}, "build", str(error)))
     print(f"error: {path.name}: {error}", file=sys.stderr, flush=True)
 
 
@@ -145,7 +150,12 @@ def main() -> None:
             run = RunDirectory(resume[0])
             check_run(run)  # before anything is written or imported: it may be no run, or a stranger's
             if run.status != "finished":
-                train(run)
+                try:
+                    train(run)
+                except Exception as error:
+                    if processes.rank() == 0:
+                        raise
+                    sys.exit(processes.exit_code(error))  # the first process tells
             if processes.rank() == 0:
                 _print_result(run)
             if "triptych.runs.logging" in sys.modules:

@@ -163,7 +163,7 @@ def _tell(study: Any, trial: Any, folder: Path, value: float | None) -> None:
     run = RunDirectory(folder)
     if value is not None and value == value:
         study.tell(trial, value)
-    elif run.status in ("finished", "failed"):  # without a figure that could be compared
+    elif run.status in ("finished", "failed", "diverged"):  # without a figure that could be compared
         study.tell(trial, state=TrialState.FAIL)
     elif (folder / "prune").exists():
         study.tell(trial, state=TrialState.PRUNED)

@@ -54,14 +54,28 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def newest_readable(paths: list[Path]) -> Path | None:
-    """The first of ``paths`` that can be read: a truncated newest file falls back to the one before."""
-    for path in paths:
+    """Of the checkpoints that can be read, the one of the latest step; among equals, "last".
+
+    Its own step decides, not its file's time, which a copy or a clock changes. One that is truncated gives
+    way to the one before.
+    """
+    known = [(step, path.name == "last.ckpt", path) for path in paths if (step := _step(path)) is not None]
+    for _, _, path in sorted(known, reverse=True):
         try:
             read_checkpoint(path)
             return path
         except UserError:
             continue
     return None
+
+
+def _step(path: Path) -> int | None:
+    """A checkpoint's step, its tensors mapped and not read; None if it cannot be read."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return int(checkpoint["global_step"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError):
+        return None
 
 
 def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:

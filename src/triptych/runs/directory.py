@@ -12,20 +12,20 @@ import contextlib
 import errno
 import json
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from triptych.config.file import read_config
-from triptych.errors import Busy, StorageError, UserError
+from triptych.errors import StorageError, UserError
+from triptych.runs.lock import holder, lock
 from triptych.runs.plain import load
-from triptych.runs.processes import owner
+from triptych.runs.summary import to_json
 
 # The storage refuses, not the program: room, permission, quota.
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
+ENDED = ("finished", "failed", "diverged")  # what a summary says
 PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
 
@@ -81,77 +81,39 @@ class RunDirectory:
 
     @property
     def status(self) -> str:
-        """ "new", "interrupted" (it has a beginning and no end), "finished" or "failed"."""
+        """ "new", "interrupted" (it has a beginning and no end), "finished", "failed" or "diverged"."""
         summary = self.summary()
-        if summary and summary.get("status") in ("finished", "failed"):
+        if summary and summary.get("status") in ENDED:
             return summary["status"]
         return "interrupted" if (self / "config.yaml").exists() else "new"
 
     def checkpoints(self) -> list[Path]:
-        """Checkpoints that a run can go on from, newest first."""
-        found = [p for p in (self / "checkpoints").glob("*.ckpt")]
-        return sorted(found, key=lambda p: p.stat().st_mtime_ns, reverse=True)
+        """Checkpoints that a run can go on from, in no order: a copy or a clock changes their times."""
+        return sorted((self / "checkpoints").glob("*.ckpt"))
 
     def write(self, name: str, value: Any) -> None:
-        """Write ``value`` as JSON, atomically."""
-        write_atomic(self / name, json.dumps(value, indent=1, sort_keys=False) + "\n")
+        """Write ``value`` as strict JSON, atomically; what is not finite is null."""
+        write_atomic(self / name, to_json(value))
 
     def _json(self, name: str) -> dict | None:
         value = load(self / name)
         return value if isinstance(value, dict) else None
 
-    @contextmanager
-    def lock(self, patience: float = 0.0) -> Iterator[None]:
+    def lock(self, patience: float = 0.0) -> AbstractContextManager[None]:
         """Hold the directory: one process group at a time, others wait ``patience`` seconds for it.
-
-        The lock is the kernel's and ends with its owner, however that ends: none is ever stale.
 
         Raises:
             Busy: another process holds it; its owner is named.
             StorageError: the directory cannot be written.
         """
-        import fcntl
-
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self / ".lock", "a+")
-        except OSError as error:
-            raise StorageError(f"{self.path}: cannot be written ({os.strerror(error.errno or 0)})") from error
-        with file:
-            until = time.monotonic() + patience
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError:
-                    if time.monotonic() < until:
-                        time.sleep(0.05)
-                        continue
-                    file.seek(0)
-                    who = file.read().strip() or "unknown"
-                    raise Busy(f"{self.path}: another process is at work here ({who})") from None
-            file.truncate(0)
-            file.write(owner())
-            file.flush()
-            yield
+        return lock(self.path, patience)
 
     def holder(self) -> str | None:
         """Who is at work here at this moment; None if nobody is."""
-        import fcntl
-
-        try:
-            file = open(self / ".lock")
-        except OSError:
-            return None
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return file.read().strip() or "unknown"
-        return None
+        return holder(self.path)
 
     def sweep_up(self) -> None:
         """Remove what a kill left half-written; for who holds the lock."""
-        for leftover in self.path.rglob(".*.tmp"):
+        for leftover in (*self.path.rglob(".*.tmp"), *self.path.glob(".error-*.json")):
             leftover.unlink(missing_ok=True)
         (self / PRUNE).unlink(missing_ok=True)  # whoever starts it again wants it to go on

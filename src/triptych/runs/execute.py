@@ -1,5 +1,7 @@
 """Execute the run that a directory records: build, fit, choose weights, account, sample, sum up."""
 
+import contextlib
+import math
 import time
 import traceback
 
@@ -11,7 +13,7 @@ from triptych.callbacks.progress import Progress
 from triptych.callbacks.samples import SampleGrid, draw, log_picture, save
 from triptych.config.build import build, check_targets
 from triptych.data.fingerprint import fingerprint
-from triptych.errors import Interrupted, StorageError, UserError
+from triptych.errors import Diverged, Interrupted, StorageError, UserError
 from triptych.models.assemble import build_data, build_model
 from triptych.runs.account import account
 from triptych.runs.averaging import check_averaging, compare_averages
@@ -24,12 +26,13 @@ from triptych.runs.items import write_items
 from triptych.runs.keep import LAST, Keep, choose
 from triptych.runs.logging import build_loggers, close_loggers, take_up_rows, whereabouts
 from triptych.runs.measure import check, measure
+from triptych.runs.peers import Peers, is_broken_connection, leave_error
 from triptych.runs.processes import rank
 from triptych.runs.provenance import add_execution
 from triptych.runs.quiet import quiet
 from triptych.runs.stopping import Stop, requeue
 from triptych.runs.strangers import is_own
-from triptych.runs.summary import failed, finished
+from triptych.runs.summary import diverged, failed, finished
 from triptych.runs.trained import take_over
 from triptych.runs.trainer import build_trainer, check_shares
 from triptych.runs.tweedie import tweedie
@@ -44,7 +47,8 @@ def execute(run: RunDirectory) -> dict:
 
     Raises:
         Busy: another process holds the directory.
-        Interrupted: asked to stop; the run can go on.
+        Interrupted: asked to stop, or one of its processes was killed; the run can go on.
+        Diverged: something is not finite; recorded as such.
         StorageError: it cannot be written; the run can go on.
         UserError: the configuration cannot be built; recorded as a failed run.
         Exception: whatever else stopped it, recorded with its traceback in train.log.
@@ -53,27 +57,43 @@ def execute(run: RunDirectory) -> dict:
     if rank() != 0:  # works under rank 0's lock, and leaves the telling to it
         with Stop() as stop:
             try:
-                return _execute(run, stop, stage)
-            except Exception:
-                _log_traceback(run)
+                return _execute(run, stop, stage, None)
+            except Diverged:
+                raise
+            except Exception as error:
+                if not is_broken_connection(error):
+                    _log_traceback(run)
+                    leave_error(run, error)
                 raise
     with run.lock(PATIENCE), Stop() as stop:
         if run.status == "finished":
             return run.summary() or {}
+        with contextlib.suppress(OSError):
+            (run / "summary.json").unlink(missing_ok=True)  # of a failure that is tried again
         run.sweep_up()
+        peers = Peers(run, lambda error: _record_failure(run, stage["now"], error))
         try:
-            return _execute(run, stop, stage)
+            return _execute(run, stop, stage, peers)
         except Interrupted as asked:
             requeue(asked)
             raise
         except StorageError:
             raise  # nothing is wrong with the run: it goes on when there is room
-        except Exception as error:
-            _record_failure(run, stage["now"], error)
+        except Diverged as found:
+            run.write("summary.json", diverged(run.provenance(), stage["now"], found))
             raise
+        except Exception as error:
+            reason = peers.reason(error)
+            if isinstance(reason, Exception):
+                _record_failure(run, stage["now"], reason)
+            if reason is error:
+                raise
+            raise reason from None
+        finally:
+            peers.end()
 
 
-def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
+def _execute(run: RunDirectory, stop: Stop, stage: dict, peers: Peers | None) -> dict:
     config, provenance = run.config(), run.provenance()
     quiet()
     progress = Progress(run)
@@ -111,7 +131,7 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
         keep,  # last: what the others have done after a step is in its checkpoint
     ]
     check_averaging(config, callbacks, validated=monitor is not None)
-    trainer = build_trainer(config, run, callbacks, loggers)
+    trainer = build_trainer(config, run, callbacks, loggers, peers)
     check_shares(config, trainer)
     start = newest_readable(run.checkpoints())
     if start is not None and start.name != LAST and rank() == 0:
@@ -143,6 +163,9 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
         load_weights(model, checkpoint, config["weights"])
         began = time.perf_counter()
         figures = account(trainer, model, data, test=tested)
+        _check_finite(figures, model.accounting.unit, trainer.global_step)
+        if peers:
+            peers.needed_no_more()
         summary = finished(
             provenance,
             config,
@@ -174,6 +197,13 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict) -> dict:
     return summary
 
 
+def _check_finite(figures: dict, unit: str, step: int) -> None:
+    for split in ("val", "test", "train"):
+        bound = figures.get(split, {}).get(unit)
+        if bound and not math.isfinite(bound["mean"]):
+            raise Diverged(f"the bound of the {split} set", step)
+
+
 def _final_samples(run, model, sampler, data, config, n, loggers, trainer) -> str | None:
     if n < 1 or not trainer.is_global_zero:
         return None
@@ -198,5 +228,5 @@ def _record_failure(run: RunDirectory, stage: str, error: Exception) -> None:
 
 
 def _log_traceback(run: RunDirectory) -> None:
-    with open(run / "train.log", "a") as log:
+    with contextlib.suppress(OSError), open(run / "train.log", "a") as log:
         log.write(traceback.format_exc())

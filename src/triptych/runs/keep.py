@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from triptych.errors import Interrupted
+from triptych.errors import Diverged, Interrupted
 from triptych.runs.directory import PRUNE, RunDirectory, write_atomic
 from triptych.runs.metrics import MetricsCsv
 from triptych.runs.stopping import Stop
@@ -56,9 +56,10 @@ class Keep(pl.Callback):
             return
         self._seen = step
         due = step % self.every == 0
+        stop = self.stop.agreed(trainer, look=due)
         if due and self.monitor:  # validation comes next and saves
+            self.stop.look_at_weights(trainer, module)
             return
-        stop = self.stop.agreed(trainer)
         if due or stop is not None:
             self._row(trainer)
             self._save(trainer, LAST)
@@ -69,6 +70,8 @@ class Keep(pl.Callback):
         if trainer.sanity_checking or self.monitor is None:
             return
         score = float(trainer.callback_metrics[self.monitor])
+        if not math.isfinite(score):  # the same in all processes
+            raise Diverged("the validation bound", trainer.global_step)
         if score < self.best:
             self.best = score
             self._save(trainer, BEST)
@@ -87,6 +90,7 @@ class Keep(pl.Callback):
         self._before, self._began = self.seconds, None
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
+        self.stop.look_at_weights(trainer, trainer.lightning_module)
         self._saved = trainer.global_step
         for table in _tables(trainer):
             table.flush()  # before the checkpoint: what it has seen is on disk, if it is

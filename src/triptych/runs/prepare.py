@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from triptych.config import check
 from triptych.config.build import check_names
 from triptych.config.identity import role
-from triptych.errors import UserError
+from triptych.errors import Diverged, UserError
 from triptych.runs.directory import RunDirectory, write_atomic
 from triptych.runs.provenance import provenance
 from triptych.runs.trained import adopt
@@ -26,6 +26,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     Raises:
         UserError: ``trained`` is no finished run's; the directory records another configuration, or a
             failed run (``retry=true`` tries that again, ``force=true`` starts over and keeps the old aside).
+        Diverged: it did so before; the same two are accepted.
     """
     plain: dict = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     force, retry = plain.pop("force"), plain.pop("retry")
@@ -67,13 +68,15 @@ def _begin(run: RunDirectory, plain: dict, overrides: list[str], choices: dict[s
 
 
 def _settle_failure(run: RunDirectory, retry: bool) -> None:
-    """A run refused before its first step is tried again; one that failed later only on request."""
+    """A run refused before its first step is tried again; one that failed later or diverged, on request."""
     summary = run.summary() or {}
-    if summary.get("status") != "failed":
+    if run.status not in ("failed", "diverged"):
         return
     if summary.get("stage") == "build" or retry:
         (run / "summary.json").unlink()
         return
+    if run.status == "diverged":
+        raise Diverged.before(summary)
     raise UserError(
         f"failed before: {summary.get('error', '?')} (traceback: {run / 'train.log'}; retry=true tries again)"
     )

@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from triptych.errors import Busy, StorageError, UserError
+from triptych.errors import Busy, Diverged, StorageError, UserError
 
 # What tells a process that it is one of several. A job that inherited them would train on its share alone.
 DISTRIBUTED = {
@@ -16,6 +16,7 @@ DISTRIBUTED = {
     *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"),
 }
 BUSY, STORAGE = 75, 74  # as sysexits.h has them
+DIVERGED = 3
 PARENT, SWEEP = "TRIPTYCH_PARENT", "TRIPTYCH_SWEEP"
 GRACE = 30.0  # seconds in which a process that was asked to stop should have done so
 
@@ -77,7 +78,11 @@ def run_child(command: list[str], log: Path) -> int:
     kept = {k: v for k, v in os.environ.items() if k not in DISTRIBUTED and not k.startswith("TORCHELASTIC_")}
     sweep = int(os.environ.get(SWEEP) or 0)
     worker = os.getppid() == sweep  # of a launcher that works in processes of the sweep's own
-    with open(log, "ab") as file:
+    try:
+        file = open(log, "ab")
+    except OSError:  # a full disk: what the job will say of it itself
+        file = open(os.devnull, "ab")
+    with file:
         child = subprocess.Popen(
             command,
             stdout=file,
@@ -117,8 +122,7 @@ def await_requeue(patience: float = 60.0) -> None:
 def end_with_parent() -> None:
     """In a job's process, or one that Lightning started for it: stop when the one that started it is gone."""
     parent = int(os.environ.pop(PARENT, None) or 0)
-    if not parent and "LOCAL_RANK" in os.environ and not by_torchrun() and not by_srun():
-        parent = os.getppid()
+    os.environ[PARENT] = str(os.getpid())  # for those that Lightning starts: this one may be gone by then
     if parent:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
@@ -127,7 +131,7 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE)
+    time.sleep(GRACE if rank() == 0 else 2.0)  # without the first process the others have nothing to save
     os._exit(1)
 
 
@@ -142,6 +146,7 @@ def owner() -> str:
     return f"{user}@{socket.gethostname()} pid {os.getpid()}"
 
 
-def exit_code(error: UserError) -> int:
-    """75: somebody else is at work, 74: cannot be written (both: try again later); 1: something is wrong."""
-    return BUSY if isinstance(error, Busy) else STORAGE if isinstance(error, StorageError) else 1
+def exit_code(error: Exception) -> int:
+    """75: somebody else is at work, 74: cannot be written (both: try again later); 3: the run diverged; 1."""
+    kinds = ((Busy, BUSY), (StorageError, STORAGE), (Diverged, DIVERGED))
+    return next((code for kind, code in kinds if isinstance(error, kind)), 1)

@@ -22,7 +22,7 @@ from triptych.runs.plain import line, load, load_config, natural, number, parse_
 from triptych.runs.read_measures import Measured, read_measures
 from triptych.runs.read_schedule import ScheduleCurve, read_schedule, read_variance
 
-Status = Literal["finished", "failed", "running", "interrupted", "unreadable"]
+Status = Literal["finished", "failed", "diverged", "running", "interrupted", "unreadable"]
 
 SCHEMA = 1
 UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
@@ -186,8 +186,8 @@ def _summary(summary: Any, directory: Path) -> dict[str, Any]:
     if summary.get("schema") != SCHEMA:
         raise ValueError(f"schema {summary.get('schema')!r}, this reader knows {SCHEMA}")
     status = summary.get("status")
-    if status not in ("finished", "failed"):
-        raise ValueError(f"status {status!r} is neither finished nor failed")
+    if status not in ("finished", "failed", "diverged"):
+        raise ValueError(f"status {status!r} is none of finished, failed, diverged")
     fields: dict[str, Any] = {"status": status, "error": line(summary.get("error") or "")}
     fields |= {split: dict(_estimates(summary.get(split), split)) for split in ("test", "val", "train")}
     fields |= {key: str(summary[key]) for key in ("name", "device", "weights") if summary.get(key)}
@@ -285,6 +285,8 @@ def _estimates(metrics: Any, split: str) -> Iterator[tuple[str, Estimate]]:
     """The entries that are estimates; other extra keys are ignored, a broken estimate raises ValueError."""
     for key, entry in (metrics or {}).items():
         if isinstance(entry, dict) and "mean" in entry:
+            if entry["mean"] is None:
+                entry = entry | {"mean": math.nan}  # not finite, for which JSON has no word
             if isinstance(entry["mean"], bool) or not isinstance(entry["mean"], int | float):
                 raise ValueError(f"{split}.{key}.mean is {entry['mean']!r}, not a number")
             n = whole(entry.get("n"))

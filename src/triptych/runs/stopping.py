@@ -1,4 +1,4 @@
-"""Being asked to stop: by Ctrl-C, by kill, by a SLURM that wants the machine back."""
+"""When to stop: by Ctrl-C, by kill, by a SLURM that wants the machine back; or because nothing is finite."""
 
 import os
 import signal
@@ -7,12 +7,16 @@ import threading
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from torch import Tensor
 
-from triptych.errors import Interrupted
+from triptych.errors import Diverged, Interrupted
 
 SIGNALS = [
     getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, n)
 ]
+NEVER = 2**62  # later than any step
+KINDS = ("the loss", "a weight")
 WANTED_BACK = [s for s in SIGNALS if s.name in ("SIGUSR1", "SIGUSR2")]  # what SLURM's --signal sends
 
 
@@ -21,9 +25,13 @@ class Stop(pl.Callback):
 
     Elsewhere nothing would be gained by waiting: ``Interrupted`` is raised where the run stands. So it is
     for a second Ctrl-C.
+
+    Notes each step's loss, too. On a CPU one that is not finite ends the run at that step; elsewhere reading
+    it would wait for the device each time, so it is read at logged steps and before anything is saved.
     """
 
     def __init__(self) -> None:
+        self._bad: Tensor | None = None  # 2 step + kind of the first that was not finite, on the device
         self.received: int | None = None
         self._training = False
         self._earlier: dict[int, Any] = {}
@@ -54,13 +62,48 @@ class Stop(pl.Callback):
         if again or not self._training:
             raise Interrupted(self.received)
 
-    def agreed(self, trainer: pl.Trainer) -> int | None:
-        """The signal, if any process has received one; all processes ask together."""
-        if trainer.world_size == 1:
-            return self.received
-        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
-            return self.received or int(signal.SIGTERM)
-        return None
+    def agreed(self, trainer: pl.Trainer, look: bool = False) -> int | None:
+        """The signal, if any process has received one; all processes ask together.
+
+        ``look``: whether to wait for the device to know of the loss, also at a step that is not logged.
+
+        Raises:
+            Diverged: some process has seen a loss or a weight that is not finite.
+        """
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        received, first = self.received is not None, NEVER
+        if trainer.world_size > 1:
+            device = trainer.strategy.root_device
+            asked = torch.tensor([int(received), -NEVER], device=device)
+            if self._bad is not None:
+                asked[1] = -self._bad
+            found = trainer.strategy.reduce(asked, reduce_op="max").tolist()  # type: ignore[union-attr]
+            received, first = bool(found[0]), -int(found[1])
+        elif self._bad is not None and (
+            look or self._bad.device.type == "cpu" or trainer.global_step % every == 0
+        ):
+            first = int(self._bad)
+        if first < NEVER:
+            raise Diverged(KINDS[first % 2], first // 2)
+        return (self.received or int(signal.SIGTERM)) if received else None
+
+    def look_at_weights(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Diverged, in all processes, if a weight is not finite: none such is saved."""
+        finite = torch.stack([p.detach().isfinite().all() for p in module.parameters()]).all()
+        self._note(finite, trainer.global_step, kind=1)
+        self.agreed(trainer, look=True)
+
+    def _note(self, finite: Tensor, step: int, kind: int = 0) -> None:
+        bad = torch.where(finite, NEVER, 2 * step + kind)
+        self._bad = bad if self._bad is None else torch.minimum(self._bad, bad)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if loss is not None:
+            step = trainer.fit_loop.epoch_loop.total_batch_idx // trainer.accumulate_grad_batches + 1
+            self._note(loss.detach().isfinite().all(), step)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.listen()  # Lightning's own, set a moment ago, talk to other processes from within a handler

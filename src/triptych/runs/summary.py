@@ -1,7 +1,10 @@
 """``summary.json``: the recorded result of a run, the contract with every reader."""
 
+import json
 import math
 from typing import Any
+
+from triptych.errors import Diverged
 
 SCHEMA = 1
 UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
@@ -17,6 +20,11 @@ def failed(provenance: dict, stage: str, error: str) -> dict:
         "choices": provenance.get("choices", {}),
         "error": error,
     }
+
+
+def diverged(provenance: dict, stage: str, found: Diverged) -> dict:
+    """The summary of a run that ended at ``step`` because something was not finite any more."""
+    return failed(provenance, stage, str(found)) | {"status": "diverged", "step": found.step}
 
 
 def finished(provenance: dict, config: dict, **facts: Any) -> dict:
@@ -67,3 +75,18 @@ def one_line(summary: dict, split: str = "test") -> str:
             f"(cross-entropy {nats['mean']:.4f} nats; n = {accuracy['n']})"
         )
     return f"{summary.get('status', 'no result')}: {summary.get('error', 'nothing recorded')}"
+
+
+def to_json(value: Any) -> str:
+    """Strict JSON, which has no word for what is not finite: null."""
+    return json.dumps(_strict(value), indent=1, sort_keys=False, allow_nan=False) + "\n"
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _strict(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(entry) for entry in value]
+    return value

@@ -23,23 +23,40 @@ from omegaconf import DictConfig, open_dict
 from triptych.config.check import check_keys
 from triptych.config.names import cores, grid_keys, shared_overrides, slug, sweep_name
 from triptych.door import one_line_errors
-from triptych.errors import UserError
+from triptych.errors import StorageError, UserError
 from triptych.runs import processes
-from triptych.runs.directory import RunDirectory
+from triptych.runs.directory import ENDED, RunDirectory
 from triptych.runs.plain import load
 from triptych.runs.provenance import command
 from triptych.runs.rounds import check_rounds
 from triptych.runs.summary import UNITS
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
-_ended: list[str] = []  # how the cells of this process's sweep ended, for its exit code
 
 
 def exit_code() -> int:
-    """0 if every run of this process's sweep is finished, 75 if others are at work on the rest, else 1."""
-    if set(_ended) <= {"finished"}:
-        return 0
-    return processes.BUSY if set(_ended) <= {"finished", "busy"} else 1
+    """Of this process's sweep, by its runs and nothing else: how each ended is in its own directory.
+
+    0: all are finished; 3: the others diverged; 75: others are at work on the rest; 1: one failed or came to
+    no end.
+    """
+    ended = {end for hook in _hooks for end, _ in map(_end, hook.runs())}
+    for accepted, code in (
+        ({"finished"}, 0),
+        ({"finished", "diverged"}, processes.DIVERGED),
+        ({"finished", "diverged", "busy"}, processes.BUSY),
+    ):
+        if ended <= accepted:
+            return code
+    return 1
+
+
+def _end(run: RunDirectory) -> tuple[str, str | None]:
+    """Its status, or "busy" with the name of who is at work on it."""
+    if run.status in ENDED:
+        return run.status, None
+    holder = run.holder()
+    return ("busy" if holder else run.status), holder
 
 
 def current() -> "SweepHook":
@@ -85,13 +102,13 @@ class SweepHook(Callback):
                 )
         self.root = Path(config.hydra.sweep.dir)
         self.cells = expected_cells(config)
-        self.root.mkdir(parents=True, exist_ok=True)
         self.config = config
         self.before = load(self.root / "sweep.json") or {}
         self.facts: dict[str, Any] = {"command": ["triptych-train", *command()[1:]]}
         if config.get("equal_within") is not None:
             self.facts["equal_within"] = config.equal_within
-        self.record(expected=len(self.cells))
+        with _no_sweep_after_an_error():
+            self._begin()
         _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells)
         at_once = config.hydra.launcher.get("n_jobs") or 1
@@ -126,12 +143,28 @@ class SweepHook(Callback):
 
     def all_finished(self, jobs: Sequence[Sequence[str]]) -> bool:
         """Whether each of these runs has come to a result."""
-        return all(RunDirectory(self.root / self.cell(job)).status == "finished" for job in jobs)
+        ends = {RunDirectory(self.root / self.cell(job)).status for job in jobs}
+        return ends <= {"finished", "diverged"}
 
     def validation_bound(self, job: Sequence[str]) -> float:
         """Of a finished run, infinite where it has none."""
         figures = (RunDirectory(self.root / self.cell(job)).summary() or {}).get("val") or {}
         return next((float(figures[unit]["mean"]) for unit in UNITS if unit in figures), math.inf)
+
+    def runs(self) -> list[RunDirectory]:
+        """Of the cells that are known beforehand."""
+        return [RunDirectory(self.root / cell) for cell in self.cells]
+
+    def _begin(self) -> None:
+        """StorageError where nothing can be written; what is finished there is shown all the same."""
+        try:
+            self.record(expected=len(self.cells))
+        except StorageError:
+            if self.cells and all(run.status == "finished" for run in self.runs()):
+                from triptych.report.terminal import print_table
+
+                print_table(self.root)
+            raise
 
     def __getstate__(self) -> dict:
         return {}  # launchers send the hook to their workers; a thread cannot go, and has no business there
@@ -143,18 +176,37 @@ class SweepHook(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         self.monitor.stop()
-        from triptych.report.render import write_report
-        from triptych.report.terminal import print_table
-
-        runs = [RunDirectory(self.root / cell) for cell in self.cells]
-        print_table(self.root, report=write_report(self.root, expected=len(runs)))
-        for run in runs:
-            ended, holder = run.status, None
-            if ended not in ("finished", "failed"):
-                holder = run.holder()
-                ended = "busy" if holder else ended
+        for run in self.runs():
+            end, holder = _end(run)
+            if end not in ENDED:
                 print(f"{run.path.name}: {f'{holder} is at work on it' if holder else 'came to no end'}")
-            _ended.append(ended)
+        if said := write_report_or_say_why(self.root, len(self.cells), show=True):
+            print(f"error: {said}", file=sys.stderr)
+
+
+def write_report_or_say_why(root: Path, expected: int, show: bool = False) -> str:
+    """Write, and with ``show`` print, the report; one line if that cannot be done, else "".
+
+    What the runs have found does not depend on it, and so neither does a sweep's exit code.
+    """
+    from triptych.report.render import write_report
+    from triptych.report.terminal import print_table
+
+    report, said = None, ""
+    try:
+        report = write_report(root, expected=expected)
+    except OSError as error:
+        said = f"{root}: the report cannot be written ({error.strerror or error}); the runs' results are kept"
+    except Exception as error:
+        said = (
+            f"{root}: the report cannot be written ({type(error).__name__}: {' '.join(str(error).split())})"
+        )
+    if show:
+        try:
+            print_table(root, report=report)
+        except Exception as error:
+            said = said or f"{root}: the report cannot be shown ({type(error).__name__}: {error})"
+    return said
 
 
 def _check_allocation(config: DictConfig) -> None:
@@ -219,7 +271,7 @@ class Monitor(threading.Thread):
             for name in self.cells:
                 run = RunDirectory(self.root / name)
                 status = run.status
-                if name not in told and status in ("finished", "failed"):
+                if name not in told and status in ENDED:
                     from triptych.runs.summary import one_line
 
                     told.add(name)
@@ -251,8 +303,8 @@ class Monitor(threading.Thread):
         for name in self.cells:
             run = RunDirectory(self.root / name)
             status, progress = run.status, _progress(run)
-            if status in ("finished", "failed"):
-                style = "green" if status == "finished" else "red"
+            if status in ENDED:
+                style = {"finished": "green", "diverged": "yellow"}.get(status, "red")
                 table.add_row(name, f"[{style}]{status}[/]", one_line(run.summary() or {})[:70])
             elif progress is None:
                 table.add_row(f"[dim]{name}[/]", "[dim]waiting[/]", "")
@@ -264,12 +316,10 @@ class Monitor(threading.Thread):
         return table
 
     def _renew(self) -> None:
-        done = sum(RunDirectory(self.root / name).status in ("finished", "failed") for name in self.cells)
+        done = sum(RunDirectory(self.root / name).status in ENDED for name in self.cells)
         if done > max(self._reported, 0):
-            from triptych.report.render import write_report
-
             self._reported = done
-            write_report(self.root, expected=len(self.cells))
+            write_report_or_say_why(self.root, len(self.cells))  # what is wrong is said at the end
 
 
 def _progress(run: RunDirectory) -> dict | None:

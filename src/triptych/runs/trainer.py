@@ -5,13 +5,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies.launchers import subprocess_script
 
 from triptych.config.build import build
 from triptych.config.names import cores
 from triptych.errors import UserError
 from triptych.runs.checkpoints import AtomicCheckpointIO
 from triptych.runs.directory import RunDirectory
+from triptych.runs.peers import Peers
 
+LIGHTNINGS_OWN = subprocess_script._launch_process_observer
 SIMULATED = 8  # processes on a CPU with fewer cores: slow, but a way to see what several would do
 
 
@@ -42,9 +45,15 @@ def check_shares(config: dict, trainer: pl.Trainer) -> None:
 
 
 def build_trainer(
-    config: dict, run: RunDirectory | None, callbacks: list, loggers: list | bool
+    config: dict,
+    run: RunDirectory | None,
+    callbacks: list,
+    loggers: list | bool,
+    peers: Peers | None = None,
 ) -> pl.Trainer:
     """Lightning's Trainer with what never varies; UserError for what the machine does not have."""
+    # its own watch kills all processes, the first one too, without a word of why
+    subprocess_script._launch_process_observer = peers.watch if peers else LIGHTNINGS_OWN
     node = dict(config["trainer"])
     devices, accelerator = node["devices"], node["accelerator"]
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())

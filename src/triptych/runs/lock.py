@@ -1,0 +1,171 @@
+"""One process at a time in a directory, on file systems with locks and on those without.
+
+The kernel's lock ends with its owner, however that ends: none is ever stale. Where a file system has none
+(some of Lustre's, NFS's and FUSE's), a file that only one can create stands for it. It says who made it, its
+time is renewed while he lives, and it counts no more when its process is gone or has been silent for long.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from triptych.errors import Busy, StorageError
+from triptych.runs.processes import owner
+
+NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
+RENEWED, SILENT = 20.0, 300.0  # seconds between two signs of life; after which an owner elsewhere is gone
+WRITTEN = 10.0  # seconds in which who has made the file has written into it
+INSTEAD = ".lock.owner"
+
+
+@contextmanager
+def lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold ``folder``; others wait ``patience`` seconds for it.
+
+    Raises:
+        Busy: another process holds it; its owner is named.
+        StorageError: the directory cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a+")
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written ({os.strerror(error.errno or 0)})") from error
+    with file:
+        until = time.monotonic() + patience
+        while (taken := _take(file)) is False:
+            if time.monotonic() > until:
+                file.seek(0)
+                raise _busy(folder, file.read().strip())
+            time.sleep(0.05)
+        if taken is None:
+            with _instead(folder, until):
+                yield
+            return
+        file.truncate(0)
+        file.write(owner())
+        file.flush()
+        yield
+
+
+def holder(folder: Path) -> str | None:
+    """Who holds ``folder`` at this moment; None if nobody does."""
+    try:
+        file = open(folder / ".lock")
+    except OSError:
+        return None
+    with file:
+        taken = _take(file, shared=True)
+        if taken is False:
+            return file.read().strip() or "unknown"
+    if taken is None and (found := _owner_of(folder / INSTEAD)) is not None:
+        return str(found.get("owner") or "unknown")
+    return None
+
+
+def _busy(folder: Path, who: str) -> Busy:
+    return Busy(f"{folder}: another process is at work here ({who or 'unknown'})")
+
+
+def _take(file: Any, shared: bool = False) -> bool | None:
+    """Whether the kernel's lock is ours now; None where the file system has none."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        return True
+    except OSError as error:
+        return None if error.errno in NO_LOCKS else False
+
+
+@contextmanager
+def _instead(folder: Path, until: float) -> Iterator[None]:
+    """Hold ``folder`` by a file that only one process can create."""
+    path = folder / INSTEAD
+    mine = {"owner": owner(), "host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
+    mine["token"] = secrets.token_hex(8)
+    while True:
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            break
+        except FileExistsError:
+            if (other := _owner_of(path)) is None:
+                _put_away(path)
+            elif time.monotonic() > until:
+                raise _busy(folder, str(other.get("owner") or "")) from None
+            else:
+                time.sleep(0.05)
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be written ({os.strerror(error.errno or 0)})") from error
+    with os.fdopen(handle, "w") as file:
+        json.dump(mine, file)
+    done = threading.Event()
+    threading.Thread(target=_renew, args=(path, done), daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+        if _read(path).get("token") == mine["token"]:
+            path.unlink(missing_ok=True)
+
+
+def _owner_of(path: Path) -> dict | None:
+    """Who made the file and is at work, as far as can be told; None if nobody is."""
+    try:
+        age = time.time() - path.stat().st_mtime
+    except OSError:
+        return None
+    record = _read(path)
+    if record.get("host") == socket.gethostname():
+        pid = record.get("pid")
+        began = _began(pid) if isinstance(pid, int) else ""
+        return record if began is not None and began == record.get("began") else None
+    return record if age < (SILENT if "host" in record else WRITTEN) else None
+
+
+def _put_away(path: Path) -> None:
+    """Remove a file whose owner is gone; one that somebody has made in the meantime goes back."""
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    with contextlib.suppress(OSError):
+        os.rename(path, aside)
+        if _owner_of(aside) is not None:
+            os.link(aside, path)
+        aside.unlink()
+
+
+def _began(pid: int) -> str | None:
+    """When a process of this machine began, so that a number used again is not taken for it; None: gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return ""
+    except OSError:
+        return None
+    return ""
+
+
+def _read(path: Path) -> dict:
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _renew(path: Path, done: threading.Event) -> None:
+    while not done.wait(RENEWED):
+        with contextlib.suppress(OSError):
+            os.utime(path)
