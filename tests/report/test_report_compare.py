@@ -1,5 +1,6 @@
 """Cells, axes, pairs and what is said of them."""
 
+import json
 import math
 
 import matplotlib.colors
@@ -9,12 +10,13 @@ from scipy import stats
 from triptych.report.compare import compare
 from triptych.report.figures import forest
 from triptych.report.panels import colours
-from triptych.report.story import rows
+from triptych.report.render import write_report
+from triptych.report.story import rows, tell
 from triptych.report.style import PAPER
 from triptych.report.verdict import footnote, sentence, verdict
-from triptych.runs.read import read_runs
+from triptych.runs.read import read_run, read_runs
 
-from .fake_runs import TARGETS, failed, make_run, running, sweep
+from .fake_runs import TARGETS, failed, make_run, metrics, running, sweep
 
 
 def one(root):
@@ -228,3 +230,41 @@ def test_models_taken_up_seed_by_seed_are_seeds_and_of_one_seed_they_are_setting
     assert one(tmp_path / "a").axes == () and set(cell.runs) == {1, 2}
     (axis,) = one(tmp_path).axes
     assert axis.key == "trained" and "/runs/a_1" in axis.values
+
+
+def test_divergences_are_a_finding_in_table_banner_story_and_verdict(tmp_path):
+    for seed in (1, 2, 3, 4, 5):
+        make_run(tmp_path, "v", seed, 2.0 + 0.01 * seed)
+    for seed in (1, 2):
+        make_run(tmp_path, "x0", seed, 2.5 + 0.01 * seed)
+    for objective, seeds in (("x0", (3, 4, 5)), ("score", (1, 2, 3, 4, 5))):
+        for seed in seeds:
+            run = failed(tmp_path, objective, seed, f"diverged at step {seed}: the loss is not finite")
+            record = json.loads((run / "summary.json").read_text())
+            (run / "summary.json").write_text(json.dumps(record | {"status": "diverged", "step": seed}))
+    story = tell([tmp_path])
+    [comparison], [said] = story.comparisons, story.verdicts
+    cells = {cell.label: cell for cell in (*comparison.cells, *comparison.pending)}
+    assert (cells["v"].diverged, cells["x0"].diverged, cells["score"].diverged) == (0, 3, 5)
+    assert "x0 diverged with 3 of 5 seeds and score diverged with 5 of 5 seeds" in said.headline
+    assert "v beats x0" in said.headline
+    found = {row.label: row for row in rows(comparison)}
+    assert found["x0"].seeds == "2 (3 diverged)" and found["score"].verdict == "diverged"
+    assert story.complete and story.banner == "7 of 15 runs finished, 8 diverged"
+    assert not story.answer.startswith("So far")
+    report = write_report(tmp_path)
+    for page in (report.markdown, report.html):
+        assert "x0 diverged with 3 of 5 seeds" in page.read_text() and "at step 3" in page.read_text()
+
+
+def test_where_every_run_diverged_the_answer_says_so(tmp_path):
+    run = failed(tmp_path, "v", 1, "diverged at step 7: the loss is not finite")
+    record = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(record | {"status": "diverged", "step": 7}))
+    assert tell([tmp_path]).answer == "1 of 1 run diverged; no run has reported a test bound."
+
+
+def test_a_figure_that_is_not_finite_is_null_and_hides_no_other(tmp_path):
+    figures = metrics(2.0) | {"bpd_ode": {"mean": None, "stderr": None, "n": 64}}
+    read = read_run(make_run(tmp_path, "v", 1, 2.0, test=figures))
+    assert read.status == "finished" and read.bound == 2.0 and math.isnan(read.test["bpd_ode"].mean)

@@ -31,6 +31,11 @@ class Cell:
     runs: dict[int | None, Run]
     others: tuple[Run, ...] = ()
 
+    @property
+    def diverged(self) -> int:
+        """How many of its runs have diverged: a finding of their own, that no mean of the others tells."""
+        return sum(run.status == "diverged" for run in self.others)
+
     def values(self, split: str = "test", part: str = "") -> dict[int | None, float]:
         """The figure of each seed, in the unit of `measure`. `part`: "" the bound, "prior", "gap", ..."""
         key = part if part in ("entropy", "gap") else f"{self.measure}_{part}" if part else self.measure

@@ -67,7 +67,7 @@ def markdown(story: Story, picture: str | None) -> str:
     )
     broken = [run for run in story.runs if run.error]
     if broken:
-        lines += ["## Failed", ""]
+        lines += ["## Failed or diverged", ""]
         lines += [
             f"- {_safe(os.path.relpath(run.dir.resolve(), base))}: {_safe(run.error)}" for run in broken
         ] + [""]

@@ -25,7 +25,7 @@ BESIDE = {
     "ode": "by the ODE, its own items",
     "ode_bound": "bound of those items",
 }  # not the bound, and never in its place
-STATUSES = ("finished", "running", "interrupted", "failed", "unreadable")
+STATUSES = ("finished", "diverged", "running", "interrupted", "failed", "unreadable")
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Story:
 
     @property
     def complete(self) -> bool:
-        """Whether as many runs as expected have finished."""
-        return self.counts["finished"] >= self.expected
+        """Whether as many runs as expected have a result: finished, or diverged."""
+        return self.counts["finished"] + self.counts["diverged"] >= self.expected
 
     @property
     def banner(self) -> str:
@@ -78,6 +78,8 @@ class Story:
     def answer(self) -> str:
         """The verdict in one sentence per comparison."""
         if not self.verdicts:
+            if lost := self.counts["diverged"]:
+                return f"{lost} of {count(self.expected, 'run')} diverged; no run has reported a test bound."
             return "No run has reported a test bound yet."
         several = len(self.verdicts) > 1
         said = (
@@ -163,7 +165,11 @@ def rows(comparison: Comparison) -> list[Row]:
         done = _drawn(comparison)
     else:
         done = [_row(comparison, i, cell) for i, cell in enumerate(comparison.cells)]
-    return done + [Row(cell.label, _seeds(cell), {}, {}, "no result yet") for cell in comparison.pending]
+    return done + [Row(cell.label, _seeds(cell), {}, {}, _awaited(cell)) for cell in comparison.pending]
+
+
+def _awaited(cell: Cell) -> str:
+    return "diverged" if cell.diverged == len(cell.others) else "no result yet"
 
 
 def _row(comparison: Comparison, i: int, cell: Cell) -> Row:

@@ -23,7 +23,25 @@ class Verdict:
 
 
 def verdict(comparison: Comparison) -> Verdict:
-    """What these runs show, and no more."""
+    """What these runs show, and no more; that some diverged is a result, too."""
+    said, lost = _verdict(comparison), divergences(comparison)
+    return Verdict(f"{said.headline} {lost}", said.lines) if lost else said
+
+
+def divergences(comparison: Comparison) -> str:
+    """ "x0 diverged with 3 of 5 seeds: figures are of the others."; "" where none did."""
+    cells = [cell for cell in (*comparison.cells, *comparison.pending) if cell.diverged]
+    said = [
+        f"{cell.label} diverged with {cell.diverged} of {count(len(cell.runs) + len(cell.others), 'seed')}"
+        for cell in cells
+    ]
+    if not said:
+        return ""
+    rest = ": figures are of the others" if any(cell.runs for cell in cells) else ""
+    return f"{listed(said)}{rest}."
+
+
+def _verdict(comparison: Comparison) -> Verdict:
     if not comparison.cells:
         return Verdict("No run has reported a finite test bound yet.")
     if name := measures.deciding(comparison):

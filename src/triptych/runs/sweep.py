@@ -198,9 +198,8 @@ def write_report_or_say_why(root: Path, expected: int, show: bool = False) -> st
     except OSError as error:
         said = f"{root}: the report cannot be written ({error.strerror or error}); the runs' results are kept"
     except Exception as error:
-        said = (
-            f"{root}: the report cannot be written ({type(error).__name__}: {' '.join(str(error).split())})"
-        )
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        said = f"{root}: the report cannot be written ({what})"
     if show:
         try:
             print_table(root, report=report)
