@@ -236,7 +236,7 @@ def test_divergences_are_a_finding_in_table_banner_story_and_verdict(tmp_path):
     for seed in (1, 2, 3, 4, 5):
         make_run(tmp_path, "v", seed, 2.0 + 0.01 * seed)
     for seed in (1, 2):
-        make_run(tmp_path, "x0", seed, 2.5 + 0.01 * seed)
+        make_run(tmp_path, "x0", seed, 2.5 + 0.0101 * seed)
     for objective, seeds in (("x0", (3, 4, 5)), ("score", (1, 2, 3, 4, 5))):
         for seed in seeds:
             run = failed(tmp_path, objective, seed, f"diverged at step {seed}: the loss is not finite")

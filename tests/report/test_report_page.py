@@ -161,7 +161,9 @@ def test_while_a_sweep_goes_on(tmp_path):
     assert "6 of 15 runs finished, 1 running, 1 interrupted, 1 failed, 6 not started" in html
     assert report.verdict.startswith("So far: ") and "fit 120 of 800" in html
     assert (
-        "Failed runs" in html and "ValueError: &lt;b&gt;loss&lt;/b&gt; is nan" in html and "train.log" in html
+        "Runs that failed or diverged" in html
+        and "ValueError: &lt;b&gt;loss&lt;/b&gt; is nan" in html
+        and "train.log" in html
     )
     assert "0 (1 running, 1 interrupted): no result yet" in html
     (tmp_path / "sweep.json").write_text(

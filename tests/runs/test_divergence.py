@@ -1,6 +1,5 @@
 """A run that is not finite any more: stopped, recorded as diverged, counted by the report."""
 
-import csv
 import json
 import math
 import subprocess
@@ -11,8 +10,6 @@ import torch
 from tests.runs.commands import command, environment
 from triptych.errors import Diverged
 from triptych.models.diffusion import Diffusion
-from triptych.report.render import write_report
-from triptych.report.terminal import print_table
 from triptych.runs.checkpoints import read_checkpoint
 from triptych.runs.directory import RunDirectory
 from triptych.runs.execute import execute

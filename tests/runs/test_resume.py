@@ -159,3 +159,17 @@ def test_a_corrupted_summary_is_made_again(prepared):
     (run / "summary.json").write_text('{"schema": 1, "stat')
     assert run.status == "interrupted"
     assert execute(prepared())["test"] == first["test"]
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_latest_step_whatever_its_files_time(prepared):
+    """A clock that was set back, or a copy that gives all files its own time."""
+    run = prepared(*BASE)
+    execute(run)
+    last, best = run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt"
+    torch.save(read_checkpoint(last) | {"global_step": 2}, best)  # the best may be an early one
+    for early, late in ((last, best), (best, last)):
+        os.utime(early, (1e9, 1e9))
+        os.utime(late, (2e9, 2e9))
+        assert newest_readable(run.checkpoints()) == last
+    last.write_bytes(last.read_bytes()[:-100])
+    assert newest_readable(run.checkpoints()) == best

@@ -98,6 +98,47 @@ def test_a_read_only_directory(prepared, small, root):
     assert "Read-only file system" in done.stderr
 
 
+@pytest.mark.slow
+def test_a_read_only_disk_and_a_typed_command(small, root):
+    """One line and 74; what is finished there is shown."""
+    place = small("8m")
+    here = f"paths.log_dir={place}"
+    finished = command("-m", "name=s", "seed=1,2", here)
+    subprocess.run(finished, check=True, env=environment(root), capture_output=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    for line in (finished, command("-m", "name=t", "seed=1,2", here), command("name=n", here)):
+        done = subprocess.run(line, env=environment(root), capture_output=True, text=True)
+        said = done.stderr.splitlines()
+        assert done.returncode == 74 and len(said) == 1, done.stderr
+        assert said[0].startswith("error: ") and "Read-only file system" in said[0]
+        assert ("2 seeds" in done.stdout) == (line is finished), done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["a directory in its place", "full disk"])
+def test_an_unfinished_sweep_says_so_also_where_its_report_cannot_be_written(small, root, how):
+    """The exit code is the runs'; the report is one more line."""
+    place = small("8m")
+    line = command("-m", "name=s", "seed=1,2", f"paths.log_dir={place}")
+    subprocess.run(line, check=True, env=environment(root), capture_output=True)
+    [sweep] = (place / "sweeps").iterdir()
+    (sweep / "seed=2" / "summary.json").write_text('{"schema": 1, "status": "failed", "error": "it rained"}')
+    if how == "full disk":
+        for name in ("report.html", "report.md", "results.csv"):
+            (sweep / name).unlink()
+        fill(place, 8_000)
+    else:
+        (sweep / "report.html").unlink()
+        (sweep / "report.html").mkdir()
+    done = subprocess.run(line, env=environment(root), capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "the report cannot be written" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert "1 of 2 runs finished, 1 failed" in done.stdout
+    if how != "full disk":  # with all runs finished, the report alone fails nothing
+        again = subprocess.run([*line, "retry=true"], env=environment(root), capture_output=True, text=True)
+        assert again.returncode == 0 and "the report cannot be written" in again.stderr, again.stderr
+
+
 def test_data_that_is_broken_is_named_and_tried_again(prepared, root):
     """It is in memory while a run lasts; one that starts or goes on later says what is wrong."""
     images = folder_of_images(root, 8)
