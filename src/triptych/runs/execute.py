@@ -90,7 +90,8 @@ def execute(run: RunDirectory) -> dict:
                 raise
             raise reason from None
         finally:
-            peers.end()
+            if run.status != "finished":
+                peers.end()
 
 
 def _execute(run: RunDirectory, stop: Stop, stage: dict, peers: Peers | None) -> dict:
@@ -193,6 +194,8 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict, peers: Peers | None) ->
             run.write("summary.json", summary)
         ok = True
     finally:
+        if peers:
+            peers.needed_no_more()  # the others may be gone before the loggers are done
         close_loggers(loggers, ok)
     return summary
 
