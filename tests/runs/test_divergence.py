@@ -137,6 +137,7 @@ def test_strict_json_whatever_is_written(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_divergence_has_its_own_exit_code_alone_and_in_a_sweep(root):
     """A step size at which the weights leave the range of floats, in reality."""
     wild = "optimizer.lr=1e36,0.001"
@@ -159,7 +160,7 @@ def test_a_divergence_has_its_own_exit_code_alone_and_in_a_sweep(root):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_all_processes_agree_on_a_loss_that_only_one_has_seen(root):
     from tests.runs.hooks import hook
 

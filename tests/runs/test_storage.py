@@ -99,6 +99,7 @@ def test_a_read_only_directory(prepared, small, root):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_read_only_disk_and_a_typed_command(small, root):
     """One line and 74; what is finished there is shown."""
     place = small("8m")
@@ -115,6 +116,7 @@ def test_a_read_only_disk_and_a_typed_command(small, root):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("how", ["a directory in its place", "full disk"])
 def test_an_unfinished_sweep_says_so_also_where_its_report_cannot_be_written(small, root, how):
     """The exit code is the runs'; the report is one more line."""
