@@ -131,12 +131,14 @@ def strike(line, root, folder, moment: str, whom: str, delay: float, chance: ran
 def test_kills_leave_no_trace(root, processes):
     """All processes of a sweep, its first, or one of the run's; in the fit, anywhere, and in the report."""
     several = ["trainer=ddp_sim", f"trainer.devices={processes}"] if processes > 1 else []
-    whole, broken = (command("-m", f"name={name}", "seed=1", *several, *LONG) for name in ("whole", "broken"))
+    line, whole, broken = command("-m", "name=s", "seed=1", *several, *LONG), root / "whole", root / "broken"
+    whole.mkdir()
+    broken.mkdir()
     began = time.monotonic()
-    subprocess.run(whole, check=True, env=environment(root), capture_output=True)
+    subprocess.run(line, check=True, env=environment(whole), capture_output=True)
     took = time.monotonic() - began
-    [undisturbed] = (root / "logs" / "sweeps").glob("whole*/seed=1")
-    folder = undisturbed.parent.with_name(undisturbed.parent.name.replace("whole", "broken")) / "seed=1"
+    [undisturbed] = whole.glob("logs/sweeps/*/seed=1")
+    folder = broken / undisturbed.relative_to(whole)
     first = json.loads((undisturbed / "summary.json").read_text())
     chance = random.Random(processes)
     kills: list[tuple[str, str, int]] = []
@@ -147,14 +149,14 @@ def test_kills_leave_no_trace(root, processes):
         moment = "report" if done >= 0.7 else "anywhere" if len(kills) % 4 == 3 else "fit"
         most = {"fit": 0.16 * first["seconds"]["fit"], "anywhere": took, "report": 0.1 * took}[moment]
         whom = chance.choice(["all", "one", "one", "sweep"])
-        stage = strike(broken, root, folder, moment, whom, chance.uniform(0.0, most), chance)
+        stage = strike(line, broken, folder, moment, whom, chance.uniform(0.0, most), chance)
         assert RunDirectory(folder).status in ("new", "interrupted", "finished"), kills
         if stage != "through":
             kills.append((stage, whom, last_step(folder)))
         if moment != "report" or chance.random() < 0.5:
             (folder / "summary.json").unlink(missing_ok=True)  # it was through: its end is done again
     assert len(kills) == KILLS, kills
-    done = subprocess.run(broken, capture_output=True, text=True, env=environment(root))
+    done = subprocess.run(line, capture_output=True, text=True, env=environment(broken))
     assert done.returncode == 0, done.stderr
     print(f"{processes} processes, killed in (stage, whom, last step):", kills, file=sys.stderr)
     assert len({step for stage, _, step in kills if stage == "fit"}) > min(3, KILLS // 4)
