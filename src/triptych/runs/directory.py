@@ -10,7 +10,6 @@ checkpoints/ averages/ samples/ wandb/ train.log
 
 import contextlib
 import errno
-import json
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
