@@ -108,3 +108,15 @@ def test_the_part_of_an_error_that_draws_make_is_shown(tmp_path):
 def test_figures_of_a_sweep_with_items(tmp_path):
     page = write_report(sweep(tmp_path, items=True)).html.read_text()
     assert "seconds of training" in page and "paired by seed and by item" in page
+
+
+def test_tweedies_curve_keeps_seeds_whose_levels_differ():
+    from triptych.report.curves import mean_over_seeds
+    from triptych.runs.read import Curve
+
+    # the same line log value = -gamma, measured at levels of its own by each seed
+    grids = [tuple(np.linspace(-8, 6, 15)), tuple(np.linspace(-7, 5, 9))]
+    curves = [Curve(g, tuple(np.exp(-np.array(g))), (float("nan"),) * len(g)) for g in grids]
+    gamma, mean, error = mean_over_seeds(curves)
+    assert gamma[0] == -7 and gamma[-1] == 5
+    assert np.allclose(mean, np.exp(-gamma)) and np.allclose(error, 0)

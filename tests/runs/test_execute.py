@@ -37,7 +37,7 @@ def test_the_directory_holds_what_it_promises(prepared):
 
 
 def test_density_data_report_nats_and_the_gap_to_the_truth(prepared):
-    # the bound has its draws controlled and the gap has not: enough of them, or their noise is what is compared
+    # the draws of the bound are controlled and those of the gap are not: few would differ by their noise
     run = prepared(
         *("experiment=ring", "trainer.max_steps=6", "trainer.val_check_interval=3", "samples.n=4"),
         "bound.repeats=16",

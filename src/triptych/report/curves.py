@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -192,13 +192,17 @@ def weights(comparison: Comparison, colours: Colours) -> Figure | None:
 
 
 def _mean_curve(cell: Cell) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """gamma, mean over all seeds, and its standard error (NaN for one seed).
+    """gamma, mean over all seeds, and its standard error (NaN for one seed)."""
+    return mean_over_seeds([run.noise_levels for run in cell.runs.values() if run.noise_levels])
+
+
+def mean_over_seeds(found: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """gamma, mean of the curves, and its standard error (NaN for one); None for none.
 
     Where seeds were measured at levels of their own (learned endpoints), each is read at as many common
     levels, over the range that all of them have, on a straight line between the logarithms of its
     neighbours.
     """
-    found = [run.noise_levels for run in cell.runs.values() if run.noise_levels]
     if not found:
         return None
     gamma = np.array(found[0].gamma)

@@ -7,26 +7,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from triptych.report.compare import Comparison
-from triptych.report.curves import GAMMA
+from triptych.report.curves import GAMMA, mean_over_seeds
 from triptych.report.figures import Colours
 from triptych.report.style import INK, MARKERS, axes, end_labels, inches, plain_log, shortened
-from triptych.runs.read import Curve
 
 
 def tweedie(comparison: Comparison, colours: Colours) -> Figure | None:
     """Squared error of the posterior mean against the true one, per dimension, by noise level."""
-    cells = {cell.label: _same([run.tweedie for run in cell.runs.values()]) for cell in comparison.cells}
-    cells = {label: found for label, found in cells.items() if found}
+    told = {c.label: [r.tweedie for r in c.runs.values() if r.tweedie] for c in comparison.cells}
+    cells = {label: curve for label, seeds in told.items() if (curve := mean_over_seeds(seeds))}
     # an oracle's error is rounding, decades below everything: it would flatten the others
-    means = {label: np.mean([c.value for c in found], axis=0) for label, found in cells.items()}
-    means = {label: mean for label, mean in means.items() if np.max(mean) > 1e-8}
+    means = {label: (gamma, mean) for label, (gamma, mean, _) in cells.items() if np.max(mean) > 1e-8}
     if not means:
         return None
     names = shortened(list(means))
     figure, ax = axes(5.6, 3.5, 0.78, inches(list(names.values())) + 0.4)
     ends = []
-    for label, mean in means.items():
-        gamma = cells[label][0].gamma
+    for label, (gamma, mean) in means.items():
         marker = MARKERS[list(colours).index(label) % len(MARKERS)]
         ax.plot(gamma, mean, color=colours[label], marker=marker, markersize=3, linewidth=1.6)
         ends.append((float(mean[-1]), names[label], colours[label]))
@@ -41,9 +38,3 @@ def tweedie(comparison: Comparison, colours: Colours) -> Figure | None:
     ax.set_ylim(ax.get_ylim())
     end_labels(ax, ends)
     return figure
-
-
-def _same(found: list[Curve | None]) -> list[Curve]:
-    """The curves there are, at the levels of the first."""
-    curves = [curve for curve in found if curve]
-    return [curve for curve in curves if curve.gamma == curves[0].gamma]
