@@ -146,8 +146,8 @@ def test_a_corrupt_image(door, root):
 
     images = root / "images"
     images.mkdir()
-    for i in range(8):
-        Image.new("L", (8, 8), 20 * i).save(images / f"{i}.png")
+    for i in range(40):
+        Image.new("L", (8, 8), 5 * i).save(images / f"{i}.png")
     (images / "5.png").write_bytes(b"not an image")
     result = door(
         "triptych.train",

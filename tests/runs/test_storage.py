@@ -143,7 +143,7 @@ def test_an_unfinished_sweep_says_so_also_where_its_report_cannot_be_written(sma
 
 def test_data_that_is_broken_is_named_and_tried_again(prepared, root):
     """It is in memory while a run lasts; one that starts or goes on later says what is wrong."""
-    images = folder_of_images(root, 8)
+    images = folder_of_images(root, 40)
     data = ("data=folder", f"data.root={images}", "data.size=8", "data.channels=1", "data.batch_size=4")
     run, broken = prepared(*data), images / "5.png"
     whole = broken.read_bytes()

@@ -15,14 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 
 Job = list[str]  # the overrides of one run
 
 
-class RoundsSweeper(BasicSweeper):
+class RoundsSweeper(Sweeper):
     """A grid sweep in one round, or in several.
 
     Args:
@@ -32,6 +35,10 @@ class RoundsSweeper(BasicSweeper):
         tuning_seeds: "101,102": of the trials; no seed of the grid.
     """
 
+    hydra_context: HydraContext
+    config: DictConfig
+    launcher: Launcher
+
     def __init__(
         self,
         max_batch_size: int | None = None,
@@ -39,9 +46,15 @@ class RoundsSweeper(BasicSweeper):
         tune: dict[str, str] | None = None,
         tuning_seeds: str | int | None = None,
     ):
-        super().__init__(max_batch_size, params)
+        self.max_batch_size, self.params = max_batch_size, dict(params or {})
         self.tune, self.tuning_seeds = dict(tune or {}), tuning_seeds
         self.launched = 0
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> Any:
         from triptych.door import one_line_errors
@@ -50,19 +63,23 @@ class RoundsSweeper(BasicSweeper):
             return self._sweep(arguments)
 
     def _sweep(self, arguments: list[str]) -> Any:
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
         from triptych.errors import UserError
         from triptych.runs.sweep import current
 
-        assert self.config is not None and self.hydra_context is not None
         root = Path(self.config.hydra.sweep.dir)
         root.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, root / "multirun.yaml")
         parsed = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(
             [f"{key}={value}" for key, value in self.params.items()] + arguments
         )
-        jobs = [list(job) for batch in self.split_arguments(parsed, None) for job in batch]
+        jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
         self.hook = current()
         until = self.config.get("until")
+        most = self.max_batch_size
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            raise UserError(f"hydra.sweeper.max_batch_size={most}: null or a whole number from 1 is accepted")
         if until and self.tune:
             raise UserError("until=decided: not for a sweep that tunes; until=null is accepted")
         if self.tune:
@@ -73,9 +90,9 @@ class RoundsSweeper(BasicSweeper):
 
     def _launch(self, jobs: Sequence[Job]) -> list[float | None]:
         """Bring these runs to their end; what each returned."""
-        assert self.launcher is not None
         found: list[float | None] = []
-        for batch in self.split_overrides_to_chunks(list(jobs), self.max_batch_size):
+        size = self.max_batch_size or len(jobs)
+        for batch in (jobs[i : i + size] for i in range(0, len(jobs), size)):
             self.validate_batch_is_legal(batch)
             results = self.launcher.launch(batch, initial_job_idx=self.launched)
             self.launched += len(batch)
@@ -85,7 +102,6 @@ class RoundsSweeper(BasicSweeper):
     # until decided ----------------------------------------------------------------------------------
 
     def _until_decided(self, jobs: list[Job]) -> None:
-        assert self.config is not None
         from triptych.report.sequential import decide
         from triptych.runs.rounds import seeds_after, settings_and_seeds
 

@@ -155,10 +155,12 @@ class BoundModel(pl.LightningModule):
         self._account(batch, self.val_repeats)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._account(batch, self.repeats, self.extra(batch))
+        self._account(batch, self.repeats, self.extra(batch), report=True)
 
-    def _account(self, batch: Batch, repeats: int, extra: dict[str, Tensor] | None = None) -> None:
-        """Average each item's bound over its draws, then count it once."""
+    def _account(
+        self, batch: Batch, repeats: int, extra: dict[str, Tensor] | None = None, report: bool = False
+    ) -> None:
+        """Average each item's bound over its draws, then count it once; in a report with the draws' error."""
         drawn = [self.elbo(batch, repeat, repeats) for repeat in range(repeats)]
         mean = Elbo(
             *(_mean([getattr(e, term) for e in drawn]) for term in ("prior", "reconstruction", "diffusion"))
@@ -171,7 +173,7 @@ class BoundModel(pl.LightningModule):
         if extra and "ode" in extra:  # paired: the bound of the very items that the ODE was solved for
             extra["ode_bound"] = torch.where(extra["ode"].isnan(), torch.nan, mean.total)
         variance = None
-        if self.trainer.testing:
+        if report:
             variance = self.draw_variance(batch, torch.stack([e.total for e in drawn]).double())
         self.accounting.update(mean, exact, gaps, extra, batch.index, variance)
 

@@ -104,7 +104,9 @@ class Classifier(BoundModel):
         t, eps = training_draw(self.shape, len(batch.x) * world, self.seed, step, rank, world)
         return self._cross_entropy(batch, t, eps)[0]
 
-    def _account(self, batch: Batch, repeats: int, extra: dict[str, Tensor] | None = None) -> None:
+    def _account(
+        self, batch: Batch, repeats: int, extra: dict[str, Tensor] | None = None, report: bool = False
+    ) -> None:
         drawn = []
         for repeat in range(repeats if self.noise else 1):
             draw = evaluation_draw(self.shape, batch.index.cpu(), self.seed, repeat, repeats)
