@@ -198,3 +198,20 @@ def test_a_tuned_sweep_by_its_command(root):
     found = [json.loads(p.read_text()) for p in record.parent.glob("*/summary.json")]
     assert len(found) == said["expected"] and all(s["status"] == "finished" for s in found)
     assert all(("test" in s) == (s["seed"] != 101) for s in found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sweep_until_decided_by_its_command(root):
+    line = command("-m", "objective=x0,v", "seed=1,2", "until=decided", "max_seeds=3", "name=apart")
+    done = subprocess.run(line, capture_output=True, text=True, env=environment(root), timeout=800)
+    assert done.returncode == 0, done.stderr
+    [record] = root.glob("logs/sweeps/*/sweep.json")
+    until = json.loads(record.read_text())["until"]
+    assert until["looks"] == 2 and until["look"] in (1, 2)
+    seeds = {json.loads(p.read_text())["seed"] for p in record.parent.glob("*/summary.json")}
+    assert seeds == ({1, 2} if until["look"] == 1 else {1, 2, 3})
+    stamps = {p: p.stat().st_mtime_ns for p in record.parent.glob("*/summary.json")}
+    again = subprocess.run(line, capture_output=True, text=True, env=environment(root), timeout=800)
+    assert again.returncode == 0, again.stderr
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
