@@ -10,7 +10,6 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -25,7 +24,7 @@ from triptych.runs.directory import PRUNE, RunDirectory
 from triptych.runs.prepare import prepare
 from triptych.runs.rounds import check_rounds
 from triptych.runs.strangers import OWN, check_run
-from triptych.runs.summary import failed, one_line
+from triptych.runs.summary import failed, figure, one_line
 
 register_resolvers()
 
@@ -114,10 +113,7 @@ def _metric(run: RunDirectory, name: str, trouble: str = "") -> float | None:
     """The sweeper's figure of a run; None, and a line, if it has come to no end."""
     if trouble:
         print(trouble, file=sys.stderr, flush=True)
-    value: Any = run.summary() or {}
-    for part in name.split("."):
-        value = value.get(part, {}) if isinstance(value, dict) else {}
-    return value if isinstance(value, float) else None
+    return figure(run.summary(), name)
 
 
 def _print_result(run: RunDirectory) -> None:

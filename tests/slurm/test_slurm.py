@@ -96,6 +96,47 @@ def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
     assert 0 < logs.count("interrupted at step") == executions(root / "logs") - 4, logs
 
 
+def test_a_cancelled_job_ends_the_wait_for_it_and_for_no_other(cluster, root):
+    """No accounting here. One of three jobs is cancelled at work, one in the queue; the third one counts."""
+    line = command(
+        "-m",
+        "hydra/launcher=slurm",
+        "hydra.launcher.partition=debug",
+        "hydra.launcher.timeout_min=5",
+        "hydra.launcher.cpus_per_task=1",
+        "name=s",
+        "seed=1,2,3",
+        *LONG,
+    )
+    sweep = subprocess.Popen(
+        line,
+        env=cluster.environment | environment(root),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        wait_for(lambda: any(step(p.parent) > 100 for p in root.glob("logs/sweeps/*/*1/progress.json")))
+        first, _, third = sorted(jobs(cluster))
+        assert jobs(cluster)[first] == "RUNNING" and jobs(cluster)[third] == "PENDING"
+        cluster.run("scancel", third)
+        cluster.run("scancel", first)
+        said, _ = sweep.communicate(timeout=240)
+    finally:
+        sweep.kill()
+    assert sweep.returncode == 1, said
+    [(name, summary)] = summaries(root / "logs").items()
+    assert name == "seed=2" and summary["status"] == "finished"
+    told = [row for row in said.splitlines() if "the same command goes on" in row]
+    what = "ended without a result (cancelled); the same command goes on with it"
+    assert sorted(told) == [f"seed=1: its SLURM job {first} {what}", f"seed=3: its SLURM job {third} {what}"]
+    assert "Traceback" not in said and "sacct" not in said, said
+    again = subprocess.run(line, env=cluster.environment | environment(root), capture_output=True, text=True)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert [s["status"] for s in summaries(root / "logs").values()] == ["finished"] * 3
+    assert executions(root / "logs") == 4
+
+
 def test_a_run_that_takes_longer_than_its_time_limit_is_taken_up_again(cluster, root):
     """A limit of two minutes, in which the run cannot be through; SLURM itself sends the signal."""
     long = ["name=s", "seed=1", "trainer.max_steps=20000", "trainer.val_check_interval=1000"]

@@ -77,6 +77,14 @@ def one_line(summary: dict, split: str = "test") -> str:
     return f"{summary.get('status', 'no result')}: {summary.get('error', 'nothing recorded')}"
 
 
+def figure(summary: dict | None, name: str) -> float | None:
+    """A figure by its path, as in ``val.bpd.mean``; None if it is not there."""
+    value: Any = summary or {}
+    for part in name.split("."):
+        value = value.get(part, {}) if isinstance(value, dict) else {}
+    return value if isinstance(value, float) else None
+
+
 def to_json(value: Any) -> str:
     """Strict JSON, which has no word for what is not finite: null."""
     return json.dumps(_strict(value), indent=1, sort_keys=False, allow_nan=False) + "\n"

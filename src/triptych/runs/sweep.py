@@ -30,7 +30,7 @@ from triptych.runs.directory import ENDED, RunDirectory
 from triptych.runs.plain import load
 from triptych.runs.provenance import command
 from triptych.runs.rounds import check_rounds
-from triptych.runs.summary import UNITS
+from triptych.runs.summary import UNITS, figure
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
 
@@ -116,6 +116,10 @@ class SweepHook(Callback):
         at_once = config.hydra.launcher.get("n_jobs") or 1
         os.environ["TRIPTYCH_THREADS"] = str(max(1, cores() // at_once) if at_once > 0 else 1)
         os.environ[processes.SWEEP] = str(os.getpid())
+        if _on_slurm(config):
+            from triptych.runs.slurm import watch_queue
+
+            watch_queue(config.hydra.launcher, self.job_without_result)
         self.monitor.start()
         atexit.register(self.monitor.stop)  # after Ctrl-C too: the terminal is left as it was
 
@@ -156,6 +160,18 @@ class SweepHook(Callback):
     def runs(self) -> list[RunDirectory]:
         """Of the cells that are known beforehand."""
         return [RunDirectory(self.root / cell) for cell in self.cells]
+
+    def job_without_result(self, job: str, overrides: Sequence[str], state: str) -> float | None:
+        """Say that a SLURM job ended before its run did, as by ``scancel``; what the run has to return."""
+        run = RunDirectory(self.root / self.cell(overrides))
+        if run.status not in ENDED:
+            print(
+                f"{run.path.name}: its SLURM job {job} ended without a result ({state}); "
+                "the same command goes on with it",
+                file=sys.stderr,
+                flush=True,
+            )
+        return figure(run.summary(), self.config.optimized_metric)
 
     def _begin(self) -> None:
         """StorageError where nothing can be written; what is finished there is shown all the same."""
@@ -214,8 +230,12 @@ def _check_allocation(config: DictConfig) -> None:
     """A SLURM job's tasks are asked for once for the whole sweep, and must be the trainer's processes."""
     fixed = {"trainer", "trainer.devices", "trainer.num_nodes"}
     swept = {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)} & fixed
-    if swept and str(config.hydra.launcher._target_).endswith("SlurmLauncher"):
+    if swept and _on_slurm(config):
         raise UserError(f"{min(swept)}: cannot vary within a SLURM sweep; a sweep for each value is accepted")
+
+
+def _on_slurm(config: DictConfig) -> bool:
+    return str(config.hydra.launcher._target_).endswith("SlurmLauncher")
 
 
 def _check_ray(config: DictConfig) -> None:
