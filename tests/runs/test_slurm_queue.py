@@ -7,6 +7,7 @@ import pytest
 from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.slurm.slurm import SlurmJob
 
+from triptych.errors import StorageError
 from triptych.runs import slurm
 
 # as SLURM 24.11 prints it for -o "%i %T"; the header is a multi-cluster's
@@ -91,7 +92,7 @@ def test_the_wait_for_a_cancelled_job_ends_with_an_outcome(submitted):
     assert first.done() and not second.done()
     assert [result.return_value for result in first.results()] == [1.25, 1.25]
     assert submitted.told == [("7_0", ["seed=0"], "cancelled")]
-    submitted.queue = None  # SLURM does not answer: nothing is known, and time does not count
+    submitted.queue = None  # SLURM does not answer: nothing is known
     for _ in range(5):
         SlurmJob.watcher.update()
     assert not second.done()
@@ -113,6 +114,23 @@ def test_a_task_that_has_written_its_result_keeps_it(submitted):
     for _ in range(3):
         SlurmJob.watcher.update()
     assert job.done() and kept.read_bytes() == b"its own"
+
+
+def test_on_a_full_disk_it_is_told_once_and_written_later(submitted, monkeypatch):
+    job, write = submitted.jobs[0], slurm.write_atomic
+    assert not job.done(force_check=True)
+    submitted.queue["7_0"] = "NODE_FAIL"
+
+    def full(path, data):
+        raise StorageError(f"{path}: cannot be written")
+
+    monkeypatch.setattr(slurm, "write_atomic", full)
+    for _ in range(4):
+        SlurmJob.watcher.update()
+    assert not job.done() and submitted.told == [("7_0", ["seed=0"], "node fail")]
+    monkeypatch.setattr(slurm, "write_atomic", write)
+    SlurmJob.watcher.update()
+    assert job.done() and len(submitted.told) == 1
 
 
 @pytest.mark.parametrize(

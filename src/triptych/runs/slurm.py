@@ -84,6 +84,7 @@ class QueueWatcher(SlurmInfoWatcher):
         super().__init__(delay_s=EVERY)
         self.folder, self.tasks, self.outcome = folder, tasks, outcome
         self.looks = Looks()
+        self._values: dict[str, Any] = {}  # of jobs without a result, what their runs return
 
     def update(self) -> None:
         """Look at the queue; what has ended is known to submitit after this."""
@@ -123,8 +124,9 @@ class QueueWatcher(SlurmInfoWatcher):
         if not missing:
             return
         overrides: list[str] = DelayedSubmission.load(missing[0].submitted_pickle).args[0]
-        value = self.outcome(job, overrides, state)
-        result = JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=value)
+        if job not in self._values:  # told once, however often the writing fails
+            self._values[job] = self.outcome(job, overrides, state)
+        result = JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=self._values[job])
         for paths in missing:
             write_atomic(paths.result_pickle, cloudpickle.dumps(("success", result)))
 
