@@ -74,7 +74,7 @@ def test_words_say_the_budget_the_choices_and_the_edges(runs):
     moved = change(
         read_tuning(SWEEP, runs), {EQUAL: [("v", 2.1), ("x0", 2.2)], BEST: [("x0", 2.0), ("v", 2.05)]}
     )
-    assert "becomes x0, v" in moved and "x0 by 0.200" in moved and "v by 0.050" in moved
+    assert "becomes x0, v" in moved and "x0 by −0.200" in moved and "v by −0.050" in moved
 
 
 def test_a_picture_is_drawn(runs):

@@ -110,14 +110,15 @@ def change(tuning: Tuning, orders: Mapping[str, Sequence[tuple[str, float]]]) ->
     if not all(orders.get(stage) for stage in (EQUAL, BEST)):
         return ""
     names = {stage: [name for name, _ in order] for stage, order in orders.items()}
-    gains = []
     equal = dict(orders[EQUAL])
-    for name, value in orders[BEST]:
-        if name in equal and abs(equal[name] - value) > 5e-4:
-            gains.append(f"{name} by {number(equal[name] - value)}")
+    moved = [
+        f"{name} by {number(value - equal[name], sign=True)}"
+        for name, value in orders[BEST]
+        if name in equal and abs(equal[name] - value) > 5e-4
+    ]
     said = f"From {EQUAL} to {BEST}, the order of the means "
     said += "stays the same" if names[EQUAL] == names[BEST] else f"becomes {', '.join(names[BEST])}"
-    said += f"; better are {listed(gains)}." if gains else "; no mean moves by more than 0.0005."
+    said += f"; {listed(moved)}." if moved else "; no mean moves by more than 0.0005."
     return said
 
 
@@ -129,7 +130,7 @@ def draw(tuning: Tuning, colours: Mapping[str, str]) -> Figure | None:
     log = len(tuning.keys) == 1 and all(v > 0 for v in numeric)
     at = dict(zip(tuning.points, numeric if log else [float(i) for i in range(len(numeric))], strict=True))
     right = inches(list(shortened([label(s) for s in tuning.best]).values())) + 0.45
-    figure, ax = axes(7.2, 3.7, 0.62, right)
+    figure, ax = axes(7.2, 3.7, 0.78, right)
     ends = []
     shown: list[float] = []
     for setting in tuning.best:
