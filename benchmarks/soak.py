@@ -31,7 +31,7 @@ def main() -> None:
     jobs = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     with tempfile.TemporaryDirectory() as root:
         seeds = ",".join(map(str, range(jobs)))
-        line = [sys.executable, "-m", "triptych.train", "-m", "hydra/launcher=local", "name=soak"]
+        line = [sys.executable, "-m", "triptych.cli.train", "-m", "hydra/launcher=local", "name=soak"]
         log = open(Path(root) / "output", "wb")
         environment = os.environ | {"TRIPTYCH_ROOT": root, "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen([*line, f"seed={seeds}", *TINY], stdout=log, stderr=log, env=environment)

@@ -9,7 +9,7 @@ import sys
 import torch
 
 from triptych.diffusion.decoder import GaussianDensity
-from triptych.diffusion.decompositions import Row, restricted, summarise, take_apart
+from triptych.tutorial.decompositions import Row, restricted, summarise, take_apart
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.noise import plain_noise
 from triptych.diffusion.process import VariancePreserving

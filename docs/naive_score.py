@@ -12,7 +12,7 @@ from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.sampler import AnnealedLangevin, Langevin
 from triptych.diffusion.schedule import Linear
-from triptych.diffusion.score_matching import denoising, explicit, implicit
+from triptych.tutorial.score_matching import denoising, explicit, implicit
 
 STEPS, BATCH = 1500, 256
 

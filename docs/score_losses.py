@@ -6,7 +6,7 @@ python docs/score_losses.py
 import torch
 
 from triptych.diffusion.mixture import GaussianMixture
-from triptych.diffusion.score_matching import (
+from triptych.tutorial.score_matching import (
     constants,
     denoising,
     explicit,

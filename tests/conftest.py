@@ -74,7 +74,7 @@ def prepared(root) -> Callable:
 
 @pytest.fixture
 def door(root) -> Callable:
-    """``door("triptych.train", "objective=v")``: a real command in a process of its own."""
+    """``door("triptych.cli.train", "objective=v")``: a real command in a process of its own."""
 
     def run(
         module: str, *arguments: str, timeout: float = 240, **environment: str

@@ -6,7 +6,7 @@ import torch
 from triptych.callbacks.gradients import Gradients
 from triptych.diffusion.objective import Objective
 from triptych.errors import UserError
-from triptych.runs.execute import execute
+from triptych.training.execute import execute
 
 
 def counted(norms: list[float], clip: float | None = None) -> Gradients:

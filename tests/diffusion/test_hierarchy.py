@@ -7,7 +7,6 @@ import torch
 
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.decoder import GaussianDensity
-from triptych.diffusion.decompositions import restricted, summarise, take_apart
 from triptych.diffusion.draws import Draw
 from triptych.diffusion.hierarchy import Hierarchy, importance_weighted
 from triptych.diffusion.mixture import GaussianMixture, Oracle
@@ -15,6 +14,7 @@ from triptych.diffusion.noise import evaluation_noise, plain_noise, training_noi
 from triptych.diffusion.normal import Normal
 from triptych.diffusion.process import VarianceExploding, VariancePreserving
 from triptych.diffusion.schedule import Linear
+from triptych.tutorial.decompositions import restricted, summarise, take_apart
 
 VP = VariancePreserving()
 SCHEDULE = Linear(-10, 8)

@@ -11,9 +11,9 @@ from triptych.diffusion.process import (
     VarianceExploding,
     VariancePreserving,
 )
-from triptych.diffusion.reprocess import Reprocessed
 from triptych.diffusion.sampler import DPMSolver
 from triptych.diffusion.schedule import Cosine, Linear
+from triptych.tutorial.reprocess import Reprocessed
 
 from .oracles import U, Wrong, lopsided, network, oracle
 

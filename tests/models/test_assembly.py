@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from triptych.errors import UserError
-from triptych.runs.execute import execute
+from triptych.training.execute import execute
 
 POINTS = "data=ring data.train_size=300 data.val_size=50 data.test_size=100".split()
 RING = [*POINTS, "denoiser=mlp", "denoiser.network.width=16", "denoiser.network.blocks=1"]
@@ -27,9 +27,9 @@ def figures(run) -> dict:
     ],
 )
 def test_a_vae_trains_samples_and_is_reopened(prepared, arguments, levels, unit):
-    from triptych.runs.account import account_split
-    from triptych.runs.reopen import reopen
-    from triptych.runs.trainer import build_trainer
+    from triptych.sampling.reopen import reopen
+    from triptych.training.account import account_split
+    from triptych.training.trainer import build_trainer
 
     run = prepared(*arguments)
     summary = execute(run)
@@ -124,8 +124,8 @@ def test_what_cannot_be_is_refused_in_one_line(prepared, arguments, words):
 def test_one_checkpoint_under_several_reverse_variances(prepared):
     from hydra import compose, initialize_config_dir
 
+    from triptych.cli.evaluate import evaluate
     from triptych.config.check import CONFIGS
-    from triptych.evaluate import evaluate
 
     run = prepared(*RING)
     execute(run)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from triptych.report import cli, terminal
+from triptych.cli import report as cli
+from triptych.report import terminal
 from triptych.report.render import write_report
 
 from .fake_runs import TARGETS, failed, make_run, metrics, running, sweep
@@ -260,7 +261,7 @@ def test_light_and_fast(tmp_path):
     root = sweep(tmp_path)
     code = (
         "import sys, time; start = time.process_time()\n"
-        "from triptych.report.cli import main\nmain(sys.argv[1:])\n"
+        "from triptych.cli.report import main\nmain(sys.argv[1:])\n"
         "heavy = {'torch', 'lightning', 'pytorch_lightning', 'scipy.stats', 'matplotlib.pyplot'}\n"
         "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\nprint('SECONDS', time.process_time() - start)"

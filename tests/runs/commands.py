@@ -11,7 +11,7 @@ def command(*arguments: str) -> list[str]:
     """``triptych-train`` on a tiny run, without W&B."""
     given = {a.split("=")[0] for a in arguments}
     tiny = [o for o in TINY if o.split("=")[0] not in given]
-    return [sys.executable, "-m", "triptych.train", *arguments, "logger=csv", *tiny]
+    return [sys.executable, "-m", "triptych.cli.train", *arguments, "logger=csv", *tiny]
 
 
 def environment(root: Path, **more: str) -> dict[str, str]:

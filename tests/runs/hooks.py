@@ -10,7 +10,7 @@ from importlib.abc import MetaPathFinder
 class After(MetaPathFinder):
     '''Runs the test's code as soon as the run is about to be executed.'''
     def find_spec(self, name, path=None, target=None):
-        if name == "triptych.runs.account":
+        if name == "triptych.training.account":
             sys.meta_path.remove(self)
             exec(compile(CODE, "hook", "exec"), {})
         return None

@@ -11,9 +11,9 @@ from tests.runs.test_data_changed import stopped
 from triptych.report.compare import compare
 from triptych.report.results import results_csv
 from triptych.runs import provenance, sources
-from triptych.runs.execute import execute
 from triptych.runs.read import read_runs
 from triptych.runs.sources import compare_code, source_files, versions, whole
+from triptych.training.execute import execute
 
 SOURCES = Path(triptych.__file__).parents[1]
 
@@ -24,7 +24,7 @@ def test_going_on_with_an_edited_copy_of_the_sources(prepared, monkeypatch, door
     shutil.copytree(SOURCES.parent / "configs", root / "copy" / "configs")
     edited = root / "copy" / "src" / "triptych" / "diffusion" / "objective.py"
     edited.write_text(edited.read_text() + "\n# other code\n")
-    done = door("triptych.train", f"resume={run.path}", PYTHONPATH=str(root / "copy" / "src"))
+    done = door("triptych.cli.train", f"resume={run.path}", PYTHONPATH=str(root / "copy" / "src"))
     assert done.returncode == 0, done.stderr
     line = "going on under other code (triptych/diffusion/objective.py) than before"
     assert done.stderr.splitlines().count(line) == 1

@@ -11,14 +11,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
+from triptych.cli.evaluate import evaluate
+from triptych.cli.sample import sample
 from triptych.config.check import CONFIGS
 from triptych.errors import Interrupted, UserError
-from triptych.evaluate import evaluate
 from triptych.models.diffusion import Diffusion
 from triptych.runs.checkpoints import read_checkpoint
 from triptych.runs.directory import RunDirectory
-from triptych.runs.execute import execute
-from triptych.sample import sample
+from triptych.training.execute import execute
 
 SMALL = ("data.size=8", "data.channels=1", "data.batch_size=8", "data.test_fraction=0.25", "bound.repeats=1")
 
@@ -70,7 +70,7 @@ def test_what_was_trained_on_never_judges(images, prepared, monkeypatch, door, h
         for file in sorted(images.iterdir()):
             file.rename(images / f"x{file.name}")
     if how == "resume by another process":
-        done = door("triptych.train", f"resume={run.path}")
+        done = door("triptych.cli.train", f"resume={run.path}")
         said = done.stderr
         assert done.returncode == 1 and "Traceback" not in said
     else:

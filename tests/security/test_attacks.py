@@ -31,14 +31,14 @@ def test_at_the_doors(door, root, config, which, kind):
     evil = put(config, "data", attacks(root)[kind])
     if which in ("evaluate", "sample"):
         path = save_checkpoint(root / "x.ckpt", evil)
-        result = door(f"triptych.{which}", f"ckpt={path}", timeout=60)
+        result = door(f"triptych.cli.{which}", f"ckpt={path}", timeout=60)
     elif which == "resume":
-        result = door("triptych.train", f"resume={save_run(root / 'theirs', evil)}", timeout=60)
+        result = door("triptych.cli.train", f"resume={save_run(root / 'theirs', evil)}", timeout=60)
         assert sorted(os.listdir(root / "theirs")) == ["config.yaml", "provenance.json"]
     else:
         theirs = save_run(root / "theirs", evil, "finished")
         save_checkpoint(theirs / "checkpoints" / "last.ckpt", evil)
-        result = door("triptych.train", f"trained={theirs}", "logger=csv", timeout=60)
+        result = door("triptych.cli.train", f"trained={theirs}", "logger=csv", timeout=60)
     refused_in_one_line(
         result, "data", "_target_=triptych.runs.", "not a class that a configuration may name"
     )
@@ -59,7 +59,7 @@ GUIDES = {
 @pytest.mark.parametrize("which", GUIDES)
 def test_a_guide_or_a_classifier(prepared, root, which, kind):
     """As the job's process opens them; the attack lies in what the guide itself is built of."""
-    from triptych.runs.execute import execute
+    from triptych.training.execute import execute
 
     keys = GUIDES[which]
     config = configuration(data=keys[:2])
@@ -154,9 +154,9 @@ def test_references_are_not_resolved(door, root, config, monkeypatch):
     evil = put(config, "data.root", "${oc.env:SECRET}")
     path = save_checkpoint(root / "x.ckpt", evil)
     for arguments in (
-        ["triptych.evaluate", f"ckpt={path}"],
-        ["triptych.train", f"resume={save_run(root / 'a', evil)}"],
-        ["triptych.train", f"trained={save_run(root / 'b', evil, 'finished')}"],
+        ["triptych.cli.evaluate", f"ckpt={path}"],
+        ["triptych.cli.train", f"resume={save_run(root / 'a', evil)}"],
+        ["triptych.cli.train", f"trained={save_run(root / 'b', evil, 'finished')}"],
     ):
         result = door(*arguments, timeout=60)
         refused_in_one_line(result, "data.root", "a reference")
@@ -176,9 +176,9 @@ def test_nothing_is_downloaded_to_where_a_stranger_says(root, config, which, mon
     from torchvision import datasets
 
     from triptych.runs.directory import RunDirectory
-    from triptych.runs.execute import execute
-    from triptych.runs.reopen import reopen
     from triptych.runs.strangers import OWN
+    from triptych.sampling.reopen import reopen
+    from triptych.training.execute import execute
 
     monkeypatch.delenv(OWN, raising=False)
     asked = []
@@ -209,7 +209,7 @@ def test_a_link_that_leads_out_of_a_run(door, root, config):
     mine.write_text("precious")
     for name in (".lock", "train.log", "samples"):
         (theirs / name).symlink_to(mine)
-        result = door("triptych.train", f"resume={theirs}", timeout=60)
+        result = door("triptych.cli.train", f"resume={theirs}", timeout=60)
         refused_in_one_line(result, f"theirs/{name}", "leads out of the run's directory")
         (theirs / name).unlink()
     assert mine.read_text() == "precious"
@@ -228,7 +228,7 @@ def test_a_finished_runs_checkpoint_is_its_own(root, config):
 
 @pytest.mark.parametrize("missing", ["data", "model", "bound", "threads", "objective"])
 def test_a_configuration_that_is_none(root, config, missing):
-    from triptych.runs.reopen import reopen
+    from triptych.sampling.reopen import reopen
 
     for value in (None, "x", 3, [], {"a": 1}):
         evil = put(config, missing, value)
@@ -239,7 +239,7 @@ def test_a_configuration_that_is_none(root, config, missing):
 
 def test_an_honest_checkpoint_is_opened(root, config):
     from triptych.models.assemble import build_data, build_model
-    from triptych.runs.reopen import reopen
+    from triptych.sampling.reopen import reopen
 
     state = build_model(config, build_data(config)).state_dict()
     opened = reopen(str(save_checkpoint(root / "x.ckpt", config, state)), weights="raw")
@@ -308,9 +308,9 @@ def test_an_honest_file_under_watch(root, config, which):
     theirs = save_run(root / "theirs", config)
     path = save_checkpoint(root / "x.ckpt", config, state)
     arguments = {
-        "evaluate": ["triptych.evaluate", f"ckpt={path}", f"out={theirs}/figures.json"],
-        "sample": ["triptych.sample", f"ckpt={path}", "n=4", "sampler.steps=2", f"out={theirs}/samples"],
-        "resume": ["triptych.train", f"resume={theirs}"],
+        "evaluate": ["triptych.cli.evaluate", f"ckpt={path}", f"out={theirs}/figures.json"],
+        "sample": ["triptych.cli.sample", f"ckpt={path}", "n=4", "sampler.steps=2", f"out={theirs}/samples"],
+        "resume": ["triptych.cli.train", f"resume={theirs}"],
     }[which]
     result = subprocess.run(
         [sys.executable, "-B", Path(__file__).with_name("watch.py"), theirs, root / "log", *arguments],

@@ -57,7 +57,7 @@ class RoundsSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from triptych.door import one_line_errors
+        from triptych.runs.exits import one_line_errors
 
         with one_line_errors():
             return self._sweep(arguments)
@@ -66,7 +66,7 @@ class RoundsSweeper(Sweeper):
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         from triptych.errors import UserError
-        from triptych.runs.sweep import current
+        from triptych.sweeps.sweep import current
 
         root = Path(self.config.hydra.sweep.dir)
         root.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ class RoundsSweeper(Sweeper):
 
     def _until_decided(self, jobs: list[Job]) -> None:
         from triptych.report.sequential import decide
-        from triptych.runs.rounds import seeds_after, settings_and_seeds
+        from triptych.sweeps.rounds import seeds_after, settings_and_seeds
 
         settings, seeds = settings_and_seeds(jobs)
         rounds = seeds_after(seeds, self.config.max_seeds)
@@ -126,7 +126,7 @@ class RoundsSweeper(Sweeper):
 
     def _tuned(self, jobs: list[Job]) -> None:
         from triptych.errors import UserError
-        from triptych.runs.rounds import Trial, choose, names, settings_and_seeds, values_of
+        from triptych.sweeps.rounds import Trial, choose, names, settings_and_seeds, values_of
 
         settings, seeds = settings_and_seeds(jobs)
         tuning_seeds = [int(seed) for seed in values_of(self.tuning_seeds)]

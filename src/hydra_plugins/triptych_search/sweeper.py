@@ -62,9 +62,9 @@ class OptunaSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         from importlib.util import find_spec
 
-        from triptych.door import one_line_errors
         from triptych.errors import UserError
         from triptych.runs.directory import RunDirectory
+        from triptych.runs.exits import one_line_errors
 
         with one_line_errors():
             if find_spec("optuna") is None:

@@ -10,11 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from triptych.callbacks.lengths import exponent, half_life_beta, power_beta
 from triptych.runs.directory import write_atomic
-
-SNAPSHOTS = "averages"  # folder of a run's directory
-POWER = "sigma_rel_"
+from triptych.runs.lengths import POWER, SNAPSHOTS, exponent, half_life_beta, power_beta
 
 
 class EMA(pl.Callback):

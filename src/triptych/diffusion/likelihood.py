@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .dequantisation import dequantise
 from .draws import mix
-from .entropy import dequantise
 from .flow import Flow
 from .process import expand
 from .schedule import Schedule

@@ -14,7 +14,7 @@ from triptych.diffusion.control import ITEMS, Control, lattice_variance
 from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.denoiser import Denoiser
 from triptych.diffusion.draws import Draw, evaluation_draw, evaluation_times, mix, training_draw
-from triptych.diffusion.excess import excess_gap
+from triptych.diffusion.gap import excess_gap
 from triptych.diffusion.label_dropout import drop_labels
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.likelihood import Likelihood

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from triptych.report import curves, draw_measures, figures, hierarchy, measures, tweedie
+from triptych.report import curves, draw_measures, figures, hierarchy, measures, posterior_mean
 from triptych.report.compare import Comparison
 from triptych.report.style import colour, styled, to_png, to_svg
 from triptych.report.tuning import Tuning
@@ -105,7 +105,7 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
         "Tweedie: posterior mean against the truth",
         "How far the mean that follows from the model's score is from the true posterior mean, at each noise "
         "level; dashed, the posterior's own variance, which no model removes.",
-        (tweedie.tweedie,),
+        (posterior_mean.posterior_mean,),
     ),
     (
         "Validation bound during training",

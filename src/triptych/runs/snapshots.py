@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from triptych.callbacks.ema import POWER, SNAPSHOTS
-from triptych.callbacks.lengths import combination, exponent
 from triptych.errors import UserError
 from triptych.runs.archive import go_through
+from triptych.runs.lengths import POWER, SNAPSHOTS, combination, exponent
 
 
 def reconstruct(run: Path | None, step: int, weights: str, accepted: Sequence[str]) -> dict[str, Tensor]:

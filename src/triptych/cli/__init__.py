@@ -1,0 +1,1 @@
+"""The commands: thin, and no torch until a run starts."""

@@ -1,0 +1,168 @@
+"""Train one run, or sweep over many: ``triptych-train [-m] [overrides]``, ``triptych-train resume=DIR``.
+
+The door composes, checks and records a run's directory; a process of its own then executes what the
+directory records, so every run, single or one of a sweep, resumed or requeued, takes the same path.
+Only Hydra is imported until then.
+"""
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from triptych.cli.quoting import quote_paths
+from triptych.config.check import CONFIGS, check_keys
+from triptych.config.names import register_resolvers
+from triptych.errors import Busy, StorageError, UserError
+from triptych.runs import processes
+from triptych.runs.directory import PRUNE, RunDirectory
+from triptych.runs.exits import one_line_errors
+from triptych.runs.prepare import prepare
+from triptych.runs.strangers import OWN, check_run
+from triptych.runs.summary import failed, figure, one_line
+from triptych.sweeps.rounds import check_rounds
+
+register_resolvers()
+
+
+def train(directory: RunDirectory) -> dict:
+    """Execute the run that ``directory`` records, from the start or from its last checkpoint; its summary."""
+    # DDP's remark, once a process, that it looks for unused parameters; read when torch is imported
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from triptych.training.execute import execute
+
+    return execute(directory)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
+def compose_and_train(cfg: DictConfig) -> float | None:
+    """Hydra's task: prepare the directory, hand it to a process; the sweeper's metric in return."""
+    job = HydraConfig.get()
+    sweeping = not OmegaConf.is_missing(job.job, "num")
+    path = Path(job.runtime.output_dir)
+    try:
+        check_keys(cfg, job)  # type: ignore[arg-type]
+        if not sweeping:
+            check_rounds(cfg, sweeping=False, grid=False)
+        if processes.launch() and not cfg.name and not sweeping:
+            raise UserError("name=null: a name is needed here, so that all processes share one directory")
+        if processes.rank() == 0:
+            run = prepare(cfg, path, list(job.overrides.task), dict(job.runtime.choices))
+            processes.announce(run.path)
+        else:
+            run = RunDirectory(path)
+            processes.await_announcement(run.path)
+    except UserError as error:
+        _refuse(path, list(job.overrides.task), error, sweeping)
+        return None
+    if run.status == "finished":
+        if not sweeping and processes.rank() == 0:
+            print("finished before")
+            _print_result(run)
+        return _metric(run, cfg.optimized_metric)
+    os.environ[OWN] = str(run.path)  # and no stranger's
+    command = [sys.executable, "-m", "triptych.cli.train", f"resume={run.path}"]
+    if not sweeping:
+        sys.stdout.flush()
+        os.execv(sys.executable, command)  # the same process goes on: signals and exit code are its own
+    if (holder := run.holder()) is not None and processes.rank() == 0:
+        return _metric(run, cfg.optimized_metric, f"{path.name}: {holder} is at work on it")
+    code = processes.run_child(command, run / "train.log")
+    if code >= 128 and not (run / PRUNE).exists():
+        processes.await_requeue()  # so that a job that SLURM takes back does not look like one that has ended
+    if processes.rank() != 0:
+        return None
+    said = _last_words(run, code)
+    if 0 < code < 128 and code not in (processes.BUSY, processes.STORAGE) and run.summary() is None:
+        run.write("summary.json", failed(run.provenance(), "build", said))  # it ended before it could say why
+    quiet = run.status in ("failed", "diverged") or (run / PRUNE).exists()
+    trouble = f"{path.name}: {said}" if code and not quiet else ""
+    return _metric(run, cfg.optimized_metric, trouble)
+
+
+def _last_words(run: RunDirectory, code: int) -> str:
+    """Why a job's process ended, as far as it said so."""
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    try:
+        lines = (run / "train.log").read_text(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
+
+
+def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) -> None:
+    """A single run ends here; in a sweep it is recorded and the others go on. What was there stays."""
+    if not sweeping:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()  # Hydra made it before anything was known
+        with one_line_errors():  # here and not further up, where Hydra would add lines of its own
+            raise error
+    run = RunDirectory(path)
+    if run.status == "new" and not isinstance(error, Busy | StorageError):  # those two say nothing of the run
+        with suppress(StorageError):
+            run.write("summary.json", failed({"overrides": overrides}, "build", str(error)))
+    print(f"error: {path.name}: {error}", file=sys.stderr, flush=True)
+
+
+def _metric(run: RunDirectory, name: str, trouble: str = "") -> float | None:
+    """The sweeper's figure of a run; None, and a line, if it has come to no end."""
+    if trouble:
+        print(trouble, file=sys.stderr, flush=True)
+    return figure(run.summary(), name)
+
+
+def _print_result(run: RunDirectory) -> None:
+    print(one_line(run.summary() or {}))
+    print(f"run: {run.path}")
+
+
+def main() -> None:
+    """The console script."""
+    sys.argv[1:] = quote_paths(
+        sys.argv[1:],
+        (
+            "data.root",
+            "guide",
+            "trained",
+            "guidance.classifier",
+            "guidance.weak",
+            "measures.classifier",
+            "paths.root_dir",
+            "paths.log_dir",
+            "paths.data_dir",
+        ),
+    )
+    with one_line_errors():
+        resume = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith("resume=")]
+        if resume:
+            if len(sys.argv) > 2:
+                raise UserError(f"resume={resume[0]}: takes no further arguments, the directory says it all")
+            processes.end_with_parent()
+            run = RunDirectory(resume[0])
+            check_run(run)  # before anything is written or imported: it may be no run, or a stranger's
+            if run.status != "finished":
+                try:
+                    train(run)
+                except Exception as error:
+                    if processes.rank() == 0:
+                        raise
+                    sys.exit(processes.exit_code(error))  # the first process tells
+            if processes.rank() == 0:
+                _print_result(run)
+            if "triptych.training.logging" in sys.modules:
+                sys.modules["triptych.training.logging"].leave()
+            return
+        compose_and_train()
+        from triptych.sweeps.sweep import exit_code
+
+        sys.exit(exit_code())
+
+
+if __name__ == "__main__":
+    main()

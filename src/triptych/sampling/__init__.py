@@ -1,0 +1,1 @@
+"""Models opened again: samples, guidance, pictures, measures."""

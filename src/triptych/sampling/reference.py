@@ -1,0 +1,116 @@
+"""What samples are measured against: fresh true points, or real images through a classifier's features."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triptych.data.base import DataModule
+from triptych.data.generated import Generated
+from triptych.diffusion import measures
+from triptych.diffusion.draws import mix
+from triptych.errors import UserError
+from triptych.models.classifier import Classifier
+from triptych.sampling.inception import open_inception, read
+
+PAIRS = 5  # of true sets, for the noise floor
+FEW = 3  # modes whose shares are told one by one
+
+
+class Points:
+    """True points, drawn afresh for every comparison.
+
+    Raises:
+        UserError: data that no formula draws.
+    """
+
+    def __init__(self, data: DataModule, n: int, seed: int):
+        if not isinstance(data, Generated):
+            raise UserError(
+                f"measures.n={n}: data {data.name} is neither images nor drawn by a formula; 0 is"
+            )
+        self.data, self.n, self.seed = data, n, seed
+        self.name = f"{n} fresh points of {data.name}"
+
+    def truth(self, stream: int) -> Tensor:
+        """n true points (n, d)."""
+        return self.data.draw(self.n, torch.Generator().manual_seed(mix(self.seed, 15, stream)))[0].float()
+
+    def compare(self, x: Tensor, asked: Tensor | None, repeat: int) -> dict[str, float]:
+        """Sliced Wasserstein, energy distance and, of a mixture, the share of each mode."""
+        return self._measure(x, self.truth(repeat))
+
+    def _measure(self, x: Tensor, true: Tensor) -> dict[str, float]:
+        found = {
+            "sliced_wasserstein": measures.sliced_wasserstein(x, true),
+            "energy_distance": measures.energy_distance(x, true),
+        }
+        if self.data.mixture is not None:
+            weights = self.data.mixture.weights
+            share = measures.mode_fractions(x, self.data.mixture)
+            found["mode_error"] = 0.5 * (share - weights).abs().sum().item()
+            if len(share) <= FEW:
+                found |= {f"mode_{k + 1}": s for k, s in enumerate(share.tolist())}
+        return found
+
+    def floor(self) -> dict[str, dict[str, float]]:
+        """Each measure between true sets."""
+        pairs = [(self.truth(1000 + 2 * i), self.truth(1001 + 2 * i)) for i in range(PAIRS)]
+        return _spread([self._measure(a, b) for a, b in pairs])
+
+
+class Images:
+    """Training images, through a classifier of clean ones, and for FID through InceptionV3 if it is given.
+
+    The floor is held-out images (validation and test) against the same reference: what a perfect sampler of
+    their number would reach.
+    """
+
+    def __init__(
+        self, data: DataModule, n: int, classifier: Classifier, seed: int, inception: str | None = None
+    ):
+        self.classifier, self.n = classifier, n
+        order = torch.randperm(len(data.splits["train"]), generator=torch.Generator().manual_seed(seed))[:n]
+        x = data.splits["train"].batch(order).x
+        self.features, _ = classifier.read(x)
+        self.inception = None if inception is None else open_inception(inception).to(classifier.device)
+        self.seen = None if self.inception is None else read(self.inception, x.to(classifier.device))
+        held = [data.splits[name] for name in ("val", "test") if len(data.splits[name])]
+        batches = [split.batch(torch.arange(min(len(split), n))) for split in held]
+        self.held = torch.cat([b.x for b in batches])
+        labels = [b.condition for b in batches]
+        self.held_labels = None if labels[0] is None else torch.cat(labels)  # type: ignore[arg-type]
+        self.name = f"{len(self.features)} training images of {data.name}"
+
+    def compare(self, x: Tensor, asked: Tensor | None, repeat: int) -> dict[str, float]:
+        """Frechet distance, precision, recall and, where classes were asked for, class accuracy."""
+        features, logits = self.classifier.read(x)
+        covered = measures.precision_recall(self.features, features)
+        found = {
+            "frechet_distance": measures.frechet_distance(self.features, features),
+            "precision": covered.precision,
+            "recall": covered.recall,
+        }
+        if self.inception is not None and self.seen is not None:
+            seen = read(self.inception, x.to(self.seen.device))
+            found["fid"] = measures.frechet_distance(self.seen, seen)
+        return found | ({} if asked is None else {"class_accuracy": measures.class_accuracy(logits, asked)})
+
+    def floor(self) -> dict[str, Any]:
+        """Each measure of held-out images, as many as there are up to n."""
+        found = []
+        for i in range(PAIRS):
+            order = torch.randperm(len(self.held), generator=torch.Generator().manual_seed(i))[: self.n]
+            asked = None if self.held_labels is None else self.held_labels[order]
+            found.append(self.compare(self.held[order], asked, 0))
+        return _spread(found) | {"n": min(len(self.held), self.n)}
+
+
+def _spread(found: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Median and range of each figure."""
+    pick: Callable[[str], list[float]] = lambda name: sorted(f[name] for f in found)  # noqa: E731
+    return {
+        name: {"median": pick(name)[len(found) // 2], "low": pick(name)[0], "high": pick(name)[-1]}
+        for name in found[0]
+    }

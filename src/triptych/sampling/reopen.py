@@ -1,0 +1,76 @@
+"""From a checkpoint alone back to the model and data that it was made with."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from triptych.config.build import check_targets
+from triptych.data.base import DataModule
+from triptych.data.fingerprint import fingerprint
+from triptych.errors import UserError
+from triptych.models.assemble import build_data, build_model
+from triptych.models.base import BoundModel
+from triptych.quiet import quiet
+from triptych.runs.changed import compare_data, say
+from triptych.runs.checkpoints import load_weights, read_checkpoint
+from triptych.runs.strangers import check_config
+from triptych.sampling.budget import Budget
+
+SLACK = 2**28  # bytes that a model may need beside what its checkpoint holds
+
+
+class Opened(NamedTuple):
+    """The resolved configuration of a run, its data and its model with the weights asked for."""
+
+    config: dict
+    data: DataModule
+    model: BoundModel
+
+
+def reopen(
+    ckpt: str,
+    weights: str | None = None,
+    data_root: str | None = None,
+    adjust: Callable[[dict], None] | None = None,
+    judged: Sequence[str] = (),
+) -> Opened:
+    """Rebuild what ``ckpt`` holds; ``adjust`` may change the configuration before anything is built.
+
+    The file may be a stranger's: docs/security.md. Data other than those the model was trained on are said in
+    one line on stderr.
+
+    Raises:
+        UserError: a checkpoint that is missing, truncated or foreign, or names what may not be built; data
+            that is not where it was, or of which an item of a split in ``judged`` is one that the model was
+            trained on.
+    """
+    checkpoint = read_checkpoint(Path(ckpt))
+    config = check_config(checkpoint["triptych"]["config"], f"ckpt={ckpt}")
+    if data_root is not None:
+        if "root" not in config["data"]:
+            raise UserError(
+                f"data_root={data_root}: {config['data']['_target_']} lies in no folder; null is accepted"
+            )
+        config["data"]["root"] = data_root
+    try:
+        if adjust is not None:
+            adjust(config)
+        check_targets(config)
+        quiet()
+        torch.set_num_threads(config["threads"])  # sums in another order would differ in the last digit
+        data = build_data(config, download=False)
+        accepted = "the data as they were are accepted"
+        seen = checkpoint["triptych"].get("data")
+        changed = compare_data(fingerprint(data), seen, judged, accepted)
+        say(None, changed.replace("data:", f"{ckpt}: data:", 1))
+        with Budget(2 * Path(ckpt).stat().st_size + SLACK):
+            model = build_model(config, data)
+        load_weights(model, checkpoint, weights or config["weights"], Path(ckpt).absolute().parents[1])
+    except UserError:
+        raise
+    except Exception as error:  # a configuration of another shape raises whatever its readers raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(f"ckpt={ckpt}: its model cannot be built ({reason})") from error
+    return Opened(config, data, model.eval())

@@ -1,0 +1,368 @@
+"""A sweep: its directory, its live table while it runs, its report at the end.
+
+Works from the parent process alone, by looking at the runs' directories: the same for every launcher.
+"""
+
+import atexit
+import json
+import math
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, open_dict
+
+from triptych.config.check import check_keys
+from triptych.config.names import cores, grid_keys, shared_overrides, slug, sweep_name
+from triptych.errors import StorageError, UserError
+from triptych.runs import processes
+from triptych.runs.directory import ENDED, RunDirectory
+from triptych.runs.exits import one_line_errors
+from triptych.runs.plain import load
+from triptych.runs.provenance import command
+from triptych.runs.summary import UNITS, figure
+from triptych.sweeps.rounds import check_rounds
+
+_hooks: list["SweepHook"] = []  # of this process's sweep
+
+
+def exit_code() -> int:
+    """Of this process's sweep, by its runs and nothing else: how each ended is in its own directory.
+
+    0: all are finished; 3: the others diverged; 75: others are at work on the rest; 1: one failed or came to
+    no end.
+    """
+    ended = {end for hook in _hooks for end, _ in map(_end, hook.runs())}
+    for accepted, code in (
+        ({"finished"}, 0),
+        ({"finished", "diverged"}, processes.DIVERGED),
+        ({"finished", "diverged", "busy"}, processes.BUSY),
+    ):
+        if ended <= accepted:
+            return code
+    return 1
+
+
+def _end(run: RunDirectory) -> tuple[str, str | None]:
+    """Its status, or "busy" with the name of who is at work on it."""
+    if run.status in ENDED:
+        return run.status, None
+    holder = run.holder()
+    return ("busy" if holder else run.status), holder
+
+
+def current() -> "SweepHook":
+    """The hook of the sweep that this process runs."""
+    return _hooks[-1]
+
+
+@contextmanager
+def _no_sweep_after_an_error() -> Iterator[None]:
+    """Hydra turns a callback's exceptions into warnings and goes on; an exit it lets through."""
+    try:
+        with one_line_errors():
+            yield
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+class SweepHook(Callback):
+    """Hydra's callback around a multirun."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        with _no_sweep_after_an_error(), open_dict(config):
+            if processes.launch():
+                raise UserError(
+                    "-m: a sweep starts its processes itself; use trainer=ddp in it, not torchrun or srun"
+                )
+            check_keys(config, config.hydra)
+            check_rounds(config, sweeping=True, grid=_is_grid(config))
+            _check_allocation(config)
+            _check_ray(config)
+            given = [o for o in config.hydra.overrides.hydra if str(o).startswith("hydra.sweep.dir=")]
+            if not given:
+                # a literal override reaches every job on every launcher
+                root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
+                config.hydra.sweep.dir = str(root)
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{root}'")
+                # what all cells share stands in the sweep's name, so a cell's need not repeat it
+                naming = config.hydra.job.config.override_dirname
+                naming.exclude_keys = [*naming.exclude_keys, *shared_overrides(config)]
+                quoted = ",".join(f"'{key}'" for key in naming.exclude_keys)
+                config.hydra.overrides.hydra.append(
+                    f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]"
+                )
+        self.root = Path(config.hydra.sweep.dir)
+        self.cells = expected_cells(config)
+        self.config = config
+        self.before = load(self.root / "sweep.json") or {}
+        self.facts: dict[str, Any] = {"command": ["triptych-train", *command()[1:]]}
+        if config.get("equal_within") is not None:
+            self.facts["equal_within"] = config.equal_within
+        with _no_sweep_after_an_error():
+            self._begin()
+        _hooks.append(self)
+        self.monitor = Monitor(self.root, self.cells)
+        at_once = config.hydra.launcher.get("n_jobs") or 1
+        os.environ["TRIPTYCH_THREADS"] = str(max(1, cores() // at_once) if at_once > 0 else 1)
+        os.environ[processes.SWEEP] = str(os.getpid())
+        if _on_slurm(config):
+            from triptych.sweeps.slurm import watch_queue
+
+            watch_queue(config.hydra.launcher, self.job_without_result)
+        self.monitor.start()
+        atexit.register(self.monitor.stop)  # after Ctrl-C too: the terminal is left as it was
+
+    # for a sweeper that goes on from what its runs have shown ------------------------------------------
+
+    def record(self, **facts: Any) -> None:
+        """Keep facts of the sweep in ``sweep.json``, where the report finds them."""
+        self.facts |= facts
+        RunDirectory(self.root).write("sweep.json", self.facts)
+
+    def expect(self, jobs: Sequence[Sequence[str]], more: int = 0) -> None:
+        """Runs to come, by their overrides, and how many more there will be."""
+        new = [name for name in map(self.cell, jobs) if name not in self.cells]
+        self.cells.extend(dict.fromkeys(new))  # the same list that the monitor draws
+        self.record(expected=len(self.cells) + more)
+
+    def cell(self, overrides: Sequence[str]) -> str:
+        """The name of a run's directory."""
+        return cell_name(self.config, overrides)
+
+    def look(self, facts: dict[str, Any]) -> int:
+        """The look that an earlier start of this sweep had come to; 1 for a new one, or under other rules."""
+        until = self.before.get("until")
+        if not isinstance(until, dict) or {k: until.get(k) for k in facts} != facts:
+            return 1
+        return min(max(int(until.get("look") or 1), 1), facts["looks"])
+
+    def all_finished(self, jobs: Sequence[Sequence[str]]) -> bool:
+        """Whether each of these runs has come to a result."""
+        ends = {RunDirectory(self.root / self.cell(job)).status for job in jobs}
+        return ends <= {"finished", "diverged"}
+
+    def validation_bound(self, job: Sequence[str]) -> float:
+        """Of a finished run, infinite where it has none."""
+        figures = (RunDirectory(self.root / self.cell(job)).summary() or {}).get("val") or {}
+        return next((float(figures[unit]["mean"]) for unit in UNITS if unit in figures), math.inf)
+
+    def runs(self) -> list[RunDirectory]:
+        """Of the cells that are known beforehand."""
+        return [RunDirectory(self.root / cell) for cell in self.cells]
+
+    def job_without_result(self, job: str, overrides: Sequence[str], state: str) -> float | None:
+        """Say that a SLURM job ended before its run did, as by ``scancel``; what the run has to return."""
+        run = RunDirectory(self.root / self.cell(overrides))
+        if run.status not in ENDED:
+            print(
+                f"{run.path.name}: its SLURM job {job} ended without a result ({state}); "
+                "the same command goes on with it",
+                file=sys.stderr,
+                flush=True,
+            )
+        return figure(run.summary(), self.config.optimized_metric)
+
+    def _begin(self) -> None:
+        """StorageError where nothing can be written; what is finished there is shown all the same."""
+        try:
+            self.record(expected=len(self.cells))
+        except StorageError:
+            if self.cells and all(run.status == "finished" for run in self.runs()):
+                from triptych.report.terminal import print_table
+
+                print_table(self.root)
+            raise
+
+    def __getstate__(self) -> dict:
+        return {}  # launchers send the hook to their workers; a thread cannot go, and has no business there
+
+    def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
+        job_return.cfg = job_return.hydra_cfg = (
+            None  # the run's directory has it; a long sweep would keep all
+        )
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        self.monitor.stop()
+        for run in self.runs():
+            end, holder = _end(run)
+            if end not in ENDED:
+                print(f"{run.path.name}: {f'{holder} is at work on it' if holder else 'came to no end'}")
+        if said := write_report_or_say_why(self.root, len(self.cells), show=True):
+            print(f"error: {said}", file=sys.stderr)
+
+
+def write_report_or_say_why(root: Path, expected: int, show: bool = False) -> str:
+    """Write, and with ``show`` print, the report; one line if that cannot be done, else "".
+
+    What the runs have found does not depend on it, and so neither does a sweep's exit code.
+    """
+    from triptych.report.render import write_report
+    from triptych.report.terminal import print_table
+
+    report, said = None, ""
+    try:
+        report = write_report(root, expected=expected)
+    except OSError as error:
+        said = f"{root}: the report cannot be written ({error.strerror or error}); the runs' results are kept"
+    except Exception as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        said = f"{root}: the report cannot be written ({what})"
+    if show:
+        try:
+            print_table(root, report=report)
+        except Exception as error:
+            said = said or f"{root}: the report cannot be shown ({type(error).__name__}: {error})"
+    return said
+
+
+def _check_allocation(config: DictConfig) -> None:
+    """A SLURM job's tasks are asked for once for the whole sweep, and must be the trainer's processes."""
+    fixed = {"trainer", "trainer.devices", "trainer.num_nodes"}
+    swept = {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)} & fixed
+    if swept and _on_slurm(config):
+        raise UserError(f"{min(swept)}: cannot vary within a SLURM sweep; a sweep for each value is accepted")
+
+
+def _on_slurm(config: DictConfig) -> bool:
+    return str(config.hydra.launcher._target_).endswith("SlurmLauncher")
+
+
+def _check_ray(config: DictConfig) -> None:
+    """A cluster's address where nobody answers: Ray itself would try for minutes."""
+    launcher = config.hydra.launcher
+    if not str(launcher._target_).endswith("RayLauncher"):
+        return
+    address = launcher.ray.init.get("address")
+    host, colon, port = str(address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():  # auto, local, none
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+    except OSError as error:
+        raise UserError(
+            f"hydra.launcher.ray.init.address={address}: nobody answers there ({error.strerror or error}); "
+            "the address of a cluster that is up, auto or local is accepted"
+        ) from error
+
+
+def _is_grid(config: DictConfig) -> bool:
+    return str(config.hydra.sweeper._target_).endswith(("BasicSweeper", "RoundsSweeper"))
+
+
+def expected_cells(config: DictConfig) -> list[str]:
+    """Names of the directories that a grid sweep will make, in order; empty for adaptive sweepers."""
+    sweeper = config.hydra.sweeper
+    if not _is_grid(config) or sweeper.get("tune"):
+        return []
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    given = [f"{k}={v}" for k, v in (config.hydra.sweeper.params or {}).items()]
+    parsed = OverridesParser.create().parse_overrides(given + list(config.hydra.overrides.task))
+    return [cell_name(config, job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+
+
+def cell_name(config: DictConfig, overrides: Sequence[str]) -> str:
+    """The name of the directory of the job that has these overrides, as Hydra will make it."""
+    from hydra.core.utils import filter_overrides
+
+    hidden = set(config.hydra.job.config.override_dirname.exclude_keys)
+    shown = [o for o in filter_overrides(overrides) if o.lstrip("+~").split("=")[0] not in hidden]
+    return slug(",".join(sorted(shown)))
+
+
+class Monitor(threading.Thread):
+    """Draws where each run is, about once a second, and renews the report when another one has finished."""
+
+    def __init__(self, root: Path, cells: Sequence[str], every: float = 1.0):
+        super().__init__(daemon=True)
+        self.root, self.cells, self.every = root, cells, every
+        self._halt = threading.Event()
+        self._reported = -1
+
+    def run(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            return self._run_plain(console)
+        with Live(self.table(), console=console, refresh_per_second=2, transient=True) as live:
+            while not self._halt.wait(self.every):
+                live.update(self.table())
+                self._renew()
+
+    def _run_plain(self, console: Any) -> None:
+        """Without a terminal: a line whenever a run ends."""
+        told: set[str] = set()
+        while True:
+            halted = self._halt.wait(self.every)
+            for name in self.cells:
+                run = RunDirectory(self.root / name)
+                status = run.status
+                if name not in told and status in ENDED:
+                    from triptych.runs.summary import one_line
+
+                    told.add(name)
+                    console.print(
+                        f"[{len(told)}/{len(self.cells)}] {name}: {one_line(run.summary() or {})}",
+                        soft_wrap=True,
+                        markup=False,
+                        highlight=False,
+                    )
+            if halted:
+                return
+            self._renew()
+
+    def stop(self) -> None:
+        """End the drawing; returns when the thread is done."""
+        self._halt.set()
+        self.join()
+
+    def table(self) -> Any:
+        """A rich table: one row a run."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        from triptych.runs.summary import one_line
+
+        table = Table(box=None, padding=(0, 2), title=f"{self.root.name}", title_justify="left")
+        for column in ("run", "", ""):
+            table.add_column(column, no_wrap=True)
+        for name in self.cells:
+            run = RunDirectory(self.root / name)
+            status, progress = run.status, _progress(run)
+            if status in ENDED:
+                style = {"finished": "green", "diverged": "yellow"}.get(status, "red")
+                table.add_row(name, f"[{style}]{status}[/]", one_line(run.summary() or {})[:70])
+            elif progress is None:
+                table.add_row(f"[dim]{name}[/]", "[dim]waiting[/]", "")
+            else:
+                bar = ProgressBar(total=progress["max_steps"], completed=progress["step"], width=24)
+                alive = time.time() - progress["updated"] < 60
+                stage = progress["stage"] if alive else "stalled or interrupted"
+                table.add_row(name, bar, f"{stage} {progress['step']}/{progress['max_steps']}")
+        return table
+
+    def _renew(self) -> None:
+        done = sum(RunDirectory(self.root / name).status in ENDED for name in self.cells)
+        if done > max(self._reported, 0):
+            self._reported = done
+            write_report_or_say_why(self.root, len(self.cells))  # what is wrong is said at the end
+
+
+def _progress(run: RunDirectory) -> dict | None:
+    try:
+        return json.loads((run / "progress.json").read_text())
+    except (OSError, ValueError):
+        return None

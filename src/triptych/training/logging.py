@@ -1,0 +1,104 @@
+"""Loggers of a run: metrics.csv always, W&B as configured, closed properly whatever happened."""
+
+import netrc
+import os
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pytorch_lightning.loggers import Logger
+
+from triptych.config.build import build
+from triptych.config.nearest import nearest
+from triptych.errors import UserError
+from triptych.runs.directory import RunDirectory
+from triptych.runs.metrics import MetricsCsv
+from triptych.training.wandb_content import configuration, place
+from triptych.training.wandb_mirror import Mirror
+
+MODES = ("auto", "online", "offline", "disabled")
+OLD_NAMES = {"dryrun": "offline", "run": "online"}  # of modes, in WANDB_MODE
+KEYS = ("mode", "project", "entity", "group", "job_type", "tags", "notes", "save_code")
+RETIRED = ("_target_", "log_model")  # in directories of earlier versions
+_mirrors: list[Mirror] = []
+
+
+def build_loggers(config: dict, provenance: dict, run: RunDirectory) -> list[Logger]:
+    """metrics.csv, then whatever ``logger`` names: W&B by its own short form, others by their target."""
+    table = MetricsCsv(run / "metrics.csv")
+    loggers: list[Logger] = [table]
+    for name, node in (config["logger"] or {}).items():
+        if not node:
+            continue
+        if name != "wandb":
+            loggers.append(build(node, f"logger.{name}", save_dir=str(run.path)))
+        elif mirror := _wandb(dict(node), config, provenance, run, table):
+            loggers.append(mirror)
+            _mirrors.append(mirror)
+    return loggers
+
+
+def _wandb(node: dict, config: dict, provenance: dict, run: RunDirectory, table: MetricsCsv) -> Mirror | None:
+    """One W&B run per run directory, the same one when the run goes on: its id is the directory's."""
+    for key in node:
+        if key not in KEYS + RETIRED:
+            raise UserError(f"logger.wandb.{key}={node[key]!r}: no such key, {nearest(key, list(KEYS))}")
+    mode = node.get("mode", "auto")
+    if mode not in MODES:
+        raise UserError(f"logger.wandb.mode={mode}: one of {', '.join(MODES)} is accepted")
+    if mode == "auto":
+        asked = os.environ.get("WANDB_MODE", "")
+        asked = OLD_NAMES.get(asked, asked)
+        mode = asked if asked in MODES[1:] else "online" if _logged_in() else "offline"
+    if mode == "disabled":
+        return None
+    about = {k: node[k] for k in ("project", "entity", "notes", "save_code") if node.get(k) is not None}
+    about |= place(node, provenance, run) | {"id": provenance["id"]}
+    return Mirror(run, table, mode, about | {"config": configuration(config, provenance)})
+
+
+def _logged_in() -> bool:
+    """Whether W&B has a key to use, without asking it (that takes a network)."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        hosts = netrc.netrc(os.environ.get("NETRC") or Path.home() / ".netrc").hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+    names = ("wandb", "coreweave", urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname or "wandb")
+    return any(name in host for name in names for host in hosts)
+
+
+def take_up_rows(loggers: list[Logger], step: int) -> None:
+    """The run goes on from ``step``: rows up to it stand."""
+    for logger in loggers:
+        if isinstance(logger, MetricsCsv):
+            logger.keep_until(step)
+        elif isinstance(logger, Mirror):
+            logger.begin(step)
+
+
+def whereabouts(loggers: list[Logger]) -> dict[str, Any]:
+    """{"wandb": {"mode", "files", "sync"}}: where W&B's files lie and how to send them; {} without W&B."""
+    found = [logger.whereabouts() for logger in loggers if isinstance(logger, Mirror)]
+    return {"wandb": found[0]} if found and found[0] else {}
+
+
+def close_loggers(loggers: list[Logger], ok: bool) -> None:
+    """Finish each logger; W&B is told whether the run succeeded."""
+    for logger in loggers:
+        if isinstance(logger, MetricsCsv):
+            logger.flush()
+        elif isinstance(logger, Mirror):
+            logger.close(ok)
+        else:
+            logger.finalize("success" if ok else "failed")
+
+
+def leave(code: int = 0) -> None:
+    """End the process; without W&B's farewell, a traceback, where it has died before."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if any(mirror.lost for mirror in _mirrors):
+        os._exit(code)

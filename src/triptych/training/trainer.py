@@ -1,0 +1,96 @@
+"""Lightning's Trainer, as every run and evaluation uses it."""
+
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies.launchers import subprocess_script
+
+from triptych.config.build import build
+from triptych.config.names import cores
+from triptych.errors import UserError
+from triptych.runs.checkpoints import AtomicCheckpointIO
+from triptych.runs.directory import RunDirectory
+from triptych.training.peers import Peers
+
+LIGHTNINGS_OWN = subprocess_script._launch_process_observer
+SIMULATED = 8  # processes on a CPU with fewer cores: slow, but a way to see what several would do
+
+
+def _check_clip(clip: Any) -> None:
+    if clip is not None and (
+        isinstance(clip, bool) or not isinstance(clip, int | float) or not 0 < clip < math.inf
+    ):
+        raise UserError(f"trainer.gradient_clip_val={clip}: null or a number above 0 is accepted")
+
+
+def _check_shards(config: dict) -> None:
+    if config["callbacks"].get("ema"):
+        raise UserError(
+            "trainer.strategy=fsdp: a shard's average is not the network's; "
+            "callbacks.ema=null weights=raw is accepted"
+        )
+    if clip := config["trainer"]["gradient_clip_val"]:
+        raise UserError(
+            f"trainer.gradient_clip_val={clip}: a norm that lies in shards is not clipped; null is accepted"
+        )
+
+
+def check_shares(config: dict, trainer: pl.Trainer) -> None:
+    """Before there is more than one process: UserError if the batch has no equal part for each."""
+    size, world = config["data"]["batch_size"], trainer.world_size
+    if size % world:
+        raise UserError(f"data.batch_size={size}: a multiple of the {world} processes is accepted")
+
+
+def build_trainer(
+    config: dict,
+    run: RunDirectory | None,
+    callbacks: list,
+    loggers: list | bool,
+    peers: Peers | None = None,
+) -> pl.Trainer:
+    """Lightning's Trainer with what never varies; UserError for what the machine does not have."""
+    # its own watch kills all processes, the first one too, without a word of why
+    setattr(subprocess_script, "_launch_process_observer", peers.watch if peers else LIGHTNINGS_OWN)  # noqa: B010
+    node = dict(config["trainer"])
+    devices, accelerator = node["devices"], node["accelerator"]
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    most = max(cores(), SIMULATED)
+    if isinstance(devices, int) and on_cpu and not 1 <= devices <= most:
+        raise UserError(
+            f"trainer.devices={devices}: 1 to {most} is accepted on this machine's {cores()} CPU cores"
+        )
+    for key in ("val_check_interval", "accumulate_grad_batches"):
+        if not isinstance(node[key], int) or node[key] < 1:
+            raise UserError(f"trainer.{key}={node[key]}: a whole number from 1 is accepted")
+    node["val_check_interval"] *= node["accumulate_grad_batches"]  # ours counts steps, Lightning's batches
+    if config["trainer"]["max_steps"] < 1:
+        raise UserError(
+            f"trainer.max_steps={config['trainer']['max_steps']}: a whole number from 1 is accepted"
+        )
+    _check_clip(node["gradient_clip_val"])
+    if str(node["strategy"]).startswith("fsdp"):
+        _check_shards(config)
+    several = node["num_nodes"] > 1 or isinstance(devices, int) and devices > 1
+    if node["strategy"] == "ddp" or node["strategy"] == "auto" and several:
+        # DDP sorts its buckets anew after a start's first step, and where a number lies in a bucket decides
+        # the order in which three processes or more are summed: a resumed run would differ in the last digit.
+        # Looking for unused parameters forbids that; and free bits may leave some unused.
+        node["strategy"] = "ddp_find_unused_parameters_true"
+    return build(
+        node,
+        "trainer",
+        max_epochs=-1,  # one endless epoch: steps decide
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # our loaders know the processes, and pad nothing
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,  # ours keeps them
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(run.path) if run else None,
+    )

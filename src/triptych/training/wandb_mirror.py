@@ -1,0 +1,289 @@
+"""W&B as a mirror of metrics.csv, filled by a thread of its own: it can neither hold up a run nor end one.
+
+A row of W&B's history is a row of the table, under the same step. On resume, rows that W&B does not have are
+sent again from the table, which is exact over kills:
+
+offline   the new directory holds the whole history, and takes the place of those before it that nobody has
+          sent; if one was sent, it holds what comes after
+online    W&B says where its history ends, and gets what comes after
+"""
+
+import contextlib
+import importlib
+import os
+import queue
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers.logger import DummyExperiment
+from pytorch_lightning.utilities import rank_zero_only
+
+from triptych.runs.directory import RunDirectory
+from triptych.runs.metrics import MetricsCsv
+from triptych.runs.processes import rank
+from triptych.training.wandb_content import figures, panels
+from triptych.training.wandb_files import directories, discard, is_sent, last_step
+
+INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at first, and to take what is left at the end
+STEP = "trainer/global_step"
+BOUNDS = ("val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lowest is best
+LATE = 2  # Lightning logs a training step's row after the validation that follows it
+FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}
+# These make a temporary directory when they are imported.
+MAKERS = ("wandb", "wandb.sdk.artifacts.artifact", "wandb.sdk.data_types._private")
+_ours: set[str] = set()  # of these variables, those that a run of this process has set
+
+
+class Mirror(Logger):
+    """A Lightning logger that sends the rows of ``table`` to W&B, and to whom nothing else need be logged.
+
+    Args:
+        mode: "online" or "offline"; online becomes offline, with one line, where W&B does not answer.
+        about: arguments of ``wandb.init``.
+        every: seconds between two looks at the table.
+    """
+
+    def __init__(self, run: RunDirectory, table: MetricsCsv, mode: str, about: dict, every: float = 2.0):
+        super().__init__()
+        self.run, self.table, self.mode, self.about, self.every = run, table, mode, about, every
+        self.lost = False  # said once: W&B is done without
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._worker: threading.Thread | None = None
+        self._started = threading.Event()
+        self._wandb: Any = None  # W&B's run; the worker's alone, but for ``experiment``
+        self._first = 0  # W&B has the rows before this step
+        self._queued = -1
+        self._looked = 0.0
+        self._pictures: dict[int, dict[str, Path]] = {}
+
+    @property
+    def name(self) -> str:
+        return "wandb"
+
+    @property
+    def version(self) -> str:
+        return str(self.about.get("id", ""))
+
+    @property
+    def experiment(self) -> Any:
+        """W&B's run, for callbacks of your own; one that ignores everything where there is none."""
+        if self._worker is not None:
+            self._started.wait(INIT + FINISH)
+        return DummyExperiment() if self._wandb is None or self.lost else self._wandb
+
+    @property
+    def directory(self) -> Path | None:
+        """Where W&B keeps this run's files, once it has begun."""
+        return None if self._wandb is None else Path(self._wandb.settings.sync_dir)
+
+    # what Lightning calls ---------------------------------------------------------------------------
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The configuration is sent at the beginning."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """The table has them."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Lightning calls this at every row; the table is looked at now and then."""
+        if self._worker is not None and time.monotonic() - self._looked > self.every:
+            self._looked = time.monotonic()
+            self._send_rows(self.table.last - LATE)
+
+    # what the run calls -----------------------------------------------------------------------------
+
+    def log_picture(self, key: str, path: Path, step: int) -> None:
+        """A picture that goes with a step's row."""
+        self._pictures.setdefault(step, {})[key] = path
+
+    def begin(self, step: int) -> None:
+        """Start W&B, in the background, for a run that goes on from ``step``."""
+        if rank() != 0:
+            return
+        for path in (self.run / "samples").glob("step_*.png"):
+            drawn = path.stem.removeprefix("step_")
+            if drawn.isdigit() and int(drawn) <= step:
+                self.log_picture("samples", path, int(drawn))
+        self._worker = threading.Thread(target=self._work, name="wandb", daemon=True)
+        self._worker.start()
+        self._queue.put(self._start)
+        self._send_rows(self.table.last - LATE)
+        self._queue.put(self._discard_older)
+
+    def close(self, ok: bool) -> None:
+        """Send what is left; return when W&B has it, or when it has had its time.
+
+        Of a run that may go on the last steps are kept back: their rows are not complete.
+        """
+        if self._worker is None:
+            return
+        self._send_rows(max([self.table.last, *self._pictures]) if ok else self.table.last - LATE)
+        self._queue.put(lambda: self._finish(ok))
+        self._queue.put(None)
+        self._worker.join(INIT + FINISH + 10 if ok else 10)
+        if self._worker.is_alive():
+            self._lose("does not answer")
+        self._worker = None
+
+    def whereabouts(self) -> dict[str, str]:
+        """{"mode", "files", "sync"}: for ``summary.json``; {} where W&B has not begun."""
+        if self._worker is not None:
+            self._started.wait(INIT + FINISH)
+        if (directory := self.directory) is None:
+            return {}
+        files = os.path.relpath(directory, self.run.path)
+        return {"mode": self.mode, "files": files, "sync": f"wandb sync {directory}"}
+
+    # the worker's -----------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (task := self._queue.get()) is not None:
+            if self.lost:
+                continue
+            try:
+                task()
+            except BaseException as error:  # W&B raises what its broken pipe raises, under many names
+                self._lose(_line(error))
+            finally:
+                self._started.set()
+
+    def _lose(self, why: str) -> None:
+        if not self.lost:
+            self.lost = True
+            _say(f"W&B has died and is done without ({why}): metrics.csv has the figures")
+            _end_service()
+
+    def _start(self) -> None:
+        wandb = _import(self.run / "wandb")
+        before = directories(self.run / "wandb")
+        self._older = [path for path in before if not is_sent(path)]
+        have = max((last_step(path) for path in before if is_sent(path)), default=-1)
+        why = ""
+        if self.mode == "online":
+            try:
+                self._wandb = self._init(wandb, "online", resume="allow")
+                self._first = self._wandb.starting_step
+            except Exception as error:
+                why = _line(error)
+                _end_service()  # it would go on trying, and not give the run's id to another
+                discard([path for path in directories(self.run / "wandb") if path not in before])
+                self.mode = "offline"
+        if self._wandb is None:
+            # without resume, steps stay as given; with it, a sync would count them on from W&B's last
+            self._wandb = self._init(wandb, "offline")
+            self._first = have + 1
+        if why:
+            _say(f"W&B: offline ({why}); `wandb sync {self.directory}` sends the run when it has ended")
+        self._wandb.define_metric(STEP, hidden=True)
+        for name in BOUNDS:  # not with "val/*": W&B would let it hide these
+            self._wandb.define_metric(name, step_metric=STEP, summary="min,last")
+
+    def _init(self, wandb: Any, mode: str, **more: Any) -> Any:
+        asked = {
+            "console": "off",
+            "silent": True,
+            "init_timeout": INIT,
+            "finish_timeout": FINISH,
+            "finish_timeout_raises": True,
+            "x_transaction_log_flush_interval": 2.0,
+        }
+        known = {k: v for k, v in asked.items() if k in wandb.Settings.model_fields}
+        settings = wandb.Settings(**known)
+        if not os.environ.get("WANDB_MODE"):
+            os.environ.pop("WANDB_MODE", None)  # W&B refuses an empty one
+        return wandb.init(dir=str(self.run.path), mode=mode, settings=settings, **self.about, **more)
+
+    def _discard_older(self) -> None:
+        discard(self._older)  # the new directory has their rows
+
+    def _send_rows(self, until: int) -> None:
+        """Queue what comes after the last that was queued, up to the step ``until``."""
+        rows = self.table.rows(self._queued, until)
+        steps = sorted({*rows, *(s for s in self._pictures if s <= until)})
+        self._queued = max(self._queued, until)
+        if steps:
+            ready = [(step, rows.get(step, {}), self._pictures.pop(step, {})) for step in steps]
+            self._queue.put(lambda: self._log(ready))
+
+    def _log(self, ready: list[tuple[int, dict, dict]]) -> None:
+        import wandb
+
+        for step, row, pictures in ready:
+            if step >= self._first:
+                record: dict[str, Any] = {name: float(value) for name, value in row.items()}
+                record |= {k: wandb.Image(str(path)) for k, path in pictures.items() if path.exists()}
+                self._wandb.log(record | {STEP: step}, step=step)
+
+    def _finish(self, ok: bool) -> None:
+        import wandb
+
+        summary = (self.run.summary() or {}) if ok else {}
+        if summary:
+            self._close_last_row(wandb, summary)
+            self._wandb.summary.update(figures(summary))
+        try:
+            self._wandb.finish(exit_code=0 if ok else 1)
+        except TimeoutError:
+            _say(f"W&B has not taken all within {FINISH:.0f} s; `wandb sync {self.directory}` sends the rest")
+        wandb.teardown()  # waits for W&B's process, which closes its file as it ends
+
+    def _close_last_row(self, wandb: Any, summary: dict) -> None:
+        """Panels go into the last row. It ends here: later, it would put its means over the summary's."""
+        last = max(self._queued, self._first)
+        row: dict[str, Any] = {STEP: last}
+        try:
+            tables = {k: wandb.Table(columns=list(c), data=rows) for k, (c, rows) in panels(summary).items()}
+            self._wandb.log(row | tables, step=last, commit=True)
+        except Exception as error:  # a table asks the server for more than a row does
+            _say(f"W&B has not taken the panels ({_line(error)}): summary.json has them")
+            self._wandb.log(row, step=last, commit=True)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _import(folder: Path) -> Any:
+    """W&B's module, with what it would put into the home directory and into /tmp in ``folder`` instead."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its own telemetry, which speaks where it fails
+    for variable, name in FOLDERS.items():
+        if variable not in os.environ or variable in _ours:
+            _ours.add(variable)
+            os.environ[variable] = str(folder / name)
+    temporary = folder / "tmp"
+    if "wandb" not in sys.modules:
+        discard([temporary])  # what a kill has left
+    temporary.mkdir(parents=True, exist_ok=True)
+    earlier, tempfile.tempdir = tempfile.tempdir, str(temporary)
+    try:
+        for name in MAKERS:
+            importlib.import_module(name)
+        return sys.modules["wandb"]
+    finally:
+        tempfile.tempdir = earlier
+
+
+def _end_service() -> None:
+    """Kill W&B's process and forget it: at the end of ours, W&B would wait for it, or complain of it."""
+    with contextlib.suppress(Exception, SystemExit):  # not there any more, or its inside has changed
+        from wandb.sdk import wandb_setup
+        from wandb.sdk.lib import module
+
+        connection: Any = wandb_setup.singleton()._connection
+        connection._proc._process.kill()
+        module.unset_globals()
+        wandb_setup.teardown()

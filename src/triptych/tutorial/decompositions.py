@@ -1,0 +1,129 @@
+r"""The variational diffusion model as a hierarchical VAE, and its bound taken apart in two ways.
+
+Three restrictions make it one (tutorial sec. "Variational Diffusion Models"): latents of the data's
+dimension; encoders fixed, linear and Gaussian; a standard normal at the end. On the path z_0 ... z_T
+(VDM's numbering, T + 1 latents)
+
+    consistency  (eq. 45)  log q(z_k | z_{k-1}) / p(z_k | z_{k+1})           two random neighbours a term
+    matching     (eq. 58)  KL(q(z_{k-1} | z_k, x) || p(z_{k-1} | z_k))        one
+
+have the same sum in expectation. The ratios of one whole path are unbiased in either arrangement; the
+tutorial argues that a *term* of the first is noisier, and so is an estimate from a few of them.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from triptych.diffusion.hierarchy import Hierarchy
+from triptych.diffusion.normal import Normal
+from triptych.diffusion.schedule import Schedule
+
+
+def restricted(
+    denoiser, schedule: Schedule, decoder, steps: int, condition: Tensor | None = None, dtype=torch.float32
+) -> Hierarchy:
+    """The hierarchy of T + 1 levels whose bound is ``Bound(schedule, decoder, steps)``'s in expectation.
+
+    Raises:
+        ValueError: ``steps`` below 1.
+    """
+    if steps < 1:
+        raise ValueError(f"steps={steps}: a whole number from 1 is accepted")
+    process = denoiser.process
+    gammas = schedule.gamma(torch.linspace(0.0, 1.0, steps + 1, dtype=dtype))
+
+    def first(x: Tensor) -> Normal:
+        alpha, sigma = process.alpha_sigma(gammas[0])
+        return Normal(alpha * x, sigma)
+
+    def up(k: int):
+        return lambda z: forward_step(process, z, gammas[k], gammas[k + 1])
+
+    def down(k: int):
+        def decode(z: Tensor) -> Normal:
+            guess = denoiser(z, gammas[k + 1], condition)
+            return Normal(*process.posterior(z, guess.x0, gammas[k + 1], gammas[k]))
+
+        return decode
+
+    return Hierarchy(
+        encoders=[first, *(up(k) for k in range(steps))],
+        decoders=[down(k) for k in range(steps)],
+        reconstruction=lambda x, z: decoder.nats(denoiser, x, z, gammas[0], condition),
+        prior=lambda z: Normal(torch.zeros_like(z), process.prior_std(gammas[-1])),
+    )
+
+
+def forward_step(process, z: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Normal:
+    """q(z_t | z_s) = N(alpha_t / alpha_s z, sigma_t^2 (1 - exp(gamma_s - gamma_t))) (tutorial eq. 31)."""
+    alpha_s, _ = process.alpha_sigma(gamma_s)
+    alpha_t, sigma_t = process.alpha_sigma(gamma_t)
+    return Normal(alpha_t / alpha_s * z, sigma_t * (-torch.expm1(gamma_s - gamma_t)).sqrt())
+
+
+class Terms(NamedTuple):
+    """The T terms between the ends, (T, B) nats each, and the rest of each form, (B,).
+
+    ``consistency`` with its prior term KL(q(z_T | z_{T-1}) || p(z_T)); ``matching`` with KL(q(z_T | x) ||
+    p(z_T)); ``as_kl``: the consistency terms as the tutorial's eq. 45 prints them, whose sum is something
+    else.
+    """
+
+    consistency: Tensor
+    consistency_prior: Tensor
+    matching: Tensor
+    matching_prior: Tensor
+    as_kl: Tensor
+
+
+def take_apart(denoiser, schedule: Schedule, x: Tensor, path: list[Tensor], condition=None) -> Terms:
+    """Both forms, less the reconstruction, on the same paths z_0 ... z_T (``restricted(...).path``)."""
+    process, steps = denoiser.process, len(path) - 1
+    gammas = schedule.gamma(torch.linspace(0.0, 1.0, steps + 1, dtype=x.dtype))
+    alpha, sigma = process.alpha_sigma(gammas)
+    end = Normal(torch.zeros_like(x), process.prior_std(gammas[-1]))
+    consistency, matching, as_kl = [], [], []
+    for k in range(steps):
+        first = Normal(alpha[0] * x, sigma[0])
+        below = forward_step(process, path[k - 1], gammas[k - 1], gammas[k]) if k else first
+        guess = denoiser(path[k + 1], gammas[k + 1], condition).x0
+        model = Normal(*process.posterior(path[k + 1], guess, gammas[k + 1], gammas[k]))
+        truth = Normal(*process.posterior(path[k + 1], x, gammas[k + 1], gammas[k]))
+        consistency.append(below.log_prob(path[k]) - model.log_prob(path[k]))
+        as_kl.append(below.kl(model))
+        matching.append(truth.kl(model))
+    last = forward_step(process, path[-2], gammas[-2], gammas[-1])
+    return Terms(
+        torch.stack(consistency),
+        last.kl(end),
+        torch.stack(matching),
+        Normal(alpha[-1] * x, sigma[-1]).kl(end),
+        torch.stack(as_kl),
+    )
+
+
+class Row(NamedTuple):
+    """One estimator of the bound less its reconstruction: mean, standard error, and two variances in nats^2.
+
+    ``path``: of the sum over a whole path. ``step``: of T times one term chosen at random, as training
+    takes it.
+    """
+
+    mean: float
+    stderr: float
+    path: float
+    step: float
+
+
+def summarise(terms: Tensor, prior: Tensor) -> Row:
+    """The row of one form's terms (T, B) and prior term (B,)."""
+    terms, prior = terms.double(), prior.double()
+    total = terms.sum(0) + prior
+    scaled = len(terms) * terms + prior
+    step = scaled.square().mean() - scaled.mean().square()
+    return Row(
+        total.mean().item(), total.std().item() / math.sqrt(len(total)), total.var().item(), step.item()
+    )

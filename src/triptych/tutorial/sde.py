@@ -1,0 +1,49 @@
+r"""Diffusion in continuous time (Song et al. 2021): process and schedule as an SDE, and its two reversals.
+
+    forward       dz = f(t) z dt + g(t) dw
+    reverse       dz = [f(t) z - g(t)^2 score] dt + g(t) dw        backwards in time (eq. 6; Anderson 1982)
+    flow          dz/dt = f(t) z - 1/2 g(t)^2 score                the probability-flow ODE (eq. 13)
+
+All three have the marginals ``z = alpha x + sigma eps``, which fixes the coefficients:
+``f = d log alpha / dt`` and ``g^2 = d sigma^2 / dt - 2 f sigma^2 = sigma^2 gamma'(t)``.
+"""
+
+from torch import Tensor
+
+from triptych.diffusion.process import Process, expand
+from triptych.diffusion.schedule import Schedule
+
+
+class SDE:
+    """The SDE of a process under a schedule.
+
+    Args:
+        process: alpha and sigma at gamma.
+        schedule: gamma(t).
+    """
+
+    def __init__(self, process: Process, schedule: Schedule):
+        self.process, self.schedule = process, schedule
+
+    def drift(self, t: Tensor) -> Tensor:
+        """f(t) = d log alpha / dt, any shape; for VP -beta / 2, for VE 0."""
+        return self.process.dlog_alpha(self.schedule.gamma(t)) * self.schedule.dgamma(t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """g(t)^2 = sigma^2 gamma'(t), any shape; for VP this is beta(t)."""
+        _, sigma = self.process.alpha_sigma(self.schedule.gamma(t))
+        return sigma.square() * self.schedule.dgamma(t)
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        """f(t) z, (B, *event)."""
+        return expand(self.drift(t), z) * z
+
+    def reverse(self, denoiser, z: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """f(t) z - g(t)^2 score: the reverse SDE's drift, in forward time (steps go by -dt)."""
+        score = denoiser(z, self.schedule.gamma(t), condition).score
+        return self.forward(z, t) - expand(self.diffusion(t), z) * score
+
+    def flow(self, denoiser, z: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """f(t) z - 1/2 g(t)^2 score: the probability-flow ODE's right-hand side."""
+        score = denoiser(z, self.schedule.gamma(t), condition).score
+        return self.forward(z, t) - 0.5 * expand(self.diffusion(t), z) * score

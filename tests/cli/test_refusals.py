@@ -1,0 +1,203 @@
+"""Bad input at the doors: one line, a code that is not 0, no directory that looks finished."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def one_line(result, *words: str) -> str:
+    """The single line on stderr; stdout stays empty."""
+    assert result.returncode not in (0, None), result.stdout
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+    return lines[0]
+
+
+def nothing_finished(root: Path) -> None:
+    for summary in root.rglob("summary.json"):
+        assert json.loads(summary.read_text())["status"] == "failed", summary
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["objective=x00"], ["objective=x00", "did you mean x0?", "epsilon"]),
+        (["objctive=x0"], ["objctive=x0", "did you mean objective?"]),
+        (["schedule.gama_min=3"], ["schedule.gama_min=3", "did you mean schedule.gamma_min?"]),
+        (["+foo=1"], ["foo=1", "no such key"]),
+        (["+trainer.max_stepz=1"], ["trainer.max_stepz=1", "did you mean trainer.max_steps?"]),
+        (["seed=abc"], ["seed='abc'", "a whole number is accepted"]),
+        (["bound=3"], ["bound=3", "decoder", "steps"]),
+        (["experiment=digits_bst"], ["experiment=digits_bst", "did you mean digits_best?"]),
+        (["schedule=3"], ["string"]),
+    ],
+)
+def test_before_anything_is_imported(door, root, arguments, words):
+    one_line(door("triptych.cli.train", *arguments, timeout=30), *words)
+    nothing_finished(root)
+    assert not list(root.rglob("config.yaml"))
+
+
+def test_what_is_no_run_is_not_made_one_by_resuming_it(door, root):
+    one_line(
+        door("triptych.cli.train", f"resume={root}/nowhere", timeout=30), "nowhere", "not a run's directory"
+    )
+    assert not list(root.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        ("triptych.cli.evaluate", ["step=100"], ["step=100", "did you mean steps?"]),
+        ("triptych.cli.sample", ["sampelr=ddim"], ["sampelr=ddim", "did you mean sampler?"]),
+    ],
+)
+def test_each_door_knows_its_own_keys(door, module, arguments, words):
+    one_line(door(module, "ckpt=x", *arguments, timeout=60), *words)
+
+
+def test_a_refused_configuration_does_not_keep_its_name(door, root, tiny):
+    one_line(door("triptych.cli.train", *tiny, "logger=csv", "name=n", "bound.steps=0"), "bound.steps=0")
+    done = door("triptych.cli.train", *tiny, "logger=csv", "name=n", "bound.steps=5")
+    assert done.returncode == 0, done.stderr
+    assert f"run: {root}/logs/runs/n" in done.stdout
+    one_line(door("triptych.cli.train", *tiny, "logger=csv", "name=n", "bound.steps=6"), "holds another run")
+
+
+@pytest.mark.parametrize("how", [[], ["-m", "seed=1,2"]])
+def test_a_misspelt_key_inside_an_experiment_file(door, root, how):
+    folder = root / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "typo.yaml").write_text("# @package _global_\nseeed: 3\nschedule:\n  gamma_min: -6.0\n")
+    result = door(
+        "triptych.cli.train", "--config-dir", str(root / "mine"), *how, "experiment=typo", timeout=60
+    )
+    one_line(result, "seeed=3", "experiment=typo", "did you mean seed?")
+    assert not list(root.rglob("config.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["data=folder"], ["data.root", "None"]),
+        (["data=folder", "data.root=/nowhere"], ["data.root", "/nowhere"]),
+        (["data=mnist", "data.root=/nowhere", "denoiser=unet"], ["data.root", "/nowhere"]),
+        (["trainer.devices=64", "trainer.accelerator=cpu"], ["trainer.devices=64", "is accepted"]),
+        (
+            ["schedule.gamma_min=5", "schedule.gamma_max=-5"],
+            ["schedule.gamma_min=5", "gamma_min < gamma_max"],
+        ),
+        (["bound.steps=0"], ["bound.steps=0", "from 1 is accepted"]),
+        (["sampler.steps=0"], ["sampler.steps=0", "from 1 is accepted"]),
+        (["objective=levels", "data=ring", "denoiser=mlp"], ["objective=levels", "discrete levels"]),
+        (["data=ring"], ["denoiser=resnet", "mlp is accepted"]),
+        (["bound.decoder=softmax"], ["bound.decoder='softmax'", "categorical"]),
+        (["optimizer.lr=-1"], ["optimizer", "-1"]),
+        (["threads=0"], ["threads=0"]),
+        (["weights=foo"], ["weights=foo", "ema, raw"]),
+        (["seed=-1"], ["seed=-1", "from 0"]),
+        (["callbacks.ema.sigma_rel=2"], ["callbacks.ema.sigma_rel=2", "below 0.2887"]),
+        (["callbacks.ema.others=[0.1,0]"], ["callbacks.ema.sigma_rel=0:"]),
+        (["callbacks.ema.half_life=100"], ["half_life=100", "sigma_rel=0.05", "null"]),
+        (["callbacks.ema.sigma_rel=null", "callbacks.ema.half_life=0"], ["callbacks.ema.half_life=0"]),
+        (
+            ["callbacks.ema.snapshots=4", "callbacks.ema.others=[]"],
+            ["callbacks.ema.snapshots=4", "two lengths"],
+        ),
+        (["callbacks.ema=null"], ["weights=ema", "weights=raw is accepted"]),
+        (["weights=chosen", "checkpoint=best"], ["weights=chosen", "checkpoint=last"]),
+        (["weights=chosen", "data.val_size=0"], ["weights=chosen", "no validation items"]),
+        (["trainer=fsdp"], ["trainer.strategy=fsdp", "callbacks.ema=null weights=raw is accepted"]),
+        (
+            ["trainer=fsdp", "callbacks.ema=null", "weights=raw", "trainer.gradient_clip_val=1.0"],
+            ["trainer.gradient_clip_val=1.0", "null is accepted"],
+        ),
+        (
+            [
+                "trainer=cpu",
+                "trainer.strategy=fsdp",
+                "callbacks.ema=null",
+                "weights=raw",
+                "trainer.gradient_clip_val=null",
+            ],
+            ["GPU"],
+        ),
+        (["data.batch_size=0"], ["data.batch_size=0"]),
+        (
+            ["denoiser.conditional=true", "data=swiss_roll", "denoiser=mlp"],
+            ["denoiser.conditional=true", "no labels"],
+        ),
+    ],
+)
+def test_before_the_first_step(prepared, arguments, words):
+    """As the job's process refuses them; the doors print exactly this line (above and below)."""
+    from triptych.errors import UserError
+    from triptych.training.execute import execute
+
+    with pytest.raises(UserError) as caught:
+        execute(prepared(*arguments))
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+
+
+def test_a_corrupt_image(door, root):
+    from PIL import Image
+
+    images = root / "images"
+    images.mkdir()
+    for i in range(40):
+        Image.new("L", (8, 8), 5 * i).save(images / f"{i}.png")
+    (images / "5.png").write_bytes(b"not an image")
+    result = door(
+        "triptych.cli.train",
+        "data=folder",
+        f"data.root={images}",
+        "data.size=8",
+        "data.channels=1",
+        "debug=fdr",
+        "name=bad",
+    )
+    one_line(result, "5.png")
+    nothing_finished(root)
+
+
+class Malicious:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "foreign", "malicious", "text"])
+def test_checkpoints_that_are_none(door, root, prepared, kind):
+    from triptych.training.execute import execute
+
+    path = root / "x=1,y.ckpt"  # as awkward a name as the names of runs
+    if kind == "truncated":
+        run = prepared()
+        execute(run)
+        path.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes()[:5000])
+    elif kind == "foreign":
+        torch.save({"state_dict": {}}, path)
+    elif kind == "malicious":
+        torch.save({"triptych": Malicious(root / "was-here"), "state_dict": {}}, path)
+    elif kind == "text":
+        path.write_text("hello")
+    for module in (
+        ("triptych.cli.evaluate", "triptych.cli.sample") if kind == "missing" else ("triptych.cli.evaluate",)
+    ):
+        one_line(door(module, f"ckpt={path}"), f"ckpt={path}", "accepted")
+    assert not (root / "was-here").exists()
+    assert not (root / "samples").exists()
+
+
+def test_evaluate_without_a_checkpoint(door):
+    one_line(door("triptych.cli.evaluate", timeout=30), "ckpt", "a value is needed")

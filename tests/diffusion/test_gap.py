@@ -1,0 +1,64 @@
+"""The gap by the excess over the exact denoiser against the plain difference of bound and truth."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from triptych.diffusion.bound import Bound
+from triptych.diffusion.decoder import GaussianDensity
+from triptych.diffusion.draws import Draw
+from triptych.diffusion.gap import excess_gap
+from triptych.diffusion.mixture import GaussianMixture, Oracle
+from triptych.diffusion.prediction import Prediction
+from triptych.diffusion.process import VarianceExploding, VariancePreserving
+from triptych.diffusion.schedule import Linear
+
+
+def ring() -> GaussianMixture:
+    angle = torch.arange(8) * (2 * math.pi / 8)
+    means = 1.5 * torch.stack([angle.cos(), angle.sin()], 1)
+    return GaussianMixture(torch.full((8,), 1 / 8), means, torch.eye(2).expand(8, 2, 2) * 0.15**2)
+
+
+class Biased(nn.Module):
+    """The oracle with an error of known size in epsilon."""
+
+    def __init__(self, oracle: Oracle, size: float):
+        super().__init__()
+        self.oracle, self.size, self.process = oracle, size, oracle.process
+
+    def forward(self, z, gamma, condition=None):
+        guess = self.oracle(z, gamma)
+        wrong = guess.epsilon + self.size * torch.sin(3 * z)
+        return Prediction("epsilon", wrong, z, guess.alpha, guess.sigma)
+
+
+def both(schedule, process, size: float, n: int = 50_000):
+    mixture = ring()
+    denoiser = Biased(Oracle(mixture, process), size)
+    generator = torch.Generator().manual_seed(0)
+    x, _ = mixture.sample(n, generator)
+    t = torch.rand(n, generator=generator)
+    draw = Draw(t, *torch.randn(2, n, 2, generator=generator))
+    plain = Bound(schedule, GaussianDensity())(denoiser, x, draw).total.double() + mixture.log_prob(
+        x.double()
+    )
+    return plain, excess_gap(denoiser, schedule, mixture, x, draw)
+
+
+@pytest.mark.parametrize("process", [VariancePreserving(), VarianceExploding()])
+@pytest.mark.parametrize(("low", "high"), [(-10, 8), (-3, 1)])
+def test_the_same_gap_with_less_noise(low, high, process):
+    for size in (0.0, 0.1, 0.5):
+        plain, excess = both(Linear(low, high), process, size)
+        stderr = math.hypot(plain.std().item(), excess.std().item()) / math.sqrt(len(plain))
+        assert (plain.mean() - excess.mean()).abs() < 3 * stderr
+        assert excess.var() < 0.5 * plain.var()
+
+
+def test_the_oracle_has_none_when_the_ends_are_wide():
+    _, excess = both(Linear(-14, 14), VariancePreserving(), 0.0)
+    assert excess.mean().abs() < 3 * excess.std() / math.sqrt(len(excess)) + 1e-4
+    assert excess.std() < 0.05

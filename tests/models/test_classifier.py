@@ -1,0 +1,84 @@
+"""The classifier through the same door; guidance by it; who may guide whom."""
+
+import pytest
+import torch
+
+from triptych.config.identity import data_identity
+from triptych.diffusion.sampler import DDIM
+from triptych.errors import UserError
+from triptych.models.classifier import Classifier
+from triptych.sampling.draw import draw
+from triptych.sampling.guided import guided, open_classifier
+from triptych.sampling.reopen import reopen
+from triptych.training.execute import execute
+
+SMALL = ("model=classifier", "model.network.width=8", "trainer.max_steps=30", "optimizer.lr=0.01")
+
+
+@pytest.fixture
+def trained(prepared):
+    """The checkpoint of a small classifier and its summary."""
+
+    def make(*overrides, path="classifier"):
+        run = prepared(*SMALL, *overrides, path=path)
+        return str(run / "checkpoints" / "last.ckpt"), execute(run)
+
+    return make
+
+
+def test_it_reports_accuracy_and_opens_again_from_its_checkpoint(trained):
+    ckpt, summary = trained("model.noise=false", "trainer.max_steps=120", "trainer.val_check_interval=60")
+    accuracy = summary["test"]["accuracy"]
+    assert accuracy["n"] == 297 and accuracy["mean"] > 0.5  # chance: 0.1
+    assert summary["samples"] is None
+    opened = reopen(ckpt)
+    assert isinstance(opened.model, Classifier)
+    test = opened.data.splits["test"].batch(torch.arange(297))
+    features, logits = opened.model.read(test.x)
+    assert features.shape == (297, 64)
+    assert (logits.argmax(1) == test.condition).double().mean().item() == pytest.approx(accuracy["mean"])
+
+
+def test_points_too(prepared):
+    summary = execute(
+        prepared("model=classifier", "data=ring", "denoiser=mlp", "optimizer.lr=0.01", "model.noise=false",
+                 "trainer.max_steps=150", "trainer.val_check_interval=150", path="ring")
+    )  # fmt: skip
+    assert summary["test"]["accuracy"]["mean"] > 0.8
+
+
+def test_its_gradient_guides_an_unconditional_model(trained, prepared):
+    ckpt, _ = trained()
+    from triptych.models.assemble import build_data, build_model
+
+    config = prepared("guidance=classifier", f"guidance.classifier={ckpt}", path="guided").config()
+    data = build_data(config)
+    model = build_model(config, data).eval()
+    wrapped = guided(model, data, config)
+    assert wrapped.conditional and not any(p.requires_grad for p in wrapped.classifier.parameters())
+    x = draw(model, DDIM(3), data, 4, 0, guided=wrapped)
+    assert not torch.equal(x, draw(model, DDIM(3), data, 4, 0))
+
+
+def test_a_guide_of_other_data_or_noise_or_kind_is_refused_in_one_line(trained, prepared):
+    ckpt, _ = trained("data=ring", "denoiser=mlp", "trainer.max_steps=6", path="on_ring")
+    with pytest.raises(UserError, match=r"^guidance.classifier=.*trained on Ring\(.*Digits.* is accepted$"):
+        execute(prepared("guidance=classifier", f"guidance.classifier={ckpt}", path="a"))
+    ckpt, _ = trained("model.noise=false", "trainer.max_steps=6", path="clean")
+    with pytest.raises(UserError, match="trained on clean data; one with model.noise=true is accepted"):
+        execute(prepared("guidance=classifier", f"guidance.classifier={ckpt}", path="b"))
+    with pytest.raises(UserError, match="guidance.classifier=/nowhere: no such file"):
+        execute(prepared("guidance=classifier", "guidance.classifier=/nowhere", path="c"))
+    with pytest.raises(UserError, match="guidance.weak=null: a checkpoint is accepted"):
+        execute(prepared("guidance=auto", path="e"))
+    with pytest.raises(UserError, match="the truth of this data is not known"):
+        execute(prepared("guidance=classifier", "guidance.classifier=exact", path="d"))
+    execute(run := prepared(path="diffusion"))
+    with pytest.raises(UserError, match="not a classifier's"):
+        open_classifier("measures.classifier", str(run / "checkpoints" / "last.ckpt"), run.config(), False)
+
+
+def test_how_data_are_loaded_is_not_what_they_are():
+    a = {"_target_": "x.Ring", "modes": 8, "batch_size": 1, "root": "/a", "seed": 1}
+    assert data_identity(a) == data_identity(a | {"batch_size": 2, "root": "/b", "seed": 3})
+    assert data_identity(a) != data_identity(a | {"modes": 7})

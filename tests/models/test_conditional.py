@@ -1,0 +1,105 @@
+"""Labels left out in training, and guidance from the doors: what is told, what is refused."""
+
+import pytest
+import torch
+
+from triptych.data.batch import Batch
+from triptych.diffusion.label_dropout import drop_labels
+from triptych.diffusion.sampler import DDIM
+from triptych.errors import UserError
+from triptych.models.assemble import build_data, build_model
+from triptych.sampling.draw import draw
+from triptych.sampling.guided import guided
+from triptych.training.execute import execute
+
+CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 2.0}
+
+
+def test_labels_are_left_out_in_their_share_and_as_the_step_says():
+    y = torch.arange(20_000) % 10
+    dropped = drop_labels(y, 0.1, 10, seed=1, step=3)
+    gone = dropped == 10
+    assert abs(gone.double().mean().item() - 0.1) < 3 * (0.09 / len(y)) ** 0.5
+    assert torch.equal(dropped[~gone], y[~gone])
+    assert torch.equal(dropped, drop_labels(y, 0.1, 10, seed=1, step=3))
+    assert not torch.equal(dropped, drop_labels(y, 0.1, 10, seed=1, step=4))
+    halves = [drop_labels(part, 0.1, 10, 1, 3, rank, 2) for rank, part in enumerate(y.chunk(2))]
+    assert torch.equal(torch.cat(halves), dropped)
+
+
+@pytest.fixture
+def model(prepared):
+    def make(*overrides):
+        config = prepared(*overrides, path="-".join(overrides) or "plain").config()
+        data = build_data(config)
+        return build_model(config, data).eval(), data, config
+
+    return make
+
+
+def test_the_network_is_told_the_labels_that_are_left(model):
+    made, data, _ = model("denoiser.conditional=true", "model.label_dropout=0.5")
+    assert made.denoiser.conditional and made.denoiser.network.num_classes == 10
+    told = []
+    made.denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
+    made.loss(data.splits["train"].batch(torch.arange(200)), 0, 0, 1)
+    share = (told[0] == 10).double().mean().item()
+    assert 0.35 < share < 0.65
+
+
+def test_an_unconditional_model_is_told_nothing(model):
+    made, data, config = model()
+    assert not made.denoiser.conditional
+    batch = data.splits["train"].batch(torch.arange(4))
+    other = Batch(batch.x, (batch.condition + 1) % 10, batch.index)
+    assert torch.equal(made.loss(batch, 0, 0, 1), made.loss(other, 0, 0, 1))
+    with pytest.raises(UserError, match=r"guidance.scale=2.0.*denoiser.conditional=true"):
+        guided(made, data, config | {"guidance": CFG})
+
+
+def test_scale_one_draws_what_the_conditional_model_draws(model):
+    made, data, config = model("denoiser.conditional=true")
+    with torch.no_grad():  # the last layer starts at zero, where labels make no difference
+        for p in made.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    plain = draw(made, DDIM(3), data, 6, seed=0)
+    drawn = {
+        s: draw(
+            made, DDIM(3), data, 6, 0, guided=guided(made, data, config | {"guidance": CFG | {"scale": s}})
+        )
+        for s in (0.0, 1.0, 3.0)
+    }
+    assert torch.equal(drawn[1.0], plain)
+    assert all(p.requires_grad for p in made.parameters())  # guided before it is trained, too
+    assert not torch.equal(drawn[3.0], plain) and not torch.equal(drawn[0.0], plain)
+
+
+def test_label_dropout_outside_its_range(prepared):
+    with pytest.raises(UserError, match=r"model.label_dropout=1.5: a number in \[0, 1\]"):
+        execute(prepared("model.label_dropout=1.5"))
+
+
+def test_threshold_keeps_samples_in_range(model):
+    made, data, config = model("threshold=static")
+    wrapped = guided(made, data, config)
+    # all but the last bit of noise comes from a guess within [-1, 1]
+    assert draw(made, DDIM(3), data, 4, 0, guided=wrapped).abs().max() < 1.1
+    assert draw(made, DDIM(3), data, 4, 0).abs().max() > 2
+
+
+def test_a_class_asked_for_at_the_door(prepared, door, root):
+    run = prepared("denoiser.conditional=true")
+    execute(run)
+    command = (
+        "triptych.cli.sample",
+        f"ckpt={run / 'checkpoints' / 'last.ckpt'}",
+        "n=2",
+        "sampler.steps=2",
+        f"out={root}/x",
+    )
+    for label in ("10", "-1", "1.5", "cat", "true"):
+        done = door(*command, f"label={label}")
+        assert done.returncode == 1 and not (root / "x").exists()
+        said = label.capitalize() if label == "true" else label
+        assert done.stderr.strip() == f"error: label={said}: a class from 0 to 9 is accepted"
+    assert door(*command, "label=9").returncode == 0 and (root / "x" / "samples.png").is_file()

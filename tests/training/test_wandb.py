@@ -1,0 +1,354 @@
+"""W&B mirrors metrics.csv, whole and each step once, and never decides a run's fate."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.runs.commands import command, environment
+from tests.training.wandb_server import KEY, Server
+from triptych.errors import UserError
+from triptych.training.execute import execute
+from triptych.training.logging import build_loggers, close_loggers, take_up_rows, whereabouts
+from triptych.training.wandb_content import figures, panels, place
+from triptych.training.wandb_files import directories, last_step, records
+
+PLAUSIBLE = "f" * 40
+
+
+def with_wandb(*arguments: str) -> list[str]:
+    return [a.replace("logger=csv", "logger=wandb") for a in command(*arguments)]
+
+
+def table(folder) -> dict[int, dict[str, float]]:
+    """metrics.csv: {step: {name: value}}."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return {
+            int(row.pop("step")): {k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)
+        }
+
+
+def history(path) -> dict[int, dict]:
+    """The rows of one directory of W&B's; steps must increase."""
+    rows: dict[int, dict] = {}
+    for file in path.glob("*.wandb"):
+        for record in records(file):
+            if record.HasField("history"):
+                step = record.history.step.num
+                assert step > max(rows, default=-1)
+                rows[step] = {
+                    item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                    for item in record.history.item
+                }
+    return rows
+
+
+def check_same(ours: dict[int, dict[str, float]], theirs: dict[int, dict]) -> None:
+    """Every step and value of metrics.csv, and no step that it has not."""
+    assert [*theirs] == [*ours]
+    for step, row in ours.items():
+        found = theirs[step]
+        assert found["trainer/global_step"] == step
+        assert {k: found[k] for k in row} == pytest.approx(row, rel=1e-12)
+
+
+def only(folder):
+    [found] = directories(folder / "wandb")
+    return found
+
+
+def sync(server: Server, root, *paths) -> None:
+    """What a user types, against the stand-in."""
+    line = [sys.executable, "-m", "wandb", "sync", *map(str, paths)]
+    there = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
+    environ = environment(root, **there)
+    done = subprocess.run(line, capture_output=True, text=True, env=environ, cwd=root, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def kill_at_random_then_finish(line, environ, folder, kills: int) -> None:
+    """SIGKILL the run ``kills`` times, each after a checkpoint further on, then let it finish."""
+    at = 0
+    for _ in range(kills):
+        process = subprocess.Popen(line, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while steps_done(folder) <= at:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        at = steps_done(folder)
+        process.kill()
+        process.communicate()
+    done = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+
+
+def steps_done(folder) -> int:
+    """The last step that a checkpoint stands behind: that of the last validation in the table."""
+    if not list(folder.glob("checkpoints/last.ckpt")):
+        return 0
+    return max((step for step, row in table(folder).items() if "val/bpd" in row), default=0)
+
+
+def test_a_run_that_goes_on_after_an_accident_is_whole(prepared, monkeypatch):
+    """The same within one process: stopped after step 8, the last checkpoint is of step 6."""
+    from triptych.callbacks.checkpointing import Keep
+
+    run = prepared("trainer.max_steps=12", csv=False)
+    after_a_step = Keep.on_train_batch_end
+
+    def then_fail(keep, trainer, *rest):
+        after_a_step(keep, trainer, *rest)
+        if trainer.global_step == 8:
+            raise RuntimeError("an accident")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="an accident"):
+        patch.setattr(Keep, "on_train_batch_end", then_fail)
+        execute(run)
+    before = only(run.path)
+    assert max(history(before)) < 8
+    (run / "summary.json").unlink()
+    assert execute(run)["status"] == "finished"
+    assert only(run.path) != before and before.name.split("-")[-1] == only(run.path).name.split("-")[-1]
+    check_same(table(run.path), history(only(run.path)))
+    assert len(table(run.path)) == 13
+
+
+@pytest.mark.slow
+def test_a_kill_loses_no_row_and_doubles_none(root):
+    """kill -9 in the middle, twice; then one directory, of one id, that holds what metrics.csv holds."""
+    long = ("trainer.max_steps=240", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5")
+    folder = root / "logs" / "runs" / "mine"
+    kill_at_random_then_finish(with_wandb("name=mine", *long), environment(root), folder, 2)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert len(provenance["executions"]) == 3
+    ours = table(folder)
+    assert len(ours) == 48 + 12 and provenance["id"] in only(folder).name
+    check_same(ours, history(only(folder)))
+    with Server() as server:
+        sync(server, root, only(folder))
+        check_same(ours, {row["_step"]: row for row in server.history(provenance["id"])})
+        assert len(server.history(provenance["id"])) == len(ours)
+        summary = json.loads((folder / "summary.json").read_text())
+        assert server.summaries[provenance["id"]]["test/bpd"] == summary["test"]["bpd"]["mean"]
+
+
+@pytest.mark.slow
+def test_a_directory_that_was_sent_is_continued(root):
+    """Synced after a kill, the run goes on: the second directory holds what comes after, nothing twice."""
+    long = ("trainer.max_steps=120", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5")
+    folder, line = root / "logs" / "runs" / "mine", with_wandb("name=mine", *long)
+    process = subprocess.Popen(line, env=environment(root), stderr=subprocess.DEVNULL)
+    while not (directories(folder / "wandb") and last_step(directories(folder / "wandb")[0]) >= 20):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    with Server() as server:
+        first = only(folder)
+        sync(server, root, first)
+        subprocess.run(line, env=environment(root), check=True, capture_output=True)
+        assert directories(folder / "wandb")[0] == first and len(directories(folder / "wandb")) == 2
+        sync(server, root, directories(folder / "wandb")[1])
+        [rows] = server.lines.values()
+        steps = [row["_step"] for _, row in sorted(rows.items())]
+        assert steps == sorted(table(folder)) and len(server.runs) == 1
+
+
+@pytest.mark.slow
+def test_a_kill_while_online_loses_no_row_and_doubles_none(root):
+    long = ("trainer.max_steps=240", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5")
+    folder = root / "logs" / "runs" / "mine"
+    with Server() as server:
+        there = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
+        environ = environment(root, **there)
+        kill_at_random_then_finish(with_wandb("name=mine", *long), environ, folder, 1)
+        [rows] = server.lines.values()
+        check_same(table(folder), {row["_step"]: row for _, row in sorted(rows.items())})
+        assert len(rows) == len(table(folder)) and len(server.runs) == 1
+    assert json.loads((folder / "summary.json").read_text())["wandb"]["mode"] == "online"
+
+
+@pytest.mark.parametrize(
+    ("key", "mode"), [("garbage", ""), (PLAUSIBLE, "online")], ids=["no key at all", "a key, no network"]
+)
+def test_a_login_that_does_not_work_costs_seconds_and_one_line(root, key, mode):
+    """Nothing listens at the address; without a network its name is not found, which is as quick."""
+    lost = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": key, "WANDB_MODE": mode}
+    folder = root / "logs" / "runs" / "mine"
+    done = subprocess.run(
+        with_wandb("name=mine"), env=environment(root, **lost), capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    [said] = [text for text in done.stderr.splitlines() if text.strip()]
+    assert said.startswith("W&B: offline (") and f"`wandb sync {only(folder)}`" in said
+    check_same(table(folder), history(only(folder)))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["wandb"]["mode"] == "offline" and summary["wandb"]["sync"] == f"wandb sync {only(folder)}"
+
+
+def test_a_network_that_swallows_everything_costs_less_than_ten_seconds(prepared, monkeypatch, capsys):
+    """Connections open and nothing comes back. All the while the run is training: W&B has its own thread."""
+    import socket
+
+    import wandb  # noqa: F401  # its import is not what is measured
+
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(50)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", PLAUSIBLE)
+        run, seconds = prepared(csv=False), {}
+        for mode in ("offline", "online"):
+            monkeypatch.setenv("WANDB_MODE", mode)
+            loggers = build_loggers(run.config(), run.provenance(), run)
+            began = time.perf_counter()
+            take_up_rows(loggers, 0)
+            assert time.perf_counter() - began < 1
+            found = whereabouts(loggers)["wandb"]
+            seconds[mode] = time.perf_counter() - began
+            close_loggers(loggers, True)
+    assert seconds["online"] - seconds["offline"] < 10
+    assert found["mode"] == "offline" and run / found["files"] == only(run.path)
+    assert f"`{found['sync']}`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("moment", ["log", "finish", "init"])
+def test_whatever_wandb_raises_is_a_line(prepared, monkeypatch, capsys, moment):
+    import wandb
+
+    def broken(*_, **__):
+        raise OSError("broken pipe")
+
+    owner = wandb if moment == "init" else wandb.Run
+    monkeypatch.setattr(owner, moment, broken)
+    run = prepared(csv=False)
+    assert execute(run)["status"] == "finished"
+    lines = [line for line in capsys.readouterr().err.splitlines() if "W&B" in line]
+    assert len(lines) == 1 and "broken pipe" in lines[0] and "metrics.csv" in lines[0]
+    assert len(table(run.path)) == 7
+
+
+def test_disabled_is_without_wandb(prepared, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    run = prepared(csv=False)
+    assert "wandb" not in execute(run) and not (run / "wandb").exists()
+
+
+def test_a_misspelt_key_is_refused_before_training(prepared):
+    with pytest.raises(UserError, match=r"logger\.wandb\.projekt=.*did you mean project"):
+        execute(prepared("+logger.wandb.projekt=x", csv=False))
+
+
+@pytest.mark.slow
+def test_nothing_is_left_outside_of_the_run(root):
+    """Not in the home directory, not in the temporary one, whether the run ends or is killed."""
+    home, temporary = root / "home", root / "tmp"
+    home.mkdir()
+    temporary.mkdir()
+    environ = environment(root, HOME=str(home), TMPDIR=str(temporary), MPLCONFIGDIR=str(root / "mpl"))
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+        environ.pop(name, None)
+    subprocess.run(with_wandb("name=ends"), env=environ, check=True, capture_output=True)
+    folder = root / "logs" / "runs" / "killed"
+    process = subprocess.Popen(
+        with_wandb("name=killed", "trainer.max_steps=2000"), env=environ, stderr=subprocess.DEVNULL
+    )
+    while not list(folder.rglob("*.png")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    left = [p for p in [*home.rglob("*"), *temporary.rglob("*")] if "wandb" in str(p.relative_to(root))]
+    time.sleep(1)  # W&B's process notices that ours has gone
+    assert not [p for p in left if p.exists()]
+    assert not list(temporary.iterdir()) or {p.name for p in temporary.iterdir()} == {"torchinductor_root"}
+
+
+def test_a_run_is_told_whole(prepared):
+    """Errors, n, terms, measures, panels, choices, best: read back from the offline file."""
+    run = prepared("experiment=ring", "measures.n=8", "measures.repeats=2", csv=False)
+    summary = execute(run)
+    [file] = only(run.path).glob("*.wandb")
+    told: dict[str, object] = {}
+    config: dict[str, object] = {}
+    registered = None
+    for record in records(file):
+        for item in [*record.summary.update, *record.run.summary.update]:
+            told[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+        for item in record.run.config.update:
+            config[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+        registered = record.run if record.HasField("run") and registered is None else registered
+    for term in ("", "_prior", "_reconstruction", "_diffusion"):
+        figure = summary["test"][f"nats_per_dim{term}"]
+        name = f"test/nats_per_dim{term}"
+        kinds = {"": "mean", "_stderr": "stderr", "_n": "n", "_draw_stderr": "draw_stderr"}
+        assert {kind: told.get(name + end) for end, kind in kinds.items() if kind in figure} == figure
+        assert (
+            told[f"final/train_nats_per_dim{term}_stderr"]
+            == summary["train"][f"nats_per_dim{term}"]["stderr"]
+        )
+    for name, figure in summary["measures"].items():
+        assert told[f"measures/{name}"] == figure["mean"]
+        assert told[f"measures/{name}_stderr"] == figure["stderr"] and told[f"measures/{name}_n"] == 8
+    bounds = [row["val/nats_per_dim"] for row in table(run.path).values() if "val/nats_per_dim" in row]
+    assert len(bounds) == 2 and told["val/nats_per_dim"] == {"min": min(bounds), "last": bounds[-1]}
+    assert config["choice/objective"] == "epsilon" and config["choice/data"] == "ring"
+    assert config["objective"]["output"] == "epsilon" and config["seed"] == 1
+    assert registered.run_group == "" and registered.job_type == "run" and "data=ring" in registered.tags
+    for name in ("noise_levels", "weighting", "schedule", "tweedie"):
+        [path] = only(run.path).glob(f"files/media/table/panels/{name}_*.json")
+        shown = json.loads(path.read_text())
+        assert shown["columns"] == [*summary[name]]
+        assert shown["data"] == [list(row) for row in zip(*summary[name].values(), strict=True)]
+    pictures = {p.name.split("_")[0] for p in only(run.path).rglob("files/media/images/**/*.png")}
+    assert pictures == {"samples", "final"}
+
+
+def test_a_sweeps_cells_are_a_group(tmp_path):
+    from triptych.runs.directory import RunDirectory
+
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "sweep.json").write_text("{}")
+    run = RunDirectory(tmp_path / "ours" / "objective=v,seed=1")
+    found = place({"tags": ["mine"]}, {"choices": {"ablation": "objectives", "data": "digits"}}, run)
+    assert found["group"] == "ours" and found["name"] == "objective=v,seed=1" and found["job_type"] == "cell"
+    assert found["tags"] == ["mine", "ablation=objectives", "data=digits"]
+    assert place({"group": "other"}, {}, run)["group"] == "other"
+
+
+def test_figures_and_panels_of_what_a_summary_may_hold():
+    row = {
+        "value": 4,
+        "evaluations": 8,
+        "seconds": 1.0,
+        "measures": {"fid": {"mean": 2.0, "stderr": None, "n": 9}},
+    }
+    summary = {
+        "schema": 1,
+        "steps": 7,
+        "val": {"bpd": {"mean": 1.5, "stderr": 0.1, "n": 3, "draw_stderr": 0.01}},
+        "gradient": {"norm": {"median": 1.0, "max": 2.0}, "clipped": None},
+        "measures_over": {"key": "evaluations", "rows": [row]},
+        "uneven": {"a": [1], "b": [1, 2]},
+        "curve": {"gamma": [0.0, 1.0], "error": [math.pi, 2.0]},
+    }
+    assert figures(summary) == {
+        "steps": 7,
+        "final/val_bpd": 1.5,
+        "final/val_bpd_stderr": 0.1,
+        "final/val_bpd_n": 3,
+        "final/val_bpd_draw_stderr": 0.01,
+        "gradient/norm/median": 1.0,
+        "gradient/norm/max": 2.0,
+        "measures_over/key": "evaluations",
+    }
+    assert panels(summary) == {
+        "panels/measures_over": (
+            ["value", "evaluations", "seconds", "measures/fid", "measures/fid_n"],
+            [[4, 8, 1.0, 2.0, 9]],
+        ),
+        "panels/curve": (["gamma", "error"], [[0.0, math.pi], [1.0, 2.0]]),
+    }

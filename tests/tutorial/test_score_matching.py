@@ -1,0 +1,164 @@
+"""Four losses, one minimiser: at the true score and away from it they differ by the constants theory says."""
+
+import math
+
+import pytest
+import torch
+
+from tests.diffusion.oracles import Says, Wrong, correlated, lopsided, network, oracle, ring
+from tests.diffusion.test_processes import PROCESSES
+from triptych.diffusion.objective import Objective
+from triptych.diffusion.process import VarianceExploding, VariancePreserving
+from triptych.diffusion.schedule import Cosine, Linear
+from triptych.diffusion.tweedie import posterior_mean, tweedie_errors
+from triptych.diffusion.weighting import NCSN
+from triptych.tutorial.score_matching import constants, denoising, explicit, implicit, rademacher, sliced
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def losses(score, truth, gamma, n, seed=0):
+    """All four at n points of the noisy marginal, and the true score there."""
+    x = truth.mixture.sample(n, generator(seed))[0].double()
+    eps = torch.randn(x.shape, generator=generator(seed + 1), dtype=torch.float64)
+    alpha, sigma = truth.process.alpha_sigma(gamma)
+    z = alpha * x + sigma * eps
+    target = truth(z, gamma).score
+    found = {
+        "explicit": explicit(score, z, target),
+        "implicit": implicit(score, z),
+        "sliced": sliced(score, z, rademacher(z, generator(seed + 2))),
+        "denoising": denoising(score, z, eps, sigma),
+    }
+    return {k: v.detach() for k, v in found.items()}, target, sigma.item()
+
+
+@pytest.mark.parametrize("off", [0.0, 0.4], ids=["optimum", "elsewhere"])
+@pytest.mark.parametrize("process", PROCESSES)
+def test_the_four_losses_differ_by_the_known_constants(process, off):
+    """Row by row (loss - explicit - constant) has mean zero, within 3 standard errors."""
+    truth = oracle(lopsided(), PROCESSES[process])
+    gamma = torch.tensor(-0.5, dtype=torch.float64)
+
+    def score(z):
+        return truth(z, gamma).score + off * torch.sin(2 * z + z.flip(1))
+
+    found, target, sigma = losses(score, truth, gamma, 20_000)
+    if not off:
+        assert found["explicit"].max() == 0
+    for name, constant in constants(target, sigma).items():
+        gap = found[name] - found["explicit"] - constant
+        stderr = gap.std().item() / math.sqrt(len(gap))
+        assert abs(gap.mean().item()) <= 3 * stderr + 1e-12, (name, gap.mean().item(), stderr)
+
+
+def test_each_loss_is_least_at_the_true_score():
+    """Along a line of scores through the truth each mean has its minimum there, on the same points."""
+    truth, gamma = oracle(lopsided()), torch.tensor(0.0, dtype=torch.float64)
+    found = {}
+    for off in (-0.3, 0.0, 0.3):
+        means, *_ = losses(
+            lambda z, off=off: truth(z, gamma).score + off * torch.cos(z), truth, gamma, 20_000
+        )
+        found[off] = {k: v.mean().item() for k, v in means.items()}
+    for name in found[0.0]:
+        assert found[0.0][name] < min(found[-0.3][name], found[0.3][name])
+
+
+def test_implicit_is_exact_and_sliced_unbiased_on_a_linear_score():
+    """s = A z: div s = tr A, and E v.Av = tr A over independent signs."""
+    matrix = torch.randn(4, 4, generator=generator(), dtype=torch.float64)
+    z = torch.randn(3, 4, generator=generator(1), dtype=torch.float64)
+    quadratic = 0.5 * (z @ matrix.T).square().sum(1)
+    torch.testing.assert_close(implicit(lambda z: z @ matrix.T, z), quadratic + matrix.trace())
+    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0]).double()] * 4)
+    every = torch.stack([sliced(lambda z: z @ matrix.T, z, v.expand_as(z)) for v in corners]).mean(0)
+    torch.testing.assert_close(every, quadratic + matrix.trace())
+    signs = rademacher(z, generator())
+    assert signs.dtype == z.dtype and (signs.abs() == 1).all()
+
+
+def test_the_losses_train():
+    """Each reaches the truth's linear score of a Gaussian, by its own gradient in a few Newton-like steps."""
+    truth, gamma = oracle(correlated(2)), torch.tensor(-1.0, dtype=torch.float64)
+    x = truth.mixture.sample(4000, generator())[0].double()
+    eps = torch.randn(x.shape, generator=generator(1), dtype=torch.float64)
+    alpha, sigma = truth.process.alpha_sigma(gamma)
+    z = alpha * x + sigma * eps
+    cov = alpha**2 * correlated(2)[2][0] + sigma**2 * torch.eye(2)
+    for loss in (
+        lambda s: implicit(s, z),
+        lambda s: sliced(s, z, rademacher(z, generator(2))),
+        lambda s: denoising(s, z, eps, sigma),
+    ):
+        matrix = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
+        bias = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+        optimiser = torch.optim.LBFGS([matrix, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+        def closure(loss=loss, matrix=matrix, bias=bias, optimiser=optimiser):
+            optimiser.zero_grad()
+            value = loss(lambda z: z @ matrix.T + bias).mean()
+            value.backward()
+            return value
+
+        optimiser.step(closure)
+        exact = -torch.linalg.inv(cov)
+        assert (matrix.detach() - exact).norm() < 0.12 * exact.norm()
+        centre = torch.linalg.solve(matrix.detach(), -bias.detach())
+        assert (centre - alpha * truth.mixture.means[0]).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("schedule", [Linear(-6.0, 5.0), Cosine(-6.0, 5.0)], ids=["linear", "cosine"])
+@pytest.mark.parametrize("space", ["score", "epsilon", "x0", "v"])
+def test_ncsn_weighting_is_half_sigma_squared_times_the_score_error(schedule, space):
+    process = VarianceExploding()
+    denoiser = network(Wrong(), space, process)
+    x, eps = (torch.randn(5, 3, generator=generator(i), dtype=torch.float64) for i in (0, 1))
+    t = torch.linspace(0.05, 0.95, 5, dtype=torch.float64)
+    gamma = schedule.gamma(t)
+    _, sigma = process.alpha_sigma(gamma)
+    z = process.diffuse(x, gamma, eps)
+    ours = Objective(space, NCSN())(denoiser, schedule, x, t, eps).nats
+    theirs = sigma**2 * denoising(lambda z: denoiser(z, gamma).score, z, eps, sigma[:, None])
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_tweedie_gives_the_posterior_mean_of_the_oracle():
+    truth = oracle(lopsided())
+    gamma = torch.tensor(0.7, dtype=torch.float64)
+    z = torch.randn(6, 2, generator=generator(), dtype=torch.float64)
+    alpha, sigma = truth.process.alpha_sigma(gamma)
+    guess = truth(z, gamma)
+    torch.testing.assert_close(posterior_mean(guess.score, z, alpha, sigma), guess.x0)
+
+
+def test_tweedie_errors_are_what_a_model_has_left_to_learn():
+    """The oracle has none; an error in epsilon is sigma / alpha times that in the posterior mean."""
+    truth, gammas = oracle(ring()), torch.tensor([-4.0, 0.0, 3.0]).double()
+    x = truth.mixture.sample(4000, generator())[0].double()
+    for row in tweedie_errors(truth, truth, x, gammas, generator(1)):
+        assert row.excess < 1e-20 and row.spread > 0
+
+    class Off(Says):
+        def forward(self, z, gamma, condition):
+            return super().forward(z, gamma, condition) + 0.1
+
+    rows = tweedie_errors(network(Off(truth, "epsilon"), "epsilon"), truth, x, gammas, generator(1))
+    for row, gamma in zip(rows, gammas.tolist(), strict=True):
+        assert row.gamma == gamma
+        assert row.excess == pytest.approx(0.01 * math.exp(gamma))
+
+
+def test_the_spread_that_tweedie_reports_is_the_posterior_variance():
+    """One Gaussian: E|x - E[x | z]|^2 / d = tr(C sigma^2 S^-1) / d, a closed form."""
+    truth = oracle(correlated(3), VariancePreserving())
+    x = truth.mixture.sample(20_000, generator())[0].double()
+    gamma = torch.tensor([0.3]).double()
+    (row,) = tweedie_errors(truth, truth, x, gamma, generator(1))
+    alpha, sigma = truth.process.alpha_sigma(gamma[0])
+    cov = correlated(3)[2][0]
+    marginal = alpha**2 * cov + sigma**2 * torch.eye(3)
+    exact = (sigma**2 * cov @ torch.linalg.inv(marginal)).trace().item() / 3
+    assert row.spread == pytest.approx(exact, rel=0.03)

@@ -1,0 +1,83 @@
+"""The SDE view: coefficients against the marginals they must keep, both reversals against the truth."""
+
+import pytest
+import torch
+
+from tests.diffusion.oracles import SCHEDULES, correlated, oracle
+from tests.diffusion.test_processes import PROCESSES
+from triptych.diffusion.schedule import BetaLinear, Cosine, Linear
+from triptych.tutorial.sde import SDE
+
+every = pytest.mark.parametrize("name", PROCESSES)
+
+
+@every
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_coefficients_keep_the_marginals(name, schedule):
+    """d alpha / dt = f alpha and d sigma^2 / dt = 2 f sigma^2 + g^2."""
+    sde = SDE(PROCESSES[name], SCHEDULES[schedule](-6.0, 5.0))
+    t = torch.linspace(0.02, 0.98, 49, dtype=torch.float64, requires_grad=True)
+    alpha, sigma = sde.process.alpha_sigma(sde.schedule.gamma(t))
+    f, g2 = sde.drift(t).detach(), sde.diffusion(t).detach()
+    growth = torch.autograd.grad(sigma.square().sum(), t, retain_graph=True)[0]
+    torch.testing.assert_close(growth, 2 * f * sigma.detach().square() + g2)
+    if name != "ve":
+        torch.testing.assert_close(torch.autograd.grad(alpha.sum(), t)[0], f * alpha.detach())
+    else:
+        assert (f == 0).all()
+
+
+def test_vp_has_the_beta_it_was_made_of():
+    """On the stretch of the beta-linear curve that is travelled: g^2 = beta(u) and f = -beta / 2."""
+    schedule = BetaLinear(-6.0, 5.0, beta_min=0.1, beta_max=20.0)
+    sde = SDE(PROCESSES["vp"], schedule)
+    t = torch.linspace(0, 1, 33, dtype=torch.float64)
+    u = schedule._start + schedule._length * t
+    beta = (0.1 + 19.9 * u) * schedule._length
+    torch.testing.assert_close(sde.diffusion(t), beta)
+    torch.testing.assert_close(sde.drift(t), -beta / 2)
+
+
+def euler_maruyama(drift, g2, z, times, generator):
+    """z along ``times``, noise of variance g2 |dt| a step."""
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype)
+        z = z + drift(z, t) * (s - t) + (g2(t) * (s - t).abs()).sqrt() * noise
+    return z
+
+
+@every
+def test_a_simulation_of_the_forward_sde_has_the_marginals_it_claims(name):
+    sde = SDE(PROCESSES[name], Cosine(-4.0, 3.0))
+    n, x = 20_000, 1.7
+    generator = torch.Generator().manual_seed(0)
+    start, times = torch.zeros((), dtype=torch.float64), torch.linspace(0, 0.8, 201, dtype=torch.float64)
+    eps = torch.randn(n, 1, generator=generator, dtype=torch.float64)
+    z = sde.process.diffuse(torch.full_like(eps, x), sde.schedule.gamma(start), eps)
+    z = euler_maruyama(sde.forward, sde.diffusion, z, times, generator)
+    alpha, sigma = sde.process.alpha_sigma(sde.schedule.gamma(times[-1]))
+    assert z.mean().item() == pytest.approx(x * alpha.item(), abs=4 * sigma.item() / n**0.5 + 0.01)
+    assert (z.std() / sigma).item() == pytest.approx(1, abs=4 / (2 * n) ** 0.5 + 0.01)
+
+
+@every
+def test_the_reverse_sde_and_the_flow_lead_from_the_noisy_marginal_to_the_clean_one(name):
+    """One correlated Gaussian: its mean and covariance after the way back, both ways."""
+    truth = oracle(correlated(2), PROCESSES[name])
+    sde = SDE(truth.process, Linear(-5.0, 4.0))
+    generator = torch.Generator().manual_seed(1)
+    x, _ = truth.mixture.sample(10_000, generator)
+    ends = sde.schedule.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    eps = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    z = sde.process.diffuse(x.double(), ends[1], eps)
+    times = torch.linspace(1, 0, 301, dtype=torch.float64)
+    alpha, sigma = sde.process.alpha_sigma(ends[0])
+    mean = alpha * truth.mixture.means[0]
+    cov = alpha**2 * correlated(2)[2][0] + sigma**2 * torch.eye(2)
+    for back in (
+        euler_maruyama(lambda z, t: sde.reverse(truth, z, t), sde.diffusion, z, times, generator),
+        euler_maruyama(lambda z, t: sde.flow(truth, z, t), torch.zeros_like, z, times, generator),
+    ):
+        scale = cov.diagonal().sqrt()
+        assert ((back.mean(0) - mean).abs() < 0.05 * scale).all()
+        assert ((torch.cov(back.T) - cov).abs() < 0.06 * scale.outer(scale)).all()
