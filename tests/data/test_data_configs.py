@@ -1,24 +1,28 @@
 """Each file in configs/data makes the datamodule that it says, and has no key that nothing reads."""
 
 import inspect
-from pathlib import Path
 
 import hydra
 import pytest
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
+from triptych.config.check import CONFIGS
+from triptych.config.names import register_resolvers
 from triptych.data.base import DataError, DataModule
 from triptych.data.mnist import FashionMnist
 
 from .helpers import refused, save_images, write_mnist
 
-FILES = sorted((Path(__file__).parents[2] / "configs" / "data").glob("*.yaml"))
+FILES = sorted((CONFIGS / "data").glob("*.yaml"))
 
 
 def config(file, root):
-    base = OmegaConf.create({"seed": 3, "paths": {"data_dir": str(root)}})
-    return OmegaConf.merge(base, {"data": OmegaConf.load(file)}).data
+    register_resolvers()
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = hydra.compose("train", [f"data={file.stem}", "seed=3", f"paths.data_dir={root}"])
+    OmegaConf.set_struct(cfg, False)
+    return cfg.data
 
 
 def known_keys(kind):
@@ -63,9 +67,8 @@ def test_config(file, tmp_path, monkeypatch):
 
 
 def test_lists_may_be_hydra_lists():
-    cfg = OmegaConf.load(next(file for file in FILES if file.stem == "mixture"))
+    cfg = config(next(file for file in FILES if file.stem == "mixture"), "")
     del cfg["_convert_"]
-    cfg.seed = 0
     assert hydra.utils.instantiate(cfg).mixture is not None
 
 

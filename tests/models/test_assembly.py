@@ -149,13 +149,14 @@ def test_every_rung_is_of_one_size_and_can_be_built(root, name):
     from triptych.config.check import CONFIGS
     from triptych.config.names import register_resolvers
     from triptych.models.assemble import build_data, build_model
+    from triptych.sweeps.rounds import grid
 
     register_resolvers()
     data, sizes = None, []
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         sweep = compose("train", overrides=[f"ablation={name}"], return_hydra_config=True)
-        for experiment in sweep.hydra.sweeper.params.experiment.split(","):
-            cfg = compose("train", overrides=[f"ablation={name}", f"experiment={experiment}"])
+        for job in grid(sweep.hydra.sweeper, ["seed=1"]):
+            cfg = compose("train", overrides=[f"ablation={name}", *job])
             config = OmegaConf.to_container(cfg, resolve=True)
             data = data or build_data(config)
             sizes.append(sum(p.numel() for p in build_model(config, data).parameters()))

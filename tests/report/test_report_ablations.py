@@ -14,6 +14,7 @@ from triptych.config.names import register_resolvers
 from triptych.report.axes import find_axes
 from triptych.runs.plain import shown
 from triptych.runs.read import Estimate, Run
+from triptych.sweeps.rounds import with_setting
 
 NAMES = sorted(file.stem for file in (CONFIGS / "ablation").glob("*.yaml"))
 
@@ -23,22 +24,25 @@ def composed(name: str, *overrides: str):
         cfg = compose("train", [f"ablation={name}", *overrides], return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     choices = {g: c for g, c in cfg.hydra.runtime.choices.items() if c and not g.startswith("hydra/")}
-    params = OmegaConf.to_container(cfg.hydra.sweeper.get("params") or {})
+    sweeper = OmegaConf.to_container(cfg.hydra.sweeper)
     with open_dict(cfg):
         del cfg["hydra"]
-    return OmegaConf.to_container(cfg, resolve=True), choices, params
+    return OmegaConf.to_container(cfg, resolve=True), choices, sweeper
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_axes_of_an_ablation_are_its_grid(name):
     register_resolvers()
     # three values of each are enough to tell an axis from what changes with it
-    grid = {key: str(values).split(",")[:3] for key, values in composed(name)[2].items()}
+    sweeper = composed(name)[2]
+    grid = {key: str(values).split(",")[:3] for key, values in sweeper["params"].items()}
     seeds = grid.pop("seed", ["1"])[:1]
     runs = []
     for values in itertools.product(*grid.values(), seeds):
-        told = dict(zip([*grid, "seed"], values, strict=True))
-        config, choices, _ = composed(name, *(f"{key}={value}" for key, value in told.items()))
+        job = [f"{key}={value}" for key, value in zip([*grid, "seed"], values, strict=True)]
+        job = with_setting(job, sweeper["settings"])
+        told = dict(override.split("=", 1) for override in job)
+        config, choices, _ = composed(name, *job)
         runs.append(
             Run(
                 Path("/", *values), "finished", overrides=told, choices=choices, seed=int(told["seed"]),

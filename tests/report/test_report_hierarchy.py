@@ -42,8 +42,8 @@ def test_the_ladder_in_its_own_order_with_levels_and_weighted_bounds(tmp_path):
         extra = {f"bpd_kl_{i + 1}": {"mean": 0.1 + i, "stderr": 0.0, "n": 9} for i in range(levels)}
         extra |= {"bpd_iw": {"mean": 1.5, "stderr": 0.0, "n": 9}} if levels else {}
         make_run(
-            tmp_path, "x", 1, 0.0, overrides=[f"experiment=ladder/{rung}"], started=f"{k}",
-            choices={"experiment": f"ladder/{rung}", "model": "vae" if levels else "diffusion"},
+            tmp_path, "x", 1, 0.0, overrides=[f"setting={rung}"], started=f"{k}",
+            choices={"model": "vae" if levels else "diffusion"},
             test=metrics(2.0 - 0.1 * (k == 0)) | extra,
         )  # fmt: skip
     comparison, palette = compared(tmp_path)

@@ -30,14 +30,16 @@ def test_local_is_a_run_a_core(root):
 
 
 def test_a_slurm_job_has_a_task_for_each_of_the_trainers_processes():
-    _, slurm = launcher("hydra/launcher=slurm", "trainer=gpu", "trainer.devices=4", "trainer.num_nodes=2")
+    _, slurm = launcher(
+        "hydra/launcher=slurm", "trainer.accelerator=gpu", "trainer.devices=4", "trainer.num_nodes=2"
+    )
     assert (slurm.nodes, slurm.tasks_per_node, slurm.gpus_per_node) == (2, 4, 4)
     _, slurm = launcher("hydra/launcher=slurm", "trainer=cpu")
     assert (slurm.nodes, slurm.tasks_per_node, slurm.gpus_per_node) == (1, 1, None)
 
 
 def test_a_task_of_rays_has_the_gpus_of_its_trainer_and_as_many_threads_as_cores():
-    _, launcher_ = launcher("hydra/launcher=ray_tasks", "trainer=gpu", "trainer.devices=2")
+    _, launcher_ = launcher("hydra/launcher=ray_tasks", "trainer.accelerator=gpu", "trainer.devices=2")
     assert (launcher_.ray.remote.num_cpus, launcher_.ray.remote.num_gpus) == (1, 2)
     _, launcher_ = launcher("hydra/launcher=ray_tasks", "hydra.launcher.ray.remote.num_cpus=4", "trainer=cpu")
     assert launcher_.ray.remote.num_gpus is None

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from hydra_plugins.triptych_rounds.sweeper import RoundsSweeper
 from tests.runs.commands import command, environment
 from triptych.errors import UserError
-from triptych.sweeps.rounds import Trial, check_rounds, choose, seeds_after, settings_and_seeds
+from triptych.sweeps.rounds import Trial, check_rounds, choose, grid, seeds_after, settings_and_seeds
 from triptych.sweeps.sweep import SweepHook
 
 GRID = [[f"objective={o}", f"seed={s}"] for o in ("x0", "v") for s in (1, 2, 3)]
@@ -55,6 +55,29 @@ def test_rounds_are_few_and_end_at_the_most():
             seeds_after(first, most)
 
 
+def test_a_setting_brings_its_overrides_but_for_what_was_typed():
+    sweeper = {
+        "params": {"seed": "1,2", "setting": "small,large"},
+        "settings": {"small": ["model.width=4"], "large": ["model.width=8", "model.depth=2"]},
+    }
+    assert grid(sweeper, []) == [
+        ["setting=small", "model.width=4", "seed=1"],
+        ["setting=large", "model.width=8", "model.depth=2", "seed=1"],
+        ["setting=small", "model.width=4", "seed=2"],
+        ["setting=large", "model.width=8", "model.depth=2", "seed=2"],
+    ]
+    assert grid(sweeper, ["seed=3", "setting=large", "model.width=16"]) == [
+        ["setting=large", "model.depth=2", "seed=3", "model.width=16"]
+    ]
+    with pytest.raises(UserError, match="setting=huge: no such setting, small, large is accepted"):
+        grid(sweeper, ["setting=small,huge"])
+    with pytest.raises(
+        UserError, match="setting=small: no such setting, an ablation that lists it is needed"
+    ):
+        grid({}, ["setting=small,large"])
+    assert grid(sweeper, ["setting=null", "seed=1"]) == [["seed=1", "setting=null"]]
+
+
 def test_a_grid_is_settings_times_seeds():
     assert settings_and_seeds(GRID) == ([["objective=x0"], ["objective=v"]], [1, 2, 3])
     with pytest.raises(UserError, match="seed"):
@@ -66,6 +89,7 @@ def test_a_grid_is_settings_times_seeds():
     [
         ({"until": "bored"}, "until=bored: null or decided is accepted"),
         ({"until": "decided"}, "until=decided: for a grid"),
+        ({"setting": "vae"}, "setting=vae: for a sweep of an ablation that lists it"),
         ({"max_seeds": 1}, "max_seeds=1: a whole number from 2"),
         ({"max_seeds": True}, "max_seeds=True"),
         ({"equal_within": -0.1}, "equal_within=-0.1: null or a number above 0"),

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -31,6 +30,7 @@ class RoundsSweeper(Sweeper):
     Args:
         max_batch_size: jobs that are handed to the launcher at a time; null: all.
         params: {key: "a,b,c"}, the grid, beside what the command line adds.
+        settings: {name: [overrides]}: what each value of an axis ``setting`` stands for.
         tune: {key: "a,b,c"}: what each setting has tuned.
         tuning_seeds: "101,102": of the trials; no seed of the grid.
     """
@@ -43,10 +43,13 @@ class RoundsSweeper(Sweeper):
         self,
         max_batch_size: int | None = None,
         params: dict[str, str] | None = None,
+        settings: dict[str, list[str]] | None = None,
         tune: dict[str, str] | None = None,
         tuning_seeds: str | int | None = None,
     ):
-        self.max_batch_size, self.params = max_batch_size, dict(params or {})
+        self.max_batch_size = (
+            max_batch_size  # params and settings are read from the configuration, by ``grid``
+        )
         self.tune, self.tuning_seeds = dict(tune or {}), tuning_seeds
         self.launched = 0
 
@@ -63,18 +66,14 @@ class RoundsSweeper(Sweeper):
             return self._sweep(arguments)
 
     def _sweep(self, arguments: list[str]) -> Any:
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
         from triptych.errors import UserError
+        from triptych.sweeps.rounds import grid
         from triptych.sweeps.sweep import current
 
         root = Path(self.config.hydra.sweep.dir)
         root.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, root / "multirun.yaml")
-        parsed = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(
-            [f"{key}={value}" for key, value in self.params.items()] + arguments
-        )
-        jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+        jobs = grid(self.config.hydra.sweeper, arguments, self.hydra_context.config_loader)
         self.hook = current()
         until = self.config.get("until")
         most = self.max_batch_size

@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from triptych.config.names import EMPTY
 from triptych.config.nearest import nearest
 from triptych.errors import UserError
 
@@ -129,7 +130,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if extra := EXTRAS.get(found[1]):
             return f"{found[1]}: not installed, pip install 'triptych[{extra}]' is needed"
         group, _, option = found[1].rpartition("/")
-        options = [p.stem for p in (CONFIGS / group).glob("*.yaml")]
+        options = [p.stem for p in (CONFIGS / group).glob("*.yaml")] + [EMPTY[group]] * (group in EMPTY)
         if group == "hydra/launcher":
             options += ["joblib", *(name.rpartition("/")[2] for name in EXTRAS)]
         near = nearest(option, options)

@@ -11,9 +11,17 @@ import secrets
 import time
 from pathlib import Path
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.identity import NOT_IN_NAMES, role
+
+# groups that may be empty, and the name of that choice: it holds nothing, so it needs no file
+EMPTY = {
+    **dict.fromkeys(("guidance", "threshold", "likelihood"), "none"),
+    **dict.fromkeys(("schedule", "process", "denoiser", "objective"), "none"),  # of a vae
+    "logger": "csv",  # metrics.csv, which every run has, and nothing else
+}
 
 
 def slug(text: str, limit: int = 120) -> str:
@@ -80,7 +88,7 @@ def gpus(accelerator: str, devices: int) -> int | None:
 
 
 def register_resolvers() -> None:
-    """Make the functions above known to OmegaConf, as in ``${cores:}``."""
+    """Make the functions above known to OmegaConf, as in ``${cores:}``, and the empty choices to Hydra."""
     for name, function, cached in (
         ("slug", slug, False),
         ("run_name", run_name, True),
@@ -90,3 +98,5 @@ def register_resolvers() -> None:
         ("gpus", gpus, False),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)
+    for group, name in EMPTY.items():
+        ConfigStore.instance().store(name, {}, group=group, provider="triptych")

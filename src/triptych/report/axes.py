@@ -10,7 +10,11 @@ from triptych.report.words import listed
 from triptych.runs.read import Run
 
 SWEEP = "directory"
-BUNDLES = ("experiment", "debug")  # several settings under one name: that they change together is its purpose
+BUNDLES = (
+    "experiment",
+    "setting",
+    "debug",
+)  # several settings under one name: that they change together is its purpose
 
 
 @dataclass(frozen=True)

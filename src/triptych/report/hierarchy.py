@@ -26,8 +26,8 @@ from triptych.report.style import (
     shortened,
 )
 
-STEPS, RUNG = "bound.steps", "experiment"
-LADDER = "ladder/"
+STEPS, RUNG = "bound.steps", "setting"
+KINDS = ("vae", "hvae", "vdm")
 WIDTH = 5.2
 
 
@@ -132,7 +132,7 @@ def ladder(comparison: Comparison, colours: Colours) -> Figure | None:
     """Test bound (disc), training bound (ring) and importance-weighted bound (bar; VAEs only) by rung."""
     if not any(axis.key == RUNG for axis in comparison.axes):
         return None
-    cells = sorted((c for c in comparison.cells if c.label.startswith(LADDER)), key=lambda c: _rung(c.label))
+    cells = sorted((c for c in comparison.cells if _rung(c.label)[0] in KINDS), key=_place)
     if len(cells) < 2:
         return None
     figure, ax = axes(7.2, 3.7, 0.66, 0.2, bottom=0.9)
@@ -149,20 +149,23 @@ def ladder(comparison: Comparison, colours: Colours) -> Figure | None:
         ax.scatter([x], [test.mean], s=34, color=ink, zorder=3)
         if weighted.n:
             ax.plot([x - 0.2, x + 0.2], [weighted.mean] * 2, color=INK, linewidth=1.6)
-    names = [cell.label.removeprefix(LADDER) for cell in cells]
-    ax.set_xticks(range(len(cells)), names, rotation=35, ha="right")
+    ax.set_xticks(range(len(cells)), [cell.label for cell in cells], rotation=35, ha="right")
     ax.set_xlim(-0.6, len(cells) - 0.4)
     ax.margins(y=0.12)
     ax.set_ylabel(f"bound, {comparison.unit}")
     return figure
 
 
-def _rung(label: str) -> tuple[int, float]:
-    """Place on the ladder: fewer latents first, the continuum (no number) last."""
-    kind, _, latents = label.removeprefix(LADDER).partition("_")
-    return ("vae", "hvae", "vdm").index(kind) if kind in ("vae", "hvae", "vdm") else 3, float(
-        latents
-    ) if latents.isdigit() else float("inf")
+def _rung(label: str) -> tuple[str, float]:
+    """The kind of model and its number of latents, infinite for the continuum (no number)."""
+    kind, _, latents = label.partition("_")
+    return kind, float(latents) if latents.isdigit() else math.inf
+
+
+def _place(cell: Cell) -> tuple[int, float]:
+    """On the ladder: fewer latents first, the continuum last."""
+    kind, latents = _rung(cell.label)
+    return KINDS.index(kind), latents
 
 
 def _terms(cell: Cell) -> list[float]:

@@ -2,12 +2,50 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from triptych.errors import UserError
 
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
 Point = tuple[str, ...]  # overrides of what is tuned
+
+
+def grid(sweeper: Mapping, arguments: Sequence[str], loader: Any = None) -> list[list[str]]:
+    """The overrides of each run of a grid: ``sweeper.params`` and the command line, as Hydra's own has it.
+
+    ``setting=NAME`` brings the overrides that ``sweeper.settings`` lists for it, but for keys that the command
+    line gives a value.
+
+    Raises:
+        UserError: no setting of that name.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    given = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*given, *arguments])
+    settings = sweeper.get("settings") or {}
+    jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+    return [with_setting(job, settings) for job in jobs]
+
+
+def with_setting(job: list[str], settings: Mapping) -> list[str]:
+    """``job`` and what its ``setting=NAME`` stands for.
+
+    Raises:
+        UserError: no setting of that name.
+    """
+    name = next((o.split("=", 1)[1] for o in job if o.startswith("setting=")), None)
+    if name in (None, "null"):
+        return job
+    if name not in settings:
+        accepted = f"{', '.join(settings)} is accepted" if settings else "an ablation that lists it is needed"
+        raise UserError(f"setting={name}: no such setting, {accepted}")
+    typed = {o.lstrip("+~").split("=", 1)[0] for o in job}
+    brought = [o for o in settings[name] if o.split("=", 1)[0] not in typed]
+    # the name first: a report names runs by the first of the keys that change together
+    return [f"setting={name}", *brought, *(o for o in job if not o.startswith("setting="))]
 
 
 class Trial(NamedTuple):
@@ -33,6 +71,8 @@ def check_rounds(config: Mapping, sweeping: bool, grid: bool) -> None:
         )
     if isinstance(most, bool) or not isinstance(most, int) or most < 2:
         raise UserError(f"max_seeds={most}: a whole number from 2 is accepted")
+    if config.get("setting") is not None and not grid:
+        raise UserError(f"setting={config['setting']}: for a sweep of an ablation that lists it, with -m")
     number = isinstance(margin, int | float) and not isinstance(margin, bool)
     if margin is not None and not (number and 0 < margin < math.inf):
         raise UserError(f"equal_within={margin}: null or a number above 0, in the bound's unit, is accepted")

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
@@ -30,7 +29,7 @@ from triptych.runs.exits import one_line_errors
 from triptych.runs.plain import load
 from triptych.runs.provenance import command
 from triptych.runs.summary import UNITS, figure
-from triptych.sweeps.rounds import check_rounds
+from triptych.sweeps.rounds import check_rounds, grid
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
 
@@ -103,7 +102,8 @@ class SweepHook(Callback):
                     f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]"
                 )
         self.root = Path(config.hydra.sweep.dir)
-        self.cells = expected_cells(config)
+        with _no_sweep_after_an_error():
+            self.cells = expected_cells(config)
         self.config = config
         self.before = load(self.root / "sweep.json") or {}
         self.facts: dict[str, Any] = {"command": ["triptych-train", *command()[1:]]}
@@ -265,11 +265,7 @@ def expected_cells(config: DictConfig) -> list[str]:
     sweeper = config.hydra.sweeper
     if not _is_grid(config) or sweeper.get("tune"):
         return []
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-    given = [f"{k}={v}" for k, v in (config.hydra.sweeper.params or {}).items()]
-    parsed = OverridesParser.create().parse_overrides(given + list(config.hydra.overrides.task))
-    return [cell_name(config, job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+    return [cell_name(config, job) for job in grid(sweeper, list(config.hydra.overrides.task))]
 
 
 def cell_name(config: DictConfig, overrides: Sequence[str]) -> str:
