@@ -15,8 +15,8 @@ Point = tuple[str, ...]  # overrides of what is tuned
 def grid(sweeper: Mapping, arguments: Sequence[str], loader: Any = None) -> list[list[str]]:
     """The overrides of each run of a grid: ``sweeper.params`` and the command line, as Hydra's own has it.
 
-    ``setting=NAME`` brings the overrides that ``sweeper.settings`` lists for it, but for keys that the command
-    line gives a value.
+    ``setting=NAME`` brings the overrides that ``sweeper.settings`` lists for it, but for keys that the
+    command line gives a value.
 
     Raises:
         UserError: no setting of that name.
