@@ -8,19 +8,33 @@ PYTHON := $(shell for p in python3 python3.12 python3.13 python3.11; do $$p -c '
 endif
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# the versions that this Python's tests have passed with; the ranges that they are taken from are pyproject.toml's
+PINS := requirements/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d.txt" % sys.version_info[:2])')
+# On Linux without an NVIDIA GPU: torch without CUDA, which is several GB smaller. TORCH= takes PyPI's build
+# anyway; where this index cannot be reached that is what happens.
+ifeq ($(shell uname -s)$(shell command -v nvidia-smi),Linux)
+TORCH := https://download.pytorch.org/whl/cpu
+endif
 
-.PHONY: help install ablation test test-all check format bench clean
+.PHONY: help install upgrade ablation test test-all check format bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(VENV)/installed  ## .venv with everything in it
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml $(wildcard requirements/*.txt)
 	@$(or $(PYTHON),false) -c '$(FIT)' || { echo "error: Python 3.11, 3.12 or 3.13 with venv is needed: make PYTHON=/path/to/python3.12 install" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(if $(TORCH),@$(PIP) --retries 0 --timeout 10 --no-deps --index-url $(TORCH) -c $(PINS) torch torchvision 2>/dev/null || \
+		echo "$(TORCH) cannot be reached: torch comes from the package index instead")
+	$(PIP) -c $(PINS) -e '.[dev]'
 	@touch $@
+
+upgrade:  ## the newest versions that pyproject.toml allows, pinned for this Python; then make test-all
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python requirements/pin.py
 
 ablation: install  ## the main job: x0, epsilon, score, v and levels on real digits, with a report
 	$(BIN)/triptych-train -m ablation=objectives
@@ -31,14 +45,15 @@ test: install  ## the tests, without the slow ones
 test-all: install  ## all of them
 	$(BIN)/python -m pytest
 
+CODE := src tests benchmarks requirements docs/architecture.py
 check: install  ## ruff, ruff-format, mypy
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 
 format: install  ## put the code into shape
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
 
 bench: install  ## training and sampling beside hand-written loops and diffusers
 	$(BIN)/python benchmarks/training_step.py

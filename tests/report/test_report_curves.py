@@ -6,9 +6,10 @@ import time
 import numpy as np
 import pytest
 
+from triptych import report
 from triptych.report.compare import compare
 from triptych.report.curves import equal_time, noise_levels, training_time
-from triptych.report.panels import colours
+from triptych.report.panels import colours, panels
 from triptych.report.render import write_report
 from triptych.report.story import rows, tell
 from triptych.runs.metrics import MetricsCsv
@@ -20,6 +21,20 @@ from .fake_runs import make_run, metrics, sweep
 def compared(root):
     (found,) = compare(read_runs(root))
     return found, colours([cell.label for cell in found.cells])
+
+
+def test_a_module_of_its_own_adds_a_panel(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "__path__", [*report.__path__, str(tmp_path / "more")])
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "panel_mine.py").write_text(
+        "from triptych.report.curves import training as again\nPANELS = [('Mine', 'How to read it.', (again,))]\n"
+    )
+    make_run(tmp_path / "runs", "v", 1, 2.0)
+    comparison, palette = compared(tmp_path / "runs")
+    shown = {panel.title: panel for panel in panels(comparison, palette, "s")}
+    assert shown["Mine"].how == "How to read it." and shown["Mine"].svgs[0].startswith("<svg")
+    monkeypatch.undo()
+    assert "Mine" not in [panel.title for panel in panels(comparison, palette, "s")]
 
 
 def test_seeds_with_levels_of_their_own_all_count(tmp_path):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 
 from matplotlib.figure import Figure
 
+from triptych import report
 from triptych.report import curves, draw_measures, figures, hierarchy, measures, posterior_mean
 from triptych.report.compare import Comparison
 from triptych.report.style import colour, styled, to_png, to_svg
@@ -179,11 +182,17 @@ def panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[P
     """Every panel for which the runs recorded what it shows."""
     found = []
     # of one and the same model there is nothing to compare but its samples
-    for title, how, draws in () if measures.deciding(comparison) else PANELS:
+    for title, how, draws in () if measures.deciding(comparison) else (*PANELS, *_added()):
         svgs = [_svg(comparison, palette, draw, f"{name}-{draw.__name__}") for draw in draws]
         if any(svgs):
             found.append(Panel(title, how, tuple(svg for svg in svgs if svg)))
     return found + _measured(comparison, palette, name)
+
+
+def _added() -> list[tuple[str, str, tuple[Draw, ...]]]:
+    """``PANELS`` of each module ``report/panel_NAME.py``: panels that an owner of the clone has added."""
+    names = sorted(m.name for m in pkgutil.iter_modules(report.__path__) if m.name.startswith("panel_"))
+    return [panel for name in names for panel in import_module(f"{report.__name__}.{name}").PANELS]
 
 
 def _measured(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
