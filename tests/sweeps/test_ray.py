@@ -79,7 +79,7 @@ def test_an_address_where_nobody_answers(root):
         )
         done = subprocess.run(line, capture_output=True, text=True, env=environment(root), timeout=60)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
-    said = f"error: hydra.launcher.ray.init.address={address}: nobody answers there (Connection refused)"
+    said = f"error: hydra.launcher.ray.init.address={address}: no answer from there (Connection refused)"
     assert done.stderr.startswith(said), done.stderr
     assert not list(root.rglob("config.yaml"))
 

@@ -99,7 +99,7 @@ def test_two_people_start_the_same_sweep(root):
     found = summaries(root)
     assert len(found) == 2 and all(s["status"] == "finished" for _, s in found.values()), said
     assert codes in ([0, 0], [0, 75]), said  # 75: the other one was still at work when it ended
-    assert any(f"@{os.uname().nodename} pid " in text and "is at work on it" in text for text in said), said
+    assert any(f"@{os.uname().nodename} pid " in text and "is running it" in text for text in said), said
     assert len(list((root / "logs" / "sweeps").iterdir())) == 1
 
 

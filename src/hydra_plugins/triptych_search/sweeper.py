@@ -168,7 +168,7 @@ def _tell(study: Any, trial: Any, folder: Path, value: float | None) -> None:
     elif (folder / "prune").exists():
         study.tell(trial, state=TrialState.PRUNED)
     else:
-        print(f"{folder.name}: came to no end", file=sys.stderr)
+        print(f"{folder.name}: did not end", file=sys.stderr)
 
 
 def _distribution(override: Override) -> Any:

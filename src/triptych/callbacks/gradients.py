@@ -16,7 +16,7 @@ class Gradients(pl.Callback):
 
     A clip at a fixed norm acts on the scale of the loss, which is what objectives differ in: whether and how
     often it acted belongs beside a comparison. The counts are of one size however long the run, are kept in
-    its checkpoints, and are read on the CPU only when somebody asks.
+    its checkpoints, and are read on the CPU only when they are asked for.
 
     Args:
         clip: norm at which the trainer clips; None: it does not.

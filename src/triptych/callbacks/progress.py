@@ -1,4 +1,4 @@
-"""Where a run is: a bar for who watches, ``progress.json`` for who looks in from outside."""
+"""Progress of a run: a bar on a terminal, and ``progress.json`` for other processes."""
 
 import time
 from typing import Any
@@ -26,7 +26,7 @@ class Progress(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            # disable=None: no bar where nobody watches
+            # disable=None: no bar where stderr is no terminal
             self._bar = tqdm(
                 total=trainer.max_steps, initial=trainer.global_step, desc="fit", disable=None, leave=False
             )

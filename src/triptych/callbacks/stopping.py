@@ -47,11 +47,11 @@ class Stop(pl.Callback):
                 signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Take over from whoever listened before."""
+        """Install the handlers, in place of those that were there."""
         if threading.current_thread() is not threading.main_thread():
             return  # no other thread may
         for number in SIGNALS:
-            # nohup and its like have asked that the terminal's end be nobody's business
+            # ignored, as by nohup: the end of the terminal must not stop the run
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._hear)
 
@@ -127,7 +127,7 @@ class Stop(pl.Callback):
 
 
 def requeue(stop: Interrupted) -> bool:
-    """Put this SLURM job back into the queue if it was told to leave; submitit does so itself."""
+    """Requeue this SLURM job if a signal stopped it; submitit does so itself."""
     job = os.environ.get("SLURM_JOB_ID")
     if not job or stop.signal not in WANTED_BACK or "SUBMITIT_EXECUTOR" in os.environ:
         return False

@@ -1,6 +1,6 @@
 """Train one run, or sweep over many: ``triptych-train [-m] [overrides]``, ``triptych-train resume=DIR``.
 
-The door composes, checks and records a run's directory; a process of its own then executes what the
+The command composes, checks and records a run's directory; a process of its own then executes what the
 directory records, so every run, single or one of a sweep, resumed or requeued, takes the same path.
 Only Hydra is imported until then.
 """
@@ -71,7 +71,7 @@ def compose_and_train(cfg: DictConfig) -> float | None:
         sys.stdout.flush()
         os.execv(sys.executable, command)  # the same process goes on: signals and exit code are its own
     if (holder := run.holder()) is not None and processes.rank() == 0:
-        return _metric(run, cfg.optimized_metric, f"{path.name}: {holder} is at work on it")
+        return _metric(run, cfg.optimized_metric, f"{path.name}: {holder} is running it")
     code = processes.run_child(command, run / "train.log")
     if code >= 128 and not (run / PRUNE).exists():
         processes.await_requeue()  # so that a job that SLURM takes back does not look like one that has ended
@@ -111,7 +111,7 @@ def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) 
 
 
 def _metric(run: RunDirectory, name: str, trouble: str = "") -> float | None:
-    """The sweeper's figure of a run; None, and a line, if it has come to no end."""
+    """The sweeper's figure of a run; None, and a line, if it did not end."""
     if trouble:
         print(trouble, file=sys.stderr, flush=True)
     return figure(run.summary(), name)

@@ -24,7 +24,7 @@ from triptych.report.crossed import Error, chi2_nodes, critical
 from triptych.report.words import count, duration, listed, number
 
 GOAL = 0.8
-MOST = 200  # seeds beyond which nobody would go
+MOST = 200  # seeds; more are not suggested
 NODES = 32
 SHOWN = 4
 

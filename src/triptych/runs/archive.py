@@ -158,7 +158,7 @@ class DryRun(_Unpickler):
     dispatch[pickle.REDUCE[0]] = load_reduce
 
     def load_build(self) -> None:
-        """Only of a state_dict's own versions, which torch writes and nobody here reads."""
+        """Only of a state_dict's own versions, which torch writes and no code here reads."""
         self.stack.pop()
         if type(self.stack[-1]) is not OrderedDict:
             raise Refused(MORE)

@@ -50,7 +50,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _by_hydra(error: OSError) -> bool:
-    """Whether it was Hydra that touched the file: it makes directories, and writes what it was told."""
+    """Whether it was Hydra that touched the file: it makes directories, and writes what its options say."""
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     packages = [name.split(".")[0] for name in frames]
     return [name for name in packages if name in ("hydra", "triptych")][-1:] == ["hydra"]

@@ -58,7 +58,7 @@ def lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
 
 
 def holder(folder: Path) -> str | None:
-    """Who holds ``folder`` at this moment; None if nobody does."""
+    """The process that holds ``folder`` now; None if there is none."""
     try:
         file = open(folder / ".lock")
     except OSError:
@@ -119,7 +119,7 @@ def _instead(folder: Path, until: float) -> Iterator[None]:
 
 
 def _owner_of(path: Path) -> dict | None:
-    """Who made the file and is at work, as far as can be told; None if nobody is."""
+    """The process that made the file and is still running, as far as is known; None if there is none."""
     try:
         age = time.time() - path.stat().st_mtime
     except OSError:
@@ -133,7 +133,7 @@ def _owner_of(path: Path) -> dict | None:
 
 
 def _put_away(path: Path) -> None:
-    """Remove a file whose owner is gone; one that somebody has made in the meantime goes back."""
+    """Remove a file whose owner has ended; one that another process has made meanwhile is put back."""
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     with contextlib.suppress(OSError):
         os.rename(path, aside)

@@ -33,7 +33,7 @@ def provenance(run: RunDirectory, overrides: list[str], choices: dict[str, Any])
 
 def command() -> list[str]:
     """This process's command as it was typed."""
-    # not sys.argv: the door puts quotes around paths there
+    # not sys.argv: the command puts quotes around paths there
     return [Path(sys.argv[0]).name, *sys.orig_argv[len(sys.orig_argv) - len(sys.argv) + 1 :]]
 
 

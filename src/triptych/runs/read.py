@@ -159,7 +159,7 @@ def find_runs(root: Path) -> list[Path]:
 
 
 def read_runs(root: Path, now: float | None = None) -> list[Run]:
-    """All runs beneath `root`, each told which sweep (`root`'s name) it belongs to."""
+    """All runs beneath `root`, each with the sweep (`root`'s name) that it belongs to."""
     root = Path(root)
     return [read_run(path, sweep=root.resolve().name, now=now) for path in find_runs(root)]
 
@@ -213,7 +213,7 @@ def _summary(summary: Any, directory: Path) -> dict[str, Any]:
 
 
 def _gradient(record: Any) -> Mapping[str, float]:
-    """{"p10", "median", "p90", "max", "clipped"} as far as told; clipped is NaN where nothing was."""
+    """{"p10", "median", "p90", "max", "clipped"} as far as recorded; clipped is NaN where nothing was."""
     if not isinstance(record, dict) or not isinstance(record.get("norm"), dict):
         return {}
     found = {str(name): number(value) for name, value in record["norm"].items()}

@@ -37,8 +37,8 @@ _hooks: list["SweepHook"] = []  # of this process's sweep
 def exit_code() -> int:
     """Of this process's sweep, by its runs and nothing else: how each ended is in its own directory.
 
-    0: all are finished; 3: the others diverged; 75: others are at work on the rest; 1: one failed or came to
-    no end.
+    0: all are finished; 3: the others diverged; 75: other processes are running the rest; 1: one failed or did not
+    end.
     """
     ended = {end for hook in _hooks for end, _ in map(_end, hook.runs())}
     for accepted, code in (
@@ -52,7 +52,7 @@ def exit_code() -> int:
 
 
 def _end(run: RunDirectory) -> tuple[str, str | None]:
-    """Its status, or "busy" with the name of who is at work on it."""
+    """Its status, or "busy" with the name of the process that is running it."""
     if run.status in ENDED:
         return run.status, None
     holder = run.holder()
@@ -185,7 +185,7 @@ class SweepHook(Callback):
             raise
 
     def __getstate__(self) -> dict:
-        return {}  # launchers send the hook to their workers; a thread cannot go, and has no business there
+        return {}  # launchers send the hook to their workers, where its thread is not needed and cannot go
 
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
         job_return.cfg = job_return.hydra_cfg = (
@@ -197,7 +197,7 @@ class SweepHook(Callback):
         for run in self.runs():
             end, holder = _end(run)
             if end not in ENDED:
-                print(f"{run.path.name}: {f'{holder} is at work on it' if holder else 'came to no end'}")
+                print(f"{run.path.name}: {f'{holder} is running it' if holder else 'did not end'}")
         if said := write_report_or_say_why(self.root, len(self.cells), show=True):
             print(f"error: {said}", file=sys.stderr)
 
@@ -239,7 +239,7 @@ def _on_slurm(config: DictConfig) -> bool:
 
 
 def _check_ray(config: DictConfig) -> None:
-    """A cluster's address where nobody answers: Ray itself would try for minutes."""
+    """Refuse a cluster's address that does not answer: Ray itself would try for minutes."""
     launcher = config.hydra.launcher
     if not str(launcher._target_).endswith("RayLauncher"):
         return
@@ -251,7 +251,7 @@ def _check_ray(config: DictConfig) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
     except OSError as error:
         raise UserError(
-            f"hydra.launcher.ray.init.address={address}: nobody answers there ({error.strerror or error}); "
+            f"hydra.launcher.ray.init.address={address}: no answer from there ({error.strerror or error}); "
             "the address of a cluster that is up, auto or local is accepted"
         ) from error
 
@@ -278,7 +278,7 @@ def cell_name(config: DictConfig, overrides: Sequence[str]) -> str:
 
 
 class Monitor(threading.Thread):
-    """Draws where each run is, about once a second, and renews the report when another one has finished."""
+    """Draws the progress of each run, about once a second, and updates the report when another has finished."""
 
     def __init__(self, root: Path, cells: Sequence[str], every: float = 1.0):
         super().__init__(daemon=True)
