@@ -147,6 +147,6 @@ def owner() -> str:
 
 
 def exit_code(error: Exception) -> int:
-    """75: another process is running it, 74: cannot be written (both: try again later); 3: the run diverged; 1."""
+    """75: another process is running it, 74: cannot be written (both: try again later); 3: diverged; 1."""
     kinds = ((Busy, BUSY), (StorageError, STORAGE), (Diverged, DIVERGED))
     return next((code for kind, code in kinds if isinstance(error, kind)), 1)

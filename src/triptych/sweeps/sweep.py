@@ -37,8 +37,8 @@ _hooks: list["SweepHook"] = []  # of this process's sweep
 def exit_code() -> int:
     """Of this process's sweep, by its runs and nothing else: how each ended is in its own directory.
 
-    0: all are finished; 3: the others diverged; 75: other processes are running the rest; 1: one failed or did not
-    end.
+    0: all are finished; 3: the others diverged; 75: other processes are running the rest; 1: one failed or
+    did not end.
     """
     ended = {end for hook in _hooks for end, _ in map(_end, hook.runs())}
     for accepted, code in (
@@ -278,7 +278,7 @@ def cell_name(config: DictConfig, overrides: Sequence[str]) -> str:
 
 
 class Monitor(threading.Thread):
-    """Draws the progress of each run, about once a second, and updates the report when another has finished."""
+    """Draws the progress of each run, about once a second, and updates the report when one has finished."""
 
     def __init__(self, root: Path, cells: Sequence[str], every: float = 1.0):
         super().__init__(daemon=True)
