@@ -9,11 +9,11 @@ import sys
 import torch
 
 from triptych.diffusion.decoder import GaussianDensity
-from triptych.tutorial.decompositions import Row, restricted, summarise, take_apart
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.noise import plain_noise
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
+from triptych.tutorial.decompositions import Decomposition, restricted, summarise, take_apart
 
 ITEMS, STEPS = 20_000, (4, 8, 16, 32, 64)
 FORMS = ("consistency", "matching", "consistency as KLs")
@@ -26,7 +26,7 @@ def ring() -> GaussianMixture:
     return GaussianMixture(torch.full((8,), 1 / 8), means, torch.eye(2).expand(8, 2, 2) * 0.15**2)
 
 
-def measure(steps: int) -> dict[str, Row]:
+def measure(steps: int) -> dict[str, Decomposition]:
     """The bound less its reconstruction in each form, on the same paths."""
     mixture, schedule = ring(), Linear(-10.0, 8.0)
     oracle = Oracle(mixture, VariancePreserving())

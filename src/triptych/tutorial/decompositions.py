@@ -105,7 +105,7 @@ def take_apart(denoiser, schedule: Schedule, x: Tensor, path: list[Tensor], cond
     )
 
 
-class Row(NamedTuple):
+class Decomposition(NamedTuple):
     """One estimator of the bound less its reconstruction: mean, standard error, and two variances in nats^2.
 
     ``path``: of the sum over a whole path. ``step``: of T times one term chosen at random, as training
@@ -118,12 +118,12 @@ class Row(NamedTuple):
     step: float
 
 
-def summarise(terms: Tensor, prior: Tensor) -> Row:
+def summarise(terms: Tensor, prior: Tensor) -> Decomposition:
     """The row of one form's terms (T, B) and prior term (B,)."""
     terms, prior = terms.double(), prior.double()
     total = terms.sum(0) + prior
     scaled = len(terms) * terms + prior
     step = scaled.square().mean() - scaled.mean().square()
-    return Row(
+    return Decomposition(
         total.mean().item(), total.std().item() / math.sqrt(len(total)), total.var().item(), step.item()
     )
