@@ -9,7 +9,7 @@ endif
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# the versions that this Python's tests have passed with; the ranges that they are taken from are pyproject.toml's
+# one version of each package, for this Python; the ranges are in pyproject.toml
 PINS := requirements/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d.txt" % sys.version_info[:2])')
 # On Linux without an NVIDIA GPU: torch without CUDA, which is several GB smaller. TORCH= takes PyPI's build
 # anyway; where this index cannot be reached that is what happens.
