@@ -13,7 +13,7 @@ from triptych.runs.archive import inspect
 from triptych.runs.directory import write_atomic
 from triptych.runs.snapshots import reconstruct
 
-WEIGHTS = ("ema", "raw", "chosen")  # of a run; the commands take each average by its name, too
+WEIGHTS = ("ema", "raw", "chosen")  # of a run; the doors take each average by its name, too
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -108,11 +108,11 @@ class RunDirectory:
         return lock(self.path, patience)
 
     def holder(self) -> str | None:
-        """The process that is running this run now; None if there is none."""
+        """Who is at work here at this moment; None if nobody is."""
         return holder(self.path)
 
     def sweep_up(self) -> None:
         """Remove what a kill left half-written; for who holds the lock."""
         for leftover in (*self.path.rglob(".*.tmp"), *self.path.glob(".error-*.json")):
             leftover.unlink(missing_ok=True)
-        (self / PRUNE).unlink(missing_ok=True)  # a new start means that it should go on
+        (self / PRUNE).unlink(missing_ok=True)  # whoever starts it again wants it to go on

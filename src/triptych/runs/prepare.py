@@ -17,7 +17,7 @@ from triptych.runs.trained import adopt
 
 ABSENT = object()  # of a key that one of two configurations does not have
 ROOT = "data.root"
-PATIENCE = 10.0  # seconds, for another process that is beginning the same run
+PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
 
 def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
@@ -41,7 +41,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
         _set_aside(run)
     if not (run / "config.yaml").exists():
         with run.lock(PATIENCE):
-            if not (run / "config.yaml").exists():  # another process may have been quicker
+            if not (run / "config.yaml").exists():  # somebody else may have been quicker
                 return _begin(run, plain, overrides, choices)
     found = _without_new_defaults(_differences(run.config(), plain), cfg, composed)
     if set(found) == {ROOT} and _lies_there_now(run, plain):
@@ -108,7 +108,7 @@ def _without_new_defaults(found: dict, cfg: DictConfig, choices: dict[str, Any])
     new = [key for key, (was, _) in found.items() if was is ABSENT]
     if not new:
         return found
-    # of a group that is new, the command's own choice is the default, not the one that was asked for
+    # of a group that is new, the door's own choice is the default, not the one that was asked for
     inside = [f"{group}.".replace("/", ".") for group in choices]
     old = [not any(at.startswith(f"{key}.") for key in new) for at in inside]
     base = check.defaults({g: c for (g, c), was_there in zip(choices.items(), old, strict=True) if was_there})
@@ -122,11 +122,9 @@ def _lies_there_now(run: RunDirectory, plain: dict) -> bool:
     """Whether ``plain``'s data.root has the data that the run has worked on; it goes on with them there."""
     known = run.provenance().get("data")
     if known is None and (run.checkpoints() or run.status == "finished"):
-        return False  # from before there were fingerprints: not known
+        return False  # from before there were fingerprints: nobody can tell
     if known is not None:
-        from triptych.data.fingerprint import (
-            fingerprint,
-        )  # here: it imports torch, which the command must not
+        from triptych.data.fingerprint import fingerprint  # torch, which the door goes without, elsewhere
         from triptych.models.assemble import build_data
 
         now = fingerprint(build_data(plain))

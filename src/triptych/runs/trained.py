@@ -55,7 +55,7 @@ def take_over(run: RunDirectory, config: dict, now: "Fingerprint", write: bool) 
     Raises:
         UserError: it is gone, or cannot be read, or was trained on what would now validate or test it.
     """
-    import torch  # here, since the command adopts before anything heavy is imported
+    import torch  # here, since the door adopts before anything heavy is imported
 
     from triptych.data.fingerprint import HELD_OUT
     from triptych.runs.changed import compare_data, say
