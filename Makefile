@@ -11,11 +11,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # one version of each package, for this Python; the ranges are in pyproject.toml
 PINS := requirements/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d.txt" % sys.version_info[:2])')
-# On Linux without an NVIDIA GPU: torch without CUDA, which is several GB smaller. TORCH= takes PyPI's build
-# anyway; where this index cannot be reached that is what happens.
-ifeq ($(shell uname -s)$(shell command -v nvidia-smi),Linux)
-TORCH := https://download.pytorch.org/whl/cpu
-endif
+# TORCH=URL: an index to take torch from, as PyTorch's own of builds without CUDA, which are several GB smaller
+TORCH :=
 
 .PHONY: help install upgrade ablation test test-all check format bench clean
 
@@ -27,8 +24,7 @@ install: $(VENV)/installed  ## .venv with everything in it
 $(VENV)/installed: pyproject.toml $(wildcard requirements/*.txt)
 	@$(or $(PYTHON),false) -c '$(FIT)' || { echo "error: Python 3.11, 3.12 or 3.13 with venv is needed: make PYTHON=/path/to/python3.12 install" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(if $(TORCH),@$(PIP) --retries 0 --timeout 10 --no-deps --index-url $(TORCH) -c $(PINS) torch torchvision 2>/dev/null || \
-		echo "$(TORCH) cannot be reached: torch comes from the package index instead")
+	$(if $(TORCH),$(PIP) --no-deps --index-url $(TORCH) -c $(PINS) torch torchvision)
 	$(PIP) -c $(PINS) -e '.[dev]'
 	@touch $@
 
