@@ -5,7 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
+from triptych.data import folder
+from triptych.data.fingerprint import fingerprint
 from triptych.data.folder import ImageFolder
+from triptych.errors import StorageError
 
 from .helpers import refused, save_images
 
@@ -124,3 +127,73 @@ def test_too_few_images(tmp_path):
 )
 def test_bad_keys(key, value):
     refused(lambda: ImageFolder("anywhere", **{key: value}), f"data.{key}={value!r}")
+
+
+# the cache -------------------------------------------------------------------------------------------
+
+
+def test_cache_changes_nothing_and_is_read_again(plain, monkeypatch):
+    """Values, labels, splits and fingerprint as without; the second time no image is opened."""
+    memory, mapped = ready(plain), ready(plain, cache=True)
+    everything = {name: torch.arange(len(split)) for name, split in memory.splits.items()}
+    for name, index in everything.items():
+        assert mapped.splits[name].batch(index).x.equal(memory.splits[name].batch(index).x)
+    assert fingerprint(mapped).record() == fingerprint(memory).record()
+    assert all(fingerprint(mapped).items[n].equal(fingerprint(memory).items[n]) for n in everything)
+    monkeypatch.setattr(folder, "read_image", None)
+    again = ready(plain, cache=True)
+    assert (
+        again.splits["train"]
+        .batch(everything["train"])
+        .x.equal(memory.splits["train"].batch(everything["train"]).x)
+    )
+    with pytest.raises(TypeError):
+        ready(plain, cache=True, size=4)  # another size is another file
+
+
+def test_cache_follows_a_changed_image(plain):
+    before = ready(plain, cache=True).splits["train"].batch(torch.arange(14)).x
+    Image.new("RGB", (20, 12), (255, 0, 100)).save(plain / "05.png")
+    after = ready(plain, cache=True).splits["train"].batch(torch.arange(14)).x
+    assert not before.equal(after) and (after[:, 0] == 1).any()
+
+
+def test_cache_that_breaks_off_leaves_nothing(plain, root):
+    (plain / "07.png").write_bytes(b"nothing of an image")
+    refused(lambda: ready(plain, cache=True), "07.png")
+    assert not list((root / "data").rglob("*.*"))
+
+
+def test_cache_that_cannot_be_written_is_one_line(plain, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(StorageError, match="data.cache=false"):
+        ready(plain, cache=True)
+
+
+# kinds of images -------------------------------------------------------------------------------------
+
+
+def test_sixteen_bits_are_scaled(tmp_path):
+    """A ramp over all of 0 .. 65535 becomes a ramp over all of 0 .. 255, rounded."""
+    ramp = np.linspace(0, 65535, 64).round().astype(np.uint16)
+    Image.fromarray(np.broadcast_to(ramp, (64, 64)).copy()).save(tmp_path / "ramp.png")
+    found = folder.read_image(tmp_path / "ramp.png", 64, 1)[0, 0]
+    assert np.abs(found - ramp / 257).max() <= 0.5
+
+
+def test_thirty_two_bits_are_refused(tmp_path):
+    Image.fromarray(np.full((8, 8), 1e6, np.float32)).save(tmp_path / "x.tif")
+    refused(lambda: folder.read_image(tmp_path / "x.tif", 8, 1), "x.tif", "32 bits", "16")
+
+
+def test_what_is_transparent_lies_over_the_background(tmp_path):
+    image = np.zeros((8, 8, 4), np.uint8)
+    image[..., 0], image[:, 4:, 3] = 200, 255  # red; the left half lets everything through
+    Image.fromarray(image).save(tmp_path / "x.png")
+    refused(lambda: folder.read_image(tmp_path / "x.png", 8, 3), "data.background=null", "x.png")
+    found = folder.read_image(tmp_path / "x.png", 8, 3, background=255)
+    assert (found[:, 4, 1] == 255).all() and found[:, 4, 6].tolist() == [200, 0, 0]
+    image[..., 3] = 255
+    Image.fromarray(image).save(tmp_path / "opaque.png")
+    assert folder.read_image(tmp_path / "opaque.png", 8, 3)[:, 0, 0].tolist() == [200, 0, 0]

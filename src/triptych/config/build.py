@@ -29,6 +29,7 @@ ROLES = {
     "optimizer": "torch.optim.Optimizer",
     "lr_schedule": "triptych.models.lr_schedule.Constant",
     "trainer": "pytorch_lightning.Trainer",
+    "augmentation.*": "triptych.data.augment.Augmentation",
     "callbacks.*": "pytorch_lightning.Callback",
     "logger.*": "pytorch_lightning.loggers.Logger",
 }

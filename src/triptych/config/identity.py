@@ -32,6 +32,7 @@ ROLES = {
     "data.test_fraction": "judged",
     "data.data_seed": "judged",
     "data.root": "path",
+    "data.cache": "loading",
     "data.eval_batch_size": "loading",
     "data.seed": "loading",  # of the order of training: the run's own
     "data.num_workers": "loading",

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from triptych.data.augment import Augmentation
 from triptych.data.batch import Split
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
 from triptych.errors import UserError
@@ -103,6 +104,7 @@ class DataModule(pl.LightningDataModule):
         self.num_workers = whole("num_workers", num_workers, 0)
         self.pin_memory = pin_memory and torch.cuda.is_available()  # there is nothing to pin for, else
         self.splits: dict[str, Split] = {}
+        self.augmentations: list[Augmentation] = []  # of training batches alone
         # A rank may have no item of a tiny split; nothing is padded, so that is right.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
@@ -138,7 +140,9 @@ class DataModule(pl.LightningDataModule):
         train = self.splits["train"]
         order = TrainOrder(len(train), self.batch_size, self.seed)
         repeat = int(getattr(self.trainer, "overfit_batches", 0))
-        return TrainLoader(train, order, self._batches_seen, rank, world, self.pin_memory, repeat)
+        return TrainLoader(
+            train, order, self._batches_seen, rank, world, self.pin_memory, repeat, self.augmentations
+        )
 
     def _batches_seen(self) -> int:
         return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from triptych.data.cache import Mapped
+
 
 class Batch(NamedTuple):
     """x (B, *shape) float32, in [-1, 1] or on the data's scale; condition (B,) int64 or None; index (B,)."""
@@ -34,11 +36,15 @@ def to_level(x: Tensor, levels: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """values (n, *shape): level numbers (uint8 or int64) if `levels` is set, else float32; labels (n,)."""
+    """values (n, *shape): level numbers (uint8 or int64) if `levels` is set, else float32; labels (n,).
 
-    values: Tensor
+    digests: a number for what each item is, int64 (n,), where whoever read them has it already.
+    """
+
+    values: Tensor | Mapped
     labels: Tensor | None = None
     levels: int | None = None
+    digests: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.values)

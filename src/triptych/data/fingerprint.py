@@ -17,8 +17,10 @@ from torch import Tensor
 
 from triptych.data.base import DataModule
 from triptych.data.batch import Split
+from triptych.data.cache import digest
 
 HELD_OUT = ("val", "test")
+CHUNK = 1024  # items in memory at a time
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,11 @@ def fingerprint(data: DataModule) -> Fingerprint:
 
 
 def _items(split: Split) -> Tensor:
-    values = split.values.contiguous().numpy()
-    found = [hashlib.blake2b(item.tobytes(), digest_size=8).digest() for item in values]
-    return torch.from_numpy(np.frombuffer(b"".join(found), "<i8").astype(np.int64))
+    if split.digests is not None:
+        return split.digests
+    values, n = split.values, len(split)
+    parts = (values[start : start + CHUNK].contiguous().numpy() for start in range(0, n, CHUNK))
+    return torch.tensor([digest(item) for part in parts for item in part], dtype=torch.int64)
 
 
 def _labels(split: Split) -> np.ndarray:

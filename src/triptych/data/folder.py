@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 from tqdm import tqdm
 
 from triptych.data.base import DataError, DataModule, Loading, folder_path, rank_world, whole
 from triptych.data.batch import Split
+from triptych.data.cache import Mapped, cache_folder, cache_name, stored
 from triptych.errors import UserError
 from triptych.limits import limit
 
@@ -23,6 +26,7 @@ TO = {"train": "train on", "val": "validate on", "test": "test on"}
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 # by content, whatever the name ends with: Pillow would hand an EPS named .png to Ghostscript
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+AHEAD = 256  # images decoded beyond the one that is asked for, at most
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below: an error from the first pixel too many
 
 
@@ -56,8 +60,11 @@ def place(file: Path, data_seed: int) -> float:
     return int.from_bytes(digest.digest(), "big") / 2**64
 
 
-def read_image(file: Path, size: int, channels: int) -> np.ndarray:
-    """(channels, size, size) uint8: turned upright, the shorter side scaled to `size`, the centre cut out."""
+def read_image(file: Path, size: int, channels: int, background: int | None = None) -> np.ndarray:
+    """(channels, size, size) uint8: turned upright, the shorter side scaled to `size`, the centre cut out.
+
+    16 bits a channel are scaled to 8. What is transparent lies over the grey level `background`.
+    """
     try:
         with Image.open(file, formats=FORMATS) as image:
             if (pixels := image.width * image.height) > (most := limit("TRIPTYCH_MAX_PIXELS")):
@@ -65,8 +72,9 @@ def read_image(file: Path, size: int, channels: int) -> np.ndarray:
                     f"data.root: {file} has {image.width} x {image.height} = {pixels} pixels; up to {most}"
                     " are accepted, TRIPTYCH_MAX_PIXELS=... raises the limit"
                 )
-            upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-        values = np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
+            upright = _eight_bits(ImageOps.exif_transpose(image), image.format, file)
+            opaque = _over(upright, background, file).convert("L" if channels == 1 else "RGB")
+        values = np.asarray(ImageOps.fit(opaque, (size, size), Image.Resampling.BICUBIC))
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen kinds
@@ -76,13 +84,39 @@ def read_image(file: Path, size: int, channels: int) -> np.ndarray:
     return values[None] if channels == 1 else values.transpose(2, 0, 1)
 
 
+def _eight_bits(image: Image.Image, kind: str | None, file: Path) -> Image.Image:
+    """Grey of 16 bits as grey of 8, its whole range; what has more says nothing of its range."""
+    if image.mode.startswith("I;16") or image.mode == "I" and kind == "PNG":
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise DataError(f"data.root: {file} has 32 bits a pixel; 8 or 16 a channel are accepted")
+    return image
+
+
+def _over(image: Image.Image, background: int | None, file: Path) -> Image.Image:
+    """`image` without transparency; DataError if there is some and nothing said to lie behind."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    if image.getchannel("A").getextrema()[0] == 255:
+        return image
+    if background is None:
+        raise DataError(
+            f"data.background=null: {file} is transparent in part; a grey level from 0 (black) to 255 (white)"
+            " to lay it over is accepted"
+        )
+    return Image.alpha_composite(Image.new("RGBA", image.size, (*(background,) * 3, 255)), image)
+
+
 class ImageFolder(DataModule):
     """Images under root, 256 levels, decoded once. Two or more sub-folders are classes.
 
     An image tests, validates or trains by a hash of its own path under root and of data_seed, so that images
     which come or go move no other one; fractions are met on average. A split is in the hash's order.
     data_seed=None: the split of runs made before there was one, by position in a permutation of all.
-    num_classes is known after setup, as the folder is read there. num_workers threads decode.
+    num_classes is known after setup, as the folder is read there. num_workers threads decode; with
+    `cache` into a file that all later runs map (``data.cache``), else into memory, anew in each run.
     DataError: no folder, no images, a file that is no image, a split with a fraction above 0 and no image.
     """
 
@@ -97,6 +131,8 @@ class ImageFolder(DataModule):
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         data_seed: int | None = None,
+        background: int | None = None,
+        cache: bool = False,
         **loading: Unpack[Loading],
     ) -> None:
         super().__init__(**loading)
@@ -113,6 +149,8 @@ class ImageFolder(DataModule):
             )
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.data_seed = None if data_seed is None else whole("data_seed", data_seed)
+        self.background = None if background is None else whole("background", background, 0, 255)
+        self.cache = cache
         self.shape = (channels, whole("size", size, 1), size)
 
     def load(self) -> dict[str, Split]:
@@ -126,11 +164,22 @@ class ImageFolder(DataModule):
         parts = self.parts(files)
         names = classes(files)
         self.num_classes = len(names)
-        values = self.decode([self.root / file for file in files])
+        images = self.decode([self.root / file for file in files])
+        pick: Callable[[np.ndarray], tuple[Any, Tensor | None]]
+        if not self.cache:
+            values = torch.empty((len(files), *self.shape), dtype=torch.uint8)
+            for i, image in enumerate(images):
+                values[i] = torch.from_numpy(image.copy())
+            pick = lambda part: (values[part], None)  # noqa: E731
+        else:
+            name = cache_name(self.root, files, self.shape, self.background)
+            array, digests = stored(cache_folder(), name, len(files), self.shape, images)
+            pick = lambda part: (Mapped(array, part), digests[part])  # noqa: E731
         labels = torch.tensor([names.index(file.parts[0]) for file in files]) if names else None
         return {
-            name: Split(values[part], None if labels is None else labels[part], self.levels)
+            name: Split(found, None if labels is None else labels[part], self.levels, digests)
             for name, part in zip(("train", "val", "test"), parts, strict=True)
+            for found, digests in [pick(part)]
         }
 
     def parts(self, files: list[Path]) -> list[np.ndarray]:
@@ -162,16 +211,17 @@ class ImageFolder(DataModule):
             f" data.data_seed={self.data_seed}; needs more images, other fractions or another seed"
         )
 
-    def decode(self, files: list[Path]) -> torch.Tensor:
-        """(n, *shape) uint8, in the order of `files`."""
+    def decode(self, files: list[Path]) -> Iterator[np.ndarray]:
+        """Each of `files` in turn, `shape` uint8; a bar shows how far, once somebody asks for the first."""
         channels, size, _ = self.shape
-        values = torch.empty((len(files), *self.shape), dtype=torch.uint8)
         quiet = True if rank_world()[0] else None  # None: shown on a terminal only
         with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
             try:
-                images = pool.map(lambda file: read_image(file, size, channels), files)
-                for i, image in enumerate(tqdm(images, "images", len(files), leave=False, disable=quiet)):
-                    values[i] = torch.from_numpy(image.copy())
+                with tqdm(desc="images", total=len(files), leave=False, disable=quiet) as bar:
+                    for start in range(0, len(files), AHEAD):  # not all at once: they would wait in memory
+                        some = files[start : start + AHEAD]
+                        for image in pool.map(lambda f: read_image(f, size, channels, self.background), some):
+                            bar.update()
+                            yield image
             finally:
                 pool.shutdown(cancel_futures=True)
-        return values

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from triptych.data.augment import Augmentation, augment
 from triptych.data.batch import Batch, Split
 from triptych.diffusion.draws import mix
 
@@ -59,17 +60,22 @@ class TrainLoader:
         world: int = 1,
         pin_memory: bool = False,
         repeat: int = 0,
+        changes: Sequence[Augmentation] = (),
     ) -> None:
         if order.batch_size % world:
             raise ValueError(f"a batch of {order.batch_size} has no {world} equal parts")
         self.split, self.order, self.first = split, order, first
         self.rank, self.world, self.pin_memory, self.repeat = rank, world, pin_memory, repeat
+        self.changes = list(changes)
 
     def batch(self, step: int) -> Batch:
         """This rank's part of the batch of `step`."""
         indices = self.order.indices(step % self.repeat if self.repeat else step)
         share = len(indices) // self.world
         batch = self.split.batch(indices[self.rank * share : (self.rank + 1) * share])
+        if self.changes:
+            x = augment(batch.x, self.changes, self.order.seed, step, self.rank, self.world)
+            batch = batch._replace(x=x)
         return batch.pin() if self.pin_memory else batch
 
     def __iter__(self) -> Iterator[Batch]:

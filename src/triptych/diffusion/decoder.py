@@ -10,6 +10,8 @@ from torch import Tensor
 from .denoiser import level_centres
 from .process import expand
 
+LOGITS = 2**23  # at a time: a batch of images of 64 x 64 in colour has 256 x 12288 an item
+
 
 class Categorical:
     """VDM's decoder (Kingma et al. 2021, eq. 8): each dimension one of the data's K levels.
@@ -23,10 +25,16 @@ class Categorical:
     def nats(self, denoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Tensor:
         """-log p(x | z) for x, z (B, *event), gamma (B,) or ()."""
         alpha, _ = denoiser.process.alpha_sigma(expand(gamma, z))
-        centres = self.centres.to(z)
-        logits = (
-            -0.5 * torch.exp(-expand(gamma, z)).unsqueeze(-1) * ((z / alpha).unsqueeze(-1) - centres) ** 2
-        )
+        precision = torch.exp(-expand(gamma, z)).expand(len(z), *(1,) * (z.ndim - 1))
+        parts = zip(*(whole.split(self._rows(z)) for whole in (x, z / alpha, precision)), strict=True)
+        return torch.cat([self._nats(*part) for part in parts])
+
+    def _rows(self, z: Tensor) -> int:
+        return max(1, LOGITS // (z[0].numel() * len(self.centres)))
+
+    def _nats(self, x: Tensor, centre: Tensor, precision: Tensor) -> Tensor:
+        centres = self.centres.to(centre)
+        logits = -0.5 * precision.unsqueeze(-1) * (centre.unsqueeze(-1) - centres) ** 2
         k = ((x + 1) * ((len(centres) - 1) / 2)).round().long().unsqueeze(-1)
         return -torch.log_softmax(logits, -1).gather(-1, k).flatten(1).sum(1)
 

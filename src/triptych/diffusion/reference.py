@@ -12,6 +12,8 @@ levels   E[x | z] if dimensions were independent, each with its own histogram ov
          value and mean alike are those at both neighbours, linearly weighted: means of the same function.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -20,10 +22,16 @@ from .process import Process
 
 FULL = 1024  # dimensions up to which the covariance is kept whole; beyond, its diagonal
 LARGEST = 2**16  # dimensions times squared levels up to which the histograms are worth their cost
-MOST = 10_000  # items that are looked at
+MOST = 10_000  # items that are looked at, or as many as make NUMBERS: memory does not grow with an image
+NUMBERS = 2**24
 GRID = 48  # gammas of the table
 NODES = torch.linspace(-7.0, 7.0, 113)  # of its integrals
 SMOOTHING = 1.0  # counts spread over the K levels of each histogram
+
+
+def enough(dims: int) -> int:
+    """How many items of so many dimensions a ``Reference`` looks at."""
+    return max(2, min(MOST, NUMBERS // dims))
 
 
 class Errors:
@@ -40,7 +48,8 @@ class Reference:
     """
 
     def __init__(self, x: Tensor, process: Process, low: float, high: float, levels: int | None = None):
-        rows = x[:MOST].flatten(1).double()
+        x = x[: enough(x[0].numel())]
+        rows = x.flatten(1).double()
         d = rows.shape[1]
         self.process = process
         self.centre = rows.mean(0)
@@ -56,7 +65,7 @@ class Reference:
         self.log_p: Tensor | None = None
         if levels is not None and d * levels**2 <= LARGEST:
             self.centres = level_centres(levels)
-            self.log_p = histogram(x[:MOST], levels, SMOOTHING).log().float()
+            self.log_p = histogram([x], levels, SMOOTHING).log().float()
             self.gammas = low + (torch.arange(GRID) + 0.5) / GRID * (high - low)
             self.table = torch.stack([self._tabulate(gamma) for gamma in self.gammas])
 
@@ -118,12 +127,16 @@ class Reference:
         return torch.stack(columns, 1)
 
 
-def histogram(x: Tensor, levels: int, smoothing: float) -> Tensor:
-    """p of each level in each dimension, (d, K) double: counts of x (n, *event) and ``smoothing`` shared out.
+def histogram(parts: Iterable[Tensor], levels: int, smoothing: float) -> Tensor:
+    """p of each level in each dimension, (d, K) double: counts of items and ``smoothing`` shared out.
 
-    p_jk = (n_jk + smoothing / K) / (n + smoothing), x on the K levels of [-1, 1].
+    p_jk = (n_jk + smoothing / K) / (n + smoothing), x (n_i, *event) of each part on the K levels of [-1, 1].
     """
-    k = ((x.flatten(1) + 1) * ((levels - 1) / 2)).round().long()
-    counts = torch.zeros(k.shape[1], levels, dtype=torch.float64)
-    counts.scatter_add_(1, k.T, torch.ones(k.T.shape, dtype=torch.float64))
-    return (counts + smoothing / levels) / (len(k) + smoothing)
+    n, counts = 0, torch.zeros(0)
+    for x in parts:
+        k = ((x.flatten(1) + 1) * ((levels - 1) / 2)).round().long()
+        if not n:
+            counts = torch.zeros(k.shape[1], levels, dtype=torch.float64)
+        counts.scatter_add_(1, k.T, torch.ones(k.T.shape, dtype=torch.float64))
+        n += len(k)
+    return (counts + smoothing / levels) / (n + smoothing)

@@ -31,6 +31,8 @@ OTHERS = {  # what is no denoiser to train
 def build_data(config: dict, download: bool = True) -> DataModule:
     """The datamodule, loaded; ``download=False``: from what is there, whatever the configuration asks for."""
     data = build(config["data"], "data")
+    changes = config.get("augmentation") or {}
+    data.augmentations = [build(node, f"augmentation.{name}") for name, node in changes.items() if node]
     if not download and getattr(data, "download", False):
         data.download = False  # type: ignore[attr-defined]  # it would write where the configuration says
     data.setup()

@@ -19,7 +19,7 @@ from triptych.diffusion.label_dropout import drop_labels
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.objective import Objective
-from triptych.diffusion.reference import MOST, Reference
+from triptych.diffusion.reference import Reference, enough
 from triptych.diffusion.reverse_variance import Learned, Optimal, WithFraction
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
@@ -151,7 +151,7 @@ class Diffusion(BoundModel):
             return
         ends = tuple(self.schedule.gamma(torch.tensor([0.0, 1.0], device=self.device)).tolist())
         if self._reference is None or self._reference[0] != ends:
-            x, levels = self.training_items(MOST).x, self.levels
+            x, levels = self.training_items(enough(self.dims)).x, self.levels
             self._reference = (ends, Reference(x, self.denoiser.process, ends[0], ends[1], levels))
         items = self.training_items(ITEMS)
         condition = self._condition(items)

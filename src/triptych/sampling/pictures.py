@@ -41,7 +41,8 @@ def _points(x: Tensor, data: DataModule, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    truth = data.splits["test"].values
+    test = data.splits["test"]
+    truth = test.batch(torch.arange(len(test))).x
     figure = Figure(figsize=(4, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

@@ -1,0 +1,102 @@
+"""Images decoded once, into a file that is mapped and not read: memory does not grow with the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from triptych.config.names import root
+from triptych.errors import StorageError
+
+VERSION = 1  # of what is stored; another one is another file
+
+
+def cache_folder() -> Path:
+    """Of this machine, whatever a configuration says, as it may be a stranger's: TRIPTYCH_CACHE moves it."""
+    return Path(os.environ.get("TRIPTYCH_CACHE") or Path(root()) / "data" / "cache").expanduser()
+
+
+class Mapped:
+    """Rows of an array on disk, (n, *shape), in an order of one's own; indexing reads and copies them.
+
+    Args:
+        array: (N, *shape), mapped.
+        order: (n,) which row of it each item is.
+    """
+
+    def __init__(self, array: np.ndarray, order: np.ndarray) -> None:
+        self.array, self.order = array, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        rows = self.order[index if isinstance(index, slice) else index.numpy()]
+        return torch.from_numpy(self.array[rows])
+
+
+def cache_name(top: Path, files: Iterable[Path], *settings: object) -> str:
+    """Of what ``files`` under ``top`` are decoded to: another name if one of them was changed or moved."""
+    found = hashlib.blake2b(json.dumps([VERSION, str(top.resolve()), *settings]).encode(), digest_size=12)
+    for file in files:
+        facts = (top / file).stat()
+        line = f"{file.as_posix()}\0{facts.st_size}\0{facts.st_mtime_ns}\n"
+        found.update(line.encode("utf-8", "surrogateescape"))
+    return found.hexdigest()
+
+
+def stored(
+    folder: Path, name: str, n: int, shape: tuple[int, ...], images: Iterable[np.ndarray]
+) -> tuple[np.ndarray, Tensor]:
+    """(images (n, *shape) uint8, mapped; a number an image, int64 (n,)), from ``folder`` or put there.
+
+    ``images`` is only gone through if there is no such file. It is complete or not there.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    data, digests = folder / f"{name}.npy", folder / f"{name}.items.npy"
+    if not data.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _store(data, digests, n, shape, images)
+        except OSError as error:
+            raise StorageError(
+                f"{folder}: cannot be written ({error.strerror or error}); another folder by "
+                "TRIPTYCH_CACHE=..., or data.cache=false for images in memory, is accepted"
+            ) from error
+    array = np.load(data, mmap_mode="r", allow_pickle=False)
+    return array, torch.from_numpy(np.load(digests, allow_pickle=False))
+
+
+def digest(image: np.ndarray) -> int:
+    """What an image is, as one number: of its bytes alone."""
+    return int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest(), "little", signed=True)
+
+
+def _store(data: Path, digests: Path, n: int, shape: tuple[int, ...], images: Iterable[np.ndarray]) -> None:
+    parts = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in (data, digests)]
+    try:
+        with open(parts[0], "wb") as file:  # written in order, so a full disk is an error and not a crash
+            header = {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)}
+            np.lib.format.write_array_header_2_0(file, header)
+            items = np.empty(n, np.int64)
+            for i, image in enumerate(images):
+                items[i] = digest(image)
+                file.write(np.ascontiguousarray(image, np.uint8).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        with open(parts[1], "wb") as file:
+            np.save(file, items)
+        os.replace(parts[1], digests)
+        os.replace(parts[0], data)  # last: where it is, both are whole
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)

@@ -1,0 +1,87 @@
+"""Changes of training images."""
+
+import pytest
+import torch
+
+from triptych.data.augment import Crop, Flip, augment
+from triptych.data.batch import Split
+from triptych.data.order import TrainLoader, TrainOrder
+from triptych.errors import UserError
+
+X = torch.rand(12, 3, 6, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_flip_is_a_mirror_image_of_about_half():
+    found = augment(X.repeat(50, 1, 1, 1), [Flip()], seed=1, step=3)
+    whole = X.repeat(50, 1, 1, 1)
+    mirrored = (found == whole.flip(-1)).flatten(1).all(1)
+    assert ((found == whole).flatten(1).all(1) ^ mirrored).all()
+    assert abs(mirrored.float().mean() - 0.5) < 4 * (0.25 / 600) ** 0.5
+
+
+def test_a_crop_is_the_image_moved():
+    found = augment(X, [Crop(2)], seed=1, step=0)
+    wide = torch.nn.functional.pad(X, (2, 2, 2, 2), mode="reflect")
+    places = {}
+    for i in range(len(X)):
+        at = [(d, r) for d in range(5) for r in range(5) if wide[i, :, d : d + 6, r : r + 8].equal(found[i])]
+        assert len(at) == 1
+        places[at[0]] = i
+    assert len(places) > 5  # each item has a place of its own
+
+
+def test_every_place_is_as_likely():
+    ramp = torch.arange(3.0).view(1, 1, 1, 3).expand(9000, 1, 3, 3)
+    found = augment(ramp, [Crop(1)], seed=0, step=0)[:, 0, 1, 1]
+    shares = torch.bincount(found.long(), minlength=3) / 9000
+    assert (shares - 1 / 3).abs().max() < 4 * (2 / 9 / 9000) ** 0.5
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_change_the_same_images(world):
+    steps = [Flip(0.3), Crop(3)]
+    whole = augment(X, steps, seed=5, step=7)
+    share = len(X) // world
+    parts = [
+        augment(X[r * share : (r + 1) * share], steps, seed=5, step=7, rank=r, world=world)
+        for r in range(world)
+    ]
+    assert torch.cat(parts).equal(whole)
+    assert not whole.equal(augment(X, steps, seed=5, step=8))
+
+
+def test_a_resumed_loader_goes_on_with_the_same_changes():
+    split = Split((X * 255).byte(), None, 256)
+    loader = lambda first: iter(  # noqa: E731
+        TrainLoader(split, TrainOrder(12, 4, 3), lambda: first, changes=[Flip(), Crop(2)])
+    )
+    through = loader(0)
+    batches = [next(through) for _ in range(6)]
+    assert all(next(loader(step)).x.equal(batches[step].x) for step in (2, 5))
+
+
+@pytest.mark.parametrize("bad", [lambda: Flip(1.5), lambda: Crop(0), lambda: Crop(1.5), lambda: Flip(-0.1)])
+def test_bad_values(bad):
+    with pytest.raises(ValueError, match="is accepted"):
+        bad()
+
+
+def test_what_cannot_be_augmented():
+    with pytest.raises(UserError, match="augmentation=none"):
+        augment(torch.rand(5, 2), [Flip()], seed=0, step=0)
+    with pytest.raises(UserError, match="augmentation.crop.padding=6"):
+        augment(X, [Crop(6)], seed=0, step=0)
+
+
+def test_only_training_images_are_changed(prepared):
+    """Through the configuration: validation and test are the images themselves."""
+    from triptych.models.assemble import build_data
+
+    plain, changed = (
+        build_data(prepared(f"augmentation={how}", path=how).config()) for how in ("none", "flip_crop")
+    )
+    for name in ("val", "test"):
+        ours, theirs = (next(iter(data.eval_dataloader(name))).x for data in (plain, changed))
+        assert ours.equal(theirs)
+    ours, theirs = (next(iter(data.train_dataloader())) for data in (plain, changed))
+    assert ours.index.equal(theirs.index) and not ours.x.equal(theirs.x)
