@@ -121,7 +121,7 @@ def test_each_references_mean_is_the_mean_of_its_value():
 def test_levels_are_controlled_where_a_gaussian_is_not():
     """A network that is the histograms' own denoiser: nothing but the times' grid is left of its noise."""
     items, x = grid(500, 1), grid(30, 2)
-    p = histogram(items, 5, 1.0)
+    p = histogram([items], 5, 1.0)
     log_p, centres = p.log().float(), torch.linspace(-1, 1, 5)
 
     class Own(torch.nn.Module):
