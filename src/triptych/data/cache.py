@@ -37,6 +37,11 @@ class Mapped:
     def __len__(self) -> int:
         return len(self.order)
 
+    @property
+    def shape(self) -> torch.Size:
+        """(n, *shape)."""
+        return torch.Size((len(self), *self.array.shape[1:]))
+
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         rows = self.order[index if isinstance(index, slice) else index.numpy()]
         return torch.from_numpy(self.array[rows])
