@@ -81,6 +81,20 @@ def oracle(parts, process: Process | None = None) -> Oracle:
     return Oracle(GaussianMixture(*parts), process or VariancePreserving())
 
 
+def row(space, alpha, sigma):
+    """A space's coefficients (c, d) on (x0, eps), as published; EDM's F at sigma_data = 1/2."""
+    one, zero = torch.ones_like(alpha), torch.zeros_like(alpha)
+    total = (sigma.square() + 0.25 * alpha.square()).sqrt()
+    return {
+        "x0": (one, zero),
+        "epsilon": (zero, one),
+        "score": (zero, -1 / sigma),
+        "v": (-sigma, alpha),
+        "velocity": (-one, one),
+        "edm": (2 * sigma / total, -0.5 * alpha / total),
+    }[space]
+
+
 class Says(nn.Module):
     """A network that says what a denoiser says, in one space."""
 
@@ -89,7 +103,7 @@ class Says(nn.Module):
         self.denoiser, self.space = denoiser, space
 
     def forward(self, z, gamma, condition):
-        return getattr(self.denoiser(z, gamma, condition), self.space)
+        return self.denoiser(z, gamma, condition).view(self.space)
 
 
 class Wrong(nn.Module):

@@ -1,9 +1,9 @@
-r"""Four views of one guess, in float32, with tolerances that follow from the conversions' conditioning.
+r"""One guess in every space, in float32, with tolerances that follow from the conversions' conditioning.
 
-Every view is a row in (x0, eps): x0 (1, 0), epsilon (0, 1), score (0, -1/sigma), v (-sigma, alpha). With
-z = alpha x0 + sigma eps each conversion is ``b = p z + q a``; the oracle solves that 2x2 system in float64. A
-float32 evaluation of it makes at most R roundings on each of the two terms, so it errs by at most
-``R U (|p z| + |q a|)``: large where the conversion is ill conditioned, and nowhere else.
+Every space is a row in (x0, eps), see ``oracles.row``. With z = alpha x0 + sigma eps each conversion is
+``b = p z + q a``; the oracle solves that 2x2 system in float64. A float32 evaluation of it makes at most R
+roundings on each of the two terms, so it errs by at most ``R U (|p z| + |q a|)``: large where the
+conversion is ill conditioned, and nowhere else.
 """
 
 from itertools import product
@@ -13,12 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.diffusion.prediction import SPACES, Prediction, error_scale
-from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.prediction import SPACES, Prediction, Row, Space, edm, error_scale
+from triptych.diffusion.process import Rectified, VariancePreserving
 
-from .oracles import U, VarianceExploding, refused
+from .oracles import U, VarianceExploding, refused, row
 
 R = 8  # the longest conversion, score to v: alpha^2, sigma^2, +, sigma score, *, sigma z, -, / (8 roundings)
+R_EDM = 11  # v to EDM's F: sigma alpha, 4/3 of it in -, * z, D (3), * sd h (3), /, +
 TINY = 1e-30  # where float32 underflows, relative bounds stop
 PAIRS = list(product(SPACES, SPACES))
 pairs = pytest.mark.parametrize("a, b", PAIRS)
@@ -27,12 +28,8 @@ vectors = st.lists(st.floats(-4, 4, width=32), min_size=3, max_size=3)
 often = settings(max_examples=80, deadline=None)
 
 
-def row(space, alpha, sigma):
-    """The view's coefficients on (x0, eps)."""
-    one, zero = torch.ones_like(alpha), torch.zeros_like(alpha)
-    return {"x0": (one, zero), "epsilon": (zero, one), "score": (zero, -1 / sigma), "v": (-sigma, alpha)}[
-        space
-    ]
+def roundings(*spaces):
+    return R_EDM if "edm" in spaces else R
 
 
 def conversion(a, b, alpha, sigma):
@@ -51,10 +48,10 @@ def at(gamma, process=None):
 def converted(a, b, value, z, gamma, process=None):
     """(the code's float32 b, the oracle's float64 b, what the one may differ from the other)."""
     single, double = at(gamma, process)
-    ours = getattr(Prediction(a, value, z, *single), b)
+    ours = Prediction(a, value, z, *single).view(b)
     p, q = conversion(a, b, *double)
     first, second = p * z.double(), q * value.double()
-    return ours, first + second, R * U * (first.abs() + second.abs()) + TINY
+    return ours, first + second, roundings(a, b) * U * (first.abs() + second.abs()) + TINY
 
 
 @pairs
@@ -92,11 +89,10 @@ def test_convert_then_square_equals_square_then_scale(a, b, gamma, z, value, tru
     squared_first = scale.square() * (value.double() - truth.double()).square()
     exact = (value.double() - truth.double()).abs() * scale
     off = erred + errs + U * exact
-    assert (
-        (converted_first.square() - squared_first).abs() <= off * (2 * exact + off) + R * U * squared_first
-    ).all()
+    rounded = roundings(a, b) * U * squared_first
+    assert ((converted_first.square() - squared_first).abs() <= off * (2 * exact + off) + rounded).all()
     # and the scale itself is the definition's |q|
-    torch.testing.assert_close(scale, conversion(a, b, *double)[1].abs(), rtol=R * U, atol=0)
+    torch.testing.assert_close(scale, conversion(a, b, *double)[1].abs(), rtol=roundings(a, b) * U, atol=0)
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -116,7 +112,7 @@ def test_epsilon_error_is_epsilon_minus_eps_in_every_space(space, gamma, x, eps,
     x0_part, eps_part = row(space, alpha, sigma)
     terms = value.double().abs() + (x0_part * x.double()).abs() + (eps_part * eps.double()).abs()
     # the float64 oracle does go by way of z, and pays with its own roundoff
-    allowed = R * U * q.abs() * terms + 8 * 2.0**-53 * (p * z).abs() + TINY
+    allowed = roundings(space) * U * q.abs() * terms + 8 * 2.0**-53 * (p * z).abs() + TINY
     assert ((ours.double() - exact).abs() <= allowed).all()
 
 
@@ -144,10 +140,13 @@ def test_a_true_guess_has_no_error_and_views_are_the_truth(space):
     for process in (VariancePreserving(), VarianceExploding()):
         alpha, sigma = process.alpha_sigma(gamma)
         z = alpha * x + sigma * eps
-        truth = {"x0": x, "epsilon": eps, "score": -eps / sigma, "v": alpha * eps - sigma * x}
+        truth = {
+            name: sum(k * a for k, a in zip(row(name, alpha, sigma), (x, eps), strict=True))
+            for name in SPACES
+        }
         guess = Prediction(space, truth[space], z, alpha, sigma)
         for view in SPACES:
-            torch.testing.assert_close(getattr(guess, view), truth[view], rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(guess.view(view), truth[view], rtol=1e-9, atol=1e-9)
         assert guess.epsilon_error(x, eps).abs().max() < 1e-12
 
 
@@ -169,6 +168,59 @@ def test_v_is_the_velocity_along_the_circle():
     torch.testing.assert_close(
         Prediction("epsilon", eps, z, phi.cos(), phi.sin()).v, velocity, rtol=1e-8, atol=1e-8
     )
+
+
+def test_velocity_is_the_derivative_along_the_straight_path():
+    """z(s) = (1 - s) x + s eps, so dz/ds = eps - x (Lipman et al. 2023, Liu et al. 2023)."""
+    x, eps = torch.tensor([0.3, -1.0]).double(), torch.tensor([-0.4, 2.0]).double()
+    gamma = torch.tensor(0.7).double()
+    alpha, sigma = Rectified().alpha_sigma(gamma)
+    h = 1e-5
+    velocity = ((1 - sigma - h) * x + (sigma + h) * eps - (1 - sigma + h) * x - (sigma - h) * eps) / (2 * h)
+    guess = Prediction("x0", x, alpha * x + sigma * eps, alpha, sigma)
+    torch.testing.assert_close(guess.view("velocity"), velocity, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 1.0, 1.7])
+@pytest.mark.parametrize("process", [VariancePreserving(), VarianceExploding()], ids=["vp", "ve"])
+def test_edm_is_the_preconditioning_of_karras(sigma_data, process):
+    """D(y; s) = c_skip y + c_out F, y = z / alpha, s = sigma / alpha (Karras et al. 2022, eq. 7)."""
+    generator = torch.Generator().manual_seed(0)
+    z, f = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    alpha, sigma = process.alpha_sigma(torch.tensor([-9.0, -1.0, 0.0, 2.0, 8.0]).double().view(5, 1))
+    s = sigma / alpha
+    c_skip = sigma_data**2 / (s**2 + sigma_data**2)
+    c_out = s * sigma_data / (s**2 + sigma_data**2).sqrt()
+    guess = Prediction(edm(sigma_data), f, z, alpha, sigma)
+    torch.testing.assert_close(guess.x0, c_skip * z / alpha + c_out * f)
+    # their weight lambda(s) makes the loss plain in F: lambda |x0 error|^2 = |F error|^2
+    per_x0 = error_scale(edm(sigma_data), alpha, sigma) / error_scale("x0", alpha, sigma)
+    torch.testing.assert_close(per_x0.square(), (s**2 + sigma_data**2) / (s * sigma_data) ** 2)
+
+
+def test_edm_of_unit_data_is_minus_v():
+    alpha, sigma = VariancePreserving().alpha_sigma(torch.linspace(-9, 8, 7).double())
+    z, value = torch.randn(2, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    guess = Prediction(edm(1.0), value, z, alpha, sigma)
+    torch.testing.assert_close(guess.v, -value)
+    assert Prediction(edm(1.0), value, z, alpha, sigma).space == "edm"
+
+
+def test_a_space_of_ones_own_is_a_row():
+    """2 x0 - eps, which no table has: views and errors follow from the row alone."""
+    own = Space("own", lambda alpha, sigma: Row(2.0, -1.0))
+    x, eps = torch.randn(2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    alpha, sigma = VariancePreserving().alpha_sigma(torch.linspace(-5, 5, 4).double())
+    guess = Prediction(own, 2 * x - eps, alpha * x + sigma * eps, alpha, sigma)
+    torch.testing.assert_close(guess.x0, x)
+    torch.testing.assert_close(guess.epsilon, eps)
+    torch.testing.assert_close(error_scale(own, alpha, sigma), (alpha + 2 * sigma) / alpha)
+    assert guess.epsilon_error(x, eps).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("sigma_data", [0, -1, float("nan")])
+def test_edm_refuses_a_deviation_that_is_none(sigma_data):
+    refused(lambda: edm(sigma_data), f"sigma_data={sigma_data}", "positive number")
 
 
 def test_refuses_unknown_spaces():

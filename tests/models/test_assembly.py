@@ -51,6 +51,23 @@ def test_a_reverse_variance_by_name(prepared, variance):
     assert figures(run)["nats_per_dim"]["mean"] < 1e3
 
 
+@pytest.mark.parametrize("objective", ["velocity", "edm"])
+def test_an_objective_in_a_row_of_the_table_trains_reports_and_is_reopened(prepared, objective):
+    from triptych.sampling.reopen import reopen
+
+    run = prepared(*RING, f"objective={objective}", "objective/weighting=simple", "process=rectified")
+    summary = execute(run)
+    assert summary["status"] == "finished" and figures(run)["nats_per_dim"]["mean"] < 1e3
+    opened = reopen(str(run / "checkpoints" / "last.ckpt"))
+    assert opened.model.denoiser.output.space.name == objective == opened.model.objective.space.name
+
+
+def test_edms_deviation_of_the_data_is_a_key(prepared):
+    run = prepared(*RING, "objective=edm", "objective.output.sigma_data=0")
+    with pytest.raises(UserError, match=r"sigma_data=0: a positive number is accepted"):
+        execute(run)
+
+
 def test_training_at_t_steps_and_the_schedule_and_estimator_are_kept(prepared):
     run = prepared("objective.steps=3", "bound.steps=3")
     summary = execute(run)

@@ -65,7 +65,7 @@ def test_objectives_start_from_the_same_weights(prepared):
     from triptych.models.assemble import build_data, build_model
 
     states = []
-    for objective in ("x0", "epsilon", "score", "v", "levels"):
+    for objective in ("x0", "epsilon", "score", "v", "velocity", "edm", "levels"):
         config = prepared(f"objective={objective}", path=objective).config()
         torch.manual_seed(config["seed"])
         states.append(build_model(config, build_data(config)).denoiser.network.state_dict())

@@ -8,15 +8,15 @@ denoisers too.
 import torch
 from torch import Tensor, nn
 
-from .prediction import SPACES, Prediction
+from .prediction import SPACES, Prediction, Space, edm, space_of
 from .process import Process, expand
 
 
 class Output(nn.Module):
-    """The network's output read as one of the four views, with no scaling between.
+    """The network's output read as the guess in one space, with no scaling between.
 
     Args:
-        space: "x0", "epsilon", "score" or "v".
+        space: a name among ``SPACES``, or a ``Space`` of one's own.
 
     Attributes:
         per_dim: numbers the network gives per dimension of z.
@@ -24,15 +24,28 @@ class Output(nn.Module):
 
     per_dim = 1
 
-    def __init__(self, space: str):
+    def __init__(self, space: str | Space):
         super().__init__()
-        if space not in SPACES:
+        if not isinstance(space, Space) and space not in SPACES:
             raise ValueError(f"objective.output={space!r}: one of {', '.join(SPACES)}, levels is accepted")
-        self.space = space
+        self.space = space_of(space)
 
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
         """raw (B, *event) -> Prediction at z (B, *event)."""
         return Prediction(self.space, raw, z, alpha, sigma)
+
+
+class EDMOutput(Output):
+    """The network's output read as F of EDM's preconditioning, see ``prediction.edm``.
+
+    The scale of z (their c_in) is the process's; their weight lambda = 1 / c_out^2 is ``simple`` weighting.
+
+    Args:
+        sigma_data: standard deviation of the data.
+    """
+
+    def __init__(self, sigma_data: float = 0.5):
+        super().__init__(edm(sigma_data))
 
 
 class LevelOutput(nn.Module):
@@ -50,7 +63,7 @@ class LevelOutput(nn.Module):
         ValueError: fewer than two levels (continuous data has none).
     """
 
-    space = "x0"
+    space = SPACES["x0"]
     centres: Tensor
 
     def __init__(self, levels: int | None):

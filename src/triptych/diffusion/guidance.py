@@ -16,10 +16,9 @@ from .wrappers import Wrapper, is_conditional, of_same_width
 
 def extrapolate(base: Prediction, target: Prediction, scale: Tensor | float) -> Prediction:
     """base + scale (target - base), in the target's own space."""
-    space = target.space
-    start, end = getattr(base, space), getattr(target, space)
-    value = start + scale * (end - start)
-    return of_same_width(target, Prediction(space, value, target.z, target.alpha, target.sigma))
+    start = base.view(target.own)
+    value = start + scale * (target.value - start)
+    return of_same_width(target, Prediction(target.own, value, target.z, target.alpha, target.sigma))
 
 
 def _refuse_unconditional(denoiser, what: str) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .objective import Loss, Objective
+from .prediction import Space
 from .reverse_variance import Learned, step_kl, step_of
 from .schedule import Schedule
 from .weighting import Elbo, Sigmoid, Simple, Weighting
@@ -29,7 +30,7 @@ class Hybrid(Objective):
         ValueError: no ``steps``, a weight that is not positive, or none with another weighting.
     """
 
-    def __init__(self, space: str, weighting: Weighting, steps: int, vlb_weight: float | None = None):
+    def __init__(self, space: str | Space, weighting: Weighting, steps: int, vlb_weight: float | None = None):
         super().__init__(space, weighting, steps)
         if steps is None:
             raise ValueError(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .prediction import error_scale
+from .prediction import Space, error_scale
 from .process import Process
 from .reverse_variance import step_of
 from .schedule import Schedule
@@ -37,7 +37,7 @@ class Objective:
         ValueError: ``steps`` is below 1.
     """
 
-    def __init__(self, space: str, weighting: Weighting, steps: int | None = None):
+    def __init__(self, space: str | Space, weighting: Weighting, steps: int | None = None):
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise ValueError(
                 f"objective.steps={steps}: null (continuous time) or a whole number from 1 is accepted"

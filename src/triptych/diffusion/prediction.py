@@ -1,40 +1,109 @@
-r"""One guess at (z, gamma), seen four ways: x0, epsilon, score and v.
+r"""One guess at (z, gamma), seen in several spaces: x0, epsilon, score, v, the flow's velocity, EDM's F.
 
-With ``z = alpha x + sigma eps`` the four are affine in one another (tutorial eqs. 69, 115, 131-133;
-Salimans & Ho 2022 for v):
+With ``z = alpha x0 + sigma epsilon`` each space is a row (c, d) of one table (tutorial eqs. 69, 115, 131):
 
-    epsilon = (z - alpha x0) / sigma        score = -epsilon / sigma        v = alpha epsilon - sigma x0
+    value = c x0 + d epsilon        x0 = (d z - sigma value) / D        epsilon = (alpha value - c z) / D
 
-so an error in one is an error in each: ``|space error| = error_scale(space) |epsilon error|``. That
-scale is all the difference there is between the objectives, apart from what a network finds easy.
+with ``D = alpha d - sigma c``, so an error in one is an error in each: ``|value error| = |D| / alpha |epsilon
+error|``. That scale is all the difference there is between the objectives, apart from what a network finds
+easy.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-SPACES = ("x0", "epsilon", "score", "v")
+Number = Tensor | float
 
 
-def error_scale(space: str, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """s with |space error| = s |epsilon error|: sigma/alpha, 1, 1/sigma, (alpha^2 + sigma^2)/alpha."""
-    match space:
-        case "x0":
-            return sigma / alpha
-        case "epsilon":
-            return sigma / sigma
-        case "score":
-            return 1 / sigma
-        case "v":
-            return (alpha.square() + sigma.square()) / alpha
-    raise ValueError(f"space={space!r}: one of {', '.join(SPACES)} is accepted")
+class Row(NamedTuple):
+    """``unit * value = c x0 + d epsilon`` at one (alpha, sigma).
+
+    A factor taken out of a row leaves c and d exact, so ``c' d - d' c`` of two rows keeps its digits where it
+    is small; a 0 or 1 that is a Python number costs nothing.
+    """
+
+    c: Number
+    d: Number
+    unit: Number = 1.0
+
+
+@dataclass(frozen=True)
+class Space:
+    """A space of guesses: its name, and its row at (alpha, sigma), tensors that broadcast against z."""
+
+    name: str
+    row: Callable[[Tensor, Tensor], Row]
+
+
+def edm(sigma_data: float = 0.5) -> Space:
+    r"""F of EDM (Karras et al. 2022, table 1): ``x0 = c_skip z / alpha + c_out F`` at s = sigma / alpha.
+
+    c_skip = sd^2 / (s^2 + sd^2) and c_out = s sd / sqrt(s^2 + sd^2), so with z / alpha = x0 + s epsilon
+
+        F = (s^2 x0 - sd^2 s epsilon) / (s sd sqrt(s^2 + sd^2))
+          = (sigma x0 - sd^2 alpha epsilon) / (sd h),     h = sqrt(sigma^2 + sd^2 alpha^2),  D = -h / sd.
+
+    With sd = 1 under a variance-preserving process F is -v.
+
+    Args:
+        sigma_data: sd, standard deviation of the data.
+
+    Raises:
+        ValueError: ``sigma_data`` is not positive.
+    """
+    if not sigma_data > 0:
+        raise ValueError(f"sigma_data={sigma_data}: a positive number is accepted")
+
+    def row(alpha: Tensor, sigma: Tensor) -> Row:
+        return Row(sigma, -(sigma_data**2) * alpha, sigma_data * torch.hypot(sigma, sigma_data * alpha))
+
+    return Space("edm", row)
+
+
+SPACES = {
+    space.name: space
+    for space in (
+        Space("x0", lambda alpha, sigma: Row(1.0, 0.0)),  # the denoised point
+        Space("epsilon", lambda alpha, sigma: Row(0.0, 1.0)),  # the noise
+        Space("score", lambda alpha, sigma: Row(0.0, 1.0, -sigma)),  # grad log p(z) = -epsilon / sigma
+        Space("v", lambda alpha, sigma: Row(-sigma, alpha)),  # Salimans & Ho 2022
+        Space("velocity", lambda alpha, sigma: Row(-1.0, 1.0)),  # of the straight path from x0 to epsilon
+        edm(),
+    )
+}
+
+
+def space_of(space: str | Space) -> Space:
+    """A space by its name.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if isinstance(space, Space):
+        return space
+    if space not in SPACES:
+        raise ValueError(f"space={space!r}: one of {', '.join(SPACES)} is accepted")
+    return SPACES[space]
+
+
+def error_scale(space: str | Space, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """s with |error in the space| = s |epsilon error|: |D| / alpha, as sigma / alpha for x0."""
+    row = space_of(space).row(alpha, sigma)
+    # where D = alpha d there is nothing to round
+    ratio: Any = row.d if _is(row.c, 0) else _determinant(row, alpha, sigma) / alpha
+    return torch.ones_like(alpha) * abs(ratio / row.unit)
 
 
 class Prediction:
-    """Four views of one guess. Made from any one of them; the others are computed when asked for.
+    """One guess in every space: made in one of them, converted to another when asked for it.
 
     Args:
-        space: which view ``value`` is, one of ``SPACES``.
+        space: which space ``value`` is in: a name among ``SPACES``, or a ``Space``.
         value: the guess, (B, *event).
         z, alpha, sigma: where it was made; alpha and sigma broadcast against z.
 
@@ -46,76 +115,59 @@ class Prediction:
 
     fraction: Tensor | None = None
 
-    def __init__(self, space: str, value: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor):
-        if space not in SPACES:
-            raise ValueError(f"space={space!r}: one of {', '.join(SPACES)} is accepted")
-        self.space, self.z, self.alpha, self.sigma = space, z, alpha, sigma
-        self.__dict__[space] = value  # seeds the cached view below
+    def __init__(self, space: str | Space, value: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor):
+        self.own = space_of(space)
+        self.value, self.z, self.alpha, self.sigma = value, z, alpha, sigma
+        self._views = {self.own: value}
 
-    @cached_property
+    @property
+    def space(self) -> str:
+        """The name of the space that ``value`` is in."""
+        return self.own.name
+
+    @property
     def x0(self) -> Tensor:
-        """E[x | z], the denoised point."""
-        z, alpha, sigma = self.z, self.alpha, self.sigma
-        match self.space:
-            case "epsilon":
-                return (z - sigma * self.epsilon) / alpha
-            case "score":  # Tweedie's formula, tutorial eq. 133
-                return (z + sigma.square() * self.score) / alpha
-            case _:
-                return (alpha * z - sigma * self.v) / (alpha.square() + sigma.square())
+        """E[x | z], the denoised point (from a score: Tweedie's formula, tutorial eq. 133)."""
+        return self.view("x0")
 
-    @cached_property
+    @property
     def epsilon(self) -> Tensor:
         """E[eps | z], the noise in z."""
-        z, alpha, sigma = self.z, self.alpha, self.sigma
-        match self.space:
-            case "x0":
-                return (z - alpha * self.x0) / sigma
-            case "score":
-                return -sigma * self.score
-            case _:
-                return (sigma * z + alpha * self.v) / (alpha.square() + sigma.square())
+        return self.view("epsilon")
 
-    @cached_property
+    @property
     def score(self) -> Tensor:
         """grad log p(z), the direction of growing density."""
-        match self.space:
-            case "x0":
-                return (self.alpha * self.x0 - self.z) / self.sigma.square()
-            case _:
-                return -self.epsilon / self.sigma
+        return self.view("score")
 
-    @cached_property
+    @property
     def v(self) -> Tensor:
         """alpha epsilon - sigma x0, the velocity along the circle z = cos x0 + sin epsilon."""
-        z, alpha, sigma = self.z, self.alpha, self.sigma
-        square = alpha.square() + sigma.square()
-        match self.space:
-            case "x0":
-                return (alpha * z - square * self.x0) / sigma
-            case _:
-                return (square * self.epsilon - sigma * z) / alpha
+        return self.view("v")
+
+    def view(self, space: str | Space) -> Tensor:
+        """The guess in a space, (B, *event): ``((c' d - d' c) z + D' value) / D`` from both rows."""
+        space = space_of(space)
+        if space not in self._views:
+            self._views[space] = self._convert(space.row(self.alpha, self.sigma))
+        return self._views[space]
 
     def at(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """alpha x0 + sigma epsilon: the guess carried to another noise level, the step of every sampler.
 
         Formed as one combination of z and the guess in its own space, without going through x0 and epsilon.
         """
-        a, s = self.alpha, self.sigma
-        match self.space:
-            case "x0":
-                of_z = sigma / s
-                of_guess = alpha - a * of_z
-            case "epsilon":
-                of_z = alpha / a
-                of_guess = sigma - s * of_z
-            case "score":
-                of_z = alpha / a
-                of_guess = s * (s * of_z - sigma)
-            case _:
-                square = a.square() + s.square()
-                of_z, of_guess = (alpha * a + sigma * s) / square, (sigma * a - alpha * s) / square
-        return (of_z * self.z).addcmul_(self.__dict__[self.space], of_guess)
+        c, d, unit = self._row
+        if _is(c, 0):  # z alone brings x0 along, so it is what makes alpha
+            of_z = alpha / self.alpha
+            of_value = (sigma - self.sigma * of_z) / d
+        elif _is(d, 0):
+            of_z = sigma / self.sigma
+            of_value = (alpha - self.alpha * of_z) / c
+        else:
+            of_z = (alpha * d - sigma * c) / self._D
+            of_value = (sigma * self.alpha - alpha * self.sigma) / self._D
+        return (of_z * self.z).addcmul_(self.value, unit * of_value)
 
     def epsilon_error(self, x: Tensor, eps: Tensor) -> Tensor:
         """epsilon_hat - eps for the truth (x, eps), taken in the guess's own space.
@@ -123,14 +175,44 @@ class Prediction:
         Differences are formed where the guess lives, then scaled: ``(z - alpha x_hat) / sigma - eps``
         would lose digits at both ends of the schedule.
         """
-        alpha, sigma = self.alpha, self.sigma
-        match self.space:
-            case "x0":
-                return (x - self.x0) * (alpha / sigma)
-            case "epsilon":
-                return self.epsilon - eps
-            case "score":
-                return -(sigma * self.score + eps)
-            case _:
-                scale = alpha / (alpha.square() + sigma.square())
-                return (self.v - (alpha * eps - sigma * x)) * scale
+        c, d, unit = self._row
+        error = _times(unit, self.value) - _sum(c, x, d, eps)
+        return _times(1 / d if _is(c, 0) else self.alpha / self._D, error)
+
+    @cached_property
+    def _row(self) -> Row:
+        return self.own.row(self.alpha, self.sigma)
+
+    @cached_property
+    def _D(self) -> Tensor:
+        return _determinant(self._row, self.alpha, self.sigma)
+
+    def _convert(self, to: Row) -> Tensor:
+        c, d, unit = self._row
+        of_z = _sum(to.c, d, -to.d, c)
+        if _is(of_z, 0):  # the same direction, as epsilon and the score: z has no part in it
+            return _times(unit * (to.d / d if d else to.c / c), self.value) / to.unit
+        of_value = _determinant(to, self.alpha, self.sigma) * unit
+        return _sum(of_z, self.z, of_value, self.value) / (self._D * to.unit)
+
+
+def _determinant(row: Row, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """D = alpha d - sigma c."""
+    determinant: Tensor = _sum(row.d, alpha, -row.c, sigma)
+    return determinant
+
+
+def _is(number: Number, value: float) -> bool:
+    """Whether it is this Python number; of a tensor that is not asked."""
+    return not isinstance(number, Tensor) and number == value
+
+
+def _times(number: Number, x: Number) -> Any:
+    return x if _is(number, 1) else number * x
+
+
+def _sum(a: Number, x: Number, b: Number, y: Number) -> Any:
+    """a x + b y."""
+    if _is(a, 0) or _is(x, 0):
+        return 0.0 if _is(b, 0) or _is(y, 0) else _times(b, y)
+    return _times(a, x) if _is(b, 0) or _is(y, 0) else _times(a, x) + _times(b, y)

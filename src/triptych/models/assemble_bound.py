@@ -28,8 +28,11 @@ def build_output(config: dict, data: DataModule) -> Any:
     Raises:
         ValueError: an unknown output, or levels for data that has none.
     """
-    name = config["objective"]["output"]
-    output = LevelOutput(data.levels) if name == "levels" else Output(name)
+    node = config["objective"]["output"]
+    if isinstance(node, dict):
+        output = build(node, "objective.output")
+    else:
+        output = LevelOutput(data.levels) if node == "levels" else Output(node)
     return WithFraction(output) if _variance(config) == "learned" else output
 
 

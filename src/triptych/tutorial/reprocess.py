@@ -7,7 +7,7 @@ are visited.
 
 from torch import Tensor
 
-from triptych.diffusion.prediction import Prediction
+from triptych.diffusion.prediction import Prediction, error_scale
 from triptych.diffusion.process import Process, expand
 from triptych.diffusion.wrappers import Wrapper
 
@@ -30,13 +30,13 @@ class Reprocessed(Wrapper):
         return getattr(self.denoiser, "has_likelihood", False)
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
-        """z (B, *event) of the new process; the score there is alpha / alpha' times the old one."""
+        """z (B, *event) of the new process; the score there is alpha / alpha' times the old one.
+
+        A space is a function of gamma up to a factor, which is the ratio of its error scales.
+        """
         level = expand(gamma, z)
         alpha, sigma = self.process.alpha_sigma(level)
-        before, _ = self.denoiser.process.alpha_sigma(level)
-        guess = self.denoiser(z * (before / alpha), gamma, condition)
-        factor = {"score": before / alpha, "v": alpha / before}
-        value = getattr(guess, guess.space)
-        if guess.space in factor:
-            value = value * factor[guess.space]
-        return Prediction(guess.space, value, z, alpha, sigma)
+        before = self.denoiser.process.alpha_sigma(level)
+        guess = self.denoiser(z * (before[0] / alpha), gamma, condition)
+        factor = error_scale(guess.own, alpha, sigma) / error_scale(guess.own, *before)
+        return Prediction(guess.own, guess.value * factor, z, alpha, sigma)
