@@ -12,6 +12,7 @@ import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from triptych.diffusion.bound import Bound, Elbo
+from triptych.diffusion.condition import Condition
 from triptych.diffusion.decoder import Categorical, GaussianDensity
 from triptych.diffusion.denoiser import Denoiser, LevelOutput
 from triptych.diffusion.draws import Draw, stratified_times
@@ -120,6 +121,7 @@ def test_the_three_terms_are_what_they_are_called(steps):
 def test_the_condition_reaches_the_denoiser():
     parts = ring()
     x, label = GaussianMixture(*parts).sample(24, torch.Generator().manual_seed(0))
+    label = Condition(label=label)
     _, draw = some_batch((2,))
     bound = Bound(Linear(-6.0, 5.0), GaussianDensity())
     denoiser = oracle(parts)

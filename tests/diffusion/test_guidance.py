@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from triptych.diffusion.condition import Condition, Labels
 from triptych.diffusion.guidance import Auto, Classifier, ClassifierFree, extrapolate
 from triptych.diffusion.measures import noise_floor, sliced_wasserstein
 from triptych.diffusion.mixture import ExactClassifier
@@ -17,7 +18,7 @@ from .test_processes import PROCESSES
 
 processes = pytest.mark.parametrize("process", PROCESSES)
 GAMMA = torch.tensor([-3.0, 0.0, 2.5], dtype=torch.float64)
-LABELS = torch.tensor([0, 2, 1])
+LABELS = Condition(label=torch.tensor([0, 2, 1]))
 
 
 def generator(seed=0):
@@ -31,10 +32,10 @@ def normal(*shape, seed=0):
 class Labelled(Wrong):
     """Wrong in a way that hangs on the class."""
 
-    num_classes = 3
+    conditions = {"label": Labels(3)}
 
     def forward(self, z, gamma, condition):
-        shift = 0 if condition is None else condition.view(-1, *(1,) * (z.ndim - 1)) - 1.5
+        shift = 0 if condition is None else condition.label.view(-1, *(1,) * (z.ndim - 1)) - 1.5
         return super().forward(z, gamma, condition) + shift
 
 
@@ -114,7 +115,7 @@ def test_sampling_with_exact_score_and_exact_classifier_reaches_the_conditional(
     for k in range(3):
         alone = oracle([torch.ones(1).double(), parts[1][k : k + 1], parts[2][k : k + 1]]).mixture
         floor = noise_floor(sliced_wasserstein, lambda i: alone.sample(n, generator(50 + i))[0], pairs=9)  # noqa: B023
-        labels = torch.full((n,), k)
+        labels = Condition(label=torch.full((n,), k))
         x = make(60)(guided, Linear(-9.0, 5.0), (n, 2), generator=generator(k), condition=labels)
         assert sliced_wasserstein(x, alone.sample(n, generator(9))[0]) < 1.5 * floor.high
         unguided = make(60)(truth, Linear(-9.0, 5.0), (n, 2), generator=generator(k))
@@ -135,7 +136,7 @@ def test_every_wrapper_is_a_denoiser_for_every_other():
         ClassifierFree(StaticThreshold(Auto(Classifier(truth, classifier), truth, 1.5), 2.0), 2.0)
     )
     assert stack.conditional and stack.process is truth.process
-    labels = torch.arange(16) % 8
+    labels = Condition(label=torch.arange(16) % 8)
     x = DPMSolver(10)(stack, Linear(-6.0, 4.0), (16, 2), generator=generator(), condition=labels)
     assert x.isfinite().all() and x.abs().max() < 1.1
 
@@ -155,4 +156,8 @@ def test_guidance_refuses_in_one_line():
     truth = oracle(ring())
     guided = Classifier(truth, ExactClassifier(truth.mixture, truth.process))
     for bad in (8, -1):
-        refused(lambda bad=bad: guided(normal(1, 2), GAMMA[0], torch.tensor([bad])), f"class {bad}", "0..7")
+        refused(
+            lambda bad=bad: guided(normal(1, 2), GAMMA[0], Condition(label=torch.tensor([bad]))),
+            f"class {bad}",
+            "0..7",
+        )

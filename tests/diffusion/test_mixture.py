@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal
 
+from triptych.diffusion.condition import Condition
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.prediction import SPACES
 from triptych.diffusion.process import VariancePreserving
@@ -100,7 +101,7 @@ def test_conditional_oracle_is_the_components_own(parts):
     z = points(parts, 40)
     label = torch.arange(40) % len(parts[0])
     gamma = torch.linspace(-6, 6, 40, dtype=torch.float64)
-    guess = oracle(parts)(z, gamma, label)
+    guess = oracle(parts)(z, gamma, Condition(label=label))
     for k in range(len(parts[0])):
         own = oracle([torch.ones(1).double(), parts[1][k : k + 1], parts[2][k : k + 1]])
         rows = label == k

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from triptych.diffusion.condition import Condition
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.sampler import DDIM, Ancestral
@@ -190,7 +191,13 @@ def test_condition_chooses_the_mode():
     mixture = GaussianMixture(*ring())
     label = torch.arange(64) % 8
     for sampler in (Ancestral(100), DDIM(100)):
-        x = sampler(oracle(ring()), Linear(-10.0, 8.0), (64, 2), generator=generator(), condition=label)
+        x = sampler(
+            oracle(ring()),
+            Linear(-10.0, 8.0),
+            (64, 2),
+            generator=generator(),
+            condition=Condition(label=label),
+        )
         assert torch.equal(torch.cdist(x.double(), mixture.means).argmin(1), label)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from triptych.diffusion.condition import Condition
 from triptych.diffusion.measures import mode_fractions, noise_floor, sliced_wasserstein
 from triptych.diffusion.prediction import SPACES, Prediction
 from triptych.diffusion.sampler import (
@@ -272,7 +273,7 @@ def test_a_seed_is_all_there_is_and_the_path_keeps_what_it_gave(name):
 @pytest.mark.parametrize("name", ["ddim", "euler", "heun", "dpm_solver"])
 def test_a_deterministic_sampler_gives_the_same_whatever_the_chunk(name):
     truth, schedule = oracle(ring()), Linear(-6.0, 5.0)
-    labels = torch.arange(7) % 8
+    labels = Condition(label=torch.arange(7) % 8)
     whole, parts = (
         EVERY[name](5, chunk=c)(truth, schedule, (7, 2), generator=generator(), condition=labels)
         for c in (None, 3)

@@ -36,7 +36,9 @@ def test_it_reports_accuracy_and_opens_again_from_its_checkpoint(trained):
     test = opened.data.splits["test"].batch(torch.arange(297))
     features, logits = opened.model.read(test.x)
     assert features.shape == (297, 64)
-    assert (logits.argmax(1) == test.condition).double().mean().item() == pytest.approx(accuracy["mean"])
+    assert (logits.argmax(1) == test.condition.label).double().mean().item() == pytest.approx(
+        accuracy["mean"]
+    )
 
 
 def test_points_too(prepared):

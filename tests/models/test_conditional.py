@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from triptych.data.batch import Batch
-from triptych.diffusion.label_dropout import drop_labels
+from triptych.diffusion.condition import Condition, Labels, dropout
 from triptych.diffusion.sampler import DDIM
 from triptych.errors import UserError
 from triptych.models.assemble import build_data, build_model
@@ -17,13 +17,19 @@ CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 2.0}
 
 def test_labels_are_left_out_in_their_share_and_as_the_step_says():
     y = torch.arange(20_000) % 10
-    dropped = drop_labels(y, 0.1, 10, seed=1, step=3)
+    told = Condition(label=y)
+
+    def kept(condition, *where, **more):
+        part = dropout(condition, 0.1, *where, **more).parts["label"]
+        return torch.where(part.given, part.value, 10)
+
+    dropped = kept(told, seed=1, step=3)
     gone = dropped == 10
     assert abs(gone.double().mean().item() - 0.1) < 3 * (0.09 / len(y)) ** 0.5
     assert torch.equal(dropped[~gone], y[~gone])
-    assert torch.equal(dropped, drop_labels(y, 0.1, 10, seed=1, step=3))
-    assert not torch.equal(dropped, drop_labels(y, 0.1, 10, seed=1, step=4))
-    halves = [drop_labels(part, 0.1, 10, 1, 3, rank, 2) for rank, part in enumerate(y.chunk(2))]
+    assert torch.equal(dropped, kept(told, seed=1, step=3))
+    assert not torch.equal(dropped, kept(told, seed=1, step=4))
+    halves = [kept(part, 1, 3, rank, 2) for rank, part in enumerate(told.split(10_000))]
     assert torch.equal(torch.cat(halves), dropped)
 
 
@@ -39,11 +45,11 @@ def model(prepared):
 
 def test_the_network_is_told_the_labels_that_are_left(model):
     made, data, _ = model("denoiser.conditional=true", "model.label_dropout=0.5")
-    assert made.denoiser.conditional and made.denoiser.network.num_classes == 10
+    assert made.denoiser.conditional and made.denoiser.network.conditions == {"label": Labels(10)}
     told = []
     made.denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
     made.loss(data.splits["train"].batch(torch.arange(200)), 0, 0, 1)
-    share = (told[0] == 10).double().mean().item()
+    share = 1 - told[0].parts["label"].given.double().mean().item()
     assert 0.35 < share < 0.65
 
 
@@ -51,7 +57,7 @@ def test_an_unconditional_model_is_told_nothing(model):
     made, data, config = model()
     assert not made.denoiser.conditional
     batch = data.splits["train"].batch(torch.arange(4))
-    other = Batch(batch.x, (batch.condition + 1) % 10, batch.index)
+    other = Batch(batch.x, Condition(label=(batch.condition.label + 1) % 10), batch.index)
     assert torch.equal(made.loss(batch, 0, 0, 1), made.loss(other, 0, 0, 1))
     with pytest.raises(UserError, match=r"guidance.scale=2.0.*denoiser.conditional=true"):
         guided(made, data, config | {"guidance": CFG})

@@ -7,6 +7,7 @@ import torch
 from triptych.data.mixture import Ring
 from triptych.diffusion import weighting
 from triptych.diffusion.bound import Bound
+from triptych.diffusion.condition import Condition, Labels
 from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.draws import training_draw
@@ -215,15 +216,17 @@ def test_a_variance_that_was_not_learned_is_refused_before_anything_is_drawn(dat
 
 def test_a_learned_variance_passes_through_guidance_and_thresholds(data):
     """The push moves a step's mean; its width stays the conditional model's (Dhariwal & Nichol 2021)."""
-    network = MLP((2,), outputs=2, num_classes=3, width=16, blocks=1)
+    network = MLP((2,), outputs=2, conditions={"label": Labels(3)}, width=16, blocks=1)
     torch.manual_seed(0)
     for p in network.parameters():
         torch.nn.init.normal_(p, std=0.3)
     denoiser = Denoiser(network, WithFraction(Output("epsilon")), VariancePreserving())
-    z, gamma, label = torch.randn(6, 2), torch.tensor(0.5), torch.arange(6) % 3
+    z, gamma, label = torch.randn(6, 2), torch.tensor(0.5), Condition(label=torch.arange(6) % 3)
     fraction = denoiser(z, gamma, label).fraction
     assert not torch.equal(fraction, denoiser(z, gamma, None).fraction)
-    weak = Denoiser(MLP((2,), num_classes=3, width=16, blocks=1), Output("v"), VariancePreserving())
+    weak = Denoiser(
+        MLP((2,), conditions={"label": Labels(3)}, width=16, blocks=1), Output("v"), VariancePreserving()
+    )
     guides = (
         ClassifierFree(denoiser, scale=3.0),
         ClassifierFree(denoiser, scale=3.0, rescale=0.5),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from triptych.diffusion.condition import Condition, Labels, Part
 from triptych.networks.embedding import LevelWaves
 from triptych.networks.mlp import MLP
 from triptych.networks.resnet import ResNet
@@ -30,34 +31,39 @@ def awake(network):
 @pytest.mark.parametrize(("kind", "shape", "extra"), CASES)
 @pytest.mark.parametrize("outputs", [1, 5])
 def test_shapes_and_a_silent_start(kind, shape, extra, outputs):
-    network = kind(shape, outputs=outputs, num_classes=3, **extra)
+    network = kind(shape, outputs=outputs, conditions={"label": Labels(3)}, **extra)
     z, gamma = torch.randn(4, *shape), torch.linspace(-8, 6, 4)
-    raw = network(z, gamma, torch.tensor([0, 1, 2, 3]))
+    raw = network(z, gamma, Condition(label=torch.tensor([0, 1, 2, 2])))
     assert raw.shape == ((4, *shape) if outputs == 1 else (4, outputs, *shape))
     assert not raw.any()
 
 
 @pytest.mark.parametrize(("kind", "shape", "extra"), CASES)
 def test_each_item_depends_on_its_own_inputs_alone(kind, shape, extra):
-    network = awake(kind(shape, num_classes=3, **extra))
-    z, gamma, label = torch.randn(3, *shape), torch.tensor([-3.0, 0.0, 3.0]), torch.tensor([0, 1, 2])
+    network = awake(kind(shape, conditions={"label": Labels(3)}, **extra))
+    z, gamma, label = (
+        torch.randn(3, *shape),
+        torch.tensor([-3.0, 0.0, 3.0]),
+        Condition(label=torch.tensor([0, 1, 2])),
+    )
     whole = network(z, gamma, label)
     for i in range(3):
-        alone = network(z[i : i + 1], gamma[i : i + 1], label[i : i + 1])
+        alone = network(z[i : i + 1], gamma[i : i + 1], label[slice(i, i + 1)])
         torch.testing.assert_close(whole[i : i + 1], alone, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(whole[:1], network(z[:1], gamma[:1] + 1, label[:1]), atol=1e-4), (
+    assert not torch.allclose(whole[:1], network(z[:1], gamma[:1] + 1, label[slice(1)]), atol=1e-4), (
         "gamma is heard"
     )
-    assert not torch.allclose(whole[:1], network(z[:1], gamma[:1], label[:1] + 1), atol=1e-4), (
-        "labels are heard"
-    )
+    assert not torch.allclose(
+        whole[:1], network(z[:1], gamma[:1], Condition(label=label.label[:1] + 1)), atol=1e-4
+    ), "labels are heard"
 
 
 @pytest.mark.parametrize(("kind", "shape", "extra"), CASES)
-def test_no_label_is_the_label_after_the_last(kind, shape, extra):
-    network = awake(kind(shape, num_classes=3, **extra))
+def test_no_label_is_a_label_that_is_absent(kind, shape, extra):
+    network = awake(kind(shape, conditions={"label": Labels(3)}, **extra))
     z, gamma = torch.randn(2, *shape), torch.zeros(2)
-    assert torch.equal(network(z, gamma), network(z, gamma, torch.tensor([3, 3])))
+    absent = Condition(label=Part(torch.tensor([0, 2]), torch.tensor([False, False])))
+    assert torch.equal(network(z, gamma), network(z, gamma, absent))
 
 
 @pytest.mark.parametrize("kind", [ResNet, UNet])

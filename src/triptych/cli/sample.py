@@ -30,7 +30,7 @@ def sample(cfg: DictConfig) -> Path:
 
     from triptych.config.build import build
     from triptych.diffusion.draws import mix
-    from triptych.sampling.draw import draw, takes_labels
+    from triptych.sampling.draw import draw, takes_condition
     from triptych.sampling.draw_trajectory import save_trajectory
     from triptych.sampling.guided import guided
     from triptych.sampling.pictures import save
@@ -46,7 +46,7 @@ def sample(cfg: DictConfig) -> Path:
         raise UserError(f"trajectory={cfg.trajectory}: this model has no denoising to show; null is accepted")
     denoiser = guided(opened.model, opened.data, opened.config | _plain(cfg, "guidance", "threshold"))
     if cfg.label is not None:
-        if not takes_labels(opened.model, denoiser):
+        if not takes_condition(opened.model, denoiser) or not classes:
             raise UserError(f"label={cfg.label}: this model was trained without labels; null is accepted")
         if type(cfg.label) is not int or not 0 <= cfg.label < classes:
             raise UserError(f"label={cfg.label}: a class from 0 to {classes - 1} is accepted")

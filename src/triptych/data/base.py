@@ -14,6 +14,7 @@ from torch import Tensor
 from triptych.data.augment import Augmentation
 from triptych.data.batch import Split
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
+from triptych.diffusion.condition import Condition, Kind, Labels
 from triptych.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def official_splits(
     """Splits of 8-bit images that come in two parts, each (values, labels) and permuted by RandomState(0)."""
     order, test_order = (np.random.RandomState(0).permutation(len(values)) for values, _ in (train, test))
     chosen = dict(zip(("train", "val"), hold_out(order, val_size), strict=True))
-    splits = {name: Split(train[0][i], train[1][i], 256) for name, i in chosen.items()}
-    return splits | {"test": Split(test[0][test_order], test[1][test_order], 256)}
+    splits = {name: Split(train[0][i], Condition(label=train[1][i]), 256) for name, i in chosen.items()}
+    return splits | {"test": Split(test[0][test_order], Condition(label=test[1][test_order]), 256)}
 
 
 def rank_world() -> tuple[int, int]:
@@ -79,7 +80,8 @@ class Loading(TypedDict, total=False):
 class DataModule(pl.LightningDataModule):
     """Fixed splits in memory, batches in an order that follows from (seed, step).
 
-    A subclass sets name, shape, levels (None: continuous) and num_classes (0: no labels), and defines `load`.
+    A subclass sets name, shape, levels (None: continuous) and num_classes (0: no labels), and defines `load`;
+    one with conditions other than labels gives `conditions` too.
     batch_size is global, shared among the processes; eval_batch_size is each process's own;
     num_workers: threads that decode image files in setup, where there are any. DataError on bad sizes.
     """
@@ -119,6 +121,11 @@ class DataModule(pl.LightningDataModule):
         if self.trainer is None:  # no Lightning around to call it
             self.prepare_data()
         self.splits = self.load()
+
+    @property
+    def conditions(self) -> dict[str, Kind]:
+        """What a batch's condition holds: name -> what that part is; empty: nothing."""
+        return {"label": Labels(self.num_classes)} if self.num_classes else {}
 
     def formula(self) -> dict[str, Any] | None:
         """Where a formula draws the items, all that they follow from but seed and sizes; None: they are read.

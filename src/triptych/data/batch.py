@@ -8,13 +8,14 @@ from typing import NamedTuple
 from torch import Tensor
 
 from triptych.data.cache import Mapped
+from triptych.diffusion.condition import Condition
 
 
 class Batch(NamedTuple):
-    """x (B, *shape) float32, in [-1, 1] or on the data's scale; condition (B,) int64 or None; index (B,)."""
+    """x (B, *shape) float32, in [-1, 1] or on the data's scale; condition of B items or None; index (B,)."""
 
     x: Tensor
-    condition: Tensor | None
+    condition: Condition | None
     index: Tensor  # type: ignore[assignment]  # place in its split (evaluation noise follows from it); not tuple.index
 
     def pin(self) -> Batch:
@@ -36,15 +37,21 @@ def to_level(x: Tensor, levels: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """values (n, *shape): level numbers (uint8 or int64) if `levels` is set, else float32; labels (n,).
+    """values (n, *shape): level numbers (uint8 or int64) if `levels` is set, else float32; n conditions.
 
     digests: a number for what each item is, int64 (n,), where whoever read them has it already.
     """
 
     values: Tensor | Mapped
-    labels: Tensor | None = None
+    condition: Condition | None = None
     levels: int | None = None
     digests: Tensor | None = None
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The part "label" of the condition, (n,) int64, if there is one."""
+        part = None if self.condition is None else self.condition.part("label")
+        return None if part is None else part.value
 
     def __len__(self) -> int:
         return len(self.values)
@@ -53,4 +60,4 @@ class Split:
         """The items at `index` (B,), scaled as Batch says."""
         values = self.values[index]
         x = values.float() if self.levels is None else to_unit(values, self.levels)
-        return Batch(x, None if self.labels is None else self.labels[index], index)
+        return Batch(x, None if self.condition is None else self.condition[index], index)

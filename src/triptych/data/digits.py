@@ -12,6 +12,7 @@ import torch
 
 from triptych.data.base import DataError, DataModule, Loading, hold_out, whole
 from triptych.data.batch import Split
+from triptych.diffusion.condition import Condition
 
 TEST = 297
 
@@ -55,6 +56,8 @@ class Digits(DataModule):
         train, val = hold_out(order[:-TEST], self.val_size)
         parts = {"train": train, "val": val, "test": order[-TEST:]}
         return {
-            name: Split(torch.from_numpy(values[i]), torch.from_numpy(labels[i]), self.levels)
+            name: Split(
+                torch.from_numpy(values[i]), Condition(label=torch.from_numpy(labels[i])), self.levels
+            )
             for name, i in parts.items()
         }

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from triptych.data.base import DataModule
 from triptych.data.batch import Split
-from triptych.data.cache import digest
+from triptych.data.cache import Mapped, digest
 
 HELD_OUT = ("val", "test")
 CHUNK = 1024  # items in memory at a time
@@ -45,29 +45,41 @@ class Fingerprint:
 def fingerprint(data: DataModule) -> Fingerprint:
     """The fingerprint of data after ``setup``."""
     n = {name: len(split) for name, split in data.splits.items()}
-    kind = [data.name, list(data.shape), data.levels, data.num_classes]
+    others = {name: repr(kind) for name, kind in data.conditions.items() if name != "label"}
+    kind = [data.name, list(data.shape), data.levels, data.num_classes, *([others] if others else [])]
     drawn = data.formula()
     if drawn is not None:
         judged = {"test_size": n["test"], "data_seed": getattr(data, "data_seed", 0)}
         return Fingerprint(_hex(kind, drawn, judged), _hex(kind, drawn, judged, n), n)
     items = {name: _items(split) for name, split in data.splits.items()}
-    # with its label, an item is two numbers; sorted, as the order of a set is no part of what it is
-    rows = {name: np.stack([items[name].numpy(), _labels(data.splits[name])], 1) for name in items}
+    # with its condition, an item is a few numbers; sorted, as the order of a set is no part of what it is
+    rows = {
+        name: np.stack([items[name].numpy(), *_condition(data.splits[name], [*others])], 1) for name in items
+    }
     whole = np.concatenate([*rows.values()])
     whole, test = (part[np.lexsort(part.T)] for part in (whole, rows["test"]))
     return Fingerprint(_hex(kind, whole, test), _hex(kind, *rows.values()), n, items)
 
 
 def _items(split: Split) -> Tensor:
-    if split.digests is not None:
-        return split.digests
-    values, n = split.values, len(split)
+    return _numbers(split.values) if split.digests is None else split.digests
+
+
+def _numbers(values: Tensor | Mapped) -> Tensor:
+    """One number an item, (n,) int64."""
+    n = len(values)
     parts = (values[start : start + CHUNK].contiguous().numpy() for start in range(0, n, CHUNK))
     return torch.tensor([digest(item) for part in parts for item in part], dtype=torch.int64)
 
 
-def _labels(split: Split) -> np.ndarray:
-    return np.zeros(len(split), np.int64) if split.labels is None else split.labels.numpy()
+def _condition(split: Split, others: list[str]) -> list[np.ndarray]:
+    """The label, 0 without one, and a number for each other part; (n,) int64 each."""
+    found = [np.zeros(len(split), np.int64) if split.labels is None else split.labels.numpy()]
+    for name in others:
+        assert split.condition is not None
+        part = split.condition.parts[name]
+        found += [_numbers(t).numpy() for t in (part.value, part.given, part.mask) if t is not None]
+    return found
 
 
 def _hex(*parts: Any) -> str:

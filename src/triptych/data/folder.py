@@ -19,6 +19,7 @@ from tqdm import tqdm
 from triptych.data.base import DataError, DataModule, Loading, folder_path, rank_world, whole
 from triptych.data.batch import Split
 from triptych.data.cache import Mapped, cache_folder, cache_name, stored
+from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.limits import limit
 
@@ -177,7 +178,7 @@ class ImageFolder(DataModule):
             pick = lambda part: (Mapped(array, part), digests[part])  # noqa: E731
         labels = torch.tensor([names.index(file.parts[0]) for file in files]) if names else None
         return {
-            name: Split(found, None if labels is None else labels[part], self.levels, digests)
+            name: Split(found, Condition.of(label=None if labels is None else labels[part]), self.levels, digests)
             for name, part in zip(("train", "val", "test"), parts, strict=True)
             for found, digests in [pick(part)]
         }

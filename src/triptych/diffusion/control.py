@@ -19,6 +19,7 @@ sampling, VDM app. I; control variates, Owen 2013, ch. 8):
 import torch
 from torch import Tensor
 
+from .condition import Condition
 from .draws import evaluation_draw, mix
 from .reference import Reference
 
@@ -55,12 +56,12 @@ class Control:
         reference: fitted on training items.
         x: training items (n, *event), of which the first ``ITEMS`` are drawn on.
         seed: of those draws.
-        condition: (n,) or None.
+        condition: of n items, or None.
     """
 
     @torch.no_grad()
     def __init__(
-        self, bound, denoiser, reference: Reference, x: Tensor, seed: int, condition: Tensor | None = None
+        self, bound, denoiser, reference: Reference, x: Tensor, seed: int, condition: Condition | None = None
     ):
         self.bound, self.reference = bound, reference.to(x.device)
         x = x[:ITEMS]

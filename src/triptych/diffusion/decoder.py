@@ -7,6 +7,7 @@ r"""Decoders p(x | z_0): the reconstruction term of the bound.
 import torch
 from torch import Tensor
 
+from .condition import Condition
 from .denoiser import level_centres
 from .process import expand
 
@@ -22,7 +23,9 @@ class Categorical:
     def __init__(self, levels: int):
         self.centres = level_centres(levels)
 
-    def nats(self, denoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Tensor:
+    def nats(
+        self, denoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
+    ) -> Tensor:
         """-log p(x | z) for x, z (B, *event), gamma (B,) or ()."""
         alpha, _ = denoiser.process.alpha_sigma(expand(gamma, z))
         precision = torch.exp(-expand(gamma, z)).expand(len(z), *(1,) * (z.ndim - 1))
@@ -49,7 +52,9 @@ class DiscretisedGaussian:
     def __init__(self, levels: int):
         self.half = 1.0 / (levels - 1)
 
-    def nats(self, denoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Tensor:
+    def nats(
+        self, denoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
+    ) -> Tensor:
         """-log p(x | z) for x, z (B, *event), gamma (B,) or ()."""
         alpha, sigma = denoiser.process.alpha_sigma(expand(gamma, z))
         offset = x - denoiser(z, gamma, condition).x0
@@ -68,7 +73,9 @@ class DiscretisedGaussian:
 class GaussianDensity:
     """For continuous data: x given z_0 is N(z_0 / alpha_0, e^{gamma_0} I), a density in nats."""
 
-    def nats(self, denoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Tensor:
+    def nats(
+        self, denoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
+    ) -> Tensor:
         """-log p(x | z) for x, z (B, *event), gamma (B,) or ()."""
         alpha, _ = denoiser.process.alpha_sigma(expand(gamma, z))
         variance = torch.exp(expand(gamma, z))

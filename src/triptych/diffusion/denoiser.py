@@ -8,6 +8,7 @@ denoisers too.
 import torch
 from torch import Tensor, nn
 
+from .condition import Condition
 from .prediction import SPACES, Prediction, Space, edm, space_of
 from .process import Process, expand
 
@@ -98,7 +99,7 @@ class Denoiser(nn.Module):
     """(z, gamma, condition) -> Prediction.
 
     Args:
-        network: ``(z (B, *event), gamma (B,), condition (B,) | None) -> raw``.
+        network: ``(z (B, *event), gamma (B,), condition | None) -> raw``.
         output: what ``raw`` means.
         process: alpha and sigma at gamma.
     """
@@ -111,11 +112,11 @@ class Denoiser(nn.Module):
 
     @property
     def conditional(self) -> bool:
-        """Whether the network is told a class; without one it then answers for all."""
-        return getattr(self.network, "num_classes", 0) > 0
+        """Whether the network is told conditions; without one it then answers for all."""
+        return bool(getattr(self.network, "conditions", {}))
 
-    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
-        """z (B, *event), gamma (B,) or (), condition (B,) int64 or None."""
+    def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
+        """z (B, *event), gamma (B,) or (), condition of B items or None."""
         alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
         raw = self.network(z, gamma.expand(z.shape[0]), condition)
         # under autocast only the network runs in low precision: its output returns to z's

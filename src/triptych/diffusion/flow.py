@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
+from .condition import Condition
+
 
 class Flow:
     """Moves points and their log density between two gammas.
 
     Args:
         denoiser: in evaluation mode; its own dtype is respected.
-        condition: (B,) or None.
+        condition: of B items, or None.
         probes: (P, B, d) fixed through the solve, or None for the exact trace.
         tolerance: absolute and relative.
     """
 
-    def __init__(self, denoiser, condition: Tensor | None, probes: Tensor | None, tolerance: float):
+    def __init__(self, denoiser, condition: Condition | None, probes: Tensor | None, tolerance: float):
         self.denoiser, self.condition, self.probes, self.tolerance = denoiser, condition, probes, tolerance
         first = next(iter(denoiser.parameters()), None)
         self.dtype = torch.float64 if first is None else first.dtype

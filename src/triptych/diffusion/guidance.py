@@ -1,4 +1,4 @@
-r"""Guidance: denoisers that wrap denoisers and push their guess towards a class.
+r"""Guidance: denoisers that wrap denoisers and push their guess towards a condition.
 
 Scales are in s-form, ``base + s (target - base)``: s = 1 is the target itself, s = 0 the base (the papers' w
 is s - 1). A linear mix of two guesses at the same (z, gamma) is the same mix in x0, epsilon, score and v.
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .condition import Condition
 from .prediction import Prediction
 from .process import expand
 from .wrappers import Wrapper, is_conditional, of_same_width
@@ -23,7 +24,7 @@ def extrapolate(base: Prediction, target: Prediction, scale: Tensor | float) -> 
 
 def _refuse_unconditional(denoiser, what: str) -> None:
     if not is_conditional(denoiser):
-        raise ValueError(f"{what}: the model knows no classes; train one with denoiser.conditional=true")
+        raise ValueError(f"{what}: the model knows no conditions; train one with denoiser.conditional=true")
 
 
 class ClassifierFree(Wrapper):
@@ -36,13 +37,20 @@ class ClassifierFree(Wrapper):
             conditional denoiser answers alone.
         rescale: share in which x0 is scaled back to the conditional guess's standard deviation, sample by
             sample (Lin et al. 2024, sec. 3.4).
+        parts: names of the parts of the condition that only one guess is told; the others, as a cascade's
+            low image, are told to both; None: all.
 
     Raises:
         ValueError: an unconditional denoiser, an empty interval, ``rescale`` outside [0, 1].
     """
 
     def __init__(
-        self, denoiser, scale: float = 1.0, interval: Sequence[float] | None = None, rescale: float = 0.0
+        self,
+        denoiser,
+        scale: float = 1.0,
+        interval: Sequence[float] | None = None,
+        rescale: float = 0.0,
+        parts: Sequence[str] | None = None,
     ):
         super().__init__(denoiser)
         _refuse_unconditional(denoiser, f"guidance.scale={scale}")
@@ -50,24 +58,27 @@ class ClassifierFree(Wrapper):
             raise ValueError(f"guidance.interval={interval}: null or two gammas [low, high] are accepted")
         if not 0 <= rescale <= 1:
             raise ValueError(f"guidance.rescale={rescale}: a number in [0, 1] is accepted")
-        self.scale, self.interval, self.rescale = float(scale), interval, rescale
+        self.scale, self.interval, self.rescale, self.parts = float(scale), interval, rescale, parts
 
-    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
-        """z (B, *event), gamma (B,) or (), condition (B,); without one the guess is unconditional."""
+    def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
+        """z (B, *event), gamma (B,) or (), a condition of B items; without one the guess is unconditional."""
         if condition is None or self.scale == 1:
             return self.denoiser(z, gamma, condition)
         if self.interval is None:
             if self.scale == 0:
-                return self.denoiser(z, gamma, None)
+                return self.denoiser(z, gamma, self._without(condition))
             return self._guided(z, gamma, condition, self.scale)
         inside = (gamma >= self.interval[0]) & (gamma <= self.interval[1])
         if not inside.any():
             return self.denoiser(z, gamma, condition)
         return self._guided(z, gamma, condition, expand(torch.where(inside, self.scale, 1.0).to(z), z))
 
-    def _guided(self, z: Tensor, gamma: Tensor, condition: Tensor, scale: Tensor | float) -> Prediction:
+    def _without(self, condition: Condition) -> Condition | None:
+        return None if self.parts is None else condition.without(*self.parts)
+
+    def _guided(self, z: Tensor, gamma: Tensor, condition: Condition, scale: Tensor | float) -> Prediction:
         target = self.denoiser(z, gamma, condition)
-        guess = extrapolate(self.denoiser(z, gamma, None), target, scale)
+        guess = extrapolate(self.denoiser(z, gamma, self._without(condition)), target, scale)
         if not self.rescale:
             return guess
         std = [p.x0.flatten(1).std(1).view(-1, *(1,) * (z.ndim - 1)) for p in (target, guess)]
@@ -88,23 +99,26 @@ class Classifier(Wrapper):
         super().__init__(denoiser)
         self.classifier, self.scale, self.conditional = classifier, float(scale), True
 
-    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
-        """z (B, *event), gamma (B,) or (), condition (B,); without one the guess is the denoiser's own."""
+    def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
+        """z (B, *event), gamma (B,) or (); without a condition, of labels, the denoiser's own guess."""
         guess = self.denoiser(z, gamma, None)
         if condition is None or self.scale == 0:
             return guess
         score = guess.score + self.scale * self.gradient(z, gamma, condition)
         return of_same_width(guess, Prediction("score", score, z, guess.alpha, guess.sigma))
 
-    def gradient(self, z: Tensor, gamma: Tensor, condition: Tensor) -> Tensor:
-        """grad_z log p(y | z), (B, *event)."""
+    def gradient(self, z: Tensor, gamma: Tensor, condition: Condition) -> Tensor:
+        """grad_z log p(y | z), (B, *event); 0 for an item without a label."""
+        label, given = condition.label, condition.parts["label"].given
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             logits = self.classifier(z, gamma.expand(z.shape[0]))
             classes = logits.shape[1]
-            if condition.numel() and not (0 <= condition.min() and condition.max() < classes):
-                raise ValueError(f"class {condition.max().item()}: a label in 0..{classes - 1} is accepted")
-            picked = torch.log_softmax(logits, 1).gather(1, condition[:, None])
+            if label.numel() and not (0 <= label.min() and label.max() < classes):
+                raise ValueError(f"class {label.max().item()}: a label in 0..{classes - 1} is accepted")
+            picked = torch.log_softmax(logits, 1).gather(1, label[:, None])
+            if given is not None:
+                picked = picked[given]
             return torch.autograd.grad(picked.sum(), z)[0]
 
 
@@ -127,7 +141,7 @@ class Auto(Wrapper):
             raise ValueError(f"guidance.weak: its process {names[0]} is not the model's {names[1]}")
         self.weak, self.scale = weak, float(scale)
 
-    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
+    def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         good = self.denoiser(z, gamma, condition)
         if self.scale == 1:
             return good

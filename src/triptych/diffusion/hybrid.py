@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from .condition import Condition
 from .objective import Loss, Objective
 from .prediction import Space
 from .reverse_variance import Learned, step_kl, step_of
@@ -43,9 +44,15 @@ class Hybrid(Objective):
         self.vlb_weight = vlb_weight
 
     def __call__(
-        self, denoiser, schedule: Schedule, x: Tensor, t: Tensor, eps: Tensor, condition: Tensor | None = None
+        self,
+        denoiser,
+        schedule: Schedule,
+        x: Tensor,
+        t: Tensor,
+        eps: Tensor,
+        condition: Condition | None = None,
     ) -> Loss:
-        """x, eps (B, *event); t (B,) in [0, 1); condition (B,) or None."""
+        """x, eps (B, *event); t (B,) in [0, 1); condition of B items or None."""
         assert self.steps is not None
         process = denoiser.process
         gamma, lower = step_of(schedule, t, self.steps)

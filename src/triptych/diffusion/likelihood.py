@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .condition import Condition
 from .dequantisation import dequantise
 from .draws import mix
 from .flow import Flow
@@ -87,9 +88,9 @@ class Likelihood:
         self.dequantisation, self.decoder, self.levels, self.seed = dequantisation, decoder, levels, seed
 
     def __call__(
-        self, denoiser, x: Tensor, index: Tensor | None = None, condition: Tensor | None = None
+        self, denoiser, x: Tensor, index: Tensor | None = None, condition: Condition | None = None
     ) -> Nats:
-        """x (B, *event); index (B,) places in the data set, 0, 1, ... by default; condition (B,) or None.
+        """x (B, *event); index (B,) places in the data set, by default 0, 1, ...; condition of B items.
 
         Raises:
             ValueError: the denoiser is guided, clipped or otherwise changed: its flow has no density of

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .condition import Condition
 from .prediction import Prediction
 from .process import Process, expand
 
@@ -120,7 +121,7 @@ class GaussianMixture(nn.Module):
 class Oracle(nn.Module):
     """The exact denoiser of a mixture: E[x | z], eps*, the score and v* (tutorial eq. 133, Tweedie).
 
-    With a condition (B,) it is the denoiser of the component of that number.
+    With a label it is the denoiser of the component of that number.
     """
 
     conditional = True
@@ -131,14 +132,15 @@ class Oracle(nn.Module):
         super().__init__()
         self.mixture, self.process = mixture, process
 
-    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
+    def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         """z (B, d), gamma (B,) or ()."""
         alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
         log_joint, pull = self.mixture._parts(z, alpha, sigma)
-        if condition is None:
-            score = -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
-        else:
-            score = -pull[torch.arange(len(z), device=z.device), condition]
+        score = -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
+        label = None if condition is None else condition.part("label")
+        if label is not None:
+            own = -pull[torch.arange(len(z), device=z.device), label.value]
+            score = own if label.given is None else torch.where(label.given.unsqueeze(1), own, score)
         return Prediction("score", score, z, alpha, sigma)
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .condition import Condition
 from .prediction import Space, error_scale
 from .process import Process
 from .reverse_variance import step_of
@@ -45,9 +46,15 @@ class Objective:
         self.space, self.weighting, self.steps = space, weighting, steps
 
     def __call__(
-        self, denoiser, schedule: Schedule, x: Tensor, t: Tensor, eps: Tensor, condition: Tensor | None = None
+        self,
+        denoiser,
+        schedule: Schedule,
+        x: Tensor,
+        t: Tensor,
+        eps: Tensor,
+        condition: Condition | None = None,
     ) -> Loss:
-        """x, eps (B, *event); t (B,) in [0, 1]; condition (B,) or None."""
+        """x, eps (B, *event); t (B,) in [0, 1]; condition of B items or None."""
         process = denoiser.process
         if self.steps is None:
             gamma, dgamma = schedule.gamma(t), schedule.dgamma(t)

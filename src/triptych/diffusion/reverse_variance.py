@@ -12,6 +12,7 @@ is nothing to choose.
 import torch
 from torch import Tensor, nn
 
+from .condition import Condition
 from .draws import mix
 from .prediction import Prediction
 from .process import Process, expand
@@ -75,7 +76,7 @@ class Optimal(ReverseVariance):
         steps: int,
         x: Tensor,
         seed: int = 0,
-        condition: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> None:
         """``measure`` at the upper ends of T even steps of t."""
         gamma = schedule.gamma(torch.arange(1, steps + 1, device=x.device) / steps)
@@ -85,7 +86,7 @@ class Optimal(ReverseVariance):
 
     @torch.no_grad()
     def measure(
-        self, denoiser, gamma: Tensor, x: Tensor, seed: int = 0, condition: Tensor | None = None
+        self, denoiser, gamma: Tensor, x: Tensor, seed: int = 0, condition: Condition | None = None
     ) -> None:
         """Measure m on items x (B, *event) that are not those the bound is reported on: training items.
 

@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor, nn
 
+from .condition import Condition
 from .prediction import Prediction
 from .process import Process
 
 
 def is_conditional(denoiser) -> bool:
-    """Whether the denoiser was trained to be told a class, and without one answers for all."""
+    """Whether the denoiser was trained to be told conditions, and without one answers for all."""
     return bool(getattr(denoiser, "conditional", False))
 
 
@@ -46,7 +47,7 @@ class StaticThreshold(Wrapper):
         super().__init__(denoiser)
         self.bound = bound
 
-    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
+    def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         guess = self.denoiser(z, gamma, condition)
         x0 = guess.x0.clamp(-self.bound, self.bound)
         return of_same_width(guess, Prediction("x0", x0, z, guess.alpha, guess.sigma))
@@ -67,7 +68,7 @@ class DynamicThreshold(Wrapper):
         super().__init__(denoiser)
         self.quantile = quantile
 
-    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
+    def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         guess = self.denoiser(z, gamma, condition)
         size = guess.x0.abs().flatten(1).quantile(self.quantile, dim=1).clamp(min=1.0)
         size = size.view(-1, *(1,) * (z.ndim - 1))

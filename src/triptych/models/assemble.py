@@ -61,14 +61,16 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
     except ValueError as error:
         raise UserError(str(error)) from error
     conditional = config["denoiser"]["conditional"]
-    if conditional and not data.num_classes:
-        raise UserError(f"denoiser.conditional=true: data {data.name} has no labels; false is accepted")
+    if conditional and not data.conditions:
+        raise UserError(
+            f"denoiser.conditional=true: data {data.name} has no labels and no other conditions; false is"
+        )
     network = build(
         config["denoiser"]["network"],
         "denoiser.network",
         shape=data.shape,
         outputs=output.per_dim,
-        num_classes=data.num_classes if conditional else 0,
+        conditions=data.conditions if conditional else {},
         spacing=2 / (data.levels - 1) if data.levels else None,
     )
     return build(

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from triptych.data.batch import Batch
 from triptych.diffusion.bound import Elbo
+from triptych.diffusion.condition import Condition
 from triptych.diffusion.draws import mix
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.errors import UserError
@@ -28,7 +29,7 @@ class BoundModel(pl.LightningModule):
         shape: event shape of the data; ``discrete``: whether it has levels (bits/dim) or a density.
         seed: of noise and dropout; evaluation noise follows from it too.
         repeats: draws of the bound per item; ``val_repeats`` in validation.
-        conditional: whether the network is told the labels.
+        conditional: whether the network is told the conditions.
         mixture: the truth behind the data, where it is known.
         edges: of the noise-level bins, for models that have noise levels.
         extras: names of further figures that the subclass will account.
@@ -78,7 +79,7 @@ class BoundModel(pl.LightningModule):
         """Refuse with a UserError a sampler of something that this model has not learned."""
 
     def sample(
-        self, n: int, sampler, generator: torch.Generator, condition: Tensor | None = None, progress=iter
+        self, n: int, sampler, generator: torch.Generator, condition: Condition | None = None, progress=iter
     ) -> Tensor:
         """n samples (n, *shape) in data units; ``sampler`` is for models that need one."""
         raise NotImplementedError
@@ -221,7 +222,7 @@ class BoundModel(pl.LightningModule):
             bands.setdefault(int(place * LEVEL_BANDS), []).append(error)
         return {f"val_levels/epsilon_mse_{band}": sum(e) / len(e) for band, e in bands.items()}
 
-    def _condition(self, batch: Batch) -> Tensor | None:
+    def _condition(self, batch: Batch) -> Condition | None:
         return batch.condition if self.conditional else None
 
 

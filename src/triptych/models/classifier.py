@@ -122,8 +122,9 @@ class Classifier(BoundModel):
             gamma = self.schedule.gamma(t.to(self.device))
             z = self.process.diffuse(batch.x, gamma, eps.to(self.device))
         logits = self.network(z, gamma)
-        nats = cross_entropy(logits, batch.condition, reduction="none")
-        return nats, (logits.argmax(1) == batch.condition).float()
+        label = batch.condition.label
+        nats = cross_entropy(logits, label, reduction="none")
+        return nats, (logits.argmax(1) == label).float()
 
     def _clean(self, n: int) -> Tensor:
         return self.schedule.gamma(torch.zeros(n, device=self.device))

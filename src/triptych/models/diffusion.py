@@ -1,6 +1,6 @@
 """A diffusion model under training: one objective to minimise, one bound to report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from triptych.data.batch import Batch
 from triptych.diffusion import weighting
 from triptych.diffusion.bound import Bound, Elbo
+from triptych.diffusion.condition import Condition, dropout
 from triptych.diffusion.control import ITEMS, Control, lattice_variance
 from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.denoiser import Denoiser
 from triptych.diffusion.draws import Draw, evaluation_draw, evaluation_times, mix, training_draw
 from triptych.diffusion.gap import excess_gap
-from triptych.diffusion.label_dropout import drop_labels
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.objective import Objective
@@ -40,8 +40,8 @@ class Diffusion(BoundModel):
         optimizer, lr_schedule, more: see ``BoundModel``.
         levels: number K of the data's levels, None for a density.
         likelihood: accounted beside the bound, as "ode", on the first ``likelihood_items`` of the test set.
-        label_dropout: share of a batch's labels that a conditional network is not told; without a label it
-            learns to answer for all classes, which classifier-free guidance asks of it.
+        label_dropout: probability that an item trains without its condition, or one for each part by its name;
+            so the network learns to answer for all, which classifier-free guidance needs.
         calibration: gives training items (n, *event) on which an optimal reverse variance is measured, the
             bound's or a sampler's.
         training: gives the first n training items (n, *event), on which a report's draws are controlled, see
@@ -62,7 +62,7 @@ class Diffusion(BoundModel):
         lr_schedule,
         *,
         levels: int | None = None,
-        label_dropout: float = 0.0,
+        label_dropout: float | Mapping[str, float] = 0.0,
         likelihood: Likelihood | None = None,
         likelihood_items: int = 0,
         calibration: Callable[[], Batch] | None = None,
@@ -77,7 +77,8 @@ class Diffusion(BoundModel):
             )
         if isinstance(bound.variance, Optimal) and calibration is None:
             raise ValueError("bound.variance=optimal needs training items to be measured on")
-        if not 0 <= label_dropout <= 1:
+        shares = label_dropout.values() if isinstance(label_dropout, Mapping) else (label_dropout,)
+        if not all(0 <= share <= 1 for share in shares):
             raise ValueError(f"model.label_dropout={label_dropout}: a number in [0, 1] is accepted")
         self.label_dropout, self.levels = label_dropout, levels
         self.denoiser, self.schedule = denoiser, schedule
@@ -106,12 +107,11 @@ class Diffusion(BoundModel):
             nats = nats + prior + reconstruction
         return nats
 
-    def _training_condition(self, batch: Batch, step: int, rank: int, world: int) -> Tensor | None:
+    def _training_condition(self, batch: Batch, step: int, rank: int, world: int) -> Condition | None:
         condition = self._condition(batch)
         if condition is None or not self.label_dropout:
             return condition
-        nobody = int(self.denoiser.network.num_classes)  # type: ignore[arg-type]
-        return drop_labels(condition, self.label_dropout, nobody, self.seed, step, rank, world)
+        return dropout(condition, self.label_dropout, self.seed, step, rank, world)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The schedule's own parameters know no weight decay."""
@@ -138,7 +138,7 @@ class Diffusion(BoundModel):
             x, condition = self._calibration_items()
             self.bound.calibrate(self.denoiser, x, self.seed, condition)
 
-    def _calibration_items(self) -> tuple[Tensor, Tensor | None]:
+    def _calibration_items(self) -> tuple[Tensor, Condition | None]:
         assert self.calibration is not None
         items = self.calibration()
         condition = items.condition if self.conditional else None
@@ -178,7 +178,7 @@ class Diffusion(BoundModel):
         return lattice_variance(totals.cpu() - trend, torch.stack(places))
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
-        """By the excess over the exact denoiser, in continuous time, without labels; else there is none."""
+        """By the excess over the exact denoiser, in continuous time, unconditional; else there is none."""
         if (
             self.bound.steps is not None
             or self.conditional
@@ -260,7 +260,7 @@ class Diffusion(BoundModel):
         n: int,
         sampler,
         generator: torch.Generator,
-        condition: Tensor | None = None,
+        condition: Condition | None = None,
         progress=iter,
         denoiser=None,
     ) -> Tensor:

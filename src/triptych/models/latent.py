@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from triptych.data.batch import Batch
 from triptych.diffusion.batch_mean import batch_mean
 from triptych.diffusion.bound import Elbo
+from triptych.diffusion.condition import Condition
 from triptych.diffusion.denoiser import level_centres
 from triptych.diffusion.hierarchy import Hierarchy, importance_weighted
 from triptych.diffusion.noise import Noise, evaluation_noise, plain_noise, training_noise
@@ -99,7 +100,7 @@ class LatentModel(BoundModel):
         return found
 
     def sample(
-        self, n: int, sampler, generator: torch.Generator, condition: Tensor | None = None, progress=iter
+        self, n: int, sampler, generator: torch.Generator, condition: Condition | None = None, progress=iter
     ) -> Tensor:
         """Ancestral, down the ladder; there is no choice of ``sampler``."""
         noise: Noise = plain_noise(generator)

@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, silu
 
-from triptych.networks.embedding import Conditioning
+from triptych.networks.conditioning import Conditioning
 from triptych.networks.mlp import Block as PointBlock
 from triptych.networks.resnet import Block as ImageBlock
 

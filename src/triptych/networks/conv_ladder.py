@@ -99,13 +99,13 @@ class ConvLadder(Ladder):
         super().__init__()
         if levels < 1:
             raise ValueError(f"model.network.levels={levels}: a whole number from 1 is accepted")
-        depth, height, breadth = image_shape(shape, "conv_ladder")
-        if not 0 <= halvings <= levels or height % 2**halvings or breadth % 2**halvings:
+        depth, height, columns = image_shape(shape, "conv_ladder")
+        if not 0 <= halvings <= levels or height % 2**halvings or columns % 2**halvings:
             raise ValueError(
                 f"model.network.halvings={halvings}: at most levels={levels}, and height {height} and width "
-                f"{breadth} must divide by two as often"
+                f"{columns} must divide by two as often"
             )
-        sizes = [(height >> min(k, halvings), breadth >> min(k, halvings)) for k in range(levels + 1)]
+        sizes = [(height >> min(k, halvings), columns >> min(k, halvings)) for k in range(levels + 1)]
         scales = [2.0 if k < halvings else 1.0 for k in range(levels)]  # of the decoder from level k + 1 to k
         self.encoders = nn.ModuleList(
             Module(channels if k else depth, 2 * channels, sizes[k + 1], width, blocks, 1 / scales[k])
@@ -114,5 +114,5 @@ class ConvLadder(Ladder):
         self.decoders = nn.ModuleList(
             Module(channels, 2 * channels, sizes[k], width, blocks, scales[k]) for k in range(1, levels)
         )
-        self.head = Head(channels, (depth, height, breadth), outputs, width, blocks, scales[0])
+        self.head = Head(channels, (depth, height, columns), outputs, width, blocks, scales[0])
         self.top = (channels, *sizes[-1])

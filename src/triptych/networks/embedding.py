@@ -1,36 +1,9 @@
-"""What every network shares: gamma and label as one vector, an image's own grid of levels as waves."""
+"""What networks share beside their conditioning: an image's own grid of levels as waves, shapes."""
 
 import math
 
 import torch
 from torch import Tensor, nn
-
-
-class Conditioning(nn.Module):
-    """gamma (B,) and an optional label (B,) -> (B, width).
-
-    gamma itself is seen through sines of periods 30 to 1, so the embedding knows nothing of a schedule's
-    endpoints and a trained network can be used under any other schedule. Labels have one entry more than
-    there are classes: "no label".
-    """
-
-    frequency: Tensor
-
-    def __init__(self, width: int, num_classes: int = 0, waves: int = 16):
-        super().__init__()
-        frequency = torch.exp(torch.linspace(math.log(2 * math.pi / 30), math.log(2 * math.pi), waves))
-        self.register_buffer("frequency", frequency, persistent=False)
-        self.layers = nn.Sequential(nn.Linear(2 * waves, width), nn.SiLU(), nn.Linear(width, width))
-        self.label = nn.Embedding(num_classes + 1, width) if num_classes else None
-
-    def forward(self, gamma: Tensor, condition: Tensor | None = None) -> Tensor:
-        angle = gamma.unsqueeze(1) * self.frequency
-        h = self.layers(torch.cat([angle.sin(), angle.cos()], 1))
-        if self.label is not None:
-            if condition is None:
-                condition = torch.full_like(gamma, self.label.num_embeddings - 1, dtype=torch.long)
-            h = h + self.label(condition)
-        return nn.functional.silu(h)
 
 
 class LevelWaves(nn.Module):

@@ -1,11 +1,14 @@
 """A residual multi-layer perceptron, for points and other small events."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from triptych.networks.embedding import Conditioning, per_dim, zeros
+from triptych.diffusion.condition import Condition, Kind
+from triptych.networks.conditioning import Conditioning
+from triptych.networks.embedding import per_dim, zeros
 
 
 class Block(nn.Module):
@@ -30,28 +33,28 @@ class MLP(nn.Module):
 
     Args:
         width, blocks, dropout: sizes.
-        shape, outputs, num_classes, spacing: from the data and the objective.
+        shape, outputs, conditions, spacing: from the data and the objective.
     """
 
     def __init__(
         self,
         shape: tuple[int, ...],
         outputs: int = 1,
-        num_classes: int = 0,
+        conditions: Mapping[str, Kind] | None = None,
         spacing: float | None = None,
         width: int = 128,
         blocks: int = 3,
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.shape, self.outputs, self.num_classes = tuple(shape), outputs, num_classes
+        self.shape, self.outputs, self.conditions = tuple(shape), outputs, dict(conditions or {})
         dims = math.prod(self.shape)
-        self.conditioning = Conditioning(width, num_classes)
+        self.conditioning = Conditioning(width, self.conditions)
         self.first = nn.Linear(dims, width)
         self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(blocks))
         self.last = zeros(nn.Linear(width, dims * outputs))
 
-    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         c = self.conditioning(gamma, condition)
         h = self.first(z.flatten(1))
         for block in self.blocks:

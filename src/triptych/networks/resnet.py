@@ -12,13 +12,15 @@ The last convolution starts at zero and is made last, so all other initial weigh
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from triptych.networks.embedding import Conditioning, LevelWaves, image_shape, per_dim, zeros
+from triptych.diffusion.condition import Condition, Kind
+from triptych.networks.conditioning import Beside, Conditioning, vectors_of
+from triptych.networks.embedding import LevelWaves, image_shape, per_dim, zeros
 
 
 class Block(nn.Module):
@@ -63,8 +65,8 @@ class ResNet(nn.Module):
         width, blocks: channels and residual blocks; ``attention``: one layer of it in the middle.
         dropout: share of a block's channels dropped in training.
         fourier: periods of ``LevelWaves``, in units of the level spacing; empty for none.
-        conditioning: width of the embedding of gamma and label.
-        shape, outputs, num_classes, spacing: from the data and the objective.
+        conditioning: width of the embedding of gamma and condition.
+        shape, outputs, conditions, spacing: from the data and the objective.
 
     Raises:
         ValueError: the data are no images, or have no levels for ``fourier`` to fit.
@@ -74,7 +76,7 @@ class ResNet(nn.Module):
         self,
         shape: tuple[int, ...],
         outputs: int = 1,
-        num_classes: int = 0,
+        conditions: Mapping[str, Kind] | None = None,
         spacing: float | None = None,
         width: int = 32,
         blocks: int = 4,
@@ -84,13 +86,18 @@ class ResNet(nn.Module):
         conditioning: int = 64,
     ):
         super().__init__()
-        channels, height, breadth = image_shape(shape, "resnet")
-        self.shape, self.outputs, self.num_classes = (channels, height, breadth), outputs, num_classes
+        self.shape, self.outputs, self.conditions = (
+            image_shape(shape, "resnet"),
+            outputs,
+            dict(conditions or {}),
+        )
+        channels = self.shape[0]
         self.waves = LevelWaves(list(fourier), spacing)
-        features = channels * self.waves.factor
-        self.conditioning = Conditioning(conditioning, num_classes)
+        self.beside = Beside(self.conditions)
+        features = channels * self.waves.factor + self.beside.channels
+        self.conditioning = Conditioning(conditioning, vectors_of(self.conditions))
         self.first = nn.Conv2d(features, width, 3, padding=1)
-        self.position = nn.Parameter(0.1 * torch.randn(1, width, height, breadth))
+        self.position = nn.Parameter(0.1 * torch.randn(1, width, *self.shape[1:]))
         layers: list[nn.Module] = [Block(width, conditioning, dropout) for _ in range(blocks)]
         if attention:
             layers.insert(blocks // 2, Attention(width))
@@ -99,11 +106,14 @@ class ResNet(nn.Module):
         self.gains = zeros(nn.Linear(conditioning, width + features))
         self.last = zeros(nn.Conv2d(width + features, channels * outputs, 3, padding=1))
 
-    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         c = self.conditioning(gamma, condition)
-        x = self.waves(z).contiguous(
-            memory_format=torch.channels_last
-        )  # the layout that convolutions on a CPU like
+        x = (
+            torch.cat([self.waves(z), *self.beside(z, condition)], 1)
+            if self.beside.channels
+            else self.waves(z)
+        )
+        x = x.contiguous(memory_format=torch.channels_last)  # the layout that convolutions on a CPU like
         h = self.first(x) + self.position
         for layer in self.layers:
             h = layer(h, c)

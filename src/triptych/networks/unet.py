@@ -1,10 +1,14 @@
 """A small U-Net: residual blocks, attention at the lowest resolution (Ho et al. 2020, reduced)."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from triptych.networks.embedding import Conditioning, LevelWaves, image_shape, per_dim, zeros
+from triptych.diffusion.condition import Condition, Kind
+from triptych.networks.conditioning import Beside, Conditioning, vectors_of
+from triptych.networks.embedding import LevelWaves, image_shape, per_dim, zeros
 
 
 class Block(nn.Module):
@@ -38,11 +42,11 @@ class Attention(nn.Module):
         self.out = zeros(nn.Conv2d(width, width, 1))
 
     def forward(self, h: Tensor) -> Tensor:
-        b, width, height, breadth = h.shape
-        qkv = self.qkv(self.norm(h)).view(b, 3, self.heads, width // self.heads, height * breadth)
+        b, channels, height, width = h.shape
+        qkv = self.qkv(self.norm(h)).view(b, 3, self.heads, channels // self.heads, height * width)
         q, k, v = qkv.transpose(-1, -2).unbind(1)
         mixed = scaled_dot_product_attention(q, k, v).transpose(-1, -2)
-        return h + self.out(mixed.reshape(b, width, height, breadth))
+        return h + self.out(mixed.reshape(b, channels, height, width))
 
 
 class UNet(nn.Module):
@@ -53,7 +57,7 @@ class UNet(nn.Module):
         blocks: residual blocks at each resolution.
         attention: whether positions attend at the lowest resolution; ``heads`` of it.
         fourier: periods of ``LevelWaves``, in units of the level spacing.
-        shape, outputs, num_classes, spacing: from the data and the objective.
+        shape, outputs, conditions, spacing: from the data and the objective.
 
     Raises:
         ValueError: the data are no images, or their size does not divide.
@@ -63,7 +67,7 @@ class UNet(nn.Module):
         self,
         shape: tuple[int, ...],
         outputs: int = 1,
-        num_classes: int = 0,
+        conditions: Mapping[str, Kind] | None = None,
         spacing: float | None = None,
         widths: tuple[int, ...] | list[int] = (32, 48, 48),
         blocks: int = 2,
@@ -80,11 +84,12 @@ class UNet(nn.Module):
                 f"denoiser.network.widths={list(widths)}: {height}x{width} images do not halve "
                 f"{len(widths) - 1} times; fewer widths are accepted"
             )
-        self.shape, self.outputs, self.num_classes = (channels, height, width), outputs, num_classes
+        self.shape, self.outputs, self.conditions = (channels, height, width), outputs, dict(conditions or {})
         c = 4 * widths[0]
-        self.conditioning = Conditioning(c, num_classes)
+        self.conditioning = Conditioning(c, vectors_of(self.conditions))
+        self.beside = Beside(self.conditions)
         self.waves = LevelWaves(list(fourier), spacing)
-        self.first = nn.Conv2d(channels * self.waves.factor, widths[0], 3, padding=1)
+        self.first = nn.Conv2d(channels * self.waves.factor + self.beside.channels, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         skips = [before := widths[0]]
         for level, after in enumerate(widths):
@@ -107,9 +112,14 @@ class UNet(nn.Module):
         self.last_norm = nn.GroupNorm(_groups(before), before)
         self.last = zeros(nn.Conv2d(before, channels * outputs, 3, padding=1))
 
-    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         c = self.conditioning(gamma, condition)
-        h = self.first(self.waves(z).contiguous(memory_format=torch.channels_last))
+        h = (
+            torch.cat([self.waves(z), *self.beside(z, condition)], 1)
+            if self.beside.channels
+            else self.waves(z)
+        )
+        h = self.first(h.contiguous(memory_format=torch.channels_last))
         skips = [h]
         for layer in self.down:
             h = layer(h, c) if isinstance(layer, Block) else layer(h)

@@ -1,9 +1,10 @@
-"""Samples of a model, of the classes that it knows."""
+"""Samples of a model, of the conditions that it knows."""
 
 import torch
 from torch import Tensor
 
 from triptych.data.base import DataModule
+from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.wrappers import is_conditional
 
@@ -20,9 +21,7 @@ def draw(
 ) -> Tensor:
     """n samples (n, *shape) in data units, by ``guided`` (a denoiser around the module's own) if given."""
     generator = torch.Generator(module.device).manual_seed(seed)
-    condition = None
-    if takes_labels(module, guided):
-        condition = labels(n, data, label).to(module.device)
+    condition = asked_for(module, data, n, label, guided)
     training = module.training
     module.eval()
     around = {} if guided is None else {"denoiser": guided}
@@ -31,11 +30,24 @@ def draw(
     return x.cpu()
 
 
-def takes_labels(module, guided=None) -> bool:
-    """Whether samples are of classes: the network is told them, or a guide is."""
+def takes_condition(module, guided=None) -> bool:
+    """Whether samples are conditional: the network is told conditions, or a guide is."""
     return module.conditional or (guided is not None and is_conditional(guided))
 
 
-def labels(n: int, data: DataModule, label: int | None = None) -> Tensor:
-    """The class of each sample, (n,) int64: all in turn unless one is named."""
-    return torch.arange(n) % data.num_classes if label is None else torch.full((n,), label)
+def asked_for(module, data: DataModule, n: int, label: int | None = None, guided=None) -> Condition | None:
+    """The condition of each of n samples, on the module's device; None where they are unconditional.
+
+    Labels alone: all classes in turn. Anything else: that of held-out items, in their order and over again. A
+    ``label`` that is named is every sample's.
+    """
+    if not takes_condition(module, guided):
+        return None
+    named = None if label is None else Condition(label=torch.full((n,), label))
+    if set(data.conditions) == {"label"}:
+        condition = named or Condition(label=torch.arange(n) % data.num_classes)
+    else:
+        split = data.splits["val" if len(data.splits["val"]) else "train"]
+        assert split.condition is not None
+        condition = split.condition[torch.arange(n) % len(split)].together(named)
+    return condition.to(module.device)

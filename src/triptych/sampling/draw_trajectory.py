@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from triptych.sampling.draw import labels, takes_labels
+from triptych.sampling.draw import asked_for
 from triptych.sampling.trajectory import save_gif, save_points, save_strip, trajectory
 
 FRAMES = {"strip": 9, "gif": 40}
@@ -20,14 +20,13 @@ def save_trajectory(
         guided: the denoiser to follow; None: the model's own.
     """
     model, data = opened.model, opened.data
-    condition = labels(n, data, label).to(model.device) if takes_labels(model, guided) else None
     x, gammas = trajectory(
         guided or model.denoiser,
         model.prepared(sampler),
         model.schedule,
         (n, *data.shape),
         generator=torch.Generator(model.device).manual_seed(seed),
-        condition=condition,
+        condition=asked_for(model, data, n, label, guided),
         device=model.device,
         frames=FRAMES[kind],
     )

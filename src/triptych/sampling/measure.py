@@ -5,14 +5,12 @@ import math
 import time
 from typing import Any
 
-from torch import Tensor
-
 from triptych.config.build import build
 from triptych.data.base import DataModule
 from triptych.diffusion.draws import mix
 from triptych.diffusion.sampler import Sampler
 from triptych.errors import UserError
-from triptych.sampling.draw import draw, labels, takes_labels
+from triptych.sampling.draw import asked_for, draw
 from triptych.sampling.guided import guided, open_classifier
 from triptych.sampling.reference import Images, Points
 
@@ -105,7 +103,8 @@ def _row(model, data: DataModule, config: dict, reference: Points | Images) -> d
     node = config["measures"]
     sampler: Sampler = build(config["sampler"], "sampler")
     denoiser = guided(model, data, config)
-    asked: Tensor | None = labels(node["n"], data) if takes_labels(model, denoiser) else None
+    condition = asked_for(model, data, node["n"], guided=denoiser)
+    asked = condition.label.cpu() if condition is not None and "label" in condition.parts else None
     began, found = time.perf_counter(), []
     for repeat in range(node["repeats"]):
         seed = mix(config["seed"], 14, repeat)

@@ -79,8 +79,8 @@ class Images:
         held = [data.splits[name] for name in ("val", "test") if len(data.splits[name])]
         batches = [split.batch(torch.arange(min(len(split), n))) for split in held]
         self.held = torch.cat([b.x for b in batches])
-        labels = [b.condition for b in batches]
-        self.held_labels = None if labels[0] is None else torch.cat(labels)  # type: ignore[arg-type]
+        labels = [split.labels[:n] for split in held if split.labels is not None]
+        self.held_labels = torch.cat(labels) if labels else None
         self.name = f"{len(self.features)} training images of {data.name}"
 
     def compare(self, x: Tensor, asked: Tensor | None, repeat: int) -> dict[str, float]:

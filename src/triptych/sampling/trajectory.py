@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
 
@@ -18,7 +19,7 @@ def trajectory(
     shape: tuple[int, ...],
     *,
     generator: torch.Generator | None = None,
-    condition: Tensor | None = None,
+    condition: Condition | None = None,
     device: torch.device | str = "cpu",
     frames: int = 9,
 ) -> tuple[Tensor, Tensor]:

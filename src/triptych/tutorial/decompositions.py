@@ -17,13 +17,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from triptych.diffusion.condition import Condition
 from triptych.diffusion.hierarchy import Hierarchy
 from triptych.diffusion.normal import Normal
 from triptych.diffusion.schedule import Schedule
 
 
 def restricted(
-    denoiser, schedule: Schedule, decoder, steps: int, condition: Tensor | None = None, dtype=torch.float32
+    denoiser, schedule: Schedule, decoder, steps: int, condition: Condition | None = None, dtype=torch.float32
 ) -> Hierarchy:
     """The hierarchy of T + 1 levels whose bound is ``Bound(schedule, decoder, steps)``'s in expectation.
 

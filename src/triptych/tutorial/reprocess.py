@@ -7,6 +7,7 @@ are visited.
 
 from torch import Tensor
 
+from triptych.diffusion.condition import Condition
 from triptych.diffusion.prediction import Prediction, error_scale
 from triptych.diffusion.process import Process, expand
 from triptych.diffusion.wrappers import Wrapper
@@ -29,7 +30,7 @@ class Reprocessed(Wrapper):
         """As the denoiser's: the guess is the same, seen from another scale."""
         return getattr(self.denoiser, "has_likelihood", False)
 
-    def forward(self, z: Tensor, gamma: Tensor, condition: Tensor | None = None) -> Prediction:
+    def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         """z (B, *event) of the new process; the score there is alpha / alpha' times the old one.
 
         A space is a function of gamma up to a factor, which is the ratio of its error scales.

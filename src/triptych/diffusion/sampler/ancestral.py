@@ -3,6 +3,7 @@ import copy
 import torch
 from torch import Tensor
 
+from ..condition import Condition
 from ..reverse_variance import VARIANCES, Optimal, ReverseVariance
 from ..schedule import Schedule
 from .base import Sampler, noise_like
@@ -40,7 +41,7 @@ class Ancestral(Sampler):
         return other
 
     def calibrated(
-        self, denoiser, schedule: Schedule, x: Tensor, seed: int = 0, condition: Tensor | None = None
+        self, denoiser, schedule: Schedule, x: Tensor, seed: int = 0, condition: Condition | None = None
     ) -> "Ancestral":
         if not isinstance(self.reverse, Optimal):
             return self

@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ..condition import Condition
 from ..process import Process
 from ..reverse_variance import ReverseVariance
 from ..schedule import Schedule
@@ -85,7 +86,7 @@ class Sampler:
         return self
 
     def calibrated(
-        self, denoiser, schedule: Schedule, x: Tensor, seed: int = 0, condition: Tensor | None = None
+        self, denoiser, schedule: Schedule, x: Tensor, seed: int = 0, condition: Condition | None = None
     ) -> "Sampler":
         """With an optimal reverse variance: measured on items x (B, *event) at the levels of its own grid."""
         return self
@@ -96,7 +97,7 @@ class Sampler:
         z: Tensor,
         gamma_t: Tensor,
         gamma_s: Tensor,
-        condition: Tensor | None = None,
+        condition: Condition | None = None,
         generator: torch.Generator | None = None,
         history: History | None = None,
     ) -> Tensor:
@@ -109,7 +110,7 @@ class Sampler:
         denoiser,
         gammas: Tensor,
         z: Tensor,
-        condition: Tensor | None = None,
+        condition: Condition | None = None,
         generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
         """Every z (B, *event) on the way down from ``z`` at gammas[0]; the last is at gammas[-1]."""
@@ -130,7 +131,7 @@ class Sampler:
         shape: Sequence[int],
         *,
         generator: torch.Generator | None = None,
-        condition: Tensor | None = None,
+        condition: Condition | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         progress: Callable = iter,

@@ -1,0 +1,207 @@
+"""What a sample is asked to be like: a class, a vector, an image, a text, or several of these at once.
+
+Batches carry a ``Condition``, networks embed it, dropout drops it, guidance contrasts with and without it,
+samplers pass it on. Where there is none (None) the model answers for all; one part of one item may be absent too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .draws import mix
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A class of ``classes``: values (B,) int64."""
+
+    classes: int
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """An embedding: values (B, width)."""
+
+    width: int
+
+
+@dataclass(frozen=True)
+class Images:
+    """An image: values (B, *shape), shape (C, H, W)."""
+
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A text, embedded: values (B, length, width), with a mask (B, length) of the tokens that are there."""
+
+    length: int
+    width: int
+
+
+Kind = Labels | Vectors | Images | Tokens  # what a data set says of one part of its conditions
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One part of a condition, of B items.
+
+    value: (B, ...); given: (B,) bool, which items have it, None: all; mask: (B, length) bool, of tokens, True
+    where there is one, None: everywhere.
+    """
+
+    value: Tensor
+    given: Tensor | None = None
+    mask: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Part:
+        """The part with each of its tensors changed."""
+        return Part(*(None if t is None else change(t) for t in (self.value, self.given, self.mask)))  # type: ignore[arg-type]
+
+    def present(self) -> Tensor:
+        """``given`` as a tensor, (B,) bool."""
+        return (
+            torch.ones(len(self.value), dtype=torch.bool, device=self.value.device)
+            if self.given is None
+            else self.given
+        )
+
+
+class Condition:
+    """Named parts of B items each, as ``Condition(label=y, text=Part(tokens, mask=mask))``.
+
+    Raises:
+        ValueError: no part, or parts of different numbers of items.
+    """
+
+    def __init__(self, **parts: Tensor | Part):
+        self.parts = {name: p if isinstance(p, Part) else Part(p) for name, p in parts.items()}
+        sizes = {
+            name if t is p.value else f"{name}'s {what}": len(t)
+            for name, p in self.parts.items()
+            for what, t in (("value", p.value), ("given", p.given), ("mask", p.mask))
+            if t is not None
+        }
+        if len(set(sizes.values())) != 1:
+            found = ", ".join(f"{name} {size}" for name, size in sizes.items()) or "no parts"
+            raise ValueError(f"condition: {found}; one part or more, of as many items each, are accepted")
+
+    @staticmethod
+    def of(**parts: Tensor | Part | None) -> Condition | None:
+        """The condition of those parts that are not None; None where all are."""
+        found = {name: part for name, part in parts.items() if part is not None}
+        return Condition(**found) if found else None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.parts.values())).value)
+
+    def __getitem__(self, index: Tensor | slice) -> Condition:
+        """The items at ``index``."""
+        return self.map(lambda t: t[index])
+
+    def part(self, name: str) -> Part | None:
+        """A part, if there is one of that name."""
+        return self.parts.get(name)
+
+    @property
+    def label(self) -> Tensor:
+        """The part "label", (B,) int64.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if "label" not in self.parts:
+            raise ValueError(f"condition: {', '.join(self.parts)}; one with a label is accepted")
+        return self.parts["label"].value
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        """The condition with each of its tensors changed."""
+        return Condition(**{name: part.map(change) for name, part in self.parts.items()})
+
+    def to(self, *where: Any, **more: Any) -> Condition:
+        """On another device."""
+        return self.map(lambda t: t.to(*where, **more))
+
+    def pin_memory(self) -> Condition:
+        """In page-locked memory, for faster copies to a GPU."""
+        return self.map(lambda t: t.pin_memory())
+
+    def split(self, size: int) -> list[Condition]:
+        """Pieces of ``size`` items, in order; the last may be smaller."""
+        return [self[slice(start, start + size)] for start in range(0, len(self), size)]
+
+    def together(self, other: Condition | None) -> Condition:
+        """With the parts of another condition of the same items, which win where both have one."""
+        return self if other is None else Condition(**{**self.parts, **other.parts})
+
+    def without(self, *names: str) -> Condition | None:
+        """Without the parts of those names, for all items."""
+        return Condition.of(**{name: part for name, part in self.parts.items() if name not in names})
+
+    def drop(self, gone: Mapping[str, Tensor]) -> Condition:
+        """With parts absent where ``gone`` (name -> (B,) bool) says so, and where they are absent already."""
+        kept = dict(self.parts)
+        for name, dropped in gone.items():
+            part = kept[name]
+            kept[name] = Part(part.value, part.present() & ~dropped.to(part.value.device), part.mask)
+        return Condition(**kept)
+
+
+def cat(conditions: Sequence[Condition]) -> Condition:
+    """The items of all, in order.
+
+    Raises:
+        ValueError: they have different parts.
+    """
+    names = {tuple(sorted(c.parts)) for c in conditions}
+    if len(names) != 1:
+        raise ValueError(f"conditions with parts {sorted(names)}: the same parts in all are accepted")
+    joined = {}
+    for name in conditions[0].parts:
+        parts = [c.parts[name] for c in conditions]
+        given = None if all(p.given is None for p in parts) else torch.cat([p.present() for p in parts])
+        masks = None
+        if any(p.mask is not None for p in parts):
+            whole = [
+                p.value.new_ones(p.value.shape[:2], dtype=torch.bool) if p.mask is None else p.mask
+                for p in parts
+            ]
+            masks = torch.cat(whole)
+        joined[name] = Part(torch.cat([p.value for p in parts]), given, masks)
+    return Condition(**joined)
+
+
+def dropout(
+    condition: Condition,
+    share: float | Mapping[str, float],
+    seed: int,
+    step: int,
+    rank: int = 0,
+    world: int = 1,
+) -> Condition:
+    """``condition`` with parts absent at random, so that one network learns p(x | y) and p(x).
+
+    Ho & Salimans 2022, alg. 1. A number drops all parts of an item together with that probability, a mapping
+    from names to numbers each part on its own. Which ones follows from (seed, step) and the place in the
+    *global* batch, of which a process takes its slice: a resumed run or another number of processes drops the
+    same.
+    """
+    size = len(condition) * world
+    here = slice(rank * len(condition), (rank + 1) * len(condition))
+    if isinstance(share, Mapping):
+        draws = {name: (mix(seed, 13, step, place), share[name]) for place, name in enumerate(sorted(share))}
+    else:
+        draws = dict.fromkeys(condition.parts, (mix(seed, 13, step), share))
+    return condition.drop(
+        {
+            name: torch.rand(size, generator=torch.Generator().manual_seed(stream))[here] < part
+            for name, (stream, part) in draws.items()
+            if name in condition.parts
+        }
+    )

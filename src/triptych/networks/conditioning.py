@@ -1,0 +1,154 @@
+"""gamma and a condition as one vector, and images of the condition as further channels.
+
+One embedder a part, by what the data say the part is; each has a value of its own for "absent".
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from triptych.diffusion.condition import Condition, Images, Kind, Labels, Part, Tokens, Vectors
+
+
+class LabelEmbedding(nn.Embedding):
+    """A row for each class, and the last row for none."""
+
+    def __init__(self, kind: Labels, width: int):
+        super().__init__(kind.classes + 1, width)
+
+    def forward(self, part: Part | None, items: int) -> Tensor:  # type: ignore[override]
+        """(items, width)."""
+        null = self.num_embeddings - 1
+        if part is None:
+            return super().forward(torch.full((items,), null, device=self.weight.device))
+        label = part.value if part.given is None else torch.where(part.given, part.value, null)
+        return super().forward(label)
+
+
+class _Embedder(nn.Module):
+    """What the other embedders share: a learned vector where the part is absent."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.null = nn.Parameter(torch.zeros(width))
+
+    def forward(self, part: Part | None, items: int) -> Tensor:
+        """(items, width)."""
+        null = self.null.expand(items, -1)
+        if part is None:
+            return null
+        found = self.embed(part)
+        return found if part.given is None else torch.where(part.given.unsqueeze(1), found, null)
+
+    def embed(self, part: Part) -> Tensor:
+        raise NotImplementedError
+
+
+class VectorEmbedding(_Embedder):
+    """A vector (B, d), or an image flattened to one, through two layers."""
+
+    def __init__(self, kind: Vectors | Images, width: int):
+        super().__init__(width)
+        inputs = kind.width if isinstance(kind, Vectors) else math.prod(kind.shape)
+        self.layers = nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
+
+    def embed(self, part: Part) -> Tensor:
+        found: Tensor = self.layers(part.value.flatten(1))
+        return found
+
+
+class TokenEmbedding(_Embedder):
+    """Tokens (B, length, d), pooled by attention of one learned query to those that the mask has."""
+
+    def __init__(self, kind: Tokens, width: int):
+        super().__init__(width)
+        self.weigh, self.layer = nn.Linear(kind.width, 1), nn.Linear(kind.width, width)
+        self.position = nn.Parameter(0.02 * torch.randn(kind.length, kind.width))
+
+    def embed(self, part: Part) -> Tensor:
+        tokens = part.value + self.position[: part.value.shape[1]]
+        score = self.weigh(tokens).squeeze(2)
+        if part.mask is not None:  # the smallest number, not -inf: an empty text has weights too
+            score = score.masked_fill(~part.mask, torch.finfo(score.dtype).min)
+        return (score.softmax(1).unsqueeze(2) * self.layer(tokens)).sum(1)
+
+
+EMBEDDERS: dict[type, type[nn.Module]] = {
+    Labels: LabelEmbedding,
+    Vectors: VectorEmbedding,
+    Images: VectorEmbedding,
+    Tokens: TokenEmbedding,
+}
+
+
+class Conditioning(nn.Module):
+    """gamma (B,) and an optional condition -> (B, width).
+
+    gamma itself is seen through sines of periods 30 to 1, so the embedding knows nothing of a schedule's
+    endpoints and a trained network can be used under any other schedule.
+
+    Args:
+        width: of the result.
+        conditions: the parts that may be given, by name; parts of other names are left alone.
+        waves: number of sines.
+
+    Raises:
+        ValueError: a name that is taken.
+    """
+
+    frequency: Tensor
+
+    def __init__(self, width: int, conditions: Mapping[str, Kind] | None = None, waves: int = 16):
+        super().__init__()
+        frequency = torch.exp(torch.linspace(math.log(2 * math.pi / 30), math.log(2 * math.pi), waves))
+        self.register_buffer("frequency", frequency, persistent=False)
+        self.layers = nn.Sequential(nn.Linear(2 * waves, width), nn.SiLU(), nn.Linear(width, width))
+        self.names = tuple(conditions or ())
+        for name, kind in (conditions or {}).items():
+            if hasattr(self, name):
+                raise ValueError(f"conditions: {name!r} is taken; another name is accepted")
+            self.add_module(name, EMBEDDERS[type(kind)](kind, width))
+
+    def forward(self, gamma: Tensor, condition: Condition | None = None) -> Tensor:
+        angle = gamma.unsqueeze(1) * self.frequency
+        h = self.layers(torch.cat([angle.sin(), angle.cos()], 1))
+        for name in self.names:
+            part = None if condition is None else condition.part(name)
+            h = h + self.get_submodule(name)(part, len(gamma))
+        return nn.functional.silu(h)
+
+
+class Beside(nn.Module):
+    """The images of a condition as channels beside z, at its size, each with a channel of its presence.
+
+    As super-resolution conditions on its input (Saharia et al. 2021; Ho et al. 2022, cascades).
+
+    Args:
+        conditions: of which the images are taken.
+    """
+
+    def __init__(self, conditions: Mapping[str, Kind]):
+        super().__init__()
+        self.images = {name: kind for name, kind in conditions.items() if isinstance(kind, Images)}
+        self.channels = sum(kind.shape[0] + 1 for kind in self.images.values())
+
+    def forward(self, z: Tensor, condition: Condition | None) -> list[Tensor]:
+        """z (B, C, H, W) -> [] or tensors (B, c, H, W) to be joined to it."""
+        found = []
+        for name, kind in self.images.items():
+            part = None if condition is None else condition.part(name)
+            if part is None:
+                found.append(z.new_zeros(len(z), kind.shape[0] + 1, *z.shape[2:]))
+                continue
+            present = part.present().to(z).view(-1, 1, 1, 1)
+            image = interpolate(part.value.to(z), size=z.shape[2:], mode="bilinear", align_corners=False)
+            found += [present * image, present.expand(-1, 1, *z.shape[2:])]
+        return found
+
+
+def vectors_of(conditions: Mapping[str, Kind]) -> dict[str, Kind]:
+    """The parts that ``Beside`` leaves to ``Conditioning``."""
+    return {name: kind for name, kind in conditions.items() if not isinstance(kind, Images)}
