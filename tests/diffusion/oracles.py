@@ -10,7 +10,8 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.mixture import GaussianMixture, Oracle
-from triptych.diffusion.process import Process, VariancePreserving
+from triptych.diffusion.prediction import Prediction
+from triptych.diffusion.process import Process, VariancePreserving, expand
 from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Schedule, Sigmoid
 
 SCHEDULES = {"linear": Linear, "cosine": Cosine, "beta_linear": BetaLinear, "sigmoid": Sigmoid}
@@ -93,6 +94,74 @@ def row(space, alpha, sigma):
         "velocity": (-one, one),
         "edm": (2 * sigma / total, -0.5 * alpha / total),
     }[space]
+
+
+class Given(nn.Module):
+    """Exact denoiser of x given v, of a joint mixture: v | k ~ N(m_k, t^2 I), x | v, k ~ N(A_k v + b_k, s^2).
+
+    Given v, x is a mixture of weights w_k N(v; m_k, t^2 I) up to a factor; without, one of covariances
+    s^2 I + t^2 A_k A_k'.
+
+    Args:
+        weights (K,), centres m (K, p), maps A (K, d, p), offsets b (K, d); v_std t, x_std s.
+        name: of the part of the condition that holds v.
+    """
+
+    conditional = True
+
+    def __init__(self, weights, centres, maps, offsets, v_std, x_std, name="v", process=None):
+        super().__init__()
+        self.weights, self.centres, self.maps, self.offsets = weights, centres, maps, offsets
+        self.v_std, self.x_std, self.name = v_std, x_std, name
+        self.process = process or VariancePreserving()
+
+    def joint(self):
+        """(v, x) as a mixture in R^(p + d)."""
+        k, d, p = self.maps.shape
+        means = torch.cat(
+            [self.centres, torch.einsum("kij,kj->ki", self.maps, self.centres) + self.offsets], 1
+        )
+        across = self.v_std**2 * self.maps
+        low = self.v_std**2 * torch.eye(p, dtype=torch.float64).repeat(k, 1, 1)
+        high = across @ self.maps.mT + self.x_std**2 * torch.eye(d, dtype=torch.float64)
+        rows = torch.cat([low, across.mT], 2), torch.cat([across, high], 2)
+        return GaussianMixture(self.weights, means, torch.cat(rows, 1))
+
+    def marginals(self):
+        """v (p,) and x (d,) alone, as mixtures."""
+        whole, p = self.joint(), self.maps.shape[2]
+        covariances = torch.einsum("kij,kj,klj->kil", whole.bases, whole.scales, whole.bases)
+        covariances = (covariances + covariances.mT) / 2
+        return [
+            GaussianMixture(self.weights, whole.means[:, a], covariances[:, a, a])
+            for a in (slice(p), slice(p, None))
+        ]
+
+    def sample(self, n, generator):
+        """(v (n, p), x (n, d)) float32."""
+        drawn, _ = self.joint().sample(n, generator)
+        return drawn.split([self.maps.shape[2], self.maps.shape[1]], 1)
+
+    def forward(self, z, gamma, condition=None):
+        alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
+        if condition is None:
+            return Oracle(self.marginals()[1], self.process)(z, gamma)
+        v = condition.parts[self.name].value.to(z)
+        means = torch.einsum("kij,bj->bki", self.maps.to(z), v) + self.offsets.to(z)
+        off = z.unsqueeze(1) - alpha.reshape(-1, 1, 1) * means
+        variance = ((alpha * self.x_std).square() + sigma.square()).reshape(-1, 1)
+        near = (v.unsqueeze(1) - self.centres.to(z)).square().sum(2) / (2 * self.v_std**2)
+        share = (self.weights.to(z).log() - near - off.square().sum(2) / (2 * variance)).softmax(1)
+        return Prediction("score", -(share.unsqueeze(2) * off).sum(1) / variance, z, alpha, sigma)
+
+
+def given(name="v"):
+    """Three components, x in the plane, v in R^3."""
+    generator = torch.Generator().manual_seed(5)
+    maps = 0.4 * torch.randn(3, 2, 3, generator=generator, dtype=torch.float64)
+    centres = torch.tensor([[1.0, 0.0, -0.5], [-1.0, 0.5, 0.0], [0.0, -1.0, 1.0]], dtype=torch.float64)
+    offsets = torch.tensor([[1.0, 0.0], [-1.0, 1.0], [0.0, -1.0]], dtype=torch.float64)
+    return Given(torch.tensor([0.5, 0.3, 0.2]).double(), centres, maps, offsets, 0.4, 0.2, name)
 
 
 class Says(nn.Module):

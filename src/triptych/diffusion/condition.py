@@ -1,7 +1,7 @@
 """What a sample is asked to be like: a class, a vector, an image, a text, or several of these at once.
 
 Batches carry a ``Condition``, networks embed it, dropout drops it, guidance contrasts with and without it,
-samplers pass it on. Where there is none (None) the model answers for all; one part of one item may be absent too.
+samplers pass it on. Where there is none (None) the model answers for all; one part of an item may be absent.
 """
 
 from __future__ import annotations

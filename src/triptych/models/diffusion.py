@@ -40,7 +40,7 @@ class Diffusion(BoundModel):
         optimizer, lr_schedule, more: see ``BoundModel``.
         levels: number K of the data's levels, None for a density.
         likelihood: accounted beside the bound, as "ode", on the first ``likelihood_items`` of the test set.
-        label_dropout: probability that an item trains without its condition, or one for each part by its name;
+        label_dropout: probability that an item trains without its condition, or one a part by its name;
             so the network learns to answer for all, which classifier-free guidance needs.
         calibration: gives training items (n, *event) on which an optimal reverse variance is measured, the
             bound's or a sampler's.

@@ -1,0 +1,78 @@
+r"""Several denoisers in a row as one model: p(y) = p(y_1) p(y_2 | y_1) ... p(y_n | y_1 ... y_{n-1}).
+
+A cascade draws a low image and then a higher one given it (Ho et al. 2022; Imagen, Saharia et al. 2022); a
+prior and a decoder draw an embedding and then the image it belongs to (DALL-E 2, Ramesh et al. 2022, sec. 2).
+Each stage is told, as parts of its condition, what was asked for and what the stages before it have drawn.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .condition import Condition
+from .sampler import Sampler
+from .schedule import Schedule
+
+
+@dataclass
+class Stage:
+    """A denoiser and how it is sampled.
+
+    Args:
+        name: of what it draws: the part of the later stages' conditions that holds it.
+        denoiser: (z, gamma, condition) -> Prediction; guided ones too.
+        schedule, sampler: of its noise levels, and its steps.
+        shape: event shape of a sample.
+        change: of its samples before later stages see them, as a rounding to the data's levels; None: none.
+    """
+
+    name: str
+    denoiser: Callable
+    schedule: Schedule
+    sampler: Sampler
+    shape: tuple[int, ...]
+    change: Callable[[Tensor], Tensor] | None = None
+
+
+class Cascade:
+    """Samples of the last of several stages, each given those before it.
+
+    Raises:
+        ValueError: no stage, or two of one name.
+    """
+
+    def __init__(self, stages: Sequence[Stage]):
+        names = [stage.name for stage in stages]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"stages {names}: one stage or more, of different names, are accepted")
+        self.stages = list(stages)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        condition: Condition | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        progress: Callable = iter,
+    ) -> dict[str, Tensor]:
+        """name -> n samples (n, *shape) of each stage, the last one's last; condition of n items or None."""
+        drawn: dict[str, Tensor] = {}
+        for stage in self.stages:
+            asked = {} if condition is None else condition.parts
+            x = stage.sampler(
+                stage.denoiser,
+                stage.schedule,
+                (n, *stage.shape),
+                generator=generator,
+                condition=Condition.of(**{**asked, **drawn}),
+                device=device,
+                dtype=dtype,
+                progress=progress,
+            )
+            drawn[stage.name] = x if stage.change is None else stage.change(x)
+        return drawn

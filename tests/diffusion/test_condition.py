@@ -1,0 +1,89 @@
+"""Conditions as values: items, parts, what is absent, dropout, and what they refuse."""
+
+import pytest
+import torch
+
+from triptych.diffusion.condition import Condition, Part, cat, dropout
+
+from .oracles import refused
+
+LABEL = torch.tensor([3, 1, 2, 0])
+TEXT = Part(
+    torch.arange(24.0).view(4, 3, 2),
+    torch.tensor([True, True, False, True]),
+    torch.tensor([[True, True, False]] * 4),
+)
+
+
+def both():
+    return Condition(label=LABEL, text=TEXT)
+
+
+def test_items_are_chosen_in_every_part():
+    found = both()[torch.tensor([2, 0])]
+    assert len(both()) == 4 and len(found) == 2
+    assert found.label.tolist() == [2, 3]
+    assert found.parts["text"].value.equal(TEXT.value[[2, 0]])
+    assert found.parts["text"].given.tolist() == [False, True] and found.parts["text"].mask.shape == (2, 3)
+    assert both()[torch.tensor([True, False, False, True])].label.tolist() == [3, 0]
+
+
+def test_pieces_joined_again_are_the_whole():
+    whole = cat(both().split(3))
+    assert [len(piece) for piece in both().split(3)] == [3, 1]
+    for name, part in both().parts.items():
+        for ours, theirs in zip(vars(whole.parts[name]).values(), vars(part).values(), strict=True):
+            assert (ours is None and theirs is None) or ours.equal(theirs)
+
+
+def test_pieces_of_which_some_lack_items_or_tokens_join():
+    plain = Condition(text=torch.ones(2, 3, 2))
+    joined = cat([plain, both().without("label")]).parts["text"]
+    assert joined.given.tolist() == [True, True, True, True, False, True]
+    assert joined.mask[:2].all() and joined.mask[2:].equal(TEXT.mask)
+
+
+def test_parts_come_and_go():
+    assert set(both().without("label").parts) == {"text"}
+    assert both().without("label", "text") is None and Condition.of(label=None) is None
+    together = both().without("label").together(Condition(label=LABEL.flip(0)))
+    assert together.label.equal(LABEL.flip(0)) and both().together(None).label.equal(LABEL)
+    moved = both().to("cpu", non_blocking=True)
+    assert moved.label.equal(LABEL) and moved.part("image") is None
+
+
+def test_what_is_dropped_adds_to_what_is_absent():
+    dropped = both().drop({"text": torch.tensor([True, False, False, False])})
+    assert dropped.parts["text"].given.tolist() == [False, True, False, True]
+    assert dropped.parts["label"].given is None and both().parts["text"].given.equal(TEXT.given)
+
+
+def test_one_share_drops_all_parts_of_an_item_and_one_each_drops_them_apart():
+    n = 20_000
+    condition = Condition(label=torch.arange(n) % 10, vector=torch.zeros(n, 2))
+    gone = {k: ~p.given for k, p in dropout(condition, 0.2, seed=1, step=3).parts.items()}
+    assert gone["label"].equal(gone["vector"])
+    assert abs(gone["label"].double().mean().item() - 0.2) < 3 * (0.16 / n) ** 0.5
+    apart = {k: ~p.given for k, p in dropout(condition, {"label": 0.2, "vector": 0.5}, 1, 3).parts.items()}
+    for name, share in (("label", 0.2), ("vector", 0.5)):
+        assert abs(apart[name].double().mean().item() - share) < 3 * (share * (1 - share) / n) ** 0.5
+    joint = (apart["label"] & apart["vector"]).double().mean().item()
+    assert abs(joint - 0.1) < 3 * (0.09 / n) ** 0.5, "independently"
+    assert dropout(condition, {"vector": 0.5}, 1, 3).parts["label"].given is None
+    halves = cat(
+        [
+            dropout(half, {"label": 0.2, "vector": 0.5}, 1, 3, r, 2)
+            for r, half in enumerate(condition.split(n // 2))
+        ]
+    )
+    assert all(halves.parts[k].given.equal(~gone) for k, gone in apart.items())
+
+
+def test_refuses_in_one_line():
+    refused(lambda: Condition(), "no parts", "as many items")
+    refused(lambda: Condition(label=LABEL, vector=torch.zeros(3, 2)), "label 4", "vector 3")
+    refused(lambda: Condition(text=Part(TEXT.value, TEXT.given[:2])), "text 4", "text's given 2")
+    refused(lambda: Condition(vector=torch.zeros(3, 2)).label, "vector", "a label is accepted")
+    refused(lambda: cat([both(), both().without("text")]), "the same parts")
+    with pytest.raises(IndexError):
+        both()[torch.tensor([4])]

@@ -1,0 +1,96 @@
+"""A model conditioned on a vector: one data class, no other code of ours knows of it."""
+
+import pytest
+import torch
+
+from tests.diffusion.oracles import given
+from triptych.data.base import DataModule
+from triptych.data.batch import Split
+from triptych.data.fingerprint import fingerprint
+from triptych.diffusion.bound import Bound
+from triptych.diffusion.condition import Condition, Vectors
+from triptych.diffusion.sampler import DDIM
+from triptych.diffusion.schedule import Linear
+from triptych.models.assemble import build_model
+from triptych.sampling.draw import draw
+from triptych.sampling.guided import guided
+from triptych.training.account import account_split
+from triptych.training.trainer import build_trainer
+
+CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 3.0}
+POINTS = "data=ring denoiser=mlp denoiser.conditional=true denoiser.network.width=32".split()
+
+
+class Pairs(DataModule):
+    """x (2,) of a mixture whose means are linear in an embedding (3,)."""
+
+    name = "pairs"
+    shape = (2,)
+    conditions = {"embedding": Vectors(3)}  # type: ignore[assignment]
+
+    def load(self):
+        drawn = [given().sample(n, torch.Generator().manual_seed(n)) for n in (400, 100, 200)]
+        names = ("train", "val", "test")
+        return {name: Split(x, Condition(embedding=v)) for name, (v, x) in zip(names, drawn, strict=True)}
+
+
+@pytest.fixture
+def made(prepared):
+    config = prepared(*POINTS, "model.label_dropout=0.5").config()
+    data = Pairs(batch_size=64)
+    data.setup()
+    torch.manual_seed(0)
+    return build_model(config, data), data, config
+
+
+def test_it_trains_validates_drops_guides_and_samples(made):
+    model, data, config = made
+    told = []
+    model.denoiser.network.register_forward_pre_hook(
+        lambda _, args: told.append(args[2]) if model.training else None
+    )
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    trainer = build_trainer(config, None, [], False)
+    trainer.fit(model, data)
+    embedder = "denoiser.network.conditioning.embedding."
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert {embedder + "null", embedder + "layers.0.weight"} <= changed
+    gone = torch.cat([~c.parts["embedding"].given for c in told]).double().mean().item()
+    assert 0.4 < gone < 0.6
+    figures = account_split(build_trainer(config, None, [], False), model, data, "test")
+    assert figures["nats_per_dim"]["n"] == 200 and figures["nats_per_dim"]["mean"] < 1e3
+    denoiser = guided(model, data, config | {"guidance": CFG})
+    x, pushed = (draw(model, DDIM(3), data, 6, 0, guided=g) for g in (None, denoiser))
+    assert x.shape == pushed.shape == (6, 2) and not torch.equal(x, pushed)
+
+
+def test_samples_are_asked_the_embeddings_of_held_out_items(made):
+    model, data, _ = made
+    seen = []
+    model.denoiser.network.register_forward_pre_hook(lambda _, args: seen.append(args[2]))
+    draw(model, DDIM(1), data, 103, 0)
+    v = data.splits["val"].condition.parts["embedding"].value
+    assert seen[0].parts["embedding"].value.equal(torch.cat([v, v[:3]]))
+
+
+def test_the_condition_is_part_of_the_datas_fingerprint(made):
+    _, data, _ = made
+    first = fingerprint(data)
+    data.splits["train"].condition.parts["embedding"].value[0] += 1
+    assert fingerprint(data).data != first.data
+
+
+def test_the_exact_denoiser_told_the_vector_is_better_by_what_it_says():
+    """The diffusion term falls by I(x; v), the mean of log p(x | v) - log p(x), where v is x's own."""
+    truth, generator = given(), torch.Generator().manual_seed(0)
+    v, x = (a.double() for a in truth.sample(4000, generator))
+    t, eps = (torch.arange(4000).double() + 0.5) / 4000, torch.randn(4000, 2, generator=generator).double()
+    bound = Bound(Linear(-10.0, 8.0), None)
+    without, own, wrong = (
+        bound.diffusion(truth, x, t, eps, c).nats.mean().item()
+        for c in (None, Condition(v=v), Condition(v=v.flip(0)))
+    )
+    of_v, of_x = truth.marginals()
+    information = truth.joint().log_prob(torch.cat([v, x], 1)) - of_v.log_prob(v) - of_x.log_prob(x)
+    assert without - own == pytest.approx(information.mean().item(), abs=0.2)
+    assert wrong > without

@@ -1,0 +1,79 @@
+"""Every kind of condition in every network: heard, absent item by item, and nothing else."""
+
+import pytest
+import torch
+
+from triptych.diffusion.condition import Condition, Images, Labels, Part, Tokens, Vectors
+from triptych.networks.conditioning import Conditioning
+from triptych.networks.mlp import MLP
+from triptych.networks.resnet import ResNet
+from triptych.networks.unet import UNet
+
+from .test_networks import awake
+
+KINDS = {"label": Labels(3), "vector": Vectors(5), "text": Tokens(4, 6), "low": Images((2, 4, 4))}
+NETWORKS = [
+    (MLP, {}),
+    (ResNet, {"fourier": [], "width": 8, "blocks": 1}),
+    (UNet, {"widths": [8, 8], "blocks": 1}),
+]
+
+
+def condition(seed=0, n=3):
+    generator = torch.Generator().manual_seed(seed)
+    return Condition(
+        label=torch.randint(3, (n,), generator=generator),
+        vector=torch.randn(n, 5, generator=generator),
+        text=Part(
+            torch.randn(n, 4, 6, generator=generator), mask=torch.tensor([[True, True, False, False]] * n)
+        ),
+        low=torch.randn(n, 2, 4, 4, generator=generator),
+    )
+
+
+@pytest.mark.parametrize(("kind", "extra"), NETWORKS)
+def test_every_part_is_heard_by_its_own_item_and_absent_is_absent(kind, extra):
+    network = awake(kind((1, 8, 8), conditions=KINDS, **extra))
+    z, gamma, told = torch.randn(3, 1, 8, 8), torch.tensor([-3.0, 0.0, 3.0]), condition()
+    with torch.no_grad():
+        whole = network(z, gamma, told)
+        for i in range(3):
+            alone = network(z[i : i + 1], gamma[i : i + 1], told[slice(i, i + 1)])
+            torch.testing.assert_close(whole[i : i + 1], alone, rtol=1e-4, atol=1e-5)
+        for name in KINDS:
+            first = torch.tensor([True, False, False])
+            less = network(z, gamma, told.drop({name: first}))
+            assert (less - whole)[0].abs().max() > 1e-4, f"{name} is heard"
+            torch.testing.assert_close(less[1:], whole[1:], rtol=1e-4, atol=1e-5)
+            without = network(z, gamma, told.without(name))
+            torch.testing.assert_close(without[:1], less[:1], rtol=1e-4, atol=1e-5)
+        nothing = told.drop(dict.fromkeys(KINDS, torch.ones(3, dtype=torch.bool)))
+        assert torch.equal(network(z, gamma), network(z, gamma, nothing))
+
+
+def test_tokens_that_the_mask_leaves_out_are_not_heard():
+    network = awake(Conditioning(8, KINDS))
+    gamma, told = torch.zeros(3), condition()
+    text = told.parts["text"]
+    padded = text.value.clone()
+    padded[:, 2:] = 7
+    with torch.no_grad():
+        same = network(gamma, told.together(Condition(text=Part(padded, None, text.mask))))
+        torch.testing.assert_close(same, network(gamma, told))
+        other = network(gamma, told.together(Condition(text=Part(padded + 1, None, text.mask))))
+        assert not torch.allclose(other, same)
+        empty = network(gamma, told.together(Condition(text=Part(padded, None, torch.zeros_like(text.mask)))))
+    assert empty.isfinite().all()
+
+
+def test_a_network_leaves_parts_alone_that_it_was_not_built_for():
+    network = awake(MLP((2,), conditions={"vector": Vectors(5)}))
+    z, gamma = torch.randn(3, 2), torch.zeros(3)
+    assert torch.equal(
+        network(z, gamma, condition()), network(z, gamma, Condition(vector=condition().parts["vector"]))
+    )
+
+
+def test_a_name_that_is_taken_is_refused():
+    with pytest.raises(ValueError, match="'layers' is taken"):
+        Conditioning(8, {"layers": Labels(3)})
