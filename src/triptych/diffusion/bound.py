@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .condition import Condition
+from .denoiser import AnyDenoiser
 from .draws import Draw
 from .reverse_variance import VARIANCES, Optimal, step_kl, step_of
 from .schedule import Schedule
@@ -69,12 +70,14 @@ class Bound:
         self.schedule, self.decoder, self.steps = schedule, decoder, steps
         self.variance = VARIANCES[variance]()
 
-    def __call__(self, denoiser, x: Tensor, draw: Draw, condition: Condition | None = None) -> Elbo:
+    def __call__(
+        self, denoiser: AnyDenoiser, x: Tensor, draw: Draw, condition: Condition | None = None
+    ) -> Elbo:
         """One unbiased draw of the bound at x (B, *event), condition of B items or None."""
         return self.terms(denoiser, x, draw, condition)[0]
 
     def terms(
-        self, denoiser, x: Tensor, draw: Draw, condition: Condition | None = None
+        self, denoiser: AnyDenoiser, x: Tensor, draw: Draw, condition: Condition | None = None
     ) -> tuple[Elbo, DiffusionTerm]:
         """The bound, and with it the noise level and squared error behind its diffusion term."""
         # 1. prior: what is left of x at t = 1; 2. reconstruction: what is lost of x at t = 0
@@ -84,7 +87,7 @@ class Bound:
         return Elbo(prior, reconstruction, diffusion.nats), diffusion
 
     def ends(
-        self, denoiser, x: Tensor, eps_0: Tensor, condition: Condition | None = None
+        self, denoiser: AnyDenoiser, x: Tensor, eps_0: Tensor, condition: Condition | None = None
     ) -> tuple[Tensor, Tensor]:
         """Prior and reconstruction term, (B,) nats: where the schedule begins and where it stops."""
         low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=x.device))
@@ -92,7 +95,7 @@ class Bound:
         return denoiser.process.prior_kl(x, high), self.decoder.nats(denoiser, x, z_0, low, condition)
 
     def diffusion(
-        self, denoiser, x: Tensor, t: Tensor, eps: Tensor, condition: Condition | None = None
+        self, denoiser: AnyDenoiser, x: Tensor, t: Tensor, eps: Tensor, condition: Condition | None = None
     ) -> DiffusionTerm:
         r"""One draw of the diffusion term.
 
@@ -123,7 +126,9 @@ class Bound:
         gamma, lower = step_of(self.schedule, t, self.steps)
         return gamma, 0.5 * self.steps * torch.expm1(gamma - lower)
 
-    def calibrate(self, denoiser, x: Tensor, seed: int = 0, condition: Condition | None = None) -> None:
+    def calibrate(
+        self, denoiser: AnyDenoiser, x: Tensor, seed: int = 0, condition: Condition | None = None
+    ) -> None:
         """Measure what the variance needs to know of the denoiser, on items that are not reported on."""
         if self.steps is not None and isinstance(self.variance, Optimal):
             self.variance.calibrate(denoiser, self.schedule, self.steps, x, seed, condition)

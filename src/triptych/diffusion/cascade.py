@@ -7,11 +7,13 @@ Each stage is told, as parts of its condition, what was asked for and what the s
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .condition import Condition
+from .denoiser import AnyDenoiser
 from .sampler import Sampler
 from .schedule import Schedule
 
@@ -29,7 +31,7 @@ class Stage:
     """
 
     name: str
-    denoiser: Callable
+    denoiser: AnyDenoiser
     schedule: Schedule
     sampler: Sampler
     shape: tuple[int, ...]
@@ -63,7 +65,7 @@ class Cascade:
         """name -> n samples (n, *shape) of each stage, the last one's last; condition of n items or None."""
         drawn: dict[str, Tensor] = {}
         for stage in self.stages:
-            asked = {} if condition is None else condition.parts
+            asked: dict[str, Any] = {} if condition is None else condition.parts
             x = stage.sampler(
                 stage.denoiser,
                 stage.schedule,

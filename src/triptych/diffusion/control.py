@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .condition import Condition
+from .denoiser import AnyDenoiser
 from .draws import evaluation_draw, mix
 from .reference import Reference
 
@@ -61,7 +62,13 @@ class Control:
 
     @torch.no_grad()
     def __init__(
-        self, bound, denoiser, reference: Reference, x: Tensor, seed: int, condition: Condition | None = None
+        self,
+        bound,
+        denoiser: AnyDenoiser,
+        reference: Reference,
+        x: Tensor,
+        seed: int,
+        condition: Condition | None = None,
     ):
         self.bound, self.reference = bound, reference.to(x.device)
         x = x[:ITEMS]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .condition import Condition
-from .denoiser import level_centres
+from .denoiser import AnyDenoiser, level_centres
 from .process import expand
 
 LOGITS = 2**23  # at a time: a batch of images of 64 x 64 in colour has 256 x 12288 an item
@@ -24,7 +24,7 @@ class Categorical:
         self.centres = level_centres(levels)
 
     def nats(
-        self, denoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
+        self, denoiser: AnyDenoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
     ) -> Tensor:
         """-log p(x | z) for x, z (B, *event), gamma (B,) or ()."""
         alpha, _ = denoiser.process.alpha_sigma(expand(gamma, z))
@@ -53,7 +53,7 @@ class DiscretisedGaussian:
         self.half = 1.0 / (levels - 1)
 
     def nats(
-        self, denoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
+        self, denoiser: AnyDenoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
     ) -> Tensor:
         """-log p(x | z) for x, z (B, *event), gamma (B,) or ()."""
         alpha, sigma = denoiser.process.alpha_sigma(expand(gamma, z))
@@ -74,7 +74,7 @@ class GaussianDensity:
     """For continuous data: x given z_0 is N(z_0 / alpha_0, e^{gamma_0} I), a density in nats."""
 
     def nats(
-        self, denoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
+        self, denoiser: AnyDenoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
     ) -> Tensor:
         """-log p(x | z) for x, z (B, *event), gamma (B,) or ()."""
         alpha, _ = denoiser.process.alpha_sigma(expand(gamma, z))

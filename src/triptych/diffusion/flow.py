@@ -10,6 +10,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from .condition import Condition
+from .denoiser import AnyDenoiser
 
 
 class Flow:
@@ -22,7 +23,9 @@ class Flow:
         tolerance: absolute and relative.
     """
 
-    def __init__(self, denoiser, condition: Condition | None, probes: Tensor | None, tolerance: float):
+    def __init__(
+        self, denoiser: AnyDenoiser, condition: Condition | None, probes: Tensor | None, tolerance: float
+    ):
         self.denoiser, self.condition, self.probes, self.tolerance = denoiser, condition, probes, tolerance
         first = next(iter(denoiser.parameters()), None)
         self.dtype = torch.float64 if first is None else first.dtype

@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from .denoiser import AnyDenoiser
 from .draws import Draw
 from .mixture import GaussianMixture, Oracle
 from .process import expand
@@ -22,7 +23,7 @@ from .schedule import Schedule
 
 
 def excess_gap(
-    denoiser,
+    denoiser: AnyDenoiser,
     schedule: Schedule,
     mixture: GaussianMixture,
     x: Tensor,

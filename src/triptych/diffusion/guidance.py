@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .condition import Condition
+from .denoiser import AnyDenoiser
 from .prediction import Prediction
 from .process import expand
 from .wrappers import Wrapper, is_conditional, of_same_width
@@ -22,7 +23,7 @@ def extrapolate(base: Prediction, target: Prediction, scale: Tensor | float) -> 
     return of_same_width(target, Prediction(target.own, value, target.z, target.alpha, target.sigma))
 
 
-def _refuse_unconditional(denoiser, what: str) -> None:
+def _refuse_unconditional(denoiser: AnyDenoiser, what: str) -> None:
     if not is_conditional(denoiser):
         raise ValueError(f"{what}: the model knows no conditions; train one with denoiser.conditional=true")
 
@@ -46,7 +47,7 @@ class ClassifierFree(Wrapper):
 
     def __init__(
         self,
-        denoiser,
+        denoiser: AnyDenoiser,
         scale: float = 1.0,
         interval: Sequence[float] | None = None,
         rescale: float = 0.0,
@@ -95,7 +96,9 @@ class Classifier(Wrapper):
         scale: s; 1 is Bayes' rule, 0 the denoiser itself bit for bit.
     """
 
-    def __init__(self, denoiser, classifier: Callable[[Tensor, Tensor], Tensor], scale: float = 1.0):
+    def __init__(
+        self, denoiser: AnyDenoiser, classifier: Callable[[Tensor, Tensor], Tensor], scale: float = 1.0
+    ):
         super().__init__(denoiser)
         self.classifier, self.scale, self.conditional = classifier, float(scale), True
 
@@ -134,7 +137,7 @@ class Auto(Wrapper):
         ValueError: the two live under different processes.
     """
 
-    def __init__(self, denoiser, weak, scale: float = 1.0):
+    def __init__(self, denoiser: AnyDenoiser, weak: AnyDenoiser, scale: float = 1.0):
         super().__init__(denoiser)
         if type(weak.process) is not type(denoiser.process):
             names = type(weak.process).__name__, type(denoiser.process).__name__

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .condition import Condition
+from .denoiser import AnyDenoiser
 from .objective import Loss, Objective
 from .prediction import Space
 from .reverse_variance import Learned, step_kl, step_of
@@ -45,7 +46,7 @@ class Hybrid(Objective):
 
     def __call__(
         self,
-        denoiser,
+        denoiser: AnyDenoiser,
         schedule: Schedule,
         x: Tensor,
         t: Tensor,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .condition import Condition
+from .denoiser import AnyDenoiser
 from .dequantisation import dequantise
 from .draws import mix
 from .flow import Flow
@@ -88,7 +89,11 @@ class Likelihood:
         self.dequantisation, self.decoder, self.levels, self.seed = dequantisation, decoder, levels, seed
 
     def __call__(
-        self, denoiser, x: Tensor, index: Tensor | None = None, condition: Condition | None = None
+        self,
+        denoiser: AnyDenoiser,
+        x: Tensor,
+        index: Tensor | None = None,
+        condition: Condition | None = None,
     ) -> Nats:
         """x (B, *event); index (B,) places in the data set, by default 0, 1, ...; condition of B items.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .condition import Condition
+from .denoiser import AnyDenoiser
 from .prediction import Space, error_scale
 from .process import Process
 from .reverse_variance import step_of
@@ -47,7 +48,7 @@ class Objective:
 
     def __call__(
         self,
-        denoiser,
+        denoiser: AnyDenoiser,
         schedule: Schedule,
         x: Tensor,
         t: Tensor,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .condition import Condition
+from .denoiser import AnyDenoiser
 from .draws import mix
 from .prediction import Prediction
 from .process import Process, expand
@@ -71,7 +72,7 @@ class Optimal(ReverseVariance):
 
     def calibrate(
         self,
-        denoiser,
+        denoiser: AnyDenoiser,
         schedule: Schedule,
         steps: int,
         x: Tensor,
@@ -86,7 +87,12 @@ class Optimal(ReverseVariance):
 
     @torch.no_grad()
     def measure(
-        self, denoiser, gamma: Tensor, x: Tensor, seed: int = 0, condition: Condition | None = None
+        self,
+        denoiser: AnyDenoiser,
+        gamma: Tensor,
+        x: Tensor,
+        seed: int = 0,
+        condition: Condition | None = None,
     ) -> None:
         """Measure m on items x (B, *event) that are not those the bound is reported on: training items.
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .denoiser import AnyDenoiser
+
 
 class TweedieError(NamedTuple):
     """Mean squares per dimension at one gamma.
@@ -31,7 +33,7 @@ def posterior_mean(score: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Te
 
 @torch.no_grad()
 def tweedie_errors(
-    denoiser, oracle, x: Tensor, gammas: Tensor, generator: torch.Generator
+    denoiser: AnyDenoiser, oracle, x: Tensor, gammas: Tensor, generator: torch.Generator
 ) -> list[TweedieError]:
     """One row a gamma in ``gammas`` (G,), over the points x (B, *event); both denoisers under one process.
 

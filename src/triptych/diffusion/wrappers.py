@@ -4,11 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from .condition import Condition
+from .denoiser import AnyDenoiser
 from .prediction import Prediction
 from .process import Process
 
 
-def is_conditional(denoiser) -> bool:
+def is_conditional(denoiser: AnyDenoiser) -> bool:
     """Whether the denoiser was trained to be told conditions, and without one answers for all."""
     return bool(getattr(denoiser, "conditional", False))
 
@@ -27,7 +28,7 @@ class Wrapper(nn.Module):
 
     process: Process
 
-    def __init__(self, denoiser):
+    def __init__(self, denoiser: AnyDenoiser):
         super().__init__()
         self.denoiser = denoiser
         self.process = denoiser.process
@@ -41,7 +42,7 @@ class StaticThreshold(Wrapper):
         ValueError: ``bound`` is not positive.
     """
 
-    def __init__(self, denoiser, bound: float = 1.0):
+    def __init__(self, denoiser: AnyDenoiser, bound: float = 1.0):
         if not bound > 0:
             raise ValueError(f"threshold.bound={bound}: a positive number is accepted")
         super().__init__(denoiser)
@@ -62,7 +63,7 @@ class DynamicThreshold(Wrapper):
         ValueError: ``quantile`` outside (0, 1].
     """
 
-    def __init__(self, denoiser, quantile: float = 0.995):
+    def __init__(self, denoiser: AnyDenoiser, quantile: float = 0.995):
         if not 0 < quantile <= 1:
             raise ValueError(f"threshold.quantile={quantile}: a number in (0, 1] is accepted")
         super().__init__(denoiser)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..condition import Condition
+from ..denoiser import AnyDenoiser
 from ..reverse_variance import VARIANCES, Optimal, ReverseVariance
 from ..schedule import Schedule
 from .base import Sampler, noise_like
@@ -41,7 +42,12 @@ class Ancestral(Sampler):
         return other
 
     def calibrated(
-        self, denoiser, schedule: Schedule, x: Tensor, seed: int = 0, condition: Condition | None = None
+        self,
+        denoiser: AnyDenoiser,
+        schedule: Schedule,
+        x: Tensor,
+        seed: int = 0,
+        condition: Condition | None = None,
     ) -> "Ancestral":
         if not isinstance(self.reverse, Optimal):
             return self

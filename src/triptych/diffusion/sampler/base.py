@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..condition import Condition
+from ..denoiser import AnyDenoiser
 from ..process import Process
 from ..reverse_variance import ReverseVariance
 from ..schedule import Schedule
@@ -86,14 +87,19 @@ class Sampler:
         return self
 
     def calibrated(
-        self, denoiser, schedule: Schedule, x: Tensor, seed: int = 0, condition: Condition | None = None
+        self,
+        denoiser: AnyDenoiser,
+        schedule: Schedule,
+        x: Tensor,
+        seed: int = 0,
+        condition: Condition | None = None,
     ) -> "Sampler":
         """With an optimal reverse variance: measured on items x (B, *event) at the levels of its own grid."""
         return self
 
     def step(
         self,
-        denoiser,
+        denoiser: AnyDenoiser,
         z: Tensor,
         gamma_t: Tensor,
         gamma_s: Tensor,
@@ -107,7 +113,7 @@ class Sampler:
     @torch.no_grad()
     def path(
         self,
-        denoiser,
+        denoiser: AnyDenoiser,
         gammas: Tensor,
         z: Tensor,
         condition: Condition | None = None,
@@ -116,7 +122,7 @@ class Sampler:
         """Every z (B, *event) on the way down from ``z`` at gammas[0]; the last is at gammas[-1]."""
         yield from self._descend(denoiser, gammas, z, condition, generator)
 
-    def _descend(self, denoiser, gammas, z, condition, generator) -> Iterator[Tensor]:
+    def _descend(self, denoiser: AnyDenoiser, gammas, z, condition, generator) -> Iterator[Tensor]:
         history = History()
         for i, (gamma_t, gamma_s) in enumerate(pairwise(gammas.unbind())):
             history.last = i == len(gammas) - 2
@@ -126,7 +132,7 @@ class Sampler:
     @torch.no_grad()
     def __call__(
         self,
-        denoiser,
+        denoiser: AnyDenoiser,
         schedule: Schedule,
         shape: Sequence[int],
         *,
