@@ -85,6 +85,14 @@ def test_label_dropout_outside_its_range(prepared):
         execute(prepared("model.label_dropout=1.5"))
 
 
+def test_parts_that_the_data_do_not_have(prepared, model):
+    with pytest.raises(UserError, match=r"model.label_dropout.text: no such part; label is accepted"):
+        model("denoiser.conditional=true", "model.label_dropout={text:0.1}")
+    made, data, config = model("denoiser.conditional=true", "model.label_dropout={label:0.1}")
+    with pytest.raises(UserError, match=r"guidance.parts: 'text' is no part .* label is accepted"):
+        guided(made, data, config | {"guidance": CFG | {"parts": ["text"]}})
+
+
 def test_threshold_keeps_samples_in_range(model):
     made, data, config = model("threshold=static")
     wrapped = guided(made, data, config)

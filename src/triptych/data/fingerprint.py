@@ -73,12 +73,13 @@ def _numbers(values: Tensor | Mapped) -> Tensor:
 
 
 def _condition(split: Split, others: list[str]) -> list[np.ndarray]:
-    """The label, 0 without one, and a number for each other part; (n,) int64 each."""
+    """The label, 0 without one, and three numbers for each other part; (n,) int64 each."""
     found = [np.zeros(len(split), np.int64) if split.labels is None else split.labels.numpy()]
     for name in others:
         assert split.condition is not None
         part = split.condition.parts[name]
-        found += [_numbers(t).numpy() for t in (part.value, part.given, part.mask) if t is not None]
+        mask = torch.ones(len(split), 0) if part.mask is None else part.mask
+        found += [_numbers(t).numpy() for t in (part.value, part.present(), mask)]
     return found
 
 

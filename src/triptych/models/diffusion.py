@@ -80,6 +80,11 @@ class Diffusion(BoundModel):
         shares = label_dropout.values() if isinstance(label_dropout, Mapping) else (label_dropout,)
         if not all(0 <= share <= 1 for share in shares):
             raise ValueError(f"model.label_dropout={label_dropout}: a number in [0, 1] is accepted")
+        if isinstance(label_dropout, Mapping):
+            known = getattr(denoiser.network, "conditions", {})
+            for name in set(label_dropout) - set(known):
+                accepted = ", ".join(known) or "a number"
+                raise ValueError(f"model.label_dropout.{name}: no such part; {accepted} is accepted")
         self.label_dropout, self.levels = label_dropout, levels
         self.denoiser, self.schedule = denoiser, schedule
         self.objective, self.bound = objective, bound

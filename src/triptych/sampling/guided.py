@@ -28,6 +28,11 @@ def guided(model, data: DataModule, config: dict):
                 f"guidance.scale={scale}: this model was trained without labels; guidance=none is accepted, "
                 "or a model trained with denoiser.conditional=true"
             )
+        for name in set(guidance.get("parts") or ()) - set(data.conditions):
+            known = ", ".join(data.conditions)
+            raise UserError(
+                f"guidance.parts: {name!r} is no part of the data's conditions; {known} is accepted"
+            )
         if "classifier" in guidance:
             guidance["classifier"] = _classifier(guidance["classifier"], denoiser, data, config)
         if "weak" in guidance:
