@@ -178,9 +178,10 @@ class ImageFolder(DataModule):
             pick = lambda part: (Mapped(array, part), digests[part])  # noqa: E731
         labels = torch.tensor([names.index(file.parts[0]) for file in files]) if names else None
         return {
-            name: Split(found, Condition.of(label=None if labels is None else labels[part]), self.levels, digests)
+            name: Split(found, told, self.levels, digests)
             for name, part in zip(("train", "val", "test"), parts, strict=True)
             for found, digests in [pick(part)]
+            for told in [Condition.of(label=None if labels is None else labels[part])]
         }
 
     def parts(self, files: list[Path]) -> list[np.ndarray]:
