@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy.interpolate import CubicSpline
 from torch import nn
+from triptych.diffusion.hybrid import Hybrid
 
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.denoiser import Denoiser, Output
-from triptych.diffusion.hybrid import Hybrid
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import Prediction

@@ -27,7 +27,7 @@ def figures(run) -> dict:
     ],
 )
 def test_a_vae_trains_samples_and_is_reopened(prepared, arguments, levels, unit):
-    from triptych.sampling.reopen import reopen
+    from triptych.experiment.reopen import reopen
     from triptych.training.account import account_split
     from triptych.training.trainer import build_trainer
 
@@ -148,7 +148,8 @@ def test_every_rung_is_of_one_size_and_can_be_built(root, name):
 
     from triptych.config.check import CONFIGS
     from triptych.config.names import register_resolvers
-    from triptych.models.assemble import build_data, build_model
+    from triptych.data.build import build_data
+    from triptych.experiment.model import build_model
 
     register_resolvers()
     data, sizes = None, []

@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from triptych.data.batch import Batch
+from triptych.data.build import build_data
 from triptych.diffusion.label_dropout import drop_labels
 from triptych.diffusion.sampler import DDIM
 from triptych.errors import UserError
-from triptych.models.assemble import build_data, build_model
+from triptych.experiment.guided import guided
+from triptych.experiment.model import build_model
 from triptych.sampling.draw import draw
-from triptych.sampling.guided import guided
 from triptych.training.execute import execute
 
 CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 2.0}
@@ -38,8 +39,8 @@ def model(prepared):
 
 
 def test_the_network_is_told_the_labels_that_are_left(model):
-    made, data, _ = model("denoiser.conditional=true", "model.label_dropout=0.5")
-    assert made.denoiser.conditional and made.denoiser.network.num_classes == 10
+    made, data, _ = model("model.conditional=true", "model.label_dropout=0.5")
+    assert made.model.conditional and made.denoiser.network.num_classes == 10
     told = []
     made.denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
     made.loss(data.splits["train"].batch(torch.arange(200)), 0, 0, 1)
@@ -49,16 +50,16 @@ def test_the_network_is_told_the_labels_that_are_left(model):
 
 def test_an_unconditional_model_is_told_nothing(model):
     made, data, config = model()
-    assert not made.denoiser.conditional
+    assert not made.model.conditional
     batch = data.splits["train"].batch(torch.arange(4))
     other = Batch(batch.x, (batch.condition + 1) % 10, batch.index)
     assert torch.equal(made.loss(batch, 0, 0, 1), made.loss(other, 0, 0, 1))
-    with pytest.raises(UserError, match=r"guidance.scale=2.0.*denoiser.conditional=true"):
+    with pytest.raises(UserError, match=r"guidance.scale=2.0.*model.conditional=true"):
         guided(made, data, config | {"guidance": CFG})
 
 
 def test_scale_one_draws_what_the_conditional_model_draws(model):
-    made, data, config = model("denoiser.conditional=true")
+    made, data, config = model("model.conditional=true")
     with torch.no_grad():  # the last layer starts at zero, where labels make no difference
         for p in made.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
@@ -88,7 +89,7 @@ def test_threshold_keeps_samples_in_range(model):
 
 
 def test_a_class_asked_for_at_the_door(prepared, door, root):
-    run = prepared("denoiser.conditional=true")
+    run = prepared("model.conditional=true")
     execute(run)
     command = (
         "triptych.cli.sample",

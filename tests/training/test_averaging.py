@@ -9,10 +9,10 @@ import torch
 from triptych.callbacks.ema import EMA
 from triptych.cli.evaluate import evaluate
 from triptych.errors import UserError
+from triptych.experiment.reopen import reopen
 from triptych.models.base import BoundModel
 from triptych.runs.checkpoints import averages, read_checkpoint
 from triptych.runs.lengths import combination, exponent
-from triptych.sampling.reopen import reopen
 from triptych.training.execute import execute
 
 LENGTHS = ("callbacks.ema.sigma_rel=0.1", "callbacks.ema.others=[0.05,0.25]")

@@ -10,10 +10,9 @@ import pytorch_lightning as pl
 
 from triptych.callbacks.stopping import Stop
 from triptych.errors import Diverged, Interrupted
+from triptych.runs.checkpoints import BEST, LAST
 from triptych.runs.directory import PRUNE, RunDirectory, write_atomic
 from triptych.runs.metrics import MetricsCsv
-
-LAST, BEST = "last.ckpt", "best.ckpt"
 
 
 class Keep(pl.Callback):
@@ -26,9 +25,13 @@ class Keep(pl.Callback):
         run: whose ``checkpoints/`` are written.
         monitor: name of the figure that "best" is lowest in; None where nothing is validated.
         every: steps between two validations.
+        record: what each checkpoint says of the run: its configuration, and the data that it is trained on.
     """
 
-    def __init__(self, run: RunDirectory, monitor: str | None, every: int, stop: Stop):
+    def __init__(
+        self, run: RunDirectory, monitor: str | None, every: int, stop: Stop, record: dict[str, Any]
+    ):
+        self.record = record
         self.folder, self.monitor, self.every, self.stop = run / "checkpoints", monitor, every, stop
         self.best = math.inf
         self._before: float = 0.0
@@ -45,6 +48,11 @@ class Keep(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self._before = state_dict["best"], state_dict["seconds"]
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["triptych"] = self.record
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._began = time.monotonic()

@@ -11,14 +11,14 @@ from triptych.sampling.pictures import save
 
 
 class SampleGrid(pl.Callback):
-    """Draw ``n`` samples with the run's sampler after validation, at most ``pictures`` times in a run.
+    """Draw samples with the run's sampler after validation, at most ``pictures`` times in a run and 16 of ``n``.
 
     Validation sees the averaged weights, and so do the samples.
     """
 
     def __init__(self, sampler: Sampler, data: DataModule, folder: Path, n: int = 16, pictures: int = 3):
         self.sampler, self.data, self.folder = sampler, data, folder
-        self.n, self.pictures = n, pictures
+        self.n, self.pictures = min(16, n), pictures
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.n < 1 or self.pictures < 1 or not trainer.is_global_zero or trainer.sanity_checking:

@@ -24,7 +24,7 @@ def extrapolate(base: Prediction, target: Prediction, scale: Tensor | float) -> 
 
 def _refuse_unconditional(denoiser, what: str) -> None:
     if not is_conditional(denoiser):
-        raise ValueError(f"{what}: the model knows no classes; train one with denoiser.conditional=true")
+        raise ValueError(f"{what}: the model knows no classes; train one with model.conditional=true")
 
 
 class ClassifierFree(Wrapper):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .draws import mix
+from .named import Named
 from .prediction import Prediction
 from .process import Process, expand
 from .schedule import Schedule
@@ -32,8 +33,18 @@ def step_kl(squared: Tensor, gamma_t: Tensor, gamma_s: Tensor, log_ratio: Tensor
     return 0.5 * (scaled + torch.expm1(-log_ratio) + log_ratio).flatten(1).sum(1)
 
 
-class ReverseVariance:
-    """``log_ratio(process, gamma_t, gamma_s, guess)`` -> log(V / b), broadcastable against z (B, *event)."""
+class ReverseVariance(Named):
+    """``log_ratio(process, gamma_t, gamma_s, guess)`` -> log(V / b), broadcastable against z (B, *event).
+
+    Attributes:
+        learned: whether it is an output of the network, which a term of the loss trains.
+    """
+
+    learned = False
+
+    def around(self, output: nn.Module) -> nn.Module:
+        """What reads the network's numbers: ``output``, and beside it whatever V needs of them."""
+        return output
 
     def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
         raise NotImplementedError
@@ -117,6 +128,11 @@ class Learned(ReverseVariance):
         ValueError: the denoiser's guess holds no fraction.
     """
 
+    learned = True
+
+    def around(self, output: nn.Module) -> nn.Module:
+        return WithFraction(output)
+
     def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
         if guess.fraction is None:
             raise ValueError(
@@ -146,12 +162,9 @@ class WithFraction(nn.Module):
         return guess
 
 
-VARIANCES: dict[str, type[ReverseVariance]] = {
-    "beta_tilde": BetaTilde,
-    "beta": Beta,
-    "optimal": Optimal,
-    "learned": Learned,
-}
+def as_variance(choice: ReverseVariance | str, key: str) -> ReverseVariance:
+    """``choice``, or what its short name says; ``key`` is for messages."""
+    return ReverseVariance.named(choice, key)() if isinstance(choice, str) else choice
 
 
 def _interpolate(at: Tensor, nodes: Tensor, values: Tensor) -> Tensor:

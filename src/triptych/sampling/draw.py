@@ -25,7 +25,7 @@ def draw(
         condition = labels(n, data, label).to(module.device)
     training = module.training
     module.eval()
-    around = {} if guided is None else {"denoiser": guided}
+    around = {} if guided is None else {"denoiser": guided.to(module.device)}
     x = module.sample(n, sampler, generator, condition, progress, **around)
     module.train(training)
     return x.cpu()

@@ -1,18 +1,14 @@
 """Which weights of a run are reported, and what the validation bound says of the others that it kept."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 
 from triptych.callbacks.ema import EMA
-from triptych.data.base import DataModule
 from triptych.errors import UserError
-from triptych.models.base import BoundModel
-from triptych.runs.checkpoints import WEIGHTS, averages, load_weights
-from triptych.runs.directory import write_atomic
+from triptych.experiment.experiment import Experiment
+from triptych.runs.checkpoints import WEIGHTS, averages, load_weights, save_checkpoint
 from triptych.training.account import account_split
 
 
@@ -40,7 +36,7 @@ def check_averaging(config: dict, callbacks: list[pl.Callback], validated: bool)
 
 
 def compare_averages(
-    trainer: pl.Trainer, model: BoundModel, data: DataModule, checkpoint: dict[str, Any], path: Path
+    trainer: pl.Trainer, experiment: Experiment, checkpoint: dict[str, Any], path: Path
 ) -> dict[str, Any]:
     """{"averaging": {"reported", "val"}}: the weights reported, and the validation figures of the others.
 
@@ -48,7 +44,8 @@ def compare_averages(
     memory and at ``path``. The test set is not looked at. Empty where there is nothing to compare or to
     validate on.
     """
-    asked, kept = model.config["weights"], averages(checkpoint)
+    model, data = experiment.model, experiment.data
+    asked, kept = experiment.config["weights"], averages(checkpoint)
     noted = checkpoint["triptych"].get("chosen")
     if not any(kept.values()) or not len(data.splits["val"]):
         return {}
@@ -57,14 +54,12 @@ def compare_averages(
     for name in ("raw", *kept):
         if name != reported:  # that one is accounted with the other splits
             load_weights(model, checkpoint, name)
-            found[name] = account_split(trainer, model, data, "val", of=name)
+            found[name] = account_split(trainer, model, data, "val", of=name).figures
     if reported is None:
         unit = model.accounting.unit
         reported = min(kept, key=lambda name: found[name][unit]["mean"])
         checkpoint["triptych"]["chosen"] = reported
         del found[reported]
         if trainer.is_global_zero:
-            buffer = io.BytesIO()
-            torch.save(checkpoint, buffer)
-            write_atomic(path, buffer.getvalue())
+            save_checkpoint(checkpoint, path)
     return {"averaging": {"reported": reported, "val": found}}
