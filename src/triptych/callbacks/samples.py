@@ -11,7 +11,7 @@ from triptych.sampling.pictures import save
 
 
 class SampleGrid(pl.Callback):
-    """Draw samples with the run's sampler after validation, at most ``pictures`` times in a run and 16 of ``n``.
+    """Draw samples with the run's sampler after validation: 16 of ``n``, at most ``pictures`` times in a run.
 
     Validation sees the averaged weights, and so do the samples.
     """

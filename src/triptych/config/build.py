@@ -251,7 +251,10 @@ def _described(value: Any, place: str, owner: type, key: str) -> Any:
     kind = _named_kinds(owner).get(key) if isinstance(value, str) else None
     if kind is None:
         return value
-    named = find(value, place) if "." in value else kind.named(value, place)
+    try:
+        named = find(value, place) if "." in value else kind.named(value, place)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if not issubclass(named, kind):
         raise UserError(f"{place}={value}: a {kind.__name__} is accepted here")
     return {"_target_": value if "." in value else f"{named.__module__}.{named.__qualname__}"}

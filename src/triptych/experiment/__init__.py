@@ -1,1 +1,1 @@
-"""The objects of a run, built once: its data, its model, how samples are drawn, what they are measured against."""
+"""The objects of a run, built once: data, model, how samples are drawn and what they are measured against."""

@@ -1,5 +1,6 @@
 """From a resolved configuration and its data to its model, by the one builder."""
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -23,10 +24,7 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
         UserError: a value that its owner refuses, or a choice that this model would not read.
     """
     table = Table(config, facts(config, data))
-    decoder = config["bound"].get("decoder")
-    if data.levels is None and isinstance(decoder, str) and "." not in decoder:
-        if Decoder.named(decoder, "bound.decoder").of_levels:
-            table.made["bound.decoder"] = GaussianDensity()
+    _choose_decoder(config, data, table)
     model = build(config["model"], "model", table)
     _check_read(config, table, type(model))
     return model
@@ -58,6 +56,17 @@ def training_items(data: DataModule, n: int) -> Batch:
     """The first ``n`` training items."""
     train = data.splits["train"]
     return train.batch(torch.arange(min(n, len(train))))
+
+
+def _choose_decoder(config: dict, data: DataModule, table: Table) -> None:
+    """Data with a density have the Gaussian one, whichever decoder of levels is named."""
+    name = config["bound"].get("decoder")
+    with suppress(ValueError):  # an unknown name, or a class of the user's own: left to the builder
+        of_levels = isinstance(name, str) and Decoder.named(name, "bound.decoder").of_levels
+        if of_levels and data.levels is None:
+            table.made["bound.decoder"] = GaussianDensity()
+        elif isinstance(name, str) and not of_levels and data.levels is not None:
+            raise UserError(f"bound.decoder={name}: data {data.name} has levels; categorical is accepted")
 
 
 def _check_read(config: dict, table: Table, kind: type[BoundModel]) -> None:

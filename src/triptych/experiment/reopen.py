@@ -27,7 +27,7 @@ def reopen(
     adjust: Callable[[dict], None] | None = None,
     judged: Sequence[str] = (),
 ) -> Experiment:
-    """Rebuild what ``ckpt`` holds, with the weights asked for; ``adjust`` may change the configuration before anything is built.
+    """Rebuild what ``ckpt`` holds; ``adjust`` may change the configuration before anything is built.
 
     The file may be a stranger's: docs/security.md. Data other than those the model was trained on are said in
     one line on stderr.

@@ -74,7 +74,7 @@ class Fit:
 
 
 def untrained(model: BoundModel) -> dict[str, Any]:
-    """A checkpoint of a model without parameters, from which it is opened again; its average is of no weights."""
+    """A checkpoint of a model without parameters, to open it again by; its average is of no weights."""
     averages = {"EMA": {"name": "ema", "average": {}, "others": {}}}
     return {"state_dict": model.state_dict(), "callbacks": averages, "global_step": 0}
 
