@@ -8,7 +8,7 @@ from triptych.data.build import build_data
 from triptych.diffusion.label_dropout import drop_labels
 from triptych.diffusion.sampler import DDIM
 from triptych.errors import UserError
-from triptych.experiment.guided import guided
+from triptych.experiment.guided import Guides, guided
 from triptych.experiment.model import build_model
 from triptych.sampling.draw import draw
 from triptych.training.execute import execute
@@ -55,7 +55,7 @@ def test_an_unconditional_model_is_told_nothing(model):
     other = Batch(batch.x, (batch.condition + 1) % 10, batch.index)
     assert torch.equal(made.loss(batch, 0, 0, 1), made.loss(other, 0, 0, 1))
     with pytest.raises(UserError, match=r"guidance.scale=2.0.*model.conditional=true"):
-        guided(made, data, config | {"guidance": CFG})
+        guided(made, data, config | {"guidance": CFG}, Guides(config))
 
 
 def test_scale_one_draws_what_the_conditional_model_draws(model):
@@ -64,10 +64,9 @@ def test_scale_one_draws_what_the_conditional_model_draws(model):
         for p in made.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
     plain = draw(made, DDIM(3), data, 6, seed=0)
+    asked = lambda s: config | {"guidance": CFG | {"scale": s}}  # noqa: E731
     drawn = {
-        s: draw(
-            made, DDIM(3), data, 6, 0, guided=guided(made, data, config | {"guidance": CFG | {"scale": s}})
-        )
+        s: draw(made, DDIM(3), data, 6, 0, guided=guided(made, data, asked(s), Guides(config)))
         for s in (0.0, 1.0, 3.0)
     }
     assert torch.equal(drawn[1.0], plain)
@@ -82,7 +81,7 @@ def test_label_dropout_outside_its_range(prepared):
 
 def test_threshold_keeps_samples_in_range(model):
     made, data, config = model("threshold=static")
-    wrapped = guided(made, data, config)
+    wrapped = guided(made, data, config, Guides(config))
     # all but the last bit of noise comes from a guess within [-1, 1]
     assert draw(made, DDIM(3), data, 4, 0, guided=wrapped).abs().max() < 1.1
     assert draw(made, DDIM(3), data, 4, 0).abs().max() > 2

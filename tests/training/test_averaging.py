@@ -38,7 +38,7 @@ def test_each_length_is_validated_and_the_test_set_read_for_the_reported_one_alo
     tested, elbo = [], BoundModel.test_step
 
     def watched(self, batch, batch_idx):
-        tested.append(self.split)
+        tested.append(self.tested.name)
         return elbo(self, batch, batch_idx)
 
     monkeypatch.setattr(BoundModel, "test_step", watched)

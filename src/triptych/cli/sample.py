@@ -28,7 +28,7 @@ def sample(cfg: DictConfig) -> Path:
     import torch
     from tqdm import tqdm
 
-    from triptych.diffusion.draws import mix
+    from triptych.diffusion.draws import Stream, mix
     from triptych.experiment.build import build_drawing
     from triptych.experiment.guided import Guides
     from triptych.experiment.reopen import reopen
@@ -60,7 +60,16 @@ def sample(cfg: DictConfig) -> Path:
         size = min(cfg.batch_size, cfg.n - start)
         bar = lambda steps: tqdm(steps, desc=f"samples {start + size}/{cfg.n}", disable=None, leave=False)  # noqa: B023, E731
         parts.append(
-            draw(opened.model, sampler, opened.data, size, mix(cfg.seed, 17, start), bar, cfg.label, denoiser)
+            draw(
+                opened.model,
+                sampler,
+                opened.data,
+                size,
+                mix(cfg.seed, Stream.SAMPLES, start),
+                bar,
+                cfg.label,
+                denoiser,
+            )
         )
     x = torch.cat(parts)
     folder = Path(cfg.out)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from triptych.data.batch import Batch, Split
-from triptych.diffusion.draws import mix
+from triptych.diffusion.draws import Stream, seeded
 
 
 class TrainOrder:
@@ -30,7 +30,7 @@ class TrainOrder:
         if self._kept is None or self._kept[0] != epoch:
             self._kept = (
                 epoch,
-                torch.randperm(self.n, generator=torch.Generator().manual_seed(mix(self.seed, 4, epoch))),
+                torch.randperm(self.n, generator=seeded(self.seed, Stream.ORDER, epoch)),
             )
         return self._kept[1]
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .draws import mix
+from .draws import Stream, seeded
 
 
 def drop_labels(
@@ -15,6 +15,6 @@ def drop_labels(
     slice, so a resumed run or another number of processes leaves out the same.
     """
     size = len(condition) * world
-    u = torch.rand(size, generator=torch.Generator().manual_seed(mix(seed, 13, step)))
+    u = torch.rand(size, generator=seeded(seed, Stream.LABELS, step))
     part = slice(rank * len(condition), (rank + 1) * len(condition))
     return torch.where(u[part].to(condition.device) < share, nobody, condition)

@@ -12,7 +12,7 @@ is nothing to choose.
 import torch
 from torch import Tensor, nn
 
-from .draws import mix
+from .draws import Stream, seeded
 from .named import Named
 from .prediction import Prediction
 from .process import Process, expand
@@ -107,7 +107,8 @@ class Optimal(ReverseVariance):
             gamma = torch.linspace(gamma[0].item(), gamma[-1].item(), NODES).to(gamma)
         found = []
         for i, node in enumerate(gamma):
-            eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(mix(seed, 6, i))).to(x)
+            generator = seeded(seed, Stream.CALIBRATION, i)
+            eps = torch.randn(x.shape, generator=generator).to(x)
             guess = denoiser(denoiser.process.diffuse(x, node, eps), node, condition)
             found.append(guess.epsilon_error(x, eps).square().mean())
         self.gamma, self.epsilon_mse = gamma, torch.stack(found)

@@ -9,7 +9,7 @@ from torch import Tensor
 from triptych.data.base import DataModule
 from triptych.data.generated import Generated
 from triptych.diffusion import measures
-from triptych.diffusion.draws import mix
+from triptych.diffusion.draws import Stream, seeded
 from triptych.errors import UserError
 from triptych.experiment.inception import open_inception, read
 from triptych.models.classifier import Classifier
@@ -35,7 +35,8 @@ class Points:
 
     def truth(self, stream: int) -> Tensor:
         """n true points (n, d)."""
-        return self.data.draw(self.n, torch.Generator().manual_seed(mix(self.seed, 15, stream)))[0].float()
+        generator = seeded(self.seed, Stream.TRUE_POINTS, stream)
+        return self.data.draw(self.n, generator)[0].float()
 
     def compare(self, x: Tensor, asked: Tensor | None, repeat: int) -> dict[str, float]:
         """Sliced Wasserstein, energy distance and, of a mixture, the share of each mode."""

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from triptych.data.batch import Batch
 from triptych.data.order import EvalLoader
 from triptych.diffusion.bound import Elbo
-from triptych.diffusion.draws import mix
+from triptych.diffusion.draws import Stream, mix
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting
@@ -109,7 +109,7 @@ class BoundModel(pl.LightningModule):
         """Mean loss in nats per dimension."""
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         rank, world = self.global_rank, self.trainer.world_size
-        torch.manual_seed(mix(self.seed, 5, step, rank))  # dropout follows from the step too
+        torch.manual_seed(mix(self.seed, Stream.DROPOUT, step, rank))  # dropout follows from the step too
         nats = self.loss(batch, step, rank, world)
         mean = nats.mean() / self.dims
         if self._logs_now:

@@ -13,7 +13,7 @@ from triptych.diffusion.bound import Bound, Elbo
 from triptych.diffusion.control import ITEMS, Control, lattice_variance
 from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.denoiser import Denoiser
-from triptych.diffusion.draws import Draw, evaluation_draw, evaluation_times, mix, training_draw
+from triptych.diffusion.draws import Draw, Stream, evaluation_draw, evaluation_times, mix, training_draw
 from triptych.diffusion.gap import excess_gap
 from triptych.diffusion.label_dropout import drop_labels
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
@@ -109,7 +109,7 @@ class Diffusion(BoundModel):
         else:
             nats = self.objective(self.denoiser, self.schedule, batch.x, t, eps, condition).nats
         if isinstance(self.schedule, LearnedEndpoints) and not self.schedule.pinned:
-            _, eps_0 = training_draw(self.shape, size, mix(self.seed, 12), step, rank, world)
+            _, eps_0 = training_draw(self.shape, size, mix(self.seed, Stream.ENDS), step, rank, world)
             prior, reconstruction = self.bound.ends(self.denoiser, batch.x, eps_0.to(self.device), condition)
             nats = nats + prior + reconstruction
         return nats

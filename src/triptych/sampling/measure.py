@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from triptych.diffusion.draws import mix
+from triptych.diffusion.draws import Stream, mix
 from triptych.experiment.experiment import Drawing, Experiment
 from triptych.sampling.draw import draw, labels, takes_labels
 
@@ -43,7 +43,7 @@ def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any]:
         asked = labels(node["n"], data)
     began, found = time.perf_counter(), []
     for repeat in range(node["repeats"]):
-        seed = mix(experiment.config["seed"], 14, repeat)
+        seed = mix(experiment.config["seed"], Stream.MEASURED_SAMPLES, repeat)
         x = draw(experiment.model, drawing.sampler, data, node["n"], seed, guided=drawing.denoiser)
         found.append(reference.compare(x, asked, repeat))
     seconds = (time.perf_counter() - began) / node["repeats"]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from triptych.data.base import DataModule
-from triptych.diffusion.draws import mix
+from triptych.diffusion.draws import Stream, seeded
 from triptych.diffusion.mixture import Oracle
 from triptych.diffusion.tweedie import tweedie_errors
 
@@ -25,7 +25,7 @@ def posterior_mean(model, data: DataModule, seed: int) -> dict[str, Any]:
     oracle = Oracle(truth, denoiser.process)
     low, high = model.schedule.gamma(torch.tensor([0.0, 1.0], device=model.device)).tolist()
     x = data.splits["test"].batch(torch.arange(min(POINTS, len(data.splits["test"])))).x.to(model.device)
-    generator = torch.Generator().manual_seed(mix(seed, 16))
+    generator = seeded(seed, Stream.POSTERIOR_MEAN)
     with torch.no_grad():
         gammas = torch.linspace(low, high, LEVELS, device=model.device)
         rows = tweedie_errors(denoiser, oracle, x, gammas, generator)
