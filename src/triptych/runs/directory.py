@@ -19,12 +19,11 @@ from triptych.config.file import read_config
 from triptych.errors import StorageError, UserError
 from triptych.runs.lock import holder, lock
 from triptych.runs.plain import load
-from triptych.runs.summary import to_json
+from triptych.runs.summary import ENDED, to_json
 
 # The storage refuses, not the program: room, permission, quota.
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
-ENDED = ("finished", "failed", "diverged")  # what a summary says
 PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
 

@@ -24,7 +24,7 @@ from triptych.runs.directory import RunDirectory
 from triptych.runs.origin import Origin, find_origin
 from triptych.runs.processes import rank
 from triptych.runs.strangers import is_own
-from triptych.runs.summary import diverged, failed, finished
+from triptych.runs.summary import Summary
 from triptych.sampling.draw import draw
 from triptych.sampling.measure import measure
 from triptych.sampling.pictures import save
@@ -79,7 +79,8 @@ def execute(run: RunDirectory) -> dict:
         except StorageError:
             raise  # nothing is wrong with the run: it goes on when there is room
         except Diverged as found:
-            run.write("summary.json", diverged(run.provenance(), stage["now"], found))
+            how = {"stage": stage["now"], "error": str(found), "step": found.step}
+            run.write("summary.json", Summary.of(run.provenance(), "diverged", **how).record())
             raise
         except Exception as error:
             reason = peers.reason(error)
@@ -106,7 +107,8 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict, peers: Peers | None) ->
         if rank() == 0:
             progress.write("test", fit.trainer.global_step, fit.trainer.max_steps)
         figures = _report(run, experiment, origin, fit, peers)
-        summary = finished(run.provenance(), config, **figures)
+        about = {"name": config["name"] or "", "seed": config["seed"]}
+        summary = Summary.of(run.provenance(), "finished", **about, **figures).record()
         if rank() == 0:
             run.write("summary.json", summary)
     return summary
@@ -192,7 +194,8 @@ def _record_failure(run: RunDirectory, stage: str, error: Exception) -> None:
     line = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     if not isinstance(error, UserError):
         _log_traceback(run)
-    run.write("summary.json", failed(run.provenance(), stage, " ".join(line.split())[:1000]))
+    how = {"stage": stage, "error": " ".join(line.split())[:1000]}
+    run.write("summary.json", Summary.of(run.provenance(), "failed", **how).record())
 
 
 def _log_traceback(run: RunDirectory) -> None:
