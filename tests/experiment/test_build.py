@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from triptych.config import trust
-from triptych.config.build import PARTS, Table, build
+from triptych.config.build import PARTS, build
 from triptych.data.build import build_data
 from triptych.errors import UserError
 from triptych.experiment import guided as guides
 from triptych.experiment.build import build_experiment
-from triptych.experiment.model import build_model, facts
+from triptych.experiment.model import build_model, parts
 from triptych.training.execute import execute
 
 RING = "data=ring data.train_size=60 data.val_size=20 data.test_size=20 denoiser=mlp".split()
@@ -100,7 +100,7 @@ def test_a_short_name_and_a_class_that_does_not_fit_are_refused(prepared):
 
 def test_a_part_is_built_once_and_an_own_key_goes_before_what_is_handed(prepared):
     config = prepared(*RING).config()
-    table = Table(config, facts(config, build_data(config)))
+    table = parts(config, build_data(config))
     assert table["schedule"] is table["schedule"]
     assert build(config["bound"], "bound", table).schedule is table["schedule"]
     network = config["denoiser"]["network"] | {"shape": [3]}

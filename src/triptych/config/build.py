@@ -160,7 +160,7 @@ class Table(Mapping[str, Any]):
         return iter([*self.facts, *(name for name in PARTS if self._node(PARTS[name]) not in (None, {}))])
 
     def __len__(self) -> int:
-        return len([*self])
+        return sum(1 for _ in self)
 
     def __getitem__(self, name: str) -> Any:
         return self.facts[name] if name in self.facts else self.at(PARTS[name])

@@ -23,19 +23,34 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
     Raises:
         UserError: a value that its owner refuses, or a choice that this model would not read.
     """
-    table = Table(config, facts(config, data))
-    _choose_decoder(config, data, table)
+    table = parts(config, data)
     model = build(config["model"], "model", table)
     _check_read(config, table, type(model))
     return model
 
 
-def facts(config: dict, data: DataModule) -> dict[str, Any]:
-    """What data say to whatever is built for them, by the names of arguments.
+def parts(config: dict, data: DataModule) -> Table:
+    """What objects are handed by the names of their arguments: facts of the data, and parts of ``config``.
+
+    Data with a density have the Gaussian decoder, whichever of levels is named.
 
     Raises:
-        UserError: a conditional model of data without labels.
+        UserError: a conditional model of data without labels; a decoder that is none of levels for data that
+            have them.
     """
+    table = Table(config, facts(config, data))
+    name = config["bound"].get("decoder")
+    with suppress(ValueError):  # an unknown name, or a class of the user's own: left to the builder
+        of_levels = isinstance(name, str) and Decoder.named(name, "bound.decoder").of_levels
+        if of_levels and data.levels is None:
+            table.made["bound.decoder"] = GaussianDensity()
+        elif isinstance(name, str) and not of_levels and data.levels is not None:
+            raise UserError(f"bound.decoder={name}: data {data.name} has levels; categorical is accepted")
+    return table
+
+
+def facts(config: dict, data: DataModule) -> dict[str, Any]:
+    """What data say to whatever is built for them."""
     conditional = config["model"].get("conditional")
     if conditional and not data.num_classes:
         raise UserError(f"model.conditional=true: data {data.name} has no labels; false is accepted")
@@ -56,17 +71,6 @@ def training_items(data: DataModule, n: int) -> Batch:
     """The first ``n`` training items."""
     train = data.splits["train"]
     return train.batch(torch.arange(min(n, len(train))))
-
-
-def _choose_decoder(config: dict, data: DataModule, table: Table) -> None:
-    """Data with a density have the Gaussian one, whichever decoder of levels is named."""
-    name = config["bound"].get("decoder")
-    with suppress(ValueError):  # an unknown name, or a class of the user's own: left to the builder
-        of_levels = isinstance(name, str) and Decoder.named(name, "bound.decoder").of_levels
-        if of_levels and data.levels is None:
-            table.made["bound.decoder"] = GaussianDensity()
-        elif isinstance(name, str) and not of_levels and data.levels is not None:
-            raise UserError(f"bound.decoder={name}: data {data.name} has levels; categorical is accepted")
 
 
 def _check_read(config: dict, table: Table, kind: type[BoundModel]) -> None:
