@@ -40,7 +40,7 @@ def model(prepared):
 
 def test_the_network_is_told_the_labels_that_are_left(model):
     made, data, _ = model("model.conditional=true", "model.label_dropout=0.5")
-    assert made.model.conditional and made.denoiser.network.num_classes == 10
+    assert made.denoiser.conditional and made.denoiser.network.num_classes == 10
     told = []
     made.denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
     made.loss(data.splits["train"].batch(torch.arange(200)), 0, 0, 1)
@@ -50,7 +50,7 @@ def test_the_network_is_told_the_labels_that_are_left(model):
 
 def test_an_unconditional_model_is_told_nothing(model):
     made, data, config = model()
-    assert not made.model.conditional
+    assert not made.denoiser.conditional
     batch = data.splits["train"].batch(torch.arange(4))
     other = Batch(batch.x, (batch.condition + 1) % 10, batch.index)
     assert torch.equal(made.loss(batch, 0, 0, 1), made.loss(other, 0, 0, 1))
