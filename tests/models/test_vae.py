@@ -8,9 +8,7 @@ import torch
 from triptych.data.batch import Batch
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.noise import training_noise
-from triptych.models.hierarchical_vae import HierarchicalVAE
-from triptych.models.latent import LatentModel
-from triptych.models.vae import VAE
+from triptych.models.latent import VAE, HierarchicalVAE, LatentModel
 from triptych.networks.conv_ladder import ConvLadder
 from triptych.networks.ladder import MLPLadder
 

@@ -3,7 +3,6 @@
 import math
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -114,9 +113,3 @@ class Keep(pl.Callback):
 
 def _tables(trainer: pl.Trainer) -> list[MetricsCsv]:
     return [logger for logger in trainer.loggers if isinstance(logger, MetricsCsv)]
-
-
-def choose(run: RunDirectory, which: str) -> Path:
-    """The checkpoint whose weights are reported: "last", or "best" by the validation bound, if any."""
-    best = run / "checkpoints" / BEST
-    return best if which == "best" and best.exists() else run / "checkpoints" / LAST

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from triptych.data.base import DataModule
 from triptych.diffusion.sampler import Sampler
 from triptych.sampling.draw import draw
-from triptych.sampling.pictures import save
+from triptych.sampling.pictures import log_picture, save
 
 
 class SampleGrid(pl.Callback):
@@ -35,10 +35,3 @@ class SampleGrid(pl.Callback):
             self.folder / f"step_{trainer.global_step:07d}.png",
             trainer.global_step,
         )
-
-
-def log_picture(loggers, key: str, path: Path, step: int) -> None:
-    """Send a picture to every logger that takes pictures."""
-    for logger in loggers:
-        if hasattr(logger, "log_picture"):
-            logger.log_picture(key, path, step)

@@ -66,8 +66,8 @@ def evaluate(cfg: DictConfig) -> dict:
 @one_line_errors()  # within Hydra, which would add lines of its own
 def compose_and_evaluate(cfg: DictConfig) -> None:
     """Hydra's task: evaluate, print one line, write JSON where asked."""
-    from triptych.runs.directory import write_atomic
-    from triptych.runs.summary import one_line, to_json
+    from triptych.runs.directory import to_json, write_atomic
+    from triptych.runs.summary import one_line
 
     figures = evaluate(cfg)
     if rank() != 0:

@@ -130,6 +130,36 @@ class LatentModel(BoundModel):
         return self.hierarchy.path(batch.x, evaluation_noise(batch.index.cpu(), self.seed, repeat))
 
 
+class VAE(LatentModel):
+    """-log p(x) <= E_q[-log p(x | z)] + KL(q(z | x) || N(0, I)) (Kingma & Welling 2014): one level.
+
+    Raises:
+        ValueError: a network of several levels.
+    """
+
+    def __init__(self, network: Ladder, optimizer, lr_schedule, **more: Any):
+        super().__init__(network, optimizer, lr_schedule, **more)
+        if self.depth != 1:
+            raise ValueError(
+                f"model=vae has one level, this network {self.depth}: hierarchical_vae is accepted"
+            )
+
+
+class HierarchicalVAE(LatentModel):
+    """Two levels or more, each encoded from the one below, decoded from the one above.
+
+    Raises:
+        ValueError: a network of one level.
+    """
+
+    def __init__(self, network: Ladder, optimizer, lr_schedule, **more: Any):
+        super().__init__(network, optimizer, lr_schedule, **more)
+        if self.depth < 2:
+            raise ValueError(
+                f"model=hierarchical_vae has two levels or more, this network {self.depth}: vae is accepted"
+            )
+
+
 def as_normal(raw: Tensor) -> Normal:
     """Mean and log std, the halves of dimension 1, as a Gaussian."""
     mean, log_std = raw.chunk(2, 1)

@@ -10,7 +10,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from triptych.errors import UserError
 from triptych.runs.archive import inspect
-from triptych.runs.directory import write_atomic
+from triptych.runs.directory import RunDirectory, write_atomic
 from triptych.runs.snapshots import reconstruct
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -57,6 +57,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     checkpoint["triptych"]["config"] = config
     return checkpoint
+
+
+def choose(run: RunDirectory, which: str) -> Path:
+    """The checkpoint whose weights are reported: "last", or "best" by the validation bound, if any."""
+    best = run / "checkpoints" / BEST
+    return best if which == "best" and best.exists() else run / "checkpoints" / LAST
 
 
 def newest_readable(paths: list[Path]) -> Path | None:

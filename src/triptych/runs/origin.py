@@ -41,12 +41,12 @@ def find_origin(run: RunDirectory, config: dict, data: DataModule) -> Origin:
         UserError: what the model was trained on would now validate or test it.
     """
     start = newest_readable(run.checkpoints())
+    kept = read_checkpoint(start) if start else None
     if start is not None and start.name != LAST and rank() == 0:
         write_atomic(start.with_name(LAST), start.read_bytes())  # it is the last that counts
-    kept = read_checkpoint(start) if start else None
     now = fingerprint(data)
-    seen = check_data(run, now, kept)
     taken = take_over(run, config, now) if config.get("trained") else None
+    seen = check_data(run, now, kept)
     if taken is not None:
         seen = remember(now, taken["triptych"].get("data"))
     return Origin(start, kept["global_step"] if kept else 0, taken, seen)

@@ -1,6 +1,5 @@
 """``summary.json``: the recorded result of a run, the contract with every reader."""
 
-import json
 import math
 from dataclasses import dataclass, fields
 from typing import Any
@@ -134,18 +133,3 @@ def figure(summary: dict | None, name: str) -> float | None:
     for part in name.split("."):
         value = value.get(part, {}) if isinstance(value, dict) else {}
     return value if isinstance(value, float) else None
-
-
-def to_json(value: Any) -> str:
-    """Strict JSON, which has no word for what is not finite: null."""
-    return json.dumps(_strict(value), indent=1, sort_keys=False, allow_nan=False) + "\n"
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _strict(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(entry) for entry in value]
-    return value

@@ -6,20 +6,24 @@ import pytorch_lightning as pl
 
 from triptych.data.base import DataModule
 from triptych.data.batch import Batch
+from triptych.experiment.experiment import Experiment
 from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
 
 
-def account(
-    trainer: pl.Trainer, model: BoundModel, data: DataModule, test: bool = True
-) -> dict[str, Account]:
+def account(trainer: pl.Trainer, experiment: Experiment) -> dict[str, Account]:
     """The bound over the whole validation and test sets, and as many training items as test items, by split.
 
-    ``test=False``: over the validation set alone, so that a setting can be chosen without a look at the rest.
+    With test=false over the validation set alone, so that a setting can be chosen without a look at the rest.
     """
-    splits = [split for split in (("train", "val", "test") if test else ("val",)) if len(data.splits[split])]
+    model, data = experiment.model, experiment.data
+    splits = ("train", "val", "test") if experiment.config.get("test", True) else ("val",)
     few = {"train": len(data.splits["test"])}
-    return {split: account_split(trainer, model, data, split, few.get(split)) for split in splits}
+    return {
+        split: account_split(trainer, model, data, split, few.get(split))
+        for split in splits
+        if len(data.splits[split])
+    }
 
 
 def account_split(

@@ -9,9 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from triptych.callbacks.checkpointing import choose
 from triptych.callbacks.progress import Progress
-from triptych.callbacks.samples import log_picture
 from triptych.callbacks.stopping import Stop, requeue
 from triptych.config.build import check_targets
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
@@ -19,7 +17,6 @@ from triptych.experiment.build import build_experiment
 from triptych.experiment.experiment import Experiment
 from triptych.models.accounting import Account
 from triptych.quiet import quiet
-from triptych.runs.checkpoints import load_weights, read_checkpoint
 from triptych.runs.directory import RunDirectory
 from triptych.runs.origin import Origin, find_origin
 from triptych.runs.processes import rank
@@ -27,14 +24,14 @@ from triptych.runs.strangers import is_own
 from triptych.runs.summary import Summary
 from triptych.sampling.draw import draw
 from triptych.sampling.measure import measure
-from triptych.sampling.pictures import save
+from triptych.sampling.pictures import log_picture, save
 from triptych.sampling.posterior_mean import posterior_mean
 from triptych.training.account import account
-from triptych.training.averaging import compare_averages
+from triptych.training.averaging import choose_weights
 from triptych.training.baselines import baselines
 from triptych.training.fit import Fit, build_fit
 from triptych.training.items import write_items
-from triptych.training.logging import whereabouts
+from triptych.training.logging import closing, whereabouts
 from triptych.training.peers import Peers, is_broken_connection, leave_error
 
 PATIENCE = 5.0  # seconds that a job may need to let go of its directory after its sweep was killed
@@ -100,7 +97,7 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict, peers: Peers | None) ->
     experiment = build_experiment(config, download=is_own(run))
     origin = find_origin(run, config, experiment.data)
     fit = build_fit(run, experiment, origin, progress, stop, peers)
-    with fit.logged():
+    with closing(fit.loggers):
         stage["now"] = "fit"
         fit(run, experiment, origin)
         stage["now"] = "test"
@@ -136,12 +133,9 @@ def _report(
     """The figures of a run: account under the chosen weights, draw, measure."""
     config, data, model, trainer = experiment.config, experiment.data, experiment.model, fit.trainer
     tested, first = config.get("test", True), trainer.is_global_zero
-    chosen = choose(run, config["checkpoint"])
-    checkpoint = origin.taken or read_checkpoint(chosen)
-    averaging = {} if origin.taken else compare_averages(trainer, experiment, checkpoint, chosen)
-    load_weights(model, checkpoint, config["weights"])
+    reported = choose_weights(run, trainer, experiment, origin)
     began = time.perf_counter()
-    accounts = account(trainer, model, data, test=tested)
+    accounts = account(trainer, experiment)
     _check_finite(accounts, trainer.global_step)
     if peers:
         peers.needed_no_more()  # the others may be gone before the loggers are done
@@ -150,13 +144,13 @@ def _report(
         write_items(run / "items.npz", last)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": trainer.global_step or checkpoint["global_step"],  # of the model, whoever trained it
+        "steps": trainer.global_step or reported.step,  # of the model, whoever trained it
         "seconds": {"fit": round(fit.keep.seconds, 2), "test": round(time.perf_counter() - began, 2)},
         "device": fit.device,
         "world_size": trainer.world_size,
         "weights": config["weights"],
-        "checkpoint": str(chosen.relative_to(run.path)),
-        **averaging,
+        "checkpoint": str(reported.path.relative_to(run.path)),
+        **reported.others,
         "data": origin.facts,
         **{split: found.figures for split, found in accounts.items()},
         "noise_levels": last.noise_levels,
@@ -164,7 +158,7 @@ def _report(
         "gradient": fit.gradients.figures(),
         **(baselines(data) if model.draws and tested else {}),
         **model.panels(),
-        **posterior_mean(model, data, config["seed"]),
+        **posterior_mean(experiment),
         "samples": _final_samples(run, experiment, fit) if first else None,
         **(measure(experiment) if first and tested else {}),
         **whereabouts(fit.loggers),

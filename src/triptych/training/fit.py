@@ -1,7 +1,5 @@
 """What fits a run's model: trainer, callbacks and loggers, and the ways in which there is nothing to fit."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +23,7 @@ from triptych.runs.origin import Origin
 from triptych.runs.processes import rank
 from triptych.runs.provenance import add_execution
 from triptych.training.averaging import check_averaging
-from triptych.training.logging import build_loggers, close_loggers, take_up_rows
+from triptych.training.logging import build_loggers
 from triptych.training.peers import Peers
 from triptych.training.trainer import build_trainer, check_shares
 
@@ -46,11 +44,6 @@ class Fit:
         device = self.trainer.strategy.root_device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
-    @property
-    def unit(self) -> str:
-        """The name of the bound that is reported."""
-        return self.trainer.lightning_module.accounting.unit  # type: ignore[union-attr, return-value]
-
     def __call__(self, run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
         """Bring the model to its last checkpoint, unless it is another run's or has nothing to be trained."""
         model, checkpoint = experiment.model, origin.taken
@@ -61,16 +54,6 @@ class Fit:
             checkpoint = untrained(model) | {"triptych": self.record}
         if rank() == 0:
             save_checkpoint(checkpoint, run / "checkpoints" / LAST)
-
-    @contextmanager
-    def logged(self) -> Iterator[None]:
-        """Loggers are closed properly, whatever happens."""
-        ok = False
-        try:
-            yield
-            ok = True
-        finally:
-            close_loggers(self.loggers, ok)
 
 
 def untrained(model: BoundModel) -> dict[str, Any]:
@@ -114,10 +97,9 @@ def build_fit(
         keep,  # last: what the others have done after a step is in its checkpoint
     ]
     check_averaging(config, callbacks, validated)
-    loggers = build_loggers(config, provenance, run)
+    loggers = build_loggers(config, provenance, run, origin.step)
     trainer = build_trainer(config, run, callbacks, loggers, peers)
     check_shares(config, trainer)
-    take_up_rows(loggers, origin.step)
     fit = Fit(trainer, loggers, keep, gradients, record)
     if rank() == 0:
         say(run, add_execution(run, fit.device, trainer.world_size, origin.step, config, origin.facts))
