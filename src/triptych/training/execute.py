@@ -97,7 +97,7 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict, peers: Peers | None) ->
     experiment = build_experiment(config, download=is_own(run))
     origin = find_origin(run, config, experiment.data)
     fit = build_fit(run, experiment, origin, progress, stop, peers)
-    with closing(fit.loggers):
+    with closing(fit.loggers), peers or contextlib.nullcontext():  # these may be gone before those are done
         stage["now"] = "fit"
         fit(run, experiment, origin)
         stage["now"] = "test"
@@ -138,7 +138,7 @@ def _report(
     accounts = account(trainer, experiment)
     _check_finite(accounts, trainer.global_step)
     if peers:
-        peers.needed_no_more()  # the others may be gone before the loggers are done
+        peers.needed_no_more()
     last = accounts[next(reversed(accounts))]
     if first and tested:
         write_items(run / "items.npz", last)
