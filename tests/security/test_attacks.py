@@ -223,7 +223,7 @@ def test_a_finished_runs_checkpoint_is_its_own(root, config):
     theirs.write("summary.json", {"status": "finished", "checkpoint": str(root / "other.ckpt")})
     save_checkpoint(root / "other.ckpt", config)
     with pytest.raises(UserError, match="checkpoints/last.ckpt"):
-        take_over(theirs, config | {"trained": str(theirs.path)}, write=False, now=None)
+        take_over(theirs, config | {"trained": str(theirs.path)}, now=None)
 
 
 @pytest.mark.parametrize("missing", ["data", "model", "bound", "threads", "objective"])

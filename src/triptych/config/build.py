@@ -96,7 +96,9 @@ def _named_kinds(owner: type) -> Mapping[str, Any]:
     """Of the arguments of a class those for which a short name may stand, with the class that knows it."""
     found: dict[str, Any] = {}
     for function in _constructors(owner):
-        with suppress(NameError):  # somebody's annotation of what is imported for type checking alone
+        with suppress(
+            Exception
+        ):  # an annotation that cannot be read, as of what is imported for type checking
             for name, hint in get_type_hints(function).items():
                 kinds = [kind for kind in (get_args(hint) or (hint,)) if hasattr(kind, "named")]
                 found |= dict.fromkeys((name,), kinds[0]) if kinds and name not in found else {}
