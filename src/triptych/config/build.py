@@ -96,12 +96,11 @@ def _named_kinds(owner: type) -> Mapping[str, Any]:
     """Of the arguments of a class those for which a short name may stand, with the class that knows it."""
     found: dict[str, Any] = {}
     for function in _constructors(owner):
-        with suppress(
-            Exception
-        ):  # an annotation that cannot be read, as of what is imported for type checking
+        with suppress(Exception):  # an annotation that cannot be read: imported for type checking alone
             for name, hint in get_type_hints(function).items():
-                kinds = [kind for kind in (get_args(hint) or (hint,)) if hasattr(kind, "named")]
-                found |= dict.fromkeys((name,), kinds[0]) if kinds and name not in found else {}
+                for kind in get_args(hint) or (hint,):
+                    if hasattr(kind, "named"):
+                        found.setdefault(name, kind)
     return found
 
 
@@ -216,20 +215,20 @@ def _make(node: Any, place: str, table: Table | None, extra: dict[str, Any]) -> 
     if "_target_" not in node:
         return {key: _make(value, f"{place}.{key}", table, {}) for key, value in node.items()}
     kind, (names, more) = find(node["_target_"]), parameters_of(node["_target_"])
-    arguments = _handed(kind, names, {*node, *extra}, table) | extra
+    arguments = _handed(kind, names, {*node, *extra}, table)
     below = None if table is None else table.beside(kind)
     for key, value in node.items():
         at = f"{place}.{key}"
-        if key in OPTIONS or not (more or key in names):  # it stands here, others are handed it
+        if key in OPTIONS or key in extra or not (more or key in names):  # it stands here for others
             continue
         if below is not None and at in SHARED:
             arguments[key] = below.at(at)
         else:
             arguments[key] = _make(_described(value, at, kind, key), at, below, {})
     if node.get("_partial_"):
-        return partial(kind, **arguments)
+        return partial(kind, **arguments, **extra)
     try:
-        return kind(**arguments)
+        return kind(**arguments, **extra)
     except UserError:
         raise
     except Exception as error:
