@@ -25,15 +25,15 @@ def build_experiment(config: dict, download: bool) -> Experiment:
     data = build_data(config, download)
     model = build_model(config, data)
     guides = Guides(config)
+    for group in ("guidance", "threshold"):
+        if config.get(group) and getattr(model, "likelihood", None) is not None:
+            raise UserError(
+                f"likelihood with a {group}: a guided or clipped guess is not the score of any density, "
+                f"so it has none; {group}=none is accepted"
+            )
     drawing = build_drawing(config, model, data, guides)
     if not model.draws:
         return Experiment(config, data, model)
-    if getattr(model, "likelihood", None) is not None and drawing.denoiser is not None:
-        group = "guidance" if config.get("guidance") else "threshold"
-        raise UserError(
-            f"likelihood with a {group}: a guided or clipped guess is not the score of any density, "
-            f"so it has none; {group}=none is accepted"
-        )
     node = config["measures"]
     if not node["n"]:
         return Experiment(config, data, model, drawing)
