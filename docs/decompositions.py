@@ -9,11 +9,11 @@ import sys
 import torch
 
 from triptych.diffusion.decoder import GaussianDensity
-from triptych.tutorial.decompositions import Row, restricted, summarise, take_apart
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.noise import plain_noise
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
+from triptych.tutorial.decompositions import Row, restricted, summarise, take_apart
 
 ITEMS, STEPS = 20_000, (4, 8, 16, 32, 64)
 FORMS = ("consistency", "matching", "consistency as KLs")
