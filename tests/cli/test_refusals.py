@@ -128,8 +128,8 @@ def test_a_misspelt_key_inside_an_experiment_file(door, root, how):
         ),
         (["data.batch_size=0"], ["data.batch_size=0"]),
         (
-            ["denoiser.conditional=true", "data=swiss_roll", "denoiser=mlp"],
-            ["denoiser.conditional=true", "no labels"],
+            ["model.conditional=true", "data=swiss_roll", "denoiser=mlp"],
+            ["model.conditional=true", "no labels"],
         ),
     ],
 )

@@ -44,4 +44,4 @@ def test_a_refused_value_keeps_its_owners_words():
 
 def test_arguments_of_parents_count():
     names, more = parameters_of("triptych.data.digits.Digits")
-    assert {"batch_size", "val_size", "seed"} <= names and not more
+    assert {"batch_size", "val_size", "seed"} <= names.keys() and not more

@@ -75,7 +75,7 @@ def test_what_cannot_be_augmented():
 
 def test_only_training_images_are_changed(prepared):
     """Through the configuration: validation and test are the images themselves."""
-    from triptych.models.assemble import build_data
+    from triptych.data.build import build_data
 
     plain, changed = (
         build_data(prepared(f"augmentation={how}", path=how).config()) for how in ("none", "flip_crop")

@@ -10,7 +10,6 @@ from torch import nn
 
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.denoiser import Denoiser, Output
-from triptych.diffusion.hybrid import Hybrid
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import Prediction
@@ -22,6 +21,11 @@ from triptych.diffusion.weighting import NCSN, Elbo, MinSNR, Sigmoid, Simple
 IDEAL = 8.288  # nats: the diffusion term of the ring between gamma -10 and 8, continuous time
 BITS = 2 * math.log(2)
 VP = VariancePreserving()
+
+
+def hybrid(*arguments) -> Objective:
+    """iDDPM's: an objective and the term of a learned reverse variance."""
+    return Objective(*arguments, variance="learned")
 
 
 def ring() -> GaussianMixture:
@@ -202,14 +206,14 @@ def test_hybrid_trains_the_mean_and_the_variance_apart():
     Objective("epsilon", Elbo(), steps)(denoiser, schedule, x, t, eps).nats.mean().backward()
     plain = network.eps.grad.clone()
     network.zero_grad()
-    Hybrid("epsilon", Elbo(), steps)(denoiser, schedule, x, t, eps).nats.mean().backward()
+    hybrid("epsilon", Elbo(), steps)(denoiser, schedule, x, t, eps).nats.mean().backward()
     assert torch.equal(network.eps.grad, plain) and network.v.grad != 0
     bound = Bound(schedule, None, steps, "learned")
     network.zero_grad()
     bound.diffusion(denoiser, x, t, eps).nats.mean().backward()
     both = network.v.grad.clone()
     network.zero_grad()
-    Hybrid("epsilon", Elbo(), steps)(denoiser, schedule, x, t, eps).nats.mean().backward()
+    hybrid("epsilon", Elbo(), steps)(denoiser, schedule, x, t, eps).nats.mean().backward()
     assert torch.allclose(network.v.grad, both)
 
 
@@ -263,7 +267,7 @@ def test_training_in_steps_is_the_bound_in_steps():
         (lambda: Bound(Linear(-1, 1), None, 5, "betta"), "beta_tilde, beta, optimal, learned"),
         (lambda: Bound(Linear(-1, 1), None, None, "optimal"), "needs bound.steps"),
         (lambda: Objective("x0", Elbo(), 0), "objective.steps=0"),
-        (lambda: Hybrid("x0", Elbo(), 5, 0.0), "vlb_weight"),
+        (lambda: hybrid("x0", Elbo(), 5, 0.0), "vlb_weight"),
     ],
 )
 def test_bad_values_are_named(make, word):
@@ -318,7 +322,7 @@ def test_the_hybrid_loss_is_iddpm_s_times_the_number_of_dimensions():
     x, eps = torch.randn(2, 50, d, generator=generator, dtype=torch.float64)
     k = torch.randint(1, steps + 1, (50,), generator=generator)
     t = (k - 0.5) / steps
-    loss = Hybrid("epsilon", Simple(), steps)(denoiser, schedule, x, t.double(), eps).nats.detach()
+    loss = hybrid("epsilon", Simple(), steps)(denoiser, schedule, x, t.double(), eps).nats.detach()
     bars = torch.sigmoid(-schedule.gamma(torch.arange(steps + 1).double() / steps))
     z = bars[k, None].sqrt() * x + (1 - bars[k, None]).sqrt() * eps
     said = (np.full((50, d), p.item()) for p in (network.eps, network.v))
@@ -327,8 +331,8 @@ def test_the_hybrid_loss_is_iddpm_s_times_the_number_of_dimensions():
 
 
 def test_the_weight_of_the_bound_in_the_hybrid_loss_is_the_weighting_s_own_or_asked_for():
-    assert Hybrid("x0", Elbo(), 5).vlb_weight == Hybrid("x0", Sigmoid(), 5).vlb_weight == 1
-    assert Hybrid("x0", Simple(), 5, 0.3).vlb_weight == 0.3
+    assert hybrid("x0", Elbo(), 5).vlb_weight == hybrid("x0", Sigmoid(), 5).vlb_weight == 1
+    assert hybrid("x0", Simple(), 5, 0.3).vlb_weight == 0.3
     for weighting in (MinSNR(), NCSN()):
         with pytest.raises(ValueError, match="vlb_weight=null with"):
-            Hybrid("x0", weighting, 5)
+            hybrid("x0", weighting, 5)

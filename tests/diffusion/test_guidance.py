@@ -144,8 +144,8 @@ def test_every_wrapper_is_a_denoiser_for_every_other():
 def test_guidance_refuses_in_one_line():
     blind = network(Wrong(), "v")
     assert not blind.conditional
-    refused(lambda: ClassifierFree(blind, 2.0), "guidance.scale=2.0", "denoiser.conditional=true")
-    refused(lambda: ClassifierFree(StaticThreshold(blind), 2.0), "denoiser.conditional=true")
+    refused(lambda: ClassifierFree(blind, 2.0), "guidance.scale=2.0", "model.conditional=true")
+    refused(lambda: ClassifierFree(StaticThreshold(blind), 2.0), "model.conditional=true")
     model = network(Labelled(), "v")
     refused(lambda: ClassifierFree(model, 2.0, interval=[1.0, -1.0]), "guidance.interval=[1.0, -1.0]")
     refused(lambda: ClassifierFree(model, 2.0, interval=[1.0]), "guidance.interval=[1.0]")

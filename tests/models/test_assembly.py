@@ -27,7 +27,7 @@ def figures(run) -> dict:
     ],
 )
 def test_a_vae_trains_samples_and_is_reopened(prepared, arguments, levels, unit):
-    from triptych.sampling.reopen import reopen
+    from triptych.experiment.reopen import reopen
     from triptych.training.account import account_split
     from triptych.training.trainer import build_trainer
 
@@ -40,7 +40,9 @@ def test_a_vae_trains_samples_and_is_reopened(prepared, arguments, levels, unit)
     assert test[f"{unit}_iw"]["mean"] <= test[unit]["mean"] + 1e-3
     assert (run / "samples" / "final.png").is_file() and summary["status"] == "finished"
     opened = reopen(str(run / "checkpoints" / "last.ckpt"))
-    again = account_split(build_trainer(opened.config, None, [], False), opened.model, opened.data, "test")
+    again = account_split(
+        build_trainer(opened.config, None, [], False), opened.model, opened.data, "test"
+    ).figures
     assert again == test
 
 
@@ -53,7 +55,7 @@ def test_a_reverse_variance_by_name(prepared, variance):
 
 @pytest.mark.parametrize("objective", ["velocity", "edm"])
 def test_an_objective_in_a_row_of_the_table_trains_reports_and_is_reopened(prepared, objective):
-    from triptych.sampling.reopen import reopen
+    from triptych.experiment.reopen import reopen
 
     run = prepared(*RING, f"objective={objective}", "objective/weighting=simple", "process=rectified")
     summary = execute(run)
@@ -165,7 +167,8 @@ def test_every_rung_is_of_one_size_and_can_be_built(root, name):
 
     from triptych.config.check import CONFIGS
     from triptych.config.names import register_resolvers
-    from triptych.models.assemble import build_data, build_model
+    from triptych.data.build import build_data
+    from triptych.experiment.model import build_model
     from triptych.sweeps.rounds import grid
 
     register_resolvers()

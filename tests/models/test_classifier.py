@@ -6,10 +6,10 @@ import torch
 from triptych.config.identity import data_identity
 from triptych.diffusion.sampler import DDIM
 from triptych.errors import UserError
+from triptych.experiment.guided import Guides, guided
+from triptych.experiment.reopen import reopen
 from triptych.models.classifier import Classifier
 from triptych.sampling.draw import draw
-from triptych.sampling.guided import guided, open_classifier
-from triptych.sampling.reopen import reopen
 from triptych.training.execute import execute
 
 SMALL = ("model=classifier", "model.network.width=8", "trainer.max_steps=30", "optimizer.lr=0.01")
@@ -51,12 +51,13 @@ def test_points_too(prepared):
 
 def test_its_gradient_guides_an_unconditional_model(trained, prepared):
     ckpt, _ = trained()
-    from triptych.models.assemble import build_data, build_model
+    from triptych.data.build import build_data
+    from triptych.experiment.model import build_model
 
     config = prepared("guidance=classifier", f"guidance.classifier={ckpt}", path="guided").config()
     data = build_data(config)
     model = build_model(config, data).eval()
-    wrapped = guided(model, data, config)
+    wrapped = guided(model, data, config, Guides(config))
     assert wrapped.conditional and not any(p.requires_grad for p in wrapped.classifier.parameters())
     x = draw(model, DDIM(3), data, 4, 0, guided=wrapped)
     assert not torch.equal(x, draw(model, DDIM(3), data, 4, 0))
@@ -77,7 +78,7 @@ def test_a_guide_of_other_data_or_noise_or_kind_is_refused_in_one_line(trained, 
         execute(prepared("guidance=classifier", "guidance.classifier=exact", path="d"))
     execute(run := prepared(path="diffusion"))
     with pytest.raises(UserError, match="not a classifier's"):
-        open_classifier("measures.classifier", str(run / "checkpoints" / "last.ckpt"), run.config(), False)
+        Guides(run.config()).classifier("measures.classifier", str(run / "checkpoints" / "last.ckpt"), False)
 
 
 def test_how_data_are_loaded_is_not_what_they_are():

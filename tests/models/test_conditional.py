@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from triptych.data.batch import Batch
+from triptych.data.build import build_data
 from triptych.diffusion.condition import Condition, Labels, dropout
 from triptych.diffusion.sampler import DDIM
 from triptych.errors import UserError
-from triptych.models.assemble import build_data, build_model
+from triptych.experiment.guided import Guides, guided
+from triptych.experiment.model import build_model
 from triptych.sampling.draw import draw
-from triptych.sampling.guided import guided
 from triptych.training.execute import execute
 
 CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 2.0}
@@ -44,7 +45,7 @@ def model(prepared):
 
 
 def test_the_network_is_told_the_labels_that_are_left(model):
-    made, data, _ = model("denoiser.conditional=true", "model.label_dropout=0.5")
+    made, data, _ = model("model.conditional=true", "model.label_dropout=0.5")
     assert made.denoiser.conditional and made.denoiser.network.conditions == {"label": Labels(10)}
     told = []
     made.denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
@@ -59,20 +60,19 @@ def test_an_unconditional_model_is_told_nothing(model):
     batch = data.splits["train"].batch(torch.arange(4))
     other = Batch(batch.x, Condition(label=(batch.condition.label + 1) % 10), batch.index)
     assert torch.equal(made.loss(batch, 0, 0, 1), made.loss(other, 0, 0, 1))
-    with pytest.raises(UserError, match=r"guidance.scale=2.0.*denoiser.conditional=true"):
-        guided(made, data, config | {"guidance": CFG})
+    with pytest.raises(UserError, match=r"guidance.scale=2.0.*model.conditional=true"):
+        guided(made, data, config | {"guidance": CFG}, Guides(config))
 
 
 def test_scale_one_draws_what_the_conditional_model_draws(model):
-    made, data, config = model("denoiser.conditional=true")
+    made, data, config = model("model.conditional=true")
     with torch.no_grad():  # the last layer starts at zero, where labels make no difference
         for p in made.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
     plain = draw(made, DDIM(3), data, 6, seed=0)
+    asked = lambda s: config | {"guidance": CFG | {"scale": s}}  # noqa: E731
     drawn = {
-        s: draw(
-            made, DDIM(3), data, 6, 0, guided=guided(made, data, config | {"guidance": CFG | {"scale": s}})
-        )
+        s: draw(made, DDIM(3), data, 6, 0, guided=guided(made, data, asked(s), Guides(config)))
         for s in (0.0, 1.0, 3.0)
     }
     assert torch.equal(drawn[1.0], plain)
@@ -87,22 +87,22 @@ def test_label_dropout_outside_its_range(prepared):
 
 def test_parts_that_the_data_do_not_have(prepared, model):
     with pytest.raises(UserError, match=r"model.label_dropout.text: no such part; label is accepted"):
-        model("denoiser.conditional=true", "model.label_dropout={text:0.1}")
-    made, data, config = model("denoiser.conditional=true", "model.label_dropout={label:0.1}")
+        model("model.conditional=true", "model.label_dropout={text:0.1}")
+    made, data, config = model("model.conditional=true", "model.label_dropout={label:0.1}")
     with pytest.raises(UserError, match=r"guidance.parts: 'text' is no part .* label is accepted"):
-        guided(made, data, config | {"guidance": CFG | {"parts": ["text"]}})
+        guided(made, data, config | {"guidance": CFG | {"parts": ["text"]}}, Guides(config))
 
 
 def test_threshold_keeps_samples_in_range(model):
     made, data, config = model("threshold=static")
-    wrapped = guided(made, data, config)
+    wrapped = guided(made, data, config, Guides(config))
     # all but the last bit of noise comes from a guess within [-1, 1]
     assert draw(made, DDIM(3), data, 4, 0, guided=wrapped).abs().max() < 1.1
     assert draw(made, DDIM(3), data, 4, 0).abs().max() > 2
 
 
 def test_a_class_asked_for_at_the_door(prepared, door, root):
-    run = prepared("denoiser.conditional=true")
+    run = prepared("model.conditional=true")
     execute(run)
     command = (
         "triptych.cli.sample",

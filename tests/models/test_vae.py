@@ -8,9 +8,7 @@ import torch
 from triptych.data.batch import Batch
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.noise import training_noise
-from triptych.models.hierarchical_vae import HierarchicalVAE
-from triptych.models.latent import LatentModel, outputs
-from triptych.models.vae import VAE
+from triptych.models.latent import VAE, HierarchicalVAE, LatentModel
 from triptych.networks.conv_ladder import ConvLadder
 from triptych.networks.ladder import MLPLadder
 
@@ -18,7 +16,7 @@ from triptych.networks.ladder import MLPLadder
 def make(network, levels=None, **options) -> LatentModel:
     kind = VAE if len(network.encoders) == 1 else HierarchicalVAE
     options = {"repeats": 2, "val_repeats": 1, "seed": 0} | options
-    return kind(network, None, None, levels_of_data=levels, discrete=levels is not None, **options)
+    return kind(network, None, None, levels=levels, discrete=levels is not None, **options)
 
 
 def batch(x: torch.Tensor) -> Batch:
@@ -35,7 +33,7 @@ def principal_components(d: int, q: int, noise: float) -> tuple[MLPLadder, Gauss
     basis = torch.linalg.qr(torch.randn(d, d, generator=generator))[0][:, :q]
     w = basis * (0.5 + torch.rand(q, generator=generator))
     mean = torch.randn(d, generator=generator)
-    network = MLPLadder((d,), outputs(None), [q], depth=0)
+    network = MLPLadder((d,), LatentModel.outputs(None), [q], depth=0)
     m = (w * w).sum(0) + noise**2
     (encode,), decode = network.encoders, network.head.network
     with torch.no_grad():
@@ -70,7 +68,7 @@ def test_a_linear_vae_with_the_parameters_of_ppca_has_no_gap(d, q):
     # and as the model accounts for it, by sampling
     with torch.no_grad():
         model._account(items, 2, model.extra(items))
-    found = model.accounting.compute()
+    found = model.accounting.compute().figures
     assert abs(found["gap"]["mean"]) < 3 * found["gap"]["stderr"] + 1e-3
     assert found["nats_per_dim_iw"]["mean"] == pytest.approx(exact.mean().item() / d, abs=1e-4)
     assert found["nats_per_dim_kl_1"]["mean"] == pytest.approx(found["nats_per_dim_prior"]["mean"], rel=1e-6)
@@ -87,12 +85,12 @@ def digits_like(n: int = 6, levels: int = 17) -> torch.Tensor:
 @pytest.mark.parametrize(("levels", "halvings"), [(1, 1), (2, 2), (3, 1), (6, 3), (2, 0)])
 def test_a_ladder_of_images_accounts_level_by_level(levels, halvings):
     torch.manual_seed(0)
-    network = ConvLadder((1, 8, 8), outputs(17), levels, channels=3, halvings=halvings, width=8)
+    network = ConvLadder((1, 8, 8), LatentModel.outputs(17), levels, channels=3, halvings=halvings, width=8)
     model = make(network, 17, shape=(1, 8, 8), importance_samples=4)
     x = digits_like()
     with torch.no_grad():
         model._account(batch(x), model.repeats, model.extra(batch(x)))
-    found = model.accounting.compute()
+    found = model.accounting.compute().figures
     kls = [found[f"bpd_kl_{level + 1}"]["mean"] for level in range(levels)]
     assert sum(kls) == pytest.approx(found["bpd_prior"]["mean"] + found["bpd_diffusion"]["mean"], rel=1e-5)
     assert kls[-1] == pytest.approx(found["bpd_prior"]["mean"], rel=1e-5)

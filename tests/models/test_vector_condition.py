@@ -11,14 +11,14 @@ from triptych.diffusion.bound import Bound
 from triptych.diffusion.condition import Condition, Vectors
 from triptych.diffusion.sampler import DDIM
 from triptych.diffusion.schedule import Linear
-from triptych.models.assemble import build_model
+from triptych.experiment.guided import Guides, guided
+from triptych.experiment.model import build_model
 from triptych.sampling.draw import draw
-from triptych.sampling.guided import guided
 from triptych.training.account import account_split
 from triptych.training.trainer import build_trainer
 
 CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 3.0}
-POINTS = "data=ring denoiser=mlp denoiser.conditional=true denoiser.network.width=32".split()
+POINTS = "data=ring denoiser=mlp model.conditional=true denoiser.network.width=32".split()
 
 
 class Pairs(DataModule):
@@ -57,9 +57,9 @@ def test_it_trains_validates_drops_guides_and_samples(made):
     assert {embedder + "null", embedder + "layers.0.weight"} <= changed
     gone = torch.cat([~c.parts["embedding"].given for c in told]).double().mean().item()
     assert 0.4 < gone < 0.6
-    figures = account_split(build_trainer(config, None, [], False), model, data, "test")
+    figures = account_split(build_trainer(config, None, [], False), model, data, "test").figures
     assert figures["nats_per_dim"]["n"] == 200 and figures["nats_per_dim"]["mean"] < 1e3
-    denoiser = guided(model, data, config | {"guidance": CFG})
+    denoiser = guided(model, data, config | {"guidance": CFG}, Guides(config))
     x, pushed = (draw(model, DDIM(3), data, 6, 0, guided=g) for g in (None, denoiser))
     assert x.shape == pushed.shape == (6, 2) and not torch.equal(x, pushed)
 

@@ -9,7 +9,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
 from triptych.diffusion.measures import frechet_distance
 from triptych.errors import UserError
-from triptych.sampling.inception import open_inception, read
+from triptych.experiment.inception import open_inception, read
 from triptych.training.execute import execute
 
 

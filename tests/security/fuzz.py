@@ -92,8 +92,8 @@ def _required(made: type) -> list[str]:
 def main(folder: str, how: str) -> None:
     from triptych.config.build import build, parameters_of
     from triptych.config.trust import find, trusted
+    from triptych.data.build import build_data
     from triptych.errors import UserError
-    from triptych.models.assemble import build_data
 
     warnings.simplefilter("ignore")
     inside, outside = Path(folder, "run"), Path(folder, "outside")

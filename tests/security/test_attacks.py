@@ -175,9 +175,9 @@ def test_text_that_looks_like_a_reference_stays_text():
 def test_nothing_is_downloaded_to_where_a_stranger_says(root, config, which, monkeypatch):
     from torchvision import datasets
 
+    from triptych.experiment.reopen import reopen
     from triptych.runs.directory import RunDirectory
     from triptych.runs.strangers import OWN
-    from triptych.sampling.reopen import reopen
     from triptych.training.execute import execute
 
     monkeypatch.delenv(OWN, raising=False)
@@ -193,7 +193,7 @@ def test_nothing_is_downloaded_to_where_a_stranger_says(root, config, which, mon
         elif which == "resume":
             execute(RunDirectory(theirs))
         else:
-            from triptych.models.assemble import build_data
+            from triptych.data.build import build_data
             from triptych.runs.trained import adopt
 
             mine = configuration(f"trained={theirs}")
@@ -223,12 +223,12 @@ def test_a_finished_runs_checkpoint_is_its_own(root, config):
     theirs.write("summary.json", {"status": "finished", "checkpoint": str(root / "other.ckpt")})
     save_checkpoint(root / "other.ckpt", config)
     with pytest.raises(UserError, match="checkpoints/last.ckpt"):
-        take_over(theirs, config | {"trained": str(theirs.path)}, write=False, now=None)
+        take_over(theirs, config | {"trained": str(theirs.path)}, now=None)
 
 
 @pytest.mark.parametrize("missing", ["data", "model", "bound", "threads", "objective"])
 def test_a_configuration_that_is_none(root, config, missing):
-    from triptych.sampling.reopen import reopen
+    from triptych.experiment.reopen import reopen
 
     for value in (None, "x", 3, [], {"a": 1}):
         evil = put(config, missing, value)
@@ -238,8 +238,9 @@ def test_a_configuration_that_is_none(root, config, missing):
 
 
 def test_an_honest_checkpoint_is_opened(root, config):
-    from triptych.models.assemble import build_data, build_model
-    from triptych.sampling.reopen import reopen
+    from triptych.data.build import build_data
+    from triptych.experiment.model import build_model
+    from triptych.experiment.reopen import reopen
 
     state = build_model(config, build_data(config)).state_dict()
     opened = reopen(str(save_checkpoint(root / "x.ckpt", config, state)), weights="raw")
@@ -302,7 +303,8 @@ def test_an_honest_file_under_watch(root, config, which):
     import sys
     from pathlib import Path
 
-    from triptych.models.assemble import build_data, build_model
+    from triptych.data.build import build_data
+    from triptych.experiment.model import build_model
 
     state = build_model(config, build_data(config)).state_dict()
     theirs = save_run(root / "theirs", config)

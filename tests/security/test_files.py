@@ -290,7 +290,7 @@ def test_every_tensor_of_an_honest_checkpoint_is_read(tmp_path):
 
 @pytest.mark.parametrize("change", [{"width": 10**6}, {"blocks": 10**7}, {"width": 10**12}, {"width": -1}])
 def test_a_network_that_is_larger_than_its_file(tmp_path, change):
-    from triptych.sampling.reopen import reopen
+    from triptych.experiment.reopen import reopen
 
     config = configuration()
     config["denoiser"]["network"] |= change
@@ -302,7 +302,7 @@ def test_a_network_that_is_larger_than_its_file(tmp_path, change):
 
 @pytest.mark.parametrize("threads", [0, -1, 10**9, "x", None, 2.5])
 def test_threads(tmp_path, threads):
-    from triptych.sampling.reopen import reopen
+    from triptych.experiment.reopen import reopen
 
     with refused("threads="):
         reopen(str(save_checkpoint(tmp_path / "x.ckpt", configuration() | {"threads": threads})))

@@ -159,7 +159,7 @@ STRANGE = [
     *(
         "triptych.data.base.DataError",
         "triptych.data.folder.Image.open",
-        "triptych.models.assemble.build_data",
+        "triptych.data.build.build_data",
     ),
     *("TRIPTYCH.networks.mlp.MLP", "triptych.networks.MLP.MLP", "triptych.networks.mlp.mlp", "x" * 10**6),
 ]

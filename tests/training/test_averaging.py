@@ -9,10 +9,10 @@ import torch
 from triptych.callbacks.ema import EMA
 from triptych.cli.evaluate import evaluate
 from triptych.errors import UserError
+from triptych.experiment.reopen import reopen
 from triptych.models.base import BoundModel
 from triptych.runs.checkpoints import averages, read_checkpoint
 from triptych.runs.lengths import combination, exponent
-from triptych.sampling.reopen import reopen
 from triptych.training.execute import execute
 
 LENGTHS = ("callbacks.ema.sigma_rel=0.1", "callbacks.ema.others=[0.05,0.25]")
@@ -38,7 +38,7 @@ def test_each_length_is_validated_and_the_test_set_read_for_the_reported_one_alo
     tested, elbo = [], BoundModel.test_step
 
     def watched(self, batch, batch_idx):
-        tested.append(self.split)
+        tested.append(self.tested.name)
         return elbo(self, batch, batch_idx)
 
     monkeypatch.setattr(BoundModel, "test_step", watched)

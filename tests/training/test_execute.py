@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from triptych.errors import UserError
+from triptych.experiment.reopen import reopen
 from triptych.runs.checkpoints import load_weights, read_checkpoint
-from triptych.sampling.reopen import reopen
 from triptych.training.execute import execute
 
 
@@ -62,7 +62,8 @@ def test_the_same_seed_gives_the_same_figures_and_another_does_not(prepared):
 
 
 def test_objectives_start_from_the_same_weights(prepared):
-    from triptych.models.assemble import build_data, build_model
+    from triptych.data.build import build_data
+    from triptych.experiment.model import build_model
 
     states = []
     for objective in ("x0", "epsilon", "score", "v", "velocity", "edm", "levels"):

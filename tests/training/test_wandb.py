@@ -13,8 +13,8 @@ from tests.runs.commands import command, environment
 from tests.training.wandb_server import KEY, Server
 from triptych.errors import UserError
 from triptych.training.execute import execute
-from triptych.training.logging import build_loggers, close_loggers, take_up_rows, whereabouts
-from triptych.training.wandb_content import figures, panels, place
+from triptych.training.logging import build_loggers, close_loggers, whereabouts
+from triptych.training.wandb_content import about, figures, panels
 from triptych.training.wandb_files import directories, last_step, records
 
 PLAUSIBLE = "f" * 40
@@ -203,9 +203,8 @@ def test_a_network_that_swallows_everything_costs_less_than_ten_seconds(prepared
         run, seconds = prepared(csv=False), {}
         for mode in ("offline", "online"):
             monkeypatch.setenv("WANDB_MODE", mode)
-            loggers = build_loggers(run.config(), run.provenance(), run)
             began = time.perf_counter()
-            take_up_rows(loggers, 0)
+            loggers = build_loggers(run.config(), run.provenance(), run, 0)
             assert time.perf_counter() - began < 1
             found = whereabouts(loggers)["wandb"]
             seconds[mode] = time.perf_counter() - began
@@ -313,10 +312,12 @@ def test_a_sweeps_cells_are_a_group(tmp_path):
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "sweep.json").write_text("{}")
     run = RunDirectory(tmp_path / "ours" / "objective=v,seed=1")
-    found = place({"tags": ["mine"]}, {"choices": {"ablation": "objectives", "data": "digits"}}, run)
+    found = about(
+        {"tags": ["mine"]}, {}, {"id": "x", "choices": {"ablation": "objectives", "data": "digits"}}, run
+    )
     assert found["group"] == "ours" and found["name"] == "objective=v,seed=1" and found["job_type"] == "cell"
     assert found["tags"] == ["mine", "ablation=objectives", "data=digits"]
-    assert place({"group": "other"}, {}, run)["group"] == "other"
+    assert about({"group": "other"}, {}, {"id": "x"}, run)["group"] == "other"
 
 
 def test_figures_and_panels_of_what_a_summary_may_hold():

@@ -3,17 +3,15 @@
 import math
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
 from triptych.callbacks.stopping import Stop
 from triptych.errors import Diverged, Interrupted
+from triptych.runs.checkpoints import BEST, LAST
 from triptych.runs.directory import PRUNE, RunDirectory, write_atomic
 from triptych.runs.metrics import MetricsCsv
-
-LAST, BEST = "last.ckpt", "best.ckpt"
 
 
 class Keep(pl.Callback):
@@ -26,9 +24,13 @@ class Keep(pl.Callback):
         run: whose ``checkpoints/`` are written.
         monitor: name of the figure that "best" is lowest in; None where nothing is validated.
         every: steps between two validations.
+        record: what each checkpoint says of the run: its configuration, and the data that it is trained on.
     """
 
-    def __init__(self, run: RunDirectory, monitor: str | None, every: int, stop: Stop):
+    def __init__(
+        self, run: RunDirectory, monitor: str | None, every: int, stop: Stop, record: dict[str, Any]
+    ):
+        self.record = record
         self.folder, self.monitor, self.every, self.stop = run / "checkpoints", monitor, every, stop
         self.best = math.inf
         self._before: float = 0.0
@@ -45,6 +47,11 @@ class Keep(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self._before = state_dict["best"], state_dict["seconds"]
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["triptych"] = self.record
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._began = time.monotonic()
@@ -106,9 +113,3 @@ class Keep(pl.Callback):
 
 def _tables(trainer: pl.Trainer) -> list[MetricsCsv]:
     return [logger for logger in trainer.loggers if isinstance(logger, MetricsCsv)]
-
-
-def choose(run: RunDirectory, which: str) -> Path:
-    """The checkpoint whose weights are reported: "last", or "best" by the validation bound, if any."""
-    best = run / "checkpoints" / BEST
-    return best if which == "best" and best.exists() else run / "checkpoints" / LAST

@@ -46,7 +46,8 @@ class Progress(pl.Callback):
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             batches = sum(trainer.num_test_batches)
-            self._bar = tqdm(total=batches, desc=f"bound of {module.split}", disable=None, leave=False)
+            name = trainer.test_dataloaders.name  # type: ignore[union-attr]
+            self._bar = tqdm(total=batches, desc=f"bound of {name}", disable=None, leave=False)
 
     def on_test_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         if self._bar is not None:

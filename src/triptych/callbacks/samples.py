@@ -7,18 +7,18 @@ import pytorch_lightning as pl
 from triptych.data.base import DataModule
 from triptych.diffusion.sampler import Sampler
 from triptych.sampling.draw import draw
-from triptych.sampling.pictures import save
+from triptych.sampling.pictures import log_picture, save
 
 
 class SampleGrid(pl.Callback):
-    """Draw ``n`` samples with the run's sampler after validation, at most ``pictures`` times in a run.
+    """Draw samples with the run's sampler after validation: 16 of ``n``, at most ``pictures`` times in a run.
 
     Validation sees the averaged weights, and so do the samples.
     """
 
     def __init__(self, sampler: Sampler, data: DataModule, folder: Path, n: int = 16, pictures: int = 3):
         self.sampler, self.data, self.folder = sampler, data, folder
-        self.n, self.pictures = n, pictures
+        self.n, self.pictures = min(16, n), pictures
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.n < 1 or self.pictures < 1 or not trainer.is_global_zero or trainer.sanity_checking:
@@ -35,10 +35,3 @@ class SampleGrid(pl.Callback):
             self.folder / f"step_{trainer.global_step:07d}.png",
             trainer.global_step,
         )
-
-
-def log_picture(loggers, key: str, path: Path, step: int) -> None:
-    """Send a picture to every logger that takes pictures."""
-    for logger in loggers:
-        if hasattr(logger, "log_picture"):
-            logger.log_picture(key, path, step)

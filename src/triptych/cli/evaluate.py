@@ -25,7 +25,7 @@ def evaluate(cfg: DictConfig) -> dict:
     if cfg.split not in SPLITS:
         raise UserError(f"split={cfg.split}: one of {', '.join(SPLITS)} is accepted")
     check_checkpoint(cfg.ckpt)  # before torch is imported
-    from triptych.sampling.reopen import reopen
+    from triptych.experiment.reopen import reopen
     from triptych.training.account import account_split
     from triptych.training.items import write_items
     from triptych.training.trainer import build_trainer
@@ -36,7 +36,7 @@ def evaluate(cfg: DictConfig) -> dict:
         if cfg.steps != "run":
             config["bound"]["steps"] = cfg.steps
         if cfg.variance is not None:
-            own = config["bound"].get("variance", "beta_tilde")
+            own = config["bound"]["variance"]
             if "learned" in (own, cfg.variance) and own != cfg.variance:  # it is part of the network
                 raise UserError(
                     f"variance={cfg.variance}: this model was trained with {own}; null is accepted"
@@ -55,19 +55,19 @@ def evaluate(cfg: DictConfig) -> dict:
         )
     trainer = build_trainer(opened.config, None, [], False)
     limit = len(opened.data.splits["test"]) if cfg.split == "train" else None  # as the run itself accounts it
-    figures = account_split(trainer, opened.model, opened.data, cfg.split, limit)
+    account = account_split(trainer, opened.model, opened.data, cfg.split, limit)
     kept = cfg["items"]  # not cfg.items, a method
-    if kept and rank() == 0 and not write_items(Path(kept), opened.model):
+    if kept and rank() == 0 and not write_items(Path(kept), account):
         raise UserError(f"items={kept}: this model has no bound per item; null is accepted")
-    return figures
+    return account.figures
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="evaluate")
 @one_line_errors()  # within Hydra, which would add lines of its own
 def compose_and_evaluate(cfg: DictConfig) -> None:
     """Hydra's task: evaluate, print one line, write JSON where asked."""
-    from triptych.runs.directory import write_atomic
-    from triptych.runs.summary import one_line, to_json
+    from triptych.runs.directory import to_json, write_atomic
+    from triptych.runs.summary import one_line
 
     figures = evaluate(cfg)
     if rank() != 0:

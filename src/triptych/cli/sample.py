@@ -28,13 +28,13 @@ def sample(cfg: DictConfig) -> Path:
     import torch
     from tqdm import tqdm
 
-    from triptych.config.build import build
-    from triptych.diffusion.draws import mix
+    from triptych.diffusion.draws import Stream, mix
+    from triptych.experiment.build import build_drawing
+    from triptych.experiment.guided import Guides
+    from triptych.experiment.reopen import reopen
     from triptych.sampling.draw import draw, takes_condition
     from triptych.sampling.draw_trajectory import save_trajectory
-    from triptych.sampling.guided import guided
     from triptych.sampling.pictures import save
-    from triptych.sampling.reopen import reopen
 
     opened = reopen(cfg.ckpt, cfg.weights, cfg.data_root)
     classes = opened.data.num_classes
@@ -44,14 +44,14 @@ def sample(cfg: DictConfig) -> Path:
         )
     if cfg.trajectory is not None and not hasattr(opened.model, "denoiser"):
         raise UserError(f"trajectory={cfg.trajectory}: this model has no denoising to show; null is accepted")
-    denoiser = guided(opened.model, opened.data, opened.config | _plain(cfg, "guidance", "threshold"))
+    config = opened.config | _plain(cfg, "sampler", "guidance", "threshold")
+    drawing = build_drawing(config, opened.model, opened.data, Guides(config))
+    sampler, denoiser = drawing.sampler, drawing.denoiser
     if cfg.label is not None:
         if not takes_condition(opened.model, denoiser) or not classes:
             raise UserError(f"label={cfg.label}: this model was trained without labels; null is accepted")
         if type(cfg.label) is not int or not 0 <= cfg.label < classes:
             raise UserError(f"label={cfg.label}: a class from 0 to {classes - 1} is accepted")
-    sampler = build(_plain(cfg, "sampler")["sampler"], "sampler")
-    opened.model.check_sampler(sampler)
     opened.model.to("cuda" if torch.cuda.is_available() else "cpu")
     if denoiser is not None:
         denoiser.to(opened.model.device)
@@ -60,7 +60,16 @@ def sample(cfg: DictConfig) -> Path:
         size = min(cfg.batch_size, cfg.n - start)
         bar = lambda steps: tqdm(steps, desc=f"samples {start + size}/{cfg.n}", disable=None, leave=False)  # noqa: B023, E731
         parts.append(
-            draw(opened.model, sampler, opened.data, size, mix(cfg.seed, 17, start), bar, cfg.label, denoiser)
+            draw(
+                opened.model,
+                sampler,
+                opened.data,
+                size,
+                mix(cfg.seed, Stream.SAMPLES, start),
+                bar,
+                cfg.label,
+                denoiser,
+            )
         )
     x = torch.cat(parts)
     folder = Path(cfg.out)

@@ -24,7 +24,7 @@ from triptych.runs.directory import PRUNE, RunDirectory
 from triptych.runs.exits import one_line_errors
 from triptych.runs.prepare import prepare
 from triptych.runs.strangers import OWN, check_run
-from triptych.runs.summary import failed, figure, one_line
+from triptych.runs.summary import Summary, figure, one_line
 from triptych.sweeps.rounds import check_rounds
 
 register_resolvers()
@@ -79,10 +79,15 @@ def compose_and_train(cfg: DictConfig) -> float | None:
         return None
     said = _last_words(run, code)
     if 0 < code < 128 and code not in (processes.BUSY, processes.STORAGE) and run.summary() is None:
-        run.write("summary.json", failed(run.provenance(), "build", said))  # it ended before it could say why
+        run.write("summary.json", _failed(run.provenance(), said))  # it ended before it could say why
     quiet = run.status in ("failed", "diverged") or (run / PRUNE).exists()
     trouble = f"{path.name}: {said}" if code and not quiet else ""
     return _metric(run, cfg.optimized_metric, trouble)
+
+
+def _failed(provenance: dict, error: str) -> dict:
+    """The summary of a run that ended before it began."""
+    return Summary.of(provenance, "failed", stage="build", error=error).record()
 
 
 def _last_words(run: RunDirectory, code: int) -> str:
@@ -106,7 +111,7 @@ def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) 
     run = RunDirectory(path)
     if run.status == "new" and not isinstance(error, Busy | StorageError):  # those two say nothing of the run
         with suppress(StorageError):
-            run.write("summary.json", failed({"overrides": overrides}, "build", str(error)))
+            run.write("summary.json", _failed({"overrides": overrides}, str(error)))
     print(f"error: {path.name}: {error}", file=sys.stderr, flush=True)
 
 

@@ -1,9 +1,10 @@
 """Objects from plain configuration: one way in, through the gate of ``trust``, with errors of one line."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache, partial
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from triptych.config.nearest import nearest
 from triptych.config.trust import ARGUMENTS, check_name, find
@@ -18,10 +19,17 @@ OPTIONS = (
 ROLES = {
     "data": "triptych.data.base.DataModule",
     "model": "triptych.models.base.BoundModel",
+    "denoiser": "triptych.diffusion.denoiser.Denoiser",
     "denoiser.network": "torch.nn.Module",
     "model.network": "torch.nn.Module",
     "schedule": "triptych.diffusion.schedule.Schedule",
     "process": "triptych.diffusion.process.Process",
+    "objective": "triptych.diffusion.objective.Objective",
+    "objective.output": "torch.nn.Module",
+    "bound": "triptych.diffusion.bound.Bound",
+    "bound.decoder": "triptych.diffusion.decoder.Decoder",
+    "bound.variance": "triptych.diffusion.reverse_variance.ReverseVariance",
+    "likelihood": "triptych.diffusion.likelihood.Likelihood",
     "objective.weighting": "triptych.diffusion.weighting.Weighting",
     "sampler": "triptych.diffusion.sampler.base.Sampler",
     "guidance": "triptych.diffusion.wrappers.Wrapper",
@@ -35,24 +43,66 @@ ROLES = {
 }
 
 
+# what is handed to an object by the name of its argument, and where in a configuration it stands: an object
+# that is described there, or a plain value; in the order in which they are built, which weights' draws follow
+PARTS = {
+    "seed": "seed",
+    "schedule": "schedule",
+    "process": "process",
+    "output": "objective.output",
+    "variance": "bound.variance",
+    "decoder": "bound.decoder",
+    "objective": "objective",
+    "bound": "bound",
+    "repeats": "bound.repeats",
+    "val_repeats": "bound.val_repeats",
+    "likelihood": "likelihood",
+    "likelihood_items": "likelihood.items",
+    "denoiser": "denoiser",
+    "optimizer": "optimizer",
+    "lr_schedule": "lr_schedule",
+}
+SHARED = frozenset(PARTS.values())
+
+
 @cache
-def parameters_of(target: str) -> tuple[frozenset[str], bool]:
-    """(argument names of ``target``, whether it takes further keywords). UserError if it cannot be had."""
+def parameters_of(target: str) -> tuple[Mapping[str, inspect.Parameter], bool]:
+    """(arguments of ``target`` by name, whether it takes further keywords). UserError if it cannot be had."""
     if target in ARGUMENTS:
-        return ARGUMENTS[target], False
-    names: set[str] = set()
+        return {n: inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in ARGUMENTS[target]}, False
+    found: dict[str, inspect.Parameter] = {}
     more = False
-    # **keywords of a class are its parents' arguments; follow them up
-    for owner in inspect.getmro(find(target)):
+    for function in _constructors(find(target)):
+        parameters = inspect.signature(function).parameters
+        own = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        found = own | found
+        more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    found.pop("self", None)
+    return found, more
+
+
+def _constructors(kind: type) -> Iterator[Any]:
+    """``__init__`` of a class and, as its **keywords are its parents' arguments, theirs."""
+    for owner in inspect.getmro(kind):
         function = owner.__dict__.get("__init__")
         if function is None:
             continue
-        parameters = inspect.signature(function).parameters.values()
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        more = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        if not more:
-            break
-    return frozenset(names - {"self"}), more
+        yield function
+        if all(p.kind is not p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
+            return
+
+
+@cache
+def _named_kinds(owner: type) -> Mapping[str, Any]:
+    """Of the arguments of a class those for which a short name may stand, with the class that knows it."""
+    found: dict[str, Any] = {}
+    for function in _constructors(owner):
+        with suppress(Exception):  # an annotation that cannot be read: imported for type checking alone
+            for name, hint in get_type_hints(function).items():
+                for kind in get_args(hint) or (hint,):
+                    if hasattr(kind, "named"):
+                        found.setdefault(name, kind)
+    return found
 
 
 def targets(node: Any, path: str) -> Iterator[tuple[str, dict]]:
@@ -90,39 +140,126 @@ def check_targets(config: Any, path: str = "") -> None:
         _check_role(target, where)
         names, more = parameters_of(target)
         for key in node:
-            if not (more or key in names or key in OPTIONS):
+            if not (more or key in names or key in OPTIONS or f"{where}.{key}" in SHARED):
                 given = f"{where}.{key}={repr(node[key])[:100]}"
                 raise UserError(f"{given}: {target} has no such argument, {nearest(key, list(names))}")
 
 
-def build(config: dict, path: str, **extra: Any) -> Any:
+class Table(Mapping[str, Any]):
+    """What objects are handed by the names of their arguments, beyond their own keys; each is built once.
+
+    Args:
+        config: the whole resolved configuration, of which ``PARTS`` are built when they are asked for.
+        facts: values by name; they go before ``PARTS``.
+        made: by place in the configuration, what is built already.
+    """
+
+    def __init__(self, config: dict, facts: dict[str, Any], made: dict[str, Any] | None = None):
+        self.config, self.facts = config, facts
+        self.made: dict[str, Any] = {} if made is None else made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self.facts, *(name for name in PARTS if self._node(PARTS[name]) not in (None, {}))])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.facts[name] if name in self.facts else self.at(PARTS[name])
+
+    def at(self, place: str) -> Any:
+        """What stands at a place of the configuration, built if it is described there."""
+        node = self._node(place)
+        if place not in self.made and isinstance(node, dict | str):
+            owner, _, key = place.rpartition(".")
+            if owner:
+                node = _described(node, place, find(self._node(f"{owner}._target_"), owner), key)
+            self.made[place] = build(node, place, self)
+        return self.made.get(place, node)
+
+    def beside(self, kind: type) -> "Table":
+        """This table for the parts of an object of ``kind``, which may say how many ``outputs`` it reads."""
+        if not hasattr(kind, "outputs"):
+            return self
+        reads = {name: self[name] for name in inspect.signature(kind.outputs).parameters}
+        return Table(self.config, self.facts | {"outputs": kind.outputs(**reads)}, self.made)
+
+    def _node(self, place: str) -> Any:
+        node: Any = self.config
+        for key in place.split("."):
+            node = node.get(key) if isinstance(node, dict) else None
+        return node
+
+
+def build(config: dict, path: str, table: Table | None = None, **extra: Any) -> Any:
     """The object that ``config`` describes; ``path`` is its place in the configuration, for messages.
 
-    Text is handed over as it is: nothing in it is resolved.
+    Arguments that neither ``config`` nor ``extra`` gives are handed from ``table``, by their names. Text is
+    handed over as it is: nothing in it is resolved, unless the argument's class has short names.
 
     Raises:
-        UserError: a target outside the allow-list, an unknown key, or a value that its owner refuses.
+        UserError: a target outside the allow-list, an unknown key, a value that its owner refuses, or a part
+            of the configuration that is needed and chosen to be none.
     """
+    if not isinstance(config, dict) or "_target_" not in config:
+        raise UserError(f"{path}: names no class; a group with _target_ is accepted")
     check_targets(config, path)
+    return _make(config, path, table, extra)
+
+
+def _make(node: Any, place: str, table: Table | None, extra: dict[str, Any]) -> Any:
+    """``node`` with every description in it made, what is handed first, then inner ones; the rest copied."""
+    if isinstance(node, list):
+        return [_make(value, f"{place}[{i}]", table, {}) for i, value in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    if "_target_" not in node:
+        return {key: _make(value, f"{place}.{key}", table, {}) for key, value in node.items()}
+    kind, (names, more) = find(node["_target_"]), parameters_of(node["_target_"])
+    arguments = _handed(kind, names, {*node, *extra}, table)
+    below = None if table is None else table.beside(kind)
+    for key, value in node.items():
+        at = f"{place}.{key}"
+        if key in OPTIONS or key in extra or not (more or key in names):  # it stands here for others
+            continue
+        if below is not None and at in SHARED:
+            arguments[key] = below.at(at)
+        else:
+            arguments[key] = _make(_described(value, at, kind, key), at, below, {})
+    if node.get("_partial_"):
+        return partial(kind, **arguments, **extra)
     try:
-        return _make(config, extra)
+        return kind(**arguments, **extra)
     except UserError:
         raise
     except Exception as error:
-        raise UserError(_cause(error, path)) from error
+        raise UserError(_cause(error, place)) from error
 
 
-def _make(node: Any, extra: dict[str, Any]) -> Any:
-    """``node`` with every description in it made, inner ones first; the rest copied."""
-    if isinstance(node, list):
-        return [_make(value, {}) for value in node]
-    if not isinstance(node, dict):
-        return node
-    arguments = {key: _make(value, {}) for key, value in node.items() if key not in OPTIONS} | extra
-    if "_target_" not in node:
-        return arguments
-    made = find(node["_target_"])
-    return partial(made, **arguments) if node.get("_partial_") else made(**arguments)
+def _handed(kind: type, names: Mapping[str, Any], given: set[str], table: Table | None) -> dict[str, Any]:
+    if table is None:
+        return {}
+    given = given | set(getattr(kind, "ignores", ()))
+    found = {name: table[name] for name in table if name in names and name not in given}
+    for name, parameter in names.items():
+        if name in PARTS and name not in {*found, *given} and parameter.default is parameter.empty:
+            group = PARTS[name].split(".")[0]
+            raise UserError(f"{group}=none: {kind.__name__} needs one; another choice of {group} is accepted")
+    return found
+
+
+def _described(value: Any, place: str, owner: type, key: str) -> Any:
+    """Text in place of an object, where the class that ``owner``'s argument takes knows short names."""
+    kind = _named_kinds(owner).get(key) if isinstance(value, str) else None
+    if kind is None:
+        return value
+    try:
+        named = find(value, place) if "." in value else kind.named(value, place)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not issubclass(named, kind):
+        raise UserError(f"{place}={value}: a {kind.__name__} is accepted here")
+    return {"_target_": value if "." in value else f"{named.__module__}.{named.__qualname__}"}
 
 
 @cache

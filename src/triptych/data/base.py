@@ -163,7 +163,7 @@ class DataModule(pl.LightningDataModule):
         if limit is not None:
             whole("limit", limit, 1)
         return EvalLoader(
-            self.splits[split_name], self.eval_batch_size, *rank_world(), limit, self.pin_memory
+            self.splits[split_name], self.eval_batch_size, *rank_world(), limit, self.pin_memory, split_name
         )
 
     def val_dataloader(self) -> EvalLoader | Iterable[Any]:

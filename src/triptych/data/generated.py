@@ -10,7 +10,7 @@ from torch import Tensor
 from triptych.data.base import DataModule, Loading, whole
 from triptych.data.batch import Split
 from triptych.diffusion.condition import Condition
-from triptych.diffusion.draws import mix
+from triptych.diffusion.draws import Stream, seeded
 
 
 class Sizes(Loading, total=False):
@@ -54,6 +54,6 @@ class Generated(DataModule):
         splits = {}
         for stream, (name, n) in enumerate(self.sizes.items()):
             # One at least, as torch.multinomial refuses to draw none.
-            x, labels = self.draw(max(n, 1), torch.Generator().manual_seed(mix(self.data_seed, 5, stream)))
+            x, labels = self.draw(max(n, 1), seeded(self.data_seed, Stream.POINTS, stream))
             splits[name] = Split(x[:n].float(), Condition.of(label=None if labels is None else labels[:n]))
         return splits

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from triptych.data.augment import Augmentation, augment
 from triptych.data.batch import Batch, Split
-from triptych.diffusion.draws import mix
+from triptych.diffusion.draws import Stream, seeded
 
 
 class TrainOrder:
@@ -31,7 +31,7 @@ class TrainOrder:
         if self._kept is None or self._kept[0] != epoch:
             self._kept = (
                 epoch,
-                torch.randperm(self.n, generator=torch.Generator().manual_seed(mix(self.seed, 4, epoch))),
+                torch.randperm(self.n, generator=seeded(self.seed, Stream.ORDER, epoch)),
             )
         return self._kept[1]
 
@@ -92,6 +92,7 @@ class EvalLoader:
 
     Ranks may differ by one item, hence by one batch: reduce sums once at the end, never inside a step.
     `limit` keeps the first so many; every shipped split is in random order, so they are a fair sample.
+    `name` is what its figures are called; `items` is their number over all ranks.
     """
 
     def __init__(
@@ -102,9 +103,11 @@ class EvalLoader:
         world: int = 1,
         limit: int | None = None,
         pin_memory: bool = False,
+        name: str = "",
     ) -> None:
+        self.name = name
         self.split, self.batch_size, self.pin_memory = split, batch_size, pin_memory
-        n = len(split) if limit is None else min(limit, len(split))
+        self.items = n = len(split) if limit is None else min(limit, len(split))
         self.indices = torch.arange(rank, n, world) if rank < n else torch.arange(0)
 
     def __len__(self) -> int:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from .condition import Condition
+from .decoder import Decoder
 from .denoiser import AnyDenoiser
 from .draws import Draw
-from .reverse_variance import VARIANCES, Optimal, step_kl, step_of
+from .reverse_variance import BetaTilde, Optimal, ReverseVariance, as_variance, step_kl, step_of
 from .schedule import Schedule
 
 
@@ -49,26 +50,30 @@ class Bound:
         schedule: gamma(t); only its endpoints matter in continuous time.
         decoder: p(x | z_0).
         steps: T, or None for continuous time.
-        variance: of a reverse step, "beta_tilde", "beta", "optimal" or "learned"; T steps only.
+        variance: of a reverse step, an object or its short name ("beta", "optimal", ...); T steps only.
 
     Raises:
         ValueError: ``steps`` is below 1; ``variance`` is unknown, or asked for in continuous time, where it
             has no say.
     """
 
-    def __init__(self, schedule: Schedule, decoder, steps: int | None = None, variance: str = "beta_tilde"):
+    def __init__(
+        self,
+        schedule: Schedule,
+        decoder: Decoder,
+        steps: int | None = None,
+        variance: ReverseVariance | str = "beta_tilde",
+    ):
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise ValueError(
                 f"bound.steps={steps}: null (continuous time) or a whole number from 1 is accepted"
             )
-        if variance not in VARIANCES:
-            raise ValueError(f"bound.variance={variance!r}: one of {', '.join(VARIANCES)} is accepted")
-        if steps is None and variance != "beta_tilde":
+        self.variance = as_variance(variance, "bound.variance")
+        if steps is None and not isinstance(self.variance, BetaTilde):
             raise ValueError(
-                f"bound.variance={variance!r} needs bound.steps=T; beta_tilde is accepted without"
+                f"bound.variance={self.variance.name()!r} needs bound.steps=T; beta_tilde is accepted without"
             )
         self.schedule, self.decoder, self.steps = schedule, decoder, steps
-        self.variance = VARIANCES[variance]()
 
     def __call__(
         self, denoiser: AnyDenoiser, x: Tensor, draw: Draw, condition: Condition | None = None

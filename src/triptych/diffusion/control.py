@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .condition import Condition
 from .denoiser import AnyDenoiser
-from .draws import evaluation_draw, mix
+from .draws import Stream, evaluation_draw, mix, seeded
 from .reference import Reference
 
 ITEMS, REPEATS = 128, 8
@@ -77,7 +77,7 @@ class Control:
         self.times = Times(self._spread(x[:32], t))
         rows, targets = [], []
         for repeat in range(REPEATS):
-            draw = evaluation_draw(tuple(x.shape[1:]), index, mix(seed, 16), repeat, REPEATS)
+            draw = evaluation_draw(tuple(x.shape[1:]), index, mix(seed, Stream.CONTROL), repeat, REPEATS)
             at, weight = self.times(draw.t.double())
             eps = draw.eps.to(device)
             found = bound.diffusion(denoiser, x, at.float().to(device), eps, condition)
@@ -110,7 +110,7 @@ class Control:
         found = []
         for i, (gamma, factor) in enumerate(zip(gammas, factors, strict=True)):
             many = x.repeat(LOOKS, *(1,) * (x.ndim - 1))
-            eps = torch.randn(many.shape, generator=torch.Generator().manual_seed(mix(17, i))).to(x)
+            eps = torch.randn(many.shape, generator=seeded(Stream.SPREAD, i)).to(x)
             error = self.reference.errors(many, gamma.expand(len(many)), eps)
             best = error.mean.mean(1).argmin()
             found.append((factor * (error.value - error.mean)[best].square().mean().sqrt()).cpu())

@@ -9,16 +9,35 @@ from torch import Tensor
 
 from .condition import Condition
 from .denoiser import AnyDenoiser, level_centres
+from .named import Named
 from .process import expand
 
 LOGITS = 2**23  # at a time: a batch of images of 64 x 64 in colour has 256 x 12288 an item
 
 
-class Categorical:
+class Decoder(Named):
+    """``nats(denoiser, x, z, gamma, condition)`` -> -log p(x | z), (B,).
+
+    Attributes:
+        of_levels: whether it is a probability of levels; data with a density have ``GaussianDensity``.
+    """
+
+    of_levels = False
+
+    def nats(
+        self, denoiser: AnyDenoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
+    ) -> Tensor:
+        """-log p(x | z) for x, z (B, *event), gamma (B,) or ()."""
+        raise NotImplementedError
+
+
+class Categorical(Decoder):
     """VDM's decoder (Kingma et al. 2021, eq. 8): each dimension one of the data's K levels.
 
     log p(x = c_k | z_0) = log softmax_k(-1/2 e^{-gamma_0} (z_0 / alpha_0 - c_k)^2). Any K.
     """
+
+    of_levels = True
 
     def __init__(self, levels: int):
         self.centres = level_centres(levels)
@@ -26,7 +45,6 @@ class Categorical:
     def nats(
         self, denoiser: AnyDenoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
     ) -> Tensor:
-        """-log p(x | z) for x, z (B, *event), gamma (B,) or ()."""
         alpha, _ = denoiser.process.alpha_sigma(expand(gamma, z))
         precision = torch.exp(-expand(gamma, z)).expand(len(z), *(1,) * (z.ndim - 1))
         parts = zip(*(whole.split(self._rows(z)) for whole in (x, z / alpha, precision)), strict=True)
@@ -42,12 +60,14 @@ class Categorical:
         return -torch.log_softmax(logits, -1).gather(-1, k).flatten(1).sum(1)
 
 
-class DiscretisedGaussian:
+class DiscretisedGaussian(Decoder):
     """DDPM's decoder (Ho et al. 2020, eq. 13): a Gaussian about the denoised z_0, integrated over x's level.
 
     log [Phi((x + h - mean) / s) - Phi((x - h - mean) / s)], half spacing h, open at both ends of the grid,
     mean = denoiser(z_0).x0, s = sigma_0 / alpha_0 by default.
     """
+
+    of_levels = True
 
     def __init__(self, levels: int):
         self.half = 1.0 / (levels - 1)
@@ -55,7 +75,6 @@ class DiscretisedGaussian:
     def nats(
         self, denoiser: AnyDenoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
     ) -> Tensor:
-        """-log p(x | z) for x, z (B, *event), gamma (B,) or ()."""
         alpha, sigma = denoiser.process.alpha_sigma(expand(gamma, z))
         offset = x - denoiser(z, gamma, condition).x0
         # by symmetry the interval is moved to the lower tail, where log_ndtr keeps its digits
@@ -70,13 +89,12 @@ class DiscretisedGaussian:
         return -(log_upper + torch.log(-torch.expm1(log_lower - log_upper))).flatten(1).sum(1)
 
 
-class GaussianDensity:
+class GaussianDensity(Decoder):
     """For continuous data: x given z_0 is N(z_0 / alpha_0, e^{gamma_0} I), a density in nats."""
 
     def nats(
         self, denoiser: AnyDenoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
     ) -> Tensor:
-        """-log p(x | z) for x, z (B, *event), gamma (B,) or ()."""
         alpha, _ = denoiser.process.alpha_sigma(expand(gamma, z))
         variance = torch.exp(expand(gamma, z))
         square = (x - z / alpha).square() / variance

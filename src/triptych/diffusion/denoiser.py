@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .condition import Condition
 from .prediction import SPACES, Prediction, Space, edm, space_of
 from .process import Process, expand
+from .reverse_variance import ReverseVariance
 
 
 class AnyDenoiser(Protocol):
@@ -117,13 +118,26 @@ class Denoiser(nn.Module):
         network: ``(z (B, *event), gamma (B,), condition | None) -> raw``.
         output: what ``raw`` means.
         process: alpha and sigma at gamma.
+        variance: of the bound's reverse steps, which may read numbers of ``raw`` of its own.
     """
 
     has_likelihood = True  # its guess may be the score of a density; a wrapper that changes guesses has none
 
-    def __init__(self, network: nn.Module, output: nn.Module, process: Process):
+    def __init__(
+        self,
+        network: nn.Module,
+        output: nn.Module,
+        process: Process,
+        variance: ReverseVariance | None = None,
+    ):
         super().__init__()
-        self.network, self.output, self.process = network, output, process
+        self.network, self.process = network, process
+        self.output = output if variance is None else variance.around(output)
+
+    @staticmethod
+    def outputs(output: nn.Module, variance: ReverseVariance) -> int:
+        """Numbers per dimension of z that are read of the network."""
+        return int(variance.around(output).per_dim)  # type: ignore[arg-type]
 
     @property
     def conditional(self) -> bool:

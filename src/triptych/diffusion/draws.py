@@ -7,10 +7,39 @@ number of processes or another batch size sees the same noise.
 
 import math
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Stream(IntEnum):
+    """Which random numbers a seed is for: ``mix(seed, Stream.X, ...)``; a number is for ever.
+
+    Names of one number differ in how many numbers follow, so their seeds never meet.
+    """
+
+    TRAINING = 1  # times and noise of a step
+    EVALUATION_TIMES = 2
+    EVALUATION_NOISE = 3
+    ORDER = 4  # of the training items in an epoch
+    DROPOUT = 5  # of a step's units
+    POINTS = 5  # that a formula draws: data
+    CALIBRATION = 6  # of an optimal reverse variance
+    PROBES = 8  # of a trace
+    DEQUANTISATION = 9
+    LATENT_TRAINING = 10
+    LATENT_EVALUATION = 11
+    ENDS = 12  # of the bound, where the schedule's endpoints are trained
+    LABELS = 13  # that are left out in training
+    MEASURED_SAMPLES = 14
+    TRUE_POINTS = 15  # that samples are measured against
+    CONTROL = 16  # of a report's draws
+    POSTERIOR_MEAN = 16
+    SPREAD = 17  # over the noise, of a report's reference
+    SAMPLES = 17  # of ``triptych-sample``
+
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -34,6 +63,11 @@ def mix(*numbers: int) -> int:
     return state >> 1
 
 
+def seeded(*numbers: int) -> torch.Generator:
+    """Random numbers on the CPU that follow from ``mix(*numbers)``."""
+    return torch.Generator().manual_seed(mix(*numbers))
+
+
 def stratified_times(batch: int, generator: torch.Generator) -> Tensor:
     """t = (u + i / B) mod 1 with one u, permuted so that neighbours in the data meet any t (VDM I.1)."""
     u = torch.rand((), generator=generator)
@@ -45,7 +79,7 @@ def training_draw(
     shape: Sequence[int], batch: int, seed: int, step: int, rank: int = 0, world: int = 1
 ) -> tuple[Tensor, Tensor]:
     """(t, eps) of one process's slice of a step's global batch: (B / W,), (B / W, *shape), on the CPU."""
-    generator = torch.Generator().manual_seed(mix(seed, 1, step))
+    generator = seeded(seed, Stream.TRAINING, step)
     t = stratified_times(batch, generator)
     eps = torch.randn(batch, *shape, generator=generator)
     part = slice(rank * batch // world, (rank + 1) * batch // world)
@@ -58,7 +92,7 @@ def evaluation_times(index: Tensor, seed: int, repeat: int, repeats: int) -> Ten
     Each item's draws are spread evenly over [0, 1), and so are the items among themselves, whatever batches
     they come in; each is uniform over seeds.
     """
-    return (index.double() * _GOLDEN + mix(seed, 2) / 2**63 + repeat / repeats) % 1
+    return (index.double() * _GOLDEN + mix(seed, Stream.EVALUATION_TIMES) / 2**63 + repeat / repeats) % 1
 
 
 def evaluation_draw(shape: Sequence[int], index: Tensor, seed: int, repeat: int, repeats: int) -> Draw:
@@ -69,5 +103,6 @@ def evaluation_draw(shape: Sequence[int], index: Tensor, seed: int, repeat: int,
     t = evaluation_times(index, seed, repeat, repeats)
     noise = torch.empty(len(index), 2, *shape)
     for row, item in zip(noise, index.tolist(), strict=True):
-        torch.randn(2, *shape, generator=torch.Generator().manual_seed(mix(seed, 3, repeat, item)), out=row)
+        generator = seeded(seed, Stream.EVALUATION_NOISE, repeat, item)
+        torch.randn(2, *shape, generator=generator, out=row)
     return Draw(t.float().clamp(max=1 - 2**-24), noise[:, 0], noise[:, 1])

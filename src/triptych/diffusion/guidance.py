@@ -25,7 +25,7 @@ def extrapolate(base: Prediction, target: Prediction, scale: Tensor | float) -> 
 
 def _refuse_unconditional(denoiser: AnyDenoiser, what: str) -> None:
     if not is_conditional(denoiser):
-        raise ValueError(f"{what}: the model knows no conditions; train one with denoiser.conditional=true")
+        raise ValueError(f"{what}: the model knows no conditions; train one with model.conditional=true")
 
 
 class ClassifierFree(Wrapper):

@@ -18,7 +18,7 @@ from torch import Tensor
 from .condition import Condition
 from .denoiser import AnyDenoiser
 from .dequantisation import dequantise
-from .draws import mix
+from .draws import Stream, seeded
 from .flow import Flow
 from .process import expand
 from .schedule import Schedule
@@ -111,7 +111,7 @@ class Likelihood:
         with torch.inference_mode(False), torch.no_grad():
             x = x.detach().clone()
             low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=x.device)).double().tolist()
-            noise = self._noise(x, index, 9)
+            noise = self._noise(x, index)
             point = dequantise(self.dequantisation, x, low, noise, self.levels)
             flow = Flow(denoiser, condition, self._probes(x, index), self.tolerance)
             log_prob, stderr = flow.log_prob(point.u, low, high)
@@ -125,13 +125,13 @@ class Likelihood:
                 reconstruction = self.decoder.nats(denoiser, x, z, gamma, condition).double()
         return Nats(density + account + reconstruction, density, account, reconstruction, stderr)
 
-    def _noise(self, x: Tensor, index: Tensor, salt: int) -> Tensor:
+    def _noise(self, x: Tensor, index: Tensor) -> Tensor:
         """Standard normal, or uniform on [0, 1) for "uniform"; (B, *event) float64 on x's device."""
         draw = torch.rand if self.dequantisation == "uniform" else torch.randn
         rows = [
             draw(
                 x.shape[1:],
-                generator=torch.Generator().manual_seed(mix(self.seed, salt, i)),
+                generator=seeded(self.seed, Stream.DEQUANTISATION, i),
                 dtype=torch.float64,
             )
             for i in index.tolist()
@@ -144,7 +144,6 @@ class Likelihood:
             return None
         shape = (self.probes, x[0].numel())
         rows = [
-            torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(mix(self.seed, 8, i)))
-            for i in index.tolist()
+            torch.randint(0, 2, shape, generator=seeded(self.seed, Stream.PROBES, i)) for i in index.tolist()
         ]
         return (2.0 * torch.stack(rows, 1) - 1).to(x.device)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .draws import mix
+from .draws import Stream, seeded
 
 Noise = Callable[[Sequence[int]], Tensor]  # the next level's shape (B, *event) -> standard normal, on the CPU
 
@@ -17,7 +17,7 @@ def plain_noise(generator: torch.Generator | None = None) -> Noise:
 
 def training_noise(seed: int, step: int, rank: int = 0, world: int = 1) -> Noise:
     """Of one process's slice of the global batch at one step, from (seed, step)."""
-    generator = torch.Generator().manual_seed(mix(seed, 10, step))
+    generator = seeded(seed, Stream.LATENT_TRAINING, step)
 
     def draw(shape: Sequence[int]) -> Tensor:
         batch = shape[0]
@@ -28,7 +28,7 @@ def training_noise(seed: int, step: int, rank: int = 0, world: int = 1) -> Noise
 
 def evaluation_noise(index: Tensor, seed: int, repeat: int) -> Noise:
     """For the items ``index`` (B,), each from (seed, its index, the repeat), whatever batch it comes in."""
-    generators = [torch.Generator().manual_seed(mix(seed, 11, repeat, i)) for i in index.tolist()]
+    generators = [seeded(seed, Stream.LATENT_EVALUATION, repeat, i) for i in index.tolist()]
 
     def draw(shape: Sequence[int]) -> Tensor:
         return torch.stack([torch.randn(tuple(shape[1:]), generator=generator) for generator in generators])

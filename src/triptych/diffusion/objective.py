@@ -4,18 +4,21 @@ r"""Objectives: what the network is asked for, and how its error is weighted ove
 ELBO weighting all objectives minimise the very same number (tutorial eqs. 99, 130, 148; VDM eq. 17).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .condition import Condition
 from .denoiser import AnyDenoiser
 from .prediction import Space, error_scale
 from .process import Process
-from .reverse_variance import step_of
+from .reverse_variance import ReverseVariance, as_variance, step_kl, step_of
 from .schedule import Schedule
-from .weighting import Weighting
+from .weighting import Elbo, Sigmoid, Simple, Weighting
+
+IDDPM = 1e-3 / math.log(2)  # their 0.001, of bits, beside a squared error; sum or mean over dimensions alike
 
 
 class Loss(NamedTuple):
@@ -27,24 +30,50 @@ class Loss(NamedTuple):
 
 
 class Objective:
-    """Which output, which weighting.
+    r"""Which output, which weighting; a learned reverse variance adds its own term.
+
+    That is iDDPM's hybrid loss (Nichol & Dhariwal 2021, eq. 16), ``vlb_weight`` * T KL(q(z_s | z_t, x) ||
+    N(stop-gradient(mean), V)): the stop keeps the bound's noisy gradient off the mean, and V learns from
+    nothing else. Their L_simple + 0.001 L_vlb is the mean over dimensions of |eps - eps_hat|^2 and of T KL in
+    bits: in sums and nats, ``simple`` weighting with 0.001 / ln 2 = 0.00144. With weightings relative to the
+    bound (elbo, sigmoid) both parts are nats of the same bound and 1 is natural.
 
     Args:
-        space: the output's space, in which ``simple`` weighting is flat.
+        output: what the network gives, or the name of its space, in which ``simple`` weighting is flat.
         weighting: w(gamma).
         steps: train at T discrete times, T expm1(gamma_t - gamma_s) standing for gamma'(t) (VDM eq. 13);
-            None: continuous time.
+            None: continuous time, in which V has no say.
+        vlb_weight: of a learned variance's term; None: 0.001 / ln 2 with simple, 1 with elbo and sigmoid.
+        variance: of the bound's reverse steps.
 
     Raises:
-        ValueError: ``steps`` is below 1.
+        ValueError: ``steps`` is below 1; with a learned variance none, a weight that is not positive, or
+            none with another weighting.
     """
 
-    def __init__(self, space: str | Space, weighting: Weighting, steps: int | None = None):
+    def __init__(
+        self,
+        output: nn.Module | Space | str,
+        weighting: Weighting,
+        steps: int | None = None,
+        vlb_weight: float | None = None,
+        variance: ReverseVariance | str = "beta_tilde",
+    ):
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise ValueError(
                 f"objective.steps={steps}: null (continuous time) or a whole number from 1 is accepted"
             )
-        self.space, self.weighting, self.steps = space, weighting, steps
+        self.space: str | Space = output if isinstance(output, str | Space) else output.space  # type: ignore[assignment]
+        self.weighting, self.steps = weighting, steps
+        self.variance = as_variance(variance, "variance")
+        if self.variance.learned:
+            if steps is None:
+                raise ValueError(
+                    "objective.steps=null: a learned reverse variance is trained at a whole number of steps"
+                )
+            self.vlb_weight = _natural(weighting) if vlb_weight is None else vlb_weight
+            if not self.vlb_weight > 0:
+                raise ValueError(f"objective.vlb_weight={vlb_weight}: null or a positive number is accepted")
 
     def __call__(
         self,
@@ -63,10 +92,16 @@ class Objective:
             gamma, lower = step_of(schedule, t, self.steps)
             dgamma = self.steps * torch.expm1(gamma - lower)
         guess = denoiser(process.diffuse(x, gamma, eps), gamma, condition)
-        squared = guess.epsilon_error(x, eps).square().flatten(1).sum(1)
+        squares = guess.epsilon_error(x, eps).square()
+        squared = squares.flatten(1).sum(1)
         with torch.no_grad():
             weight = self.weight(process, gamma, dgamma)
-        return Loss(0.5 * weight * dgamma * squared, gamma, squared)
+        nats = 0.5 * weight * dgamma * squared
+        if self.variance.learned and self.steps is not None:
+            log_ratio = self.variance.log_ratio(process, gamma, lower, guess)
+            kl = step_kl(squares.detach(), gamma, lower, log_ratio)
+            nats = nats + self.vlb_weight * self.steps * kl
+        return Loss(nats, gamma, squared)
 
     def weight(self, process: Process, gamma: Tensor, dgamma: Tensor) -> Tensor:
         """w at each gamma, any shape."""
@@ -76,3 +111,15 @@ class Objective:
     def effective_weight(self, process: Process, schedule: Schedule, gamma: Tensor) -> Tensor:
         """w(gamma) under a schedule, for a plot: what multiplies the bound's integrand."""
         return self.weight(process, gamma, schedule.dgamma(schedule.t_of(gamma)))
+
+
+def _natural(weighting: Weighting) -> float:
+    if isinstance(weighting, Simple):
+        return IDDPM
+    if isinstance(weighting, Elbo | Sigmoid):
+        return 1.0
+    name = type(weighting).__name__
+    raise ValueError(
+        f"objective.vlb_weight=null with {name} weighting: a positive number is accepted; null goes with "
+        "objective/weighting=elbo, sigmoid, simple"
+    )

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from .condition import Condition
 from .denoiser import AnyDenoiser
-from .draws import mix
+from .draws import Stream, seeded
+from .named import Named
 from .prediction import Prediction
 from .process import Process, expand
 from .schedule import Schedule
@@ -34,8 +35,18 @@ def step_kl(squared: Tensor, gamma_t: Tensor, gamma_s: Tensor, log_ratio: Tensor
     return 0.5 * (scaled + torch.expm1(-log_ratio) + log_ratio).flatten(1).sum(1)
 
 
-class ReverseVariance:
-    """``log_ratio(process, gamma_t, gamma_s, guess)`` -> log(V / b), broadcastable against z (B, *event)."""
+class ReverseVariance(Named):
+    """``log_ratio(process, gamma_t, gamma_s, guess)`` -> log(V / b), broadcastable against z (B, *event).
+
+    Attributes:
+        learned: whether it is an output of the network, which a term of the loss trains.
+    """
+
+    learned = False
+
+    def around(self, output: nn.Module) -> nn.Module:
+        """What reads the network's numbers: ``output``, and beside it whatever V needs of them."""
+        return output
 
     def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
         raise NotImplementedError
@@ -103,7 +114,8 @@ class Optimal(ReverseVariance):
             gamma = torch.linspace(gamma[0].item(), gamma[-1].item(), NODES).to(gamma)
         found = []
         for i, node in enumerate(gamma):
-            eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(mix(seed, 6, i))).to(x)
+            generator = seeded(seed, Stream.CALIBRATION, i)
+            eps = torch.randn(x.shape, generator=generator).to(x)
             guess = denoiser(denoiser.process.diffuse(x, node, eps), node, condition)
             found.append(guess.epsilon_error(x, eps).square().mean())
         self.gamma, self.epsilon_mse = gamma, torch.stack(found)
@@ -123,6 +135,11 @@ class Learned(ReverseVariance):
     Raises:
         ValueError: the denoiser's guess holds no fraction.
     """
+
+    learned = True
+
+    def around(self, output: nn.Module) -> nn.Module:
+        return WithFraction(output)
 
     def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
         if guess.fraction is None:
@@ -153,12 +170,9 @@ class WithFraction(nn.Module):
         return guess
 
 
-VARIANCES: dict[str, type[ReverseVariance]] = {
-    "beta_tilde": BetaTilde,
-    "beta": Beta,
-    "optimal": Optimal,
-    "learned": Learned,
-}
+def as_variance(choice: ReverseVariance | str, key: str) -> ReverseVariance:
+    """``choice``, or what its short name says; ``key`` is for messages."""
+    return ReverseVariance.named(choice, key)() if isinstance(choice, str) else choice
 
 
 def _interpolate(at: Tensor, nodes: Tensor, values: Tensor) -> Tensor:

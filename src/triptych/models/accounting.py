@@ -13,6 +13,30 @@ BINNED = ("n", "w", "we", "ww", "wwe", "wwee")  # sums over draws of a noise lev
 TERMS = ("", "_prior", "_reconstruction", "_diffusion")
 
 
+class Account:
+    """What an accounting says of a split.
+
+    Attributes:
+        figures: {"bpd": {"mean", "stderr", "n"}, "bpd_prior": ..., ...}; empty before the first item.
+        unit: the name of the bound among them.
+        noise_levels: the epsilon error by noise level: "gamma", "epsilon_mse", "stderr".
+        estimator: "mean" (nats an item) and "variance" (nats^2) of one draw of the diffusion term.
+        per_item: indices (n,) and rows (n, 5): total, prior, reconstruction, diffusion, draw variance; None
+            where items were not kept apart.
+    """
+
+    def __init__(
+        self,
+        figures: dict[str, dict],
+        unit: str,
+        noise_levels: dict[str, list] | None = None,
+        estimator: dict[str, float] | None = None,
+        per_item: tuple[Tensor, Tensor] | None = None,
+    ):
+        self.figures, self.unit, self.per_item = figures, unit, per_item
+        self.noise_levels, self.estimator = noise_levels or {}, estimator or {}
+
+
 class Accounting(Metric):
     """Means and standard errors of a bound and its terms per dimension, and epsilon error by noise level.
 
@@ -46,7 +70,6 @@ class Accounting(Metric):
         for name, size in sizes.items():
             self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("rows", torch.zeros(0, 6, dtype=torch.float64), dist_reduce_fx="sum")
-        self.per_item: tuple[Tensor, Tensor] | None = None
 
     def expect(self, items: int) -> None:
         """Start over, and keep each of ``items`` items apart: those of indices below that number.
@@ -119,11 +142,11 @@ class Accounting(Metric):
         for name, value in zip(BINNED, values, strict=True):
             getattr(self, f"bin_{name}").index_add_(0, which, value)
 
-    def compute(self) -> dict[str, dict]:
-        """{"bpd": {"mean", "stderr", "n"}, "bpd_prior": ..., ...}; empty before the first item."""
-        self.noise_levels = self._levels()  # here, while the sums of all processes are at hand
-        self.estimator = self._estimator()
-        self.per_item = self._per_item()
+    def compute(self) -> Account:
+        """All of it at once, while the sums of all processes are at hand."""
+        return Account(self._figures(), self.unit, self._levels(), self._estimator(), self._per_item())
+
+    def _figures(self) -> dict[str, dict]:
         n = int(self.items.item())
         if not n:
             return {}

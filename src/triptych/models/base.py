@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from triptych.data.batch import Batch
+from triptych.data.order import EvalLoader
 from triptych.diffusion.bound import Elbo
 from triptych.diffusion.condition import Condition
-from triptych.diffusion.draws import mix
+from triptych.diffusion.draws import Stream, mix
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting
@@ -50,6 +51,9 @@ class BoundModel(pl.LightningModule):
         edges: Tensor | None = None,
         extras: Iterable[str] = (),
     ):
+        for key, value in (("repeats", repeats), ("val_repeats", val_repeats)):
+            if type(value) is not int or value < 1:
+                raise UserError(f"bound.{key}={value!r}: a whole number from 1 is accepted")
         super().__init__()
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
         self.shape, self.seed, self.conditional = shape, seed, conditional
@@ -57,14 +61,10 @@ class BoundModel(pl.LightningModule):
         self.truth = [mixture] if mixture is not None else []  # in a list: it is data, not part of the model
         self.dims = int(torch.Size(shape).numel())
         self.accounting = Accounting(self.dims, discrete, edges, tuple(extras))
-        self.split = "val"  # what the accounting is about; set by whoever starts a test
-        self.items = 0  # of that split, if each is to be kept apart
-        self.config: dict = {}  # the resolved configuration, kept in each checkpoint
-        self.seen: dict | None = None  # the data that it is trained on, likewise
         self._clock = (0, time.perf_counter())
 
     draws = True  # whether it is a model that samples can be drawn from
-
+    ignores: tuple[str, ...] = ()  # parts of the configuration that it does without, whatever is chosen
     # a subclass's own -------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
@@ -110,7 +110,7 @@ class BoundModel(pl.LightningModule):
         """Mean loss in nats per dimension."""
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         rank, world = self.global_rank, self.trainer.world_size
-        torch.manual_seed(mix(self.seed, 5, step, rank))  # dropout follows from the step too
+        torch.manual_seed(mix(self.seed, Stream.DROPOUT, step, rank))  # dropout follows from the step too
         nats = self.loss(batch, step, rank, world)
         mean = nats.mean() / self.dims
         if self._logs_now:
@@ -146,9 +146,6 @@ class BoundModel(pl.LightningModule):
         steps = self.trainer.max_steps
         factor = LambdaLR(optimizer, lambda step: self.lr_schedule.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["triptych"] = {"schema": 1, "config": self.config, "data": self.seen}
 
     # the accounting ---------------------------------------------------------------------------------
 
@@ -189,7 +186,12 @@ class BoundModel(pl.LightningModule):
     def on_test_epoch_start(self) -> None:
         self.before_accounting()
         self.before_report()
-        self.accounting.expect(self.items)
+        self.accounting.expect(self.tested.items)
+
+    @property
+    def tested(self) -> EvalLoader:
+        """The items of the test that is going on: they know their split and their number."""
+        return self.trainer.test_dataloaders  # type: ignore[return-value]
 
     def before_accounting(self) -> None:
         """What a subclass has to measure under the present weights before it can give its bound."""
@@ -201,19 +203,20 @@ class BoundModel(pl.LightningModule):
         self._log_accounting("val/")
 
     def on_test_epoch_end(self) -> None:
-        self._log_accounting("test/" if self.split == "test" else f"final/{self.split}_")
+        name = self.tested.name
+        self._log_accounting("test/" if name == "test" else f"final/{name}_")
 
     def _log_accounting(self, prefix: str) -> None:
         found = self.accounting.compute()
-        figures = {prefix + name: figure["mean"] for name, figure in found.items()}
+        figures = {prefix + name: figure["mean"] for name, figure in found.figures.items()}
         if prefix == "val/":
-            figures |= self._level_figures()
+            figures |= self._level_figures(found.noise_levels)
         # computed over all processes already, so each logs the same; "step" sets the row they stand in
         self.log_dict(figures | {"step": float(self.trainer.global_step)})
 
-    def _level_figures(self) -> dict[str, float]:
+    def _level_figures(self, levels: dict[str, list]) -> dict[str, float]:
         """Error of epsilon per dimension in a few bands of noise, from the cleanest (0) to the noisiest."""
-        edges, levels = self.accounting.edges, self.accounting.noise_levels
+        edges = self.accounting.edges
         if edges is None:
             return {}
         bands: dict[int, list[float]] = {}

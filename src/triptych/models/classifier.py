@@ -12,7 +12,7 @@ from triptych.diffusion.draws import evaluation_draw, training_draw
 from triptych.diffusion.process import Process
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
-from triptych.models.accounting import _figure
+from triptych.models.accounting import Account, _figure
 from triptych.models.base import BoundModel
 from triptych.networks.classifier import ClassifierNetwork
 
@@ -23,7 +23,6 @@ class ClassifierAccounting(Metric):
     full_state_update = False
     unit = "cross_entropy"
     edges = None
-    noise_levels: dict = {}
     items: Tensor
     sums: Tensor
     squares: Tensor
@@ -44,11 +43,11 @@ class ClassifierAccounting(Metric):
         self.sums += rows.sum(1)
         self.squares += rows.square().sum(1)
 
-    def compute(self) -> dict[str, dict]:
-        """{"cross_entropy": {"mean", "stderr", "n"}, "accuracy": ...}; empty before the first item."""
+    def compute(self) -> Account:
+        """Figures {"cross_entropy": {"mean", "stderr", "n"}, "accuracy": ...}; none before the first item."""
         n = int(self.items.item())
         rows = zip(("cross_entropy", "accuracy"), self.sums.tolist(), self.squares.tolist(), strict=True)
-        return {name: _figure(n, s, q) for name, s, q in rows} if n else {}
+        return Account({name: _figure(n, s, q) for name, s, q in rows} if n else {}, self.unit)
 
 
 class Classifier(BoundModel):
@@ -67,6 +66,7 @@ class Classifier(BoundModel):
     """
 
     draws = False
+    ignores = ("denoiser", "objective", "bound", "likelihood")
 
     def __init__(
         self,

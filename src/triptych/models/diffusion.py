@@ -14,7 +14,7 @@ from triptych.diffusion.condition import Condition, dropout
 from triptych.diffusion.control import ITEMS, Control, lattice_variance
 from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.denoiser import Denoiser
-from triptych.diffusion.draws import Draw, evaluation_draw, evaluation_times, mix, training_draw
+from triptych.diffusion.draws import Draw, Stream, evaluation_draw, evaluation_times, mix, training_draw
 from triptych.diffusion.gap import excess_gap
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.likelihood import Likelihood
@@ -77,6 +77,14 @@ class Diffusion(BoundModel):
             )
         if isinstance(bound.variance, Optimal) and calibration is None:
             raise ValueError("bound.variance=optimal needs training items to be measured on")
+        if likelihood is not None and (levels is None) != (likelihood.dequantisation == "none"):
+            accepted = "none" if levels is None else "uniform, lossless"
+            raise UserError(
+                f"likelihood.dequantisation={likelihood.dequantisation} with data of "
+                f"{'a density' if levels is None else f'{levels} levels'}: {accepted} is accepted"
+            )
+        if likelihood is not None and (type(likelihood_items) is not int or likelihood_items < 1):
+            raise UserError(f"likelihood.items={likelihood_items}: a whole number from 1 is accepted")
         shares = label_dropout.values() if isinstance(label_dropout, Mapping) else (label_dropout,)
         if not all(0 <= share <= 1 for share in shares):
             raise ValueError(f"model.label_dropout={label_dropout}: a number in [0, 1] is accepted")
@@ -107,7 +115,7 @@ class Diffusion(BoundModel):
         else:
             nats = self.objective(self.denoiser, self.schedule, batch.x, t, eps, condition).nats
         if isinstance(self.schedule, LearnedEndpoints) and not self.schedule.pinned:
-            _, eps_0 = training_draw(self.shape, size, mix(self.seed, 12), step, rank, world)
+            _, eps_0 = training_draw(self.shape, size, mix(self.seed, Stream.ENDS), step, rank, world)
             prior, reconstruction = self.bound.ends(self.denoiser, batch.x, eps_0.to(self.device), condition)
             nats = nats + prior + reconstruction
         return nats
@@ -195,7 +203,7 @@ class Diffusion(BoundModel):
         return excess_gap(self.denoiser, self.schedule, truth, batch.x, draw, weight)
 
     def extra(self, batch: Batch) -> dict[str, Tensor]:
-        if self.likelihood is None or self.split != "test":
+        if self.likelihood is None or self.tested.name != "test":
             return {}
         nothing = torch.full((len(batch.x),), torch.nan, dtype=torch.float64, device=batch.x.device)
         found = {name: nothing.clone() for name in ODE[:4]}
@@ -228,8 +236,7 @@ class Diffusion(BoundModel):
 
     @torch.no_grad()
     def panels(self) -> dict[str, Any]:
-        """The objective's effective weight (ELBO = 1) by gamma, the schedule's curve, what one draw of the
-        diffusion term is worth, on the split that was accounted last."""
+        """The objective's effective weight (ELBO = 1) by gamma, and the schedule's curve."""
         t = torch.linspace(0.005, 0.995, PANEL_POINTS, device=self.device)
         low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=self.device))
         gamma = low + (high - low) * t
@@ -238,7 +245,6 @@ class Diffusion(BoundModel):
         return {
             "weighting": {"gamma": gamma.tolist(), "effective": weight.tolist()},
             "schedule": {"t": times.tolist(), "gamma": self.schedule.gamma(times).tolist()},
-            "estimator": getattr(self.accounting, "estimator", {}),
         }
 
     def check_sampler(self, sampler: Sampler) -> None:

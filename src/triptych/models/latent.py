@@ -27,7 +27,7 @@ class LatentModel(BoundModel):
 
     Args:
         network: encoders, decoders and head; its head gives ``outputs`` per dimension of x.
-        levels_of_data: number K of grey levels, None for data with a density.
+        levels: number K of grey levels, None for data with a density.
         beta_warmup: steps over which beta rises from 0 to 1; 0 for none.
         free_bits: KL in bits, per level and item, below which a level is left alone; 0 for none.
         importance_samples: K of the importance-weighted bound at test; 0 for none.
@@ -43,7 +43,7 @@ class LatentModel(BoundModel):
         optimizer,
         lr_schedule,
         *,
-        levels_of_data: int | None = None,
+        levels: int | None = None,
         beta_warmup: int = 0,
         free_bits: float = 0.0,
         importance_samples: int = 0,
@@ -60,7 +60,7 @@ class LatentModel(BoundModel):
         extras = [f"kl_{level + 1}" for level in range(self.depth)] + ["iw"] * bool(importance_samples)
         super().__init__(optimizer, lr_schedule, extras=extras, **more)
         self.network = network
-        self.centres = None if levels_of_data is None else level_centres(levels_of_data)
+        self.centres = None if levels is None else level_centres(levels)
         self.beta_warmup, self.free_nats = beta_warmup, free_bits * math.log(2)
         self.importance_samples = importance_samples
         self.hierarchy = Hierarchy(
@@ -69,6 +69,11 @@ class LatentModel(BoundModel):
             self._reconstruction,
             lambda z: Normal(torch.zeros_like(z), torch.ones_like(z)),
         )
+
+    @staticmethod
+    def outputs(levels: int | None) -> int:
+        """Numbers per dimension of x that the head gives: one logit a level, or mean and log std."""
+        return levels or 2
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         path = self.hierarchy.path(batch.x, training_noise(self.seed, step, rank, world))
@@ -126,9 +131,34 @@ class LatentModel(BoundModel):
         return self.hierarchy.path(batch.x, evaluation_noise(batch.index.cpu(), self.seed, repeat))
 
 
-def outputs(levels_of_data: int | None) -> int:
-    """Numbers per dimension of x that a ladder's head gives: one logit a level, or mean and log std."""
-    return levels_of_data or 2
+class VAE(LatentModel):
+    """-log p(x) <= E_q[-log p(x | z)] + KL(q(z | x) || N(0, I)) (Kingma & Welling 2014): one level.
+
+    Raises:
+        ValueError: a network of several levels.
+    """
+
+    def __init__(self, network: Ladder, optimizer, lr_schedule, **more: Any):
+        super().__init__(network, optimizer, lr_schedule, **more)
+        if self.depth != 1:
+            raise ValueError(
+                f"model=vae has one level, this network {self.depth}: hierarchical_vae is accepted"
+            )
+
+
+class HierarchicalVAE(LatentModel):
+    """Two levels or more, each encoded from the one below, decoded from the one above.
+
+    Raises:
+        ValueError: a network of one level.
+    """
+
+    def __init__(self, network: Ladder, optimizer, lr_schedule, **more: Any):
+        super().__init__(network, optimizer, lr_schedule, **more)
+        if self.depth < 2:
+            raise ValueError(
+                f"model=hierarchical_vae has two levels or more, this network {self.depth}: vae is accepted"
+            )
 
 
 def as_normal(raw: Tensor) -> Normal:

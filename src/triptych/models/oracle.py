@@ -1,54 +1,46 @@
 """The exact denoiser of data whose truth is known, as a model: nothing to train, everything to measure."""
 
-from functools import partial
+from typing import Any
 
-from triptych.config.build import build
-from triptych.data.base import DataModule
-from triptych.diffusion.mixture import Oracle
+from triptych.diffusion.bound import Bound
+from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.objective import Objective
+from triptych.diffusion.process import Process
+from triptych.diffusion.schedule import Schedule
 from triptych.diffusion.weighting import Elbo
 from triptych.errors import UserError
-from triptych.models.assemble_bound import build_bound, build_likelihood, calibration, training_items
-from triptych.models.common import common
 from triptych.models.diffusion import Diffusion
 
 
 class OracleModel(Diffusion):
-    """A diffusion model with no parameters: its bound is the best there is."""
-
-
-def build_oracle(config: dict, data: DataModule) -> OracleModel:
-    """The model for a mixture's data.
+    """A diffusion model with no parameters: its bound is the best there is.
 
     Raises:
-        UserError: data whose truth is not known.
+        UserError: data whose truth is not known; a schedule or a reverse variance that would be trained.
     """
-    if data.mixture is None:
-        raise UserError(
-            f"model=oracle: the truth of data {data.name} is not known; ring, mixture is accepted"
-        )
-    schedule, process = build(config["schedule"], "schedule"), build(config["process"], "process")
-    if any(p.requires_grad for p in schedule.parameters()):
-        raise UserError("model=oracle: trains nothing; a schedule without parameters is accepted")
-    if config["bound"].get("variance") == "learned":
-        raise UserError("bound.variance=learned: model=oracle trains nothing; optimal is accepted")
-    try:
-        bound = build_bound(config, data, schedule)
-        likelihood = build_likelihood(config, data, schedule)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    return build(
-        config["model"],
-        "model",
-        denoiser=Oracle(data.mixture, process),
-        schedule=schedule,
-        objective=Objective("score", Elbo()),
-        bound=bound,
-        **common(config, data),
-        conditional=config["denoiser"]["conditional"],
-        mixture=data.mixture,
-        calibration=partial(calibration, data),
-        levels=data.levels,
-        training=training_items(data),
-        **likelihood,
-    )
+
+    ignores = ("denoiser", "objective")
+
+    def __init__(
+        self,
+        mixture: GaussianMixture | None,
+        schedule: Schedule,
+        process: Process,
+        bound: Bound,
+        optimizer,
+        lr_schedule,
+        *,
+        data_name: str = "",
+        **more: Any,
+    ):
+        if mixture is None:
+            raise UserError(
+                f"model=oracle: the truth of data {data_name} is not known; ring, mixture is accepted"
+            )
+        if any(p.requires_grad for p in schedule.parameters()):
+            raise UserError("model=oracle: trains nothing; a schedule without parameters is accepted")
+        if bound.variance.learned:
+            raise UserError("bound.variance=learned: model=oracle trains nothing; optimal is accepted")
+        denoiser, objective = Oracle(mixture, process), Objective("score", Elbo())
+        parts = (denoiser, schedule, objective, bound)
+        super().__init__(*parts, optimizer, lr_schedule, mixture=mixture, **more)  # type: ignore[arg-type]

@@ -10,9 +10,10 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from triptych.errors import UserError
 from triptych.runs.archive import inspect
-from triptych.runs.directory import write_atomic
+from triptych.runs.directory import RunDirectory, write_atomic
 from triptych.runs.snapshots import reconstruct
 
+LAST, BEST = "last.ckpt", "best.ckpt"
 WEIGHTS = ("ema", "raw", "chosen")  # of a run; the doors take each average by its name, too
 
 
@@ -22,12 +23,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        write_atomic(Path(path), buffer.getvalue())
+        save_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict:
         return read_checkpoint(Path(path))
+
+
+def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint whole, or not at all."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    write_atomic(path, buffer.getvalue())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -51,6 +57,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     checkpoint["triptych"]["config"] = config
     return checkpoint
+
+
+def choose(run: RunDirectory, which: str) -> Path:
+    """The checkpoint whose weights are reported: "last", or "best" by the validation bound, if any."""
+    best = run / "checkpoints" / BEST
+    return best if which == "best" and best.exists() else run / "checkpoints" / LAST
 
 
 def newest_readable(paths: list[Path]) -> Path | None:

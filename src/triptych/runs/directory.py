@@ -10,6 +10,8 @@ checkpoints/ averages/ samples/ wandb/ train.log
 
 import contextlib
 import errno
+import json
+import math
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,12 +21,11 @@ from triptych.config.file import read_config
 from triptych.errors import StorageError, UserError
 from triptych.runs.lock import holder, lock
 from triptych.runs.plain import load
-from triptych.runs.summary import to_json
+from triptych.runs.summary import ENDED
 
 # The storage refuses, not the program: room, permission, quota.
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
-ENDED = ("finished", "failed", "diverged")  # what a summary says
 PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
 
@@ -116,3 +117,18 @@ class RunDirectory:
         for leftover in (*self.path.rglob(".*.tmp"), *self.path.glob(".error-*.json")):
             leftover.unlink(missing_ok=True)
         (self / PRUNE).unlink(missing_ok=True)  # whoever starts it again wants it to go on
+
+
+def to_json(value: Any) -> str:
+    """Strict JSON, which has no word for what is not finite: null."""
+    return json.dumps(_strict(value), indent=1, sort_keys=False, allow_nan=False) + "\n"
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _strict(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(entry) for entry in value]
+    return value

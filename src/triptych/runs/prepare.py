@@ -124,8 +124,8 @@ def _lies_there_now(run: RunDirectory, plain: dict) -> bool:
     if known is None and (run.checkpoints() or run.status == "finished"):
         return False  # from before there were fingerprints: nobody can tell
     if known is not None:
-        from triptych.data.fingerprint import fingerprint  # torch, which the door goes without, elsewhere
-        from triptych.models.assemble import build_data
+        from triptych.data.build import build_data  # torch, which the door goes without, elsewhere
+        from triptych.data.fingerprint import fingerprint
 
         now = fingerprint(build_data(plain))
         if (known["fingerprint"], known["split"]) != (now.data, now.split):

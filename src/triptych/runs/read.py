@@ -21,11 +21,10 @@ from triptych.limits import limit
 from triptych.runs.plain import line, load, load_config, natural, number, parse_overrides, text, whole
 from triptych.runs.read_measures import Measured, read_measures
 from triptych.runs.read_schedule import ScheduleCurve, read_schedule, read_variance
+from triptych.runs.summary import UNITS, Summary
 
 Status = Literal["finished", "failed", "diverged", "running", "interrupted", "unreadable"]
 
-SCHEMA = 1
-UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
 PARTS = ("prior", "reconstruction", "diffusion")
 ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # the name under which an earlier run was kept when it started over
 STALE = 300.0  # seconds without a sign of life after which a run without a summary counts as interrupted
@@ -174,42 +173,34 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
     if not path.exists():
         return _unfinished(known, directory, time.time() if now is None else now)
     try:
-        summary = json.loads(text(path))
-        return Run(**(known | _summary(summary, directory)))
+        return Run(**(known | _summary(Summary.read(json.loads(text(path))), directory)))
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         return Run(**known, status="unreadable", error=f"summary.json: {line(error) or type(error).__name__}")
 
 
-def _summary(summary: Any, directory: Path) -> dict[str, Any]:
-    if not isinstance(summary, dict):
-        raise ValueError("not a JSON object")
-    if summary.get("schema") != SCHEMA:
-        raise ValueError(f"schema {summary.get('schema')!r}, this reader knows {SCHEMA}")
-    status = summary.get("status")
-    if status not in ("finished", "failed", "diverged"):
-        raise ValueError(f"status {status!r} is none of finished, failed, diverged")
-    fields: dict[str, Any] = {"status": status, "error": line(summary.get("error") or "")}
-    fields |= {split: dict(_estimates(summary.get(split), split)) for split in ("test", "val", "train")}
-    fields |= {key: str(summary[key]) for key in ("name", "device", "weights") if summary.get(key)}
+def _summary(said: Summary, directory: Path) -> dict[str, Any]:
+    fields: dict[str, Any] = {"status": said.status, "error": line(said.error or "")}
+    fields |= {split: dict(_estimates(getattr(said, split), split)) for split in ("test", "val", "train")}
+    fields |= {key: str(getattr(said, key)) for key in ("name", "device", "weights") if getattr(said, key)}
     for key in ("parameters", "steps", "world_size"):
-        fields[key] = whole(summary.get(key))
-    fields["seconds"] = {str(k): number(v) for k, v in (summary.get("seconds") or {}).items()}
-    fields["noise_levels"] = _curve(summary.get("noise_levels"), "epsilon_mse")
-    fields["weighting"] = _curve(summary.get("weighting"), "effective")
-    fields["schedule"] = read_schedule(summary.get("schedule"))
-    fields["variance"] = read_variance(summary.get("estimator"))
-    fields["tweedie"] = _curve(summary.get("tweedie"), "excess")
-    fields["posterior"] = _curve(summary.get("tweedie"), "spread")
-    fields["measured"] = read_measures(summary)
-    fields |= _data(summary)
-    fields["gradient"] = _gradient(summary.get("gradient"))
-    fields["baselines"] = _baselines(summary.get("baselines"))
-    if isinstance(summary.get("samples"), str):
-        file = directory / summary["samples"]
+        fields[key] = whole(getattr(said, key))
+    fields["seconds"] = {str(k): number(v) for k, v in (said.seconds or {}).items()}
+    fields["noise_levels"] = _curve(said.noise_levels, "epsilon_mse")
+    fields["weighting"] = _curve(said.weighting, "effective")
+    fields["schedule"] = read_schedule(said.schedule)
+    fields["variance"] = read_variance(said.estimator)
+    fields["tweedie"] = _curve(said.tweedie, "excess")
+    fields["posterior"] = _curve(said.tweedie, "spread")
+    fields["measured"] = read_measures(said)
+    fields |= _data(said.data)
+    fields["gradient"] = _gradient(said.gradient)
+    fields["baselines"] = _baselines(said.baselines)
+    if isinstance(said.samples, str):
+        file = directory / said.samples
         if file.resolve().is_relative_to(directory.resolve()):  # the report shows it to others
             fields["samples"] = file
     # what the run says of itself wins over what was recorded at its start
-    return fields | _identity(summary)
+    return fields | _identity(said.record())
 
 
 def _gradient(record: Any) -> Mapping[str, float]:
@@ -231,7 +222,7 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     except (ValueError, TypeError, AttributeError):
         identity = {}
     everywhere = [e for e in executions if isinstance(e, dict)] if isinstance(executions, list) else []
-    identity |= _data(record)
+    identity |= _data(record.get("data"))
     return identity | {
         "sources": str(last.get("sources") or ""),
         "code_changes": tuple(line(e["changed"]) for e in everywhere if e.get("changed")),
@@ -244,9 +235,8 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _data(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Fingerprint and split of the data, only as far as the record has them."""
-    data = record.get("data")
+def _data(data: Any) -> dict[str, Any]:
+    """Fingerprint and split of the data, only as far as a record has them."""
     if not isinstance(data, dict) or not data.get("fingerprint"):
         return {}
     found = {key: str(data.get(key) or "") for key in ("fingerprint", "split")}

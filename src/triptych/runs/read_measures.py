@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from triptych.runs.plain import number
+from triptych.runs.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,17 @@ class Measured:
         return tuple(row.get(name, math.nan) for row in self.rows)
 
 
-def read_measures(summary: Mapping[str, Any]) -> Measured | None:
+def read_measures(summary: Summary) -> Measured | None:
     """The measures of a summary, or None."""
     try:
-        about = summary.get("measured") or {}
+        about = summary.measured or {}
         floor = {
             name: (number(f["median"]), number(f["low"]), number(f["high"]))
             for name, f in (about.get("floor") or {}).items()
             if isinstance(f, dict)
         }
-        over = summary.get("measures_over")
-        rows = over["rows"] if over else [{"value": 0, "measures": summary["measures"]}]
+        over = summary.measures_over
+        rows: Any = over["rows"] if over else [{"value": 0, "measures": summary.measures}]
         return Measured(
             key=str(over["key"]) if over else "",
             values=tuple(number(row["value"]) for row in rows),

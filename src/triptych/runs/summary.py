@@ -1,43 +1,93 @@
 """``summary.json``: the recorded result of a run, the contract with every reader."""
 
-import json
 import math
+from dataclasses import dataclass, fields
 from typing import Any
 
-from triptych.errors import Diverged
-
 SCHEMA = 1
+ENDED = ("finished", "failed", "diverged")
+NULL = ("gradient", "samples")  # said of a finished run, also where there is none
 UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
 
 
-def failed(provenance: dict, stage: str, error: str) -> dict:
-    """The summary of a run that did not finish; ``stage``: "build", "fit" or "test"."""
-    return {
-        "schema": SCHEMA,
-        "status": "failed",
-        "stage": stage,
-        "overrides": provenance.get("overrides", []),
-        "choices": provenance.get("choices", {}),
-        "error": error,
-    }
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """All that the file may say, in plain values, for who writes it and who reads it; None is not said.
 
+    Attributes:
+        status: "finished", "failed" or "diverged"; of the last two ``stage`` ("build", "fit" or "test"),
+            ``error`` in one line and, where something was not finite, the ``step``.
+        parameters, steps: of the model, whoever trained it. seconds: {"fit", "test"}.
+        weights, checkpoint: those that are reported. averaging: {"reported", "val": figures of the others}.
+        data: fingerprint, split and sizes, and whether they changed between two starts.
+        train, val, test: {"bpd": {"mean", "stderr", "n"}, "bpd_prior": ..., "gap": ..., ...}.
+        noise_levels, weighting, schedule, tweedie: curves, lists by name. estimator: {"mean", "variance"} of
+            one draw of the diffusion term. gradient: {"norm": quantiles, "clipped": share}.
+        baselines: {"uniform", "histogram": {"mean", "stderr", "n"}}.
+        samples: the picture's path. measures, measures_over, measured: of samples, see ``sampling.measure``.
+        wandb: {"mode", "files", "sync"}.
+    """
 
-def diverged(provenance: dict, stage: str, found: Diverged) -> dict:
-    """The summary of a run that ended at ``step`` because something was not finite any more."""
-    return failed(provenance, stage, str(found)) | {"status": "diverged", "step": found.step}
+    status: str
+    name: str | None = None
+    overrides: list[str] | None = None
+    choices: dict[str, Any] | None = None
+    seed: int | None = None
+    stage: str | None = None
+    error: str | None = None
+    step: int | None = None
+    parameters: int | None = None
+    steps: int | None = None
+    seconds: dict[str, float] | None = None
+    device: str | None = None
+    world_size: int | None = None
+    weights: str | None = None
+    checkpoint: str | None = None
+    averaging: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None
+    train: dict[str, Any] | None = None
+    val: dict[str, Any] | None = None
+    test: dict[str, Any] | None = None
+    noise_levels: dict[str, Any] | None = None
+    estimator: dict[str, Any] | None = None
+    gradient: dict[str, Any] | None = None
+    baselines: dict[str, Any] | None = None
+    weighting: dict[str, Any] | None = None
+    schedule: dict[str, Any] | None = None
+    tweedie: dict[str, Any] | None = None
+    samples: str | None = None
+    measures: dict[str, Any] | None = None
+    measures_over: dict[str, Any] | None = None
+    measured: dict[str, Any] | None = None
+    wandb: dict[str, Any] | None = None
 
+    @classmethod
+    def of(cls, provenance: dict, status: str, **facts: Any) -> "Summary":
+        """Of the run that ``provenance`` is of."""
+        about = {"overrides": provenance.get("overrides", []), "choices": provenance.get("choices", {})}
+        return cls(status=status, **about, **facts)
 
-def finished(provenance: dict, config: dict, **facts: Any) -> dict:
-    """The summary of a finished run; ``facts`` are its figures."""
-    return {
-        "schema": SCHEMA,
-        "status": "finished",
-        "name": config["name"] or "",
-        "overrides": provenance.get("overrides", []),
-        "choices": provenance.get("choices", {}),
-        "seed": config["seed"],
-        **facts,
-    }
+    @classmethod
+    def read(cls, record: Any) -> "Summary":
+        """What a file says, as it says it; keys that are not ours are passed over.
+
+        Raises:
+            ValueError: it is of another schema, or no summary.
+        """
+        if not isinstance(record, dict):
+            raise ValueError("not a JSON object")
+        if record.get("schema") != SCHEMA:
+            raise ValueError(f"schema {record.get('schema')!r}, this reader knows {SCHEMA}")
+        if record.get("status") not in ENDED:
+            raise ValueError(f"status {record.get('status')!r} is none of {', '.join(ENDED)}")
+        known = [field.name for field in fields(cls) if field.name in record]
+        return cls(**{name: record[name] for name in known})
+
+    def record(self) -> dict[str, Any]:
+        """For the file."""
+        said = {field.name: getattr(self, field.name) for field in fields(self)}
+        asked = NULL if self.status == "finished" else ()
+        return {"schema": SCHEMA} | {k: v for k, v in said.items() if v is not None or k in asked}
 
 
 def _with_error(figure: dict) -> str:
@@ -83,18 +133,3 @@ def figure(summary: dict | None, name: str) -> float | None:
     for part in name.split("."):
         value = value.get(part, {}) if isinstance(value, dict) else {}
     return value if isinstance(value, float) else None
-
-
-def to_json(value: Any) -> str:
-    """Strict JSON, which has no word for what is not finite: null."""
-    return json.dumps(_strict(value), indent=1, sort_keys=False, allow_nan=False) + "\n"
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _strict(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(entry) for entry in value]
-    return value

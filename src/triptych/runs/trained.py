@@ -1,10 +1,9 @@
 """``trained=DIR``: a run on the model of a finished one, for other samplers, guidance and measures of it."""
 
-import io
 from typing import TYPE_CHECKING, Any
 
 from triptych.errors import UserError
-from triptych.runs.directory import RunDirectory, write_atomic
+from triptych.runs.directory import RunDirectory
 from triptych.runs.strangers import check_config
 
 if TYPE_CHECKING:
@@ -47,17 +46,15 @@ def adopt(config: dict, choices: dict[str, Any], overrides: list[str]) -> None:
     config["trained"] = str(source.path)
 
 
-def take_over(run: RunDirectory, config: dict, now: "Fingerprint", write: bool) -> dict[str, Any]:
-    """The checkpoint by which the other run reports; ``write``: kept as this run's last one, too.
+def take_over(run: RunDirectory, config: dict, now: "Fingerprint") -> dict[str, Any]:
+    """The checkpoint by which the other run reports, with this run's configuration in it.
 
     ``now``: of the data that this run will be measured on.
 
     Raises:
         UserError: it is gone, or cannot be read, or was trained on what would now validate or test it.
     """
-    import torch  # here, since the door adopts before anything heavy is imported
-
-    from triptych.data.fingerprint import HELD_OUT
+    from triptych.data.fingerprint import HELD_OUT  # torch, here: the door adopts before it is imported
     from triptych.runs.changed import compare_data, say
     from triptych.runs.checkpoints import read_checkpoint
 
@@ -72,8 +69,4 @@ def take_over(run: RunDirectory, config: dict, now: "Fingerprint", write: bool) 
     say(run, compare_data(now, kept["triptych"].get("data"), HELD_OUT, accepted))
     checkpoint = {key: kept[key] for key in ("state_dict", "callbacks", "global_step")}
     checkpoint["triptych"] = kept["triptych"] | {"config": config}
-    if write:
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        write_atomic(run / "checkpoints" / "last.ckpt", buffer.getvalue())
     return checkpoint

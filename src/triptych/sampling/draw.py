@@ -24,7 +24,7 @@ def draw(
     condition = asked_for(module, data, n, label, guided)
     training = module.training
     module.eval()
-    around = {} if guided is None else {"denoiser": guided}
+    around = {} if guided is None else {"denoiser": guided.to(module.device)}
     x = module.sample(n, sampler, generator, condition, progress, **around)
     module.train(training)
     return x.cpu()

@@ -18,6 +18,13 @@ def save(x: Tensor, data: DataModule, path: Path) -> None:
         _points(x, data, path)
 
 
+def log_picture(loggers, key: str, path: Path, step: int) -> None:
+    """Send a picture to every logger that takes pictures."""
+    for logger in loggers:
+        if hasattr(logger, "log_picture"):
+            logger.log_picture(key, path, step)
+
+
 def _grid(x: Tensor, data: DataModule):
     from PIL import Image
 

@@ -1,18 +1,23 @@
 """Which weights of a run are reported, and what the validation bound says of the others that it kept."""
 
-import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
-import torch
 
 from triptych.callbacks.ema import EMA
-from triptych.data.base import DataModule
 from triptych.errors import UserError
-from triptych.models.base import BoundModel
-from triptych.runs.checkpoints import WEIGHTS, averages, load_weights
-from triptych.runs.directory import write_atomic
+from triptych.experiment.experiment import Experiment
+from triptych.runs.checkpoints import (
+    WEIGHTS,
+    averages,
+    choose,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
+from triptych.runs.directory import RunDirectory
+from triptych.runs.origin import Origin
 from triptych.training.account import account_split
 
 
@@ -39,32 +44,45 @@ def check_averaging(config: dict, callbacks: list[pl.Callback], validated: bool)
         average.validates = weights != "raw"
 
 
-def compare_averages(
-    trainer: pl.Trainer, model: BoundModel, data: DataModule, checkpoint: dict[str, Any], path: Path
-) -> dict[str, Any]:
-    """{"averaging": {"reported", "val"}}: the weights reported, and the validation figures of the others.
+class Reported(NamedTuple):
+    """The weights that a run reports: their checkpoint, the step of it, and what is said of the others."""
 
-    With weights=chosen the average of the lowest validation bound is chosen, and noted in the checkpoint in
-    memory and at ``path``. The test set is not looked at. Empty where there is nothing to compare or to
-    validate on.
+    path: Path
+    step: int
+    others: dict[str, Any]
+
+
+def choose_weights(
+    run: RunDirectory, trainer: pl.Trainer, experiment: Experiment, origin: Origin
+) -> Reported:
+    """Put the weights that the run reports into its model.
+
+    ``others``: {"averaging": {"reported", "val"}}, which average they are, and the validation figures of the
+    other weights. With weights=chosen the average of the lowest validation bound is chosen, and noted in the
+    checkpoint. The test set is not looked at. Empty where there is nothing to compare or to validate on, and
+    where the model is another run's, who has chosen.
     """
-    asked, kept = model.config["weights"], averages(checkpoint)
-    noted = checkpoint["triptych"].get("chosen")
-    if not any(kept.values()) or not len(data.splits["val"]):
-        return {}
-    reported = {"raw": "raw", "ema": next(iter(kept)), "chosen": noted}[asked]
+    path = choose(run, experiment.config["checkpoint"])
+    checkpoint = origin.taken or read_checkpoint(path)
+    model, data = experiment.model, experiment.data
+    asked, kept = experiment.config["weights"], averages(checkpoint)
+    reported = {"raw": "raw", "ema": next(iter(kept), None), "chosen": checkpoint["triptych"].get("chosen")}[
+        asked
+    ]
     found = {}
-    for name in ("raw", *kept):
-        if name != reported:  # that one is accounted with the other splits
-            load_weights(model, checkpoint, name)
-            found[name] = account_split(trainer, model, data, "val", of=name)
-    if reported is None:
+    if not origin.taken and any(kept.values()) and len(data.splits["val"]):
+        for name in ("raw", *kept):
+            if name != reported:  # that one is accounted with the other splits
+                load_weights(model, checkpoint, name)
+                found[name] = account_split(trainer, model, data, "val", of=name).figures
+    anew = bool(found) and reported is None
+    if anew:
         unit = model.accounting.unit
         reported = min(kept, key=lambda name: found[name][unit]["mean"])
         checkpoint["triptych"]["chosen"] = reported
         del found[reported]
-        if trainer.is_global_zero:
-            buffer = io.BytesIO()
-            torch.save(checkpoint, buffer)
-            write_atomic(path, buffer.getvalue())
-    return {"averaging": {"reported": reported, "val": found}}
+    load_weights(model, checkpoint, asked)
+    if anew and trainer.is_global_zero:
+        save_checkpoint(checkpoint, path)
+    others = {"averaging": {"reported": reported, "val": found}} if found or anew else {}
+    return Reported(path, checkpoint["global_step"], others)

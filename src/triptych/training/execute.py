@@ -4,41 +4,35 @@ import contextlib
 import math
 import time
 import traceback
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-from triptych.callbacks.checkpointing import LAST, Keep, choose
-from triptych.callbacks.gradients import Gradients
 from triptych.callbacks.progress import Progress
-from triptych.callbacks.samples import SampleGrid, log_picture
 from triptych.callbacks.stopping import Stop, requeue
-from triptych.config.build import build, check_targets
-from triptych.data.fingerprint import fingerprint
+from triptych.config.build import check_targets
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
-from triptych.models.assemble import build_data, build_model
+from triptych.experiment.build import build_experiment
+from triptych.experiment.experiment import Experiment
+from triptych.models.accounting import Account
 from triptych.quiet import quiet
-from triptych.runs.changed import check_data, remember, say
-from triptych.runs.checkpoints import load_weights, newest_readable, read_checkpoint
-from triptych.runs.directory import RunDirectory, write_atomic
+from triptych.runs.directory import RunDirectory
+from triptych.runs.origin import Origin, find_origin
 from triptych.runs.processes import rank
-from triptych.runs.provenance import add_execution
 from triptych.runs.strangers import is_own
-from triptych.runs.summary import diverged, failed, finished
-from triptych.runs.trained import take_over
+from triptych.runs.summary import Summary
 from triptych.sampling.draw import draw
-from triptych.sampling.guided import guided
-from triptych.sampling.measure import check, measure
-from triptych.sampling.pictures import save
+from triptych.sampling.measure import measure
+from triptych.sampling.pictures import log_picture, save
 from triptych.sampling.posterior_mean import posterior_mean
 from triptych.training.account import account
-from triptych.training.averaging import check_averaging, compare_averages
+from triptych.training.averaging import choose_weights
 from triptych.training.baselines import baselines
+from triptych.training.fit import Fit, build_fit
 from triptych.training.items import write_items
-from triptych.training.logging import build_loggers, close_loggers, take_up_rows, whereabouts
+from triptych.training.logging import closing, whereabouts
 from triptych.training.peers import Peers, is_broken_connection, leave_error
-from triptych.training.trainer import build_trainer, check_shares
-from triptych.training.untrained import keep_untrained, trainable
 
 PATIENCE = 5.0  # seconds that a job may need to let go of its directory after its sweep was killed
 MOMENTS = ("last", "best")
@@ -82,7 +76,8 @@ def execute(run: RunDirectory) -> dict:
         except StorageError:
             raise  # nothing is wrong with the run: it goes on when there is room
         except Diverged as found:
-            run.write("summary.json", diverged(run.provenance(), stage["now"], found))
+            how = {"stage": stage["now"], "error": str(found), "step": found.step}
+            run.write("summary.json", Summary.of(run.provenance(), "diverged", **how).record())
             raise
         except Exception as error:
             reason = peers.reason(error)
@@ -97,9 +92,28 @@ def execute(run: RunDirectory) -> dict:
 
 
 def _execute(run: RunDirectory, stop: Stop, stage: dict, peers: Peers | None) -> dict:
-    config, provenance = run.config(), run.provenance()
+    config, progress = run.config(), Progress(run)
+    _begin(config, progress)
+    experiment = build_experiment(config, download=is_own(run))
+    origin = find_origin(run, config, experiment.data)
+    fit = build_fit(run, experiment, origin, progress, stop, peers)
+    with closing(fit.loggers), peers or contextlib.nullcontext():  # these may be gone before those are done
+        stage["now"] = "fit"
+        fit(run, experiment, origin)
+        stage["now"] = "test"
+        if rank() == 0:
+            progress.write("test", fit.trainer.global_step, fit.trainer.max_steps)
+        figures = _report(run, experiment, origin, fit, peers)
+        about = {"name": config["name"] or "", "seed": config["seed"]}
+        summary = Summary.of(run.provenance(), "finished", **about, **figures).record()
+        if rank() == 0:
+            run.write("summary.json", summary)
+    return summary
+
+
+def _begin(config: dict, progress: Progress) -> None:
+    """What holds for the whole process: threads, seeds, and which classes may be built at all."""
     quiet()
-    progress = Progress(run)
     if rank() == 0:
         progress.write("build", 0, config["trainer"]["max_steps"])
     if config["threads"] < 1:
@@ -111,125 +125,71 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict, peers: Peers | None) ->
     torch.set_num_threads(config["threads"])
     check_targets(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    data = build_data(config, download=is_own(run))
-    model = build_model(config, data)
-    model.config = config
-    sampler = build(config["sampler"], "sampler")
-    loggers = build_loggers(config, provenance, run)
-    samples = config["samples"] if model.draws else config["samples"] | {"n": 0}
-    check(model, data, config)
-    tested = config.get("test", True)
-    if not tested and not len(data.splits["val"]):
-        raise UserError("test=false: a validation set is needed (data.val_size=0 leaves nothing to report)")
-    monitor = f"val/{model.accounting.unit}" if len(data.splits["val"]) else None
-    keep = Keep(run, monitor, config["trainer"]["val_check_interval"], stop)
-    gradients = Gradients(config["trainer"]["gradient_clip_val"])
-    sharded = str(config["trainer"]["strategy"]).startswith("fsdp")  # no process has a whole gradient
-    callbacks = [
-        *([] if sharded else [gradients]),
-        *(build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node),
-        SampleGrid(sampler, data, run / "samples", n=min(16, samples["n"]), pictures=samples["pictures"]),
-        progress,
-        stop,
-        keep,  # last: what the others have done after a step is in its checkpoint
-    ]
-    check_averaging(config, callbacks, validated=monitor is not None)
-    trainer = build_trainer(config, run, callbacks, loggers, peers)
-    check_shares(config, trainer)
-    start = newest_readable(run.checkpoints())
-    if start is not None and start.name != LAST and rank() == 0:
-        write_atomic(start.with_name(LAST), start.read_bytes())  # it is the last that counts
-    kept = read_checkpoint(start) if start else None
-    step = kept["global_step"] if kept else 0
-    now = fingerprint(data)
-    model.seen = check_data(run, now, kept)
-    taken = take_over(run, config, now, write=rank() == 0) if config.get("trained") else None
-    if taken is not None:
-        model.seen = remember(now, taken["triptych"].get("data"))
-    facts = {key: value for key, value in model.seen.items() if key != "items"}
-    take_up_rows(loggers, step)
-    if rank() == 0:
-        say(run, add_execution(run, _device(trainer), trainer.world_size, step, config, facts))
-    ok = False
-    try:
-        stage["now"] = "fit"
-        if taken is None and trainable(model):
-            trainer.fit(model, data, ckpt_path=start)
-        elif taken is None and rank() == 0:
-            keep_untrained(run, model)
-        stage["now"] = "test"
-        if trainer.is_global_zero:
-            progress.write("test", trainer.global_step, trainer.max_steps)
-        chosen = choose(run, config["checkpoint"])
-        checkpoint = taken or read_checkpoint(chosen)
-        averaging = {} if taken else compare_averages(trainer, model, data, checkpoint, chosen)
-        load_weights(model, checkpoint, config["weights"])
-        began = time.perf_counter()
-        figures = account(trainer, model, data, test=tested)
-        _check_finite(figures, model.accounting.unit, trainer.global_step)
-        if peers:
-            peers.needed_no_more()
-        summary = finished(
-            provenance,
-            config,
-            parameters=sum(p.numel() for p in model.parameters()),
-            steps=trainer.global_step or checkpoint["global_step"],  # of the model, whoever trained it
-            seconds={"fit": round(keep.seconds, 2), "test": round(time.perf_counter() - began, 2)},
-            device=_device(trainer),
-            world_size=trainer.world_size,
-            weights=config["weights"],
-            checkpoint=str(chosen.relative_to(run.path)),
-            **averaging,
-            data=facts,
-            **figures,
-            gradient=gradients.figures(),
-            **(baselines(data) if model.draws and tested else {}),
-            **model.panels(),
-            **posterior_mean(model, data, config["seed"]),
-            samples=_final_samples(run, model, sampler, data, config, samples["n"], loggers, trainer),
-            **(measure(model, data, config) if trainer.is_global_zero and model.draws and tested else {}),
-            **whereabouts(loggers),
-        )
-        if trainer.is_global_zero:
-            if tested:
-                write_items(run / "items.npz", model)  # of the test set, accounted last
-            run.write("summary.json", summary)
-        ok = True
-    finally:
-        if peers:
-            peers.needed_no_more()  # the others may be gone before the loggers are done
-        close_loggers(loggers, ok)
-    return summary
 
 
-def _check_finite(figures: dict, unit: str, step: int) -> None:
-    for split in ("val", "test", "train"):
-        bound = figures.get(split, {}).get(unit)
+def _report(
+    run: RunDirectory, experiment: Experiment, origin: Origin, fit: Fit, peers: Peers | None
+) -> dict[str, Any]:
+    """The figures of a run: account under the chosen weights, draw, measure."""
+    config, data, model, trainer = experiment.config, experiment.data, experiment.model, fit.trainer
+    tested, first = config.get("test", True), trainer.is_global_zero
+    reported = choose_weights(run, trainer, experiment, origin)
+    began = time.perf_counter()
+    accounts = account(trainer, experiment)
+    _check_finite(accounts, trainer.global_step)
+    if peers:
+        peers.needed_no_more()
+    last = accounts[next(reversed(accounts))]
+    if first and tested:
+        write_items(run / "items.npz", last)
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": trainer.global_step or reported.step,  # of the model, whoever trained it
+        "seconds": {"fit": round(fit.keep.seconds, 2), "test": round(time.perf_counter() - began, 2)},
+        "device": fit.device,
+        "world_size": trainer.world_size,
+        "weights": config["weights"],
+        "checkpoint": str(reported.path.relative_to(run.path)),
+        **reported.others,
+        "data": origin.facts,
+        **{split: found.figures for split, found in accounts.items()},
+        "noise_levels": last.noise_levels,
+        **({"estimator": last.estimator} if last.estimator else {}),
+        "gradient": fit.gradients.figures(),
+        **(baselines(data) if model.draws and tested else {}),
+        **model.panels(),
+        **posterior_mean(experiment),
+        "samples": _final_samples(run, experiment, fit) if first else None,
+        **(measure(experiment) if first and tested else {}),
+        **whereabouts(fit.loggers),
+    }
+
+
+def _check_finite(accounts: dict[str, Account], step: int) -> None:
+    for split, found in accounts.items():
+        bound = found.figures.get(found.unit)
         if bound and not math.isfinite(bound["mean"]):
             raise Diverged(f"the bound of the {split} set", step)
 
 
-def _final_samples(run, model, sampler, data, config, n, loggers, trainer) -> str | None:
-    if n < 1 or not trainer.is_global_zero:
+def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str | None:
+    drawing, n = experiment.drawing, experiment.config["samples"]["n"]
+    if n < 1 or drawing is None:
         return None
     picture = run / "samples" / "final.png"
-    x = draw(model, sampler, data, n, seed=0, guided=guided(model, data, config))
-    save(x, data, picture)
+    x = draw(experiment.model, drawing.sampler, experiment.data, n, seed=0, guided=drawing.denoiser)
+    save(x, experiment.data, picture)
     torch.save({"x": x}, run / "samples" / "final.pt")
-    log_picture(loggers, "samples/final", picture, trainer.global_step)
+    log_picture(fit.loggers, "samples/final", picture, fit.trainer.global_step)
     return str(picture.relative_to(run.path))
-
-
-def _device(trainer: pl.Trainer) -> str:
-    device = trainer.strategy.root_device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _record_failure(run: RunDirectory, stage: str, error: Exception) -> None:
     line = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     if not isinstance(error, UserError):
         _log_traceback(run)
-    run.write("summary.json", failed(run.provenance(), stage, " ".join(line.split())[:1000]))
+    how = {"stage": stage, "error": " ".join(line.split())[:1000]}
+    run.write("summary.json", Summary.of(run.provenance(), "failed", **how).record())
 
 
 def _log_traceback(run: RunDirectory) -> None:

@@ -3,6 +3,8 @@
 import netrc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +16,7 @@ from triptych.config.nearest import nearest
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
-from triptych.training.wandb_content import configuration, place
+from triptych.training.wandb_content import about
 from triptych.training.wandb_mirror import Mirror
 
 MODES = ("auto", "online", "offline", "disabled")
@@ -24,22 +26,28 @@ RETIRED = ("_target_", "log_model")  # in directories of earlier versions
 _mirrors: list[Mirror] = []
 
 
-def build_loggers(config: dict, provenance: dict, run: RunDirectory) -> list[Logger]:
-    """metrics.csv, then whatever ``logger`` names: W&B by its own short form, others by their target."""
+def build_loggers(config: dict, provenance: dict, run: RunDirectory, step: int) -> list[Logger]:
+    """metrics.csv, then whatever ``logger`` names: W&B by its own short form, others by their target.
+
+    The run goes on from ``step``: rows up to it stand.
+    """
     table = MetricsCsv(run / "metrics.csv")
+    table.keep_until(step)
     loggers: list[Logger] = [table]
     for name, node in (config["logger"] or {}).items():
         if not node:
             continue
         if name != "wandb":
             loggers.append(build(node, f"logger.{name}", save_dir=str(run.path)))
-        elif mirror := _wandb(dict(node), config, provenance, run, table):
+        elif mirror := _wandb(dict(node), config, provenance, run, table, step):
             loggers.append(mirror)
             _mirrors.append(mirror)
     return loggers
 
 
-def _wandb(node: dict, config: dict, provenance: dict, run: RunDirectory, table: MetricsCsv) -> Mirror | None:
+def _wandb(
+    node: dict, config: dict, provenance: dict, run: RunDirectory, table: MetricsCsv, step: int
+) -> Mirror | None:
     """One W&B run per run directory, the same one when the run goes on: its id is the directory's."""
     for key in node:
         if key not in KEYS + RETIRED:
@@ -53,9 +61,11 @@ def _wandb(node: dict, config: dict, provenance: dict, run: RunDirectory, table:
         mode = asked if asked in MODES[1:] else "online" if _logged_in() else "offline"
     if mode == "disabled":
         return None
-    about = {k: node[k] for k in ("project", "entity", "notes", "save_code") if node.get(k) is not None}
-    about |= place(node, provenance, run) | {"id": provenance["id"]}
-    return Mirror(run, table, mode, about | {"config": configuration(config, provenance)})
+    own = {k: node[k] for k in ("project", "entity", "notes", "save_code") if node.get(k) is not None}
+    own |= about(node, config, provenance, run)
+    mirror = Mirror(run, table, mode, own)
+    mirror.begin(step)
+    return mirror
 
 
 def _logged_in() -> bool:
@@ -70,19 +80,21 @@ def _logged_in() -> bool:
     return any(name in host for name in names for host in hosts)
 
 
-def take_up_rows(loggers: list[Logger], step: int) -> None:
-    """The run goes on from ``step``: rows up to it stand."""
-    for logger in loggers:
-        if isinstance(logger, MetricsCsv):
-            logger.keep_until(step)
-        elif isinstance(logger, Mirror):
-            logger.begin(step)
-
-
 def whereabouts(loggers: list[Logger]) -> dict[str, Any]:
     """{"wandb": {"mode", "files", "sync"}}: where W&B's files lie and how to send them; {} without W&B."""
     found = [logger.whereabouts() for logger in loggers if isinstance(logger, Mirror)]
     return {"wandb": found[0]} if found and found[0] else {}
+
+
+@contextmanager
+def closing(loggers: list[Logger]) -> Iterator[None]:
+    """Loggers are closed properly, whatever happens."""
+    ok = False
+    try:
+        yield
+        ok = True
+    finally:
+        close_loggers(loggers, ok)
 
 
 def close_loggers(loggers: list[Logger], ok: bool) -> None:

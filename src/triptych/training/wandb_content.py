@@ -10,14 +10,11 @@ NO_CHOICE = ("hydra", "local", "logger", "paths")  # of what a run is
 GROUPS = ("experiment", "ablation", "data")  # choices that become tags
 
 
-def configuration(config: dict, provenance: dict) -> dict[str, Any]:
-    """The resolved configuration, and beside it each choice as a flat key, "choice/objective": "v"."""
-    chosen = provenance.get("choices", {})
-    return config | {f"choice/{group}": choice for group, choice in chosen.items() if group not in NO_CHOICE}
+def about(node: dict, config: dict, provenance: dict, run: RunDirectory) -> dict[str, Any]:
+    """What W&B knows a run by: a sweep's cells are a group, and are named as their directories are.
 
-
-def place(node: dict, provenance: dict, run: RunDirectory) -> dict[str, Any]:
-    """Name, group, job type and tags: a sweep's cells are a group, named as their directories are."""
+    The configuration is the resolved one and, beside it, each choice as a flat key, "choice/objective": "v".
+    """
     in_sweep = (run.path.parent / "sweep.json").exists()
     choices = provenance.get("choices", {})
     tags = [*(node.get("tags") or []), *(f"{g}={choices[g]}"[:64] for g in GROUPS if choices.get(g))]
@@ -26,6 +23,8 @@ def place(node: dict, provenance: dict, run: RunDirectory) -> dict[str, Any]:
         "group": node.get("group") or (run.path.parent.name if in_sweep else None),
         "job_type": node.get("job_type") or ("cell" if in_sweep else "run"),
         "tags": list(dict.fromkeys(tags)),
+        "id": provenance["id"],
+        "config": config | {f"choice/{group}": c for group, c in choices.items() if group not in NO_CHOICE},
     }
 
 

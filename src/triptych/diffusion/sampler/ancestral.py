@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..condition import Condition
 from ..denoiser import AnyDenoiser
-from ..reverse_variance import VARIANCES, Optimal, ReverseVariance
+from ..reverse_variance import BetaTilde, Optimal, ReverseVariance, as_variance
 from ..schedule import Schedule
 from .base import Sampler, noise_like
 
@@ -19,20 +19,18 @@ class Ancestral(Sampler):
     data are z_0 / alpha_0, the decoder's mean, without noise of p(x | z_0).
 
     Args:
-        variance: "beta_tilde", "beta", "optimal" or "learned"; None: the one of the bound.
+        variance: an object or its short name ("beta", "optimal", ...); None: the one of the bound.
 
     Raises:
         ValueError: an unknown ``variance``.
     """
 
-    def __init__(self, steps: int, grid: str = "gamma", variance: str | None = None, **options):
+    def __init__(
+        self, steps: int, grid: str = "gamma", variance: ReverseVariance | str | None = None, **options
+    ):
         super().__init__(steps, grid, **options)
-        if variance is not None and variance not in VARIANCES:
-            raise ValueError(
-                f"sampler.variance={variance!r}: null (the bound's), {', '.join(VARIANCES)} are accepted"
-            )
-        self.variance = variance
-        self.reverse = VARIANCES[variance or "beta_tilde"]()
+        self.variance = None if variance is None else as_variance(variance, "sampler.variance")
+        self.reverse = self.variance or BetaTilde()
 
     def drawing_from(self, variance: ReverseVariance) -> "Ancestral":
         if self.variance is not None:

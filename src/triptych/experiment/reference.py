@@ -9,10 +9,10 @@ from torch import Tensor
 from triptych.data.base import DataModule
 from triptych.data.generated import Generated
 from triptych.diffusion import measures
-from triptych.diffusion.draws import mix
+from triptych.diffusion.draws import Stream, seeded
 from triptych.errors import UserError
+from triptych.experiment.inception import open_inception, read
 from triptych.models.classifier import Classifier
-from triptych.sampling.inception import open_inception, read
 
 PAIRS = 5  # of true sets, for the noise floor
 FEW = 3  # modes whose shares are told one by one
@@ -35,7 +35,8 @@ class Points:
 
     def truth(self, stream: int) -> Tensor:
         """n true points (n, d)."""
-        return self.data.draw(self.n, torch.Generator().manual_seed(mix(self.seed, 15, stream)))[0].float()
+        generator = seeded(self.seed, Stream.TRUE_POINTS, stream)
+        return self.data.draw(self.n, generator)[0].float()
 
     def compare(self, x: Tensor, asked: Tensor | None, repeat: int) -> dict[str, float]:
         """Sliced Wasserstein, energy distance and, of a mixture, the share of each mode."""
@@ -59,6 +60,9 @@ class Points:
         pairs = [(self.truth(1000 + 2 * i), self.truth(1001 + 2 * i)) for i in range(PAIRS)]
         return _spread([self._measure(a, b) for a, b in pairs])
 
+    def on(self, device: torch.device) -> None:
+        """Ready to compare samples of a model on ``device``."""
+
 
 class Images:
     """Training images, through a classifier of clean ones, and for FID through InceptionV3 if it is given.
@@ -72,16 +76,20 @@ class Images:
     ):
         self.classifier, self.n = classifier, n
         order = torch.randperm(len(data.splits["train"]), generator=torch.Generator().manual_seed(seed))[:n]
-        x = data.splits["train"].batch(order).x
-        self.features, _ = classifier.read(x)
-        self.inception = None if inception is None else open_inception(inception).to(classifier.device)
-        self.seen = None if self.inception is None else read(self.inception, x.to(classifier.device))
+        self.x = data.splits["train"].batch(order).x
+        self.inception = None if inception is None else open_inception(inception)
         held = [data.splits[name] for name in ("val", "test") if len(data.splits[name])]
         batches = [split.batch(torch.arange(min(len(split), n))) for split in held]
         self.held = torch.cat([b.x for b in batches])
         labels = [split.labels[:n] for split in held if split.labels is not None]
         self.held_labels = torch.cat(labels) if labels else None
-        self.name = f"{len(self.features)} training images of {data.name}"
+        self.name = f"{len(self.x)} training images of {data.name}"
+
+    def on(self, device: torch.device) -> None:
+        """Ready to compare samples of a model on ``device``: what it is compared with is read there."""
+        self.features, _ = self.classifier.to(device).read(self.x)
+        if self.inception is not None:
+            self.seen = read(self.inception.to(device), self.x.to(device))
 
     def compare(self, x: Tensor, asked: Tensor | None, repeat: int) -> dict[str, float]:
         """Frechet distance, precision, recall and, where classes were asked for, class accuracy."""
@@ -92,7 +100,7 @@ class Images:
             "precision": covered.precision,
             "recall": covered.recall,
         }
-        if self.inception is not None and self.seen is not None:
+        if self.inception is not None:
             seen = read(self.inception, x.to(self.seen.device))
             found["fid"] = measures.frechet_distance(self.seen, seen)
         return found | ({} if asked is None else {"class_accuracy": measures.class_accuracy(logits, asked)})

@@ -2,31 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from triptych.config.build import check_targets
-from triptych.data.base import DataModule
+from triptych.data.build import build_data
 from triptych.data.fingerprint import fingerprint
 from triptych.errors import UserError
-from triptych.models.assemble import build_data, build_model
-from triptych.models.base import BoundModel
+from triptych.experiment.budget import Budget
+from triptych.experiment.experiment import Experiment
+from triptych.experiment.model import build_model
 from triptych.quiet import quiet
 from triptych.runs.changed import compare_data, say
 from triptych.runs.checkpoints import load_weights, read_checkpoint
 from triptych.runs.strangers import check_config
-from triptych.sampling.budget import Budget
 
 SLACK = 2**28  # bytes that a model may need beside what its checkpoint holds
-
-
-class Opened(NamedTuple):
-    """The resolved configuration of a run, its data and its model with the weights asked for."""
-
-    config: dict
-    data: DataModule
-    model: BoundModel
 
 
 def reopen(
@@ -35,7 +26,7 @@ def reopen(
     data_root: str | None = None,
     adjust: Callable[[dict], None] | None = None,
     judged: Sequence[str] = (),
-) -> Opened:
+) -> Experiment:
     """Rebuild what ``ckpt`` holds; ``adjust`` may change the configuration before anything is built.
 
     The file may be a stranger's: docs/security.md. Data other than those the model was trained on are said in
@@ -73,4 +64,4 @@ def reopen(
     except Exception as error:  # a configuration of another shape raises whatever its readers raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(f"ckpt={ckpt}: its model cannot be built ({reason})") from error
-    return Opened(config, data, model.eval())
+    return Experiment(config, data, model.eval())

@@ -1,0 +1,88 @@
+"""An experiment from a resolved configuration: everything once, and nothing that could not be used later."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from triptych.config.build import build
+from triptych.data.base import DataModule
+from triptych.data.build import build_data
+from triptych.diffusion.sampler import Sampler
+from triptych.errors import UserError
+from triptych.experiment.experiment import Drawing, Experiment
+from triptych.experiment.guided import Guides, guided
+from triptych.experiment.model import build_model
+from triptych.experiment.reference import Images, Points
+from triptych.models.base import BoundModel
+
+
+def build_experiment(config: dict, download: bool) -> Experiment:
+    """Everything that ``config`` describes, each once; checkpoints that it names are opened once each.
+
+    Raises:
+        UserError: whatever could not be built, drawn or measured, before anything is trained.
+    """
+    data = build_data(config, download)
+    model = build_model(config, data)
+    guides = Guides(config)
+    for group in ("guidance", "threshold"):
+        if config.get(group) and getattr(model, "likelihood", None) is not None:
+            raise UserError(
+                f"likelihood with a {group}: a guided or clipped guess is not the score of any density, "
+                f"so it has none; {group}=none is accepted"
+            )
+    drawing = build_drawing(config, model, data, guides)
+    if not model.draws:
+        return Experiment(config, data, model)
+    node = config["measures"]
+    if not node["n"]:
+        return Experiment(config, data, model, drawing)
+    if node["n"] < 8 or node["repeats"] < 1:
+        raise UserError(f"measures.n={node['n']}, repeats={node['repeats']}: at least 8 and 1 are accepted")
+    draws = lambda asked: build_drawing(asked, model, data, guides)  # noqa: E731
+    measured = _measured(config, drawing, draws)
+    return Experiment(config, data, model, drawing, measured, _reference(config, data, guides))
+
+
+def build_drawing(config: dict, model: BoundModel, data: DataModule, guides: Guides) -> Drawing:
+    """What ``config`` says in sampler, guidance, threshold; UserError for what the model cannot draw with."""
+    sampler = build(config["sampler"], "sampler")
+    model.check_sampler(sampler)
+    return Drawing(sampler, guided(model, data, config, guides))
+
+
+def _measured(
+    config: dict, drawing: Drawing, draws: Callable[[dict], Drawing]
+) -> tuple[tuple[Any, Drawing], ...]:
+    key, values = config["measures"]["over"], config["measures"]["values"]
+    if key is None:
+        return ((None, drawing),)
+    if not values:
+        raise UserError("measures.values=[]: a list, as in [1,2,4], is accepted beside measures.over")
+    return tuple((value, draws(_changed(config, key, value, drawing.sampler))) for value in values)
+
+
+def _changed(config: dict, key: str, value: Any, sampler: Sampler) -> dict:
+    """The configuration with ``key`` at ``value``; "evaluations" sets the sampler's steps by their cost."""
+    config = copy.deepcopy(config)
+    if key == "evaluations":
+        config["sampler"]["steps"] = max(1, int(value) // sampler.calls)
+        return config
+    node = config
+    *parents, name = key.split(".")
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, dict) else None  # type: ignore[assignment]
+    if not isinstance(node, dict) or name not in node:
+        raise UserError(f"measures.over={key}: no such key; evaluations, guidance.scale, ... are accepted")
+    node[name] = value
+    return config
+
+
+def _reference(config: dict, data: DataModule, guides: Guides) -> Points | Images:
+    node = config["measures"]
+    if len(data.shape) != 3:
+        return Points(data, node["n"], config["seed"])
+    if node["classifier"] is None:
+        raise UserError("measures.classifier=null: images are measured by a classifier; its checkpoint is")
+    classifier = guides.classifier("measures.classifier", node["classifier"], noise=False)
+    return Images(data, node["n"], classifier, config["seed"], node["inception"])

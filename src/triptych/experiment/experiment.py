@@ -1,0 +1,38 @@
+"""What a run is made of."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from triptych.data.base import DataModule
+from triptych.diffusion.sampler import Sampler
+from triptych.experiment.reference import Images, Points
+from triptych.models.base import BoundModel
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How samples are drawn: a sampler, and the denoiser that it asks, None for the model's own."""
+
+    sampler: Sampler
+    denoiser: nn.Module | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The objects of one run.
+
+    Attributes:
+        config: resolved, plain.
+        drawing: how its samples are drawn at the end; None for a model that was opened again, or draws none.
+        measured: (value, drawing) for each value of ``measures.over``; one, of None, where that is null.
+        reference: what samples are measured against; None where they are not.
+    """
+
+    config: dict[str, Any]
+    data: DataModule
+    model: BoundModel
+    drawing: Drawing | None = None
+    measured: tuple[tuple[Any, Drawing], ...] = ()
+    reference: Points | Images | None = None

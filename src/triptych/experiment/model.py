@@ -1,0 +1,94 @@
+"""From a resolved configuration and its data to its model, by the one builder."""
+
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import torch
+
+from triptych.config.build import Table, build, parameters_of
+from triptych.data.base import DataModule
+from triptych.data.batch import Batch
+from triptych.diffusion.decoder import Decoder, GaussianDensity
+from triptych.errors import UserError
+from triptych.models.base import BoundModel
+
+CALIBRATION = 256  # training items on which an optimal reverse variance is measured
+CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that may be none
+
+
+def build_model(config: dict, data: DataModule) -> BoundModel:
+    """The LightningModule with freshly initialised weights; ``config`` is the whole resolved configuration.
+
+    Raises:
+        UserError: a value that its owner refuses, or a choice that this model would not read.
+    """
+    table = parts(config, data)
+    model = build(config["model"], "model", table)
+    _check_read(config, table, type(model))
+    return model
+
+
+def parts(config: dict, data: DataModule) -> Table:
+    """What objects are handed by the names of their arguments: facts of the data, and parts of ``config``.
+
+    Data with a density have the Gaussian decoder, whichever of levels is named.
+
+    Raises:
+        UserError: a conditional model of data without labels; a decoder that is none of levels for data that
+            have them.
+    """
+    table = Table(config, facts(config, data))
+    name = config["bound"].get("decoder")
+    with suppress(ValueError):  # an unknown name, or a class of the user's own: left to the builder
+        of_levels = isinstance(name, str) and Decoder.named(name, "bound.decoder").of_levels
+        if of_levels and data.levels is None:
+            table.made["bound.decoder"] = GaussianDensity()
+        elif isinstance(name, str) and not of_levels and data.levels is not None:
+            raise UserError(f"bound.decoder={name}: data {data.name} has levels; categorical is accepted")
+    return table
+
+
+def facts(config: dict, data: DataModule) -> dict[str, Any]:
+    """What data say to whatever is built for them."""
+    conditional = config["model"].get("conditional")
+    if conditional and not data.conditions:
+        raise UserError(
+            f"model.conditional=true: data {data.name} has no labels and no other conditions; "
+            "false is accepted"
+        )
+    return {
+        "data_name": data.name,
+        "shape": data.shape,
+        "levels": data.levels,
+        "discrete": data.levels is not None,
+        "spacing": 2 / (data.levels - 1) if data.levels else None,
+        "num_classes": data.num_classes,
+        "conditions": data.conditions if conditional else {},
+        "mixture": data.mixture,
+        "calibration": partial(training_items, data, CALIBRATION),
+        "training": partial(training_items, data),
+    }
+
+
+def training_items(data: DataModule, n: int) -> Batch:
+    """The first ``n`` training items."""
+    train = data.splits["train"]
+    return train.batch(torch.arange(min(n, len(train))))
+
+
+def _check_read(config: dict, table: Table, kind: type[BoundModel]) -> None:
+    """Refuse what was chosen and is read by nothing, so that no comparison is of a key without effect."""
+    used = {place.split(".")[0] for place in table.made}
+    for group in CHOICES:
+        if config.get(group) and group not in used and group not in kind.ignores:
+            raise UserError(f"{group}: {kind.__name__} has nothing that reads it; {group}=none is accepted")
+    if "bound" in table.made or "bound" in kind.ignores:
+        return
+    for key, parameter in parameters_of(config["bound"]["_target_"])[0].items():
+        value, usual = config["bound"].get(key), parameter.default
+        if key in config["bound"] and usual is not parameter.empty and value != usual:
+            shown = "null" if usual is None else usual
+            raise UserError(
+                f"bound.{key}={value}: {kind.__name__} has nothing that reads it; {shown} is accepted"
+            )

@@ -1,0 +1,106 @@
+"""What fits a run's model: trainer, callbacks and loggers, and the ways in which there is nothing to fit."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+
+from triptych.callbacks.checkpointing import Keep
+from triptych.callbacks.gradients import Gradients
+from triptych.callbacks.progress import Progress
+from triptych.callbacks.samples import SampleGrid
+from triptych.callbacks.stopping import Stop
+from triptych.config.build import build
+from triptych.errors import UserError
+from triptych.experiment.experiment import Experiment
+from triptych.models.base import BoundModel
+from triptych.runs.changed import say
+from triptych.runs.checkpoints import LAST, save_checkpoint
+from triptych.runs.directory import RunDirectory
+from triptych.runs.origin import Origin
+from triptych.runs.processes import rank
+from triptych.runs.provenance import add_execution
+from triptych.training.averaging import check_averaging
+from triptych.training.logging import build_loggers
+from triptych.training.peers import Peers
+from triptych.training.trainer import build_trainer, check_shares
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Everything that works on a model while it is fitted."""
+
+    trainer: pl.Trainer
+    loggers: list[Logger]
+    keep: Keep
+    gradients: Gradients
+    record: dict[str, Any]  # what each checkpoint says of its run
+
+    @property
+    def device(self) -> str:
+        """The processor's name."""
+        device = self.trainer.strategy.root_device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+    def __call__(self, run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
+        """Bring the model to its last checkpoint, unless it is another run's or has nothing to be trained."""
+        model, checkpoint = experiment.model, origin.taken
+        if checkpoint is None and any(p.requires_grad for p in model.parameters()):
+            self.trainer.fit(model, experiment.data, ckpt_path=origin.start)
+            return
+        if checkpoint is None:
+            checkpoint = untrained(model) | {"triptych": self.record}
+        if rank() == 0:
+            save_checkpoint(checkpoint, run / "checkpoints" / LAST)
+
+
+def untrained(model: BoundModel) -> dict[str, Any]:
+    """A checkpoint of a model without parameters, to open it again by; its average is of no weights."""
+    averages = {"EMA": {"name": "ema", "average": {}, "others": {}}}
+    return {"state_dict": model.state_dict(), "callbacks": averages, "global_step": 0}
+
+
+def build_fit(
+    run: RunDirectory,
+    experiment: Experiment,
+    origin: Origin,
+    progress: Progress,
+    stop: Stop,
+    peers: Peers | None,
+) -> Fit:
+    """Trainer, callbacks and loggers of a run; its start is recorded.
+
+    Raises:
+        UserError: what the machine or the model does not have.
+    """
+    config, data, samples = experiment.config, experiment.data, experiment.config["samples"]
+    provenance, validated = run.provenance(), len(data.splits["val"]) > 0
+    if not config.get("test", True) and not validated:
+        raise UserError("test=false: a validation set is needed (data.val_size=0 leaves nothing to report)")
+    record = {"schema": 1, "config": config, "data": origin.data}
+    monitor = f"val/{experiment.model.accounting.unit}" if validated else None
+    keep = Keep(run, monitor, config["trainer"]["val_check_interval"], stop, record)
+    gradients = Gradients(config["trainer"]["gradient_clip_val"])
+    sharded = str(config["trainer"]["strategy"]).startswith("fsdp")  # no process has a whole gradient
+    callbacks = [
+        *([] if sharded else [gradients]),
+        *(build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node),
+        *(
+            [SampleGrid(experiment.drawing.sampler, data, run / "samples", samples["n"], samples["pictures"])]
+            if experiment.drawing is not None
+            else []
+        ),
+        progress,
+        stop,
+        keep,  # last: what the others have done after a step is in its checkpoint
+    ]
+    check_averaging(config, callbacks, validated)
+    loggers = build_loggers(config, provenance, run, origin.step)
+    trainer = build_trainer(config, run, callbacks, loggers, peers)
+    check_shares(config, trainer)
+    fit = Fit(trainer, loggers, keep, gradients, record)
+    if rank() == 0:
+        say(run, add_execution(run, fit.device, trainer.world_size, origin.step, config, origin.facts))
+    return fit

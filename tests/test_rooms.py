@@ -1,0 +1,63 @@
+"""Rooms stand one above another: no module imports from a room above its own."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import triptych
+
+ROOT = Path(triptych.__file__).parent
+ROOMS = (
+    "errors limits quiet config diffusion tutorial networks data runs models experiment sampling callbacks "
+    "training report sweeps cli"
+).split()  # from low to high
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Every module or name that a file imports, relative imports and those in functions too."""
+    package = ("triptych", *file.relative_to(ROOT).parent.parts)
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) + 1 - node.level]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            yield from (f"{module}.{name.name}" for name in node.names)
+
+
+def room(parts: tuple[str, ...]) -> str:
+    return parts[0].removesuffix(".py")
+
+
+def upward(file: Path) -> list[str]:
+    own = ROOMS.index(room(file.relative_to(ROOT).parts))
+    names = [name.split(".") for name in imported(file)]
+    return [".".join(n) for n in names if n[0] == "triptych" and ROOMS.index(room((*n[1:],))) > own]
+
+
+def test_every_room_has_its_place():
+    found = {room(path.relative_to(ROOT).parts) for path in ROOT.rglob("*.py")}
+    assert found - {"__init__"} == set(ROOMS)
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_no_import_goes_upwards(name):
+    files = [f for f in ROOT.rglob("*.py") if room(f.relative_to(ROOT).parts) == name]
+    assert files
+    assert {str(f.relative_to(ROOT)): up for f in files if (up := upward(f))} == {}
+
+
+def test_an_import_upwards_is_seen_wherever_it_stands(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.test_rooms.ROOT", tmp_path)
+    (tmp_path / "runs").mkdir()
+    file = tmp_path / "runs" / "x.py"
+    file.write_text(
+        "from ..models import base\ndef f():\n    from triptych.cli.train import main\n    import os\n"
+    )
+    assert upward(file) == ["triptych.models.base", "triptych.cli.train.main"]
+    file.write_text(
+        "from . import read\nfrom triptych.data.base import DataModule\nfrom ..config import build\n"
+    )
+    assert upward(file) == []
