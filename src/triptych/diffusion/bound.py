@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .condition import Condition
 from .decoder import Decoder
-from .denoiser import AnyDenoiser
 from .draws import Draw
+from .protocol import AnyDenoiser
 from .reverse_variance import BetaTilde, Optimal, ReverseVariance, as_variance, step_kl, step_of
 from .schedule import Schedule
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .condition import Condition
-from .denoiser import AnyDenoiser
+from .protocol import AnyDenoiser
 from .sampler import Sampler
 from .schedule import Schedule
 

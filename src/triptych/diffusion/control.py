@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from .condition import Condition
-from .denoiser import AnyDenoiser
 from .draws import Stream, evaluation_draw, mix, seeded
+from .protocol import AnyDenoiser
 from .reference import Reference
 
 ITEMS, REPEATS = 128, 8

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from .condition import Condition
-from .denoiser import AnyDenoiser, level_centres
+from .denoiser import level_centres
 from .named import Named
 from .process import expand
+from .protocol import AnyDenoiser
 
 LOGITS = 2**23  # at a time: a batch of images of 64 x 64 in colour has 256 x 12288 an item
 

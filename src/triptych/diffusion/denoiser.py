@@ -5,9 +5,6 @@ r"""A denoiser: a network, a process, and what the network's output means.
 denoisers too.
 """
 
-from collections.abc import Iterator
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 
@@ -15,18 +12,6 @@ from .condition import Condition
 from .prediction import SPACES, Prediction, Space, edm, space_of
 from .process import Process, expand
 from .reverse_variance import ReverseVariance
-
-
-class AnyDenoiser(Protocol):
-    """What samplers, bounds, likelihoods and guidance take: a ``Denoiser``, an oracle, a wrapper of one."""
-
-    process: Process
-
-    def __call__(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
-        """z (B, *event), gamma (B,) or (), condition of B items or None."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Its weights; an oracle has none."""
 
 
 class Output(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from .condition import Condition
-from .denoiser import AnyDenoiser
+from .protocol import AnyDenoiser
 
 
 class Flow:

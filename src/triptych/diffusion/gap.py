@@ -15,10 +15,10 @@ import math
 import torch
 from torch import Tensor
 
-from .denoiser import AnyDenoiser
 from .draws import Draw
 from .mixture import GaussianMixture, Oracle
 from .process import expand
+from .protocol import AnyDenoiser
 from .schedule import Schedule
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from .condition import Condition
-from .denoiser import AnyDenoiser
 from .prediction import Prediction
 from .process import expand
+from .protocol import AnyDenoiser
 from .wrappers import Wrapper, is_conditional, of_same_width
 
 

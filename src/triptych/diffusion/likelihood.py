@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from .condition import Condition
-from .denoiser import AnyDenoiser
 from .dequantisation import dequantise
 from .draws import Stream, seeded
 from .flow import Flow
 from .process import expand
+from .protocol import AnyDenoiser
 from .schedule import Schedule
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .condition import Condition
-from .denoiser import AnyDenoiser
 from .prediction import Space, error_scale
 from .process import Process
+from .protocol import AnyDenoiser
 from .reverse_variance import ReverseVariance, as_variance, step_kl, step_of
 from .schedule import Schedule
 from .weighting import Elbo, Sigmoid, Simple, Weighting

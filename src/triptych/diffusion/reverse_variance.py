@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from .condition import Condition
-from .denoiser import AnyDenoiser
 from .draws import Stream, seeded
 from .named import Named
 from .prediction import Prediction
 from .process import Process, expand
+from .protocol import AnyDenoiser
 from .schedule import Schedule
 
 NODES = 32  # gammas at which the error behind the optimal variance is measured, at most

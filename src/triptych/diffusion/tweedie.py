@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .denoiser import AnyDenoiser
+from .protocol import AnyDenoiser
 
 
 class TweedieError(NamedTuple):

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from .condition import Condition
-from .denoiser import AnyDenoiser
 from .prediction import Prediction
 from .process import Process
+from .protocol import AnyDenoiser
 
 
 def is_conditional(denoiser: AnyDenoiser) -> bool:

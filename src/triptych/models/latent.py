@@ -139,11 +139,9 @@ class VAE(LatentModel):
     """
 
     def __init__(self, network: Ladder, optimizer, lr_schedule, **more: Any):
+        if (depth := len(network.encoders)) != 1:
+            raise ValueError(f"model=vae has one level, this network {depth}: hierarchical_vae is accepted")
         super().__init__(network, optimizer, lr_schedule, **more)
-        if self.depth != 1:
-            raise ValueError(
-                f"model=vae has one level, this network {self.depth}: hierarchical_vae is accepted"
-            )
 
 
 class HierarchicalVAE(LatentModel):
@@ -154,11 +152,11 @@ class HierarchicalVAE(LatentModel):
     """
 
     def __init__(self, network: Ladder, optimizer, lr_schedule, **more: Any):
-        super().__init__(network, optimizer, lr_schedule, **more)
-        if self.depth < 2:
+        if (depth := len(network.encoders)) < 2:
             raise ValueError(
-                f"model=hierarchical_vae has two levels or more, this network {self.depth}: vae is accepted"
+                f"model=hierarchical_vae has two levels or more, this network {depth}: vae is accepted"
             )
+        super().__init__(network, optimizer, lr_schedule, **more)
 
 
 def as_normal(raw: Tensor) -> Normal:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..condition import Condition
-from ..denoiser import AnyDenoiser
+from ..protocol import AnyDenoiser
 from ..reverse_variance import BetaTilde, Optimal, ReverseVariance, as_variance
 from ..schedule import Schedule
 from .base import Sampler, noise_like

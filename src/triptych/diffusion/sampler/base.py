@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..condition import Condition
-from ..denoiser import AnyDenoiser
 from ..process import Process
+from ..protocol import AnyDenoiser
 from ..reverse_variance import ReverseVariance
 from ..schedule import Schedule
 from .grid import check_grid, grid_gammas
