@@ -1,61 +1,17 @@
 """Objects from plain configuration: one way in, through the gate of ``trust``, with errors of one line."""
 
-import inspect
 from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any
 
+from triptych.config.keys import OPTIONS, of_class
+from triptych.config.keys import find as find_key
 from triptych.config.nearest import nearest
 from triptych.config.trust import ARGUMENTS, check_name, find
 from triptych.errors import UserError
 
-OPTIONS = (
-    "_target_",
-    "_partial_",
-    "_convert_",
-)  # of what Hydra knows, all that is used
-# what an object is for decides what it must be; places that are not listed take any class that may be named
-ROLES = {
-    "data": "triptych.data.base.DataModule",
-    "model": "triptych.models.base.BoundModel",
-    "denoiser.network": "torch.nn.Module",
-    "model.network": "torch.nn.Module",
-    "schedule": "triptych.diffusion.schedule.Schedule",
-    "process": "triptych.diffusion.process.Process",
-    "objective.weighting": "triptych.diffusion.weighting.Weighting",
-    "sampler": "triptych.diffusion.sampler.base.Sampler",
-    "guidance": "triptych.diffusion.wrappers.Wrapper",
-    "threshold": "triptych.diffusion.wrappers.Wrapper",
-    "optimizer": "torch.optim.Optimizer",
-    "lr_schedule": "triptych.models.lr_schedule.Constant",
-    "trainer": "pytorch_lightning.Trainer",
-    "augmentation.*": "triptych.data.augment.Augmentation",
-    "callbacks.*": "pytorch_lightning.Callback",
-    "logger.*": "pytorch_lightning.loggers.Logger",
-}
 
-
-@cache
-def parameters_of(target: str) -> tuple[frozenset[str], bool]:
-    """(argument names of ``target``, whether it takes further keywords). UserError if it cannot be had."""
-    if target in ARGUMENTS:
-        return ARGUMENTS[target], False
-    names: set[str] = set()
-    more = False
-    # **keywords of a class are its parents' arguments; follow them up
-    for owner in inspect.getmro(find(target)):
-        function = owner.__dict__.get("__init__")
-        if function is None:
-            continue
-        parameters = inspect.signature(function).parameters.values()
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        more = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        if not more:
-            break
-    return frozenset(names - {"self"}), more
-
-
-def targets(node: Any, path: str) -> Iterator[tuple[str, dict]]:
+def targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every dictionary with a ``_target_`` in a plain config, in lists as well, with its dotted path."""
     if isinstance(node, dict):
         if "_target_" in node:
@@ -88,14 +44,14 @@ def check_targets(config: Any, path: str = "") -> None:
     for where, node in targets(config, path):
         target = node["_target_"]
         _check_role(target, where)
-        names, more = parameters_of(target)
+        names, more = of_class(target)
         for key in node:
             if not (more or key in names or key in OPTIONS):
                 given = f"{where}.{key}={repr(node[key])[:100]}"
                 raise UserError(f"{given}: {target} has no such argument, {nearest(key, list(names))}")
 
 
-def build(config: dict, path: str, **extra: Any) -> Any:
+def build(config: dict[str, Any], path: str, **extra: Any) -> Any:
     """The object that ``config`` describes; ``path`` is its place in the configuration, for messages.
 
     Text is handed over as it is: nothing in it is resolved.
@@ -126,18 +82,18 @@ def _make(node: Any, extra: dict[str, Any]) -> Any:
 
 
 @cache
-def _base(role: str) -> type:
+def _class(name: str) -> type:
     import importlib
 
-    module, _, name = role.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    module, _, short = name.rpartition(".")
+    found: type = getattr(importlib.import_module(module), short)
+    return found
 
 
 def _check_role(target: str, where: str) -> None:
-    head, _, rest = where.partition(".")
-    role = ROLES.get(where) or (ROLES.get(f"{head}.*") if rest and "." not in rest else None)
-    if role and not issubclass(find(target, where), _base(role)):
-        raise UserError(f"{where}._target_={target}: a {role.rpartition('.')[2]} is accepted here")
+    base = find_key(where).base
+    if base and not issubclass(find(target, where), _class(base)):
+        raise UserError(f"{where}._target_={target}: a {base.rpartition('.')[2]} is accepted here")
 
 
 def _scalar(value: Any) -> bool:

@@ -4,10 +4,12 @@ It is the one accounting of the house: whatever a run trained on, this is what i
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
+
+from triptych.declare import Choice, Count, Unit, declared
 
 from .draws import Draw
 from .reverse_variance import VARIANCES, Optimal, step_kl, step_of
@@ -40,6 +42,7 @@ class DiffusionTerm(NamedTuple):
     squared_error: Tensor
 
 
+@declared("bound")
 class Bound:
     """The variational bound of a denoiser under a schedule, in continuous time or T steps.
 
@@ -54,13 +57,13 @@ class Bound:
             has no say.
     """
 
-    def __init__(self, schedule: Schedule, decoder, steps: int | None = None, variance: str = "beta_tilde"):
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise ValueError(
-                f"bound.steps={steps}: null (continuous time) or a whole number from 1 is accepted"
-            )
-        if variance not in VARIANCES:
-            raise ValueError(f"bound.variance={variance!r}: one of {', '.join(VARIANCES)} is accepted")
+    def __init__(
+        self,
+        schedule: Schedule,
+        decoder,
+        steps: Annotated[Count | None, Unit("steps")] = None,
+        variance: Annotated[str, Choice(VARIANCES)] = "beta_tilde",
+    ):
         if steps is None and variance != "beta_tilde":
             raise ValueError(
                 f"bound.variance={variance!r} needs bound.steps=T; beta_tilde is accepted without"

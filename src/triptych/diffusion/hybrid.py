@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from triptych.declare import Positive
+
 from .objective import Loss, Objective
 from .reverse_variance import Learned, step_kl, step_of
 from .schedule import Schedule
@@ -29,7 +31,7 @@ class Hybrid(Objective):
         ValueError: no ``steps``, a weight that is not positive, or none with another weighting.
     """
 
-    def __init__(self, space: str, weighting: Weighting, steps: int, vlb_weight: float | None = None):
+    def __init__(self, space: str, weighting: Weighting, steps: int, vlb_weight: Positive | None = None):
         super().__init__(space, weighting, steps)
         if steps is None:
             raise ValueError(
@@ -37,8 +39,6 @@ class Hybrid(Objective):
             )
         if vlb_weight is None:
             vlb_weight = _natural(weighting)
-        if not vlb_weight > 0:
-            raise ValueError(f"objective.vlb_weight={vlb_weight}: null or a positive number is accepted")
         self.vlb_weight = vlb_weight
 
     def __call__(

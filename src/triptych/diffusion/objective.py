@@ -4,10 +4,12 @@ r"""Objectives: what the network is asked for, and how its error is weighted ove
 ELBO weighting all objectives minimise the very same number (tutorial eqs. 99, 130, 148; VDM eq. 17).
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
+
+from triptych.declare import Count, Unit, declared
 
 from .prediction import error_scale
 from .process import Process
@@ -24,6 +26,7 @@ class Loss(NamedTuple):
     squared_error: Tensor
 
 
+@declared("objective")
 class Objective:
     """Which output, which weighting.
 
@@ -37,11 +40,9 @@ class Objective:
         ValueError: ``steps`` is below 1.
     """
 
-    def __init__(self, space: str, weighting: Weighting, steps: int | None = None):
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise ValueError(
-                f"objective.steps={steps}: null (continuous time) or a whole number from 1 is accepted"
-            )
+    def __init__(
+        self, space: str, weighting: Weighting, steps: Annotated[Count | None, Unit("steps")] = None
+    ):
         self.space, self.weighting, self.steps = space, weighting, steps
 
     def __call__(

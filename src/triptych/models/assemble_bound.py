@@ -87,8 +87,6 @@ def build_likelihood(config: dict, data: DataModule, schedule: Schedule) -> dict
     if (data.levels is None) != (kind == "none"):
         accepted = "none" if data.levels is None else "uniform, lossless"
         raise UserError(f"likelihood.dequantisation={kind} with data {data.name}: {accepted} is accepted")
-    if isinstance(node["items"], bool) or node["items"] < 1:
-        raise UserError(f"likelihood.items={node['items']}: a whole number from 1 is accepted")
     likelihood = Likelihood(
         schedule,
         tolerance=node["tolerance"],

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from triptych.data.batch import Batch
+from triptych.declare import declared
 from triptych.diffusion.bound import Elbo
 from triptych.diffusion.draws import mix
 from triptych.diffusion.mixture import GaussianMixture
@@ -19,6 +20,7 @@ from triptych.models.accounting import Accounting
 LEVEL_BANDS = 5  # of noise levels, logged in validation
 
 
+@declared("model")
 class BoundModel(pl.LightningModule):
     """Trains ``loss``, reports ``elbo``. A subclass gives both, and ``sample``.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from triptych.data.batch import Batch
+from triptych.declare import Share
 from triptych.diffusion import weighting
 from triptych.diffusion.bound import Bound, Elbo
 from triptych.diffusion.control import ITEMS, Control, lattice_variance
@@ -62,7 +63,7 @@ class Diffusion(BoundModel):
         lr_schedule,
         *,
         levels: int | None = None,
-        label_dropout: float = 0.0,
+        label_dropout: Share = 0.0,
         likelihood: Likelihood | None = None,
         likelihood_items: int = 0,
         calibration: Callable[[], Batch] | None = None,
@@ -77,8 +78,6 @@ class Diffusion(BoundModel):
             )
         if isinstance(bound.variance, Optimal) and calibration is None:
             raise ValueError("bound.variance=optimal needs training items to be measured on")
-        if not 0 <= label_dropout <= 1:
-            raise ValueError(f"model.label_dropout={label_dropout}: a number in [0, 1] is accepted")
         self.label_dropout, self.levels = label_dropout, levels
         self.denoiser, self.schedule = denoiser, schedule
         self.objective, self.bound = objective, bound

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from triptych.declare import Count, Share, declared
 from triptych.networks.embedding import Conditioning, per_dim, zeros
 
 
@@ -25,6 +26,7 @@ class Block(nn.Module):
         return h + self.second(self.dropout(nn.functional.silu(inner)))
 
 
+@declared("denoiser.network")
 class MLP(nn.Module):
     """See ``triptych.networks`` for the contract; any event shape, flattened.
 
@@ -39,9 +41,9 @@ class MLP(nn.Module):
         outputs: int = 1,
         num_classes: int = 0,
         spacing: float | None = None,
-        width: int = 128,
-        blocks: int = 3,
-        dropout: float = 0.0,
+        width: Count = 128,
+        blocks: Count = 3,
+        dropout: Share = 0.0,
     ):
         super().__init__()
         self.shape, self.outputs, self.num_classes = tuple(shape), outputs, num_classes

@@ -58,8 +58,6 @@ def check(model, data: DataModule, config: dict) -> None:
     node = config["measures"]
     if not node["n"]:
         return
-    if node["n"] < 8 or node["repeats"] < 1:
-        raise UserError(f"measures.n={node['n']}, repeats={node['repeats']}: at least 8 and 1 are accepted")
     if node["over"] is not None:
         if not node["values"]:
             raise UserError("measures.values=[]: a list, as in [1,2,4], is accepted beside measures.over")

@@ -62,20 +62,13 @@ def check_rounds(config: Mapping, sweeping: bool, grid: bool) -> None:
     Raises:
         UserError: the key, its value, what is accepted.
     """
-    until, most, margin = config.get("until"), config.get("max_seeds"), config.get("equal_within")
-    if until not in (None, "decided"):
-        raise UserError(f"until={until}: null or decided is accepted")
+    until = config.get("until")
     if until and not (sweeping and grid):
         raise UserError(
             f"until={until}: for a grid of settings and seeds, as in -m objective=x0,v seed=1,2,3"
         )
-    if isinstance(most, bool) or not isinstance(most, int) or most < 2:
-        raise UserError(f"max_seeds={most}: a whole number from 2 is accepted")
     if config.get("setting") is not None and not grid:
         raise UserError(f"setting={config['setting']}: for a sweep of an ablation that lists it, with -m")
-    number = isinstance(margin, int | float) and not isinstance(margin, bool)
-    if margin is not None and not (number and 0 < margin < math.inf):
-        raise UserError(f"equal_within={margin}: null or a number above 0, in the bound's unit, is accepted")
 
 
 def values_of(text: str | int | None) -> list[str]:

@@ -11,7 +11,7 @@ from triptych.callbacks.ema import EMA
 from triptych.data.base import DataModule
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
-from triptych.runs.checkpoints import WEIGHTS, averages, load_weights
+from triptych.runs.checkpoints import averages, load_weights
 from triptych.runs.directory import write_atomic
 from triptych.training.account import account_split
 
@@ -24,8 +24,6 @@ def check_averaging(config: dict, callbacks: list[pl.Callback], validated: bool)
             checkpoint=best, which is decided before there is a choice, or without validation items.
     """
     weights, kept = config["weights"], [c for c in callbacks if isinstance(c, EMA)]
-    if weights not in WEIGHTS:
-        raise UserError(f"weights={weights}: one of {', '.join(WEIGHTS)} is accepted")
     if weights != "raw" and not kept and not config.get("trained"):
         raise UserError(f"weights={weights}: callbacks.ema=null keeps no average; weights=raw is accepted")
     if weights == "chosen" and config["checkpoint"] == "best":

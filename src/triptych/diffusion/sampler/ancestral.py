@@ -1,7 +1,10 @@
 import copy
+from typing import Annotated
 
 import torch
 from torch import Tensor
+
+from triptych.declare import Choice
 
 from ..reverse_variance import VARIANCES, Optimal, ReverseVariance
 from ..schedule import Schedule
@@ -23,12 +26,14 @@ class Ancestral(Sampler):
         ValueError: an unknown ``variance``.
     """
 
-    def __init__(self, steps: int, grid: str = "gamma", variance: str | None = None, **options):
+    def __init__(
+        self,
+        steps: int,
+        grid: str = "gamma",
+        variance: Annotated[str, Choice(VARIANCES)] | None = None,
+        **options,
+    ):
         super().__init__(steps, grid, **options)
-        if variance is not None and variance not in VARIANCES:
-            raise ValueError(
-                f"sampler.variance={variance!r}: null (the bound's), {', '.join(VARIANCES)} are accepted"
-            )
         self.variance = variance
         self.reverse = VARIANCES[variance or "beta_tilde"]()
 
