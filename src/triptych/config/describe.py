@@ -73,9 +73,9 @@ def comments(file: Path) -> dict[str, str]:
 
 
 def chain(file: Path) -> list[Path]:
-    """A file, and those of its group whose keys it takes over."""
-    listed = read(file).get("defaults", [])
-    named = [file.with_name(f"{one}.yaml") for one in listed if isinstance(one, str) and one != "_self_"]
+    """A file, and those of its folder whose keys it takes over."""
+    listed = [one.partition("@")[0] for one in read(file).get("defaults", []) if isinstance(one, str)]
+    named = [file.parent / f"{one}.yaml" for one in listed if one != "_self_"]
     return [file, *(one for parent in named if parent.is_file() for one in chain(parent))]
 
 

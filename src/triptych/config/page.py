@@ -35,7 +35,7 @@ def page(folders: Sequence[Path] = (CONFIGS,)) -> str:
         parts.append(_section(f"`triptych-{command}`, at the top", [], told))
     found = {file.parent.relative_to(at).as_posix() for at in folders for file in at.rglob("*.yaml")}
     for group in sorted(found - {".", "hydra", "hydra/launcher"}):
-        if group.split("/")[0] in FREE_GROUPS:
+        if group.split("/")[0] in FREE_GROUPS or group.endswith("/base"):  # parts of other files
             continue
         files = sorted(file for at in folders for file in (at / group).glob("*.yaml"))
         told = [(row, file.stem) for file in files for row in _of_file(file, group)]
