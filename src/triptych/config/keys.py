@@ -99,13 +99,13 @@ def find(path: str, target: str = "", command: str = "train") -> Key:
     """What the key at a dotted path is; one that nothing declares is identity, or of its group's role.
 
     Args:
-        target: the class whose argument it is, if known; else those are asked that ``configs/`` names there.
+        target: the class whose argument it is, if known; then those are asked that ``configs/`` names there.
         command: train, evaluate or sample.
     """
     at, names = Key(COMMANDS[command]), path.replace("/", ".").split(".")
     for depth, name in enumerate(names):
         last = depth == len(names) - 1
-        known = [target] if last and target else _named(".".join(names[:depth])) if depth else []
+        known = [target] * (last and bool(target)) + (_named(".".join(names[:depth])) if depth else [])
         found = (below(at, name, _allowed(one)) for one in [*known, ""])
         at = next(filter(None, found), at._replace(kind=Any, unit="", is_path=False))
     return at
