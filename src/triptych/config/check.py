@@ -118,7 +118,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if extra := EXTRAS.get(found[1]):
             return f"{found[1]}: not installed, pip install 'triptych[{extra}]' is needed"
         group, _, option = found[1].rpartition("/")
-        options = [p.stem for p in (CONFIGS / group).glob("*.yaml")] + [EMPTY[group]] * (group in EMPTY)
+        options = [p.stem for p in (CONFIGS / group).glob("*.yaml")] + [EMPTY[g] for g in EMPTY if g == group]
         if group == "hydra/launcher":
             options += ["joblib", *(name.rpartition("/")[2] for name in EXTRAS)]
         near = nearest(option, options)

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from triptych.config.keys import check_values, role
+from triptych.declare import Role
 from triptych.errors import UserError
 
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
@@ -62,6 +64,7 @@ def check_rounds(config: Mapping, sweeping: bool, grid: bool) -> None:
     Raises:
         UserError: the key, its value, what is accepted.
     """
+    check_values({key: config[key] for key in config if role(str(key)) is Role.START})
     until = config.get("until")
     if until and not (sweeping and grid):
         raise UserError(
