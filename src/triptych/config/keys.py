@@ -20,7 +20,7 @@ from triptych.errors import UserError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 FREE_GROUPS = ("experiment", "ablation", "debug", "local", "hparams_search")  # may set any key
-TARGET = re.compile(r"^(\s*)_target_:\s*([\w.]+)", re.MULTILINE)
+TARGET = re.compile(r"^( *)_target_: *([\w.]+)", re.MULTILINE)
 OPTIONS = ("_target_", "_partial_", "_convert_")  # of what Hydra knows, all that is used
 
 
