@@ -174,15 +174,9 @@ def _refusal(where: str, key: Key, value: Any) -> str:
     if isinstance(value, dict) and "_target_" in value:
         return ""  # an object, of which its owner knows what to make
     show = (
-        repr if "." in where and isinstance(value, str) else _typed
+        repr if "." in where and isinstance(value, str) else str
     )  # text of an argument, as its class has it
     return refusal(where, key.kind, value, show)
-
-
-def _typed(value: Any) -> str:
-    """A value as a person types it."""
-    named = {None: "null", True: "true", False: "false"}
-    return named[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def check_values(config: Any, command: str = "train", path: str = "") -> None:
