@@ -1,5 +1,7 @@
 """The exceptions that a user is meant to read."""
 
+from typing import Any
+
 
 class UserError(Exception):
     """A mistake of the user's, told in one line: the key, its value, what would be accepted."""
@@ -26,7 +28,7 @@ class Diverged(UserError):
         self.step = step
 
     @classmethod
-    def before(cls, summary: dict) -> "Diverged":
+    def before(cls, summary: dict[str, Any]) -> "Diverged":
         """What a summary says of an earlier execution, and what can be done."""
         said = cls("", int(summary.get("step") or 0))
         said.args = (

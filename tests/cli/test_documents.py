@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from triptych.cli.quoting import quote_paths
+from triptych.cli.arguments import as_hydra_wants
 from triptych.config.check import CONFIGS, check_keys
 from triptych.config.names import register_resolvers
 
@@ -49,7 +49,7 @@ def test_there_are_commands():
 def test_a_command_of_the_documents_composes(door, arguments):
     """A sweep's with the first value of each of its choices."""
     register_resolvers()
-    overrides = quote_paths([a for a in shlex.split(arguments) if a != "-m"], ("data.root", "ckpt"))
+    overrides = as_hydra_wants([a for a in shlex.split(arguments) if a != "-m"], "train")
     first = []
     for override in OverridesParser.create().parse_overrides(overrides):
         line = override.input_line

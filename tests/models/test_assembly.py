@@ -125,7 +125,7 @@ def test_a_likelihood_stands_beside_the_bound(prepared, arguments):
         (["denoiser=none"], ["denoiser=none"]),
         (["schedule.gamma_min=3", "schedule.gamma_max=3"], ["schedule.gamma_min=3", "gamma_min < gamma_max"]),
         (["schedule=learned", "objective/weighting=simple"], ["objective.weighting=elbo"]),
-        (["likelihood=ode", "likelihood.tolerance=0", *RING], ["likelihood.tolerance=0", "positive"]),
+        (["likelihood=ode", "likelihood.tolerance=0", *RING], ["likelihood.tolerance=0", "above 0"]),
         (["likelihood=ode_images", "likelihood.probes=1"], ["likelihood.probes=1", "from 2"]),
         (["likelihood=ode"], ["likelihood.dequantisation=none", "uniform"]),
         (["likelihood=ode_images", "threshold=static"], ["threshold", "not the score of any density"]),

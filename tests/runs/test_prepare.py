@@ -4,7 +4,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from triptych.config.check import CONFIGS
-from triptych.config.identity import NOT_IN_NAMES, ROLES, leaves, role
+from triptych.config.identity import NOT_IN_NAMES, leaves
+from triptych.config.keys import Key, fields, role, with_roles
+from triptych.config.names import register_resolvers
+from triptych.config.schema import Train
 from triptych.errors import UserError
 
 
@@ -70,7 +73,7 @@ def test_a_key_that_is_there_no_more_or_has_another_default_is_one(prepared):
         prepared()
 
 
-def test_the_longest_pattern_decides_and_what_the_table_lacks_is_identity():
+def test_a_key_has_its_own_role_or_its_groups_and_what_nothing_declares_is_identity():
     assert [role(k) for k in ("data", "data.std", "data.root", "data.batch_size")] == [
         "data", "data", "path", "identity",
     ]  # fmt: skip
@@ -79,20 +82,29 @@ def test_the_longest_pattern_decides_and_what_the_table_lacks_is_identity():
     assert role("sampler.steps") == "drawing" and role("datasets") == "identity"
 
 
-def test_the_table_and_the_names_of_cells_agree(prepared):
-    """hydra/default.yaml has the same list as text: what is in no name of a sweep or of a cell."""
+def test_the_names_of_cells_leave_out_what_says_how_to_run(prepared):
+    register_resolvers()
     config = OmegaConf.load(CONFIGS / "hydra" / "default.yaml")
     excluded = set(config.job.config.override_dirname.exclude_keys)
-    table = {key for key, kind in ROLES.items() if kind in NOT_IN_NAMES}
-    assert excluded == table - {"seed", "experiment", "resume"}  # the first two tell cells of one sweep apart
+    assert excluded == set(with_roles(*NOT_IN_NAMES)) - {"seed", "experiment"}  # these tell cells apart
+    assert {"name", "ablation", "force", "retry", "until", "paths.log_dir"} <= excluded
 
 
-def test_every_key_of_the_table_is_one_that_configurations_have(prepared):
-    """A pattern that fits no key is a spelling mistake, or the key was renamed."""
+def test_every_declared_key_is_one_that_configurations_have(prepared):
+    """Another is a spelling mistake, or the key was renamed."""
     known = {"tags", "hydra", "ablation", "experiment", "hparams_search", "local", "resume"}
     known |= set(OmegaConf.load(CONFIGS / "train.yaml"))
-    for file in (CONFIGS / "data").rglob("*.yaml"):
-        known |= {f"data.{key}" for key in OmegaConf.load(file)}
-    found = {key for key, _ in leaves(prepared().config())}
-    for pattern in ROLES:
-        assert pattern in known or any(k == pattern or k.startswith(f"{pattern}.") for k in found), pattern
+    config = prepared("optimizer.weight_decay=0.1", csv=False).config()
+    found = {key for key, _ in leaves(config)}
+    for key, kind in (fields(Train) or {}).items():
+        assert key in known or any(k == key or k.startswith(f"{key}.") for k in found), key
+        inner = Key().inside(kind)
+        if inner.base.startswith(("pytorch_lightning", "torch")):
+            continue  # what may be said to classes of others, more than our files say
+        for name in fields(kind) or {}:
+            declared = f"{key}.{name}"
+            assert any(k == declared or k.startswith(f"{declared}.") for k in found) or key in (
+                "likelihood",
+                "model",
+                "logger",
+            ), declared

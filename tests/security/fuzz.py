@@ -90,7 +90,8 @@ def _required(made: type) -> list[str]:
 
 
 def main(folder: str, how: str) -> None:
-    from triptych.config.build import build, parameters_of
+    from triptych.config.build import build
+    from triptych.config.keys import of_class
     from triptych.config.trust import find, trusted
     from triptych.data.build import build_data
     from triptych.errors import UserError
@@ -133,7 +134,7 @@ def main(folder: str, how: str) -> None:
     values = hostile(outside)
     nodes = []
     for name in accepted:
-        keys = sorted(parameters_of(name)[0])
+        keys = sorted(of_class(name)[0])
         required = _required(find(name))
         for value in values:
             nodes.append({"_target_": name} | dict.fromkeys(keys, value))

@@ -21,6 +21,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from triptych.declare import Count
+
 Job = list[str]  # the overrides of one run
 
 
@@ -41,7 +43,7 @@ class RoundsSweeper(Sweeper):
 
     def __init__(
         self,
-        max_batch_size: int | None = None,
+        max_batch_size: Count | None = None,
         params: dict[str, str] | None = None,
         settings: dict[str, list[str]] | None = None,
         tune: dict[str, str] | None = None,
@@ -76,9 +78,6 @@ class RoundsSweeper(Sweeper):
         jobs = grid(self.config.hydra.sweeper, arguments, self.hydra_context.config_loader)
         self.hook = current()
         until = self.config.get("until")
-        most = self.max_batch_size
-        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-            raise UserError(f"hydra.sweeper.max_batch_size={most}: null or a whole number from 1 is accepted")
         if until and self.tune:
             raise UserError("until=decided: not for a sweep that tunes; until=null is accepted")
         if self.tune:

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -20,6 +20,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+
+from triptych.declare import Count, Seed, Unit, Whole
 
 BOUNDS = ("val/bpd", "val/nats_per_dim")
 
@@ -42,12 +44,12 @@ class OptunaSweeper(Sweeper):
 
     def __init__(
         self,
-        n_trials: int,
-        n_jobs: int,
-        seed: int,
+        n_trials: Count,
+        n_jobs: Count,
+        seed: Seed,
         prune: bool,
-        prune_after_trials: int,
-        prune_after_step: int,
+        prune_after_trials: Whole,
+        prune_after_step: Annotated[Whole, Unit("steps")],
         params: dict[str, str] | None = None,
     ):
         self.n_trials, self.n_jobs, self.seed, self.params = n_trials, n_jobs, seed, dict(params or {})

@@ -4,16 +4,18 @@ import io
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from triptych.declare import Positive, Unit, Whole, declared
 from triptych.runs.directory import write_atomic
 from triptych.runs.lengths import POWER, SNAPSHOTS, exponent, half_life_beta, power_beta
 
 
+@declared("callbacks.ema")
 class EMA(pl.Callback):
     """average <- beta_n average + (1 - beta_n) parameters after step n, for each length; see ``lengths``.
 
@@ -34,18 +36,16 @@ class EMA(pl.Callback):
 
     def __init__(
         self,
-        sigma_rel: float | None = 0.05,
-        half_life: float | None = None,
+        sigma_rel: Annotated[Positive | None, Unit("of the run")] = 0.05,
+        half_life: Annotated[Positive | None, Unit("steps")] = None,
         others: Sequence[float] = (),
-        snapshots: int = 0,
+        snapshots: Whole = 0,
     ):
         if (sigma_rel is None) == (half_life is None):
             raise ValueError(
                 f"callbacks.ema.sigma_rel={sigma_rel}, half_life={half_life}: one of the two is accepted, "
                 "the other is null"
             )
-        if half_life is not None and not half_life > 0:
-            raise ValueError(f"callbacks.ema.half_life={half_life}: a positive number of steps is accepted")
         lengths = [s for s in (sigma_rel, *others) if s is not None]
         for length in lengths:
             try:
@@ -53,10 +53,10 @@ class EMA(pl.Callback):
             except ValueError as error:
                 raise ValueError(f"callbacks.ema.{error}") from None
         self._powers = {power_name(s): s for s in lengths}
-        if not isinstance(snapshots, int) or snapshots < 0 or 0 < snapshots and len(self._powers) < 2:
+        if 0 < snapshots and len(self._powers) < 2:
             raise ValueError(
-                f"callbacks.ema.snapshots={snapshots}: a whole number from 0, with two lengths at least in "
-                "sigma_rel and others, is accepted"
+                f"callbacks.ema.snapshots={snapshots}: needs two lengths at least, in sigma_rel and others; "
+                "0 is accepted"
             )
         self.snapshots = snapshots
         self._beta: dict[str, Callable[[int], float]] = {}

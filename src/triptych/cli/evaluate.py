@@ -4,10 +4,11 @@ import sys
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from triptych.cli.quoting import quote_paths
+from triptych.cli.arguments import as_hydra_wants
 from triptych.config.check import CONFIGS
+from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
 from triptych.errors import UserError
 from triptych.runs.exits import one_line_errors
@@ -15,15 +16,11 @@ from triptych.runs.processes import rank
 from triptych.runs.strangers import check_checkpoint
 
 register_resolvers()
-SPLITS = ("train", "val", "test")
 
 
 def evaluate(cfg: DictConfig) -> dict:
     """The bound of a checkpoint over one split: {"bpd": {"mean", "stderr", "n"}, ...} as in summary.json."""
-    if not isinstance(cfg.devices, int) or cfg.devices < 1:
-        raise UserError(f"devices={cfg.devices}: a whole number from 1 is accepted")
-    if cfg.split not in SPLITS:
-        raise UserError(f"split={cfg.split}: one of {', '.join(SPLITS)} is accepted")
+    check_values(OmegaConf.to_container(cfg, resolve=True), "evaluate")
     check_checkpoint(cfg.ckpt)  # before torch is imported
     from triptych.experiment.reopen import reopen
     from triptych.training.account import account_split
@@ -50,9 +47,7 @@ def evaluate(cfg: DictConfig) -> dict:
     judged = () if cfg.split == "train" else (cfg.split,)
     opened = reopen(cfg.ckpt, cfg.weights, cfg.data_root, adjust, judged)
     if not len(opened.data.splits[cfg.split]):
-        raise UserError(
-            f"split={cfg.split}: this run kept no items there; another of {', '.join(SPLITS)} is accepted"
-        )
+        raise UserError(f"split={cfg.split}: this run kept no items there; another is accepted")
     trainer = build_trainer(opened.config, None, [], False)
     limit = len(opened.data.splits["test"]) if cfg.split == "train" else None  # as the run itself accounts it
     account = account_split(trainer, opened.model, opened.data, cfg.split, limit)
@@ -79,7 +74,7 @@ def compose_and_evaluate(cfg: DictConfig) -> None:
 
 def main() -> None:
     """The console script."""
-    sys.argv[1:] = quote_paths(sys.argv[1:], ("ckpt", "out", "items", "data_root"))
+    sys.argv[1:] = as_hydra_wants(sys.argv[1:], "evaluate")
     with one_line_errors():
         compose_and_evaluate()
     sys.exit(0)

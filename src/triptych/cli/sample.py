@@ -6,24 +6,20 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.cli.quoting import quote_paths
+from triptych.cli.arguments import as_hydra_wants
 from triptych.config.check import CONFIGS
+from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
 from triptych.errors import UserError
 from triptych.runs.exits import one_line_errors
 from triptych.runs.strangers import check_checkpoint
 
 register_resolvers()
-TRAJECTORIES = (None, "strip", "gif")
 
 
 def sample(cfg: DictConfig) -> Path:
     """Draw ``cfg.n`` samples, save them as a picture and as a tensor; the folder that holds both."""
-    if cfg.trajectory not in TRAJECTORIES:
-        raise UserError(f"trajectory={cfg.trajectory}: null, strip or gif is accepted")
-    for key in ("n", "batch_size"):
-        if not isinstance(cfg[key], int) or cfg[key] < 1:
-            raise UserError(f"{key}={cfg[key]}: a whole number from 1 is accepted")
+    check_values(OmegaConf.to_container(cfg, resolve=True), "sample")
     check_checkpoint(cfg.ckpt)  # before torch is imported
     import torch
     from tqdm import tqdm
@@ -96,9 +92,7 @@ def compose_and_sample(cfg: DictConfig) -> None:
 
 def main() -> None:
     """The console script."""
-    sys.argv[1:] = quote_paths(
-        sys.argv[1:], ("ckpt", "out", "data_root", "guide", "guidance.classifier", "guidance.weak")
-    )
+    sys.argv[1:] = as_hydra_wants(sys.argv[1:], "sample")
     with one_line_errors():
         compose_and_sample()
     sys.exit(0)

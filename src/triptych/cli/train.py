@@ -15,7 +15,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.cli.quoting import quote_paths
+from triptych.cli.arguments import as_hydra_wants
 from triptych.config.check import CONFIGS, check_keys
 from triptych.config.names import register_resolvers
 from triptych.errors import Busy, StorageError, UserError
@@ -129,20 +129,6 @@ def _print_result(run: RunDirectory) -> None:
 
 def main() -> None:
     """The console script."""
-    sys.argv[1:] = quote_paths(
-        sys.argv[1:],
-        (
-            "data.root",
-            "guide",
-            "trained",
-            "guidance.classifier",
-            "guidance.weak",
-            "measures.classifier",
-            "paths.root_dir",
-            "paths.log_dir",
-            "paths.data_dir",
-        ),
-    )
     with one_line_errors():
         resume = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith("resume=")]
         if resume:
@@ -163,6 +149,7 @@ def main() -> None:
             if "triptych.training.logging" in sys.modules:
                 sys.modules["triptych.training.logging"].leave()
             return
+        sys.argv[1:] = as_hydra_wants(sys.argv[1:], "train")
         compose_and_train()
         from triptych.sweeps.sweep import exit_code
 

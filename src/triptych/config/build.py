@@ -6,42 +6,11 @@ from contextlib import suppress
 from functools import cache, partial
 from typing import Any, get_args, get_type_hints
 
+from triptych.config.keys import OPTIONS, of_class
+from triptych.config.keys import find as find_key
 from triptych.config.nearest import nearest
 from triptych.config.trust import ARGUMENTS, check_name, find
 from triptych.errors import UserError
-
-OPTIONS = (
-    "_target_",
-    "_partial_",
-    "_convert_",
-)  # of what Hydra knows, all that is used
-# what an object is for decides what it must be; places that are not listed take any class that may be named
-ROLES = {
-    "data": "triptych.data.base.DataModule",
-    "model": "triptych.models.base.BoundModel",
-    "denoiser": "triptych.diffusion.denoiser.Denoiser",
-    "denoiser.network": "torch.nn.Module",
-    "model.network": "torch.nn.Module",
-    "schedule": "triptych.diffusion.schedule.Schedule",
-    "process": "triptych.diffusion.process.Process",
-    "objective": "triptych.diffusion.objective.Objective",
-    "objective.output": "torch.nn.Module",
-    "bound": "triptych.diffusion.bound.Bound",
-    "bound.decoder": "triptych.diffusion.decoder.Decoder",
-    "bound.variance": "triptych.diffusion.reverse_variance.ReverseVariance",
-    "likelihood": "triptych.diffusion.likelihood.Likelihood",
-    "objective.weighting": "triptych.diffusion.weighting.Weighting",
-    "sampler": "triptych.diffusion.sampler.base.Sampler",
-    "guidance": "triptych.diffusion.wrappers.Wrapper",
-    "threshold": "triptych.diffusion.wrappers.Wrapper",
-    "optimizer": "torch.optim.Optimizer",
-    "lr_schedule": "triptych.models.lr_schedule.Constant",
-    "trainer": "pytorch_lightning.Trainer",
-    "augmentation.*": "triptych.data.augment.Augmentation",
-    "callbacks.*": "pytorch_lightning.Callback",
-    "logger.*": "pytorch_lightning.loggers.Logger",
-}
-
 
 # what is handed to an object by the name of its argument, and where in a configuration it stands: an object
 # that is described there, or a plain value; in the order in which they are built, which weights' draws follow
@@ -105,7 +74,7 @@ def _named_kinds(owner: type) -> Mapping[str, Any]:
     return found
 
 
-def targets(node: Any, path: str) -> Iterator[tuple[str, dict]]:
+def targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every dictionary with a ``_target_`` in a plain config, in lists as well, with its dotted path."""
     if isinstance(node, dict):
         if "_target_" in node:
@@ -138,7 +107,7 @@ def check_targets(config: Any, path: str = "") -> None:
     for where, node in targets(config, path):
         target = node["_target_"]
         _check_role(target, where)
-        names, more = parameters_of(target)
+        names, more = of_class(target)
         for key in node:
             if not (more or key in names or key in OPTIONS or f"{where}.{key}" in SHARED):
                 given = f"{where}.{key}={repr(node[key])[:100]}"
@@ -263,18 +232,18 @@ def _described(value: Any, place: str, owner: type, key: str) -> Any:
 
 
 @cache
-def _base(role: str) -> type:
+def _class(name: str) -> type:
     import importlib
 
-    module, _, name = role.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    module, _, short = name.rpartition(".")
+    found: type = getattr(importlib.import_module(module), short)
+    return found
 
 
 def _check_role(target: str, where: str) -> None:
-    head, _, rest = where.partition(".")
-    role = ROLES.get(where) or (ROLES.get(f"{head}.*") if rest and "." not in rest else None)
-    if role and not issubclass(find(target, where), _base(role)):
-        raise UserError(f"{where}._target_={target}: a {role.rpartition('.')[2]} is accepted here")
+    base = find_key(where).base
+    if base and not issubclass(find(target, where), _class(base)):
+        raise UserError(f"{where}._target_={target}: a {base.rpartition('.')[2]} is accepted here")
 
 
 def _scalar(value: Any) -> bool:

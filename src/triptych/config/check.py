@@ -17,12 +17,12 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from triptych.config.keys import CONFIGS, FREE_GROUPS, of_class, unfit
 from triptych.config.names import EMPTY
 from triptych.config.nearest import nearest
+from triptych.config.trust import check_name
 from triptych.errors import UserError
 
-FREE_GROUPS = ("experiment", "ablation", "debug", "local", "hparams_search")
-CONFIGS = Path(__file__).parents[3] / "configs"
 EXTRAS = {  # files of packages that are not installed by default
     "hydra/launcher/ray": "ray",
     "hydra/launcher/submitit_local": "slurm",
@@ -30,7 +30,7 @@ EXTRAS = {  # files of packages that are not installed by default
 }
 
 
-def keys(node, prefix: str = "") -> Iterator[str]:
+def keys(node: Any, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a config, inner nodes before their children; lists are leaves."""
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
         return
@@ -42,7 +42,7 @@ def keys(node, prefix: str = "") -> Iterator[str]:
 
 
 def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
-    """Refuse keys that no group defines and values of another kind than the group's own.
+    """Refuse keys that no group defines and values that are not what is declared.
 
     Raises:
         UserError: the first such key, its value, where it came from, and what would be accepted.
@@ -53,24 +53,20 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
         free.pop("local", None)  # optional, and not there
     if not free and not hydra.overrides.task:
         return
-    base = defaults(choices, hydra.job.config_name)
-    known = set(keys(base))
+    known = set(keys(defaults(choices, hydra.job.config_name)))
     files = f" (in {', '.join(f'{g}={c}' for g, c in free.items())})" if free else ""
     typed = {o.lstrip("+~").split("=", 1)[0] for o in hydra.overrides.task}
     for key in keys(cfg):
         if key.split(".")[0] == "hydra":  # there while a sweep is being set up; Hydra's own schema checks it
             continue
-        value = plain(cfg, key)
-        where = "" if key in typed else files
-        if key in known:
-            if wanted := _other_kind(plain(base, key), value):
-                raise UserError(f"{key}={value!r}{where}: {wanted} is accepted")
-            continue
         parent, _, name = key.rpartition(".")
-        if _target_takes(OmegaConf.select(cfg, parent) if parent else None, name):
+        if key in known or _target_takes(OmegaConf.select(cfg, parent) if parent else None, name):
             continue
         siblings = [k for k in known if k.rpartition(".")[0] == parent]
-        raise UserError(f"{key}={value!r}{where}: no such key, {nearest(key, siblings)}")
+        where = "" if key in typed else files
+        raise UserError(f"{key}={plain(cfg, key)!r}{where}: no such key, {nearest(key, siblings)}")
+    for key, said in unfit(_resolved(cfg), str(hydra.job.config_name)):
+        raise UserError(said if key in typed else said.replace(": ", f"{files}: ", 1))
 
 
 def defaults(choices: dict[str, Any], door: str = "train") -> DictConfig:
@@ -97,30 +93,22 @@ def plain(cfg: DictConfig, key: str) -> Any:
     return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
 
 
-def _other_kind(usual: Any, given: Any) -> str:
-    """What is accepted where the group's own value is ``usual``; "" if ``given`` is of that kind."""
-    if given is None or (isinstance(given, str) and "${" in given):
-        return ""
-    if isinstance(usual, bool):
-        return "" if isinstance(given, bool) else "true or false"
-    if isinstance(usual, int):
-        return "" if isinstance(given, int) and not isinstance(given, bool) else "a whole number"
-    if isinstance(usual, float):
-        return "" if isinstance(given, int | float) and not isinstance(given, bool) else "a number"
-    if isinstance(usual, dict):
-        return "" if isinstance(given, dict) else f"a group of keys ({', '.join(map(str, usual))})"
-    if isinstance(usual, list):
-        return "" if isinstance(given, list) else "a list, as in [1,2]"
-    return ""
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain data, without what Hydra reads and what cannot be resolved yet."""
+    return {
+        str(key): OmegaConf.to_container(cfg[key], resolve=True)
+        if OmegaConf.is_config(cfg[key])
+        else cfg[key]
+        for key in cfg
+        if key != "hydra" and not OmegaConf.is_missing(cfg, key)
+    }
 
 
-def _target_takes(node, name: str) -> bool:
+def _target_takes(node: Any, name: str) -> bool:
     """Whether the object that ``node`` describes has an argument ``name`` that its file does not list."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
         return False
-    from triptych.config.build import parameters_of
-
-    return name in parameters_of(node["_target_"])[0]
+    return name in of_class(check_name(node["_target_"]))[0]
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
@@ -130,9 +118,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if extra := EXTRAS.get(found[1]):
             return f"{found[1]}: not installed, pip install 'triptych[{extra}]' is needed"
         group, _, option = found[1].rpartition("/")
-        options = [p.stem for p in (CONFIGS / group).glob("*.yaml")] + [
-            v for g, v in EMPTY.items() if g == group
-        ]
+        options = [p.stem for p in (CONFIGS / group).glob("*.yaml")] + [EMPTY[g] for g in EMPTY if g == group]
         if group == "hydra/launcher":
             options += ["joblib", *(name.rpartition("/")[2] for name in EXTRAS)]
         near = nearest(option, options)

@@ -40,7 +40,8 @@ def read_config(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: cannot be read ({line})") from error
     if not isinstance(value, dict):
         raise UserError(f"{file}: cannot be read (not a group of keys)")
-    return plain(value, str(file))
+    found: dict[str, Any] = plain(value, str(file))
+    return found
 
 
 def _check_events(text: str, file: Path) -> None:

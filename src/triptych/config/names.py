@@ -14,7 +14,8 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.config.identity import NOT_IN_NAMES, role
+from triptych.config.identity import NOT_IN_NAMES
+from triptych.config.keys import role, with_roles
 
 # groups that may be empty, and the name of that choice: it holds nothing, so it needs no file
 EMPTY = {
@@ -65,6 +66,11 @@ def sweep_name(cfg: DictConfig) -> str:
     return slug(",".join([str(name), *sorted(shared_overrides(cfg).values())]))
 
 
+def not_in_names() -> list[str]:
+    """Keys that name no cell of a sweep; a seed and an experiment do tell its cells apart."""
+    return [key for key in with_roles(*NOT_IN_NAMES) if key not in ("seed", "experiment")]
+
+
 def root() -> str:
     """The repository, wherever a command is typed; TRIPTYCH_ROOT moves data and logs elsewhere."""
     return os.environ.get("TRIPTYCH_ROOT") or str(Path(__file__).parents[3])
@@ -87,6 +93,12 @@ def gpus(accelerator: str, devices: int) -> int | None:
     return devices if accelerator in ("gpu", "cuda") else None
 
 
+def _help(command: str, *, _root_: DictConfig) -> str:
+    from triptych.config.describe import help_text
+
+    return help_text(command, _root_)
+
+
 def register_resolvers() -> None:
     """Make the functions above known to OmegaConf, as in ``${cores:}``, and the empty choices to Hydra."""
     for name, function, cached in (
@@ -95,6 +107,8 @@ def register_resolvers() -> None:
         ("cores", cores, False),
         ("threads", threads, False),
         ("root", root, False),
+        ("not_in_names", not_in_names, False),
+        ("help", _help, False),
         ("gpus", gpus, False),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)

@@ -18,23 +18,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from triptych.config.schema import CLASSES
 from triptych.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
 PYPROJECT = PACKAGE.parents[1] / "pyproject.toml"
 ROOMS = ("data", "networks", "diffusion", "models", "callbacks")
-# what a configuration may tell these; the rest (plugins, paths, profilers) could write where it likes
-ARGUMENTS = {
-    "pytorch_lightning.Trainer": frozenset(
-        "max_steps val_check_interval log_every_n_steps accelerator devices num_nodes strategy precision "
-        "gradient_clip_val gradient_clip_algorithm accumulate_grad_batches overfit_batches benchmark "
-        "deterministic detect_anomaly inference_mode sync_batchnorm limit_train_batches limit_val_batches "
-        "limit_test_batches max_time".split()
-    ),
-    "pytorch_lightning.loggers.WandbLogger": frozenset(
-        "mode project entity group tags notes job_type log_model".split()
-    ),
-}
+ARGUMENTS = {name: frozenset(table.__annotations__) for name, table in CLASSES.items()}
 HOMES = {
     "pytorch_lightning.Trainer": "pytorch_lightning.trainer.trainer",
     "pytorch_lightning.loggers.WandbLogger": "pytorch_lightning.loggers.wandb",

@@ -7,11 +7,13 @@ the place in the *global* batch, so a resumed run and another number of processe
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from triptych.declare import Count, Share, Unit, declared
 from triptych.diffusion.draws import mix
 from triptych.errors import UserError
 
@@ -25,24 +27,22 @@ class Augmentation:
         raise NotImplementedError
 
 
+@declared("augmentation.flip")
 class Flip(Augmentation):
     """Left and right exchanged, with probability ``p``."""
 
-    def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p <= 1:
-            raise ValueError(f"p={p}: a number in [0, 1] is accepted")
+    def __init__(self, p: Share = 0.5) -> None:
         self.p = p
 
     def __call__(self, x: Tensor, uniform: Uniform) -> Tensor:
         return torch.where((uniform() < self.p).view(-1, 1, 1, 1), x.flip(-1), x)
 
 
+@declared("augmentation.crop")
 class Crop(Augmentation):
     """Moved by up to ``padding`` pixels in each direction; what comes in is the border's mirror image."""
 
-    def __init__(self, padding: int = 4) -> None:
-        if isinstance(padding, bool) or not isinstance(padding, int) or padding < 1:
-            raise ValueError(f"padding={padding}: a whole number from 1 is accepted")
+    def __init__(self, padding: Annotated[Count, Unit("pixels")] = 4) -> None:
         self.padding = padding
 
     def __call__(self, x: Tensor, uniform: Uniform) -> Tensor:

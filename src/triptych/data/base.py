@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,6 +14,7 @@ from torch import Tensor
 from triptych.data.augment import Augmentation
 from triptych.data.batch import Split
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
+from triptych.declare import Count, FilePath, Role, Unit, Whole, declared
 from triptych.diffusion.condition import Condition, Kind, Labels
 from triptych.errors import UserError
 
@@ -28,16 +29,7 @@ class DataError(UserError):
         super().__init__(" ".join(message.split()))
 
 
-def whole(key: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """`value` if it is a whole number in least .. most; else DataError naming `data.key`."""
-    bad = isinstance(value, bool) or not isinstance(value, int)
-    if bad or (least is not None and value < least) or (most is not None and value > most):
-        bounds = [f"at least {least}"] * (least is not None) + [f"at most {most}"] * (most is not None)
-        raise DataError(f"data.{key}={value!r}: needs a whole number {' and '.join(bounds)}")
-    return value
-
-
-def folder_path(root: str | Path | None) -> Path:
+def folder_path(root: FilePath | None) -> Path:
     """`root` as a path; DataError if it is not set."""
     if root is None or not str(root).strip():
         raise DataError(f"data.root={root!r}: needs the folder that holds the data")
@@ -46,7 +38,9 @@ def folder_path(root: str | Path | None) -> Path:
 
 def hold_out(pool: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:
     """(train, validation): the last `val_size` of the permuted `pool` held out, some left to train."""
-    train = len(pool) - whole("val_size", val_size, 0, len(pool) - 1)
+    if not 0 <= val_size < len(pool):
+        raise DataError(f"data.val_size={val_size}: a whole number from 0 to {len(pool) - 1} is accepted")
+    train = len(pool) - val_size
     return pool[:train], pool[train:]
 
 
@@ -67,16 +61,7 @@ def rank_world() -> tuple[int, int]:
     return 0, 1
 
 
-class Loading(TypedDict, total=False):
-    """What every datamodule takes beside its own keys; see DataModule."""
-
-    batch_size: int
-    eval_batch_size: int
-    seed: int
-    num_workers: int
-    pin_memory: bool
-
-
+@declared("data", DataError)
 class DataModule(pl.LightningDataModule):
     """Fixed splits in memory, batches in an order that follows from (seed, step).
 
@@ -93,17 +78,17 @@ class DataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        batch_size: int = 128,
-        eval_batch_size: int = 512,
-        seed: int = 0,
-        num_workers: int = 0,
-        pin_memory: bool = False,
+        batch_size: Annotated[Count, Role.IDENTITY, Unit("items")] = 128,
+        eval_batch_size: Annotated[Count, Role.LOADING, Unit("items")] = 512,
+        seed: Annotated[int, Role.LOADING] = 0,
+        num_workers: Annotated[Whole, Role.LOADING, Unit("threads")] = 0,
+        pin_memory: Annotated[bool, Role.LOADING] = False,
     ) -> None:
         super().__init__()
-        self.batch_size = whole("batch_size", batch_size, 1)
-        self.eval_batch_size = whole("eval_batch_size", eval_batch_size, 1)
-        self.seed = whole("seed", seed)
-        self.num_workers = whole("num_workers", num_workers, 0)
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self.num_workers = num_workers
         self.pin_memory = pin_memory and torch.cuda.is_available()  # there is nothing to pin for, else
         self.splits: dict[str, Split] = {}
         self.augmentations: list[Augmentation] = []  # of training batches alone
@@ -160,8 +145,8 @@ class DataModule(pl.LightningDataModule):
             raise DataError(
                 f"data split {split_name!r}: needs one of {', '.join(self.splits) or 'setup() first'}"
             )
-        if limit is not None:
-            whole("limit", limit, 1)
+        if limit is not None and limit < 1:
+            raise DataError(f"data split {split_name!r}: limit={limit}, needs a whole number from 1")
         return EvalLoader(
             self.splits[split_name], self.eval_batch_size, *rank_world(), limit, self.pin_memory, split_name
         )

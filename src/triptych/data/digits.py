@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Unpack
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
-from triptych.data.base import DataError, DataModule, Loading, hold_out, whole
+from triptych.data.base import DataError, DataModule, hold_out
 from triptych.data.batch import Split
+from triptych.declare import Ge, Le, Role, Unit
 from triptych.diffusion.condition import Condition
 
 TEST = 297
@@ -46,9 +47,11 @@ class Digits(DataModule):
     levels = 17
     num_classes = 10
 
-    def __init__(self, val_size: int = 150, **loading: Unpack[Loading]) -> None:
+    def __init__(
+        self, val_size: Annotated[int, Ge(0), Le(1499), Role.SPLIT, Unit("items")] = 150, **loading: Any
+    ) -> None:
         super().__init__(**loading)
-        self.val_size = whole("val_size", val_size, 0, 1499)
+        self.val_size = val_size
 
     def load(self) -> dict[str, Split]:
         values, labels = read_digits()

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -16,9 +16,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from triptych.data.base import DataError, DataModule, Loading, folder_path, rank_world, whole
+from triptych.data.base import DataError, DataModule, folder_path, rank_world
 from triptych.data.batch import Split
 from triptych.data.cache import Mapped, cache_folder, cache_name, stored
+from triptych.declare import Count, FilePath, Ge, Le, Lt, Role, Unit
 from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.limits import limit
@@ -110,6 +111,9 @@ def _over(image: Image.Image, background: int | None, file: Path) -> Image.Image
     return Image.alpha_composite(Image.new("RGBA", image.size, (*(background,) * 3, 255)), image)
 
 
+Fraction = Annotated[float, Ge(0), Lt(1)]
+
+
 class ImageFolder(DataModule):
     """Images under root, 256 levels, decoded once. Two or more sub-folders are classes.
 
@@ -126,33 +130,27 @@ class ImageFolder(DataModule):
 
     def __init__(
         self,
-        root: str | Path | None,
-        size: int = 32,
-        channels: int = 3,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.1,
-        data_seed: int | None = None,
-        background: int | None = None,
-        cache: bool = False,
-        **loading: Unpack[Loading],
+        root: Annotated[FilePath | None, Role.PATH],
+        size: Annotated[Count, Unit("pixels")] = 32,
+        channels: Literal[1, 3] = 3,
+        val_fraction: Annotated[Fraction, Role.SPLIT] = 0.1,
+        test_fraction: Annotated[Fraction, Role.JUDGED] = 0.1,
+        data_seed: Annotated[int | None, Role.JUDGED] = None,
+        background: Annotated[int, Ge(0), Le(255)] | None = None,
+        cache: Annotated[bool, Role.LOADING] = False,
+        **loading: Any,
     ) -> None:
         super().__init__(**loading)
         self.root = folder_path(root)
-        if channels not in (1, 3):
-            raise DataError(f"data.channels={channels!r}: needs 1 (grey) or 3 (colour)")
-        for key, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-                raise DataError(f"data.{key}={value!r}: needs a number from 0 up to, not including, 1")
         if val_fraction + test_fraction >= 1:
             raise DataError(
                 f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}: leave none to"
                 " train on; a sum below 1 is accepted"
             )
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
-        self.data_seed = None if data_seed is None else whole("data_seed", data_seed)
-        self.background = None if background is None else whole("background", background, 0, 255)
-        self.cache = cache
-        self.shape = (channels, whole("size", size, 1), size)
+        self.data_seed = data_seed
+        self.background, self.cache = background, cache
+        self.shape = (channels, size, size)
 
     def load(self) -> dict[str, Split]:
         if not self.root.is_dir():

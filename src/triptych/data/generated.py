@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from triptych.data.base import DataModule, Loading, whole
+from triptych.data.base import DataModule
 from triptych.data.batch import Split
+from triptych.declare import Count, Role, Unit, Whole
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.draws import Stream, seeded
-
-
-class Sizes(Loading, total=False):
-    """The keys that all generated data take."""
-
-    train_size: int
-    val_size: int
-    test_size: int
-    data_seed: int
 
 
 class Generated(DataModule):
@@ -32,19 +24,15 @@ class Generated(DataModule):
 
     def __init__(
         self,
-        train_size: int = 20000,
-        val_size: int = 2000,
-        test_size: int = 5000,
-        data_seed: int = 0,
-        **loading: Unpack[Loading],
+        train_size: Annotated[Count, Role.SPLIT, Unit("items")] = 20000,
+        val_size: Annotated[Whole, Role.SPLIT, Unit("items")] = 2000,
+        test_size: Annotated[Count, Role.JUDGED, Unit("items")] = 5000,
+        data_seed: Annotated[int, Role.JUDGED] = 0,
+        **loading: Any,
     ) -> None:
         super().__init__(**loading)
-        self.sizes = {
-            "train": whole("train_size", train_size, 1),
-            "val": whole("val_size", val_size, 0),
-            "test": whole("test_size", test_size, 1),
-        }
-        self.data_seed = whole("data_seed", data_seed)
+        self.sizes = {"train": train_size, "val": val_size, "test": test_size}
+        self.data_seed = data_seed
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """(x (n, d), labels (n,) int64 or None); the subclass's work."""

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from reprlib import repr as short
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from triptych.data.base import DataError, whole
-from triptych.data.generated import Generated, Sizes
+from triptych.data.base import DataError
+from triptych.data.generated import Generated
+from triptych.declare import Count, Positive
 
 if TYPE_CHECKING:
     from triptych.diffusion.mixture import GaussianMixture
@@ -64,7 +65,7 @@ class Mixture(Generated):
         weights: Sequence[float],
         means: Sequence[Any],
         covariances: Sequence[Any],
-        **sizes: Unpack[Sizes],
+        **sizes: Any,
     ) -> None:
         super().__init__(**sizes)
         w = tensor("weights", weights, "a list of numbers")
@@ -101,13 +102,7 @@ class Ring(Mixture):
 
     name = "ring"
 
-    def __init__(
-        self, modes: int = 8, radius: float = 1.5, std: float = 0.15, **sizes: Unpack[Sizes]
-    ) -> None:
-        whole("modes", modes, 1)
-        for key, value in (("radius", radius), ("std", std)):
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-                raise DataError(f"data.{key}={short(value)}: needs a positive number")
+    def __init__(self, modes: Count = 8, radius: Positive = 1.5, std: Positive = 0.15, **sizes: Any) -> None:
         angles = [2 * math.pi * k / modes for k in range(modes)]
         means = [[radius * math.cos(a), radius * math.sin(a)] for a in angles]
         super().__init__([1 / modes] * modes, means, [std**2] * modes, **sizes)

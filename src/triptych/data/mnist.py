@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Unpack
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
-from triptych.data.base import DataError, DataModule, Loading, folder_path, official_splits, whole
+from triptych.data.base import DataError, DataModule, folder_path, official_splits
 from triptych.data.batch import Split
 from triptych.data.idx import find_idx, read_idx
+from triptych.declare import FilePath, Role, Unit, Whole
 
 PARTS = ("train", "t10k")
 
@@ -37,14 +38,14 @@ class Mnist(DataModule):
 
     def __init__(
         self,
-        root: str | Path | None,
-        val_size: int = 5000,
-        download: bool = False,
-        **loading: Unpack[Loading],
+        root: Annotated[FilePath | None, Role.PATH],
+        val_size: Annotated[Whole, Role.SPLIT, Unit("items")] = 5000,
+        download: Annotated[bool, Role.LOADING] = False,
+        **loading: Any,
     ) -> None:
         super().__init__(**loading)
         self.root, self.download = folder_path(root), download
-        self.val_size = whole("val_size", val_size, 0)
+        self.val_size = val_size
 
     @property
     def folders(self) -> list[Path]:

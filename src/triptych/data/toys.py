@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Annotated, Any
 
 import torch
 from torch import Generator, Tensor
 
-from triptych.data.base import DataError
-from triptych.data.generated import Generated, Sizes
+from triptych.data.generated import Generated
+from triptych.declare import Choice
 
 Drawn = tuple[Tensor, Tensor | None]
 NOISE = 0.05  # deviation of the moons and of the roll, on the scale of the data
@@ -51,10 +51,8 @@ class Toy(Generated):
 
     shape = (2,)
 
-    def __init__(self, kind: str, **sizes: Unpack[Sizes]) -> None:
+    def __init__(self, kind: Annotated[str, Choice(KINDS)], **sizes: Any) -> None:
         super().__init__(**sizes)
-        if kind not in KINDS:
-            raise DataError(f"data.kind={kind!r}: needs one of {', '.join(KINDS)}")
         self.name = kind
         self.num_classes = 2 if kind == "two_moons" else 0
 

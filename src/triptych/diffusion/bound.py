@@ -4,10 +4,12 @@ It is the one accounting of the house: whatever a run trained on, this is what i
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
+
+from triptych.declare import Count, Unit, declared
 
 from .condition import Condition
 from .decoder import Decoder
@@ -43,6 +45,7 @@ class DiffusionTerm(NamedTuple):
     squared_error: Tensor
 
 
+@declared("bound")
 class Bound:
     """The variational bound of a denoiser under a schedule, in continuous time or T steps.
 
@@ -61,13 +64,9 @@ class Bound:
         self,
         schedule: Schedule,
         decoder: Decoder,
-        steps: int | None = None,
+        steps: Annotated[Count | None, Unit("steps")] = None,
         variance: ReverseVariance | str = "beta_tilde",
     ):
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise ValueError(
-                f"bound.steps={steps}: null (continuous time) or a whole number from 1 is accepted"
-            )
         self.variance = as_variance(variance, "bound.variance")
         if steps is None and not isinstance(self.variance, BetaTilde):
             raise ValueError(

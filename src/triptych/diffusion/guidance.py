@@ -4,15 +4,18 @@ Scales are in s-form, ``base + s (target - base)``: s = 1 is the target itself, 
 is s - 1). A linear mix of two guesses at the same (z, gamma) is the same mix in x0, epsilon, score and v.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from triptych.declare import Opened, Share, declared
 
 from .condition import Condition
 from .prediction import Prediction
 from .process import expand
 from .protocol import AnyDenoiser
+from .schedule import Gamma
 from .wrappers import Wrapper, is_conditional, of_same_width
 
 
@@ -28,6 +31,7 @@ def _refuse_unconditional(denoiser: AnyDenoiser, what: str) -> None:
         raise ValueError(f"{what}: the model knows no conditions; train one with model.conditional=true")
 
 
+@declared("guidance")
 class ClassifierFree(Wrapper):
     r"""Ho & Salimans 2022 (tutorial sec. "Guidance"): score(z) + s (score(z | y) - score(z)), one network.
 
@@ -49,16 +53,14 @@ class ClassifierFree(Wrapper):
         self,
         denoiser: AnyDenoiser,
         scale: float = 1.0,
-        interval: Sequence[float] | None = None,
-        rescale: float = 0.0,
+        interval: tuple[Gamma, Gamma] | None = None,
+        rescale: Share = 0.0,
         parts: Sequence[str] | None = None,
     ):
         super().__init__(denoiser)
         _refuse_unconditional(denoiser, f"guidance.scale={scale}")
-        if interval is not None and not (len(interval) == 2 and interval[0] < interval[1]):
+        if interval is not None and not interval[0] < interval[1]:
             raise ValueError(f"guidance.interval={interval}: null or two gammas [low, high] are accepted")
-        if not 0 <= rescale <= 1:
-            raise ValueError(f"guidance.rescale={rescale}: a number in [0, 1] is accepted")
         self.scale, self.interval, self.rescale, self.parts = float(scale), interval, rescale, parts
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
@@ -96,9 +98,7 @@ class Classifier(Wrapper):
         scale: s; 1 is Bayes' rule, 0 the denoiser itself bit for bit.
     """
 
-    def __init__(
-        self, denoiser: AnyDenoiser, classifier: Callable[[Tensor, Tensor], Tensor], scale: float = 1.0
-    ):
+    def __init__(self, denoiser: AnyDenoiser, classifier: Opened, scale: float = 1.0):
         super().__init__(denoiser)
         self.classifier, self.scale, self.conditional = classifier, float(scale), True
 
@@ -137,7 +137,7 @@ class Auto(Wrapper):
         ValueError: the two live under different processes.
     """
 
-    def __init__(self, denoiser: AnyDenoiser, weak: AnyDenoiser, scale: float = 1.0):
+    def __init__(self, denoiser: AnyDenoiser, weak: Opened, scale: float = 1.0):
         super().__init__(denoiser)
         if type(weak.process) is not type(denoiser.process):
             names = type(weak.process).__name__, type(denoiser.process).__name__

@@ -18,10 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from triptych.declare import Count, Positive, declared
+
 from .batch_mean import batch_mean
 from .schedule import Schedule
 
 
+@declared("schedule")
 class LearnedEndpoints(Schedule):
     """Straight between two learned endpoints: gamma = low + softplus(.) t, which cannot turn round.
 
@@ -35,10 +38,8 @@ class LearnedEndpoints(Schedule):
         ValueError: the endpoints are not finite and increasing, or ``speed`` is not positive.
     """
 
-    def __init__(self, gamma_min: float, gamma_max: float, pinned: bool = False, speed: float = 10.0):
+    def __init__(self, gamma_min: float, gamma_max: float, pinned: bool = False, speed: Positive = 10.0):
         super().__init__(gamma_min, gamma_max)
-        if not speed > 0:
-            raise ValueError(f"schedule.speed={speed}: a positive number is accepted")
         self.pinned, self.speed = pinned, speed
         width = torch.tensor(gamma_max - gamma_min, dtype=torch.float64)
         raw = width + torch.log(-torch.expm1(-width))  # softplus(raw) = width
@@ -102,10 +103,13 @@ class Monotone(LearnedEndpoints):
     """
 
     def __init__(
-        self, gamma_min: float, gamma_max: float, pinned: bool = True, hidden: int = 128, speed: float = 10.0
+        self,
+        gamma_min: float,
+        gamma_max: float,
+        pinned: bool = True,
+        hidden: Count = 128,
+        speed: float = 10.0,
     ):
-        if hidden < 1:
-            raise ValueError(f"schedule.hidden={hidden}: a whole number from 1 is accepted")
         super().__init__(gamma_min, gamma_max, pinned, speed)
         rate = float(max(4, hidden // 2))
         self.log_weight = nn.Parameter(torch.full((hidden,), 1 / hidden).log())

@@ -10,10 +10,12 @@ another quantity, of another model (a flow, not a Markov chain), and for data wi
 dequantisations, whose nats are told apart in the result.
 """
 
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from triptych.declare import Ge, Positive, declared
 
 from .condition import Condition
 from .dequantisation import dequantise
@@ -39,6 +41,7 @@ class Nats(NamedTuple):
     stderr: Tensor
 
 
+@declared("likelihood")
 class Likelihood:
     r"""-log p(x) of a denoiser's probability-flow ODE.
 
@@ -62,23 +65,13 @@ class Likelihood:
         self,
         schedule: Schedule,
         *,
-        tolerance: float = 1e-5,
-        probes: int | None = None,
-        dequantisation: str = "none",
+        tolerance: Positive = 1e-5,
+        probes: Annotated[int, Ge(2)] | None = None,
+        dequantisation: Literal["none", "uniform", "lossless"] = "none",
         decoder=None,
         levels: int | None = None,
         seed: int = 0,
     ):
-        if not tolerance > 0:
-            raise ValueError(f"likelihood.tolerance={tolerance}: a positive number is accepted")
-        if probes is not None and (isinstance(probes, bool) or not isinstance(probes, int) or probes < 2):
-            raise ValueError(
-                f"likelihood.probes={probes}: null (exact trace) or a whole number from 2 is accepted"
-            )
-        if dequantisation not in ("none", "uniform", "lossless"):
-            raise ValueError(
-                f"likelihood.dequantisation={dequantisation!r}: one of none, uniform, lossless is accepted"
-            )
         if dequantisation == "uniform" and (levels is None or levels < 2):
             raise ValueError(
                 "likelihood.dequantisation=uniform needs data with levels: none is accepted here"

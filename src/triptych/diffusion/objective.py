@@ -5,10 +5,12 @@ ELBO weighting all objectives minimise the very same number (tutorial eqs. 99, 1
 """
 
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from triptych.declare import Count, Positive, Unit, declared
 
 from .condition import Condition
 from .prediction import Space, error_scale
@@ -29,6 +31,7 @@ class Loss(NamedTuple):
     squared_error: Tensor
 
 
+@declared("objective")
 class Objective:
     r"""Which output, which weighting; a learned reverse variance adds its own term.
 
@@ -55,14 +58,10 @@ class Objective:
         self,
         output: nn.Module | Space | str,
         weighting: Weighting,
-        steps: int | None = None,
-        vlb_weight: float | None = None,
+        steps: Annotated[Count | None, Unit("steps")] = None,
+        vlb_weight: Positive | None = None,
         variance: ReverseVariance | str = "beta_tilde",
     ):
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise ValueError(
-                f"objective.steps={steps}: null (continuous time) or a whole number from 1 is accepted"
-            )
         self.space: str | Space = output if isinstance(output, str | Space) else output.space  # type: ignore[assignment]
         self.weighting, self.steps = weighting, steps
         self.variance = as_variance(variance, "variance")
@@ -72,8 +71,6 @@ class Objective:
                     "objective.steps=null: a learned reverse variance is trained at a whole number of steps"
                 )
             self.vlb_weight = _natural(weighting) if vlb_weight is None else vlb_weight
-            if not self.vlb_weight > 0:
-                raise ValueError(f"objective.vlb_weight={vlb_weight}: null or a positive number is accepted")
 
     def __call__(
         self,

@@ -8,9 +8,14 @@ continuous-time bound depends on the endpoints alone, its estimator's variance o
 """
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
+
+from triptych.declare import Ge, Le, Positive, Unit, accepted, declared, fits
+
+Gamma = Annotated[float, Ge(-50), Le(50), Unit("-log SNR")]  # float32 ends at e^88
 
 
 class Schedule(nn.Module):
@@ -19,15 +24,15 @@ class Schedule(nn.Module):
     Subclasses give the shape: ``_curve(u)``, ``_slope(u)`` and ``_inverse(gamma)``.
 
     Raises:
-        ValueError: the endpoints are not finite and increasing.
+        ValueError: the endpoints are not increasing, or out of range.
     """
 
-    def __init__(self, gamma_min: float, gamma_max: float):
+    def __init__(self, gamma_min: Gamma, gamma_max: Gamma):
         super().__init__()
-        if not (math.isfinite(gamma_min) and math.isfinite(gamma_max) and gamma_min < gamma_max):
+        if not (fits(Gamma, gamma_min) and fits(Gamma, gamma_max) and gamma_min < gamma_max):
             raise ValueError(
                 f"schedule.gamma_min={gamma_min} and schedule.gamma_max={gamma_max}: "
-                "finite values with gamma_min < gamma_max are accepted"
+                f"gamma_min < gamma_max, each {accepted(Gamma)}, is accepted"
             )
         self.gamma_min, self.gamma_max = float(gamma_min), float(gamma_max)
         ends = self._inverse(torch.tensor([gamma_min, gamma_max], dtype=torch.float64)).tolist()
@@ -90,7 +95,9 @@ class BetaLinear(Schedule):
         ValueError: not 0 < beta_min < beta_max.
     """
 
-    def __init__(self, gamma_min: float, gamma_max: float, beta_min: float = 0.1, beta_max: float = 20.0):
+    def __init__(
+        self, gamma_min: float, gamma_max: float, beta_min: Positive = 0.1, beta_max: Positive = 20.0
+    ):
         if not 0 < beta_min < beta_max:
             raise ValueError(
                 f"schedule.beta_min={beta_min} and schedule.beta_max={beta_max}: "
@@ -116,6 +123,7 @@ class BetaLinear(Schedule):
         return 2 * b / (self.beta_min + root)
 
 
+@declared("schedule")
 class Sigmoid(Schedule):
     r"""alpha^2 a rescaled sigmoid of time (Jabri et al. 2023; Chen 2023), symmetric about u = 1/2.
 
@@ -126,9 +134,7 @@ class Sigmoid(Schedule):
         ValueError: ``sharpness`` is not positive.
     """
 
-    def __init__(self, gamma_min: float, gamma_max: float, sharpness: float = 3.0):
-        if not sharpness > 0:
-            raise ValueError(f"schedule.sharpness={sharpness}: a positive number is accepted")
+    def __init__(self, gamma_min: float, gamma_max: float, sharpness: Positive = 3.0):
         self.sharpness = sharpness
         super().__init__(gamma_min, gamma_max)
 

@@ -10,7 +10,10 @@ gradient.
 import torch
 from torch import Tensor
 
+from triptych.declare import Positive, declared
 
+
+@declared("objective.weighting")
 class Weighting:
     """``weight(gamma, dgamma, own) -> w``, all (B,).
 
@@ -59,9 +62,7 @@ class MinSNR(Weighting):
         ValueError: ``cap`` is not positive.
     """
 
-    def __init__(self, cap: float = 5.0):
-        if not cap > 0:
-            raise ValueError(f"objective.weighting.cap={cap}: a positive number is accepted")
+    def __init__(self, cap: Positive = 5.0):
         self.cap = cap
 
     def weight(self, gamma: Tensor, dgamma: Tensor, own: Tensor) -> Tensor:

@@ -1,7 +1,11 @@
 """Denoisers that wrap a denoiser: what is done to a guess, every sampler and every other wrapper can use."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
+
+from triptych.declare import Gt, Le, Positive, declared
 
 from .condition import Condition
 from .prediction import Prediction
@@ -35,6 +39,7 @@ class Wrapper(nn.Module):
         self.conditional = is_conditional(denoiser)
 
 
+@declared("threshold")
 class StaticThreshold(Wrapper):
     """x0 clamped to [-bound, bound], the data's range (Ho et al. 2020, in every reference sampler).
 
@@ -42,9 +47,7 @@ class StaticThreshold(Wrapper):
         ValueError: ``bound`` is not positive.
     """
 
-    def __init__(self, denoiser: AnyDenoiser, bound: float = 1.0):
-        if not bound > 0:
-            raise ValueError(f"threshold.bound={bound}: a positive number is accepted")
+    def __init__(self, denoiser: AnyDenoiser, bound: Positive = 1.0):
         super().__init__(denoiser)
         self.bound = bound
 
@@ -54,6 +57,7 @@ class StaticThreshold(Wrapper):
         return of_same_width(guess, Prediction("x0", x0, z, guess.alpha, guess.sigma))
 
 
+@declared("threshold")
 class DynamicThreshold(Wrapper):
     """x0 clamped to [-s, s] and divided by s, s = max(1, the ``quantile`` of |x0| in each sample).
 
@@ -63,9 +67,7 @@ class DynamicThreshold(Wrapper):
         ValueError: ``quantile`` outside (0, 1].
     """
 
-    def __init__(self, denoiser: AnyDenoiser, quantile: float = 0.995):
-        if not 0 < quantile <= 1:
-            raise ValueError(f"threshold.quantile={quantile}: a number in (0, 1] is accepted")
+    def __init__(self, denoiser: AnyDenoiser, quantile: Annotated[float, Gt(0), Le(1)] = 0.995):
         super().__init__(denoiser)
         self.quantile = quantile
 

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from triptych.data.batch import Batch
 from triptych.data.order import EvalLoader
+from triptych.declare import declared
 from triptych.diffusion.bound import Elbo
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.draws import Stream, mix
@@ -21,6 +22,7 @@ from triptych.models.accounting import Accounting
 LEVEL_BANDS = 5  # of noise levels, logged in validation
 
 
+@declared("model")
 class BoundModel(pl.LightningModule):
     """Trains ``loss``, reports ``elbo``. A subclass gives both, and ``sample``.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from triptych.data.batch import Batch
+from triptych.declare import Share
 from triptych.diffusion import weighting
 from triptych.diffusion.bound import Bound, Elbo
 from triptych.diffusion.condition import Condition, dropout
@@ -62,7 +63,7 @@ class Diffusion(BoundModel):
         lr_schedule,
         *,
         levels: int | None = None,
-        label_dropout: float | Mapping[str, float] = 0.0,
+        label_dropout: Share | Mapping[str, Share] = 0.0,
         likelihood: Likelihood | None = None,
         likelihood_items: int = 0,
         calibration: Callable[[], Batch] | None = None,
@@ -83,11 +84,6 @@ class Diffusion(BoundModel):
                 f"likelihood.dequantisation={likelihood.dequantisation} with data of "
                 f"{'a density' if levels is None else f'{levels} levels'}: {accepted} is accepted"
             )
-        if likelihood is not None and (type(likelihood_items) is not int or likelihood_items < 1):
-            raise UserError(f"likelihood.items={likelihood_items}: a whole number from 1 is accepted")
-        shares = label_dropout.values() if isinstance(label_dropout, Mapping) else (label_dropout,)
-        if not all(0 <= share <= 1 for share in shares):
-            raise ValueError(f"model.label_dropout={label_dropout}: a number in [0, 1] is accepted")
         if isinstance(label_dropout, Mapping):
             known = getattr(denoiser.network, "conditions", {})
             for name in set(label_dropout) - set(known):

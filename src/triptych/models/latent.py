@@ -1,12 +1,13 @@
 """A model with learned latents under training: VAE and hierarchical VAE differ in their number of levels."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from triptych.data.batch import Batch
+from triptych.declare import NonNegative, Unit, Whole
 from triptych.diffusion.batch_mean import batch_mean
 from triptych.diffusion.bound import Elbo
 from triptych.diffusion.condition import Condition
@@ -44,18 +45,11 @@ class LatentModel(BoundModel):
         lr_schedule,
         *,
         levels: int | None = None,
-        beta_warmup: int = 0,
-        free_bits: float = 0.0,
-        importance_samples: int = 0,
+        beta_warmup: Annotated[Whole, Unit("steps")] = 0,
+        free_bits: Annotated[NonNegative, Unit("bits")] = 0.0,
+        importance_samples: Annotated[Whole, Unit("samples")] = 0,
         **more: Any,
     ):
-        for name, value in (
-            ("beta_warmup", beta_warmup),
-            ("free_bits", free_bits),
-            ("importance_samples", importance_samples),
-        ):
-            if not value >= 0:
-                raise ValueError(f"model.{name}={value}: a number from 0 is accepted")
         self.depth = len(network.encoders)
         extras = [f"kl_{level + 1}" for level in range(self.depth)] + ["iw"] * bool(importance_samples)
         super().__init__(optimizer, lr_schedule, extras=extras, **more)

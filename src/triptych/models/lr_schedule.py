@@ -1,12 +1,16 @@
 """Learning-rate factors over a run: linear warm-up, then constant or a cosine to zero."""
 
 import math
+from typing import Annotated
+
+from triptych.declare import Share, Unit, Whole, declared
 
 
+@declared("lr_schedule")
 class Constant:
     """1 after ``warmup_steps`` of linear rise."""
 
-    def __init__(self, warmup_steps: int = 0):
+    def __init__(self, warmup_steps: Annotated[Whole, Unit("steps")] = 0):
         self.warmup_steps = warmup_steps
 
     def factor(self, step: int, max_steps: int) -> float:
@@ -17,7 +21,7 @@ class Constant:
 class Cosine(Constant):
     """Warm-up, then half a cosine from 1 to ``floor`` at ``max_steps``."""
 
-    def __init__(self, warmup_steps: int = 0, floor: float = 0.0):
+    def __init__(self, warmup_steps: int = 0, floor: Share = 0.0):
         super().__init__(warmup_steps)
         self.floor = floor
 

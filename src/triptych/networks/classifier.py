@@ -5,11 +5,13 @@ import math
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, silu
 
+from triptych.declare import Count, Share, declared
 from triptych.networks.conditioning import Conditioning
 from triptych.networks.mlp import Block as PointBlock
 from triptych.networks.resnet import Block as ImageBlock
 
 
+@declared("model.network")
 class ClassifierNetwork(nn.Module):
     """Residual blocks that know gamma; images lose half their size after each stage but the last.
 
@@ -25,12 +27,12 @@ class ClassifierNetwork(nn.Module):
         self,
         shape: tuple[int, ...],
         num_classes: int,
-        width: int = 32,
-        blocks: int = 1,
-        stages: int = 2,
-        features: int = 64,
-        conditioning: int = 64,
-        dropout: float = 0.1,
+        width: Count = 32,
+        blocks: Count = 1,
+        stages: Count = 2,
+        features: Count = 64,
+        conditioning: Count = 64,
+        dropout: Share = 0.1,
     ):
         super().__init__()
         self.images = len(shape) == 3

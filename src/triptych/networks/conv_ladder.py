@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from triptych.declare import Count, Whole
 from triptych.networks.embedding import image_shape, per_dim
 from triptych.networks.ladder import Ladder
 
@@ -90,17 +91,15 @@ class ConvLadder(Ladder):
         self,
         shape: tuple[int, ...],
         outputs: int,
-        levels: int = 1,
-        channels: int = 8,
-        halvings: int = 1,
-        width: int = 32,
-        blocks: int = 1,
+        levels: Count = 1,
+        channels: Count = 8,
+        halvings: Whole = 1,
+        width: Count = 32,
+        blocks: Whole = 1,
     ):
         super().__init__()
-        if levels < 1:
-            raise ValueError(f"model.network.levels={levels}: a whole number from 1 is accepted")
         depth, height, columns = image_shape(shape, "conv_ladder")
-        if not 0 <= halvings <= levels or height % 2**halvings or columns % 2**halvings:
+        if halvings > levels or height % 2**halvings or columns % 2**halvings:
             raise ValueError(
                 f"model.network.halvings={halvings}: at most levels={levels}, and height {height} and width "
                 f"{columns} must divide by two as often"

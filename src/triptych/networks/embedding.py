@@ -20,10 +20,6 @@ class LevelWaves(nn.Module):
         super().__init__()
         if periods and spacing is None:
             raise ValueError(f"denoiser.network.fourier={periods}: this data has no levels; [] is accepted")
-        if any(p <= 0 for p in periods):
-            raise ValueError(
-                f"denoiser.network.fourier={periods}: positive periods, in level spacings, are accepted"
-            )
         self.frequencies = [2 * math.pi / (p * (spacing or 1)) for p in periods]
 
     @property

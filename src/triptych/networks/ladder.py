@@ -12,12 +12,15 @@ Each module sees its one argument and nothing else: the chain is Markov in both 
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 from torch import Tensor, nn
 
+from triptych.declare import Count, MinLen, Whole, declared
 from triptych.networks.embedding import per_dim
 
 
+@declared("model.network")
 class Ladder(nn.Module):
     """What models read of a ladder."""
 
@@ -43,15 +46,11 @@ class MLPLadder(Ladder):
         self,
         shape: tuple[int, ...],
         outputs: int,
-        latents: Sequence[int] = (2,),
-        width: int = 128,
-        depth: int = 2,
+        latents: Annotated[Sequence[Count], MinLen(1)] = (2,),
+        width: Count = 128,
+        depth: Whole = 2,
     ):
         super().__init__()
-        if not latents or min(latents) < 1:
-            raise ValueError(
-                f"model.network.latents={list(latents)}: whole numbers from 1, one a level, are accepted"
-            )
         dims = [math.prod(shape), *latents]
         self.encoders = nn.ModuleList(
             _mlp(a, 2 * b, width, depth) for a, b in zip(dims, dims[1:], strict=False)

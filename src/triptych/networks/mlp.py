@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from triptych.declare import Count, Share, declared
 from triptych.diffusion.condition import Condition, Kind
 from triptych.networks.conditioning import Conditioning
 from triptych.networks.embedding import per_dim, zeros
@@ -28,6 +29,7 @@ class Block(nn.Module):
         return h + self.second(self.dropout(nn.functional.silu(inner)))
 
 
+@declared("denoiser.network")
 class MLP(nn.Module):
     """See ``triptych.networks`` for the contract; any event shape, flattened.
 
@@ -42,9 +44,9 @@ class MLP(nn.Module):
         outputs: int = 1,
         conditions: Mapping[str, Kind] | None = None,
         spacing: float | None = None,
-        width: int = 128,
-        blocks: int = 3,
-        dropout: float = 0.0,
+        width: Count = 128,
+        blocks: Count = 3,
+        dropout: Share = 0.0,
     ):
         super().__init__()
         self.shape, self.outputs, self.conditions = tuple(shape), outputs, dict(conditions or {})

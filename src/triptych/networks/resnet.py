@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
+from triptych.declare import Count, Positive, Share, declared
 from triptych.diffusion.condition import Condition, Kind
 from triptych.networks.conditioning import Beside, Conditioning, vectors_of
 from triptych.networks.embedding import LevelWaves, image_shape, per_dim, zeros
@@ -58,6 +59,7 @@ class Attention(nn.Module):
         return h + self.out(mixed.transpose(1, 2).unflatten(2, h.shape[2:]))
 
 
+@declared("denoiser.network")
 class ResNet(nn.Module):
     """See ``triptych.networks`` for the contract.
 
@@ -78,12 +80,12 @@ class ResNet(nn.Module):
         outputs: int = 1,
         conditions: Mapping[str, Kind] | None = None,
         spacing: float | None = None,
-        width: int = 32,
-        blocks: int = 4,
+        width: Count = 32,
+        blocks: Count = 4,
         attention: bool = False,
-        dropout: float = 0.0,
-        fourier: Sequence[float] = (4, 2, 1),
-        conditioning: int = 64,
+        dropout: Share = 0.0,
+        fourier: Sequence[Positive] = (4, 2, 1),
+        conditioning: Count = 64,
     ):
         super().__init__()
         self.shape, self.outputs, self.conditions = (

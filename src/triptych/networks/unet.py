@@ -1,11 +1,13 @@
 """A small U-Net: residual blocks, attention at the lowest resolution (Ho et al. 2020, reduced)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
+from triptych.declare import Count, MinLen, Positive, Share, declared
 from triptych.diffusion.condition import Condition, Kind
 from triptych.networks.conditioning import Beside, Conditioning, vectors_of
 from triptych.networks.embedding import LevelWaves, image_shape, per_dim, zeros
@@ -49,6 +51,7 @@ class Attention(nn.Module):
         return h + self.out(mixed.reshape(b, channels, height, width))
 
 
+@declared("denoiser.network")
 class UNet(nn.Module):
     """See ``triptych.networks`` for the contract; height and width divisible by 2^(len(widths) - 1).
 
@@ -69,12 +72,12 @@ class UNet(nn.Module):
         outputs: int = 1,
         conditions: Mapping[str, Kind] | None = None,
         spacing: float | None = None,
-        widths: tuple[int, ...] | list[int] = (32, 48, 48),
-        blocks: int = 2,
+        widths: Annotated[Sequence[Count], MinLen(1)] = (32, 48, 48),
+        blocks: Count = 2,
         attention: bool = True,
-        heads: int = 4,
-        dropout: float = 0.0,
-        fourier: tuple[float, ...] | list[float] = (),
+        heads: Count = 4,
+        dropout: Share = 0.0,
+        fourier: Sequence[Positive] = (),
     ):
         super().__init__()
         channels, height, width = image_shape(shape, "unet")

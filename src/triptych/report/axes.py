@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from triptych.config.identity import AXES, role
+from triptych.config.identity import AXES, role_in
+from triptych.config.keys import role
+from triptych.declare import Role
 from triptych.report.words import listed
 from triptych.runs.read import Run
 
@@ -27,18 +29,18 @@ class Axis:
     @property
     def of_drawing(self) -> bool:
         """Whether it is a matter of how samples are drawn and measured, not of the model."""
-        return role(self.key) == "drawing"
+        return role(self.key) is Role.DRAWING
 
 
 def settings(run: Run) -> dict[str, str]:
     """All of a run's settings that may change its result: typed first, then chosen, then resolved.
 
-    What a key is follows from the table in ``config/identity.py``; one that it does not have counts.
+    What a key is follows from where it is declared; one that nothing declares counts.
     """
     found = {**run.overrides, **run.choices}
     # resolved, it wins over what was typed; of an empty group the choice says more
     found |= {key: value for key, value in run.config.items() if key not in run.choices}
-    return {key: value for key, value in found.items() if role(key) in AXES or key in BUNDLES}
+    return {key: value for key, value in found.items() if role_in(run.config, key) in AXES or key in BUNDLES}
 
 
 def told(run: Run) -> dict[str, str]:
@@ -50,7 +52,7 @@ def value(run: Run, key: str) -> str:
     """The run's value on an axis; "none" where its configuration has no such key, "default" if unknown."""
     if key == SWEEP:
         return run.sweep or run.dir.name
-    if role(key) == "machine":
+    if role(key) is Role.MACHINE:
         return run.overrides.get(key) or run.choices.get(key, "default")
     return _value(run, key, settings(run))
 
@@ -93,7 +95,7 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
 
 def machine_axes(runs: Sequence[Run]) -> list[Axis]:
     """On what runs were to be executed, where that was typed and differs: no setting, but a difference."""
-    keys = dict.fromkeys(key for run in runs for key in run.overrides if role(key) == "machine")
+    keys = dict.fromkeys(key for run in runs for key in run.overrides if role(key) is Role.MACHINE)
     axes = [Axis(key, tuple(dict.fromkeys(value(run, key) for run in runs))) for key in keys]
     return [axis for axis in axes if len(axis.values) > 1]
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from triptych.config.identity import role
+from triptych.config.keys import role
+from triptych.declare import Role
 from triptych.report.axes import SWEEP, Axis, find_axes, label, machine_axes, value
 from triptych.report.claims import BOUND, Claim, Key, Rule, correct
 from triptych.report.same_data import Group, group
@@ -209,7 +210,7 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> list[
         ("commit", "commits of the code", ""),
         ("split", "splits of the same data into training and validation", ""),
     ):
-        if key in varied or (name == "split" and any(role(axis) == "split" for axis in varied)):
+        if key in varied or (name == "split" and any(role(axis) is Role.SPLIT for axis in varied)):
             continue
         found = sorted({str(getattr(run, name)) for run in used if getattr(run, name)})
         if len(found) > 1:

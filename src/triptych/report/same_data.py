@@ -10,11 +10,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from triptych.config.identity import role
+from triptych.config.identity import role_in
+from triptych.declare import Role
 from triptych.report.words import listed
 from triptych.runs.read import Run
 
-GUARDS = ("data", "judged", "path")
+GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)
 
 
 @dataclass
@@ -58,7 +59,13 @@ def _name(run: Run) -> str:
 
 def _said(run: Run) -> tuple[tuple[str, str], ...]:
     """What the configuration says of the data and of the test set."""
-    return tuple(sorted((k, v) for k, v in run.config.items() if k.startswith("data.") and role(k) in GUARDS))
+    return tuple(
+        sorted(
+            (k, v)
+            for k, v in run.config.items()
+            if k.startswith("data.") and role_in(run.config, k) in GUARDS
+        )
+    )
 
 
 def _fingerprints(runs: Sequence[Run]) -> dict[tuple, set[str]]:
@@ -91,7 +98,7 @@ def _tell_apart(groups: list[Group]) -> None:
         configs = [dict(_said(one.runs[0])) for one in several]
         every = dict.fromkeys(key for config in configs for key in config)
         keys = [key for key in every if len({config.get(key) for config in configs}) > 1]
-        keys = [key for key in keys if role(key) != "path"] or keys
+        keys = [key for key in keys if role_in(several[0].runs[0].config, key) is not Role.PATH] or keys
         for one, config in zip(several, configs, strict=True):
             told = ", ".join(f"{key.removeprefix('data.')}={config.get(key, 'none')}" for key in keys)
             one.data = f"{name} ({told})"[:100]

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from triptych.config.keys import find
+from triptych.declare import options
 from triptych.errors import UserError
 from triptych.runs.archive import inspect
 from triptych.runs.directory import RunDirectory, write_atomic
 from triptych.runs.snapshots import reconstruct
 
 LAST, BEST = "last.ckpt", "best.ckpt"
-WEIGHTS = ("ema", "raw", "chosen")  # of a run; the doors take each average by its name, too
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -121,7 +122,9 @@ def load_weights(
     elif weights in kept:
         state |= kept[weights]
     elif weights != "raw":
-        state |= reconstruct(run, checkpoint.get("global_step", 0), weights, [*WEIGHTS, *kept])
+        state |= reconstruct(
+            run, checkpoint.get("global_step", 0), weights, [*options(find("weights").kind), *kept]
+        )
     try:
         module.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:

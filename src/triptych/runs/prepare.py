@@ -9,7 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import check
 from triptych.config.build import check_names
-from triptych.config.identity import role
+from triptych.config.keys import check_values, role
+from triptych.config.schema import check_together
+from triptych.declare import Role
 from triptych.errors import Diverged, UserError
 from triptych.runs.directory import RunDirectory, write_atomic
 from triptych.runs.provenance import provenance
@@ -29,8 +31,10 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
         Diverged: it did so before; the same two are accepted.
     """
     plain: dict = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    check_values(plain)
+    check_together(plain)
     force, retry = plain.pop("force"), plain.pop("retry")
-    for key in [key for key in plain if role(key) == "start"]:
+    for key in [key for key in plain if role(key) is Role.START]:
         plain.pop(key)
     composed = dict(choices)
     if plain["trained"] is not None:
@@ -97,7 +101,7 @@ def _differences(recorded: Any, asked: Any, key: str = "") -> dict[str, tuple[An
             found |= _differences(*below, f"{key}.{name}" if key else str(name))
         return found
     # how this start treats its directory, where that lies and where data are looked for may change
-    may = key.split(".")[0] == "paths" or role(key) == "start"
+    may = role(key.split(".")[0]) is Role.PATH or role(key) is Role.START
     # a key that is null is as good as not there
     values = [None if value is ABSENT else value for value in (recorded, asked)]
     return {} if may or values[0] == values[1] else {key: (recorded, asked)}

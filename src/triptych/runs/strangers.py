@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.config.build import check_names
+from triptych.config.keys import check_values, groups, of_model
 from triptych.config.plain import count, group
 from triptych.errors import UserError
 from triptych.runs.archive import inspect
@@ -16,32 +17,21 @@ from triptych.runs.directory import RunDirectory
 
 OWN = "TRIPTYCH_OWN"  # the run directory whose configuration this user's own command has just composed
 THREADS = 1024
-OF_A_MODEL = (
-    "data",
-    "model",
-    "denoiser",
-    "objective",
-    "schedule",
-    "process",
-    "optimizer",
-    "lr_schedule",
-    "bound",
-)
-OF_A_RUN = (*OF_A_MODEL, "trainer", "callbacks", "sampler", "samples", "measures")
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-def check_config(config: Any, what: str, groups: tuple[str, ...] = OF_A_MODEL) -> dict[str, Any]:
+def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) -> dict[str, Any]:
     """A plain configuration from a file: its groups are there, and name nothing but what may be built.
 
     Raises:
         UserError: in one line that begins with ``what`` or with the key.
     """
-    group(config, what, *groups)
+    group(config, what, *(needed or (key for key in groups() if key in of_model())))
     for name in ("data", "model"):
         if "_target_" not in config[name]:
             raise UserError(f"{what}: {name} names no class; the configuration of a run is accepted")
     check_names(config)
+    check_values(config)
     count(config.get("threads"), "threads", THREADS)
     return config
 
@@ -67,7 +57,7 @@ def check_run(run: RunDirectory) -> None:
     config = run.config()
     if is_own(run):
         return
-    check_config(config, str(run / "config.yaml"), OF_A_RUN)
+    check_config(config, str(run / "config.yaml"), groups())
     home = run.path.resolve()
     for folder, inner, files in os.walk(run.path):
         for name in (*inner, *files):

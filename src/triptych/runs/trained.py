@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from triptych.config.keys import of_model, with_roles
+from triptych.declare import Role
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory
 from triptych.runs.strangers import check_config
@@ -9,13 +11,7 @@ from triptych.runs.strangers import check_config
 if TYPE_CHECKING:
     from triptych.data.fingerprint import Fingerprint
 
-# what the other run says: its data, its model, how that was trained and by what it is judged
-ADOPTED = (
-    "data", "model", "denoiser", "objective", "schedule", "process", "optimizer", "lr_schedule",
-    "bound", "likelihood", "weights", "checkpoint",
-)  # fmt: skip
 CHECKPOINTS = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")
-OWN = "sampler, guidance, threshold, samples, measures, seed, trainer, logger, threads"
 
 
 def adopt(config: dict, choices: dict[str, Any], overrides: list[str]) -> None:
@@ -29,12 +25,13 @@ def adopt(config: dict, choices: dict[str, Any], overrides: list[str]) -> None:
     if source.status != "finished":
         state = "no run" if source.status == "new" else f"the run there is {source.status}"
         raise UserError(f"trained={path}: {state}; the directory of a finished run is accepted")
+    own = ", ".join(with_roles(Role.DRAWING, Role.SEED, Role.MACHINE))
     for override in overrides:
-        if override.lstrip("+~").split("=")[0].split(".")[0].split("/")[0] in ADOPTED:
-            raise UserError(f"{override}: the model is that of trained={path}; beside it {OWN} are accepted")
+        if override.lstrip("+~").split("=")[0].split(".")[0].split("/")[0] in of_model():
+            raise UserError(f"{override}: the model is that of trained={path}; beside it {own} are accepted")
     theirs = check_config(source.config(), f"trained={path}")
     named = source.provenance().get("choices")
-    for key in ADOPTED:
+    for key in of_model():
         if key not in theirs:
             raise UserError(f"trained={path}: its configuration has no {key}; that of a run is accepted")
         config[key] = theirs[key]

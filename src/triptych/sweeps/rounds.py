@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from triptych.config.keys import check_values, role
+from triptych.declare import Role
 from triptych.errors import UserError
 
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
@@ -62,20 +64,14 @@ def check_rounds(config: Mapping, sweeping: bool, grid: bool) -> None:
     Raises:
         UserError: the key, its value, what is accepted.
     """
-    until, most, margin = config.get("until"), config.get("max_seeds"), config.get("equal_within")
-    if until not in (None, "decided"):
-        raise UserError(f"until={until}: null or decided is accepted")
+    check_values({key: config[key] for key in config if role(str(key)) is Role.START})
+    until = config.get("until")
     if until and not (sweeping and grid):
         raise UserError(
             f"until={until}: for a grid of settings and seeds, as in -m objective=x0,v seed=1,2,3"
         )
-    if isinstance(most, bool) or not isinstance(most, int) or most < 2:
-        raise UserError(f"max_seeds={most}: a whole number from 2 is accepted")
     if config.get("setting") is not None and not grid:
         raise UserError(f"setting={config['setting']}: for a sweep of an ablation that lists it, with -m")
-    number = isinstance(margin, int | float) and not isinstance(margin, bool)
-    if margin is not None and not (number and 0 < margin < math.inf):
-        raise UserError(f"equal_within={margin}: null or a number above 0, in the bound's unit, is accepted")
 
 
 def values_of(text: str | int | None) -> list[str]:

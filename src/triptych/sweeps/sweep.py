@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from triptych.config.check import check_keys
+from triptych.config.keys import check_values
 from triptych.config.names import cores, grid_keys, shared_overrides, slug, sweep_name
 from triptych.errors import StorageError, UserError
 from triptych.runs import processes
@@ -85,6 +86,7 @@ class SweepHook(Callback):
                     "-m: a sweep starts its processes itself; use trainer=ddp in it, not torchrun or srun"
                 )
             check_keys(config, config.hydra)
+            check_values(OmegaConf.to_container(config.hydra.sweeper, resolve=True), path="hydra.sweeper")
             check_rounds(config, sweeping=True, grid=_is_grid(config))
             _check_allocation(config)
             _check_ray(config)

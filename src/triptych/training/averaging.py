@@ -8,14 +8,7 @@ import pytorch_lightning as pl
 from triptych.callbacks.ema import EMA
 from triptych.errors import UserError
 from triptych.experiment.experiment import Experiment
-from triptych.runs.checkpoints import (
-    WEIGHTS,
-    averages,
-    choose,
-    load_weights,
-    read_checkpoint,
-    save_checkpoint,
-)
+from triptych.runs.checkpoints import averages, choose, load_weights, read_checkpoint, save_checkpoint
 from triptych.runs.directory import RunDirectory
 from triptych.runs.origin import Origin
 from triptych.training.account import account_split
@@ -29,8 +22,6 @@ def check_averaging(config: dict, callbacks: list[pl.Callback], validated: bool)
             checkpoint=best, which is decided before there is a choice, or without validation items.
     """
     weights, kept = config["weights"], [c for c in callbacks if isinstance(c, EMA)]
-    if weights not in WEIGHTS:
-        raise UserError(f"weights={weights}: one of {', '.join(WEIGHTS)} is accepted")
     if weights != "raw" and not kept and not config.get("trained"):
         raise UserError(f"weights={weights}: callbacks.ema=null keeps no average; weights=raw is accepted")
     if weights == "chosen" and config["checkpoint"] == "best":

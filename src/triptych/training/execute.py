@@ -35,7 +35,6 @@ from triptych.training.logging import closing, whereabouts
 from triptych.training.peers import Peers, is_broken_connection, leave_error
 
 PATIENCE = 5.0  # seconds that a job may need to let go of its directory after its sweep was killed
-MOMENTS = ("last", "best")
 
 
 def execute(run: RunDirectory) -> dict:
@@ -116,12 +115,6 @@ def _begin(config: dict, progress: Progress) -> None:
     quiet()
     if rank() == 0:
         progress.write("build", 0, config["trainer"]["max_steps"])
-    if config["threads"] < 1:
-        raise UserError(f"threads={config['threads']}: a whole number from 1 is accepted")
-    if config["checkpoint"] not in MOMENTS:
-        raise UserError(f"checkpoint={config['checkpoint']}: one of {', '.join(MOMENTS)} is accepted")
-    if type(config["seed"]) is not int or not 0 <= config["seed"] < 2**32:  # numpy's seeds
-        raise UserError(f"seed={config['seed']}: a whole number from 0, below 2^32, is accepted")
     torch.set_num_threads(config["threads"])
     check_targets(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)

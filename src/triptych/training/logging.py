@@ -13,15 +13,16 @@ from pytorch_lightning.loggers import Logger
 
 from triptych.config.build import build
 from triptych.config.nearest import nearest
+from triptych.config.schema import Wandb
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
 from triptych.training.wandb_content import about
 from triptych.training.wandb_mirror import Mirror
 
-MODES = ("auto", "online", "offline", "disabled")
+MODES = ("online", "offline", "disabled")
 OLD_NAMES = {"dryrun": "offline", "run": "online"}  # of modes, in WANDB_MODE
-KEYS = ("mode", "project", "entity", "group", "job_type", "tags", "notes", "save_code")
+KEYS = tuple(Wandb.__annotations__)
 RETIRED = ("_target_", "log_model")  # in directories of earlier versions
 _mirrors: list[Mirror] = []
 
@@ -53,12 +54,10 @@ def _wandb(
         if key not in KEYS + RETIRED:
             raise UserError(f"logger.wandb.{key}={node[key]!r}: no such key, {nearest(key, list(KEYS))}")
     mode = node.get("mode", "auto")
-    if mode not in MODES:
-        raise UserError(f"logger.wandb.mode={mode}: one of {', '.join(MODES)} is accepted")
     if mode == "auto":
         asked = os.environ.get("WANDB_MODE", "")
         asked = OLD_NAMES.get(asked, asked)
-        mode = asked if asked in MODES[1:] else "online" if _logged_in() else "offline"
+        mode = asked if asked in MODES else "online" if _logged_in() else "offline"
     if mode == "disabled":
         return None
     own = {k: node[k] for k in ("project", "entity", "notes", "save_code") if node.get(k) is not None}

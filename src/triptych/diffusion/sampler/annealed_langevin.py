@@ -1,7 +1,9 @@
 from torch import Tensor
 
+from triptych.declare import Count, Positive
+
 from ..langevin import langevin
-from .base import Sampler, check_positive, check_whole
+from .base import Sampler
 
 
 class AnnealedLangevin(Sampler):
@@ -14,10 +16,8 @@ class AnnealedLangevin(Sampler):
         ValueError: ``inner`` below 1, ``rate`` not positive.
     """
 
-    def __init__(self, steps: int, grid: str = "gamma", inner: int = 10, rate: float = 0.2, **options):
+    def __init__(self, steps: int, grid: str = "gamma", inner: Count = 10, rate: Positive = 0.2, **options):
         super().__init__(steps, grid, **options)
-        check_whole("inner", inner)
-        check_positive("rate", rate)
         self.inner, self.rate = inner, rate
         self.calls = inner
 

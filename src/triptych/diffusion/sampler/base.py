@@ -3,16 +3,19 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor
+
+from triptych.declare import Choice, Count, Ge, Unit, declared
 
 from ..condition import Condition
 from ..process import Process
 from ..protocol import AnyDenoiser
 from ..reverse_variance import ReverseVariance
 from ..schedule import Schedule
-from .grid import check_grid, grid_gammas
+from .grid import GRIDS, grid_gammas
 
 
 @dataclass
@@ -29,18 +32,7 @@ def noise_like(z: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
 
 
-def check_whole(name: str, value: int) -> None:
-    """ValueError in one line unless ``value`` is a whole number from 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"sampler.{name}={value}: a whole number from 1 is accepted")
-
-
-def check_positive(name: str, value: float) -> None:
-    """ValueError in one line unless ``value`` is positive."""
-    if not value > 0:
-        raise ValueError(f"sampler.{name}={value}: a positive number is accepted")
-
-
+@declared("sampler")
 class Sampler:
     """Draws samples in ``steps`` steps on a grid from the schedule's gamma(1) down to its gamma(0).
 
@@ -61,11 +53,13 @@ class Sampler:
     calls = 1
     reverse: ReverseVariance | None = None
 
-    def __init__(self, steps: int, grid: str = "gamma", rho: float = 7.0, chunk: int | None = None):
-        check_whole("steps", steps)
-        if chunk is not None:
-            check_whole("chunk", chunk)
-        check_grid(grid, rho)
+    def __init__(
+        self,
+        steps: Annotated[Count, Unit("steps")],
+        grid: Annotated[str, Choice(GRIDS)] = "gamma",
+        rho: Annotated[float, Ge(1)] = 7.0,
+        chunk: Annotated[Count | None, Unit("samples")] = None,
+    ):
         self.steps, self.grid, self.rho, self.chunk = steps, grid, rho, chunk
 
     @property

@@ -1,6 +1,8 @@
 import torch
 from torch import Tensor
 
+from triptych.declare import Share
+
 from .base import Sampler, noise_like
 
 
@@ -15,10 +17,8 @@ class DDIM(Sampler):
         ValueError: ``eta`` outside [0, 1].
     """
 
-    def __init__(self, steps: int, grid: str = "gamma", eta: float = 0.0, **options):
+    def __init__(self, steps: int, grid: str = "gamma", eta: Share = 0.0, **options):
         super().__init__(steps, grid, **options)
-        if not 0 <= eta <= 1:
-            raise ValueError(f"sampler.eta={eta}: a number in [0, 1] is accepted")
         self.eta = eta
 
     def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None) -> Tensor:

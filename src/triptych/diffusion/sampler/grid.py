@@ -13,14 +13,6 @@ from ..schedule import Schedule
 GRIDS = ("gamma", "time", "karras")
 
 
-def check_grid(grid: str, rho: float) -> None:
-    """ValueError in one line for an unknown grid or an exponent below 1."""
-    if grid not in GRIDS:
-        raise ValueError(f"sampler.grid={grid!r}: one of {', '.join(GRIDS)} is accepted")
-    if not rho >= 1:
-        raise ValueError(f"sampler.rho={rho}: a number from 1 is accepted")
-
-
 def grid_gammas(
     schedule: Schedule, steps: int, grid: str, rho: float, device: torch.device | str, dtype: torch.dtype
 ) -> Tensor:

@@ -1,8 +1,10 @@
 import torch
 from torch import Tensor
 
+from triptych.declare import Count, Positive
+
 from ..langevin import langevin
-from .base import Sampler, check_positive, check_whole
+from .base import Sampler
 
 
 class Langevin(Sampler):
@@ -20,10 +22,8 @@ class Langevin(Sampler):
         ValueError: ``inner`` below 1, ``size`` not positive.
     """
 
-    def __init__(self, steps: int, inner: int = 10, size: float = 0.002, **options):
+    def __init__(self, steps: int, inner: Count = 10, size: Positive = 0.002, **options):
         super().__init__(steps, **options)
-        check_whole("inner", inner)
-        check_positive("size", size)
         self.inner, self.size = inner, size
         self.calls = inner
 

@@ -1,8 +1,9 @@
 from torch import Tensor
 
+from triptych.declare import Count, Positive
+
 from ..langevin import langevin
 from .ancestral import Ancestral
-from .base import check_positive, check_whole
 
 
 class PredictorCorrector(Ancestral):
@@ -20,10 +21,8 @@ class PredictorCorrector(Ancestral):
         ValueError: ``inner`` below 1, ``snr`` not positive.
     """
 
-    def __init__(self, steps: int, grid: str = "gamma", inner: int = 1, snr: float = 0.16, **options):
+    def __init__(self, steps: int, grid: str = "gamma", inner: Count = 1, snr: Positive = 0.16, **options):
         super().__init__(steps, grid, **options)
-        check_whole("inner", inner)
-        check_positive("snr", snr)
         self.inner, self.snr = inner, snr
         self.calls = 1 + inner
 

@@ -1,0 +1,148 @@
+"""Every key in words, from its declaration and the comment beside it in ``configs/``; help and completion."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from triptych.config.keys import CONFIGS, Key, find, members
+from triptych.config.schema import COMMANDS
+from triptych.config.source import REQUIRED
+from triptych.declare import Role, accepted, options
+
+LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
+
+
+class Row(NamedTuple):
+    """A key, its value or default, what is accepted, its role and its comment."""
+
+    key: str
+    value: str | None
+    accepted: str
+    role: Role
+    comment: str = ""
+    added: bool = False  # not in the composed configuration: typed with a +
+
+
+def rows(config: Any, key: Key, path: str = "") -> Iterator[Row]:
+    """The keys of a plain configuration below ``key`` and, after those of each group, what else it takes."""
+    target = str(config.get("_target_") or "")
+    known = members(key, target)
+    for name, value in config.items():
+        where = f"{path}.{name}" if path else str(name)
+        found = find(where, target) if path else known.get(str(name), Key())
+        if isinstance(value, dict) and value:
+            yield from rows(value, found, where)
+        elif str(name)[:1] != "_":
+            yield _row(where, found, _text(value))
+    for name, found in known.items() if path else ():
+        if name not in config and found.default is not REQUIRED:
+            yield _row(f"{path}.{name}", found, _text(found.default), added=True)
+
+
+def _row(path: str, key: Key, value: str | None, added: bool = False) -> Row:
+    return Row(
+        path, value, accepted(key.kind) + (f" ({key.unit})" if key.unit else ""), key.role, added=added
+    )
+
+
+def _text(value: Any) -> str:
+    return str(yaml.safe_dump(value, default_flow_style=True, width=1000)).removesuffix("\n...\n").strip()
+
+
+@cache
+def comments(file: Path) -> dict[str, str]:
+    """{dotted key: the comment behind it} of a file; as "" its first lines, about the whole."""
+    found: dict[str, str] = {}
+    above: list[tuple[int, str]] = []
+    lines = file.read_text(encoding="utf-8").splitlines()
+    head = [line.lstrip("# ") for line in takewhile(lambda line: line[:1] == "#", lines)]
+    found[""] = " ".join(line for line in head if not line.startswith("@package"))
+    for line in lines:
+        if match := LINE.match(line):
+            indent = len(match["indent"])
+            above = [(depth, name) for depth, name in above if depth < indent] + [(indent, match["key"])]
+            if match["comment"]:
+                found[".".join(name for _, name in above)] = match["comment"].strip()
+    return found
+
+
+def chain(file: Path) -> list[Path]:
+    """A file, and those of its folder whose keys it takes over."""
+    listed = [one.partition("@")[0] for one in read(file).get("defaults", []) if isinstance(one, str)]
+    named = [file.parent / f"{one}.yaml" for one in listed if one != "_self_"]
+    return [file, *(one for parent in named if parent.is_file() for one in chain(parent))]
+
+
+@cache
+def read(file: Path) -> dict[str, Any]:
+    """A file in ``configs/`` as it is written."""
+    text = file.read_text(encoding="utf-8")
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+
+
+def comment(key: str, file: Path, folder: str = "") -> str:
+    """What a file, or one whose keys it takes over, says of a dotted key; ``folder``: their group."""
+    inner = key.removeprefix(folder.replace("/", ".") + ".") if folder else key
+    return next((said for one in chain(file) if (said := comments(one).get(inner))), "")
+
+
+def of_command(cfg: DictConfig, command: str) -> list[Row]:
+    """The keys of a composed configuration, with the comment of the chosen file, or else of another."""
+    plain: Any = OmegaConf.to_container(cfg)
+    plain.pop("hydra", None)
+    runtime = cfg.hydra.runtime
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    found = []
+    for row in rows(plain, Key(COMMANDS[command])):
+        said = comment(row.key, CONFIGS / f"{command}.yaml")
+        for group in (row.key.rpartition(".")[0].replace(".", "/"), row.key.split(".")[0]):
+            files = (folder / group / f"{runtime.choices.get(group)}.yaml" for folder in folders)
+            if not said and group and (file := next(filter(Path.is_file, files), None)):
+                said = comment(row.key, file, group)
+        found.append(row._replace(comment=said))
+    return found
+
+
+def help_text(command: str, cfg: DictConfig) -> str:
+    """``--help``'s text, as a template of Hydra's."""
+    lines = []
+    for row in of_command(cfg, command):
+        about = "; ".join(filter(None, (row.accepted, row.comment)))
+        lines.append(f"{'+' * row.added}{row.key}={row.value}".ljust(40) + (f"  # {about}" if about else ""))
+    keys = "\n".join(lines).replace("$", "$$")
+    return f"Choices, as in data=digits:\n\n$APP_CONFIG_GROUPS\nKeys, as in {_example(command)}:\n\n{keys}\n"
+
+
+def _example(command: str) -> str:
+    return {"train": "seed=2 (+key=value where a + stands)", "evaluate": "split=val"}.get(command, "n=16")
+
+
+def completions(cfg: DictConfig, word: str, command: str) -> list[str]:
+    """What may stand where a person has typed ``word``: values of a key, and keys that no file lists."""
+    name, equals, _ = word.lstrip("+").partition("=")
+    if equals:
+        key = find(name, str(OmegaConf.select(cfg, f"{name.rpartition('.')[0]}._target_") or ""), command)
+        found = [word[: word.index("=") + 1] + option for option in options(key.kind)]
+        return [one for one in found if one.startswith(word)]
+    return [f"+{row.key}=" for row in of_command(cfg, command) if row.added and row.key.startswith(name)]
+
+
+def complete_for(command: str) -> None:
+    """Have Hydra's completion offer ``completions`` beside its own."""
+    from hydra.plugins.completion_plugin import CompletionPlugin
+
+    own = CompletionPlugin._get_matches
+
+    def matches(config: DictConfig | ListConfig, word: str) -> list[str]:
+        found = own(config, word)
+        if isinstance(config, DictConfig) and "hydra" in config:  # the whole, not one of its groups
+            found += [one for one in completions(config, word, command) if one not in found]
+        return found
+
+    CompletionPlugin._get_matches = staticmethod(matches)  # type: ignore[method-assign, assignment]

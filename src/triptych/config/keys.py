@@ -1,0 +1,215 @@
+"""What every key of a configuration is: its kind, range, unit and role, wherever that is declared.
+
+A key of an object is declared by the argument of its class (``config/source.py``), a key at the top of a
+command in ``config/schema.py``. Check, messages, help, completion, reports, names and
+``docs/keys.md`` read it here.
+"""
+
+import re
+import typing
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, is_typeddict
+
+from triptych.config.schema import CLASSES, COMMANDS, Base, Optimizer, Part, Train
+from triptych.config.source import REQUIRED, Argument, arguments
+from triptych.config.trust import OPTIMISER, check_name
+from triptych.declare import IsPath, Role, Unit, alternatives, marks, parts, refusal, says
+from triptych.errors import UserError
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+FREE_GROUPS = ("experiment", "ablation", "debug", "local", "hparams_search")  # may set any key
+TARGET = re.compile(r"^( *)_target_: *([\w.]+)", re.MULTILINE)
+OPTIONS = ("_target_", "_partial_", "_convert_")  # of what Hydra knows, all that is used
+
+
+class Key(NamedTuple):
+    """One key: its kind as a type, ``Any`` where none is declared, and what else its declarations say."""
+
+    kind: Any = Any
+    role: Role = Role.IDENTITY
+    unit: str = ""
+    is_path: bool = False
+    default: Any = REQUIRED
+
+    def inside(self, kind: Any, default: Any = REQUIRED) -> "Key":
+        """The key of that kind within this one, with its own role, or else this one's."""
+        found = marks(kind)
+        role = next((mark for mark in found if isinstance(mark, Role)), self.role)
+        unit = next((mark.name for mark in found if isinstance(mark, Unit)), "")
+        return Key(kind, role, unit, any(isinstance(mark, IsPath) for mark in found), default)
+
+    @property
+    def base(self) -> str:
+        """The class that a group's ``_target_`` must be, "" for any."""
+        return next((mark.target for mark in marks(self.kind) if isinstance(mark, Base)), "")
+
+
+def fields(kind: Any) -> dict[str, Any] | None:
+    """{key: kind} of a group that is declared as one; None for anything else."""
+    for one in alternatives(parts(kind)[0]):
+        if is_typeddict(inner := parts(one)[0]):
+            return _hints(inner)
+    return None
+
+
+@cache
+def _hints(table: type) -> dict[str, Any]:
+    every = typing.get_type_hints(table, include_extras=True).items()
+    return {k: typing.get_args(v)[0] if typing.get_origin(v) is typing.NotRequired else v for k, v in every}
+
+
+@cache
+def of_class(target: str) -> tuple[dict[str, Argument], bool]:
+    """({argument: its declaration}, whether there may be others) of a class that a configuration names."""
+    if target in CLASSES:
+        return {key: Argument(kind) for key, kind in _hints(CLASSES[target]).items()}, False
+    found = arguments(target)
+    named, more = (found.named, found.more) if found else ({}, True)
+    if OPTIMISER.fullmatch(target):
+        common = _hints(Optimizer)
+        named = {key: one._replace(kind=common.get(key, one.kind)) for key, one in named.items()}
+    return named, more
+
+
+def below(key: Key, name: str, target: str = "") -> Key | None:
+    """The key ``name`` of the group ``key``, an object of the class ``target``; None if it is unknown."""
+    declared = fields(key.kind) or {}
+    if name in declared:
+        return key.inside(declared[name])
+    for one in filter(None, (target, key.base)):
+        if name in (known := of_class(one)[0]):
+            return key.inside(*known[name])
+    several = [one for one in alternatives(parts(key.kind)[0]) if typing.get_origin(one) is dict]
+    inner = typing.get_args(several[0])[1] if several else Any
+    return None if inner is Any else key.inside(inner)
+
+
+def members(key: Key, target: str = "") -> dict[str, Key]:
+    """The keys of a group that are declared as such; plain arguments are what the program hands a class."""
+    found = {name: key.inside(kind) for name, kind in (fields(key.kind) or {}).items()}
+    for name, one in of_class(target or key.base)[0].items() if target or key.base else ():
+        if name not in found and says(one.kind):
+            found[name] = key.inside(one.kind, one.default)
+    return found
+
+
+def find(path: str, target: str = "", command: str = "train") -> Key:
+    """What the key at a dotted path is; one that nothing declares is identity, or of its group's role.
+
+    Args:
+        target: the class whose argument it is, if known; then those are asked that ``configs/`` names there.
+        command: train, evaluate or sample.
+    """
+    at, names = Key(COMMANDS[command]), path.replace("/", ".").split(".")
+    for depth, name in enumerate(names):
+        last = depth == len(names) - 1
+        known = [target] * (last and bool(target)) + (_named(".".join(names[:depth])) if depth else [])
+        found = (below(at, name, _allowed(one)) for one in [*known, ""])
+        at = next(filter(None, found), at._replace(kind=Any, unit="", is_path=False))
+    return at
+
+
+@cache
+def role(key: str, target: str = "") -> Role:
+    """The role of a dotted key, or of a group of choices; ``target``: the class whose argument it is."""
+    return find(key, target).role
+
+
+def _allowed(target: str) -> str:
+    """``target`` if its source may be looked into, else "": a stranger's configuration may name any file."""
+    if target.startswith("hydra_plugins.triptych_"):
+        return target
+    try:
+        return check_name(target) if target else ""
+    except UserError:
+        return ""
+
+
+@cache
+def _named(place: str) -> list[str]:
+    """The classes that the files in ``configs/`` name at a dotted place."""
+    group, _, inner = place.partition(".")
+    found = []
+    for file in sorted((CONFIGS / group).rglob("*.yaml")):
+        within = ".".join(file.parent.relative_to(CONFIGS).parts[1:])
+        for indent, target in TARGET.findall(file.read_text(encoding="utf-8")):
+            if (within == inner) if not indent else not within and inner:
+                found.append(target)
+    return list(dict.fromkeys(found))
+
+
+def walk(config: Any, key: Key, path: str = "") -> Iterator[tuple[str, Key, Any]]:
+    """Every declared key of a plain configuration, with its value: groups before what they hold."""
+    if not isinstance(config, dict):
+        return
+    target = _allowed(str(config.get("_target_") or ""))
+    for name, value in config.items():
+        if name in OPTIONS:
+            continue
+        found = below(key, str(name), target) or Key(role=key.role)
+        where = f"{path}.{name}" if path else str(name)
+        yield where, found, value
+        yield from walk(value, found, where)
+        if isinstance(value, list):
+            for i, one in enumerate(value):
+                yield from walk(one, Key(role=key.role), f"{where}[{i}]")
+
+
+def unfit(config: Any, command: str = "train", path: str = "") -> Iterator[tuple[str, str]]:
+    """(key, the line that refuses its value) of every key below ``path`` that has none that is declared."""
+    top = find(path, command=command) if path else Key(COMMANDS[command])
+    for where, key, value in walk(config, top, path):
+        if said := _refusal(where, key, value):
+            yield where, said
+
+
+def _refusal(where: str, key: Key, value: Any) -> str:
+    if fields(key.kind) is not None:
+        null = value is None and any(one in (None, type(None)) for one in alternatives(parts(key.kind)[0]))
+        if null or isinstance(value, dict):
+            return ""
+        return f"{where}={value!r}"[:100] + f": a group of keys ({', '.join(members(key))}) is accepted"
+    if isinstance(value, dict) and "_target_" in value:
+        return ""  # an object, of which its owner knows what to make
+    show = (
+        repr if "." in where and isinstance(value, str) else str
+    )  # text of an argument, as its class has it
+    return refusal(where, key.kind, value, show)
+
+
+def check_values(config: Any, command: str = "train", path: str = "") -> None:
+    """UserError for the first key, below ``path``, whose value is not what is declared for it."""
+    for _, said in unfit(config, command, path):
+        raise UserError(said)
+
+
+def of_model() -> tuple[str, ...]:
+    """The keys at the top that say what a model is."""
+    return tuple(key for key, kind in _hints(Train).items() if Part.MODEL in marks(kind))
+
+
+def groups() -> tuple[str, ...]:
+    """The groups that every run has."""
+    every = ((key, kind) for key, kind in _hints(Train).items() if key in Train.__required_keys__)
+    return tuple(key for key, kind in every if _is_group(kind))
+
+
+def _is_group(kind: Any) -> bool:
+    inner = parts(kind)[0]
+    return is_typeddict(inner) or typing.get_origin(inner) is dict
+
+
+def with_roles(*roles: Role) -> tuple[str, ...]:
+    """The keys at the top that have one of these roles, and those of groups that have another."""
+    return tuple(_with_roles(Key(Train), "", set(roles)))
+
+
+def _with_roles(key: Key, path: str, roles: set[Role]) -> Iterator[str]:
+    for name, kind in (fields(key.kind) or {}).items():
+        found, where = key.inside(kind), f"{path}.{name}" if path else name
+        if found.role in roles:
+            yield where
+        else:
+            yield from _with_roles(found, where, roles)

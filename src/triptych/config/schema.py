@@ -1,0 +1,263 @@
+"""The keys that no class of ours takes as an argument: what a command reads at the top, and what it hands on.
+
+A group with a ``_target_`` is described by the class that it names; what stands here of it is the class that
+this must be (``Base``) and a role for all of its keys. Defaults and comments are in ``configs/``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from triptych.declare import (
+    Count,
+    FilePath,
+    Ge,
+    Gt,
+    Le,
+    Lt,
+    NonNegative,
+    Positive,
+    Role,
+    Seed,
+    Unit,
+    Whole,
+)
+from triptych.errors import UserError
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a group's ``_target_`` must be; of a group without one, the class that takes its keys."""
+
+    target: str
+
+
+class Part(Enum):
+    """To which part of a run a key at the top belongs, where that matters."""
+
+    MODEL = "the model, how it was trained and by what it is judged: trained=DIR takes it from the other run"
+
+
+Group = dict[str, Any]
+Samples = Annotated[int, Ge(0), Le(1_000_000), Unit("samples")]
+Rate = Annotated[float, Ge(0), Lt(1)]
+
+
+class Trainer(TypedDict):
+    """What a configuration may tell Lightning's Trainer: the rest could write where it likes, or is ours."""
+
+    max_steps: Annotated[Count, Unit("steps")]
+    val_check_interval: Annotated[Count, Unit("steps")]
+    log_every_n_steps: Annotated[Count, Unit("steps"), Role.REPORTING]
+    accelerator: Annotated[str, Role.MACHINE]
+    devices: Annotated[int | str | Sequence[int], Role.MACHINE]
+    num_nodes: Annotated[Count, Role.MACHINE]
+    strategy: Annotated[str, Role.MACHINE]
+    precision: int | str | None
+    gradient_clip_val: Positive | None
+    gradient_clip_algorithm: Literal["norm", "value"] | None
+    accumulate_grad_batches: Annotated[Count, Unit("batches")]
+    overfit_batches: Annotated[Whole, Unit("batches")]
+    benchmark: Annotated[bool | None, Role.MACHINE]
+    deterministic: bool | Literal["warn"] | None
+    detect_anomaly: bool
+    inference_mode: bool
+    sync_batchnorm: bool
+    limit_train_batches: NonNegative | None
+    limit_val_batches: NonNegative | None
+    limit_test_batches: NonNegative | None
+    max_time: str | Group | None
+
+
+class Wandb(TypedDict):
+    """W&B's run of a run directory."""
+
+    mode: Literal["auto", "online", "offline", "disabled"]
+    project: str | None
+    entity: str | None
+    group: str | None
+    job_type: str | None
+    tags: str | Sequence[str] | None
+    notes: str | None
+    save_code: bool | None
+
+
+class WandbLogger(TypedDict):
+    """What a configuration may tell Lightning's own W&B logger."""
+
+    mode: str | None
+    project: str | None
+    entity: str | None
+    group: str | None
+    tags: Sequence[str] | None
+    notes: str | None
+    job_type: str | None
+    log_model: bool | str | None
+
+
+class Optimizer(TypedDict, total=False):
+    """What the optimisers of ``torch.optim`` have in common."""
+
+    lr: Annotated[float, Gt(0), Le(10)]
+    betas: tuple[Rate, Rate]
+    momentum: Rate
+    eps: NonNegative
+    weight_decay: NonNegative
+
+
+CLASSES = {  # of other packages, with all that may be said to them
+    "pytorch_lightning.Trainer": Trainer,
+    "pytorch_lightning.loggers.WandbLogger": WandbLogger,
+}
+
+
+class Denoiser(TypedDict):
+    network: Annotated[Group, Base("torch.nn.Module")]
+
+
+class Model(TypedDict):
+    network: Annotated[Group, Base("torch.nn.Module")]
+
+
+class Objective(TypedDict):
+    output: Annotated[Group, Base("torch.nn.Module")]
+    weighting: Annotated[Group, Base("triptych.diffusion.weighting.Weighting")]
+
+
+class Bound(TypedDict):
+    decoder: str | Annotated[Group, Base("triptych.diffusion.decoder.Decoder")]
+    variance: str | Annotated[Group, Base("triptych.diffusion.reverse_variance.ReverseVariance")]
+    repeats: Annotated[Count, Unit("draws an item")]
+    val_repeats: Annotated[Count, Unit("draws an item")]
+
+
+class Likelihood(TypedDict):
+    items: Annotated[Count, Unit("items")]
+
+
+class SamplesOfARun(TypedDict):
+    n: Samples
+    pictures: Whole
+
+
+class Measures(TypedDict):
+    n: Literal[0] | Annotated[int, Ge(8), Le(1_000_000), Unit("samples")]
+    repeats: Count
+    classifier: FilePath | None
+    inception: FilePath | None
+    over: str | None
+    values: Sequence[Any]
+
+
+class Paths(TypedDict):
+    root_dir: Annotated[FilePath, Role.OUTPUT]
+    log_dir: Annotated[FilePath, Role.OUTPUT]
+    data_dir: FilePath
+
+
+LOGGER = "pytorch_lightning.loggers.Logger"
+
+
+class Logger(TypedDict):
+    wandb: Annotated[Wandb | None, Base(LOGGER)]
+
+
+class Drawing(TypedDict):
+    """How samples are drawn; runs of earlier versions have no guidance and no threshold."""
+
+    sampler: Annotated[Group, Base("triptych.diffusion.sampler.base.Sampler"), Role.DRAWING]
+    guidance: NotRequired[Annotated[Group, Base("triptych.diffusion.wrappers.Wrapper"), Role.DRAWING]]
+    threshold: NotRequired[Annotated[Group, Base("triptych.diffusion.wrappers.Wrapper"), Role.DRAWING]]
+    guide: Annotated[FilePath | None, Role.DRAWING]
+
+
+class Train(Drawing):
+    """``triptych-train``. A group that is required has to be in the directory of a run that goes on."""
+
+    data: Annotated[Group, Base("triptych.data.base.DataModule"), Role.DATA, Part.MODEL]
+    augmentation: NotRequired[dict[str, Annotated[Group | None, Base("triptych.data.augment.Augmentation")]]]
+    schedule: Annotated[Group, Base("triptych.diffusion.schedule.Schedule"), Part.MODEL]
+    process: Annotated[Group, Base("triptych.diffusion.process.Process"), Part.MODEL]
+    denoiser: Annotated[Denoiser, Base("triptych.diffusion.denoiser.Denoiser"), Part.MODEL]
+    objective: Annotated[Objective, Base("triptych.diffusion.objective.Objective"), Part.MODEL]
+    model: Annotated[Model, Base("triptych.models.base.BoundModel"), Part.MODEL]
+    bound: Annotated[Bound, Base("triptych.diffusion.bound.Bound"), Part.MODEL]
+    likelihood: NotRequired[
+        Annotated[Likelihood, Base("triptych.diffusion.likelihood.Likelihood"), Part.MODEL]
+    ]
+    optimizer: Annotated[Optimizer, Base("torch.optim.Optimizer"), Part.MODEL]
+    lr_schedule: Annotated[Group, Base("triptych.models.lr_schedule.Constant"), Part.MODEL]
+    weights: Annotated[Literal["ema", "raw", "chosen"], Part.MODEL]
+    checkpoint: Annotated[Literal["last", "best"], Part.MODEL]
+    trainer: Annotated[Trainer, Base("pytorch_lightning.Trainer")]
+    callbacks: dict[str, Annotated[Group | None, Base("pytorch_lightning.Callback")]]
+    logger: Annotated[Logger | dict[str, Annotated[Group | None, Base(LOGGER)]] | None, Role.REPORTING]
+    paths: NotRequired[Annotated[Paths, Role.PATH]]
+    name: Annotated[str | int | None, Role.LABEL]
+    setting: str | int | float | None
+    seed: Annotated[Seed, Role.SEED]
+    threads: Annotated[int, Ge(1), Le(1024), Unit("cores"), Role.MACHINE]
+    samples: Annotated[SamplesOfARun, Role.DRAWING]
+    measures: Annotated[Measures, Role.DRAWING]
+    trained: FilePath | None
+    test: bool
+    optimized_metric: Annotated[str, Role.REPORTING]
+    until: Annotated[Literal[None, "decided"], Role.START]
+    max_seeds: Annotated[int, Ge(2), Role.START]
+    equal_within: Annotated[Positive | None, Unit("the bound's unit"), Role.START]
+    force: Annotated[bool, Role.START]
+    retry: Annotated[bool, Role.START]
+    # no keys of a run: choices that only say what other keys are to be, and what the command itself reads
+    resume: NotRequired[Annotated[FilePath, Role.START]]
+    ablation: NotRequired[Annotated[Any, Role.LABEL]]
+    experiment: NotRequired[Annotated[Any, Role.LABEL]]
+    hparams_search: NotRequired[Annotated[Any, Role.LABEL]]
+    local: NotRequired[Annotated[Any, Role.REPORTING]]
+    tags: NotRequired[Annotated[Any, Role.REPORTING]]
+    hydra: NotRequired[Annotated[Any, Role.REPORTING]]
+
+
+class Evaluate(TypedDict):
+    """``triptych-evaluate``."""
+
+    ckpt: FilePath
+    split: Literal["train", "val", "test"]
+    weights: str | None
+    repeats: Annotated[Count | None, Unit("draws an item")]
+    steps: Count | Literal[None, "run"]
+    variance: str | None
+    batch_size: Annotated[Count | None, Unit("items")]
+    devices: Count
+    data_root: FilePath | None
+    out: FilePath | None
+    items: FilePath | None
+
+
+class Sample(Drawing):
+    """``triptych-sample``."""
+
+    ckpt: FilePath
+    n: Annotated[int, Ge(1), Le(1_000_000), Unit("samples")]
+    seed: Seed
+    batch_size: Annotated[Count, Unit("samples")]
+    label: int | None
+    weights: str | None
+    data_root: FilePath | None
+    trajectory: Literal[None, "strip", "gif"]
+    out: FilePath
+
+
+COMMANDS = {"train": Train, "evaluate": Evaluate, "sample": Sample}
+
+
+def check_together(config: dict[str, Any]) -> None:
+    """What depends on more than one key of a run; UserError for keys that do not go together.
+
+    A warm-up longer than the run is accepted: ``debug=fdr`` is two steps of a run with its own warm-up.
+    """
+    for key in ("val_size", "val_fraction"):
+        if config["checkpoint"] == "best" and config["data"].get(key) == 0:
+            raise UserError(
+                f"checkpoint=best: data.{key}=0 leaves no validation items to choose by; last is accepted"
+            )

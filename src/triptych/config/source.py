@@ -1,0 +1,201 @@
+"""What a class declares of its arguments, read from its source: nothing is imported, so nothing of it is run.
+
+A configuration can so be checked before torch is there, and a stranger's without a risk.
+"""
+
+import ast
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Union
+
+from triptych import declare
+
+REQUIRED = object()  # in place of a default
+KINDS: dict[str, Any] = {
+    **{kind.__name__: kind for kind in (int, float, bool, str, list, tuple, dict)},
+    **{"Sequence": Sequence, "Any": Any},
+    **{name: getattr(declare, name) for name in declare.__all__},
+}
+DEPTH = 10  # of imports that are followed to a name
+
+
+class Argument(NamedTuple):
+    """One argument of a class: its kind as a type, ``Any`` where none is declared, and its default."""
+
+    kind: Any
+    default: Any = REQUIRED
+
+
+class Arguments(NamedTuple):
+    """Those of a class, with those that it hands on to its parents."""
+
+    named: dict[str, Argument]
+    more: bool  # whether it takes keywords that cannot be told from its source
+
+
+class Module(NamedTuple):
+    """The top level of a file."""
+
+    name: str
+    classes: dict[str, ast.ClassDef]
+    values: dict[str, ast.expr]
+    imports: dict[str, tuple[str, str]]  # name: (module, name there)
+
+
+@cache
+def arguments(target: str) -> Arguments | None:
+    """The arguments of the class with that dotted name; None if its source cannot be found."""
+    found = _find(*target.rpartition(".")[::2])
+    if found is None or not isinstance(found[1], ast.ClassDef):
+        return None
+    return _of_class(found[0], found[1], DEPTH)
+
+
+def place_of(target: str) -> str:
+    """The dotted name of the class where it is defined, "" if that cannot be found."""
+    found = _find(*target.rpartition(".")[::2])
+    return f"{found[0].name}.{found[1].name}" if found and isinstance(found[1], ast.ClassDef) else ""
+
+
+def _of_class(module: Module, node: ast.ClassDef, depth: int) -> Arguments:
+    init = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
+    named: dict[str, Argument] = {}
+    handed = True  # **keywords are the parents' arguments
+    if init is not None:
+        named, handed = dict(_own(module, init)), init.args.kwarg is not None
+    more = handed and init is not None and not node.bases
+    for base in node.bases:
+        found = _find(module.name, base.id) if isinstance(base, ast.Name) else None
+        if found is None or not isinstance(found[1], ast.ClassDef) or not depth:
+            more |= handed
+            continue
+        theirs = _of_class(found[0], found[1], depth - 1)
+        more |= handed and theirs.more
+        for name, argument in theirs.named.items():
+            if name not in named and handed:
+                named[name] = argument
+            elif name in named and not declare.says(named[name].kind):  # it is declared where it is used
+                named[name] = argument._replace(default=named[name].default)
+    return Arguments(named, more)
+
+
+def _own(module: Module, init: ast.FunctionDef) -> Iterator[tuple[str, Argument]]:
+    args = init.args
+    ordinary = [*args.posonlyargs, *args.args][1:]
+    defaults: list[ast.expr | None] = [None] * (len(ordinary) - len(args.defaults)) + list(args.defaults)
+    defaults += args.kw_defaults
+    for arg, default in zip([*ordinary, *args.kwonlyargs], defaults, strict=True):
+        kind = Any if arg.annotation is None else _kind(module, arg.annotation)
+        yield arg.arg, Argument(kind, REQUIRED if default is None else _value(module, default))
+
+
+def _kind(module: Module, node: ast.expr) -> Any:
+    """The type that an annotation writes, ``Any`` for what is no declared kind."""
+    match node:
+        case ast.Constant(None):
+            return None
+        case ast.Constant(str(text)):
+            return _kind(module, ast.parse(text, mode="eval").body)
+        case ast.Name(name):
+            if name in KINDS and name not in module.values:
+                return KINDS[name]
+            found = _find(module.name, name)
+            return _kind(found[0], found[1]) if found and isinstance(found[1], ast.expr) else Any
+        case ast.BinOp(left, ast.BitOr(), right):
+            return Union[_kind(module, left), _kind(module, right)]  # noqa: UP007  # Any | None is none
+        case ast.Subscript(ast.Name(name), inner):
+            items = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            if name == "Literal":
+                return Literal[tuple(map(ast.literal_eval, items))]
+            if name == "Annotated":
+                return Annotated[(_kind(module, items[0]), *(_mark(module, one) for one in items[1:]))]
+            if name in ("Sequence", "list", "tuple", "dict"):
+                several = tuple(... if _is_dots(one) else _kind(module, one) for one in items)
+                return KINDS[name][several if len(several) > 1 else several[0]]
+    return Any
+
+
+def _is_dots(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is Ellipsis
+
+
+def _mark(module: Module, node: ast.expr) -> Any:
+    """A limit, a unit or a role."""
+    match node:
+        case ast.Attribute(ast.Name("Role"), name):
+            return declare.Role[name]
+        case ast.Call(ast.Name(name), values) if name in declare.__all__:
+            return getattr(declare, name)(*(_value(module, value) for value in values))
+    return None
+
+
+def _value(module: Module, node: ast.expr) -> Any:
+    """A literal, also behind a name; of a table its keys; None for anything else."""
+    if isinstance(node, ast.Name):
+        found = _find(module.name, node.id)
+        return _value(found[0], found[1]) if found and isinstance(found[1], ast.expr) else None
+    if isinstance(node, ast.Dict):
+        return tuple(ast.literal_eval(key) for key in node.keys if isinstance(key, ast.Constant))
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+@cache
+def _find(module: str, name: str, depth: int = DEPTH) -> tuple[Module, ast.ClassDef | ast.expr] | None:
+    """What ``name`` is at the top of a module, imports followed, with the module that has it."""
+    at = _module(module)
+    if at is None or not depth:
+        return None
+    if node := at.classes.get(name) or at.values.get(name):
+        return at, node
+    return _find(*at.imports[name], depth - 1) if name in at.imports else None
+
+
+@cache
+def _module(name: str) -> Module | None:
+    file = _file(name)
+    if file is None:
+        return None
+    try:
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+    except (OSError, SyntaxError, ValueError):
+        return None
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    at = Module(name, {}, {}, {})
+    for node in body:
+        match node:
+            case ast.ClassDef():
+                at.classes[node.name] = node
+            case ast.Assign([ast.Name(target)], value):
+                at.values[target] = value
+            case ast.AnnAssign(ast.Name(target), _, ast.expr() as value):
+                at.values[target] = value
+            case ast.ImportFrom():
+                above = package.split(".")
+                above = above[: len(above) - node.level + 1] if node.level else []
+                source = ".".join([*above, *filter(None, [node.module])])
+                at.imports.update({one.asname or one.name: (source, one.name) for one in node.names})
+    return at
+
+
+def _file(name: str) -> Path | None:
+    """The file of a module; of its parents only the outermost is looked up, and that is not run."""
+    top, *rest = name.split(".")
+    try:
+        spec = find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    if not rest and spec.origin:
+        return Path(spec.origin)
+    for folder in spec.submodule_search_locations or []:
+        base = Path(folder, *rest)
+        for file in (base / "__init__.py", base.with_suffix(".py")):
+            if file.is_file():
+                return file
+    return None

@@ -1,0 +1,301 @@
+"""How a key is declared: the annotation of an argument says its kind, range, unit and role, once.
+
+    def __init__(self, width: Count = 32, dropout: Share = 0.0, seed: Annotated[int, Role.LOADING] = 0): ...
+
+``int``, ``float`` (finite), ``bool``, ``str``, ``Literal``, ``None``, sequences and unions of these are
+checked, with the limits of ``annotated_types`` in ``Annotated``; any other annotation takes what its owner
+takes. ``config/source.py`` reads the annotations from the source, before anything is imported; ``declared``
+enforces them in Python. This module imports nothing of the project, so every room can use it.
+"""
+
+import functools
+import inspect
+import math
+import types
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from numbers import Integral, Real
+from os import PathLike
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Len, Lt, MinLen
+
+__all__ = [
+    "Annotated", "Choice", "Count", "FilePath", "Ge", "Gt", "Le", "Len", "Literal", "Lt", "MinLen",
+    "NonNegative", "Opened", "Positive", "Role", "Seed", "Share", "Unit", "Whole", "declared",
+]  # fmt: skip
+
+
+class Role(StrEnum):
+    """What a key is to a run; one that says nothing is ``IDENTITY``, so that a key added later counts."""
+
+    IDENTITY = "identity"  # changes the result: an axis of a comparison
+    DRAWING = "drawing"  # decided after a model is trained, how samples are drawn and measured: an axis
+    SPLIT = "split"  # which items train and validate: an axis, as the data and the test set are the same
+    DATA = "data"  # which data there are: runs that differ in it are not compared
+    JUDGED = "judged"  # which of them test: neither are these, but a guide or classifier may differ in it
+    PATH = "path"  # where data or runs happen to lie; what lies there has a fingerprint
+    LOADING = "loading"  # how data reach memory: changes nothing, or follows from another key
+    MACHINE = "machine"  # on what it runs: the result is the same but for the last digits
+    REPORTING = "reporting"  # how a run is watched
+    OUTPUT = "output"  # where runs are written
+    LABEL = "label"  # names for what other keys say
+    SEED = "seed"  # pairs the runs of two settings
+    START = "start"  # how this start treats its directory, or for how long a sweep goes on
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The unit of a number, for the reader."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)  # hashed by identity: a table is no key
+class Choice:
+    """Accepted is one of ``options``: a table's keys, so that the table alone says what there is."""
+
+    options: Collection[str]
+
+
+class IsPath:
+    """Marks a path, which a person types without Hydra's quotes."""
+
+
+Whole = Annotated[int, Ge(0)]
+Count = Annotated[int, Ge(1)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+Seed = Annotated[int, Ge(0), Le(4294967295)]  # numpy's
+FilePath = Annotated[str | PathLike[str], IsPath()]
+Opened = Annotated[Any, IsPath()]  # an object that a configuration names by the path of its checkpoint
+
+LISTS = (list, tuple, Sequence)
+ENDS = (Ge, Gt, Le, Lt)
+
+
+def parts(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    """(kind, what ``Annotated`` says beside it)."""
+    if get_origin(kind) is Annotated:
+        inner, *more = get_args(kind)
+        return inner, tuple(more)
+    return kind, ()
+
+
+def alternatives(kind: Any) -> list[Any]:
+    """The members of a union; the kind itself if it is none."""
+    return [*get_args(kind)] if get_origin(kind) in (Union, types.UnionType) else [kind]
+
+
+def marks(kind: Any) -> list[Any]:
+    """All that ``Annotated`` says of a kind and of the members of a union, outermost first."""
+    inner, more = parts(kind)
+    below = alternatives(inner)
+    return [*more, *(mark for one in below if one is not kind for mark in marks(one))]
+
+
+def says(kind: Any) -> bool:
+    """Whether a kind is more than a plain type: an argument of a plain type is only handed on."""
+    inner, more = parts(kind)
+    inside = alternatives(inner) if get_origin(inner) in (Union, types.UnionType) else get_args(inner)
+    return bool(more) or get_origin(inner) is Literal or any(map(says, inside))
+
+
+def fits(kind: Any, value: Any) -> bool:
+    """Whether ``value`` is of the declared kind and within its limits; what is no declared kind takes all."""
+    inner, limits = parts(kind)
+    if (several := alternatives(inner))[0] is not inner:
+        found = any(fits(one, value) for one in several)
+    elif inner is None or inner is type(None):
+        found = value is None
+    elif inner is bool:
+        found = isinstance(value, bool)
+    elif inner is int:
+        found = isinstance(value, Integral) and not isinstance(value, bool)
+    elif inner is float:
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        found = number and -math.inf < value < math.inf  # also for whole numbers that no float can hold
+    elif inner is str:
+        found = isinstance(value, str)
+    elif get_origin(inner) is Literal:
+        found = any(type(one) is type(value) and one == value for one in get_args(inner))
+    elif _origin(inner) in LISTS:
+        found = (
+            isinstance(value, Sequence) and not isinstance(value, str) and _items_fit(get_args(inner), value)
+        )
+    elif _origin(inner) in (dict, PathLike):
+        found = isinstance(value, Mapping if _origin(inner) is dict else PathLike)
+    else:
+        found = True
+    return found and all(_within(limit, value) for limit in limits)
+
+
+def _origin(kind: Any) -> Any:
+    return get_origin(kind) or kind
+
+
+def _items_fit(kinds: tuple[Any, ...], value: Sequence[Any]) -> bool:
+    if len(kinds) > 1 and kinds[1] is not Ellipsis:
+        return len(kinds) == len(value) and all(map(fits, kinds, value))
+    return not kinds or all(fits(kinds[0], item) for item in value)
+
+
+def _within(limit: Any, value: Any) -> bool:
+    match limit:
+        case Ge(end):
+            return bool(value >= end)
+        case Gt(end):
+            return bool(value > end)
+        case Le(end):
+            return bool(value <= end)
+        case Lt(end):
+            return bool(value < end)
+        case Len(least, most):
+            return least <= len(value) and (most is None or len(value) <= most)
+        case MinLen(least):
+            return len(value) >= int(least)
+        case Choice(options):
+            return value in options
+    return True
+
+
+def accepted(kind: Any, ranges: bool = True) -> str:
+    """ "null or a whole number from 1": what is accepted, for people; "" if that is not declared."""
+    words = _words(kind, ranges)
+    if len(words) > 2 and "null" not in words and all(map(_is_choice, alternatives(kind))):
+        return f"one of {', '.join(words)}"
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if all(words) and words else ""
+
+
+def options(kind: Any) -> list[str]:
+    """The values of a kind that has names for them, as a person types them."""
+    inner, limits = parts(kind)
+    if (several := alternatives(inner))[0] is not inner:
+        return [option for one in several for option in options(one)]
+    if inner is None or inner is type(None):
+        return ["null"]
+    if inner is bool:
+        return ["true", "false"]
+    named = get_args(inner) if get_origin(inner) is Literal else ()
+    named = next((tuple(limit.options) for limit in limits if isinstance(limit, Choice)), named)
+    return ["null" if option is None else str(option) for option in named]
+
+
+def _is_choice(kind: Any) -> bool:
+    inner, limits = parts(kind)
+    return get_origin(inner) is Literal or any(isinstance(limit, Choice) for limit in limits)
+
+
+def _words(kind: Any, ranges: bool) -> list[str]:
+    inner, limits = parts(kind)
+    if any(isinstance(limit, IsPath) for limit in limits):
+        return ["a path"]
+    several = alternatives(inner)
+    if several[0] is not inner:
+        words = [word for one in several for word in _words(one, ranges)]
+        return sorted(dict.fromkeys(words), key=lambda word: word != "null")
+    if named := options(kind):
+        return named
+    if inner in (int, float):
+        noun = "a whole number" if inner is int else "a number"
+        return [" ".join(filter(None, (noun, _range(limits, inner is int) if ranges else "")))]
+    if inner is str:
+        return ["text"]
+    if _origin(inner) in LISTS:
+        kinds = get_args(inner)
+        fixed = f" of {len(kinds)}" if len(kinds) > 1 and kinds[1] is not Ellipsis else ""
+        least = next((limit.min_length for limit in limits if isinstance(limit, MinLen | Len)), 0)
+        each = accepted(kinds[0], ranges) if kinds else ""
+        more = f" with {least} or more entries" if least else ""
+        return [f"a list{fixed}{more}" + (f", each {each}" if each else "")]
+    if _origin(inner) is dict:
+        return ["a group of keys"]
+    return [""]
+
+
+def _range(limits: Sequence[Any], whole: bool) -> str:
+    ends = {type(one): getattr(one, type(one).__name__.lower()) for one in limits if isinstance(one, ENDS)}
+    low, high = ends.get(Ge), ends.get(Le)
+    if low is not None and high is not None:
+        return f"from {low:.15g} to {high:.15g}" if whole else f"in [{low:g}, {high:g}]"
+    named = [(Ge, "from"), (Gt, "above"), (Le, "at most"), (Lt, "below")]
+    return ", ".join(f"{word} {ends[end]:.15g}" for end, word in named if end in ends)
+
+
+def refusal(key: str, kind: Any, value: Any, show: Callable[[Any], str] = repr) -> str:
+    """The one line that refuses ``value``; "" if it fits. ``show`` writes a value that is not too long."""
+    if fits(kind, value):
+        return ""
+    text = isinstance(value, str) and not takes_text(kind)
+    said = (repr if text else show)(value)[:100]
+    wanted = accepted(kind, ranges=not text)
+    return f"{key}={said}: {wanted}{',' * (', each' in wanted)} is accepted"
+
+
+def takes_text(kind: Any) -> bool:
+    """Whether some text is of that kind."""
+    inner, _ = parts(kind)
+    if (several := alternatives(inner))[0] is not inner:
+        return any(map(takes_text, several))
+    return inner in (str, Any) or any(isinstance(one, str) for one in get_args(inner))
+
+
+C = TypeVar("C", bound=type)
+
+
+def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C]:
+    """A class, and every class made of it, whose ``__init__`` refuses arguments outside of their declaration.
+
+    Args:
+        place: where configurations have it, for the message: "denoiser.network".
+        error: raised with the one line that names key, value and what is accepted.
+    """
+
+    def hold(cls: type) -> None:
+        original = cls.__dict__.get("__init__")
+        if original is None:
+            return
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+            try:
+                given = signature.bind(self, *args, **kwargs).arguments
+            except TypeError:
+                given = {}  # Python's own message says it better
+            for name, kind in _kinds(original).items():
+                if name in given and (said := refusal(f"{place}.{name}", kind, given[name])):
+                    raise error(said)
+            original(self, *args, **kwargs)
+
+        cls.__init__ = __init__  # type: ignore[misc]
+
+    def decorate(cls: C) -> C:
+        owner: Any = cls  # what type checkers say of super() is of classes that they know
+
+        def __init_subclass__(sub: type, /, **options: Any) -> None:
+            super(owner, sub).__init_subclass__(**options)
+            hold(sub)
+
+        hold(cls)
+        setattr(cls, "__init_subclass__", classmethod(__init_subclass__))  # noqa: B010
+        return cls
+
+    return decorate
+
+
+@functools.cache
+def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
+    """{argument: kind} of what a function declares; a plain type is only handed on."""
+    found = {}
+    for name, kind in function.__annotations__.items():
+        if isinstance(kind, str):
+            try:
+                kind = eval(kind, function.__globals__)  # noqa: S307  # our own source's text
+            except NameError:  # imported for type checkers alone
+                continue
+        if says(kind):
+            found[name] = kind
+    return found

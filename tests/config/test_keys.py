@@ -1,0 +1,215 @@
+"""A key is declared once, and everything that says something of it reads it there."""
+
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from omegaconf import OmegaConf
+
+from triptych.config.check import CONFIGS
+from triptych.config.keys import TARGET, find, unfit
+from triptych.config.names import register_resolvers
+from triptych.config.page import page
+from triptych.config.source import arguments
+from triptych.declare import Count, FilePath, Ge, Gt, Le, Role, Seed, Share, accepted, declared, fits, says
+from triptych.errors import UserError
+
+HOUSE = CONFIGS.parent
+CLASS = """
+from torch import nn
+from triptych.declare import Annotated, Gt, Le, Literal, Role, Unit
+
+Heat = Annotated[float, Gt(0), Le(3), Unit("kelvin")]
+
+class Net(nn.Module):
+    def __init__(self, shape, outputs=1, spacing=None, heat: Heat = 1.0, mode: Literal["a", "bc"] = "a"):
+        super().__init__()
+"""
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch) -> Path:
+    """A package of the owner's own, which cannot be imported, with a file that names its class."""
+    package = tmp_path / "lab" / "mine"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('imported')\n")
+    (package / "net.py").write_text("raise SystemExit('imported')\n" + CLASS)
+    folder = tmp_path / "lab" / "configs" / "denoiser"
+    folder.mkdir(parents=True)
+    text = "conditional: false\nnetwork:\n  _target_: mine.net.Net\n  heat: 2.0  # of the bath\n"
+    (folder / "mine.yaml").write_text(text)
+    monkeypatch.setenv("TRIPTYCH_TRUST", "mine")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HOUSE / "src"), str(tmp_path / "lab")]))
+    monkeypatch.syspath_prepend(str(tmp_path / "lab"))
+    return tmp_path / "lab"
+
+
+def train(lab: Path, *typed: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "triptych.cli.train", "--config-dir", str(lab / "configs"), *typed]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, env=os.environ | environment)
+
+
+def test_a_key_of_a_class_needs_no_other_edit(lab, root):
+    """In the check, its message, the help, the completion, the page of all keys and the axes of a report."""
+    from triptych.config import trust
+    from triptych.report.axes import find_axes
+
+    trust.trusted.cache_clear()
+    refused = train(lab, "denoiser=mine", "denoiser.network.heat=4")
+    assert refused.stderr == "error: denoiser.network.heat=4: a number above 0, at most 3 is accepted\n"
+    refused = train(lab, "denoiser=mine", "+denoiser.network.mode=b")
+    assert refused.stderr == "error: denoiser.network.mode='b': a or bc is accepted\n"
+    told = train(lab, "denoiser=mine", "--help").stdout
+    assert "denoiser.network.heat=2.0" in told and "a number above 0, at most 3 (kelvin); of the bath" in told
+    assert "+denoiser.network.mode=a" in told and "# a or bc" in told
+    line = f"triptych-train --config-dir {lab}/configs denoiser=mine +denoiser.network."
+    offered = train(lab, "-sc", "query=bash", COMP_LINE=line).stdout
+    assert "+denoiser.network.mode=" in offered.split()
+    offered = train(lab, "-sc", "query=bash", COMP_LINE=line + "mode=").stdout
+    assert {"+denoiser.network.mode=a", "+denoiser.network.mode=bc"} <= set(offered.split())
+    assert (
+        "| `denoiser.network.heat` | `2.0` (mine) | a number above 0, at most 3 (kelvin) | identity |"
+        in page([CONFIGS, lab / "configs"])
+    )
+    runs = [run_of({"denoiser.network._target_": "mine.net.Net", "denoiser.network.heat": h}) for h in "12"]
+    assert [axis.key for axis in find_axes(runs)[0]] == ["denoiser.network.heat"]
+    trust.trusted.cache_clear()
+
+
+def run_of(config: dict[str, str]) -> Any:
+    from types import SimpleNamespace
+
+    return SimpleNamespace(
+        config=config, overrides={}, choices={}, status="finished", seed=1, sweep="", dir=Path("x"), name="x"
+    )
+
+
+def test_the_page_of_all_keys_is_current():
+    assert (HOUSE / "docs" / "keys.md").read_text() == page(), "python -m triptych.config.page > docs/keys.md"
+
+
+def test_every_key_in_the_files_is_declared():
+    """Of a kind: one that takes anything would not be checked."""
+    free = {"measures.values", "data.means", "data.covariances", "hydra.sweeper.tune", "hydra.sweeper.params"}
+    for line in (HOUSE / "docs" / "keys.md").read_text().splitlines():
+        if line.startswith("| `"):
+            key, _, takes, *_ = (cell.strip() for cell in line.strip("|").split("|"))
+            assert takes or key.strip("`+") in free, line
+
+
+def targets() -> list[str]:
+    texts = [file.read_text() for file in CONFIGS.rglob("*.yaml")]
+    return sorted(
+        {name for text in texts for _, name in TARGET.findall(text) if name.startswith("triptych.")}
+    )
+
+
+@pytest.mark.parametrize("target", targets())
+def test_the_source_says_what_python_says(target):
+    """The arguments that are read without an import are those that the class has, with their limits."""
+    module, _, name = target.rpartition(".")
+    cls = getattr(importlib.import_module(module), name)
+    found = arguments(target)
+    assert found is not None
+    taken: dict[str, Any] = {}
+    for owner in cls.__mro__:
+        if "__init__" not in vars(owner) or owner.__module__.split(".")[0] != "triptych":
+            continue
+        signature = inspect.signature(owner.__init__).parameters
+        taken |= {k: p for k, p in signature.items() if k not in taken and p.kind is not p.VAR_KEYWORD}
+        if not any(p.kind is p.VAR_KEYWORD for p in signature.values()):
+            break
+    assert set(found.named) == set(taken) - {"self"}
+    for key, argument in found.named.items():
+        if not isinstance(kind := taken[key].annotation, str) and says(kind):
+            assert accepted(argument.kind) == accepted(kind), key
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad", "words"),
+    [
+        (Count, [1, 7], [0, -1, True, 1.5, "a", None], "a whole number from 1"),
+        (Count | None, [None, 1], [0], "null or a whole number from 1"),
+        (Share, [0, 0.5, 1], [1.5, float("nan"), True], "a number in [0, 1]"),
+        (
+            Annotated[float, Gt(0), Le(10)],
+            [1e-9, 10],
+            [0, float("inf"), 1e10],
+            "a number above 0, at most 10",
+        ),
+        (Seed, [0, 2**32 - 1], [2**32, -1], "a whole number from 0 to 4294967295"),
+        (
+            tuple[Share, Share],
+            [[0, 1], (0, 1)],
+            [[0], [0, 2], 0, "ab"],
+            "a list of 2, each a number in [0, 1]",
+        ),
+        (Sequence[Count], [[], [1]], [[0], "1"], "a list, each a whole number from 1"),
+        (Literal[None, "strip", "gif"], [None, "gif"], ["film", 0], "null, strip or gif"),
+        (Literal["a", "b", "c"], ["a"], ["d"], "one of a, b, c"),
+        (Literal[1, 3], [1], [True, 2, 1.0], "1 or 3"),
+        (bool, [True], [1, "true"], "true or false"),
+        (FilePath | None, ["x", Path("x"), None], [3], "null or a path"),
+        (Any, [1, None, "x"], [], ""),
+    ],
+)
+def test_what_a_kind_accepts(kind, good, bad, words):
+    assert all(fits(kind, value) for value in good)
+    assert not any(fits(kind, value) for value in bad)
+    assert accepted(kind) == words
+
+
+def test_a_declaration_holds_in_python_for_subclasses_too():
+    @declared("place")
+    class Parent:
+        def __init__(self, steps: Annotated[int, Ge(1)], **more: Any) -> None:
+            self.steps = steps
+
+    class Child(Parent):
+        def __init__(self, steps: int, rate: "Share" = 0.5) -> None:
+            super().__init__(steps)
+
+    assert Child(3).steps == 3
+    with pytest.raises(ValueError, match=r"^place\.steps=0: a whole number from 1 is accepted$"):
+        Child(0)
+    with pytest.raises(ValueError, match=r"^place\.rate=2: a number in \[0, 1\] is accepted$"):
+        Child(1, rate=2)
+    with pytest.raises(TypeError, match="stesp"):
+        Child(stesp=1)
+
+
+def test_what_is_out_of_range_is_named(prepared):
+    config = prepared().config()
+    assert not list(unfit(config))
+    for key, value in (
+        ("optimizer.lr", 1e10), ("optimizer.betas", [0.9]), ("schedule.gamma_min", -1e6), ("samples.n", -1),
+        ("denoiser.network.blocks", -1), ("denoiser.network.width", 0), ("trainer.max_steps", 0),
+        ("trainer.gradient_clip_val", -1), ("lr_schedule.warmup_steps", -5), ("lr_schedule.floor", -2),
+        ("threads", 1.5), ("bound.repeats", 0), ("bound.steps", 0), ("seed", -1), ("samples.n", 10**9),
+        ("callbacks.ema.snapshots", -1), ("logger.wandb", 3), ("data.batch_size", 0.5), ("bound", None),
+    ):  # fmt: skip
+        changed = OmegaConf.create(config)
+        OmegaConf.update(changed, key, value, force_add=True)
+        [(named, said)] = unfit(OmegaConf.to_container(changed))
+        assert named == key and said.startswith(f"{key}=") and said.endswith(" is accepted"), said
+
+
+def test_keys_that_depend_on_one_another(prepared):
+    with pytest.raises(UserError, match=r"^checkpoint=best: data\.val_size=0 leaves no validation items"):
+        prepared("checkpoint=best", "data.val_size=0")
+
+
+def test_roles_of_arguments():
+    register_resolvers()
+    told = {
+        key: find(key).role for key in ("data.val_size", "data.test_fraction", "data.std", "sampler.grid")
+    }
+    assert list(told.values()) == [Role.SPLIT, Role.JUDGED, Role.DATA, Role.DRAWING]
+    assert find("guidance.weak").is_path and find("data.root").is_path and not find("data.std").is_path
+    assert find("items", command="evaluate").is_path and find("measures.inception").is_path
