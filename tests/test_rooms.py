@@ -10,7 +10,7 @@ import triptych
 
 ROOT = Path(triptych.__file__).parent
 ROOMS = (
-    "errors limits quiet config diffusion tutorial networks data runs models experiment sampling callbacks "
+    "errors limits quiet declare config diffusion tutorial networks data runs models experiment sampling callbacks "
     "training report sweeps cli"
 ).split()  # from low to high
 

@@ -241,7 +241,7 @@ class Sample(Drawing):
     n: Annotated[int, Ge(1), Le(1_000_000), Unit("samples")]
     seed: Seed
     batch_size: Annotated[Count, Unit("samples")]
-    label: int | None
+    label: bool | int | float | str | None  # which classes there are, the checkpoint says
     weights: str | None
     data_root: FilePath | None
     trajectory: Literal[None, "strip", "gif"]

@@ -63,7 +63,7 @@ class Diffusion(BoundModel):
         lr_schedule,
         *,
         levels: int | None = None,
-        label_dropout: Share | Mapping[str, Share] = 0.0,
+        label_dropout: Share | dict[str, Share] = 0.0,
         likelihood: Likelihood | None = None,
         likelihood_items: int = 0,
         calibration: Callable[[], Batch] | None = None,
