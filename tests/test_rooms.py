@@ -10,8 +10,8 @@ import triptych
 
 ROOT = Path(triptych.__file__).parent
 ROOMS = (
-    "errors limits quiet declare config diffusion tutorial networks data runs models experiment sampling callbacks "
-    "training report sweeps cli"
+    "errors limits quiet declare config diffusion tutorial networks data runs models experiment sampling "
+    "callbacks training report sweeps cli"
 ).split()  # from low to high
 
 
