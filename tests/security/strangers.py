@@ -6,6 +6,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+from triptych.runs.archive import SCHEMA
+
 TINY = (
     "logger=csv threads=1 trainer.accelerator=cpu trainer.max_steps=2 trainer.val_check_interval=1 "
     "bound.repeats=1 bound.val_repeats=1 samples.n=0 sampler.steps=2 callbacks.ema=null weights=raw"
@@ -92,7 +94,7 @@ def save_checkpoint(path: Path, config: Any, state: dict | None = None) -> Path:
             "global_step": 2,
             "state_dict": state or {},
             "callbacks": {},
-            "triptych": {"schema": 1, "config": config},
+            "triptych": {"schema": SCHEMA, "config": config},
         },
         path,
     )

@@ -476,3 +476,10 @@ def test_a_spreadsheet_finds_no_formula(tmp_path, text):
     rows = list(csv.reader(io.StringIO(results_csv([read_run(tmp_path)]))))
     starts = {cell[:1] for row in rows for cell in row if cell not in ("-2+3",)}
     assert not starts & set("=+-@\t\r＝"), rows
+
+
+def test_a_checkpoint_of_another_version_is_said_to_be_one(tmp_path):
+    path = tmp_path / "x.ckpt"
+    torch.save({"state_dict": {}, "triptych": {"schema": 1, "config": {"seed": 1}}}, path)
+    with refused(f"ckpt={path}", "another version", "accepted"):
+        read_checkpoint(path)

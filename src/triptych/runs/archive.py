@@ -37,6 +37,9 @@ MORE = "it holds more than plain data and was not loaded"
 _Unpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
 
+SCHEMA = 2  # of what a checkpoint says of its run, its configuration above all
+
+
 class Refused(Exception):
     """The reason why a file is none of ours."""
 
@@ -60,6 +63,11 @@ def inspect(file: IO[bytes], path: Path) -> dict[str, Any]:
     known = found.get("triptych") if isinstance(found, dict) else None
     if not isinstance(known, dict) or not isinstance(found.get("state_dict"), dict):
         raise UserError(f"ckpt={path}: not written by triptych; a checkpoint of a run is accepted")
+    if known.get("schema") != SCHEMA:
+        raise UserError(
+            f"ckpt={path}: written by another version of triptych, whose configurations have other keys; "
+            f"a checkpoint of schema {SCHEMA} is accepted"
+        )
     return found | {"triptych": known | {"config": plain(known.get("config"), f"ckpt={path}: config")}}
 
 

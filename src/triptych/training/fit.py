@@ -16,6 +16,7 @@ from triptych.config.build import build
 from triptych.errors import UserError
 from triptych.experiment.experiment import Experiment
 from triptych.models.base import BoundModel
+from triptych.runs.archive import SCHEMA
 from triptych.runs.changed import say
 from triptych.runs.checkpoints import LAST, save_checkpoint
 from triptych.runs.directory import RunDirectory
@@ -79,7 +80,7 @@ def build_fit(
     provenance, validated = run.provenance(), len(data.splits["val"]) > 0
     if not config.get("test", True) and not validated:
         raise UserError("test=false: a validation set is needed (data.val_size=0 leaves nothing to report)")
-    record = {"schema": 1, "config": config, "data": origin.data}
+    record = {"schema": SCHEMA, "config": config, "data": origin.data}
     monitor = f"val/{experiment.model.accounting.unit}" if validated else None
     keep = Keep(run, monitor, config["trainer"]["val_check_interval"], stop, record)
     gradients = Gradients(config["trainer"]["gradient_clip_val"])
