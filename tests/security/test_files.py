@@ -19,7 +19,7 @@ from torch._utils import _rebuild_tensor_v2
 
 from triptych.config.file import read_config
 from triptych.errors import UserError
-from triptych.runs.archive import inspect
+from triptych.runs.archive import SCHEMA, inspect
 from triptych.runs.arrays import read_arrays
 from triptych.runs.checkpoints import read_checkpoint
 from triptych.runs.directory import RunDirectory
@@ -166,7 +166,7 @@ def tensor(size, stride, numel=4, offset=0):
 def archive(weights, record=b"\0" * 16, method=zipfile.ZIP_STORED, **more):
     """A checkpoint's file around one entry of a state_dict."""
     text = io.BytesIO()
-    Writer(text, 2).dump({"triptych": {"config": {}}, "state_dict": {"w": weights}})
+    Writer(text, 2).dump({"triptych": {"schema": SCHEMA, "config": {}}, "state_dict": {"w": weights}})
     return packed(
         {"data.pkl": text.getvalue(), "byteorder": b"little", "version": b"3\n", "data/0": record} | more,
         method,
