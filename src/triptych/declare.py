@@ -161,9 +161,9 @@ def _within(limit: Any, value: Any) -> bool:
     return True
 
 
-def accepted(kind: Any, ranges: bool = True) -> str:
+def accepted(kind: Any) -> str:
     """ "null or a whole number from 1": what is accepted, for people; "" if that is not declared."""
-    words = _words(kind, ranges)
+    words = _words(kind)
     if len(words) > 2 and "null" not in words and all(map(_is_choice, alternatives(kind))):
         return f"one of {', '.join(words)}"
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if all(words) and words else ""
@@ -188,26 +188,26 @@ def _is_choice(kind: Any) -> bool:
     return get_origin(inner) is Literal or any(isinstance(limit, Choice) for limit in limits)
 
 
-def _words(kind: Any, ranges: bool) -> list[str]:
+def _words(kind: Any) -> list[str]:
     inner, limits = parts(kind)
     if any(isinstance(limit, IsPath) for limit in limits):
         return ["a path"]
     several = alternatives(inner)
     if several[0] is not inner:
-        words = [word for one in several for word in _words(one, ranges)]
+        words = [word for one in several for word in _words(one)]
         return sorted(dict.fromkeys(words), key=lambda word: word != "null")
     if named := options(kind):
         return named
     if inner in (int, float):
         noun = "a whole number" if inner is int else "a number"
-        return [" ".join(filter(None, (noun, _range(limits, inner is int) if ranges else "")))]
+        return [" ".join(filter(None, (noun, _range(limits, inner is int))))]
     if inner is str:
         return ["text"]
     if _origin(inner) in LISTS:
         kinds = get_args(inner)
         fixed = f" of {len(kinds)}" if len(kinds) > 1 and kinds[1] is not Ellipsis else ""
         least = next((limit.min_length for limit in limits if isinstance(limit, MinLen | Len)), 0)
-        each = accepted(kinds[0], ranges) if kinds else ""
+        each = accepted(kinds[0]) if kinds else ""
         more = f" with {least} or more entries" if least else ""
         return [f"a list{fixed}{more}" + (f", each {each}" if each else "")]
     if _origin(inner) is dict:
@@ -230,7 +230,7 @@ def refusal(key: str, kind: Any, value: Any, show: Callable[[Any], str] = repr) 
         return ""
     text = isinstance(value, str) and not takes_text(kind)
     said = (repr if text else show)(value)[:100]
-    wanted = accepted(kind, ranges=not text)
+    wanted = accepted(kind)
     return f"{key}={said}: {wanted}{',' * (', each' in wanted)} is accepted"
 
 

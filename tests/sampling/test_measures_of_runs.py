@@ -52,7 +52,7 @@ def test_heun_gets_half_the_steps_for_the_same_evaluations(prepared):
     ("overrides", "words"),
     [
         (["measures.n=100"], "measures.classifier=null: images are measured by a classifier"),
-        ([*RING, "measures.n=3"], "measures.n=3, repeats=3: at least 8 and 1"),
+        ([*RING, "measures.n=3"], "measures.n=3: 0 or a whole number from 8 to 1000000 is accepted"),
         ([*RING, "measures.n=9", "measures.over=sampler.stepz", "measures.values=[1]"],
          "measures.over=sampler.stepz: no such key"),
         ([*RING, "measures.n=9", "measures.over=sampler.steps", "measures.values=[0]"], "sampler.steps=0"),

@@ -295,7 +295,7 @@ def test_a_run_is_told_whole(prepared):
     bounds = [row["val/nats_per_dim"] for row in table(run.path).values() if "val/nats_per_dim" in row]
     assert len(bounds) == 2 and told["val/nats_per_dim"] == {"min": min(bounds), "last": bounds[-1]}
     assert config["choice/objective"] == "epsilon" and config["choice/data"] == "ring"
-    assert config["objective"]["output"] == "epsilon" and config["seed"] == 1
+    assert config["objective"]["output"]["space"] == "epsilon" and config["seed"] == 1
     assert registered.run_group == "" and registered.job_type == "run" and "data=ring" in registered.tags
     for name in ("noise_levels", "weighting", "schedule", "tweedie"):
         [path] = only(run.path).glob(f"files/media/table/panels/{name}_*.json")

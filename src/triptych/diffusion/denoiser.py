@@ -5,8 +5,12 @@ r"""A denoiser: a network, a process, and what the network's output means.
 denoisers too.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
+
+from triptych.declare import MinLen
 
 from .condition import Condition
 from .prediction import SPACES, Prediction, Space, edm, space_of
@@ -26,7 +30,7 @@ class Output(nn.Module):
 
     per_dim = 1
 
-    def __init__(self, space: str | Space):
+    def __init__(self, space: Annotated[str, MinLen(1)] | Space):
         super().__init__()
         if not isinstance(space, Space) and space not in SPACES:
             raise ValueError(f"objective.output={space!r}: one of {', '.join(SPACES)}, levels is accepted")

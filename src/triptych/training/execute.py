@@ -159,7 +159,9 @@ def _report(
 
 
 def _check_finite(accounts: dict[str, Account], step: int) -> None:
-    for split, found in accounts.items():
+    for split in ("val", "test", "train"):
+        if (found := accounts.get(split)) is None:
+            continue
         bound = found.figures.get(found.unit)
         if bound and not math.isfinite(bound["mean"]):
             raise Diverged(f"the bound of the {split} set", step)
