@@ -60,10 +60,10 @@ def test_heun_gets_half_the_steps_for_the_same_evaluations(prepared):
         (["model=oracle"], "model=oracle: the truth of data digits is not known"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_measured_is_refused_before_anything_is_trained(prepared, overrides, words):
+def test_what_cannot_be_measured_is_refused_before_anything_is_trained(prepared, root, overrides, words):
     with pytest.raises(UserError, match=words):
-        execute(run := prepared(*overrides, path="refused"))
-    assert not list((run / "checkpoints").glob("*.ckpt"))
+        execute(prepared(*overrides, path="refused"))
+    assert not list(root.rglob("*.ckpt"))
 
 
 def test_doors_refuse_in_one_line(prepared, door):

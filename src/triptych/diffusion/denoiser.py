@@ -5,12 +5,8 @@ r"""A denoiser: a network, a process, and what the network's output means.
 denoisers too.
 """
 
-from typing import Annotated
-
 import torch
 from torch import Tensor, nn
-
-from triptych.declare import MinLen
 
 from .condition import Condition
 from .prediction import SPACES, Prediction, Space, edm, space_of
@@ -30,7 +26,7 @@ class Output(nn.Module):
 
     per_dim = 1
 
-    def __init__(self, space: Annotated[str, MinLen(1)] | Space):
+    def __init__(self, space: str | Space):
         super().__init__()
         if not isinstance(space, Space) and space not in SPACES:
             raise ValueError(f"objective.output={space!r}: one of {', '.join(SPACES)}, levels is accepted")
