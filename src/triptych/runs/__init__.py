@@ -1,0 +1,1 @@
+"""What a run directory is: made, recorded, locked, read."""
