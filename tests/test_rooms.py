@@ -11,7 +11,7 @@ import triptych
 ROOT = Path(triptych.__file__).parent
 ROOMS = (
     "errors limits quiet declare config diffusion tutorial networks data runs models experiment sampling "
-    "callbacks training report sweeps cli"
+    "callbacks training report sweeps cli api"
 ).split()  # from low to high
 
 

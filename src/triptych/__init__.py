@@ -1,3 +1,22 @@
 """Triptych: controlled ablations of diffusion models. One model, three objectives, one bound."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from triptych.api import Trained, compose, load, table, train
+
 __version__ = "0.1.0"
+__all__ = ["Trained", "compose", "load", "table", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Names of ``triptych.api``, once asked for: it needs torch, which the commands start without."""
+    if name in __all__:
+        from triptych import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'triptych' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

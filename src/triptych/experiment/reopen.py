@@ -1,7 +1,6 @@
 """From a checkpoint alone back to the model and data that it was made with."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
@@ -15,6 +14,7 @@ from triptych.experiment.model import build_model
 from triptych.quiet import quiet
 from triptych.runs.changed import compare_data, say
 from triptych.runs.checkpoints import load_weights, read_checkpoint
+from triptych.runs.directory import checkpoint_at
 from triptych.runs.strangers import check_config
 
 SLACK = 2**28  # bytes that a model may need beside what its checkpoint holds
@@ -27,17 +27,18 @@ def reopen(
     adjust: Callable[[dict], None] | None = None,
     judged: Sequence[str] = (),
 ) -> Experiment:
-    """Rebuild what ``ckpt`` holds; ``adjust`` may change the configuration before anything is built.
+    """Rebuild what ``ckpt`` holds: a checkpoint, or a run's directory, of which it is the reported one.
 
-    The file may be a stranger's: docs/security.md. Data other than those the model was trained on are said in
-    one line on stderr.
+    ``adjust`` may change the configuration before anything is built. The file may be a stranger's:
+    docs/security.md. Data other than those the model was trained on are said in one line on stderr.
 
     Raises:
         UserError: a checkpoint that is missing, truncated or foreign, or names what may not be built; data
             that is not where it was, or of which an item of a split in ``judged`` is one that the model was
             trained on.
     """
-    checkpoint = read_checkpoint(Path(ckpt))
+    file = checkpoint_at(ckpt)
+    checkpoint = read_checkpoint(file)
     config = check_config(checkpoint["triptych"]["config"], f"ckpt={ckpt}")
     if data_root is not None:
         if "root" not in config["data"]:
@@ -56,9 +57,9 @@ def reopen(
         seen = checkpoint["triptych"].get("data")
         changed = compare_data(fingerprint(data), seen, judged, accepted)
         say(None, changed.replace("data:", f"{ckpt}: data:", 1))
-        with Budget(2 * Path(ckpt).stat().st_size + SLACK):
+        with Budget(2 * file.stat().st_size + SLACK):
             model = build_model(config, data)
-        load_weights(model, checkpoint, weights or config["weights"], Path(ckpt).absolute().parents[1])
+        load_weights(model, checkpoint, weights or config["weights"], file.absolute().parents[1])
     except UserError:
         raise
     except Exception as error:  # a configuration of another shape raises whatever its readers raise

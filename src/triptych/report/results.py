@@ -24,15 +24,19 @@ def results_csv(runs: Sequence[Run]) -> str:
     `samples/recall@guidance.scale=2`, then seconds, parameters and origin. A text that a spreadsheet would
     take for a formula has an apostrophe in front.
     """
-    axes = find_axes(runs)[0]
-    table = [_row(run, [axis.key for axis in axes]) for run in runs]
-    table = [{_cell(key): _cell(value) for key, value in row.items()} for row in table]
+    table = [{_cell(key): _cell(value) for key, value in row.items()} for row in results(runs)]
     first = dict.fromkeys(key for row in table for key in row)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(first) or ["directory"], restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
     return out.getvalue()
+
+
+def results(runs: Sequence[Run]) -> list[dict[str, object]]:
+    """One row per run, values as they are; the columns of `results_csv`, of which a run may lack some."""
+    axes = [axis.key for axis in find_axes(runs)[0]]
+    return [_row(run, axes) for run in runs]
 
 
 def _cell(value: object) -> str:
@@ -52,15 +56,15 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
     row |= {key: found for key, found in settings(run).items() if key in axes}
     for split in ("test", "val", "train"):
         for key, estimate in getattr(run, split).items():
-            row[f"{split}/{key}"] = repr(estimate.mean)
-            row[f"{split}/{key}_stderr"] = repr(estimate.stderr)
+            row[f"{split}/{key}"] = estimate.mean
+            row[f"{split}/{key}_stderr"] = estimate.stderr
             row[f"{split}/{key}_n"] = estimate.n
             if math.isfinite(estimate.draw_stderr):
-                row[f"{split}/{key}_draw_stderr"] = repr(estimate.draw_stderr)
+                row[f"{split}/{key}_draw_stderr"] = estimate.draw_stderr
     if run.measured:
         for at, found in zip(run.measured.values, run.measured.rows, strict=True):
             where = f"@{run.measured.key}={at:g}" if run.measured.key else ""
-            row |= {f"samples/{name}{where}": repr(mean) for name, mean in found.items()}
+            row |= {f"samples/{name}{where}": mean for name, mean in found.items()}
     row |= {f"seconds/{key}": value for key, value in run.seconds.items()}
     row |= {f"gradient/{key}": value for key, value in run.gradient.items() if math.isfinite(value)}
     row |= {"steps": run.steps, "parameters": run.parameters, "weights": run.weights, "device": run.device}

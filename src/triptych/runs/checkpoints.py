@@ -12,7 +12,7 @@ from triptych.config.keys import find
 from triptych.declare import options
 from triptych.errors import UserError
 from triptych.runs.archive import inspect
-from triptych.runs.directory import RunDirectory, write_atomic
+from triptych.runs.directory import NO_CHECKPOINT, RunDirectory, write_atomic
 from triptych.runs.snapshots import reconstruct
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -44,9 +44,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: missing, not readable (truncated), or not ours (foreign, or holding code).
     """
     if not path.is_file():
-        raise UserError(
-            f"ckpt={path}: no such file; a checkpoint of a run, as in .../checkpoints/last.ckpt, is accepted"
-        )
+        raise UserError(f"ckpt={path}: {NO_CHECKPOINT}")
     try:
         with open(path, "rb") as file:
             config = inspect(file, path)["triptych"]["config"]  # before torch sees any of it

@@ -26,6 +26,8 @@ from triptych.runs.summary import ENDED
 # The storage refuses, not the program: room, permission, quota.
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
+REPORTED = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")  # of these, the one a run reports by
+NO_CHECKPOINT = "no such file; a run's directory or a checkpoint in it, as checkpoints/last.ckpt, is accepted"
 PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
 
@@ -53,6 +55,12 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def checkpoint_at(path: str | Path) -> Path:
+    """The file that ``path`` means: itself, or of a run's directory the checkpoint by which it reports."""
+    run = RunDirectory(path)
+    return run.reported() if (run / "config.yaml").is_file() else Path(path)
 
 
 class RunDirectory:
@@ -90,6 +98,17 @@ class RunDirectory:
     def checkpoints(self) -> list[Path]:
         """Checkpoints that a run can go on from, in no order: a copy or a clock changes their times."""
         return sorted((self / "checkpoints").glob("*.ckpt"))
+
+    def reported(self) -> Path:
+        """The checkpoint by which the run reports, or will: its last, unless its summary names another.
+
+        Raises:
+            UserError: the summary names none of ``REPORTED``.
+        """
+        name = (self.summary() or {}).get("checkpoint", REPORTED[0])
+        if name not in REPORTED:
+            raise UserError(f"{self.path}: checkpoint {name!r}; one of {', '.join(REPORTED)} is accepted")
+        return self / name
 
     def write(self, name: str, value: Any) -> None:
         """Write ``value`` as strict JSON, atomically; what is not finite is null."""

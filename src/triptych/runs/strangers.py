@@ -13,7 +13,7 @@ from triptych.config.keys import check_values, groups, of_model
 from triptych.config.plain import count, group
 from triptych.errors import UserError
 from triptych.runs.archive import inspect
-from triptych.runs.directory import RunDirectory
+from triptych.runs.directory import NO_CHECKPOINT, RunDirectory, checkpoint_at
 
 OWN = "TRIPTYCH_OWN"  # the run directory whose configuration this user's own command has just composed
 THREADS = 1024
@@ -37,12 +37,14 @@ def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) 
 
 
 def check_checkpoint(ckpt: str) -> None:
-    """A checkpoint as far as it can be judged without loading it; UserError where it is refused."""
-    path = Path(ckpt)
+    """A checkpoint, or a run's directory, as far as it can be judged without loading it.
+
+    Raises:
+        UserError: in one line, where it is refused.
+    """
+    path = checkpoint_at(ckpt)
     if not path.is_file():
-        raise UserError(
-            f"ckpt={path}: no such file; a checkpoint of a run, as in .../checkpoints/last.ckpt, is accepted"
-        )
+        raise UserError(f"ckpt={path}: {NO_CHECKPOINT}")
     with open(path, "rb") as file:
         check_config(inspect(file, path)["triptych"]["config"], f"ckpt={path}")
 

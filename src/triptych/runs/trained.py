@@ -11,8 +11,6 @@ from triptych.runs.strangers import check_config
 if TYPE_CHECKING:
     from triptych.data.fingerprint import Fingerprint
 
-CHECKPOINTS = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")
-
 
 def adopt(config: dict, choices: dict[str, Any], overrides: list[str]) -> None:
     """Put what the run ``config["trained"]`` says of its model into a composed configuration and its choices.
@@ -56,12 +54,7 @@ def take_over(run: RunDirectory, config: dict, now: "Fingerprint") -> dict[str, 
     from triptych.runs.checkpoints import read_checkpoint
 
     source = RunDirectory(config["trained"])
-    name = (source.summary() or {}).get("checkpoint", CHECKPOINTS[0])
-    if name not in CHECKPOINTS:
-        raise UserError(
-            f"trained={source.path}: checkpoint {name!r}; one of {', '.join(CHECKPOINTS)} is accepted"
-        )
-    kept = read_checkpoint(source / name)
+    kept = read_checkpoint(source.reported())
     accepted = f"the data of trained={config['trained']} as they were are accepted"
     say(run, compare_data(now, kept["triptych"].get("data"), HELD_OUT, accepted))
     checkpoint = {key: kept[key] for key in ("state_dict", "callbacks", "global_step")}

@@ -1,32 +1,28 @@
 """The way from noise to a few samples, for ``triptych-sample trajectory=strip|gif``."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from triptych.experiment.experiment import Drawing, Experiment
 from triptych.sampling.draw import asked_for
 from triptych.sampling.trajectory import save_gif, save_points, save_strip, trajectory
 
 FRAMES = {"strip": 9, "gif": 40}
 
 
-def save_trajectory(
-    kind: str, opened, sampler, guided, label: int | None, seed: int, n: int, folder: Path
-) -> Path:
-    """``trajectory.png`` (strip) or ``trajectory.gif`` of the first ``n`` samples, in ``folder``.
-
-    Args:
-        opened: what ``reopen`` gave: model and data.
-        guided: the denoiser to follow; None: the model's own.
-    """
-    model, data = opened.model, opened.data
+def save_trajectory(opened: Experiment, drawing: Drawing, asked: dict[str, Any], folder: Path) -> Path:
+    """``trajectory.png`` (strip) or ``trajectory.gif`` of the first ``asked["n"]`` samples."""
+    model, data, kind = opened.model, opened.data, asked["trajectory"]
+    n = min(asked["n"], 16 if len(data.shape) == 3 else 1000)
     x, gammas = trajectory(
-        guided or model.denoiser,
-        model.prepared(sampler),
+        drawing.denoiser or model.denoiser,
+        model.prepared(drawing.sampler),
         model.schedule,
         (n, *data.shape),
-        generator=torch.Generator(model.device).manual_seed(seed),
-        condition=asked_for(model, data, n, label, guided),
+        generator=torch.Generator(model.device).manual_seed(asked["seed"]),
+        condition=asked_for(model, data, n, asked["label"], drawing.denoiser),
         device=model.device,
         frames=FRAMES[kind],
     )

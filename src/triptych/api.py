@@ -1,0 +1,230 @@
+"""Triptych from Python, in this process: for a notebook, a debugger, a script of one's own.
+
+The commands take the same path: a run that Python trained is a directory like any other, and either goes on
+with what the other has begun.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from triptych.cli.arguments import as_hydra_wants
+from triptych.config import compose as composing
+from triptych.config.keys import check_values
+from triptych.errors import UserError
+from triptych.experiment.experiment import Experiment
+from triptych.experiment.reopen import reopen
+from triptych.report.results import results
+from triptych.runs import processes
+from triptych.runs.prepare import prepare
+from triptych.runs.read import Run, read_run, read_runs
+from triptych.runs.strangers import OWN, check_checkpoint
+from triptych.sampling.opened import draw_all, drawing_of
+from triptych.sweeps.rounds import check_rounds
+from triptych.training.evaluate import evaluate as evaluate_checkpoint
+from triptych.training.execute import execute
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration that ``triptych-train OVERRIDES`` would train; its values may be set afterwards.
+
+    Raises:
+        UserError: what the command would refuse, in the same words; several values for one key.
+    """
+    return composing.compose("train", as_hydra_wants(list(overrides), "train"))
+
+
+def train(config: DictConfig | Sequence[str] = ()) -> Run:
+    """Train what ``compose`` made, or what overrides say, and read the run back.
+
+    Typed again, a run with a name goes on where it was, or is read if it has ended. Seeds and the number of
+    threads are set for the whole process.
+
+    Raises:
+        UserError: a value that is refused, several processes, a run of that name of another configuration.
+        Busy, Diverged, Interrupted, StorageError: as ``training.execute.execute``.
+    """
+    config = _settled(config)
+    job = config.hydra
+    check_rounds(config, sweeping=False, grid=False)
+    trainer = config.trainer
+    if (trainer.devices, trainer.num_nodes) != (1, 1) or processes.launch():
+        raise UserError(
+            f"trainer.devices={trainer.devices}, num_nodes={trainer.num_nodes}: one process is accepted from "
+            "Python; triptych-train has several"
+        )
+    choices = OmegaConf.to_container(job.runtime.choices)
+    run = prepare(composing.without_hydra(config), Path(job.run.dir), list(job.overrides.task), choices)  # type: ignore[arg-type]
+    if run.status != "finished":
+        with _own(run.path):
+            execute(run)
+    return read_run(run.path)
+
+
+def _settled(config: DictConfig | Sequence[str]) -> DictConfig:
+    """As composed from overrides alone, those that were set by hand among them: one way in for all."""
+    if not isinstance(config, DictConfig):
+        return compose(config)
+    overrides = OmegaConf.select(config, "hydra.overrides.task")
+    if overrides is None:
+        raise UserError("config: one that triptych.compose made, or a list of overrides, is accepted")
+    was = compose(list(overrides))
+    changed = list(composing.edits(composing.plain(was), composing.plain(config)))
+    return compose([*overrides, *changed]) if changed else was
+
+
+@contextmanager
+def _own(path: Path) -> Iterator[None]:
+    """For this while the run at ``path`` is this user's own and no stranger's."""
+    before = os.environ.get(OWN)
+    os.environ[OWN] = str(path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[OWN]
+        else:
+            os.environ[OWN] = before
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What was trained, opened again.
+
+    Attributes:
+        path: the checkpoint, or the run's directory.
+        weights: "ema", "raw" or an average's name; None for those that the run reported.
+        data_root: where its data lie now, if they have moved.
+        experiment: its configuration, data and model, in evaluation mode.
+    """
+
+    path: Path
+    weights: str | None
+    data_root: str | None
+    experiment: Experiment
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run's configuration, resolved, plain."""
+        return self.experiment.config
+
+    @property
+    def data(self) -> Any:
+        """Its data, with ``splits["train" | "val" | "test"]``."""
+        return self.experiment.data
+
+    @property
+    def model(self) -> Any:
+        """The whole model; for a diffusion model the four below are its parts."""
+        return self.experiment.model
+
+    @property
+    def denoiser(self) -> Any:
+        """(z (B, *event), gamma (B,), condition) -> Prediction, with .x0, .epsilon, .score, .v."""
+        return self._part("denoiser")
+
+    @property
+    def schedule(self) -> Any:
+        """t in [0, 1] -> gamma = -log SNR."""
+        return self._part("schedule")
+
+    @property
+    def process(self) -> Any:
+        """gamma -> alpha, sigma of z = alpha x + sigma eps."""
+        return self.denoiser.process
+
+    @property
+    def bound(self) -> Any:
+        """(denoiser, x (B, *event), draw) -> Elbo: prior, reconstruction, diffusion, nats (B,)."""
+        return self._part("bound")
+
+    def sample(self, n: int = 16, *overrides: str, seed: int = 0, label: int | None = None) -> Any:
+        """n samples (n, *event) in data units, as ``triptych-sample n=... OVERRIDES`` draws them.
+
+        Args:
+            overrides: as ``"sampler=ddim", "sampler.steps=20", "guidance=classifier_free"``.
+            label: a class for every sample; None: all classes in turn, where the model knows them.
+
+        Raises:
+            UserError: what the command would refuse.
+        """
+        own = [f"n={n}", f"seed={seed}", f"label={'null' if label is None else label}"]
+        asked = _asked("sample", [f"ckpt={self.path}", *own, *overrides])
+        if asked["trajectory"] is not None:
+            raise UserError(f"trajectory={asked['trajectory']}: a file, which triptych-sample writes")
+        return draw_all(self.experiment, drawing_of(self.experiment, asked), asked)
+
+    def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
+        """{"bpd": {"mean", "stderr", "n"}, ...} over a split, as ``triptych-evaluate split=... OVERRIDES``.
+
+        Raises:
+            UserError: what the command would refuse.
+        """
+        own = [f"ckpt={self.path}", f"split={split}"]
+        own += [f"weights={self.weights}"] if self.weights else []
+        own += [f"data_root={self.data_root}"] if self.data_root else []
+        asked = _asked("evaluate", [*own, *overrides])
+        if asked["devices"] != 1:
+            raise UserError(
+                f"devices={asked['devices']}: 1 is accepted from Python; triptych-evaluate has more"
+            )
+        return evaluate_checkpoint(asked)
+
+    def _part(self, name: str) -> Any:
+        found = getattr(self.model, name, None)
+        if found is None:
+            raise UserError(f"{self.path}: its model, a {type(self.model).__name__}, has no {name}")
+        return found
+
+
+def load(
+    run: Run | str | os.PathLike[str], weights: str | None = None, data_root: str | None = None
+) -> Trained:
+    """Open a run, its directory or a checkpoint; nobody's code runs but what the clone's owner trusts.
+
+    Args:
+        weights: "ema", "raw" or an average's name, as "sigma_rel_0.1"; None: those that the run reported.
+        data_root: where its data lie now, if they have moved.
+
+    Raises:
+        UserError: it is missing, truncated or foreign, or names what may not be built.
+    """
+    path = Path(run.dir if isinstance(run, Run) else run).absolute()
+    check_checkpoint(str(path))
+    return Trained(path, weights, data_root, reopen(str(path), weights, data_root))
+
+
+def table(folder: str | os.PathLike[str]) -> Any:
+    """All runs beneath a folder, a row each, as in ``results.csv``: a pandas DataFrame where pandas is there.
+
+    Without it a list of dictionaries. Columns: status, seed, settings that differ, and each figure of test,
+    val and train as ``test/bpd``, ``test/bpd_stderr``, ``test/bpd_n``.
+
+    Raises:
+        UserError: there is no such folder, or no run in it.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such directory; one that holds runs is accepted")
+    rows = results(read_runs(path))
+    if not rows:
+        raise UserError(f"{path}: no run in it (a run's directory holds config.yaml or summary.json)")
+    try:
+        import pandas
+    except ImportError:
+        return rows
+    return pandas.DataFrame(rows)
+
+
+def _asked(command: str, overrides: list[str]) -> dict[str, Any]:
+    cfg = composing.without_hydra(composing.compose(command, as_hydra_wants(overrides, command)))
+    asked: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    check_values(asked, command)
+    return asked

@@ -1,0 +1,124 @@
+"""From Python: the same checks, records and figures as the commands have."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+import triptych
+from triptych.config.check import CONFIGS
+from triptych.config.compose import edits, typed
+from triptych.errors import UserError
+from triptych.runs.directory import RunDirectory
+from triptych.runs.strangers import OWN
+
+PAGE = CONFIGS.parent / "docs" / "python.md"
+
+
+def test_the_page_runs(root):
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(blocks) > 6
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), names)
+    runs = names["runs"]
+    rows = runs if isinstance(runs, list) else runs.to_dict("records")
+    assert {row["objective"] for row in rows} == {"v", "epsilon", "x0"}
+    assert {type(row["test/bpd"]) for row in rows} == {float}
+    folder = Path(root, "logs/runs/first")
+    assert names["run"].dir == folder and OWN not in os.environ
+    record = RunDirectory(folder).provenance()
+    assert "trainer.val_check_interval=10" in record["overrides"], "what was set by hand is on record"
+    assert record["choices"]["objective"] == "v"
+
+
+def test_a_run_of_python_is_the_commands(root, tiny, door):
+    """Either goes on with the other's: the same directory, the same record, the same configuration."""
+    config = triptych.compose(["name=one", *tiny, "logger=csv"])
+    config.optimizer.lr = 0.003
+    triptych.train(config)
+    line = ["name=one", *tiny, "logger=csv", "optimizer.lr=0.003"]
+    done = door("triptych.cli.train", *line)
+    assert done.returncode == 0 and "finished before" in done.stdout, done.stderr
+    theirs = door("triptych.cli.train", *line[1:], "name=two")
+    assert theirs.returncode == 0, theirs.stderr
+    one, two = (RunDirectory(root / "logs" / "runs" / name) for name in ("one", "two"))
+    assert one.config() | {"name": "two"} == two.config()
+    assert one.summary()["test"] == two.summary()["test"]
+    sampled = door("triptych.cli.sample", f"ckpt={two.path}", "n=3", "sampler.steps=2", f"out={root / 'out'}")
+    assert sampled.returncode == 0 and (root / "out" / "samples.pt").exists(), sampled.stderr
+
+
+def test_importing_costs_no_torch():
+    code = "import sys, triptych; assert 'torch' not in sys.modules; assert 'train' in dir(triptych)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="trian"):
+        triptych.trian  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "overrides, said",
+    [
+        (["objectiv=v"], "objectiv=v: no such key, did you mean objective"),
+        (["optimizer.lr=-1"], "optimizer.lr=-1"),
+        (["objective=w"], "objective=w: no such file"),
+        (["trainer.devices=2"], "trainer.devices=2, num_nodes=1: one process is accepted from Python"),
+        (["until=decided"], "until=decided"),
+        (["trained=/nowhere"], "trained=/nowhere: no run"),
+    ],
+)
+def test_what_a_command_refuses_is_refused(root, overrides, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        triptych.train(["name=no", *overrides])
+    assert not (root / "logs").exists()
+
+
+def test_values_set_by_hand_are_checked(root):
+    config = triptych.compose(["name=no"])
+    config.optimizer.lr = float("inf")
+    with pytest.raises(UserError, match="optimizer.lr"):
+        triptych.train(config)
+    config = triptych.compose(["name=no"])
+    with open_dict(config):
+        config.optimizer.lrr = 1.0
+    with pytest.raises(UserError, match="optimizer.lrr"):
+        triptych.train(config)
+    with pytest.raises(UserError, match="one that triptych.compose made"):
+        triptych.train(OmegaConf.create({"seed": 1}))
+    assert isinstance(config, DictConfig) and not (root / "logs").exists()
+
+
+@pytest.mark.parametrize("value", [None, True, 3, -1.5e-7, "a b'c,=[", [1, [2.0, "x"]], {"a": {"b": None}}])
+def test_edits_are_what_hydra_reads(value):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    [line] = edits({"a": {"b": "was"}}, {"a": {"b": value}})
+    assert OverridesParser.create().parse_override(line).value() == value
+    assert list(edits({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "d": value}})) == [
+        "~a.c",
+        f"+a.d={typed(value)}",
+    ]
+
+
+def test_what_cannot_be_loaded_is_said(tmp_path):
+    with pytest.raises(UserError, match="no such file; a run's directory or a checkpoint in it"):
+        triptych.load(tmp_path)
+    with pytest.raises(UserError, match="no such directory"):
+        triptych.table(tmp_path / "none")
+    with pytest.raises(UserError, match="no run in it"):
+        triptych.table(tmp_path)
+
+
+def test_a_directory_is_its_reported_checkpoint(prepared):
+    """A summary names one of two files; any other is refused, whoever wrote it."""
+    run = prepared()
+    assert run.reported() == run / "checkpoints" / "last.ckpt"
+    run.write("summary.json", {"schema": 1, "status": "finished", "checkpoint": "checkpoints/best.ckpt"})
+    assert run.reported() == run / "checkpoints" / "best.ckpt"
+    run.write("summary.json", {"schema": 1, "status": "finished", "checkpoint": "../../other/last.ckpt"})
+    with pytest.raises(UserError, match="checkpoint '../../other/last.ckpt'"):
+        triptych.load(run.path)
