@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from triptych.cli.arguments import as_hydra_wants
 from triptych.config.check import CONFIGS, check_keys
 from triptych.config.names import register_resolvers
-from triptych.errors import Busy, StorageError, UserError
+from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.runs import processes
-from triptych.runs.directory import PRUNE, RunDirectory
+from triptych.runs.directory import PRUNE, REFUSED, RunDirectory, write_atomic
 from triptych.runs.exits import one_line_errors
 from triptych.runs.prepare import prepare
 from triptych.runs.strangers import OWN, check_run
@@ -109,9 +109,12 @@ def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) 
         with one_line_errors():  # here and not further up, where Hydra would add lines of its own
             raise error
     run = RunDirectory(path)
-    if run.status == "new" and not isinstance(error, Busy | StorageError):  # those two say nothing of the run
+    if not isinstance(error, Busy | StorageError):  # those two say nothing of the run
         with suppress(StorageError):
-            run.write("summary.json", _failed({"overrides": overrides}, str(error)))
+            if run.status == "new":
+                run.write("summary.json", _failed({"overrides": overrides}, str(error)))
+            elif run.status in ("finished", "diverged") and not isinstance(error, Diverged):
+                write_atomic(run / REFUSED, str(error))  # what it has found is another's: the sweep is told
     print(f"error: {path.name}: {error}", file=sys.stderr, flush=True)
 
 

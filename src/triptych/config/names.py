@@ -39,10 +39,16 @@ def run_name(name: str | None) -> str:
 
 
 def shared_overrides(cfg: DictConfig) -> dict[str, str]:
-    """What every cell of a sweep has in common: {key: override} of values given once, outside of the grid."""
+    """What every cell of a sweep has in common: {key: override} of values given once, outside of the grid.
+
+    In a sweep without a name a choice of a group is an axis of one value: it stands in the names of cells, so
+    that ``denoiser=unet`` and ``denoiser=unet,resnet`` share theirs.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     axes = set(cfg.hydra.sweeper.get("params") or {})
+    if _own_name(cfg) is None:
+        axes |= set(cfg.hydra.runtime.choices)
     return {
         o.key_or_group: str(o.input_line)
         for o in OverridesParser.create().parse_overrides(list(cfg.hydra.overrides.task))
@@ -62,8 +68,13 @@ def grid_keys(cfg: DictConfig) -> set[str]:
 
 def sweep_name(cfg: DictConfig) -> str:
     """The sweep's name, and whatever its cells share."""
-    name = cfg.get("name") or cfg.hydra.runtime.choices.get("experiment") or "sweep"
-    return slug(",".join([str(name), *sorted(shared_overrides(cfg).values())]))
+    return slug(",".join([_own_name(cfg) or "sweep", *sorted(shared_overrides(cfg).values())]))
+
+
+def _own_name(cfg: DictConfig) -> str | None:
+    """A sweep's name as it was typed or as its experiment says it."""
+    name = cfg.get("name") or cfg.hydra.runtime.choices.get("experiment")
+    return str(name) if name else None
 
 
 def not_in_names() -> list[str]:

@@ -18,6 +18,7 @@ from triptych.report.tuning import Tuning, change, read_tuning, stages
 from triptych.report.tuning import sentence as tuned
 from triptych.report.verdict import Verdict, verdict
 from triptych.report.words import count, difference, number, p_value, plus_minus
+from triptych.runs.plain import line
 from triptych.runs.read import PARTS, Run, read_runs
 
 BESIDE = {
@@ -114,7 +115,7 @@ def tell(
     """Read the runs beneath `roots` and compare them. `expected`: how many runs the sweep will have;
     `equal_within`: the difference below which settings are called the same, in the unit of what decides."""
     roots = tuple(Path(root) for root in roots)
-    runs = tuple(run for root in roots for run in read_runs(root))
+    runs = tuple(run for root in roots for run in _own(read_runs(root), _sweep(root)))
     runs = tuple({run.dir.resolve(): run for run in runs}.values())
     sweep = _sweep(roots[0])
     if expected is None and len(roots) == 1 and isinstance(sweep.get("expected"), int):
@@ -250,6 +251,19 @@ def _question(comparisons: Sequence[Comparison]) -> str:
 def _command(sweep: dict, runs: Sequence[Run]) -> str:
     command = sweep.get("command") or next((run.command for run in runs if run.command), ())
     return command if isinstance(command, str) else shlex.join(map(str, command))
+
+
+def _own(runs: Sequence[Run], sweep: dict) -> list[Run]:
+    """A sweep's runs; of a directory that holds another run than the sweep asked for, nothing but why."""
+    refused = sweep.get("refused")
+    if not isinstance(refused, dict):
+        return list(runs)
+    return [_without_result(run, refused[run.dir.name]) if run.dir.name in refused else run for run in runs]
+
+
+def _without_result(run: Run, why: object) -> Run:
+    known = {key: getattr(run, key) for key in ("dir", "sweep", "overrides", "choices", "seed", "config")}
+    return Run(**known, status="failed", error=line(why))
 
 
 def _sweep(root: Path) -> dict:

@@ -28,6 +28,7 @@ STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 REPORTED = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")  # of these, the one a run reports by
 NO_CHECKPOINT = "no such file; a run's directory or a checkpoint in it, as checkpoints/last.ckpt, is accepted"
+REFUSED = ".refused"  # a file: why a sweep's job could not have the directory, until the sweep has read it
 PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
 

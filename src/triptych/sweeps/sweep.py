@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from triptych.config.keys import check_values
 from triptych.config.names import cores, grid_keys, shared_overrides, slug, sweep_name
 from triptych.errors import StorageError, UserError
 from triptych.runs import processes
-from triptych.runs.directory import ENDED, RunDirectory
+from triptych.runs.directory import ENDED, REFUSED, RunDirectory
 from triptych.runs.exits import one_line_errors
 from triptych.runs.plain import load
 from triptych.runs.provenance import command
@@ -42,6 +42,7 @@ def exit_code() -> int:
     did not end.
     """
     ended = {end for hook in _hooks for end, _ in map(_end, hook.runs())}
+    ended |= {"refused" for hook in _hooks if hook.refused}
     for accepted, code in (
         ({"finished"}, 0),
         ({"finished", "diverged"}, processes.DIVERGED),
@@ -111,6 +112,7 @@ class SweepHook(Callback):
         self.facts: dict[str, Any] = {"command": ["triptych-train", *command()[1:]]}
         if config.get("equal_within") is not None:
             self.facts["equal_within"] = config.equal_within
+        self.refused: dict[str, str] = {}  # cells that were not run, since their directories hold other runs
         with _no_sweep_after_an_error():
             self._begin()
         _hooks.append(self)
@@ -136,6 +138,7 @@ class SweepHook(Callback):
         """Runs to come, by their overrides, and how many more there will be."""
         new = [name for name in map(self.cell, jobs) if name not in self.cells]
         self.cells.extend(dict.fromkeys(new))  # the same list that the monitor draws
+        self._forget_refusals()
         self.record(expected=len(self.cells) + more)
 
     def cell(self, overrides: Sequence[str]) -> str:
@@ -178,6 +181,7 @@ class SweepHook(Callback):
     def _begin(self) -> None:
         """StorageError where nothing can be written; what is finished there is shown all the same."""
         try:
+            self._forget_refusals()
             self.record(expected=len(self.cells))
         except StorageError:
             if self.cells and all(run.status == "finished" for run in self.runs()):
@@ -185,6 +189,21 @@ class SweepHook(Callback):
 
                 print_table(self.root)
             raise
+
+    def _forget_refusals(self) -> None:
+        """What an earlier start was told, should it have been killed before it could read it."""
+        for run in self.runs():
+            with suppress(OSError):
+                (run / REFUSED).unlink(missing_ok=True)
+
+    def _read_refusals(self) -> None:
+        for run in self.runs():
+            with suppress(OSError):
+                self.refused[run.path.name] = (run / REFUSED).read_text()
+                (run / REFUSED).unlink()
+        if self.refused:
+            with suppress(StorageError):
+                self.record(refused=self.refused)
 
     def __getstate__(self) -> dict:
         return {}  # launchers send the hook to their workers, where its thread is not needed and cannot go
@@ -196,6 +215,7 @@ class SweepHook(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         self.monitor.stop()
+        self._read_refusals()
         for run in self.runs():
             end, holder = _end(run)
             if end not in ENDED:
@@ -301,17 +321,23 @@ class Monitor(threading.Thread):
                 self._renew()
 
     def _run_plain(self, console: Any) -> None:
-        """Without a terminal: a line whenever a run ends."""
+        """Without a terminal: a line whenever a run ends; at the end for those that had ended before."""
         told: set[str] = set()
+        seen: set[str] = set()
+        before: set[str] = set()  # another configuration's, for all that is known until their jobs have run
         while True:
             halted = self._halt.wait(self.every)
             for name in self.cells:
                 run = RunDirectory(self.root / name)
-                status = run.status
-                if name not in told and status in ENDED:
+                ended = run.status in ENDED
+                before |= {name} if ended and name not in seen else set()
+                seen.add(name)
+                if name not in told and ended and (halted or name not in before):
                     from triptych.runs.summary import one_line
 
                     told.add(name)
+                    if (run / REFUSED).exists():
+                        continue
                     console.print(
                         f"[{len(told)}/{len(self.cells)}] {name}: {one_line(run.summary() or {})}",
                         soft_wrap=True,
@@ -340,7 +366,9 @@ class Monitor(threading.Thread):
         for name in self.cells:
             run = RunDirectory(self.root / name)
             status, progress = run.status, _progress(run)
-            if status in ENDED:
+            if (run / REFUSED).exists():
+                table.add_row(name, "[red]refused[/]", "holds another run")
+            elif status in ENDED:
                 style = {"finished": "green", "diverged": "yellow"}.get(status, "red")
                 table.add_row(name, f"[{style}]{status}[/]", one_line(run.summary() or {})[:70])
             elif progress is None:
