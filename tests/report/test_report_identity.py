@@ -24,7 +24,7 @@ def resolved(**groups):
         "callbacks": {"ema": {"_target_": "triptych.callbacks.ema.EMA", "decay": 0.998}},
         "trainer": {"max_steps": 800, "devices": 1, "accelerator": "cpu", "log_every_n_steps": 20},
         "sampler": {"_target_": "triptych.diffusion.sampler.ancestral.Ancestral", "steps": 100},
-        "guidance": {},
+        "guidance": {}, "optimizer": {"lr": 0.002},
         "logger": {"wandb": {"project": "triptych", "group": None}},
         "paths": {"root_dir": "/a", "data_dir": "/a/data"},
         "name": None, "threads": 1, "weights": "ema", "trained": None,
@@ -113,6 +113,16 @@ def test_the_same_data_copied_elsewhere_are_one(tmp_path):
             run(tmp_path / place[1:], seed, bound + seed / 50, objective, dataset="folder", **keys)
     (comparison,) = compare(read_runs(tmp_path))
     assert comparison.data == "folder" and [cell.label for cell in comparison.cells] == ["x0", "v"]
+
+
+def test_two_sweeps_differ_by_what_differs(tmp_path):
+    roots = [tmp_path / "sweep,optimizer.lr=0.002", tmp_path / "sweep,optimizer.lr=0.004"]
+    for root, rate in zip(roots, (0.002, 0.004), strict=True):
+        for seed in (1, 2):
+            run(root, seed, 2 + 10 * rate + seed / 50, optimizer={"lr": rate})
+    (comparison,) = tell(roots).comparisons
+    assert comparison.subject == "optimizer.lr"
+    assert {cell.label: len(cell.runs) for cell in comparison.cells} == {"0.002": 2, "0.004": 2}
 
 
 def test_another_ring_is_no_setting(tmp_path):

@@ -94,9 +94,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def threads() -> int:
-    """Cores for each run: a sweep that has several at a time shares them out."""
-    return int(os.environ.get("TRIPTYCH_THREADS") or cores())
+def threads(cores: int) -> int:
+    """Cores for each run, of those that the command may use: a sweep shares them out among its runs."""
+    return int(os.environ.get("TRIPTYCH_THREADS") or cores)
 
 
 def gpus(accelerator: str, devices: int) -> int | None:

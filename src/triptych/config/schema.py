@@ -197,6 +197,7 @@ class Train(Drawing):
     name: Annotated[str | int | None, Role.LABEL]
     setting: str | int | float | None
     seed: Annotated[Seed, Role.SEED]
+    cores: Annotated[int, Ge(1), Le(1024), Role.START]
     threads: Annotated[int, Ge(1), Le(1024), Unit("cores"), Role.MACHINE]
     samples: Annotated[SamplesOfARun, Role.DRAWING]
     measures: Annotated[Measures, Role.DRAWING]

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from triptych.config.check import check_keys
 from triptych.config.keys import check_values
-from triptych.config.names import cores, grid_keys, shared_overrides, slug, sweep_name
+from triptych.config.names import grid_keys, shared_overrides, slug, sweep_name
 from triptych.errors import StorageError, UserError
 from triptych.runs import processes
 from triptych.runs.directory import ENDED, REFUSED, RunDirectory
@@ -118,7 +118,7 @@ class SweepHook(Callback):
         _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells)
         at_once = config.hydra.launcher.get("n_jobs") or 1
-        os.environ["TRIPTYCH_THREADS"] = str(max(1, cores() // at_once) if at_once > 0 else 1)
+        os.environ["TRIPTYCH_THREADS"] = str(max(1, config.cores // at_once) if at_once > 0 else 1)
         os.environ[processes.SWEEP] = str(os.getpid())
         if _on_slurm(config):
             from triptych.sweeps.slurm import watch_queue
