@@ -101,7 +101,7 @@ def test_what_the_corrected_test_does_not_hold_is_a_hint_and_never_beats(tmp_pat
     assert "a may be better than b" in said.lines[0] and "3 possible claims" in said.lines[0]
     assert "beats" not in said.headline + "".join(said.lines) and "claim 3 things" in footnote(comparison)
     assert rows(comparison)[1].verdict == "may be worse"
-    drawn = forest(comparison, colours(["a", "b", "c"]))
+    drawn = forest(comparison, colours({"a": "a", "b": "b", "c": "c"}))
     assert [matplotlib.colors.to_hex(face) for face in faces(drawn)] == [PAPER, PAPER]
 
 

@@ -20,7 +20,7 @@ from .fake_runs import make_run, metrics, sweep
 
 def compared(root):
     (found,) = compare(read_runs(root))
-    return found, colours([cell.label for cell in found.cells])
+    return found, colours({cell.label: cell.label for cell in found.cells})
 
 
 def test_a_module_of_its_own_adds_a_panel(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from triptych.runs.read import read_runs
 
 def compared(root):
     (found,) = compare(read_runs(root))
-    return found, colours([cell.label for cell in found.cells])
+    return found, colours({cell.label: cell.label for cell in found.cells})
 
 
 def texts(figure) -> list[str]:

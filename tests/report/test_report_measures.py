@@ -54,7 +54,7 @@ def test_lower_or_higher_is_better_and_no_ranking_without_an_interval(comparison
 
 
 def test_figures_and_the_page(comparison, tmp_path):
-    palette = colours([cell.label for cell in comparison.cells])
+    palette = colours({cell.label: cell.label for cell in comparison.cells})
     assert draw("precision")(comparison, palette) is not None
     assert draw("recall")(comparison, palette) is None
     page = write_report(tmp_path).html.read_text()
@@ -111,7 +111,7 @@ def test_one_value_without_a_key_is_drawn_as_dots(tmp_path):
     for seed in (1, 2):
         make_run(tmp_path, "x0", seed, 1.9, measures={"mode_1": {"mean": 0.2, "stderr": 0.01, "n": 9}})
     (found,) = compare(read_runs(tmp_path))
-    assert table(found.cells, "mode_1").key == "" and draw("mode_1")(found, colours(["x0"])) is not None
+    assert table(found.cells, "mode_1").key == "" and draw("mode_1")(found, colours({"x0": "x0"})) is not None
 
 
 @pytest.mark.parametrize("broken", [{"measures": 3}, {"measures_over": {"rows": 1}}, {"measures": {"x": {}}}])

@@ -8,7 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from triptych.report.statistics import holm, paired, spread
+from triptych.report.statistics import Spread, holm, paired, spread
+from triptych.report.words import plus_minus
 
 figures = st.floats(-10, 10).map(lambda x: round(x, 6))
 pairs = st.lists(st.tuples(figures, figures), min_size=2, max_size=9)
@@ -84,3 +85,17 @@ def test_holm_only_raises_and_keeps_the_order(p_values):
     assert all(a[1] <= b[1] for a in known for b in known if a[0] < b[0])
     # at least one rejection exactly where Bonferroni has one
     assert any(q <= 0.05 for _, q in known) == any(len(known) * p <= 0.05 for p, _ in known)
+
+
+@pytest.mark.parametrize(
+    "mean, stderr, said",
+    [
+        (0.295, 0.000996, "0.295 ± 0.001"),  # no "0.00100": two digits of 0.000996 are 0.001
+        (1.9, 0.00061, "1.90000 ± 0.00061"),  # of as many decimals as its error
+        (1.9, 0.0034, "1.900 ± 0.003"),
+        (0.0000132, 0.0000021, "0.0000132 ± 0.0000021"),
+        (2.0, 0.0, "2.000 ± 0.000"),
+    ],
+)
+def test_a_mean_has_the_digits_of_its_error(mean, stderr, said):
+    assert plus_minus(Spread(mean, stderr, mean, mean, 3)) == said

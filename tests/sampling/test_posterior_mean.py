@@ -20,7 +20,7 @@ def test_it_is_exact_for_the_oracle_and_not_for_a_network_of_a_few_steps(prepare
     assert abs(found["spread"][-1] - 1.15) < 0.15
     (comparison,) = compare([read_run(run.path)])
     with styled():
-        figure = posterior_mean(comparison, colours([c.label for c in comparison.cells]))
+        figure = posterior_mean(comparison, colours({c.label: c.label for c in comparison.cells}))
     # SVG has its text as text: a tick in TeX would be shown with its dollars
     assert "0.001<" in to_svg(figure, "t", "") and "$" not in to_svg(figure, "t", "")
 

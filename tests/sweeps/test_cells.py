@@ -24,7 +24,11 @@ def name_of(*overrides: str) -> str:
     [
         (["denoiser=unet", "seed=1"], ["denoiser=unet,resnet", "seed=1,2"], True),
         (["objective=v", "denoiser=unet"], ["objective=v,x0"], True),
-        (["objective=v"], ["objective=v", "trainer.max_steps=9"], False),  # a short try is no cell of the other
+        (
+            ["objective=v"],
+            ["objective=v", "trainer.max_steps=9"],
+            False,
+        ),  # a short try is no cell of the other
         (["ablation=objectives"], ["ablation=objectives", "data=mnist"], False),  # a fixed design, changed
         (["ablation=objectives"], ["ablation=objectives", "seed=7"], True),
         (["experiment=ring", "schedule=cosine"], ["experiment=ring", "schedule=cosine,linear"], False),

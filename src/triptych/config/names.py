@@ -47,7 +47,7 @@ def shared_overrides(cfg: DictConfig) -> dict[str, str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     axes = set(cfg.hydra.sweeper.get("params") or {})
-    if _own_name(cfg) is None:
+    if own_name(cfg) is None:
         axes |= set(cfg.hydra.runtime.choices)
     return {
         o.key_or_group: str(o.input_line)
@@ -68,10 +68,10 @@ def grid_keys(cfg: DictConfig) -> set[str]:
 
 def sweep_name(cfg: DictConfig) -> str:
     """The sweep's name, and whatever its cells share."""
-    return slug(",".join([_own_name(cfg) or "sweep", *sorted(shared_overrides(cfg).values())]))
+    return slug(",".join([own_name(cfg) or "sweep", *sorted(shared_overrides(cfg).values())]))
 
 
-def _own_name(cfg: DictConfig) -> str | None:
+def own_name(cfg: DictConfig) -> str | None:
     """A sweep's name as it was typed or as its experiment says it."""
     name = cfg.get("name") or cfg.hydra.runtime.choices.get("experiment")
     return str(name) if name else None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from triptych.report import measures
 from triptych.report.curves import equal_time
+from triptych.report.factorial import effects
 from triptych.report.power import reach
 from triptych.report.story import Story, columns, rows
 from triptych.report.verdict import footnote
@@ -17,6 +18,8 @@ from triptych.report.words import DRAWN, MEASURED, count, duration
 def markdown(story: Story, picture: str | None) -> str:
     """The report as markdown; `picture` is the headline figure's path, relative to the report."""
     lines = [f"# {_safe(story.title)}", "", f"*{_safe(story.question)}*", ""]
+    if story.shared:
+        lines += [f"All runs: {_safe(story.shared)}", ""]
     if story.banner:
         lines += [f"> {_safe(story.banner)}", ""]
     lines += [f"**{_safe(story.answer)}**", ""]
@@ -37,6 +40,8 @@ def markdown(story: Story, picture: str | None) -> str:
             f"## {_safe(comparison.title or comparison.data or 'Results')}, {_safe(what or comparison.unit)}",
             "",
         ]
+        if not what and (found := effects(comparison)):
+            lines += [f"- {_safe(line)}" for line in found] + [""]
         body = [
             [row.label, row.seeds, *(row.texts.get(key, "") for key, _ in heads), row.verdict]
             for row in rows(comparison)

@@ -11,7 +11,7 @@ from importlib import import_module
 from matplotlib.figure import Figure
 
 from triptych import report
-from triptych.report import curves, draw_measures, figures, hierarchy, measures, posterior_mean
+from triptych.report import curves, draw_measures, factorial, figures, hierarchy, measures, posterior_mean
 from triptych.report.compare import Comparison
 from triptych.report.style import colour, styled, to_png, to_svg
 from triptych.report.tuning import Tuning
@@ -141,9 +141,10 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
 )
 
 
-def colours(labels: list[str]) -> dict[str, str]:
-    """One colour per label, the same in every figure and table."""
-    return {label: colour(i) for i, label in enumerate(labels)}
+def colours(hues: Mapping[str, str]) -> dict[str, str]:
+    """One colour per label, the same in every figure and table; labels of one hue share it."""
+    places = {hue: i for i, hue in enumerate(dict.fromkeys(hues.values()))}
+    return {label: colour(places[hue]) for label, hue in hues.items()}
 
 
 def headline_svg(comparison: Comparison, palette: dict[str, str], name: str) -> str:
@@ -169,13 +170,18 @@ def tuning_svg(tuning: Tuning | None, palette: dict[str, str]) -> str:
 
 def how_headline(comparison: Comparison) -> str:
     """One sentence on how to read the headline figure."""
-    return MEASURED if measures.deciding(comparison) else HEADLINE
+    if measures.deciding(comparison):
+        return MEASURED
+    found = factorial.grid(comparison)
+    return factorial.HOW.format(lines=found.lines.key, along=found.along.key) if found else HEADLINE
 
 
 def _headline(comparison: Comparison) -> Draw:
     """The figure of what decides: the bound, or a measure where cells share one model."""
     name = measures.deciding(comparison)
-    return draw_measures.draw(name) if name else figures.headline
+    if name:
+        return draw_measures.draw(name)
+    return factorial.draw if factorial.grid(comparison) else figures.headline
 
 
 def panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:

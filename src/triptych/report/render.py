@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from triptych.report import measures, words
 from triptych.report.curves import equal_time
+from triptych.report.factorial import effects
 from triptych.report.markdown import markdown
 from triptych.report.panels import (
     colours,
@@ -66,7 +67,7 @@ def write_report(
     """
     root = Path(root)
     story = tell([root, *others], title, expected, equal_within)
-    palette = colours(story.labels)
+    palette = colours(story.hues)
     picture = headline_png(story.comparisons[0], palette) if story.comparisons else None
     if picture:
         _write(root / PICTURE, picture)
@@ -96,6 +97,7 @@ def page(story: Story, palette: dict[str, str]) -> str:
             "rows": rows(comparison),
             "footnote": footnote(comparison),
             "reach": reach(comparison),
+            "effects": [] if measures.deciding(comparison) else effects(comparison),
             "equal_time": "" if measures.deciding(comparison) else equal_time(comparison),
             "by_item": " and item" if any(claim.pair.items for claim in comparison.claims.values()) else "",
             "panels": panels(comparison, palette, f"s{i}"),

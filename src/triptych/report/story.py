@@ -13,6 +13,7 @@ from pathlib import Path
 from triptych.report import measures
 from triptych.report.claims import Claim, correct
 from triptych.report.compare import Cell, Comparison, compare
+from triptych.report.factorial import grid
 from triptych.report.sequential import read_rule
 from triptych.report.tuning import Tuning, change, read_tuning, stages
 from triptych.report.tuning import sentence as tuned
@@ -54,6 +55,7 @@ class Story:
     comparisons: tuple[Comparison, ...]
     verdicts: tuple[Verdict, ...]
     tuning: Tuning | None = None
+    shared: str = ""  # what was typed once for all runs of the sweep
 
     @property
     def counts(self) -> Counter[str]:
@@ -101,9 +103,14 @@ class Story:
         return list(filter(None, (tuned(self.tuning), change(self.tuning, orders))))
 
     @property
-    def labels(self) -> list[str]:
-        """Every cell's label in a stable order, from which its colour follows."""
-        return list(dict.fromkeys(c.label for comparison in self.comparisons for c in _by_label(comparison)))
+    def hues(self) -> dict[str, str]:
+        """Every cell's label in a stable order, and what its colour is to tell: itself, or a grid's line."""
+        found: dict[str, str] = {}
+        for comparison in self.comparisons:
+            crossed = grid(comparison)
+            lines = {cell.label: key[0] for key, cell in crossed.cells.items()} if crossed else {}
+            found |= {c.label: lines.get(c.label, c.label) for c in _by_label(comparison)}
+        return found
 
 
 def tell(
@@ -140,6 +147,7 @@ def tell(
         comparisons=comparisons,
         verdicts=tuple(verdict(comparison) for comparison in comparisons),
         tuning=tuning,
+        shared=_shared(sweep) if len(roots) == 1 else "",
     )
 
 
@@ -193,7 +201,8 @@ def _row(comparison: Comparison, i: int, cell: Cell) -> Row:
 def _said(comparison: Comparison, claim: Claim) -> str:
     """A row's verdict: what is claimed, else a hint, else that it cannot be told."""
     if claim.pair.n < 2:
-        return "one pair: no ranking" if claim.pair.n else "not paired"
+        several = any(len(cell.runs) > 1 for cell in comparison.cells)  # else the headline has said it
+        return "not paired" if not claim.pair.n else "one pair: no ranking" if several else ""
     within = f"same within {comparison.rule.equal_within:g}" if claim.equal else ""
     worse = claim.pair.mean > 0
     if claim.holds:
@@ -246,6 +255,11 @@ def _question(comparisons: Sequence[Comparison]) -> str:
     if drawn:
         return f"Which {varied[0].subject} draws the best samples{data} from one and the same model?"
     return f"Which {varied[0].subject} gives the lowest test bound{data}, all else being equal?"
+
+
+def _shared(sweep: dict) -> str:
+    shared = sweep.get("shared")
+    return ", ".join(map(line, shared)) if isinstance(shared, list) else ""
 
 
 def _command(sweep: dict, runs: Sequence[Run]) -> str:

@@ -36,25 +36,34 @@ DRAWN = (
 )
 
 
-def number(x: float, sign: bool = False) -> str:
-    """Three decimals; more where three would show nothing but zeros; a dash for NaN."""
+def number(x: float, sign: bool = False, decimals: int = 3) -> str:
+    """Three decimals; more where they would show nothing but zeros; a dash for NaN."""
     if math.isnan(x):
         return "–"
     if math.isinf(x):
         return "∞" if x > 0 else "−∞"
     size = abs(x)
-    if size == 0 or size >= 0.001:
-        text = f"{size:.3f}"
-    else:
-        text = f"{size:.1e}" if size < 1e-6 else f"{size:.{1 - math.floor(math.log10(size))}f}"
+    digits = max(decimals, _decimals(size))
+    text = f"{size:.1e}" if 0 < size < 1e-6 else f"{size:.{digits}f}"
     return ("−" if x < 0 else "+" if sign and x > 0 else "") + text
 
 
 def plus_minus(spread: Spread) -> str:
-    """ "1.902 ± 0.006": mean and standard error over seeds; the mean alone where there is one seed."""
+    """ "1.902 ± 0.006", "1.90023 ± 0.00061": mean and standard error over seeds, of as many decimals.
+
+    The mean alone where there is one seed.
+    """
     if math.isnan(spread.stderr):
         return number(spread.mean)
-    return f"{number(spread.mean)} ± {number(spread.stderr)}"
+    digits = _decimals(spread.stderr) if 1e-6 < spread.stderr else 3
+    return f"{number(spread.mean, decimals=digits)} ± {number(spread.stderr)}"
+
+
+def _decimals(size: float) -> int:
+    """Three, or as many as show two digits of what three would show as zero."""
+    if not math.isfinite(size) or size >= 0.000995 or size == 0:  # 0.001 to two digits
+        return 3
+    return 1 - math.floor(math.log10(size))
 
 
 def interval(low: float, high: float) -> str:

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from triptych.config.check import check_keys
 from triptych.config.keys import check_values
-from triptych.config.names import grid_keys, shared_overrides, slug, sweep_name
+from triptych.config.names import grid_keys, own_name, shared_overrides, slug, sweep_name
 from triptych.errors import StorageError, UserError
 from triptych.runs import processes
 from triptych.runs.directory import ENDED, REFUSED, RunDirectory
@@ -110,6 +110,10 @@ class SweepHook(Callback):
         self.config = config
         self.before = load(self.root / "sweep.json") or {}
         self.facts: dict[str, Any] = {"command": ["triptych-train", *command()[1:]]}
+        self.facts |= {
+            "title": own_name(config) or "sweep",
+            "shared": sorted(shared_overrides(config).values()),
+        }
         if config.get("equal_within") is not None:
             self.facts["equal_within"] = config.equal_within
         self.refused: dict[str, str] = {}  # cells that were not run, since their directories hold other runs
