@@ -32,7 +32,7 @@ def test_the_page_runs(root):
     folder = Path(root, "logs/runs/first")
     assert names["run"].dir == folder and OWN not in os.environ
     record = RunDirectory(folder).provenance()
-    assert "trainer.val_check_interval=10" in record["overrides"], "what was set by hand is on record"
+    assert "trainer.val_check_interval=5" in record["overrides"], "what was set by hand is on record"
     assert record["choices"]["objective"] == "v"
 
 
@@ -49,8 +49,6 @@ def test_a_run_of_python_is_the_commands(root, tiny, door):
     one, two = (RunDirectory(root / "logs" / "runs" / name) for name in ("one", "two"))
     assert one.config() | {"name": "two"} == two.config()
     assert one.summary()["test"] == two.summary()["test"]
-    sampled = door("triptych.cli.sample", f"ckpt={two.path}", "n=3", "sampler.steps=2", f"out={root / 'out'}")
-    assert sampled.returncode == 0 and (root / "out" / "samples.pt").exists(), sampled.stderr
 
 
 def test_importing_costs_no_torch():
