@@ -22,6 +22,8 @@ from triptych.report.words import count, listed
 from triptych.runs.read import UNITS, Run
 from triptych.runs.read_items import Items, read_items
 
+METRIC = "metric/"  # before the name of a metric of the user's own, among the parts of a bound
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -38,14 +40,24 @@ class Cell:
         return sum(run.status == "diverged" for run in self.others)
 
     def values(self, split: str = "test", part: str = "") -> dict[int | None, float]:
-        """The figure of each seed, in the unit of `measure`. `part`: "" the bound, "prior", "gap", ..."""
+        """The figure of each seed, in the unit of `measure`. `part`: "" the bound, "prior", "gap", ...
+
+        "metric/NAME" is a metric of the user's own.
+        """
         key = part if part in ("entropy", "gap") else f"{self.measure}_{part}" if part else self.measure
+        if part.startswith(METRIC):
+            key = part.removeprefix(METRIC)
         found = {seed: getattr(run, split).get(key) for seed, run in self.runs.items()}
         return {seed: e.mean for seed, e in found.items() if e is not None and math.isfinite(e.mean)}
 
     def spread(self, split: str = "test", part: str = "") -> Spread:
         """Mean over seeds with its standard error and 95% interval."""
         return spread(list(self.values(split, part).values()))
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """The user's own metrics that some run has: {name: "higher", "lower" or ""}, which is better."""
+        return {name: better for run in self.runs.values() for name, better in run.metrics.items()}
 
     @cached_property
     def draw_error(self) -> float:
