@@ -11,7 +11,7 @@ from triptych.diffusion.schedule import Schedule
 class Laplace(Schedule):
     """gamma(u) = centre + spread sign(u - 1/2) (-log(1 - 2 |u - 1/2|)): most of the time near the centre."""
 
-    def __init__(self, gamma_min: float, gamma_max: float, centre: float = 0.0, spread: Positive = 1.0):
+    def __init__(self, gamma_min: float, gamma_max: float, centre: float = 0.0, spread: Positive = 3.0):
         self.centre, self.spread = centre, spread
         super().__init__(gamma_min, gamma_max)
 

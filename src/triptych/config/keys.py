@@ -133,8 +133,9 @@ def _named(place: str, among: tuple[Path, ...]) -> list[str]:
     """The classes that the files in ``configs/``, or a package's, name at a dotted place."""
     group, _, inner = place.partition(".")
     found = []
-    for home, file in ((home, file) for home in among for file in sorted((home / group).rglob("*.yaml"))):
-        within = ".".join(file.parent.relative_to(home).parts[1:])
+    files = [(home, file) for home in among for file in sorted((home / group).rglob("*.yaml"))]
+    for folder, file in files:
+        within = ".".join(file.parent.relative_to(folder).parts[1:])
         for indent, target in TARGET.findall(file.read_text(encoding="utf-8")):
             if (within == inner) if not indent else not within and inner:
                 found.append(target)

@@ -75,12 +75,13 @@ def add_execution(
 
 
 def git_state(
-    diff: bool = True, root: Path = Path(__file__).parent, below: tuple[str, ...] = (":/src", ":/configs")
+    diff: bool = True, root: Path | None = None, below: tuple[str, ...] = (":/src", ":/configs")
 ) -> dict:
-    """The commit of the tree around ``root`` or, with ``diff``, all that it was made of; else empty.
+    """The commit of the tree around ``root``, ours if None, or, with ``diff``, all that it was made of.
 
-    {"commit", "dirty", "diff", "untracked": {file under ``below``: text}}
+    {"commit", "dirty", "diff", "untracked": {file under ``below``: text}}; {} outside of a repository.
     """
+    root = root or Path(__file__).parent
 
     def git(*arguments: str) -> str:
         return subprocess.run(
