@@ -12,6 +12,9 @@ from triptych.diffusion.schedule import Linear
 from triptych.networks.adapter import Adapter
 
 SHAPE = (1, 8, 8)
+THEIRS = ["diffusers.models.unets.unet_2d.UNet2DModel"] * bool(find_spec("diffusers"))
+OURS = "width blocks attention dropout fourier conditioning".split()  # keys of denoiser=resnet
+SIZES = "[8,16] norm_num_groups=4 layers_per_block=1 in_channels=1 out_channels=1 num_class_embeds=11"
 
 
 class Heard(nn.Module):
@@ -63,6 +66,32 @@ def test_another_condition_and_another_shape_are_refused():
         Adapter(Heard(), SHAPE, conditions={"text": Vectors(4)})
     with pytest.raises(ValueError, match=r"Heard gave shape \(2, 1, 8, 8\).*\(2, 4, 8, 8\) is accepted"):
         Adapter(Heard(1), SHAPE, outputs=4)(torch.zeros(2, *SHAPE), torch.zeros(2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", THEIRS)
+def test_a_configuration_names_diffusers_own_where_that_part_of_it_is_trusted(name, prepared, monkeypatch):
+    from triptych.config import trust
+    from triptych.errors import UserError
+    from triptych.training.execute import execute
+
+    sizes = f"block_out_channels={SIZES}".split()
+    sizes += ["down_block_types=[DownBlock2D,DownBlock2D]", "up_block_types=[UpBlock2D,UpBlock2D]"]
+    network = [f"+denoiser.network.model.{one}" for one in (f"_target_={name}", *sizes)]
+    adapter = "denoiser.network._target_=triptych.networks.adapter.Adapter"
+    gone = [f"~denoiser.network.{key}" for key in OURS]
+    arguments = [adapter, *gone, *network, "model.conditional=true", "trainer.max_steps=2"]
+    trust.trusted.cache_clear()
+    with pytest.raises(UserError, match="not a class that a configuration may name"):
+        prepared(*arguments, path="refused")
+    monkeypatch.setenv("TRIPTYCH_TRUST", "diffusers.models.unets")
+    trust.trusted.cache_clear()
+    try:
+        assert execute(prepared(*arguments, path="made"))["status"] == "finished"
+        with pytest.raises(UserError, match="not a class that a configuration may name"):
+            trust.check_name("diffusers.models.autoencoders.vae.Encoder")
+    finally:
+        trust.trusted.cache_clear()
 
 
 @pytest.mark.slow

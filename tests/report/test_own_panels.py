@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from triptych.config import trust
+from triptych.report.compare import compare
 from triptych.report.render import write_report
 from triptych.report.terminal import print_table
 from triptych.runs.read import read_runs
@@ -94,6 +95,20 @@ def test_what_lies_in_a_directory_that_is_reported_is_run_by_nobody(lab, tmp_pat
     html = write_report(root).html.read_text()
     assert "<h3>Drawn</h3>" not in html and not (tmp_path / "mark").exists()
     assert "panel_lab.panels" not in sys.modules
+
+
+@pytest.mark.parametrize("gammas, told", [((0.0, 0.0), False), ((0.0, 1.0), True)])
+def test_metrics_of_one_name_and_different_keys_are_not_to_be_compared(tmp_path, gammas, told):
+    for seed, gamma in enumerate(gammas):
+        run = make_run(tmp_path, "v", seed, 2.0 + seed, metrics={"sharp": ""})
+        with (run / "config.yaml").open("a") as file:
+            file.write(f"metrics: {{sharp: {{_target_: lab.Sharp, gamma: {gamma}}}}}\n")
+    (comparison,) = compare(read_runs(tmp_path))
+    assert (
+        comparison.subject == "configuration" and len(comparison.cells[0].runs) == 2
+    )  # seeds of one setting
+    said = "the metric sharp with different metrics.sharp.gamma: do not compare it"
+    assert any(said in note for note in comparison.notes) == told
 
 
 @pytest.mark.parametrize(

@@ -230,9 +230,28 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> list[
     parameters = sorted({run.parameters for run in used if run.parameters})
     if len(parameters) > 1:
         notes.append(f"The networks differ in size: {parameters[0]:,} to {parameters[-1]:,} parameters.")
-    notes += _changes(used)
+    notes += _metrics(used) + _changes(used)
     if any(run.dirty for run in used):
         notes.append("Some runs used code with uncommitted changes, which their commit does not identify.")
+    return notes
+
+
+def _metrics(runs: list[Run]) -> list[str]:
+    """Metrics of one name that are not the same: their keys are no setting, and their column is no figure."""
+    notes = []
+    for name in dict.fromkeys(name for run in runs for name in run.metrics):
+        inside = f"metrics.{name}."
+        taken = [
+            {k: v for k, v in run.config.items() if k.startswith(inside)}
+            for run in runs
+            if name in run.metrics
+        ]
+        differ = [key for key in dict.fromkeys(k for one in taken for k in one)
+                  if len({one.get(key) for one in taken}) > 1]  # fmt: skip
+        if differ:
+            notes.append(
+                f"The runs took the metric {name} with different {listed(differ)}: do not compare it."
+            )
     return notes
 
 
