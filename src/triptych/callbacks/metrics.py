@@ -38,10 +38,11 @@ class Metrics(pl.Callback):
         for metric in self.metrics.values():
             metric.to(module.device).reset()
 
-    on_test_epoch_start = on_validation_epoch_start
+    def on_test_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.on_validation_epoch_start(trainer, module)
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, module: BoundModel, outputs: Any, batch: Batch, index: int, *_: Any
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, index: int, *_: Any
     ) -> None:
         devices = [module.device] if module.device.type == "cuda" else []
         for metric in self.metrics.values():
@@ -49,12 +50,15 @@ class Metrics(pl.Callback):
                 torch.manual_seed(mix(module.seed, Stream.METRICS, index))
                 metric.update(module, batch)
 
-    on_test_batch_end = on_validation_batch_end
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, index: int, *_: Any
+    ) -> None:
+        self.on_validation_batch_end(trainer, module, outputs, batch, index)
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, module: BoundModel) -> None:
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         self._end(module, "val/", trainer.val_dataloaders.items)  # type: ignore[union-attr]
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, module: BoundModel) -> None:
+    def on_test_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         self._end(module, module.tested_as, module.tested.items)
 
     def _end(self, module: BoundModel, prefix: str, items: int) -> None:

@@ -44,7 +44,7 @@ def not_found() -> list[str]:
 
 @cache
 def _of_packages(packages: tuple[str, ...], path: tuple[str, ...]) -> dict[str, Path]:
-    found = {}
+    found: dict[str, Path] = {}
     for package in packages:
         for place in places(package):
             if (place / "configs").is_dir():
