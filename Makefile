@@ -41,7 +41,7 @@ test: install  ## the tests, without the slow ones
 test-all: install  ## all of them
 	$(BIN)/python -m pytest
 
-CODE := src tests benchmarks requirements docs/architecture.py
+CODE := src tests examples benchmarks requirements docs/architecture.py
 check: install  ## ruff, ruff-format, mypy
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)

@@ -10,12 +10,23 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from triptych.cli.arguments import as_hydra_wants
+from triptych.config import trust
 from triptych.config.check import CONFIGS, check_keys
 from triptych.config.names import register_resolvers
 
 HOUSE = CONFIGS.parent
 PAGES = [HOUSE / "README.md", *sorted(HOUSE.glob("docs/*.md"))]
 COMMAND = re.compile(r"triptych-(train|evaluate|sample) +([^`#;\n]+)")
+
+
+@pytest.fixture(autouse=True)
+def own_package(monkeypatch):
+    """The package of docs/own-code.md, as that page has it trusted."""
+    monkeypatch.syspath_prepend(str(HOUSE / "examples"))
+    monkeypatch.setenv("TRIPTYCH_TRUST", "mylab")
+    trust.trusted.cache_clear()
+    yield
+    trust.trusted.cache_clear()
 
 
 def links(page: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import pytest
 import triptych
 from tests.runs.commands import command, environment
 from triptych.runs import provenance
+from triptych.runs.directory import RunDirectory
 
 REPOSITORY = Path(triptych.__file__).parents[2]
 
@@ -34,6 +35,32 @@ def test_code_that_git_does_not_know_yet_is_recorded(root, monkeypatch):
         "src/triptych/my_net.py": "new = 2\n",
         "src/triptych/é.py": "",
     }
+
+
+def test_a_package_of_ones_own_is_recorded_wherever_it_lies(root, monkeypatch):
+    """By its repository's commit and what that lacks; else, or where git ignores it, by its text."""
+    kept, loose, hidden = root / "kept" / "lab_kept", root / "lab_loose.py", root / "kept" / "lab_hidden"
+    for folder in (kept, hidden):
+        folder.mkdir(parents=True)
+        (folder / "net.py").write_text("class Net: ...\n")
+    loose.write_text("class Net: ...\n")
+    (root / "kept" / ".gitignore").write_text("lab_hidden\n")
+    git = ["git", "-C", str(root / "kept"), "-c", "user.name=n", "-c", "user.email=e"]
+    for line in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *line], check=True)
+    (kept / "more.py").write_text("new = 1\n")
+    (kept / "net.py").write_text("class Net: pass\n")
+    for folder in (root, root / "kept"):
+        monkeypatch.syspath_prepend(str(folder))
+    names = ("lab_kept.net.Net", "lab_loose.Net", "lab_hidden.net.Net", "triptych.networks.mlp.MLP")
+    config = {"parts": [{"_target_": name} for name in (*names, "torch.optim.AdamW")]}
+    own = provenance.provenance(RunDirectory(root / "run"), [], {}, config)["own"]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    assert own.keys() == {"lab_kept", "lab_loose", "lab_hidden"}
+    assert own["lab_kept"]["commit"] == head.strip() and "+class Net: pass" in own["lab_kept"]["diff"]
+    assert own["lab_kept"]["untracked"] == {"lab_kept/more.py": "new = 1\n"}
+    assert own["lab_loose"] == {"untracked": {"lab_loose.py": "class Net: ...\n"}}
+    assert own["lab_hidden"] == {"untracked": {"lab_hidden/net.py": "class Net: ...\n"}}
 
 
 @pytest.mark.slow

@@ -76,6 +76,8 @@ def test_a_guide_or_a_classifier(prepared, root, which, kind):
         "sampler",
         "callbacks.x",
         "callbacks.ema",
+        "metrics",
+        "metrics.x",
         "logger.x",
         "trainer.plugins",
         "schedule.gamma_min",
@@ -138,6 +140,7 @@ def test_so_is_wandb(config, key):
         ("sampler", "triptych.callbacks.ema.EMA"),
         ("optimizer", "pytorch_lightning.Trainer"),
         ("callbacks.x", "pytorch_lightning.loggers.WandbLogger"),
+        ("metrics.x", "triptych.networks.mlp.MLP"),
         ("trainer", "torch.optim.SGD"),
     ],
 )

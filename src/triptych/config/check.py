@@ -17,7 +17,9 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.config.keys import CONFIGS, FREE_GROUPS, of_class, unfit
+from triptych.config import folders
+from triptych.config.folders import CONFIGS
+from triptych.config.keys import FREE_GROUPS, of_class, unfit
 from triptych.config.names import EMPTY
 from triptych.config.nearest import nearest
 from triptych.config.trust import check_name
@@ -118,12 +120,14 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if extra := EXTRAS.get(found[1]):
             return f"{found[1]}: not installed, pip install 'triptych[{extra}]' is needed"
         group, _, option = found[1].rpartition("/")
-        options = [p.stem for p in (CONFIGS / group).glob("*.yaml")] + [EMPTY[g] for g in EMPTY if g == group]
+        options = folders.options(group) + [EMPTY[g] for g in EMPTY if g == group]
         if group == "hydra/launcher":
             options += ["joblib", *(name.rpartition("/")[2] for name in EXTRAS)]
         near = nearest(option, options)
         if not near.startswith("accepted"):  # all that there is in any case: a group is short
             near += f" (accepted: {', '.join(sorted(options))})"
+        if lost := folders.not_found():
+            near += f"; a trusted package lies nowhere on Python's path: {', '.join(lost)}"
         return f"{group}={option}: no such file, {near}"
     if found := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         key = found[1].split("@")[0]
@@ -138,9 +142,12 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
 def _all_names(arguments: Sequence[str]) -> list[str]:
     """Every group, and every key of the composition that the sound choices among ``arguments`` make."""
     door = next((d for d in ("evaluate", "sample") if d in Path(sys.argv[0]).stem), "train")
-    groups = [str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*") if p.is_dir() and p.name[0] not in "_."]
+    groups = [*EMPTY]
+    for folder in folders.folders():
+        found = (p for p in folder.rglob("*") if p.is_dir() and p.name[0] not in "_.")
+        groups += [str(p.relative_to(folder)) for p in found]
     parts = (a.split("=", 1) for a in arguments if "=" in a)
-    choices = [f"{g}={c}" for g, c in parts if (CONFIGS / g / f"{c}.yaml").is_file()]
+    choices = [f"{g}={c}" for g, c in parts if c in folders.options(g)]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):

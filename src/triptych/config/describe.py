@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from triptych.config.keys import CONFIGS, Key, find, members
+from triptych.config.folders import CONFIGS, folders
+from triptych.config.keys import Key, find, members
 from triptych.config.schema import COMMANDS
 from triptych.config.source import REQUIRED
 from triptych.declare import Role, accepted, options
@@ -73,10 +74,14 @@ def comments(file: Path) -> dict[str, str]:
 
 
 def chain(file: Path) -> list[Path]:
-    """A file, and those of its folder whose keys it takes over."""
+    """A file, and those of its group whose keys it takes over: of its own folder, else of the clone's."""
     listed = [one.partition("@")[0] for one in read(file).get("defaults", []) if isinstance(one, str)]
-    named = [file.parent / f"{one}.yaml" for one in listed if one != "_self_"]
-    return [file, *(one for parent in named if parent.is_file() for one in chain(parent))]
+    at = next((file.parent.relative_to(folder) for folder in folders() if folder in file.parents), Path())
+    found = [file]
+    for one in listed:
+        parent = next(filter(Path.is_file, (f / f"{one}.yaml" for f in (file.parent, CONFIGS / at))), None)
+        found += chain(parent) if parent else []  # _self_ is none
+    return found
 
 
 @cache

@@ -12,13 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, is_typeddict
 
+from triptych.config.folders import folders
 from triptych.config.schema import CLASSES, COMMANDS, Base, Optimizer, Part, Train
 from triptych.config.source import REQUIRED, Argument, arguments
 from triptych.config.trust import OPTIMISER, check_name
 from triptych.declare import IsPath, Role, Unit, alternatives, marks, parts, refusal, says
 from triptych.errors import UserError
 
-CONFIGS = Path(__file__).parents[3] / "configs"
 FREE_GROUPS = ("experiment", "ablation", "debug", "local", "hparams_search")  # may set any key
 TARGET = re.compile(r"^( *)_target_: *([\w.]+)", re.MULTILINE)
 OPTIONS = ("_target_", "_partial_", "_convert_")  # of what Hydra knows, all that is used
@@ -105,7 +105,8 @@ def find(path: str, target: str = "", command: str = "train") -> Key:
     at, names = Key(COMMANDS[command]), path.replace("/", ".").split(".")
     for depth, name in enumerate(names):
         last = depth == len(names) - 1
-        known = [target] * (last and bool(target)) + (_named(".".join(names[:depth])) if depth else [])
+        known = [target] * (last and bool(target))
+        known += _named(".".join(names[:depth]), folders()) if depth else []
         found = (below(at, name, _allowed(one)) for one in [*known, ""])
         at = next(filter(None, found), at._replace(kind=Any, unit="", is_path=False))
     return at
@@ -128,12 +129,13 @@ def _allowed(target: str) -> str:
 
 
 @cache
-def _named(place: str) -> list[str]:
-    """The classes that the files in ``configs/`` name at a dotted place."""
+def _named(place: str, among: tuple[Path, ...]) -> list[str]:
+    """The classes that the files in ``configs/``, or a package's, name at a dotted place."""
     group, _, inner = place.partition(".")
     found = []
-    for file in sorted((CONFIGS / group).rglob("*.yaml")):
-        within = ".".join(file.parent.relative_to(CONFIGS).parts[1:])
+    files = [(home, file) for home in among for file in sorted((home / group).rglob("*.yaml"))]
+    for folder, file in files:
+        within = ".".join(file.parent.relative_to(folder).parts[1:])
         for indent, target in TARGET.findall(file.read_text(encoding="utf-8")):
             if (within == inner) if not indent else not within and inner:
                 found.append(target)

@@ -19,7 +19,7 @@ from triptych.config.keys import role, with_roles
 
 # groups that may be empty, and the name of that choice: it holds nothing, so it needs no file
 EMPTY = {
-    **dict.fromkeys(("guidance", "threshold", "likelihood", "augmentation"), "none"),
+    **dict.fromkeys(("guidance", "threshold", "likelihood", "augmentation", "metrics"), "none"),
     **dict.fromkeys(("schedule", "process", "denoiser", "objective"), "none"),  # of a vae
     "logger": "csv",  # metrics.csv, which every run has, and nothing else
 }

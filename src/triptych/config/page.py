@@ -7,7 +7,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from triptych.config.describe import Row, chain, comment, comments, read, rows
-from triptych.config.keys import CONFIGS, FREE_GROUPS, Key, find
+from triptych.config.folders import CONFIGS
+from triptych.config.keys import FREE_GROUPS, Key, find
 from triptych.config.schema import COMMANDS
 from triptych.declare import Role
 

@@ -4,7 +4,8 @@ A group with a ``_target_`` is described by the class that it names; what stands
 this must be (``Base``) and a role for all of its keys. Defaults and comments are in ``configs/``.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
@@ -192,6 +193,9 @@ class Train(Drawing):
     checkpoint: Annotated[Literal["last", "best"], Part.MODEL]
     trainer: Annotated[Trainer, Base("pytorch_lightning.Trainer")]
     callbacks: dict[str, Annotated[Group | None, Base("pytorch_lightning.Callback")]]
+    metrics: NotRequired[
+        Annotated[dict[str, Annotated[Group | None, Base("torchmetrics.Metric")]], Role.REPORTING]
+    ]
     logger: Annotated[Logger | dict[str, Annotated[Group | None, Base(LOGGER)]] | None, Role.REPORTING]
     paths: NotRequired[Annotated[Paths, Role.PATH]]
     name: Annotated[str | int | None, Role.LABEL]
@@ -252,11 +256,25 @@ class Sample(Drawing):
 COMMANDS = {"train": Train, "evaluate": Evaluate, "sample": Sample}
 
 
+WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+TAKEN = re.compile(r"(bpd|nats_per_dim)(_.*)?|gap|entropy|accuracy|cross_entropy")  # by a bound's figures
+
+
+def check_metrics(names: Iterable[str]) -> None:
+    """Their figures stand beside the bound's; UserError for a name that is none, or the bound's own."""
+    for name in names:
+        if not WORD.fullmatch(name):
+            raise UserError(f"metrics.{name}: a name of letters, digits and _ is accepted")
+        if TAKEN.fullmatch(name):
+            raise UserError(f"metrics.{name}: a figure of the bound has that name; another is accepted")
+
+
 def check_together(config: dict[str, Any]) -> None:
     """What depends on more than one key of a run; UserError for keys that do not go together.
 
     A warm-up longer than the run is accepted: ``debug=fdr`` is two steps of a run with its own warm-up.
     """
+    check_metrics(config.get("metrics") or {})
     for key in ("val_size", "val_fraction"):
         if config["checkpoint"] == "best" and config["data"].get(key) == 0:
             raise UserError(

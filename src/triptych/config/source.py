@@ -6,6 +6,7 @@ A configuration can so be checked before torch is there, and a stranger's withou
 import ast
 from collections.abc import Iterator, Sequence
 from functools import cache
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union
@@ -157,7 +158,7 @@ def _find(module: str, name: str, depth: int = DEPTH) -> tuple[Module, ast.Class
 
 @cache
 def _module(name: str) -> Module | None:
-    file = _file(name)
+    file = file_of(name)
     if file is None:
         return None
     try:
@@ -182,20 +183,33 @@ def _module(name: str) -> Module | None:
     return at
 
 
-def _file(name: str) -> Path | None:
-    """The file of a module; of its parents only the outermost is looked up, and that is not run."""
+def file_of(name: str) -> Path | None:
+    """The file of a module; nothing is imported."""
     top, *rest = name.split(".")
-    try:
-        spec = find_spec(top)
-    except (ImportError, ValueError):
-        return None
+    spec = _spec(top)
     if spec is None:
         return None
     if not rest and spec.origin:
         return Path(spec.origin)
-    for folder in spec.submodule_search_locations or []:
-        base = Path(folder, *rest)
+    for base in places(name):
         for file in (base / "__init__.py", base.with_suffix(".py")):
             if file.is_file():
                 return file
     return None
+
+
+def places(name: str) -> list[Path]:
+    """Where a module lies, without the ending of a file; [] for one of whose package nothing is known.
+
+    Of its parents only the outermost is looked up, and that is not run.
+    """
+    top, *rest = name.split(".")
+    spec = _spec(top)
+    return [Path(folder, *rest) for folder in (spec.submodule_search_locations or [])] if spec else []
+
+
+def _spec(top: str) -> ModuleSpec | None:
+    try:
+        return find_spec(top)
+    except (ImportError, ValueError):
+        return None

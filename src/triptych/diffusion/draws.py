@@ -39,6 +39,7 @@ class Stream(IntEnum):
     POSTERIOR_MEAN = 16
     SPREAD = 17  # over the noise, of a report's reference
     SAMPLES = 17  # of ``triptych-sample``
+    METRICS = 19  # what one's own metrics draw
 
 
 _GOLDEN = (math.sqrt(5) - 1) / 2

@@ -204,9 +204,13 @@ class BoundModel(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._log_accounting("val/")
 
+    @property
+    def tested_as(self) -> str:
+        """What goes before the names of its figures in the loggers."""
+        return "test/" if self.tested.name == "test" else f"final/{self.tested.name}_"
+
     def on_test_epoch_end(self) -> None:
-        name = self.tested.name
-        self._log_accounting("test/" if name == "test" else f"final/{name}_")
+        self._log_accounting(self.tested_as)
 
     def _log_accounting(self, prefix: str) -> None:
         found = self.accounting.compute()

@@ -5,4 +5,5 @@
 condition is, see ``diffusion.condition``; empty: unconditional; it stays readable as an attribute) and
 ``spacing`` (between the data's levels, None without levels).
 Without a condition, or with a part of it absent, a network answers for all.
+``adapter.Adapter`` puts models under this contract that are called ``model(x, t, class_labels=...)``.
 """

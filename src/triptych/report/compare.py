@@ -22,6 +22,8 @@ from triptych.report.words import count, listed
 from triptych.runs.read import UNITS, Run
 from triptych.runs.read_items import Items, read_items
 
+METRIC = "metric/"  # before the name of a metric of the user's own, among the parts of a bound
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -38,14 +40,24 @@ class Cell:
         return sum(run.status == "diverged" for run in self.others)
 
     def values(self, split: str = "test", part: str = "") -> dict[int | None, float]:
-        """The figure of each seed, in the unit of `measure`. `part`: "" the bound, "prior", "gap", ..."""
+        """The figure of each seed, in the unit of `measure`. `part`: "" the bound, "prior", "gap", ...
+
+        "metric/NAME" is a metric of the user's own.
+        """
         key = part if part in ("entropy", "gap") else f"{self.measure}_{part}" if part else self.measure
+        if part.startswith(METRIC):
+            key = part.removeprefix(METRIC)
         found = {seed: getattr(run, split).get(key) for seed, run in self.runs.items()}
         return {seed: e.mean for seed, e in found.items() if e is not None and math.isfinite(e.mean)}
 
     def spread(self, split: str = "test", part: str = "") -> Spread:
         """Mean over seeds with its standard error and 95% interval."""
         return spread(list(self.values(split, part).values()))
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """The user's own metrics that some run has: {name: "higher", "lower" or ""}, which is better."""
+        return {name: better for run in self.runs.values() for name, better in run.metrics.items()}
 
     @cached_property
     def draw_error(self) -> float:
@@ -218,9 +230,28 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> list[
     parameters = sorted({run.parameters for run in used if run.parameters})
     if len(parameters) > 1:
         notes.append(f"The networks differ in size: {parameters[0]:,} to {parameters[-1]:,} parameters.")
-    notes += _changes(used)
+    notes += _metrics(used) + _changes(used)
     if any(run.dirty for run in used):
         notes.append("Some runs used code with uncommitted changes, which their commit does not identify.")
+    return notes
+
+
+def _metrics(runs: list[Run]) -> list[str]:
+    """Metrics of one name that are not the same: their keys are no setting, and their column is no figure."""
+    notes = []
+    for name in dict.fromkeys(name for run in runs for name in run.metrics):
+        inside = f"metrics.{name}."
+        taken = [
+            {k: v for k, v in run.config.items() if k.startswith(inside)}
+            for run in runs
+            if name in run.metrics
+        ]
+        differ = [key for key in dict.fromkeys(k for one in taken for k in one)
+                  if len({one.get(key) for one in taken}) > 1]  # fmt: skip
+        if differ:
+            notes.append(
+                f"The runs took the metric {name} with different {listed(differ)}: do not compare it."
+            )
     return notes
 
 

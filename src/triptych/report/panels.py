@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import base64
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 
 from matplotlib.figure import Figure
 
-from triptych import report
-from triptych.report import curves, draw_measures, factorial, figures, hierarchy, measures, posterior_mean
+from triptych.report import (
+    curves,
+    draw_measures,
+    factorial,
+    figures,
+    hierarchy,
+    measures,
+    own_panels,
+    posterior_mean,
+)
 from triptych.report.compare import Comparison
+from triptych.report.own_panels import Draw as OwnDraw
 from triptych.report.style import colour, styled, to_png, to_svg
 from triptych.report.tuning import Tuning
 from triptych.report.tuning import draw as draw_tuning
@@ -188,17 +195,30 @@ def panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[P
     """Every panel for which the runs recorded what it shows."""
     found = []
     # of one and the same model there is nothing to compare but its samples
-    for title, how, draws in () if measures.deciding(comparison) else (*PANELS, *_added()):
+    for title, how, draws in () if measures.deciding(comparison) else PANELS:
         svgs = [_svg(comparison, palette, draw, f"{name}-{draw.__name__}") for draw in draws]
         if any(svgs):
             found.append(Panel(title, how, tuple(svg for svg in svgs if svg)))
-    return found + _measured(comparison, palette, name)
+    return found + _own(comparison, palette, name) + _measured(comparison, palette, name)
 
 
-def _added() -> list[tuple[str, str, tuple[Draw, ...]]]:
-    """``PANELS`` of each module ``report/panel_NAME.py``: panels that an owner of the clone has added."""
-    names = sorted(m.name for m in pkgutil.iter_modules(report.__path__) if m.name.startswith("panel_"))
-    return [panel for name in names for panel in import_module(f"{report.__name__}.{name}").PANELS]
+def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
+    """Those that the owner of the clone has added; one that fails says so, and the others stand."""
+    found = []
+    for place, module in enumerate(own_panels.modules()):
+        entries, trouble = own_panels.entries(module)
+        if trouble:
+            found.append(Panel(f"Panels of {module}", f"They cannot be had. {trouble}", ()))
+        for i, (title, how, draws) in enumerate(entries):
+            names = [f"{name}-own{place}-{i}-{j}" for j in range(len(draws))]
+            try:
+                svgs = [_svg(comparison, palette, *one) for one in zip(draws, names, strict=True)]
+            except Exception as error:  # not ours to mend
+                found.append(Panel(title, f"It cannot be drawn. {own_panels.told(error)}", ()))
+                continue
+            if any(svgs):
+                found.append(Panel(title, how, tuple(svg for svg in svgs if svg)))
+    return found
 
 
 def _measured(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
@@ -230,12 +250,10 @@ def grids(comparison: Comparison, palette: dict[str, str]) -> list[Grid]:
     return found
 
 
-def _svg(comparison: Comparison, palette: dict[str, str], draw: Draw, name: str) -> str:
+def _svg(comparison: Comparison, palette: dict[str, str], draw: Draw | OwnDraw, name: str) -> str:
     with styled():
         figure = draw(comparison, palette)
-    about = (draw.__doc__ or "").strip().splitlines()[0]
-    return (
-        to_svg(figure, name, f"{about} Cells: {', '.join(c.label for c in comparison.cells)}.")
-        if figure
-        else ""
-    )
+    if figure is None or isinstance(figure, str):  # text: SVG or HTML of its own making
+        return figure or ""
+    about = own_panels.said(draw)
+    return to_svg(figure, name, f"{about} Cells: {', '.join(c.label for c in comparison.cells)}.")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from triptych.report import measures
 from triptych.report.claims import Claim, correct
-from triptych.report.compare import Cell, Comparison, compare
+from triptych.report.compare import METRIC, Cell, Comparison, compare
 from triptych.report.factorial import grid
 from triptych.report.sequential import read_rule
 from triptych.report.tuning import Tuning, change, read_tuning, stages
@@ -163,9 +163,16 @@ def columns(comparison: Comparison) -> list[tuple[str, str]]:
     known += [(k, head) for k, head in BESIDE.items() if any(c.spread(part=k).n for c in comparison.cells)]
     sizes = {r.train[c.measure].n for c in comparison.cells for r in c.runs.values() if c.measure in r.train}
     known += [("train", f"first {max(sizes)} training items")] if sizes else []
+    known += [(f"{METRIC}{name}", head) for name, head in metrics(comparison)]
     if len(comparison.cells) > 1:
         known += [("difference", "paired difference to best [95%]"), ("p", "p (Holm)")]
     return known
+
+
+def metrics(comparison: Comparison) -> list[tuple[str, str]]:
+    """Name and heading of each metric of the user's own: "test psnr (higher is better)"."""
+    found = {name: better for cell in comparison.cells for name, better in cell.metrics.items()}
+    return [(n, f"test {n}" + (f" ({better} is better)" if better else "")) for n, better in found.items()]
 
 
 def rows(comparison: Comparison) -> list[Row]:
@@ -184,7 +191,12 @@ def _awaited(cell: Cell) -> str:
 def _row(comparison: Comparison, i: int, cell: Cell) -> Row:
     spreads = {"bound": cell.bound, "gap": cell.spread(part="gap"), "train": cell.spread("train")}
     spreads |= {part: cell.spread(part=part) for part in (*PARTS, *BESIDE)}
-    texts = {key: plus_minus(s) if key in ("bound", "gap") else number(s.mean) for key, s in spreads.items()}
+    spreads |= {(key := f"{METRIC}{name}"): cell.spread(part=key) for name, _ in metrics(comparison)}
+    whole = ("bound", "gap")
+    texts = {
+        key: plus_minus(s) if key in whole or key.startswith(METRIC) else number(s.mean)
+        for key, s in spreads.items()
+    }
     order = {key: s.mean for key, s in spreads.items() if not math.isnan(s.mean)}
     texts["draws"] = number(cell.draw_error)
     order |= {"draws": cell.draw_error} if math.isfinite(cell.draw_error) else {}

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from triptych.report import measures
+from triptych.report.compare import METRIC
 from triptych.report.render import Report
 from triptych.report.story import Story, columns, rows, tell
 from triptych.report.style import short
@@ -71,6 +72,7 @@ def _table(story: Story, i: int, without: tuple[str, ...]) -> Table:
         title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
     heads = [(key, HEADS.get(key, head)) for key, head in columns(comparison)]
+    heads = [(key, head.partition(" (")[0] if key.startswith(METRIC) else head) for key, head in heads]
     heads = [(key, head) for key, head in [("seeds", "seeds"), *heads, ("verdict", "")] if key not in without]
     table.add_column(Text(comparison.subject), overflow="fold")
     for key, head in heads:

@@ -66,7 +66,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
 
 def _begin(run: RunDirectory, plain: dict, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
     (run / "summary.json").unlink(missing_ok=True)  # of a job that was refused before it began
-    run.write("provenance.json", provenance(run, overrides, choices))
+    run.write("provenance.json", provenance(run, overrides, choices, plain))
     write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
     return run
 

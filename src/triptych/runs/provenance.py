@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from triptych.runs.directory import RunDirectory
-from triptych.runs.sources import compare_code, source_files, versions, whole
+from triptych.runs.sources import compare_code, own_packages, source_files, versions, whole
 
 DIFF_LIMIT = 2**20
 
 
-def provenance(run: RunDirectory, overrides: list[str], choices: dict[str, Any]) -> dict:
-    """What is recorded when a run's directory is made; ``executions`` are added as they begin."""
+def provenance(
+    run: RunDirectory, overrides: list[str], choices: dict[str, Any], config: dict | None = None
+) -> dict:
+    """What is recorded when a run's directory is made; ``executions`` are added as they begin.
+
+    ``config``: of whose classes' own packages ("own") it is recorded where they come from.
+    """
+    own = {name: _package_state(place) for name, place in own_packages(config or {}).items()}
     return {
         "id": secrets.token_hex(4),
         "overrides": overrides,
@@ -26,6 +32,7 @@ def provenance(run: RunDirectory, overrides: list[str], choices: dict[str, Any])
         "command": _command_of_sweep(run) or command(),
         "started": _now(),
         "git": git_state(),
+        **({"own": own} if own else {}),
         "packages": {d.metadata["Name"]: d.version for d in distributions()},
         "executions": [],
     }
@@ -67,12 +74,14 @@ def add_execution(
     return said
 
 
-def git_state(diff: bool = True) -> dict:
-    """The source tree's commit or, with ``diff``, all that it was made of; empty outside of a repository.
+def git_state(
+    diff: bool = True, root: Path | None = None, below: tuple[str, ...] = (":/src", ":/configs")
+) -> dict:
+    """The commit of the tree around ``root``, ours if None, or, with ``diff``, all that it was made of.
 
-    {"commit", "dirty", "diff", "untracked": {file under src or configs: text}}
+    {"commit", "dirty", "diff", "untracked": {file under ``below``: text}}; {} outside of a repository.
     """
-    root = Path(__file__).parent
+    root = root or Path(__file__).parent
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -85,11 +94,26 @@ def git_state(diff: bool = True) -> dict:
             return commit
         changes = git("diff", "HEAD")
         top = Path(git("rev-parse", "--show-toplevel"))
-        names = git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", ":/src", ":/configs")
+        names = git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", *below)
         files = {name: top / name for name in names.split("\0") if (top / name).is_file()}
         new = {name: file.read_text(errors="replace")[:DIFF_LIMIT] for name, file in files.items()}
         return commit | {"dirty": bool(changes or new), "diff": changes[:DIFF_LIMIT], "untracked": new}
     return {}
+
+
+def _package_state(place: Path) -> dict:
+    """As ``git_state``, of a package's folder or file; where no repository keeps it, its sources' text."""
+    root, below = (place, ".") if place.is_dir() else (place.parent, place.name)
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        tracked = ["git", "-C", str(root), "ls-files", "--error-unmatch", below]
+        subprocess.run(tracked, capture_output=True, check=True, timeout=10)
+        return git_state(root=root, below=(below,))
+    left, found = DIFF_LIMIT, {}
+    for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        if file.suffix in (".py", ".yaml"):
+            found[file.relative_to(place.parent).as_posix()] = text = file.read_text(errors="replace")[:left]
+            left -= len(text)
+    return {"untracked": found}
 
 
 def _command_of_sweep(run: RunDirectory) -> list[str]:

@@ -27,6 +27,8 @@ Status = Literal["finished", "failed", "diverged", "running", "interrupted", "un
 
 PARTS = ("prior", "reconstruction", "diffusion")
 ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # the name under which an earlier run was kept when it started over
+METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+METRICS = 32  # columns of a table: of a stranger's file there could be any number
 STALE = 300.0  # seconds without a sign of life after which a run without a summary counts as interrupted
 
 
@@ -85,6 +87,7 @@ class Run:
     posterior: Curve | None = None
     measured: Measured | None = None
     baselines: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, str] = field(default_factory=dict)  # of the user's own: which is better
     samples: Path | None = None
     parameters: int | None = None
     steps: int | None = None
@@ -195,6 +198,7 @@ def _summary(said: Summary, directory: Path) -> dict[str, Any]:
     fields |= _data(said.data)
     fields["gradient"] = _gradient(said.gradient)
     fields["baselines"] = _baselines(said.baselines)
+    fields["metrics"] = _metrics(said.metrics)
     if isinstance(said.samples, str):
         file = directory / said.samples
         if file.resolve().is_relative_to(directory.resolve()):  # the report shows it to others
@@ -291,6 +295,13 @@ def _baselines(record: Any) -> dict[str, float]:
     found = record.items() if isinstance(record, dict) else ()
     means = {str(name): number(e.get("mean")) for name, e in found if isinstance(e, dict)}
     return {name: mean for name, mean in means.items() if math.isfinite(mean)}
+
+
+def _metrics(record: Any) -> dict[str, str]:
+    """{name: "higher", "lower" or ""}; what is no name of a metric is left out."""
+    found = record.items() if isinstance(record, dict) else ()
+    named = [(n, b if b in ("higher", "lower") else "") for n, b in found if METRIC.fullmatch(n)]
+    return dict(named[:METRICS])
 
 
 def _curve(record: Any, key: str) -> Curve | None:

@@ -13,9 +13,8 @@ BY_VERSION = ("torch", "pytorch_lightning")  # their versions say it
 
 def source_files(config: dict) -> dict[str, str]:
     """{file: digest} of every Python source of ours, and of other packages that ``config`` builds from."""
-    theirs = {str(node["_target_"]).partition(".")[0] for _, node in targets(config, "")}
     found = {}
-    for package in sorted({"triptych", *theirs} - {*BY_VERSION}):
+    for package in sorted({"triptych", *_named(config)} - {*BY_VERSION}):
         spec = find_spec(package)
         places = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
         if spec and spec.origin and not places:
@@ -24,6 +23,24 @@ def source_files(config: dict) -> dict[str, str]:
             for file in sorted(place.rglob("*.py")):
                 found[f"{package}/{file.relative_to(place).as_posix()}"] = _digest(file)
     return found
+
+
+def own_packages(config: dict) -> dict[str, Path]:
+    """{package: its folder or file} of the user's own that ``config`` builds from.
+
+    That is: not ours, and not installed among others, where its version says what it is.
+    """
+    found = {}
+    for name in sorted(_named(config) - {"triptych", *BY_VERSION}):
+        spec = find_spec(name)
+        places = [*(spec.submodule_search_locations or []), *filter(None, [spec.origin])] if spec else []
+        if places and not {"site-packages", "dist-packages"} & {*Path(places[0]).parts}:
+            found[name] = Path(places[0])
+    return found
+
+
+def _named(config: dict) -> set[str]:
+    return {str(node["_target_"]).partition(".")[0] for _, node in targets(config, "")}
 
 
 def whole(files: dict[str, str]) -> str:

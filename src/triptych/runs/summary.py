@@ -24,6 +24,8 @@ class Summary:
         noise_levels, weighting, schedule, tweedie: curves, lists by name. estimator: {"mean", "variance"} of
             one draw of the diffusion term. gradient: {"norm": quantiles, "clipped": share}.
         baselines: {"uniform", "histogram": {"mean", "stderr", "n"}}.
+        metrics: {name: "higher", "lower" or ""}: which is better, of the figures of the user's own metrics,
+            which stand in train, val and test by their names.
         samples: the picture's path. measures, measures_over, measured: of samples, see ``sampling.measure``.
         wandb: {"mode", "files", "sync"}.
     """
@@ -52,6 +54,7 @@ class Summary:
     estimator: dict[str, Any] | None = None
     gradient: dict[str, Any] | None = None
     baselines: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
     weighting: dict[str, Any] | None = None
     schedule: dict[str, Any] | None = None
     tweedie: dict[str, Any] | None = None

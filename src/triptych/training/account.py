@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytorch_lightning as pl
 
+from triptych.callbacks.metrics import figures_of
 from triptych.data.base import DataModule
 from triptych.data.batch import Batch
 from triptych.experiment.experiment import Experiment
@@ -40,6 +41,7 @@ def account_split(
     """
     trainer.test(model, dataloaders=_Later(data, split, limit, of), verbose=False)
     found: Account = model.accounting.compute()
+    found.figures |= figures_of(trainer)
     if data.mixture is not None and "gap" in found.figures:
         entropy = data.mixture.entropy()
         dims = model.dims

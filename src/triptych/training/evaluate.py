@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from triptych.callbacks.metrics import build_metrics
 from triptych.errors import UserError
 from triptych.experiment.reopen import reopen
 from triptych.runs.processes import rank
@@ -42,7 +43,7 @@ def evaluate(asked: dict[str, Any]) -> dict[str, Any]:
     opened = reopen(asked["ckpt"], asked["weights"], asked["data_root"], adjust, judged)
     if not len(opened.data.splits[split]):
         raise UserError(f"split={split}: this run kept no items there; another is accepted")
-    trainer = build_trainer(opened.config, None, [], False)
+    trainer = build_trainer(opened.config, None, [*build_metrics(opened.config)], False)
     limit = len(opened.data.splits["test"]) if split == "train" else None  # as the run itself accounts it
     account = account_split(trainer, opened.model, opened.data, split, limit)
     kept = asked["items"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from triptych.callbacks.metrics import better_of
 from triptych.callbacks.progress import Progress
 from triptych.callbacks.stopping import Stop, requeue
 from triptych.config.build import check_targets
@@ -148,6 +149,7 @@ def _report(
         **{split: found.figures for split, found in accounts.items()},
         "noise_levels": last.noise_levels,
         **({"estimator": last.estimator} if last.estimator else {}),
+        "metrics": better_of(trainer) or None,
         "gradient": fit.gradients.figures(),
         **(baselines(data) if model.draws and tested else {}),
         **model.panels(),

@@ -9,6 +9,7 @@ from pytorch_lightning.loggers import Logger
 
 from triptych.callbacks.checkpointing import Keep
 from triptych.callbacks.gradients import Gradients
+from triptych.callbacks.metrics import build_metrics
 from triptych.callbacks.progress import Progress
 from triptych.callbacks.samples import SampleGrid
 from triptych.callbacks.stopping import Stop
@@ -88,6 +89,7 @@ def build_fit(
     callbacks = [
         *([] if sharded else [gradients]),
         *(build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node),
+        *build_metrics(config),
         *(
             [SampleGrid(experiment.drawing.sampler, data, run / "samples", samples["n"], samples["pictures"])]
             if experiment.drawing is not None

@@ -5,7 +5,7 @@ from typing import Any
 from triptych.runs.directory import RunDirectory
 
 SPLITS = {"train": "final/train_", "val": "final/val_", "test": "test/"}  # as metrics.csv names them
-NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "wandb")
+NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics", "wandb")
 NO_CHOICE = ("hydra", "local", "logger", "paths")  # of what a run is
 GROUPS = ("experiment", "ablation", "data")  # choices that become tags
 

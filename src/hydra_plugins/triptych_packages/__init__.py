@@ -1,0 +1,1 @@
+"""A Hydra plugin: the configurations of trusted packages."""

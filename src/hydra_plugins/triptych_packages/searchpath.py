@@ -1,0 +1,18 @@
+"""The ``configs`` of each package that the owner of this clone trusts, behind the clone's own."""
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+
+class Packages(SearchPathPlugin):
+    """Adds them wherever Hydra composes from the clone's ``configs``; other programs' are left alone."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        from triptych.config.folders import CONFIGS, check_apart, of_packages
+
+        found = of_packages()
+        if not found or not any(str(CONFIGS) in str(part.path) for part in search_path.get_path()):
+            return
+        check_apart()
+        for package, folder in found.items():
+            search_path.append(package, f"file://{folder}")

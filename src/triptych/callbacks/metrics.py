@@ -1,0 +1,105 @@
+"""The metrics that a configuration names, taken wherever the bound is: in validation, and at the end."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from triptych.config.build import build
+from triptych.config.schema import check_metrics
+from triptych.data.batch import Batch
+from triptych.diffusion.draws import Stream, mix
+from triptych.errors import UserError
+from triptych.models.base import BoundModel
+
+BETTER = {True: "higher", False: "lower", None: ""}
+
+
+class Metrics(pl.Callback):
+    """Shows each metric every evaluated batch, and logs what it finds beside the bound.
+
+    What a metric draws from torch's own generator follows from the run's seed and the batch's place, and
+    leaves the generator as it was: a run with metrics trains as one without.
+
+    Attributes:
+        figures: {name: {"mean", "stderr", "n"}} of the evaluation that ended last.
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric]):
+        check_metrics(metrics)
+        self.metrics = dict(metrics)
+        self.figures: dict[str, dict[str, Any]] = {}
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        for metric in self.metrics.values():
+            metric.to(module.device).reset()
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.on_validation_epoch_start(trainer, module)
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, index: int, *_: Any
+    ) -> None:
+        devices = [module.device] if module.device.type == "cuda" else []
+        for metric in self.metrics.values():
+            with torch.random.fork_rng(devices):
+                torch.manual_seed(mix(module.seed, Stream.METRICS, index))
+                metric.update(module, batch)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, index: int, *_: Any
+    ) -> None:
+        self.on_validation_batch_end(trainer, module, outputs, batch, index)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        self._end(module, "val/", trainer.val_dataloaders.items)  # type: ignore[union-attr]
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        self._end(module, module.tested_as, module.tested.items)
+
+    def _end(self, module: BoundModel, prefix: str, items: int) -> None:
+        self.figures = {name: _figure(name, m.compute(), items) for name, m in self.metrics.items()}
+        known = {n: math.nan if f["mean"] is None else f["mean"] for n, f in self.figures.items()}
+        module.log_dict({prefix + name: mean for name, mean in known.items()})
+
+
+def build_metrics(config: dict) -> list[Metrics]:
+    """The callback of the metrics that ``config`` names; none where it names none."""
+    named = {name: node for name, node in (config.get("metrics") or {}).items() if node}
+    made = {name: build(node, f"metrics.{name}") for name, node in named.items()}
+    return [Metrics(made)] if made else []
+
+
+def figures_of(trainer: pl.Trainer) -> dict[str, dict[str, Any]]:
+    """The figures of the evaluation that the trainer has just ended, by metric."""
+    return {name: figure for metrics in _of(trainer) for name, figure in metrics.figures.items()}
+
+
+def better_of(trainer: pl.Trainer) -> dict[str, str]:
+    """{metric: "higher", "lower" or ""}: which is better."""
+    named = (item for metrics in _of(trainer) for item in metrics.metrics.items())
+    return {name: BETTER[getattr(metric, "higher_is_better", None)] for name, metric in named}
+
+
+def _of(trainer: pl.Trainer) -> list[Metrics]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, Metrics)]  # type: ignore[attr-defined]
+
+
+def _figure(name: str, found: Any, items: int) -> dict[str, Any]:
+    """What ``compute`` gave as {"mean", "stderr", "n"}.
+
+    Raises:
+        UserError: it is neither a number nor these three.
+    """
+    if isinstance(found, Mapping) and set(found) == {"mean", "stderr", "n"}:
+        return dict(found)
+    if isinstance(found, Tensor) and found.numel() == 1:
+        found = found.item()
+    if isinstance(found, int | float) and not isinstance(found, bool):
+        return {"mean": float(found), "stderr": None, "n": items}
+    said = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)[:100]
+    raise UserError(f"metrics.{name}: compute() gave {said}; a number, or mean, stderr and n, is accepted")

@@ -1,0 +1,64 @@
+"""Models that are called ``model(x, t, class_labels=...)``, as those of diffusers are, under our contract."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from triptych.diffusion.condition import Condition, Kind, Labels
+from triptych.networks.embedding import per_dim
+
+LOWEST, HIGHEST, STEPS = -20.0, 20.0, 1000.0
+
+
+class Adapter(nn.Module):
+    """``model(z, t, class_labels=y)``, which gives a tensor or an object with ``.sample``, as a network.
+
+    t = 25 (gamma + 20): every schedule lies in -20 .. 20, which becomes the 0 .. 1000 that such models embed,
+    so a trained network can be used under another schedule. The model has to take fractions of a step.
+
+    The model's own keys say its channels: ``outputs`` times the data's come out, 1 times for every objective
+    but levels. With labels it is shown ``num_classes`` + 1 classes, the last one for "none".
+
+    Args:
+        model: such a model.
+        shape, outputs, conditions: see ``triptych.networks``.
+
+    Raises:
+        ValueError: a condition other than a label; on the first call, an answer of another shape.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        shape: tuple[int, ...],
+        outputs: int = 1,
+        conditions: Mapping[str, Kind] | None = None,
+    ):
+        super().__init__()
+        self.model, self.shape, self.outputs = model, tuple(shape), outputs
+        self.conditions = dict(conditions or {})
+        for name, kind in self.conditions.items():
+            if name != "label" or not isinstance(kind, Labels):
+                raise ValueError(f"denoiser.network: Adapter knows labels alone, this data has {name!r}")
+
+    def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
+        labels = {"class_labels": self._classes(condition, z)} if self.conditions else {}
+        answer = self.model(z, (gamma - LOWEST) * (STEPS / (HIGHEST - LOWEST)), **labels)
+        raw: Tensor = getattr(answer, "sample", answer)
+        wanted = (len(z), self.outputs * self.shape[0], *self.shape[1:])
+        if raw.shape != wanted:
+            raise ValueError(
+                f"denoiser.network.model: {type(self.model).__name__} gave shape {tuple(raw.shape)} for z of "
+                f"{tuple(z.shape)}; {wanted} is accepted"
+            )
+        return per_dim(raw, self.outputs, self.shape)
+
+    def _classes(self, condition: Condition | None, z: Tensor) -> Tensor:
+        """(B,) int64; ``num_classes`` where there is no label."""
+        kind = self.conditions["label"]
+        assert isinstance(kind, Labels)
+        part = None if condition is None else condition.part("label")
+        if part is None:
+            return torch.full((len(z),), kind.classes, device=z.device)
+        return part.value if part.given is None else torch.where(part.given, part.value, kind.classes)

@@ -1,0 +1,152 @@
+"""Metrics of one's own: beside the bound in every record, and without a trace in what is trained."""
+
+import csv
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from triptych.callbacks.metrics import Metrics
+from triptych.config import trust
+from triptych.config.schema import check_metrics
+from triptych.data.batch import Batch
+from triptych.errors import UserError
+from triptych.models.metric import PerItem
+from triptych.runs.checkpoints import read_checkpoint
+from triptych.training.execute import execute
+
+SIZES = "data.train_size=60 data.val_size=20 data.test_size=30 data.eval_batch_size=8"
+RING = f"data=ring denoiser=mlp {SIZES}".split()
+TAKEN = ["bpd", "bpd_prior", "nats_per_dim_ode", "gap", "accuracy"]
+LAB = """
+import torch
+from torchmetrics import MeanMetric
+from triptych.models.metric import PerItem
+
+class Squares(PerItem):
+    higher_is_better = False
+    def values(self, model, batch):
+        return batch.x.square().sum(1)
+
+class Largest(MeanMetric):
+    def update(self, model, batch):
+        super().update(batch.x.amax(1))
+
+class Careless(PerItem):
+    '''Draws, and seeds the generator that dropout draws from.'''
+    def values(self, model, batch):
+        drawn = torch.randn(len(batch.x))
+        torch.manual_seed(0)
+        return drawn
+"""
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """A module of somebody's own, trusted for one test."""
+    (tmp_path / "metric_lab.py").write_text(LAB)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TRIPTYCH_TRUST", "metric_lab")
+    trust.trusted.cache_clear()
+    yield
+    trust.trusted.cache_clear()
+    sys.modules.pop("metric_lab", None)
+
+
+def columns(run):
+    with open(run / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared):
+    from omegaconf import OmegaConf
+
+    from triptych.callbacks.metrics import build_metrics
+    from triptych.config.file import read_config
+    from triptych.data.build import build_data
+    from triptych.experiment.reopen import reopen
+    from triptych.runs.directory import write_atomic
+    from triptych.training.account import account_split
+    from triptych.training.trainer import build_trainer
+
+    dropout = "denoiser.network.dropout=0.5"
+    plain = prepared(*RING, dropout, path="plain")
+    run = prepared(*RING, dropout, path="measured")
+    named = {"squares": "Squares", "largest": "Largest", "careless": "Careless"}
+    config = read_config(run / "config.yaml")
+    config["metrics"] = {name: {"_target_": f"metric_lab.{kind}"} for name, kind in named.items()}
+    write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+    without, said = execute(plain), execute(run)
+
+    data = build_data(config)
+    for split, n in (("train", 30), ("val", 20), ("test", 30)):  # of the training items as many as test
+        x = data.splits[split].values[:n].double().numpy()
+        squares = np.square(x).sum(1)
+        figure = said[split]["squares"]
+        assert figure["n"] == n and figure["mean"] == pytest.approx(squares.mean(), rel=1e-6)
+        assert figure["stderr"] == pytest.approx(squares.std(ddof=1) / np.sqrt(n), rel=1e-6)
+        assert said[split]["largest"] == {
+            "mean": pytest.approx(x.max(1).mean(), rel=1e-5), "stderr": None, "n": n
+        }  # fmt: skip
+    assert said["metrics"] == {"squares": "lower", "largest": "", "careless": ""}
+    rows = columns(run)
+    assert [float(row["val/squares"]) for row in rows if row["val/squares"]] == pytest.approx(
+        [said["val"]["squares"]["mean"]] * 2, rel=1e-6
+    )  # at steps 3 and 6
+    assert float(rows[-1]["test/squares"]) == pytest.approx(said["test"]["squares"]["mean"], rel=1e-6)
+
+    assert said["test"]["nats_per_dim"] == without["test"]["nats_per_dim"]
+    ours, theirs = (read_checkpoint(r / "checkpoints" / "last.ckpt")["state_dict"] for r in (run, plain))
+    assert all(ours[name].equal(value) for name, value in theirs.items())
+
+    opened = reopen(str(run / "checkpoints" / "last.ckpt"))  # as triptych-evaluate does
+    trainer = build_trainer(opened.config, None, [*build_metrics(opened.config)], False)
+    again = account_split(trainer, opened.model, opened.data, "test").figures
+    assert {name: again[name] for name in named} == {name: said["test"][name] for name in named}
+
+
+class Given(PerItem):
+    """The values that a test asks for."""
+
+    def __init__(self, *found):
+        super().__init__()
+        self.found = list(found)
+
+    def values(self, model, batch):
+        return torch.tensor(self.found.pop(0))
+
+
+def seen(metric, *sizes):
+    for n in sizes:
+        metric.update(None, Batch(torch.zeros(n, 2), None, torch.arange(n)))
+    return metric.compute()
+
+
+def test_items_are_counted_once_whatever_the_batches_and_nan_is_not_counted():
+    nan = float("nan")
+    whole = seen(Given([1.0, 2.0, nan, 6.0]), 4)
+    assert whole == {"mean": 3.0, "stderr": pytest.approx(np.std([1, 2, 6], ddof=1) / np.sqrt(3)), "n": 3}
+    assert seen(Given([1.0], [2.0, nan, 6.0]), 1, 3) == whole
+    assert seen(Given([nan]), 1) == {"mean": None, "stderr": None, "n": 0}
+
+
+def test_another_number_of_values_than_items_is_refused():
+    with pytest.raises(ValueError, match=r"Given.values gave shape \(2,\).*\(3,\), is accepted"):
+        seen(Given([1.0, 2.0]), 3)
+
+
+@pytest.mark.parametrize("name", [*TAKEN, "a.b", "1st", ""])
+def test_a_name_that_is_taken_or_is_none_is_refused(name):
+    with pytest.raises(UserError, match=f"metrics.{name}: .* accepted"):
+        check_metrics([name])
+    with pytest.raises(UserError, match="accepted"):
+        Metrics({name: Given()})
+
+
+@pytest.mark.parametrize("found", [torch.zeros(2), "good", None, {"mean": 1.0}, True])
+def test_what_is_no_figure_is_refused(found):
+    from triptych.callbacks.metrics import _figure
+
+    with pytest.raises(UserError, match="metrics.x: compute.* gave .*; a number, or mean, stderr and n"):
+        _figure("x", found, 3)

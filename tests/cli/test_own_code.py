@@ -1,0 +1,133 @@
+"""``examples/mylab`` as a user has it: a package beside the clone, trusted, with its own configurations."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from triptych.config import trust
+from triptych.config.build import targets
+from triptych.config.check import CONFIGS
+from triptych.config.file import read_config
+from triptych.errors import UserError
+
+HOUSE = CONFIGS.parent
+MYLAB = HOUSE / "examples" / "mylab"
+PAGE = HOUSE / "docs" / "own-code.md"
+SMALL = (
+    "trainer.max_steps=4 trainer.val_check_interval=2 trainer.log_every_n_steps=1 bound.repeats=2 "
+    "bound.val_repeats=1 samples.n=4 sampler.steps=3 logger=csv"
+).split()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """One run that uses every kind at once, by the command."""
+    root = tmp_path_factory.mktemp("mylab")
+    path = os.pathsep.join([str(HOUSE / "src"), str(MYLAB.parent)])
+    surroundings = os.environ | {"TRIPTYCH_ROOT": str(root), "PYTHONPATH": path, "TRIPTYCH_TRUST": "mylab"}
+    command = [sys.executable, "-m", "triptych.cli.train", "experiment=bars", *SMALL]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=surroundings)
+    assert done.returncode == 0 and "test bound" in done.stdout, done.stderr
+    return root / "logs" / "runs" / "bars"
+
+
+@pytest.fixture
+def trusted(monkeypatch):
+    """As the owner's own environment says, in this process."""
+    monkeypatch.syspath_prepend(str(MYLAB.parent))
+    monkeypatch.setenv("TRIPTYCH_TRUST", "mylab")
+    trust.trusted.cache_clear()
+    yield
+    trust.trusted.cache_clear()
+
+
+def test_every_kind_takes_part(run):
+    """All classes but the second network; what they log, measure and draw is in the records."""
+    named = {node["_target_"] for _, node in targets(read_config(run / "config.yaml"), "")}
+    classes = {
+        f"mylab.{file.stem}.{name}"
+        for file in MYLAB.glob("*.py")
+        for name in re.findall(r"^class (\w+)\(", file.read_text(), re.MULTILINE)
+    }
+    assert classes - named == {"mylab.bare.Bare", "mylab.mixer.Block"}
+    summary = json.loads((run / "summary.json").read_text())
+    for split in ("train", "val", "test"):
+        figure = summary[split]["psnr"]
+        assert 0 < figure["mean"] < 30 and figure["stderr"] > 0 and figure["n"] == 100
+    assert summary["metrics"] == {"psnr": "higher"} and (run / summary["samples"]).is_file()
+    with open(run / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [r["step"] for r in rows if r["val/psnr"]] == ["2", "4"] and float(rows[-1]["test/psnr"]) > 0
+    assert [float(r["train/drift"]) > 0 for r in rows if r["train/drift"]] == [True] * 4
+
+
+def test_its_sources_are_in_the_record_beside_ours(run):
+    record = json.loads((run / "provenance.json").read_text())
+    files = record["sources"][record["executions"][-1]["sources"]]
+    theirs = {f"mylab/{file.name}" for file in MYLAB.glob("*.py")}
+    assert theirs | {"triptych/declare.py"} <= files.keys() and "mylab" in record["own"]
+
+
+def test_wb_and_the_report_tell_its_metric_and_its_panel(run, trusted):
+    from triptych.report.render import write_report
+    from triptych.training.wandb_content import figures
+
+    summary = json.loads((run / "summary.json").read_text())
+    told = figures(summary)
+    assert told["test/psnr"] == summary["test"]["psnr"]["mean"] and told["test/psnr_n"] == 100
+    html = write_report(run).html.read_text()
+    assert "How well noise is taken out" in html and "test psnr (higher is better)" in html
+    assert "It cannot be drawn" not in html
+
+
+def test_a_checkpoint_is_opened_where_its_package_is_trusted_and_refused_elsewhere(run, monkeypatch, trusted):
+    from triptych.runs.strangers import check_checkpoint
+
+    path = str(run / "checkpoints" / "last.ckpt")
+    check_checkpoint(path)
+    monkeypatch.setenv("TRIPTYCH_TRUST", "")
+    trust.trusted.cache_clear()
+    with pytest.raises(UserError, match="_target_=mylab.*not a class that a configuration may name"):
+        check_checkpoint(path)
+
+
+def test_each_kind_takes_at_most_two_files_and_the_page_says_which():
+    """Every file of the package stands in one row of the page's table, or belongs to no kind."""
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ") and "`mylab/" in line]
+    assert len(rows) == 12
+    listed = [re.findall(r"`(mylab/[^`]+)`", row) for row in rows]
+    assert all(1 <= len(files) <= 2 for files in listed)
+    files = [file for file in MYLAB.rglob("*.*") if file.suffix in (".py", ".yaml")]
+    there = {file.relative_to(MYLAB.parent).as_posix() for file in files}
+    assert sorted(file for files in listed for file in files) == sorted(there - {"mylab/__init__.py"})
+
+
+def blocks() -> list[str]:
+    return re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_pages_commands_run_as_they_stand(root, tmp_path):
+    """In a folder with ``examples`` in it, as in a clone, one after the other."""
+    (root / "examples").symlink_to(HOUSE / "examples")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    script = "\n".join(["set -euo pipefail", *blocks()]).replace("PYTHONPATH=", "PYTHONPATH=$SOURCES:")
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=root,
+        env=os.environ | {"PATH": path, "SOURCES": str(HOUSE / "src")},
+        capture_output=True,
+        text=True,
+        timeout=1700,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (root / "logs" / "sweeps" / "shares" / "report.html").is_file()
+    assert "psnr" not in json.loads((root / "logs/runs/before/summary.json").read_text())["test"]
+    assert "psnr" in json.loads((root / "logs/runs/after/summary.json").read_text())["test"]

@@ -1,0 +1,85 @@
+"""Configurations of trusted packages: found, told apart from the clone's, and nobody else's business."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import MissingConfigException
+
+from triptych.config import folders, trust
+from triptych.config.check import CONFIGS, explain
+from triptych.config.describe import chain, comment
+from triptych.config.keys import find
+from triptych.config.names import register_resolvers
+from triptych.errors import UserError
+
+DATA = "_target_: lab_a.data.Mine\nwhere: x\n"
+CLASS = "from triptych.declare import FilePath\nclass Mine:\n    def __init__(self, where: FilePath): ...\n"
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """Two packages that cannot be imported, with configurations; the first is trusted."""
+
+    def trusting(names: str) -> None:
+        monkeypatch.setenv("TRIPTYCH_TRUST", names)
+        trust.trusted.cache_clear()
+
+    for name in ("lab_a", "lab_b"):
+        (tmp_path / name / "configs" / "data").mkdir(parents=True)
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('imported')\n")
+    (tmp_path / "lab_a" / "data.py").write_text(CLASS)
+    (tmp_path / "lab_a" / "configs" / "data" / "mine.yaml").write_text(DATA)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    trusting("lab_a,lab_lost")
+    yield tmp_path, trusting
+    trust.trusted.cache_clear()
+
+
+def composed(*overrides: str, at: Path = CONFIGS, name: str = "train"):
+    register_resolvers()
+    with initialize_config_dir(str(at), version_base="1.3"):
+        return compose(name, overrides=list(overrides))
+
+
+def test_a_packages_configurations_are_choices_and_no_others_are(packages):
+    _, trusting = packages
+    assert composed("data=mine").data.where == "x"
+    assert find("data.where").is_path  # its class's declaration is known, and nothing was imported
+    trusting("lab_b")
+    with pytest.raises(MissingConfigException):
+        composed("data=mine")
+    assert not find("data.where").is_path
+
+
+def test_another_program_of_hydras_is_left_alone(packages, tmp_path):
+    theirs = tmp_path / "theirs"
+    (theirs / "data").mkdir(parents=True)
+    (theirs / "train.yaml").write_text("defaults:\n- data: null\n")
+    with pytest.raises(MissingConfigException):
+        composed("data=mine", at=theirs)
+
+
+@pytest.mark.parametrize("package, name", [("lab_a", "digits"), ("lab_b", "mine")])
+def test_a_name_that_is_taken_is_refused(packages, package, name):
+    """By the clone's own, or by another package's: one of the two would be read in silence."""
+    root, trusting = packages
+    (root / package / "configs" / "data" / f"{name}.yaml").write_text(DATA)
+    trusting("lab_a,lab_b")
+    with pytest.raises(UserError, match=f"{package}/configs/data/{name}.yaml: .* has that name; another"):
+        composed()
+
+
+def test_a_name_that_is_none_is_told_with_theirs_and_with_a_package_that_is_not_there(packages):
+    said = explain(Exception("Could not find 'data/mien'"), [])
+    assert "data=mien: no such file, did you mean mine?" in said and "Python's path: lab_lost" in said
+
+
+def test_comments_of_what_a_file_takes_over_from_the_clone(packages):
+    root, _ = packages
+    file = root / "lab_a" / "configs" / "callbacks" / "more.yaml"
+    file.parent.mkdir()
+    file.write_text("defaults: [default]\n")
+    assert chain(file) == [file, CONFIGS / "callbacks" / "default.yaml"]
+    assert "as a share of the run" in comment("callbacks.ema.sigma_rel", file, "callbacks")
+    assert folders.folders() == (CONFIGS, root / "lab_a" / "configs")
