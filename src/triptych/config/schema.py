@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from triptych.declare import (
@@ -82,6 +83,13 @@ class Wandb(TypedDict):
     tags: str | Sequence[str] | None
     notes: str | None
     save_code: bool | None
+
+
+class MLflow(TypedDict):
+    """MLflow's run of a run directory."""
+
+    tracking_uri: str | None
+    experiment: str
 
 
 class WandbLogger(TypedDict):
@@ -162,6 +170,8 @@ LOGGER = "pytorch_lightning.loggers.Logger"
 
 class Logger(TypedDict):
     wandb: Annotated[Wandb | None, Base(LOGGER)]
+    tensorboard: bool | None
+    mlflow: Annotated[MLflow | None, Base(LOGGER)]
 
 
 class Drawing(TypedDict):
@@ -280,3 +290,6 @@ def check_together(config: dict[str, Any]) -> None:
             raise UserError(
                 f"checkpoint=best: data.{key}=0 leaves no validation items to choose by; last is accepted"
             )
+    for name in ("tensorboard", "mlflow"):
+        if (config["logger"] or {}).get(name) and find_spec(name) is None:
+            raise UserError(f"logger={name}: not installed, pip install 'triptych[loggers]' is needed")

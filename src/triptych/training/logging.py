@@ -1,4 +1,4 @@
-"""Loggers of a run: metrics.csv always, W&B as configured, closed properly whatever happened."""
+"""Loggers of a run: metrics.csv always, those that follow it as configured, closed whatever happened."""
 
 import netrc
 import os
@@ -13,10 +13,14 @@ from pytorch_lightning.loggers import Logger
 
 from triptych.config.build import build
 from triptych.config.nearest import nearest
+from triptych.config.schema import MLflow as MLflowKeys
 from triptych.config.schema import Wandb
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
+from triptych.training.follower import Follower
+from triptych.training.mlflow import MLflow, address
+from triptych.training.tensorboard import TensorBoard
 from triptych.training.wandb_content import about
 from triptych.training.wandb_mirror import Mirror
 
@@ -28,7 +32,7 @@ _mirrors: list[Mirror] = []
 
 
 def build_loggers(config: dict, provenance: dict, run: RunDirectory, step: int) -> list[Logger]:
-    """metrics.csv, then whatever ``logger`` names: W&B by its own short form, others by their target.
+    """metrics.csv, then whatever ``logger`` names: ours by their own short forms, others by their target.
 
     The run goes on from ``step``: rows up to it stand.
     """
@@ -38,7 +42,9 @@ def build_loggers(config: dict, provenance: dict, run: RunDirectory, step: int) 
     for name, node in (config["logger"] or {}).items():
         if not node:
             continue
-        if name != "wandb":
+        if name in ("tensorboard", "mlflow"):
+            loggers += _following(name, node, config, run, table, step)
+        elif name != "wandb":
             loggers.append(build(node, f"logger.{name}", save_dir=str(run.path)))
         elif mirror := _wandb(dict(node), config, provenance, run, table, step):
             loggers.append(mirror)
@@ -46,13 +52,33 @@ def build_loggers(config: dict, provenance: dict, run: RunDirectory, step: int) 
     return loggers
 
 
+def _following(
+    name: str, node: Any, config: dict, run: RunDirectory, table: MetricsCsv, step: int
+) -> list[Follower]:
+    """TensorBoard or MLflow; [] where a directory that was sent to us would have MLflow write elsewhere."""
+    follower: Follower
+    if name == "tensorboard":
+        follower = TensorBoard(run, table)
+    else:
+        _check_keys(name, node, tuple(MLflowKeys.__annotations__))
+        if (uri := address(node, config, run)) is None:
+            return []
+        follower = MLflow(run, table, uri, str(node.get("experiment") or "triptych"))
+    follower.begin(step)
+    return [follower]
+
+
+def _check_keys(name: str, node: dict, keys: tuple[str, ...]) -> None:
+    for key in node:
+        if key not in keys:
+            raise UserError(f"logger.{name}.{key}={node[key]!r}: no such key, {nearest(key, list(keys))}")
+
+
 def _wandb(
     node: dict, config: dict, provenance: dict, run: RunDirectory, table: MetricsCsv, step: int
 ) -> Mirror | None:
     """One W&B run per run directory, the same one when the run goes on: its id is the directory's."""
-    for key in node:
-        if key not in KEYS + RETIRED:
-            raise UserError(f"logger.wandb.{key}={node[key]!r}: no such key, {nearest(key, list(KEYS))}")
+    _check_keys("wandb", {key: value for key, value in node.items() if key not in RETIRED}, KEYS)
     mode = node.get("mode", "auto")
     if mode == "auto":
         asked = os.environ.get("WANDB_MODE", "")
@@ -97,11 +123,11 @@ def closing(loggers: list[Logger]) -> Iterator[None]:
 
 
 def close_loggers(loggers: list[Logger], ok: bool) -> None:
-    """Finish each logger; W&B is told whether the run succeeded."""
+    """Finish each logger; those that follow the table are told whether the run succeeded."""
     for logger in loggers:
         if isinstance(logger, MetricsCsv):
             logger.flush()
-        elif isinstance(logger, Mirror):
+        elif isinstance(logger, Mirror | Follower):
             logger.close(ok)
         else:
             logger.finalize("success" if ok else "failed")

@@ -1,0 +1,182 @@
+"""Loggers that follow ``metrics.csv`` in a thread of their own, and can neither hold up a run nor end one."""
+
+import contextlib
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from triptych.config.identity import leaves
+from triptych.runs.directory import RunDirectory
+from triptych.runs.metrics import MetricsCsv
+from triptych.runs.plain import shown
+from triptych.runs.processes import rank
+from triptych.training.wandb_content import NO_CHOICE, figures
+
+LATE = 2  # Lightning logs a training step's row after the validation that follows it
+PATIENCE = 30.0  # seconds that there are for what is left at the end
+NOT_PARAMETERS = ("logger", "paths")  # of what a run is
+Rows = dict[int, dict[str, float]]
+
+
+class Follower(Logger):
+    """A Lightning logger that hands the rows of ``table`` on, and to whom nothing else need be logged.
+
+    A subclass says how one begins, takes rows and pictures, and ends; all of it runs in one thread, in that
+    order, and whatever it raises is one line. What has been taken is not handed over again.
+
+    Args:
+        every: seconds between two looks at the table.
+    """
+
+    title = ""  # for people
+    pauses: tuple[float, ...] = ()  # seconds before each further try of what has failed
+
+    def __init__(self, run: RunDirectory, table: MetricsCsv, every: float = 2.0):
+        super().__init__()
+        self.run, self.table, self.every = run, table, every
+        self.lost = False  # said once: it is done without
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._worker: threading.Thread | None = None
+        self._queued = -1
+        self._looked = 0.0
+
+    # a subclass's own, called in the thread -----------------------------------------------------------
+
+    def start(self, step: int) -> None:
+        """Begin, for a run that goes on from ``step``."""
+        raise NotImplementedError
+
+    def take(self, rows: Rows) -> None:
+        """Rows by step, rising."""
+        raise NotImplementedError
+
+    def take_picture(self, key: str, path: Path, step: int) -> None:
+        """A picture that belongs to a step."""
+        raise NotImplementedError
+
+    def finish(self, ok: bool, final: dict[str, float], step: int) -> None:
+        """End; ``final``: the figures of the summary that the last row, of ``step``, does not have."""
+        raise NotImplementedError
+
+    # what Lightning calls ---------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self.title.lower()
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The configuration is handed over at the beginning."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """The table has them."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Lightning calls this at every row; the table is looked at now and then."""
+        if self._worker is not None and time.monotonic() - self._looked > self.every:
+            self._looked = time.monotonic()
+            self._hand_over(self.table.last - LATE)
+
+    # what the run calls -----------------------------------------------------------------------------
+
+    def begin(self, step: int) -> None:
+        """Start, in the background, for a run that goes on from ``step``."""
+        if rank() != 0:
+            return
+        self._worker = threading.Thread(target=self._work, name=self.name, daemon=True)
+        self._worker.start()
+        self._queue.put(lambda: self.start(step))
+        self._hand_over(self.table.last - LATE)
+
+    def log_picture(self, key: str, path: Path, step: int) -> None:
+        """A picture of a step."""
+        if self._worker is not None:
+            self._queue.put(lambda: self.take_picture(key, path, step))
+
+    def close(self, ok: bool) -> None:
+        """Hand over what is left, and return when it is taken, or has had its time.
+
+        Of a run that may go on the last steps are kept back: their rows are not complete.
+        """
+        if self._worker is None:
+            return
+        last = self.table.last
+        self._hand_over(last if ok else last - LATE)
+        row = self.table.rows(last - 1, last).get(last, {})
+        found = figures(self.run.summary() or {}) if ok else {}
+        final = {k: float(v) for k, v in found.items() if isinstance(v, int | float) and k not in row}
+        self._queue.put(lambda: self.finish(ok, final, max(last, 0)))
+        self._queue.put(None)
+        self._worker.join(PATIENCE)
+        if self._worker.is_alive():
+            self._lose("does not answer")
+        self._worker = None
+
+    # for subclasses ---------------------------------------------------------------------------------
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The run's configuration as flat keys, "optimizer.lr", and its choices, "choice/objective"."""
+        choices = self.run.provenance().get("choices", {})
+        flat = {k: v for k, v in leaves(self.run.config()) if k.split(".")[0] not in NOT_PARAMETERS}
+        return flat | {f"choice/{group}": c for group, c in choices.items() if group not in NO_CHOICE}
+
+    @property
+    def began(self) -> float:
+        """When the run was made, seconds since the epoch: a row's time counts from there."""
+        with contextlib.suppress(KeyError, ValueError, TypeError):
+            return datetime.strptime(self.run.provenance()["started"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
+        return time.time()
+
+    # the thread's -----------------------------------------------------------------------------------
+
+    def _hand_over(self, until: int) -> None:
+        """Queue the rows after the last that was queued, up to the step ``until``."""
+        found = self.table.rows(self._queued, until)
+        rows = {step: {name: float(value) for name, value in row.items()} for step, row in found.items()}
+        self._queued = max(self._queued, until)
+        if rows:
+            self._queue.put(lambda: self.take(rows))
+
+    def _work(self) -> None:
+        while (task := self._queue.get()) is not None:
+            for pause in (*self.pauses, None):
+                if self.lost:
+                    break
+                try:
+                    task()
+                    break
+                except BaseException as error:  # a library's, under any name
+                    if pause is None:
+                        self._lose(f"{' '.join(str(error).split())[:200] or type(error).__name__}")
+                    else:
+                        time.sleep(pause)
+
+    def _lose(self, why: str) -> None:
+        if not self.lost:
+            self.lost = True
+            say(f"{self.title} is done without ({why}): metrics.csv has the figures")
+
+
+def say(line: str) -> None:
+    """One line for people."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def as_text(value: Any) -> str:
+    """A parameter as one types it."""
+    return shown(value)
