@@ -216,6 +216,7 @@ class Train(Drawing):
     samples: Annotated[SamplesOfARun, Role.DRAWING]
     measures: Annotated[Measures, Role.DRAWING]
     trained: FilePath | None
+    init_from: NotRequired[FilePath | None]
     test: bool
     optimized_metric: Annotated[str, Role.REPORTING]
     until: Annotated[Literal[None, "decided"], Role.START]

@@ -47,8 +47,9 @@ def remember(now: Fingerprint, seen: dict | None) -> dict[str, Any]:
     changed = False
     if seen:
         changed = seen.get("changed", False) or (seen["fingerprint"], seen["split"]) != (now.data, now.split)
-        if changed and items and seen.get("items"):
-            items["train"] = torch.cat([seen["items"]["train"], items["train"]]).unique()
+        theirs = (seen.get("items") or {}).get("train")
+        if items and theirs is not None and (changed or len(theirs) > len(items["train"])):
+            items["train"] = torch.cat([theirs, items["train"]]).unique()
     return {**now.record(), "changed": changed, "items": items}
 
 

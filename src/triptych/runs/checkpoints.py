@@ -109,25 +109,40 @@ def load_weights(
     Raises:
         UserError: ``weights`` is none of these, or the checkpoint has no such average.
     """
-    state = dict(checkpoint["state_dict"])
+    found = state(checkpoint, weights, run)
+    try:
+        module.load_state_dict(found)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"weights={weights}: not those of the checkpoint's configuration ({line})") from error
+
+
+def state(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> dict[str, torch.Tensor]:
+    """A ``state_dict`` with the raw or an average of the weights of a checkpoint; as ``load_weights``."""
+    found = dict(checkpoint["state_dict"])
     kept = averages(checkpoint)
     if weights == "chosen":
         weights = checkpoint.get("triptych", {}).get("chosen") or _none_chosen()
     if weights == "ema":
         if not kept:
             raise UserError("weights=ema: this checkpoint holds no average; weights=raw is accepted")
-        state |= next(iter(kept.values()))
+        found |= next(iter(kept.values()))
     elif weights in kept:
-        state |= kept[weights]
+        found |= kept[weights]
     elif weights != "raw":
-        state |= reconstruct(
+        found |= reconstruct(
             run, checkpoint.get("global_step", 0), weights, [*options(find("weights").kind), *kept]
         )
-    try:
-        module.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise UserError(f"weights={weights}: not those of the checkpoint's configuration ({line})") from error
+    return found
+
+
+def reported(checkpoint: dict[str, Any]) -> str:
+    """The weights by which a checkpoint's run reports: "raw", or the name of an average."""
+    kept, asked = averages(checkpoint), checkpoint["triptych"]["config"].get("weights")
+    if asked == "raw" or not kept:
+        return "raw"
+    chosen = checkpoint["triptych"].get("chosen")
+    return chosen if asked == "chosen" and chosen in kept else next(iter(kept))
 
 
 def _none_chosen() -> str:

@@ -1,4 +1,4 @@
-"""What a run goes on from: nothing, its own newest checkpoint, or the model of another run."""
+"""What a run goes on from: nothing, its own newest checkpoint, the model or the weights of another run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from triptych.data.fingerprint import fingerprint
 from triptych.runs.changed import check_data, remember
 from triptych.runs.checkpoints import LAST, newest_readable, read_checkpoint
 from triptych.runs.directory import RunDirectory, write_atomic
+from triptych.runs.initial import read_initial
 from triptych.runs.processes import rank
 from triptych.runs.trained import take_over
 
@@ -20,12 +21,14 @@ class Origin:
     Attributes:
         start: the checkpoint to go on from, and the step that it was taken at.
         taken: with ``trained``, the other run's checkpoint.
+        initial: at a first start with ``init_from``, the checkpoint that the weights are taken from.
         data: what checkpoints keep of the data, with every item that the model is trained on.
     """
 
     start: Path | None
     step: int
     taken: dict[str, Any] | None
+    initial: dict[str, Any] | None
     data: dict[str, Any]
 
     @property
@@ -49,4 +52,7 @@ def find_origin(run: RunDirectory, config: dict, data: DataModule) -> Origin:
     seen = check_data(run, now, kept)
     if taken is not None:
         seen = remember(now, taken["triptych"].get("data"))
-    return Origin(start, kept["global_step"] if kept else 0, taken, seen)
+    initial = read_initial(config, now) if start is None else None
+    if initial is not None:  # it was trained on theirs, too
+        seen |= {"items": remember(now, initial["triptych"].get("data"))["items"]}
+    return Origin(start, kept["global_step"] if kept else 0, taken, initial, seen)

@@ -14,6 +14,7 @@ from triptych.config.schema import check_together
 from triptych.declare import Role
 from triptych.errors import Diverged, UserError
 from triptych.runs.directory import RunDirectory, write_atomic
+from triptych.runs.initial import check_initial
 from triptych.runs.provenance import provenance
 from triptych.runs.trained import adopt
 
@@ -41,6 +42,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
         adopt(plain, choices, overrides)
     check_names(plain)
     run = RunDirectory(path)
+    check_initial(plain, begun=run.status == "finished" or bool(run.checkpoints()))
     if force and (run / "config.yaml").exists():
         _set_aside(run)
     if not (run / "config.yaml").exists():

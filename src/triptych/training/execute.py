@@ -19,6 +19,7 @@ from triptych.experiment.experiment import Experiment
 from triptych.models.accounting import Account
 from triptych.quiet import quiet
 from triptych.runs.directory import RunDirectory
+from triptych.runs.initial import initialise
 from triptych.runs.origin import Origin, find_origin
 from triptych.runs.processes import rank
 from triptych.runs.strangers import is_own
@@ -96,6 +97,8 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict, peers: Peers | None) ->
     _begin(config, progress)
     experiment = build_experiment(config, download=is_own(run))
     origin = find_origin(run, config, experiment.data)
+    if origin.initial is not None:
+        initialise(run, config, experiment.model, origin.initial)
     fit = build_fit(run, experiment, origin, progress, stop, peers)
     with closing(fit.loggers), peers or contextlib.nullcontext():  # these may be gone before those are done
         stage["now"] = "fit"
