@@ -56,7 +56,7 @@ class Trainer(TypedDict):
     devices: Annotated[int | str | Sequence[int], Role.MACHINE]
     num_nodes: Annotated[Count, Role.MACHINE]
     strategy: Annotated[str, Role.MACHINE]
-    precision: int | str | None
+    precision: Literal[None, 32, "32-true", "bf16-mixed", "16-mixed"]
     gradient_clip_val: Positive | None
     gradient_clip_algorithm: Literal["norm", "value"] | None
     accumulate_grad_batches: Annotated[Count, Unit("batches")]
@@ -197,6 +197,7 @@ class Train(Drawing):
     likelihood: NotRequired[
         Annotated[Likelihood, Base("triptych.diffusion.likelihood.Likelihood"), Part.MODEL]
     ]
+    compile: NotRequired[Annotated[bool, Role.MACHINE]]
     optimizer: Annotated[Optimizer, Base("torch.optim.Optimizer"), Part.MODEL]
     lr_schedule: Annotated[Group, Base("triptych.models.lr_schedule.Constant"), Part.MODEL]
     weights: Annotated[Literal["ema", "raw", "chosen"], Part.MODEL]

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from triptych.data.batch import Batch
@@ -108,6 +109,10 @@ class BoundModel(pl.LightningModule):
 
     # training ---------------------------------------------------------------------------------------
 
+    def networks(self) -> list[nn.Module]:
+        """The modules that are called as networks, for ``compile``."""
+        return []
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss in nats per dimension."""
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
@@ -141,21 +146,39 @@ class BoundModel(pl.LightningModule):
         self.log_dict(figures, on_step=True, on_epoch=False, sync_dist=True)  # at these steps only
 
     def configure_optimizers(self) -> Any:
+        how = {"fused": False} if self._unfused() else {}
         try:
-            optimizer = self.optimizer(self.parameter_groups())
+            optimizer = self.optimizer(self.parameter_groups(), **how)
         except (TypeError, ValueError) as error:
             raise UserError(f"optimizer: {error}") from error
         steps = self.trainer.max_steps
         factor = LambdaLR(optimizer, lambda step: self.lr_schedule.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
+    def _unfused(self) -> bool:
+        """Whether a fused optimiser has to give way.
+
+        In mixed precision one takes its gradients' scale off by itself, within its step: a norm before that
+        would be of scaled gradients, and Lightning refuses to clip it.
+        """
+        asked = getattr(self.optimizer, "keywords", {}).get("fused")
+        return bool(asked) and str(self.trainer.precision).endswith("-mixed")
+
     # the accounting ---------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._account(batch, self.val_repeats)
+        with self._full_precision():
+            self._account(batch, self.val_repeats)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._account(batch, self.repeats, self.extra(batch), report=True)
+        with self._full_precision():
+            self._account(batch, self.repeats, self.extra(batch), report=True)
+
+    def _full_precision(self) -> AbstractContextManager[Any]:
+        """In mixed precision a network is trained, and not judged: bounds of any two runs compare."""
+        kind = self.device.type
+        mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        return torch.autocast(kind, enabled=False) if mixed else nullcontext()
 
     def _account(
         self, batch: Batch, repeats: int, extra: dict[str, Tensor] | None = None, report: bool = False

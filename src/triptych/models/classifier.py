@@ -3,7 +3,7 @@ r"""A classifier under training: p(y | z) at every noise level, for guidance, or
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 
@@ -86,6 +86,9 @@ class Classifier(BoundModel):
         self.schedule.requires_grad_(False)
         self.dims = 1  # a label is one number: its loss is not shared among pixels
         self.accounting: ClassifierAccounting = ClassifierAccounting()  # type: ignore[assignment]
+
+    def networks(self) -> list[nn.Module]:
+        return [self.network]
 
     def forward(self, z: Tensor, gamma: Tensor) -> Tensor:
         return self.network(z, gamma)

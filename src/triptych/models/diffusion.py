@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from triptych.data.batch import Batch
 from triptych.declare import Share
@@ -115,6 +115,10 @@ class Diffusion(BoundModel):
             prior, reconstruction = self.bound.ends(self.denoiser, batch.x, eps_0.to(self.device), condition)
             nats = nats + prior + reconstruction
         return nats
+
+    def networks(self) -> list[nn.Module]:
+        network = getattr(self.denoiser, "network", None)
+        return [] if network is None else [network]
 
     def _training_condition(self, batch: Batch, step: int, rank: int, world: int) -> Condition | None:
         condition = self._condition(batch)

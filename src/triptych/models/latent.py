@@ -69,6 +69,9 @@ class LatentModel(BoundModel):
         """Numbers per dimension of x that the head gives: one logit a level, or mean and log std."""
         return levels or 2
 
+    def networks(self) -> list[nn.Module]:
+        return [*self.network.encoders, *self.network.decoders, self.network.head]
+
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         path = self.hierarchy.path(batch.x, training_noise(self.seed, step, rank, world))
         reconstruction = self.hierarchy.reconstruction(batch.x, path[0])

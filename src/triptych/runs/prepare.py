@@ -20,6 +20,7 @@ from triptych.runs.trained import adopt
 
 ABSENT = object()  # of a key that one of two configurations does not have
 ROOT = "data.root"
+COMPILE = "compile"
 PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
 
@@ -50,6 +51,10 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
             if not (run / "config.yaml").exists():  # somebody else may have been quicker
                 return _begin(run, plain, overrides, choices)
     found = _without_new_defaults(_differences(run.config(), plain), cfg, composed)
+    if COMPILE in found and run.status != "finished":
+        del found[COMPILE]
+        with run.lock(PATIENCE):  # it goes on in either state
+            _record(run, run.config() | {COMPILE: plain[COMPILE]})
     if set(found) == {ROOT} and _lies_there_now(run, plain):
         found = {}
     different = [f"{key}: {_shown(was)} -> {_shown(asked)}" for key, (was, asked) in found.items()]
@@ -69,8 +74,12 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
 def _begin(run: RunDirectory, plain: dict, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
     (run / "summary.json").unlink(missing_ok=True)  # of a job that was refused before it began
     run.write("provenance.json", provenance(run, overrides, choices, plain))
-    write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+    _record(run, plain)
     return run
+
+
+def _record(run: RunDirectory, config: dict) -> None:
+    write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
 def _settle_failure(run: RunDirectory, retry: bool) -> None:
@@ -140,7 +149,7 @@ def _lies_there_now(run: RunDirectory, plain: dict) -> bool:
         with run.lock(PATIENCE):
             config = run.config()
             config["data"]["root"] = plain["data"]["root"]
-            write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+            _record(run, config)
     return True
 
 

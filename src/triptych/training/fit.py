@@ -25,6 +25,7 @@ from triptych.runs.origin import Origin
 from triptych.runs.processes import rank
 from triptych.runs.provenance import add_execution
 from triptych.training.averaging import check_averaging
+from triptych.training.compile import check_compiler, compiled
 from triptych.training.logging import build_loggers
 from triptych.training.peers import Peers
 from triptych.training.trainer import build_trainer, check_shares
@@ -50,7 +51,8 @@ class Fit:
         """Bring the model to its last checkpoint, unless it is another run's or has nothing to be trained."""
         model, checkpoint = experiment.model, origin.taken
         if checkpoint is None and any(p.requires_grad for p in model.parameters()):
-            self.trainer.fit(model, experiment.data, ckpt_path=origin.start)
+            with compiled(model, experiment.config):
+                self.trainer.fit(model, experiment.data, ckpt_path=origin.start)
             return
         if checkpoint is None:
             checkpoint = untrained(model) | {"triptych": self.record}
@@ -103,6 +105,7 @@ def build_fit(
     loggers = build_loggers(config, provenance, run, origin.step)
     trainer = build_trainer(config, run, callbacks, loggers, peers)
     check_shares(config, trainer)
+    check_compiler(config, experiment.model, trainer.strategy.root_device)
     fit = Fit(trainer, loggers, keep, gradients, record)
     if rank() == 0:
         say(run, add_execution(run, fit.device, trainer.world_size, origin.step, config, origin.facts))
