@@ -239,6 +239,7 @@ class BoundModel(pl.LightningModule):
         found = self.accounting.compute()
         figures = {prefix + name: figure["mean"] for name, figure in found.figures.items()}
         if prefix == "val/":
+            figures["val/bound"] = figures[prefix + found.unit]  # one name, whatever the unit
             figures |= self._level_figures(found.noise_levels)
         # computed over all processes already, so each logs the same; "step" sets the row they stand in
         self.log_dict(figures | {"step": float(self.trainer.global_step)})

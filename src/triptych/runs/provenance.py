@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import re
 import secrets
 import socket
 import subprocess
@@ -15,6 +17,7 @@ from triptych.runs.directory import RunDirectory
 from triptych.runs.sources import compare_code, own_packages, source_files, versions, whole
 
 DIFF_LIMIT = 2**20
+ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def provenance(
@@ -26,7 +29,7 @@ def provenance(
     """
     own = {name: _package_state(place) for name, place in own_packages(config or {}).items()}
     return {
-        "id": secrets.token_hex(4),
+        "id": _of_agent(run) or secrets.token_hex(4),
         "overrides": overrides,
         "choices": {g: c for g, c in choices.items() if c and not g.startswith("hydra/")},
         "command": _command_of_sweep(run) or command(),
@@ -121,6 +124,12 @@ def _command_of_sweep(run: RunDirectory) -> list[str]:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return list(json.loads((run.path.parent / "sweep.json").read_text())["command"])
     return []
+
+
+def _of_agent(run: RunDirectory) -> str:
+    """The id that an agent of W&B's has for the run that it starts; "" where there is none."""
+    given = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
+    return given if ID.fullmatch(given) and not (run.path.parent / "sweep.json").exists() else ""
 
 
 def _now() -> str:

@@ -4,7 +4,6 @@ Nothing here imports torch, so what is refused is refused at once. docs/security
 """
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from triptych.config.plain import count, group
 from triptych.errors import UserError
 from triptych.runs.archive import inspect
 from triptych.runs.directory import NO_CHECKPOINT, RunDirectory, checkpoint_at
+from triptych.runs.provenance import ID
 
 OWN = "TRIPTYCH_OWN"  # the run directory whose configuration this user's own command has just composed
 THREADS = 1024
-ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def build_fit(
     if not config.get("test", True) and not validated:
         raise UserError("test=false: a validation set is needed (data.val_size=0 leaves nothing to report)")
     record = {"schema": SCHEMA, "config": config, "data": origin.data}
-    monitor = f"val/{experiment.model.accounting.unit}" if validated else None
+    monitor = "val/bound" if validated else None
     keep = Keep(run, monitor, config["trainer"]["val_check_interval"], stop, record)
     gradients = Gradients(config["trainer"]["gradient_clip_val"])
     sharded = str(config["trainer"]["strategy"]).startswith("fsdp")  # no process has a whole gradient

@@ -32,7 +32,7 @@ from triptych.training.wandb_files import directories, discard, is_sent, last_st
 
 INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at first, and to take what is left at the end
 STEP = "trainer/global_step"
-BOUNDS = ("val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lowest is best
+BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lowest is best
 LATE = 2  # Lightning logs a training step's row after the validation that follows it
 FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}
 # These make a temporary directory when they are imported.

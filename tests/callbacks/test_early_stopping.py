@@ -1,0 +1,71 @@
+"""Early stopping by the one name of the validation bound, over a stop and a resume."""
+
+import csv
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from triptych.callbacks.early_stopping import EarlyStopping
+from triptych.errors import UserError
+from triptych.training.execute import execute
+
+RING = ("data=ring", "denoiser=mlp", "data.test_size=50", "data.train_size=500", "data.val_size=50")
+# a step that leaves all weights as they are: the validation bound is the same each time
+STILL = ("optimizer.lr=1e-30", "optimizer.weight_decay=0", "samples.n=0", "bound.repeats=1")
+OFTEN = ("trainer.max_steps=40", "trainer.val_check_interval=2")
+
+
+def trainer(**figures: float):
+    metrics = {name.replace("_", "/"): torch.tensor(value) for name, value in figures.items()}
+    return SimpleNamespace(callback_metrics=metrics, should_stop=False)
+
+
+def test_it_waits_for_a_lower_figure_by_as_much_as_is_asked():
+    """5, 4, 3.95, 3.85, 3.8: with min_delta 0.1, the third is none, the fourth is, the fifth is none."""
+    callback, waited = EarlyStopping(patience=2, min_delta=0.1), []
+    for value in (5.0, 4.0, 3.95, 3.85, 3.8):
+        now = trainer(val_bound=value)
+        callback.on_validation_end(now, None)
+        waited.append(callback.waited)
+        assert not now.should_stop
+    assert waited == [0, 0, 1, 0, 1]
+    callback.on_validation_end(now := trainer(val_bound=3.84), None)
+    assert now.should_stop
+    again = EarlyStopping(patience=2, min_delta=0.1)
+    again.load_state_dict(callback.state_dict())
+    assert again.waited == 2 and again.best == pytest.approx(3.85)
+
+
+def test_a_figure_that_there_is_not_is_named():
+    with pytest.raises(UserError, match=r"monitor=val/fid: no such figure; val/bound, val/bpd is accepted"):
+        EarlyStopping("val/fid").on_validation_end(trainer(val_bound=1.0, val_bpd=1.0), None)
+
+
+def test_a_run_stops_and_one_that_goes_on_after_its_stop_trains_no_more(prepared, monkeypatch):
+    """On data of nats. The first validation is the lowest; two more are waited for: steps 2, 4, 6."""
+    run = prepared(*RING, *STILL, *OFTEN, "callbacks=early_stopping",
+                   "callbacks.early_stopping.patience=2", path="a")  # fmt: skip
+
+    def killed(*_, **__):
+        raise RuntimeError("an accident")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="an accident"):
+        patch.setattr("triptych.training.execute.choose_weights", killed)
+        execute(run)
+    (run / "summary.json").unlink()
+    summary = execute(run)
+    assert summary["steps"] == 6
+    with open(run / "metrics.csv", newline="") as file:
+        rows = {int(row["step"]): row for row in csv.DictReader(file)}
+    bounds = {step: float(row["val/bound"]) for step, row in rows.items() if row["val/bound"]}
+    assert [*bounds] == [2, 4, 6] and all(map(math.isfinite, bounds.values()))
+    assert all(float(rows[step]["val/nats_per_dim"]) == bound for step, bound in bounds.items())
+
+
+@pytest.mark.slow
+def test_without_validation_items_it_is_refused(prepared):
+    run = prepared(*RING[:-1], *STILL, *OFTEN, "data.val_size=0", "callbacks=early_stopping", path="b")
+    with pytest.raises(UserError, match="callbacks.early_stopping: there are no validation items"):
+        execute(run)
