@@ -113,7 +113,10 @@ class Accounting(Metric):
         elif exact is not None:
             self.gaps += _sums(rows[0] - exact.double() * self.scale)
         for name, value in (extra or {}).items():
-            getattr(self, f"extra_{name}").add_(_sums(value[~value.isnan()].double() * self.scale))
+            kept = ~value.isnan()  # not used as an index, which would wait for the device
+            counted = torch.where(kept, value.double() * self.scale, 0.0)
+            sums = torch.stack([kept.sum().double(), counted.sum(), counted.square().sum()])
+            getattr(self, f"extra_{name}").add_(sums)
 
     def update_levels(
         self,

@@ -77,10 +77,9 @@ class LatentModel(BoundModel):
         reconstruction = self.hierarchy.reconstruction(batch.x, path[0])
         levels = self.hierarchy.ratios(batch.x, path)
         if self.free_nats:
-            levels = [
-                kl if batch_mean(kl) > self.free_nats else torch.full_like(kl, self.free_nats)
-                for kl in levels
-            ]
+            free = torch.full_like(levels[0], self.free_nats)
+            # no if: it would wait for the device at every step
+            levels = [torch.where(batch_mean(kl) > self.free_nats, kl, free) for kl in levels]
         beta = min(1.0, (step + 1) / self.beta_warmup) if self.beta_warmup else 1.0
         return reconstruction + beta * torch.stack(levels).sum(0)
 
