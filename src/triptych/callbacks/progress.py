@@ -12,8 +12,9 @@ from triptych.runs.directory import RunDirectory
 class Progress(pl.Callback):
     """A bar on a terminal, over steps, then over what is tested; a file at most once in ``every`` seconds."""
 
-    def __init__(self, run: RunDirectory, every: float = 1.0):
+    def __init__(self, run: RunDirectory, every: float = 1.0, bar: bool = True):
         self.run, self.every = run, every
+        self._hidden = None if bar else True  # None: hidden where stderr is no terminal
         self._written = 0.0
         self._bar: tqdm | None = None
 
@@ -26,9 +27,12 @@ class Progress(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            # disable=None: no bar where stderr is no terminal
             self._bar = tqdm(
-                total=trainer.max_steps, initial=trainer.global_step, desc="fit", disable=None, leave=False
+                total=trainer.max_steps,
+                initial=trainer.global_step,
+                desc="fit",
+                disable=self._hidden,
+                leave=False,
             )
             self.write("fit", trainer.global_step, trainer.max_steps)
 
@@ -47,7 +51,7 @@ class Progress(pl.Callback):
         if trainer.is_global_zero:
             batches = sum(trainer.num_test_batches)
             name = trainer.test_dataloaders.name  # type: ignore[union-attr]
-            self._bar = tqdm(total=batches, desc=f"bound of {name}", disable=None, leave=False)
+            self._bar = tqdm(total=batches, desc=f"bound of {name}", disable=self._hidden, leave=False)
 
     def on_test_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         if self._bar is not None:

@@ -62,6 +62,8 @@ class Trainer(TypedDict):
     accumulate_grad_batches: Annotated[Count, Unit("batches")]
     overfit_batches: Annotated[Whole, Unit("batches")]
     benchmark: Annotated[bool | None, Role.MACHINE]
+    profiler: Annotated[Literal[None, "simple", "advanced", "pytorch"], Role.REPORTING]
+    enable_progress_bar: Annotated[bool, Role.REPORTING]
     deterministic: bool | Literal["warn"] | None
     detect_anomaly: bool
     inference_mode: bool

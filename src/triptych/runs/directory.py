@@ -5,7 +5,7 @@ provenance.json   id, overrides, choices, command, git commit, packages; where i
 metrics.csv       one row per logged step
 progress.json     where a running job is
 summary.json      written once, at the end: the contract with every reader
-checkpoints/ averages/ samples/ wandb/ tensorboard/ mlflow.json train.log
+checkpoints/ averages/ samples/ wandb/ tensorboard/ mlflow.json profile/ train.log
 """
 
 import contextlib

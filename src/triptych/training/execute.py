@@ -93,7 +93,8 @@ def execute(run: RunDirectory) -> dict:
 
 
 def _execute(run: RunDirectory, stop: Stop, stage: dict, peers: Peers | None) -> dict:
-    config, progress = run.config(), Progress(run)
+    config = run.config()
+    progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
     _begin(config, progress)
     experiment = build_experiment(config, download=is_own(run))
     origin = find_origin(run, config, experiment.data)

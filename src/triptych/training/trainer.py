@@ -2,6 +2,7 @@
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.strategies.launchers import subprocess_script
 
 from triptych.config.build import build
@@ -34,6 +35,18 @@ def check_shares(config: dict, trainer: pl.Trainer) -> None:
         raise UserError(f"data.batch_size={size}: a multiple of the {world} processes is accepted")
 
 
+def _profiler(name: str | None, run: RunDirectory | None) -> Profiler | None:
+    """One that writes into the run's ``profile/``: Lightning's own would print, or write where it is."""
+    kinds: dict[str, type[Profiler]] = {
+        "simple": SimpleProfiler,
+        "advanced": AdvancedProfiler,
+        "pytorch": PyTorchProfiler,
+    }
+    if name is None or run is None:
+        return None
+    return kinds[name](dirpath=str(run / "profile"), filename=name)
+
+
 def build_trainer(
     config: dict,
     run: RunDirectory | None,
@@ -55,6 +68,8 @@ def build_trainer(
     node["val_check_interval"] *= node["accumulate_grad_batches"]  # ours counts steps, Lightning's batches
     if str(node["strategy"]).startswith("fsdp"):
         _check_shards(config)
+    node.pop("enable_progress_bar", None)  # ours is a callback
+    profiler = _profiler(node.pop("profiler", None), run)
     several = node["num_nodes"] > 1 or isinstance(devices, int) and devices > 1
     if node["strategy"] == "ddp" or node["strategy"] == "auto" and several:
         # DDP sorts its buckets anew after a start's first step, and where a number lies in a bucket decides
@@ -69,6 +84,7 @@ def build_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # our loaders know the processes, and pad nothing
         enable_progress_bar=False,
+        profiler=profiler,
         enable_model_summary=False,
         enable_checkpointing=False,  # ours keeps them
         callbacks=callbacks,
