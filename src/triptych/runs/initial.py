@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triptych.errors import UserError
-from triptych.runs.directory import RunDirectory
+from triptych.runs.directory import RunDirectory, checkpoint_at
 from triptych.runs.strangers import check_checkpoint
-from triptych.runs.trained import CHECKPOINTS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +30,7 @@ def check_initial(config: dict[str, Any], begun: bool) -> None:
     config["init_from"] = str(Path(path).absolute())
     if begun:
         return
-    file = _file(path)
+    file = checkpoint_at(path)
     if not file.is_file():
         raise UserError(
             f"init_from={path}: no checkpoint there; a checkpoint or the directory of a run is accepted"
@@ -56,7 +55,7 @@ def read_initial(config: dict[str, Any], now: "Fingerprint") -> dict[str, Any] |
     if path is None:
         return None
     try:
-        found = read_checkpoint(_file(path))
+        found = read_checkpoint(checkpoint_at(path))
     except UserError as error:
         raise UserError(str(error).replace("ckpt=", "init_from=", 1)) from error
     accepted = f"data of which init_from={path} has seen no item of validation or test are accepted"
@@ -104,7 +103,7 @@ def initialise(run: RunDirectory, config: dict[str, Any], model: "nn.Module", fo
     line = f"init_from={path}: {len(taken)} of {len(ours)} tensors taken (step {step}, weights {name})"
     say(run, "; ".join(filter(None, (line, said))))
     if rank() == 0:
-        record = {"checkpoint": str(_file(path)), "step": step, "weights": name, "taken": taken}
+        record = {"checkpoint": str(checkpoint_at(path)), "step": step, "weights": name, "taken": taken}
         about = record | {"other_shape": other, "missing": missing, "extra": extra}
         run.write("provenance.json", run.provenance() | {"init_from": about})
 
@@ -120,12 +119,3 @@ def _weights(model: "nn.Module") -> Iterator[tuple[str, Any]]:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
-
-
-def _file(path: str | Path) -> Path:
-    """The checkpoint at ``path``: the file, or the one by which the run of that directory reports."""
-    if not Path(path).is_dir():
-        return Path(path)
-    run = RunDirectory(path)
-    name = (run.summary() or {}).get("checkpoint")
-    return run / (name if name in CHECKPOINTS else CHECKPOINTS[0])
