@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from triptych.config.keys import OPTIONS, of_class
 from triptych.config.keys import find as find_key
+from triptych.config.mistakes import raised_at
 from triptych.config.nearest import nearest
 from triptych.config.trust import ARGUMENTS, check_name, find
 from triptych.errors import UserError
@@ -256,5 +257,5 @@ def _cause(error: Exception, path: str) -> str:
     """The innermost message behind a wrapper, on one line, with the key it belongs to."""
     while error.__cause__ is not None:
         error = error.__cause__  # type: ignore[assignment]
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = (" ".join(str(error).split()) or type(error).__name__) + raised_at(error)
     return message if path and message.startswith(path.split(".")[0]) else f"{path}: {message}"

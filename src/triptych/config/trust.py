@@ -53,7 +53,7 @@ def check_name(target: Any, where: str = "") -> str:
     """
     if not isinstance(target, str) or not NAME.fullmatch(target):
         raise _refused(target, where, "not the dotted name of a class")
-    if target in ARGUMENTS or OPTIMISER.fullmatch(target) or _by_owner(target):
+    if target in ARGUMENTS or OPTIMISER.fullmatch(target) or is_own(target):
         return target
     if not _home(target):
         raise _refused(target, where, "not a class that a configuration may name")
@@ -67,7 +67,7 @@ def find(target: Any, where: str = "") -> type:
         UserError: none of that name may be built, or what it leads to is something else.
     """
     name = check_name(target, where).rpartition(".")[2]
-    if _by_owner(target):
+    if is_own(target):
         module = target.rpartition(".")[0]
     elif OPTIMISER.fullmatch(target):
         module = "torch.optim"
@@ -76,8 +76,10 @@ def find(target: Any, where: str = "") -> type:
     try:
         found = vars(importlib.import_module(module)).get(name)
     except Exception as error:
+        from triptych.config.mistakes import raised_at
+
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{_key(target, where)}: cannot be imported ({line})") from error
+        raise UserError(f"{_key(target, where)}: cannot be imported: {line}{raised_at(error)}") from error
     if not isinstance(found, type) or issubclass(found, BaseException) or not _is_home(found, target, module):
         raise _refused(target, where, f"{module} defines no class of that name")
     return found
@@ -87,8 +89,8 @@ def _is_home(found: type, target: str, module: str) -> bool:
     """Whether the class is what its name says, and no alias of something else."""
     if found.__qualname__ != target.rpartition(".")[2]:
         return False
-    if _by_owner(target):
-        return any(_inside(found.__module__, package) for package in trusted())
+    if is_own(target):
+        return is_own(found.__module__)
     if OPTIMISER.fullmatch(target):
         from torch.optim import Optimizer
 
@@ -134,8 +136,9 @@ def _classes(module: str) -> tuple[frozenset[str], dict[str, str]]:
     return defined, short
 
 
-def _by_owner(target: str) -> bool:
-    return any(_inside(target, package) for package in trusted())
+def is_own(name: str) -> bool:
+    """Whether a dotted name lies in a package that the owner of this clone trusts."""
+    return any(_inside(name, package) for package in trusted())
 
 
 def _inside(name: str, package: str) -> bool:

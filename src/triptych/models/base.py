@@ -1,7 +1,7 @@
 """What every model here shares: one loss to minimise, one bound to report, in the same accounting."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,6 +19,7 @@ from triptych.diffusion.draws import Stream, mix
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting
+from triptych.models.contract import Given
 
 LEVEL_BANDS = 5  # of noise levels, logged in validation
 
@@ -77,6 +78,10 @@ class BoundModel(pl.LightningModule):
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
         """One draw of the bound, nats (B,) a term; its noise follows from (seed, item's index, repeat)."""
         raise NotImplementedError
+
+    def gives(self, batch: Batch) -> Iterator[Given]:
+        """What parts that may be somebody's own give for a few training items, for ``models.contract``."""
+        return iter(())
 
     def check_sampler(self, sampler) -> None:
         """Refuse with a UserError a sampler of something that this model has not learned."""

@@ -1,5 +1,6 @@
 r"""A classifier under training: p(y | z) at every noise level, for guidance, or p(y | x), for measures."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
 from triptych.models.accounting import Account, _figure
 from triptych.models.base import BoundModel
+from triptych.models.contract import Given
 from triptych.networks.classifier import ClassifierNetwork
 
 
@@ -102,6 +104,11 @@ class Classifier(BoundModel):
             features = self.network.features(part, self._clean(len(part)))
             found.append((features.cpu(), self.network.last(features).cpu()))
         return torch.cat([f for f, _ in found]), torch.cat([logits for _, logits in found])
+
+    def gives(self, batch: Batch) -> Iterator[Given]:
+        n = len(batch.x)
+        logits = self.network(batch.x, self._clean(n))
+        yield Given("model.network", self.network.forward, logits, ((n, self.network.num_classes),))
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         t, eps = training_draw(self.shape, len(batch.x) * world, self.seed, step, rank, world)

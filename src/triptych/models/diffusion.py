@@ -1,6 +1,6 @@
 """A diffusion model under training: one objective to minimise, one bound to report."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,12 +20,14 @@ from triptych.diffusion.gap import excess_gap
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.objective import Objective
+from triptych.diffusion.prediction import Prediction
 from triptych.diffusion.reference import Reference, enough
 from triptych.diffusion.reverse_variance import Learned, Optimal, WithFraction
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
+from triptych.models.contract import Given
 
 # the ODE's figure and its account, and the bound of the items it was solved for
 ODE = ("ode", "ode_density", "ode_dequantisation", "ode_reconstruction", "ode_bound")
@@ -140,6 +142,25 @@ class Diffusion(BoundModel):
             return {}
         low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=self.device))
         return {"gamma_min": low, "gamma_max": high}
+
+    def gives(self, batch: Batch) -> Iterator[Given]:
+        n, x, condition = len(batch.x), batch.x, self._condition(batch)
+        t = torch.linspace(0.2, 0.8, n, device=x.device)
+        gamma, dgamma = self.schedule.gamma(t), self.schedule.dgamma(t)
+        yield Given("schedule", self.schedule.gamma, gamma, ((n,),))
+        yield Given("schedule", self.schedule.dgamma, dgamma, ((n,),))
+        weight = self.objective.weight(self.denoiser.process, gamma, dgamma)
+        yield Given("objective.weighting", self.objective.weighting.weight, weight, ((n,), ()))
+        if not isinstance(self.denoiser, Denoiser):  # the oracle
+            return
+        network, output = self.denoiser.network, self.denoiser.output
+        z = self.denoiser.process.diffuse(x, gamma, torch.randn(x.shape, device=x.device))
+        numbers = () if output.per_dim == 1 else (output.per_dim,)
+        shape = (n, *numbers, *self.shape)
+        yield Given("denoiser.network", network.forward, network(z, gamma, condition), (shape,))
+        guess = self.denoiser(z, gamma, condition)
+        value = guess.value if isinstance(guess, Prediction) else guess
+        yield Given("objective.output", output.forward, value, (tuple(x.shape),))
 
     # the accounting ---------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """A model with learned latents under training: VAE and hierarchical VAE differ in their number of levels."""
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import torch
@@ -16,6 +17,7 @@ from triptych.diffusion.hierarchy import Hierarchy, importance_weighted
 from triptych.diffusion.noise import Noise, evaluation_noise, plain_noise, training_noise
 from triptych.diffusion.normal import Normal
 from triptych.models.base import BoundModel
+from triptych.models.contract import Given
 from triptych.networks.ladder import Ladder
 
 
@@ -82,6 +84,16 @@ class LatentModel(BoundModel):
             levels = [torch.where(batch_mean(kl) > self.free_nats, kl, free) for kl in levels]
         beta = min(1.0, (step + 1) / self.beta_warmup) if self.beta_warmup else 1.0
         return reconstruction + beta * torch.stack(levels).sum(0)
+
+    def gives(self, batch: Batch) -> Iterator[Given]:
+        path, numbers = (
+            self.hierarchy.path(batch.x, plain_noise()),
+            2 if self.centres is None else len(self.centres),
+        )
+        top, head = (len(batch.x), *self.network.top), self.network.head
+        yield Given("model.network.encoders", self.network.encoders[-1].forward, path[-1], (top,))
+        shape = (len(batch.x), numbers, *self.shape)
+        yield Given("model.network.head", head.forward, head(path[0]), (shape,))
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
         return self.hierarchy.bound(batch.x, self._path(batch, repeat))

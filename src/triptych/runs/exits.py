@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from triptych.config.mistakes import raised_at, told
 from triptych.errors import Interrupted, StorageError, UserError
 from triptych.runs.directory import STORAGE
 from triptych.runs.processes import exit_code, rank
@@ -33,20 +34,29 @@ def one_line_errors() -> Iterator[None]:
         from triptych.config.check import explain
 
         sys.exit(_tell(explain(error, sys.argv[1:])))
-    except (ValueError, ConnectionError) as error:
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if frame.f_globals.get("__name__", "").split(".")[0] not in ("hydra", "ray"):
+    except Exception as error:
+        if (refused := _as_refusal(error)) is None:
             raise
-        sys.exit(_tell(str(error)))  # Hydra's grammar refuses so too, and Ray where no cluster is
-    except OSError as error:
-        if error.errno not in STORAGE or not _by_hydra(error):
-            raise
-        refused = StorageError(f"{error.filename}: cannot be written ({error.strerror})")
-        _tell(str(refused))
+        if rank() == 0:
+            _tell(str(refused))
         sys.exit(exit_code(refused))
     except KeyboardInterrupt:
         print("interrupted; type the same command to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def _as_refusal(error: Exception) -> UserError | None:
+    """What to say of an error that is none of ours: own code's, or one by which a library refuses."""
+    if raised_at(error):
+        return UserError(told(error))
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    library = frame.f_globals.get("__name__", "").split(".")[0]
+    if isinstance(error, ValueError | ConnectionError) and library in ("hydra", "ray"):
+        return UserError(str(error))  # Hydra's grammar refuses so too, and Ray where no cluster is
+    if isinstance(error, OSError) and _by_hydra(error):
+        kind = StorageError if error.errno in STORAGE else UserError
+        return kind(f"{error.filename}: cannot be written ({error.strerror})")
+    return None
 
 
 def _by_hydra(error: OSError) -> bool:

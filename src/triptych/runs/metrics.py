@@ -84,7 +84,9 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def flush(self) -> None:
-        """Write the table now."""
+        """Write the table now; without a row there is none, as of a run that was refused."""
+        if not self._rows and not self.path.exists():
+            return
         columns = ["step", *dict.fromkeys(name for row in self._rows.values() for name in row)]
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")

@@ -13,6 +13,7 @@ from triptych.callbacks.metrics import better_of
 from triptych.callbacks.progress import Progress
 from triptych.callbacks.stopping import Stop, requeue
 from triptych.config.build import check_targets
+from triptych.config.mistakes import told
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
 from triptych.experiment.build import build_experiment
 from triptych.experiment.experiment import Experiment
@@ -102,6 +103,8 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict, peers: Peers | None) ->
         initialise(run, config, experiment.model, origin.initial)
     fit = build_fit(run, experiment, origin, progress, stop, peers)
     with closing(fit.loggers), peers or contextlib.nullcontext():  # these may be gone before those are done
+        if origin.start is None and origin.taken is None:
+            fit.check(experiment)
         stage["now"] = "fit"
         fit(run, experiment, origin)
         stage["now"] = "test"
@@ -186,7 +189,7 @@ def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str |
 
 
 def _record_failure(run: RunDirectory, stage: str, error: Exception) -> None:
-    line = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    line = f"{error}" if isinstance(error, UserError) else told(error)
     if not isinstance(error, UserError):
         _log_traceback(run)
     how = {"stage": stage, "error": " ".join(line.split())[:1000]}

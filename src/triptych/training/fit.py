@@ -1,6 +1,7 @@
 """What fits a run's model: trainer, callbacks and loggers, and the ways in which there is nothing to fit."""
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,9 +15,11 @@ from triptych.callbacks.progress import Progress
 from triptych.callbacks.samples import SampleGrid
 from triptych.callbacks.stopping import Stop
 from triptych.config.build import build
+from triptych.data.batch import Batch
 from triptych.errors import UserError
 from triptych.experiment.experiment import Experiment
 from triptych.models.base import BoundModel
+from triptych.models.contract import Given, check_given
 from triptych.runs.archive import SCHEMA
 from triptych.runs.changed import say
 from triptych.runs.checkpoints import LAST, save_checkpoint
@@ -30,6 +33,8 @@ from triptych.training.logging import build_loggers
 from triptych.training.peers import Peers
 from triptych.training.trainer import build_trainer, check_shares
 
+FEW = 4  # items on which a model is checked before its first step
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -40,12 +45,28 @@ class Fit:
     keep: Keep
     gradients: Gradients
     record: dict[str, Any]  # what each checkpoint says of its run
+    sharded: bool  # over processes, of which none has the whole model
 
     @property
     def device(self) -> str:
         """The processor's name."""
         device = self.trainer.strategy.root_device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+    def check(self, experiment: Experiment) -> None:
+        """What a step is made of, on a few items of the first one; UserError for the first breach."""
+        if self.sharded or not any(p.requires_grad for p in experiment.model.parameters()):
+            return
+        x, condition, index = experiment.data.train_dataloader().batch(0)
+        few = min(FEW, len(x))
+        model, device = experiment.model, self.trainer.strategy.root_device
+        condition = None if condition is None else condition[slice(few)].to(device)
+        batch = Batch(x[:few].to(device), condition, index[:few].to(device))
+        changed = [
+            Given("augmentation", change.__call__, batch.x, ((few, *experiment.data.shape),))
+            for change in experiment.data.augmentations[-1:]
+        ]
+        check_given(model.to(device), chain(changed, model.gives(batch)))
 
     def __call__(self, run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
         """Bring the model to its last checkpoint, unless it is another run's or has nothing to be trained."""
@@ -83,6 +104,8 @@ def build_fit(
     provenance, validated = run.provenance(), len(data.splits["val"]) > 0
     if not config.get("test", True) and not validated:
         raise UserError("test=false: a validation set is needed (data.val_size=0 leaves nothing to report)")
+    if config.get("test", True) and not len(data.splits["test"]):
+        raise UserError(f"test=true: data {data.name} keeps no items to test; test=false is accepted")
     record = {"schema": SCHEMA, "config": config, "data": origin.data}
     monitor = "val/bound" if validated else None
     keep = Keep(run, monitor, config["trainer"]["val_check_interval"], stop, record)
@@ -104,9 +127,9 @@ def build_fit(
     check_averaging(config, callbacks, validated)
     loggers = build_loggers(config, provenance, run, origin.step)
     trainer = build_trainer(config, run, callbacks, loggers, peers)
-    check_shares(config, trainer)
+    check_shares(data.batch_size, trainer)
     check_compiler(config, experiment.model, trainer.strategy.root_device)
-    fit = Fit(trainer, loggers, keep, gradients, record)
+    fit = Fit(trainer, loggers, keep, gradients, record, sharded)
     if rank() == 0:
         say(run, add_execution(run, fit.device, trainer.world_size, origin.step, config, origin.facts))
     return fit

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from triptych.config.mistakes import told
 from triptych.errors import Interrupted, UserError
 from triptych.runs.directory import RunDirectory
 from triptych.runs.processes import launch, rank
@@ -49,7 +50,7 @@ def _token(first: int) -> str:
 
 def leave_error(run: RunDirectory, error: Exception) -> None:
     """In a process other than the first: its error, for the first one to read."""
-    line = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    line = str(error) if isinstance(error, UserError) else told(error)
     with contextlib.suppress(Exception):  # without it, the first process knows of a loss and not its reason
         run.write(f".error-{rank()}.json", {"token": _token(os.getppid()), "error": " ".join(line.split())})
 

@@ -28,9 +28,9 @@ def _check_shards(config: dict) -> None:
         )
 
 
-def check_shares(config: dict, trainer: pl.Trainer) -> None:
-    """Before there is more than one process: UserError if the batch has no equal part for each."""
-    size, world = config["data"]["batch_size"], trainer.world_size
+def check_shares(size: int, trainer: pl.Trainer) -> None:
+    """Before there is more than one process: UserError if a batch of ``size`` has no equal part for each."""
+    world = trainer.world_size
     if size % world:
         raise UserError(f"data.batch_size={size}: a multiple of the {world} processes is accepted")
 

@@ -1,0 +1,38 @@
+"""Where in the owner's own packages a mistake lies: file and line, for people."""
+
+import inspect
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from triptych.config.trust import is_own
+
+
+def place_of(what: Callable[..., Any]) -> str:
+    """ " (FILE:LINE)" of a function or class of the owner's own, of a bound method's function; "" of others."""
+    found = inspect.unwrap(getattr(what, "__func__", what))
+    if not is_own(getattr(found, "__module__", None) or ""):
+        return ""
+    try:
+        return f" ({inspect.getsourcefile(found)}:{inspect.getsourcelines(found)[1]})"
+    except (OSError, TypeError):  # typed in, not in a file
+        return f" ({found.__module__}.{found.__qualname__})"
+
+
+def raised_at(error: BaseException) -> str:
+    """ " (FILE:LINE, in NAME)" of the owner's innermost line on the way to an error; "" where there is none."""
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        return f" ({error.filename}:{error.lineno})"
+    frames = list(traceback.walk_tb(error.__traceback__))
+    own = [one for one in frames if is_own(one[0].f_globals.get("__name__", ""))]
+    if not own:
+        return "" if error.__cause__ is None else raised_at(error.__cause__)
+    frame, number = own[-1]
+    name = frame.f_code.co_name
+    return f" ({frame.f_code.co_filename}:{number}{'' if name == '<module>' else f', in {name}'})"
+
+
+def told(error: BaseException) -> str:
+    """An error that is none of ours, in one line: its kind, its message, and where own code raised it."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message[:600]}{raised_at(error)}"

@@ -1,0 +1,69 @@
+"""What the parts of a model give, looked at once on a few training items before the first step.
+
+A tensor of another shape may broadcast and train silently; here it is refused with its own file and line.
+Nothing that a step follows from is moved: neither weights, nor modes, nor random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from triptych.config.mistakes import place_of
+from triptych.errors import UserError
+
+
+class Given(NamedTuple):
+    """What one part gave.
+
+    key: the part's place in a configuration; by: the function that gave ``value``; shapes: accepted ones.
+    """
+
+    key: str
+    by: Any
+    value: Any
+    shapes: tuple[tuple[int, ...], ...]
+
+
+def check_given(model: nn.Module, given: Iterator[Given]) -> None:
+    """Ask for each in turn.
+
+    Raises:
+        UserError: no tensor, another shape, or numbers that are not finite.
+    """
+    with isolate_rng(), torch.no_grad(), _at_rest(model):
+        for one in given:
+            if said := _breach(one):
+                kind = type(getattr(one.by, "__self__", one.by))
+                at = place_of(one.by) or place_of(kind)  # forward may be a parent's
+                raise UserError(f"{one.key}: {kind.__name__} gives {said}{at}")
+
+
+def _breach(one: Given) -> str:
+    wanted = " or ".join(map(str, one.shapes))
+    if not isinstance(one.value, Tensor):
+        return f"a {type(one.value).__name__}; a tensor of shape {wanted} is accepted"
+    if tuple(one.value.shape) not in one.shapes:
+        return f"shape {tuple(one.value.shape)}; {wanted} is accepted"
+    if not one.value.is_floating_point():
+        return f"{one.value.dtype}; floating point is accepted"
+    if bad := int((~one.value.isfinite()).sum()):
+        return f"{bad} of {one.value.numel()} numbers that are not finite; finite ones are accepted"
+    return ""
+
+
+@contextmanager
+def _at_rest(model: nn.Module) -> Iterator[None]:
+    """In evaluation, so that no running average moves; each module is then in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

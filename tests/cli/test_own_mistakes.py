@@ -1,0 +1,395 @@
+"""Mistakes in own code: one line with its file and line, before the first step; nothing of it trains silently."""
+
+import copy
+import json
+import secrets
+import sys
+from pathlib import Path
+
+import pytest
+
+from triptych.config import trust
+from triptych.runs.directory import RunDirectory
+from triptych.runs.exits import one_line_errors
+from triptych.training.execute import execute
+
+OWN = '''
+import numpy as np
+import torch
+from torch import nn
+from triptych.data.base import DataModule
+from triptych.data.batch import Split
+from triptych.diffusion.condition import Condition
+from triptych.diffusion.denoiser import Output
+from triptych.diffusion.weighting import Elbo
+from triptych.data.augment import Augmentation
+from triptych.networks.ladder import Ladder
+
+
+class Net(nn.Module):
+    def __init__(self, shape, outputs=1, conditions=None, spacing=None, fault=""):
+        super().__init__()
+        if fault == "name in init":
+            self.width = widht
+        self.last, self.fault = nn.Linear(2, 2), fault
+        self.drop, self.norm = nn.Dropout(0.1), nn.BatchNorm1d(2)
+
+    def forward(self, z, gamma, condition):
+        raw = self.drop(self.norm(self.last(z)))
+        if self.fault == "name":
+            return raw * widht
+        if self.fault == "inside":
+            return self.last(z[:, :1])
+        wrong = {"mean": raw[:, :1], "flat": raw.flatten(), "more": raw[:, None], "nan": raw / (raw - raw),
+                 "level": raw.long(), "tuple": (raw, raw)}
+        return wrong.get(self.fault, raw)
+
+
+class Mean(Output):
+    def forward(self, raw, z, alpha, sigma):
+        return super().forward(raw.mean(1, keepdim=True), z, alpha, sigma)
+
+
+class Weight(Elbo):
+    def weight(self, gamma, dgamma, own):
+        return torch.ones(len(gamma), len(gamma))
+
+
+class Half(Augmentation):
+    def __call__(self, x, uniform):
+        return x[..., ::2]
+
+
+class Classes(nn.Module):
+    def __init__(self, shape, num_classes):
+        super().__init__()
+        self.num_classes, self.last = num_classes, nn.Linear(2, 1)
+
+    def forward(self, z, gamma):
+        return self.last(z)
+
+
+class Steps(Ladder):
+    def __init__(self, shape, outputs, fault=""):
+        super().__init__()
+        self.encoders = nn.ModuleList([nn.Linear(2, 6)])
+        self.decoders, self.top = nn.ModuleList(), (4,) if fault == "top" else (3,)
+        self.head = Head(outputs)
+
+
+class Head(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.last = nn.Linear(3, outputs)
+
+    def forward(self, z):
+        return self.last(z)[..., None]
+
+
+class Late(nn.Module):
+    """Right until the fifth call in training."""
+    def __init__(self, shape, outputs=1, conditions=None):
+        super().__init__()
+        self.last, self.calls = nn.Linear(2, 2), 0
+
+    def forward(self, z, gamma, condition):
+        self.calls += self.training
+        if self.calls == 5:
+            raise KeyError("fifth")
+        return self.last(z)
+
+
+class Points(DataModule):
+    name, shape, num_classes = "own", (2,), 3
+
+    def __init__(self, fault="", **loading):
+        super().__init__(**loading)
+        self.fault = fault
+        self.levels = 17 if fault.startswith("level") else None
+
+    def load(self):
+        fault, x = self.fault, torch.rand(40, 2)
+        y = torch.arange(40) % 3
+        if fault == "name in load":
+            x = x * scael
+        if fault == "nan":
+            x[7, 1] = torch.nan
+        if fault == "scale":
+            x *= 1e6
+        if fault.startswith("level"):
+            x = (17 * x).long()
+        if fault == "level floats":
+            x = x / 16
+        if fault == "level":
+            x += 1
+        if fault == "bytes":
+            x = (255 * x).byte()
+        if fault == "numpy":
+            x = x.numpy()
+        if fault == "shape":
+            x = x[:, :1]
+        if fault == "label one off":
+            y += 1
+        if fault == "label float":
+            y = y.float()
+        if fault == "label few":
+            y = y[:-1]
+        if fault == "label numpy":
+            y = y.numpy()
+        condition = None if fault == "label none" else Condition(label=y)
+        split = Split(x, condition, self.levels)
+        found = {"train": split, "val": split, "test": split}
+        if fault == "split missing":
+            del found["val"]
+        if fault == "split tensor":
+            found["val"] = x
+        if fault == "list":
+            return [split, split, split]
+        if fault == "train empty":
+            found["train"] = Split(x[:0], condition[slice(0)], self.levels)
+        if fault == "test empty":
+            found["test"] = Split(x[:0], condition[slice(0)], self.levels)
+        return found
+'''
+TINY = "data=ring data.train_size=60 data.val_size=20 data.test_size=20 denoiser=mlp samples.n=0".split()
+LINE = {line.strip(): number for number, line in reversed([*enumerate(OWN.splitlines(), 1)])}
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """The file of a package of one's own."""
+    file = tmp_path / "own_faults.py"
+    file.write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TRIPTYCH_TRUST", "own_faults")
+    trust.trusted.cache_clear()
+    yield file
+    trust.trusted.cache_clear()
+    sys.modules.pop("own_faults", None)
+
+
+@pytest.fixture(scope="module")
+def composed() -> list[dict]:
+    """The configuration that all of them change, once it is there: composing it is most of the time."""
+    return []
+
+
+@pytest.fixture
+def refused(prepared, lab, capfd, tmp_path, composed):
+    """``refused(change)``: the line by which the command ends, also in ``summary.json``; nothing was trained."""
+    if not composed:
+        composed.append(prepared(*TINY).config())
+
+    def run(change) -> str:
+        made = RunDirectory(tmp_path / secrets.token_hex(4))
+        config = copy.deepcopy(composed[0])
+        change(config)
+        made.write("config.yaml", config)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended, one_line_errors():
+            execute(made)
+        said = capfd.readouterr().err
+        assert ended.value.code == 1
+        assert len(said.splitlines()) == 1 and said.startswith("error: "), said
+        line = said.removeprefix("error: ").strip()
+        summary = json.loads((made / "summary.json").read_text())
+        assert (summary["status"], summary["stage"]) == ("failed", "build")
+        assert summary["error"] == line[:1000]
+        assert not (made / "metrics.csv").exists() and not made.checkpoints()
+        return line
+
+    return run
+
+
+def own(place: str, name: str, **keys):
+    """A change of a configuration: the class ``name`` of one's own at ``place``."""
+
+    def change(config: dict) -> None:
+        node, *path = config, *place.split(".")
+        for key in path[:-1]:
+            node = node[key]
+        node[path[-1]] = {"_target_": f"own_faults.{name}", **keys}
+
+    return change
+
+
+def has(line: str, lab: Path, at: str, *words: str) -> None:
+    for word in (f"({lab}:{LINE[at]}", *words):
+        assert word in line, line
+
+
+FORWARD = "def forward(self, z, gamma, condition):"
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("mean", ["shape (4, 1); (4, 2) is accepted"]),
+        ("flat", ["shape (8,); (4, 2) is accepted"]),
+        ("more", ["shape (4, 1, 2); (4, 2) is accepted"]),
+        ("nan", ["8 of 8 numbers that are not finite"]),
+        ("level", ["torch.int64; floating point"]),
+        ("tuple", ["a tuple; a tensor of shape (4, 2)"]),
+    ],
+)
+def test_what_a_network_gives(refused, lab, fault, words):
+    line = refused(own("denoiser.network", "Net", fault=fault))
+    has(line, lab, FORWARD, "denoiser.network: Net gives", *words)
+
+
+def test_errors_within_a_network(refused, lab):
+    line = refused(own("denoiser.network", "Net", fault="name"))
+    has(line, lab, "return raw * widht", "name 'widht' is not defined", ", in forward)")
+
+
+def test_errors_within_torch_have_the_line_that_called_it(refused, lab):
+    line = refused(own("denoiser.network", "Net", fault="inside"))
+    has(line, lab, "return self.last(z[:, :1])", "RuntimeError: mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_errors_where_a_network_is_made(refused, lab):
+    line = refused(own("denoiser.network", "Net", fault="name in init"))
+    has(line, lab, "self.width = widht", "denoiser.network: name 'widht' is not defined", ", in __init__)")
+
+
+def test_other_parts(refused, lab):
+    line = refused(own("objective.output", "Mean", space="v"))
+    at = "def forward(self, raw, z, alpha, sigma):"
+    has(line, lab, at, "objective.output: Mean gives shape (4, 1); (4, 2) is accepted")
+    line = refused(own("objective.weighting", "Weight"))
+    has(
+        line,
+        lab,
+        "def weight(self, gamma, dgamma, own):",
+        "Weight gives shape (4, 4); (4,) or () is accepted",
+    )
+
+
+def test_other_models(refused, lab):
+    def classifier(config):
+        config["model"] = {"_target_": "triptych.models.classifier.Classifier"}
+        own("model.network", "Classes")(config)
+
+    line = refused(classifier)
+    at = "def forward(self, z, gamma):"
+    has(line, lab, at, "model.network: Classes gives shape (4, 1); (4, 8) is accepted")
+
+    def vae(config, fault=""):
+        config["model"] = {"_target_": "triptych.models.latent.VAE"}
+        config |= {"objective": {}, "denoiser": {}, "schedule": {}, "process": {}}
+        own("model.network", "Steps", fault=fault)(config)
+
+    has(
+        refused(vae),
+        lab,
+        "def forward(self, z):",
+        "model.network.head: Head gives shape (4, 2, 1); (4, 2, 2)",
+    )
+    line = refused(lambda config: vae(config, "top"))
+    assert "model.network.encoders: Linear gives shape (4, 3); (4, 4) is accepted" in line
+
+
+def test_a_change_of_images_that_changes_their_shape(refused, lab):
+    def halved(config):
+        config["data"] = {"_target_": "triptych.data.digits.Digits"}
+        config["denoiser"] = {"_target_": "triptych.diffusion.denoiser.Denoiser"}
+        config["denoiser"]["network"] = {"_target_": "triptych.networks.resnet.ResNet", "width": 8}
+        config["augmentation"] = {"half": {"_target_": "own_faults.Half"}}
+
+    at = "def __call__(self, x, uniform):"
+    has(refused(halved), lab, at, "augmentation: Half gives shape (4, 1, 8, 4); (4, 1, 8, 8) is accepted")
+
+
+def test_errors_in_training_have_their_line_too(prepared, lab, capfd, composed, tmp_path):
+    """By then a step is made: the same command goes on when it is asked to."""
+    run, config = RunDirectory(tmp_path / "late"), copy.deepcopy(composed[0])
+    own("denoiser.network", "Late")(config)
+    run.write("config.yaml", config)
+    with pytest.raises(SystemExit), one_line_errors():
+        execute(run)
+    [line] = capfd.readouterr().err.splitlines()
+    has(line, lab, 'raise KeyError("fifth")', "error: KeyError: 'fifth'", ", in forward)")
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["stage"] == "fit" and summary["error"] == line.removeprefix("error: ")
+    assert 'raise KeyError("fifth")' in (run / "train.log").read_text()
+
+
+def test_looking_moves_nothing(lab):
+    """Neither weights nor running means, modes, or the random numbers of three libraries."""
+    import random
+
+    import numpy as np
+    import torch
+
+    from triptych.models.contract import Given, check_given
+
+    net = sys.modules.get("own_faults") or __import__("own_faults")
+    model = net.Net((2,))
+    model.drop.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    for seed in (torch.manual_seed, random.seed, np.random.seed):
+        seed(3)
+
+    def given():
+        random.random(), np.random.rand(), torch.rand(1)
+        yield Given("network", model.forward, model(torch.randn(4, 2), None, None), ((4, 2),))
+
+    check_given(model, given())
+    drawn = float(torch.rand(())), random.random(), float(np.random.rand())
+    for seed in (torch.manual_seed, random.seed, np.random.seed):
+        seed(3)
+    assert drawn == (float(torch.rand(())), random.random(), float(np.random.rand()))
+    assert modes == [module.training for module in model.modules()]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_run_that_goes_on_is_not_looked_at_again(prepared, monkeypatch):
+    from tests.runs.test_data_changed import stopped
+    from triptych.training.fit import Fit
+
+    run = stopped(prepared(*TINY, "denoiser.network.width=8"), monkeypatch)
+    monkeypatch.setattr(Fit, "check", None)
+    assert execute(run)["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("nan", ["train: item 7 is not finite"]),
+        ("scale", ["train: values up to ", "e+05; up to 100", "`largest`"]),
+        ("bytes", ["torch.uint8 with levels=None", "float32"]),
+        ("level", ["levels from 1 to 17; whole numbers from 0 to 16"]),
+        ("level floats", ["torch.float32 with levels=17; numbers of levels from 0 to 16 as uint8 or int64"]),
+        ("numpy", ["values are a numpy.ndarray; a torch.Tensor"]),
+        ("shape", ["values of shape (40, 1); (items, 2)"]),
+        ("label one off", ["label from 1 to 3; whole numbers from 0 to 2", "num_classes"]),
+        ("label float", ["label is torch.float32; int64"]),
+        ("label few", ["label of shape (39,) with 40 items; (40,)"]),
+        ("label numpy", ["label is a numpy.ndarray; a torch.Tensor"]),
+        ("label none", ["no label; one for each item"]),
+        ("split missing", ["no split val; a dictionary with train, val, test"]),
+        ("split tensor", ["val: a torch.Tensor; a Split"]),
+        ("list", ["load gives a builtins.list; a dictionary"]),
+        ("train empty", ["train: no items"]),
+    ],
+)
+def test_what_a_data_set_holds(refused, lab, fault, words):
+    line = refused(own("data", "Points", fault=fault, batch_size=8))
+    has(line, lab, "def load(self):", "data own: ", *words)
+
+
+def test_errors_while_data_are_loaded(refused, lab):
+    line = refused(own("data", "Points", fault="name in load", batch_size=8))
+    has(line, lab, "x = x * scael", "NameError: name 'scael' is not defined", ", in load)")
+
+
+def test_nothing_to_test_is_said_before_anything_is_trained(refused, lab):
+    line = refused(own("data", "Points", fault="test empty", batch_size=8))
+    assert line == "test=true: data own keeps no items to test; test=false is accepted"
+
+
+def test_an_own_file_that_cannot_be_read(refused, lab):
+    lab.write_text("import torch\n\ndef broken(:\n")
+    line = refused(own("denoiser.network", "Net"))
+    assert "denoiser.network._target_=own_faults.Net: cannot be imported: " in line and f"({lab}:3)" in line
