@@ -158,6 +158,8 @@ def _within(limit: Any, value: Any) -> bool:
             return len(value) >= int(least)
         case Choice(options):
             return value in options
+        case IsPath():
+            return value is not None
     return True
 
 

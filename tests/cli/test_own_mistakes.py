@@ -1,4 +1,4 @@
-"""Mistakes in own code: one line with its file and line, before the first step; nothing of it trains silently."""
+"""Mistakes in own code: one line with its file and line, before the first step; none trains silently."""
 
 import copy
 import json
@@ -176,7 +176,7 @@ def composed() -> list[dict]:
 
 @pytest.fixture
 def refused(prepared, lab, capfd, tmp_path, composed):
-    """``refused(change)``: the line by which the command ends, also in ``summary.json``; nothing was trained."""
+    """``refused(change)``: the line by which the command ends, as in ``summary.json``; nothing is trained."""
     if not composed:
         composed.append(prepared(*TINY).config())
 
@@ -393,3 +393,26 @@ def test_an_own_file_that_cannot_be_read(refused, lab):
     lab.write_text("import torch\n\ndef broken(:\n")
     line = refused(own("denoiser.network", "Net"))
     assert "denoiser.network._target_=own_faults.Net: cannot be imported: " in line and f"({lab}:3)" in line
+
+
+def test_a_result_of_other_code_is_told_as_such(lab, capfd, composed, prepared, tmp_path):
+    """After a mended mistake the same command finds the old figure; what makes a new one is said with it."""
+    from triptych.cli.train import _tell_finished
+
+    run, config = RunDirectory(tmp_path / "mended"), copy.deepcopy(composed[0])
+    config["trainer"] |= {"max_steps": 2, "val_check_interval": 2}
+    own("denoiser.network", "Net")(config)
+    run.write("config.yaml", config)
+    run.write("provenance.json", {"id": "x"})
+    assert execute(run)["status"] == "finished"
+    capfd.readouterr()
+    _tell_finished(run)
+    assert capfd.readouterr().out.splitlines()[0] == "finished before"
+    lab.write_text(OWN.replace("nn.Dropout(0.1)", "nn.Dropout(0.2)"))
+    _tell_finished(run)
+    said, result, _ = capfd.readouterr().out.splitlines()
+    assert said == (
+        "finished before, under other code (own_faults.py) than now; force=true runs it anew, "
+        "the old directory is kept aside"
+    )
+    assert result.startswith("test bound")

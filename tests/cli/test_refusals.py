@@ -33,7 +33,7 @@ def nothing_finished(root: Path) -> None:
         (["seed=abc"], ["seed='abc'", "a whole number from 0 to 4294967295 is accepted"]),
         (["bound=3"], ["bound=3", "decoder", "steps"]),
         (["experiment=digits_bst"], ["experiment=digits_bst", "did you mean digits_best?"]),
-        (["schedule=3"], ["string"]),
+        (["schedule=3"], ["schedule=3", "linear"]),
     ],
 )
 def test_before_anything_is_imported(door, root, arguments, words):

@@ -1,8 +1,16 @@
 """What a person types, as Hydra wants it."""
 
 import re
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
 
 from triptych.config.keys import find
+from triptych.config.nearest import nearest
+from triptych.errors import UserError
+
+WORD = re.compile(r"[\w.-]+")
+OPTIONS = ["--help", "--multirun", "-m", "--config-dir", "--cfg", "--info", "--shell-completion"]
 
 FLAG = re.compile(r"--(?P<key>[A-Za-z_][\w./@]*)=(?P<value>.*)", re.DOTALL)
 HYDRAS = ("package", "info", "cfg")  # of its own flags those that look like keys with a value
@@ -32,5 +40,39 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
         key, equals, value = argument.partition("=")
         if equals and value and value[0] not in "'\"" and find(key.lstrip("+"), command=command).is_path:
             value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        elif not argument.isascii() and WORD.fullmatch(value):  # Hydra's grammar knows no other letters
+            value = f"'{value}'"
         quoted.append(f"{key}{equals}{value}")
+    check_options(quoted)
     return quoted
+
+
+def check_place(key: str, path: str | None, folder: bool = False) -> None:
+    """UserError where a result could not be written, as far as is known before there is one.
+
+    ``folder``: it is written into a folder of that name, else into a file.
+    """
+    if path is None:
+        return
+    there = next(one for one in (Path(path).absolute(), *Path(path).absolute().parents) if one.exists())
+    whole = there == Path(path).absolute()
+    if there.is_dir() == (whole and not folder):
+        kind = "directory" if there.is_dir() else "file"
+        wanted = "a folder, there or new," if folder else "a file"
+        raise UserError(f"{key}={path}: {there} is a {kind}; {wanted} is accepted")
+
+
+def check_options(arguments: list[str]) -> None:
+    """What begins with a dash is an option of Hydra's; UserError for the first that is none."""
+
+    def refuse(message: str) -> None:
+        given = message.removeprefix("unrecognized arguments: ")
+        raise UserError(
+            f"{given}: no such option, {nearest(given.split('=')[0], OPTIONS)}; keys are typed as KEY=VALUE"
+            if given != message
+            else message
+        )
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[assignment, method-assign]
+    parser.parse_args([one for one in arguments if one != "--version"])

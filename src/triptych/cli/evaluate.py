@@ -6,7 +6,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.cli.arguments import as_hydra_wants
+from triptych.cli.arguments import as_hydra_wants, check_place
 from triptych.config.check import CONFIGS
 from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
@@ -21,6 +21,8 @@ def evaluate(cfg: DictConfig) -> dict:
     """The bound of a checkpoint over one split: {"bpd": {"mean", "stderr", "n"}, ...} as in summary.json."""
     asked: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     check_values(asked, "evaluate")
+    for key in ("out", "items"):
+        check_place(key, cfg[key])
     check_checkpoint(cfg.ckpt)  # before torch is imported
     from triptych.training.evaluate import evaluate
 
@@ -44,8 +46,8 @@ def compose_and_evaluate(cfg: DictConfig) -> None:
 
 def main() -> None:
     """The console script."""
-    sys.argv[1:] = as_hydra_wants(sys.argv[1:], "evaluate")
     with one_line_errors():
+        sys.argv[1:] = as_hydra_wants(sys.argv[1:], "evaluate")
         compose_and_evaluate()
     sys.exit(0)
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from triptych.runs.read import find_runs
+from triptych.runs.read import find_runs, is_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,14 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="M",
         help="call settings the same where a test puts their difference within M, in the unit shown",
     )
+    parser.error = lambda line: sys.exit(_refuse(line))  # type: ignore[method-assign]
     options = parser.parse_args(argv)
     if options.equal_within is not None and not options.equal_within > 0:
         return _refuse(f"--equal-within {options.equal_within:g}: a number above zero is accepted")
     for directory in options.dirs:
         if not directory.is_dir():
             return _refuse(f"{directory}: {'not a directory' if directory.exists() else 'no such directory'}")
-        if not find_runs(directory):
-            return _refuse(f"{directory}: no run in it (a run's directory holds config.yaml or summary.json)")
+        if not any(map(is_run, find_runs(directory))):
+            return _refuse(
+                f"{directory}: no run in it (config.yaml or summary.json, as triptych-train writes them)"
+            )
     # drawing is imported only now, so that --help and mistakes answer at once
     from triptych.report.render import write_report
     from triptych.report.terminal import print_table

@@ -6,7 +6,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.cli.arguments import as_hydra_wants
+from triptych.cli.arguments import as_hydra_wants, check_place
 from triptych.config.check import CONFIGS
 from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
@@ -20,6 +20,7 @@ def sample(cfg: DictConfig) -> Path:
     """Draw ``cfg.n`` samples, save them as a picture and as a tensor; the folder that holds both."""
     asked: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     check_values(asked, "sample")
+    check_place("out", cfg.out, folder=True)
     check_checkpoint(cfg.ckpt)  # before torch is imported
     import torch
 
@@ -49,8 +50,8 @@ def compose_and_sample(cfg: DictConfig) -> None:
 
 def main() -> None:
     """The console script."""
-    sys.argv[1:] = as_hydra_wants(sys.argv[1:], "sample")
     with one_line_errors():
+        sys.argv[1:] = as_hydra_wants(sys.argv[1:], "sample")
         compose_and_sample()
     sys.exit(0)
 

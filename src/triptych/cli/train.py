@@ -23,9 +23,9 @@ from triptych.runs import processes
 from triptych.runs.directory import PRUNE, REFUSED, RunDirectory, write_atomic
 from triptych.runs.exits import one_line_errors
 from triptych.runs.prepare import prepare
+from triptych.runs.provenance import changed_since
 from triptych.runs.strangers import OWN, check_run
 from triptych.runs.summary import Summary, figure, one_line
-from triptych.sweeps.rounds import check_rounds
 
 register_resolvers()
 
@@ -46,11 +46,8 @@ def compose_and_train(cfg: DictConfig) -> float | None:
     sweeping = not OmegaConf.is_missing(job.job, "num")
     path = Path(job.runtime.output_dir)
     try:
-        check_keys(cfg, job)  # type: ignore[arg-type]
-        if not sweeping:
-            check_rounds(cfg, sweeping=False, grid=False)
-        if processes.launch() and not cfg.name and not sweeping:
-            raise UserError("name=null: a name is needed here, so that all processes share one directory")
+        if sweeping:  # a single run was asked before it had a directory
+            check_keys(cfg, job)  # type: ignore[arg-type]
         if processes.rank() == 0:
             run = prepare(cfg, path, list(job.overrides.task), dict(job.runtime.choices))
             processes.announce(run.path)
@@ -62,8 +59,7 @@ def compose_and_train(cfg: DictConfig) -> float | None:
         return None
     if run.status == "finished":
         if not sweeping and processes.rank() == 0:
-            print("finished before")
-            _print_result(run)
+            _tell_finished(run)
         return _metric(run, cfg.optimized_metric)
     os.environ[OWN] = str(run.path)  # and no stranger's
     command = [sys.executable, "-m", "triptych.cli.train", f"resume={run.path}"]
@@ -123,6 +119,14 @@ def _metric(run: RunDirectory, name: str, trouble: str = "") -> float | None:
     if trouble:
         print(trouble, file=sys.stderr, flush=True)
     return figure(run.summary(), name)
+
+
+def _tell_finished(run: RunDirectory) -> None:
+    """The recorded result, and whether it is one of other code."""
+    found = changed_since(run)
+    anew = "force=true runs it anew, the old directory is kept aside"
+    print(f"finished before, under other {found} than now; {anew}" if found else "finished before")
+    _print_result(run)
 
 
 def _print_result(run: RunDirectory) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -120,9 +121,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if extra := EXTRAS.get(found[1]):
             return f"{found[1]}: not installed, pip install 'triptych[{extra}]' is needed"
         group, _, option = found[1].rpartition("/")
-        options = folders.options(group) + [EMPTY[g] for g in EMPTY if g == group]
-        if group == "hydra/launcher":
-            options += ["joblib", *(name.rpartition("/")[2] for name in EXTRAS)]
+        options = _options(group)
         near = nearest(option, options)
         if not near.startswith("accepted"):  # all that there is in any case: a group is short
             near += f" (accepted: {', '.join(sorted(options))})"
@@ -133,10 +132,41 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         key = found[1].split("@")[0]
         given = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
         return f"{given}: no such key, {nearest(key, _all_names(arguments))}"
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{found[1]}: several values are a sweep's, which needs -m; one value is accepted without"
+    if "override_grammar" in text and (given := next(filter(_unreadable, arguments), "")):
+        key = given.split("=", 1)[0] if "=" in given else "KEY"
+        return (
+            f"{given}: cannot be read; KEY=VALUE is accepted, with other signs than letters, digits and "
+            f"-_./ in quotes, as in \"{key}='a=b'\""
+        )
+    if "Config group override must be a string" in text:
+        for given in arguments:
+            group, _, option = given.lstrip("+").partition("=")
+            if (CONFIGS / group).is_dir() and not (CONFIGS / group / f"{option}.yaml").is_file():
+                return f"{given}: the name of a file is accepted: {', '.join(_options(group))}"
     if found := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{found[1]}: a value is needed, as in {found[1]}=..."
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(lines[:3])
+
+
+def _unreadable(argument: str) -> bool:
+    """Whether it is no override in Hydra's grammar."""
+    try:
+        if argument[:1] != "-":
+            OverridesParser.create().parse_override(argument)
+    except (HydraException, ValueError):
+        return True
+    return False
+
+
+def _options(group: str) -> list[str]:
+    """The choices of a group."""
+    found = folders.options(group) + [EMPTY[g] for g in EMPTY if g == group]
+    if group == "hydra/launcher":
+        found += ["joblib", *(name.rpartition("/")[2] for name in EXTRAS)]
+    return sorted(found)
 
 
 def _all_names(arguments: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from triptych.config.trust import is_own
 
 
 def place_of(what: Callable[..., Any]) -> str:
-    """ " (FILE:LINE)" of a function or class of the owner's own, of a bound method's function; "" of others."""
+    """ " (FILE:LINE)" of a function, method or class of the owner's own; "" of others."""
     found = inspect.unwrap(getattr(what, "__func__", what))
     if not is_own(getattr(found, "__module__", None) or ""):
         return ""
@@ -20,7 +20,7 @@ def place_of(what: Callable[..., Any]) -> str:
 
 
 def raised_at(error: BaseException) -> str:
-    """ " (FILE:LINE, in NAME)" of the owner's innermost line on the way to an error; "" where there is none."""
+    """ " (FILE:LINE, in NAME)": the innermost line of own code on the way to an error; "" without one."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f" ({error.filename}:{error.lineno})"
     frames = list(traceback.walk_tb(error.__traceback__))

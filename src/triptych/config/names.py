@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -33,9 +34,11 @@ def slug(text: str, limit: int = 120) -> str:
     return f"{safe[: limit - 9].rstrip('-.,')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def run_name(name: str | None) -> str:
+def run_name(name: Any) -> str:
     """A run's own name, or a fresh one: time and a short id."""
-    return slug(name) if name else f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
+    if name not in (None, ""):
+        return slug(str(name))
+    return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
 
 
 def shared_overrides(cfg: DictConfig) -> dict[str, str]:

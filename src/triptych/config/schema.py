@@ -5,7 +5,7 @@ this must be (``Base``) and a role for all of its keys. Defaults and comments ar
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib.util import find_spec
@@ -52,8 +52,8 @@ class Trainer(TypedDict):
     max_steps: Annotated[Count, Unit("steps")]
     val_check_interval: Annotated[Count, Unit("steps")]
     log_every_n_steps: Annotated[Count, Unit("steps"), Role.REPORTING]
-    accelerator: Annotated[str, Role.MACHINE]
-    devices: Annotated[int | str | Sequence[int], Role.MACHINE]
+    accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"], Role.MACHINE]
+    devices: Annotated[Count | Literal[-1] | str | Sequence[int], Role.MACHINE]
     num_nodes: Annotated[Count, Role.MACHINE]
     strategy: Annotated[str, Role.MACHINE]
     precision: Literal[None, 32, "32-true", "bf16-mixed", "16-mixed"]
@@ -283,10 +283,11 @@ def check_metrics(names: Iterable[str]) -> None:
             raise UserError(f"metrics.{name}: a figure of the bound has that name; another is accepted")
 
 
-def check_together(config: dict[str, Any]) -> None:
+def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
     """What depends on more than one key of a run; UserError for keys that do not go together.
 
-    A warm-up longer than the run is accepted: ``debug=fdr`` is two steps of a run with its own warm-up.
+    A warm-up longer than the run is refused where it was ``typed``: ``debug=fdr`` is two steps of a run with
+    its own warm-up.
     """
     check_metrics(config.get("metrics") or {})
     for key in ("val_size", "val_fraction"):
@@ -297,3 +298,12 @@ def check_together(config: dict[str, Any]) -> None:
     for name in ("tensorboard", "mlflow"):
         if (config["logger"] or {}).get(name) and find_spec(name) is None:
             raise UserError(f"logger={name}: not installed, pip install 'triptych[loggers]' is needed")
+    for key in ("test_size", "test_fraction"):
+        if config["test"] and config["data"].get(key) == 0:
+            raise UserError(f"test=true: data.{key}=0 leaves no items to test; test=false is accepted")
+    warm, steps = config["lr_schedule"].get("warmup_steps", 0), config["trainer"]["max_steps"]
+    if warm > steps and "lr_schedule.warmup_steps" in typed:
+        raise UserError(
+            f"lr_schedule.warmup_steps={warm}: trainer.max_steps={steps} end before it; "
+            f"a whole number from 0 to {steps} is accepted"
+        )

@@ -11,6 +11,7 @@ then imports that one module, and looks whether the object is the class that it 
 """
 
 import ast
+import difflib
 import importlib
 import os
 import re
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.config.schema import CLASSES
+from triptych.config.source import place_of
 from triptych.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
@@ -53,10 +55,12 @@ def check_name(target: Any, where: str = "") -> str:
     """
     if not isinstance(target, str) or not NAME.fullmatch(target):
         raise _refused(target, where, "not the dotted name of a class")
+    if OPTIMISER.fullmatch(target) and not place_of(target):
+        raise _refused(target, where, "torch.optim has no class of that name")
     if target in ARGUMENTS or OPTIMISER.fullmatch(target) or is_own(target):
         return target
     if not _home(target):
-        raise _refused(target, where, "not a class that a configuration may name")
+        raise _refused(target, where, f"not a class that a configuration may name{_near(target)}")
     return target
 
 
@@ -143,6 +147,15 @@ def is_own(name: str) -> bool:
 
 def _inside(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
+
+
+def _near(target: str) -> str:
+    """ ", did you mean NAME?" of a class in the rooms; "" where none is near."""
+    files = [file for room in ROOMS for file in (PACKAGE / room).rglob("*.py")]
+    modules = [".".join(("triptych", *file.relative_to(PACKAGE).with_suffix("").parts)) for file in files]
+    names = [f"{module}.{name}" for module in modules for name in _classes(module)[0]]
+    close = difflib.get_close_matches(target[:200], names, n=1, cutoff=0.85)
+    return f", did you mean {close[0]}?" if close else ""
 
 
 def _key(target: Any, where: str) -> str:

@@ -66,7 +66,7 @@ class DataModule(pl.LightningDataModule):
     """Fixed splits in memory, batches in an order that follows from (seed, step).
 
     A subclass sets name, shape, levels (None: continuous) and num_classes (0: no labels), and defines `load`;
-    one with conditions other than labels gives `conditions` too. `largest`: how far from 0 values of a density
+    one with conditions other than labels gives `conditions` too. largest: how far from 0 values of a density
     may lie, as noise schedules are made for about 1.
     batch_size is global, shared among the processes; eval_batch_size is each process's own;
     num_workers: threads that decode image files in setup, where there are any. DataError on bad sizes.

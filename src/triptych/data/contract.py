@@ -37,7 +37,7 @@ def _breaches(data: DataModule) -> Iterator[str]:
     splits: Any = data.splits
     if not isinstance(splits, dict) or (missing := [name for name in SPLITS if name not in splits]):
         found = f"no split {missing[0]}" if isinstance(splits, dict) else f"load gives {_of(splits)}"
-        yield f"{found}; a dictionary with {', '.join(SPLITS)} is accepted, an empty Split where there is none"
+        yield f"{found}; a dictionary with {', '.join(SPLITS)} is accepted, each a Split, if an empty one"
         return
     for name, split in splits.items():
         if not isinstance(split, Split):

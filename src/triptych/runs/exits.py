@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from triptych.config.mistakes import raised_at, told
 from triptych.errors import Interrupted, StorageError, UserError
@@ -49,10 +50,15 @@ def _as_refusal(error: Exception) -> UserError | None:
     """What to say of an error that is none of ours: own code's, or one by which a library refuses."""
     if raised_at(error):
         return UserError(told(error))
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
+        why = " ".join(filter(None, (error.context, error.problem)))
+        return UserError(f"{mark.name}:{mark.line + 1}: no YAML ({why})")
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     library = frame.f_globals.get("__name__", "").split(".")[0]
     if isinstance(error, ValueError | ConnectionError) and library in ("hydra", "ray"):
-        return UserError(str(error))  # Hydra's grammar refuses so too, and Ray where no cluster is
+        from triptych.config.check import explain
+
+        return UserError(explain(error, sys.argv[1:]))  # Hydra refuses so too, and Ray where no cluster is
     if isinstance(error, OSError) and _by_hydra(error):
         kind = StorageError if error.errno in STORAGE else UserError
         return kind(f"{error.filename}: cannot be written ({error.strerror})")

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import check
 from triptych.config.build import check_names
-from triptych.config.keys import check_values, role
+from triptych.config.keys import check_values, groups, role
 from triptych.config.schema import check_together
 from triptych.declare import Role
 from triptych.errors import Diverged, UserError
@@ -24,24 +24,37 @@ COMPILE = "compile"
 PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
 
+def described(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
+    """``cfg`` resolved, and with ``trained`` the other run's model in it and in ``choices``.
+
+    Raises:
+        UserError: a group is missing, a value or a name is not accepted, or ``trained`` is no finished run's.
+    """
+    plain: dict = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    for group in groups():
+        if group not in plain:
+            raise UserError(f"{group}: a choice is needed, as in {group}=NAME")
+    check_values(plain)
+    check_together(plain, {o.lstrip("+").split("=", 1)[0] for o in overrides})
+    if plain["trained"] is not None:
+        adopt(plain, choices, overrides)
+    check_names(plain)
+    return plain
+
+
 def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
     """The directory of the run that ``cfg`` describes, ready to be executed.
 
     Raises:
-        UserError: ``trained`` is no finished run's; the directory records another configuration, or a
+        UserError: as ``described``; the directory records another configuration, or a
             failed run (``retry=true`` tries that again, ``force=true`` starts over and keeps the old aside).
         Diverged: it did so before; the same two are accepted.
     """
-    plain: dict = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    check_values(plain)
-    check_together(plain)
+    composed = dict(choices)
+    plain = described(cfg, overrides, choices)
     force, retry = plain.pop("force"), plain.pop("retry")
     for key in [key for key in plain if role(key) is Role.START]:
         plain.pop(key)
-    composed = dict(choices)
-    if plain["trained"] is not None:
-        adopt(plain, choices, overrides)
-    check_names(plain)
     run = RunDirectory(path)
     check_initial(plain, begun=run.status == "finished" or bool(run.checkpoints()))
     if force and (run / "config.yaml").exists():

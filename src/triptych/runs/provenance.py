@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.runs.directory import RunDirectory
-from triptych.runs.sources import compare_code, own_packages, source_files, versions, whole
+from triptych.runs.sources import changes, compare_code, own_packages, source_files, versions, whole
 
 DIFF_LIMIT = 2**20
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -75,6 +75,16 @@ def add_execution(
     here |= {"changed": said} if said else {}
     run.write("provenance.json", record | {"data": data, "sources": names, "executions": [*executions, here]})
     return said
+
+
+def changed_since(run: RunDirectory) -> str:
+    """What of its code and packages is no longer as in a run's last execution, as ``changes`` says it."""
+    record, files = run.provenance(), source_files(run.config())
+    executions = record.get("executions")
+    if not executions:
+        return ""
+    here = {"sources": whole(files), "versions": versions()}
+    return changes(executions[-1], here, record.get("sources", {}) | {here["sources"]: files})
 
 
 def git_state(

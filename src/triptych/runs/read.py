@@ -21,7 +21,7 @@ from triptych.limits import limit
 from triptych.runs.plain import line, load, load_config, natural, number, parse_overrides, text, whole
 from triptych.runs.read_measures import Measured, read_measures
 from triptych.runs.read_schedule import ScheduleCurve, read_schedule, read_variance
-from triptych.runs.summary import UNITS, Summary
+from triptych.runs.summary import ENDED, UNITS, Summary
 
 Status = Literal["finished", "failed", "diverged", "running", "interrupted", "unreadable"]
 
@@ -158,6 +158,15 @@ def find_runs(root: Path) -> list[Path]:
             folders.clear()
         folders[:] = [name for name in folders if not name.startswith(".") and not ASIDE.search(name)]
     return sorted(found, key=lambda path: natural(str(path)))
+
+
+def is_run(directory: Path) -> bool:
+    """Whether what lies there is a run's, as far as can be told: other programs have such files too."""
+    summary = load(directory / "summary.json")
+    said = isinstance(summary, dict) and summary.get("status") in ENDED
+    if said or (directory / "provenance.json").is_file():
+        return True
+    return {"data._target_", "model._target_"} <= {*load_config(directory / "config.yaml")}
 
 
 def read_runs(root: Path, now: float | None = None) -> list[Run]:

@@ -70,7 +70,13 @@ def versions() -> dict[str, str]:
 
 
 def compare_code(last: dict, here: dict, names: dict[str, dict[str, str]]) -> str:
-    """What to say where an execution's code or packages differ from those of the one before; "" if not.
+    """What to say where an execution's code or packages differ from those of the one before; "" if not."""
+    found = changes(last, here, names)
+    return f"going on under other {found} than before" if found else ""
+
+
+def changes(last: dict, here: dict, names: dict[str, dict[str, str]]) -> str:
+    """ "code (FILES) and packages (NAME OLD -> NEW)", as far as two executions differ in them; "" if not.
 
     ``names``: the files of each digest of sources.
     """
@@ -83,7 +89,7 @@ def compare_code(last: dict, here: dict, names: dict[str, dict[str, str]]) -> st
         moved = [n for n in {**old, **new} if old.get(n) != new.get(n)]
         told = _few([f"{n} {old.get(n, 'none')} -> {new.get(n, 'none')}" for n in moved])
         said.append(f"packages ({told})")
-    return f"going on under other {' and '.join(said)} than before" if said else ""
+    return " and ".join(said)
 
 
 def _digest(file: Path) -> str:

@@ -27,6 +27,9 @@ def grid(sweeper: Mapping, arguments: Sequence[str], loader: Any = None) -> list
 
     given = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*given, *arguments])
+    for override in parsed:
+        if override.is_sweep_override() and not any(True for _ in override.sweep_iterator()):
+            raise UserError(f"{override.input_line}: no values; one or more are accepted")
     settings = sweeper.get("settings") or {}
     jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
     return [with_setting(job, settings) for job in jobs]

@@ -28,7 +28,7 @@ from triptych.runs import processes
 from triptych.runs.directory import ENDED, REFUSED, RunDirectory
 from triptych.runs.exits import one_line_errors
 from triptych.runs.plain import load
-from triptych.runs.provenance import command
+from triptych.runs.provenance import changed_since, command
 from triptych.runs.summary import UNITS, figure
 from triptych.sweeps.rounds import check_rounds, grid
 
@@ -67,7 +67,7 @@ def current() -> "SweepHook":
 
 
 @contextmanager
-def _no_sweep_after_an_error() -> Iterator[None]:
+def no_run_after_an_error() -> Iterator[None]:
     """Hydra turns a callback's exceptions into warnings and goes on; an exit it lets through."""
     try:
         with one_line_errors():
@@ -81,7 +81,7 @@ class SweepHook(Callback):
     """Hydra's callback around a multirun."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        with _no_sweep_after_an_error(), open_dict(config):
+        with no_run_after_an_error(), open_dict(config):
             if processes.launch():
                 raise UserError(
                     "-m: a sweep starts its processes itself; use trainer=ddp in it, not torchrun or srun"
@@ -105,7 +105,7 @@ class SweepHook(Callback):
                     f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]"
                 )
         self.root = Path(config.hydra.sweep.dir)
-        with _no_sweep_after_an_error():
+        with no_run_after_an_error():
             self.cells = expected_cells(config)
         self.config = config
         self.before = load(self.root / "sweep.json") or {}
@@ -117,8 +117,9 @@ class SweepHook(Callback):
         if config.get("equal_within") is not None:
             self.facts["equal_within"] = config.equal_within
         self.refused: dict[str, str] = {}  # cells that were not run, since their directories hold other runs
-        with _no_sweep_after_an_error():
+        with no_run_after_an_error():
             self._begin()
+        self._tell_other_code()
         _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells)
         at_once = config.hydra.launcher.get("n_jobs") or 1
@@ -208,6 +209,18 @@ class SweepHook(Callback):
         if self.refused:
             with suppress(StorageError):
                 self.record(refused=self.refused)
+
+    def _tell_other_code(self) -> None:
+        """A line where results that are there are of other code: they are shown beside new ones."""
+        finished = [run for run in self.runs() if run.status == "finished"]
+        found = [said for said in map(changed_since, finished) if said]
+        if found:
+            print(
+                f"{len(found)} of {len(self.cells)} runs finished before, under other {found[0]} than now; "
+                "force=true runs them anew, the old directories are kept aside",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def __getstate__(self) -> dict:
         return {}  # launchers send the hook to their workers, where its thread is not needed and cannot go

@@ -1,0 +1,53 @@
+"""A command of a single run: what can be refused is, before there is a directory."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, open_dict
+
+from triptych.config.check import check_keys
+from triptych.errors import UserError
+from triptych.runs import processes
+from triptych.runs.directory import RunDirectory
+from triptych.runs.prepare import described
+from triptych.sweeps.rounds import check_rounds
+from triptych.sweeps.sweep import no_run_after_an_error
+
+FILES = ("guide", "measures.classifier", "measures.inception")
+
+
+class SingleHook(Callback):
+    """Hydra's callback around a single run."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        with no_run_after_an_error():
+            check_single(config)
+
+
+def check_single(config: DictConfig) -> None:
+    """UserError for what no run could be made of; ``config`` has Hydra's own part still in it."""
+    hydra = config.hydra
+    check_keys(config, hydra)
+    check_rounds(config, sweeping=False, grid=False)
+    if hydra.sweeper.get("params"):
+        chosen = [f"{group}={hydra.runtime.choices.get(group)}" for group in ("ablation", "hparams_search")]
+        said = next((one for one in chosen if not one.endswith("=None")), "hydra.sweeper.params")
+        raise UserError(f"{said}: settings to compare are a sweep's, which needs -m")
+    if processes.launch() and not config.name:
+        raise UserError("name=null: a name is needed here, so that all processes share one directory")
+    task = copy.deepcopy(config)
+    with open_dict(task):
+        del task["hydra"]
+    plain = described(task, list(hydra.overrides.task), dict(hydra.runtime.choices))
+    if RunDirectory(hydra.run.dir).status != "finished":  # whose result is there without them
+        _check_files(plain)
+
+
+def _check_files(plain: dict[str, Any]) -> None:
+    for name in FILES:
+        group, _, key = name.rpartition(".")
+        value = (plain[group] if group else plain).get(key)
+        if value not in (None, "exact") and not Path(value).expanduser().exists():
+            raise UserError(f"{name}={value}: no such file; null or one that is there is accepted")

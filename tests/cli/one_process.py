@@ -1,0 +1,68 @@
+"""Many commands in one process, each as its console script runs it, and what came of each: JSON lines.
+
+``TRIPTYCH_ROOT=ROOT python one_process.py < LINES``: each line a JSON list, door and arguments. No run begins.
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from hydra.core.global_hydra import GlobalHydra
+
+from triptych.cli import evaluate, report, sample, train
+from triptych.runs import processes
+
+DOORS = {
+    "train": train.main,
+    "evaluate": evaluate.main,
+    "sample": sample.main,
+    "report": lambda: sys.exit(report.main()),
+}
+
+
+class Begun(BaseException):
+    """A run's process would have been started."""
+
+
+def begin(*_: object) -> None:
+    raise Begun
+
+
+def answer(door: str, arguments: list[str], root: Path) -> dict:
+    """Exit code, "begun" if it was not refused; both streams, CPU seconds, what is new, heavy modules."""
+    GlobalHydra.instance().clear()
+    os.environ.pop(processes.PARENT, None)
+    sys.argv = [f"triptych-{door}", *arguments]
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    out, err = io.StringIO(), io.StringIO()
+    began, code = time.process_time(), None
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            DOORS[door]()
+    except SystemExit as ended:
+        code = ended.code
+    except Begun:
+        code = "begun"
+    except BaseException as error:
+        code = f"traceback: {error!r}"
+    seconds = time.process_time() - began
+    left = [str(path) for path in root.rglob("*") if before.get(path) != path.stat().st_mtime_ns]
+    for path in {*root.rglob("*")} - {*before}:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    heavy = [name for name in ("torch", "numpy") if name in sys.modules]
+    said = {"code": code, "out": out.getvalue(), "err": err.getvalue(), "left": left}
+    return said | {"seconds": seconds, "heavy": heavy}
+
+
+if __name__ == "__main__":
+    train.os.execv = processes.run_child = begin  # type: ignore[assignment]
+    start = time.process_time()  # imports and all
+    for line in sys.stdin:
+        door, *arguments = json.loads(line)
+        found = answer(door, arguments, Path(os.environ["TRIPTYCH_ROOT"]))
+        print(json.dumps(found | {"start": start}), flush=True)

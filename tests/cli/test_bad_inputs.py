@@ -1,0 +1,179 @@
+"""Bad inputs as tried by people: each is answered by one line, at once, and leaves nothing behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ISSUE = [  # the inputs of those who tried 119, of which these were not answered well
+    ("train optimizer.lr=inf", ["optimizer.lr=inf", "above 0, at most 10"]),
+    ("train optimizer.lr=1e10", ["optimizer.lr=1", "at most 10"]),
+    ("train schedule.gamma_min=-1e6", ["schedule.gamma_min=-1000000.0", "[-50, 50]"]),
+    ("train denoiser.network.blocks=-1", ["denoiser.network.blocks=-1", "from 1"]),
+    ("train samples.n=-1", ["samples.n=-1", "from 0 to 1000000"]),
+    ("train trainer.gradient_clip_val=-1", ["trainer.gradient_clip_val=-1", "null or a number above 0"]),
+    ("train lr_schedule.warmup_steps=-5", ["lr_schedule.warmup_steps=-5", "from 0"]),
+    ("train lr_schedule.warmup_steps=1000000 trainer.max_steps=4", ["warmup_steps=1000000", "from 0 to 4"]),
+    ("train lr_schedule.floor=-2", ["lr_schedule.floor=-2", "[0, 1]"]),
+    ("train checkpoint=best data.val_size=0", ["checkpoint=best", "data.val_size=0", "last is accepted"]),
+    ("train -m hparams_search=optuna hydra.sweeper.n_trials=0", ["hydra.sweeper.n_trials=0", "from 1"]),
+    ("report {mine}/foreign", ["foreign", "no run in it"]),
+    ("report {mine}/results", ["results", "no run in it"]),
+    ("sample ckpt=x n=1000000000", ["n=1000000000", "from 1 to 1000000"]),
+    ("train n=1000000000", ["n=1000000000", "no such key"]),
+    ("train denoiser.network.width=0", ["denoiser.network.width=0", "from 1"]),
+    ("train denoiser.network.width=-8", ["denoiser.network.width=-8", "from 1"]),
+    ("train samples.n=1000000000", ["samples.n=1000000000", "from 0 to 1000000"]),
+    ("train threads=1.5", ["threads=1.5", "a whole number from 1"]),
+    ("train optimizer.betas=[0.9]", ["optimizer.betas=[0.9]", "a list of 2"]),
+    ("train paths.log_dir=/dev/null", ["/dev/null", "cannot be written"]),
+    ("train paths.log_dir=/proc/x", ["/proc/x", "cannot be written"]),
+    ("evaluate ckpt=x out={mine}", ["out={mine}", "is a directory; a file"]),
+    ("evaluate ckpt=x out={mine}/file/x.json", ["{mine}/file is a file"]),
+    ("sample ckpt=x out={mine}/file", ["out={mine}/file", "is a file; a folder"]),
+    ("sample ckpt=x seed=abc", ["seed='abc'", "a whole number from 0"]),
+    ("train resume={mine}/foreign", ["foreign/config.yaml", "that of a run is accepted"]),
+    ("train --config-dir {mine} experiment=syntax", ["experiment/syntax.yaml:3", "no YAML"]),
+    ("train -m --config-dir {mine} experiment=syntax seed=1,2", ["experiment/syntax.yaml:3", "no YAML"]),
+    ("train name=1e5", ["name=100000.0", "null, text or a whole number"]),
+    ("train name=true", ["name=True", "null, text or a whole number"]),
+    ("train objective=x0,v", ["objective=x0,v", "-m"]),
+    ("train seed==1", ["seed==1", "KEY=VALUE", "quotes"]),
+    ("train -m seed=", ["seed=''", "from 0"]),
+    ("train -m objective=", ["objective=", "epsilon"]),
+    ("train denoiser.network._target_=triptych.networks.resnet.ResNt", ["did you mean triptych.networks.", "ResNet?"]),
+    ("train --foo", ["--foo", "no such option", "KEY=VALUE"]),
+]  # fmt: skip
+OWN = [
+    ("evaluate --foo", ["--foo", "no such option"]),
+    ("sample -x", ["-x", "no such option"]),
+    ("report --foo", ["DIR"]),
+    ("report /etc --expected x", ["--expected", "'x'"]),
+    ("train --config-dir /nowhere", ["/nowhere", "not found"]),
+    ("train --config-dir {mine} experiment=quote", ["experiment/quote.yaml:", "no YAML"]),
+    ("train --config-dir {mine} experiment=tab", ["experiment/tab.yaml:2", "no YAML"]),
+    ("train --config-dir {mine} experiment=list", ["experiment/list"]),
+    ("train --config-dir {mine} experiment=name", ["'sed'", "not found"]),
+    ("train ~data", ["data: a choice is needed"]),
+    ("train ~seed", ["'seed'", "not found"]),
+    ("train callbacks=[]", ["callbacks: a choice is needed"]),
+    ("train denoiser=null", ["denoiser=null", "mlp, none, resnet, unet"]),
+    ("train denoiser.network=null", ["denoiser.network=None", "a group of keys"]),
+    ("train samples=0", ["samples=0", "a group of keys (n, pictures)"]),
+    ("train seed", ["seed: cannot be read", "KEY=VALUE"]),
+    ("train seed:1", ["seed:1: cannot be read", "KEY=VALUE"]),
+    ("train name=a,b=c", ["name=a,b=c: cannot be read", "KEY=VALUE"]),
+    ("train data=[1,2", ["data=[1,2: cannot be read", "KEY=VALUE"]),
+    ("train seed='1", ["seed='1", "quotes"]),
+    ("train seed=1.0", ["seed=1.0", "a whole number"]),
+    ("train seed=${{nowhere}}", ["'nowhere'", "not found"]),
+    ("train -m seed=range(0)", ["seed=range(0)", "no values"]),
+    ("train -m seed=1..3", ["seed='1..3'", "a whole number"]),
+    ("train ablation=objectives", ["ablation=objectives", "-m"]),
+    ("train experiment=digits_best,ring", ["experiment=digits_best,ring", "-m"]),
+    ("train optimizer.lr=0,001", ["optimizer.lr=0,001", "-m"]),
+    ("train optimizer._target_=torch.optim.Adan", ["torch.optim.Adan", "torch.optim has no class"]),
+    ("train optimizer=adam", ["optimizer=adam", "did you mean adamw?"]),
+    ("train trainer.devices=0", ["trainer.devices=0", "from 1"]),
+    ("train trainer.accelerator=foo", ["trainer.accelerator='foo'", "auto, cpu, gpu"]),
+    ("train guidance=classifier", ["guidance.classifier=None", "a path"]),
+    ("train guidance=classifier guide=/nowhere", ["guide=/nowhere", "no such file"]),
+    ("train measures.classifier=/nowhere", ["measures.classifier=/nowhere", "no such file"]),
+    ("train guidance=classifier_free guidance.scale=nan", ["guidance.scale=nan", "a number"]),
+    ("train trained=/nowhere", ["trained=/nowhere", "a finished run"]),
+    ("train data=folder data.root={mine} data.test_fraction=0", ["data.test_fraction=0", "test=false"]),
+    ("train hydra.run.dir=/proc/x", ["/proc/x", "cannot be written"]),
+    ("train logger.wandb.mode=onlin", ["logger.wandb.mode='onlin'", "offline"]),
+    ("train objective.weighting=elbo", ["objective.weighting='elbo'", "a group of keys"]),
+    ("train resume=/etc/passwd", ["/etc/passwd", "not a run's directory"]),
+    ("train resume=x seed=2", ["resume=x", "no further arguments"]),
+    ("evaluate ckpt=/etc", ["ckpt=/etc", "last.ckpt"]),
+    ("evaluate ckpt=x split=tst", ["split=tst", "train, val, test"]),
+    ("sample ckpt=x n=1.5", ["n=1.5", "a whole number"]),
+    ("sample", ["ckpt: a value is needed"]),
+]  # fmt: skip
+QUICK = [  # one of each kind of answer, of those that are quick
+    row
+    for row in [*ISSUE, *OWN]
+    if row[0].startswith(
+        ("report", "evaluate", "sample", "train resume", "train -m objective", "train seed==")
+    )
+    or any(
+        word in row[0] for word in ("--", "x0,v", "denoiser=null", "lr=inf", "/dev/null", "ResNt", "range(0)")
+    )
+]
+ACCEPTED = ["train name=12", "train name=naïve", "train name=0"]
+
+
+@pytest.fixture
+def mine(root) -> Path:
+    """What people have lying about: files of another program, experiments with mistakes."""
+    folder = root / "mine"
+    for file, text in {
+        "foreign/config.yaml": "model: resnet\nlr: 0.1\n",
+        "results/one/summary.json": '{"accuracy": 0.9}',
+        "file": "",
+        "experiment/syntax.yaml": "# @package _global_\nseed: 3\n  schedule: [1,\nx: }\n",
+        "experiment/quote.yaml": '# @package _global_\nname: "x\n',
+        "experiment/tab.yaml": "# @package _global_\n\tseed: 3\n",
+        "experiment/list.yaml": "# @package _global_\n- 1\n",
+        "experiment/name.yaml": "# @package _global_\nseed: ${sed}\n",
+    }.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(text)
+    return folder
+
+
+def answers(commands: list[str], mine: Path) -> list[dict]:
+    """Of each command, its answer; see ``one_process``."""
+    lines = [json.dumps(command.format(mine=mine).split()) for command in commands]
+    program = Path(__file__).with_name("one_process.py")
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        cwd=mine.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == len(commands)
+    return found
+
+
+def check(rows: list[tuple[str, list[str]]], mine: Path) -> None:
+    for (command, words), found in zip(rows, answers([command for command, _ in rows], mine), strict=True):
+        lines = found["err"].splitlines()
+        about = f"{command}: {found}"
+        assert isinstance(found["code"], int) and found["code"] != 0 and not found["out"], about
+        assert len(lines) == 1 and lines[0].startswith(("error: ", "triptych-report: ")), about
+        for word in words:
+            assert word.format(mine=mine) in lines[0], about
+        assert not found["left"] and not found["heavy"], about
+        assert found["start"] + found["seconds"] < 2, about  # of CPU: a busy machine makes everybody wait
+
+
+def test_one_of_each_kind(mine):
+    check(QUICK, mine)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_all(mine):
+    assert len(ISSUE) >= 36 and len(OWN) >= 30
+    check(ISSUE + OWN, mine)
+
+
+@pytest.mark.slow
+def test_names_are_a_persons_own(mine):
+    for command, found in zip(ACCEPTED, answers(ACCEPTED, mine), strict=True):
+        assert found["code"] == "begun" and not found["err"], f"{command}: {found}"
+
+
+def test_nothing_is_left_where_another_program_has_its_files(mine):
+    """Neither a report nor a resumed run writes there."""
+    before = {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()}
+    answers(["report {mine}", "report {mine}/foreign", "train resume={mine}/foreign"], mine)
+    assert {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()} == before
