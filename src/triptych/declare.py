@@ -158,8 +158,6 @@ def _within(limit: Any, value: Any) -> bool:
             return len(value) >= int(least)
         case Choice(options):
             return value in options
-        case IsPath():
-            return value is not None
     return True
 
 

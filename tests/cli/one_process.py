@@ -1,6 +1,6 @@
 """Many commands in one process, each as its console script runs it, and what came of each: JSON lines.
 
-``TRIPTYCH_ROOT=ROOT python one_process.py < LINES``: each line a JSON list, door and arguments. No run begins.
+``TRIPTYCH_ROOT=ROOT python one_process.py < LINES``: door and arguments, a JSON list a line. No run begins.
 """
 
 import contextlib

@@ -43,7 +43,7 @@ ISSUE = [  # the inputs of those who tried 119, of which these were not answered
     ("train seed==1", ["seed==1", "KEY=VALUE", "quotes"]),
     ("train -m seed=", ["seed=''", "from 0"]),
     ("train -m objective=", ["objective=", "epsilon"]),
-    ("train denoiser.network._target_=triptych.networks.resnet.ResNt", ["did you mean triptych.networks.", "ResNet?"]),
+    ("train denoiser.network._target_=triptych.networks.resnet.ResNt", ["did you mean triptych.net", "ResNet?"]),
     ("train --foo", ["--foo", "no such option", "KEY=VALUE"]),
 ]  # fmt: skip
 OWN = [
@@ -78,7 +78,7 @@ OWN = [
     ("train optimizer=adam", ["optimizer=adam", "did you mean adamw?"]),
     ("train trainer.devices=0", ["trainer.devices=0", "from 1"]),
     ("train trainer.accelerator=foo", ["trainer.accelerator='foo'", "auto, cpu, gpu"]),
-    ("train guidance=classifier", ["guidance.classifier=None", "a path"]),
+    ("train guidance=classifier", ["guide=null", "last.ckpt"]),
     ("train guidance=classifier guide=/nowhere", ["guide=/nowhere", "no such file"]),
     ("train measures.classifier=/nowhere", ["measures.classifier=/nowhere", "no such file"]),
     ("train guidance=classifier_free guidance.scale=nan", ["guidance.scale=nan", "a number"]),

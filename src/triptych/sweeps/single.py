@@ -46,6 +46,9 @@ def check_single(config: DictConfig) -> None:
 
 
 def _check_files(plain: dict[str, Any]) -> None:
+    guidance = plain.get("guidance") or {}
+    if any(guidance.get(key, "none needed") is None for key in ("classifier", "weak")):
+        raise UserError("guide=null: this guidance needs a checkpoint, as in guide=.../checkpoints/last.ckpt")
     for name in FILES:
         group, _, key = name.rpartition(".")
         value = (plain[group] if group else plain).get(key)
