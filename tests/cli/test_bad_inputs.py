@@ -43,7 +43,7 @@ ISSUE = [  # the inputs of those who tried 119, of which these were not answered
     ("train seed==1", ["seed==1", "KEY=VALUE", "quotes"]),
     ("train -m seed=", ["seed=''", "from 0"]),
     ("train -m objective=", ["objective=", "epsilon"]),
-    ("train denoiser.network._target_=triptych.networks.resnet.ResNt", ["did you mean triptych.net", "ResNet?"]),
+    ("train model._target_=triptych.models.diffusion.Difusion", ["did you mean triptych.models.", "Diff"]),
     ("train --foo", ["--foo", "no such option", "KEY=VALUE"]),
 ]  # fmt: skip
 OWN = [
@@ -100,9 +100,7 @@ QUICK = [  # one of each kind of answer, of those that are quick
     if row[0].startswith(
         ("report", "evaluate", "sample", "train resume", "train -m objective", "train seed==")
     )
-    or any(
-        word in row[0] for word in ("--", "x0,v", "denoiser=null", "lr=inf", "/dev/null", "ResNt", "range(0)")
-    )
+    or any(word in row[0] for word in ("--", "x0,v", "=null", "lr=inf", "/dev/null", "Difusion", "range(0)"))
 ]
 ACCEPTED = ["train name=12", "train name=naïve", "train name=0"]
 

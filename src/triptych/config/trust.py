@@ -151,6 +151,8 @@ def _inside(name: str, package: str) -> bool:
 
 def _near(target: str) -> str:
     """ ", did you mean NAME?" of a class in the rooms; "" where none is near."""
+    if not target.startswith("triptych.") or not target.rpartition(".")[2][:1].isupper():
+        return ""
     files = [file for room in ROOMS for file in (PACKAGE / room).rglob("*.py")]
     modules = [".".join(("triptych", *file.relative_to(PACKAGE).with_suffix("").parts)) for file in files]
     names = [f"{module}.{name}" for module in modules for name in _classes(module)[0]]
