@@ -151,13 +151,25 @@ def _inside(name: str, package: str) -> bool:
 
 def _near(target: str) -> str:
     """ ", did you mean NAME?" of a class in the rooms; "" where none is near."""
-    if not target.startswith("triptych.") or not target.rpartition(".")[2][:1].isupper():
+    module, _, short = target.rpartition(".")
+    if not module.startswith("triptych.") or module.count(".") > 3 or not short[:1].isupper():
         return ""
-    files = [file for room in ROOMS for file in (PACKAGE / room).rglob("*.py")]
-    modules = [".".join(("triptych", *file.relative_to(PACKAGE).with_suffix("").parts)) for file in files]
-    names = [f"{module}.{name}" for module in modules for name in _classes(module)[0]]
-    close = difflib.get_close_matches(target[:200], names, n=1, cutoff=0.85)
+    known = _every_class()
+    places = [f"{place}.{one}" for one in difflib.get_close_matches(short, known) for place in known[one]]
+    close = difflib.get_close_matches(target, places, n=1, cutoff=0.85)
     return f", did you mean {close[0]}?" if close else ""
+
+
+@cache
+def _every_class() -> dict[str, list[str]]:
+    """{class in the rooms: the modules that define one of that name}."""
+    found: dict[str, list[str]] = {}
+    for room in ROOMS:
+        for file in sorted((PACKAGE / room).rglob("*.py")):
+            module = ".".join(("triptych", *file.relative_to(PACKAGE).with_suffix("").parts))
+            for name in _classes(module)[0]:
+                found.setdefault(name, []).append(module)
+    return found
 
 
 def _key(target: Any, where: str) -> str:
