@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="M",
         help="call settings the same where a test puts their difference within M, in the unit shown",
     )
-    parser.error = lambda line: sys.exit(_refuse(line))  # type: ignore[method-assign]
+    parser.error = lambda message: sys.exit(_refuse(message))  # type: ignore[method-assign]
     options = parser.parse_args(argv)
     if options.equal_within is not None and not options.equal_within > 0:
         return _refuse(f"--equal-within {options.equal_within:g}: a number above zero is accepted")
