@@ -143,8 +143,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if "Config group override must be a string" in text:
         for given in arguments:
             group, _, option = given.lstrip("+").partition("=")
-            if (CONFIGS / group).is_dir() and not (CONFIGS / group / f"{option}.yaml").is_file():
-                return f"{given}: the name of a file is accepted: {', '.join(_options(group))}"
+            if (choices := _options(group)) and option not in found:
+                return f"{given}: the name of a file is accepted: {', '.join(choices)}"
     if found := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{found[1]}: a value is needed, as in {found[1]}=..."
     lines = [line.strip() for line in text.splitlines() if line.strip()]
