@@ -143,7 +143,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if "Config group override must be a string" in text:
         for given in arguments:
             group, _, option = given.lstrip("+").partition("=")
-            if (choices := _options(group)) and option not in found:
+            if (choices := _options(group)) and option not in choices:
                 return f"{given}: the name of a file is accepted: {', '.join(choices)}"
     if found := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{found[1]}: a value is needed, as in {found[1]}=..."
