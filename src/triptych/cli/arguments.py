@@ -44,7 +44,26 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
             value = f"'{value}'"
         quoted.append(f"{key}{equals}{value}")
     check_options(quoted)
-    return quoted
+    return options_first(quoted)
+
+
+def options_first(arguments: list[str]) -> list[str]:
+    """``-m`` and the others before the overrides, wherever they were typed: argparse takes these in one piece.
+
+    An option's own value, as in ``--config-dir DIR``, stays with it.
+    """
+    actions = get_args_parser()._option_string_actions
+    options, overrides = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-"):
+            overrides.append(argument)
+            continue
+        options.append(argument)
+        action = actions.get(argument)
+        if action is not None and action.nargs is None:  # one value, unless it stands behind a =
+            options += [value for value in [next(rest, None)] if value is not None]
+    return [*options, *overrides]
 
 
 def check_place(key: str, path: str | None, folder: bool = False) -> None:
@@ -75,4 +94,4 @@ def check_options(arguments: list[str]) -> None:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[assignment, method-assign]
-    parser.parse_args([one for one in arguments if one != "--version"])
+    parser.parse_args(options_first([one for one in arguments if one != "--version"]))

@@ -1,0 +1,29 @@
+"""What a person types, in whatever order."""
+
+import pytest
+
+from triptych.cli.arguments import as_hydra_wants, options_first
+
+
+@pytest.mark.parametrize(
+    "typed, meant",
+    [
+        ("objective=x0,v -m seed=1", "-m objective=x0,v seed=1"),
+        ("seed=1,2 --multirun", "--multirun seed=1,2"),
+        ("seed=1 --config-dir mine objective=v", "--config-dir mine seed=1 objective=v"),
+        ("a=1 -cd mine -m b=2", "-cd mine -m a=1 b=2"),
+        ("seed=1 --config-dir=mine objective=v", "--config-dir=mine seed=1 objective=v"),
+        ("seed=1 --cfg job --resolve name=a", "--cfg job --resolve seed=1 name=a"),
+        ("~guidance seed=1 -m", "-m ~guidance seed=1"),
+        ("--config-dir", "--config-dir"),
+    ],
+)
+def test_options_may_stand_anywhere(typed, meant):
+    assert options_first(typed.split()) == meant.split()
+
+
+def test_an_option_in_the_middle_is_understood():
+    from hydra._internal.utils import get_args_parser
+
+    found = get_args_parser().parse_args(as_hydra_wants(["objective=x0,v", "-m", "seed=1"], "train"))
+    assert found.multirun and found.overrides == ["objective=x0,v", "seed=1"]
