@@ -48,7 +48,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
 
 
 def options_first(arguments: list[str]) -> list[str]:
-    """``-m`` and the others before the overrides, wherever they were typed: argparse takes these in one piece.
+    """``-m`` and the others before the overrides, wherever they stood: argparse takes these in one piece.
 
     An option's own value, as in ``--config-dir DIR``, stays with it.
     """

@@ -75,4 +75,4 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
     """What the command itself is given."""
-    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])

@@ -14,7 +14,8 @@ FRAMES = {"strip": 9, "gif": 40}
 
 def save_trajectory(opened: Experiment, drawing: Drawing, asked: dict[str, Any], folder: Path) -> Path:
     """``trajectory.png`` (strip) or ``trajectory.gif`` of the first ``asked["n"]`` samples."""
-    model, data, kind = opened.model, opened.data, asked["trajectory"]
+    model: Any = opened.model  # one with a denoiser: ``drawing_of`` has asked
+    data, kind = opened.data, asked["trajectory"]
     n = min(asked["n"], 16 if len(data.shape) == 3 else 1000)
     x, gammas = trajectory(
         drawing.denoiser or model.denoiser,
