@@ -1,5 +1,7 @@
 """Gradient norms: counted as they are, the same after a resume; the scale of a loss decides nothing."""
 
+import csv
+
 import pytest
 import torch
 
@@ -44,8 +46,15 @@ def test_a_run_reports_its_norms_and_how_often_it_was_clipped(prepared):
     free = execute(prepared("objective=x0", path="free"))["gradient"]
     assert free["clipped"] is None and free["norm"]["p10"] <= free["norm"]["median"] <= free["norm"]["max"]
     clip = free["norm"]["p10"] / 10  # below every norm of so short a run
-    clipped = execute(prepared("objective=x0", f"trainer.gradient_clip_val={clip}", path="clipped"))
+    run = prepared("objective=x0", f"trainer.gradient_clip_val={clip}", path="clipped")
+    clipped = execute(run)
     assert clipped["gradient"]["clipped"] == 1.0
+    with open(run / "metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert len(rows) == 6 and {float(row["train/clipped"]) for row in rows} == {1.0}
+    assert max(float(row["train/grad_norm"]) for row in rows) == pytest.approx(
+        clipped["gradient"]["norm"]["max"], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("clip", ["-1", "0", "nan", "inf", "abc"])

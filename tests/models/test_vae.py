@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from triptych.data.batch import Batch
+from triptych.diffusion import batch_mean
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.noise import training_noise
 from triptych.models.latent import VAE, HierarchicalVAE, LatentModel
@@ -120,6 +121,31 @@ def test_two_processes_see_the_noise_of_the_global_batch():
     x = digits_like()
     with torch.no_grad():
         whole = model.loss(batch(x), 5, 0, 1)
+        halves = [model.loss(batch(x[3 * rank : 3 * rank + 3]), 5, rank, 2) for rank in range(2)]
+    assert torch.allclose(whole, torch.cat(halves), rtol=1e-5)
+
+
+def test_free_bits_are_decided_by_the_mean_of_all_processes(monkeypatch):
+    """Kingma et al. 2016, app. C.8: the maximum of a whole batch's mean, which no part of it need be above."""
+    torch.manual_seed(0)
+    network = ConvLadder((1, 8, 8), 17, 1, channels=3, width=8)
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    x, plain = digits_like(), make(network, 17, shape=(1, 8, 8))
+    with torch.no_grad():
+        (kl,) = plain.hierarchy.ratios(x, plain.hierarchy.path(x, training_noise(0, 5)))
+        low, high = sorted(half.mean().item() for half in kl.split(3))
+        between = (low + kl.mean().item()) / 2
+        assert low < between < kl.mean() < high
+        model = make(network, 17, shape=(1, 8, 8), free_bits=between / math.log(2))
+
+        def all_reduce(sums):  # this process's and what the other would bring: in all, the batch's
+            assert sums[1] == 3 and sums[0].item() < kl.sum()
+            sums.copy_(torch.stack([kl.sum(), torch.tensor(6.0)]))
+
+        whole = model.loss(batch(x), 5, 0, 1)
+        monkeypatch.setattr(batch_mean.dist, "is_initialized", lambda: True)
+        monkeypatch.setattr(batch_mean.dist, "all_reduce", all_reduce)
         halves = [model.loss(batch(x[3 * rank : 3 * rank + 3]), 5, rank, 2) for rank in range(2)]
     assert torch.allclose(whole, torch.cat(halves), rtol=1e-5)
 

@@ -105,6 +105,17 @@ def test_what_the_corrected_test_does_not_hold_is_a_hint_and_never_beats(tmp_pat
     assert [matplotlib.colors.to_hex(face) for face in faces(drawn)] == [PAPER, PAPER]
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 4, 5])
+def test_how_far_the_interval_of_few_seeds_can_be_trusted_is_said(tmp_path, seeds):
+    """(n - 1) sd^2 / sigma^2 is chi-squared: four sample deviations of five lie between its tenths' roots."""
+    table = {c: {s: 2.0 + i + s**2 / 50 for s in range(1, seeds + 1)} for i, c in enumerate("ab")}
+    table["b"][1] += 0.3
+    said = footnote(runs_of(tmp_path, table))
+    low, high = (math.sqrt(stats.chi2.ppf(share, seeds - 1) / (seeds - 1)) for share in (0.1, 0.9))
+    told = f"between {low:.2f} and {high:.1f} times the true one"
+    assert (told in said and "its width is a guess" in said) == (seeds < 5)
+
+
 def test_different_seeds_pair_only_what_is_common(tmp_path):
     table = {"a": {1: 1.5, 2: 1.55}, "b": {2: 1.4, 3: 3.0, 1: 1.36}, "c": {7: 9.0, 8: 9.5}}
     comparison = runs_of(tmp_path, table)

@@ -275,6 +275,21 @@ def test_light_and_fast(tmp_path):
     assert float(done.stdout.split("SECONDS")[1]) < 3, time.strftime("%X")
 
 
+def test_the_ode_and_the_training_items_are_named_for_what_they_are(tmp_path):
+    """A flow's likelihood is exact only of that flow and is of its own items; the first items train, too."""
+    part = {"stderr": 0.02, "n": 64}
+    ode = {"bpd_ode": {"mean": 2.58, **part}, "bpd_ode_bound": {"mean": 1.91, **part}}
+    for objective in ("x0", "v"):
+        make_run(tmp_path, objective, 1, 1.89, test=metrics(1.89) | ode, train=metrics(1.8, n=297))
+    report = write_report(tmp_path)
+    for text in (report.html.read_text(), report.markdown.read_text()):
+        for head in ("by the ODE, its own items", "bound of those items", "first 297 training items"):
+            assert head in text, head
+        assert "2.580" in text and "1.910" in text and "training set" not in text
+    with open(report.csv, newline="") as file:
+        assert {row["test/bpd_ode_n"] for row in csv.DictReader(file)} == {"64"}
+
+
 def test_norms_of_gradients_and_what_was_clipped(tmp_path):
     for objective, median, clipped in (("x0", 102.0, 1.0), ("v", 1.5, 0.89)):
         for seed in (1, 2):

@@ -5,14 +5,16 @@ import os
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from tests.runs.commands import command, environment
 from tests.runs.hooks import hook
 from tests.training.test_kill import is_gone
+from triptych.errors import Interrupted
 from triptych.runs.directory import RunDirectory
-from triptych.training.peers import is_broken_connection
+from triptych.training.peers import Peers, is_broken_connection
 
 LONG = ("trainer=ddp_sim", "trainer.max_steps=400", "trainer.val_check_interval=20", "data.batch_size=48")
 
@@ -143,9 +145,16 @@ def test_what_a_broken_connection_looks_like(text, broken):
     assert not is_broken_connection(ValueError(text))
 
 
-def test_an_error_left_by_an_earlier_launch_is_not_this_ones(tmp_path):
-    from triptych.training.peers import Peers
+def test_a_killed_process_is_an_interruption_with_its_number(tmp_path):
+    """The first process knows of a broken connection; exit codes say who was killed, and by what."""
+    peers = Peers(RunDirectory(tmp_path), lambda _: None)
+    peers.children = [SimpleNamespace(poll=lambda: None), SimpleNamespace(poll=lambda: -signal.SIGKILL)]
+    found = peers.reason(RuntimeError("gloo/transport/tcp/pair.cc:553] Connection closed by peer"))
+    assert isinstance(found, Interrupted) and (found.signal, found.lost) == (signal.SIGKILL, "process 2")
+    assert str(found) == "interrupted: process 2 was killed (SIGKILL); type the same command to go on"
 
+
+def test_an_error_left_by_an_earlier_launch_is_not_this_ones(tmp_path):
     (tmp_path / ".error-1.json").write_text(json.dumps({"token": "an earlier one", "error": "old"}))
     (tmp_path / ".error-2.json").write_text(json.dumps({"token": str(os.getpid()), "error": "new"}))
     reason = Peers(RunDirectory(tmp_path), lambda _: None).reason(RuntimeError("gloo: connection closed"))
