@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -12,10 +13,12 @@ import pytest
 from tests.runs.commands import command, environment
 from tests.training.wandb_server import KEY, Server
 from triptych.errors import UserError
+from triptych.training import wandb_mirror
 from triptych.training.execute import execute
 from triptych.training.logging import build_loggers, close_loggers, whereabouts
 from triptych.training.wandb_content import about, figures, panels
 from triptych.training.wandb_files import directories, last_step, records
+from triptych.training.wandb_mirror import Mirror
 
 PLAUSIBLE = "f" * 40
 
@@ -212,6 +215,90 @@ def test_a_network_that_swallows_everything_costs_less_than_ten_seconds(prepared
     assert seconds["online"] - seconds["offline"] < 10
     assert found["mode"] == "offline" and run / found["files"] == only(run.path)
     assert f"`{found['sync']}`" in capsys.readouterr().err
+
+
+def test_taking_up_a_long_history_holds_up_nothing(prepared, monkeypatch):
+    """Ten million steps with a row each thousand: W&B gets them from its own thread, in its own time."""
+    run, steps, told = prepared(csv=False), range(0, 10_000_000, 1000), []
+    with open(run / "metrics.csv", "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["step", "train/loss", "train/lr", "val/bpd", "time"])
+        rows.writerows([step, 1.5, 0.001, 2.5, step / 100] for step in steps)
+    waits = threading.Event()
+
+    class Slow:
+        """W&B's run, which does not answer before we have gone on."""
+
+        def define_metric(self, *_, **__):
+            pass
+
+        def log(self, record, step):
+            waits.wait(5)
+            told.append(step)
+
+        def finish(self, **_):
+            pass
+
+    monkeypatch.setattr(Mirror, "_init", lambda *_, **__: Slow())
+    began = time.perf_counter()
+    loggers = build_loggers(run.config(), run.provenance(), run, steps[-1])
+    assert time.perf_counter() - began < 1
+    waits.set()
+    close_loggers(loggers, False)  # of a run that may go on, the last row is kept back
+    assert told == [*steps[:-1]]
+
+
+def test_rows_are_in_the_file_soon_after_they_are_logged(prepared):
+    """A kill leaves what was written: with W&B's own rate of writing, nothing at all of a short run."""
+    run = prepared(csv=False)
+    loggers = build_loggers(run.config(), run.provenance(), run, 0)
+    [metrics, mirror] = loggers
+    for step in range(20):
+        metrics.log_metrics({"train/loss": 1.0}, step)
+    mirror._send_rows(19)
+    until = time.monotonic() + 15
+    while not (found := directories(run / "wandb")) or last_step(found[0]) < 18:  # the last one is still open
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert len(history(found[0])) == 19
+    close_loggers(loggers, False)
+
+
+@pytest.mark.slow
+def test_a_network_that_is_lost_on_the_way_costs_no_row(prepared, monkeypatch, capsys, root):
+    """The server hangs up in the middle of an online run and never again answers while that lasts."""
+    from triptych.callbacks.checkpointing import Keep
+
+    after_a_step = Keep.on_train_batch_end
+    with Server() as server:
+        for name, value in (("MODE", "online"), ("BASE_URL", server.url), ("API_KEY", KEY)):
+            monkeypatch.setenv(f"WANDB_{name}", value)
+        for patience in ("PANELS", "FINISH"):
+            monkeypatch.setattr(wandb_mirror, patience, 3.0)
+
+        def then_hang_up(keep, trainer, *rest):
+            after_a_step(keep, trainer, *rest)
+            if trainer.global_step == 4:
+                until = time.monotonic() + 15
+                while "UpsertBucket" not in server.operations:  # it is online
+                    assert time.monotonic() < until
+                    time.sleep(0.05)
+                server.dead = True
+
+        monkeypatch.setattr(Keep, "on_train_batch_end", then_hang_up)
+        run = prepared("trainer.max_steps=12", csv=False)
+        began = time.monotonic()
+        summary = execute(run)
+        assert summary["status"] == "finished" and summary["wandb"]["mode"] == "online"
+        assert time.monotonic() - began < 60
+        said = [line for line in capsys.readouterr().err.splitlines() if "W&B" in line]
+        assert said and f"`{summary['wandb']['sync']}`" in said[-1], said
+        check_same(table(run.path), history(only(run.path)))
+        server.dead = False
+        sync(server, root, *summary["wandb"]["sync"].split()[2:])
+        [rows] = server.lines.values()
+        check_same(table(run.path), {row["_step"]: row for _, row in sorted(rows.items())})
+        assert len(rows) == len(table(run.path)) == 13
 
 
 @pytest.mark.parametrize("moment", ["log", "finish", "init"])

@@ -31,6 +31,7 @@ from triptych.training.wandb_content import figures, panels
 from triptych.training.wandb_files import directories, discard, is_sent, last_step
 
 INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at first, and to take what is left at the end
+PANELS = 10.0  # to take the panels, before that
 STEP = "trainer/global_step"
 BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lowest is best
 LATE = 2  # Lightning logs a training step's row after the validation that follows it
@@ -81,6 +82,11 @@ class Mirror(Logger):
     def directory(self) -> Path | None:
         """Where W&B keeps this run's files, once it has begun."""
         return None if self._wandb is None else Path(self._wandb.settings.sync_dir)
+
+    @property
+    def _sync(self) -> str:
+        """The command that sends this run's files; an online run's are passed over unless it is told."""
+        return f"wandb sync {'--include-online ' if self.mode == 'online' else ''}{self.directory}"
 
     # what Lightning calls ---------------------------------------------------------------------------
 
@@ -141,7 +147,7 @@ class Mirror(Logger):
         if (directory := self.directory) is None:
             return {}
         files = os.path.relpath(directory, self.run.path)
-        return {"mode": self.mode, "files": files, "sync": f"wandb sync {directory}"}
+        return {"mode": self.mode, "files": files, "sync": self._sync}
 
     # the worker's -----------------------------------------------------------------------------------
 
@@ -182,7 +188,7 @@ class Mirror(Logger):
             self._wandb = self._init(wandb, "offline")
             self._first = have + 1
         if why:
-            _say(f"W&B: offline ({why}); `wandb sync {self.directory}` sends the run when it has ended")
+            _say(f"W&B: offline ({why}); `{self._sync}` sends the run when it has ended")
         self._wandb.define_metric(STEP, hidden=True)
         for name in BOUNDS:  # not with "val/*": W&B would let it hide these
             self._wandb.define_metric(name, step_metric=STEP, summary="min,last")
@@ -233,19 +239,39 @@ class Mirror(Logger):
         try:
             self._wandb.finish(exit_code=0 if ok else 1)
         except TimeoutError:
-            _say(f"W&B has not taken all within {FINISH:.0f} s; `wandb sync {self.directory}` sends the rest")
+            _say(f"W&B has not taken all within {FINISH:.0f} s; `{self._sync}` sends the rest")
         wandb.teardown()  # waits for W&B's process, which closes its file as it ends
 
     def _close_last_row(self, wandb: Any, summary: dict) -> None:
         """Panels go into the last row. It ends here: later, it would put its means over the summary's."""
         last = max(self._queued, self._first)
         row: dict[str, Any] = {STEP: last}
-        try:
+
+        def with_panels() -> None:
             tables = {k: wandb.Table(columns=list(c), data=rows) for k, (c, rows) in panels(summary).items()}
             self._wandb.log(row | tables, step=last, commit=True)
-        except Exception as error:  # a table asks the server for more than a row does
-            _say(f"W&B has not taken the panels ({_line(error)}): summary.json has them")
+
+        # a table asks the server, and goes on asking one that is gone; a row is written down and sent later
+        if why := _within(PANELS, with_panels):
+            _say(f"W&B has not taken the panels ({why}): summary.json has them")
             self._wandb.log(row, step=last, commit=True)
+
+
+def _within(seconds: float, task: Callable[[], None]) -> str:
+    """Do ``task``; why it is not done, or not after so long a time, "" if it is."""
+    why = [f"no answer within {seconds:.0f} s"]
+
+    def work() -> None:
+        try:
+            task()
+            why[0] = ""
+        except Exception as error:
+            why[0] = _line(error)
+
+    thread = threading.Thread(target=work, name="wandb panels", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return why[0]
 
 
 def _line(error: BaseException) -> str:
