@@ -16,7 +16,7 @@ from triptych.config.names import register_resolvers
 
 HOUSE = CONFIGS.parent
 PAGES = [HOUSE / "README.md", *sorted(HOUSE.glob("docs/*.md"))]
-# equations of Luo 2022 that are cited by number, and as what; another is looked up there before it stands here
+# Luo 2022: equations that are cited by number, and as what; another is looked up there before it stands here
 TUTORIAL = {
     31: "the forward step", 45: "consistency terms", 58: "denoising matching", 69: "x_t from x_0",
     84: "the posterior", 94: "the reverse step's mean", 99: "the objective in x0", 109: "SNR",

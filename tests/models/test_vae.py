@@ -126,7 +126,7 @@ def test_two_processes_see_the_noise_of_the_global_batch():
 
 
 def test_free_bits_are_decided_by_the_mean_of_all_processes(monkeypatch):
-    """Kingma et al. 2016, app. C.8: the maximum of a whole batch's mean, which no part of it need be above."""
+    """Kingma et al. 2016, app. C.8: the maximum of a whole batch's mean; a part's may be below."""
     torch.manual_seed(0)
     network = ConvLadder((1, 8, 8), 17, 1, channels=3, width=8)
     for p in network.parameters():
