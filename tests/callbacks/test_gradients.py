@@ -63,22 +63,25 @@ def test_a_norm_that_is_none_is_refused(prepared, clip):
         execute(prepared(f"trainer.gradient_clip_val={clip}"))
 
 
-@pytest.mark.parametrize("objective", ["x0", "levels"])
-def test_the_scale_of_a_loss_changes_no_bound(prepared, monkeypatch, objective):
-    steps = ("trainer.max_steps=60", "trainer.val_check_interval=60", "optimizer.lr=0.01", "bound.repeats=4")
+@pytest.mark.parametrize(("objective", "factor"), [("x0", 2.0**-14), ("levels", 2.0**7)])
+def test_the_scale_of_a_loss_changes_no_bound(prepared, monkeypatch, objective, factor):
+    """Adam without its epsilon knows no scale, and a power of two no rounding.
+
+    A clip at norm 1 would act on one of the two runs alone: on x0 as it is, on levels only when it is louder.
+    """
+    steps = ("trainer.max_steps=60", "trainer.val_check_interval=60", "+optimizer.eps=1e-20")
     plain = execute(prepared(f"objective={objective}", *steps, path="plain"))
     call = Objective.__call__
 
-    def louder(self, *args, **kwargs):
+    def scaled(self, *args, **kwargs):
         loss = call(self, *args, **kwargs)
-        return loss._replace(nats=100 * loss.nats)
+        return loss._replace(nats=factor * loss.nats)
 
-    monkeypatch.setattr(Objective, "__call__", louder)
-    loud = execute(prepared(f"objective={objective}", *steps, path="loud"))
-    assert loud["gradient"]["norm"]["median"] == pytest.approx(
-        100 * plain["gradient"]["norm"]["median"], rel=0.1
-    )
-    assert loud["test"]["bpd"]["mean"] == pytest.approx(plain["test"]["bpd"]["mean"], abs=0.005)
+    monkeypatch.setattr(Objective, "__call__", scaled)
+    other = execute(prepared(f"objective={objective}", *steps, path="scaled"))
+    norms = [run["gradient"]["norm"]["median"] for run in (plain, other)]
+    assert norms[1] == pytest.approx(factor * norms[0], rel=0.1)
+    assert other["test"]["bpd"]["mean"] == pytest.approx(plain["test"]["bpd"]["mean"], rel=1e-5)
 
 
 def test_settings_are_chosen_without_a_look_at_the_test_set(prepared):
