@@ -35,6 +35,10 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
         from triptych.config.describe import complete_for
 
         complete_for(command)
+    if {"-h", "--help", "--hydra-help"} & set(arguments):
+        from triptych.config.describe import list_groups_quickly
+
+        list_groups_quickly()
     quoted = []
     for argument in map(without_hyphens, arguments):
         key, equals, value = argument.partition("=")

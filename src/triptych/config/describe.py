@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from triptych.config.folders import CONFIGS, folders
@@ -136,6 +137,20 @@ def completions(cfg: DictConfig, word: str, command: str) -> list[str]:
         found = [word[: word.index("=") + 1] + option for option in options(key.kind)]
         return [one for one in found if one.startswith(word)]
     return [f"+{row.key}=" for row in of_command(cfg, command) if row.added and row.key.startswith(name)]
+
+
+def list_groups_quickly() -> None:
+    """Have Hydra's help read one copy of its repository of files; it makes one for each group, in seconds."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    repository = cache(lambda loader: loader._parse_overrides_and_create_caching_repo(None, [])[1])
+
+    def get_group_options(
+        self: ConfigLoaderImpl, group_name: str, results_filter: Any = ObjectType.CONFIG, *_: Any
+    ) -> list[str]:
+        return list(repository(self).get_group_options(group_name, results_filter))
+
+    ConfigLoaderImpl.get_group_options = get_group_options  # type: ignore[method-assign, assignment]
 
 
 def complete_for(command: str) -> None:
