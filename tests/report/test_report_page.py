@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from triptych.cli import report as cli
 from triptych.report import terminal
 from triptych.report.render import write_report
+from triptych.report.words import p_value
 
 from .fake_runs import TARGETS, failed, make_run, metrics, running, sweep
 
@@ -107,6 +109,10 @@ def test_markdown_has_the_table_and_the_picture(full):
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert {line.count("|") - line.count("\\|") for line in rows[:7]} == {rows[0].count("|")}
     assert full.verdict.replace("[", "\\[").replace("]", "\\]") in text
+    assert "<th>p (Holm)</th>" in full.html.read_text()
+    cells = [[unescape(cell.strip(" |\\")) for cell in line.split(" | ")] for line in rows[:7]]
+    told = [line[cells[0].index("p (Holm)")] for line in cells[3:7]]
+    assert told == [p_value(full.story.comparisons[0].p(0, j)) for j in range(1, 5)]
     picture = full.markdown.parent / re.search(r"!\[.*\]\((.*)\)", text).group(1)
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
 
