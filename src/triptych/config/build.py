@@ -124,7 +124,7 @@ class Table(Mapping[str, Any]):
         made: by place in the configuration, what is built already.
     """
 
-    def __init__(self, config: dict, facts: dict[str, Any], made: dict[str, Any] | None = None):
+    def __init__(self, config: dict[str, Any], facts: dict[str, Any], made: dict[str, Any] | None = None):
         self.config, self.facts = config, facts
         self.made: dict[str, Any] = {} if made is None else made
 
@@ -161,7 +161,7 @@ class Table(Mapping[str, Any]):
         return node
 
 
-def build(config: dict, path: str, table: Table | None = None, **extra: Any) -> Any:
+def build(config: dict[str, Any], path: str, table: Table | None = None, **extra: Any) -> Any:
     """The object that ``config`` describes; ``path`` is its place in the configuration, for messages.
 
     Arguments that neither ``config`` nor ``extra`` gives are handed from ``table``, by their names. Text is

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .condition import Condition
 from .protocol import AnyDenoiser
-from .sampler import Sampler
+from .sampler import Progress, Sampler
 from .schedule import Schedule
 
 
@@ -60,7 +60,7 @@ class Cascade:
         condition: Condition | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        progress: Callable = iter,
+        progress: Progress = iter,
     ) -> dict[str, Tensor]:
         """name -> n samples (n, *shape) of each stage, the last one's last; condition of n items or None."""
         drawn: dict[str, Tensor] = {}

@@ -19,6 +19,7 @@ sampling, VDM app. I; control variates, Owen 2013, ch. 8):
 import torch
 from torch import Tensor
 
+from .bound import Bound
 from .condition import Condition
 from .draws import Stream, evaluation_draw, mix, seeded
 from .protocol import AnyDenoiser
@@ -63,7 +64,7 @@ class Control:
     @torch.no_grad()
     def __init__(
         self,
-        bound,
+        bound: Bound,
         denoiser: AnyDenoiser,
         reference: Reference,
         x: Tensor,
@@ -92,17 +93,20 @@ class Control:
         """The estimate (B,), double, from one draw: ``nats`` f at x, eps (B, *event), t and w, (B,) each."""
         t = t.double().cpu()
         taken = ((_hats(t).T @ self.b[:, 1:]).T.to(x.device) * self._centred(x, t, eps)).sum(0)
-        return (nats.double() - taken) * weight.to(x.device)
+        estimate: Tensor = (nats.double() - taken) * weight.to(x.device)
+        return estimate
 
     def trend(self, t: Tensor, weight: Tensor) -> Tensor:
         """w m(t): what of an estimate is due to its time alone, (B,) double on the CPU."""
-        return (_hats(t).T @ self.b[:, 0]) * weight
+        trend: Tensor = (_hats(t).T @ self.b[:, 0]) * weight
+        return trend
 
     def _centred(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """g - E g, (F, B) double."""
         gamma, factor = self.bound.rate(t.float().to(x.device))
         found = self.reference.errors(x, gamma, eps)
-        return factor.double() * (found.value - found.mean)
+        centred: Tensor = factor.double() * (found.value - found.mean)
+        return centred
 
     def _spread(self, x: Tensor, t: Tensor) -> Tensor:
         """Standard deviation over eps of the term of the reference that is charged less, (n,) double."""

@@ -87,7 +87,8 @@ class DiscretisedGaussian(Decoder):
         upper = torch.where((last & (sign > 0)) | (first & (sign < 0)), torch.inf, upper)
         lower = torch.where((first & (sign > 0)) | (last & (sign < 0)), -torch.inf, lower)
         log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
-        return -(log_upper + torch.log(-torch.expm1(log_lower - log_upper))).flatten(1).sum(1)
+        log_prob: Tensor = log_upper + torch.log(-torch.expm1(log_lower - log_upper))
+        return -log_prob.flatten(1).sum(1)
 
 
 class GaussianDensity(Decoder):

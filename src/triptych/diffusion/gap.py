@@ -48,4 +48,5 @@ def excess_gap(
     noisy = mixture.log_prob(z, alpha, sigma) - prior
     alpha, sigma = (value.double() for value in process.alpha_sigma(expand(low, x)))
     blurred = mixture.log_prob(alpha * x + sigma * eps, alpha, sigma) + x[0].numel() * torch.log(alpha)
-    return unlearnt.double() + noisy + mixture.log_prob(x) - blurred
+    gap: Tensor = unlearnt.double() + noisy + mixture.log_prob(x) - blurred
+    return gap

@@ -13,6 +13,7 @@ None of these parameters wants weight decay.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +125,7 @@ class Monotone(LearnedEndpoints):
         h, slope = self._network(t)
         s, ds = (h - ends[0]) / rise, slope / rise
         if self._scale is not None and t.ndim:
-            s, ds = _Scaled.apply(s, self._scale), _Scaled.apply(ds, self._scale)
+            s, ds = (_Scaled.apply(value, self._scale) for value in (s, ds))  # type: ignore[no-untyped-call]
         return s, ds
 
     def _network(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,12 +169,12 @@ class _Scaled(torch.autograd.Function):
     """The identity, whose gradient is multiplied by ``scale.value``."""
 
     @staticmethod
-    def forward(ctx, value: Tensor, scale: _Scale) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, value: Tensor, scale: _Scale) -> Tensor:
         ctx.scale = scale
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         if ctx.scale.value is None:
             raise RuntimeError("variance_descent: the losses were not told before backward()")
         return gradient * ctx.scale.value, None

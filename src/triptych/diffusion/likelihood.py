@@ -18,6 +18,7 @@ from torch import Tensor
 from triptych.declare import Ge, Positive, declared
 
 from .condition import Condition
+from .decoder import Decoder
 from .dequantisation import dequantise
 from .draws import Stream, seeded
 from .flow import Flow
@@ -68,7 +69,7 @@ class Likelihood:
         tolerance: Positive = 1e-5,
         probes: Annotated[int, Ge(2)] | None = None,
         dequantisation: Literal["none", "uniform", "lossless"] = "none",
-        decoder=None,
+        decoder: Decoder | None = None,
         levels: int | None = None,
         seed: int = 0,
     ):
@@ -111,7 +112,7 @@ class Likelihood:
             density = point.density - log_prob
             account = torch.full_like(density, point.nats)
             reconstruction = torch.zeros_like(density)
-            if self.dequantisation == "lossless":
+            if self.decoder is not None and self.dequantisation == "lossless":
                 gamma = torch.tensor(low, dtype=x.dtype, device=x.device)
                 alpha, sigma = denoiser.process.alpha_sigma(expand(gamma, x))
                 z = alpha * x + sigma * noise.to(x)

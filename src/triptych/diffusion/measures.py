@@ -40,7 +40,8 @@ def directions(dim: int, n: int = 64, seed: int = 0) -> Tensor:
         angle = torch.arange(n, dtype=torch.float64) * (math.pi / n)
         return torch.stack([angle.cos(), angle.sin()], 1)
     v = torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return v / v.norm(dim=1, keepdim=True)
+    unit: Tensor = v / v.norm(dim=1, keepdim=True)
+    return unit
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, n: int = 64) -> float:
@@ -65,7 +66,7 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
 
 
 def _sum_of_distances(a: Tensor, b: Tensor, rows: int = 1024) -> float:
-    return sum(torch.cdist(part, b.double()).sum().item() for part in a.double().split(rows))
+    return float(sum(float(torch.cdist(part, b.double()).sum()) for part in a.double().split(rows)))
 
 
 def mode_fractions(x: Tensor, mixture: GaussianMixture) -> Tensor:
@@ -93,7 +94,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     values, vectors = torch.linalg.eigh(c_a)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ c_b @ root).clamp(min=0).sqrt().sum()
-    return ((a.mean(0) - b.mean(0)).square().sum() + c_a.trace() + c_b.trace() - 2 * cross).item()
+    return float((a.mean(0) - b.mean(0)).square().sum() + c_a.trace() + c_b.trace() - 2 * cross)
 
 
 class Coverage(NamedTuple):

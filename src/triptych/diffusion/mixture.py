@@ -10,7 +10,7 @@ and Tweedie's formula gives the exact denoiser. Each C_k is diagonalised once.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,12 @@ class GaussianMixture(nn.Module):
     scales: Tensor
     bases: Tensor
 
-    def __init__(self, weights: Sequence[float] | Tensor, means, covariances):
+    def __init__(
+        self,
+        weights: Sequence[float] | Tensor,
+        means: Sequence[Any] | Tensor,
+        covariances: Sequence[Any] | Tensor,
+    ):
         super().__init__()
         weights = torch.as_tensor(weights, dtype=torch.float64)
         means = torch.as_tensor(means, dtype=torch.float64)
@@ -105,7 +110,7 @@ class GaussianMixture(nn.Module):
         nats = -self.log_prob(x.double())
         return Estimate(nats.mean().item(), nats.std().item() / math.sqrt(n))
 
-    def _parts(self, z: Tensor, alpha, sigma) -> tuple[Tensor, Tensor]:
+    def _parts(self, z: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
         """log w_k N(z; alpha m_k, S_k) (B, K) and S_k^{-1} (z - alpha m_k) (B, K, d)."""
         alpha, sigma = (
             torch.as_tensor(a, dtype=z.dtype, device=z.device).reshape(-1, 1, 1) for a in (alpha, sigma)

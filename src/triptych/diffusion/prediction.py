@@ -96,7 +96,8 @@ def error_scale(space: str | Space, alpha: Tensor, sigma: Tensor) -> Tensor:
     row = space_of(space).row(alpha, sigma)
     # where D = alpha d there is nothing to round
     ratio: Any = row.d if _is(row.c, 0) else _determinant(row, alpha, sigma) / alpha
-    return torch.ones_like(alpha) * abs(ratio / row.unit)
+    scale: Tensor = torch.ones_like(alpha) * abs(ratio / row.unit)
+    return scale
 
 
 class Prediction:
@@ -176,8 +177,9 @@ class Prediction:
         would lose digits at both ends of the schedule.
         """
         c, d, unit = self._row
-        error = _times(unit, self.value) - _sum(c, x, d, eps)
-        return _times(1 / d if _is(c, 0) else self.alpha / self._D, error)
+        own = _times(unit, self.value) - _sum(c, x, d, eps)
+        error: Tensor = _times(1 / d if _is(c, 0) else self.alpha / self._D, own)
+        return error
 
     @cached_property
     def _row(self) -> Row:
@@ -191,9 +193,11 @@ class Prediction:
         c, d, unit = self._row
         of_z = _sum(to.c, d, -to.d, c)
         if _is(of_z, 0):  # the same direction, as epsilon and the score: z has no part in it
-            return _times(unit * (to.d / d if d else to.c / c), self.value) / to.unit
+            scaled: Tensor = _times(unit * (to.d / d if d else to.c / c), self.value) / to.unit
+            return scaled
         of_value = _determinant(to, self.alpha, self.sigma) * unit
-        return _sum(of_z, self.z, of_value, self.value) / (self._D * to.unit)
+        value: Tensor = _sum(of_z, self.z, of_value, self.value) / (self._D * to.unit)
+        return value
 
 
 def _determinant(row: Row, alpha: Tensor, sigma: Tensor) -> Tensor:

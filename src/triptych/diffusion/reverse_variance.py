@@ -165,7 +165,7 @@ class WithFraction(nn.Module):
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
         """raw (B, per_dim, *event) -> Prediction at z (B, *event) with its ``fraction`` (B, *event)."""
         own, last = raw[:, :-1], raw[:, -1]
-        guess = self.output(own.squeeze(1) if self.per_dim == 2 else own, z, alpha, sigma)
+        guess: Prediction = self.output(own.squeeze(1) if self.per_dim == 2 else own, z, alpha, sigma)
         guess.fraction = 0.5 * (last + 1)
         return guess
 

@@ -44,11 +44,13 @@ class Schedule(nn.Module):
 
     def dgamma(self, t: Tensor) -> Tensor:
         """d gamma / d t, analytic, any shape."""
-        return self._length * self._slope(self._start + self._length * t)
+        slope: Tensor = self._length * self._slope(self._start + self._length * t)
+        return slope
 
     def t_of(self, gamma: Tensor) -> Tensor:
         """The time at which the schedule passes ``gamma``."""
-        return (self._inverse(gamma) - self._start) / self._length
+        t: Tensor = (self._inverse(gamma) - self._start) / self._length
+        return t
 
     def _curve(self, u: Tensor) -> Tensor:
         raise NotImplementedError

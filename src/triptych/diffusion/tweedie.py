@@ -33,7 +33,7 @@ def posterior_mean(score: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Te
 
 @torch.no_grad()
 def tweedie_errors(
-    denoiser: AnyDenoiser, oracle, x: Tensor, gammas: Tensor, generator: torch.Generator
+    denoiser: AnyDenoiser, oracle: AnyDenoiser, x: Tensor, gammas: Tensor, generator: torch.Generator
 ) -> list[TweedieError]:
     """One row a gamma in ``gammas`` (G,), over the points x (B, *event); both denoisers under one process.
 

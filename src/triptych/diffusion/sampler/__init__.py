@@ -8,7 +8,7 @@ whatever the process.
 
 from .ancestral import Ancestral
 from .annealed_langevin import AnnealedLangevin
-from .base import History, Sampler
+from .base import History, Progress, Sampler
 from .ddim import DDIM
 from .dpm_solver import DPMSolver
 from .euler import Euler
@@ -26,5 +26,6 @@ __all__ = [
     "History",
     "Langevin",
     "PredictorCorrector",
+    "Progress",
     "Sampler",
 ]

@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -7,7 +8,7 @@ from ..condition import Condition
 from ..protocol import AnyDenoiser
 from ..reverse_variance import BetaTilde, Optimal, ReverseVariance, as_variance
 from ..schedule import Schedule
-from .base import Sampler, noise_like
+from .base import History, Sampler, noise_like
 
 
 class Ancestral(Sampler):
@@ -26,7 +27,7 @@ class Ancestral(Sampler):
     """
 
     def __init__(
-        self, steps: int, grid: str = "gamma", variance: ReverseVariance | str | None = None, **options
+        self, steps: int, grid: str = "gamma", variance: ReverseVariance | str | None = None, **options: Any
     ):
         super().__init__(steps, grid, **options)
         self.variance = None if variance is None else as_variance(variance, "sampler.variance")
@@ -56,7 +57,16 @@ class Ancestral(Sampler):
         other.reverse = optimal
         return other
 
-    def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None) -> Tensor:
+    def step(
+        self,
+        denoiser: AnyDenoiser,
+        z: Tensor,
+        gamma_t: Tensor,
+        gamma_s: Tensor,
+        condition: Condition | None = None,
+        generator: torch.Generator | None = None,
+        history: History | None = None,
+    ) -> Tensor:
         guess = denoiser(z, gamma_t, condition)
         alpha, sigma = denoiser.process.alpha_sigma(gamma_s)
         mean = guess.at(alpha, sigma * torch.exp(0.5 * (gamma_s - gamma_t)))

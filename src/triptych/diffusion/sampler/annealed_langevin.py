@@ -1,9 +1,14 @@
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from triptych.declare import Count, Positive
 
+from ..condition import Condition
 from ..langevin import langevin
-from .base import Sampler
+from ..protocol import AnyDenoiser
+from .base import History, Sampler
 
 
 class AnnealedLangevin(Sampler):
@@ -16,12 +21,23 @@ class AnnealedLangevin(Sampler):
         ValueError: ``inner`` below 1, ``rate`` not positive.
     """
 
-    def __init__(self, steps: int, grid: str = "gamma", inner: Count = 10, rate: Positive = 0.2, **options):
+    def __init__(
+        self, steps: int, grid: str = "gamma", inner: Count = 10, rate: Positive = 0.2, **options: Any
+    ):
         super().__init__(steps, grid, **options)
         self.inner, self.rate = inner, rate
         self.calls = inner
 
-    def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None) -> Tensor:
+    def step(
+        self,
+        denoiser: AnyDenoiser,
+        z: Tensor,
+        gamma_t: Tensor,
+        gamma_s: Tensor,
+        condition: Condition | None = None,
+        generator: torch.Generator | None = None,
+        history: History | None = None,
+    ) -> Tensor:
         alpha, sigma = denoiser.process.alpha_sigma(gamma_s)
         z = z * (alpha / denoiser.process.alpha_sigma(gamma_t)[0])
         size = self.rate * sigma.square()

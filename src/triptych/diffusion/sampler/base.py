@@ -1,6 +1,6 @@
 """What every sampler shares: the grid, the loop, chunks of a large batch. Subclasses give ``step``."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
@@ -16,6 +16,8 @@ from ..protocol import AnyDenoiser
 from ..reverse_variance import ReverseVariance
 from ..schedule import Schedule
 from .grid import GRIDS, grid_gammas
+
+Progress = Callable[[Iterable[int]], Iterable[int]]  # a bar around a loop
 
 
 @dataclass
@@ -116,7 +118,14 @@ class Sampler:
         """Every z (B, *event) on the way down from ``z`` at gammas[0]; the last is at gammas[-1]."""
         yield from self._descend(denoiser, gammas, z, condition, generator)
 
-    def _descend(self, denoiser: AnyDenoiser, gammas, z, condition, generator) -> Iterator[Tensor]:
+    def _descend(
+        self,
+        denoiser: AnyDenoiser,
+        gammas: Tensor,
+        z: Tensor,
+        condition: Condition | None,
+        generator: torch.Generator | None,
+    ) -> Iterator[Tensor]:
         history = History()
         for i, (gamma_t, gamma_s) in enumerate(pairwise(gammas.unbind())):
             history.last = i == len(gammas) - 2
@@ -134,7 +143,7 @@ class Sampler:
         condition: Condition | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        progress: Callable = iter,
+        progress: Progress = iter,
     ) -> Tensor:
         """Samples of ``shape`` (B, *event) in data units: z_0 / alpha_0, the decoder's mean.
 

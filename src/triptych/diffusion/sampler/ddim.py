@@ -1,9 +1,13 @@
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from triptych.declare import Share
 
-from .base import Sampler, noise_like
+from ..condition import Condition
+from ..protocol import AnyDenoiser
+from .base import History, Sampler, noise_like
 
 
 class DDIM(Sampler):
@@ -17,11 +21,20 @@ class DDIM(Sampler):
         ValueError: ``eta`` outside [0, 1].
     """
 
-    def __init__(self, steps: int, grid: str = "gamma", eta: Share = 0.0, **options):
+    def __init__(self, steps: int, grid: str = "gamma", eta: Share = 0.0, **options: Any):
         super().__init__(steps, grid, **options)
         self.eta = eta
 
-    def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None) -> Tensor:
+    def step(
+        self,
+        denoiser: AnyDenoiser,
+        z: Tensor,
+        gamma_t: Tensor,
+        gamma_s: Tensor,
+        condition: Condition | None = None,
+        generator: torch.Generator | None = None,
+        history: History | None = None,
+    ) -> Tensor:
         guess = denoiser(z, gamma_t, condition)
         alpha, sigma = denoiser.process.alpha_sigma(gamma_s)
         if not self.eta:

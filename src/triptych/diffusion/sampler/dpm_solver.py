@@ -1,7 +1,9 @@
 import torch
 from torch import Tensor
 
-from .base import Sampler
+from ..condition import Condition
+from ..protocol import AnyDenoiser
+from .base import History, Sampler
 
 
 class DPMSolver(Sampler):
@@ -13,13 +15,22 @@ class DPMSolver(Sampler):
     in a line from few steps would overshoot the data. The method stays of second order.
     """
 
-    def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None) -> Tensor:
+    def step(
+        self,
+        denoiser: AnyDenoiser,
+        z: Tensor,
+        gamma_t: Tensor,
+        gamma_s: Tensor,
+        condition: Condition | None = None,
+        generator: torch.Generator | None = None,
+        history: History | None = None,
+    ) -> Tensor:
         alpha, sigma = denoiser.process.alpha_sigma(gamma_s)
         guess = denoiser(z, gamma_t, condition)
         z_s = guess.at(alpha, sigma)
         if history is None:
             return z_s
-        if history.x0 is not None and not history.last:
+        if history.x0 is not None and history.gamma is not None and not history.last:
             ratio = (gamma_t - gamma_s) / (history.gamma - gamma_t)
             pull = -0.5 * alpha * ratio * torch.expm1(0.5 * (gamma_s - gamma_t))
             z_s.addcmul_(guess.x0 - history.x0, pull)

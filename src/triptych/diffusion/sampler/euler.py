@@ -1,6 +1,9 @@
+import torch
 from torch import Tensor
 
-from .base import Sampler
+from ..condition import Condition
+from ..protocol import AnyDenoiser
+from .base import History, Sampler
 
 
 class Euler(Sampler):
@@ -10,5 +13,14 @@ class Euler(Sampler):
     that ``Heun`` corrects.
     """
 
-    def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None) -> Tensor:
+    def step(
+        self,
+        denoiser: AnyDenoiser,
+        z: Tensor,
+        gamma_t: Tensor,
+        gamma_s: Tensor,
+        condition: Condition | None = None,
+        generator: torch.Generator | None = None,
+        history: History | None = None,
+    ) -> Tensor:
         return denoiser(z, gamma_t, condition).at(*denoiser.process.alpha_sigma(gamma_s))

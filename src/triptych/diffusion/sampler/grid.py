@@ -22,7 +22,8 @@ def grid_gammas(
         return schedule.gamma(t)
     high, low = schedule.gamma(t[[0, -1]])
     if grid == "gamma":
-        return low + (high - low) * t
+        gammas: Tensor = low + (high - low) * t
+        return gammas
     root = torch.exp(0.5 / rho * torch.stack([low, high]))
     gammas = 2 * rho * torch.log(root[0] + (root[1] - root[0]) * t)
     gammas[0], gammas[-1] = high, low  # exactly, whatever exp and log lose

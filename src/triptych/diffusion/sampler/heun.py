@@ -1,7 +1,9 @@
 import torch
 from torch import Tensor
 
-from .base import Sampler
+from ..condition import Condition
+from ..protocol import AnyDenoiser
+from .base import History, Sampler
 
 
 class Heun(Sampler):
@@ -12,7 +14,16 @@ class Heun(Sampler):
 
     calls = 2
 
-    def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None) -> Tensor:
+    def step(
+        self,
+        denoiser: AnyDenoiser,
+        z: Tensor,
+        gamma_t: Tensor,
+        gamma_s: Tensor,
+        condition: Condition | None = None,
+        generator: torch.Generator | None = None,
+        history: History | None = None,
+    ) -> Tensor:
         alpha, sigma = denoiser.process.alpha_sigma(gamma_s)
         guess = denoiser(z, gamma_t, condition)
         euler = guess.at(alpha, sigma)

@@ -1,10 +1,15 @@
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from triptych.declare import Count, Positive
 
+from ..condition import Condition
 from ..langevin import langevin
-from .base import Sampler
+from ..protocol import AnyDenoiser
+from ..schedule import Schedule
+from .base import History, Sampler
 
 
 class Langevin(Sampler):
@@ -22,18 +27,29 @@ class Langevin(Sampler):
         ValueError: ``inner`` below 1, ``size`` not positive.
     """
 
-    def __init__(self, steps: int, inner: Count = 10, size: Positive = 0.002, **options):
+    def __init__(self, steps: int, inner: Count = 10, size: Positive = 0.002, **options: Any):
         super().__init__(steps, **options)
         self.inner, self.size = inner, size
         self.calls = inner
 
-    def gammas(self, schedule, device="cpu", dtype=torch.float32) -> Tensor:
+    def gammas(
+        self, schedule: Schedule, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """gamma(1), where the starting noise is drawn, then gamma(0) ``steps`` times."""
         grid = super().gammas(schedule, device, dtype)
         grid[1:] = grid[-1].clone()
         return grid
 
-    def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None) -> Tensor:
+    def step(
+        self,
+        denoiser: AnyDenoiser,
+        z: Tensor,
+        gamma_t: Tensor,
+        gamma_s: Tensor,
+        condition: Condition | None = None,
+        generator: torch.Generator | None = None,
+        history: History | None = None,
+    ) -> Tensor:
         alpha, _ = denoiser.process.alpha_sigma(gamma_s)
         z = z * (alpha / denoiser.process.alpha_sigma(gamma_t)[0])
         size = self.size * alpha.square()

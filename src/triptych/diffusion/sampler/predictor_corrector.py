@@ -1,9 +1,15 @@
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from triptych.declare import Count, Positive
 
+from ..condition import Condition
 from ..langevin import langevin
+from ..protocol import AnyDenoiser
 from .ancestral import Ancestral
+from .base import History
 
 
 class PredictorCorrector(Ancestral):
@@ -21,12 +27,23 @@ class PredictorCorrector(Ancestral):
         ValueError: ``inner`` below 1, ``snr`` not positive.
     """
 
-    def __init__(self, steps: int, grid: str = "gamma", inner: Count = 1, snr: Positive = 0.16, **options):
+    def __init__(
+        self, steps: int, grid: str = "gamma", inner: Count = 1, snr: Positive = 0.16, **options: Any
+    ):
         super().__init__(steps, grid, **options)
         self.inner, self.snr = inner, snr
         self.calls = 1 + inner
 
-    def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None) -> Tensor:
+    def step(
+        self,
+        denoiser: AnyDenoiser,
+        z: Tensor,
+        gamma_t: Tensor,
+        gamma_s: Tensor,
+        condition: Condition | None = None,
+        generator: torch.Generator | None = None,
+        history: History | None = None,
+    ) -> Tensor:
         z = super().step(denoiser, z, gamma_t, gamma_s, condition, generator)
         _, sigma = denoiser.process.alpha_sigma(gamma_s)
         size = 4 * self.snr**2 * sigma.square()
