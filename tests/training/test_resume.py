@@ -10,6 +10,7 @@ from triptych.errors import Interrupted, UserError
 from triptych.models.diffusion import Diffusion
 from triptych.runs import directory
 from triptych.runs.checkpoints import newest_readable, read_checkpoint
+from triptych.runs.directory import RunDirectory
 from triptych.training.execute import execute
 
 BASE = ("denoiser.network.dropout=0.3", "trainer.val_check_interval=2")
@@ -20,6 +21,22 @@ VARIANTS = {
     "best": (*BASE, "checkpoint=best", "optimizer.lr=0.5"),  # gets worse, so that the best is an early one
     "ending between validations": (*BASE, "trainer.max_steps=7", "trainer.val_check_interval=3"),
 }
+
+
+WHOLE: dict[tuple[str, ...], tuple[RunDirectory, dict]] = {}
+
+
+@pytest.fixture
+def undisturbed(prepared):
+    """``undisturbed(...)``: a run that was never stopped and its summary, run when it is first asked for."""
+
+    def of(*overrides: str) -> tuple[RunDirectory, dict]:
+        if overrides not in WHOLE:
+            run = prepared(*overrides, path="whole")
+            WHOLE[overrides] = run, execute(run)
+        return WHOLE[overrides]
+
+    return of
 
 
 class Accident(Exception):
@@ -74,10 +91,9 @@ IN_VALIDATION = [("validation_step", 1), ("validation_step", 2)]
     ("variant", "method", "at"),
     [(v, *where) for v in VARIANTS for where in ACCIDENTS + (IN_VALIDATION if v != "no validation" else [])],
 )
-def test_an_accident_leaves_no_trace(prepared, monkeypatch, variant, method, at):
+def test_an_accident_leaves_no_trace(prepared, undisturbed, monkeypatch, variant, method, at):
     extra = VARIANTS[variant]
-    whole, broken = prepared(*extra, path="whole"), prepared(*extra, path="broken")
-    first = execute(whole)
+    (whole, first), broken = undisturbed(*extra), prepared(*extra, path="broken")
     with monkeypatch.context() as patch:
         stumble(patch, method, at)
         with pytest.raises(Accident):
@@ -93,9 +109,9 @@ def test_an_accident_leaves_no_trace(prepared, monkeypatch, variant, method, at)
 @pytest.mark.parametrize(
     ("variant", "at"), [("plain", 3), ("plain", 4), ("accumulating", 8), ("no validation", 5)]
 )
-def test_a_signal_saves_the_step_and_stops(prepared, monkeypatch, number, variant, at):
-    whole, broken = prepared(*VARIANTS[variant], path="whole"), prepared(*VARIANTS[variant], path="broken")
-    first = execute(whole)
+def test_a_signal_saves_the_step_and_stops(prepared, undisturbed, monkeypatch, number, variant, at):
+    extra = VARIANTS[variant]
+    (whole, first), broken = undisturbed(*extra), prepared(*extra, path="broken")
     original, calls = Diffusion.training_step, []
 
     def signalled(self, *arguments):
@@ -115,10 +131,9 @@ def test_a_signal_saves_the_step_and_stops(prepared, monkeypatch, number, varian
 
 
 @pytest.mark.parametrize("writing", range(1, 9))
-def test_a_write_that_is_cut_short_leaves_the_file_before(prepared, monkeypatch, writing):
+def test_a_write_that_is_cut_short_leaves_the_file_before(prepared, undisturbed, monkeypatch, writing):
     """As by SIGKILL: whatever file it is, the temporary one stays half-written, the old one whole."""
-    whole, broken = prepared(*BASE, path="whole"), prepared(*BASE, path="broken")
-    first = execute(whole)
+    (whole, first), broken = undisturbed(*BASE), prepared(*BASE, path="broken")
     calls = []
 
     def cut(source, target):
