@@ -257,7 +257,9 @@ def test_rows_are_in_the_file_soon_after_they_are_logged(prepared):
         metrics.log_metrics({"train/loss": 1.0}, step)
     mirror._send_rows(190)
     until = time.monotonic() + 15
-    while not (found := directories(run / "wandb")) or last_step(found[0]) < 180:  # the last one is still open
+    while (
+        not (found := directories(run / "wandb")) or last_step(found[0]) < 180
+    ):  # the last one is still open
         assert time.monotonic() < until
         time.sleep(0.1)
     assert [*history(found[0])] == [*range(0, 190, 10)]

@@ -140,15 +140,16 @@ def completions(cfg: DictConfig, word: str, command: str) -> list[str]:
 
 
 def list_groups_quickly() -> None:
-    """Have Hydra's help read one copy of its repository of files; it makes one for each group, in seconds."""
+    """Have Hydra's help read one copy of its repository of files, once; it makes one for each look."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
     repository = cache(lambda loader: loader._parse_overrides_and_create_caching_repo(None, [])[1])
+    listed = cache(lambda loader, group, wanted: repository(loader).get_group_options(group, wanted))
 
     def get_group_options(
         self: ConfigLoaderImpl, group_name: str, results_filter: Any = ObjectType.CONFIG, *_: Any
     ) -> list[str]:
-        return list(repository(self).get_group_options(group_name, results_filter))
+        return list(listed(self, group_name, results_filter))
 
     ConfigLoaderImpl.get_group_options = get_group_options  # type: ignore[method-assign, assignment]
 
