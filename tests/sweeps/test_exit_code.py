@@ -23,7 +23,7 @@ def hook(root, monkeypatch):
     found = SweepHook()
     config = {"hydra": {"job": {"config": {"override_dirname": {"exclude_keys": []}}}}}
     found.root, found.config = root, OmegaConf.create(config | {"optimized_metric": "val.bpd.mean"})
-    found.cells, found.facts = [], {}
+    found.cells, found.facts, found.refused = [], {}, {}
     found.monitor = SimpleNamespace(stop=lambda: None)
     monkeypatch.setattr(sweep, "_hooks", [found])
     return found
@@ -59,6 +59,11 @@ def test_the_code_says_how_the_runs_ended(hook, ends, code):
     for end in ends:
         add(hook, end)
     assert exit_code() == code
+
+
+def test_a_cell_that_holds_another_run_has_not_ended_well(hook):
+    hook.refused = {add(hook, "finished").path.name: "holds another run"}
+    assert exit_code() == 1
 
 
 def test_a_run_that_another_process_is_at_is_to_be_tried_again(hook):
