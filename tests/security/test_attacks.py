@@ -118,7 +118,7 @@ def test_of_hydras_keys_only_the_harmless_are_read(config, extra):
 def test_the_trainer_is_told_plain_values_of_known_keys(config, key):
     from triptych.config.build import check_targets
 
-    value = {"_target_": "triptych.networks.mlp.MLP"} if key == "strategy" else "pytorch"
+    value = {"_target_": "triptych.networks.mlp.MLP"} if key in ("strategy", "profiler") else "pytorch"
     with pytest.raises(UserError, match=f"trainer.{key}"):
         check_targets(put(config, f"trainer.{key}", value))
 
