@@ -16,11 +16,6 @@ from tests.runs.commands import command, environment
 from triptych.runs.directory import RunDirectory
 
 KILLS = int(os.environ.get("KILLS") or 30)
-EXACT = {
-    1: 0.0,
-    2: 0.0,
-    3: 1e-4,
-}  # relative: on three processes, a resumed run is not yet bit for bit its twin
 STEPS = 240
 LONG = (
     *(f"trainer.max_steps={STEPS}", "trainer.val_check_interval=5", "denoiser.network.dropout=0.2"),
