@@ -68,7 +68,7 @@ def test_panels_and_metrics_of_a_trusted_package(lab, tmp_path, capsys):
     html, said = report.html.read_text(), report.markdown.read_text()
     assert "<h3>Drawn</h3>" in html and "<p>of its own <b>making</b></p>" in html
     assert "It cannot be drawn. ZeroDivisionError: division by zero" in html
-    assert f"({tmp_path}/panel_lab/panels.py, line 11)" in html and "<h3>Empty</h3>" not in html
+    assert f"({tmp_path}/panel_lab/panels.py:11, in broken)" in html and "<h3>Empty</h3>" not in html
     assert "test sharp (higher is better)" in html and "test sharp (higher is better)" in said
     assert "21.500 ± 0.500" in said and "23.500 ± 0.500" in said  # over seeds 1, 2: half their difference
     assert "test/sharp" in report.csv.read_text().splitlines()[0]
@@ -80,7 +80,7 @@ def test_a_package_that_cannot_be_imported_costs_its_panels_alone(lab, tmp_path)
     lab("import nowhere_at_all\n")
     html = write_report(runs(tmp_path / "runs")).html.read_text()
     assert "They cannot be had. panel_lab.panels: ModuleNotFoundError: No module named" in html
-    assert f"({tmp_path}/panel_lab/panels.py, line 1)" in html and "Where the bits go" in html
+    assert f"({tmp_path}/panel_lab/panels.py:1)" in html and "Where the bits go" in html
 
 
 def test_what_lies_in_a_directory_that_is_reported_is_run_by_nobody(lab, tmp_path, monkeypatch):

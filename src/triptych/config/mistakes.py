@@ -19,20 +19,23 @@ def place_of(what: Callable[..., Any]) -> str:
         return f" ({found.__module__}.{found.__qualname__})"
 
 
-def raised_at(error: BaseException) -> str:
-    """ " (FILE:LINE, in NAME)": the innermost line of own code on the way to an error; "" without one."""
+def raised_at(error: BaseException, own: Callable[[str], bool] = is_own) -> str:
+    """ " (FILE:LINE, in NAME)": the innermost line of own code on the way to an error; "" without one.
+
+    ``own``: whether a module, by its name, is of that code.
+    """
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f" ({error.filename}:{error.lineno})"
     frames = list(traceback.walk_tb(error.__traceback__))
-    own = [one for one in frames if is_own(one[0].f_globals.get("__name__", ""))]
-    if not own:
-        return "" if error.__cause__ is None else raised_at(error.__cause__)
-    frame, number = own[-1]
+    ours = [one for one in frames if own(one[0].f_globals.get("__name__", ""))]
+    if not ours:
+        return "" if error.__cause__ is None else raised_at(error.__cause__, own)
+    frame, number = ours[-1]
     name = frame.f_code.co_name
     return f" ({frame.f_code.co_filename}:{number}{'' if name == '<module>' else f', in {name}'})"
 
 
-def told(error: BaseException) -> str:
+def told(error: BaseException, own: Callable[[str], bool] = is_own) -> str:
     """An error that is none of ours, in one line: its kind, its message, and where own code raised it."""
     message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message[:600]}{raised_at(error)}"
+    return f"{type(error).__name__}: {message[:600]}{raised_at(error, own)}"

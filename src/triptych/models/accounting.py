@@ -109,9 +109,9 @@ class Accounting(Metric):
             filled = torch.cat([torch.ones_like(rows[:1]), rows, noise[None]])
             self.rows.index_add_(0, index.to(self.rows.device), filled.T)
         if gap is not None:
-            self.gaps += _sums(gap.double() * self.scale)
+            self.gaps += sums_of(gap.double() * self.scale)
         elif exact is not None:
-            self.gaps += _sums(rows[0] - exact.double() * self.scale)
+            self.gaps += sums_of(rows[0] - exact.double() * self.scale)
         for name, value in (extra or {}).items():
             kept = ~value.isnan()  # not used as an index, which would wait for the device
             counted = torch.where(kept, value.double() * self.scale, 0.0)
@@ -154,7 +154,7 @@ class Accounting(Metric):
         if not n:
             return {}
         found = {
-            self.unit + term: _figure(n, s, q)
+            self.unit + term: figure_of(n, s, q)
             for term, s, q in zip(TERMS, self.sums.tolist(), self.squares.tolist(), strict=True)
         }
         counted, noise = self.noise.tolist()
@@ -166,7 +166,7 @@ class Accounting(Metric):
         ):
             if sums[0] > 0:
                 count, s, q = sums.tolist()
-                found[key] = _figure(int(count), s, q)
+                found[key] = figure_of(int(count), s, q)
         return found
 
     def _per_item(self) -> tuple[Tensor, Tensor] | None:
@@ -191,7 +191,7 @@ class Accounting(Metric):
         return dict(zip(("gamma", "epsilon_mse", "stderr"), map(list, columns), strict=True))
 
 
-def _sums(value: Tensor) -> Tensor:
+def sums_of(value: Tensor) -> Tensor:
     """Count, sum and sum of squares, (3,) double."""
     return torch.stack([value.new_tensor(float(len(value))), value.sum(), value.square().sum()])
 
@@ -203,7 +203,7 @@ def _weighted(n: float, w: float, we: float, ww: float, wwe: float, wwee: float)
     return mean, math.sqrt(spread) / w
 
 
-def _figure(n: int, total: float, squares: float) -> dict:
+def figure_of(n: int, total: float, squares: float) -> dict:
     """Mean, standard error of the mean and count from sums."""
     mean = total / n
     variance = max(squares / n - mean**2, 0.0) * n / max(n - 1, 1)

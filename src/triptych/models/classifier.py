@@ -13,7 +13,7 @@ from triptych.diffusion.draws import evaluation_draw, training_draw
 from triptych.diffusion.process import Process
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
-from triptych.models.accounting import Account, _figure
+from triptych.models.accounting import Account, figure_of
 from triptych.models.base import BoundModel
 from triptych.models.contract import Given
 from triptych.networks.classifier import ClassifierNetwork
@@ -49,7 +49,7 @@ class ClassifierAccounting(Metric):
         """Figures {"cross_entropy": {"mean", "stderr", "n"}, "accuracy": ...}; none before the first item."""
         n = int(self.items.item())
         rows = zip(("cross_entropy", "accuracy"), self.sums.tolist(), self.squares.tolist(), strict=True)
-        return Account({name: _figure(n, s, q) for name, s, q in rows} if n else {}, self.unit)
+        return Account({name: figure_of(n, s, q) for name, s, q in rows} if n else {}, self.unit)
 
 
 class Classifier(BoundModel):

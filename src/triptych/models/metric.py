@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from triptych.data.batch import Batch
 from triptych.declare import declared
-from triptych.models.accounting import _figure, _sums
+from triptych.models.accounting import figure_of, sums_of
 from triptych.models.base import BoundModel
 
 
@@ -48,9 +48,9 @@ class PerItem(Metric):
                 f"{type(self).__name__}.values gave shape {tuple(found.shape)}; one number an item, "
                 f"({items},), is accepted"
             )
-        self.sums += _sums(found[~found.isnan()].double())
+        self.sums += sums_of(found[~found.isnan()].double())
 
     def compute(self) -> dict[str, Any]:
         """{"mean", "stderr", "n"}; a mean of None where no item had a number."""
         n, total, squares = self.sums.tolist()
-        return _figure(int(n), total, squares) if n else {"mean": None, "stderr": None, "n": 0}
+        return figure_of(int(n), total, squares) if n else {"mean": None, "stderr": None, "n": 0}

@@ -6,9 +6,7 @@ but the owner's. What fails costs its panel, and says so in its place; the repor
 
 from __future__ import annotations
 
-import os
 import pkgutil
-import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
@@ -16,8 +14,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from triptych import report
+from triptych.config import mistakes
 from triptych.config.source import file_of
-from triptych.config.trust import trusted
+from triptych.config.trust import is_own, trusted
 from triptych.report.compare import Comparison
 
 Draw = Callable[[Comparison, Mapping[str, str]], Figure | str | None]
@@ -42,12 +41,7 @@ def entries(module: str) -> tuple[list[Entry], str]:
 
 def told(error: Exception) -> str:
     """An error in the owner's code, with the innermost line of that code."""
-    line = " ".join(str(error).split())[:300]
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[:1] != "<"]
-    ours = os.path.dirname(report.__file__)
-    theirs = [f for f in frames if os.path.dirname(f.filename) != ours] or frames
-    at = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
-    return f"{type(error).__name__}: {line}{at}"
+    return mistakes.told(error, lambda name: is_own(name) or name.startswith(f"{report.__name__}.panel_"))
 
 
 def said(draw: Any) -> str:
