@@ -67,6 +67,9 @@ def test_importing_costs_no_torch():
         (["trainer.devices=2"], "trainer.devices=2, num_nodes=1: one process is accepted from Python"),
         (["until=decided"], "until=decided"),
         (["trained=/nowhere"], "trained=/nowhere: no run"),
+        (["guidance=classifier"], "guide=null: this guidance needs a checkpoint"),
+        (["guide=/nowhere.ckpt"], "guide=/nowhere.ckpt: no such file"),
+        (["ablation=objectives"], "ablation=objectives: settings to compare are a sweep's"),
     ],
 )
 def test_what_a_command_refuses_is_refused(root, overrides, said):

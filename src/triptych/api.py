@@ -27,7 +27,7 @@ from triptych.runs.prepare import prepare
 from triptych.runs.read import Run, read_run, read_runs
 from triptych.runs.strangers import OWN, check_checkpoint
 from triptych.sampling.opened import draw_all, drawing_of
-from triptych.sweeps.rounds import check_rounds
+from triptych.sweeps.single import check_single
 from triptych.training.evaluate import evaluate as evaluate_checkpoint
 from triptych.training.execute import execute
 
@@ -53,7 +53,7 @@ def train(config: DictConfig | Sequence[str] = ()) -> Run:
     """
     config = _settled(config)
     job = config.hydra
-    check_rounds(config, sweeping=False, grid=False)
+    check_single(config)
     trainer = config.trainer
     if (trainer.devices, trainer.num_nodes) != (1, 1) or processes.launch():
         raise UserError(

@@ -23,13 +23,16 @@ class SingleHook(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with no_run_after_an_error():
+            check_keys(config, config.hydra)
             check_single(config)
 
 
 def check_single(config: DictConfig) -> None:
-    """UserError for what no run could be made of; ``config`` has Hydra's own part still in it."""
+    """UserError for what no run could be made of; ``config`` has Hydra's own part still in it.
+
+    Its keys were checked: by Hydra's callback, or by ``config.compose``.
+    """
     hydra = config.hydra
-    check_keys(config, hydra)
     check_rounds(config, sweeping=False, grid=False)
     if hydra.sweeper.get("params"):
         chosen = [f"{group}={hydra.runtime.choices.get(group)}" for group in ("ablation", "hparams_search")]
