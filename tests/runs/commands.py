@@ -1,8 +1,12 @@
 """Commands as a person types them, for tests that start, kill and watch them."""
 
 import os
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.conftest import TINY
 
@@ -17,3 +21,19 @@ def command(*arguments: str) -> list[str]:
 def environment(root: Path, **more: str) -> dict[str, str]:
     """Of such a command: its own root, one thread."""
     return os.environ | {"TRIPTYCH_ROOT": str(root), "OMP_NUM_THREADS": "1"} | more
+
+
+def start(line: list[str], root: Path, **more: str) -> subprocess.Popen:
+    """Such a command in the background, what it says kept for ``communicate``."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(line, env=environment(root, **more), stdout=pipe, stderr=pipe, text=True)
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen | None, seconds: float = 120.0) -> Any:
+    """What ``condition`` returns once that is true; an error if the process ends or time is up before."""
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < until, "waited in vain"
+        assert process is None or process.poll() is None, "it ended"
+        time.sleep(0.02)
+    return found

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.runs.commands import command, environment
+from tests.runs.commands import command, environment, wait_for
 
 GRID = ["objective=x0,epsilon,v", "seed=1,2,3,4"]
 
@@ -31,13 +31,6 @@ def summaries(root) -> dict:
         path.parent.name: (path.stat().st_mtime_ns, json.loads(path.read_text()))
         for path in (root / "logs" / "sweeps").glob("*/*/summary.json")
     }
-
-
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until and process.poll() is None
-        time.sleep(0.05)
 
 
 def results(root) -> list[dict]:

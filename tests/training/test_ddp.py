@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.runs import counting
-from tests.runs.commands import command, environment
+from tests.runs.commands import command, environment, start, wait_for
 
 LONG = ["trainer.max_steps=50", "trainer.val_check_interval=25"]
 
@@ -111,12 +111,8 @@ def test_a_run_on_two_processes_that_is_killed_goes_on(root):
     line = command("name=many", "trainer=ddp_sim", *LONG, "denoiser.network.dropout=0.2")
     run([*line[:3], "name=whole", *line[4:]], root)
     folder = root / "logs" / "runs" / "many"
-    process = subprocess.Popen(
-        line, env=environment(root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not (folder / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
+    process = start(line, root)
+    wait_for((folder / "checkpoints" / "last.ckpt").exists, process)
     process.kill()
     process.wait()
     time.sleep(6.0)
@@ -177,12 +173,8 @@ def test_three_processes_that_go_on_are_those_that_were_never_stopped(root):
     base = ["trainer=ddp_sim", "trainer.devices=3", "data.batch_size=60", *LONG]
     line = command("name=whole", *base)
     whole = root / "logs" / "runs" / "whole"
-    process = subprocess.Popen(
-        line, env=environment(root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not (whole / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
+    process = start(line, root)
+    wait_for((whole / "checkpoints" / "last.ckpt").exists, process)
     half = whole.with_name("half")
     (half / "checkpoints").mkdir(parents=True)
     shutil.copy(whole / "checkpoints" / "last.ckpt", half / "checkpoints")

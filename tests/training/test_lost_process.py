@@ -4,12 +4,11 @@ import json
 import os
 import signal
 import subprocess
-import time
 from types import SimpleNamespace
 
 import pytest
 
-from tests.runs.commands import command, environment
+from tests.runs.commands import command, environment, start, wait_for
 from tests.runs.hooks import hook
 from tests.training.test_kill import is_gone
 from triptych.errors import Interrupted
@@ -40,23 +39,13 @@ def lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip() and not any(word in line for word in known)]
 
 
-def wait_for(condition, process, seconds: float = 120.0):
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < until and (process is None or process.poll() is None)
-        time.sleep(0.02)
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("moment", ["at its start", "in the fit"])
 def test_a_killed_process_is_an_interruption_told_in_one_line(root, moment):
     line = command("name=many", *LONG, "trainer.devices=3")
     folder = RunDirectory(root / "logs" / "runs" / "many")
-    process = subprocess.Popen(
-        line, env=environment(root), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start(line, root)
     if moment == "in the fit":
         wait_for((folder / "checkpoints" / "last.ckpt").exists, process)
     started = wait_for(lambda: len(found := children(process.pid)) == 2 and found, process)

@@ -5,11 +5,10 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 
 import pytest
 
-from tests.runs.commands import command, environment
+from tests.runs.commands import command, environment, start, wait_for
 from triptych.errors import StorageError, UserError
 from triptych.runs.directory import write_atomic
 from triptych.training.execute import execute
@@ -46,15 +45,8 @@ def fill(path, leave: int) -> None:
     (path / "ballast").write_bytes(b"0" * max(0, found.f_bavail * found.f_frsize - leave))
 
 
-def start(line: list[str], root) -> subprocess.Popen:
-    pipe = subprocess.PIPE
-    return subprocess.Popen(line, env=environment(root), stdout=pipe, stderr=pipe, text=True)
-
-
 def wait_for_a_checkpoint(process: subprocess.Popen, folder) -> None:
-    while not list(folder.rglob("last.ckpt")):
-        assert process.poll() is None
-        time.sleep(0.05)
+    wait_for(lambda: list(folder.rglob("last.ckpt")), process, 600.0)
 
 
 def test_a_full_disk_leaves_the_old_file(small):

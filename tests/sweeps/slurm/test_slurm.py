@@ -2,12 +2,11 @@
 
 import json
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.runs.commands import command, environment
+from tests.runs.commands import command, environment, wait_for
 from tests.sweeps.slurm.cluster import Cluster, missing
 
 pytestmark = [
@@ -33,12 +32,10 @@ def executions(folder: Path) -> int:
     return sum(len(json.loads(p.read_text())["executions"]) for p in folder.rglob("provenance.json"))
 
 
-def wait_for(condition, seconds: float = 200.0):
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.2)
-    return found
+def begin(line: list[str], cluster: Cluster, root: Path) -> subprocess.Popen:
+    """A command that can reach the cluster, its two outputs in one."""
+    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(line, env=cluster.environment | environment(root), text=True, **out)
 
 
 def jobs(cluster) -> dict[str, str]:
@@ -67,17 +64,13 @@ def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
         "hydra.launcher.timeout_min=60",
         "hydra.launcher.cpus_per_task=1",
     ]
-    sweep = subprocess.Popen(
-        command("-m", *preset, *grid),
-        env=cluster.environment | environment(root),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    sweep = begin(command("-m", *preset, *grid), cluster, root)
     victim = wait_for(
         lambda: next(
             (p.parent for p in root.glob("logs/sweeps/*/*/progress.json") if step(p.parent) > 200), None
-        )
+        ),
+        sweep,
+        200.0,
     )
     assert victim
     job = min(i for i, state in jobs(cluster).items() if state == "RUNNING")
@@ -108,15 +101,13 @@ def test_a_cancelled_job_ends_the_wait_for_it_and_for_no_other(cluster, root):
         "seed=1,2,3",
         *LONG,
     )
-    sweep = subprocess.Popen(
-        line,
-        env=cluster.environment | environment(root),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    sweep = begin(line, cluster, root)
     try:
-        wait_for(lambda: any(step(p.parent) > 100 for p in root.glob("logs/sweeps/*/*1/progress.json")))
+        wait_for(
+            lambda: any(step(p.parent) > 100 for p in root.glob("logs/sweeps/*/*1/progress.json")),
+            sweep,
+            200.0,
+        )
         first, _, third = sorted(jobs(cluster))
         assert jobs(cluster)[first] == "RUNNING" and jobs(cluster)[third] == "PENDING"
         cluster.run("scancel", third)
@@ -147,13 +138,7 @@ def test_a_run_that_takes_longer_than_its_time_limit_is_taken_up_again(cluster, 
         "hydra.launcher.signal_delay_s=60",
         "hydra.launcher.cpus_per_task=1",
     ]
-    sweep = subprocess.Popen(
-        command("-m", *preset, *long),
-        env=cluster.environment | environment(root),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    sweep = begin(command("-m", *preset, *long), cluster, root)
     said, _ = sweep.communicate(timeout=800)
     assert sweep.returncode == 0, said
     [log] = root.rglob("train.log")
@@ -183,10 +168,10 @@ def test_a_batch_script_is_requeued_by_the_run_itself(cluster, root):
     )
     job = done.stdout.strip()
     folder = root / "logs" / "runs" / "mine"
-    wait_for(lambda: step(folder) > 200)
+    wait_for(lambda: step(folder) > 200, None, 200.0)
     identity = json.loads((folder / "provenance.json").read_text())["id"]
     cluster.run("scancel", "--signal=USR1", job)
-    wait_for(lambda: (folder / "summary.json").exists(), 400)
+    wait_for(lambda: (folder / "summary.json").exists(), None, 400.0)
     log = (root / "job.log").read_text()
     assert log.count("interrupted at step") == 1 and "SIGUSR1" in log, log
     ours, twins = (json.loads((folder.parent / n / "summary.json").read_text()) for n in ("mine", "twin"))
