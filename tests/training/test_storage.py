@@ -68,7 +68,7 @@ def test_a_run_on_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room
     folder = place / "runs" / "mine"
     wait_for_a_checkpoint(process, folder)
     fill(place, leave)
-    _, said = process.communicate(timeout=200)
+    _, said = process.communicate(timeout=900)
     lines = [text for text in said.splitlines() if text.strip()]
     assert process.returncode == 74 and len(lines) == 1, said
     assert lines[0].startswith("error: ") and "No space left on device" in lines[0]
@@ -161,7 +161,7 @@ def test_data_that_is_truncated_while_a_run_reads_it(root):
     process = start(going, root)
     wait_for_a_checkpoint(process, results["going"])
     broken.write_bytes(whole[:20])
-    said, errors = process.communicate(timeout=200)
+    said, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     broken.write_bytes(whole)
 
@@ -192,7 +192,7 @@ def test_a_killed_wandb_process_takes_nothing_with_it(root):
     assert service, children
     for pid in service:
         os.kill(pid, signal.SIGKILL)
-    said, errors = process.communicate(timeout=200)
+    said, errors = process.communicate(timeout=900)
     assert process.returncode == 0 and "test bound" in said, errors
     lines = [text for text in errors.splitlines() if text.strip()]
     assert len(lines) == 1 and lines[0].startswith("W&B has died and is done without (")

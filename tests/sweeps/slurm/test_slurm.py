@@ -11,7 +11,7 @@ from tests.sweeps.slurm.cluster import Cluster, missing
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(bool(missing()), reason=f"no SLURM: {missing()}"),
 ]
 LONG = ["trainer.max_steps=1500", "trainer.val_check_interval=100", "denoiser.network.dropout=0.2"]
@@ -139,7 +139,7 @@ def test_a_run_that_takes_longer_than_its_time_limit_is_taken_up_again(cluster, 
         "hydra.launcher.cpus_per_task=1",
     ]
     sweep = begin(command("-m", *preset, *long), cluster, root)
-    said, _ = sweep.communicate(timeout=800)
+    said, _ = sweep.communicate(timeout=1700)
     assert sweep.returncode == 0, said
     [log] = root.rglob("train.log")
     times = log.read_text().count("interrupted")
