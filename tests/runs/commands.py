@@ -29,7 +29,7 @@ def start(line: list[str], root: Path, **more: str) -> subprocess.Popen:
     return subprocess.Popen(line, env=environment(root, **more), stdout=pipe, stderr=pipe, text=True)
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen | None, seconds: float = 120.0) -> Any:
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen | None, seconds: float = 600.0) -> Any:
     """What ``condition`` returns once that is true; an error if the process ends or time is up before."""
     until = time.monotonic() + seconds
     while not (found := condition()):

@@ -46,7 +46,7 @@ def fill(path, leave: int) -> None:
 
 
 def wait_for_a_checkpoint(process: subprocess.Popen, folder) -> None:
-    wait_for(lambda: list(folder.rglob("last.ckpt")), process, 600.0)
+    wait_for(lambda: list(folder.rglob("last.ckpt")), process)
 
 
 def test_a_full_disk_leaves_the_old_file(small):

@@ -70,7 +70,6 @@ def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
             (p.parent for p in root.glob("logs/sweeps/*/*/progress.json") if step(p.parent) > 200), None
         ),
         sweep,
-        200.0,
     )
     assert victim
     job = min(i for i, state in jobs(cluster).items() if state == "RUNNING")
@@ -168,10 +167,10 @@ def test_a_batch_script_is_requeued_by_the_run_itself(cluster, root):
     )
     job = done.stdout.strip()
     folder = root / "logs" / "runs" / "mine"
-    wait_for(lambda: step(folder) > 200, None, 200.0)
+    wait_for(lambda: step(folder) > 200, None)
     identity = json.loads((folder / "provenance.json").read_text())["id"]
     cluster.run("scancel", "--signal=USR1", job)
-    wait_for(lambda: (folder / "summary.json").exists(), None, 400.0)
+    wait_for(lambda: (folder / "summary.json").exists(), None)
     log = (root / "job.log").read_text()
     assert log.count("interrupted at step") == 1 and "SIGUSR1" in log, log
     ours, twins = (json.loads((folder.parent / n / "summary.json").read_text()) for n in ("mine", "twin"))
