@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -77,10 +78,14 @@ def test_hopeless_runs_are_stopped(root):
     """Two good trials; then one at a learning rate at which nothing is learned."""
     place = ["hydra.sweeper.prune_after_trials=2", "hydra.sweeper.n_jobs=1", "trainer.max_steps=1500"]
     place += ["hydra.sweeper.params={optimizer.lr:'choice(0.01,0.02,1e-7)'}"]
-    first = search(root, *place, "hydra.sweeper.n_trials=0")
+    first = search(root, *place, "hydra.sweeper.n_trials=1")
     assert first.returncode == 0, first.stderr
+    [path] = root.rglob("study.db")  # where it looks for one; ours has its trials told beforehand
+    shutil.rmtree(path.parent)
+    path.parent.mkdir()
+    planned = optuna.create_study(study_name="search", storage=f"sqlite:///{path}")
     for rate in (0.01, 0.02, 1e-7):
-        study(root).enqueue_trial({"optimizer.lr": rate})
+        planned.enqueue_trial({"optimizer.lr": rate})
     done = search(root, *place, "hydra.sweeper.n_trials=3")
     assert done.returncode == 0, done.stderr
     assert states(root) == ["COMPLETE", "COMPLETE", "PRUNED"]
