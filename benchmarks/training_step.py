@@ -27,10 +27,10 @@ from triptych.data.batch import Batch
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.decoder import Categorical
 from triptych.diffusion.denoiser import Denoiser, Output
+from triptych.diffusion.loss import Elbo
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
-from triptych.diffusion.weighting import Elbo
 from triptych.models.diffusion import Diffusion
 from triptych.models.lr_schedule import Cosine
 from triptych.networks.resnet import ResNet

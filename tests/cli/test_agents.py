@@ -43,7 +43,7 @@ def test_the_documents_sweep_is_of_keys_that_there_are():
         ("--optimizer.lr=0.1", "optimizer.lr=0.1"),
         ("--bound.steps=None", "bound.steps=null"),
         ("--optimizer.betas=[0.9, 0.95]", "optimizer.betas=[0.9, 0.95]"),
-        ("--objective/weighting=min_snr", "objective/weighting=min_snr"),
+        ("--objective/loss=min_snr", "objective/loss=min_snr"),
         ("--test=False", "test=False"),
         ("--config-dir=here", "--config-dir=here"),
         ("--package=x", "--package=x"),

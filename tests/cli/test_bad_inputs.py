@@ -86,7 +86,7 @@ OWN = [
     ("train data=folder data.root={mine} data.test_fraction=0", ["data.test_fraction=0", "test=false"]),
     ("train hydra.run.dir=/proc/x", ["/proc/x", "cannot be written"]),
     ("train logger.wandb.mode=onlin", ["logger.wandb.mode='onlin'", "offline"]),
-    ("train objective.weighting=elbo", ["objective.weighting='elbo'", "a group of keys"]),
+    ("train objective.loss=elbo", ["objective.loss='elbo'", "a group of keys"]),
     ("train resume=/etc/passwd", ["/etc/passwd", "not a run's directory"]),
     ("train resume=x seed=2", ["resume=x", "no further arguments"]),
     ("evaluate ckpt=/etc", ["ckpt=/etc", "last.ckpt"]),

@@ -21,7 +21,7 @@ from triptych.data.base import DataModule
 from triptych.data.batch import Split
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.denoiser import Output
-from triptych.diffusion.weighting import Elbo
+from triptych.diffusion.loss import Elbo
 from triptych.data.augment import Augmentation
 from triptych.networks.ladder import Ladder
 
@@ -51,8 +51,8 @@ class Mean(Output):
 
 
 class Weight(Elbo):
-    def weight(self, gamma, dgamma, own):
-        return torch.ones(len(gamma), len(gamma))
+    def weight(self, at):
+        return torch.ones(len(at.gamma), len(at.gamma))
 
 
 class Half(Augmentation):
@@ -256,11 +256,11 @@ def test_other_parts(refused, lab):
     line = refused(own("objective.output", "Mean", space="v"))
     at = "def forward(self, raw, z, alpha, sigma):"
     has(line, lab, at, "objective.output: Mean gives shape (4, 1); (4, 2) is accepted")
-    line = refused(own("objective.weighting", "Weight"))
+    line = refused(own("objective.loss", "Weight"))
     has(
         line,
         lab,
-        "def weight(self, gamma, dgamma, own):",
+        "def weight(self, at):",
         "Weight gives shape (4, 4); (4,) or () is accepted",
     )
 

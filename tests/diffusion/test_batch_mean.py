@@ -6,9 +6,9 @@ import torch
 from tests.diffusion.test_learned_schedule import VP, ring, shaken
 from triptych.diffusion import batch_mean as module
 from triptych.diffusion.batch_mean import batch_mean
+from triptych.diffusion.loss import Elbo
 from triptych.diffusion.mixture import Oracle
 from triptych.diffusion.objective import Objective
-from triptych.diffusion.weighting import Elbo
 
 
 @pytest.mark.parametrize("world", [2, 3])

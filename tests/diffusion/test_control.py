@@ -7,7 +7,7 @@ import torch
 
 from tests.diffusion.oracles import Says, Wrong, correlated, network, oracle
 from triptych.diffusion.bound import Bound
-from triptych.diffusion.control import UNIFORM, Control, Times, lattice_variance
+from triptych.diffusion.control import Control, lattice_variance
 from triptych.diffusion.decoder import Categorical, GaussianDensity
 from triptych.diffusion.draws import evaluation_draw, evaluation_times
 from triptych.diffusion.mixture import GaussianMixture
@@ -141,18 +141,6 @@ def test_levels_are_controlled_where_a_gaussian_is_not():
     assert spreads[5] < 0.4 * spreads[None], spreads
 
 
-def test_times_are_of_the_density_they_are_weighted_by():
-    """E[w h(t)] is the plain integral of h, and no weight exceeds 1 / UNIFORM."""
-    times = Times(torch.tensor([0.0, 0.0, 5.0, 1.0, 30.0]))
-    u = (torch.arange(100_000).double() + 0.5) / 100_000
-    t, weight = times(u)
-    assert 0 <= t.min() and t.max() < 1 and t.float().max() < 1 and (t.diff() > 0).all()
-    assert weight.max() <= 1 / UNIFORM + 1e-12
-    for power in (0, 1, 2, 5):
-        assert (weight * t**power).mean().item() == pytest.approx(1 / (power + 1), rel=1e-4)
-    assert (Times(torch.ones(7))(u)[0] - u).abs().max() < 1e-12
-
-
 def test_two_denoisers_of_one_data_set_meet_the_same_times():
     items, _ = gaussian()
     bound, reference = Bound(Linear(LOW, HIGH), GaussianDensity()), Reference(items, VP, LOW, HIGH)
@@ -160,5 +148,5 @@ def test_two_denoisers_of_one_data_set_meet_the_same_times():
         Control(bound, denoiser, reference, items, 3)
         for denoiser in (oracle(correlated(D)), network(Says(oracle(correlated(D)), "v"), "v"))
     )
-    assert torch.equal(one.times.rates, other.times.rates)
+    assert torch.equal(one.density.rates, other.density.rates)
     assert torch.equal(one.b, Control(bound, oracle(correlated(D)), reference, items, 3).b)

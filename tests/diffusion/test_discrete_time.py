@@ -10,13 +10,13 @@ from torch import nn
 
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.denoiser import Denoiser, Output
+from triptych.diffusion.loss import NCSN, Elbo, MinSNR, Sigmoid, Simple
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import Prediction
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.reverse_variance import Beta, BetaTilde, Learned, Optimal, WithFraction, step_kl
 from triptych.diffusion.schedule import BetaLinear, Cosine, Linear
-from triptych.diffusion.weighting import NCSN, Elbo, MinSNR, Sigmoid, Simple
 
 IDEAL = 8.288  # nats: the diffusion term of the ring between gamma -10 and 8, continuous time
 BITS = 2 * math.log(2)
@@ -330,9 +330,9 @@ def test_the_hybrid_loss_is_iddpm_s_times_the_number_of_dimensions():
     np.testing.assert_allclose(loss.numpy() / d, theirs, rtol=1e-5)
 
 
-def test_the_weight_of_the_bound_in_the_hybrid_loss_is_the_weighting_s_own_or_asked_for():
+def test_the_weight_of_the_bound_in_the_hybrid_loss_is_the_loss_s_own_or_asked_for():
     assert hybrid("x0", Elbo(), 5).vlb_weight == hybrid("x0", Sigmoid(), 5).vlb_weight == 1
     assert hybrid("x0", Simple(), 5, 0.3).vlb_weight == 0.3
-    for weighting in (MinSNR(), NCSN()):
+    for loss in (MinSNR(), NCSN()):
         with pytest.raises(ValueError, match="vlb_weight=null with"):
-            hybrid("x0", weighting, 5)
+            hybrid("x0", loss, 5)

@@ -9,11 +9,11 @@ from triptych.diffusion.bound import Bound
 from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.draws import Draw
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
+from triptych.diffusion.loss import Elbo
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
-from triptych.diffusion.weighting import Elbo
 
 VP = VariancePreserving()
 

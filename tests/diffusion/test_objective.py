@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from triptych.diffusion.bound import Bound
+from triptych.diffusion.loss import Elbo, MinSNR, Sigmoid, Simple
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import SPACES
 from triptych.diffusion.process import VariancePreserving
-from triptych.diffusion.weighting import Elbo, MinSNR, Sigmoid, Simple
 
 from .oracles import SCHEDULES, VarianceExploding, Wrong, network, row
 

@@ -5,19 +5,22 @@ import math
 import pytest
 import torch
 
-from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Sigmoid
+from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Sigmoid, Straight
 
 from .oracles import SCHEDULES, refused
 
 ENDPOINTS = [(-13.3, 10.0), (-10.0, 8.0), (-8.0, 6.0), (-1.0, 3.0), (2.0, 5.0), (-9.0, -3.0)]
 KINDS = [
     *SCHEDULES.values(),
+    Straight,
     lambda a, b: BetaLinear(a, b, 0.5, 3.0),
     lambda a, b: Sigmoid(a, b, 0.4),
     lambda a, b: Sigmoid(a, b, 10.0),  # tau = 0.3
     lambda a, b: Sigmoid(a, b, 30.0),  # tau = 0.1
 ]
-every = pytest.mark.parametrize("kind", KINDS, ids=[*SCHEDULES, "beta_low", "flat", "sharp", "sharpest"])
+every = pytest.mark.parametrize(
+    "kind", KINDS, ids=[*SCHEDULES, "straight", "beta_low", "flat", "sharp", "sharpest"]
+)
 ends = pytest.mark.parametrize("low, high", ENDPOINTS)
 
 

@@ -7,6 +7,7 @@ import torch
 
 from triptych.config.check import CONFIGS
 from triptych.data.batch import Batch
+from triptych.diffusion.loss import Level
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.prediction import Prediction
 from triptych.diffusion.process import VariancePreserving
@@ -48,10 +49,12 @@ def test_the_output_is_read_back_as_x0_and_epsilon(share):
         torch.testing.assert_close(2 * guess.value, guess.view("velocity"))
 
 
-def test_the_weighting_has_its_top_at_its_centre():
+def test_the_loss_has_its_top_at_its_centre():
     from mylab.window import Window
 
-    w = Window(centre=1.0, width=2.0).weight(torch.tensor([1.0, 3.0, -1.0]), torch.ones(3), torch.ones(3))
+    gamma = torch.tensor([1.0, 3.0, -1.0])
+    at = Level(VariancePreserving(), gamma, torch.ones(3), torch.ones(3), "x0")
+    w = Window(centre=1.0, width=2.0).weight(at)
     torch.testing.assert_close(w, torch.tensor([1.0, 0.60653, 0.60653]))  # e^{-1/2}
 
 

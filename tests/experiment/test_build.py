@@ -23,7 +23,7 @@ from triptych.diffusion.prediction import Prediction
 from triptych.diffusion.reverse_variance import Beta
 from triptych.diffusion.sampler import DDIM
 from triptych.diffusion.schedule import Linear
-from triptych.diffusion.weighting import Elbo
+from triptych.diffusion.loss import Elbo
 
 class Halved(Beta):
     def log_ratio(self, *step):
@@ -65,13 +65,13 @@ def test_classes_of_ones_own_take_every_place(lab, prepared):
         *RING, "bound.variance=own_lab.Halved", "bound.steps=3", "bound.decoder=own_lab.Sharp"
     ).config()
     config["objective"]["output"] = {"_target_": "own_lab.Doubled"}
-    config["objective"]["weighting"] = {"_target_": "own_lab.Weight", "strength": 2.0}
+    config["objective"]["loss"] = {"_target_": "own_lab.Weight", "strength": 2.0}
     config["schedule"]["_target_"] = "own_lab.Schedule"
     config["sampler"] = {"_target_": "own_lab.Sampler", "steps": 3}
     made = build_experiment(config, download=False)
     model = made.model
     assert model.denoiser.network.outputs == 2 and model.objective.space == "epsilon"
-    assert model.objective.weighting.told == ((2,), 2.0)  # what it asked for by name, and its own key
+    assert model.objective.loss.told == ((2,), 2.0)  # what it asked for by name, and its own key
     assert (model.bound.decoder.shape, model.bound.decoder.levels) == ((2,), None)
     kinds = [model.bound.variance, model.schedule, made.drawing.sampler]
     assert [type(kind).__name__ for kind in kinds] == ["Halved", "Schedule", "Sampler"]
@@ -91,7 +91,7 @@ def test_what_the_variance_reads_is_added_to_what_the_output_reads(prepared):
 def test_a_short_name_and_a_class_that_does_not_fit_are_refused(prepared):
     for name, words in (
         ("betta", "one of beta_tilde"),
-        ("triptych.diffusion.weighting.Elbo", "is accepted here"),
+        ("triptych.diffusion.loss.Elbo", "is accepted here"),
     ):
         config = prepared("bound.steps=3", f"bound.variance={name}", path=name).config()
         with pytest.raises(UserError, match=f"bound.variance=.*{words}"):

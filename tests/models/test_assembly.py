@@ -57,7 +57,7 @@ def test_a_reverse_variance_by_name(prepared, variance):
 def test_an_objective_in_a_row_of_the_table_trains_reports_and_is_reopened(prepared, objective):
     from triptych.experiment.reopen import reopen
 
-    run = prepared(*RING, f"objective={objective}", "objective/weighting=simple", "process=rectified")
+    run = prepared(*RING, f"objective={objective}", "objective/loss=simple", "process=rectified")
     summary = execute(run)
     assert summary["status"] == "finished" and figures(run)["nats_per_dim"]["mean"] < 1e3
     opened = reopen(str(run / "checkpoints" / "last.ckpt"))
@@ -124,7 +124,7 @@ def test_a_likelihood_stands_beside_the_bound(prepared, arguments):
         (["model=vae", *POINTS], ["model.network", "images"]),
         (["denoiser=none"], ["denoiser=none"]),
         (["schedule.gamma_min=3", "schedule.gamma_max=3"], ["schedule.gamma_min=3", "gamma_min < gamma_max"]),
-        (["schedule=learned", "objective/weighting=simple"], ["objective.weighting=elbo"]),
+        (["schedule=learned", "objective/loss=simple"], ["objective/loss=elbo"]),
         (["likelihood=ode", "likelihood.tolerance=0", *RING], ["likelihood.tolerance=0", "above 0"]),
         (["likelihood=ode_images", "likelihood.probes=1"], ["likelihood.probes=1", "from 2"]),
         (["likelihood=ode"], ["likelihood.dequantisation=none", "uniform"]),

@@ -5,7 +5,7 @@ import pytorch_lightning as pl
 import torch
 
 from triptych.data.mixture import Ring
-from triptych.diffusion import weighting
+from triptych.diffusion import loss as losses
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.condition import Condition, Labels
 from triptych.diffusion.decoder import GaussianDensity
@@ -34,9 +34,9 @@ def data():
     return found
 
 
-def make(data, schedule, steps=None, variance="beta_tilde", weight=None, **options) -> Diffusion:
+def make(data, schedule, steps=None, variance="beta_tilde", loss=None, **options) -> Diffusion:
     torch.manual_seed(0)
-    objective = Objective("v", weight or weighting.Elbo())
+    objective = Objective("v", loss or losses.Elbo())
     return Diffusion(
         Denoiser(MLP((2,), width=32, blocks=1), Output("v"), VariancePreserving()),
         schedule,
@@ -149,8 +149,8 @@ def test_the_gap_shrinks_with_training(data, tmp_path):
 
 
 def test_bad_values_are_named(data):
-    with pytest.raises(ValueError, match="weighting=elbo"):
-        make(data, Monotone(-4.0, 4.0), weight=weighting.Simple())
+    with pytest.raises(ValueError, match="loss=elbo"):
+        make(data, Monotone(-4.0, 4.0), loss=losses.Simple())
     with pytest.raises(ValueError, match="training items"):
         make(data, Linear(-4.0, 4.0), 10, "optimal")
 

@@ -10,7 +10,7 @@ from triptych.callbacks.gradients import Gradients
 from triptych.callbacks.stopping import Stop
 from triptych.data.batch import Batch
 from triptych.data.mixture import Ring
-from triptych.diffusion import weighting
+from triptych.diffusion import loss as losses
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.condition import Condition, Labels
 from triptych.diffusion.decoder import Categorical, GaussianDensity
@@ -43,7 +43,7 @@ def diffusion(schedule, output, levels=None, steps=None, **options) -> Diffusion
     network = MLP((2,), getattr(output, "per_dim", 1), conditions, width=4, blocks=1, dropout=0.1)
     decoder = GaussianDensity() if levels is None else Categorical(levels)
     bound = Bound(schedule, decoder, steps)
-    objective = Objective(output, options.pop("weight", weighting.Elbo()), steps)
+    objective = Objective(output, options.pop("loss", losses.Elbo()), steps)
     options |= {"levels": levels, "discrete": levels is not None, "conditional": True, "label_dropout": 0.1}
     parts = (Denoiser(network, output, PROCESS()), schedule, objective, bound)
     return Diffusion(*parts, optimizer, Constant(), **options, **MORE)
@@ -63,7 +63,7 @@ def latent(kind, depth, levels=None):
 
 MODELS = {
     "linear": lambda: diffusion(Linear(-6.0, 4.0), Output("epsilon"), mixture=mixture()),
-    "levels": lambda: diffusion(Cosine(-6.0, 4.0), LevelOutput(5), levels=5, weight=weighting.MinSNR()),
+    "levels": lambda: diffusion(Cosine(-6.0, 4.0), LevelOutput(5), levels=5, loss=losses.MinSNR()),
     "steps": lambda: diffusion(Linear(-6.0, 4.0), Output("x0"), levels=5, steps=10),
     "monotone": lambda: diffusion(Monotone(-6.0, 4.0, hidden=4), Output("v"), levels=5),
     "endpoints": lambda: diffusion(LearnedEndpoints(-6.0, 4.0), Output("v"), levels=5),

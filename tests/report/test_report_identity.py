@@ -20,7 +20,7 @@ def resolved(**groups):
     """A resolved configuration; groups are merged into it."""
     config = {
         "data": {"_target_": "triptych.data.digits.Digits", "val_size": 150, "batch_size": 64, "seed": 1},
-        "objective": {"output": "x0", "weighting": {"power": 0}},
+        "objective": {"output": "x0", "loss": {"power": 0}},
         "callbacks": {"ema": {"_target_": "triptych.callbacks.ema.EMA", "decay": 0.998}},
         "trainer": {"max_steps": 800, "devices": 1, "accelerator": "cpu", "log_every_n_steps": 20},
         "sampler": {"_target_": "triptych.diffusion.sampler.ancestral.Ancestral", "steps": 100},
@@ -185,7 +185,7 @@ def test_where_a_run_lies_and_on_what_it_runs_is_no_axis(tmp_path):
         ("trainer.max_steps", (800, 400)),
         ("trainer.gradient_clip_val", (1.0, None)),
         ("data.batch_size", (64, 32)),
-        ("objective.weighting.power", (0, 1)),
+        ("objective.loss.power", (0, 1)),
         ("sampler.steps", (100, 10)),
         ("model.key_of_tomorrow", (1, 2)),
     ],

@@ -77,7 +77,7 @@ def test_a_key_has_its_own_role_or_its_groups_and_what_nothing_declares_is_ident
     assert [role(k) for k in ("data", "data.std", "data.root", "data.batch_size")] == [
         "data", "data", "path", "identity",
     ]  # fmt: skip
-    assert role("callbacks.ema.decay") == role("key.of.tomorrow") == role("objective/weighting") == "identity"
+    assert role("callbacks.ema.decay") == role("key.of.tomorrow") == role("objective/loss") == "identity"
     assert role("paths.data_dir") == "path" and role("paths.log_dir") == "output"
     assert role("sampler.steps") == "drawing" and role("datasets") == "identity"
 

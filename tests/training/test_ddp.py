@@ -40,6 +40,18 @@ def single(tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_times_that_learn_of_losses_are_those_of_one_process(root):
+    learning = ["objective/times=adaptive", "objective.times.bins=4", "trainer.max_steps=12"]
+    learning += ["trainer.val_check_interval=12"]
+    run(command("name=one", *learning), root)
+    run(command("name=many", "trainer=ddp_sim", "trainer.devices=2", *learning), root)
+    folder = root / "logs" / "runs"
+    one, many = curve(folder / "one"), curve(folder / "many")
+    assert len(one) == len(many) == 12
+    assert max(relative(a, b) for a, b in zip(one, many, strict=True)) < 1e-4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 4])
 def test_the_loss_curve_is_that_of_one_process(root, single, devices):
     run(command("name=many", "trainer=ddp_sim", f"trainer.devices={devices}", *LONG), root)

@@ -105,6 +105,28 @@ def test_an_accident_leaves_no_trace(prepared, undisturbed, monkeypatch, variant
     same(whole, broken, first, execute(prepared(*extra, "retry=true", path="broken")))
 
 
+LEARNS = {
+    "importance": ("objective.steps=3", "objective.times.history=2"),
+    "adaptive": ("objective.times.bins=3",),
+}
+
+
+@pytest.mark.parametrize("times", LEARNS)
+def test_what_times_have_learned_of_losses_goes_on(prepared, undisturbed, monkeypatch, times):
+    extra = (*BASE, f"objective/times={times}", *LEARNS[times])
+    (whole, first), broken = undisturbed(*extra), prepared(*extra, path="broken")
+    with monkeypatch.context() as patch:
+        stumble(patch, "training_step", 6)
+        with pytest.raises(Accident):
+            execute(broken)
+    state = read_checkpoint(broken / "checkpoints" / "last.ckpt")["state_dict"]
+    assert (
+        state["times.seen"].sum() > 0
+        and state["times.losses" if times == "importance" else "times.means"].any()
+    )
+    same(whole, broken, first, execute(prepared(*extra, "retry=true", path="broken")))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 @pytest.mark.parametrize(
     ("variant", "at"), [("plain", 3), ("plain", 4), ("accumulating", 8), ("no validation", 5)]

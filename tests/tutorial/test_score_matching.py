@@ -7,11 +7,11 @@ import torch
 
 from tests.diffusion.oracles import Says, Wrong, correlated, lopsided, network, oracle, ring
 from tests.diffusion.test_processes import PROCESSES
+from triptych.diffusion.loss import NCSN
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.process import VarianceExploding, VariancePreserving
 from triptych.diffusion.schedule import Cosine, Linear
 from triptych.diffusion.tweedie import posterior_mean, tweedie_errors
-from triptych.diffusion.weighting import NCSN
 from triptych.tutorial.score_matching import constants, denoising, explicit, implicit, rademacher, sliced
 
 

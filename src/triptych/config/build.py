@@ -19,6 +19,7 @@ PARTS = {
     "seed": "seed",
     "schedule": "schedule",
     "process": "process",
+    "objective_steps": "objective.steps",
     "output": "objective.output",
     "variance": "bound.variance",
     "decoder": "bound.decoder",

@@ -133,7 +133,8 @@ class Model(TypedDict):
 
 class Objective(TypedDict):
     output: Annotated[Group, Base("torch.nn.Module")]
-    weighting: Annotated[Group, Base("triptych.diffusion.weighting.Weighting")]
+    loss: Annotated[Group, Base("triptych.diffusion.loss.Loss")]
+    times: NotRequired[Annotated[Group, Base("triptych.diffusion.times.Times")]]
 
 
 class Bound(TypedDict):

@@ -1,4 +1,4 @@
-"""The mean over a step's whole batch, of which each process holds a part."""
+"""What is known of a step's whole batch, of which each process holds a part."""
 
 import torch
 from torch import Tensor
@@ -16,3 +16,13 @@ def batch_mean(value: Tensor) -> Tensor:
     sums = torch.stack([value.sum(), value.new_tensor(float(value.numel()))])
     dist.all_reduce(sums)
     return sums[0] / sums[1]
+
+
+def whole_batch(value: Tensor) -> Tensor:
+    """``value`` (B / W, ...) of all W processes, in their order, (B, ...), the same on each; no gradient."""
+    value = value.detach()
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    parts = [torch.empty_like(value) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, value.contiguous())
+    return torch.cat(parts)

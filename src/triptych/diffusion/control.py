@@ -24,6 +24,7 @@ from .condition import Condition
 from .draws import Stream, evaluation_draw, mix, seeded
 from .protocol import AnyDenoiser
 from .reference import Reference
+from .times import Piecewise
 
 ITEMS, REPEATS = 128, 8
 NODES = 9  # of b(t) and m(t)
@@ -31,22 +32,6 @@ STIFF = 0.3  # of b between nodes, in units of the data's own weight at a node
 LOOKS = 8  # draws an item by which the density is found
 BINS = 32  # of the density
 UNIFORM = 0.2
-
-
-class Times:
-    """A piecewise constant density of t on [0, 1) over equal bins: ``rates`` (n,), up to a factor."""
-
-    def __init__(self, rates: Tensor):
-        p = rates.double() / rates.double().mean()
-        self.rates = (1 - UNIFORM) * p + UNIFORM
-        self.edges = torch.cat([self.rates.new_zeros(1), self.rates.cumsum(0) / len(p)])
-
-    def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Uniform u (B,) in [0, 1) to (t, 1 / density at t), (B,) each, double: a lattice stays one."""
-        bins = len(self.rates)
-        place = (torch.searchsorted(self.edges, u.contiguous(), right=True) - 1).clamp(0, bins - 1)
-        within = ((u - self.edges[place]) * bins / self.rates[place]).clamp(0, 1)
-        return ((place + within) / bins).clamp(max=1 - 2**-24), 1 / self.rates[place]
 
 
 class Control:
@@ -75,7 +60,7 @@ class Control:
         x = x[:ITEMS]
         index, device = torch.arange(len(x)), x.device
         t = (torch.arange(BINS, dtype=torch.float64) + 0.5) / BINS
-        self.times = Times(self._spread(x[:32], t))
+        self.density = Piecewise(self._spread(x[:32], t).double(), UNIFORM)
         rows, targets = [], []
         for repeat in range(REPEATS):
             draw = evaluation_draw(tuple(x.shape[1:]), index, mix(seed, Stream.CONTROL), repeat, REPEATS)
@@ -88,6 +73,11 @@ class Control:
         a, b = torch.cat(rows), torch.cat(targets)
         square = a.T @ a
         self.b = torch.linalg.solve(square + _roughness(square.diagonal()), a.T @ b).reshape(NODES, -1)
+
+    def times(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Uniform u (B,) in [0, 1) to (t, w = 1 / density at t), (B,) each, double."""
+        t, density = self.density(u)
+        return t, 1 / density
 
     def __call__(self, nats: Tensor, x: Tensor, t: Tensor, eps: Tensor, weight: Tensor) -> Tensor:
         """The estimate (B,), double, from one draw: ``nats`` f at x, eps (B, *event), t and w, (B,) each."""

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .condition import Condition
-from .prediction import SPACES, Prediction, Space, edm, space_of
+from .prediction import SPACES, Prediction, Row, Space, edm, space_of
 from .process import Process, expand
-from .reverse_variance import ReverseVariance
+from .reverse_variance import ReverseVariance, step_below
+from .schedule import Schedule
 
 
 class Output(nn.Module):
@@ -40,7 +41,7 @@ class Output(nn.Module):
 class EDMOutput(Output):
     """The network's output read as F of EDM's preconditioning, see ``prediction.edm``.
 
-    The scale of z (their c_in) is the process's; their weight lambda = 1 / c_out^2 is ``simple`` weighting.
+    The scale of z (their c_in) is the process's; their weight lambda = 1 / c_out^2 is the ``simple`` loss.
 
     Args:
         sigma_data: standard deviation of the data.
@@ -48,6 +49,34 @@ class EDMOutput(Output):
 
     def __init__(self, sigma_data: float = 0.5):
         super().__init__(edm(sigma_data))
+
+
+class MuTildeOutput(Output):
+    r"""The network's output read as the mean of q(z_s | z_t, x), at T steps of a schedule (Ho et al. 2020).
+
+    mu tilde = alpha_s x0 + sigma_s sqrt(q) epsilon with q = e^{gamma_s - gamma_t}, which as in their eq. 7 is
+    (alpha_s / alpha_t) q z + alpha_s (1 - q) x0. s is t - 1 / T; for t below 1 / T, where no step ends, the
+    first step's fall of gamma is taken.
+
+    Args:
+        schedule, process: of which the steps are.
+        objective_steps: T, from ``objective.steps``.
+
+    Raises:
+        ValueError: training in continuous time, where each step's mean is z itself.
+    """
+
+    def __init__(self, schedule: Schedule, process: Process, objective_steps: int | None = None):
+        if objective_steps is None:
+            raise ValueError("objective=mu_tilde needs objective.steps=T: a mean is that of a step")
+
+        def row(alpha: Tensor, sigma: Tensor) -> Row:
+            gamma = 2 * torch.log(sigma / alpha)
+            lower = step_below(schedule, gamma, objective_steps)
+            alpha_s, sigma_s = process.alpha_sigma(lower)
+            return Row(alpha_s, sigma_s * torch.exp(0.5 * (lower - gamma)))
+
+        super().__init__(Space("mu_tilde", row))
 
 
 class LevelOutput(nn.Module):

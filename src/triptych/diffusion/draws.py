@@ -40,8 +40,10 @@ class Stream(IntEnum):
     SPREAD = 17  # over the noise, of a report's reference
     SAMPLES = 17  # of ``triptych-sample``
     METRICS = 19  # what one's own metrics draw
+    TIMES = 20  # of a step, each on its own
 
 
+BELOW_ONE = 1 - 2**-24  # the largest time in float32
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -77,11 +79,22 @@ def stratified_times(batch: int, generator: torch.Generator) -> Tensor:
 
 
 def training_draw(
-    shape: Sequence[int], batch: int, seed: int, step: int, rank: int = 0, world: int = 1
+    shape: Sequence[int],
+    batch: int,
+    seed: int,
+    step: int,
+    rank: int = 0,
+    world: int = 1,
+    stratified: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """(t, eps) of one process's slice of a step's global batch: (B / W,), (B / W, *shape), on the CPU."""
+    """(t, eps) of one process's slice of a step's global batch: (B / W,), (B / W, *shape), on the CPU.
+
+    The noise is the same whether times are ``stratified`` or drawn each on its own.
+    """
     generator = seeded(seed, Stream.TRAINING, step)
     t = stratified_times(batch, generator)
+    if not stratified:
+        t = torch.rand(batch, generator=seeded(seed, Stream.TIMES, step))
     eps = torch.randn(batch, *shape, generator=generator)
     part = slice(rank * batch // world, (rank + 1) * batch // world)
     return t[part], eps[part]
@@ -106,4 +119,4 @@ def evaluation_draw(shape: Sequence[int], index: Tensor, seed: int, repeat: int,
     for row, item in zip(noise, index.tolist(), strict=True):
         generator = seeded(seed, Stream.EVALUATION_NOISE, repeat, item)
         torch.randn(2, *shape, generator=generator, out=row)
-    return Draw(t.float().clamp(max=1 - 2**-24), noise[:, 0], noise[:, 1])
+    return Draw(t.float().clamp(max=BELOW_ONE), noise[:, 0], noise[:, 1])

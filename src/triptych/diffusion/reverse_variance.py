@@ -29,6 +29,12 @@ def step_of(schedule: Schedule, t: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     return schedule.gamma(upper / steps), schedule.gamma((upper - 1) / steps)
 
 
+def step_below(schedule: Schedule, gamma: Tensor, steps: int) -> Tensor:
+    """gamma_s of a step of length 1 / T from gamma, any shape; below gamma(1 / T) with the first's fall."""
+    t = schedule.t_of(gamma).clamp(min=1 / steps)
+    return gamma - (schedule.gamma(t) - schedule.gamma(t - 1 / steps))
+
+
 def step_kl(squared: Tensor, gamma_t: Tensor, gamma_s: Tensor, log_ratio: Tensor) -> Tensor:
     """KL(q(z_s | z_t, x) || p(z_s | z_t)), nats (B,), from squared epsilon errors (B, *event), log(V / b)."""
     scaled = torch.exp(-log_ratio) * expand(torch.expm1(gamma_t - gamma_s), squared) * squared

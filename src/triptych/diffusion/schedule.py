@@ -88,6 +88,23 @@ class Cosine(Schedule):
         return torch.atan(torch.exp(gamma / 2)) * (2 / math.pi)
 
 
+class Straight(Schedule):
+    """sigma / alpha = u / (1 - u), so gamma = 2 logit u: the straight path's own time.
+
+    With ``process=rectified`` alpha = 1 - u and sigma = u, whose times are uniform in flow matching (Lipman
+    et al. 2023; Liu et al. 2023; Ma et al. 2024, SiT's linear path).
+    """
+
+    def _curve(self, u: Tensor) -> Tensor:
+        return 2 * torch.logit(u)
+
+    def _slope(self, u: Tensor) -> Tensor:
+        return 2 / (u * (1 - u))
+
+    def _inverse(self, gamma: Tensor) -> Tensor:
+        return torch.sigmoid(gamma / 2)
+
+
 class BetaLinear(Schedule):
     """DDPM's linear beta in continuous time (Song et al. 2021, VP): alpha^2 = exp(-B(u)).
 

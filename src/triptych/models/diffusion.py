@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from triptych.data.batch import Batch
 from triptych.declare import Share
-from triptych.diffusion import weighting
+from triptych.diffusion.batch_mean import whole_batch
 from triptych.diffusion.bound import Bound, Elbo
 from triptych.diffusion.condition import Condition, dropout
 from triptych.diffusion.control import ITEMS, Control, lattice_variance
@@ -19,12 +19,14 @@ from triptych.diffusion.draws import Draw, Stream, evaluation_draw, evaluation_t
 from triptych.diffusion.gap import excess_gap
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.likelihood import Likelihood
+from triptych.diffusion.loss import Elbo as OwnLoss
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import Prediction
 from triptych.diffusion.reference import Reference, enough
 from triptych.diffusion.reverse_variance import Learned, Optimal, WithFraction
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
+from triptych.diffusion.times import Stratified
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.contract import Given
@@ -51,8 +53,9 @@ class Diffusion(BoundModel):
             ``diffusion.control``; None: they are not.
 
     Raises:
-        ValueError: a learned schedule under a weighting other than the bound's, which would teach it easy
-            noise; an optimal reverse variance without ``calibration``; ``label_dropout`` outside [0, 1].
+        ValueError: a learned schedule under a loss other than the bound, which would teach it easy noise, or
+            of which the shape is learned, with times of a density of their own; an optimal reverse variance
+            without ``calibration``; ``label_dropout`` outside [0, 1].
     """
 
     def __init__(
@@ -74,10 +77,16 @@ class Diffusion(BoundModel):
     ):
         edges = _edges(schedule)
         super().__init__(optimizer, lr_schedule, edges=edges, extras=ODE if likelihood else (), **more)
-        if isinstance(schedule, LearnedEndpoints) and not isinstance(objective.weighting, weighting.Elbo):
+        if isinstance(schedule, LearnedEndpoints) and not isinstance(objective.loss, OwnLoss):
             raise ValueError(
-                "a learned schedule needs the bound's own weighting: objective.weighting=elbo is accepted"
+                "a learned schedule needs the bound itself as the loss: objective/loss=elbo is accepted"
             )
+        if isinstance(schedule, Monotone) and not isinstance(objective.times, Stratified):
+            raise ValueError(
+                "schedule=learned: it learns itself where times fall; objective/times=uniform, stratified "
+                "are accepted"
+            )
+        objective.times.check(schedule)
         if isinstance(bound.variance, Optimal) and calibration is None:
             raise ValueError("bound.variance=optimal needs training items to be measured on")
         if likelihood is not None and (levels is None) != (likelihood.dequantisation == "none"):
@@ -94,6 +103,7 @@ class Diffusion(BoundModel):
         self.label_dropout, self.levels = label_dropout, levels
         self.denoiser, self.schedule = denoiser, schedule
         self.objective, self.bound = objective, bound
+        self.times = objective.times  # a part of the model: what it has learned is in checkpoints
         self.likelihood, self.likelihood_items = likelihood, likelihood_items
         self.calibration, self.training_items = calibration, training
         self.control: Control | None = None
@@ -104,7 +114,11 @@ class Diffusion(BoundModel):
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         """The objective; with it the bound's ends, where the schedule's endpoints are learned."""
         size = len(batch.x) * world
-        t, eps = (a.to(self.device) for a in training_draw(self.shape, size, self.seed, step, rank, world))
+        even = self.times.stratified
+        u, eps = training_draw(self.shape, size, self.seed, step, rank, world, even)
+        eps = eps.to(self.device)
+        with torch.no_grad():
+            t, density = self.times(u.to(self.device), self.schedule)
         condition = self._training_condition(batch, step, rank, world)
         if isinstance(self.schedule, Monotone) and self.objective.steps is None:
             with self.schedule.variance_descent() as tell:
@@ -112,6 +126,11 @@ class Diffusion(BoundModel):
             tell(nats)
         else:
             nats = self.objective(self.denoiser, self.schedule, batch.x, t, eps, condition).nats
+        if self.times.learns:
+            told = whole_batch(torch.stack([t, nats.to(t)], 1))
+            self.times.tell(told[:, 0], told[:, 1], self.schedule)
+        if density is not None:
+            nats = nats / density
         if isinstance(self.schedule, LearnedEndpoints) and not self.schedule.pinned:
             _, eps_0 = training_draw(self.shape, size, mix(self.seed, Stream.ENDS), step, rank, world)
             prior, reconstruction = self.bound.ends(self.denoiser, batch.x, eps_0.to(self.device), condition)
@@ -149,8 +168,12 @@ class Diffusion(BoundModel):
         gamma, dgamma = self.schedule.gamma(t), self.schedule.dgamma(t)
         yield Given("schedule", self.schedule.gamma, gamma, ((n,),))
         yield Given("schedule", self.schedule.dgamma, dgamma, ((n,),))
-        weight = self.objective.weight(self.denoiser.process, gamma, dgamma)
-        yield Given("objective.weighting", self.objective.weighting.weight, weight, ((n,), ()))
+        at = self.objective.level(self.denoiser.process, self.schedule, t)
+        yield Given("objective.loss", self.objective.loss.weight, self.objective.loss.weight(at), ((n,), ()))
+        times, density = self.times(t, self.schedule)
+        yield Given("objective.times", self.times.forward, times, ((n,),))
+        if density is not None:
+            yield Given("objective.times", self.times.forward, density, ((n,),))
         if not isinstance(self.denoiser, Denoiser):  # the oracle
             return
         network, output = self.denoiser.network, self.denoiser.output

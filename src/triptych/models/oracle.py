@@ -3,11 +3,11 @@
 from typing import Any
 
 from triptych.diffusion.bound import Bound
+from triptych.diffusion.loss import Elbo
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.process import Process
 from triptych.diffusion.schedule import Schedule
-from triptych.diffusion.weighting import Elbo
 from triptych.errors import UserError
 from triptych.models.diffusion import Diffusion
 

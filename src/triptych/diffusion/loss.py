@@ -1,0 +1,205 @@
+r"""Losses: each is one weight w(gamma) on the epsilon error, relative to the bound (ELBO = 1).
+
+Whatever its target, a diffusion loss is ``E_t[w(gamma) 1/2 gamma'(t) |eps - eps_hat|^2]
+= 1/2 int w(gamma) E|eps - eps_hat|^2 dgamma`` (Kingma & Gao 2023): w is the *effective* weight per unit of
+gamma, whatever schedule or ``times`` draw the levels. A squared error in the space S, averaged over a density
+q of gamma, is
+
+    E_q |S error|^2 = int q(gamma) s_S(gamma)^2 E|eps - eps_hat|^2 dgamma,   w = 2 q s_S^2
+
+with s_S = |S error| / |epsilon error| (``prediction.error_scale``), and q = 1 / gamma'(t) where the times are
+uniform. So "plain MSE" is another weight in each space: comparing x0-MSE with epsilon-MSE compares weights,
+not targets. All weights here are constants to the gradient.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from triptych.declare import Positive, declared
+
+from .prediction import Space, edm, error_scale, space_of
+from .process import Process
+from .times import Density, LogNormal, Uniform
+
+
+class Level(NamedTuple):
+    """Where a loss is weighed.
+
+    process; gamma, its slope and time t, any shape; own: the space of the network's output; lower: gamma_s of
+    the step at T steps, where dgamma is T expm1(gamma - lower), None in continuous time.
+    """
+
+    process: Process
+    gamma: Tensor
+    dgamma: Tensor
+    t: Tensor
+    own: str | Space
+    lower: Tensor | None = None
+
+    def squared(self, space: str | Space) -> Tensor:
+        """s^2, the squared error in a space where that of epsilon is 1."""
+        return error_scale(space, *self.process.alpha_sigma(self.gamma)).square()
+
+
+@declared("objective.loss")
+class Loss:
+    """``weight(at) -> w`` at a ``Level``, of its gamma's shape."""
+
+    def weight(self, at: Level) -> Tensor:
+        raise NotImplementedError
+
+
+class Elbo(Loss):
+    """w = 1: the loss is the diffusion term of the bound."""
+
+    def weight(self, at: Level) -> Tensor:
+        return torch.ones_like(at.gamma)
+
+
+class Squared(Loss):
+    """Plain squared error in one space, whatever the network's output is.
+
+    ``epsilon`` is DDPM's L_simple (Ho et al. 2020, eq. 14) and Salimans & Ho's (2022) weight SNR on the x0
+    error, ``x0`` their weight 1, ``v`` their SNR + 1 (under a variance-preserving process), ``velocity`` that
+    of flow matching.
+
+    Args:
+        space: its name; None: the space of the network's output.
+        over: the density of levels that the error is averaged over; None: uniform times.
+
+    Raises:
+        ValueError: an unknown space.
+    """
+
+    def __init__(
+        self, space: Literal["x0", "epsilon", "score", "v", "velocity"] | None, over: Density | None = None
+    ):
+        self.space = None if space is None else space_of(space)
+        self.over = over or Uniform()
+
+    def weight(self, at: Level) -> Tensor:
+        return 2 * at.squared(self.space or at.own) * self.over.per_gamma(at.gamma, at.dgamma, at.t)
+
+
+class Simple(Squared):
+    """Plain squared error in the space of the network's output: each paper's own, an axis of outputs."""
+
+    def __init__(self, over: Density | None = None):
+        super().__init__(None, over)
+
+
+class MuTilde(Loss):
+    r"""Plain squared error of the posterior mean at T steps (Ho et al. 2020, eq. 8 without 1 / 2 sigma^2).
+
+    mu tilde = alpha_s x0 (1 - q) + ... z, q = e^{gamma_s - gamma_t}, so its error is alpha_s (1 - q) times
+    that of x0, and s = alpha_s (1 - q) e^{gamma_t / 2}.
+
+    Raises:
+        ValueError: continuous time, where each step's mean is z itself.
+    """
+
+    def weight(self, at: Level) -> Tensor:
+        if at.lower is None:
+            raise ValueError("objective/loss=mu_tilde needs objective.steps=T: a mean is that of a step")
+        scale = at.process.alpha_sigma(at.lower)[0] * torch.expm1(at.lower - at.gamma)
+        return 2 * scale.square() * torch.exp(at.gamma) / at.dgamma
+
+
+class NCSN(Loss):
+    """NCSN (Song & Ermon 2019, eqs. 5-6): 1/2 lambda(sigma) |score error|^2, flat in time.
+
+    Their lambda(sigma) = sigma^2 makes every level's loss of order one: it is 1/2 |eps - eps_hat|^2, so
+    w = 1 / gamma'(t).
+    """
+
+    def weight(self, at: Level) -> Tensor:
+        return 1 / at.dgamma
+
+
+class MinSNR(Loss):
+    """Min-SNR (Hang et al. 2023): x0 error times min(SNR, cap), so w = 2 min(1, cap e^gamma) / gamma'(t).
+
+    The same effective weight for every space (their min(SNR, c), min(c / SNR, 1), min(SNR, c) / (SNR + 1)).
+
+    Raises:
+        ValueError: ``cap`` is not positive.
+    """
+
+    def __init__(self, cap: Positive = 5.0):
+        self.cap = cap
+
+    def weight(self, at: Level) -> Tensor:
+        return 2 * torch.clamp(self.cap * torch.exp(at.gamma), max=1.0) / at.dgamma
+
+
+class TruncatedSNR(Loss):
+    """Salimans & Ho 2022, sec. 4: x0 error times max(SNR, 1), so w = 2 max(1, e^gamma) / gamma'(t).
+
+    The larger of the squared errors in epsilon and in x0. On the epsilon error the weight is max(1, 1 / SNR):
+    an epsilon network's own loss has no bound where the signal vanishes.
+    """
+
+    def weight(self, at: Level) -> Tensor:
+        return 2 * torch.clamp(torch.exp(at.gamma), min=1.0) / at.dgamma
+
+
+class Sigmoid(Loss):
+    """w = sigmoid(bias - log SNR) = sigmoid(bias + gamma) (Kingma & Gao 2023; Hoogeboom et al. 2024)."""
+
+    def __init__(self, bias: float = 2.0):
+        self.bias = bias
+
+    def weight(self, at: Level) -> Tensor:
+        return torch.sigmoid(self.bias + at.gamma)
+
+
+class EDM(Loss):
+    r"""EDM (Karras et al. 2022, table 1): E_sigma[lambda(sigma) |x0 error|^2], ln sigma ~ N(mean, std^2).
+
+    With their sigma = e^{gamma / 2} and lambda = (sigma^2 + sd^2) / (sigma sd)^2 this is the squared error of
+    F, so w = 2 q(gamma) (e^gamma + sd^2) / sd^2 with q = N(gamma; 2 mean, (2 std)^2). ``times=log_normal`` of
+    the same mean and std makes each draw's loss theirs.
+
+    Args:
+        mean, std: their P_mean and P_std.
+        sigma_data: sd, standard deviation of the data.
+        monotonic: below the log SNR at which w is largest, it stays there (Kingma & Gao 2023,
+            "EDM-monotonic"): then it never falls with the noise, and the loss is a bound of noisy data.
+
+    Raises:
+        ValueError: ``std`` or ``sigma_data`` is not positive.
+    """
+
+    def __init__(
+        self, mean: float = -1.2, std: Positive = 1.2, sigma_data: Positive = 0.5, monotonic: bool = False
+    ):
+        self.over, self.space, self.sigma_data = LogNormal(mean, std), edm(sigma_data), sigma_data
+        self.peak = _peak(2 * mean, 2 * std, sigma_data**2) if monotonic else math.inf
+
+    def weight(self, at: Level) -> Tensor:
+        gamma = at.gamma.clamp(max=self.peak)
+        scale = 1 + torch.exp(gamma) / self.sigma_data**2
+        return 2 * scale * self.over.per_gamma(gamma, at.dgamma, at.t)
+
+
+def _peak(mean: float, std: float, variance: float) -> float:
+    """gamma of the largest N(gamma; mean, std^2) (e^gamma + variance).
+
+    A root of gamma = mean + std^2 sigmoid(gamma - log variance), met from either side; of two maxima the
+    larger.
+    """
+    log_variance = math.log(variance)
+
+    def log_w(gamma: float) -> float:
+        more = max(gamma, log_variance) + math.log1p(math.exp(-abs(gamma - log_variance)))
+        return more - 0.5 * ((gamma - mean) / std) ** 2
+
+    roots = []
+    for gamma in (mean + std**2, mean):
+        for _ in range(1000):
+            gamma = mean + std**2 / (1 + math.exp(min(log_variance - gamma, 700)))
+        roots.append(gamma)
+    return max(roots, key=log_w)

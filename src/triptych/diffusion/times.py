@@ -1,0 +1,273 @@
+r"""Where training times fall. The loss is the same whatever draws them; what differs is its variance.
+
+    E_{t ~ uniform} f(t) = E_{t ~ p} f(t) / p(t)
+
+so a weight (``loss``) and a density of times are two choices: each draw's loss is divided by the density
+that it was drawn from. The paper's own loss comes out draw by draw where the loss is averaged over the very
+density that draws it (EDM: ``loss=edm times=log_normal``).
+
+Draws are the images of evenly spaced numbers under the inverse distribution function, so they stay spread
+evenly over the batch (VDM, app. I.1), but for ``Uniform``'s, which are independent.
+"""
+
+import math
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from triptych.declare import Count, Gt, Le, Lt, Positive, declared
+
+from .draws import BELOW_ONE
+from .schedule import Schedule
+
+Some = Annotated[float, Gt(0), Le(1)]  # a share that is not nothing
+
+
+@declared("objective.times")
+class Times(nn.Module):
+    """``times(u, schedule) -> (t, density)``: u (B,) uniform in [0, 1), t (B,) in [0, 1), density (B,) of t.
+
+    A density of None is 1 everywhere.
+
+    Attributes:
+        stratified: whether u is spread evenly over a batch.
+        learns: whether it follows the losses that it is told of.
+    """
+
+    stratified, learns = True, False
+
+    def forward(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor | None]:
+        raise NotImplementedError
+
+    def tell(self, t: Tensor, nats: Tensor, schedule: Schedule) -> None:
+        """The losses (B,) at the times (B,) of a whole batch, not divided by their density."""
+
+    def check(self, schedule: Schedule) -> None:
+        """Refuse with a ValueError a schedule on which there is nothing to draw."""
+
+
+class Density(Times):
+    """A density that is known beforehand, which a loss can be averaged over as well."""
+
+    def per_gamma(self, gamma: Tensor, dgamma: Tensor, t: Tensor) -> Tensor:
+        """The density of gamma where the schedule's slope is dgamma and its time t, all of one shape."""
+        raise NotImplementedError
+
+
+class Stratified(Density):
+    """Uniform in t, spread evenly over the batch (VDM, Kingma et al. 2021, app. I.1)."""
+
+    def forward(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor | None]:
+        return u, None
+
+    def per_gamma(self, gamma: Tensor, dgamma: Tensor, t: Tensor) -> Tensor:
+        return 1 / dgamma
+
+
+class Uniform(Stratified):
+    """Uniform in t, each on its own (Ho et al. 2020, algorithm 1)."""
+
+    stratified = False
+
+
+class LogNormal(Density):
+    r"""ln(sigma / alpha) ~ N(mean, std^2), so gamma ~ N(2 mean, (2 std)^2) (Karras et al. 2022, table 1).
+
+    Their sigma is sigma / alpha here. Draws are of the part between the schedule's ends. On the straight path
+    sigma / alpha = t / (1 - t), so this is logit t ~ N(mean, std^2) of that path whatever the schedule.
+
+    Args:
+        mean, std: of ln sigma.
+
+    Raises:
+        ValueError: ``std`` is not positive.
+    """
+
+    def __init__(self, mean: float = -1.2, std: Positive = 1.2):
+        super().__init__()
+        self.mean, self.std = mean, std
+
+    def forward(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor | None]:
+        ends = _ends(schedule, u)
+        below = torch.special.ndtr(self._standard(ends))
+        share = below[0] + u * (below[1] - below[0])
+        gamma = 2 * (self.mean + self.std * torch.special.ndtri(share)).clamp(*(ends / 2))
+        t = schedule.t_of(gamma).clamp(0, BELOW_ONE)
+        slope = schedule.dgamma(t)
+        return t, self.per_gamma(schedule.gamma(t), slope, t) * slope / (below[1] - below[0])
+
+    def per_gamma(self, gamma: Tensor, dgamma: Tensor, t: Tensor) -> Tensor:
+        return _normal(self._standard(gamma)) / (2 * self.std)
+
+    def check(self, schedule: Schedule) -> None:
+        ends = torch.tensor([schedule.gamma_min, schedule.gamma_max]).double()
+        share = torch.special.ndtr(self._standard(ends)).diff().item()
+        if share < 0.01:
+            raise ValueError(
+                f"objective.times.mean={self.mean} and objective.times.std={self.std}: {share:.1%} of these "
+                f"levels lie between gamma {schedule.gamma_min:g} and {schedule.gamma_max:g}; numbers of "
+                "which 1% do are accepted"
+            )
+
+    def _standard(self, gamma: Tensor) -> Tensor:
+        return (gamma / 2 - self.mean) / self.std
+
+
+class LogitNormal(Density):
+    r"""logit t ~ N(mean, std^2), t that of the schedule (Esser et al. 2024, SD3; Li & He 2025, JiT).
+
+    With ``schedule=straight`` and ``process=rectified`` it is the t of their path, which grows with the
+    noise: JiT's own grows with the data, so its mean of -.8 is .8 here. The density vanishes at both ends: of
+    a loss that is averaged over another, draws there are few and large, and beyond a share of 2^-24 none.
+
+    Args:
+        mean, std: of logit t.
+
+    Raises:
+        ValueError: ``std`` is not positive.
+    """
+
+    def __init__(self, mean: float = 0.0, std: Positive = 1.0):
+        super().__init__()
+        self.mean, self.std = mean, std
+
+    def forward(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor | None]:
+        low = 1 - BELOW_ONE  # at 0 and at 1 there is no density to divide by
+        t = torch.sigmoid(self.mean + self.std * torch.special.ndtri(u.clamp(low, BELOW_ONE)))
+        t = t.clamp(low, BELOW_ONE)
+        return t, self._density(t)
+
+    def per_gamma(self, gamma: Tensor, dgamma: Tensor, t: Tensor) -> Tensor:
+        return self._density(t.clamp(1 - BELOW_ONE, BELOW_ONE)) / dgamma
+
+    def _density(self, t: Tensor) -> Tensor:
+        return _normal((torch.logit(t) - self.mean) / self.std) / (self.std * t * (1 - t))
+
+
+class Importance(Times):
+    r"""iDDPM (Nichol & Dhariwal 2021, eq. 18): p(step) ~ sqrt(E[L_step^2]), from each step's last losses.
+
+    Uniform until every step has a full history; a thousandth of all draws stays uniform, as in their code.
+    Theirs are independent draws, ours evenly spread ones.
+
+    Args:
+        history: losses that are kept of each step.
+        uniform: share of the draws that stays uniform.
+        objective_steps: T, from ``objective.steps``.
+
+    Raises:
+        ValueError: training in continuous time.
+    """
+
+    learns = True
+    losses: Tensor
+    seen: Tensor
+
+    def __init__(self, history: Count = 10, uniform: Some = 0.001, objective_steps: int | None = None):
+        super().__init__()
+        if objective_steps is None:
+            raise ValueError(
+                "objective/times=importance needs objective.steps=T: a history is that of a step"
+            )
+        self.steps, self.history, self.uniform = objective_steps, history, uniform
+        self.register_buffer("losses", torch.zeros(objective_steps, history))
+        self.register_buffer("seen", torch.zeros(objective_steps, dtype=torch.long))
+
+    def forward(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor | None]:
+        full = (self.seen >= self.history).all()
+        rates = torch.where(full, self.losses.square().mean(1).sqrt(), torch.ones_like(self.losses[:, 0]))
+        density = Piecewise(rates, self.uniform)
+        step = density.place(u)
+        return (step + 0.5) / self.steps, density.rates[step]
+
+    @torch.no_grad()
+    def tell(self, t: Tensor, nats: Tensor, schedule: Schedule) -> None:
+        step = (t * self.steps).long()
+        same = step.unsqueeze(1) == step.unsqueeze(0)
+        before = same.tril(-1).sum(1)  # of the same step, earlier in the batch
+        kept = same.sum(1) - before <= self.history  # the rest would be overwritten at once
+        place = step * self.history + (self.seen[step] + before) % self.history
+        spare = self.losses.numel()  # where what is not kept goes
+        losses = torch.cat([self.losses.flatten(), self.losses.new_zeros(1)])
+        losses[torch.where(kept, place, spare)] = nats.to(losses)
+        self.losses.copy_(losses[:-1].view_as(self.losses))
+        self.seen.index_add_(0, step, torch.ones_like(step))
+
+
+class Adaptive(Times):
+    r"""p(gamma) ~ E[w(gamma) |eps - eps_hat|^2], which makes all levels' mean loss equal (Kingma & Gao 2023).
+
+    From a running mean of the loss in each of equal bins of gamma, their adaptive noise schedule; the density
+    is constant within a bin and uniform in gamma until each has been seen.
+
+    Args:
+        bins: of gamma between the schedule's ends.
+        decay: of the running means, by batch in which a bin is seen.
+        uniform: share of the draws that stays uniform in gamma.
+
+    Raises:
+        ValueError: ``decay`` outside (0, 1), ``uniform`` outside (0, 1].
+    """
+
+    learns = True
+    means: Tensor
+    seen: Tensor
+
+    def __init__(
+        self, bins: Count = 100, decay: Annotated[float, Gt(0), Lt(1)] = 0.999, uniform: Some = 0.01
+    ):
+        super().__init__()
+        self.bins, self.decay, self.uniform = bins, decay, uniform
+        self.register_buffer("means", torch.zeros(bins))
+        self.register_buffer("seen", torch.zeros(bins))
+
+    def forward(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor | None]:
+        low, high = _ends(schedule, u)
+        rates = torch.where((self.seen > 0).all(), self.means, torch.ones_like(self.means))
+        share, density = Piecewise(rates, self.uniform)(u)
+        t = schedule.t_of(low + (high - low) * share).clamp(0, BELOW_ONE)
+        return t, density * schedule.dgamma(t) / (high - low)
+
+    @torch.no_grad()
+    def tell(self, t: Tensor, nats: Tensor, schedule: Schedule) -> None:
+        low, high = _ends(schedule, t)
+        place = ((schedule.gamma(t) - low) / (high - low) * self.bins).long().clamp(0, self.bins - 1)
+        count = torch.zeros_like(self.means).index_add_(0, place, torch.ones_like(self.means[place]))
+        total = torch.zeros_like(self.means).index_add_(0, place, (nats / schedule.dgamma(t)).to(self.means))
+        self.seen.add_(count > 0)
+        # a plain mean of the batches at first
+        rate = torch.clamp(1 / self.seen.clamp(min=1), min=1 - self.decay) * (count > 0)
+        self.means.add_(rate * (total / count.clamp(min=1) - self.means))
+
+
+class Piecewise:
+    """A piecewise constant density on [0, 1) over equal bins: ``rates`` (n,) up to a factor.
+
+    Args:
+        rates: not negative, not all 0.
+        uniform: share of the density that is uniform, so that 1 / density is at most 1 / uniform.
+    """
+
+    def __init__(self, rates: Tensor, uniform: float):
+        self.rates = (1 - uniform) * (rates / rates.mean()) + uniform
+        self.edges = torch.cat([self.rates.new_zeros(1), self.rates.cumsum(0) / len(rates)])
+
+    def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Uniform u (B,) in [0, 1) to (t, density at t), (B,) each: a lattice stays one."""
+        bins, place = len(self.rates), self.place(u)
+        within = ((u - self.edges[place]) * bins / self.rates[place]).clamp(0, 1)
+        return ((place + within) / bins).clamp(max=BELOW_ONE), self.rates[place]
+
+    def place(self, u: Tensor) -> Tensor:
+        """The bin (B,) of each."""
+        found = torch.searchsorted(self.edges, u.contiguous(), right=True) - 1
+        return found.clamp(0, len(self.rates) - 1)
+
+
+def _ends(schedule: Schedule, like: Tensor) -> Tensor:
+    return schedule.gamma(torch.tensor([0.0, 1.0], device=like.device, dtype=like.dtype))
+
+
+def _normal(x: Tensor) -> Tensor:
+    return torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)

@@ -1,0 +1,235 @@
+"""Losses: each against the loss that the paper writes down, whatever the network's output is."""
+
+import math
+
+import pytest
+import torch
+
+from triptych.diffusion.denoiser import Denoiser, MuTildeOutput, Output
+from triptych.diffusion.loss import (
+    EDM,
+    NCSN,
+    Elbo,
+    Level,
+    MinSNR,
+    MuTilde,
+    Sigmoid,
+    Simple,
+    Squared,
+    TruncatedSNR,
+)
+from triptych.diffusion.objective import Objective
+from triptych.diffusion.prediction import SPACES
+from triptych.diffusion.process import Rectified, VariancePreserving
+from triptych.diffusion.schedule import Cosine, Linear, Straight
+from triptych.diffusion.times import LogitNormal, LogNormal
+
+from .oracles import SCHEDULES, VarianceExploding, Wrong, refused
+
+STEPS = 12
+OUTPUTS = [*SPACES, "mu_tilde"]
+SAID = {"vp": VariancePreserving(), "ve": VarianceExploding(), "rectified": Rectified()}
+every_output = pytest.mark.parametrize("output", OUTPUTS)
+every_process = pytest.mark.parametrize("process", SAID.values(), ids=SAID)
+
+
+def output_of(name, schedule, process):
+    return MuTildeOutput(schedule, process, STEPS) if name == "mu_tilde" else Output(name)
+
+
+class Guess:
+    """A batch under a wrong network, as papers write it: x, eps, their guesses, alpha and sigma (B, 1, 1)."""
+
+    def __init__(self, output, schedule, process, t, steps=None):
+        generator = torch.Generator().manual_seed(0)
+        self.x, self.eps = (torch.randn(len(t), 2, 3, generator=generator).double() for _ in range(2))
+        self.t, self.schedule, self.process, self.steps = t, schedule, process, steps
+        self.output = output_of(output, schedule, process)
+        self.denoiser = Denoiser(Wrong(), self.output, process)
+        self.gamma = schedule.gamma(t if steps is None else torch.ceil(t * steps) / steps)
+        self.alpha, self.sigma = (a.view(-1, 1, 1) for a in process.alpha_sigma(self.gamma))
+        self.snr = ((self.alpha / self.sigma) ** 2).flatten()
+        self.z = self.alpha * self.x + self.sigma * self.eps
+        found = self.denoiser(self.z, self.gamma)
+        self.x_hat = found.x0
+        self.eps_hat = (self.z - self.alpha * self.x_hat) / self.sigma
+
+    def ours(self, loss):
+        objective = Objective(self.output, loss, self.steps)
+        return objective(self.denoiser, self.schedule, self.x, self.t, self.eps).nats
+
+    def square(self, value):
+        """|value(x, eps) - value(x_hat, eps_hat)|^2, (B,)."""
+        return (value(self.x, self.eps) - value(self.x_hat, self.eps_hat)).square().sum((1, 2))
+
+
+PAPERS = {  # loss, and the published one at times drawn uniformly
+    "x0": (Squared("x0"), lambda g: g.square(lambda x, eps: x)),
+    "epsilon": (Squared("epsilon"), lambda g: g.square(lambda x, eps: eps)),  # Ho et al. 2020, eq. 14
+    "score": (Squared("score"), lambda g: g.square(lambda x, eps: -eps / g.sigma)),
+    "v": (Squared("v"), lambda g: g.square(lambda x, eps: g.alpha * eps - g.sigma * x)),
+    "velocity": (Squared("velocity"), lambda g: g.square(lambda x, eps: eps - x)),
+    "min_snr": (MinSNR(5.0), lambda g: g.snr.clamp(max=5) * g.square(lambda x, eps: x)),
+    "truncated_snr": (TruncatedSNR(), lambda g: g.snr.clamp(min=1) * g.square(lambda x, eps: x)),
+    "ncsn": (NCSN(), lambda g: 0.5 * (g.sigma.flatten()) ** 2 * g.square(lambda x, eps: -eps / g.sigma)),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize("steps", [None, STEPS])
+@every_output
+@every_process
+def test_a_loss_is_the_papers_whatever_the_output(name, output, process, steps):
+    t = (torch.arange(24).double() + 0.5) / 24
+    guess = Guess(output, Cosine(-6.0, 5.0), process, t, steps)
+    loss, published = PAPERS[name]
+    torch.testing.assert_close(guess.ours(loss), published(guess), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", SCHEDULES.values(), ids=SCHEDULES)
+@every_output
+def test_weights_by_noise_level_are_the_papers_whatever_the_output(kind, output):
+    """VDM eq. 17's -1/2 SNR'(t) |x - x_hat|^2, and Kingma & Gao's (2023) sigmoid of it."""
+    t = (torch.arange(24).double() + 0.5) / 24
+    guess = Guess(output, kind(-6.0, 5.0), VariancePreserving(), t)
+    term = 0.5 * guess.snr * guess.schedule.dgamma(t) * guess.square(lambda x, eps: x)  # SNR' = -SNR gamma'
+    torch.testing.assert_close(guess.ours(Elbo()), term, rtol=1e-6, atol=1e-9)
+    for bias in (2.0, -1.5):
+        weight = 1 / (1 + torch.exp(guess.snr.log() - bias))  # sigmoid(b - log SNR)
+        torch.testing.assert_close(guess.ours(Sigmoid(bias)), weight * term, rtol=1e-6, atol=1e-9)
+
+
+@every_output
+@every_process
+def test_mu_tilde_is_the_error_of_the_posterior_mean(output, process):
+    """Ho et al. 2020, eq. 8 without 1 / 2 sigma^2, for whatever process: means of q(z_s | z_t, x)."""
+    t = (torch.arange(24).double() + 0.5) / 24
+    guess = Guess(output, Cosine(-6.0, 5.0), process, t, STEPS)
+    lower = guess.schedule.gamma(torch.ceil(t * STEPS) / STEPS - 1 / STEPS)
+    mean = lambda x, eps: process.posterior(guess.z, x, guess.gamma, lower).mean  # noqa: E731
+    torch.testing.assert_close(guess.ours(MuTilde()), guess.square(mean), rtol=1e-6, atol=1e-9)
+    if output == "mu_tilde":  # the network's own output, unweighted
+        target = mean(guess.x, None)
+        plain = (Wrong()(guess.z, guess.gamma, None) - target).square().sum((1, 2))
+        torch.testing.assert_close(guess.ours(Simple()), plain, rtol=1e-6, atol=1e-9)
+
+
+def test_the_posterior_mean_of_ddpm_s_own_tables():
+    """Ho et al. 2020, eq. 7, written with their beta_t and alphabar_t."""
+    schedule, process = Cosine(-6.0, 5.0), VariancePreserving()
+    bars = torch.sigmoid(-schedule.gamma(torch.arange(STEPS + 1).double() / STEPS))
+    x, eps = torch.randn(2, STEPS, 4, dtype=torch.float64)
+    bar, before = bars[1:, None], bars[:-1, None]
+    beta = 1 - bar / before
+    z = bar.sqrt() * x + (1 - bar).sqrt() * eps
+    mean = before.sqrt() * beta / (1 - bar) * x + (1 - beta).sqrt() * (1 - before) / (1 - bar) * z
+    guess = MuTildeOutput(schedule, process, STEPS)(mean, z, bar.sqrt(), (1 - bar).sqrt())
+    torch.testing.assert_close(guess.x0, x, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(guess.epsilon, eps, rtol=1e-6, atol=1e-6)
+
+
+def test_a_mean_is_that_of_a_step():
+    refused(lambda: MuTildeOutput(Linear(-6.0, 5.0), VariancePreserving()), "objective.steps=T")
+    guess = Guess("epsilon", Linear(-6.0, 5.0), VariancePreserving(), torch.tensor([0.5]).double())
+    refused(lambda: guess.ours(MuTilde()), "objective/loss=mu_tilde", "objective.steps=T")
+
+
+@every_output
+def test_salimans_and_hos_weights_of_the_x0_error(output):
+    """SNR is epsilon's error, 1 is x0's, SNR + 1 is v's (2022, sec. 4), in a variance-preserving process."""
+    t = (torch.arange(24).double() + 0.5) / 24
+    guess = Guess(output, Cosine(-6.0, 5.0), VariancePreserving(), t)
+    error = guess.square(lambda x, eps: x)
+    for space, weight in (("epsilon", guess.snr), ("x0", 1.0), ("v", guess.snr + 1)):
+        torch.testing.assert_close(guess.ours(Squared(space)), weight * error, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("cap", [5.0, 1.0])
+def test_min_snr_is_its_three_published_forms(cap):
+    """min(SNR, c) on x0, min(SNR, c) / SNR on epsilon, min(SNR, c) / (SNR + 1) on v (Hang et al. 2023)."""
+    t = (torch.arange(24).double() + 0.5) / 24
+    guess = Guess("x0", Linear(-9.0, 7.0), VariancePreserving(), t)
+    capped = guess.snr.clamp(max=cap)
+    for space, weight in (("x0", capped), ("epsilon", capped / guess.snr), ("v", capped / (guess.snr + 1))):
+        torch.testing.assert_close(guess.ours(MinSNR(cap)), weight * guess.ours(Squared(space)))
+
+
+@every_output
+@every_process
+@pytest.mark.parametrize("data", [0.5, 1.3])
+def test_edm_is_their_loss_draw_by_draw(output, process, data):
+    """Karras et al. 2022, eq. 2 with table 1: lambda(sigma) |D - x|^2 at ln sigma ~ N(P_mean, P_std^2)."""
+    schedule, times = Linear(-22.0, 16.0), LogNormal(-1.2, 1.2)
+    t, density = times((torch.arange(40).double() + 0.5) / 40, schedule)
+    guess = Guess(output, schedule, process, t)
+    sigma = (guess.sigma / guess.alpha).flatten()
+    weight = (sigma**2 + data**2) / (sigma * data) ** 2
+    drawn = guess.ours(EDM(-1.2, 1.2, data)) / density
+    published = weight * guess.square(lambda x, eps: x)
+    torch.testing.assert_close(drawn, published, rtol=1e-6, atol=1e-9)
+
+
+@every_output
+def test_jit_s_loss_draw_by_draw(output):
+    """Li & He 2025: |v error|^2 at logit t ~ N(-.8, .8^2), z = t x + (1 - t) eps, v = x - eps."""
+    schedule, process = Straight(-44.0, 44.0), Rectified()
+    times = LogitNormal(0.8, 0.8)
+    t, density = times((torch.arange(40).double() + 0.5) / 40, schedule)
+    guess = Guess(output, schedule, process, t)
+    theirs = 1 - t
+    torch.testing.assert_close(guess.alpha.flatten(), theirs, rtol=0, atol=1e-8)
+    standard = (torch.logit(theirs).sort().values + 0.8) / 0.8
+    torch.testing.assert_close(standard, torch.special.ndtri((torch.arange(40).double() + 0.5) / 40))
+    drawn = guess.ours(Squared("velocity", over=times)) / density
+    torch.testing.assert_close(drawn, guess.square(lambda x, eps: x - eps), rtol=1e-6, atol=1e-9)
+
+
+GAMMA = torch.linspace(-9.5, 7.5, 100, dtype=torch.float64)
+
+
+def test_effective_weight_is_the_schedules_only_where_the_loss_is():
+    """Kingma & Gao 2023, table 1: cosine times make epsilon-MSE sech(l / 2) and v-MSE e^{-l / 2}."""
+    process, cosine, linear = VariancePreserving(), Cosine(-10.0, 8.0), Linear(-10.0, 8.0)
+    start, stop = (2 / math.pi * math.atan(math.exp(g / 2)) for g in (-10.0, 8.0))
+    speed = math.pi * (stop - start)
+    log_snr, snr = -GAMMA, torch.exp(-GAMMA)
+
+    def effective(space, loss, schedule):
+        return Objective(space, loss).effective_weight(process, schedule, GAMMA)
+
+    torch.testing.assert_close(effective("epsilon", Simple(), cosine), 1 / (torch.cosh(log_snr / 2) * speed))
+    torch.testing.assert_close(effective("v", Simple(), cosine), 2 * torch.exp(-log_snr / 2) / speed)
+    torch.testing.assert_close(effective("epsilon", Simple(), linear), torch.full_like(GAMMA, 2 / 18))
+    torch.testing.assert_close(effective("x0", Simple(), linear), torch.exp(GAMMA) * 2 / 18)
+    torch.testing.assert_close(effective("score", Simple(), linear), (1 + 1 / torch.exp(GAMMA)) * 2 / 18)
+    torch.testing.assert_close(effective("x0", MinSNR(5.0), linear), torch.clamp(5 / snr, max=1) * 2 / 18)
+    normal = torch.exp(-0.5 * ((log_snr - 2.4) / 2.4) ** 2) / (2.4 * math.sqrt(2 * math.pi))
+    edm = normal * (torch.exp(-log_snr) + 0.25) * 8  # up to their factor 2 / sigma_data^2
+    for kind in SCHEDULES.values():  # these belong to no schedule
+        schedule = kind(-10.0, 8.0)
+        assert (effective("v", Elbo(), schedule) == 1).all()
+        sigmoid = torch.sigmoid(1 - log_snr)
+        torch.testing.assert_close(effective("v", Sigmoid(1.0), schedule), sigmoid, rtol=1e-6, atol=0)
+        torch.testing.assert_close(effective("v", EDM(), schedule), edm, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("mean", "std", "data"), [(-1.2, 1.2, 0.5), (0.0, 0.4, 1.0), (-3.0, 2.5, 0.1)])
+def test_edm_monotonic_is_the_largest_weight_below_its_log_snr(mean, std, data):
+    """Kingma & Gao 2023: EDM's w, held at its maximum towards lower log SNR."""
+    gamma = torch.linspace(-25.0, 40.0, 200_001).double()
+    at = Level(VariancePreserving(), gamma, torch.ones_like(gamma), torch.ones_like(gamma), "x0")
+    plain, held = EDM(mean, std, data).weight(at), EDM(mean, std, data, monotonic=True).weight(at)
+    peak = plain.argmax()
+    torch.testing.assert_close(held[:peak], plain[:peak], rtol=1e-6, atol=0)
+    torch.testing.assert_close(held[peak:], plain[peak].expand(len(gamma) - peak), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("cap", [0.0, -1.0, math.nan])
+def test_refuses_caps(cap):
+    refused(lambda: MinSNR(cap), "objective.loss.cap=")
+
+
+def test_refuses_numbers_that_are_none():
+    refused(lambda: EDM(std=0.0), "objective.loss.std=0.0", "above 0")
+    refused(lambda: EDM(sigma_data=-1.0), "objective.loss.sigma_data=-1.0")
+    refused(lambda: Squared("x_start"), "objective.loss.space='x_start'", "epsilon")

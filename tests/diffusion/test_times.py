@@ -1,0 +1,219 @@
+"""Times: every density has the same mean loss, and what is learned of losses is what the papers say."""
+
+import math
+
+import pytest
+import torch
+
+from triptych.diffusion.mixture import GaussianMixture, Oracle
+from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.schedule import Cosine, Linear
+from triptych.diffusion.times import (
+    Adaptive,
+    Importance,
+    LogitNormal,
+    LogNormal,
+    Piecewise,
+    Stratified,
+    Uniform,
+)
+
+from .oracles import SCHEDULES, refused, ring
+
+ENDS = (-12.4, 8.8)
+FIXED = [
+    *(Stratified(), Uniform(), LogNormal(), LogNormal(0.5, 2.0)),
+    *(LogitNormal(0.0, 1.4), LogitNormal(0.8, 1.5)),
+]
+every_schedule = pytest.mark.parametrize("kind", SCHEDULES.values(), ids=SCHEDULES)
+
+
+def even(n):
+    return (torch.arange(n, dtype=torch.float64) + 0.5) / n
+
+
+def loss(gamma):
+    """A made-up loss per unit of gamma that lives in the middle, where all densities have mass."""
+    return torch.exp(-0.5 * ((gamma + 2) / 1.3).square()) * (2 + torch.sin(gamma))
+
+
+def mean(times, schedule, n=100_001):
+    """E of the training loss: over its own draws u, each divided by its density; u dense at both ends."""
+    s = torch.linspace(-16.5, 16.5, n, dtype=torch.float64)
+    u = torch.sigmoid(s)
+    t, density = times(u, schedule)
+    values = loss(schedule.gamma(t)) * schedule.dgamma(t)
+    values = values if density is None else values / density
+    return torch.trapezoid(values * u * (1 - u), s).item()
+
+
+def learned(kind, schedule, batches=400):
+    """Told of the losses that it drew itself, with noise."""
+    times = kind.double()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(batches):
+        t, _ = times(torch.rand(64, generator=generator, dtype=torch.float64), schedule)
+        noise = 2 * torch.rand(64, generator=generator, dtype=torch.float64)
+        times.tell(t, noise * loss(schedule.gamma(t)) * schedule.dgamma(t), schedule)
+    return times
+
+
+@every_schedule
+@pytest.mark.parametrize("times", FIXED, ids=lambda t: type(t).__name__)
+def test_the_mean_loss_is_the_same_for_every_density(times, kind):
+    gamma = torch.linspace(*ENDS, 200_001).double()
+    exact = torch.trapezoid(loss(gamma), gamma).item()
+    assert mean(times, kind(*ENDS)) == pytest.approx(exact, rel=1e-4)
+
+
+@every_schedule
+def test_the_mean_loss_is_the_same_for_what_was_learned(kind):
+    schedule = kind(*ENDS)
+    gamma = torch.linspace(*ENDS, 200_001).double()
+    exact = torch.trapezoid(loss(gamma), gamma).item()
+    adaptive = learned(Adaptive(20), schedule)
+    assert (adaptive.seen > 0).all() and adaptive.means.max() > 10 * adaptive.means.min()
+    assert mean(adaptive, schedule) == pytest.approx(exact, rel=1e-3)
+
+
+def test_the_mean_over_steps_is_the_same_under_importance():
+    schedule = Linear(*ENDS)
+    steps = 25
+    exact = (loss(schedule.gamma(even(steps))) * schedule.dgamma(even(steps))).mean().item()
+    importance = learned(Importance(objective_steps=steps), schedule)
+    assert (importance.seen >= 10).all()
+    assert importance(even(2000), schedule)[1].std() > 0.5
+    assert mean(importance, schedule) == pytest.approx(exact, rel=1e-3)
+
+
+@every_schedule
+@pytest.mark.parametrize("times", FIXED, ids=lambda t: type(t).__name__)
+def test_the_density_is_that_of_the_draws(times, kind):
+    """1 / (N times the distance to the next draw), and dt / dgamma times it per unit of gamma."""
+    schedule = kind(*ENDS)
+    t, density = times(even(20_001), schedule)
+    density = torch.ones_like(t) if density is None else density
+    inner = slice(200, -200)
+    spread = 2 / (20_001 * (t[2:] - t[:-2]))
+    torch.testing.assert_close(density[1:-1][inner], spread[inner], rtol=2e-3, atol=0)
+    gamma, slope = schedule.gamma(t), schedule.dgamma(t)
+    per_gamma = times.per_gamma(gamma, slope, t)
+    kept = (density / (per_gamma * slope)).reciprocal()  # the share that lies between the ends
+    assert 0.95 < kept.max() <= 1 + 1e-9 and kept.max() - kept.min() < 1e-9
+
+
+def test_log_normal_is_normal_in_the_log_of_sigma():
+    schedule, process = Cosine(-24.0, 16.0), VariancePreserving()
+    t, _ = LogNormal(-1.2, 1.2)(even(4001), schedule)
+    alpha, sigma = process.alpha_sigma(schedule.gamma(t))
+    log_sigma = (sigma / alpha).log()
+    assert log_sigma.mean().item() == pytest.approx(-1.2, abs=1e-3)
+    assert log_sigma.std().item() == pytest.approx(1.2, abs=2e-3)
+
+
+def test_logit_normal_is_normal_in_the_logit_of_t():
+    t, _ = LogitNormal(0.8, 0.6)(even(4001), Linear(-5.0, 5.0))
+    assert torch.logit(t).mean().item() == pytest.approx(0.8, abs=1e-3)
+    assert torch.logit(t).std().item() == pytest.approx(0.6, abs=2e-3)
+
+
+def test_levels_out_of_the_schedule_s_reach_are_refused():
+    refused(
+        lambda: LogNormal(9.0, 0.2).check(Linear(-8.0, 6.0)), "objective.times.mean=9.0", "gamma -8 and 6"
+    )
+    LogNormal().check(Linear(-8.0, 6.0))
+
+
+def test_importance_keeps_the_last_losses_of_each_step():
+    """As one by one in the order of the batch, whatever number of them is of one step (iDDPM's history)."""
+    times, schedule = Importance(history=3, objective_steps=4), Linear(-6.0, 5.0)
+    kept: list[list[float]] = [[] for _ in range(4)]
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(6):
+        t, nats = torch.rand(2, 9, generator=generator)
+        times.tell(t, nats, schedule)
+        for step, value in zip((t * 4).long().tolist(), nats.tolist(), strict=True):
+            kept[step] = [*kept[step], value][-3:]
+        for step in range(4):
+            found = sorted(times.losses[step].tolist())[3 - len(kept[step]) :]
+            assert found == pytest.approx(sorted(kept[step]))
+
+
+def test_importance_is_uniform_until_the_history_is_full_and_then_the_root_of_the_second_moment():
+    """Nichol & Dhariwal 2021, eq. 18; a thousandth stays uniform."""
+    times, schedule = Importance(history=2, objective_steps=4), Linear(-6.0, 5.0)
+    middle = torch.tensor([0.1, 0.4, 0.6, 0.9])
+    times.tell(middle, torch.tensor([1.0, 2.0, 3.0, 4.0]), schedule)
+    times.tell(middle[:3], torch.tensor([1.0, 4.0, 5.0]), schedule)
+    assert (times(even(64), schedule)[1] == 1).all()
+    times.tell(middle[3:], torch.tensor([0.0]), schedule)
+    root = torch.tensor([1.0, math.sqrt(10), math.sqrt(17), math.sqrt(8)])
+    expected = 0.999 * 4 * root / root.sum() + 0.001
+    t, density = times(even(8000).float(), schedule)
+    for step in range(4):
+        inside = (t * 4).long() == step
+        assert density[inside][0].item() == pytest.approx(expected[step].item(), rel=1e-6)
+        assert inside.float().mean().item() == pytest.approx(expected[step].item() / 4, abs=3e-4)
+
+
+def test_importance_is_of_a_step():
+    refused(lambda: Importance(), "objective/times=importance", "objective.steps=T")
+
+
+def test_adaptive_makes_the_mean_loss_equal_at_all_levels():
+    """Kingma & Gao 2023: p(gamma) ~ E of the weighted error, so loss / p is the same everywhere."""
+    schedule = Cosine(*ENDS)
+    times = learned(Adaptive(bins=12, decay=0.99, uniform=1e-6), schedule, batches=3000)
+    t, density = times(even(50_000), schedule)
+    gamma = schedule.gamma(t)
+    each = loss(gamma) * schedule.dgamma(t) / density
+    place = ((gamma - ENDS[0]) / (ENDS[1] - ENDS[0]) * 12).long()
+    means = torch.stack([each[place == k].mean() for k in range(3, 9)])
+    assert means.std() / means.mean() < 0.2
+    uniform = loss(even(6) * 10 - 7)
+    assert uniform.std() / uniform.mean() > 0.5
+
+
+def test_variance_falls_where_the_papers_say():
+    """Of a one-sample estimate of the bound, exact denoiser: importance < straight log SNR << cosine.
+
+    VDM fig. 4b's order, and iDDPM's reason for importance sampling.
+    """
+    process = VariancePreserving()
+    truth = GaussianMixture(*ring())
+    denoiser = Oracle(truth, process)
+    n = 4000
+    generator = torch.Generator().manual_seed(0)
+    x = truth.sample(n, generator)[0].double()
+    eps = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+
+    def draws(schedule, times, u):
+        t, density = times(u, schedule)
+        gamma = schedule.gamma(t)
+        guess = denoiser(process.diffuse(x, gamma, eps), gamma)
+        nats = 0.5 * schedule.dgamma(t) * guess.epsilon_error(x, eps).square().sum(1)
+        return t, nats, nats if density is None else nats / density
+
+    u = torch.rand(n, generator=generator, dtype=torch.float64)
+    variance = {}
+    for name, schedule in (("linear", Linear(-10.0, 8.0)), ("cosine", Cosine(-10.0, 8.0))):
+        for times in (Uniform(), Importance(objective_steps=100), Adaptive(50)):
+            times = times.double()
+            for _ in range(8):  # told of losses, and then judged by others
+                t, nats, _ = draws(schedule, times, torch.rand(n, generator=generator, dtype=torch.float64))
+                times.tell(t, nats, schedule)
+            variance[name, type(times).__name__] = draws(schedule, times, u)[2].var().item()
+    assert variance["linear", "Uniform"] < 0.3 * variance["cosine", "Uniform"]
+    for name in ("Importance", "Adaptive"):
+        assert variance["cosine", name] < 0.3 * variance["cosine", "Uniform"]
+        assert variance["linear", name] < 0.8 * variance["linear", "Uniform"]
+
+
+def test_piecewise_draws_are_of_the_density_they_are_weighted_by():
+    u = even(100_000)
+    density = Piecewise(torch.tensor([0.0, 0.0, 5.0, 1.0, 30.0]).double(), 0.2)
+    t, p = density(u)
+    for power in range(4):
+        assert (t**power / p).mean().item() == pytest.approx(1 / (power + 1), abs=2e-4)
+    assert (1 / p).max().item() == pytest.approx(5.0)
+    assert (Piecewise(torch.ones(7).double(), 0.2)(u)[0] - u).abs().max() < 1e-12
