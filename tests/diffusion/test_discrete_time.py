@@ -10,12 +10,20 @@ from torch import nn
 
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.denoiser import Denoiser, Output
-from triptych.diffusion.loss import NCSN, Elbo, MinSNR, Sigmoid, Simple
+from triptych.diffusion.loss import NCSN, Elbo, MinSNR, Sigmoid, Simple, Vlb
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import Prediction
 from triptych.diffusion.process import VariancePreserving
-from triptych.diffusion.reverse_variance import Beta, BetaTilde, Learned, Optimal, WithFraction, step_kl
+from triptych.diffusion.reverse_variance import (
+    Beta,
+    BetaTilde,
+    Learned,
+    Optimal,
+    WithFraction,
+    step_kl,
+    step_of,
+)
 from triptych.diffusion.schedule import BetaLinear, Cosine, Linear
 
 IDEAL = 8.288  # nats: the diffusion term of the ring between gamma -10 and 8, continuous time
@@ -328,6 +336,37 @@ def test_the_hybrid_loss_is_iddpm_s_times_the_number_of_dimensions():
     said = (np.full((50, d), p.item()) for p in (network.eps, network.v))
     theirs = iddpm(x.numpy(), eps.numpy(), z.numpy(), *said, bars.numpy(), k.numpy())
     np.testing.assert_allclose(loss.numpy() / d, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variance", ["learned", "beta", "beta_tilde"])
+def test_vlb_is_the_bound_itself_and_reaches_mean_and_variance(variance):
+    """iDDPM's L_vlb: the T-step bound's own term, whose gradient is that of the KL, without a stop."""
+    steps, schedule = 20, Cosine(-9.0, 7.0)
+    network = Fixed()
+    output = WithFraction(Output("epsilon"))
+    denoiser = Denoiser(network, output, VP)
+    generator = torch.Generator().manual_seed(0)
+    x, eps = torch.randn(2, 50, 6, generator=generator, dtype=torch.float64)
+    t = torch.rand(50, generator=generator, dtype=torch.float64)
+    loss = Objective(output, Vlb(), steps, variance=variance)(denoiser, schedule, x, t, eps).nats
+    term = Bound(schedule, None, steps, variance).diffusion(denoiser, x, t, eps).nats
+    torch.testing.assert_close(loss, term)
+    if variance == "beta_tilde":
+        plain = Objective(output, Elbo(), steps)(denoiser, schedule, x, t, eps).nats
+        torch.testing.assert_close(loss, plain)
+    slopes = torch.autograd.grad(loss.sum(), [network.eps, network.v], allow_unused=True)
+    upper, lower = step_of(schedule, t, steps)
+    rise = torch.expm1(upper - lower)
+    ratio = {"learned": (network.v.detach() + 1) / 2, "beta": 1.0, "beta_tilde": 0.0}[variance]
+    log_ratio = ratio * 2 * torch.log(VP.alpha_sigma(upper)[1] / VP.alpha_sigma(lower)[1])
+    off = (network.eps.detach() - eps).sum(1)
+    of_mean = (steps * torch.exp(-log_ratio) * rise * off).sum()
+    torch.testing.assert_close(slopes[0], of_mean.to(slopes[0]), rtol=1e-5, atol=0)
+    if variance == "learned":
+        squared = (network.eps.detach() - eps).square().sum(1)
+        of_ratio = 0.5 * steps * (6 - torch.exp(-log_ratio) * (6 + rise * squared))
+        of_v = (of_ratio * torch.log(VP.alpha_sigma(upper)[1] / VP.alpha_sigma(lower)[1])).sum()
+        torch.testing.assert_close(slopes[1], of_v.to(slopes[1]), rtol=1e-5, atol=0)
 
 
 def test_the_weight_of_the_bound_in_the_hybrid_loss_is_the_loss_s_own_or_asked_for():

@@ -18,7 +18,7 @@ from triptych.diffusion.langevin import langevin
 from triptych.diffusion.prediction import Prediction
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.reverse_variance import Beta, BetaTilde, Learned, Optimal
-from triptych.diffusion.sampler import DDIM, Ancestral, AnnealedLangevin, Langevin, PredictorCorrector
+from triptych.diffusion.sampler import DDIM, EDM, Ancestral, AnnealedLangevin, Langevin, PredictorCorrector
 from triptych.diffusion.schedule import Linear
 
 from .oracles import VarianceExploding, oracle, refused
@@ -287,3 +287,39 @@ def test_ddim_keeps_its_eta_times_beta_tilde_whatever_the_model_s_variance():
         truth, WIDE, shape, generator=generator(), dtype=torch.float64
     )
     torch.testing.assert_close(one, other)
+
+
+def churned(gammas, raised, noise, low, high):
+    """(mean, variance) (2,) of y after algorithm 2 from N(0, s_max^2): D = m + v / (v + s^2) (y - m)."""
+    ladder = [math.exp(gamma / 2) for gamma in gammas]
+    mean, spread = np.zeros(2), np.full(2, ladder[0] ** 2)
+    for s, then in zip(ladder[:-1], ladder[1:], strict=True):
+        if low <= s <= high:
+            spread = spread + noise**2 * ((s * (1 + raised)) ** 2 - s**2)
+            s = s * (1 + raised)
+        # of y - m: the slope (y - D) / s is s / (v + s^2) of it
+        euler = 1 + (then - s) * s / (VARIANCE + s**2)
+        factor = 1 + (then - s) / 2 * (s / (VARIANCE + s**2) + then / (VARIANCE + then**2) * euler)
+        mean, spread = MEAN + factor * (mean - MEAN), factor**2 * spread
+    return mean, spread
+
+
+@both
+@pytest.mark.parametrize("limits", [(0.0, None), (0.05, 5.0)])
+def test_edm_s_moments_are_those_of_algorithm_2_and_come_to_the_data_s(process, limits):
+    low, high = limits
+    errors = []
+    for steps, churn, n in ((10, 3.0, 60_000), (200, 30.0, 100), (1000, 30.0, 100)):
+        sampler = EDM(steps, churn=churn, noise=1.0, low=low, high=high)
+        gammas = sampler.gammas(WIDE, dtype=torch.float64)
+        mean, spread = churned(gammas.tolist(), churn / steps, 1.0, low, high or math.inf)
+        errors.append(np.abs(spread / VARIANCE - 1).max() + np.abs(mean - MEAN).max())
+        if steps > 10:
+            continue
+        denoiser = oracle(parts(), PROCESSES[process])
+        x = sampler(denoiser, WIDE, (n, 2), generator=generator(1), dtype=torch.float64).numpy()
+        if process == "vp":  # its prior is N(0, 1), y's is then 1 / alpha^2 and not s^2
+            continue
+        assert np.abs(x.mean(0) - mean).max() < 5 * np.sqrt(spread.max() / n)
+        assert np.abs(x.var(0) / spread - 1).max() < 5 * math.sqrt(2 / n)
+    assert errors[2] < errors[1] < errors[0] and errors[2] < 0.02

@@ -76,6 +76,10 @@ def test_outside_of_its_interval_the_conditional_answers_alone():
     torch.testing.assert_close(guess[1], always(z, GAMMA, LABELS).x0[1])
     torch.testing.assert_close(guess[[0, 2]], model(z, GAMMA, LABELS).x0[[0, 2]])
     assert equal(guided(z, torch.tensor(3.0).double(), LABELS), model(z, torch.tensor(3.0).double(), LABELS))
+    for gamma, inside in ((-1.0, False), (1.0, True)):  # (low, high], as sigma in Kynkaanniemi et al. 2024
+        level = torch.tensor(gamma, dtype=torch.float64)
+        said, alone = (g(z, level, LABELS).x0 for g in (guided, model))
+        assert torch.equal(said, always(z, level, LABELS).x0 if inside else alone)
     # a scale of 0 in an interval is unconditional there and conditional elsewhere
     off = ClassifierFree(model, 0.0, interval=[-1.0, 1.0])(z, GAMMA, LABELS).x0
     torch.testing.assert_close(off[1], model(z, GAMMA).x0[1])

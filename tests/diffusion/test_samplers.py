@@ -11,6 +11,7 @@ from triptych.diffusion.measures import mode_fractions, noise_floor, sliced_wass
 from triptych.diffusion.prediction import SPACES, Prediction
 from triptych.diffusion.sampler import (
     DDIM,
+    EDM,
     Ancestral,
     AnnealedLangevin,
     DPMSolver,
@@ -32,6 +33,7 @@ EVERY = {
     "ddim_eta": lambda steps, **k: DDIM(steps, eta=0.5, **k),
     "euler": Euler,
     "heun": Heun,
+    "edm": lambda steps, **k: EDM(steps, churn=5.0, low=0.1, high=20.0, **k),
     "dpm_solver": DPMSolver,
     "annealed_langevin": lambda steps, **k: AnnealedLangevin(steps, inner=3, **k),
     "langevin": lambda steps, **k: Langevin(steps, inner=3, **k),
@@ -98,10 +100,19 @@ def test_ddim_and_dpm_solver_follow_the_trajectories_of_diffusers(steps, kind):
     torch.testing.assert_close(ours, peer_path(solver, denoiser, gammas, z), rtol=0, atol=1e-4)
 
 
-def test_heun_follows_algorithm_1_of_edm_written_in_numpy():
+CHURNS = {  # S_churn, S_noise, S_tmin, S_tmax
+    "heun": (0.0, 1.0, 0.0, np.inf),
+    "churn": (6.0, 1.003, 0.1, 3.0),
+    "most": (100.0, 1.0, 0.0, np.inf),  # limited to sqrt 2 - 1 a step
+}
+
+
+@pytest.mark.parametrize("churn", CHURNS)
+def test_heun_and_edm_follow_algorithms_1_and_2_of_edm_written_in_numpy(churn):
     """Karras et al. 2022 in their own variables, the ring's denoiser written out from its formula."""
     _, means, covariances = (part.numpy() for part in ring())
     variance, steps = covariances[0, 0, 0], 30
+    s_churn, s_noise, s_min, s_max = CHURNS[churn]
 
     def denoised(y, s):
         gap = y[:, None] - means
@@ -115,8 +126,13 @@ def test_heun_follows_algorithm_1_of_edm_written_in_numpy():
         top ** (1 / rho) + np.arange(steps + 1) / steps * (bottom ** (1 / rho) - top ** (1 / rho))
     ) ** rho
     y = normal(64, 2).numpy() * ladder[0]
-    theirs = []
+    theirs, noise = [], generator(7)
     for s, then in zip(ladder[:-1], ladder[1:], strict=True):
+        raised = min(s_churn / steps, np.sqrt(2) - 1) if s_min <= s <= s_max else 0.0
+        if raised:
+            fresh = torch.randn(64, 2, generator=noise, dtype=torch.float64).numpy()
+            y = y + np.sqrt((s + raised * s) ** 2 - s**2) * s_noise * fresh
+            s = s + raised * s
         slope = (y - denoised(y, s)) / s
         ahead = y + (then - s) * slope
         y = y + (then - s) * 0.5 * (slope + (ahead - denoised(ahead, then)) / then)
@@ -124,12 +140,32 @@ def test_heun_follows_algorithm_1_of_edm_written_in_numpy():
 
     for process in PROCESSES.values():
         sampler = Heun(steps, grid="karras", rho=rho)
+        if churn != "heun":
+            limits = {"low": s_min, "high": None if s_max == np.inf else s_max}
+            sampler = EDM(steps, rho=rho, churn=s_churn, noise=s_noise, **limits)
         gammas = sampler.gammas(Linear(-6.0, 4.0), dtype=torch.float64)
         np.testing.assert_allclose(torch.exp(gammas / 2).numpy(), ladder, rtol=1e-12)
         start = normal(64, 2) * process.alpha_sigma(gammas[0])[1]
-        ours = list(sampler.path(oracle(ring(), process), gammas, start))
+        ours = list(sampler.path(oracle(ring(), process), gammas, start, generator=generator(7)))
         scaled = [z / process.alpha_sigma(gamma)[0] for z, gamma in zip(ours, gammas[1:], strict=True)]
         np.testing.assert_allclose(torch.stack(scaled).numpy(), np.stack(theirs), atol=1e-9)
+
+
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+def test_edm_without_churn_is_heun_to_the_last_digit(process):
+    truth, z = oracle(lopsided(), process), normal(32, 2)
+    for options in ({"churn": 0.0}, {"churn": 5.0, "low": 1e3}):
+        heun, edm = Heun(12, grid="karras"), EDM(12, **options)
+        gammas = heun.gammas(Linear(-6.0, 4.0), dtype=torch.float64)
+        assert torch.equal(gammas, edm.gammas(Linear(-6.0, 4.0), dtype=torch.float64))
+        pairs = zip(heun.path(truth, gammas, z), edm.path(truth, gammas, z), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
+
+
+def test_edm_s_limits_are_refused():
+    refused(lambda: EDM(5, churn=-1.0), "sampler.churn=-1.0")
+    refused(lambda: EDM(5, noise=0.0), "sampler.noise=0.0")
+    refused(lambda: EDM(5, low=2.0, high=1.0), "sampler.low=2.0", "sampler.high=1.0")
 
 
 # order and quality, with the exact denoiser -------------------------------------------------------------

@@ -5,6 +5,7 @@ import torch
 
 from triptych.diffusion.condition import Condition, Images, Labels, Part, Tokens, Vectors
 from triptych.networks.conditioning import Conditioning
+from triptych.networks.dit import DiT
 from triptych.networks.mlp import MLP
 from triptych.networks.resnet import ResNet
 from triptych.networks.unet import UNet
@@ -16,6 +17,7 @@ NETWORKS = [
     (MLP, {}),
     (ResNet, {"fourier": [], "width": 8, "blocks": 1}),
     (UNet, {"widths": [8, 8], "blocks": 1}),
+    (DiT, {"width": 8, "depth": 1}),
 ]
 
 

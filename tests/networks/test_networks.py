@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+import yaml
 
+from triptych.config.build import build
+from triptych.config.check import CONFIGS
 from triptych.diffusion.condition import Condition, Labels, Part
+from triptych.networks.dit import DiT, sines
 from triptych.networks.embedding import LevelWaves
 from triptych.networks.mlp import MLP
 from triptych.networks.resnet import ResNet
@@ -16,6 +20,14 @@ CASES = [
     (ResNet, (3, 5, 7), {"fourier": []}),
     (UNet, (1, 8, 8), {"widths": [8, 16], "fourier": [2, 1], "spacing": 0.125}),
     (UNet, (3, 12, 16), {"widths": [8, 16, 24]}),
+    (UNet, (1, 8, 8), {"widths": [8, 16], "attention_at": [8], "modulation": "shift", "resample": "block"}),
+    (
+        UNet,
+        (3, 8, 4),
+        {"widths": [8, 8], "attention_at": [4], "attention_up": "last", "stem": 4, "conditioning": 12},
+    ),
+    (DiT, (1, 8, 8), {"width": 16, "depth": 2, "heads": 2, "fourier": [2, 1], "spacing": 0.125}),
+    (DiT, (3, 6, 9), {"patch": 3, "width": 8, "depth": 1, "heads": 1, "bottleneck": 5}),
 ]
 
 
@@ -66,7 +78,7 @@ def test_no_label_is_a_label_that_is_absent(kind, shape, extra):
     assert torch.equal(network(z, gamma), network(z, gamma, absent))
 
 
-@pytest.mark.parametrize("kind", [ResNet, UNet])
+@pytest.mark.parametrize("kind", [ResNet, UNet, DiT])
 def test_images_only(kind):
     with pytest.raises(ValueError, match="mlp is accepted"):
         kind((2,))
@@ -75,6 +87,99 @@ def test_images_only(kind):
 def test_a_size_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="do not halve"):
         UNet((1, 10, 10), widths=[8, 8, 8])
+    with pytest.raises(ValueError, match=r"patch=4: 10x14 .* a divisor of 2 is accepted"):
+        DiT((1, 10, 14), patch=4)
+    with pytest.raises(ValueError, match=r"width=18: a multiple of 4 and of denoiser.network.heads=3"):
+        DiT((1, 8, 8), width=18, heads=3)
+    with pytest.raises(ValueError, match=r"attention_at=\[8, 7\]: no resolution has height 7; 8, 4 are"):
+        UNet((1, 8, 8), widths=[8, 8], attention_at=[8, 7])
+
+
+def test_every_block_of_a_transformer_starts_as_the_identity():
+    """adaLN-Zero (Peebles & Xie 2023): what goes into the last layer is the embedded patches, normalised."""
+    network = DiT((1, 4, 4), width=8, heads=2)
+    said = []
+    network.last.register_forward_pre_hook(lambda module, given: said.append(given[0]))
+    z = torch.randn(2, 1, 4, 4)
+    network(z, torch.zeros(2))
+    tokens = network.embed(network.cut(z).flatten(2).transpose(1, 2)) + network.position
+    torch.testing.assert_close(said[0], network.norm(tokens))
+
+
+def test_patches_are_put_back_where_they_were_cut():
+    """With embedding, norm and last layer as identities the output is the image itself."""
+    network = DiT((3, 4, 6), patch=2, width=12, depth=1, heads=1)
+    network.position.zero_()
+    network.norm = torch.nn.Identity()
+    with torch.no_grad():
+        for layer in (network.embed[0], network.last):
+            layer.weight.copy_(torch.eye(12))
+    z = torch.randn(2, 3, 4, 6)
+    torch.testing.assert_close(network(z, torch.zeros(2)), z)
+
+
+def test_each_place_has_sines_of_its_own():
+    """Of row and column, so that their products are functions of the distance along each."""
+    place = sines(3, 5, 16)
+    assert place.shape == (15, 16) and len(place.unique(dim=0)) == 15
+    near = (place @ place.T).unflatten(0, (3, 5)).unflatten(2, (3, 5))
+    torch.testing.assert_close(near[0, 0, 1, 1], near[1, 3, 2, 4])
+    torch.testing.assert_close(near[0, 1, 0, 3], near[2, 2, 2, 4])
+
+
+# millions of parameters, as the papers or their code give them: Ho et al. 2020, Nichol & Dhariwal 2021,
+# Karras et al. 2022, Peebles & Xie 2023, Li & He 2025; VDM's counted from its layers
+_CONV, _NORM = 128 * 9 * 128 + 128, 256  # 3x3, 128 to 128 channels
+_BLOCK = 2 * _NORM + 2 * _CONV + 512 * 128  # with a map of the conditioning without bias
+_JOINED = 3 * _NORM + 128 * 9 * 256 + 128 + _CONV + 512 * 128 + 256 * 128 + 128  # of 256 channels to 128
+VDM = 15 * 9 * 128 + 128 + 129 * 512 + 512 + 512 * 512 + 512  # z and Fourier n = 6, 7; log SNR and 128 sines
+VDM += 34 * _BLOCK + 33 * _JOINED + _NORM + 4 * (128 * 128 + 128) + _NORM + 128 * 9 * 3 + 3
+
+PAPERS = {
+    "unet_ddpm": ((3, 32, 32), 1, 0, 35.7),
+    "unet_iddpm": ((3, 32, 32), 2, 0, 52.5),
+    "unet_edm": ((3, 32, 32), 1, 0, 55.7),
+    "unet_vdm": ((3, 32, 32), 1, 0, VDM / 1e6),
+    "dit_b": ((4, 32, 32), 2, 1000, 130.0),
+    "jit_b": ((3, 256, 256), 1, 1000, 131.0),
+}
+
+
+def published(name):
+    """The network of ``denoiser=name`` on the paper's data."""
+    shape, outputs, classes, _ = PAPERS[name]
+    node = yaml.safe_load((CONFIGS / "denoiser" / f"{name}.yaml").read_text())["network"]
+    conditions = {"label": Labels(classes)} if classes else {}
+    more = {"shape": shape, "outputs": outputs, "conditions": conditions, "spacing": 2 / 255}
+    return build(node, "denoiser.network", **more)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_published_network_has_as_many_parameters_as_the_paper_says(name):
+    with torch.device("meta"):
+        count = sum(p.numel() for p in published(name).parameters())
+    assert count / 1e6 == pytest.approx(PAPERS[name][3], rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_published_network_takes_a_step(name):
+    """Of its paper's data's shape: the loss is that of a silent network before it, and another after it."""
+    network, (shape, outputs, classes, _) = published(name), PAPERS[name]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    generator = torch.Generator().manual_seed(0)
+    z, target = torch.randn(2, 2, *shape, generator=generator)
+    gamma = torch.tensor([-2.0, 3.0])
+    label = Condition(label=torch.tensor([1, classes - 1])) if classes else None
+    losses = []
+    for _ in range(2):
+        raw = network.train()(z, gamma, label)
+        loss = ((raw if outputs == 1 else raw[:, 0]) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(target.square().mean().item(), rel=1e-6) and losses[1] < losses[0]
 
 
 def test_waves_fit_the_levels():

@@ -38,8 +38,8 @@ class ClassifierFree(Wrapper):
     Args:
         denoiser: conditional; without a condition it answers for all classes.
         scale: s; 1 is the conditional denoiser bit for bit, 0 the unconditional one.
-        interval: (low, high) gammas within which to guide (Kynkaanniemi et al. 2024); outside of it the
-            conditional denoiser answers alone.
+        interval: gammas (low, high] within which to guide (Kynkaanniemi et al. 2024); outside of it the
+            conditional denoiser answers alone. gamma = 2 ln(sigma / alpha), their sigma being sigma / alpha.
         rescale: share in which x0 is scaled back to the conditional guess's standard deviation, sample by
             sample (Lin et al. 2024, sec. 3.4).
         parts: names of the parts of the condition that only one guess is told; the others, as a cascade's
@@ -71,7 +71,7 @@ class ClassifierFree(Wrapper):
             if self.scale == 0:
                 return self.denoiser(z, gamma, self._without(condition))
             return self._guided(z, gamma, condition, self.scale)
-        inside = (gamma >= self.interval[0]) & (gamma <= self.interval[1])
+        inside = (gamma > self.interval[0]) & (gamma <= self.interval[1])
         if not inside.any():
             return self.denoiser(z, gamma, condition)
         return self._guided(z, gamma, condition, expand(torch.where(inside, self.scale, 1.0).to(z), z))

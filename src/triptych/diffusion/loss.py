@@ -46,7 +46,13 @@ class Level(NamedTuple):
 
 @declared("objective.loss")
 class Loss:
-    """``weight(at) -> w`` at a ``Level``, of its gamma's shape."""
+    """``weight(at) -> w`` at a ``Level``, of its gamma's shape.
+
+    Attributes:
+        of_steps: whether it is a loss of T steps alone.
+    """
+
+    of_steps = False
 
     def weight(self, at: Level) -> Tensor:
         raise NotImplementedError
@@ -57,6 +63,17 @@ class Elbo(Loss):
 
     def weight(self, at: Level) -> Tensor:
         return torch.ones_like(at.gamma)
+
+
+class Vlb(Elbo):
+    """T KL(q(z_s | z_t, x) || p(z_s | z_t)) under the bound's own reverse variance: iDDPM's L_vlb.
+
+    Where the variance is learned, the gradient reaches mean and variance together (Nichol & Dhariwal 2021,
+    sec. 3.3; Ho et al. 2020, table 2, "learned diagonal"). w is 1 of that bound; under beta tilde it is
+    ``Elbo`` at T steps. The reconstruction of x from z_0 is not trained, as in every loss here.
+    """
+
+    of_steps = True
 
 
 class Squared(Loss):
@@ -95,15 +112,13 @@ class MuTilde(Loss):
     r"""Plain squared error of the posterior mean at T steps (Ho et al. 2020, eq. 8 without 1 / 2 sigma^2).
 
     mu tilde = alpha_s x0 (1 - q) + ... z, q = e^{gamma_s - gamma_t}, so its error is alpha_s (1 - q) times
-    that of x0, and s = alpha_s (1 - q) e^{gamma_t / 2}.
-
-    Raises:
-        ValueError: continuous time, where each step's mean is z itself.
+    that of x0, and s = alpha_s (1 - q) e^{gamma_t / 2}. In continuous time each step's mean is z itself.
     """
 
+    of_steps = True
+
     def weight(self, at: Level) -> Tensor:
-        if at.lower is None:
-            raise ValueError("objective/loss=mu_tilde needs objective.steps=T: a mean is that of a step")
+        assert at.lower is not None
         scale = at.process.alpha_sigma(at.lower)[0] * torch.expm1(at.lower - at.gamma)
         return 2 * scale.square() * torch.exp(at.gamma) / at.dgamma
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from triptych.declare import Count, Positive, Unit, declared
 
 from .condition import Condition
-from .loss import Elbo, Level, Loss, Sigmoid, Squared
+from .loss import Elbo, Level, Loss, Sigmoid, Squared, Vlb
 from .prediction import Space
 from .process import Process
 from .protocol import AnyDenoiser
-from .reverse_variance import ReverseVariance, as_variance, step_below, step_kl, step_of
+from .reverse_variance import Optimal, ReverseVariance, as_variance, step_below, step_kl, step_of
 from .schedule import Schedule
 from .times import Stratified, Times
 
@@ -40,7 +40,8 @@ class Objective:
     N(stop-gradient(mean), V)): the stop keeps the bound's noisy gradient off the mean, and V learns from
     nothing else. Their L_simple + 0.001 L_vlb is the mean over dimensions of |eps - eps_hat|^2 and of T KL in
     bits: in sums and nats, the plain squared error with 0.001 / ln 2 = 0.00144. With weights relative to the
-    bound (elbo, sigmoid) both parts are nats of the same bound and 1 is natural.
+    bound (elbo, sigmoid) both parts are nats of the same bound and 1 is natural. The ``vlb`` loss is the KL
+    alone, without the stop: it needs no such weight.
 
     Args:
         output: what the network gives, or the name of its space, whose squared error is the ``simple`` loss.
@@ -53,8 +54,8 @@ class Objective:
         variance: of the bound's reverse steps.
 
     Raises:
-        ValueError: ``steps`` is below 1; with a learned variance none, a weight that is not positive, or
-            none with another loss.
+        ValueError: ``steps`` is below 1, or None with a loss of steps; with a learned variance none, a weight
+            that is not positive, or none with another loss.
     """
 
     def __init__(
@@ -68,8 +69,15 @@ class Objective:
     ):
         self.space: str | Space = output if isinstance(output, str | Space) else output.space  # type: ignore[assignment]
         self.loss, self.steps, self.times = loss, steps, times or Stratified()
+        if loss.of_steps and steps is None:
+            raise ValueError(f"objective.loss={type(loss).__name__} needs objective.steps=T: it is of a step")
         self.variance = as_variance(variance, "variance")
-        if self.variance.learned:
+        if isinstance(loss, Vlb) and isinstance(self.variance, Optimal):
+            raise ValueError(
+                "objective/loss=vlb: bound.variance=optimal is measured and not trained; "
+                "beta_tilde, beta, learned are accepted"
+            )
+        if self.variance.learned and not isinstance(loss, Vlb):
             if steps is None:
                 raise ValueError(
                     "objective.steps=null: a learned reverse variance is trained at a whole number of steps"
@@ -92,6 +100,9 @@ class Objective:
         guess = denoiser(process.diffuse(x, gamma, eps), gamma, condition)
         squares = guess.epsilon_error(x, eps).square()
         squared = squares.flatten(1).sum(1)
+        if isinstance(self.loss, Vlb) and self.steps is not None and lower is not None:
+            log_ratio = self.variance.log_ratio(process, gamma, lower, guess)
+            return Losses(self.steps * step_kl(squares, gamma, lower, log_ratio), gamma, squared)
         with torch.no_grad():
             weight = self.loss.weight(at)
         nats = 0.5 * weight * at.dgamma * squared

@@ -1,7 +1,11 @@
-"""A small U-Net: residual blocks, attention at the lowest resolution (Ho et al. 2020, reduced)."""
+"""U-Nets: residual blocks, attention in the middle and at chosen resolutions.
+
+From a small one to those of DDPM (Ho et al. 2020), iDDPM (Nichol & Dhariwal 2021), EDM's DDPM++ (Song et al.
+2021; Karras et al. 2022) and, at one resolution, VDM (Kingma et al. 2021): ``configs/denoiser/unet_*.yaml``.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,23 +18,54 @@ from triptych.networks.embedding import LevelWaves, image_shape, per_dim, zeros
 
 
 class Block(nn.Module):
-    """Residual block: norm, silu, conv, modulation by the conditioning, dropout, conv."""
+    """Residual block: norm, silu, conv, modulation by the conditioning, dropout, conv; then attention.
 
-    def __init__(self, before: int, after: int, conditioning: int, dropout: float):
+    Args:
+        before, after: channels.
+        conditioning: its width.
+        how: what all blocks of a network share.
+        heads: of attention; 0: none.
+        resize: of both branches; the sum then has a layer of its own on the short one.
+    """
+
+    def __init__(
+        self,
+        before: int,
+        after: int,
+        conditioning: int,
+        how: "How",
+        heads: int = 0,
+        resize: nn.Module | None = None,
+    ):
         super().__init__()
+        self.scales = how.modulation == "scale_shift"
         self.first_norm = nn.GroupNorm(_groups(before), before)
+        self.resize = resize or nn.Identity()
         self.first = nn.Conv2d(before, after, 3, padding=1)
-        self.modulation = zeros(nn.Linear(conditioning, 2 * after))
+        self.modulation = zeros(nn.Linear(conditioning, (1 + self.scales) * after))
         self.second_norm = nn.GroupNorm(_groups(after), after)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(how.dropout)
         self.second = zeros(nn.Conv2d(after, after, 3, padding=1))
-        self.skip = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
+        self.skip = nn.Conv2d(before, after, 1) if before != after or resize else nn.Identity()
+        self.attention = Attention(after, heads) if heads else nn.Identity()
 
     def forward(self, h: Tensor, c: Tensor) -> Tensor:
-        scale, shift = self.modulation(c)[:, :, None, None].chunk(2, 1)
-        inner = self.first(silu(self.first_norm(h)))
-        inner = silu(torch.addcmul(shift, self.second_norm(inner), 1 + scale))
-        return self.skip(h) + self.second(self.dropout(inner))
+        inner = self.first(self.resize(silu(self.first_norm(h))))
+        said = self.modulation(c)[:, :, None, None]
+        if self.scales:
+            scale, shift = said.chunk(2, 1)
+            inner = torch.addcmul(shift, self.second_norm(inner), 1 + scale)
+        else:
+            inner = self.second_norm(inner + said)
+        h = self.skip(self.resize(h)) + self.second(self.dropout(silu(inner)))
+        return self.attention(h)  # type: ignore[no-any-return]
+
+
+class How(NamedTuple):
+    """What all blocks of a network share."""
+
+    dropout: float
+    modulation: str
 
 
 class Attention(nn.Module):
@@ -57,13 +92,21 @@ class UNet(nn.Module):
 
     Args:
         widths: channels at each resolution, from the image's own downwards.
-        blocks: residual blocks at each resolution.
-        attention: whether positions attend at the lowest resolution; ``heads`` of it.
+        blocks: residual blocks at each resolution on the way down, and one more on the way up.
+        attention: whether positions attend in the middle, at the lowest resolution; ``heads`` of it.
+        attention_at: heights at which they attend after each block, too, as [16, 8]; on the way up after
+            ``attention_up`` blocks of a resolution, "each" or the "last" alone (DDPM++).
+        modulation: of a block by noise level and condition: "scale_shift" after its second norm (iDDPM), or
+            "shift" before it (DDPM, VDM).
+        stem: channels of the first layer; None: those of the first resolution.
+        conditioning: width of the embedding of gamma and condition; None: four times the stem.
+        resample: between resolutions "conv", one layer (DDPM), or "block", one residual block (DDPM++).
         fourier: periods of ``LevelWaves``, in units of the level spacing.
         shape, outputs, conditions, spacing: from the data and the objective.
 
     Raises:
-        ValueError: the data are no images, or their size does not divide.
+        ValueError: the data are no images, their size does not divide, or no resolution is one of
+            ``attention_at``.
     """
 
     def __init__(
@@ -78,6 +121,12 @@ class UNet(nn.Module):
         heads: Count = 4,
         dropout: Share = 0.0,
         fourier: Sequence[Positive] = (),
+        attention_at: Sequence[Count] = (),
+        attention_up: Literal["each", "last"] = "each",
+        modulation: Literal["scale_shift", "shift"] = "scale_shift",
+        resample: Literal["conv", "block"] = "conv",
+        stem: Count | None = None,
+        conditioning: Count | None = None,
     ):
         super().__init__()
         channels, height, width = image_shape(shape, "unet")
@@ -87,30 +136,47 @@ class UNet(nn.Module):
                 f"denoiser.network.widths={list(widths)}: {height}x{width} images do not halve "
                 f"{len(widths) - 1} times; fewer widths are accepted"
             )
+        heights = [height >> level for level in range(len(widths))]
+        if strange := sorted(set(attention_at) - set(heights)):
+            raise ValueError(
+                f"denoiser.network.attention_at={list(attention_at)}: no resolution has height {strange[0]}; "
+                f"{', '.join(map(str, heights))} are accepted"
+            )
         self.shape, self.outputs, self.conditions = (channels, height, width), outputs, dict(conditions or {})
-        c = 4 * widths[0]
+        before = stem or widths[0]
+        c = conditioning or 4 * before
         self.conditioning = Conditioning(c, vectors_of(self.conditions))
         self.beside = Beside(self.conditions)
         self.waves = LevelWaves(list(fourier), spacing)
-        self.first = nn.Conv2d(channels * self.waves.factor + self.beside.channels, widths[0], 3, padding=1)
+        self.first = nn.Conv2d(channels * self.waves.factor + self.beside.channels, before, 3, padding=1)
+        how = How(dropout, modulation)
+        at = [heads if there in attention_at else 0 for there in heights]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        skips = [before := widths[0]]
+        skips = [before]
         for level, after in enumerate(widths):
             for _ in range(blocks):
-                self.down.append(Block(before, after, c, dropout))
+                self.down.append(Block(before, after, c, how, at[level]))
                 skips.append(before := after)
             if level < len(widths) - 1:
-                self.down.append(nn.Conv2d(after, after, 3, stride=2, padding=1))
+                self.down.append(
+                    nn.Conv2d(after, after, 3, stride=2, padding=1)
+                    if resample == "conv"
+                    else Block(after, after, c, how, resize=nn.AvgPool2d(2))
+                )
                 skips.append(after)
-        self.middle = nn.ModuleList([Block(before, before, c, dropout), Block(before, before, c, dropout)])
+        self.middle = nn.ModuleList([Block(before, before, c, how), Block(before, before, c, how)])
         self.attention = Attention(before, heads) if attention else nn.Identity()
         for level, after in reversed(list(enumerate(widths))):
-            for _ in range(blocks + 1):
-                self.up.append(Block(before + skips.pop(), after, c, dropout))
+            for i in range(blocks + 1):
+                attends = attention_up == "each" or i == blocks
+                self.up.append(Block(before + skips.pop(), after, c, how, at[level] if attends else 0))
                 before = after
             if level:
+                double = nn.Upsample(scale_factor=2)
                 self.up.append(
-                    nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(after, after, 3, padding=1))
+                    nn.Sequential(double, nn.Conv2d(after, after, 3, padding=1))
+                    if resample == "conv"
+                    else Block(after, after, c, how, resize=double)
                 )
         self.last_norm = nn.GroupNorm(_groups(before), before)
         self.last = zeros(nn.Conv2d(before, channels * outputs, 3, padding=1))
@@ -129,7 +195,10 @@ class UNet(nn.Module):
             skips.append(h)
         h = self.middle[1](self.attention(self.middle[0](h, c)), c)
         for layer in self.up:
-            h = layer(torch.cat([h, skips.pop()], 1), c) if isinstance(layer, Block) else layer(h)
+            if not isinstance(layer, Block):
+                h = layer(h)
+            else:  # one that doubles the size has no other to join
+                h = layer(h if isinstance(layer.resize, nn.Upsample) else torch.cat([h, skips.pop()], 1), c)
         return per_dim(self.last(silu(self.last_norm(h))), self.outputs, self.shape)
 
 

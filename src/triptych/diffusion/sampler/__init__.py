@@ -11,6 +11,7 @@ from .annealed_langevin import AnnealedLangevin
 from .base import History, Progress, Sampler
 from .ddim import DDIM
 from .dpm_solver import DPMSolver
+from .edm import EDM
 from .euler import Euler
 from .heun import Heun
 from .langevin import Langevin
@@ -18,6 +19,7 @@ from .predictor_corrector import PredictorCorrector
 
 __all__ = [
     "DDIM",
+    "EDM",
     "Ancestral",
     "AnnealedLangevin",
     "DPMSolver",

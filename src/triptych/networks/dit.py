@@ -1,0 +1,138 @@
+"""Diffusion transformer (Peebles & Xie 2023): patches as tokens, blocks modulated by the conditioning.
+
+A block is h + g_1 attention(norm(h) (1 + s_1) + b_1), then h + g_2 mlp(norm(h) (1 + s_2) + b_2), its six
+vectors a linear map of the conditioning that starts at zero (adaLN-Zero): every block starts as the identity.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from triptych.declare import Count, Ge, Positive, Share, declared
+from triptych.diffusion.condition import Condition, Kind
+from triptych.networks.conditioning import Beside, Conditioning, vectors_of
+from triptych.networks.embedding import LevelWaves, image_shape, per_dim, zeros
+
+
+class Attention(nn.Module):
+    """Self-attention over tokens (B, N, width)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = _linear(width, 3 * width), _linear(width, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed: Tensor = self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return mixed
+
+
+class Block(nn.Module):
+    """Attention and a two-layer perceptron, each modulated, gated and added."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.modulation = zeros(nn.Linear(width, 6 * width))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.attention = Attention(width, heads)
+        gelu = nn.GELU(approximate="tanh")
+        layers = _linear(width, 4 * width), gelu, nn.Dropout(dropout), _linear(4 * width, width)
+        self.mlp = nn.Sequential(*layers)
+
+    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+        b_1, s_1, g_1, b_2, s_2, g_2 = self.modulation(c).unsqueeze(1).chunk(6, 2)
+        h = h + g_1 * self.attention(torch.addcmul(b_1, self.norm(h), 1 + s_1))
+        return h + g_2 * self.mlp(torch.addcmul(b_2, self.norm(h), 1 + s_2))
+
+
+@declared("denoiser.network")
+class DiT(nn.Module):
+    """See ``triptych.networks`` for the contract; height and width multiples of ``patch``.
+
+    Args:
+        patch: side of the squares that are one token.
+        width, depth, heads: of the transformer; width a multiple of 4 and of the heads.
+        bottleneck: numbers that a patch is first reduced to (Li & He 2025, JiT); None: none.
+        dropout: of the perceptrons.
+        fourier: periods of ``LevelWaves``, in units of the level spacing.
+        shape, outputs, conditions, spacing: from the data and the objective.
+
+    Raises:
+        ValueError: the data are no images, or their size or ``width`` does not divide.
+    """
+
+    position: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        outputs: int = 1,
+        conditions: Mapping[str, Kind] | None = None,
+        spacing: float | None = None,
+        patch: Count = 2,
+        width: Annotated[int, Ge(4)] = 128,
+        depth: Count = 4,
+        heads: Count = 4,
+        bottleneck: Count | None = None,
+        dropout: Share = 0.0,
+        fourier: Sequence[Positive] = (),
+    ):
+        super().__init__()
+        channels, high, wide = image_shape(shape, "dit")
+        if high % patch or wide % patch:
+            raise ValueError(
+                f"denoiser.network.patch={patch}: {high}x{wide} images are no whole number of patches; "
+                f"a divisor of {math.gcd(high, wide)} is accepted"
+            )
+        if width % heads or width % 4:
+            raise ValueError(
+                f"denoiser.network.width={width}: a multiple of 4 and of denoiser.network.heads={heads} "
+                "is accepted"
+            )
+        self.shape, self.outputs, self.conditions = (channels, high, wide), outputs, dict(conditions or {})
+        self.conditioning = Conditioning(width, vectors_of(self.conditions), waves=128)
+        self.beside = Beside(self.conditions)
+        self.waves = LevelWaves(list(fourier), spacing)
+        numbers = (channels * self.waves.factor + self.beside.channels) * patch**2
+        self.cut = nn.PixelUnshuffle(patch)
+        sizes = (numbers, width) if bottleneck is None else (numbers, bottleneck, width)
+        self.embed = nn.Sequential(*(_linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)))
+        position = sines(high // patch, wide // patch, width)
+        self.register_buffer("position", position, persistent=False)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.modulation = zeros(nn.Linear(width, 2 * width))
+        self.last = zeros(nn.Linear(width, channels * outputs * patch**2))
+        self.join = nn.PixelShuffle(patch)
+
+    def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
+        c = self.conditioning(gamma, condition)
+        patches = self.cut(torch.cat([self.waves(z), *self.beside(z, condition)], 1))
+        h = self.embed(patches.flatten(2).transpose(1, 2)) + self.position
+        for block in self.blocks:
+            h = block(h, c)
+        shift, scale = self.modulation(c).unsqueeze(1).chunk(2, 2)
+        h = self.last(torch.addcmul(shift, self.norm(h), 1 + scale))
+        h = h.transpose(1, 2).unflatten(2, tuple(patches.shape[2:]))
+        return per_dim(self.join(h), self.outputs, self.shape)
+
+
+def sines(high: int, wide: int, width: int) -> Tensor:
+    """Where a token is: sines and cosines of its row and column, periods 2 pi to 2 pi 10^4, (N, width)."""
+    frequency = 10_000 ** -(torch.arange(width // 4) / (width / 4))
+    row, column = (torch.arange(n).unsqueeze(1) * frequency for n in (high, wide))
+    sides = [torch.cat([angle.sin(), angle.cos()], 1) for angle in (row, column)]
+    grid = sides[0].unsqueeze(1).expand(-1, wide, -1), sides[1].unsqueeze(0).expand(high, -1, -1)
+    return torch.cat(grid, 2).flatten(0, 1)
+
+
+def _linear(before: int, after: int) -> nn.Linear:
+    layer = nn.Linear(before, after)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
