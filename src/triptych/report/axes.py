@@ -147,7 +147,7 @@ def _has(run: Run, group: str) -> bool:
 
 
 def _above(group: str, key: str) -> bool:
-    """Whether ``key`` stands within ``group``: objective and objective.weighting.power."""
+    """Whether ``key`` stands within ``group``: objective and objective.loss.bias."""
     return key.replace("/", ".").startswith(group.replace("/", ".") + ".")
 
 
