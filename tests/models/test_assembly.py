@@ -64,6 +64,31 @@ def test_an_objective_in_a_row_of_the_table_trains_reports_and_is_reopened(prepa
     assert opened.model.denoiser.output.space.name == objective == opened.model.objective.space.name
 
 
+def test_a_student_is_taught_and_needs_its_teacher_no_more(prepared):
+    import shutil
+
+    from triptych.experiment.reopen import reopen
+
+    teacher = prepared(*RING, "objective=v", path="teacher")
+    execute(teacher)
+    asked = [*RING, "objective=v", "objective.steps=4", f"objective.teacher='{teacher.path}'"]
+    student = prepared(*asked, f"init_from='{teacher.path}'", path="student")
+    assert execute(student)["status"] == "finished"
+    shutil.rmtree(teacher.path)
+    opened = reopen(str(student / "checkpoints" / "last.ckpt"))
+    assert opened.model.objective.teacher is None
+    with pytest.raises(UserError, match=r"objective.teacher=.*: no such file"):
+        execute(prepared(*asked, "seed=2", path="another"))
+
+
+def test_a_teacher_of_another_process_is_refused(prepared):
+    teacher = prepared(*RING, "process=ve", path="teacher")
+    execute(teacher)
+    asked = [*RING, "objective.steps=4", f"objective.teacher='{teacher.path}'"]
+    with pytest.raises(UserError, match="its process is VarianceExploding, the model's VariancePreserving"):
+        execute(prepared(*asked, path="student"))
+
+
 def test_edms_deviation_of_the_data_is_a_key(prepared):
     run = prepared(*RING, "objective=edm", "objective.output.sigma_data=0")
     with pytest.raises(UserError, match=r"sigma_data=0: a positive number is accepted"):
@@ -126,6 +151,7 @@ def test_a_likelihood_stands_beside_the_bound(prepared, arguments):
         (["schedule.gamma_min=3", "schedule.gamma_max=3"], ["schedule.gamma_min=3", "gamma_min < gamma_max"]),
         (["schedule=learned", "objective/loss=simple"], ["objective/loss=elbo"]),
         (["schedule=learned", "objective/times=adaptive"], ["schedule=learned", "stratified"]),
+        (["objective.teacher=/nowhere"], ["objective.teacher=/nowhere", "objective.steps=T"]),
         (["objective/loss=vlb"], ["objective.loss=Vlb", "objective.steps=T"]),
         (["objective/loss=mu_tilde"], ["objective.loss=MuTilde", "objective.steps=T"]),
         (["objective=mu_tilde"], ["objective=mu_tilde", "objective.steps=T"]),

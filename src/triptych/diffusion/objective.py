@@ -10,9 +10,10 @@ from typing import Annotated, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from triptych.declare import Count, Positive, Unit, declared
+from triptych.declare import Count, FilePath, Positive, Unit, declared
 
 from .condition import Condition
+from .distillation import distilled
 from .loss import Elbo, Level, Loss, Sigmoid, Squared, Vlb
 from .prediction import Space
 from .process import Process
@@ -52,10 +53,13 @@ class Objective:
         vlb_weight: of a learned variance's term; None: 0.001 / ln 2 with a plain squared error, 1 with elbo
             and sigmoid.
         variance: of the bound's reverse steps.
+        teacher: the checkpoint of a model of whose 2 T steps one of T is to make two (``distillation``); it
+            is handed over by ``teach``. None: the data teach.
 
     Raises:
         ValueError: ``steps`` is below 1, or None with a loss of steps; with a learned variance none, a weight
-            that is not positive, or none with another loss.
+            that is not positive, or none with another loss; a teacher without steps, or with a learned
+            variance.
     """
 
     def __init__(
@@ -66,12 +70,17 @@ class Objective:
         vlb_weight: Positive | None = None,
         variance: ReverseVariance | str = "beta_tilde",
         times: Times | None = None,
+        teacher: FilePath | None = None,
     ):
         self.space: str | Space = output if isinstance(output, str | Space) else output.space  # type: ignore[assignment]
         self.loss, self.steps, self.times = loss, steps, times or Stratified()
         if loss.of_steps and steps is None:
             raise ValueError(f"objective.loss={type(loss).__name__} needs objective.steps=T: it is of a step")
         self.variance = as_variance(variance, "variance")
+        self.teacher: AnyDenoiser | None = None
+        if teacher is not None and (steps is None or self.variance.learned):
+            said = "objective.steps=T" if steps is None else "a bound.variance that is not learned"
+            raise ValueError(f"objective.teacher={teacher} needs {said}: two of its steps are made one of T")
         if isinstance(loss, Vlb) and isinstance(self.variance, Optimal):
             raise ValueError(
                 "objective/loss=vlb: bound.variance=optimal is measured and not trained; "
@@ -97,7 +106,11 @@ class Objective:
         process = denoiser.process
         at = self.level(process, schedule, t)
         gamma, lower = at.gamma, at.lower
-        guess = denoiser(process.diffuse(x, gamma, eps), gamma, condition)
+        z = process.diffuse(x, gamma, eps)
+        guess = denoiser(z, gamma, condition)
+        if self.teacher is not None and self.steps is not None:
+            upper = (at.t * self.steps).round() / self.steps
+            x, eps = distilled(self.teacher, schedule, z, upper, self.steps, condition)
         squares = guess.epsilon_error(x, eps).square()
         squared = squares.flatten(1).sum(1)
         if isinstance(self.loss, Vlb) and self.steps is not None and lower is not None:
@@ -111,6 +124,10 @@ class Objective:
             kl = step_kl(squares.detach(), gamma, lower, log_ratio)
             nats = nats + self.vlb_weight * self.steps * kl
         return Losses(nats, gamma, squared)
+
+    def teach(self, teacher: AnyDenoiser) -> None:
+        """From now on a squared error is that of the guess which makes two steps of ``teacher``'s."""
+        self.teacher = teacher
 
     def level(self, process: Process, schedule: Schedule, t: Tensor) -> Level:
         """Where the loss is taken for each t in [0, 1), any shape: there, or at its step's upper end."""

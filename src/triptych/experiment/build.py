@@ -7,6 +7,7 @@ from typing import Any
 from triptych.config.build import build
 from triptych.data.base import DataModule
 from triptych.data.build import build_data
+from triptych.diffusion.denoiser import Denoiser
 from triptych.diffusion.sampler import Sampler
 from triptych.errors import UserError
 from triptych.experiment.experiment import Drawing, Experiment
@@ -25,6 +26,8 @@ def build_experiment(config: dict, download: bool) -> Experiment:
     data = build_data(config, download)
     model = build_model(config, data)
     guides = Guides(config)
+    if (config.get("objective") or {}).get("teacher") and not config.get("trained"):
+        model.objective.teach(_teacher(config["objective"]["teacher"], model, guides))  # type: ignore[union-attr, operator]
     for group in ("guidance", "threshold"):
         if config.get(group) and getattr(model, "likelihood", None) is not None:
             raise UserError(
@@ -49,6 +52,18 @@ def build_drawing(config: dict, model: BoundModel, data: DataModule, guides: Gui
     sampler = build(config["sampler"], "sampler")
     model.check_sampler(sampler)
     return Drawing(sampler, guided(model, data, config, guides))
+
+
+def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
+    """The denoiser of ``objective.teacher``; UserError where this model could not make its steps."""
+    taught = getattr(model, "denoiser", None)
+    found = getattr(guides.open("objective.teacher", path), "denoiser", None)
+    if not isinstance(found, Denoiser) or not isinstance(taught, Denoiser):
+        raise UserError(f"objective.teacher={path}: has no denoiser; a diffusion model's is accepted")
+    if type(found.process) is not type(taught.process):
+        names = type(found.process).__name__, type(taught.process).__name__
+        raise UserError(f"objective.teacher={path}: its process is {names[0]}, the model's {names[1]}")
+    return found
 
 
 def _measured(

@@ -15,7 +15,7 @@ from triptych.runs.prepare import described
 from triptych.sweeps.rounds import check_rounds
 from triptych.sweeps.sweep import no_run_after_an_error
 
-FILES = ("guide", "measures.classifier", "measures.inception")
+FILES = ("guide", "objective.teacher", "measures.classifier", "measures.inception")
 
 
 class SingleHook(Callback):
@@ -54,6 +54,6 @@ def _check_files(plain: dict[str, Any]) -> None:
         raise UserError("guide=null: this guidance needs a checkpoint, as in guide=.../checkpoints/last.ckpt")
     for name in FILES:
         group, _, key = name.rpartition(".")
-        value = (plain[group] if group else plain).get(key)
+        value = ((plain.get(group) or {}) if group else plain).get(key)
         if value not in (None, "exact") and not Path(value).expanduser().exists():
             raise UserError(f"{name}={value}: no such file; null or one that is there is accepted")

@@ -1,0 +1,42 @@
+"""Progressive distillation (Salimans & Ho 2022, algorithm 2): one step of the student lands where two of its
+teacher's do."""
+
+import torch
+from torch import Tensor
+
+from .condition import Condition
+from .process import expand
+from .protocol import AnyDenoiser
+from .schedule import Schedule
+
+
+@torch.no_grad()
+def distilled(
+    teacher: AnyDenoiser,
+    schedule: Schedule,
+    z: Tensor,
+    t: Tensor,
+    steps: int,
+    condition: Condition | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""(x, epsilon), (B, *event) each, which the student has to guess at z to make two DDIM steps in one.
+
+    With t' = t - 1 / 2T and t'' = t - 1 / T, and the teacher's steps from z over z' to z'',
+
+        x = (z'' - r z) / (alpha'' - r alpha),   r = sigma'' / sigma,   epsilon = (z - alpha x) / sigma.
+
+    Args:
+        teacher: asked at z and z'.
+        z, t: where the student is asked, t (B,) a multiple of 1 / T.
+        steps: T of the student; the teacher takes 2 T.
+    """
+    process = teacher.process
+    levels = [schedule.gamma((t - k / (2 * steps)).clamp(min=0)) for k in range(3)]
+    scales = [process.alpha_sigma(expand(gamma, z)) for gamma in levels]
+    there = z
+    for gamma, scale in zip(levels[:2], scales[1:], strict=True):
+        there = teacher(there, gamma, condition).at(*scale)
+    (alpha, sigma), _, (last_alpha, last_sigma) = scales
+    ratio = last_sigma / sigma
+    x = (there - ratio * z) / (last_alpha - ratio * alpha)
+    return x, (z - alpha * x) / sigma

@@ -1,0 +1,123 @@
+"""Progressive distillation against the published algorithm, in its own variables, and what it is for."""
+
+import numpy as np
+import pytest
+import torch
+
+from triptych.diffusion.distillation import distilled
+from triptych.diffusion.loss import Simple, TruncatedSNR
+from triptych.diffusion.objective import Objective
+from triptych.diffusion.prediction import Prediction
+from triptych.diffusion.process import expand
+from triptych.diffusion.sampler import DDIM
+from triptych.diffusion.schedule import Cosine, Linear
+
+from .oracles import Wrong, lopsided, network, oracle, refused
+from .test_processes import PROCESSES
+
+STEPS = 4
+processes = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+
+
+def batch(process, schedule):
+    generator = torch.Generator().manual_seed(0)
+    x, eps = torch.randn(2, 8, 2, generator=generator, dtype=torch.float64)
+    t = (torch.arange(8).double() % STEPS + 1) / STEPS
+    return x, eps, t, process.diffuse(x, schedule.gamma(t), eps)
+
+
+@processes
+def test_the_target_is_that_of_algorithm_2_written_in_numpy(process):
+    """Salimans & Ho 2022: x~ from z'', two DDIM steps of the teacher from z."""
+    schedule, teacher = Cosine(-6.0, 5.0), network(Wrong(), "v", process)
+    _, _, t, z = batch(process, schedule)
+
+    def scales(t):
+        found = process.alpha_sigma(schedule.gamma(torch.as_tensor(t, dtype=torch.float64)))
+        return [a.numpy()[:, None] for a in found]
+
+    def x_hat(z, t):
+        return teacher(torch.as_tensor(z), schedule.gamma(torch.as_tensor(t))).x0.detach().numpy()
+
+    t_0, z_0 = t.numpy(), z.numpy()
+    t_1, t_2 = t_0 - 0.5 / STEPS, t_0 - 1 / STEPS
+    (a_0, s_0), (a_1, s_1), (a_2, s_2) = scales(t_0), scales(t_1), scales(t_2)
+    first = x_hat(z_0, t_0)
+    z_1 = a_1 * first + s_1 / s_0 * (z_0 - a_0 * first)
+    second = x_hat(z_1, t_1)
+    z_2 = a_2 * second + s_2 / s_1 * (z_1 - a_1 * second)
+    target = (z_2 - s_2 / s_0 * z_0) / (a_2 - s_2 / s_0 * a_0)
+    x, eps = distilled(teacher, schedule, z, t, STEPS)
+    np.testing.assert_allclose(x.numpy(), target, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(process.diffuse(x, schedule.gamma(t), eps), z)
+    # what it is for: the student's one step lands where the teacher's two do
+    here, there = (
+        [expand(a, z) for a in process.alpha_sigma(schedule.gamma(at))] for at in (t, t - 1 / STEPS)
+    )
+    landed = Prediction("x0", x, z, *here).at(*there)
+    np.testing.assert_allclose(landed.numpy(), z_2, rtol=1e-6, atol=1e-9)
+
+
+class Student(torch.nn.Module):
+    """Says exactly what it is asked to learn."""
+
+    def __init__(self, teacher, schedule):
+        super().__init__()
+        self.teacher, self.schedule, self.process = teacher, schedule, teacher.process
+
+    def forward(self, z, gamma, condition=None):
+        t = self.schedule.t_of(gamma.expand(len(z)))
+        x, _ = distilled(self.teacher, self.schedule, z, t, STEPS, condition)
+        alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
+        return Prediction("x0", x, z, alpha, sigma)
+
+
+@processes
+def test_a_perfect_student_has_no_loss_and_draws_its_teacher_s_samples_in_half_the_steps(process):
+    schedule, teacher = Linear(-6.0, 5.0), oracle(lopsided(), process)
+    x, eps, t, _ = batch(process, schedule)
+    student = Student(teacher, schedule)
+    for loss in (Simple(), TruncatedSNR()):
+        objective = Objective("x0", loss, STEPS)
+        assert objective(student, schedule, x, t - 0.1 / STEPS, eps).nats.min() > 1e-3
+        objective.teach(teacher)
+        assert objective(student, schedule, x, t - 0.1 / STEPS, eps).nats.max() < 1e-12
+    drawn = [
+        DDIM(steps, grid="time")(
+            who, schedule, (16, 2), generator=torch.Generator().manual_seed(1), dtype=torch.float64
+        )
+        for who, steps in ((student, STEPS), (teacher, 2 * STEPS))
+    ]
+    torch.testing.assert_close(*drawn, rtol=1e-6, atol=1e-8)
+    once = DDIM(STEPS, grid="time")(
+        teacher, schedule, (16, 2), generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
+    assert not torch.allclose(once, drawn[1], atol=1e-2)
+
+
+def test_the_teacher_s_guess_is_a_constant_to_the_gradient():
+    schedule, process = Linear(-6.0, 5.0), PROCESSES["vp"]
+    gain = torch.ones((), dtype=torch.float64, requires_grad=True)
+
+    class Scaled(Wrong):
+        def forward(self, z, gamma, condition):
+            return gain * super().forward(z, gamma, condition)
+
+    taught = network(Scaled(), "v", process)
+    x, eps, t, z = batch(process, schedule)
+    objective = Objective("v", Simple(), STEPS)
+    objective.teach(taught)
+    losses = objective(taught, schedule, x, t - 0.1 / STEPS, eps)
+    (slope,) = torch.autograd.grad(losses.nats.sum(), gain)
+    found = distilled(taught, schedule, z, t, STEPS)
+    alpha, sigma = process.alpha_sigma(schedule.gamma(t))
+    target = expand(alpha, z) * found[1] - expand(sigma, z) * found[0]
+    said = Wrong()(z, schedule.gamma(t), None)
+    torch.testing.assert_close(slope, (2 * (said - target) * said).sum(), rtol=1e-6, atol=0)
+
+
+def test_a_teacher_needs_steps():
+    words = ("objective.teacher=run", "objective.steps=T")
+    refused(lambda: Objective("v", Simple(), teacher="run"), *words)
+    learned = {"variance": "learned", "teacher": "run"}
+    refused(lambda: Objective("v", Simple(), 4, **learned), "objective.teacher=run", "not learned")
