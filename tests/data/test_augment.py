@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from triptych.data.augment import Crop, Flip, augment
+from triptych.data.augment import Crop, Flip, augment, numbers_told
 from triptych.data.batch import Split
 from triptych.data.order import TrainLoader, TrainOrder
 from triptych.errors import UserError
@@ -12,7 +12,7 @@ X = torch.rand(12, 3, 6, 8, generator=torch.Generator().manual_seed(0))
 
 
 def test_a_flip_is_a_mirror_image_of_about_half():
-    found = augment(X.repeat(50, 1, 1, 1), [Flip()], seed=1, step=3)
+    found, _ = augment(X.repeat(50, 1, 1, 1), [Flip()], seed=1, step=3)
     whole = X.repeat(50, 1, 1, 1)
     mirrored = (found == whole.flip(-1)).flatten(1).all(1)
     assert ((found == whole).flatten(1).all(1) ^ mirrored).all()
@@ -20,7 +20,7 @@ def test_a_flip_is_a_mirror_image_of_about_half():
 
 
 def test_a_crop_is_the_image_moved():
-    found = augment(X, [Crop(2)], seed=1, step=0)
+    found, _ = augment(X, [Crop(2)], seed=1, step=0)
     wide = torch.nn.functional.pad(X, (2, 2, 2, 2), mode="reflect")
     places = {}
     for i in range(len(X)):
@@ -32,7 +32,7 @@ def test_a_crop_is_the_image_moved():
 
 def test_every_place_is_as_likely():
     ramp = torch.arange(3.0).view(1, 1, 1, 3).expand(9000, 1, 3, 3)
-    found = augment(ramp, [Crop(1)], seed=0, step=0)[:, 0, 1, 1]
+    found = augment(ramp, [Crop(1)], seed=0, step=0)[0][:, 0, 1, 1]
     shares = torch.bincount(found.long(), minlength=3) / 9000
     assert (shares - 1 / 3).abs().max() < 4 * (2 / 9 / 9000) ** 0.5
 
@@ -40,14 +40,14 @@ def test_every_place_is_as_likely():
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_change_the_same_images(world):
     steps = [Flip(0.3), Crop(3)]
-    whole = augment(X, steps, seed=5, step=7)
+    whole, _ = augment(X, steps, seed=5, step=7)
     share = len(X) // world
     parts = [
-        augment(X[r * share : (r + 1) * share], steps, seed=5, step=7, rank=r, world=world)
+        augment(X[r * share : (r + 1) * share], steps, seed=5, step=7, rank=r, world=world)[0]
         for r in range(world)
     ]
     assert torch.cat(parts).equal(whole)
-    assert not whole.equal(augment(X, steps, seed=5, step=8))
+    assert not whole.equal(augment(X, steps, seed=5, step=8)[0])
 
 
 def test_a_resumed_loader_goes_on_with_the_same_changes():
@@ -58,6 +58,36 @@ def test_a_resumed_loader_goes_on_with_the_same_changes():
     through = loader(0)
     batches = [next(through) for _ in range(6)]
     assert all(next(loader(step)).x.equal(batches[step].x) for step in (2, 5))
+
+
+def test_a_network_is_told_what_was_done_to_each_item():
+    """A flip as 1, a move in paddings down and to the right; nothing where nothing was done."""
+    many = X.repeat(20, 1, 1, 1)
+    found, done = augment(many, [Flip(0.3, told=True), Crop(2, p=0.4, told=True)], seed=1, step=3)
+    assert done.value.shape == (240, 3) and done.value.abs().max() <= 1
+    flipped, down, right = done.value.unbind(1)
+    for i in range(len(many)):
+        image = many[i].flip(-1) if flipped[i] else many[i]
+        wide = torch.nn.functional.pad(image[None], (2, 2, 2, 2), mode="reflect")[0]
+        d, r = (int(round(2 - 2 * by[i].item())) for by in (down, right))
+        assert wide[:, d : d + 6, r : r + 8].equal(found[i])
+        assert done.given[i] == (not found[i].equal(many[i]))
+    assert abs(flipped.mean() - 0.3) < 4 * (0.21 / 240) ** 0.5
+    moved = ((down != 0) | (right != 0)).float().mean().item()
+    assert abs(moved - 0.4 * 24 / 25) < 4 * (0.24 / 240) ** 0.5
+    assert augment(many, [Flip(0.3), Crop(2)], seed=1, step=3)[1] is None
+    only, said = augment(many, [Flip(0.3), Crop(2, told=True)], seed=1, step=3)
+    assert said.value.shape == (240, 2) and numbers_told([Flip(0.3), Crop(2, told=True)]) == 2
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_are_told_the_same(world):
+    steps = [Flip(0.3, told=True), Crop(3, p=0.5, told=True)]
+    whole, share = augment(X, steps, seed=5, step=7)[1], len(X) // world
+    for r in range(world):
+        own = slice(r * share, (r + 1) * share)
+        part = augment(X[own], steps, seed=5, step=7, rank=r, world=world)[1]
+        assert part.value.equal(whole.value[own]) and part.given.equal(whole.given[own])
 
 
 @pytest.mark.parametrize("bad", [lambda: Flip(1.5), lambda: Crop(0), lambda: Crop(1.5), lambda: Flip(-0.1)])

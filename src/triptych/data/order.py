@@ -9,6 +9,7 @@ from torch import Tensor
 
 from triptych.data.augment import Augmentation, augment
 from triptych.data.batch import Batch, Split
+from triptych.diffusion.condition import AUGMENTATION, Condition
 from triptych.diffusion.draws import Stream, seeded
 
 
@@ -74,8 +75,11 @@ class TrainLoader:
         share = len(indices) // self.world
         batch = self.split.batch(indices[self.rank * share : (self.rank + 1) * share])
         if self.changes:
-            x = augment(batch.x, self.changes, self.order.seed, step, self.rank, self.world)
+            x, done = augment(batch.x, self.changes, self.order.seed, step, self.rank, self.world)
             batch = batch._replace(x=x)
+            if done is not None:
+                told = Condition(**{AUGMENTATION: done})
+                batch = batch._replace(condition=told.together(batch.condition))
         return batch.pin() if self.pin_memory else batch
 
     def __iter__(self) -> Iterator[Batch]:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from .draws import mix
 
+AUGMENTATION = "augmentation"  # the part that says what was done to a training image, and no one asks for
+
 
 @dataclass(frozen=True)
 class Labels:

@@ -8,7 +8,7 @@ denoisers too.
 import torch
 from torch import Tensor, nn
 
-from .condition import Condition
+from .condition import AUGMENTATION, Condition
 from .prediction import SPACES, Prediction, Row, Space, edm, space_of
 from .process import Process, expand
 from .reverse_variance import ReverseVariance, step_below
@@ -156,7 +156,7 @@ class Denoiser(nn.Module):
     @property
     def conditional(self) -> bool:
         """Whether the network is told conditions; without one it then answers for all."""
-        return bool(getattr(self.network, "conditions", {}))
+        return bool({*getattr(self.network, "conditions", {})} - {AUGMENTATION})
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         """z (B, *event), gamma (B,) or (), condition of B items or None."""

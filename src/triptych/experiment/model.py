@@ -7,11 +7,14 @@ from typing import Any
 import torch
 
 from triptych.config.build import Table, build, parameters_of
+from triptych.data.augment import numbers_told
 from triptych.data.base import DataModule
 from triptych.data.batch import Batch
+from triptych.diffusion.condition import AUGMENTATION, Kind, Vectors
 from triptych.diffusion.decoder import Decoder, GaussianDensity
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
+from triptych.models.diffusion import Diffusion
 
 CALIBRATION = 256  # training items on which an optimal reverse variance is measured
 CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that may be none
@@ -25,6 +28,11 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
     """
     table = parts(config, data)
     model = build(config["model"], "model", table)
+    if _told(data) and not isinstance(model, Diffusion):
+        raise UserError(
+            f"augmentation: {type(model).__name__} has no network that could be told of it; "
+            "told=false is accepted"
+        )
     _check_read(config, table, type(model))
     return model
 
@@ -64,11 +72,17 @@ def facts(config: dict, data: DataModule) -> dict[str, Any]:
         "discrete": data.levels is not None,
         "spacing": 2 / (data.levels - 1) if data.levels else None,
         "num_classes": data.num_classes,
-        "conditions": data.conditions if conditional else {},
+        "conditions": (data.conditions if conditional else {}) | _told(data),
         "mixture": data.mixture,
         "calibration": partial(training_items, data, CALIBRATION),
         "training": partial(training_items, data),
     }
+
+
+def _told(data: DataModule) -> dict[str, Kind]:
+    """The part in which a network is told what was done to a training image."""
+    numbers = numbers_told(data.augmentations)
+    return {AUGMENTATION: Vectors(numbers)} if numbers else {}
 
 
 def training_items(data: DataModule, n: int) -> Batch:

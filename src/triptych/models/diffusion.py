@@ -11,7 +11,7 @@ from triptych.data.batch import Batch
 from triptych.declare import Share
 from triptych.diffusion.batch_mean import whole_batch
 from triptych.diffusion.bound import Bound, Elbo
-from triptych.diffusion.condition import Condition, dropout
+from triptych.diffusion.condition import AUGMENTATION, Condition, dropout
 from triptych.diffusion.control import ITEMS, Control, lattice_variance
 from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.denoiser import Denoiser
@@ -96,9 +96,9 @@ class Diffusion(BoundModel):
                 f"{'a density' if levels is None else f'{levels} levels'}: {accepted} is accepted"
             )
         if isinstance(label_dropout, Mapping):
-            known = getattr(denoiser.network, "conditions", {})
+            known = {*getattr(denoiser.network, "conditions", {})} - {AUGMENTATION}
             for name in set(label_dropout) - set(known):
-                accepted = ", ".join(known) or "a number"
+                accepted = ", ".join(sorted(known)) or "a number"
                 raise ValueError(f"model.label_dropout.{name}: no such part; {accepted} is accepted")
         self.label_dropout, self.levels = label_dropout, levels
         self.denoiser, self.schedule = denoiser, schedule
@@ -142,10 +142,14 @@ class Diffusion(BoundModel):
         return [] if network is None else [network]
 
     def _training_condition(self, batch: Batch, step: int, rank: int, world: int) -> Condition | None:
-        condition = self._condition(batch)
-        if condition is None or not self.label_dropout:
-            return condition
-        return dropout(condition, self.label_dropout, self.seed, step, rank, world)
+        condition, done = self._condition(batch), None
+        if batch.condition is not None:
+            done = batch.condition.part(AUGMENTATION)  # told in any case, and never left out
+        if done is not None and condition is not None:
+            condition = condition.without(AUGMENTATION)
+        if condition is not None and self.label_dropout:
+            condition = dropout(condition, self.label_dropout, self.seed, step, rank, world)
+        return condition if done is None else Condition(**{AUGMENTATION: done}).together(condition)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The schedule's own parameters know no weight decay."""

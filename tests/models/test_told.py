@@ -1,0 +1,86 @@
+"""Augmentation that a network is told of: in training, never left out, and not leaking into samples."""
+
+import pytest
+import torch
+
+from triptych.data.augment import Flip, augment
+from triptych.data.batch import Batch
+from triptych.diffusion.bound import Bound
+from triptych.diffusion.condition import AUGMENTATION, Condition, Labels, Part, Vectors
+from triptych.diffusion.decoder import GaussianDensity
+from triptych.diffusion.denoiser import Denoiser, Output
+from triptych.diffusion.loss import Squared
+from triptych.diffusion.objective import Objective
+from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.schedule import Linear
+from triptych.errors import UserError
+from triptych.models.diffusion import Diffusion
+from triptych.models.lr_schedule import Constant
+from triptych.networks.mlp import MLP
+from triptych.training.execute import execute
+
+SHAPE = (1, 1, 2)
+POINT = torch.tensor([1.0, -1.0]).view(1, *SHAPE)
+
+
+def model(conditions, **more) -> Diffusion:
+    torch.manual_seed(0)
+    output, schedule = Output("x0"), Linear(-4.0, 6.0)
+    network = MLP(SHAPE, conditions=conditions, width=32, blocks=2)
+    parts = (Denoiser(network, output, VariancePreserving()), schedule, Objective(output, Squared("x0")))
+    bound = Bound(schedule, GaussianDensity())
+    given = {"shape": SHAPE, "discrete": False, "seed": 1, "repeats": 1, "val_repeats": 1} | more
+    return Diffusion(*parts, bound, lambda groups: torch.optim.AdamW(groups, lr=1e-3), Constant(), **given)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_what_the_network_is_told_of_does_not_leak(told):
+    """One image, half of its copies mirrored: in pure noise the guess is the image, or the mean of both."""
+    trained = model({AUGMENTATION: Vectors(1)} if told else {})
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=5e-3)
+    for step in range(300):
+        x, done = augment(POINT.repeat(64, 1, 1, 1), [Flip(0.5, told=told)], seed=3, step=step)
+        condition = None if done is None else Condition(**{AUGMENTATION: done})
+        loss = trained.loss(Batch(x, condition, torch.arange(64)), step, 0, 1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    z = torch.randn(200, *SHAPE, generator=torch.Generator().manual_seed(0))
+    guess = trained.denoiser(z, torch.tensor(6.0)).x0.mean(0, keepdim=True)
+    torch.testing.assert_close(guess, POINT if told else 0 * POINT, rtol=0, atol=0.15)
+    assert not trained.denoiser.conditional  # nobody asks for a mirrored image
+
+
+def test_it_is_never_left_out_and_told_without_labels_too(monkeypatch):
+    seen = []
+    for conditional in (True, False):
+        kinds = {AUGMENTATION: Vectors(1)} | ({"label": Labels(3)} if conditional else {})
+        trained = model(kinds, conditional=conditional, label_dropout=1.0)
+        forward = trained.denoiser.network.forward
+        monkeypatch.setattr(
+            trained.denoiser.network, "forward", lambda z, g, c, f=forward: seen.append(c) or f(z, g, c)
+        )
+        done = Part(torch.ones(4, 1), torch.tensor([True, True, False, True]))
+        told = Condition(**{"label": torch.zeros(4, dtype=torch.long), AUGMENTATION: done})
+        trained.loss(Batch(POINT.repeat(4, 1, 1, 1), told, torch.arange(4)), 0, 0, 1)
+        part = seen[-1].parts[AUGMENTATION]
+        assert part.value.equal(done.value) and part.given.equal(done.given)
+        assert ("label" in seen[-1].parts) == conditional
+        if conditional:
+            assert not seen[-1].parts["label"].given.any()  # all left out, as asked
+
+
+def test_it_is_a_choice_of_a_run(prepared):
+    from triptych.experiment.reopen import reopen
+
+    run = prepared("augmentation=non_leaking", "augmentation.crop.padding=1")
+    assert execute(run)["status"] == "finished"
+    opened = reopen(str(run / "checkpoints" / "last.ckpt"))
+    assert opened.model.denoiser.network.conditions == {AUGMENTATION: Vectors(3)}
+    assert not opened.model.conditional and set(opened.data.conditions) == {"label"}
+
+
+def test_a_model_that_cannot_be_told_is_refused(prepared):
+    run = prepared("model=vae", "augmentation=flip", "augmentation.flip.told=true")
+    with pytest.raises(UserError, match=r"augmentation: VAE .* told=false is accepted"):
+        execute(run)
