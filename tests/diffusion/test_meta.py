@@ -11,9 +11,16 @@ from triptych.diffusion.dequantisation import dequantise
 from triptych.diffusion.flow import Flow
 from triptych.diffusion.guidance import Auto, Classifier, ClassifierFree
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
-from triptych.diffusion.process import Rectified, SubVariancePreserving, VarianceExploding, VariancePreserving
+from triptych.diffusion.process import (
+    Preconditioned,
+    Rectified,
+    SubVariancePreserving,
+    VarianceExploding,
+    VariancePreserving,
+)
 from triptych.diffusion.sampler import (
     DDIM,
+    EDM,
     Ancestral,
     AnnealedLangevin,
     DPMSolver,
@@ -22,7 +29,7 @@ from triptych.diffusion.sampler import (
     Langevin,
     PredictorCorrector,
 )
-from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Sigmoid
+from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Sigmoid, Straight
 from triptych.diffusion.wrappers import DynamicThreshold, StaticThreshold
 from triptych.networks.classifier import ClassifierNetwork
 from triptych.networks.mlp import MLP
@@ -34,6 +41,7 @@ SAMPLERS = {
     "ddim": lambda: DDIM(2, eta=0.5),
     "euler": lambda: Euler(2),
     "heun": lambda: Heun(2, grid="karras"),
+    "edm": lambda: EDM(2, churn=1.0, low=0.1, high=5.0),
     "dpm_solver": lambda: DPMSolver(3, grid="time"),
     "predictor_corrector": lambda: PredictorCorrector(2, inner=1),
     "langevin": lambda: Langevin(2, inner=1),
@@ -44,6 +52,7 @@ SCHEDULES = {
     "cosine": lambda: Cosine(-6.0, 4.0),
     "beta_linear": lambda: BetaLinear(-6.0, 4.0),
     "sigmoid": lambda: Sigmoid(-6.0, 4.0),
+    "straight": lambda: Straight(-6.0, 4.0),
     "learned": lambda: Monotone(-6.0, 4.0, hidden=4),
     "learned_endpoints": lambda: LearnedEndpoints(-6.0, 4.0),
 }
@@ -60,7 +69,7 @@ GUIDANCE = {
     "static": lambda denoiser: StaticThreshold(ClassifierFree(denoiser, 2.0)),
     "dynamic": lambda denoiser: DynamicThreshold(ClassifierFree(denoiser, 2.0)),
 }
-PROCESSES = (VariancePreserving, VarianceExploding, SubVariancePreserving, Rectified)
+PROCESSES = (VariancePreserving, VarianceExploding, SubVariancePreserving, Rectified, Preconditioned)
 
 
 def make(output, process) -> Denoiser:

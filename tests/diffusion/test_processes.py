@@ -1,11 +1,13 @@
-"""Four processes beside each other: what defines each, and one denoiser under all of them."""
+"""Processes beside each other: what defines each, and one denoiser under all of them."""
 
 import itertools
 
 import pytest
 import torch
 
+from triptych.diffusion.denoiser import EDMOutput
 from triptych.diffusion.process import (
+    Preconditioned,
     Rectified,
     SubVariancePreserving,
     VarianceExploding,
@@ -15,19 +17,21 @@ from triptych.diffusion.sampler import DPMSolver
 from triptych.diffusion.schedule import Cosine, Linear
 from triptych.tutorial.reprocess import Reprocessed
 
-from .oracles import U, Wrong, lopsided, network, oracle
+from .oracles import U, Wrong, lopsided, network, oracle, refused
 
 PROCESSES = {
     "vp": VariancePreserving(),
     "ve": VarianceExploding(),
     "sub_vp": SubVariancePreserving(),
     "rectified": Rectified(),
+    "edm": Preconditioned(0.6),
 }
 DEFINITIONS = {
     "vp": lambda alpha, sigma: alpha.square() + sigma.square() - 1,
     "ve": lambda alpha, sigma: alpha - 1,
     "sub_vp": lambda alpha, sigma: alpha.square() + sigma - 1,
     "rectified": lambda alpha, sigma: alpha + sigma - 1,
+    "edm": lambda alpha, sigma: 0.36 * alpha.square() + sigma.square() - 1,
 }
 every = pytest.mark.parametrize("name", PROCESSES)
 pairs = pytest.mark.parametrize("before, after", list(itertools.permutations(PROCESSES, 2)))
@@ -106,3 +110,30 @@ def test_a_denoiser_samples_the_same_points_under_another_process_and_schedule(a
     *_, moved = sampler.path(Reprocessed(denoiser, other), gammas, there)
     scale = [p.alpha_sigma(gammas[-1])[0] for p in (vp, other)]
     torch.testing.assert_close(moved / scale[1], own / scale[0])
+
+
+def test_edm_s_input_is_theirs_and_has_unit_variance():
+    """Karras et al. 2022, table 1: c_in (x + s eps); F, read of it, is their D by c_skip and c_out."""
+    data, s = 0.5, torch.logspace(-3, 2, 30, dtype=torch.float64)[:, None]
+    process, gamma = Preconditioned(data), 2 * s.log()
+    generator = torch.Generator().manual_seed(0)
+    x, eps, f = torch.randn(3, 30, 4, generator=generator, dtype=torch.float64)
+    z = process.diffuse(x, gamma, eps)
+    torch.testing.assert_close(z, (x + s * eps) / (s**2 + data**2).sqrt())
+    alpha, sigma = process.alpha_sigma(gamma)
+    torch.testing.assert_close((data * alpha) ** 2 + sigma**2, torch.ones_like(s))
+    skip, out = data**2 / (s**2 + data**2), s * data / (s**2 + data**2).sqrt()
+    guess = EDMOutput(data)(f, z, alpha, sigma)
+    torch.testing.assert_close(guess.x0, skip * (x + s * eps) + out * f)
+
+
+def test_with_unit_data_edm_s_scales_are_those_that_preserve_the_variance():
+    gamma = torch.linspace(-12, 12, 97, dtype=torch.float64)
+    pairs = zip(Preconditioned(1.0).alpha_sigma(gamma), VariancePreserving().alpha_sigma(gamma), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
+def test_processes_of_other_numbers_are_others():
+    assert str(Preconditioned(0.5)) == str(Preconditioned(0.5)) != str(Preconditioned(0.6))
+    assert str(VariancePreserving()) == "VariancePreserving"
+    refused(lambda: Preconditioned(0.0), "process.sigma_data=0.0")

@@ -129,8 +129,8 @@ def test_heun_and_edm_follow_algorithms_1_and_2_of_edm_written_in_numpy(churn):
     theirs, noise = [], generator(7)
     for s, then in zip(ladder[:-1], ladder[1:], strict=True):
         raised = min(s_churn / steps, np.sqrt(2) - 1) if s_min <= s <= s_max else 0.0
+        fresh = torch.randn(64, 2, generator=noise, dtype=torch.float64).numpy()
         if raised:
-            fresh = torch.randn(64, 2, generator=noise, dtype=torch.float64).numpy()
             y = y + np.sqrt((s + raised * s) ** 2 - s**2) * s_noise * fresh
             s = s + raised * s
         slope = (y - denoised(y, s)) / s

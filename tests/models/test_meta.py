@@ -19,6 +19,7 @@ from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Cosine, Linear
+from triptych.diffusion.times import Adaptive, Importance, LogNormal
 from triptych.models.classifier import Classifier
 from triptych.models.diffusion import Diffusion
 from triptych.models.latent import VAE, HierarchicalVAE
@@ -43,7 +44,7 @@ def diffusion(schedule, output, levels=None, steps=None, **options) -> Diffusion
     network = MLP((2,), getattr(output, "per_dim", 1), conditions, width=4, blocks=1, dropout=0.1)
     decoder = GaussianDensity() if levels is None else Categorical(levels)
     bound = Bound(schedule, decoder, steps)
-    objective = Objective(output, options.pop("loss", losses.Elbo()), steps)
+    objective = Objective(output, options.pop("loss", losses.Elbo()), steps, times=options.pop("times", None))
     options |= {"levels": levels, "discrete": levels is not None, "conditional": True, "label_dropout": 0.1}
     parts = (Denoiser(network, output, PROCESS()), schedule, objective, bound)
     return Diffusion(*parts, optimizer, Constant(), **options, **MORE)
@@ -65,6 +66,11 @@ MODELS = {
     "linear": lambda: diffusion(Linear(-6.0, 4.0), Output("epsilon"), mixture=mixture()),
     "levels": lambda: diffusion(Cosine(-6.0, 4.0), LevelOutput(5), levels=5, loss=losses.MinSNR()),
     "steps": lambda: diffusion(Linear(-6.0, 4.0), Output("x0"), levels=5, steps=10),
+    "log_normal": lambda: diffusion(Linear(-6.0, 4.0), Output("x0"), levels=5, times=LogNormal()),
+    "importance": lambda: diffusion(
+        Linear(-6.0, 4.0), Output("x0"), levels=5, steps=4, times=Importance(objective_steps=4)
+    ),
+    "adaptive": lambda: diffusion(Cosine(-6.0, 4.0), Output("v"), levels=5, times=Adaptive(4)),
     "monotone": lambda: diffusion(Monotone(-6.0, 4.0, hidden=4), Output("v"), levels=5),
     "endpoints": lambda: diffusion(LearnedEndpoints(-6.0, 4.0), Output("v"), levels=5),
     "oracle": lambda: OracleModel(

@@ -41,7 +41,7 @@ class Output(nn.Module):
 class EDMOutput(Output):
     """The network's output read as F of EDM's preconditioning, see ``prediction.edm``.
 
-    The scale of z (their c_in) is the process's; their weight lambda = 1 / c_out^2 is the ``simple`` loss.
+    Their c_in is the scale of z under ``process=edm``; their lambda = 1 / c_out^2 is the ``simple`` loss.
 
     Args:
         sigma_data: standard deviation of the data.

@@ -141,8 +141,8 @@ class Auto(Wrapper):
 
     def __init__(self, denoiser: AnyDenoiser, weak: Opened, scale: float = 1.0):
         super().__init__(denoiser)
-        if type(weak.process) is not type(denoiser.process):
-            names = type(weak.process).__name__, type(denoiser.process).__name__
+        if str(weak.process) != str(denoiser.process):
+            names = weak.process, denoiser.process
             raise ValueError(f"guidance.weak: its process {names[0]} is not the model's {names[1]}")
         self.weak, self.scale = weak, float(scale)
 

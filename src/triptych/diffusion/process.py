@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from triptych.declare import Positive, declared
+
 
 def expand(value: Tensor, like: Tensor) -> Tensor:
     """(B,) or () -> a shape that broadcasts against ``like`` (B, *event)."""
@@ -25,6 +27,11 @@ class Gaussian(NamedTuple):
 
 class Process:
     """A family (alpha, sigma) indexed by gamma. Subclasses give ``alpha_sigma``."""
+
+    def __str__(self) -> str:
+        """Its name and numbers: two of one string are the same process."""
+        numbers = ", ".join(f"{key}={value}" for key, value in vars(self).items())
+        return type(self).__name__ + (f"({numbers})" if numbers else "")
 
     def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise scale at gamma, same shape as gamma."""
@@ -108,6 +115,39 @@ class SubVariancePreserving(Process):
 
     def prior_std(self, gamma: Tensor) -> Tensor:
         return torch.ones_like(gamma)
+
+
+@declared("process")
+class Preconditioned(Process):
+    r"""z = c_in (x + s eps), s = e^{gamma / 2}: EDM's input to the network (Karras et al. 2022, table 1).
+
+    c_in = 1 / sqrt(s^2 + sd^2), so alpha = 1 / sqrt(e^gamma + sd^2) and z has unit variance at every level
+    where the data have sd; prior N(0, sigma_1^2 I), their N(0, s_max^2 I) in these coordinates. With sd = 1
+    alpha and sigma are those of ``VariancePreserving``.
+
+    Args:
+        sigma_data: sd, standard deviation of the data.
+
+    Raises:
+        ValueError: ``sigma_data`` is not positive.
+    """
+
+    def __init__(self, sigma_data: Positive = 0.5):
+        self.sigma_data = float(sigma_data)
+
+    def _shift(self, gamma: Tensor) -> Tensor:
+        """gamma of the data scaled to unit variance."""
+        return gamma - 2 * math.log(self.sigma_data)
+
+    def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = self._shift(gamma)
+        return torch.sigmoid(-scaled).sqrt() / self.sigma_data, torch.sigmoid(scaled).sqrt()
+
+    def dlog_alpha(self, gamma: Tensor) -> Tensor:
+        return -0.5 * torch.sigmoid(self._shift(gamma))
+
+    def prior_std(self, gamma: Tensor) -> Tensor:
+        return self.alpha_sigma(gamma)[1]
 
 
 class Rectified(Process):

@@ -117,9 +117,10 @@ class LogNormal(Density):
 class LogitNormal(Density):
     r"""logit t ~ N(mean, std^2), t that of the schedule (Esser et al. 2024, SD3; Li & He 2025, JiT).
 
-    With ``schedule=straight`` and ``process=rectified`` it is the t of their path, which grows with the
-    noise: JiT's own grows with the data, so its mean of -.8 is .8 here. The density vanishes at both ends: of
-    a loss that is averaged over another, draws there are few and large, and beyond a share of 2^-24 none.
+    With ``schedule=straight`` of wide ends and ``process=rectified`` it is their path's t, which grows with
+    the noise: JiT's own grows with the data, so its mean of -.8 is .8 here. The density vanishes at both
+    ends: of a loss that is averaged over another, draws there are few and large, and beyond a share of 2^-24
+    none.
 
     Args:
         mean, std: of logit t.

@@ -60,8 +60,8 @@ def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
     found = getattr(guides.open("objective.teacher", path), "denoiser", None)
     if not isinstance(found, Denoiser) or not isinstance(taught, Denoiser):
         raise UserError(f"objective.teacher={path}: has no denoiser; a diffusion model's is accepted")
-    if type(found.process) is not type(taught.process):
-        names = type(found.process).__name__, type(taught.process).__name__
+    if str(found.process) != str(taught.process):
+        names = found.process, taught.process
         raise UserError(f"objective.teacher={path}: its process is {names[0]}, the model's {names[1]}")
     return found
 

@@ -99,8 +99,8 @@ def _classifier(path: str, denoiser, data: DataModule, guides: Guides):
             raise UserError("guidance.classifier=exact: the truth of this data is not known; a checkpoint is")
         return ExactClassifier(data.mixture, denoiser.process)
     classifier = guides.classifier("guidance.classifier", path, noise=True)
-    if type(classifier.process) is not type(denoiser.process):
-        names = type(classifier.process).__name__, type(denoiser.process).__name__
+    if str(classifier.process) != str(denoiser.process):
+        names = classifier.process, denoiser.process
         raise UserError(f"guidance.classifier={path}: its process is {names[0]}, the model's {names[1]}")
     return classifier
 

@@ -55,8 +55,10 @@ class EDM(Heun):
         generator: torch.Generator | None = None,
         history: History | None = None,
     ) -> Tensor:
-        if self.raised and self.low <= torch.exp(0.5 * gamma_t) <= self.high:
-            more = gamma_t + 2 * math.log1p(self.raised)
+        if self.raised:
+            s = torch.exp(0.5 * gamma_t)
+            inside = (self.low <= s) & (s <= self.high)  # asked of no number: nothing waits for the device
+            more = gamma_t + inside.to(gamma_t) * (2 * math.log1p(self.raised))
             (alpha, sigma), (before, _) = map(denoiser.process.alpha_sigma, (more, gamma_t))
             fresh = self.noise * sigma * torch.sqrt(-torch.expm1(gamma_t - more))
             z = (alpha / before * z).addcmul_(noise_like(z, generator), fresh)
