@@ -20,7 +20,7 @@ from torch import Tensor
 
 from triptych.declare import Positive, declared
 
-from .prediction import Space, edm, error_scale, space_of
+from .prediction import Space, error_scale, space_of
 from .process import Process
 from .times import Density, LogNormal, Uniform
 
@@ -191,7 +191,7 @@ class EDM(Loss):
     def __init__(
         self, mean: float = -1.2, std: Positive = 1.2, sigma_data: Positive = 0.5, monotonic: bool = False
     ):
-        self.over, self.space, self.sigma_data = LogNormal(mean, std), edm(sigma_data), sigma_data
+        self.over, self.sigma_data = LogNormal(mean, std), sigma_data
         self.peak = _peak(2 * mean, 2 * std, sigma_data**2) if monotonic else math.inf
 
     def weight(self, at: Level) -> Tensor:
