@@ -86,7 +86,7 @@ def check_hyperparameters_and_pictures(run) -> None:
     content = events.summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
     said = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
     assert said["optimizer.lr"].number_value == run.config()["optimizer"]["lr"]
-    assert said["choice/objective"].string_value == "epsilon" and said["seed"].number_value == 1
+    assert said["objective"].string_value == "epsilon" and said["seed"].number_value == 1
     assert {*events.Tags()["images"]} == {"samples", "samples/final"}
 
 
@@ -121,7 +121,7 @@ def test_a_run_that_goes_on_is_one_run_in_both(prepared, monkeypatch, root):
     check(run, read, 1e-12, but=("time", "train/images_per_second"))
     assert found.info.status == "FINISHED" and found.data.tags["mlflow.runName"] == "tiny"
     assert found.data.params["optimizer.lr"] == str(run.config()["optimizer"]["lr"])
-    assert found.data.params["choice/objective"] == "epsilon" and found.data.params["seed"] == "1"
+    assert found.data.params["objective"] == "epsilon" and found.data.params["seed"] == "1"
     assert (root / "logs" / "mlflow.db").is_file() and [
         *(root / "logs").rglob("mlflow-artifacts/**/final.png")
     ]

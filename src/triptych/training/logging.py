@@ -18,7 +18,8 @@ from triptych.config.schema import Wandb
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
-from triptych.training.follower import Follower
+from triptych.runs.strangers import is_own
+from triptych.training.follower import Follower, say
 from triptych.training.mlflow import MLflow, address
 from triptych.training.tensorboard import TensorBoard
 from triptych.training.wandb_content import about
@@ -88,7 +89,11 @@ def _wandb(
         return None
     own = {k: node[k] for k in ("project", "entity", "notes", "save_code") if node.get(k) is not None}
     own |= about(node, config, provenance, run)
-    mirror = Mirror(run, table, mode, own)
+    artifacts = bool(node.get("artifacts"))
+    if artifacts and not is_own(run):
+        say("W&B: artifacts are left out: a directory asks for them, not a command of yours")
+        artifacts = False
+    mirror = Mirror(run, table, mode, own, artifacts)
     mirror.begin(step)
     return mirror
 
