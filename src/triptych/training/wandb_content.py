@@ -86,8 +86,8 @@ def panels(summary: dict) -> dict[str, tuple[list[str], list[list]]]:
 
 def chart(columns: list[str]) -> tuple[str, str]:
     """The columns that are x and y of a panel's chart: gamma and what goes with it, a value and a measure."""
-    y = next((column for column in columns if column.startswith("measures/")), columns[1])
-    return columns[0], y
+    measures = [column for column in columns if column.startswith("measures/")]
+    return columns[0], [*measures, *columns[1:], columns[0]][0]
 
 
 def _is_column(value: Any) -> bool:
