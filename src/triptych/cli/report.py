@@ -34,18 +34,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="M",
         help="call settings the same where a test puts their difference within M, in the unit shown",
     )
-    parser.add_argument(
+    also = parser.add_mutually_exclusive_group()
+    also.add_argument(
         "--wandb",
         action="store_true",
         help="the same comparison in W&B too, as a workspace and a report; renewed where it was there before",
     )
-    parser.add_argument(
+    also.add_argument(
         "--wandb-json",
         type=Path,
         metavar="FILE",
         help="write W&B's workspace and report to a file instead, without a network",
     )
-    parser.add_argument(
+    also.add_argument(
         "--watch",
         action="store_true",
         help="serve the report to this machine's browsers, and renew it as runs grow, until Ctrl-C",

@@ -12,35 +12,27 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from triptych.errors import UserError
-from triptych.report import measures
-from triptych.report.axes import SWEEP, Axis
-from triptych.report.compare import METRIC, Comparison
+from triptych.report.axes import SWEEP
+from triptych.report.compare import Comparison
 from triptych.report.markdown import fenced, results_table, safe
-from triptych.report.story import Story, columns
+from triptych.report.story import Story
 from triptych.report.verdict import footnote
+from triptych.report.wandb_panels import config_key, grouping, laid_out, panels_of, runs_of, with_value
 from triptych.report.words import count
 from triptych.runs.directory import RunDirectory, to_json, write_atomic
-from triptych.runs.read import PARTS, Run
-from triptych.training.wandb_content import BESIDE, RESOLVED, chart, figures, panels, sweep_of
+from triptych.runs.read import Run
+from triptych.training.wandb_content import STEP, sweep_of
 from triptych.training.wandb_login import logged_in
 
 LOGGED = "logger.wandb."  # before a key of W&B's in a run's configuration
 SAVED = "report_files/wandb.json"  # what has been saved, to be renewed
-STEP, SECONDS = "trainer/global_step", "time"
-LINE = "wandb/line/v0"  # a preset of W&B's: one line a run
 LIMIT = 128  # characters of a report's title
-TRAINING = {  # curves over the training step, where a run has them
-    "train/loss": "training loss",
-    "train/grad_norm": "norm of the gradient, before it is clipped",
-    "train/clipped": "share of steps that were clipped",
-    "train/images_per_second": "images a second",
-}
 
 
 @dataclass(frozen=True)
@@ -61,27 +53,6 @@ class Views:
             kind: {"name": name, "spec": json.loads(spec.model_dump_json(by_alias=True, exclude_none=True))}
             for kind, (name, spec) in specs.items()
         }
-
-
-@dataclass(frozen=True)
-class Told:
-    """Which keys W&B has of some runs: columns of their histories, figures of their summaries, tables."""
-
-    history: frozenset[str]
-    summary: frozenset[str]
-    tables: dict[str, list[str]]
-
-    @classmethod
-    def by(cls, runs: Iterable[Run]) -> Told:
-        history: set[str] = set()
-        summary: set[str] = set()
-        tables: dict[str, list[str]] = {}
-        for run in runs:
-            history |= run.columns()
-            said = RunDirectory(run.dir).summary() or {}
-            summary |= figures(said).keys()
-            tables |= {f"{key}_table": names for key, (names, _) in panels(said).items()}
-        return cls(frozenset(history), frozenset(summary), tables)
 
 
 def project_of(story: Story) -> tuple[str | None, str]:
@@ -173,22 +144,6 @@ def _known(file: Path, views: Views) -> dict[str, str]:
 # what the runs are grouped and filtered by ------------------------------------------------------------
 
 
-def config_key(axis: Axis, runs: Sequence[Run]) -> str:
-    """The key of W&B's configuration that an axis is: a choice or a flat key by its name, else resolved."""
-    flat = axis.key in BESIDE or any(axis.key in run.choices for run in runs)
-    return axis.key if flat else f"{RESOLVED}.{axis.key}"
-
-
-def _grouping(comparison: Comparison) -> list[str]:
-    """As a run set of a report spells it."""
-    runs = _runs(comparison)
-    return ["group" if axis.key == SWEEP else f"config.{config_key(axis, runs)}" for axis in comparison.axes]
-
-
-def _runs(comparison: Comparison) -> list[Run]:
-    return [run for cell in comparison.cells for run in cell.runs.values()]
-
-
 def run_id(run: Run) -> str:
     """W&B's id of a run: the directory's."""
     return str(RunDirectory(run.dir).provenance().get("id", ""))
@@ -206,87 +161,6 @@ def _groups(runs: Iterable[Run]) -> list[str] | None:
     return [*found]
 
 
-# panels -----------------------------------------------------------------------------------------------
-
-
-def _panels(wr: Any, comparison: Comparison) -> list[tuple[str, list[Any]]]:
-    """Panels by section: what has nothing to show is left out."""
-    told = Told.by(_runs(comparison))
-    by = _panel_group(wr, comparison)
-    sections = [
-        ("Test", _test(wr, comparison, told, by)),
-        ("Validation", _validation(wr, comparison, told, by)),
-        ("Noise levels and measures", _tables(wr, told)),
-        ("Training", [_line(wr, title, key, by) for key, title in TRAINING.items() if key in told.history]),
-        ("Samples, drawn from the same noise", _samples(wr, comparison)),
-    ]
-    return [(name, found) for name, found in sections if found]
-
-
-def _panel_group(wr: Any, comparison: Comparison) -> dict[str, Any]:
-    """Mean and standard error over the seeds of a setting; of several axes, the run set's groups."""
-    over_seeds = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
-    if len(comparison.axes) != 1:
-        return over_seeds | {"aggregate": True}
-    [axis] = comparison.axes
-    key = wr.Metric("Group") if axis.key == SWEEP else wr.Config(config_key(axis, _runs(comparison)))
-    return over_seeds | {"groupby": key}
-
-
-def _test(wr: Any, comparison: Comparison, told: Told, by: dict[str, Any]) -> list[Any]:
-    bound, unit = f"test/{comparison.measure}", comparison.unit
-    asked = {bound: f"test bound, {unit}"}
-    asked |= {f"{bound}_{part}": f"{part}, {unit}" for part in PARTS}
-    asked["test/gap"] = f"gap to truth, {unit}"
-    shown = {key for key, _ in columns(comparison) if key.startswith(METRIC)}
-    asked |= {f"test/{key.removeprefix(METRIC)}": key.removeprefix(METRIC) for key in sorted(shown)}
-    asked |= {f"measures/{name}": f"{what} ({b})" for name, (what, b) in measures.KNOWN.items() if b}
-    limit = {"max_runs_to_show": 500, "max_bars_to_show": 100}
-    return [
-        wr.BarPlot(title=title, metrics=[key], **by, **limit)
-        for key, title in asked.items()
-        if key in told.summary
-    ]
-
-
-def _validation(wr: Any, comparison: Comparison, told: Told, by: dict[str, Any]) -> list[Any]:
-    if "val/bound" not in told.history:
-        return []
-    title = f"validation bound, {comparison.unit}"
-    return [
-        _line(wr, f"{title}, by training steps", "val/bound", by),
-        _line(wr, f"{title}, by seconds of training", "val/bound", by, SECONDS),
-    ]
-
-
-def _line(wr: Any, title: str, key: str, by: dict[str, Any], x: str = STEP) -> Any:
-    head = "training step" if x == STEP else "seconds"
-    return wr.LinePlot(title=title, x=x, y=[key], title_x=head, max_runs_to_show=500, **by)
-
-
-def _tables(wr: Any, told: Told) -> list[Any]:
-    found = []
-    for key, names in told.tables.items():
-        x, y = chart(names)
-        title = key.removeprefix("panels/").removesuffix("_table").replace("_", " ")
-        one = wr.CustomChart(
-            query={"summaryTable": {"tableKey": key}},
-            chart_name=LINE,
-            chart_fields={"x": x, "y": y},
-            chart_strings={"title": title},
-        )
-        found.append(one)
-    return found
-
-
-def _samples(wr: Any, comparison: Comparison) -> list[Any]:
-    runs = _runs(comparison)
-    asked = {"samples/final": "at the end"} if any(run.samples for run in runs) else {}
-    if any((run.dir / "samples").glob("step_*.png") for run in runs):
-        asked["samples"] = "while training"
-    return [wr.MediaBrowser(title=title, media_keys=[key], num_columns=5) for key, title in asked.items()]
-
-
 # the two objects --------------------------------------------------------------------------------------
 
 
@@ -299,13 +173,13 @@ def _workspace(wr: Any, ws: Any, expr: Any, story: Story, where: dict[str, str])
         sections.append(ws.Section(name=f"{prefix}Comparison", panels=[table], is_open=True, pinned=True))
         sections += [
             ws.Section(name=f"{prefix}{name}", panels=found, is_open=True)
-            for name, found in _panels(wr, comparison)
+            for name, found in panels_of(wr, comparison)
         ]
     figure = f"test/{first.measure}"
     seen = [f"summary:{figure}{end}" for end in ("", "_stderr", "_n")]
-    runs = _runs(first)
+    runs = runs_of(first)
     keys = [config_key(axis, runs) for axis in first.axes if axis.key != SWEEP]
-    seen = [f"config:{_with_value(key)}" for key in [*keys, "seed"]] + seen
+    seen = [f"config:{with_value(key)}" for key in [*keys, "seed"]] + seen
     grouped = [expr.Config(key) for key in keys]
     if any(axis.key == SWEEP for axis in first.axes):
         grouped.append(expr.Metric("Group"))
@@ -336,26 +210,17 @@ def _report(wr: Any, expr: Any, story: Story, where: dict[str, str], runset: dic
         blocks += [wr.H1(comparison.heading), wr.MarkdownBlock(_in_words(story, comparison))]
         compared = wr.Runset(
             name=comparison.heading,
-            filters=expr.And(expr.Metric("ID").isin([run_id(run) for run in _runs(comparison)])),
-            groupby=_grouping(comparison),
+            filters=expr.And(expr.Metric("ID").isin([run_id(run) for run in runs_of(comparison)])),
+            groupby=grouping(comparison),
             order=[wr.OrderBy(wr.SummaryMetric(f"test/{comparison.measure}"), ascending=True)],
             **runset,
         )
-        for name, found in _panels(wr, comparison):
-            blocks += [wr.H2(name), wr.PanelGrid(runsets=[compared], panels=_laid_out(wr, found))]
+        for name, found in panels_of(wr, comparison):
+            blocks += [wr.H2(name), wr.PanelGrid(runsets=[compared], panels=laid_out(wr, found))]
     if story.command:
         blocks += [wr.H1("Reproduce"), wr.MarkdownBlock("\n".join(fenced(story.command)))]
     described = f"{count(len(story.runs), 'run')}, by triptych-report"
     return wr.Report(**where, title=story.title[:LIMIT], description=described, blocks=blocks, width="fluid")
-
-
-def _laid_out(wr: Any, found: list[Any]) -> list[Any]:
-    """Two panels a row of W&B's grid, which is 24 wide; samples take a row."""
-    for i, panel in enumerate(found):
-        wide = isinstance(panel, wr.MediaBrowser)
-        x, w = (0, 24) if wide else (12 * (i % 2), 12)
-        panel.layout = wr.Layout(x=x, y=8 * (i if wide else i // 2), w=w, h=8)
-    return found
 
 
 def _in_words(story: Story, comparison: Comparison) -> str:
@@ -365,12 +230,6 @@ def _in_words(story: Story, comparison: Comparison) -> str:
     lines += [f"- {safe(line)}" for line in said.lines]
     lines += [f"- Note: {safe(note)}" for note in comparison.notes]
     return "\n".join([*lines, "", safe(footnote(comparison))])
-
-
-def _with_value(key: str) -> str:
-    """A key of the configuration as W&B's columns have it: "seed.value", "resolved.value.optimizer.lr"."""
-    first, dot, rest = key.partition(".")
-    return f"{first}.value{dot}{rest}"
 
 
 def _without_symbols(text: str) -> str:

@@ -9,6 +9,8 @@ SPLITS = {"train": "final/train_", "val": "final/val_", "test": "test/"}  # as m
 NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics", "wandb")
 NO_CHOICE = ("hydra", "local", "logger", "paths")  # of what a run is
 GROUPS = ("experiment", "ablation", "data")  # choices that become tags
+STEP = "trainer/global_step"
+LINE = "wandb/line/v0"  # a chart of W&B's: one line a run
 RESOLVED = "resolved"  # the key below which W&B has the resolved configuration
 BESIDE = ("seed", "setting")  # keys that stand beside the choices
 

@@ -27,14 +27,12 @@ from pytorch_lightning.utilities import rank_zero_only
 from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
 from triptych.runs.processes import rank
-from triptych.training.wandb_content import chart, figures, panels
+from triptych.training.wandb_content import LINE, STEP, chart, figures, panels
 from triptych.training.wandb_files import directories, discard, is_sent, last_step
 
 INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at first, and to take what is left at the end
 PANELS = 10.0  # to take the panels, before that
-STEP = "trainer/global_step"
 BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lowest is best
-LINE = "wandb/line/v0"  # a preset of W&B's
 LATE = 2  # Lightning logs a training step's row after the validation that follows it
 FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}
 # These make a temporary directory when they are imported.
