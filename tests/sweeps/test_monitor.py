@@ -10,7 +10,7 @@ from rich.console import Console
 
 from triptych.callbacks.progress import WINDOW, Progress
 from triptych.runs.directory import RunDirectory
-from triptych.sweeps.sweep import Monitor, state
+from triptych.sweeps.sweep import Monitor, short_names, state
 from triptych.training.execute import execute
 
 AT_WORK = {"stage": "fit", "step": 1200, "max_steps": 4000, "steps_per_second": 35.0, "bound": 2.31}
@@ -32,8 +32,8 @@ def finished(root, name: str) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({}, "fit 1200/4000, 35.0 steps/s, 1 min 20 s left, val 2.310"),
-        ({"steps_per_second": 0.5}, "fit 1200/4000, 2.0 s a step, 1 h 33 min left, val 2.310"),
+        ({}, "fit 1200/4000, val 2.310, 35.0 steps/s, 1 min 20 s left"),
+        ({"steps_per_second": 0.5}, "fit 1200/4000, val 2.310, 2.0 s a step, 1 h 33 min left"),
         ({"steps_per_second": None, "bound": None}, "fit 1200/4000"),
         ({"updated": 0.0}, "stalled or interrupted 1200/4000, val 2.310"),
     ],
@@ -79,13 +79,23 @@ def test_a_run_says_how_fast_and_how_good_it_is(prepared, monkeypatch):
 
 
 def test_the_table_of_a_terminal(tmp_path):
-    at_work(tmp_path, "v")
-    finished(tmp_path, "x0")
-    console = Console(width=140, record=True, file=io.StringIO())
-    console.print(Monitor(tmp_path, ["v", "x0", "later"]).table())
-    text = console.export_text()
-    assert "fit 1200/4000, 35.0 steps/s, 1 min 20 s left, val 2.310" in text
-    assert "finished" in text and "waiting" in text
+    cells = [f"objective={name},optimizer.lr=0.01,seed=1" for name in ("epsilon", "v", "later")]
+    at_work(tmp_path, cells[0])
+    finished(tmp_path, cells[1])
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(Monitor(tmp_path, cells).table())
+    lines = console.export_text().splitlines()
+    assert "fit 1200/4000, val 2.310, 35.0 steps/s, 1 min 20 s left" in lines[2]
+    assert lines[1].strip().startswith("objective, optim") and lines[2].strip().startswith(
+        "epsilon, 0.01, 1 "
+    )
+    assert "finished" in lines[3] and "waiting" in lines[4]
+
+
+def test_what_cells_are_called():
+    assert short_names(["a=1,b=x", "a=2,b=y"]) == ("a, b", ["1, x", "2, y"])
+    for cells in (["a=1", "b=2"], ["a=1,b=[x,y]"], ["name"], []):
+        assert short_names(cells) == ("run", cells)
 
 
 def test_a_log_file_has_plain_lines_now_and_then(tmp_path, monkeypatch, capsys):
@@ -104,5 +114,5 @@ def test_a_log_file_has_plain_lines_now_and_then(tmp_path, monkeypatch, capsys):
     lines = said.splitlines()
     assert said.replace("\n", "").isprintable()
     assert 3 <= len(lines) <= 5 and sum("failed: no room" in line for line in lines) == 1
-    assert lines[0].startswith("[0/6] cell=0: fit 1200/4000, 35.0 steps/s") and "; and 2 more" in lines[0]
+    assert lines[0].startswith("[0/6] cell=0: fit 1200/4000, val 2.310") and "; and 2 more" in lines[0]
     assert lines[-1].startswith("[1/6] cell=1: ") and "; and 1 more" in lines[-1]

@@ -391,24 +391,28 @@ class Monitor(threading.Thread):
         """A rich table: one row a run."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
+        from rich.text import Text
 
         from triptych.runs.summary import one_line
 
-        table = Table(box=None, padding=(0, 2), title=f"{self.root.name}", title_justify="left")
-        for column in ("run", "", ""):
-            table.add_column(column, no_wrap=True)
-        for name in self.cells:
-            run = RunDirectory(self.root / name)
+        head, names = short_names(self.cells)
+        longest = max(map(len, names), default=3)
+        table = Table(box=None, padding=(0, 1), title=f"{self.root.name}", title_justify="left")
+        table.add_column(Text(head), no_wrap=True, min_width=min(24, longest), max_width=longest + 1)
+        table.add_column("", no_wrap=True, min_width=11)
+        table.add_column("", no_wrap=True)
+        for cell, name in zip(self.cells, map(Text, names), strict=True):
+            run = RunDirectory(self.root / cell)
             status, progress = run.status, _progress(run)
             if (run / REFUSED).exists():
                 table.add_row(name, "[red]refused[/]", "holds another run")
             elif status in ENDED:
                 style = {"finished": "green", "diverged": "yellow"}.get(status, "red")
-                table.add_row(name, f"[{style}]{status}[/]", one_line(run.summary() or {})[:70])
+                table.add_row(name, f"[{style}]{status}[/]", Text(one_line(run.summary() or {})[:70]))
             elif progress is None:
-                table.add_row(f"[dim]{name}[/]", "[dim]waiting[/]", "")
+                table.add_row(name, "waiting", "", style="dim")
             else:
-                bar = ProgressBar(total=progress["max_steps"], completed=progress["step"], width=24)
+                bar = ProgressBar(total=progress["max_steps"], completed=progress["step"], width=11)
                 table.add_row(name, bar, state(progress))
         return table
 
@@ -419,17 +423,26 @@ class Monitor(threading.Thread):
             write_report_or_say_why(self.root, len(self.cells))  # what is wrong is said at the end
 
 
+def short_names(cells: Sequence[str]) -> tuple[str, list[str]]:
+    """What cells are called in a table, and its heading: values alone where all name the same keys."""
+    parts = [[part.partition("=") for part in cell.split(",")] for cell in cells]
+    keys = {tuple(key for key, _, _ in one) for one in parts}
+    if len(keys) != 1 or not all(equals for one in parts for _, equals, _ in one):
+        return "run", list(cells)
+    return ", ".join(keys.pop()), [", ".join(value for _, _, value in one) for one in parts]
+
+
 def state(progress: dict) -> str:
-    """ "fit 1200/4000, 35.1 steps/s, 1 min 20 s left, val 2.310", as far as it is known."""
+    """ "fit 1200/4000, val 2.310, 35.1 steps/s, 1 min 20 s left", as far as it is known."""
     from triptych.report.words import duration, number
 
     stage = progress["stage"] if _alive(progress) else "stalled or interrupted"
     said = [f"{stage} {progress['step']}/{progress['max_steps']}"]
+    if (bound := progress.get("bound")) is not None:
+        said.append(f"val {number(bound)}")
     if (rate := progress.get("steps_per_second")) and _alive(progress):
         left = (progress["max_steps"] - progress["step"]) / rate
         said += [f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s a step", f"{duration(left)} left"]
-    if (bound := progress.get("bound")) is not None:
-        said.append(f"val {number(bound)}")
     return ", ".join(said)
 
 
