@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.fake_runs import sweep
+from tests.report.fake_runs import failed, make_run, running, sweep
 from tests.training.wandb_server import KEY, Server
 from triptych.cli import report as cli
 from triptych.report.story import tell
@@ -23,10 +24,10 @@ CONFIG = "logger:\n  wandb: {entity: null, project: ours, group: null}\n"
 
 def logged(root: Path, config: str = CONFIG) -> Path:
     """Fake runs that say that they report to W&B."""
-    for run in root.glob("*/config.yaml"):
+    for number, run in enumerate(sorted(root.glob("*/config.yaml"))):
         run.write_text(run.read_text() + config)
         file = run.parent / "provenance.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"id": f"id{hash(run) % 10**8}"}))
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"id": f"id{number}"}))
     return root
 
 
@@ -170,7 +171,8 @@ def check_groups(chosen: list[Kept], grouping: list[dict], comparison) -> None:
 # without a real run -------------------------------------------------------------------------------------
 
 
-def test_a_file_without_a_network(tmp_path, capsys):
+def test_a_file_without_a_network(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection"))
     root = logged(sweep(tmp_path / "a=b"))
     (root / "sweep.json").write_text(json.dumps({"title": "x0 + v", "command": "triptych-train -m x"}))
     file = tmp_path / "views.json"
@@ -185,6 +187,31 @@ def test_a_file_without_a_network(tmp_path, capsys):
     words = [part["content"] for part in parts(views["report"], "content")]
     assert any("| objective | seeds |" in text and story.verdicts[0].headline[:20] in text for text in words)
     assert "triptych-train -m x" in words[-1]
+
+
+def test_two_data_sets_and_runs_without_a_result(tmp_path):
+    """A run set for each comparison, of what was compared; the workspace has the rest too."""
+    root = tmp_path / "s"
+    for data, bound in (("digits", 2.0), ("mnist", 1.0)):
+        for objective in ("x0", "v"):
+            for seed in (1, 2):
+                keys = [f"data={data}", f"objective={objective}", f"seed={seed}"]
+                make_run(root, objective, seed, bound + 0.1 * seed, data=data, overrides=keys)
+    running(root, "epsilon", 1)
+    failed(root, "score", 1, "no room")
+    logged(root)
+    story = tell([root])
+    views = build(story, "", "ours").plain()
+    compared = [runset for grid in parts(views["report"], "runSets") for runset in grid["runSets"]]
+    ids = {runset["name"]: {*runset["filters"]["filters"][0]["value"]} for runset in compared}
+    assert [*ids] == [comparison.heading for comparison in story.comparisons] and len(ids) == 2
+    assert all(len(one) == 4 for one in ids.values()) and not set.intersection(*ids.values())
+    [workspace] = views["workspace"]["spec"]["section"]["runSets"]
+    assert len(workspace["filters"]["filters"][0]["value"]) == len(story.runs) == 10
+    said = json.dumps(views["report"])
+    assert story.banner in said and "1 running, 1 failed" in said
+    sections = views["workspace"]["spec"]["section"]["panelBankConfig"]["sections"]
+    assert len({section["name"] for section in sections}) == len(sections)
 
 
 def test_without_a_login_one_line(tmp_path, capsys, monkeypatch):
