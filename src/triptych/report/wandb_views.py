@@ -208,15 +208,15 @@ def _report(wr: Any, expr: Any, story: Story, where: dict[str, str], runset: dic
     blocks += [wr.P(line) for line in [story.banner, *story.tuned] if line]
     for comparison in story.comparisons:
         blocks += [wr.H1(comparison.heading), wr.MarkdownBlock(_in_words(story, comparison))]
-        compared = wr.Runset(
-            name=comparison.heading,
-            filters=expr.And(expr.Metric("ID").isin([run_id(run) for run in runs_of(comparison)])),
-            groupby=grouping(comparison),
-            order=[wr.OrderBy(wr.SummaryMetric(f"test/{comparison.measure}"), ascending=True)],
-            **runset,
-        )
+        compared = {
+            "name": comparison.heading,
+            "filters": expr.And(expr.Metric("ID").isin([run_id(run) for run in runs_of(comparison)])),
+            "groupby": grouping(comparison),
+            "order": [wr.OrderBy(wr.SummaryMetric(f"test/{comparison.measure}"), ascending=True)],
+        }
         for name, found in panels_of(wr, comparison):
-            blocks += [wr.H2(name), wr.PanelGrid(runsets=[compared], panels=laid_out(wr, found))]
+            runs = wr.Runset(**compared, **runset)
+            blocks += [wr.H2(name), wr.PanelGrid(runsets=[runs], panels=laid_out(wr, found))]
     if story.command:
         blocks += [wr.H1("Reproduce"), wr.MarkdownBlock("\n".join(fenced(story.command)))]
     described = f"{count(len(story.runs), 'run')}, by triptych-report"
