@@ -17,7 +17,7 @@ from triptych.errors import UserError
 from triptych.training import wandb_mirror
 from triptych.training.execute import execute
 from triptych.training.logging import build_loggers, close_loggers, whereabouts
-from triptych.training.wandb_content import about, figures, panels
+from triptych.training.wandb_content import about, chart, figures, panels
 from triptych.training.wandb_files import directories, last_step, records
 from triptych.training.wandb_mirror import Mirror
 
@@ -343,7 +343,9 @@ def test_nothing_is_left_outside_of_the_run(root):
     subprocess.run(with_wandb("name=ends"), env=environ, check=True, capture_output=True)
     folder = root / "logs" / "runs" / "killed"
     process = subprocess.Popen(
-        with_wandb("name=killed", "trainer.max_steps=2000"), env=environ, stderr=subprocess.DEVNULL
+        with_wandb("name=killed", "trainer.max_steps=2000", "samples.pictures=200"),
+        env=environ,
+        stderr=subprocess.DEVNULL,
     )
     while not list(folder.rglob("*.png")):
         assert process.poll() is None
@@ -440,6 +442,10 @@ def test_a_run_on_anothers_model_uses_the_checkpoint_that_the_other_has_logged(p
     assert [*known[0]] == [f"model-{ids[0]}"] and content == reported and not used
     assert child[f"model-{ids[0]}"] == (digest, reported, True)
     assert {*child} == {f"model-{i}" for i in ids} and not child[f"model-{ids[1]}"][2]
+    with Server() as server:
+        for run, uses in zip(made, (0, 1), strict=True):
+            sync(server, root, only(run.path))
+            assert server.operations.count("UseArtifact") == uses
 
 
 def test_a_directory_that_was_sent_to_us_sends_no_checkpoint(prepared, capsys):
@@ -497,3 +503,5 @@ def test_figures_and_panels_of_what_a_summary_may_hold():
         ),
         "panels/curve": (["gamma", "error"], [[0.0, math.pi], [1.0, 2.0]]),
     }
+    assert chart(panels(summary)["panels/measures_over"][0]) == ("value", "measures/fid")
+    assert chart(["gamma", "error", "stderr"]) == ("gamma", "error") and chart(["a"]) == ("a", "a")
