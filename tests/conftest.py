@@ -53,14 +53,14 @@ def prepared(root) -> Callable:
 
     register_resolvers()
 
-    def make(*overrides: str, path: str | None = None, csv: bool = True):
+    def make(*overrides: str, path: str | None = None, csv: bool = True, tiny: bool = True):
         # the tiny network's keys are resnet's; another network has its own
         other = any(
             o.startswith(("denoiser=", "experiment=ring", "model=vae", "model=hierarchical"))
             for o in overrides
         )
-        tiny = [o for o in TINY if not (other and o.startswith("denoiser."))]
-        asked = [*tiny, *(["logger=csv"] if csv else []), *overrides]
+        small = [o for o in TINY if tiny and not (other and o.startswith("denoiser."))]
+        asked = [*small, *(["logger=csv"] if csv else []), *overrides]
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = compose("train", overrides=asked, return_hydra_config=True)
             HydraConfig.instance().set_config(cfg)

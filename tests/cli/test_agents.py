@@ -1,4 +1,4 @@
-"""The command line that an agent of W&B's builds, from the sweep that docs/runs.md shows."""
+"""The command line that an agent of W&B's builds, from the sweep that docs/dashboards.md shows."""
 
 import os
 import re
@@ -18,7 +18,7 @@ CHOSEN = {"optimizer.lr": 0.1, "objective": "v", "seed": 2}
 
 
 def sweep() -> dict:
-    page = (CONFIGS.parent / "docs" / "runs.md").read_text()
+    page = (CONFIGS.parent / "docs" / "dashboards.md").read_text()
     [block] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     return yaml.safe_load(block)
 

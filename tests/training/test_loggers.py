@@ -3,7 +3,11 @@
 import json
 import math
 import os
+import re
 import signal
+import subprocess
+import sys
+import time
 import urllib.parse
 import urllib.request
 
@@ -86,7 +90,7 @@ def check_hyperparameters_and_pictures(run) -> None:
     content = events.summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
     said = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
     assert said["optimizer.lr"].number_value == run.config()["optimizer"]["lr"]
-    assert said["choice/objective"].string_value == "epsilon" and said["seed"].number_value == 1
+    assert said["objective"].string_value == "epsilon" and said["seed"].number_value == 1
     assert {*events.Tags()["images"]} == {"samples", "samples/final"}
 
 
@@ -121,7 +125,7 @@ def test_a_run_that_goes_on_is_one_run_in_both(prepared, monkeypatch, root):
     check(run, read, 1e-12, but=("time", "train/images_per_second"))
     assert found.info.status == "FINISHED" and found.data.tags["mlflow.runName"] == "tiny"
     assert found.data.params["optimizer.lr"] == str(run.config()["optimizer"]["lr"])
-    assert found.data.params["choice/objective"] == "epsilon" and found.data.params["seed"] == "1"
+    assert found.data.params["objective"] == "epsilon" and found.data.params["seed"] == "1"
     assert (root / "logs" / "mlflow.db").is_file() and [
         *(root / "logs").rglob("mlflow-artifacts/**/final.png")
     ]
@@ -195,12 +199,42 @@ def test_a_directory_that_was_sent_to_us_does_not_say_where_mlflow_writes(
 
 
 @pytest.mark.slow
+def test_tensorboards_server_has_the_figures_of_the_table(prepared, root):
+    """A real server on this machine, read over HTTP; the run has its directory's name."""
+    run = prepared("logger=tensorboard", csv=False)
+    execute(run)
+    line = [sys.executable, "-m", "tensorboard.main", "--logdir", str(root / "logs")]
+    line += ["--host", "127.0.0.1", "--port", "0"]
+    server = subprocess.Popen(line, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        said = next(text for text in server.stderr if "http://" in text)
+        url = re.search(r"http://[\w.]+:\d+/", said)[0] + "data/plugin/scalars/"
+
+        def get(what: str, **query: str):
+            with urllib.request.urlopen(f"{url}{what}?{urllib.parse.urlencode(query)}", timeout=60) as answer:
+                return json.load(answer)
+
+        until = time.monotonic() + 60
+        while not (tags := get("tags")):
+            assert time.monotonic() < until
+            time.sleep(0.5)
+        [(name, known)] = tags.items()
+        assert name == "runs/tiny/tensorboard"
+        read = {}
+        for tag in known:
+            rows = get("scalars", run=name, tag=tag)
+            read[tag] = {step: value for _, step, value in rows}
+            assert len(read[tag]) == len(rows)
+        check(run, read, SINGLE)
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+
+
+@pytest.mark.slow
 def test_a_server_has_the_figures_of_the_table(root, door):
     """A real server on this machine; the command is killed once and typed again; read back over HTTP."""
     import socket
-    import subprocess
-    import sys
-    import time
 
     from tests.runs.commands import command, environment
     from tests.training.test_wandb import kill_at_random_then_finish

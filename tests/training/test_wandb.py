@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from triptych.errors import UserError
 from triptych.training import wandb_mirror
 from triptych.training.execute import execute
 from triptych.training.logging import build_loggers, close_loggers, whereabouts
-from triptych.training.wandb_content import about, figures, panels
+from triptych.training.wandb_content import about, chart, figures, panels
 from triptych.training.wandb_files import directories, last_step, records
 from triptych.training.wandb_mirror import Mirror
 
@@ -342,7 +343,9 @@ def test_nothing_is_left_outside_of_the_run(root):
     subprocess.run(with_wandb("name=ends"), env=environ, check=True, capture_output=True)
     folder = root / "logs" / "runs" / "killed"
     process = subprocess.Popen(
-        with_wandb("name=killed", "trainer.max_steps=2000"), env=environ, stderr=subprocess.DEVNULL
+        with_wandb("name=killed", "trainer.max_steps=2000", "samples.pictures=200"),
+        env=environ,
+        stderr=subprocess.DEVNULL,
     )
     while not list(folder.rglob("*.png")):
         assert process.poll() is None
@@ -364,12 +367,18 @@ def test_a_run_is_told_whole(prepared):
     [file] = only(run.path).glob("*.wandb")
     told: dict[str, object] = {}
     config: dict[str, object] = {}
+    axes: dict[str, str] = {}
+    logged: set[str] = set()
     registered = None
     for record in records(file):
         for item in [*record.summary.update, *record.run.summary.update]:
             told[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
-        for item in record.run.config.update:
-            config[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+        for item in [*record.run.config.update, *record.config.update]:
+            config[item.key or "|".join(item.nested_key)] = json.loads(item.value_json)
+        for item in record.history.item:
+            logged.add(item.key or item.nested_key[0])
+        if record.HasField("metric"):
+            axes[record.metric.name] = record.metric.step_metric
         registered = record.run if record.HasField("run") and registered is None else registered
     for term in ("", "_prior", "_reconstruction", "_diffusion"):
         figure = summary["test"][f"nats_per_dim{term}"]
@@ -385,16 +394,64 @@ def test_a_run_is_told_whole(prepared):
         assert told[f"measures/{name}_stderr"] == figure["stderr"] and told[f"measures/{name}_n"] == 8
     bounds = [row["val/nats_per_dim"] for row in table(run.path).values() if "val/nats_per_dim" in row]
     assert len(bounds) == 2 and told["val/nats_per_dim"] == {"min": min(bounds), "last": bounds[-1]}
-    assert config["choice/objective"] == "epsilon" and config["choice/data"] == "ring"
-    assert config["objective"]["output"]["space"] == "epsilon" and config["seed"] == 1
+    final = summary["val"]["nats_per_dim"]["stderr"]  # of other draws than those of validation
+    assert table(run.path)[6]["val/bound_stderr"] == pytest.approx(final, 0.5)
+    assert config["objective"] == "epsilon" and config["data"] == "ring" and config["seed"] == 1
+    assert config["resolved"] == run.config()
+    hidden = {"_step", "_runtime", "_timestamp", "trainer/global_step"}
+    assert {name for name, axis in axes.items() if axis == "trainer/global_step"} == logged - hidden
     assert registered.run_group == "" and registered.job_type == "run" and "data=ring" in registered.tags
     for name in ("noise_levels", "weighting", "schedule", "tweedie"):
-        [path] = only(run.path).glob(f"files/media/table/panels/{name}_*.json")
+        [path] = only(run.path).glob(f"files/media/table/panels/{name}_table_*.json")
         shown = json.loads(path.read_text())
+        drawn = config[f"_wandb|visualize|panels/{name}"]["panel_config"]
+        assert drawn["fieldSettings"] == dict(zip("xy", summary[name], strict=False))
+        assert f'"panels/{name}_table"' in json.dumps(drawn["userQuery"])
         assert shown["columns"] == [*summary[name]]
         assert shown["data"] == [list(row) for row in zip(*summary[name].values(), strict=True)]
     pictures = {p.name.split("_")[0] for p in only(run.path).rglob("files/media/images/**/*.png")}
     assert pictures == {"samples", "final"}
+
+
+def artifacts(path) -> dict[str, tuple[str, str, bool]]:
+    """{name: (digest, the file's content, whether it is used)} of the checkpoints in a directory of W&B's."""
+    found = {}
+    for file in path.glob("*.wandb"):
+        for record in records(file):
+            one = record.artifact
+            if one.type == "model":
+                [entry] = one.manifest.contents
+                found[one.name] = (one.digest, Path(entry.local_path).read_bytes(), one.use_after_commit)
+    return found
+
+
+def test_a_run_on_anothers_model_uses_the_checkpoint_that_the_other_has_logged(prepared, monkeypatch, root):
+    """One version in W&B: W&B tells versions apart by name and content."""
+    made, known = [], []
+    for more in ([], [f"trained={root}/logs/runs/parent"]):
+        name = "child" if more else "parent"
+        keys = ["logger.wandb.artifacts=true", "sampler.steps=2", "samples.n=4", "threads=1", *more]
+        run = prepared(*keys, path=name, csv=False, tiny=not more)
+        monkeypatch.setenv("TRIPTYCH_OWN", str(run.path))
+        assert execute(run)["status"] == "finished"
+        made.append(run)
+        known.append(artifacts(only(run.path)))
+    ids = [run.provenance()["id"] for run in made]
+    reported = made[0].reported().read_bytes()
+    (digest, content, used), child = known[0][f"model-{ids[0]}"], known[1]
+    assert [*known[0]] == [f"model-{ids[0]}"] and content == reported and not used
+    assert child[f"model-{ids[0]}"] == (digest, reported, True)
+    assert {*child} == {f"model-{i}" for i in ids} and not child[f"model-{ids[1]}"][2]
+    with Server() as server:
+        for run, uses in zip(made, (0, 1), strict=True):
+            sync(server, root, only(run.path))
+            assert server.operations.count("UseArtifact") == uses
+
+
+def test_a_directory_that_was_sent_to_us_sends_no_checkpoint(prepared, capsys):
+    run = prepared("logger.wandb.artifacts=true", csv=False)
+    execute(run)
+    assert not artifacts(only(run.path)) and "artifacts are left out" in capsys.readouterr().err
 
 
 def test_a_sweeps_cells_are_a_group(tmp_path):
@@ -408,7 +465,9 @@ def test_a_sweeps_cells_are_a_group(tmp_path):
     )
     assert found["group"] == "ours" and found["name"] == "objective=v,seed=1" and found["job_type"] == "cell"
     assert found["tags"] == ["mine", "ablation=objectives", "data=digits"]
-    assert about({"group": "other"}, {}, {"id": "x"}, run)["group"] == "other"
+    asked = {"name": "n", "group": "other", "job_type": "j", "tags": "one"}
+    found = about(asked, {}, {"id": "x"}, run)
+    assert {**found, **asked, "tags": ["one"]} == found
 
 
 def test_figures_and_panels_of_what_a_summary_may_hold():
@@ -444,3 +503,5 @@ def test_figures_and_panels_of_what_a_summary_may_hold():
         ),
         "panels/curve": (["gamma", "error"], [[0.0, math.pi], [1.0, 2.0]]),
     }
+    assert chart(panels(summary)["panels/measures_over"][0]) == ("value", "measures/fid")
+    assert chart(["gamma", "error", "stderr"]) == ("gamma", "error") and chart(["a"]) == ("a", "a")

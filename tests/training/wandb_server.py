@@ -23,6 +23,7 @@ class Server:
         self.configs: dict[str, dict] = {}
         self.runs: dict[str, dict] = {}  # what the run was registered with
         self.files: list[str] = []
+        self.views: dict[str, dict] = {}  # workspaces and reports, by their ids
         self.operations: list[str] = []
         self.dead = False
         self._server = _Quiet(("127.0.0.1", 0), _handler(self))
@@ -46,6 +47,15 @@ class Server:
         if operation == "Viewer":
             viewer = {"id": "u", "entity": "us", "username": "us", "email": "", "flags": "{}"}
             return {"viewer": viewer | {"teams": {"edges": []}}}
+        if operation == "GetDefaultEntity":
+            return {"viewer": {"id": "u", "entity": "us"}}
+        if operation == "GetProjects":
+            page = {"hasNextPage": False, "endCursor": None}
+            return {"models": {"edges": [], "pageInfo": page}}
+        if operation in ("UpsertView2", "upsertView"):
+            return self._keep_view(given)
+        if operation == "ProjectInternalId":
+            return {"project": {"internalId": "p"}}
         if operation == "UpsertBucket":
             name = given.get("name") or self._name(given["id"])
             inserted = name not in self.runs
@@ -75,6 +85,17 @@ class Server:
             artifact = {"id": "a", "state": "COMMITTED", "artifactSequence": {"latestArtifact": {"id": "a"}}}
             return {"createArtifact": {"artifact": artifact}}
         return {}
+
+    def _keep_view(self, given: dict) -> dict:
+        number = given.get("id") or f"view-{len(self.views)}"
+        self.views.setdefault(number, {}).update(
+            {k: v for k, v in given.items() if v is not None} | {"id": number}
+        )
+        kept = self.views[number]
+        names = ("id", "type", "name", "displayName", "description", "spec")
+        project = {"id": "p", "name": kept["projectName"], "entityName": kept["entityName"]}
+        view = {name: kept.get(name, "") for name in names} | {"project": project, "updatedAt": None}
+        return {"upsertView": {"view": view, "inserted": True}}
 
     def _name(self, identity: str) -> str:
         return identity.removeprefix("id-")

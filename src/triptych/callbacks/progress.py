@@ -1,6 +1,8 @@
 """Progress of a run: a bar on a terminal, and ``progress.json`` for other processes."""
 
+import math
 import time
+from collections import deque
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,13 +19,19 @@ class Progress(pl.Callback):
         self._hidden = None if bar else True  # None: hidden where stderr is no terminal
         self._written = 0.0
         self._bar: tqdm | None = None
+        self._marks: deque[tuple[float, int]] = deque()  # (seconds, step) of the last WINDOW seconds
 
-    def write(self, stage: str, step: int, max_steps: int) -> None:
-        """Say where the run is now."""
-        self._written = time.monotonic()
-        self.run.write(
-            "progress.json", {"stage": stage, "step": step, "max_steps": max_steps, "updated": time.time()}
-        )
+    def write(self, stage: str, step: int, max_steps: int, bound: float | None = None) -> None:
+        """Say where the run is now, how fast it is there, and its last validation bound."""
+        self._written = now = time.monotonic()
+        where = {"stage": stage, "step": step, "max_steps": max_steps, "updated": time.time()}
+        if stage == "fit":
+            self._marks.append((now, step))
+            while len(self._marks) > 2 and now - self._marks[0][0] > WINDOW:
+                self._marks.popleft()
+            then, before = self._marks[0]
+            where["steps_per_second"] = (step - before) / (now - then) if step > before else None
+        self.run.write("progress.json", where | {"bound": bound})
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -42,7 +50,8 @@ class Progress(pl.Callback):
         self._bar.update(trainer.global_step - self._bar.n)
         shown = {k.split("/")[-1]: f"{v:.3f}" for k, v in trainer.callback_metrics.items() if k in SHOWN}
         self._bar.set_postfix(shown, refresh=False)
-        self.write("fit", trainer.global_step, trainer.max_steps)
+        bound = float(trainer.callback_metrics.get("val/bound", math.nan))
+        self.write("fit", trainer.global_step, trainer.max_steps, None if math.isnan(bound) else bound)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._close()
@@ -54,8 +63,11 @@ class Progress(pl.Callback):
             self._bar = tqdm(total=batches, desc=f"bound of {name}", disable=self._hidden, leave=False)
 
     def on_test_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        if self._bar is not None:
-            self._bar.update()
+        if self._bar is None:
+            return
+        self._bar.update()
+        if time.monotonic() - self._written > self.every:
+            self.write("test", trainer.global_step, trainer.max_steps)
 
     def on_test_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._close()
@@ -69,4 +81,5 @@ class Progress(pl.Callback):
             self._bar = None
 
 
+WINDOW = 60.0  # seconds over which the speed is taken: validation counts
 SHOWN = ("train/loss", "val/bpd", "val/nats_per_dim")

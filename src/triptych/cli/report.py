@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from triptych.errors import UserError
+from triptych.runs.directory import to_json, write_atomic
 from triptych.runs.read import find_runs, is_run
+
+if TYPE_CHECKING:
+    from triptych.report.render import Report
+
+PORT = 8675  # of --watch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,6 +34,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="M",
         help="call settings the same where a test puts their difference within M, in the unit shown",
     )
+    also = parser.add_mutually_exclusive_group()
+    also.add_argument(
+        "--wandb",
+        action="store_true",
+        help="the same comparison in W&B too, as a workspace and a report; renewed where it was there before",
+    )
+    also.add_argument(
+        "--wandb-json",
+        type=Path,
+        metavar="FILE",
+        help="write W&B's workspace and report to a file instead, without a network",
+    )
+    also.add_argument(
+        "--watch",
+        action="store_true",
+        help="serve the report to this machine's browsers, and renew it as runs grow, until Ctrl-C",
+    )
+    parser.add_argument("--port", type=int, default=PORT, help=f"of --watch (default: {PORT}; 0: a free one)")
     parser.error = lambda message: sys.exit(_refuse(message))  # type: ignore[method-assign]
     options = parser.parse_args(argv)
     if options.equal_within is not None and not options.equal_within > 0:
@@ -33,24 +59,68 @@ def main(argv: Sequence[str] | None = None) -> int:
     for directory in options.dirs:
         if not directory.is_dir():
             return _refuse(f"{directory}: {'not a directory' if directory.exists() else 'no such directory'}")
-        if not any(map(is_run, find_runs(directory))):
+        if not options.watch and not any(map(is_run, find_runs(directory))):
             return _refuse(
                 f"{directory}: no run in it (config.yaml or summary.json, as triptych-train writes them)"
             )
+    if not 0 <= options.port < 65536:
+        return _refuse(f"--port {options.port}: a number from 0 to 65535 is accepted")
     # drawing is imported only now, so that --help and mistakes answer at once
     from triptych.report.render import write_report
     from triptych.report.terminal import print_table
 
-    try:
-        report = write_report(
+    def write() -> Report:
+        return write_report(
             *options.dirs, title=options.title, expected=options.expected, equal_within=options.equal_within
         )
+
+    try:
+        if options.watch:
+            return _watch(options.dirs, write, options.port)
+        report = write()
+        print_table(options.dirs[0], report=report)
+        if options.wandb or options.wandb_json:
+            _tell_wandb(report, options.wandb_json)
+    except UserError as error:
+        return _refuse(str(error))
     except OSError as error:
         return _refuse(f"{options.dirs[0]}: the report cannot be written: {error.strerror or error}")
-    print_table(options.dirs[0], report=report)
+    return 0
+
+
+def _tell_wandb(report: Report, file: Path | None) -> None:
+    """Save W&B's workspace and report, or write them to ``file``."""
+    from triptych.report import wandb_views
+
+    entity, project = wandb_views.project_of(report.story)
+    if file is not None:
+        views = wandb_views.build(report.story, entity or "", project)
+        try:
+            write_atomic(file, to_json(views.plain()))
+        except OSError as error:
+            raise UserError(f"--wandb-json {file}: {error.strerror or error}; a file is accepted") from None
+        print(f"W&B's workspace and report: {file}")
+        return
+    for address in wandb_views.save(report.story, entity, project, report.html.parent):
+        print(address)
+
+
+def _watch(dirs: Sequence[Path], write: Callable[[], Report], port: int) -> int:
+    from triptych.report.watch import Watch
+
+    try:
+        with Watch(dirs, write, port) as watch:
+            print(f"{watch.url}: Ctrl-C ends it", flush=True)
+            watch.run()
+    except KeyboardInterrupt:
+        print(file=sys.stderr)  # after the terminal's ^C
     return 0
 
 
 def _refuse(line: str) -> int:
     print(f"triptych-report: {line}", file=sys.stderr)
     return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -80,10 +80,12 @@ class Wandb(TypedDict):
     mode: Literal["auto", "online", "offline", "disabled"]
     project: str | None
     entity: str | None
+    name: str | None
     group: str | None
     job_type: str | None
     tags: str | Sequence[str] | None
     notes: str | None
+    artifacts: bool
     save_code: bool | None
 
 

@@ -244,7 +244,8 @@ class BoundModel(pl.LightningModule):
         found = self.accounting.compute()
         figures = {prefix + name: figure["mean"] for name, figure in found.figures.items()}
         if prefix == "val/":
-            figures["val/bound"] = figures[prefix + found.unit]  # one name, whatever the unit
+            bound = found.figures[found.unit]  # under one name, whatever the unit
+            figures |= {"val/bound": bound["mean"], "val/bound_stderr": bound["stderr"]}
             figures |= self._level_figures(found.noise_levels)
         # computed over all processes already, so each logs the same; "step" sets the row they stand in
         self.log_dict(figures | {"step": float(self.trainer.global_step)})

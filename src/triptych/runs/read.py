@@ -29,6 +29,7 @@ PARTS = ("prior", "reconstruction", "diffusion")
 ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # the name under which an earlier run was kept when it started over
 METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 METRICS = 32  # columns of a table: of a stranger's file there could be any number
+LONGEST = 65536  # characters of a table's first line
 STALE = 300.0  # seconds without a sign of life after which a run without a summary counts as interrupted
 
 
@@ -144,6 +145,14 @@ class Run:
         except (OSError, csv.Error):
             return [], []
         return steps, values
+
+    def columns(self) -> set[str]:
+        """The names of the columns of `metrics.csv`; empty where there is none."""
+        try:
+            with (self.dir / "metrics.csv").open(newline="", encoding="utf-8", errors="replace") as file:
+                return {*next(csv.reader([file.readline(LONGEST)]), [])}
+        except (OSError, csv.Error):
+            return set()
 
 
 def find_runs(root: Path) -> list[Path]:

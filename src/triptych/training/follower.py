@@ -18,7 +18,7 @@ from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
 from triptych.runs.plain import shown
 from triptych.runs.processes import rank
-from triptych.training.wandb_content import NO_CHOICE, figures
+from triptych.training.wandb_content import comparable, figures
 
 LATE = 2  # Lightning logs a training step's row after the validation that follows it
 PATIENCE = 30.0  # seconds that there are for what is left at the end
@@ -130,10 +130,10 @@ class Follower(Logger):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The run's configuration as flat keys, "optimizer.lr", and its choices, "choice/objective"."""
-        choices = self.run.provenance().get("choices", {})
-        flat = {k: v for k, v in leaves(self.run.config()) if k.split(".")[0] not in NOT_PARAMETERS}
-        return flat | {f"choice/{group}": c for group, c in choices.items() if group not in NO_CHOICE}
+        """The run's configuration as flat keys, "optimizer.lr", and its choices, "objective"."""
+        config, choices = self.run.config(), self.run.provenance().get("choices", {})
+        flat = {k: v for k, v in leaves(config) if k.split(".")[0] not in NOT_PARAMETERS}
+        return flat | comparable(choices, config)
 
     @property
     def began(self) -> float:

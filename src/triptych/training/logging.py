@@ -1,13 +1,10 @@
 """Loggers of a run: metrics.csv always, those that follow it as configured, closed whatever happened."""
 
-import netrc
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pytorch_lightning.loggers import Logger
 
@@ -18,10 +15,12 @@ from triptych.config.schema import Wandb
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
-from triptych.training.follower import Follower
+from triptych.runs.strangers import is_own
+from triptych.training.follower import Follower, say
 from triptych.training.mlflow import MLflow, address
 from triptych.training.tensorboard import TensorBoard
 from triptych.training.wandb_content import about
+from triptych.training.wandb_login import logged_in
 from triptych.training.wandb_mirror import Mirror
 
 MODES = ("online", "offline", "disabled")
@@ -83,26 +82,18 @@ def _wandb(
     if mode == "auto":
         asked = os.environ.get("WANDB_MODE", "")
         asked = OLD_NAMES.get(asked, asked)
-        mode = asked if asked in MODES else "online" if _logged_in() else "offline"
+        mode = asked if asked in MODES else "online" if logged_in() else "offline"
     if mode == "disabled":
         return None
     own = {k: node[k] for k in ("project", "entity", "notes", "save_code") if node.get(k) is not None}
     own |= about(node, config, provenance, run)
-    mirror = Mirror(run, table, mode, own)
+    artifacts = bool(node.get("artifacts"))
+    if artifacts and not is_own(run):
+        say("W&B: artifacts are left out: a directory asks for them, not a command of yours")
+        artifacts = False
+    mirror = Mirror(run, table, mode, own, artifacts)
     mirror.begin(step)
     return mirror
-
-
-def _logged_in() -> bool:
-    """Whether W&B has a key to use, without asking it (that takes a network)."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        hosts = netrc.netrc(os.environ.get("NETRC") or Path.home() / ".netrc").hosts
-    except (OSError, netrc.NetrcParseError):
-        return False
-    names = ("wandb", "coreweave", urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname or "wandb")
-    return any(name in host for name in names for host in hosts)
 
 
 def whereabouts(loggers: list[Logger]) -> dict[str, Any]:

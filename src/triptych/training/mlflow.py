@@ -9,6 +9,7 @@ from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
 from triptych.runs.strangers import is_own
 from triptych.training.follower import Follower, Rows, as_text, say
+from triptych.training.wandb_content import sweep_of
 
 FILE = "mlflow.json"  # in the run's directory: {"tracking_uri", "run_id"}
 ADDRESS = "MLFLOW_TRACKING_URI"
@@ -79,8 +80,8 @@ class MLflow(Follower):
             number = experiment.experiment_id
         provenance, own = self.run.provenance(), self.run.path
         tags = {"mlflow.runName": own.name, ID: provenance["id"], "directory": str(own)}
-        if (own.parent / "sweep.json").exists():
-            tags["sweep"] = own.parent.name
+        if sweep := sweep_of(self.run):
+            tags["sweep"] = sweep
         if commit := provenance.get("git", {}).get("commit"):
             tags["mlflow.source.git.commit"] = commit
         made: str = self._client.create_run(number, tags=tags).info.run_id

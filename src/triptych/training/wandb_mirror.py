@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,11 @@ from pytorch_lightning.utilities import rank_zero_only
 from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
 from triptych.runs.processes import rank
-from triptych.training.wandb_content import figures, panels
+from triptych.training.wandb_content import LINE, STEP, chart, figures, panels
 from triptych.training.wandb_files import directories, discard, is_sent, last_step
 
 INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at first, and to take what is left at the end
 PANELS = 10.0  # to take the panels, before that
-STEP = "trainer/global_step"
 BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lowest is best
 LATE = 2  # Lightning logs a training step's row after the validation that follows it
 FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}
@@ -47,12 +46,22 @@ class Mirror(Logger):
     Args:
         mode: "online" or "offline"; online becomes offline, with one line, where W&B does not answer.
         about: arguments of ``wandb.init``.
+        artifacts: whether W&B gets the checkpoint that is reported, and is told whose model was used.
         every: seconds between two looks at the table.
     """
 
-    def __init__(self, run: RunDirectory, table: MetricsCsv, mode: str, about: dict, every: float = 2.0):
+    def __init__(
+        self,
+        run: RunDirectory,
+        table: MetricsCsv,
+        mode: str,
+        about: dict,
+        artifacts: bool = False,
+        every: float = 2.0,
+    ):
         super().__init__()
         self.run, self.table, self.mode, self.about, self.every = run, table, mode, about, every
+        self.artifacts = artifacts
         self.lost = False  # said once: W&B is done without
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._worker: threading.Thread | None = None
@@ -62,6 +71,7 @@ class Mirror(Logger):
         self._queued = -1
         self._looked = 0.0
         self._pictures: dict[int, dict[str, Path]] = {}
+        self._defined: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -190,8 +200,8 @@ class Mirror(Logger):
         if why:
             _say(f"W&B: offline ({why}); `{self._sync}` sends the run when it has ended")
         self._wandb.define_metric(STEP, hidden=True)
-        for name in BOUNDS:  # not with "val/*": W&B would let it hide these
-            self._wandb.define_metric(name, step_metric=STEP, summary="min,last")
+        if self.artifacts and (trained := self.run.config().get("trained")):
+            self._log_checkpoint(wandb, RunDirectory(trained), use=True)
 
     def _init(self, wandb: Any, mode: str, **more: Any) -> Any:
         asked = {
@@ -227,7 +237,18 @@ class Mirror(Logger):
             if step >= self._first:
                 record: dict[str, Any] = {name: float(value) for name, value in row.items()}
                 record |= {k: wandb.Image(str(path)) for k, path in pictures.items() if path.exists()}
+                self._define(record)
                 self._wandb.log(record | {STEP: step}, step=step)
+
+    def _define(self, names: Iterable[str]) -> None:
+        """Each name when it is first met: over the training step, and of a bound the lowest is kept.
+
+        Patterns ("val/*") would say it at once, but W&B lets them hide what is said of one of their names.
+        """
+        for name in [name for name in names if name not in self._defined]:
+            self._defined.add(name)
+            kept = {"summary": "min,last"} if name in BOUNDS else {}
+            self._wandb.define_metric(name, step_metric=STEP, **kept)
 
     def _finish(self, ok: bool) -> None:
         import wandb
@@ -236,11 +257,31 @@ class Mirror(Logger):
         if summary:
             self._close_last_row(wandb, summary)
             self._wandb.summary.update(figures(summary))
+            if self.artifacts:
+                self._log_checkpoint(wandb, self.run)
         try:
             self._wandb.finish(exit_code=0 if ok else 1)
         except TimeoutError:
             _say(f"W&B has not taken all within {FINISH:.0f} s; `{self._sync}` sends the rest")
         wandb.teardown()  # waits for W&B's process, which closes its file as it ends
+
+    def _log_checkpoint(self, wandb: Any, source: RunDirectory, use: bool = False) -> None:
+        """The checkpoint by which ``source`` reports as an artifact; ``use``: of which this run is a user.
+
+        W&B tells versions apart by content: the version that ``source`` itself has logged, or will, and this
+        one are the same, offline too, where W&B could not be asked for it by name.
+        """
+        path = source.reported()
+
+        def log() -> None:
+            artifact = wandb.Artifact(artifact_name(source), type="model")
+            artifact.add_file(str(path), name=path.name, policy="immutable", skip_cache=True)  # no copy
+            # of W&B's public methods, use_artifact refuses to work offline
+            how = {"use_after_commit": True} if use else {"aliases": ["latest", path.stem]}
+            self._wandb._log_artifact(artifact, is_user_created=True, **how)
+
+        if why := _within(PANELS, log):
+            _say(f"W&B has not taken the checkpoint ({why}): {path}")
 
     def _close_last_row(self, wandb: Any, summary: dict) -> None:
         """Panels go into the last row. It ends here: later, it would put its means over the summary's."""
@@ -248,13 +289,27 @@ class Mirror(Logger):
         row: dict[str, Any] = {STEP: last}
 
         def with_panels() -> None:
-            tables = {k: wandb.Table(columns=list(c), data=rows) for k, (c, rows) in panels(summary).items()}
-            self._wandb.log(row | tables, step=last, commit=True)
+            charts = {key: _chart(wandb, key, c, rows) for key, (c, rows) in panels(summary).items()}
+            self._define(f"{key}_table" for key in charts)
+            self._wandb.log(row | charts, step=last, commit=True)
 
         # a table asks the server, and goes on asking one that is gone; a row is written down and sent later
         if why := _within(PANELS, with_panels):
             _say(f"W&B has not taken the panels ({why}): summary.json has them")
             self._wandb.log(row, step=last, commit=True)
+
+
+def _chart(wandb: Any, key: str, columns: list[str], rows: list[list]) -> Any:
+    """A panel as a line, on the run's own page; its table is logged as ``key`` and "_table"."""
+    x, y = chart(columns)
+    table = wandb.Table(columns=list(columns), data=rows)
+    words = {"title": key.removeprefix("panels/").replace("_", " ")}
+    return wandb.plot_table(LINE, table, {"x": x, "y": y}, words)
+
+
+def artifact_name(run: RunDirectory) -> str:
+    """Of the checkpoint by which ``run`` reports, as an artifact of W&B's."""
+    return f"model-{run.provenance()['id']}"
 
 
 def _within(seconds: float, task: Callable[[], None]) -> str:
