@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,12 +22,13 @@ from triptych.report.style import (
     axes,
     end_labels,
     inches,
+    mark,
     plain_log,
     short,
     shortened,
 )
 from triptych.report.words import duration
-from triptych.runs.read import Curve
+from triptych.runs.read import Curve, Run
 
 WIDTH, HEIGHT = 5.2, 3.5
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
@@ -90,13 +91,15 @@ def equal_time(comparison: Comparison) -> str:
     lines = _over_seconds(comparison)
     if len(lines) < 2 or len(lines) < len(comparison.cells):
         return ""
-    took = {label: float(np.mean([t[-1] for t, _ in seeds])) for label, seeds in lines.items()}
+    took = {label: float(np.mean([line.at[-1] for line in seeds])) for label, seeds in lines.items()}
     quickest = min(took, key=lambda label: took[label])
     if max(took.values()) < 1.02 * took[quickest]:
         return ""
     within = took[quickest]
-    at_time = {label: np.mean([np.interp(within, t, v) for t, v in seeds]) for label, seeds in lines.items()}
-    at_end = {label: np.mean([v[-1] for _, v in seeds]) for label, seeds in lines.items()}
+    at_time = {
+        label: np.mean([np.interp(within, t, v) for t, v, _ in seeds]) for label, seeds in lines.items()
+    }
+    at_end = {label: np.mean([line.values[-1] for line in seeds]) for label, seeds in lines.items()}
     steps, seconds = (sorted(lines, key=lambda label: means[label]) for means in (at_end, at_time))
     said = f"At equal time ({duration(within)} of training, what {quickest} takes) "
     if steps == seconds:
@@ -107,15 +110,23 @@ def equal_time(comparison: Comparison) -> str:
     )
 
 
-Lines = dict[str, list[tuple[np.ndarray, np.ndarray]]]
+class Line(NamedTuple):
+    """One run's values at steps, or seconds."""
+
+    at: np.ndarray
+    values: np.ndarray
+    run: Run
+
+
+Lines = dict[str, list[Line]]
 
 
 def _over_steps(comparison: Comparison) -> Lines:
     """Steps and validation bounds of each seed of each cell."""
     lines: Lines = {}
     for cell in comparison.cells:
-        read = [run.history(f"val/{comparison.measure}") for run in cell.runs.values()]
-        kept = [(np.array(steps), np.array(values)) for steps, values in read if len(steps) > 1]
+        read = [(*run.history(f"val/{comparison.measure}"), run) for run in cell.runs.values()]
+        kept = [Line(np.array(steps), np.array(values), run) for steps, values, run in read if len(steps) > 1]
         if kept:
             lines[cell.label] = kept
     return lines
@@ -127,13 +138,14 @@ def _over_seconds(comparison: Comparison) -> Lines:
     for cell in comparison.cells:
         kept = []
         for run in cell.runs.values():
-            steps, values = run.history(f"val/{comparison.measure}")
-            at = dict(zip(*run.history("time"), strict=True))
+            read = run.histories((f"val/{comparison.measure}", "time"))
+            steps, values = read.get(f"val/{comparison.measure}", ([], []))
+            at = dict(zip(*read.get("time", ([], [])), strict=True))
             fit = run.seconds.get("fit", math.nan)
             if len(steps) > 1 and all(step in at for step in steps):
-                kept.append((np.array([at[step] for step in steps]), np.array(values)))
+                kept.append(Line(np.array([at[step] for step in steps]), np.array(values), run))
             elif len(steps) > 1 and run.steps and math.isfinite(fit):
-                kept.append((np.array(steps) * fit / run.steps, np.array(values)))
+                kept.append(Line(np.array(steps) * fit / run.steps, np.array(values), run))
         if kept:
             lines[cell.label] = kept
     return lines
@@ -146,18 +158,20 @@ def _training(comparison: Comparison, colours: Colours, lines: Lines, what: str)
     ends = {}
     for label, seeds in lines.items():
         if len(seeds) > 1:
-            for at, values in seeds:
-                ax.plot(at, values, color=colours[label], linewidth=0.7, alpha=0.45)
-        places = np.unique(np.concatenate([at for at, _ in seeds]))
-        places = places[(places >= max(a[0] for a, _ in seeds)) & (places <= min(a[-1] for a, _ in seeds))]
+            for at, values, run in seeds:
+                ax.plot(at, values, color=colours[label], linewidth=0.7, alpha=0.45, gid=mark(run))
+        places = np.unique(np.concatenate([line.at for line in seeds]))
+        first, end = max(line.at[0] for line in seeds), min(line.at[-1] for line in seeds)
+        places = places[(places >= first) & (places <= end)]
         if not places.size:
             continue
-        mean = np.mean([np.interp(places, at, values) for at, values in seeds], axis=0)
-        ax.plot(places, mean, color=colours[label], linewidth=2, linestyle=_style(label, colours))
+        mean = np.mean([np.interp(places, at, values) for at, values, _ in seeds], axis=0)
+        only = mark(seeds[0].run) if len(seeds) == 1 else None
+        ax.plot(places, mean, color=colours[label], linewidth=2, linestyle=_style(label, colours), gid=only)
         ends[label] = mean
     # the first value says how a random network does: it would flatten everything that follows
-    values = np.concatenate([v for seeds in lines.values() for _, v in seeds])
-    last = [v[-1] for seeds in lines.values() for _, v in seeds]
+    values = np.concatenate([line.values for seeds in lines.values() for line in seeds])
+    last = [line.values[-1] for seeds in lines.values() for line in seeds]
     top = max(float(np.quantile(values, 0.85)), max(last) + 0.3 * (max(last) - min(last)))
     low, top = float(values.min()), min(top, float(values.max()))
     pad = 0.05 * (top - low) or 1e-3

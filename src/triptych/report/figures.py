@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import Transform
 
 from triptych.report.compare import Cell, Comparison
-from triptych.report.style import GRID, INK, MUTED, PAPER, axes, inches, plain_log, short, shortened
+from triptych.report.style import GRID, INK, MUTED, PAPER, axes, inches, mark, plain_log, short, shortened
 from triptych.report.words import BASELINES, difference, number, plus_minus
 from triptych.runs.read import PARTS
 
@@ -35,14 +35,16 @@ def headline(comparison: Comparison, colours: Colours) -> Figure | None:
     low, high = _frame([v for cell in cells for v in cell.values().values()], [cell.bound for cell in cells])
     low, high = _references(ax, comparison, low, high)
     for y, cell in enumerate(cells):
-        ink, bound, values = colours[cell.label], cell.bound, list(cell.values().values())
+        ink, bound, values = colours[cell.label], cell.bound, cell.values()
         if bound.n > 1:
             ax.plot(
                 [bound.low, bound.high], [y, y], color=ink, linewidth=5, alpha=0.28, solid_capstyle="butt"
             )
             ax.plot([bound.mean] * 2, [y - 0.26, y + 0.26], color=ink, linewidth=2.2)
-        shift = [0.2 * (k - (len(values) - 1) / 2) / max(len(values) - 1, 1) for k in range(len(values))]
-        ax.scatter(values, [y + s for s in shift], s=26, color=ink, edgecolor=PAPER, linewidth=0.7, zorder=3)
+        for k, (seed, value) in enumerate(values.items()):
+            shift = 0.2 * (k - (len(values) - 1) / 2) / max(len(values) - 1, 1)
+            ax.plot(value, y + shift, "o", markersize=5.1, color=ink, markeredgecolor=PAPER,
+                    markeredgewidth=0.7, zorder=3, gid=mark(cell.runs[seed]))  # fmt: skip
     ax.set_xlim(low, high)
     ax.set_xlabel(f"test bound, {comparison.unit} (lower is better)")
     return figure

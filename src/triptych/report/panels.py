@@ -42,8 +42,8 @@ class Panel:
 class Grid:
     """A sample grid as a data URI, with the caption that names its cell and seed."""
 
+    label: str
     caption: str
-    colour: str
     uri: str
 
 
@@ -233,7 +233,7 @@ def _measured(comparison: Comparison, palette: dict[str, str], name: str) -> lis
     return [Panel("Measures of samples", " ".join(filter(None, said)), tuple(svg for svg in svgs if svg))]
 
 
-def grids(comparison: Comparison, palette: dict[str, str]) -> list[Grid]:
+def grids(comparison: Comparison) -> list[Grid]:
     """The first seed's samples of each cell, where its file is there and is a PNG."""
     found = []
     for cell in comparison.cells:
@@ -245,7 +245,7 @@ def grids(comparison: Comparison, palette: dict[str, str]) -> list[Grid]:
             if data.startswith(PNG) and len(data) <= LARGEST_IMAGE:
                 caption = cell.label if seed is None else f"{cell.label}, seed {seed}"
                 uri = "data:image/png;base64," + base64.b64encode(data).decode()
-                found.append(Grid(caption, palette[cell.label], uri))
+                found.append(Grid(cell.label, caption, uri))
                 break
     return found
 

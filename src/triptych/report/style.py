@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +20,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from triptych.runs.read import Run
 
 INK, MUTED, GRID, PAPER = "#20242b", "#68707c", "#e2e5ea", "#fefefe"
 # Okabe and Ito's colours without the yellow, then Tol's muted ones: told apart with any colour vision
@@ -56,6 +60,11 @@ def styled() -> Iterator[None]:
 def colour(i: int) -> str:
     """The colour of the i-th cell; they repeat after twelve, where line and marker styles change."""
     return list(PALETTE)[i % len(PALETTE)]
+
+
+def mark(run: Run) -> str:
+    """The name of a run's dots and lines (``gid``), by which the page's script finds the run."""
+    return f"run-{zlib.crc32(os.fsencode(run.dir)):08x}"
 
 
 def axes(
@@ -136,6 +145,7 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
         figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'\sid="(run-[0-9a-f]{8})"', r' data-run="\1"', text)
     text = re.sub(r'(\sid="|"#|url\(#)', rf"\g<1>{name}-", text)
     for known, variable in VARIABLES.items():
         text = re.sub(known + r"(?![0-9a-f])", f"var(--{variable}, {known})", text, flags=re.IGNORECASE)
