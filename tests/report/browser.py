@@ -47,7 +47,6 @@ class Browser:
         self._buffer, self._count, self._session = b"", 0, None
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        self._loaded = False
         target = next(t for t in self.send("Target.getTargets")["targetInfos"] if t["type"] == "page")
         attached = self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]
@@ -81,9 +80,7 @@ class Browser:
                 return answer.get("result")
 
     def _note(self, event: str, about: dict[str, Any]) -> None:
-        if event == "Page.loadEventFired":
-            self._loaded = True
-        elif event == "Runtime.exceptionThrown":
+        if event == "Runtime.exceptionThrown":
             details = about["exceptionDetails"]
             self.complaints.append(details.get("exception", {}).get("description") or details["text"])
         elif event == "Runtime.consoleAPICalled" and about["type"] in ("error", "warning", "assert"):
@@ -91,7 +88,8 @@ class Browser:
         elif event == "Log.entryAdded" and about["entry"]["level"] in ("error", "warning"):
             self.complaints.append(about["entry"]["text"])
         elif event == "Network.requestWillBeSent":
-            self.requests.append(about["request"]["url"])
+            if not (url := about["request"]["url"]).startswith(("data:", "blob:")):  # of the page itself
+                self.requests.append(url)
 
     def open(self, page: Path, fragment: str = "", width: int = 1200, height: int = 900, dark: bool = False):
         """Load a file's page anew, in a window of that size."""
@@ -102,13 +100,11 @@ class Browser:
         self.send("Page.navigate", url="about:blank")
         self.complaints.clear()
         self.requests.clear()
-        self._loaded = False
         self.send("Page.navigate", url=page.as_uri() + fragment)
         end = time.monotonic() + self.timeout
-        while not self._loaded:
+        while not self.run("location.protocol === 'file:' && document.readyState === 'complete'"):
             assert time.monotonic() < end, "the page does not load"
-            self.run("1")
-        self.run("document.fonts.ready.then(() => 1)")
+        self.rest()
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""
@@ -132,6 +128,11 @@ class Browser:
         self.move(x, y)
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        self.rest()
+
+    def rest(self) -> None:
+        """Until what the page has begun is done, and is on the screen."""
+        self.run("new Promise(done => requestAnimationFrame(() => setTimeout(done, 0))).then(() => 1)")
 
     def move(self, x: float, y: float) -> None:
         self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
@@ -150,8 +151,8 @@ class Browser:
         """Choose an option of a list, as its change event tells the page."""
         done = self.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-            f" e.value = {json.dumps(value)}; e.dispatchEvent(new Event('change', {{bubbles: true}}));"
-            " return e.value; })()"
+            f" e.value = {json.dumps(value)}; const chosen = e.value;"
+            " e.dispatchEvent(new Event('change', {bubbles: true})); return chosen; })()"
         )
         assert done == value, f"{selector} has no {value}"
 

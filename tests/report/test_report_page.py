@@ -89,7 +89,7 @@ def test_the_page_answers_first(full):
     places = [body.index(text) for text in order]
     assert places == sorted(places)
     assert page.images == len(TARGETS)
-    assert body.count("<svg") == 9 and "image-rendering: pixelated" in html
+    assert body.count("<svg") == 2 * 9 and "image-rendering: pixelated" in html
     assert "triptych-train -m ablation=objectives" in body and "of 15 runs finished" not in body
     (comparison,) = full.story.comparisons
     for i, cell in enumerate(comparison.cells):

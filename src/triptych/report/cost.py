@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from triptych.report.compare import Cell, Comparison
@@ -93,6 +93,8 @@ def _line(cell: Cell) -> Line:
         if not values:
             continue
         found = spread(values)
+        if not found.stderr > 1e-9 * abs(found.mean):  # one run, or figures equal but for rounding
+            found = replace(found, stderr=math.nan)
         texts[key] = plus_minus(found) if written is None else written(found.mean)
         order[key] = found.mean
         if math.isfinite(found.stderr):

@@ -67,13 +67,29 @@ def ratio_to_best(comparison: Comparison, colours: Colours) -> Figure | None:
         at = np.interp(gamma, other, mean, left=math.nan, right=math.nan)
         ratios[label] = np.divide(at, reference, out=np.full_like(at, math.nan), where=reference > 0)
     figure, ax = _axes(ratios, top=0.3)
-    for label, ratio in ratios.items():
-        _line(ax, gamma, ratio, label, colours)
+    for cell in comparison.cells:
+        if cell.label not in ratios:
+            continue
+        ratio, error = ratios[cell.label], _within_seeds(cell, comparison.cells[0], gamma)
+        _line(ax, gamma, ratio, cell.label, colours)
+        if error is not None:
+            low, high = np.maximum(ratio - error, ratio * 0.05), ratio + error
+            ax.fill_between(gamma, low, high, color=colours[cell.label], alpha=0.18, linewidth=0)
     _log(ax, ratios.values())
     ax.set_xlabel(GAMMA)
     ax.set_ylabel(f"contribution, × {short(best, 22)}")
     _name_lines(ax, ratios, colours)
     return figure
+
+
+def _within_seeds(cell: Cell, best: Cell, gamma: np.ndarray) -> np.ndarray | None:
+    """Standard error over seeds of the multiple within a seed; None without two at the same levels."""
+    found = []
+    for seed, run in cell.runs.items():
+        one, other = run.noise_levels, best.runs[seed].noise_levels if seed in best.runs else None
+        if one and other and one.gamma == other.gamma == tuple(gamma) and min(other.value) > 0:
+            found.append(np.array(one.value) / np.array(other.value))
+    return np.std(found, axis=0, ddof=1) / math.sqrt(len(found)) if len(found) > 1 else None
 
 
 def training(comparison: Comparison, colours: Colours) -> Figure | None:

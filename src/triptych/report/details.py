@@ -209,7 +209,7 @@ def _curves(run: Run, points: int) -> list[dict[str, Any]]:
     drawn = [name for name in (*first, "train/loss", "train/grad_norm", "train/lr") if name in histories]
     drawn += [name for name in histories if name.startswith(("val/", "train/")) and name not in drawn]
     aside = {"val/bound"} if len(drawn) > 1 else set()  # the same under another name
-    found = []
+    found: list[dict[str, Any]] = []
     for name in drawn:
         steps, values = histories[name]
         if len(steps) > 1 and name not in aside and len(found) < CURVES:

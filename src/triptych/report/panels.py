@@ -20,7 +20,7 @@ from triptych.report import (
 )
 from triptych.report.compare import Comparison
 from triptych.report.own_panels import Draw as OwnDraw
-from triptych.report.style import colour, styled, to_png, to_svg
+from triptych.report.style import colour, narrow, styled, to_png, to_svg
 from triptych.report.tuning import Tuning
 from triptych.report.tuning import draw as draw_tuning
 
@@ -63,8 +63,9 @@ LADDER = (
     "of the data's own size, a fixed linear Gaussian encoder, and one network shared by all steps. So "
     "parameters that the VAEs spend on encoders and on a decoder a level go into one denoiser, and a term "
     "of the bound can be drawn at random instead of summing all. Discs are the test bound, rings the "
-    "training bound, bars the importance-weighted bound of the VAEs, a number at the top a bound beyond "
-    "the frame; where a bar lies far below its disc, the encoder is what costs bits. More steps lower a "
+    "training bound, with their standard errors over seeds, bars the importance-weighted bound of the VAEs, "
+    "a number at the top a bound beyond the frame; where a bar lies far below its disc, the encoder is what "
+    "costs bits. More steps lower a "
     "diffusion model's bound towards its continuous limit; if the last rungs do not differ, the limit is "
     "reached. Networks are alike in size, not in cost of a step."
 )
@@ -107,8 +108,9 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
     ),
     (
         "Error by noise level",
-        "Left, how wrong the network's idea of the noise is at each noise level (band: standard error over "
-        "seeds); right, the same as a multiple of the best setting's: above 1, more bits are paid there.",
+        "Left, how wrong the network's idea of the noise is at each noise level; right, the same as a "
+        "multiple of the best setting's: above 1, more bits are paid there. Bands are standard errors over "
+        "seeds, on the right of the multiple within a seed.",
         (curves.noise_levels, curves.ratio_to_best),
     ),
     (
@@ -134,9 +136,10 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
     ),
     (
         "Training set against test set",
-        "From the bound on the first training items (ring), as many as there are test items, to that on the "
-        "test set (disc). ± is the standard error of the difference over items, which are not the same ones: "
-        "within twice of it, nothing says that the model does better on what it has seen. A longer bar does.",
+        "From the bound on the first training items (ring), as many as there are test items, to that on "
+        "the test set (crossed disc). ± is the standard error of the difference over items, which are not "
+        "the same ones, and the grey line twice that to either side of the ring: a disc within it is left "
+        "open, for nothing says that the model does better on what it has seen.",
         (figures.train_test,),
     ),
     (
@@ -170,9 +173,14 @@ def tuning_svg(tuning: Tuning | None, palette: dict[str, str]) -> str:
     """The tuning curves as SVG; empty for a sweep that tuned nothing."""
     if tuning is None:
         return ""
+    about = "Validation bound by what was tuned."
     with styled():
         figure = draw_tuning(tuning, palette)
-    return to_svg(figure, "tuning", "Validation bound by what was tuned.") if figure else ""
+        with narrow():
+            slim = draw_tuning(tuning, palette)
+    if figure is None or slim is None:
+        return ""
+    return both(to_svg(figure, "tuning", about), to_svg(slim, "tuning-n", about))
 
 
 def how_headline(comparison: Comparison) -> str:
@@ -212,7 +220,7 @@ def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Pan
         for i, (title, how, draws) in enumerate(entries):
             names = [f"{name}-own{place}-{i}-{j}" for j in range(len(draws))]
             try:
-                svgs = [_svg(comparison, palette, *one) for one in zip(draws, names, strict=True)]
+                svgs = [_one_svg(comparison, palette, *one) for one in zip(draws, names, strict=True)]
             except Exception as error:  # not ours to mend
                 found.append(Panel(title, f"It cannot be drawn. {own_panels.told(error)}", ()))
                 continue
@@ -250,7 +258,19 @@ def grids(comparison: Comparison) -> list[Grid]:
     return found
 
 
-def _svg(comparison: Comparison, palette: dict[str, str], draw: Draw | OwnDraw, name: str) -> str:
+def _svg(comparison: Comparison, palette: dict[str, str], draw: Draw, name: str) -> str:
+    """The figure, and for narrow screens another one that fits; the page shows one of the two."""
+    broad = _one_svg(comparison, palette, draw, name)
+    with narrow():
+        return both(broad, _one_svg(comparison, palette, draw, f"{name}-n")) if broad else ""
+
+
+def both(broad: str, slim: str) -> str:
+    """Two figures of the same, of which the page shows the one that fits its screen."""
+    return f'<div class="broad">{broad}</div><div class="narrow">{slim}</div>'
+
+
+def _one_svg(comparison: Comparison, palette: dict[str, str], draw: Draw | OwnDraw, name: str) -> str:
     with styled():
         figure = draw(comparison, palette)
     if figure is None or isinstance(figure, str):  # text: SVG or HTML of its own making
