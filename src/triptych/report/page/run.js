@@ -72,7 +72,7 @@ function runFigures(run) {
       element("figcaption", {}, caption))));
     const missing = run.pictures.length - shown.length;
     found.push(element("section", {class: "panel"}, element("h3", {}, "Samples at each stage"),
-      element("p", {class: "how"}, "Each picture is drawn from the same noise." +
+      element("p", {class: "how"}, "Pictures of steps are drawn from one and the same noise, those at the end from another." +
         (missing ? ` ${missing} more in the run's samples/: the page would be too heavy.` : "")), grids));
   }
   return found;
