@@ -300,7 +300,7 @@ def test_tables_are_saved_as_they_are_shown(page, small):
             assert all(
                 row["bound"].replace("±", "$\\pm$" if ending == "tex" else "±") in text for row in shown
             )
-    assert r"\begin{tabular}{llrrrrrrrl}" in text and r"\midrule" in text and "−" not in text
+    assert r"\begin{tabular}{llrrrlrrrr}" in text and r"\midrule" in text and "−" not in text
 
 
 def test_figures_are_saved_as_svg_and_png(page):

@@ -76,9 +76,9 @@ COLUMNS: tuple[tuple[str, str, Callable[[Run], float], Callable[[float], str] | 
 
 
 def columns(comparison: Comparison) -> list[tuple[str, str]]:
-    """Key and heading of what some run has recorded."""
+    """Key and heading of what some run has recorded, unless it is nothing for all."""
     return [(key, head) for key, head, of, _ in COLUMNS
-            if any(_known(of, list(cell.runs.values())) for cell in comparison.cells)]  # fmt: skip
+            if any(any(_known(of, list(cell.runs.values()))) for cell in comparison.cells)]  # fmt: skip
 
 
 def lines(comparison: Comparison) -> list[Line]:

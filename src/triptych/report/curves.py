@@ -83,12 +83,14 @@ def ratio_to_best(comparison: Comparison, colours: Colours) -> Figure | None:
 
 
 def _within_seeds(cell: Cell, best: Cell, gamma: np.ndarray) -> np.ndarray | None:
-    """Standard error over seeds of the multiple within a seed; None without two at the same levels."""
+    """Standard error over seeds of the multiple within a seed, at `gamma`; None without two of them."""
     found = []
     for seed, run in cell.runs.items():
         one, other = run.noise_levels, best.runs[seed].noise_levels if seed in best.runs else None
-        if one and other and one.gamma == other.gamma == tuple(gamma) and min(other.value) > 0:
-            found.append(np.array(one.value) / np.array(other.value))
+        if one and other and min(*one.value, *other.value) > 0:
+            low, high = max(min(c.gamma) for c in (one, other)), min(max(c.gamma) for c in (one, other))
+            ratio = _read_at(gamma, one) / _read_at(gamma, other)
+            found.append(np.where((gamma >= low) & (gamma <= high), ratio, math.nan))
     return np.std(found, axis=0, ddof=1) / math.sqrt(len(found)) if len(found) > 1 else None
 
 
@@ -291,11 +293,13 @@ def _line(ax: Axes, x: np.ndarray, y: np.ndarray, label: str, colours: Colours) 
 
 
 def _log(ax: Axes, values: Iterable[Any]) -> None:
-    """A log axis with plain numbers, and numbers between the decades where there are few decades."""
-    ax.set_yscale("log")
+    """A log axis with plain numbers, and some between few decades; as it is where values hardly differ."""
     every = np.concatenate([np.asarray(v, dtype=float) for v in values])
     every = every[np.isfinite(every) & (every > 0)]
     decades = math.log10(every.max() / every.min()) if every.size else 1.0
+    if decades < 0.05:  # a few percent: between the numbers that a log axis names there would be none
+        return
+    ax.set_yscale("log")
     subs: tuple[float, ...] = (1, 1.1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
     if decades > 0.3:
         subs = (1,) if decades > 2 else (1, 2, 5) if decades > 1 else (1, 1.5, 2, 3, 5, 7)

@@ -194,14 +194,15 @@ def _terms(cell: Cell) -> list[float]:
 def _bars(rows: dict[str, Spread], colours: Colours, xlabel: str) -> Figure:
     """A bar with its standard error over seeds, and its number, for each label."""
     names = shortened(list(rows), 30)
-    figure, ax = axes(7.2, 0.36 * len(rows) + 0.75, inches(list(names.values())) + 0.2, 0.7)
+    shown = [f"{s.mean:,.0f}" if 100 <= s.mean < 1e5 else f"{s.mean:.3g}" for s in rows.values()]
+    right = inches(shown) + 0.2
+    figure, ax = axes(7.2, 0.36 * len(rows) + 0.75, inches(list(names.values())) + 0.2, right)
     for y, (label, found) in enumerate(rows.items()):
         width, error = found.mean, found.stderr if math.isfinite(found.stderr) else 0.0
         ax.barh(y, width, height=0.62, color=colours[label])
         if error:
             ax.plot([width - error, width + error], [y, y], color=INK, linewidth=1.2)
-        shown = f"{width:,.0f}" if width >= 100 else f"{width:.3g}"
-        ax.text(width + error, y, f" {shown}", va="center", color=MUTED)
+        ax.text(width + error, y, f" {shown[y]}", va="center", color=MUTED)
     ax.set_yticks(range(len(rows)), [names[label] for label in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlabel(xlabel)

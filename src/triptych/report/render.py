@@ -17,6 +17,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from triptych.report import cost, measures, words
+from triptych.report.compare import Comparison
 from triptych.report.curves import equal_time
 from triptych.report.details import as_json
 from triptych.report.factorial import effects
@@ -100,7 +101,8 @@ def page(story: Story, palette: dict[str, str]) -> str:
             "headline": headline_svg(comparison, palette, f"s{i}"),
             "how_headline": how_headline(comparison),
             "drawn": measures.title(comparison),
-            "columns": columns(comparison),
+            "first": _columns(comparison)[0],
+            "rest": _columns(comparison)[1],
             "rows": rows(comparison),
             "footnote": footnote(comparison),
             "reach": reach(comparison),
@@ -133,6 +135,13 @@ def _allowed(script: str, sections: list[dict]) -> str:
     ):
         return "'unsafe-inline'"
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _columns(comparison: Comparison) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """What stands before the verdict, the figures that it rests on, and what stands behind it."""
+    known = columns(comparison)
+    at = [key for key, _ in known].index("p") + 1 if ("p", "p (Holm)") in known else len(known)
+    return known[:at], known[at:]
 
 
 def _where(story: Story) -> dict[Path, str]:

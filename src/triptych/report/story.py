@@ -160,6 +160,8 @@ def columns(comparison: Comparison) -> list[tuple[str, str]]:
     if found := measures.columns(comparison):
         return found  # their bound is one and the same
     known = [("bound", f"test bound, {comparison.unit}")]
+    if len(comparison.cells) > 1:
+        known += [("difference", "paired difference to best [95%]"), ("p", "p (Holm)")]
     if any(math.isfinite(c.draw_error) for c in comparison.cells):
         known.append(("draws", "of ±, by draws"))
     known += [(part, part) for part in PARTS if any(c.spread(part=part).n for c in comparison.cells)]
@@ -168,8 +170,6 @@ def columns(comparison: Comparison) -> list[tuple[str, str]]:
     sizes = {r.train[c.measure].n for c in comparison.cells for r in c.runs.values() if c.measure in r.train}
     known += [("train", f"first {max(sizes)} training items")] if sizes else []
     known += [(f"{METRIC}{name}", head) for name, head in metrics(comparison)]
-    if len(comparison.cells) > 1:
-        known += [("difference", "paired difference to best [95%]"), ("p", "p (Holm)")]
     return known
 
 
