@@ -120,6 +120,18 @@ def test_only_a_runs_own_files_are_shown(tmp_path):
     assert "do not show" not in write_report(tmp_path / "a").html.read_text()
 
 
+def test_the_way_from_noise_is_shown_for_each_setting_and_on_a_runs_page(tmp_path):
+    sweep(tmp_path, {"x0": 2.0, "v": 2.1}, seeds=(1, 2))
+    for run in filter(lambda path: path.is_dir(), list(tmp_path.iterdir())):
+        picture(run / "samples" / "trajectory.png", 5)
+    page = write_report(tmp_path).html.read_text()
+    assert page.startswith("<!DOCTYPE html>") and page.count('alt="From noise to sample, ') == 2
+    _, found = told(tmp_path)
+    assert {tuple(name for name, _ in run["pictures"]) for run in found["runs"]} == {
+        ("from noise to sample", "at the end")
+    }
+
+
 def test_pictures_stop_where_the_page_would_be_too_heavy(tmp_path, monkeypatch):
     for seed in (1, 2):
         run = make_run(tmp_path, "x0", seed, 2.0 + seed / 50)

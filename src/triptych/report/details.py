@@ -81,6 +81,7 @@ def details(story: Story, where: Mapping[Path, str]) -> dict[str, Any]:
         found[i]["neighbours"] = near
     same = {key: _cut(value) for key, value in (flat[0] if flat else {}).items() if key not in differ}
     return {
+        "running": bool(story.counts["running"]),
         "runs": found,
         "keys": differ,
         "shared": same,
@@ -257,7 +258,7 @@ def _pictures(runs: Sequence[Run]) -> dict[Path, list[list[str]]]:
             if turn >= len(files):
                 continue
             caption, path = files[-1 - turn]
-            data = _png(path)
+            data = png(path, run, PICTURE)
             taken[run.dir][caption] = ""
             if data and len(data) <= room:
                 room -= len(data)
@@ -289,9 +290,12 @@ def _inside(path: Path, directory: Path) -> bool:
         return False
 
 
-def _png(path: Path) -> bytes:
+def png(path: Path | None, run: Run, most: int) -> bytes:
+    """A picture of the run's own; empty where it is none, lies elsewhere or is larger than `most` bytes."""
     try:
-        data = path.read_bytes() if path.stat().st_size <= PICTURE else b""
+        if path is None or not _inside(path, run.dir) or path.stat().st_size > most:
+            return b""
+        data = path.read_bytes()
     except OSError:
         return b""
     return data if data.startswith(PNG) else b""

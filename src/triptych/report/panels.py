@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -19,12 +20,13 @@ from triptych.report import (
     posterior_mean,
 )
 from triptych.report.compare import Comparison
+from triptych.report.details import png
 from triptych.report.own_panels import Draw as OwnDraw
 from triptych.report.style import colour, narrow, styled, to_png, to_svg
 from triptych.report.tuning import Tuning
 from triptych.report.tuning import draw as draw_tuning
+from triptych.runs.read import Run
 
-PNG = b"\x89PNG\r\n\x1a\n"
 Draw = Callable[[Comparison, Mapping[str, str]], Figure | None]
 LARGEST_IMAGE = 4 * 2**20  # bytes of one sample grid: more would make the page too heavy to mail
 
@@ -243,14 +245,19 @@ def _measured(comparison: Comparison, palette: dict[str, str], name: str) -> lis
 
 def grids(comparison: Comparison) -> list[Grid]:
     """The first seed's samples of each cell, where its file is there and is a PNG."""
+    return _pictures(comparison, lambda run: run.samples)
+
+
+def strips(comparison: Comparison) -> list[Grid]:
+    """The first seed's way from noise to samples of each cell, where its file is there and is a PNG."""
+    return _pictures(comparison, lambda run: run.dir / "samples" / "trajectory.png")
+
+
+def _pictures(comparison: Comparison, of: Callable[[Run], Path | None]) -> list[Grid]:
     found = []
     for cell in comparison.cells:
         for seed, run in cell.runs.items():
-            try:
-                data = run.samples.read_bytes() if run.samples else b""
-            except OSError:
-                continue
-            if data.startswith(PNG) and len(data) <= LARGEST_IMAGE:
+            if data := png(of(run), run, LARGEST_IMAGE):
                 caption = cell.label if seed is None else f"{cell.label}, seed {seed}"
                 uri = "data:image/png;base64," + base64.b64encode(data).decode()
                 found.append(Grid(cell.label, caption, uri))

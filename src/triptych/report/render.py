@@ -29,6 +29,7 @@ from triptych.report.panels import (
     headline_svg,
     how_headline,
     panels,
+    strips,
     tuning_svg,
 )
 from triptych.report.power import reach
@@ -111,6 +112,7 @@ def page(story: Story, palette: dict[str, str]) -> str:
             "by_item": " and item" if any(claim.pair.items for claim in comparison.claims.values()) else "",
             "panels": panels(comparison, palette, f"s{i}"),
             "grids": grids(comparison),
+            "strips": strips(comparison),
             "costs": cost.columns(comparison),
             "cost_lines": cost.lines(comparison),
             "how_cost": cost.HOW,

@@ -32,3 +32,7 @@ function restore() {
 }
 addEventListener("hashchange", restore);
 restore();
+// while runs go on, the page that has been written by then; not under the hands of who is choosing
+if (data.running) setInterval(() => {
+  if (!document.activeElement?.matches("input, select")) location.reload();
+}, 30_000);
