@@ -110,6 +110,8 @@ def test_a_page_lays_out_and_asks_nothing_of_the_network(chrome, small, width, d
     assert chrome.complaints == [] and chrome.requests == [small.html.as_uri()]
     assert chrome.run("document.documentElement.scrollWidth") <= width
     assert chrome.run(OVERLAPS) == [] and chrome.run(CUT_OFF) == []
+    chrome.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    assert chrome.run("document.documentElement.scrollWidth") <= width and chrome.run(CUT_OFF) == []
     shown = chrome.run("getComputedStyle(document.body).backgroundColor")
     assert (max(numbers(shown)) < 60) == dark
     assert small.html.stat().st_size < 5e6

@@ -24,7 +24,7 @@ from triptych.report.story import Story, against
 from triptych.report.style import mark
 from triptych.report.words import count, duration, number, plus_minus
 from triptych.runs.plain import load, natural
-from triptych.runs.read import Estimate, Run
+from triptych.runs.read import UNITS, Estimate, Run
 
 NOWHERE = {Role.PATH, Role.OUTPUT}  # where something lies is no property to group by
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -164,7 +164,7 @@ def _neighbour(
 
 
 def _bound(run: Run) -> str:
-    return _estimate(run.test[run.measure]) if run.measure else ""
+    return f"{_estimate(run.test[run.measure])} {UNITS[run.measure]}" if run.measure else ""
 
 
 def _estimate(found: Estimate) -> str:

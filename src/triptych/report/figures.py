@@ -225,6 +225,8 @@ def _rows(
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
     ax.spines["left"].set_color(GRID)
+    if is_narrow():
+        ax.locator_params(axis="x", nbins=5)
     across = ax.get_yaxis_transform()
     for y, (name, note) in enumerate(zip(names, notes, strict=True)):
         if is_narrow():

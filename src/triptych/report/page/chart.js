@@ -51,7 +51,7 @@ function chart(curve, ink, behind = []) {
   for (const [line, faint] of lines) {
     const points = line.x.map((x, i) => [x, line.y[i]]).filter(([, y]) => !curve.log || y > 0);
     const d = points.map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)} ${py(y).toFixed(1)}`).join("");
-    svg.append(drawn("path", {d, style: `fill: none; stroke-width: ${faint ? 1 : 1.8}; stroke: ${faint ? "var(--grid, #e2e5ea)" : ink}`}));
+    svg.append(drawn("path", {d, style: `fill: none; stroke-width: ${faint ? 1 : 1.8}; stroke: ${faint ? "var(--muted, #68707c)" : ink}; opacity: ${faint ? 0.4 : 1}`}));
     if (!faint && points.length < 40)
       for (const [x, y] of points) {
         const dot = drawn("circle", {cx: px(x).toFixed(1), cy: py(y).toFixed(1), r: 2.6, style: `fill: ${ink}`});

@@ -6,7 +6,7 @@ const linkTo = run => element("a", {href: state.link(run.name), "data-run": run.
 
 function tableOf(title, head, rows, left = [0]) {
   const text = i => ({class: left.includes(i) ? "text" : ""});
-  const table = element("table", {class: "sortable", "data-name": fileName(title), "data-title": title},
+  const table = element("table", {class: head.length === 2 ? "pairs" : "", "data-name": fileName(title), "data-title": title},
     element("thead", {}, element("tr", {}, ...head.map((name, i) => element("th", text(i), name)))),
     element("tbody", {}, ...rows.map(row => element("tr", {}, ...row.map((cell, i) => element(i ? "td" : "th", text(i), cell))))));
   return element("section", {class: "panel"}, element("h3", {}, title),
