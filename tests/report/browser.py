@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -33,7 +34,7 @@ class Browser:
         self._read, from_browser = os.pipe()
 
         def numbered() -> None:  # the browser reads from 3 and writes to 4
-            high = [os.dup(fd) for fd in (to_browser, from_browser)]
+            high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (to_browser, from_browser)]
             for fd, place in zip(high, (3, 4), strict=True):
                 os.dup2(fd, place, inheritable=True)
 

@@ -65,6 +65,13 @@ def small(tmp_path_factory):
     return write_report(root)
 
 
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory):
+    """As many settings as there are colours, some with long names."""
+    more = {f"x0 / min_snr / {k}": 2.2 + 0.013 * k for k in range(7)}
+    return write_report(sweep(tmp_path_factory.mktemp("twelve") / "objectives", TARGETS | more))
+
+
 @pytest.fixture
 def page(chrome, small):
     chrome.open(small.html)
@@ -105,16 +112,18 @@ def numbers(text):
 
 
 @pytest.mark.parametrize("width, dark", [(390, False), (500, True), (1200, False)])
-def test_a_page_lays_out_and_asks_nothing_of_the_network(chrome, small, width, dark):
-    chrome.open(small.html, width=width, dark=dark)
-    assert chrome.complaints == [] and chrome.requests == [small.html.as_uri()]
+@pytest.mark.parametrize("cells", [5, 12])
+def test_a_page_lays_out_and_asks_nothing_of_the_network(chrome, small, twelve, cells, width, dark):
+    report = small if cells == 5 else twelve
+    chrome.open(report.html, width=width, dark=dark)
+    assert chrome.complaints == [] and chrome.requests == [report.html.as_uri()]
     assert chrome.run("document.documentElement.scrollWidth") <= width
     assert chrome.run(OVERLAPS) == [] and chrome.run(CUT_OFF) == []
     chrome.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     assert chrome.run("document.documentElement.scrollWidth") <= width and chrome.run(CUT_OFF) == []
     shown = chrome.run("getComputedStyle(document.body).backgroundColor")
     assert (max(numbers(shown)) < 60) == dark
-    assert small.html.stat().st_size < 5e6
+    assert report.html.stat().st_size < 5e6
 
 
 def test_the_first_paint_comes_soon(chrome, small):
