@@ -22,11 +22,16 @@ def weights(run) -> dict:
 def test_the_directory_holds_what_it_promises(prepared):
     run = prepared("objective=v", "seed=3")
     summary = execute(run)
-    for name in ("config.yaml", "provenance.json", "metrics.csv", "summary.json", "samples/final.png"):
+    names = ("config.yaml", "provenance.json", "metrics.csv", "summary.json", "samples/final.png")
+    for name in (*names, "samples/trajectory.png"):
         assert (run / name).is_file(), name
     assert json.loads((run / "summary.json").read_text()) == json.loads(json.dumps(summary))
     assert summary["status"] == "finished" and summary["schema"] == 1
     assert summary["overrides"] == ["objective=v", "seed=3"] and summary["choices"]["objective"] == "v"
+    # what torch itself takes is more than this, and no test takes more than that
+    assert 50 * 2**20 < summary["cost"]["memory"] < 64 * 2**30
+    sampler = run.config()["sampler"]
+    assert summary["cost"]["evaluations"] == sampler["steps"]  # ancestral: one call a step
     assert summary["seed"] == 3 and summary["steps"] == 6 and summary["weights"] == "ema"
     for split, n in (("test", 297), ("val", 150), ("train", 297)):
         figures = summary[split]

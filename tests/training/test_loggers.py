@@ -91,7 +91,7 @@ def check_hyperparameters_and_pictures(run) -> None:
     said = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
     assert said["optimizer.lr"].number_value == run.config()["optimizer"]["lr"]
     assert said["objective"].string_value == "epsilon" and said["seed"].number_value == 1
-    assert {*events.Tags()["images"]} == {"samples", "samples/final"}
+    assert {*events.Tags()["images"]} == {"samples", "samples/final", "samples/trajectory"}
 
 
 def of_mlflow(run) -> tuple[object, dict[str, dict[int, float]]]:

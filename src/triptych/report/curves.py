@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,12 +22,13 @@ from triptych.report.style import (
     axes,
     end_labels,
     inches,
+    mark,
     plain_log,
     short,
     shortened,
 )
 from triptych.report.words import duration
-from triptych.runs.read import Curve
+from triptych.runs.read import Curve, Run
 
 WIDTH, HEIGHT = 5.2, 3.5
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
@@ -66,13 +67,31 @@ def ratio_to_best(comparison: Comparison, colours: Colours) -> Figure | None:
         at = np.interp(gamma, other, mean, left=math.nan, right=math.nan)
         ratios[label] = np.divide(at, reference, out=np.full_like(at, math.nan), where=reference > 0)
     figure, ax = _axes(ratios, top=0.3)
-    for label, ratio in ratios.items():
-        _line(ax, gamma, ratio, label, colours)
+    for cell in comparison.cells:
+        if cell.label not in ratios:
+            continue
+        ratio, error = ratios[cell.label], _within_seeds(cell, comparison.cells[0], gamma)
+        _line(ax, gamma, ratio, cell.label, colours)
+        if error is not None:
+            low, high = np.maximum(ratio - error, ratio * 0.05), ratio + error
+            ax.fill_between(gamma, low, high, color=colours[cell.label], alpha=0.18, linewidth=0)
     _log(ax, ratios.values())
     ax.set_xlabel(GAMMA)
     ax.set_ylabel(f"contribution, × {short(best, 22)}")
     _name_lines(ax, ratios, colours)
     return figure
+
+
+def _within_seeds(cell: Cell, best: Cell, gamma: np.ndarray) -> np.ndarray | None:
+    """Standard error over seeds of the multiple within a seed, at `gamma`; None without two of them."""
+    found = []
+    for seed, run in cell.runs.items():
+        one, other = run.noise_levels, best.runs[seed].noise_levels if seed in best.runs else None
+        if one and other and min(*one.value, *other.value) > 0:
+            low, high = max(min(c.gamma) for c in (one, other)), min(max(c.gamma) for c in (one, other))
+            ratio = _read_at(gamma, one) / _read_at(gamma, other)
+            found.append(np.where((gamma >= low) & (gamma <= high), ratio, math.nan))
+    return np.std(found, axis=0, ddof=1) / math.sqrt(len(found)) if len(found) > 1 else None
 
 
 def training(comparison: Comparison, colours: Colours) -> Figure | None:
@@ -90,13 +109,15 @@ def equal_time(comparison: Comparison) -> str:
     lines = _over_seconds(comparison)
     if len(lines) < 2 or len(lines) < len(comparison.cells):
         return ""
-    took = {label: float(np.mean([t[-1] for t, _ in seeds])) for label, seeds in lines.items()}
+    took = {label: float(np.mean([line.at[-1] for line in seeds])) for label, seeds in lines.items()}
     quickest = min(took, key=lambda label: took[label])
     if max(took.values()) < 1.02 * took[quickest]:
         return ""
     within = took[quickest]
-    at_time = {label: np.mean([np.interp(within, t, v) for t, v in seeds]) for label, seeds in lines.items()}
-    at_end = {label: np.mean([v[-1] for _, v in seeds]) for label, seeds in lines.items()}
+    at_time = {
+        label: np.mean([np.interp(within, t, v) for t, v, _ in seeds]) for label, seeds in lines.items()
+    }
+    at_end = {label: np.mean([line.values[-1] for line in seeds]) for label, seeds in lines.items()}
     steps, seconds = (sorted(lines, key=lambda label: means[label]) for means in (at_end, at_time))
     said = f"At equal time ({duration(within)} of training, what {quickest} takes) "
     if steps == seconds:
@@ -107,15 +128,23 @@ def equal_time(comparison: Comparison) -> str:
     )
 
 
-Lines = dict[str, list[tuple[np.ndarray, np.ndarray]]]
+class Line(NamedTuple):
+    """One run's values at steps, or seconds."""
+
+    at: np.ndarray
+    values: np.ndarray
+    run: Run
+
+
+Lines = dict[str, list[Line]]
 
 
 def _over_steps(comparison: Comparison) -> Lines:
     """Steps and validation bounds of each seed of each cell."""
     lines: Lines = {}
     for cell in comparison.cells:
-        read = [run.history(f"val/{comparison.measure}") for run in cell.runs.values()]
-        kept = [(np.array(steps), np.array(values)) for steps, values in read if len(steps) > 1]
+        read = [(*run.history(f"val/{comparison.measure}"), run) for run in cell.runs.values()]
+        kept = [Line(np.array(steps), np.array(values), run) for steps, values, run in read if len(steps) > 1]
         if kept:
             lines[cell.label] = kept
     return lines
@@ -127,13 +156,14 @@ def _over_seconds(comparison: Comparison) -> Lines:
     for cell in comparison.cells:
         kept = []
         for run in cell.runs.values():
-            steps, values = run.history(f"val/{comparison.measure}")
-            at = dict(zip(*run.history("time"), strict=True))
+            read = run.histories((f"val/{comparison.measure}", "time"))
+            steps, values = read.get(f"val/{comparison.measure}", ([], []))
+            at = dict(zip(*read.get("time", ([], [])), strict=True))
             fit = run.seconds.get("fit", math.nan)
             if len(steps) > 1 and all(step in at for step in steps):
-                kept.append((np.array([at[step] for step in steps]), np.array(values)))
+                kept.append(Line(np.array([at[step] for step in steps]), np.array(values), run))
             elif len(steps) > 1 and run.steps and math.isfinite(fit):
-                kept.append((np.array(steps) * fit / run.steps, np.array(values)))
+                kept.append(Line(np.array(steps) * fit / run.steps, np.array(values), run))
         if kept:
             lines[cell.label] = kept
     return lines
@@ -146,18 +176,20 @@ def _training(comparison: Comparison, colours: Colours, lines: Lines, what: str)
     ends = {}
     for label, seeds in lines.items():
         if len(seeds) > 1:
-            for at, values in seeds:
-                ax.plot(at, values, color=colours[label], linewidth=0.7, alpha=0.45)
-        places = np.unique(np.concatenate([at for at, _ in seeds]))
-        places = places[(places >= max(a[0] for a, _ in seeds)) & (places <= min(a[-1] for a, _ in seeds))]
+            for at, values, run in seeds:
+                ax.plot(at, values, color=colours[label], linewidth=0.7, alpha=0.45, gid=mark(run))
+        places = np.unique(np.concatenate([line.at for line in seeds]))
+        first, end = max(line.at[0] for line in seeds), min(line.at[-1] for line in seeds)
+        places = places[(places >= first) & (places <= end)]
         if not places.size:
             continue
-        mean = np.mean([np.interp(places, at, values) for at, values in seeds], axis=0)
-        ax.plot(places, mean, color=colours[label], linewidth=2, linestyle=_style(label, colours))
+        mean = np.mean([np.interp(places, at, values) for at, values, _ in seeds], axis=0)
+        only = mark(seeds[0].run) if len(seeds) == 1 else None
+        ax.plot(places, mean, color=colours[label], linewidth=2, linestyle=_style(label, colours), gid=only)
         ends[label] = mean
     # the first value says how a random network does: it would flatten everything that follows
-    values = np.concatenate([v for seeds in lines.values() for _, v in seeds])
-    last = [v[-1] for seeds in lines.values() for _, v in seeds]
+    values = np.concatenate([line.values for seeds in lines.values() for line in seeds])
+    last = [line.values[-1] for seeds in lines.values() for line in seeds]
     top = max(float(np.quantile(values, 0.85)), max(last) + 0.3 * (max(last) - min(last)))
     low, top = float(values.min()), min(top, float(values.max()))
     pad = 0.05 * (top - low) or 1e-3
@@ -261,11 +293,13 @@ def _line(ax: Axes, x: np.ndarray, y: np.ndarray, label: str, colours: Colours) 
 
 
 def _log(ax: Axes, values: Iterable[Any]) -> None:
-    """A log axis with plain numbers, and numbers between the decades where there are few decades."""
-    ax.set_yscale("log")
+    """A log axis with plain numbers, and some between few decades; as it is where values hardly differ."""
     every = np.concatenate([np.asarray(v, dtype=float) for v in values])
     every = every[np.isfinite(every) & (every > 0)]
     decades = math.log10(every.max() / every.min()) if every.size else 1.0
+    if decades < 0.05:  # a few percent: between the numbers that a log axis names there would be none
+        return
+    ax.set_yscale("log")
     subs: tuple[float, ...] = (1, 1.1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
     if decades > 0.3:
         subs = (1,) if decades > 2 else (1, 2, 5) if decades > 1 else (1, 1.5, 2, 3, 5, 7)

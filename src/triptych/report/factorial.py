@@ -21,7 +21,7 @@ from scipy.special import fdtrc
 from triptych.report.axes import Axis, value
 from triptych.report.compare import Cell, Comparison
 from triptych.report.statistics import Spread, spread
-from triptych.report.style import LINES, PAPER, axes, end_labels, inches, plain_log, shortened
+from triptych.report.style import LINES, PAPER, axes, end_labels, inches, mark, plain_log, shortened
 from triptych.report.words import interval, listed, number, p_value, plus_minus
 
 LEAST = 2 / 3  # of all combinations, that make a grid
@@ -189,8 +189,9 @@ def draw(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
         style = LINES[i // 12 % len(LINES)]
         ax.errorbar(x, means, errors, color=ink, linewidth=1.6, linestyle=style, capsize=2.5, elinewidth=1.1)
         for place, cell in zip(x, cells.values(), strict=True):
-            values = list(cell.values().values())
-            ax.scatter([place] * len(values), values, s=9, color=ink, alpha=0.5, linewidth=0)
+            for seed, bound in cell.values().items():
+                ax.plot(place, bound, "o", markersize=3, color=ink, alpha=0.5, markeredgewidth=0,
+                        gid=mark(cell.runs[seed]))  # fmt: skip
         best = min(range(len(means)), key=means.__getitem__)
         ax.scatter([x[best]], [means[best]], s=70, facecolor=PAPER, edgecolor=ink, linewidth=1.8, zorder=3)
         shown += means

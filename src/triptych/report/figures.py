@@ -17,11 +17,23 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import Transform
 
 from triptych.report.compare import Cell, Comparison
-from triptych.report.style import GRID, INK, MUTED, PAPER, axes, inches, plain_log, short, shortened
+from triptych.report.style import (
+    GRID,
+    INK,
+    MUTED,
+    PAPER,
+    axes,
+    inches,
+    is_narrow,
+    mark,
+    plain_log,
+    short,
+    shortened,
+)
 from triptych.report.words import BASELINES, difference, number, plus_minus
 from triptych.runs.read import PARTS
 
-WIDTH, ROW = 7.2, 0.36
+WIDTH, ROW, TALL = 7.2, 0.36, 0.54  # inches; TALL: of a row with its name above it
 Colours = Mapping[str, str]
 
 
@@ -35,14 +47,16 @@ def headline(comparison: Comparison, colours: Colours) -> Figure | None:
     low, high = _frame([v for cell in cells for v in cell.values().values()], [cell.bound for cell in cells])
     low, high = _references(ax, comparison, low, high)
     for y, cell in enumerate(cells):
-        ink, bound, values = colours[cell.label], cell.bound, list(cell.values().values())
+        ink, bound, values = colours[cell.label], cell.bound, cell.values()
         if bound.n > 1:
             ax.plot(
                 [bound.low, bound.high], [y, y], color=ink, linewidth=5, alpha=0.28, solid_capstyle="butt"
             )
             ax.plot([bound.mean] * 2, [y - 0.26, y + 0.26], color=ink, linewidth=2.2)
-        shift = [0.2 * (k - (len(values) - 1) / 2) / max(len(values) - 1, 1) for k in range(len(values))]
-        ax.scatter(values, [y + s for s in shift], s=26, color=ink, edgecolor=PAPER, linewidth=0.7, zorder=3)
+        for k, (seed, value) in enumerate(values.items()):
+            shift = 0.2 * (k - (len(values) - 1) / 2) / max(len(values) - 1, 1)
+            ax.plot(value, y + shift, "o", markersize=5.1, color=ink, markeredgecolor=PAPER,
+                    markeredgewidth=0.7, zorder=3, gid=mark(cell.runs[seed]))  # fmt: skip
     ax.set_xlim(low, high)
     ax.set_xlabel(f"test bound, {comparison.unit} (lower is better)")
     return figure
@@ -83,7 +97,8 @@ def parts(comparison: Comparison, colours: Colours) -> Figure | None:
         return None
     means = {cell.label: [cell.spread(part=part).mean for part in PARTS] for cell in cells}
     figure, ax = _rows(comparison, ["" for _ in cells], cells, top=0.62, room=1.95)
-    inch = 1 / (ax.get_position().width * figure.get_size_inches()[0])
+    box, (width, height) = ax.get_position(), figure.get_size_inches()
+    inch, high = 1 / (box.width * width), 1 / (box.height * height)
     depth = (1.0, 0.62, 0.28)
     for y, cell in enumerate(cells):
         below = above = 0.0
@@ -102,7 +117,7 @@ def parts(comparison: Comparison, colours: Colours) -> Figure | None:
     ax.legend(
         handles=keys,
         loc="lower left",
-        bbox_to_anchor=(-0.01, 1 + 0.2 / (ROW * (len(cells) + 0.3))),
+        bbox_to_anchor=(-0.01, 1 + 0.2 * high),
         ncols=3,
         frameon=False,
         handlelength=1.2,
@@ -121,20 +136,24 @@ def train_test(comparison: Comparison, colours: Colours) -> Figure | None:
     if not cells:
         return None
     ends = [(cell.spread("train").mean, cell.bound.mean) for cell in cells]
+    errors = [_over_items(cell) for cell in cells]
     notes = [
-        f"{number(test - train, sign=True)} ± {number(_over_items(cell))}"
-        for cell, (train, test) in zip(cells, ends, strict=True)
+        f"{number(test - train, sign=True)} ± {number(error)}"
+        for error, (train, test) in zip(errors, ends, strict=True)
     ]
     figure, ax = _rows(comparison, notes, cells, top=0.42)
-    for y, (cell, (train, test)) in enumerate(zip(cells, ends, strict=True)):
+    for y, (cell, error, (train, test)) in enumerate(zip(cells, errors, ends, strict=True)):
         ink = colours[cell.label]
+        told = math.isfinite(error) and abs(test - train) > 2 * error
         ax.plot([train, test], [y, y], color=ink, linewidth=2.4, alpha=0.4)
+        if math.isfinite(error):  # where the test set's bound would lie if nothing had been memorised
+            ax.plot([train - 2 * error, train + 2 * error], [y + 0.2] * 2, color=MUTED, linewidth=1.6)
         ax.scatter([train], [y], s=40, color=PAPER, edgecolor=ink, linewidth=1.6, zorder=3)
-        ax.scatter([test], [y], s=46, color=ink, zorder=3)
-    ax.text(
-        0, 1.02, "○ first training items\u2003● test set", transform=ax.transAxes, color=MUTED, va="bottom"
-    )
-    ax.text(1.02, 1.02, "test − train", transform=ax.transAxes, color=MUTED, va="bottom")
+        ax.scatter([test], [y], s=46, color=ink if told else PAPER, edgecolor=ink, linewidth=1.6, zorder=3)
+        ax.plot(test, y, "x", markersize=4, color=PAPER if told else ink, zorder=4)
+    ax.text(0, 1.02, "○ training\u2003⊗ test", transform=ax.transAxes, color=MUTED, va="bottom")
+    place, side = (1.0, "right") if is_narrow() else (1.02, "left")
+    ax.text(place, 1.02, "test − train", transform=ax.transAxes, color=MUTED, va="bottom", ha=side)
     ax.margins(x=0.06)
     ax.set_xlabel(f"bound, {comparison.unit}")
     return figure
@@ -191,18 +210,32 @@ def _rows(
     top: float = 0.12,
     room: float = 0.0,
 ) -> tuple[Figure, Axes]:
-    """Axes with a named row per cell and a note at the end of each."""
+    """Axes with a named row per cell and a note at the end of each; on a phone both stand above the row."""
     shown = comparison.cells if cells is None else cells
-    names = list(shortened([cell.label for cell in shown], 30).values())
-    left, right = inches(names) + 0.16, max(room, inches([*notes, "x" * 11]) + 0.16)
-    figure, ax = axes(WIDTH + max(0.0, left - 1.0), top + 0.5 + ROW * (len(names) + 0.3), left, right, top)
+    if is_narrow():
+        names = [short(cell.label) for cell in shown]
+        left, right, row = 0.15, 0.15 if any(notes) else room, TALL
+    else:
+        names = list(shortened([cell.label for cell in shown], 30).values())
+        left, right, row = inches(names) + 0.16, max(room, inches([*notes, "x" * 11]) + 0.16), ROW
+    width = WIDTH + max(0.0, left - 1.0)
+    figure, ax = axes(width, top + 0.5 + row * (len(names) + 0.3), left, right, top)
     ax.set_ylim(len(names) - 0.35, -0.65)
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), [] if is_narrow() else names)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
     ax.spines["left"].set_color(GRID)
-    for y, note in enumerate(notes):
-        ax.text(1.02, y, note, transform=ax.get_yaxis_transform(), va="center")
+    if is_narrow():
+        ax.locator_params(axis="x", nbins=5)
+    across = ax.get_yaxis_transform()
+    for y, (name, note) in enumerate(zip(names, notes, strict=True)):
+        if is_narrow():
+            for x, text, side, weight in ((0.0, name, "left", "bold"), (1.0, note, "right", "normal")):
+                back = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}  # no line runs through the words
+                ax.text(x, y - 0.32, text, transform=across, va="bottom", ha=side, fontweight=weight,
+                        bbox=back if text else None, zorder=2.5)  # fmt: skip
+        else:
+            ax.text(1.02, y, note, transform=across, va="center")
     return figure, ax
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from triptych.report.axes import value
 from triptych.report.compare import Cell, Comparison
 from triptych.report.figures import Colours
-from triptych.report.statistics import spread
+from triptych.report.statistics import Spread, spread
 from triptych.report.style import (
     INK,
     MARKERS,
@@ -25,6 +25,7 @@ from triptych.report.style import (
     plain_log,
     shortened,
 )
+from triptych.runs.read_schedule import ScheduleCurve
 
 STEPS, RUNG = "bound.steps", "setting"
 KINDS = ("vae", "hvae", "vdm")
@@ -34,29 +35,33 @@ WIDTH = 5.2
 def bound_by_steps(comparison: Comparison, colours: Colours) -> Figure | None:
     """The bound over the number of steps T, or its gap to the truth where that is known; both log."""
     part = "gap" if all(cell.spread(part="gap").n for cell in comparison.cells) else ""
-    lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    lines: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
     for cell in comparison.cells:
         run = next(iter(cell.runs.values()))
         told = value(run, STEPS)
         if told.isdigit():
             rest = [value(run, axis.key) for axis in comparison.axes if axis.key != STEPS]
-            lines[" / ".join(rest) or "bound"].append((int(told), cell.spread(part=part).mean))
+            found = cell.spread(part=part)
+            error = found.stderr if math.isfinite(found.stderr) else 0.0
+            lines[" / ".join(rest) or "bound"].append((int(told), found.mean, error))
     if not any(len(points) > 1 for points in lines.values()):
         return None
     names = shortened(list(lines))
     figure, ax = axes(7.2, 3.7, 0.74, inches(list(names.values())) + 0.45)
     ends = []
     for k, (label, points) in enumerate(lines.items()):
-        steps, values = zip(*sorted(points), strict=True)
-        ink = colour(k)
-        ax.plot(steps, values, color=ink, linewidth=1.8, marker=MARKERS[k % len(MARKERS)], markersize=4)
+        steps, values, errors = zip(*sorted(points), strict=True)
+        ink, shape = colour(k), MARKERS[k % len(MARKERS)]
+        ax.errorbar(
+            steps, values, errors, color=ink, linewidth=1.8, marker=shape, markersize=4, elinewidth=1.1
+        )
         ends.append((values[-1], names[label], ink))
     ax.set_xscale("log")
-    if all(v > 0 for points in lines.values() for _, v in points):
+    if all(v > 0 for points in lines.values() for _, v, _ in points):
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(FuncFormatter(plain_log))
         ax.yaxis.set_minor_formatter(NullFormatter())
-    grid = sorted({step for points in lines.values() for step, _ in points})
+    grid = sorted({step for points in lines.values() for step, *_ in points})
     ax.set_xticks(grid, [str(step) for step in grid])
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("steps T of the bound")
@@ -69,11 +74,7 @@ def bound_by_steps(comparison: Comparison, colours: Colours) -> Figure | None:
 
 def schedules(comparison: Comparison, colours: Colours) -> Figure | None:
     """The noise schedule gamma(t) of each setting, first seed; only where they differ."""
-    curves = {}
-    for cell in comparison.cells:
-        found = next((run.schedule for run in cell.runs.values() if run.schedule), None)
-        if found:
-            curves[cell.label] = found
+    curves = _schedules(comparison)
     if len(set(curves.values())) < 2:
         return None
     names = shortened(list(curves))
@@ -92,16 +93,26 @@ def schedules(comparison: Comparison, colours: Colours) -> Figure | None:
     return figure
 
 
+def _schedules(comparison: Comparison) -> dict[str, ScheduleCurve]:
+    """Of each setting's first run that recorded it."""
+    found = {
+        c.label: next((r.schedule for r in c.runs.values() if r.schedule), None) for c in comparison.cells
+    }
+    return {label: curve for label, curve in found.items() if curve}
+
+
 def estimator_variance(comparison: Comparison, colours: Colours) -> Figure | None:
     """Variance of one draw of the diffusion term, nats² an item: what training sees as noise."""
+    if len(set(_schedules(comparison).values())) < 2:
+        return None
     found = {}
     for cell in comparison.cells:
         values = [run.variance for run in cell.runs.values() if math.isfinite(run.variance)]
         if values:
-            found[cell.label] = spread(values).mean
+            found[cell.label] = spread(values)
     if len(found) < 2:
         return None
-    rows = dict(sorted(found.items(), key=lambda item: item[1]))
+    rows = dict(sorted(found.items(), key=lambda item: item[1].mean))
     return _bars(rows, colours, "variance of one draw, nats²")
 
 
@@ -145,6 +156,10 @@ def ladder(comparison: Comparison, colours: Colours) -> Figure | None:
                         ha="center", va="top", fontweight="bold")  # fmt: skip
             continue
         ax.plot([x, x], [train.mean, test.mean], color=ink, linewidth=1.2)
+        for found in (train, test):
+            if math.isfinite(found.stderr):
+                ends = [found.mean - found.stderr, found.mean + found.stderr]
+                ax.plot([x, x], ends, color=ink, linewidth=1.6, marker="_", markersize=6)
         ax.scatter([x], [train.mean], s=34, facecolor=PAPER, edgecolor=ink, linewidth=1.4, zorder=3)
         ax.scatter([x], [test.mean], s=34, color=ink, zorder=3)
         if weighted.n:
@@ -176,14 +191,18 @@ def _terms(cell: Cell) -> list[float]:
     return terms
 
 
-def _bars(rows: dict[str, float], colours: Colours, xlabel: str) -> Figure:
-    """A bar and its number for each label."""
+def _bars(rows: dict[str, Spread], colours: Colours, xlabel: str) -> Figure:
+    """A bar with its standard error over seeds, and its number, for each label."""
     names = shortened(list(rows), 30)
-    figure, ax = axes(7.2, 0.36 * len(rows) + 0.75, inches(list(names.values())) + 0.2, 0.7)
-    for y, (label, width) in enumerate(rows.items()):
+    shown = [f"{s.mean:,.0f}" if 100 <= s.mean < 1e5 else f"{s.mean:.3g}" for s in rows.values()]
+    right = inches(shown) + 0.2
+    figure, ax = axes(7.2, 0.36 * len(rows) + 0.75, inches(list(names.values())) + 0.2, right)
+    for y, (label, found) in enumerate(rows.items()):
+        width, error = found.mean, found.stderr if math.isfinite(found.stderr) else 0.0
         ax.barh(y, width, height=0.62, color=colours[label])
-        shown = f"{width:,.0f}" if width >= 100 else f"{width:.3g}"
-        ax.text(width, y, f" {shown}", va="center", color=MUTED)
+        if error:
+            ax.plot([width - error, width + error], [y, y], color=INK, linewidth=1.2)
+        ax.text(width + error, y, f" {shown[y]}", va="center", color=MUTED)
     ax.set_yticks(range(len(rows)), [names[label] for label in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlabel(xlabel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -19,12 +20,13 @@ from triptych.report import (
     posterior_mean,
 )
 from triptych.report.compare import Comparison
+from triptych.report.details import png
 from triptych.report.own_panels import Draw as OwnDraw
-from triptych.report.style import colour, styled, to_png, to_svg
+from triptych.report.style import colour, narrow, styled, to_png, to_svg
 from triptych.report.tuning import Tuning
 from triptych.report.tuning import draw as draw_tuning
+from triptych.runs.read import Run
 
-PNG = b"\x89PNG\r\n\x1a\n"
 Draw = Callable[[Comparison, Mapping[str, str]], Figure | None]
 LARGEST_IMAGE = 4 * 2**20  # bytes of one sample grid: more would make the page too heavy to mail
 
@@ -42,8 +44,8 @@ class Panel:
 class Grid:
     """A sample grid as a data URI, with the caption that names its cell and seed."""
 
+    label: str
     caption: str
-    colour: str
     uri: str
 
 
@@ -63,8 +65,9 @@ LADDER = (
     "of the data's own size, a fixed linear Gaussian encoder, and one network shared by all steps. So "
     "parameters that the VAEs spend on encoders and on a decoder a level go into one denoiser, and a term "
     "of the bound can be drawn at random instead of summing all. Discs are the test bound, rings the "
-    "training bound, bars the importance-weighted bound of the VAEs, a number at the top a bound beyond "
-    "the frame; where a bar lies far below its disc, the encoder is what costs bits. More steps lower a "
+    "training bound, with their standard errors over seeds, bars the importance-weighted bound of the VAEs, "
+    "a number at the top a bound beyond the frame; where a bar lies far below its disc, the encoder is what "
+    "costs bits. More steps lower a "
     "diffusion model's bound towards its continuous limit; if the last rungs do not differ, the limit is "
     "reached. Networks are alike in size, not in cost of a step."
 )
@@ -107,8 +110,9 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
     ),
     (
         "Error by noise level",
-        "Left, how wrong the network's idea of the noise is at each noise level (band: standard error over "
-        "seeds); right, the same as a multiple of the best setting's: above 1, more bits are paid there.",
+        "Left, how wrong the network's idea of the noise is at each noise level; right, the same as a "
+        "multiple of the best setting's: above 1, more bits are paid there. Bands are standard errors over "
+        "seeds, on the right of the multiple within a seed.",
         (curves.noise_levels, curves.ratio_to_best),
     ),
     (
@@ -134,9 +138,10 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
     ),
     (
         "Training set against test set",
-        "From the bound on the first training items (ring), as many as there are test items, to that on the "
-        "test set (disc). ± is the standard error of the difference over items, which are not the same ones: "
-        "within twice of it, nothing says that the model does better on what it has seen. A longer bar does.",
+        "From the bound on the first training items (ring), as many as there are test items, to that on "
+        "the test set (crossed disc). ± is the standard error of the difference over items, which are not "
+        "the same ones, and the grey line twice that to either side of the ring: a disc within it is left "
+        "open, for nothing says that the model does better on what it has seen.",
         (figures.train_test,),
     ),
     (
@@ -170,9 +175,14 @@ def tuning_svg(tuning: Tuning | None, palette: dict[str, str]) -> str:
     """The tuning curves as SVG; empty for a sweep that tuned nothing."""
     if tuning is None:
         return ""
+    about = "Validation bound by what was tuned."
     with styled():
         figure = draw_tuning(tuning, palette)
-    return to_svg(figure, "tuning", "Validation bound by what was tuned.") if figure else ""
+        with narrow():
+            slim = draw_tuning(tuning, palette)
+    if figure is None or slim is None:
+        return ""
+    return both(to_svg(figure, "tuning", about), to_svg(slim, "tuning-n", about))
 
 
 def how_headline(comparison: Comparison) -> str:
@@ -212,7 +222,7 @@ def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Pan
         for i, (title, how, draws) in enumerate(entries):
             names = [f"{name}-own{place}-{i}-{j}" for j in range(len(draws))]
             try:
-                svgs = [_svg(comparison, palette, *one) for one in zip(draws, names, strict=True)]
+                svgs = [_one_svg(comparison, palette, *one) for one in zip(draws, names, strict=True)]
             except Exception as error:  # not ours to mend
                 found.append(Panel(title, f"It cannot be drawn. {own_panels.told(error)}", ()))
                 continue
@@ -233,24 +243,41 @@ def _measured(comparison: Comparison, palette: dict[str, str], name: str) -> lis
     return [Panel("Measures of samples", " ".join(filter(None, said)), tuple(svg for svg in svgs if svg))]
 
 
-def grids(comparison: Comparison, palette: dict[str, str]) -> list[Grid]:
+def grids(comparison: Comparison) -> list[Grid]:
     """The first seed's samples of each cell, where its file is there and is a PNG."""
+    return _pictures(comparison, lambda run: run.samples)
+
+
+def strips(comparison: Comparison) -> list[Grid]:
+    """The first seed's way from noise to samples of each cell, where its file is there and is a PNG."""
+    return _pictures(comparison, lambda run: run.dir / "samples" / "trajectory.png")
+
+
+def _pictures(comparison: Comparison, of: Callable[[Run], Path | None]) -> list[Grid]:
     found = []
     for cell in comparison.cells:
         for seed, run in cell.runs.items():
-            try:
-                data = run.samples.read_bytes() if run.samples else b""
-            except OSError:
-                continue
-            if data.startswith(PNG) and len(data) <= LARGEST_IMAGE:
+            if data := png(of(run), run, LARGEST_IMAGE):
                 caption = cell.label if seed is None else f"{cell.label}, seed {seed}"
                 uri = "data:image/png;base64," + base64.b64encode(data).decode()
-                found.append(Grid(caption, palette[cell.label], uri))
+                found.append(Grid(cell.label, caption, uri))
                 break
     return found
 
 
-def _svg(comparison: Comparison, palette: dict[str, str], draw: Draw | OwnDraw, name: str) -> str:
+def _svg(comparison: Comparison, palette: dict[str, str], draw: Draw, name: str) -> str:
+    """The figure, and for narrow screens another one that fits; the page shows one of the two."""
+    broad = _one_svg(comparison, palette, draw, name)
+    with narrow():
+        return both(broad, _one_svg(comparison, palette, draw, f"{name}-n")) if broad else ""
+
+
+def both(broad: str, slim: str) -> str:
+    """Two figures of the same, of which the page shows the one that fits its screen."""
+    return f'<div class="broad">{broad}</div><div class="narrow">{slim}</div>'
+
+
+def _one_svg(comparison: Comparison, palette: dict[str, str], draw: Draw | OwnDraw, name: str) -> str:
     with styled():
         figure = draw(comparison, palette)
     if figure is None or isinstance(figure, str):  # text: SVG or HTML of its own making

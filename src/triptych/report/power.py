@@ -12,6 +12,7 @@ step), so the power is a lower limit of what the corrected test has.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from statistics import median
 
 import numpy as np
@@ -34,6 +35,7 @@ def power(difference: float, error: Error, alpha: float) -> float:
     return float(_power(np.asarray(difference), error, alpha))
 
 
+@lru_cache(maxsize=4096)  # asked again for each form of a report
 def resolved(error: Error, alpha: float, goal: float = GOAL) -> float:
     """The smallest true difference that is claimed with probability `goal`."""
     limits = _limits(error, alpha)

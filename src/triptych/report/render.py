@@ -6,6 +6,8 @@ sweep goes on never shows half a report.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -14,8 +16,10 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from triptych.report import measures, words
+from triptych.report import cost, measures, words
+from triptych.report.compare import Comparison
 from triptych.report.curves import equal_time
+from triptych.report.details import as_json
 from triptych.report.factorial import effects
 from triptych.report.markdown import markdown
 from triptych.report.panels import (
@@ -25,6 +29,7 @@ from triptych.report.panels import (
     headline_svg,
     how_headline,
     panels,
+    strips,
     tuning_svg,
 )
 from triptych.report.power import reach
@@ -34,6 +39,7 @@ from triptych.report.style import PALETTE
 from triptych.report.verdict import footnote
 
 PICTURE = "report_files/headline.png"
+MOST_PAIRS = 16  # cells whose table of all pairs is still read; beyond, the reference is chosen
 
 
 @dataclass(frozen=True)
@@ -84,16 +90,20 @@ def page(story: Story, palette: dict[str, str]) -> str:
         loader=PackageLoader("triptych.report", "page"),
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
     )  # fmt: skip
+    script = room.get_template("page.js.j2").render()
     themes = {"light": list(PALETTE), "dark": list(PALETTE.values())}
     css = {theme: "".join(f"--c{i}:{c};" for i, c in enumerate(list_)) for theme, list_ in themes.items()}
     sections = [
         {
+            "index": i,
             "comparison": comparison,
+            "places": {cell.label: k for k, cell in enumerate((*comparison.cells, *comparison.pending))},
             "verdict": verdict,
             "headline": headline_svg(comparison, palette, f"s{i}"),
             "how_headline": how_headline(comparison),
             "drawn": measures.title(comparison),
-            "columns": columns(comparison),
+            "first": _columns(comparison)[0],
+            "rest": _columns(comparison)[1],
             "rows": rows(comparison),
             "footnote": footnote(comparison),
             "reach": reach(comparison),
@@ -101,18 +111,39 @@ def page(story: Story, palette: dict[str, str]) -> str:
             "equal_time": "" if measures.deciding(comparison) else equal_time(comparison),
             "by_item": " and item" if any(claim.pair.items for claim in comparison.claims.values()) else "",
             "panels": panels(comparison, palette, f"s{i}"),
-            "grids": grids(comparison, palette),
+            "grids": grids(comparison),
+            "strips": strips(comparison),
+            "costs": cost.columns(comparison),
+            "cost_lines": cost.lines(comparison),
+            "how_cost": cost.HOW,
             "parts": [(k, v) for k, v in words.PART_MEANING.items() if (k, k) in columns(comparison)],
             "measured": words.MEASURED[comparison.unit],
         }
         for i, (comparison, verdict) in enumerate(zip(story.comparisons, story.verdicts, strict=True))
     ]
-    variables = {colour: f"var(--c{list(PALETTE).index(colour)})" for colour in PALETTE}
+    names = {colour: f"var(--c{i}, {colour})" for i, colour in enumerate(PALETTE)}
+    where = _where(story)
     return room.get_template("report.html.j2").render(
-        story=story, sections=sections, palette={label: variables[c] for label, c in palette.items()},
-        variables=variables, css=css, words=words, where=_where(story),
-        tuning=tuning_svg(story.tuning, palette),
+        story=story, sections=sections, palette={label: names[c] for label, c in palette.items()},
+        css=css, words=words, where=where, tuning=tuning_svg(story.tuning, palette), most_pairs=MOST_PAIRS,
+        details=as_json(story, where), script=script, script_source=_allowed(script, sections),
     )  # fmt: skip
+
+
+def _allowed(script: str, sections: list[dict]) -> str:
+    """Whose script may run in the page: its own; any where a panel of the owner's brings one along."""
+    if any(
+        "<script" in svg.lower() for section in sections for panel in section["panels"] for svg in panel.svgs
+    ):
+        return "'unsafe-inline'"
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _columns(comparison: Comparison) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """What stands before the verdict, the figures that it rests on, and what stands behind it."""
+    known = columns(comparison)
+    at = [key for key, _ in known].index("p") + 1 if ("p", "p (Holm)") in known else len(known)
+    return known[:at], known[at:]
 
 
 def _where(story: Story) -> dict[Path, str]:

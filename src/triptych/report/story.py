@@ -7,7 +7,7 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from triptych.report import measures
@@ -32,7 +32,10 @@ STATUSES = ("finished", "diverged", "running", "interrupted", "failed", "unreada
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the results table, ready to print: texts, and the numbers by which to sort."""
+    """One line of the results table, ready to print: texts, and the numbers by which to sort.
+
+    `ends`: beside a number its standard error ("e"), or the ends of its interval ("low", "high").
+    """
 
     label: str
     seeds: str
@@ -40,6 +43,7 @@ class Row:
     order: dict[str, float]
     verdict: str
     best: bool = False
+    ends: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,8 @@ def columns(comparison: Comparison) -> list[tuple[str, str]]:
     if found := measures.columns(comparison):
         return found  # their bound is one and the same
     known = [("bound", f"test bound, {comparison.unit}")]
+    if len(comparison.cells) > 1:
+        known += [("difference", "paired difference to best [95%]"), ("p", "p (Holm)")]
     if any(math.isfinite(c.draw_error) for c in comparison.cells):
         known.append(("draws", "of ±, by draws"))
     known += [(part, part) for part in PARTS if any(c.spread(part=part).n for c in comparison.cells)]
@@ -164,8 +170,6 @@ def columns(comparison: Comparison) -> list[tuple[str, str]]:
     sizes = {r.train[c.measure].n for c in comparison.cells for r in c.runs.values() if c.measure in r.train}
     known += [("train", f"first {max(sizes)} training items")] if sizes else []
     known += [(f"{METRIC}{name}", head) for name, head in metrics(comparison)]
-    if len(comparison.cells) > 1:
-        known += [("difference", "paired difference to best [95%]"), ("p", "p (Holm)")]
     return known
 
 
@@ -200,17 +204,41 @@ def _row(comparison: Comparison, i: int, cell: Cell) -> Row:
     order = {key: s.mean for key, s in spreads.items() if not math.isnan(s.mean)}
     texts["draws"] = number(cell.draw_error)
     order |= {"draws": cell.draw_error} if math.isfinite(cell.draw_error) else {}
-    if i == 0:
-        texts |= {"difference": "best", "p": ""}
-        return Row(cell.label, _seeds(cell), texts, order | {"difference": 0.0}, "lowest mean", best=True)
-    claim = comparison.claim(0, i)
-    texts |= {"difference": difference(claim.pair), "p": p_value(claim.p)}
-    order |= {"difference": claim.pair.mean, "p": claim.p}
-    known = {k: v for k, v in order.items() if not math.isnan(v)}
-    return Row(cell.label, _seeds(cell), texts, known, _said(comparison, claim))
+    beside = against(comparison, 0, i)
+    texts |= {"difference": beside.difference, "p": beside.p}
+    known = {k: v for k, v in (order | beside.order).items() if not math.isnan(v)}
+    ends = {key: {"e": spreads[key].stderr} for key in texts if key in spreads and key in known}
+    ends["difference"] = beside.ends
+    return Row(cell.label, _seeds(cell), texts, known, beside.verdict, i == 0, _finite(ends))
 
 
-def _said(comparison: Comparison, claim: Claim) -> str:
+@dataclass(frozen=True)
+class Beside:
+    """What the table says of a cell beside the one that differences are taken to."""
+
+    difference: str
+    p: str
+    verdict: str
+    order: dict[str, float]
+    ends: dict[str, float] = field(default_factory=dict)
+
+
+def against(comparison: Comparison, reference: int, i: int) -> Beside:
+    """Cell i minus cell `reference`: the paired difference with its interval, corrected p, verdict."""
+    if i == reference:
+        return Beside("reference" if i else "best", "", "" if i else "lowest mean", {"difference": 0.0})
+    claim = comparison.claim(reference, i)
+    order = {"difference": claim.pair.mean, "p": claim.p}
+    ends = {"low": claim.pair.low, "high": claim.pair.high}
+    said = _said(comparison, claim, best=reference == 0)
+    return Beside(difference(claim.pair), p_value(claim.p), said, order, ends)
+
+
+def _finite(ends: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {k: kept for k, e in ends.items() if (kept := {n: x for n, x in e.items() if math.isfinite(x)})}
+
+
+def _said(comparison: Comparison, claim: Claim, best: bool) -> str:
     """A row's verdict: what is claimed, else a hint, else that it cannot be told."""
     if claim.pair.n < 2:
         several = any(len(cell.runs) > 1 for cell in comparison.cells)  # else the headline has said it
@@ -218,8 +246,8 @@ def _said(comparison: Comparison, claim: Claim) -> str:
     within = f"same within {comparison.rule.equal_within:g}" if claim.equal else ""
     worse = claim.pair.mean > 0
     if claim.holds:
-        # possible only where seeds differ: the pairs then say the opposite of the means
-        said = "worse" if worse else "better where paired"
+        # better than the best is possible only where seeds differ: the pairs then contradict the means
+        said = "worse" if worse else "better where paired" if best else "better"
         return f"{said}, {within}" if within else said
     if within:
         return within
@@ -233,7 +261,8 @@ def _drawn(comparison: Comparison) -> list[Row]:
     for label, spreads, said in measures.standings(comparison):
         texts = {key: plus_minus(s) for key, s in spreads.items()}
         order = {key: s.mean for key, s in spreads.items()}
-        found.append(Row(label, _seeds(cells[label]), texts, order, said, best=bool(said)))
+        ends = _finite({key: {"e": s.stderr} for key, s in spreads.items()})
+        found.append(Row(label, _seeds(cells[label]), texts, order, said, bool(said), ends))
     return found
 
 

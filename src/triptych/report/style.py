@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from triptych.runs.read import Run
 
 INK, MUTED, GRID, PAPER = "#20242b", "#68707c", "#e2e5ea", "#fefefe"
 # Okabe and Ito's colours without the yellow, then Tol's muted ones: told apart with any colour vision
@@ -33,6 +38,8 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
 }
 
 SIZE = 9.0  # points, of every text
+PHONE, NAMES = 4.25, 14  # inches of a figure, and letters of a name, where a screen is narrow
+_narrow = ContextVar("narrow", default=False)
 SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": SIZE, "text.color": INK, "text.parse_math": False,
     "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.linewidth": 0.7, "axes.axisbelow": True,
@@ -40,6 +47,7 @@ SETTINGS: dict[Any, Any] = {
     "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.7,
     "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
     "xtick.major.size": 3, "ytick.major.size": 3, "xtick.minor.size": 0, "ytick.minor.size": 0,
+    "axes.formatter.useoffset": False,  # small gaps keep their digits
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
     "svg.fonttype": "none", "svg.hashsalt": "triptych", "lines.solid_capstyle": "round",
 }  # fmt: skip
@@ -53,15 +61,37 @@ def styled() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def narrow() -> Iterator[None]:
+    """Draw inside for a phone: no figure is wider than its screen, and names are short."""
+    token = _narrow.set(True)
+    try:
+        yield
+    finally:
+        _narrow.reset(token)
+
+
+def is_narrow() -> bool:
+    """Whether a figure is drawn for a phone."""
+    return _narrow.get()
+
+
 def colour(i: int) -> str:
     """The colour of the i-th cell; they repeat after twelve, where line and marker styles change."""
     return list(PALETTE)[i % len(PALETTE)]
+
+
+def mark(run: Run) -> str:
+    """The name of a run's dots and lines (``gid``), by which the page's script finds the run."""
+    return f"run-{zlib.crc32(os.fsencode(run.dir)):08x}"
 
 
 def axes(
     width: float, height: float, left: float, right: float, top: float = 0.12, bottom: float = 0.5
 ) -> tuple[Figure, Axes]:
     """A figure of `width` x `height` inches with one axes; the margins are inches too."""
+    if is_narrow():
+        width = min(width, PHONE)
     figure = Figure(figsize=(width, height))
     box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
     return figure, figure.add_axes(box)
@@ -79,6 +109,7 @@ def short(text: str, most: int = 30) -> str:
 
 def shortened(labels: Sequence[str], most: int = 20) -> dict[str, str]:
     """Each label cut to `most` characters; what all have in common goes first, so that they stay apart."""
+    most = min(most, NAMES) if is_narrow() else most
     words = [label.split(" ") for label in labels]
     head = tail = 0
     if len(labels) > 1 and max(map(len, labels)) > most:
@@ -136,17 +167,21 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
         figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'\sid="(run-[0-9a-f]{8})"', r' data-run="\1"', text)
     text = re.sub(r'(\sid="|"#|url\(#)', rf"\g<1>{name}-", text)
     for known, variable in VARIABLES.items():
         text = re.sub(known + r"(?![0-9a-f])", f"var(--{variable}, {known})", text, flags=re.IGNORECASE)
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font, sans-serif)", text)
     # px: text of one size in every figure of a page, and never too small to read on a phone
-    widest, least = (round(figure.get_size_inches()[0] * scale) for scale in (118, 80))
+    width = figure.get_size_inches()[0]
+    widest, least = (round(width * scale) for scale in (118, 80 if width > PHONE else 68))
     style = f"max-width:{widest}px;min-width:{least}px"
     head = f'<svg role="img" aria-label="{_attribute(description)}" class="plot" style="{style}" '
+    # a function: of a string the backslashes of a name would be read as groups
     return re.sub(
-        r'^<svg ([^>]*?)(?:width|height)="[^"]*" ?([^>]*?)(?:width|height)="[^"]*"', head + r"\1\2", text
-    )
+        r'^<svg ([^>]*?)(?:width|height)="[^"]*" ?([^>]*?)(?:width|height)="[^"]*"',
+        lambda found: f"{head}{found[1]}{found[2]}", text,
+    )  # fmt: skip
 
 
 def to_png(figure: Figure, dpi: int = 160) -> bytes:

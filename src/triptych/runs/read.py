@@ -12,7 +12,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # the name under which an earlier run w
 METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 METRICS = 32  # columns of a table: of a stranger's file there could be any number
 LONGEST = 65536  # characters of a table's first line
+COLUMNS = 1000  # of metrics.csv
 STALE = 300.0  # seconds without a sign of life after which a run without a summary counts as interrupted
 
 
@@ -93,6 +94,7 @@ class Run:
     parameters: int | None = None
     steps: int | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    cost: Mapping[str, float] = field(default_factory=dict)  # memory in bytes, evaluations a sample
     gradient: Mapping[str, float] = field(default_factory=dict)  # norms of its steps, and the share clipped
     device: str = ""
     world_size: int | None = None
@@ -123,28 +125,37 @@ class Run:
 
     def history(self, column: str) -> tuple[list[int], list[float]]:
         """Steps and values of one column of `metrics.csv`, finite cells only; empty where there are none."""
-        steps: list[int] = []
-        values: list[float] = []
+        return self.histories((column,)).get(column, ([], []))
+
+    def histories(self, columns: Sequence[str] | None = None) -> dict[str, tuple[list[int], list[float]]]:
+        """Steps and values of several columns, in one reading; None: of all that have any."""
+        found: dict[str, tuple[list[int], list[float]]] = {}
         try:
             if (self.dir / "metrics.csv").stat().st_size > limit("TRIPTYCH_MAX_TABLE"):
-                return [], []
+                return {}
             with (self.dir / "metrics.csv").open(newline="", encoding="utf-8", errors="replace") as file:
                 rows = csv.reader(file)
                 header = next(rows, [])
-                if column not in header or "step" not in header:
-                    return [], []
-                at_step, at_value = header.index("step"), header.index(column)
+                if "step" not in header:
+                    return {}
+                at_step = header.index("step")
+                wanted = [
+                    (i, name)
+                    for i, name in enumerate(header[:COLUMNS])
+                    if name != "step" and (columns is None or name in columns)
+                ]
                 for row in rows:
                     # the last row may be half written while the run goes on
-                    if len(row) != len(header) or not row[at_value]:
+                    if len(row) != len(header) or not math.isfinite(step := number(row[at_step])):
                         continue
-                    step, value = number(row[at_step]), number(row[at_value])
-                    if math.isfinite(step) and math.isfinite(value):
-                        steps.append(int(step))
-                        values.append(value)
+                    for i, name in wanted:
+                        if row[i] and math.isfinite(value := number(row[i])):
+                            steps, values = found.setdefault(name, ([], []))
+                            steps.append(int(step))
+                            values.append(value)
         except (OSError, csv.Error):
-            return [], []
-        return steps, values
+            return {}
+        return found
 
     def columns(self) -> set[str]:
         """The names of the columns of `metrics.csv`; empty where there is none."""
@@ -206,6 +217,7 @@ def _summary(said: Summary, directory: Path) -> dict[str, Any]:
     for key in ("parameters", "steps", "world_size"):
         fields[key] = whole(getattr(said, key))
     fields["seconds"] = {str(k): number(v) for k, v in (said.seconds or {}).items()}
+    fields["cost"] = {str(k): number(v) for k, v in (said.cost or {}).items()}
     fields["noise_levels"] = _curve(said.noise_levels, "epsilon_mse")
     fields["weighting"] = _curve(said.weighting, "effective")
     fields["schedule"] = read_schedule(said.schedule)

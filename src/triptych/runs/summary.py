@@ -18,6 +18,8 @@ class Summary:
         status: "finished", "failed" or "diverged"; of the last two ``stage`` ("build", "fit" or "test"),
             ``error`` in one line and, where something was not finite, the ``step``.
         parameters, steps: of the model, whoever trained it. seconds: {"fit", "test"}.
+        cost: {"memory": most bytes that were in use, on the GPU where there is one, else of the process,
+            "evaluations": calls of the denoiser for one sample}.
         weights, checkpoint: those that are reported. averaging: {"reported", "val": figures of the others}.
         data: fingerprint, split and sizes, and whether they changed between two starts.
         train, val, test: {"bpd": {"mean", "stderr", "n"}, "bpd_prior": ..., "gap": ..., ...}.
@@ -41,6 +43,7 @@ class Summary:
     parameters: int | None = None
     steps: int | None = None
     seconds: dict[str, float] | None = None
+    cost: dict[str, float] | None = None
     device: str | None = None
     world_size: int | None = None
     weights: str | None = None

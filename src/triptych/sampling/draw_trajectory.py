@@ -17,6 +17,8 @@ def save_trajectory(opened: Experiment, drawing: Drawing, asked: dict[str, Any],
     model: Any = opened.model  # one with a denoiser: ``drawing_of`` has asked
     data, kind = opened.data, asked["trajectory"]
     n = min(asked["n"], 16 if len(data.shape) == 3 else 1000)
+    training = model.training
+    model.eval()
     x, gammas = trajectory(
         drawing.denoiser or model.denoiser,
         model.prepared(drawing.sampler),
@@ -27,6 +29,7 @@ def save_trajectory(opened: Experiment, drawing: Drawing, asked: dict[str, Any],
         device=model.device,
         frames=FRAMES[kind],
     )
+    model.train(training)
     path = folder / f"trajectory.{'gif' if kind == 'gif' else 'png'}"
     if len(data.shape) != 3:
         save_points(x, gammas, path)

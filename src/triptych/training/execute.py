@@ -26,17 +26,20 @@ from triptych.runs.processes import rank
 from triptych.runs.strangers import is_own
 from triptych.runs.summary import Summary
 from triptych.sampling.draw import draw
+from triptych.sampling.draw_trajectory import save_trajectory
 from triptych.sampling.measure import measure
 from triptych.sampling.pictures import log_picture, save
 from triptych.sampling.posterior_mean import posterior_mean
 from triptych.training.account import account
 from triptych.training.averaging import choose_weights
 from triptych.training.baselines import baselines
+from triptych.training.cost import cost
 from triptych.training.fit import Fit, build_fit
 from triptych.training.items import write_items
 from triptych.training.logging import closing, whereabouts
 from triptych.training.peers import Peers, is_broken_connection, leave_error
 
+STRIP = 4  # samples whose way from noise is kept as a picture
 PATIENCE = 5.0  # seconds that a job may need to let go of its directory after its sweep was killed
 
 
@@ -147,6 +150,7 @@ def _report(
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": trainer.global_step or reported.step,  # of the model, whoever trained it
         "seconds": {"fit": round(fit.keep.seconds, 2), "test": round(time.perf_counter() - began, 2)},
+        "cost": cost(trainer.strategy.root_device, experiment),
         "device": fit.device,
         "world_size": trainer.world_size,
         "weights": config["weights"],
@@ -185,6 +189,10 @@ def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str |
     save(x, experiment.data, picture)
     torch.save({"x": x}, run / "samples" / "final.pt")
     log_picture(fit.loggers, "samples/final", picture, fit.trainer.global_step)
+    if hasattr(experiment.model, "denoiser"):
+        few = {"n": min(n, STRIP), "seed": 0, "label": None, "trajectory": "strip"}
+        strip = save_trajectory(experiment, drawing, few, run / "samples")
+        log_picture(fit.loggers, "samples/trajectory", strip, fit.trainer.global_step)
     return str(picture.relative_to(run.path))
 
 

@@ -1,0 +1,129 @@
+// A run's own page within the page, and what is said of a run under the pointer.
+
+const byMark = new Map(data.runs.map(run => [run.mark, run]));
+const byName = new Map(data.runs.map(run => [run.name, run]));
+const linkTo = run => element("a", {href: state.link(run.name), "data-run": run.mark}, run.name);
+
+function tableOf(title, head, rows, left = [0]) {
+  const text = i => ({class: left.includes(i) ? "text" : ""});
+  const table = element("table", {class: head.length === 2 ? "pairs" : "", "data-name": fileName(title), "data-title": title},
+    element("thead", {}, element("tr", {}, ...head.map((name, i) => element("th", text(i), name)))),
+    element("tbody", {}, ...rows.map(row => element("tr", {}, ...row.map((cell, i) => element(i ? "td" : "th", text(i), cell))))));
+  return element("section", {class: "panel"}, element("h3", {}, title),
+    element("div", {class: "tools"}, exportsOf(table)), element("div", {class: "table"}, table));
+}
+
+const settingsTable = (title, own) => tableOf(title, ["key", "value"], Object.entries(own), [0, 1]);
+
+function figureOf(title, how, svg, run) {
+  return element("div", {"data-figure": `${title} ${run.name}`}, element("h4", {}, title),
+    how ? element("p", {class: "how"}, how) : null, svg);
+}
+
+function runPage(run) {
+  const place = data.runs.indexOf(run), page = element("article", {class: "run", tabindex: -1});
+  const near = [data.runs[place - 1], data.runs[place + 1]];
+  page.append(element("nav", {},
+    element("a", {href: state.link(""), class: "back"}, "← all runs"),
+    near[0] ? element("a", {href: state.link(near[0].name), rel: "prev"}, "previous") : null,
+    near[1] ? element("a", {href: state.link(near[1].name), rel: "next"}, "next") : null));
+  page.append(element("h2", {}, run.name), element("p", {class: "answer small-answer"},
+    run.bound ? `Test bound ${run.bound}` : "No test bound yet", " ", element("span", {class: run.status}, run.status)));
+  if (run.error) page.append(element("p", {class: "failed"}, run.error));
+  const facts = element("dl", {});
+  for (const [what, value] of run.facts) facts.append(element("dt", {}, what), element("dd", {}, value));
+  page.append(facts);
+  if (run.bound) page.append(element("p", {class: "how"},
+    "± is the standard error over the items of this run's test set; the report's own ± is over seeds."));
+  page.append(...runFigures(run));
+  if (Object.keys(run.own).length) page.append(settingsTable("What sets this run apart", run.own));
+  if (run.neighbours?.length) page.append(neighbours(run));
+  if (run.figures.length)
+    page.append(tableOf("Figures", ["of", "figure", "mean ± standard error over items", "items"],
+      run.figures.map(([split, key, text, n]) => [split, key, text, n || "–"]), [0, 1]));
+  page.append(tableOf("Provenance", ["what", "recorded"], run.provenance, [0, 1]));
+  if (run.log) page.append(element("section", {class: "panel"}, element("h3", {}, "End of train.log"),
+    element("pre", {}, element("code", {}, run.log))));
+  if (Object.keys(data.shared).length) {
+    const all = settingsTable("What all runs share", data.shared);
+    page.append(element("details", {}, element("summary", {}, `What all runs share (${Object.keys(data.shared).length} keys)`), all));
+  }
+  return page;
+}
+
+function runFigures(run) {
+  const found = [];
+  if (run.curves.length) {
+    const dot = [...document.querySelectorAll("[data-ink]")].find(one => one.dataset.ink === `${run.section}:${run.cell}`);
+    const ink = dot?.dataset.colour ?? "var(--accent, #0072b2)";
+    const plots = element("div", {class: "plots"}), others = data.runs.filter(other => other !== run && other.section === run.section);
+    for (const curve of run.curves) {
+      // grey: the same curve of the setting's other seeds
+      const mates = others.filter(other => other.cell === run.cell).flatMap(other => other.curves.filter(c => c.name === curve.name));
+      const how = [curve.every > 1 ? `Each ${ordinal(curve.every)} recorded value.` : "", mates.length ? "Grey: this setting's other runs." : ""];
+      plots.append(figureOf(curve.name, how.filter(Boolean).join(" "), chart(curve, ink, mates), run));
+    }
+    found.push(element("section", {class: "panel"}, element("h3", {}, "Curves"), plots));
+  }
+  const shown = run.pictures.filter(([, uri]) => uri.startsWith("data:image/png;base64,"));
+  if (run.pictures.length) {
+    const grids = element("div", {class: "grids stages"}, ...shown.map(([caption, uri]) => element("figure",
+      {class: caption === "from noise to sample" ? "strip" : ""}, element("img", {src: uri, alt: `Samples, ${caption}`}),
+      element("figcaption", {}, caption))));
+    const missing = run.pictures.length - shown.length;
+    found.push(element("section", {class: "panel"}, element("h3", {}, "Samples at each stage"),
+      element("p", {class: "how"}, "Pictures of steps are drawn from one and the same noise, those at the end from another." +
+        (missing ? ` ${missing} more in the run's samples/: the page would be too heavy.` : "")), grids));
+  }
+  return found;
+}
+
+const ordinal = n => n + (["th", "st", "nd", "rd"][n % 100 > 10 && n % 100 < 14 ? 0 : n % 10] ?? "th");
+
+function neighbours(run) {
+  const rows = run.neighbours.map(near => [linkTo(data.runs[near.run]),
+    near.differs.map(([key, mine, theirs]) => `${key}: ${mine} → ${theirs}`).join(", "), near.bound || "–", near.apart]);
+  const part = tableOf("Its neighbours", ["run", "what differs: here → there", "test bound", "there − here"], rows, [0, 1]);
+  part.querySelector("h3").after(element("p", {class: "how"},
+    "The runs that differ from this one in the fewest settings. One difference between two runs has no interval: the table of settings has."));
+  return part;
+}
+
+// Shown instead of the report while the address names a run.
+function route() {
+  const run = byName.get(state.get("run")), report = document.querySelector("main"), old = document.querySelector("article.run");
+  const title = document.body.dataset.title ??= document.title;
+  hover.hide();
+  old?.remove();
+  if (old === null && run) document.body.dataset.scroll = scrollY;
+  report.hidden = Boolean(run);
+  document.title = run ? `${run.name} · ${title}` : title;
+  if (!run) { if (old) scrollTo(0, Number(document.body.dataset.scroll ?? 0)); return; }
+  const page = runPage(run);
+  report.after(page);
+  addExports(page);
+  scrollTo(0, 0);
+  page.focus({preventScroll: true});
+}
+
+const hover = {
+  box: element("div", {class: "hover", role: "tooltip", hidden: true}),
+  hide() { hover.box.hidden = true; },
+  over(event) {
+    const of = event.target.closest?.("[data-run]"), run = byMark.get(of?.dataset.run);
+    if (!run) return hover.hide();
+    if (of.href) of.href = state.link(run.name); // tables may have changed since the link was made
+    const own = Object.entries(run.own), lines = own.slice(0, 8).map(([key, value]) => `${key}=${value}`);
+    if (own.length > 8) lines.push(`${own.length - 8} more settings`);
+    hover.box.replaceChildren(element("strong", {}, run.name),
+      element("p", {}, [run.status, run.bound && `test bound ${run.bound}`].filter(Boolean).join(", ")),
+      element("p", {}, run.facts.slice(0, 4).map(([what, value]) => `${what} ${value}`).join(" · ")),
+      element("ul", {}, ...lines.map(line => element("li", {}, line))));
+    hover.box.hidden = false;
+    const {left, bottom, top} = event.target.getBoundingClientRect(), size = hover.box.getBoundingClientRect();
+    const x = Math.max(8, Math.min(event.clientX ?? left, innerWidth - size.width - 8));
+    const below = bottom + 8 + size.height < innerHeight;
+    hover.box.style.left = `${x}px`;
+    hover.box.style.top = `${below ? bottom + 8 : Math.max(8, top - size.height - 8)}px`;
+  },
+};

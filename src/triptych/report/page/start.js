@@ -1,0 +1,38 @@
+// The page as it stands in HTML, made workable. Without this script all of it can still be read.
+
+for (const line of document.querySelectorAll("table [data-item-run]")) {
+  const run = data.runs[line.dataset.itemRun];
+  line.replaceChildren(linkTo(run));
+}
+for (const cell of document.querySelectorAll("td[data-seeds]")) {
+  const [section, item] = cell.dataset.seeds.split(":"), runs = data.sections[section].cells[item].runs.map(i => data.runs[i]);
+  const link = run => { const made = linkTo(run); made.textContent = run.own.seed ?? "run"; made.title = ""; return made; };
+  if (runs.length <= 12) cell.append(element("small", {}, ...runs.flatMap((run, i) => [i ? " " : "", link(run)])));
+}
+// a thin line is hard to point at: a broad one that is not seen lies over it
+for (const line of document.querySelectorAll("svg g[data-run] > path")) {
+  const broad = line.cloneNode();
+  broad.setAttribute("class", "reach");
+  broad.setAttribute("style", "fill: none; stroke: transparent; stroke-width: 9");
+  line.after(broad);
+}
+const tables = [...document.querySelectorAll("main table.sortable")].map(table => new Worktable(table));
+addExports(document.querySelector("main"));
+document.body.append(hover.box);
+for (const name of ["pointerover", "focusin"]) document.addEventListener(name, hover.over);
+document.addEventListener("keydown", event => { if (event.key === "Escape") hover.hide(); });
+document.addEventListener("click", event => {
+  const run = byMark.get(event.target.closest?.("svg [data-run]")?.dataset.run);
+  if (run) location.hash = state.link(run.name).slice(1);
+});
+function restore() {
+  for (const table of tables) table.show();
+  for (const link of document.querySelectorAll("main a[data-run]")) link.href = state.link(byMark.get(link.dataset.run).name);
+  route();
+}
+addEventListener("hashchange", restore);
+restore();
+// while runs go on, the page that has been written by then; not under the hands of who is choosing
+if (data.running) setInterval(() => {
+  if (!document.activeElement?.matches("input, select")) location.reload();
+}, 30_000);
