@@ -21,8 +21,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-import yaml
-
 from triptych.config.nearest import nearest
 from triptych.config.schema import PaperClaim, PaperNode
 from triptych.declare import refusal
@@ -50,6 +48,7 @@ TAKES = {  # the keys beside a statistic that say how
     "value": ("within", "within_factor", "relative_to"),
     "diverges": (),
 }
+MOST = 1000  # settings at which one claim is made
 WORDS_ALONE = ("says", "published")  # of a claim: what decides nothing
 
 Axes = Mapping[str, Sequence[str]]  # of a sweep: {key: values as they are typed}, the seeds among them
@@ -244,6 +243,8 @@ class _Contrasts:
         if self.axis in self.at:
             raise UserError(f"{path}.at.{self.axis}: it is what is compared; another axis is accepted")
         free = [key for key in axes if key not in (self.axis, *self.at)]
+        if math.prod(len(axes[key]) for key in free) > MOST:
+            raise UserError(f"{path}.at: more than {MOST} settings of {', '.join(free)}; fewer are accepted")
         self.elsewhere = [
             dict(zip(free, found, strict=True)) for found in itertools.product(*(axes[key] for key in free))
         ]
@@ -311,14 +312,21 @@ class _Contrasts:
             return str(wanted)
         if key not in self.axes:
             raise UserError(f"{self.path}.{where}: not an axis of the sweep, {nearest(key, [*self.axes])}")
-        found = (text for text in self.axes[key] if text == str(wanted) or yaml.safe_load(text) == wanted)
-        text = next(found, None)
+        text = next((one for one in self.axes[key] if one == str(wanted) or _means(one, wanted)), None)
         if text is None:
             there = ", ".join(self.axes[key])
             raise UserError(
                 f"{self.path}.{where}={_typed(wanted)}: not in the sweep; {key} is one of {there}"
             )
         return text
+
+
+def _means(text: str, wanted: Any) -> bool:
+    """Whether what is typed is that value: null, true, 1e-3."""
+    try:
+        return bool(json.loads(text) == wanted)
+    except ValueError:
+        return False
 
 
 def _rule(kind: str, node: Mapping[str, Any]) -> str:

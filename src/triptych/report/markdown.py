@@ -10,6 +10,7 @@ from triptych.report import measures
 from triptych.report.curves import equal_time
 from triptych.report.factorial import effects
 from triptych.report.power import reach
+from triptych.report.published import Judged
 from triptych.report.story import Story, columns, rows
 from triptych.report.verdict import footnote
 from triptych.report.words import DRAWN, MEASURED, count, duration
@@ -17,17 +18,20 @@ from triptych.report.words import DRAWN, MEASURED, count, duration
 
 def markdown(story: Story, picture: str | None) -> str:
     """The report as markdown; `picture` is the headline figure's path, relative to the report."""
-    lines = [f"# {_safe(story.title)}", "", f"*{_safe(story.question)}*", ""]
+    lines = [f"# {safe(story.title)}", "", f"*{safe(story.question)}*", ""]
     if story.shared:
-        lines += [f"All runs: {_safe(story.shared)}", ""]
+        lines += [f"All runs: {safe(story.shared)}", ""]
     if story.banner:
-        lines += [f"> {_safe(story.banner)}", ""]
-    lines += [f"**{_safe(story.answer)}**", ""]
+        lines += [f"> {safe(story.banner)}", ""]
+    if found := story.published:
+        lines += [f"## Published: {safe(found.paper.cite)}, {safe(found.paper.where)}", ""]
+        lines += [f"**{safe(found.answer)}**", "", *published_table(found)]
+    lines += [f"**{safe(story.answer)}**", ""]
     if picture:
         shown = measures.title(story.comparisons[0]) or "test bound"
         lines += [f"![{shown[0].upper()}{shown[1:]} per setting, by seed]({picture})", ""]
     for line in story.tuned:
-        lines += [_safe(line), ""]
+        lines += [safe(line), ""]
     if len(story.comparisons) > 1 and not story.tuned:
         lines += [
             "Runs on different data or in different units stand in tables of their own: not comparable.",
@@ -37,24 +41,24 @@ def markdown(story: Story, picture: str | None) -> str:
         heads = columns(comparison)
         what = measures.title(comparison)
         lines += [
-            f"## {_safe(comparison.title or comparison.data or 'Results')}, {_safe(what or comparison.unit)}",
+            f"## {safe(comparison.title or comparison.data or 'Results')}, {safe(what or comparison.unit)}",
             "",
         ]
         if not what and (found := effects(comparison)):
-            lines += [f"- {_safe(line)}" for line in found] + [""]
+            lines += [f"- {safe(line)}" for line in found] + [""]
         body = [
             [row.label, row.seeds, *(row.texts.get(key, "") for key, _ in heads), row.verdict]
             for row in rows(comparison)
         ]
         lines += _table([comparison.subject, "seeds", *(head for _, head in heads), ""], body)
-        lines += [f"- {_safe(line)}" for line in said.lines] + [""]
-        lines += [f"- Note: {_safe(note)}" for note in comparison.notes] + [""]
+        lines += [f"- {safe(line)}" for line in said.lines] + [""]
+        lines += [f"- Note: {safe(note)}" for note in comparison.notes] + [""]
         if not what and (told := equal_time(comparison)):
-            lines += [_safe(told), ""]
+            lines += [safe(told), ""]
         if found := reach(comparison):
-            lines += [_safe(" ".join(found)), ""]
+            lines += [safe(" ".join(found)), ""]
         lines += [DRAWN, ""] if what else []
-        lines += [MEASURED[comparison.unit], "", f"<sub>{_safe(footnote(comparison))}</sub>", ""]
+        lines += [MEASURED[comparison.unit], "", f"<sub>{safe(footnote(comparison))}</sub>", ""]
     lines += ["## Runs", ""]
     base = story.roots[0].resolve()
     lines += _table(
@@ -74,7 +78,7 @@ def markdown(story: Story, picture: str | None) -> str:
     if broken:
         lines += ["## Failed or diverged", ""]
         lines += [
-            f"- {_safe(os.path.relpath(run.dir.resolve(), base))}: {_safe(run.error)}" for run in broken
+            f"- {safe(os.path.relpath(run.dir.resolve(), base))}: {safe(run.error)}" for run in broken
         ] + [""]
     if story.command:
         lines += ["## Reproduce", "", *_fenced(story.command), ""]
@@ -85,12 +89,30 @@ def markdown(story: Story, picture: str | None) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
+def published_table(found: Judged) -> list[str]:
+    """A paper's claims: what was published, what was measured, and the verdict."""
+    lines = ["| claim | published | measured | decided by | verdict |", "|---|---|---|---|---|"]
+    for j in found.judgements:
+        cells = [
+            safe(j.claim.says),
+            "<br>".join(safe(f"{name}: {figure}") for name, figure in j.claim.published) or "–",
+            "<br>".join(safe(f"{name}: {figure}") for name, figure in j.figures),
+            safe(f"{j.claim.metric.replace('_', ' ')}; {j.claim.rule}" if j.claim.metric else j.claim.rule),
+            f"**{j.word}**. {safe(j.why)}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [""]
+    if found.changed:
+        lines += ["The claims were changed after some of these runs had ended.", ""]
+    return lines
+
+
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     rule = ["---"] + ["---:"] * (len(head) - 2) + ["---"]
-    return ["| " + " | ".join(map(_safe, row)) + " |" for row in (head, rule, *body)] + [""]
+    return ["| " + " | ".join(map(safe, row)) + " |" for row in (head, rule, *body)] + [""]
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Text that markdown and GitHub's HTML show as it is, on one line."""
     text = re.sub(r"\s+", " ", text)
     return re.sub(r"([\\`*_|<>\[\]#])", r"\\\1", text).replace(r"\<", "&lt;").replace(r"\>", "&gt;")

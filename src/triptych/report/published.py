@@ -129,12 +129,16 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Judged:
-    """A paper's claims as a sweep found them. ``changed``: they are not those that the sweep began with."""
+    """A paper's claims as a sweep found them, and the node ``paper`` as it recorded it.
+
+    ``changed``: they are not those that the sweep began with.
+    """
 
     paper: Paper
     scale: str
     machine: str
     judgements: tuple[Judgement, ...]
+    node: Mapping[str, Any]
     changed: bool = False
 
     @cached_property
@@ -171,9 +175,8 @@ def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
         Judgement(j.claim, j.measured, j.figures, j.seeds, j.items, j.runs, p, q)
         for j, p, q in zip(found, up, down, strict=True)
     )
-    return Judged(
-        paper, scale, line(sweep.get("machine") or ""), corrected, bool(sweep.get("claims_changed"))
-    )
+    changed = bool(sweep.get("claims_changed"))
+    return Judged(paper, scale, line(sweep.get("machine") or ""), corrected, node, changed)
 
 
 def decide(pair: Paired, low: float, high: float) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from triptych.config.names import grid_keys
 from triptych.config.paper import axes_of, check_metrics, deciding, read_paper
@@ -32,7 +32,8 @@ def set_scale(config: DictConfig) -> list[str]:
     if scale == "small":
         return []
     values = config.hydra.sweeper.scales[scale]
-    config.hydra.sweeper.params = OmegaConf.merge(config.hydra.sweeper.get("params") or {}, values)
+    with open_dict(config):
+        config.hydra.sweeper.params = OmegaConf.merge(config.hydra.sweeper.get("params") or {}, values)
     return [str(key) for key, value in values.items() if "," not in str(value)]
 
 

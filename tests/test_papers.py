@@ -1,0 +1,57 @@
+"""The claims that nothing trained decides, run for real: each sweep as the command runs it, in this process.
+
+Only where a run's own process would begin it goes on here, so that torch is imported once.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from triptych.cli import train as door
+from triptych.config.check import CONFIGS
+from triptych.report.story import tell
+from triptych.runs.directory import RunDirectory
+from triptych.runs.strangers import OWN
+from triptych.training.execute import execute
+
+EXACT = sorted(f.stem for f in (CONFIGS / "paper").glob("*.yaml") if "/ablation/base/exact" in f.read_text())
+# what a page of results says today; a change of code that changes one of these is to be looked at
+CONTRADICTED: set[tuple[str, str]] = set()
+
+
+def child(command: list[str], log: Path) -> int:
+    """In the place of ``processes.run_child``."""
+    path = command[-1].partition("=")[2]
+    os.environ[OWN] = path
+    execute(RunDirectory(path))
+    return 0
+
+
+def sweep(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``triptych-train -m paper=NAME``; its directory."""
+    monkeypatch.setattr(door.processes, "run_child", child)
+    monkeypatch.setattr(sys, "argv", ["triptych-train", "-m", f"paper={name}", "hydra/launcher=basic"])
+    with pytest.raises(SystemExit) as ended:
+        door.main()
+    assert ended.value.code == 0
+    return root / "logs" / "sweeps" / name
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_the_exact_claims_are_decided(name, root, monkeypatch, capsys):
+    directory = sweep(name, root, monkeypatch)
+    said = capsys.readouterr().out
+    published = tell([directory]).published
+    assert published is not None and not published.changed
+    assert json.loads((directory / "sweep.json").read_text())["paper_name"] == name
+    for judgement in published.judgements:
+        wanted = "contradicted" if (name, judgement.claim.name) in CONTRADICTED else "reproduced"
+        assert judgement.word == wanted, judgement.line
+        assert f"{judgement.word}: {judgement.claim.says}" in said
+
+
+def test_there_are_exact_claims_and_each_costs_a_minute():
+    assert len(EXACT) >= 7
