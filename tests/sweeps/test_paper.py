@@ -29,10 +29,10 @@ paper:
   where: table 1
   minutes: 1
   claims:
-    false:
+    wrong:
       says: Fewer steps, a lower bound.
       order: [10, null]
-    true:
+    right:
       says: More steps, a lower bound.
       published: {10: 4.31, inf: 2.65}
       order: [null, 10]

@@ -47,7 +47,7 @@ class RoundsSweeper(Sweeper):
         max_batch_size: Count | None = None,
         params: dict[str, str] | None = None,
         settings: dict[str, list[str]] | None = None,
-        scales: dict[str, dict[str, str]] | None = None,
+        scales: dict[str, dict[str, Any]] | None = None,
         tune: dict[str, str] | None = None,
         tuning_seeds: str | int | None = None,
     ):

@@ -228,7 +228,7 @@ class _Contrasts:
 
     def __init__(self, path: str, node: Mapping[str, Any], axes: Axes):
         self.path, self.node, self.axes = path, node, axes
-        varied = [key for key, values in axes.items() if len(values) > 1]
+        varied = [key for key, values in axes.items() if len(values) > 1 or len(axes) == 1]
         self.axis = str(node.get("compare") or (varied[0] if len(varied) == 1 else ""))
         if not self.axis:
             raise UserError(f"{path}.compare: a value is needed; one of {', '.join([*varied, METRIC])}")

@@ -14,6 +14,7 @@ called reproduced in at most 5% of sweeps, and one that is true and called contr
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -164,7 +165,8 @@ def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
     scale = str(sweep.get("scale") or "small")
     try:
         known = {str(key): [str(value) for value in values] for key, values in axes.items()}
-        paper = read_paper(node, known, line(sweep.get("paper_name") or ""), scale)
+        name = re.sub(r"[^\w.-]", "", str(sweep.get("paper_name") or ""))[:100]
+        paper = read_paper(node, known, name, scale)
     except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError):
         return None  # a file that anybody may have written
     seeds = len(known.get("seed", ["1"]))

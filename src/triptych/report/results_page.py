@@ -74,7 +74,9 @@ def _section(story: Story, known: Mapping[str, Mapping[str, Any]]) -> list[str]:
     now = known.get(found.paper.name)
     if now is not None and deciding(now.get("claims") or {}) != deciding(found.node.get("claims") or {}):
         lines += ["The file's claims have changed since; these are those that the sweep recorded.", ""]
-    return [*lines, f"<sub>{safe(_origin(story))}</sub>", ""]
+    scale = f" scale={found.scale}" if found.scale != "small" else ""
+    command = f"`triptych-train -m paper={found.paper.name}{scale}`"
+    return [*lines, f"<sub>{command}: {safe(_origin(story))}</sub>", ""]
 
 
 def _origin(story: Story) -> str:
@@ -90,11 +92,9 @@ def _origin(story: Story) -> str:
         f"commit {listed(commits) or 'unknown'}",
         story.published.machine or "machine unknown",
         when,
-        f"triptych-train -m paper={story.published.paper.name}"
-        + (f" scale={story.published.scale}" if story.published.scale != "small" else ""),
     ]
-    changes = " * with uncommitted changes." if any("*" in commit for commit in commits) else ""
-    return "; ".join(told) + "." + changes
+    changed = " (*: with uncommitted changes)" if any("*" in commit for commit in commits) else ""
+    return "; ".join(told) + changed + "."
 
 
 def _title(story: Story) -> str:
