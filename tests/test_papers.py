@@ -9,12 +9,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
 
 from triptych.cli import train as door
 from triptych.config.check import CONFIGS
+from triptych.config.names import register_resolvers
+from triptych.experiment.build import build_experiment
 from triptych.report.story import tell
 from triptych.runs.directory import RunDirectory
+from triptych.runs.prepare import described
 from triptych.runs.strangers import OWN
+from triptych.sweeps.rounds import grid
 from triptych.training.execute import execute
 
 EXACT = sorted(f.stem for f in (CONFIGS / "paper").glob("*.yaml") if "/ablation/base/exact" in f.read_text())
@@ -55,3 +62,23 @@ def test_the_exact_claims_are_decided(name, root, monkeypatch, capsys):
 
 def test_there_are_exact_claims_and_each_costs_a_minute():
     assert len(EXACT) >= 7
+
+
+@pytest.mark.parametrize("name", sorted({f.stem for f in (CONFIGS / "paper").glob("*.yaml")} - set(EXACT)))
+def test_every_setting_of_a_trained_paper_can_be_built(name, root):
+    register_resolvers()
+    unmeasured = ["measures.n=0", "measures.classifier=null", "measures.over=null", "measures.values=[]"]
+    built = 0
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        whole = compose("train", [f"paper={name}"], return_hydra_config=True)
+        HydraConfig.instance().set_config(whole)
+        for job in grid(whole.hydra.sweeper, ["seed=1"]):
+            cfg = compose("train", [f"paper={name}", *job, *unmeasured], return_hydra_config=True)
+            HydraConfig.instance().set_config(cfg)
+            choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
+            with open_dict(cfg):
+                del cfg["hydra"]
+            plain = described(cfg, job, choices)
+            assert build_experiment(plain, download=False).model.loss is not None
+            built += 1
+    assert built >= 2
