@@ -23,9 +23,9 @@ def markdown(story: Story, picture: str | None) -> str:
         lines += [f"All runs: {safe(story.shared)}", ""]
     if story.banner:
         lines += [f"> {safe(story.banner)}", ""]
-    if found := story.published:
-        lines += [f"## Published: {safe(found.paper.cite)}, {safe(found.paper.where)}", ""]
-        lines += [f"**{safe(found.answer)}**", "", *published_table(found)]
+    if claimed := story.published:
+        lines += [f"## Published: {safe(claimed.paper.cite)}, {safe(claimed.paper.where)}", ""]
+        lines += [f"**{safe(claimed.answer)}**", "", *published_table(claimed)]
     lines += [f"**{safe(story.answer)}**", ""]
     if picture:
         shown = measures.title(story.comparisons[0]) or "test bound"
