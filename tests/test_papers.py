@@ -25,8 +25,17 @@ from triptych.sweeps.rounds import grid
 from triptych.training.execute import execute
 
 EXACT = sorted(f.stem for f in (CONFIGS / "paper").glob("*.yaml") if "/ablation/base/exact" in f.read_text())
-# what a page of results says today; a change of code that changes one of these is to be looked at
-CONTRADICTED: set[tuple[str, str]] = set()
+# as docs/results.md has them, all others reproduced: a change of code that changes one is to be looked at
+VERDICTS = {
+    ("vdm_schedules", "alike"): "contradicted",
+    ("sde_likelihood", "below"): "cannot tell",  # an exact score leaves nothing between the two
+    ("sde_likelihood", "ranking"): "contradicted",  # nor between processes
+    ("sde_corrector", "ve"): "contradicted",
+    ("sde_corrector", "vp"): "contradicted",
+    ("sde_corrector", "calls"): "cannot tell",
+    ("edm_heun", "heun"): "contradicted",
+    ("edm_heun", "fewer"): "cannot tell",
+}
 
 
 def child(command: list[str], log: Path) -> int:
@@ -55,13 +64,12 @@ def test_the_exact_claims_are_decided(name, root, monkeypatch, capsys):
     assert published is not None and not published.changed
     assert json.loads((directory / "sweep.json").read_text())["paper_name"] == name
     for judgement in published.judgements:
-        wanted = "contradicted" if (name, judgement.claim.name) in CONTRADICTED else "reproduced"
-        assert judgement.word == wanted, judgement.line
+        assert judgement.word == VERDICTS.get((name, judgement.claim.name), "reproduced"), judgement.line
         assert f"{judgement.word}: {judgement.claim.says}" in said
 
 
-def test_there_are_exact_claims_and_each_costs_a_minute():
-    assert len(EXACT) >= 7
+def test_there_are_exact_claims():
+    assert len(EXACT) >= 7 and {name for name, _ in VERDICTS} <= set(EXACT)
 
 
 @pytest.mark.parametrize("name", sorted({f.stem for f in (CONFIGS / "paper").glob("*.yaml")} - set(EXACT)))
