@@ -39,8 +39,8 @@ ablation: install  ## the main job: x0, epsilon, score, v and levels on real dig
 PAPERS := $(basename $(notdir $(wildcard configs/paper/*.yaml)))
 papers: install  ## published claims at small scale, those that were not run yet, and docs/results.md of all
 	@n=0; ended=0; for p in $(PAPERS); do n=$$((n + 1)); echo "[$$n/$(words $(PAPERS))] $$p"; \
-		for e in $$(sed -n 's/^# First: triptych-train //p' configs/paper/$$p.yaml); do \
-			$(BIN)/triptych-train $$e || ended=$$?; done; \
+		sed -n 's/^# First: triptych-train //p' configs/paper/$$p.yaml | \
+			while read -r first; do $(BIN)/triptych-train $$first < /dev/null; done; \
 		$(BIN)/triptych-train -m paper=$$p || { code=$$?; [ $$code = 3 ] || ended=$$code; }; done; \
 	$(BIN)/triptych-report --results docs/results.md logs/sweeps && exit $$ended
 
