@@ -72,7 +72,7 @@ def test_a_terminal_has_a_line_a_claim(paper):
 def test_claims_that_changed_after_a_result_are_told_everywhere(paper):
     record = json.loads((paper / "sweep.json").read_text())
     (paper / "sweep.json").write_text(json.dumps(record | {"claims_changed": True}))
-    said = "claims were changed after some of these runs had ended"
+    said = "claims or their seeds were changed after some of these runs had ended"
     assert said in write_report(paper).html.read_text() and said in (paper / "report.md").read_text()
     assert said in results_page.results_page([paper])
 

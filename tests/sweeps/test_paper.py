@@ -128,6 +128,9 @@ def test_claims_that_changed_once_results_were_there_are_told():
     changed = claims_of(other, before, any_result=True)
     assert changed["claims_changed"]
     assert claims_of(other, changed, any_result=True)["claims_changed"], "for ever"
+    more = asked("vdm_steps")
+    more.hydra.sweeper.params.seed = "1,2,3,4"
+    assert claims_of(more, before, any_result=True)["claims_changed"], "looked at, then gone on"
     words = asked("vdm_steps", "paper.claims.saturates.says='It saturates.'")
     assert "claims_changed" not in claims_of(words, before, any_result=True)
 

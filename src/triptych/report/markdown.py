@@ -103,7 +103,7 @@ def published_table(found: Judged) -> list[str]:
         lines.append("| " + " | ".join(cells) + " |")
     lines += [""]
     if found.changed:
-        lines += ["The claims were changed after some of these runs had ended.", ""]
+        lines += ["The claims or their seeds were changed after some of these runs had ended.", ""]
     return lines
 
 

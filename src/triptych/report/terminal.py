@@ -52,7 +52,12 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
         for judgement in story.published.judgements:
             console.print(Text(judgement.line, style=WORDS[judgement.word]), soft_wrap=True)
         if story.published.changed:
-            console.print(Text("The claims were changed after some of these runs had ended.", style="yellow"))
+            console.print(
+                Text(
+                    "The claims or their seeds were changed after some of these runs had ended.",
+                    style="yellow",
+                )
+            )
     page = report.html if report else Path(root) / "report.html"
     if page.exists():
         # soft_wrap: a path broken over two lines cannot be clicked or copied

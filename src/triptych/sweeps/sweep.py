@@ -123,7 +123,10 @@ class SweepHook(Callback):
             ended = any(run.status in ("finished", "diverged") for run in self.runs())
             self.facts |= claims_of(config, self.before, ended)
         if self.facts.get("claims_changed"):
-            print("the claims are not those that this sweep began with; its report says so", file=sys.stderr)
+            print(
+                "the claims or their seeds are not those that this sweep began with; its report says so",
+                file=sys.stderr,
+            )
         self.refused: dict[str, str] = {}  # cells that were not run, since their directories hold other runs
         with no_run_after_an_error():
             self._begin()
