@@ -91,14 +91,14 @@ def markdown(story: Story, picture: str | None) -> str:
 
 def published_table(found: Judged) -> list[str]:
     """A paper's claims: what was published, what was measured, and the verdict."""
-    lines = ["| claim | published | measured | decided by | verdict |", "|---|---|---|---|---|"]
+    lines = ["| claim | verdict | published | measured | decided by |", "|---|---|---|---|---|"]
     for j in found.judgements:
         cells = [
             safe(j.claim.says),
+            f"**{j.word}**. {safe(j.why)}",
             "<br>".join(safe(f"{name}: {figure}") for name, figure in j.claim.published) or "–",
             "<br>".join(safe(f"{name}: {figure}") for name, figure in j.figures),
             safe(f"{j.claim.metric.replace('_', ' ')}; {j.claim.rule}" if j.claim.metric else j.claim.rule),
-            f"**{j.word}**. {safe(j.why)}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [""]
