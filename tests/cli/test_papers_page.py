@@ -52,3 +52,10 @@ def test_every_statistic_metric_and_tolerance_is_on_the_page():
     }
     told = set(re.findall(r"[a-z_0-9]+", " ".join(re.findall(r"`([^`\n]+)`", PAGE))))
     assert names <= told, names - told
+
+
+def test_the_page_of_results_knows_every_paper():
+    """As run or as not run yet; `triptych-report --results docs/results.md logs/sweeps` writes it."""
+    text = (CONFIGS.parent / "docs" / "results.md").read_text()
+    for file in (CONFIGS / "paper").glob("*.yaml"):
+        assert re.search(rf"[`\[]{file.stem}[`\]]", text.replace("\\_", "_")), file.stem

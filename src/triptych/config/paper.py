@@ -49,7 +49,7 @@ TAKES = {  # the keys beside a statistic that say how
     "diverges": (),
 }
 MOST = 1000  # settings at which one claim is made
-WORDS_ALONE = ("says", "published")  # of a claim: what decides nothing
+WORDS_ALONE = ("says", "published", "note")  # of a claim: what decides nothing
 
 Axes = Mapping[str, Sequence[str]]  # of a sweep: {key: values as they are typed}, the seeds among them
 
@@ -82,7 +82,8 @@ class Contrast:
 class Claim:
     """What a paper says, the figures that it gives, and the contrasts that decide it.
 
-    ``rule``: how it is decided, in words. ``metric``: "" where metrics are compared.
+    ``rule``: how it is decided, in words. ``note``: what is to be known of the verdict. ``metric``: "" where
+    metrics are compared.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Claim:
     rule: str
     published: tuple[tuple[str, str], ...]
     contrasts: tuple[Contrast, ...]
+    note: str = ""
 
     @property
     def points(self) -> list[Point]:
@@ -220,6 +222,7 @@ def _claim(name: str, node: Mapping[str, Any], axes: Axes) -> Claim:
         _rule(kind, node),
         tuple((str(k), str(v)) for k, v in (node.get("published") or {}).items()),
         contrasts,
+        str(node.get("note") or ""),
     )
 
 

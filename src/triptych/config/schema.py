@@ -181,6 +181,7 @@ class PaperClaim(TypedDict):
 
     says: str
     published: NotRequired[dict[str, float | str]]
+    note: NotRequired[str]
     scale: NotRequired[Literal["small", "paper"]]
     metric: NotRequired[str]
     compare: NotRequired[str]

@@ -95,7 +95,7 @@ def published_table(found: Judged) -> list[str]:
     for j in found.judgements:
         cells = [
             safe(j.claim.says),
-            f"**{j.word}**. {safe(j.why)}",
+            f"**{j.word}**. {safe(' '.join(filter(None, (j.why, j.claim.note))))}",
             "<br>".join(safe(f"{name}: {figure}") for name, figure in j.claim.published) or "–",
             "<br>".join(safe(f"{name}: {figure}") for name, figure in j.figures),
             safe(f"{j.claim.metric.replace('_', ' ')}; {j.claim.rule}" if j.claim.metric else j.claim.rule),
