@@ -14,7 +14,7 @@ PINS := requirements/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d
 # TORCH=URL: an index to take torch from, as PyTorch's own of builds without CUDA, which are several GB smaller
 TORCH :=
 
-.PHONY: help install upgrade ablation test test-all check format bench clean
+.PHONY: help install upgrade ablation papers test test-all check format bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +34,15 @@ upgrade:  ## the newest versions that pyproject.toml allows, pinned for this Pyt
 
 ablation: install  ## the main job: x0, epsilon, score, v and levels on real digits, with a report
 	$(BIN)/triptych-train -m ablation=objectives
+
+# PAPERS="vdm_steps vdm_schedules": these alone
+PAPERS := $(basename $(notdir $(wildcard configs/paper/*.yaml)))
+papers: install  ## published claims at small scale, those that were not run yet, and docs/results.md of all
+	@n=0; ended=0; for p in $(PAPERS); do n=$$((n + 1)); echo "[$$n/$(words $(PAPERS))] $$p"; \
+		sed -n 's/^# First: triptych-train //p' configs/paper/$$p.yaml | \
+			while read -r first; do $(BIN)/triptych-train $$first < /dev/null; done; \
+		$(BIN)/triptych-train -m paper=$$p || { code=$$?; [ $$code = 3 ] || ended=$$code; }; done; \
+	$(BIN)/triptych-report --results docs/results.md logs/sweeps && exit $$ended
 
 test: install  ## the tests, without the slow ones
 	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not gpu'

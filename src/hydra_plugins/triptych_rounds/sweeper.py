@@ -33,6 +33,7 @@ class RoundsSweeper(Sweeper):
         max_batch_size: jobs that are handed to the launcher at a time; null: all.
         params: {key: "a,b,c"}, the grid, beside what the command line adds.
         settings: {name: [overrides]}: what each value of an axis ``setting`` stands for.
+        scales: {paper: {key: "a,b,c"}}: what ``scale=paper`` sets in place of ``params``, or beside them.
         tune: {key: "a,b,c"}: what each setting has tuned.
         tuning_seeds: "101,102": of the trials; no seed of the grid.
     """
@@ -46,11 +47,12 @@ class RoundsSweeper(Sweeper):
         max_batch_size: Count | None = None,
         params: dict[str, str] | None = None,
         settings: dict[str, list[str]] | None = None,
+        scales: dict[str, dict[str, Any]] | None = None,
         tune: dict[str, str] | None = None,
         tuning_seeds: str | int | None = None,
     ):
         self.max_batch_size = (
-            max_batch_size  # params and settings are read from the configuration, by ``grid``
+            max_batch_size  # params, settings and scales are read from the configuration, by ``grid``
         )
         self.tune, self.tuning_seeds = dict(tune or {}), tuning_seeds
         self.launched = 0

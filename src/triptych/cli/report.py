@@ -1,4 +1,7 @@
-"""`triptych-report DIR [DIR...]`: compare the runs beneath directories; the report goes into the first."""
+"""`triptych-report DIR [DIR...]`: compare the runs beneath directories; the report goes into the first.
+
+With `--results FILE` the published claims of all sweeps beneath them, as docs/results.md has them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from triptych.errors import UserError
+from triptych.errors import StorageError, UserError
 from triptych.runs.directory import to_json, write_atomic
 from triptych.runs.read import find_runs, is_run
 
@@ -51,6 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="serve the report to this machine's browsers, and renew it as runs grow, until Ctrl-C",
     )
+    also.add_argument(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="write the published claims of all sweeps beneath the directories into one page, and no report",
+    )
     parser.add_argument("--port", type=int, default=PORT, help=f"of --watch (default: {PORT}; 0: a free one)")
     parser.error = lambda message: sys.exit(_refuse(message))  # type: ignore[method-assign]
     options = parser.parse_args(argv)
@@ -59,12 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for directory in options.dirs:
         if not directory.is_dir():
             return _refuse(f"{directory}: {'not a directory' if directory.exists() else 'no such directory'}")
-        if not options.watch and not any(map(is_run, find_runs(directory))):
+        if not (options.watch or options.results) and not any(map(is_run, find_runs(directory))):
             return _refuse(
                 f"{directory}: no run in it (config.yaml or summary.json, as triptych-train writes them)"
             )
     if not 0 <= options.port < 65536:
         return _refuse(f"--port {options.port}: a number from 0 to 65535 is accepted")
+    if options.results:
+        return _results(options.results, options.dirs)
     # drawing is imported only now, so that --help and mistakes answer at once
     from triptych.report.render import write_report
     from triptych.report.terminal import print_table
@@ -114,6 +125,18 @@ def _watch(dirs: Sequence[Path], write: Callable[[], Report], port: int) -> int:
             watch.run()
     except KeyboardInterrupt:
         print(file=sys.stderr)  # after the terminal's ^C
+    return 0
+
+
+def _results(file: Path, roots: Sequence[Path]) -> int:
+    from triptych.report.results_page import results_page
+    from triptych.runs.directory import write_atomic
+
+    try:
+        write_atomic(file, results_page(roots))
+    except (OSError, StorageError) as error:
+        return _refuse(f"--results {file}: it cannot be written: {getattr(error, 'strerror', None) or error}")
+    print(file)
     return 0
 
 

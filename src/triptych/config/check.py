@@ -37,7 +37,8 @@ def keys(node: Any, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a config, inner nodes before their children; lists are leaves."""
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
         return
-    for key in map(str, node):
+    key: Any
+    for key in node:
         path = f"{prefix}{key}"
         yield path
         if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
@@ -60,7 +61,7 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     files = f" (in {', '.join(f'{g}={c}' for g, c in free.items())})" if free else ""
     typed = {o.lstrip("+~").split("=", 1)[0] for o in hydra.overrides.task}
     for key in keys(cfg):
-        if key.split(".")[0] == "hydra":  # there while a sweep is being set up; Hydra's own schema checks it
+        if key.split(".")[0] in ("hydra", "paper"):  # there while a sweep is being set up; checked elsewhere
             continue
         parent, _, name = key.rpartition(".")
         if key in known or _target_takes(OmegaConf.select(cfg, parent) if parent else None, name):

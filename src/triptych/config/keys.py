@@ -19,7 +19,7 @@ from triptych.config.trust import OPTIMISER, check_name
 from triptych.declare import IsPath, Role, Unit, alternatives, marks, parts, refusal, says
 from triptych.errors import UserError
 
-FREE_GROUPS = ("experiment", "ablation", "debug", "local", "hparams_search")  # may set any key
+FREE_GROUPS = ("experiment", "ablation", "paper", "debug", "local", "hparams_search")  # may set any key
 TARGET = re.compile(r"^( *)_target_: *([\w.]+)", re.MULTILINE)
 OPTIONS = ("_target_", "_partial_", "_convert_")  # of what Hydra knows, all that is used
 

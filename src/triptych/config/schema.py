@@ -179,6 +179,37 @@ class Logger(TypedDict):
     mlflow: Annotated[MLflow | None, Base(LOGGER)]
 
 
+class PaperClaim(TypedDict):
+    """One claim of a published table; how it is read, and what its keys mean: ``config/paper.py``."""
+
+    says: str
+    published: NotRequired[dict[str, float | str]]
+    note: NotRequired[str]
+    scale: NotRequired[Literal["small", "paper"]]
+    metric: NotRequired[str]
+    compare: NotRequired[str]
+    at: NotRequired[dict[str, Any]]
+    order: NotRequired[Sequence[Any]]
+    same: NotRequired[Sequence[Any]]
+    value: NotRequired[dict[Any, float]]
+    diverges: NotRequired[Sequence[Any]]
+    by: NotRequired[NonNegative]
+    by_factor: NotRequired[Annotated[float, Ge(1)]]
+    within: NotRequired[Positive]
+    within_factor: NotRequired[Annotated[float, Gt(1)]]
+    relative_to: NotRequired[Any]
+
+
+class PaperNode(TypedDict):
+    """A published table or figure, and what is claimed of it."""
+
+    cite: str
+    where: str
+    arxiv: NotRequired[str]
+    minutes: Annotated[Positive, Unit("minutes on two cores")]
+    claims: dict[str, Group]
+
+
 class Drawing(TypedDict):
     """How samples are drawn; runs of earlier versions have no guidance and no threshold."""
 
@@ -216,6 +247,8 @@ class Train(Drawing):
     paths: NotRequired[Annotated[Paths, Role.PATH]]
     name: Annotated[str | int | None, Role.LABEL]
     setting: str | int | float | None
+    scale: NotRequired[Literal["small", "paper"]]
+    paper: NotRequired[Annotated[Group | None, Role.START]]
     seed: Annotated[Seed, Role.SEED]
     cores: Annotated[int, Ge(1), Le(1024), Role.START]
     threads: Annotated[int, Ge(1), Le(1024), Unit("cores"), Role.MACHINE]

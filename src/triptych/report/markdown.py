@@ -11,6 +11,7 @@ from triptych.report.compare import Comparison
 from triptych.report.curves import equal_time
 from triptych.report.factorial import effects
 from triptych.report.power import reach
+from triptych.report.published import Judged
 from triptych.report.story import Story, columns, rows
 from triptych.report.verdict import footnote
 from triptych.report.words import DRAWN, MEASURED, count, duration
@@ -23,6 +24,9 @@ def markdown(story: Story, picture: str | None) -> str:
         lines += [f"All runs: {safe(story.shared)}", ""]
     if story.banner:
         lines += [f"> {safe(story.banner)}", ""]
+    if claimed := story.published:
+        lines += [f"## Published: {safe(claimed.paper.cite)}, {safe(claimed.paper.where)}", ""]
+        lines += [f"**{safe(claimed.answer)}**", "", *published_table(claimed)]
     lines += [f"**{safe(story.answer)}**", ""]
     if picture:
         shown = measures.title(story.comparisons[0]) or "test bound"
@@ -89,6 +93,24 @@ def results_table(comparison: Comparison) -> str:
         for row in rows(comparison)
     ]
     return "\n".join(_table([comparison.subject, "seeds", *(head for _, head in heads), ""], body))
+
+
+def published_table(found: Judged) -> list[str]:
+    """A paper's claims: what was published, what was measured, and the verdict."""
+    lines = ["| claim | verdict | published | measured | decided by |", "|---|---|---|---|---|"]
+    for j in found.judgements:
+        cells = [
+            safe(j.claim.says),
+            f"**{j.word}**. {safe(' '.join(filter(None, (j.why, j.claim.note))))}",
+            "<br>".join(safe(f"{name}: {figure}") for name, figure in j.claim.published) or "–",
+            "<br>".join(safe(f"{name}: {figure}") for name, figure in j.figures),
+            safe(f"{j.claim.metric.replace('_', ' ')}; {j.claim.rule}" if j.claim.metric else j.claim.rule),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [""]
+    if found.changed:
+        lines += ["The claims or their seeds were changed after some of these runs had ended.", ""]
+    return lines
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

@@ -14,6 +14,7 @@ from triptych.report import measures
 from triptych.report.claims import Claim, correct
 from triptych.report.compare import METRIC, Cell, Comparison, compare
 from triptych.report.factorial import grid
+from triptych.report.published import Judged, judged
 from triptych.report.sequential import read_rule
 from triptych.report.tuning import Tuning, change, read_tuning, stages
 from triptych.report.tuning import sentence as tuned
@@ -60,6 +61,7 @@ class Story:
     verdicts: tuple[Verdict, ...]
     tuning: Tuning | None = None
     shared: str = ""  # what was typed once for all runs of the sweep
+    published: Judged | None = None  # of a sweep of a paper's claims
 
     @property
     def counts(self) -> Counter[str]:
@@ -152,6 +154,7 @@ def tell(
         verdicts=tuple(verdict(comparison) for comparison in comparisons),
         tuning=tuning,
         shared=_shared(sweep) if len(roots) == 1 else "",
+        published=judged(sweep, runs) if len(roots) == 1 else None,
     )
 
 

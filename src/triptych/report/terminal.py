@@ -24,6 +24,7 @@ HEADS = {
     "reconstruction": "recon.",
     "diffusion": "diff.",
 }
+WORDS = {"reproduced": "green", "contradicted": "red", "cannot tell": ""}
 # what a narrow terminal goes without, first to last
 DISPENSABLE = ("draws", "p", "verdict", "train", "prior", "reconstruction", "diffusion", "seeds")
 
@@ -46,6 +47,17 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
         if run.error:
             console.print(Text(f"{run.status}: {run.dir}: {run.error}", style="red"), soft_wrap=True)
     console.print(Text(story.answer, style="bold"))
+    if story.published:
+        console.print(Text(f"Published: {story.published.paper.cite}, {story.published.paper.where}"))
+        for judgement in story.published.judgements:
+            console.print(Text(judgement.line, style=WORDS[judgement.word]), soft_wrap=True)
+        if story.published.changed:
+            console.print(
+                Text(
+                    "The claims or their seeds were changed after some of these runs had ended.",
+                    style="yellow",
+                )
+            )
     page = report.html if report else Path(root) / "report.html"
     if page.exists():
         # soft_wrap: a path broken over two lines cannot be clicked or copied

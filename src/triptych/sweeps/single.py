@@ -12,6 +12,7 @@ from triptych.errors import UserError
 from triptych.runs import processes
 from triptych.runs.directory import RunDirectory
 from triptych.runs.prepare import described
+from triptych.sweeps.paper import check_scale
 from triptych.sweeps.rounds import check_rounds
 from triptych.sweeps.sweep import no_run_after_an_error
 
@@ -34,8 +35,10 @@ def check_single(config: DictConfig) -> None:
     """
     hydra = config.hydra
     check_rounds(config, sweeping=False, grid=False)
-    if hydra.sweeper.get("params"):
-        chosen = [f"{group}={hydra.runtime.choices.get(group)}" for group in ("ablation", "hparams_search")]
+    check_scale(config)
+    if hydra.sweeper.get("params") or config.get("paper"):
+        groups = ("ablation", "paper", "hparams_search")
+        chosen = [f"{group}={hydra.runtime.choices.get(group)}" for group in groups]
         said = next((one for one in chosen if not one.endswith("=None")), "hydra.sweeper.params")
         raise UserError(f"{said}: settings to compare are a sweep's, which needs -m")
     if processes.launch() and not config.name:

@@ -30,6 +30,7 @@ from triptych.runs.exits import one_line_errors
 from triptych.runs.plain import load
 from triptych.runs.provenance import changed_since, command
 from triptych.runs.summary import UNITS, figure
+from triptych.sweeps.paper import check_scale, claims_of, set_scale
 from triptych.sweeps.rounds import check_rounds, grid
 
 QUIET = 60.0  # seconds without a word after which a run is said to be stalled
@@ -91,6 +92,8 @@ class SweepHook(Callback):
             check_keys(config, config.hydra)
             check_values(OmegaConf.to_container(config.hydra.sweeper, resolve=True), path="hydra.sweeper")
             check_rounds(config, sweeping=True, grid=_is_grid(config))
+            check_scale(config)
+            of_scale = set_scale(config)
             _check_allocation(config)
             _check_ray(config)
             given = [o for o in config.hydra.overrides.hydra if str(o).startswith("hydra.sweep.dir=")]
@@ -101,7 +104,7 @@ class SweepHook(Callback):
                 config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{root}'")
                 # what all cells share stands in the sweep's name, so a cell's need not repeat it
                 naming = config.hydra.job.config.override_dirname
-                naming.exclude_keys = [*naming.exclude_keys, *shared_overrides(config)]
+                naming.exclude_keys = [*naming.exclude_keys, *shared_overrides(config), *of_scale]
                 quoted = ",".join(f"'{key}'" for key in naming.exclude_keys)
                 config.hydra.overrides.hydra.append(
                     f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]"
@@ -118,6 +121,14 @@ class SweepHook(Callback):
         }
         if config.get("equal_within") is not None:
             self.facts["equal_within"] = config.equal_within
+        with no_run_after_an_error():
+            ended = any(run.status in ("finished", "diverged") for run in self.runs())
+            self.facts |= claims_of(config, self.before, ended)
+        if self.facts.get("claims_changed"):
+            print(
+                "the claims or their seeds are not those that this sweep began with; its report says so",
+                file=sys.stderr,
+            )
         self.refused: dict[str, str] = {}  # cells that were not run, since their directories hold other runs
         with no_run_after_an_error():
             self._begin()

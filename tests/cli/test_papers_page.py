@@ -1,0 +1,61 @@
+"""docs/papers.md: its example is a paper that composes and can be decided, and its tables are complete."""
+
+import re
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+
+from triptych.config.check import CONFIGS, check_keys
+from triptych.config.names import register_resolvers
+from triptych.config.paper import OF_SAMPLES, OF_THE_BOUND, OF_THE_RUN, STATISTICS, TAKES, read_paper
+from triptych.sweeps.paper import claims_of
+
+PAGE = (CONFIGS.parent / "docs" / "papers.md").read_text()
+BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_the_example_composes_and_can_be_decided(tmp_path):
+    example = next(text for text in BLOCKS if "name: ddim_steps" in text)
+    assert not (CONFIGS / "paper" / "ddim_steps.yaml").exists(), "it is not in the list"
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper" / "ddim_steps.yaml").write_text(example)
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose(
+            "train",
+            ["paper=ddim_steps", f"hydra.searchpath=[file://{tmp_path}]"],
+            return_hydra_config=True,
+        )
+        HydraConfig.instance().set_config(cfg)
+        check_keys(cfg, cfg.hydra)
+        facts = claims_of(cfg, {}, False)
+    assert cfg.name == "ddim_steps"
+    paper = read_paper(facts["paper"], facts["paper_axes"])
+    assert [c.name for c in paper.claims[0].contrasts] == ["20 − 100", "10 − 20"]
+    assert [c.name for c in paper.claims[1].contrasts] == ["1 − 0"]
+
+
+@pytest.mark.parametrize("text", BLOCKS)
+def test_every_block_is_yaml(text):
+    assert yaml.safe_load(text)
+
+
+def test_every_statistic_metric_and_tolerance_is_on_the_page():
+    names = {
+        *OF_THE_BOUND,
+        *OF_THE_RUN,
+        *OF_SAMPLES,
+        *STATISTICS,
+        *(key for keys in TAKES.values() for key in keys),
+    }
+    told = set(re.findall(r"[a-z_0-9]+", " ".join(re.findall(r"`([^`\n]+)`", PAGE))))
+    assert names <= told, names - told
+
+
+def test_the_page_of_results_knows_every_paper():
+    """As run or as not run yet; `triptych-report --results docs/results.md logs/sweeps` writes it."""
+    text = (CONFIGS.parent / "docs" / "results.md").read_text()
+    for file in (CONFIGS / "paper").glob("*.yaml"):
+        assert re.search(rf"[`\[]{file.stem}[`\]]", text.replace("\\_", "_")), file.stem

@@ -1,0 +1,143 @@
+"""A paper's claims are read before anything runs: what cannot be decided is refused in one line."""
+
+import math
+from typing import Any
+
+import pytest
+
+from triptych.config.paper import axes_of, check_metrics, deciding, read_paper
+from triptych.errors import UserError
+
+AXES = {"seed": ["1", "2", "3"], "objective": ["x0", "epsilon", "v"], "bound.steps": ["10", "100", "null"]}
+CONFIG: dict[str, Any] = {"measures": {"n": 0}, "likelihood": None, "metrics": {}}
+
+
+def node(**claim: Any) -> dict[str, Any]:
+    known = {"says": "It is so."} | claim
+    return {"cite": "A. Author 2020", "where": "table 1", "minutes": 1, "claims": {"one": known}}
+
+
+def contrasts(**claim: Any):
+    return read_paper(node(**claim), AXES).claims[0].contrasts
+
+
+def test_an_order_is_each_setting_below_the_next_at_every_value_of_the_other_axes():
+    found = contrasts(compare="bound.steps", order=[None, 100, 10], at={"objective": "v"}, by=0.1)
+    assert [c.name for c in found] == ["100 − null", "10 − 100"]
+    assert all((c.low, c.high) == (0.1, math.inf) for c in found)
+    assert dict(found[0].first.setting) == {"bound.steps": "100", "objective": "v"}
+    everywhere = contrasts(compare="objective", order=["v", ["x0", "epsilon"]])
+    assert len(everywhere) == 2 * 3 and everywhere[0].name == "x0 − v (10)"
+
+
+def test_same_is_any_two_and_a_factor_is_a_difference_of_logarithms():
+    found = contrasts(compare="objective", same=["x0", "epsilon", "v"], within=0.02, at={"bound.steps": 10})
+    assert [c.name for c in found] == ["epsilon − x0", "v − x0", "v − epsilon"]
+    assert all((c.low, c.high) == (-0.02, 0.02) for c in found)
+    (one,) = contrasts(compare="objective", same=["x0", "v"], within_factor=2, at={"bound.steps": 10})
+    assert one.ratio and one.name == "v / x0"
+    assert (one.low, one.high) == pytest.approx((-math.log(2), math.log(2)))
+
+
+def test_a_value_has_a_range_about_it_and_may_be_a_ratio():
+    (one,) = contrasts(compare="objective", value={"v": 2.65}, within=0.05, at={"bound.steps": 10})
+    assert one.second is None and (one.low, one.high) == pytest.approx((2.60, 2.70))
+    (one,) = contrasts(compare="objective", value={"v": -2.0}, within_factor=2, at={"bound.steps": 10})
+    assert (one.low, one.high) == (-4.0, -1.0)
+    (one,) = contrasts(
+        compare="objective", value={"v": 12}, relative_to="x0", within=2, at={"bound.steps": 10}
+    )
+    assert one.ratio and (one.low, one.high) == pytest.approx((math.log(10), math.log(14)))
+
+
+def test_metrics_are_an_axis_too():
+    found = contrasts(compare="metric", order=["ode", "ode_bound"], at={"objective": "v", "bound.steps": 10})
+    assert [(c.first.metric, c.second.metric) for c in found] == [("ode_bound", "ode")]
+
+
+def test_the_axis_may_be_left_out_where_there_is_one():
+    paper = read_paper(node(order=["x0", "v"]), {"seed": ["1"], "objective": ["x0", "v"]})
+    assert paper.claims[0].contrasts[0].name == "v − x0"
+
+
+@pytest.mark.parametrize(
+    "claim, said",
+    [
+        ({"order": ["x0", "v"]}, "one.compare: a value is needed; one of objective, bound.steps, metric"),
+        ({"compare": "schedule", "order": ["x0", "v"]}, "compare=schedule: not an axis of the sweep"),
+        ({"compare": "objective", "order": ["x0", "velocity"]},
+         "order=velocity: not in the sweep; objective is one of x0, epsilon, v"),
+        ({"compare": "objective", "order": ["x0"]}, "order=['x0']: two or more settings"),
+        ({"compare": "objective"}, "none of order, same, value, diverges; exactly one"),
+        ({"compare": "objective", "order": ["x0", "v"], "diverges": ["v"]}, "order, diverges of order, same"),
+        ({"compare": "objective", "order": ["x0", "v"], "within": 1.0}, "within=1.0: not with order"),
+        ({"compare": "objective", "same": ["x0", "v"]}, "same needs a tolerance"),
+        ({"compare": "objective", "same": ["x0", "v"], "within": 0}, "within=0: a number above 0"),
+        ({"compare": "objective", "value": {"v": "low"}, "within": 1.0}, "value.v='low': a number is"),
+        ({"compare": "objective", "order": ["x0", "v"], "at": {"bound.step": 1}}, "did you mean bound.st"),
+        ({"compare": "objective", "order": ["x0", "v"], "at": {"objective": "v"}}, "it is what is compared"),
+        ({"compare": "objective", "diverges": []}, "diverges=[]: one or more settings"),
+        ({"compare": "objective", "ordr": ["x0", "v"]}, "ordr=['x0', 'v']: no such key, did you mean order?"),
+        ({"compare": "metric", "metric": "gap", "order": ["ode", "gap"]}, "metric=gap: not with compare"),
+    ],
+)  # fmt: skip
+def test_a_claim_that_cannot_be_decided_is_refused(claim, said):
+    with pytest.raises(UserError) as refused:
+        read_paper(node(**claim), AXES)
+    assert said in str(refused.value) and str(refused.value).startswith("paper.claims.one")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"where": None}, "paper.where: a value is needed"),
+        ({"minutes": 0}, "paper.minutes=0: a number above 0 is accepted"),
+        ({"tabel": 2}, "paper.tabel=2: no such key"),
+        ({"claims": {}}, "paper.claims={}: one or more claims"),
+    ],
+)
+def test_a_paper_says_where_it_is_from_and_what_it_costs(change, said):
+    asked = {k: v for k, v in (node(order=["x0", "v"]) | change).items() if v is not None}
+    with pytest.raises(UserError, match=said.replace("{", r"\{")):
+        read_paper(asked, AXES)
+
+
+@pytest.mark.parametrize(
+    "metric, config, said",
+    [
+        ("bond", {}, "metric=bond: no such metric, did you mean bound?"),
+        ("recall", {}, "measures.n=0 measures no samples"),
+        ("recall", {"measures": {"n": 100}}, ""),
+        ("ode", {}, "likelihood=none has no such figure"),
+        ("ode", {"likelihood": {"items": 9}}, ""),
+        ("psnr", {}, "metric=psnr: no such metric"),
+        ("psnr", {"metrics": {"psnr": {}}}, ""),
+    ],
+)
+def test_a_metric_that_no_run_will_have_is_refused(metric, config, said):
+    paper = read_paper(node(compare="objective", order=["x0", "v"], metric=metric), AXES)
+    if not said:
+        return check_metrics(paper, CONFIG | config, AXES)
+    with pytest.raises(UserError) as refused:
+        check_metrics(paper, CONFIG | config, AXES)
+    assert said in str(refused.value)
+
+
+def test_a_claim_of_another_scale_is_not_made_here():
+    both = node(compare="objective", order=["x0", "v"])
+    both["claims"]["two"] = {"says": "2", "scale": "paper", "compare": "objective", "order": ["v", "x0"]}
+    assert [c.name for c in read_paper(both, AXES).claims] == ["one"]
+    assert [c.name for c in read_paper(both, AXES, scale="paper").claims] == ["one", "two"]
+
+
+def test_the_axes_of_a_sweep_are_its_grid_and_the_values_measured():
+    jobs = [["setting=a", "model=vae", "seed=1"], ["setting=b", "model=vae", "seed=1"]]
+    measures = {"n": 10, "over": "guidance.scale", "values": [0, 1.5]}
+    found = axes_of(jobs, ["setting", "seed"], measures)
+    assert found == {"setting": ["a", "b"], "seed": ["1"], "guidance.scale": ["0", "1.5"]}
+
+
+def test_words_decide_nothing():
+    one = node(order=["x0", "v"], published={"x0": 1.0})["claims"]
+    assert deciding(one) == {"one": {"order": ["x0", "v"]}}
