@@ -13,7 +13,7 @@ from tests.report.fake_runs import failed, make_run, start_run
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.runs.directory import RunDirectory
 from triptych.runs.exits import one_line_errors
-from triptych.sweeps import sweep
+from triptych.sweeps import launchers, sweep
 from triptych.sweeps.sweep import SweepHook, exit_code
 
 
@@ -150,7 +150,7 @@ def test_a_ray_cluster_that_does_not_answer_is_refused():
         for given in (address, f"ray://{address}"):
             began = time.monotonic()
             with pytest.raises(UserError, match=rf"address={given}: no answer from there .* is accepted"):
-                sweep._check_ray(launcher(given))
+                launchers._check_ray(launcher(given))
             assert time.monotonic() - began < 10
     for given in ("auto", "local", None):
-        sweep._check_ray(launcher(given))
+        launchers._check_ray(launcher(given))

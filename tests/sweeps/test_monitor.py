@@ -10,7 +10,7 @@ from rich.console import Console
 
 from triptych.callbacks.progress import WINDOW, Progress
 from triptych.runs.directory import RunDirectory
-from triptych.sweeps.sweep import Monitor, short_names, state
+from triptych.sweeps.monitor import Monitor, short_names, state
 from triptych.training.execute import execute
 
 AT_WORK = {"stage": "fit", "step": 1200, "max_steps": 4000, "steps_per_second": 35.0, "bound": 2.31}

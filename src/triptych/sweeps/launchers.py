@@ -1,0 +1,45 @@
+"""What a launcher needs of a sweep, refused before there is a directory."""
+
+import socket
+
+from omegaconf import DictConfig
+
+from triptych.config.names import grid_keys
+from triptych.errors import UserError
+
+
+def check_launcher(config: DictConfig) -> None:
+    """UserError for what SLURM or Ray would refuse, or wait for, much later."""
+    _check_allocation(config)
+    _check_ray(config)
+
+
+def on_slurm(config: DictConfig) -> bool:
+    """Whether its jobs are SLURM's."""
+    return str(config.hydra.launcher._target_).endswith("SlurmLauncher")
+
+
+def _check_allocation(config: DictConfig) -> None:
+    """A SLURM job's tasks are asked for once for the whole sweep, and must be the trainer's processes."""
+    fixed = {"trainer", "trainer.devices", "trainer.num_nodes"}
+    swept = {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)} & fixed
+    if swept and on_slurm(config):
+        raise UserError(f"{min(swept)}: cannot vary within a SLURM sweep; a sweep for each value is accepted")
+
+
+def _check_ray(config: DictConfig) -> None:
+    """Refuse a cluster's address that does not answer: Ray itself would try for minutes."""
+    launcher = config.hydra.launcher
+    if not str(launcher._target_).endswith("RayLauncher"):
+        return
+    address = launcher.ray.init.get("address")
+    host, colon, port = str(address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():  # auto, local, none
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+    except OSError as error:
+        raise UserError(
+            f"hydra.launcher.ray.init.address={address}: no answer from there ({error.strerror or error}); "
+            "the address of a cluster that is up, auto or local is accepted"
+        ) from error
