@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from triptych.cli import report as cli
-from triptych.report import results_page
+from triptych.report import results_page, wandb_views
 from triptych.report.render import write_report
 from triptych.report.terminal import print_table
 
@@ -59,6 +59,15 @@ def test_a_report_opens_with_the_claims(paper):
     text = (paper / "report.md").read_text()
     assert "**Of 3 claims: 1 reproduced, 1 contradicted and 1 cannot tell.**" in text
     assert "**contradicted**. " in text and "table \\| 1" in text
+
+
+def test_wandbs_report_has_the_claims(paper):
+    views = wandb_views.build(write_report(paper).story, "lab", "triptych").plain()
+    text = json.dumps(views["report"], ensure_ascii=False)
+    assert text.index("**Of 3 claims: 1 reproduced, 1 contradicted and 1 cannot tell.**") < text.index(
+        "Nobody knows."
+    )
+    assert "<i>v</i>" not in text
 
 
 def test_a_terminal_has_a_line_a_claim(paper):

@@ -25,8 +25,7 @@ def markdown(story: Story, picture: str | None) -> str:
     if story.banner:
         lines += [f"> {safe(story.banner)}", ""]
     if claimed := story.published:
-        lines += [f"## Published: {safe(claimed.paper.cite)}, {safe(claimed.paper.where)}", ""]
-        lines += [f"**{safe(claimed.answer)}**", "", *published_table(claimed)]
+        lines += ["## Published", "", *published_in_words(claimed)]
     lines += [f"**{safe(story.answer)}**", ""]
     if picture:
         shown = measures.title(story.comparisons[0]) or "test bound"
@@ -93,6 +92,12 @@ def results_table(comparison: Comparison) -> str:
         for row in rows(comparison)
     ]
     return "\n".join(_table([comparison.subject, "seeds", *(head for _, head in heads), ""], body))
+
+
+def published_in_words(found: Judged) -> list[str]:
+    """Whose claims, what came out of all, and their table."""
+    whose = f"{safe(found.paper.cite)}, {safe(found.paper.where)}"
+    return [f"{whose}. **{safe(found.answer)}**", "", *published_table(found)]
 
 
 def published_table(found: Judged) -> list[str]:

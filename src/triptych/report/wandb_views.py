@@ -20,7 +20,7 @@ from typing import Any
 from triptych.errors import UserError
 from triptych.report.axes import SWEEP
 from triptych.report.compare import Comparison
-from triptych.report.markdown import fenced, results_table, safe
+from triptych.report.markdown import fenced, published_in_words, results_table, safe
 from triptych.report.story import Story
 from triptych.report.verdict import footnote
 from triptych.report.wandb_panels import config_key, grouping, laid_out, panels_of, runs_of, with_value
@@ -205,6 +205,8 @@ def _workspace(wr: Any, ws: Any, expr: Any, story: Story, where: dict[str, str])
 
 def _report(wr: Any, expr: Any, story: Story, where: dict[str, str], runset: dict[str, str]) -> Any:
     blocks: list[Any] = [wr.P(story.question), wr.CalloutBlock(story.answer)]
+    if story.published:
+        blocks += [wr.H1("Published"), wr.MarkdownBlock("\n".join(published_in_words(story.published)))]
     blocks += [wr.P(line) for line in [story.banner, *story.tuned] if line]
     for comparison in story.comparisons:
         blocks += [wr.H1(comparison.heading), wr.MarkdownBlock(_in_words(story, comparison))]
