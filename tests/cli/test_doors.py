@@ -121,7 +121,11 @@ def test_wandb_reads_back_what_the_run_logged(run_directory):
         [*wandb, "--summary", str(log)], capture_output=True, text=True, timeout=60, check=True
     )
     whole = json.loads(read.stdout)
-    assert whole["config"]["objective"]["output"]["space"] == "v" and whole["config"]["seed"] == 1
+    config = whole["config"]
+    assert (
+        config["objective"] == config["resolved"]["objective"]["output"]["space"] == "v"
+        and config["seed"] == 1
+    )
     recorded = json.loads((path / "summary.json").read_text())["test"]["bpd"]["mean"]
     assert json.loads(re.search(r'"test/bpd": ?([0-9.]+)', read.stdout)[1]) == pytest.approx(
         recorded, rel=1e-6

@@ -92,7 +92,7 @@ def test_the_names_of_cells_leave_out_what_says_how_to_run(prepared):
 
 def test_every_declared_key_is_one_that_configurations_have(prepared):
     """Another is a spelling mistake, or the key was renamed."""
-    known = {"tags", "hydra", "ablation", "experiment", "hparams_search", "local", "resume"}
+    known = {"tags", "hydra", "ablation", "paper", "experiment", "hparams_search", "local", "resume"}
     known |= set(OmegaConf.load(CONFIGS / "train.yaml"))
     config = prepared("optimizer.weight_decay=0.1", csv=False).config()
     found = {key for key, _ in leaves(config)}

@@ -410,7 +410,7 @@ def test_a_run_is_told_whole(prepared):
         assert shown["columns"] == [*summary[name]]
         assert shown["data"] == [list(row) for row in zip(*summary[name].values(), strict=True)]
     pictures = {p.name.split("_")[0] for p in only(run.path).rglob("files/media/images/**/*.png")}
-    assert pictures == {"samples", "final"}
+    assert pictures == {"samples", "final", "trajectory"}
 
 
 def artifacts(path) -> dict[str, tuple[str, str, bool]]:
