@@ -49,6 +49,7 @@ def counts(folder: Path) -> dict[int, list[list[int]]]:
     found: dict[int, list[list[int]]] = {}
     for path in (folder / "counts").iterdir():
         lines = [[int(word) for word in line.split()] for line in path.read_text().splitlines()]
-        seen = [item for _, step, *items in lines if step < 25 for item in items]
-        found.setdefault(lines[0][0], []).append(seen)
+        world = lines[-1][0]  # the first line is of the check before training, which has no shares
+        steps = {step: items for shared, step, *items in lines if shared == world and step < 25}
+        found.setdefault(world, []).append([item for items in steps.values() for item in items])
     return found
