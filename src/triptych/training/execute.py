@@ -39,7 +39,7 @@ from triptych.training.items import write_items
 from triptych.training.logging import closing, whereabouts
 from triptych.training.peers import Peers, is_broken_connection, leave_error
 
-STRIP = 4  # samples whose way from noise is kept as a picture
+STRIP = 4  # images whose way from noise is kept as a picture; points are one picture, however many
 PATIENCE = 5.0  # seconds that a job may need to let go of its directory after its sweep was killed
 
 
@@ -190,7 +190,8 @@ def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str |
     torch.save({"x": x}, run / "samples" / "final.pt")
     log_picture(fit.loggers, "samples/final", picture, fit.trainer.global_step)
     if hasattr(experiment.model, "denoiser"):
-        few = {"n": min(n, STRIP), "seed": 0, "label": None, "trajectory": "strip"}
+        shown = min(n, STRIP) if len(experiment.data.shape) == 3 else n
+        few = {"n": shown, "seed": 0, "label": None, "trajectory": "strip"}
         strip = save_trajectory(experiment, drawing, few, run / "samples")
         log_picture(fit.loggers, "samples/trajectory", strip, fit.trainer.global_step)
     return str(picture.relative_to(run.path))
