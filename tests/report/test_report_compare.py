@@ -210,6 +210,20 @@ def test_identical_seeds_raise_a_question(tmp_path):
     assert "No ranking" in verdict(comparison).headline
 
 
+def test_settings_that_train_to_one_bound_are_noted_and_those_that_draw_from_one_model_are_not(tmp_path):
+    bounds = {1: 2.0, 2: 2.03, 3: 2.01}
+    near = {seed: bound * (1 + 3e-5) for seed, bound in bounds.items()}
+    (note,) = [n for n in runs_of(tmp_path / "loss", {"x0": bounds, "v": near}).notes if "same bound" in n]
+    assert "x0 and v have the same bound in each of 3 seeds" in note
+    far = near | {2: 2.03 * (1 + 3e-4)}  # one seed apart is enough
+    assert not any("same bound" in note for note in runs_of(tmp_path / "far", {"x0": bounds, "v": far}).notes)
+    for sampler in ("ddim", "heun"):
+        for seed, bound in bounds.items():
+            told = [f"sampler={sampler}", f"seed={seed}"]
+            make_run(tmp_path / "draw", "x0", seed, bound, overrides=told, choices={"sampler": sampler})
+    assert not any("same bound" in note for note in one(tmp_path / "draw").notes)
+
+
 def test_less_control_than_it_looks_is_noted(tmp_path):
     make_run(tmp_path, "x0", 1, 2.0, steps=800)
     make_run(tmp_path, "v", 1, 2.1, steps=400, weights="raw", parameters=9876)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from triptych.errors import UserError
+from triptych.errors import Diverged, UserError
 from triptych.training.execute import execute
 
 RING = ("data=ring", "model=oracle", "denoiser=mlp", "schedule.gamma_min=-10", "schedule.gamma_max=8",
@@ -46,6 +46,15 @@ def test_heun_gets_half_the_steps_for_the_same_evaluations(prepared):
                                "measures.over=evaluations", "measures.values=[5,10]",
                                path="heun"))  # fmt: skip
     assert [row["evaluations"] for row in summary["measures_over"]["rows"]] == [4, 10]
+
+
+def test_a_run_of_which_samples_are_not_finite_diverged(prepared):
+    run = prepared(*RING, "sampler=annealed_langevin", "sampler.steps=3", "measures.n=8",
+                   "measures.repeats=1", "measures.over=sampler.rate", "measures.values=[0.1,1e30]",
+                   path="unstable")  # fmt: skip
+    with pytest.raises(Diverged, match=r"a sample with sampler.rate=1e\+30 is not finite"):
+        execute(run)
+    assert run.status == "diverged"
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations
 
 from triptych.config.keys import role
 from triptych.declare import Role
-from triptych.report.axes import SWEEP, Axis, find_axes, label, machine_axes, value
+from triptych.report.axes import SWEEP, Axis, find_axes, label, machine_axes, settings, value
 from triptych.report.claims import BOUND, Claim, Key, Rule, correct
 from triptych.report.same_data import Group, group
 from triptych.report.statistics import Paired, Spread, spread
@@ -22,6 +23,7 @@ from triptych.report.words import count, listed
 from triptych.runs.read import UNITS, Run
 from triptych.runs.read_items import Items, read_items
 
+ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in one seed, hardly in several
 METRIC = "metric/"  # before the name of a metric of the user's own, among the parts of a bound
 
 
@@ -230,7 +232,7 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> list[
     parameters = sorted({run.parameters for run in used if run.parameters})
     if len(parameters) > 1:
         notes.append(f"The networks differ in size: {parameters[0]:,} to {parameters[-1]:,} parameters.")
-    notes += _metrics(used) + _changes(used)
+    notes += _metrics(used) + _changes(used) + _same_in_effect(cells)
     if any(run.dirty for run in used):
         notes.append("Some runs used code with uncommitted changes, which their commit does not identify.")
     return notes
@@ -252,6 +254,29 @@ def _metrics(runs: list[Run]) -> list[str]:
             notes.append(
                 f"The runs took the metric {name} with different {listed(differ)}: do not compare it."
             )
+    return notes
+
+
+def _same_in_effect(cells: Sequence[Cell]) -> list[str]:
+    """Settings of other names that trained to one bound, as two losses do that differ by a factor only.
+
+    No two trainings that differ in effect agree to ``ALIKE`` in each of several seeds.
+    """
+    notes = []
+    for a, b in combinations(cells, 2):
+        pairs = [(a.runs[seed], b.runs[seed]) for seed in a.runs if seed in b.runs]
+        apart = [abs(one.bound - other.bound) / max(abs(one.bound), 1e-9) for one, other in pairs]
+        if len(pairs) < 2 or max(apart) > ALIKE or not all(run.parameters for pair in pairs for run in pair):
+            continue
+        one, other = (settings(run) for run in pairs[0])
+        if all(
+            role(key) is Role.DRAWING for key in one.keys() | other.keys() if one.get(key) != other.get(key)
+        ):
+            continue  # one model, of which samples are drawn in two ways
+        notes.append(
+            f"{a.label} and {b.label} have the same bound in each of {len(pairs)} seeds: what sets them "
+            "apart may have no effect here, as a factor of the loss has none."
+        )
     return notes
 
 

@@ -7,17 +7,24 @@ from typing import Any
 from torch import Tensor
 
 from triptych.diffusion.draws import Stream, mix
+from triptych.errors import Diverged
 from triptych.experiment.experiment import Drawing, Experiment
 from triptych.sampling.draw import asked_for, draw
 
 
-def measure(experiment: Experiment) -> dict[str, Any]:
+def measure(experiment: Experiment, step: int = 0) -> dict[str, Any]:
     """What the configuration asks for in ``measures``, for ``summary.json``; empty if that is nothing.
 
     {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats", "reference", "floor"}}, or
     with ``over`` {"measures_over": {"key", "rows": [{"value", "evaluations", "seconds", "measures"}]},
     "measured"}.
     ``stderr`` is over ``repeats`` sets of ``n`` samples each.
+
+    Args:
+        step: of the model, for the error.
+
+    Raises:
+        Diverged: a sample is not finite, so that it is at no distance from the truth.
     """
     node, reference = experiment.config["measures"], experiment.reference
     if reference is None:
@@ -29,13 +36,19 @@ def measure(experiment: Experiment) -> dict[str, Any]:
         "reference": reference.name,
         "floor": reference.floor(),
     }
-    rows = [{"value": value} | _row(experiment, drawing) for value, drawing in experiment.measured]
+    rows = []
+    for value, drawing in experiment.measured:
+        found = _row(experiment, drawing)
+        if found is None:
+            where = "" if node["over"] is None else f" with {node['over']}={value}"
+            raise Diverged(f"a sample{where}", step)
+        rows.append({"value": value} | found)
     if node["over"] is None:
         return {"measures": rows[0]["measures"], "measured": about}
     return {"measures_over": {"key": node["over"], "rows": rows}, "measured": about}
 
 
-def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any]:
+def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any] | None:
     node, data, reference = experiment.config["measures"], experiment.data, experiment.reference
     assert reference is not None
     condition = asked_for(experiment.model, data, node["n"], guided=drawing.denoiser)
@@ -46,6 +59,8 @@ def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any]:
     for repeat in range(node["repeats"]):
         seed = mix(experiment.config["seed"], Stream.MEASURED_SAMPLES, repeat)
         x = draw(experiment.model, drawing.sampler, data, node["n"], seed, guided=drawing.denoiser)
+        if not x.isfinite().all():
+            return None
         found.append(reference.compare(x, asked, repeat))
     seconds = (time.perf_counter() - began) / node["repeats"]
     return {

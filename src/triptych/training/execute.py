@@ -166,7 +166,7 @@ def _report(
         **model.panels(),
         **posterior_mean(experiment),
         "samples": _final_samples(run, experiment, fit) if first else None,
-        **(measure(experiment) if first and tested else {}),
+        **(measure(experiment, trainer.global_step or reported.step) if first and tested else {}),
         **whereabouts(fit.loggers),
     }
 
