@@ -5,6 +5,7 @@ import os
 os.environ["WANDB_MODE"] = "offline"
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import importlib
 import signal
 import subprocess
 import sys
@@ -117,5 +118,23 @@ def door(root) -> Callable:
             cwd=root,
             env=os.environ | environment,
         )
+
+    return run
+
+
+@pytest.fixture
+def inside(root, monkeypatch, capsys) -> Callable:
+    """``inside("triptych.cli.sample", "n=4")``: as ``door``, in this process: torch is imported already."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    def run(module: str, *arguments: str) -> subprocess.CompletedProcess:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [module, *arguments])
+        monkeypatch.chdir(root)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            importlib.import_module(module).main()
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, said.out, said.err)
 
     return run
