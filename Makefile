@@ -45,7 +45,7 @@ papers: install  ## published claims at small scale, those that were not run yet
 	$(BIN)/triptych-report --results docs/results.md logs/sweeps && exit $$ended
 
 test: install  ## the tests, without the slow ones
-	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu'
 
 test-all: install  ## all of them
 	$(BIN)/python -m pytest

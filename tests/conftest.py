@@ -5,17 +5,48 @@ import os
 os.environ["WANDB_MODE"] = "offline"
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import importlib
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 # a script's `make test &` has us, and all that we start, ignore Ctrl-C
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# files of long tests that share no fixture: `make test` begins with these, each on whichever worker is free
+APART = {
+    "tests/test_papers.py",
+    "tests/training/test_wandb.py",
+    "tests/training/test_resume.py",
+    "tests/runs/test_data_changed.py",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in APART)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under ``--dist loadfile`` the tests of every other file stay together, as they share fixtures."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return nodeid if file in APART else file
+
+    return Scheduler(config, log)
+
 
 TINY = (
     "trainer.max_steps=6 trainer.val_check_interval=3 trainer.log_every_n_steps=1 trainer.accelerator=cpu "
@@ -87,5 +118,23 @@ def door(root) -> Callable:
             cwd=root,
             env=os.environ | environment,
         )
+
+    return run
+
+
+@pytest.fixture
+def inside(root, monkeypatch, capsys) -> Callable:
+    """``inside("triptych.cli.sample", "n=4")``: as ``door``, in this process: torch is imported already."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    def run(module: str, *arguments: str) -> subprocess.CompletedProcess:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [module, *arguments])
+        monkeypatch.chdir(root)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            importlib.import_module(module).main()
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, said.out, said.err)
 
     return run

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from triptych.diffusion.sampler import Sampler
+from triptych.diffusion.sampler import Sampler, Step
 
 
 class Midpoint(Sampler):
@@ -14,9 +14,9 @@ class Midpoint(Sampler):
 
     calls = 2
 
-    def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None) -> Tensor:
-        half = 0.5 * (gamma_t + gamma_s)
-        between = denoiser(z, gamma_t, condition).at(*denoiser.process.alpha_sigma(half))
-        slope = denoiser(between, half, condition).epsilon
-        (alpha_t, _), (alpha_s, _) = map(denoiser.process.alpha_sigma, (gamma_t, gamma_s))
-        return alpha_s * (z / alpha_t + (torch.exp(gamma_s / 2) - torch.exp(gamma_t / 2)) * slope)
+    def step(self, z: Tensor, at: Step) -> Tensor:
+        half = 0.5 * (at.gamma_t + at.gamma_s)
+        between = at.guess(z, at.gamma_t).at(*at.process.alpha_sigma(half))
+        slope = at.guess(between, half).epsilon
+        (alpha_t, _), (alpha_s, _) = map(at.process.alpha_sigma, (at.gamma_t, at.gamma_s))
+        return alpha_s * (z / alpha_t + (torch.exp(at.gamma_s / 2) - torch.exp(at.gamma_t / 2)) * slope)

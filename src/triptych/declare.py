@@ -274,9 +274,11 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
 
     def decorate(cls: C) -> C:
         owner: Any = cls  # what type checkers say of super() is of classes that they know
+        own = vars(cls).get("__init_subclass__")
 
         def __init_subclass__(sub: type, /, **options: Any) -> None:
-            super(owner, sub).__init_subclass__(**options)
+            above = own.__get__(None, sub) if own else super(owner, sub).__init_subclass__
+            above(**options)
             hold(sub)
 
         hold(cls)

@@ -73,9 +73,9 @@ def test_evaluate_reproduces_the_summary_exactly(run_directory, door, root):
     assert json.loads((root / "again.json").read_text()) == recorded
 
 
-def test_evaluate_in_discrete_time_gives_a_looser_bound(run_directory, door, root):
+def test_evaluate_in_discrete_time_gives_a_looser_bound(run_directory, inside, root):
     path, _, _ = run_directory
-    done = door(
+    done = inside(
         "triptych.cli.evaluate", f"ckpt={path}/checkpoints/last.ckpt", f"out={root}/t.json", "steps=4"
     )
     assert done.returncode == 0, done.stderr
@@ -83,7 +83,7 @@ def test_evaluate_in_discrete_time_gives_a_looser_bound(run_directory, door, roo
     assert coarse > json.loads((path / "summary.json").read_text())["test"]["bpd"]["mean"]
 
 
-def test_sample_draws_from_the_checkpoint_alone(run_directory, door, root):
+def test_sample_draws_from_the_checkpoint_alone(run_directory, door, inside, root):
     import torch
 
     path, _, _ = run_directory
@@ -98,7 +98,7 @@ def test_sample_draws_from_the_checkpoint_alone(run_directory, door, root):
     assert done.returncode == 0, done.stderr
     x = torch.load(root / "drawn" / "samples.pt", weights_only=True)["x"]
     assert x.shape == (5, 1, 8, 8) and (root / "drawn" / "samples.png").is_file()
-    done = door("triptych.cli.sample", *arguments, "batch_size=2")
+    done = inside("triptych.cli.sample", *arguments, "batch_size=2")
     assert done.returncode == 0
     again = torch.load(root / "drawn" / "samples.pt", weights_only=True)["x"]
     assert again.shape == x.shape

@@ -395,6 +395,21 @@ def test_an_own_file_that_cannot_be_read(refused, lab):
     assert "denoiser.network._target_=own_faults.Net: cannot be imported: " in line and f"({lab}:3)" in line
 
 
+def test_a_sampler_of_the_signature_before_this_one(refused, lab):
+    step = "def step(self, denoiser, z, gamma_t, gamma_s, condition=None, generator=None, history=None):"
+    old = [
+        "from triptych.diffusion.sampler import Sampler",
+        "class Old(Sampler):",
+        f"    {step}",
+        "        ...",
+    ]
+    lab.write_text("\n".join([*OWN.splitlines(), *old]))
+    line = refused(own("sampler", "Old", steps=2))
+    at = f"({lab}:{len(OWN.splitlines()) + 2})"
+    for word in ("sampler._target_", "Old.step(self, denoiser, z, ", "step(self, z, at) is accepted", at):
+        assert word in line, line
+
+
 def test_a_result_of_other_code_is_told_as_such(lab, capfd, composed, prepared, tmp_path):
     """After a mended mistake the same command finds the old figure; what makes a new one is said with it."""
     from triptych.cli.train import _tell_finished

@@ -18,7 +18,15 @@ from triptych.diffusion.langevin import langevin
 from triptych.diffusion.prediction import Prediction
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.reverse_variance import Beta, BetaTilde, Learned, Optimal
-from triptych.diffusion.sampler import DDIM, EDM, Ancestral, AnnealedLangevin, Langevin, PredictorCorrector
+from triptych.diffusion.sampler import (
+    DDIM,
+    EDM,
+    Ancestral,
+    AnnealedLangevin,
+    Langevin,
+    PredictorCorrector,
+    Step,
+)
 from triptych.diffusion.schedule import Linear
 
 from .oracles import VarianceExploding, oracle, refused
@@ -193,9 +201,9 @@ def test_the_corrector_is_the_published_one_where_the_score_has_its_typical_leng
     gamma_t, gamma_s = torch.tensor([1.0, 0.5]).double()
     (a_t, s_t), (a_s, s_s) = (scales(process, g.item()) for g in (gamma_t, gamma_s))
     z = a_t * point + s_t * torch.randn(2, d, generator=generator(9), dtype=torch.float64)
-    ours = PredictorCorrector(1, snr=snr).step(denoiser, z, gamma_t, gamma_s, None, generator(1))
+    ours = PredictorCorrector(1, snr=snr).step(z, Step(denoiser, gamma_t, gamma_s, generator=generator(1)))
     same = generator(1)
-    there = Ancestral(1).step(denoiser, z, gamma_t, gamma_s, None, same).numpy()
+    there = Ancestral(1).step(z, Step(denoiser, gamma_t, gamma_s, generator=same)).numpy()
     noise = torch.randn(2, d, generator=same, dtype=torch.float64).numpy()
     theirs = song(there, (a_s * point - there) / s_s**2, snr, noise)
     assert np.abs(ours.numpy() - theirs).max() < 0.02 * np.abs(theirs - there).max()

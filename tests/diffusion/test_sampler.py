@@ -8,7 +8,7 @@ import torch
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.process import VariancePreserving
-from triptych.diffusion.sampler import DDIM, Ancestral
+from triptych.diffusion.sampler import DDIM, Ancestral, Step
 from triptych.diffusion.schedule import Linear
 
 from .oracles import SCHEDULES, VarianceExploding, Wrong, correlated, network, oracle, refused, ring
@@ -88,7 +88,7 @@ def test_one_ddim_step_keeps_the_guess_and_carries_it_to_the_next_level(process)
     guess = denoiser(z, gamma_t)
     alpha, sigma = process.alpha_sigma(gamma_s)
     torch.testing.assert_close(
-        DDIM(1).step(denoiser, z, gamma_t, gamma_s), alpha * guess.x0 + sigma * guess.epsilon
+        DDIM(1).step(z, Step(denoiser, gamma_t, gamma_s)), alpha * guess.x0 + sigma * guess.epsilon
     )
 
 
@@ -104,7 +104,8 @@ def test_ddim_with_noise_keeps_the_marginal_whatever_eta(process, eta):
             return x
 
     z = process.diffuse(x, gamma_t, eps)
-    z_s = DDIM(1, eta=eta).step(network(Truth(), "x0", process), z, gamma_t, gamma_s, None, generator(1))
+    at = Step(network(Truth(), "x0", process), gamma_t, gamma_s, generator=generator(1))
+    z_s = DDIM(1, eta=eta).step(z, at)
     alpha, sigma = process.alpha_sigma(gamma_s)
     white = (z_s - alpha * x) / sigma
     n = len(x)
@@ -121,8 +122,8 @@ def test_eta_one_is_ancestral_step_for_step(process):
     z = torch.randn(64, 3, generator=generator()).double()
     for gamma_t, gamma_s in ((8.0, 7.0), (1.0, -3.0), (0.01, 0.0), (-9.9, -10.0)):
         levels = torch.tensor(gamma_t).double(), torch.tensor(gamma_s).double()
-        one = DDIM(5, eta=1.0).step(denoiser, z, *levels, None, generator(1))
-        other = Ancestral(5).step(denoiser, z, *levels, None, generator(1))
+        one = DDIM(5, eta=1.0).step(z, Step(denoiser, *levels, generator=generator(1)))
+        other = Ancestral(5).step(z, Step(denoiser, *levels, generator=generator(1)))
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
     shape = (64, 2)
     one, other = (
@@ -139,7 +140,7 @@ def test_an_ancestral_step_draws_from_the_posterior_at_the_guess(process):
     gamma_t, gamma_s = torch.tensor(1.0).double(), torch.tensor(-0.5).double()
     mean, std = process.posterior(z, denoiser(z, gamma_t).x0, gamma_t, gamma_s)
     noise = torch.randn(3, 2, generator=generator(4), dtype=torch.float64)
-    drawn = Ancestral(1).step(denoiser, z, gamma_t, gamma_s, None, generator(4))
+    drawn = Ancestral(1).step(z, Step(denoiser, gamma_t, gamma_s, generator=generator(4)))
     torch.testing.assert_close(drawn, mean + std * noise)
 
 
@@ -164,8 +165,8 @@ def test_ancestral_converges_with_the_number_of_steps():
         variance = 1.0
         zero, one = torch.zeros(1, 1).double(), torch.ones(1, 1).double()
         for gamma_t, gamma_s in zip(gammas[:-1], gammas[1:], strict=True):
-            base = Ancestral(steps).step(denoiser, zero, gamma_t, gamma_s, None, generator())
-            gain = Ancestral(steps).step(denoiser, one, gamma_t, gamma_s, None, generator()) - base
+            base = Ancestral(steps).step(zero, Step(denoiser, gamma_t, gamma_s, generator=generator()))
+            gain = Ancestral(steps).step(one, Step(denoiser, gamma_t, gamma_s, generator=generator())) - base
             noise = base / torch.randn(1, 1, generator=generator(), dtype=torch.float64)
             variance = gain.item() ** 2 * variance + noise.item() ** 2
         alpha, sigma = (a.item() for a in VP.alpha_sigma(gammas[-1]))

@@ -101,7 +101,7 @@ def test_threshold_keeps_samples_in_range(model):
     assert draw(made, DDIM(3), data, 4, 0).abs().max() > 2
 
 
-def test_a_class_asked_for_at_the_door(prepared, door, root):
+def test_a_class_asked_for_at_the_door(prepared, door, inside, root):
     run = prepared("model.conditional=true")
     execute(run)
     command = (
@@ -112,7 +112,7 @@ def test_a_class_asked_for_at_the_door(prepared, door, root):
         f"out={root}/x",
     )
     for label in ("10", "-1", "1.5", "cat", "true"):
-        done = door(*command, f"label={label}")
+        done = inside(*command, f"label={label}")
         assert done.returncode == 1 and not (root / "x").exists()
         said = label.capitalize() if label == "true" else label
         assert done.stderr.strip() == f"error: label={said}: a class from 0 to 9 is accepted"

@@ -18,7 +18,7 @@ from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.reverse_variance import WithFraction
-from triptych.diffusion.sampler import DDIM, Ancestral, PredictorCorrector
+from triptych.diffusion.sampler import DDIM, Ancestral, PredictorCorrector, Step
 from triptych.diffusion.schedule import Linear
 from triptych.diffusion.wrappers import DynamicThreshold, StaticThreshold
 from triptych.errors import UserError
@@ -162,8 +162,8 @@ def width(model, sampler) -> torch.Tensor:
     """Standard deviation of one long step's draws about their mean, at one place."""
     z = torch.tensor([[0.4, -0.7]]).expand(20_000, 2)
     levels = torch.tensor([2.0, -1.0])
-    step = model.prepared(sampler).step(model.denoiser, z, *levels, None, torch.Generator().manual_seed(0))
-    return step.std(0)
+    at = Step(model.denoiser, *levels, generator=torch.Generator().manual_seed(0))
+    return model.prepared(sampler).step(z, at).std(0)
 
 
 @pytest.mark.parametrize("variance", ["beta_tilde", "beta", "optimal", "learned"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from triptych.report import published
+from triptych.report import contrasts
 from triptych.report.published import judged
 from triptych.runs.read import Estimate, Run
 from triptych.runs.read_items import Items
@@ -51,11 +51,11 @@ class Sweep:
     def judged(self, **claims: dict[str, Any]):
         made = {name: {"says": f"{name}."} | claim for name, claim in claims.items()}
         node = {"cite": "A. Author 2020", "where": "table 1", "minutes": 1, "claims": made}
-        real, published.read_items = published.read_items, lambda path, bound: self.items[path]
+        real, contrasts.read_items = contrasts.read_items, lambda path, bound: self.items[path]
         try:
             return judged({"paper": node, "paper_axes": self.axes, "paper_name": "it"}, self.runs)
         finally:
-            published.read_items = real
+            contrasts.read_items = real
 
     def word(self, **claim: Any) -> str:
         (judgement,) = self.judged(one=claim).judgements

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from triptych.report import cost, details
+from triptych.report import cost, details, run_details
 from triptych.report.render import write_report
 from triptych.report.story import against, tell
 
@@ -100,7 +100,7 @@ def test_curves_are_recorded_points_and_say_how_many_are_left_out(objectives):
             known = dict(zip(steps, values, strict=True))
             assert curve["y"] == pytest.approx([known[x] for x in curve["x"]], rel=1e-4)
             assert len(curve["x"]) >= len(steps) // curve["every"]
-    thin = details._thinned(range(1000), range(1000), 24)
+    thin = run_details._thinned(range(1000), range(1000), 24)
     assert thin["every"] == 42 and thin["x"][-1] == 999 and len(thin["x"]) <= 25
 
 
@@ -138,7 +138,7 @@ def test_pictures_stop_where_the_page_would_be_too_heavy(tmp_path, monkeypatch):
         for name in ("step_1.png", "step_2.png", "final.png"):
             picture(run / "samples" / name, seed)
     size = (run / "samples" / "final.png").stat().st_size
-    monkeypatch.setattr(details, "PICTURES", int(3.5 * size))
+    monkeypatch.setattr(run_details, "PICTURES", int(3.5 * size))
     _, found = told(tmp_path)
     shown = [[caption for caption, uri in run["pictures"] if uri] for run in found["runs"]]
     assert all("at the end" in one for one in shown) and sum(map(len, shown)) <= 4

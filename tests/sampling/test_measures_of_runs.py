@@ -75,7 +75,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_trained(prepared,
     assert not list(root.rglob("*.ckpt"))
 
 
-def test_doors_refuse_in_one_line(prepared, door):
+def test_doors_refuse_in_one_line(prepared, inside):
     execute(run := prepared())
     ckpt = f"ckpt={run / 'checkpoints' / 'last.ckpt'}"
     for arguments, words in (
@@ -85,6 +85,6 @@ def test_doors_refuse_in_one_line(prepared, door):
         (["sampler.steps=0"], "sampler.steps=0: a whole number from 1 is accepted"),
         (["trajectory=film"], "trajectory=film: null, strip or gif is accepted"),
     ):
-        result = door("triptych.cli.sample", ckpt, *arguments)
+        result = inside("triptych.cli.sample", ckpt, *arguments)
         assert result.returncode == 1 and words in result.stderr, result.stderr
         assert len(result.stderr.strip().splitlines()) == 1

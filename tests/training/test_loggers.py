@@ -149,7 +149,7 @@ def test_whatever_they_raise_is_a_line(tmp_path, monkeypatch, capsys, kind, mome
         logger.save()
     logger.close(True)
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{logger.title} is done without (broken pipe)") and "metrics.csv" in line
+    assert line.startswith(f"{logger.title} is left out from here on (broken pipe)") and "metrics.csv" in line
 
 
 def test_a_failure_that_passes_is_tried_again(tmp_path, monkeypatch, capsys):

@@ -195,5 +195,5 @@ def test_a_killed_wandb_process_takes_nothing_with_it(root):
     said, errors = process.communicate(timeout=900)
     assert process.returncode == 0 and "test bound" in said, errors
     lines = [text for text in errors.splitlines() if text.strip()]
-    assert len(lines) == 1 and lines[0].startswith("W&B has died and is done without (")
+    assert len(lines) == 1 and lines[0].startswith("W&B is left out from here on (")
     assert lines[0].endswith("metrics.csv has the figures")

@@ -19,7 +19,7 @@ def source(prepared):
     return run
 
 
-def test_model_and_bound_are_the_other_runs_and_the_drawing_is_its_own(source, prepared, door, root):
+def test_model_and_bound_are_the_other_runs_and_the_drawing_is_its_own(source, prepared, inside, root):
     run = prepared(
         f"trained='{source.path}'", "sampler=heun", "sampler.steps=4", "measures.n=50", path="other"
     )
@@ -33,11 +33,7 @@ def test_model_and_bound_are_the_other_runs_and_the_drawing_is_its_own(source, p
     assert not torch.equal(again, torch.load(source / "samples" / "final.pt", weights_only=True)["x"])
     # and it stands alone: its own checkpoint gives its figures, also when the other run is gone
     source.path.rename(source.path.with_name("gone"))
-    done = door(
-        "triptych.cli.evaluate",
-        f"ckpt={run / 'checkpoints' / 'last.ckpt'}",
-        "out=e.json",
-    )
+    done = inside("triptych.cli.evaluate", f"ckpt={run / 'checkpoints' / 'last.ckpt'}", "out=e.json")
     assert done.returncode == 0, done.stderr
     assert json.loads((root / "e.json").read_text()) == ours["test"]
 

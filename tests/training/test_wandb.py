@@ -256,7 +256,7 @@ def test_rows_are_in_the_file_soon_after_they_are_logged(prepared):
     [metrics, mirror] = loggers
     for step in range(0, 200, 10):
         metrics.log_metrics({"train/loss": 1.0}, step)
-    mirror._send_rows(190)
+    mirror.hand_over(190)
     until = time.monotonic() + 15
     while (
         not (found := directories(run / "wandb")) or last_step(found[0]) < 180

@@ -7,7 +7,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.cli.arguments import as_hydra_wants, check_place
-from triptych.config.check import CONFIGS
+from triptych.config.folders import CONFIGS
 from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
 from triptych.runs.exits import one_line_errors

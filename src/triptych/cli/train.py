@@ -16,7 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.cli.arguments import as_hydra_wants
-from triptych.config.check import CONFIGS, check_keys
+from triptych.config.check import check_keys
+from triptych.config.folders import CONFIGS
 from triptych.config.names import register_resolvers
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.runs import processes

@@ -9,7 +9,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from triptych.config.check import CONFIGS, check_keys, explain
+from triptych.config.check import check_keys, explain
+from triptych.config.folders import CONFIGS
 from triptych.config.names import register_resolvers
 from triptych.errors import UserError
 

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
 from triptych.data.augment import Augmentation
 from triptych.data.batch import Split
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
 from triptych.declare import Count, FilePath, Role, Unit, Whole, declared
-from triptych.diffusion.condition import Condition, Kind, Labels
+from triptych.diffusion.condition import Kind, Labels
 from triptych.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,16 +41,6 @@ def hold_out(pool: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"data.val_size={val_size}: a whole number from 0 to {len(pool) - 1} is accepted")
     train = len(pool) - val_size
     return pool[:train], pool[train:]
-
-
-def official_splits(
-    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], val_size: int
-) -> dict[str, Split]:
-    """Splits of 8-bit images that come in two parts, each (values, labels) and permuted by RandomState(0)."""
-    order, test_order = (np.random.RandomState(0).permutation(len(values)) for values, _ in (train, test))
-    chosen = dict(zip(("train", "val"), hold_out(order, val_size), strict=True))
-    splits = {name: Split(train[0][i], Condition(label=train[1][i]), 256) for name, i in chosen.items()}
-    return splits | {"test": Split(test[0][test_order], Condition(label=test[1][test_order]), 256)}
 
 
 def rank_world() -> tuple[int, int]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
 
 import numpy as np
 import torch
 
-from triptych.data.base import DataError, DataModule, folder_path, official_splits
+from triptych.data.base import DataError
 from triptych.data.batch import Split
 from triptych.data.idx import find_idx, read_idx
-from triptych.declare import FilePath, Role, Unit, Whole
+from triptych.data.official import Official
 
 PARTS = ("train", "t10k")
 
@@ -20,11 +19,9 @@ def stems(part: str) -> tuple[str, str]:
     return f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
 
 
-class Mnist(DataModule):
+class Mnist(Official):
     """28 x 28, 256 grey levels, 10 classes.
 
-    Test: the official one. Validation: the last `val_size` of the official training set. Both
-    are permuted by RandomState(0) first, so that any first few are a fair sample.
     root: a folder with the four idx files (.gz or not), itself or in the places of `folders`.
     download=true fetches them there with torchvision. DataError if there are none, or they are damaged.
     """
@@ -33,19 +30,7 @@ class Mnist(DataModule):
     official = "MNIST"  # torchvision's name of the class and of the folder
     also: tuple[str, ...] = ()  # further places: inside root, or absolute
     shape = (1, 28, 28)
-    levels = 256
     num_classes = 10
-
-    def __init__(
-        self,
-        root: Annotated[FilePath | None, Role.PATH],
-        val_size: Annotated[Whole, Role.SPLIT, Unit("items")] = 5000,
-        download: Annotated[bool, Role.LOADING] = False,
-        **loading: Any,
-    ) -> None:
-        super().__init__(**loading)
-        self.root, self.download = folder_path(root), download
-        self.val_size = val_size
 
     @property
     def folders(self) -> list[Path]:
@@ -81,7 +66,7 @@ class Mnist(DataModule):
                 f" all in one of {places};"
                 " or set data.download=true"
             )
-        return official_splits(self.read(folder, "train"), self.read(folder, "t10k"), self.val_size)
+        return self.split(self.read(folder, "train"), self.read(folder, "t10k"))
 
     def read(self, folder: Path, part: str) -> tuple[torch.Tensor, torch.Tensor]:
         """(images (n, 1, 28, 28) uint8, labels (n,) int64) of one official part."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator
 
 from triptych.report.compare import Cell, Comparison
 from triptych.report.figures import Colours
@@ -23,7 +23,7 @@ from triptych.report.style import (
     end_labels,
     inches,
     mark,
-    plain_log,
+    plain_ticks,
     short,
     shortened,
 )
@@ -304,8 +304,7 @@ def _log(ax: Axes, values: Iterable[Any]) -> None:
     if decades > 0.3:
         subs = (1,) if decades > 2 else (1, 2, 5) if decades > 1 else (1, 1.5, 2, 3, 5, 7)
     ax.yaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
-    ax.yaxis.set_major_formatter(FuncFormatter(plain_log))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    plain_ticks(ax.yaxis)
 
 
 def _name_lines(ax: Axes, lines: dict[str, np.ndarray], colours: Colours) -> None:
@@ -314,6 +313,4 @@ def _name_lines(ax: Axes, lines: dict[str, np.ndarray], colours: Colours) -> Non
     short_names = shortened(list(lines))
     names = [(float(v[-1]), short_names[label], colours[label]) for label, v in ends.items() if v.size]
     ax.margins(x=0.02)
-    ax.set_xlim(ax.get_xlim())
-    ax.set_ylim(ax.get_ylim())
     end_labels(ax, names)

@@ -51,8 +51,6 @@ def _lines(known: Table, colours: Colours) -> Figure:
         ax.minorticks_off()
     ax.set_xlabel("calls of the denoiser" if known.key == "evaluations" else known.key)
     ax.set_ylabel(KNOWN[known.name][0])
-    ax.set_xlim(ax.get_xlim())
-    ax.set_ylim(ax.get_ylim())
     end_labels(ax, ends)
     return figure
 

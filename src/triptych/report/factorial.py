@@ -205,7 +205,6 @@ def draw(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
     ax.minorticks_off()
     ax.set_xlabel(found.along.key)
     ax.set_ylabel(f"test bound, {comparison.unit}")
-    ax.set_xlim(ax.get_xlim())
     end_labels(ax, ends)
     return figure
 

@@ -13,7 +13,6 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import Transform
 
 from triptych.report.compare import Cell, Comparison
@@ -26,7 +25,7 @@ from triptych.report.style import (
     inches,
     is_narrow,
     mark,
-    plain_log,
+    plain_ticks,
     short,
     shortened,
 )
@@ -190,8 +189,7 @@ def gradients(comparison: Comparison, colours: Colours) -> Figure | None:
         ax.plot([norm["p10"], norm["p90"]], [y, y], color=ink, linewidth=5, alpha=0.35, solid_capstyle="butt")
         ax.scatter([norm["median"]], [y], s=40, color=ink, zorder=3)
     ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(FuncFormatter(plain_log))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    plain_ticks(ax.xaxis)
     ax.set_xlabel("norm of the gradient of the loss in nats per dimension")
     return figure
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import NullFormatter
 
 from triptych.report.axes import value
 from triptych.report.compare import Cell, Comparison
@@ -22,7 +22,7 @@ from triptych.report.style import (
     colour,
     end_labels,
     inches,
-    plain_log,
+    plain_ticks,
     shortened,
 )
 from triptych.runs.read_schedule import ScheduleCurve
@@ -59,15 +59,12 @@ def bound_by_steps(comparison: Comparison, colours: Colours) -> Figure | None:
     ax.set_xscale("log")
     if all(v > 0 for points in lines.values() for _, v, _ in points):
         ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(FuncFormatter(plain_log))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        plain_ticks(ax.yaxis)
     grid = sorted({step for points in lines.values() for step, *_ in points})
     ax.set_xticks(grid, [str(step) for step in grid])
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("steps T of the bound")
     ax.set_ylabel(f"{'gap to the truth' if part else 'test bound'}, {comparison.unit}")
-    ax.set_xlim(ax.get_xlim())
-    ax.set_ylim(ax.get_ylim())
     end_labels(ax, ends)
     return figure
 
@@ -84,7 +81,6 @@ def schedules(comparison: Comparison, colours: Colours) -> Figure | None:
     ax.set_xlabel("time t   (left: data, right: noise)")
     ax.set_ylabel("γ = −log SNR")
     ax.set_xlim(0, 1)
-    ax.set_ylim(ax.get_ylim())
     # curves meet at their ends: each is named at half time's height, where they differ
     middle = {label: float(np.interp(0.5, c.t, c.gamma)) for label, c in curves.items()}
     for label, height in middle.items():
@@ -132,7 +128,6 @@ def level_terms(comparison: Comparison, colours: Colours) -> Figure | None:
     deepest = max(map(len, lines.values()))
     ax.set_xticks(range(1, deepest + 1))
     ax.set_xlim(0.8, deepest + 0.2)
-    ax.set_ylim(ax.get_ylim())
     ax.set_xlabel("level   (1: next to the data)")
     ax.set_ylabel(f"term of the bound, {comparison.unit}")
     end_labels(ax, [(terms[-1], names[label], colours[label]) for label, terms in lines.items()])

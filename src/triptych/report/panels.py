@@ -20,8 +20,8 @@ from triptych.report import (
     posterior_mean,
 )
 from triptych.report.compare import Comparison
-from triptych.report.details import png
 from triptych.report.own_panels import Draw as OwnDraw
+from triptych.report.run_details import png
 from triptych.report.style import colour, narrow, styled, to_png, to_svg
 from triptych.report.tuning import Tuning
 from triptych.report.tuning import draw as draw_tuning

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from triptych.report.compare import Comparison
 from triptych.report.curves import GAMMA, mean_over_seeds
 from triptych.report.figures import Colours
-from triptych.report.style import INK, MARKERS, axes, end_labels, inches, plain_log, shortened
+from triptych.report.style import INK, MARKERS, axes, end_labels, inches, plain_ticks, shortened
 
 
 def posterior_mean(comparison: Comparison, colours: Colours) -> Figure | None:
@@ -30,11 +29,8 @@ def posterior_mean(comparison: Comparison, colours: Colours) -> Figure | None:
     spread = next(run.posterior for cell in comparison.cells for run in cell.runs.values() if run.posterior)
     ax.plot(spread.gamma, spread.value, color=INK, linewidth=1, linestyle=(0, (3, 2)))
     ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(FuncFormatter(plain_log))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    plain_ticks(ax.yaxis)
     ax.set_xlabel(GAMMA)
     ax.set_ylabel("squared error, per dimension")
-    ax.set_xlim(ax.get_xlim())
-    ax.set_ylim(ax.get_ylim())
     end_labels(ax, ends)
     return figure

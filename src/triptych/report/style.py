@@ -19,8 +19,10 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from triptych.runs.read import Run
 
@@ -123,7 +125,12 @@ def shortened(labels: Sequence[str], most: int = 20) -> dict[str, str]:
 
 
 def end_labels(ax: Axes, items: Sequence[tuple[float, str, str]]) -> None:
-    """Write (y, text, colour) beside the right edge at y, moved apart where they would overlap."""
+    """Write (y, text, colour) beside the right edge at y, moved apart where they would overlap.
+
+    The frame stays as it is then: what is drawn here moves no limit.
+    """
+    ax.set_xlim(ax.get_xlim())
+    ax.set_ylim(ax.get_ylim())
     height = ax.bbox.height / ax.figure.dpi * 72
     to_axes = (ax.transData + ax.transAxes.inverted()).transform
     x = ax.get_xlim()[1]
@@ -158,6 +165,12 @@ def plain_log(value: float, _position: int | None = None) -> str:
     if value <= 0:
         return ""
     return f"{value:g}" if 1e-4 <= value < 1e5 else f"1e{math.log10(value):.0f}"
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Plain numbers along a log axis."""
+    axis.set_major_formatter(FuncFormatter(plain_log))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def to_svg(figure: Figure, name: str, description: str) -> str:

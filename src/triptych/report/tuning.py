@@ -161,7 +161,6 @@ def draw(tuning: Tuning, colours: Mapping[str, str]) -> Figure | None:
         ax.set_xticks(list(at.values()), [", ".join(_values(p)) for p in tuning.points])
     ax.set_xlabel(", ".join(tuning.keys))
     ax.set_ylabel(f"validation bound, {UNITS.get(tuning.measure, '')}")
-    ax.set_xlim(ax.get_xlim())
     end_labels(ax, ends)
     return figure
 

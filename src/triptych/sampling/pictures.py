@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from triptych.data.base import DataModule
 from triptych.data.batch import to_level
@@ -26,19 +27,24 @@ def log_picture(loggers, key: str, path: Path, step: int) -> None:
 
 
 def _grid(x: Tensor, data: DataModule):
-    from PIL import Image
-
     levels = data.levels or 256
     pixels = (to_level(x, levels).float() * (255 / (levels - 1))).round().to(torch.uint8)
-    columns = max(1, round(len(x) ** 0.5))
-    rows = -(-len(x) // columns)
-    channels, height, width = data.shape
-    grid = torch.zeros(rows * columns, channels, height, width, dtype=torch.uint8)
-    grid[: len(x)] = pixels
-    grid = torch.nn.functional.pad(grid, (0, 1, 0, 1), value=96)
-    grid = grid.view(rows, columns, channels, height + 1, width + 1).permute(0, 3, 1, 4, 2)
-    grid = grid.reshape(rows * (height + 1), columns * (width + 1), channels)
-    picture = Image.fromarray(grid.squeeze(-1).numpy() if channels == 1 else grid.numpy())
+    return tiled(in_rows(pixels, max(1, round(len(x) ** 0.5))))
+
+
+def in_rows(x: Tensor, columns: int, blank: float = 0.0) -> Tensor:
+    """Images (n, C, H, W) as (rows, columns, C, H, W), the last row filled up with ``blank``."""
+    return pad(x, (0,) * 7 + (-len(x) % columns,), value=blank).unflatten(0, (-1, columns))
+
+
+def tiled(pixels: Tensor):
+    """One picture of images (rows, columns, C, H, W), uint8, with grey lines between."""
+    from PIL import Image
+
+    pixels = pad(pixels, (0, 1, 0, 1), value=96).permute(0, 3, 1, 4, 2)
+    rows, height, columns, width, channels = pixels.shape
+    array = pixels.reshape(rows * height, columns * width, channels)
+    picture = Image.fromarray(array.squeeze(2).numpy() if channels == 1 else array.numpy())
     # small images are enlarged without smoothing, so that a viewer shows the pixels that were drawn
     factor = max(1, 384 // max(picture.size))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
+from triptych.sampling.pictures import in_rows, tiled
 
 
 @torch.no_grad()
@@ -45,27 +45,19 @@ def save_strip(x: Tensor, path: Path) -> None:
     _picture(x.transpose(0, 1)).save(path)
 
 
-def save_gif(x: Tensor, path: Path, columns: int = 8, milliseconds: int = 120) -> None:
+def save_gif(x: Tensor, path: Path, columns: int = 8) -> None:
     """A GIF of images x (F, B, C, H, W) in [-1, 1], one frame a moment, that rests on the last one."""
-    blank = -len(x[0]) % columns
-    frames = [
-        _picture(pad(frame, (0,) * 7 + (blank,), value=-1.0).unflatten(0, (-1, columns))) for frame in x
-    ]
+    _animate([_picture(in_rows(frame, columns, -1.0)) for frame in x], path)
+
+
+def _animate(frames: list, path: Path, milliseconds: int = 120) -> None:
     durations = [milliseconds] * (len(frames) - 1) + [10 * milliseconds]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
 def _picture(x: Tensor):
-    """One picture of images (rows, columns, C, H, W) with grey lines between, enlarged without smoothing."""
-    from PIL import Image
-
-    pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    pixels = pad(pixels, (0, 1, 0, 1), value=96).permute(0, 3, 1, 4, 2)
-    rows, height, columns, width, channels = pixels.shape
-    array = pixels.reshape(rows * height, columns * width, channels)
-    picture = Image.fromarray(array.squeeze(2).numpy() if channels == 1 else array.numpy())
-    factor = max(1, 384 // max(picture.size))
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    """One picture of images (rows, columns, C, H, W) in [-1, 1]."""
+    return tiled(((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))
 
 
 def save_points(x: Tensor, gammas: Tensor, path: Path) -> None:
@@ -75,8 +67,7 @@ def save_points(x: Tensor, gammas: Tensor, path: Path) -> None:
     size = max(x.abs().quantile(0.99).item(), 1e-3) * 1.1
     frames = [_scatter(frame, gamma, size) for frame, gamma in zip(x, gammas.tolist(), strict=True)]
     if path.suffix == ".gif":
-        durations = [120] * (len(frames) - 1) + [1200]
-        frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+        _animate(frames, path)
         return
     strip = Image.new("RGB", (sum(f.width for f in frames), frames[0].height))
     for i, frame in enumerate(frames):

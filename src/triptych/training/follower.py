@@ -5,7 +5,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from triptych.runs.processes import rank
 from triptych.training.wandb_content import comparable, figures
 
 LATE = 2  # Lightning logs a training step's row after the validation that follows it
-PATIENCE = 30.0  # seconds that there are for what is left at the end
+PATIENCE = 30.0  # seconds
 NOT_PARAMETERS = ("logger", "paths")  # of what a run is
 Rows = dict[int, dict[str, float]]
 
@@ -42,9 +42,10 @@ class Follower(Logger):
     def __init__(self, run: RunDirectory, table: MetricsCsv, every: float = 2.0):
         super().__init__()
         self.run, self.table, self.every = run, table, every
-        self.lost = False  # said once: it is done without
+        self.lost = False  # it has failed: said once, and left out from there on
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._worker: threading.Thread | None = None
+        self._started = threading.Event()  # or has failed to
         self._queued = -1
         self._looked = 0.0
 
@@ -89,7 +90,7 @@ class Follower(Logger):
         """Lightning calls this at every row; the table is looked at now and then."""
         if self._worker is not None and time.monotonic() - self._looked > self.every:
             self._looked = time.monotonic()
-            self._hand_over(self.table.last - LATE)
+            self.hand_over(self.table.last - LATE)
 
     # what the run calls -----------------------------------------------------------------------------
 
@@ -100,7 +101,7 @@ class Follower(Logger):
         self._worker = threading.Thread(target=self._work, name=self.name, daemon=True)
         self._worker.start()
         self._queue.put(lambda: self.start(step))
-        self._hand_over(self.table.last - LATE)
+        self.hand_over(self.table.last - LATE)
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
         """A picture of a step."""
@@ -114,19 +115,35 @@ class Follower(Logger):
         """
         if self._worker is None:
             return
-        last = self.table.last
-        self._hand_over(last if ok else last - LATE)
+        last = self.last
+        self.hand_over(last if ok else self.table.last - LATE)
         row = self.table.rows(last - 1, last).get(last, {})
         found = figures(self.run.summary() or {}) if ok else {}
         final = {k: float(v) for k, v in found.items() if isinstance(v, int | float) and k not in row}
         self._queue.put(lambda: self.finish(ok, final, max(last, 0)))
         self._queue.put(None)
-        self._worker.join(PATIENCE)
+        self._worker.join(self.patience(ok))
         if self._worker.is_alive():
             self._lose("does not answer")
         self._worker = None
 
     # for subclasses ---------------------------------------------------------------------------------
+
+    @property
+    def last(self) -> int:
+        """The last step of which there is anything to take."""
+        return self.table.last
+
+    def patience(self, ok: bool) -> float:
+        """Seconds that there are for what is left at the end."""
+        return PATIENCE
+
+    def drawn(self, step: int) -> Iterator[tuple[int, Path]]:
+        """The pictures of training that the directory has, by step, up to ``step``."""
+        for path in sorted((self.run / "samples").glob("step_*.png")):
+            number = path.stem.removeprefix("step_")
+            if number.isdigit() and int(number) <= step:
+                yield int(number), path
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -144,7 +161,7 @@ class Follower(Logger):
 
     # the thread's -----------------------------------------------------------------------------------
 
-    def _hand_over(self, until: int) -> None:
+    def hand_over(self, until: int) -> None:
         """Queue the rows after the last that was queued, up to the step ``until``."""
         found = self.table.rows(self._queued, until)
         rows = {step: {name: float(value) for name, value in row.items()} for step, row in found.items()}
@@ -162,19 +179,25 @@ class Follower(Logger):
                     break
                 except BaseException as error:  # a library's, under any name
                     if pause is None:
-                        self._lose(f"{' '.join(str(error).split())[:200] or type(error).__name__}")
+                        self._lose(line(error))
                     else:
                         time.sleep(pause)
+            self._started.set()
 
     def _lose(self, why: str) -> None:
         if not self.lost:
             self.lost = True
-            say(f"{self.title} is done without ({why}): metrics.csv has the figures")
+            say(f"{self.title} is left out from here on ({why}): metrics.csv has the figures")
 
 
-def say(line: str) -> None:
+def line(error: BaseException) -> str:
+    """What a library's error says, in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def say(text: str) -> None:
     """One line for people."""
-    print(line, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 def as_text(value: Any) -> str:

@@ -118,7 +118,7 @@ def close_loggers(loggers: list[Logger], ok: bool) -> None:
     for logger in loggers:
         if isinstance(logger, MetricsCsv):
             logger.flush()
-        elif isinstance(logger, Mirror | Follower):
+        elif isinstance(logger, Follower):
             logger.close(ok)
         else:
             logger.finalize("success" if ok else "failed")

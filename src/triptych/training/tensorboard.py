@@ -39,10 +39,8 @@ class TensorBoard(Follower):
         }
         _, begin, _ = hparams(plain, {})  # TensorBoard finds out which metrics there are
         self._writer.file_writer.add_summary(begin)
-        for path in sorted((self.run / "samples").glob("step_*.png")):
-            drawn = path.stem.removeprefix("step_")
-            if drawn.isdigit() and int(drawn) <= step:
-                self.take_picture("samples", path, int(drawn))
+        for at, path in self.drawn(step):
+            self.take_picture("samples", path, at)
 
     def take(self, rows: Rows) -> None:
         for step, row in rows.items():

@@ -11,37 +11,33 @@ online    W&B says where its history ends, and gets what comes after
 import contextlib
 import importlib
 import os
-import queue
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.loggers.logger import DummyExperiment
-from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
 from triptych.runs.processes import rank
+from triptych.training.follower import Follower, line, say
 from triptych.training.wandb_content import LINE, STEP, chart, figures, panels
 from triptych.training.wandb_files import directories, discard, is_sent, last_step
 
 INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at first, and to take what is left at the end
 PANELS = 10.0  # to take the panels, before that
 BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lowest is best
-LATE = 2  # Lightning logs a training step's row after the validation that follows it
 FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}
 # These make a temporary directory when they are imported.
 MAKERS = ("wandb", "wandb.sdk.artifacts.artifact", "wandb.sdk.data_types._private")
 _ours: set[str] = set()  # of these variables, those that a run of this process has set
 
 
-class Mirror(Logger):
-    """A Lightning logger that sends the rows of ``table`` to W&B, and to whom nothing else need be logged.
+class Mirror(Follower):
+    """Sends the rows of ``table`` to W&B, each with its pictures.
 
     Args:
         mode: "online" or "offline"; online becomes offline, with one line, where W&B does not answer.
@@ -49,6 +45,8 @@ class Mirror(Logger):
         artifacts: whether W&B gets the checkpoint that is reported, and is told whose model was used.
         every: seconds between two looks at the table.
     """
+
+    title, name = "W&B", "wandb"
 
     def __init__(
         self,
@@ -59,23 +57,12 @@ class Mirror(Logger):
         artifacts: bool = False,
         every: float = 2.0,
     ):
-        super().__init__()
-        self.run, self.table, self.mode, self.about, self.every = run, table, mode, about, every
-        self.artifacts = artifacts
-        self.lost = False  # said once: W&B is done without
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
-        self._worker: threading.Thread | None = None
-        self._started = threading.Event()
+        super().__init__(run, table, every)
+        self.mode, self.about, self.artifacts = mode, about, artifacts
         self._wandb: Any = None  # W&B's run; the worker's alone, but for ``experiment``
         self._first = 0  # W&B has the rows before this step
-        self._queued = -1
-        self._looked = 0.0
         self._pictures: dict[int, dict[str, Path]] = {}
         self._defined: set[str] = set()
-
-    @property
-    def name(self) -> str:
-        return "wandb"
 
     @property
     def version(self) -> str:
@@ -98,57 +85,19 @@ class Mirror(Logger):
         """The command that sends this run's files; an online run's are passed over unless it is told."""
         return f"wandb sync {'--include-online ' if self.mode == 'online' else ''}{self.directory}"
 
-    # what Lightning calls ---------------------------------------------------------------------------
-
-    @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The configuration is sent at the beginning."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """The table has them."""
-
-    @rank_zero_only
-    def save(self) -> None:
-        """Lightning calls this at every row; the table is looked at now and then."""
-        if self._worker is not None and time.monotonic() - self._looked > self.every:
-            self._looked = time.monotonic()
-            self._send_rows(self.table.last - LATE)
-
     # what the run calls -----------------------------------------------------------------------------
+
+    def begin(self, step: int) -> None:
+        if rank() != 0:
+            return
+        for at, path in self.drawn(step):
+            self.log_picture("samples", path, at)
+        super().begin(step)
+        self._queue.put(lambda: discard(self._older))  # the new directory has their rows
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
         """A picture that goes with a step's row."""
         self._pictures.setdefault(step, {})[key] = path
-
-    def begin(self, step: int) -> None:
-        """Start W&B, in the background, for a run that goes on from ``step``."""
-        if rank() != 0:
-            return
-        for path in (self.run / "samples").glob("step_*.png"):
-            drawn = path.stem.removeprefix("step_")
-            if drawn.isdigit() and int(drawn) <= step:
-                self.log_picture("samples", path, int(drawn))
-        self._worker = threading.Thread(target=self._work, name="wandb", daemon=True)
-        self._worker.start()
-        self._queue.put(self._start)
-        self._send_rows(self.table.last - LATE)
-        self._queue.put(self._discard_older)
-
-    def close(self, ok: bool) -> None:
-        """Send what is left; return when W&B has it, or when it has had its time.
-
-        Of a run that may go on the last steps are kept back: their rows are not complete.
-        """
-        if self._worker is None:
-            return
-        self._send_rows(max([self.table.last, *self._pictures]) if ok else self.table.last - LATE)
-        self._queue.put(lambda: self._finish(ok))
-        self._queue.put(None)
-        self._worker.join(INIT + FINISH + 10 if ok else 10)
-        if self._worker.is_alive():
-            self._lose("does not answer")
-        self._worker = None
 
     def whereabouts(self) -> dict[str, str]:
         """{"mode", "files", "sync"}: for ``summary.json``; {} where W&B has not begun."""
@@ -159,26 +108,31 @@ class Mirror(Logger):
         files = os.path.relpath(directory, self.run.path)
         return {"mode": self.mode, "files": files, "sync": self._sync}
 
-    # the worker's -----------------------------------------------------------------------------------
+    # what a follower is asked -------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        while (task := self._queue.get()) is not None:
-            if self.lost:
-                continue
-            try:
-                task()
-            except BaseException as error:  # W&B raises what its broken pipe raises, under many names
-                self._lose(_line(error))
-            finally:
-                self._started.set()
+    @property
+    def last(self) -> int:
+        return max([self.table.last, *self._pictures])
+
+    def patience(self, ok: bool) -> float:
+        return INIT + FINISH + 10 if ok else 10
+
+    def hand_over(self, until: int) -> None:
+        rows = self.table.rows(self._queued, until)
+        steps = sorted({*rows, *(s for s in self._pictures if s <= until)})
+        self._queued = max(self._queued, until)
+        if steps:
+            ready = [(step, rows.get(step, {}), self._pictures.pop(step, {})) for step in steps]
+            self._queue.put(lambda: self._log(ready))
 
     def _lose(self, why: str) -> None:
         if not self.lost:
-            self.lost = True
-            _say(f"W&B has died and is done without ({why}): metrics.csv has the figures")
+            super()._lose(why)
             _end_service()
 
-    def _start(self) -> None:
+    # the worker's -----------------------------------------------------------------------------------
+
+    def start(self, step: int) -> None:
         wandb = _import(self.run / "wandb")
         before = directories(self.run / "wandb")
         self._older = [path for path in before if not is_sent(path)]
@@ -189,7 +143,7 @@ class Mirror(Logger):
                 self._wandb = self._init(wandb, "online", resume="allow")
                 self._first = self._wandb.starting_step
             except Exception as error:
-                why = _line(error)
+                why = line(error)
                 _end_service()  # it would go on trying, and not give the run's id to another
                 discard([path for path in directories(self.run / "wandb") if path not in before])
                 self.mode = "offline"
@@ -198,7 +152,7 @@ class Mirror(Logger):
             self._wandb = self._init(wandb, "offline")
             self._first = have + 1
         if why:
-            _say(f"W&B: offline ({why}); `{self._sync}` sends the run when it has ended")
+            say(f"W&B: offline ({why}); `{self._sync}` sends the run when it has ended")
         self._wandb.define_metric(STEP, hidden=True)
         if self.artifacts and (trained := self.run.config().get("trained")):
             self._log_checkpoint(wandb, RunDirectory(trained), use=True)
@@ -217,18 +171,6 @@ class Mirror(Logger):
         if not os.environ.get("WANDB_MODE"):
             os.environ.pop("WANDB_MODE", None)  # W&B refuses an empty one
         return wandb.init(dir=str(self.run.path), mode=mode, settings=settings, **self.about, **more)
-
-    def _discard_older(self) -> None:
-        discard(self._older)  # the new directory has their rows
-
-    def _send_rows(self, until: int) -> None:
-        """Queue what comes after the last that was queued, up to the step ``until``."""
-        rows = self.table.rows(self._queued, until)
-        steps = sorted({*rows, *(s for s in self._pictures if s <= until)})
-        self._queued = max(self._queued, until)
-        if steps:
-            ready = [(step, rows.get(step, {}), self._pictures.pop(step, {})) for step in steps]
-            self._queue.put(lambda: self._log(ready))
 
     def _log(self, ready: list[tuple[int, dict, dict]]) -> None:
         import wandb
@@ -250,7 +192,7 @@ class Mirror(Logger):
             kept = {"summary": "min,last"} if name in BOUNDS else {}
             self._wandb.define_metric(name, step_metric=STEP, **kept)
 
-    def _finish(self, ok: bool) -> None:
+    def finish(self, ok: bool, final: dict[str, float], step: int) -> None:
         import wandb
 
         summary = (self.run.summary() or {}) if ok else {}
@@ -262,7 +204,7 @@ class Mirror(Logger):
         try:
             self._wandb.finish(exit_code=0 if ok else 1)
         except TimeoutError:
-            _say(f"W&B has not taken all within {FINISH:.0f} s; `{self._sync}` sends the rest")
+            say(f"W&B has not taken all within {FINISH:.0f} s; `{self._sync}` sends the rest")
         wandb.teardown()  # waits for W&B's process, which closes its file as it ends
 
     def _log_checkpoint(self, wandb: Any, source: RunDirectory, use: bool = False) -> None:
@@ -281,7 +223,7 @@ class Mirror(Logger):
             self._wandb._log_artifact(artifact, is_user_created=True, **how)
 
         if why := _within(PANELS, log):
-            _say(f"W&B has not taken the checkpoint ({why}): {path}")
+            say(f"W&B has not taken the checkpoint ({why}): {path}")
 
     def _close_last_row(self, wandb: Any, summary: dict) -> None:
         """Panels go into the last row. It ends here: later, it would put its means over the summary's."""
@@ -295,7 +237,7 @@ class Mirror(Logger):
 
         # a table asks the server, and goes on asking one that is gone; a row is written down and sent later
         if why := _within(PANELS, with_panels):
-            _say(f"W&B has not taken the panels ({why}): summary.json has them")
+            say(f"W&B has not taken the panels ({why}): summary.json has them")
             self._wandb.log(row, step=last, commit=True)
 
 
@@ -321,20 +263,12 @@ def _within(seconds: float, task: Callable[[], None]) -> str:
             task()
             why[0] = ""
         except Exception as error:
-            why[0] = _line(error)
+            why[0] = line(error)
 
     thread = threading.Thread(target=work, name="wandb panels", daemon=True)
     thread.start()
     thread.join(seconds)
     return why[0]
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _import(folder: Path) -> Any:

@@ -8,7 +8,7 @@ whatever the process.
 
 from .ancestral import Ancestral
 from .annealed_langevin import AnnealedLangevin
-from .base import History, Progress, Sampler
+from .base import History, Progress, Sampler, Step
 from .ddim import DDIM
 from .dpm_solver import DPMSolver
 from .edm import EDM
@@ -30,4 +30,5 @@ __all__ = [
     "PredictorCorrector",
     "Progress",
     "Sampler",
+    "Step",
 ]

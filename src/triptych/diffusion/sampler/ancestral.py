@@ -8,7 +8,7 @@ from ..condition import Condition
 from ..protocol import AnyDenoiser
 from ..reverse_variance import BetaTilde, Optimal, ReverseVariance, as_variance
 from ..schedule import Schedule
-from .base import History, Sampler, noise_like
+from .base import Sampler, Step
 
 
 class Ancestral(Sampler):
@@ -57,20 +57,11 @@ class Ancestral(Sampler):
         other.reverse = optimal
         return other
 
-    def step(
-        self,
-        denoiser: AnyDenoiser,
-        z: Tensor,
-        gamma_t: Tensor,
-        gamma_s: Tensor,
-        condition: Condition | None = None,
-        generator: torch.Generator | None = None,
-        history: History | None = None,
-    ) -> Tensor:
-        guess = denoiser(z, gamma_t, condition)
-        alpha, sigma = denoiser.process.alpha_sigma(gamma_s)
-        mean = guess.at(alpha, sigma * torch.exp(0.5 * (gamma_s - gamma_t)))
-        std = sigma * torch.sqrt(-torch.expm1(gamma_s - gamma_t))  # of beta tilde
+    def step(self, z: Tensor, at: Step) -> Tensor:
+        guess = at.guess(z, at.gamma_t)
+        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
+        mean = guess.at(alpha, sigma * torch.exp(0.5 * (at.gamma_s - at.gamma_t)))
+        std = sigma * torch.sqrt(-torch.expm1(at.gamma_s - at.gamma_t))  # of beta tilde
         assert self.reverse is not None
-        widened = torch.exp(0.5 * self.reverse.log_ratio(denoiser.process, gamma_t, gamma_s, guess))
-        return mean.addcmul_(noise_like(z, generator), std * widened)
+        widened = torch.exp(0.5 * self.reverse.log_ratio(at.process, at.gamma_t, at.gamma_s, guess))
+        return mean.addcmul_(at.noise(z), std * widened)

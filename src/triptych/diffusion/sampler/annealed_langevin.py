@@ -1,14 +1,11 @@
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from triptych.declare import Count, Positive
 
-from ..condition import Condition
 from ..langevin import langevin
-from ..protocol import AnyDenoiser
-from .base import History, Sampler
+from .base import Sampler, Step
 
 
 class AnnealedLangevin(Sampler):
@@ -28,17 +25,8 @@ class AnnealedLangevin(Sampler):
         self.inner, self.rate = inner, rate
         self.calls = inner
 
-    def step(
-        self,
-        denoiser: AnyDenoiser,
-        z: Tensor,
-        gamma_t: Tensor,
-        gamma_s: Tensor,
-        condition: Condition | None = None,
-        generator: torch.Generator | None = None,
-        history: History | None = None,
-    ) -> Tensor:
-        alpha, sigma = denoiser.process.alpha_sigma(gamma_s)
-        z = z * (alpha / denoiser.process.alpha_sigma(gamma_t)[0])
+    def step(self, z: Tensor, at: Step) -> Tensor:
+        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
+        z = z * (alpha / at.process.alpha_sigma(at.gamma_t)[0])
         size = self.rate * sigma.square()
-        return langevin(lambda z: denoiser(z, gamma_s, condition).score, z, size, self.inner, generator)
+        return langevin(lambda z: at.guess(z, at.gamma_s).score, z, size, self.inner, at.generator)

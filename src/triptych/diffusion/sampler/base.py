@@ -1,9 +1,10 @@
 """What every sampler shares: the grid, the loop, chunks of a large batch. Subclasses give ``step``."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from triptych.declare import Choice, Count, Ge, Unit, declared
 
 from ..condition import Condition
+from ..prediction import Prediction
 from ..process import Process
 from ..protocol import AnyDenoiser
 from ..reverse_variance import ReverseVariance
@@ -22,16 +24,45 @@ Progress = Callable[[Iterable[int]], Iterable[int]]  # a bar around a loop
 
 @dataclass
 class History:
-    """What a multi-step method knows of its descent: its last guess, where that was made, and the end."""
+    """What a multi-step method keeps of its descent: its last guess, and where that was made."""
 
     gamma: Tensor | None = None
     x0: Tensor | None = None
-    last: bool = False  # whether the step at hand is
 
 
-def noise_like(z: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal noise of z's shape, from the sampler's own generator."""
-    return torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One step of a descent: between which levels it leads, and what it may ask.
+
+    Attributes:
+        denoiser: guided or not.
+        gamma_t, gamma_s: from where and to where, gamma_s < gamma_t, both ().
+        condition: of the B items, None without.
+        generator: of the sampler's own noise.
+        history: of this descent; a multi-step method reads and writes it.
+        last: whether no step follows.
+    """
+
+    denoiser: AnyDenoiser
+    gamma_t: Tensor
+    gamma_s: Tensor
+    condition: Condition | None = None
+    generator: torch.Generator | None = None
+    history: History = field(default_factory=History)
+    last: bool = False
+
+    @property
+    def process(self) -> Process:
+        """The denoiser's, whose ``alpha_sigma`` gives the scales at a level."""
+        return self.denoiser.process
+
+    def guess(self, z: Tensor, gamma: Tensor) -> Prediction:
+        """What the denoiser makes of z (B, *event) at gamma (), under the step's condition."""
+        return self.denoiser(z, gamma, self.condition)
+
+    def noise(self, z: Tensor) -> Tensor:
+        """Standard normal noise of z's shape."""
+        return torch.randn(z.shape, generator=self.generator, device=z.device, dtype=z.dtype)
 
 
 @declared("sampler")
@@ -93,17 +124,19 @@ class Sampler:
         """With an optimal reverse variance: measured on items x (B, *event) at the levels of its own grid."""
         return self
 
-    def step(
-        self,
-        denoiser: AnyDenoiser,
-        z: Tensor,
-        gamma_t: Tensor,
-        gamma_s: Tensor,
-        condition: Condition | None = None,
-        generator: torch.Generator | None = None,
-        history: History | None = None,
-    ) -> Tensor:
-        """z_t -> z_s for gamma_s < gamma_t, both (); a multi-step method reads and writes ``history``."""
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        taken = inspect.signature(cls.step)
+        try:
+            taken.bind("self", "z", "at")
+        except TypeError as error:
+            raise TypeError(
+                f"{cls.__name__}.step{taken}: step(self, z, at) is accepted, where at.guess(z, gamma) asks "
+                "the denoiser, and gamma_t, gamma_s, condition, generator and history are attributes of at"
+            ) from error
+
+    def step(self, z: Tensor, at: Step) -> Tensor:
+        """z_t -> z_s, (B, *event): from ``at.gamma_t`` to ``at.gamma_s``."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -116,20 +149,9 @@ class Sampler:
         generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
         """Every z (B, *event) on the way down from ``z`` at gammas[0]; the last is at gammas[-1]."""
-        yield from self._descend(denoiser, gammas, z, condition, generator)
-
-    def _descend(
-        self,
-        denoiser: AnyDenoiser,
-        gammas: Tensor,
-        z: Tensor,
-        condition: Condition | None,
-        generator: torch.Generator | None,
-    ) -> Iterator[Tensor]:
-        history = History()
+        history, ends = History(), len(gammas) - 2
         for i, (gamma_t, gamma_s) in enumerate(pairwise(gammas.unbind())):
-            history.last = i == len(gammas) - 2
-            z = self.step(denoiser, z, gamma_t, gamma_s, condition, generator, history)
+            z = self.step(z, Step(denoiser, gamma_t, gamma_s, condition, generator, history, i == ends))
             yield z
 
     @torch.no_grad()
@@ -159,7 +181,7 @@ class Sampler:
         done = []
         for i, z in enumerate(parts):
             own = None if condition is None else condition.split(len(parts[0]))[i]
-            for z in self._descend(denoiser, gammas, z, own, generator):  # noqa: B007, B020
+            for z in self.path(denoiser, gammas, z, own, generator):  # noqa: B007, B020
                 next(ticks, None)
             done.append(z)
         next(ticks, None)  # past its end, where a bar closes

@@ -5,9 +5,7 @@ from torch import Tensor
 
 from triptych.declare import Share
 
-from ..condition import Condition
-from ..protocol import AnyDenoiser
-from .base import History, Sampler, noise_like
+from .base import Sampler, Step
 
 
 class DDIM(Sampler):
@@ -25,20 +23,11 @@ class DDIM(Sampler):
         super().__init__(steps, grid, **options)
         self.eta = eta
 
-    def step(
-        self,
-        denoiser: AnyDenoiser,
-        z: Tensor,
-        gamma_t: Tensor,
-        gamma_s: Tensor,
-        condition: Condition | None = None,
-        generator: torch.Generator | None = None,
-        history: History | None = None,
-    ) -> Tensor:
-        guess = denoiser(z, gamma_t, condition)
-        alpha, sigma = denoiser.process.alpha_sigma(gamma_s)
+    def step(self, z: Tensor, at: Step) -> Tensor:
+        guess = at.guess(z, at.gamma_t)
+        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
         if not self.eta:
             return guess.at(alpha, sigma)
-        fresh = self.eta**2 * -torch.expm1(gamma_s - gamma_t)
+        fresh = self.eta**2 * -torch.expm1(at.gamma_s - at.gamma_t)
         mean = guess.at(alpha, sigma * torch.sqrt(1 - fresh))
-        return mean.addcmul_(noise_like(z, generator), sigma * torch.sqrt(fresh))
+        return mean.addcmul_(at.noise(z), sigma * torch.sqrt(fresh))

@@ -1,9 +1,7 @@
 import torch
 from torch import Tensor
 
-from ..condition import Condition
-from ..protocol import AnyDenoiser
-from .base import History, Sampler
+from .base import Sampler, Step
 
 
 class DPMSolver(Sampler):
@@ -15,24 +13,14 @@ class DPMSolver(Sampler):
     in a line from few steps would overshoot the data. The method stays of second order.
     """
 
-    def step(
-        self,
-        denoiser: AnyDenoiser,
-        z: Tensor,
-        gamma_t: Tensor,
-        gamma_s: Tensor,
-        condition: Condition | None = None,
-        generator: torch.Generator | None = None,
-        history: History | None = None,
-    ) -> Tensor:
-        alpha, sigma = denoiser.process.alpha_sigma(gamma_s)
-        guess = denoiser(z, gamma_t, condition)
+    def step(self, z: Tensor, at: Step) -> Tensor:
+        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
+        guess = at.guess(z, at.gamma_t)
         z_s = guess.at(alpha, sigma)
-        if history is None:
-            return z_s
-        if history.x0 is not None and history.gamma is not None and not history.last:
-            ratio = (gamma_t - gamma_s) / (history.gamma - gamma_t)
-            pull = -0.5 * alpha * ratio * torch.expm1(0.5 * (gamma_s - gamma_t))
-            z_s.addcmul_(guess.x0 - history.x0, pull)
-        history.gamma, history.x0 = gamma_t, guess.x0
+        before = at.history
+        if before.x0 is not None and before.gamma is not None and not at.last:
+            ratio = (at.gamma_t - at.gamma_s) / (before.gamma - at.gamma_t)
+            pull = -0.5 * alpha * ratio * torch.expm1(0.5 * (at.gamma_s - at.gamma_t))
+            z_s.addcmul_(guess.x0 - before.x0, pull)
+        before.gamma, before.x0 = at.gamma_t, guess.x0
         return z_s

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -6,9 +7,7 @@ from torch import Tensor
 
 from triptych.declare import NonNegative, Positive
 
-from ..condition import Condition
-from ..protocol import AnyDenoiser
-from .base import History, noise_like
+from .base import Step
 from .heun import Heun
 
 
@@ -45,22 +44,13 @@ class EDM(Heun):
         self.low, self.high = low, math.inf if high is None else high
         self.raised = min(churn / steps, math.sqrt(2) - 1)  # their gamma_i, less 1
 
-    def step(
-        self,
-        denoiser: AnyDenoiser,
-        z: Tensor,
-        gamma_t: Tensor,
-        gamma_s: Tensor,
-        condition: Condition | None = None,
-        generator: torch.Generator | None = None,
-        history: History | None = None,
-    ) -> Tensor:
+    def step(self, z: Tensor, at: Step) -> Tensor:
         if self.raised:
-            s = torch.exp(0.5 * gamma_t)
+            s = torch.exp(0.5 * at.gamma_t)
             inside = (self.low <= s) & (s <= self.high)  # asked of no number: nothing waits for the device
-            more = gamma_t + inside.to(gamma_t) * (2 * math.log1p(self.raised))
-            (alpha, sigma), (before, _) = map(denoiser.process.alpha_sigma, (more, gamma_t))
-            fresh = self.noise * sigma * torch.sqrt(-torch.expm1(gamma_t - more))
-            z = (alpha / before * z).addcmul_(noise_like(z, generator), fresh)
-            gamma_t = more
-        return super().step(denoiser, z, gamma_t, gamma_s, condition, generator, history)
+            more = at.gamma_t + inside.to(s) * (2 * math.log1p(self.raised))
+            (alpha, sigma), (before, _) = map(at.process.alpha_sigma, (more, at.gamma_t))
+            fresh = self.noise * sigma * torch.sqrt(-torch.expm1(at.gamma_t - more))
+            z = (alpha / before * z).addcmul_(at.noise(z), fresh)
+            at = replace(at, gamma_t=more)
+        return super().step(z, at)

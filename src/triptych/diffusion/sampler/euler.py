@@ -1,9 +1,6 @@
-import torch
 from torch import Tensor
 
-from ..condition import Condition
-from ..protocol import AnyDenoiser
-from .base import History, Sampler
+from .base import Sampler, Step
 
 
 class Euler(Sampler):
@@ -13,14 +10,5 @@ class Euler(Sampler):
     that ``Heun`` corrects.
     """
 
-    def step(
-        self,
-        denoiser: AnyDenoiser,
-        z: Tensor,
-        gamma_t: Tensor,
-        gamma_s: Tensor,
-        condition: Condition | None = None,
-        generator: torch.Generator | None = None,
-        history: History | None = None,
-    ) -> Tensor:
-        return denoiser(z, gamma_t, condition).at(*denoiser.process.alpha_sigma(gamma_s))
+    def step(self, z: Tensor, at: Step) -> Tensor:
+        return at.guess(z, at.gamma_t).at(*at.process.alpha_sigma(at.gamma_s))

@@ -1,9 +1,7 @@
 import torch
 from torch import Tensor
 
-from ..condition import Condition
-from ..protocol import AnyDenoiser
-from .base import History, Sampler
+from .base import Sampler, Step
 
 
 class Heun(Sampler):
@@ -14,19 +12,10 @@ class Heun(Sampler):
 
     calls = 2
 
-    def step(
-        self,
-        denoiser: AnyDenoiser,
-        z: Tensor,
-        gamma_t: Tensor,
-        gamma_s: Tensor,
-        condition: Condition | None = None,
-        generator: torch.Generator | None = None,
-        history: History | None = None,
-    ) -> Tensor:
-        alpha, sigma = denoiser.process.alpha_sigma(gamma_s)
-        guess = denoiser(z, gamma_t, condition)
+    def step(self, z: Tensor, at: Step) -> Tensor:
+        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
+        guess = at.guess(z, at.gamma_t)
         euler = guess.at(alpha, sigma)
-        again = denoiser(euler, gamma_s, condition)
-        half = -0.5 * sigma * torch.expm1(0.5 * (gamma_t - gamma_s))  # alpha_s (s_s - s_t) / 2
+        again = at.guess(euler, at.gamma_s)
+        half = -0.5 * sigma * torch.expm1(0.5 * (at.gamma_t - at.gamma_s))  # alpha_s (s_s - s_t) / 2
         return torch.addcmul(euler, again.epsilon - guess.epsilon, half)

@@ -5,11 +5,9 @@ from torch import Tensor
 
 from triptych.declare import Count, Positive
 
-from ..condition import Condition
 from ..langevin import langevin
-from ..protocol import AnyDenoiser
 from ..schedule import Schedule
-from .base import History, Sampler
+from .base import Sampler, Step
 
 
 class Langevin(Sampler):
@@ -40,17 +38,8 @@ class Langevin(Sampler):
         grid[1:] = grid[-1].clone()
         return grid
 
-    def step(
-        self,
-        denoiser: AnyDenoiser,
-        z: Tensor,
-        gamma_t: Tensor,
-        gamma_s: Tensor,
-        condition: Condition | None = None,
-        generator: torch.Generator | None = None,
-        history: History | None = None,
-    ) -> Tensor:
-        alpha, _ = denoiser.process.alpha_sigma(gamma_s)
-        z = z * (alpha / denoiser.process.alpha_sigma(gamma_t)[0])
+    def step(self, z: Tensor, at: Step) -> Tensor:
+        alpha, _ = at.process.alpha_sigma(at.gamma_s)
+        z = z * (alpha / at.process.alpha_sigma(at.gamma_t)[0])
         size = self.size * alpha.square()
-        return langevin(lambda z: denoiser(z, gamma_s, condition).score, z, size, self.inner, generator)
+        return langevin(lambda z: at.guess(z, at.gamma_s).score, z, size, self.inner, at.generator)

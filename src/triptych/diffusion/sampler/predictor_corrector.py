@@ -1,15 +1,12 @@
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from triptych.declare import Count, Positive
 
-from ..condition import Condition
 from ..langevin import langevin
-from ..protocol import AnyDenoiser
 from .ancestral import Ancestral
-from .base import History
+from .base import Step
 
 
 class PredictorCorrector(Ancestral):
@@ -34,17 +31,8 @@ class PredictorCorrector(Ancestral):
         self.inner, self.snr = inner, snr
         self.calls = 1 + inner
 
-    def step(
-        self,
-        denoiser: AnyDenoiser,
-        z: Tensor,
-        gamma_t: Tensor,
-        gamma_s: Tensor,
-        condition: Condition | None = None,
-        generator: torch.Generator | None = None,
-        history: History | None = None,
-    ) -> Tensor:
-        z = super().step(denoiser, z, gamma_t, gamma_s, condition, generator)
-        _, sigma = denoiser.process.alpha_sigma(gamma_s)
+    def step(self, z: Tensor, at: Step) -> Tensor:
+        z = super().step(z, at)
+        _, sigma = at.process.alpha_sigma(at.gamma_s)
         size = 4 * self.snr**2 * sigma.square()
-        return langevin(lambda z: denoiser(z, gamma_s, condition).score, z, size, self.inner, generator)
+        return langevin(lambda z: at.guess(z, at.gamma_s).score, z, size, self.inner, at.generator)
