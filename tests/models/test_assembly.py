@@ -215,12 +215,14 @@ def test_every_rung_is_of_one_size_and_can_be_built(root, name):
             config = OmegaConf.to_container(cfg, resolve=True)
             data = data or build_data(config)
             sizes.append(sum(p.numel() for p in build_model(config, data).parameters()))
-    assert len(sizes) == {"ladder": 10, "learned_snr": 6}[name]
+    assert len(sizes) == {"ladder": 11, "learned_snr": 6}[name]
     assert 95_000 < min(sizes) <= max(sizes) < 110_000
 
 
 @pytest.mark.parametrize("key", ["repeats", "val_repeats"])
-@pytest.mark.parametrize("kind", ["diffusion", "vae", "hierarchical_vae", "classifier", "oracle"])
+@pytest.mark.parametrize(
+    "kind", ["diffusion", "vae", "hierarchical_vae", "latent_diffusion", "classifier", "oracle"]
+)
 def test_no_model_reports_from_no_draws(prepared, kind, key):
     extra = ["data=ring", "denoiser=mlp"] if kind == "oracle" else []
     with pytest.raises(UserError, match=rf"bound\.{key}=0: a whole number from 1"):

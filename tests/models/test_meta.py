@@ -23,6 +23,7 @@ from triptych.diffusion.times import Adaptive, Importance, LogNormal
 from triptych.models.classifier import Classifier
 from triptych.models.diffusion import Diffusion
 from triptych.models.latent import VAE, HierarchicalVAE
+from triptych.models.latent_diffusion import LatentDiffusion
 from triptych.models.lr_schedule import Constant
 from triptych.models.oracle import OracleModel
 from triptych.networks.classifier import ClassifierNetwork
@@ -62,6 +63,15 @@ def latent(kind, depth, levels=None):
     return kind(network, optimizer, Constant(), levels=levels, discrete=bool(levels), **options, **MORE)
 
 
+def latent_diffusion() -> LatentDiffusion:
+    ladder = MLPLadder((2,), 5, latents=(3,), width=4, depth=1)
+    schedule, output = LearnedEndpoints(-6.0, 4.0), Output("v")
+    denoiser = Denoiser(MLP((3,), 1, {"label": Labels(CLASSES)}, width=4, blocks=1), output, PROCESS())
+    parts = (ladder, denoiser, schedule, Objective(output, losses.Elbo()), Bound(schedule, GaussianDensity()))
+    options = {"levels": 5, "discrete": True, "conditional": True, "label_dropout": 0.1}
+    return LatentDiffusion(*parts, optimizer, Constant(), **options, **MORE)
+
+
 MODELS = {
     "linear": lambda: diffusion(Linear(-6.0, 4.0), Output("epsilon"), mixture=mixture()),
     "levels": lambda: diffusion(Cosine(-6.0, 4.0), LevelOutput(5), levels=5, loss=losses.MinSNR()),
@@ -79,6 +89,7 @@ MODELS = {
     ),
     "vae": lambda: latent(VAE, 1, levels=5),
     "hierarchical_vae": lambda: latent(HierarchicalVAE, 3),
+    "latent_diffusion": latent_diffusion,
     "classifier": lambda: Classifier(
         ClassifierNetwork((2,), CLASSES, width=4), Linear(-6.0, 4.0), PROCESS(), optimizer, Constant(),
         discrete=False, conditional=True, **MORE,

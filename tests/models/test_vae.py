@@ -103,7 +103,7 @@ def test_a_ladder_of_images_accounts_level_by_level(levels, halvings):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     samples = model.sample(5, None, torch.Generator().manual_seed(1))
     assert samples.shape == (5, 1, 8, 8)
-    assert torch.isin(samples, model.centres).all()
+    assert torch.isin(samples, model.observation.centres).all()
 
 
 def test_the_bound_of_an_item_does_not_depend_on_its_batch():

@@ -37,7 +37,7 @@ def test_a_line_for_each_variance_over_t(tmp_path):
 
 
 def test_the_ladder_in_its_own_order_with_levels_and_weighted_bounds(tmp_path):
-    rungs = {"hvae_2": 2, "vae": 1, "vdm_10": 0}  # as a directory does not list them
+    rungs = {"latent_diffusion": 0, "hvae_2": 2, "vae": 1, "vdm_10": 0}  # as a directory does not list them
     for k, (rung, levels) in enumerate(rungs.items()):
         extra = {f"bpd_kl_{i + 1}": {"mean": 0.1 + i, "stderr": 0.0, "n": 9} for i in range(levels)}
         extra |= {"bpd_iw": {"mean": 1.5, "stderr": 0.0, "n": 9}} if levels else {}
@@ -50,7 +50,9 @@ def test_the_ladder_in_its_own_order_with_levels_and_weighted_bounds(tmp_path):
     assert not any("change" in note for note in comparison.notes)
     assert ("iw", "importance-weighted") in columns(comparison)
     figure = ladder(comparison, palette)
-    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["vae", "hvae_2", "vdm_10"]
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == [
+        "vae", "hvae_2", "latent_diffusion", "vdm_10"
+    ]  # fmt: skip
     lines = [list(line.get_ydata()) for line in level_terms(comparison, palette).axes[0].lines[1:]]
     assert [0.1] in lines and [0.1, 1.1] in lines
 

@@ -84,6 +84,26 @@ def test_the_bound_is_that_of_one_process(root, single, devices):
 
 
 @pytest.mark.slow
+def test_a_diffusion_model_of_latents_is_that_of_one_process(root):
+    """Encoder, decoder and denoiser in training, and the bound of x of each item."""
+    latents = ["model=latent_diffusion", "model.network.width=8", "trainer.max_steps=12"]
+    latents += ["trainer.val_check_interval=12"]
+    run(command("name=one", *latents), root)
+    run(command("name=many", "trainer=ddp_sim", "trainer.devices=2", *latents), root)
+    folder = root / "logs" / "runs"
+    one, many = curve(folder / "one"), curve(folder / "many")
+    assert len(one) == len(many) == 12
+    assert max(relative(a, b) for a, b in zip(one, many, strict=True)) < 1e-4
+    line = [sys.executable, "-m", "triptych.cli.evaluate", f"ckpt={folder}/one/checkpoints/last.ckpt"]
+    run([*line, "devices=2", "batch_size=64", f"out={root}/out.json"], root)
+    known = json.loads((folder / "one" / "summary.json").read_text())["test"]
+    found = json.loads((root / "out.json").read_text())
+    for key, figure in known.items():
+        assert found[key]["n"] == figure["n"] == 297
+        assert relative(figure["mean"], found[key]["mean"]) < 1e-5, key
+
+
+@pytest.mark.slow
 def test_a_sweep_over_the_number_of_processes_sees_every_item(root):
     """Today's templates train the second of these on half of the data, without a word."""
     epoch = ["data.batch_size=54", "trainer.max_steps=25", "trainer.val_check_interval=25"]

@@ -8,7 +8,7 @@ import pytest
 from triptych.config.check import CONFIGS
 
 DOCS = CONFIGS.parent / "docs"
-OF_A_SWEEP = {"panel", "measures_panel"}  # need one that has been run
+OF_A_SWEEP = {"panel", "measures_panel", "samples"}  # need one that has been run
 SCRIPTS = sorted(path.stem for path in DOCS.glob("*.py") if path.stem not in OF_A_SWEEP)
 
 

@@ -193,7 +193,7 @@ def _make(node: Any, place: str, table: Table | None, extra: dict[str, Any]) -> 
         at = f"{place}.{key}"
         if key in OPTIONS or key in extra or not (more or key in names):  # it stands here for others
             continue
-        if below is not None and at in SHARED:
+        if below is not None and (at in SHARED or at in below.made):
             arguments[key] = below.at(at)
         else:
             arguments[key] = _make(_described(value, at, kind, key), at, below, {})

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from .draws import Stream, seeded
 
-Noise = Callable[[Sequence[int]], Tensor]  # the next level's shape (B, *event) -> standard normal, on the CPU
+Noise = Callable[[Sequence[int]], Tensor]  # the next level's shape (B, *event) -> standard normal
 
 
 def plain_noise(generator: torch.Generator | None = None) -> Noise:
-    """One stream for all items."""
-    return lambda shape: torch.randn(tuple(shape), generator=generator)
+    """One stream for all items, drawn where the generator is."""
+    device = None if generator is None else generator.device
+    return lambda shape: torch.randn(tuple(shape), generator=generator, device=device)
 
 
 def training_noise(seed: int, step: int, rank: int = 0, world: int = 1) -> Noise:

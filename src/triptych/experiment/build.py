@@ -56,6 +56,8 @@ def build_drawing(config: dict, model: BoundModel, data: DataModule, guides: Gui
 
 def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
     """The denoiser of ``objective.teacher``; UserError where this model could not make its steps."""
+    if model.of_latents:
+        raise UserError(f"objective.teacher={path}: it knows nothing of these latents; null is accepted")
     taught = getattr(model, "denoiser", None)
     found = getattr(guides.open("objective.teacher", path), "denoiser", None)
     if not isinstance(found, Denoiser) or not isinstance(taught, Denoiser):

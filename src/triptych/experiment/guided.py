@@ -70,6 +70,8 @@ def guided(model, data: DataModule, config: dict, guides: Guides):
     denoiser = getattr(model, "denoiser", None)
     if denoiser is None:
         raise UserError("guidance, threshold: this model has no denoiser; none is accepted")
+    if model.of_latents:
+        _check_of_latents(guidance, threshold)
     if guidance:
         if guidance["_target_"].endswith(".ClassifierFree") and not model.conditional:
             scale = guidance["scale"]
@@ -93,6 +95,18 @@ def guided(model, data: DataModule, config: dict, guides: Guides):
     return denoiser
 
 
+def _check_of_latents(guidance: dict, threshold: dict) -> None:
+    """Refuse what would bring something of the data's space, or of another model's latents."""
+    if guidance and not guidance["_target_"].endswith(".ClassifierFree"):
+        name = guidance["_target_"].rpartition(".")[2]
+        raise UserError(
+            f"guidance: {name} asks a model that knows nothing of these latents; guidance=none, "
+            "classifier_free are accepted"
+        )
+    if threshold:
+        raise UserError("threshold: latents do not have the data's range; threshold=none is accepted")
+
+
 def _classifier(path: str, denoiser, data: DataModule, guides: Guides):
     if path == "exact":
         if data.mixture is None:
@@ -106,7 +120,8 @@ def _classifier(path: str, denoiser, data: DataModule, guides: Guides):
 
 
 def _weak(path: str, guides: Guides):
-    denoiser = getattr(guides.open("guidance.weak", path), "denoiser", None)
-    if denoiser is None:
-        raise UserError(f"guidance.weak={path}: has no denoiser; a diffusion model's is accepted")
+    model = guides.open("guidance.weak", path)
+    denoiser = getattr(model, "denoiser", None)
+    if denoiser is None or model.of_latents:
+        raise UserError(f"guidance.weak={path}: has no denoiser of the data; a diffusion model's is accepted")
     return denoiser

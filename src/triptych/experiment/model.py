@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from triptych.config.build import Table, build, parameters_of
+from triptych.config.trust import find
 from triptych.data.augment import numbers_told
 from triptych.data.base import DataModule
 from triptych.data.batch import Batch
@@ -27,6 +28,9 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
         UserError: a value that its owner refuses, or a choice that this model would not read.
     """
     table = parts(config, data)
+    kind = find(config["model"].get("_target_"), "model")
+    if getattr(kind, "of_latents", False):
+        _of_latents(table, kind)
     model = build(config["model"], "model", table)
     if _told(data) and not isinstance(model, Diffusion):
         raise UserError(
@@ -55,6 +59,18 @@ def parts(config: dict, data: DataModule) -> Table:
         elif isinstance(name, str) and not of_levels and data.levels is not None:
             raise UserError(f"bound.decoder={name}: data {data.name} has levels; categorical is accepted")
     return table
+
+
+def _of_latents(table: Table, kind: type[BoundModel]) -> None:
+    """Make the ladder of a ``kind`` of model, and of its latents what is elsewhere of the data."""
+    place = "model.network"
+    ladder = build(table.config["model"].get("network"), place, table.beside(kind))
+    table.made |= {place: ladder, "bound.decoder": GaussianDensity()}
+    latents = {"shape": tuple(ladder.top), "levels": None, "discrete": False, "spacing": None}
+    inner = Table(table.config, table.facts | latents | {"mixture": None}, table.made)
+    for name in ("denoiser", "objective", "bound"):
+        if table.config.get(name):  # else none was chosen, which the model refuses
+            inner.at(name)
 
 
 def facts(config: dict, data: DataModule) -> dict[str, Any]:

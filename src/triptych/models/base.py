@@ -68,6 +68,7 @@ class BoundModel(pl.LightningModule):
         self._clock = (0, time.perf_counter())
 
     draws = True  # whether it is a model that samples can be drawn from
+    of_latents = False  # whether its denoiser is of latents that it learns, unknown to other models
     ignores: tuple[str, ...] = ()  # parts of the configuration that it does without, whatever is chosen
     # a subclass's own -------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """A diffusion model under training: one objective to minimise, one bound to report."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -100,6 +100,7 @@ class Diffusion(BoundModel):
             for name in set(label_dropout) - set(known):
                 accepted = ", ".join(sorted(known)) or "a number"
                 raise ValueError(f"model.label_dropout.{name}: no such part; {accepted} is accepted")
+        self.event = self.shape  # of what is diffused
         self.label_dropout, self.levels = label_dropout, levels
         self.denoiser, self.schedule = denoiser, schedule
         self.objective, self.bound = objective, bound
@@ -113,28 +114,34 @@ class Diffusion(BoundModel):
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         """The objective; with it the bound's ends, where the schedule's endpoints are learned."""
-        size = len(batch.x) * world
+        condition = self._training_condition(batch, step, rank, world)
+        nats = self._objective(batch.x, condition, step, rank, world)
+        if isinstance(self.schedule, LearnedEndpoints) and not self.schedule.pinned:
+            size = len(batch.x) * world
+            _, eps_0 = training_draw(self.shape, size, mix(self.seed, Stream.ENDS), step, rank, world)
+            prior, reconstruction = self.bound.ends(self.denoiser, batch.x, eps_0.to(self.device), condition)
+            nats = nats + prior + reconstruction
+        return nats
+
+    def _objective(self, x: Tensor, condition: Condition | None, step: int, rank: int, world: int) -> Tensor:
+        """The objective at x (B, *event), nats (B,)."""
+        size = len(x) * world
         even = self.times.stratified
-        u, eps = training_draw(self.shape, size, self.seed, step, rank, world, even)
+        u, eps = training_draw(self.event, size, self.seed, step, rank, world, even)
         eps = eps.to(self.device)
         with torch.no_grad():
             t, density = self.times(u.to(self.device), self.schedule)
-        condition = self._training_condition(batch, step, rank, world)
         if isinstance(self.schedule, Monotone) and self.objective.steps is None:
             with self.schedule.variance_descent() as tell:
-                nats = self.objective(self.denoiser, self.schedule, batch.x, t, eps, condition).nats
+                nats = self.objective(self.denoiser, self.schedule, x, t, eps, condition).nats
             tell(nats)
         else:
-            nats = self.objective(self.denoiser, self.schedule, batch.x, t, eps, condition).nats
+            nats = self.objective(self.denoiser, self.schedule, x, t, eps, condition).nats
         if self.times.learns:
             told = whole_batch(torch.stack([t, nats.to(t)], 1))
             self.times.tell(told[:, 0], told[:, 1], self.schedule)
         if density is not None:
             nats = nats / density
-        if isinstance(self.schedule, LearnedEndpoints) and not self.schedule.pinned:
-            _, eps_0 = training_draw(self.shape, size, mix(self.seed, Stream.ENDS), step, rank, world)
-            prior, reconstruction = self.bound.ends(self.denoiser, batch.x, eps_0.to(self.device), condition)
-            nats = nats + prior + reconstruction
         return nats
 
     def networks(self) -> list[nn.Module]:
@@ -183,7 +190,7 @@ class Diffusion(BoundModel):
         network, output = self.denoiser.network, self.denoiser.output
         z = self.denoiser.process.diffuse(x, gamma, torch.randn(x.shape, device=x.device))
         numbers = () if output.per_dim == 1 else (output.per_dim,)
-        shape = (n, *numbers, *self.shape)
+        shape = (n, *numbers, *self.event)
         yield Given("denoiser.network", network.forward, network(z, gamma, condition), (shape,))
         guess = self.denoiser(z, gamma, condition)
         value = guess.value if isinstance(guess, Prediction) else guess
@@ -203,7 +210,11 @@ class Diffusion(BoundModel):
         assert self.calibration is not None
         items = self.calibration()
         condition = items.condition if self.conditional else None
-        return items.x.to(self.device), None if condition is None else condition.to(self.device)
+        return self.diffused(items), None if condition is None else condition.to(self.device)
+
+    def diffused(self, items: Batch) -> Tensor:
+        """What the noise is added to, of training items: (n, *event), on the device."""
+        return items.x.to(self.device)
 
     @torch.no_grad()
     def before_report(self) -> None:
@@ -212,23 +223,31 @@ class Diffusion(BoundModel):
             return
         ends = tuple(self.schedule.gamma(torch.tensor([0.0, 1.0], device=self.device)).tolist())
         if self._reference is None or self._reference[0] != ends:
-            x, levels = self.training_items(enough(self.dims)).x, self.levels
-            self._reference = (ends, Reference(x, self.denoiser.process, ends[0], ends[1], levels))
+            x = self.diffused(self.training_items(enough(math.prod(self.event)))).cpu()
+            self._reference = (ends, Reference(x, self.denoiser.process, ends[0], ends[1], self.levels))
         items = self.training_items(ITEMS)
         condition = self._condition(items)
         condition = None if condition is None else condition.to(self.device)
-        x, reference = items.x.to(self.device), self._reference[1]
+        x, reference = self.diffused(items), self._reference[1]
         self.control = Control(self.bound, self.denoiser, reference, x, self.seed, condition)
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
         draw, weight = self._draw(batch, repeat, repeats)
-        elbo, term = self.bound.terms(self.denoiser, batch.x, draw, self._condition(batch))
+        condition = self._condition(batch)
+        ends = self.bound.ends(self.denoiser, batch.x, draw.eps_0, condition)
+        return Elbo(*ends, self._diffusion(batch.x, draw, weight, condition))
+
+    def _diffusion(self, x: Tensor, draw: Draw, weight: Tensor, condition: Condition | None) -> Tensor:
+        """One draw of the diffusion term at x (B, *event), nats (B,), controlled and counted by its noise."""
+        term = self.bound.diffusion(self.denoiser, x, draw.t, draw.eps, condition)
+        # the accounting divides by the data's dimensions
+        squared = term.squared_error * (self.dims / math.prod(self.event))
         if self.control is None:
-            self.accounting.update_levels(term.gamma, term.squared_error, term.nats)
-            return elbo
-        estimate = self.control(term.nats, batch.x, draw.t, draw.eps, weight)
-        self.accounting.update_levels(term.gamma, term.squared_error, term.nats, weight, estimate)
-        return replace(elbo, diffusion=estimate)
+            self.accounting.update_levels(term.gamma, squared, term.nats)
+            return term.nats
+        estimate = self.control(term.nats, x, draw.t, draw.eps, weight)
+        self.accounting.update_levels(term.gamma, squared, term.nats, weight, estimate)
+        return estimate
 
     def draw_variance(self, batch: Batch, totals: Tensor) -> Tensor:
         """From neighbours in time, as an item's draws are spread evenly over it."""
@@ -273,7 +292,7 @@ class Diffusion(BoundModel):
 
     def _draw(self, batch: Batch, repeat: int, repeats: int) -> tuple[Draw, Tensor]:
         """A draw, and 1 / density of its times (B,)."""
-        draw, index = evaluation_draw(self.shape, batch.index.cpu(), self.seed, repeat, repeats), batch.index
+        draw, index = evaluation_draw(self.event, batch.index.cpu(), self.seed, repeat, repeats), batch.index
         weight = torch.ones(len(index), dtype=torch.float64)
         if self.control is not None:
             t, weight = self.control.times(evaluation_times(index.cpu(), self.seed, repeat, repeats))
@@ -294,6 +313,10 @@ class Diffusion(BoundModel):
             "weighting": {"gamma": gamma.tolist(), "effective": weight.tolist()},
             "schedule": {"t": times.tolist(), "gamma": self.schedule.gamma(times).tolist()},
         }
+
+    def shown(self, x: Tensor) -> Tensor:
+        """What a picture has of x (..., *event) on its way from noise, (..., *shape)."""
+        return x
 
     def check_sampler(self, sampler: Sampler) -> None:
         learns = isinstance(getattr(self.denoiser, "output", None), WithFraction)
@@ -327,7 +350,7 @@ class Diffusion(BoundModel):
         return self.prepared(sampler)(
             denoiser or self.denoiser,
             self.schedule,
-            (n, *self.shape),
+            (n, *self.event),
             generator=generator,
             condition=condition,
             device=self.device,

@@ -12,12 +12,12 @@ from triptych.declare import NonNegative, Unit, Whole
 from triptych.diffusion.batch_mean import batch_mean
 from triptych.diffusion.bound import Elbo
 from triptych.diffusion.condition import Condition
-from triptych.diffusion.denoiser import level_centres
 from triptych.diffusion.hierarchy import Hierarchy, importance_weighted
 from triptych.diffusion.noise import Noise, evaluation_noise, plain_noise, training_noise
 from triptych.diffusion.normal import Normal
 from triptych.models.base import BoundModel
 from triptych.models.contract import Given
+from triptych.models.observation import Observation
 from triptych.networks.ladder import Ladder
 
 
@@ -56,20 +56,17 @@ class LatentModel(BoundModel):
         extras = [f"kl_{level + 1}" for level in range(self.depth)] + ["iw"] * bool(importance_samples)
         super().__init__(optimizer, lr_schedule, extras=extras, **more)
         self.network = network
-        self.centres = None if levels is None else level_centres(levels)
+        self.observation, self.numbers = Observation(levels), self.outputs(levels)
         self.beta_warmup, self.free_nats = beta_warmup, free_bits * math.log(2)
         self.importance_samples = importance_samples
         self.hierarchy = Hierarchy(
             [_Gaussian(encoder) for encoder in network.encoders],
             [_Gaussian(decoder) for decoder in network.decoders],
-            self._reconstruction,
+            lambda x, z: self.observation.nats(x, network.head(z)),
             lambda z: Normal(torch.zeros_like(z), torch.ones_like(z)),
         )
 
-    @staticmethod
-    def outputs(levels: int | None) -> int:
-        """Numbers per dimension of x that the head gives: one logit a level, or mean and log std."""
-        return levels or 2
+    outputs = staticmethod(Observation.outputs)
 
     def networks(self) -> list[nn.Module]:
         return [*self.network.encoders, *self.network.decoders, self.network.head]
@@ -86,13 +83,10 @@ class LatentModel(BoundModel):
         return reconstruction + beta * torch.stack(levels).sum(0)
 
     def gives(self, batch: Batch) -> Iterator[Given]:
-        path, numbers = (
-            self.hierarchy.path(batch.x, plain_noise()),
-            2 if self.centres is None else len(self.centres),
-        )
+        path = self.hierarchy.path(batch.x, plain_noise())
         top, head = (len(batch.x), *self.network.top), self.network.head
         yield Given("model.network.encoders", self.network.encoders[-1].forward, path[-1], (top,))
-        shape = (len(batch.x), numbers, *self.shape)
+        shape = (len(batch.x), self.numbers, *self.shape)
         yield Given("model.network.head", head.forward, head(path[0]), (shape,))
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
@@ -120,20 +114,7 @@ class LatentModel(BoundModel):
         with torch.no_grad():
             top = noise((n, *self.network.top)).to(self.device)
             raw = self.network.head(self.hierarchy.sample(top, noise))
-            if self.centres is None:
-                p = density(raw)
-                return p.at(noise(p.mean.shape).to(raw))
-            uniform = torch.rand(raw.shape, generator=generator).to(raw)
-            level = (raw - torch.log(-torch.log(uniform))).argmax(1)  # Gumbel: one draw a dimension
-            return self.centres.to(raw)[level]
-
-    def _reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
-        """-log p(x | z_1), nats (B,): categorical over the levels, or a Gaussian density."""
-        raw = self.network.head(z)
-        if self.centres is None:
-            return -density(raw).log_prob(x)
-        k = ((x + 1) * ((len(self.centres) - 1) / 2)).round().long()
-        return nn.functional.cross_entropy(raw, k, reduction="none").flatten(1).sum(1)
+            return self.observation.sample(raw, generator)
 
     def _path(self, batch: Batch, repeat: int) -> list[Tensor]:
         return self.hierarchy.path(batch.x, evaluation_noise(batch.index.cpu(), self.seed, repeat))
@@ -170,12 +151,6 @@ class HierarchicalVAE(LatentModel):
 def as_normal(raw: Tensor) -> Normal:
     """Mean and log std, the halves of dimension 1, as a Gaussian."""
     mean, log_std = raw.chunk(2, 1)
-    return Normal(mean, torch.exp(log_std))
-
-
-def density(raw: Tensor) -> Normal:
-    """A head's two numbers per dimension, (B, 2, *shape), as a Gaussian over x (B, *shape)."""
-    mean, log_std = raw.unbind(1)
     return Normal(mean, torch.exp(log_std))
 
 

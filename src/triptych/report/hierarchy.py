@@ -28,7 +28,7 @@ from triptych.report.style import (
 from triptych.runs.read_schedule import ScheduleCurve
 
 STEPS, RUNG = "bound.steps", "setting"
-KINDS = ("vae", "hvae", "vdm")
+KINDS = ("vae", "hvae", "latent", "vdm")
 WIDTH = 5.2
 
 

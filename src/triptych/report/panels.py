@@ -62,7 +62,8 @@ MEASURED = (
 LADDER = (
     "One question, asked with ever finer latents. A VAE has one learned latent; a hierarchical VAE (hvae) "
     "has several, each encoder and decoder learned; a variational diffusion model (vdm) has T + 1 latents "
-    "of the data's own size, a fixed linear Gaussian encoder, and one network shared by all steps. So "
+    "of the data's own size, a fixed linear Gaussian encoder, and one network shared by all steps; "
+    "latent_diffusion is a VAE whose prior is such a model. So "
     "parameters that the VAEs spend on encoders and on a decoder a level go into one denoiser, and a term "
     "of the bound can be drawn at random instead of summing all. Discs are the test bound, rings the "
     "training bound, with their standard errors over seeds, bars the importance-weighted bound of the VAEs, "

@@ -23,12 +23,13 @@ def save_trajectory(opened: Experiment, drawing: Drawing, asked: dict[str, Any],
         drawing.denoiser or model.denoiser,
         model.prepared(drawing.sampler),
         model.schedule,
-        (n, *data.shape),
+        (n, *model.event),
         generator=torch.Generator(model.device).manual_seed(asked["seed"]),
         condition=asked_for(model, data, n, asked["label"], drawing.denoiser),
         device=model.device,
         frames=FRAMES[kind],
     )
+    x = model.shown(x)
     model.train(training)
     path = folder / f"trajectory.{'gif' if kind == 'gif' else 'png'}"
     if len(data.shape) != 3:

@@ -21,7 +21,7 @@ def posterior_mean(experiment: Experiment) -> dict[str, Any]:
     model: Any = experiment.model  # of noise levels, if it has a denoiser
     data = experiment.data
     denoiser = getattr(model, "denoiser", None)
-    if data.mixture is None or denoiser is None or not len(data.splits["test"]):
+    if data.mixture is None or denoiser is None or model.of_latents or not len(data.splits["test"]):
         return {}
     truth = data.mixture.to(model.device)
     oracle = Oracle(truth, denoiser.process)

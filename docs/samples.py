@@ -1,0 +1,29 @@
+"""Samples of a sweep's settings as one picture, for these pages: a row a setting, each of its first seed.
+
+python docs/samples.py logs/sweeps/ddpm_fashion docs/images/fashion_samples.png
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from triptych.report.compare import compare
+from triptych.runs.read import read_runs
+from triptych.sampling.trajectory import save_strip
+
+MOST = 12
+
+
+def main(sweep: str, picture: str) -> None:
+    """Write ``picture``, and print the rows' names from the top."""
+    (comparison,) = compare(read_runs(Path(sweep)))
+    rows = {cell.label: next(iter(cell.runs.values())) for cell in comparison.cells if cell.runs}
+    files = [run.dir / "samples" / "final.pt" for run in rows.values()]
+    x = torch.stack([torch.load(file, weights_only=True)["x"][:MOST] for file in files])
+    save_strip(x.transpose(0, 1), Path(picture))
+    print(", ".join(rows))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

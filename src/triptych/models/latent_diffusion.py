@@ -1,0 +1,171 @@
+"""A VAE whose prior is a diffusion model, both trained on one bound; ``diffusion.latents`` derives it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from triptych.data.batch import Batch
+from triptych.diffusion.bound import Bound, Elbo
+from triptych.diffusion.condition import Condition
+from triptych.diffusion.denoiser import Denoiser
+from triptych.diffusion.draws import Draw, Stream, seeded
+from triptych.diffusion.latents import clean_end
+from triptych.diffusion.likelihood import Likelihood
+from triptych.diffusion.loss import Elbo as OwnLoss
+from triptych.diffusion.noise import Noise, evaluation_noise, plain_noise, training_noise
+from triptych.diffusion.normal import Normal
+from triptych.diffusion.objective import Objective
+from triptych.diffusion.schedule import Schedule
+from triptych.errors import UserError
+from triptych.models.contract import Given
+from triptych.models.diffusion import Diffusion
+from triptych.models.latent import as_normal
+from triptych.models.observation import Observation
+from triptych.networks.ladder import Ladder
+
+ENCODED = 500  # items at a time, where many are encoded
+
+
+class LatentDiffusion(Diffusion):
+    r"""Diffuses y ~ q(y | x) in place of x, and reports the bound of x.
+
+    -log p(x) <= KL(q(z_1 | y) || p(z_1)) + E[-log p(x | y)] + (clean end + diffusion), see
+    ``diffusion.latents``. Encoder, decoder and denoiser descend this sum. Conditions are told to the denoiser
+    alone: p(x | c) = int p(x | y) p(y | c) dy.
+
+    Args:
+        network: one encoder and a head, which gives ``outputs`` per dimension of x.
+        denoiser, schedule, objective, bound: of the latents, of shape ``network.top``.
+        levels: number K of the data's grey levels, None for data with a density.
+        optimizer, lr_schedule, more: see ``Diffusion``.
+
+    Raises:
+        ValueError: a ladder of several levels; a loss other than the bound's own, from which the encoder
+            would learn latents that are easy under its weight; a learned reverse variance, whose loss is no
+            bound.
+        UserError: a likelihood by the ODE: it would be the latents'.
+    """
+
+    of_latents = True
+    outputs = staticmethod(Observation.outputs)
+
+    def __init__(
+        self,
+        network: Ladder,
+        denoiser: Denoiser,
+        schedule: Schedule,
+        objective: Objective,
+        bound: Bound,
+        optimizer,
+        lr_schedule,
+        *,
+        levels: int | None = None,
+        likelihood: Likelihood | None = None,
+        **more: Any,
+    ):
+        if (depth := len(network.encoders)) != 1:
+            raise ValueError(
+                f"model.network.levels={depth}: the diffusion model stands in the place of further ones; "
+                "1 is accepted"
+            )
+        if not isinstance(objective.loss, OwnLoss):
+            raise ValueError(
+                f"objective.loss={type(objective.loss).__name__}: the encoder learns from it, too, and needs "
+                "the bound itself; objective/loss=elbo is accepted"
+            )
+        if bound.variance.learned:
+            raise ValueError("bound.variance=learned: beta_tilde, beta, optimal are accepted with latents")
+        if likelihood is not None:
+            raise UserError("likelihood: of latents, and not of the data; likelihood=none is accepted")
+        super().__init__(denoiser, schedule, objective, bound, optimizer, lr_schedule, **more)
+        self.network, self.event = network, tuple(network.top)
+        self.observation, self.numbers = Observation(levels), self.outputs(levels)
+
+    def encode(self, x: Tensor) -> Normal:
+        """q(y | x): x (B, *shape) -> of shape (B, *event)."""
+        return as_normal(self.network.encoders[0](x))
+
+    def networks(self) -> list[nn.Module]:
+        return [*super().networks(), *self.network.encoders, self.network.head]
+
+    # training ---------------------------------------------------------------------------------------
+
+    def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
+        """One draw of the bound, nats (B,)."""
+        q, y = self._latents(batch.x, training_noise(self.seed, step, rank, world))
+        condition = self._training_condition(batch, step, rank, world)
+        prior, reconstruction, clean = self._ends(batch.x, q, y)
+        return prior + reconstruction + clean + self._objective(y, condition, step, rank, world)
+
+    def gives(self, batch: Batch) -> Iterator[Given]:
+        n, encoder, head = len(batch.x), self.network.encoders[0], self.network.head
+        raw = encoder(batch.x)
+        channels, *rest = self.event
+        yield Given("model.network.encoders", encoder.forward, raw, ((n, 2 * channels, *rest),))
+        y = as_normal(raw).mean
+        yield Given("model.network.head", head.forward, head(y), ((n, self.numbers, *self.shape),))
+        yield from super().gives(batch._replace(x=y))
+
+    def _latents(self, x: Tensor, noise: Noise) -> tuple[Normal, Tensor]:
+        """q(y | x), and y drawn from it."""
+        q = self.encode(x)
+        return q, q.at(noise(q.mean.shape).to(q.mean))
+
+    def _ends(self, x: Tensor, q: Normal, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Prior, reconstruction and the clean end of the diffusion term, nats (B,)."""
+        low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=x.device))
+        reconstruction = self.observation.nats(x, self.network.head(y))
+        return self.denoiser.process.prior_kl(y, high), reconstruction, clean_end(q, low)
+
+    # the accounting ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def diffused(self, items: Batch) -> Tensor:
+        noise = plain_noise(seeded(self.seed, Stream.LATENT_EVALUATION))
+        parts = items.x.split(ENCODED)
+        return torch.cat([self._latents(x.to(self.device), noise)[1] for x in parts])
+
+    def before_report(self) -> None:
+        self._reference = None  # it is of latents, which follow from the weights
+        super().before_report()
+
+    def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
+        noise = evaluation_noise(batch.index.cpu(), self.seed, repeat)
+        return self._bound(batch, noise, *self._draw(batch, repeat, repeats))
+
+    def _bound(self, batch: Batch, noise: Noise, draw: Draw, weight: Tensor) -> Elbo:
+        """One draw of the bound, of latents by ``noise``, times and noise of theirs by ``draw``."""
+        q, y = self._latents(batch.x, noise)
+        prior, reconstruction, clean = self._ends(batch.x, q, y)
+        diffusion = self._diffusion(y, draw, weight, self._condition(batch))
+        return Elbo(prior, reconstruction, clean + diffusion)
+
+    def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
+        """None: the truth is of x, the denoiser of y."""
+        return None
+
+    # for readers ------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        n: int,
+        sampler,
+        generator: torch.Generator,
+        condition: Condition | None = None,
+        progress=iter,
+        denoiser=None,
+    ) -> Tensor:
+        """y by the sampler, then x ~ p(x | y)."""
+        y = super().sample(n, sampler, generator, condition, progress, denoiser)
+        with torch.no_grad():
+            return self.observation.sample(self.network.head(y), generator)
+
+    @torch.no_grad()
+    def shown(self, x: Tensor) -> Tensor:
+        """The mean of p(x | y) at latents (..., *event), noisy ones too: (..., *shape)."""
+        flat = x.flatten(0, -len(self.event) - 1)
+        parts = flat.to(self.device).split(ENCODED)
+        found = torch.cat([self.observation.mean(self.network.head(y)) for y in parts])
+        return found.to(x).unflatten(0, x.shape[: -len(self.event)])

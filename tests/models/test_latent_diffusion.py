@@ -1,0 +1,322 @@
+"""A VAE with a diffusion prior, against exact densities: all linear and Gaussian, denoisers exact."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.models.test_vae import digits_like, principal_components
+from triptych.data.batch import Batch
+from triptych.diffusion.bound import Bound
+from triptych.diffusion.decoder import GaussianDensity
+from triptych.diffusion.denoiser import Denoiser, Output
+from triptych.diffusion.draws import Draw
+from triptych.diffusion.learned_schedule import LearnedEndpoints
+from triptych.diffusion.loss import Elbo, Simple
+from triptych.diffusion.mixture import GaussianMixture, Oracle
+from triptych.diffusion.objective import Objective
+from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.sampler import Ancestral, Heun
+from triptych.diffusion.schedule import Cosine, Linear
+from triptych.errors import UserError
+from triptych.experiment.reopen import reopen
+from triptych.models.latent import VAE
+from triptych.models.latent_diffusion import LatentDiffusion
+from triptych.networks.conv_ladder import ConvLadder
+from triptych.networks.ladder import MLPLadder
+from triptych.networks.mlp import MLP
+from triptych.networks.resnet import ResNet
+from triptych.training.account import account_split
+from triptych.training.execute import execute
+from triptych.training.trainer import build_trainer
+
+VP = VariancePreserving()
+LOW, HIGH = -9.0, 5.0
+
+
+def make(network, denoiser, schedule=None, levels=None, steps=None, **options) -> LatentDiffusion:
+    schedule = schedule or Linear(LOW, HIGH)
+    objective = Objective("v", options.pop("loss", Elbo()), steps)
+    parts = (network, denoiser, schedule, objective, Bound(schedule, GaussianDensity(), steps))
+    options = {"repeats": 2, "val_repeats": 1, "seed": 0} | options
+    return LatentDiffusion(*parts, None, None, levels=levels, discrete=levels is not None, **options)
+
+
+def batch(x: torch.Tensor) -> Batch:
+    return Batch(x, None, torch.arange(len(x)))
+
+
+def standard(q: int) -> GaussianMixture:
+    return GaussianMixture([1.0], torch.zeros(1, q), torch.eye(q)[None])
+
+
+def expected(model: LatentDiffusion, items: Batch, nodes: int = 160) -> torch.Tensor:
+    """E of the model's own draw of its bound, (B,), without noise of drawing.
+
+    Everything is Gaussian and linear, so at a time the bound is quadratic in (noise of y, eps), for which
+    +- sqrt(2 q) along each axis are enough; in time it is smooth, and Gauss-Legendre's rule converges.
+    """
+    (q,) = model.event
+    points = math.sqrt(2 * q) * torch.cat([torch.eye(2 * q), -torch.eye(2 * q)]).double()
+    times, weights = np.polynomial.legendre.leggauss(nodes)
+    total = torch.zeros(len(items.x), dtype=torch.float64)
+    for t, w in zip(torch.tensor((times + 1) / 2), torch.tensor(weights / 2), strict=True):
+        for point in points:
+            of_y, eps = (part.expand(len(items.x), q) for part in point.split(q))
+            draw = Draw(t.expand(len(items.x)), eps, torch.zeros_like(eps))
+            one = torch.ones(len(items.x), dtype=torch.float64)
+            with torch.no_grad():
+                total += w / len(points) * model._bound(items, lambda _, e=of_y: e, draw, one).total
+    return total
+
+
+def gap_of_a_standard_normal(y_squared: torch.Tensor, low: float) -> torch.Tensor:
+    r"""VDM's bound of N(0, I) with its exact denoiser, minus -log N(y; 0, I), summed over (B, d) squares y^2.
+
+    eps_hat = sigma z, so E|eps - eps_hat|^2 = a^4 + a^2 s^2 y^2 a dimension (a = alpha, s = sigma). With
+    d a^2 / d gamma = -a^2 s^2 and int a^2 d gamma = log s_1^2 / s_0^2 the three terms are
+
+        prior           1/2 (a_1^2 (y^2 - 1) - log s_1^2)
+        diffusion       1/2 (log s_1^2 / s_0^2 + (y^2 - 1) (a_0^2 - a_1^2))
+        reconstruction  1/2 (1 + log 2 pi + log s_0^2 / a_0^2)
+
+    whose sum is 1/2 (1 + log 2 pi + (y^2 - 1) a_0^2 - log a_0^2): beyond the truth by
+    1/2 (s_0^2 (1 - y^2) - log a_0^2), whatever lies at gamma_1.
+    """
+    gamma = torch.tensor(low, dtype=torch.float64)
+    noise = torch.sigmoid(gamma)
+    return 0.5 * (noise * (1 - y_squared) + torch.nn.functional.softplus(gamma)).sum(1)
+
+
+@pytest.mark.parametrize(("d", "q"), [(1, 1), (7, 3)])
+@pytest.mark.parametrize("schedule", [Linear, Cosine])
+def test_with_the_exact_denoiser_of_n01_it_is_the_vae_s_bound_and_the_truth(d, q, schedule):
+    """PPCA's encoder is the true posterior, so the only gap is that of the diffusion model's clean end."""
+    network, mixture = principal_components(d, q, 0.3)
+    options = {"shape": (d,), "mixture": mixture}
+    model = make(network, Oracle(standard(q), VP), schedule(LOW, HIGH), **options).double()
+    x = mixture.sample(50, torch.Generator().manual_seed(1))[0].double()
+    found = expected(model, batch(x))
+    posterior = model.encode(x)
+    gap = gap_of_a_standard_normal(posterior.mean.square() + posterior.std.square(), LOW)
+    torch.testing.assert_close(found, -mixture.log_prob(x) + gap, atol=1e-5, rtol=0)
+    assert 0 < gap.mean() < 2e-4 * q
+    # the same network as a plain VAE, in expectation over its own noise
+    vae = VAE(network, None, None, discrete=False, repeats=1, val_repeats=1, seed=0, shape=(d,)).double()
+    points = math.sqrt(q) * torch.cat([torch.eye(q), -torch.eye(q)]).double()
+    paths = [vae.hierarchy.path(x, lambda shape, e=e: e.expand(shape)) for e in points]
+    with torch.no_grad():
+        plain = torch.stack([vae.hierarchy.bound(x, path).total for path in paths]).mean(0)
+    torch.testing.assert_close(found, plain + gap, atol=1e-5, rtol=0)
+
+
+def correlated(q: int) -> GaussianMixture:
+    root = torch.randn(q, q, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    covariance = root @ root.T / q + 0.3 * torch.eye(q)
+    return GaussianMixture([1.0], 0.5 * torch.ones(1, q), covariance[None])
+
+
+def test_a_prior_that_is_not_standard_and_an_encoder_that_is_not_the_posterior_cost_what_they_should():
+    r"""x = W y + m + noise eps with y ~ N(mu, C): the bound is E_q[-log p(x | y)] - H[q] + E_q[-log p(y)].
+
+    Each is Gaussian: E_q of a quadratic form is its value at the mean and the trace of the rest.
+    """
+    d, q, noise = 6, 3, 0.3
+    network, _ = principal_components(d, q, noise)
+    prior = correlated(q)
+    model = make(network, Oracle(prior, VP), Linear(-17.0, 17.0), shape=(d,)).double()
+    x = torch.randn(20, d, generator=torch.Generator().manual_seed(3)).double()
+    with torch.no_grad():
+        posterior = model.encode(x)
+        m, s = posterior
+        w = network.head.network[-1].weight[:d].double()
+        b = network.head.network[-1].bias[:d].double()
+        away = x - m @ w.T - b
+        spread = s.square() @ w.T.square()
+        wanted = 0.5 * ((away.square() + spread) / noise**2 + math.log(2 * math.pi * noise**2)).sum(1)
+        wanted -= 0.5 * (1 + torch.log(2 * math.pi * s.square())).sum(1)
+        mu = prior.means[0]
+        covariance = prior.bases[0] @ prior.scales[0].diag() @ prior.bases[0].T
+        p = torch.distributions.MultivariateNormal(mu, covariance)
+        wanted += -p.log_prob(m) + 0.5 * s.square() @ torch.linalg.inv(covariance).diagonal()
+    # what the two ends cost is of the order of e^-17
+    torch.testing.assert_close(expected(model, batch(x), 240), wanted, atol=1e-5, rtol=0)
+
+
+def test_as_it_is_accounted_for_the_gap_is_nothing_but_the_clean_end_s():
+    """By simulation: whole test set, draws of the house, controlled by training items as in a report."""
+    d, q = 7, 3
+    network, mixture = principal_components(d, q, 0.3)
+    x, _ = mixture.sample(2000, torch.Generator().manual_seed(1))
+    training, _ = mixture.sample(500, torch.Generator().manual_seed(2))
+    options = {"shape": (d,), "mixture": mixture, "training": lambda n: batch(training[:n])}
+    model = make(network, Oracle(standard(q), VP), repeats=4, **options)
+    model.before_report()
+    with torch.no_grad():
+        model._account(batch(x), 4, report=True)
+    found = model.accounting.compute().figures
+    own = gap_of_a_standard_normal(torch.ones(1, q), LOW).item() / d  # E y^2 = 1 over the data
+    assert abs(found["gap"]["mean"] - own) < 3 * found["gap"]["stderr"]
+    assert found["gap"]["stderr"] < 0.01
+    assert found["nats_per_dim"]["draw_stderr"] < found["nats_per_dim"]["stderr"]
+    parts = [found[f"nats_per_dim_{part}"]["mean"] for part in ("prior", "reconstruction", "diffusion")]
+    assert sum(parts) == pytest.approx(found["nats_per_dim"]["mean"], rel=1e-9)
+    assert found["nats_per_dim"]["n"] == 2000
+    # the exact denoiser's error of epsilon, by noise level, is that of q dimensions and not of d
+    levels = model.accounting.compute().noise_levels
+    alpha, _ = VP.alpha_sigma(torch.tensor(levels["gamma"]))
+    error = torch.tensor(levels["epsilon_mse"])
+    assert (error - alpha.square()).abs().max() < 5 * torch.tensor(levels["stderr"]).max()
+    samples = model.sample(20_000, Heun(50), torch.Generator().manual_seed(3))
+    truth, _ = mixture.sample(20_000, torch.Generator().manual_seed(4))
+    assert torch.allclose(samples.T.cov(), truth.T.cov(), atol=0.07)
+    assert torch.allclose(samples.mean(0), truth.mean(0), atol=0.05)
+
+
+def test_t_steps_cost_more_and_many_are_continuous_time():
+    d, q = 5, 2
+    network, mixture = principal_components(d, q, 0.3)
+    x, _ = mixture.sample(4000, torch.Generator().manual_seed(1))
+    found = []
+    for steps in (5, 50, 2000, None):
+        model = make(network, Oracle(standard(q), VP), steps=steps, shape=(d,), repeats=8)
+        with torch.no_grad():
+            model._account(batch(x), 8)
+        found.append(model.accounting.compute().figures["nats_per_dim"]["mean"])
+    assert found[0] > found[1] + 0.05 > found[2] + 0.05
+    assert found[2] == pytest.approx(found[3], abs=0.02)
+
+
+def images(schedule=None, **options) -> LatentDiffusion:
+    torch.manual_seed(0)
+    network = ConvLadder((1, 8, 8), LatentDiffusion.outputs(17), 1, channels=3, width=8)
+    denoiser = Denoiser(ResNet(network.top, width=8, blocks=1, fourier=()), Output("v"), VP)
+    return make(network, denoiser, schedule, levels=17, shape=(1, 8, 8), **options)
+
+
+def test_one_loss_reaches_every_part_and_is_the_bound():
+    model, items = images(), batch(digits_like())
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    loss = model.loss(items, 0, 0, 1)
+    loss.mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    # over many steps' noise the loss is the reported bound
+    with torch.no_grad():
+        losses = torch.stack([model.loss(items, step, 0, 1).mean() for step in range(1500)])
+        bounds = torch.stack([model.elbo(items, r, 200).total.mean() for r in range(200)])
+    stderr = math.hypot(losses.std() / math.sqrt(1500), bounds.std() / math.sqrt(200))
+    assert abs(losses.mean() - bounds.mean()) < 3 * stderr
+
+
+def test_at_first_the_prior_is_standard_normal():
+    """A network that gives nothing, read as v, is the exact denoiser of N(0, I)."""
+    model, items = images(), batch(digits_like())
+    z, gamma = torch.randn(5, 3, 4, 4), torch.linspace(-8, 4, 5)
+    ours = model.denoiser(z, gamma).epsilon
+    _, sigma = VP.alpha_sigma(gamma)
+    torch.testing.assert_close(ours, sigma[:, None, None, None] * z)
+    samples = model.sample(5, Ancestral(3), torch.Generator().manual_seed(1))
+    assert samples.shape == (5, 1, 8, 8) and torch.isin(samples, model.observation.centres).all()
+    assert model.shown(torch.randn(4, 5, 3, 4, 4)).shape == (4, 5, 1, 8, 8)
+    assert {given.key for given in model.gives(items)} >= {"model.network.head", "denoiser.network"}
+
+
+def test_the_bound_of_an_item_depends_neither_on_its_batch_nor_on_other_processes():
+    model = images().eval()
+    whole = batch(digits_like())
+    part = Batch(whole.x[2:4], None, whole.index[2:4])
+    with torch.no_grad():
+        ours, theirs = model.elbo(whole, 1, 2).total[2:4], model.elbo(part, 1, 2).total
+        assert torch.allclose(ours, theirs, rtol=1e-5)
+        loss = model.loss(whole, 5, 0, 1)
+        halves = [model.loss(batch(whole.x[3 * rank : 3 * rank + 3]), 5, rank, 2) for rank in range(2)]
+    assert torch.allclose(loss, torch.cat(halves), rtol=1e-5)
+
+
+def test_endpoints_of_the_latents_noise_are_learned_from_the_bound():
+    """d bound / d gamma_0 by the loss's graph is that of the reported bound by differences."""
+    schedule = LearnedEndpoints(-4.0, 3.0)
+    model, items = images(schedule), batch(digits_like())
+    model.loss(items, 0, 0, 1).mean().backward()
+    assert schedule.low_shift.grad.abs() > 0 and schedule.top_shift.grad.abs() > 0
+    found = schedule.low_shift.grad.item()
+    h, values = 1e-2, []
+    for shift in (h, -h):
+        with torch.no_grad():
+            schedule.low_shift.fill_(shift)
+            values.append(model.loss(items, 0, 0, 1).double().mean().item())
+    assert found == pytest.approx((values[0] - values[1]) / (2 * h), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("build", "word"),
+    [
+        (lambda: images(loss=Simple("v")), "objective/loss=elbo"),
+        (
+            lambda: make(MLPLadder((2,), 2, [2, 2]), Denoiser(MLP((2,)), Output("v"), VP), shape=(2,)),
+            "levels=2.*1 is accepted",
+        ),
+    ],
+)
+def test_bad_values_are_named(build, word):
+    with pytest.raises(ValueError, match=word):
+        build()
+
+
+SMALL = ["model=latent_diffusion", "model.network.width=8"]
+POINTS = [
+    "model=latent_diffusion_mlp", "model.network.width=8", "data=ring", "data.train_size=300",
+    "data.val_size=50", "data.test_size=100",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unit"),
+    [
+        (SMALL, "bpd"),
+        ([*SMALL, "model.conditional=true", "guidance=classifier_free", "guidance.scale=2"], "bpd"),
+        ([*SMALL, "bound.steps=5", "objective.steps=5", "bound.variance=optimal"], "bpd"),
+        ([*SMALL, "schedule=learned", "augmentation=flip", "augmentation.flip.told=true"], "bpd"),
+        (POINTS, "nats_per_dim"),
+    ],
+)
+def test_it_trains_reports_draws_and_is_reopened(prepared, arguments, unit):
+    run = prepared(*arguments)
+    summary = execute(run)
+    test = summary["test"]
+    assert summary["status"] == "finished" and (run / "samples" / "trajectory.png").is_file()
+    parts = [test[f"{unit}_{part}"]["mean"] for part in ("prior", "reconstruction", "diffusion")]
+    assert sum(parts) == pytest.approx(test[unit]["mean"])
+    assert test[unit]["draw_stderr"] > 0
+    opened = reopen(str(run / "checkpoints" / "last.ckpt"))
+    again = account_split(
+        build_trainer(opened.config, None, [], False), opened.model, opened.data, "test"
+    ).figures
+    assert again == test
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([*SMALL, "model.network.levels=2"], ["model.network.levels=2", "1 is accepted"]),
+        ([*SMALL, "objective/loss=simple"], ["objective/loss=elbo is accepted"]),
+        ([*SMALL, "denoiser=none"], ["denoiser=none: LatentDiffusion needs one"]),
+        ([*SMALL, "denoiser=resnet"], ["denoiser.network", "levels"]),
+        ([*SMALL, "objective=levels"], ["objective=levels", "objective=x0"]),
+        ([*SMALL, "threshold=static"], ["threshold", "none is accepted"]),
+        ([*SMALL, "guidance=auto", "guide=/nowhere"], ["guidance: Auto", "classifier_free"]),
+        ([*SMALL, "likelihood=ode_images"], ["likelihood=none is accepted"]),
+        (
+            [*SMALL, "bound.variance=learned", "bound.steps=4", "objective.steps=4"],
+            ["bound.variance=learned", "optimal"],
+        ),
+    ],
+)
+def test_what_latents_cannot_have_is_refused_in_one_line(prepared, arguments, words):
+    with pytest.raises(UserError) as caught:
+        execute(prepared(*arguments))
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
