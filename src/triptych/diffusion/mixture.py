@@ -68,13 +68,15 @@ class GaussianMixture(nn.Module):
             raise ValueError(f"mixture means {means.tolist()}: finite numbers are accepted")
         # eigh reads one triangle only, and raises its own error on NaN
         sound = covariances.isfinite().all() and torch.allclose(covariances, covariances.mT)
-        variances, bases = torch.linalg.eigh(covariances if sound else torch.zeros_like(covariances))
+        distinct = covariances[:1] if (covariances == covariances[:1]).all() else covariances
+        variances, bases = torch.linalg.eigh(distinct if sound else torch.zeros_like(distinct))
         if (variances <= 0).any():
             raise ValueError("mixture covariances: symmetric positive definite matrices are accepted")
         self.register_buffer("weights", weights)
         self.register_buffer("means", means)
-        self.register_buffer("scales", variances)  # (K, d) eigenvalues of C_k
-        self.register_buffer("bases", bases)  # (K, d, d) eigenvectors, in columns
+        # (K, d) eigenvalues of C_k, (K, d, d) eigenvectors in columns
+        self.register_buffer("scales", variances.expand(k, -1).contiguous())
+        self.register_buffer("bases", bases.expand(k, -1, -1).contiguous())
 
     @property
     def dim(self) -> int:
