@@ -12,7 +12,7 @@ from triptych.config.names import register_resolvers
 from triptych.data.cifar10 import Cifar10
 from triptych.data.folder import ImageFolder
 from triptych.diffusion.condition import Condition, Labels
-from triptych.runs.prepare import described
+from triptych.runs.prepare import described, prepare
 from triptych.sweeps.paper import check_scale, claims_of, set_scale
 from triptych.sweeps.rounds import grid
 
@@ -44,14 +44,19 @@ def asked(name: str, *typed: str):
     return cfg, grid(cfg.hydra.sweeper, ["scale=paper", "seed=1", *typed])
 
 
-def plain(name: str, job: list[str]) -> dict:
-    """A run's whole configuration, its keys checked."""
-    cfg = compose("train", [f"paper={name}", *job], return_hydra_config=True)
+def job_of(name: str, *overrides: str):
+    """A run's configuration, its keys checked, and the choices that it was made of."""
+    cfg = compose("train", [f"paper={name}", *overrides], return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     check_keys(cfg, cfg.hydra)
     choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
     with open_dict(cfg):
         del cfg["hydra"]
+    return cfg, choices
+
+
+def plain(name: str, job: list[str]) -> dict:
+    cfg, choices = job_of(name, *job)
     return described(cfg, job, choices)
 
 
@@ -107,7 +112,7 @@ def images(n: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_it_takes_an_optimiser_step(name, prepared, monkeypatch):
+def test_it_takes_an_optimiser_step(name, root, monkeypatch):
     """The whole path of a run on a CPU, on two synthetic images a batch of the paper's shape."""
     from triptych.data.batch import Split
     from triptych.training.execute import execute
@@ -124,9 +129,10 @@ def test_it_takes_an_optimiser_step(name, prepared, monkeypatch):
     _, jobs = asked(name)
     small = (
         "trainer.max_steps=1 trainer.val_check_interval=1 trainer.accelerator=cpu data.batch_size=2 "
-        "lr_schedule.warmup_steps=0 measures.n=0 measures.classifier=null samples.n=0 test=false threads=1"
+        "lr_schedule.warmup_steps=0 measures.n=0 measures.classifier=null samples.n=0 threads=1"
     ).split()
-    run = prepared(f"paper={name}", *jobs[0], *small, tiny=False)
+    cfg, choices = job_of(name, *jobs[0], *small, "logger=csv")
+    run = prepare(cfg, root / "logs" / "runs" / name, [*jobs[0], *small], choices)
     summary = execute(run)
     assert summary["status"] == "finished" and summary["steps"] == 1
     assert summary["parameters"] / 1e6 == pytest.approx(PUBLISHED[name][3], rel=0.02)
