@@ -7,7 +7,7 @@ import torch
 
 from triptych.data.mixture import EmbeddedRing, Mixture, Ring
 from triptych.data.toys import KINDS, Toy
-from triptych.diffusion.mixture import Oracle
+from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.process import VariancePreserving
 
 from .helpers import refused
@@ -70,20 +70,25 @@ def test_an_embedded_ring_is_the_ring_and_noise_across_its_plane():
     data, ring = EmbeddedRing(dim=d, off_plane=s, modes=3, train_size=100_000), Ring(modes=3)
     x, plane = ready(data).splits["train"].values.double(), data.plane
     assert torch.allclose(plane.T @ plane, torch.eye(2).double(), atol=1e-12)
-    rest = data.across(x)
+    across = data.mixture.across
+    rest = across(x)
     assert torch.allclose(rest @ plane, torch.zeros(1).double(), atol=1e-6)
     spread = (rest.square().sum(1).mean() / (d - 2)).item()
     assert spread == pytest.approx(s**2, rel=0.01)
     assert torch.allclose((x @ plane).T.cov(), torch.eye(2).double() * (1.5**2 / 2 + 0.15**2), atol=0.02)
     few = x[:50] + 0.1
-    normal = -0.5 * data.across(few).square().sum(1) / s**2 - 0.5 * (d - 2) * math.log(2 * math.pi * s**2)
+    normal = -0.5 * across(few).square().sum(1) / s**2 - 0.5 * (d - 2) * math.log(2 * math.pi * s**2)
     assert torch.allclose(data.mixture.log_prob(few), ring.mixture.log_prob(few @ plane) + normal, atol=1e-6)
+    whole = plane @ (0.15**2 * torch.eye(2).double()) @ plane.T + s**2 * across(torch.eye(d).double())
+    dense = GaussianMixture([1 / 3] * 3, data.mixture.means, torch.stack([whole] * 3))
+    for found, same in ((data.mixture.log_joint, dense.log_joint), (data.mixture.score, dense.score)):
+        assert torch.allclose(found(few, 0.8, 0.6), same(few, 0.8, 0.6), atol=1e-8)
     process, gamma = VariancePreserving(), torch.tensor(-1.0).double()
     alpha, sigma = process.alpha_sigma(gamma)
     guess = Oracle(data.mixture, process)(few, gamma).x0
     inside = Oracle(ring.mixture, process)(few @ plane, gamma).x0
-    across = alpha * s**2 / (alpha**2 * s**2 + sigma**2) * data.across(few)  # a Gaussian's posterior mean
-    assert torch.allclose(guess, inside @ plane.T + across, atol=1e-5)
+    outside = alpha * s**2 / (alpha**2 * s**2 + sigma**2) * across(few)  # a Gaussian's posterior mean
+    assert torch.allclose(guess, inside @ plane.T + outside, atol=1e-5)
 
 
 @pytest.mark.parametrize("dim", [2, 16])

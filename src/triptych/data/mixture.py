@@ -135,30 +135,11 @@ class EmbeddedRing(Ring):
         columns = torch.randn(dim, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         self.plane = torch.linalg.qr(columns).Q
 
-    def across(self, x: Tensor) -> Tensor:
-        """What of x (n, dim) lies across the plane, (n, dim)."""
-        return x - x @ self.plane @ self.plane.T
-
-    @cached_property
-    def ring(self) -> GaussianMixture:
-        """The distribution of u in the plane."""
-        from triptych.diffusion.mixture import GaussianMixture
-
-        return GaussianMixture(*self._parameters)
-
     @cached_property
     def mixture(self) -> GaussianMixture:
-        from triptych.diffusion.mixture import GaussianMixture
+        from triptych.diffusion.mixture import EmbeddedMixture, GaussianMixture
 
-        weights, means, covariances = self._parameters
-        rest = self.across(torch.eye(len(self.plane), dtype=torch.float64))
-        whole = self.plane @ covariances @ self.plane.T + self.off_plane**2 * rest
-        return GaussianMixture(weights, means @ self.plane.T, (whole + whole.mT) / 2)
+        return EmbeddedMixture(GaussianMixture(*self._parameters), self.plane, self.off_plane)
 
     def formula(self) -> dict[str, Any]:
         return {"embedded_ring": [f"{number:.12g}" for number in self._described]}
-
-    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        u, label = self.ring.sample(n, generator)
-        noise = torch.randn(n, len(self.plane), generator=generator, dtype=torch.float64)
-        return (u.double() @ self.plane.T + self.off_plane * self.across(noise)).float(), label
