@@ -118,18 +118,18 @@ def test_it_takes_an_optimiser_step(name, root, monkeypatch):
     from triptych.training.execute import execute
 
     _, (_, *shape), classes, _ = PUBLISHED[name]
-    monkeypatch.setattr(Cifar10, "read", lambda self, train, download=False: images(8, 32))
+    monkeypatch.setattr(Cifar10, "read", lambda self, train, download=False: images(2, 32))
 
     def load(self):
         self.num_classes = classes
-        x, label = images(8, shape[0])
+        x, label = images(2, shape[0])
         return {part: Split(x, Condition(label=label), 256) for part in ("train", "val", "test")}
 
     monkeypatch.setattr(ImageFolder, "load", load)
     _, jobs = asked(name)
     small = (
-        "trainer.max_steps=1 trainer.val_check_interval=1 trainer.accelerator=cpu data.batch_size=2 "
-        "lr_schedule.warmup_steps=0 measures.n=0 measures.classifier=null samples.n=0 threads=1"
+        "trainer.max_steps=1 trainer.val_check_interval=1 trainer.accelerator=cpu trainer.precision=32-true "
+        "data.batch_size=2 lr_schedule.warmup_steps=0 measures.n=0 measures.classifier=null samples.n=0 threads=1"
     ).split()
     cfg, choices = job_of(name, *jobs[0], *small, "logger=csv")
     run = prepare(cfg, root / "logs" / "runs" / name, [*jobs[0], *small], choices)
