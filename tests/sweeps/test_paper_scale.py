@@ -1,5 +1,7 @@
 """``scale=paper``: the data, network and training of the paper, as far as a test can go."""
 
+import math
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -9,12 +11,15 @@ from omegaconf import OmegaConf, open_dict
 from triptych.config.build import build
 from triptych.config.check import CONFIGS, check_keys
 from triptych.config.names import register_resolvers
+from triptych.data.batch import Split
 from triptych.data.cifar10 import Cifar10
 from triptych.data.folder import ImageFolder
 from triptych.diffusion.condition import Condition, Labels
+from triptych.experiment.build import build_experiment
 from triptych.runs.prepare import described, prepare
 from triptych.sweeps.paper import check_scale, claims_of, set_scale
 from triptych.sweeps.rounds import grid
+from triptych.training.execute import execute
 
 # millions of parameters that the papers or their code give; VDM's are counted in tests/networks
 PUBLISHED = {
@@ -109,30 +114,54 @@ def images(n: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randint(256, (n, 3, size, size), generator=generator).byte(), torch.arange(n) % 10
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_it_takes_an_optimiser_step(name, root, monkeypatch):
-    """The whole path of a run on a CPU, on two synthetic images a batch of the paper's shape."""
-    from triptych.data.batch import Split
-    from triptych.training.execute import execute
-
-    _, (_, *shape), classes, _ = PUBLISHED[name]
-    monkeypatch.setattr(Cifar10, "read", lambda self, train, download=False: images(2, 32))
+@pytest.fixture
+def synthetic(monkeypatch):
+    """Two random images a split, of the shape and classes that a configuration asks for."""
 
     def load(self):
-        self.num_classes = classes
-        x, label = images(2, shape[0])
+        self.num_classes = 1000
+        x, label = images(2, self.shape[1])
         return {part: Split(x, Condition(label=label), 256) for part in ("train", "val", "test")}
 
+    monkeypatch.setattr(Cifar10, "read", lambda self, train, download=False: images(2, 32))
     monkeypatch.setattr(ImageFolder, "load", load)
+
+
+SMALL = (
+    "trainer.max_steps=1 trainer.val_check_interval=1 trainer.accelerator=cpu trainer.precision=32-true "
+    "threads=1 data.batch_size=2 lr_schedule.warmup_steps=0 measures.n=0 measures.classifier=null "
+    "samples.n=0 logger=csv"
+).split()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_its_model_takes_an_optimiser_step(name, synthetic):
+    """The run's own model, loss and optimiser, on synthetic images of the paper's shape."""
     _, jobs = asked(name)
-    small = (
-        "trainer.max_steps=1 trainer.val_check_interval=1 trainer.accelerator=cpu trainer.precision=32-true "
-        "data.batch_size=2 lr_schedule.warmup_steps=0 measures.n=0 measures.classifier=null samples.n=0 threads=1"
-    ).split()
-    cfg, choices = job_of(name, *jobs[0], *small, "logger=csv")
-    run = prepare(cfg, root / "logs" / "runs" / name, [*jobs[0], *small], choices)
+    experiment = build_experiment(plain(name, [*jobs[0], *SMALL]), download=False)
+    model, batch = experiment.model.train(), next(iter(experiment.data.train_dataloader()))
+    assert tuple(batch.x.shape) == (2, *PUBLISHED[name][1])
+    count = sum(p.numel() for p in model.parameters()) / 1e6
+    assert count == pytest.approx(PUBLISHED[name][3], rel=0.02)
+    optimizer = model.optimizer(model.parameter_groups())
+    losses = []
+    for _ in range(2):  # the same batch, times and noise
+        loss = model.loss(batch, 0, 0, 1).mean() / model.dims
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(map(math.isfinite, losses)) and losses[1] != losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_run_of_it_ends(root, synthetic):
+    """The whole path, from the directory to the summary, on a CPU."""
+    _, jobs = asked("ddpm_simple")
+    cfg, choices = job_of("ddpm_simple", *jobs[0], *SMALL)
+    run = prepare(cfg, root / "logs" / "runs" / "ddpm", [*jobs[0], *SMALL], choices)
     summary = execute(run)
-    assert summary["status"] == "finished" and summary["steps"] == 1
-    assert summary["parameters"] / 1e6 == pytest.approx(PUBLISHED[name][3], rel=0.02)
+    assert summary["status"] == "finished" and summary["steps"] == 1 and summary["test"]["bpd"]["n"] == 2
