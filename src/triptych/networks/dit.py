@@ -24,7 +24,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.qkv, self.out = _linear(width, 3 * width), _linear(width, width)
+        self.qkv, self.out = linear(width, 3 * width), linear(width, width)
 
     def forward(self, h: Tensor) -> Tensor:
         q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -41,7 +41,7 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.attention = Attention(width, heads)
         gelu = nn.GELU(approximate="tanh")
-        layers = _linear(width, 4 * width), gelu, nn.Dropout(dropout), _linear(4 * width, width)
+        layers = linear(width, 4 * width), gelu, nn.Dropout(dropout), linear(4 * width, width)
         self.mlp = nn.Sequential(*layers)
 
     def forward(self, h: Tensor, c: Tensor) -> Tensor:
@@ -95,17 +95,18 @@ class DiT(nn.Module):
                 "is accepted"
             )
         self.shape, self.outputs, self.conditions = (channels, high, wide), outputs, dict(conditions or {})
+        self.width, self.heads = width, heads
         self.conditioning = Conditioning(width, vectors_of(self.conditions), waves=128)
         self.beside = Beside(self.conditions)
         self.waves = LevelWaves(list(fourier), spacing)
         numbers = (channels * self.waves.factor + self.beside.channels) * patch**2
         self.cut = nn.PixelUnshuffle(patch)
         sizes = (numbers, width) if bottleneck is None else (numbers, bottleneck, width)
-        self.embed = nn.Sequential(*(_linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)))
+        self.embed = nn.Sequential(*(linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)))
         position = sines(high // patch, wide // patch, width)
         self.register_buffer("position", position, persistent=False)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.blocks = nn.ModuleList(self.block(width, heads, dropout) for _ in range(depth))
+        self.norm = self.final_norm(width)
         self.modulation = zeros(nn.Linear(width, 2 * width))
         self.last = zeros(nn.Linear(width, channels * outputs * patch**2))
         self.join = nn.PixelShuffle(patch)
@@ -114,12 +115,27 @@ class DiT(nn.Module):
         c = self.conditioning(gamma, condition)
         patches = self.cut(torch.cat([self.waves(z), *self.beside(z, condition)], 1))
         h = self.embed(patches.flatten(2).transpose(1, 2)) + self.position
-        for block in self.blocks:
-            h = block(h, c)
+        h = self.through(h, c, condition)
         shift, scale = self.modulation(c).unsqueeze(1).chunk(2, 2)
         h = self.last(torch.addcmul(shift, self.norm(h), 1 + scale))
         h = h.transpose(1, 2).unflatten(2, tuple(patches.shape[2:]))
         return per_dim(self.join(h), self.outputs, self.shape)
+
+    # what a transformer of other layers has of its own -----------------------------------------------
+
+    def block(self, width: int, heads: int, dropout: float) -> nn.Module:
+        """One of ``blocks``."""
+        return Block(width, heads, dropout)
+
+    def final_norm(self, width: int) -> nn.Module:
+        """What stands before the last layer's modulation."""
+        return nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+
+    def through(self, h: Tensor, c: Tensor, condition: Condition | None) -> Tensor:
+        """Tokens (B, N, width) through all blocks."""
+        for block in self.blocks:
+            h = block(h, c)
+        return h
 
 
 def sines(high: int, wide: int, width: int) -> Tensor:
@@ -131,7 +147,8 @@ def sines(high: int, wide: int, width: int) -> Tensor:
     return torch.cat(grid, 2).flatten(0, 1)
 
 
-def _linear(before: int, after: int) -> nn.Linear:
+def linear(before: int, after: int) -> nn.Linear:
+    """A layer with Xavier's uniform weights and no bias at the start."""
     layer = nn.Linear(before, after)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)

@@ -38,7 +38,7 @@ class Block(nn.Module):
         resize: nn.Module | None = None,
     ):
         super().__init__()
-        self.scales = how.modulation == "scale_shift"
+        self.scales, self.skip_scale = how.modulation == "scale_shift", how.skip_scale
         self.first_norm = nn.GroupNorm(_groups(before), before)
         self.resize = resize or nn.Identity()
         self.first = nn.Conv2d(before, after, 3, padding=1)
@@ -47,7 +47,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(how.dropout)
         self.second = zeros(nn.Conv2d(after, after, 3, padding=1))
         self.skip = nn.Conv2d(before, after, 1) if before != after or resize else nn.Identity()
-        self.attention = Attention(after, heads) if heads else nn.Identity()
+        self.attention = Attention(after, heads, how.skip_scale) if heads else nn.Identity()
 
     def forward(self, h: Tensor, c: Tensor) -> Tensor:
         inner = self.first(self.resize(silu(self.first_norm(h))))
@@ -58,7 +58,7 @@ class Block(nn.Module):
         else:
             inner = self.second_norm(inner + said)
         h = self.skip(self.resize(h)) + self.second(self.dropout(silu(inner)))
-        return self.attention(h)  # type: ignore[no-any-return]
+        return self.attention(_scaled(h, self.skip_scale))  # type: ignore[no-any-return]
 
 
 class How(NamedTuple):
@@ -66,14 +66,15 @@ class How(NamedTuple):
 
     dropout: float
     modulation: str
+    skip_scale: float
 
 
 class Attention(nn.Module):
     """Self-attention over positions, residual."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, skip_scale: float):
         super().__init__()
-        self.heads = heads
+        self.heads, self.skip_scale = heads, skip_scale
         self.norm = nn.GroupNorm(_groups(width), width)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.out = zeros(nn.Conv2d(width, width, 1))
@@ -83,7 +84,7 @@ class Attention(nn.Module):
         qkv = self.qkv(self.norm(h)).view(b, 3, self.heads, channels // self.heads, height * width)
         q, k, v = qkv.transpose(-1, -2).unbind(1)
         mixed = scaled_dot_product_attention(q, k, v).transpose(-1, -2)
-        return h + self.out(mixed.reshape(b, channels, height, width))
+        return _scaled(h + self.out(mixed.reshape(b, channels, height, width)), self.skip_scale)
 
 
 @declared("denoiser.network")
@@ -101,6 +102,7 @@ class UNet(nn.Module):
         stem: channels of the first layer; None: those of the first resolution.
         conditioning: width of the embedding of gamma and condition; None: four times the stem.
         resample: between resolutions "conv", one layer (DDPM), or "block", one residual block (DDPM++).
+        skip_scale: factor of each residual sum; sqrt(1 / 2) keeps the variance of two equal parts (DDPM++).
         fourier: periods of ``LevelWaves``, in units of the level spacing.
         shape, outputs, conditions, spacing: from the data and the objective.
 
@@ -127,6 +129,7 @@ class UNet(nn.Module):
         resample: Literal["conv", "block"] = "conv",
         stem: Count | None = None,
         conditioning: Count | None = None,
+        skip_scale: Positive = 1.0,
     ):
         super().__init__()
         channels, height, width = image_shape(shape, "unet")
@@ -149,7 +152,7 @@ class UNet(nn.Module):
         self.beside = Beside(self.conditions)
         self.waves = LevelWaves(list(fourier), spacing)
         self.first = nn.Conv2d(channels * self.waves.factor + self.beside.channels, before, 3, padding=1)
-        how = How(dropout, modulation)
+        how = How(dropout, modulation, skip_scale)
         at = [heads if there in attention_at else 0 for there in heights]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         skips = [before]
@@ -165,7 +168,7 @@ class UNet(nn.Module):
                 )
                 skips.append(after)
         self.middle = nn.ModuleList([Block(before, before, c, how), Block(before, before, c, how)])
-        self.attention = Attention(before, heads) if attention else nn.Identity()
+        self.attention = Attention(before, heads, skip_scale) if attention else nn.Identity()
         for level, after in reversed(list(enumerate(widths))):
             for i in range(blocks + 1):
                 attends = attention_up == "each" or i == blocks
@@ -200,6 +203,10 @@ class UNet(nn.Module):
             else:  # one that doubles the size has no other to join
                 h = layer(h if isinstance(layer.resize, nn.Upsample) else torch.cat([h, skips.pop()], 1), c)
         return per_dim(self.last(silu(self.last_norm(h))), self.outputs, self.shape)
+
+
+def _scaled(h: Tensor, factor: float) -> Tensor:
+    return h if factor == 1 else h * factor
 
 
 def _groups(width: int) -> int:

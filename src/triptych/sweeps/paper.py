@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from triptych.config.names import grid_keys
@@ -27,14 +28,35 @@ def check_scale(config: DictConfig) -> None:
 
 
 def set_scale(config: DictConfig) -> list[str]:
-    """Let the sweep have the values of its scale; the keys that all of its runs have in common by that."""
+    """Let the sweep have the values of its scale; the keys that all of its runs have in common by that.
+
+    Each stands in the place of the grid's value, or beside it; null takes a key out of the grid, and "~key"
+    with its value out of the configuration.
+    """
+    values = _of_scale(config)
+    if not values:
+        return []
+    # one by one, as what is read by key is resolved where it stands
+    grid = dict(config.hydra.sweeper.get("params") or {}) | values
+    with open_dict(config):
+        config.hydra.sweeper.params = {key: value for key, value in grid.items() if value is not None}
+        for key, value in values.items():
+            if key.startswith("measures."):  # which the claims depend on
+                OmegaConf.update(config, key, yaml.safe_load(value) if isinstance(value, str) else value)
+    return [key.lstrip("~+") for key, value in values.items() if not _several(value)]
+
+
+def _of_scale(config: DictConfig) -> dict[str, Any]:
+    """{key: value} of the scale that is asked for; {} for the small one."""
     scale = config.get("scale", "small")
     if scale == "small":
-        return []
-    values = config.hydra.sweeper.scales[scale]
-    with open_dict(config):
-        config.hydra.sweeper.params = OmegaConf.merge(config.hydra.sweeper.get("params") or {}, values)
-    return [str(key) for key, value in values.items() if "," not in str(value)]
+        return {}
+    found: Any = OmegaConf.to_container(config.hydra.sweeper.scales[scale], resolve=True)
+    return {str(key): value for key, value in found.items()}
+
+
+def _several(value: Any) -> bool:
+    return isinstance(value, str) and "," in value
 
 
 def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> dict[str, Any]:
@@ -66,6 +88,9 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
     scale = str(config.get("scale", "small"))
     jobs = grid(sweeper, list(config.hydra.overrides.task))
     keys = dict.fromkeys([*(sweeper.get("params") or {}), *sorted(grid_keys(config))])
+    for key, value in _of_scale(config).items():
+        if not _several(value):  # all runs have it: no axis
+            keys.pop(key, None)
     axes = axes_of(jobs, map(str, keys), plain["measures"])
     check_metrics(read_paper(node, axes, name, scale), plain, axes)
     earlier = before.get("paper")

@@ -1,0 +1,119 @@
+r"""Metrics of a diffusion model beside its bound: its loss, twice, and what is still wrong of x at a time.
+
+A loss with the effective weight w is a mixture of bounds (Kingma & Gao 2023, theorem 1): with L(a) = 1/2
+int_a^{gamma_1} |eps - eps_hat|^2 dgamma, which up to constants is the negative ELBO of data with noise added
+to the level a, partial integration gives
+
+    1/2 int w |eps - eps_hat|^2 dgamma = w(gamma_0) L(gamma_0) + int w'(a) L(a) da.
+
+Where w never falls with the noise, the right side is an expectation over a of that ELBO.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triptych.data.batch import Batch
+from triptych.declare import Count, Share
+from triptych.diffusion.loss import Level
+from triptych.models.diffusion import Diffusion
+from triptych.models.metric import PerItem
+
+CELLS = 4096  # of the levels a, each at its middle
+
+
+class WeightedLoss(PerItem):
+    """The left side: the run's loss in continuous time, nats per dimension, its times spread evenly.
+
+    Args:
+        draws: an item.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, draws: Count = 16):
+        super().__init__()
+        self.per_item = draws
+
+    def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
+        total = torch.zeros(len(batch.x), device=batch.x.device)
+        for k in range(self.per_item):
+            t = (torch.rand_like(total) + k) / self.per_item
+            at = _level(model, t)
+            weight = model.objective.loss.weight(at)
+            total += 0.5 * weight * at.dgamma * _squared(model, batch, at.gamma)
+        return total / self.per_item / model.dims
+
+
+class NoisyBounds(WeightedLoss):
+    """The right side: bounds of data with noise added, its level drawn by w'; a negative w' counts against.
+
+    Args:
+        draws: an item.
+    """
+
+    def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
+        ends = torch.linspace(0, 1, CELLS + 1, dtype=torch.float64, device=batch.x.device)
+        at = _level(model, ends.clamp(max=1 - 1e-9))
+        weight = model.objective.loss.weight(at)
+        # the first is at gamma_0 itself, the others in the cells above it
+        mass = torch.cat([weight[:1], weight.diff()])
+        low = torch.cat([at.gamma[:1], (at.gamma[1:] + at.gamma[:-1]) / 2])
+        top, spread = at.gamma[-1], mass.abs().cumsum(0)
+        total = torch.zeros(len(batch.x), device=batch.x.device)
+        for k in range(self.per_item):
+            u = (torch.rand_like(total) + k) / self.per_item
+            place = torch.searchsorted(spread, u * spread[-1]).clamp(max=CELLS)
+            a = low[place]
+            gamma = (a + (top - a) * torch.rand_like(total)).float()
+            bound = 0.5 * (top - a) * _squared(model, batch, gamma)
+            total += (mass[place].sign() * spread[-1] * bound).float()
+        return total / self.per_item / model.dims
+
+
+class Distortion(PerItem):
+    """Root mean squared error of x0's guess at a time, in the data's levels (Ho et al. 2020, fig. 5).
+
+    Args:
+        t: of the schedule, 0 where the bound's rate ends and its reconstruction begins.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, t: Share = 0.0):
+        super().__init__()
+        self.t = float(t)
+
+    def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
+        gamma = model.schedule.gamma(torch.tensor(self.t, device=batch.x.device))
+        z = model.denoiser.process.diffuse(batch.x, gamma, torch.randn_like(batch.x))
+        error = model.denoiser(z, gamma, _condition(model, batch)).x0 - batch.x
+        scale = 1.0 if model.levels is None else (model.levels - 1) / 2
+        return scale**2 * error.square().flatten(1).mean(1)
+
+    def compute(self) -> dict[str, Any]:
+        found = super().compute()
+        if not found["n"]:
+            return found
+        root = math.sqrt(found["mean"])
+        return found | {"mean": root, "stderr": found["stderr"] / (2 * root) if root else 0.0}
+
+
+def _level(model: Diffusion, t: Tensor) -> Level:
+    schedule = model.schedule
+    return Level(model.denoiser.process, schedule.gamma(t), schedule.dgamma(t), t, model.objective.space)
+
+
+def _condition(model: Diffusion, batch: Batch) -> Any:
+    return batch.condition if model.conditional else None
+
+
+def _squared(model: Diffusion, batch: Batch, gamma: Tensor) -> Tensor:
+    """|eps - eps_hat|^2 at gamma (B,), (B,)."""
+    eps = torch.randn_like(batch.x)
+    guess = model.denoiser(
+        model.denoiser.process.diffuse(batch.x, gamma, eps), gamma, _condition(model, batch)
+    )
+    return guess.epsilon_error(batch.x, eps).square().flatten(1).sum(1)
