@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,6 +66,7 @@ class DataModule(pl.LightningDataModule):
     levels: int | None = None
     num_classes: int = 0
     largest: float = 100.0
+    known_as: str | None = None  # the part of a later stage's conditions that holds these items, in a cascade
 
     def __init__(
         self,
@@ -102,6 +103,16 @@ class DataModule(pl.LightningDataModule):
     def conditions(self) -> dict[str, Kind]:
         """What a batch's condition holds: name -> what that part is; empty: nothing."""
         return {"label": Labels(self.num_classes)} if self.num_classes else {}
+
+    def asked(self, prompts: Sequence[str]) -> Condition:
+        """What prompts ask for, as the part of these data's conditions that captions are; of as many items.
+
+        Raises:
+            DataError: the data have no captions, or a prompt cannot be encoded.
+        """
+        raise DataError(
+            f"prompt={prompts[0]!r}: data {self.name} have no captions; a model of captioned data is accepted"
+        )
 
     def formula(self) -> dict[str, Any] | None:
         """Where a formula draws the items, all that they follow from but seed and sizes; None: they are read.

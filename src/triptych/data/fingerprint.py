@@ -79,7 +79,8 @@ def _condition(split: Split, others: list[str]) -> list[np.ndarray]:
         assert split.condition is not None
         part = split.condition.parts[name]
         mask = torch.ones(len(split), 0) if part.mask is None else part.mask
-        found += [_numbers(t).numpy() for t in (part.value, part.present(), mask)]
+        given = torch.ones(len(split), dtype=torch.bool) if part.given is None else part.given
+        found += [_numbers(t).numpy() for t in (part.value, given, mask)]
     return found
 
 
