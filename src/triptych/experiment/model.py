@@ -88,11 +88,23 @@ def facts(config: dict, data: DataModule) -> dict[str, Any]:
         "discrete": data.levels is not None,
         "spacing": 2 / (data.levels - 1) if data.levels else None,
         "num_classes": data.num_classes,
-        "conditions": (data.conditions if conditional else {}) | _told(data),
+        "conditions": _conditions(data, conditional) | _told(data),
         "mixture": data.mixture,
         "calibration": partial(training_items, data, CALIBRATION),
         "training": partial(training_items, data),
     }
+
+
+def _conditions(data: DataModule, conditional: Any) -> dict[str, Kind]:
+    """The parts that ``model.conditional`` has a network told."""
+    if not isinstance(conditional, list):
+        return data.conditions if conditional else {}
+    for name in set(conditional) - set(data.conditions):
+        raise UserError(
+            f"model.conditional: {name!r} is no part of the conditions of data {data.name}; "
+            f"{', '.join(data.conditions)} is accepted"
+        )
+    return {name: kind for name, kind in data.conditions.items() if name in conditional}
 
 
 def _told(data: DataModule) -> dict[str, Kind]:

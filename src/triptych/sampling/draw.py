@@ -38,13 +38,14 @@ def takes_condition(module, guided=None) -> bool:
 def asked_for(module, data: DataModule, n: int, label: int | None = None, guided=None) -> Condition | None:
     """The condition of each of n samples, on the module's device; None where they are unconditional.
 
-    Labels alone: all classes in turn. Anything else: that of held-out items, in their order and over again. A
+    Labels alone, of all that are told: all classes in turn. Anything else: that of held-out items, in their order and over again. A
     ``label`` that is named is every sample's.
     """
     if not takes_condition(module, guided):
         return None
     named = None if label is None else Condition(label=torch.full((n,), label))
-    if set(data.conditions) == {"label"}:
+    told = module.conditional if isinstance(module.conditional, list) else data.conditions
+    if set(told) == {"label"}:
         condition = named or Condition(label=torch.arange(n) % data.num_classes)
     else:
         split = data.splits["val" if len(data.splits["val"]) else "train"]
