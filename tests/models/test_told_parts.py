@@ -21,7 +21,12 @@ def data():
 
 @pytest.mark.parametrize(
     ("said", "told"),
-    [("true", {"label", "text", "low"}), ("[text]", {"text"}), ("[text,low]", {"text", "low"}), ("false", set())],
+    [
+        ("true", {"label", "text", "low"}),
+        ("[text]", {"text"}),
+        ("[text,low]", {"text", "low"}),
+        ("false", set()),
+    ],
 )
 def test_the_network_is_told_these_and_no_more(prepared, data, said, told):
     model = build_model(prepared(*SHAPES, f"model.conditional={said}").config(), data)

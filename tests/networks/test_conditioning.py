@@ -17,6 +17,7 @@ NETWORKS = [
     (MLP, {}),
     (ResNet, {"fourier": [], "width": 8, "blocks": 1}),
     (UNet, {"widths": [8, 8], "blocks": 1}),
+    (UNet, {"widths": [8, 8], "blocks": 1, "text_at": [4]}),
     (DiT, {"width": 8, "depth": 1}),
 ]
 

@@ -293,6 +293,10 @@ class Sample(Drawing):
     """``triptych-sample``."""
 
     ckpt: FilePath
+    cascade: Sequence[FilePath] | None
+    stages: Sequence[Group]
+    noise: Annotated[float, Ge(0), Lt(1)]
+    prompt: str | Sequence[str] | None
     n: Annotated[int, Ge(1), Le(1_000_000), Unit("samples")]
     seed: Seed
     batch_size: Annotated[Count, Unit("samples")]

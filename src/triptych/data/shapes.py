@@ -216,8 +216,8 @@ class Shapes(Captioned, Generated):
             captions[name] = said
             splits[name] = self._split(torch.from_numpy(x), torch.from_numpy(label))
         order = ("train", "val", "test")
-        known = [" ".join([*MEANS, *PHRASES, *PLACES])]
-        return self.captioned({name: splits[name] for name in order}, captions, known=known)
+        grammar = " ".join([*MEANS, *PHRASES, *PLACES])
+        return self.captioned({name: splits[name] for name in order}, captions, known=[grammar])
 
     def _split(self, x: Tensor, label: Tensor) -> Split:
         low = halved(x)

@@ -28,6 +28,7 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
         UserError: a value that its owner refuses, or a choice that this model would not read.
     """
     table = parts(config, data)
+    model = build(config["model"], "model", table, **_stages(config, data))
     kind = find(config["model"].get("_target_"), "model")
     if getattr(kind, "of_latents", False):
         _of_latents(table, kind)
@@ -61,6 +62,14 @@ def parts(config: dict, data: DataModule) -> Table:
     return table
 
 
+def _stages(config: dict, data: DataModule) -> dict[str, Any]:
+    """What ``model.stages`` stands for: models of other runs, and the names by which these data know them."""
+    if "stages" not in config["model"]:
+        return {}
+    from triptych.experiment.stages import stage_models  # which opens runs, and so builds models
+
+    models, names = stage_models(config, data)
+    return {"stages": models, "known_as": names}
 def _of_latents(table: Table, kind: type[BoundModel]) -> None:
     """Make the ladder of a ``kind`` of model, and of its latents what is elsewhere of the data."""
     place = "model.network"

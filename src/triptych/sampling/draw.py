@@ -18,14 +18,18 @@ def draw(
     progress=iter,
     label: int | None = None,
     guided=None,
+    condition: Condition | None = None,
 ) -> Tensor:
-    """n samples (n, *shape) in data units, by ``guided`` (a denoiser around the module's own) if given."""
+    """n samples (n, *shape) in data units, by ``guided`` (a denoiser around the module's own) if given.
+
+    Of ``condition``, if that is given, or else ``asked_for``.
+    """
     generator = torch.Generator(module.device).manual_seed(seed)
-    condition = asked_for(module, data, n, label, guided)
+    asked = asked_for(module, data, n, label, guided) if condition is None else condition.to(module.device)
     training = module.training
     module.eval()
     around = {} if guided is None else {"denoiser": guided.to(module.device)}
-    x = module.sample(n, sampler, generator, condition, progress, **around)
+    x = module.sample(n, sampler, generator, asked, progress, **around)
     module.train(training)
     return x.cpu()
 
@@ -38,8 +42,8 @@ def takes_condition(module, guided=None) -> bool:
 def asked_for(module, data: DataModule, n: int, label: int | None = None, guided=None) -> Condition | None:
     """The condition of each of n samples, on the module's device; None where they are unconditional.
 
-    Labels alone, of all that are told: all classes in turn. Anything else: that of held-out items, in their order and over again. A
-    ``label`` that is named is every sample's.
+    Labels, where nothing else is told: all classes in turn. Anything else: that of held-out items, in their
+    order and over again. A ``label`` that is named is every sample's.
     """
     if not takes_condition(module, guided):
         return None
