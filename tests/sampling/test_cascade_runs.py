@@ -126,7 +126,7 @@ def test_one_run_is_asked_a_prompt(runs):
 def test_the_cascades_bound_is_the_sum_of_its_stages(runs, prepared):
     stages = f"model.stages=['{runs['base']}','{runs['fine']}']"
     data = [o for o in SHAPES if not o.startswith("denoiser") and not o.startswith("objective")]
-    run = prepared(*data, "model=cascade", stages, "samples.n=4", path="both", tiny=False, *QUICK)
+    run = prepared(*QUICK, *data, "model=cascade", stages, "samples.n=4", path="both", tiny=False)
     found = execute(run)["test"]
     from triptych.runs.directory import RunDirectory
 
@@ -149,7 +149,7 @@ def test_stages_that_do_not_fit_are_refused(runs):
     refused(lambda: opened(runs, "stages=[{},{},{}]"), "stages: 3 groups for 2 stages")
     refused(
         lambda: opened(runs, "stages=[{trainer.max_steps:1}]"),
-        "stages[0].trainer.max_steps",
+        "stages[0].trainer",
         "guidance.scale",
     )
     refused(lambda: opened(runs, "stages=[{sampler.step:1}]"), "stages[0].sampler.step")

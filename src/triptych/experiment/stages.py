@@ -46,11 +46,6 @@ def told(stage: Experiment) -> dict[str, Kind]:
 def _check(what: str, stage: Experiment, before: list[Experiment], last: bool) -> None:
     if not hasattr(stage.model, "denoiser"):
         raise UserError(f"{what}: a {type(stage.model).__name__} is no stage; a diffusion model is accepted")
-    if not last and stage.data.known_as is None:
-        raise UserError(
-            f"{what}: no later stage is told samples of data {stage.data.name} {_size(stage)}; as with "
-            "data.size=8 of data=shapes, data that say known_as are accepted"
-        )
     hears, drawn = told(stage), {str(one.data.known_as): one for one in before}
     for name, kind in hears.items():
         if name in drawn:
@@ -60,6 +55,11 @@ def _check(what: str, stage: Experiment, before: list[Experiment], last: bool) -
                 f"{what}: is told {name!r}, which no stage before it draws; the run that does, before it, is "
                 "accepted"
             )
+    if not last and stage.data.known_as is None:
+        raise UserError(
+            f"{what}: no later stage is told samples of data {stage.data.name} of {_size(stage)}; those of "
+            "a lower stage, as with data=shapes data.size=8, are accepted"
+        )
     if before and before[-1].data.known_as not in hears:
         missing = before[-1].data.known_as
         raise UserError(
