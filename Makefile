@@ -14,7 +14,7 @@ PINS := requirements/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d
 # TORCH=URL: an index to take torch from, as PyTorch's own of builds without CUDA, which are several GB smaller
 TORCH :=
 
-.PHONY: help install upgrade ablation papers test test-all check format bench clean
+.PHONY: help install upgrade ablation papers imagen test test-all check format bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,11 @@ papers: install  ## published claims at small scale, those that were not run yet
 			while read -r first; do $(BIN)/triptych-train $$first < /dev/null; done; \
 		$(BIN)/triptych-train -m paper=$$p || { code=$$?; [ $$code = 3 ] || ended=$$code; }; done; \
 	$(BIN)/triptych-report --results docs/results.md logs/sweeps && exit $$ended
+
+imagen: install  ## text to image: both stages of the cascade at once, a core each, then pictures of a prompt
+	@$(BIN)/triptych-train experiment=imagen_base threads=1 < /dev/null & low=$$!; \
+	$(BIN)/triptych-train experiment=imagen_sr threads=1 < /dev/null; code=$$?; wait $$low && [ $$code = 0 ]
+	$(BIN)/triptych-sample cascade=[logs/runs/imagen_base,logs/runs/imagen_sr] prompt="three red squares" out=samples/imagen
 
 test: install  ## the tests, without the slow ones
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu'

@@ -13,8 +13,8 @@ TEXT = "text"
 
 
 def texts(prompt: Any) -> list[str]:
-    """``prompt`` of a command as a list: one text or several; a number that Hydra has read is a text, too."""
-    return [str(one) for one in prompt] if isinstance(prompt, list | tuple) else [str(prompt)]
+    """``prompt`` of a command as a list: one text or several."""
+    return [prompt] if isinstance(prompt, str) else list(prompt)
 
 
 def of_prompts(prompts: Sequence[str], data: DataModule, told: Sequence[str], n: int) -> Condition:
