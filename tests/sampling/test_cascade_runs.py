@@ -7,6 +7,7 @@ from triptych.config.compose import compose, without_hydra
 from triptych.data.augment import ConditioningNoise
 from triptych.diffusion.condition import AUGMENTATION
 from triptych.errors import UserError
+from triptych.experiment.reopen import reopen
 from triptych.sampling.cascade import OpenedCascade
 from triptych.sampling.opened import draw_all, drawing_of
 from triptych.training.execute import execute
@@ -101,8 +102,6 @@ def test_without_a_prompt_the_captions_of_held_out_items_are_asked_for(runs):
 
 
 def test_one_run_is_asked_a_prompt(runs):
-    from triptych.experiment.reopen import reopen
-
     run = reopen(str(runs["base"]))
     plain = without_hydra(compose("sample", [f"ckpt='{runs['base']}'", "n=4", "sampler.steps=2"]))
     from omegaconf import OmegaConf
@@ -135,6 +134,18 @@ def test_the_cascades_bound_is_the_sum_of_its_stages(runs, prepared):
         low, high, whole = (one[f"bpd{term}"]["mean"] for one in (base, fine, found))
         assert whole == pytest.approx(low * 192 / 768 + high, rel=1e-5)
     assert found["bpd"]["n"] == 12 and found["bpd"]["draw_stderr"] > 0
+    again = reopen(str(run.path))  # by its stages' runs, which its checkpoint names
+    assert torch.equal(again.model.stages[1].denoiser.network.last.weight, fine_weight(runs))
+    refused(
+        lambda: opened(runs | {"both": run.path}, stages=("both", "fine")), "cascade[0]=", "a cascade is no"
+    )
+    wrong = [o for o in data if o != "data.held_out=0"]
+    other = prepared(*QUICK, *wrong, "model=cascade", stages, path="other", tiny=False)
+    refused(lambda: execute(other), "model.stages[1]=", "held_out")
+
+
+def fine_weight(runs):
+    return reopen(str(runs["fine"])).model.denoiser.network.last.weight
 
 
 QUICK = "trainer.accelerator=cpu threads=1 bound.repeats=2 bound.val_repeats=1 sampler.steps=2".split()

@@ -136,9 +136,9 @@ class Words(TextEncoder):
     def embed(self, pieces: list[list[int]]) -> tuple[Tensor, Tensor]:
         tokens = torch.zeros(len(pieces), self.length, self.width)
         mask = torch.zeros(len(pieces), self.length, dtype=torch.bool)
-        for i, cut in enumerate(pieces):
-            tokens[i, torch.arange(len(cut)), torch.tensor(cut)] = 1.0
-            mask[i, : len(cut)] = True
+        there = [(i, j, word) for i, cut in enumerate(pieces) for j, word in enumerate(cut)]
+        item, place, word = torch.tensor(there, dtype=torch.int64).view(-1, 3).T
+        tokens[item, place, word], mask[item, place] = 1.0, True
         return tokens, mask
 
 
@@ -204,10 +204,9 @@ class Pretrained(TextEncoder):
 
     @torch.no_grad()
     def embed(self, pieces: list[list[int]]) -> tuple[Tensor, Tensor]:
-        mask = torch.tensor([[i < len(cut) for i in range(self.length)] for cut in pieces], dtype=torch.bool)
-        ids = torch.zeros(mask.shape, dtype=torch.int64)
-        for i, cut in enumerate(pieces):
-            ids[i, : len(cut)] = torch.tensor(cut)
+        wide = [[*cut, *[-1] * (self.length - len(cut))] for cut in pieces]
+        ids = torch.tensor(wide, dtype=torch.int64).view(-1, self.length)
+        mask, ids = ids >= 0, ids.clamp(min=0)
         model = self._model()[1]
         parts = [
             model(input_ids=ids[some], attention_mask=mask[some].long()).last_hidden_state

@@ -28,12 +28,19 @@ def open_stages(
     found: list[Experiment] = []
     for i, path in enumerate(paths):
         try:
-            found.append(reopen(str(path), weights, data_root))
+            found.append(reopen(str(path), weights, data_root, adjust=_refuse_cascade))
         except UserError as error:
-            raise UserError(str(error).replace("ckpt=", f"{key}[{i}]=", 1)) from error
+            said = str(error).removeprefix(f"ckpt={path}: ")
+            raise UserError(f"{key}[{i}]={path}: {said}") from error
     for i, stage in enumerate(found):
         _check(f"{key}[{i}]={paths[i]}", stage, found[:i], last=i == len(found) - 1)
     return found
+
+
+def _refuse_cascade(config: dict) -> None:
+    """Before it is opened, as it would open its own stages, of which one may be itself."""
+    if "stages" in config["model"]:
+        raise UserError("a cascade is no stage; the run of a diffusion model is accepted")
 
 
 def told(stage: Experiment) -> dict[str, Kind]:
