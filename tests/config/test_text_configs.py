@@ -9,12 +9,11 @@ from omegaconf import OmegaConf
 
 from triptych.config.build import check_targets
 from triptych.config.check import CONFIGS, check_keys
-from triptych.config.names import register_resolvers
+from triptych.config.names import register_resolvers, slug
 from triptych.data.build import build_data
 from triptych.experiment.model import build_model
 
 SMALL = ["data.train_size=20", "data.val_size=4", "data.test_size=4"]
-ABLATIONS = ("cascade_stages", "cascade", "caption_bits")
 
 
 def composed(*overrides):
@@ -42,32 +41,42 @@ def parameters(config):
     return sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("experiment", ["imagen_base", "imagen_sr"])
+STAGES = ("cascade_low", "cascade_high", "cascade_high_noised")
+
+
+@pytest.mark.parametrize("experiment", ["imagen_base", "imagen_sr", *STAGES])
 def test_experiments_build(experiment):
     config = composed(f"experiment={experiment}")
     assert config["name"] == experiment and parameters(config) < 600_000
 
 
 def test_stages_and_one_model_are_of_one_size_within_a_twentieth():
-    stages = {
-        name: parameters(composed("ablation=cascade_stages", *overrides))
-        for name, overrides in settings("cascade_stages").items()
-    }
+    stages = {name: parameters(composed(f"experiment={name}")) for name in STAGES[:2]}
     one = parameters(composed("ablation=cascade", *settings("cascade")["one"]))
-    assert one == pytest.approx(stages["low"] + stages["high"], rel=0.05)
+    assert one == pytest.approx(sum(stages.values()), rel=0.05)
     said = re.search(r"# (\d+) and (\d+) thousand", (CONFIGS / "ablation" / "cascade.yaml").read_text())
-    assert [int(n) for n in said.groups()] == [round(n / 1000) for n in (one, stages["low"] + stages["high"])]
+    assert [int(n) for n in said.groups()] == [round(n / 1000) for n in (one, sum(stages.values()))]
 
 
 def test_the_cascades_stages_are_the_runs_that_come_first():
-    named = settings("cascade_stages")
-    for name in ("two", "two_noised"):
+    """The directory of a cell is its overrides, as Hydra's ``override_dirname`` and ``slug`` make it."""
+    params = OmegaConf.load(CONFIGS / "ablation" / "cascade_stages.yaml").hydra.sweeper.params
+    assert params.experiment.split(",") == [*STAGES] and list(params) == ["seed", "experiment"]
+    for name, high in (("two", "cascade_high"), ("two_noised", "cascade_high_noised")):
         config = composed("ablation=cascade", *settings("cascade")[name], "seed=2")
-        places = [place.split("/")[-3:] for place in config["model"]["stages"]]
-        assert [p[:2] for p in places] == [["sweeps", "cascade_stages"]] * 2
-        found = [re.fullmatch(r"setting=(\w+),seed=2", p[2])[1] for p in places]
-        assert found[0] == "low" and found[1].startswith("high") and set(found) <= set(named)
+        names = [slug(f"experiment={stage},seed=2") for stage in ("cascade_low", high)]
+        sweep = f"{config['paths']['log_dir']}/sweeps/{composed('ablation=cascade_stages')['name']}"
+        assert config["model"]["stages"] == [f"{sweep}/{one}" for one in names]
         assert config["data"]["held_out"] == 0
+
+
+def test_a_cell_of_the_stages_is_its_experiment():
+    for stage in STAGES:
+        cell = composed("ablation=cascade_stages", f"experiment={stage}")
+        alone = composed(f"experiment={stage}")
+        for key in ("data", "denoiser", "model", "augmentation", "objective", "bound"):
+            assert cell.get(key) == alone.get(key), key
+        assert cell["name"] == "cascade_stages"
 
 
 def test_a_captions_bits_are_of_networks_that_differ_in_hearing_it():

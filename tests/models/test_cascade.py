@@ -121,3 +121,14 @@ def test_samples_follow_the_shares(models):
     assert (nearest.min(1).values < 0.1).float().mean() > 0.99
     found = torch.bincount(nearest.argmin(1), minlength=5) / 2000
     assert (found - SHARES).abs().max() < 4 * (0.25 / 2000) ** 0.5 + 0.02
+
+
+def test_what_is_told_is_worth_its_entropy(models):
+    """bound(x) - bound(x | low) is I(x; low), which is H(low) where that follows from the picture."""
+    cascade, single, batch, _ = models
+    saved = totals(single, batch)[0] - totals(cascade.stages[1], batch)[0]
+    first = SHARES[(LOW == LOW[0]).flatten(1).all(1)].sum()
+    entropy = -(first * first.log() + (1 - first) * (1 - first).log())
+    assert saved.mean() == pytest.approx(
+        entropy.item(), abs=3 * saved.std().item() / len(saved) ** 0.5 + 0.01
+    )
