@@ -18,6 +18,7 @@ SHAPES = (
 ).split()
 BASE = [*SHAPES, "data.size=8", "denoiser.network.text_at=[4]", "model.conditional=[text]"]
 FINE = [*SHAPES, "denoiser.network.text_at=[8]", "model.conditional=[text,low]"]
+FINE += ["samples.n=2"]  # the end of a run, with its pictures
 FINE += ["augmentation=conditioning_noise", "model.label_dropout={text:0.1}"]
 
 

@@ -56,7 +56,7 @@ def drawing_of(opened: Experiment, asked: dict[str, Any]) -> Drawing:
 
 def prompts(opened: Experiment, asked: dict[str, Any], n: int) -> Condition | None:
     """The condition of n samples, where ``asked`` has prompts; UserError where the model takes none."""
-    if asked["prompt"] is None:
+    if asked.get("prompt") is None:  # the end of a run asks for none
         return None
     return of_prompts(texts(asked["prompt"]), opened.data, [*told(opened)], n)
 
