@@ -14,7 +14,7 @@ from triptych.data.augment import Augmentation
 from triptych.data.batch import Split
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
 from triptych.declare import Count, FilePath, Role, Unit, Whole, declared
-from triptych.diffusion.condition import Kind, Labels
+from triptych.diffusion.condition import Condition, Kind, Labels
 from triptych.errors import UserError
 
 if TYPE_CHECKING:
