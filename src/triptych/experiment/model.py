@@ -28,11 +28,10 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
         UserError: a value that its owner refuses, or a choice that this model would not read.
     """
     table = parts(config, data)
-    model = build(config["model"], "model", table, **_stages(config, data))
     kind = find(config["model"].get("_target_"), "model")
     if getattr(kind, "of_latents", False):
         _of_latents(table, kind)
-    model = build(config["model"], "model", table)
+    model = build(config["model"], "model", table, **_stages(config, data))
     if _told(data) and not isinstance(model, Diffusion):
         raise UserError(
             f"augmentation: {type(model).__name__} has no network that could be told of it; "
@@ -70,6 +69,8 @@ def _stages(config: dict, data: DataModule) -> dict[str, Any]:
 
     models, names = stage_models(config, data)
     return {"stages": models, "known_as": names}
+
+
 def _of_latents(table: Table, kind: type[BoundModel]) -> None:
     """Make the ladder of a ``kind`` of model, and of its latents what is elsewhere of the data."""
     place = "model.network"
