@@ -1,6 +1,7 @@
 """Draw samples from a checkpoint: ``triptych-sample ckpt=PATH n=64 sampler=ddim sampler.steps=20``."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -30,11 +31,14 @@ def sample(cfg: DictConfig) -> Path:
 
     from triptych.experiment.reopen import reopen
     from triptych.sampling.draw_trajectory import save_trajectory
+    from triptych.sampling.like import like
     from triptych.sampling.opened import draw_all, drawing_of
     from triptych.sampling.pictures import save
 
     opened = reopen(cfg.ckpt, cfg.weights, cfg.data_root)
     drawing = drawing_of(opened, asked)
+    if cfg.like is not None:
+        drawing = replace(drawing, sources=(like(opened, asked["like"], cfg.n),))
     x = draw_all(opened, drawing, asked)
     folder = Path(cfg.out)
     save(x[:400], opened.data, folder / "samples.png")
@@ -55,8 +59,9 @@ def _paths(asked: dict) -> list[str]:
             if asked[key]:
                 raise UserError(f"{key}={asked[key]}: is of a cascade; cascade=[RUN,RUN] is accepted with it")
         return [asked["ckpt"]]
-    if asked["trajectory"] is not None:
-        raise UserError(f"trajectory={asked['trajectory']}: null is accepted with a cascade")
+    for key in ("trajectory", "like"):
+        if asked[key] is not None:
+            raise UserError(f"{key}={asked[key]}: null is accepted with a cascade")
     return several
 
 

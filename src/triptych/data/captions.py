@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
 from triptych.data.cache import Mapped
 from triptych.data.digits import Digits
+from triptych.data.embedder import TEXT as TEXT_EMBEDDING
+from triptych.data.embedder import Embedder
 from triptych.data.folder import ImageFolder
 from triptych.data.mnist import FashionMnist
 from triptych.data.text import TextEncoder
-from triptych.declare import Role
+from triptych.declare import FilePath, Role
 from triptych.diffusion.condition import Condition, Kind, Part, Tokens
 
 TEXT = "text"  # the part of a condition that holds a caption's tokens
@@ -29,23 +33,39 @@ class Captioned(DataModule):
 
     Args:
         encoder: of captions and prompts.
+        embeddings: a run of model=contrastive: conditions then have the vectors "embedding", of the image,
+            and "text_embedding", of the caption.
 
     Attributes:
         captions: split -> the caption of each item, after ``setup``.
     """
 
-    def __init__(self, encoder: Annotated[Any, Role.DATA], **more: Any) -> None:
+    def __init__(
+        self,
+        encoder: Annotated[Any, Role.DATA],
+        embeddings: Annotated[FilePath | None, Role.IDENTITY] = None,
+        **more: Any,
+    ) -> None:
         super().__init__(**more)
         if not isinstance(encoder, TextEncoder):
             raise DataError(
                 f"data.encoder={encoder!r}: words, pretrained are accepted, as data/encoder=words"
             )
         self.encoder = encoder
+        self.embedder: Embedder | None = None
         self.captions: dict[str, list[str]] = {}
+        if embeddings is not None:
+            self.embed(embeddings)
+
+    def embed(self, embeddings: FilePath) -> None:
+        """Have conditions hold the embeddings of a run of model=contrastive; before ``setup``."""
+        self.embedder = Embedder(embeddings)
+        self.computed = tuple(self.embedder.conditions)
 
     @property
     def conditions(self) -> dict[str, Kind]:
-        return super().conditions | {TEXT: Tokens(self.encoder.length, self.encoder.width)}
+        text: dict[str, Kind] = {TEXT: Tokens(self.encoder.length, self.encoder.width)}
+        return super().conditions | text | (self.embedder.conditions if self.embedder else {})
 
     def captioned(
         self,
@@ -76,11 +96,46 @@ class Captioned(DataModule):
             text: Any = Part(Mapped(tokens, which), mask=Mapped(mask, which))  # type: ignore[arg-type]
             others = {} if split.condition is None else split.condition.parts
             told[name] = Split(split.values, Condition(**others, text=text), split.levels, split.digests)
-        return told
+        if self.embedder is None:
+            return told
+        self.embedder.check(self)
+        return {name: self.embedder.told(split) for name, split in told.items()}
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        return (
+            f"{self.encoder.name}, {self.encoder.length}",
+            *([self.embedder.name] if self.embedder else []),
+        )
 
     def asked(self, prompts: Sequence[str]) -> Condition:
         tokens, mask = self.encoder.encode(prompts)
-        return Condition(text=Part(tokens, mask=mask))
+        text = Part(tokens, mask=mask)
+        embedding = {} if self.embedder is None else {TEXT_EMBEDDING: self.embedder.texts(text)}
+        return Condition(text=text, **embedding)
+
+    @property
+    def attribute_names(self) -> tuple[str, ...]:
+        """What a caption may say of a picture; a class is one value of each."""
+        return ("class",)
+
+    def attributes(self, label: Tensor) -> Tensor:
+        """The attributes (n, A) of classes (n,), whole numbers."""
+        return label.unsqueeze(1)
+
+    def meaning(self, captions: Sequence[str]) -> Tensor:
+        """The attributes (n, A) that captions of the data ask for, -1 where one is left open."""
+        known = {
+            caption: label
+            for name, split in self.splits.items()
+            if split.labels is not None
+            for caption, label in zip(self.captions[name], split.labels.tolist(), strict=True)
+        }
+        return torch.tensor([known.get(caption, -1) for caption in captions]).unsqueeze(1)
+
+    def untrained(self, label: Tensor) -> Tensor:
+        """Which classes (n,) are kept from training, (n,) bool, to see how known attributes are combined."""
+        return torch.zeros(len(label), dtype=torch.bool)
 
 
 class ClassesCaptioned(Captioned):

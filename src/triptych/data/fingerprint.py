@@ -45,8 +45,12 @@ class Fingerprint:
 def fingerprint(data: DataModule) -> Fingerprint:
     """The fingerprint of data after ``setup``."""
     n = {name: len(split) for name, split in data.splits.items()}
-    others = {name: repr(kind) for name, kind in data.conditions.items() if name != "label"}
-    kind = [data.name, list(data.shape), data.levels, data.num_classes, *([others] if others else [])]
+    known = {name: repr(kind) for name, kind in data.conditions.items() if name != "label"}
+    others = {name: kind for name, kind in known.items() if name not in data.computed}
+    kind: list[Any] = [data.name, list(data.shape), data.levels, data.num_classes]
+    kind += [others] if others else []
+    if data.computed:  # their last digits differ between machines; what they follow from does not
+        kind.append([known, *data.encoders])
     drawn = data.formula()
     if drawn is not None:
         judged = {"test_size": n["test"], "data_seed": getattr(data, "data_seed", 0)}

@@ -9,6 +9,7 @@ that the entropy of the data and what a caption says of them are known (``entrop
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from itertools import product
 from typing import Annotated, Any, Literal
@@ -21,7 +22,7 @@ from triptych.data.batch import Split, to_unit
 from triptych.data.captions import Captioned
 from triptych.data.generated import Generated
 from triptych.data.text import words
-from triptych.declare import Ge, Le, Unit
+from triptych.declare import Ge, Le, Role, Unit
 from triptych.diffusion.condition import Condition, Images, Kind
 from triptych.diffusion.draws import Stream, mix
 
@@ -178,7 +179,7 @@ class Shapes(Captioned, Generated):
     def __init__(
         self,
         size: Annotated[Literal[8, 16], Unit("pixels")] = 16,
-        held_out: Annotated[int, Ge(0), Le(6), Unit("combinations")] = 4,
+        held_out: Annotated[int, Ge(0), Le(6), Role.SPLIT, Unit("combinations")] = 4,
         **more: Any,
     ) -> None:
         super().__init__(**more)
@@ -195,6 +196,20 @@ class Shapes(Captioned, Generated):
     def seen(self) -> list[Combination]:
         """The combinations that are trained on."""
         return [what for what in COMBINATIONS if what[:3] not in self.held_out]
+
+    @property
+    def attribute_names(self) -> tuple[str, ...]:
+        return tuple(ATTRIBUTES)
+
+    def attributes(self, label: Tensor) -> Tensor:
+        return attributes(label)
+
+    def meaning(self, captions: Sequence[str]) -> Tensor:
+        said = [described(caption) for caption in captions]
+        return torch.tensor([[what.get(name, -1) for name in ATTRIBUTES] for what in said])
+
+    def untrained(self, label: Tensor) -> Tensor:
+        return torch.tensor([COMBINATIONS[k][:3] in self.held_out for k in label.tolist()], dtype=torch.bool)
 
     def load(self) -> dict[str, Split]:
         splits, captions, known = {}, {}, set[bytes]()

@@ -1,18 +1,22 @@
 """The runs of a cascade's stages, opened, and looked at whether they fit one another."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 
 from triptych.config.identity import data_identity, describe
 from triptych.data.base import DataModule
+from triptych.diffusion.cascade import Stage
 from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
-from triptych.experiment.experiment import Experiment
+from triptych.experiment.experiment import Drawing, Experiment
 from triptych.experiment.reopen import reopen
 from triptych.models.base import BoundModel
+from triptych.models.diffusion import Diffusion
 
-GIVEN = ("label", "text")  # parts that a person asks for; what else a stage is told, another draws
+# parts that a person asks for; what else a stage is told, another draws
+GIVEN = ("label", "text", "text_embedding")
 
 
 def open_stages(
@@ -73,10 +77,8 @@ def _check(what: str, stage: Experiment, before: list[Experiment], last: bool) -
             f"{what}: its network is not told {missing!r}, which the stage before it draws; one trained with "
             f"model.conditional=[text,{missing}] is accepted"
         )
-    encoders = [getattr(one.data, "encoder", None) for one in (*before, stage) if "text" in told(one)]
-    names = {(encoder.name, encoder.length) for encoder in encoders if encoder is not None}
-    if len(names) > 1:
-        raise UserError(f"{what}: its text encoder is not that of the stage before it; the same is accepted")
+    for one in before[-1:]:
+        _check_encoders(what, one, stage.data)
 
 
 def _check_shape(what: str, name: str, kind: Kind, drawn: Experiment) -> None:
@@ -86,6 +88,31 @@ def _check_shape(what: str, name: str, kind: Kind, drawn: Experiment) -> None:
             f"{what}: is told {name!r} of {_x(wanted)}, and the stage that draws it draws {_size(drawn)}; "
             "the same is accepted"
         )
+
+
+def _check_encoders(what: str, before: Experiment, data: DataModule) -> None:
+    if before.data.encoders != data.encoders:
+        raise UserError(
+            f"{what}: its text encoder, or its data.embeddings, is not that of the stage before it; the same "
+            "is accepted"
+        )
+
+
+def check_source(what: str, name: str, run: Experiment, data: DataModule) -> None:
+    """UserError unless ``run`` draws the part ``name`` of the conditions of ``data``, as these have it."""
+    _check(what, run, [], last=False)
+    if run.data.known_as != name:
+        raise UserError(f"{what}: draws {run.data.known_as!r}; a run that draws {name!r} is accepted")
+    _check_shape(what, name, data.conditions[name], run)
+    _check_encoders(what, run, data)
+
+
+def as_stage(run: Experiment, drawing: Drawing) -> Stage:
+    """A run of a diffusion model as a stage that later ones are told of."""
+    model = cast(Diffusion, run.model)
+    denoiser, sampler = drawing.denoiser or model.denoiser, model.prepared(drawing.sampler)
+    name = str(run.data.known_as)
+    return Stage(name, cast(Any, denoiser), model.schedule, sampler, model.shape, run.data.as_told)
 
 
 def _size(stage: Experiment) -> str:

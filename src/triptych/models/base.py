@@ -113,6 +113,10 @@ class BoundModel(pl.LightningModule):
         """What a subclass wants kept in ``summary.json`` for a picture: plain lists."""
         return {}
 
+    def leaves(self) -> dict[str, Any]:
+        """What a subclass leaves in its run's directory for others to open: {file's name: plain data}."""
+        return {}
+
     # training ---------------------------------------------------------------------------------------
 
     def networks(self) -> list[nn.Module]:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from triptych.config.keys import check_values
 from triptych.data.augment import ConditioningNoise, told_level
-from triptych.data.batch import to_level, to_unit
 from triptych.diffusion.cascade import Cascade, Stage
 from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, mix
@@ -58,15 +57,13 @@ class OpenedCascade:
         model, config = cast(Diffusion, run.model.to(self.device)), _changed(i, run.config, change)
         drawing = build_drawing(config, model, run.data, Guides(config))
         denoiser = model.denoiser if drawing.denoiser is None else drawing.denoiser.to(self.device)
-        levels = run.data.levels
-        rounded = None if levels is None else lambda x: to_unit(to_level(x, levels), levels)
         return Stage(
             run.data.known_as or f"stage {i}",
             cast(Any, denoiser),
             model.schedule,
             model.prepared(drawing.sampler),
             model.shape,
-            rounded,
+            run.data.as_told,
             self._noise(run) if self.asked["noise"] else None,
         )
 

@@ -80,6 +80,7 @@ def draw_all(opened: Experiment, drawing: Drawing, asked: dict[str, Any]) -> Ten
                 asked["label"],
                 drawing.denoiser,
                 None if condition is None else condition[slice(start, start + size)],
+                drawing.sources,
             )
         )
     return torch.cat(parts)
