@@ -72,9 +72,12 @@ def _source(name: str, what: str, model: BoundModel, data: DataModule, guides: G
                 f"{key}: {what} is {kinds[0]}, {name} is {kinds[1]}; a part of one kind is accepted"
             )
         return OtherPart(name, what)
-    return guides.source(
-        key, name, what, data, lambda run, own: build_drawing(run.config, run.model, run.data, own)
-    )
+
+    def as_its_run(run: Experiment, own: Guides) -> Drawing:
+        config = run.config | {"condition_from": {}}  # which could lead back here
+        return build_drawing(config, run.model, run.data, own)
+
+    return guides.source(key, name, what, data, as_its_run)
 
 
 def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:

@@ -9,7 +9,7 @@ from triptych.diffusion.mixture import ExactClassifier
 from triptych.errors import UserError
 from triptych.experiment.reopen import reopen
 from triptych.experiment.source import Run, Source
-from triptych.experiment.stages import as_stage, check_source
+from triptych.experiment.stages import as_stage, check_source, refuse_cascade
 from triptych.models.base import BoundModel
 from triptych.models.classifier import Classifier
 
@@ -61,12 +61,16 @@ class Guides:
         """
         if key not in self._sources:
             try:
-                opened = reopen(path, adjust=lambda other: other.update(threads=self.config["threads"]))
+                opened = reopen(path, adjust=self._adjust_source)
             except UserError as error:
                 raise UserError(str(error).replace(f"ckpt={path}", key, 1)) from error
             check_source(key, name, opened, data)
             self._sources[key] = Run(as_stage(opened, draws(opened, Guides(opened.config))))
         return self._sources[key]
+
+    def _adjust_source(self, other: dict) -> None:
+        refuse_cascade(other)
+        other["threads"] = self.config["threads"]
 
     def _adjust(self, other: dict, key: str, path: str) -> None:
         own = self.config

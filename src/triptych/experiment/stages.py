@@ -32,7 +32,7 @@ def open_stages(
     found: list[Experiment] = []
     for i, path in enumerate(paths):
         try:
-            found.append(reopen(str(path), weights, data_root, adjust=_refuse_cascade))
+            found.append(reopen(str(path), weights, data_root, adjust=refuse_cascade))
         except UserError as error:
             said = str(error).removeprefix(f"ckpt={path}: ")
             raise UserError(f"{key}[{i}]={path}: {said}") from error
@@ -41,7 +41,7 @@ def open_stages(
     return found
 
 
-def _refuse_cascade(config: dict) -> None:
+def refuse_cascade(config: dict) -> None:
     """Before it is opened, as it would open its own stages, of which one may be itself."""
     if "stages" in config["model"]:
         raise UserError("a cascade is no stage; the run of a diffusion model is accepted")

@@ -126,7 +126,7 @@ def noised(
 
 def _changed(i: int, config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     """A run's configuration with another way to draw: {"guidance.scale": 3.0}; UserError for other keys."""
-    config = deepcopy(config)
+    config = deepcopy(config) | {"condition_from": {}}  # the stages before it give its parts
     for key, value in change.items():
         group, *names = str(key).split(".")
         node = config.get(group)
