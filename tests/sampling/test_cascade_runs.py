@@ -142,7 +142,7 @@ def test_the_cascades_bound_is_the_sum_of_its_stages(runs, prepared):
     )
     wrong = [o for o in data if o != "data.held_out=0"]
     other = prepared(*QUICK, *wrong, "model=cascade", stages, path="other", tiny=False)
-    refused(lambda: execute(other), "model.stages[1]=", "held_out")
+    refused(lambda: execute(other), "model.stages[0]=", "items are not the 'low'")
 
 
 def fine_weight(runs):
