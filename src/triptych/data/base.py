@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from triptych.data.augment import Augmentation
 from triptych.data.batch import Split, to_level, to_unit
