@@ -14,7 +14,7 @@ PINS := requirements/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d
 # TORCH=URL: an index to take torch from, as PyTorch's own of builds without CUDA, which are several GB smaller
 TORCH :=
 
-.PHONY: help install upgrade ablation papers test test-all check format bench clean
+.PHONY: help install upgrade ablation papers imagen dalle2 test test-all check format bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,16 @@ papers: install  ## published claims at small scale, those that were not run yet
 			while read -r first; do $(BIN)/triptych-train $$first < /dev/null; done; \
 		$(BIN)/triptych-train -m paper=$$p || { code=$$?; [ $$code = 3 ] || ended=$$code; }; done; \
 	$(BIN)/triptych-report --results docs/results.md logs/sweeps && exit $$ended
+
+imagen: install  ## text to image: both stages of the cascade at once, a core each, then pictures of a prompt
+	@$(BIN)/triptych-train experiment=imagen_base threads=1 < /dev/null & low=$$!; \
+	$(BIN)/triptych-train experiment=imagen_sr threads=1 < /dev/null; code=$$?; wait $$low && [ $$code = 0 ]
+	$(BIN)/triptych-sample cascade=[logs/runs/imagen_base,logs/runs/imagen_sr] prompt="three red squares" out=samples/imagen
+
+# in this order; one that is finished is not run again
+DALLE2 := shapes_classifier dalle2_contrastive dalle2_prior dalle2_decoder dalle2
+dalle2: install  ## a small DALL-E 2: contrastive model, prior, decoder, and both in a row (docs/dalle2.md)
+	@for e in $(DALLE2); do $(BIN)/triptych-train experiment=$$e || exit; done
 
 test: install  ## the tests, without the slow ones
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu'

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from omegaconf import OmegaConf
 
+from triptych.config import compose as composing
 from triptych.config.check import CONFIGS
 from triptych.config.keys import TARGET, find, unfit
 from triptych.config.names import register_resolvers
@@ -217,3 +218,10 @@ def test_roles_of_arguments():
     assert list(told.values()) == [Role.SPLIT, Role.JUDGED, Role.DATA, Role.DRAWING]
     assert find("guidance.weak").is_path and find("data.root").is_path and not find("data.std").is_path
     assert find("items", command="evaluate").is_path and find("measures.inception").is_path
+
+
+def test_an_argument_that_takes_names_takes_any_and_its_values_are_checked():
+    found = composing.compose("train", ["model.label_dropout={text:0.1}"])
+    assert dict(found.model.label_dropout) == {"text": 0.1}
+    with pytest.raises(UserError, match=r"schedule\.gamma_min"):
+        composing.compose("train", ["schedule.gamma_min={text:0.1}"])

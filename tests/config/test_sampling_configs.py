@@ -9,9 +9,10 @@ from triptych.config.build import check_targets
 from triptych.config.check import CONFIGS, check_keys
 from triptych.config.names import register_resolvers
 
-ABLATIONS = ("samplers", "guidance", "langevin", "processes")
+ABLATIONS = ("samplers", "guidance", "langevin", "processes", "dalle2", "text_guidance")
 EXPERIMENTS = ("digits_classifier", "digits_noisy_classifier", "digits_conditional", "ncsn",
-               "fashion_classifier", "fashion_conditional")  # fmt: skip
+               "fashion_classifier", "fashion_conditional", "shapes_classifier", "dalle2_contrastive",
+               "dalle2_prior", "dalle2_decoder", "dalle2")  # fmt: skip
 SAMPLE = ("guidance=classifier", "guidance=auto", "guidance=classifier_free", "threshold=dynamic")
 
 

@@ -3,9 +3,18 @@
 import pytest
 import torch
 
-from triptych.data.augment import Crop, Flip, augment, numbers_told
+from triptych.data.augment import (
+    ConditioningNoise,
+    Crop,
+    Flip,
+    augment,
+    augmented,
+    numbers_told,
+    told_level,
+)  # fmt: skip
 from triptych.data.batch import Split
 from triptych.data.order import TrainLoader, TrainOrder
+from triptych.diffusion.condition import AUGMENTATION, Condition
 from triptych.errors import UserError
 
 X = torch.rand(12, 3, 6, 8, generator=torch.Generator().manual_seed(0))
@@ -115,3 +124,55 @@ def test_only_training_images_are_changed(prepared):
         assert ours.equal(theirs)
     ours, theirs = (next(iter(data.train_dataloader())) for data in (plain, changed))
     assert ours.index.equal(theirs.index) and not ours.x.equal(theirs.x)
+
+
+def low_batch(n=4000):
+    low = 0.5 * torch.ones(n, 1, 2, 2)
+    return Split(torch.zeros(n, 3, 4, 4), Condition(label=torch.arange(n), low=low)).batch(torch.arange(n))
+
+
+def test_noise_on_the_condition_is_of_the_level_that_is_told():
+    found = augmented(low_batch(), [ConditioningNoise(p=0.7, most=0.8)], seed=1, step=2)
+    level, noised = (found.condition.parts[name] for name in (AUGMENTATION, "low"))
+    s = level.value[:, 0]
+    assert level.given.equal(s > 0) and s.max() <= 0.8
+    assert abs((s > 0).double().mean() - 0.7) < 4 * (0.21 / 4000) ** 0.5
+    assert abs(s[s > 0].mean() - 0.4) < 4 * 0.8 / (12 * 2800) ** 0.5
+    assert (noised.value[s == 0] == 0.5).all() and not found.x.any()
+    # q(z | low) of Ho et al. 2022: mean cos(pi s / 2) low, variance sin(pi s / 2)^2
+    angle = torch.pi / 2 * s[s > 0].view(-1, 1, 1, 1)
+    eps = (noised.value[s > 0] - angle.cos() * 0.5) / angle.sin()
+    n = eps.numel()
+    assert eps.mean().abs() < 4 / n**0.5 and abs(eps.square().mean() - 1) < 4 * (2 / n) ** 0.5
+    assert abs((eps.abs() < 1).double().mean() - 0.6827) < 4 * (0.2166 / n) ** 0.5
+
+
+def test_processes_noise_the_same_conditions_and_items_keep_their_own_changes():
+    steps, batch = [Flip(0.5, told=True), ConditioningNoise()], low_batch(12)
+    whole = augmented(batch, steps, seed=1, step=2)
+    halves = [
+        augmented(
+            type(batch)(batch.x[s], batch.condition[s], batch.index[s]),
+            steps,
+            seed=1,
+            step=2,
+            rank=r,
+            world=2,
+        )
+        for r, s in enumerate((slice(6), slice(6, 12)))
+    ]
+    for name in (AUGMENTATION, "low", "label"):
+        parts = [half.condition.parts[name].value for half in halves]
+        assert torch.cat(parts).equal(whole.condition.parts[name].value)
+    assert whole.condition.parts[AUGMENTATION].value.shape == (12, numbers_told(steps) == 2 and 2)
+    alone = augment(batch.x, steps[:1], seed=1, step=2)[1]
+    assert alone.value[:, 0].equal(whole.condition.parts[AUGMENTATION].value[:, 0])
+
+
+def test_what_is_told_of_a_level():
+    steps = [ConditioningNoise(), Flip(told=True)]
+    assert told_level(steps, "low", 0.25).tolist() == [0.25, 0.0]
+    with pytest.raises(UserError, match=r"noise=0.25: .*'low'.*conditioning_noise"):
+        told_level(steps[1:], "low", 0.25)
+    with pytest.raises(UserError, match="no part 'high'"):
+        augmented(low_batch(4), [ConditioningNoise("high")], seed=1, step=2)

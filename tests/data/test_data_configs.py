@@ -41,19 +41,21 @@ def test_config(file, tmp_path, monkeypatch):
     cfg = config(file, tmp_path)
     keys = {key for key in cfg if not key.startswith("_")}
     assert keys <= known_keys(hydra.utils.get_class(cfg._target_))
-    if file.stem == "folder":
+    if "folder" in file.stem:
         with pytest.raises(InstantiationException) as caught:  # Hydra wraps what a constructor raises
             hydra.utils.instantiate(cfg)
         assert isinstance(caught.value.__cause__, DataError)
         save_images(tmp_path, 20)
+        for i in range(20):
+            (tmp_path / f"{i:02d}.txt").write_text("a picture")
         cfg.root = str(tmp_path)
     data = hydra.utils.instantiate(cfg)
     assert isinstance(data, DataModule) and data.name == file.stem and data.seed == 3
-    assert data.shape and data.levels in (None, 17, 256)
+    assert data.shape and data.levels in (None, 16, 17, 256)
     if file.stem == "cifar10":
         refused(data.setup, "data.root", str(tmp_path))
         return
-    if "mnist" in file.stem:
+    if "mnist" in file.stem or file.stem == "fashion_captioned":
         refused(data.setup, "data.root", str(tmp_path))
         write_mnist(tmp_path)
         data = hydra.utils.instantiate(cfg, val_size=5)
@@ -62,7 +64,7 @@ def test_config(file, tmp_path, monkeypatch):
         assert len(split) and split.values.shape[1:] == data.shape, name
     batch = next(iter(data.train_dataloader()))
     assert batch.x.shape == (cfg.batch_size, *data.shape)
-    assert (batch.condition is None) == (data.num_classes == 0)
+    assert (batch.condition is None) == (not data.conditions)
     assert (data.mixture is not None) == (file.stem in ("mixture", "ring", "embedded_ring"))
 
 
@@ -74,4 +76,5 @@ def test_lists_may_be_hydra_lists():
 
 def test_all_are_there():
     names = "digits mnist fashion_mnist cifar10 folder mixture ring two_moons swiss_roll checkerboard".split()
-    assert sorted([*names, "embedded_ring"]) == [file.stem for file in FILES]
+    names += "embedded_ring shapes digits_captioned fashion_captioned captioned_folder".split()
+    assert sorted(names) == [file.stem for file in FILES]

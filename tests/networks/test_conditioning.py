@@ -7,6 +7,7 @@ from triptych.diffusion.condition import Condition, Images, Labels, Part, Tokens
 from triptych.networks.conditioning import Conditioning
 from triptych.networks.dit import DiT
 from triptych.networks.mlp import MLP
+from triptych.networks.prior import Prior
 from triptych.networks.resnet import ResNet
 from triptych.networks.unet import UNet
 
@@ -17,7 +18,9 @@ NETWORKS = [
     (MLP, {}),
     (ResNet, {"fourier": [], "width": 8, "blocks": 1}),
     (UNet, {"widths": [8, 8], "blocks": 1}),
+    (UNet, {"widths": [8, 8], "blocks": 1, "text_at": [4]}),
     (DiT, {"width": 8, "depth": 1}),
+    (Prior, {"width": 8, "depth": 1, "heads": 2}),
 ]
 
 

@@ -11,6 +11,7 @@ from triptych.networks.dit import DiT, sines
 from triptych.networks.embedding import LevelWaves
 from triptych.networks.jit import JiT, SwiGLU, rotary, turned
 from triptych.networks.mlp import MLP
+from triptych.networks.prior import Prior
 from triptych.networks.resnet import ResNet
 from triptych.networks.unet import Block, How, UNet
 
@@ -28,6 +29,7 @@ CASES = [
         {"widths": [8, 8], "attention_at": [4], "attention_up": "last", "stem": 4, "conditioning": 12},
     ),
     (DiT, (1, 8, 8), {"width": 16, "depth": 2, "heads": 2, "fourier": [2, 1], "spacing": 0.125}),
+    (Prior, (2,), {"width": 8, "depth": 1, "heads": 2}),
     (DiT, (3, 6, 9), {"patch": 3, "width": 8, "depth": 1, "heads": 1, "bottleneck": 5}),
     (JiT, (1, 8, 8), {"width": 16, "depth": 2, "heads": 2, "context": 3, "context_from": 1}),
     (JiT, (3, 6, 9), {"patch": 3, "width": 8, "depth": 1, "heads": 1, "bottleneck": 5, "context": 0}),

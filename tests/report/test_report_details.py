@@ -120,15 +120,17 @@ def test_only_a_runs_own_files_are_shown(tmp_path):
     assert "do not show" not in write_report(tmp_path / "a").html.read_text()
 
 
-def test_the_way_from_noise_is_shown_for_each_setting_and_on_a_runs_page(tmp_path):
+def test_the_way_from_noise_and_samples_by_caption_are_shown_for_each_setting_and_on_a_runs_page(tmp_path):
     sweep(tmp_path, {"x0": 2.0, "v": 2.1}, seeds=(1, 2))
     for run in filter(lambda path: path.is_dir(), list(tmp_path.iterdir())):
         picture(run / "samples" / "trajectory.png", 5)
+        picture(run / "samples" / "prompts.png", 6)
     page = write_report(tmp_path).html.read_text()
     assert page.startswith("<!DOCTYPE html>") and page.count('alt="From noise to sample, ') == 2
+    assert page.count('alt="By caption, ') == 2
     _, found = told(tmp_path)
     assert {tuple(name for name, _ in run["pictures"]) for run in found["runs"]} == {
-        ("from noise to sample", "at the end")
+        ("from noise to sample", "by caption", "at the end")
     }
 
 

@@ -1,6 +1,7 @@
 """Draw samples from a checkpoint: ``triptych-sample ckpt=PATH n=64 sampler=ddim sampler.steps=20``."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -10,6 +11,7 @@ from triptych.cli.arguments import as_hydra_wants, check_place
 from triptych.config.folders import CONFIGS
 from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
+from triptych.errors import UserError
 from triptych.runs.exits import one_line_errors
 from triptych.runs.strangers import check_checkpoint
 
@@ -21,22 +23,61 @@ def sample(cfg: DictConfig) -> Path:
     asked: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     check_values(asked, "sample")
     check_place("out", cfg.out, folder=True)
-    check_checkpoint(cfg.ckpt)  # before torch is imported
+    for path in _paths(asked):  # before torch is imported
+        check_checkpoint(path)
+    if asked["cascade"] is not None:
+        return _sample_cascade(asked)
     import torch
 
     from triptych.experiment.reopen import reopen
     from triptych.sampling.draw_trajectory import save_trajectory
+    from triptych.sampling.like import like
     from triptych.sampling.opened import draw_all, drawing_of
     from triptych.sampling.pictures import save
 
     opened = reopen(cfg.ckpt, cfg.weights, cfg.data_root)
     drawing = drawing_of(opened, asked)
+    if cfg.like is not None:
+        drawing = replace(drawing, sources=(like(opened, asked["like"], cfg.n),))
     x = draw_all(opened, drawing, asked)
     folder = Path(cfg.out)
     save(x[:400], opened.data, folder / "samples.png")
     torch.save({"x": x}, folder / "samples.pt")
     if cfg.trajectory is not None:
         save_trajectory(opened, drawing, asked, folder)
+    return folder
+
+
+def _paths(asked: dict) -> list[str]:
+    """The checkpoints that are asked for: one, or those of a cascade's stages."""
+    one, several = asked["ckpt"] != "???", asked["cascade"]
+    if one == (several is not None):
+        given = f"ckpt={asked['ckpt']} with cascade={several}" if one else "ckpt=null"
+        raise UserError(f"{given}: ckpt=RUN, or else cascade=[RUN,RUN], is accepted")
+    if one:
+        for key in ("stages", "noise"):
+            if asked[key]:
+                raise UserError(f"{key}={asked[key]}: is of a cascade; cascade=[RUN,RUN] is accepted with it")
+        return [asked["ckpt"]]
+    for key in ("trajectory", "like"):
+        if asked[key] is not None:
+            raise UserError(f"{key}={asked[key]}: null is accepted with a cascade")
+    return several
+
+
+def _sample_cascade(asked: dict) -> Path:
+    """The last stage's samples, and beside them pictures of what the stages before it drew."""
+    import torch
+
+    from triptych.sampling.cascade import OpenedCascade
+    from triptych.sampling.pictures import save
+
+    opened, folder = OpenedCascade(asked), Path(asked["out"])
+    drawn = opened.draw()
+    for name, x, run in opened.pictures(drawn):
+        save(x[:400], run.data, folder / f"{name}.png")
+    *_, last = drawn.values()
+    torch.save({"x": last}, folder / "samples.pt")
     return folder
 
 

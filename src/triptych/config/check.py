@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -24,6 +24,7 @@ from triptych.config.keys import FREE_GROUPS, of_class, unfit
 from triptych.config.names import EMPTY
 from triptych.config.nearest import nearest
 from triptych.config.trust import check_name
+from triptych.declare import alternatives, parts
 from triptych.errors import UserError
 
 EXTRAS = {  # files of packages that are not installed by default
@@ -31,6 +32,8 @@ EXTRAS = {  # files of packages that are not installed by default
     "hydra/launcher/submitit_local": "slurm",
     "hydra/launcher/submitit_slurm": "slurm",
 }
+
+OPEN = ("condition_from",)  # groups whose keys are names of the user's
 
 
 def keys(node: Any, prefix: str = "") -> Iterator[str]:
@@ -65,6 +68,8 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
             continue
         parent, _, name = key.rpartition(".")
         if key in known or _target_takes(OmegaConf.select(cfg, parent) if parent else None, name):
+            continue
+        if parent in OPEN or ("." in parent and _takes_names(cfg, parent)):
             continue
         siblings = [k for k in known if k.rpartition(".")[0] == parent]
         where = "" if key in typed else files
@@ -113,6 +118,16 @@ def _target_takes(node: Any, name: str) -> bool:
     if not isinstance(node, DictConfig) or "_target_" not in node:
         return False
     return name in of_class(check_name(node["_target_"]))[0]
+
+
+def _takes_names(cfg: DictConfig, key: str) -> bool:
+    """Whether ``key`` is an argument that takes a value for each of several names, as {text: 0.1}."""
+    owner, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, owner)
+    if not _target_takes(node, name):
+        return False
+    kind = of_class(check_name(node["_target_"]))[0][name].kind
+    return any(get_origin(parts(one)[0]) is dict for one in alternatives(parts(kind)[0]))
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:

@@ -160,6 +160,7 @@ class Measures(TypedDict):
     repeats: Count
     classifier: FilePath | None
     inception: FilePath | None
+    contrastive: NotRequired[FilePath | None]
     over: str | None
     values: Sequence[Any]
 
@@ -217,6 +218,7 @@ class Drawing(TypedDict):
     guidance: NotRequired[Annotated[Group, Base("triptych.diffusion.wrappers.Wrapper"), Role.DRAWING]]
     threshold: NotRequired[Annotated[Group, Base("triptych.diffusion.wrappers.Wrapper"), Role.DRAWING]]
     guide: Annotated[FilePath | None, Role.DRAWING]
+    condition_from: NotRequired[Annotated[dict[str, str], Role.DRAWING]]
 
 
 class Train(Drawing):
@@ -293,10 +295,15 @@ class Sample(Drawing):
     """``triptych-sample``."""
 
     ckpt: FilePath
+    cascade: Sequence[FilePath] | None
+    stages: Sequence[Group]
+    noise: Annotated[float, Ge(0), Lt(1)]
+    prompt: str | Sequence[str] | None
     n: Annotated[int, Ge(1), Le(1_000_000), Unit("samples")]
     seed: Seed
     batch_size: Annotated[Count, Unit("samples")]
     label: bool | int | float | str | None  # which classes there are, the checkpoint says
+    like: Sequence[Whole | str] | None
     weights: str | None
     data_root: FilePath | None
     trajectory: Literal[None, "strip", "gif"]

@@ -9,6 +9,7 @@ asked for items to which nothing was, does not (Karras et al. 2020, 2022: non-le
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated
 
@@ -16,22 +17,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from triptych.declare import Count, Share, Unit, declared
-from triptych.diffusion.condition import Part
+from triptych.data.batch import Batch
+from triptych.declare import Count, Gt, Le, Share, Unit, declared
+from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import mix
 from triptych.errors import UserError
 
-Uniform = Callable[[], Tensor]
+Uniform = Callable[..., Tensor]
 
 
 class Augmentation:
-    """``augmentation(x, uniform)`` -> changed x (B, C, H, W); ``uniform()`` draws (B,) numbers in [0, 1).
+    """``augmentation(x, uniform)`` -> changed x (B, C, H, W).
+
+    ``uniform()`` draws (B,) numbers in [0, 1), ``uniform(*shape)`` (B, *shape).
 
     Attributes:
+        part: the part of the condition that is changed in place of the item, None: the item.
         told: whether the network is told what was done.
         numbers: in which that is said, each in [-1, 1], all 0 for an item as it is.
     """
 
+    part: str | None = None
     told, numbers = False, 0
 
     def __call__(self, x: Tensor, uniform: Uniform) -> Tensor:
@@ -93,6 +99,68 @@ class Crop(Augmentation):
         return wide[item, torch.arange(x.shape[1]).view(1, -1, 1, 1), rows, columns], moved
 
 
+@declared("augmentation.low")
+class ConditioningNoise(Augmentation):
+    r"""Noise on an image that the network is told, and how much: z = cos(pi s / 2) low + sin(pi s / 2) eps.
+
+    Ho et al. 2022 (cascades), sec. 4, "conditioning augmentation"; Saharia et al. 2022 (Imagen), sec. 2.4:
+    a stage that has learned from noised images of the data forgives those that the stage before it draws. The
+    bound is of the image as it is, s = 0.
+
+    Args:
+        part: the part of the condition, an image.
+        p: probability that an item's image is noised, by s uniform in (0, most].
+        most: the largest s; 1 is noise alone.
+    """
+
+    told, numbers = True, 1
+
+    def __init__(self, part: str = "low", p: Share = 0.5, most: Annotated[float, Gt(0), Le(1)] = 0.5) -> None:
+        self.part, self.p, self.most = part, p, most
+
+    def said(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
+        level = torch.where(uniform() < self.p, self.most * (1 - uniform()), 0.0)
+        u = uniform(*x.shape[1:]).clamp(2**-25, 1 - 2**-24)  # the ends have no finite quantile
+        return self.at(x, level, math.sqrt(2) * torch.erfinv(2 * u - 1)), level.unsqueeze(1)
+
+    @staticmethod
+    def at(x: Tensor, level: Tensor, eps: Tensor) -> Tensor:
+        """x (B, C, H, W) noised at levels s (B,)."""
+        angle = (math.pi / 2 * level).view(-1, 1, 1, 1)
+        return angle.cos() * x + angle.sin() * eps
+
+
+def augmented(
+    batch: Batch, steps: list[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
+) -> Batch:
+    """A training batch after all ``steps``, with the part in which the network is told what was done.
+
+    Raises:
+        UserError: what is to be changed is no batch of images, or no part of the condition.
+    """
+    done: list[Part] = []
+    for part in dict.fromkeys(change.part for change in steps):
+        those = [change for change in steps if change.part == part]
+        if part is None:
+            x, said = augment(batch.x, those, seed, step, rank, world)
+            batch = batch._replace(x=x)
+        else:
+            found = None if batch.condition is None else batch.condition.part(part)
+            if batch.condition is None or found is None:
+                raise UserError(
+                    f"augmentation: the condition has no part {part!r} to be changed; none is accepted"
+                )
+            value, said = augment(found.value, those, mix(seed, 22), step, rank, world)
+            changed = Condition(**{part: Part(value, found.given, found.mask)})
+            batch = batch._replace(condition=batch.condition.together(changed))
+        done += [] if said is None else [said]
+    if not done:
+        return batch
+    numbers = torch.cat([part.value for part in done], 1)
+    told = Condition(**{AUGMENTATION: Part(numbers, numbers.any(1))})
+    return batch._replace(condition=told.together(batch.condition))
+
+
 def augment(
     x: Tensor, steps: list[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
 ) -> tuple[Tensor, Part | None]:
@@ -110,7 +178,7 @@ def augment(
         )
     generator = torch.Generator().manual_seed(mix(seed, 21, step))
     share = slice(rank * len(x), (rank + 1) * len(x))
-    uniform = lambda: torch.rand(len(x) * world, generator=generator)[share]  # noqa: E731
+    uniform = lambda *shape: torch.rand(len(x) * world, *shape, generator=generator)[share]  # noqa: E731
     said = []
     for change in steps:
         if change.told:
@@ -122,6 +190,26 @@ def augment(
         return x, None
     done = torch.cat(said, 1)
     return x, Part(done, done.any(1))
+
+
+def told_level(steps: list[Augmentation], part: str, level: float) -> Tensor:
+    """What a network is told of an item whose ``part`` was noised at ``level``, (numbers,), and nothing else.
+
+    Raises:
+        UserError: noise on that part is no augmentation that the network was trained with.
+    """
+    parts = list(dict.fromkeys(change.part for change in steps))
+    said, found = [], False
+    for change in sorted((s for s in steps if s.told), key=lambda change: parts.index(change.part)):
+        own = isinstance(change, ConditioningNoise) and change.part == part
+        said += [level if own else 0.0] * change.numbers
+        found |= own
+    if not found:
+        raise UserError(
+            f"noise={level}: the stage that is told {part!r} was trained without noise on it; 0 is accepted, "
+            "or a stage trained with augmentation=conditioning_noise"
+        )
+    return torch.tensor(said)
 
 
 def numbers_told(steps: list[Augmentation]) -> int:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from triptych.data.augment import Augmentation
-from triptych.data.batch import Split
+from triptych.data.batch import Split, to_level, to_unit
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
 from triptych.declare import Count, FilePath, Role, Unit, Whole, declared
-from triptych.diffusion.condition import Kind, Labels
+from triptych.diffusion.condition import Condition, Kind, Labels
 from triptych.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class DataModule(pl.LightningDataModule):
     levels: int | None = None
     num_classes: int = 0
     largest: float = 100.0
+    computed: tuple[str, ...] = ()  # parts of conditions that a network makes of the rest, see `encoders`
+    known_as: str | None = None  # the part of a later stage's conditions that holds these items, in a cascade
 
     def __init__(
         self,
@@ -102,6 +105,30 @@ class DataModule(pl.LightningDataModule):
     def conditions(self) -> dict[str, Kind]:
         """What a batch's condition holds: name -> what that part is; empty: nothing."""
         return {"label": Labels(self.num_classes)} if self.num_classes else {}
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Names of what turns texts and images into conditions; stages of a cascade have the same."""
+        return ()
+
+    def as_told(self, x: Tensor) -> Tensor:
+        """Samples x (n, *shape) as later stages of a cascade are told them: on the data's levels."""
+        return x if self.levels is None else to_unit(to_level(x, self.levels), self.levels)
+
+    @property
+    def asked_split(self) -> str:
+        """The split whose conditions samples are asked for where nobody names any."""
+        return "val" if len(self.splits["val"]) else "train"
+
+    def asked(self, prompts: Sequence[str]) -> Condition:
+        """What prompts ask for, as the part of these data's conditions that captions are; of as many items.
+
+        Raises:
+            DataError: the data have no captions, or a prompt cannot be encoded.
+        """
+        raise DataError(
+            f"prompt={prompts[0]!r}: data {self.name} have no captions; a model of captioned data is accepted"
+        )
 
     def formula(self) -> dict[str, Any] | None:
         """Where a formula draws the items, all that they follow from but seed and sizes; None: they are read.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,33 @@ def stored(
             ) from error
     array = np.load(data, mmap_mode="r", allow_pickle=False)
     return array, torch.from_numpy(np.load(digests, allow_pickle=False))
+
+
+def kept(folder: Path, name: str, make: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """The arrays that ``make`` gives, from ``folder`` or put there: complete, or not there.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    file = folder / f"{name}.npz"
+    if not file.exists():
+        arrays, part = make(), file.with_name(f".{name}.{os.getpid()}.tmp")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(part, "wb") as out:
+                np.savez(out, *arrays)
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(part, file)
+        except OSError as error:
+            raise StorageError(
+                f"{folder}: cannot be written ({error.strerror or error}); another folder by "
+                "TRIPTYCH_CACHE=... is accepted"
+            ) from error
+        finally:
+            part.unlink(missing_ok=True)
+    with np.load(file, allow_pickle=False) as found:
+        return [found[f"arr_{i}"] for i in range(len(found.files))]
 
 
 def digest(image: np.ndarray) -> int:

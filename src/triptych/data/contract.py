@@ -102,13 +102,13 @@ def _of_condition(data: DataModule, split: Split) -> Iterator[str]:
             yield f"no {name}; one for each item is accepted, as {kind} says"
             return
         value, n, each = part.value, len(split), _shape(kind)
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor | Mapped):
             yield f"{name} is {_of(value)}; a torch.Tensor is accepted"
         elif tuple(value.shape) != (n, *each):
             yield f"{name} of shape {tuple(value.shape)} with {n} items; {(n, *each)} is accepted"
         elif not isinstance(kind, Labels):
-            if not value.is_floating_point():
-                yield f"{name} is {value.dtype}; float32 is accepted"
+            if not value[:1].is_floating_point():
+                yield f"{name} is {value[:1].dtype}; float32 is accepted"
             elif n:
                 yield from _of_numbers(value, torch.inf, f"numbers of {name}")
         elif value.dtype != torch.int64:

@@ -45,8 +45,12 @@ class Fingerprint:
 def fingerprint(data: DataModule) -> Fingerprint:
     """The fingerprint of data after ``setup``."""
     n = {name: len(split) for name, split in data.splits.items()}
-    others = {name: repr(kind) for name, kind in data.conditions.items() if name != "label"}
-    kind = [data.name, list(data.shape), data.levels, data.num_classes, *([others] if others else [])]
+    known = {name: repr(kind) for name, kind in data.conditions.items() if name != "label"}
+    others = {name: kind for name, kind in known.items() if name not in data.computed}
+    kind: list[Any] = [data.name, list(data.shape), data.levels, data.num_classes]
+    kind += [others] if others else []
+    if data.computed:  # their last digits differ between machines; what they follow from does not
+        kind.append([known, *data.encoders])
     drawn = data.formula()
     if drawn is not None:
         judged = {"test_size": n["test"], "data_seed": getattr(data, "data_seed", 0)}
@@ -79,7 +83,8 @@ def _condition(split: Split, others: list[str]) -> list[np.ndarray]:
         assert split.condition is not None
         part = split.condition.parts[name]
         mask = torch.ones(len(split), 0) if part.mask is None else part.mask
-        found += [_numbers(t).numpy() for t in (part.value, part.present(), mask)]
+        given = torch.ones(len(split), dtype=torch.bool) if part.given is None else part.given
+        found += [_numbers(t).numpy() for t in (part.value, given, mask)]
     return found
 
 

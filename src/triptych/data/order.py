@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from triptych.data.augment import Augmentation, augment
+from triptych.data.augment import Augmentation, augmented
 from triptych.data.batch import Batch, Split
-from triptych.diffusion.condition import AUGMENTATION, Condition
 from triptych.diffusion.draws import Stream, seeded
 
 
@@ -75,11 +74,7 @@ class TrainLoader:
         share = len(indices) // self.world
         batch = self.split.batch(indices[self.rank * share : (self.rank + 1) * share])
         if self.changes:
-            x, done = augment(batch.x, self.changes, self.order.seed, step, self.rank, self.world)
-            batch = batch._replace(x=x)
-            if done is not None:
-                told = Condition(**{AUGMENTATION: done})
-                batch = batch._replace(condition=told.together(batch.condition))
+            batch = augmented(batch, self.changes, self.order.seed, step, self.rank, self.world)
         return batch.pin() if self.pin_memory else batch
 
     def __iter__(self) -> Iterator[Batch]:

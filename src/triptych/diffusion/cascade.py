@@ -28,6 +28,7 @@ class Stage:
         schedule, sampler: of its noise levels, and its steps.
         shape: event shape of a sample.
         change: of its samples before later stages see them, as a rounding to the data's levels; None: none.
+        told: of what it is told before it draws, as noise on an image; (condition, generator) -> condition.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Stage:
     sampler: Sampler
     shape: tuple[int, ...]
     change: Callable[[Tensor], Tensor] | None = None
+    told: Callable[[Condition, torch.Generator | None], Condition] | None = None
 
 
 class Cascade:
@@ -66,12 +68,15 @@ class Cascade:
         drawn: dict[str, Tensor] = {}
         for stage in self.stages:
             asked: dict[str, Any] = {} if condition is None else condition.parts
+            told = Condition.of(**{**asked, **drawn})
+            if stage.told is not None and told is not None:
+                told = stage.told(told, generator)
             x = stage.sampler(
                 stage.denoiser,
                 stage.schedule,
                 (n, *stage.shape),
                 generator=generator,
-                condition=Condition.of(**{**asked, **drawn}),
+                condition=told,
                 device=device,
                 dtype=dtype,
                 progress=progress,

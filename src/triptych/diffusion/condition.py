@@ -146,6 +146,10 @@ class Condition:
         """Without the parts of those names, for all items."""
         return Condition.of(**{name: part for name, part in self.parts.items() if name not in names})
 
+    def only(self, *names: str) -> Condition | None:
+        """The parts of those names alone."""
+        return Condition.of(**{name: part for name, part in self.parts.items() if name in names})
+
     def drop(self, gone: Mapping[str, Tensor]) -> Condition:
         """With parts absent where ``gone`` (name -> (B,) bool) says so, and where they are absent already."""
         kept = dict(self.parts)

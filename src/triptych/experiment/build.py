@@ -7,6 +7,7 @@ from typing import Any
 from triptych.config.build import build
 from triptych.data.base import DataModule
 from triptych.data.build import build_data
+from triptych.data.embedder import Embedder
 from triptych.diffusion.denoiser import Denoiser
 from triptych.diffusion.sampler import Sampler
 from triptych.errors import UserError
@@ -14,6 +15,7 @@ from triptych.experiment.experiment import Drawing, Experiment
 from triptych.experiment.guided import Guides, guided
 from triptych.experiment.model import build_model
 from triptych.experiment.reference import Images, Points
+from triptych.experiment.source import OtherPart, Source
 from triptych.models.base import BoundModel
 
 
@@ -51,7 +53,31 @@ def build_drawing(config: dict, model: BoundModel, data: DataModule, guides: Gui
     """What ``config`` says in sampler, guidance, threshold; UserError for what the model cannot draw with."""
     sampler = build(config["sampler"], "sampler")
     model.check_sampler(sampler)
-    return Drawing(sampler, guided(model, data, config, guides))
+    asked = (config.get("condition_from") or {}).items()
+    sources = tuple(_source(name, str(what), model, data, guides) for name, what in asked)
+    return Drawing(sampler, guided(model, data, config, guides), sources)
+
+
+def _source(name: str, what: str, model: BoundModel, data: DataModule, guides: Guides) -> Source:
+    """What ``condition_from`` says of one part; UserError where the model or the data have none such."""
+    key = f"condition_from.{name}={what}"
+    told = getattr(getattr(getattr(model, "denoiser", None), "network", None), "conditions", {})
+    if name not in told:
+        known = ", ".join(told) or "no parts"
+        raise UserError(f"{key}: this model is told {known}; a part that it is told is accepted")
+    if what in data.conditions:
+        if data.conditions[what] != data.conditions[name]:
+            kinds = data.conditions[what], data.conditions[name]
+            raise UserError(
+                f"{key}: {what} is {kinds[0]}, {name} is {kinds[1]}; a part of one kind is accepted"
+            )
+        return OtherPart(name, what)
+
+    def as_its_run(run: Experiment, own: Guides) -> Drawing:
+        config = run.config | {"condition_from": {}}  # which could lead back here
+        return build_drawing(config, run.model, run.data, own)
+
+    return guides.source(key, name, what, data, as_its_run)
 
 
 def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
@@ -102,4 +128,5 @@ def _reference(config: dict, data: DataModule, guides: Guides) -> Points | Image
     if node["classifier"] is None:
         raise UserError("measures.classifier=null: images are measured by a classifier; its checkpoint is")
     classifier = guides.classifier("measures.classifier", node["classifier"], noise=False)
-    return Images(data, node["n"], classifier, config["seed"], node["inception"])
+    embedder = Embedder(node["contrastive"]) if node.get("contrastive") else getattr(data, "embedder", None)
+    return Images(data, node["n"], classifier, config["seed"], node["inception"], embedder)

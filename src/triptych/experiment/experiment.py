@@ -8,15 +8,20 @@ from torch import nn
 from triptych.data.base import DataModule
 from triptych.diffusion.sampler import Sampler
 from triptych.experiment.reference import Images, Points
+from triptych.experiment.source import Source
 from triptych.models.base import BoundModel
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How samples are drawn: a sampler, and the denoiser that it asks, None for the model's own."""
+    """How samples are drawn: a sampler, and the denoiser that it asks, None for the model's own.
+
+    ``sources``: where parts of their conditions come from that are not the held-out items' own.
+    """
 
     sampler: Sampler
     denoiser: nn.Module | None = None
+    sources: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,15 @@
 """The denoiser that samples are drawn with: a run's own, guided and thresholded as its configuration says."""
 
+from collections.abc import Callable
+
 from triptych.config.build import build
 from triptych.config.identity import data_identity, describe
 from triptych.data.base import DataModule
 from triptych.diffusion.mixture import ExactClassifier
 from triptych.errors import UserError
 from triptych.experiment.reopen import reopen
+from triptych.experiment.source import Run, Source
+from triptych.experiment.stages import as_stage, check_source, refuse_cascade
 from triptych.models.base import BoundModel
 from triptych.models.classifier import Classifier
 
@@ -16,6 +20,7 @@ class Guides:
     def __init__(self, config: dict):
         self.config = config
         self._opened: dict[str, BoundModel] = {}
+        self._sources: dict[str, Source] = {}
 
     def classifier(self, key: str, path: str | None, noise: bool) -> Classifier:
         """That of a checkpoint, of the same data and for noisy or for clean images as ``noise`` says.
@@ -45,6 +50,27 @@ class Guides:
                 raise UserError(str(error).replace("ckpt=", f"{key}=", 1)) from error
             self._opened[path] = found.model.requires_grad_(False)
         return self._opened[path]
+
+    def source(self, key: str, name: str, path: str, data: DataModule, draws: Callable) -> Source:
+        """The run at ``path`` as what draws the part ``name`` of the conditions of ``data``.
+
+        ``draws``: how an opened run is drawn from, handed its own guides.
+
+        Raises:
+            UserError: it is not there, draws something else, or was trained on other sizes or encoders.
+        """
+        if key not in self._sources:
+            try:
+                opened = reopen(path, adjust=self._adjust_source)
+            except UserError as error:
+                raise UserError(str(error).replace(f"ckpt={path}", key, 1)) from error
+            check_source(key, name, opened, data)
+            self._sources[key] = Run(as_stage(opened, draws(opened, Guides(opened.config))))
+        return self._sources[key]
+
+    def _adjust_source(self, other: dict) -> None:
+        refuse_cascade(other)
+        other["threads"] = self.config["threads"]
 
     def _adjust(self, other: dict, key: str, path: str) -> None:
         own = self.config

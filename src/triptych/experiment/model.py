@@ -31,7 +31,7 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
     kind = find(config["model"].get("_target_"), "model")
     if getattr(kind, "of_latents", False):
         _of_latents(table, kind)
-    model = build(config["model"], "model", table)
+    model = build(config["model"], "model", table, **_stages(config, data))
     if _told(data) and not isinstance(model, Diffusion):
         raise UserError(
             f"augmentation: {type(model).__name__} has no network that could be told of it; "
@@ -61,6 +61,16 @@ def parts(config: dict, data: DataModule) -> Table:
     return table
 
 
+def _stages(config: dict, data: DataModule) -> dict[str, Any]:
+    """What ``model.stages`` stands for: models of other runs, and the names by which these data know them."""
+    if "stages" not in config["model"]:
+        return {}
+    from triptych.experiment.stages import stage_models  # which opens runs, and so builds models
+
+    models, names = stage_models(config, data)
+    return {"stages": models, "known_as": names}
+
+
 def _of_latents(table: Table, kind: type[BoundModel]) -> None:
     """Make the ladder of a ``kind`` of model, and of its latents what is elsewhere of the data."""
     place = "model.network"
@@ -88,11 +98,23 @@ def facts(config: dict, data: DataModule) -> dict[str, Any]:
         "discrete": data.levels is not None,
         "spacing": 2 / (data.levels - 1) if data.levels else None,
         "num_classes": data.num_classes,
-        "conditions": (data.conditions if conditional else {}) | _told(data),
+        "conditions": _conditions(data, conditional) | _told(data),
         "mixture": data.mixture,
         "calibration": partial(training_items, data, CALIBRATION),
         "training": partial(training_items, data),
     }
+
+
+def _conditions(data: DataModule, conditional: Any) -> dict[str, Kind]:
+    """The parts that ``model.conditional`` has a network told."""
+    if not isinstance(conditional, list):
+        return data.conditions if conditional else {}
+    for name in set(conditional) - set(data.conditions):
+        raise UserError(
+            f"model.conditional: {name!r} is no part of the conditions of data {data.name}; "
+            f"{', '.join(data.conditions)} is accepted"
+        )
+    return {name: kind for name, kind in data.conditions.items() if name in conditional}
 
 
 def _told(data: DataModule) -> dict[str, Kind]:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from triptych.data.base import DataModule
+from triptych.data.captions import Captioned
+from triptych.data.embedder import Embedder
 from triptych.data.generated import Generated
 from triptych.diffusion import measures
 from triptych.diffusion.draws import Stream, seeded
@@ -38,6 +40,12 @@ class Points:
         generator = seeded(self.seed, Stream.TRUE_POINTS, stream)
         return self.data.draw(self.n, generator)[0].float()
 
+    prompts = None  # points have no captions
+
+    def prompted(self, x: Tensor, items: Tensor) -> dict[str, float]:
+        """Nothing: points are not asked for by captions."""
+        return {}
+
     def compare(self, x: Tensor, asked: Tensor | None, repeat: int) -> dict[str, float]:
         """Sliced Wasserstein, energy distance and, of a mixture, the share of each mode."""
         return self._measure(x, self.truth(repeat))
@@ -64,6 +72,45 @@ class Points:
         """Ready to compare samples of a model on ``device``."""
 
 
+class Prompts:
+    """Whether samples are what their captions ask for, by a classifier and by a contrastive model.
+
+    Args:
+        data: of which items the captions are.
+        embedder: the contrastive model; None: retrieval is not measured.
+    """
+
+    def __init__(self, data: Captioned, embedder: Embedder | None):
+        self.data, self.split = data, data.asked_split
+        self.captions, labels = data.captions[self.split], data.splits[self.split].labels
+        assert labels is not None  # those that the classifier was trained on
+        self.untrained = data.untrained(labels)
+        self.meaning = data.meaning(self.captions)
+        self.embedder = embedder
+        if embedder is not None:
+            place = {caption: i for i, caption in enumerate(self.captions)}
+            self.distinct = self.meaning[torch.tensor([*place.values()])]
+            self.texts = embedder.texts(data.asked([*place]).parts["text"])
+
+    def compare(self, x: Tensor, logits: Tensor, items: Tensor) -> dict[str, float]:
+        """Shares of samples x (n, *shape) that are right, asked the captions of ``items`` (n,) of the split.
+
+        "prompt_accuracy": in all attributes that a caption names; "NAME_accuracy": in one of them;
+        "retrieval": whose nearest caption, of all in the split, says nothing else than the one asked for.
+        """
+        said, found = self.meaning[items], self.data.attributes(logits.argmax(1))
+        named, same = said >= 0, said == found
+        right = {"prompt_accuracy": (same | ~named).all(1).double().mean().item()}
+        for i, name in enumerate(self.data.attribute_names):
+            if len(self.data.attribute_names) > 1 and named[:, i].any():
+                right[f"{name}_accuracy"] = same[named[:, i], i].double().mean().item()
+        if self.embedder is not None:
+            nearest = self.distinct[(self.embedder.images(x.cpu()) @ self.texts.T).argmax(1)]
+            agree = (nearest == said) | (nearest < 0) | ~named
+            right["retrieval"] = agree.all(1).double().mean().item()
+        return right
+
+
 class Images:
     """Training images, through a classifier of clean ones, and for FID through InceptionV3 if it is given.
 
@@ -72,9 +119,16 @@ class Images:
     """
 
     def __init__(
-        self, data: DataModule, n: int, classifier: Classifier, seed: int, inception: str | None = None
+        self,
+        data: DataModule,
+        n: int,
+        classifier: Classifier,
+        seed: int,
+        inception: str | None = None,
+        embedder: Embedder | None = None,
     ):
         self.classifier, self.n = classifier, n
+        self.prompts = Prompts(data, embedder) if isinstance(data, Captioned) else None
         order = torch.randperm(len(data.splits["train"]), generator=torch.Generator().manual_seed(seed))[:n]
         self.x = data.splits["train"].batch(order).x
         self.inception = None if inception is None else open_inception(inception)
@@ -90,6 +144,11 @@ class Images:
         self.features, _ = self.classifier.to(device).read(self.x)
         if self.inception is not None:
             self.seen = read(self.inception.to(device), self.x.to(device))
+
+    def prompted(self, x: Tensor, items: Tensor) -> dict[str, float]:
+        """Shares of samples that are what the captions of held-out ``items`` ask for."""
+        assert self.prompts is not None
+        return self.prompts.compare(x, self.classifier.read(x)[1], items)
 
     def compare(self, x: Tensor, asked: Tensor | None, repeat: int) -> dict[str, float]:
         """Frechet distance, precision, recall and, where classes were asked for, class accuracy."""
@@ -112,7 +171,19 @@ class Images:
             order = torch.randperm(len(self.held), generator=torch.Generator().manual_seed(i))[: self.n]
             asked = None if self.held_labels is None else self.held_labels[order]
             found.append(self.compare(self.held[order], asked, 0))
-        return _spread(found) | {"n": min(len(self.held), self.n)}
+        return _spread(found) | self._true_prompts() | {"n": min(len(self.held), self.n)}
+
+    def _true_prompts(self) -> dict[str, dict[str, float]]:
+        """What the pictures that belong to the captions reach themselves."""
+        if self.prompts is None:
+            return {}
+        split, untrained = self.prompts.data.splits[self.prompts.split], self.prompts.untrained
+        found: dict[str, dict[str, float]] = {}
+        for after, kind in (("", ~untrained), ("_held_out", untrained)):
+            items = kind.nonzero().squeeze(1)
+            shares = self.prompted(split.batch(items).x, items) if len(items) else {}
+            found |= {name + after: dict.fromkeys(("median", "low", "high"), s) for name, s in shares.items()}
+        return found
 
 
 def _spread(found: list[dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -1,7 +1,7 @@
 """What every model here shares: one loss to minimise, one bound to report, in the same accounting."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -34,7 +34,7 @@ class BoundModel(pl.LightningModule):
         shape: event shape of the data; ``discrete``: whether it has levels (bits/dim) or a density.
         seed: of noise and dropout; evaluation noise follows from it too.
         repeats: draws of the bound per item; ``val_repeats`` in validation.
-        conditional: whether the network is told the conditions.
+        conditional: whether the network is told the conditions; or the names of the parts that it is told.
         mixture: the truth behind the data, where it is known.
         edges: of the noise-level bins, for models that have noise levels.
         extras: names of further figures that the subclass will account.
@@ -50,7 +50,7 @@ class BoundModel(pl.LightningModule):
         seed: int,
         repeats: int,
         val_repeats: int,
-        conditional: bool = False,
+        conditional: bool | Sequence[str] = False,
         mixture: GaussianMixture | None = None,
         edges: Tensor | None = None,
         extras: Iterable[str] = (),
@@ -111,6 +111,10 @@ class BoundModel(pl.LightningModule):
 
     def panels(self) -> dict[str, Any]:
         """What a subclass wants kept in ``summary.json`` for a picture: plain lists."""
+        return {}
+
+    def leaves(self) -> dict[str, Any]:
+        """What a subclass leaves in its run's directory for others to open: {file's name: plain data}."""
         return {}
 
     # training ---------------------------------------------------------------------------------------
@@ -263,7 +267,9 @@ class BoundModel(pl.LightningModule):
         return {f"val_levels/epsilon_mse_{band}": sum(e) / len(e) for band, e in bands.items()}
 
     def _condition(self, batch: Batch) -> Condition | None:
-        return batch.condition if self.conditional else None
+        if batch.condition is None or not self.conditional:
+            return None
+        return batch.condition if self.conditional is True else batch.condition.only(*self.conditional)
 
 
 def _mean(draws: list) -> Tensor:

@@ -15,6 +15,7 @@ from triptych.declare import Count, MinLen, Positive, Share, declared
 from triptych.diffusion.condition import Condition, Kind
 from triptych.networks.conditioning import Beside, Conditioning, vectors_of
 from triptych.networks.embedding import LevelWaves, image_shape, per_dim, zeros
+from triptych.networks.text import CrossAttention, Text
 
 
 class Block(nn.Module):
@@ -26,6 +27,7 @@ class Block(nn.Module):
         how: what all blocks of a network share.
         heads: of attention; 0: none.
         resize: of both branches; the sum then has a layer of its own on the short one.
+        text: width of the tokens that positions attend to at the end; 0: they do not.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Block(nn.Module):
         how: "How",
         heads: int = 0,
         resize: nn.Module | None = None,
+        text: int = 0,
     ):
         super().__init__()
         self.scales, self.skip_scale = how.modulation == "scale_shift", how.skip_scale
@@ -48,8 +51,9 @@ class Block(nn.Module):
         self.second = zeros(nn.Conv2d(after, after, 3, padding=1))
         self.skip = nn.Conv2d(before, after, 1) if before != after or resize else nn.Identity()
         self.attention = Attention(after, heads, how.skip_scale) if heads else nn.Identity()
+        self.text = CrossAttention(after, how.heads, text, _groups(after)) if text else None
 
-    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+    def forward(self, h: Tensor, c: Tensor, text: tuple[Tensor, Tensor] | None = None) -> Tensor:
         inner = self.first(self.resize(silu(self.first_norm(h))))
         said = self.modulation(c)[:, :, None, None]
         if self.scales:
@@ -58,7 +62,8 @@ class Block(nn.Module):
         else:
             inner = self.second_norm(inner + said)
         h = self.skip(self.resize(h)) + self.second(self.dropout(silu(inner)))
-        return self.attention(_scaled(h, self.skip_scale))  # type: ignore[no-any-return]
+        h = self.attention(_scaled(h, self.skip_scale))
+        return h if self.text is None or text is None else self.text(h, text)  # type: ignore[no-any-return]
 
 
 class How(NamedTuple):
@@ -67,6 +72,7 @@ class How(NamedTuple):
     dropout: float
     modulation: str
     skip_scale: float
+    heads: int
 
 
 class Attention(nn.Module):
@@ -97,6 +103,7 @@ class UNet(nn.Module):
         attention: whether positions attend in the middle, at the lowest resolution; ``heads`` of it.
         attention_at: heights at which they attend after each block, too, as [16, 8]; on the way up after
             ``attention_up`` blocks of a resolution, "each" or the "last" alone (DDPM++).
+        text_at: heights at which positions attend to the tokens of a text, after each block, as [8, 4].
         modulation: of a block by noise level and condition: "scale_shift" after its second norm (iDDPM), or
             "shift" before it (DDPM, VDM).
         stem: channels of the first layer; None: those of the first resolution.
@@ -108,7 +115,7 @@ class UNet(nn.Module):
 
     Raises:
         ValueError: the data are no images, their size does not divide, or no resolution is one of
-            ``attention_at``.
+            ``attention_at`` or ``text_at``; ``text_at`` without a text.
     """
 
     def __init__(
@@ -130,6 +137,7 @@ class UNet(nn.Module):
         stem: Count | None = None,
         conditioning: Count | None = None,
         skip_scale: Positive = 1.0,
+        text_at: Sequence[Count] = (),
     ):
         super().__init__()
         channels, height, width = image_shape(shape, "unet")
@@ -140,11 +148,12 @@ class UNet(nn.Module):
                 f"{len(widths) - 1} times; fewer widths are accepted"
             )
         heights = [height >> level for level in range(len(widths))]
-        if strange := sorted(set(attention_at) - set(heights)):
-            raise ValueError(
-                f"denoiser.network.attention_at={list(attention_at)}: no resolution has height {strange[0]}; "
-                f"{', '.join(map(str, heights))} are accepted"
-            )
+        for key, chosen in (("attention_at", attention_at), ("text_at", text_at)):
+            if strange := sorted(set(chosen) - set(heights)):
+                raise ValueError(
+                    f"denoiser.network.{key}={list(chosen)}: no resolution has height {strange[0]}; "
+                    f"{', '.join(map(str, heights))} are accepted"
+                )
         self.shape, self.outputs, self.conditions = (channels, height, width), outputs, dict(conditions or {})
         before = stem or widths[0]
         c = conditioning or 4 * before
@@ -152,13 +161,20 @@ class UNet(nn.Module):
         self.beside = Beside(self.conditions)
         self.waves = LevelWaves(list(fourier), spacing)
         self.first = nn.Conv2d(channels * self.waves.factor + self.beside.channels, before, 3, padding=1)
-        how = How(dropout, modulation, skip_scale)
+        how = How(dropout, modulation, skip_scale, heads)
         at = [heads if there in attention_at else 0 for there in heights]
+        self.text = Text(self.conditions, c) if text_at else None
+        if self.text is not None and not self.text.kinds:
+            raise ValueError(
+                f"denoiser.network.text_at={list(text_at)}: the network is told no text; [] is accepted, or "
+                "data with captions and model.conditional=[text]"
+            )
+        reads = [c if there in text_at else 0 for there in heights]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         skips = [before]
         for level, after in enumerate(widths):
             for _ in range(blocks):
-                self.down.append(Block(before, after, c, how, at[level]))
+                self.down.append(Block(before, after, c, how, at[level], text=reads[level]))
                 skips.append(before := after)
             if level < len(widths) - 1:
                 self.down.append(
@@ -167,12 +183,14 @@ class UNet(nn.Module):
                     else Block(after, after, c, how, resize=nn.AvgPool2d(2))
                 )
                 skips.append(after)
-        self.middle = nn.ModuleList([Block(before, before, c, how), Block(before, before, c, how)])
+        low = reads[-1]
+        self.middle = nn.ModuleList([Block(before, before, c, how, text=low), Block(before, before, c, how)])
         self.attention = Attention(before, heads, skip_scale) if attention else nn.Identity()
         for level, after in reversed(list(enumerate(widths))):
             for i in range(blocks + 1):
                 attends = attention_up == "each" or i == blocks
-                self.up.append(Block(before + skips.pop(), after, c, how, at[level] if attends else 0))
+                joined = before + skips.pop()
+                self.up.append(Block(joined, after, c, how, at[level] if attends else 0, text=reads[level]))
                 before = after
             if level:
                 double = nn.Upsample(scale_factor=2)
@@ -192,16 +210,18 @@ class UNet(nn.Module):
             else self.waves(z)
         )
         h = self.first(h.contiguous(memory_format=torch.channels_last))
+        text = None if self.text is None else self.text(condition, len(z))
         skips = [h]
         for layer in self.down:
-            h = layer(h, c) if isinstance(layer, Block) else layer(h)
+            h = layer(h, c, text) if isinstance(layer, Block) else layer(h)
             skips.append(h)
-        h = self.middle[1](self.attention(self.middle[0](h, c)), c)
+        h = self.middle[1](self.attention(self.middle[0](h, c, text)), c)
         for layer in self.up:
             if not isinstance(layer, Block):
                 h = layer(h)
             else:  # one that doubles the size has no other to join
-                h = layer(h if isinstance(layer.resize, nn.Upsample) else torch.cat([h, skips.pop()], 1), c)
+                joined = h if isinstance(layer.resize, nn.Upsample) else torch.cat([h, skips.pop()], 1)
+                h = layer(joined, c, text)
         return per_dim(self.last(silu(self.last_norm(h))), self.outputs, self.shape)
 
 

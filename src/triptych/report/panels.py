@@ -254,6 +254,11 @@ def strips(comparison: Comparison) -> list[Grid]:
     return _pictures(comparison, lambda run: run.dir / "samples" / "trajectory.png")
 
 
+def by_caption(comparison: Comparison) -> list[Grid]:
+    """The first seed's samples by caption of each cell, where its file is there and is a PNG."""
+    return _pictures(comparison, lambda run: run.dir / "samples" / "prompts.png")
+
+
 def _pictures(comparison: Comparison, of: Callable[[Run], Path | None]) -> list[Grid]:
     found = []
     for cell in comparison.cells:

@@ -23,6 +23,7 @@ from triptych.report.details import as_json
 from triptych.report.factorial import effects
 from triptych.report.markdown import markdown
 from triptych.report.panels import (
+    by_caption,
     colours,
     grids,
     headline_png,
@@ -113,6 +114,7 @@ def page(story: Story, palette: dict[str, str]) -> str:
             "panels": panels(comparison, palette, f"s{i}"),
             "grids": grids(comparison),
             "strips": strips(comparison),
+            "captions": by_caption(comparison),
             "costs": cost.columns(comparison),
             "cost_lines": cost.lines(comparison),
             "how_cost": cost.HOW,

@@ -165,6 +165,7 @@ def _files(run: Run) -> list[tuple[str, Path]]:
         if step := re.fullmatch(r"step_(\d{1,12})\.png", name):
             found.append((f"step {int(step[1]):,}", folder / name))
     found += [("from noise to sample", folder / "trajectory.png")] if "trajectory.png" in names else []
+    found += [("by caption", folder / "prompts.png")] if "prompts.png" in names else []
     found += [("at the end", run.samples)] if run.samples else []
     return [(caption, path) for caption, path in found if _inside(path, run.dir)]
 

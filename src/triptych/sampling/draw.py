@@ -1,5 +1,7 @@
 """Samples of a model, of the conditions that it knows."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,7 @@ from triptych.data.base import DataModule
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.wrappers import is_conditional
+from triptych.experiment.source import Source, filled
 
 
 def draw(
@@ -18,14 +21,20 @@ def draw(
     progress=iter,
     label: int | None = None,
     guided=None,
+    condition: Condition | None = None,
+    sources: Sequence[Source] = (),
 ) -> Tensor:
-    """n samples (n, *shape) in data units, by ``guided`` (a denoiser around the module's own) if given."""
+    """n samples (n, *shape) in data units, by ``guided`` (a denoiser around the module's own) if given.
+
+    Of ``condition``, if that is given, or else ``asked_for``; ``sources`` give parts in place of its own.
+    """
     generator = torch.Generator(module.device).manual_seed(seed)
-    condition = asked_for(module, data, n, label, guided)
+    asked = asked_for(module, data, n, label, guided) if condition is None else condition.to(module.device)
+    asked = filled(asked, sources, n, generator, progress)
     training = module.training
     module.eval()
     around = {} if guided is None else {"denoiser": guided.to(module.device)}
-    x = module.sample(n, sampler, generator, condition, progress, **around)
+    x = module.sample(n, sampler, generator, asked, progress, **around)
     module.train(training)
     return x.cpu()
 
@@ -35,19 +44,28 @@ def takes_condition(module, guided=None) -> bool:
     return module.conditional or (guided is not None and is_conditional(guided))
 
 
-def asked_for(module, data: DataModule, n: int, label: int | None = None, guided=None) -> Condition | None:
+def asks_classes(module, data: DataModule) -> bool:
+    """Whether a conditional model is told labels alone."""
+    told = module.conditional if isinstance(module.conditional, list) else data.conditions
+    return set(told) == {"label"}
+
+
+def asked_for(
+    module, data: DataModule, n: int, label: int | None = None, guided=None, items: Tensor | None = None
+) -> Condition | None:
     """The condition of each of n samples, on the module's device; None where they are unconditional.
 
-    Labels alone: all classes in turn. Anything else: that of held-out items, in their order and over again. A
-    ``label`` that is named is every sample's.
+    Labels, where nothing else is told: all classes in turn. Anything else: that of held-out ``items``, None:
+    in their order and over again. A ``label`` that is named is every sample's.
     """
     if not takes_condition(module, guided):
         return None
     named = None if label is None else Condition(label=torch.full((n,), label))
-    if set(data.conditions) == {"label"}:
+    if asks_classes(module, data):
         condition = named or Condition(label=torch.arange(n) % data.num_classes)
     else:
-        split = data.splits["val" if len(data.splits["val"]) else "train"]
+        split = data.splits[data.asked_split]
         assert split.condition is not None
-        condition = split.condition[torch.arange(n) % len(split)].together(named)
+        chosen = torch.arange(n) % len(split) if items is None else items
+        condition = split.condition[chosen].together(named)
     return condition.to(module.device)

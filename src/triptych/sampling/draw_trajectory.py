@@ -6,7 +6,9 @@ from typing import Any
 import torch
 
 from triptych.experiment.experiment import Drawing, Experiment
+from triptych.experiment.source import filled
 from triptych.sampling.draw import asked_for
+from triptych.sampling.opened import prompts
 from triptych.sampling.trajectory import save_gif, save_points, save_strip, trajectory
 
 FRAMES = {"strip": 9, "gif": 40}
@@ -17,6 +19,10 @@ def save_trajectory(opened: Experiment, drawing: Drawing, asked: dict[str, Any],
     model: Any = opened.model  # one with a denoiser: ``drawing_of`` has asked
     data, kind = opened.data, asked["trajectory"]
     n = min(asked["n"], 16 if len(data.shape) == 3 else 1000)
+    told = prompts(opened, asked, n)
+    told = None if told is None else told.to(model.device)
+    told = asked_for(model, data, n, asked["label"], drawing.denoiser) if told is None else told
+    generator = torch.Generator(model.device).manual_seed(asked["seed"])
     training = model.training
     model.eval()
     x, gammas = trajectory(
@@ -24,8 +30,8 @@ def save_trajectory(opened: Experiment, drawing: Drawing, asked: dict[str, Any],
         model.prepared(drawing.sampler),
         model.schedule,
         (n, *model.event),
-        generator=torch.Generator(model.device).manual_seed(asked["seed"]),
-        condition=asked_for(model, data, n, asked["label"], drawing.denoiser),
+        generator=generator,
+        condition=filled(told, drawing.sources, n, generator),
         device=model.device,
         frames=FRAMES[kind],
     )

@@ -4,12 +4,13 @@ import math
 import time
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import Diverged
 from triptych.experiment.experiment import Drawing, Experiment
-from triptych.sampling.draw import asked_for, draw
+from triptych.sampling.draw import asked_for, asks_classes, draw, takes_condition
 
 
 def measure(experiment: Experiment, step: int = 0) -> dict[str, Any]:
@@ -51,23 +52,67 @@ def measure(experiment: Experiment, step: int = 0) -> dict[str, Any]:
 def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any] | None:
     node, data, reference = experiment.config["measures"], experiment.data, experiment.reference
     assert reference is not None
-    condition = asked_for(experiment.model, data, node["n"], guided=drawing.denoiser)
+    trained, untrained = _items(experiment, drawing)
+    condition = asked_for(experiment.model, data, node["n"], guided=drawing.denoiser, items=trained)
     asked: Tensor | None = None
-    if condition is not None and "label" in condition.parts:
+    if condition is not None and "label" in condition.parts and trained is None:
         asked = condition.label.cpu()
+
+    def drawn(repeat: int, items: Tensor | None) -> Tensor:
+        seed = mix(experiment.config["seed"], Stream.MEASURED_SAMPLES, repeat)
+        n = node["n"] if items is None else len(items)
+        return draw(
+            experiment.model,
+            drawing.sampler,
+            data,
+            n,
+            seed,
+            guided=drawing.denoiser,
+            condition=asked_for(experiment.model, data, n, guided=drawing.denoiser, items=items),
+            sources=drawing.sources,
+        )
+
     began, found = time.perf_counter(), []
     for repeat in range(node["repeats"]):
-        seed = mix(experiment.config["seed"], Stream.MEASURED_SAMPLES, repeat)
-        x = draw(experiment.model, drawing.sampler, data, node["n"], seed, guided=drawing.denoiser)
+        x = drawn(repeat, trained)
         if not x.isfinite().all():
             return None
         found.append(reference.compare(x, asked, repeat))
+        if trained is not None:
+            found[-1] |= reference.prompted(x, trained)
+        if untrained is not None:
+            x = drawn(node["repeats"] + repeat, untrained)
+            if not x.isfinite().all():
+                return None
+            of_unseen = reference.prompted(x, untrained)
+            found[-1] |= {f"{name}_held_out": share for name, share in of_unseen.items()}
     seconds = (time.perf_counter() - began) / node["repeats"]
     return {
         "evaluations": drawing.sampler.evaluations,
         "seconds": round(seconds, 3),
         "measures": {name: _figure([f[name] for f in found], node["n"]) for name in found[0]},
     }
+
+
+def _items(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, Tensor | None]:
+    """Items whose captions samples are asked for: n of classes that were trained on, half as many of others.
+
+    Over again where there are fewer; None: samples are not asked for captions, or there are no such items.
+    """
+    n, reference, model = experiment.config["measures"]["n"], experiment.reference, experiment.model
+    prompts = None if reference is None else reference.prompts
+    if (
+        prompts is None
+        or not takes_condition(model, drawing.denoiser)
+        or asks_classes(model, experiment.data)
+    ):
+        return None, None
+    places = [kind.nonzero().squeeze(1) for kind in (~prompts.untrained, prompts.untrained)]
+    sizes = n, n // 2
+    trained, untrained = (
+        p[torch.arange(k) % len(p)] if len(p) else None for p, k in zip(places, sizes, strict=True)
+    )
+    return trained, untrained
 
 
 def _figure(values: list[float], n: int) -> dict[str, Any]:

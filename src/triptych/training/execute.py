@@ -19,12 +19,14 @@ from triptych.experiment.build import build_experiment
 from triptych.experiment.experiment import Experiment
 from triptych.models.accounting import Account
 from triptych.quiet import quiet
+from triptych.runs.checkpoints import save_checkpoint
 from triptych.runs.directory import RunDirectory
 from triptych.runs.initial import initialise
 from triptych.runs.origin import Origin, find_origin
 from triptych.runs.processes import rank
 from triptych.runs.strangers import is_own
 from triptych.runs.summary import Summary
+from triptych.sampling.by_caption import save_prompts
 from triptych.sampling.draw import draw
 from triptych.sampling.draw_trajectory import save_trajectory
 from triptych.sampling.measure import measure
@@ -146,6 +148,8 @@ def _report(
     last = accounts[next(reversed(accounts))]
     if first and tested:
         write_items(run / "items.npz", last)
+    for name, left in model.leaves().items() if first else ():
+        save_checkpoint(left, run / name)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": trainer.global_step or reported.step,  # of the model, whoever trained it
@@ -185,10 +189,14 @@ def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str |
     if n < 1 or drawing is None:
         return None
     picture = run / "samples" / "final.png"
-    x = draw(experiment.model, drawing.sampler, experiment.data, n, seed=0, guided=drawing.denoiser)
+    model, data, guided, sources = experiment.model, experiment.data, drawing.denoiser, drawing.sources
+    x = draw(model, drawing.sampler, data, n, seed=0, guided=guided, sources=sources)
     save(x, experiment.data, picture)
     torch.save({"x": x}, run / "samples" / "final.pt")
     log_picture(fit.loggers, "samples/final", picture, fit.trainer.global_step)
+    prompts = save_prompts(experiment, drawing, run / "samples" / "prompts.png")
+    if prompts is not None:
+        log_picture(fit.loggers, "samples/prompts", prompts, fit.trainer.global_step)
     if hasattr(experiment.model, "denoiser"):
         shown = min(n, STRIP) if len(experiment.data.shape) == 3 else n
         few = {"n": shown, "seed": 0, "label": None, "trajectory": "strip"}

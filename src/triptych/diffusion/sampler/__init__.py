@@ -9,6 +9,7 @@ whatever the process.
 from .ancestral import Ancestral
 from .annealed_langevin import AnnealedLangevin
 from .base import History, Progress, Sampler, Step
+from .chosen import Chosen
 from .ddim import DDIM
 from .dpm_solver import DPMSolver
 from .edm import EDM
@@ -22,6 +23,7 @@ __all__ = [
     "EDM",
     "Ancestral",
     "AnnealedLangevin",
+    "Chosen",
     "DPMSolver",
     "Euler",
     "Heun",

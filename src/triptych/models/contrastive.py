@@ -1,0 +1,205 @@
+r"""Images and their captions in one space: a contrastive model (CLIP) under training.
+
+Radford et al. 2021, sec. 2.3: over a batch of N pairs with unit vectors u_i of images and v_i of texts and
+the scale s = 1 / temperature,
+
+    loss = 1/2N sum_i [ -log softmax_j(s u_i . v_j)_i - log softmax_j(s u_j . v_i)_i ],
+
+the symmetric cross-entropy of finding each image's text among the batch's, and each text's image.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.functional import cross_entropy
+from torchmetrics import Metric
+
+from triptych.data.batch import Batch
+from triptych.data.cache import digest
+from triptych.data.embedder import FILE
+from triptych.diffusion.condition import Part
+from triptych.errors import UserError
+from triptych.models.accounting import Account, figure_of, sums_of
+from triptych.models.base import BoundModel
+from triptych.models.contract import Given
+from triptych.networks.contrastive import ContrastiveNetwork
+
+ROWS = 1024  # images sought for at a time
+LARGEST = 100.0  # scale: "clipped to prevent scaling the logits by more than 100" (sec. 2.5)
+
+
+def symmetric_cross_entropy(u: Tensor, v: Tensor, scale: Tensor | float, own: Tensor) -> Tensor:
+    """Nats of pairs ``own`` (n,) among all N pairs of unit vectors u, v (N, d); (n,)."""
+    of_images = cross_entropy(scale * u[own] @ v.T, own, reduction="none")
+    of_texts = cross_entropy(scale * v[own] @ u.T, own, reduction="none")
+    return 0.5 * (of_images + of_texts)
+
+
+def retrieval(u: Tensor, v: Tensor, scale: Tensor | float, right: Tensor) -> tuple[Tensor, Tensor]:
+    """How well images u (n, d) find a ``right`` one, (n, m) bool, among the texts v (m, d).
+
+    nats_i = -log sum_{k right for i} softmax_k(s u_i . v_k), (n,), and whether the nearest text is a right
+    one, (n,) bool.
+    """
+    log_p = (scale * u @ v.T).log_softmax(1)
+    nats = -log_p.masked_fill(~right, -torch.inf).logsumexp(1)
+    return nats, right.gather(1, log_p.argmax(1, keepdim=True)).squeeze(1)
+
+
+class RetrievalAccounting(Metric):
+    """Image-to-text retrieval of each image of a split among all of the split's distinct texts.
+
+    A text is right for an image if an image of its class in the split has it; without classes if it is its
+    own. All processes' embeddings are gathered first, so that neither batches nor processes change what is
+    sought among.
+    """
+
+    full_state_update = False
+    unit = "cross_entropy"
+    edges = None
+    rows: list[Tensor]  # u, v, text, class of each item, flat: states are joined in one dimension
+
+    def __init__(self, embedding: int) -> None:
+        super().__init__()
+        self.embedding, self.scale = embedding, 1.0
+        self.add_state("rows", [], dist_reduce_fx="cat")
+        self.reset()
+
+    def reset(self) -> None:
+        super().reset()
+        self.rows.append(torch.zeros(0, dtype=torch.float64))  # a process may have no items at all
+
+    def expect(self, items: int) -> None:
+        """Start over; items are not kept apart."""
+        self.reset()
+
+    def update(self, u: Tensor, v: Tensor, text: Tensor, label: Tensor) -> None:
+        """Count pairs of unit vectors (B, d); ``text``, ``label``: whole numbers (B,) below 2^53."""
+        rows = torch.cat([u.double(), v.double(), torch.stack([text, label], 1).double()], 1)
+        self.rows.append(rows.flatten().cpu())
+
+    def compute(self) -> Account:
+        """Figures {"cross_entropy": {"mean", "stderr", "n"}, "accuracy": ...}; none before the first item."""
+        flat = self.rows if isinstance(self.rows, Tensor) else torch.cat(self.rows)
+        d = self.embedding
+        u, v, about = flat.cpu().view(-1, 2 * d + 2).split([d, d, 2], 1)
+        if not len(u):
+            return Account({}, self.unit)
+        text, label = (about[:, i].unique(return_inverse=True)[1] for i in (0, 1))
+        first = torch.full((int(text.max()) + 1,), len(u))
+        first = first.scatter_reduce(0, text, torch.arange(len(u)), "amin")
+        right = torch.zeros(int(label.max()) + 1, len(first), dtype=torch.bool)
+        right[label, text] = True
+        parts = zip(u.split(ROWS), label.split(ROWS), strict=True)
+        found = [torch.stack(retrieval(a, v[first], self.scale, right[b]), 1) for a, b in parts]
+        columns = zip(("cross_entropy", "accuracy"), torch.cat(found).unbind(1), strict=True)
+        return Account({name: _figure(column) for name, column in columns}, self.unit)
+
+
+class Contrastive(BoundModel):
+    """Trains two towers by the symmetric cross-entropy over the *global* batch's pairs.
+
+    Reported is image-to-text retrieval over each whole split, see ``RetrievalAccounting``. At the end of a
+    run its network lies in ``encoder.pt`` beside the checkpoints, for data with ``embeddings=RUN``.
+
+    Args:
+        network: ``(x, text) -> u, v``.
+        optimizer, lr_schedule, more: see ``BoundModel``.
+    """
+
+    draws = False
+    ignores = ("denoiser", "objective", "bound", "likelihood", "schedule", "process")
+
+    def __init__(self, network: ContrastiveNetwork, optimizer, lr_schedule, **more: Any):
+        super().__init__(optimizer, lr_schedule, **more)
+        self.network = network
+        self.dims = 1  # what is told is one text: its loss is not shared among pixels
+        self.accounting: RetrievalAccounting = RetrievalAccounting(network.embedding)  # type: ignore[assignment]
+
+    def networks(self) -> list[nn.Module]:
+        return [self.network]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The scale knows no weight decay (sec. 2.5: all weights that are not gains or biases do)."""
+        rest = [p for p in self.parameters() if p is not self.network.log_scale]
+        return [{"params": rest}, {"params": [self.network.log_scale], "weight_decay": 0.0}]
+
+    def gives(self, batch: Batch) -> Iterator[Given]:
+        for value in self.network(batch.x, text_of(batch)):
+            yield Given(
+                "model.network", self.network.forward, value, ((len(batch.x), self.network.embedding),)
+            )
+
+    def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
+        with torch.no_grad():  # the parameter itself, as a clipped value would have no gradient back
+            self.network.log_scale.clamp_(max=torch.tensor(LARGEST).log().item())
+        u, v = (_gathered(a, rank, world) for a in self.network(batch.x, text_of(batch)))
+        own = rank * len(batch.x) + torch.arange(len(batch.x), device=u.device)
+        return symmetric_cross_entropy(u, v, self.network.scale, own)
+
+    def train_figures(self) -> dict[str, Tensor]:
+        return {"scale": self.network.scale}
+
+    def before_accounting(self) -> None:
+        """The scale is told to every process, as one may have no item of a split."""
+        self.accounting.scale = self.network.scale.item()
+
+    def _account(
+        self, batch: Batch, repeats: int, extra: dict[str, Tensor] | None = None, report: bool = False
+    ) -> None:
+        text = text_of(batch)
+        u, v = self.network(batch.x, text)
+        number = numbers_of(text).to(u.device)
+        label = None if batch.condition is None else batch.condition.part("label")
+        self.accounting.update(u, v, number, number if label is None else label.value)
+
+    def leaves(self) -> dict[str, Any]:
+        kind = type(self.network)
+        about = {
+            "_target_": f"{kind.__module__}.{kind.__qualname__}",
+            "shape": list(self.network.shape),
+            "text": [self.network.text.length, self.network.text.width],
+            "sizes": self.network.sizes,
+        }
+        return {FILE: about | {"state": self.network.state_dict()}}
+
+
+def text_of(batch: Batch) -> Part:
+    """The part "text" of a batch.
+
+    Raises:
+        UserError: there is none.
+    """
+    part = None if batch.condition is None else batch.condition.part("text")
+    if part is None:
+        raise UserError("model=contrastive: this data has no text; data=shapes is accepted")
+    return part
+
+
+def numbers_of(text: Part) -> Tensor:
+    """One number a text, (B,) int64 below 2^52, the same for the same tokens."""
+    gone = None if text.mask is None else ~text.mask.unsqueeze(2)
+    tokens = text.value if gone is None else text.value.masked_fill(gone, 0.0)
+    rows = tokens.float().cpu().numpy()
+    return torch.tensor([digest(row) & (2**52 - 1) for row in rows], dtype=torch.int64)
+
+
+def _gathered(mine: Tensor, rank: int, world: int) -> Tensor:
+    """Rows (B / W, d) of all W processes in their order, (B, d), with the gradient of all their losses."""
+    if world == 1 or not (dist.is_available() and dist.is_initialized()):
+        return mine
+    n = len(mine)
+    whole = mine.new_zeros(n * world, mine.shape[1]).index_add(
+        0, rank * n + torch.arange(n, device=mine.device), mine
+    )
+    found: Tensor = all_reduce(whole)
+    return found
+
+
+def _figure(column: Tensor) -> dict:
+    n, total, squares = sums_of(column).tolist()
+    return figure_of(int(n), total, squares)

@@ -1,0 +1,134 @@
+"""Two towers into one space: images and texts as unit vectors, for contrastive learning (CLIP).
+
+Radford et al. 2021, sec. 2.3: each modality has an encoder of its own and a linear map into the shared space;
+similarity is the cosine, divided by a temperature that is learned.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, normalize, silu
+
+from triptych.declare import Count, Ge, Le, Share, declared
+from triptych.diffusion.condition import Kind, Part, Tokens
+from triptych.networks.conv_ladder import Residual
+from triptych.networks.embedding import image_shape
+
+Layers = Annotated[int, Ge(1), Le(64)]
+TEMPERATURE = 0.07  # at the start (Radford et al. 2021, sec. 2.4)
+
+
+class ImageTower(nn.Module):
+    """Residual stages, each at half the size of the one before; (B, C, H, W) -> (B, embedding)."""
+
+    def __init__(self, shape: tuple[int, int, int], embedding: int, width: int, blocks: int, stages: int):
+        super().__init__()
+        self.first = nn.Conv2d(shape[0], width, 3, padding=1)
+        # where things lie matters, and a convolution followed by a mean would not know
+        self.position = nn.Parameter(0.1 * torch.randn(1, width, *shape[1:]))
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(Residual(width) for _ in range(blocks))) for _ in range(stages)
+        )
+        self.last = nn.Linear(16 * width, embedding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x) + self.position
+        for number, stage in enumerate(self.stages):
+            if number and min(h.shape[2:]) > 4:
+                h = avg_pool2d(h, 2)
+            h = stage(h)
+        found: Tensor = self.last(adaptive_avg_pool2d(silu(h), 4).flatten(1))
+        return found
+
+
+class TextTower(nn.Module):
+    """A transformer over tokens, its mean over those that the mask has; (B, L, d) -> (B, embedding)."""
+
+    def __init__(self, kind: Tokens, embedding: int, width: int, depth: int, heads: int, dropout: float):
+        super().__init__()
+        self.first = nn.Linear(kind.width, width)
+        self.position = nn.Parameter(0.1 * torch.randn(kind.length, width))
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
+        self.last = nn.Linear(width, embedding)
+
+    def forward(self, part: Part) -> Tensor:
+        tokens = part.value
+        there = tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if part.mask is None else part.mask
+        h = self.first(tokens) + self.position[: tokens.shape[1]]
+        h = self.norm(self.layers(h, src_key_padding_mask=~there))
+        share = there.unsqueeze(2).to(h)
+        found: Tensor = self.last((h * share).sum(1) / share.sum(1))
+        return found
+
+
+@declared("model.network")
+class ContrastiveNetwork(nn.Module):
+    """(images, texts) -> unit vectors u, v (B, embedding) each, and ``scale``, one over the temperature.
+
+    Args:
+        shape, conditions: from the data: images (C, H, W), and the part "text", Tokens.
+        embedding: dimensions of the shared space.
+        width, blocks, stages: channels of the image tower, residual blocks a stage, stages.
+        text_width, depth, heads: of the text tower's transformer.
+        dropout: share of the transformer's units dropped in training.
+
+    Raises:
+        ValueError: the data are no images or have no part "text" of tokens; ``text_width`` is no multiple of
+            ``heads``.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        conditions: Mapping[str, Kind] | None = None,
+        embedding: Annotated[int, Ge(2)] = 32,
+        width: Count = 32,
+        blocks: Layers = 1,
+        stages: Layers = 3,
+        text_width: Count = 64,
+        depth: Layers = 2,
+        heads: Count = 4,
+        dropout: Share = 0.0,
+    ):
+        super().__init__()
+        text = (conditions or {}).get("text")
+        if not isinstance(text, Tokens):
+            known = ", ".join(conditions or ()) or "no conditions"
+            raise ValueError(f"model.network: images with a text are needed, these have {known}")
+        if text_width % heads:
+            raise ValueError(
+                f"model.network.text_width={text_width}: a multiple of model.network.heads={heads} "
+                "is accepted"
+            )
+        self.shape, self.text, self.embedding = image_shape(shape, "contrastive"), text, embedding
+        self.sizes: dict[str, Any] = {
+            "embedding": embedding, "width": width, "blocks": blocks, "stages": stages,
+            "text_width": text_width, "depth": depth, "heads": heads, "dropout": dropout,
+        }  # fmt: skip
+        self.image_tower = ImageTower(self.shape, embedding, width, blocks, stages)
+        self.text_tower = TextTower(text, embedding, text_width, depth, heads, dropout)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(TEMPERATURE)))
+
+    @property
+    def scale(self) -> Tensor:
+        """1 / temperature, ()."""
+        return self.log_scale.exp()
+
+    def images(self, x: Tensor) -> Tensor:
+        """Unit vectors (B, embedding) of images x (B, C, H, W)."""
+        return normalize(self.image_tower(x), dim=1)
+
+    def texts(self, part: Part) -> Tensor:
+        """Unit vectors (B, embedding) of texts, tokens (B, L, d) with their mask."""
+        return normalize(self.text_tower(part), dim=1)
+
+    def forward(self, x: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+        """Both, of B pairs."""
+        return self.images(x), self.texts(part)

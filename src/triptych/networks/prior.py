@@ -1,0 +1,94 @@
+"""A transformer over what is asked for and the noisy vector, for the prior of DALL-E 2.
+
+Ramesh et al. 2022, sec. 2.2: a sequence of, in order, the encoded text, the text's embedding, an embedding of
+the noise level, the noisy image embedding, and a final one of its own, whose output is the answer. Theirs has
+a causal mask; as the answer is read from the last place alone, here every place sees every other, so that a
+text that is absent leaves no place without anything to attend to.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from triptych.declare import Count, Share, declared
+from triptych.diffusion.condition import Condition, Kind, Tokens
+from triptych.networks.conditioning import EMBEDDERS, Conditioning
+from triptych.networks.embedding import per_dim, zeros
+
+
+@declared("denoiser.network")
+class Prior(nn.Module):
+    """See ``triptych.networks`` for the contract; any event shape, flattened.
+
+    Args:
+        width, depth, heads: of the transformer; width a multiple of the heads.
+        dropout: share of its units dropped in training.
+        shape, outputs, conditions, spacing: from the data and the objective. Tokens are a place each, any
+            other part is one place.
+
+    Raises:
+        ValueError: ``width`` is no multiple of ``heads``.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        outputs: int = 1,
+        conditions: Mapping[str, Kind] | None = None,
+        spacing: float | None = None,
+        width: Count = 96,
+        depth: Count = 2,
+        heads: Count = 4,
+        dropout: Share = 0.0,
+    ):
+        super().__init__()
+        if width % heads:
+            raise ValueError(
+                f"denoiser.network.width={width}: a multiple of denoiser.network.heads={heads} is accepted"
+            )
+        self.shape, self.outputs, self.conditions = tuple(shape), outputs, dict(conditions or {})
+        dims = math.prod(self.shape)
+        texts = {name: kind for name, kind in self.conditions.items() if isinstance(kind, Tokens)}
+        others = {name: kind for name, kind in self.conditions.items() if name not in texts}
+        self.texts = nn.ModuleDict({name: nn.Linear(kind.width, width) for name, kind in texts.items()})
+        self.others = nn.ModuleDict(
+            {name: EMBEDDERS[type(kind)](kind, width) for name, kind in others.items()}
+        )
+        self.conditioning = Conditioning(width)
+        self.first = nn.Linear(dims, width)
+        self.query = nn.Parameter(0.1 * torch.randn(1, 1, width))
+        places = sum(kind.length for kind in texts.values()) + len(others) + 3
+        self.position = nn.Parameter(0.1 * torch.randn(places, width))
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
+        self.last = zeros(nn.Linear(width, dims * outputs))
+
+    def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
+        n = len(z)
+        found, there = [], []
+        for name, layer in self.texts.items():
+            kind, part = self.conditions[name], None if condition is None else condition.part(name)
+            assert isinstance(kind, Tokens)
+            mask = z.new_zeros(n, kind.length, dtype=torch.bool)
+            value = z.new_zeros(n, kind.length, kind.width)
+            if part is not None:
+                length = part.value.shape[1]
+                value[:, :length] = part.value
+                mask[:, :length] = part.present().unsqueeze(1) if part.mask is None else part.mask
+                mask &= part.present().unsqueeze(1)
+            found.append(layer(value))
+            there.append(mask)
+        for name, embed in self.others.items():
+            part = None if condition is None else condition.part(name)
+            found.append(embed(part, n).unsqueeze(1))
+        found += [self.conditioning(gamma).unsqueeze(1), self.first(z.flatten(1)).unsqueeze(1)]
+        h = torch.cat([*found, self.query.expand(n, -1, -1)], 1) + self.position
+        there.append(z.new_ones(n, h.shape[1] - sum(m.shape[1] for m in there), dtype=torch.bool))
+        h = self.layers(h, src_key_padding_mask=~torch.cat(there, 1))[:, -1]
+        raw = self.last(self.norm(h)).view(n, self.outputs * self.shape[0], *self.shape[1:])
+        return per_dim(raw, self.outputs, self.shape)

@@ -1,0 +1,69 @@
+"""Positions of an image that attend to the tokens of a text."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from triptych.diffusion.condition import Condition, Kind, Tokens
+from triptych.networks.embedding import zeros
+
+
+class Text(nn.Module):
+    """The tokens of a condition, (B, N, width), with a mask (B, N) of those that are there.
+
+    One learned token goes before them. It is all that there is where the text is absent, so that a network
+    without its text answers for all texts (Ho & Salimans 2022).
+
+    Args:
+        conditions: of which the tokens are taken; parts of other kinds are left alone.
+        width: of the result.
+    """
+
+    def __init__(self, conditions: Mapping[str, Kind], width: int):
+        super().__init__()
+        self.kinds = {name: kind for name, kind in conditions.items() if isinstance(kind, Tokens)}
+        self.null = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.layers = nn.ModuleDict({name: nn.Linear(kind.width, width) for name, kind in self.kinds.items()})
+        self.positions = nn.ParameterDict(
+            {name: nn.Parameter(0.02 * torch.randn(kind.length, width)) for name, kind in self.kinds.items()}
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, condition: Condition | None, items: int) -> tuple[Tensor, Tensor]:
+        found = [self.null.expand(items, -1, -1)]
+        there = [torch.ones(items, 1, dtype=torch.bool, device=self.null.device)]
+        for name in self.kinds:
+            part = None if condition is None else condition.part(name)
+            if part is None:  # as long as if it were there, so that absent for all is absent for each
+                found.append(self.positions[name].expand(items, -1, -1))
+                there.append(there[0].expand(-1, self.kinds[name].length) & False)
+                continue
+            h = self.layers[name](part.value)
+            found.append(h + self.positions[name][: h.shape[1]])
+            mask = torch.ones_like(h[..., 0], dtype=torch.bool) if part.mask is None else part.mask
+            there.append(mask & part.present().unsqueeze(1))
+        return self.norm(torch.cat(found, 1)), torch.cat(there, 1)
+
+
+class CrossAttention(nn.Module):
+    """softmax(q k^T / sqrt(d)) v of positions (B, C, H, W) to tokens (B, N, width), residual.
+
+    As in the U-Nets of text-to-image models (Rombach et al. 2022, sec. 3.3; Saharia et al. 2022, app. B.1).
+    """
+
+    def __init__(self, channels: int, heads: int, width: int, groups: int):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(groups, channels)
+        self.q, self.kv = nn.Conv2d(channels, channels, 1), nn.Linear(width, 2 * channels)
+        self.out = zeros(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, h: Tensor, text: tuple[Tensor, Tensor]) -> Tensor:
+        tokens, there = text
+        b, channels, height, width = h.shape
+        q = self.q(self.norm(h)).view(b, self.heads, channels // self.heads, -1).transpose(2, 3)
+        k, v = self.kv(tokens).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=there[:, None, None])
+        return h + self.out(mixed.transpose(2, 3).reshape(b, channels, height, width))

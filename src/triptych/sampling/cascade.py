@@ -1,0 +1,143 @@
+"""Samples of a cascade whose stages are runs, each drawn as its run says: ``triptych-sample cascade=...``."""
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from triptych.config.keys import check_values
+from triptych.data.augment import ConditioningNoise, told_level
+from triptych.diffusion.cascade import Cascade, Stage
+from triptych.diffusion.condition import AUGMENTATION, Condition, Part
+from triptych.diffusion.draws import Stream, mix
+from triptych.errors import UserError
+from triptych.experiment.build import build_drawing
+from triptych.experiment.experiment import Experiment
+from triptych.experiment.guided import Guides
+from triptych.experiment.stages import GIVEN, open_stages, told
+from triptych.models.diffusion import Diffusion
+from triptych.sampling.draw import asked_for
+from triptych.sampling.prompts import of_prompts, texts
+
+DRAWING = ("sampler", "guidance", "threshold")
+
+
+class OpenedCascade:
+    """The stages' runs, opened once, and what is asked of them.
+
+    Args:
+        asked: cascade, stages, noise, prompt, label, weights and data_root of ``configs/sample.yaml``.
+
+    Raises:
+        UserError: stages that do not fit one another, or cannot draw what is asked for in this way.
+    """
+
+    def __init__(self, asked: dict[str, Any]):
+        self.asked = asked
+        self.runs = open_stages("cascade", asked["cascade"], asked["weights"], asked["data_root"])
+        changes = asked["stages"]
+        if len(changes) > len(self.runs):
+            raise UserError(
+                f"stages: {len(changes)} groups for {len(self.runs)} stages; one a stage is accepted"
+            )
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.stages = [
+            self._stage(i, run, changes[i] if i < len(changes) else {}) for i, run in enumerate(self.runs)
+        ]
+
+    @property
+    def last(self) -> Experiment:
+        """The stage that draws what is asked for."""
+        return self.runs[-1]
+
+    def _stage(self, i: int, run: Experiment, change: dict[str, Any]) -> Stage:
+        model, config = cast(Diffusion, run.model.to(self.device)), _changed(i, run.config, change)
+        drawing = build_drawing(config, model, run.data, Guides(config))
+        denoiser = model.denoiser if drawing.denoiser is None else drawing.denoiser.to(self.device)
+        return Stage(
+            run.data.known_as or f"stage {i}",
+            cast(Any, denoiser),
+            model.schedule,
+            model.prepared(drawing.sampler),
+            model.shape,
+            run.data.as_told,
+            self._noise(run) if self.asked["noise"] else None,
+        )
+
+    def _noise(self, run: Experiment) -> Callable[[Condition, torch.Generator | None], Condition] | None:
+        """Noise on what the stage is told of those before it; None for one that is told nothing of them."""
+        drawn = [name for name in told(run) if name not in GIVEN]
+        if not drawn:
+            return None
+        level = self.asked["noise"]
+        said = told_level(run.data.augmentations, drawn[0], level).to(self.device)
+        return partial(noised, part=drawn[0], level=level, said=said)
+
+    def condition(self, n: int) -> Condition | None:
+        """What is asked for: prompts in turn, or what held-out items of the last stage have."""
+        prompt, label, run = self.asked["prompt"], self.asked["label"], self.last
+        hears = [name for one in self.runs for name in told(one)]
+        if prompt is not None:
+            found: Condition | None = of_prompts(texts(prompt), run.data, hears, n)
+        else:
+            found = asked_for(run.model, run.data, n)
+            found = None if found is None else found.only(*GIVEN)
+        if label is not None:
+            classes = run.data.num_classes
+            if "label" not in hears or type(label) is not int or not 0 <= label < classes:
+                accepted = f"a class from 0 to {classes - 1}" if "label" in hears else "null"
+                raise UserError(f"label={label}: {accepted} is accepted")
+            named = Condition(label=torch.full((n,), label))
+            found = named if found is None else found.together(named)
+        return None if found is None else found.to(self.device)
+
+    def draw(self) -> dict[str, Tensor]:
+        """stage -> ``asked["n"]`` samples (n, *shape) in data units, the last stage's last."""
+        n, most = self.asked["n"], self.asked["batch_size"]
+        condition, parts = self.condition(n), []
+        for start in range(0, n, most):
+            some = None if condition is None else condition[slice(start, start + most)]
+            generator = torch.Generator(self.device).manual_seed(
+                mix(self.asked["seed"], Stream.SAMPLES, start)
+            )
+            size = min(most, n - start)
+            parts.append(Cascade(self.stages)(size, generator=generator, condition=some, device=self.device))
+        return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+
+    def pictures(self, drawn: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, Experiment]]:
+        """(name of a picture, samples, whose they are) of each stage."""
+        for i, (x, run) in enumerate(zip(drawn.values(), self.runs, strict=True)):
+            yield ("samples" if run is self.last else f"stage_{i}"), x, run
+
+
+def noised(
+    condition: Condition, generator: torch.Generator | None, part: str, level: float, said: Tensor
+) -> Condition:
+    """``condition`` with noise of ``level`` on its image ``part``, told in the numbers ``said``."""
+    x = condition.parts[part].value
+    eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    z = ConditioningNoise.at(x, torch.full((len(x),), level, device=x.device), eps)
+    changed: dict[str, Any] = {part: z, AUGMENTATION: Part(said.expand(len(x), -1))}
+    return condition.together(Condition(**changed))
+
+
+def _changed(i: int, config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration with another way to draw: {"guidance.scale": 3.0}; UserError for other keys."""
+    config = deepcopy(config) | {"condition_from": {}}  # the stages before it give its parts
+    for key, value in change.items():
+        group, *names = str(key).split(".")
+        node = config.get(group)
+        if group not in DRAWING or not names:
+            raise UserError(
+                f"stages[{i}].{key}={value}: keys of {', '.join(DRAWING)}, as guidance.scale, are accepted"
+            )
+        for name in names[:-1]:
+            node = node.get(name) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or names[-1] not in node:
+            raise UserError(f"stages[{i}].{key}={value}: the stage's run has no such key")
+        node[names[-1]] = value
+    check_values({name: config.get(name) for name in DRAWING if config.get(name)}, "sample")
+    return config

@@ -1,0 +1,34 @@
+"""What prompts ask of a model: a condition for each sample."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from triptych.data.base import DataModule
+from triptych.diffusion.condition import Condition
+from triptych.errors import UserError
+
+TEXT = "text"
+
+
+def texts(prompt: Any) -> list[str]:
+    """``prompt`` of a command as a list: one text or several."""
+    return [prompt] if isinstance(prompt, str) else list(prompt)
+
+
+def of_prompts(prompts: Sequence[str], data: DataModule, told: Sequence[str], n: int) -> Condition:
+    """The condition of n samples, of the prompts in turn.
+
+    Raises:
+        UserError: no prompt, one that the data's encoder refuses, or a model that is told no text.
+    """
+    if not prompts:
+        raise UserError("prompt=[]: a text, or a list of one text or more, is accepted")
+    asked = data.asked(prompts)
+    if TEXT not in told:
+        raise UserError(
+            f"prompt={prompts[0]!r}: this model is told no text; one trained with model.conditional=[text] "
+            "is accepted"
+        )
+    return asked[torch.arange(n) % len(prompts)]

@@ -1,0 +1,86 @@
+"""Configurations of text to image: they compose, set only keys that exist, and compare models of one size."""
+
+import re
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from triptych.config.build import check_targets
+from triptych.config.check import CONFIGS, check_keys
+from triptych.config.names import register_resolvers, slug
+from triptych.data.build import build_data
+from triptych.experiment.model import build_model
+
+SMALL = ["data.train_size=20", "data.val_size=4", "data.test_size=4"]
+
+
+def composed(*overrides):
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", overrides=[*overrides, *SMALL], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        check_keys(cfg, cfg.hydra)
+        plain = OmegaConf.to_container(cfg, resolve=False)
+        plain.pop("hydra")
+        check_targets(plain)
+        OmegaConf.set_struct(cfg, False)
+        cfg.pop("hydra")
+        return OmegaConf.to_container(cfg, resolve=True)
+
+
+def settings(ablation):
+    text = OmegaConf.load(CONFIGS / "ablation" / f"{ablation}.yaml").hydra.sweeper
+    assert text.params.setting.split(",") == list(text.settings)
+    return {name: list(overrides) for name, overrides in text.settings.items()}
+
+
+def parameters(config):
+    model = build_model(config, build_data(config))
+    return sum(p.numel() for p in model.parameters())
+
+
+STAGES = ("cascade_low", "cascade_high", "cascade_high_noised")
+
+
+@pytest.mark.parametrize("experiment", ["imagen_base", "imagen_sr", *STAGES])
+def test_experiments_build(experiment):
+    config = composed(f"experiment={experiment}")
+    assert config["name"] == experiment and parameters(config) < 600_000
+
+
+def test_stages_and_one_model_are_of_one_size_within_a_twentieth():
+    stages = {name: parameters(composed(f"experiment={name}")) for name in STAGES[:2]}
+    one = parameters(composed("ablation=cascade", *settings("cascade")["one"]))
+    assert one == pytest.approx(sum(stages.values()), rel=0.05)
+    said = re.search(r"# (\d+) and (\d+) thousand", (CONFIGS / "ablation" / "cascade.yaml").read_text())
+    assert [int(n) for n in said.groups()] == [round(n / 1000) for n in (one, sum(stages.values()))]
+
+
+def test_the_cascades_stages_are_the_runs_that_come_first():
+    """The directory of a cell is its overrides, as Hydra's ``override_dirname`` and ``slug`` make it."""
+    params = OmegaConf.load(CONFIGS / "ablation" / "cascade_stages.yaml").hydra.sweeper.params
+    assert params.experiment.split(",") == [*STAGES] and list(params) == ["seed", "experiment"]
+    for name, high in (("two", "cascade_high"), ("two_noised", "cascade_high_noised")):
+        config = composed("ablation=cascade", *settings("cascade")[name], "seed=2")
+        names = [slug(f"experiment={stage},seed=2") for stage in ("cascade_low", high)]
+        sweep = f"{config['paths']['log_dir']}/sweeps/{composed('ablation=cascade_stages')['name']}"
+        assert config["model"]["stages"] == [f"{sweep}/{one}" for one in names]
+        assert config["data"]["held_out"] == 0
+
+
+def test_a_cell_of_the_stages_is_its_experiment():
+    for stage in STAGES:
+        cell = composed("ablation=cascade_stages", f"experiment={stage}")
+        alone = composed(f"experiment={stage}")
+        for key in ("data", "denoiser", "model", "augmentation", "objective", "bound"):
+            assert cell.get(key) == alone.get(key), key
+        assert cell["name"] == "cascade_stages"
+
+
+def test_a_captions_bits_are_of_networks_that_differ_in_hearing_it():
+    for overrides in settings("caption_bits").values():
+        config = composed("ablation=caption_bits", *overrides)
+        check_targets(config)
+        assert config["data"]["held_out"] == 0 and config["model"]["label_dropout"] == 0

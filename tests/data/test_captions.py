@@ -1,0 +1,99 @@
+"""Data with captions: their tokens as a part of the condition, prompts, a folder of pairs."""
+
+import pytest
+import torch
+
+from triptych.data.captions import CaptionedFolder, DigitsCaptioned, FashionCaptioned
+from triptych.data.contract import check_contract
+from triptych.data.digits import Digits
+from triptych.data.fingerprint import fingerprint
+from triptych.data.text import Words
+from triptych.diffusion.condition import Labels, Tokens
+
+from .helpers import refused, save_images, write_mnist
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = DigitsCaptioned(encoder=Words())
+    data.setup()
+    return data
+
+
+def test_the_tokens_of_an_item_are_its_captions(digits):
+    check_contract(digits)
+    assert digits.conditions == {"label": Labels(10), "text": Tokens(12, digits.encoder.width)}
+    batch = digits.splits["val"].batch(torch.tensor([3, 0, 7]))
+    tokens, mask = digits.encoder.encode([digits.captions["val"][i] for i in (3, 0, 7)])
+    part = batch.condition.parts["text"]
+    assert part.value.equal(tokens) and part.mask.equal(mask)
+    asked = digits.asked(["the digit seven"]).parts["text"]
+    assert asked.value.equal(digits.encoder.encode(["the digit seven"])[0])
+
+
+def test_captions_name_the_class_and_items_are_the_datas_own(digits):
+    plain = Digits()
+    plain.setup()
+    for name, split in digits.splits.items():
+        assert split.values.equal(plain.splits[name].values) and split.labels.equal(plain.splits[name].labels)
+        for caption, label in zip(digits.captions[name], split.labels, strict=True):
+            assert digits.names[label] in caption.split()
+    assert len(set(digits.captions["train"])) == 10 * len(digits.phrasings)
+
+
+def test_captions_are_part_of_what_data_are(digits):
+    other = DigitsCaptioned(encoder=Words())
+    other.setup()
+    assert fingerprint(other).data == fingerprint(digits).data
+    text = other.splits["test"].condition.parts["text"].value
+    text.order[[0, -1]] = text.order[[-1, 0]]
+    assert fingerprint(other).data != fingerprint(digits).data
+
+
+def test_data_without_captions_have_no_prompts():
+    refused(lambda: Digits().asked(["seven"]), "prompt='seven'", "digits", "captioned")
+
+
+def test_fashion(tmp_path):
+    write_mnist(tmp_path)
+    data = FashionCaptioned(encoder=Words(), root=tmp_path, val_size=5)
+    data.setup()
+    check_contract(data)
+    assert "ankle" in data.captions["train"][data.splits["train"].labels.tolist().index(9)]
+
+
+def pairs(folder, captions):
+    save_images(folder, len(captions))
+    for i, caption in enumerate(captions):
+        if caption is not None:
+            (folder / f"{i:02d}.txt").write_bytes(caption)
+
+
+def opened(folder, **keys):
+    data = CaptionedFolder(encoder=Words(), root=folder, size=8, **keys)
+    data.setup()
+    return data
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_folder_of_pairs(tmp_path, monkeypatch, cache):
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "cache"))
+    names = [f"picture {word}" for word in "a b c d e f g h i j k l m n o p q r s t".split()]
+    pairs(tmp_path / "root", [f"\n {name}\n".encode() for name in names])
+    data = opened(tmp_path / "root", data_seed=0, cache=cache)
+    check_contract(data)
+    assert data.num_classes == 0 and list(data.conditions) == ["text"]
+    for name, split in data.splits.items():
+        red = split.values[slice(0, None)][:, 0, 0, 0].tolist()  # image i is (i, 0, 100) all over
+        assert data.captions[name] == [names[i] for i in red]
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "word"),
+    [(None, "07.txt"), (b" \n", "empty"), (b"\xff\xfe\x00", "cannot read"), (b"?!", "no word")],
+)
+def test_an_image_without_a_caption(tmp_path, bytes_, word):
+    captions = [b"a picture"] * 12
+    captions[7] = bytes_
+    pairs(tmp_path, captions)
+    refused(lambda: opened(tmp_path), "data.root", word)

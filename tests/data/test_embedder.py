@@ -1,0 +1,157 @@
+"""Embeddings of a contrastive run as conditions of captioned data, and as data of their own."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from triptych.data.base import DataError
+from triptych.data.contract import check_contract
+from triptych.data.digits import Digits
+from triptych.data.embedder import Embedder, on_sphere, slerp
+from triptych.data.fingerprint import fingerprint
+from triptych.data.image_embeddings import ImageEmbeddings
+from triptych.data.shapes import Shapes
+from triptych.data.text import Words
+from triptych.diffusion.condition import Part, Vectors
+from triptych.models.contrastive import Contrastive
+from triptych.networks.contrastive import ContrastiveNetwork
+
+SIZES = {"embedding": 6, "width": 4, "stages": 2, "text_width": 8, "depth": 1, "heads": 2}
+D = SIZES["embedding"]
+
+
+def unset(**more):
+    return Shapes(encoder=Words(), train_size=120, val_size=12, test_size=20, held_out=2, **more)
+
+
+def shapes(**more):
+    data = unset(**more)
+    data.setup()
+    return data
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A directory as a run of model=contrastive leaves it, and its network."""
+    data = shapes()
+    torch.manual_seed(0)
+    network = ContrastiveNetwork(data.shape, data.conditions, **SIZES).eval()
+    more = {"shape": data.shape, "discrete": True, "seed": 0, "repeats": 1, "val_repeats": 1}
+    model = Contrastive(network, None, None, **more)
+    for name, left in model.leaves().items():
+        torch.save(left, tmp_path / name)
+    return tmp_path, network, data
+
+
+def test_conditions_hold_the_embeddings_of_images_and_captions(run):
+    path, network, plain = run
+    data = shapes(embeddings=path)
+    check_contract(data)
+    assert data.conditions == plain.conditions | {"embedding": Vectors(D), "text_embedding": Vectors(D)}
+    for name, split in data.splits.items():
+        text = plain.splits[name].condition[torch.arange(len(split))].parts["text"]
+        x = split.batch(torch.arange(len(split))).x
+        with torch.no_grad():
+            expected = network(x, text)
+        for part, unit in zip(("embedding", "text_embedding"), expected, strict=True):
+            torch.testing.assert_close(split.condition.parts[part].value, unit * math.sqrt(D))
+    asked = data.asked(["three red squares"])
+    torch.testing.assert_close(asked.parts["text_embedding"].value, data.embedder.texts(asked.parts["text"]))
+    assert "embedding" not in asked.parts, "no prompt says it: a prior draws it"
+
+
+def test_image_embeddings_are_data_of_the_same_items(run):
+    base = shapes(embeddings=run[0])
+    data = ImageEmbeddings(unset(), run[0], batch_size=4)
+    data.setup()
+    check_contract(data)
+    assert data.shape == (D,) and data.known_as == "embedding" and data.levels is None
+    assert set(data.conditions) == set(base.conditions) - {"embedding"}
+    for name, split in data.splits.items():
+        assert torch.equal(split.values, base.splits[name].condition.parts["embedding"].value)
+        assert torch.equal(split.labels, base.splits[name].labels)
+        torch.testing.assert_close(split.values.square().mean(1), torch.ones(len(split)))
+    assert set(data.asked(["a red square"]).parts) == {"text", "text_embedding"}
+
+
+def test_embeddings_are_known_by_what_they_follow_from(run):
+    """Not by their own last digits, which another machine or number of threads may change."""
+    path, network, plain = run
+    data, again = shapes(embeddings=path), shapes(embeddings=path)
+    again.splits["train"].condition.parts["embedding"].value.mul_(1 + 1e-6)
+    assert fingerprint(data).data == fingerprint(again).data != fingerprint(plain).data
+    prior = ImageEmbeddings(unset(), path)
+    prior.setup()
+    found = fingerprint(prior).data
+    prior.splits["test"].values.mul_(1 + 1e-6)
+    assert fingerprint(prior).data == found
+    left = torch.load(path / "encoder.pt", weights_only=True)
+    left["state"]["log_scale"] += 1
+    torch.save(left, path / "encoder.pt")
+    other = ImageEmbeddings(unset(), path)
+    other.setup()
+    assert fingerprint(other.base).data != fingerprint(data).data and fingerprint(other).data != found
+
+
+def test_what_is_no_encoder_of_these_data_is_refused_in_one_line(run, tmp_path):
+    path = run[0]
+    file = path / "encoder.pt"
+    good = torch.load(file, weights_only=True)
+    with pytest.raises(DataError, match=r"data.embeddings=/nowhere: no encoder.pt there; .* is accepted$"):
+        Embedder("/nowhere")
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "encoder.pt"
+    weight = "image_tower.last.bias"
+    bad = [
+        {},
+        good | {"_target_": "triptych.networks.mlp.MLP"},
+        good | {"_target_": "os.system"},
+        good | {"sizes": SIZES | {"depth": 10**9}},
+        good | {"sizes": SIZES | {"width": 10**7}},
+        good | {"state": {}},
+        good | {"state": good["state"] | {weight: torch.zeros(1).expand(2**40)}},
+        good | {"shape": "red"},
+    ]
+    for left in bad:
+        torch.save(left, other)
+        with pytest.raises(DataError, match="its encoder.pt cannot be read"):
+            Embedder(other)
+    other.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(DataError, match="its encoder.pt cannot be read"):
+        Embedder(other)
+    with pytest.raises(DataError, match=r"of images \(3, 16, 16\) .* the data's are \(3, 8, 8\)"):
+        shapes(embeddings=path, size=8)
+    with pytest.raises(DataError, match="data.base: a Digits; data with captions, as shapes, are accepted"):
+        ImageEmbeddings(Digits(), path)
+
+
+# the sphere ---------------------------------------------------------------------------------------------
+
+
+def test_slerp_stays_on_the_sphere_at_even_angles():
+    """Shoemake 1985: from a to b along the great circle, at an angle of share times theirs."""
+    a, b = (normalize(torch.randn(1, 5, generator=torch.Generator().manual_seed(i)).double()) for i in (0, 1))
+    a, b = 3 * a, 3 * b
+    share = torch.linspace(0, 1, 5).double()
+    path = slerp(a.expand(5, -1), b.expand(5, -1), share)
+    torch.testing.assert_close(path[[0, -1]], torch.cat([a, b]))
+    torch.testing.assert_close(path.norm(dim=1), torch.full((5,), 3.0).double())
+    whole = torch.cosine_similarity(a, b).arccos()
+    angle = torch.cosine_similarity(path[1:], a).arccos()
+    torch.testing.assert_close(angle, share[1:] * whole)
+    torch.testing.assert_close(slerp(a, a, torch.tensor([0.3]).double()), a)
+
+
+def test_a_drawn_embedding_is_put_back_among_those_of_images():
+    drawn = on_sphere(torch.randn(4, 9))
+    torch.testing.assert_close(drawn.square().mean(1), torch.ones(4))
+    torch.testing.assert_close(on_sphere(drawn), drawn)
+
+
+def test_texts_without_a_mask_are_whole(run):
+    embedder = Embedder(run[0])
+    tokens = torch.randn(2, run[2].encoder.length, run[2].encoder.width)
+    there = torch.ones(tokens.shape[:2], dtype=torch.bool)
+    torch.testing.assert_close(embedder.texts(Part(tokens)), embedder.texts(Part(tokens, mask=there)))

@@ -1,0 +1,140 @@
+"""Captioned shapes: captions say what pictures show, splits do not overlap, entropies are known."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from triptych.data import shapes
+from triptych.data.shapes import ATTRIBUTES, COMBINATIONS, Shapes, attributes, caption, described, draw
+from triptych.data.text import Words
+
+from .helpers import refused
+
+SIZES = {"train_size": 300, "val_size": 60, "test_size": 150}
+
+
+def ready(**keys):
+    data = Shapes(encoder=Words(), **SIZES | keys)
+    data.setup()
+    return data
+
+
+@pytest.fixture(scope="module")
+def data():
+    return ready()
+
+
+def rows(split):
+    return {tuple(row) for row in split.values.flatten(1).tolist()}
+
+
+def seen_in(picture):
+    """Attributes of a picture (3, 16, 16), found without the drawing code: colour, side, number, outline."""
+    ground = int(np.median(picture))
+    there = (picture != ground).any(0)
+    bright = picture[:, there].max(1) > 3  # the background is darker
+    colour = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 0): "yellow"}[
+        tuple(bright.astype(int))
+    ]
+    lines = there.any(1)
+    count = int(lines[0]) + int((lines[1:] & ~lines[:-1]).sum())
+    first = there[lines.argmax() :][: (~lines[lines.argmax() :]).argmax() or None]
+    widths = first.sum(1)
+    shape = (
+        "square" if (widths == widths.max()).all() else "circle" if widths[0] == widths[-1] else "triangle"
+    )
+    left = there[:, :8].any()
+    assert left != there[:, 8:].any()
+    return shape, colour, ("one", "two", "three")[count - 1], "left" if left else "right"
+
+
+def test_a_picture_shows_its_attributes():
+    random = np.random.RandomState(0)
+    for what in COMBINATIONS * 3:
+        named = tuple(values[k] for values, k in zip(ATTRIBUTES.values(), what, strict=True))
+        assert seen_in(draw(what, random)) == named
+
+
+def test_a_caption_says_what_it_was_made_of_and_no_more():
+    for what, phrase, place, article in product(COMBINATIONS, range(3), range(3), (False, True)):
+        said = described(caption(what, phrase, place, article))
+        assert said == dict(zip(ATTRIBUTES if place else list(ATTRIBUTES)[:3], what, strict=False))
+
+
+def test_items_labels_and_captions_belong_together(data):
+    for name, split in data.splits.items():
+        found = attributes(split.labels).tolist()
+        for picture, what, text in zip(split.values.numpy(), found, data.captions[name], strict=True):
+            named = seen_in(picture)
+            assert described(text).items() <= dict(zip(ATTRIBUTES, what, strict=True)).items()
+            assert [values.index(n) for values, n in zip(ATTRIBUTES.values(), named, strict=True)] == what
+
+
+def test_the_low_picture_is_the_mean_of_four_to_the_nearest_level(data):
+    split = data.splits["test"]
+    low = (split.condition.parts["low"].value + 1) * 7.5
+    mean = torch.nn.functional.avg_pool2d(split.values.float(), 2)
+    assert low.shape == (150, 3, 8, 8) and (low - low.round()).abs().max() < 1e-5
+    assert (low - mean).abs().max() <= 0.5 + 1e-5
+    small = ready(size=8).splits["test"]
+    assert small.values.equal(low.round().to(torch.uint8)) and small.labels.equal(split.labels)
+
+
+def test_no_picture_is_in_two_splits_and_sizes_move_no_test_item(data):
+    assert sum(len(rows(s)) for s in data.splits.values()) == len(set.union(*map(rows, data.splits.values())))
+    other = ready(train_size=20, val_size=0)
+    assert other.splits["test"].values.equal(data.splits["test"].values)
+    assert other.encoder.vocabulary == data.encoder.vocabulary
+    assert not ready(data_seed=1).splits["test"].values.equal(data.splits["test"].values)
+
+
+@pytest.mark.parametrize(("number", "seed"), [(n, s) for n in (1, 4, 6) for s in range(5)])
+def test_held_out_combinations_leave_each_pair_of_attributes_to_training(number, seed):
+    held = shapes.unseen(number, seed)
+    assert len(held) == number
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert len({(one[a], one[b]) for one in held}) == number
+
+
+def test_held_out_combinations_are_not_trained_on_and_are_tested(data):
+    there = {
+        name: {tuple(a) for a in attributes(split.labels)[:, :3].tolist()}
+        for name, split in data.splits.items()
+    }
+    assert not there["train"] & set(data.held_out)
+    assert there["test"] & set(data.held_out) and len(data.seen) == 72 - 8
+
+
+def test_the_entropy_is_that_of_all_pictures_counted_out(monkeypatch):
+    """Drawn until all are there, their number is as the formula says."""
+    random = np.random.RandomState(0)
+    for count, width in ((0, 6), (0, 5)):
+        monkeypatch.setattr(shapes, "WIDTHS", ((width,), (width,), (4,)))
+        found = {draw((1, 0, count, 0), random).tobytes() for _ in range(12_000)}
+        assert len(found) == shapes.pictures(count, width)
+        assert shapes.entropy([(1, 0, count, 0)]) == pytest.approx(math.log(len(found)))
+    # two of width 6: 3 free rows in 3 gaps are 10 ways; three columns and four shades each; four backgrounds
+    assert shapes.pictures(1, 6) == 10 * (3 * 4) ** 2 * 4
+
+
+def test_a_caption_tells_as_much_as_its_attributes_have_entropy():
+    """By simulation: the entropy of what captions say, given whether they say the side."""
+    random, said = np.random.RandomState(0), ([], [])
+    for _ in range(20_000):
+        place = random.randint(3)
+        text = caption(COMBINATIONS[random.randint(72)], random.randint(3), place, True)
+        said[place > 0].append(tuple(sorted(described(text).items())))
+    found = 0.0
+    for some in said:
+        share = np.unique([hash(one) for one in some], return_counts=True)[1] / len(some)
+        found -= len(some) / 20_000 * (share * np.log(share)).sum()
+    assert shapes.told(COMBINATIONS) == pytest.approx(found, abs=0.02)
+
+
+def test_bad_keys():
+    refused(lambda: Shapes(encoder=Words(), size=12), "data.size=12", "8 or 16")
+    refused(lambda: Shapes(encoder=Words(), held_out=7), "data.held_out=7", "6")
+    refused(lambda: Shapes(encoder="words"), "data.encoder='words'", "pretrained")

@@ -1,0 +1,56 @@
+"""The sample nearest to a vector of the condition, of several: DALL-E 2's prior."""
+
+import pytest
+import torch
+
+from triptych.diffusion.condition import Condition
+from triptych.diffusion.mixture import Oracle
+from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.sampler import DDIM, Chosen
+from triptych.diffusion.schedule import Linear
+
+from .oracles import given, refused
+
+TRUTH = Oracle(given().marginals()[1], VariancePreserving())
+SCHEDULE, N = Linear(-9.0, 6.0), 40
+
+
+def told(seed=0):
+    return Condition(text_embedding=torch.randn(N, 2, generator=torch.Generator().manual_seed(seed)))
+
+
+def draw(sampler, condition, shape=(N, 2)):
+    generator = torch.Generator().manual_seed(3)
+    return sampler(TRUTH, SCHEDULE, shape, generator=generator, condition=condition)
+
+
+def dot(x, condition):
+    return (x * condition.parts["text_embedding"].value).sum(1)
+
+
+@pytest.mark.parametrize("draws", [2, 5])
+def test_it_is_the_best_of_as_many_draws(draws):
+    condition, generator = told(), torch.Generator().manual_seed(3)
+    every = torch.stack(
+        [DDIM(6, eta=1.0)(TRUTH, SCHEDULE, (N, 2), generator=generator) for _ in range(draws)]
+    )
+    found = draw(Chosen(6, draws, eta=1.0), condition)
+    scores = torch.stack([dot(x, condition) for x in every])
+    torch.testing.assert_close(dot(found, condition), scores.max(0).values)
+    assert (found == every).all(2).any(0).all(), "each is one of the draws, whole"
+
+
+def test_one_draw_or_nothing_to_be_near_is_ddim():
+    expected = draw(DDIM(6), None)
+    assert torch.equal(draw(Chosen(6, 1), told()), expected)
+    assert torch.equal(draw(Chosen(6, 2), None), expected)
+    assert torch.equal(draw(Chosen(6, 2), Condition(other=torch.zeros(N, 3))), expected)
+
+
+def test_its_cost_is_that_of_all_draws():
+    assert Chosen(6, 2).evaluations == 12
+
+
+def test_a_vector_of_another_size_is_refused():
+    other = Condition(text_embedding=torch.randn(N, 3))
+    refused(lambda: draw(Chosen(6), other), "sampler.by=text_embedding: 3 numbers, a sample has 2")

@@ -1,0 +1,134 @@
+"""The sum rule where it is exact: pictures of a finite set, the low one a function of the picture.
+
+The posterior mean of a finite set is a sum over it, so both stages' denoisers and the single one are exact,
+and so is -log p(x).
+"""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from triptych.data.batch import Batch, to_unit
+from triptych.data.shapes import halved
+from triptych.diffusion.bound import Bound
+from triptych.diffusion.condition import Condition
+from triptych.diffusion.decoder import Categorical
+from triptych.diffusion.loss import Elbo as Weight
+from triptych.diffusion.objective import Objective
+from triptych.diffusion.prediction import Prediction
+from triptych.diffusion.process import VariancePreserving, expand
+from triptych.diffusion.sampler import DDIM
+from triptych.diffusion.schedule import Linear
+from triptych.models.cascade import Cascade
+from triptych.models.diffusion import Diffusion
+from triptych.models.lr_schedule import Constant
+
+LEVELS = 3
+# (2 x 2) pictures of three levels; the first three have one low picture, the last two another
+PICTURES = torch.tensor([[2, 2, 0, 0], [0, 0, 2, 2], [1, 2, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0]]).view(
+    5, 1, 2, 2
+)
+SHARES = torch.tensor([0.35, 0.1, 0.15, 0.15, 0.25])
+LOW = halved(PICTURES).long()
+
+
+class Exact(nn.Module):
+    """E[x | z] over a finite set (n, *event) with shares (n,); of those whose low picture is the one told."""
+
+    def __init__(self, points, shares, low=None):
+        super().__init__()
+        self.points, self.shares, self.low, self.process = points, shares, low, VariancePreserving()
+        self.conditional = low is not None
+
+    def forward(self, z, gamma, condition=None):
+        alpha, sigma = self.process.alpha_sigma(expand(gamma.expand(len(z)), z))
+        gap = (z.unsqueeze(1) - alpha.unsqueeze(1) * self.points).flatten(2).square().sum(2)
+        score = self.shares.log() - gap / (2 * sigma.view(-1, 1) ** 2)
+        if condition is not None:
+            told = condition.parts["low"].value.unsqueeze(1)
+            score = score.masked_fill(((told - self.low).abs() > 1e-6).flatten(2).any(2), -math.inf)
+        x0 = torch.einsum("bn,n...->b...", score.softmax(1), self.points)
+        return Prediction("x0", x0, z, alpha, sigma)
+
+
+def stage(points, shares, low=None, **more):
+    schedule = Linear(-10.0, 7.0)
+    parts = (
+        Exact(points, shares, low),
+        schedule,
+        Objective("x0", Weight()),
+        Bound(schedule, Categorical(LEVELS)),
+    )
+    given = {"shape": tuple(points.shape[1:]), "discrete": True, "seed": 3, "repeats": 4, "val_repeats": 1}
+    return Diffusion(*parts, None, Constant(), levels=LEVELS, **given | more)
+
+
+@pytest.fixture(scope="module")
+def models():
+    """(cascade, single model, batch, -log p(x) of each item in nats)."""
+    x, low = to_unit(PICTURES, LEVELS), to_unit(LOW, LEVELS)
+    lows, which = low.unique(dim=0, return_inverse=True)
+    of_low = torch.zeros(len(lows)).index_add_(0, which, SHARES)
+    assert len(lows) == 2
+    stages = [stage(lows, of_low), stage(x, SHARES, low, conditional=["low"])]
+    given = {"shape": (1, 2, 2), "discrete": True, "seed": 3, "repeats": 4, "val_repeats": 1}
+    cascade = Cascade(stages, None, Constant(), known_as=["low"], levels=LEVELS, **given)
+    drawn = torch.multinomial(SHARES, 3000, True, generator=torch.Generator().manual_seed(0))
+    batch = Batch(x[drawn], Condition(low=low[drawn]), torch.arange(3000))
+    return cascade, stage(x, SHARES), batch, -SHARES[drawn].log()
+
+
+def totals(model, batch, repeats=4):
+    with torch.no_grad():
+        found = [model.elbo(batch, repeat, repeats) for repeat in range(repeats)]
+    return torch.stack([e.total for e in found]).double().mean(0), found
+
+
+def test_a_cascade_of_exact_stages_is_a_bound_and_is_the_single_models(models):
+    cascade, single, batch, truth = models
+    ours, theirs = totals(cascade, batch)[0], totals(single, batch)[0]
+    for found in (ours, theirs):
+        excess = found - truth
+        stderr = excess.std() / math.sqrt(len(excess))
+        assert -3 * stderr < excess.mean() < 0.05, "a bound, and next to tight"
+    difference = ours - theirs
+    assert difference.mean().abs() < 3 * difference.std() / math.sqrt(len(difference)) + 1e-3
+
+
+def test_terms_are_the_sums_of_the_stages_terms(models):
+    cascade, _, batch, _ = models
+    low = Batch(batch.condition.parts["low"].value, None, batch.index)
+    for repeat, whole in enumerate(totals(cascade, batch)[1]):
+        parts = [cascade.stages[0].elbo(low, repeat, 4), cascade.stages[1].elbo(batch, repeat, 4)]
+        for term in ("prior", "reconstruction", "diffusion", "total"):
+            of_each = [getattr(part, term) for part in parts]
+            torch.testing.assert_close(getattr(whole, term), of_each[0] + of_each[1])
+
+
+def test_a_wrong_low_picture_costs(models):
+    cascade, _, batch, _ = models
+    other = batch._replace(condition=Condition(low=to_unit(LOW[[3, 0]], LEVELS)[batch.index % 2]))
+    right, wrong = totals(cascade, batch)[0].mean(), totals(cascade, other)[0]
+    assert not wrong.mean() < right + 1  # what has no share has no finite bound
+
+
+def test_samples_follow_the_shares(models):
+    cascade, _, _, _ = models
+    x = cascade.sample(2000, DDIM(60), torch.Generator().manual_seed(1))
+    nearest = (x.unsqueeze(1) - to_unit(PICTURES, LEVELS)).flatten(2).square().sum(2)
+    assert (nearest.min(1).values < 0.1).float().mean() > 0.99
+    found = torch.bincount(nearest.argmin(1), minlength=5) / 2000
+    assert (found - SHARES).abs().max() < 4 * (0.25 / 2000) ** 0.5 + 0.02
+
+
+def test_what_is_told_is_worth_its_entropy(models):
+    """bound(x) - bound(x | low) is I(x; low), which is H(low) where that follows from the picture."""
+    cascade, single, batch, _ = models
+    saved = totals(single, batch)[0] - totals(cascade.stages[1], batch)[0]
+    first = SHARES[(LOW == LOW[0]).flatten(1).all(1)].sum()
+    entropy = -(first * first.log() + (1 - first) * (1 - first).log())
+    assert saved.mean() == pytest.approx(
+        entropy.item(), abs=3 * saved.std().item() / len(saved) ** 0.5 + 0.01
+    )

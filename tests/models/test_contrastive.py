@@ -1,0 +1,237 @@
+"""The contrastive model against CLIP's formula; retrieval by hand, whatever the batches and processes."""
+
+import math
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch.nn.functional import normalize
+
+from triptych.data.batch import Batch
+from triptych.diffusion.condition import Condition, Labels, Part, Tokens
+from triptych.models.contrastive import (
+    Contrastive,
+    RetrievalAccounting,
+    numbers_of,
+    retrieval,
+    symmetric_cross_entropy,
+)
+from triptych.networks.contrastive import ContrastiveNetwork
+
+SMALL = {"embedding": 6, "width": 4, "stages": 2, "text_width": 8, "depth": 1, "heads": 2}
+
+
+def unit(n, d, seed):
+    return normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+
+
+# the loss -----------------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_clips_pseudocode():
+    """Radford et al. 2021, fig. 3: logits = I_e T_e^T exp(t), cross-entropy over rows and over columns."""
+    u, v, t = unit(5, 3, 0), unit(5, 3, 1), 0.7
+    expected = torch.zeros(5, dtype=torch.float64)
+    for i in range(5):
+        row = [math.exp(math.exp(t) * float(u[i] @ v[j])) for j in range(5)]
+        column = [math.exp(math.exp(t) * float(u[j] @ v[i])) for j in range(5)]
+        expected[i] = -0.5 * (math.log(row[i] / sum(row)) + math.log(column[i] / sum(column)))
+    torch.testing.assert_close(symmetric_cross_entropy(u, v, math.exp(t), torch.arange(5)), expected)
+
+
+@pytest.mark.parametrize("scale", [0.5, 4.0])
+def test_perfect_alignment_has_a_closed_value(scale):
+    """u = v orthonormal: log(1 + (N - 1) e^-s) for each pair, and s times its derivative for log s."""
+    n = 6
+    log_scale = torch.tensor(math.log(scale), dtype=torch.float64, requires_grad=True)
+    eye = torch.eye(n, dtype=torch.float64)
+    nats = symmetric_cross_entropy(eye, eye, log_scale.exp(), torch.arange(n))
+    torch.testing.assert_close(
+        nats.detach(), torch.full_like(nats, math.log1p((n - 1) * math.exp(-scale))).detach()
+    )
+    nats.mean().backward()
+    rest = (n - 1) * math.exp(-scale)
+    assert log_scale.grad.item() == pytest.approx(-scale * rest / (1 + rest))
+
+
+def test_embeddings_that_say_nothing_cost_the_batch_s_entropy():
+    same = torch.ones(7, 1, dtype=torch.float64)
+    nats = symmetric_cross_entropy(same, same, 30.0, torch.arange(7))
+    torch.testing.assert_close(nats, torch.full((7,), math.log(7), dtype=torch.float64))
+
+
+def test_a_part_of_the_pairs_is_sought_among_all():
+    u, v = unit(6, 3, 0), unit(6, 3, 1)
+    whole = symmetric_cross_entropy(u, v, 5.0, torch.arange(6))
+    parts = [symmetric_cross_entropy(u, v, 5.0, own) for own in torch.arange(6).split(2)]
+    torch.testing.assert_close(torch.cat(parts), whole)
+
+
+# retrieval ----------------------------------------------------------------------------------------------
+
+
+def test_retrieval_by_hand():
+    """Three texts, the first two right for the first image and the last for the second."""
+    v = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]]).double()
+    u = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).double()
+    nats, right = retrieval(u, v, 2.0, torch.tensor([[1, 1, 0], [0, 0, 1]]).bool())
+    first = [math.exp(2 * c) for c in (0.0, 0.8, 0.0)]
+    second = [math.exp(2 * c) for c in (1.0, 0.6, -1.0)]
+    assert nats.tolist() == pytest.approx(
+        [-math.log((first[0] + first[1]) / sum(first)), -math.log(second[2] / sum(second))]
+    )
+    assert right.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("batch", [1, 4, 11])
+def test_what_is_sought_among_is_the_split_whatever_the_batch(batch):
+    """Five texts; text 4 is had by images of both classes 7 and 9, so it is right for either."""
+    u, texts = unit(11, 4, 0), unit(5, 4, 1)
+    text = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 4, 1, 0])
+    label = torch.tensor([7, 7, 9, 9, 9, 7, 7, 9, 7, 7, 7])
+    accounting = RetrievalAccounting(4)
+    accounting.scale = 3.0
+    for start in range(0, 11, batch):
+        part = slice(start, start + batch)
+        accounting.update(u[part], texts[text[part]], text[part], label[part])
+    found = accounting.compute().figures
+    of_class = {7: [1, 1, 0, 0, 1], 9: [0, 0, 1, 1, 1]}
+    fits = torch.tensor([of_class[k] for k in label.tolist()]).bool()
+    nats, right = retrieval(u, texts, 3.0, fits)
+    assert found["cross_entropy"]["mean"] == pytest.approx(nats.mean().item(), rel=1e-12)
+    assert found["cross_entropy"]["stderr"] == pytest.approx(nats.std().item() / math.sqrt(11))
+    assert found["accuracy"]["mean"] == pytest.approx(right.double().mean().item())
+    assert found["accuracy"]["n"] == 11
+    accounting.reset()
+    assert not accounting.compute().figures
+
+
+def test_texts_are_told_apart_by_the_tokens_that_are_there():
+    tokens = torch.randn(3, 4, 2)
+    tokens[1, 2:] = tokens[0, 2:] + 1
+    tokens[1, :2] = tokens[0, :2]
+    mask = torch.tensor([[1, 1, 0, 0]] * 3).bool()
+    a, b, c = numbers_of(Part(tokens, mask=mask)).tolist()
+    assert a == b != c and max(a, c) < 2**53
+
+
+# the network --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return ContrastiveNetwork((3, 8, 8), {"text": Tokens(5, 7), "label": Labels(4)}, **SMALL).eval()
+
+
+def test_embeddings_are_unit_vectors_and_the_temperature_starts_as_clip_s(network):
+    text = Part(torch.randn(4, 5, 7), mask=torch.arange(5) < torch.tensor([[1], [2], [5], [3]]))
+    for found in network(torch.randn(4, 3, 8, 8), text):
+        assert found.shape == (4, 6)
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(4))
+    assert network.scale.item() == pytest.approx(1 / 0.07)
+
+
+def test_tokens_that_are_not_there_say_nothing(network):
+    tokens, mask = torch.randn(2, 5, 7), torch.tensor([[1, 1, 1, 0, 0]] * 2).bool()
+    other = torch.where(mask.unsqueeze(2), tokens, 9.0)
+    torch.testing.assert_close(network.texts(Part(tokens, mask=mask)), network.texts(Part(other, mask=mask)))
+    moved = torch.where(mask.unsqueeze(2), tokens.flip(1), 0.0)
+    assert not torch.allclose(
+        network.texts(Part(tokens, mask=mask)), network.texts(Part(moved, mask=mask)), atol=1e-3
+    )
+
+
+def test_data_without_a_text_are_refused():
+    with pytest.raises(ValueError, match="images with a text are needed, these have label"):
+        ContrastiveNetwork((3, 8, 8), {"label": Labels(4)})
+    with pytest.raises(ValueError, match="text_width=10: a multiple of model.network.heads=4"):
+        ContrastiveNetwork((3, 8, 8), {"text": Tokens(5, 7)}, text_width=10)
+
+
+# processes ----------------------------------------------------------------------------------------------
+
+PAIRS, STEP = 6, 3
+
+
+def pairs(part=slice(None)):
+    generator = torch.Generator().manual_seed(2)
+    tokens, x = (
+        torch.randn(PAIRS, 5, 7, generator=generator),
+        torch.randn(PAIRS, 3, 8, 8, generator=generator),
+    )
+    mask = torch.arange(5) < torch.tensor([[2], [3], [5], [1], [4], [5]])
+    text = Condition(text=Part(tokens, mask=mask))[part]
+    return Batch(x[part], text, torch.arange(PAIRS)[part])
+
+
+def model():
+    torch.manual_seed(0)
+    network = ContrastiveNetwork((3, 8, 8), {"text": Tokens(5, 7)}, **SMALL)
+    more = {"shape": (3, 8, 8), "discrete": True, "seed": 0, "repeats": 1, "val_repeats": 1}
+    return Contrastive(network, None, None, **more)
+
+
+def gradients(found, rank, world):
+    """Losses (B / W,), and the gradient as DDP has it: of the mean over the processes' own means."""
+    size = PAIRS // world
+    nats = found.loss(pairs(slice(rank * size, (rank + 1) * size)), STEP, rank, world)
+    nats.mean().backward()
+    return nats.detach(), {name: p.grad / world for name, p in found.named_parameters()}
+
+
+def work(rank, world, file, results):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
+    found = model()
+    nats, of_rank = gradients(found, rank, world)
+    found.before_accounting()
+    mine = slice(0, 5) if rank == 0 else slice(5, PAIRS) if rank == 1 else slice(0, 0)
+    with torch.no_grad():
+        if rank < 2:
+            found.eval()._account(pairs(mine), 1)
+    account = found.accounting.compute().figures
+    results.put((rank, nats.tolist(), {n: g.tolist() for n, g in of_rank.items()}, account))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_several_processes_have_the_loss_and_gradient_of_one(tmp_path, world):
+    """Each pair is told from all of the global batch's; the third process here has nothing to account."""
+    context = torch.multiprocessing.get_context("fork")
+    results = context.Queue()
+    several = [
+        context.Process(target=work, args=(rank, world, tmp_path / "meet", results)) for rank in range(world)
+    ]
+    for process in several:
+        process.start()
+    got = sorted(results.get(timeout=120) for _ in several)
+    for process in several:
+        process.join()
+    whole = model()
+    nats, of_one = gradients(whole, 0, 1)
+    torch.testing.assert_close(torch.tensor([n for g in got for n in g[1]]), nats)
+    for name, gradient in of_one.items():
+        added = sum(torch.tensor(g[2][name]) for g in got)
+        torch.testing.assert_close(added, gradient, rtol=1e-4, atol=1e-6)
+    whole.before_accounting()
+    with torch.no_grad():
+        whole.eval()._account(pairs(), 1)
+    for name, figure in whole.accounting.compute().figures.items():
+        for g in got:
+            assert g[3][name] == pytest.approx(figure)
+
+
+def test_the_scale_stays_at_100_at_most_and_can_come_back():
+    found = model()
+    with torch.no_grad():
+        found.network.log_scale.fill_(9.0)
+    nats = found.loss(pairs(), STEP, 0, 1)
+    nats.mean().backward()
+    assert found.network.scale.item() == pytest.approx(100)
+    assert found.network.log_scale.grad.item() != 0
+    groups = found.parameter_groups()
+    assert [p is found.network.log_scale for p in groups[1]["params"]] == [True]
+    assert groups[1]["weight_decay"] == 0
+    assert sum(len(g["params"]) for g in groups) == len([*found.parameters()])

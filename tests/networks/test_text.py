@@ -1,0 +1,55 @@
+"""Positions that attend to tokens: by the formula, and by nothing that is masked or absent."""
+
+import math
+
+import pytest
+import torch
+
+from triptych.diffusion.condition import Condition, Labels, Part, Tokens
+from triptych.networks.text import CrossAttention, Text
+from triptych.networks.unet import UNet
+
+
+def tokens(n=2):
+    generator = torch.Generator().manual_seed(0)
+    value = torch.randn(n, 3, 5, generator=generator)
+    return Condition(text=Part(value, mask=torch.tensor([[True, True, False]] * n)))
+
+
+def test_attention_is_softmax_of_q_k_over_root_d_by_hand():
+    torch.manual_seed(0)
+    layer, heads, d = CrossAttention(8, heads=2, width=6, groups=4), 2, 4
+    torch.nn.init.normal_(layer.out.weight)
+    h, keys = torch.randn(2, 8, 3, 3), torch.randn(2, 4, 6)
+    there = torch.tensor([[True, True, False, True], [True, False, False, False]])
+    q = layer.q(layer.norm(h))
+    k, v = layer.kv(keys).chunk(2, 2)
+    mixed = torch.zeros_like(h)
+    for item in range(2):
+        for head in range(heads):
+            part = slice(head * d, (head + 1) * d)
+            for row in range(3):
+                for column in range(3):
+                    score = k[item, :, part] @ q[item, part, row, column] / math.sqrt(d)
+                    share = score[there[item]].softmax(0)
+                    mixed[item, part, row, column] = share @ v[item, :, part][there[item]]
+    torch.testing.assert_close(layer(h, (keys, there)), h + layer.out(mixed), rtol=1e-4, atol=1e-5)
+
+
+def test_a_text_is_its_tokens_in_their_order_after_one_that_is_always_there():
+    text, told = Text({"text": Tokens(3, 5), "label": Labels(2)}, 6), tokens()
+    found, there = text(told, 2)
+    assert found.shape == (2, 4, 6) and there.tolist() == [[True, True, True, False]] * 2
+    turned = told.map(lambda t: t.flip(1) if t.dtype != torch.bool else t)
+    assert not torch.allclose(text(turned, 2)[0].sum(1), found.sum(1))  # places are told, too
+    gone = told.drop({"text": torch.tensor([True, False])})
+    assert text(gone, 2)[1].tolist() == [[True, False, False, False], [True, True, True, False]]
+    nothing, alone = text(None, 2)
+    assert nothing.shape == (2, 4, 6) and alone.tolist() == [[True, False, False, False]] * 2
+
+
+def test_a_network_that_is_told_no_text_has_none_to_attend_to():
+    with pytest.raises(ValueError, match=r"text_at=\[4\].*no text.*model.conditional"):
+        UNet((1, 8, 8), widths=[8, 8], blocks=1, text_at=[4])
+    with pytest.raises(ValueError, match=r"text_at=\[5\].*height 5"):
+        UNet((1, 8, 8), conditions={"text": Tokens(3, 5)}, widths=[8, 8], blocks=1, text_at=[5])
