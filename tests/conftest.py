@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -132,7 +133,7 @@ def inside(root, monkeypatch, capsys) -> Callable:
         monkeypatch.setattr(sys, "argv", [module, *arguments])
         monkeypatch.chdir(root)
         capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
+        with mock.patch.dict(os.environ), pytest.raises(SystemExit) as ended:  # a process takes its own along
             importlib.import_module(module).main()
         said = capsys.readouterr()
         return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, said.out, said.err)

@@ -59,7 +59,7 @@ OWN = [
     ("train ~data", ["data: a choice is needed"]),
     ("train ~seed", ["'seed'", "not found"]),
     ("train callbacks=[]", ["callbacks: a choice is needed"]),
-    ("train denoiser=null", ["denoiser=null", "mlp, none, resnet, unet"]),
+    ("train denoiser=null", ["denoiser=null", "mlp, none, prior, resnet, unet"]),
     ("train denoiser.network=null", ["denoiser.network=None", "a group of keys"]),
     ("train samples=0", ["samples=0", "a group of keys (n, pictures)"]),
     ("train seed", ["seed: cannot be read", "KEY=VALUE"]),
@@ -92,7 +92,8 @@ OWN = [
     ("evaluate ckpt=/etc", ["ckpt=/etc", "last.ckpt"]),
     ("evaluate ckpt=x split=tst", ["split=tst", "train, val, test"]),
     ("sample ckpt=x n=1.5", ["n=1.5", "a whole number"]),
-    ("sample", ["ckpt: a value is needed"]),
+    ("sample cascade=[none,none]", ["cascade[0]=none: no such file"]),
+    ("sample", ["ckpt=RUN, or else cascade=[RUN,RUN], is accepted"]),
 ]  # fmt: skip
 QUICK = [  # one of each kind of answer, of those that are quick
     row

@@ -23,8 +23,8 @@ def sample(cfg: DictConfig) -> Path:
     asked: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     check_values(asked, "sample")
     check_place("out", cfg.out, folder=True)
-    for path in _paths(asked):  # before torch is imported
-        check_checkpoint(path)
+    for key, path in _paths(asked).items():  # before torch is imported
+        check_checkpoint(path, key)
     if asked["cascade"] is not None:
         return _sample_cascade(asked)
     import torch
@@ -48,8 +48,8 @@ def sample(cfg: DictConfig) -> Path:
     return folder
 
 
-def _paths(asked: dict) -> list[str]:
-    """The checkpoints that are asked for: one, or those of a cascade's stages."""
+def _paths(asked: dict) -> dict[str, str]:
+    """key -> the checkpoint that it asks for: one, or those of a cascade's stages."""
     one, several = asked["ckpt"] != "???", asked["cascade"]
     if one == (several is not None):
         given = f"ckpt={asked['ckpt']} with cascade={several}" if one else "ckpt=null"
@@ -58,11 +58,11 @@ def _paths(asked: dict) -> list[str]:
         for key in ("stages", "noise"):
             if asked[key]:
                 raise UserError(f"{key}={asked[key]}: is of a cascade; cascade=[RUN,RUN] is accepted with it")
-        return [asked["ckpt"]]
+        return {"ckpt": asked["ckpt"]}
     for key in ("trajectory", "like"):
         if asked[key] is not None:
             raise UserError(f"{key}={asked[key]}: null is accepted with a cascade")
-    return several
+    return {f"cascade[{i}]": path for i, path in enumerate(several)}
 
 
 def _sample_cascade(asked: dict) -> Path:

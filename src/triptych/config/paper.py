@@ -39,6 +39,9 @@ OF_SAMPLES = (
     "precision",
     "recall",
     "class_accuracy",
+    "prompt_accuracy",
+    "prompt_accuracy_held_out",
+    "retrieval",
 )
 METRIC = "metric"  # as an axis: the metrics themselves are compared
 STATISTICS = ("order", "same", "value", "diverges")

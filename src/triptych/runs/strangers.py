@@ -35,17 +35,17 @@ def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) 
     return config
 
 
-def check_checkpoint(ckpt: str) -> None:
-    """A checkpoint, or a run's directory, as far as it can be judged without loading it.
+def check_checkpoint(ckpt: str, key: str = "ckpt") -> None:
+    """A checkpoint, or a run's directory, as far as it can be judged without loading it; ``key`` names it.
 
     Raises:
         UserError: in one line, where it is refused.
     """
     path = checkpoint_at(ckpt)
     if not path.is_file():
-        raise UserError(f"ckpt={path}: {NO_CHECKPOINT}")
+        raise UserError(f"{key}={path}: {NO_CHECKPOINT}")
     with open(path, "rb") as file:
-        check_config(inspect(file, path)["triptych"]["config"], f"ckpt={path}")
+        check_config(inspect(file, path)["triptych"]["config"], f"{key}={path}")
 
 
 def check_run(run: RunDirectory) -> None:
