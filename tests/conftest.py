@@ -9,7 +9,7 @@ import importlib
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -123,6 +123,13 @@ def door(root) -> Callable:
     return run
 
 
+@pytest.fixture(autouse=True)
+def environment_as_before() -> Iterator[None]:
+    """A command that runs within a test leaves none of its variables to the next one."""
+    with mock.patch.dict(os.environ):
+        yield
+
+
 @pytest.fixture
 def inside(root, monkeypatch, capsys) -> Callable:
     """``inside("triptych.cli.sample", "n=4")``: as ``door``, in this process: torch is imported already."""
@@ -133,7 +140,7 @@ def inside(root, monkeypatch, capsys) -> Callable:
         monkeypatch.setattr(sys, "argv", [module, *arguments])
         monkeypatch.chdir(root)
         capsys.readouterr()
-        with mock.patch.dict(os.environ), pytest.raises(SystemExit) as ended:  # a process takes its own along
+        with pytest.raises(SystemExit) as ended:
             importlib.import_module(module).main()
         said = capsys.readouterr()
         return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, said.out, said.err)

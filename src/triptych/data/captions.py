@@ -139,7 +139,7 @@ class Captioned(DataModule):
 
 
 class ClassesCaptioned(Captioned):
-    """Data with classes, captioned by their ``names`` in one of the ``phrasings``, by chance and for ever."""
+    """Data with classes, captioned by ``names`` in one of the ``phrasings``, drawn once for each item."""
 
     names: Sequence[str]
     phrasings: Sequence[str]
