@@ -101,6 +101,28 @@ def test_the_page_of_results(paper, tmp_path, monkeypatch):
     assert "The file's claims have changed since" in results_page.results_page([tmp_path])
 
 
+def test_a_page_keeps_what_it_has_of_papers_whose_sweeps_are_gone(paper, tmp_path, monkeypatch):
+    nodes = {name: NODE for name in ("_b", "it", "other")}
+    monkeypatch.setattr(results_page, "files", lambda: nodes)
+    alone = results_page.results_page([tmp_path])
+    entry = results_page.kept(alone)["it"]
+    page = tmp_path / "results.md"
+    page.write_text(alone)
+    (tmp_path / "sweeps").rename(tmp_path / "elsewhere")
+    (tmp_path / "none").mkdir()
+    assert cli.main(["--results", str(page), str(tmp_path / "none")]) == 0 and page.read_text() == alone
+    renamed = json.loads((tmp_path / "elsewhere/it/sweep.json").read_text()) | {"paper_name": "_b"}
+    (tmp_path / "elsewhere/it/sweep.json").write_text(json.dumps(renamed))
+    assert cli.main(["--results", str(page), str(tmp_path / "elsewhere")]) == 0
+    both = page.read_text()
+    assert both.index("| [\\_b](#_b) |") < both.index(entry.line) < both.index("| `other` |")
+    assert both.index("\n## _b\n") < both.index(entry.section) and "`it` |" not in both
+    assert cli.main(["--results", str(page), str(tmp_path / "elsewhere")]) == 0 and page.read_text() == both
+    page.write_bytes(b"\xff\xfe\x00")
+    assert cli.main(["--results", str(page), str(tmp_path / "elsewhere")]) == 2, "it is no page of ours"
+    assert page.read_bytes() == b"\xff\xfe\x00"
+
+
 def test_without_a_sweep_nothing_was_run(tmp_path):
     text = results_page.results_page([tmp_path])
     assert text.count("not run yet") == len(results_page.files()) > 10

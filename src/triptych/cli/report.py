@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--results",
         type=Path,
         metavar="FILE",
-        help="write the published claims of all sweeps beneath the directories into one page, and no report",
+        help="write the published claims of all sweeps beneath the directories into one page, and no report; "
+        "what it has of other papers stays",
     )
     parser.add_argument("--port", type=int, default=PORT, help=f"of --watch (default: {PORT}; 0: a free one)")
     parser.error = lambda message: sys.exit(_refuse(message))  # type: ignore[method-assign]
@@ -133,7 +134,10 @@ def _results(file: Path, roots: Sequence[Path]) -> int:
     from triptych.runs.directory import write_atomic
 
     try:
-        write_atomic(file, results_page(roots))
+        before = file.read_text(encoding="utf-8") if file.is_file() else ""
+        write_atomic(file, results_page(roots, before))
+    except UnicodeDecodeError:
+        return _refuse(f"--results {file}: it is there and is no text")
     except (OSError, StorageError) as error:
         return _refuse(f"--results {file}: it cannot be written: {getattr(error, 'strerror', None) or error}")
     print(file)

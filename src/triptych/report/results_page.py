@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from triptych.config.describe import read
 from triptych.config.folders import folders
@@ -17,9 +18,11 @@ from triptych.runs.plain import load
 HEAD = """# Published claims, measured
 
 Written by `triptych-report --results FILE DIR...` from finished sweeps, never typed; `make papers` runs what
-is missing and writes it anew. [papers.md](papers.md) says what the words mean and how a paper is added.
+is missing and renews its table; a paper whose sweep is not at hand keeps the table it had.
+[papers.md](papers.md) says what the words mean and how a paper is added.
 Figures are of small runs on small data: what is contradicted here is contradicted at this scale, and no more.
 """
+LINE = re.compile(r"^\| \[(?P<title>[^]\n]+)\]\(#[^)\n]*\) \|.*$", re.MULTILINE)
 
 
 def find_papers(roots: Iterable[Path]) -> list[Path]:
@@ -37,35 +40,56 @@ def files() -> dict[str, dict[str, Any]]:
     return {file.stem: read(file).get("paper") or {} for file in every}
 
 
-def results_page(roots: Sequence[Path]) -> str:
-    """The page of the sweeps beneath ``roots``."""
+class Entry(NamedTuple):
+    """A paper that was run: its line in the summary, and its section."""
+
+    line: str
+    section: str
+
+
+def results_page(roots: Sequence[Path], before: str = "") -> str:
+    """The page of the sweeps beneath ``roots``; other papers keep what the page ``before`` has of them."""
     known = files()
     stories = [story for place in find_papers(roots) if (story := tell([place])).published]
-    run = {story.published.paper.name for story in stories if story.published}
-    missing = {name: node for name, node in known.items() if name not in run}
-    lines = [HEAD, *_summary(stories, missing)]
-    for story in stories:
-        lines += _section(story, known)
+    entries = kept(before) | {_title(story): Entry(_line(story), _section(story, known)) for story in stories}
+    missing = {name: node for name, node in known.items() if name not in entries}
+    titles = sorted(entries)
+    lines = [
+        HEAD,
+        "| paper | from | reproduced | contradicted | cannot tell | |",
+        "|---|---|---:|---:|---:|---|",
+        *(entries[title].line for title in titles),
+        *(_missing(name, node) for name, node in missing.items()),
+        "",
+        *(entries[title].section for title in titles),
+    ]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _summary(stories: Sequence[Story], missing: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    lines = ["| paper | from | reproduced | contradicted | cannot tell | |", "|---|---|---:|---:|---:|---|"]
-    for story in stories:
-        found = story.published
-        assert found is not None
-        counts = " | ".join(f"**{n}**" if n else "0" for n in found.tally.values())
-        state = safe(story.banner or "")
-        source = safe(f"{found.paper.cite}, {found.paper.where}")
-        lines.append(f"| [{safe(_title(story))}](#{_anchor(story)}) | {source} | {counts} | {state} |")
-    for name, node in missing.items():
-        source = safe(f"{node.get('cite', '')}, {node.get('where', '')}")
-        cost = f"not run yet; about {node.get('minutes', 0):g} min on two cores"
-        lines.append(f"| `{name}` | {source} | | | | {cost} |")
-    return [*lines, ""]
+def kept(page: str) -> dict[str, Entry]:
+    """{title: entry} of a page that `results_page` wrote."""
+    lines = {found["title"]: found[0] for found in LINE.finditer(page)}
+    sections = re.split(r"^## ", page, flags=re.MULTILINE)[1:]
+    titled = {section.partition("\n")[0]: f"## {section.rstrip()}\n" for section in sections}
+    return {title: Entry(lines[safe(title)], text) for title, text in titled.items() if safe(title) in lines}
 
 
-def _section(story: Story, known: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _line(story: Story) -> str:
+    found = story.published
+    assert found is not None
+    counts = " | ".join(f"**{n}**" if n else "0" for n in found.tally.values())
+    source = safe(f"{found.paper.cite}, {found.paper.where}")
+    return (
+        f"| [{safe(_title(story))}](#{_anchor(story)}) | {source} | {counts} | {safe(story.banner or '')} |"
+    )
+
+
+def _missing(name: str, node: Mapping[str, Any]) -> str:
+    source = safe(f"{node.get('cite', '')}, {node.get('where', '')}")
+    return f"| `{name}` | {source} | | | | not run yet; about {node.get('minutes', 0):g} min on two cores |"
+
+
+def _section(story: Story, known: Mapping[str, Mapping[str, Any]]) -> str:
     found = story.published
     assert found is not None
     arxiv = f" (arXiv:{found.paper.arxiv})" if found.paper.arxiv else ""
@@ -76,7 +100,7 @@ def _section(story: Story, known: Mapping[str, Mapping[str, Any]]) -> list[str]:
         lines += ["The file's claims have changed since; these are those that the sweep recorded.", ""]
     scale = f" scale={found.scale}" if found.scale != "small" else ""
     command = f"`triptych-train -m paper={found.paper.name}{scale}`"
-    return [*lines, f"<sub>{command}: {safe(_origin(story))}</sub>", ""]
+    return "\n".join([*lines, f"<sub>{command}: {safe(_origin(story))}</sub>", ""])
 
 
 def _origin(story: Story) -> str:
