@@ -202,7 +202,7 @@ def test_runs_on_other_data_are_not_compared():
 
 
 def test_every_measure_of_a_report_may_be_claimed():
-    from triptych.config.paper import OF_SAMPLES
+    from triptych.config.claim import OF_SAMPLES
     from triptych.report.measures import KNOWN
 
     assert set(OF_SAMPLES) == set(KNOWN)

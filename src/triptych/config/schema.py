@@ -181,7 +181,7 @@ class Logger(TypedDict):
 
 
 class PaperClaim(TypedDict):
-    """One claim of a published table; how it is read, and what its keys mean: ``config/paper.py``."""
+    """One claim of a published table; how it is read, and what its keys mean: ``config/claim.py``."""
 
     says: str
     published: NotRequired[dict[str, float | str]]

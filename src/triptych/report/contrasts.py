@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtr, bdtrc
 
-from triptych.config.paper import OF_SAMPLES, OF_THE_BOUND, Claim, Contrast, Point
+from triptych.config.claim import OF_SAMPLES, OF_THE_BOUND, Claim, Contrast, Point
 from triptych.report.statistics import Paired, paired, spread
 from triptych.report.words import count, interval, number, plus_minus
 from triptych.runs.read import Run

@@ -1,6 +1,6 @@
 """What a sweep says of a paper's claims: reproduced, contradicted, or cannot tell.
 
-A claim is a list of contrasts, numbers of which each is to lie in its range (``config.paper``). A contrast's
+A claim is a list of contrasts, numbers of which each is to lie in its range (``config.claim``). A contrast's
 figure is paired by seed, and by test item where it is of the bound, as in every comparison (``statistics``).
 
     reproduced    every contrast's test rejects "not within its range" (Berger's intersection-union test: the
@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from triptych.config.paper import Claim, Paper, read_paper
+from triptych.config.claim import Claim
+from triptych.config.paper import Paper, read_paper
 from triptych.errors import UserError
 from triptych.report.contrasts import Axes, Measured, figures, measure, runs_of
 from triptych.report.statistics import LEVEL, holm

@@ -1,0 +1,275 @@
+"""A published claim: what it is of, and the contrasts that decide it.
+
+A claim says of one metric m, over the settings a, b, ... of one axis of the sweep, one of
+
+    order: [a, b, c]   m(a) < m(b) < m(c), each below the next: ``by`` so much, or ``by_factor`` so many times
+    same: [a, b, c]    any two within ``within``, or within the factor ``within_factor``
+    value: {a: 2.65}   m(a) within ``within`` or ``within_factor`` of the figure; with ``relative_to: b``
+                       the ratio m(a) / m(b) is
+    diverges: [a]      most seeds of a diverge
+
+which is a list of contrasts: numbers, each of which is to lie in a range. Where other axes vary, the claim is
+made at each of their values, unless ``at`` names one. Read without numpy or torch, before a run starts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from triptych.config.nearest import nearest
+from triptych.declare import refusal
+from triptych.errors import UserError
+
+# what a claim can be of, beside the user's own metrics
+OF_THE_BOUND = ("bound", "prior", "reconstruction", "diffusion", "gap", "entropy", "iw", "ode", "ode_bound")
+OF_THE_RUN = ("train_bound", "val_bound", "estimator_variance")
+OF_SAMPLES = (
+    "sliced_wasserstein",
+    "energy_distance",
+    "mode_error",
+    "mode_1",
+    "fid",
+    "frechet_distance",
+    "precision",
+    "recall",
+    "class_accuracy",
+    "prompt_accuracy",
+    "prompt_accuracy_held_out",
+    "retrieval",
+)
+METRIC = "metric"  # as an axis: the metrics themselves are compared
+STATISTICS = ("order", "same", "value", "diverges")
+TAKES = {  # the keys beside a statistic that say how
+    "order": ("by", "by_factor"),
+    "same": ("within", "within_factor"),
+    "value": ("within", "within_factor", "relative_to"),
+    "diverges": (),
+}
+MOST = 1000  # settings at which one claim is made
+
+Axes = Mapping[str, Sequence[str]]  # of a sweep: {key: values as they are typed}, the seeds among them
+
+
+@dataclass(frozen=True)
+class Point:
+    """One figure: a metric of one setting, a value for every axis."""
+
+    metric: str
+    setting: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """``first``, or ``first - second``, or with ``ratio`` the logarithm of ``first / second``, in a range.
+
+    With ``diverges`` it is the share of seeds that diverge.
+    """
+
+    name: str
+    first: Point
+    second: Point | None = None
+    low: float = -math.inf
+    high: float = math.inf
+    ratio: bool = False
+    diverges: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper says, the figures that it gives, and the contrasts that decide it.
+
+    ``rule``: how it is decided, in words. ``note``: what is to be known of the verdict. ``metric``: "" where
+    metrics are compared.
+    """
+
+    name: str
+    says: str
+    metric: str
+    rule: str
+    published: tuple[tuple[str, str], ...]
+    contrasts: tuple[Contrast, ...]
+    note: str = ""
+
+    @property
+    def points(self) -> list[Point]:
+        """All figures that it is about, each once."""
+        found = (point for c in self.contrasts for point in (c.first, c.second) if point)
+        return list(dict.fromkeys(found))
+
+
+def read_claim(name: str, node: Mapping[str, Any], axes: Axes) -> Claim:
+    """The claim of a node ``paper.claims.NAME``, whose keys and their kinds are accepted already.
+
+    Raises:
+        UserError: no statistic or several, a tolerance that it does not take, a setting not in the sweep.
+    """
+    path = f"paper.claims.{name}"
+    found = [kind for kind in STATISTICS if kind in node]
+    if len(found) != 1:
+        said = ", ".join(found) or "none"
+        raise UserError(f"{path}: {said} of {', '.join(STATISTICS)}; exactly one is accepted")
+    kind = found[0]
+    for key in ("by", "by_factor", "within", "within_factor", "relative_to"):
+        if key in node and key not in TAKES[kind]:
+            raise UserError(f"{path}.{key}={node[key]!r}: not with {kind}; {_listed(TAKES[kind])} accepted")
+    if "within" in TAKES[kind] and ("within" in node) == ("within_factor" in node):
+        raise UserError(f"{path}: {kind} needs a tolerance; one of within and within_factor is accepted")
+    if "by" in node and "by_factor" in node:
+        raise UserError(f"{path}: both by and by_factor; one of the two is accepted")
+    maker = _Contrasts(path, node, axes)
+    contrasts = tuple(getattr(maker, kind)())
+    if not contrasts:
+        raise UserError(f"{path}.{kind}={node[kind]!r}: one or more settings are accepted")
+    return Claim(
+        name,
+        node["says"],
+        "" if maker.axis == METRIC else maker.metric,
+        _rule(kind, node),
+        tuple((str(k), str(v)) for k, v in (node.get("published") or {}).items()),
+        contrasts,
+        str(node.get("note") or ""),
+    )
+
+
+class _Contrasts:
+    """The contrasts of one claim, made from its node and the sweep's axes."""
+
+    def __init__(self, path: str, node: Mapping[str, Any], axes: Axes):
+        self.path, self.node, self.axes = path, node, axes
+        varied = [key for key, values in axes.items() if len(values) > 1 or len(axes) == 1]
+        self.axis = str(node.get("compare") or (varied[0] if len(varied) == 1 else ""))
+        if not self.axis:
+            raise UserError(f"{path}.compare: a value is needed; one of {', '.join([*varied, METRIC])}")
+        if self.axis not in (*axes, METRIC):
+            raise UserError(
+                f"{path}.compare={self.axis}: not an axis of the sweep, {nearest(self.axis, [*axes, METRIC])}"
+            )
+        if self.axis == METRIC and "metric" in node:
+            raise UserError(f"{path}.metric={node['metric']}: not with compare=metric")
+        self.metric = str(node.get("metric", "bound"))
+        self.at = {key: self._value(f"at.{key}", key, v) for key, v in (node.get("at") or {}).items()}
+        if self.axis in self.at:
+            raise UserError(f"{path}.at.{self.axis}: it is what is compared; another axis is accepted")
+        free = [key for key in axes if key not in (self.axis, *self.at)]
+        if math.prod(len(axes[key]) for key in free) > MOST:
+            raise UserError(f"{path}.at: more than {MOST} settings of {', '.join(free)}; fewer are accepted")
+        self.elsewhere = [
+            dict(zip(free, found, strict=True)) for found in itertools.product(*(axes[key] for key in free))
+        ]
+        self.told = [key for key in free if len(axes[key]) > 1]
+
+    def order(self) -> Iterable[Contrast]:
+        groups = [entry if isinstance(entry, list) else [entry] for entry in self.node["order"]]
+        if len(groups) < 2:
+            raise UserError(f"{self.path}.order={self.node['order']}: two or more settings are accepted")
+        ratio = "by_factor" in self.node
+        low = math.log(self.node["by_factor"]) if ratio else float(self.node.get("by", 0.0))
+        for below, above in itertools.pairwise(groups):
+            for a, b in itertools.product(below, above):
+                yield from self._each("order", b, a, low=low, ratio=ratio)
+
+    def same(self) -> Iterable[Contrast]:
+        if len(self.node["same"]) < 2:
+            raise UserError(f"{self.path}.same={self.node['same']}: two or more settings are accepted")
+        ratio = "within_factor" in self.node
+        high = math.log(self.node["within_factor"]) if ratio else float(self.node["within"])
+        for a, b in itertools.combinations(self.node["same"], 2):
+            yield from self._each("same", b, a, low=-high, high=high, ratio=ratio)
+
+    def value(self) -> Iterable[Contrast]:
+        base, ratio = self.node.get("relative_to"), "relative_to" in self.node
+        for setting, figure in self.node["value"].items():
+            if said := refusal(f"{self.path}.value.{setting}", float, figure):
+                raise UserError(said)
+            if "within_factor" in self.node:
+                ends = sorted((figure / self.node["within_factor"], figure * self.node["within_factor"]))
+            else:
+                ends = [figure - self.node["within"], figure + self.node["within"]]
+            if ratio and ends[0] <= 0:
+                raise UserError(
+                    f"{self.path}.value={self.node['value']}: ratios above their tolerance are accepted"
+                )
+            low, high = map(math.log, ends) if ratio else ends
+            yield from self._each(
+                "value", setting, *([base] if ratio else []), low=low, high=high, ratio=ratio
+            )
+
+    def diverges(self) -> Iterable[Contrast]:
+        for setting in self.node["diverges"]:
+            yield from self._each("diverges", setting, low=0.5, diverges=True)
+
+    def _each(self, key: str, first: Any, *second: Any, **how: Any) -> Iterable[Contrast]:
+        """The contrast at each value of the axes that the claim leaves open."""
+        texts = [self._value(key, self.axis, one) for one in (first, *second)]
+        sign = " / " if how.get("ratio") else " − "
+        for other in self.elsewhere:
+            points = [self._point(text, other) for text in texts]
+            where = ", ".join(other[k] for k in self.told)
+            name = sign.join(texts) + (f" ({where})" if where else "")
+            yield Contrast(name, points[0], points[1] if len(points) > 1 else None, **how)
+
+    def _point(self, text: str, other: Mapping[str, str]) -> Point:
+        setting = {**other, **self.at}
+        if self.axis == METRIC:
+            return Point(text, tuple(setting.items()))
+        return Point(self.metric, tuple((setting | {self.axis: text}).items()))
+
+    def _value(self, where: str, key: str, wanted: Any) -> str:
+        """A value of an axis as the sweep types it."""
+        if key == METRIC:
+            return str(wanted)
+        if key not in self.axes:
+            raise UserError(f"{self.path}.{where}: not an axis of the sweep, {nearest(key, [*self.axes])}")
+        text = next((one for one in self.axes[key] if one == str(wanted) or _means(one, wanted)), None)
+        if text is None:
+            there = ", ".join(self.axes[key])
+            raise UserError(
+                f"{self.path}.{where}={_typed(wanted)}: not in the sweep; {key} is one of {there}"
+            )
+        return text
+
+
+def _means(text: str, wanted: Any) -> bool:
+    """Whether what is typed is that value: null, true, 1e-3."""
+    try:
+        return bool(json.loads(text) == wanted)
+    except ValueError:
+        return False
+
+
+def _rule(kind: str, node: Mapping[str, Any]) -> str:
+    """How a claim is decided, in words."""
+    if kind == "order":
+        least = f" by at least {node['by']:g}" if node.get("by") else ""
+        times = f", at least {node['by_factor']:g} times" if "by_factor" in node else ""
+        return f"{' < '.join(map(_named, node['order']))}: each below the next{least}{times}"
+    if kind == "diverges":
+        return f"{', '.join(map(_typed, node['diverges']))}: most seeds diverge"
+    near = (
+        f"within {node['within']:g}" if "within" in node else f"within a factor of {node['within_factor']:g}"
+    )
+    if kind == "same":
+        return f"{', '.join(map(_typed, node['same']))}: any two {near}"
+    of = f" of {_typed(node['relative_to'])}'s" if "relative_to" in node else ""
+    told = ", ".join(
+        f"{_typed(k)} {f'{v:g} times' if 'relative_to' in node else f'{v:g}'}"
+        for k, v in node["value"].items()
+    )
+    return f"{told}{of}, {near}"
+
+
+def _named(entry: Any) -> str:
+    return f"each of {' and '.join(map(_typed, entry))}" if isinstance(entry, list) else _typed(entry)
+
+
+def _typed(value: Any) -> str:
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names)} are" if names else "nothing else is"
