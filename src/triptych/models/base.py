@@ -266,7 +266,8 @@ class BoundModel(pl.LightningModule):
             bands.setdefault(int(place * LEVEL_BANDS), []).append(error)
         return {f"val_levels/epsilon_mse_{band}": sum(e) / len(e) for band, e in bands.items()}
 
-    def _condition(self, batch: Batch) -> Condition | None:
+    def told(self, batch: Batch) -> Condition | None:
+        """Of a batch's conditions those that the network is told, None if none."""
         if batch.condition is None or not self.conditional:
             return None
         return batch.condition if self.conditional is True else batch.condition.only(*self.conditional)

@@ -149,7 +149,7 @@ class Diffusion(BoundModel):
         return [] if network is None else [network]
 
     def _training_condition(self, batch: Batch, step: int, rank: int, world: int) -> Condition | None:
-        condition, done = self._condition(batch), None
+        condition, done = self.told(batch), None
         if batch.condition is not None:
             done = batch.condition.part(AUGMENTATION)  # told in any case, and never left out
         if done is not None and condition is not None:
@@ -174,7 +174,7 @@ class Diffusion(BoundModel):
         return {"gamma_min": low, "gamma_max": high}
 
     def gives(self, batch: Batch) -> Iterator[Given]:
-        n, x, condition = len(batch.x), batch.x, self._condition(batch)
+        n, x, condition = len(batch.x), batch.x, self.told(batch)
         t = torch.linspace(0.2, 0.8, n, device=x.device)
         gamma, dgamma = self.schedule.gamma(t), self.schedule.dgamma(t)
         yield Given("schedule", self.schedule.gamma, gamma, ((n,),))
@@ -226,14 +226,14 @@ class Diffusion(BoundModel):
             x = self.diffused(self.training_items(enough(math.prod(self.event)))).cpu()
             self._reference = (ends, Reference(x, self.denoiser.process, ends[0], ends[1], self.levels))
         items = self.training_items(ITEMS)
-        condition = self._condition(items)
+        condition = self.told(items)
         condition = None if condition is None else condition.to(self.device)
         x, reference = self.diffused(items), self._reference[1]
         self.control = Control(self.bound, self.denoiser, reference, x, self.seed, condition)
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
         draw, weight = self._draw(batch, repeat, repeats)
-        condition = self._condition(batch)
+        condition = self.told(batch)
         ends = self.bound.ends(self.denoiser, batch.x, draw.eps_0, condition)
         return Elbo(*ends, self._diffusion(batch.x, draw, weight, condition))
 
@@ -276,7 +276,7 @@ class Diffusion(BoundModel):
         found = {name: nothing.clone() for name in ODE[:4]}
         chosen = batch.index.to(batch.x.device) < self.likelihood_items
         if chosen.any():
-            condition = self._condition(batch)
+            condition = self.told(batch)
             condition = None if condition is None else condition[chosen]
             index = batch.index[chosen.cpu()]
             try:

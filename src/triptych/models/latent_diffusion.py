@@ -139,7 +139,7 @@ class LatentDiffusion(Diffusion):
         """One draw of the bound, of latents by ``noise``, times and noise of theirs by ``draw``."""
         q, y = self._latents(batch.x, noise)
         prior, reconstruction, clean = self._ends(batch.x, q, y)
-        diffusion = self._diffusion(y, draw, weight, self._condition(batch))
+        diffusion = self._diffusion(y, draw, weight, self.told(batch))
         return Elbo(prior, reconstruction, clean + diffusion)
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:

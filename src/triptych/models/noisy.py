@@ -89,7 +89,7 @@ class Distortion(PerItem):
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
         gamma = model.schedule.gamma(torch.tensor(self.t, device=batch.x.device))
         z = model.denoiser.process.diffuse(batch.x, gamma, torch.randn_like(batch.x))
-        error = model.denoiser(z, gamma, _condition(model, batch)).x0 - batch.x
+        error = model.denoiser(z, gamma, model.told(batch)).x0 - batch.x
         scale = 1.0 if model.levels is None else (model.levels - 1) / 2
         return scale**2 * error.square().flatten(1).mean(1)
 
@@ -106,14 +106,8 @@ def _level(model: Diffusion, t: Tensor) -> Level:
     return Level(model.denoiser.process, schedule.gamma(t), schedule.dgamma(t), t, model.objective.space)
 
 
-def _condition(model: Diffusion, batch: Batch) -> Any:
-    return batch.condition if model.conditional else None
-
-
 def _squared(model: Diffusion, batch: Batch, gamma: Tensor) -> Tensor:
     """|eps - eps_hat|^2 at gamma (B,), (B,)."""
     eps = torch.randn_like(batch.x)
-    guess = model.denoiser(
-        model.denoiser.process.diffuse(batch.x, gamma, eps), gamma, _condition(model, batch)
-    )
+    guess = model.denoiser(model.denoiser.process.diffuse(batch.x, gamma, eps), gamma, model.told(batch))
     return guess.epsilon_error(batch.x, eps).square().flatten(1).sum(1)

@@ -1,0 +1,77 @@
+"""The gradient noise scale, against a loss whose gradients are known, and on models as they are trained."""
+
+import copy
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from triptych.data.batch import Batch
+from triptych.diffusion.denoiser import Denoiser, Output
+from triptych.diffusion.loss import Elbo
+from triptych.diffusion.objective import Objective
+from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.schedule import Cosine
+from triptych.diffusion.times import Importance, Stratified, Uniform
+from triptych.models.gradient_noise import GradientNoise
+from triptych.networks.mlp import MLP
+
+DIM, N = 2, 64
+
+
+counts_directly = pytest.mark.filterwarnings("ignore:The ``compute`` method")
+
+
+@counts_directly
+def test_it_is_the_covariances_trace_over_the_squared_gradient():
+    """Loss |w - x|^2 / 2 with x ~ N(mu, diag(s^2)): a gradient is w - x, B = sum s^2 / |w - mu|^2."""
+    generator = torch.Generator().manual_seed(0)
+    away, std = torch.tensor([0.5, -1.0, 0.2]), torch.tensor([1.0, 2.0, 0.3])
+    metric = GradientNoise(batch=8)
+    for gradient in (away + std * torch.randn(20_000, 8, 3, generator=generator)).mean(1):
+        metric.count(gradient)
+    wanted = (std.square().sum() / away.square().sum()).item()
+    assert metric.compute() == pytest.approx(wanted, rel=0.05)
+
+
+@counts_directly
+def test_of_noise_alone_there_is_no_figure():
+    generator = torch.Generator().manual_seed(0)
+    metric = GradientNoise()
+    assert math.isnan(metric.compute())
+    found = [torch.randn(1, generator=generator) for _ in range(2)]
+    for gradient in (found[0], -found[0]):
+        metric.count(gradient)
+    assert math.isnan(metric.compute()), "the mean is zero"
+
+
+def model(times, steps=None):
+    torch.manual_seed(0)
+    network = MLP((DIM,), width=16, blocks=1)
+    denoiser = Denoiser(network, Output("epsilon"), VariancePreserving())
+    return SimpleNamespace(
+        denoiser=denoiser, schedule=Cosine(-7.0, 6.0), objective=Objective("epsilon", Elbo(), steps=steps),
+        times=times, dims=DIM, told=lambda batch: None, networks=lambda: [network],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("times", [Uniform(), Stratified(), Importance(objective_steps=10)])
+def test_nothing_is_trained_or_remembered(times):
+    of = model(times, 10 if times.learns else None)
+    before = copy.deepcopy([of.denoiser.state_dict(), times.state_dict()])
+    metric = GradientNoise(batch=8, draws=2)
+    with torch.inference_mode():
+        x = torch.randn(N + 3, DIM)
+        metric.update(of, Batch(x, None, torch.arange(N + 3)))
+    assert metric.sums[0] == 2 * (N // 8), "what is left over is no batch"
+    assert all(p.grad is None for p in of.denoiser.parameters())
+    for one, other in zip(before, [of.denoiser.state_dict(), times.state_dict()], strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_model_without_a_network_is_refused():
+    of = model(Uniform())
+    of.networks = list
+    with pytest.raises(ValueError, match="trains none"):
+        GradientNoise().update(of, Batch(torch.randn(N, DIM), None, torch.arange(N)))
