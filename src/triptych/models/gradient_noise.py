@@ -26,10 +26,10 @@ class GradientNoise(Metric):
         tr(Sigma) = b s^2,   |G|^2 = |g|^2 - s^2 / M,
 
     each without bias, their ratio nearly. In items: about as many as a batch may have before a larger one
-    is no better. An item's time is drawn as in training, but on its own, also where
-    a batch's are spread evenly. What a batch holds depends on the test's batches and processes, and so does
-    the figure, within its noise. Nothing is trained or remembered: weights and the times' history stay. ``compute`` gives NaN
-    where noise alone explains the gradients.
+    is no better. An item's time is drawn as in training, but on its own, also where a batch's are spread
+    evenly. What a batch holds depends on the test's batches and processes, and so does the figure, within its
+    noise. Nothing is trained or remembered: weights and the times' history stay. ``compute`` gives NaN where
+    noise alone explains the gradients.
 
     Args:
         batch: b; items beyond a multiple of it are left out.
