@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from triptych.callbacks.metrics import Metrics
 from triptych.config import trust
 from triptych.config.schema import check_metrics
 from triptych.data.batch import Batch
+from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.metric import PerItem
 from triptych.runs.checkpoints import read_checkpoint
@@ -150,3 +152,21 @@ def test_what_is_no_figure_is_refused(found):
 
     with pytest.raises(UserError, match="metrics.x: compute.* gave .*; a number, or mean, stderr and n"):
         _figure("x", found, 3)
+
+
+def test_processes_draw_different_noise_and_the_first_draws_as_one_alone():
+    class Drawn(PerItem):
+        def values(self, model, batch):
+            return torch.randn(len(batch.x))
+
+    found = []
+    for rank in (0, 1, 2):
+        metrics = Metrics({"drawn": Drawn()})
+        module = SimpleNamespace(device=torch.device("cpu"), seed=7, global_rank=rank)
+        metrics.on_validation_batch_end(
+            None, module, None, Batch(torch.zeros(5, 2), None, torch.arange(5)), 3
+        )
+        found.append(metrics.metrics["drawn"].sums[1].item())
+    assert len(set(found)) == 3
+    torch.manual_seed(mix(7, Stream.METRICS, 3))
+    assert found[0] == pytest.approx(torch.randn(5).double().sum().item())

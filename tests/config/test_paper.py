@@ -109,6 +109,8 @@ def test_a_paper_says_where_it_is_from_and_what_it_costs(change, said):
         ("bond", {}, "metric=bond: no such metric, did you mean bound?"),
         ("recall", {}, "measures.n=0 measures no samples"),
         ("recall", {"measures": {"n": 100}}, ""),
+        ("sliced_wasserstein", {"measures": {"n": 100, "classifier": "c.ckpt"}}, "of points; images"),
+        ("frechet_distance", {"measures": {"n": 100, "classifier": "c.ckpt"}}, ""),
         ("ode", {}, "likelihood=none has no such figure"),
         ("ode", {"likelihood": {"items": 9}}, ""),
         ("psnr", {}, "metric=psnr: no such metric"),
@@ -141,3 +143,7 @@ def test_the_axes_of_a_sweep_are_its_grid_and_the_values_measured():
 def test_words_decide_nothing():
     one = node(order=["x0", "v"], published={"x0": 1.0})["claims"]
     assert deciding(one) == {"one": {"order": ["x0", "v"]}}
+    both = one | {"large": {"says": "2", "scale": "paper", "order": ["v", "x0"]}}
+    both["one"] = both["one"] | {"scale": "small"}
+    assert deciding(both) == deciding(one), "what is claimed at another scale decides nothing here"
+    assert deciding(both, "paper") == {"large": {"order": ["v", "x0"]}}

@@ -232,6 +232,8 @@ def test_the_scale_stays_at_100_at_most_and_can_come_back():
     assert found.network.scale.item() == pytest.approx(100)
     assert found.network.log_scale.grad.item() != 0
     groups = found.parameter_groups()
-    assert [p is found.network.log_scale for p in groups[1]["params"]] == [True]
+    assert any(p is found.network.log_scale for p in groups[1]["params"])
+    assert {p.ndim < 2 for p in groups[1]["params"]} == {True}, "gains, biases and the scale"
+    assert {p.ndim < 2 for p in groups[0]["params"]} == {False}
     assert groups[1]["weight_decay"] == 0
     assert sum(len(g["params"]) for g in groups) == len([*found.parameters()])

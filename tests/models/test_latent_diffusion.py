@@ -308,6 +308,9 @@ def test_it_trains_reports_draws_and_is_reopened(prepared, arguments, unit):
         ([*SMALL, "threshold=static"], ["threshold", "none is accepted"]),
         ([*SMALL, "guidance=auto", "guide=/nowhere"], ["guidance: Auto", "classifier_free"]),
         ([*SMALL, "likelihood=ode_images"], ["likelihood=none is accepted"]),
+        ([*SMALL, "metrics=noisy_bounds"], ["metrics.weighted_loss: LatentDiffusion", "model=diffusion"]),
+        ([*SMALL, "metrics=distortion"], ["metrics.distortion: LatentDiffusion", "model=diffusion"]),
+        ([*SMALL, "metrics=gradient_noise"], ["metrics.gradient_noise: LatentDiffusion", "model=diffusion"]),
         (
             [*SMALL, "bound.variance=learned", "bound.steps=4", "objective.steps=4"],
             ["bound.variance=learned", "optimal"],

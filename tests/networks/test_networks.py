@@ -256,3 +256,11 @@ def test_waves_fit_the_levels():
     torch.testing.assert_close(waves[4], torch.ones(17), atol=1e-4, rtol=0)
     with pytest.raises(ValueError, match="no levels"):
         LevelWaves([2], None)
+
+
+@pytest.mark.parametrize(("kind", "extra"), [(DiT, {}), (JiT, {"context": 0})])
+def test_a_transformers_class_vectors_begin_small(kind, extra):
+    """Peebles & Xie's code: nn.init.normal_(y_embedder.embedding_table.weight, std=0.02)."""
+    torch.manual_seed(0)
+    network = kind((3, 8, 8), conditions={"label": Labels(100)}, patch=4, width=64, depth=1, heads=2, **extra)
+    assert network.conditioning.get_submodule("label").weight.std().item() == pytest.approx(0.02, rel=0.05)

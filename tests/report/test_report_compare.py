@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import socket
+import subprocess
 
 import matplotlib.colors
 import pytest
@@ -125,6 +128,22 @@ def test_different_seeds_pair_only_what_is_common(tmp_path):
     # a has the lower mean, b is better wherever both ran
     assert "b beats a" in said.headline and "a and c share no seed: not compared" in said.lines
     assert any("same seeds" in note for note in comparison.notes)
+
+
+def test_a_run_whose_process_is_gone_does_not_run(tmp_path):
+    run = running(tmp_path, "score", 1)
+    for who, status in ((os.getpid(), "running"), (gone(), "interrupted")):
+        (run / ".lock").write_text(f"somebody@{socket.gethostname()} pid {who}")
+        assert read_run(run).status == status
+    (run / ".lock").write_text("somebody@elsewhere pid 1")
+    assert read_run(run).status == "running", "nothing is known of another machine"
+
+
+def gone() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
 
 
 def test_failed_running_and_diverged_runs_are_counted_not_averaged(tmp_path):

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -31,6 +32,12 @@ def summaries(root) -> dict:
         path.parent.name: (path.stat().st_mtime_ns, json.loads(path.read_text()))
         for path in (root / "logs" / "sweeps").glob("*/*/summary.json")
     }
+
+
+def at_work(root) -> list[str]:
+    """The jobs of this place that are there."""
+    lines = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines()
+    return [line for line in lines if f"resume={root}" in line]
 
 
 def results(root) -> list[dict]:
@@ -97,21 +104,42 @@ def test_two_people_start_the_same_sweep(root):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_a_sweep_with_one_line_and_typing_it_again_goes_on(root):
-    line = sweep("seed=1,2", "trainer.max_steps=2000", "trainer.val_check_interval=1000", launcher="")
+@pytest.mark.parametrize("launcher", ["", "local"])
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_asked_to_stop_ends_with_one_line_and_goes_on_when_typed_again(root, asked, launcher):
+    """Ctrl-C is for the terminal's whole group of processes, kill for one."""
+    line = sweep("seed=1,2", "trainer.max_steps=2000", "trainer.val_check_interval=1000", launcher=launcher)
     process = start(line, root)
 
     def fitting():
-        return any('"fit"' in p.read_text() for p in root.rglob("progress.json"))
+        found = [json.loads(p.read_text()) for p in root.rglob("progress.json")]
+        return any(one["stage"] == "fit" and one["step"] > 0 for one in found)
 
     wait_for(fitting, process)
-    time.sleep(0.5)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(40) == 130
+    (os.killpg if asked == signal.SIGINT else os.kill)(process.pid, asked)
+    assert process.wait(40) == 128 + asked
     said = [text for text in (root / "output").read_text().splitlines() if text.strip()]
-    assert said == ["interrupted; type the same command to go on"]
-    [checkpoint] = root.rglob("last.ckpt")  # the job saved the step it was in
+    assert said[-1] == "interrupted; type the same command to go on", said
+    assert not any("Traceback" in text or "rror" in text for text in said), said
+    until = time.monotonic() + 40  # a worker has noticed within a second; its job saves a step
+    while (left := at_work(root)) and time.monotonic() < until:
+        time.sleep(0.5)
+    assert not left, left
+    assert list(root.rglob("last.ckpt")), "the job saved the step it was in"
     assert not list(root.rglob("summary.json"))
+
+
+def test_a_job_that_begins_when_its_sweep_is_gone_ends_at_once(tmp_path):
+    """As one that a worker takes up just after the sweep was killed."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    code = (
+        "from triptych.runs.processes import run_child; from pathlib import Path; "
+        f"run_child(['sleep', '600'], Path({str(tmp_path / 'log')!r}))"
+    )
+    environ = os.environ | {"TRIPTYCH_SWEEP": str(gone.pid)}
+    worker = subprocess.run([sys.executable, "-c", code], env=environ, timeout=60)
+    assert worker.returncode == 1
 
 
 @pytest.mark.slow

@@ -34,6 +34,13 @@ class Metrics(pl.Callback):
         self.metrics = dict(metrics)
         self.figures: dict[str, dict[str, Any]] = {}
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for name, metric in self.metrics.items():
+            try:
+                getattr(metric, "check", lambda model: None)(pl_module)
+            except UserError as error:
+                raise UserError(f"metrics.{name}: {error}") from None
+
     def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         for metric in self.metrics.values():
             metric.to(module.device).reset()
@@ -45,9 +52,10 @@ class Metrics(pl.Callback):
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, index: int, *_: Any
     ) -> None:
         devices = [module.device] if module.device.type == "cuda" else []
+        rank = [module.global_rank] if module.global_rank else []  # else all processes would draw the same
         for metric in self.metrics.values():
             with torch.random.fork_rng(devices):
-                torch.manual_seed(mix(module.seed, Stream.METRICS, index))
+                torch.manual_seed(mix(module.seed, Stream.METRICS, index, *rank))
                 metric.update(module, batch)
 
     def on_test_batch_end(

@@ -28,11 +28,9 @@ from triptych.errors import UserError
 # what a claim can be of, beside the user's own metrics
 OF_THE_BOUND = ("bound", "prior", "reconstruction", "diffusion", "gap", "entropy", "iw", "ode", "ode_bound")
 OF_THE_RUN = ("train_bound", "val_bound", "estimator_variance")
+OF_POINTS = ("sliced_wasserstein", "energy_distance", "mode_error", "mode_1")
 OF_SAMPLES = (
-    "sliced_wasserstein",
-    "energy_distance",
-    "mode_error",
-    "mode_1",
+    *OF_POINTS,
     "fid",
     "frechet_distance",
     "precision",

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from triptych.config.claim import OF_SAMPLES, OF_THE_BOUND, OF_THE_RUN, Axes, Claim, read_claim
+from triptych.config.claim import OF_POINTS, OF_SAMPLES, OF_THE_BOUND, OF_THE_RUN, Axes, Claim, read_claim
 from triptych.config.nearest import nearest
 from triptych.config.schema import PaperClaim, PaperNode
 from triptych.declare import refusal
 from triptych.errors import UserError
 
-WORDS_ALONE = ("says", "published", "note")  # of a claim: what decides nothing
+WORDS_ALONE = ("says", "published", "note", "scale")  # of a claim: what decides nothing where it is made
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,12 @@ def axes_of(
     return axes
 
 
-def deciding(claims: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the claims of a node, what a verdict depends on: all but words."""
+def deciding(claims: Mapping[str, Any], scale: str = "small") -> dict[str, Any]:
+    """Of a node's claims at a scale, what a verdict depends on: all but words."""
     return {
         name: {key: value for key, value in claim.items() if key not in WORDS_ALONE}
         for name, claim in claims.items()
+        if claim.get("scale") in (None, scale)
     }
 
 
@@ -82,6 +83,8 @@ def check_metrics(paper: Paper, config: Mapping[str, Any], axes: Axes) -> None:
             if metric in OF_SAMPLES:
                 if not (config["measures"]["n"] or "measures" in swept):
                     raise UserError(f"{at}: measures.n=0 measures no samples; measures.n=1000 does")
+                if metric in OF_POINTS and config["measures"].get("classifier"):
+                    raise UserError(f"{at}: of points; images, which measures.classifier is for, have others")
             elif metric in ("ode", "ode_bound"):
                 if not (config.get("likelihood") or {"likelihood", "setting"} & swept):
                     raise UserError(f"{at}: likelihood=none has no such figure; likelihood=ode has")

@@ -126,7 +126,10 @@ def _reference(config: dict, data: DataModule, guides: Guides) -> Points | Image
     if len(data.shape) != 3:
         return Points(data, node["n"], config["seed"])
     if node["classifier"] is None:
-        raise UserError("measures.classifier=null: images are measured by a classifier; its checkpoint is")
+        raise UserError(
+            "measures.classifier=null: images are measured by a classifier; its checkpoint is accepted, or "
+            "measures.n=0 to measure none"
+        )
     classifier = guides.classifier("measures.classifier", node["classifier"], noise=False)
     embedder = Embedder(node["contrastive"]) if node.get("contrastive") else getattr(data, "embedder", None)
     return Images(data, node["n"], classifier, config["seed"], node["inception"], embedder)

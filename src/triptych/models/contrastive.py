@@ -71,7 +71,8 @@ class RetrievalAccounting(Metric):
 
     def reset(self) -> None:
         super().reset()
-        self.rows.append(torch.zeros(0, dtype=torch.float64))  # a process may have no items at all
+        nothing = torch.zeros(0, dtype=torch.float64, device=self.device)
+        self.rows.append(nothing)  # a process may have no items at all
 
     def expect(self, items: int) -> None:
         """Start over; items are not kept apart."""
@@ -80,7 +81,7 @@ class RetrievalAccounting(Metric):
     def update(self, u: Tensor, v: Tensor, text: Tensor, label: Tensor) -> None:
         """Count pairs of unit vectors (B, d); ``text``, ``label``: whole numbers (B,) below 2^53."""
         rows = torch.cat([u.double(), v.double(), torch.stack([text, label], 1).double()], 1)
-        self.rows.append(rows.flatten().cpu())
+        self.rows.append(rows.flatten())  # where the processes gather them
 
     def compute(self) -> Account:
         """Figures {"cross_entropy": {"mean", "stderr", "n"}, "accuracy": ...}; none before the first item."""
@@ -124,9 +125,10 @@ class Contrastive(BoundModel):
         return [self.network]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The scale knows no weight decay (sec. 2.5: all weights that are not gains or biases do)."""
-        rest = [p for p in self.parameters() if p is not self.network.log_scale]
-        return [{"params": rest}, {"params": [self.network.log_scale], "weight_decay": 0.0}]
+        """Gains, biases and the scale know no weight decay (sec. 2.5)."""
+        decayed = [p for p in self.parameters() if p.ndim > 1]
+        others = [p for p in self.parameters() if p.ndim < 2]
+        return [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
 
     def gives(self, batch: Batch) -> Iterator[Given]:
         for value in self.network(batch.x, text_of(batch)):

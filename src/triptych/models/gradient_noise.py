@@ -11,6 +11,7 @@ from torchmetrics import Metric
 from triptych.data.batch import Batch
 from triptych.declare import Count, declared
 from triptych.models.diffusion import Diffusion
+from triptych.models.metric import check_diffuses_data
 
 
 @declared("metrics")
@@ -46,6 +47,8 @@ class GradientNoise(Metric):
         self.batch, self.draws = batch, draws
         self.add_state("gradient", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")  # M, sum |g_m|^2
+
+    check = staticmethod(check_diffuses_data)
 
     def update(self, model: Diffusion, batch: Batch) -> None:
         """Count the gradients of as many batches of ``batch`` items as there are."""

@@ -10,6 +10,7 @@ from torchmetrics import Metric
 
 from triptych.data.batch import Batch
 from triptych.declare import declared
+from triptych.errors import UserError
 from triptych.models.accounting import figure_of, sums_of
 from triptych.models.base import BoundModel
 
@@ -21,8 +22,10 @@ class PerItem(Metric):
     The sums are kept in double and added over processes, so batch size and processes change nothing but
     rounding. ``higher_is_better`` (True, False, None) is torchmetrics', and is said in the report.
 
+    What it draws at random follows from the seed, the process and the batch's place.
+
     Any ``torchmetrics.Metric`` whose ``update`` takes ``(model, batch)`` does as well; its ``compute`` gives
-    a number, or {"mean", "stderr", "n"}.
+    a number, or {"mean", "stderr", "n"}. If it has ``check(model)``, that may refuse a model before training.
     """
 
     full_state_update = False
@@ -54,3 +57,11 @@ class PerItem(Metric):
         """{"mean", "stderr", "n"}; a mean of None where no item had a number."""
         n, total, squares = self.sums.tolist()
         return figure_of(int(n), total, squares) if n else {"mean": None, "stderr": None, "n": 0}
+
+
+def check_diffuses_data(model: BoundModel) -> None:
+    """UserError for a model whose denoiser, if any, is not of the data themselves."""
+    if getattr(model, "denoiser", None) is None or model.of_latents:
+        raise UserError(
+            f"{type(model).__name__} diffuses no data; model=diffusion is accepted with this metric"
+        )

@@ -19,7 +19,7 @@ from triptych.data.batch import Batch
 from triptych.declare import Count, Share
 from triptych.diffusion.loss import Level
 from triptych.models.diffusion import Diffusion
-from triptych.models.metric import PerItem
+from triptych.models.metric import PerItem, check_diffuses_data
 
 CELLS = 4096  # of the levels a, each at its middle
 
@@ -36,6 +36,8 @@ class WeightedLoss(PerItem):
     def __init__(self, draws: Count = 16):
         super().__init__()
         self.per_item = draws
+
+    check = staticmethod(check_diffuses_data)
 
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
         total = torch.zeros(len(batch.x), device=batch.x.device)
@@ -85,6 +87,8 @@ class Distortion(PerItem):
     def __init__(self, t: Share = 0.0):
         super().__init__()
         self.t = float(t)
+
+    check = staticmethod(check_diffuses_data)
 
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
         gamma = model.schedule.gamma(torch.tensor(self.t, device=batch.x.device))

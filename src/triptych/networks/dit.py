@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from triptych.declare import Count, Ge, Positive, Share, declared
 from triptych.diffusion.condition import Condition, Kind
-from triptych.networks.conditioning import Beside, Conditioning, vectors_of
+from triptych.networks.conditioning import Beside, Conditioning, LabelEmbedding, vectors_of
 from triptych.networks.embedding import LevelWaves, image_shape, per_dim, zeros
 
 
@@ -97,6 +97,9 @@ class DiT(nn.Module):
         self.shape, self.outputs, self.conditions = (channels, high, wide), outputs, dict(conditions or {})
         self.width, self.heads = width, heads
         self.conditioning = Conditioning(width, vectors_of(self.conditions), waves=128)
+        for part in self.conditioning.modules():
+            if isinstance(part, LabelEmbedding):  # small beside the level's, as in Peebles & Xie's code
+                nn.init.normal_(part.weight, std=0.02)
         self.beside = Beside(self.conditions)
         self.waves = LevelWaves(list(fourier), spacing)
         numbers = (channels * self.waves.factor + self.beside.channels) * patch**2

@@ -96,7 +96,8 @@ def _section(story: Story, known: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [f"## {_title(story)}", "", f"{safe(found.paper.cite + arxiv)}: {safe(found.paper.where)}.", ""]
     lines += published_table(found)
     now = known.get(found.paper.name)
-    if now is not None and deciding(now.get("claims") or {}) != deciding(found.node.get("claims") or {}):
+    before = deciding(found.node.get("claims") or {}, found.scale)
+    if now is not None and deciding(now.get("claims") or {}, found.scale) != before:
         lines += ["The file's claims have changed since; these are those that the sweep recorded.", ""]
     scale = f" scale={found.scale}" if found.scale != "small" else ""
     command = f"`triptych-train -m paper={found.paper.name}{scale}`"

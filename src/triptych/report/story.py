@@ -166,7 +166,7 @@ def columns(comparison: Comparison) -> list[tuple[str, str]]:
     if len(comparison.cells) > 1:
         known += [("difference", "paired difference to best [95%]"), ("p", "p (Holm)")]
     if any(math.isfinite(c.draw_error) for c in comparison.cells):
-        known.append(("draws", "of ±, by draws"))
+        known.append(("draws", "of ±, by draws, at most"))
     known += [(part, part) for part in PARTS if any(c.spread(part=part).n for c in comparison.cells)]
     known += [("gap", "gap to truth")] if any(c.spread(part="gap").n for c in comparison.cells) else []
     known += [(k, head) for k, head in BESIDE.items() if any(c.spread(part=k).n for c in comparison.cells)]

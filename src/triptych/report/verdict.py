@@ -124,7 +124,8 @@ def footnote(comparison: Comparison) -> str:
         said.append(_covered(comparison, known))
         if any(math.isfinite(cell.draw_error) for cell in comparison.cells):
             said.append(
-                "“By draws” is the part of ± that the random times and noise of the measurement make."
+                "“By draws” is the most that the random times and noise of the measurement can have made of "
+                "±; few draws an item leave it above ± itself, and then it says nothing."
             )
     if comparison.tests > 1:
         said.append(

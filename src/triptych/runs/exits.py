@@ -1,9 +1,10 @@
 """What every command shares: errors as one line on stderr, an exit code that says of what kind, no more."""
 
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hydra.errors import HydraException
@@ -41,9 +42,38 @@ def one_line_errors() -> Iterator[None]:
         if rank() == 0:
             _tell(str(refused))
         sys.exit(exit_code(refused))
+    except Asked as asked:
+        print("interrupted; type the same command to go on", file=sys.stderr)
+        sys.exit(128 + asked.signal)
     except KeyboardInterrupt:
         print("interrupted; type the same command to go on", file=sys.stderr)
         sys.exit(130)
+
+
+class Asked(KeyboardInterrupt):
+    """Ctrl-C, or another signal that asks for the same."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.signal = number
+
+
+def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
+    """Have Ctrl-C, SIGTERM and SIGHUP end this process in the same way, after ``first``.
+
+    Another signal meanwhile does without.
+    """
+    heard: list[int] = []
+
+    def asked(number: int, frame: object) -> None:
+        heard.append(number)
+        if len(heard) == 1:
+            first()
+        raise Asked(number)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
+            signal.signal(getattr(signal, name), asked)
 
 
 def _as_refusal(error: Exception) -> UserError | None:

@@ -6,6 +6,8 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from triptych.errors import Busy, Diverged, StorageError, UserError
@@ -77,7 +79,9 @@ def run_child(command: list[str], log: Path) -> int:
     """
     kept = {k: v for k, v in os.environ.items() if k not in DISTRIBUTED and not k.startswith("TORCHELASTIC_")}
     sweep = int(os.environ.get(SWEEP) or 0)
-    worker = os.getppid() == sweep  # of a launcher that works in processes of the sweep's own
+    # a worker of a launcher that works in processes of the sweep's own, which may be gone already
+    gone = not lives(sweep) and "SUBMITIT_EXECUTOR" not in os.environ  # whose jobs do without
+    worker = gone or os.getppid() == sweep
     try:
         file = open(log, "ab")
     except OSError:  # a full disk: what the job will say of it itself
@@ -102,6 +106,17 @@ def run_child(command: list[str], log: Path) -> int:
     except BaseException:
         _stop(child)
         raise
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _stop(child: subprocess.Popen) -> None:
@@ -133,6 +148,40 @@ def _watch(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE if rank() == 0 else 2.0)  # without the first process the others have nothing to save
     os._exit(1)
+
+
+def pid_of(who: str | None) -> int | None:
+    """The process that ``owner`` named, if it is one of this machine."""
+    host, _, number = (who or "").rpartition("@")[2].rpartition(" pid ")
+    return int(number) if host == socket.gethostname() and number.isdecimal() else None
+
+
+def stop_below(pids: Iterable[int]) -> None:
+    """Ask those of ``pids`` that this process has started, itself or by others, to stop; wait for them."""
+    parents = _parents()
+    mine = {pid for pid in pids if os.getpid() in _above(pid, parents)}
+    for pid in mine:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    until = time.monotonic() + GRACE
+    while mine & set(_parents()) and time.monotonic() < until:
+        time.sleep(0.2)
+
+
+def _parents() -> dict[int, int]:
+    """{process: the one that started it}, of all that have not ended."""
+    listed = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid=,state="], capture_output=True, text=True, check=False
+    )
+    rows = map(str.split, listed.stdout.splitlines())
+    return {int(pid): int(parent) for pid, parent, state, *_ in rows if state[0] != "Z"}
+
+
+def _above(pid: int, parents: dict[int, int]) -> list[int]:
+    found: list[int] = []
+    while (pid := parents.get(pid, 0)) and pid not in found:
+        found.append(pid)
+    return found
 
 
 def owner() -> str:

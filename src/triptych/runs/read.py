@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from triptych.limits import limit
 from triptych.runs.plain import line, load, load_config, natural, number, parse_overrides, text, whole
+from triptych.runs.processes import lives, pid_of
 from triptych.runs.read_measures import Measured, read_measures
 from triptych.runs.read_schedule import ScheduleCurve, read_schedule, read_variance
 from triptych.runs.summary import ENDED, UNITS, Summary
@@ -302,7 +303,18 @@ def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
         updated = number(record.get("updated"))
         progress = Progress(str(record.get("stage") or ""), step, most, updated)
         alive = updated if math.isfinite(updated) else alive
-    return Run(**known, status="running" if now - alive < STALE else "interrupted", progress=progress)
+    running = now - alive < STALE and not _left(directory)
+    return Run(**known, status="running" if running else "interrupted", progress=progress)
+
+
+def _left(directory: Path) -> bool:
+    """Whether who was last at work there was a process of this machine that has ended."""
+    try:
+        with open(directory / ".lock", encoding="utf-8", errors="replace") as file:
+            pid = pid_of(file.read(1000).strip())
+    except OSError:
+        return False
+    return pid is not None and not lives(pid)
 
 
 def _estimates(metrics: Any, split: str) -> Iterator[tuple[str, Estimate]]:

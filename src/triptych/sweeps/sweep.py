@@ -22,7 +22,7 @@ from triptych.config.names import own_name, shared_overrides, sweep_name
 from triptych.errors import StorageError, UserError
 from triptych.runs import processes
 from triptych.runs.directory import ENDED, REFUSED, RunDirectory
-from triptych.runs.exits import one_line_errors
+from triptych.runs.exits import end_as_by_ctrl_c, one_line_errors
 from triptych.runs.plain import load
 from triptych.runs.provenance import changed_since, command
 from triptych.runs.summary import UNITS, figure
@@ -134,12 +134,19 @@ class SweepHook(Callback):
         at_once = config.hydra.launcher.get("n_jobs") or 1
         os.environ["TRIPTYCH_THREADS"] = str(max(1, config.cores // at_once) if at_once > 0 else 1)
         os.environ[processes.SWEEP] = str(os.getpid())
+        if not on_slurm(config):  # whose jobs go on
+            end_as_by_ctrl_c(self.stop_jobs)
         if on_slurm(config):
             from triptych.sweeps.slurm import watch_queue
 
             watch_queue(config.hydra.launcher, self.job_without_result)
         self.monitor.start()
         atexit.register(self.monitor.stop)  # after Ctrl-C too: the terminal is left as it was
+
+    def stop_jobs(self) -> None:
+        """Have this sweep's jobs save the step they are in, and wait for it: a launcher that is interrupted
+        kills its workers and what these have started."""
+        processes.stop_below({found for run in self.runs() if (found := processes.pid_of(run.holder()))})
 
     # for a sweeper that goes on from what its runs have shown ------------------------------------------
 
