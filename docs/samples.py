@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from triptych.report.compare import compare
 from triptych.runs.read import read_runs
 from triptych.sampling.trajectory import save_strip
 
-MOST = 12
+MOST, LARGER = 12, 3
 
 
 def main(sweep: str, picture: str) -> None:
@@ -22,6 +23,8 @@ def main(sweep: str, picture: str) -> None:
     files = [run.dir / "samples" / "final.pt" for run in rows.values()]
     x = torch.stack([torch.load(file, weights_only=True)["x"][:MOST] for file in files])
     save_strip(x.transpose(0, 1), Path(picture))
+    with Image.open(picture) as small:
+        small.resize((LARGER * small.width, LARGER * small.height), Image.Resampling.NEAREST).save(picture)
     print(", ".join(rows))
 
 
