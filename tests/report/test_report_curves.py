@@ -118,7 +118,7 @@ def test_the_part_of_an_error_that_draws_make_is_shown(tmp_path):
     assert comparison.cells[0].draw_error == pytest.approx(0.005)  # sqrt(6^2 + 8^2) / 2
     assert rows(comparison)[0].texts["draws"] == "0.005"
     page = write_report(tmp_path).html.read_text()
-    assert "of ±, by draws" in page and "“By draws” is the part" in page
+    assert "of ±, by draws, at most" in page and "“By draws” is the most that" in page
     assert "test/bpd_draw_stderr" in (tmp_path / "results.csv").read_text()
 
 
