@@ -11,6 +11,7 @@ import time
 import pytest
 
 from tests.runs.commands import command, environment, wait_for
+from triptych.runs import processes
 
 GRID = ["objective=x0,epsilon,v", "seed=1,2,3,4"]
 
@@ -127,6 +128,11 @@ def test_a_sweep_that_is_asked_to_stop_ends_with_one_line_and_goes_on_when_typed
     assert not left, left
     assert list(root.rglob("last.ckpt")), "the job saved the step it was in"
     assert not list(root.rglob("summary.json"))
+
+
+def test_without_ps_jobs_are_left_to_notice_by_themselves(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    processes.stop_below({os.getpid()})
 
 
 def test_a_job_that_begins_when_its_sweep_is_gone_ends_at_once(tmp_path):

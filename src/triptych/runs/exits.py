@@ -42,12 +42,9 @@ def one_line_errors() -> Iterator[None]:
         if rank() == 0:
             _tell(str(refused))
         sys.exit(exit_code(refused))
-    except Asked as asked:
+    except KeyboardInterrupt as asked:
         print("interrupted; type the same command to go on", file=sys.stderr)
-        sys.exit(128 + asked.signal)
-    except KeyboardInterrupt:
-        print("interrupted; type the same command to go on", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + (asked.signal if isinstance(asked, Asked) else signal.SIGINT))
 
 
 class Asked(KeyboardInterrupt):

@@ -169,10 +169,12 @@ def stop_below(pids: Iterable[int]) -> None:
 
 
 def _parents() -> dict[int, int]:
-    """{process: the one that started it}, of all that have not ended."""
-    listed = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid=,state="], capture_output=True, text=True, check=False
-    )
+    """{process: the one that started it}, of all that have not ended; {} where the system has no ``ps``."""
+    asked = ["ps", "-A", "-o", "pid=,ppid=,state="]
+    try:
+        listed = subprocess.run(asked, capture_output=True, text=True, check=False)
+    except OSError:
+        return {}
     rows = map(str.split, listed.stdout.splitlines())
     return {int(pid): int(parent) for pid, parent, state, *_ in rows if state[0] != "Z"}
 
