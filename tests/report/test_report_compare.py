@@ -276,6 +276,18 @@ def test_models_taken_up_seed_by_seed_are_seeds_and_of_one_seed_they_are_setting
     assert axis.key == "trained" and "/runs/a_1" in axis.values
 
 
+def test_seeds_of_one_trained_model_are_told_to_cover_no_other_training(tmp_path):
+    for seed in (1, 2, 3):
+        for sampler in ("heun", "euler"):
+            for where, model in (("one", "/runs/a"), ("each", f"/runs/a_{seed}")):
+                told = [f"trained='{model}'", f"sampler={sampler}", f"seed={seed}"]
+                make_run(tmp_path / where, "v", seed, 1.9 + seed, overrides=told)
+    assert one(tmp_path / "one").one_training and not one(tmp_path / "each").one_training
+    assert "not what another training" in footnote(one(tmp_path / "one"))
+    said = footnote(one(tmp_path / "each"))
+    assert "not what another training" not in said and "initial weights" in said
+
+
 def test_divergences_are_a_finding_in_table_banner_story_and_verdict(tmp_path):
     for seed in (1, 2, 3, 4, 5):
         make_run(tmp_path, "v", seed, 2.0 + 0.01 * seed)

@@ -123,6 +123,15 @@ class Comparison:
         """Whether the cells share one model and differ only in how samples are drawn from it."""
         return bool(self.axes) and all(axis.of_drawing for axis in self.axes)
 
+    @property
+    def one_training(self) -> bool:
+        """Whether the seeds of each cell are of one trained model: what they show is then no spread of trainings."""
+        models = [{value(run, "trained") for run in cell.runs.values()} for cell in self.cells]
+        several = any(len(cell.runs) > 1 for cell in self.cells)
+        return several and all(
+            len(known) == 1 and not known & {"null", "none", "default"} for known in models
+        )
+
     def claim(self, i: int, j: int) -> Claim:
         """Cell j minus cell i by the bound, for any two different cells."""
         if i > j:

@@ -127,6 +127,11 @@ def footnote(comparison: Comparison) -> str:
                 "“By draws” is the most that the random times and noise of the measurement can have made of "
                 "±; few draws an item leave it above ± itself, and then it says nothing."
             )
+    if comparison.one_training:
+        said.append(
+            "All seeds of a setting are of one trained model: errors and intervals cover what is drawn at random "
+            "after training, not what another training would have made of it."
+        )
     if comparison.tests > 1:
         said.append(
             f"This report could claim {comparison.tests} things (pairs of settings"
@@ -174,18 +179,19 @@ _WIDTHS = {2: "0.13 and 1.6", 3: "0.32 and 1.5", 4: "0.44 and 1.4"}
 
 def _covered(comparison: Comparison, known: list[Paired]) -> str:
     with_items = [pair for pair in known if pair.items]
+    seed = "draws" if comparison.one_training else "initial weights, batches, noise"
     n = max((run.test[comparison.measure].n for c in comparison.cells for run in c.runs.values()), default=0)
     if known and len(with_items) == len(known):
         return (
             "Differences are paired by seed and by item; their 95% intervals cover both what changes "
             "with the "
-            f"seed (initial weights, batches, noise) and which {with_items[0].items} items happen to be "
+            f"seed ({seed}) and which {with_items[0].items} items happen to be "
             "in the "
             "test set."
         )
     said = (
         "Differences are paired by seed; their 95% Student-t intervals cover what changes with the seed "
-        f"(initial weights, batches, noise), not which {n or 'the'} items happen to be in the test set"
+        f"({seed}), not which {n or 'the'} items happen to be in the test set"
     )
     if not with_items:
         return said + " (these runs recorded no bounds by item)." if known else said + "."
