@@ -79,8 +79,13 @@ def test_a_cell_of_the_stages_is_its_experiment():
         assert cell["name"] == "cascade_stages"
 
 
-def test_a_captions_bits_are_of_networks_that_differ_in_hearing_it():
+def test_a_captions_bits_are_of_networks_of_one_size_that_differ_in_hearing_it():
+    sizes = []
     for overrides in settings("caption_bits").values():
         config = composed("ablation=caption_bits", *overrides)
+        sizes.append(parameters(config))
         check_targets(config)
         assert config["data"]["held_out"] == 0 and config["model"]["label_dropout"] == 0
+    said = re.search(r"# (\d+) and (\d+) thousand", (CONFIGS / "ablation" / "caption_bits.yaml").read_text())
+    assert [int(n) for n in said.groups()] == [round(n / 1000) for n in sizes]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.02)

@@ -125,7 +125,7 @@ class Comparison:
 
     @property
     def one_training(self) -> bool:
-        """Whether the seeds of each cell are of one trained model: what they show is then no spread of trainings."""
+        """Whether the seeds of each cell share one trained model: their spread is then of drawing alone."""
         models = [{value(run, "trained") for run in cell.runs.values()} for cell in self.cells]
         several = any(len(cell.runs) > 1 for cell in self.cells)
         return several and all(

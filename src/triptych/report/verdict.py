@@ -129,8 +129,8 @@ def footnote(comparison: Comparison) -> str:
             )
     if comparison.one_training:
         said.append(
-            "All seeds of a setting are of one trained model: errors and intervals cover what is drawn at random "
-            "after training, not what another training would have made of it."
+            "All seeds of a setting are of one trained model: errors and intervals cover what is drawn at "
+            "random after training, not what another training would have changed."
         )
     if comparison.tests > 1:
         said.append(
