@@ -1,9 +1,11 @@
-"""How far a cascade's pictures are from the data, and whether its second stage is worth it.
+"""How good a cascade's pictures are, and whether its second stage is worth it.
 
-python docs/cascade_distance.py LOW HIGH CLASSIFIER [N]    # three runs' directories; N pictures a set, 1000
+python docs/cascade_distance.py LOW HIGH CLASSIFIER [N]    # three runs' directories; N pictures a set, 500
 
-Frechet distances in the classifier's features: of held-out pictures (the floor), of the cascade with noise of
-several levels on the low picture, and of the low pictures enlarged without a second stage. Over three sets.
+Frechet distances in the classifier's features: of held-out pictures (the floor), of the cascade as its runs
+draw, with noise on the low picture or without guidance, and of the low pictures enlarged without a second
+stage. And the share of pictures that are all that their captions say, of combinations trained on and not.
+Over three sets of the captions of validation items.
 """
 
 import sys
@@ -11,6 +13,7 @@ import sys
 import torch
 from omegaconf import OmegaConf
 from torch.nn.functional import interpolate
+from tqdm import tqdm
 
 from triptych.config.compose import compose, without_hydra
 from triptych.experiment.reference import Images
@@ -18,36 +21,53 @@ from triptych.experiment.reopen import reopen
 from triptych.sampling.cascade import OpenedCascade
 
 SETS = 3
-NOISE = (0.0, 0.1, 0.2, 0.3)
+WAYS = {
+    "cascade": {},
+    "cascade, noise .1": {"noise": 0.1},
+    "cascade, noise .2": {"noise": 0.2},
+    "cascade, unguided": {"stages": [{"guidance.scale": 1.0}]},
+}
+SHARES = ("prompt_accuracy", "prompt_accuracy_held_out")
 
 
-def main(low: str, high: str, classifier: str, n: str = "1000") -> None:
+def main(low: str, high: str, classifier: str, n: str = "500") -> None:
     """Print the table."""
     made = without_hydra(compose("sample", [f"n={n}"]))
     asked = OmegaConf.to_container(made, resolve=True) | {"cascade": [low, high]}
-    cascade = OpenedCascade(asked)
-    reference = Images(cascade.last.data, int(n), reopen(classifier).model, seed=0)
+    data = OpenedCascade(asked).last.data
+    reference = Images(data, int(n), reopen(classifier).model, seed=0)
     reference.on(torch.device("cpu"))
-    found: dict[str, list[float]] = {}
-    for level in NOISE:
-        for seed in range(SETS):
-            cascade = OpenedCascade(asked | {"noise": level, "seed": seed})
-            drawn = cascade.draw()
-            sets = {f"cascade, noise {level:g}": [*drawn.values()][-1]}
-            if not level:
-                first = [*drawn.values()][0]
-                size = cascade.last.data.shape[1:]
-                for mode in ("bilinear", "nearest"):
-                    sets[f"first stage, {mode}"] = interpolate(first, size=size, mode=mode)
-            for name, x in sets.items():
-                found.setdefault(name, []).append(reference.compare(x, None, seed)["frechet_distance"])
+    items = torch.arange(int(n)) % len(data.splits[data.asked_split])
+    unseen = reference.prompts.untrained[items]
+
+    def figures(x, seed):
+        found = {"frechet_distance": reference.compare(x, None, seed)["frechet_distance"]}
+        for share, kind in zip(SHARES, (~unseen, unseen), strict=True):
+            found[share] = reference.prompted(x[kind], items[kind])["prompt_accuracy"]
+        return found
+
+    rows: dict[str, list[dict[str, float]]] = {}
+    with tqdm(total=len(WAYS) * SETS, unit="set") as progress:
+        for way, change in WAYS.items():
+            for seed in range(SETS):
+                first, drawn = OpenedCascade(asked | change | {"seed": seed}).draw().values()
+                rows.setdefault(way, []).append(figures(drawn, seed))
+                if not change:
+                    for mode in ("bilinear", "nearest"):
+                        large = interpolate(first, size=data.shape[1:], mode=mode)
+                        rows.setdefault(f"first stage, {mode}", []).append(figures(large, seed))
+                progress.update()
+
+    keys = ["frechet_distance", *SHARES]
+    print("| pictures | Frechet distance | all right, seen | all right, held out |\n|---|---|---|---|")
     floor = reference.floor()
-    low_end, median, high_end = (floor["frechet_distance"][key] for key in ("low", "median", "high"))
-    print("| pictures | Frechet distance | standard error |\n|---|---|---|")
-    print(f"| held out, {floor['n']} | {median:.3f} | {low_end:.3f} to {high_end:.3f} |")
-    for name, values in found.items():
-        value = torch.tensor(values)
-        print(f"| {name} | {value.mean():.3f} | {value.std() / SETS**0.5:.3f} |")
+    true = [f"{floor[key]['median']:.3f}" for key in SHARES]
+    ends = [f"{floor['frechet_distance'][end]:.3f}" for end in ("median", "low", "high")]
+    print(f"| held out, {floor['n']} | {ends[0]} ({ends[1]} to {ends[2]}) | {' | '.join(true)} |")
+    for way, found in rows.items():
+        values = torch.tensor([[f[key] for key in keys] for f in found])
+        cells = zip(values.mean(0), values.std(0) / SETS**0.5, strict=True)
+        print(f"| {way} | " + " | ".join(f"{mean:.3f} ± {error:.3f}" for mean, error in cells) + " |")
 
 
 if __name__ == "__main__":
