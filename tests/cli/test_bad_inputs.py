@@ -147,7 +147,7 @@ def check(rows: list[tuple[str, list[str]]], mine: Path) -> None:
         lines = found["err"].splitlines()
         about = f"{command}: {found}"
         assert isinstance(found["code"], int) and found["code"] != 0 and not found["out"], about
-        assert len(lines) == 1 and lines[0].startswith(("error: ", "triptych-report: ")), about
+        assert len(lines) == 1 and lines[0].startswith("error: "), about
         for word in words:
             assert word.format(mine=mine) in lines[0], about
         assert not found["left"] and not found["heavy"], about

@@ -119,7 +119,7 @@ def test_a_page_keeps_what_it_has_of_papers_whose_sweeps_are_gone(paper, tmp_pat
     assert both.index("\n## _b\n") < both.index(entry.section) and "`it` |" not in both
     assert cli.main(["--results", str(page), str(tmp_path / "elsewhere")]) == 0 and page.read_text() == both
     page.write_bytes(b"\xff\xfe\x00")
-    assert cli.main(["--results", str(page), str(tmp_path / "elsewhere")]) == 2, "it is no page of ours"
+    assert cli.main(["--results", str(page), str(tmp_path / "elsewhere")]) == 1, "it is no page of ours"
     assert page.read_bytes() == b"\xff\xfe\x00"
 
 
@@ -130,5 +130,5 @@ def test_without_a_sweep_nothing_was_run(tmp_path):
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path, capsys):
     (tmp_path / "taken").write_text("")
-    assert cli.main(["--results", str(tmp_path / "taken" / "results.md"), str(tmp_path)]) == 2
+    assert cli.main(["--results", str(tmp_path / "taken" / "results.md"), str(tmp_path)]) == 1
     assert capsys.readouterr().err.count("\n") == 1

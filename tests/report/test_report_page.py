@@ -259,7 +259,7 @@ def test_cli_writes_and_prints(tmp_path, capsys):
 def test_cli_refuses_in_one_line(tmp_path, capsys, make, said):
     target = tmp_path / "x"
     _ = target.mkdir() if make == "folder" else target.touch() if make == "file" else None
-    assert cli.main([str(target)]) == 2
+    assert cli.main([str(target)]) == 1
     error = capsys.readouterr().err
     assert said in error and str(target) in error and error.count("\n") == 1
 

@@ -120,10 +120,10 @@ def test_a_port_in_use_is_a_line(tmp_path, capsys):
         taken.bind((HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert cli.main([str(root), "--watch", f"--port={port}"]) == 2
+        assert cli.main([str(root), "--watch", f"--port={port}"]) == 1
     [said] = capsys.readouterr().err.splitlines()
     assert f"--port {port}: Address already in use" in said
-    assert cli.main([str(root), "--port", "70000"]) == 2
+    assert cli.main([str(root), "--port", "70000"]) == 1
     assert "a number from 0 to 65535" in capsys.readouterr().err
 
 

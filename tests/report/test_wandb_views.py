@@ -218,7 +218,7 @@ def test_without_a_login_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     root = logged(sweep(tmp_path / "s", {"x0": 2.0, "v": 1.0}))
-    assert cli.main([str(root), "--wandb"]) == 2
+    assert cli.main([str(root), "--wandb"]) == 1
     [said] = capsys.readouterr().err.splitlines()
     assert "not logged in" in said and "--wandb-json=FILE" in said
 
@@ -233,7 +233,7 @@ def test_what_has_no_project_is_refused_in_one_line(tmp_path, capsys, config, sa
         logged(root)
         file = next(iter(sorted(root.glob("*/config.yaml"))))
         file.write_text(file.read_text().replace("project: ours", config))
-    assert cli.main([str(root), "--wandb-json", str(tmp_path / "f")]) == 2
+    assert cli.main([str(root), "--wandb-json", str(tmp_path / "f")]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert said in line and not (tmp_path / "f").exists()
 
@@ -253,6 +253,6 @@ def test_saved_again_they_are_the_same_two(tmp_path, monkeypatch, capsys):
         runsets = [runset for grid in parts(spec, "runSets") for runset in grid["runSets"]]
         assert {runset["project"]["name"] for runset in runsets} == {"ours"}
         server.dead = True
-        assert cli.main([str(root), "--wandb"]) == 2
+        assert cli.main([str(root), "--wandb"]) == 1
     [said] = capsys.readouterr().err.splitlines()
-    assert said.startswith("triptych-report: --wandb: W&B has not taken it (")
+    assert said.startswith("error: --wandb: W&B has not taken it (")

@@ -145,8 +145,8 @@ def _results(file: Path, roots: Sequence[Path]) -> int:
 
 
 def _refuse(line: str) -> int:
-    print(f"triptych-report: {line}", file=sys.stderr)
-    return 2
+    print(f"error: {line}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":
