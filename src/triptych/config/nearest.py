@@ -3,12 +3,34 @@
 import difflib
 from collections.abc import Sequence
 
+NEAR = 0.6  # difflib's ratio from which a name counts as near
+TYPO = 0.85  # and from which a letter or two are all that differs
+
 
 def nearest(name: str, accepted: Sequence[str]) -> str:
-    """ "did you mean ...?" if something is near, else the list of what is accepted."""
+    """ "did you mean ...?" if something is near, else the list of what is accepted.
+
+    Near is a slip of a letter or two, then a name of the same group that shares a word (``data.n_test``:
+    ``data.test_size``), then whatever looks alike.
+    """
     names = sorted(set(accepted))
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    close = _close(name, names, TYPO) or _sharing(name, names) or _close(name, names, NEAR)
     if close:
-        return f"did you mean {close[0]}?"
+        return f"did you mean {close}?"
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return f"accepted: {shown or 'nothing'}"
+
+
+def _close(name: str, names: Sequence[str], cutoff: float) -> str:
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=cutoff)), "")
+
+
+def _sharing(name: str, names: Sequence[str]) -> str:
+    group, _, leaf = name.rpartition(".")
+    words = _words(leaf)
+    beside = [one for one in names if group and one.rpartition(".")[0] == group]
+    return _close(name, [one for one in beside if words & _words(one.rpartition(".")[2])], 0.0)
+
+
+def _words(leaf: str) -> set[str]:
+    return {word for word in leaf.split("_") if len(word) > 1}
