@@ -80,6 +80,8 @@ OWN = [
     ("train trainer.accelerator=foo", ["trainer.accelerator='foo'", "auto, cpu, gpu"]),
     ("train guidance=classifier", ["guide=null", "last.ckpt"]),
     ("train guidance=classifier guide=/nowhere", ["guide=/nowhere", "no such file"]),
+    ("train -m ablation=guidance", ["guide=", "no such file, triptych-train experiment=digits_noisy_"]),
+    ("train -m paper=ddpm_simple", ["measures.classifier=", "experiment=digits_classifier makes it"]),
     ("train measures.classifier=/nowhere", ["measures.classifier=/nowhere", "no such file"]),
     ("train guidance=classifier_free guidance.scale=nan", ["guidance.scale=nan", "a number"]),
     ("train trained=/nowhere", ["trained=/nowhere", "a finished run"]),

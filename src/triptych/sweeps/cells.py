@@ -1,10 +1,11 @@
 """Which cells a sweep has, and what their directories are called."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from triptych.config.names import slug
+from triptych.config.names import grid_keys, slug
 from triptych.sweeps.rounds import grid
 
 
@@ -19,6 +20,16 @@ def expected_cells(config: DictConfig) -> list[str]:
     if not is_grid(config) or sweeper.get("tune"):
         return []
     return [cell_name(config, job) for job in grid(sweeper, list(config.hydra.overrides.task))]
+
+
+def differing(config: DictConfig) -> set[str]:
+    """The keys and groups that cells of a sweep differ in; of settings, those that they stand for."""
+    sweeper = config.hydra.sweeper
+    if not is_grid(config):  # an adaptive sweeper's are those that it is given
+        return {*(sweeper.get("params") or {}), *grid_keys(config)}
+    jobs = [set(job) for job in grid(sweeper, list(config.hydra.overrides.task))]
+    times = Counter(o for job in jobs for o in job)
+    return {o.lstrip("+~").split("=")[0].split("@")[0] for o, n in times.items() if n < len(jobs)}
 
 
 def cell_name(config: DictConfig, overrides: Sequence[str]) -> str:

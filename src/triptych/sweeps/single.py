@@ -1,22 +1,20 @@
 """A command of a single run: what can be refused is, before there is a directory."""
 
 import copy
-from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from triptych.config.check import check_keys
 from triptych.errors import UserError
 from triptych.runs import processes
 from triptych.runs.directory import RunDirectory
 from triptych.runs.prepare import described
+from triptych.sweeps.files import check_files
 from triptych.sweeps.paper import check_scale
 from triptych.sweeps.rounds import check_rounds
 from triptych.sweeps.sweep import no_run_after_an_error
-
-FILES = ("guide", "objective.teacher", "measures.classifier", "measures.inception")
 
 
 class SingleHook(Callback):
@@ -55,8 +53,4 @@ def _check_files(plain: dict[str, Any]) -> None:
     guidance = plain.get("guidance") or {}
     if any(guidance.get(key, "none needed") is None for key in ("classifier", "weak")):
         raise UserError("guide=null: this guidance needs a checkpoint, as in guide=.../checkpoints/last.ckpt")
-    for name in FILES:
-        group, _, key = name.rpartition(".")
-        value = ((plain.get(group) or {}) if group else plain).get(key)
-        if value not in (None, "exact") and not Path(value).expanduser().exists():
-            raise UserError(f"{name}={value}: no such file; null or one that is there is accepted")
+    check_files(OmegaConf.create(plain))

@@ -26,7 +26,8 @@ from triptych.runs.exits import end_as_by_ctrl_c, one_line_errors
 from triptych.runs.plain import load
 from triptych.runs.provenance import changed_since, command
 from triptych.runs.summary import UNITS, figure
-from triptych.sweeps.cells import cell_name, expected_cells, is_grid
+from triptych.sweeps.cells import cell_name, differing, expected_cells, is_grid
+from triptych.sweeps.files import check_files
 from triptych.sweeps.launchers import check_launcher, on_slurm
 from triptych.sweeps.monitor import Monitor, write_report_or_say_why
 from triptych.sweeps.paper import check_scale, claims_of, set_scale
@@ -125,6 +126,8 @@ class SweepHook(Callback):
                 "the claims or their seeds are not those that this sweep began with; its report says so",
                 file=sys.stderr,
             )
+        with no_run_after_an_error():
+            self._check_files()
         self.refused: dict[str, str] = {}  # cells that were not run, since their directories hold other runs
         with no_run_after_an_error():
             self._begin()
@@ -198,6 +201,15 @@ class SweepHook(Callback):
                 flush=True,
             )
         return figure(run.summary(), self.config.optimized_metric)
+
+    def _check_files(self) -> None:
+        """UserError for a checkpoint that all cells name and that is not there, if one is yet to run."""
+        if self.cells and all(run.status == "finished" for run in self.runs()):
+            return
+        but, guidance = differing(self.config), self.config.get("guidance") or {}
+        if "guidance" not in but and not {"classifier", "weak"} & {*guidance}:
+            but.add("guide")  # as of an ablation that names one for a guidance that is not asked for
+        check_files(self.config, but)
 
     def _begin(self) -> None:
         """StorageError where nothing can be written; what is finished there is shown all the same."""
