@@ -1,0 +1,75 @@
+r"""What a condition is worth, of one network that was trained with it and without.
+
+For perfect models the bound without y minus the bound with it is, in mean, log p(x | y) - log p(x): the
+mutual information I(x; y), between 0 and the entropy of y. Two networks that are trained apart may differ by
+more than that; here one network answers both times, at the same times and noise. Of the diffusion term,
+
+    E[1/2 gamma'(t) (|eps - eps_hat(z)|^2 - |eps - eps_hat(z, y)|^2)].
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from triptych.data.batch import Batch
+from triptych.declare import Count
+from triptych.diffusion.condition import AUGMENTATION, Condition
+from triptych.errors import UserError
+from triptych.models.diffusion import Diffusion
+from triptych.models.metric import PerItem, check_diffuses_data
+
+
+class ConditionBits(PerItem):
+    """The run's bound without the condition minus its bound with it, bits an item.
+
+    Args:
+        draws: of time and noise, an item.
+        parts: of the condition, by their names; None: all that the network is told.
+
+    Raises:
+        UserError: the model is told none such, or was never trained without it.
+    """
+
+    def __init__(self, draws: Count = 8, parts: list[str] | None = None):
+        super().__init__()
+        self.per_item, self.parts = draws, None if parts is None else list(parts)
+
+    def check(self, model: Diffusion) -> None:
+        """Refuse a model that cannot answer both times."""
+        check_diffuses_data(model)
+        told = getattr(model.denoiser.network, "conditions", {}) if model.conditional else {}
+        names = [name for name in told if name != AUGMENTATION] if self.parts is None else self.parts
+        unknown = [name for name in names if name not in told] if told else ["a condition"]
+        if unknown:
+            known = ", ".join(told) or "nothing; model.conditional is accepted with this metric"
+            raise UserError(
+                f"{type(self).__name__}: not told {', '.join(unknown)}; this model is told {known}"
+            )
+        share = model.label_dropout
+        shares = [share.get(name, 0.0) if isinstance(share, Mapping) else share for name in names]
+        if not all(shares):
+            raise UserError(
+                f"model.label_dropout={share}: never trained without its condition; above 0 is accepted "
+                f"with {type(self).__name__}"
+            )
+
+    def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
+        told = model.told(batch)
+        assert told is not None
+        untold = None if self.parts is None else told.without(*self.parts)
+        total = torch.zeros(len(batch.x), device=batch.x.device)
+        for k in range(self.per_item):
+            t = (torch.rand_like(total) + k) / self.per_item
+            noise = torch.randn_like(batch.x), torch.randn_like(batch.x)
+            total += _nats(model, batch.x, t, *noise, untold) - _nats(model, batch.x, t, *noise, told)
+        return total / self.per_item / math.log(2)
+
+
+def _nats(
+    model: Diffusion, x: Tensor, t: Tensor, eps: Tensor, eps_0: Tensor, condition: Condition | None
+) -> Tensor:
+    """One draw of the bound at the given times and noise, (B,)."""
+    prior, reconstruction = model.bound.ends(model.denoiser, x, eps_0, condition)
+    return prior + reconstruction + model.bound.diffusion(model.denoiser, x, t, eps, condition).nats
