@@ -44,15 +44,19 @@ papers: install  ## published claims at small scale, those that were not run yet
 		$(BIN)/triptych-train -m paper=$$p || { code=$$?; [ $$code = 3 ] || ended=$$code; }; done; \
 	$(BIN)/triptych-report --results docs/results.md logs/sweeps && exit $$ended
 
-imagen: install  ## text to image: both stages of the cascade at once, a core each, then pictures of a prompt
-	@$(BIN)/triptych-train experiment=imagen_base threads=1 < /dev/null & low=$$!; \
-	$(BIN)/triptych-train experiment=imagen_sr threads=1 < /dev/null; code=$$?; wait $$low && [ $$code = 0 ]
+# two runs at once, a core each; fails if one of them does
+both = $(BIN)/triptych-train experiment=$(1) threads=1 < /dev/null & first=$$!; \
+	$(BIN)/triptych-train experiment=$(2) threads=1 < /dev/null; code=$$?; wait $$first && [ $$code = 0 ]
+
+imagen: install  ## text to image: both stages of the cascade, then pictures of a prompt (docs/imagen.md)
+	@$(call both,imagen_base,imagen_sr)
 	$(BIN)/triptych-sample cascade=[logs/runs/imagen_base,logs/runs/imagen_sr] prompt="three red squares" out=samples/imagen
 
-# in this order; one that is finished is not run again
-DALLE2 := shapes_classifier dalle2_contrastive dalle2_prior dalle2_decoder dalle2
+# in this order, as each needs those before it; one that is finished is not run again
 dalle2: install  ## a small DALL-E 2: contrastive model, prior, decoder, and both in a row (docs/dalle2.md)
-	@for e in $(DALLE2); do $(BIN)/triptych-train experiment=$$e || exit; done
+	@$(call both,shapes_classifier,dalle2_contrastive)
+	@$(call both,dalle2_prior,dalle2_decoder)
+	$(BIN)/triptych-train experiment=dalle2
 
 test: install  ## the tests, without the slow ones
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu'
