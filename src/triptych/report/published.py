@@ -77,7 +77,7 @@ class Judgement:
             return f"{_told(worst)}; {_p(self.p)}, {over}."
         open_ = [m for m in self.measured if m.outside > ALPHA]
         said = f"; and {len(open_) - 1} more" if len(open_) > 1 else ""
-        return f"{_told(max(self.measured, key=lambda m: m.outside))} is open{said}; {over}."
+        return f"{_told(max(self.measured, key=lambda m: m.outside))}: open{said}; {over}."
 
     @property
     def line(self) -> str:
