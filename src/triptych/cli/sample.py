@@ -38,7 +38,9 @@ def sample(cfg: DictConfig) -> Path:
     opened = reopen(cfg.ckpt, cfg.weights, cfg.data_root)
     drawing = drawing_of(opened, asked)
     if cfg.like is not None:
-        drawing = replace(drawing, sources=(like(opened, asked["like"], cfg.n),))
+        first = like(opened, asked["like"], cfg.n)
+        others = [source for source in drawing.sources if source.name != first.name]
+        drawing = replace(drawing, sources=(first, *others))
     x = draw_all(opened, drawing, asked)
     folder = Path(cfg.out)
     save(x[:400], opened.data, folder / "samples.png")

@@ -73,12 +73,14 @@ class Captioned(DataModule):
         captions: dict[str, list[str]],
         what: str = "data: caption",
         known: Sequence[str] = (),
+        whole: dict[str, Split] | None = None,
     ) -> dict[str, Split]:
         """``splits`` with the tokens of ``captions``; in memory are those of each distinct caption, once.
 
         Args:
             what: a caption is, for the message of one that the encoder refuses.
             known: further texts whose words a prompt may have.
+            whole: the images that embeddings are of; None: those of ``splits``.
 
         Raises:
             DataError: an item without a caption, or one that the encoder refuses.
@@ -99,7 +101,13 @@ class Captioned(DataModule):
         if self.embedder is None:
             return told
         self.embedder.check(self)
-        return {name: self.embedder.told(split) for name, split in told.items()}
+        whole = splits if whole is None else whole
+        return {name: self.embedder.told(split, whole[name]) for name, split in told.items()}
+
+    @property
+    def whole_shape(self) -> tuple[int, ...]:
+        """Of the images that embeddings are of."""
+        return tuple(self.shape)
 
     @property
     def encoders(self) -> tuple[str, ...]:

@@ -10,17 +10,21 @@ import hashlib
 import pickle
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from triptych.config.trust import find
-from triptych.data.base import DataError, DataModule
+from triptych.data.base import DataError
 from triptych.data.batch import Split
 from triptych.declare import FilePath
 from triptych.diffusion.condition import Condition, Kind, Part, Tokens, Vectors
 from triptych.errors import UserError
 from triptych.networks.contrastive import ContrastiveNetwork
+
+if TYPE_CHECKING:
+    from triptych.data.captions import Captioned
 
 FILE = "encoder.pt"  # what a run of model=contrastive leaves in its directory
 ROWS = 512  # items embedded at a time
@@ -66,13 +70,13 @@ class Embedder:
         self.network = network.eval().requires_grad_(False)
         self.shape, self.text, self.width = shape, text, network.embedding
 
-    def check(self, data: DataModule) -> None:
+    def check(self, data: Captioned) -> None:
         """DataError unless it was trained on images and texts of the sizes that ``data`` have."""
-        text = data.conditions.get("text")
-        if self.shape != tuple(data.shape) or self.text != text:
+        shape, text = data.whole_shape, data.conditions.get("text")
+        if self.shape != shape or self.text != text:
             raise DataError(
                 f"data.embeddings={self.path}: of images {self.shape} with {self.text}, the data's are "
-                f"{tuple(data.shape)} with {text}; a contrastive run on the same data is accepted"
+                f"{shape} with {text}; a contrastive run on the same data is accepted"
             )
 
     @torch.no_grad()
@@ -93,10 +97,10 @@ class Embedder:
         """The parts that ``told`` adds."""
         return {IMAGE: Vectors(self.width), TEXT: Vectors(self.width)}
 
-    def told(self, split: Split) -> Split:
-        """A split whose condition has the embeddings of its images and of its texts too."""
+    def told(self, split: Split, whole: Split) -> Split:
+        """A split whose condition has the embeddings of its texts and of ``whole``'s images too."""
         assert split.condition is not None
-        parts = [self.images(split.batch(some).x) for some in torch.arange(len(split)).split(ROWS)]
+        parts = [self.images(whole.batch(some).x) for some in torch.arange(len(whole)).split(ROWS)]
         images = torch.cat([torch.zeros(0, self.width), *parts])
         texts = self.texts(split.condition.parts["text"])
         condition = split.condition.together(Condition(**{IMAGE: images, TEXT: texts}))

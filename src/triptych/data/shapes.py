@@ -212,7 +212,7 @@ class Shapes(Captioned, Generated):
         return torch.tensor([COMBINATIONS[k][:3] in self.held_out for k in label.tolist()], dtype=torch.bool)
 
     def load(self) -> dict[str, Split]:
-        splits, captions, known = {}, {}, set[bytes]()
+        splits, whole, captions, known = {}, {}, {}, set[bytes]()
         for stream, name in enumerate(("test", "val", "train")):  # training gives way, so the test set stays
             of = self.seen if name == "train" else COMBINATIONS
             random = np.random.RandomState(mix(self.data_seed, Stream.POINTS, stream) % 2**32)
@@ -229,10 +229,16 @@ class Shapes(Captioned, Generated):
                 said.append(caption(what, choices[0], choices[1], bool(choices[2])))
             known |= here
             captions[name] = said
-            splits[name] = self._split(torch.from_numpy(x), torch.from_numpy(label))
+            values = torch.from_numpy(x)
+            splits[name] = self._split(values, torch.from_numpy(label))
+            whole[name] = Split(values, None, self.levels)
         order = ("train", "val", "test")
         grammar = " ".join([*MEANS, *PHRASES, *PLACES])
-        return self.captioned({name: splits[name] for name in order}, captions, known=[grammar])
+        return self.captioned({name: splits[name] for name in order}, captions, known=[grammar], whole=whole)
+
+    @property
+    def whole_shape(self) -> tuple[int, ...]:
+        return (3, SIDE, SIDE)  # also where the low pictures are the data
 
     def _split(self, x: Tensor, label: Tensor) -> Split:
         low = halved(x)

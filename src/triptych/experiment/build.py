@@ -1,7 +1,7 @@
 """An experiment from a resolved configuration: everything once, and nothing that could not be used later."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from triptych.config.build import build
@@ -53,13 +53,22 @@ def build_drawing(config: dict, model: BoundModel, data: DataModule, guides: Gui
     """What ``config`` says in sampler, guidance, threshold; UserError for what the model cannot draw with."""
     sampler = build(config["sampler"], "sampler")
     model.check_sampler(sampler)
-    asked = (config.get("condition_from") or {}).items()
-    sources = tuple(_source(name, str(what), model, data, guides) for name, what in asked)
+    asked = config.get("condition_from") or {}
+    sources = tuple(
+        _source(name, str(what), model, data, guides, given=[*asked][:i])
+        for i, (name, what) in enumerate(asked.items())
+    )
     return Drawing(sampler, guided(model, data, config, guides), sources)
 
 
-def _source(name: str, what: str, model: BoundModel, data: DataModule, guides: Guides) -> Source:
-    """What ``condition_from`` says of one part; UserError where the model or the data have none such."""
+def _source(
+    name: str, what: str, model: BoundModel, data: DataModule, guides: Guides, given: Sequence[str]
+) -> Source:
+    """What ``condition_from`` says of one part, ``given`` those before it.
+
+    Raises:
+        UserError: the model or the data have no such part.
+    """
     key = f"condition_from.{name}={what}"
     told = getattr(getattr(getattr(model, "denoiser", None), "network", None), "conditions", {})
     if name not in told:
@@ -77,7 +86,7 @@ def _source(name: str, what: str, model: BoundModel, data: DataModule, guides: G
         config = run.config | {"condition_from": {}}  # which could lead back here
         return build_drawing(config, run.model, run.data, own)
 
-    return guides.source(key, name, what, data, as_its_run)
+    return guides.source(key, name, what, data, as_its_run, given)
 
 
 def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:

@@ -1,6 +1,6 @@
 """The denoiser that samples are drawn with: a run's own, guided and thresholded as its configuration says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from triptych.config.build import build
 from triptych.config.identity import data_identity, describe
@@ -51,10 +51,13 @@ class Guides:
             self._opened[path] = found.model.requires_grad_(False)
         return self._opened[path]
 
-    def source(self, key: str, name: str, path: str, data: DataModule, draws: Callable) -> Source:
+    def source(
+        self, key: str, name: str, path: str, data: DataModule, draws: Callable, given: Sequence[str] = ()
+    ) -> Source:
         """The run at ``path`` as what draws the part ``name`` of the conditions of ``data``.
 
-        ``draws``: how an opened run is drawn from, handed its own guides.
+        ``draws``: how an opened run is drawn from, handed its own guides; ``given``: parts that are drawn
+        before.
 
         Raises:
             UserError: it is not there, draws something else, or was trained on other sizes or encoders.
@@ -64,7 +67,7 @@ class Guides:
                 opened = reopen(path, adjust=self._adjust_source)
             except UserError as error:
                 raise UserError(str(error).replace(f"ckpt={path}", key, 1)) from error
-            check_source(key, name, opened, data)
+            check_source(key, name, opened, data, given)
             self._sources[key] = Run(as_stage(opened, draws(opened, Guides(opened.config))))
         return self._sources[key]
 

@@ -54,14 +54,16 @@ def told(stage: Experiment) -> dict[str, Kind]:
     return {name: stage.data.conditions[name] for name in names}
 
 
-def _check(what: str, stage: Experiment, before: list[Experiment], last: bool) -> None:
+def _check(
+    what: str, stage: Experiment, before: list[Experiment], last: bool, given: Sequence[str] = ()
+) -> None:
     if not hasattr(stage.model, "denoiser"):
         raise UserError(f"{what}: a {type(stage.model).__name__} is no stage; a diffusion model is accepted")
     hears, drawn = told(stage), {str(one.data.known_as): one for one in before}
     for name, kind in hears.items():
         if name in drawn:
             _check_shape(what, name, kind, drawn[name])
-        elif name not in GIVEN:
+        elif name not in (*GIVEN, *given):
             raise UserError(
                 f"{what}: is told {name!r}, which no stage before it draws; the run that does, before it, is "
                 "accepted"
@@ -98,9 +100,9 @@ def _check_encoders(what: str, before: Experiment, data: DataModule) -> None:
         )
 
 
-def check_source(what: str, name: str, run: Experiment, data: DataModule) -> None:
-    """UserError unless ``run`` draws the part ``name`` of the conditions of ``data``, as these have it."""
-    _check(what, run, [], last=False)
+def check_source(what: str, name: str, run: Experiment, data: DataModule, given: Sequence[str] = ()) -> None:
+    """UserError unless ``run`` draws ``name`` of the conditions of ``data``, told no more than ``given``."""
+    _check(what, run, [], last=False, given=given)
     if run.data.known_as != name:
         raise UserError(f"{what}: draws {run.data.known_as!r}; a run that draws {name!r} is accepted")
     _check_shape(what, name, data.conditions[name], run)

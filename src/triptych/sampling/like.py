@@ -11,7 +11,7 @@ from torch import Tensor
 
 from triptych.data.batch import to_unit
 from triptych.data.captions import Captioned
-from triptych.data.embedder import IMAGE, slerp
+from triptych.data.embedder import IMAGE, Embedder, slerp
 from triptych.data.folder import read_image
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Progress
@@ -57,22 +57,23 @@ def like(opened: Experiment, asked: Sequence[int | str], n: int) -> Like:
         raise UserError(f"{key}: this model is told no embeddings of images; a decoder's run is accepted")
     if len(asked) not in (1, 2):
         raise UserError(f"{key}: one image, or two to go from one to the other, are accepted")
-    images = torch.cat([_image(key, data, one) for one in asked])
-    return Like(data.embedder.images(images), n)
+    return Like(torch.cat([_embedding(key, data, data.embedder, one) for one in asked]), n)
 
 
-def _image(key: str, data: Captioned, one: int | str) -> Tensor:
-    """(1, *shape), in data units."""
+def _embedding(key: str, data: Captioned, embedder: Embedder, one: int | str) -> Tensor:
+    """(1, d)."""
     test = data.splits["test"]
     if isinstance(one, int):
         if not 0 <= one < len(test):
             raise UserError(f"{key}: {one} is no item of the test set; 0 to {len(test) - 1} is accepted")
-        return test.batch(torch.tensor([one])).x
+        assert test.condition is not None
+        return test.condition[torch.tensor([one])].parts[IMAGE].value
     file = Path(one).expanduser()
     if not file.is_file():
         raise UserError(
             f"{key}: no file {one}; an image, or the number of an item of the test set, is accepted"
         )
-    channels, size, _ = data.shape
+    channels, size, _ = data.whole_shape
     shades, levels = torch.from_numpy(read_image(file, size, channels).copy()), data.levels or 256
-    return to_unit((shades.float() * ((levels - 1) / 255)).round().long(), levels).unsqueeze(0)
+    image = to_unit((shades.float() * ((levels - 1) / 255)).round().long(), levels)
+    return embedder.images(image.unsqueeze(0))
