@@ -44,18 +44,18 @@ papers: install  ## published claims at small scale, those that were not run yet
 		$(BIN)/triptych-train -m paper=$$p || { code=$$?; [ $$code = 3 ] || ended=$$code; }; done; \
 	$(BIN)/triptych-report --results docs/results.md logs/sweeps && exit $$ended
 
-# two runs at once, a core each; fails if one of them does
-both = $(BIN)/triptych-train experiment=$(1) threads=1 < /dev/null & first=$$!; \
-	$(BIN)/triptych-train experiment=$(2) threads=1 < /dev/null; code=$$?; wait $$first && [ $$code = 0 ]
+# two rows of runs at once, a core each; fails if one of them does
+row = for e in $(1); do $(BIN)/triptych-train experiment=$$e threads=1 < /dev/null || exit; done
+both = ($(call row,$(1))) & first=$$!; ($(call row,$(2))); code=$$?; wait $$first && [ $$code = 0 ]
 
 imagen: install  ## text to image: both stages of the cascade, then pictures of a prompt (docs/imagen.md)
 	@$(call both,imagen_base,imagen_sr)
 	$(BIN)/triptych-sample cascade=[logs/runs/imagen_base,logs/runs/imagen_sr] prompt="three red squares" out=samples/imagen
 
 # in this order, as each needs those before it; one that is finished is not run again
-dalle2: install  ## a small DALL-E 2: contrastive model, prior, decoder, and both in a row (docs/dalle2.md)
+dalle2: install  ## a small DALL-E 2: contrastive model, prior, decoder, upsampler, all in a row (docs/dalle2.md)
 	@$(call both,shapes_classifier,dalle2_contrastive)
-	@$(call both,dalle2_prior,dalle2_decoder)
+	@$(call both,dalle2_prior dalle2_decoder,dalle2_upsampler)
 	$(BIN)/triptych-train experiment=dalle2
 
 test: install  ## the tests, without the slow ones

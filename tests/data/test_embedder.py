@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from triptych.data.base import DataError
+from triptych.data.captions import DigitsCaptioned
 from triptych.data.contract import check_contract
 from triptych.data.digits import Digits
 from triptych.data.embedder import Embedder, on_sphere, slerp
@@ -60,6 +61,18 @@ def test_conditions_hold_the_embeddings_of_images_and_captions(run):
     asked = data.asked(["three red squares"])
     torch.testing.assert_close(asked.parts["text_embedding"].value, data.embedder.texts(asked.parts["text"]))
     assert "embedding" not in asked.parts, "no prompt says it: a prior draws it"
+
+
+def test_low_pictures_are_told_the_embeddings_of_whole_ones(run):
+    """So a decoder draws low pictures from the embeddings that an upsampler is told too."""
+    whole, low = shapes(embeddings=run[0]), shapes(embeddings=run[0], size=8)
+    check_contract(low)
+    assert low.shape == (3, 8, 8) and low.encoders == whole.encoders
+    for name, split in low.splits.items():
+        of_both = [found.splits[name].condition.parts["embedding"].value for found in (whole, low)]
+        assert torch.equal(*of_both)
+        every = torch.arange(len(split))
+        assert torch.equal(split.batch(every).x, whole.splits[name].batch(every).condition.parts["low"].value)
 
 
 def test_image_embeddings_are_data_of_the_same_items(run):
@@ -121,8 +134,8 @@ def test_what_is_no_encoder_of_these_data_is_refused_in_one_line(run, tmp_path):
     other.write_bytes(file.read_bytes()[:500])
     with pytest.raises(DataError, match="its encoder.pt cannot be read"):
         Embedder(other)
-    with pytest.raises(DataError, match=r"of images \(3, 16, 16\) .* the data's are \(3, 8, 8\)"):
-        shapes(embeddings=path, size=8)
+    with pytest.raises(DataError, match=r"of images \(3, 16, 16\) .* the data's are \(1, 8, 8\)"):
+        DigitsCaptioned(encoder=Words(), embeddings=path).setup()
     with pytest.raises(DataError, match="data.base: a Digits; data with captions, as shapes, are accepted"):
         ImageEmbeddings(Digits(), path)
 

@@ -39,6 +39,8 @@ def test_runs_that_fit(opened):
     vector = {"embedding": Vectors(6)}
     prior = run("embedding", (6,), ["text"], TEXT)
     assert len(opened(prior, run(told=["embedding"], conditions=vector))) == 2
+    decoder = run("low", (3, 8, 8), ["embedding"], TEXT | vector)
+    assert len(opened(prior, decoder, run(told=["embedding", "low"], conditions=vector | LOW))) == 3
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,12 @@ def test_runs_that_do_not_fit(opened, first, second, words):
 def test_a_bare_number_of_stages(opened):
     with pytest.raises(UserError, match=r"cascade=\['run0'\]: two runs or more"):
         opened(run(**BASE))
+
+
+def test_a_source_is_told_what_was_drawn_before_it():
+    """condition_from={embedding: PRIOR, low: DECODER}: the decoder is told what the prior draws."""
+    every = TEXT | LOW | {"embedding": Vectors(6)}
+    decoder, data = run("low", (3, 8, 8), ["embedding"], every), run(conditions=every).data
+    stages.check_source("low", "low", decoder, data, given=["embedding"])
+    with pytest.raises(UserError, match="is told 'embedding', which no stage before it draws"):
+        stages.check_source("low", "low", decoder, data)

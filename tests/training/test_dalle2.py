@@ -1,4 +1,4 @@
-"""DALL-E 2 from end to end, tiny: encoder, classifier, prior, decoder, and the two drawn from in a row."""
+"""DALL-E 2 from end to end, tiny: encoder, classifier, prior, decoder, upsampler, and all drawn in a row."""
 
 import json
 
@@ -33,7 +33,13 @@ OF_MODEL = {
         "model.network.text_width=8",
     ],
     "dalle2_prior": ["denoiser.network.width=8", "denoiser.network.depth=1", "sampler.steps=2"],
-    "dalle2_decoder": ["denoiser.network.widths=[8,8]", "sampler.steps=2", "measures.n=8"],
+    "dalle2_decoder": ["denoiser.network.widths=[8,8]", "sampler.steps=2"],
+    "dalle2_upsampler": [
+        "denoiser.network.widths=[8,8]",
+        "sampler.steps=2",
+        "measures.n=8",
+        "measures.repeats=1",
+    ],
 }
 DRAWN = ("samples.n=4", "sampler.steps=2", "measures.n=8", "measures.repeats=1", "trainer.accelerator=cpu",
          "threads=1")  # fmt: skip
@@ -66,37 +72,41 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
     trained("shapes_classifier")
     prior, summary = trained("dalle2_prior")
     assert summary["test"]["nats_per_dim"]["n"] == 40
-    decoder, summary = trained("dalle2_decoder")
+    decoder, _ = trained("dalle2_decoder")
+    upsampler, summary = trained("dalle2_upsampler")
     assert {"prompt_accuracy", "shape_accuracy", "retrieval", "prompt_accuracy_held_out"} <= set(
         summary["measures"]
     )
     assert summary["measured"]["floor"]["retrieval"]["median"] <= 1
-    assert (decoder / "samples" / "prompts.png").is_file()
+    assert (upsampler / "samples" / "prompts.png").is_file()
 
     whole = prepared("experiment=dalle2", *DRAWN, path="dalle2", tiny=False)
     assert execute(whole)["measures"]["prompt_accuracy"]["n"] == 8
     other = ["condition_from.embedding=text_embedding", "measures.n=0"]
     execute(prepared("experiment=dalle2", *DRAWN, *other, path="text", tiny=False))
-    own = ["condition_from.embedding=embedding", "measures.n=0"]
+    own = ["condition_from.embedding=embedding", "condition_from.low=low", "measures.n=0"]
     execute(prepared("experiment=dalle2", *DRAWN, *own, path="image", tiny=False))
     pictures = [
         torch.load(root / "logs" / "runs" / n / "samples" / "final.pt")["x"]
-        for n in ("dalle2", "text", "image", "dalle2_decoder")
+        for n in ("dalle2", "text", "image", "dalle2_upsampler")
     ]
     assert not torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[1], pictures[2])
     torch.testing.assert_close(pictures[2], pictures[3])  # a part in its own place changes nothing
     json.dumps(execute(RunDirectory(whole.path)), allow_nan=False)
 
-    stages = f"cascade=[{prior.path},{decoder.path}]"
-    small = ["n=3", "stages=[{sampler.steps:2},{sampler.steps:2}]", f"out={root}/drawn"]
+    stages = f"cascade=[{prior.path},{decoder.path},{upsampler.path}]"
+    small = ["n=3", f"stages=[{','.join(3 * ['{sampler.steps:2}'])}]", f"out={root}/drawn"]
     asked = asked_of("sample", stages, "prompt=two blue circles on the left", *small)
     x = torch.load(sample(asked) / "samples.pt")["x"]
     assert x.shape == (3, 3, 16, 16)
     with pytest.raises(UserError, match="no caption of the data has the word 'purple'"):
         sample(asked_of("sample", stages, "prompt=two purple circles", *small))
     few = ["sampler=ddim", "sampler.steps=2", "n=3", f"out={root}/drawn"]
-    variations = [f"ckpt={decoder.path}", "like=[3,7]", *few]
-    assert torch.load(sample(asked_of("sample", *variations)) / "samples.pt")["x"].shape == (3, 3, 16, 16)
+    drawn = {}
+    for ckpt in (decoder.path, whole.path):
+        folder = sample(asked_of("sample", f"ckpt={ckpt}", "like=[3,7]", *few))
+        drawn[ckpt] = torch.load(folder / "samples.pt")["x"]
+    assert [x.shape for x in drawn.values()] == [(3, 3, 8, 8), (3, 3, 16, 16)]
     with pytest.raises(UserError, match="this model is told no embeddings of images"):
         sample(asked_of("sample", f"ckpt={prior.path}", "like=[3]", *few))
 
@@ -116,7 +126,8 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
     torch.testing.assert_close(pictures_like(3, 7)[[0, -1]], own[[3, 7]])
     torch.testing.assert_close(pictures_like(3, 7), on_sphere(pictures_like(3, 7)))
     picture = root / "one.png"
-    shades = to_level(opened.data.splits["test"].batch(torch.tensor([3])).x[0], 16) * 17
+    large = reopen(str(upsampler.path)).data.splits["test"].batch(torch.tensor([3]))
+    shades = to_level(large.x[0], 16) * 17
     Image.fromarray(shades.byte().permute(1, 2, 0).numpy()).save(picture)
     torch.testing.assert_close(pictures_like(str(picture)), own[3].expand(5, -1))
     for asked, words in (
@@ -135,3 +146,19 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
         config = opened.config | {"condition_from": {part: what}}
         with pytest.raises(UserError, match=words):
             build_drawing(config, opened.model, opened.data, Guides(config))
+    opened = reopen(str(upsampler.path))
+    for parts in (
+        {"low": str(decoder.path)},
+        {"low": str(decoder.path), "embedding": str(prior.path)},  # too late
+    ):
+        config = opened.config | {"condition_from": parts}
+        with pytest.raises(UserError, match="low=.* is told 'embedding', which no stage before it draws"):
+            build_drawing(config, opened.model, opened.data, Guides(config))
+    config = opened.config | {"condition_from": {"embedding": "text_embedding", "low": str(decoder.path)}}
+    drawing = build_drawing(config, opened.model, opened.data, Guides(config))
+    told = filled(
+        asked_for(opened.model, opened.data, 5), drawing.sources, 5, torch.Generator().manual_seed(0)
+    )
+    assert told.parts["low"].value.shape == (5, 3, 8, 8)
+    texts = opened.data.splits["val"].condition.parts["text_embedding"].value[:5]
+    torch.testing.assert_close(told.parts["embedding"].value, texts)
