@@ -214,7 +214,8 @@ def test_several_processes_have_the_loss_and_gradient_of_one(tmp_path, world):
     torch.testing.assert_close(torch.tensor([n for g in got for n in g[1]]), nats)
     for name, gradient in of_one.items():
         added = sum(torch.tensor(g[2][name]) for g in got)
-        torch.testing.assert_close(added, gradient, rtol=1e-4, atol=1e-6)
+        # float32's sums in another order: some 1e-6 of the largest entries
+        torch.testing.assert_close(added, gradient, rtol=1e-4, atol=1e-5)
     whole.before_accounting()
     with torch.no_grad():
         whole.eval()._account(pairs(), 1)
