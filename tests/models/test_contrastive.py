@@ -157,8 +157,8 @@ PAIRS, STEP = 6, 3
 def pairs(part=slice(None)):
     generator = torch.Generator().manual_seed(2)
     tokens, x = (
-        torch.randn(PAIRS, 5, 7, generator=generator),
-        torch.randn(PAIRS, 3, 8, 8, generator=generator),
+        torch.randn(PAIRS, 5, 7, generator=generator, dtype=torch.float64),
+        torch.randn(PAIRS, 3, 8, 8, generator=generator, dtype=torch.float64),
     )
     mask = torch.arange(5) < torch.tensor([[2], [3], [5], [1], [4], [5]])
     text = Condition(text=Part(tokens, mask=mask))[part]
@@ -169,7 +169,7 @@ def model():
     torch.manual_seed(0)
     network = ContrastiveNetwork((3, 8, 8), {"text": Tokens(5, 7)}, **SMALL)
     more = {"shape": (3, 8, 8), "discrete": True, "seed": 0, "repeats": 1, "val_repeats": 1}
-    return Contrastive(network, None, None, **more)
+    return Contrastive(network, None, None, **more).double()  # sums in another order agree
 
 
 def gradients(found, rank, world):
@@ -211,11 +211,10 @@ def test_several_processes_have_the_loss_and_gradient_of_one(tmp_path, world):
         process.join()
     whole = model()
     nats, of_one = gradients(whole, 0, 1)
-    torch.testing.assert_close(torch.tensor([n for g in got for n in g[1]]), nats)
+    torch.testing.assert_close(torch.tensor([n for g in got for n in g[1]], dtype=torch.float64), nats)
     for name, gradient in of_one.items():
-        added = sum(torch.tensor(g[2][name]) for g in got)
-        # float32's sums in another order: some 1e-6 of the largest entries
-        torch.testing.assert_close(added, gradient, rtol=1e-4, atol=1e-5)
+        added = sum(torch.tensor(g[2][name], dtype=torch.float64) for g in got)
+        torch.testing.assert_close(added, gradient, rtol=1e-9, atol=1e-12)
     whole.before_accounting()
     with torch.no_grad():
         whole.eval()._account(pairs(), 1)
