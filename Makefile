@@ -55,7 +55,7 @@ imagen: install  ## text to image: both stages of the cascade, then pictures of 
 # in this order, as each needs those before it; one that is finished is not run again
 dalle2: install  ## a small DALL-E 2: contrastive model, prior, decoder, upsampler, all in a row (docs/dalle2.md)
 	@$(call both,shapes_classifier,dalle2_contrastive)
-	@$(call both,dalle2_prior dalle2_decoder,dalle2_upsampler)
+	@$(call both,dalle2_decoder,dalle2_prior dalle2_upsampler)
 	$(BIN)/triptych-train experiment=dalle2
 
 test: install  ## the tests, without the slow ones
