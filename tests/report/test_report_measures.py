@@ -121,3 +121,26 @@ def test_a_malformed_measure_costs_a_panel_and_not_the_run(tmp_path, broken):
     (path / "summary.json").write_text(json.dumps(summary))
     (run,) = read_runs(tmp_path)
     assert run.status == "finished" and run.measured is None
+
+
+def test_settings_under_one_name_that_only_draw_are_of_drawing_too(tmp_path):
+    """As ablation=dalle2 has it: a setting says what the samples are told, the bound is one and the same."""
+    for seed, noise in ((1, 0.0), (2, 0.01), (3, -0.02)):
+        for setting, part, values in (
+            ("prior", "DIR", (0.3 + noise, 0.1 + noise)),
+            ("text", "text_embedding", (0.5 + 2 * noise, 0.4 - noise)),
+        ):
+            told = [f"setting={setting}", f"seed={seed}", f"condition_from.embedding={part}"]
+            make_run(tmp_path, "levels", seed, 1.9 + seed, overrides=told, **measured(values))
+    (found,) = compare(read_runs(tmp_path))
+    assert found.subject == "setting" and found.of_drawing and deciding(found) == "sliced_wasserstein"
+    assert tell([tmp_path]).answer.endswith("prior beats text.")
+    assert not found.notes
+
+
+def test_a_setting_that_trains_another_model_is_not_of_drawing(tmp_path):
+    for setting, scale, lr in (("a", "1.0", 0.1), ("b", "2.0", 0.2)):
+        told = [f"setting={setting}", f"guidance.scale={scale}", f"optimizer.lr={lr}", "seed=1"]
+        make_run(tmp_path, "levels", 1, 1.9, overrides=told, **measured((0.1, 0.2)))
+    (found,) = compare(read_runs(tmp_path))
+    assert found.subject == "setting" and not found.of_drawing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from triptych.config.identity import AXES, role_in
 from triptych.config.keys import role
@@ -21,15 +21,20 @@ BUNDLES = (
 
 @dataclass(frozen=True)
 class Axis:
-    """A setting that differs between runs, and its values in order of appearance."""
+    """A setting that differs between runs, and its values in order of appearance.
+
+    `bundled`: of several settings under one name, the keys that change with it.
+    """
 
     key: str
     values: tuple[str, ...]
+    bundled: tuple[str, ...] = ()
 
     @property
     def of_drawing(self) -> bool:
         """Whether it is a matter of how samples are drawn and measured, not of the model."""
-        return role(self.key) is Role.DRAWING
+        keys = self.bundled if self.key in BUNDLES else (self.key,)
+        return bool(keys) and all(role(key) is Role.DRAWING for key in keys)
 
 
 def settings(run: Run) -> dict[str, str]:
@@ -78,11 +83,13 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     axes = [axis for axis in axes if not _only_a_name(axis, axes, runs)]
     if all(len(models) == 1 for models in _models(runs).values()):  # one for each seed, as if trained by it
         axes = [axis for axis in axes if axis.key != "trained"]
-    notes = []
+    notes, bundled = [], dict[str, list[str]]()
     for axis in reversed(axes.copy()):
         owners = [a for a in axes if a is not axis and _determines(a.key, axis.key, known[axis.key])]
         if owners:
             axes.remove(axis)
+            for owner in owners:
+                bundled.setdefault(owner.key, []).insert(0, axis.key)
             # a choice's own keys, several settings under one name, one value that two keys refer to
             if any(_above(a.key, axis.key) or a.key in BUNDLES or a.values == axis.values for a in owners):
                 continue
@@ -90,7 +97,7 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
                 f"{axis.key} ({listed(list(axis.values))}) changes together with {owners[0].key}: "
                 f"these runs cannot tell the effect of one from the other."
             )
-    return axes, notes[::-1]
+    return [replace(axis, bundled=tuple(bundled.get(axis.key, ()))) for axis in axes], notes[::-1]
 
 
 def machine_axes(runs: Sequence[Run]) -> list[Axis]:

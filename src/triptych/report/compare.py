@@ -15,7 +15,7 @@ from itertools import combinations
 
 from triptych.config.keys import role
 from triptych.declare import Role
-from triptych.report.axes import SWEEP, Axis, find_axes, label, machine_axes, settings, value
+from triptych.report.axes import BUNDLES, SWEEP, Axis, find_axes, label, machine_axes, settings, value
 from triptych.report.claims import BOUND, Claim, Key, Rule, correct
 from triptych.report.same_data import Group, group
 from triptych.report.statistics import Paired, Spread, spread
@@ -278,9 +278,8 @@ def _same_in_effect(cells: Sequence[Cell]) -> list[str]:
         if len(pairs) < 2 or max(apart) > ALIKE or not all(run.parameters for pair in pairs for run in pair):
             continue
         one, other = (settings(run) for run in pairs[0])
-        if all(
-            role(key) is Role.DRAWING for key in one.keys() | other.keys() if one.get(key) != other.get(key)
-        ):
+        apart_in = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+        if all(role(key) is Role.DRAWING for key in apart_in.difference(BUNDLES)):
             continue  # one model, of which samples are drawn in two ways
         notes.append(
             f"{a.label} and {b.label} have the same bound in each of {len(pairs)} seeds: what sets them "
