@@ -39,13 +39,21 @@ def test_attention_is_softmax_of_q_k_over_root_d_by_hand():
 def test_a_text_is_its_tokens_in_their_order_after_one_that_is_always_there():
     text, told = Text({"text": Tokens(3, 5), "label": Labels(2)}, 6), tokens()
     found, there = text(told, 2)
-    assert found.shape == (2, 4, 6) and there.tolist() == [[True, True, True, False]] * 2
+    assert found.shape == (2, 16, 6) and there.tolist() == [[True] * 3 + [False] * 13] * 2
     turned = told.map(lambda t: t.flip(1) if t.dtype != torch.bool else t)
     assert not torch.allclose(text(turned, 2)[0].sum(1), found.sum(1))  # places are told, too
     gone = told.drop({"text": torch.tensor([True, False])})
-    assert text(gone, 2)[1].tolist() == [[True, False, False, False], [True, True, True, False]]
+    assert text(gone, 2)[1].sum(1).tolist() == [1, 3] and text(gone, 2)[1][:, 0].all()
     nothing, alone = text(None, 2)
-    assert nothing.shape == (2, 4, 6) and alone.tolist() == [[True, False, False, False]] * 2
+    assert nothing.shape == (2, 16, 6) and alone.tolist() == [[True] + [False] * 15] * 2
+
+
+def test_what_fills_the_tokens_up_to_whole_sixteens_changes_nothing():
+    torch.manual_seed(0)
+    layer = CrossAttention(8, heads=2, width=6, groups=4)
+    torch.nn.init.normal_(layer.out.weight)
+    h, (found, there) = torch.randn(2, 8, 3, 3), Text({"text": Tokens(3, 5)}, 6)(tokens(), 2)
+    torch.testing.assert_close(layer(h, (found, there)), layer(h, (found[:, :3], there[:, :3])))
 
 
 def test_a_network_that_is_told_no_text_has_none_to_attend_to():

@@ -162,3 +162,33 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
     assert told.parts["low"].value.shape == (5, 3, 8, 8)
     texts = opened.data.splits["val"].condition.parts["text_embedding"].value[:5]
     torch.testing.assert_close(told.parts["embedding"].value, texts)
+
+    def low_pictures(**changes):
+        drawing = build_drawing(config | {"stages": changes}, opened.model, opened.data, Guides(config))
+        told = filled(
+            asked_for(opened.model, opened.data, 5), drawing.sources, 5, torch.Generator().manual_seed(0)
+        )
+        return told.parts["low"].value
+
+    as_it_is = low_pictures()
+    torch.testing.assert_close(as_it_is, told.parts["low"].value)
+    steps = reopen(str(decoder.path)).config["sampler"]["steps"]
+    torch.testing.assert_close(as_it_is, low_pictures(low={"sampler.steps": steps}))
+    other = low_pictures(low={"sampler.steps": steps + 1})
+    assert not torch.equal(as_it_is, other)
+    torch.testing.assert_close(other, low_pictures(low={"sampler": {"steps": steps + 1}}))
+    for changes, words in (
+        ({"x": {}}, "stages.x: no part of condition_from; embedding, low is accepted"),
+        ({"embedding": {"sampler.steps": 2}}, "condition_from.embedding=text_embedding draws nothing"),
+        ({"low": {"sampler.stops": 2}}, "stages.low.sampler.stops=2: the stage's run has no such key"),
+        ({"low": {"model.levels": 2}}, "stages.low.model.levels=2: keys of sampler, guidance, threshold"),
+    ):
+        with pytest.raises(UserError, match=words):
+            low_pictures(**changes)
+
+    at = ["measures.over=[sampler.steps,stages.low.sampler.steps]", "measures.values=[1,2]"]
+    both = execute(prepared("experiment=dalle2", *DRAWN, *at, path="curve", tiny=False))["measures_over"]
+    assert both["key"] == "sampler.steps" and [row["value"] for row in both["rows"]] == [1, 2]
+    at[0] = "measures.over=stages.low.sampler.steps"
+    one = execute(prepared("experiment=dalle2", *DRAWN, *at, path="one", tiny=False))["measures_over"]["rows"]
+    assert both["rows"][1]["measures"] == one[1]["measures"] != one[0]["measures"]

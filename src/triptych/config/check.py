@@ -33,7 +33,7 @@ EXTRAS = {  # files of packages that are not installed by default
     "hydra/launcher/submitit_slurm": "slurm",
 }
 
-OPEN = ("condition_from",)  # groups whose keys are names of the user's
+OPEN = ("condition_from", "stages")  # groups whose keys are names of the user's
 
 
 def keys(node: Any, prefix: str = "") -> Iterator[str]:
@@ -69,7 +69,7 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
         parent, _, name = key.rpartition(".")
         if key in known or _target_takes(OmegaConf.select(cfg, parent) if parent else None, name):
             continue
-        if parent in OPEN or ("." in parent and _takes_names(cfg, parent)):
+        if parent.split(".")[0] in OPEN or ("." in parent and _takes_names(cfg, parent)):
             continue
         siblings = [k for k in known if k.rpartition(".")[0] == parent]
         where = "" if key in typed else files

@@ -42,7 +42,8 @@ def axes_of(
                 found[key][value.strip("'\"")] = None
     axes = {key: list(values) for key, values in found.items()}
     if measures and measures.get("over") and measures.get("n"):
-        axes[str(measures["over"])] = [f"{value:g}" for value in measures["values"]]
+        over = measures["over"]
+        axes[over if isinstance(over, str) else str(over[0])] = [f"{value:g}" for value in measures["values"]]
     return axes
 
 

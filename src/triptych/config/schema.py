@@ -161,7 +161,7 @@ class Measures(TypedDict):
     classifier: FilePath | None
     inception: FilePath | None
     contrastive: NotRequired[FilePath | None]
-    over: str | None
+    over: str | list[str] | None
     values: Sequence[Any]
 
 
@@ -224,6 +224,7 @@ class Drawing(TypedDict):
 class Train(Drawing):
     """``triptych-train``. A group that is required has to be in the directory of a run that goes on."""
 
+    stages: NotRequired[Annotated[dict[str, Group], Role.DRAWING]]
     data: Annotated[Group, Base("triptych.data.base.DataModule"), Role.DATA, Part.MODEL]
     augmentation: NotRequired[dict[str, Annotated[Group | None, Base("triptych.data.augment.Augmentation")]]]
     schedule: Annotated[Group, Base("triptych.diffusion.schedule.Schedule"), Part.MODEL]

@@ -16,6 +16,7 @@ from triptych.experiment.guided import Guides, guided
 from triptych.experiment.model import build_model
 from triptych.experiment.reference import Images, Points
 from triptych.experiment.source import OtherPart, Source
+from triptych.experiment.stages import drawn_as
 from triptych.models.base import BoundModel
 
 
@@ -53,18 +54,27 @@ def build_drawing(config: dict, model: BoundModel, data: DataModule, guides: Gui
     """What ``config`` says in sampler, guidance, threshold; UserError for what the model cannot draw with."""
     sampler = build(config["sampler"], "sampler")
     model.check_sampler(sampler)
-    asked = config.get("condition_from") or {}
+    asked, changes = config.get("condition_from") or {}, config.get("stages") or {}
+    for name in changes.keys() - asked.keys():
+        known = ", ".join(asked) or "{}"
+        raise UserError(f"stages.{name}: no part of condition_from; {known} is accepted")
     sources = tuple(
-        _source(name, str(what), model, data, guides, given=[*asked][:i])
+        _source(name, str(what), model, data, guides, [*asked][:i], changes.get(name) or {})
         for i, (name, what) in enumerate(asked.items())
     )
     return Drawing(sampler, guided(model, data, config, guides), sources)
 
 
 def _source(
-    name: str, what: str, model: BoundModel, data: DataModule, guides: Guides, given: Sequence[str]
+    name: str,
+    what: str,
+    model: BoundModel,
+    data: DataModule,
+    guides: Guides,
+    given: Sequence[str],
+    change: dict[str, Any],
 ) -> Source:
-    """What ``condition_from`` says of one part, ``given`` those before it.
+    """What ``condition_from`` says of one part, ``given`` those before it; ``change``: of how its run draws.
 
     Raises:
         UserError: the model or the data have no such part.
@@ -80,11 +90,12 @@ def _source(
             raise UserError(
                 f"{key}: {what} is {kinds[0]}, {name} is {kinds[1]}; a part of one kind is accepted"
             )
+        if change:
+            raise UserError(f"stages.{name}={change}: {key} draws nothing; {{}} is accepted")
         return OtherPart(name, what)
 
     def as_its_run(run: Experiment, own: Guides) -> Drawing:
-        config = run.config | {"condition_from": {}}  # which could lead back here
-        return build_drawing(config, run.model, run.data, own)
+        return build_drawing(drawn_as(f"stages.{name}", run.config, change), run.model, run.data, own)
 
     return guides.source(key, name, what, data, as_its_run, given)
 
@@ -109,9 +120,17 @@ def _measured(
     key, values = config["measures"]["over"], config["measures"]["values"]
     if key is None:
         return ((None, drawing),)
-    if not values:
+    if not values or not key:
         raise UserError("measures.values=[]: a list, as in [1,2,4], is accepted beside measures.over")
-    return tuple((value, draws(_changed(config, key, value, drawing.sampler))) for value in values)
+    together = [key] if isinstance(key, str) else key
+
+    def drawn_at(value: Any) -> Drawing:
+        at = config
+        for one in together:
+            at = _changed(at, one, value, drawing.sampler)
+        return draws(at)
+
+    return tuple((value, drawn_at(value)) for value in values)
 
 
 def _changed(config: dict, key: str, value: Any, sampler: Sampler) -> dict:
@@ -119,6 +138,12 @@ def _changed(config: dict, key: str, value: Any, sampler: Sampler) -> dict:
     config = copy.deepcopy(config)
     if key == "evaluations":
         config["sampler"]["steps"] = max(1, int(value) // sampler.calls)
+        return config
+    if key.startswith("stages."):
+        part, _, rest = key.removeprefix("stages.").partition(".")
+        config["stages"] = (stages := dict(config.get("stages") or {})) | {
+            part: dict(stages.get(part) or {}) | {rest: value}
+        }
         return config
     node = config
     *parents, name = key.split(".")

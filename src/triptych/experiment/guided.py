@@ -7,6 +7,7 @@ from triptych.config.identity import data_identity, describe
 from triptych.data.base import DataModule
 from triptych.diffusion.mixture import ExactClassifier
 from triptych.errors import UserError
+from triptych.experiment.experiment import Experiment
 from triptych.experiment.reopen import reopen
 from triptych.experiment.source import Run, Source
 from triptych.experiment.stages import as_stage, check_source, refuse_cascade
@@ -20,7 +21,7 @@ class Guides:
     def __init__(self, config: dict):
         self.config = config
         self._opened: dict[str, BoundModel] = {}
-        self._sources: dict[str, Source] = {}
+        self._sources: dict[str, Experiment] = {}
 
     def classifier(self, key: str, path: str | None, noise: bool) -> Classifier:
         """That of a checkpoint, of the same data and for noisy or for clean images as ``noise`` says.
@@ -68,8 +69,9 @@ class Guides:
             except UserError as error:
                 raise UserError(str(error).replace(f"ckpt={path}", key, 1)) from error
             check_source(key, name, opened, data, given)
-            self._sources[key] = Run(as_stage(opened, draws(opened, Guides(opened.config))))
-        return self._sources[key]
+            self._sources[key] = opened
+        opened = self._sources[key]
+        return Run(as_stage(opened, draws(opened, Guides(opened.config))))
 
     def _adjust_source(self, other: dict) -> None:
         refuse_cascade(other)

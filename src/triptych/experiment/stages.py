@@ -1,11 +1,13 @@
 """The runs of a cascade's stages, opened, and looked at whether they fit one another."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, cast
 
 import torch
 
-from triptych.config.identity import data_identity, describe
+from triptych.config.identity import data_identity, describe, leaves
+from triptych.config.keys import check_values
 from triptych.data.base import DataModule
 from triptych.diffusion.cascade import Stage
 from triptych.diffusion.condition import Images, Kind, Vectors
@@ -17,6 +19,7 @@ from triptych.models.diffusion import Diffusion
 
 # parts that a person asks for; what else a stage is told, another draws
 GIVEN = ("label", "text", "text_embedding")
+DRAWING = ("sampler", "guidance", "threshold")  # groups of how a stage draws
 
 
 def open_stages(
@@ -52,6 +55,28 @@ def told(stage: Experiment) -> dict[str, Kind]:
     conditional = getattr(stage.model, "conditional", False)
     names = conditional if isinstance(conditional, list) else [*stage.data.conditions] * bool(conditional)
     return {name: stage.data.conditions[name] for name in names}
+
+
+def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration with another way to draw; UserError for keys that say anything else.
+
+    ``change``: {"guidance.scale": 3.0}, or {"guidance": {"scale": 3.0}}.
+    """
+    config = deepcopy(config) | {"condition_from": {}, "stages": {}}  # those before it give its parts
+    for key, value in leaves(change) if change else ():
+        group, *names = str(key).split(".")
+        node = config.get(group)
+        if group not in DRAWING or not names:
+            raise UserError(
+                f"{what}.{key}={value}: keys of {', '.join(DRAWING)}, as guidance.scale, are accepted"
+            )
+        for name in names[:-1]:
+            node = node.get(name) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or names[-1] not in node:
+            raise UserError(f"{what}.{key}={value}: the stage's run has no such key")
+        node[names[-1]] = value
+    check_values({name: config.get(name) for name in DRAWING if config.get(name)}, "sample")
+    return config
 
 
 def _check(

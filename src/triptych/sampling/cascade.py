@@ -1,14 +1,12 @@
 """Samples of a cascade whose stages are runs, each drawn as its run says: ``triptych-sample cascade=...``."""
 
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from triptych.config.keys import check_values
 from triptych.data.augment import ConditioningNoise, told_level
 from triptych.diffusion.cascade import Cascade, Stage
 from triptych.diffusion.condition import AUGMENTATION, Condition, Part
@@ -17,12 +15,10 @@ from triptych.errors import UserError
 from triptych.experiment.build import build_drawing
 from triptych.experiment.experiment import Experiment
 from triptych.experiment.guided import Guides
-from triptych.experiment.stages import GIVEN, open_stages, told
+from triptych.experiment.stages import GIVEN, drawn_as, open_stages, told
 from triptych.models.diffusion import Diffusion
 from triptych.sampling.draw import asked_for
 from triptych.sampling.prompts import of_prompts, texts
-
-DRAWING = ("sampler", "guidance", "threshold")
 
 
 class OpenedCascade:
@@ -54,7 +50,10 @@ class OpenedCascade:
         return self.runs[-1]
 
     def _stage(self, i: int, run: Experiment, change: dict[str, Any]) -> Stage:
-        model, config = cast(Diffusion, run.model.to(self.device)), _changed(i, run.config, change)
+        model, config = (
+            cast(Diffusion, run.model.to(self.device)),
+            drawn_as(f"stages[{i}]", run.config, change),
+        )
         drawing = build_drawing(config, model, run.data, Guides(config))
         denoiser = model.denoiser if drawing.denoiser is None else drawing.denoiser.to(self.device)
         return Stage(
@@ -122,22 +121,3 @@ def noised(
     z = ConditioningNoise.at(x, torch.full((len(x),), level, device=x.device), eps)
     changed: dict[str, Any] = {part: z, AUGMENTATION: Part(said.expand(len(x), -1))}
     return condition.together(Condition(**changed))
-
-
-def _changed(i: int, config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """A run's configuration with another way to draw: {"guidance.scale": 3.0}; UserError for other keys."""
-    config = deepcopy(config) | {"condition_from": {}}  # the stages before it give its parts
-    for key, value in change.items():
-        group, *names = str(key).split(".")
-        node = config.get(group)
-        if group not in DRAWING or not names:
-            raise UserError(
-                f"stages[{i}].{key}={value}: keys of {', '.join(DRAWING)}, as guidance.scale, are accepted"
-            )
-        for name in names[:-1]:
-            node = node.get(name) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or names[-1] not in node:
-            raise UserError(f"stages[{i}].{key}={value}: the stage's run has no such key")
-        node[names[-1]] = value
-    check_values({name: config.get(name) for name in DRAWING if config.get(name)}, "sample")
-    return config

@@ -37,16 +37,17 @@ def measure(experiment: Experiment, step: int = 0) -> dict[str, Any]:
         "reference": reference.name,
         "floor": reference.floor(),
     }
+    over = node["over"] if isinstance(node["over"], str | None) else node["over"][0]
     rows = []
     for value, drawing in experiment.measured:
         found = _row(experiment, drawing)
         if found is None:
-            where = "" if node["over"] is None else f" with {node['over']}={value}"
+            where = "" if over is None else f" with {over}={value}"
             raise Diverged(f"a sample{where}", step)
         rows.append({"value": value} | found)
-    if node["over"] is None:
+    if over is None:
         return {"measures": rows[0]["measures"], "measured": about}
-    return {"measures_over": {"key": node["over"], "rows": rows}, "measured": about}
+    return {"measures_over": {"key": over, "rows": rows}, "measured": about}
 
 
 def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any] | None:
