@@ -9,7 +9,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from triptych.diffusion.condition import Condition, Kind, Tokens
 from triptych.networks.embedding import zeros
 
-WHOLE = 16  # tokens: attention of CPUs takes five times as long for 12 keys as for 16 (AVX-512, torch 2.9)
+WHOLE = 16  # tokens: attention of CPUs takes five times as long for 12 keys as for 16 (AVX-512, torch 2.13)
 
 
 class Text(nn.Module):
