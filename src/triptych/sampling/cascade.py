@@ -50,10 +50,8 @@ class OpenedCascade:
         return self.runs[-1]
 
     def _stage(self, i: int, run: Experiment, change: dict[str, Any]) -> Stage:
-        model, config = (
-            cast(Diffusion, run.model.to(self.device)),
-            drawn_as(f"stages[{i}]", run.config, change),
-        )
+        model = cast(Diffusion, run.model.to(self.device))
+        config = drawn_as(f"stages[{i}]", run.config, change)
         drawing = build_drawing(config, model, run.data, Guides(config))
         denoiser = model.denoiser if drawing.denoiser is None else drawing.denoiser.to(self.device)
         return Stage(
