@@ -81,7 +81,8 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
     assert (upsampler / "samples" / "prompts.png").is_file()
 
     whole = prepared("experiment=dalle2", *DRAWN, path="dalle2", tiny=False)
-    assert execute(whole)["measures"]["prompt_accuracy"]["n"] == 8
+    measured = execute(whole)["measures"]
+    assert measured["prompt_accuracy"]["n"] == 8 and measured["prompt_accuracy_held_out"]["n"] == 4
     other = ["condition_from.embedding=text_embedding", "measures.n=0"]
     execute(prepared("experiment=dalle2", *DRAWN, *other, path="text", tiny=False))
     own = ["condition_from.embedding=embedding", "condition_from.low=low", "measures.n=0"]

@@ -73,7 +73,7 @@ def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any] | None:
             sources=drawing.sources,
         )
 
-    began, found = time.perf_counter(), []
+    began, found, sizes = time.perf_counter(), [], {}
     for repeat in range(node["repeats"]):
         x = drawn(repeat, trained)
         if not x.isfinite().all():
@@ -85,13 +85,15 @@ def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any] | None:
             x = drawn(node["repeats"] + repeat, untrained)
             if not x.isfinite().all():
                 return None
-            of_unseen = reference.prompted(x, untrained)
-            found[-1] |= {f"{name}_held_out": share for name, share in of_unseen.items()}
+            unseen = {f"{name}_held_out": share for name, share in reference.prompted(x, untrained).items()}
+            found[-1] |= unseen
+            sizes = dict.fromkeys(unseen, len(untrained))
     seconds = (time.perf_counter() - began) / node["repeats"]
+    sizes = dict.fromkeys(found[0], node["n"]) | sizes
     return {
         "evaluations": drawing.sampler.evaluations,
         "seconds": round(seconds, 3),
-        "measures": {name: _figure([f[name] for f in found], node["n"]) for name in found[0]},
+        "measures": {name: _figure([f[name] for f in found], n) for name, n in sizes.items()},
     }
 
 
