@@ -9,6 +9,7 @@ from triptych.report.draw_measures import draw
 from triptych.report.measures import about, deciding, ranking, standings, table
 from triptych.report.panels import colours
 from triptych.report.render import write_report
+from triptych.report.run_details import of_run
 from triptych.report.story import rows, tell
 from triptych.runs.read import read_runs
 
@@ -43,6 +44,24 @@ def test_each_measure_by_cell_seed_and_value(comparison):
     assert known.cells["v"][2] == pytest.approx((0.52, 0.09))
     assert table(comparison.cells, "recall") is None
     assert about(comparison) == "100 samples a set, against 100 fresh points of ring."
+
+
+def test_a_measure_of_fewer_samples_says_how_many(tmp_path):
+    measures = {
+        "prompt_accuracy": {"mean": 0.9, "n": 400},
+        "prompt_accuracy_held_out": {"mean": 0.7, "n": 200},
+    }
+    told = {"measures": measures, "measured": {"n": 400, "reference": "400 training images of shapes"}}
+    make_run(tmp_path, "x0", 1, 1.9, **told)
+    (run,) = runs = read_runs(tmp_path)
+    (comparison,) = compare(runs)
+    assert about(comparison) == (
+        "400 samples a set (share as asked for, of combinations kept from training: 200), "
+        "against 400 training images of shapes."
+    )
+    taken = {what: n for where, what, _, n in of_run(run, 10)["figures"] if where == "samples"}
+    assert taken["share of samples as asked for"] == 400
+    assert taken["share as asked for, of combinations kept from training"] == 200
 
 
 def test_lower_or_higher_is_better_and_no_ranking_without_an_interval(comparison):

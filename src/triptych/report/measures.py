@@ -122,7 +122,9 @@ def about(comparison: Comparison) -> str:
     for cell in comparison.cells:
         for run in cell.runs.values():
             if run.measured:
-                return f"{run.measured.n} samples a set, against {run.measured.reference}."
+                fewer = [f"{KNOWN[k][0]}: {n}" for k, n in run.measured.fewer.items() if k in KNOWN]
+                aside = f" ({'; '.join(fewer)})" if fewer else ""
+                return f"{run.measured.n} samples a set{aside}, against {run.measured.reference}."
     return ""
 
 

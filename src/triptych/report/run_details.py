@@ -69,7 +69,7 @@ def _figures(run: Run) -> Iterable[list[Any]]:
             on = f", {run.measured.key}={at:g}" if run.measured.key else ""
             for key, mean in row.items():
                 what = measures.KNOWN[key][0] if key in measures.KNOWN else key
-                yield ["samples", f"{what}{on}", number(mean), run.measured.n]
+                yield ["samples", f"{what}{on}", number(mean), run.measured.fewer.get(key, run.measured.n)]
 
 
 def _facts(run: Run) -> Iterable[tuple[str, str]]:

@@ -15,7 +15,8 @@ from triptych.runs.summary import Summary
 class Measured:
     """Measures of one run's samples: means by name, one row a value of ``key`` ("" where only one was taken).
 
-    ``floor``: median, lowest and highest of the same measure between true sets, by name.
+    ``floor``: median, lowest and highest of the same measure between true sets, by name. ``n``: samples of a
+    set; ``fewer``: of a measure of another number, by name.
     """
 
     key: str
@@ -23,6 +24,7 @@ class Measured:
     rows: tuple[Mapping[str, float], ...]
     floor: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     n: int = 0
+    fewer: Mapping[str, int] = field(default_factory=dict)
     reference: str = ""
 
     def at(self, name: str) -> tuple[float, ...]:
@@ -40,13 +42,15 @@ def read_measures(summary: Summary) -> Measured | None:
             if isinstance(f, dict)
         }
         over = summary.measures_over
+        n = int(about.get("n") or 0)
         rows: Any = over["rows"] if over else [{"value": 0, "measures": summary.measures}]
         return Measured(
             key=str(over["key"]) if over else "",
             values=tuple(number(row["value"]) for row in rows),
             rows=tuple({k: number(e["mean"]) for k, e in row["measures"].items()} for row in rows),
             floor=floor,
-            n=int(about.get("n") or 0),
+            n=n,
+            fewer={k: int(e["n"]) for row in rows for k, e in row["measures"].items() if e.get("n", n) != n},
             reference=str(about.get("reference") or ""),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
