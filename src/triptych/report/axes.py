@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -159,5 +160,17 @@ def _above(group: str, key: str) -> bool:
 
 
 def _determines(owner: str, key: str, runs: Sequence[Run]) -> bool:
-    seen: dict[str, str] = {}
-    return all(seen.setdefault(value(run, owner), value(run, key)) == value(run, key) for run in runs)
+    """Whether runs of one value of ``owner`` have one of ``key``, or theirs differ in their own seed alone.
+
+    As the paths of a cascade's stages do: ``.../experiment=cascade_low,seed=1`` of the run of seed 1.
+    """
+
+    def one(of: Callable[[Run], str]) -> bool:
+        seen: dict[str, str] = {}
+        return all(seen.setdefault(value(run, owner), of(run)) == of(run) for run in runs)
+
+    return one(lambda run: value(run, key)) or one(lambda run: _but_for_its_seed(value(run, key), run.seed))
+
+
+def _but_for_its_seed(text: str, seed: int | None) -> str:
+    return re.sub(rf"\bseed={seed}\b", "seed", text)
