@@ -2,7 +2,7 @@
 
 python docs/cascade_distance.py LOW HIGH CLASSIFIER [N]    # three runs' directories; N pictures a set, 500
 
-Frechet distances in the classifier's features: of held-out pictures (the floor), of the cascade as its runs
+Fréchet distances in the classifier's features: of held-out pictures (the floor), of the cascade as its runs
 draw, with noise on the low picture or without guidance, and of the low pictures enlarged without a second
 stage. And the share of pictures that are all that their captions say, of combinations trained on and not.
 Over three sets of the captions of validation items.
@@ -59,7 +59,7 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
                 progress.update()
 
     keys = ["frechet_distance", *SHARES]
-    print("| pictures | Frechet distance | all right, seen | all right, held out |\n|---|---|---|---|")
+    print("| pictures | Fréchet distance | all right, seen | all right, held out |\n|---|---|---|---|")
     floor = reference.floor()
     true = [f"{floor[key]['median']:.3f}" for key in SHARES]
     ends = [f"{floor['frechet_distance'][end]:.3f}" for end in ("median", "low", "high")]

@@ -36,7 +36,7 @@ def test_the_axes_of_an_ablation_are_its_grid(name):
     # three values of each are enough to tell an axis from what changes with it
     sweeper = composed(name)[2]
     grid = {key: str(values).split(",")[:3] for key, values in sweeper["params"].items()}
-    seeds = grid.pop("seed", ["1"])[:2]  # paths of stages follow it: no axis
+    seeds = grid.pop("seed", ["1"])[:2]  # what differs with the seed alone is no axis
     runs = []
     for values in itertools.product(*grid.values(), seeds):
         job = [f"{key}={value}" for key, value in zip([*grid, "seed"], values, strict=True)]

@@ -276,6 +276,22 @@ def test_models_taken_up_seed_by_seed_are_seeds_and_of_one_seed_they_are_setting
     assert axis.key == "trained" and "/runs/a_1" in axis.values
 
 
+def test_stages_that_differ_in_their_own_seed_alone_are_one_setting_and_others_are_not(tmp_path):
+    for where, other in (("own", 2), ("mixed", 1)):
+        for setting in ("one", "two"):
+            for seed, of in ((1, 1), (2, other)):
+                stages = f"model.stages=[/runs/{setting},seed={of}]"
+                told = [f"setting={setting}", stages, f"seed={seed}"]
+                make_run(tmp_path / where, setting, seed, 1.9 + seed, overrides=told)
+    (axis,) = one(tmp_path / "own").axes
+    assert axis.key == "setting" and [set(c.runs) for c in one(tmp_path / "own").cells] == [{1, 2}] * 2
+    (axis,) = one(tmp_path / "mixed").axes  # one model for both seeds
+    assert axis.key == "setting"
+    told = ["setting=one", "model.stages=[/elsewhere,seed=3]", "seed=3"]
+    make_run(tmp_path / "own", "one", 3, 4.9, overrides=told)
+    assert "model.stages" in {axis.key for axis in one(tmp_path / "own").axes}
+
+
 def test_seeds_of_one_trained_model_are_told_to_cover_no_other_training(tmp_path):
     for seed in (1, 2, 3):
         for sampler in ("heun", "euler"):

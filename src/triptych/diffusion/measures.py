@@ -2,7 +2,7 @@ r"""How far a set of samples is from the truth, and how far the truth is from it
 
 No distance between two finite sets is zero: each figure here is read beside its **noise floor**, the same
 measure between two independent true sets of the same size. Points are (n, d); features are (n, f), given by a
-classifier trained on the clean data set, so the Frechet distance here is not "FID".
+classifier trained on the clean data set, so the Fréchet distance here is not "FID".
 """
 
 import math

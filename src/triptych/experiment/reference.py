@@ -151,7 +151,7 @@ class Images:
         return self.prompts.compare(x, self.classifier.read(x)[1], items)
 
     def compare(self, x: Tensor, asked: Tensor | None, repeat: int) -> dict[str, float]:
-        """Frechet distance, precision, recall and, where classes were asked for, class accuracy."""
+        """Fréchet distance, precision, recall and, where classes were asked for, class accuracy."""
         features, logits = self.classifier.read(x)
         covered = measures.precision_recall(self.features, features)
         found = {

@@ -16,7 +16,7 @@ class Measured:
     """Measures of one run's samples: means by name, one row a value of ``key`` ("" where only one was taken).
 
     ``floor``: median, lowest and highest of the same measure between true sets, by name. ``n``: samples of a
-    set; ``fewer``: of a measure of another number, by name.
+    set. ``fewer``: of the measures that were taken of fewer, how many, by name.
     """
 
     key: str
