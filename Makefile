@@ -14,17 +14,22 @@ PINS := requirements/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d
 # TORCH=URL: an index to take torch from, as PyTorch's own of builds without CUDA, which are several GB smaller
 TORCH :=
 
-.PHONY: help install upgrade ablation papers imagen dalle2 test test-all check format bench clean
+.PHONY: help install develop upgrade ablation papers imagen dalle2 test test-all check format bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-install: $(VENV)/installed  ## .venv with everything in it
+install: $(VENV)/installed  ## .venv with what runs and reports need
+develop: $(VENV)/developed  ## and with what tests, checks, searches, SLURM, Ray and the other loggers need
 
 $(VENV)/installed: pyproject.toml $(wildcard requirements/*.txt)
 	@$(or $(PYTHON),false) -c '$(FIT)' || { echo "error: Python 3.11, 3.12 or 3.13 with venv is needed: make PYTHON=/path/to/python3.12 install" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH),$(PIP) --no-deps --index-url $(TORCH) -c $(PINS) torch torchvision)
+	$(PIP) -c $(PINS) -e .
+	@touch $@
+
+$(VENV)/developed: $(VENV)/installed
 	$(PIP) -c $(PINS) -e '.[dev]'
 	@touch $@
 
@@ -58,23 +63,23 @@ dalle2: install  ## a small DALL-E 2: contrastive model, prior, decoder, upsampl
 	@$(call both,dalle2_decoder,dalle2_prior dalle2_upsampler)
 	$(BIN)/triptych-train experiment=dalle2
 
-test: install  ## the tests, without the slow ones
+test: develop  ## the tests, without the slow ones
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu'
 
-test-all: install  ## all of them
+test-all: develop  ## all of them
 	$(BIN)/python -m pytest
 
 CODE := src tests examples benchmarks requirements docs/architecture.py
-check: install  ## ruff, ruff-format, mypy
+check: develop  ## ruff, ruff-format, mypy
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 
-format: install  ## put the code into shape
+format: develop  ## put the code into shape
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-bench: install  ## training and sampling beside hand-written loops and diffusers
+bench: develop  ## training and sampling beside hand-written loops and diffusers
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/sampler_overhead.py
 	$(BIN)/python benchmarks/sampler_quality.py
