@@ -74,7 +74,7 @@ class MuTildeOutput(Output):
             gamma = 2 * torch.log(sigma / alpha)
             lower = step_below(schedule, gamma, objective_steps)
             alpha_s, sigma_s = process.alpha_sigma(lower)
-            return Row(alpha_s, sigma_s * torch.exp(0.5 * (lower - gamma)))
+            return Row(alpha_s.to(alpha), (sigma_s * torch.exp(0.5 * (lower - gamma))).to(alpha))
 
         super().__init__(Space("mu_tilde", row))
 
