@@ -158,7 +158,7 @@ class Importance(Times):
         objective_steps: T, from ``objective.steps``.
 
     Raises:
-        ValueError: training in continuous time.
+        ValueError: training in continuous time, or at more than a million steps.
     """
 
     learns = True
@@ -170,6 +170,11 @@ class Importance(Times):
         if objective_steps is None:
             raise ValueError(
                 "objective/times=importance needs objective.steps=T: a history is that of a step"
+            )
+        if objective_steps > 10**6:
+            raise ValueError(
+                f"objective.steps={objective_steps}: objective/times=importance remembers losses of at most "
+                "1000000 steps; use fewer steps, or other times"
             )
         self.steps, self.history, self.uniform = objective_steps, history, uniform
         self.register_buffer("losses", torch.zeros(objective_steps, history))
@@ -253,17 +258,18 @@ class Piecewise:
 
     def __init__(self, rates: Tensor, uniform: float):
         self.rates = (1 - uniform) * (rates / rates.mean()) + uniform
-        self.edges = torch.cat([self.rates.new_zeros(1), self.rates.cumsum(0) / len(rates)])
+        edges = self.rates.double().cumsum(0) / len(rates)
+        self.edges = torch.cat([edges.new_zeros(1), edges])
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Uniform u (B,) in [0, 1) to (t, density at t), (B,) each: a lattice stays one."""
         bins, place = len(self.rates), self.place(u)
-        within = ((u - self.edges[place]) * bins / self.rates[place]).clamp(0, 1)
+        within = ((u - self.edges[place]) * bins / self.rates[place]).clamp(0, 1).to(u)
         return ((place + within) / bins).clamp(max=BELOW_ONE), self.rates[place]
 
     def place(self, u: Tensor) -> Tensor:
         """The bin (B,) of each."""
-        found = torch.searchsorted(self.edges, u.contiguous(), right=True) - 1
+        found = torch.searchsorted(self.edges, u.to(self.edges), right=True) - 1
         return found.clamp(0, len(self.rates) - 1)
 
 
