@@ -56,8 +56,8 @@ class Bound:
         variance: of a reverse step, an object or its short name ("beta", "optimal", ...); T steps only.
 
     Raises:
-        ValueError: ``steps`` outside [1, 1e9]; ``variance`` is unknown, or asked for in continuous time, where it
-            has no say.
+        ValueError: ``steps`` outside [1, 1e9]; ``variance`` is unknown, or asked for in continuous time,
+            where it has no say.
     """
 
     def __init__(

@@ -57,8 +57,8 @@ class Objective:
             is handed over by ``teach``. None: the data teach.
 
     Raises:
-        ValueError: ``steps`` outside [1, 1e9], or None with a loss of steps; with a learned variance none, a weight
-            that is not positive, or none with another loss; a teacher without steps, or with a learned
+        ValueError: ``steps`` outside [1, 1e9], or None with a loss of steps; with a learned variance none, a
+            weight that is not positive, or none with another loss; a teacher without steps, or with a learned
             variance.
     """
 
@@ -130,7 +130,7 @@ class Objective:
         self.teacher = teacher
 
     def level(self, process: Process, schedule: Schedule, t: Tensor) -> Level:
-        """Where the loss is taken for each t in [0, 1), any shape: there, or in double at its step's upper end."""
+        """Where the loss is taken for each t in [0, 1), any shape: there, or at its step's end, in double."""
         if self.steps is None:
             return Level(process, schedule.gamma(t), schedule.dgamma(t), t, self.space)
         gamma, lower = step_of(schedule, t, self.steps)

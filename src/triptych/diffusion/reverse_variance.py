@@ -33,7 +33,7 @@ def step_of(schedule: Schedule, t: Tensor, steps: int) -> tuple[Tensor, Tensor]:
 
 
 def step_below(schedule: Schedule, gamma: Tensor, steps: int) -> Tensor:
-    """gamma_s of a step of length 1 / T from gamma, any shape, double; below gamma(1 / T) the first's fall."""
+    """gamma_s of a step of length 1 / T from gamma, any shape, double; below gamma(1 / T) the first fall."""
     gamma = gamma.double()
     t = schedule.t_of(gamma).clamp(min=1 / steps)
     return gamma - (schedule.gamma(t) - schedule.gamma(t - 1 / steps))
