@@ -115,12 +115,13 @@ class LogNormal(Density):
 
 
 class LogitNormal(Density):
-    r"""logit t ~ N(mean, std^2), t that of the schedule (Esser et al. 2024, SD3; Li & He 2025, JiT).
+    r"""logit t ~ N(mean, std^2), t that of the schedule (Esser et al. 2024, SD3).
 
-    With ``schedule=straight`` of wide ends and ``process=rectified`` it is their path's t, which grows with
-    the noise: JiT's own grows with the data, so its mean of -.8 is .8 here. The density vanishes at both
-    ends: of a loss that is averaged over another, draws there are few and large, and beyond a share of 2^-24
-    none.
+    A schedule's t runs from 0 to 1 between its own ends, so this is the straight path's t only where those
+    are wide: ends of gamma = -6 and 6 make .69 and .68 of a mean and std of .8. ``LogNormal`` is of the path
+    itself; JiT's t (Li & He 2025) grows with the data, so its mean of -.8 is .8 there. The density vanishes
+    at both ends: of a loss that is averaged over another, draws there are few and large, and beyond a share
+    of 2^-24 none.
 
     Args:
         mean, std: of logit t.
