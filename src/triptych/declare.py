@@ -23,7 +23,7 @@ from annotated_types import Ge, Gt, Le, Len, Lt, MinLen
 
 __all__ = [
     "Annotated", "Choice", "Count", "FilePath", "Ge", "Gt", "Le", "Len", "Literal", "Lt", "MinLen",
-    "NonNegative", "Opened", "Positive", "Role", "Seed", "Share", "Unit", "Whole", "declared",
+    "NonNegative", "Opened", "Positive", "Role", "Seed", "Share", "Steps", "Unit", "Whole", "declared",
 ]  # fmt: skip
 
 
@@ -65,6 +65,7 @@ class IsPath:
 
 Whole = Annotated[int, Ge(0)]
 Count = Annotated[int, Ge(1)]
+Steps = Annotated[int, Ge(1), Le(1_000_000_000), Unit("steps")]  # gammas of two differ in double to here
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]

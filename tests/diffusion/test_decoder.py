@@ -147,3 +147,18 @@ def test_gaussian_density_is_the_likelihood_of_x_given_z():
         torch.testing.assert_close(GaussianDensity().nats(denoiser(process), x, z, gamma), exact)
         one = GaussianDensity().nats(denoiser(process), x[1:2], z[1:2], gamma[1])
         torch.testing.assert_close(one, exact[1:2])
+
+
+@pytest.mark.parametrize("gamma", [6.0, 12.0, 30.0, 50.0])
+def test_a_cell_much_narrower_than_the_noise_keeps_its_probability(gamma):
+    """log [Phi(b) - Phi(a)] in double, whose difference float32 rounds to 0 from gamma = 30 on."""
+    x = grid(17).view(1, 17)
+    wrong, level = denoiser(), torch.tensor(gamma, dtype=torch.float64)
+    z = PROCESS.diffuse(x, level, torch.randn(1, 17, generator=torch.Generator().manual_seed(0)).double())
+    offset = (x - wrong(z, level).x0) * torch.exp(-level / 2)
+    half = torch.exp(-level / 2) / 16
+    upper, lower = cdf(offset + half), cdf(offset - half)
+    upper[:, -1], lower[:, 0] = 1, 0
+    exact = -torch.log(upper - lower).sum(1)
+    nats = DiscretisedGaussian(17).nats(wrong, x.float(), z.float(), level.float()).double()
+    torch.testing.assert_close(nats, exact, rtol=1e-4, atol=0)

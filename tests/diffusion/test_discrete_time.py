@@ -10,7 +10,9 @@ from torch import nn
 
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.denoiser import Denoiser, Output
+from triptych.diffusion.learned_schedule import Monotone
 from triptych.diffusion.loss import NCSN, Elbo, MinSNR, Sigmoid, Simple, Vlb
+from triptych.diffusion.loss import MuTilde as MuTildeLoss
 from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import Prediction
@@ -289,6 +291,94 @@ def test_a_bound_without_what_it_needs_says_so():
         Bound(Linear(-1, 1), None, 5, "optimal").diffusion(oracle, x, t, x)
     with pytest.raises(ValueError, match="learned none"):
         Bound(Linear(-1, 1), None, 5, "learned").diffusion(oracle, x, t, x)
+
+
+# many steps ----------------------------------------------------------------------------------------------
+
+
+class Plain(nn.Module):
+    """The exact epsilon of a mixture, as a network would give it, with a fraction of a learned variance."""
+
+    process = VP
+
+    def __init__(self):
+        super().__init__()
+        self.oracle = Oracle(ring(), VP)
+
+    def forward(self, z, gamma, condition=None):
+        guess = self.oracle(z, gamma)
+        guess.fraction = torch.full_like(z, 0.5)
+        return guess
+
+
+def many_draws(dtype, n):
+    generator = torch.Generator().manual_seed(7)
+    x, _ = ring().sample(n, generator)
+    t = (torch.rand((), generator=generator) + torch.arange(n) / n) % 1  # float32, as every draw of a run
+    eps = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    return x.to(dtype), t.clamp(max=1 - 2**-24), eps.to(dtype)
+
+
+MANY = [10**2, 10**3, 10**5, 10**7, 10**9]
+EXACT = many_draws(torch.float64, 1000)
+CURVES = [Linear(-10, 8), Cosine(-10, 8), BetaLinear(-10, 8), Monotone(-10, 8)]
+of_curves = pytest.mark.parametrize("schedule", CURVES, ids=lambda s: type(s).__name__)
+
+
+@of_curves
+@torch.no_grad()
+def test_the_bound_in_steps_falls_to_the_continuous_one_as_steps_grow(schedule):
+    """L_T > L_2T and L_T -> L_inf (VDM, app. F and eq. 17), in double, to the last number accepted."""
+    limit = Bound(schedule, None).diffusion(Plain(), EXACT[0], EXACT[1].double(), EXACT[2]).nats.mean()
+    gaps = []
+    for steps in MANY:
+        nats = Bound(schedule, None, steps).diffusion(Plain(), *EXACT).nats
+        gaps.append((nats.mean() - limit).item())
+    # Theta(1 / T), within the noise of where in a step the draws fall
+    for more, fewer in zip(gaps[1:], gaps[:-1], strict=True):
+        assert 0 < more < fewer / 4, gaps
+
+
+@of_curves
+@pytest.mark.parametrize("variance", ["beta_tilde", "beta", "learned", "optimal"])
+@torch.no_grad()
+def test_many_steps_cost_in_float32_what_continuous_time_costs(schedule, variance):
+    x, t, eps = many_draws(torch.float32, 1000)
+    limit = Bound(schedule, None).diffusion(Plain(), x, t, eps).nats.double().mean().item()
+    for steps in (10**5, 10**7, 10**9):
+        bound = Bound(schedule, None, steps, variance)
+        bound.calibrate(Plain(), x[:64])
+        nats = bound.diffusion(Plain(), x, t, eps).nats
+        assert nats.dtype == torch.float32
+        assert nats.double().mean().item() == pytest.approx(limit, rel=2e-3 if steps < 10**7 else 2e-4)
+
+
+@of_curves
+@pytest.mark.parametrize("loss", [Elbo(), Simple(), MinSNR(), Sigmoid(), Vlb(), MuTildeLoss()])
+def test_training_at_many_steps_is_training_in_continuous_time(schedule, loss):
+    x, t, eps = many_draws(torch.float32, 500)
+    several, most = (
+        Objective("epsilon", loss, steps)(Plain(), schedule, x, t, eps).nats.mean().item()
+        for steps in (10**5, 10**9)
+    )
+    if isinstance(loss, MuTildeLoss):  # an error of a mean that moves by 1 / T: loss T^2 tends to a limit
+        several, most = several * 10**10, most * 10**18
+    else:
+        loss = Elbo() if isinstance(loss, Vlb) else loss
+        own = Objective("epsilon", loss)(Plain(), schedule, x, t, eps).nats.mean().item()
+        assert most == pytest.approx(own, rel=1e-4)
+    assert several == pytest.approx(most, rel=2e-2)
+
+
+@pytest.mark.parametrize("steps", [0, 10**9 + 1, 10**30])
+def test_more_steps_than_double_precision_can_tell_apart_are_refused(steps):
+    for make in (
+        lambda: Bound(Linear(-1, 1), None, steps),
+        lambda: Objective("x0", Elbo(), steps),
+    ):
+        with pytest.raises(ValueError, match=rf"steps={steps}: .*1000000000") as refused:
+            make()
+        assert "\n" not in str(refused.value)
 
 
 # iDDPM's hybrid loss -------------------------------------------------------------------------------------

@@ -58,6 +58,20 @@ def test_the_target_is_that_of_algorithm_2_written_in_numpy(process):
     np.testing.assert_allclose(landed.numpy(), z_2, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("steps", [10**3, 10**6, 10**9])
+def test_many_steps_have_the_target_of_the_guess_itself(steps):
+    """Both steps shrink to nothing, so x~ tends to the teacher's x_hat(z) as T grows: in float32 too."""
+    schedule, teacher = Cosine(-10.0, 8.0), oracle(lopsided())
+    generator = torch.Generator().manual_seed(0)
+    x, eps = torch.randn(2, 200, 2, generator=generator)
+    t = (torch.floor(torch.rand(200, generator=generator).double() * steps) + 1) / steps
+    gamma = schedule.gamma(t).float()
+    z = teacher.process.diffuse(x, gamma, eps)
+    target, _ = distilled(teacher, schedule, z, t, steps)
+    assert target.dtype == torch.float32
+    torch.testing.assert_close(target, teacher(z, gamma).x0, rtol=0, atol=max(10 / steps, 1e-5))
+
+
 class Student(torch.nn.Module):
     """Says exactly what it is asked to learn."""
 

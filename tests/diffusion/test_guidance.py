@@ -86,13 +86,16 @@ def test_outside_of_its_interval_the_conditional_answers_alone():
     torch.testing.assert_close(off[[0, 2]], model(z, GAMMA, LABELS).x0[[0, 2]])
 
 
-def test_rescaling_gives_x0_the_spread_of_the_conditional_guess():
-    model, z = network(Labelled(), "x0"), normal(3, 50)
-    plain, target = ClassifierFree(model, 4.0)(z, GAMMA, LABELS).x0, model(z, GAMMA, LABELS).x0
-    whole = ClassifierFree(model, 4.0, rescale=1.0)(z, GAMMA, LABELS).x0
-    torch.testing.assert_close(whole.std(1), target.std(1))
-    half = ClassifierFree(model, 4.0, rescale=0.5)(z, GAMMA, LABELS).x0
-    torch.testing.assert_close(half, (plain + whole) / 2)
+@pytest.mark.parametrize("space", ["v", "epsilon", "x0"])
+def test_rescaling_is_lin_et_al_s_of_the_network_s_own_output(space):
+    """Lin et al. 2024, algorithm 2, in numpy: x_pos, x_neg are outputs of the network, theirs of v."""
+    model, z = network(Labelled(), space), normal(3, 50)
+    pos, neg = (model(z, GAMMA, told).value.numpy() for told in (LABELS, None))
+    cfg = neg + 7.5 * (pos - neg)
+    rescaled = cfg * (pos.std(1, ddof=1, keepdims=True) / cfg.std(1, ddof=1, keepdims=True))
+    wanted = 0.7 * rescaled + (1 - 0.7) * cfg
+    guess = ClassifierFree(model, 7.5, rescale=0.7)(z, GAMMA, LABELS)
+    torch.testing.assert_close(guess.view(space), torch.from_numpy(wanted), rtol=1e-6, atol=1e-9)
 
 
 @processes

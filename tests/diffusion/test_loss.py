@@ -163,6 +163,8 @@ def test_sits_weighted_score_is_its_velocity():
 
 def test_a_mean_is_that_of_a_step():
     refused(lambda: MuTildeOutput(Linear(-6.0, 5.0), VariancePreserving()), "objective.steps=T")
+    more = "objective.steps=10001", "10000"  # there a step's mean is z but for the last digits of float32
+    refused(lambda: MuTildeOutput(Linear(-6.0, 5.0), VariancePreserving(), 10_001), *more)
     refused(lambda: Objective("epsilon", MuTilde()), "objective.loss=MuTilde", "objective.steps=T")
 
 

@@ -228,6 +228,13 @@ def test_grids(kind):
         assert (timed.diff() < 0).all()
 
 
+@pytest.mark.parametrize("grid", ["gamma", "time", "karras"])
+@pytest.mark.parametrize("kind", SCHEDULES.values())
+def test_a_grid_of_the_most_steps_falls_at_each(kind, grid):
+    """Two equal levels would be a step of no length, of which a second-order sampler makes 0 / 0."""
+    assert (DDIM(100_000, grid).gammas(kind(-13.0, 10.0)).diff() < 0).all()
+
+
 @pytest.mark.parametrize("sampler", [Ancestral, DDIM])
 def test_takes_as_many_steps_as_it_says_and_tells_of_them(sampler):
     calls, ticks = [], []
@@ -248,7 +255,7 @@ def test_takes_as_many_steps_as_it_says_and_tells_of_them(sampler):
 
 def test_refusals():
     for kind in (Ancestral, DDIM):
-        for steps in (0, -3):
+        for steps in (0, -3, 100_001):
             refused(lambda k=kind, s=steps: k(s), f"sampler.steps={steps}")
         refused(lambda k=kind: k(5, "tiem"), "sampler.grid='tiem'", "gamma, time")
     for eta in (2.0, -0.1, math.nan):

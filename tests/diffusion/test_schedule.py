@@ -85,6 +85,21 @@ def test_float32_is_accurate(kind, low, high):
     assert schedule.gamma(t.float()).dtype == torch.float32
 
 
+@every
+@pytest.mark.parametrize("low, high", [(-50.0, 50.0), (-13.0, 13.0), (49.0, 50.0), (-50.0, -49.0)])
+def test_the_widest_range_is_met_at_both_ends(kind, low, high):
+    """gamma in [-50, 50] is accepted, so float32 must reach it: 1 - u is e^-25 there, or e^-50."""
+    schedule = kind(low, high)
+    t = torch.tensor([0.0, 0.3, 1.0])
+    gamma, slope = schedule.gamma(t).double(), schedule.dgamma(t).double()
+    assert gamma[[0, 2]].tolist() == pytest.approx([low, high], abs=1e-4)
+    t = t.double()
+    torch.testing.assert_close(gamma, schedule.gamma(t), rtol=0, atol=1e-4)
+    torch.testing.assert_close(slope, schedule.dgamma(t), rtol=1e-4, atol=0)
+    assert (slope > 0).all()
+    torch.testing.assert_close(schedule.t_of(schedule.gamma(times())), times(), rtol=0, atol=1e-8)
+
+
 def test_shapes_pass_through():
     for kind in SCHEDULES.values():
         t = torch.rand(3, 4)

@@ -153,7 +153,19 @@ def test_importance_is_uniform_until_the_history_is_full_and_then_the_root_of_th
     for step in range(4):
         inside = (t * 4).long() == step
         assert density[inside][0].item() == pytest.approx(expected[step].item(), rel=1e-6)
-        assert inside.float().mean().item() == pytest.approx(expected[step].item() / 4, abs=3e-4)
+        assert inside.float().mean().item() == pytest.approx(expected[step].item() / 4, abs=1.5e-4)
+
+
+def test_a_million_steps_are_drawn_by_their_density_and_no_more_are_accepted():
+    """E 1 / p = 1 and E t / p = 1 / 2 over draws: sums of a million rates keep their digits."""
+    times = Importance(history=1, objective_steps=10**6)
+    times.seen.fill_(1)
+    times.losses.copy_(torch.rand(10**6, 1, generator=torch.Generator().manual_seed(0)) + 0.01)
+    u = torch.arange(2**22) / 2**22
+    t, density = times(u, Linear(-10, 8))
+    assert (1 / density).double().mean().item() == pytest.approx(1, abs=1.5e-4)
+    assert (t / density).double().mean().item() == pytest.approx(0.5, abs=1.5e-4)
+    refused(lambda: Importance(objective_steps=10**6 + 1), "objective.steps=1000001", "1000000")
 
 
 def test_importance_is_of_a_step():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from triptych.config.build import build
 from triptych.config.check import CONFIGS
@@ -227,10 +228,28 @@ def test_a_published_network_has_as_many_parameters_as_the_paper_says(name):
     assert count / 1e6 == pytest.approx(PAPERS[name][3], rel=0.02)
 
 
+@pytest.mark.parametrize("name", [name for name in PAPERS if name.startswith("unet")])
+def test_a_published_unet_normalises_in_32_groups(name):
+    """tf.contrib's and flax's default, and that of improved-diffusion's nn.py and EDM's networks.py."""
+    with torch.device("meta"):
+        norms = [m for m in published(name).modules() if isinstance(m, nn.GroupNorm)]
+    assert len(norms) > 20 and {norm.num_groups for norm in norms} == {32}
+
+
+def test_vdm_s_network_says_what_is_to_be_added_to_z():
+    """eps_pred += z in model_vdm.py: before it has learnt, it takes z itself for the noise."""
+    vdm = yaml.safe_load((CONFIGS / "denoiser" / "unet_vdm.yaml").read_text())["network"]
+    network = build(vdm | {"blocks": 1, "widths": [32]}, "denoiser.network", shape=(3, 8, 8), spacing=2 / 255)
+    z = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(network(z, torch.zeros(2)), z)
+    with pytest.raises(ValueError, match=r"denoiser.network.add_z=true.*one number a dimension"):
+        UNet((3, 8, 8), outputs=2, add_z=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_published_network_takes_a_step(name):
-    """Of its paper's data's shape: the loss is that of a silent network before it, and another after it."""
+    """Of its paper's data's shape: the loss before it is a silent network's (VDM's says z), then another."""
     network, (shape, outputs, classes, _) = published(name), PAPERS[name]
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     generator = torch.Generator().manual_seed(0)
@@ -245,7 +264,8 @@ def test_a_published_network_takes_a_step(name):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[0] == pytest.approx(target.square().mean().item(), rel=1e-6) and losses[1] < losses[0]
+    silent = (target - z * (name == "unet_vdm")).square().mean().item()
+    assert losses[0] == pytest.approx(silent, rel=1e-6) and losses[1] < losses[0]
 
 
 def test_waves_fit_the_levels():

@@ -109,6 +109,35 @@ def test_null_takes_a_key_out_of_the_grid_and_measures_decide_at_once():
     assert "data.dim" in small.hydra.sweeper.params
 
 
+def test_jit_s_times_are_logit_normal_in_the_path_s_own_time():
+    """JiT's code: logit t ~ N(-.8, .8^2), t growing with the data; ours grows with the noise, of which the
+    schedule cuts off what lies 2.75 deviations above. Ends that rescale t would give .69 and .68."""
+    _, jobs = asked("jit_spaces")
+    config = plain("jit_spaces", jobs[0])
+    schedule = build(config["schedule"], "schedule")
+    times = build(config["objective"]["times"], "objective.times")
+    t, _ = times((torch.arange(10_000) + 0.5) / 10_000, schedule)
+    logit = schedule.gamma(t) / 2  # of the straight path: sigma / alpha = t / (1 - t)
+    assert logit.mean().item() == pytest.approx(0.8, abs=0.02)
+    assert logit.std().item() == pytest.approx(0.8, abs=0.02)
+    assert config["objective"]["loss"]["over"] == config["objective"]["times"], "so each draw weighs the same"
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_iddpm_s_l_vlb_draws_its_steps_by_importance_and_samples_are_clipped(scale):
+    """Nichol & Dhariwal 2021, section 3.3, and README.md of improved-diffusion: loss-second-moment for L_vlb
+    alone; clip_denoised=True in image_sample.py."""
+    cfg = compose("train", ["paper=iddpm_hybrid", f"scale={scale}"], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    OmegaConf.set_readonly(cfg.hydra, False)
+    set_scale(cfg)
+    jobs = grid(cfg.hydra.sweeper, [f"scale={scale}", "seed=1"])
+    for job, kind in zip(jobs, ["Uniform", "Uniform", "Importance"], strict=True):
+        config = plain("iddpm_hybrid", job)
+        assert config["objective"]["times"]["_target_"].endswith(f".{kind}")
+        assert config["threshold"]["bound"] == 1
+
+
 def images(n: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(256, (n, 3, size, size), generator=generator).byte(), torch.arange(n) % 10

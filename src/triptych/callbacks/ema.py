@@ -83,17 +83,18 @@ class EMA(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._seen = trainer.global_step  # not in on_fit_start, before a checkpoint's step is known
+        # a walk through the module's parameters takes as long as averaging them
+        self._weights = list(_parameters(module).values())
+        self._lists = {length: list(self.averages[length].values()) for length in self._beta}
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         if trainer.global_step == self._seen:  # a gradient was accumulated, no step taken
             return
         self._seen = trainer.global_step
         self.updates += 1
-        parameters = list(_parameters(module).values())
         with torch.no_grad():
             for length, beta in self._beta.items():
-                average = list(self.averages[length].values())
-                torch._foreach_lerp_(average, parameters, 1 - beta(self.updates))
+                torch._foreach_lerp_(self._lists[length], self._weights, 1 - beta(self.updates))
         if self.snapshots and trainer.is_global_zero and self._due(trainer.max_steps):
             self._store(Path(trainer.default_root_dir) / SNAPSHOTS)
 

@@ -22,6 +22,7 @@ from triptych.declare import (
     Positive,
     Role,
     Seed,
+    Steps,
     Unit,
     Whole,
 )
@@ -283,7 +284,7 @@ class Evaluate(TypedDict):
     split: Literal["train", "val", "test"]
     weights: str | None
     repeats: Annotated[Count | None, Unit("draws an item")]
-    steps: Count | Literal[None, "run"]
+    steps: Steps | Literal[None, "run"]
     variance: str | None
     batch_size: Annotated[Count | None, Unit("items")]
     devices: Count

@@ -4,12 +4,12 @@ It is the one accounting of the house: whatever a run trained on, this is what i
 """
 
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from triptych.declare import Count, Unit, declared
+from triptych.declare import Steps, declared
 
 from .condition import Condition
 from .decoder import Decoder
@@ -56,15 +56,15 @@ class Bound:
         variance: of a reverse step, an object or its short name ("beta", "optimal", ...); T steps only.
 
     Raises:
-        ValueError: ``steps`` is below 1; ``variance`` is unknown, or asked for in continuous time, where it
-            has no say.
+        ValueError: ``steps`` outside [1, 1e9]; ``variance`` is unknown, or asked for in continuous time,
+            where it has no say.
     """
 
     def __init__(
         self,
         schedule: Schedule,
         decoder: Decoder,
-        steps: Annotated[Count | None, Unit("steps")] = None,
+        steps: Steps | None = None,
         variance: ReverseVariance | str = "beta_tilde",
     ):
         self.variance = as_variance(variance, "bound.variance")
@@ -110,17 +110,18 @@ class Bound:
         """
         process = denoiser.process
         if self.steps is None:
-            gamma, lower = self.schedule.gamma(t), None
+            gamma = self.schedule.gamma(t)
         else:
-            gamma, lower = step_of(self.schedule, t, self.steps)
+            upper, lower = step_of(self.schedule, t, self.steps)
+            gamma = upper.to(x)
         guess = denoiser(process.diffuse(x, gamma, eps), gamma, condition)
         squares = guess.epsilon_error(x, eps).square()
         squared = squares.flatten(1).sum(1)
-        if self.steps is None or lower is None:
+        if self.steps is None:
             nats = 0.5 * self.schedule.dgamma(t) * squared
         else:
-            log_ratio = self.variance.log_ratio(process, gamma, lower, guess)
-            nats = self.steps * step_kl(squares, gamma, lower, log_ratio)
+            log_ratio = self.variance.log_ratio(process, upper, lower, guess)
+            nats = self.steps * step_kl(squares, upper, lower, log_ratio)
         return DiffusionTerm(nats, gamma, squared)
 
     def rate(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,7 +129,7 @@ class Bound:
         if self.steps is None:
             return self.schedule.gamma(t), 0.5 * self.schedule.dgamma(t)
         gamma, lower = step_of(self.schedule, t, self.steps)
-        return gamma, 0.5 * self.steps * torch.expm1(gamma - lower)
+        return gamma.to(t), (0.5 * self.steps * torch.expm1(gamma - lower)).to(t)
 
     def calibrate(
         self, denoiser: AnyDenoiser, x: Tensor, seed: int = 0, condition: Condition | None = None

@@ -63,18 +63,24 @@ class MuTildeOutput(Output):
         objective_steps: T, from ``objective.steps``.
 
     Raises:
-        ValueError: training in continuous time, where each step's mean is z itself.
+        ValueError: training in continuous time, where each step's mean is z itself, or above 10000 steps,
+            where it is to float32's last digits.
     """
 
     def __init__(self, schedule: Schedule, process: Process, objective_steps: int | None = None):
         if objective_steps is None:
             raise ValueError("objective=mu_tilde needs objective.steps=T: a mean is that of a step")
+        if objective_steps > 10_000:
+            raise ValueError(
+                f"objective.steps={objective_steps}: objective=mu_tilde has at most 10000, as the mean of a "
+                "shorter step is z in float32; use fewer steps, or objective=x0, epsilon, v"
+            )
 
         def row(alpha: Tensor, sigma: Tensor) -> Row:
             gamma = 2 * torch.log(sigma / alpha)
             lower = step_below(schedule, gamma, objective_steps)
             alpha_s, sigma_s = process.alpha_sigma(lower)
-            return Row(alpha_s, sigma_s * torch.exp(0.5 * (lower - gamma)))
+            return Row(alpha_s.to(alpha), (sigma_s * torch.exp(0.5 * (lower - gamma))).to(alpha))
 
         super().__init__(Space("mu_tilde", row))
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from .condition import Condition
+from .prediction import Prediction
 from .process import expand
 from .protocol import AnyDenoiser
 from .schedule import Schedule
@@ -31,12 +32,13 @@ def distilled(
         steps: T of the student; the teacher takes 2 T.
     """
     process = teacher.process
-    levels = [schedule.gamma((t - k / (2 * steps)).clamp(min=0)) for k in range(3)]
+    levels = [schedule.gamma((t.double() - k / (2 * steps)).clamp(min=0)) for k in range(3)]
     scales = [process.alpha_sigma(expand(gamma, z)) for gamma in levels]
-    there = z
-    for gamma, scale in zip(levels[:2], scales[1:], strict=True):
-        there = teacher(there, gamma, condition).at(*scale)
+    here = there = z.double()  # from which both steps differ by 1 / T
+    for k, gamma in enumerate(levels[:2]):
+        guess = teacher(there.to(z), gamma.to(z), condition)
+        there = Prediction(guess.own, guess.value.double(), there, *scales[k]).at(*scales[k + 1])
     (alpha, sigma), _, (last_alpha, last_sigma) = scales
     ratio = last_sigma / sigma
-    x = (there - ratio * z) / (last_alpha - ratio * alpha)
-    return x, (z - alpha * x) / sigma
+    x = (there - ratio * here) / (last_alpha - ratio * alpha)
+    return x.to(z), ((here - alpha * x) / sigma).to(z)

@@ -40,8 +40,8 @@ class ClassifierFree(Wrapper):
         scale: s; 1 is the conditional denoiser bit for bit, 0 the unconditional one.
         interval: gammas (low, high] within which to guide (Kynkaanniemi et al. 2024); outside of it the
             conditional denoiser answers alone. gamma = 2 ln(sigma / alpha), their sigma being sigma / alpha.
-        rescale: share in which x0 is scaled back to the conditional guess's standard deviation, sample by
-            sample (Lin et al. 2024, sec. 3.4).
+        rescale: share in which the guess, in the space of the network's output, is scaled back to the
+            conditional guess's standard deviation, sample by sample (Lin et al. 2024, sec. 3.4: of v).
         parts: names of the parts of the condition that only one guess is told; the others, as a cascade's
             low image, are told to both; None: all.
 
@@ -84,9 +84,9 @@ class ClassifierFree(Wrapper):
         guess = extrapolate(self.denoiser(z, gamma, self._without(condition)), target, scale)
         if not self.rescale:
             return guess
-        std = [p.x0.flatten(1).std(1).view(-1, *(1,) * (z.ndim - 1)) for p in (target, guess)]
-        factor = 1 + self.rescale * (std[0] / std[1] - 1)
-        return of_same_width(target, Prediction("x0", guess.x0 * factor, z, guess.alpha, guess.sigma))
+        std = [p.value.flatten(1).std(1).view(-1, *(1,) * (z.ndim - 1)) for p in (target, guess)]
+        value = guess.value * (1 + self.rescale * (std[0] / std[1] - 1))
+        return of_same_width(target, Prediction(guess.own, value, z, guess.alpha, guess.sigma))
 
 
 class Classifier(Wrapper):

@@ -5,12 +5,12 @@ bound's own loss all objectives minimise the very same number (tutorial eqs. 99,
 """
 
 import math
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from triptych.declare import Count, FilePath, Positive, Unit, declared
+from triptych.declare import FilePath, Positive, Steps, declared
 
 from .condition import Condition
 from .distillation import distilled
@@ -57,8 +57,8 @@ class Objective:
             is handed over by ``teach``. None: the data teach.
 
     Raises:
-        ValueError: ``steps`` is below 1, or None with a loss of steps; with a learned variance none, a weight
-            that is not positive, or none with another loss; a teacher without steps, or with a learned
+        ValueError: ``steps`` outside [1, 1e9], or None with a loss of steps; with a learned variance none, a
+            weight that is not positive, or none with another loss; a teacher without steps, or with a learned
             variance.
     """
 
@@ -66,7 +66,7 @@ class Objective:
         self,
         output: nn.Module | Space | str,
         loss: Loss,
-        steps: Annotated[Count | None, Unit("steps")] = None,
+        steps: Steps | None = None,
         vlb_weight: Positive | None = None,
         variance: ReverseVariance | str = "beta_tilde",
         times: Times | None = None,
@@ -105,7 +105,7 @@ class Objective:
         """x, eps (B, *event); t (B,) in [0, 1], of whatever density; condition of B items or None."""
         process = denoiser.process
         at = self.level(process, schedule, t)
-        gamma, lower = at.gamma, at.lower
+        lower, gamma = at.lower, at.gamma.to(x)
         z = process.diffuse(x, gamma, eps)
         guess = denoiser(z, gamma, condition)
         if self.teacher is not None and self.steps is not None:
@@ -114,14 +114,14 @@ class Objective:
         squares = guess.epsilon_error(x, eps).square()
         squared = squares.flatten(1).sum(1)
         if isinstance(self.loss, Vlb) and self.steps is not None and lower is not None:
-            log_ratio = self.variance.log_ratio(process, gamma, lower, guess)
-            return Losses(self.steps * step_kl(squares, gamma, lower, log_ratio), gamma, squared)
+            log_ratio = self.variance.log_ratio(process, at.gamma, lower, guess)
+            return Losses(self.steps * step_kl(squares, at.gamma, lower, log_ratio), gamma, squared)
         with torch.no_grad():
             weight = self.loss.weight(at)
-        nats = 0.5 * weight * at.dgamma * squared
+        nats = (0.5 * weight * at.dgamma).to(x) * squared
         if self.variance.learned and self.steps is not None and lower is not None:
-            log_ratio = self.variance.log_ratio(process, gamma, lower, guess)
-            kl = step_kl(squares.detach(), gamma, lower, log_ratio)
+            log_ratio = self.variance.log_ratio(process, at.gamma, lower, guess)
+            kl = step_kl(squares.detach(), at.gamma, lower, log_ratio)
             nats = nats + self.vlb_weight * self.steps * kl
         return Losses(nats, gamma, squared)
 
@@ -130,7 +130,7 @@ class Objective:
         self.teacher = teacher
 
     def level(self, process: Process, schedule: Schedule, t: Tensor) -> Level:
-        """Where the loss is taken for each t in [0, 1), any shape: there, or at its step's upper end."""
+        """Where the loss is taken for each t in [0, 1), any shape: there, or at its step's end, in double."""
         if self.steps is None:
             return Level(process, schedule.gamma(t), schedule.dgamma(t), t, self.space)
         gamma, lower = step_of(schedule, t, self.steps)

@@ -24,20 +24,25 @@ NODES = 32  # gammas at which the error behind the optimal variance is measured,
 
 
 def step_of(schedule: Schedule, t: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """(gamma_t, gamma_s), (B,) each, of the step that t in [0, 1) falls into on the grid k / T: T terms."""
-    upper = (torch.floor(t * steps) + 1).clamp(max=steps)
+    """(gamma_t, gamma_s), (B,) double, of the step that t in [0, 1) falls into on the grid k / T: T terms.
+
+    In double, as their difference is all that a step's KL is made of: in float32 it is lost from T = 1e5 on.
+    """
+    upper = (torch.floor(t.double() * steps) + 1).clamp(max=steps)
     return schedule.gamma(upper / steps), schedule.gamma((upper - 1) / steps)
 
 
 def step_below(schedule: Schedule, gamma: Tensor, steps: int) -> Tensor:
-    """gamma_s of a step of length 1 / T from gamma, any shape; below gamma(1 / T) with the first's fall."""
+    """gamma_s of a step of length 1 / T from gamma, any shape, double; below gamma(1 / T) the first fall."""
+    gamma = gamma.double()
     t = schedule.t_of(gamma).clamp(min=1 / steps)
     return gamma - (schedule.gamma(t) - schedule.gamma(t - 1 / steps))
 
 
 def step_kl(squared: Tensor, gamma_t: Tensor, gamma_s: Tensor, log_ratio: Tensor) -> Tensor:
     """KL(q(z_s | z_t, x) || p(z_s | z_t)), nats (B,), from squared epsilon errors (B, *event), log(V / b)."""
-    scaled = torch.exp(-log_ratio) * expand(torch.expm1(gamma_t - gamma_s), squared) * squared
+    log_ratio = log_ratio.to(squared)
+    scaled = torch.exp(-log_ratio) * expand(torch.expm1(gamma_t - gamma_s), squared).to(squared) * squared
     return 0.5 * (scaled + torch.expm1(-log_ratio) + log_ratio).flatten(1).sum(1)
 
 
@@ -97,10 +102,8 @@ class Optimal(ReverseVariance):
         condition: Condition | None = None,
     ) -> None:
         """``measure`` at the upper ends of T even steps of t."""
-        gamma = schedule.gamma(torch.arange(1, steps + 1, device=x.device) / steps)
-        if steps > NODES:  # whose range then begins at gamma(0)
-            gamma = torch.cat([schedule.gamma(torch.zeros(1, device=x.device)), gamma])
-        self.measure(denoiser, gamma, x, seed, condition)
+        t = torch.arange(1, steps + 1) / steps if steps <= NODES else torch.linspace(0, 1, NODES + 1)
+        self.measure(denoiser, schedule.gamma(t.to(x)), x, seed, condition)
 
     @torch.no_grad()
     def measure(
@@ -152,7 +155,7 @@ class Learned(ReverseVariance):
             raise ValueError(
                 "variance=learned: this denoiser learned none; beta_tilde, beta, optimal are accepted"
             )
-        return guess.fraction * Beta().log_ratio(process, gamma_t, gamma_s, guess)
+        return guess.fraction * Beta().log_ratio(process, gamma_t, gamma_s, guess).to(guess.fraction)
 
 
 class WithFraction(nn.Module):

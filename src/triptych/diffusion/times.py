@@ -115,12 +115,13 @@ class LogNormal(Density):
 
 
 class LogitNormal(Density):
-    r"""logit t ~ N(mean, std^2), t that of the schedule (Esser et al. 2024, SD3; Li & He 2025, JiT).
+    r"""logit t ~ N(mean, std^2), t that of the schedule (Esser et al. 2024, SD3).
 
-    With ``schedule=straight`` of wide ends and ``process=rectified`` it is their path's t, which grows with
-    the noise: JiT's own grows with the data, so its mean of -.8 is .8 here. The density vanishes at both
-    ends: of a loss that is averaged over another, draws there are few and large, and beyond a share of 2^-24
-    none.
+    A schedule's t runs from 0 to 1 between its own ends, so this is the straight path's t only where those
+    are wide: ends of gamma = -6 and 6 make .69 and .68 of a mean and std of .8. ``LogNormal`` is of the path
+    itself; JiT's t (Li & He 2025) grows with the data, so its mean of -.8 is .8 there. The density vanishes
+    at both ends: of a loss that is averaged over another, draws there are few and large, and beyond a share
+    of 2^-24 none.
 
     Args:
         mean, std: of logit t.
@@ -158,7 +159,7 @@ class Importance(Times):
         objective_steps: T, from ``objective.steps``.
 
     Raises:
-        ValueError: training in continuous time.
+        ValueError: training in continuous time, or at more than a million steps.
     """
 
     learns = True
@@ -170,6 +171,11 @@ class Importance(Times):
         if objective_steps is None:
             raise ValueError(
                 "objective/times=importance needs objective.steps=T: a history is that of a step"
+            )
+        if objective_steps > 10**6:
+            raise ValueError(
+                f"objective.steps={objective_steps}: objective/times=importance remembers losses of at most "
+                "1000000 steps; use fewer steps, or other times"
             )
         self.steps, self.history, self.uniform = objective_steps, history, uniform
         self.register_buffer("losses", torch.zeros(objective_steps, history))
@@ -253,17 +259,18 @@ class Piecewise:
 
     def __init__(self, rates: Tensor, uniform: float):
         self.rates = (1 - uniform) * (rates / rates.mean()) + uniform
-        self.edges = torch.cat([self.rates.new_zeros(1), self.rates.cumsum(0) / len(rates)])
+        edges = self.rates.double().cumsum(0) / len(rates)
+        self.edges = torch.cat([edges.new_zeros(1), edges])
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Uniform u (B,) in [0, 1) to (t, density at t), (B,) each: a lattice stays one."""
         bins, place = len(self.rates), self.place(u)
-        within = ((u - self.edges[place]) * bins / self.rates[place]).clamp(0, 1)
+        within = ((u - self.edges[place]) * bins / self.rates[place]).clamp(0, 1).to(u)
         return ((place + within) / bins).clamp(max=BELOW_ONE), self.rates[place]
 
     def place(self, u: Tensor) -> Tensor:
         """The bin (B,) of each."""
-        found = torch.searchsorted(self.edges, u.contiguous(), right=True) - 1
+        found = torch.searchsorted(self.edges, u.to(self.edges), right=True) - 1
         return found.clamp(0, len(self.rates) - 1)
 
 

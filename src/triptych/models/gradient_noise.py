@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from triptych.data.batch import Batch
@@ -21,20 +22,26 @@ class GradientNoise(Metric):
     Nichol & Dhariwal 2021 compare their losses by it (section 3.3).
 
     G is the gradient of the run's loss with respect to the network's weights, Sigma the covariance of one
-    item's, both over items, times and noise. From M batches of b items, with the gradients g_m, their mean g
-    and s^2 = sum |g_m - g|^2 / (M - 1):
+    item's, both over items, times and noise. J groups of b items have the gradients g_jk of K draws of times
+    and noise each. Draws of one group share its items, so only groups are independent. With a group's mean
+    g_j, their mean g and, as in an analysis of variance,
 
-        tr(Sigma) = b s^2,   |G|^2 = |g|^2 - s^2 / M,
+        between = sum_j |g_j - g|^2 / (J - 1),   within = sum_jk |g_jk - g_j|^2 / (J (K - 1)),
 
-    each without bias, their ratio nearly. In items: about as many as a batch may have before a larger one
-    is no better. An item's time is drawn as in training, but on its own, also where a batch's are spread
-    evenly. What a batch holds depends on the test's batches and processes, and so does the figure, within its
-    noise. Nothing is trained or remembered: weights and the times' history stay. ``compute`` gives NaN where
-    noise alone explains the gradients.
+        tr(Sigma) = b (between + (1 - 1 / K) within),   |G|^2 = |g|^2 - between / J,
+
+    each without bias; K = 1 has no within. With a batch of b in the place of their B_small and all items in
+    that of B_big this is their appendix A.1 where K = 1. What bias the ratio has is about the squared
+    relative error of |G|^2, which falls with the number of weights that the noise spreads over.
+
+    In items: about as many as a batch may have before a larger one is no better. An item's time is drawn as
+    in training, but on its own, also where a batch's are spread evenly. What a group holds depends on the
+    test's batches and processes, and so does the figure, within its noise. Nothing is trained or remembered:
+    weights and the times' history stay. ``compute`` gives NaN where noise alone explains the gradients.
 
     Args:
         batch: b; items beyond a multiple of it are left out.
-        draws: of times and noise, an item.
+        draws: K, of times and noise, an item.
     """
 
     full_state_update = False
@@ -46,45 +53,51 @@ class GradientNoise(Metric):
         super().__init__()
         self.batch, self.draws = batch, draws
         self.add_state("gradient", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")  # M, sum |g_m|^2
+        # J, sum_j |g_j|^2, sum_jk |g_jk|^2 / K
+        self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
 
     check = staticmethod(check_diffuses_data)
 
     def update(self, model: Diffusion, batch: Batch) -> None:
-        """Count the gradients of as many batches of ``batch`` items as there are."""
+        """Count the gradients of as many groups of ``batch`` items as there are."""
         weights = [p for network in model.networks() for p in network.parameters() if p.requires_grad]
         if not weights:
             raise ValueError("metrics: gradient_noise is of a network's weights, and this model trains none")
-        starts = range(0, len(batch.x) - self.batch + 1, self.batch)
-        for start in [*starts] * self.draws:
-            with torch.inference_mode(False), torch.enable_grad():
-                loss = self._loss(model, batch, slice(start, start + self.batch))
-                found = torch.autograd.grad(loss, weights, allow_unused=True)
-            self.count(torch.cat([g.flatten() for g in found if g is not None]))
+        for start in range(0, len(batch.x) - self.batch + 1, self.batch):
+            self.count(self._gradient(model, batch, start, weights) for _ in range(self.draws))
 
-    def count(self, gradient: Tensor) -> None:
-        """One batch's gradient, flat."""
-        found = gradient.detach().double()
-        self.gradient = self.gradient + found
-        self.sums += torch.stack([torch.ones_like(self.sums[0]), found.square().sum()])
+    def count(self, gradients: Iterable[Tensor]) -> None:
+        """The ``draws`` gradients of one group, flat."""
+        total, squares = torch.zeros_like(self.gradient), torch.zeros_like(self.sums[0])
+        for gradient in gradients:
+            total = total + gradient.double()
+            squares += gradient.double().square().sum()
+        mean = total / self.draws
+        self.gradient = self.gradient + mean
+        self.sums += torch.stack([torch.ones_like(squares), mean.square().sum(), squares / self.draws])
 
     def compute(self) -> float:
         """B, in items."""
-        n, squares = self.sums.tolist()
-        if n < 2:
+        groups, of_means, of_draws = self.sums.tolist()
+        if groups < 2:
             return math.nan
-        mean = (self.gradient / n).square().sum().item()
-        spread = (squares - n * mean) / (n - 1)
-        signal = mean - spread / n
-        return self.batch * spread / signal if signal > 0 else math.nan
+        mean = (self.gradient / groups).square().sum().item()
+        between = (of_means - groups * mean) / (groups - 1)
+        within = (of_draws - of_means) / groups  # times 1 - 1 / K already
+        signal = mean - between / groups
+        return self.batch * (between + within) / signal if signal > 0 else math.nan
 
-    def _loss(self, model: Diffusion, batch: Batch, part: slice) -> Tensor:
-        """The mean loss of some items, nats per dimension."""
-        x = batch.x[part].clone()  # of inference mode, which knows no gradients
-        eps, u = torch.randn_like(x), torch.rand(len(x), device=x.device)
-        with torch.no_grad():
-            t, density = model.times(u, model.schedule)
-        told = model.told(batch)
-        told = None if told is None else told[part].map(torch.clone)
-        nats = model.objective(model.denoiser, model.schedule, x, t, eps, told).nats
-        return (nats if density is None else nats / density).mean() / model.dims
+    def _gradient(self, model: Diffusion, batch: Batch, start: int, weights: list[nn.Parameter]) -> Tensor:
+        """Of the mean loss, nats per dimension, of the group that begins at ``start``; flat."""
+        part = slice(start, start + self.batch)
+        with torch.inference_mode(False), torch.enable_grad():
+            x = batch.x[part].clone()  # of inference mode, which knows no gradients
+            eps, u = torch.randn_like(x), torch.rand(len(x), device=x.device)
+            with torch.no_grad():
+                t, density = model.times(u, model.schedule)
+            condition = model.told(batch)
+            condition = None if condition is None else condition[part].map(torch.clone)
+            nats = model.objective(model.denoiser, model.schedule, x, t, eps, condition).nats
+            loss = (nats if density is None else nats / density).mean() / model.dims
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        return torch.cat([g.flatten() for g in gradients if g is not None]).detach()

@@ -4,6 +4,7 @@ From a small one to those of DDPM (Ho et al. 2020), iDDPM (Nichol & Dhariwal 202
 2021; Karras et al. 2022) and, at one resolution, VDM (Kingma et al. 2021): ``configs/denoiser/unet_*.yaml``.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple
 
@@ -42,16 +43,16 @@ class Block(nn.Module):
     ):
         super().__init__()
         self.scales, self.skip_scale = how.modulation == "scale_shift", how.skip_scale
-        self.first_norm = nn.GroupNorm(_groups(before), before)
+        self.first_norm = how.norm(before)
         self.resize = resize or nn.Identity()
         self.first = nn.Conv2d(before, after, 3, padding=1)
         self.modulation = zeros(nn.Linear(conditioning, (1 + self.scales) * after))
-        self.second_norm = nn.GroupNorm(_groups(after), after)
+        self.second_norm = how.norm(after)
         self.dropout = nn.Dropout(how.dropout)
         self.second = zeros(nn.Conv2d(after, after, 3, padding=1))
         self.skip = nn.Conv2d(before, after, 1) if before != after or resize else nn.Identity()
-        self.attention = Attention(after, heads, how.skip_scale) if heads else nn.Identity()
-        self.text = CrossAttention(after, how.heads, text, _groups(after)) if text else None
+        self.attention = Attention(after, heads, how) if heads else nn.Identity()
+        self.text = CrossAttention(after, how.heads, text, math.gcd(how.groups, after)) if text else None
 
     def forward(self, h: Tensor, c: Tensor, text: tuple[Tensor, Tensor] | None = None) -> Tensor:
         inner = self.first(self.resize(silu(self.first_norm(h))))
@@ -73,15 +74,20 @@ class How(NamedTuple):
     modulation: str
     skip_scale: float
     heads: int
+    groups: int = 8
+
+    def norm(self, width: int) -> nn.GroupNorm:
+        """Of ``groups``, or of the most that divide both it and the width."""
+        return nn.GroupNorm(math.gcd(self.groups, width), width)
 
 
 class Attention(nn.Module):
     """Self-attention over positions, residual."""
 
-    def __init__(self, width: int, heads: int, skip_scale: float):
+    def __init__(self, width: int, heads: int, how: How):
         super().__init__()
-        self.heads, self.skip_scale = heads, skip_scale
-        self.norm = nn.GroupNorm(_groups(width), width)
+        self.heads, self.skip_scale = heads, how.skip_scale
+        self.norm = how.norm(width)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.out = zeros(nn.Conv2d(width, width, 1))
 
@@ -110,12 +116,15 @@ class UNet(nn.Module):
         conditioning: width of the embedding of gamma and condition; None: four times the stem.
         resample: between resolutions "conv", one layer (DDPM), or "block", one residual block (DDPM++).
         skip_scale: factor of each residual sum; sqrt(1 / 2) keeps the variance of two equal parts (DDPM++).
+        groups: of each GroupNorm, or the most that divide its channels; 32 in the publications.
+        add_z: whether the output is added to z, a first guess of the noise (VDM).
         fourier: periods of ``LevelWaves``, in units of the level spacing.
         shape, outputs, conditions, spacing: from the data and the objective.
 
     Raises:
         ValueError: the data are no images, their size does not divide, or no resolution is one of
-            ``attention_at`` or ``text_at``; ``text_at`` without a text.
+            ``attention_at`` or ``text_at``; ``text_at`` without a text; ``add_z`` with more than one number
+            a dimension.
     """
 
     def __init__(
@@ -137,6 +146,8 @@ class UNet(nn.Module):
         stem: Count | None = None,
         conditioning: Count | None = None,
         skip_scale: Positive = 1.0,
+        groups: Count = 8,
+        add_z: bool = False,
         text_at: Sequence[Count] = (),
     ):
         super().__init__()
@@ -155,13 +166,19 @@ class UNet(nn.Module):
                     f"{', '.join(map(str, heights))} are accepted"
                 )
         self.shape, self.outputs, self.conditions = (channels, height, width), outputs, dict(conditions or {})
+        if add_z and outputs > 1:
+            raise ValueError(
+                f"denoiser.network.add_z=true: z is added to one number a dimension, not to {outputs}; use "
+                "objective=epsilon without a learned variance, or add_z=false"
+            )
+        self.add_z = add_z
         before = stem or widths[0]
         c = conditioning or 4 * before
         self.conditioning = Conditioning(c, vectors_of(self.conditions))
         self.beside = Beside(self.conditions)
         self.waves = LevelWaves(list(fourier), spacing)
         self.first = nn.Conv2d(channels * self.waves.factor + self.beside.channels, before, 3, padding=1)
-        how = How(dropout, modulation, skip_scale, heads)
+        how = How(dropout, modulation, skip_scale, heads, groups)
         at = [heads if there in attention_at else 0 for there in heights]
         self.text = Text(self.conditions, c) if text_at else None
         if self.text is not None and not self.text.kinds:
@@ -185,7 +202,7 @@ class UNet(nn.Module):
                 skips.append(after)
         low = reads[-1]
         self.middle = nn.ModuleList([Block(before, before, c, how, text=low), Block(before, before, c, how)])
-        self.attention = Attention(before, heads, skip_scale) if attention else nn.Identity()
+        self.attention = Attention(before, heads, how) if attention else nn.Identity()
         for level, after in reversed(list(enumerate(widths))):
             for i in range(blocks + 1):
                 attends = attention_up == "each" or i == blocks
@@ -199,7 +216,7 @@ class UNet(nn.Module):
                     if resample == "conv"
                     else Block(after, after, c, how, resize=double)
                 )
-        self.last_norm = nn.GroupNorm(_groups(before), before)
+        self.last_norm = how.norm(before)
         self.last = zeros(nn.Conv2d(before, channels * outputs, 3, padding=1))
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
@@ -222,13 +239,9 @@ class UNet(nn.Module):
             else:  # one that doubles the size has no other to join
                 joined = h if isinstance(layer.resize, nn.Upsample) else torch.cat([h, skips.pop()], 1)
                 h = layer(joined, c, text)
-        return per_dim(self.last(silu(self.last_norm(h))), self.outputs, self.shape)
+        raw = per_dim(self.last(silu(self.last_norm(h))), self.outputs, self.shape)
+        return raw + z if self.add_z else raw
 
 
 def _scaled(h: Tensor, factor: float) -> Tensor:
     return h if factor == 1 else h * factor
-
-
-def _groups(width: int) -> int:
-    """Groups of a GroupNorm: 8, or the most that divide the width."""
-    return next(g for g in (8, 4, 2, 1) if width % g == 0)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from triptych.declare import Choice, Count, Ge, Unit, declared
+from triptych.declare import Choice, Count, Ge, Le, Unit, declared
 
 from ..condition import Condition
 from ..prediction import Prediction
@@ -70,7 +70,7 @@ class Sampler:
     """Draws samples in ``steps`` steps on a grid from the schedule's gamma(1) down to its gamma(0).
 
     Args:
-        steps: number of steps, at least 1.
+        steps: number of steps, from 1 to 100000; beyond, what float32 rounds off a step adds up.
         grid: "gamma" (equal steps of log SNR), "time" (of the schedule's t) or "karras" (see ``grid.py``).
         rho: the exponent of a Karras grid.
         chunk: samples drawn at a time; null for about a million numbers at a time.
@@ -88,7 +88,7 @@ class Sampler:
 
     def __init__(
         self,
-        steps: Annotated[Count, Unit("steps")],
+        steps: Annotated[Count, Le(100_000), Unit("steps")],
         grid: Annotated[str, Choice(GRIDS)] = "gamma",
         rho: Annotated[float, Ge(1)] = 7.0,
         chunk: Annotated[Count | None, Unit("samples")] = None,
