@@ -234,6 +234,7 @@ def test_bad_roots_are_refused_by_a_pure_function(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("")
+    refused(lambda: check(root=file), "not a folder")
     for root in (None, "", tmp_path / "missing", file, tmp_path / "empty", tmp_path / "texts"):
         refused(lambda r=root: check(root=r), "data.root=")
     save_images(tmp_path / "few", 1)
@@ -267,6 +268,9 @@ def test_sizes_of_data_that_a_formula_draws(tmp_path):
     refused(lambda: check(**ring, train_size=100, batch_size=10**9), "data.batch_size=1000000000", "100")
     refused(lambda: check(**ring, train_size=10**13), "data.train_size=10000000000000", "memory")
     check(**ring, train_size=100)
+    cifar = {"_target_": "triptych.data.cifar10.Cifar10", "root": tmp_path}
+    refused(lambda: check(**cifar), "data.root=", "cifar-10-batches-py", "data.download=true")
+    check(**cifar, download=True)
     check(_target_="lab.data.Points", root=None)  # somebody's own: its class knows
 
 
@@ -349,3 +353,29 @@ def test_workers_prepare_in_threads_of_their_own():
         batches.close()
     assert threading.main_thread() not in seen
     assert not any(thread.is_alive() for thread in seen)
+
+
+def test_captions_go_with_their_images_into_split_folders(tmp_path):
+    from triptych.data.captions import CaptionedFolder
+    from triptych.data.text import Words
+
+    tree(tmp_path, train={"cat": 3, "dog": 3}, val={"dog": 1}, test={"cat": 2})
+    for image in tmp_path.rglob("*.png"):
+        image.with_suffix(".txt").write_text(f"a {image.parent.name} in {image.parts[-3]}")
+    data = CaptionedFolder(encoder=Words(), root=tmp_path, size=8, data_seed=0)
+    data.setup()
+    assert data.captions["test"] == ["a cat in test"] * 2 and data.captions["val"] == ["a dog in val"]
+    for split in ("train", "test"):
+        labels = data.splits[split].labels.tolist()
+        assert [caption.split()[1] for caption in data.captions[split]] == [("cat", "dog")[k] for k in labels]
+    assert not data.notes  # captions are no files that were left out
+
+
+def test_shapes_that_run_out_are_refused(monkeypatch):
+    """In place of drawing for ever where the test set has every picture there is."""
+    from triptych.data import shapes
+    from triptych.data.text import Words
+
+    monkeypatch.setattr(shapes, "draw", lambda what, random: np.zeros((3, 16, 16), np.uint8))
+    data = shapes.Shapes(encoder=Words(), train_size=2, val_size=2, test_size=2)
+    refused(data.setup, "data.val_size=2", "data.test_size")

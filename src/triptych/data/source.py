@@ -45,7 +45,12 @@ IDX = {
 }
 CAPTIONED = "triptych.data.captions.CaptionedFolder"
 FOLDERS = ("triptych.data.folder.ImageFolder", CAPTIONED)
-TRAINING = {"triptych.data.digits.Digits": 1500, "triptych.data.captions.DigitsCaptioned": 1500}
+CIFAR = ("triptych.data.cifar10.Cifar10", "cifar-10-batches-py")
+TRAINING = {  # items to train on and validate with, where no file has to be read for it
+    CIFAR[0]: 50000,
+    "triptych.data.digits.Digits": 1500,
+    "triptych.data.captions.DigitsCaptioned": 1500,
+}
 REPEATS = 4096  # items in a batch that may be larger than its training split: some of them are there twice
 TO = {"train": "train on", "val": "validate on", "test": "test on"}
 
@@ -111,29 +116,24 @@ def read_layout(root: Path) -> Layout:
 
     Raises:
         DataError: no images; images both in folders and beside them; a folder named as a split beside others
-            that are none; two folders for one split; none to train on; a class that train lacks.
+            that are none; two folders for one split; none to train on.
     """
     key = f"data.root={str(root)!r}"
     if not root.is_dir():
-        raise DataError(f"{key}: no such folder; needs one with images")
+        problem = "not a folder" if root.exists() else "no such folder"
+        raise DataError(f"{key}: {problem}; needs one with images")
     files, others = list_files(root)
     if not files:
         raise DataError(f"{key}: no images there; needs files {', '.join(ENDINGS)}")
     tops = sorted({file.parts[0] for file in files if len(file.parts) > 1})
     named = {top: SPLIT_OF[top.lower()] for top in tops if top.lower() in SPLIT_OF}
-    if not named:
-        classes = _classes(files, 0, key)
-        splits = [""] * len(files)
-    else:
+    if named:
         _check_splits(files, tops, named, key)
-        splits = [named[file.parts[0]] for file in files]
-        classes = _classes(files, 1, key)
+    splits = [named[file.parts[0]] if named else "" for file in files]
     depth = 1 if named else 0
-    labels = [classes.index(file.parts[depth]) for file in files] if classes else []
-    trained = {k for k, split in zip(labels, splits, strict=False) if split in ("", "train")}
-    for k, name in enumerate(classes):
-        if k not in trained:
-            raise DataError(f"{key}: class {name} has no images in train; move some there, or leave it out")
+    classes = _classes(files, depth, key)
+    numbers = {name: k for k, name in enumerate(classes)}
+    labels = [numbers[file.parts[depth]] for file in files] if classes else []
     return Layout(files, splits, classes, labels, _notes(root, files, others, tops))
 
 
@@ -158,7 +158,7 @@ def _classes(files: list[Path], depth: int, key: str) -> list[str]:
     """Sorted names of folders at ``depth``, if there are two or more; DataError if images lie beside them."""
     names = {file.parts[depth] for file in files if len(file.parts) > depth + 1}
     loose = [file for file in files if len(file.parts) == depth + 1]
-    if names and loose and (depth or len(names | {""}) > 1):
+    if names and loose:
         raise DataError(f"{key}: {loose[0]} lies beside class folders; needs all images in folders, or none")
     return sorted(names) if len(names) > 1 else []
 
@@ -202,10 +202,8 @@ def split_files(
     """
     check_fractions(val_fraction, test_fraction)
     n, own = len(layout.files), np.array(layout.splits)
-    val, test = (
-        0.0 if (own == name).any() else share
-        for name, share in (("val", val_fraction), ("test", test_fraction))
-    )
+    val = 0.0 if "val" in layout.splits else val_fraction
+    test = 0.0 if "test" in layout.splits else test_fraction
     pool = np.flatnonzero((own == "") | (own == "train"))
     if data_seed is None:
         order = np.random.RandomState(0).permutation(n)
@@ -233,8 +231,8 @@ def split_files(
     for k, name in enumerate(layout.classes):
         if not (labels[splits["train"]] == k).any():
             raise DataError(
-                f"data.root={str(root)!r}: class {name} has no image to train on, its"
-                f" {(labels == k).sum()} are held out; needs more of them, or train/, val/ and test/ folders"
+                f"data.root={str(root)!r}: class {name} has no image to train on;"
+                " needs more of its images in train"
             )
     return splits
 
@@ -291,6 +289,15 @@ def idx_parts(root: Path, official: str = "", prefix: str = "") -> list[tuple[Pa
     raise DataError(
         f"{key}: no {official or 'idx files'} there; needs {files}, all in one of"
         f" {', '.join(map(str, folders))}" + ("; or set data.download=true" if official else "")
+    )
+
+
+def missing_cifar(root: Path) -> DataError:
+    """For a root without CIFAR-10's files, or with damaged ones."""
+    return DataError(
+        f"data.root={str(root)!r}: CIFAR-10 is missing or damaged there; needs the files"
+        " cifar-10-batches-py/{data_batch_1 .. data_batch_5, test_batch, batches.meta};"
+        " or set data.download=true"
     )
 
 
@@ -369,6 +376,10 @@ def check_source(data: Mapping[str, Any]) -> None:
             held = number("val_size", 5000)
             check_val_size(held, items := read_header(images, 3)[0])
             items -= held
+    elif target == CIFAR[0]:
+        root = folder_path(data.get("root"))
+        if not data.get("download") and not (root / CIFAR[1]).is_dir():
+            raise missing_cifar(root)
     elif isinstance(target, str) and target.startswith("triptych.data."):
         for name in ("train_size", "val_size", "test_size"):
             check_memory(f"data.{name}", number(name, 1), max(2, number("dim", 2)))

@@ -209,8 +209,9 @@ def _provenance(run: Run) -> Iterable[tuple[str, str]]:
         known = [f"{name} {packages[name]}" for name in VERSIONS if name in packages]
         yield "packages", cut(", ".join(known))
     if isinstance(data := record.get("data"), dict) and data.get("description"):
-        shared = data.get("shared") if isinstance(data.get("shared"), dict) else {}
-        leaks = "".join(f"; {n} {name} items are also in train" for name, n in shared.items())
+        shared = data.get("shared")
+        shared = shared.items() if isinstance(shared, dict) else ()
+        leaks = "".join(f"; {n} {name} items are also in train" for name, n in shared)
         yield "data", cut(f"{data['description']}{leaks}")
     if run.fingerprint:
         changed = ", changed on the way" if run.data_changed else ""

@@ -6,7 +6,6 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.folders import CONFIGS
-from triptych.data.source import check_source
 from triptych.errors import UserError
 
 FILES = ("guide", "objective.teacher", "measures.classifier", "measures.inception")
@@ -22,6 +21,8 @@ def check_files(config: DictConfig, but: Collection[str] = ()) -> None:
     elsewhere = any(name in target for name in ("slurm", "ray"))  # whose machines may have data of their own
     if not elsewhere and not any(key.partition(".")[0] == "data" for key in but):
         if isinstance(data := OmegaConf.select(config, "data"), DictConfig):
+            from triptych.data.source import check_source  # numpy, which help does without
+
             check_source(OmegaConf.to_container(data, resolve=True))  # type: ignore[arg-type]
     for key in FILES:
         if not {key, key.rpartition(".")[0]}.isdisjoint(but):
