@@ -7,6 +7,13 @@ class UserError(Exception):
     """A mistake of the user's, told in one line: the key, its value, what would be accepted."""
 
 
+class DataError(UserError):
+    """Wrong data or data configuration, in one line that names the key and the fix."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
 class Busy(UserError):
     """Another process is at work in the directory; nothing is wrong."""
 

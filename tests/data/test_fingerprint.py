@@ -56,7 +56,7 @@ def test_images_that_come_or_go_move_no_other(plain):
 def test_fractions_are_met_on_average_and_another_seed_is_another_split(tmp_path):
     from pathlib import Path
 
-    from triptych.data.folder import place
+    from triptych.data.source import place
 
     at = np.array([place(Path(f"class/{i}.png"), 0) for i in range(20000)])
     # uniform: a binomial's three standard deviations
@@ -79,7 +79,7 @@ def test_a_split_that_gets_nothing_is_refused(tmp_path):
 def test_an_accented_name_is_one_name_however_it_is_stored():
     from pathlib import Path
 
-    from triptych.data.folder import place
+    from triptych.data.source import place
 
     assert place(Path("caf\u00e9.png"), 0) == place(Path("cafe\u0301.png"), 0)
 

@@ -101,7 +101,7 @@ def test_no_images(tmp_path):
     refused(lambda: ready(tmp_path), "data.root", str(tmp_path), "no images")
     refused(lambda: ready(tmp_path / "missing"), "data.root", "missing", "no such folder")
     (tmp_path / "file").write_text("")
-    refused(lambda: ready(tmp_path / "file"), "data.root", "no such folder")
+    refused(lambda: ready(tmp_path / "file"), "data.root", "not a folder")
     refused(lambda: ImageFolder(None), "data.root=None")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from triptych.data import source
 from triptych.data.cifar10 import Cifar10
 from triptych.data.idx import read_idx
 from triptych.data.mnist import FashionMnist, Mnist
@@ -16,7 +17,7 @@ from .helpers import idx_bytes, refused, write_idx, write_mnist
 @pytest.fixture(autouse=True)
 def no_debian_package(monkeypatch):
     """The machine may have dataset-fashion-mnist; the tests are not about it."""
-    monkeypatch.setattr(FashionMnist, "also", ("fashion-mnist",))
+    monkeypatch.setitem(source.PLACES, "FashionMNIST", ("fashion-mnist",))
 
 
 def ready(kind, root, **keys):
@@ -60,7 +61,7 @@ def test_layouts_and_splits(tmp_path, kind, place, ending):
 
 def test_debian_place(tmp_path, monkeypatch):
     write_mnist(tmp_path / "system")
-    monkeypatch.setattr(FashionMnist, "also", ("fashion-mnist", str(tmp_path / "system")))
+    monkeypatch.setitem(source.PLACES, "FashionMNIST", ("fashion-mnist", str(tmp_path / "system")))
     assert len(ready(FashionMnist, tmp_path / "none").splits["test"]) == 7
     # What the user has of her own comes first.
     write_mnist(tmp_path / "mine", test=3)

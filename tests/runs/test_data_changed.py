@@ -125,7 +125,7 @@ def test_nothing_is_said_where_nothing_changed(images, prepared, monkeypatch, ca
     summary = execute(run)
     assert "data:" not in capsys.readouterr().err and not summary["data"]["changed"]
     assert summary["data"]["fingerprint"] == run.provenance()["data"]["fingerprint"]
-    assert set(summary["data"]) == {"fingerprint", "split", "n", "changed"}
+    assert set(summary["data"]) == {"description", "fingerprint", "split", "n", "changed"}
     json.dumps(summary["data"], allow_nan=False)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -14,32 +14,18 @@ from torch import Tensor
 from triptych.data.augment import Augmentation
 from triptych.data.batch import Split, to_level, to_unit
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
-from triptych.declare import Count, FilePath, Role, Unit, Whole, declared
+from triptych.data.source import check_batch, check_val_size
+from triptych.declare import Count, Role, Unit, Whole, declared
 from triptych.diffusion.condition import Condition, Kind, Labels
-from triptych.errors import UserError
+from triptych.errors import DataError as DataError
 
 if TYPE_CHECKING:
     from triptych.diffusion.mixture import GaussianMixture
 
 
-class DataError(UserError):
-    """Wrong data or data configuration, in one line that names the key and what is accepted."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
-
-
-def folder_path(root: FilePath | None) -> Path:
-    """`root` as a path; DataError if it is not set."""
-    if root is None or not str(root).strip():
-        raise DataError(f"data.root={root!r}: needs the folder that holds the data")
-    return Path(root).expanduser()
-
-
 def hold_out(pool: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:
     """(train, validation): the last `val_size` of the permuted `pool` held out, some left to train."""
-    if not 0 <= val_size < len(pool):
-        raise DataError(f"data.val_size={val_size}: a whole number from 0 to {len(pool) - 1} is accepted")
+    check_val_size(val_size, len(pool))
     train = len(pool) - val_size
     return pool[:train], pool[train:]
 
@@ -59,7 +45,9 @@ class DataModule(pl.LightningDataModule):
     one with conditions other than labels gives `conditions` too. largest: how far from 0 values of a density
     may lie, as noise schedules are made for about 1.
     batch_size is global, shared among the processes; eval_batch_size is each process's own;
-    num_workers: threads that decode image files in setup, where there are any. DataError on bad sizes.
+    num_workers: threads that decode image files in setup, and so many training batches are prepared ahead;
+    0: in the thread that trains. pin_memory: batches in page-locked memory, where there is a GPU to copy to.
+    class_names and notes (lines to be said when a run starts) may be set in `load`. DataError on bad sizes.
     """
 
     name: str
@@ -67,6 +55,8 @@ class DataModule(pl.LightningDataModule):
     levels: int | None = None
     num_classes: int = 0
     largest: float = 100.0
+    class_names: Sequence[str] = ()  # of the labels, where they have some
+    notes: Sequence[str] = ()
     computed: tuple[str, ...] = ()  # parts of conditions that a network makes of the rest, see `encoders`
     known_as: str | None = None  # the part of a later stage's conditions that holds these items, in a cascade
 
@@ -100,6 +90,17 @@ class DataModule(pl.LightningDataModule):
         if self.trainer is None:  # no Lightning around to call it
             self.prepare_data()
         self.splits = self.load()
+
+    @property
+    def description(self) -> str:
+        """Name, classes, size of an item and splits, in one line; after ``setup``."""
+        some = ", ".join(self.class_names[:10]) + ", ..." * (len(self.class_names) > 10)
+        classes = f"{self.num_classes} classes" + f" ({some})" * bool(some) if self.num_classes else ""
+        images = len(self.shape) == 3
+        size = "x".join(map(str, (*self.shape[1:], self.shape[0])))
+        item = size if images else f"{math.prod(self.shape)} numbers an item"
+        splits = " / ".join(f"{len(split)} {name}" for name, split in self.splits.items())
+        return ", ".join(filter(None, (self.name, classes, item, splits)))
 
     @property
     def conditions(self) -> dict[str, Kind]:
@@ -148,11 +149,13 @@ class DataModule(pl.LightningDataModule):
         if self.batch_size % world:
             raise DataError(f"data.batch_size={self.batch_size}: needs a multiple of the {world} processes")
         train = self.splits["train"]
+        check_batch(self.batch_size, len(train))
         order = TrainOrder(len(train), self.batch_size, self.seed)
         repeat = int(getattr(self.trainer, "overfit_batches", 0))
         return TrainLoader(
-            train, order, self._batches_seen, rank, world, self.pin_memory, repeat, self.augmentations
-        )
+            train, order, self._batches_seen, rank, world, self.pin_memory, repeat, self.augmentations,
+            self.num_workers,
+        )  # fmt: skip
 
     def _batches_seen(self) -> int:
         return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -69,14 +71,16 @@ def stored(
     """
     data, digests = folder / f"{name}.npy", folder / f"{name}.items.npy"
     if not data.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _store(data, digests, n, shape, images)
-        except OSError as error:
-            raise StorageError(
-                f"{folder}: cannot be written ({error.strerror or error}); another folder by "
-                "TRIPTYCH_CACHE=..., or data.cache=false for images in memory, is accepted"
-            ) from error
+        with _written(data, ", or data.cache=false for images in memory") as file:
+            # in order, so a full disk is an error and not a crash
+            header = {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)}
+            np.lib.format.write_array_header_2_0(file, header)
+            items = np.empty(n, np.int64)
+            for i, image in enumerate(images):
+                items[i] = digest(image)
+                file.write(np.ascontiguousarray(image, np.uint8).tobytes())
+            with _written(digests) as second:  # is there first: where the images are, both are whole
+                np.save(second, items)
     array = np.load(data, mmap_mode="r", allow_pickle=False)
     return array, torch.from_numpy(np.load(digests, allow_pickle=False))
 
@@ -89,21 +93,9 @@ def kept(folder: Path, name: str, make: Callable[[], Sequence[np.ndarray]]) -> l
     """
     file = folder / f"{name}.npz"
     if not file.exists():
-        arrays, part = make(), file.with_name(f".{name}.{os.getpid()}.tmp")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with open(part, "wb") as out:
-                np.savez(out, *arrays)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(part, file)
-        except OSError as error:
-            raise StorageError(
-                f"{folder}: cannot be written ({error.strerror or error}); another folder by "
-                "TRIPTYCH_CACHE=... is accepted"
-            ) from error
-        finally:
-            part.unlink(missing_ok=True)
+        arrays = make()
+        with _written(file) as out:
+            np.savez(out, *arrays)
     with np.load(file, allow_pickle=False) as found:
         return [found[f"arr_{i}"] for i in range(len(found.files))]
 
@@ -113,22 +105,22 @@ def digest(image: np.ndarray) -> int:
     return int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest(), "little", signed=True)
 
 
-def _store(data: Path, digests: Path, n: int, shape: tuple[int, ...], images: Iterable[np.ndarray]) -> None:
-    parts = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in (data, digests)]
+@contextmanager
+def _written(path: Path, instead: str = "") -> Iterator[IO[bytes]]:
+    """A file to write that is at ``path`` once it is complete; StorageError if it cannot be written."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(parts[0], "wb") as file:  # written in order, so a full disk is an error and not a crash
-            header = {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)}
-            np.lib.format.write_array_header_2_0(file, header)
-            items = np.empty(n, np.int64)
-            for i, image in enumerate(images):
-                items[i] = digest(image)
-                file.write(np.ascontiguousarray(image, np.uint8).tobytes())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        with open(parts[1], "wb") as file:
-            np.save(file, items)
-        os.replace(parts[1], digests)
-        os.replace(parts[0], data)  # last: where it is, both are whole
+        os.replace(part, path)
+    except OSError as error:
+        raise StorageError(
+            f"{path.parent}: cannot be written ({error.strerror or error});"
+            f" set another folder with TRIPTYCH_CACHE=...{instead}"
+        ) from error
     finally:
-        for part in parts:
+        with suppress(OSError):
             part.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from triptych.data.embedder import TEXT as TEXT_EMBEDDING
 from triptych.data.embedder import Embedder
 from triptych.data.folder import ImageFolder
 from triptych.data.mnist import FashionMnist
+from triptych.data.source import Layout
 from triptych.data.text import TextEncoder
 from triptych.declare import FilePath, Role
 from triptych.diffusion.condition import Condition, Kind, Part, Tokens
@@ -193,15 +194,11 @@ class CaptionedFolder(Captioned, ImageFolder):
 
     def load(self) -> dict[str, Split]:
         splits = super().load()
-        return self.captioned(splits, self._said, "data.root: caption")
+        return self.captioned(splits, self._texts, "data.root: caption")
 
-    def parts(self, files: list[Path]) -> list[np.ndarray]:
-        """As in ``ImageFolder``; the captions are read here, before any image is decoded."""
-        captions = [read_caption(self.root / file) for file in files]
-        found = super().parts(files)
-        names = ("train", "val", "test")
-        self._said = {name: [captions[i] for i in part] for name, part in zip(names, found, strict=True)}
-        return found
+    def accept(self, layout: Layout, parts: dict[str, np.ndarray]) -> None:
+        captions = [read_caption(self.root / file) for file in layout.files]
+        self._texts = {name: [captions[i] for i in part] for name, part in parts.items()}
 
 
 def read_caption(image: Path) -> str:

@@ -8,6 +8,7 @@ import torch
 from triptych.data.base import DataError
 from triptych.data.batch import Split
 from triptych.data.official import Official
+from triptych.data.source import missing_cifar
 
 
 class Cifar10(Official):
@@ -34,14 +35,8 @@ class Cifar10(Official):
         try:
             part = datasets.CIFAR10(self.root, train=train, download=download)
         except (OSError, RuntimeError) as error:
-            if download:
-                message = f"data.download=True: cannot fetch CIFAR-10 to {self.root}: {error}"
-            else:
-                message = (
-                    f"data.root={str(self.root)!r}: CIFAR-10 is missing or damaged there; needs the files"
-                    " cifar-10-batches-py/{data_batch_1 .. data_batch_5, test_batch, batches.meta};"
-                    " or set data.download=true"
-                )
-            raise DataError(message) from error
+            if not download:
+                raise missing_cifar(self.root) from error
+            raise DataError(f"data.download=True: cannot fetch CIFAR-10 to {self.root}: {error}") from error
         images = np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))
         return torch.from_numpy(images), torch.tensor(part.targets)

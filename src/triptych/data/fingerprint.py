@@ -30,21 +30,27 @@ class Fingerprint:
     data: the items whatever their order, and which of them test: equal, and two bounds may be compared;
     split: which item trains, validates and tests, in their order: equal, and a run may go on;
     n: items a split; items: for each split, int64 (n,), one number an item; {} for data that a formula draws.
+    about: for people, no part of what the data are: "description"; "classes", their names; "shared", how many
+    items of each held-out split are in train too.
     """
 
     data: str
     split: str
     n: dict[str, int]
     items: dict[str, Tensor] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """As ``summary.json`` has it."""
-        return {"fingerprint": self.data, "split": self.split, "n": self.n}
+        return {"fingerprint": self.data, "split": self.split, "n": self.n, **self.about}
 
 
 def fingerprint(data: DataModule) -> Fingerprint:
     """The fingerprint of data after ``setup``."""
     n = {name: len(split) for name, split in data.splits.items()}
+    about: dict[str, Any] = {"description": data.description}
+    if data.class_names:
+        about["classes"] = [*data.class_names]
     known = {name: repr(kind) for name, kind in data.conditions.items() if name != "label"}
     others = {name: kind for name, kind in known.items() if name not in data.computed}
     kind: list[Any] = [data.name, list(data.shape), data.levels, data.num_classes]
@@ -54,15 +60,26 @@ def fingerprint(data: DataModule) -> Fingerprint:
     drawn = data.formula()
     if drawn is not None:
         judged = {"test_size": n["test"], "data_seed": getattr(data, "data_seed", 0)}
-        return Fingerprint(_hex(kind, drawn, judged), _hex(kind, drawn, judged, n), n)
+        return Fingerprint(_hex(kind, drawn, judged), _hex(kind, drawn, judged, n), n, about=about)
     items = {name: _items(split) for name, split in data.splits.items()}
+    shared = {name: int(torch.isin(items[name], items["train"]).sum()) for name in HELD_OUT}
+    if shared := {name: k for name, k in shared.items() if k}:
+        about["shared"] = shared
     # with its condition, an item is a few numbers; sorted, as the order of a set is no part of what it is
     rows = {
         name: np.stack([items[name].numpy(), *_condition(data.splits[name], [*others])], 1) for name in items
     }
     whole = np.concatenate([*rows.values()])
     whole, test = (part[np.lexsort(part.T)] for part in (whole, rows["test"]))
-    return Fingerprint(_hex(kind, whole, test), _hex(kind, *rows.values()), n, items)
+    return Fingerprint(_hex(kind, whole, test), _hex(kind, *rows.values()), n, items, about)
+
+
+def leakage(facts: dict[str, Any]) -> list[str]:
+    """A line for each held-out split that shares items with train, from ``Fingerprint.record``."""
+    return [
+        f"data: {k} of the {facts['n'][name]} {name} items are identical to items in train (leakage)"
+        for name, k in facts.get("shared", {}).items()
+    ]
 
 
 def _items(split: Split) -> Tensor:

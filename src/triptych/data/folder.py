@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import unicodedata
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,50 +14,28 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from triptych.data.base import DataError, DataModule, folder_path, rank_world
+from triptych.data.base import DataError, DataModule, rank_world
 from triptych.data.batch import Split
 from triptych.data.cache import Mapped, cache_folder, cache_name, stored
+from triptych.data.source import (
+    Layout,
+    check_fractions,
+    check_memory,
+    check_pixels,
+    folder_path,
+    held_out,
+    read_layout,
+    split_files,
+)
 from triptych.declare import Count, FilePath, Ge, Le, Lt, Role, Unit
 from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.limits import limit
 
-TO = {"train": "train on", "val": "validate on", "test": "test on"}
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 # by content, whatever the name ends with: Pillow would hand an EPS named .png to Ghostscript
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 AHEAD = 256  # images decoded beyond the one that is asked for, at most
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below: an error from the first pixel too many
-
-
-def list_images(root: Path) -> list[Path]:
-    """Image files under `root`, relative to it and sorted; hidden files and folders are left out."""
-    found = []
-    for folder, inner, files in os.walk(root, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        names = [name for name in files if name.lower().endswith(ENDINGS) and not name.startswith(".")]
-        found += [(Path(folder) / name).relative_to(root) for name in names]
-    return sorted(found, key=lambda file: file.as_posix())
-
-
-def classes(files: list[Path]) -> list[str]:
-    """Sorted names of the class folders: the top folders, where there are two or more; else none.
-
-    DataError if some images lie in folders and some beside them: their class would be a guess.
-    """
-    tops = {file.parts[0] if len(file.parts) > 1 else "" for file in files}
-    if len(tops) > 1 and "" in tops:
-        loose = next(file for file in files if len(file.parts) == 1)
-        raise DataError(f"data.root: {loose} lies beside class folders; needs all images in folders, or none")
-    return sorted(tops) if len(tops) > 1 else []
-
-
-def place(file: Path, data_seed: int) -> float:
-    """Where an image stands in [0, 1): a hash of its path under the root, whatever other images there are."""
-    # NFC: some file systems hand é back as e with an accent of its own
-    name = unicodedata.normalize("NFC", file.as_posix())
-    digest = hashlib.blake2b(f"{data_seed}/{name}".encode("utf-8", "surrogateescape"), digest_size=8)
-    return int.from_bytes(digest.digest(), "big") / 2**64
 
 
 def read_image(file: Path, size: int, channels: int, background: int | None = None) -> np.ndarray:
@@ -115,11 +91,11 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 
 
 class ImageFolder(DataModule):
-    """Images under root, 256 levels, decoded once. Two or more sub-folders are classes.
+    """Images under root, 256 levels, decoded once. Folders say splits and classes: ``source.read_layout``.
 
-    An image tests, validates or trains by a hash of its own path under root and of data_seed, so that images
-    which come or go move no other one; fractions are met on average. A split is in the hash's order.
-    data_seed=None: the split of runs made before there was one, by position in a permutation of all.
+    Where no folder says it, an image tests, validates or trains by a hash of its own path under root and of
+    data_seed, so that images which come or go move no other one; fractions are met on average. A split is in
+    the hash's order. data_seed=None: the split of runs made before there was one.
     num_classes is known after setup, as the folder is read there. num_workers threads decode; with
     `cache` into a file that all later runs map (``data.cache``), else into memory, anew in each run.
     DataError: no folder, no images, a file that is no image, a split with a fraction above 0 and no image.
@@ -142,74 +118,42 @@ class ImageFolder(DataModule):
     ) -> None:
         super().__init__(**loading)
         self.root = folder_path(root)
-        if val_fraction + test_fraction >= 1:
-            raise DataError(
-                f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}: leave none to"
-                " train on; a sum below 1 is accepted"
-            )
+        check_fractions(val_fraction, test_fraction)
+        check_pixels(size)
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.data_seed = data_seed
         self.background, self.cache = background, cache
         self.shape = (channels, size, size)
 
     def load(self) -> dict[str, Split]:
-        if not self.root.is_dir():
-            raise DataError(f"data.root={str(self.root)!r}: no such folder; needs one with images")
-        files = list_images(self.root)
-        if not files:
-            raise DataError(
-                f"data.root={str(self.root)!r}: no images there; needs files {', '.join(ENDINGS)}"
-            )
-        parts = self.parts(files)
-        names = classes(files)
-        self.num_classes = len(names)
-        images = self.decode([self.root / file for file in files])
+        layout = read_layout(self.root)
+        parts = split_files(layout, self.root, self.val_fraction, self.test_fraction, self.data_seed)
+        self.accept(layout, parts)
+        self.num_classes, self.class_names = len(layout.classes), layout.classes
+        self.notes = [*layout.notes, *held_out(layout, parts)]
+        images = self.decode([self.root / file for file in layout.files])
         pick: Callable[[np.ndarray], tuple[Any, Tensor | None]]
+        n = len(layout.files)
         if not self.cache:
-            values = torch.empty((len(files), *self.shape), dtype=torch.uint8)
+            check_memory("data.cache=false, images", n, math.prod(self.shape), 1)
+            values = torch.empty((n, *self.shape), dtype=torch.uint8)
             for i, image in enumerate(images):
                 values[i] = torch.from_numpy(image.copy())
             pick = lambda part: (values[part], None)  # noqa: E731
         else:
-            name = cache_name(self.root, files, self.shape, self.background)
-            array, digests = stored(cache_folder(), name, len(files), self.shape, images)
+            name = cache_name(self.root, layout.files, self.shape, self.background)
+            array, digests = stored(cache_folder(), name, n, self.shape, images)
             pick = lambda part: (Mapped(array, part), digests[part])  # noqa: E731
-        labels = torch.tensor([names.index(file.parts[0]) for file in files]) if names else None
+        labels = torch.tensor(layout.labels) if layout.labels else None
         return {
-            name: Split(found, told, self.levels, digests)
-            for name, part in zip(("train", "val", "test"), parts, strict=True)
+            name: Split(found, condition, self.levels, digests)
+            for name, part in parts.items()
             for found, digests in [pick(part)]
-            for told in [Condition.of(label=None if labels is None else labels[part])]
+            for condition in [Condition.of(label=None if labels is None else labels[part])]
         }
 
-    def parts(self, files: list[Path]) -> list[np.ndarray]:
-        """Which of `files` train, validate and test; DataError if there are to be some and are none."""
-        if self.data_seed is None:
-            return np.split(np.random.RandomState(0).permutation(len(files)), self.bounds(len(files)))
-        at = np.array([place(file, self.data_seed) for file in files])
-        order = np.argsort(at, kind="stable")
-        # testing first, so that another val_fraction leaves the test set as it is
-        ends = np.searchsorted(at[order], [self.test_fraction, self.test_fraction + self.val_fraction])
-        test, val, train = np.split(order, ends)
-        wanted = {"train": 1.0, "val": self.val_fraction, "test": self.test_fraction}
-        for (name, fraction), part in zip(wanted.items(), (train, val, test), strict=True):
-            if fraction and not len(part):
-                raise self.too_few(len(files), name)
-        return [train, val, test]
-
-    def bounds(self, n: int) -> tuple[int, int]:
-        """Where validation and test start in the permutation; DataError if nothing is left to train on."""
-        val, test = (max(1, round(n * f)) if f else 0 for f in (self.val_fraction, self.test_fraction))
-        if val + test >= n:
-            raise self.too_few(n, "train")
-        return n - val - test, n - test
-
-    def too_few(self, n: int, split: str) -> DataError:
-        return DataError(
-            f"data.root={str(self.root)!r}: its {n} images leave none to {TO[split]} with"
-            f" data.val_fraction={self.val_fraction}, data.test_fraction={self.test_fraction} and"
-            f" data.data_seed={self.data_seed}; needs more images, other fractions or another seed"
-        )
+    def accept(self, layout: Layout, parts: dict[str, np.ndarray]) -> None:
+        """Called with the files of the splits before any image is decoded; DataError for what they lack."""
 
     def decode(self, files: list[Path]) -> Iterator[np.ndarray]:
         """Each of `files` in turn, `shape` uint8; a bar shows how far, once somebody asks for the first."""

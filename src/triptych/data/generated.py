@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from triptych.data.base import DataModule
 from triptych.data.batch import Split
+from triptych.data.source import check_memory
 from triptych.declare import Count, Role, Unit, Whole
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.draws import Stream, seeded
@@ -39,6 +41,8 @@ class Generated(DataModule):
         raise NotImplementedError
 
     def load(self) -> dict[str, Split]:
+        for name, n in self.sizes.items():
+            check_memory(f"data.{name}_size", n, math.prod(self.shape))
         splits = {}
         for stream, (name, n) in enumerate(self.sizes.items()):
             # One at least, as torch.multinomial refuses to draw none.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from triptych.data.base import DataError
+from triptych.errors import DataError
 from triptych.limits import limit
 
 
@@ -33,6 +33,25 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
         raise DataError(
             f"data.root: {file} unpacks to more than {most} bytes; TRIPTYCH_MAX_DATA=... raises the limit"
         )
+    shape = _header(file, data, dims)
+    needed = 4 + 4 * dims + int(np.prod(shape, dtype=object))
+    if min(shape) < 1 or len(data) != needed:
+        raise DataError(
+            f"data.root: {file} is damaged: {shape} items need {needed} bytes, it has {len(data)}"
+        )
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * dims).reshape(shape)
+
+
+def read_header(file: Path, dims: int) -> tuple[int, ...]:
+    """The shape that an idx file says it has; DataError as `read_idx`."""
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
+            return _header(file, stream.read(4 + 4 * dims), dims)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"data.root: cannot read {file}: {error}") from error
+
+
+def _header(file: Path, data: bytes, dims: int) -> tuple[int, ...]:
     head = 4 + 4 * dims
     if data[:4] != bytes([0, 0, 8, dims]) or len(data) < head:
         raise DataError(
@@ -40,10 +59,4 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
             f" needs the first bytes 000008{dims:02x}, has {data[:4].hex() or 'none'};"
             f" {len(data)} bytes in all"
         )
-    shape = tuple(int(n) for n in np.frombuffer(data, ">i4", count=dims, offset=4))
-    needed = head + int(np.prod(shape, dtype=object))
-    if min(shape) < 1 or len(data) != needed:
-        raise DataError(
-            f"data.root: {file} is damaged: {shape} items need {needed} bytes, it has {len(data)}"
-        )
-    return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
+    return tuple(int(n) for n in np.frombuffer(data, ">i4", count=dims, offset=4))

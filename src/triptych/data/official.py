@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import numpy as np
 from torch import Tensor
 
-from triptych.data.base import DataModule, folder_path, hold_out
+from triptych.data.base import DataModule, hold_out
 from triptych.data.batch import Split
+from triptych.data.source import folder_path
 from triptych.declare import FilePath, Role, Unit, Whole
 from triptych.diffusion.condition import Condition
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -28,12 +31,11 @@ class TrainOrder:
 
     def permutation(self, epoch: int) -> Tensor:
         """Order of the items in one epoch, (n,) int64."""
-        if self._kept is None or self._kept[0] != epoch:
-            self._kept = (
-                epoch,
-                torch.randperm(self.n, generator=seeded(self.seed, Stream.ORDER, epoch)),
-            )
-        return self._kept[1]
+        kept = self._kept  # one look: other threads may replace it
+        if kept is None or kept[0] != epoch:
+            kept = epoch, torch.randperm(self.n, generator=seeded(self.seed, Stream.ORDER, epoch))
+            self._kept = kept
+        return kept[1]
 
     def indices(self, step: int) -> Tensor:
         """Items of the global batch of `step` (counted from 0), (batch_size,) int64."""
@@ -49,6 +51,7 @@ class TrainLoader:
 
     `first()` is asked at each `iter()`, so that a resumed run or next epoch goes on from the trainer's step.
     `repeat` > 0 cycles over the first `repeat` batches (over-fitting on purpose). Has no length by design.
+    `ahead` > 0: as many threads prepare as many batches before they are asked for; the batches are the same.
     """
 
     def __init__(
@@ -61,12 +64,13 @@ class TrainLoader:
         pin_memory: bool = False,
         repeat: int = 0,
         changes: Sequence[Augmentation] = (),
+        ahead: int = 0,
     ) -> None:
         if order.batch_size % world:
             raise ValueError(f"a batch of {order.batch_size} has no {world} equal parts")
         self.split, self.order, self.first = split, order, first
         self.rank, self.world, self.pin_memory, self.repeat = rank, world, pin_memory, repeat
-        self.changes = list(changes)
+        self.changes, self.ahead = list(changes), ahead
 
     def batch(self, step: int) -> Batch:
         """This rank's part of the batch of `step`."""
@@ -81,9 +85,14 @@ class TrainLoader:
         return self._batches(self.first())
 
     def _batches(self, step: int) -> Iterator[Batch]:
-        while True:
-            yield self.batch(step)
-            step += 1
+        if not self.ahead:
+            yield from map(self.batch, count(step))
+        with ThreadPoolExecutor(self.ahead) as pool:  # a batch follows from its step alone
+            coming = deque(pool.submit(self.batch, step + k) for k in range(self.ahead))
+            for later in count(step + self.ahead):
+                batch = coming.popleft().result()
+                coming.append(pool.submit(self.batch, later))
+                yield batch
 
 
 class EvalLoader:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from triptych.data.base import DataError
 from triptych.data.batch import Split, to_unit
 from triptych.data.captions import Captioned
 from triptych.data.generated import Generated
@@ -36,6 +37,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 COLOURS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "yellow": (1, 1, 0)}
 WIDTHS = ((4, 5, 6), (4, 5, 6), (4,))  # of one, two, three shapes in pixels, so that a row stays between them
+TRIES = 1000  # pictures drawn for one that no other split has
 SHADES = range(12, 16)  # a shape's level
 GROUNDS = range(4)  # the background's level
 PLACES = ("{0}", "{0} on the {1}", "on the {1} {0}")  # a caption may say the side, or not
@@ -221,8 +223,14 @@ class Shapes(Captioned, Generated):
             said, here = [], set[bytes]()
             for i in range(len(x)):
                 what = of[random.randint(len(of))]
-                while (picture := draw(what, random)).tobytes() in known:
-                    pass
+                for _ in range(TRIES):
+                    if (picture := draw(what, random)).tobytes() not in known:
+                        break
+                else:
+                    raise DataError(
+                        f"data.{name}_size={len(x)}: the other splits have nearly all pictures of a kind;"
+                        " needs smaller data.test_size or data.val_size"
+                    )
                 x[i], label[i] = picture, COMBINATIONS.index(what)
                 here.add(picture.tobytes())
                 choices = random.randint(len(PHRASES)), random.randint(len(PLACES)), random.randint(2)

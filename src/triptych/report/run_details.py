@@ -208,8 +208,14 @@ def _provenance(run: Run) -> Iterable[tuple[str, str]]:
     if isinstance(packages, dict):
         known = [f"{name} {packages[name]}" for name in VERSIONS if name in packages]
         yield "packages", cut(", ".join(known))
+    if isinstance(data := record.get("data"), dict) and data.get("description"):
+        shared = data.get("shared")
+        shared = shared.items() if isinstance(shared, dict) else ()
+        leaks = "".join(f"; {n} {name} items are also in train" for name, n in shared)
+        yield "data", cut(f"{data['description']}{leaks}")
     if run.fingerprint:
-        yield "data", f"fingerprint {run.fingerprint}" + (", changed on the way" if run.data_changed else "")
+        changed = ", changed on the way" if run.data_changed else ""
+        yield "data fingerprint", f"{run.fingerprint}{changed}"
     for change in run.code_changes[:4]:
         yield "went on under other code", cut(change)
 

@@ -1,4 +1,4 @@
-"""Checkpoints that a configuration names and that have to be there before anything begins."""
+"""Checkpoints and data that a configuration names and that have to be there before anything begins."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -12,11 +12,18 @@ FILES = ("guide", "objective.teacher", "measures.classifier", "measures.inceptio
 
 
 def check_files(config: DictConfig, but: Collection[str] = ()) -> None:
-    """UserError for the first one that is named and is not there.
+    """UserError for the first one that is named and is not there, and for data that are not.
 
     Args:
         but: keys and groups that differ between the cells of a sweep, whose files these are then not.
     """
+    target = str(OmegaConf.select(config, "hydra.launcher._target_")).lower()
+    elsewhere = any(name in target for name in ("slurm", "ray"))  # whose machines may have data of their own
+    if not elsewhere and not any(key.partition(".")[0] == "data" for key in but):
+        if isinstance(data := OmegaConf.select(config, "data"), DictConfig):
+            from triptych.data.source import check_source  # numpy, which help does without
+
+            check_source(OmegaConf.to_container(data, resolve=True))  # type: ignore[arg-type]
     for key in FILES:
         if not {key, key.rpartition(".")[0]}.isdisjoint(but):
             continue

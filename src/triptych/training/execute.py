@@ -14,11 +14,13 @@ from triptych.callbacks.progress import Progress
 from triptych.callbacks.stopping import Stop, requeue
 from triptych.config.build import check_targets
 from triptych.config.mistakes import told
+from triptych.data.fingerprint import leakage
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
 from triptych.experiment.build import build_experiment
 from triptych.experiment.experiment import Experiment
 from triptych.models.accounting import Account
 from triptych.quiet import quiet
+from triptych.runs.changed import say
 from triptych.runs.checkpoints import save_checkpoint
 from triptych.runs.directory import RunDirectory
 from triptych.runs.initial import initialise
@@ -104,6 +106,7 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict, peers: Peers | None) ->
     _begin(config, progress)
     experiment = build_experiment(config, download=is_own(run))
     origin = find_origin(run, config, experiment.data)
+    _describe(run, experiment, origin)
     if origin.initial is not None:
         initialise(run, config, experiment.model, origin.initial)
     fit = build_fit(run, experiment, origin, progress, stop, peers)
@@ -121,6 +124,15 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict, peers: Peers | None) ->
         if rank() == 0:
             run.write("summary.json", summary)
     return summary
+
+
+def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
+    """Print what the data are; on stderr what was left out, and items that train shares with test."""
+    if rank() == 0:
+        with contextlib.suppress(OSError):
+            print(f"data: {origin.facts['description']}", flush=True)
+    for line in (*experiment.data.notes, *leakage(origin.facts)):
+        say(run, line)
 
 
 def _begin(config: dict, progress: Progress) -> None:

@@ -1,0 +1,381 @@
+"""What lies in a data folder is known before torch is imported: splits, classes, and what cannot be used."""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from triptych.data.batch import Split
+from triptych.data.fingerprint import fingerprint
+from triptych.data.folder import ImageFolder
+from triptych.data.generated import Generated
+from triptych.data.mixture import Ring
+
+from .helpers import refused, save_images, write_idx, write_mnist
+
+
+def save(root, *files):
+    """One image a file, all of different colours."""
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.frombuffer(hashlib.blake2b(str(file).encode(), digest_size=12).digest(), np.uint8)
+        pixels = pixels.reshape(2, 2, 3)
+        Image.fromarray(pixels).resize((8, 8), Image.Resampling.NEAREST).save(root / file)
+
+
+def tree(root, **splits):
+    """``tree(root, train={"cat": 4, "dog": 4})``: so many images in each folder; "" is the split's own."""
+    for split, classes in splits.items():
+        save(root, *[f"{split}/{name}/{i}.png" for name, n in classes.items() for i in range(n)])
+
+
+def ready(root, **keys):
+    data = ImageFolder(root, **{"size": 8, "data_seed": 0} | keys)
+    data.setup()
+    return data
+
+
+def sizes(data):
+    return {name: len(split) for name, split in data.splits.items()}
+
+
+# splits ------------------------------------------------------------------------------------------------
+
+
+def test_split_folders_are_splits_with_the_classes_beneath(tmp_path):
+    """As torchvision's and Hugging Face's image folders: no image of test/ is ever trained on."""
+    tree(tmp_path, train={"cat": 8, "dog": 8}, val={"cat": 2, "dog": 3}, test={"cat": 4, "dog": 1})
+    data = ready(tmp_path)
+    assert sizes(data) == {"train": 16, "val": 5, "test": 5}
+    assert data.num_classes == 2 and list(data.class_names) == ["cat", "dog"]
+    assert data.splits["test"].labels.tolist().count(0) == 4
+    alone = ready(tmp_path / "test", val_fraction=0, test_fraction=0, background=None).splits["train"]
+    rows = {tuple(x.flatten().tolist()) for x in alone.values}
+    assert len(rows) == 5
+    assert {tuple(x.flatten().tolist()) for x in data.splits["test"].values} == rows
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Train", "Val", "Test"), ("TRAIN", "VALID", "TEST"), ("training", "validation", "testing")],
+    ids="-".join,
+)
+def test_names_of_splits(tmp_path, names):
+    """Hugging Face's words for them (datasets, data_files.py), in any case."""
+    tree(tmp_path, **dict(zip(names, ({"": 6}, {"": 3}, {"": 2}), strict=True)))
+    data = ready(tmp_path)
+    assert sizes(data) == {"train": 6, "val": 3, "test": 2} and data.num_classes == 0
+
+
+def test_a_split_without_a_folder_is_held_out_of_train(tmp_path):
+    tree(tmp_path, train={"cat": 40, "dog": 40}, test={"cat": 4, "dog": 4})
+    data = ready(tmp_path, val_fraction=0.2)
+    found = sizes(data)
+    assert found["test"] == 8 and found["train"] + found["val"] == 80 and 4 < found["val"] < 32
+    assert data.notes == ["data: no folder for val: held out of train/ by data.val_fraction"]
+    tree(tmp_path / "two", train={"cat": 40}, valid={"cat": 9})
+    found = sizes(ready(tmp_path / "two", test_fraction=0.2))
+    assert found["val"] == 9 and 0 < found["test"] < 20 and found["train"] + found["test"] == 40
+
+
+def test_a_train_folder_alone_has_its_classes(tmp_path):
+    tree(tmp_path, train={"cat": 20, "dog": 20})
+    assert ready(tmp_path).num_classes == 2
+
+
+def test_label_numbers_do_not_depend_on_what_test_lacks(tmp_path):
+    tree(tmp_path, train={"ant": 3, "bee": 3, "cat": 3}, val={"cat": 2}, test={"bee": 2})
+    data = ready(tmp_path)
+    assert [set(s.labels.tolist()) for s in data.splits.values()] == [{0, 1, 2}, {2}, {1}]
+
+
+AMBIGUOUS = {
+    "a class beside": (("train/0.png", "test/0.png", "cat/0.png"), ("train/", "cat/")),
+    "an image beside": (("train/0.png", "test/0.png", "7.png"), ("train/", "7.png")),
+    "two of one split": (("train/0.png", "val/0.png", "valid/0.png"), ("val/", "valid/")),
+    "two cases": (("train/0.png", "Train/1.png", "test/0.png"), ("Train/", "train/")),
+    "no train": (("val/0.png", "test/0.png"), ("train/",)),
+    "no class in test": (("train/a/0.png", "train/b/0.png", "test/0.png"), ("test/0.png",)),
+    "a class that train lacks": (("train/a/0.png", "train/b/0.png", "test/c/0.png"), ("c", "train")),
+}
+
+
+@pytest.mark.parametrize("files,words", AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_ambiguous_folders_are_refused(tmp_path, files, words):
+    save(tmp_path, *files)
+    refused(lambda: ready(tmp_path, val_fraction=0), "data.root", *words)
+
+
+def test_a_class_of_which_none_trains_is_refused(tmp_path):
+    """Split by hash: its label would be judged and never learned."""
+    save(tmp_path, *[f"cat/{i}.png" for i in range(30)])
+    from triptych.data.source import place
+
+    rare = next(f for i in range(100) if place(f := Path(f"dog/{i}.png"), 0) < 0.1)
+    save(tmp_path, rare)
+    refused(lambda: ready(tmp_path), "data.root", "dog", "train")
+
+
+# what is left out --------------------------------------------------------------------------------------
+
+
+def test_hidden_and_foreign_folders_are_no_classes(tmp_path):
+    save(tmp_path, *[f"{c}/{i}.png" for c in ("cat", "dog") for i in range(5)])
+    save(tmp_path, "__MACOSX/cat/0.png", ".ipynb_checkpoints/0.png", "cat/.ipynb_checkpoints/0.png")
+    save(tmp_path, "@eaDir/0.png")
+    data = ready(tmp_path, val_fraction=0, test_fraction=0)
+    assert list(data.class_names) == ["cat", "dog"] and sum(sizes(data).values()) == 10
+
+
+def test_what_is_left_out_is_named(tmp_path):
+    save(tmp_path, *[f"{c}/{i}.png" for c in ("cat", "dog") for i in range(5)])
+    (tmp_path / "owl").mkdir()
+    for i in range(3):
+        (tmp_path / "owl" / f"{i}.heic").write_text("")
+    (note,) = ready(tmp_path, val_fraction=0, test_fraction=0).notes
+    assert "3 files" in note and ".heic" in note and "owl" in note
+
+
+def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
+    """Else each image would be there forty times, in train and in test."""
+    save(tmp_path, *[f"{i}.png" for i in range(5)])
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert sum(sizes(ready(tmp_path, val_fraction=0, test_fraction=0)).values()) == 5
+
+
+def test_an_unreadable_folder_is_refused(tmp_path, monkeypatch):
+    save(tmp_path, *[f"{c}/{i}.png" for c in ("cat", "dog") for i in range(5)])
+    scan = os.scandir
+
+    def locked(path):
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    refused(lambda: ready(tmp_path), "data.root", "dog", "Permission denied")
+
+
+# what is said of it ------------------------------------------------------------------------------------
+
+
+def test_description(tmp_path):
+    tree(tmp_path, train={"cat": 4, "dog": 3, "owl": 1}, val={"cat": 2}, test={"owl": 2})
+    said = ready(tmp_path, channels=1).description
+    assert said == "folder, 3 classes (cat, dog, owl), 8x8x1, 8 train / 2 val / 2 test"
+    ring = Ring(train_size=30, val_size=0, test_size=5)
+    ring.setup()
+    assert ring.description == "ring, 8 classes, 2 numbers an item, 30 train / 0 val / 5 test"
+
+
+def test_identical_images_in_train_and_test_are_counted(tmp_path):
+    tree(tmp_path, train={"": 9}, val={"": 3}, test={"": 4})
+    for i in range(2):
+        os.link(tmp_path / f"train/{i}.png", tmp_path / f"test/copy{i}.png")
+    data = ready(tmp_path)
+    record = fingerprint(data).record()
+    assert record["shared"] == {"test": 2}
+    assert record["description"] == data.description
+    ring = Ring(train_size=30, val_size=5, test_size=5)
+    ring.setup()
+    assert "shared" not in fingerprint(ring).record()
+
+
+# too much ----------------------------------------------------------------------------------------------
+
+
+class Few(Generated):
+    name, shape = "few", (2,)
+
+    def draw(self, n, generator):
+        return torch.randn(n, 2, generator=generator), None
+
+
+def test_a_batch_far_larger_than_the_data_is_refused_before_it_is_made():
+    """A few times the data are fine, as batches run across epochs; a billion items are a mistake."""
+    data = Few(train_size=50, batch_size=10**9)
+    data.setup()
+    refused(data.train_dataloader, "data.batch_size=1000000000", "50")
+    data = Few(train_size=50, batch_size=128)
+    data.setup()
+    assert len(data.train_dataloader().batch(0).x) == 128
+
+
+def test_more_items_than_memory_are_refused():
+    refused(Few(train_size=10**13).setup, "data.train_size=10000000000000", "memory")
+    refused(Few(test_size=10**13).setup, "data.test_size=10000000000000", "memory")
+
+
+def test_images_larger_than_any_are_refused(tmp_path):
+    save_images(tmp_path, 20)
+    refused(lambda: ready(tmp_path, size=100_000), "data.size=100000", "pixels")
+
+
+# before torch ------------------------------------------------------------------------------------------
+
+FOLDER = {"_target_": "triptych.data.folder.ImageFolder", "size": 8, "val_fraction": 0.1}
+FOLDER |= {"test_fraction": 0.1, "data_seed": 0, "batch_size": 128}
+
+
+def check(**keys):
+    from triptych.data.source import check_source
+
+    check_source(FOLDER | {k: str(v) if isinstance(v, os.PathLike) else v for k, v in keys.items()})
+
+
+def test_bad_roots_are_refused_by_a_pure_function(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("")
+    refused(lambda: check(root=file), "not a folder")
+    for root in (None, "", tmp_path / "missing", file, tmp_path / "empty", tmp_path / "texts"):
+        refused(lambda r=root: check(root=r), "data.root=")
+    save_images(tmp_path / "few", 1)
+    refused(lambda: check(root=tmp_path / "few"), "data.root=", "leave none")
+    save_images(tmp_path / "fine", 30)
+    check(root=tmp_path / "fine")
+    refused(lambda: check(root=tmp_path / "fine", batch_size=10**9), "data.batch_size=1000000000")
+    refused(lambda: check(root=tmp_path / "fine", val_fraction=0.5, test_fraction=0.5), "data.val_fraction")
+    refused(lambda: check(root=tmp_path / "fine", size=100_000), "data.size=100000")
+    captioned = "triptych.data.captions.CaptionedFolder"
+    refused(lambda: check(root=tmp_path / "fine", _target_=captioned), "00.png has no caption")
+
+
+@pytest.mark.parametrize("name", ["Mnist", "FashionMnist", "Idx"])
+def test_idx_files_that_are_missing(tmp_path, name, monkeypatch):
+    from triptych.data import source
+
+    monkeypatch.setitem(source.PLACES, "FashionMNIST", ())
+    keys = {"_target_": f"triptych.data.mnist.{name}", "root": tmp_path, "val_size": 6}
+    refused(lambda: check(**keys), "data.root=", "train-images-idx3-ubyte")
+    if name != "Idx":
+        check(**keys, download=True)
+    write_mnist(tmp_path)
+    check(**keys)
+    refused(lambda: check(**keys, batch_size=10**9), "data.batch_size=1000000000", "24")
+    refused(lambda: check(**keys | {"val_size": 30}), "data.val_size=30", "29")
+
+
+def test_sizes_of_data_that_a_formula_draws(tmp_path):
+    ring = {"_target_": "triptych.data.mixture.Ring", "root": None}
+    refused(lambda: check(**ring, train_size=100, batch_size=10**9), "data.batch_size=1000000000", "100")
+    refused(lambda: check(**ring, train_size=10**13), "data.train_size=10000000000000", "memory")
+    check(**ring, train_size=100)
+    cifar = {"_target_": "triptych.data.cifar10.Cifar10", "root": tmp_path}
+    refused(lambda: check(**cifar), "data.root=", "cifar-10-batches-py", "data.download=true")
+    check(**cifar, download=True)
+    check(_target_="lab.data.Points", root=None)  # somebody's own: its class knows
+
+
+def test_it_needs_no_torch(tmp_path):
+    import subprocess
+
+    line = "import sys, triptych.data.source; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", line], check=False).returncode == 0
+
+
+# idx files -----------------------------------------------------------------------------------------------
+
+
+def write_pair(root, prefix, part, images, labels):
+    write_idx(root / f"{prefix}{part}-images-idx3-ubyte.gz", images)
+    write_idx(root / f"{prefix}{part}-labels-idx1-ubyte.gz", labels)
+
+
+def idx(root, **keys):
+    from triptych.data.mnist import Idx
+
+    data = Idx(root, **{"val_size": 4} | keys)
+    data.setup()
+    return data
+
+
+def test_idx_files_of_any_size_and_labels(tmp_path):
+    """As EMNIST's letters: labels 1 .. 26, a prefix, and a test part that is called so."""
+    images = np.random.RandomState(0).randint(256, size=(20, 5, 7))
+    write_pair(tmp_path, "emnist-letters-", "train", images, np.arange(20) % 3 + 1)
+    write_pair(tmp_path, "emnist-letters-", "test", images[:4], np.full(4, 3))
+    refused(lambda: idx(tmp_path), "data.root", "data.prefix=emnist-letters-")
+    data = idx(tmp_path, prefix="emnist-letters-")
+    assert data.shape == (1, 5, 7) and data.num_classes == 3 and list(data.class_names) == ["1", "2", "3"]
+    assert sizes(data) == {"train": 16, "val": 4, "test": 4}
+    assert data.splits["test"].labels.tolist() == [2] * 4
+    assert idx(tmp_path, prefix="emnist-letters-", shape=[1, 5, 7]).shape == (1, 5, 7)
+    refused(lambda: idx(tmp_path, prefix="emnist-letters-", shape=[28, 28]), "data.shape", "5, 7")
+
+
+def test_idx_label_that_train_lacks(tmp_path):
+    images = np.zeros((20, 5, 5))
+    write_pair(tmp_path, "", "train", images, np.arange(20) % 3)
+    write_pair(tmp_path, "", "t10k", images, np.full(20, 7))
+    refused(lambda: idx(tmp_path), "data.root", "label 7")
+
+
+# workers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [0, 5])
+def test_workers_prepare_the_same_batches_ahead(first):
+    loaders = []
+    for workers in (0, 3):
+        data = Few(train_size=50, batch_size=16, num_workers=workers)
+        data.setup()
+        loader = data.train_dataloader()
+        loader.first = lambda: first
+        loaders.append(iter(loader))
+    for _ in range(9):  # across epochs
+        one, other = (next(loader) for loader in loaders)
+        assert one.x.equal(other.x) and one.index.equal(other.index)
+
+
+def test_workers_prepare_in_threads_of_their_own():
+    import threading
+
+    data, seen = Few(train_size=50, batch_size=16, num_workers=2), set()
+    data.setup()
+    loader, batch = data.train_dataloader(), Split.batch
+
+    def seen_by(self, index):
+        seen.add(threading.current_thread())
+        return batch(self, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Split, "batch", seen_by)
+        batches = iter(loader)
+        next(batches), next(batches)
+        batches.close()
+    assert threading.main_thread() not in seen
+    assert not any(thread.is_alive() for thread in seen)
+
+
+def test_captions_go_with_their_images_into_split_folders(tmp_path):
+    from triptych.data.captions import CaptionedFolder
+    from triptych.data.text import Words
+
+    tree(tmp_path, train={"cat": 3, "dog": 3}, val={"dog": 1}, test={"cat": 2})
+    for image in tmp_path.rglob("*.png"):
+        image.with_suffix(".txt").write_text(f"a {image.parent.name} in {image.parts[-3]}")
+    data = CaptionedFolder(encoder=Words(), root=tmp_path, size=8, data_seed=0)
+    data.setup()
+    assert data.captions["test"] == ["a cat in test"] * 2 and data.captions["val"] == ["a dog in val"]
+    for split in ("train", "test"):
+        labels = data.splits[split].labels.tolist()
+        assert [caption.split()[1] for caption in data.captions[split]] == [("cat", "dog")[k] for k in labels]
+    assert not data.notes  # captions are no files that were left out
+
+
+def test_shapes_that_run_out_are_refused(monkeypatch):
+    """In place of drawing for ever where the test set has every picture there is."""
+    from triptych.data import shapes
+    from triptych.data.text import Words
+
+    monkeypatch.setattr(shapes, "draw", lambda what, random: np.zeros((3, 16, 16), np.uint8))
+    data = shapes.Shapes(encoder=Words(), train_size=2, val_size=2, test_size=2)
+    refused(data.setup, "data.val_size=2", "data.test_size")
