@@ -36,7 +36,7 @@ def without_hyphens(argument: str) -> str:
 def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
     """Arguments of ``command``, paths in quotes: they may hold = and commas, as the names of runs do.
 
-    An override may have two hyphens before it, and needs no plus where the class takes a key that no file lists.
+    An override may have two hyphens before it. It needs no plus where a class takes a key that no file lists.
 
     Where they ask for completion (``-sc``), Hydra's is extended by what is declared.
     """

@@ -25,6 +25,7 @@ from triptych.config.habits import answer
 from triptych.config.keys import FREE_GROUPS, of_class, takes_names, unfit
 from triptych.config.names import EMPTY
 from triptych.config.nearest import nearest
+from triptych.config.source import REQUIRED
 from triptych.config.trust import check_name
 from triptych.declare import alternatives, parts
 from triptych.errors import UserError
@@ -69,15 +70,27 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
         if key.split(".")[0] in ("hydra", "paper"):  # there while a sweep is being set up; checked elsewhere
             continue
         parent, _, name = key.rpartition(".")
-        if key in known or _added(cfg, key) or _target_takes(OmegaConf.select(cfg, parent) if parent else None, name):
+        if (
+            key in known
+            or _added(cfg, key)
+            or _target_takes(OmegaConf.select(cfg, parent) if parent else None, name)
+        ):
             continue
         if parent.split(".")[0] in OPEN or ("." in parent and _takes_names(cfg, parent)):
             continue
         value, where = plain(cfg, key), "" if key in typed else files
         if line := answer(key, value if isinstance(value, str) else _shown(value)):
             raise UserError(line if not where else line.replace(": ", f"{where}: ", 1))
+        if takes_names(parent):
+            raise UserError(
+                f"{key}={value!r}{where}: no such key; a new name needs its class, +{key}._target_=CLASS"
+            )
         siblings = [k for k in known if k.rpartition(".")[0] == parent]
-        if not siblings and isinstance(node := OmegaConf.select(cfg, parent), DictConfig) and "_target_" in node:
+        if (
+            not siblings
+            and isinstance(node := OmegaConf.select(cfg, parent), DictConfig)
+            and "_target_" in node
+        ):
             siblings = [f"{parent}.{name}" for name in of_class(check_name(node["_target_"]))[0]]
         raise UserError(f"{key}={value!r}{where}: no such key, {nearest(key, siblings)}")
     for key, said in unfit(_resolved(cfg), str(hydra.job.config_name)):
@@ -173,7 +186,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if found := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         key = found[1].split("@")[0]
         given = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
-        return answer(key, given.partition("=")[2]) or _no_such_key(key, given, arguments)
+        known = answer(key, given.partition("=")[2]) if _door() == "train" else ""
+        return known or _no_such_key(key, given, arguments)
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found[1]}: several values are a sweep's, which needs -m; one value is accepted without"
     if "override_grammar" in text and (given := next(filter(_unreadable, arguments), "")):
@@ -196,6 +210,13 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
 def _no_such_key(key: str, given: str, arguments: Sequence[str]) -> str:
     """Of a key that another choice of its group has, that choice; else the nearest name."""
     group, *names = key.split(".")
+    parent = key.rpartition(".")[0]
+    typed = (one.lstrip("+").partition("=") for one in arguments)
+    target = next((value for name, _, value in typed if name == f"{parent}._target_" != key), "")
+    if target:
+        of_target = of_class(check_name(target, parent))[0].items()
+        known = [f"{parent}.{name}" for name, one in of_target if one.default is not REQUIRED]
+        return f"{given}: {target} has no such argument, {nearest(key, known)}"
     if names and (others := listing(key)):
         chosen = _choice(group, arguments)
         listed = " or ".join(f"{group}={one}" for one in others[:3])
@@ -209,7 +230,11 @@ def _choice(group: str, arguments: Sequence[str]) -> Any:
     """The choice of a group: as typed, else the default one."""
     every = [one for one in read(CONFIGS / f"{_door()}.yaml").get("defaults", []) if isinstance(one, dict)]
     typed = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
-    return {key: value for one in every for key, value in one.items()}.get(group) if group not in typed else typed[group]
+    return (
+        {key: value for one in every for key, value in one.items()}.get(group)
+        if group not in typed
+        else typed[group]
+    )
 
 
 def _unreadable(argument: str) -> bool:

@@ -108,7 +108,7 @@ def _has(node: Any, names: list[str]) -> bool:
 
 
 def plus(key: str, typed: Mapping[str, str]) -> str:
-    """What Hydra wants before a dotted key that a class of its group takes and no file lists; "" before others.
+    """The plus that Hydra wants before a key that a class of its group takes and no file lists, or "".
 
     ``typed``: by dotted place, classes that were typed in place of a file's.
     """

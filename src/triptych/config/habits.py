@@ -16,7 +16,9 @@ MEANT = {  # typed: the key, or the choices and a key, to type instead; with = i
     **dict.fromkeys(("batch_size", "bs", "train_batch_size", "trainer.batch_size"), "data.batch_size"),
     **dict.fromkeys(("num_workers", "workers"), "data.num_workers"),
     "pin_memory": "data.pin_memory",
-    **dict.fromkeys(("gpus", "n_gpus", "num_gpus", "trainer.gpus"), "trainer.accelerator=gpu trainer.devices"),
+    **dict.fromkeys(
+        ("gpus", "n_gpus", "num_gpus", "trainer.gpus"), "trainer.accelerator=gpu trainer.devices"
+    ),
     **dict.fromkeys(("amp", "fp16"), "trainer.precision"),
     **dict.fromkeys(("grad_clip", "clip_grad", "max_grad_norm"), "trainer.gradient_clip_val"),
     **dict.fromkeys(("root", "data_root", "dataset_path", "data.path", "data.data_dir"), "data.root"),
@@ -45,7 +47,7 @@ MEANT = {  # typed: the key, or the choices and a key, to type instead; with = i
 
 SEED_AND_STEP = "batches follow from (seed, step), so that a run goes on where it was"
 INSTEAD = {
-    "trainer.limit_test_batches": "a run is measured on exactly the whole test set; bound.repeats=1 makes that "
+    "trainer.limit_test_batches": "a run is measured on exactly the whole test set; bound.repeats=1 is "
     "quick, test=false leaves it out",
     "trainer.fast_dev_run": "true, false or a number of steps; it stands for debug=fdr",
     "trainer.enable_checkpointing": "a run keeps its checkpoints, so that it goes on where it was; "
@@ -58,7 +60,7 @@ INSTEAD = {
     "trainer.reload_dataloaders_every_n_epochs": SEED_AND_STEP,
     "trainer.check_val_every_n_epoch": "use trainer.val_check_interval, in steps",
     "trainer.min_epochs": "use trainer.min_steps",
-    "trainer.barebones": "every run reports its bound and keeps its checkpoints; trainer.profiler=simple times it",
+    "trainer.barebones": "every run reports its bound and keeps its checkpoints; use trainer.profiler",
     "trainer.limit_predict_batches": "use triptych-sample ckpt=RUN n=N",
     "trainer.enable_autolog_hparams": "the whole configuration is recorded, in config.yaml",
     "trainer.model_registry": "use logger=wandb logger.wandb.artifacts=true",
@@ -78,7 +80,7 @@ CALLBACKS = {  # of Lightning's, those that a run has of its own
 
 
 def answer(key: str, value: str, problem: str = "no such key") -> str:
-    """The line that a habit is answered with, as ``lr=0.1: no such key; use optimizer.lr=0.1``; "" for others."""
+    """Answer a habit in one line, as ``lr=0.1: no such key; use optimizer.lr=0.1``; "" for what is none."""
     given = f"{key}={value}"
     if line := MEANT.get(given):
         return f"{given}: {problem}; use {line}"

@@ -373,8 +373,8 @@ def _check_length(config: dict[str, Any], typed: Collection[str]) -> None:
         raise UserError("trainer.max_steps=null: no length; type a number of steps, or trainer.max_epochs=N")
     if (share := trainer.get("limit_train_batches")) and not epochs:
         raise UserError(
-            f"trainer.limit_train_batches={share}: shortens epochs, and trainer.max_steps={steps} is the length; "
-            "add trainer.max_epochs=1, or type fewer steps"
+            f"trainer.limit_train_batches={share}: shortens epochs, and trainer.max_steps={steps} is the "
+            "length; add trainer.max_epochs=1, or type fewer steps"
         )
     for key, most in (("limit_train_batches", 1.0), ("limit_val_batches", 1.0)):
         value = trainer.get(key)

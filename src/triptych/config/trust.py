@@ -2,8 +2,8 @@
 stranger's, so a name decides nothing: what it leads to does.
 
 Accepted is a class that is *defined* in one of the rooms below, under the name that its own file gives it; an
-optimiser of ``torch.optim``, a schedule of ``torch.optim.lr_scheduler``; Lightning's Trainer, W&B's logger and
-the callbacks listed, with plain arguments; and any class
+optimiser of ``torch.optim``, a schedule of ``torch.optim.lr_scheduler``; Lightning's Trainer, W&B's logger
+and the callbacks listed, with plain arguments; and any class
 defined in a package that the owner of this clone trusts (``TRIPTYCH_TRUST=a,b`` or, in pyproject.toml,
 ``[tool.triptych] trust = ["a", "b"]``). Functions, nested names and what a module merely imports are not.
 
@@ -45,7 +45,7 @@ SCHEDULER = re.compile(r"torch\.optim\.lr_scheduler\.(?P<name>[A-Z][A-Za-z0-9]*)
 NOT_PLAIN = {  # of those, with the reason
     **dict.fromkeys(("LambdaLR", "MultiplicativeLR"), "takes code; write a class of your own"),
     **dict.fromkeys(("ChainedScheduler", "SequentialLR"), "takes other schedules; write a class of your own"),
-    "ReduceLROnPlateau": "waits for a figure of validation; use callbacks=early_stopping, or a class of your own",
+    "ReduceLROnPlateau": "waits for a figure of validation; write a class of your own",
     "LRScheduler": "is what the others are made of",
 }
 
