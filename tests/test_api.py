@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import triptych
 from triptych.config.check import CONFIGS
 from triptych.config.compose import edits, typed
+from triptych.diffusion.draws import evaluation_draw
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory
+from triptych.runs.read import Estimate, Run
 from triptych.runs.strangers import OWN
 
 PAGE = CONFIGS.parent / "docs" / "python.md"
@@ -56,6 +59,53 @@ def test_importing_costs_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="trian"):
         triptych.trian  # noqa: B018
+
+
+def test_dir_is_the_api():
+    assert dir(triptych) == ["Trained", "compose", "load", "table", "train"]
+
+
+def test_a_text_is_one_override(root):
+    assert triptych.compose("objective=v").objective == triptych.compose(["objective=v"]).objective
+    with pytest.raises(UserError, match=r"^overrides: 3 is no text"):
+        triptych.compose([3])
+
+
+def test_a_run_is_five_lines(tmp_path):
+    run = Run(
+        tmp_path / "first",
+        "finished",
+        overrides={"objective": "v", "name": "first"},
+        test={"bpd": Estimate(2.34567, 0.0123, 300)},
+        steps=1200,
+        parameters=12345,
+        seconds={"fit": 61.2, "test": 5.0},
+        device="cpu",
+    )
+    assert str(run).splitlines() == [
+        "first: finished",
+        "settings: objective=v",
+        "result: 2.3457 ± 0.0123 bits/dim on 300 test items",
+        "took: 1200 steps, 12345 parameters, fit 61 s, test 5 s, cpu",
+        f"directory: {tmp_path}/first",
+    ]
+    failed = Run(tmp_path / "second", "failed", error="line one\nline two")
+    assert len(str(failed).splitlines()) == 5 and "line one line two" in str(failed)
+
+
+def test_the_bound_of_a_batch(root, tiny):
+    """With the noise of the first items of a split: the bound's own formula on the same draws."""
+    trained = triptych.load(triptych.train(["name=one", *tiny, "logger=csv"]))
+    x = trained.data.splits["test"].batch(torch.arange(5)).x
+    found = trained.bound(x)
+    draw = evaluation_draw((1, 8, 8), torch.arange(5), trained.config["seed"], 0, 1)
+    with torch.no_grad():
+        formula = trained.bound(trained.denoiser, x, draw)
+    assert found.total.shape == (5,) and torch.isfinite(found.total).all()
+    assert torch.allclose(found.prior, formula.prior)
+    for wrong in (3, x[0], x[:, :, :4]):
+        with pytest.raises(UserError, match=r"^bound\(x\): x is .*; pass a tensor of shape"):
+            trained.bound(wrong)
 
 
 @pytest.mark.parametrize(

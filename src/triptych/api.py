@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.cli.arguments import as_hydra_wants
 from triptych.config import compose as composing
 from triptych.config.keys import check_values
+from triptych.data.batch import Batch
 from triptych.errors import UserError
 from triptych.experiment.experiment import Experiment
 from triptych.experiment.reopen import reopen
@@ -32,16 +34,22 @@ from triptych.training.evaluate import evaluate as evaluate_checkpoint
 from triptych.training.execute import execute
 
 
-def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration that ``triptych-train OVERRIDES`` would train; its values may be set afterwards.
+def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
+    """Compose what ``triptych-train OVERRIDES`` would train; its values may be set afterwards.
+
+    Args:
+        overrides: a list, or a text that is one override.
 
     Raises:
         UserError: what the command would refuse, in the same words; several values for one key.
     """
-    return composing.compose("train", as_hydra_wants(list(overrides), "train"))
+    typed = [overrides] if isinstance(overrides, str) else list(overrides)
+    if not_text := [one for one in typed if not isinstance(one, str)]:
+        raise UserError(f"overrides: {not_text[0]!r} is no text; write each as 'KEY=VALUE'")
+    return composing.compose("train", as_hydra_wants(typed, "train"))
 
 
-def train(config: DictConfig | Sequence[str] = ()) -> Run:
+def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
     """Train what ``compose`` made, or what overrides say, and read the run back.
 
     Typed again, a run with a name goes on where it was, or is read if it has ended. Seeds and the number of
@@ -68,7 +76,7 @@ def train(config: DictConfig | Sequence[str] = ()) -> Run:
     return read_run(run.path)
 
 
-def _settled(config: DictConfig | Sequence[str]) -> DictConfig:
+def _settled(config: DictConfig | Sequence[str] | str) -> DictConfig:
     """As composed from overrides alone, those that were set by hand among them: one way in for all."""
     if not isinstance(config, DictConfig):
         return compose(config)
@@ -140,10 +148,27 @@ class Trained:
         """gamma -> alpha, sigma of z = alpha x + sigma eps."""
         return self.denoiser.process
 
-    @property
-    def bound(self) -> Any:
-        """(denoiser, x (B, *event), draw) -> Elbo: prior, reconstruction, diffusion, nats (B,)."""
-        return self._part("bound")
+    def bound(self, x: Any, *arguments: Any, condition: Any = None) -> Any:
+        """Draw the bound of a batch once: an Elbo of prior, reconstruction and diffusion, nats (B,).
+
+        Args:
+            x: items (B, *event) in data units; times and noise are those of the first B items of a split.
+            arguments: for ``bound(denoiser, x, draw)``, the formula with a denoiser and draws of one's own.
+            condition: of the items, where the model has one.
+
+        Raises:
+            UserError: ``x`` is no batch of the data's shape; the model wants a condition.
+        """
+        if arguments:
+            return self._part("bound")(x, *arguments, condition=condition)
+        shape = tuple(self.data.shape)
+        if not isinstance(x, torch.Tensor) or tuple(x.shape[1:]) != shape:
+            held = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
+            raise UserError(f"bound(x): x is {held}; pass a tensor of shape {('B', *shape)}")
+        if self.config["model"].get("conditional") and condition is None:
+            raise UserError("bound(x): the model has a condition; pass condition=BATCH.condition")
+        with torch.no_grad():
+            return self.model.elbo(Batch(x, condition, torch.arange(len(x))), repeat=0, repeats=1)
 
     def sample(self, n: int = 16, *overrides: str, seed: int = 0, label: int | None = None) -> Any:
         """n samples (n, *event) in data units, as ``triptych-sample n=... OVERRIDES`` draws them.

@@ -1,5 +1,8 @@
 """What a person types, in whatever order."""
 
+import subprocess
+import sys
+
 import pytest
 
 from triptych.cli.arguments import as_hydra_wants, options_first
@@ -27,3 +30,12 @@ def test_an_option_in_the_middle_is_understood():
 
     found = get_args_parser().parse_args(as_hydra_wants(["objective=x0,v", "-m", "seed=1"], "train"))
     assert found.multirun and found.overrides == ["objective=x0,v", "seed=1"]
+
+
+@pytest.mark.parametrize("typed", ["--cfg job objective=v", "ablation=samplers --cfg all --resolve"])
+def test_a_configuration_that_is_taken_is_shown(typed):
+    program = "import sys, time; from triptych.cli.train import main\n"
+    program += "try: main()\nfinally: print(time.process_time(), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program, *typed.split()], capture_output=True, text=True)
+    assert done.returncode == 0 and "max_steps:" in done.stdout, done.stderr
+    assert float(done.stderr.split()[-1]) <= 1.0, "CPU seconds"

@@ -45,6 +45,12 @@ ISSUE = [  # the inputs of those who tried 119, of which these were not answered
     ("train -m objective=", ["objective=", "epsilon"]),
     ("train model._target_=triptych.models.diffusion.Difusion", ["did you mean triptych.models.", "Diff"]),
     ("train --foo", ["--foo", "no such option", "KEY=VALUE"]),
+    ("train optimizer.lr=-1 --cfg job", ["optimizer.lr=-1", "above 0"]),
+    ("train --cfg all +foo=1", ["foo=1", "no such key"]),
+    ("train -c job trainer.max_time=5m --resolve --package trainer", ["trainer.max_time=5m"]),
+    ("train --cfg=hydra guidance=classifier", ["guide=null"]),
+    ("evaluate --cfg job split=tst", ["split=tst", "train, val, test"]),
+    ("sample n=0 --cfg job", ["n=0", "from 1"]),
 ]  # fmt: skip
 OWN = [
     ("evaluate --foo", ["--foo", "no such option"]),

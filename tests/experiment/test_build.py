@@ -91,7 +91,7 @@ def test_what_the_variance_reads_is_added_to_what_the_output_reads(prepared):
 def test_a_short_name_and_a_class_that_does_not_fit_are_refused(prepared):
     for name, words in (
         ("betta", "one of beta_tilde"),
-        ("triptych.diffusion.loss.Elbo", "is accepted here"),
+        ("triptych.diffusion.loss.Elbo", "use a class made from"),
     ):
         config = prepared("bound.steps=3", f"bound.variance={name}", path=name).config()
         with pytest.raises(UserError, match=f"bound.variance=.*{words}"):

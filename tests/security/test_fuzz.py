@@ -12,8 +12,19 @@ from hypothesis import strategies as st
 from triptych.config.trust import check_name, find
 from triptych.errors import UserError
 
-# the two of others' that have a short name, and where they are defined
+# those of others' that have a short name, and where they are defined
+CALLBACKS = {
+    "DeviceStatsMonitor": "device_stats_monitor",
+    "EarlyStopping": "early_stopping",
+    "LearningRateMonitor": "lr_monitor",
+    "ModelSummary": "model_summary",
+    "Timer": "timer",
+}
 LIGHTNING = {
+    **{
+        f"pytorch_lightning.callbacks.{name}": f"pytorch_lightning.callbacks.{module}.{name}"
+        for name, module in CALLBACKS.items()
+    },
     "pytorch_lightning.Trainer": "pytorch_lightning.trainer.trainer.Trainer",
     "pytorch_lightning.loggers.WandbLogger": "pytorch_lightning.loggers.wandb.WandbLogger",
 }

@@ -39,6 +39,8 @@ class EarlyStopping(pl.Callback):
         self._decide(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
         figures = trainer.callback_metrics
         if self.monitor not in figures:
             known = ", ".join(sorted(name for name in figures if name.startswith("val/")))

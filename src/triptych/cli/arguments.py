@@ -2,14 +2,22 @@
 
 import gc
 import re
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig, OmegaConf
 
-from triptych.config.keys import find
+from triptych.config.check import check_keys
+from triptych.config.describe import plus
+from triptych.config.habits import translated
+from triptych.config.keys import check_values, find
 from triptych.config.nearest import nearest
 from triptych.errors import UserError
 
+SANITIZED = Hydra.get_sanitized_cfg
 WORD = re.compile(r"[\w.-]+")
 OPTIONS = ["--help", "--multirun", "-m", "--config-dir", "--cfg", "--info", "--shell-completion"]
 
@@ -28,7 +36,7 @@ def without_hyphens(argument: str) -> str:
 def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
     """Arguments of ``command``, paths in quotes: they may hold = and commas, as the names of runs do.
 
-    An override may have two hyphens before it.
+    An override may have two hyphens before it. It needs no plus where a class takes a key that no file lists.
 
     Where they ask for completion (``-sc``), Hydra's is extended by what is declared.
     """
@@ -41,16 +49,41 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
 
         gc.disable()  # the process ends with that page; to collect meanwhile is a fifth of its time
         list_groups_quickly()
+    arguments = [one for typed in arguments for one in translated(without_hyphens(typed))]
+    split = [argument.lstrip("+").partition("._target_=") for argument in arguments]
+    classes = {place: target for place, equals, target in split if equals}
     quoted = []
-    for argument in map(without_hyphens, arguments):
+    for argument in arguments:
         key, equals, value = argument.partition("=")
+        if equals and key[:1].isalpha():
+            key = plus(key, classes) + key
         if equals and value and value[0] not in "'\"" and find(key.lstrip("+"), command=command).is_path:
             value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
         elif not argument.isascii() and WORD.fullmatch(value):  # Hydra's grammar knows no other letters
             value = f"'{value}'"
         quoted.append(f"{key}{equals}{value}")
-    check_options(quoted)
+    if check_options(quoted).cfg:
+        gc.disable()  # as above
+        check_shown(command)
     return options_first(quoted)
+
+
+def check_shown(command: str) -> None:
+    """Have Hydra's ``--cfg`` check the configuration of ``command`` as a run does, before it is printed."""
+
+    def get_sanitized_cfg(self: Hydra, cfg: DictConfig, cfg_type: str) -> DictConfig:
+        if command != "train":
+            plain: Any = OmegaConf.to_container(cfg)
+            check_values({key: value for key, value in plain.items() if value != "???"}, command)
+        else:
+            check_keys(cfg, cfg.hydra)
+            if not cfg.hydra.sweeper.get("params"):  # else settings to compare: what they share is shown
+                from triptych.sweeps.single import check_single
+
+                check_single(cfg)
+        return SANITIZED(self, cfg, cfg_type)
+
+    Hydra.get_sanitized_cfg = get_sanitized_cfg  # type: ignore[method-assign]
 
 
 def options_first(arguments: list[str]) -> list[str]:
@@ -87,8 +120,8 @@ def check_place(key: str, path: str | None, folder: bool = False) -> None:
         raise UserError(f"{key}={path}: {there} is a {kind}; {wanted} is accepted")
 
 
-def check_options(arguments: list[str]) -> None:
-    """What begins with a dash is an option of Hydra's; UserError for the first that is none."""
+def check_options(arguments: list[str]) -> Namespace:
+    """Hydra's reading of ``arguments``; UserError for the first with a dash that is no option of Hydra's."""
 
     def refuse(message: str) -> None:
         given = message.removeprefix("unrecognized arguments: ")
@@ -100,4 +133,4 @@ def check_options(arguments: list[str]) -> None:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[assignment, method-assign]
-    parser.parse_args(options_first([one for one in arguments if one != "--version"]))
+    return parser.parse_args(options_first([one for one in arguments if one != "--version"]))

@@ -1,7 +1,7 @@
 """Objects from plain configuration: one way in, through the gate of ``trust``, with errors of one line."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cache, partial
 from typing import Any, get_args, get_type_hints
@@ -10,7 +10,8 @@ from triptych.config.keys import OPTIONS, of_class
 from triptych.config.keys import find as find_key
 from triptych.config.mistakes import raised_at
 from triptych.config.nearest import nearest
-from triptych.config.trust import ARGUMENTS, check_name, find
+from triptych.config.source import REQUIRED
+from triptych.config.trust import ARGUMENTS, HOMES, SCHEDULER, check_name, find
 from triptych.errors import UserError
 
 # what is handed to an object by the name of its argument, and where in a configuration it stands: an object
@@ -97,10 +98,31 @@ def check_names(config: Any, path: str = "") -> None:
                 raise UserError(
                     f"{where}.{key}={repr(value)[:100]}: {', '.join(OPTIONS)} are accepted beside arguments"
                 )
-            if target in ARGUMENTS and key not in OPTIONS and not _scalar(value):
+            if (target in HOMES or SCHEDULER.fullmatch(target)) and key not in OPTIONS and not _scalar(value):
                 raise UserError(
                     f"{where}.{key}: {target} takes a plain value here; a number, text or a list is accepted"
                 )
+
+
+def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
+    """Of each group whose ``_target_`` was typed, drop the file's keys that this class does not take.
+
+    Raises:
+        UserError: the class needs a key that nothing gives.
+    """
+    for group in (key.removesuffix("._target_") for key in typed if key.endswith("._target_")):
+        node = next((node for where, node in targets(config, "") if where == group), None)
+        if node is None:
+            continue
+        names, more = of_class(check_name(node["_target_"], group))
+        for key in [] if more else list(node):
+            at = f"{group}.{key}"
+            if key not in names and key not in OPTIONS and at not in typed and at not in SHARED:
+                del node[key]
+        needed = (key for key, one in names.items() if one.default is REQUIRED and key != "optimizer")
+        missing = [f"{group}.{key}" for key in needed if key not in node]
+        if missing and SCHEDULER.fullmatch(node["_target_"]):
+            raise UserError(f"{group}: {node['_target_']} needs {missing[0]}; type it too")
 
 
 def check_targets(config: Any, path: str = "") -> None:
@@ -187,7 +209,8 @@ def _make(node: Any, place: str, table: Table | None, extra: dict[str, Any]) -> 
     if "_target_" not in node:
         return {key: _make(value, f"{place}.{key}", table, {}) for key, value in node.items()}
     kind, (names, more) = find(node["_target_"]), parameters_of(node["_target_"])
-    arguments = _handed(kind, names, {*node, *extra}, table)
+    later = SCHEDULER.fullmatch(node["_target_"])  # torch's schedule, whose optimiser there is not yet
+    arguments = {} if later else _handed(kind, names, {*node, *extra}, table)
     below = None if table is None else table.beside(kind)
     for key, value in node.items():
         at = f"{place}.{key}"
@@ -197,7 +220,7 @@ def _make(node: Any, place: str, table: Table | None, extra: dict[str, Any]) -> 
             arguments[key] = below.at(at)
         else:
             arguments[key] = _make(_described(value, at, kind, key), at, below, {})
-    if node.get("_partial_"):
+    if node.get("_partial_") or later:
         return partial(kind, **arguments, **extra)
     try:
         return kind(**arguments, **extra)
@@ -243,9 +266,9 @@ def _class(name: str) -> type:
 
 
 def _check_role(target: str, where: str) -> None:
-    base = find_key(where).base
-    if base and not issubclass(find(target, where), _class(base)):
-        raise UserError(f"{where}._target_={target}: a {base.rpartition('.')[2]} is accepted here")
+    bases = find_key(where).bases
+    if bases and not issubclass(find(target, where), tuple(map(_class, bases))):
+        raise UserError(f"{where}._target_={target}: use a class made from {' or '.join(bases)}")
 
 
 def _scalar(value: Any) -> bool:

@@ -19,10 +19,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import folders
+from triptych.config.describe import listing, read
 from triptych.config.folders import CONFIGS
-from triptych.config.keys import FREE_GROUPS, of_class, unfit
+from triptych.config.habits import answer
+from triptych.config.keys import FREE_GROUPS, of_class, takes_names, unfit
 from triptych.config.names import EMPTY
 from triptych.config.nearest import nearest
+from triptych.config.source import REQUIRED
 from triptych.config.trust import check_name
 from triptych.declare import alternatives, parts
 from triptych.errors import UserError
@@ -54,7 +57,7 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     Raises:
         UserError: the first such key, its value, where it came from, and what would be accepted.
     """
-    choices = dict(hydra.runtime.choices)
+    choices = dict(hydra.runtime.choices) | _lists(hydra.overrides.task)
     free = {g: c for g, c in choices.items() if g in FREE_GROUPS and c}
     if not (CONFIGS / "local" / "default.yaml").exists():
         free.pop("local", None)  # optional, and not there
@@ -67,13 +70,29 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
         if key.split(".")[0] in ("hydra", "paper"):  # there while a sweep is being set up; checked elsewhere
             continue
         parent, _, name = key.rpartition(".")
-        if key in known or _target_takes(OmegaConf.select(cfg, parent) if parent else None, name):
+        if (
+            key in known
+            or _added(cfg, key)
+            or _target_takes(OmegaConf.select(cfg, parent) if parent else None, name)
+        ):
             continue
         if parent.split(".")[0] in OPEN or ("." in parent and _takes_names(cfg, parent)):
             continue
+        value, where = plain(cfg, key), "" if key in typed else files
+        if line := answer(key, value if isinstance(value, str) else _shown(value)):
+            raise UserError(line if not where else line.replace(": ", f"{where}: ", 1))
+        if takes_names(parent):
+            raise UserError(
+                f"{key}={value!r}{where}: no such key; a new name needs its class, +{key}._target_=CLASS"
+            )
         siblings = [k for k in known if k.rpartition(".")[0] == parent]
-        where = "" if key in typed else files
-        raise UserError(f"{key}={plain(cfg, key)!r}{where}: no such key, {nearest(key, siblings)}")
+        if (
+            not siblings
+            and isinstance(node := OmegaConf.select(cfg, parent), DictConfig)
+            and "_target_" in node
+        ):
+            siblings = [f"{parent}.{name}" for name in of_class(check_name(node["_target_"]))[0]]
+        raise UserError(f"{key}={value!r}{where}: no such key, {nearest(key, siblings)}")
     for key, said in unfit(_resolved(cfg), str(hydra.job.config_name)):
         raise UserError(said if key in typed else said.replace(": ", f"{files}: ", 1))
 
@@ -113,6 +132,24 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
+def _lists(overrides: Sequence[str]) -> dict[str, str]:
+    """{group: [NAME,NAME]} where several files of one were typed, of which Hydra remembers the first."""
+    parts = (override.split("=", 1) for override in overrides if "=[" in override)
+    return {group: value for group, value in parts if folders.options(group)}
+
+
+def _added(cfg: DictConfig, key: str) -> bool:
+    """Whether it is an object under a name of one's own, as ``+callbacks.x._target_=CLASS``, or its class."""
+    name = key.removesuffix("._target_")
+    parent, _, leaf = name.rpartition(".")
+    node = OmegaConf.select(cfg, name)
+    return takes_names(parent) and isinstance(node, DictConfig) and "_target_" in node
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
 def _target_takes(node: Any, name: str) -> bool:
     """Whether the object that ``node`` describes has an argument ``name`` that its file does not list."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
@@ -138,6 +175,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
             return f"{found[1]}: not installed, pip install 'triptych[{extra}]' is needed"
         group, _, option = found[1].rpartition("/")
         options = _options(group)
+        if line := answer(group, option, "no such file"):
+            return line
         near = nearest(option, options)
         if not near.startswith("accepted"):  # all that there is in any case: a group is short
             near += f" (accepted: {', '.join(sorted(options))})"
@@ -147,7 +186,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if found := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         key = found[1].split("@")[0]
         given = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
-        return f"{given}: no such key, {nearest(key, _all_names(arguments))}"
+        known = answer(key, given.partition("=")[2]) if _door() == "train" else ""
+        return known or _no_such_key(key, given, arguments)
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found[1]}: several values are a sweep's, which needs -m; one value is accepted without"
     if "override_grammar" in text and (given := next(filter(_unreadable, arguments), "")):
@@ -165,6 +205,36 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         return f"{found[1]}: a value is needed, as in {found[1]}=..."
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(lines[:3])
+
+
+def _no_such_key(key: str, given: str, arguments: Sequence[str]) -> str:
+    """Of a key that another choice of its group has, that choice; else the nearest name."""
+    group, *names = key.split(".")
+    parent = key.rpartition(".")[0]
+    typed = (one.lstrip("+").partition("=") for one in arguments)
+    target = next((value for name, _, value in typed if name == f"{parent}._target_" != key), "")
+    if target:
+        of_target = of_class(check_name(target, parent))[0].items()
+        known = [f"{parent}.{name}" for name, one in of_target if one.default is not REQUIRED]
+        return f"{given}: {target} has no such argument, {nearest(key, known)}"
+    if names and (others := listing(key)):
+        chosen = _choice(group, arguments)
+        listed = " or ".join(f"{group}={one}" for one in others[:3])
+        return f"{given}: no such key with {group}={chosen}; choose {listed}"
+    if names and takes_names(key.removesuffix("._target_").rpartition(".")[0]):
+        return f"{given}: no such key; a new name is added with a plus, as in +{given}"
+    return f"{given}: no such key, {nearest(key, _all_names(arguments))}"
+
+
+def _choice(group: str, arguments: Sequence[str]) -> Any:
+    """The choice of a group: as typed, else the default one."""
+    every = [one for one in read(CONFIGS / f"{_door()}.yaml").get("defaults", []) if isinstance(one, dict)]
+    typed = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
+    return (
+        {key: value for one in every for key, value in one.items()}.get(group)
+        if group not in typed
+        else typed[group]
+    )
 
 
 def _unreadable(argument: str) -> bool:
@@ -185,9 +255,13 @@ def _options(group: str) -> list[str]:
     return sorted(found)
 
 
+def _door() -> str:
+    return next((d for d in ("evaluate", "sample") if d in Path(sys.argv[0]).stem), "train")
+
+
 def _all_names(arguments: Sequence[str]) -> list[str]:
     """Every group, and every key of the composition that the sound choices among ``arguments`` make."""
-    door = next((d for d in ("evaluate", "sample") if d in Path(sys.argv[0]).stem), "train")
+    door = _door()
     groups = [*EMPTY]
     for folder in folders.folders():
         found = (p for p in folder.rglob("*") if p.is_dir() and p.name[0] not in "_.")

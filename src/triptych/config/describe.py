@@ -1,7 +1,7 @@
 """Every key in words, from its declaration and the comment beside it in ``configs/``; help and completion."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -12,7 +12,7 @@ from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from triptych.config.folders import CONFIGS, folders
-from triptych.config.keys import Key, find, members
+from triptych.config.keys import Key, allowed, find, members, named_classes, of_class
 from triptych.config.schema import COMMANDS
 from triptych.config.source import REQUIRED
 from triptych.declare import Role, accepted, options
@@ -90,6 +90,33 @@ def read(file: Path) -> dict[str, Any]:
     """A file in ``configs/`` as it is written."""
     text = file.read_text(encoding="utf-8")
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+
+
+def listing(key: str) -> list[str]:
+    """The choices of a key's group whose files list it."""
+    group, *names = key.split(".")
+    files = {file.stem: file for folder in folders() for file in (folder / group).glob("*.yaml")}
+    return sorted(stem for stem, file in files.items() if any(_has(read(one), names) for one in chain(file)))
+
+
+def _has(node: Any, names: list[str]) -> bool:
+    for name in names:
+        if not isinstance(node, dict) or name not in node:
+            return False
+        node = node[name]
+    return True
+
+
+def plus(key: str, typed: Mapping[str, str]) -> str:
+    """The plus that Hydra wants before a key that a class of its group takes and no file lists, or "".
+
+    ``typed``: by dotted place, classes that were typed in place of a file's.
+    """
+    parent, _, name = key.rpartition(".")
+    if not parent or (parent not in typed and listing(key)):
+        return ""
+    known = [allowed(typed[parent])] if parent in typed else named_classes(parent)
+    return "+" * (1 + (parent in typed)) if any(name in of_class(one)[0] for one in known if one) else ""
 
 
 def comment(key: str, file: Path, folder: str = "") -> str:

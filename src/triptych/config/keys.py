@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, is_typeddict
 
 from triptych.config.folders import folders
+from triptych.config.habits import INSTEAD
 from triptych.config.schema import CLASSES, COMMANDS, Base, Optimizer, Part, Train
 from triptych.config.source import REQUIRED, Argument, arguments
 from triptych.config.trust import OPTIMISER, check_name
-from triptych.declare import IsPath, Role, Unit, alternatives, marks, parts, refusal, says
+from triptych.declare import IsPath, Role, Unit, alternatives, fits, marks, parts, refusal, says
 from triptych.errors import UserError
 
 FREE_GROUPS = ("experiment", "ablation", "paper", "debug", "local", "hparams_search")  # may set any key
@@ -41,9 +42,15 @@ class Key(NamedTuple):
         return Key(kind, role, unit, any(isinstance(mark, IsPath) for mark in found), default)
 
     @property
+    def bases(self) -> tuple[str, ...]:
+        """The classes of which a group's ``_target_`` must be one, () for any."""
+        found = next((mark for mark in marks(self.kind) if isinstance(mark, Base)), Base(""))
+        return tuple(filter(None, (found.target, found.other)))
+
+    @property
     def base(self) -> str:
-        """The class that a group's ``_target_`` must be, "" for any."""
-        return next((mark.target for mark in marks(self.kind) if isinstance(mark, Base)), "")
+        """The class that takes a group's keys where the group names none; "" without one."""
+        return next(iter(self.bases), "")
 
 
 def fields(kind: Any) -> dict[str, Any] | None:
@@ -107,9 +114,15 @@ def find(path: str, target: str = "", command: str = "train") -> Key:
         last = depth == len(names) - 1
         known = [target] * (last and bool(target))
         known += _named(".".join(names[:depth]), folders()) if depth else []
-        found = (below(at, name, _allowed(one)) for one in [*known, ""])
+        found = (below(at, name, allowed(one)) for one in [*known, ""])
         at = next(filter(None, found), at._replace(kind=Any, unit="", is_path=False))
     return at
+
+
+def takes_names(key: str) -> bool:
+    """Whether what stands below a dotted key are objects under names of a person's own, as ``callbacks``."""
+    found = below(find(key), "any")
+    return found is not None and bool(found.base) and found.base != find(key).base
 
 
 @cache
@@ -118,7 +131,7 @@ def role(key: str, target: str = "") -> Role:
     return find(key, target).role
 
 
-def _allowed(target: str) -> str:
+def allowed(target: str) -> str:
     """``target`` if its source may be looked into, else "": a stranger's configuration may name any file."""
     if target.startswith("hydra_plugins.triptych_"):
         return target
@@ -126,6 +139,11 @@ def _allowed(target: str) -> str:
         return check_name(target) if target else ""
     except UserError:
         return ""
+
+
+def named_classes(place: str) -> list[str]:
+    """The classes that files name at a dotted place, of which the sources may be looked into."""
+    return [target for one in _named(place, folders()) if (target := allowed(one))]
 
 
 @cache
@@ -146,7 +164,7 @@ def walk(config: Any, key: Key, path: str = "") -> Iterator[tuple[str, Key, Any]
     """Every declared key of a plain configuration, with its value: groups before what they hold."""
     if not isinstance(config, dict):
         return
-    target = _allowed(str(config.get("_target_") or ""))
+    target = allowed(str(config.get("_target_") or ""))
     for name, value in config.items():
         if name in OPTIONS:
             continue
@@ -168,6 +186,8 @@ def unfit(config: Any, command: str = "train", path: str = "") -> Iterator[tuple
 
 
 def _refusal(where: str, key: Key, value: Any) -> str:
+    if where in INSTEAD and not fits(key.kind, value):
+        return f"{where}={value}: {INSTEAD[where]}"
     if fields(key.kind) is not None:
         null = value is None and any(one in (None, type(None)) for one in alternatives(parts(key.kind)[0]))
         if null or isinstance(value, dict):

@@ -13,10 +13,12 @@ def nearest(name: str, accepted: Sequence[str]) -> str:
     Near is a slip of a letter or two, then a name of the same group that shares a word (``data.n_test``:
     ``data.test_size``), then whatever looks alike.
     """
-    names = sorted(set(accepted))
+    names = sorted(one for one in set(accepted) if not name.startswith(f"{one}."))  # its group is no key
     close = _close(name, names, TYPO) or _sharing(name, names) or _close(name, names, NEAR)
     if close:
         return f"did you mean {close}?"
+    group = name.rpartition(".")[0]
+    names = [one for one in names if one.rpartition(".")[0] == group] or names
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return f"accepted: {shown or 'nothing'}"
 

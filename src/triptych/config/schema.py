@@ -31,9 +31,10 @@ from triptych.errors import UserError
 
 @dataclass(frozen=True)
 class Base:
-    """What a group's ``_target_`` must be; of a group without one, the class that takes its keys."""
+    """What a group's ``_target_`` must be, or else ``other``; of a group without one, whose keys it takes."""
 
     target: str
+    other: str = ""
 
 
 class Part(Enum):
@@ -48,9 +49,11 @@ Rate = Annotated[float, Ge(0), Lt(1)]
 
 
 class Trainer(TypedDict):
-    """What a configuration may tell Lightning's Trainer: the rest could write where it likes, or is ours."""
+    """What a configuration may tell Lightning's Trainer; why not the rest, ``habits.INSTEAD`` says."""
 
-    max_steps: Annotated[Count, Unit("steps")]
+    max_steps: Annotated[Count | None, Unit("steps")]
+    max_epochs: Annotated[Count | None, Unit("epochs, in place of steps")]
+    min_steps: Annotated[Count | None, Unit("steps")]
     val_check_interval: Annotated[Count, Unit("steps")]
     log_every_n_steps: Annotated[Count, Unit("steps"), Role.REPORTING]
     accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"], Role.MACHINE]
@@ -69,10 +72,12 @@ class Trainer(TypedDict):
     detect_anomaly: bool
     inference_mode: bool
     sync_batchnorm: bool
-    limit_train_batches: NonNegative | None
-    limit_val_batches: NonNegative | None
-    limit_test_batches: NonNegative | None
-    max_time: str | Group | None
+    limit_train_batches: Annotated[Positive | None, Unit("of an epoch: batches, or a share as 0.1")]
+    limit_val_batches: Annotated[Positive | None, Unit("batches, or a share as 0.1")]
+    limit_test_batches: Literal[None, 1.0]
+    max_time: Annotated[str | None, Unit("DD:HH:MM:SS")]
+    num_sanity_val_steps: Annotated[Literal[-1] | Whole, Unit("batches"), Role.REPORTING]
+    enable_model_summary: Annotated[bool | None, Role.REPORTING]
 
 
 class Wandb(TypedDict):
@@ -239,7 +244,11 @@ class Train(Drawing):
     ]
     compile: NotRequired[Annotated[bool, Role.MACHINE]]
     optimizer: Annotated[Optimizer, Base("torch.optim.Optimizer"), Part.MODEL]
-    lr_schedule: Annotated[Group, Base("triptych.models.lr_schedule.Constant"), Part.MODEL]
+    lr_schedule: Annotated[
+        Group,
+        Base("triptych.models.lr_schedule.Constant", "torch.optim.lr_scheduler.LRScheduler"),
+        Part.MODEL,
+    ]
     weights: Annotated[Literal["ema", "raw", "chosen"], Part.MODEL]
     checkpoint: Annotated[Literal["last", "best"], Part.MODEL]
     trainer: Annotated[Trainer, Base("pytorch_lightning.Trainer")]
@@ -315,6 +324,7 @@ class Sample(Drawing):
 COMMANDS = {"train": Train, "evaluate": Evaluate, "sample": Sample}
 
 
+TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 TAKEN = re.compile(r"(bpd|nats_per_dim)(_.*)?|gap|entropy|accuracy|cross_entropy")  # by a bound's figures
 
@@ -346,8 +356,35 @@ def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
     for key in ("test_size", "test_fraction"):
         if config["test"] and config["data"].get(key) == 0:
             raise UserError(f"test=true: data.{key}=0 leaves no items to test; test=false is accepted")
-    warm, steps = config["lr_schedule"].get("warmup_steps", 0), config["trainer"]["max_steps"]
-    if warm > steps and "lr_schedule.warmup_steps" in typed:
+    _check_length(config, typed)
+
+
+def _check_length(config: dict[str, Any], typed: Collection[str]) -> None:
+    trainer = config["trainer"]
+    warm, steps, epochs = (
+        config["lr_schedule"].get("warmup_steps", 0),
+        trainer["max_steps"],
+        trainer.get("max_epochs"),
+    )
+    if epochs and steps:
+        raise UserError(
+            f"trainer.max_epochs={epochs}: trainer.max_steps={steps} is typed too; one of them is the length"
+        )
+    if not epochs and not steps:
+        raise UserError("trainer.max_steps=null: no length; type a number of steps, or trainer.max_epochs=N")
+    if (share := trainer.get("limit_train_batches")) and not epochs:
+        raise UserError(
+            f"trainer.limit_train_batches={share}: shortens epochs, and trainer.max_steps={steps} is the "
+            "length; add trainer.max_epochs=1, or type fewer steps"
+        )
+    for key, most in (("limit_train_batches", 1.0), ("limit_val_batches", 1.0)):
+        value = trainer.get(key)
+        if isinstance(value, float) and value > most:
+            raise UserError(f"trainer.{key}={value}: a share is at most 1.0; a number of batches is whole")
+    time = trainer.get("max_time")
+    if time is not None and not TIME.fullmatch(time):
+        raise UserError(f"trainer.max_time={time}: not in DD:HH:MM:SS; ten minutes are 00:00:10:00")
+    if steps and warm > steps and "lr_schedule.warmup_steps" in typed:
         raise UserError(
             f"lr_schedule.warmup_steps={warm}: trainer.max_steps={steps} end before it; "
             f"a whole number from 0 to {steps} is accepted"

@@ -2,7 +2,8 @@
 stranger's, so a name decides nothing: what it leads to does.
 
 Accepted is a class that is *defined* in one of the rooms below, under the name that its own file gives it; an
-optimiser of ``torch.optim``; Lightning's Trainer and W&B's logger, with the arguments listed; and any class
+optimiser of ``torch.optim``, a schedule of ``torch.optim.lr_scheduler``; Lightning's Trainer, W&B's logger
+and the callbacks listed, with plain arguments; and any class
 defined in a package that the owner of this clone trusts (``TRIPTYCH_TRUST=a,b`` or, in pyproject.toml,
 ``[tool.triptych] trust = ["a", "b"]``). Functions, nested names and what a module merely imports are not.
 
@@ -19,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from triptych.config.habits import CALLBACKS
 from triptych.config.schema import CLASSES
 from triptych.config.source import place_of
 from triptych.errors import UserError
@@ -27,12 +29,25 @@ PACKAGE = Path(__file__).parents[1]
 PYPROJECT = PACKAGE.parents[1] / "pyproject.toml"
 ROOMS = ("data", "networks", "diffusion", "models", "callbacks")
 ARGUMENTS = {name: frozenset(table.__annotations__) for name, table in CLASSES.items()}
-HOMES = {
+LIGHTNINGS = "pytorch_lightning.callbacks."
+HOMES = {  # of classes of Lightning's that write nowhere and change no weights
     "pytorch_lightning.Trainer": "pytorch_lightning.trainer.trainer",
     "pytorch_lightning.loggers.WandbLogger": "pytorch_lightning.loggers.wandb",
+    f"{LIGHTNINGS}DeviceStatsMonitor": f"{LIGHTNINGS}device_stats_monitor",
+    f"{LIGHTNINGS}EarlyStopping": f"{LIGHTNINGS}early_stopping",
+    f"{LIGHTNINGS}LearningRateMonitor": f"{LIGHTNINGS}lr_monitor",
+    f"{LIGHTNINGS}ModelSummary": f"{LIGHTNINGS}model_summary",
+    f"{LIGHTNINGS}Timer": f"{LIGHTNINGS}timer",
 }
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+")
 OPTIMISER = re.compile(r"torch\.optim\.[A-Z][A-Za-z0-9]*")
+SCHEDULER = re.compile(r"torch\.optim\.lr_scheduler\.(?P<name>[A-Z][A-Za-z0-9]*)")
+NOT_PLAIN = {  # of those, with the reason
+    **dict.fromkeys(("LambdaLR", "MultiplicativeLR"), "takes code; write a class of your own"),
+    **dict.fromkeys(("ChainedScheduler", "SequentialLR"), "takes other schedules; write a class of your own"),
+    "ReduceLROnPlateau": "waits for a figure of validation; write a class of your own",
+    "LRScheduler": "is what the others are made of",
+}
 
 
 @cache
@@ -55,9 +70,12 @@ def check_name(target: Any, where: str = "") -> str:
     """
     if not isinstance(target, str) or not NAME.fullmatch(target):
         raise _refused(target, where, "not the dotted name of a class")
-    if OPTIMISER.fullmatch(target) and not place_of(target):
-        raise _refused(target, where, "torch.optim has no class of that name")
-    if target in ARGUMENTS or OPTIMISER.fullmatch(target) or is_own(target):
+    of_torch = OPTIMISER.fullmatch(target) or SCHEDULER.fullmatch(target)
+    if of_torch and not place_of(target):
+        raise _refused(target, where, f"{target.rpartition('.')[0]} has no class of that name")
+    if of_torch and (reason := NOT_PLAIN.get(target.rpartition(".")[2])):
+        raise UserError(f"{_key(target, where)}: {reason}")
+    if target in HOMES or of_torch or is_own(target):
         return target
     if not _home(target):
         raise _refused(target, where, f"not a class that a configuration may name{_near(target)}")
@@ -73,8 +91,8 @@ def find(target: Any, where: str = "") -> type:
     name = check_name(target, where).rpartition(".")[2]
     if is_own(target):
         module = target.rpartition(".")[0]
-    elif OPTIMISER.fullmatch(target):
-        module = "torch.optim"
+    elif OPTIMISER.fullmatch(target) or SCHEDULER.fullmatch(target):
+        module = target.rpartition(".")[0]
     else:
         module = HOMES.get(target) or _home(target)
     try:
@@ -99,6 +117,10 @@ def _is_home(found: type, target: str, module: str) -> bool:
         from torch.optim import Optimizer
 
         return issubclass(found, Optimizer) and _inside(found.__module__, "torch.optim")
+    if SCHEDULER.fullmatch(target):
+        from torch.optim.lr_scheduler import LRScheduler
+
+        return issubclass(found, LRScheduler) and found.__module__ == module
     return found.__module__ == module
 
 
@@ -150,14 +172,22 @@ def _inside(name: str, package: str) -> bool:
 
 
 def _near(target: str) -> str:
-    """ ", did you mean NAME?" of a class in the rooms; "" where none is near."""
+    """ ", did you mean NAME?" of a class in the rooms or Lightning's; "" where none is near."""
     module, _, short = target.rpartition(".")
+    if module.endswith(LIGHTNINGS[:-1].partition(".")[2]):
+        return f": {CALLBACKS[short]}" if short in CALLBACKS else _lightnings(short)
     if not module.startswith("triptych.") or module.count(".") > 3 or not short[:1].isupper():
         return ""
     known = _every_class()
     places = [f"{place}.{one}" for one in difflib.get_close_matches(short, known) for place in known[one]]
     close = difflib.get_close_matches(target, places, n=1, cutoff=0.85)
     return f", did you mean {close[0]}?" if close else ""
+
+
+def _lightnings(short: str) -> str:
+    names = [one.removeprefix(LIGHTNINGS) for one in HOMES if one.startswith(LIGHTNINGS)]
+    close = difflib.get_close_matches(short, names, n=1)
+    return f", did you mean {LIGHTNINGS}{close[0]}?" if close else ""
 
 
 @cache
@@ -181,6 +211,6 @@ def _key(target: Any, where: str) -> str:
 def _refused(target: Any, where: str, reason: str) -> UserError:
     rooms = ", ".join(f"triptych.{room}" for room in ROOMS)
     return UserError(
-        f"{_key(target, where)}: {reason}; a class defined in {rooms}, an optimiser of torch.optim, or a "
-        "class of a package in TRIPTYCH_TRUST is accepted"
+        f"{_key(target, where)}: {reason}; use a class defined in {rooms}, an optimiser of torch.optim, a "
+        "schedule of torch.optim.lr_scheduler, or a class of a package in TRIPTYCH_TRUST"
     )

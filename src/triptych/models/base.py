@@ -1,14 +1,16 @@
 """What every model here shares: one loss to minimise, one bound to report, in the same accounting."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from triptych.data.batch import Batch
 from triptych.data.order import EvalLoader
@@ -30,7 +32,7 @@ class BoundModel(pl.LightningModule):
 
     Args:
         optimizer: parameters or groups of them -> optimiser.
-        lr_schedule: has ``factor(step, max_steps)``.
+        lr_schedule: has ``factor(step, max_steps)``, or is torch's, to which only the optimiser is missing.
         shape: event shape of the data; ``discrete``: whether it has levels (bits/dim) or a density.
         seed: of noise and dropout; evaluation noise follows from it too.
         repeats: draws of the bound per item; ``val_repeats`` in validation.
@@ -162,8 +164,16 @@ class BoundModel(pl.LightningModule):
         except (TypeError, ValueError) as error:
             raise UserError(f"optimizer: {error}") from error
         steps = self.trainer.max_steps
-        factor = LambdaLR(optimizer, lambda step: self.lr_schedule.factor(step, steps))
+        if isinstance(self.lr_schedule, partial):  # one of torch's, counted in steps too
+            factor: LRScheduler = self.lr_schedule(optimizer)
+        else:
+            factor = LambdaLR(optimizer, lambda step: self.lr_schedule.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make torch's schedules plain: ``MultiStepLR`` keeps its milestones in a Counter."""
+        for state in checkpoint.get("lr_schedulers", ()):
+            state |= {key: dict(value) for key, value in state.items() if isinstance(value, Counter)}
 
     def _unfused(self) -> bool:
         """Whether a fused optimiser has to give way.

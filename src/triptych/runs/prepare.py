@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import check
-from triptych.config.build import check_names
+from triptych.config.build import check_names, keep_arguments
 from triptych.config.keys import check_values, groups, role
 from triptych.config.schema import check_together
 from triptych.declare import Role
@@ -34,8 +34,12 @@ def described(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) ->
     for group in groups():
         if group not in plain:
             raise UserError(f"{group}: a choice is needed, as in {group}=NAME")
+    typed = {o.lstrip("+").split("=", 1)[0] for o in overrides}
+    keep_arguments(plain, typed)
+    if plain["trainer"].get("max_epochs") and "trainer.max_steps" not in typed:
+        plain["trainer"]["max_steps"] = None  # a file's: of two lengths the typed one decides
     check_values(plain)
-    check_together(plain, {o.lstrip("+").split("=", 1)[0] for o in overrides})
+    check_together(plain, typed)
     if plain["trained"] is not None:
         adopt(plain, choices, overrides)
     check_names(plain)

@@ -114,6 +114,31 @@ class Run:
     sources: str = ""  # digest of the code that it ended with
     code_changes: tuple[str, ...] = ()  # what changed between two of its executions
 
+    def __str__(self) -> str:
+        """Name and state, settings, the result, what it took, and where it lies: five lines."""
+        settings = ", ".join(f"{key}={value}" for key, value in self.overrides.items() if key != "name")
+        took = [f"{self.steps} steps"] if self.steps else []
+        took += [f"{self.parameters} parameters"] if self.parameters else []
+        took += [f"{part} {seconds:.0f} s" for part, seconds in self.seconds.items()]
+        lines = [
+            f"{self.name or self.dir.name}: {self.status}{f' ({self.error[:200]})' if self.error else ''}",
+            f"settings: {settings[:200] or 'the defaults'}",
+            f"result: {self._result()}",
+            f"took: {', '.join([*took, *filter(None, [self.device])]) or 'not recorded'}",
+            f"directory: {self.dir}",
+        ]
+        return "\n".join(" ".join(one.split()) for one in lines)
+
+    def _result(self) -> str:
+        figures = self.test or self.val
+        known = [(key, label) for key, label in UNITS.items() if key in figures]
+        known += [("accuracy", "accuracy")] * ("accuracy" in figures)
+        split = "test" if self.test else "validation"
+        for key, label in known[:1]:
+            found = figures[key]
+            return f"{found.mean:.4f} ± {found.stderr:.4f} {label} on {found.n} {split} items"
+        return "none"
+
     @property
     def measure(self) -> str | None:
         """The key of the test bound, "bpd" or "nats_per_dim"; None where the run reports neither."""

@@ -139,7 +139,7 @@ def _begin(config: dict, progress: Progress) -> None:
     """What holds for the whole process: threads, seeds, and which classes may be built at all."""
     quiet()
     if rank() == 0:
-        progress.write("build", 0, config["trainer"]["max_steps"])
+        progress.write("build", 0, config["trainer"]["max_steps"] or 0)
     torch.set_num_threads(config["threads"])
     check_targets(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)

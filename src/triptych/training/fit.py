@@ -31,7 +31,7 @@ from triptych.training.averaging import check_averaging
 from triptych.training.compile import check_compiler, compiled
 from triptych.training.logging import build_loggers
 from triptych.training.peers import Peers
-from triptych.training.trainer import build_trainer, check_shares
+from triptych.training.trainer import build_trainer, check_shares, steps_of
 
 FEW = 4  # items on which a model is checked before its first step
 
@@ -126,7 +126,8 @@ def build_fit(
     ]
     check_averaging(config, callbacks, validated)
     loggers = build_loggers(config, provenance, run, origin.step)
-    trainer = build_trainer(config, run, callbacks, loggers, peers)
+    steps = steps_of(config, len(data.splits["train"]))
+    trainer = build_trainer(config, run, callbacks, loggers, peers, steps)
     check_shares(data.batch_size, trainer)
     check_compiler(config, experiment.model, trainer.strategy.root_device)
     fit = Fit(trainer, loggers, keep, gradients, record, sharded)

@@ -1,5 +1,7 @@
 """Lightning's Trainer, as every run and evaluation uses it."""
 
+import math
+
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
@@ -47,17 +49,41 @@ def _profiler(name: str | None, run: RunDirectory | None) -> Profiler | None:
     return kinds[name](dirpath=str(run / "profile"), filename=name)
 
 
+def steps_of(config: dict, items: int) -> int:
+    """Steps of a fit: ``trainer.max_steps``, or those of ``max_epochs`` over so many training items.
+
+    ceil(epochs * batches / accumulate_grad_batches) with batches = items / batch_size, of which
+    ``limit_train_batches`` leaves so many, or that share; epochs are laid end to end, and nothing is dropped.
+    """
+    node = config["trainer"]
+    if node["max_steps"]:
+        return int(node["max_steps"])
+    batches: float = node["overfit_batches"] or items / config["data"]["batch_size"]
+    limit = node.get("limit_train_batches")
+    if limit is not None:
+        batches = batches * limit if isinstance(limit, float) else min(batches, limit)
+    steps = node["max_epochs"] * batches / node["accumulate_grad_batches"]
+    return max(1, math.ceil(round(steps, 6)))
+
+
 def build_trainer(
     config: dict,
     run: RunDirectory | None,
     callbacks: list,
     loggers: list | bool,
     peers: Peers | None = None,
+    steps: int = -1,
 ) -> pl.Trainer:
-    """Lightning's Trainer with what never varies; UserError for what the machine does not have."""
+    """Lightning's Trainer of a fit of ``steps``, with what never varies.
+
+    Raises:
+        UserError: the machine does not have what the configuration names.
+    """
     # its own watch kills all processes, the first one too, without a word of why
     setattr(subprocess_script, "_launch_process_observer", peers.watch if peers else LIGHTNINGS_OWN)  # noqa: B010
-    node = dict(config["trainer"])
+    node = config["trainer"] | {"max_steps": steps}
+    for key in ("max_epochs", "limit_train_batches"):  # ``steps`` follow from them
+        node.pop(key, None)
     devices, accelerator = node["devices"], node["accelerator"]
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
     most = max(cores(), SIMULATED)
@@ -81,11 +107,11 @@ def build_trainer(
         "trainer",
         max_epochs=-1,  # one endless epoch: steps decide
         check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
+        num_sanity_val_steps=node.pop("num_sanity_val_steps", 0),
         use_distributed_sampler=False,  # our loaders know the processes, and pad nothing
         enable_progress_bar=False,
         profiler=profiler,
-        enable_model_summary=False,
+        enable_model_summary=node.pop("enable_model_summary", False),
         enable_checkpointing=False,  # ours keeps them
         callbacks=callbacks,
         logger=loggers,

@@ -1,0 +1,209 @@
+"""What users of Lightning and Hydra type out of habit: it works, or is answered by the line that does."""
+
+import re
+
+import pytest
+from omegaconf import OmegaConf
+
+from triptych.cli.arguments import as_hydra_wants
+from triptych.config.compose import compose
+from triptych.config.folders import options
+from triptych.config.habits import INSTEAD, MEANT, answer
+from triptych.config.names import EMPTY
+from triptych.config.schema import Trainer
+from triptych.config.trust import check_name
+from triptych.errors import UserError
+from triptych.runs.prepare import described
+from triptych.sweeps.single import check_single
+
+CALLBACK = "+callbacks.x._target_=pytorch_lightning.callbacks."
+SCHEDULE = "lr_schedule._target_=torch.optim.lr_scheduler."
+
+
+def configuration(line: str) -> dict:
+    """What the command would record, without a directory and without torch."""
+    cfg = compose("train", as_hydra_wants(line.split(), "train"))
+    check_single(cfg)
+    overrides, choices = list(cfg.hydra.overrides.task), dict(cfg.hydra.runtime.choices)
+    task = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    return described(task, overrides, choices)
+
+
+def value_at(config: dict, key: str):
+    for name in key.split("."):
+        config = config[name]
+    return config
+
+
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        (
+            "trainer.max_epochs=2 trainer.limit_train_batches=0.1 trainer.limit_val_batches=2 "
+            "trainer.limit_test_batches=1.0 trainer.deterministic=true trainer.num_sanity_val_steps=2 "
+            "trainer.max_time=00:00:10:00 trainer.gradient_clip_algorithm=value +trainer.detect_anomaly=true "
+            "trainer.enable_model_summary=true trainer.min_steps=2",
+            {
+                "trainer.max_epochs": 2,
+                "trainer.max_steps": None,  # the file's: of two lengths the typed one decides
+                "trainer.limit_train_batches": 0.1,
+                "trainer.limit_val_batches": 2,
+                "trainer.limit_test_batches": 1.0,
+                "trainer.deterministic": True,
+                "trainer.num_sanity_val_steps": 2,
+                "trainer.max_time": "00:00:10:00",
+                "trainer.gradient_clip_algorithm": "value",
+                "trainer.detect_anomaly": True,
+                "trainer.enable_model_summary": True,
+            },
+        ),
+        ("+trainer.fast_dev_run=True", {"trainer.max_steps": 2, "bound.repeats": 1}),
+        ("trainer.fast_dev_run=5", {"trainer.max_steps": 5, "bound.repeats": 1}),
+        ("trainer.fast_dev_run=false", {"trainer.max_steps": 1200}),
+        (
+            "optimizer=sgd optimizer.dampening=0.1 lr_schedule=constant callbacks=[default,early_stopping] "
+            f"logger=[wandb,csv] {CALLBACK}EarlyStopping +callbacks.x.monitor=val/bound",
+            {
+                "optimizer._target_": "torch.optim.SGD",
+                "optimizer.dampening": 0.1,
+                "callbacks.early_stopping.patience": 5,
+                "callbacks.ema.sigma_rel": 0.05,
+                "callbacks.x.monitor": "val/bound",
+                "logger.wandb.mode": "auto",
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_a_habit_that_works(line, values):
+    config = configuration(line)
+    assert {key: value_at(config, key) for key in values} == values
+
+
+def test_of_a_class_typed_in_place_of_a_files_the_files_other_keys_go():
+    """AdamW's betas are no arguments of SGD, nor a cosine's floor one of StepLR's: nobody typed them."""
+    config = configuration(
+        f"optimizer._target_=torch.optim.SGD optimizer.momentum=0.9 {SCHEDULE}StepLR lr_schedule.step_size=3"
+    )
+    assert config["optimizer"] == {
+        "_target_": "torch.optim.SGD",
+        "_partial_": True,
+        "lr": 8.0e-3,
+        "weight_decay": 0.1,
+        "fused": True,
+        "momentum": 0.9,
+    }
+    assert config["lr_schedule"] == {
+        "_target_": "torch.optim.lr_scheduler.StepLR",
+        "step_size": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("lr=0.1", "optimizer.lr=0.1"),
+        ("learning_rate=0.1", "optimizer.lr=0.1"),
+        ("wd=0.1", "optimizer.weight_decay=0.1"),
+        ("epochs=3", "trainer.max_epochs=3"),
+        ("n_epochs=3", "trainer.max_epochs=3"),
+        ("max_steps=3", "trainer.max_steps=3"),
+        ("batch_size=3", "data.batch_size=3"),
+        ("gpus=2", "trainer.accelerator=gpu trainer.devices=2"),
+        ("devices=2", "trainer.devices=2"),
+        ("precision=16-mixed", "trainer.precision=16-mixed"),
+        ("num_workers=2", "data.num_workers=2"),
+        ("root=/x", "data.root=/x"),
+        ("fast_dev_run=true", "trainer.fast_dev_run=true"),
+        ("guidance_scale=3", "guidance=classifier_free guidance.scale=3"),
+    ],
+)
+def test_a_synonym_is_answered_with_the_line_to_type(typed, line):
+    assert answer(*typed.split("=", 1)) == f"{typed}: no such key; use {line}"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("+lr=0.1", "lr=0.1: no such key; use optimizer.lr=0.1"),
+        ("model.lr=0.1", "model.lr=0.1: no such key; use optimizer.lr=0.1"),
+        (
+            "guidance.scale=3",
+            "no such key with guidance=none; choose guidance=auto or guidance=classifier or ",
+        ),
+        ("data=ring data.root=/x", "no such key with data=ring; choose data=captioned_folder or "),
+        ("sampler=ddpm", "sampler=ddpm: no such file; use sampler=ancestral"),
+        ("trainer.limit_test_batches=0.1", "exactly the whole test set"),
+        ("trainer.limit_train_batches=0.1", "trainer.max_epochs=1"),
+        ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0"),
+        ("trainer.max_epochs=3 trainer.max_steps=5", "trainer.max_epochs=3: trainer.max_steps=5 is typed"),
+        ("trainer.max_steps=null", "trainer.max_steps=null: no length"),
+        ("trainer.max_time=5m", "DD:HH:MM:SS"),
+        ("trainer.enable_checkpointing=false", "enable_checkpointing=false: a run keeps its"),
+        ("+trainer.use_distributed_sampler=true", "(seed, step)"),
+        ("trainer.fast_dev_run=maybe", "trainer.fast_dev_run=maybe: true, false or a number"),
+        (f"{CALLBACK}ModelCheckpoint", "checkpoint=best"),
+        (f"{CALLBACK}LambdaCallback", "LambdaCallback: not a class that a configuration may name"),
+        (f"{CALLBACK}EarlyStopping +callbacks.x.patiense=3", "callbacks.x.patiense=3: no such key, did"),
+        ("callbacks.x._target_=pytorch_lightning.callbacks.Timer", "+callbacks.x._target_="),
+        ("model.foo=1", "model.foo=1: no such key, did you mean model."),
+        ("+metrics.x=3", "metrics.x=3: no such key; a new name needs its class, +metrics.x._target_=CLASS"),
+        (
+            "optimizer._target_=torch.optim.SGD optimizer.amsgrad=true",
+            "optimizer.amsgrad=true: torch.optim.SGD has no such argument",
+        ),
+        (f"{SCHEDULE}LambdaLR", "takes code"),
+        (f"{SCHEDULE}StepLR", "lr_schedule: torch.optim.lr_scheduler.StepLR needs lr_schedule.step_size"),
+        ("callbacks=[default,early_stoping]", "early_stop"),
+    ],
+)  # fmt: skip
+def test_a_habit_that_is_answered(line, words):
+    with pytest.raises(UserError) as error:
+        configuration(line)
+    message = str(error.value)
+    assert words in message and "\n" not in message
+
+
+def test_the_table_names_keys_that_there_are():
+    """Each answer is a choice or a key: all the keys together are one line that is taken."""
+    values = {"trainer.accelerator": "cpu", "trainer.precision": "bf16-mixed", "trainer.strategy": "auto"}
+    values |= {"trainer.profiler": "simple", "trainer.gradient_clip_algorithm": "norm", "trainer.devices": 2}
+    values |= {"trainer.limit_test_batches": 1.0, "trainer.max_time": "00:00:10:00", "data.root": "x"}
+    values |= {"trainer.val_check_interval": 2, "data.size": 8, "guidance.scale": 2, "paths.data_dir": "x"}
+    others = {"data.num_workers", "data.pin_memory", "trainer.fast_dev_run", "trainer.max_steps"}
+    line = ["data=folder", "guidance=classifier_free"]
+    for part in (part for meant in MEANT.values() for part in meant.split()):
+        key, _, choice = part.partition("=")
+        if choice and "." not in key:
+            assert choice in [*options(key), EMPTY.get(key)], part
+        elif "." in key and key not in others:
+            flag = key.split(".")[1] in ("benchmark", "deterministic", "detect_anomaly", "inference_mode")
+            flag |= key.split(".")[1].startswith(("enable_", "sync_"))
+            line += [f"{key}={values.get(key, 'true' if flag else 1)}"]
+    configuration(" ".join(dict.fromkeys(line)))
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("pytorch_lightning.callbacks.RichProgressBar", "trainer.enable_progress_bar"),
+        ("pytorch_lightning.callbacks.StochasticWeightAveraging", "callbacks.ema"),
+        ("lightning.pytorch.callbacks.LearningRateMonitor", "did you mean pytorch_lightning.callbacks.Learn"),
+        ("torch.optim.lr_scheduler.StepLRR", "torch.optim.lr_scheduler has no class of that name"),
+        ("torch.optim.lr_scheduler.SequentialLR", "takes other schedules"),
+    ],
+)
+def test_a_class_that_may_not_be_named_is_answered(target, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        check_name(target)
+
+
+def test_each_key_of_lightnings_trainer_passes_or_is_answered():
+    """By Lightning's own signature, so that an upgrade that adds one is noticed."""
+    import inspect
+
+    import pytorch_lightning as pl
+
+    every = {*inspect.signature(pl.Trainer.__init__).parameters} - {"self"}
+    answered = {key.removeprefix("trainer.") for key in INSTEAD if key.startswith("trainer.")}
+    assert every == {*Trainer.__annotations__} | answered
+    assert {*Trainer.__annotations__} & answered == {"limit_test_batches"}  # which may say: the whole
