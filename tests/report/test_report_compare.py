@@ -16,7 +16,7 @@ from triptych.report.panels import colours
 from triptych.report.render import write_report
 from triptych.report.story import rows, tell
 from triptych.report.style import PAPER
-from triptych.report.verdict import footnote, sentence, verdict
+from triptych.report.verdict import footnote, verdict
 from triptych.runs.read import read_run, read_runs
 
 from .fake_runs import TARGETS, failed, make_run, metrics, running, sweep
@@ -62,47 +62,43 @@ def test_pairs_are_those_of_scipy(tmp_path):
 def test_a_clear_win_in_words(tmp_path):
     table = {"levels": {1: 1.90, 2: 1.92, 3: 1.89}, "v": {1: 2.02, 2: 2.04, 3: 2.011}}
     comparison = runs_of(tmp_path, table)
-    said = sentence(comparison, 0, 1)
-    assert said == "levels beats v by 0.120 bits/dim, 95% interval [0.119, 0.122], 3 paired seeds"
-    assert verdict(comparison).headline == said + "."
+    said = verdict(comparison).headline
+    assert said == "levels is lowest: 1.903 ± 0.009 bits/dim. Clear of v by 0.120 [0.119, 0.122]."
 
 
 def test_a_pair_wins_where_the_pooled_test_sees_nothing(tmp_path):
     table = {"a": {1: 2.0, 2: 3.0, 3: 4.0}, "b": {1: 2.1, 2: 3.11, 3: 4.09}}
     assert stats.ttest_ind(list(table["a"].values()), list(table["b"].values())).pvalue > 0.8
-    assert "a beats b by 0.100" in verdict(runs_of(tmp_path, table)).headline
+    assert "Clear of b by 0.100" in verdict(runs_of(tmp_path, table)).headline
 
 
 def test_no_ranking_where_the_interval_spans_zero(tmp_path):
     comparison = runs_of(tmp_path, {"x0": {1: 2.0, 2: 2.2, 3: 2.1}, "v": {1: 2.2, 2: 2.1, 3: 2.15}})
     said = verdict(comparison)
-    assert said.headline.startswith("No ranking") and "not distinguishable from v" in said.headline
-    assert "beats" not in said.headline + "".join(said.lines)
+    assert "Not settled against v" in said.headline and "lear of" not in said.headline
 
 
 def test_one_seed_claims_nothing(tmp_path):
     comparison = one(sweep(tmp_path, seeds=(1,)))
     said = verdict(comparison)
-    assert "one seed: no interval, no ranking claimed" in said.headline
-    assert all("beats" not in line for line in (said.headline, *said.lines))
+    assert said.headline.endswith("One seed: nothing is settled.") and "lear of" not in said.headline
     assert all(math.isnan(cell.bound.stderr) for cell in comparison.cells)
 
 
 def test_some_beaten_and_some_level(tmp_path):
     table = {"a": {1: 1.0, 2: 1.1, 3: 1.05}, "b": {1: 1.1, 2: 1.0, 3: 1.06}, "c": {1: 2.0, 2: 2.1, 3: 2.06}}
     said = verdict(runs_of(tmp_path, table)).headline
-    assert "it beats c by 1.003" in said and "not distinguishable from b" in said
+    assert "Clear of c by 1.003" in said and "Not settled against b" in said
 
 
-def test_what_the_corrected_test_does_not_hold_is_a_hint_and_never_beats(tmp_path):
+def test_what_the_corrected_test_does_not_hold_is_a_hint_and_never_clear(tmp_path):
     # p = 0.04 by itself; not after three comparisons
     table = {"a": {1: 1.0, 2: 1.0, 3: 1.0}, "b": {1: 1.1, 2: 1.15, 3: 1.2}, "c": {1: 1.11, 2: 1.19, 3: 1.25}}
     comparison = runs_of(tmp_path, table)
     assert comparison.pair(0, 1).suggestive and comparison.p(0, 1) > 0.05
     said = verdict(comparison)
-    assert said.headline.startswith("No ranking") and "may be better than both others" in said.headline
-    assert "a may be better than b" in said.lines[0] and "3 possible claims" in said.lines[0]
-    assert "beats" not in said.headline + "".join(said.lines) and "claim 3 things" in footnote(comparison)
+    assert "Not settled against b and c" in said.headline and "lear of" not in said.headline
+    assert "3 differences are tested" in footnote(comparison)
     assert rows(comparison)[1].verdict == "may be worse"
     drawn = forest(comparison, colours({"a": "a", "b": "b", "c": "c"}))
     assert [matplotlib.colors.to_hex(face) for face in faces(drawn)] == [PAPER, PAPER]
@@ -116,7 +112,7 @@ def test_how_far_the_interval_of_few_seeds_can_be_trusted_is_said(tmp_path, seed
     said = footnote(runs_of(tmp_path, table))
     low, high = (math.sqrt(stats.chi2.ppf(share, seeds - 1) / (seeds - 1)) for share in (0.1, 0.9))
     told = f"between {low:.2f} and {high:.1f} times the true one"
-    assert (told in said and "its width is a guess" in said) == (seeds < 5)
+    assert (told in said and "The width of an interval" in said) == (seeds < 5)
 
 
 def test_different_seeds_pair_only_what_is_common(tmp_path):
@@ -126,7 +122,8 @@ def test_different_seeds_pair_only_what_is_common(tmp_path):
     assert (comparison.pair(0, 1).n, comparison.pair(0, 2).n) == (2, 0)
     said = verdict(comparison)
     # a has the lower mean, b is better wherever both ran
-    assert "b beats a" in said.headline and "a and c share no seed: not compared" in said.lines
+    assert "Over the seeds that both have, b is clear of it" in said.headline
+    assert [row.verdict for row in rows(comparison)] == ["lowest mean", "better where paired", "not paired"]
     assert any("same seeds" in note for note in comparison.notes)
 
 
@@ -213,7 +210,7 @@ def test_the_same_run_in_two_sweeps_is_told_apart_by_its_sweep(tmp_path):
         runs += read_runs(tmp_path / name)
     (comparison,) = compare(runs)
     assert [cell.label for cell in comparison.cells] == ["after", "before"]
-    assert "after beats before by" in verdict(comparison).headline
+    assert "Clear of before by" in verdict(comparison).headline
 
 
 def test_repeats_within_one_sweep_count_once(tmp_path):
@@ -226,7 +223,7 @@ def test_repeats_within_one_sweep_count_once(tmp_path):
 def test_identical_seeds_raise_a_question(tmp_path):
     comparison = runs_of(tmp_path, {"x0": {1: 2.0, 2: 2.0}, "v": {1: 2.1, 2: 2.1}})
     assert any("is the seed in use?" in note for note in comparison.notes)
-    assert "No ranking" in verdict(comparison).headline
+    assert "lear of" not in verdict(comparison).headline
 
 
 def test_settings_that_train_to_one_bound_are_noted_and_those_that_draw_from_one_model_are_not(tmp_path):
@@ -319,7 +316,7 @@ def test_divergences_are_a_finding_in_table_banner_story_and_verdict(tmp_path):
     cells = {cell.label: cell for cell in (*comparison.cells, *comparison.pending)}
     assert (cells["v"].diverged, cells["x0"].diverged, cells["score"].diverged) == (0, 3, 5)
     assert "x0 diverged with 3 of 5 seeds and score diverged with 5 of 5 seeds" in said.headline
-    assert "v beats x0" in said.headline
+    assert "Clear of x0" in said.headline
     found = {row.label: row for row in rows(comparison)}
     assert found["x0"].seeds == "2 (3 diverged)" and found["score"].verdict == "diverged"
     assert story.complete and story.banner == "7 of 15 runs finished, 8 diverged"

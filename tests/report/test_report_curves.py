@@ -11,7 +11,6 @@ from triptych.report.compare import compare
 from triptych.report.curves import equal_time, noise_levels, training_time
 from triptych.report.panels import colours, panels
 from triptych.report.render import write_report
-from triptych.report.story import rows, tell
 from triptych.runs.metrics import MetricsCsv
 from triptych.runs.read import read_runs
 
@@ -126,16 +125,12 @@ def times(root) -> list[float]:
         return [float(row["time"]) for row in csv.DictReader(file)]
 
 
-def test_the_part_of_an_error_that_draws_make_is_shown(tmp_path):
+def test_the_part_of_an_error_that_draws_make_is_exported(tmp_path):
     for seed, error in ((1, 0.006), (2, 0.008)):
         test = metrics(2.0 + seed / 100)
         test["bpd"]["draw_stderr"] = error
         make_run(tmp_path, "v", seed, 2.0, test=test)
-    (comparison,) = tell([tmp_path]).comparisons
-    assert comparison.cells[0].draw_error == pytest.approx(0.005)  # sqrt(6^2 + 8^2) / 2
-    assert rows(comparison)[0].texts["draws"] == "0.005"
-    page = write_report(tmp_path).html.read_text()
-    assert "of ±, by draws, at most" in page and "“By draws” is the most that" in page
+    write_report(tmp_path)
     assert "test/bpd_draw_stderr" in (tmp_path / "results.csv").read_text()
 
 

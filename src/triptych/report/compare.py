@@ -61,16 +61,6 @@ class Cell:
         """The user's own metrics that some run has: {name: "higher", "lower" or ""}, which is better."""
         return {name: better for run in self.runs.values() for name, better in run.metrics.items()}
 
-    @cached_property
-    def draw_error(self) -> float:
-        """The part of the mean bound's standard error over seeds that the draws of evaluation make; NaN
-        unknown.
-
-        Seeds draw independently: sqrt(sum of squares) / n.
-        """
-        known = [run.test[self.measure].draw_stderr for run in self.runs.values()]
-        return math.hypot(*known) / len(known) if known and all(map(math.isfinite, known)) else math.nan
-
     def items(self, seed: int | None) -> Items | None:
         """The bound of each test item of one seed, where the run recorded it."""
         return read_items(self.runs[seed].dir, self.runs[seed].bound)
