@@ -93,7 +93,11 @@ def test_some_beaten_and_some_level(tmp_path):
 
 def test_what_the_corrected_test_does_not_hold_is_a_hint_and_never_clear(tmp_path):
     # p = 0.04 by itself; not after three comparisons
-    table = {"a": {1: 1.0, 2: 1.0, 3: 1.0}, "b": {1: 1.1, 2: 1.15, 3: 1.2}, "c": {1: 1.11, 2: 1.19, 3: 1.25}}
+    table = {
+        "a": {1: 1.0, 2: 1.01, 3: 1.02},
+        "b": {1: 1.1, 2: 1.16, 3: 1.22},
+        "c": {1: 1.11, 2: 1.2, 3: 1.27},
+    }
     comparison = runs_of(tmp_path, table)
     assert comparison.pair(0, 1).suggestive and comparison.p(0, 1) > 0.05
     said = verdict(comparison)
@@ -108,7 +112,7 @@ def test_what_the_corrected_test_does_not_hold_is_a_hint_and_never_clear(tmp_pat
 def test_how_far_the_interval_of_few_seeds_can_be_trusted_is_said(tmp_path, seeds):
     """(n - 1) sd^2 / sigma^2 is chi-squared: four sample deviations of five lie between its tenths' roots."""
     table = {c: {s: 2.0 + i + s**2 / 50 for s in range(1, seeds + 1)} for i, c in enumerate("ab")}
-    table["b"][1] += 0.3
+    table["b"][1] += 0.31
     said = footnote(runs_of(tmp_path, table))
     low, high = (math.sqrt(stats.chi2.ppf(share, seeds - 1) / (seeds - 1)) for share in (0.1, 0.9))
     told = f"between {low:.2f} and {high:.1f} times the true one"
@@ -222,7 +226,7 @@ def test_repeats_within_one_sweep_count_once(tmp_path):
 
 def test_identical_seeds_raise_a_question(tmp_path):
     comparison = runs_of(tmp_path, {"x0": {1: 2.0, 2: 2.0}, "v": {1: 2.1, 2: 2.1}})
-    assert any("is the seed in use?" in note for note in comparison.notes)
+    assert any("is the seed not in use?" in note for note in comparison.notes)
     assert "lear of" not in verdict(comparison).headline
 
 
@@ -337,3 +341,41 @@ def test_a_figure_that_is_not_finite_is_null_and_hides_no_other(tmp_path):
     figures = metrics(2.0) | {"bpd_ode": {"mean": None, "stderr": None, "n": 64}}
     read = read_run(make_run(tmp_path, "v", 1, 2.0, test=figures))
     assert read.status == "finished" and read.bound == 2.0 and math.isnan(read.test["bpd_ode"].mean)
+
+
+def test_a_result_copied_as_other_seeds_counts_once(tmp_path):
+    """Three trainings and their copies are three: six would make an interval 1 / sqrt(2) as wide."""
+    bounds = {1: 2.0, 2: 2.03, 3: 2.01}
+    others = {seed: 2.1 + seed / 50 for seed in range(1, 7)}
+    comparison = runs_of(tmp_path, {"x0": bounds | {s + 3: b for s, b in bounds.items()}, "v": others})
+    (cell,) = [cell for cell in comparison.cells if cell.label == "x0"]
+    assert set(cell.runs) == {1, 2, 3} and cell.bound.n == 3 and comparison.pair(0, 1).n == 3
+    (note,) = [note for note in comparison.notes if "to the last digit" in note]
+    assert "x0: seeds 1 and 4, 2 and 5, 3 and 6 have the same figures to the last digit" in note
+
+
+def test_seeds_of_one_model_that_only_draw_anew_are_no_copies(tmp_path):
+    for seed in (1, 2, 3):
+        drawn = {"measures": {"precision": {"mean": 0.5 + seed / 100, "n": 100}}}
+        make_run(tmp_path, "v", seed, 2.0, overrides=["trained=/runs/a", f"seed={seed}"], **drawn)
+    comparison = one(tmp_path)
+    assert set(comparison.cells[0].runs) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("how", ["parts", "items"])
+def test_a_bound_that_its_parts_or_items_contradict_is_not_ranked(tmp_path, how):
+    """A bound is the sum of its parts, and the mean of its items."""
+    for seed in (1, 2, 3):
+        for objective, bound in (("x0", 2.0 + seed / 50), ("v", 2.1 + seed / 40)):
+            run = make_run(tmp_path, objective, seed, bound, items=[-0.1, 0.0, 0.1])
+    record = json.loads((run / "summary.json").read_text())
+    record["test"]["bpd"]["mean"] = 1.2
+    if how == "items":
+        record["test"]["bpd_diffusion"]["mean"] = 1.2 - 0.002 - record["test"]["bpd_reconstruction"]["mean"]
+    (run / "summary.json").write_text(json.dumps(record))
+    comparison = one(tmp_path)
+    cells = {cell.label: cell for cell in comparison.cells}
+    assert set(cells["v"].runs) == {1, 2} and cells["v"].bound.mean > 2.1
+    (note,) = [note for note in comparison.notes if "Not ranked" in note]
+    assert run.name in note and how in note and "1.200" in note
+    assert {row.label: row.seeds for row in rows(comparison)}["v"] == "2 (1 contradictory)"

@@ -52,8 +52,8 @@ def test_a_look_once_taken_is_not_taken_again_with_more_seeds(tmp_path):
 def test_the_report_claims_what_the_looks_do_and_not_what_one_look_would(tmp_path):
     # p = .03 by itself: enough for one look at one pair, not for one of four
     for seed, gap in ((1, 0.05), (2, 0.07), (3, 0.10)):
-        make_run(tmp_path, "a", seed, 2.0)
-        make_run(tmp_path, "b", seed, 2.0 + gap)
+        make_run(tmp_path, "a", seed, 2.0 + seed / 100)
+        make_run(tmp_path, "b", seed, 2.0 + seed / 100 + gap)
     assert "Clear of b" in tell([tmp_path]).answer
     until(tmp_path, 1, 4)
     assert "lear of" not in tell([tmp_path]).answer  # before the first look
@@ -63,8 +63,8 @@ def test_the_report_claims_what_the_looks_do_and_not_what_one_look_would(tmp_pat
     assert "This is look 1 of 4" in footnote(story.comparisons[0])
     # seeds that no look has had yet change figures, not claims
     for seed in range(4, 9):
-        make_run(tmp_path, "a", seed, 2.0)
-        make_run(tmp_path, "b", seed, 2.07 + seed / 1000)
+        make_run(tmp_path, "a", seed, 2.0 + seed / 100)
+        make_run(tmp_path, "b", seed, 2.07 + seed / 100 + seed / 1000)
     assert "lear of" not in tell([tmp_path]).answer
     assert decide(tmp_path, 2, 4).open == [] and "Clear of b" in write_report(tmp_path).verdict
 
@@ -118,7 +118,7 @@ def test_items_that_are_not_the_runs_own_leave_seeds_alone(tmp_path):
     (whole,) = tell([tmp_path]).comparisons
     assert whole.claim(0, 1).pair.items == 50 and "paired by seed and by item" in footnote(whole)
     run = whole.cells[0].runs[1].dir
-    for broken in (np.full(50, 9.0), np.full(50, np.nan), np.zeros(0)):
+    for broken in (np.full(50, np.nan), np.zeros(0)):
         write_items(run, broken)
         (part,) = tell([tmp_path]).comparisons
         assert part.claim(0, 1).pair.items == 0 and part.claim(1, 2).pair.items == 50

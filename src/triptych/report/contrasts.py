@@ -15,6 +15,7 @@ import numpy as np
 from scipy.special import bdtr, bdtrc
 
 from triptych.config.claim import OF_THE_BOUND, Claim, Contrast, Point
+from triptych.report.integrity import contradiction, copies, counted_once
 from triptych.report.statistics import Paired, paired, spread
 from triptych.report.words import count, interval, number, plus_minus
 from triptych.runs.read import Run
@@ -119,6 +120,10 @@ def measure(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Measured:
             # the chance of as many, or as few, under a probability of one half
             many = float(bdtrc(diverged - 1, n, 0.5)) if diverged else 1.0
             return Measured(contrast, Paired(diverged / n, n), many, float(bdtr(diverged, n, 0.5)))
+        if said := next((f"{run.dir.name}: {why}" for run in of[point] if (why := contradiction(run))), ""):
+            return cannot(said)
+        if again := copies({run.seed: run for run in of[point] if run.test}):
+            return cannot(counted_once(label(point, axes), again).split(" and count")[0])
         if diverged:
             said = f"diverged with {diverged} of {count(len(ended), 'seed')}"
             return cannot(f"{label(point, axes)} {said}")

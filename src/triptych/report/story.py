@@ -14,6 +14,7 @@ from triptych.report import measures
 from triptych.report.claims import Claim, correct
 from triptych.report.compare import METRIC, Cell, Comparison, compare
 from triptych.report.factorial import grid
+from triptych.report.integrity import contradiction
 from triptych.report.power import cost, seeds_next
 from triptych.report.published import Judged, judged
 from triptych.report.sequential import read_rule
@@ -29,6 +30,7 @@ BESIDE = {
     "ode": "by the ODE, its own items",
     "ode_bound": "bound of those items",
 }  # not the bound, and never in its place
+LISTED = 12  # seeds in a command; more are a range
 STATUSES = ("finished", "diverged", "running", "interrupted", "failed", "unreadable")
 
 
@@ -109,7 +111,9 @@ class Story:
             return ""
         fresh = [*used, *range(used[-1] + 1, used[-1] + 1 + seeds - len(used))]
         command = [word for word in words if not word.startswith("seed=")]
-        command.append("seed=" + ",".join(map(str, fresh)))
+        whole = len(fresh) > LISTED and fresh == [*range(fresh[0], fresh[-1] + 1)]
+        seeds_of = f"range({fresh[0]},{fresh[-1] + 1})" if whole else ",".join(map(str, fresh))
+        command.append(f"seed={seeds_of}")
         seconds = math.fsum(cost(c, seeds) for c, n in wanted if n)
         takes = f", {duration(seconds)}" if math.isfinite(seconds) else ""
         return f"{count(seeds - len(used), 'more seed')}{takes}: {shlex.join(command)}"
@@ -236,6 +240,8 @@ class Beside:
 
 def against(comparison: Comparison, reference: int, i: int) -> Beside:
     """Cell i minus cell `reference`: the paired difference with its interval, corrected p, verdict."""
+    if len(comparison.cells) == 1:
+        return Beside("", "", "", {})
     if i == reference:
         return Beside("reference" if i else "best", "", "" if i else "lowest mean", {"difference": 0.0})
     claim = comparison.claim(reference, i)
@@ -278,9 +284,15 @@ def _drawn(comparison: Comparison) -> list[Row]:
 
 
 def _seeds(cell: Cell) -> str:
-    tally = Counter("not finite" if run.status == "finished" else run.status for run in cell.others)
+    tally = Counter(_left_out(run) if run.status == "finished" else run.status for run in cell.others)
     return str(len(cell.runs)) + (
         f" ({', '.join(f'{n} {status}' for status, n in tally.items())})" if tally else ""
+    )
+
+
+def _left_out(run: Run) -> str:
+    return (
+        "not finite" if not math.isfinite(run.bound) else "contradictory" if contradiction(run) else "copied"
     )
 
 

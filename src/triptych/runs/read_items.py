@@ -34,6 +34,16 @@ def read_items(directory: Path, bound: float) -> Items | None:
     return found
 
 
+def mean_of_items(directory: Path) -> float | None:
+    """The mean bound of a run's items; None where they are absent or broken."""
+    path = Path(directory) / NAME
+    try:
+        found = _load(path, path.stat().st_mtime_ns)
+    except OSError:
+        return None
+    return None if found is None else float(found.total.mean())
+
+
 @lru_cache(maxsize=512)  # a report reads each file once for each pair
 def _load(path: Path, _written: int) -> Items | None:
     found = read_arrays(path, ("index", "total"))
