@@ -39,9 +39,12 @@ def build_experiment(config: dict, download: bool) -> Experiment:
                 f"so it has none; {group}=none is accepted"
             )
     drawing = build_drawing(config, model, data, guides)
+    own = own_metrics(config)
     if not model.draws:
+        if own:
+            raise UserError(f"metrics.{next(iter(own))}: a metric of samples, and this model draws none")
         return Experiment(config, data, model)
-    node, own = config["measures"], own_metrics(config)
+    node = config["measures"]
     if not node["n"]:
         return Experiment(config, data, model, drawing)
     if node["n"] < 8 or node["repeats"] < 1:

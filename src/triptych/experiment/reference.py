@@ -31,10 +31,9 @@ def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
     Raises:
         UserError: a name of ours, or no samples are measured.
     """
-    built = {
-        name: build(node, f"metrics.{name}") for name, node in (config.get("metrics") or {}).items() if node
-    }
-    own = {name: metric for name, metric in built.items() if isinstance(metric, OfSamples)}
+    named = ((name, node) for name, node in (config.get("metrics") or {}).items() if node)
+    built = ((name, build(node, f"metrics.{name}")) for name, node in named)
+    own = {name: metric for name, metric in built if isinstance(metric, OfSamples)}
     for name in own:
         if name in SAMPLE_METRICS:
             raise UserError(f"metrics.{name}: a built-in metric of samples has this name; choose another")

@@ -66,11 +66,6 @@ class Claim:
         """True if the corrected p of "they differ by the margin or more" is at most .05."""
         return self.same <= ALPHA and not self.interim
 
-    @property
-    def hint(self) -> bool:
-        """True if the uncorrected interval excludes zero and no claim holds: "may be"."""
-        return self.pair.suggestive and not self.holds
-
     def reversed(self) -> Claim:
         """Seen from the other side."""
         return replace(self, pair=self.pair.reversed())

@@ -256,7 +256,7 @@ def _finite(ends: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def _said(comparison: Comparison, claim: Claim, best: bool) -> str:
-    """A row's verdict: what is claimed, else a hint, else that it cannot be told."""
+    """A row's verdict: what the corrected test carries, else "not settled"."""
     if claim.pair.n < 2:
         several = any(len(cell.runs) > 1 for cell in comparison.cells)  # else the headline has said it
         return "not paired" if not claim.pair.n else "one pair: not settled" if several else ""
@@ -266,9 +266,7 @@ def _said(comparison: Comparison, claim: Claim, best: bool) -> str:
         # better than the best is possible only where seeds differ: the pairs then contradict the means
         said = "worse" if worse else "better where paired" if best else "better"
         return f"{said}, {within}" if within else said
-    if within:
-        return within
-    return ("may be worse" if worse else "may be better") if claim.hint else "not settled"
+    return within or "not settled"
 
 
 def _drawn(comparison: Comparison) -> list[Row]:

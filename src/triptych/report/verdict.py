@@ -60,7 +60,7 @@ def no_better(runs: Mapping[str, Sequence[Run]], unit: str = "bits/dim") -> str:
     for name in order:
         if fresh := [label for label in failed[name] if label not in seen]:
             who = listed(fresh) if len(fresh) <= NAMED else f"{len(fresh)} of {len(mean)} settings"
-            said.append(f"{who} {'is' if len(fresh) == 1 else 'are'} no better than {what[name]}.")
+            said.append(f"{who} {_be(len(fresh))} no better than {what[name]}.")
             seen |= {*fresh}
     return " ".join(said)
 
@@ -96,7 +96,9 @@ def _headline(comparison: Comparison) -> str:
         said.append(f"Clear of {_names(comparison, clear)}{which}.")
     # possible only where seeds differ: the means are then not over the same seeds, the pairs are
     if ahead := [j for j, claim in claims.items() if claim.holds and claim.pair.mean < 0]:
-        said.append(f"Over the seeds that both have, {_names(comparison, ahead)} {_is(ahead)} clear of it.")
+        said.append(
+            f"Over the seeds that both have, {_names(comparison, ahead)} {_be(len(ahead))} clear of it."
+        )
     if same := [j for j, claim in claims.items() if claim.equal and j not in clear + ahead]:
         said.append(f"The same as {_names(comparison, same)} within {_margin(comparison)}.")
     if left := [j for j in claims if j not in clear + ahead + same]:
@@ -104,6 +106,10 @@ def _headline(comparison: Comparison) -> str:
         if comparison.rule.interim:
             said.append("Nothing is settled before the sweep ends.")
     return " ".join(said)
+
+
+def _be(n: int) -> str:
+    return "is" if n == 1 else "are"
 
 
 def _would_settle(comparison: Comparison, left: list[int]) -> str:
@@ -114,22 +120,14 @@ def _would_settle(comparison: Comparison, left: list[int]) -> str:
     needed = {j: seeds_to_settle(claim) for j, claim in claims.items()}
     some = [n for n in needed.values() if n is not None]
     never = [j for j, n in needed.items() if n is None]
-    said = []
+    said, them = [], "it" if len(left) == 1 else "them"
     if some:
         others = [j for j in left if j not in never]
-        what = _names(comparison, others) if never else "it" if len(left) == 1 else "them"
+        what = _names(comparison, others) if never else them
         said.append(f"about {max(some)} seeds would settle {what}")
     if never:
-        said.append(f"{MOST} seeds would not settle {_names(comparison, never) if some else _it(never)}")
+        said.append(f"{MOST} seeds would not settle {_names(comparison, never) if some else them}")
     return f": {', '.join(said)}"
-
-
-def _it(indices: list[int]) -> str:
-    return "it" if len(indices) == 1 else "them"
-
-
-def _is(indices: list[int]) -> str:
-    return "is" if len(indices) == 1 else "are"
 
 
 def footnote(comparison: Comparison) -> str:
