@@ -354,6 +354,15 @@ def test_a_result_copied_as_other_seeds_counts_once(tmp_path):
     assert "x0: seeds 1 and 4, 2 and 5, 3 and 6 have the same figures to the last digit" in note
 
 
+def test_a_copy_whose_bound_was_changed_a_little_is_known_by_its_items(tmp_path):
+    hard = [-0.1, 0.0, 0.1]
+    for seed, bound in ((1, 2.0), (2, 2.03)):
+        make_run(tmp_path, "x0", seed, bound, items=hard)
+    copy = make_run(tmp_path, "x0", 3, 2.00001, items=hard)
+    (copy / "items.npz").write_bytes((one(tmp_path).cells[0].runs[1].dir / "items.npz").read_bytes())
+    assert set(one(tmp_path).cells[0].runs) == {1, 2}
+
+
 def test_seeds_of_one_model_that_only_draw_anew_are_no_copies(tmp_path):
     for seed in (1, 2, 3):
         drawn = {"measures": {"precision": {"mean": 0.5 + seed / 100, "n": 100}}}

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from triptych.report.words import listed, number
 from triptych.runs.read import PARTS, Run
-from triptych.runs.read_items import mean_of_items
+from triptych.runs.read_items import load_items
 
 NEAR = 1e-4  # of the largest figure: what sums in float32 may differ by
 
@@ -21,9 +21,9 @@ def contradiction(run: Run) -> str:
     if len(parts) == len(PARTS) and all(map(math.isfinite, parts)):
         if not _near(run.bound, math.fsum(parts), max(map(abs, parts))):
             return f"its parts add up to {number(math.fsum(parts))}"
-    mean = mean_of_items(run.dir)
-    if mean is not None and not _near(run.bound, mean):
-        return f"the mean of its items is {number(mean)}"
+    items = load_items(run.dir)
+    if items is not None and not _near(run.bound, float(items.total.mean())):
+        return f"the mean of its items is {number(items.total.mean())}"
     return ""
 
 
@@ -39,25 +39,24 @@ def refused(runs: Sequence[Run]) -> list[str]:
 
 
 def copies(runs: Mapping[int | None, Run]) -> dict[int | None, int | None]:
-    """{seed: the seed whose result it repeats}: all figures equal to the last digit, samples' too.
+    """{seed: the seed whose result it repeats}: all figures, or the bounds of all items, to the last digit.
 
-    Trainings, and draws from one model, differ in some digit where their seeds do.
+    Trainings differ in some digit where their seeds do; draws from one model in their samples' measures.
     """
     first: dict[Hashable, int | None] = {}
     found = {}
     for seed, run in runs.items():
-        of = first.setdefault(_figures(run), seed)
-        if of != seed:
-            found[seed] = of
+        if again := [first[key] for key in _results(run) if first.setdefault(key, seed) != seed]:
+            found[seed] = again[0]
     return found
 
 
-def _figures(run: Run) -> Hashable:
-    splits = [
-        (s, key, e.mean, e.stderr) for s in ("test", "val", "train") for key, e in getattr(run, s).items()
-    ]
-    rows = [tuple(sorted(row.items())) for row in run.measured.rows] if run.measured else []
-    return repr((splits, rows, run.noise_levels))  # text: NaN equals NaN
+def _results(run: Run) -> list[Hashable]:
+    samples = [sorted(row.items()) for row in run.measured.rows] if run.measured else []
+    figures = (run.test, run.val, run.train, run.noise_levels, samples)
+    items = load_items(run.dir)
+    # as text, in which NaN equals NaN
+    return [repr(figures), *([] if items is None else [(items.total.tobytes(), repr(samples))])]
 
 
 def counted_once(label: str, found: Mapping[int | None, int | None]) -> str:

@@ -24,24 +24,19 @@ class Items:
 
 def read_items(directory: Path, bound: float) -> Items | None:
     """The items of a run whose mean is its test `bound`; None where they are absent, broken or of another."""
-    path = Path(directory) / NAME
-    try:
-        found = _load(path, path.stat().st_mtime_ns)
-    except OSError:
-        return None
+    found = load_items(directory)
     if found is None or not math.isclose(found.total.mean(), bound, rel_tol=1e-5, abs_tol=1e-5):
         return None
     return found
 
 
-def mean_of_items(directory: Path) -> float | None:
-    """The mean bound of a run's items; None where they are absent or broken."""
+def load_items(directory: Path) -> Items | None:
+    """The items of a run, whatever its bound; None where they are absent or broken."""
     path = Path(directory) / NAME
     try:
-        found = _load(path, path.stat().st_mtime_ns)
+        return _load(path, path.stat().st_mtime_ns)
     except OSError:
         return None
-    return None if found is None else float(found.total.mean())
 
 
 @lru_cache(maxsize=512)  # a report reads each file once for each pair
