@@ -95,7 +95,7 @@ def test_the_page_answers_first(full):
         assert f"{cell.bound.mean:.3f} ± {cell.bound.stderr:.3f}" in body
         assert i == 0 or f"{comparison.pair(0, i).mean:+.3f}" in body
     # the runs' own figures, and none of the report's
-    assert "uniform 4.500" in body and "per-pixel histogram 2.718" in body and "2.421" not in body
+    assert "uniform guess 4.500" in body and "per-pixel histogram 2.718" in body and "2.421" not in body
 
 
 def test_the_answer_is_the_measured_one(full):
