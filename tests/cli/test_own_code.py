@@ -48,7 +48,7 @@ def trusted(monkeypatch):
 
 
 def test_every_kind_takes_part(run):
-    """All classes but the second network and the metric of samples; what they log, measure and draw is in the records."""
+    """All classes but the second network and the metric of samples; what they give is in the records."""
     named = {node["_target_"] for _, node in targets(read_config(run / "config.yaml"), "")}
     classes = {
         f"mylab.{file.stem}.{name}"
