@@ -48,14 +48,14 @@ def trusted(monkeypatch):
 
 
 def test_every_kind_takes_part(run):
-    """All classes but the second network; what they log, measure and draw is in the records."""
+    """All classes but the second network and the metric of samples; what they give is in the records."""
     named = {node["_target_"] for _, node in targets(read_config(run / "config.yaml"), "")}
     classes = {
         f"mylab.{file.stem}.{name}"
         for file in MYLAB.glob("*.py")
         for name in re.findall(r"^class (\w+)\(", file.read_text(), re.MULTILINE)
     }
-    assert classes - named == {"mylab.bare.Bare", "mylab.mixer.Block"}
+    assert classes - named == {"mylab.bare.Bare", "mylab.brightness.Brightness", "mylab.mixer.Block"}
     summary = json.loads((run / "summary.json").read_text())
     for split in ("train", "val", "test"):
         figure = summary[split]["psnr"]
@@ -100,7 +100,7 @@ def test_a_checkpoint_is_opened_where_its_package_is_trusted_and_refused_elsewhe
 def test_each_kind_takes_at_most_two_files_and_the_page_says_which():
     """Every file of the package stands in one row of the page's table, or belongs to no kind."""
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| ") and "`mylab/" in line]
-    assert len(rows) == 12
+    assert len(rows) == 13
     listed = [re.findall(r"`(mylab/[^`]+)`", row) for row in rows]
     assert all(1 <= len(files) <= 2 for files in listed)
     files = [file for file in MYLAB.rglob("*.*") if file.suffix in (".py", ".yaml")]

@@ -104,3 +104,14 @@ def test_a_picture_has_one_bar_and_its_label_says_which_way_it_lies():
         assert set(split.values.unique().tolist()) == {0, 3} and (bright.sum((1, 2)) == 3 * 8).all()
         assert bright.all(2).sum(1).equal(torch.where(split.labels == 0, 3, 0))  # whole rows
         assert bright.all(1).sum(1).equal(torch.where(split.labels == 1, 3, 0))  # whole columns
+
+
+def test_samples_that_are_a_tenth_brighter_are_off_by_as_many_grey_levels():
+    """0.1 of a range of 2 is 255 / 20 = 12.75 grey levels, whichever way."""
+    from mylab.brightness import Brightness
+
+    from triptych.models.metric import Samples
+
+    true = torch.rand(5, 1, 4, 4) - 0.5
+    for shift in (0.1, -0.1):
+        assert Brightness().figure(Samples(true + shift, true)) == pytest.approx(12.75, abs=1e-4)

@@ -92,6 +92,10 @@ def _measured(values: np.ndarray) -> Measured:
 def claims_in_words(comparison: Comparison) -> list[str]:
     """Everything printed that claims a difference: by sentence, by table row, by measure of samples."""
     said = verdict(comparison)
-    printed = [said.headline, *said.lines, *(measures.ranking(comparison, name) for name in measures.KNOWN)]
-    told = [text for text in printed if "beats" in text]
+    printed = [
+        said.headline,
+        *said.lines,
+        *(measures.ranking(comparison, name) for name in measures.known(comparison.cells)),
+    ]
+    told = [text for text in printed if "lear of" in text]
     return told + [row.label for row in rows(comparison) if row.verdict.startswith(("worse", "better"))]

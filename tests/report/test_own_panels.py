@@ -80,7 +80,7 @@ def test_a_package_that_cannot_be_imported_costs_its_panels_alone(lab, tmp_path)
     lab("import nowhere_at_all\n")
     html = write_report(runs(tmp_path / "runs")).html.read_text()
     assert "They cannot be had. panel_lab.panels: ModuleNotFoundError: No module named" in html
-    assert f"({tmp_path}/panel_lab/panels.py:1)" in html and "Where the bits go" in html
+    assert f"({tmp_path}/panel_lab/panels.py:1)" in html and "Training set against test set" in html
 
 
 def test_what_lies_in_a_directory_that_is_reported_is_run_by_nobody(lab, tmp_path, monkeypatch):

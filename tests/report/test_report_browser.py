@@ -317,7 +317,7 @@ def test_tables_are_saved_as_they_are_shown(page, small):
 def test_figures_are_saved_as_svg_and_png(page):
     count = page.run("document.querySelectorAll('main .exports.figure').length")
     assert count == page.run("document.querySelectorAll('main [data-figure]').length") == 9
-    page.click("[data-figure='Where the bits go'] .exports button:nth-child(1)")
+    page.click("[data-figure='Training set against test set'] .exports button:nth-child(1)")
     text = page.downloaded("where-the-bits-go.svg").decode()
     root = ElementTree.fromstring(text)
     assert root.tag.endswith("svg") and "var(" not in text and root.get("width")

@@ -134,7 +134,7 @@ def test_another_ring_is_no_setting(tmp_path):
     comparisons = compare(read_runs(tmp_path))
     assert [c.data for c in comparisons] == ["ring (std=0.1)", "ring (std=0.2)"]
     story = tell([tmp_path])
-    assert "beats" not in story.answer and "On ring (std=0.1)" in story.answer
+    assert "lear of" not in story.answer and "On ring (std=0.1)" in story.answer
     assert all("Other data are no setting" in " ".join(c.notes) for c in comparisons)
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from triptych.config.metric import SAMPLE_METRICS
 from triptych.report.compare import compare
 from triptych.report.draw_measures import draw
 from triptych.report.measures import about, deciding, ranking, standings, table
@@ -56,29 +57,29 @@ def test_a_measure_of_fewer_samples_says_how_many(tmp_path):
     (run,) = runs = read_runs(tmp_path)
     (comparison,) = compare(runs)
     assert about(comparison) == (
-        "400 samples a set (share as asked for, of combinations kept from training: 200), "
+        "400 samples a set (share that match captions kept from training: 200), "
         "against 400 training images of shapes."
     )
     taken = {what: n for where, what, _, n in of_run(run, 10)["figures"] if where == "samples"}
-    assert taken["share of samples as asked for"] == 400
-    assert taken["share as asked for, of combinations kept from training"] == 200
+    assert taken["share of samples that match their caption"] == 400
+    assert taken["share that match captions kept from training"] == 200
 
 
 def test_lower_or_higher_is_better_and_no_ranking_without_an_interval(comparison):
     said = ranking(comparison, "sliced_wasserstein")
-    assert "lower is better" in said and "at 5 x0 beats v" in said
-    assert said.endswith("at 10 no ranking.")
-    assert "higher is better): at 5 x0 beats v" in ranking(comparison, "precision")
+    assert "lower is better" in said and "at 5 x0 is clear of v" in said
+    assert said.endswith("at 10 nothing is settled.")
+    assert "higher is better): at 5 x0 is clear of v" in ranking(comparison, "precision")
     assert ranking(comparison, "recall") == "" == ranking(comparison, "mode_1")
 
 
 def test_figures_and_the_page(comparison, tmp_path):
     palette = colours({cell.label: cell.label for cell in comparison.cells})
-    assert draw("precision")(comparison, palette) is not None
-    assert draw("recall")(comparison, palette) is None
+    assert draw(SAMPLE_METRICS["precision"])(comparison, palette) is not None
+    assert draw(SAMPLE_METRICS["recall"])(comparison, palette) is None
     page = write_report(tmp_path).html.read_text()
     assert "samples/precision@evaluations=5" in (tmp_path / "results.csv").read_text()
-    assert "Measures of samples" in page and "at 5 x0 beats v" in page
+    assert "Measures of samples" in page and "at 5 x0 is clear of v" in page
 
 
 def draw_run(root, sampler, seed, **extra):
@@ -107,15 +108,13 @@ def test_of_one_model_the_samples_decide_and_not_its_bound(drawn):
         ("heun", "best mean at 10"), ("ddim", "best mean at 5")]  # fmt: skip
     story = tell([drawn])
     assert story.question == "Which sampler draws the best samples on ring from one and the same model?"
-    assert (
-        story.answer
-        == "By sliced Wasserstein distance (lower is better): at 5 ddim beats heun; at 10 no ranking."
-    )
+    said = "By sliced Wasserstein distance (lower is better): at 5 ddim is clear of heun; at 10 nothing is"
+    assert story.answer.endswith(f"{said} settled.")
     assert [row.texts["sliced_wasserstein@0"] for row in rows(found)] == ["0.493 ± 0.018", "0.297 ± 0.009"]
     report = write_report(drawn)
     for text in (report.html.read_text(), report.markdown.read_text()):
-        assert "liced Wasserstein distance by evaluations" in text and "at 5 ddim beats heun" in text
-        assert "p (Holm)" not in text and "Where the bits go" not in text
+        assert "liced Wasserstein distance by evaluations" in text and "at 5 ddim is clear of heun" in text
+        assert "p (Holm)" not in text and "Error by noise level" not in text
 
 
 def test_the_bound_decides_where_models_differ_or_nothing_was_measured(comparison, tmp_path):
@@ -130,7 +129,10 @@ def test_one_value_without_a_key_is_drawn_as_dots(tmp_path):
     for seed in (1, 2):
         make_run(tmp_path, "x0", seed, 1.9, measures={"mode_1": {"mean": 0.2, "stderr": 0.01, "n": 9}})
     (found,) = compare(read_runs(tmp_path))
-    assert table(found.cells, "mode_1").key == "" and draw("mode_1")(found, colours({"x0": "x0"})) is not None
+    assert (
+        table(found.cells, "mode_1").key == ""
+        and draw(SAMPLE_METRICS["mode_1"])(found, colours({"x0": "x0"})) is not None
+    )
 
 
 @pytest.mark.parametrize("broken", [{"measures": 3}, {"measures_over": {"rows": 1}}, {"measures": {"x": {}}}])
@@ -153,7 +155,7 @@ def test_settings_under_one_name_that_only_draw_are_of_drawing_too(tmp_path):
             make_run(tmp_path, "levels", seed, 1.9 + seed, overrides=told, **measured(values))
     (found,) = compare(read_runs(tmp_path))
     assert found.subject == "setting" and found.of_drawing and deciding(found) == "sliced_wasserstein"
-    assert tell([tmp_path]).answer.endswith("prior beats text.")
+    assert tell([tmp_path]).answer.endswith("prior is clear of text.")
     assert not found.notes
 
 

@@ -89,7 +89,7 @@ def test_the_variance_is_that_of_crossed_random_effects():
     assert d.mean((1, 2)).var() == pytest.approx(truth, rel=4 * np.sqrt(2 / 4000))
 
 
-def test_no_difference_and_at_most_5_percent_of_reports_say_beats():
+def test_no_difference_and_at_most_5_percent_of_reports_say_clear():
     random, n, told = np.random.default_rng(2), 150, 0
     for k in range(n):
         table = bounds(random, [2.0] * 5, 3, 297, RATIOS[k % len(RATIOS)], rest=k % 2)
@@ -100,7 +100,7 @@ def test_no_difference_and_at_most_5_percent_of_reports_say_beats():
     assert at_most(told, n, 0.05), told / n
 
 
-def test_no_difference_and_looking_seven_times_says_beats_in_at_most_5_percent():
+def test_no_difference_and_looking_seven_times_says_clear_in_at_most_5_percent():
     random, n, told = np.random.default_rng(3), 60, 0
     sizes = (3, 5, 7, 9, 12)
     for k in range(n):

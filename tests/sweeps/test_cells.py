@@ -39,6 +39,20 @@ def test_an_axis_of_one_value_is_an_axis(one, other, same):
     assert (name_of(*one) == name_of(*other)) == same
 
 
+def test_a_sweep_has_a_short_name_whatever_it_shares():
+    """What all runs share is the same again and again: it is recorded, and need not be read in each path."""
+    shared = [
+        "trainer.max_steps=900",
+        "optimizer.lr=0.003",
+        "data.batch_size=64",
+        "denoiser.network.width=32",
+    ]
+    name = name_of(*shared, "objective=v,x0")
+    assert name.startswith("sweep,") and len(name) <= 48
+    assert name != name_of(*shared[:3], "denoiser.network.width=64", "objective=v,x0")
+    assert name_of(*reversed(shared), "objective=v,x0") == name
+
+
 def test_a_refused_cell_is_no_result(root, prepared, door):
     """Directories that hold finished runs of another configuration: exit 1, and none of their figures."""
     runs = [prepared("name=s", f"seed={seed}", path=f"../sweeps/s/seed={seed}") for seed in (1, 2)]
@@ -50,6 +64,7 @@ def test_a_refused_cell_is_no_result(root, prepared, door):
     sweep = root / "logs" / "sweeps" / "s"
     assert done.returncode == 1
     assert done.stderr.count("holds another run") == 2, done.stderr
+    assert f"sweep s: 2 runs in {sweep}\n" in done.stderr
     assert "1.23" not in done.stdout + done.stderr + (sweep / "report.html").read_text()
     assert "0 of 2 runs finished, 2 failed" in done.stdout
     assert set(json.loads((sweep / "sweep.json").read_text())["refused"]) == {"seed=1", "seed=2"}

@@ -15,6 +15,7 @@ from triptych.data.batch import Batch
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
+from triptych.models.metric import OfSamples
 
 BETTER = {True: "higher", False: "lower", None: ""}
 
@@ -76,10 +77,11 @@ class Metrics(pl.Callback):
 
 
 def build_metrics(config: dict) -> list[Metrics]:
-    """The callback of the metrics that ``config`` names; none where it names none."""
+    """The callback of the metrics of items that ``config`` names; none where it names none."""
     named = {name: node for name, node in (config.get("metrics") or {}).items() if node}
     made = {name: build(node, f"metrics.{name}") for name, node in named.items()}
-    return [Metrics(made)] if made else []
+    of_items = {name: metric for name, metric in made.items() if not isinstance(metric, OfSamples)}
+    return [Metrics(of_items)] if of_items else []
 
 
 def figures_of(trainer: pl.Trainer) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from triptych.config.metric import SAMPLE_METRICS
 from triptych.config.nearest import nearest
 from triptych.declare import refusal
 from triptych.errors import UserError
@@ -28,18 +29,8 @@ from triptych.errors import UserError
 # what a claim can be of, beside the user's own metrics
 OF_THE_BOUND = ("bound", "prior", "reconstruction", "diffusion", "gap", "entropy", "iw", "ode", "ode_bound")
 OF_THE_RUN = ("train_bound", "val_bound", "estimator_variance")
-OF_POINTS = ("sliced_wasserstein", "energy_distance", "mode_error", "mode_1")
-OF_SAMPLES = (
-    *OF_POINTS,
-    "fid",
-    "frechet_distance",
-    "precision",
-    "recall",
-    "class_accuracy",
-    "prompt_accuracy",
-    "prompt_accuracy_held_out",
-    "retrieval",
-)
+OF_POINTS = tuple(name for name, metric in SAMPLE_METRICS.items() if metric.of == "points")
+OF_SAMPLES = (*SAMPLE_METRICS,)
 METRIC = "metric"  # as an axis: the metrics themselves are compared
 STATISTICS = ("order", "same", "value", "diverges")
 TAKES = {  # the keys beside a statistic that say how

@@ -26,6 +26,9 @@ EMPTY = {
 }
 
 
+SWEEP = 48  # characters of a sweep's directory
+
+
 def slug(text: str, limit: int = 120) -> str:
     """``text`` as one file name; a hash keeps two texts apart where characters or length had to go."""
     safe = re.sub(r"[^A-Za-z0-9=,._+-]+", "-", text).strip("-.") or "run"
@@ -70,8 +73,8 @@ def grid_keys(cfg: DictConfig) -> set[str]:
 
 
 def sweep_name(cfg: DictConfig) -> str:
-    """The sweep's name, and whatever its cells share."""
-    return slug(",".join([own_name(cfg) or "sweep", *sorted(shared_overrides(cfg).values())]))
+    """The sweep's name and whatever its cells share; of a long one the beginning, and a hash."""
+    return slug(",".join([own_name(cfg) or "sweep", *sorted(shared_overrides(cfg).values())]), SWEEP)
 
 
 def own_name(cfg: DictConfig) -> str | None:

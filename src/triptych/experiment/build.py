@@ -1,7 +1,7 @@
 """An experiment from a resolved configuration: everything once, and nothing that could not be used later."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from triptych.config.build import build
@@ -14,10 +14,11 @@ from triptych.errors import UserError
 from triptych.experiment.experiment import Drawing, Experiment
 from triptych.experiment.guided import Guides, guided
 from triptych.experiment.model import build_model
-from triptych.experiment.reference import Images, Points
+from triptych.experiment.reference import Images, Points, own_metrics
 from triptych.experiment.source import OtherPart, Source
 from triptych.experiment.stages import drawn_as
 from triptych.models.base import BoundModel
+from triptych.models.metric import OfSamples
 
 
 def build_experiment(config: dict, download: bool) -> Experiment:
@@ -38,7 +39,10 @@ def build_experiment(config: dict, download: bool) -> Experiment:
                 f"so it has none; {group}=none is accepted"
             )
     drawing = build_drawing(config, model, data, guides)
+    own = own_metrics(config)
     if not model.draws:
+        if own:
+            raise UserError(f"metrics.{next(iter(own))}: a metric of samples, and this model draws none")
         return Experiment(config, data, model)
     node = config["measures"]
     if not node["n"]:
@@ -47,7 +51,7 @@ def build_experiment(config: dict, download: bool) -> Experiment:
         raise UserError(f"measures.n={node['n']}, repeats={node['repeats']}: at least 8 and 1 are accepted")
     draws = lambda asked: build_drawing(asked, model, data, guides)  # noqa: E731
     measured = _measured(config, drawing, draws)
-    return Experiment(config, data, model, drawing, measured, _reference(config, data, guides))
+    return Experiment(config, data, model, drawing, measured, _reference(config, data, guides, own))
 
 
 def build_drawing(config: dict, model: BoundModel, data: DataModule, guides: Guides) -> Drawing:
@@ -155,15 +159,19 @@ def _changed(config: dict, key: str, value: Any, sampler: Sampler) -> dict:
     return config
 
 
-def _reference(config: dict, data: DataModule, guides: Guides) -> Points | Images:
+def _reference(
+    config: dict, data: DataModule, guides: Guides, own: Mapping[str, OfSamples]
+) -> Points | Images:
     node = config["measures"]
     if len(data.shape) != 3:
-        return Points(data, node["n"], config["seed"])
-    if node["classifier"] is None:
+        return Points(data, node["n"], config["seed"], own)
+    classifier = None
+    if node["classifier"] is not None:
+        classifier = guides.classifier("measures.classifier", node["classifier"], noise=False)
+    elif not own:
         raise UserError(
-            "measures.classifier=null: images are measured by a classifier; its checkpoint is accepted, or "
-            "measures.n=0 to measure none"
+            "measures.classifier=null: images are measured by a classifier; pass its checkpoint, a metric of "
+            "samples of your own, or measures.n=0"
         )
-    classifier = guides.classifier("measures.classifier", node["classifier"], noise=False)
     embedder = Embedder(node["contrastive"]) if node.get("contrastive") else getattr(data, "embedder", None)
-    return Images(data, node["n"], classifier, config["seed"], node["inception"], embedder)
+    return Images(data, node["n"], classifier, config["seed"], node["inception"], embedder, own)

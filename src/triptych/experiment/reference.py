@@ -1,11 +1,14 @@
 """What samples are measured against: fresh true points, or real images through a classifier's features."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from triptych.config.build import build
+from triptych.config.metric import SAMPLE_METRICS
 from triptych.data.base import DataModule
 from triptych.data.captions import Captioned
 from triptych.data.embedder import Embedder
@@ -15,24 +18,80 @@ from triptych.diffusion.draws import Stream, seeded
 from triptych.errors import UserError
 from triptych.experiment.inception import open_inception, read
 from triptych.models.classifier import Classifier
+from triptych.models.metric import OfSamples, Samples
 
 PAIRS = 5  # of true sets, for the noise floor
-FEW = 3  # modes whose shares are told one by one
+FEW = 3  # modes whose shares are recorded one by one
+BETTER = {True: "higher", False: "lower", None: ""}
 
 
-class Points:
+def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
+    """The user's own metrics of samples that ``config`` names.
+
+    Raises:
+        UserError: a name of ours, or no samples are measured.
+    """
+    named = ((name, node) for name, node in (config.get("metrics") or {}).items() if node)
+    built = ((name, build(node, f"metrics.{name}")) for name, node in named)
+    own = {name: metric for name, metric in built if isinstance(metric, OfSamples)}
+    for name in own:
+        if name in SAMPLE_METRICS:
+            raise UserError(f"metrics.{name}: a built-in metric of samples has this name; choose another")
+        if not config["measures"]["n"]:
+            raise UserError(f"metrics.{name}: measures.n=0 draws no samples to measure; set measures.n=1000")
+    return own
+
+
+class Reference:
+    """What samples are compared with, and the user's own metrics of them."""
+
+    own: Mapping[str, OfSamples]
+    shape: tuple[int, ...]
+    n: int
+
+    def compare(self, x: Tensor, asked: Tensor | None, repeat: int) -> dict[str, float]:
+        """Every figure of samples x (n, *shape), asked the classes ``asked`` (n,), by name."""
+        raise NotImplementedError
+
+    def prompted(self, x: Tensor, items: Tensor) -> dict[str, float]:
+        """Shares of samples x that match the captions of held-out ``items``."""
+        raise NotImplementedError
+
+    def noise(
+        self, asked: Tensor | None, items: Tensor | None, generator: torch.Generator
+    ) -> dict[str, float]:
+        """Every figure of as much pure noise, cut to [-1, 1] where data are images, as if it were asked
+        the classes ``asked`` or the captions of ``items``."""
+        x = torch.randn(self.n, *self.shape, generator=generator)
+        x = x.clamp(-1, 1) if len(self.shape) == 3 else x
+        found = self.compare(x, asked, 0) | ({} if items is None else self.prompted(x, items))
+        return {name: figure for name, figure in found.items() if math.isfinite(figure)}
+
+    def about_own(self) -> dict[str, dict[str, str]]:
+        """{name: title, unit, better} of the user's own metrics, for ``summary.json``."""
+        return {
+            name: {"title": m.title or name, "unit": m.unit, "better": BETTER[m.higher_is_better]}
+            for name, m in self.own.items()
+        }
+
+    def _own(self, samples: Samples) -> dict[str, float]:
+        return {name: float(metric.figure(samples)) for name, metric in self.own.items()}
+
+
+class Points(Reference):
     """True points, drawn afresh for every comparison.
 
     Raises:
         UserError: data that no formula draws.
     """
 
-    def __init__(self, data: DataModule, n: int, seed: int):
+    def __init__(self, data: DataModule, n: int, seed: int, own: Mapping[str, OfSamples] | None = None):
         if not isinstance(data, Generated):
             raise UserError(
-                f"measures.n={n}: data {data.name} is neither images nor drawn by a formula; 0 is"
+                f"measures.n={n}: data {data.name} is neither images nor drawn by a formula; set measures.n=0"
             )
-        self.data, self.n, self.seed = data, n, seed
+        self.data, self.n, self.seed, self.own = data, n, seed, own or {}
+        self.shape = tuple(data.shape)
         self.name = f"{n} fresh points of {data.name}"
 
     def truth(self, stream: int) -> Tensor:
@@ -43,14 +102,14 @@ class Points:
     prompts = None  # points have no captions
 
     def prompted(self, x: Tensor, items: Tensor) -> dict[str, float]:
-        """Nothing: points are not asked for by captions."""
+        """Return {}: points have no captions."""
         return {}
 
     def compare(self, x: Tensor, asked: Tensor | None, repeat: int) -> dict[str, float]:
         """Sliced Wasserstein, energy distance and, of a mixture, the share of each mode."""
-        return self._measure(x, self.truth(repeat))
+        return self._measure(x, self.truth(repeat), asked)
 
-    def _measure(self, x: Tensor, true: Tensor) -> dict[str, float]:
+    def _measure(self, x: Tensor, true: Tensor, asked: Tensor | None = None) -> dict[str, float]:
         found = {
             "sliced_wasserstein": measures.sliced_wasserstein(x, true),
             "energy_distance": measures.energy_distance(x, true),
@@ -61,7 +120,7 @@ class Points:
             found["mode_error"] = 0.5 * (share - weights).abs().sum().item()
             if len(share) <= FEW:
                 found |= {f"mode_{k + 1}": s for k, s in enumerate(share.tolist())}
-        return found
+        return found | self._own(Samples(x, true, asked))
 
     def floor(self) -> dict[str, dict[str, float]]:
         """Each measure between true sets."""
@@ -111,8 +170,8 @@ class Prompts:
         return right
 
 
-class Images:
-    """Training images, through a classifier of clean ones, and for FID through InceptionV3 if it is given.
+class Images(Reference):
+    """Training images: by a classifier of clean ones, by InceptionV3 for FID, and by metrics of one's own.
 
     The floor is held-out images (validation and test) against the same reference: what a perfect sampler of
     their number would reach.
@@ -122,13 +181,14 @@ class Images:
         self,
         data: DataModule,
         n: int,
-        classifier: Classifier,
+        classifier: Classifier | None,
         seed: int,
         inception: str | None = None,
         embedder: Embedder | None = None,
+        own: Mapping[str, OfSamples] | None = None,
     ):
-        self.classifier, self.n = classifier, n
-        self.prompts = Prompts(data, embedder) if isinstance(data, Captioned) else None
+        self.classifier, self.n, self.own, self.shape = classifier, n, own or {}, tuple(data.shape)
+        self.prompts = Prompts(data, embedder) if isinstance(data, Captioned) and classifier else None
         order = torch.randperm(len(data.splits["train"]), generator=torch.Generator().manual_seed(seed))[:n]
         self.x = data.splits["train"].batch(order).x
         self.inception = None if inception is None else open_inception(inception)
@@ -141,28 +201,33 @@ class Images:
 
     def on(self, device: torch.device) -> None:
         """Ready to compare samples of a model on ``device``: what it is compared with is read there."""
-        self.features, _ = self.classifier.to(device).read(self.x)
+        self.features = None if self.classifier is None else self.classifier.to(device).read(self.x)[0]
         if self.inception is not None:
             self.seen = read(self.inception.to(device), self.x.to(device))
 
     def prompted(self, x: Tensor, items: Tensor) -> dict[str, float]:
         """Shares of samples that are what the captions of held-out ``items`` ask for."""
-        assert self.prompts is not None
+        assert self.prompts is not None and self.classifier is not None
         return self.prompts.compare(x, self.classifier.read(x)[1], items)
 
     def compare(self, x: Tensor, asked: Tensor | None, repeat: int) -> dict[str, float]:
         """Fréchet distance, precision, recall and, where classes were asked for, class accuracy."""
-        features, logits = self.classifier.read(x)
-        covered = measures.precision_recall(self.features, features)
-        found = {
-            "frechet_distance": measures.frechet_distance(self.features, features),
-            "precision": covered.precision,
-            "recall": covered.recall,
-        }
+        features = logits = None
+        found: dict[str, float] = {}
+        if self.classifier is not None and self.features is not None:
+            features, logits = self.classifier.read(x)
+            covered = measures.precision_recall(self.features, features)
+            found |= {
+                "frechet_distance": measures.frechet_distance(self.features, features),
+                "precision": covered.precision,
+                "recall": covered.recall,
+            }
+            if asked is not None:
+                found["class_accuracy"] = measures.class_accuracy(logits, asked)
         if self.inception is not None:
             seen = read(self.inception, x.to(self.seen.device))
             found["fid"] = measures.frechet_distance(self.seen, seen)
-        return found | ({} if asked is None else {"class_accuracy": measures.class_accuracy(logits, asked)})
+        return found | self._own(Samples(x, self.x, asked, features, self.features, logits))
 
     def floor(self) -> dict[str, Any]:
         """Each measure of held-out images, as many as there are up to n."""
@@ -192,4 +257,5 @@ def _spread(found: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     return {
         name: {"median": pick(name)[len(found) // 2], "low": pick(name)[0], "high": pick(name)[-1]}
         for name in found[0]
+        if all(math.isfinite(f[name]) for f in found)
     }

@@ -1,7 +1,8 @@
-"""Metrics of one's own, beside the bound: torchmetrics' interface, told the model and a batch."""
+"""Metrics of one's own, beside the bound: of a split's items (`PerItem`), or of samples (`OfSamples`)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,6 +58,47 @@ class PerItem(Metric):
         """{"mean", "stderr", "n"}; a mean of None where no item had a number."""
         n, total, squares = self.sums.tolist()
         return figure_of(int(n), total, squares) if n else {"mean": None, "stderr": None, "n": 0}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A set of samples beside as many true items or more, both (n, *shape) in the model's units.
+
+    ``labels``: the classes (n,) that the samples were asked for. Of images with ``measures.classifier``, also
+    its features (n, f) of both, and its logits (n, classes) of the samples. None where there are none.
+    """
+
+    x: Tensor
+    true: Tensor
+    labels: Tensor | None = None
+    features: Tensor | None = None
+    true_features: Tensor | None = None
+    logits: Tensor | None = None
+
+
+@declared("metrics")
+class OfSamples(Metric):
+    """A figure of a set of samples: a subclass says ``title``, ``unit``, which end is good, and ``figure``.
+
+    It is taken where ``measures`` takes its own: with the run's sampler and guidance, at each value of
+    ``measures.over``, ``measures.repeats`` times; of pure noise and between true sets too, as its scale. Its
+    key under ``metrics`` is its name. A report ranks and draws it, ``results.csv`` and W&B have it, and a
+    published claim may be of it.
+    """
+
+    full_state_update = False
+    title = ""
+    unit = ""
+
+    def figure(self, samples: Samples) -> float:
+        """The figure of one set; NaN where it has none."""
+        raise NotImplementedError
+
+    def update(self, samples: Samples) -> None:
+        """Unused: sets are averaged by ``sampling.measure``."""
+
+    def compute(self) -> None:
+        """Unused: sets are averaged by ``sampling.measure``."""
 
 
 def check_diffuses_data(model: BoundModel) -> None:

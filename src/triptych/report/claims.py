@@ -2,7 +2,7 @@
 
 A claim is a pair of settings by the bound, or by one measure of samples at one value of its key. All of
 them, over all data sets of a report, are one family: with no true difference anywhere, a report prints
-"beats" with probability at most 5%. Where there are both, the question that the report asks (the bound, or
+"clear of" with probability at most 5%. Where there are both, the question that the report asks (the bound, or
 the measure that decides) has half of that error to itself (weighted Holm), so that many measures do not
 drown it.
 
@@ -58,18 +58,13 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether the words may be "beats"."""
+        """True if the corrected p is at most .05 and no more runs are to come: "clear of"."""
         return self.p <= ALPHA and not self.interim
 
     @property
     def equal(self) -> bool:
-        """Whether the words may be "the same within"."""
+        """True if the corrected p of "they differ by the margin or more" is at most .05."""
         return self.same <= ALPHA and not self.interim
-
-    @property
-    def hint(self) -> bool:
-        """Whether the uncorrected interval excludes zero and no more: "may be"."""
-        return self.pair.suggestive and not self.holds
 
     def reversed(self) -> Claim:
         """Seen from the other side."""
@@ -138,8 +133,8 @@ def _pairs(cells: Sequence[Cell], deciding: str) -> Iterator[tuple[Key, Paired]]
     if not deciding:
         for a, b in combinations(cells, 2):
             yield (BOUND, 0, a.label, b.label), _by_bound(a, b)
-    for name, (_, better) in measures.KNOWN.items():
-        known = measures.table(cells, name) if better else None
+    for name, metric in measures.known(cells).items():
+        known = measures.table(cells, name) if metric.better else None
         if known is None:
             continue
         labels = [cell.label for cell in cells if cell.label in known.cells]

@@ -8,7 +8,7 @@ Only runs on the same data and in the same unit are compared; each such group is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
@@ -17,6 +17,7 @@ from triptych.config.keys import role
 from triptych.declare import Role
 from triptych.report.axes import BUNDLES, SWEEP, Axis, find_axes, label, machine_axes, settings, value
 from triptych.report.claims import BOUND, Claim, Key, Rule, correct
+from triptych.report.integrity import contradiction, copies, counted_once, refused
 from triptych.report.same_data import Group, group
 from triptych.report.statistics import Paired, Spread, spread
 from triptych.report.words import count, listed
@@ -29,12 +30,16 @@ METRIC = "metric/"  # before the name of a metric of the user's own, among the p
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of settings: its usable runs by seed (finished, finite bound) and the others."""
+    """One combination of settings: its usable runs by seed (finished, finite bound) and the others.
+
+    `copies`: {seed: the seed whose result it repeats}, of runs among the others.
+    """
 
     label: str
     measure: str
     runs: dict[int | None, Run]
     others: tuple[Run, ...] = ()
+    copies: Mapping[int | None, int | None] = field(default_factory=dict)
 
     @property
     def diverged(self) -> int:
@@ -60,16 +65,6 @@ class Cell:
     def metrics(self) -> dict[str, str]:
         """The user's own metrics that some run has: {name: "higher", "lower" or ""}, which is better."""
         return {name: better for run in self.runs.values() for name, better in run.metrics.items()}
-
-    @cached_property
-    def draw_error(self) -> float:
-        """The part of the mean bound's standard error over seeds that the draws of evaluation make; NaN
-        unknown.
-
-        Seeds draw independently: sqrt(sum of squares) / n.
-        """
-        known = [run.test[self.measure].draw_stderr for run in self.runs.values()]
-        return math.hypot(*known) / len(known) if known and all(map(math.isfinite, known)) else math.nan
 
     def items(self, seed: int | None) -> Items | None:
         """The bound of each test item of one seed, where the run recorded it."""
@@ -192,16 +187,22 @@ def _cells(runs: list[Run], axes: list[Axis], measure: str) -> tuple[list[Cell],
     for run in sorted(runs, key=lambda run: run.started):
         name = label(run, axes)
         cell = cells.setdefault(name, Cell(name, measure, {}))
-        if run.status == "finished" and math.isfinite(run.bound):
+        if run.status == "finished" and math.isfinite(run.bound) and not contradiction(run):
             repeated += run.seed in cell.runs
             cell.runs[run.seed] = run
         else:
             cells[name] = replace(cell, others=(*cell.others, run))
     first = {label(run, axes): i for i, run in reversed(list(enumerate(runs)))}
-    # seeds in order, so that figures and the "first seed" do not depend on which job ended first
-    ordered = (replace(c, runs=dict(sorted(c.runs.items(), key=lambda kv: (kv[0] is None, kv[0] or 0))))
-               for c in cells.values())  # fmt: skip
-    return sorted(ordered, key=lambda cell: first[cell.label]), repeated
+    return sorted(map(_in_order, cells.values()), key=lambda cell: first[cell.label]), repeated
+
+
+def _in_order(cell: Cell) -> Cell:
+    """Seeds in order, so that figures and the "first seed" do not depend on which job ended first; copies of
+    a result are among the others."""
+    runs = dict(sorted(cell.runs.items(), key=lambda kv: (kv[0] is None, kv[0] or 0)))
+    again = copies(runs)
+    once = {seed: run for seed, run in runs.items() if seed not in again}
+    return replace(cell, runs=once, others=(*cell.others, *(runs[seed] for seed in again)), copies=again)
 
 
 def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> list[str]:
@@ -218,9 +219,8 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> list[
         notes.append(
             "Not every setting has the same seeds yet: paired differences use only the seeds both have."
         )
-    for cell in cells:
-        if len(cell.runs) > 1 and len(set(cell.values().values())) == 1:
-            notes.append(f"All seeds of {cell.label} gave the same figure: is the seed in use?")
+    notes += refused([run for run in runs if run.status == "finished" and math.isfinite(run.bound)])
+    notes += [counted_once(cell.label, cell.copies) for cell in cells if cell.copies]
     sizes = sorted({run.test[run.measure].n for run in used if run.measure})
     if len(sizes) > 1:
         notes.append(

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtr, bdtrc
 
-from triptych.config.claim import OF_SAMPLES, OF_THE_BOUND, Claim, Contrast, Point
+from triptych.config.claim import OF_THE_BOUND, Claim, Contrast, Point
+from triptych.report.integrity import contradiction, copies, counted_once
 from triptych.report.statistics import Paired, paired, spread
 from triptych.report.words import count, interval, number, plus_minus
 from triptych.runs.read import Run
@@ -112,22 +113,26 @@ def measure(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Measured:
     for point in points:
         ended = [run for run in of[point] if run.status in ("finished", "diverged")]
         if len(ended) < seeds:
-            return cannot(f"{len(ended)} of {count(seeds, 'run')} of {_label(point, axes)} ended")
+            return cannot(f"{len(ended)} of {count(seeds, 'run')} of {label(point, axes)} ended")
         diverged = sum(run.status == "diverged" for run in ended)
         if contrast.diverges:
             n = len(ended)
             # the chance of as many, or as few, under a probability of one half
             many = float(bdtrc(diverged - 1, n, 0.5)) if diverged else 1.0
             return Measured(contrast, Paired(diverged / n, n), many, float(bdtr(diverged, n, 0.5)))
+        if said := next((f"{run.dir.name}: {why}" for run in of[point] if (why := contradiction(run))), ""):
+            return cannot(said)
+        if again := copies({run.seed: run for run in of[point] if run.test}):
+            return cannot(counted_once(label(point, axes), again).split(" and count")[0])
         if diverged:
             said = f"diverged with {diverged} of {count(len(ended), 'seed')}"
-            return cannot(f"{_label(point, axes)} {said}")
+            return cannot(f"{label(point, axes)} {said}")
     if len({run.fingerprint for point in points for run in of[point] if run.fingerprint}) > 1:
         return cannot(f"{contrast.name}: not on the same data")
     values = [_values(point, of[point]) for point in points]
     for point, found in zip(points, values, strict=True):
         if len(found) < len(of[point]):
-            return cannot(f"{_label(point, axes)} has no finite {point.metric}")
+            return cannot(f"{label(point, axes)} has no finite {point.metric}")
     if contrast.ratio:
         if any(value <= 0 for found in values for value in found.values()):
             return cannot(f"{contrast.name}: a figure is not above 0")
@@ -153,7 +158,7 @@ def _figure(point: Point, run: Run) -> float:
     unit, name = run.measure or "", point.metric
     if name == "estimator_variance":
         return run.variance
-    if name in OF_SAMPLES and run.measured is not None:
+    if run.measured is not None and any(name in row for row in run.measured.rows):
         at = run.measured.at(name)
         wanted = dict(point.setting).get(run.measured.key)
         places = [i for i, v in enumerate(run.measured.values) if wanted is None or f"{v:g}" == wanted]
@@ -194,11 +199,11 @@ def figures(claim: Claim, axes: Axes, of: Runs) -> list[tuple[str, str]]:
         values = list(_values(point, of[point]).values())
         diverged = sum(run.status == "diverged" for run in of[point])
         text = plus_minus(spread(values)) if values else "–"
-        found.append((_label(point, axes, claim), text + (f", {diverged} diverged" if diverged else "")))
+        found.append((label(point, axes, claim), text + (f", {diverged} diverged" if diverged else "")))
     return found
 
 
-def _label(point: Point, axes: Axes, claim: Claim | None = None) -> str:
+def label(point: Point, axes: Axes, claim: Claim | None = None) -> str:
     """A setting by the values that tell it from the others of the sweep, or of the claim."""
     if claim is None:
         told = [value for key, value in point.setting if len(axes.get(key, ())) > 1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,6 @@ from matplotlib.ticker import LogLocator
 
 from triptych.report.compare import Cell, Comparison
 from triptych.report.figures import Colours
-from triptych.report.statistics import LEVEL, holm, paired
 from triptych.report.style import (
     INK,
     LINES,
@@ -107,7 +105,7 @@ def training_time(comparison: Comparison, colours: Colours) -> Figure | None:
 
 
 def equal_time(comparison: Comparison) -> str:
-    """The order by validation bound at equal seconds, beside that at equal steps; what of it seeds carry."""
+    """The order by validation bound at equal seconds, beside that at equal steps; neither is tested."""
     lines = _over_seconds(comparison)
     if len(lines) < 2 or len(lines) < len(comparison.cells):
         return ""
@@ -116,36 +114,16 @@ def equal_time(comparison: Comparison) -> str:
     if max(took.values()) < 1.02 * took[quickest]:
         return ""
     within = took[quickest]
-    at_time = {
-        label: {run.seed: float(np.interp(within, t, v)) for t, v, run in seeds}
-        for label, seeds in lines.items()
-    }
-    at_end = {label: {run.seed: float(v[-1]) for _, v, run in seeds} for label, seeds in lines.items()}
-    steps, seconds = (
-        sorted(lines, key=lambda label: np.mean([*found[label].values()])) for found in (at_end, at_time)
-    )
+    at_time = {label: np.mean([np.interp(within, t, v) for t, v, _ in s]) for label, s in lines.items()}
+    at_end = {label: np.mean([v[-1] for _, v, _ in seeds]) for label, seeds in lines.items()}
+    steps, seconds = (sorted(lines, key=lambda label: mean[label]) for mean in (at_end, at_time))
     said = f"At equal time ({duration(within)} of training, what {quickest} takes) "
     if steps == seconds:
         return said + "the settings stand in the same order by mean validation bound as at equal steps."
     return (
         f"{said}the order by mean validation bound is {', '.join(seconds)}; at equal steps it is "
-        f"{', '.join(steps)}. {_changed_places(steps, seconds, at_time)}"
+        f"{', '.join(steps)}. Neither order is tested."
     )
-
-
-def _changed_places(before: list[str], after: list[str], values: dict[str, dict[Any, float]]) -> str:
-    """How many of the pairs in another order differ by more than seeds do; values: label -> seed -> value."""
-    pairs = [
-        (a, b)
-        for a, b in combinations(after, 2)  # a is ahead of b now
-        if before.index(a) > before.index(b)
-    ]
-    sure = holm([paired(values[a], values[b]).p for a, b in pairs])
-    if all(math.isnan(p) for p in sure):
-        return "Seeds do not say whether that is more than chance."
-    apart = [f"{a} before {b}" for (a, b), p in zip(pairs, sure, strict=True) if p < 1 - LEVEL]
-    of = "Of 1 pair that changes places" if len(pairs) == 1 else f"Of {len(pairs)} pairs that change places"
-    return f"{of}, seeds carry {', '.join(apart) or 'none'} (paired t, Holm, over {len(pairs)})."
 
 
 class Line(NamedTuple):

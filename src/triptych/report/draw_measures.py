@@ -9,28 +9,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from triptych.config.metric import Metric
 from triptych.report.compare import Comparison
 from triptych.report.figures import Colours
-from triptych.report.measures import KNOWN, Table, table
+from triptych.report.measures import Table, table
 from triptych.report.style import INK, MARKERS, MUTED, axes, end_labels, inches, plain_log, shortened
 
 
-def draw(name: str) -> Callable[[Comparison, Colours], Figure | None]:
+def draw(metric: Metric) -> Callable[[Comparison, Colours], Figure | None]:
     """The figure of one measure: a line a cell over the key's values, or a dot a seed."""
 
     def figure(comparison: Comparison, colours: Colours) -> Figure | None:
-        known = table(comparison.cells, name)
+        known = table(comparison.cells, metric.name)
         if known is None:
             return None
-        return _lines(known, colours) if known.key else _dots(known, colours)
+        return _lines(metric, known, colours) if known.key else _dots(metric, known, colours)
 
-    figure.__name__ = name
-    what, better = KNOWN[name]
+    figure.__name__ = metric.name
+    what, better = metric.label, metric.better
     figure.__doc__ = f"{what[0].upper()}{what[1:]} of samples{', ' + better if better else ''}."
     return figure
 
 
-def _lines(known: Table, colours: Colours) -> Figure:
+def _lines(metric: Metric, known: Table, colours: Colours) -> Figure:
     short_names = shortened(list(known.cells))
     figure, ax = axes(5.6, 3.3, 0.78, inches(list(short_names.values())) + 0.4)
     ends = []
@@ -50,7 +51,7 @@ def _lines(known: Table, colours: Colours) -> Figure:
         ax.set_xticks(x, [f"{v:g}" for v in x])
         ax.minorticks_off()
     ax.set_xlabel("calls of the denoiser" if known.key == "evaluations" else known.key)
-    ax.set_ylabel(KNOWN[known.name][0])
+    ax.set_ylabel(metric.label)
     end_labels(ax, ends)
     return figure
 
@@ -68,7 +69,7 @@ def _log(ax: Axes, known: Table) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _dots(known: Table, colours: Colours) -> Figure:
+def _dots(metric: Metric, known: Table, colours: Colours) -> Figure:
     labels = list(known.cells)
     short_names = shortened(labels, 24)
     figure, ax = axes(5.6, 0.75 + 0.36 * len(labels), inches(list(short_names.values())) + 0.2, 0.3)
@@ -79,8 +80,7 @@ def _dots(known: Table, colours: Colours) -> Figure:
     _floor(ax.axvspan, ax.axvline, known)
     ax.set_yticks(range(len(labels)), [short_names[label] for label in labels])
     ax.set_ylim(len(labels) - 0.4, -0.6)
-    what, better = KNOWN[known.name]
-    ax.set_xlabel(f"{what}{f' ({better})' if better else ''}")
+    ax.set_xlabel(f"{metric.label}{f' ({metric.better})' if metric.better else ''}")
     return figure
 
 

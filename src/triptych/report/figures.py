@@ -1,4 +1,4 @@
-"""One row per cell: the headline, differences to the best, the parts of the bound, train against test.
+"""One row per cell: the headline, differences to the best, train against test.
 
 Each function takes a comparison and a colour per label; it returns a figure, or None where there is
 nothing to show. Rows are in the order of the table, the best on top.
@@ -12,7 +12,6 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from matplotlib.transforms import Transform
 
 from triptych.report.compare import Cell, Comparison
@@ -30,7 +29,6 @@ from triptych.report.style import (
     shortened,
 )
 from triptych.report.words import BASELINES, difference, number, plus_minus
-from triptych.runs.read import PARTS
 
 WIDTH, ROW, TALL = 7.2, 0.36, 0.54  # inches; TALL: of a row with its name above it
 Colours = Mapping[str, str]
@@ -86,46 +84,6 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     ax.set_xlabel(
         f"{comparison.unit} more than {short(comparison.cells[0].label, 22)} (right of zero: worse)"
     )
-    return figure
-
-
-def parts(comparison: Comparison, colours: Colours) -> Figure | None:
-    """The bound as a sum: prior, reconstruction and diffusion, as three depths of the cell's colour."""
-    cells = [cell for cell in comparison.cells if all(cell.spread(part=part).n for part in PARTS)]
-    if not cells:
-        return None
-    means = {cell.label: [cell.spread(part=part).mean for part in PARTS] for cell in cells}
-    figure, ax = _rows(comparison, ["" for _ in cells], cells, top=0.62, room=1.95)
-    box, (width, height) = ax.get_position(), figure.get_size_inches()
-    inch, high = 1 / (box.width * width), 1 / (box.height * height)
-    depth = (1.0, 0.62, 0.28)
-    for y, cell in enumerate(cells):
-        below = above = 0.0
-        for k, (mean, alpha) in enumerate(zip(means[cell.label], depth, strict=True)):
-            # a log-density can make a part negative: it then grows to the left of zero
-            start = above if mean >= 0 else below
-            ax.barh(y, mean, left=start, height=0.58, color=PAPER, linewidth=0)  # no grid lines shine through
-            ax.barh(y, mean, left=start, height=0.58, color=colours[cell.label], alpha=alpha, linewidth=0)
-            above, below = above + max(mean, 0), below + min(mean, 0)
-            place = ax.get_yaxis_transform()
-            ax.text(1 + (0.52 + 0.68 * k) * inch, y, number(mean), transform=place, ha="right", va="center")
-    keys = [
-        Patch(color=MUTED, alpha=alpha, linewidth=0, label=part)
-        for part, alpha in zip(PARTS, depth, strict=True)
-    ]
-    ax.legend(
-        handles=keys,
-        loc="lower left",
-        bbox_to_anchor=(-0.01, 1 + 0.2 * high),
-        ncols=3,
-        frameon=False,
-        handlelength=1.2,
-    )
-    for k, head in enumerate(("prior", "recon.", "diffusion")):
-        ax.text(
-            1 + (0.52 + 0.68 * k) * inch, -0.5, head, transform=place, color=MUTED, ha="right", va="bottom"
-        )
-    ax.set_xlabel(f"{comparison.unit}, mean over seeds")
     return figure
 
 
@@ -254,7 +212,7 @@ def _references(ax: Axes, comparison: Comparison, low: float, high: float) -> tu
     """Mark what simpler models need; far ones are named at the edge, so that cells stay apart."""
     told = (run.baselines for cell in comparison.cells for run in cell.runs.values() if run.baselines)
     known = next(told, {}) if comparison.measure == "bpd" else {}
-    marks = [(head, known[name]) for name, head in BASELINES.items() if name in known]
+    marks = [(head.partition(" ")[2], known[name]) for name, head in BASELINES.items() if name in known]
     truths = [cell.spread(part="entropy").mean for cell in comparison.cells if cell.spread(part="entropy").n]
     if truths:
         marks.append(("entropy (best possible)", truths[0]))

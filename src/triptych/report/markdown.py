@@ -27,6 +27,8 @@ def markdown(story: Story, picture: str | None) -> str:
     if claimed := story.published:
         lines += ["## Published", "", *published_in_words(claimed)]
     lines += [f"**{safe(story.answer)}**", ""]
+    if story.next_step:
+        lines += [next_step(story), ""]
     if picture:
         shown = measures.title(story.comparisons[0]) or "test bound"
         lines += [f"![{shown[0].upper()}{shown[1:]} per setting, by seed]({picture})", ""]
@@ -50,8 +52,7 @@ def markdown(story: Story, picture: str | None) -> str:
         lines += [f"- Note: {safe(note)}" for note in comparison.notes] + [""]
         if not what and (told := equal_time(comparison)):
             lines += [safe(told), ""]
-        if found := reach(comparison):
-            lines += [safe(" ".join(found)), ""]
+        lines += [safe(reach(comparison)), ""]
         lines += [DRAWN, ""] if what else []
         lines += [MEASURED[comparison.unit], "", f"<sub>{safe(footnote(comparison))}</sub>", ""]
     lines += ["## Runs", ""]
@@ -121,6 +122,12 @@ def published_table(found: Judged) -> list[str]:
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     rule = ["---"] + ["---:"] * (len(head) - 2) + ["---"]
     return ["| " + " | ".join(map(safe, row)) + " |" for row in (head, rule, *body)] + [""]
+
+
+def next_step(story: Story) -> str:
+    """What would settle more, its command to copy."""
+    what, _, command = story.next_step.partition(": ")
+    return f"{what}: `{command}`"
 
 
 def safe(text: str) -> str:

@@ -7,40 +7,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
 from triptych.report.statistics import Spread, spread
-from triptych.report.words import listed
+from triptych.report.words import listed, number
 from triptych.runs.read_measures import Measured
 
 if TYPE_CHECKING:
     from triptych.report.compare import Cell, Comparison
 
-LOWER, HIGHER, NEITHER = "lower is better", "higher is better", ""
-# name in the summary -> what the axis says, which end is good
-KNOWN = {
-    "sliced_wasserstein": ("sliced Wasserstein distance", LOWER),
-    "energy_distance": ("energy distance", LOWER),
-    "mode_error": ("share of samples in the wrong mode", LOWER),
-    "mode_1": ("share of mode 1", NEITHER),
-    "prompt_accuracy": ("share of samples as asked for", HIGHER),
-    "prompt_accuracy_held_out": ("share as asked for, of combinations kept from training", HIGHER),
-    "retrieval": ("share whose caption the contrastive model finds", HIGHER),
-    "fid": ("FID", LOWER),
-    "frechet_distance": ("Fréchet distance of features", LOWER),
-    "precision": ("precision", HIGHER),
-    "recall": ("recall", HIGHER),
-    "class_accuracy": ("class accuracy", HIGHER),
-}
-
 
 @dataclass(frozen=True)
 class Table:
-    """One measure: for each cell its seeds' values, (seeds, values of the key)."""
+    """One measure: for each cell its seeds' values, (seeds, values of the key).
+
+    ``floor``: of true data, (median, lowest, highest). ``noise``: of pure noise.
+    """
 
     name: str
     key: str
     values: tuple[float, ...]
     cells: dict[str, dict[int | None, tuple[float, ...]]]
     floor: tuple[float, float, float] | None
+    noise: float = math.nan
+
+
+def known(cells: Sequence[Cell]) -> dict[str, Metric]:
+    """Every metric of samples by name: the clone's, then the user's own that some run has."""
+    every = [run.measured for cell in cells for run in cell.runs.values() if run.measured]
+    own = {name: metric for measured in every for name, metric in measured.metrics.items()}
+    return SAMPLE_METRICS | {name: metric for name, metric in own.items() if name not in SAMPLE_METRICS}
 
 
 def table(cells: Sequence[Cell], name: str) -> Table | None:
@@ -56,65 +51,91 @@ def table(cells: Sequence[Cell], name: str) -> Table | None:
         for label, seeds in found.items()
     }
     taken = {label: seeds for label, seeds in same.items() if seeds}
-    return Table(name, first.key, first.values, taken, first.floor.get(name))
+    return Table(name, first.key, first.values, taken, first.floor.get(name), first.noise.get(name, math.nan))
 
 
 def deciding(comparison: Comparison) -> str:
     """The measure that answers where cells share one model; "" where the bound answers."""
     if not comparison.of_drawing:
         return ""
-    taken = ((name, table(comparison.cells, name)) for name, (_, better) in KNOWN.items() if better)
-    return next((name for name, known in taken if known and len(known.cells) > 1), "")
+    ranked = (metric.name for metric in known(comparison.cells).values() if metric.better)
+    taken = ((name, table(comparison.cells, name)) for name in ranked)
+    return next((name for name, found in taken if found and len(found.cells) > 1), "")
+
+
+def _deciding(comparison: Comparison) -> tuple[Metric, Table] | None:
+    name = deciding(comparison)
+    found = table(comparison.cells, name) if name else None
+    return None if found is None else (known(comparison.cells)[name], found)
 
 
 def title(comparison: Comparison) -> str:
     """ "sliced Wasserstein distance by evaluations": what the figures of `columns` are; "" without any."""
-    name = deciding(comparison)
-    known = table(comparison.cells, name) if name else None
-    return "" if known is None else KNOWN[name][0] + (f" by {known.key}" if known.key else "")
+    of = _deciding(comparison)
+    return "" if of is None else of[0].label + (f" by {of[1].key}" if of[1].key else "")
 
 
 def columns(comparison: Comparison) -> list[tuple[str, str]]:
     """Key and heading of the deciding measure at each value; none where the bound decides."""
-    name = deciding(comparison)
-    known = table(comparison.cells, name) if name else None
-    if known is None:
+    if (of := _deciding(comparison)) is None:
         return []
-    heads = [f"{value:g}" for value in known.values] if known.key else [KNOWN[name][0]]
-    return [(f"{name}@{i}", head) for i, head in enumerate(heads)]
+    heads = [f"{value:g}" for value in of[1].values] if of[1].key else [of[0].label]
+    return [(f"{of[0].name}@{i}", head) for i, head in enumerate(heads)]
 
 
 def standings(comparison: Comparison) -> list[tuple[str, dict[str, Spread], str]]:
     """Cells by the deciding measure at its last value, best first: label, figures by column, where best."""
-    name = deciding(comparison)
-    known = table(comparison.cells, name) if name else None
-    if known is None:
+    if (of := _deciding(comparison)) is None:
         return []
-    sign = 1 if KNOWN[name][1] == LOWER else -1
+    metric, taken = of
+    sign = _sign(metric)
     found = {label: [spread(list(v)) for v in zip(*seeds.values(), strict=True)]
-             for label, seeds in known.cells.items()}  # fmt: skip
-    best = [min(found, key=lambda label: sign * found[label][i].mean) for i in range(len(known.values))]
+             for label, seeds in taken.cells.items()}  # fmt: skip
+    best = [min(found, key=lambda label: sign * found[label][i].mean) for i in range(len(taken.values))]
     order = sorted(found, key=lambda label: (sign * found[label][-1].mean, label))
-    return [(label, {f"{name}@{i}": s for i, s in enumerate(found[label])}, _where(known, best, label))
+    return [(label, {f"{metric.name}@{i}": s for i, s in enumerate(found[label])}, _where(taken, best, label))
             for label in order]  # fmt: skip
 
 
-def _where(known: Table, best: list[str], label: str) -> str:
-    at = [f"{value:g}" for value, name in zip(known.values, best, strict=True) if name == label]
-    return ("best mean" + (f" at {listed(at)}" if known.key else "")) if at else ""
+def _where(taken: Table, best: list[str], label: str) -> str:
+    at = [f"{value:g}" for value, name in zip(taken.values, best, strict=True) if name == label]
+    return ("best mean" + (f" at {listed(at)}" if taken.key else "")) if at else ""
+
+
+def _sign(metric: Metric) -> int:
+    return 1 if metric.better == LOWER else -1
 
 
 def ranking(comparison: Comparison, name: str) -> str:
-    """Who is best by a measure at each value of the key, where the corrected test allows a claim."""
-    known, (what, better) = table(comparison.cells, name), KNOWN[name]
-    if known is None or not better or len(known.cells) < 2:
+    """Which setting is best by a measure at each value of the key, where the corrected test allows a claim,
+    and which are no better than pure noise."""
+    metric, taken = known(comparison.cells)[name], table(comparison.cells, name)
+    if taken is None or not metric.better:
         return ""
-    sign = 1 if better == LOWER else -1
-    said = [_best(comparison, known, i, sign) for i in range(len(known.values))]
-    if known.key:
-        at = {text: [f"{v:g}" for v, t in zip(known.values, said, strict=True) if t == text] for text in said}
-        said = [f"at {listed(values)} {text}" for text, values in at.items()] if len(at) > 1 else list(at)
-    return f"By {what} ({better}): {'; '.join(said)}."
+    said = (
+        [f"no better than noise ({number(taken.noise)}): {listed(lost)}"]
+        if (lost := _lost(metric, taken))
+        else []
+    )
+    if len(taken.cells) > 1:
+        each = [_best(comparison, taken, i, _sign(metric)) for i in range(len(taken.values))]
+        at = {text: [f"{v:g}" for v, t in zip(taken.values, each, strict=True) if t == text] for text in each}
+        said += (
+            [f"at {listed(v)} {text}" for text, v in at.items()] if taken.key and len(at) > 1 else list(at)
+        )
+    return f"By {metric.title} ({metric.better}): {'; '.join(said)}." if said else ""
+
+
+def _lost(metric: Metric, taken: Table) -> list[str]:
+    """The settings whose mean is no better than that of pure noise, and where."""
+    found = []
+    for label, seeds in taken.cells.items():
+        means = [spread(list(v)).mean for v in zip(*seeds.values(), strict=True)]
+        at = [f"{v:g}" for v, m in zip(taken.values, means, strict=True)
+              if _sign(metric) * (m - taken.noise) >= -1e-9 * abs(taken.noise)]  # fmt: skip
+        if at:
+            found.append(label + (f" (at {listed(at)})" if 0 < len(at) < len(means) else ""))
+    return found
 
 
 def about(comparison: Comparison) -> str:
@@ -122,26 +143,24 @@ def about(comparison: Comparison) -> str:
     for cell in comparison.cells:
         for run in cell.runs.values():
             if run.measured:
-                fewer = [f"{KNOWN[k][0]}: {n}" for k, n in run.measured.fewer.items() if k in KNOWN]
+                titles = known(comparison.cells)
+                fewer = [f"{titles[k].title}: {n}" for k, n in run.measured.fewer.items() if k in titles]
                 aside = f" ({'; '.join(fewer)})" if fewer else ""
                 return f"{run.measured.n} samples a set{aside}, against {run.measured.reference}."
     return ""
 
 
-def _best(comparison: Comparison, known: Table, i: int, sign: int) -> str:
-    at = {label: {seed: sign * v[i] for seed, v in seeds.items()} for label, seeds in known.cells.items()}
+def _best(comparison: Comparison, taken: Table, i: int, sign: int) -> str:
+    at = {label: {seed: sign * v[i] for seed, v in seeds.items()} for label, seeds in taken.cells.items()}
     order = sorted(at, key=lambda label: spread(list(at[label].values())).mean)
     first, rest = order[0], order[1:]
-    claims = {label: comparison.sampled(known.name, i, first, label) for label in rest}
-    beaten = [label for label in rest if claims[label].holds and sign * claims[label].pair.mean > 0]
-    if len(beaten) == len(rest):
-        return f"{first} beats {'all others' if len(rest) > 1 else rest[0]}"
-    hints = [label for label in rest if claims[label].hint and sign * claims[label].pair.mean > 0]
-    maybe = f"{first} may be better than {_some(hints)}" if hints else ""
-    if not beaten:
-        return f"no ranking ({maybe})" if maybe else "no ranking"
-    level = [label for label in rest if label not in beaten]
-    return f"{first} has the best mean and beats {_some(beaten)}, but not {_some(level)}"
+    claims = {label: comparison.sampled(taken.name, i, first, label) for label in rest}
+    clear = [label for label in rest if claims[label].holds and sign * claims[label].pair.mean > 0]
+    if not clear:
+        return "nothing is settled"
+    said = f"{first} is clear of {'all others' if len(clear) == len(rest) > 1 else _some(clear)}"
+    left = [label for label in rest if label not in clear]
+    return f"{said}, not settled against {_some(left)}" if left else said
 
 
 def _some(labels: list[str]) -> str:

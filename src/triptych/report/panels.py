@@ -105,11 +105,6 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
         (figures.forest,),
     ),
     (
-        "Where the bits go",
-        "Each bar adds up to the test bound: prior, reconstruction and diffusion from deep to pale.",
-        (figures.parts,),
-    ),
-    (
         "Error by noise level",
         "Left, how wrong the network's idea of the noise is at each noise level; right, the same as a "
         "multiple of the best setting's: above 1, more bits are paid there. Bands are standard errors over "
@@ -198,7 +193,7 @@ def _headline(comparison: Comparison) -> Draw:
     """The figure of what decides: the bound, or a measure where cells share one model."""
     name = measures.deciding(comparison)
     if name:
-        return draw_measures.draw(name)
+        return draw_measures.draw(measures.known(comparison.cells)[name])
     return factorial.draw if factorial.grid(comparison) else figures.headline
 
 
@@ -233,15 +228,19 @@ def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Pan
 
 
 def _measured(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
-    """The measures of samples, with what they rank."""
-    shown = [key for key in measures.KNOWN if key != measures.deciding(comparison)]
-    svgs = [_svg(comparison, palette, draw_measures.draw(key), f"{name}-{key}") for key in shown]
+    """The measures of samples; what they rank is in the verdict."""
+    shown = [
+        metric
+        for key, metric in measures.known(comparison.cells).items()
+        if key != measures.deciding(comparison)
+    ]
+    svgs = [
+        _svg(comparison, palette, draw_measures.draw(metric), f"{name}-{metric.name}") for metric in shown
+    ]
     if not any(svgs):
         return []
-    said = [measures.about(comparison), MEASURED]
-    if not measures.deciding(comparison):  # else the verdict says it
-        said += [measures.ranking(comparison, key) for key in measures.KNOWN]
-    return [Panel("Measures of samples", " ".join(filter(None, said)), tuple(svg for svg in svgs if svg))]
+    said = " ".join(filter(None, (measures.about(comparison), MEASURED)))
+    return [Panel("Measures of samples", said, tuple(svg for svg in svgs if svg))]
 
 
 def grids(comparison: Comparison) -> list[Grid]:

@@ -22,12 +22,12 @@ from triptych.report import measures
 from triptych.report.claims import Claim
 from triptych.report.compare import Comparison
 from triptych.report.crossed import Error, chi2_nodes, critical
-from triptych.report.words import count, duration, listed, number
+from triptych.report.words import count, listed, number
 
 GOAL = 0.8
 MOST = 200  # seeds; more are not suggested
+FIRST = 3  # seeds that are suggested where there is one
 NODES = 32
-SHOWN = 4
 
 
 def power(difference: float, error: Error, alpha: float) -> float:
@@ -48,6 +48,7 @@ def resolved(error: Error, alpha: float, goal: float = GOAL) -> float:
     return high
 
 
+@lru_cache(maxsize=4096)
 def seeds_needed(difference: float, error: Error, alpha: float, goal: float = GOAL) -> int | None:
     """How many seeds claim this difference with probability `goal`; None where `MOST` would not."""
     now = error.df + 1
@@ -65,58 +66,59 @@ def seeds_needed(difference: float, error: Error, alpha: float, goal: float = GO
     return high
 
 
-def reach(comparison: Comparison) -> list[str]:
-    """Sentences: what these seeds resolve, and what it would take to separate the pairs that are level."""
-    if measures.deciding(comparison) or len(comparison.cells) < 2:
-        return []
-    claims = {(i, j): comparison.claim(i, j) for j in range(len(comparison.cells)) for i in range(j)}
-    known = {key: claim for key, claim in claims.items() if claim.pair.error is not None}
+def seeds_to_settle(claim: Claim) -> int | None:
+    """How many seeds in all would claim the difference measured; None: `MOST` would not, or unknown."""
+    pair = claim.pair
+    needed = seeds_needed(abs(pair.mean), pair.error, claim.level) if pair.error else None
+    return needed and max(needed, pair.n + 1)
+
+
+def seeds_next(comparison: Comparison) -> int:
+    """How many seeds in all would settle what they can of the best against the others; 0: none is needed."""
+    claims = [claim for claim in against_best(comparison) if not claim.holds and not claim.equal]
+    if comparison.rule.looks > 1 or comparison.rule.interim:
+        return 0
+    if any(claim.pair.n < 2 for claim in claims):
+        return FIRST
+    return max(filter(None, map(seeds_to_settle, claims)), default=0)
+
+
+def against_best(comparison: Comparison) -> list[Claim]:
+    """The best against each other setting: by the bound, or by the measure that decides at its last value."""
+    name = measures.deciding(comparison)
+    if not name:
+        return [comparison.claim(0, j) for j in range(1, len(comparison.cells))]
+    best, *others = (label for label, *_ in measures.standings(comparison))
+    last = max(key[1] for key in comparison.claims if key[0] == name)
+    return [comparison.sampled(name, last, best, other) for other in others]
+
+
+def cost(comparison: Comparison, seeds: int) -> float:
+    """Seconds that as many more runs of each setting take as `seeds` in all ask for; NaN unknown."""
+    every = [run for cell in comparison.cells for run in cell.runs.values()]
+    each = [sum(run.seconds.values()) for run in every if run.seconds]
+    more = sum(max(seeds - len(cell.runs), 0) for cell in comparison.cells)
+    return more * math.fsum(each) / len(each) if each else math.nan
+
+
+def reach(comparison: Comparison) -> str:
+    """The difference that these seeds resolve, in a sentence; "" where none is tested."""
+    cells = range(len(comparison.cells))
+    claims = (
+        [] if measures.deciding(comparison) else [comparison.claim(i, j) for j in cells for i in range(j)]
+    )
+    known = [claim for claim in claims if claim.pair.error is not None]
     if not known:
-        return []
-    unit = comparison.unit
-    seeds = sorted({claim.pair.n for claim in known.values()})
-    smallest = sorted(resolved(c.pair.error, c.level) for c in known.values() if c.pair.error)
-    said = (
-        f"With {listed(list(map(str, seeds)))} seeds a true difference of {number(median(smallest))} {unit}"
-    )
-    if len(smallest) > 1:
-        said += f" (median over pairs; {number(smallest[0])} to {number(smallest[-1])})"
-    said += (
-        f" would be claimed four times in five, corrected for {count(comparison.tests, 'possible claim')}."
-    )
-    undecided = [key for key, c in known.items() if not c.holds and not c.equal]
-    undecided.sort(key=lambda key: (key[0] != 0, key))
-    wanted = [_wanted(comparison, i, j, known[i, j]) for i, j in undecided[:SHOWN]]
-    if wanted:
-        wanted.append(
-            "These counts take the differences and spreads measured here for the true ones: an order of "
-            "magnitude, not a promise."
-        )
-    return [said, *wanted]
-
-
-def _wanted(comparison: Comparison, i: int, j: int, claim: Claim) -> str:
-    pair, error = claim.pair, claim.pair.error
-    assert error is not None
-    names = f"{comparison.cells[i].label} and {comparison.cells[j].label}"
-    apart = f"To tell {names} apart (measured {number(abs(pair.mean))} {comparison.unit})"
-    needed = seeds_needed(abs(pair.mean), error, claim.level)
-    if needed is None:
-        without = Error(error.seeds * pair.n / MOST, MOST - 1)
-        if error.items and power(abs(pair.mean), without, claim.level) >= GOAL:
-            return f"{apart}, no number of seeds would do: the {error.n_items} test items leave it open."
-        return f"{apart}, {MOST} seeds would not do."
-    more = max(needed - pair.n, 1)
-    each = [
-        sum(run.seconds.values()) for cell in comparison.cells for run in cell.runs.values() if run.seconds
-    ]
-    cost = ""
-    if each:
-        total = more * len(comparison.cells) * math.fsum(each) / len(each)
-        cost = f", {duration(total)} of computing"
+        return ""
+    seeds = sorted({claim.pair.n for claim in known})
+    smallest = sorted(resolved(c.pair.error, c.level) for c in known if c.pair.error)
+    spread = f" (median over pairs; {number(smallest[0])} to {number(smallest[-1])})"
     return (
-        f"{apart} would take about {max(needed, pair.n + 1)} seeds: {more} more of "
-        f"each of {count(len(comparison.cells), 'setting')}{cost}."
+        f"With {listed(list(map(str, seeds)))} seeds a true difference of {number(median(smallest))} "
+        f"{comparison.unit}{spread if len(smallest) > 1 else ''} would be settled four times in five, "
+        f"corrected for {count(comparison.tests, 'possible claim')}. How many seeds would settle a pair is "
+        "an order of magnitude: it takes what was measured for the truth. Seeds that are "
+        "added after a look make a second look: until=decided corrects for it."
     )
 
 

@@ -22,8 +22,9 @@ from typing import Any, Literal
 from triptych.config.claim import Claim
 from triptych.config.paper import Paper, read_paper
 from triptych.errors import UserError
-from triptych.report.contrasts import Axes, Measured, figures, measure, runs_of
+from triptych.report.contrasts import Axes, Measured, figures, label, measure, runs_of
 from triptych.report.statistics import LEVEL, holm
+from triptych.report.verdict import no_better
 from triptych.report.words import count, listed, p_value
 from triptych.runs.plain import line
 from triptych.runs.read import Run
@@ -44,6 +45,7 @@ class Judgement:
     runs: tuple[Run, ...]
     reproduced: float = 1.0
     contradicted: float = 1.0
+    warning: str = ""  # of settings that are no better than a model that knows nothing
 
     @property
     def word(self) -> Word:
@@ -59,7 +61,11 @@ class Judgement:
 
     @property
     def why(self) -> str:
-        """What decided, in a sentence."""
+        """What decided, in a sentence; first, what may make it worthless."""
+        return " ".join(filter(None, (self.warning, self._decided)))
+
+    @property
+    def _decided(self) -> str:
         if troubles := list(dict.fromkeys(m.trouble for m in self.measured if m.trouble)):
             if self.word == "cannot tell":
                 return "; ".join(troubles[:3]) + "."
@@ -131,7 +137,7 @@ def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
     up = holm([_all(j) for j in found])
     down = holm([_any(j) for j in found])
     corrected = tuple(
-        Judgement(j.claim, j.measured, j.figures, j.seeds, j.items, j.runs, p, q)
+        Judgement(j.claim, j.measured, j.figures, j.seeds, j.items, j.runs, p, q, j.warning)
         for j, p, q in zip(found, up, down, strict=True)
     )
     changed = bool(sweep.get("claims_changed"))
@@ -157,6 +163,7 @@ def _judge(claim: Claim, axes: Axes, runs: Sequence[Run], seeds: int) -> Judgeme
         claim, measured, tuple(figures(claim, axes, of)),
         min((pair.n for pair in known), default=0), min((pair.items for pair in known), default=0),
         tuple({run.dir: run for found in of.values() for run in found}.values()),
+        warning=no_better({label(p, axes, claim): of[p] for p in claim.points if p.metric == "bound"}),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from triptych.report import measures
+from triptych.config.metric import SAMPLE_METRICS
 from triptych.report.statistics import Spread
 from triptych.report.style import mark
 from triptych.report.words import count, duration, number, plus_minus
@@ -65,10 +65,11 @@ def _figures(run: Run) -> Iterable[list[Any]]:
         for key, found in getattr(run, split).items():
             yield [split, key, _estimate(found), found.n]
     if run.measured:
+        titles = SAMPLE_METRICS | {**run.measured.metrics}
         for at, row in zip(run.measured.values, run.measured.rows, strict=True):
             on = f", {run.measured.key}={at:g}" if run.measured.key else ""
             for key, mean in row.items():
-                what = measures.KNOWN[key][0] if key in measures.KNOWN else key
+                what = titles[key].label if key in titles else key
                 yield ["samples", f"{what}{on}", number(mean), run.measured.fewer.get(key, run.measured.n)]
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from triptych.report import measures
 from triptych.report.claims import BOUND, Claim, Rule
 from triptych.report.compare import Comparison, compare
+from triptych.report.verdict import no_better, settings
 from triptych.report.words import count
 from triptych.runs.directory import write_atomic
 from triptych.runs.read import read_runs
@@ -71,7 +72,9 @@ def decide(root: Path, look: int, looks: int, equal_within: float | None = None)
         for prefix in [f"{comparison.data}: " if several else ""]
         for (a, b), outcome in _outcomes(comparison).items()
     }
-    return Decision(_sentence(pairs, look, looks, equal_within, len(seen[-1])), pairs)
+    sentence = _sentence(pairs, look, looks, equal_within, len(seen[-1]))
+    useless = filter(None, (no_better(settings(c), c.unit).rstrip(".") for c in comparisons))
+    return Decision(". ".join([*useless, sentence]), pairs)
 
 
 def read_rule(root: Path, sweep: dict[str, Any]) -> Rule:

@@ -71,11 +71,6 @@ class Paired:
         """Upper end of the 95% interval."""
         return self.mean + self._half
 
-    @property
-    def suggestive(self) -> bool:
-        """Whether the 95% interval excludes zero: ground for a hint. A claim needs the corrected p."""
-        return self.low > 0 or self.high < 0
-
     def reversed(self) -> Paired:
         """The same comparison seen from the other side."""
         return Paired(-self.mean, self.n, self.error)

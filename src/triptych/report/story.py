@@ -14,12 +14,14 @@ from triptych.report import measures
 from triptych.report.claims import Claim, correct
 from triptych.report.compare import METRIC, Cell, Comparison, compare
 from triptych.report.factorial import grid
+from triptych.report.integrity import contradiction
+from triptych.report.power import cost, seeds_next
 from triptych.report.published import Judged, judged
 from triptych.report.sequential import read_rule
 from triptych.report.tuning import Tuning, change, read_tuning, stages
 from triptych.report.tuning import sentence as tuned
 from triptych.report.verdict import Verdict, verdict
-from triptych.report.words import count, difference, number, p_value, plus_minus
+from triptych.report.words import count, difference, duration, number, p_value, plus_minus
 from triptych.runs.plain import line
 from triptych.runs.read import PARTS, Run, read_runs
 
@@ -28,6 +30,7 @@ BESIDE = {
     "ode": "by the ODE, its own items",
     "ode_bound": "bound of those items",
 }  # not the bound, and never in its place
+LISTED = 12  # seeds in a command; more are a range
 STATUSES = ("finished", "diverged", "running", "interrupted", "failed", "unreadable")
 
 
@@ -95,10 +98,25 @@ class Story:
             (f"{c.heading}: " if several else "") + v.headline
             for c, v in zip(self.comparisons, self.verdicts, strict=True)
         )
-        text = " ".join(said)
-        if self.complete:
-            return text
-        return "So far: " + (text[0].lower() + text[1:] if text.startswith(("No ", "By ")) else text)
+        return ("" if self.complete else "So far: ") + " ".join(said)
+
+    @property
+    def next_step(self) -> str:
+        """ "3 more seeds, 2 min: COMMAND": what would settle more; "" where no seeds would."""
+        wanted = [(c, seeds_next(c)) for c in self.comparisons]
+        seeds = max((n for _, n in wanted), default=0)
+        used = sorted({run.seed for run in self.runs if run.seed is not None})
+        words = shlex.split(self.command)
+        if not self.complete or seeds <= len(used) or not {"-m", "--multirun"} & {*words}:
+            return ""
+        fresh = [*used, *range(used[-1] + 1, used[-1] + 1 + seeds - len(used))]
+        command = [word for word in words if not word.startswith("seed=")]
+        whole = len(fresh) > LISTED and fresh == [*range(fresh[0], fresh[-1] + 1)]
+        seeds_of = f"range({fresh[0]},{fresh[-1] + 1})" if whole else ",".join(map(str, fresh))
+        command.append(f"seed={seeds_of}")
+        seconds = math.fsum(cost(c, seeds) for c, n in wanted if n)
+        takes = f", {duration(seconds)}" if math.isfinite(seconds) else ""
+        return f"{count(seeds - len(used), 'more seed')}{takes}: {shlex.join(command)}"
 
     @property
     def tuned(self) -> list[str]:
@@ -165,13 +183,9 @@ def columns(comparison: Comparison) -> list[tuple[str, str]]:
     known = [("bound", f"test bound, {comparison.unit}")]
     if len(comparison.cells) > 1:
         known += [("difference", "paired difference to best [95%]"), ("p", "p (Holm)")]
-    if any(math.isfinite(c.draw_error) for c in comparison.cells):
-        known.append(("draws", "of ±, by draws, at most"))
     known += [(part, part) for part in PARTS if any(c.spread(part=part).n for c in comparison.cells)]
     known += [("gap", "gap to truth")] if any(c.spread(part="gap").n for c in comparison.cells) else []
     known += [(k, head) for k, head in BESIDE.items() if any(c.spread(part=k).n for c in comparison.cells)]
-    sizes = {r.train[c.measure].n for c in comparison.cells for r in c.runs.values() if c.measure in r.train}
-    known += [("train", f"first {max(sizes)} training items")] if sizes else []
     known += [(f"{METRIC}{name}", head) for name, head in metrics(comparison)]
     return known
 
@@ -196,7 +210,7 @@ def _awaited(cell: Cell) -> str:
 
 
 def _row(comparison: Comparison, i: int, cell: Cell) -> Row:
-    spreads = {"bound": cell.bound, "gap": cell.spread(part="gap"), "train": cell.spread("train")}
+    spreads = {"bound": cell.bound, "gap": cell.spread(part="gap")}
     spreads |= {part: cell.spread(part=part) for part in (*PARTS, *BESIDE)}
     spreads |= {(key := f"{METRIC}{name}"): cell.spread(part=key) for name, _ in metrics(comparison)}
     whole = ("bound", "gap")
@@ -205,8 +219,6 @@ def _row(comparison: Comparison, i: int, cell: Cell) -> Row:
         for key, s in spreads.items()
     }
     order = {key: s.mean for key, s in spreads.items() if not math.isnan(s.mean)}
-    texts["draws"] = number(cell.draw_error)
-    order |= {"draws": cell.draw_error} if math.isfinite(cell.draw_error) else {}
     beside = against(comparison, 0, i)
     texts |= {"difference": beside.difference, "p": beside.p}
     known = {k: v for k, v in (order | beside.order).items() if not math.isnan(v)}
@@ -228,6 +240,8 @@ class Beside:
 
 def against(comparison: Comparison, reference: int, i: int) -> Beside:
     """Cell i minus cell `reference`: the paired difference with its interval, corrected p, verdict."""
+    if len(comparison.cells) == 1:
+        return Beside("", "", "", {})
     if i == reference:
         return Beside("reference" if i else "best", "", "" if i else "lowest mean", {"difference": 0.0})
     claim = comparison.claim(reference, i)
@@ -242,19 +256,17 @@ def _finite(ends: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def _said(comparison: Comparison, claim: Claim, best: bool) -> str:
-    """A row's verdict: what is claimed, else a hint, else that it cannot be told."""
+    """A row's verdict: what the corrected test carries, else "not settled"."""
     if claim.pair.n < 2:
         several = any(len(cell.runs) > 1 for cell in comparison.cells)  # else the headline has said it
-        return "not paired" if not claim.pair.n else "one pair: no ranking" if several else ""
+        return "not paired" if not claim.pair.n else "one pair: not settled" if several else ""
     within = f"same within {comparison.rule.equal_within:g}" if claim.equal else ""
     worse = claim.pair.mean > 0
     if claim.holds:
         # better than the best is possible only where seeds differ: the pairs then contradict the means
         said = "worse" if worse else "better where paired" if best else "better"
         return f"{said}, {within}" if within else said
-    if within:
-        return within
-    return ("may be worse" if worse else "may be better") if claim.hint else "not distinguishable"
+    return within or "not settled"
 
 
 def _drawn(comparison: Comparison) -> list[Row]:
@@ -270,9 +282,15 @@ def _drawn(comparison: Comparison) -> list[Row]:
 
 
 def _seeds(cell: Cell) -> str:
-    tally = Counter("not finite" if run.status == "finished" else run.status for run in cell.others)
+    tally = Counter(_left_out(run) if run.status == "finished" else run.status for run in cell.others)
     return str(len(cell.runs)) + (
         f" ({', '.join(f'{n} {status}' for status, n in tally.items())})" if tally else ""
+    )
+
+
+def _left_out(run: Run) -> str:
+    return (
+        "not finite" if not math.isfinite(run.bound) else "contradictory" if contradiction(run) else "copied"
     )
 
 

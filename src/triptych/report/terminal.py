@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from triptych.config.metric import LOWER
 from triptych.report import measures
 from triptych.report.compare import METRIC
 from triptych.report.render import Report
@@ -19,14 +20,12 @@ from triptych.report.style import short
 HEADS = {
     "bound": "test bound",
     "difference": "to best [95%]",
-    "train": "train",
-    "draws": "draws",
     "reconstruction": "recon.",
     "diffusion": "diff.",
 }
 WORDS = {"reproduced": "green", "contradicted": "red", "cannot tell": ""}
 # what a narrow terminal goes without, first to last
-DISPENSABLE = ("draws", "p", "verdict", "train", "prior", "reconstruction", "diffusion", "seeds")
+DISPENSABLE = ("p", "prior", "reconstruction", "diffusion", "verdict")
 
 
 def print_table(root: Path, console: Console | None = None, report: Report | None = None) -> None:
@@ -47,6 +46,8 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
         if run.error:
             console.print(Text(f"{run.status}: {run.dir}: {run.error}", style="red"), soft_wrap=True)
     console.print(Text(story.answer, style="bold"))
+    if story.next_step:
+        console.print(Text(story.next_step), soft_wrap=True)
     if story.published:
         console.print(Text(f"Published: {story.published.paper.cite}, {story.published.paper.where}"))
         for judgement in story.published.judgements:
@@ -77,7 +78,7 @@ def _table(story: Story, i: int, without: tuple[str, ...]) -> Table:
     comparison = story.comparisons[i]
     # as plain Text throughout: names may hold what rich would read as markup
     name = measures.deciding(comparison)
-    better = measures.KNOWN[name][1] if name else measures.LOWER
+    better = measures.known(comparison.cells)[name].better if name else LOWER
     what = measures.title(comparison) or comparison.unit
     title = Text(f"{story.title}: {comparison.data or 'all data'}, {what}, {better}")
     table = Table(

@@ -1,31 +1,68 @@
-"""The answer in words. "Beats" and "the same" are said only where the corrected test says so (`claims`)."""
+"""The answer in plain words: "clear of" and "the same" only where the corrected test says so (`claims`)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from triptych.report import measures
-from triptych.report.claims import Claim
 from triptych.report.compare import Comparison
+from triptych.report.power import MOST, seeds_to_settle
 from triptych.report.statistics import Paired
-from triptych.report.words import count, interval, listed, number, p_value, plus_minus
+from triptych.report.words import BASELINES, count, interval, listed, number, plus_minus
+from triptych.runs.read import Run
 
-ONE_SEED = "one seed: no interval, no ranking claimed"
+NAMED = 4  # settings that are named in a sentence; more are counted
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`headline` is the answer in one sentence; `lines` are about other cells or other measures."""
+    """`headline` is the answer, a sentence a relation; `lines` are about measures of samples."""
 
     headline: str
     lines: tuple[str, ...] = ()
 
 
 def verdict(comparison: Comparison) -> Verdict:
-    """What these runs show, and no more; that some diverged is a result, too."""
-    said, lost = _verdict(comparison), divergences(comparison)
-    return Verdict(f"{said.headline} {lost}", said.lines) if lost else said
+    """What these runs show, and no more; that some diverged, or learned next to nothing, is a result, too."""
+    if comparison.cells:
+        name = measures.deciding(comparison)
+        headline = measures.ranking(comparison, name) if name else _headline(comparison)
+    else:
+        name, headline = "", "No run has reported a finite test bound yet."
+    others = (other for other in measures.known(comparison.cells) if other != name)
+    lines = tuple(filter(None, (measures.ranking(comparison, other) for other in others)))
+    said = (no_better(settings(comparison), comparison.unit), headline, divergences(comparison))
+    return Verdict(" ".join(filter(None, said)), lines)
+
+
+def settings(comparison: Comparison) -> dict[str, list[Run]]:
+    """The usable runs of each setting."""
+    return {cell.label: [*cell.runs.values()] for cell in comparison.cells}
+
+
+def no_better(runs: Mapping[str, Sequence[Run]], unit: str = "bits/dim") -> str:
+    """Which settings' mean test bound is not below that of a model that knows nothing; "" where all are.
+
+    A uniform guess needs log2 K bits a value; the histogram knows how often each value occurs at each pixel.
+    """
+    every = [run for of in runs.values() for run in of if run.measure == "bpd"]
+    known = {name: x for run in every for name, x in run.baselines.items() if name in BASELINES}
+    mean = {label: math.fsum(run.bound for run in of) / len(of) for label, of in runs.items() if of}
+    order = sorted(known, key=lambda name: -known[name])
+    failed = {name: [label for label in mean if mean[label] >= known[name]] for name in order}
+    what = {name: f"{BASELINES[name]} ({number(known[name])} {unit})" for name in order}
+    if len(mean) > 1 and (of_all := [name for name in order if len(failed[name]) == len(mean)]):
+        return f"No setting is better than {what[of_all[0]]}."
+    said: list[str] = []
+    seen: set[str] = set()
+    for name in order:
+        if fresh := [label for label in failed[name] if label not in seen]:
+            who = listed(fresh) if len(fresh) <= NAMED else f"{len(fresh)} of {len(mean)} settings"
+            said.append(f"{who} {_be(len(fresh))} no better than {what[name]}.")
+            seen |= {*fresh}
+    return " ".join(said)
 
 
 def divergences(comparison: Comparison) -> str:
@@ -41,77 +78,56 @@ def divergences(comparison: Comparison) -> str:
     return f"{listed(said)}{rest}."
 
 
-def _verdict(comparison: Comparison) -> Verdict:
-    if not comparison.cells:
-        return Verdict("No run has reported a finite test bound yet.")
-    if name := measures.deciding(comparison):
-        rest = (measures.ranking(comparison, other) for other in measures.KNOWN if other != name)
-        return Verdict(measures.ranking(comparison, name), tuple(filter(None, rest)))
-    others = range(1, len(comparison.cells))
-    return Verdict(_headline(comparison), tuple(sentence(comparison, 0, j) for j in others))
-
-
 def _headline(comparison: Comparison) -> str:
     cells, best = comparison.cells, comparison.cells[0]
     figure = f"{plus_minus(best.bound)} {comparison.unit}"
     if len(cells) == 1:
-        seeds = count(best.bound.n, "seed")
-        return f"{best.label}: {figure} over {seeds}; there is nothing to compare it with yet."
-    lowest = f"{best.label} has the lowest mean test bound, {figure}"
+        return f"{best.label}: {figure}, {count(best.bound.n, 'seed')}. No other setting to compare with."
+    lowest = f"{best.label} is lowest: {figure}."
     if max(cell.bound.n for cell in cells) == 1:
-        return f"{best.label} has the lowest test bound, {figure}, but {ONE_SEED}."
+        return f"{lowest} One seed: nothing is settled."
     claims = {j: comparison.claim(0, j) for j in range(1, len(cells))}
-    ahead = [j for j, claim in claims.items() if claim.pair.high < 0]
-    if ahead:
-        # possible only where seeds differ: the means are then not over the same seeds, the pairs are
-        return f"{lowest}, but over the seeds both have, {sentence(comparison, 0, ahead[0])}."
-    beaten = [j for j, claim in claims.items() if claim.holds and claim.pair.mean > 0]
-    same = [j for j, claim in claims.items() if claim.equal and j not in beaten]
-    hints = [j for j, claim in claims.items() if claim.hint and j not in beaten + same]
-    level = [j for j in claims if j not in beaten + same + hints]
-    rest = []
-    if hints:
-        rest.append(f"may be better than {_names(comparison, hints)} (a hint, no claim)")
-    if same:
-        rest.append(f"is the same as {_names(comparison, same)} within {_margin(comparison)}")
-    if level:
-        rest.append(f"is not distinguishable from {_names(comparison, level)}")
-    if not beaten:
-        return f"No ranking: {lowest}, but {_joined(rest)}."
-    nearest = min(beaten, key=lambda j: claims[j].pair.mean)
-    by = _by(claims[nearest].pair, comparison.unit)
-    if len(beaten) == 1:
-        won = f"{cells[nearest].label} by {by}"
-    else:
-        won = f"{_names(comparison, beaten)} (the nearest, {cells[nearest].label}, by {by})"
-    if rest:
-        return f"{lowest}; it beats {won}, but {_joined(rest)}."
-    return f"{best.label} beats {won}." if len(beaten) == 1 else f"{lowest}, and beats {won}."
+    said = [lowest]
+    if clear := [j for j, claim in claims.items() if claim.holds and claim.pair.mean > 0]:
+        nearest = min(clear, key=lambda j: claims[j].pair.mean)
+        pair = claims[nearest].pair
+        by = f"by {number(pair.mean)} {interval(pair.low, pair.high)}"
+        which = f"; the nearest, {cells[nearest].label}, {by}" if len(clear) > 1 else f" {by}"
+        said.append(f"Clear of {_names(comparison, clear)}{which}.")
+    # possible only where seeds differ: the means are then not over the same seeds, the pairs are
+    if ahead := [j for j, claim in claims.items() if claim.holds and claim.pair.mean < 0]:
+        said.append(
+            f"Over the seeds that both have, {_names(comparison, ahead)} {_be(len(ahead))} clear of it."
+        )
+    if same := [j for j, claim in claims.items() if claim.equal and j not in clear + ahead]:
+        said.append(f"The same as {_names(comparison, same)} within {_margin(comparison)}.")
+    if left := [j for j in claims if j not in clear + ahead + same]:
+        said.append(f"Not settled against {_names(comparison, left)}{_would_settle(comparison, left)}.")
+        if comparison.rule.interim:
+            said.append("Nothing is settled before the sweep ends.")
+    return " ".join(said)
 
 
-def sentence(comparison: Comparison, i: int, j: int) -> str:
-    """One comparison in words: "levels beats v by 0.120 bits/dim, 95% interval [...], 3 paired seeds"."""
-    claim, unit = comparison.claim(i, j), comparison.unit
-    pair = claim.pair
-    first, second = comparison.cells[i].label, comparison.cells[j].label
-    if pair.n == 0:
-        return f"{first} and {second} share no seed: not compared"
-    difference = f"{second} − {first} = {number(pair.mean, sign=True)} {unit}"
-    if pair.n == 1:
-        return f"{difference}; {ONE_SEED}"
-    if math.isnan(pair.low):
-        return f"{difference} for every seed: no interval, no ranking claimed"
-    better, worse = (first, second) if pair.mean > 0 else (second, first)
-    by = _by(pair if pair.mean > 0 else pair.reversed(), unit)
-    within = f"the same within {_margin(comparison)}" if claim.equal else ""
-    if claim.holds:
-        return f"{better} beats {worse} by {by}" + (f"; both are {within}" if within else "")
-    ends = f"95% interval {interval(pair.low, pair.high)}, {_over(pair)}"
-    if within:
-        return f"{first} and {second} are {within}: {difference}, {ends}"
-    if claim.hint:
-        return f"{better} may be better than {worse}, by {by}: {_why_a_hint(comparison, claim)}"
-    return f"{first} and {second} are not distinguishable: {difference}, {ends}"
+def _be(n: int) -> str:
+    return "is" if n == 1 else "are"
+
+
+def _would_settle(comparison: Comparison, left: list[int]) -> str:
+    """ ": about 5 seeds would settle them", and what no number of seeds settles."""
+    claims = {j: comparison.claim(0, j) for j in left}
+    if len(left) > NAMED or comparison.rule.interim or not all(c.pair.error for c in claims.values()):
+        return ""
+    needed = {j: seeds_to_settle(claim) for j, claim in claims.items()}
+    some = [n for n in needed.values() if n is not None]
+    never = [j for j, n in needed.items() if n is None]
+    said, them = [], "it" if len(left) == 1 else "them"
+    if some:
+        others = [j for j in left if j not in never]
+        what = _names(comparison, others) if never else them
+        said.append(f"about {max(some)} seeds would settle {what}")
+    if never:
+        said.append(f"{MOST} seeds would not settle {_names(comparison, never) if some else them}")
+    return f": {', '.join(said)}"
 
 
 def footnote(comparison: Comparison) -> str:
@@ -122,11 +138,6 @@ def footnote(comparison: Comparison) -> str:
     known = [pair for pair in pairs if not math.isnan(pair.low)]
     if not name:
         said.append(_covered(comparison, known))
-        if any(math.isfinite(cell.draw_error) for cell in comparison.cells):
-            said.append(
-                "“By draws” is the most that the random times and noise of the measurement can have made of "
-                "±; few draws an item leave it above ± itself, and then it says nothing."
-            )
     if comparison.one_training:
         said.append(
             "All seeds of a setting are of one trained model: errors and intervals cover what is drawn at "
@@ -134,39 +145,31 @@ def footnote(comparison: Comparison) -> str:
         )
     if comparison.tests > 1:
         said.append(
-            f"This report could claim {comparison.tests} things (pairs of settings"
-            f"{', by the bound and by each measure' if _measured(comparison) else ''}); p is corrected "
-            "for all "
-            "of them by Holm's method, so that with no true difference anywhere “beats” is printed in at "
-            "most "
-            "5% of reports. That the best was picked on the same test items is covered, since all pairs "
-            "count. "
-            "Intervals are not corrected: one that excludes zero while p exceeds 0.05 is a hint."
+            f"{comparison.tests} differences are tested here (pairs of settings"
+            f"{', by the bound and by each measure' if _measured(comparison) else ''}). Holm's method "
+            "corrects p for all of them: with no true difference anywhere, at most 5% of reports say “clear "
+            "of”. All pairs count, so it is covered that the best was picked on the same test items. "
+            "Intervals are not corrected: one that excludes zero while p exceeds 0.05 settles nothing."
         )
     elif name:
-        said.append("A setting is said to beat another only where p is at most 0.05.")
+        said.append("One setting is clear of another only where p is at most 0.05.")
     if rule.looks > 1:
         said.append(
-            f"Of {rule.looks} planned looks this is number {max(len(rule.seen), 1)}: each may spend one "
-            f"{_ordinal(rule.looks)} of the 5%, so that looking again does not add errors; intervals are "
-            "for a "
-            "single look."
+            f"This is look {max(len(rule.seen), 1)} of {rule.looks}. Each has one {_ordinal(rule.looks)} of "
+            "the 5%, so looking again adds no errors. Intervals are for a single look."
         )
     if rule.interim:
-        said.append("The sweep has not ended: until then nothing is claimed.")
+        said.append("The sweep has not ended: nothing is settled before.")
     if rule.equal_within is not None and known:
         said.append(
-            f"“The same” means that two one-sided tests, corrected likewise, put the difference within "
-            f"{_margin(comparison)}; “not distinguishable” means that it cannot be told."
+            f"“The same”: two one-sided tests, corrected likewise, put the difference within "
+            f"{_margin(comparison)}. “Not settled”: these runs show neither."
         )
     few = min((pair.n for pair in known), default=0)
     if 0 < few <= 4:
         said.append(
-            f"An interval from {few} seeds covers the truth as often as it says, but its width is a "
-            "guess: the "
-            f"spread that {few} seeds show lies, four times in five, between {_WIDTHS[few]} times the "
-            "true one, "
-            "and other seeds or another processor may give an interval several times as wide or as narrow."
+            f"The width of an interval from {few} seeds is a guess: four times in five, the spread that "
+            f"{few} seeds show lies between {_WIDTHS[few]} times the true one."
         )
     if name:
         said.append(measures.about(comparison))
@@ -183,15 +186,12 @@ def _covered(comparison: Comparison, known: list[Paired]) -> str:
     n = max((run.test[comparison.measure].n for c in comparison.cells for run in c.runs.values()), default=0)
     if known and len(with_items) == len(known):
         return (
-            "Differences are paired by seed and by item; their 95% intervals cover both what changes "
-            "with the "
-            f"seed ({seed}) and which {with_items[0].items} items happen to be "
-            "in the "
-            "test set."
+            "Differences are paired by seed and by item. Their 95% intervals cover what changes with the "
+            f"seed ({seed}) and which {with_items[0].items} items are in the test set."
         )
     said = (
-        "Differences are paired by seed; their 95% Student-t intervals cover what changes with the seed "
-        f"({seed}), not which {n or 'the'} items happen to be in the test set"
+        "Differences are paired by seed. Their 95% Student-t intervals cover what changes with the seed "
+        f"({seed}), not which {n or 'the'} items are in the test set"
     )
     if not with_items:
         return said + " (these runs recorded no bounds by item)." if known else said + "."
@@ -204,26 +204,8 @@ def _measured(comparison: Comparison) -> bool:
     return len({key[0] for key in comparison.claims}) > 1
 
 
-def _why_a_hint(comparison: Comparison, claim: Claim) -> str:
-    if claim.interim:
-        return "a hint, the sweep has not ended"
-    return f"a hint, for corrected for {count(comparison.tests, 'possible claim')} p = {p_value(claim.p)}"
-
-
-def _by(pair: Paired, unit: str) -> str:
-    return f"{number(pair.mean)} {unit}, 95% interval {interval(pair.low, pair.high)}, {_over(pair)}"
-
-
-def _over(pair: Paired) -> str:
-    return count(pair.n, "paired seed") + (f" × {pair.items} items" if pair.items else "")
-
-
 def _margin(comparison: Comparison) -> str:
     return f"{comparison.rule.equal_within:g} {comparison.unit}"
-
-
-def _joined(clauses: list[str]) -> str:
-    return ", ".join(clauses[:-1]) + (", and " if len(clauses) > 1 else "") + clauses[-1]
 
 
 def _ordinal(n: int) -> str:
@@ -233,14 +215,6 @@ def _ordinal(n: int) -> str:
 def _names(comparison: Comparison, indices: list[int]) -> str:
     """The cells by name; by number where that would fill lines."""
     rivals = len(comparison.cells) - 1
-    if len(indices) == rivals:
-        return (
-            f"all {rivals} others"
-            if rivals > 2
-            else "both others"
-            if rivals == 2
-            else comparison.cells[1].label
-        )
-    if len(indices) > 4:
-        return f"{len(indices)} of the {rivals} others"
+    if len(indices) > NAMED:
+        return f"all {rivals} others" if len(indices) == rivals else f"{len(indices)} of the {rivals} others"
     return listed([comparison.cells[j].label for j in indices])

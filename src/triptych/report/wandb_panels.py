@@ -79,7 +79,8 @@ def _test(wr: Any, comparison: Comparison, told: Told, by: dict[str, Any]) -> li
     asked["test/gap"] = f"gap to truth, {unit}"
     shown = {key for key, _ in columns(comparison) if key.startswith(METRIC)}
     asked |= {f"test/{key.removeprefix(METRIC)}": key.removeprefix(METRIC) for key in sorted(shown)}
-    asked |= {f"measures/{name}": f"{what} ({b})" for name, (what, b) in measures.KNOWN.items() if b}
+    ranked = measures.known(comparison.cells).values()
+    asked |= {f"measures/{m.name}": f"{m.label} ({m.better})" for m in ranked if m.better}
     limit = {"max_runs_to_show": 500, "max_bars_to_show": 100}
     return [
         wr.BarPlot(title=title, metrics=[key], **by, **limit)

@@ -6,8 +6,8 @@ import math
 
 from triptych.report.statistics import Paired, Spread
 
-# a summary's baselines in the words of a figure
-BASELINES = {"uniform": "uniform", "histogram": "per-pixel histogram"}
+# a summary's baselines, with their articles
+BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
 
 PART_MEANING = {
     "prior": "what is still visible of the data in the noisiest latent; near zero if it is pure noise",

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from triptych.limits import limit
 from triptych.runs.plain import line, load, load_config, natural, number, parse_overrides, text, whole
 from triptych.runs.processes import lives, pid_of
-from triptych.runs.read_measures import Measured, read_measures
+from triptych.runs.read_measures import NAME, Measured, read_measures
 from triptych.runs.read_schedule import ScheduleCurve, read_schedule, read_variance
 from triptych.runs.summary import ENDED, UNITS, Summary
 
@@ -28,7 +28,6 @@ Status = Literal["finished", "failed", "diverged", "running", "interrupted", "un
 
 PARTS = ("prior", "reconstruction", "diffusion")
 ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # the name under which an earlier run was kept when it started over
-METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 METRICS = 32  # columns of a table: of a stranger's file there could be any number
 LONGEST = 65536  # characters of a table's first line
 COLUMNS = 1000  # of metrics.csv
@@ -367,7 +366,7 @@ def _baselines(record: Any) -> dict[str, float]:
 def _metrics(record: Any) -> dict[str, str]:
     """{name: "higher", "lower" or ""}; what is no name of a metric is left out."""
     found = record.items() if isinstance(record, dict) else ()
-    named = [(n, b if b in ("higher", "lower") else "") for n, b in found if METRIC.fullmatch(n)]
+    named = [(n, b if b in ("higher", "lower") else "") for n, b in found if NAME.fullmatch(n)]
     return dict(named[:METRICS])
 
 

@@ -24,14 +24,19 @@ class Items:
 
 def read_items(directory: Path, bound: float) -> Items | None:
     """The items of a run whose mean is its test `bound`; None where they are absent, broken or of another."""
-    path = Path(directory) / NAME
-    try:
-        found = _load(path, path.stat().st_mtime_ns)
-    except OSError:
-        return None
+    found = load_items(directory)
     if found is None or not math.isclose(found.total.mean(), bound, rel_tol=1e-5, abs_tol=1e-5):
         return None
     return found
+
+
+def load_items(directory: Path) -> Items | None:
+    """The items of a run, whatever its bound; None where they are absent or broken."""
+    path = Path(directory) / NAME
+    try:
+        return _load(path, path.stat().st_mtime_ns)
+    except OSError:
+        return None
 
 
 @lru_cache(maxsize=512)  # a report reads each file once for each pair

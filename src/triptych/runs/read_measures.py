@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from triptych.runs.plain import number
+from triptych.config.metric import HIGHER, LOWER, NEITHER, Metric
+from triptych.runs.plain import line, number
 from triptych.runs.summary import Summary
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # of a metric
+BETTER = {"higher": HIGHER, "lower": LOWER, "": NEITHER}
 
 
 @dataclass(frozen=True)
@@ -16,7 +21,8 @@ class Measured:
     """Measures of one run's samples: means by name, one row a value of ``key`` ("" where only one was taken).
 
     ``floor``: median, lowest and highest of the same measure between true sets, by name. ``n``: samples of a
-    set. ``fewer``: of the measures that were taken of fewer, how many, by name.
+    set. ``fewer``: of the measures that were taken of fewer, how many, by name. ``noise``: each measure of
+    pure noise. ``metrics``: the user's own among them.
     """
 
     key: str
@@ -26,6 +32,8 @@ class Measured:
     n: int = 0
     fewer: Mapping[str, int] = field(default_factory=dict)
     reference: str = ""
+    noise: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     def at(self, name: str) -> tuple[float, ...]:
         """One measure by value; NaN where a row lacks it."""
@@ -52,6 +60,14 @@ def read_measures(summary: Summary) -> Measured | None:
             n=n,
             fewer={k: int(e["n"]) for row in rows for k, e in row["measures"].items() if e.get("n", n) != n},
             reference=str(about.get("reference") or ""),
+            noise={str(name): number(figure) for name, figure in (about.get("noise") or {}).items()},
+            metrics={
+                str(name): Metric(
+                    str(name), line(said["title"]), BETTER[said["better"]], "", line(said["unit"])
+                )
+                for name, said in (about.get("metrics") or {}).items()
+                if NAME.fullmatch(name)
+            },
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

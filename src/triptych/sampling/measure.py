@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from triptych.diffusion.draws import Stream, mix
+from triptych.diffusion.draws import Stream, mix, seeded
 from triptych.errors import Diverged
 from triptych.experiment.experiment import Drawing, Experiment
 from triptych.sampling.draw import asked_for, asks_classes, draw, takes_condition
@@ -16,9 +16,9 @@ from triptych.sampling.draw import asked_for, asks_classes, draw, takes_conditio
 def measure(experiment: Experiment, step: int = 0) -> dict[str, Any]:
     """What the configuration asks for in ``measures``, for ``summary.json``; empty if that is nothing.
 
-    {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats", "reference", "floor"}}, or
-    with ``over`` {"measures_over": {"key", "rows": [{"value", "evaluations", "seconds", "measures"}]},
-    "measured"}.
+    {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats", "reference", "floor",
+    "noise", "metrics"}}, or with ``over`` {"measures_over": {"key", "rows": [{"value", "evaluations",
+    "seconds", "measures"}]}, "measured"}.
     ``stderr`` is over ``repeats`` sets of ``n`` samples each.
 
     Args:
@@ -31,11 +31,17 @@ def measure(experiment: Experiment, step: int = 0) -> dict[str, Any]:
     if reference is None:
         return {}
     reference.on(experiment.model.device)
+    first = experiment.measured[0][1]
+    trained, _ = _items(experiment, first)
+    asked = None if trained is not None else _classes(experiment, first)
+    generator = seeded(experiment.config["seed"], Stream.MEASURED_SAMPLES, 0, 0)
     about = {
         "n": node["n"],
         "repeats": node["repeats"],
         "reference": reference.name,
         "floor": reference.floor(),
+        "noise": reference.noise(asked, trained, generator),
+        "metrics": reference.about_own(),
     }
     over = node["over"] if isinstance(node["over"], str | None) else node["over"][0]
     rows = []
@@ -54,10 +60,7 @@ def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any] | None:
     node, data, reference = experiment.config["measures"], experiment.data, experiment.reference
     assert reference is not None
     trained, untrained = _items(experiment, drawing)
-    condition = asked_for(experiment.model, data, node["n"], guided=drawing.denoiser, items=trained)
-    asked: Tensor | None = None
-    if condition is not None and "label" in condition.parts and trained is None:
-        asked = condition.label.cpu()
+    asked = None if trained is not None else _classes(experiment, drawing)
 
     def drawn(repeat: int, items: Tensor | None) -> Tensor:
         seed = mix(experiment.config["seed"], Stream.MEASURED_SAMPLES, repeat)
@@ -97,6 +100,13 @@ def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any] | None:
     }
 
 
+def _classes(experiment: Experiment, drawing: Drawing) -> Tensor | None:
+    """The classes (n,) that samples are asked for; None where they are asked for none."""
+    n = experiment.config["measures"]["n"]
+    condition = asked_for(experiment.model, experiment.data, n, guided=drawing.denoiser)
+    return condition.label.cpu() if condition is not None and "label" in condition.parts else None
+
+
 def _items(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, Tensor | None]:
     """Items whose captions samples are asked for: n of classes that were trained on, half as many of others.
 
@@ -122,4 +132,7 @@ def _figure(values: list[float], n: int) -> dict[str, Any]:
     mean = sum(values) / len(values)
     spread = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
     stderr = math.sqrt(spread / len(values)) if len(values) > 1 else math.nan
-    return {"mean": mean, "stderr": None if math.isnan(stderr) else stderr, "n": n}
+    # a metric of one's own may have no figure of a set
+    return {name: x if math.isfinite(x) else None for name, x in (("mean", mean), ("stderr", stderr))} | {
+        "n": n
+    }

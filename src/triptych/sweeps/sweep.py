@@ -131,6 +131,8 @@ class SweepHook(Callback):
         self.refused: dict[str, str] = {}  # cells that were not run, since their directories hold other runs
         with no_run_after_an_error():
             self._begin()
+        size = f"{len(self.cells)} runs in " if self.cells else ""
+        print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
         self._tell_other_code()
         _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells)
