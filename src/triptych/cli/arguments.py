@@ -7,6 +7,7 @@ from pathlib import Path
 from hydra._internal.utils import get_args_parser
 
 from triptych.config.keys import find
+from triptych.config.names import check_root, quote
 from triptych.config.nearest import nearest
 from triptych.errors import UserError
 
@@ -41,11 +42,12 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
 
         gc.disable()  # the process ends with that page; to collect meanwhile is a fifth of its time
         list_groups_quickly()
+    check_root()
     quoted = []
     for argument in map(without_hyphens, arguments):
         key, equals, value = argument.partition("=")
         if equals and value and value[0] not in "'\"" and find(key.lstrip("+"), command=command).is_path:
-            value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+            value = quote(value)
         elif not argument.isascii() and WORD.fullmatch(value):  # Hydra's grammar knows no other letters
             value = f"'{value}'"
         quoted.append(f"{key}{equals}{value}")
