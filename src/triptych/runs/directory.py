@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from triptych.config.file import read_config
 from triptych.errors import StorageError, UserError
-from triptych.runs.lock import check_held, holder, lock
+from triptych.runs.lock import check_held, holder, leave, lock
 from triptych.runs.plain import load
 from triptych.runs.summary import ENDED
 
@@ -144,6 +144,10 @@ class RunDirectory:
     def holder(self) -> str | None:
         """Who is at work here at this moment; None if nobody is."""
         return holder(self.path)
+
+    def leave(self) -> None:
+        """Say that nobody is at work here, unless somebody is."""
+        leave(self.path)
 
     def sweep_up(self) -> None:
         """Remove what a kill left half-written; for who holds the lock."""

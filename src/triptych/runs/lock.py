@@ -50,10 +50,9 @@ def lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
             time.sleep(0.05)
         held = (folder, file)
         with contextlib.nullcontext() if taken else _instead(folder, until):
-            if taken:
-                file.truncate(0)
-                file.write(owner())
-                file.flush()
+            file.truncate(0)
+            file.write(owner())
+            file.flush()
             _held.append(held)
             try:
                 yield
@@ -90,6 +89,13 @@ def holder(folder: Path) -> str | None:
     if taken is None and (found := _owner_of(folder / INSTEAD)) is not None:
         return str(found.get("owner") or "unknown")
     return None
+
+
+def leave(folder: Path) -> None:
+    """Say that nobody is at work in ``folder``, unless somebody is: who made it may live, and its job not."""
+    if holder(folder) is None:
+        with contextlib.suppress(OSError):
+            os.truncate(folder / ".lock", 0)
 
 
 def _busy(folder: Path, who: str) -> Busy:

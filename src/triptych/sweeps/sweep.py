@@ -264,6 +264,7 @@ class SweepHook(Callback):
         for run in self.runs():
             end, holder = _end(run)
             if end not in ENDED:
+                run.leave()
                 print(f"{run.path.name}: {f'{holder} is running it' if holder else 'did not end'}")
         if said := write_report_or_say_why(self.root, len(self.cells), show=True):
             print(f"error: {said}", file=sys.stderr)
