@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.config.names import run_name, slug
+from triptych.config.names import quote, run_name, slug
 
 
 @given(st.text(max_size=300))
@@ -24,3 +24,14 @@ def test_plain_overrides_stay_readable():
 def test_a_named_run_keeps_its_name_and_a_nameless_one_is_fresh():
     assert run_name("mine") == "mine"
     assert run_name(None) != run_name(None)
+
+
+@given(
+    st.text(st.one_of(st.sampled_from("'\\ \"$,={}[]()#%:~é漢"), st.characters(codec="utf-8")), max_size=30)
+)
+def test_quotes_hold_any_text(text):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    text = "".join(c for c in text if c.isprintable())
+    override = OverridesParser.create().parse_override(f"key={quote(text)}")
+    assert override.value() == text and not override.is_sweep_override()

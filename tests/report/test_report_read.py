@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from triptych.runs.directory import RunDirectory
 from triptych.runs.plain import parse_overrides
 from triptych.runs.read import find_runs, read_run, read_runs
 
@@ -114,3 +115,16 @@ def test_overrides_as_hydra_writes_them():
     }
     with pytest.raises(ValueError):
         parse_overrides(json.loads('{"a": 1}'))
+
+
+def test_a_run_whose_job_ended_before_it_began_is_not_at_work(tmp_path):
+    """Its directory was made by its sweep, which lives on; nobody has said so but by emptying the lock."""
+    run = RunDirectory(start_run(tmp_path, "v", 1, ["objective=v"], {"objective": "v"}))
+    with run.lock():
+        pass
+    assert read_run(run.path).status == "running"  # about to begin
+    run.leave()
+    assert read_run(run.path).status == "interrupted"
+    with run.lock():
+        run.leave()  # somebody else has begun
+        assert read_run(run.path).status == "running"

@@ -1,5 +1,6 @@
 """``triptych-report --watch``: one page, for this machine, that grows with its runs."""
 
+import contextlib
 import http.client
 import http.server
 import os
@@ -169,3 +170,43 @@ def test_a_sweep_that_has_no_run_yet_is_waited_for(tmp_path, watch):
     while "1 running" not in server.ask()[2]:
         assert time.monotonic() < until
         time.sleep(0.2)
+
+
+def test_requests_that_never_end_hold_no_threads(tmp_path, monkeypatch):
+    """Nor do they keep others from the page for long; one that hangs up is no traceback."""
+    from triptych.report import watch as module
+
+    monkeypatch.setattr(module, "TIMEOUT", 2.0)
+    root = sweep(tmp_path / "s", {"x0": 2.0}, seeds=(1,))
+    before = threading.active_count()
+    with Watch([root], lambda: write_report(root)) as watch:
+        half = [socket.create_connection((HOST, watch.port), timeout=10) for _ in range(100)]
+        for one in half:
+            with contextlib.suppress(OSError):
+                one.sendall(b"GET / HTTP/1.0\r\nHo")
+        time.sleep(0.5)
+        assert threading.active_count() - before <= module.MOST + 1
+        until = time.monotonic() + 20
+        while threading.active_count() - before > 1:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        connection = http.client.HTTPConnection(HOST, watch.port, timeout=10)
+        connection.request("GET", "/")
+        assert connection.getresponse().status == 200
+        connection.close()
+        for one in half:
+            one.close()
+
+
+def test_a_reader_that_hangs_up_is_no_news(tmp_path, capfd):
+    root = sweep(tmp_path / "s", {"x0": 2.0}, seeds=(1,))
+    with Watch([root], lambda: write_report(root)) as watch:
+        watch.page = bytes(50_000_000)  # more than any buffer on the way
+        with socket.create_connection((HOST, watch.port), timeout=10) as one:
+            one.sendall(f"GET / HTTP/1.0\r\nHost: {HOST}:{watch.port}\r\n\r\n".encode())
+            one.recv(1000)
+        until = time.monotonic() + 20
+        while any("process_request" in thread.name for thread in threading.enumerate()):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    assert capfd.readouterr().err == ""

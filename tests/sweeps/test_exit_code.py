@@ -72,6 +72,16 @@ def test_a_run_that_another_process_is_at_is_to_be_tried_again(hook):
         assert exit_code() == 75
 
 
+def test_a_job_that_was_killed_before_it_began_is_not_running(hook, capsys):
+    """The process that made its directory is the sweep's own, and lives."""
+    add(hook, "finished")
+    with add(hook, "interrupted").lock():
+        pass
+    hook.on_multirun_end(hook.config)
+    said = capsys.readouterr().out
+    assert "1 of 2 runs finished, 1 interrupted" in said and "running" not in said
+
+
 @pytest.mark.parametrize("how", ["a directory in its place", "a fault of the report's own"])
 def test_an_unfinished_sweep_whose_report_cannot_be_written(hook, monkeypatch, capsys, how):
     """As Hydra calls it, to which an exception of a callback's is a warning."""

@@ -14,6 +14,7 @@ from triptych.config.check import check_keys
 from triptych.config.describe import plus
 from triptych.config.habits import translated
 from triptych.config.keys import check_values, find
+from triptych.config.names import check_root, quote
 from triptych.config.nearest import nearest
 from triptych.errors import UserError
 
@@ -49,6 +50,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
 
         gc.disable()  # the process ends with that page; to collect meanwhile is a fifth of its time
         list_groups_quickly()
+    check_root()
     arguments = [one for typed in arguments for one in translated(without_hyphens(typed))]
     split = [argument.lstrip("+").partition("._target_=") for argument in arguments]
     classes = {place: target for place, equals, target in split if equals}
@@ -58,7 +60,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
         if equals and key[:1].isalpha():
             key = plus(key, classes) + key
         if equals and value and value[0] not in "'\"" and find(key.lstrip("+"), command=command).is_path:
-            value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+            value = quote(value)
         elif not argument.isascii() and WORD.fullmatch(value):  # Hydra's grammar knows no other letters
             value = f"'{value}'"
         quoted.append(f"{key}{equals}{value}")

@@ -6,6 +6,7 @@ With `--results FILE` the published claims of all sweeps beneath them, as docs/r
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -120,12 +121,10 @@ def _tell_wandb(report: Report, file: Path | None) -> None:
 def _watch(dirs: Sequence[Path], write: Callable[[], Report], port: int) -> int:
     from triptych.report.watch import Watch
 
-    try:
-        with Watch(dirs, write, port) as watch:
-            print(f"{watch.url}: Ctrl-C ends it", flush=True)
-            watch.run()
-    except KeyboardInterrupt:
-        print(file=sys.stderr)  # after the terminal's ^C
+    with Watch(dirs, write, port) as watch:
+        signal.signal(signal.SIGINT, lambda *_: watch.stop())
+        print(f"{watch.url}: Ctrl-C ends it", flush=True)
+        watch.run()
     return 0
 
 

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.cli.arguments import as_hydra_wants
+from triptych.cli.startup import replace_process
 from triptych.config.check import check_keys
 from triptych.config.folders import CONFIGS
 from triptych.config.names import register_resolvers
@@ -65,8 +66,7 @@ def compose_and_train(cfg: DictConfig) -> float | None:
     os.environ[OWN] = str(run.path)  # and no stranger's
     command = [sys.executable, "-m", "triptych.cli.train", f"resume={run.path}"]
     if not sweeping:
-        sys.stdout.flush()
-        os.execv(sys.executable, command)  # the same process goes on: signals and exit code are its own
+        replace_process(command)  # the same process goes on: signals and exit code are its own
     if (holder := run.holder()) is not None and processes.rank() == 0:
         return _metric(run, cfg.optimized_metric, f"{path.name}: {holder} is running it")
     code = processes.run_child(command, run / "train.log")

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.identity import NOT_IN_NAMES
 from triptych.config.keys import role, with_roles
+from triptych.errors import UserError
 
 # groups that may be empty, and the name of that choice: it holds nothing, so it needs no file
 EMPTY = {
@@ -88,9 +89,20 @@ def not_in_names() -> list[str]:
     return [key for key in with_roles(*NOT_IN_NAMES) if key not in ("seed", "experiment")]
 
 
+def quote(text: str) -> str:
+    """``text`` in quotes as Hydra's grammar reads them: a backslash is one, unless a quote follows."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
+
+
 def root() -> str:
     """The repository, wherever a command is typed; TRIPTYCH_ROOT moves data and logs elsewhere."""
     return os.environ.get("TRIPTYCH_ROOT") or str(Path(__file__).parents[3])
+
+
+def check_root() -> None:
+    """UserError for a folder whose name a configuration cannot hold."""
+    if "${" in root():
+        raise UserError(f"TRIPTYCH_ROOT={root()}: ${{ begins a reference to a key; choose another folder")
 
 
 def cores() -> int:

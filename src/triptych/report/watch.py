@@ -24,6 +24,7 @@ from triptych.runs.read import STALE, find_runs
 
 HOST = "127.0.0.1"
 FILES = ("config.yaml", "metrics.csv", "summary.json")  # of a run: what a report is made of
+MOST, TIMEOUT = 16, 10.0  # requests at a time; seconds in which a client that says nothing is given up
 SHARE = 0.1  # of the time at most, for drawing
 # only in the page that is served: look for another one now and then, and show it when there is
 RELOAD = """
@@ -54,7 +55,7 @@ class Watch:
         self.page, self.tag = b"", ""
         self._halt = threading.Event()
         try:
-            self._server = ThreadingHTTPServer((HOST, port), _handler(self))
+            self._server = _Server((HOST, port), _handler(self))
         except OSError as error:
             raise UserError(
                 f"--port {port}: {error.strerror or error}; another, or 0 for a free one, is accepted"
@@ -127,8 +128,34 @@ def _state(path: Path) -> tuple[Any, ...]:
     return path, found.st_mtime_ns, found.st_size
 
 
+class _Server(ThreadingHTTPServer):
+    """At most ``MOST`` requests at a time: further ones are closed, and a browser asks again."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._free = threading.BoundedSemaphore(MOST)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):  # the client has gone
+            super().handle_error(request, client_address)
+
+
 def _handler(watch: Watch) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        timeout = TIMEOUT
+
         def do_GET(self) -> None:
             self._answer(with_page=True)
 

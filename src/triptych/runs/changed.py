@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ def say(run: RunDirectory | None, line: str) -> None:
     except (OSError, ValueError, AttributeError):
         same = False
     if not same:
-        with open(log, "a") as file:
+        with suppress(OSError), open(log, "a") as file:
             file.write(line + "\n")
 
 

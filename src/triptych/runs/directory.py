@@ -13,18 +13,22 @@ import errno
 import json
 import math
 import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from triptych.config.file import read_config
 from triptych.errors import StorageError, UserError
-from triptych.runs.lock import holder, lock
+from triptych.runs.lock import check_held, holder, leave, lock
 from triptych.runs.plain import load
 from triptych.runs.summary import ENDED
 
-# The storage refuses, not the program: room, permission, quota.
-STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+# The storage refuses, not the program: room, permission, quota, a limit; a disk or a server that is gone.
+STORAGE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
+)
 
 REPORTED = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")  # of these, the one a run reports by
 NO_CHECKPOINT = "no such file; a run's directory or a checkpoint in it, as checkpoints/last.ckpt, is accepted"
@@ -32,17 +36,20 @@ REFUSED = ".refused"  # a file: why a sweep's job could not have the directory, 
 PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a whole file or nothing: a temporary name, then rename.
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write into that is ``path`` once it is whole: a temporary name, then rename.
 
     Raises:
-        StorageError: no room, or no permission; what was there before is as it was.
+        StorageError: no room, or no permission; what was there before is as it was. Or the directory is not
+            the one any more that this process holds.
     """
+    check_held(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -56,6 +63,12 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a whole file or nothing; errors as of ``atomic``."""
+    with atomic(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
 
 
 def checkpoint_at(path: str | Path) -> Path:
@@ -131,6 +144,10 @@ class RunDirectory:
     def holder(self) -> str | None:
         """Who is at work here at this moment; None if nobody is."""
         return holder(self.path)
+
+    def leave(self) -> None:
+        """Say that nobody is at work here, unless somebody is."""
+        leave(self.path)
 
     def sweep_up(self) -> None:
         """Remove what a kill left half-written; for who holds the lock."""

@@ -42,9 +42,9 @@ def one_line_errors() -> Iterator[None]:
         if rank() == 0:
             _tell(str(refused))
         sys.exit(exit_code(refused))
-    except KeyboardInterrupt as asked:
-        print("interrupted; type the same command to go on", file=sys.stderr)
-        sys.exit(128 + (asked.signal if isinstance(asked, Asked) else signal.SIGINT))
+    except Asked as asked:
+        print(Interrupted(asked.signal), file=sys.stderr)
+        sys.exit(128 + asked.signal)
 
 
 class Asked(KeyboardInterrupt):

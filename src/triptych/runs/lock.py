@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from triptych.errors import Busy, StorageError
 from triptych.runs.processes import owner
@@ -25,6 +25,7 @@ NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.E
 RENEWED, SILENT = 20.0, 300.0  # seconds between two signs of life; after which an owner elsewhere is gone
 WRITTEN = 10.0  # seconds in which who has made the file has written into it
 INSTEAD = ".lock.owner"
+_held: list[tuple[Path, IO[str]]] = []  # by this process
 
 
 @contextmanager
@@ -47,14 +48,32 @@ def lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
                 file.seek(0)
                 raise _busy(folder, file.read().strip())
             time.sleep(0.05)
-        if taken is None:
-            with _instead(folder, until):
+        held = (folder, file)
+        with contextlib.nullcontext() if taken else _instead(folder, until):
+            file.truncate(0)
+            file.write(owner())
+            file.flush()
+            _held.append(held)
+            try:
                 yield
-            return
-        file.truncate(0)
-        file.write(owner())
-        file.flush()
-        yield
+            finally:
+                _held.remove(held)
+
+
+def check_held(path: Path) -> None:
+    """Before ``path`` is written: StorageError if it lies in a directory that this process holds no more.
+
+    One that was moved or deleted takes its lock along; another process may hold what has its name now.
+    """
+    for folder, file in _held:
+        if not path.is_relative_to(folder):
+            continue
+        try:
+            same = os.path.samestat(os.fstat(file.fileno()), os.lstat(folder / ".lock"))
+        except OSError:
+            same = False
+        if not same:
+            raise StorageError(f"{folder}: moved or deleted while the run was at work there; the run ends")
 
 
 def holder(folder: Path) -> str | None:
@@ -70,6 +89,13 @@ def holder(folder: Path) -> str | None:
     if taken is None and (found := _owner_of(folder / INSTEAD)) is not None:
         return str(found.get("owner") or "unknown")
     return None
+
+
+def leave(folder: Path) -> None:
+    """Say that nobody is at work in ``folder``, unless somebody is: who made it may live, and its job not."""
+    if holder(folder) is None:
+        with contextlib.suppress(OSError):
+            os.truncate(folder / ".lock", 0)
 
 
 def _busy(folder: Path, who: str) -> Busy:

@@ -332,13 +332,14 @@ def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
 
 
 def _left(directory: Path) -> bool:
-    """Whether who was last at work there was a process of this machine that has ended."""
+    """Whether who was last at work there has said so, or was a process of this machine that has ended."""
     try:
         with open(directory / ".lock", encoding="utf-8", errors="replace") as file:
-            pid = pid_of(file.read(1000).strip())
+            who = file.read(1000).strip()
     except OSError:
         return False
-    return pid is not None and not lives(pid)
+    pid = pid_of(who)
+    return not who or pid is not None and not lives(pid)
 
 
 def _estimates(metrics: Any, split: str) -> Iterator[tuple[str, Estimate]]:

@@ -8,6 +8,7 @@ from triptych.data.base import DataModule
 from triptych.data.batch import to_level
 from triptych.data.captions import Captioned
 from triptych.experiment.experiment import Drawing, Experiment
+from triptych.runs.directory import atomic
 from triptych.sampling.draw import asked_for, asks_classes, draw, takes_condition
 
 TRAINED, UNTRAINED, COLUMNS = 4, 2, 8  # captions of combinations trained on and not, samples of each
@@ -61,5 +62,5 @@ def _save(x: torch.Tensor, marks: list[str], data: DataModule, path: Path) -> No
         ax.imshow(picture if picture.shape[2] == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=255)
         ax.set_title(mark, fontsize=8, loc="left", pad=2)
         ax.set_axis_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with atomic(path) as file:
+        figure.savefig(file, dpi=150)

@@ -8,15 +8,16 @@ from torch.nn.functional import pad
 
 from triptych.data.base import DataModule
 from triptych.data.batch import to_level
+from triptych.runs.directory import atomic
 
 
 def save(x: Tensor, data: DataModule, path: Path) -> None:
     """A PNG of samples x (n, *shape): a grid of images, or points over the data."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if len(data.shape) == 3:
-        _grid(x, data).save(path)
-    else:
-        _points(x, data, path)
+    with atomic(path) as file:
+        if len(data.shape) == 3:
+            _grid(x, data).save(file, "PNG")
+        else:
+            _points(x, data).savefig(file, dpi=120)
 
 
 def log_picture(loggers, key: str, path: Path, step: int) -> None:
@@ -50,7 +51,7 @@ def tiled(pixels: Tensor):
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
-def _points(x: Tensor, data: DataModule, path: Path) -> None:
+def _points(x: Tensor, data: DataModule):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -68,4 +69,4 @@ def _points(x: Tensor, data: DataModule, path: Path) -> None:
         axes.scatter(x[:, 0], x[:, 1], s=3, color="C0", label="samples", linewidths=0)
         axes.set_aspect("equal")
     axes.legend(frameon=False, loc="upper right")
-    figure.savefig(path, dpi=120)
+    return figure

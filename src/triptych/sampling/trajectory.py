@@ -8,6 +8,7 @@ from torch import Tensor
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
+from triptych.runs.directory import atomic
 from triptych.sampling.pictures import in_rows, tiled
 
 
@@ -42,7 +43,8 @@ def trajectory(
 
 def save_strip(x: Tensor, path: Path) -> None:
     """A PNG of images x (F, B, C, H, W) in [-1, 1]: a row a sample, a column a moment, noise at the left."""
-    _picture(x.transpose(0, 1)).save(path)
+    with atomic(path) as file:
+        _picture(x.transpose(0, 1)).save(file, "PNG")
 
 
 def save_gif(x: Tensor, path: Path, columns: int = 8) -> None:
@@ -52,7 +54,8 @@ def save_gif(x: Tensor, path: Path, columns: int = 8) -> None:
 
 def _animate(frames: list, path: Path, milliseconds: int = 120) -> None:
     durations = [milliseconds] * (len(frames) - 1) + [10 * milliseconds]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    with atomic(path) as file:
+        frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
 def _picture(x: Tensor):
@@ -72,7 +75,8 @@ def save_points(x: Tensor, gammas: Tensor, path: Path) -> None:
     strip = Image.new("RGB", (sum(f.width for f in frames), frames[0].height))
     for i, frame in enumerate(frames):
         strip.paste(frame, (i * frame.width, 0))
-    strip.save(path)
+    with atomic(path) as file:
+        strip.save(file, "PNG")
 
 
 def _scatter(x: Tensor, gamma: float, size: float):

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from triptych.config.check import check_keys
 from triptych.config.keys import check_values
-from triptych.config.names import own_name, shared_overrides, sweep_name
+from triptych.config.names import own_name, quote, shared_overrides, sweep_name
 from triptych.errors import StorageError, UserError
 from triptych.runs import processes
 from triptych.runs.directory import ENDED, REFUSED, RunDirectory
@@ -98,7 +98,7 @@ class SweepHook(Callback):
                 # a literal override reaches every job on every launcher
                 root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
                 config.hydra.sweep.dir = str(root)
-                config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{root}'")
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote(str(root))}")
                 # what all cells share stands in the sweep's name, so a cell's need not repeat it
                 naming = config.hydra.job.config.override_dirname
                 naming.exclude_keys = [*naming.exclude_keys, *shared_overrides(config), *of_scale]
@@ -266,6 +266,7 @@ class SweepHook(Callback):
         for run in self.runs():
             end, holder = _end(run)
             if end not in ENDED:
+                run.leave()
                 print(f"{run.path.name}: {f'{holder} is running it' if holder else 'did not end'}")
         if said := write_report_or_say_why(self.root, len(self.cells), show=True):
             print(f"error: {said}", file=sys.stderr)

@@ -204,7 +204,7 @@ def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str |
     model, data, guided, sources = experiment.model, experiment.data, drawing.denoiser, drawing.sources
     x = draw(model, drawing.sampler, data, n, seed=0, guided=guided, sources=sources)
     save(x, experiment.data, picture)
-    torch.save({"x": x}, run / "samples" / "final.pt")
+    save_checkpoint({"x": x}, run / "samples" / "final.pt")
     log_picture(fit.loggers, "samples/final", picture, fit.trainer.global_step)
     prompts = save_prompts(experiment, drawing, run / "samples" / "prompts.png")
     if prompts is not None:

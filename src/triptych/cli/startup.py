@@ -1,0 +1,83 @@
+"""What holds for a command's process from its first import on: signals, standard output, Python's path.
+
+The imports that follow take seconds, and later parts of a command install handlers of their own.
+"""
+
+import atexit
+import errno
+import io
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import Any, TextIO
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+
+
+def is_command() -> bool:
+    """Whether this process was started as one of the commands, and did not only import them."""
+    program = next((word for word in sys.orig_argv[1:] if not word.startswith("-")), "")
+    return program.startswith("triptych.cli.") or os.path.basename(program).startswith("triptych-")
+
+
+def start() -> None:
+    """Prepare this process for the command that is about to be imported."""
+    # no Python process that this one starts, itself or by a launcher, looks for modules where it is started
+    os.environ["PYTHONSAFEPATH"] = "1"
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as by nohup
+            signal.signal(number, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # a closed one would be the next file that is opened, and what is printed would go there
+    os.close(number)
+    output, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
+    sys.stdout = output
+    atexit.register(_finish, output)  # the first, and so the last to be called
+
+
+def replace_process(command: list[str]) -> None:
+    """Go on as another of our programs, which gets signals as soon as it has handlers."""
+    sys.stdout.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    os.execv(command[0], command)
+
+
+def _end(number: int, _: Any) -> None:
+    if all(os.environ.get(name) in (None, "", "0") for name in RANKS):
+        line = f"interrupted ({signal.Signals(number).name}); type the same command to go on\n"
+        with suppress(OSError):
+            os.write(2, line.encode())
+    os._exit(128 + number)  # an exception would meet imports and callbacks that turn it into something else
+
+
+class _Output(io.FileIO):
+    """A standard stream that never raises: a run does not end because nobody reads what it prints."""
+
+    lost = 0  # errno of the first write that failed
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.lost = self.lost or error.errno or errno.EIO
+            return len(data)
+
+
+def _stream(number: int, stream: TextIO | None) -> TextIO:
+    """Standard stream ``number`` anew, where characters that its encoding lacks are written as escapes."""
+    raw = io.BufferedWriter(_Output(number, "w", closefd=False))
+    encoding, by_line = getattr(stream, "encoding", "utf-8"), getattr(stream, "line_buffering", False)
+    return io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=by_line)
+
+
+def _finish(output: Any) -> None:
+    """At the end: 74 where what was printed is lost, unless its reader has gone on purpose (``| head``)."""
+    for number in SIGNALS:  # which would have their default effect while Python puts its modules away
+        signal.signal(number, signal.SIG_IGN)
+    output.flush()
+    if (lost := output.buffer.raw.lost) not in (0, errno.EPIPE):
+        print(f"error: standard output: cannot be written ({os.strerror(lost)})", file=sys.stderr, flush=True)
+        os._exit(74)

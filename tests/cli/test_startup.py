@@ -1,0 +1,161 @@
+"""How a command starts and ends as a process: what it imports, how a signal ends it, where its words go."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from tests.conftest import TINY
+from tests.report.fake_runs import metrics
+
+SAFE = [sys.executable, "-P", "-m"]  # as the console script: without the folder in which it is typed
+SIGNALS = {"INT": signal.SIGINT, "TERM": signal.SIGTERM, "HUP": signal.SIGHUP}
+HOOK = """
+import os, signal, sys
+class Hook:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r} and ("resume=" in str(sys.orig_argv)) == {child}:
+            os.kill(os.getpid(), {number})
+sys.meta_path.insert(0, Hook())
+"""
+
+
+def command(name: str, *arguments: str) -> list[str]:
+    return [*SAFE, f"triptych.cli.{name}", *arguments]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["name=mine"],
+        pytest.param(
+            [*("-m", "name=mine", "seed=1", "trainer=ddp_sim", "trainer.devices=2", "hydra/launcher=joblib")],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["run", "sweep of several processes"],
+)
+def test_no_code_of_the_current_folder_is_imported(root, how):
+    """The run's process, a launcher's workers, a sweep's job and the processes that Lightning starts."""
+    here = root / "here"
+    here.mkdir()
+    for name in ("torch", "wandb", "queue", "hydra", "joblib", "random", "sklearn"):
+        (here / f"{name}.py").write_text(f"open('imported', 'a').write({name!r})\nraise SystemExit(99)\n")
+    line = command("train", *how, "logger=csv", *TINY)
+    done = subprocess.run(line, cwd=here, capture_output=True, text=True, timeout=280)
+    assert not (here / "imported").exists() and done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "name, kind, module, child",
+    [  # a module that is being imported at the moment of the signal, from the first to the last
+        ("train", "INT", "hydra", False),
+        ("train", "TERM", "omegaconf.grammar_parser", False),
+        ("train", "HUP", "triptych.config.check", False),
+        ("train", "INT", "hydra._internal.config_loader_impl", False),
+        ("train", "TERM", "triptych.sweeps.single", False),  # Hydra composes
+        ("train", "HUP", "getpass", False),  # the run's directory is there
+        ("train", "INT", "hydra", True),
+        pytest.param("train", "TERM", "triptych.runs.strangers", True, marks=pytest.mark.slow),
+        pytest.param("train", "INT", "numpy", True, marks=pytest.mark.slow),
+        ("train", "HUP", "torch.nn", True),
+        pytest.param("train", "INT", "pytorch_lightning.callbacks", True, marks=pytest.mark.slow),
+        pytest.param("train", "TERM", "triptych.training.execute", True, marks=pytest.mark.slow),
+        ("sample", "INT", "hydra", False),
+        ("sample", "TERM", "triptych.runs.archive", False),
+        ("evaluate", "HUP", "hydra", False),
+        ("report", "INT", "argparse", False),
+        ("report", "TERM", "matplotlib", False),
+    ],
+)
+def test_a_signal_ends_a_command_in_one_line_wherever_it_is(root, name, kind, module, child):
+    number = SIGNALS[kind]
+    (root / "hook").mkdir()
+    (root / "hook" / "sitecustomize.py").write_text(
+        textwrap.dedent(HOOK).format(module=module, child=child, number=int(number))
+    )
+    path = os.pathsep.join([str(root / "hook"), os.environ.get("PYTHONPATH", "")])
+    (root / "run").mkdir()
+    (root / "run" / "summary.json").write_text('{"status": "failed", "error": "it rained"}')
+    arguments = {"train": ["name=mine", "logger=csv", *TINY], "report": [str(root / "run")]}
+    line = command(name, *arguments.get(name, [f"ckpt={root}/x"]))
+    done = subprocess.run(
+        line, cwd=root, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert done.stderr == f"interrupted (SIG{kind}); type the same command to go on\n" and done.stdout == ""
+    assert done.returncode == 128 + number
+
+
+def test_a_signal_that_comes_while_one_program_replaces_another_waits(root, monkeypatch):
+    """From Hydra's process to the run's: Python itself, at its start, would answer with a traceback."""
+    (root / "hook").mkdir()
+    (root / "hook" / "sitecustomize.py").write_text(
+        "import os, signal, sys\nif 'resume=' in str(sys.orig_argv): os.kill(os.getpid(), signal.SIGINT)"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root / "hook"), os.environ.get("PYTHONPATH", "")]))
+    line = command("train", "name=mine", "logger=csv", *TINY)
+    done = subprocess.run(line, cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 130 and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_signal_after_the_end_changes_nothing(root):
+    """While Python puts its modules away, which takes torch a second."""
+    code = (
+        "import os; from triptych.cli import startup; startup.start()\n"
+        "class Last:\n def __del__(self, kill=os.kill, pid=os.getpid()): kill(pid, 2)\n"
+        "last = Last()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_nohup_goes_on_after_a_hangup(root):
+    (root / "hook").mkdir()
+    hook = textwrap.dedent(HOOK).format(module="yaml", child=False, number=int(signal.SIGHUP))
+    (root / "hook" / "sitecustomize.py").write_text(hook)
+    path = os.pathsep.join([str(root / "hook"), os.environ.get("PYTHONPATH", "")])
+    line = ["nohup", *command("train", "--cfg", "job")]
+    done = subprocess.run(
+        line, capture_output=True, text=True, timeout=60, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert done.returncode == 0 and "objective:" in done.stdout, done.stderr
+
+
+def finished(prepared) -> list[list[str]]:
+    """A line of each command that has something to print, at once."""
+    run = prepared(path="mine")
+    run.write("summary.json", {"schema": 1, "status": "finished", "test": metrics(2.0)})
+    return [
+        command("train", f"resume={run.path}"),
+        command("train", "--help"),
+        command("evaluate", "--help"),
+        command("sample", "--help"),
+        command("report", str(run.path)),
+    ]
+
+
+def test_a_full_standard_output_is_one_line(prepared):
+    for line in finished(prepared):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+        assert done.returncode == 74, (line, done.stderr)
+        assert done.stderr == "error: standard output: cannot be written (No space left on device)\n"
+
+
+def test_a_result_is_one_wherever_it_is_printed(prepared):
+    """A reader that has gone, as of ``| head``; an encoding without ±; no standard output at all."""
+    with_ascii = os.environ | {"PYTHONIOENCODING": "ascii"}
+    for line in (finished(prepared)[0], finished(prepared)[-1]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
+        os.close(writer)
+        assert done.returncode == 0 and done.stderr == "", line
+        done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=with_ascii)
+        assert done.returncode == 0 and done.stderr == "" and done.stdout, line
+        closed = ["sh", "-c", '"$@" >&-', "sh", *line]
+        done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, timeout=120)
+        assert done.returncode == 0 and done.stderr == "", line
