@@ -1,6 +1,9 @@
 """The exceptions that a user is meant to read."""
 
+import re
 from typing import Any
+
+USERINFO = re.compile(r"(\w://)[^/\s]*@")
 
 
 class UserError(Exception):
@@ -59,3 +62,8 @@ class Interrupted(BaseException):
             return f"interrupted: {self.lost} was killed ({name}); type the same command to go on"
         where = f" at step {self.step}" if self.step else ""
         return f"interrupted{where} ({name}); type the same command to go on"
+
+
+def mask_password(text: str) -> str:
+    """Replace user and password of each URL in ``text``: "http://***@host"."""
+    return USERINFO.sub(r"\1***@", text)

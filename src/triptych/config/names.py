@@ -22,7 +22,6 @@ from triptych.config.keys import role, with_roles
 EMPTY = {
     **dict.fromkeys(("guidance", "threshold", "likelihood", "augmentation", "metrics"), "none"),
     **dict.fromkeys(("schedule", "process", "denoiser", "objective"), "none"),  # of a vae
-    "logger": "csv",  # metrics.csv, which every run has, and nothing else
 }
 
 

@@ -25,7 +25,7 @@ from triptych.declare import (
     Unit,
     Whole,
 )
-from triptych.errors import UserError
+from triptych.errors import UserError, mask_password
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,7 @@ LOGGER = "pytorch_lightning.loggers.Logger"
 
 
 class Logger(TypedDict):
+    csv: bool | None
     wandb: Annotated[Wandb | None, Base(LOGGER)]
     tensorboard: bool | None
     mlflow: Annotated[MLflow | None, Base(LOGGER)]
@@ -342,6 +343,13 @@ def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
     for name in ("tensorboard", "mlflow"):
         if (config["logger"] or {}).get(name) and find_spec(name) is None:
             raise UserError(f"logger={name}: not installed, pip install 'triptych[loggers]' is needed")
+    mlflow = (config["logger"] or {}).get("mlflow")
+    address = str(mlflow.get("tracking_uri")) if isinstance(mlflow, dict) else ""
+    if (masked := mask_password(address)) != address:
+        raise UserError(
+            f"logger.mlflow.tracking_uri={masked}: a password would be recorded with the run; "
+            "set MLFLOW_TRACKING_URI in the environment"
+        )
     for key in ("test_size", "test_fraction"):
         if config["test"] and config["data"].get(key) == 0:
             raise UserError(f"test=true: data.{key}=0 leaves no items to test; test=false is accepted")
