@@ -67,3 +67,12 @@ class Interrupted(BaseException):
 def mask_password(text: str) -> str:
     """Replace user and password of each URL in ``text``: "http://***@host"."""
     return USERINFO.sub(r"\1***@", text)
+
+
+def check_password(override: str) -> None:
+    """Refuse an address with a password in it, before it is recorded with the run or its sweep."""
+    if (masked := mask_password(override)) != override:
+        raise UserError(
+            f"{masked}: a password would be recorded with the run; set the address in the environment, "
+            "as MLFLOW_TRACKING_URI"
+        )

@@ -262,6 +262,7 @@ def test_what_has_no_project_is_refused_in_one_line(tmp_path, capsys, config, sa
 
 def test_saved_again_it_is_the_same_report_with_the_same_tables(tmp_path, monkeypatch, capsys):
     root = logged(sweep(tmp_path / "s", {"x0": 2.0, "v": 1.0}))
+    (root / "sweep.json").write_text("{}")
     with Server() as server:
         for name, value in (("BASE_URL", server.url), ("API_KEY", KEY), ("MODE", "online")):
             monkeypatch.setenv(f"WANDB_{name}", value)

@@ -14,6 +14,7 @@ import urllib.request
 import pytest
 
 from tests.training.test_wandb import TIMES, table
+from triptych.cli.arguments import as_hydra_wants
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
@@ -217,6 +218,12 @@ def test_an_address_with_a_password_is_refused_before_it_is_recorded(prepared, r
     with pytest.raises(UserError, match=r"tracking_uri=postgresql://\*\*\*@host/db: .*MLFLOW_TRACKING_URI"):
         prepared("logger=mlflow", f"logger.mlflow.tracking_uri={address}", csv=False)
     assert not (root / "logs").exists()
+
+
+def test_so_it_is_at_the_door_of_a_sweep():
+    """Which is recorded with its command, before there are runs."""
+    with pytest.raises(UserError, match=r"^logger\.mlflow\.tracking_uri=http://\*\*\*@host: a password"):
+        as_hydra_wants(["-m", "logger.mlflow.tracking_uri=http://me:secret@host", "seed=1,2"], "train")
 
 
 def test_of_an_address_the_record_has_no_password(prepared, monkeypatch, root):

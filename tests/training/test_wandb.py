@@ -21,7 +21,7 @@ from triptych.training.loggers import build_loggers, close_loggers, log_location
 from triptych.training.wandb import describe_run
 
 TIMES = {"time", "train/images_per_second"}  # of a machine: no two starts have the same
-BANDS = ((-8.0, -5.2), (-5.2, -2.4), (-2.4, 0.4), (0.4, 3.2), (3.2, 6.0))  # of the ring's gammas
+BANDS = ((-10.0, -6.4), (-6.4, -2.8), (-2.8, 0.8), (0.8, 4.4), (4.4, 8.0))  # of the ring's gammas
 PLAUSIBLE = "f" * 40
 
 
@@ -48,11 +48,17 @@ def merged(rows: list[dict]) -> dict[int, dict]:
     return dict(sorted(steps.items()))
 
 
-def check_same(ours: dict[int, dict[str, float]], theirs: list[dict]) -> None:
-    """Every step and value of metrics.csv, and no step that it has not; what a run has once is no curve."""
+def check_same(ours: dict[int, dict[str, float]], theirs: list[dict], kills: tuple[int, ...] = ()) -> None:
+    """Every step and value of metrics.csv, and no step that it has not; what a run has once is no curve.
+
+    ``kills``: steps from which killed runs went on. Of the last two seconds before, W&B may lack rows.
+    """
     steps = merged(theirs)
-    assert [*steps] == [*ours]
+    late = {step for at in kills for step in ours if step <= at and ours[at]["time"] - ours[step]["time"] < 2}
+    assert {*ours} - late <= {*steps} <= {*ours}
     for step, row in ours.items():
+        if step not in steps or step in late:
+            continue
         curves = {k: v for k, v in row.items() if not k.startswith(("test/", "final/")) and k not in TIMES}
         assert {k: steps[step][k] for k in curves} == pytest.approx(curves, rel=1e-12)
         assert steps[step]["time"] >= 0
@@ -134,8 +140,8 @@ def test_a_run_that_is_told_to_stop_leaves_no_gap(prepared, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_kill_loses_no_row(root):
-    """kill -9 in the middle, twice; then three directories of one id, and all that metrics.csv holds."""
+def test_a_kill_loses_two_seconds_at_most(root):
+    """kill -9 in the middle, twice; then three directories of one id, and what metrics.csv holds."""
     long = ("trainer.max_steps=240", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5")
     folder = root / "logs" / "runs" / "mine"
     kill_at_random_then_finish(with_wandb("name=mine", *long), environment(root), folder, 2)
@@ -144,16 +150,17 @@ def test_a_kill_loses_no_row(root):
     ours, starts = table(folder), directories(folder / "wandb")
     assert len(ours) == 48 + 12 and {provenance["id"] in path.name for path in starts} == {True}
     assert len(starts) == 3
-    check_same(ours, rows(*starts))
+    kills = tuple(start["step"] for start in provenance["executions"][1:])
+    check_same(ours, rows(*starts), kills)
     with Server() as server:
         sync(server, root, *starts)
-        check_same(ours, server.history(provenance["id"]))
+        check_same(ours, server.history(provenance["id"]), kills)
         summary = json.loads((folder / "summary.json").read_text())
         assert server.summaries[provenance["id"]]["test/bpd"] == summary["test"]["bpd"]["mean"]
 
 
 @pytest.mark.slow
-def test_a_kill_while_online_loses_no_row(root):
+def test_a_kill_while_online_loses_two_seconds_at_most(root):
     long = ("trainer.max_steps=240", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5")
     folder = root / "logs" / "runs" / "mine"
     with Server() as server:
@@ -161,7 +168,9 @@ def test_a_kill_while_online_loses_no_row(root):
         environ = environment(root, **there)
         kill_at_random_then_finish(with_wandb("name=mine", *long), environ, folder, 1)
         [number] = server.runs
-        check_same(table(folder), server.history(number))
+        provenance = json.loads((folder / "provenance.json").read_text())
+        kills = tuple(start["step"] for start in provenance["executions"][1:])
+        check_same(table(folder), server.history(number), kills)
     assert json.loads((folder / "summary.json").read_text())["wandb"]["mode"] == "online"
 
 
@@ -203,7 +212,8 @@ def test_a_network_that_swallows_everything_costs_less_than_ten_seconds(prepared
             seconds[mode] = time.perf_counter() - began
             close_loggers(loggers, {})
     assert seconds["online"] - seconds["offline"] < 10
-    assert found["mode"] == "offline" and run / found["files"] == only(run.path)
+    assert found["mode"] == "offline" and run / found["files"] == directories(run / "wandb")[2]
+    assert len(directories(run / "wandb")) == 3  # of the start that failed there is none
     assert f"`{found['sync']}`" in capsys.readouterr().err
 
 
@@ -332,7 +342,7 @@ def test_a_run_is_told_whole(prepared):
             if item.nested_key[-1:] == ["captions"]:
                 captions |= {*json.loads(item.value_json)}
         if record.HasField("metric"):
-            axes[record.metric.name] = record.metric.step_metric
+            axes[record.metric.name or record.metric.glob_name] = record.metric.step_metric
         registered = record.run if record.HasField("run") and registered is None else registered
     for term in ("", "_prior", "_reconstruction", "_diffusion"):
         figure = summary["test"][f"nats_per_dim{term}"]

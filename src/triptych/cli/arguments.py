@@ -8,7 +8,7 @@ from hydra._internal.utils import get_args_parser
 
 from triptych.config.keys import find
 from triptych.config.nearest import nearest
-from triptych.errors import UserError
+from triptych.errors import UserError, check_password
 
 WORD = re.compile(r"[\w.-]+")
 OPTIONS = ["--help", "--multirun", "-m", "--config-dir", "--cfg", "--info", "--shell-completion"]
@@ -43,6 +43,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
         list_groups_quickly()
     quoted = []
     for argument in map(without_hyphens, arguments):
+        check_password(argument)
         key, equals, value = argument.partition("=")
         if equals and value and value[0] not in "'\"" and find(key.lstrip("+"), command=command).is_path:
             value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -25,7 +25,7 @@ from triptych.declare import (
     Unit,
     Whole,
 )
-from triptych.errors import UserError, mask_password
+from triptych.errors import UserError, check_password
 
 
 @dataclass(frozen=True)
@@ -344,12 +344,8 @@ def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
         if (config["logger"] or {}).get(name) and find_spec(name) is None:
             raise UserError(f"logger={name}: not installed, pip install 'triptych[loggers]' is needed")
     mlflow = (config["logger"] or {}).get("mlflow")
-    address = str(mlflow.get("tracking_uri")) if isinstance(mlflow, dict) else ""
-    if (masked := mask_password(address)) != address:
-        raise UserError(
-            f"logger.mlflow.tracking_uri={masked}: a password would be recorded with the run; "
-            "set MLFLOW_TRACKING_URI in the environment"
-        )
+    if isinstance(mlflow, dict):
+        check_password(f"logger.mlflow.tracking_uri={mlflow.get('tracking_uri')}")
     for key in ("test_size", "test_fraction"):
         if config["test"] and config["data"].get(key) == 0:
             raise UserError(f"test=true: data.{key}=0 leaves no items to test; test=false is accepted")

@@ -12,6 +12,9 @@ from pytorch_lightning.loggers.logger import DummyExperiment
 from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.config.build import build
+from triptych.config.nearest import nearest
+from triptych.config.schema import MLflow, Wandb
+from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
 from triptych.runs.processes import rank
@@ -19,6 +22,9 @@ from triptych.runs.strangers import is_own
 from triptych.training import mlflow, wandb
 from triptych.training.log_content import one_line, say
 from triptych.training.tensorboard import TensorBoard
+
+RETIRED = ("_target_", "log_model")  # in directories of earlier versions
+KEYS = {"wandb": (*Wandb.__annotations__, *RETIRED), "mlflow": tuple(MLflow.__annotations__)}
 
 
 class Guarded(Logger):
@@ -100,6 +106,10 @@ def build_loggers(config: dict, provenance: dict, run: RunDirectory, step: int) 
     for name, node in (config["logger"] or {}).items():
         if not node or name == "csv":
             continue
+        if name in KEYS:
+            for key in sorted({*node} - {*KEYS[name]}):
+                fix = nearest(key, list(KEYS[name]))
+                raise UserError(f"logger.{name}.{key}={node[key]!r}: no such key, {fix}")
         if name == "tensorboard":
             loggers.append(Guarded(TensorBoard, table, run, step))
         elif name == "mlflow":

@@ -65,13 +65,15 @@ class Wandb(WandbLogger):
             "init_timeout": INIT,
             "finish_timeout": FINISH,
             "finish_timeout_raises": True,
-            "x_transaction_log_flush_interval": 2.0,  # a kill leaves what was written
+            "x_transaction_log_flush_interval": 0.2,  # seconds; a kill leaves what was written
         }
         known = {k: v for k, v in limits.items() if k in module.Settings.model_fields}
         super().__init__(save_dir=str(run.path), mode=mode, settings=module.Settings(**known), **about)
         del self._wandb_init["anonymous"]  # W&B warns of it, whatever it is
         if not os.environ.get("WANDB_MODE"):
             os.environ.pop("WANDB_MODE", None)  # W&B refuses an empty one
+        if module.run is not None:  # of a run that was refused: Lightning would go on with it
+            module.run.finish()
         before = _directories(run)
         try:
             started = self.experiment
