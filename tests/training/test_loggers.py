@@ -135,7 +135,7 @@ def test_a_run_that_goes_on_is_one_run_in_both(prepared, monkeypatch, root):
 class Stub:
     """A logger that raises where it is told to, or as often."""
 
-    title, pauses, abandoned = "Stub", (0.0, 0.0), False
+    title, pauses = "Stub", (0.0, 0.0)
     fails: dict[str, int] = {}
 
     def __init__(self):
@@ -153,10 +153,6 @@ class Stub:
 
     def finish(self, *_):
         self.may("finish")
-
-    @classmethod
-    def abandon(cls):
-        cls.abandoned = True
 
 
 @pytest.fixture
@@ -178,7 +174,7 @@ def stub(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("moment", ["start", "log", "finish"])
 def test_whatever_a_logger_raises_is_a_line(stub, capsys, moment):
-    assert stub(**{moment: 9}).lost and Stub.abandoned
+    assert stub(**{moment: 9}).lost
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("Stub is left out from here on (broken pipe)") and "metrics.csv" in line
 

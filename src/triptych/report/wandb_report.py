@@ -44,12 +44,6 @@ SAVED = "report_files/wandb.json"  # what has been saved, to be renewed
 LIMIT = 128  # characters of a report's title
 SERIES = "wandb/lineseries/v0"  # a chart of W&B's: a line for each value of a column
 RUNS = "comparison/runs"  # the table of all runs
-TRAINING = {  # curves over the training step, where a run has them
-    "train/loss": "training loss",
-    "train/grad_norm": "norm of the gradient, before it is clipped",
-    "train/clipped": "share of steps that were clipped",
-    "train/images_per_second": "images a second",
-}
 Table = tuple[list[str], list[list[Any]]]  # columns, rows
 
 
@@ -249,7 +243,6 @@ def _panels(wr: Any, comparison: Comparison) -> dict[str, list[Any]]:
         ]
         if "val/bound" in history
         else [],
-        "Training": [line(title, key) for key, title in TRAINING.items() if key in history],
         "Samples, drawn from the same noise": [
             wr.MediaBrowser(title=key, media_keys=[key], num_columns=5)
             for key, some in pictures.items()

@@ -32,7 +32,7 @@ class Guarded(Logger):
 
     Args:
         kind: class of the logger. It has a ``title``, ``pauses`` (seconds before each further try of what has
-            failed), ``log_picture``, ``finish`` and ``abandon``.
+            failed), ``log_picture`` and ``finish``.
         table: knows the seconds of fitting at each step, which are logged as ``time``.
         arguments: of ``kind``.
     """
@@ -92,7 +92,8 @@ class Guarded(Logger):
                 self.lost = True
                 why = one_line(error)
                 say(f"{self.kind.title} is left out from here on ({why}): metrics.csv has the figures")
-                self.kind.abandon()
+                if self.kind is wandb.Wandb:
+                    wandb.Wandb.abandon()
 
 
 def build_loggers(config: dict, provenance: dict, run: RunDirectory, step: int) -> list[Logger]:

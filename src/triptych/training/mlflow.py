@@ -71,10 +71,6 @@ class MLflow(MLFlowLogger):
         self.log_metrics(numbers(summary, logged), step)
         self.finalize("failed" if summary is None else "success")
 
-    @staticmethod
-    def abandon() -> None:
-        """Do nothing: no process is left."""
-
 
 def address(node: dict[str, Any], config: dict[str, Any], run: RunDirectory) -> str | None:
     """Where ``logger.mlflow`` writes; None, and a line, where a directory from elsewhere names the place."""

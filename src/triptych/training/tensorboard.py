@@ -38,7 +38,3 @@ class TensorBoard(TensorBoardLogger):
         """Log the figures of ``summary`` that are not ``logged`` yet, and end."""
         self.log_metrics(numbers(summary, logged), step)
         self.experiment.close()
-
-    @staticmethod
-    def abandon() -> None:
-        """Do nothing: no process is left."""
