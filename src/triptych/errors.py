@@ -1,6 +1,9 @@
 """The exceptions that a user is meant to read."""
 
+import re
 from typing import Any
+
+USERINFO = re.compile(r"(\w://)[^/\s]*@")
 
 
 class UserError(Exception):
@@ -66,3 +69,17 @@ class Interrupted(BaseException):
             return f"interrupted: {self.lost} was killed ({name}); type the same command to go on"
         where = f" at step {self.step}" if self.step else ""
         return f"interrupted{where} ({name}); type the same command to go on"
+
+
+def mask_password(text: str) -> str:
+    """Replace user and password of each URL in ``text``: "http://***@host"."""
+    return USERINFO.sub(r"\1***@", text)
+
+
+def check_password(override: str) -> None:
+    """Refuse an address with a password in it, before it is recorded with the run or its sweep."""
+    if (masked := mask_password(override)) != override:
+        raise UserError(
+            f"{masked}: a password would be recorded with the run; set the address in the environment, "
+            "as MLFLOW_TRACKING_URI"
+        )

@@ -1,26 +1,26 @@
-"""The command line that an agent of W&B's builds, from the sweep that docs/dashboards.md shows."""
+"""The command line that an agent of W&B's builds, from the sweep in examples/."""
 
 import os
-import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
+from tests.training.wandb_server import KEY, Server
 from triptych.cli.arguments import as_hydra_wants, without_hyphens
 from triptych.config.check import CONFIGS
 from triptych.runs.directory import RunDirectory
 from triptych.runs.provenance import provenance
 
+SWEEP = CONFIGS.parent / "examples" / "wandb_sweep.yaml"
 CHOSEN = {"optimizer.lr": 0.1, "objective": "v", "seed": 2}
 
 
 def sweep() -> dict:
-    page = (CONFIGS.parent / "docs" / "dashboards.md").read_text()
-    [block] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    return yaml.safe_load(block)
+    return yaml.safe_load(SWEEP.read_text())
 
 
 def built(chosen: dict) -> list[str]:
@@ -30,7 +30,7 @@ def built(chosen: dict) -> list[str]:
     return [word for part in create_sweep_command(sweep()["command"]) for word in macros.get(part, [part])]
 
 
-def test_the_documents_sweep_is_of_keys_that_there_are():
+def test_the_examples_sweep_is_of_keys_that_there_are():
     assert set(sweep()["parameters"]) == set(CHOSEN)
     words = built(CHOSEN)
     assert words[-3:] == ["--optimizer.lr=0.1", "--objective=v", "--seed=2"]
@@ -66,13 +66,25 @@ def test_a_run_of_an_agents_has_its_id_and_a_cell_of_ours_its_own(tmp_path, monk
 
 
 @pytest.mark.slow
-def test_the_command_of_an_agent_runs(root, tiny):
-    words = [*built({**CHOSEN, **dict(o.split("=") for o in tiny)}), "--name=agents"]
-    environ = os.environ | {"WANDB_SWEEP_ID": "s", "WANDB_RUN_ID": "abc123", "WANDB_MODE": "offline"}
-    done = subprocess.run(words, env=environ, capture_output=True, text=True, cwd=root, timeout=240)
-    assert done.returncode == 0, done.stderr
+def test_the_sweep_is_made_and_an_agent_runs_it(root, tiny):
+    """``wandb sweep`` and ``wandb agent`` themselves, against a stand-in for the server."""
+    with Server() as server:
+        chosen = {**CHOSEN, **dict(o.split("=") for o in tiny), "name": "agents"}
+        arguments = {name: {"value": value} for name, value in chosen.items()}
+        server.commands = [
+            {"type": "run", "run_id": "abc123", "program": "triptych-train", "args": arguments}
+        ]
+        there = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        for words in (["sweep", str(SWEEP)], ["agent", "--count", "1", "us/triptych/s1"]):
+            line = [sys.executable, "-m", "wandb", *words]
+            environ = os.environ | there | {"PATH": path}
+            done = subprocess.run(line, env=environ, capture_output=True, text=True, cwd=root, timeout=400)
+            assert done.returncode == 0, done.stderr
+        assert yaml.safe_load(server.sweep)["parameters"].keys() == sweep()["parameters"].keys()
+        config, bound = server.configs["abc123"], server.summaries["abc123"]["val/bound"]
+        assert server.runs["abc123"]["sweep"] == "s1"
+    assert config["optimizer/lr"]["value"] == 0.1 and config["objective"]["value"] == "v"
     run = RunDirectory(root / "logs" / "runs" / "agents")
-    config = run.config()
-    assert config["optimizer"]["lr"] == 0.1 and config["seed"] == 2
-    assert run.summary()["choices"]["objective"] == "v"
-    assert [path.name.endswith("-abc123") for path in (run / "wandb").glob("offline-run-*")] == [True]
+    assert run.summary()["choices"]["objective"] == "v" and bound["min"] > 0
+    assert [path.name.endswith("-abc123") for path in (run / "wandb").glob("run-*")] == [True]

@@ -76,7 +76,7 @@ def test_its_sources_are_in_the_record_beside_ours(run):
 
 def test_wb_and_the_report_tell_its_metric_and_its_panel(run, trusted):
     from triptych.report.render import write_report
-    from triptych.training.wandb_content import figures
+    from triptych.training.log_content import figures
 
     summary = json.loads((run / "summary.json").read_text())
     told = figures(summary)

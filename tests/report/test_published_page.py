@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from triptych.cli import report as cli
-from triptych.report import results_page, wandb_views
+from triptych.report import results_page, wandb_report
 from triptych.report.render import write_report
 from triptych.report.terminal import print_table
 
@@ -62,7 +62,7 @@ def test_a_report_opens_with_the_claims(paper):
 
 
 def test_wandbs_report_has_the_claims(paper):
-    views = wandb_views.build(write_report(paper).story, "lab", "triptych").plain()
+    views = wandb_report.build(write_report(paper).story, "lab", "triptych").plain()
     text = json.dumps(views["report"], ensure_ascii=False)
     assert text.index("**Of 3 claims: 1 reproduced, 1 contradicted and 1 cannot tell.**") < text.index(
         "Nobody knows."

@@ -1,4 +1,4 @@
-"""TensorBoard and MLflow follow metrics.csv: the same names, steps and figures, each once."""
+"""TensorBoard and MLflow have the names, steps and figures of metrics.csv."""
 
 import json
 import math
@@ -13,14 +13,15 @@ import urllib.request
 
 import pytest
 
-from tests.training.test_wandb import table
+from tests.training.test_wandb import TIMES, table
+from triptych.cli.arguments import as_hydra_wants
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
 from triptych.training.execute import execute
+from triptych.training.log_content import figures
+from triptych.training.loggers import Guarded
 from triptych.training.mlflow import MLflow, address
-from triptych.training.tensorboard import TensorBoard
-from triptych.training.wandb_content import figures
 
 SINGLE = 1e-6  # the precision of TensorBoard's scalars
 BOTH = "logger=[tensorboard,mlflow]"
@@ -35,10 +36,15 @@ def scalars(folder) -> dict[str, dict[int, float]]:
     read = {}
     for name in found.Tags()["scalars"]:
         events = found.Scalars(name)
-        assert [e.step for e in events] == sorted({e.step for e in events}), name
-        times = [e.wall_time for e in events]
-        assert times == sorted(times)
-        read[name] = {e.step: e.value for e in events}
+        assert [e.step for e in events] == sorted(e.step for e in events), name
+        read[name] = by_step(name, [(e.step, e.value) for e in events])
+    return read
+
+
+def by_step(name: str, points: list[tuple[int, float]]) -> dict[int, float]:
+    """{step: value}; a step that stands twice, of a run that went on, has one value."""
+    read = dict(sorted(points))
+    assert name in TIMES or all(read[step] == value for step, value in points), name
     return read
 
 
@@ -48,7 +54,7 @@ def by_name(rows) -> dict[str, dict[int, float]]:
     return {name: {step: row[name] for step, row in rows.items() if name in row} for name in names}
 
 
-def check(run, theirs: dict[str, dict[int, float]], precision: float, but: tuple[str, ...] = ()) -> None:
+def check(run, theirs: dict[str, dict[int, float]], precision: float) -> None:
     """Theirs are the table's figures and, in its last row, those of the summary, with their errors."""
     rows, last = by_name(table(run.path)), max(table(run.path))
     final = {k: float(v) for k, v in figures(run.summary()).items() if isinstance(v, int | float)}
@@ -57,7 +63,7 @@ def check(run, theirs: dict[str, dict[int, float]], precision: float, but: tuple
     for name, row in rows.items():
         told = dict(theirs[name])
         assert [*told] == [*row] or name in final, name
-        if name not in but:
+        if name not in TIMES:
             assert {step: told[step] for step in row} == pytest.approx(row, rel=precision), name
     for name, value in final.items():
         rounded = SINGLE if last in rows.get(name, {}) else precision  # Lightning logs single precision
@@ -105,11 +111,7 @@ def of_mlflow(run) -> tuple[object, dict[str, dict[int, float]]]:
     read = {}
     for name in found.data.metrics:
         history = client.get_metric_history(known["run_id"], name)
-        steps = [one.step for one in history]
-        assert len(steps) == len(set(steps)), (name, steps)
-        ordered = sorted(history, key=lambda one: one.step)
-        assert [one.timestamp for one in ordered] == sorted(one.timestamp for one in ordered)
-        read[name] = {one.step: one.value for one in ordered}
+        read[name] = by_step(name, [(one.step, one.value) for one in history])
     return found, read
 
 
@@ -121,8 +123,7 @@ def test_a_run_that_goes_on_is_one_run_in_both(prepared, monkeypatch, root):
     check(run, scalars(run.path), SINGLE)
     check_hyperparameters_and_pictures(run)
     found, read = of_mlflow(run)
-    # a row that MLflow had before the stop keeps the time that it had then
-    check(run, read, 1e-12, but=("time", "train/images_per_second"))
+    check(run, read, 1e-12)
     assert found.info.status == "FINISHED" and found.data.tags["mlflow.runName"] == "tiny"
     assert found.data.params["optimizer.lr"] == str(run.config()["optimizer"]["lr"])
     assert found.data.params["objective"] == "epsilon" and found.data.params["seed"] == "1"
@@ -131,47 +132,57 @@ def test_a_run_that_goes_on_is_one_run_in_both(prepared, monkeypatch, root):
     ]
 
 
-@pytest.mark.parametrize("moment", ["start", "take", "finish"])
-@pytest.mark.parametrize("kind", [TensorBoard, MLflow])
-def test_whatever_they_raise_is_a_line(tmp_path, monkeypatch, capsys, kind, moment):
-    def broken(*_, **__):
-        raise OSError("broken pipe")
+class Stub:
+    """A logger that raises where it is told to, or as often."""
 
-    for name in ("start", "take", "finish"):
-        monkeypatch.setattr(kind, name, broken if name == moment else lambda *_, **__: None)
-    monkeypatch.setattr(MLflow, "pauses", (0.0,))
-    run = RunDirectory(tmp_path)
-    rows = MetricsCsv(run / "metrics.csv")
-    logger = kind(run, rows, *(["sqlite:///x", "x"] if kind is MLflow else []))
-    logger.begin(0)
-    for step in range(5):
-        rows.log_metrics({"train/loss": 1.0}, step)
-        logger.save()
-    logger.close(True)
+    title, pauses = "Stub", (0.0, 0.0)
+    fails: dict[str, int] = {}
+
+    def __init__(self):
+        self.taken: list[int] = []
+        self.may("start")
+
+    def may(self, moment: str) -> None:
+        if self.fails.get(moment, 0):
+            self.fails[moment] -= 1
+            raise OSError("broken pipe")
+
+    def log_metrics(self, metrics, step):
+        self.may("log")
+        self.taken.append(step)
+
+    def finish(self, *_):
+        self.may("finish")
+
+
+@pytest.fixture
+def stub(tmp_path, monkeypatch):
+    """``stub(start=9)``: what the logger raises as often, while five rows are logged; its Guarded."""
+
+    def log(**fails: int) -> Guarded:
+        monkeypatch.setattr(Stub, "fails", fails)
+        rows = MetricsCsv(tmp_path / "metrics.csv")
+        logger = Guarded(Stub, rows)
+        for step in range(5):
+            for one in (rows, logger):
+                one.log_metrics({"train/loss": 1.0}, step)
+        logger.close({"test": {}})
+        return logger
+
+    return log
+
+
+@pytest.mark.parametrize("moment", ["start", "log", "finish"])
+def test_whatever_a_logger_raises_is_a_line(stub, capsys, moment):
+    assert stub(**{moment: 9}).lost
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{logger.title} is left out from here on (broken pipe)") and "metrics.csv" in line
+    assert line.startswith("Stub is left out from here on (broken pipe)") and "metrics.csv" in line
 
 
-def test_a_failure_that_passes_is_tried_again(tmp_path, monkeypatch, capsys):
+def test_a_failure_that_passes_is_tried_again(stub, capsys):
     """A database that another run of the sweep holds locked for a moment."""
-    taken, tries = [], []
-
-    def take(self, rows):
-        tries.append(1)
-        if len(tries) < 3:
-            raise OSError("database is locked")
-        taken.extend(rows)
-
-    monkeypatch.setattr(MLflow, "pauses", (0.0, 0.0))
-    monkeypatch.setattr(MLflow, "start", lambda *_: None)
-    monkeypatch.setattr(MLflow, "finish", lambda *_: None)
-    monkeypatch.setattr(MLflow, "take", take)
-    rows = MetricsCsv(tmp_path / "metrics.csv")
-    logger = MLflow(RunDirectory(tmp_path), rows, "sqlite:///x", "x")
-    logger.begin(0)
-    rows.log_metrics({"train/loss": 1.0}, 7)
-    logger.close(True)
-    assert taken == [7] and not capsys.readouterr().err
+    assert stub(start=2, log=1, finish=2).logger.taken == [*range(5)]
+    assert not capsys.readouterr().err
 
 
 def test_a_package_that_is_not_there_is_refused_at_the_door(prepared, monkeypatch):
@@ -196,6 +207,31 @@ def test_a_directory_that_was_sent_to_us_does_not_say_where_mlflow_writes(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.setenv("TRIPTYCH_OWN", str(run.path))
     assert address(node, run.config(), run) == asked
+
+
+def test_an_address_with_a_password_is_refused_before_it_is_recorded(prepared, root):
+    address = "postgresql://me:secret@host/db"
+    with pytest.raises(UserError, match=r"tracking_uri=postgresql://\*\*\*@host/db: .*MLFLOW_TRACKING_URI"):
+        prepared("logger=mlflow", f"logger.mlflow.tracking_uri={address}", csv=False)
+    assert not (root / "logs").exists()
+
+
+def test_so_it_is_at_the_door_of_a_sweep():
+    """Which is recorded with its command, before there are runs."""
+    with pytest.raises(UserError, match=r"^logger\.mlflow\.tracking_uri=http://\*\*\*@host: a password"):
+        as_hydra_wants(["-m", "logger.mlflow.tracking_uri=http://me:secret@host", "seed=1,2"], "train")
+
+
+def test_of_an_address_the_record_has_no_password(prepared, monkeypatch, root):
+    """As MLFLOW_TRACKING_URI may have one."""
+    from mlflow import MlflowClient
+
+    run = prepared("logger=mlflow", csv=False)
+    monkeypatch.setattr(MLflow, "log_hyperparams", lambda *_: None)
+    client = MlflowClient(f"sqlite:///{root}/x.db")
+    monkeypatch.setattr("mlflow.tracking.MlflowClient", lambda uri: client)
+    MLflow(run, "http://me:secret@host:5000", "x")
+    assert json.loads((run / "mlflow.json").read_text())["tracking_uri"] == "http://***@host:5000"
 
 
 @pytest.mark.slow
@@ -281,10 +317,8 @@ def test_a_server_has_the_figures_of_the_table(root, door):
         read = {}
         for name in (metric["key"] for metric in told["data"]["metrics"]):
             history = get("metrics/get-history", run_id=number, metric_key=name)["metrics"]
-            steps = [int(one.get("step", 0)) for one in history]
-            assert len(steps) == len(set(steps)), name
-            read[name] = dict(sorted(zip(steps, (float(one["value"]) for one in history), strict=True)))
-        check(run, read, 1e-12, but=("time", "train/images_per_second"))
+            read[name] = by_step(name, [(int(one.get("step", 0)), float(one["value"])) for one in history])
+        check(run, read, 1e-12)
         assert all(math.isfinite(v) for v in read["train/loss"].values())
     finally:
         os.killpg(server.pid, signal.SIGTERM)

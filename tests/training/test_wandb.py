@@ -1,26 +1,27 @@
-"""W&B mirrors metrics.csv, whole and each step once, and never decides a run's fate."""
+"""W&B has the figures of metrics.csv under their training steps, and never decides a run's fate."""
 
 import csv
 import json
 import math
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.runs.commands import command, environment
+from tests.training.wandb_files import directories, last_step, records, rows
 from tests.training.wandb_server import KEY, Server
-from triptych.errors import UserError
-from triptych.training import wandb_mirror
+from triptych.errors import UserError, mask_password
+from triptych.training import wandb as ours_of_wandb
 from triptych.training.execute import execute
-from triptych.training.logging import build_loggers, close_loggers, whereabouts
-from triptych.training.wandb_content import about, chart, figures, panels
-from triptych.training.wandb_files import directories, last_step, records
-from triptych.training.wandb_mirror import Mirror
+from triptych.training.log_content import chart, comparable, figures, panels
+from triptych.training.loggers import build_loggers, close_loggers, log_locations
+from triptych.training.wandb import describe_run
 
+TIMES = {"time", "train/images_per_second"}  # of a machine: no two starts have the same
+BANDS = ((-10.0, -6.4), (-6.4, -2.8), (-2.8, 0.8), (0.8, 4.4), (4.4, 8.0))  # of the ring's gammas
 PLAUSIBLE = "f" * 40
 
 
@@ -36,28 +37,32 @@ def table(folder) -> dict[int, dict[str, float]]:
         }
 
 
-def history(path) -> dict[int, dict]:
-    """The rows of one directory of W&B's; steps must increase."""
-    rows: dict[int, dict] = {}
-    for file in path.glob("*.wandb"):
-        for record in records(file):
-            if record.HasField("history"):
-                step = record.history.step.num
-                assert step > max(rows, default=-1)
-                rows[step] = {
-                    item.key or "/".join(item.nested_key): json.loads(item.value_json)
-                    for item in record.history.item
-                }
-    return rows
+def merged(rows: list[dict]) -> dict[int, dict]:
+    """{training step: figures} of W&B's rows; what it has twice, of a run that went on, is equal."""
+    steps: dict[int, dict] = {}
+    for row in rows:
+        into = steps.setdefault(row["trainer/global_step"], {})
+        for name in {*row} & {*into} - TIMES:
+            assert row[name] == into[name] or name[0] == "_" or "/" in name and "samples" in name, name
+        into.update(row)
+    return dict(sorted(steps.items()))
 
 
-def check_same(ours: dict[int, dict[str, float]], theirs: dict[int, dict]) -> None:
-    """Every step and value of metrics.csv, and no step that it has not."""
-    assert [*theirs] == [*ours]
+def check_same(ours: dict[int, dict[str, float]], theirs: list[dict], kills: tuple[int, ...] = ()) -> None:
+    """Every step and value of metrics.csv, and no step that it has not; what a run has once is no curve.
+
+    ``kills``: steps from which killed runs went on. Of the last two seconds before, W&B may lack rows.
+    """
+    steps = merged(theirs)
+    late = {step for at in kills for step in ours if step <= at and ours[at]["time"] - ours[step]["time"] < 2}
+    assert {*ours} - late <= {*steps} <= {*ours}
     for step, row in ours.items():
-        found = theirs[step]
-        assert found["trainer/global_step"] == step
-        assert {k: found[k] for k in row} == pytest.approx(row, rel=1e-12)
+        if step not in steps or step in late:
+            continue
+        curves = {k: v for k, v in row.items() if not k.startswith(("test/", "final/")) and k not in TIMES}
+        assert {k: steps[step][k] for k in curves} == pytest.approx(curves, rel=1e-12)
+        assert steps[step]["time"] >= 0
+    assert not [name for row in theirs for name in row if name.startswith(("test/", "final/"))]
 
 
 def only(folder):
@@ -112,66 +117,60 @@ def test_a_run_that_goes_on_after_an_accident_is_whole(prepared, monkeypatch):
         patch.setattr(Keep, "on_train_batch_end", then_fail)
         execute(run)
     before = only(run.path)
-    assert max(history(before)) < 8
+    assert last_step(before) < 8
     (run / "summary.json").unlink()
     assert execute(run)["status"] == "finished"
-    assert only(run.path) != before and before.name.split("-")[3] == only(run.path).name.split("-")[3]
-    check_same(table(run.path), history(only(run.path)))
+    both = directories(run / "wandb")
+    assert len(both) == 2 and {path.name.split("-")[3] for path in both} == {run.provenance()["id"]}
+    check_same(table(run.path), rows(*both))
     assert len(table(run.path)) == 13
 
 
+def test_a_run_that_is_told_to_stop_leaves_no_gap(prepared, monkeypatch):
+    """It saves within a step, before Lightning logs that step's row."""
+    from triptych.callbacks.stopping import Stop
+    from triptych.errors import Interrupted
+
+    run = prepared("trainer.max_steps=9", csv=False)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Stop, "agreed", lambda stop, trainer, **_: 15 if trainer.global_step == 5 else None)
+        execute(run)
+    assert execute(run)["status"] == "finished"
+    check_same(table(run.path), rows(*directories(run / "wandb")))
+
+
 @pytest.mark.slow
-def test_a_kill_loses_no_row_and_doubles_none(root):
-    """kill -9 in the middle, twice; then one directory, of one id, that holds what metrics.csv holds."""
+def test_a_kill_loses_two_seconds_at_most(root):
+    """kill -9 in the middle, twice; then three directories of one id, and what metrics.csv holds."""
     long = ("trainer.max_steps=240", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5")
     folder = root / "logs" / "runs" / "mine"
     kill_at_random_then_finish(with_wandb("name=mine", *long), environment(root), folder, 2)
     provenance = json.loads((folder / "provenance.json").read_text())
     assert len(provenance["executions"]) == 3
-    ours = table(folder)
-    assert len(ours) == 48 + 12 and provenance["id"] in only(folder).name
-    check_same(ours, history(only(folder)))
+    ours, starts = table(folder), directories(folder / "wandb")
+    assert len(ours) == 48 + 12 and {provenance["id"] in path.name for path in starts} == {True}
+    assert len(starts) == 3
+    kills = tuple(start["step"] for start in provenance["executions"][1:])
+    check_same(ours, rows(*starts), kills)
     with Server() as server:
-        sync(server, root, only(folder))
-        check_same(ours, {row["_step"]: row for row in server.history(provenance["id"])})
-        assert len(server.history(provenance["id"])) == len(ours)
+        sync(server, root, *starts)
+        check_same(ours, server.history(provenance["id"]), kills)
         summary = json.loads((folder / "summary.json").read_text())
         assert server.summaries[provenance["id"]]["test/bpd"] == summary["test"]["bpd"]["mean"]
 
 
 @pytest.mark.slow
-def test_a_directory_that_was_sent_is_continued(root):
-    """Synced after a kill, the run goes on: the second directory holds what comes after, nothing twice."""
-    long = ("trainer.max_steps=120", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5")
-    folder, line = root / "logs" / "runs" / "mine", with_wandb("name=mine", *long)
-    process = subprocess.Popen(line, env=environment(root), stderr=subprocess.DEVNULL)
-    while not (directories(folder / "wandb") and last_step(directories(folder / "wandb")[0]) >= 20):
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.kill()
-    process.wait()
-    with Server() as server:
-        first = only(folder)
-        sync(server, root, first)
-        subprocess.run(line, env=environment(root), check=True, capture_output=True)
-        assert directories(folder / "wandb")[0] == first and len(directories(folder / "wandb")) == 2
-        sync(server, root, directories(folder / "wandb")[1])
-        [rows] = server.lines.values()
-        steps = [row["_step"] for _, row in sorted(rows.items())]
-        assert steps == sorted(table(folder)) and len(server.runs) == 1
-
-
-@pytest.mark.slow
-def test_a_kill_while_online_loses_no_row_and_doubles_none(root):
+def test_a_kill_while_online_loses_two_seconds_at_most(root):
     long = ("trainer.max_steps=240", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5")
     folder = root / "logs" / "runs" / "mine"
     with Server() as server:
         there = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
         environ = environment(root, **there)
         kill_at_random_then_finish(with_wandb("name=mine", *long), environ, folder, 1)
-        [rows] = server.lines.values()
-        check_same(table(folder), {row["_step"]: row for _, row in sorted(rows.items())})
-        assert len(rows) == len(table(folder)) and len(server.runs) == 1
+        [number] = server.runs
+        provenance = json.loads((folder / "provenance.json").read_text())
+        kills = tuple(start["step"] for start in provenance["executions"][1:])
+        check_same(table(folder), server.history(number), kills)
     assert json.loads((folder / "summary.json").read_text())["wandb"]["mode"] == "online"
 
 
@@ -188,13 +187,13 @@ def test_a_login_that_does_not_work_costs_seconds_and_one_line(root, key, mode):
     assert done.returncode == 0, done.stderr
     [said] = [text for text in done.stderr.splitlines() if text.strip()]
     assert said.startswith("W&B: offline (") and f"`wandb sync {only(folder)}`" in said
-    check_same(table(folder), history(only(folder)))
+    check_same(table(folder), rows(only(folder)))
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["wandb"]["mode"] == "offline" and summary["wandb"]["sync"] == f"wandb sync {only(folder)}"
 
 
 def test_a_network_that_swallows_everything_costs_less_than_ten_seconds(prepared, monkeypatch, capsys):
-    """Connections open and nothing comes back. All the while the run is training: W&B has its own thread."""
+    """Connections open and nothing comes back."""
     import socket
 
     import wandb  # noqa: F401  # its import is not what is measured
@@ -209,62 +208,28 @@ def test_a_network_that_swallows_everything_costs_less_than_ten_seconds(prepared
             monkeypatch.setenv("WANDB_MODE", mode)
             began = time.perf_counter()
             loggers = build_loggers(run.config(), run.provenance(), run, 0)
-            assert time.perf_counter() - began < 1
-            found = whereabouts(loggers)["wandb"]
+            found = log_locations(loggers)["wandb"]
             seconds[mode] = time.perf_counter() - began
-            close_loggers(loggers, True)
+            close_loggers(loggers, {})
     assert seconds["online"] - seconds["offline"] < 10
-    assert found["mode"] == "offline" and run / found["files"] == only(run.path)
+    assert found["mode"] == "offline" and run / found["files"] == directories(run / "wandb")[2]
+    assert len(directories(run / "wandb")) == 3  # of the start that failed there is none
     assert f"`{found['sync']}`" in capsys.readouterr().err
-
-
-def test_taking_up_a_long_history_holds_up_nothing(prepared, monkeypatch):
-    """Ten million steps with a row each thousand: W&B gets them from its own thread, in its own time."""
-    run, steps, told = prepared(csv=False), range(0, 10_000_000, 1000), []
-    with open(run / "metrics.csv", "w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["step", "train/loss", "train/lr", "val/bpd", "time"])
-        rows.writerows([step, 1.5, 0.001, 2.5, step / 100] for step in steps)
-    waits = threading.Event()
-
-    class Slow:
-        """W&B's run, which does not answer before we have gone on."""
-
-        def define_metric(self, *_, **__):
-            pass
-
-        def log(self, record, step):
-            waits.wait(5)
-            told.append(step)
-
-        def finish(self, **_):
-            pass
-
-    monkeypatch.setattr(Mirror, "_init", lambda *_, **__: Slow())
-    began = time.perf_counter()
-    loggers = build_loggers(run.config(), run.provenance(), run, steps[-1])
-    assert time.perf_counter() - began < 1
-    waits.set()
-    close_loggers(loggers, False)  # of a run that may go on, the last row is kept back
-    assert told == [*steps[:-1]]
 
 
 def test_rows_are_in_the_file_soon_after_they_are_logged(prepared):
     """A kill leaves what was written: with W&B's own rate of writing, nothing at all of a short run."""
     run = prepared(csv=False)
     loggers = build_loggers(run.config(), run.provenance(), run, 0)
-    [metrics, mirror] = loggers
     for step in range(0, 200, 10):
-        metrics.log_metrics({"train/loss": 1.0}, step)
-    mirror.hand_over(190)
+        for logger in loggers:
+            logger.log_metrics({"train/loss": 1.0}, step)
     until = time.monotonic() + 15
-    while (
-        not (found := directories(run / "wandb")) or last_step(found[0]) < 180
-    ):  # the last one is still open
+    while not (starts := directories(run / "wandb")) or last_step(starts[0]) < 190:
         assert time.monotonic() < until
         time.sleep(0.1)
-    assert [*history(found[0])] == [*range(0, 190, 10)]
-    close_loggers(loggers, False)
+    assert [row["trainer/global_step"] for row in rows(*starts)] == [*range(0, 200, 10)]
+    close_loggers(loggers, None)
 
 
 @pytest.mark.slow
@@ -277,7 +242,7 @@ def test_a_network_that_is_lost_on_the_way_costs_no_row(prepared, monkeypatch, c
         for name, value in (("MODE", "online"), ("BASE_URL", server.url), ("API_KEY", KEY)):
             monkeypatch.setenv(f"WANDB_{name}", value)
         for patience in ("PANELS", "FINISH"):
-            monkeypatch.setattr(wandb_mirror, patience, 3.0)
+            monkeypatch.setattr(ours_of_wandb, patience, 3.0)
 
         def then_hang_up(keep, trainer, *rest):
             after_a_step(keep, trainer, *rest)
@@ -296,12 +261,10 @@ def test_a_network_that_is_lost_on_the_way_costs_no_row(prepared, monkeypatch, c
         assert time.monotonic() - began < 60
         said = [line for line in capsys.readouterr().err.splitlines() if "W&B" in line]
         assert said and f"`{summary['wandb']['sync']}`" in said[-1], said
-        check_same(table(run.path), history(only(run.path)))
+        check_same(table(run.path), rows(only(run.path)))
         server.dead = False
         sync(server, root, *summary["wandb"]["sync"].split()[2:])
-        [rows] = server.lines.values()
-        check_same(table(run.path), {row["_step"]: row for _, row in sorted(rows.items())})
-        assert len(rows) == len(table(run.path)) == 13
+        check_same(table(run.path), server.history(run.provenance()["id"]))
 
 
 @pytest.mark.parametrize("moment", ["log", "finish", "init"])
@@ -368,7 +331,7 @@ def test_a_run_is_told_whole(prepared):
     told: dict[str, object] = {}
     config: dict[str, object] = {}
     axes: dict[str, str] = {}
-    logged: set[str] = set()
+    captions: set[str] = set()
     registered = None
     for record in records(file):
         for item in [*record.summary.update, *record.run.summary.update]:
@@ -376,9 +339,10 @@ def test_a_run_is_told_whole(prepared):
         for item in [*record.run.config.update, *record.config.update]:
             config[item.key or "|".join(item.nested_key)] = json.loads(item.value_json)
         for item in record.history.item:
-            logged.add(item.key or item.nested_key[0])
+            if item.nested_key[-1:] == ["captions"]:
+                captions |= {*json.loads(item.value_json)}
         if record.HasField("metric"):
-            axes[record.metric.name] = record.metric.step_metric
+            axes[record.metric.name or record.metric.glob_name] = record.metric.step_metric
         registered = record.run if record.HasField("run") and registered is None else registered
     for term in ("", "_prior", "_reconstruction", "_diffusion"):
         figure = summary["test"][f"nats_per_dim{term}"]
@@ -397,9 +361,16 @@ def test_a_run_is_told_whole(prepared):
     final = summary["val"]["nats_per_dim"]["stderr"]  # of other draws than those of validation
     assert table(run.path)[6]["val/bound_stderr"] == pytest.approx(final, 0.5)
     assert config["objective"] == "epsilon" and config["data"] == "ring" and config["seed"] == 1
-    assert config["resolved"] == run.config()
-    hidden = {"_step", "_runtime", "_timestamp", "trainer/global_step"}
-    assert {name for name, axis in axes.items() if axis == "trainer/global_step"} == logged - hidden
+    assert config["resolved"] == {k: v for k, v in run.config().items() if k != "logger"}
+    assert config["measures/n"] == 8 and config["measures/repeats"] == 2  # as they were typed
+    noise = "from the same noise in every run"
+    assert {f"step {step}: samples while training, {noise}" for step in (3, 6)} < captions
+    assert f"step 6: samples at the end, {noise}" in captions and len(captions) == 4
+    assert {name for name in table(run.path)[6] if name.startswith("val_levels/")} == {
+        f"val_levels/epsilon_mse_gamma_{a}_to_{b}" for a, b in BANDS
+    }
+    assert axes.pop("trainer/global_step") == "" and {*axes.values()} == {"trainer/global_step"}
+    assert "*" in axes
     assert registered.run_group == "" and registered.job_type == "run" and "data=ring" in registered.tags
     for name in ("noise_levels", "weighting", "schedule", "tweedie"):
         [path] = only(run.path).glob(f"files/media/table/panels/{name}_table_*.json")
@@ -460,13 +431,14 @@ def test_a_sweeps_cells_are_a_group(tmp_path):
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "sweep.json").write_text("{}")
     run = RunDirectory(tmp_path / "ours" / "objective=v,seed=1")
-    found = about(
-        {"tags": ["mine"]}, {}, {"id": "x", "choices": {"ablation": "objectives", "data": "digits"}}, run
-    )
+    choices = {"ablation": "objectives", "data": "digits"}
+    command = ["triptych-train", "logger.mlflow.tracking_uri=http://me:secret@host/"]
+    found = describe_run({"tags": ["mine"]}, {}, {"id": "x", "choices": choices, "command": command}, run)
+    assert found["notes"] == "triptych-train logger.mlflow.tracking_uri=http://***@host/"
     assert found["group"] == "ours" and found["name"] == "objective=v,seed=1" and found["job_type"] == "cell"
     assert found["tags"] == ["mine", "ablation=objectives", "data=digits"]
-    asked = {"name": "n", "group": "other", "job_type": "j", "tags": "one"}
-    found = about(asked, {}, {"id": "x"}, run)
+    asked = {"name": "n", "group": "other", "job_type": "j", "notes": "why", "tags": "one"}
+    found = describe_run(asked, {}, {"id": "x"}, run)
     assert {**found, **asked, "tags": ["one"]} == found
 
 
@@ -505,3 +477,15 @@ def test_figures_and_panels_of_what_a_summary_may_hold():
     }
     assert chart(panels(summary)["panels/measures_over"][0]) == ("value", "measures/fid")
     assert chart(["gamma", "error", "stderr"]) == ("gamma", "error") and chart(["a"]) == ("a", "a")
+
+
+def test_typed_keys_are_flat_keys_of_the_configuration():
+    config = {"seed": 1, "optimizer": {"lr": 0.1, "eps": 1}, "model": {"n": [1, 2]}, "logger": {"x": 1}}
+    typed = ["optimizer.lr=0.1", "+model.n=[1,2]", "seed=1", "logger.x=1", "objective=v"]
+    flat = {"objective": "v", "seed": 1, "optimizer/lr": 0.1, "model/n": [1, 2]}
+    assert comparable({"objective": "v"}, config, typed) == flat
+
+
+def test_a_password_in_an_address_is_masked():
+    text = "a=postgresql://me:se@cret@host/db?x=1 http://host/@here"
+    assert mask_password(text) == "a=postgresql://***@host/db?x=1 http://host/@here"

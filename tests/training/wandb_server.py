@@ -25,6 +25,8 @@ class Server:
         self.files: list[str] = []
         self.views: dict[str, dict] = {}  # workspaces and reports, by their ids
         self.operations: list[str] = []
+        self.sweep = ""  # the configuration of the sweep that was made
+        self.commands: list[dict] = []  # for an agent, one a heartbeat
         self.dead = False
         self._server = _Quiet(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -79,6 +81,18 @@ class Server:
             return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
         if operation == "ServerFeaturesQuery":
             return {"serverInfo": {"features": []}}
+        if operation == "UpsertSweep":
+            self.sweep = given["config"]
+            project = {"id": "p", "name": given["projectName"], "entity": {"id": "e", "name": "us"}}
+            sweep = {"name": "s1", "project": project}
+            return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
+        if operation == "SweepWithRuns":
+            return {"project": {"sweep": {"id": "s1", "config": self.sweep, "runs": {"edges": []}}}}
+        if operation == "CreateAgent":
+            return {"createAgent": {"agent": {"id": "agent"}}}
+        if operation == "Heartbeat":
+            commands = [self.commands.pop(0)] if self.commands else []
+            return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(commands)}}
         if operation == "ArtifactType":
             return {"project": {"artifact": None}}
         if operation == "CreateArtifact":  # of a table: as if it were there already

@@ -3,9 +3,11 @@
 import math
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
 
 from triptych.callbacks.stopping import Stop
 from triptych.errors import Diverged, Interrupted
@@ -68,7 +70,7 @@ class Keep(pl.Callback):
             self.stop.look_at_weights(trainer, module)
             return
         if due or stop is not None:
-            self._row(trainer)
+            self._row(trainer, _tables(trainer) if stop is None else trainer.loggers)
             self._save(trainer, LAST)
         if stop is not None:
             raise Interrupted(stop, step)
@@ -103,12 +105,12 @@ class Keep(pl.Callback):
             table.flush()  # before the checkpoint: what it has seen is on disk, if it is
         trainer.save_checkpoint(self.folder / name)
 
-    def _row(self, trainer: pl.Trainer) -> None:
-        """This step's row, which Lightning would log only after the checkpoint."""
+    def _row(self, trainer: pl.Trainer, loggers: Sequence[Logger]) -> None:
+        """Log this step's row, which Lightning would log only after the checkpoint."""
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             figures = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
-            for table in _tables(trainer):
-                table.log_metrics(figures, trainer.global_step - 1)
+            for logger in loggers:
+                logger.log_metrics(figures, trainer.global_step - 1)
 
 
 def _tables(trainer: pl.Trainer) -> list[MetricsCsv]:

@@ -16,7 +16,7 @@ from triptych.config.habits import translated
 from triptych.config.keys import check_values, find
 from triptych.config.names import check_root, quote
 from triptych.config.nearest import nearest
-from triptych.errors import UserError
+from triptych.errors import UserError, check_password
 
 SANITIZED = Hydra.get_sanitized_cfg
 WORD = re.compile(r"[\w.-]+")
@@ -56,6 +56,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
     classes = {place: target for place, equals, target in split if equals}
     quoted = []
     for argument in arguments:
+        check_password(argument)
         key, equals, value = argument.partition("=")
         if equals and key[:1].isalpha():
             key = plus(key, classes) + key

@@ -42,13 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     also.add_argument(
         "--wandb",
         action="store_true",
-        help="the same comparison in W&B too, as a workspace and a report; renewed where it was there before",
+        help="the same comparison in W&B too, as a report with its tables; renewed where it was there before",
     )
     also.add_argument(
         "--wandb-json",
         type=Path,
         metavar="FILE",
-        help="write W&B's workspace and report to a file instead, without a network",
+        help="write W&B's report to a file instead, without a network",
     )
     also.add_argument(
         "--watch",
@@ -102,19 +102,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tell_wandb(report: Report, file: Path | None) -> None:
-    """Save W&B's workspace and report, or write them to ``file``."""
-    from triptych.report import wandb_views
+    """Save W&B's report, or write it to ``file``."""
+    from triptych.report import wandb_report
 
-    entity, project = wandb_views.project_of(report.story)
+    entity, project = wandb_report.project_of(report.story)
     if file is not None:
-        views = wandb_views.build(report.story, entity or "", project)
+        ours = wandb_report.build(report.story, entity or "", project)
         try:
-            write_atomic(file, to_json(views.plain()))
+            write_atomic(file, to_json(ours.plain()))
         except OSError as error:
             raise UserError(f"--wandb-json {file}: {error.strerror or error}; a file is accepted") from None
-        print(f"W&B's workspace and report: {file}")
+        print(f"W&B's report: {file}")
         return
-    for address in wandb_views.save(report.story, entity, project, report.html.parent):
+    for address in wandb_report.save(report.story, entity, project, report.html.parent):
         print(address)
 
 

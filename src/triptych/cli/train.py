@@ -154,8 +154,8 @@ def main() -> None:
                     sys.exit(processes.exit_code(error))  # the first process tells
             if processes.rank() == 0:
                 _print_result(run)
-            if "triptych.training.logging" in sys.modules:
-                sys.modules["triptych.training.logging"].leave()
+            if "triptych.training.loggers" in sys.modules:
+                sys.modules["triptych.training.loggers"].exit_if_lost()
             return
         sys.argv[1:] = as_hydra_wants(sys.argv[1:], "train")
         compose_and_train()

@@ -23,7 +23,6 @@ from triptych.errors import UserError
 EMPTY = {
     **dict.fromkeys(("guidance", "threshold", "likelihood", "augmentation", "metrics"), "none"),
     **dict.fromkeys(("schedule", "process", "denoiser", "objective"), "none"),  # of a vae
-    "logger": "csv",  # metrics.csv, which every run has, and nothing else
 }
 
 

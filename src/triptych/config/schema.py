@@ -26,7 +26,7 @@ from triptych.declare import (
     Unit,
     Whole,
 )
-from triptych.errors import UserError
+from triptych.errors import UserError, check_password
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,7 @@ LOGGER = "pytorch_lightning.loggers.Logger"
 
 
 class Logger(TypedDict):
+    csv: bool | None
     wandb: Annotated[Wandb | None, Base(LOGGER)]
     tensorboard: bool | None
     mlflow: Annotated[MLflow | None, Base(LOGGER)]
@@ -353,6 +354,9 @@ def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
     for name in ("tensorboard", "mlflow"):
         if (config["logger"] or {}).get(name) and find_spec(name) is None:
             raise UserError(f"logger={name}: not installed, pip install 'triptych[loggers]' is needed")
+    mlflow = (config["logger"] or {}).get("mlflow")
+    if isinstance(mlflow, dict):
+        check_password(f"logger.mlflow.tracking_uri={mlflow.get('tracking_uri')}")
     for key in ("test_size", "test_fraction"):
         if config["test"] and config["data"].get(key) == 0:
             raise UserError(f"test=true: data.{key}=0 leaves no items to test; test=false is accepted")

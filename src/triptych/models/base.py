@@ -67,6 +67,7 @@ class BoundModel(pl.LightningModule):
         self.truth = [mixture] if mixture is not None else []  # in a list: it is data, not part of the model
         self.dims = int(torch.Size(shape).numel())
         self.accounting = Accounting(self.dims, discrete, edges, tuple(extras))
+        self._levels = edges  # at the beginning: the bands of noise stay where they are
         self._clock = (0, time.perf_counter())
 
     draws = True  # whether it is a model that samples can be drawn from
@@ -266,15 +267,23 @@ class BoundModel(pl.LightningModule):
         self.log_dict(figures | {"step": float(self.trainer.global_step)})
 
     def _level_figures(self, levels: dict[str, list]) -> dict[str, float]:
-        """Error of epsilon per dimension in a few bands of noise, from the cleanest (0) to the noisiest."""
-        edges = self.accounting.edges
-        if edges is None:
+        """Error of epsilon per dimension in a few bands of noise, each named after its range of gamma.
+
+        Learned endpoints may leave the outer bands, which then have what lies beyond.
+        """
+        if self._levels is None:
             return {}
+        low, high = self._levels[0].item(), self._levels[-1].item()
+        width = (high - low) / LEVEL_BANDS
         bands: dict[int, list[float]] = {}
         for gamma, error in zip(levels["gamma"], levels["epsilon_mse"], strict=True):
-            place = (gamma - edges[0].item()) / (edges[-1] - edges[0]).item()
-            bands.setdefault(int(place * LEVEL_BANDS), []).append(error)
-        return {f"val_levels/epsilon_mse_{band}": sum(e) / len(e) for band, e in bands.items()}
+            band = min(max(int((gamma - low) // width), 0), LEVEL_BANDS - 1)
+            bands.setdefault(band, []).append(error)
+        ends = [f"{low + band * width:.1f}" for band in range(LEVEL_BANDS + 1)]
+        return {
+            f"val_levels/epsilon_mse_gamma_{ends[b]}_to_{ends[b + 1]}": sum(e) / len(e)
+            for b, e in bands.items()
+        }
 
     def told(self, batch: Batch) -> Condition | None:
         """Of a batch's conditions those that the network is told, None if none."""

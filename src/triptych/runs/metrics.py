@@ -60,6 +60,11 @@ class MetricsCsv(Logger):
         """The last step that has a row; -1 if none has."""
         return max(self._rows, default=-1)
 
+    def time(self, step: int) -> dict[str, Any]:
+        """{"time": seconds of fitting} of a step's row; {} where there is none."""
+        row = self._rows.get(step, {})
+        return {"time": float(row["time"])} if "time" in row else {}
+
     def rows(self, after: int, until: int) -> dict[int, dict[str, Any]]:
         """Copies of the rows of steps after ``after``, up to and including ``until``."""
         return {step: dict(row) for step, row in sorted(self._rows.items()) if after < step <= until}

@@ -40,7 +40,7 @@ from triptych.training.baselines import baselines
 from triptych.training.cost import cost
 from triptych.training.fit import Fit, build_fit
 from triptych.training.items import write_items
-from triptych.training.logging import closing, whereabouts
+from triptych.training.loggers import closing, log_locations
 from triptych.training.peers import Peers, is_broken_connection, leave_error
 
 STRIP = 4  # images whose way from noise is kept as a picture; points are one picture, however many
@@ -110,7 +110,7 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict, peers: Peers | None) ->
     if origin.initial is not None:
         initialise(run, config, experiment.model, origin.initial)
     fit = build_fit(run, experiment, origin, progress, stop, peers)
-    with closing(fit.loggers), peers or contextlib.nullcontext():  # these may be gone before those are done
+    with closing(fit.loggers, run), peers or contextlib.nullcontext():  # peers may be gone before loggers
         if origin.start is None and origin.taken is None:
             fit.check(experiment)
         stage["now"] = "fit"
@@ -183,7 +183,7 @@ def _report(
         **posterior_mean(experiment),
         "samples": _final_samples(run, experiment, fit) if first else None,
         **(measure(experiment, trainer.global_step or reported.step) if first and tested else {}),
-        **whereabouts(fit.loggers),
+        **log_locations(fit.loggers),
     }
 
 

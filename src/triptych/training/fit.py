@@ -29,7 +29,7 @@ from triptych.runs.processes import rank
 from triptych.runs.provenance import add_execution
 from triptych.training.averaging import check_averaging
 from triptych.training.compile import check_compiler, compiled
-from triptych.training.logging import build_loggers
+from triptych.training.loggers import build_loggers
 from triptych.training.peers import Peers
 from triptych.training.trainer import build_trainer, check_shares, steps_of
 

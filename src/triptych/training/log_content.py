@@ -1,34 +1,36 @@
-"""What W&B is told of a run beside the rows of metrics.csv: configuration, figures, panels."""
+"""What loggers get of a run beside the rows of metrics.csv: configuration, figures, panels, captions."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from triptych.config.identity import leaves
+from triptych.errors import mask_password
 from triptych.runs.directory import RunDirectory
+from triptych.runs.plain import shown
 
 SPLITS = {"train": "final/train_", "val": "final/val_", "test": "test/"}  # as metrics.csv names them
 NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics", "wandb")
 NO_CHOICE = ("hydra", "local", "logger", "paths")  # of what a run is
-GROUPS = ("experiment", "ablation", "data")  # choices that become tags
-STEP = "trainer/global_step"
-LINE = "wandb/line/v0"  # a chart of W&B's: one line a run
+NOT_PARAMETERS = ("logger", "paths")
 RESOLVED = "resolved"  # the key below which W&B has the resolved configuration
 BESIDE = ("seed", "setting")  # keys that stand beside the choices
+CAPTIONS = {
+    "samples": "samples while training, from the same noise in every run",
+    "samples/final": "samples at the end, from the same noise in every run",
+    "samples/prompts": "samples by caption, a row each",
+    "samples/trajectory": "samples on their way from noise",
+}
 
 
-def about(node: dict, config: dict, provenance: dict, run: RunDirectory) -> dict[str, Any]:
-    """What W&B knows a run by: a sweep's cells are a group, and are named as their directories are."""
-    sweep, choices = sweep_of(run), provenance.get("choices", {})
-    asked = node.get("tags") or []
-    tags = [asked] if isinstance(asked, str) else [*asked]
-    tags += [f"{g}={choices[g]}"[:64] for g in GROUPS if choices.get(g)]
-    return {
-        "name": node.get("name") or run.path.name,
-        "group": node.get("group") or sweep,
-        "job_type": node.get("job_type") or ("cell" if sweep else "run"),
-        "tags": list(dict.fromkeys(tags)),
-        "id": provenance["id"],
-        "config": comparable(choices, config) | {RESOLVED: config},
-    }
+def say(text: str) -> None:
+    """Print one line for people, without passwords."""
+    print(mask_password(text), file=sys.stderr, flush=True)
+
+
+def one_line(error: BaseException) -> str:
+    """A library's error in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def sweep_of(run: RunDirectory) -> str | None:
@@ -37,14 +39,35 @@ def sweep_of(run: RunDirectory) -> str | None:
     return folder.name if (folder / "sweep.json").exists() else None
 
 
-def comparable(choices: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """What runs are grouped and filtered by, one flat key each: "objective": "v", "seed": 1.
+def comparable(
+    choices: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable[str] = ()
+) -> dict[str, Any]:
+    """What runs are grouped and filtered by, one flat key each: "objective": "v", "optimizer/lr": 0.01.
 
-    W&B cannot filter by a key with a dot in it, so that the configuration itself is nested, below
-    ``RESOLVED``; a choice's name and the keys of what was chosen would be one key otherwise.
+    Choices, seed, setting, and the keys that were typed for this run, as those of a sweep's grid are; these
+    with "/" for ".": W&B cannot filter by a key with a dot in it.
     """
     flat = {group: c for group, c in choices.items() if group not in NO_CHOICE and c is not None}
-    return flat | {key: config[key] for key in BESIDE if config.get(key) is not None}
+    flat |= {key: config[key] for key in BESIDE if config.get(key) is not None}
+    typed = {o.lstrip("+~").partition("=")[0] for o in overrides}
+    return flat | {
+        flat_key(key): value
+        for key, value in leaves(dict(config))
+        if key in typed and "." in key and key.split(".")[0] not in NOT_PARAMETERS
+    }
+
+
+def flat_key(key: str) -> str:
+    """A typed key as W&B has it at the top: "optimizer/lr"."""
+    return key.replace(".", "/")
+
+
+def parameters(run: RunDirectory) -> dict[str, Any]:
+    """The run's configuration as flat keys, "optimizer.lr", and its choices, "objective"; lists as typed."""
+    config, choices = run.config(), run.provenance().get("choices", {})
+    flat = {k: v for k, v in leaves(config) if k.split(".")[0] not in NOT_PARAMETERS}
+    flat |= comparable(choices, config)
+    return {k: v if isinstance(v, int | float) else shown(v) for k, v in flat.items()}
 
 
 def figures(summary: dict) -> dict[str, Any]:
@@ -54,6 +77,12 @@ def figures(summary: dict) -> dict[str, Any]:
         if key not in NOT_FIGURES:
             _flatten(value, key, SPLITS.get(key, f"{key}/"), flat)
     return flat
+
+
+def numbers(summary: dict | None, logged: Collection[str] = ()) -> dict[str, float]:
+    """The figures of a summary that are numbers and are not ``logged``; {} without a summary."""
+    flat = figures(summary or {})
+    return {k: float(v) for k, v in flat.items() if isinstance(v, int | float) and k not in logged}
 
 
 def _flatten(value: Any, name: str, prefix: str, into: dict[str, Any]) -> None:
@@ -71,7 +100,7 @@ def _flatten(value: Any, name: str, prefix: str, into: dict[str, Any]) -> None:
 
 def panels(summary: dict) -> dict[str, tuple[list[str], list[list]]]:
     """{"panels/noise_levels": (columns, rows), ...}: what is a curve, and measures over several values."""
-    found: dict[str, tuple[list[str], list[list]]] = {}
+    tables: dict[str, tuple[list[str], list[list]]] = {}
     for key, value in summary.items():
         if not isinstance(value, dict):
             continue
@@ -80,10 +109,10 @@ def panels(summary: dict) -> dict[str, tuple[list[str], list[list]]]:
             for row, into in zip(value["rows"], flat, strict=True):
                 _flatten(row, "", "", into)
             columns = list(dict.fromkeys(name for row in flat for name in row))
-            found[f"panels/{key}"] = (columns, [[row.get(name) for name in columns] for row in flat])
+            tables[f"panels/{key}"] = (columns, [[row.get(name) for name in columns] for row in flat])
         elif value and all(_is_column(v) for v in value.values()) and len({*map(len, value.values())}) == 1:
-            found[f"panels/{key}"] = ([*value], [list(row) for row in zip(*value.values(), strict=True)])
-    return found
+            tables[f"panels/{key}"] = ([*value], [list(row) for row in zip(*value.values(), strict=True)])
+    return tables
 
 
 def chart(columns: list[str]) -> tuple[str, str]:

@@ -1,6 +1,6 @@
-"""W&B's files on disk: what its transaction logs hold, and which of a run's directories still count."""
+"""Read W&B's transaction logs, where a run has left them."""
 
-import shutil
+import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,29 +36,23 @@ def records(path: Path) -> Iterator[Any]:
                 return
 
 
-def last_step(directory: Path) -> int:
-    """The step of the last history row in a run's directory of W&B's; -1 where there is none."""
-    steps = [
-        record.history.step.num
-        for path in directory.glob("*.wandb")
-        for record in records(path)
+def directories(folder: Path) -> list[Path]:
+    """W&B's directories in ``folder``, the oldest first."""
+    match = [p for p in folder.glob("*run-*") if p.is_dir() and not p.is_symlink()]
+    return sorted(match, key=lambda p: p.name.split("run-", 1)[1])
+
+
+def rows(*paths: Path) -> list[dict[str, Any]]:
+    """The rows of W&B's history in its directories, in their order."""
+    return [
+        {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
+        for path in paths
+        for file in path.glob("*.wandb")
+        for record in records(file)
         if record.HasField("history")
     ]
-    return max(steps, default=-1)
 
 
-def directories(folder: Path) -> list[Path]:
-    """W&B's directories of a run, the oldest first."""
-    found = [p for p in folder.glob("*run-*") if p.is_dir() and not p.is_symlink()]
-    return sorted(found, key=lambda p: p.name.split("run-", 1)[1])
-
-
-def is_sent(directory: Path) -> bool:
-    """Whether W&B's server has it: it was online, or ``wandb sync`` has sent it or begun to."""
-    return not directory.name.startswith("offline-") or any(directory.glob("*.wandb.sync*"))
-
-
-def discard(paths: list[Path]) -> None:
-    """Remove them, as far as they can be."""
-    for path in paths:
-        shutil.rmtree(path, ignore_errors=True)
+def last_step(*paths: Path) -> int:
+    """The last training step that has a row there; -1 where none has."""
+    return max((row["trainer/global_step"] for row in rows(*paths)), default=-1)

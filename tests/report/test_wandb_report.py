@@ -1,4 +1,4 @@
-"""W&B's workspace and report: what they ask for is what W&B has of the runs, and the comparison is ours."""
+"""W&B's report: what it names is what W&B has of the runs, and the comparison is ours."""
 
 import json
 import math
@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.report.fake_runs import failed, make_run, running, sweep
+from tests.training.wandb_files import directories
 from tests.training.wandb_server import KEY, Server
 from triptych.cli import report as cli
 from triptych.report.story import tell
-from triptych.report.wandb_views import build, project_of
+from triptych.report.wandb_report import build, curve_tables, project_of, save, tables_id, tables_of
 from triptych.runs.directory import RunDirectory
-from triptych.training.wandb_files import directories
 
 CONFIG = "logger:\n  wandb: {entity: null, project: ours, group: null}\n"
 
@@ -47,7 +47,7 @@ def parts(spec, kind: str) -> Iterator[dict]:
 
 
 class Kept:
-    """What a server has of one run, and answers to the queries of a workspace or a report."""
+    """What a server has of one run, and answers to the queries of a report."""
 
     def __init__(self, server: Server, number: str, folder: Path):
         self.number, self.folder = number, folder
@@ -85,12 +85,8 @@ class Kept:
             for name in config["mediaKeys"]:
                 [*pictures] = [row[name] for row in self.rows if name in row]
                 assert pictures and all((self.folder / "files" / p["path"]).is_file() for p in pictures)
-        elif kind == "Vega2":
-            [key] = [a["value"] for q in parts(config, "args") for a in q["args"] if a["name"] == "tableKey"]
-            shown = json.loads((self.folder / "files" / self.summary[key]["path"]).read_text())
-            assert {*config["fieldSettings"].values()} <= {*shown["columns"]} and shown["data"]
         else:
-            assert kind == "Markdown Panel"
+            pytest.fail(kind)
 
 
 @pytest.mark.slow
@@ -115,42 +111,52 @@ def test_what_they_ask_for_is_what_wandb_has(prepared, root, monkeypatch):
         line = [sys.executable, "-m", "wandb", "sync", *map(str, folders.values())]
         subprocess.run(line, env=os.environ | there, check=True, capture_output=True, cwd=root)
         kept = [Kept(server, number, folder) for number, folder in folders.items()]
+        for name, value in there.items():
+            monkeypatch.setenv(name, value)
+        both = tell([home])
+        save(both, None, project_of(both)[1], home)
+        tables, about = server.summaries[tables_id(both)], server.runs[tables_id(both)]
     for one in kept:
-        steps = [row["_step"] for row in one.rows]
-        assert steps == sorted({*steps})
         drawn = one.config["_wandb"]["value"]["visualize"]
         assert {f"{key}_table" for key in drawn} == {key for key in one.summary if key.endswith("_table")}
-    assert {one.about["groupName"] for one in kept} == {"s"}
-    both = tell([home])
-    check(both, kept, axes=2)
+        assert one.config["optimizer/lr"]["value"] in (0.001, 0.002)
+    assert {one.about["groupName"] for one in kept} == {"s"} == {about["groupName"]}
+    check(both, kept, tables, axes=2)
     one_axis = tell([run.path for run in runs if "optimizer.lr=0.001" in run.path.name])
-    said = check(one_axis, kept, axes=1)
+    said = check(one_axis, kept, tables, axes=1)
     assert one_axis.answer in said and both.answer not in said
 
 
-def check(story, kept: list[Kept], axes: int) -> str:
-    """Every key that the views name is there; the report's runs are those compared, and so are its groups."""
+def check(story, kept: list[Kept], tables: dict, axes: int) -> str:
+    """Every key that the report names is there; its runs are those compared, and so are its groups."""
     [comparison] = story.comparisons
     assert len(comparison.axes) == axes
-    views = build(story, "", project_of(story)[1]).plain()
-    panels = [*parts(views, "viewType")]
-    kinds = {"Bar Chart", "Run History Line Plot", "Media Browser", "Vega2", "Markdown Panel"}
-    assert {panel["viewType"] for panel in panels} == kinds
-    for one in kept:
-        for panel in panels:
-            one.check_panel(panel)
-    every = {one.number for one in kept}
+    page = build(story, "", project_of(story)[1]).plain()["report"]
     ours = {RunDirectory(run.dir).provenance()["id"] for run in story.runs}
-    [workspace] = views["workspace"]["spec"]["section"]["runSets"]
-    of_report = [runset for grid in parts(views["report"], "runSets") for runset in grid["runSets"]]
-    for runset in (workspace, *of_report):
-        chosen = [one for one in kept if one.chosen(runset["filters"])]
-        assert {one.number for one in chosen} == (every if runset is workspace else ours)
-        named = [column.partition(":")[::2] for column in runset["runFeed"]["columnOrder"]]
-        named += [(key["key"]["section"], key["key"]["name"]) for key in runset["sort"]["keys"]]
-        assert all(one.at(*key) is not None for one in chosen for key in named)
-        check_groups([one for one in chosen if one.number in ours], runset["grouping"], comparison)
-    return json.dumps(views, ensure_ascii=False)
+    kinds = set()
+    for grid in parts(page, "runSets"):
+        [runset] = grid["runSets"]
+        [chosen] = [one["value"] for one in runset["filters"]["filters"]]
+        kinds |= {panel["viewType"] for panel in grid["panels"]}
+        if {*chosen} != ours:
+            assert chosen == [tables_id(story)]
+            for panel in grid["panels"]:
+                if panel["viewType"] == "Vega2":
+                    [key] = [key for key in tables if f'"{key}"' in json.dumps(panel["config"])]
+                    columns, _ = tables_of(story)[key.removesuffix("_table")]
+                    assert {*panel["config"]["fieldSettings"].values()} < {*columns}
+                else:
+                    assert "comparison/runs" in json.dumps(panel) and "comparison/runs" in tables
+            continue
+        for one in kept:
+            for panel in grid["panels"]:
+                one.check_panel(panel)
+        compared = [one for one in kept if one.number in ours]
+        keys = [(key["key"]["section"], key["key"]["name"]) for key in runset["sort"]["keys"]]
+        assert all(one.at(*key) is not None for one in compared for key in keys)
+        check_groups(compared, runset["grouping"], comparison)
+    assert kinds == {"Bar Chart", "Run History Line Plot", "Media Browser", "Vega2", "Weave"}
+    return json.dumps(page, ensure_ascii=False)
 
 
 def check_groups(chosen: list[Kept], grouping: list[dict], comparison) -> None:
@@ -179,10 +185,8 @@ def test_a_file_without_a_network(tmp_path, capsys, monkeypatch):
     assert cli.main([str(root), "--wandb-json", str(file)]) == 0
     assert str(file) in capsys.readouterr().out
     views = json.loads(file.read_text())
+    assert {*views} == {"entity", "project", "report", "tables"}
     assert views["project"] == "ours" and views["report"]["name"] == "x0 + v"
-    assert views["workspace"]["name"] == "x0 v"  # W&B takes no symbols there
-    [group] = views["workspace"]["spec"]["section"]["runSets"][0]["filters"]["filters"]
-    assert group["value"] == ["a=b"]
     story = tell([root])
     words = [part["content"] for part in parts(views["report"], "content")]
     assert any("| objective | seeds |" in text and story.verdicts[0].headline[:20] in text for text in words)
@@ -190,7 +194,7 @@ def test_a_file_without_a_network(tmp_path, capsys, monkeypatch):
 
 
 def test_two_data_sets_and_runs_without_a_result(tmp_path):
-    """A run set for each comparison, of what was compared; the workspace has the rest too."""
+    """A run set for each comparison, of what was compared; the table has the rest too."""
     root = tmp_path / "s"
     for data, bound in (("digits", 2.0), ("mnist", 1.0)):
         for objective in ("x0", "v"):
@@ -204,14 +208,32 @@ def test_two_data_sets_and_runs_without_a_result(tmp_path):
     views = build(story, "", "ours").plain()
     compared = [runset for grid in parts(views["report"], "runSets") for runset in grid["runSets"]]
     ids = {runset["name"]: {*runset["filters"]["filters"][0]["value"]} for runset in compared}
-    assert [*ids] == [comparison.heading for comparison in story.comparisons] and len(ids) == 2
-    assert all(len(one) == 4 for one in ids.values()) and not set.intersection(*ids.values())
-    [workspace] = views["workspace"]["spec"]["section"]["runSets"]
-    assert len(workspace["filters"]["filters"][0]["value"]) == len(story.runs) == 10
+    headings = {comparison.heading for comparison in story.comparisons}
+    assert len(headings) == 2 and headings < {*ids}
+    assert all(len(ids[name]) == 4 for name in headings) and not set.intersection(*map(ids.get, headings))
+    columns, rows = tables_of(story)["comparison/runs"]
+    assert len(rows) == len(story.runs) == 10 and {"run", "status", "objective", "test/bpd"} <= {*columns}
+    assert {row[columns.index("status")] for row in rows} == {"finished", "running", "failed"}
+    assert "directory" not in columns  # a path of this machine
     said = json.dumps(views["report"])
     assert story.banner in said and "1 running, 1 failed" in said
-    sections = views["workspace"]["spec"]["section"]["panelBankConfig"]["sections"]
-    assert len({section["name"] for section in sections}) == len(sections)
+
+
+def test_curves_are_means_over_the_seeds_of_a_setting(tmp_path):
+    root = logged(sweep(tmp_path / "s", {"x0": 2.0, "v": 1.0}))
+    for file in root.glob("*/summary.json"):
+        summary, v = json.loads(file.read_text()), "objective=v" in file.parent.name
+        errors = [1.0 + v + summary["seed"], 2.0]
+        curve = {"gamma": [-1.0, 1.0], "epsilon_mse": errors, "stderr": [0.1, 0.1]}
+        file.write_text(json.dumps(summary | {"noise_levels": curve}))
+    [comparison] = tell([root]).comparisons
+    columns, rows = curve_tables(comparison, 0)["comparison/noise_levels"]
+    assert columns == ["gamma", "setting", "epsilon_mse", "stderr"]
+    seeds = [run.seed for cell in comparison.cells for run in cell.runs.values()]
+    mean = sum(seeds) / len(seeds)
+    first = {setting: value for gamma, setting, value, _ in rows if gamma == -1.0}
+    assert first == pytest.approx({"x0": 1 + mean, "v": 2 + mean}) and len(rows) == 4
+    assert [*curve_tables(comparison, 1)] == [f"{key}_2" for key in curve_tables(comparison, 0)]
 
 
 def test_without_a_login_one_line(tmp_path, capsys, monkeypatch):
@@ -238,20 +260,26 @@ def test_what_has_no_project_is_refused_in_one_line(tmp_path, capsys, config, sa
     assert said in line and not (tmp_path / "f").exists()
 
 
-def test_saved_again_they_are_the_same_two(tmp_path, monkeypatch, capsys):
+def test_saved_again_it_is_the_same_report_with_the_same_tables(tmp_path, monkeypatch, capsys):
     root = logged(sweep(tmp_path / "s", {"x0": 2.0, "v": 1.0}))
+    (root / "sweep.json").write_text("{}")
     with Server() as server:
         for name, value in (("BASE_URL", server.url), ("API_KEY", KEY), ("MODE", "online")):
             monkeypatch.setenv(f"WANDB_{name}", value)
         addresses = []
         for _ in range(2):
             assert cli.main([str(root), "--wandb"]) == 0
-            addresses.append(capsys.readouterr().out.splitlines()[-2:])
-        assert addresses[0] == addresses[1] and addresses[0][0].startswith(f"{server.url}/us/ours?nw=")
-        assert sorted(view["type"] for view in server.views.values()) == ["project-view", "runs"]
-        spec = json.loads(next(v["spec"] for v in server.views.values() if v["type"] == "runs"))
-        runsets = [runset for grid in parts(spec, "runSets") for runset in grid["runSets"]]
-        assert {runset["project"]["name"] for runset in runsets} == {"ours"}
+            addresses.append(capsys.readouterr().out.splitlines()[-1])
+        assert addresses[0] == addresses[1] and addresses[0].startswith(f"{server.url}/us/ours/reports/")
+        [view] = server.views.values()
+        runsets = [
+            runset for grid in parts(json.loads(view["spec"]), "runSets") for runset in grid["runSets"]
+        ]
+        assert view["type"] == "runs" and {runset["project"]["name"] for runset in runsets} == {"ours"}
+        [(number, tables)] = server.runs.items()
+        assert tables["jobType"] == "comparison" and tables["groupName"] == "s"
+        assert server.summaries[number]["comparison/runs"]["nrows"] == 6
+        assert server.operations.count("CreateArtifact") >= 2
         server.dead = True
         assert cli.main([str(root), "--wandb"]) == 1
     [said] = capsys.readouterr().err.splitlines()
