@@ -14,7 +14,7 @@ from triptych.config.check import CONFIGS
 from triptych.config.compose import edits, typed
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory
-from triptych.runs.strangers import OWN
+from triptych.runs.untrusted import OWN
 
 PAGE = CONFIGS.parent / "docs" / "python.md"
 

@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from triptych.files import printable
 from triptych.report import measures
 from triptych.report.compare import METRIC
 from triptych.report.render import Report
@@ -45,7 +46,9 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
         )
     for run in story.runs:
         if run.error:
-            console.print(Text(f"{run.status}: {run.dir}: {run.error}", style="red"), soft_wrap=True)
+            console.print(
+                Text(printable(f"{run.status}: {run.dir}: {run.error}"), style="red"), soft_wrap=True
+            )
     console.print(Text(story.answer, style="bold"))
     if story.published:
         console.print(Text(f"Published: {story.published.paper.cite}, {story.published.paper.where}"))
@@ -61,7 +64,7 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
     page = report.html if report else Path(root) / "report.html"
     if page.exists():
         # soft_wrap: a path broken over two lines cannot be clicked or copied
-        console.print(Text(f"Report: {page}"), soft_wrap=True)
+        console.print(Text(printable(f"Report: {page}")), soft_wrap=True)
 
 
 def _fitting(story: Story, i: int, console: Console) -> Table:

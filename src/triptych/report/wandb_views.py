@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.errors import UserError
+from triptych.files import read_json
 from triptych.report.axes import SWEEP
 from triptych.report.compare import Comparison
 from triptych.report.markdown import fenced, published_in_words, results_table, safe
@@ -134,7 +135,7 @@ def save(story: Story, entity: str | None, project: str, folder: Path) -> list[s
 
 def _known(file: Path, views: Views) -> dict[str, str]:
     try:
-        known = json.loads(file.read_text())
+        known = read_json(file)
         there = (known["entity"], known["project"]) == (views.entity, views.project)
         return known if there and {"workspace", "view", "report"} <= {*known} else {}
     except (OSError, ValueError, KeyError, TypeError):

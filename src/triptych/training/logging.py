@@ -15,7 +15,7 @@ from triptych.config.schema import Wandb
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
-from triptych.runs.strangers import is_own
+from triptych.runs.untrusted import is_own
 from triptych.training.follower import Follower, say
 from triptych.training.mlflow import MLflow, address
 from triptych.training.tensorboard import TensorBoard

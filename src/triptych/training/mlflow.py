@@ -7,7 +7,7 @@ from typing import Any
 from triptych.config.names import root
 from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
-from triptych.runs.strangers import is_own
+from triptych.runs.untrusted import is_own
 from triptych.training.follower import Follower, Rows, as_text, say
 from triptych.training.wandb_content import sweep_of
 
