@@ -7,6 +7,7 @@ from typing import Any
 from triptych.config.names import root
 from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
+from triptych.runs.provenance import mask_password
 from triptych.runs.untrusted import is_own
 from triptych.training.follower import Follower, Rows, as_text, say
 from triptych.training.wandb_content import sweep_of
@@ -52,7 +53,7 @@ class MLflow(Follower):
         self._client = MlflowClient(tracking_uri=self.uri)
         self._id = self._known() or self._new()
         self._client.update_run(self._id, status="RUNNING")
-        self.run.write(FILE, {"tracking_uri": self.uri, "run_id": self._id})
+        self.run.write(FILE, {"tracking_uri": mask_password(self.uri), "run_id": self._id})
         past = self._client.get_metric_history(self._id, "time")  # every row has one
         self._sent = max((one.step for one in past), default=-1)
         self._latest = max((one.timestamp for one in past), default=0)
