@@ -17,7 +17,7 @@ from triptych.diffusion.draws import evaluation_draw
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory
 from triptych.runs.read import Estimate, Run
-from triptych.runs.strangers import OWN
+from triptych.runs.untrusted import OWN
 
 PAGE = CONFIGS.parent / "docs" / "python.md"
 

@@ -21,7 +21,7 @@ from triptych.experiment.build import build_experiment
 from triptych.report.story import tell
 from triptych.runs.directory import RunDirectory
 from triptych.runs.prepare import described
-from triptych.runs.strangers import OWN
+from triptych.runs.untrusted import OWN
 from triptych.sweeps.rounds import grid
 from triptych.training.execute import execute
 

@@ -10,8 +10,8 @@ import triptych
 
 ROOT = Path(triptych.__file__).parent
 ROOMS = (
-    "errors limits quiet declare config diffusion tutorial networks data runs models experiment sampling "
-    "callbacks training report sweeps cli api"
+    "errors limits files quiet declare config diffusion tutorial networks data runs models experiment "
+    "sampling callbacks training report sweeps cli api"
 ).split()  # from low to high
 
 

@@ -27,7 +27,7 @@ from triptych.report.results import results
 from triptych.runs import processes
 from triptych.runs.prepare import prepare
 from triptych.runs.read import Run, read_run, read_runs
-from triptych.runs.strangers import OWN, check_checkpoint
+from triptych.runs.untrusted import OWN, check_checkpoint
 from triptych.sampling.opened import draw_all, drawing_of
 from triptych.sweeps.single import check_single
 from triptych.training.evaluate import evaluate as evaluate_checkpoint

@@ -87,7 +87,7 @@ def test_wb_and_the_report_tell_its_metric_and_its_panel(run, trusted):
 
 
 def test_a_checkpoint_is_opened_where_its_package_is_trusted_and_refused_elsewhere(run, monkeypatch, trusted):
-    from triptych.runs.strangers import check_checkpoint
+    from triptych.runs.untrusted import check_checkpoint
 
     path = str(run / "checkpoints" / "last.ckpt")
     check_checkpoint(path)

@@ -59,7 +59,7 @@ def test_no_code_of_the_current_folder_is_imported(root, how):
         ("train", "TERM", "triptych.sweeps.single", False),  # Hydra composes
         ("train", "HUP", "getpass", False),  # the run's directory is there
         ("train", "INT", "hydra", True),
-        pytest.param("train", "TERM", "triptych.runs.strangers", True, marks=pytest.mark.slow),
+        pytest.param("train", "TERM", "triptych.runs.untrusted", True, marks=pytest.mark.slow),
         pytest.param("train", "INT", "numpy", True, marks=pytest.mark.slow),
         ("train", "HUP", "torch.nn", True),
         pytest.param("train", "INT", "pytorch_lightning.callbacks", True, marks=pytest.mark.slow),

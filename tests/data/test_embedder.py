@@ -108,6 +108,16 @@ def test_embeddings_are_known_by_what_they_follow_from(run):
     assert fingerprint(other.base).data != fingerprint(data).data and fingerprint(other).data != found
 
 
+def test_a_flipped_bit_of_its_weights(run):
+    path, network, _ = run
+    file, weight = path / "encoder.pt", max(network.parameters(), key=torch.numel)
+    data = file.read_bytes()
+    at = data.index(weight.detach().numpy().tobytes())
+    file.write_bytes(data[: at + 3] + bytes([data[at + 3] ^ 1]) + data[at + 4 :])
+    with pytest.raises(DataError, match="its encoder.pt cannot be read"):
+        Embedder(path)
+
+
 def test_what_is_no_encoder_of_these_data_is_refused_in_one_line(run, tmp_path):
     path = run[0]
     file = path / "encoder.pt"

@@ -10,6 +10,7 @@ from triptych.report.render import write_report
 from triptych.report.sequential import decide
 from triptych.report.story import tell
 from triptych.report.verdict import footnote
+from triptych.runs.read import read_run
 
 from .fake_runs import make_run
 
@@ -118,6 +119,9 @@ def test_items_that_are_not_the_runs_own_leave_seeds_alone(tmp_path):
     (whole,) = tell([tmp_path]).comparisons
     assert whole.claim(0, 1).pair.items == 50 and "paired by seed and by item" in footnote(whole)
     run = whole.cells[0].runs[1].dir
+    write_items(run, np.full(50, 9.0))  # contradicts the bound
+    (part,) = tell([tmp_path]).comparisons
+    assert part.claim(0, 1).pair.n == 2 and "items.npz" in read_run(run).error
     for broken in (np.full(50, np.nan), np.zeros(0)):
         write_items(run, broken)
         (part,) = tell([tmp_path]).comparisons

@@ -37,6 +37,53 @@ def test_code_that_git_does_not_know_yet_is_recorded(root, monkeypatch):
     }
 
 
+def test_no_secret_is_recorded(root, monkeypatch):
+    """Neither what git ignores, nor a hidden file, nor one that is named after a key or a password."""
+    package = root / "repository" / "src" / "triptych"
+    package.mkdir(parents=True)
+    secrets = [
+        ".env",
+        ".envrc",
+        ".ssh/id",
+        "server.pem",
+        "id_rsa",
+        "secrets.yaml",
+        "wandb-token.txt",
+        "API_KEY",
+    ]
+    code = ["tokens.py", "password_net.py", "secretary.py", "net.yaml"]
+    (package / ".env.local").write_text("old\n")
+    (package / "net.py").write_text("old\n")
+    (package / ".gitignore").write_text("ignored.yaml\n")
+    git = ["git", "-C", str(root / "repository"), "-c", "user.name=n", "-c", "user.email=e"]
+    for line in (["init", "-q"], ["add", "-f", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *line], check=True)
+    for name in (*secrets, "ignored.yaml", ".env.local"):
+        (package / name).parent.mkdir(exist_ok=True)
+        (package / name).write_text("KEY=hunter2\n")
+    (root / "outside").write_text("KEY=hunter2\n")
+    (package / "linked.py").symlink_to(root / "outside")
+    for name in (*code, "net.py"):
+        (package / name).write_text("new\n")
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    state = provenance.git_state()
+    assert "hunter2" not in json.dumps(state) and "+new" in state["diff"]
+    assert state["untracked"].keys() == {f"src/triptych/{name}" for name in code}
+    assert set(state["left_out"]) == {f"src/triptych/{name}" for name in (*secrets, ".env.local")}
+
+
+def test_a_password_in_a_url_is_masked(root, monkeypatch):
+    url = "https://me:hun%40ter2@host:5000/x?a=b@c"
+    monkeypatch.setattr("sys.argv", ["triptych-train", "x"])
+    monkeypatch.setattr("sys.orig_argv", ["python", "triptych-train", f"logger.mlflow.tracking_uri='{url}'"])
+    record = provenance.provenance(RunDirectory(root / "run"), [f"logger.mlflow.tracking_uri={url}"], {})
+    assert record["overrides"] == ["logger.mlflow.tracking_uri=https://***@host:5000/x?a=b@c"]
+    assert record["command"] == [
+        "triptych-train",
+        "logger.mlflow.tracking_uri='https://***@host:5000/x?a=b@c'",
+    ]
+
+
 def test_a_package_of_ones_own_is_recorded_wherever_it_lies(root, monkeypatch):
     """By its repository's commit and what that lacks; else, or where git ignores it, by its text."""
     kept, loose, hidden = root / "kept" / "lab_kept", root / "lab_loose.py", root / "kept" / "lab_hidden"

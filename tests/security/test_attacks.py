@@ -86,7 +86,7 @@ def test_a_guide_or_a_classifier(prepared, root, which, kind):
 )
 def test_wherever_it_lies(root, config, place, kind):
     """Also inside a list, a group, and behind Hydra's other keys."""
-    from triptych.runs.strangers import check_config
+    from triptych.runs.untrusted import check_config
 
     node = attacks(root)[kind]
     for form in (node, [node], [[{"deep": node}]], {"_partial_": True} | node, {"_convert_": "all"} | node):
@@ -105,7 +105,7 @@ def test_wherever_it_lies(root, config, place, kind):
     ],
 )
 def test_of_hydras_keys_only_the_harmless_are_read(config, extra):
-    from triptych.runs.strangers import check_config
+    from triptych.runs.untrusted import check_config
 
     with pytest.raises(UserError, match=next(iter(extra))):
         check_config(put(config, "data", config["data"] | extra), "x")
@@ -180,7 +180,7 @@ def test_nothing_is_downloaded_to_where_a_stranger_says(root, config, which, mon
 
     from triptych.experiment.reopen import reopen
     from triptych.runs.directory import RunDirectory
-    from triptych.runs.strangers import OWN
+    from triptych.runs.untrusted import OWN
     from triptych.training.execute import execute
 
     monkeypatch.delenv(OWN, raising=False)

@@ -19,11 +19,11 @@ from torch._utils import _rebuild_tensor_v2
 
 from triptych.config.file import read_config
 from triptych.errors import UserError
+from triptych.files import load
 from triptych.runs.archive import SCHEMA, inspect
-from triptych.runs.arrays import read_arrays
 from triptych.runs.checkpoints import read_checkpoint
 from triptych.runs.directory import RunDirectory
-from triptych.runs.plain import load
+from triptych.runs.read_items import read_arrays
 
 from .strangers import Opener, configuration, marks, save_checkpoint, save_run
 
@@ -311,7 +311,7 @@ def test_threads(tmp_path, threads):
 def test_nothing_is_imported_to_judge_a_checkpoint(tmp_path):
     path = save_checkpoint(tmp_path / "x.ckpt", configuration(), {"w": torch.zeros(3)})
     code = (
-        "import sys; from triptych.runs.strangers import check_checkpoint; "
+        "import sys; from triptych.runs.untrusted import check_checkpoint; "
         f"check_checkpoint({str(path)!r}); print('torch' in sys.modules, 'numpy' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

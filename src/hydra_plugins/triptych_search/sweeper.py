@@ -6,7 +6,6 @@ runs train, this process reads their validation bounds and asks those to stop th
 it takes no Optuna where they run, and works on every launcher.
 """
 
-import csv
 import sys
 import threading
 from collections.abc import Sequence
@@ -149,12 +148,10 @@ class _Watch(threading.Thread):
 
 def _bounds(folder: Path) -> list[tuple[int, float]]:
     """(step, validation bound) as far as a run's table has them."""
-    try:
-        with open(folder / "metrics.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError:
-        return []
-    return [(int(row["step"]), float(row[b])) for row in rows for b in BOUNDS if row.get(b)]
+    from triptych.runs.read import Run
+
+    columns = Run(folder, "running").histories(BOUNDS).values()
+    return [pair for steps, values in columns for pair in zip(steps, values, strict=True)]
 
 
 def _tell(study: Any, trial: Any, folder: Path, value: float | None) -> None:

@@ -12,7 +12,7 @@ from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
 from triptych.runs.exits import one_line_errors
 from triptych.runs.processes import rank
-from triptych.runs.strangers import check_checkpoint
+from triptych.runs.untrusted import check_checkpoint
 
 register_resolvers()
 

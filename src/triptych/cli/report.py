@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from triptych.errors import StorageError, UserError
+from triptych.files import printable
 from triptych.runs.directory import to_json, write_atomic
 from triptych.runs.read import find_runs, is_run
 
@@ -144,7 +145,7 @@ def _results(file: Path, roots: Sequence[Path]) -> int:
 
 
 def _refuse(line: str) -> int:
-    print(f"error: {line}", file=sys.stderr)
+    print(f"error: {printable(line)}", file=sys.stderr)
     return 1
 
 

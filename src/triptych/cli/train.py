@@ -21,13 +21,14 @@ from triptych.config.check import check_keys
 from triptych.config.folders import CONFIGS
 from triptych.config.names import register_resolvers
 from triptych.errors import Busy, Diverged, StorageError, UserError
+from triptych.files import printable
 from triptych.runs import processes
 from triptych.runs.directory import PRUNE, REFUSED, RunDirectory, write_atomic
 from triptych.runs.exits import one_line_errors
 from triptych.runs.prepare import prepare
 from triptych.runs.provenance import changed_since
-from triptych.runs.strangers import OWN, check_run
 from triptych.runs.summary import Summary, figure, one_line
+from triptych.runs.untrusted import OWN, check_checkpoint, check_run
 
 register_resolvers()
 
@@ -76,7 +77,7 @@ def compose_and_train(cfg: DictConfig) -> float | None:
         return None
     said = _last_words(run, code)
     if 0 < code < 128 and code not in (processes.BUSY, processes.STORAGE) and run.summary() is None:
-        run.write("summary.json", _failed(run.provenance(), said))  # it ended before it could say why
+        run.write_summary(_failed(run.provenance(), said))  # it ended before it could say why
     quiet = run.status in ("failed", "diverged") or (run / PRUNE).exists()
     trouble = f"{path.name}: {said}" if code and not quiet else ""
     return _metric(run, cfg.optimized_metric, trouble)
@@ -109,7 +110,7 @@ def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) 
     if not isinstance(error, Busy | StorageError):  # those two say nothing of the run
         with suppress(StorageError):
             if run.status == "new":
-                run.write("summary.json", _failed({"overrides": overrides}, str(error)))
+                run.write_summary(_failed({"overrides": overrides}, str(error)))
             elif run.status in ("finished", "diverged") and not isinstance(error, Diverged):
                 write_atomic(run / REFUSED, str(error))  # what it has found is another's: the sweep is told
     print(f"error: {path.name}: {error}", file=sys.stderr, flush=True)
@@ -127,7 +128,16 @@ def _tell_finished(run: RunDirectory) -> None:
     found = changed_since(run)
     anew = "force=true runs it anew, the old directory is kept aside"
     print(f"finished before, under other {found} than now; {anew}" if found else "finished before")
+    _check_checkpoint(run)
     _print_result(run)
+
+
+def _check_checkpoint(run: RunDirectory) -> None:
+    """Say of a finished run that its checkpoint can no longer be opened; the result stands."""
+    try:
+        check_checkpoint(str(run.path))
+    except UserError as error:
+        print(f"only the result is left: {printable(str(error))}", file=sys.stderr)
 
 
 def _print_result(run: RunDirectory) -> None:
@@ -145,7 +155,10 @@ def main() -> None:
             processes.end_with_parent()
             run = RunDirectory(resume[0])
             check_run(run)  # before anything is written or imported: it may be no run, or a stranger's
-            if run.status != "finished":
+            if run.status == "finished":
+                if processes.rank() == 0:
+                    _check_checkpoint(run)
+            else:
                 try:
                     train(run)
                 except Exception as error:

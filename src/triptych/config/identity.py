@@ -9,6 +9,11 @@ from triptych.declare import Role
 AXES = {Role.IDENTITY, Role.DRAWING, Role.SPLIT}
 # the same directory with any value of these: they say how to run, not what
 NOT_IN_NAMES = {Role.OUTPUT, Role.LABEL, Role.SEED, Role.START}
+# what may change between a run's checkpoint and its record: the figures stay the same
+SAME_FIGURES = {
+    Role.PATH, Role.START, Role.LOADING, Role.MACHINE, Role.REPORTING, Role.OUTPUT, Role.LABEL
+}  # fmt: skip
+ABSENT = object()  # of a key that one of two configurations does not have
 
 
 def role_in(config: Mapping[str, Any], key: str) -> Role:
@@ -40,3 +45,31 @@ def describe(data: dict[str, Any]) -> str:
     told = ", ".join(f"{k}={v}" for k, v in data_identity(data).items() if k[0] != "_")
     name = data["_target_"].rpartition(".")[2]
     return f"{name}({told})"[:120]
+
+
+def differences(recorded: Any, asked: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
+    """{key: (recorded, asked)} for every leaf that differs, of all that a directory is to have only once."""
+    if isinstance(recorded, dict) and isinstance(asked, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for name in dict.fromkeys([*recorded, *asked]):
+            below = recorded.get(name, ABSENT), asked.get(name, ABSENT)
+            found |= differences(*below, f"{key}.{name}" if key else str(name))
+        return found
+    may = role(key.split(".")[0]) is Role.PATH or role(key) is Role.START
+    # a key that is null is as good as not there
+    values = [None if value is ABSENT else value for value in (recorded, asked)]
+    return {} if may or values[0] == values[1] else {key: (recorded, asked)}
+
+
+def other_figures(recorded: dict[str, Any], config: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The ``differences`` by which two configurations are not of one run."""
+    flat = dict(leaves(recorded))
+    found = differences(recorded, config)
+    return {key: pair for key, pair in found.items() if role_in(flat, key) not in SAME_FIGURES}
+
+
+def shown(differing: dict[str, tuple[Any, Any]]) -> str:
+    """A few differences in words: "seed: 1 -> 2; ..."."""
+    pairs = {key: ["none" if v is ABSENT else repr(v) for v in pair] for key, pair in differing.items()}
+    few = [f"{key}: {was} -> {asked}" for key, (was, asked) in [*pairs.items()][:5]]
+    return "; ".join(few + ["..."] * (len(pairs) > 5))

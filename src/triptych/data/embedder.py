@@ -52,8 +52,8 @@ class Embedder:
             raise DataError(f"data.embeddings={path}: no {FILE} there; {accepted}")
         try:
             with zipfile.ZipFile(file) as archive:
-                if any(entry.compress_type for entry in archive.infolist()):
-                    raise ValueError("compressed")
+                if any(entry.compress_type for entry in archive.infolist()) or archive.testzip():
+                    raise ValueError("compressed or damaged")
             about = torch.load(file, map_location="cpu", weights_only=True)
             if sum(t.numel() * t.element_size() for t in about["state"].values()) > file.stat().st_size:
                 raise ValueError("larger than its file")

@@ -15,7 +15,7 @@ from triptych.quiet import quiet
 from triptych.runs.changed import compare_data, say
 from triptych.runs.checkpoints import load_weights, read_checkpoint
 from triptych.runs.directory import checkpoint_at
-from triptych.runs.strangers import check_config
+from triptych.runs.untrusted import check_config
 
 SLACK = 2**28  # bytes that a model may need beside what its checkpoint holds
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from triptych.files import check_inside, printable
 from triptych.report import cost, measures, words
 from triptych.report.compare import Comparison
 from triptych.report.curves import equal_time
@@ -38,6 +38,7 @@ from triptych.report.results import results_csv
 from triptych.report.story import Story, columns, rows, tell
 from triptych.report.style import PALETTE
 from triptych.report.verdict import footnote
+from triptych.runs.directory import write_atomic
 
 PICTURE = "report_files/headline.png"
 MOST_PAIRS = 16  # cells whose table of all pairs is still read; beyond, the reference is chosen
@@ -69,19 +70,20 @@ def write_report(
 
     `expected` is how many runs the sweep will have; by default what `root/sweep.json` says, else as many as
     there are. `equal_within`: below which difference two settings are called the same; by default what
-    `root/sweep.json` says, else nothing is. May be called at any time while a sweep goes on. Raises OSError
-    if `root` cannot be written.
+    `root/sweep.json` says, else nothing is. May be called at any time while a sweep goes on. Raises
+    StorageError or OSError if `root` cannot be written, UserError if a link leads out of it.
     """
     root = Path(root)
     story = tell([root, *others], title, expected, equal_within)
     palette = colours(story.hues)
     picture = headline_png(story.comparisons[0], palette) if story.comparisons else None
+    check_inside((root / PICTURE).parent, root)
     if picture:
-        _write(root / PICTURE, picture)
+        write_atomic(root / PICTURE, picture)
     report = Report(root / "report.html", root / "report.md", root / "results.csv", story)
-    _write(report.csv, results_csv(story.runs).encode())
-    _write(report.markdown, markdown(story, PICTURE if picture else None).encode())
-    _write(report.html, page(story, palette).encode())
+    write_atomic(report.csv, printable(results_csv(story.runs)))
+    write_atomic(report.markdown, printable(markdown(story, PICTURE if picture else None)))
+    write_atomic(report.html, page(story, palette))
     return report
 
 
@@ -152,26 +154,6 @@ def _where(story: Story) -> dict[Path, str]:
     """Each run's directory as a reader at the report finds it."""
     base = story.roots[0].resolve()
     return {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        # mkstemp makes files private; a report is read by whoever may read its directory
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 __all__: Sequence[str] = ("Report", "write_report")

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from triptych.config.describe import read
 from triptych.config.folders import folders
 from triptych.config.paper import deciding
+from triptych.files import load
 from triptych.report.markdown import published_table, safe
 from triptych.report.story import Story, tell
 from triptych.report.words import count, duration, listed
-from triptych.runs.plain import load
 
 HEAD = """# Published claims, measured
 

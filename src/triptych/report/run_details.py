@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from triptych.config.metric import SAMPLE_METRICS
+from triptych.files import load
 from triptych.report.statistics import Spread
 from triptych.report.style import mark
 from triptych.report.words import count, duration, number, plus_minus
-from triptych.runs.plain import load, natural
+from triptych.runs.plain import natural
 from triptych.runs.read import UNITS, Estimate, Run
 
 PNG = b"\x89PNG\r\n\x1a\n"

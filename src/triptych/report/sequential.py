@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from triptych.files import read_json
 from triptych.report import measures
 from triptych.report.claims import BOUND, Claim, Rule
 from triptych.report.compare import Comparison, compare
@@ -95,7 +96,7 @@ def read_rule(root: Path, sweep: dict[str, Any]) -> Rule:
 def _seen(root: Path) -> list[frozenset[int]]:
     """Which seeds each look had; empty where none was recorded."""
     try:
-        record = json.loads((root / FILE).read_text(encoding="utf-8"))
+        record = read_json(root / FILE)
         return [frozenset(map(int, seeds)) for seeds in record["seeds"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections import Counter
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from triptych.files import load
 from triptych.report import measures
 from triptych.report.claims import Claim, correct
 from triptych.report.compare import METRIC, Cell, Comparison, compare
@@ -343,8 +343,5 @@ def _without_result(run: Run, why: object) -> Run:
 
 
 def _sweep(root: Path) -> dict:
-    try:
-        record = json.loads((root / "sweep.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    record = load(root / "sweep.json")
     return record if isinstance(record, dict) else {}

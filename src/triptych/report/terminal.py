@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from triptych.config.metric import LOWER
+from triptych.files import printable
 from triptych.report import measures
 from triptych.report.compare import METRIC
 from triptych.report.render import Report
@@ -44,7 +45,9 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
         )
     for run in story.runs:
         if run.error:
-            console.print(Text(f"{run.status}: {run.dir}: {run.error}", style="red"), soft_wrap=True)
+            console.print(
+                Text(printable(f"{run.status}: {run.dir}: {run.error}"), style="red"), soft_wrap=True
+            )
     console.print(Text(story.answer, style="bold"))
     if story.next_step:
         console.print(Text(story.next_step), soft_wrap=True)
@@ -62,7 +65,7 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
     page = report.html if report else Path(root) / "report.html"
     if page.exists():
         # soft_wrap: a path broken over two lines cannot be clicked or copied
-        console.print(Text(f"Report: {page}"), soft_wrap=True)
+        console.print(Text(printable(f"Report: {page}")), soft_wrap=True)
 
 
 def _fitting(story: Story, i: int, console: Console) -> Table:

@@ -1,9 +1,10 @@
-"""A checkpoint's file, gone through before torch opens it, without torch: what it claims and what it holds.
+"""Inspect a checkpoint's file before torch opens it, without torch: what it claims and what it holds.
 
 torch.load(weights_only=True) runs no code of a file's, but it takes a shape of 2^40 for one number, unpacks
-what is compressed, and knows many more types than a checkpoint of ours has. Here the archive must be stored,
-not compressed; each tensor must lie within a record of its own length; and beside tensors there is plain data
-alone. What the pickle asks for is built of stand-ins that do nothing.
+what is compressed, passes over checksums, and knows many more types than a checkpoint of ours has. Here the
+archive must be stored, not compressed; each record must have its checksum; each tensor must lie within a
+record of its own length; and beside tensors there is plain data alone. What the pickle asks for is built of
+stand-ins that do nothing.
 """
 
 import io
@@ -12,10 +13,9 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from pathlib import Path
 from typing import IO, Any
 
-from triptych.config.plain import plain
+from triptych.config.file import plain
 from triptych.errors import UserError
 
 ITEM_BYTES = {
@@ -32,7 +32,7 @@ DIMENSIONS = 64  # as torch has it
 SHARED = 4  # times that the tensors of a file may cover it: weights are tied, averages are not
 
 
-BROKEN = "truncated, or no such file of ours"
+BROKEN = "damaged, truncated, or no such file of ours"
 MORE = "it holds more than plain data and was not loaded"
 _Unpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
@@ -53,22 +53,22 @@ class Stub:
         self.name, self.size = name, size
 
 
-def inspect(file: IO[bytes], path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, its tensors as stand-ins, its configuration plain; ``path`` is for messages.
+def inspect(file: IO[bytes], where: str) -> dict[str, Any]:
+    """What a checkpoint holds: tensors as stand-ins, its configuration plain; ``where`` begins messages.
 
     Raises:
         UserError: no checkpoint of a run's, or one that claims more than it holds.
     """
-    found = go_through(file, f"ckpt={path}", "a checkpoint")
+    found = go_through(file, where, "a checkpoint")
     known = found.get("triptych") if isinstance(found, dict) else None
     if not isinstance(known, dict) or not isinstance(found.get("state_dict"), dict):
-        raise UserError(f"ckpt={path}: not written by triptych; a checkpoint of a run is accepted")
+        raise UserError(f"{where}: not written by triptych; a checkpoint of a run is accepted")
     if known.get("schema") != SCHEMA:
         raise UserError(
-            f"ckpt={path}: written by another version of triptych, whose configurations have other keys; "
+            f"{where}: written by another version of triptych, whose configurations have other keys; "
             f"a checkpoint of schema {SCHEMA} is accepted"
         )
-    return found | {"triptych": known | {"config": plain(known.get("config"), f"ckpt={path}: config")}}
+    return found | {"triptych": known | {"config": plain(known.get("config"), f"{where}: config")}}
 
 
 def go_through(file: IO[bytes], where: str, kind: str) -> Any:
@@ -101,6 +101,8 @@ def _read(file: IO[bytes]) -> Any:
         roots = {name.split("/")[0] for name in records}
         root = roots.pop() if len(roots) == 1 else ""
         if f"{root}/data.pkl" not in records:
+            raise Refused(BROKEN)
+        if archive.testzip() is not None:  # torch does not look at checksums
             raise Refused(BROKEN)
         sizes = {name.rpartition("/")[2]: n for name, n in records.items() if "/data/" in name}
         return DryRun(io.BytesIO(archive.read(f"{root}/data.pkl")), sizes, SHARED * total).load()

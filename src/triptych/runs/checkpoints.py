@@ -11,9 +11,10 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from triptych.config.keys import find
 from triptych.declare import options
 from triptych.errors import UserError
-from triptych.runs.archive import inspect
-from triptych.runs.directory import NO_CHECKPOINT, RunDirectory, write_atomic
+from triptych.runs.changed import say
+from triptych.runs.directory import RunDirectory, write_atomic
 from triptych.runs.snapshots import reconstruct
+from triptych.runs.untrusted import open_checkpoint
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
@@ -37,24 +38,20 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
     """A checkpoint of ours as plain data on the CPU.
 
     Raises:
-        UserError: missing, not readable (truncated), or not ours (foreign, or holding code).
+        UserError: as ``open_checkpoint``.
     """
-    if not path.is_file():
-        raise UserError(f"ckpt={path}: {NO_CHECKPOINT}")
     try:
-        with open(path, "rb") as file:
-            config = inspect(file, path)["triptych"]["config"]  # before torch sees any of it
-            file.seek(0)
+        with open_checkpoint(path, key) as (file, record):
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         raise UserError(
-            f"ckpt={path}: truncated or not a checkpoint; a checkpoint of a run is accepted"
+            f"{key}={path}: truncated or not a checkpoint; a checkpoint of a run is accepted"
         ) from error
-    checkpoint["triptych"]["config"] = config
+    checkpoint["triptych"]["config"] = record["triptych"]["config"]
     return checkpoint
 
 
@@ -67,26 +64,17 @@ def choose(run: RunDirectory, which: str) -> Path:
 def newest_readable(paths: list[Path]) -> Path | None:
     """Of the checkpoints that can be read, the one of the latest step; among equals, "last".
 
-    Its own step decides, not its file's time, which a copy or a clock changes. One that is truncated gives
-    way to the one before.
+    Its own step decides, not its file's time, which a copy or a clock changes. One that is damaged, or
+    another run's, gives way to the one before, and a line says so.
     """
-    known = [(step, path.name == "last.ckpt", path) for path in paths if (step := _step(path)) is not None]
-    for _, _, path in sorted(known, reverse=True):
+    known = []
+    for path in paths:
         try:
-            read_checkpoint(path)
-            return path
-        except UserError:
-            continue
-    return None
-
-
-def _step(path: Path) -> int | None:
-    """A checkpoint's step, its tensors mapped and not read; None if it cannot be read."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return int(checkpoint["global_step"])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError):
-        return None
+            with open_checkpoint(path) as (_, record):
+                known.append((int(record["global_step"]), path.name == LAST, path))
+        except (UserError, OSError, LookupError, ValueError, TypeError) as error:
+            say(None, f"passed over: {error}")
+    return max(known)[2] if known else None
 
 
 def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:

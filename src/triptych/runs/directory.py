@@ -20,9 +20,9 @@ from typing import IO, Any
 
 from triptych.config.file import read_config
 from triptych.errors import StorageError, UserError
+from triptych.files import check_directory, digest, load, no_link, printable
 from triptych.runs.lock import check_held, holder, leave, lock
-from triptych.runs.plain import load
-from triptych.runs.summary import ENDED
+from triptych.runs.summary import ENDED, check_seal, seal
 
 # The storage refuses, not the program: room, permission, quota, a limit; a disk or a server that is gone.
 STORAGE = (
@@ -31,6 +31,7 @@ STORAGE = (
 )
 
 REPORTED = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")  # of these, the one a run reports by
+SEALED = ("items.npz", "metrics.csv")  # files that a finished run's summary has digests of
 NO_CHECKPOINT = "no such file; a run's directory or a checkpoint in it, as checkpoints/last.ckpt, is accepted"
 REFUSED = ".refused"  # a file: why a sweep's job could not have the directory, until the sweep has read it
 PRUNE = "prune"  # a file that asks a run to stop after its next validation
@@ -48,7 +49,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with open(temporary, "wb", opener=no_link) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -72,9 +73,16 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def checkpoint_at(path: str | Path) -> Path:
-    """The file that ``path`` means: itself, or of a run's directory the checkpoint by which it reports."""
+    """The file that ``path`` means: itself, or of a run's directory the checkpoint by which it reports.
+
+    Raises:
+        UserError: the directory holds what ``check_directory`` refuses.
+    """
     run = RunDirectory(path)
-    return run.reported() if (run / "config.yaml").is_file() else Path(path)
+    if not (run / "config.yaml").exists():
+        return Path(path)
+    check_directory(run.path)
+    return run.reported()
 
 
 class RunDirectory:
@@ -98,8 +106,13 @@ class RunDirectory:
         return self._json("provenance.json") or {}
 
     def summary(self) -> dict | None:
-        """The recorded result, or None: not there, or not readable."""
-        return self._json("summary.json")
+        """The recorded result, or None: not there, not readable, or not as it was written."""
+        record = self._json("summary.json")
+        try:
+            check_seal(record or {})
+        except ValueError:
+            return None
+        return record
 
     @property
     def status(self) -> str:
@@ -123,6 +136,13 @@ class RunDirectory:
         if name not in REPORTED:
             raise UserError(f"{self.path}: checkpoint {name!r}; one of {', '.join(REPORTED)} is accepted")
         return self / name
+
+    def write_summary(self, record: dict[str, Any]) -> None:
+        """Write ``summary.json``, with digests of what lies beside a finished result, and a checksum."""
+        if record["status"] == "finished":
+            found = {name: digest(self / name) for name in SEALED}
+            record = record | {"digests": {name: value for name, value in found.items() if value}}
+        self.write("summary.json", seal(printable(json.loads(to_json(record)))))
 
     def write(self, name: str, value: Any) -> None:
         """Write ``value`` as strict JSON, atomically; what is not finite is null."""

@@ -13,6 +13,7 @@ from yaml import MarkedYAMLError
 
 from triptych.config.mistakes import raised_at, told
 from triptych.errors import Interrupted, StorageError, UserError
+from triptych.files import printable
 from triptych.runs.directory import STORAGE
 from triptych.runs.processes import exit_code, rank
 
@@ -100,5 +101,5 @@ def _by_hydra(error: OSError) -> bool:
 
 
 def _tell(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 1

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory, checkpoint_at
-from triptych.runs.strangers import check_checkpoint
+from triptych.runs.untrusted import check_checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,17 +28,8 @@ def check_initial(config: dict[str, Any], begun: bool) -> None:
     if config.get("trained") is not None:
         raise UserError(f"init_from={path}: trained=... trains nothing; one of the two is accepted")
     config["init_from"] = str(Path(path).absolute())
-    if begun:
-        return
-    file = checkpoint_at(path)
-    if not file.is_file():
-        raise UserError(
-            f"init_from={path}: no checkpoint there; a checkpoint or the directory of a run is accepted"
-        )
-    try:
-        check_checkpoint(str(file))
-    except UserError as error:
-        raise UserError(str(error).replace("ckpt=", "init_from=", 1)) from error
+    if not begun:
+        check_checkpoint(path, "init_from")
 
 
 def read_initial(config: dict[str, Any], now: "Fingerprint") -> dict[str, Any] | None:
@@ -54,10 +45,7 @@ def read_initial(config: dict[str, Any], now: "Fingerprint") -> dict[str, Any] |
     path = config.get("init_from")
     if path is None:
         return None
-    try:
-        found = read_checkpoint(checkpoint_at(path))
-    except UserError as error:
-        raise UserError(str(error).replace("ckpt=", "init_from=", 1)) from error
+    found = read_checkpoint(checkpoint_at(path), "init_from")
     accepted = f"data of which init_from={path} has seen no item of validation or test are accepted"
     compare_data(now, found["triptych"].get("data"), HELD_OUT, accepted)
     return found

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from triptych.errors import Busy, StorageError
+from triptych.files import no_link
 from triptych.runs.processes import owner
 
 NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
@@ -38,7 +39,7 @@ def lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "a+")
+        file = open(folder / ".lock", "a+", opener=no_link)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written ({os.strerror(error.errno or 0)})") from error
     with file:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from triptych.files import read_rows
+from triptych.runs.changed import say
 from triptych.runs.directory import write_atomic
 
 
@@ -39,15 +42,20 @@ class MetricsCsv(Logger):
         return ""
 
     def keep_until(self, step: int) -> None:
-        """Take up the file's rows of steps up to and including ``step``."""
-        if not self.path.is_file():
-            return
-        with open(self.path, newline="") as file:
-            for row in csv.DictReader(file):
-                written = row.pop("step", "")
-                if written.isdigit() and int(written) <= step:
-                    self._rows[int(written)] = {k: v for k, v in row.items() if v not in ("", None)}
-        self._before = max((float(row["time"]) for row in self._rows.values() if "time" in row), default=0.0)
+        """Take up the file's rows of steps up to and including ``step``; a line if some are damaged."""
+        rows = read_rows(self.path)
+        header, damaged = next(rows, []), 0
+        for cells in rows:
+            row = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
+            at = row.pop("step", "")
+            if len(cells) != len(header) or not at.isdecimal() or any(map(_is_text, row.values())):
+                damaged += 1
+            elif len(at) < 19 and int(at) <= step:
+                self._rows[int(at)] = row
+        if damaged:
+            say(None, f"{self.path}: {damaged} of its rows are damaged and left out")
+        times = [float(row["time"]) for row in self._rows.values() if "time" in row]
+        self._before = max(filter(math.isfinite, times), default=0.0)
 
     @rank_zero_only
     def log_graph(self, *args: Any, **kwargs: Any) -> None:
@@ -103,3 +111,11 @@ class MetricsCsv(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.flush()
+
+
+def _is_text(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return True
+    return False

@@ -10,15 +10,7 @@ from typing import Any
 
 from triptych.config.identity import leaves
 from triptych.errors import UserError
-from triptych.limits import limit
-
-
-def load(path: Path) -> Any:
-    """The file's JSON, or None where it is missing, broken or too large."""
-    try:
-        return json.loads(text(path))
-    except (OSError, ValueError, RecursionError):
-        return None
+from triptych.files import printable
 
 
 def load_config(path: Path) -> dict[str, str]:
@@ -32,25 +24,9 @@ def load_config(path: Path) -> dict[str, str]:
 
 
 def shown(value: Any) -> str:
-    """A value of a configuration as one types it."""
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
-
-
-def text(path: Path) -> str:
-    """The whole of a text file, bounded.
-
-    Raises:
-        OSError: it is missing, or no regular file (a pipe would be waited for).
-        ValueError: it is larger than TRIPTYCH_MAX_JSON.
-    """
-    most = limit("TRIPTYCH_MAX_JSON")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    with open(path, "rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"more than {most} bytes; TRIPTYCH_MAX_JSON=... raises the limit")
-    return data.decode()
+    """A value of a configuration as one types it, control characters escaped."""
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
+    return printable(text)
 
 
 def number(value: Any) -> float:

@@ -9,16 +9,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import check
 from triptych.config.build import check_names, keep_arguments
+from triptych.config.identity import ABSENT, differences, shown
 from triptych.config.keys import check_values, groups, role
 from triptych.config.schema import check_together
 from triptych.declare import Role
 from triptych.errors import Diverged, UserError
+from triptych.files import check_directory
 from triptych.runs.directory import RunDirectory, write_atomic
 from triptych.runs.initial import check_initial
 from triptych.runs.provenance import provenance
 from triptych.runs.trained import adopt
 
-ABSENT = object()  # of a key that one of two configurations does not have
 ROOT = "data.root"
 COMPILE = "compile"
 PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
@@ -50,10 +51,11 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     """The directory of the run that ``cfg`` describes, ready to be executed.
 
     Raises:
-        UserError: as ``described``; the directory records another configuration, or a
+        UserError: as ``described`` and ``check_directory``; the directory records another configuration, or a
             failed run (``retry=true`` tries that again, ``force=true`` starts over and keeps the old aside).
         Diverged: it did so before; the same two are accepted.
     """
+    check_directory(path)
     composed = dict(choices)
     plain = described(cfg, overrides, choices)
     force, retry = plain.pop("force"), plain.pop("retry")
@@ -67,23 +69,20 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
         with run.lock(PATIENCE):
             if not (run / "config.yaml").exists():  # somebody else may have been quicker
                 return _begin(run, plain, overrides, choices)
-    found = _without_new_defaults(_differences(run.config(), plain), cfg, composed)
+    found = _without_new_defaults(differences(run.config(), plain), cfg, composed)
     if COMPILE in found and run.status != "finished":
         del found[COMPILE]
         with run.lock(PATIENCE):  # it goes on in either state
             _record(run, run.config() | {COMPILE: plain[COMPILE]})
     if set(found) == {ROOT} and _lies_there_now(run, plain):
         found = {}
-    different = [f"{key}: {_shown(was)} -> {_shown(asked)}" for key, (was, asked) in found.items()]
     refused = (run.summary() or {}).get("stage") == "build" and not (run / "metrics.csv").exists()
-    if different and refused and not run.checkpoints():
+    if found and refused and not run.checkpoints():
         with run.lock(PATIENCE):  # before its first step: nothing is lost with it
             return _begin(run, plain, overrides, choices)
-    if different:
-        shown = "; ".join(different[:5]) + ("; ..." if len(different) > 5 else "")
-        raise UserError(
-            f"{run.path}: holds another run ({shown}); choose another name, or force=true to start over"
-        )
+    if found:
+        other = f"{run.path}: holds another run ({shown(found)})"
+        raise UserError(f"{other}; choose another name, or force=true to start over")
     _settle_failure(run, retry)
     return run
 
@@ -120,21 +119,6 @@ def _set_aside(run: RunDirectory) -> None:
         shutil.move(run.path, aside)
 
 
-def _differences(recorded: Any, asked: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
-    """{key: (recorded, asked)} for every leaf that differs, of all that a directory is to have only once."""
-    if isinstance(recorded, dict) and isinstance(asked, dict):
-        found: dict[str, tuple[Any, Any]] = {}
-        for name in dict.fromkeys([*recorded, *asked]):
-            below = recorded.get(name, ABSENT), asked.get(name, ABSENT)
-            found |= _differences(*below, f"{key}.{name}" if key else str(name))
-        return found
-    # how this start treats its directory, where that lies and where data are looked for may change
-    may = role(key.split(".")[0]) is Role.PATH or role(key) is Role.START
-    # a key that is null is as good as not there
-    values = [None if value is ABSENT else value for value in (recorded, asked)]
-    return {} if may or values[0] == values[1] else {key: (recorded, asked)}
-
-
 def _without_new_defaults(found: dict, cfg: DictConfig, choices: dict[str, Any]) -> dict:
     """Without keys that the record is too old to have, where they have the values of their files."""
     new = [key for key, (was, _) in found.items() if was is ABSENT]
@@ -168,7 +152,3 @@ def _lies_there_now(run: RunDirectory, plain: dict) -> bool:
             config["data"]["root"] = plain["data"]["root"]
             _record(run, config)
     return True
-
-
-def _shown(value: Any) -> str:
-    return "none" if value is ABSENT else repr(value)

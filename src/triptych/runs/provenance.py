@@ -1,7 +1,6 @@
 """Where a run comes from, and where it was executed: enough to find code, packages and machines again."""
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -13,11 +12,19 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from triptych.errors import mask_password
+from triptych.files import read_json
 from triptych.runs.directory import RunDirectory
 from triptych.runs.sources import changes, compare_code, own_packages, source_files, versions, whole
 
 DIFF_LIMIT = 2**20
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# names of files that are not recorded: hidden ones, and those of keys and passwords
+SECRET = re.compile(
+    r"(^|/)\.|^(?!.*\.py$).*("
+    r"\.(pem|key|p12|pfx)$|(^|[/._-])(secret|credential|password|token|api_?key|id_[a-z0-9]+)s?([._-]|$))",
+    re.IGNORECASE,
+)
 
 
 def provenance(
@@ -30,7 +37,7 @@ def provenance(
     own = {name: _package_state(place) for name, place in own_packages(config or {}).items()}
     return {
         "id": _of_agent(run) or secrets.token_hex(4),
-        "overrides": overrides,
+        "overrides": [mask_password(text) for text in overrides],
         "choices": {g: c for g, c in choices.items() if c and not g.startswith("hydra/")},
         "command": _command_of_sweep(run) or command(),
         "started": _now(),
@@ -42,9 +49,10 @@ def provenance(
 
 
 def command() -> list[str]:
-    """This process's command as it was typed."""
+    """This process's command as it was typed, but for passwords."""
     # not sys.argv: the command puts quotes around paths there
-    return [Path(sys.argv[0]).name, *sys.orig_argv[len(sys.orig_argv) - len(sys.argv) + 1 :]]
+    typed = sys.orig_argv[len(sys.orig_argv) - len(sys.argv) + 1 :]
+    return [Path(sys.argv[0]).name, *map(mask_password, typed)]
 
 
 def add_execution(
@@ -92,7 +100,9 @@ def git_state(
 ) -> dict:
     """The commit of the tree around ``root``, ours if None, or, with ``diff``, all that it was made of.
 
-    {"commit", "dirty", "diff", "untracked": {file under ``below``: text}}; {} outside of a repository.
+    {"commit", "dirty", "diff", "untracked": {file under ``below``: text}, "left_out": names}; {} outside of a
+    repository. What git ignores and links are left out; of hidden files and those named after keys or
+    passwords only the names are recorded.
     """
     root = root or Path(__file__).parent
 
@@ -105,12 +115,17 @@ def git_state(
         commit = {"commit": git("rev-parse", "HEAD")}
         if not diff:
             return commit
-        changes = git("diff", "HEAD")
+        changed = [name for name in git("diff", "HEAD", "--name-only", "-z").split("\0") if name]
+        left_out = [name for name in changed if SECRET.search(name)]
+        changes = git("diff", "HEAD", "--", ":/", *(f":(top,exclude,literal){name}" for name in left_out))
         top = Path(git("rev-parse", "--show-toplevel"))
         names = git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", *below)
-        files = {name: top / name for name in names.split("\0") if (top / name).is_file()}
+        files = {n: top / n for n in names.split("\0") if (top / n).is_file() and not (top / n).is_symlink()}
+        left_out += [name for name in files if SECRET.search(name)]
+        files = {name: file for name, file in files.items() if name not in left_out}
         new = {name: file.read_text(errors="replace")[:DIFF_LIMIT] for name, file in files.items()}
-        return commit | {"dirty": bool(changes or new), "diff": changes[:DIFF_LIMIT], "untracked": new}
+        found = {"dirty": bool(changes or new or left_out), "diff": changes[:DIFF_LIMIT], "untracked": new}
+        return commit | found | ({"left_out": left_out} if left_out else {})
     return {}
 
 
@@ -132,7 +147,7 @@ def _package_state(place: Path) -> dict:
 def _command_of_sweep(run: RunDirectory) -> list[str]:
     """Of the sweep that the run is a cell of, as a launcher's worker has its own; [] for no cell."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return list(json.loads((run.path.parent / "sweep.json").read_text())["command"])
+        return list(read_json(run.path.parent / "sweep.json")["command"])
     return []
 
 

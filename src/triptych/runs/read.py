@@ -6,8 +6,6 @@ Reading never raises on what a directory holds. A summary that cannot be underst
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import os
 import re
@@ -17,9 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from triptych.limits import limit
-from triptych.runs.plain import line, load, load_config, natural, number, parse_overrides, text, whole
+from triptych.errors import UserError
+from triptych.files import check_directory, digest, load, read_json, read_rows
+from triptych.runs.plain import line, load_config, natural, number, parse_overrides, whole
 from triptych.runs.processes import lives, pid_of
+from triptych.runs.read_items import load_items, read_items
 from triptych.runs.read_measures import NAME, Measured, read_measures
 from triptych.runs.read_schedule import ScheduleCurve, read_schedule, read_variance
 from triptych.runs.summary import ENDED, UNITS, Summary
@@ -29,7 +29,6 @@ Status = Literal["finished", "failed", "diverged", "running", "interrupted", "un
 PARTS = ("prior", "reconstruction", "diffusion")
 ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # the name under which an earlier run was kept when it started over
 METRICS = 32  # columns of a table: of a stranger's file there could be any number
-LONGEST = 65536  # characters of a table's first line
 COLUMNS = 1000  # of metrics.csv
 STALE = 300.0  # seconds without a sign of life after which a run without a summary counts as interrupted
 
@@ -155,40 +154,30 @@ class Run:
     def histories(self, columns: Sequence[str] | None = None) -> dict[str, tuple[list[int], list[float]]]:
         """Steps and values of several columns, in one reading; None: of all that have any."""
         found: dict[str, tuple[list[int], list[float]]] = {}
-        try:
-            if (self.dir / "metrics.csv").stat().st_size > limit("TRIPTYCH_MAX_TABLE"):
-                return {}
-            with (self.dir / "metrics.csv").open(newline="", encoding="utf-8", errors="replace") as file:
-                rows = csv.reader(file)
-                header = next(rows, [])
-                if "step" not in header:
-                    return {}
-                at_step = header.index("step")
-                wanted = [
-                    (i, name)
-                    for i, name in enumerate(header[:COLUMNS])
-                    if name != "step" and (columns is None or name in columns)
-                ]
-                for row in rows:
-                    # the last row may be half written while the run goes on
-                    if len(row) != len(header) or not math.isfinite(step := number(row[at_step])):
-                        continue
-                    for i, name in wanted:
-                        if row[i] and math.isfinite(value := number(row[i])):
-                            steps, values = found.setdefault(name, ([], []))
-                            steps.append(int(step))
-                            values.append(value)
-        except (OSError, csv.Error):
+        rows = read_rows(self.dir / "metrics.csv")
+        header = next(rows, [])
+        if "step" not in header:
             return {}
+        at_step = header.index("step")
+        wanted = [
+            (i, name)
+            for i, name in enumerate(header[:COLUMNS])
+            if name != "step" and (columns is None or name in columns)
+        ]
+        for row in rows:
+            # the last row may be half written while the run goes on
+            if len(row) != len(header) or not math.isfinite(step := number(row[at_step])):
+                continue
+            for i, name in wanted:
+                if row[i] and math.isfinite(value := number(row[i])):
+                    steps, values = found.setdefault(name, ([], []))
+                    steps.append(int(step))
+                    values.append(value)
         return found
 
     def columns(self) -> set[str]:
         """The names of the columns of `metrics.csv`; empty where there is none."""
-        try:
-            with (self.dir / "metrics.csv").open(newline="", encoding="utf-8", errors="replace") as file:
-                return {*next(csv.reader([file.readline(LONGEST)]), [])}
-        except (OSError, csv.Error):
-            return set()
+        return {*next(read_rows(self.dir / "metrics.csv"), [])}
 
 
 def find_runs(root: Path) -> list[Path]:
@@ -223,6 +212,10 @@ def read_runs(root: Path, now: float | None = None) -> list[Run]:
 def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
     """One run directory as a `Run`. `now` is the unix time against which a silent run is judged."""
     directory = Path(directory)
+    try:
+        check_directory(directory)
+    except UserError as error:
+        return Run(directory, "unreadable", sweep, error=line(error))
     provenance = load(directory / "provenance.json")
     known = _provenance(provenance if isinstance(provenance, dict) else {})
     known |= {"dir": directory, "sweep": sweep, "config": load_config(directory / "config.yaml")}
@@ -230,9 +223,27 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
     if not path.exists():
         return _unfinished(known, directory, time.time() if now is None else now)
     try:
-        return Run(**(known | _summary(Summary.read(json.loads(text(path))), directory)))
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        summary = Summary.read(read_json(path))
+        run = Run(**(known | _summary(summary, directory)))
+        _check_files(run, summary.digests or {})
+        return run
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         return Run(**known, status="unreadable", error=f"summary.json: {line(error) or type(error).__name__}")
+
+
+def _check_files(run: Run, digests: dict[str, str]) -> None:
+    """Check that what lies beside a result is of the same run; a file that is gone is only missing.
+
+    Raises:
+        ValueError: it is not.
+    """
+    for name, value in digests.items():
+        if digest(run.dir / name) not in (value, None):
+            raise ValueError(f"{name}: damaged, or of another run")
+    items = load_items(run.dir)
+    if items is not None and run.measure and math.isfinite(run.bound) and not read_items(run.dir, run.bound):
+        mean = items.total.mean()
+        raise ValueError(f"test.{run.measure}.mean={run.bound:g}: the mean of items.npz is {mean:g}")
 
 
 def _summary(said: Summary, directory: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from triptych.errors import UserError
+from triptych.files import open_regular
 from triptych.runs.archive import go_through
 from triptych.runs.lengths import POWER, SNAPSHOTS, combination, exponent
 
@@ -53,7 +54,7 @@ def _sigma_rel(weights: str) -> float | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             go_through(file, str(path), "a snapshot")  # it may be a stranger's
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)

@@ -1,8 +1,12 @@
 """``summary.json``: the recorded result of a run, the contract with every reader."""
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass, fields
 from typing import Any
+
+from triptych.runs.plain import number
 
 SCHEMA = 1
 ENDED = ("finished", "failed", "diverged")
@@ -30,6 +34,7 @@ class Summary:
             which stand in train, val and test by their names.
         samples: the picture's path. measures, measures_over, measured: of samples, see ``sampling.measure``.
         wandb: {"mode", "files", "sync"}.
+        digests: {file: BLAKE2b of its content} of what lies beside a finished result.
     """
 
     status: str
@@ -66,6 +71,7 @@ class Summary:
     measures_over: dict[str, Any] | None = None
     measured: dict[str, Any] | None = None
     wandb: dict[str, Any] | None = None
+    digests: dict[str, str] | None = None
 
     @classmethod
     def of(cls, provenance: dict, status: str, **facts: Any) -> "Summary":
@@ -78,7 +84,7 @@ class Summary:
         """What a file says, as it says it; keys that are not ours are passed over.
 
         Raises:
-            ValueError: it is of another schema, or no summary.
+            ValueError: it is of another schema, no summary, or not as it was written (``check_seal``).
         """
         if not isinstance(record, dict):
             raise ValueError("not a JSON object")
@@ -86,6 +92,7 @@ class Summary:
             raise ValueError(f"schema {record.get('schema')!r}, this reader knows {SCHEMA}")
         if record.get("status") not in ENDED:
             raise ValueError(f"status {record.get('status')!r} is none of {', '.join(ENDED)}")
+        check_seal(record)
         known = [field.name for field in fields(cls) if field.name in record]
         return cls(**{name: record[name] for name in known})
 
@@ -94,6 +101,38 @@ class Summary:
         said = {field.name: getattr(self, field.name) for field in fields(self)}
         asked = NULL if self.status == "finished" else ()
         return {"schema": SCHEMA} | {k: v for k, v in said.items() if v is not None or k in asked}
+
+
+def seal(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of strict JSON with the checksum of its content: damage and edits show, forgery does not."""
+    return record | {"checksum": _checksum(record)}
+
+
+def check_seal(record: dict[str, Any]) -> None:
+    """Check that a record is as it was written.
+
+    By its checksum; a bound, also where there is none, must be the sum of its terms.
+
+    Raises:
+        ValueError: it is not.
+    """
+    content = {key: value for key, value in record.items() if key != "checksum"}
+    if record.get("checksum", was := _checksum(content)) != was:
+        raise ValueError("checksum: damaged or edited after it was written")
+    for split in ("train", "val", "test"):
+        figures = figures if isinstance(figures := record.get(split), dict) else {}
+        for unit in UNITS:
+            keys = [unit + term for term in ("", "_prior", "_reconstruction", "_diffusion")]
+            entries = [entry if isinstance(entry := figures.get(key), dict) else {} for key in keys]
+            total, *terms = [number(entry.get("mean")) for entry in entries]
+            whole = sum(terms)
+            if math.isfinite(total - whole) and not math.isclose(total, whole, rel_tol=1e-4, abs_tol=1e-4):
+                raise ValueError(f"{split}.{unit}.mean={total:g}: its terms add up to {whole:g}")
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _with_error(figure: dict) -> str:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 from triptych.config.keys import of_model, with_roles
 from triptych.declare import Role
 from triptych.errors import UserError
+from triptych.files import check_directory
 from triptych.runs.directory import RunDirectory
-from triptych.runs.strangers import check_config
+from triptych.runs.untrusted import check_config
 
 if TYPE_CHECKING:
     from triptych.data.fingerprint import Fingerprint
@@ -20,6 +21,7 @@ def adopt(config: dict, choices: dict[str, Any], overrides: list[str]) -> None:
     """
     path = config["trained"]
     source = RunDirectory(path)
+    check_directory(source.path)
     if source.status != "finished":
         state = "no run" if source.status == "new" else f"the run there is {source.status}"
         raise UserError(f"trained={path}: {state}; the directory of a finished run is accepted")

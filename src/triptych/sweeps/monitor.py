@@ -1,12 +1,12 @@
 """A sweep's live table while it runs, and its report whenever a run has finished."""
 
-import json
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from triptych.files import load
 from triptych.runs.directory import ENDED, REFUSED, RunDirectory
 
 QUIET = 60.0  # seconds without a word after which a run is said to be stalled
@@ -170,7 +170,5 @@ def _alive(progress: dict) -> bool:
 
 
 def _progress(run: RunDirectory) -> dict | None:
-    try:
-        return json.loads((run / "progress.json").read_text())
-    except (OSError, ValueError):
-        return None
+    record = load(run / "progress.json")
+    return record if isinstance(record, dict) else None

@@ -20,10 +20,10 @@ from triptych.config.check import check_keys
 from triptych.config.keys import check_values
 from triptych.config.names import own_name, quote, shared_overrides, sweep_name
 from triptych.errors import StorageError, UserError
+from triptych.files import load
 from triptych.runs import processes
 from triptych.runs.directory import ENDED, REFUSED, RunDirectory
 from triptych.runs.exits import end_as_by_ctrl_c, one_line_errors
-from triptych.runs.plain import load
 from triptych.runs.provenance import changed_since, command
 from triptych.runs.summary import UNITS, figure
 from triptych.sweeps.cells import cell_name, differing, expected_cells, is_grid

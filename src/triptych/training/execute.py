@@ -26,8 +26,8 @@ from triptych.runs.directory import RunDirectory
 from triptych.runs.initial import initialise
 from triptych.runs.origin import Origin, find_origin
 from triptych.runs.processes import rank
-from triptych.runs.strangers import is_own
 from triptych.runs.summary import Summary
+from triptych.runs.untrusted import is_own
 from triptych.sampling.by_caption import save_prompts
 from triptych.sampling.draw import draw
 from triptych.sampling.draw_trajectory import save_trajectory
@@ -86,7 +86,7 @@ def execute(run: RunDirectory) -> dict:
             raise  # nothing is wrong with the run: it goes on when there is room
         except Diverged as found:
             how = {"stage": stage["now"], "error": str(found), "step": found.step}
-            run.write("summary.json", Summary.of(run.provenance(), "diverged", **how).record())
+            run.write_summary(Summary.of(run.provenance(), "diverged", **how).record())
             raise
         except Exception as error:
             reason = peers.reason(error)
@@ -122,7 +122,8 @@ def _execute(run: RunDirectory, stop: Stop, stage: dict, peers: Peers | None) ->
         about = {"name": config["name"] or "", "seed": config["seed"]}
         summary = Summary.of(run.provenance(), "finished", **about, **figures).record()
         if rank() == 0:
-            run.write("summary.json", summary)
+            fit.loggers[0].finalize("success")  # metrics.csv, whose digest is recorded
+            run.write_summary(summary)
     return summary
 
 
@@ -222,7 +223,7 @@ def _record_failure(run: RunDirectory, stage: str, error: Exception) -> None:
     if not isinstance(error, UserError):
         _log_traceback(run)
     how = {"stage": stage, "error": " ".join(line.split())[:1000]}
-    run.write("summary.json", Summary.of(run.provenance(), "failed", **how).record())
+    run.write_summary(Summary.of(run.provenance(), "failed", **how).record())
 
 
 def _log_traceback(run: RunDirectory) -> None:

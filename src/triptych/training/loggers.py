@@ -18,7 +18,7 @@ from triptych.errors import UserError
 from triptych.runs.directory import RunDirectory
 from triptych.runs.metrics import MetricsCsv
 from triptych.runs.processes import rank
-from triptych.runs.strangers import is_own
+from triptych.runs.untrusted import is_own
 from triptych.training import mlflow, wandb
 from triptych.training.log_content import one_line, say
 from triptych.training.tensorboard import TensorBoard

@@ -10,7 +10,7 @@ from pytorch_lightning.loggers import MLFlowLogger
 from triptych.config.names import root
 from triptych.errors import mask_password
 from triptych.runs.directory import RunDirectory
-from triptych.runs.strangers import is_own
+from triptych.runs.untrusted import is_own
 from triptych.training.log_content import numbers, parameters, say, sweep_of
 
 FILE = "mlflow.json"  # in the run's directory: {"tracking_uri", "run_id"}

@@ -1,0 +1,128 @@
+"""Read files that anyone may have written: regular files, inside their directory, bounded, shown as text.
+
+Every door to a run's directory begins with ``check_directory``; every reader of a file in it with
+``open_regular``. docs/security.md says what is promised.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from triptych.errors import UserError
+from triptych.limits import limit
+
+LINE = 65536  # characters of one line of a table
+# what a terminal obeys: C0 and C1 without tab and the ends of lines, and what turns the direction of text
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]|\r(?!\n)")
+
+
+def check_directory(folder: str | Path) -> None:
+    """Refuse a directory that holds a pipe, a socket, a device, or a link that leads out of it.
+
+    Raises:
+        UserError: what is in the way.
+    """
+    home, ahead = os.path.realpath(folder), [str(folder)]
+    for place in ahead:
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        check_inside(entry.path, home)
+                    elif entry.is_dir():
+                        ahead.append(entry.path)
+                    elif not entry.is_file():
+                        raise UserError(f"{entry.path}: not a regular file; remove it")
+        except OSError:  # gone meanwhile, or closed to us: then it is not read either
+            continue
+
+
+def check_inside(path: str | Path, folder: str | Path) -> None:
+    """Refuse a path that a link leads out of ``folder``, a run's directory; UserError."""
+    home = os.path.realpath(folder)
+    if os.path.commonpath([home, os.path.realpath(path)]) != home:
+        raise UserError(f"{path}: a link that leads out of the run's directory; put the file itself there")
+
+
+def no_link(path: str, flags: int) -> int:
+    """Open a file to write, as ``open``'s opener; OSError where its name is a link."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def open_regular(path: str | Path) -> io.BufferedReader:
+    """Open a regular file for reading; OSError for any other, since a pipe would be waited for."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{path}: not a regular file")
+    return open(path, "rb")
+
+
+def read_bytes(path: str | Path, limit_name: str) -> bytes:
+    """Read a whole regular file.
+
+    Raises:
+        OSError: it is missing, or no regular file.
+        ValueError: it is larger than the limit of that name.
+    """
+    most = limit(limit_name)
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"more than {most} bytes; {limit_name}=... raises the limit")
+    return data
+
+
+def read_json(path: str | Path) -> Any:
+    """Parse a JSON file, control characters in its texts escaped; OSError or ValueError if it is none."""
+    try:
+        return printable(json.loads(read_bytes(path, "TRIPTYCH_MAX_JSON").decode()))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def load(path: str | Path) -> Any:
+    """Parse a JSON file; None where it is missing, broken or too large."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None
+
+
+def read_rows(path: str | Path) -> Iterator[list[str]]:
+    """Yield the rows of a CSV file, its header first, as far as they can be read.
+
+    Nothing where the file is missing, no regular file, or larger than TRIPTYCH_MAX_TABLE.
+    """
+    try:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size <= limit("TRIPTYCH_MAX_TABLE"):
+                text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
+                yield from csv.reader(iter(lambda: text.readline(LINE), ""))
+    except (OSError, csv.Error):
+        return
+
+
+def digest(path: str | Path) -> str | None:
+    """Hash a regular file's content (BLAKE2b, 16 bytes, hexadecimal); None where there is none."""
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError:
+        return None
+
+
+def printable(value: Any) -> Any:
+    r"""Escape control characters in a text, or in all texts of JSON: ESC as "\\x1b"; ends of lines stay."""
+    if isinstance(value, str):
+        return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), value)
+    if isinstance(value, list):
+        return [printable(entry) for entry in value]
+    if isinstance(value, dict):
+        return {printable(key): printable(entry) for key, entry in value.items()}
+    return value

@@ -1,0 +1,397 @@
+"""One gate before a run's directory is read or written: each attack once, each door once, each byte."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from triptych.errors import UserError
+from triptych.runs.checkpoints import newest_readable, read_checkpoint
+from triptych.runs.directory import RunDirectory
+from triptych.runs.metrics import MetricsCsv
+from triptych.runs.read import read_run
+from triptych.training.execute import execute
+
+from .strangers import configuration, save_run
+
+PLACES = int(os.environ.get("TRIPTYCH_FUZZ", "40"))  # bytes changed of each file
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """``finished(seed)``: the directory of a finished run of seconds, made once."""
+    known = {}
+
+    def of(seed=1):
+        if seed not in known:
+            folder = tmp_path_factory.mktemp(f"seed{seed}") / "run"
+            more = ("trainer.log_every_n_steps=1", f"seed={seed}")
+            execute(RunDirectory(save_run(folder, configuration(*more))))
+            known[seed] = folder
+        return known[seed]
+
+    return of
+
+
+@pytest.fixture
+def run(finished, root):
+    """A copy of that directory, to be damaged."""
+    return shutil.copytree(finished(), root / "copy")
+
+
+@pytest.fixture(autouse=True)
+def no_waiting():
+    """A pipe that is opened is waited for without end."""
+
+    def late(*_):
+        raise TimeoutError("waited")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def change_byte(file, at=None, to=None):
+    data = bytearray(file.read_bytes())
+    at = len(data) // 2 if at is None else at
+    data[at] = data[at] ^ 0x41 if to is None else to
+    file.write_bytes(data)
+
+
+def last(run):
+    return run / "checkpoints" / "last.ckpt"
+
+
+# checkpoints
+
+
+def test_a_flipped_bit_of_a_tensor(run):
+    with zipfile.ZipFile(last(run)) as archive:
+        entry = max(archive.infolist(), key=lambda e: e.file_size)
+    with open(last(run), "rb") as file:
+        file.seek(entry.header_offset + 26)
+        name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+    change_byte(last(run), entry.header_offset + 30 + name + extra + 5)
+    with pytest.raises(UserError, match="damaged"):
+        read_checkpoint(last(run))
+
+
+def test_a_bomb_is_inspected_before_it_is_loaded(run, monkeypatch, capsys):
+    bomb = run / "checkpoints" / "zz.ckpt"
+    with zipfile.ZipFile(last(run)) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as out:
+        for entry in source.infolist():
+            out.writestr(entry.filename, source.read(entry))
+    monkeypatch.setattr(torch, "load", None)
+    assert newest_readable(RunDirectory(run).checkpoints()) == last(run)
+    assert "zz.ckpt" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_run(run, finished):
+    shutil.copy(last(finished(2)), last(run))
+    with pytest.raises(UserError, match="another run.*seed: 1 -> 2"):
+        read_checkpoint(last(run))
+    for name in ("best.ckpt", "last.ckpt"):
+        shutil.copy(last(finished(2)), run / "checkpoints" / name)
+    assert newest_readable(RunDirectory(run).checkpoints()) is None
+
+
+@pytest.mark.parametrize("change", [{"compile": True}, {"threads": 2}, {"paths": {"root_dir": "/x"}}])
+def test_a_checkpoint_goes_with_its_run_whatever_the_machine(run, change):
+    import yaml
+
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | change))
+    assert read_checkpoint(last(run))["global_step"] == 2
+
+
+def test_data_that_have_moved_leave_the_checkpoint_its_runs(run):
+    import yaml
+
+    from .strangers import save_checkpoint
+
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["root"] = "/there"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    config["data"]["root"] = "/here"
+    save_checkpoint(last(run), config)
+    assert read_checkpoint(last(run))["global_step"] == 2
+
+
+@pytest.mark.parametrize("how", ["missing", "cut"])
+def test_resume_of_a_finished_run_says_that_its_checkpoint_is_gone(run, monkeypatch, capsys, how):
+    from triptych.cli import train
+
+    if how == "missing":
+        last(run).unlink()
+    else:
+        os.truncate(last(run), 1000)
+    monkeypatch.setattr("sys.argv", ["triptych-train", f"resume={run}"])
+    train.main()
+    out, error = capsys.readouterr()
+    assert "bound" in out and "last.ckpt" in error and error.count("\n") == 1
+
+
+# doors: what is planted is refused, or the run is "unreadable", and nothing outside is touched
+
+
+def resume(run):
+    from triptych.runs.untrusted import check_run
+
+    check_run(RunDirectory(run))
+
+
+def own(run):
+    """As ``resume``, in the process that a command of one's own has started."""
+    from triptych.runs.untrusted import OWN
+
+    os.environ[OWN] = str(run)
+    resume(run)
+
+
+def same_name(run):
+    from omegaconf import OmegaConf
+
+    from triptych.runs.prepare import prepare
+
+    prepare(OmegaConf.create(configuration() | {"force": False, "retry": False}), run, [], {})
+
+
+def trained(run):
+    from triptych.runs.trained import adopt
+
+    adopt(configuration(f"trained={run}"), {}, [])
+
+
+def init_from(run):
+    from triptych.runs.initial import check_initial
+
+    check_initial({"init_from": str(run)}, begun=False)
+
+
+def ckpt(run):
+    from triptych.runs.untrusted import check_checkpoint
+
+    check_checkpoint(str(run))
+
+
+def guide(run):
+    from triptych.experiment.reopen import reopen
+
+    reopen(str(run))
+
+
+def report(run):
+    if (found := read_run(run)).status == "unreadable":
+        raise UserError(found.error)
+
+
+DOORS = [resume, own, same_name, trained, init_from, ckpt, guide, report]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_door_passes_the_gate(run, root, door):
+    (root / "mine.txt").write_text("precious")
+    for name in ("config.yaml", "metrics.csv", "checkpoints/x.ckpt", "train.log"):
+        shutil.move(run / name, root / "aside") if (run / name).exists() else (root / "aside").touch()
+        os.mkfifo(run / name)
+        with pytest.raises(UserError, match=f"{name}: not a regular file"):
+            door(run)
+        (run / name).unlink()
+        (run / name).symlink_to(root / "mine.txt")
+        with pytest.raises(UserError, match=f"{name}: a link that leads out of the run's directory"):
+            door(run)
+        (run / name).unlink()
+        shutil.move(root / "aside", run / name)
+    assert (root / "mine.txt").read_text() == "precious"
+
+
+def test_a_link_within_the_directory_is_as_good_as_its_target(run):
+    (run / "latest").symlink_to("checkpoints")
+    (run / "gone").symlink_to("nowhere")
+    resume(run)
+
+
+def test_a_report_is_not_written_through_a_link(run, root):
+    from triptych.report.render import write_report
+
+    (root / "mine").mkdir()
+    (root / "mine" / "headline.png").write_text("precious")
+    (root / "sweep").mkdir()
+    shutil.move(run, root / "sweep" / "run")
+    (root / "sweep" / "report_files").symlink_to(root / "mine")
+    with pytest.raises(UserError, match="report_files: a link that leads out"):
+        write_report(root / "sweep")
+    assert [p.read_text() for p in (root / "mine").iterdir()] == ["precious"]
+
+
+def test_a_lock_is_not_taken_through_a_link(root):
+    (root / "mine.txt").write_text("precious")
+    (root / "run").mkdir()
+    (root / "run" / ".lock").symlink_to(root / "mine.txt")
+    with pytest.raises(UserError, match="run: cannot be written"), RunDirectory(root / "run").lock():
+        pass
+    assert (root / "mine.txt").read_text() == "precious"
+
+
+def test_a_file_is_not_written_through_a_link_under_its_temporary_name(root):
+    from triptych.runs.directory import write_atomic
+
+    (root / "mine.txt").write_text("precious")
+    (root / f".summary.json.{os.getpid()}.tmp").symlink_to(root / "mine.txt")
+    with pytest.raises((UserError, OSError)):
+        write_atomic(root / "summary.json", "x")
+    assert (root / "mine.txt").read_text() == "precious"
+
+
+# what is shown
+
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m\rfine"
+
+
+def test_control_characters_are_shown_and_not_obeyed(root, capsys):
+    from triptych.report.render import write_report
+    from triptych.report.terminal import print_table
+    from triptych.runs.exits import one_line_errors
+
+    run = root / "sweep" / f"seed=1{EVIL[:4]}"
+    run.mkdir(parents=True)
+    record = {"schema": 1, "status": "failed", "error": f"x{EVIL}", "overrides": [f"seed=1{EVIL}"]}
+    record |= {"device": EVIL, "choices": {"data": EVIL, EVIL: "x"}}
+    (run / "summary.json").write_text(json.dumps(record))
+    (run / "config.yaml").write_text(json.dumps({"seed": 1, "x": EVIL}))
+    print_table(root / "sweep", report=write_report(root / "sweep"))
+    with pytest.raises(SystemExit), one_line_errors():
+        raise UserError(f"failed before: {EVIL}")
+    out = capsys.readouterr()
+    pages = [(root / "sweep" / name).read_bytes().decode() for name in ("report.md", "results.csv")]
+    for text in (out.out, out.err, *pages, str(RunDirectory(run).summary())):
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text) and "\r" not in text.replace("\r\n", "")
+    assert "\\x1b" in out.err and "\\x1b" in pages[0]
+
+
+# tables
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xff\xfe\x00step,time\n\x80\x81,x\n",
+        b"step,time,val/bpd\n1,x,2.5\n2,0.5,zz\n\xb2,1,1\n" + b"9" * 5000 + b",1,1\n",
+        b'step,time\n1,"' + b"x" * 200_000,
+        b"step,time\n1\n2,3,4,5\n,,,\n",
+        b"",
+    ],
+)
+def test_a_garbled_table_does_not_stop_a_run(root, text):
+    from hydra_plugins.triptych_search.sweeper import _bounds
+
+    (root / "metrics.csv").write_bytes(text)
+    assert len(_bounds(root)) <= 1  # what a search looks at while it goes on
+    table = MetricsCsv(root / "metrics.csv")
+    table.keep_until(100)
+    for row in table.rows(-1, 100).values():
+        assert all(np.isfinite(float(value)) for value in row.values())
+    table.log_metrics({"x": 1.0}, 3)
+    table.flush()
+    assert "x" in (root / "metrics.csv").read_text().splitlines()[0]
+
+
+# summaries
+
+
+def edit(run, unsealed=True, **test):
+    record = json.loads((run / "summary.json").read_text())
+    for key, mean in test.items():
+        record["test"][key]["mean"] = mean
+    if unsealed:
+        record.pop("checksum", None)
+    (run / "summary.json").write_text(json.dumps(record))
+
+
+def test_an_edited_figure_is_refused_by_the_checksum(run):
+    edit(run, unsealed=False)
+    assert read_run(run).status == "finished"  # the content counts, not how it is laid out
+    edit(run, unsealed=False, gap=0.25)
+    assert read_run(run).status == "unreadable" and "checksum" in read_run(run).error
+    assert RunDirectory(run).summary() is None
+
+
+def test_without_a_checksum_a_bound_is_the_sum_of_its_terms(run):
+    edit(run)
+    assert read_run(run).status == "finished"
+    edit(run, nats_per_dim=-1.2)
+    assert "nats_per_dim" in read_run(run).error and read_run(run).status == "unreadable"
+
+
+def test_and_the_mean_of_its_items(run):
+    bound = json.loads((run / "summary.json").read_text())["test"]
+    edit(
+        run,
+        nats_per_dim=bound["nats_per_dim"]["mean"] - 1,
+        nats_per_dim_diffusion=bound["nats_per_dim_diffusion"]["mean"] - 1,
+    )
+    assert read_run(run).status == "unreadable" and "items.npz" in read_run(run).error
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "items.npz"])
+def test_files_of_another_run_beside_a_summary(run, finished, name):
+    shutil.copy(finished(2) / name, run / name)
+    assert read_run(run).status == "unreadable" and name in read_run(run).error
+
+
+# every byte
+
+
+def figures(run):
+    """All that a report takes from a run's directory; None where it refuses it."""
+    from triptych.runs.read_items import read_items
+
+    found = read_run(run)
+    if found.status == "unreadable":
+        return None
+    items = read_items(run, found.bound)
+    shown = {k: v for k, v in vars(found).items() if k not in ("dir", "config")}
+    return repr(shown), found.histories(), None if items is None else items.total.tobytes()
+
+
+def weights(run):
+    """All that a checkpoint gives; None where it is refused."""
+    try:
+        found = read_checkpoint(last(run))
+    except UserError:
+        return None
+    tensors = {k: v.numpy().tobytes() for k, v in found["state_dict"].items()}
+    averages = {k: repr(v) for k, v in found["callbacks"].items()}
+    return (
+        tensors,
+        averages,
+        found["global_step"],
+        repr(found["triptych"]),
+        repr(found.get("optimizer_states")),
+    )
+
+
+@pytest.mark.parametrize("name", ["summary.json", "items.npz", "metrics.csv", "checkpoints/last.ckpt"])
+def test_a_changed_byte_is_refused_or_harmless(run, name):
+    look = weights if name.endswith("ckpt") else figures
+    before, whole = look(run), (run / name).read_bytes()
+    assert before is not None
+    choose = random.Random(name)
+    refused = 0
+    for at in choose.sample(range(len(whole)), min(PLACES, len(whole))):
+        data = bytearray(whole)
+        data[at] = (data[at] + choose.randrange(1, 256)) % 256
+        (run / name).write_bytes(data)
+        after = look(run)
+        assert after is None or after == before, f"byte {at}: {whole[at]} -> {data[at]}"
+        refused += after is None
+    print(f"{name}: {PLACES} places of {len(whole)} bytes, {refused} refused, the rest harmless")
