@@ -252,7 +252,7 @@ def _described(value: Any, place: str, owner: type, key: str) -> Any:
     except ValueError as error:
         raise UserError(str(error)) from error
     if not issubclass(named, kind):
-        raise UserError(f"{place}={value}: a {kind.__name__} is accepted here")
+        raise UserError(f"{place}={value}: use a class made from {kind.__module__}.{kind.__name__}")
     return {"_target_": value if "." in value else f"{named.__module__}.{named.__qualname__}"}
 
 

@@ -74,7 +74,7 @@ class Trainer(TypedDict):
     sync_batchnorm: bool
     limit_train_batches: Annotated[Positive | None, Unit("of an epoch: batches, or a share as 0.1")]
     limit_val_batches: Annotated[Positive | None, Unit("batches, or a share as 0.1")]
-    limit_test_batches: Literal[None, 1.0]
+    limit_test_batches: Literal[None, 1.0]  # type: ignore[valid-type]  # and no 1, which is one batch
     max_time: Annotated[str | None, Unit("DD:HH:MM:SS")]
     num_sanity_val_steps: Annotated[Literal[-1] | Whole, Unit("batches"), Role.REPORTING]
     enable_model_summary: Annotated[bool | None, Role.REPORTING]
