@@ -90,7 +90,7 @@ class Keep(pl.Callback):
             self._save(trainer, LAST)
         if (self.folder.parent / PRUNE).exists():  # by a search that has seen enough
             self.stop.received = self.stop.received or int(signal.SIGTERM)
-        if (stop := self.stop.agreed(trainer)) is not None:
+        if (stop := self.stop.agreed(trainer, look=True)) is not None:
             raise Interrupted(stop, trainer.global_step)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

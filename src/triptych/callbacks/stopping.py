@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,6 +16,7 @@ from triptych.errors import Diverged, Interrupted
 SIGNALS = [
     getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, n)
 ]
+APART = 1.0  # seconds at most, if steps are shorter, between two questions of processes whether to stop
 NEVER = 2**62  # later than any step
 KINDS = ("the loss", "a weight")
 WANTED_BACK = [s for s in SIGNALS if s.name in ("SIGUSR1", "SIGUSR2")]  # what SLURM's --signal sends
@@ -26,14 +28,20 @@ class Stop(pl.Callback):
     Elsewhere nothing would be gained by waiting: ``Interrupted`` is raised where the run stands. So it is
     for a second Ctrl-C.
 
-    Notes each step's loss, too. On a CPU one that is not finite ends the run at that step; elsewhere reading
-    it would wait for the device each time, so it is read at logged steps and before anything is saved.
+    Several processes exchange their wishes at checkpoints, and between them after ``APART`` seconds or
+    ``log_every_n_steps`` steps, whichever is sooner: to ask at each step would be to wait for the slowest.
+
+    Notes each step's loss, too. On a CPU, in one process, one that is not finite ends the run at that step;
+    elsewhere reading it would wait for the device each time, so it is read at logged steps, or when the
+    processes ask each other, and before anything is saved.
     """
 
     def __init__(self) -> None:
         self._bad: Tensor | None = None  # 2 step + kind of the first that was not finite, on the device
         self.received: int | None = None
         self._training = False
+        self._next = 0  # step at which the processes ask each other again
+        self._asked = (0.0, 0)  # when, and at which step, they last did
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> "Stop":
@@ -63,9 +71,9 @@ class Stop(pl.Callback):
             raise Interrupted(self.received)
 
     def agreed(self, trainer: pl.Trainer, look: bool = False) -> int | None:
-        """The signal, if any process has received one; all processes ask together.
+        """The signal, if any process is known to have received one; all processes ask together.
 
-        ``look``: whether to wait for the device to know of the loss, also at a step that is not logged.
+        ``look``: whether to ask, and to wait for the device to know of the loss, at whatever step.
 
         Raises:
             Diverged: some process has seen a loss or a weight that is not finite.
@@ -73,12 +81,16 @@ class Stop(pl.Callback):
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         received, first = self.received is not None, NEVER
         if trainer.world_size > 1:
-            device = trainer.strategy.root_device
-            asked = torch.tensor([int(received), -NEVER], device=device)
-            if self._bad is not None:
-                asked[1] = -self._bad
+            if not look and trainer.global_step < self._next:
+                return None
+            (before, at), self._asked = self._asked, (time.monotonic(), trainer.global_step)
+            pace = int(1e6 * (self._asked[0] - before)) // max(1, trainer.global_step - at)  # of one step
+            bad = NEVER if self._bad is None else int(self._bad)
+            asked = torch.tensor([int(received), -bad, pace], device=trainer.strategy.root_device)
             found = trainer.strategy.reduce(asked, reduce_op="max").tolist()  # type: ignore[union-attr]
             received, first = bool(found[0]), -int(found[1])
+            # the slowest process's, so that all ask again at the same step
+            self._next = trainer.global_step + max(1, min(every, int(1e6 * APART) // max(1, int(found[2]))))
         elif self._bad is not None and (
             look or self._bad.device.type == "cpu" or trainer.global_step % every == 0
         ):

@@ -30,9 +30,9 @@ def start() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as by nohup
             signal.signal(number, _end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # a closed one would be the next file that is opened, and what is printed would go there
-    os.close(number)
+    while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # a closed stream's number would be the next file's, and what is printed would go there
+    os.close(file)
     output, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
     sys.stdout = output
     atexit.register(_finish, output)  # the first, and so the last to be called
