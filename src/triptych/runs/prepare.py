@@ -71,10 +71,6 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     if set(found) == {ROOT} and _lies_there_now(run, plain):
         found = {}
     different = [f"{key}: {_shown(was)} -> {_shown(asked)}" for key, (was, asked) in found.items()]
-    refused = (run.summary() or {}).get("stage") == "build" and not (run / "metrics.csv").exists()
-    if different and refused and not run.checkpoints():
-        with run.lock(PATIENCE):  # before its first step: nothing is lost with it
-            return _begin(run, plain, overrides, choices)
     if different:
         shown = "; ".join(different[:5]) + ("; ..." if len(different) > 5 else "")
         raise UserError(
