@@ -9,14 +9,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import check
 from triptych.config.build import check_names
+from triptych.config.compose import without_hydra
 from triptych.config.keys import check_values, groups, role
+from triptych.config.names import plain_name, slug
 from triptych.config.schema import check_together
 from triptych.declare import Role
 from triptych.errors import Diverged, UserError
 from triptych.runs.directory import RunDirectory, write_atomic
-from triptych.runs.initial import check_initial
+from triptych.runs.initialization import adopt, check_initial
 from triptych.runs.provenance import provenance
-from triptych.runs.trained import adopt
 
 ABSENT = object()  # of a key that one of two configurations does not have
 ROOT = "data.root"
@@ -35,11 +36,23 @@ def described(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) ->
         if group not in plain:
             raise UserError(f"{group}: a choice is needed, as in {group}=NAME")
     check_values(plain)
+    name = plain["name"]
+    if name not in (None, "") and slug(str(name)) != str(name):
+        fix = "use up to 120 letters, digits and =,._+-"
+        raise UserError(
+            f"name={name}: is the name of one directory; {fix}, as in name={plain_name(str(name))}"
+        )
     check_together(plain, {o.lstrip("+").split("=", 1)[0] for o in overrides})
     if plain["trained"] is not None:
         adopt(plain, choices, overrides)
     check_names(plain)
     return plain
+
+
+def described_by(config: DictConfig) -> dict[str, Any]:
+    """As ``described``, of a configuration that has Hydra's own part still in it."""
+    hydra = config.hydra
+    return described(without_hydra(config), list(hydra.overrides.task), dict(hydra.runtime.choices))
 
 
 def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:

@@ -21,8 +21,7 @@ from triptych.models.accounting import Account
 from triptych.quiet import quiet
 from triptych.runs.checkpoints import save_checkpoint
 from triptych.runs.directory import RunDirectory
-from triptych.runs.initial import initialise
-from triptych.runs.origin import Origin, find_origin
+from triptych.runs.initialization import Origin, find_origin, initialise
 from triptych.runs.processes import rank
 from triptych.runs.strangers import is_own
 from triptych.runs.summary import Summary
