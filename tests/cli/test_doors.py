@@ -100,8 +100,8 @@ def test_sample_draws_from_the_checkpoint_alone(run_directory, door, inside, roo
     assert x.shape == (5, 1, 8, 8) and (root / "drawn" / "samples.png").is_file()
     done = inside("triptych.cli.sample", *arguments, "batch_size=2")
     assert done.returncode == 0
-    again = torch.load(root / "drawn" / "samples.pt", weights_only=True)["x"]
-    assert again.shape == x.shape
+    again = torch.load(root / "drawn-2" / "samples.pt", weights_only=True)["x"]
+    assert again.shape == x.shape and f"{root}/drawn-2/samples.pt" in done.stdout
 
 
 def test_wandb_reads_back_what_the_run_logged(run_directory):
@@ -156,7 +156,7 @@ def test_a_sweep_goes_on_past_a_failure_and_skips_what_is_finished(door, root, t
     assert (sweep / "report.html").is_file() and (sweep / "results.csv").is_file()
     ids = {json.loads(p.read_text())["id"] for p in sweep.glob("*/provenance.json")}
     logs = {p.name.rsplit("-", 1)[1] for p in sweep.glob("*/wandb/offline-run-*")}
-    assert len(ids) == 4 and len(logs) == 2 and logs < ids, "each run is one W&B run with an id of its own"
+    assert len(ids) == 2 and logs == ids, "each run is one W&B run with an id of its own"
     stamps = {p: p.stat().st_mtime_ns for p in sweep.glob("*gamma_max=6*/summary.json")}
     # the same command with another value runs its cells alone
     again = door(*command, "seed=1", "objective=v,epsilon", "schedule.gamma_max=6,7")

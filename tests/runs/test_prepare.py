@@ -108,3 +108,10 @@ def test_every_declared_key_is_one_that_configurations_have(prepared):
                 "model",
                 "logger",
             ), declared
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "my run", ".hidden", "a" * 121])
+def test_a_name_that_is_no_directorys_is_refused(prepared, root, name):
+    with pytest.raises(UserError, match=r"^name=.*is the name of one directory; "):
+        prepared(f"name='{name}'", path="n")
+    assert not (root / "logs" / "runs" / "n").exists()

@@ -197,7 +197,7 @@ def test_nothing_is_downloaded_to_where_a_stranger_says(root, config, which, mon
             execute(RunDirectory(theirs))
         else:
             from triptych.data.build import build_data
-            from triptych.runs.trained import adopt
+            from triptych.runs.initialization import adopt
 
             mine = configuration(f"trained={theirs}")
             adopt(mine, {}, [])
@@ -220,7 +220,7 @@ def test_a_link_that_leads_out_of_a_run(door, root, config):
 
 def test_a_finished_runs_checkpoint_is_its_own(root, config):
     from triptych.runs.directory import RunDirectory
-    from triptych.runs.trained import take_over
+    from triptych.runs.initialization import take_over
 
     theirs = RunDirectory(save_run(root / "theirs", config, "finished"))
     theirs.write("summary.json", {"status": "finished", "checkpoint": str(root / "other.ckpt")})

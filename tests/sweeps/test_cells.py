@@ -71,3 +71,20 @@ def test_a_refused_cell_is_no_result(root, prepared, door):
     for run in runs:
         assert run.status == "finished" and run.summary()["test"] == figures, "what was there stays"
         assert not (run / REFUSED).exists()
+
+
+@pytest.mark.parametrize(
+    ("grid", "line"),
+    [
+        (["ablation=samplers", "trained=/nope"], "error: trained=/nope: no run; "),
+        (["seed=1,2", "guidance=classifier", "guide=/nope"], "error: guide=/nope: no such file"),
+        (["seed=1,2", "init_from=/nope"], "error: init_from=/nope: no such file"),
+        (["seed=1,2", "measures.n=8", "measures.contrastive=/nope"], "error: measures.contrastive=/nope: no"),
+    ],
+)
+def test_what_all_cells_share_is_refused_once_before_the_first(root, door, grid, line):
+    done = door("triptych.cli.train", "-m", *grid, timeout=60)
+    assert done.returncode == 1 and done.stdout == ""
+    [said] = done.stderr.splitlines()
+    assert said.startswith(line), said
+    assert not (root / "logs").exists()

@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+from triptych.runs.untrusted import OWN
 
+import triptych
 from triptych.errors import UserError
 from triptych.experiment.reopen import reopen
 from triptych.runs.checkpoints import load_weights, read_checkpoint
@@ -139,3 +141,54 @@ def test_weights_that_do_not_exist_are_refused(prepared):
     model = torch.nn.Linear(1, 1)
     with pytest.raises(UserError, match="ema, raw"):
         load_weights(model, {"state_dict": {}}, "average")
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (["schedule.gamma_min=7", "schedule.gamma_max=-9"], "schedule.gamma_min=7"),
+        (["data=folder", "data.root=/nowhere"], "data.root"),
+        (["trainer.accelerator=gpu"], "trainer.accelerator=gpu: "),
+        (["measures.n=8", "measures.over=foo", "measures.values=[1]"], "measures.over=foo"),
+        (["measures.n=8"], "measures.classifier=null"),
+        (["callbacks.ema=null"], "callbacks.ema=null"),
+        (["likelihood=ode_images", "guidance=classifier_free"], "likelihood with a guidance"),
+        (["denoiser.network.width=999999999"], "denoiser.network: "),
+        (["denoiser.network.width=400000"], "denoiser.network: "),
+    ],
+)
+def test_a_run_that_is_refused_before_its_first_step_leaves_no_directory(
+    root, tiny, monkeypatch, asked, words
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    keys = {one.split("=")[0] for one in asked}
+    own = [one for one in tiny if one.split("=")[0] not in keys]
+    with pytest.raises(UserError, match=words) as caught:
+        triptych.train([*own, "logger=csv", "name=n", *asked])
+    assert "\n" not in str(caught.value)
+    assert not (root / "logs" / "runs" / "n").exists()
+
+
+def test_what_was_in_its_directory_before_stays_there(root, tiny):
+    folder = root / "logs" / "runs" / "n"
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="callbacks.ema"):
+        triptych.train([*tiny, "logger=csv", "name=n", "callbacks.ema=null"])
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_that_has_a_checkpoint_is_kept_when_it_cannot_be_built_again(prepared, monkeypatch):
+    from tests.training.test_loggers import stop_after
+    from triptych.training import execute as module
+
+    stop_after(monkeypatch, run := prepared(), 4)
+    monkeypatch.setenv(OWN, str(run.path))
+
+    def refuse(*_, **__):
+        raise UserError("data.root=/mnt: not mounted; mount it")
+
+    monkeypatch.setattr(module, "build_experiment", refuse)
+    with pytest.raises(UserError, match="not mounted"):
+        execute(run)
+    assert run.checkpoints() and run.status == "failed" and run.config()

@@ -11,7 +11,7 @@ from triptych.errors import UserError
 from triptych.runs.changed import remember
 from triptych.runs.checkpoints import averages, read_checkpoint
 from triptych.runs.directory import RunDirectory
-from triptych.runs.initial import initialise, read_initial
+from triptych.runs.initialization import initialise, read_initial
 from triptych.training.execute import execute
 
 STILL = ("optimizer.lr=1e-30", "optimizer.weight_decay=0")  # so small that no single precision weight moves
@@ -41,7 +41,10 @@ def test_what_matches_is_taken_and_all_of_it_is_accounted(tmp_path, capsys):
         "triptych": {"config": {"weights": "ema"}},
     }
     run = RunDirectory(tmp_path)
-    initialise(run, {"init_from": "/x"}, ours, found)
+    with pytest.raises(UserError, match=r"^init_from=/x: 7 of 11 tensors fit .*init_partial=true takes"):
+        initialise(run, {"init_from": "/x"}, ours, found)
+    assert not (ours["a"].weight == 9).any()
+    initialise(run, {"init_from": "/x", "init_partial": True}, ours, found)
     assert (ours["a"].weight == 9).all() and torch.equal(ours["a"].bias, theirs["a"].bias)
     assert (ours["norm"].running_mean == 7).all() and (ours["schedule"].beta == 2).all()
     [line] = capsys.readouterr().err.splitlines()
@@ -52,8 +55,10 @@ def test_what_matches_is_taken_and_all_of_it_is_accounted(tmp_path, capsys):
     )
     told = run.provenance()["init_from"]
     assert len(told["taken"]) == 7 and told["missing"] == ["new.weight", "new.bias"] and told["step"] == 12
-    with pytest.raises(UserError, match=r"^init_from=/x: none of the 2 tensors here is there.*2 of another"):
-        initialise(run, {"init_from": "/x"}, nn.ModuleDict({"a": nn.Linear(7, 7)}), found)
+    with pytest.raises(UserError, match=r"^init_from=/x: 0 of 2 tensors fit .*2 of another.*same network"):
+        initialise(
+            run, {"init_from": "/x", "init_partial": True}, nn.ModuleDict({"a": nn.Linear(7, 7)}), found
+        )
 
 
 def test_a_run_begins_with_the_weights_by_which_the_other_reports(prepared, capsys, root):
@@ -82,7 +87,10 @@ def test_refusals_at_the_door(prepared, root):
     torch.save({"state_dict": {}}, foreign)
     with pytest.raises(UserError, match=r"^init_from=.*foreign.ckpt: not written by triptych"):
         prepared(f"init_from='{foreign}'", path="b")
-    assert not any((root / "logs" / "runs" / name).exists() for name in "ab")
+    other = prepared(path="unfinished")
+    with pytest.raises(UserError, match=r"^init_from=.*unfinished: the run there is interrupted; finish it"):
+        prepared(f"init_from='{other.path}'", path="c")
+    assert not any((root / "logs" / "runs" / name).exists() for name in "abc")
 
 
 def test_weights_that_have_seen_the_test_set_are_refused(monkeypatch):

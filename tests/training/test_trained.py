@@ -70,4 +70,8 @@ def test_refusals(source, prepared, root):
     other = prepared(path="unfinished")
     with pytest.raises(UserError, match=r"trained=.*unfinished: the run there is interrupted; "):
         prepared(f"trained='{other.path}'", path="d")
-    assert not any((root / "logs" / "runs" / name).exists() for name in "abcd")
+    last = source / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"^trained=.*last.ckpt: truncated"):
+        prepared(told, path="e")
+    assert not any((root / "logs" / "runs" / name).exists() for name in "abcde")

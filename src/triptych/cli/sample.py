@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 
 import hydra
@@ -19,14 +20,18 @@ register_resolvers()
 
 
 def sample(cfg: DictConfig) -> Path:
-    """Draw ``cfg.n`` samples, save them as a picture and as a tensor; the folder that holds both."""
+    """Draw ``cfg.n`` samples, save them as a picture and as a tensor; the folder that holds both.
+
+    Samples that are in ``out`` already stay: the folder is then ``out-2``, or the next that is free.
+    """
     asked: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     check_values(asked, "sample")
     check_place("out", cfg.out, folder=True)
+    folder = free_folder(Path(cfg.out))
     for key, path in _paths(asked).items():  # before torch is imported
         check_checkpoint(path, key)
     if asked["cascade"] is not None:
-        return _sample_cascade(asked)
+        return _sample_cascade(asked, folder)
     import torch
 
     from triptych.experiment.reopen import reopen
@@ -42,7 +47,6 @@ def sample(cfg: DictConfig) -> Path:
         others = [source for source in drawing.sources if source.name != first.name]
         drawing = replace(drawing, sources=(first, *others))
     x = draw_all(opened, drawing, asked)
-    folder = Path(cfg.out)
     save(x[:400], opened.data, folder / "samples.png")
     torch.save({"x": x}, folder / "samples.pt")
     if cfg.trajectory is not None:
@@ -67,14 +71,20 @@ def _paths(asked: dict) -> dict[str, str]:
     return {f"cascade[{i}]": path for i, path in enumerate(several)}
 
 
-def _sample_cascade(asked: dict) -> Path:
+def free_folder(out: Path) -> Path:
+    """``out``, or where it has samples ``out-2``, ``out-3``, ... without any."""
+    names = chain([out], (out.with_name(f"{out.name}-{i}") for i in count(2)))
+    return next(folder for folder in names if not (folder / "samples.pt").exists())
+
+
+def _sample_cascade(asked: dict, folder: Path) -> Path:
     """The last stage's samples, and beside them pictures of what the stages before it drew."""
     import torch
 
     from triptych.sampling.cascade import OpenedCascade
     from triptych.sampling.pictures import save
 
-    opened, folder = OpenedCascade(asked), Path(asked["out"])
+    opened = OpenedCascade(asked)
     drawn = opened.draw()
     for name, x, run in opened.pictures(drawn):
         save(x[:400], run.data, folder / f"{name}.png")

@@ -29,9 +29,14 @@ EMPTY = {
 SWEEP = 48  # characters of a sweep's directory
 
 
+def plain_name(text: str) -> str:
+    """``text`` with a hyphen for each run of characters that a file's name should not have."""
+    return re.sub(r"[^A-Za-z0-9=,._+-]+", "-", text).strip("-.") or "run"
+
+
 def slug(text: str, limit: int = 120) -> str:
     """``text`` as one file name; a hash keeps two texts apart where characters or length had to go."""
-    safe = re.sub(r"[^A-Za-z0-9=,._+-]+", "-", text).strip("-.") or "run"
+    safe = plain_name(text)
     if safe == text and len(safe) <= limit:
         return safe
     return f"{safe[: limit - 9].rstrip('-.,')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -270,6 +270,7 @@ class Train(Drawing):
     measures: Annotated[Measures, Role.DRAWING]
     trained: FilePath | None
     init_from: NotRequired[FilePath | None]
+    init_partial: NotRequired[bool]
     test: bool
     optimized_metric: Annotated[str, Role.REPORTING]
     until: Annotated[Literal[None, "decided"], Role.START]

@@ -13,7 +13,7 @@ from triptych.diffusion.sampler import Sampler
 from triptych.errors import UserError
 from triptych.experiment.experiment import Drawing, Experiment
 from triptych.experiment.guided import Guides, guided
-from triptych.experiment.model import build_model
+from triptych.experiment.model import build_model, check_size
 from triptych.experiment.reference import Images, Points, own_metrics
 from triptych.experiment.source import OtherPart, Source
 from triptych.experiment.stages import drawn_as
@@ -28,6 +28,7 @@ def build_experiment(config: dict, download: bool) -> Experiment:
         UserError: whatever could not be built, drawn or measured, before anything is trained.
     """
     data = build_data(config, download)
+    check_size(config, data)
     model = build_model(config, data)
     guides = Guides(config)
     if (config.get("objective") or {}).get("teacher") and not config.get("trained"):

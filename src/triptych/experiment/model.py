@@ -14,10 +14,12 @@ from triptych.data.batch import Batch
 from triptych.diffusion.condition import AUGMENTATION, Kind, Vectors
 from triptych.diffusion.decoder import Decoder, GaussianDensity
 from triptych.errors import UserError
+from triptych.experiment.budget import Budget, machine_memory
 from triptych.models.base import BoundModel
 from triptych.models.diffusion import Diffusion
 
 CALIBRATION = 256  # training items on which an optimal reverse variance is measured
+ALLOCATED = 2**20  # bytes of a tensor, at most, in a network that is made to be measured
 CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that may be none
 
 
@@ -39,6 +41,25 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
         )
     _check_read(config, table, type(model))
     return model
+
+
+def check_size(config: dict, data: DataModule) -> None:
+    """Refuse a network that this machine's memory cannot hold, before any of it is allocated.
+
+    Raises:
+        UserError: with the first tensor for which there is no room. Whatever else is wrong, ``build_model``
+            says.
+    """
+    table = parts(config, data)
+    try:
+        with torch.random.fork_rng([]), Budget(machine_memory(), "this machine's memory", largest=ALLOCATED):
+            if config["denoiser"]:
+                table.at("denoiser")
+            elif ladder := config["model"].get("network"):
+                build(ladder, "model.network", table.beside(find(config["model"]["_target_"], "model")))
+    except Exception as error:
+        if isinstance(error.__cause__, MemoryError):
+            raise
 
 
 def parts(config: dict, data: DataModule) -> Table:

@@ -57,7 +57,7 @@ def reopen(
         seen = checkpoint["triptych"].get("data")
         changed = compare_data(fingerprint(data), seen, judged, accepted)
         say(None, changed.replace("data:", f"{ckpt}: data:", 1))
-        with Budget(2 * file.stat().st_size + SLACK):
+        with Budget(2 * file.stat().st_size + SLACK, "its file"):
             model = build_model(config, data)
         load_weights(model, checkpoint, weights or config["weights"], file.absolute().parents[1])
     except UserError:

@@ -13,6 +13,7 @@ import errno
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -34,6 +35,7 @@ REPORTED = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")  # of these, the o
 SEALED = ("items.npz", "metrics.csv")  # files that a finished run's summary has digests of
 NO_CHECKPOINT = "no such file; a run's directory or a checkpoint in it, as checkpoints/last.ckpt, is accepted"
 REFUSED = ".refused"  # a file: why a sweep's job could not have the directory, until the sweep has read it
+BEGINNING = ("config.yaml", "provenance.json", "progress.json", "mlflow.json", ".launch", ".lock")
 PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
 
@@ -168,6 +170,22 @@ class RunDirectory:
     def leave(self) -> None:
         """Say that nobody is at work here, unless somebody is."""
         leave(self.path)
+
+    def discard(self) -> None:
+        """Remove what a run wrote before its first step; nothing if it has a checkpoint or rows.
+
+        Other files stay. Of a sweep's cell ``summary.json`` stays too, by which the sweep knows why it was
+        refused. For who holds the lock.
+        """
+        if self.checkpoints() or (self / "metrics.csv").exists():
+            return
+        in_sweep = (self.path.parent / "sweep.json").exists()
+        with contextlib.suppress(OSError):
+            for folder in ("wandb", "tensorboard"):
+                shutil.rmtree(self / folder, ignore_errors=True)
+            for name in BEGINNING if in_sweep else (*BEGINNING, "summary.json"):
+                (self / name).unlink(missing_ok=True)
+            self.path.rmdir()
 
     def sweep_up(self) -> None:
         """Remove what a kill left half-written; for who holds the lock."""

@@ -9,16 +9,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import check
 from triptych.config.build import check_names, keep_arguments
+from triptych.config.compose import without_hydra
 from triptych.config.identity import ABSENT, differences, shown
 from triptych.config.keys import check_values, groups, role
+from triptych.config.names import plain_name, slug
 from triptych.config.schema import check_together
 from triptych.declare import Role
 from triptych.errors import Diverged, UserError
 from triptych.files import check_directory
 from triptych.runs.directory import RunDirectory, write_atomic
-from triptych.runs.initial import check_initial
+from triptych.runs.initialization import adopt, check_initial
 from triptych.runs.provenance import provenance
-from triptych.runs.trained import adopt
 
 ROOT = "data.root"
 COMPILE = "compile"
@@ -40,11 +41,23 @@ def described(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) ->
     if plain["trainer"].get("max_epochs") and "trainer.max_steps" not in typed:
         plain["trainer"]["max_steps"] = None  # a file's: of two lengths the typed one decides
     check_values(plain)
+    name = plain["name"]
+    if name not in (None, "") and slug(str(name)) != str(name):
+        fix = "use up to 120 letters, digits and =,._+-"
+        raise UserError(
+            f"name={name}: is the name of one directory; {fix}, as in name={plain_name(str(name))}"
+        )
     check_together(plain, typed)
     if plain["trained"] is not None:
         adopt(plain, choices, overrides)
     check_names(plain)
     return plain
+
+
+def described_by(config: DictConfig) -> dict[str, Any]:
+    """As ``described``, of a configuration that has Hydra's own part still in it."""
+    hydra = config.hydra
+    return described(without_hydra(config), list(hydra.overrides.task), dict(hydra.runtime.choices))
 
 
 def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
@@ -76,10 +89,6 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
             _record(run, run.config() | {COMPILE: plain[COMPILE]})
     if set(found) == {ROOT} and _lies_there_now(run, plain):
         found = {}
-    refused = (run.summary() or {}).get("stage") == "build" and not (run / "metrics.csv").exists()
-    if found and refused and not run.checkpoints():
-        with run.lock(PATIENCE):  # before its first step: nothing is lost with it
-            return _begin(run, plain, overrides, choices)
     if found:
         other = f"{run.path}: holds another run ({shown(found)})"
         raise UserError(f"{other}; choose another name, or force=true to start over")

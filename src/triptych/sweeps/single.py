@@ -1,16 +1,15 @@
 """A command of a single run: what can be refused is, before there is a directory."""
 
-import copy
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.check import check_keys
 from triptych.errors import UserError
 from triptych.runs import processes
 from triptych.runs.directory import RunDirectory
-from triptych.runs.prepare import described
+from triptych.runs.prepare import described_by
 from triptych.sweeps.files import check_files
 from triptych.sweeps.paper import check_scale
 from triptych.sweeps.rounds import check_rounds
@@ -41,10 +40,7 @@ def check_single(config: DictConfig) -> None:
         raise UserError(f"{said}: settings to compare are a sweep's, which needs -m")
     if processes.launch() and not config.name:
         raise UserError("name=null: a name is needed here, so that all processes share one directory")
-    task = copy.deepcopy(config)
-    with open_dict(task):
-        del task["hydra"]
-    plain = described(task, list(hydra.overrides.task), dict(hydra.runtime.choices))
+    plain = described_by(config)
     if RunDirectory(hydra.run.dir).status != "finished":  # whose result is there without them
         _check_files(plain)
 

@@ -13,8 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.check import check_keys
 from triptych.config.keys import check_values
@@ -24,6 +27,8 @@ from triptych.files import load
 from triptych.runs import processes
 from triptych.runs.directory import ENDED, REFUSED, RunDirectory
 from triptych.runs.exits import end_as_by_ctrl_c, one_line_errors
+from triptych.runs.initialization import check_initial
+from triptych.runs.prepare import described_by
 from triptych.runs.provenance import changed_since, command
 from triptych.runs.summary import UNITS, figure
 from triptych.sweeps.cells import cell_name, differing, expected_cells, is_grid
@@ -31,7 +36,7 @@ from triptych.sweeps.files import check_files
 from triptych.sweeps.launchers import check_launcher, on_slurm
 from triptych.sweeps.monitor import Monitor, write_report_or_say_why
 from triptych.sweeps.paper import check_scale, claims_of, set_scale
-from triptych.sweeps.rounds import check_rounds
+from triptych.sweeps.rounds import check_rounds, grid
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
 
@@ -127,7 +132,7 @@ class SweepHook(Callback):
                 file=sys.stderr,
             )
         with no_run_after_an_error():
-            self._check_files()
+            self._check_shared()
         self.refused: dict[str, str] = {}  # cells that were not run, since their directories hold other runs
         with no_run_after_an_error():
             self._begin()
@@ -204,14 +209,36 @@ class SweepHook(Callback):
             )
         return figure(run.summary(), self.config.optimized_metric)
 
-    def _check_files(self) -> None:
-        """UserError for a checkpoint that all cells name and that is not there, if one is yet to run."""
+    def _check_shared(self) -> None:
+        """Refuse what all cells share and none can run with, once, if a cell is yet to run.
+
+        The first and the last cell of a grid differ in every axis: a line that refuses both is of neither's.
+
+        Raises:
+            UserError: that line.
+        """
         if self.cells and all(run.status == "finished" for run in self.runs()):
             return
+        loader, refusals = GlobalHydra.instance().config_loader(), []
+        begun = any(run.checkpoints() or run.status == "finished" for run in self.runs())
+        for overrides in self._corners():
+            try:
+                check_initial(described_by(loader.load_sweep_config(self.config, overrides)), begun)
+                break
+            except (UserError, HydraException, OmegaConfBaseException) as error:
+                refusals.append(error)
+        else:
+            if refusals and str(refusals[0]) == str(refusals[-1]):
+                raise refusals[0]
         but, guidance = differing(self.config), self.config.get("guidance") or {}
         if "guidance" not in but and not {"classifier", "weak"} & {*guidance}:
             but.add("guide")  # as of an ablation that names one for a guidance that is not asked for
         check_files(self.config, but)
+
+    def _corners(self) -> list[list[str]]:
+        """The overrides of the first and the last cell, where they are known beforehand."""
+        jobs = grid(self.config.hydra.sweeper, list(self.config.hydra.overrides.task)) if self.cells else []
+        return [*jobs[:1], *jobs[1:][-1:]]
 
     def _begin(self) -> None:
         """StorageError where nothing can be written; what is finished there is shown all the same."""

@@ -10,7 +10,7 @@ from triptych.errors import UserError
 from triptych.experiment.experiment import Experiment
 from triptych.runs.checkpoints import averages, choose, load_weights, read_checkpoint, save_checkpoint
 from triptych.runs.directory import RunDirectory
-from triptych.runs.origin import Origin
+from triptych.runs.initialization import Origin
 from triptych.training.account import account_split
 
 

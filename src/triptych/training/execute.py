@@ -23,8 +23,7 @@ from triptych.quiet import quiet
 from triptych.runs.changed import say
 from triptych.runs.checkpoints import save_checkpoint
 from triptych.runs.directory import RunDirectory
-from triptych.runs.initial import initialise
-from triptych.runs.origin import Origin, find_origin
+from triptych.runs.initialization import Origin, find_origin, initialise
 from triptych.runs.processes import rank
 from triptych.runs.summary import Summary
 from triptych.runs.untrusted import is_own
@@ -55,14 +54,14 @@ def execute(run: RunDirectory) -> dict:
         Interrupted: asked to stop, or one of its processes was killed; the run can go on.
         Diverged: something is not finite; recorded as such.
         StorageError: it cannot be written; the run can go on.
-        UserError: the configuration cannot be built; recorded as a failed run.
+        UserError: the configuration cannot be built; a directory that the same command has just made is
+            removed again, of a sweep's cell ``summary.json`` stays.
         Exception: whatever else stopped it, recorded with its traceback in train.log.
     """
-    stage = {"now": "build"}
     if rank() != 0:  # works under rank 0's lock, and leaves the telling to it
         with Stop() as stop:
             try:
-                return _execute(run, stop, stage, None)
+                return Session(run, stop).run()
             except Diverged:
                 raise
             except Exception as error:
@@ -76,22 +75,24 @@ def execute(run: RunDirectory) -> dict:
         with contextlib.suppress(OSError):
             (run / "summary.json").unlink(missing_ok=True)  # of a failure that is tried again
         run.sweep_up()
-        peers = Peers(run, lambda error: _record_failure(run, stage["now"], error))
+        session = Session(run, stop)
+        session.peers = peers = Peers(run, session.record_failure)
         try:
-            return _execute(run, stop, stage, peers)
+            return session.run()
         except Interrupted as asked:
             requeue(asked)
             raise
         except StorageError:
             raise  # nothing is wrong with the run: it goes on when there is room
         except Diverged as found:
-            how = {"stage": stage["now"], "error": str(found), "step": found.step}
-            run.write_summary(Summary.of(run.provenance(), "diverged", **how).record())
+            session.record("diverged", str(found), step=found.step)
             raise
         except Exception as error:
             reason = peers.reason(error)
             if isinstance(reason, Exception):
-                _record_failure(run, stage["now"], reason)
+                session.record_failure(reason)
+            if session.stage == "build" and is_own(run):
+                run.discard()
             if reason is error:
                 raise
             raise reason from None
@@ -100,31 +101,58 @@ def execute(run: RunDirectory) -> dict:
                 peers.end()
 
 
-def _execute(run: RunDirectory, stop: Stop, stage: dict, peers: Peers | None) -> dict:
-    config = run.config()
-    progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
-    _begin(config, progress)
-    experiment = build_experiment(config, download=is_own(run))
-    origin = find_origin(run, config, experiment.data)
-    _describe(run, experiment, origin)
-    if origin.initial is not None:
-        initialise(run, config, experiment.model, origin.initial)
-    fit = build_fit(run, experiment, origin, progress, stop, peers)
-    with closing(fit.loggers, run), peers or contextlib.nullcontext():  # peers may be gone before loggers
-        if origin.start is None and origin.taken is None:
-            fit.check(experiment)
-        stage["now"] = "fit"
-        fit(run, experiment, origin)
-        stage["now"] = "test"
-        if rank() == 0:
-            progress.write("test", fit.trainer.global_step, fit.trainer.max_steps)
-        figures = _report(run, experiment, origin, fit, peers)
-        about = {"name": config["name"] or "", "seed": config["seed"]}
-        summary = Summary.of(run.provenance(), "finished", **about, **figures).record()
-        if rank() == 0:
-            fit.loggers[0].finalize("success")  # metrics.csv, whose digest is recorded
-            run.write_summary(summary)
-    return summary
+class Session:
+    """One execution of a run, in one of its processes.
+
+    Attributes:
+        stage: "build", "fit" or "test", for the record of a failure.
+        peers: in the first process, the others of the run.
+    """
+
+    def __init__(self, run: RunDirectory, stop: Stop):
+        self.directory, self.stop = run, stop
+        self.stage = "build"
+        self.peers: Peers | None = None
+
+    def run(self) -> dict:
+        """Build, fit, account, draw, measure, record; the run's summary."""
+        run, peers = self.directory, self.peers
+        config = run.config()
+        progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
+        _begin(config, progress)
+        experiment = build_experiment(config, download=is_own(run))
+        origin = find_origin(run, config, experiment.data)
+        _describe(run, experiment, origin)
+        if origin.initial is not None:
+            initialise(run, config, experiment.model, origin.initial)
+        fit = build_fit(run, experiment, origin, progress, self.stop, peers)
+        with closing(fit.loggers, run), peers or contextlib.nullcontext():  # peers may be gone before loggers
+            if origin.start is None and origin.taken is None:
+                fit.check(experiment)
+            self.stage = "fit"
+            fit(run, experiment, origin)
+            self.stage = "test"
+            if rank() == 0:
+                progress.write("test", fit.trainer.global_step, fit.trainer.max_steps)
+            figures = _report(run, experiment, origin, fit, peers)
+            about = {"name": config["name"] or "", "seed": config["seed"]}
+            summary = Summary.of(run.provenance(), "finished", **about, **figures).record()
+            if rank() == 0:
+                fit.loggers[0].finalize("success")  # metrics.csv, whose digest is recorded
+                run.write_summary(summary)
+        return summary
+
+    def record(self, status: str, error: str, **facts: Any) -> None:
+        """Write how the run ended without a result."""
+        how = {"stage": self.stage, "error": error} | facts
+        self.directory.write_summary(Summary.of(self.directory.provenance(), status, **how).record())
+
+    def record_failure(self, error: Exception) -> None:
+        """Write why the run failed; the traceback of what is no refusal goes to ``train.log``."""
+        if not isinstance(error, UserError):
+            _log_traceback(self.directory)
+        line = str(error) if isinstance(error, UserError) else told(error)
+        self.record("failed", " ".join(line.split())[:1000])
 
 
 def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
@@ -216,14 +244,6 @@ def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str |
         strip = save_trajectory(experiment, drawing, few, run / "samples")
         log_picture(fit.loggers, "samples/trajectory", strip, fit.trainer.global_step)
     return str(picture.relative_to(run.path))
-
-
-def _record_failure(run: RunDirectory, stage: str, error: Exception) -> None:
-    line = f"{error}" if isinstance(error, UserError) else told(error)
-    if not isinstance(error, UserError):
-        _log_traceback(run)
-    how = {"stage": stage, "error": " ".join(line.split())[:1000]}
-    run.write_summary(Summary.of(run.provenance(), "failed", **how).record())
 
 
 def _log_traceback(run: RunDirectory) -> None:

@@ -24,7 +24,7 @@ from triptych.runs.archive import SCHEMA
 from triptych.runs.changed import say
 from triptych.runs.checkpoints import LAST, save_checkpoint
 from triptych.runs.directory import RunDirectory
-from triptych.runs.origin import Origin
+from triptych.runs.initialization import Origin
 from triptych.runs.processes import rank
 from triptych.runs.provenance import add_execution
 from triptych.training.averaging import check_averaging

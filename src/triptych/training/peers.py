@@ -50,6 +50,8 @@ def _token(first: int) -> str:
 
 def leave_error(run: RunDirectory, error: Exception) -> None:
     """In a process other than the first: its error, for the first one to read."""
+    if not run.path.is_dir():  # the first process was refused alike, and has removed it
+        return
     line = str(error) if isinstance(error, UserError) else told(error)
     with contextlib.suppress(Exception):  # without it, the first process knows of a loss and not its reason
         run.write(f".error-{rank()}.json", {"token": _token(os.getppid()), "error": " ".join(line.split())})

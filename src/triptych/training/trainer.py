@@ -4,6 +4,7 @@ import math
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator, MPSAccelerator, XLAAccelerator
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.strategies.launchers import subprocess_script
 
@@ -15,6 +16,12 @@ from triptych.runs.directory import RunDirectory
 from triptych.training.peers import Peers
 
 LIGHTNINGS_OWN = subprocess_script._launch_process_observer
+ACCELERATORS = {
+    "gpu": (CUDAAccelerator, MPSAccelerator),
+    "cuda": (CUDAAccelerator,),
+    "mps": (MPSAccelerator,),
+    "tpu": (XLAAccelerator,),
+}
 SIMULATED = 8  # processes on a CPU with fewer cores: slow, but a way to see what several would do
 
 
@@ -86,6 +93,8 @@ def build_trainer(
         node.pop(key, None)
     devices, accelerator = node["devices"], node["accelerator"]
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    if not any(kind.is_available() for kind in ACCELERATORS.get(accelerator, (CPUAccelerator,))):
+        raise UserError(f"trainer.accelerator={accelerator}: this machine has none; pass auto or cpu")
     most = max(cores(), SIMULATED)
     if isinstance(devices, int) and on_cpu and not 1 <= devices <= most:
         raise UserError(
