@@ -84,7 +84,8 @@ class Kept:
         elif kind == "Media Browser":
             for name in config["mediaKeys"]:
                 [*pictures] = [row[name] for row in self.rows if name in row]
-                assert pictures and all((self.folder / "files" / p["path"]).is_file() for p in pictures)
+                files = [self.folder / "files" / file for one in pictures for file in one["filenames"]]
+                assert files and all(file.is_file() for file in files)
         else:
             pytest.fail(kind)
 
