@@ -124,6 +124,8 @@ def test_a_run_that_goes_on_after_an_accident_is_whole(prepared, monkeypatch):
     assert len(both) == 2 and {path.name.split("-")[3] for path in both} == {run.provenance()["id"]}
     check_same(table(run.path), rows(*both))
     assert len(table(run.path)) == 13
+    links = [path.readlink() for path in run.path.rglob("*") if path.is_symlink()]
+    assert links and not any(link.is_absolute() for link in links)  # so that it can be moved, and resumed
 
 
 def test_a_run_that_is_told_to_stop_leaves_no_gap(prepared, monkeypatch):

@@ -87,6 +87,8 @@ class Wandb(WandbLogger):
             started = self.experiment
             sync = self.location()["sync"]
             say(f"W&B: offline ({one_line(error)}); `{sync}` sends the run when it has ended")
+        # an absolute link: a run that was moved would not be resumed
+        (Path(started.settings.sync_dir) / "logs" / "debug-core.log").unlink(missing_ok=True)
         started.define_metric(STEP, hidden=True)
         for bound in BOUNDS:
             started.define_metric(bound, step_metric=STEP, summary="min,last")
