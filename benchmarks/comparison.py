@@ -14,9 +14,9 @@ from itertools import combinations
 import numpy as np
 from scipy.special import stdtr
 
-from triptych.report.crossed import TILT, Error, mean_squares, tail
-from triptych.report.power import power, resolved
-from triptych.report.statistics import holm
+from triptych.study.crossed import TILT, Error, mean_squares, tail
+from triptych.study.power import power, resolved
+from triptych.study.statistics import holm
 
 DRAWS = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
 RATIOS = (0.03, 0.3, 1.0, 3.0, 10.0, 100.0, 1e6)

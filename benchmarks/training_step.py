@@ -35,7 +35,7 @@ from triptych.models.diffusion import Diffusion
 from triptych.models.lr_schedule import Cosine
 from triptych.networks.resnet import ResNet
 from triptych.networks.unet import UNet
-from triptych.runs.metrics import MetricsCsv
+from triptych.run.metrics import MetricsCsv
 
 CASES = {
     "digits network, 0.1M, 64 x 1x8x8": (lambda: ResNet((1, 8, 8), spacing=0.125), 64, (1, 8, 8), 17),

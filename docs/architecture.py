@@ -11,12 +11,10 @@ TINTS = {"see": "#fbe9e2", "run": "#fdf3d8", "one": "#e3f1e6", "math": "#e2edf8"
 # from high to low: (tint, [(room, what it is)])
 ROOMS = [
     ("see", [("cli", "the commands")]),
-    ("see", [("sweeps", "many runs"), ("report", "comparisons, one page")]),
-    ("run", [("training", "a run, start to end"), ("callbacks", "while it trains")]),
-    ("run", [("sampling", "samples, measures")]),
-    ("run", [("experiment", "all of a run's objects, built once")]),
-    ("one", [("models", "LightningModules, the bound's account")]),
-    ("one", [("runs", "directories, records"), ("data", "batches"), ("networks", "raw outputs")]),
+    ("see", [("study", "many runs: sweeps, comparisons, the page")]),
+    ("run", [("run", "one run: directory, build, fit, samples, record")]),
+    ("one", [("models", "LightningModules, the bound's account"), ("callbacks", "while it trains")]),
+    ("one", [("data", "batches"), ("networks", "raw outputs")]),
     ("math", [("tutorial", "what only its pages use"), ("diffusion", "the mathematics")]),
     ("base", [("config", "keys, checks, one builder")]),
     ("base", [("errors, limits, quiet", "")]),
@@ -25,13 +23,13 @@ ROOMS = [
 STEPS = [
     ("command", "triptych-train objective=v", "cli"),
     ("compose, check", "every key and range, before torch is imported", "config"),
-    ("directory", "new, gone on with, or refused", "runs"),
-    ("build", "data, model, sampler, measures: typed, once", "experiment"),
-    ("fit", "from the start or the last checkpoint", "training"),
+    ("directory", "new, gone on with, or refused", "run"),
+    ("build", "data, model, sampler, measures: typed, once", "run"),
+    ("fit", "from the start or the last checkpoint", "run"),
     ("account", "the bound, term by term, of every test item", "models"),
-    ("draw, measure", "samples and their distance to the data", "sampling"),
-    ("record", "summary.json, which every reader starts from", "runs"),
-    ("compare", "intervals and verdicts over many runs", "report"),
+    ("draw, measure", "samples and their distance to the data", "run"),
+    ("record", "summary.json, which every reader starts from", "run"),
+    ("compare", "intervals and verdicts over many runs", "study"),
 ]
 
 

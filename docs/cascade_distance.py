@@ -16,9 +16,9 @@ from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from triptych.config.compose import compose, without_hydra
-from triptych.experiment.reference import Images
-from triptych.experiment.reopen import reopen
-from triptych.sampling.cascade import OpenedCascade
+from triptych.run.reference import Images
+from triptych.run.reopen import reopen
+from triptych.run.sampling.cascade import OpenedCascade
 
 SETS = 3
 WAYS = {

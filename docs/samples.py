@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from triptych.report.compare import compare
-from triptych.runs.read import read_runs
-from triptych.sampling.trajectory import save_strip
+from triptych.study.compare import compare
+from triptych.run.read import read_runs
+from triptych.run.sampling.trajectory import save_strip
 
 MOST, LARGER = 12, 3
 

@@ -24,9 +24,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # files of long tests that share no fixture: `make test` begins with these, each on whichever worker is free
 APART = {
     "tests/test_papers.py",
-    "tests/training/test_wandb.py",
-    "tests/training/test_resume.py",
-    "tests/runs/test_data_changed.py",
+    "tests/run/test_wandb.py",
+    "tests/run/test_resume.py",
+    "tests/run/test_data_changed.py",
 }
 
 
@@ -81,7 +81,7 @@ def prepared(root) -> Callable:
 
     from triptych.config.check import CONFIGS
     from triptych.config.names import register_resolvers
-    from triptych.runs.prepare import prepare
+    from triptych.run.prepare import prepare
 
     register_resolvers()
 

@@ -15,9 +15,9 @@ from triptych.config.check import CONFIGS
 from triptych.config.compose import edits, typed
 from triptych.diffusion.draws import evaluation_draw
 from triptych.errors import UserError
-from triptych.runs.directory import RunDirectory
-from triptych.runs.read import Estimate, Run
-from triptych.runs.untrusted import OWN
+from triptych.run.directory import RunDirectory
+from triptych.run.read import Estimate, Run
+from triptych.run.untrusted import OWN
 
 PAGE = CONFIGS.parent / "docs" / "python.md"
 

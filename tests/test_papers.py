@@ -17,13 +17,13 @@ from tests.data.helpers import write_mnist
 from triptych.cli import train as door
 from triptych.config.check import CONFIGS
 from triptych.config.names import register_resolvers
-from triptych.experiment.build import build_experiment
-from triptych.report.story import tell
-from triptych.runs.directory import RunDirectory
-from triptych.runs.prepare import described
-from triptych.runs.untrusted import OWN
-from triptych.sweeps.rounds import grid
-from triptych.training.execute import execute
+from triptych.run.build import build_experiment
+from triptych.run.directory import RunDirectory
+from triptych.run.execute import execute
+from triptych.run.prepare import described
+from triptych.run.untrusted import OWN
+from triptych.study.rounds import grid
+from triptych.study.story import tell
 
 EXACT = sorted(f.stem for f in (CONFIGS / "paper").glob("*.yaml") if "/ablation/base/exact" in f.read_text())
 # what follows from theory with an exact denoiser; of the other claims a sweep alone can tell

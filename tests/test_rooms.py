@@ -10,8 +10,8 @@ import triptych
 
 ROOT = Path(triptych.__file__).parent
 ROOMS = (
-    "errors limits files quiet declare config diffusion tutorial networks data runs models experiment "
-    "sampling callbacks training report sweeps cli api"
+    "errors limits files quiet declare config diffusion tutorial networks data models callbacks run study "
+    "cli api"
 ).split()  # from low to high
 
 
@@ -51,13 +51,13 @@ def test_no_import_goes_upwards(name):
 
 def test_an_import_upwards_is_seen_wherever_it_stands(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.test_rooms.ROOT", tmp_path)
-    (tmp_path / "runs").mkdir()
-    file = tmp_path / "runs" / "x.py"
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data" / "x.py"
     file.write_text(
         "from ..models import base\ndef f():\n    from triptych.cli.train import main\n    import os\n"
     )
     assert upward(file) == ["triptych.models.base", "triptych.cli.train.main"]
     file.write_text(
-        "from . import read\nfrom triptych.data.base import DataModule\nfrom ..config import build\n"
+        "from . import batch\nfrom triptych.data.base import DataModule\nfrom ..config import build\n"
     )
     assert upward(file) == []

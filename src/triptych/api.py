@@ -21,17 +21,17 @@ from triptych.config import compose as composing
 from triptych.config.keys import check_values
 from triptych.data.batch import Batch
 from triptych.errors import UserError
-from triptych.experiment.experiment import Experiment
-from triptych.experiment.reopen import reopen
-from triptych.report.results import results
-from triptych.runs import processes
-from triptych.runs.prepare import prepare
-from triptych.runs.read import Run, read_run, read_runs
-from triptych.runs.untrusted import OWN, check_checkpoint
-from triptych.sampling.opened import draw_all, drawing_of
-from triptych.sweeps.single import check_single
-from triptych.training.evaluate import evaluate as evaluate_checkpoint
-from triptych.training.execute import execute
+from triptych.run import processes
+from triptych.run.evaluate import evaluate as evaluate_checkpoint
+from triptych.run.execute import execute
+from triptych.run.experiment import Experiment
+from triptych.run.prepare import prepare
+from triptych.run.read import Run, read_run, read_runs
+from triptych.run.reopen import reopen
+from triptych.run.sampling.opened import draw_all, drawing_of
+from triptych.run.untrusted import OWN, check_checkpoint
+from triptych.study.results import results
+from triptych.study.single import check_single
 
 
 def compose(overrides: Sequence[str] | str = ()) -> DictConfig:

@@ -9,7 +9,7 @@ import torch
 
 from triptych.callbacks.early_stopping import EarlyStopping
 from triptych.errors import UserError
-from triptych.training.execute import execute
+from triptych.run.execute import execute
 
 RING = ("data=ring", "denoiser=mlp", "data.test_size=50", "data.train_size=500", "data.val_size=50")
 # a step that leaves all weights as they are: the validation bound is the same each time
@@ -52,7 +52,7 @@ def test_a_run_stops_and_one_that_goes_on_after_its_stop_trains_no_more(prepared
         raise RuntimeError("an accident")
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="an accident"):
-        patch.setattr("triptych.training.execute.choose_weights", killed)
+        patch.setattr("triptych.run.execute.choose_weights", killed)
         execute(run)
     (run / "summary.json").unlink()
     summary = execute(run)

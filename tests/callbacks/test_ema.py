@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 
 from triptych.callbacks.ema import EMA
-from triptych.runs.lengths import exponent
+from triptych.callbacks.ema_profiles import exponent
 
 
 class Module(pl.LightningModule):

@@ -8,7 +8,7 @@ import torch
 from triptych.callbacks.gradients import Gradients
 from triptych.diffusion.objective import Objective
 from triptych.errors import UserError
-from triptych.training.execute import execute
+from triptych.run.execute import execute
 
 
 def counted(norms: list[float], clip: float | None = None) -> Gradients:

@@ -15,8 +15,8 @@ from triptych.data.batch import Batch
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.models.metric import PerItem
-from triptych.runs.checkpoints import read_checkpoint
-from triptych.training.execute import execute
+from triptych.run.checkpoints import read_checkpoint
+from triptych.run.execute import execute
 
 SIZES = "data.train_size=60 data.val_size=20 data.test_size=30 data.eval_batch_size=8"
 RING = f"data=ring denoiser=mlp {SIZES}".split()
@@ -67,10 +67,10 @@ def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared):
     from triptych.callbacks.metrics import build_metrics
     from triptych.config.file import read_config
     from triptych.data.build import build_data
-    from triptych.experiment.reopen import reopen
-    from triptych.runs.directory import write_atomic
-    from triptych.training.account import account_split
-    from triptych.training.trainer import build_trainer
+    from triptych.run.account import account_split
+    from triptych.run.directory import write_atomic
+    from triptych.run.reopen import reopen
+    from triptych.run.trainer import build_trainer
 
     dropout = "denoiser.network.dropout=0.5"
     plain = prepared(*RING, dropout, path="plain")

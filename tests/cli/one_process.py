@@ -15,7 +15,7 @@ from pathlib import Path
 from hydra.core.global_hydra import GlobalHydra
 
 from triptych.cli import evaluate, report, sample, train
-from triptych.runs import processes
+from triptych.run import processes
 
 DOORS = {
     "train": train.main,

@@ -9,11 +9,11 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from tests.training.wandb_server import KEY, Server
+from tests.run.wandb_server import KEY, Server
 from triptych.cli.arguments import as_hydra_wants, without_hyphens
 from triptych.config.check import CONFIGS
-from triptych.runs.directory import RunDirectory
-from triptych.runs.provenance import provenance
+from triptych.run.directory import RunDirectory
+from triptych.run.provenance import provenance
 
 SWEEP = CONFIGS.parent / "examples" / "wandb_sweep.yaml"
 CHOSEN = {"optimizer.lr": 0.1, "objective": "v", "seed": 2}

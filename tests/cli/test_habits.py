@@ -13,8 +13,8 @@ from triptych.config.names import EMPTY
 from triptych.config.schema import Trainer
 from triptych.config.trust import check_name
 from triptych.errors import UserError
-from triptych.runs.prepare import described
-from triptych.sweeps.single import check_single
+from triptych.run.prepare import described
+from triptych.study.single import check_single
 
 CALLBACK = "+callbacks.x._target_=pytorch_lightning.callbacks."
 SCHEDULE = "lr_schedule._target_=torch.optim.lr_scheduler."

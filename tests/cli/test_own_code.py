@@ -75,8 +75,8 @@ def test_its_sources_are_in_the_record_beside_ours(run):
 
 
 def test_wb_and_the_report_tell_its_metric_and_its_panel(run, trusted):
-    from triptych.report.render import write_report
-    from triptych.training.log_content import figures
+    from triptych.run.log_content import figures
+    from triptych.study.render import write_report
 
     summary = json.loads((run / "summary.json").read_text())
     told = figures(summary)
@@ -87,7 +87,7 @@ def test_wb_and_the_report_tell_its_metric_and_its_panel(run, trusted):
 
 
 def test_a_checkpoint_is_opened_where_its_package_is_trusted_and_refused_elsewhere(run, monkeypatch, trusted):
-    from triptych.runs.untrusted import check_checkpoint
+    from triptych.run.untrusted import check_checkpoint
 
     path = str(run / "checkpoints" / "last.ckpt")
     check_checkpoint(path)

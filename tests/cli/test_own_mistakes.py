@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from triptych.config import trust
-from triptych.runs.directory import RunDirectory
-from triptych.runs.exits import one_line_errors
-from triptych.training.execute import execute
+from triptych.run.directory import RunDirectory
+from triptych.run.execute import execute
+from triptych.run.exits import one_line_errors
 
 OWN = '''
 import numpy as np
@@ -345,8 +345,8 @@ def test_looking_moves_nothing(lab):
 
 
 def test_a_run_that_goes_on_is_not_looked_at_again(prepared, monkeypatch):
-    from tests.runs.test_data_changed import stopped
-    from triptych.training.fit import Fit
+    from tests.run.test_data_changed import stopped
+    from triptych.run.fit import Fit
 
     run = stopped(prepared(*TINY, "denoiser.network.width=8"), monkeypatch)
     monkeypatch.setattr(Fit, "check", None)

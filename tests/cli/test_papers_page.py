@@ -11,7 +11,7 @@ from triptych.config.check import CONFIGS, check_keys
 from triptych.config.claim import OF_SAMPLES, OF_THE_BOUND, OF_THE_RUN, STATISTICS, TAKES
 from triptych.config.names import register_resolvers
 from triptych.config.paper import read_paper
-from triptych.sweeps.paper import claims_of
+from triptych.study.paper import claims_of
 
 PAGE = (CONFIGS.parent / "docs" / "papers.md").read_text()
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)

@@ -136,7 +136,7 @@ def test_a_misspelt_key_inside_an_experiment_file(door, root, how):
 def test_before_the_first_step(prepared, arguments, words):
     """As the job's process refuses them; the doors print exactly this line (above and below)."""
     from triptych.errors import UserError
-    from triptych.training.execute import execute
+    from triptych.run.execute import execute
 
     with pytest.raises(UserError) as caught:
         execute(prepared(*arguments))
@@ -178,7 +178,7 @@ class Malicious:
 
 @pytest.mark.parametrize("kind", ["missing", "truncated", "foreign", "malicious", "text"])
 def test_checkpoints_that_are_none(door, root, prepared, kind):
-    from triptych.training.execute import execute
+    from triptych.run.execute import execute
 
     path = root / "x=1,y.ckpt"  # as awkward a name as the names of runs
     if kind == "truncated":

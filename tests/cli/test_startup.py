@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from tests.conftest import TINY
-from tests.report.fake_runs import metrics
+from tests.study.fake_runs import metrics
 
 SAFE = [sys.executable, "-P", "-m"]  # as the console script: without the folder in which it is typed
 SIGNALS = {"INT": signal.SIGINT, "TERM": signal.SIGTERM, "HUP": signal.SIGHUP}
@@ -56,16 +56,16 @@ def test_no_code_of_the_current_folder_is_imported(root, how):
         ("train", "TERM", "omegaconf.grammar_parser", False),
         ("train", "HUP", "triptych.config.check", False),
         ("train", "INT", "hydra._internal.config_loader_impl", False),
-        ("train", "TERM", "triptych.sweeps.single", False),  # Hydra composes
+        ("train", "TERM", "triptych.study.single", False),  # Hydra composes
         ("train", "HUP", "getpass", False),  # the run's directory is there
         ("train", "INT", "hydra", True),
-        pytest.param("train", "TERM", "triptych.runs.untrusted", True, marks=pytest.mark.slow),
+        pytest.param("train", "TERM", "triptych.run.untrusted", True, marks=pytest.mark.slow),
         pytest.param("train", "INT", "numpy", True, marks=pytest.mark.slow),
         ("train", "HUP", "torch.nn", True),
         pytest.param("train", "INT", "pytorch_lightning.callbacks", True, marks=pytest.mark.slow),
-        pytest.param("train", "TERM", "triptych.training.execute", True, marks=pytest.mark.slow),
+        pytest.param("train", "TERM", "triptych.run.execute", True, marks=pytest.mark.slow),
         ("sample", "INT", "hydra", False),
-        ("sample", "TERM", "triptych.runs.archive", False),
+        ("sample", "TERM", "triptych.run.archive", False),
         ("evaluate", "HUP", "hydra", False),
         ("report", "INT", "argparse", False),
         ("report", "TERM", "matplotlib", False),

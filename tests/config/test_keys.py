@@ -59,7 +59,7 @@ def train(lab: Path, *typed: str, **environment: str) -> subprocess.CompletedPro
 def test_a_key_of_a_class_needs_no_other_edit(lab, root):
     """In the check, its message, the help, the completion, the page of all keys and the axes of a report."""
     from triptych.config import trust
-    from triptych.report.axes import find_axes
+    from triptych.study.axes import find_axes
 
     trust.trusted.cache_clear()
     refused = train(lab, "denoiser=mine", "denoiser.network.heat=4")

@@ -11,7 +11,7 @@ from triptych.config.build import check_targets
 from triptych.config.check import CONFIGS, check_keys
 from triptych.config.names import register_resolvers, slug
 from triptych.data.build import build_data
-from triptych.experiment.model import build_model
+from triptych.run.model import build_model
 
 SMALL = ["data.train_size=20", "data.val_size=4", "data.test_size=4"]
 

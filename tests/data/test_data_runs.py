@@ -2,9 +2,9 @@
 
 import os
 
-from triptych.report.run_details import _provenance
-from triptych.runs.read import read_run
-from triptych.training.execute import execute
+from triptych.run.execute import execute
+from triptych.run.read import read_run
+from triptych.study.run_details import _provenance
 
 from .test_source import tree
 

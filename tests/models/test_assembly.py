@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from triptych.errors import UserError
-from triptych.training.execute import execute
+from triptych.run.execute import execute
 
 POINTS = "data=ring data.train_size=300 data.val_size=50 data.test_size=100".split()
 RING = [*POINTS, "denoiser=mlp", "denoiser.network.width=16", "denoiser.network.blocks=1"]
@@ -27,9 +27,9 @@ def figures(run) -> dict:
     ],
 )
 def test_a_vae_trains_samples_and_is_reopened(prepared, arguments, levels, unit):
-    from triptych.experiment.reopen import reopen
-    from triptych.training.account import account_split
-    from triptych.training.trainer import build_trainer
+    from triptych.run.account import account_split
+    from triptych.run.reopen import reopen
+    from triptych.run.trainer import build_trainer
 
     run = prepared(*arguments)
     summary = execute(run)
@@ -55,7 +55,7 @@ def test_a_reverse_variance_by_name(prepared, variance):
 
 @pytest.mark.parametrize("objective", ["velocity", "edm"])
 def test_an_objective_in_a_row_of_the_table_trains_reports_and_is_reopened(prepared, objective):
-    from triptych.experiment.reopen import reopen
+    from triptych.run.reopen import reopen
 
     run = prepared(*RING, f"objective={objective}", "objective/loss=simple", "process=rectified")
     summary = execute(run)
@@ -67,7 +67,7 @@ def test_an_objective_in_a_row_of_the_table_trains_reports_and_is_reopened(prepa
 def test_a_student_is_taught_and_needs_its_teacher_no_more(prepared):
     import shutil
 
-    from triptych.experiment.reopen import reopen
+    from triptych.run.reopen import reopen
 
     teacher = prepared(*RING, "objective=v", path="teacher")
     execute(teacher)
@@ -203,8 +203,8 @@ def test_every_rung_is_of_one_size_and_can_be_built(root, name):
     from triptych.config.check import CONFIGS
     from triptych.config.names import register_resolvers
     from triptych.data.build import build_data
-    from triptych.experiment.model import build_model
-    from triptych.sweeps.rounds import grid
+    from triptych.run.model import build_model
+    from triptych.study.rounds import grid
 
     register_resolvers()
     data, sizes = None, []

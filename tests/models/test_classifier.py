@@ -6,11 +6,11 @@ import torch
 from triptych.config.identity import data_identity
 from triptych.diffusion.sampler import DDIM
 from triptych.errors import UserError
-from triptych.experiment.guided import Guides, guided
-from triptych.experiment.reopen import reopen
 from triptych.models.classifier import Classifier
-from triptych.sampling.draw import draw
-from triptych.training.execute import execute
+from triptych.run.execute import execute
+from triptych.run.guided import Guides, guided
+from triptych.run.reopen import reopen
+from triptych.run.sampling.draw import draw
 
 SMALL = ("model=classifier", "model.network.width=8", "trainer.max_steps=30", "optimizer.lr=0.01")
 
@@ -52,7 +52,7 @@ def test_points_too(prepared):
 def test_its_gradient_guides_an_unconditional_model(trained, prepared):
     ckpt, _ = trained()
     from triptych.data.build import build_data
-    from triptych.experiment.model import build_model
+    from triptych.run.model import build_model
 
     config = prepared("guidance=classifier", f"guidance.classifier={ckpt}", path="guided").config()
     data = build_data(config)

@@ -8,10 +8,10 @@ from triptych.data.build import build_data
 from triptych.diffusion.condition import Condition, Labels, dropout
 from triptych.diffusion.sampler import DDIM
 from triptych.errors import UserError
-from triptych.experiment.guided import Guides, guided
-from triptych.experiment.model import build_model
-from triptych.sampling.draw import draw
-from triptych.training.execute import execute
+from triptych.run.execute import execute
+from triptych.run.guided import Guides, guided
+from triptych.run.model import build_model
+from triptych.run.sampling.draw import draw
 
 CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 2.0}
 

@@ -20,16 +20,16 @@ from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.sampler import Ancestral, Heun
 from triptych.diffusion.schedule import Cosine, Linear
 from triptych.errors import UserError
-from triptych.experiment.reopen import reopen
 from triptych.models.latent import VAE
 from triptych.models.latent_diffusion import LatentDiffusion
 from triptych.networks.conv_ladder import ConvLadder
 from triptych.networks.ladder import MLPLadder
 from triptych.networks.mlp import MLP
 from triptych.networks.resnet import ResNet
-from triptych.training.account import account_split
-from triptych.training.execute import execute
-from triptych.training.trainer import build_trainer
+from triptych.run.account import account_split
+from triptych.run.execute import execute
+from triptych.run.reopen import reopen
+from triptych.run.trainer import build_trainer
 
 VP = VariancePreserving()
 LOW, HIGH = -9.0, 5.0

@@ -7,7 +7,6 @@ import torch
 
 from triptych.callbacks.ema import EMA
 from triptych.callbacks.gradients import Gradients
-from triptych.callbacks.stopping import Stop
 from triptych.data.batch import Batch
 from triptych.data.mixture import Ring
 from triptych.diffusion import loss as losses
@@ -29,6 +28,7 @@ from triptych.models.oracle import OracleModel
 from triptych.networks.classifier import ClassifierNetwork
 from triptych.networks.ladder import MLPLadder
 from triptych.networks.mlp import MLP
+from triptych.run.stopping import Stop
 
 META = torch.device("meta")
 N, CLASSES = 6, 4

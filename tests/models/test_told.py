@@ -17,7 +17,7 @@ from triptych.errors import UserError
 from triptych.models.diffusion import Diffusion
 from triptych.models.lr_schedule import Constant
 from triptych.networks.mlp import MLP
-from triptych.training.execute import execute
+from triptych.run.execute import execute
 
 SHAPE = (1, 1, 2)
 POINT = torch.tensor([1.0, -1.0]).view(1, *SHAPE)
@@ -71,7 +71,7 @@ def test_it_is_never_left_out_and_told_without_labels_too(monkeypatch):
 
 
 def test_it_is_a_choice_of_a_run(prepared):
-    from triptych.experiment.reopen import reopen
+    from triptych.run.reopen import reopen
 
     run = prepared("augmentation=non_leaking", "augmentation.crop.padding=1")
     assert execute(run)["status"] == "finished"

@@ -6,8 +6,8 @@ import torch
 from triptych.data.shapes import Shapes
 from triptych.data.text import Words
 from triptych.errors import UserError
-from triptych.experiment.model import build_model
-from triptych.sampling.draw import asked_for
+from triptych.run.model import build_model
+from triptych.run.sampling.draw import asked_for
 
 SHAPES = "data=shapes denoiser=unet denoiser.network.widths=[8,8] denoiser.network.blocks=1".split()
 

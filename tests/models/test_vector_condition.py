@@ -11,11 +11,11 @@ from triptych.diffusion.bound import Bound
 from triptych.diffusion.condition import Condition, Vectors
 from triptych.diffusion.sampler import DDIM
 from triptych.diffusion.schedule import Linear
-from triptych.experiment.guided import Guides, guided
-from triptych.experiment.model import build_model
-from triptych.sampling.draw import draw
-from triptych.training.account import account_split
-from triptych.training.trainer import build_trainer
+from triptych.run.account import account_split
+from triptych.run.guided import Guides, guided
+from triptych.run.model import build_model
+from triptych.run.sampling.draw import draw
+from triptych.run.trainer import build_trainer
 
 CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 3.0}
 POINTS = "data=ring denoiser=mlp model.conditional=true denoiser.network.width=32".split()

@@ -73,7 +73,7 @@ def test_another_condition_and_another_shape_are_refused():
 def test_a_configuration_names_diffusers_own_where_that_part_of_it_is_trusted(name, prepared, monkeypatch):
     from triptych.config import trust
     from triptych.errors import UserError
-    from triptych.training.execute import execute
+    from triptych.run.execute import execute
 
     sizes = f"block_out_channels={SIZES}".split()
     sizes += ["down_block_types=[DownBlock2D,DownBlock2D]", "up_block_types=[UpBlock2D,UpBlock2D]"]

@@ -6,7 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from triptych.runs.archive import SCHEMA
+from triptych.run.archive import SCHEMA
 
 TINY = (
     "logger=csv threads=1 trainer.accelerator=cpu trainer.max_steps=2 trainer.val_check_interval=1 "
@@ -47,10 +47,10 @@ class Opener:
 def attacks(folder: Path) -> dict[str, dict]:
     """Nodes that have done something, each known by the mark that it leaves in ``folder``."""
     (folder / "load.pkl").write_bytes(pickle.dumps(Opener(folder / "mark-pickle")))
-    target = "triptych.runs.directory"
+    target = "triptych.run.directory"
     return {
         "command": {
-            "_target_": "triptych.runs.processes.run_child",
+            "_target_": "triptych.run.processes.run_child",
             "command": ["sh", "-c", f"touch {folder}/mark-command"],
             "log": f"{folder}/mark-log",
         },
@@ -60,7 +60,7 @@ def attacks(folder: Path) -> dict[str, dict]:
             "data": "owned",
         },
         "pickle": {
-            "_target_": "triptych.runs.checkpoints.torch.load",
+            "_target_": "triptych.run.checkpoints.torch.load",
             "f": f"{folder}/load.pkl",
             "weights_only": False,
         },

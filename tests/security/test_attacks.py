@@ -39,9 +39,7 @@ def test_at_the_doors(door, root, config, which, kind):
         theirs = save_run(root / "theirs", evil, "finished")
         save_checkpoint(theirs / "checkpoints" / "last.ckpt", evil)
         result = door("triptych.cli.train", f"trained={theirs}", "logger=csv", timeout=60)
-    refused_in_one_line(
-        result, "data", "_target_=triptych.runs.", "not a class that a configuration may name"
-    )
+    refused_in_one_line(result, "data", "_target_=triptych.run.", "not a class that a configuration may name")
     assert not marks(root)
 
 
@@ -59,12 +57,12 @@ GUIDES = {
 @pytest.mark.parametrize("which", GUIDES)
 def test_a_guide_or_a_classifier(prepared, root, which, kind):
     """As the job's process opens them; the attack lies in what the guide itself is built of."""
-    from triptych.training.execute import execute
+    from triptych.run.execute import execute
 
     keys = GUIDES[which]
     config = configuration(data=keys[:2])
     path = save_checkpoint(root / "x.ckpt", put(config, "schedule", attacks(root)[kind]))
-    with pytest.raises(UserError, match="_target_=triptych.runs.*not a class") as caught:
+    with pytest.raises(UserError, match="_target_=triptych.run.*not a class") as caught:
         execute(prepared(*(key.format(path) for key in keys)))
     assert "\n" not in str(caught.value) and not marks(root)
 
@@ -86,7 +84,7 @@ def test_a_guide_or_a_classifier(prepared, root, which, kind):
 )
 def test_wherever_it_lies(root, config, place, kind):
     """Also inside a list, a group, and behind Hydra's other keys."""
-    from triptych.runs.untrusted import check_config
+    from triptych.run.untrusted import check_config
 
     node = attacks(root)[kind]
     for form in (node, [node], [[{"deep": node}]], {"_partial_": True} | node, {"_convert_": "all"} | node):
@@ -105,7 +103,7 @@ def test_wherever_it_lies(root, config, place, kind):
     ],
 )
 def test_of_hydras_keys_only_the_harmless_are_read(config, extra):
-    from triptych.runs.untrusted import check_config
+    from triptych.run.untrusted import check_config
 
     with pytest.raises(UserError, match=next(iter(extra))):
         check_config(put(config, "data", config["data"] | extra), "x")
@@ -178,10 +176,10 @@ def test_text_that_looks_like_a_reference_stays_text():
 def test_nothing_is_downloaded_to_where_a_stranger_says(root, config, which, monkeypatch):
     from torchvision import datasets
 
-    from triptych.experiment.reopen import reopen
-    from triptych.runs.directory import RunDirectory
-    from triptych.runs.untrusted import OWN
-    from triptych.training.execute import execute
+    from triptych.run.directory import RunDirectory
+    from triptych.run.execute import execute
+    from triptych.run.reopen import reopen
+    from triptych.run.untrusted import OWN
 
     monkeypatch.delenv(OWN, raising=False)
     asked = []
@@ -197,7 +195,7 @@ def test_nothing_is_downloaded_to_where_a_stranger_says(root, config, which, mon
             execute(RunDirectory(theirs))
         else:
             from triptych.data.build import build_data
-            from triptych.runs.initialization import adopt
+            from triptych.run.initialization import adopt
 
             mine = configuration(f"trained={theirs}")
             adopt(mine, {}, [])
@@ -219,8 +217,8 @@ def test_a_link_that_leads_out_of_a_run(door, root, config):
 
 
 def test_a_finished_runs_checkpoint_is_its_own(root, config):
-    from triptych.runs.directory import RunDirectory
-    from triptych.runs.initialization import take_over
+    from triptych.run.directory import RunDirectory
+    from triptych.run.initialization import take_over
 
     theirs = RunDirectory(save_run(root / "theirs", config, "finished"))
     theirs.write("summary.json", {"status": "finished", "checkpoint": str(root / "other.ckpt")})
@@ -231,7 +229,7 @@ def test_a_finished_runs_checkpoint_is_its_own(root, config):
 
 @pytest.mark.parametrize("missing", ["data", "model", "bound", "threads", "objective"])
 def test_a_configuration_that_is_none(root, config, missing):
-    from triptych.experiment.reopen import reopen
+    from triptych.run.reopen import reopen
 
     for value in (None, "x", 3, [], {"a": 1}):
         evil = put(config, missing, value)
@@ -242,8 +240,8 @@ def test_a_configuration_that_is_none(root, config, missing):
 
 def test_an_honest_checkpoint_is_opened(root, config):
     from triptych.data.build import build_data
-    from triptych.experiment.model import build_model
-    from triptych.experiment.reopen import reopen
+    from triptych.run.model import build_model
+    from triptych.run.reopen import reopen
 
     state = build_model(config, build_data(config)).state_dict()
     opened = reopen(str(save_checkpoint(root / "x.ckpt", config, state)), weights="raw")
@@ -307,7 +305,7 @@ def test_an_honest_file_under_watch(root, config, which):
     from pathlib import Path
 
     from triptych.data.build import build_data
-    from triptych.experiment.model import build_model
+    from triptych.run.model import build_model
 
     state = build_model(config, build_data(config)).state_dict()
     theirs = save_run(root / "theirs", config)

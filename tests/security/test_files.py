@@ -20,10 +20,10 @@ from torch._utils import _rebuild_tensor_v2
 from triptych.config.file import read_config
 from triptych.errors import UserError
 from triptych.files import load
-from triptych.runs.archive import SCHEMA, inspect
-from triptych.runs.checkpoints import read_checkpoint
-from triptych.runs.directory import RunDirectory
-from triptych.runs.read_items import read_arrays
+from triptych.run.archive import SCHEMA, inspect
+from triptych.run.checkpoints import read_checkpoint
+from triptych.run.directory import RunDirectory
+from triptych.run.read_items import read_arrays
 
 from .strangers import Opener, configuration, marks, save_checkpoint, save_run
 
@@ -290,7 +290,7 @@ def test_every_tensor_of_an_honest_checkpoint_is_read(tmp_path):
 
 @pytest.mark.parametrize("change", [{"width": 10**6}, {"blocks": 10**7}, {"width": 10**12}, {"width": -1}])
 def test_a_network_that_is_larger_than_its_file(tmp_path, change):
-    from triptych.experiment.reopen import reopen
+    from triptych.run.reopen import reopen
 
     config = configuration()
     config["denoiser"]["network"] |= change
@@ -302,7 +302,7 @@ def test_a_network_that_is_larger_than_its_file(tmp_path, change):
 
 @pytest.mark.parametrize("threads", [0, -1, 10**9, "x", None, 2.5])
 def test_threads(tmp_path, threads):
-    from triptych.experiment.reopen import reopen
+    from triptych.run.reopen import reopen
 
     with refused("threads="):
         reopen(str(save_checkpoint(tmp_path / "x.ckpt", configuration() | {"threads": threads})))
@@ -311,7 +311,7 @@ def test_threads(tmp_path, threads):
 def test_nothing_is_imported_to_judge_a_checkpoint(tmp_path):
     path = save_checkpoint(tmp_path / "x.ckpt", configuration(), {"w": torch.zeros(3)})
     code = (
-        "import sys; from triptych.runs.untrusted import check_checkpoint; "
+        "import sys; from triptych.run.untrusted import check_checkpoint; "
         f"check_checkpoint({str(path)!r}); print('torch' in sys.modules, 'numpy' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -395,7 +395,7 @@ def test_an_idx_file_that_unpacks_to_more(tmp_path, monkeypatch):
 def test_json_that_is_too_large_or_too_deep(tmp_path, monkeypatch):
     import os
 
-    from triptych.runs.read import read_run
+    from triptych.run.read import read_run
 
     file = tmp_path / "summary.json"
     file.write_text("[" * 100_000)
@@ -411,7 +411,7 @@ def test_json_that_is_too_large_or_too_deep(tmp_path, monkeypatch):
 
 
 def test_a_picture_that_is_not_the_runs_own_is_not_shown(tmp_path):
-    from triptych.runs.read import read_run
+    from triptych.run.read import read_run
 
     (tmp_path / "run").mkdir()
     for name, shown in (("samples/final.png", True), ("../x.png", False), (str(tmp_path / "x.png"), False)):
@@ -466,8 +466,8 @@ def test_arrays(tmp_path, monkeypatch):
 def test_a_spreadsheet_finds_no_formula(tmp_path, text):
     import csv
 
-    from triptych.report.results import results_csv
-    from triptych.runs.read import read_run
+    from triptych.run.read import read_run
+    from triptych.study.results import results_csv
 
     record = {"schema": 1, "status": "failed", "error": f"x{text}", "overrides": [f"{text}={text}"]}
     record |= {"device": text, "choices": {"data": text}, "seconds": {text: 1.5}}

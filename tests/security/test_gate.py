@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from triptych.errors import UserError
-from triptych.runs.checkpoints import newest_readable, read_checkpoint
-from triptych.runs.directory import RunDirectory
-from triptych.runs.metrics import MetricsCsv
-from triptych.runs.read import read_run
-from triptych.training.execute import execute
+from triptych.run.checkpoints import newest_readable, read_checkpoint
+from triptych.run.directory import RunDirectory
+from triptych.run.execute import execute
+from triptych.run.metrics import MetricsCsv
+from triptych.run.read import read_run
 
 from .strangers import configuration, save_run
 
@@ -143,14 +143,14 @@ def test_resume_of_a_finished_run_says_that_its_checkpoint_is_gone(run, monkeypa
 
 
 def resume(run):
-    from triptych.runs.untrusted import check_run
+    from triptych.run.untrusted import check_run
 
     check_run(RunDirectory(run))
 
 
 def own(run):
     """As ``resume``, in the process that a command of one's own has started."""
-    from triptych.runs.untrusted import OWN
+    from triptych.run.untrusted import OWN
 
     os.environ[OWN] = str(run)
     resume(run)
@@ -159,31 +159,31 @@ def own(run):
 def same_name(run):
     from omegaconf import OmegaConf
 
-    from triptych.runs.prepare import prepare
+    from triptych.run.prepare import prepare
 
     prepare(OmegaConf.create(configuration() | {"force": False, "retry": False}), run, [], {})
 
 
 def trained(run):
-    from triptych.runs.trained import adopt
+    from triptych.run.trained import adopt
 
     adopt(configuration(f"trained={run}"), {}, [])
 
 
 def init_from(run):
-    from triptych.runs.initial import check_initial
+    from triptych.run.initial import check_initial
 
     check_initial({"init_from": str(run)}, begun=False)
 
 
 def ckpt(run):
-    from triptych.runs.untrusted import check_checkpoint
+    from triptych.run.untrusted import check_checkpoint
 
     check_checkpoint(str(run))
 
 
 def guide(run):
-    from triptych.experiment.reopen import reopen
+    from triptych.run.reopen import reopen
 
     reopen(str(run))
 
@@ -220,7 +220,7 @@ def test_a_link_within_the_directory_is_as_good_as_its_target(run):
 
 
 def test_a_report_is_not_written_through_a_link(run, root):
-    from triptych.report.render import write_report
+    from triptych.study.render import write_report
 
     (root / "mine").mkdir()
     (root / "mine" / "headline.png").write_text("precious")
@@ -242,7 +242,7 @@ def test_a_lock_is_not_taken_through_a_link(root):
 
 
 def test_a_file_is_not_written_through_a_link_under_its_temporary_name(root):
-    from triptych.runs.directory import write_atomic
+    from triptych.run.directory import write_atomic
 
     (root / "mine.txt").write_text("precious")
     (root / f".summary.json.{os.getpid()}.tmp").symlink_to(root / "mine.txt")
@@ -258,9 +258,9 @@ EVIL = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m\rfine"
 
 
 def test_control_characters_are_shown_and_not_obeyed(root, capsys):
-    from triptych.report.render import write_report
-    from triptych.report.terminal import print_table
-    from triptych.runs.exits import one_line_errors
+    from triptych.run.exits import one_line_errors
+    from triptych.study.render import write_report
+    from triptych.study.terminal import print_table
 
     run = root / "sweep" / f"seed=1{EVIL[:4]}"
     run.mkdir(parents=True)
@@ -353,7 +353,7 @@ def test_files_of_another_run_beside_a_summary(run, finished, name):
 
 def figures(run):
     """All that a report takes from a run's directory; None where it refuses it."""
-    from triptych.runs.read_items import read_items
+    from triptych.run.read_items import read_items
 
     found = read_run(run)
     if found.status == "unreadable":

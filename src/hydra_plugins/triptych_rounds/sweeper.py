@@ -64,15 +64,15 @@ class RoundsSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from triptych.runs.exits import one_line_errors
+        from triptych.run.exits import one_line_errors
 
         with one_line_errors():
             return self._sweep(arguments)
 
     def _sweep(self, arguments: list[str]) -> Any:
         from triptych.errors import UserError
-        from triptych.sweeps.rounds import grid
-        from triptych.sweeps.sweep import current
+        from triptych.study.rounds import grid
+        from triptych.study.sweep import current
 
         root = Path(self.config.hydra.sweep.dir)
         root.mkdir(parents=True, exist_ok=True)
@@ -102,8 +102,8 @@ class RoundsSweeper(Sweeper):
     # until decided ----------------------------------------------------------------------------------
 
     def _until_decided(self, jobs: list[Job]) -> None:
-        from triptych.report.sequential import decide
-        from triptych.sweeps.rounds import seeds_after, settings_and_seeds
+        from triptych.study.rounds import seeds_after, settings_and_seeds
+        from triptych.study.sequential import decide
 
         settings, seeds = settings_and_seeds(jobs)
         rounds = seeds_after(seeds, self.config.max_seeds)
@@ -126,7 +126,7 @@ class RoundsSweeper(Sweeper):
 
     def _tuned(self, jobs: list[Job]) -> None:
         from triptych.errors import UserError
-        from triptych.sweeps.rounds import Trial, choose, names, settings_and_seeds, values_of
+        from triptych.study.rounds import Trial, choose, names, settings_and_seeds, values_of
 
         settings, seeds = settings_and_seeds(jobs)
         tuning_seeds = [int(seed) for seed in values_of(self.tuning_seeds)]

@@ -64,8 +64,8 @@ class OptunaSweeper(Sweeper):
         from importlib.util import find_spec
 
         from triptych.errors import UserError
-        from triptych.runs.directory import RunDirectory
-        from triptych.runs.exits import one_line_errors
+        from triptych.run.directory import RunDirectory
+        from triptych.run.exits import one_line_errors
 
         with one_line_errors():
             if find_spec("optuna") is None:
@@ -148,7 +148,7 @@ class _Watch(threading.Thread):
 
 def _bounds(folder: Path) -> list[tuple[int, float]]:
     """(step, validation bound) as far as a run's table has them."""
-    from triptych.runs.read import Run
+    from triptych.run.read import Run
 
     columns = Run(folder, "running").histories(BOUNDS).values()
     return [pair for steps, values in columns for pair in zip(steps, values, strict=True)]
@@ -157,7 +157,7 @@ def _bounds(folder: Path) -> list[tuple[int, float]]:
 def _tell(study: Any, trial: Any, folder: Path, value: float | None) -> None:
     from optuna.trial import TrialState
 
-    from triptych.runs.directory import RunDirectory
+    from triptych.run.directory import RunDirectory
 
     run = RunDirectory(folder)
     if value is not None and value == value:

@@ -1,6 +1,5 @@
 """Running averages of the network's parameters, several lengths at once; one is validated in their place."""
 
-import io
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,9 +9,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from triptych.callbacks.ema_profiles import POWER, SNAPSHOTS, exponent, half_life_beta, power_beta
 from triptych.declare import Positive, Unit, Whole, declared
-from triptych.runs.directory import write_atomic
-from triptych.runs.lengths import POWER, SNAPSHOTS, exponent, half_life_beta, power_beta
 
 
 @declared("callbacks.ema")
@@ -96,17 +94,17 @@ class EMA(pl.Callback):
             for length, beta in self._beta.items():
                 torch._foreach_lerp_(self._lists[length], self._weights, 1 - beta(self.updates))
         if self.snapshots and trainer.is_global_zero and self._due(trainer.max_steps):
-            self._store(Path(trainer.default_root_dir) / SNAPSHOTS)
+            self._store(trainer)
 
     def _due(self, steps: int) -> bool:
         """Whether the last step is one of the evenly spread ones, which end with the run."""
         return any(round(k * steps / self.snapshots) == self.updates for k in range(1, self.snapshots + 1))
 
-    def _store(self, folder: Path) -> None:
-        buffer = io.BytesIO()
+    def _store(self, trainer: pl.Trainer) -> None:
         averages = {name: self.averages[name] for name in self._powers}
-        torch.save({"step": self.updates, "sigma_rel": dict(self._powers), "averages": averages}, buffer)
-        write_atomic(folder / f"{self.updates:09d}.pt", buffer.getvalue())
+        stored = {"step": self.updates, "sigma_rel": dict(self._powers), "averages": averages}
+        file = Path(trainer.default_root_dir) / SNAPSHOTS / f"{self.updates:09d}.pt"
+        trainer.strategy.checkpoint_io.save_checkpoint(stored, file)
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.average and self.validates:

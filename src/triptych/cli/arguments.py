@@ -81,7 +81,7 @@ def check_shown(command: str) -> None:
         else:
             check_keys(cfg, cfg.hydra)
             if not cfg.hydra.sweeper.get("params"):  # else settings to compare: what they share is shown
-                from triptych.sweeps.single import check_single
+                from triptych.study.single import check_single
 
                 check_single(cfg)
         return SANITIZED(self, cfg, cfg_type)

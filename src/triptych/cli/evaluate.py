@@ -10,9 +10,9 @@ from triptych.cli.arguments import as_hydra_wants, check_place
 from triptych.config.folders import CONFIGS
 from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
-from triptych.runs.exits import one_line_errors
-from triptych.runs.processes import rank
-from triptych.runs.untrusted import check_checkpoint
+from triptych.run.exits import one_line_errors
+from triptych.run.processes import rank
+from triptych.run.untrusted import check_checkpoint
 
 register_resolvers()
 
@@ -24,7 +24,7 @@ def evaluate(cfg: DictConfig) -> dict:
     for key in ("out", "items"):
         check_place(key, cfg[key])
     check_checkpoint(cfg.ckpt)  # before torch is imported
-    from triptych.training.evaluate import evaluate
+    from triptych.run.evaluate import evaluate
 
     return evaluate(asked)
 
@@ -33,8 +33,8 @@ def evaluate(cfg: DictConfig) -> dict:
 @one_line_errors()  # within Hydra, which would add lines of its own
 def compose_and_evaluate(cfg: DictConfig) -> None:
     """Hydra's task: evaluate, print one line, write JSON where asked."""
-    from triptych.runs.directory import to_json, write_atomic
-    from triptych.runs.summary import one_line
+    from triptych.run.directory import to_json, write_atomic
+    from triptych.run.summary import one_line
 
     figures = evaluate(cfg)
     if rank() != 0:

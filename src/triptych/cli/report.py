@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from triptych.errors import StorageError, UserError
 from triptych.files import printable
-from triptych.runs.directory import to_json, write_atomic
-from triptych.runs.read import find_runs, is_run
+from triptych.run.directory import to_json, write_atomic
+from triptych.run.read import find_runs, is_run
 
 if TYPE_CHECKING:
-    from triptych.report.render import Report
+    from triptych.study.render import Report
 
 PORT = 8675  # of --watch
 
@@ -80,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.results:
         return _results(options.results, options.dirs)
     # drawing is imported only now, so that --help and mistakes answer at once
-    from triptych.report.render import write_report
-    from triptych.report.terminal import print_table
+    from triptych.study.render import write_report
+    from triptych.study.terminal import print_table
 
     def write() -> Report:
         return write_report(
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _tell_wandb(report: Report, file: Path | None) -> None:
     """Save W&B's report, or write it to ``file``."""
-    from triptych.report import wandb_report
+    from triptych.study import wandb_report
 
     entity, project = wandb_report.project_of(report.story)
     if file is not None:
@@ -120,7 +120,7 @@ def _tell_wandb(report: Report, file: Path | None) -> None:
 
 
 def _watch(dirs: Sequence[Path], write: Callable[[], Report], port: int) -> int:
-    from triptych.report.watch import Watch
+    from triptych.study.watch import Watch
 
     with Watch(dirs, write, port) as watch:
         signal.signal(signal.SIGINT, lambda *_: watch.stop())
@@ -130,8 +130,8 @@ def _watch(dirs: Sequence[Path], write: Callable[[], Report], port: int) -> int:
 
 
 def _results(file: Path, roots: Sequence[Path]) -> int:
-    from triptych.report.results_page import results_page
-    from triptych.runs.directory import write_atomic
+    from triptych.run.directory import write_atomic
+    from triptych.study.results_page import results_page
 
     try:
         before = file.read_text(encoding="utf-8") if file.is_file() else ""

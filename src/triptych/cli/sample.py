@@ -13,8 +13,8 @@ from triptych.config.folders import CONFIGS
 from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
 from triptych.errors import UserError
-from triptych.runs.exits import one_line_errors
-from triptych.runs.untrusted import check_checkpoint
+from triptych.run.exits import one_line_errors
+from triptych.run.untrusted import check_checkpoint
 
 register_resolvers()
 
@@ -34,11 +34,11 @@ def sample(cfg: DictConfig) -> Path:
         return _sample_cascade(asked, folder)
     import torch
 
-    from triptych.experiment.reopen import reopen
-    from triptych.sampling.draw_trajectory import save_trajectory
-    from triptych.sampling.like import like
-    from triptych.sampling.opened import draw_all, drawing_of
-    from triptych.sampling.pictures import save
+    from triptych.run.reopen import reopen
+    from triptych.run.sampling.draw_trajectory import save_trajectory
+    from triptych.run.sampling.like import like
+    from triptych.run.sampling.opened import draw_all, drawing_of
+    from triptych.run.sampling.pictures import save
 
     opened = reopen(cfg.ckpt, cfg.weights, cfg.data_root)
     drawing = drawing_of(opened, asked)
@@ -81,8 +81,8 @@ def _sample_cascade(asked: dict, folder: Path) -> Path:
     """The last stage's samples, and beside them pictures of what the stages before it drew."""
     import torch
 
-    from triptych.sampling.cascade import OpenedCascade
-    from triptych.sampling.pictures import save
+    from triptych.run.sampling.cascade import OpenedCascade
+    from triptych.run.sampling.pictures import save
 
     opened = OpenedCascade(asked)
     drawn = opened.draw()

@@ -22,13 +22,13 @@ from triptych.config.folders import CONFIGS
 from triptych.config.names import register_resolvers
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.files import printable
-from triptych.runs import processes
-from triptych.runs.directory import PRUNE, REFUSED, RunDirectory, write_atomic
-from triptych.runs.exits import one_line_errors
-from triptych.runs.prepare import prepare
-from triptych.runs.provenance import changed_since
-from triptych.runs.summary import Summary, figure, one_line
-from triptych.runs.untrusted import OWN, check_checkpoint, check_run
+from triptych.run import processes
+from triptych.run.directory import PRUNE, REFUSED, RunDirectory, write_atomic
+from triptych.run.exits import one_line_errors
+from triptych.run.prepare import prepare
+from triptych.run.provenance import changed_since
+from triptych.run.summary import Summary, figure, one_line
+from triptych.run.untrusted import OWN, check_checkpoint, check_run
 
 register_resolvers()
 
@@ -37,7 +37,7 @@ def train(directory: RunDirectory) -> dict:
     """Execute the run that ``directory`` records, from the start or from its last checkpoint; its summary."""
     # DDP's remark, once a process, that it looks for unused parameters; read when torch is imported
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from triptych.training.execute import execute
+    from triptych.run.execute import execute
 
     return execute(directory)
 
@@ -167,12 +167,12 @@ def main() -> None:
                     sys.exit(processes.exit_code(error))  # the first process tells
             if processes.rank() == 0:
                 _print_result(run)
-            if "triptych.training.loggers" in sys.modules:
-                sys.modules["triptych.training.loggers"].exit_if_lost()
+            if "triptych.run.loggers" in sys.modules:
+                sys.modules["triptych.run.loggers"].exit_if_lost()
             return
         sys.argv[1:] = as_hydra_wants(sys.argv[1:], "train")
         compose_and_train()
-        from triptych.sweeps.sweep import exit_code
+        from triptych.study.sweep import exit_code
 
         sys.exit(exit_code())
 

@@ -1,1 +1,0 @@
-"""The objects of a run, built once: data, model, how samples are drawn and what they are measured against."""

@@ -1,0 +1,79 @@
+"""Which weights of a run are reported, and what the validation bound says of the others that it kept."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+
+from triptych.callbacks.ema import EMA
+from triptych.errors import UserError
+from triptych.run.account import account_split
+from triptych.run.checkpoints import averages, choose, load_weights, read_checkpoint, save_checkpoint
+from triptych.run.directory import RunDirectory
+from triptych.run.experiment import Experiment
+from triptych.run.initialization import Origin
+
+
+def check_averaging(config: dict, callbacks: list[pl.Callback], validated: bool) -> None:
+    """Validation, and with it "best", looks at the weights that the run reports.
+
+    Raises:
+        UserError: ``weights`` is none; an average is asked for and none is kept; weights=chosen with
+            checkpoint=best, which is decided before there is a choice, or without validation items.
+    """
+    weights, kept = config["weights"], [c for c in callbacks if isinstance(c, EMA)]
+    if weights != "raw" and not kept and not config.get("trained"):
+        raise UserError(f"weights={weights}: callbacks.ema=null keeps no average; weights=raw is accepted")
+    if weights == "chosen" and config["checkpoint"] == "best":
+        raise UserError(
+            "weights=chosen: the best moment is decided by one average, the choice made at the end; "
+            "checkpoint=last, or weights=ema, is accepted"
+        )
+    if weights == "chosen" and not validated:
+        raise UserError("weights=chosen: there are no validation items to choose by; weights=ema is accepted")
+    for average in kept:
+        average.validates = weights != "raw"
+
+
+class Reported(NamedTuple):
+    """The weights that a run reports: their checkpoint, the step of it, and what is said of the others."""
+
+    path: Path
+    step: int
+    others: dict[str, Any]
+
+
+def choose_weights(
+    run: RunDirectory, trainer: pl.Trainer, experiment: Experiment, origin: Origin
+) -> Reported:
+    """Put the weights that the run reports into its model.
+
+    ``others``: {"averaging": {"reported", "val"}}, which average they are, and the validation figures of the
+    other weights. With weights=chosen the average of the lowest validation bound is chosen, and noted in the
+    checkpoint. The test set is not looked at. Empty where there is nothing to compare or to validate on, and
+    where the model is another run's, who has chosen.
+    """
+    path = choose(run, experiment.config["checkpoint"])
+    checkpoint = origin.taken or read_checkpoint(path)
+    model, data = experiment.model, experiment.data
+    asked, kept = experiment.config["weights"], averages(checkpoint)
+    reported = {"raw": "raw", "ema": next(iter(kept), None), "chosen": checkpoint["triptych"].get("chosen")}[
+        asked
+    ]
+    found = {}
+    if not origin.taken and any(kept.values()) and len(data.splits["val"]):
+        for name in ("raw", *kept):
+            if name != reported:  # that one is accounted with the other splits
+                load_weights(model, checkpoint, name)
+                found[name] = account_split(trainer, model, data, "val", of=name).figures
+    anew = bool(found) and reported is None
+    if anew:
+        unit = model.accounting.unit
+        reported = min(kept, key=lambda name: found[name][unit]["mean"])
+        checkpoint["triptych"]["chosen"] = reported
+        del found[reported]
+    load_weights(model, checkpoint, asked)
+    if anew and trainer.is_global_zero:
+        save_checkpoint(checkpoint, path)
+    others = {"averaging": {"reported": reported, "val": found}} if found or anew else {}
+    return Reported(path, checkpoint["global_step"], others)

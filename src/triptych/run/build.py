@@ -1,0 +1,178 @@
+"""An experiment from a resolved configuration: everything once, and nothing that could not be used later."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from triptych.config.build import build
+from triptych.data.base import DataModule
+from triptych.data.build import build_data
+from triptych.data.embedder import Embedder
+from triptych.diffusion.denoiser import Denoiser
+from triptych.diffusion.sampler import Sampler
+from triptych.errors import UserError
+from triptych.models.base import BoundModel
+from triptych.models.metric import OfSamples
+from triptych.run.experiment import Drawing, Experiment
+from triptych.run.guided import Guides, guided
+from triptych.run.model import build_model, check_size
+from triptych.run.reference import Images, Points, own_metrics
+from triptych.run.source import OtherPart, Source
+from triptych.run.stages import drawn_as
+
+
+def build_experiment(config: dict, download: bool) -> Experiment:
+    """Everything that ``config`` describes, each once; checkpoints that it names are opened once each.
+
+    Raises:
+        UserError: whatever could not be built, drawn or measured, before anything is trained.
+    """
+    data = build_data(config, download)
+    check_size(config, data)
+    model = build_model(config, data)
+    guides = Guides(config)
+    if (config.get("objective") or {}).get("teacher") and not config.get("trained"):
+        model.objective.teach(_teacher(config["objective"]["teacher"], model, guides))  # type: ignore[union-attr, operator]
+    for group in ("guidance", "threshold"):
+        if config.get(group) and getattr(model, "likelihood", None) is not None:
+            raise UserError(
+                f"likelihood with a {group}: a guided or clipped guess is not the score of any density, "
+                f"so it has none; {group}=none is accepted"
+            )
+    drawing = build_drawing(config, model, data, guides)
+    own = own_metrics(config)
+    if not model.draws:
+        if own:
+            raise UserError(f"metrics.{next(iter(own))}: a metric of samples, and this model draws none")
+        return Experiment(config, data, model)
+    node = config["measures"]
+    if not node["n"]:
+        return Experiment(config, data, model, drawing)
+    if node["n"] < 8 or node["repeats"] < 1:
+        raise UserError(f"measures.n={node['n']}, repeats={node['repeats']}: at least 8 and 1 are accepted")
+    draws = lambda asked: build_drawing(asked, model, data, guides)  # noqa: E731
+    measured = _measured(config, drawing, draws)
+    return Experiment(config, data, model, drawing, measured, _reference(config, data, guides, own))
+
+
+def build_drawing(config: dict, model: BoundModel, data: DataModule, guides: Guides) -> Drawing:
+    """What ``config`` says in sampler, guidance, threshold; UserError for what the model cannot draw with."""
+    sampler = build(config["sampler"], "sampler")
+    model.check_sampler(sampler)
+    asked, changes = config.get("condition_from") or {}, config.get("stages") or {}
+    for name in changes.keys() - asked.keys():
+        known = ", ".join(asked) or "{}"
+        raise UserError(f"stages.{name}: no part of condition_from; {known} is accepted")
+    sources = tuple(
+        _source(name, str(what), model, data, guides, [*asked][:i], changes.get(name) or {})
+        for i, (name, what) in enumerate(asked.items())
+    )
+    return Drawing(sampler, guided(model, data, config, guides), sources)
+
+
+def _source(
+    name: str,
+    what: str,
+    model: BoundModel,
+    data: DataModule,
+    guides: Guides,
+    given: Sequence[str],
+    change: dict[str, Any],
+) -> Source:
+    """What ``condition_from`` says of one part, ``given`` those before it; ``change``: of how its run draws.
+
+    Raises:
+        UserError: the model or the data have no such part.
+    """
+    key = f"condition_from.{name}={what}"
+    told = getattr(getattr(getattr(model, "denoiser", None), "network", None), "conditions", {})
+    if name not in told:
+        known = ", ".join(told) or "no parts"
+        raise UserError(f"{key}: this model is told {known}; a part that it is told is accepted")
+    if what in data.conditions:
+        if data.conditions[what] != data.conditions[name]:
+            kinds = data.conditions[what], data.conditions[name]
+            raise UserError(
+                f"{key}: {what} is {kinds[0]}, {name} is {kinds[1]}; a part of one kind is accepted"
+            )
+        if change:
+            raise UserError(f"stages.{name}={change}: {key} draws nothing; {{}} is accepted")
+        return OtherPart(name, what)
+
+    def as_its_run(run: Experiment, own: Guides) -> Drawing:
+        return build_drawing(drawn_as(f"stages.{name}", run.config, change), run.model, run.data, own)
+
+    return guides.source(key, name, what, data, as_its_run, given)
+
+
+def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
+    """The denoiser of ``objective.teacher``; UserError where this model could not make its steps."""
+    if model.of_latents:
+        raise UserError(f"objective.teacher={path}: it knows nothing of these latents; null is accepted")
+    taught = getattr(model, "denoiser", None)
+    found = getattr(guides.open("objective.teacher", path), "denoiser", None)
+    if not isinstance(found, Denoiser) or not isinstance(taught, Denoiser):
+        raise UserError(f"objective.teacher={path}: has no denoiser; a diffusion model's is accepted")
+    if str(found.process) != str(taught.process):
+        names = found.process, taught.process
+        raise UserError(f"objective.teacher={path}: its process is {names[0]}, the model's {names[1]}")
+    return found
+
+
+def _measured(
+    config: dict, drawing: Drawing, draws: Callable[[dict], Drawing]
+) -> tuple[tuple[Any, Drawing], ...]:
+    key, values = config["measures"]["over"], config["measures"]["values"]
+    if key is None:
+        return ((None, drawing),)
+    if not values or not key:
+        raise UserError("measures.values=[]: a list, as in [1,2,4], is accepted beside measures.over")
+    together = [key] if isinstance(key, str) else key
+
+    def drawn_at(value: Any) -> Drawing:
+        at = config
+        for one in together:
+            at = _changed(at, one, value, drawing.sampler)
+        return draws(at)
+
+    return tuple((value, drawn_at(value)) for value in values)
+
+
+def _changed(config: dict, key: str, value: Any, sampler: Sampler) -> dict:
+    """The configuration with ``key`` at ``value``; "evaluations" sets the sampler's steps by their cost."""
+    config = copy.deepcopy(config)
+    if key == "evaluations":
+        config["sampler"]["steps"] = max(1, int(value) // sampler.calls)
+        return config
+    if key.startswith("stages."):
+        part, _, rest = key.removeprefix("stages.").partition(".")
+        config["stages"] = (stages := dict(config.get("stages") or {})) | {
+            part: dict(stages.get(part) or {}) | {rest: value}
+        }
+        return config
+    node = config
+    *parents, name = key.split(".")
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, dict) else None  # type: ignore[assignment]
+    if not isinstance(node, dict) or name not in node:
+        raise UserError(f"measures.over={key}: no such key; evaluations, guidance.scale, ... are accepted")
+    node[name] = value
+    return config
+
+
+def _reference(
+    config: dict, data: DataModule, guides: Guides, own: Mapping[str, OfSamples]
+) -> Points | Images:
+    node = config["measures"]
+    if len(data.shape) != 3:
+        return Points(data, node["n"], config["seed"], own)
+    classifier = None
+    if node["classifier"] is not None:
+        classifier = guides.classifier("measures.classifier", node["classifier"], noise=False)
+    elif not own:
+        raise UserError(
+            "measures.classifier=null: images are measured by a classifier; pass its checkpoint, a metric of "
+            "samples of your own, or measures.n=0"
+        )
+    embedder = Embedder(node["contrastive"]) if node.get("contrastive") else getattr(data, "embedder", None)
+    return Images(data, node["n"], classifier, config["seed"], node["inception"], embedder, own)

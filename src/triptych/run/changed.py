@@ -1,0 +1,98 @@
+"""Whether data are still those that a checkpoint's model was trained on, and may judge it."""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triptych.data.fingerprint import HELD_OUT, Fingerprint
+from triptych.errors import UserError
+from triptych.run.directory import RunDirectory
+from triptych.run.processes import rank
+
+
+def compare_data(now: Fingerprint, seen: dict | None, judged: Sequence[str], accepted: str) -> str:
+    """What to say where data differ from those ``seen`` by a checkpoint's model; "" where nothing does.
+
+    Args:
+        seen: as ``remember`` made it; None: a checkpoint from before there were fingerprints.
+        judged: splits that the model will be measured on.
+        accepted: what the user may do where that is refused.
+
+    Raises:
+        UserError: an item of a ``judged`` split is one that the model was trained on.
+    """
+    if not seen or (seen["fingerprint"], seen["split"]) == (now.data, now.split):
+        return ""
+    before = ", ".join(f"{n} {name}" for name, n in seen["n"].items())
+    after = ", ".join(f"{n} {name}" for name, n in now.n.items())
+    change = f"fingerprint {seen['fingerprint'][:8]} -> {now.data[:8]}; {before} -> {after}"
+    for split in judged:
+        taken = _trained_on(now.items.get(split), seen.get("items") or {})
+        if taken:
+            raise UserError(
+                f"data: {taken} of the {now.n[split]} items of split={split} are ones that this model was "
+                f"trained on: the data or their split have changed since ({change}); {accepted}"
+            )
+    measured = f"; no item of {' or '.join(judged)} was trained on" if judged and now.items else ""
+    return f"data: not those that this model was trained on ({change}){measured}"
+
+
+def remember(now: Fingerprint, seen: dict | None) -> dict[str, Any]:
+    """What a checkpoint keeps of the data: theirs now, and every item that it was trained on before."""
+    items = dict(now.items)
+    changed = False
+    if seen:
+        changed = seen.get("changed", False) or (seen["fingerprint"], seen["split"]) != (now.data, now.split)
+        theirs = (seen.get("items") or {}).get("train")
+        if items and theirs is not None and (changed or len(theirs) > len(items["train"])):
+            items["train"] = torch.cat([theirs, items["train"]]).unique()
+    return {**now.record(), "changed": changed, "items": items}
+
+
+def check_data(run: RunDirectory, now: Fingerprint, checkpoint: dict | None) -> dict[str, Any]:
+    """Compare a run's data with those of the checkpoint that it goes on from; what its next ones keep.
+
+    Raises:
+        UserError: what it was trained on would validate or test it.
+    """
+    seen = checkpoint["triptych"].get("data") if checkpoint else None
+    line = compare_data(
+        now, seen, HELD_OUT, "the data as they were are accepted, or force=true to start over"
+    )
+    before = run.provenance().get("data")
+    if checkpoint is None and before and before["fingerprint"] != now.data:
+        line = "data: changed since this run was first started; no step of it was kept, so none is mixed"
+    say(run, line)
+    return remember(now, seen)
+
+
+def say(run: RunDirectory | None, line: str) -> None:
+    """One line on stderr, and in a run's ``train.log``, by the first process."""
+    if not line or rank() != 0:
+        return
+    print(line, file=sys.stderr, flush=True)
+    if run is None:
+        return
+    log = run / "train.log"
+    try:
+        same = os.path.samestat(
+            os.fstat(sys.stderr.fileno()), log.stat()
+        )  # a sweep's job has it there anyway
+    except (OSError, ValueError, AttributeError):
+        same = False
+    if not same:
+        with suppress(OSError), open(log, "a") as file:
+            file.write(line + "\n")
+
+
+def _trained_on(items: Tensor | None, seen: dict[str, Tensor]) -> int:
+    """How many of ``items`` a model was trained on, without doubles that were there from the start."""
+    if items is None or "train" not in seen:
+        return 0
+    doubles = torch.cat([seen[name] for name in HELD_OUT if name in seen] or [items[:0]])
+    return int((torch.isin(items, seen["train"]) & ~torch.isin(items, doubles)).sum())

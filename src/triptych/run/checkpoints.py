@@ -1,0 +1,137 @@
+"""Checkpoints: plain data, written whole, read without running anybody's code."""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from triptych.config.keys import find
+from triptych.declare import options
+from triptych.errors import UserError
+from triptych.run.changed import say
+from triptych.run.directory import RunDirectory, write_atomic
+from triptych.run.snapshots import reconstruct
+from triptych.run.untrusted import open_checkpoint
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoints, under a temporary name first: a kill leaves the old file or the new one."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        save_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict:
+        return read_checkpoint(Path(path))
+
+
+def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint whole, or not at all."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
+    """A checkpoint of ours as plain data on the CPU.
+
+    Raises:
+        UserError: as ``open_checkpoint``.
+    """
+    try:
+        with open_checkpoint(path, key) as (file, record):
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
+        raise UserError(
+            f"{key}={path}: truncated or not a checkpoint; a checkpoint of a run is accepted"
+        ) from error
+    checkpoint["triptych"]["config"] = record["triptych"]["config"]
+    return checkpoint
+
+
+def choose(run: RunDirectory, which: str) -> Path:
+    """The checkpoint whose weights are reported: "last", or "best" by the validation bound, if any."""
+    best = run / "checkpoints" / BEST
+    return best if which == "best" and best.exists() else run / "checkpoints" / LAST
+
+
+def newest_readable(paths: list[Path]) -> Path | None:
+    """Of the checkpoints that can be read, the one of the latest step; among equals, "last".
+
+    Its own step decides, not its file's time, which a copy or a clock changes. One that is damaged, or
+    another run's, gives way to the one before, and a line says so.
+    """
+    known = []
+    for path in paths:
+        try:
+            with open_checkpoint(path) as (_, record):
+                known.append((int(record["global_step"]), path.name == LAST, path))
+        except (UserError, OSError, LookupError, ValueError, TypeError) as error:
+            say(None, f"passed over: {error}")
+    return max(known)[2] if known else None
+
+
+def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
+    """The averages that a checkpoint holds, by name, as sigma_rel_0.1; the reported one first."""
+    for name, state in checkpoint.get("callbacks", {}).items():
+        if name.startswith("EMA"):
+            return {state.get("name", "ema"): state["average"]} | state.get("others", {})
+    return {}
+
+
+def load_weights(
+    module: torch.nn.Module, checkpoint: dict[str, Any], weights: str, run: Path | None = None
+) -> None:
+    """Put the raw or an average of the weights of a checkpoint into ``module``.
+
+    Args:
+        weights: "ema", the reported average; "raw"; "chosen", what a run with weights=chosen chose; or an
+            average by its name. One that was not kept, sigma_rel_0.07, is made from the snapshots of ``run``.
+
+    Raises:
+        UserError: ``weights`` is none of these, or the checkpoint has no such average.
+    """
+    found = state(checkpoint, weights, run)
+    try:
+        module.load_state_dict(found)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"weights={weights}: not those of the checkpoint's configuration ({line})") from error
+
+
+def state(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> dict[str, torch.Tensor]:
+    """A ``state_dict`` with the raw or an average of the weights of a checkpoint; as ``load_weights``."""
+    found = dict(checkpoint["state_dict"])
+    kept = averages(checkpoint)
+    if weights == "chosen":
+        weights = checkpoint.get("triptych", {}).get("chosen") or _none_chosen()
+    if weights == "ema":
+        if not kept:
+            raise UserError("weights=ema: this checkpoint holds no average; weights=raw is accepted")
+        found |= next(iter(kept.values()))
+    elif weights in kept:
+        found |= kept[weights]
+    elif weights != "raw":
+        found |= reconstruct(
+            run, checkpoint.get("global_step", 0), weights, [*options(find("weights").kind), *kept]
+        )
+    return found
+
+
+def reported(checkpoint: dict[str, Any]) -> str:
+    """The weights by which a checkpoint's run reports: "raw", or the name of an average."""
+    kept, asked = averages(checkpoint), checkpoint["triptych"]["config"].get("weights")
+    if asked == "raw" or not kept:
+        return "raw"
+    chosen = checkpoint["triptych"].get("chosen")
+    return chosen if asked == "chosen" and chosen in kept else next(iter(kept))
+
+
+def _none_chosen() -> str:
+    raise UserError("weights=chosen: the run has not chosen among its averages; ema or raw is accepted")

@@ -1,0 +1,52 @@
+"""The bound of a checkpoint over one split, as ``triptych-evaluate`` and Python ask for it."""
+
+from pathlib import Path
+from typing import Any
+
+from triptych.callbacks.metrics import build_metrics
+from triptych.errors import UserError
+from triptych.run.account import account_split
+from triptych.run.items import write_items
+from triptych.run.processes import rank
+from triptych.run.reopen import reopen
+from triptych.run.trainer import build_trainer
+
+
+def evaluate(asked: dict[str, Any]) -> dict[str, Any]:
+    """{"bpd": {"mean", "stderr", "n"}, ...} as in summary.json.
+
+    Args:
+        asked: what ``configs/evaluate.yaml`` has.
+
+    Raises:
+        UserError: the checkpoint is refused, or its model cannot be accounted so.
+    """
+
+    def adjust(config: dict) -> None:
+        if asked["repeats"] is not None:
+            config["bound"]["repeats"] = asked["repeats"]
+        if asked["steps"] != "run":
+            config["bound"]["steps"] = asked["steps"]
+        if (variance := asked["variance"]) is not None:
+            own = config["bound"]["variance"]
+            if "learned" in (own, variance) and own != variance:  # it is part of the network
+                raise UserError(f"variance={variance}: this model was trained with {own}; null is accepted")
+            config["bound"]["variance"] = variance
+        if asked["batch_size"] is not None:
+            config["data"]["eval_batch_size"] = asked["batch_size"]
+        devices = asked["devices"]
+        several = {"devices": devices, "num_nodes": 1, "strategy": "ddp" if devices > 1 else "auto"}
+        config["trainer"] |= {"accelerator": "auto"} | several  # wherever the run was trained
+
+    split = asked["split"]
+    judged = () if split == "train" else (split,)
+    opened = reopen(asked["ckpt"], asked["weights"], asked["data_root"], adjust, judged)
+    if not len(opened.data.splits[split]):
+        raise UserError(f"split={split}: this run kept no items there; another is accepted")
+    trainer = build_trainer(opened.config, None, [*build_metrics(opened.config)], False)
+    limit = len(opened.data.splits["test"]) if split == "train" else None  # as the run itself accounts it
+    account = account_split(trainer, opened.model, opened.data, split, limit)
+    kept = asked["items"]
+    if kept and rank() == 0 and not write_items(Path(kept), account):
+        raise UserError(f"items={kept}: this model has no bound per item; null is accepted")
+    return account.figures

@@ -1,0 +1,251 @@
+"""Execute the run that a directory records: build, fit, choose weights, account, sample, sum up."""
+
+import contextlib
+import math
+import time
+import traceback
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from triptych.callbacks.metrics import better_of
+from triptych.config.build import check_targets
+from triptych.config.mistakes import told
+from triptych.data.fingerprint import leakage
+from triptych.errors import Diverged, Interrupted, StorageError, UserError
+from triptych.models.accounting import Account
+from triptych.quiet import quiet
+from triptych.run.account import account
+from triptych.run.averaging import choose_weights
+from triptych.run.baselines import baselines
+from triptych.run.build import build_experiment
+from triptych.run.changed import say
+from triptych.run.checkpoints import save_checkpoint
+from triptych.run.cost import cost
+from triptych.run.directory import RunDirectory
+from triptych.run.experiment import Experiment
+from triptych.run.fit import Fit, build_fit
+from triptych.run.initialization import Origin, find_origin, initialise
+from triptych.run.items import write_items
+from triptych.run.loggers import closing, log_locations
+from triptych.run.peers import Peers, is_broken_connection, leave_error
+from triptych.run.processes import rank
+from triptych.run.progress import Progress
+from triptych.run.sampling.by_caption import save_prompts
+from triptych.run.sampling.draw import draw
+from triptych.run.sampling.draw_trajectory import save_trajectory
+from triptych.run.sampling.measure import measure
+from triptych.run.sampling.pictures import log_picture, save
+from triptych.run.sampling.posterior_mean import posterior_mean
+from triptych.run.stopping import Stop, requeue
+from triptych.run.summary import Summary
+from triptych.run.untrusted import is_own
+
+STRIP = 4  # images whose way from noise is kept as a picture; points are one picture, however many
+PATIENCE = 5.0  # seconds that a job may need to let go of its directory after its sweep was killed
+
+
+def execute(run: RunDirectory) -> dict:
+    """Bring a run to its end and return its summary; a finished run is returned as it is.
+
+    Raises:
+        Busy: another process holds the directory.
+        Interrupted: asked to stop, or one of its processes was killed; the run can go on.
+        Diverged: something is not finite; recorded as such.
+        StorageError: it cannot be written; the run can go on.
+        UserError: the configuration cannot be built; a directory that the same command has just made is
+            removed again, of a sweep's cell ``summary.json`` stays.
+        Exception: whatever else stopped it, recorded with its traceback in train.log.
+    """
+    if rank() != 0:  # works under rank 0's lock, and leaves the telling to it
+        with Stop() as stop:
+            try:
+                return Session(run, stop).run()
+            except Diverged:
+                raise
+            except Exception as error:
+                if not is_broken_connection(error):
+                    _log_traceback(run)
+                    leave_error(run, error)
+                raise
+    with run.lock(PATIENCE), Stop() as stop:
+        if run.status == "finished":
+            return run.summary() or {}
+        with contextlib.suppress(OSError):
+            (run / "summary.json").unlink(missing_ok=True)  # of a failure that is tried again
+        run.sweep_up()
+        session = Session(run, stop)
+        session.peers = peers = Peers(run, session.record_failure)
+        try:
+            return session.run()
+        except Interrupted as asked:
+            requeue(asked)
+            raise
+        except StorageError:
+            raise  # nothing is wrong with the run: it goes on when there is room
+        except Diverged as found:
+            session.record("diverged", str(found), step=found.step)
+            raise
+        except Exception as error:
+            reason = peers.reason(error)
+            if isinstance(reason, Exception):
+                session.record_failure(reason)
+            if session.stage == "build" and is_own(run):
+                run.discard()
+            if reason is error:
+                raise
+            raise reason from None
+        finally:
+            if run.status != "finished":
+                peers.end()
+
+
+class Session:
+    """One execution of a run, in one of its processes.
+
+    Attributes:
+        stage: "build", "fit" or "test", for the record of a failure.
+        peers: in the first process, the others of the run.
+    """
+
+    def __init__(self, run: RunDirectory, stop: Stop):
+        self.directory, self.stop = run, stop
+        self.stage = "build"
+        self.peers: Peers | None = None
+
+    def run(self) -> dict:
+        """Build, fit, account, draw, measure, record; the run's summary."""
+        run, peers = self.directory, self.peers
+        config = run.config()
+        progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
+        _begin(config, progress)
+        experiment = build_experiment(config, download=is_own(run))
+        origin = find_origin(run, config, experiment.data)
+        _describe(run, experiment, origin)
+        if origin.initial is not None:
+            initialise(run, config, experiment.model, origin.initial)
+        fit = build_fit(run, experiment, origin, progress, self.stop, peers)
+        with closing(fit.loggers, run), peers or contextlib.nullcontext():  # peers may be gone before loggers
+            if origin.start is None and origin.taken is None:
+                fit.check(experiment)
+            self.stage = "fit"
+            fit(run, experiment, origin)
+            self.stage = "test"
+            if rank() == 0:
+                progress.write("test", fit.trainer.global_step, fit.trainer.max_steps)
+            figures = _report(run, experiment, origin, fit, peers)
+            about = {"name": config["name"] or "", "seed": config["seed"]}
+            summary = Summary.of(run.provenance(), "finished", **about, **figures).record()
+            if rank() == 0:
+                fit.loggers[0].finalize("success")  # metrics.csv, whose digest is recorded
+                run.write_summary(summary)
+        return summary
+
+    def record(self, status: str, error: str, **facts: Any) -> None:
+        """Write how the run ended without a result."""
+        how = {"stage": self.stage, "error": error} | facts
+        self.directory.write_summary(Summary.of(self.directory.provenance(), status, **how).record())
+
+    def record_failure(self, error: Exception) -> None:
+        """Write why the run failed; the traceback of what is no refusal goes to ``train.log``."""
+        if not isinstance(error, UserError):
+            _log_traceback(self.directory)
+        line = str(error) if isinstance(error, UserError) else told(error)
+        self.record("failed", " ".join(line.split())[:1000])
+
+
+def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
+    """Print what the data are; on stderr what was left out, and items that train shares with test."""
+    if rank() == 0:
+        with contextlib.suppress(OSError):
+            print(f"data: {origin.facts['description']}", flush=True)
+    for line in (*experiment.data.notes, *leakage(origin.facts)):
+        say(run, line)
+
+
+def _begin(config: dict, progress: Progress) -> None:
+    """What holds for the whole process: threads, seeds, and which classes may be built at all."""
+    quiet()
+    if rank() == 0:
+        progress.write("build", 0, config["trainer"]["max_steps"] or 0)
+    torch.set_num_threads(config["threads"])
+    check_targets(config)
+    pl.seed_everything(config["seed"], workers=True, verbose=False)
+
+
+def _report(
+    run: RunDirectory, experiment: Experiment, origin: Origin, fit: Fit, peers: Peers | None
+) -> dict[str, Any]:
+    """The figures of a run: account under the chosen weights, draw, measure."""
+    config, data, model, trainer = experiment.config, experiment.data, experiment.model, fit.trainer
+    tested, first = config.get("test", True), trainer.is_global_zero
+    reported = choose_weights(run, trainer, experiment, origin)
+    began = time.perf_counter()
+    accounts = account(trainer, experiment)
+    _check_finite(accounts, trainer.global_step)
+    if peers:
+        peers.needed_no_more()
+    last = accounts[next(reversed(accounts))]
+    if first and tested:
+        write_items(run / "items.npz", last)
+    for name, left in model.leaves().items() if first else ():
+        save_checkpoint(left, run / name)
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": trainer.global_step or reported.step,  # of the model, whoever trained it
+        "seconds": {"fit": round(fit.keep.seconds, 2), "test": round(time.perf_counter() - began, 2)},
+        "cost": cost(trainer.strategy.root_device, experiment),
+        "device": fit.device,
+        "world_size": trainer.world_size,
+        "weights": config["weights"],
+        "checkpoint": str(reported.path.relative_to(run.path)),
+        **reported.others,
+        "data": origin.facts,
+        **{split: found.figures for split, found in accounts.items()},
+        "noise_levels": last.noise_levels,
+        **({"estimator": last.estimator} if last.estimator else {}),
+        "metrics": better_of(trainer) or None,
+        "gradient": fit.gradients.figures(),
+        **(baselines(data) if model.draws and tested else {}),
+        **model.panels(),
+        **posterior_mean(experiment),
+        "samples": _final_samples(run, experiment, fit) if first else None,
+        **(measure(experiment, trainer.global_step or reported.step) if first and tested else {}),
+        **log_locations(fit.loggers),
+    }
+
+
+def _check_finite(accounts: dict[str, Account], step: int) -> None:
+    for split in ("val", "test", "train"):
+        if (found := accounts.get(split)) is None:
+            continue
+        bound = found.figures.get(found.unit)
+        if bound and not math.isfinite(bound["mean"]):
+            raise Diverged(f"the bound of the {split} set", step)
+
+
+def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str | None:
+    drawing, n = experiment.drawing, experiment.config["samples"]["n"]
+    if n < 1 or drawing is None:
+        return None
+    picture = run / "samples" / "final.png"
+    model, data, guided, sources = experiment.model, experiment.data, drawing.denoiser, drawing.sources
+    x = draw(model, drawing.sampler, data, n, seed=0, guided=guided, sources=sources)
+    save(x, experiment.data, picture)
+    save_checkpoint({"x": x}, run / "samples" / "final.pt")
+    log_picture(fit.loggers, "samples/final", picture, fit.trainer.global_step)
+    prompts = save_prompts(experiment, drawing, run / "samples" / "prompts.png")
+    if prompts is not None:
+        log_picture(fit.loggers, "samples/prompts", prompts, fit.trainer.global_step)
+    if hasattr(experiment.model, "denoiser"):
+        shown = min(n, STRIP) if len(experiment.data.shape) == 3 else n
+        few = {"n": shown, "seed": 0, "label": None, "trajectory": "strip"}
+        strip = save_trajectory(experiment, drawing, few, run / "samples")
+        log_picture(fit.loggers, "samples/trajectory", strip, fit.trainer.global_step)
+    return str(picture.relative_to(run.path))
+
+
+def _log_traceback(run: RunDirectory) -> None:
+    with contextlib.suppress(OSError), open(run / "train.log", "a") as log:
+        log.write(traceback.format_exc())

@@ -1,0 +1,105 @@
+"""What every command shares: errors as one line on stderr, an exit code that says of what kind, no more."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
+
+from triptych.config.mistakes import raised_at, told
+from triptych.errors import Interrupted, StorageError, UserError
+from triptych.files import printable
+from triptych.run.directory import STORAGE
+from triptych.run.processes import exit_code, rank
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Tell a user's mistake in one line; anything else is ours and keeps its traceback."""
+    # Hydra would print and exit itself; with this it raises, and the telling is ours
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    except UserError as error:
+        if rank() == 0:
+            _tell(str(error))
+        sys.exit(exit_code(error))
+    except Interrupted as asked:
+        if rank() == 0:
+            print(asked, file=sys.stderr)
+        sys.exit(128 + asked.signal)
+    except (HydraException, OmegaConfBaseException) as error:
+        from triptych.config.check import explain
+
+        sys.exit(_tell(explain(error, sys.argv[1:])))
+    except Exception as error:
+        if (refused := _as_refusal(error)) is None:
+            raise
+        if rank() == 0:
+            _tell(str(refused))
+        sys.exit(exit_code(refused))
+    except Asked as asked:
+        print(Interrupted(asked.signal), file=sys.stderr)
+        sys.exit(128 + asked.signal)
+
+
+class Asked(KeyboardInterrupt):
+    """Ctrl-C, or another signal that asks for the same."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.signal = number
+
+
+def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
+    """Have Ctrl-C, SIGTERM and SIGHUP end this process in the same way, after ``first``.
+
+    Another signal meanwhile does without.
+    """
+    heard: list[int] = []
+
+    def asked(number: int, frame: object) -> None:
+        heard.append(number)
+        if len(heard) == 1:
+            first()
+        raise Asked(number)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
+            signal.signal(getattr(signal, name), asked)
+
+
+def _as_refusal(error: Exception) -> UserError | None:
+    """What to say of an error that is none of ours: own code's, or one by which a library refuses."""
+    if raised_at(error):
+        return UserError(told(error))
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
+        why = " ".join(filter(None, (error.context, error.problem)))
+        return UserError(f"{mark.name}:{mark.line + 1}: no YAML ({why})")
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    library = frame.f_globals.get("__name__", "").split(".")[0]
+    if isinstance(error, ValueError | ConnectionError) and library in ("hydra", "ray"):
+        from triptych.config.check import explain
+
+        return UserError(explain(error, sys.argv[1:]))  # Hydra refuses so too, and Ray where no cluster is
+    if isinstance(error, OSError) and _by_hydra(error):
+        kind = StorageError if error.errno in STORAGE else UserError
+        return kind(f"{error.filename}: cannot be written ({error.strerror})")
+    return None
+
+
+def _by_hydra(error: OSError) -> bool:
+    """Whether it was Hydra that touched the file: it makes directories, and writes what its options say."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    packages = [name.split(".")[0] for name in frames]
+    return [name for name in packages if name in ("hydra", "triptych")][-1:] == ["hydra"]
+
+
+def _tell(message: str) -> int:
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    return 1

@@ -1,0 +1,136 @@
+"""What fits a run's model: trainer, callbacks and loggers, and the ways in which there is nothing to fit."""
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+
+from triptych.callbacks.gradients import Gradients
+from triptych.callbacks.metrics import build_metrics
+from triptych.config.build import build
+from triptych.data.batch import Batch
+from triptych.errors import UserError
+from triptych.models.base import BoundModel
+from triptych.models.contract import Given, check_given
+from triptych.run.archive import SCHEMA
+from triptych.run.averaging import check_averaging
+from triptych.run.changed import say
+from triptych.run.checkpointing import Keep
+from triptych.run.checkpoints import LAST, save_checkpoint
+from triptych.run.compile import check_compiler, compiled
+from triptych.run.directory import RunDirectory
+from triptych.run.experiment import Experiment
+from triptych.run.initialization import Origin
+from triptych.run.loggers import build_loggers
+from triptych.run.peers import Peers
+from triptych.run.processes import rank
+from triptych.run.progress import Progress
+from triptych.run.provenance import add_execution
+from triptych.run.samples import SampleGrid
+from triptych.run.stopping import Stop
+from triptych.run.trainer import build_trainer, check_shares, steps_of
+
+FEW = 4  # items on which a model is checked before its first step
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Everything that works on a model while it is fitted."""
+
+    trainer: pl.Trainer
+    loggers: list[Logger]
+    keep: Keep
+    gradients: Gradients
+    record: dict[str, Any]  # what each checkpoint says of its run
+    sharded: bool  # over processes, of which none has the whole model
+
+    @property
+    def device(self) -> str:
+        """The processor's name."""
+        device = self.trainer.strategy.root_device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+    def check(self, experiment: Experiment) -> None:
+        """What a step is made of, on a few items of the first one; UserError for the first breach."""
+        if self.sharded or not any(p.requires_grad for p in experiment.model.parameters()):
+            return
+        x, condition, index = experiment.data.train_dataloader().batch(0)
+        few = min(FEW, len(x))
+        model, device = experiment.model, self.trainer.strategy.root_device
+        condition = None if condition is None else condition[slice(few)].to(device)
+        batch = Batch(x[:few].to(device), condition, index[:few].to(device))
+        changed = [
+            Given("augmentation", change.__call__, batch.x, ((few, *experiment.data.shape),))
+            for change in experiment.data.augmentations[-1:]
+        ]
+        check_given(model.to(device), chain(changed, model.gives(batch)))
+
+    def __call__(self, run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
+        """Bring the model to its last checkpoint, unless it is another run's or has nothing to be trained."""
+        model, checkpoint = experiment.model, origin.taken
+        if checkpoint is None and any(p.requires_grad for p in model.parameters()):
+            with compiled(model, experiment.config):
+                self.trainer.fit(model, experiment.data, ckpt_path=origin.start)
+            return
+        if checkpoint is None:
+            checkpoint = untrained(model) | {"triptych": self.record}
+        if rank() == 0:
+            save_checkpoint(checkpoint, run / "checkpoints" / LAST)
+
+
+def untrained(model: BoundModel) -> dict[str, Any]:
+    """A checkpoint of a model without parameters, to open it again by; its average is of no weights."""
+    averages = {"EMA": {"name": "ema", "average": {}, "others": {}}}
+    return {"state_dict": model.state_dict(), "callbacks": averages, "global_step": 0}
+
+
+def build_fit(
+    run: RunDirectory,
+    experiment: Experiment,
+    origin: Origin,
+    progress: Progress,
+    stop: Stop,
+    peers: Peers | None,
+) -> Fit:
+    """Trainer, callbacks and loggers of a run; its start is recorded.
+
+    Raises:
+        UserError: what the machine or the model does not have.
+    """
+    config, data, samples = experiment.config, experiment.data, experiment.config["samples"]
+    provenance, validated = run.provenance(), len(data.splits["val"]) > 0
+    if not config.get("test", True) and not validated:
+        raise UserError("test=false: a validation set is needed (data.val_size=0 leaves nothing to report)")
+    if config.get("test", True) and not len(data.splits["test"]):
+        raise UserError(f"test=true: data {data.name} keeps no items to test; test=false is accepted")
+    record = {"schema": SCHEMA, "config": config, "data": origin.data}
+    monitor = "val/bound" if validated else None
+    keep = Keep(run, monitor, config["trainer"]["val_check_interval"], stop, record)
+    gradients = Gradients(config["trainer"]["gradient_clip_val"])
+    sharded = str(config["trainer"]["strategy"]).startswith("fsdp")  # no process has a whole gradient
+    callbacks = [
+        *([] if sharded else [gradients]),
+        *(build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node),
+        *build_metrics(config),
+        *(
+            [SampleGrid(experiment.drawing.sampler, data, run / "samples", samples["n"], samples["pictures"])]
+            if experiment.drawing is not None
+            else []
+        ),
+        progress,
+        stop,
+        keep,  # last: what the others have done after a step is in its checkpoint
+    ]
+    check_averaging(config, callbacks, validated)
+    loggers = build_loggers(config, provenance, run, origin.step)
+    steps = steps_of(config, len(data.splits["train"]))
+    trainer = build_trainer(config, run, callbacks, loggers, peers, steps)
+    check_shares(data.batch_size, trainer)
+    check_compiler(config, experiment.model, trainer.strategy.root_device)
+    fit = Fit(trainer, loggers, keep, gradients, record, sharded)
+    if rank() == 0:
+        say(run, add_execution(run, fit.device, trainer.world_size, origin.step, config, origin.facts))
+    return fit

@@ -1,0 +1,158 @@
+"""The denoiser that samples are drawn with: a run's own, guided and thresholded as its configuration says."""
+
+from collections.abc import Callable, Sequence
+
+from triptych.config.build import build
+from triptych.config.identity import data_identity, describe
+from triptych.data.base import DataModule
+from triptych.diffusion.mixture import ExactClassifier
+from triptych.errors import UserError
+from triptych.models.base import BoundModel
+from triptych.models.classifier import Classifier
+from triptych.run.experiment import Experiment
+from triptych.run.reopen import reopen
+from triptych.run.source import Run, Source
+from triptych.run.stages import as_stage, check_source, refuse_cascade
+
+
+class Guides:
+    """The models of other runs' checkpoints that a configuration names, each opened once."""
+
+    def __init__(self, config: dict):
+        self.config = config
+        self._opened: dict[str, BoundModel] = {}
+        self._sources: dict[str, Experiment] = {}
+
+    def classifier(self, key: str, path: str | None, noise: bool) -> Classifier:
+        """That of a checkpoint, of the same data and for noisy or for clean images as ``noise`` says.
+
+        Raises:
+            UserError: it is not there, is none, or was trained on other data or on other noise.
+        """
+        model = self.open(key, path)
+        if not isinstance(model, Classifier):
+            raise UserError(f"{key}={path}: not a classifier's; a checkpoint of model=classifier is accepted")
+        if model.noise != noise:
+            seen = "noisy" if model.noise else "clean"
+            wanted = "true" if noise else "false"
+            raise UserError(
+                f"{key}={path}: trained on {seen} data; one with model.noise={wanted} is accepted"
+            )
+        return model
+
+    def open(self, key: str, path: str | None) -> BoundModel:
+        """The model of a checkpoint of the same data; ``key`` is what names it."""
+        if path is None:
+            raise UserError(f"{key}=null: a checkpoint is accepted, as in guide=.../checkpoints/last.ckpt")
+        if path not in self._opened:
+            try:
+                found = reopen(str(path), adjust=lambda other: self._adjust(other, key, path))
+            except UserError as error:
+                raise UserError(str(error).replace("ckpt=", f"{key}=", 1)) from error
+            self._opened[path] = found.model.requires_grad_(False)
+        return self._opened[path]
+
+    def source(
+        self, key: str, name: str, path: str, data: DataModule, draws: Callable, given: Sequence[str] = ()
+    ) -> Source:
+        """The run at ``path`` as what draws the part ``name`` of the conditions of ``data``.
+
+        ``draws``: how an opened run is drawn from, handed its own guides; ``given``: parts that are drawn
+        before.
+
+        Raises:
+            UserError: it is not there, draws something else, or was trained on other sizes or encoders.
+        """
+        if key not in self._sources:
+            try:
+                opened = reopen(path, adjust=self._adjust_source)
+            except UserError as error:
+                raise UserError(str(error).replace(f"ckpt={path}", key, 1)) from error
+            check_source(key, name, opened, data, given)
+            self._sources[key] = opened
+        opened = self._sources[key]
+        return Run(as_stage(opened, draws(opened, Guides(opened.config))))
+
+    def _adjust_source(self, other: dict) -> None:
+        refuse_cascade(other)
+        other["threads"] = self.config["threads"]
+
+    def _adjust(self, other: dict, key: str, path: str) -> None:
+        own = self.config
+        other["threads"] = own["threads"]  # a guide's own count of threads is not this run's
+        if data_identity(other["data"]) != data_identity(own["data"]):
+            raise UserError(
+                f"{key}={path}: trained on {describe(other['data'])}; "
+                f"one trained on {describe(own['data'])} is accepted"
+            )
+        if "root" in own["data"]:
+            other["data"]["root"] = own["data"]["root"]  # where it lies now
+
+
+def guided(model, data: DataModule, config: dict, guides: Guides):
+    """``model.denoiser`` wrapped as ``config`` says in guidance and threshold; None where it says nothing.
+
+    Raises:
+        UserError: guidance that the model cannot have, or by a model of other data or another process.
+    """
+    guidance, threshold = dict(config.get("guidance") or {}), config.get("threshold") or {}
+    if not guidance and not threshold:
+        return None
+    denoiser = getattr(model, "denoiser", None)
+    if denoiser is None:
+        raise UserError("guidance, threshold: this model has no denoiser; none is accepted")
+    if model.of_latents:
+        _check_of_latents(guidance, threshold)
+    if guidance:
+        if guidance["_target_"].endswith(".ClassifierFree") and not model.conditional:
+            scale = guidance["scale"]
+            raise UserError(
+                f"guidance.scale={scale}: this model was trained without labels; guidance=none is accepted, "
+                "or a model trained with model.conditional=true"
+            )
+        for name in set(guidance.get("parts") or ()) - set(data.conditions):
+            known = ", ".join(data.conditions)
+            raise UserError(
+                f"guidance.parts: {name!r} is no part of the data's conditions; {known} is accepted"
+            )
+        extra = {}
+        if "classifier" in guidance:
+            extra["classifier"] = _classifier(guidance.pop("classifier"), denoiser, data, guides)
+        if "weak" in guidance:
+            extra["weak"] = _weak(guidance.pop("weak"), guides)
+        denoiser = build(guidance, "guidance", denoiser=denoiser, **extra)
+    if threshold:
+        denoiser = build(threshold, "threshold", denoiser=denoiser)
+    return denoiser
+
+
+def _check_of_latents(guidance: dict, threshold: dict) -> None:
+    """Refuse what would bring something of the data's space, or of another model's latents."""
+    if guidance and not guidance["_target_"].endswith(".ClassifierFree"):
+        name = guidance["_target_"].rpartition(".")[2]
+        raise UserError(
+            f"guidance: {name} asks a model that knows nothing of these latents; guidance=none, "
+            "classifier_free are accepted"
+        )
+    if threshold:
+        raise UserError("threshold: latents do not have the data's range; threshold=none is accepted")
+
+
+def _classifier(path: str, denoiser, data: DataModule, guides: Guides):
+    if path == "exact":
+        if data.mixture is None:
+            raise UserError("guidance.classifier=exact: the truth of this data is not known; a checkpoint is")
+        return ExactClassifier(data.mixture, denoiser.process)
+    classifier = guides.classifier("guidance.classifier", path, noise=True)
+    if str(classifier.process) != str(denoiser.process):
+        names = classifier.process, denoiser.process
+        raise UserError(f"guidance.classifier={path}: its process is {names[0]}, the model's {names[1]}")
+    return classifier
+
+
+def _weak(path: str, guides: Guides):
+    model = guides.open("guidance.weak", path)
+    denoiser = getattr(model, "denoiser", None)
+    if denoiser is None or model.of_latents:
+        raise UserError(f"guidance.weak={path}: has no denoiser of the data; a diffusion model's is accepted")
+    return denoiser

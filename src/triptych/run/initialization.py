@@ -1,0 +1,238 @@
+"""What a run starts from: nothing, its own newest checkpoint, or another run's weights or whole model.
+
+``init_from=`` begins with the weights of another run and records which of them it took; ``trained=DIR`` is a
+run on the model of a finished one, for other samplers, guidance and measures of it. What a command checks
+before there is a directory comes first and imports no torch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triptych.config.keys import of_model, with_roles
+from triptych.declare import Role
+from triptych.errors import UserError
+from triptych.files import check_directory
+from triptych.run.directory import RunDirectory, checkpoint_at, write_atomic
+from triptych.run.processes import rank
+from triptych.run.untrusted import check_checkpoint, check_config
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from triptych.data.base import DataModule
+    from triptych.data.fingerprint import Fingerprint
+
+SHOWN = 3  # names of each kind in the line; provenance.json has all
+
+
+def check_reference(key: str, path: str) -> None:
+    """Check that ``path`` is a checkpoint, or the directory of a run that has finished, without loading it.
+
+    Raises:
+        UserError: in one line that begins with ``key``.
+    """
+    run = RunDirectory(path)
+    check_directory(run.path)
+    if (run / "config.yaml").is_file() and run.status != "finished":
+        raise UserError(
+            f"{key}={path}: the run there is {run.status}; finish it, or pass a checkpoint of it, as "
+            f"{key.partition('[')[0]}=.../checkpoints/last.ckpt"
+        )
+    check_checkpoint(path, key)
+
+
+def check_initial(config: dict[str, Any], begun: bool) -> None:
+    """At the door: an absolute path, and a file that may be opened, unless the run has taken it already.
+
+    Raises:
+        UserError: nothing there; a file that ``ckpt=`` would refuse; ``trained`` beside it.
+    """
+    path = config.get("init_from")
+    if path is None:
+        return
+    if config.get("trained") is not None:
+        raise UserError(f"init_from={path}: trained=... trains nothing; one of the two is accepted")
+    config["init_from"] = str(Path(path).absolute())
+    if begun:
+        return
+    check_reference("init_from", path)
+
+
+def adopt(config: dict, choices: dict[str, Any], overrides: list[str]) -> None:
+    """Put what the run ``config["trained"]`` says of its model into a composed configuration and its choices.
+
+    Raises:
+        UserError: no finished run there; an override of what only the other run can say.
+    """
+    path = config["trained"]
+    source = RunDirectory(path)
+    check_directory(source.path)
+    if source.status != "finished":
+        state = "no run" if source.status == "new" else f"the run there is {source.status}"
+        raise UserError(f"trained={path}: {state}; the directory of a finished run is accepted")
+    own = ", ".join(with_roles(Role.DRAWING, Role.SEED, Role.MACHINE))
+    for override in overrides:
+        if override.lstrip("+~").split("=")[0].split(".")[0].split("/")[0] in of_model():
+            raise UserError(f"{override}: the model is that of trained={path}; beside it {own} are accepted")
+    theirs = check_config(source.config(), f"trained={path}")
+    named = source.provenance().get("choices")
+    for key in of_model():
+        if key not in theirs:
+            raise UserError(f"trained={path}: its configuration has no {key}; that of a run is accepted")
+        config[key] = theirs[key]
+        choices.pop(key, None)
+        if isinstance(named, dict) and isinstance(named.get(key), str):
+            choices[key] = named[key]
+    if "download" in config["data"]:
+        config["data"]["download"] = False  # it would be to where the other run says
+    config["trained"] = str(source.path)
+    check_reference("trained", config["trained"])
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run stands when it starts.
+
+    Attributes:
+        start: the checkpoint to go on from, and the step that it was taken at.
+        taken: with ``trained``, the other run's checkpoint.
+        initial: at a first start with ``init_from``, the checkpoint that the weights are taken from.
+        data: what checkpoints keep of the data, with every item that the model is trained on.
+    """
+
+    start: Path | None
+    step: int
+    taken: dict[str, Any] | None
+    initial: dict[str, Any] | None
+    data: dict[str, Any]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The data as the record has them: fingerprint, split, sizes."""
+        return {key: value for key, value in self.data.items() if key != "items"}
+
+
+def find_origin(run: RunDirectory, config: dict, data: "DataModule") -> Origin:
+    """Look at what lies in ``run``.
+
+    Raises:
+        UserError: what the model was trained on would now validate or test it.
+    """
+    from triptych.data.fingerprint import fingerprint
+    from triptych.run.changed import check_data, remember
+    from triptych.run.checkpoints import LAST, newest_readable, read_checkpoint
+
+    start = newest_readable(run.checkpoints())
+    kept = read_checkpoint(start) if start else None
+    if start is not None and start.name != LAST and rank() == 0:
+        write_atomic(start.with_name(LAST), start.read_bytes())  # it is the last that counts
+    now = fingerprint(data)
+    taken = take_over(run, config, now) if config.get("trained") else None
+    seen = check_data(run, now, kept)
+    if taken is not None:
+        seen = remember(now, taken["triptych"].get("data"))
+    initial = read_initial(config, now) if start is None else None
+    if initial is not None:  # it was trained on theirs, too
+        seen |= {"items": remember(now, initial["triptych"].get("data"))["items"]}
+    return Origin(start, kept["global_step"] if kept else 0, taken, initial, seen)
+
+
+def take_over(run: RunDirectory, config: dict, now: "Fingerprint") -> dict[str, Any]:
+    """The checkpoint by which the other run reports, with this run's configuration in it.
+
+    ``now``: of the data that this run will be measured on.
+
+    Raises:
+        UserError: it is gone, or cannot be read, or was trained on what would now validate or test it.
+    """
+    from triptych.data.fingerprint import HELD_OUT
+    from triptych.run.changed import compare_data, say
+    from triptych.run.checkpoints import read_checkpoint
+
+    source = RunDirectory(config["trained"])
+    kept = read_checkpoint(source.reported())
+    accepted = f"the data of trained={config['trained']} as they were are accepted"
+    say(run, compare_data(now, kept["triptych"].get("data"), HELD_OUT, accepted))
+    checkpoint = {key: kept[key] for key in ("state_dict", "callbacks", "global_step")}
+    checkpoint["triptych"] = kept["triptych"] | {"config": config}
+    return checkpoint
+
+
+def read_initial(config: dict[str, Any], now: "Fingerprint") -> dict[str, Any] | None:
+    """The checkpoint that ``init_from`` names, None where it names none.
+
+    Raises:
+        UserError: it cannot be read; it was trained on what would now validate or test this run.
+    """
+    from triptych.data.fingerprint import HELD_OUT
+    from triptych.run.changed import compare_data
+    from triptych.run.checkpoints import read_checkpoint
+
+    path = config.get("init_from")
+    if path is None:
+        return None
+    found = read_checkpoint(checkpoint_at(path), "init_from")
+    accepted = f"data of which init_from={path} has seen no item of validation or test are accepted"
+    compare_data(now, found["triptych"].get("data"), HELD_OUT, accepted)
+    return found
+
+
+def initialise(run: RunDirectory, config: dict[str, Any], model: "nn.Module", found: dict[str, Any]) -> None:
+    """Put the weights by which the other run reports into ``model``, where name and shape are the same.
+
+    Parameters are taken, and the buffers of modules that have parameters; what a schedule or a bound has as
+    constants follows from this run's own configuration. What was taken is said and recorded.
+
+    Raises:
+        UserError: a tensor of this model is not there or of another shape, and ``init_partial`` is false; or
+            nothing matches.
+    """
+    import torch
+
+    from triptych.run.changed import say
+    from triptych.run.checkpoints import reported, state
+
+    name = reported(found)
+    theirs, ours = state(found, name), dict(_weights(model))
+    shapes = {n: (tuple(theirs[n].shape), tuple(p.shape)) for n, p in ours.items() if n in theirs}
+    taken = [n for n, (there, here) in shapes.items() if there == here]
+    other = {n: f"{there} there, {here} here" for n, (there, here) in shapes.items() if there != here}
+    missing = [n for n in ours if n not in theirs]
+    extra = [n for n in theirs if n not in model.state_dict()]
+    path = config["init_from"]
+    parts = [
+        (f"{len(other)} of another shape", [f"{n} {how}" for n, how in other.items()]),
+        (f"{len(missing)} not there", missing),
+        (f"{len(extra)} there not used", extra),
+    ]
+    said = "; ".join(f"{what} ({_some(names)})" for what, names in parts if names)
+    if len(taken) < len(ours) and not (taken and config.get("init_partial")):
+        fix = "init_partial=true takes those that fit" if taken else "choose a run of the same network"
+        raise UserError(
+            f"init_from={path}: {len(taken)} of {len(ours)} tensors fit by name and shape; {said}; {fix}"
+        )
+    with torch.no_grad():
+        for n in taken:
+            ours[n].copy_(theirs[n])
+    step = int(found.get("global_step", 0))
+    line = f"init_from={path}: {len(taken)} of {len(ours)} tensors taken (step {step}, weights {name})"
+    say(run, "; ".join(filter(None, (line, said))))
+    if rank() == 0:
+        record = {"checkpoint": str(checkpoint_at(path)), "step": step, "weights": name, "taken": taken}
+        about = record | {"other_shape": other, "missing": missing, "extra": extra}
+        run.write("provenance.json", run.provenance() | {"init_from": about})
+
+
+def _weights(model: "nn.Module") -> Iterator[tuple[str, Any]]:
+    for prefix, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if own:
+            own |= dict(module.named_buffers(recurse=False))
+        for name, tensor in own.items():
+            yield f"{prefix}.{name}".removeprefix("."), tensor
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)

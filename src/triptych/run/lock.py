@@ -1,0 +1,198 @@
+"""One process at a time in a directory, on file systems with locks and on those without.
+
+The kernel's lock ends with its owner, however that ends: none is ever stale. Where a file system has none
+(some of Lustre's, NFS's and FUSE's), a file that only one can create stands for it. It says who made it, its
+time is renewed while he lives, and it counts no more when its process is gone or has been silent for long.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from triptych.errors import Busy, StorageError
+from triptych.files import no_link
+from triptych.run.processes import owner
+
+NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
+RENEWED, SILENT = 20.0, 300.0  # seconds between two signs of life; after which an owner elsewhere is gone
+WRITTEN = 10.0  # seconds in which who has made the file has written into it
+INSTEAD = ".lock.owner"
+_held: list[tuple[Path, IO[str]]] = []  # by this process
+
+
+@contextmanager
+def lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold ``folder``; others wait ``patience`` seconds for it.
+
+    Raises:
+        Busy: another process holds it; its owner is named.
+        StorageError: the directory cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a+", opener=no_link)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written ({os.strerror(error.errno or 0)})") from error
+    with file:
+        until = time.monotonic() + patience
+        while (taken := _take(file)) is False:
+            if time.monotonic() > until:
+                file.seek(0)
+                raise _busy(folder, file.read().strip())
+            time.sleep(0.05)
+        held = (folder, file)
+        with contextlib.nullcontext() if taken else _instead(folder, until):
+            file.truncate(0)
+            file.write(owner())
+            file.flush()
+            _held.append(held)
+            try:
+                yield
+            finally:
+                _held.remove(held)
+
+
+def check_held(path: Path) -> None:
+    """Before ``path`` is written: StorageError if it lies in a directory that this process holds no more.
+
+    One that was moved or deleted takes its lock along; another process may hold what has its name now.
+    """
+    for folder, file in _held:
+        if not path.is_relative_to(folder):
+            continue
+        try:
+            same = os.path.samestat(os.fstat(file.fileno()), os.lstat(folder / ".lock"))
+        except OSError:
+            same = False
+        if not same:
+            raise StorageError(f"{folder}: moved or deleted while the run was at work there; the run ends")
+
+
+def holder(folder: Path) -> str | None:
+    """The process that holds ``folder`` now; None if there is none."""
+    try:
+        file = open(folder / ".lock")
+    except OSError:
+        return None
+    with file:
+        taken = _take(file, shared=True)
+        if taken is False:
+            return file.read().strip() or "unknown"
+    if taken is None and (found := _owner_of(folder / INSTEAD)) is not None:
+        return str(found.get("owner") or "unknown")
+    return None
+
+
+def leave(folder: Path) -> None:
+    """Say that nobody is at work in ``folder``, unless somebody is: who made it may live, and its job not."""
+    if holder(folder) is None:
+        with contextlib.suppress(OSError):
+            os.truncate(folder / ".lock", 0)
+
+
+def _busy(folder: Path, who: str) -> Busy:
+    return Busy(f"{folder}: another process is at work here ({who or 'unknown'})")
+
+
+def _take(file: Any, shared: bool = False) -> bool | None:
+    """Whether the kernel's lock is ours now; None where the file system has none."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        return True
+    except OSError as error:
+        return None if error.errno in NO_LOCKS else False
+
+
+@contextmanager
+def _instead(folder: Path, until: float) -> Iterator[None]:
+    """Hold ``folder`` by a file that only one process can create."""
+    path = folder / INSTEAD
+    mine = {"owner": owner(), "host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
+    mine["token"] = secrets.token_hex(8)
+    while True:
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            break
+        except FileExistsError:
+            if (other := _owner_of(path)) is None:
+                _put_away(path)
+            elif time.monotonic() > until:
+                raise _busy(folder, str(other.get("owner") or "")) from None
+            else:
+                time.sleep(0.05)
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be written ({os.strerror(error.errno or 0)})") from error
+    with os.fdopen(handle, "w") as file:
+        json.dump(mine, file)
+    done = threading.Event()
+    threading.Thread(target=_renew, args=(path, done), daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+        if _read(path).get("token") == mine["token"]:
+            path.unlink(missing_ok=True)
+
+
+def _owner_of(path: Path) -> dict | None:
+    """The process that made the file and is still running, as far as is known; None if there is none."""
+    try:
+        age = time.time() - path.stat().st_mtime
+    except OSError:
+        return None
+    record = _read(path)
+    if record.get("host") == socket.gethostname():
+        pid = record.get("pid")
+        began = _began(pid) if isinstance(pid, int) else ""
+        return record if began is not None and began == record.get("began") else None
+    return record if age < (SILENT if "host" in record else WRITTEN) else None
+
+
+def _put_away(path: Path) -> None:
+    """Remove a file whose owner has ended; one that another process has made meanwhile is put back."""
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    with contextlib.suppress(OSError):
+        os.rename(path, aside)
+        if _owner_of(aside) is not None:
+            os.link(aside, path)
+        aside.unlink()
+
+
+def _began(pid: int) -> str | None:
+    """When a process of this machine began, so that a number used again is not taken for it; None: gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return ""
+    except OSError:
+        return None
+    return ""
+
+
+def _read(path: Path) -> dict:
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _renew(path: Path, done: threading.Event) -> None:
+    while not done.wait(RENEWED):
+        with contextlib.suppress(OSError):
+            os.utime(path)

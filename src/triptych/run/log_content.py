@@ -1,0 +1,125 @@
+"""What loggers get of a run beside the rows of metrics.csv: configuration, figures, panels, captions."""
+
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from triptych.config.identity import leaves
+from triptych.errors import mask_password
+from triptych.run.directory import RunDirectory
+from triptych.run.plain import shown
+
+SPLITS = {"train": "final/train_", "val": "final/val_", "test": "test/"}  # as metrics.csv names them
+NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics", "wandb")
+NO_CHOICE = ("hydra", "local", "logger", "paths")  # of what a run is
+NOT_PARAMETERS = ("logger", "paths")
+RESOLVED = "resolved"  # the key below which W&B has the resolved configuration
+BESIDE = ("seed", "setting")  # keys that stand beside the choices
+CAPTIONS = {
+    "samples": "samples while training, from the same noise in every run",
+    "samples/final": "samples at the end, from the same noise in every run",
+    "samples/prompts": "samples by caption, a row each",
+    "samples/trajectory": "samples on their way from noise",
+}
+
+
+def say(text: str) -> None:
+    """Print one line for people, without passwords."""
+    print(mask_password(text), file=sys.stderr, flush=True)
+
+
+def one_line(error: BaseException) -> str:
+    """A library's error in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def sweep_of(run: RunDirectory) -> str | None:
+    """The name of the sweep that a run's directory lies in; None where it lies in none."""
+    folder = run.path.parent
+    return folder.name if (folder / "sweep.json").exists() else None
+
+
+def comparable(
+    choices: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable[str] = ()
+) -> dict[str, Any]:
+    """What runs are grouped and filtered by, one flat key each: "objective": "v", "optimizer/lr": 0.01.
+
+    Choices, seed, setting, and the keys that were typed for this run, as those of a sweep's grid are; these
+    with "/" for ".": W&B cannot filter by a key with a dot in it.
+    """
+    flat = {group: c for group, c in choices.items() if group not in NO_CHOICE and c is not None}
+    flat |= {key: config[key] for key in BESIDE if config.get(key) is not None}
+    typed = {o.lstrip("+~").partition("=")[0] for o in overrides}
+    return flat | {
+        flat_key(key): value
+        for key, value in leaves(dict(config))
+        if key in typed and "." in key and key.split(".")[0] not in NOT_PARAMETERS
+    }
+
+
+def flat_key(key: str) -> str:
+    """A typed key as W&B has it at the top: "optimizer/lr"."""
+    return key.replace(".", "/")
+
+
+def parameters(run: RunDirectory) -> dict[str, Any]:
+    """The run's configuration as flat keys, "optimizer.lr", and its choices, "objective"; lists as typed."""
+    config, choices = run.config(), run.provenance().get("choices", {})
+    flat = {k: v for k, v in leaves(config) if k.split(".")[0] not in NOT_PARAMETERS}
+    flat |= comparable(choices, config)
+    return {k: v if isinstance(v, int | float) else shown(v) for k, v in flat.items()}
+
+
+def figures(summary: dict) -> dict[str, Any]:
+    """``summary.json`` as flat keys: "test/bpd", "test/bpd_stderr", "test/bpd_n", "measures/..."."""
+    flat: dict[str, Any] = {}
+    for key, value in summary.items():
+        if key not in NOT_FIGURES:
+            _flatten(value, key, SPLITS.get(key, f"{key}/"), flat)
+    return flat
+
+
+def numbers(summary: dict | None, logged: Collection[str] = ()) -> dict[str, float]:
+    """The figures of a summary that are numbers and are not ``logged``; {} without a summary."""
+    flat = figures(summary or {})
+    return {k: float(v) for k, v in flat.items() if isinstance(v, int | float) and k not in logged}
+
+
+def _flatten(value: Any, name: str, prefix: str, into: dict[str, Any]) -> None:
+    """``name``: of the value itself; ``prefix``: before the names of what is in it."""
+    if isinstance(value, dict):
+        if "mean" in value and "n" in value:  # a figure: its mean has its name, the rest a suffix
+            into[name] = value["mean"]
+            into.update({f"{name}_{k}": v for k, v in value.items() if k != "mean" and v is not None})
+            return
+        for key, inner in value.items():
+            _flatten(inner, f"{prefix}{key}", f"{prefix}{key}/", into)
+    elif value is not None and not isinstance(value, list):
+        into[name] = value
+
+
+def panels(summary: dict) -> dict[str, tuple[list[str], list[list]]]:
+    """{"panels/noise_levels": (columns, rows), ...}: what is a curve, and measures over several values."""
+    tables: dict[str, tuple[list[str], list[list]]] = {}
+    for key, value in summary.items():
+        if not isinstance(value, dict):
+            continue
+        if isinstance(value.get("rows"), list):  # one dictionary a row
+            flat: list[dict[str, Any]] = [{} for _ in value["rows"]]
+            for row, into in zip(value["rows"], flat, strict=True):
+                _flatten(row, "", "", into)
+            columns = list(dict.fromkeys(name for row in flat for name in row))
+            tables[f"panels/{key}"] = (columns, [[row.get(name) for name in columns] for row in flat])
+        elif value and all(_is_column(v) for v in value.values()) and len({*map(len, value.values())}) == 1:
+            tables[f"panels/{key}"] = ([*value], [list(row) for row in zip(*value.values(), strict=True)])
+    return tables
+
+
+def chart(columns: list[str]) -> tuple[str, str]:
+    """The columns that are x and y of a panel's chart: gamma and what goes with it, a value and a measure."""
+    measures = [column for column in columns if column.startswith("measures/")]
+    return columns[0], [*measures, *columns[1:], columns[0]][0]
+
+
+def _is_column(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and not any(isinstance(v, list | dict) for v in value)

@@ -1,0 +1,121 @@
+"""``metrics.csv``: one row a step, one column a metric, kept whole through kill and resume."""
+
+import csv
+import io
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from triptych.files import read_rows
+from triptych.run.changed import say
+from triptych.run.directory import write_atomic
+
+
+class MetricsCsv(Logger):
+    """A Lightning logger that writes the whole table anew, atomically, at most once in ``every`` seconds.
+
+    Rows of a step are merged. When a run goes on from a checkpoint at step s, rows after s are forgotten
+    before they are written again, so each step stands once.
+
+    ``time`` is the seconds of fitting that led to the row: a resumed run counts on from the row it goes on
+    from.
+    """
+
+    def __init__(self, path: Path, every: float = 2.0):
+        super().__init__()
+        self.path, self.every = path, every
+        self._rows: dict[int, dict[str, Any]] = {}
+        self._written = time.monotonic()
+        self._began: float | None = None
+        self._before = 0.0
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def keep_until(self, step: int) -> None:
+        """Take up the file's rows of steps up to and including ``step``; a line if some are damaged."""
+        rows = read_rows(self.path)
+        header, damaged = next(rows, []), 0
+        for cells in rows:
+            row = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
+            at = row.pop("step", "")
+            if len(cells) != len(header) or not at.isdecimal() or any(map(_is_text, row.values())):
+                damaged += 1
+            elif len(at) < 19 and int(at) <= step:
+                self._rows[int(at)] = row
+        if damaged:
+            say(None, f"{self.path}: {damaged} of its rows are damaged and left out")
+        times = [float(row["time"]) for row in self._rows.values() if "time" in row]
+        self._before = max(filter(math.isfinite, times), default=0.0)
+
+    @rank_zero_only
+    def log_graph(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning calls this where a fit begins, and again where a test does."""
+        if self._began is None:
+            self._began = time.monotonic()
+
+    @property
+    def last(self) -> int:
+        """The last step that has a row; -1 if none has."""
+        return max(self._rows, default=-1)
+
+    def time(self, step: int) -> dict[str, Any]:
+        """{"time": seconds of fitting} of a step's row; {} where there is none."""
+        row = self._rows.get(step, {})
+        return {"time": float(row["time"])} if "time" in row else {}
+
+    def rows(self, after: int, until: int) -> dict[int, dict[str, Any]]:
+        """Copies of the rows of steps after ``after``, up to and including ``until``."""
+        return {step: dict(row) for step, row in sorted(self._rows.items()) if after < step <= until}
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The configuration is a file of its own."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.log_graph()
+        assert self._began is not None
+        row = self._rows.setdefault(step or 0, {})
+        row.setdefault("time", round(self._before + time.monotonic() - self._began, 3))  # a test adds none
+        row.update({k: v for k, v in metrics.items() if k != "epoch"})
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Lightning calls this at every row; the table is written now and then."""
+        if time.monotonic() - self._written > self.every:
+            self.flush()
+
+    @rank_zero_only
+    def flush(self) -> None:
+        """Write the table now; without a row there is none, as of a run that was refused."""
+        if not self._rows and not self.path.exists():
+            return
+        columns = ["step", *dict.fromkeys(name for row in self._rows.values() for name in row)]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"step": step} | row for step, row in sorted(self._rows.items()))
+        write_atomic(self.path, text.getvalue())
+        self._written = time.monotonic()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.flush()
+
+
+def _is_text(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return True
+    return False

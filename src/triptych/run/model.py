@@ -1,0 +1,167 @@
+"""From a resolved configuration and its data to its model, by the one builder."""
+
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import torch
+
+from triptych.config.build import Table, build, parameters_of
+from triptych.config.trust import find
+from triptych.data.augment import numbers_told
+from triptych.data.base import DataModule
+from triptych.data.batch import Batch
+from triptych.diffusion.condition import AUGMENTATION, Kind, Vectors
+from triptych.diffusion.decoder import Decoder, GaussianDensity
+from triptych.errors import UserError
+from triptych.models.base import BoundModel
+from triptych.models.diffusion import Diffusion
+from triptych.run.budget import Budget, machine_memory
+
+CALIBRATION = 256  # training items on which an optimal reverse variance is measured
+ALLOCATED = 2**20  # bytes of a tensor, at most, in a network that is made to be measured
+CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that may be none
+
+
+def build_model(config: dict, data: DataModule) -> BoundModel:
+    """The LightningModule with freshly initialised weights; ``config`` is the whole resolved configuration.
+
+    Raises:
+        UserError: a value that its owner refuses, or a choice that this model would not read.
+    """
+    table = parts(config, data)
+    kind = find(config["model"].get("_target_"), "model")
+    if getattr(kind, "of_latents", False):
+        _of_latents(table, kind)
+    model = build(config["model"], "model", table, **_stages(config, data))
+    if _told(data) and not isinstance(model, Diffusion):
+        raise UserError(
+            f"augmentation: {type(model).__name__} has no network that could be told of it; "
+            "told=false is accepted"
+        )
+    _check_read(config, table, type(model))
+    return model
+
+
+def check_size(config: dict, data: DataModule) -> None:
+    """Refuse a network that this machine's memory cannot hold, before any of it is allocated.
+
+    Raises:
+        UserError: with the first tensor for which there is no room. Whatever else is wrong, ``build_model``
+            says.
+    """
+    table = parts(config, data)
+    try:
+        with torch.random.fork_rng([]), Budget(machine_memory(), "this machine's memory", largest=ALLOCATED):
+            if config["denoiser"]:
+                table.at("denoiser")
+            elif ladder := config["model"].get("network"):
+                build(ladder, "model.network", table.beside(find(config["model"]["_target_"], "model")))
+    except Exception as error:
+        if isinstance(error.__cause__, MemoryError):
+            raise
+
+
+def parts(config: dict, data: DataModule) -> Table:
+    """What objects are handed by the names of their arguments: facts of the data, and parts of ``config``.
+
+    Data with a density have the Gaussian decoder, whichever of levels is named.
+
+    Raises:
+        UserError: a conditional model of data without labels; a decoder that is none of levels for data that
+            have them.
+    """
+    table = Table(config, facts(config, data))
+    name = config["bound"].get("decoder")
+    with suppress(ValueError):  # an unknown name, or a class of the user's own: left to the builder
+        of_levels = isinstance(name, str) and Decoder.named(name, "bound.decoder").of_levels
+        if of_levels and data.levels is None:
+            table.made["bound.decoder"] = GaussianDensity()
+        elif isinstance(name, str) and not of_levels and data.levels is not None:
+            raise UserError(f"bound.decoder={name}: data {data.name} has levels; categorical is accepted")
+    return table
+
+
+def _stages(config: dict, data: DataModule) -> dict[str, Any]:
+    """What ``model.stages`` stands for: models of other runs, and the names by which these data know them."""
+    if "stages" not in config["model"]:
+        return {}
+    from triptych.run.stages import stage_models  # which opens runs, and so builds models
+
+    models, names = stage_models(config, data)
+    return {"stages": models, "known_as": names}
+
+
+def _of_latents(table: Table, kind: type[BoundModel]) -> None:
+    """Make the ladder of a ``kind`` of model, and of its latents what is elsewhere of the data."""
+    place = "model.network"
+    ladder = build(table.config["model"].get("network"), place, table.beside(kind))
+    table.made |= {place: ladder, "bound.decoder": GaussianDensity()}
+    latents = {"shape": tuple(ladder.top), "levels": None, "discrete": False, "spacing": None}
+    inner = Table(table.config, table.facts | latents | {"mixture": None}, table.made)
+    for name in ("denoiser", "objective", "bound"):
+        if table.config.get(name):  # else none was chosen, which the model refuses
+            inner.at(name)
+
+
+def facts(config: dict, data: DataModule) -> dict[str, Any]:
+    """What data say to whatever is built for them."""
+    conditional = config["model"].get("conditional")
+    if conditional and not data.conditions:
+        raise UserError(
+            f"model.conditional=true: data {data.name} has no labels and no other conditions; "
+            "false is accepted"
+        )
+    return {
+        "data_name": data.name,
+        "shape": data.shape,
+        "levels": data.levels,
+        "discrete": data.levels is not None,
+        "spacing": 2 / (data.levels - 1) if data.levels else None,
+        "num_classes": data.num_classes,
+        "conditions": _conditions(data, conditional) | _told(data),
+        "mixture": data.mixture,
+        "calibration": partial(training_items, data, CALIBRATION),
+        "training": partial(training_items, data),
+    }
+
+
+def _conditions(data: DataModule, conditional: Any) -> dict[str, Kind]:
+    """The parts that ``model.conditional`` has a network told."""
+    if not isinstance(conditional, list):
+        return data.conditions if conditional else {}
+    for name in set(conditional) - set(data.conditions):
+        raise UserError(
+            f"model.conditional: {name!r} is no part of the conditions of data {data.name}; "
+            f"{', '.join(data.conditions)} is accepted"
+        )
+    return {name: kind for name, kind in data.conditions.items() if name in conditional}
+
+
+def _told(data: DataModule) -> dict[str, Kind]:
+    """The part in which a network is told what was done to a training image."""
+    numbers = numbers_told(data.augmentations)
+    return {AUGMENTATION: Vectors(numbers)} if numbers else {}
+
+
+def training_items(data: DataModule, n: int) -> Batch:
+    """The first ``n`` training items."""
+    train = data.splits["train"]
+    return train.batch(torch.arange(min(n, len(train))))
+
+
+def _check_read(config: dict, table: Table, kind: type[BoundModel]) -> None:
+    """Refuse what was chosen and is read by nothing, so that no comparison is of a key without effect."""
+    used = {place.split(".")[0] for place in table.made}
+    for group in CHOICES:
+        if config.get(group) and group not in used and group not in kind.ignores:
+            raise UserError(f"{group}: {kind.__name__} has nothing that reads it; {group}=none is accepted")
+    if "bound" in table.made or "bound" in kind.ignores:
+        return
+    for key, parameter in parameters_of(config["bound"]["_target_"])[0].items():
+        value, usual = config["bound"].get(key), parameter.default
+        if key in config["bound"] and usual is not parameter.empty and value != usual:
+            shown = "null" if usual is None else usual
+            raise UserError(
+                f"bound.{key}={value}: {kind.__name__} has nothing that reads it; {shown} is accepted"
+            )

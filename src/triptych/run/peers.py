@@ -1,0 +1,145 @@
+"""The processes of one run: who of them ended it, and why.
+
+When one process of several ends, the others learn of it as a broken connection, or not at all. Each process
+but the first leaves the message of its own error in the run's directory; the first one reads it, sees which
+of its children was killed, and tells: a failure with the message of who failed, or an interruption.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from triptych.config.mistakes import told
+from triptych.errors import Interrupted, UserError
+from triptych.run.directory import RunDirectory
+from triptych.run.processes import launch, rank
+
+PATIENCE = 5.0  # seconds in which the others' errors and exit codes are there, if there are any
+STUCK = 10.0  # seconds after which a first process that has not noticed the loss will not do so any more
+BROKEN = re.compile(
+    r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|recvValue|sendBytes|socket timeout", re.I
+)
+
+
+def is_broken_connection(error: BaseException) -> bool:
+    """Whether an error says no more than that another process is gone."""
+    import torch
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, torch.distributed.DistError) or (
+            isinstance(seen, RuntimeError | ConnectionError | OSError) and BROKEN.search(str(seen))
+        ):
+            return True
+        seen = seen.__cause__
+    return False
+
+
+def _token(first: int) -> str:
+    """What the processes of one launch have in common, and those of an earlier one had not."""
+    return launch() or str(first)
+
+
+def leave_error(run: RunDirectory, error: Exception) -> None:
+    """In a process other than the first: its error, for the first one to read."""
+    if not run.path.is_dir():  # the first process was refused alike, and has removed it
+        return
+    line = str(error) if isinstance(error, UserError) else told(error)
+    with contextlib.suppress(Exception):  # without it, the first process knows of a loss and not its reason
+        run.write(f".error-{rank()}.json", {"token": _token(os.getppid()), "error": " ".join(line.split())})
+
+
+class Peers:
+    """In the first process: the others of the run.
+
+    Args:
+        run: whose directory they share.
+        record: writes a failure's message into the run's summary.
+    """
+
+    def __init__(self, run: RunDirectory, record: Callable[[Exception], None]):
+        self.run, self.record = run, record
+        self.children: list[subprocess.Popen] = []
+        self._settled = threading.Event()
+
+    def watch(self, children: list[subprocess.Popen]) -> None:
+        """Begin to watch the processes that Lightning has started."""
+        self.children = children
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def __enter__(self) -> "Peers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.needed_no_more()
+
+    def needed_no_more(self) -> None:
+        """What is left to do is done by the first process alone."""
+        self._settled.set()
+
+    def reason(self, error: Exception | None) -> Exception | Interrupted:
+        """What ended the run, where ``error`` is what this process knows: its own, or a broken connection."""
+        self._settled.set()
+        if error is not None and not is_broken_connection(error):
+            return error
+        until = time.monotonic() + PATIENCE
+        while True:
+            if told := self._told():
+                number, line = told
+                return UserError(f"process {number}: {line} (traceback: {self.run / 'train.log'})")
+            for number, child in enumerate(self.children, 1):
+                if (code := child.poll()) is not None and code < 0:
+                    return Interrupted(-code, lost=f"process {number}")
+            if time.monotonic() > until:
+                return Interrupted(int(signal.SIGKILL), lost="another process")
+            time.sleep(0.05)
+
+    def end(self) -> None:
+        """Kill whoever is left: they wait for a process that will not come, and have nothing to save."""
+        for child in self.children:
+            if child.poll() is None:
+                child.kill()
+
+    def _told(self) -> tuple[int, str] | None:
+        """(rank, message) of the first error that another process of this launch has left."""
+        found: list[tuple[float, int, str]] = []
+        for path in self.run.path.glob(".error-*.json"):
+            try:
+                record: Any = json.loads(path.read_text())
+                if record["token"] == _token(os.getpid()):
+                    number = int(path.stem.rpartition("-")[2])
+                    found.append((path.stat().st_mtime, number, str(record["error"])))
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return min(found)[1:] if found else None
+
+    def _watch(self) -> None:
+        """Where the first process waits in a library for one that is gone, end it from beside."""
+        while not self._settled.wait(0.5):
+            codes = [child.poll() for child in self.children]
+            if all(code == 0 for code in codes):
+                return
+            if any(codes) and not self._settled.wait(STUCK):
+                self._end_from_beside()
+
+    def _end_from_beside(self) -> None:
+        reason = self.reason(None)
+        code = 1
+        try:
+            if isinstance(reason, Interrupted):
+                print(reason, file=sys.stderr, flush=True)
+                code = 128 + reason.signal
+            else:
+                print(f"error: {reason}", file=sys.stderr, flush=True)
+                self.record(reason)
+        finally:
+            self.end()
+            os._exit(code)

@@ -1,0 +1,163 @@
+"""From a composed configuration to a run's directory: new, the same again, or refused."""
+
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from triptych.config import check
+from triptych.config.build import check_names, keep_arguments
+from triptych.config.compose import without_hydra
+from triptych.config.identity import ABSENT, differences, shown
+from triptych.config.keys import check_values, groups, role
+from triptych.config.names import plain_name, slug
+from triptych.config.schema import check_together
+from triptych.declare import Role
+from triptych.errors import Diverged, UserError
+from triptych.files import check_directory
+from triptych.run.directory import RunDirectory, write_atomic
+from triptych.run.initialization import adopt, check_initial
+from triptych.run.provenance import provenance
+
+ROOT = "data.root"
+COMPILE = "compile"
+PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
+
+
+def described(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
+    """``cfg`` resolved, and with ``trained`` the other run's model in it and in ``choices``.
+
+    Raises:
+        UserError: a group is missing, a value or a name is not accepted, or ``trained`` is no finished run's.
+    """
+    plain: dict = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    for group in groups():
+        if group not in plain:
+            raise UserError(f"{group}: a choice is needed, as in {group}=NAME")
+    typed = {o.lstrip("+").split("=", 1)[0] for o in overrides}
+    keep_arguments(plain, typed)
+    if plain["trainer"].get("max_epochs") and "trainer.max_steps" not in typed:
+        plain["trainer"]["max_steps"] = None  # a file's: of two lengths the typed one decides
+    check_values(plain)
+    name = plain["name"]
+    if name not in (None, "") and slug(str(name)) != str(name):
+        fix = "use up to 120 letters, digits and =,._+-"
+        raise UserError(
+            f"name={name}: is the name of one directory; {fix}, as in name={plain_name(str(name))}"
+        )
+    check_together(plain, typed)
+    if plain["trained"] is not None:
+        adopt(plain, choices, overrides)
+    check_names(plain)
+    return plain
+
+
+def described_by(config: DictConfig) -> dict[str, Any]:
+    """As ``described``, of a configuration that has Hydra's own part still in it."""
+    hydra = config.hydra
+    return described(without_hydra(config), list(hydra.overrides.task), dict(hydra.runtime.choices))
+
+
+def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
+    """The directory of the run that ``cfg`` describes, ready to be executed.
+
+    Raises:
+        UserError: as ``described`` and ``check_directory``; the directory records another configuration, or a
+            failed run (``retry=true`` tries that again, ``force=true`` starts over and keeps the old aside).
+        Diverged: it did so before; the same two are accepted.
+    """
+    check_directory(path)
+    composed = dict(choices)
+    plain = described(cfg, overrides, choices)
+    force, retry = plain.pop("force"), plain.pop("retry")
+    for key in [key for key in plain if role(key) is Role.START]:
+        plain.pop(key)
+    run = RunDirectory(path)
+    check_initial(plain, begun=run.status == "finished" or bool(run.checkpoints()))
+    if force and (run / "config.yaml").exists():
+        _set_aside(run)
+    if not (run / "config.yaml").exists():
+        with run.lock(PATIENCE):
+            if not (run / "config.yaml").exists():  # somebody else may have been quicker
+                return _begin(run, plain, overrides, choices)
+    found = _without_new_defaults(differences(run.config(), plain), cfg, composed)
+    if COMPILE in found and run.status != "finished":
+        del found[COMPILE]
+        with run.lock(PATIENCE):  # it goes on in either state
+            _record(run, run.config() | {COMPILE: plain[COMPILE]})
+    if set(found) == {ROOT} and _lies_there_now(run, plain):
+        found = {}
+    if found:
+        other = f"{run.path}: holds another run ({shown(found)})"
+        raise UserError(f"{other}; choose another name, or force=true to start over")
+    _settle_failure(run, retry)
+    return run
+
+
+def _begin(run: RunDirectory, plain: dict, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
+    (run / "summary.json").unlink(missing_ok=True)  # of a job that was refused before it began
+    run.write("provenance.json", provenance(run, overrides, choices, plain))
+    _record(run, plain)
+    return run
+
+
+def _record(run: RunDirectory, config: dict) -> None:
+    write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+
+
+def _settle_failure(run: RunDirectory, retry: bool) -> None:
+    """A run refused before its first step is tried again; one that failed later or diverged, on request."""
+    summary = run.summary() or {}
+    if run.status not in ("failed", "diverged"):
+        return
+    if summary.get("stage") == "build" or retry:
+        (run / "summary.json").unlink()
+        return
+    if run.status == "diverged":
+        raise Diverged.before(summary)
+    raise UserError(
+        f"failed before: {summary.get('error', '?')} (traceback: {run / 'train.log'}; retry=true tries again)"
+    )
+
+
+def _set_aside(run: RunDirectory) -> None:
+    with run.lock(PATIENCE):
+        aside = run.path.with_name(f"{run.path.name}.old-{secrets.token_hex(3)}")
+        shutil.move(run.path, aside)
+
+
+def _without_new_defaults(found: dict, cfg: DictConfig, choices: dict[str, Any]) -> dict:
+    """Without keys that the record is too old to have, where they have the values of their files."""
+    new = [key for key, (was, _) in found.items() if was is ABSENT]
+    if not new:
+        return found
+    # of a group that is new, the door's own choice is the default, not the one that was asked for
+    inside = [f"{group}.".replace("/", ".") for group in choices]
+    old = [not any(at.startswith(f"{key}.") for key in new) for at in inside]
+    base = check.defaults({g: c for (g, c), was_there in zip(choices.items(), old, strict=True) if was_there})
+    known = set(check.keys(base))
+    # as they are written, since ${seed} is a default whatever the seed
+    usual = {key for key in new if key in known and check.plain(cfg, key) == check.plain(base, key)}
+    return {key: pair for key, pair in found.items() if key not in usual}
+
+
+def _lies_there_now(run: RunDirectory, plain: dict) -> bool:
+    """Whether ``plain``'s data.root has the data that the run has worked on; it goes on with them there."""
+    known = run.provenance().get("data")
+    if known is None and (run.checkpoints() or run.status == "finished"):
+        return False  # from before there were fingerprints: nobody can tell
+    if known is not None:
+        from triptych.data.build import build_data  # torch, which the door goes without, elsewhere
+        from triptych.data.fingerprint import fingerprint
+
+        now = fingerprint(build_data(plain))
+        if (known["fingerprint"], known["split"]) != (now.data, now.split):
+            return False
+    if run.status != "finished":
+        with run.lock(PATIENCE):
+            config = run.config()
+            config["data"]["root"] = plain["data"]["root"]
+            _record(run, config)
+    return True

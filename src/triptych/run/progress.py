@@ -1,0 +1,85 @@
+"""Progress of a run: a bar on a terminal, and ``progress.json`` for other processes."""
+
+import math
+import time
+from collections import deque
+from typing import Any
+
+import pytorch_lightning as pl
+from tqdm import tqdm
+
+from triptych.run.directory import RunDirectory
+
+
+class Progress(pl.Callback):
+    """A bar on a terminal, over steps, then over what is tested; a file at most once in ``every`` seconds."""
+
+    def __init__(self, run: RunDirectory, every: float = 1.0, bar: bool = True):
+        self.run, self.every = run, every
+        self._hidden = None if bar else True  # None: hidden where stderr is no terminal
+        self._written = 0.0
+        self._bar: tqdm | None = None
+        self._marks: deque[tuple[float, int]] = deque()  # (seconds, step) of the last WINDOW seconds
+
+    def write(self, stage: str, step: int, max_steps: int, bound: float | None = None) -> None:
+        """Say where the run is now, how fast it is there, and its last validation bound."""
+        self._written = now = time.monotonic()
+        where = {"stage": stage, "step": step, "max_steps": max_steps, "updated": time.time()}
+        if stage == "fit":
+            self._marks.append((now, step))
+            while len(self._marks) > 2 and now - self._marks[0][0] > WINDOW:
+                self._marks.popleft()
+            then, before = self._marks[0]
+            where["steps_per_second"] = (step - before) / (now - then) if step > before else None
+        self.run.write("progress.json", where | {"bound": bound})
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._bar = tqdm(
+                total=trainer.max_steps,
+                initial=trainer.global_step,
+                desc="fit",
+                disable=self._hidden,
+                leave=False,
+            )
+            self.write("fit", trainer.global_step, trainer.max_steps)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        if self._bar is None or time.monotonic() - self._written < self.every:
+            return
+        self._bar.update(trainer.global_step - self._bar.n)
+        shown = {k.split("/")[-1]: f"{v:.3f}" for k, v in trainer.callback_metrics.items() if k in SHOWN}
+        self._bar.set_postfix(shown, refresh=False)
+        bound = float(trainer.callback_metrics.get("val/bound", math.nan))
+        self.write("fit", trainer.global_step, trainer.max_steps, None if math.isnan(bound) else bound)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._close()
+
+    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            batches = sum(trainer.num_test_batches)
+            name = trainer.test_dataloaders.name  # type: ignore[union-attr]
+            self._bar = tqdm(total=batches, desc=f"bound of {name}", disable=self._hidden, leave=False)
+
+    def on_test_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        if self._bar is None:
+            return
+        self._bar.update()
+        if time.monotonic() - self._written > self.every:
+            self.write("test", trainer.global_step, trainer.max_steps)
+
+    def on_test_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+WINDOW = 60.0  # seconds over which the speed is taken: validation counts
+SHOWN = ("train/loss", "val/bpd", "val/nats_per_dim")

@@ -1,0 +1,161 @@
+"""Where a run comes from, and where it was executed: enough to find code, packages and machines again."""
+
+import contextlib
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from triptych.errors import mask_password
+from triptych.files import read_json
+from triptych.run.directory import RunDirectory
+from triptych.run.sources import changes, compare_code, own_packages, source_files, versions, whole
+
+DIFF_LIMIT = 2**20
+ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# names of files that are not recorded: hidden ones, and those of keys and passwords
+SECRET = re.compile(
+    r"(^|/)\.|^(?!.*\.py$).*("
+    r"\.(pem|key|p12|pfx)$|(^|[/._-])(secret|credential|password|token|api_?key|id_[a-z0-9]+)s?([._-]|$))",
+    re.IGNORECASE,
+)
+
+
+def provenance(
+    run: RunDirectory, overrides: list[str], choices: dict[str, Any], config: dict | None = None
+) -> dict:
+    """What is recorded when a run's directory is made; ``executions`` are added as they begin.
+
+    ``config``: of whose classes' own packages ("own") it is recorded where they come from.
+    """
+    own = {name: _package_state(place) for name, place in own_packages(config or {}).items()}
+    return {
+        "id": _of_agent(run) or secrets.token_hex(4),
+        "overrides": [mask_password(text) for text in overrides],
+        "choices": {g: c for g, c in choices.items() if c and not g.startswith("hydra/")},
+        "command": _command_of_sweep(run) or command(),
+        "started": _now(),
+        "git": git_state(),
+        **({"own": own} if own else {}),
+        "packages": {d.metadata["Name"]: d.version for d in distributions()},
+        "executions": [],
+    }
+
+
+def command() -> list[str]:
+    """This process's command as it was typed, but for passwords."""
+    # not sys.argv: the command puts quotes around paths there
+    typed = sys.orig_argv[len(sys.orig_argv) - len(sys.argv) + 1 :]
+    return [Path(sys.argv[0]).name, *map(mask_password, typed)]
+
+
+def add_execution(
+    run: RunDirectory, device: str, world_size: int, step: int, config: dict, data: dict
+) -> str:
+    """Record that the run is now worked on here, from ``step`` on; a line if its code is no longer the same.
+
+    ``data``: fingerprint, split and numbers of what it works on.
+    """
+    record = run.provenance()
+    files = source_files(config)
+    here = {
+        "started": _now(),
+        "step": step,
+        "host": socket.gethostname(),
+        "device": device,
+        "world_size": world_size,
+        "python": sys.version.split()[0],
+        "commit": git_state(diff=False).get("commit", ""),
+        "sources": whole(files),
+        "versions": versions(),
+        "data": {key: data[key] for key in ("fingerprint", "split")},
+    }
+    executions = record.get("executions", [])
+    names = record.get("sources", {}) | {here["sources"]: files}
+    # under what it made no step, nothing was trained
+    said = compare_code(executions[-1], here, names) if executions and step else ""
+    here |= {"changed": said} if said else {}
+    run.write("provenance.json", record | {"data": data, "sources": names, "executions": [*executions, here]})
+    return said
+
+
+def changed_since(run: RunDirectory) -> str:
+    """What of its code and packages is no longer as in a run's last execution, as ``changes`` says it."""
+    record, files = run.provenance(), source_files(run.config())
+    executions = record.get("executions")
+    if not executions:
+        return ""
+    here = {"sources": whole(files), "versions": versions()}
+    return changes(executions[-1], here, record.get("sources", {}) | {here["sources"]: files})
+
+
+def git_state(
+    diff: bool = True, root: Path | None = None, below: tuple[str, ...] = (":/src", ":/configs")
+) -> dict:
+    """The commit of the tree around ``root``, ours if None, or, with ``diff``, all that it was made of.
+
+    {"commit", "dirty", "diff", "untracked": {file under ``below``: text}, "left_out": names}; {} outside of a
+    repository. What git ignores and links are left out; of hidden files and those named after keys or
+    passwords only the names are recorded.
+    """
+    root = root or Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        commit = {"commit": git("rev-parse", "HEAD")}
+        if not diff:
+            return commit
+        changed = [name for name in git("diff", "HEAD", "--name-only", "-z").split("\0") if name]
+        left_out = [name for name in changed if SECRET.search(name)]
+        changes = git("diff", "HEAD", "--", ":/", *(f":(top,exclude,literal){name}" for name in left_out))
+        top = Path(git("rev-parse", "--show-toplevel"))
+        names = git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", *below)
+        files = {n: top / n for n in names.split("\0") if (top / n).is_file() and not (top / n).is_symlink()}
+        left_out += [name for name in files if SECRET.search(name)]
+        files = {name: file for name, file in files.items() if name not in left_out}
+        new = {name: file.read_text(errors="replace")[:DIFF_LIMIT] for name, file in files.items()}
+        found = {"dirty": bool(changes or new or left_out), "diff": changes[:DIFF_LIMIT], "untracked": new}
+        return commit | found | ({"left_out": left_out} if left_out else {})
+    return {}
+
+
+def _package_state(place: Path) -> dict:
+    """As ``git_state``, of a package's folder or file; where no repository keeps it, its sources' text."""
+    root, below = (place, ".") if place.is_dir() else (place.parent, place.name)
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        tracked = ["git", "-C", str(root), "ls-files", "--error-unmatch", below]
+        subprocess.run(tracked, capture_output=True, check=True, timeout=10)
+        return git_state(root=root, below=(below,))
+    left, found = DIFF_LIMIT, {}
+    for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        if file.suffix in (".py", ".yaml"):
+            found[file.relative_to(place.parent).as_posix()] = text = file.read_text(errors="replace")[:left]
+            left -= len(text)
+    return {"untracked": found}
+
+
+def _command_of_sweep(run: RunDirectory) -> list[str]:
+    """Of the sweep that the run is a cell of, as a launcher's worker has its own; [] for no cell."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return list(read_json(run.path.parent / "sweep.json")["command"])
+    return []
+
+
+def _of_agent(run: RunDirectory) -> str:
+    """The id that an agent of W&B's has for the run that it starts; "" where there is none."""
+    given = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
+    return given if ID.fullmatch(given) and not (run.path.parent / "sweep.json").exists() else ""
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

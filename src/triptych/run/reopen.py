@@ -1,0 +1,68 @@
+"""From a checkpoint alone back to the model and data that it was made with."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from triptych.config.build import check_targets
+from triptych.data.build import build_data
+from triptych.data.fingerprint import fingerprint
+from triptych.errors import UserError
+from triptych.quiet import quiet
+from triptych.run.budget import Budget
+from triptych.run.changed import compare_data, say
+from triptych.run.checkpoints import load_weights, read_checkpoint
+from triptych.run.directory import checkpoint_at
+from triptych.run.experiment import Experiment
+from triptych.run.model import build_model
+from triptych.run.untrusted import check_config
+
+SLACK = 2**28  # bytes that a model may need beside what its checkpoint holds
+
+
+def reopen(
+    ckpt: str,
+    weights: str | None = None,
+    data_root: str | None = None,
+    adjust: Callable[[dict], None] | None = None,
+    judged: Sequence[str] = (),
+) -> Experiment:
+    """Rebuild what ``ckpt`` holds: a checkpoint, or a run's directory, of which it is the reported one.
+
+    ``adjust`` may change the configuration before anything is built. The file may be a stranger's:
+    docs/security.md. Data other than those the model was trained on are said in one line on stderr.
+
+    Raises:
+        UserError: a checkpoint that is missing, truncated or foreign, or names what may not be built; data
+            that is not where it was, or of which an item of a split in ``judged`` is one that the model was
+            trained on.
+    """
+    file = checkpoint_at(ckpt)
+    checkpoint = read_checkpoint(file)
+    config = check_config(checkpoint["triptych"]["config"], f"ckpt={ckpt}")
+    if data_root is not None:
+        if "root" not in config["data"]:
+            raise UserError(
+                f"data_root={data_root}: {config['data']['_target_']} lies in no folder; null is accepted"
+            )
+        config["data"]["root"] = data_root
+    try:
+        if adjust is not None:
+            adjust(config)
+        check_targets(config)
+        quiet()
+        torch.set_num_threads(config["threads"])  # sums in another order would differ in the last digit
+        data = build_data(config, download=False)
+        accepted = "the data as they were are accepted"
+        seen = checkpoint["triptych"].get("data")
+        changed = compare_data(fingerprint(data), seen, judged, accepted)
+        say(None, changed.replace("data:", f"{ckpt}: data:", 1))
+        with Budget(2 * file.stat().st_size + SLACK, "its file"):
+            model = build_model(config, data)
+        load_weights(model, checkpoint, weights or config["weights"], file.absolute().parents[1])
+    except UserError:
+        raise
+    except Exception as error:  # a configuration of another shape raises whatever its readers raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(f"ckpt={ckpt}: its model cannot be built ({reason})") from error
+    return Experiment(config, data, model.eval())

@@ -1,0 +1,66 @@
+"""Samples by what they were asked for, as a picture: a row a caption."""
+
+from pathlib import Path
+
+import torch
+
+from triptych.data.base import DataModule
+from triptych.data.batch import to_level
+from triptych.data.captions import Captioned
+from triptych.run.directory import atomic
+from triptych.run.experiment import Drawing, Experiment
+from triptych.run.sampling.draw import asked_for, asks_classes, draw, takes_condition
+
+TRAINED, UNTRAINED, COLUMNS = 4, 2, 8  # captions of combinations trained on and not, samples of each
+
+
+def save_prompts(experiment: Experiment, drawing: Drawing, path: Path) -> Path | None:
+    """A PNG of samples of a few held-out captions; None, and no file, where captions do not ask for any."""
+    model, data = experiment.model, experiment.data
+    if not isinstance(data, Captioned) or len(data.shape) != 3:
+        return None
+    if not takes_condition(model, drawing.denoiser) or asks_classes(model, data):
+        return None
+    rows, marks = rows_of(data)
+    items = torch.tensor(rows).repeat_interleave(COLUMNS)
+    x = draw(
+        model,
+        drawing.sampler,
+        data,
+        len(items),
+        seed=0,
+        guided=drawing.denoiser,
+        condition=asked_for(model, data, len(items), guided=drawing.denoiser, items=items),
+        sources=drawing.sources,
+    )
+    _save(x.unflatten(0, (len(rows), COLUMNS)), marks, data, path)
+    return path
+
+
+def rows_of(data: Captioned) -> tuple[list[int], list[str]]:
+    """Items of different captions, of classes trained on, then of others; and what is said of each."""
+    captions, labels = data.captions[data.asked_split], data.splits[data.asked_split].labels
+    kept = torch.zeros(len(captions), dtype=torch.bool) if labels is None else data.untrained(labels)
+    rows: list[int] = []
+    for wanted, most in ((False, TRAINED), (True, UNTRAINED)):
+        first = {c: i for i, c in reversed([*enumerate(captions)]) if bool(kept[i]) is wanted}
+        rows += sorted(first.values())[:: max(1, len(first) // most)][:most]
+    return rows, [captions[i] + " (kept from training)" * bool(kept[i]) for i in rows]
+
+
+def _save(x: torch.Tensor, marks: list[str], data: DataModule, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    levels = data.levels or 256
+    shades = (to_level(x, levels).float() * (255 / (levels - 1))).round().to(torch.uint8)
+    strips = torch.nn.functional.pad(shades, (0, 1, 0, 0), value=255).permute(0, 3, 1, 4, 2).flatten(2, 3)
+    figure = Figure(figsize=(COLUMNS * 0.62, len(marks) * 0.88), layout="constrained")
+    FigureCanvasAgg(figure)
+    for ax, strip, mark in zip(figure.subplots(len(marks), squeeze=False)[:, 0], strips, marks, strict=True):
+        picture = strip.numpy()
+        ax.imshow(picture if picture.shape[2] == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=255)
+        ax.set_title(mark, fontsize=8, loc="left", pad=2)
+        ax.set_axis_off()
+    with atomic(path) as file:
+        figure.savefig(file, dpi=150)

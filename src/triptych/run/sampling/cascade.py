@@ -1,0 +1,121 @@
+"""Samples of a cascade whose stages are runs, each drawn as its run says: ``triptych-sample cascade=...``."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from triptych.data.augment import ConditioningNoise, told_level
+from triptych.diffusion.cascade import Cascade, Stage
+from triptych.diffusion.condition import AUGMENTATION, Condition, Part
+from triptych.diffusion.draws import Stream, mix
+from triptych.errors import UserError
+from triptych.models.diffusion import Diffusion
+from triptych.run.build import build_drawing
+from triptych.run.experiment import Experiment
+from triptych.run.guided import Guides
+from triptych.run.sampling.draw import asked_for
+from triptych.run.sampling.prompts import of_prompts, texts
+from triptych.run.stages import GIVEN, drawn_as, open_stages, told
+
+
+class OpenedCascade:
+    """The stages' runs, opened once, and what is asked of them.
+
+    Args:
+        asked: cascade, stages, noise, prompt, label, weights and data_root of ``configs/sample.yaml``.
+
+    Raises:
+        UserError: stages that do not fit one another, or cannot draw what is asked for in this way.
+    """
+
+    def __init__(self, asked: dict[str, Any]):
+        self.asked = asked
+        self.runs = open_stages("cascade", asked["cascade"], asked["weights"], asked["data_root"])
+        changes = asked["stages"]
+        if len(changes) > len(self.runs):
+            raise UserError(
+                f"stages: {len(changes)} groups for {len(self.runs)} stages; one a stage is accepted"
+            )
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.stages = [
+            self._stage(i, run, changes[i] if i < len(changes) else {}) for i, run in enumerate(self.runs)
+        ]
+
+    @property
+    def last(self) -> Experiment:
+        """The stage that draws what is asked for."""
+        return self.runs[-1]
+
+    def _stage(self, i: int, run: Experiment, change: dict[str, Any]) -> Stage:
+        model = cast(Diffusion, run.model.to(self.device))
+        config = drawn_as(f"stages[{i}]", run.config, change)
+        drawing = build_drawing(config, model, run.data, Guides(config))
+        denoiser = model.denoiser if drawing.denoiser is None else drawing.denoiser.to(self.device)
+        return Stage(
+            run.data.known_as or f"stage {i}",
+            cast(Any, denoiser),
+            model.schedule,
+            model.prepared(drawing.sampler),
+            model.shape,
+            run.data.as_told,
+            self._noise(run) if self.asked["noise"] else None,
+        )
+
+    def _noise(self, run: Experiment) -> Callable[[Condition, torch.Generator | None], Condition] | None:
+        """Noise on what the stage is told of those before it; None for one that is told nothing of them."""
+        drawn = [name for name in told(run) if name not in GIVEN]
+        if not drawn:
+            return None
+        level = self.asked["noise"]
+        said = told_level(run.data.augmentations, drawn[0], level).to(self.device)
+        return partial(noised, part=drawn[0], level=level, said=said)
+
+    def condition(self, n: int) -> Condition | None:
+        """What is asked for: prompts in turn, or what held-out items of the last stage have."""
+        prompt, label, run = self.asked["prompt"], self.asked["label"], self.last
+        hears = [name for one in self.runs for name in told(one)]
+        if prompt is not None:
+            found: Condition | None = of_prompts(texts(prompt), run.data, hears, n)
+        else:
+            found = asked_for(run.model, run.data, n)
+            found = None if found is None else found.only(*GIVEN)
+        if label is not None:
+            classes = run.data.num_classes
+            if "label" not in hears or type(label) is not int or not 0 <= label < classes:
+                accepted = f"a class from 0 to {classes - 1}" if "label" in hears else "null"
+                raise UserError(f"label={label}: {accepted} is accepted")
+            named = Condition(label=torch.full((n,), label))
+            found = named if found is None else found.together(named)
+        return None if found is None else found.to(self.device)
+
+    def draw(self) -> dict[str, Tensor]:
+        """stage -> ``asked["n"]`` samples (n, *shape) in data units, the last stage's last."""
+        n, most = self.asked["n"], self.asked["batch_size"]
+        condition, parts = self.condition(n), []
+        for start in range(0, n, most):
+            some = None if condition is None else condition[slice(start, start + most)]
+            generator = torch.Generator(self.device).manual_seed(
+                mix(self.asked["seed"], Stream.SAMPLES, start)
+            )
+            size = min(most, n - start)
+            parts.append(Cascade(self.stages)(size, generator=generator, condition=some, device=self.device))
+        return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+
+    def pictures(self, drawn: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, Experiment]]:
+        """(name of a picture, samples, whose they are) of each stage."""
+        for i, (x, run) in enumerate(zip(drawn.values(), self.runs, strict=True)):
+            yield ("samples" if run is self.last else f"stage_{i}"), x, run
+
+
+def noised(
+    condition: Condition, generator: torch.Generator | None, part: str, level: float, said: Tensor
+) -> Condition:
+    """``condition`` with noise of ``level`` on its image ``part``, told in the numbers ``said``."""
+    x = condition.parts[part].value
+    eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    z = ConditioningNoise.at(x, torch.full((len(x),), level, device=x.device), eps)
+    changed: dict[str, Any] = {part: z, AUGMENTATION: Part(said.expand(len(x), -1))}
+    return condition.together(Condition(**changed))

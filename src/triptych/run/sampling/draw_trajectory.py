@@ -1,0 +1,47 @@
+"""The way from noise to a few samples, for ``triptych-sample trajectory=strip|gif``."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from triptych.run.experiment import Drawing, Experiment
+from triptych.run.sampling.draw import asked_for
+from triptych.run.sampling.opened import prompts
+from triptych.run.sampling.trajectory import save_gif, save_points, save_strip, trajectory
+from triptych.run.source import filled
+
+FRAMES = {"strip": 9, "gif": 40}
+
+
+def save_trajectory(opened: Experiment, drawing: Drawing, asked: dict[str, Any], folder: Path) -> Path:
+    """``trajectory.png`` (strip) or ``trajectory.gif`` of the first ``asked["n"]`` samples."""
+    model: Any = opened.model  # one with a denoiser: ``drawing_of`` has asked
+    data, kind = opened.data, asked["trajectory"]
+    n = min(asked["n"], 16 if len(data.shape) == 3 else 1000)
+    told = prompts(opened, asked, n)
+    told = None if told is None else told.to(model.device)
+    told = asked_for(model, data, n, asked["label"], drawing.denoiser) if told is None else told
+    generator = torch.Generator(model.device).manual_seed(asked["seed"])
+    training = model.training
+    model.eval()
+    x, gammas = trajectory(
+        drawing.denoiser or model.denoiser,
+        model.prepared(drawing.sampler),
+        model.schedule,
+        (n, *model.event),
+        generator=generator,
+        condition=filled(told, drawing.sources, n, generator),
+        device=model.device,
+        frames=FRAMES[kind],
+    )
+    x = model.shown(x)
+    model.train(training)
+    path = folder / f"trajectory.{'gif' if kind == 'gif' else 'png'}"
+    if len(data.shape) != 3:
+        save_points(x, gammas, path)
+    elif kind == "gif":
+        save_gif(x, path)
+    else:
+        save_strip(x, path)
+    return path

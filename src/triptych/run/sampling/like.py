@@ -1,0 +1,79 @@
+"""Images like a given one, or on the way from one to another: what a decoder makes of their embeddings.
+
+Ramesh et al. 2022, sec. 3.1 (variations) and 3.2 (interpolations).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from triptych.data.batch import to_unit
+from triptych.data.captions import Captioned
+from triptych.data.embedder import IMAGE, Embedder, slerp
+from triptych.data.folder import read_image
+from triptych.diffusion.condition import Condition
+from triptych.diffusion.sampler import Progress
+from triptych.errors import UserError
+from triptych.run.experiment import Experiment
+
+
+class Like:
+    """One embedding for each of ``n`` samples in all; of two, those at even steps along their great circle.
+
+    Args:
+        embeddings: (1, d) or (2, d).
+    """
+
+    name = IMAGE
+
+    def __init__(self, embeddings: Tensor, n: int):
+        share = torch.linspace(0, 1, n) if len(embeddings) > 1 else torch.zeros(n)
+        first, last = embeddings[0].expand(n, -1), embeddings[-1].expand(n, -1)
+        self.left = slerp(first, last, share)
+
+    def __call__(
+        self, n: int, condition: Condition | None, generator: torch.Generator, progress: Progress = iter
+    ) -> Tensor:
+        """Those of the next n samples."""
+        found, self.left = self.left[:n], self.left[n:]
+        return found.to(generator.device)
+
+
+def like(opened: Experiment, asked: Sequence[int | str], n: int) -> Like:
+    """What ``like=`` asks for: the embeddings of one or two images, each an item of the test set or a file.
+
+    Raises:
+        UserError: a model that is told no embeddings, another number of images, or one that is not there.
+    """
+    data, key = opened.data, f"like={[*asked]}"
+    network = getattr(getattr(opened.model, "denoiser", None), "network", None)
+    if (
+        not isinstance(data, Captioned)
+        or data.embedder is None
+        or IMAGE not in getattr(network, "conditions", ())
+    ):
+        raise UserError(f"{key}: this model is told no embeddings of images; a decoder's run is accepted")
+    if len(asked) not in (1, 2):
+        raise UserError(f"{key}: one image, or two to go from one to the other, are accepted")
+    return Like(torch.cat([_embedding(key, data, data.embedder, one) for one in asked]), n)
+
+
+def _embedding(key: str, data: Captioned, embedder: Embedder, one: int | str) -> Tensor:
+    """(1, d)."""
+    test = data.splits["test"]
+    if isinstance(one, int):
+        if not 0 <= one < len(test):
+            raise UserError(f"{key}: {one} is no item of the test set; 0 to {len(test) - 1} is accepted")
+        assert test.condition is not None
+        return test.condition[torch.tensor([one])].parts[IMAGE].value
+    file = Path(one).expanduser()
+    if not file.is_file():
+        raise UserError(
+            f"{key}: no file {one}; an image, or the number of an item of the test set, is accepted"
+        )
+    channels, size, _ = data.whole_shape
+    shades, levels = torch.from_numpy(read_image(file, size, channels).copy()), data.levels or 256
+    image = to_unit((shades.float() * ((levels - 1) / 255)).round().long(), levels)
+    return embedder.images(image.unsqueeze(0))

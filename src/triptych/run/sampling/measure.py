@@ -1,0 +1,138 @@
+"""How far a run's samples are from the truth, beside how far the truth is from itself."""
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triptych.diffusion.draws import Stream, mix, seeded
+from triptych.errors import Diverged
+from triptych.run.experiment import Drawing, Experiment
+from triptych.run.sampling.draw import asked_for, asks_classes, draw, takes_condition
+
+
+def measure(experiment: Experiment, step: int = 0) -> dict[str, Any]:
+    """What the configuration asks for in ``measures``, for ``summary.json``; empty if that is nothing.
+
+    {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats", "reference", "floor",
+    "noise", "metrics"}}, or with ``over`` {"measures_over": {"key", "rows": [{"value", "evaluations",
+    "seconds", "measures"}]}, "measured"}.
+    ``stderr`` is over ``repeats`` sets of ``n`` samples each.
+
+    Args:
+        step: of the model, for the error.
+
+    Raises:
+        Diverged: a sample is not finite, so that it is at no distance from the truth.
+    """
+    node, reference = experiment.config["measures"], experiment.reference
+    if reference is None:
+        return {}
+    reference.on(experiment.model.device)
+    first = experiment.measured[0][1]
+    trained, _ = _items(experiment, first)
+    asked = None if trained is not None else _classes(experiment, first)
+    generator = seeded(experiment.config["seed"], Stream.MEASURED_SAMPLES, 0, 0)
+    about = {
+        "n": node["n"],
+        "repeats": node["repeats"],
+        "reference": reference.name,
+        "floor": reference.floor(),
+        "noise": reference.noise(asked, trained, generator),
+        "metrics": reference.about_own(),
+    }
+    over = node["over"] if isinstance(node["over"], str | None) else node["over"][0]
+    rows = []
+    for value, drawing in experiment.measured:
+        found = _row(experiment, drawing)
+        if found is None:
+            where = "" if over is None else f" with {over}={value}"
+            raise Diverged(f"a sample{where}", step)
+        rows.append({"value": value} | found)
+    if over is None:
+        return {"measures": rows[0]["measures"], "measured": about}
+    return {"measures_over": {"key": over, "rows": rows}, "measured": about}
+
+
+def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any] | None:
+    node, data, reference = experiment.config["measures"], experiment.data, experiment.reference
+    assert reference is not None
+    trained, untrained = _items(experiment, drawing)
+    asked = None if trained is not None else _classes(experiment, drawing)
+
+    def drawn(repeat: int, items: Tensor | None) -> Tensor:
+        seed = mix(experiment.config["seed"], Stream.MEASURED_SAMPLES, repeat)
+        n = node["n"] if items is None else len(items)
+        return draw(
+            experiment.model,
+            drawing.sampler,
+            data,
+            n,
+            seed,
+            guided=drawing.denoiser,
+            condition=asked_for(experiment.model, data, n, guided=drawing.denoiser, items=items),
+            sources=drawing.sources,
+        )
+
+    began, found, sizes = time.perf_counter(), [], {}
+    for repeat in range(node["repeats"]):
+        x = drawn(repeat, trained)
+        if not x.isfinite().all():
+            return None
+        found.append(reference.compare(x, asked, repeat))
+        if trained is not None:
+            found[-1] |= reference.prompted(x, trained)
+        if untrained is not None:
+            x = drawn(node["repeats"] + repeat, untrained)
+            if not x.isfinite().all():
+                return None
+            unseen = {f"{name}_held_out": share for name, share in reference.prompted(x, untrained).items()}
+            found[-1] |= unseen
+            sizes = dict.fromkeys(unseen, len(untrained))
+    seconds = (time.perf_counter() - began) / node["repeats"]
+    sizes = dict.fromkeys(found[0], node["n"]) | sizes
+    return {
+        "evaluations": drawing.sampler.evaluations,
+        "seconds": round(seconds, 3),
+        "measures": {name: _figure([f[name] for f in found], n) for name, n in sizes.items()},
+    }
+
+
+def _classes(experiment: Experiment, drawing: Drawing) -> Tensor | None:
+    """The classes (n,) that samples are asked for; None where they are asked for none."""
+    n = experiment.config["measures"]["n"]
+    condition = asked_for(experiment.model, experiment.data, n, guided=drawing.denoiser)
+    return condition.label.cpu() if condition is not None and "label" in condition.parts else None
+
+
+def _items(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, Tensor | None]:
+    """Items whose captions samples are asked for: n of classes that were trained on, half as many of others.
+
+    Over again where there are fewer; None: samples are not asked for captions, or there are no such items.
+    """
+    n, reference, model = experiment.config["measures"]["n"], experiment.reference, experiment.model
+    prompts = None if reference is None else reference.prompts
+    if (
+        prompts is None
+        or not takes_condition(model, drawing.denoiser)
+        or asks_classes(model, experiment.data)
+    ):
+        return None, None
+    places = [kind.nonzero().squeeze(1) for kind in (~prompts.untrained, prompts.untrained)]
+    sizes = n, n // 2
+    trained, untrained = (
+        p[torch.arange(k) % len(p)] if len(p) else None for p, k in zip(places, sizes, strict=True)
+    )
+    return trained, untrained
+
+
+def _figure(values: list[float], n: int) -> dict[str, Any]:
+    mean = sum(values) / len(values)
+    spread = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
+    stderr = math.sqrt(spread / len(values)) if len(values) > 1 else math.nan
+    # a metric of one's own may have no figure of a set
+    return {name: x if math.isfinite(x) else None for name, x in (("mean", mean), ("stderr", stderr))} | {
+        "n": n
+    }

@@ -1,0 +1,90 @@
+"""Samples of a model that was opened again, as ``triptych-sample`` and Python ask for them."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from triptych.diffusion.condition import Condition
+from triptych.diffusion.draws import Stream, mix
+from triptych.errors import UserError
+from triptych.run.build import build_drawing
+from triptych.run.experiment import Drawing, Experiment
+from triptych.run.guided import Guides
+from triptych.run.sampling.draw import draw, takes_condition
+from triptych.run.sampling.prompts import of_prompts, texts
+from triptych.run.stages import told
+
+
+def drawing_of(opened: Experiment, asked: dict[str, Any]) -> Drawing:
+    """How ``opened`` is to be drawn from, on the GPU if there is one.
+
+    Args:
+        asked: sampler, guidance, threshold, label, prompt, trajectory, as ``configs/sample.yaml`` has them.
+
+    Raises:
+        UserError: the model draws nothing, or not in this way.
+    """
+    model, label = opened.model, asked["label"]
+    if not model.draws:
+        raise UserError(
+            f"ckpt={asked['ckpt']}: a classifier's, which draws nothing; a generative model's is accepted"
+        )
+    if asked["trajectory"] is not None and not hasattr(model, "denoiser"):
+        raise UserError(
+            f"trajectory={asked['trajectory']}: this model has no denoising to show; null is accepted"
+        )
+    config = opened.config | {key: asked[key] for key in ("sampler", "guidance", "threshold")}
+    drawing = build_drawing(config, model, opened.data, Guides(config))
+    if label is not None:
+        classes = opened.data.num_classes
+        if not takes_condition(model, drawing.denoiser) or not classes:
+            raise UserError(f"label={label}: this model was trained without labels; null is accepted")
+        if type(label) is not int or not 0 <= label < classes:
+            raise UserError(f"label={label}: a class from 0 to {classes - 1} is accepted")
+    if asked["prompt"] is not None:
+        if label is not None:
+            raise UserError(f"label={label}: null is accepted with a prompt")
+        prompts(opened, asked, 1)  # before anything is drawn
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if drawing.denoiser is not None:
+        drawing.denoiser.to(model.device)
+    return drawing
+
+
+def prompts(opened: Experiment, asked: dict[str, Any], n: int) -> Condition | None:
+    """The condition of n samples, where ``asked`` has prompts; UserError where the model takes none."""
+    if asked.get("prompt") is None:  # the end of a run asks for none
+        return None
+    return of_prompts(texts(asked["prompt"]), opened.data, [*told(opened)], n)
+
+
+def draw_all(opened: Experiment, drawing: Drawing, asked: dict[str, Any]) -> Tensor:
+    """``asked["n"]`` samples (n, *shape) in data units from ``asked["seed"]``, in batches, with a bar."""
+    n, most = asked["n"], asked["batch_size"]
+    condition, parts = prompts(opened, asked, n), []
+    for start in range(0, n, most):
+        size = min(most, n - start)
+        seed = mix(asked["seed"], Stream.SAMPLES, start)
+        bar = _bar(f"samples {start + size}/{n}")
+        parts.append(
+            draw(
+                opened.model,
+                drawing.sampler,
+                opened.data,
+                size,
+                seed,
+                bar,
+                asked["label"],
+                drawing.denoiser,
+                None if condition is None else condition[slice(start, start + size)],
+                drawing.sources,
+            )
+        )
+    return torch.cat(parts)
+
+
+def _bar(title: str) -> Callable[[Iterable], Iterable]:
+    return lambda steps: tqdm(steps, desc=title, disable=None, leave=False)

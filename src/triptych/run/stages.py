@@ -1,0 +1,177 @@
+"""The runs of a cascade's stages, opened, and looked at whether they fit one another."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any, cast
+
+import torch
+
+from triptych.config.identity import data_identity, describe, leaves
+from triptych.config.keys import check_values
+from triptych.data.base import DataModule
+from triptych.diffusion.cascade import Stage
+from triptych.diffusion.condition import Images, Kind, Vectors
+from triptych.errors import UserError
+from triptych.models.base import BoundModel
+from triptych.models.diffusion import Diffusion
+from triptych.run.experiment import Drawing, Experiment
+from triptych.run.reopen import reopen
+
+# parts that a person asks for; what else a stage is told, another draws
+GIVEN = ("label", "text", "text_embedding")
+DRAWING = ("sampler", "guidance", "threshold")  # groups of how a stage draws
+
+
+def open_stages(
+    key: str, paths: Sequence[str], weights: str | None = None, data_root: str | None = None
+) -> list[Experiment]:
+    """The experiments of the stages of a cascade, in their order; ``key`` is what names them.
+
+    Raises:
+        UserError: fewer than two, one that cannot be opened, or one that does not fit those before it.
+    """
+    if len(paths) < 2:
+        raise UserError(f"{key}={[*map(str, paths)]}: two runs or more are accepted, one for each stage")
+    found: list[Experiment] = []
+    for i, path in enumerate(paths):
+        try:
+            found.append(reopen(str(path), weights, data_root, adjust=refuse_cascade))
+        except UserError as error:
+            said = str(error).removeprefix(f"ckpt={path}: ")
+            raise UserError(f"{key}[{i}]={path}: {said}") from error
+    for i, stage in enumerate(found):
+        _check(f"{key}[{i}]={paths[i]}", stage, found[:i], last=i == len(found) - 1)
+    return found
+
+
+def refuse_cascade(config: dict) -> None:
+    """Before it is opened, as it would open its own stages, of which one may be itself."""
+    if "stages" in config["model"]:
+        raise UserError("a cascade is no stage; the run of a diffusion model is accepted")
+
+
+def told(stage: Experiment) -> dict[str, Kind]:
+    """The parts of the data's conditions that the stage's network is told."""
+    conditional = getattr(stage.model, "conditional", False)
+    names = conditional if isinstance(conditional, list) else [*stage.data.conditions] * bool(conditional)
+    return {name: stage.data.conditions[name] for name in names}
+
+
+def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration with another way to draw; UserError for keys that say anything else.
+
+    ``change``: {"guidance.scale": 3.0}, or {"guidance": {"scale": 3.0}}.
+    """
+    config = deepcopy(config) | {"condition_from": {}, "stages": {}}  # those before it give its parts
+    for key, value in leaves(change) if change else ():
+        group, *names = str(key).split(".")
+        node = config.get(group)
+        if group not in DRAWING or not names:
+            raise UserError(
+                f"{what}.{key}={value}: keys of {', '.join(DRAWING)}, as guidance.scale, are accepted"
+            )
+        for name in names[:-1]:
+            node = node.get(name) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or names[-1] not in node:
+            raise UserError(f"{what}.{key}={value}: the stage's run has no such key")
+        node[names[-1]] = value
+    check_values({name: config.get(name) for name in DRAWING if config.get(name)}, "sample")
+    return config
+
+
+def _check(
+    what: str, stage: Experiment, before: list[Experiment], last: bool, given: Sequence[str] = ()
+) -> None:
+    if not hasattr(stage.model, "denoiser"):
+        raise UserError(f"{what}: a {type(stage.model).__name__} is no stage; a diffusion model is accepted")
+    hears, drawn = told(stage), {str(one.data.known_as): one for one in before}
+    for name, kind in hears.items():
+        if name in drawn:
+            _check_shape(what, name, kind, drawn[name])
+        elif name not in (*GIVEN, *given):
+            raise UserError(
+                f"{what}: is told {name!r}, which no stage before it draws; the run that does, before it, is "
+                "accepted"
+            )
+    if not last and stage.data.known_as is None:
+        raise UserError(
+            f"{what}: no later stage is told samples of data {stage.data.name} of {_size(stage)}; those of "
+            "a lower stage, as with data=shapes data.size=8, are accepted"
+        )
+    if before and before[-1].data.known_as not in hears:
+        missing = before[-1].data.known_as
+        raise UserError(
+            f"{what}: its network is not told {missing!r}, which the stage before it draws; one trained with "
+            f"model.conditional=[text,{missing}] is accepted"
+        )
+    for one in before[-1:]:
+        _check_encoders(what, one, stage.data)
+
+
+def _check_shape(what: str, name: str, kind: Kind, drawn: Experiment) -> None:
+    wanted = kind.shape if isinstance(kind, Images) else (kind.width,) if isinstance(kind, Vectors) else None
+    if wanted is not None and tuple(wanted) != tuple(drawn.data.shape):
+        raise UserError(
+            f"{what}: is told {name!r} of {_x(wanted)}, and the stage that draws it draws {_size(drawn)}; "
+            "the same is accepted"
+        )
+
+
+def _check_encoders(what: str, before: Experiment, data: DataModule) -> None:
+    if before.data.encoders != data.encoders:
+        raise UserError(
+            f"{what}: its text encoder, or its data.embeddings, is not that of the stage before it; the same "
+            "is accepted"
+        )
+
+
+def check_source(what: str, name: str, run: Experiment, data: DataModule, given: Sequence[str] = ()) -> None:
+    """UserError unless ``run`` draws ``name`` of the conditions of ``data``, told no more than ``given``."""
+    _check(what, run, [], last=False, given=given)
+    if run.data.known_as != name:
+        raise UserError(f"{what}: draws {run.data.known_as!r}; a run that draws {name!r} is accepted")
+    _check_shape(what, name, data.conditions[name], run)
+    _check_encoders(what, run, data)
+
+
+def as_stage(run: Experiment, drawing: Drawing) -> Stage:
+    """A run of a diffusion model as a stage that later ones are told of."""
+    model = cast(Diffusion, run.model)
+    denoiser, sampler = drawing.denoiser or model.denoiser, model.prepared(drawing.sampler)
+    name = str(run.data.known_as)
+    return Stage(name, cast(Any, denoiser), model.schedule, sampler, model.shape, run.data.as_told)
+
+
+def _size(stage: Experiment) -> str:
+    return _x(stage.data.shape)
+
+
+def _x(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def stage_models(config: dict, data: DataModule) -> tuple[list[BoundModel], list[str]]:
+    """The models of ``model.stages``, frozen, and the parts of ``data`` that all but the last are of.
+
+    Raises:
+        UserError: they do not fit one another or ``data``, or are not of the same items.
+    """
+    paths = config["model"]["stages"]
+    found = open_stages("model.stages", paths)
+    theirs = found[-1].config["data"]
+    if data_identity(theirs) != data_identity(config["data"]):
+        raise UserError(
+            f"model.stages[{len(found) - 1}]={paths[-1]}: trained on {describe(theirs)}; one trained on "
+            f"{describe(config['data'])} is accepted"
+        )
+    for i, stage in enumerate(found[:-1]):
+        for name, split in data.splits.items():
+            other, every = stage.data.splits[name], torch.arange(len(split))
+            part = None if split.condition is None else split.condition.part(str(stage.data.known_as))
+            if part is None or len(other) != len(split) or not torch.equal(other.batch(every).x, part.value):
+                raise UserError(
+                    f"model.stages[{i}]={paths[i]}: its {name} items are not the {stage.data.known_as!r} of "
+                    f"those of data {data.name}; the same are accepted"
+                )
+    names = [str(stage.data.known_as) for stage in found[:-1]]
+    return [stage.model.requires_grad_(False) for stage in found], names

@@ -1,0 +1,129 @@
+"""Lightning's Trainer, as every run and evaluation uses it."""
+
+import math
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator, MPSAccelerator, XLAAccelerator
+from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from pytorch_lightning.strategies.launchers import subprocess_script
+
+from triptych.config.build import build
+from triptych.config.names import cores
+from triptych.errors import UserError
+from triptych.run.checkpoints import AtomicCheckpointIO
+from triptych.run.directory import RunDirectory
+from triptych.run.peers import Peers
+
+LIGHTNINGS_OWN = subprocess_script._launch_process_observer
+ACCELERATORS = {
+    "gpu": (CUDAAccelerator, MPSAccelerator),
+    "cuda": (CUDAAccelerator,),
+    "mps": (MPSAccelerator,),
+    "tpu": (XLAAccelerator,),
+}
+SIMULATED = 8  # processes on a CPU with fewer cores: slow, but a way to see what several would do
+
+
+def _check_shards(config: dict) -> None:
+    if config["callbacks"].get("ema"):
+        raise UserError(
+            "trainer.strategy=fsdp: a shard's average is not the network's; "
+            "callbacks.ema=null weights=raw is accepted"
+        )
+    if clip := config["trainer"]["gradient_clip_val"]:
+        raise UserError(
+            f"trainer.gradient_clip_val={clip}: a norm that lies in shards is not clipped; null is accepted"
+        )
+
+
+def check_shares(size: int, trainer: pl.Trainer) -> None:
+    """Before there is more than one process: UserError if a batch of ``size`` has no equal part for each."""
+    world = trainer.world_size
+    if size % world:
+        raise UserError(f"data.batch_size={size}: a multiple of the {world} processes is accepted")
+
+
+def _profiler(name: str | None, run: RunDirectory | None) -> Profiler | None:
+    """One that writes into the run's ``profile/``: Lightning's own would print, or write where it is."""
+    kinds: dict[str, type[Profiler]] = {
+        "simple": SimpleProfiler,
+        "advanced": AdvancedProfiler,
+        "pytorch": PyTorchProfiler,
+    }
+    if name is None or run is None:
+        return None
+    return kinds[name](dirpath=str(run / "profile"), filename=name)
+
+
+def steps_of(config: dict, items: int) -> int:
+    """Steps of a fit: ``trainer.max_steps``, or those of ``max_epochs`` over so many training items.
+
+    ceil(epochs * batches / accumulate_grad_batches) with batches = items / batch_size, of which
+    ``limit_train_batches`` leaves so many, or that share; epochs are laid end to end, and nothing is dropped.
+    """
+    node = config["trainer"]
+    if node["max_steps"]:
+        return int(node["max_steps"])
+    batches: float = node["overfit_batches"] or items / config["data"]["batch_size"]
+    limit = node.get("limit_train_batches")
+    if limit is not None:
+        batches = batches * limit if isinstance(limit, float) else min(batches, limit)
+    steps = node["max_epochs"] * batches / node["accumulate_grad_batches"]
+    return max(1, math.ceil(round(steps, 6)))
+
+
+def build_trainer(
+    config: dict,
+    run: RunDirectory | None,
+    callbacks: list,
+    loggers: list | bool,
+    peers: Peers | None = None,
+    steps: int = -1,
+) -> pl.Trainer:
+    """Lightning's Trainer of a fit of ``steps``, with what never varies.
+
+    Raises:
+        UserError: the machine does not have what the configuration names.
+    """
+    # its own watch kills all processes, the first one too, without a word of why
+    setattr(subprocess_script, "_launch_process_observer", peers.watch if peers else LIGHTNINGS_OWN)  # noqa: B010
+    node = config["trainer"] | {"max_steps": steps}
+    for key in ("max_epochs", "limit_train_batches"):  # ``steps`` follow from them
+        node.pop(key, None)
+    devices, accelerator = node["devices"], node["accelerator"]
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    if not any(kind.is_available() for kind in ACCELERATORS.get(accelerator, (CPUAccelerator,))):
+        raise UserError(f"trainer.accelerator={accelerator}: this machine has none; pass auto or cpu")
+    most = max(cores(), SIMULATED)
+    if isinstance(devices, int) and on_cpu and not 1 <= devices <= most:
+        raise UserError(
+            f"trainer.devices={devices}: 1 to {most} is accepted on this machine's {cores()} CPU cores"
+        )
+    node["val_check_interval"] *= node["accumulate_grad_batches"]  # ours counts steps, Lightning's batches
+    if str(node["strategy"]).startswith("fsdp"):
+        _check_shards(config)
+    node.pop("enable_progress_bar", None)  # ours is a callback
+    profiler = _profiler(node.pop("profiler", None), run)
+    several = node["num_nodes"] > 1 or isinstance(devices, int) and devices > 1
+    if node["strategy"] == "ddp" or node["strategy"] == "auto" and several:
+        # DDP sorts its buckets anew after a start's first step, and where a number lies in a bucket decides
+        # the order in which three processes or more are summed: a resumed run would differ in the last digit.
+        # Looking for unused parameters forbids that; and free bits may leave some unused.
+        node["strategy"] = "ddp_find_unused_parameters_true"
+    return build(
+        node,
+        "trainer",
+        max_epochs=-1,  # one endless epoch: steps decide
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=node.pop("num_sanity_val_steps", 0),
+        use_distributed_sampler=False,  # our loaders know the processes, and pad nothing
+        enable_progress_bar=False,
+        profiler=profiler,
+        enable_model_summary=node.pop("enable_model_summary", False),
+        enable_checkpointing=False,  # ours keeps them
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(run.path) if run else None,
+    )

@@ -1,0 +1,95 @@
+"""Open checkpoints and run directories that may be a stranger's: the gate before anything of theirs is used.
+
+One's own pass the same gate. Nothing here imports torch, so what is refused is refused at once.
+docs/security.md says what is promised.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from triptych.config.build import check_names
+from triptych.config.file import count, group
+from triptych.config.identity import other_figures, shown
+from triptych.config.keys import check_values, groups, of_model
+from triptych.errors import UserError
+from triptych.files import check_directory, open_regular
+from triptych.run.archive import inspect
+from triptych.run.directory import NO_CHECKPOINT, RunDirectory, checkpoint_at
+from triptych.run.provenance import ID
+
+OWN = "TRIPTYCH_OWN"  # the run directory whose configuration this user's own command has just composed
+THREADS = 1024
+
+
+def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """A plain configuration from a file: its groups are there, and name nothing but what may be built.
+
+    Raises:
+        UserError: in one line that begins with ``what`` or with the key.
+    """
+    group(config, what, *(needed or (key for key in groups() if key in of_model())))
+    for name in ("data", "model"):
+        if "_target_" not in config[name]:
+            raise UserError(f"{what}: {name} names no class; the configuration of a run is accepted")
+    check_names(config)
+    check_values(config)
+    count(config.get("threads"), "threads", THREADS)
+    return config
+
+
+@contextmanager
+def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], dict[str, Any]]]:
+    """Open a checkpoint for torch, and what ``inspect`` says of it; messages begin with ``key``.
+
+    Raises:
+        UserError: missing, damaged, more than plain data, or lying in the directory of another run.
+    """
+    where = f"{key}={path}"
+    if not path.is_file():
+        raise UserError(f"{where}: {NO_CHECKPOINT}")
+    with open_regular(path) as file:
+        record = inspect(file, where)
+        run = RunDirectory(path.parent.parent)
+        if path.parent.name == "checkpoints" and (run / "config.yaml").is_file():
+            if other := other_figures(run.config(), record["triptych"]["config"]):
+                raise UserError(
+                    f"{where}: the checkpoint of another run ({shown(other)}); remove it, or put the "
+                    "run's own there"
+                )
+        file.seek(0)
+        yield file, record
+
+
+def check_checkpoint(ckpt: str, key: str = "ckpt") -> None:
+    """A checkpoint, or a run's directory, as far as it can be judged without loading it; ``key`` names it.
+
+    Raises:
+        UserError: in one line, where it is refused.
+    """
+    path = checkpoint_at(ckpt)
+    with open_checkpoint(path, key) as (_, record):
+        check_config(record["triptych"]["config"], f"{key}={path}")
+
+
+def check_run(run: RunDirectory) -> None:
+    """A directory in which a run is to go on.
+
+    Raises:
+        UserError: no run's; what ``check_directory`` refuses; a configuration that names what may not be
+            built, unless this user's own command has just composed it.
+    """
+    check_directory(run.path)
+    config = run.config()
+    if is_own(run):
+        return
+    check_config(config, str(run / "config.yaml"), groups())
+    if not ID.fullmatch(str(run.provenance().get("id", "x"))):
+        raise UserError(f"{run / 'provenance.json'}: invalid run id; letters, digits, - and _ are accepted")
+
+
+def is_own(run: RunDirectory) -> bool:
+    """Whether the configuration in ``run`` is this user's own, composed by the command that started this."""
+    return os.environ.get(OWN) == str(run.path)

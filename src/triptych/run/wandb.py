@@ -1,0 +1,276 @@
+"""W&B's run of a run directory: online where you are logged in and it answers, else offline."""
+
+import contextlib
+import importlib
+import netrc
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pytorch_lightning.loggers import WandbLogger
+
+from triptych.errors import mask_password
+from triptych.run.directory import RunDirectory
+from triptych.run.log_content import (
+    CAPTIONS,
+    RESOLVED,
+    chart,
+    comparable,
+    figures,
+    one_line,
+    panels,
+    say,
+    sweep_of,
+)
+
+INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at first, and to take what is left at the end
+PANELS = 10.0  # to take the panels, before that
+MODES = ("online", "offline", "disabled")
+OLD_MODES = {"dryrun": "offline", "run": "online"}
+GROUPS = ("experiment", "ablation", "data")  # choices that become tags
+STEP = "trainer/global_step"  # Lightning's axis
+LINE = "wandb/line/v0"  # a chart of W&B's: one line a run
+BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lowest is best
+ONE_POINT = ("test/", "final/")  # one figure a run: in the summary, without a curve of one point
+FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}
+# These make a temporary directory when they are imported.
+MAKERS = ("wandb", "wandb.sdk.artifacts.artifact", "wandb.sdk.data_types._private")
+
+
+class Wandb(WandbLogger):
+    """Lightning's logger, with captions, panels, figures and checkpoints as this project has them.
+
+    Args:
+        mode: "online" or "offline"; online becomes offline, with one line, where W&B does not answer.
+        artifacts: whether W&B gets the checkpoint that is reported, and is shown whose model was used.
+        about: arguments of ``wandb.init``.
+    """
+
+    title, pauses = "W&B", ()
+    abandoned = False  # a process of W&B's has been killed
+
+    def __init__(self, run: RunDirectory, mode: str, artifacts: bool, about: dict[str, Any]):
+        self.run, self.artifacts = run, artifacts
+        module = import_wandb(run / "wandb")
+        limits = {
+            "console": "off",
+            "silent": True,
+            "init_timeout": INIT,
+            "finish_timeout": FINISH,
+            "finish_timeout_raises": True,
+            "x_transaction_log_flush_interval": 0.2,  # seconds; a kill leaves what was written
+        }
+        known = {k: v for k, v in limits.items() if k in module.Settings.model_fields}
+        super().__init__(save_dir=str(run.path), mode=mode, settings=module.Settings(**known), **about)
+        del self._wandb_init["anonymous"]  # W&B warns of it, whatever it is
+        if not os.environ.get("WANDB_MODE"):
+            os.environ.pop("WANDB_MODE", None)  # W&B refuses an empty one
+        if module.run is not None:  # of a run that was refused: Lightning would go on with it
+            module.run.finish()
+        before = _directories(run)
+        try:
+            started = self.experiment
+        except Exception as error:
+            if mode == "offline":
+                raise
+            _end_service()  # it would go on trying, and not give the run's id to another
+            for path in {*_directories(run)} - {*before}:
+                shutil.rmtree(path, ignore_errors=True)
+            self._wandb_init["mode"] = "offline"
+            started = self.experiment
+            sync = self.location()["sync"]
+            say(f"W&B: offline ({one_line(error)}); `{sync}` sends the run when it has ended")
+        # an absolute link: a run that was moved would not be resumed
+        (Path(started.settings.sync_dir) / "logs" / "debug-core.log").unlink(missing_ok=True)
+        started.define_metric(STEP, hidden=True)
+        for bound in BOUNDS:
+            started.define_metric(bound, step_metric=STEP, summary="min,last")
+        if artifacts and (trained := run.config().get("trained")):
+            self._log_checkpoint(RunDirectory(trained), use=True)
+
+    def location(self) -> dict[str, str]:
+        """{"mode", "files", "sync"}: where the files of this start lie, and the command that sends them."""
+        directory, mode = Path(self.experiment.settings.sync_dir), self._wandb_init["mode"]
+        # W&B passes over runs that were online, without the flag
+        online = "--include-online " if mode == "online" else ""
+        sync = f"wandb sync {online}{shlex.quote(str(directory))}"
+        return {"mode": mode, "files": os.path.relpath(directory, self.run.path), "sync": sync}
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log figures of a step; what a run has once goes into the summary alone."""
+        once = {name: value for name, value in metrics.items() if name.startswith(ONE_POINT)}
+        self.experiment.summary.update(once)
+        if {*metrics} - {*once, "time"}:
+            super().log_metrics({k: v for k, v in metrics.items() if k not in once}, step)
+
+    def log_picture(self, key: str, path: Path, step: int) -> None:
+        """Log a picture of a step, with its caption."""
+        if path.exists():
+            self.log_image(key, [str(path)], step, caption=[f"step {step}: {CAPTIONS.get(key, key)}"])
+
+    def finish(self, summary: dict[str, Any] | None, step: int, logged: Collection[str]) -> None:
+        """Log the panels and figures of ``summary``, and end."""
+        import wandb
+
+        if summary:
+
+            def log_panels() -> None:
+                charts = {key: _chart(key, *table) for key, table in panels(summary).items()}
+                self.log_metrics(charts, step)
+
+            # a table asks the server, and goes on asking one that is gone
+            if why := _within(PANELS, log_panels):
+                say(f"W&B has not taken the panels ({why}): summary.json has them")
+            self.experiment.summary.update(figures(summary))
+            if self.artifacts:
+                self._log_checkpoint(self.run)
+        try:
+            self.experiment.finish(exit_code=1 if summary is None else 0)
+        except TimeoutError:
+            say(f"W&B has not taken all within {FINISH:.0f} s; `{self.location()['sync']}` sends the rest")
+        wandb.teardown()  # waits for W&B's process, which closes its file as it ends
+
+    def _log_checkpoint(self, source: RunDirectory, use: bool = False) -> None:
+        """Log the checkpoint by which ``source`` reports as an artifact; ``use``: one that this run uses.
+
+        W&B tells versions apart by content: the version that ``source`` itself has logged, or will, and this
+        one are the same, offline too, where W&B could not be asked for it by name.
+        """
+        import wandb
+
+        path = source.reported()
+
+        def log() -> None:
+            artifact = wandb.Artifact(f"model-{source.provenance()['id']}", type="model")
+            artifact.add_file(str(path), name=path.name, policy="immutable", skip_cache=True)  # no copy
+            # of W&B's public methods, use_artifact refuses to work offline
+            how: dict[str, Any] = {"use_after_commit": True} if use else {"aliases": ["latest", path.stem]}
+            self.experiment._log_artifact(artifact, is_user_created=True, **how)
+
+        if why := _within(PANELS, log):
+            say(f"W&B has not taken the checkpoint ({why}): {path}")
+
+    @classmethod
+    def abandon(cls) -> None:
+        """Leave W&B out: its process would be waited for at the end of ours."""
+        cls.abandoned = True
+        _end_service()
+
+
+def mode_of(node: Mapping[str, Any]) -> str:
+    """Online, offline or disabled: as configured, as WANDB_MODE has it, else by whether W&B has a key."""
+    if (mode := node.get("mode", "auto")) != "auto":
+        return str(mode)
+    mode = os.environ.get("WANDB_MODE", "")
+    mode = OLD_MODES.get(mode, mode)
+    return mode if mode in MODES else "online" if logged_in() else "offline"
+
+
+def logged_in() -> bool:
+    """Whether W&B has a key to use, without asking it (that takes a network)."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        hosts = netrc.netrc(os.environ.get("NETRC") or Path.home() / ".netrc").hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+    names = ("wandb", "coreweave", urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname or "wandb")
+    return any(name in host for name in names for host in hosts)
+
+
+def describe_run(
+    node: Mapping[str, Any], config: dict, provenance: dict, run: RunDirectory
+) -> dict[str, Any]:
+    """Arguments of ``wandb.init``: a sweep's cells are a group, and are named as their directories are."""
+    sweep, choices = sweep_of(run), provenance.get("choices", {})
+    tags = node.get("tags") or []
+    tags = [tags] if isinstance(tags, str) else [*tags]
+    tags += [f"{g}={choices[g]}"[:64] for g in GROUPS if choices.get(g)]
+    own = {k: node[k] for k in ("entity", "save_code") if node.get(k) is not None}
+    without = {k: v for k, v in config.items() if k != "logger"}  # addresses of other loggers are theirs
+    return own | {
+        "project": node.get("project") or "triptych",
+        "name": node.get("name") or run.path.name,
+        "group": node.get("group") or sweep,
+        "job_type": node.get("job_type") or ("cell" if sweep else "run"),
+        "notes": node.get("notes") or mask_password(shlex.join(provenance.get("command", []))),
+        "tags": list(dict.fromkeys(tags)),
+        "id": provenance["id"],
+        "config": comparable(choices, config, provenance.get("overrides", ())) | {RESOLVED: without},
+    }
+
+
+def _end_service() -> None:
+    """Kill W&B's process and forget it."""
+    with contextlib.suppress(Exception, SystemExit):  # not there any more, or its inside has changed
+        from wandb.sdk import wandb_setup
+        from wandb.sdk.lib import module
+
+        connection: Any = wandb_setup.singleton()._connection
+        connection._proc._process.kill()
+        module.unset_globals()
+        wandb_setup.teardown()
+
+
+def _directories(run: RunDirectory) -> list[Path]:
+    """W&B's directories of a run, one a start."""
+    return [path for path in (run / "wandb").glob("*run-*") if not path.is_symlink()]
+
+
+def _chart(key: str, columns: list[str], rows: list[list]) -> Any:
+    """A panel as a line, on the run's own page; its table is logged as ``key`` and "_table"."""
+    import wandb
+
+    x, y = chart(columns)
+    table = wandb.Table(columns=list(columns), data=rows)
+    return wandb.plot_table(
+        LINE, table, {"x": x, "y": y}, {"title": key.removeprefix("panels/").replace("_", " ")}
+    )
+
+
+def _within(seconds: float, task: Callable[[], None]) -> str:
+    """Do ``task``; return why it is not done, or not after so long a time, "" if it is."""
+    why = [f"no answer within {seconds:.0f} s"]
+
+    def work() -> None:
+        try:
+            task()
+            why[0] = ""
+        except Exception as error:
+            why[0] = one_line(error)
+
+    thread = threading.Thread(target=work, name="wandb panels", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return why[0]
+
+
+def import_wandb(folder: Path) -> Any:
+    """Import W&B, with what it would put into the home directory and into /tmp in ``folder`` instead."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its own telemetry, which speaks where it fails
+    for variable, name in FOLDERS.items():
+        if variable not in os.environ or variable in _ours:
+            _ours.add(variable)
+            os.environ[variable] = str(folder / name)
+    temporary = folder / "tmp"
+    if "wandb" not in sys.modules:
+        shutil.rmtree(temporary, ignore_errors=True)  # what a kill has left
+    temporary.mkdir(parents=True, exist_ok=True)
+    earlier, tempfile.tempdir = tempfile.tempdir, str(temporary)
+    try:
+        for name in MAKERS:
+            importlib.import_module(name)
+        return sys.modules["wandb"]
+    finally:
+        tempfile.tempdir = earlier
+
+
+_ours: set[str] = set()  # of these variables, those that a run of this process has set

@@ -1,0 +1,176 @@
+"""What differs between runs: the axes of an ablation, found from resolved configurations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from triptych.config.identity import AXES, role_in
+from triptych.config.keys import role
+from triptych.declare import Role
+from triptych.run.read import Run
+from triptych.study.words import listed
+
+SWEEP = "directory"
+BUNDLES = (
+    "experiment",
+    "setting",
+    "debug",
+)  # several settings under one name: that they change together is its purpose
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A setting that differs between runs, and its values in order of appearance.
+
+    `bundled`: of several settings under one name, the keys that change with it.
+    """
+
+    key: str
+    values: tuple[str, ...]
+    bundled: tuple[str, ...] = ()
+
+    @property
+    def of_drawing(self) -> bool:
+        """Whether it is a matter of how samples are drawn and measured, not of the model."""
+        keys = self.bundled if self.key in BUNDLES else (self.key,)
+        return bool(keys) and all(role(key) is Role.DRAWING for key in keys)
+
+
+def settings(run: Run) -> dict[str, str]:
+    """All of a run's settings that may change its result: typed first, then chosen, then resolved.
+
+    What a key is follows from where it is declared; one that nothing declares counts.
+    """
+    found = {**run.overrides, **run.choices}
+    # resolved, it wins over what was typed; of an empty group the choice says more
+    found |= {key: value for key, value in run.config.items() if key not in run.choices}
+    return {key: value for key, value in found.items() if role_in(run.config, key) in AXES or key in BUNDLES}
+
+
+def told(run: Run) -> dict[str, str]:
+    """Those of its settings that a person typed or chose."""
+    return {k: v for k, v in settings(run).items() if k in run.overrides or k in run.choices}
+
+
+def value(run: Run, key: str) -> str:
+    """The run's value on an axis; "none" where its configuration has no such key, "default" if unknown."""
+    if key == SWEEP:
+        return run.sweep or run.dir.name
+    if role(key) is Role.MACHINE:
+        return run.overrides.get(key) or run.choices.get(key, "default")
+    return _value(run, key, settings(run))
+
+
+def _value(run: Run, key: str, known: Mapping[str, str]) -> str:
+    if key in known:
+        return known[key]
+    return "none" if _has(run, key.split(".")[0].split("/")[0]) else "default"
+
+
+def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
+    """The axes that name a run, and a note on each setting that changes together with one of them.
+
+    A setting that another determines (schedule always "cosine" where objective is "v") adds nothing to a
+    name, but its effect cannot be told from the other's: it is left out of names and said in a note.
+    """
+    every = {id(run): settings(run) for run in runs}
+    keys = sorted(dict.fromkeys(key for run in runs for key in every[id(run)]), key=_order(runs))
+    # a run that failed early may not have recorded its choices: what it does not tell is no difference
+    known = {key: [run for run in runs if run.status == "finished" or key in every[id(run)]] for key in keys}
+    axes = [Axis(key, tuple(dict.fromkeys(_value(r, key, every[id(r)]) for r in known[key]))) for key in keys]
+    axes = [axis for axis in axes if len(axis.values) > 1]
+    axes = [axis for axis in axes if not _only_a_name(axis, axes, runs)]
+    if all(len(models) == 1 for models in _models(runs).values()):  # one for each seed, as if trained by it
+        axes = [axis for axis in axes if axis.key != "trained"]
+    notes, bundled = [], dict[str, list[str]]()
+    for axis in reversed(axes.copy()):
+        owners = [a for a in axes if a is not axis and _determines(a.key, axis.key, known[axis.key])]
+        if owners:
+            axes.remove(axis)
+            for owner in owners:
+                bundled.setdefault(owner.key, []).insert(0, axis.key)
+            # a choice's own keys, several settings under one name, one value that two keys refer to
+            if any(_above(a.key, axis.key) or a.key in BUNDLES or a.values == axis.values for a in owners):
+                continue
+            notes.append(
+                f"{axis.key} ({listed(list(axis.values))}) changes together with {owners[0].key}: "
+                f"these runs cannot tell the effect of one from the other."
+            )
+    return [replace(axis, bundled=tuple(bundled.get(axis.key, ()))) for axis in axes], notes[::-1]
+
+
+def machine_axes(runs: Sequence[Run]) -> list[Axis]:
+    """On what runs were to be executed, where that was typed and differs: no setting, but a difference."""
+    keys = dict.fromkeys(key for run in runs for key in run.overrides if role(key) is Role.MACHINE)
+    axes = [Axis(key, tuple(dict.fromkeys(value(run, key) for run in runs))) for key in keys]
+    return [axis for axis in axes if len(axis.values) > 1]
+
+
+def label(run: Run, axes: Sequence[Axis]) -> str:
+    """ "x0" for one axis, "x0 / elbo" for two; the experiment's name or "all runs" where nothing differs."""
+    text = (
+        " / ".join(value(run, axis.key) for axis in axes)
+        or run.choices.get("objective")
+        or run.name
+        or "all runs"
+    )
+    # a label goes into XML, markdown and a terminal: control characters have no place in any
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
+def _models(runs: Sequence[Run]) -> dict[int | None, set[str]]:
+    """The ``trained`` of each seed."""
+    found: dict[int | None, set[str]] = {}
+    for run in runs:
+        found.setdefault(run.seed, set()).add(value(run, "trained"))
+    return found
+
+
+def _order(runs: Sequence[Run]) -> Callable[[str], tuple[int, int]]:
+    """By which of two keys that change together names a run: what was typed, was chosen, or only resolved."""
+    typed = {key for run in runs for key in run.overrides}
+    chosen = {key for run in runs for key in run.choices}
+
+    def place(key: str) -> tuple[int, int]:
+        if key in typed:
+            return 0, 0
+        return (1, 0) if key in chosen else (2 + key.endswith("_target_"), key.count("."))
+
+    return place
+
+
+def _only_a_name(axis: Axis, axes: Sequence[Axis], runs: Sequence[Run]) -> bool:
+    """Whether it is the name of a group's file, and nothing that the group says differs."""
+    if not any(axis.key in run.choices for run in runs):
+        return False
+    if not all(_has(run, axis.key.replace("/", ".")) for run in runs):
+        return False  # of a run whose configuration is not known the name is all there is
+    return not any(_above(axis.key, other.key) for other in axes)
+
+
+def _has(run: Run, group: str) -> bool:
+    return any(key == group or key.startswith(f"{group}.") for key in run.config)
+
+
+def _above(group: str, key: str) -> bool:
+    """Whether ``key`` stands within ``group``: objective and objective.loss.bias."""
+    return key.replace("/", ".").startswith(group.replace("/", ".") + ".")
+
+
+def _determines(owner: str, key: str, runs: Sequence[Run]) -> bool:
+    """Whether runs of one value of ``owner`` have one of ``key``, or theirs differ in their own seed alone.
+
+    As the paths of a cascade's stages do: ``.../experiment=cascade_low,seed=1`` of the run of seed 1.
+    """
+
+    def one(of: Callable[[Run], str]) -> bool:
+        seen: dict[str, str] = {}
+        return all(seen.setdefault(value(run, owner), of(run)) == of(run) for run in runs)
+
+    return one(lambda run: value(run, key)) or one(lambda run: _but_for_its_seed(value(run, key), run.seed))
+
+
+def _but_for_its_seed(text: str, seed: int | None) -> str:
+    return re.sub(rf"\bseed={seed}\b", "seed", text)

@@ -1,0 +1,159 @@
+"""One rule for every claim in words: Holm's test over all that one report could claim.
+
+A claim is a pair of settings by the bound, or by one measure of samples at one value of its key. All of
+them, over all data sets of a report, are one family: with no true difference anywhere, a report prints
+"clear of" with probability at most 5%. Where there are both, the question that the report asks (the bound, or
+the measure that decides) has half of that error to itself (weighted Holm), so that many measures do not
+drown it.
+
+A sweep that adds seeds until it is decided is looked at again and again. Of `looks` planned ones each may
+spend an equal share of the 5% (alpha spending, Lan & DeMets 1983, with the union bound over looks): what
+enters Holm's test is `looks` times the smallest p of the looks taken, and a pair once separated stays so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from triptych.study import measures
+from triptych.study.statistics import LEVEL, Paired, holm, paired
+
+if TYPE_CHECKING:
+    from triptych.study.compare import Cell, Comparison
+
+ALPHA = 1 - LEVEL
+BOUND = ""
+Key = tuple[str, int, str, str]  # measure (BOUND: the test bound), place among its values, two cells' labels
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a report decides. `equal_within`: the margin below which two settings are called the same, or None.
+
+    `looks`: how many looks are planned; `seen`: which seeds each look so far had. `interim`: the sweep is not
+    at its end, and stopping when a table looks good is a look as well: nothing is claimed.
+    """
+
+    equal_within: float | None = None
+    looks: int = 1
+    seen: tuple[frozenset[int], ...] = ()
+    interim: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The second cell minus the first: the pair, its corrected p, and the corrected p of "not the same"."""
+
+    pair: Paired
+    p: float
+    same: float = math.nan
+    level: float = ALPHA  # what the uncorrected p has to reach if no other claim holds
+    interim: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """True if the corrected p is at most .05 and no more runs are to come: "clear of"."""
+        return self.p <= ALPHA and not self.interim
+
+    @property
+    def equal(self) -> bool:
+        """True if the corrected p of "they differ by the margin or more" is at most .05."""
+        return self.same <= ALPHA and not self.interim
+
+    def reversed(self) -> Claim:
+        """Seen from the other side."""
+        return replace(self, pair=self.pair.reversed())
+
+
+def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
+    """The comparisons of one report, each with its claims under the one correction."""
+    deciding = [measures.deciding(c) for c in comparisons]
+    found = [dict(_pairs(c.cells, name)) for c, name in zip(comparisons, deciding, strict=True)]
+    taken = [_looks(c.cells, name, rule) or [pairs]
+             for c, name, pairs in zip(comparisons, deciding, found, strict=True)]  # fmt: skip
+    keys = [(k, key) for k, pairs in enumerate(found) for key in pairs]
+    asked = [key[0] == deciding[k] for k, key in keys]
+    p = [_p(found[k][key], [look[key] for look in taken[k] if key in look], rule) for k, key in keys]
+    weights = _weights(asked, p)
+    adjusted = holm(p, weights)
+    same = [math.nan] * len(keys)
+    if rule.equal_within is not None:
+        # the margin is in the unit of the question; the other measures have units of their own
+        alike = [_same([look[key] for look in taken[k] if key in look], rule) if primary else math.nan
+                 for (k, key), primary in zip(keys, asked, strict=True)]  # fmt: skip
+        same = holm(alike)
+    claims: list[dict[Key, Claim]] = [{} for _ in comparisons]
+    for (k, key), q, alike_q, weight in zip(keys, adjusted, same, weights, strict=True):
+        claims[k][key] = Claim(found[k][key], q, alike_q, ALPHA * weight / rule.looks, rule.interim)
+    tests = sum(not math.isnan(value) for value in p)
+    return [replace(c, claims=claims[k], rule=rule, tests=tests) for k, c in enumerate(comparisons)]
+
+
+def _p(pair: Paired, looks: list[Paired], rule: Rule) -> float:
+    """The pair's p over all looks taken; a look that saw the difference the other way round says nothing."""
+    seen = [look.p for look in looks if not math.isnan(look.p) and look.mean * pair.mean > 0]
+    return min(1.0, rule.looks * min(seen)) if seen else math.nan if math.isnan(pair.p) else 1.0
+
+
+def _same(looks: list[Paired], rule: Rule) -> float:
+    assert rule.equal_within is not None
+    seen = [p for look in looks if not math.isnan(p := look.same_within(rule.equal_within))]
+    return min(1.0, rule.looks * min(seen)) if seen else math.nan
+
+
+def _weights(asked: list[bool], p: list[float]) -> list[float]:
+    """Shares of the error: one half to the question and one half to all else, equal within each."""
+    known = [primary for primary, value in zip(asked, p, strict=True) if not math.isnan(value)]
+    first, rest = sum(known), len(known) - sum(known)
+    if not first or not rest:
+        return [1 / max(len(known), 1)] * len(p)
+    return [0.5 / first if primary else 0.5 / rest for primary in asked]
+
+
+def _looks(cells: Sequence[Cell], deciding: str, rule: Rule) -> list[dict[Key, Paired]]:
+    """The pairs as each look so far saw them: over the seeds that it had."""
+    return [
+        dict(
+            _pairs(
+                [replace(c, runs={s: r for s, r in c.runs.items() if s in seeds}) for c in cells], deciding
+            )
+        )
+        for seeds in rule.seen
+    ]
+
+
+def _pairs(cells: Sequence[Cell], deciding: str) -> Iterator[tuple[Key, Paired]]:
+    """Every pair that may be claimed: by the bound, unless the cells share one model, and by each measure."""
+    if not deciding:
+        for a, b in combinations(cells, 2):
+            yield (BOUND, 0, a.label, b.label), _by_bound(a, b)
+    for name, metric in measures.known(cells).items():
+        known = measures.table(cells, name) if metric.better else None
+        if known is None:
+            continue
+        labels = [cell.label for cell in cells if cell.label in known.cells]
+        for one, two in combinations(labels, 2):
+            for at in range(len(known.values)):
+                first, second = ({seed: v[at] for seed, v in known.cells[x].items()} for x in (one, two))
+                yield (name, at, one, two), paired(first, second)
+
+
+def _by_bound(a: Cell, b: Cell) -> Paired:
+    """By seed and item where both cells recorded the same items for every common seed, else by seed."""
+    items: dict[int | None, np.ndarray] | None = {}
+    for seed in a.runs:
+        if seed in b.runs and items is not None:
+            one, two = a.items(seed), b.items(seed)
+            if one is None or two is None or not np.array_equal(one.index, two.index):
+                items = None
+            else:
+                items[seed] = two.total - one.total
+    if items is not None and len({len(row) for row in items.values()}) > 1:
+        items = None
+    return paired(a.values(), b.values(), items)

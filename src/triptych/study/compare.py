@@ -1,0 +1,302 @@
+"""Runs in, comparisons out: which settings were tried, how each did, and what sets two of them apart.
+
+    Axis (a setting that differs) -> Cell (one combination, its runs by seed) -> Comparison (cells, all pairs)
+
+Only runs on the same data and in the same unit are compared; each such group is a Comparison of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import combinations
+
+from triptych.config.keys import role
+from triptych.declare import Role
+from triptych.run.read import UNITS, Run
+from triptych.run.read_items import Items, read_items
+from triptych.study.axes import BUNDLES, SWEEP, Axis, find_axes, label, machine_axes, settings, value
+from triptych.study.claims import BOUND, Claim, Key, Rule, correct
+from triptych.study.integrity import contradiction, copies, counted_once, refused
+from triptych.study.same_data import Group, group
+from triptych.study.statistics import Paired, Spread, spread
+from triptych.study.words import count, listed
+
+ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in one seed, hardly in several
+METRIC = "metric/"  # before the name of a metric of the user's own, among the parts of a bound
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of settings: its usable runs by seed (finished, finite bound) and the others.
+
+    `copies`: {seed: the seed whose result it repeats}, of runs among the others.
+    """
+
+    label: str
+    measure: str
+    runs: dict[int | None, Run]
+    others: tuple[Run, ...] = ()
+    copies: Mapping[int | None, int | None] = field(default_factory=dict)
+
+    @property
+    def diverged(self) -> int:
+        """How many of its runs have diverged: a finding of their own, that no mean of the others tells."""
+        return sum(run.status == "diverged" for run in self.others)
+
+    def values(self, split: str = "test", part: str = "") -> dict[int | None, float]:
+        """The figure of each seed, in the unit of `measure`. `part`: "" the bound, "prior", "gap", ...
+
+        "metric/NAME" is a metric of the user's own.
+        """
+        key = part if part in ("entropy", "gap") else f"{self.measure}_{part}" if part else self.measure
+        if part.startswith(METRIC):
+            key = part.removeprefix(METRIC)
+        found = {seed: getattr(run, split).get(key) for seed, run in self.runs.items()}
+        return {seed: e.mean for seed, e in found.items() if e is not None and math.isfinite(e.mean)}
+
+    def spread(self, split: str = "test", part: str = "") -> Spread:
+        """Mean over seeds with its standard error and 95% interval."""
+        return spread(list(self.values(split, part).values()))
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """The user's own metrics that some run has: {name: "higher", "lower" or ""}, which is better."""
+        return {name: better for run in self.runs.values() for name, better in run.metrics.items()}
+
+    def items(self, seed: int | None) -> Items | None:
+        """The bound of each test item of one seed, where the run recorded it."""
+        return read_items(self.runs[seed].dir, self.runs[seed].bound)
+
+    @cached_property
+    def bound(self) -> Spread:
+        """The test bound over seeds."""
+        return self.spread()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Cells on the same data in the same unit, best (lowest mean test bound) first.
+
+    `claims` are all pairs by the bound and by the measures of samples, corrected as one family of `tests`
+    over the whole report. `pending` are cells without a usable run.
+    """
+
+    data: str
+    measure: str
+    axes: tuple[Axis, ...]
+    cells: tuple[Cell, ...]
+    pending: tuple[Cell, ...]
+    notes: tuple[str, ...]
+    title: str = ""  # of a stage of a sweep that tuned first
+    dataset: str = ""  # the name by which the data were chosen; `data` also tells them from others of it
+    claims: dict[Key, Claim] = field(default_factory=dict)
+    rule: Rule = Rule()
+    tests: int = 0
+
+    @property
+    def unit(self) -> str:
+        """ "bits/dim" or "nats/dim"."""
+        return UNITS[self.measure]
+
+    @property
+    def heading(self) -> str:
+        """What tells this comparison from the others of a report."""
+        if self.title:
+            return self.title[0].upper() + self.title[1:]
+        return f"On {self.data or 'unnamed data'} ({self.unit})"
+
+    @property
+    def subject(self) -> str:
+        """What a cell is one of: "objective", "objective / schedule", "configuration"."""
+        return " / ".join(axis.key for axis in self.axes) or "configuration"
+
+    @property
+    def of_drawing(self) -> bool:
+        """Whether the cells share one model and differ only in how samples are drawn from it."""
+        return bool(self.axes) and all(axis.of_drawing for axis in self.axes)
+
+    @property
+    def one_training(self) -> bool:
+        """Whether the seeds of each cell share one trained model: their spread is then of drawing alone."""
+        models = [{value(run, "trained") for run in cell.runs.values()} for cell in self.cells]
+        several = any(len(cell.runs) > 1 for cell in self.cells)
+        return several and all(
+            len(known) == 1 and not known & {"null", "none", "default"} for known in models
+        )
+
+    def claim(self, i: int, j: int) -> Claim:
+        """Cell j minus cell i by the bound, for any two different cells."""
+        if i > j:
+            return self.claim(j, i).reversed()
+        return self.claims[BOUND, 0, self.cells[i].label, self.cells[j].label]
+
+    def pair(self, i: int, j: int) -> Paired:
+        """The difference of `claim(i, j)`, uncorrected."""
+        return self.claim(i, j).pair
+
+    def p(self, i: int, j: int) -> float:
+        """The corrected p of `claim(i, j)`."""
+        return self.claim(i, j).p
+
+    @property
+    def pairs(self) -> dict[tuple[int, int], Paired]:
+        """All pairs by the bound, by place among the cells."""
+        places = {cell.label: i for i, cell in enumerate(self.cells)}
+        return {(places[k[2]], places[k[3]]): c.pair for k, c in self.claims.items() if k[0] == BOUND}
+
+    def sampled(self, name: str, at: int, a: str, b: str) -> Claim:
+        """Cell b minus cell a by a measure of samples at the key's value number `at`."""
+        if (name, at, a, b) in self.claims:
+            return self.claims[name, at, a, b]
+        return self.claims[name, at, b, a].reversed()
+
+
+def compare(runs: Sequence[Run], rule: Rule | None = None) -> list[Comparison]:
+    """Group by data and unit, and compare within each group. Empty while nothing has finished."""
+    return correct([_compare(one) for one in group(runs)], rule or Rule())
+
+
+def _compare(one: Group) -> Comparison:
+    runs, measure = one.runs, one.measure
+    axes, notes = find_axes(runs)
+    cells, repeated = _cells(runs, axes, measure)
+    if repeated and (machines := machine_axes(runs)):
+        axes = [*axes, *machines]
+        cells, repeated = _cells(runs, axes, measure)
+    if repeated and len({value(run, SWEEP) for run in runs}) > 1:
+        axes = [*axes, Axis(SWEEP, tuple(dict.fromkeys(value(run, SWEEP) for run in runs)))]
+        cells, repeated = _cells(runs, axes, measure)
+    if repeated:
+        notes.append(
+            f"{count(repeated, 'run')} repeated a setting and seed already run: the newest of each counts."
+        )
+    usable = sorted((cell for cell in cells if cell.runs), key=lambda cell: (cell.bound.mean, cell.label))
+    pending = tuple(cell for cell in cells if not cell.runs)
+    notes += one.notes + [note for note in _warnings(runs, usable, axes) if note]
+    return Comparison(
+        one.data, measure, tuple(axes), tuple(usable), pending, tuple(notes), dataset=one.dataset
+    )
+
+
+def _cells(runs: list[Run], axes: list[Axis], measure: str) -> tuple[list[Cell], int]:
+    cells: dict[str, Cell] = {}
+    repeated = 0
+    for run in sorted(runs, key=lambda run: run.started):
+        name = label(run, axes)
+        cell = cells.setdefault(name, Cell(name, measure, {}))
+        if run.status == "finished" and math.isfinite(run.bound) and not contradiction(run):
+            repeated += run.seed in cell.runs
+            cell.runs[run.seed] = run
+        else:
+            cells[name] = replace(cell, others=(*cell.others, run))
+    first = {label(run, axes): i for i, run in reversed(list(enumerate(runs)))}
+    return sorted(map(_in_order, cells.values()), key=lambda cell: first[cell.label]), repeated
+
+
+def _in_order(cell: Cell) -> Cell:
+    """Seeds in order, so that figures and the "first seed" do not depend on which job ended first; copies of
+    a result are among the others."""
+    runs = dict(sorted(cell.runs.items(), key=lambda kv: (kv[0] is None, kv[0] or 0)))
+    again = copies(runs)
+    once = {seed: run for seed, run in runs.items() if seed not in again}
+    return replace(cell, runs=once, others=(*cell.others, *(runs[seed] for seed in again)), copies=again)
+
+
+def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> list[str]:
+    """Whatever makes the comparison less controlled than it looks, one sentence each."""
+    used = [run for cell in cells for run in cell.runs.values()]
+    notes = []
+    broken = [run for run in runs if run.status == "finished" and not math.isfinite(run.bound)]
+    if broken:
+        names = listed([run.dir.name for run in broken])
+        notes.append(
+            f"{count(len(broken), 'run')} ended with a bound that is not finite and is left out: {names}."
+        )
+    if len({tuple(cell.runs) for cell in cells}) > 1:
+        notes.append(
+            "Not every setting has the same seeds yet: paired differences use only the seeds both have."
+        )
+    notes += refused([run for run in runs if run.status == "finished" and math.isfinite(run.bound)])
+    notes += [counted_once(cell.label, cell.copies) for cell in cells if cell.copies]
+    sizes = sorted({run.test[run.measure].n for run in used if run.measure})
+    if len(sizes) > 1:
+        notes.append(
+            f"The runs were measured on different numbers of test items ({listed(list(map(str, sizes)))})."
+        )
+    varied = {axis.key for axis in axes}
+    for name, what, key in (
+        ("steps", "training steps", "trainer.max_steps"),
+        ("weights", "weights", "weights"),
+        ("commit", "commits of the code", ""),
+        ("split", "splits of the same data into training and validation", ""),
+    ):
+        if key in varied or (name == "split" and any(role(axis) is Role.SPLIT for axis in varied)):
+            continue
+        found = sorted({str(getattr(run, name)) for run in used if getattr(run, name)})
+        if len(found) > 1:
+            notes.append(f"The runs used different {what}: {listed([text[:10] for text in found])}.")
+    parameters = sorted({run.parameters for run in used if run.parameters})
+    if len(parameters) > 1:
+        notes.append(f"The networks differ in size: {parameters[0]:,} to {parameters[-1]:,} parameters.")
+    notes += _metrics(used) + _changes(used) + _same_in_effect(cells)
+    if any(run.dirty for run in used):
+        notes.append("Some runs used code with uncommitted changes, which their commit does not identify.")
+    return notes
+
+
+def _metrics(runs: list[Run]) -> list[str]:
+    """Metrics of one name that are not the same: their keys are no setting, and their column is no figure."""
+    notes = []
+    for name in dict.fromkeys(name for run in runs for name in run.metrics):
+        inside = f"metrics.{name}."
+        taken = [
+            {k: v for k, v in run.config.items() if k.startswith(inside)}
+            for run in runs
+            if name in run.metrics
+        ]
+        differ = [key for key in dict.fromkeys(k for one in taken for k in one)
+                  if len({one.get(key) for one in taken}) > 1]  # fmt: skip
+        if differ:
+            notes.append(
+                f"The runs took the metric {name} with different {listed(differ)}: do not compare it."
+            )
+    return notes
+
+
+def _same_in_effect(cells: Sequence[Cell]) -> list[str]:
+    """Settings of other names that trained to one bound, as two losses do that differ by a factor only.
+
+    No two trainings that differ in effect agree to ``ALIKE`` in each of several seeds.
+    """
+    notes = []
+    for a, b in combinations(cells, 2):
+        pairs = [(a.runs[seed], b.runs[seed]) for seed in a.runs if seed in b.runs]
+        apart = [abs(one.bound - other.bound) / max(abs(one.bound), 1e-9) for one, other in pairs]
+        if len(pairs) < 2 or max(apart) > ALIKE or not all(run.parameters for pair in pairs for run in pair):
+            continue
+        one, other = (settings(run) for run in pairs[0])
+        apart_in = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+        if all(role(key) is Role.DRAWING for key in apart_in.difference(BUNDLES)):
+            continue  # one model, of which samples are drawn in two ways
+        notes.append(
+            f"{a.label} and {b.label} have the same bound in each of {len(pairs)} seeds: what sets them "
+            "apart may have no effect here, as a factor of the loss has none."
+        )
+    return notes
+
+
+def _changes(runs: list[Run]) -> list[str]:
+    """Runs that are not of one piece, and code that differs where the commit does not."""
+    notes = []
+    if changed := [run for run in runs if run.code_changes]:
+        told = "; ".join(f"{run.dir.name}: {run.code_changes[0]}" for run in changed[:3])
+        notes.append(f"{count(len(changed), 'run')} went on after an interruption under other code ({told}).")
+    if changed := [run for run in runs if run.data_changed]:
+        names = listed([run.dir.name for run in changed[:3]])
+        notes.append(f"{count(len(changed), 'run')} went on after the data had changed ({names}).")
+    if len({run.sources for run in runs if run.sources}) > 1 and len({run.commit for run in runs}) == 1:
+        notes.append("The runs used different code at the same commit.")
+    return notes

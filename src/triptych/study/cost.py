@@ -1,0 +1,106 @@
+"""What each setting costs: time, memory, size, and calls of the denoiser for a sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from triptych.run.read import Run
+from triptych.study.compare import Cell, Comparison
+from triptych.study.statistics import spread
+from triptych.study.words import duration, plus_minus
+
+HOW = (
+    "Means over a setting's runs with the standard error over them. Seconds a step are those of the whole "
+    "fit, validation and checkpoints too, over its steps; images a second the median of what was logged "
+    "while training. Memory is the most that was in use: on the GPU where there is one, else of the process "
+    "with its libraries. Runs side by side share a machine, so equal times are not to be expected even of "
+    "equal settings."
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One setting: texts by column, the numbers by which to sort, standard errors."""
+
+    label: str
+    texts: dict[str, str]
+    order: dict[str, float]
+    ends: dict[str, float]
+
+
+def per_step(run: Run) -> float:
+    """Seconds of the fit over its steps."""
+    return run.seconds.get("fit", math.nan) / run.steps if run.steps else math.nan
+
+
+def speed(run: Run) -> float:
+    """Images a second while training, the median of those logged."""
+    values = run.history("train/images_per_second")[1]
+    return median(values) if values else math.nan
+
+
+def _seconds(stage: str) -> Callable[[Run], float]:
+    return lambda run: run.seconds.get(stage, math.nan)
+
+
+def _size(run: Run) -> float:
+    return math.nan if run.parameters is None else float(run.parameters)
+
+
+def _whole(x: float) -> str:
+    return f"{x:,.0f}"
+
+
+def _bytes(x: float) -> str:
+    return f"{x / 2**20:,.0f} MiB" if x < 2**30 else f"{x / 2**30:,.1f} GiB"
+
+
+# key, heading, figure of a run, how it is written (None: mean ± standard error)
+COLUMNS: tuple[tuple[str, str, Callable[[Run], float], Callable[[float], str] | None], ...] = (
+    ("step", "seconds a step", per_step, None),
+    ("speed", "images a second", speed, _whole),
+    ("fit", "fit", _seconds("fit"), duration),
+    ("test", "test", _seconds("test"), duration),
+    ("memory", "peak memory", lambda run: run.cost.get("memory", math.nan), _bytes),
+    ("parameters", "parameters", _size, _whole),
+    (
+        "evaluations",
+        "calls of the denoiser a sample",
+        lambda run: run.cost.get("evaluations", math.nan),
+        _whole,
+    ),
+)
+
+
+def columns(comparison: Comparison) -> list[tuple[str, str]]:
+    """Key and heading of what some run has recorded, unless it is nothing for all."""
+    return [(key, head) for key, head, of, _ in COLUMNS
+            if any(any(_known(of, list(cell.runs.values()))) for cell in comparison.cells)]  # fmt: skip
+
+
+def lines(comparison: Comparison) -> list[Line]:
+    """One line a setting, in the order of the table."""
+    return [_line(cell) for cell in comparison.cells]
+
+
+def _line(cell: Cell) -> Line:
+    texts, order, ends = {}, {}, {}
+    for key, _, of, written in COLUMNS:
+        values = _known(of, list(cell.runs.values()))
+        if not values:
+            continue
+        found = spread(values)
+        if not found.stderr > 1e-9 * abs(found.mean):  # one run, or figures equal but for rounding
+            found = replace(found, stderr=math.nan)
+        texts[key] = plus_minus(found) if written is None else written(found.mean)
+        order[key] = found.mean
+        if math.isfinite(found.stderr):
+            ends[key] = found.stderr
+    return Line(cell.label, texts, order, ends)
+
+
+def _known(of: Callable[[Run], float], runs: Sequence[Run]) -> list[float]:
+    return [value for run in runs if math.isfinite(value := of(run))]

@@ -1,0 +1,314 @@
+"""One line per cell: error by noise level, ratio to the best, the bound over training, effective weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from triptych.run.read import Curve, Run
+from triptych.study.compare import Cell, Comparison
+from triptych.study.figures import Colours
+from triptych.study.style import (
+    INK,
+    LINES,
+    MARKERS,
+    MUTED,
+    PALETTE,
+    axes,
+    end_labels,
+    inches,
+    mark,
+    plain_ticks,
+    short,
+    shortened,
+)
+from triptych.study.words import duration
+
+WIDTH, HEIGHT = 5.2, 3.5
+GAMMA = "γ = −log SNR   (left: clean, right: noise)"
+
+
+def noise_levels(comparison: Comparison, colours: Colours) -> Figure | None:
+    """Mean squared error of the noise estimate per dimension, by noise level, on the test set."""
+    curves = {cell.label: curve for cell in comparison.cells if (curve := _mean_curve(cell)) is not None}
+    if not curves:
+        return None
+    figure, ax = _axes(curves, top=0.3)
+    for label, (gamma, mean, error) in curves.items():
+        mean = np.where(mean > 0, mean, np.nan)
+        _line(ax, gamma, mean, label, colours)
+        if np.isfinite(error).any():
+            lower = np.maximum(mean - error, mean * 0.05)
+            ax.fill_between(gamma, lower, mean + error, color=colours[label], alpha=0.18, linewidth=0)
+    _log(ax, [mean for _, mean, _ in curves.values()])
+    ax.set_xlabel(GAMMA)
+    ax.set_ylabel("squared error of ε, per dimension")
+    _name_lines(ax, {label: mean for label, (_, mean, _) in curves.items()}, colours)
+    _said_seeds(ax, comparison)
+    return figure
+
+
+def ratio_to_best(comparison: Comparison, colours: Colours) -> Figure | None:
+    """Each noise level's contribution to the bound as a multiple of the best cell's, mean over seeds."""
+    curves = {cell.label: curve for cell in comparison.cells if (curve := _mean_curve(cell)) is not None}
+    best = comparison.cells[0].label if comparison.cells else ""
+    if best not in curves or len(curves) < 2:
+        return None
+    gamma, reference, _ = curves[best]
+    ratios = {}
+    for label, (other, mean, _) in curves.items():
+        # levels are the same within a sweep; another grid is read at the best one's levels where they overlap
+        at = np.interp(gamma, other, mean, left=math.nan, right=math.nan)
+        ratios[label] = np.divide(at, reference, out=np.full_like(at, math.nan), where=reference > 0)
+    figure, ax = _axes(ratios, top=0.3)
+    for cell in comparison.cells:
+        if cell.label not in ratios:
+            continue
+        ratio, error = ratios[cell.label], _within_seeds(cell, comparison.cells[0], gamma)
+        _line(ax, gamma, ratio, cell.label, colours)
+        if error is not None:
+            low, high = np.maximum(ratio - error, ratio * 0.05), ratio + error
+            ax.fill_between(gamma, low, high, color=colours[cell.label], alpha=0.18, linewidth=0)
+    _log(ax, ratios.values())
+    ax.set_xlabel(GAMMA)
+    ax.set_ylabel(f"contribution, × {short(best, 22)}")
+    _name_lines(ax, ratios, colours)
+    return figure
+
+
+def _within_seeds(cell: Cell, best: Cell, gamma: np.ndarray) -> np.ndarray | None:
+    """Standard error over seeds of the multiple within a seed, at `gamma`; None without two of them."""
+    found = []
+    for seed, run in cell.runs.items():
+        one, other = run.noise_levels, best.runs[seed].noise_levels if seed in best.runs else None
+        if one and other and min(*one.value, *other.value) > 0:
+            low, high = max(min(c.gamma) for c in (one, other)), min(max(c.gamma) for c in (one, other))
+            ratio = _read_at(gamma, one) / _read_at(gamma, other)
+            found.append(np.where((gamma >= low) & (gamma <= high), ratio, math.nan))
+    return np.std(found, axis=0, ddof=1) / math.sqrt(len(found)) if len(found) > 1 else None
+
+
+def training(comparison: Comparison, colours: Colours) -> Figure | None:
+    """The validation bound over training steps: thin lines are seeds, the thick one their mean."""
+    return _training(comparison, colours, _over_steps(comparison), "training step")
+
+
+def training_time(comparison: Comparison, colours: Colours) -> Figure | None:
+    """The validation bound over seconds of training: thin lines are seeds, the thick one their mean."""
+    return _training(comparison, colours, _over_seconds(comparison), "seconds of training")
+
+
+def equal_time(comparison: Comparison) -> str:
+    """The order by validation bound at equal seconds, beside that at equal steps; neither is tested."""
+    lines = _over_seconds(comparison)
+    if len(lines) < 2 or len(lines) < len(comparison.cells):
+        return ""
+    took = {label: float(np.mean([line.at[-1] for line in seeds])) for label, seeds in lines.items()}
+    quickest = min(took, key=lambda label: took[label])
+    if max(took.values()) < 1.02 * took[quickest]:
+        return ""
+    within = took[quickest]
+    at_time = {label: np.mean([np.interp(within, t, v) for t, v, _ in s]) for label, s in lines.items()}
+    at_end = {label: np.mean([v[-1] for _, v, _ in seeds]) for label, seeds in lines.items()}
+    steps, seconds = (sorted(lines, key=lambda label: mean[label]) for mean in (at_end, at_time))
+    said = f"At equal time ({duration(within)} of training, what {quickest} takes) "
+    if steps == seconds:
+        return said + "the settings stand in the same order by mean validation bound as at equal steps."
+    return (
+        f"{said}the order by mean validation bound is {', '.join(seconds)}; at equal steps it is "
+        f"{', '.join(steps)}. Neither order is tested."
+    )
+
+
+class Line(NamedTuple):
+    """One run's values at steps, or seconds."""
+
+    at: np.ndarray
+    values: np.ndarray
+    run: Run
+
+
+Lines = dict[str, list[Line]]
+
+
+def _over_steps(comparison: Comparison) -> Lines:
+    """Steps and validation bounds of each seed of each cell."""
+    lines: Lines = {}
+    for cell in comparison.cells:
+        read = [(*run.history(f"val/{comparison.measure}"), run) for run in cell.runs.values()]
+        kept = [Line(np.array(steps), np.array(values), run) for steps, values, run in read if len(steps) > 1]
+        if kept:
+            lines[cell.label] = kept
+    return lines
+
+
+def _over_seconds(comparison: Comparison) -> Lines:
+    """The same over seconds of training: the row's own, or in proportion where they were not recorded."""
+    lines: Lines = {}
+    for cell in comparison.cells:
+        kept = []
+        for run in cell.runs.values():
+            read = run.histories((f"val/{comparison.measure}", "time"))
+            steps, values = read.get(f"val/{comparison.measure}", ([], []))
+            at = dict(zip(*read.get("time", ([], [])), strict=True))
+            fit = run.seconds.get("fit", math.nan)
+            if len(steps) > 1 and all(step in at for step in steps):
+                kept.append(Line(np.array([at[step] for step in steps]), np.array(values), run))
+            elif len(steps) > 1 and run.steps and math.isfinite(fit):
+                kept.append(Line(np.array(steps) * fit / run.steps, np.array(values), run))
+        if kept:
+            lines[cell.label] = kept
+    return lines
+
+
+def _training(comparison: Comparison, colours: Colours, lines: Lines, what: str) -> Figure | None:
+    if not lines:
+        return None
+    figure, ax = axes(WIDTH, HEIGHT, 0.62, inches(list(shortened(list(lines)).values())) + 0.45)
+    ends = {}
+    for label, seeds in lines.items():
+        if len(seeds) > 1:
+            for at, values, run in seeds:
+                ax.plot(at, values, color=colours[label], linewidth=0.7, alpha=0.45, gid=mark(run))
+        places = np.unique(np.concatenate([line.at for line in seeds]))
+        first, end = max(line.at[0] for line in seeds), min(line.at[-1] for line in seeds)
+        places = places[(places >= first) & (places <= end)]
+        if not places.size:
+            continue
+        mean = np.mean([np.interp(places, at, values) for at, values, _ in seeds], axis=0)
+        only = mark(seeds[0].run) if len(seeds) == 1 else None
+        ax.plot(places, mean, color=colours[label], linewidth=2, linestyle=_style(label, colours), gid=only)
+        ends[label] = mean
+    # the first value says how a random network does: it would flatten everything that follows
+    values = np.concatenate([line.values for seeds in lines.values() for line in seeds])
+    last = [line.values[-1] for seeds in lines.values() for line in seeds]
+    top = max(float(np.quantile(values, 0.85)), max(last) + 0.3 * (max(last) - min(last)))
+    low, top = float(values.min()), min(top, float(values.max()))
+    pad = 0.05 * (top - low) or 1e-3
+    ax.set_ylim(low - pad, top + pad)
+    ax.set_xlabel(what)
+    ax.set_ylabel(f"validation bound, {comparison.unit}")
+    _name_lines(ax, ends, colours)
+    return figure
+
+
+def weights(comparison: Comparison, colours: Colours) -> Figure | None:
+    """The weight each objective puts on the noise error, by noise level; only where cells differ in it."""
+    curves = {}
+    for cell in comparison.cells:
+        found = next((run.weighting for run in cell.runs.values() if run.weighting), None)
+        if found:
+            curves[cell.label] = (np.array(found.gamma), np.array(found.value))
+    shapes = list(curves.values())
+    if not shapes or all(
+        s[1].shape == shapes[0][1].shape and np.allclose(s[1], shapes[0][1], 1e-3) for s in shapes
+    ):
+        return None
+    figure, ax = _axes(curves)
+    ax.axhline(1, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
+    for label, (gamma, value) in curves.items():
+        _line(ax, gamma, np.where(value > 0, value, np.nan), label, colours)
+    _log(ax, [value for _, value in shapes])
+    ax.set_xlabel(GAMMA)
+    ax.set_ylabel("weight on the error of ε, ELBO = 1")
+    _name_lines(ax, {label: value for label, (_, value) in curves.items()}, colours)
+    return figure
+
+
+def _mean_curve(cell: Cell) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """gamma, mean over all seeds, and its standard error (NaN for one seed)."""
+    return mean_over_seeds([run.noise_levels for run in cell.runs.values() if run.noise_levels])
+
+
+def mean_over_seeds(found: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """gamma, mean of the curves, and its standard error (NaN for one); None for none.
+
+    Where seeds were measured at levels of their own (learned endpoints), each is read at as many common
+    levels, over the range that all of them have, on a straight line between the logarithms of its
+    neighbours.
+    """
+    if not found:
+        return None
+    gamma = np.array(found[0].gamma)
+    if any(curve.gamma != found[0].gamma for curve in found):
+        low, high = max(min(c.gamma) for c in found), min(max(c.gamma) for c in found)
+        if low >= high:  # no level that all have
+            return None
+        gamma = np.linspace(low, high, len(gamma))
+    values = np.array([_read_at(gamma, curve) for curve in found])
+    error = (
+        values.std(axis=0, ddof=1) / math.sqrt(len(found)) if len(found) > 1 else np.full(len(gamma), np.nan)
+    )
+    return gamma, values.mean(axis=0), error
+
+
+def _read_at(gamma: np.ndarray, curve: Curve) -> np.ndarray:
+    order = np.argsort(curve.gamma)
+    at, value = np.array(curve.gamma)[order], np.array(curve.value)[order]
+    if (value > 0).all():
+        return np.exp(np.interp(gamma, at, np.log(value)))
+    return np.interp(gamma, at, value)
+
+
+def _said_seeds(ax: Axes, comparison: Comparison) -> None:
+    """Over how many seeds the lines are means, and whether at levels read between those measured."""
+    cells = [
+        [run.noise_levels for run in cell.runs.values() if run.noise_levels] for cell in comparison.cells
+    ]
+    counts = sorted({len(found) for found in cells if found})
+    own = any(len({curve.gamma for curve in found}) > 1 for found in cells)
+    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    said = f"mean over {n} seed{'' if counts == [1] else 's'}{', each at levels of its own' if own else ''}"
+    ax.text(0, 1.02, said, transform=ax.transAxes, color=MUTED, va="bottom")
+
+
+def _axes(labels: Iterable[str], top: float = 0.12) -> tuple[Figure, Axes]:
+    right = inches(list(shortened(list(labels)).values())) + 0.35
+    return axes(WIDTH + max(0.0, right - 1.2), HEIGHT, 0.74, right, top)
+
+
+def _style(label: str, colours: Colours) -> Any:
+    return LINES[list(colours).index(label) // len(PALETTE) % len(LINES)]
+
+
+def _line(ax: Axes, x: np.ndarray, y: np.ndarray, label: str, colours: Colours) -> None:
+    marker = MARKERS[list(colours).index(label) % len(MARKERS)]
+    ax.plot(
+        x,
+        y,
+        color=colours[label],
+        linewidth=1.6,
+        linestyle=_style(label, colours),
+        marker=marker,
+        markersize=3,
+    )
+
+
+def _log(ax: Axes, values: Iterable[Any]) -> None:
+    """A log axis with plain numbers, and some between few decades; as it is where values hardly differ."""
+    every = np.concatenate([np.asarray(v, dtype=float) for v in values])
+    every = every[np.isfinite(every) & (every > 0)]
+    decades = math.log10(every.max() / every.min()) if every.size else 1.0
+    if decades < 0.05:  # a few percent: between the numbers that a log axis names there would be none
+        return
+    ax.set_yscale("log")
+    subs: tuple[float, ...] = (1, 1.1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+    if decades > 0.3:
+        subs = (1,) if decades > 2 else (1, 2, 5) if decades > 1 else (1, 1.5, 2, 3, 5, 7)
+    ax.yaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
+    plain_ticks(ax.yaxis)
+
+
+def _name_lines(ax: Axes, lines: dict[str, np.ndarray], colours: Colours) -> None:
+    """Each line's name at its last finite value."""
+    ends = {label: values[np.isfinite(values)] for label, values in lines.items()}
+    short_names = shortened(list(lines))
+    names = [(float(v[-1]), short_names[label], colours[label]) for label, v in ends.items() if v.size]
+    ax.margins(x=0.02)
+    end_labels(ax, names)

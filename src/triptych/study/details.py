@@ -1,0 +1,227 @@
+"""What the page's script knows: every run, what sets it apart, and each setting beside every other.
+
+All of it is text and numbers that are ready to be shown: the script chooses among them and computes no
+statistic. It travels as JSON in the page itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from triptych.config.keys import role
+from triptych.declare import Role
+from triptych.run.plain import natural
+from triptych.run.read import Run
+from triptych.study import measures
+from triptych.study.compare import Cell, Comparison
+from triptych.study.run_details import CURVES, bound, cut, of_run, pictures
+from triptych.study.statistics import spread
+from triptych.study.story import Story, against
+from triptych.study.words import count, number, plus_minus
+
+NOWHERE = {Role.PATH, Role.OUTPUT}  # where something lies is no property to group by
+POINTS, FEWEST = 12_000, 24  # of each curve: as many as all runs share, and at least
+NEIGHBOURS = 8
+
+
+def as_json(story: Story, where: Mapping[Path, str]) -> str:
+    """`details` as JSON that stands in a script element: no text in it ends the element."""
+    text = json.dumps(details(story, where), separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def details(story: Story, where: Mapping[Path, str]) -> dict[str, Any]:
+    """Runs in the order of the page's table, and the cells of each comparison in the order of its table.
+
+    `where`: each run's directory as a reader at the report finds it, by which the page names it.
+    """
+    runs, flat = story.runs, [_flat(run) for run in story.runs]
+    homes = _homes(story.comparisons)
+    differ = _differing(flat)
+    place = {run.dir: i for i, run in enumerate(runs)}
+    shown = pictures(runs)
+    points = max(FEWEST, POINTS // max(len(runs), 1) // CURVES)
+    found = []
+    for i, run in enumerate(runs):
+        section, label = homes.get(run.dir, (None, ""))
+        own = {key: cut(flat[i][key]) for key in differ if key in flat[i]}
+        found.append(
+            {
+                "name": where[run.dir],
+                "section": section,
+                "cell": label,
+                "own": own,
+                "pictures": shown[run.dir],
+                **of_run(run, points),
+            }
+        )
+    for i, near in enumerate(_neighbours(story, homes, flat, differ)):
+        found[i]["neighbours"] = near
+    same = {key: cut(value) for key, value in (flat[0] if flat else {}).items() if key not in differ}
+    return {
+        "running": bool(story.counts["running"]),
+        "runs": found,
+        "keys": differ,
+        "shared": same,
+        "sections": [_section(c, place, flat, differ) for c in story.comparisons],
+        "groups": _groups(story.comparisons, place, flat, differ),
+    }
+
+
+# settings ---------------------------------------------------------------------------------------------
+
+
+def _flat(run: Run) -> dict[str, str]:
+    """Everything that was set, and what the run is besides, by key."""
+    found = {**run.overrides, **run.choices}
+    found |= {key: value for key, value in run.config.items() if key not in run.choices}
+    if run.seed is not None:
+        found["seed"] = str(run.seed)
+    more = {"status": run.status, "sweep": run.sweep, "device": run.device, "host": run.host}
+    more["commit"] = run.commit[:10]
+    return {key: value for key, value in more.items() if value and key not in found} | found
+
+
+def _differing(flat: Sequence[Mapping[str, str]]) -> list[str]:
+    """The keys of which some runs have another value, or none: typed ones and short ones first."""
+    every = dict.fromkeys(key for one in flat for key in one)
+    keys = [key for key in every if len({one.get(key) for one in flat}) > 1]
+    return sorted((key for key in keys if role(key) not in NOWHERE), key=lambda k: (k.count("."), natural(k)))
+
+
+def _homes(comparisons: Sequence[Comparison]) -> dict[Path, tuple[int, str]]:
+    """The comparison and the cell of each run; of a sweep that tuned first, the last stage's."""
+    return {
+        run.dir: (k, cell.label)
+        for k, comparison in enumerate(comparisons)
+        for cell in (*comparison.cells, *comparison.pending)
+        for run in (*cell.runs.values(), *cell.others)
+    }
+
+
+def _neighbours(
+    story: Story,
+    homes: Mapping[Path, tuple[int, str]],
+    flat: Sequence[Mapping[str, str]],
+    keys: Sequence[str],
+) -> list[list[dict[str, Any]]]:
+    """For each run those of its comparison that differ from it by the fewest axes, same seed first."""
+    axes = {k: [axis.key for axis in c.axes] for k, c in enumerate(story.comparisons)}
+    found: list[list[dict[str, Any]]] = []
+    for i, run in enumerate(story.runs):
+        home = homes.get(run.dir)
+        near = []
+        for j, other in enumerate(story.runs):
+            if home is None or i == j or homes.get(other.dir, (None, ""))[0] != home[0]:
+                continue
+            apart = sum(flat[i].get(key) != flat[j].get(key) for key in (*axes[home[0]], "seed"))
+            near.append((apart, run.seed != other.seed, j))
+        found.append([_neighbour(story.runs, flat, keys, i, j) for *_, j in sorted(near)[:NEIGHBOURS]])
+    return found
+
+
+def _neighbour(
+    runs: Sequence[Run], flat: Sequence[Mapping[str, str]], keys: Sequence[str], i: int, j: int
+) -> dict[str, Any]:
+    mine, theirs = flat[i], flat[j]
+    differ = [key for key in keys if mine.get(key) != theirs.get(key) and key != "status"]
+    apart = runs[j].bound - runs[i].bound
+    return {
+        "run": j,
+        "differs": [[key, cut(mine.get(key, "none")), cut(theirs.get(key, "none"))] for key in differ],
+        "bound": bound(runs[j]),
+        "apart": number(apart, sign=True) if math.isfinite(apart) else "–",
+    }
+
+
+# comparisons ------------------------------------------------------------------------------------------
+
+
+def _section(
+    comparison: Comparison, place: Mapping[Path, int], flat: Sequence[Mapping[str, str]], keys: Sequence[str]
+) -> dict[str, Any]:
+    """Its cells, and each beside every other.
+
+    `against`: by reference and cell, [text, mean, low, high, p, p as a number, verdict's number].
+    """
+    cells = [_cell(cell, place, flat, keys) for cell in (*comparison.cells, *comparison.pending)]
+    if measures.deciding(comparison) or len(comparison.cells) < 2:
+        return {"cells": cells, "against": []}
+    verdicts: dict[str, int] = {}
+    rows = []
+    for reference in range(len(comparison.cells)):
+        beside = [against(comparison, reference, i) for i in range(len(comparison.cells))]
+        rows.append(
+            [
+                [
+                    one.difference,
+                    *(_finite(x) for x in (one.order.get("difference", math.nan), *_ends(one.ends))),
+                    one.p,
+                    _finite(one.order.get("p", math.nan)),
+                    verdicts.setdefault(one.verdict, len(verdicts)),
+                ]
+                for one in beside
+            ]
+        )
+    return {"cells": cells, "against": rows, "verdicts": list(verdicts)}
+
+
+def _ends(found: Mapping[str, float]) -> tuple[float, float]:
+    return found.get("low", math.nan), found.get("high", math.nan)
+
+
+def _finite(x: float) -> float | None:
+    return float(f"{x:.6g}") if math.isfinite(x) else None
+
+
+def _cell(
+    cell: Cell, place: Mapping[Path, int], flat: Sequence[Mapping[str, str]], keys: Sequence[str]
+) -> dict[str, Any]:
+    runs = [*cell.runs.values(), *cell.others]
+    own = {}
+    for key in keys:
+        values = dict.fromkeys(v for run in runs if (v := flat[place[run.dir]].get(key)) is not None)
+        if values:
+            own[key] = cut(", ".join(values))
+    return {"label": cell.label, "runs": [place[run.dir] for run in runs], "own": own}
+
+
+def _groups(
+    comparisons: Sequence[Comparison],
+    place: Mapping[Path, int],
+    flat: Sequence[Mapping[str, str]],
+    keys: Sequence[str],
+) -> dict[str, dict[str, list[Any]]]:
+    """{key: {value: [number of runs, "2.093 ± 0.012 bits/dim, 3 seeds"]}}.
+
+    The figure is the mean over the group's settings, taken within each seed, and its standard error over
+    seeds; "" where seeds do not all have the same settings, or where the runs are of two comparisons.
+    """
+    found: dict[str, dict[str, list[Any]]] = {}
+    counted = [(k, c.unit, label, s, place[r.dir], r) for k, c in enumerate(comparisons)
+               for label, cell in ((cell.label, cell) for cell in c.cells)
+               for s, r in cell.runs.items()]  # fmt: skip
+    for key in keys:
+        groups = dict.fromkeys(cut(one.get(key, "none")) for one in flat)
+        table: dict[str, list[Any]] = {}
+        for group in groups:
+            members = [e for e in counted if cut(flat[e[4]].get(key, "none")) == group]
+            several = len({(e[0], e[1]) for e in members}) > 1
+            size = sum(cut(one.get(key, "none")) == group for one in flat)
+            table[group] = [size, "" if several else _mean_of(members)]
+        found[key] = table
+    return found
+
+
+def _mean_of(members: Sequence[tuple[int, str, str, int | None, int, Run]]) -> str:
+    by_seed: dict[int | None, dict[str, float]] = {}
+    for _, _, label, seed, _, run in members:
+        by_seed.setdefault(seed, {})[label] = run.bound
+    if not by_seed or len({frozenset(cells) for cells in by_seed.values()}) > 1:
+        return ""
+    means = [math.fsum(cells.values()) / len(cells) for cells in by_seed.values()]
+    return f"{plus_minus(spread(means))} {members[0][1]}, {count(len(means), 'seed')}"

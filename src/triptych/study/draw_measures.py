@@ -1,0 +1,91 @@
+"""Figures of the measures of samples: a line a cell over a key's values, or a dot a seed; the noise floor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from triptych.config.metric import Metric
+from triptych.study.compare import Comparison
+from triptych.study.figures import Colours
+from triptych.study.measures import Table, table
+from triptych.study.style import INK, MARKERS, MUTED, axes, end_labels, inches, plain_log, shortened
+
+
+def draw(metric: Metric) -> Callable[[Comparison, Colours], Figure | None]:
+    """The figure of one measure: a line a cell over the key's values, or a dot a seed."""
+
+    def figure(comparison: Comparison, colours: Colours) -> Figure | None:
+        known = table(comparison.cells, metric.name)
+        if known is None:
+            return None
+        return _lines(metric, known, colours) if known.key else _dots(metric, known, colours)
+
+    figure.__name__ = metric.name
+    what, better = metric.label, metric.better
+    figure.__doc__ = f"{what[0].upper()}{what[1:]} of samples{', ' + better if better else ''}."
+    return figure
+
+
+def _lines(metric: Metric, known: Table, colours: Colours) -> Figure:
+    short_names = shortened(list(known.cells))
+    figure, ax = axes(5.6, 3.3, 0.78, inches(list(short_names.values())) + 0.4)
+    ends = []
+    x = np.array(known.values)
+    for label, seeds in known.cells.items():
+        values = np.array(list(seeds.values()))
+        mean = values.mean(axis=0)
+        marker = MARKERS[list(colours).index(label) % len(MARKERS)]
+        ax.plot(x, mean, color=colours[label], marker=marker, markersize=4, linewidth=1.6)
+        if len(values) > 1:
+            ax.vlines(x, values.min(axis=0), values.max(axis=0), color=colours[label], linewidth=1, alpha=0.6)
+        ends.append((float(mean[-1]), short_names[label], colours[label]))
+    _floor(ax.axhspan, ax.axhline, known)
+    if known.key == "evaluations":
+        ax.set_xscale("log")
+        _log(ax, known)
+        ax.set_xticks(x, [f"{v:g}" for v in x])
+        ax.minorticks_off()
+    ax.set_xlabel("calls of the denoiser" if known.key == "evaluations" else known.key)
+    ax.set_ylabel(metric.label)
+    end_labels(ax, ends)
+    return figure
+
+
+def _log(ax: Axes, known: Table) -> None:
+    """A log axis with plain numbers; linear below the floor for a measure that may be zero or less there."""
+    lowest = min(min(v) for seeds in known.cells.values() for v in seeds.values())
+    if lowest > 0:
+        ax.set_yscale("log")
+    else:
+        around = known.floor[2] if known.floor else 1e-3
+        ax.set_yscale("symlog", linthresh=around)
+        ax.set_ylim(bottom=lowest - around / 2)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: "0" if y == 0 else plain_log(y)))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _dots(metric: Metric, known: Table, colours: Colours) -> Figure:
+    labels = list(known.cells)
+    short_names = shortened(labels, 24)
+    figure, ax = axes(5.6, 0.75 + 0.36 * len(labels), inches(list(short_names.values())) + 0.2, 0.3)
+    for y, (label, seeds) in enumerate(known.cells.items()):
+        values = [v[0] for v in seeds.values()]
+        ax.scatter(values, [y] * len(values), s=26, color=colours[label], zorder=3)
+        ax.plot([np.mean(values)] * 2, [y - 0.25, y + 0.25], color=colours[label], linewidth=2)
+    _floor(ax.axvspan, ax.axvline, known)
+    ax.set_yticks(range(len(labels)), [short_names[label] for label in labels])
+    ax.set_ylim(len(labels) - 0.4, -0.6)
+    ax.set_xlabel(f"{metric.label}{f' ({metric.better})' if metric.better else ''}")
+    return figure
+
+
+def _floor(span: Callable, line: Callable, known: Table) -> None:
+    if known.floor is not None:
+        median, low, high = known.floor
+        span(low, high, color=MUTED, alpha=0.18, linewidth=0)
+        line(median, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))

@@ -1,0 +1,213 @@
+"""Two settings crossed: one drawn as lines, the other along the axis; main effects and interaction in words.
+
+    y[a, b, s] = mu + A_a + B_b + (AB)_ab + S_s + e        a, b: values of the settings; s: seeds, as blocks
+
+An effect is a difference of means over all values of the other setting, taken within each seed that has all
+cells, so its interval is a paired Student-t's over seeds. The interaction is tested by
+F = MS_AB / MS_rest with (a-1)(b-1) and (ab-1)(n-1) degrees of freedom, exact where every cell has the same
+spread (Montgomery, Design and Analysis of Experiments, section 5.6: two factors, runs in blocks).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.special import fdtrc
+
+from triptych.study.axes import Axis, value
+from triptych.study.compare import Cell, Comparison
+from triptych.study.statistics import Spread, spread
+from triptych.study.style import LINES, PAPER, axes, end_labels, inches, mark, plain_log, shortened
+from triptych.study.words import interval, listed, number, p_value, plus_minus
+
+LEAST = 2 / 3  # of all combinations, that make a grid
+WIDE = 8.0  # largest over smallest value, from which on an axis is logarithmic
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells by (value of `lines`, value of `along`), in the order in which they are drawn.
+
+    `numbers`: `along`'s values as numbers, ascending; None where some are none.
+    """
+
+    lines: Axis
+    along: Axis
+    cells: Mapping[tuple[str, str], Cell]
+    numbers: tuple[float, ...] | None
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether the numbers are apart by factors."""
+        return bool(self.numbers) and self.numbers[0] > 0 and self.numbers[-1] / self.numbers[0] >= WIDE  # type: ignore[index]
+
+    def line(self, name: str) -> dict[str, Cell]:
+        """The cells of one value of `lines`, by those of `along`."""
+        return {at: self.cells[name, at] for at in self.along.values if (name, at) in self.cells}
+
+
+def grid(comparison: Comparison) -> Grid | None:
+    """The grid that a comparison of two crossed settings is; None where it is none, or has too many holes."""
+    if len(comparison.axes) != 2:
+        return None
+    first, second = comparison.axes
+    numeric = {axis.key: found for axis in comparison.axes if (found := _numbers(axis))}
+    along = max((first, second), key=lambda a: (a.key in numeric, len(a.values), a is second))
+    lines = first if along is second else second
+    cells = {}
+    for cell in comparison.cells:
+        run = next(iter(cell.runs.values()))
+        cells[value(run, lines.key), value(run, along.key)] = cell
+    if len(cells) < max(4, LEAST * len(lines.values) * len(along.values)):
+        return None
+    numbers = numeric.get(along.key)
+    if numbers:
+        along = Axis(along.key, tuple(sorted(along.values, key=float)))
+    return Grid(lines, along, cells, numbers)
+
+
+def _numbers(axis: Axis) -> tuple[float, ...] | None:
+    try:
+        found = sorted(float(text) for text in axis.values)
+    except ValueError:
+        return None
+    return tuple(found) if all(map(math.isfinite, found)) else None
+
+
+# in words ---------------------------------------------------------------------------------------------
+
+
+def effects(comparison: Comparison) -> list[str]:
+    """Main effects of both settings with their intervals, and whether they interact; [] without a whole grid.
+
+    None of it is among the claims that the report corrects for, and each sentence avoids their words.
+    """
+    found = grid(comparison)
+    table = None if found is None else _by_seed(found)
+    if found is None or table is None:
+        return []
+    unit = comparison.unit
+    said = [
+        _main(found.lines, found.along, table.mean(2), unit),
+        _main(found.along, found.lines, table.mean(1), unit),
+        _where(found, table),
+    ]
+    if len(table) > 1:
+        f, df, rest, p = interaction(table)
+        told = "< 0.0001" if p < 1e-4 else f"= {p_value(p)}"
+        said.append(
+            f"Interaction of {found.lines.key} and {found.along.key}: F({df}, {rest}) = {f:.3g}, "
+            f"p {told}, seeds as blocks, equal spread supposed; it is not among the corrected claims."
+        )
+    return said
+
+
+def _by_seed(found: Grid) -> np.ndarray | None:
+    """Bounds (seeds, lines, along) of the seeds that all cells have; None without a seed, or a cell."""
+    names = [(a, b) for a in found.lines.values for b in found.along.values]
+    if any(name not in found.cells for name in names):
+        return None
+    values = [found.cells[name].values() for name in names]
+    seeds = [seed for seed in values[0] if all(seed in v for v in values)]
+    if not seeds:
+        return None
+    table = np.array([[v[seed] for v in values] for seed in seeds])
+    return table.reshape(len(seeds), len(found.lines.values), len(found.along.values))
+
+
+def _main(axis: Axis, other: Axis, means: np.ndarray, unit: str) -> str:
+    """The order of an axis's values by means (seeds, values) over the other axis."""
+    spreads = [spread(list(column)) for column in means.T]
+    order = sorted(range(len(spreads)), key=lambda i: spreads[i].mean)
+    best, rest = order[0], order[1:]
+    named = [f"{axis.values[i]} {_more(spread(list(means[:, i] - means[:, best])))}" for i in rest[:4]]
+    named += [f"{len(rest) - 4} others more"] if len(rest) > 4 else []
+    return (
+        f"Mean over {other.key}, by {axis.key}: {axis.values[best]} is lowest, {plus_minus(spreads[best])} "
+        f"{unit}; {listed(named)}."
+    )
+
+
+def _more(found: Spread) -> str:
+    """ "+0.114 [0.102, 0.127]"."""
+    ends = "" if math.isnan(found.low) else f" {interval(found.low, found.high)}"
+    return number(found.mean, sign=True) + ends
+
+
+def _where(found: Grid, table: np.ndarray) -> str:
+    """Which value of `along` is best for each value of `lines`, by the mean over seeds."""
+    best = table.mean(0).argmin(1)
+    named: dict[str, list[str]] = {}
+    for name, i in zip(found.lines.values, best, strict=True):
+        named.setdefault(found.along.values[i], []).append(name)
+    if len(named) == 1:
+        return f"The lowest mean is at {found.along.key}={next(iter(named))} for every {found.lines.key}."
+    each = [f"{at} for {listed(names)}" for at, names in named.items()]
+    return f"The {found.along.key} of the lowest mean differs: {'; '.join(each)}."
+
+
+def interaction(table: np.ndarray) -> tuple[float, int, int, float]:
+    """F, its degrees of freedom and p of no interaction, from bounds (seeds, a, b) of at least two seeds."""
+    n, a, b = table.shape
+    cells = table.mean(0)
+    crossed = cells - cells.mean(1, keepdims=True) - cells.mean(0, keepdims=True) + cells.mean()
+    rest = table - cells - table.mean((1, 2), keepdims=True) + cells.mean()
+    df, df_rest = (a - 1) * (b - 1), (a * b - 1) * (n - 1)
+    f = (n * (crossed**2).sum() / df) / ((rest**2).sum() / df_rest)
+    return float(f), df, df_rest, float(fdtrc(df, df_rest, f))
+
+
+# drawn ------------------------------------------------------------------------------------------------
+
+HOW = (
+    "Each line is one {lines}, along {along}: the mean of the seeds, which are the dots, with its standard "
+    "error. A ring marks each line's lowest mean. Lower is better; lines are cut where the frame ends."
+)
+
+
+def draw(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
+    """The test bound along one setting, a line for each value of the other."""
+    found = grid(comparison)
+    if found is None:
+        return None
+    at = dict(zip(found.along.values, found.numbers or range(len(found.along.values)), strict=True))
+    names = shortened(found.lines.values)
+    figure, ax = axes(7.2, 3.8, 0.78, inches(list(names.values())) + 0.45)
+    ends, shown = [], []
+    for i, name in enumerate(found.lines.values):
+        cells = found.line(name)
+        if not cells:
+            continue
+        ink = colours[next(iter(cells.values())).label]
+        x = [float(at[key]) for key in cells]
+        means = [cell.bound.mean for cell in cells.values()]
+        errors = [0.0 if math.isnan(cell.bound.stderr) else cell.bound.stderr for cell in cells.values()]
+        style = LINES[i // 12 % len(LINES)]
+        ax.errorbar(x, means, errors, color=ink, linewidth=1.6, linestyle=style, capsize=2.5, elinewidth=1.1)
+        for place, cell in zip(x, cells.values(), strict=True):
+            for seed, bound in cell.values().items():
+                ax.plot(place, bound, "o", markersize=3, color=ink, alpha=0.5, markeredgewidth=0,
+                        gid=mark(cell.runs[seed]))  # fmt: skip
+        best = min(range(len(means)), key=means.__getitem__)
+        ax.scatter([x[best]], [means[best]], s=70, facecolor=PAPER, edgecolor=ink, linewidth=1.8, zorder=3)
+        shown += means
+        ends.append((means[-1], names[name], ink))
+    low, middle = min(shown), sorted(shown)[len(shown) // 2]
+    top = min(max(shown), low + 4 * (middle - low) + 1e-3)  # one cell that is ruined flattens no other
+    ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))
+    if found.logarithmic:
+        ax.set_xscale("log")
+    ax.set_xticks(list(map(float, at.values())), [_tick(found, key) for key in at])
+    ax.minorticks_off()
+    ax.set_xlabel(found.along.key)
+    ax.set_ylabel(f"test bound, {comparison.unit}")
+    end_labels(ax, ends)
+    return figure
+
+
+def _tick(found: Grid, text: str) -> str:
+    return plain_log(float(text)) if found.numbers else next(iter(shortened([text], 14).values()))

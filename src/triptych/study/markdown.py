@@ -1,0 +1,142 @@
+"""`report.md`: the answer, the table and the runs, as GitHub shows them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from triptych.study import measures
+from triptych.study.compare import Comparison
+from triptych.study.curves import equal_time
+from triptych.study.factorial import effects
+from triptych.study.power import reach
+from triptych.study.published import Judged
+from triptych.study.story import Story, columns, rows
+from triptych.study.verdict import footnote
+from triptych.study.words import DRAWN, MEASURED, count, duration
+
+
+def markdown(story: Story, picture: str | None) -> str:
+    """The report as markdown; `picture` is the headline figure's path, relative to the report."""
+    lines = [f"# {safe(story.title)}", "", f"*{safe(story.question)}*", ""]
+    if story.shared:
+        lines += [f"All runs: {safe(story.shared)}", ""]
+    if story.banner:
+        lines += [f"> {safe(story.banner)}", ""]
+    if claimed := story.published:
+        lines += ["## Published", "", *published_in_words(claimed)]
+    lines += [f"**{safe(story.answer)}**", ""]
+    if story.next_step:
+        lines += [next_step(story), ""]
+    if picture:
+        shown = measures.title(story.comparisons[0]) or "test bound"
+        lines += [f"![{shown[0].upper()}{shown[1:]} per setting, by seed]({picture})", ""]
+    for line in story.tuned:
+        lines += [safe(line), ""]
+    if len(story.comparisons) > 1 and not story.tuned:
+        lines += [
+            "Runs on different data or in different units stand in tables of their own: not comparable.",
+            "",
+        ]
+    for comparison, said in zip(story.comparisons, story.verdicts, strict=True):
+        what = measures.title(comparison)
+        lines += [
+            f"## {safe(comparison.title or comparison.data or 'Results')}, {safe(what or comparison.unit)}",
+            "",
+        ]
+        if not what and (found := effects(comparison)):
+            lines += [f"- {safe(line)}" for line in found] + [""]
+        lines += [results_table(comparison)]
+        lines += [f"- {safe(line)}" for line in said.lines] + [""]
+        lines += [f"- Note: {safe(note)}" for note in comparison.notes] + [""]
+        if not what and (told := equal_time(comparison)):
+            lines += [safe(told), ""]
+        lines += [safe(reach(comparison)), ""]
+        lines += [DRAWN, ""] if what else []
+        lines += [MEASURED[comparison.unit], "", f"<sub>{safe(footnote(comparison))}</sub>", ""]
+    lines += ["## Runs", ""]
+    base = story.roots[0].resolve()
+    lines += _table(
+        ["run", "status", "fit", "device", "commit"],
+        [
+            [
+                os.path.relpath(run.dir.resolve(), base),
+                run.status,
+                duration(run.seconds.get("fit", float("nan"))),
+                run.device,
+                run.commit[:10] + ("*" if run.dirty else ""),
+            ]
+            for run in story.runs
+        ],
+    )
+    broken = [run for run in story.runs if run.error]
+    if broken:
+        lines += ["## Failed or diverged", ""]
+        lines += [
+            f"- {safe(os.path.relpath(run.dir.resolve(), base))}: {safe(run.error)}" for run in broken
+        ] + [""]
+    if story.command:
+        lines += ["## Reproduce", "", *fenced(story.command), ""]
+    lines += [
+        f"{count(len(story.runs), 'run')}; all figures in `results.csv`, all panels in `report.html`.",
+        "",
+    ]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+
+
+def results_table(comparison: Comparison) -> str:
+    """The table of a comparison, with paired differences and verdicts."""
+    heads = columns(comparison)
+    body = [
+        [row.label, row.seeds, *(row.texts.get(key, "") for key, _ in heads), row.verdict]
+        for row in rows(comparison)
+    ]
+    return "\n".join(_table([comparison.subject, "seeds", *(head for _, head in heads), ""], body))
+
+
+def published_in_words(found: Judged) -> list[str]:
+    """Whose claims, what came out of all, and their table."""
+    whose = f"{safe(found.paper.cite)}, {safe(found.paper.where)}"
+    return [f"{whose}. **{safe(found.answer)}**", "", *published_table(found)]
+
+
+def published_table(found: Judged) -> list[str]:
+    """A paper's claims: what was published, what was measured, and the verdict."""
+    lines = ["| claim | verdict | published | measured | decided by |", "|---|---|---|---|---|"]
+    for j in found.judgements:
+        cells = [
+            safe(j.claim.says),
+            f"**{j.word}**. {safe(' '.join(filter(None, (j.why, j.claim.note))))}",
+            "<br>".join(safe(f"{name}: {figure}") for name, figure in j.claim.published) or "–",
+            "<br>".join(safe(f"{name}: {figure}") for name, figure in j.figures),
+            safe(f"{j.claim.metric.replace('_', ' ')}; {j.claim.rule}" if j.claim.metric else j.claim.rule),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [""]
+    if found.changed:
+        lines += ["The claims or their seeds were changed after some of these runs had ended.", ""]
+    return lines
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---"] + ["---:"] * (len(head) - 2) + ["---"]
+    return ["| " + " | ".join(map(safe, row)) + " |" for row in (head, rule, *body)] + [""]
+
+
+def next_step(story: Story) -> str:
+    """What would settle more, its command to copy."""
+    what, _, command = story.next_step.partition(": ")
+    return f"{what}: `{command}`"
+
+
+def safe(text: str) -> str:
+    """Text that markdown and GitHub's HTML show as it is, on one line."""
+    text = re.sub(r"\s+", " ", text)
+    return re.sub(r"([\\`*_|<>\[\]#])", r"\\\1", text).replace(r"\<", "&lt;").replace(r"\>", "&gt;")
+
+
+def fenced(text: str) -> list[str]:
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [fence + "sh", text, fence]

@@ -1,0 +1,172 @@
+"""Measures of samples in words: a figure each, and a ranking by each where the corrected test allows one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
+from triptych.run.read_measures import Measured
+from triptych.study.statistics import Spread, spread
+from triptych.study.words import listed, number
+
+if TYPE_CHECKING:
+    from triptych.study.compare import Cell, Comparison
+
+
+@dataclass(frozen=True)
+class Table:
+    """One measure: for each cell its seeds' values, (seeds, values of the key).
+
+    ``floor``: of true data, (median, lowest, highest). ``noise``: of pure noise.
+    """
+
+    name: str
+    key: str
+    values: tuple[float, ...]
+    cells: dict[str, dict[int | None, tuple[float, ...]]]
+    floor: tuple[float, float, float] | None
+    noise: float = math.nan
+
+
+def known(cells: Sequence[Cell]) -> dict[str, Metric]:
+    """Every metric of samples by name: the clone's, then the user's own that some run has."""
+    every = [run.measured for cell in cells for run in cell.runs.values() if run.measured]
+    own = {name: metric for measured in every for name, metric in measured.metrics.items()}
+    return SAMPLE_METRICS | {name: metric for name, metric in own.items() if name not in SAMPLE_METRICS}
+
+
+def table(cells: Sequence[Cell], name: str) -> Table | None:
+    """The measure of all cells that took it at the same values of the same key; None where none did."""
+    found = {cell.label: _seeds(cell, name) for cell in cells}
+    first = next((m for seeds in found.values() for m in seeds.values()), None)
+    if first is None:
+        return None
+    same = {
+        label: {
+            seed: m.at(name) for seed, m in seeds.items() if (m.key, m.values) == (first.key, first.values)
+        }
+        for label, seeds in found.items()
+    }
+    taken = {label: seeds for label, seeds in same.items() if seeds}
+    return Table(name, first.key, first.values, taken, first.floor.get(name), first.noise.get(name, math.nan))
+
+
+def deciding(comparison: Comparison) -> str:
+    """The measure that answers where cells share one model; "" where the bound answers."""
+    if not comparison.of_drawing:
+        return ""
+    ranked = (metric.name for metric in known(comparison.cells).values() if metric.better)
+    taken = ((name, table(comparison.cells, name)) for name in ranked)
+    return next((name for name, found in taken if found and len(found.cells) > 1), "")
+
+
+def _deciding(comparison: Comparison) -> tuple[Metric, Table] | None:
+    name = deciding(comparison)
+    found = table(comparison.cells, name) if name else None
+    return None if found is None else (known(comparison.cells)[name], found)
+
+
+def title(comparison: Comparison) -> str:
+    """ "sliced Wasserstein distance by evaluations": what the figures of `columns` are; "" without any."""
+    of = _deciding(comparison)
+    return "" if of is None else of[0].label + (f" by {of[1].key}" if of[1].key else "")
+
+
+def columns(comparison: Comparison) -> list[tuple[str, str]]:
+    """Key and heading of the deciding measure at each value; none where the bound decides."""
+    if (of := _deciding(comparison)) is None:
+        return []
+    heads = [f"{value:g}" for value in of[1].values] if of[1].key else [of[0].label]
+    return [(f"{of[0].name}@{i}", head) for i, head in enumerate(heads)]
+
+
+def standings(comparison: Comparison) -> list[tuple[str, dict[str, Spread], str]]:
+    """Cells by the deciding measure at its last value, best first: label, figures by column, where best."""
+    if (of := _deciding(comparison)) is None:
+        return []
+    metric, taken = of
+    sign = _sign(metric)
+    found = {label: [spread(list(v)) for v in zip(*seeds.values(), strict=True)]
+             for label, seeds in taken.cells.items()}  # fmt: skip
+    best = [min(found, key=lambda label: sign * found[label][i].mean) for i in range(len(taken.values))]
+    order = sorted(found, key=lambda label: (sign * found[label][-1].mean, label))
+    return [(label, {f"{metric.name}@{i}": s for i, s in enumerate(found[label])}, _where(taken, best, label))
+            for label in order]  # fmt: skip
+
+
+def _where(taken: Table, best: list[str], label: str) -> str:
+    at = [f"{value:g}" for value, name in zip(taken.values, best, strict=True) if name == label]
+    return ("best mean" + (f" at {listed(at)}" if taken.key else "")) if at else ""
+
+
+def _sign(metric: Metric) -> int:
+    return 1 if metric.better == LOWER else -1
+
+
+def ranking(comparison: Comparison, name: str) -> str:
+    """Which setting is best by a measure at each value of the key, where the corrected test allows a claim,
+    and which are no better than pure noise."""
+    metric, taken = known(comparison.cells)[name], table(comparison.cells, name)
+    if taken is None or not metric.better:
+        return ""
+    said = (
+        [f"no better than noise ({number(taken.noise)}): {listed(lost)}"]
+        if (lost := _lost(metric, taken))
+        else []
+    )
+    if len(taken.cells) > 1:
+        each = [_best(comparison, taken, i, _sign(metric)) for i in range(len(taken.values))]
+        at = {text: [f"{v:g}" for v, t in zip(taken.values, each, strict=True) if t == text] for text in each}
+        said += (
+            [f"at {listed(v)} {text}" for text, v in at.items()] if taken.key and len(at) > 1 else list(at)
+        )
+    return f"By {metric.title} ({metric.better}): {'; '.join(said)}." if said else ""
+
+
+def _lost(metric: Metric, taken: Table) -> list[str]:
+    """The settings whose mean is no better than that of pure noise, and where."""
+    found = []
+    for label, seeds in taken.cells.items():
+        means = [spread(list(v)).mean for v in zip(*seeds.values(), strict=True)]
+        at = [f"{v:g}" for v, m in zip(taken.values, means, strict=True)
+              if _sign(metric) * (m - taken.noise) >= -1e-9 * abs(taken.noise)]  # fmt: skip
+        if at:
+            found.append(label + (f" (at {listed(at)})" if 0 < len(at) < len(means) else ""))
+    return found
+
+
+def about(comparison: Comparison) -> str:
+    """How many samples were measured against what."""
+    for cell in comparison.cells:
+        for run in cell.runs.values():
+            if run.measured:
+                titles = known(comparison.cells)
+                fewer = [f"{titles[k].title}: {n}" for k, n in run.measured.fewer.items() if k in titles]
+                aside = f" ({'; '.join(fewer)})" if fewer else ""
+                return f"{run.measured.n} samples a set{aside}, against {run.measured.reference}."
+    return ""
+
+
+def _best(comparison: Comparison, taken: Table, i: int, sign: int) -> str:
+    at = {label: {seed: sign * v[i] for seed, v in seeds.items()} for label, seeds in taken.cells.items()}
+    order = sorted(at, key=lambda label: spread(list(at[label].values())).mean)
+    first, rest = order[0], order[1:]
+    claims = {label: comparison.sampled(taken.name, i, first, label) for label in rest}
+    clear = [label for label in rest if claims[label].holds and sign * claims[label].pair.mean > 0]
+    if not clear:
+        return "nothing is settled"
+    said = f"{first} is clear of {'all others' if len(clear) == len(rest) > 1 else _some(clear)}"
+    left = [label for label in rest if label not in clear]
+    return f"{said}, not settled against {_some(left)}" if left else said
+
+
+def _some(labels: list[str]) -> str:
+    return listed(labels) if len(labels) < 4 else f"{len(labels)} others"
+
+
+def _seeds(cell: Cell, name: str) -> dict[int | None, Measured]:
+    taken = {seed: run.measured for seed, run in cell.runs.items() if run.measured}
+    return {seed: m for seed, m in taken.items() if not all(map(math.isnan, m.at(name)))}

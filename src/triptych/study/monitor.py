@@ -1,0 +1,174 @@
+"""A sweep's live table while it runs, and its report whenever a run has finished."""
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from triptych.files import load
+from triptych.run.directory import ENDED, REFUSED, RunDirectory
+
+QUIET = 60.0  # seconds without a word after which a run is said to be stalled
+SHOWN = 4  # runs at work that a line names
+
+
+def write_report_or_say_why(root: Path, expected: int, show: bool = False) -> str:
+    """Write, and with ``show`` print, the report; one line if that cannot be done, else "".
+
+    What the runs have found does not depend on it, and so neither does a sweep's exit code.
+    """
+    from triptych.study.render import write_report
+    from triptych.study.terminal import print_table
+
+    report, said = None, ""
+    try:
+        report = write_report(root, expected=expected)
+    except OSError as error:
+        said = f"{root}: the report cannot be written ({error.strerror or error}); the runs' results are kept"
+    except Exception as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        said = f"{root}: the report cannot be written ({what})"
+    if show:
+        try:
+            print_table(root, report=report)
+        except Exception as error:
+            said = said or f"{root}: the report cannot be shown ({type(error).__name__}: {error})"
+    return said
+
+
+class Monitor(threading.Thread):
+    """Draws the progress of each run, about once a second, and updates the report when one has finished.
+
+    Without a terminal it prints: a line whenever a run ends, and every ``tell`` seconds one of those at work.
+    """
+
+    def __init__(self, root: Path, cells: Sequence[str], every: float = 1.0, tell: float = 60.0):
+        super().__init__(daemon=True)
+        self.root, self.cells, self.every, self.tell = root, cells, every, tell
+        self._halt = threading.Event()
+        self._reported = -1
+
+    def run(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            return self._run_plain(console)
+        with Live(self.table(), console=console, refresh_per_second=2, transient=True) as live:
+            while not self._halt.wait(self.every):
+                live.update(self.table())
+                self._renew()
+
+    def _run_plain(self, console: Any) -> None:
+        """Without a terminal: a line whenever a run ends; at the end for those that had ended before."""
+
+        def say(text: str) -> None:
+            console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+        told: set[str] = set()
+        seen: set[str] = set()
+        said = time.monotonic()
+        before: set[str] = set()  # another configuration's, for all that is known until their jobs have run
+        while True:
+            halted = self._halt.wait(self.every)
+            for name in self.cells:
+                run = RunDirectory(self.root / name)
+                ended = run.status in ENDED
+                before |= {name} if ended and name not in seen else set()
+                seen.add(name)
+                if name not in told and ended and (halted or name not in before):
+                    from triptych.run.summary import one_line
+
+                    told.add(name)
+                    if (run / REFUSED).exists():
+                        continue
+                    say(f"[{len(told)}/{len(self.cells)}] {name}: {one_line(run.summary() or {})}")
+                    said = time.monotonic()
+            if halted:
+                return
+            if time.monotonic() - said >= self.tell and (at_work := self._at_work()):
+                say(f"[{len(told)}/{len(self.cells)}] {at_work}")
+                said = time.monotonic()
+            self._renew()
+
+    def _at_work(self) -> str:
+        """The runs that are at work, in one line; "" while none is."""
+        known = ((name, RunDirectory(self.root / name)) for name in self.cells)
+        found = [(name, run) for name, run in known if run.status not in ENDED]
+        said = [f"{name}: {state(now)}" for name, run in found if (now := _progress(run)) and _alive(now)]
+        more = f"; and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
+        return "; ".join(said[:SHOWN]) + more
+
+    def stop(self) -> None:
+        """End the drawing; returns when the thread is done."""
+        self._halt.set()
+        self.join()
+
+    def table(self) -> Any:
+        """A rich table: one row a run."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        from triptych.run.summary import one_line
+
+        head, names = short_names(self.cells)
+        longest = max(map(len, names), default=3)
+        table = Table(box=None, padding=(0, 1), title=f"{self.root.name}", title_justify="left")
+        table.add_column(Text(head), no_wrap=True, min_width=min(24, longest), max_width=longest + 1)
+        table.add_column("", no_wrap=True, min_width=11)
+        table.add_column("", no_wrap=True)
+        for cell, name in zip(self.cells, map(Text, names), strict=True):
+            run = RunDirectory(self.root / cell)
+            status, progress = run.status, _progress(run)
+            if (run / REFUSED).exists():
+                table.add_row(name, "[red]refused[/]", "holds another run")
+            elif status in ENDED:
+                style = {"finished": "green", "diverged": "yellow"}.get(status, "red")
+                table.add_row(name, f"[{style}]{status}[/]", Text(one_line(run.summary() or {})[:70]))
+            elif progress is None:
+                table.add_row(name, "waiting", "", style="dim")
+            else:
+                bar = ProgressBar(total=progress["max_steps"], completed=progress["step"], width=11)
+                table.add_row(name, bar, state(progress))
+        return table
+
+    def _renew(self) -> None:
+        done = sum(RunDirectory(self.root / name).status in ENDED for name in self.cells)
+        if done > max(self._reported, 0):
+            self._reported = done
+            write_report_or_say_why(self.root, len(self.cells))  # what is wrong is said at the end
+
+
+def short_names(cells: Sequence[str]) -> tuple[str, list[str]]:
+    """What cells are called in a table, and its heading: values alone where all name the same keys."""
+    parts = [[part.partition("=") for part in cell.split(",")] for cell in cells]
+    keys = {tuple(key for key, _, _ in one) for one in parts}
+    if len(keys) != 1 or not all(equals for one in parts for _, equals, _ in one):
+        return "run", list(cells)
+    return ", ".join(keys.pop()), [", ".join(value for _, _, value in one) for one in parts]
+
+
+def state(progress: dict) -> str:
+    """ "fit 1200/4000, val 2.310, 35.1 steps/s, 1 min 20 s left", as far as it is known."""
+    from triptych.study.words import duration, number
+
+    stage = progress["stage"] if _alive(progress) else "stalled or interrupted"
+    said = [f"{stage} {progress['step']}/{progress['max_steps']}"]
+    if (bound := progress.get("bound")) is not None:
+        said.append(f"val {number(bound)}")
+    if (rate := progress.get("steps_per_second")) and _alive(progress):
+        left = (progress["max_steps"] - progress["step"]) / rate
+        said += [f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s a step", f"{duration(left)} left"]
+    return ", ".join(said)
+
+
+def _alive(progress: dict) -> bool:
+    return time.time() - progress["updated"] < QUIET
+
+
+def _progress(run: RunDirectory) -> dict | None:
+    record = load(run / "progress.json")
+    return record if isinstance(record, dict) else None

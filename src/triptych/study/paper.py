@@ -1,0 +1,120 @@
+"""A sweep of a paper's claims: its scale, and what it records of the claims before its first run."""
+
+import os
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from triptych.config.names import grid_keys
+from triptych.config.paper import axes_of, check_metrics, deciding, read_paper
+from triptych.errors import UserError
+from triptych.study.rounds import grid
+
+
+def check_scale(config: DictConfig) -> None:
+    """UserError for a scale that the paper chosen does not have, or without one."""
+    if (scale := config.get("scale", "small")) == "small":
+        return
+    if not config.get("paper"):
+        raise UserError(f"scale={scale}: for a sweep of a paper's claims, with -m paper=NAME")
+    if not config.hydra.sweeper.get("scales", {}).get(scale):
+        name = config.hydra.runtime.choices.get("paper")
+        raise UserError(f"scale={scale}: paper={name} has no such scale; small is accepted")
+
+
+def set_scale(config: DictConfig) -> list[str]:
+    """Let the sweep have the values of its scale; the keys that all of its runs have in common by that.
+
+    Each stands in the place of the grid's value, or beside it; null takes a key out of the grid, and "~key"
+    with its value out of the configuration.
+    """
+    values = _of_scale(config)
+    if not values:
+        return []
+    # one by one, as what is read by key is resolved where it stands
+    grid = dict(config.hydra.sweeper.get("params") or {}) | values
+    with open_dict(config):
+        config.hydra.sweeper.params = {key: value for key, value in grid.items() if value is not None}
+        for key, value in values.items():
+            if key.startswith("measures."):  # which the claims depend on
+                OmegaConf.update(config, key, yaml.safe_load(value) if isinstance(value, str) else value)
+    return [key.lstrip("~+") for key, value in values.items() if not _several(value)]
+
+
+def _of_scale(config: DictConfig) -> dict[str, Any]:
+    """{key: value} of the scale that is asked for; {} for the small one."""
+    scale = config.get("scale", "small")
+    if scale == "small":
+        return {}
+    found: Any = OmegaConf.to_container(config.hydra.sweeper.scales[scale], resolve=True)
+    return {str(key): value for key, value in found.items()}
+
+
+def _several(value: Any) -> bool:
+    return isinstance(value, str) and "," in value
+
+
+def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> dict[str, Any]:
+    """What ``sweep.json`` says of the claims: {} for a sweep of no paper.
+
+    Args:
+        before: what it said at an earlier start. any_result: whether a run of it has ended.
+
+    Raises:
+        UserError: a claim that cannot be decided by this sweep.
+    """
+    if not config.get("paper"):
+        return {}
+    sweeper = config.hydra.sweeper
+    if sweeper.get("tune") or config.get("until"):
+        key = "until=decided" if config.get("until") else "hydra.sweeper.tune"
+        raise UserError(
+            f"{key}: not with a paper's claims, whose settings and seeds are fixed before the run"
+        )
+    node: Any = OmegaConf.to_container(config.paper, resolve=True)
+    name = str(config.hydra.runtime.choices.get("paper") or config.get("name") or "")
+    plain: Any = {
+        key: OmegaConf.to_container(config[key], resolve=True)
+        if OmegaConf.is_config(config[key])
+        else config[key]
+        for key in ("measures", "likelihood", "metrics")
+        if key in config
+    }
+    scale = str(config.get("scale", "small"))
+    jobs = grid(sweeper, list(config.hydra.overrides.task))
+    keys = dict.fromkeys([*(sweeper.get("params") or {}), *sorted(grid_keys(config))])
+    for key, value in _of_scale(config).items():
+        if not _several(value):  # all runs have it: no axis
+            keys.pop(key, None)
+    axes = axes_of(jobs, map(str, keys), plain["measures"])
+    check_metrics(read_paper(node, axes, name, scale), plain, axes)
+    earlier = before.get("paper")
+    changed = bool(before.get("claims_changed"))
+    if any_result and isinstance(earlier, dict):
+        changed |= deciding(earlier.get("claims") or {}, scale) != deciding(node["claims"], scale)
+        changed |= before.get("paper_axes") != axes  # seeds that are added once something is known
+    facts = {"paper": node, "paper_name": name, "paper_axes": axes, "scale": scale, "machine": machine()}
+    return facts | ({"claims_changed": True} if changed else {})
+
+
+def machine() -> str:
+    """ "x86_64, AMD EPYC 7763, 2 cores": what a table of results was measured on, without a name."""
+    found = ""
+    for line in _cpuinfo():
+        if match := re.match(r"model name\s*:\s*(.+)", line):
+            found = " ".join(match[1].split())
+            break
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ", ".join(filter(None, (platform.machine(), found, f"{cores} cores")))
+
+
+def _cpuinfo() -> Sequence[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,139 @@
+"""What a comparison could have seen: power, the smallest difference resolved, how many seeds it would take.
+
+Under a true difference d the mean of S seeds is N(d, A + B) and the estimate of A is A chi2_{S-1} / (S - 1):
+
+    power(d) = E[ P( |N(d, A + B)| > critical(estimate of A, B) ) ]
+
+over the same nodes as the test (`crossed`); without items this is the noncentral t. A falls as 1 / S; B,
+what the items leave open, does not. The level is the one that holds if no other claim does (Holm's first
+step), so the power is a lower limit of what the corrected test has.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from statistics import median
+
+import numpy as np
+from scipy.special import ndtr
+
+from triptych.study import measures
+from triptych.study.claims import Claim
+from triptych.study.compare import Comparison
+from triptych.study.crossed import Error, chi2_nodes, critical
+from triptych.study.words import count, listed, number
+
+GOAL = 0.8
+MOST = 200  # seeds; more are not suggested
+FIRST = 3  # seeds that are suggested where there is one
+NODES = 32
+
+
+def power(difference: float, error: Error, alpha: float) -> float:
+    """Probability that a true difference is claimed at level `alpha`."""
+    return float(_power(np.asarray(difference), error, alpha))
+
+
+@lru_cache(maxsize=4096)  # asked again for each form of a report
+def resolved(error: Error, alpha: float, goal: float = GOAL) -> float:
+    """The smallest true difference that is claimed with probability `goal`."""
+    limits = _limits(error, alpha)
+    low, high = 0.0, math.sqrt(error.seeds + error.items)
+    while _above(high, error, limits) < goal:
+        high *= 2
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _above(middle, error, limits) < goal else (low, middle)
+    return high
+
+
+@lru_cache(maxsize=4096)
+def seeds_needed(difference: float, error: Error, alpha: float, goal: float = GOAL) -> int | None:
+    """How many seeds claim this difference with probability `goal`; None where `MOST` would not."""
+    now = error.df + 1
+
+    def enough(seeds: int) -> bool:
+        later = Error(error.seeds * now / seeds, seeds - 1, error.items, error.n_items)
+        return power(difference, later, alpha) >= goal
+
+    if not enough(MOST):
+        return None
+    low, high = 1, MOST
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def seeds_to_settle(claim: Claim) -> int | None:
+    """How many seeds in all would claim the difference measured; None: `MOST` would not, or unknown."""
+    pair = claim.pair
+    needed = seeds_needed(abs(pair.mean), pair.error, claim.level) if pair.error else None
+    return needed and max(needed, pair.n + 1)
+
+
+def seeds_next(comparison: Comparison) -> int:
+    """How many seeds in all would settle what they can of the best against the others; 0: none is needed."""
+    claims = [claim for claim in against_best(comparison) if not claim.holds and not claim.equal]
+    if comparison.rule.looks > 1 or comparison.rule.interim:
+        return 0
+    if any(claim.pair.n < 2 for claim in claims):
+        return FIRST
+    return max(filter(None, map(seeds_to_settle, claims)), default=0)
+
+
+def against_best(comparison: Comparison) -> list[Claim]:
+    """The best against each other setting: by the bound, or by the measure that decides at its last value."""
+    name = measures.deciding(comparison)
+    if not name:
+        return [comparison.claim(0, j) for j in range(1, len(comparison.cells))]
+    best, *others = (label for label, *_ in measures.standings(comparison))
+    last = max(key[1] for key in comparison.claims if key[0] == name)
+    return [comparison.sampled(name, last, best, other) for other in others]
+
+
+def cost(comparison: Comparison, seeds: int) -> float:
+    """Seconds that as many more runs of each setting take as `seeds` in all ask for; NaN unknown."""
+    every = [run for cell in comparison.cells for run in cell.runs.values()]
+    each = [sum(run.seconds.values()) for run in every if run.seconds]
+    more = sum(max(seeds - len(cell.runs), 0) for cell in comparison.cells)
+    return more * math.fsum(each) / len(each) if each else math.nan
+
+
+def reach(comparison: Comparison) -> str:
+    """The difference that these seeds resolve, in a sentence; "" where none is tested."""
+    cells = range(len(comparison.cells))
+    claims = (
+        [] if measures.deciding(comparison) else [comparison.claim(i, j) for j in cells for i in range(j)]
+    )
+    known = [claim for claim in claims if claim.pair.error is not None]
+    if not known:
+        return ""
+    seeds = sorted({claim.pair.n for claim in known})
+    smallest = sorted(resolved(c.pair.error, c.level) for c in known if c.pair.error)
+    spread = f" (median over pairs; {number(smallest[0])} to {number(smallest[-1])})"
+    return (
+        f"With {listed(list(map(str, seeds)))} seeds a true difference of {number(median(smallest))} "
+        f"{comparison.unit}{spread if len(smallest) > 1 else ''} would be settled four times in five, "
+        f"corrected for {count(comparison.tests, 'possible claim')}. How many seeds would settle a pair is "
+        "an order of magnitude: it takes what was measured for the truth. Seeds that are "
+        "added after a look make a second look: until=decided corrects for it."
+    )
+
+
+def _power(difference: np.ndarray, error: Error, alpha: float) -> np.ndarray:
+    return _above(difference, error, _limits(error, alpha))
+
+
+def _limits(error: Error, alpha: float) -> np.ndarray:
+    """The critical distance at each possible estimate of the variance over seeds."""
+    quantiles, _ = chi2_nodes(error.df, 64)
+    return critical(alpha, error.seeds * quantiles, error.df, error.items, error.n_items, nodes=NODES)
+
+
+def _above(difference: float | np.ndarray, error: Error, limits: np.ndarray) -> np.ndarray:
+    _, weights = chi2_nodes(error.df, 64)
+    spread = math.sqrt(error.seeds + error.items)
+    beyond = ndtr((difference - limits) / spread) + ndtr((-difference - limits) / spread)
+    return (weights * beyond).sum() / weights.sum()

@@ -1,0 +1,176 @@
+"""What a sweep says of a paper's claims: reproduced, contradicted, or cannot tell.
+
+A claim is a list of contrasts, numbers of which each is to lie in its range (``config.claim``). A contrast's
+figure is paired by seed, and by test item where it is of the bound, as in every comparison (``statistics``).
+
+    reproduced    every contrast's test rejects "not within its range" (Berger's intersection-union test: the
+                  largest of one-sided p-values, two for a range with two ends, Schuirmann 1987)
+    contradicted  some contrast's test rejects "within its range" (the smallest p times the number of them)
+
+each at 5%, corrected by Holm's method over all claims of the file. So a file has a claim that is false and
+called reproduced in at most 5% of sweeps, and one that is true and called contradicted in at most 5%.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from triptych.config.claim import Claim
+from triptych.config.paper import Paper, read_paper
+from triptych.errors import UserError
+from triptych.run.plain import line
+from triptych.run.read import Run
+from triptych.study.contrasts import Axes, Measured, figures, label, measure, runs_of
+from triptych.study.statistics import LEVEL, holm
+from triptych.study.verdict import no_better
+from triptych.study.words import count, listed, p_value
+
+ALPHA = 1 - LEVEL
+Word = Literal["reproduced", "contradicted", "cannot tell"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim, what was measured, and the word. ``p``: corrected, of the word that is nearer."""
+
+    claim: Claim
+    measured: tuple[Measured, ...]
+    figures: tuple[tuple[str, str], ...]  # setting, mean and standard error
+    seeds: int
+    items: int
+    runs: tuple[Run, ...]
+    reproduced: float = 1.0
+    contradicted: float = 1.0
+    warning: str = ""  # of settings that are no better than a model that knows nothing
+
+    @property
+    def word(self) -> Word:
+        """The verdict."""
+        if self.reproduced <= ALPHA:
+            return "reproduced"
+        return "contradicted" if self.contradicted <= ALPHA else "cannot tell"
+
+    @property
+    def p(self) -> float:
+        """The corrected p of the verdict; where it is none, of the word that comes nearer."""
+        return min(self.reproduced, self.contradicted)
+
+    @property
+    def why(self) -> str:
+        """What decided, in a sentence; first, what may make it worthless."""
+        return " ".join(filter(None, (self.warning, self._decided)))
+
+    @property
+    def _decided(self) -> str:
+        if troubles := list(dict.fromkeys(m.trouble for m in self.measured if m.trouble)):
+            if self.word == "cannot tell":
+                return "; ".join(troubles[:3]) + "."
+        over = count(self.seeds, "seed") + (f" × {self.items} items" if self.items else "")
+        if self.word == "reproduced":
+            weakest = max(self.measured, key=lambda m: m.outside)
+            of = (
+                f", of {count(len(self.measured), 'contrast')} the least sure"
+                if len(self.measured) > 1
+                else ""
+            )
+            return f"{_told(weakest)}{of}; {_p(self.p)}, {over}."
+        if self.word == "contradicted":
+            worst = min(self.measured, key=lambda m: m.inside)
+            return f"{_told(worst)}; {_p(self.p)}, {over}."
+        open_ = [m for m in self.measured if m.outside > ALPHA]
+        said = f"; and {len(open_) - 1} more" if len(open_) > 1 else ""
+        return f"{_told(max(self.measured, key=lambda m: m.outside))}: open{said}; {over}."
+
+    @property
+    def line(self) -> str:
+        """One line for a terminal."""
+        return f"{self.word}: {self.claim.says} ({self.why.rstrip('.')})"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A paper's claims as a sweep found them, and the node ``paper`` as it recorded it.
+
+    ``changed``: they are not those that the sweep began with.
+    """
+
+    paper: Paper
+    scale: str
+    machine: str
+    judgements: tuple[Judgement, ...]
+    node: Mapping[str, Any]
+    changed: bool = False
+
+    @cached_property
+    def tally(self) -> dict[str, int]:
+        """How many claims have each word."""
+        words = [judgement.word for judgement in self.judgements]
+        return {word: words.count(word) for word in ("reproduced", "contradicted", "cannot tell")}  # type: ignore[arg-type]
+
+    @property
+    def answer(self) -> str:
+        """ "2 of 3 claims reproduced, 1 contradicted"."""
+        known = [f"{n} {word}" for word, n in self.tally.items() if n]
+        return (
+            f"Of {count(len(self.judgements), 'claim')}: {listed(known)}." if known else "No claim is made."
+        )
+
+
+def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
+    """The claims that ``sweep.json`` holds, by the runs of the sweep; None where it holds none."""
+    node, axes = sweep.get("paper"), sweep.get("paper_axes")
+    if not isinstance(node, dict) or not isinstance(axes, dict):
+        return None
+    scale = str(sweep.get("scale") or "small")
+    try:
+        known = {str(key): [str(value) for value in values] for key, values in axes.items()}
+        name = re.sub(r"[^\w.-]", "", str(sweep.get("paper_name") or ""))[:100]
+        paper = read_paper(node, known, name, scale)
+    except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError):
+        return None  # a file that anybody may have written
+    seeds = len(known.get("seed", ["1"]))
+    found = [_judge(claim, known, runs, seeds) for claim in paper.claims]
+    up = holm([_all(j) for j in found])
+    down = holm([_any(j) for j in found])
+    corrected = tuple(
+        Judgement(j.claim, j.measured, j.figures, j.seeds, j.items, j.runs, p, q, j.warning)
+        for j, p, q in zip(found, up, down, strict=True)
+    )
+    changed = bool(sweep.get("claims_changed"))
+    return Judged(paper, scale, line(sweep.get("machine") or ""), corrected, node, changed)
+
+
+def _all(judgement: Judgement) -> float:
+    """p of "some contrast is out of its range": Berger's intersection-union test."""
+    return max((m.outside for m in judgement.measured), default=1.0)
+
+
+def _any(judgement: Judgement) -> float:
+    """p of "all contrasts are within": Bonferroni."""
+    found = [m.inside for m in judgement.measured]
+    return min(1.0, len(found) * min(found, default=1.0))
+
+
+def _judge(claim: Claim, axes: Axes, runs: Sequence[Run], seeds: int) -> Judgement:
+    of = {point: runs_of(point, axes, runs) for point in claim.points}
+    measured = tuple(measure(contrast, axes, of, seeds) for contrast in claim.contrasts)
+    known = [m.pair for m in measured if not m.trouble]
+    return Judgement(
+        claim, measured, tuple(figures(claim, axes, of)),
+        min((pair.n for pair in known), default=0), min((pair.items for pair in known), default=0),
+        tuple({run.dir: run for found in of.values() for run in found}.values()),
+        warning=no_better({label(p, axes, claim): of[p] for p in claim.points if p.metric == "bound"}),
+    )  # fmt: skip
+
+
+def _p(p: float) -> str:
+    said = p_value(p)
+    return f"p {said[0]} {said[1:]}" if said[0] == "<" else f"p = {said}"
+
+
+def _told(measured: Measured) -> str:
+    return f"{measured.contrast.name} = {measured.text}, {measured.accepted} is claimed"

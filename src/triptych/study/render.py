@@ -1,0 +1,159 @@
+"""Write the report: `report.html` (one file, no network), `report.md`, `results.csv`, a headline picture.
+
+Each file appears whole or not at all (temporary file, then rename), so a page that is open while the
+sweep goes on never shows half a report.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from triptych.files import check_inside, printable
+from triptych.run.directory import write_atomic
+from triptych.study import cost, measures, words
+from triptych.study.compare import Comparison
+from triptych.study.curves import equal_time
+from triptych.study.details import as_json
+from triptych.study.factorial import effects
+from triptych.study.markdown import markdown
+from triptych.study.panels import (
+    by_caption,
+    colours,
+    grids,
+    headline_png,
+    headline_svg,
+    how_headline,
+    panels,
+    strips,
+    tuning_svg,
+)
+from triptych.study.power import reach
+from triptych.study.results import results_csv
+from triptych.study.story import Story, columns, rows, tell
+from triptych.study.style import PALETTE
+from triptych.study.verdict import footnote
+
+PICTURE = "report_files/headline.png"
+MOST_PAIRS = 16  # cells whose table of all pairs is still read; beyond, the reference is chosen
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the report was written, and what it says."""
+
+    html: Path
+    markdown: Path
+    csv: Path
+    story: Story
+
+    @property
+    def verdict(self) -> str:
+        """The answer in a sentence or two."""
+        return self.story.answer
+
+
+def write_report(
+    root: Path,
+    *others: Path,
+    title: str | None = None,
+    expected: int | None = None,
+    equal_within: float | None = None,
+) -> Report:
+    """Compare all runs beneath `root` (and `others`) and write the report into `root`.
+
+    `expected` is how many runs the sweep will have; by default what `root/sweep.json` says, else as many as
+    there are. `equal_within`: below which difference two settings are called the same; by default what
+    `root/sweep.json` says, else nothing is. May be called at any time while a sweep goes on. Raises
+    StorageError or OSError if `root` cannot be written, UserError if a link leads out of it.
+    """
+    root = Path(root)
+    story = tell([root, *others], title, expected, equal_within)
+    palette = colours(story.hues)
+    picture = headline_png(story.comparisons[0], palette) if story.comparisons else None
+    check_inside((root / PICTURE).parent, root)
+    if picture:
+        write_atomic(root / PICTURE, picture)
+    report = Report(root / "report.html", root / "report.md", root / "results.csv", story)
+    write_atomic(report.csv, printable(results_csv(story.runs)))
+    write_atomic(report.markdown, printable(markdown(story, PICTURE if picture else None)))
+    write_atomic(report.html, page(story, palette))
+    return report
+
+
+def page(story: Story, palette: dict[str, str]) -> str:
+    """The HTML page."""
+    room = Environment(
+        loader=PackageLoader("triptych.study", "page"),
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
+    )  # fmt: skip
+    script = room.get_template("page.js.j2").render()
+    themes = {"light": list(PALETTE), "dark": list(PALETTE.values())}
+    css = {theme: "".join(f"--c{i}:{c};" for i, c in enumerate(list_)) for theme, list_ in themes.items()}
+    sections = [
+        {
+            "index": i,
+            "comparison": comparison,
+            "places": {cell.label: k for k, cell in enumerate((*comparison.cells, *comparison.pending))},
+            "verdict": verdict,
+            "headline": headline_svg(comparison, palette, f"s{i}"),
+            "how_headline": how_headline(comparison),
+            "drawn": measures.title(comparison),
+            "first": _columns(comparison)[0],
+            "rest": _columns(comparison)[1],
+            "rows": rows(comparison),
+            "footnote": footnote(comparison),
+            "reach": reach(comparison),
+            "effects": [] if measures.deciding(comparison) else effects(comparison),
+            "equal_time": "" if measures.deciding(comparison) else equal_time(comparison),
+            "by_item": " and item" if any(claim.pair.items for claim in comparison.claims.values()) else "",
+            "panels": panels(comparison, palette, f"s{i}"),
+            "grids": grids(comparison),
+            "strips": strips(comparison),
+            "captions": by_caption(comparison),
+            "costs": cost.columns(comparison),
+            "cost_lines": cost.lines(comparison),
+            "how_cost": cost.HOW,
+            "parts": [(k, v) for k, v in words.PART_MEANING.items() if (k, k) in columns(comparison)],
+            "measured": words.MEASURED[comparison.unit],
+        }
+        for i, (comparison, verdict) in enumerate(zip(story.comparisons, story.verdicts, strict=True))
+    ]
+    names = {colour: f"var(--c{i}, {colour})" for i, colour in enumerate(PALETTE)}
+    where = _where(story)
+    return room.get_template("report.html.j2").render(
+        story=story, sections=sections, palette={label: names[c] for label, c in palette.items()},
+        css=css, words=words, where=where, tuning=tuning_svg(story.tuning, palette), most_pairs=MOST_PAIRS,
+        details=as_json(story, where), script=script, script_source=_allowed(script, sections),
+    )  # fmt: skip
+
+
+def _allowed(script: str, sections: list[dict]) -> str:
+    """Whose script may run in the page: its own; any where a panel of the owner's brings one along."""
+    if any(
+        "<script" in svg.lower() for section in sections for panel in section["panels"] for svg in panel.svgs
+    ):
+        return "'unsafe-inline'"
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _columns(comparison: Comparison) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """What stands before the verdict, the figures that it rests on, and what stands behind it."""
+    known = columns(comparison)
+    at = [key for key, _ in known].index("p") + 1 if ("p", "p (Holm)") in known else len(known)
+    return known[:at], known[at:]
+
+
+def _where(story: Story) -> dict[Path, str]:
+    """Each run's directory as a reader at the report finds it."""
+    base = story.roots[0].resolve()
+    return {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}
+
+
+__all__: Sequence[str] = ("Report", "write_report")

@@ -1,0 +1,81 @@
+"""`results.csv`: one row per run with everything a spreadsheet or a script could want."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+
+from triptych.run.read import Run
+from triptych.study.axes import find_axes, settings, told
+
+# what a spreadsheet takes for a formula when a cell begins with it; numbers are numbers
+FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-?(inf|nan)")
+
+
+def results_csv(runs: Sequence[Run]) -> str:
+    """One row per run; figures in full precision, empty where a run has none.
+
+    Columns: directory, sweep, status, seed, settings that were typed, were chosen or differ, each figure of
+    test, val and train as `test/bpd`, `test/bpd_stderr`, `test/bpd_n`, each measure of samples as
+    `samples/recall@guidance.scale=2`, then seconds, parameters and origin. A text that a spreadsheet would
+    take for a formula has an apostrophe in front.
+    """
+    table = [{_cell(key): _cell(value) for key, value in row.items()} for row in results(runs)]
+    first = dict.fromkeys(key for row in table for key in row)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(first) or ["directory"], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return out.getvalue()
+
+
+def results(runs: Sequence[Run]) -> list[dict[str, object]]:
+    """One row per run, values as they are; the columns of `results_csv`, of which a run may lack some."""
+    axes = [axis.key for axis in find_axes(runs)[0]]
+    return [_row(run, axes) for run in runs]
+
+
+def _cell(value: object) -> str:
+    text = "" if value is None else str(value)
+    quote = "'" if FORMULA.match(text) and not NUMBER.fullmatch(text) else ""
+    return quote + text.replace("\r", " ")
+
+
+def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
+    row: dict[str, object] = {
+        "directory": str(run.dir),
+        "sweep": run.sweep,
+        "status": run.status,
+        "seed": run.seed,
+    }
+    row |= {"data": run.choices.get("data", run.overrides.get("data", ""))} | told(run)
+    row |= {key: found for key, found in settings(run).items() if key in axes}
+    for split in ("test", "val", "train"):
+        for key, estimate in getattr(run, split).items():
+            row[f"{split}/{key}"] = estimate.mean
+            row[f"{split}/{key}_stderr"] = estimate.stderr
+            row[f"{split}/{key}_n"] = estimate.n
+            if math.isfinite(estimate.draw_stderr):
+                row[f"{split}/{key}_draw_stderr"] = estimate.draw_stderr
+    if run.measured:
+        for at, found in zip(run.measured.values, run.measured.rows, strict=True):
+            where = f"@{run.measured.key}={at:g}" if run.measured.key else ""
+            row |= {f"samples/{name}{where}": mean for name, mean in found.items()}
+    row |= {f"seconds/{key}": value for key, value in run.seconds.items()}
+    row |= {f"gradient/{key}": value for key, value in run.gradient.items() if math.isfinite(value)}
+    row |= {"steps": run.steps, "parameters": run.parameters, "weights": run.weights, "device": run.device}
+    row |= {
+        "host": run.host,
+        "commit": run.commit,
+        "dirty": run.dirty,
+        "started": run.started,
+        "data_fingerprint": run.fingerprint,
+        "sources": run.sources,
+        "changed": "; ".join([*(["data"] if run.data_changed else []), *run.code_changes]),
+        "error": run.error,
+    }
+    return row

@@ -1,0 +1,240 @@
+"""What the page tells of one run: its figures, curves, pictures, where it comes from, and its log's end."""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from triptych.config.metric import SAMPLE_METRICS
+from triptych.files import load
+from triptych.run.plain import natural
+from triptych.run.read import UNITS, Estimate, Run
+from triptych.study.statistics import Spread
+from triptych.study.style import mark
+from triptych.study.words import count, duration, number, plus_minus
+
+PNG = b"\x89PNG\r\n\x1a\n"
+PICTURE = 2**20  # bytes of one picture
+PICTURES = 3 * 2**19  # bytes of all pictures of the runs' own pages
+CURVES = 8
+LOG, LINES = 8192, 40  # bytes and lines of a log's end
+TEXT = 240  # characters of one value
+VERSIONS = ("torch", "pytorch-lightning", "numpy", "hydra-core", "triptych")
+
+
+def of_run(run: Run, points: int) -> dict[str, Any]:
+    """Everything but its pictures; ``points``: of each curve, about."""
+    return {
+        "mark": mark(run),
+        "status": run.status,
+        "error": cut(run.error),
+        "bound": bound(run),
+        "figures": list(_figures(run)),
+        "facts": list(_facts(run)),
+        "curves": _curves(run, points),
+        "provenance": list(_provenance(run)),
+        "log": _log_end(run.dir),
+    }
+
+
+def cut(text: str) -> str:
+    """No longer than the page shows a value."""
+    return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
+
+
+# figures ----------------------------------------------------------------------------------------------
+
+
+def bound(run: Run) -> str:
+    """ "1.902 ± 0.018 bits/dim": mean and standard error over items; "" without one."""
+    return f"{_estimate(run.test[run.measure])} {UNITS[run.measure]}" if run.measure else ""
+
+
+def _estimate(found: Estimate) -> str:
+    """ "1.902 ± 0.018": a mean and its standard error over items."""
+    return plus_minus(Spread(found.mean, found.stderr, math.nan, math.nan, 2))
+
+
+def _figures(run: Run) -> Iterable[list[Any]]:
+    """Where, what, how much, over how many: every figure of the summary's splits and samples."""
+    for split in ("test", "val", "train"):
+        for key, found in getattr(run, split).items():
+            yield [split, key, _estimate(found), found.n]
+    if run.measured:
+        titles = SAMPLE_METRICS | {**run.measured.metrics}
+        for at, row in zip(run.measured.values, run.measured.rows, strict=True):
+            on = f", {run.measured.key}={at:g}" if run.measured.key else ""
+            for key, mean in row.items():
+                what = titles[key].label if key in titles else key
+                yield ["samples", f"{what}{on}", number(mean), run.measured.fewer.get(key, run.measured.n)]
+
+
+def _facts(run: Run) -> Iterable[tuple[str, str]]:
+    if run.progress:
+        yield "stage", f"{run.progress.stage}, step {run.progress.step} of {run.progress.max_steps or '?'}"
+    if run.steps is not None:
+        yield "steps", f"{run.steps:,}"
+    for stage, seconds in run.seconds.items():
+        yield f"{stage} took", duration(seconds)
+    if run.parameters is not None:
+        yield "parameters", f"{run.parameters:,}"
+    if run.weights:
+        yield "weights", run.weights
+    if run.gradient:
+        yield "median norm of gradients", number(run.gradient.get("median", math.nan))
+    clipped = run.gradient.get("clipped", math.nan)
+    if math.isfinite(clipped):
+        yield "steps clipped", f"{clipped:.0%}"
+
+
+def _curves(run: Run, points: int) -> list[dict[str, Any]]:
+    """The columns of metrics.csv that are curves, the validation bound first; the error by noise level."""
+    histories = run.histories()
+    first = [f"val/{run.measure}"] if run.measure else ["val/bpd", "val/nats_per_dim"]
+    drawn = [name for name in (*first, "train/loss", "train/grad_norm", "train/lr") if name in histories]
+    drawn += [name for name in histories if name.startswith(("val/", "train/")) and name not in drawn]
+    aside = {"val/bound"} if len(drawn) > 1 else set()  # the same under another name
+    found: list[dict[str, Any]] = []
+    for name in drawn:
+        steps, values = histories[name]
+        if len(steps) > 1 and name not in aside and len(found) < CURVES:
+            found.append({"name": name, "of": "training step", **_thinned(steps, values, points)})
+    if run.noise_levels:
+        levels = run.noise_levels
+        found.append(
+            {
+                "name": "squared error of ε by noise level",
+                "of": "γ = −log SNR",
+                "log": min(levels.value) > 0,
+                **_thinned(levels.gamma, levels.value, points),
+            }
+        )
+    return found
+
+
+def _thinned(x: Sequence[float], y: Sequence[float], points: int) -> dict[str, Any]:
+    """Every k-th point and the last one; `every` is k."""
+    every = max(1, math.ceil(len(x) / points))
+    kept = [*range(0, len(x) - 1, every), len(x) - 1]
+    short = [i for i in kept if math.isfinite(y[i])]
+    return {
+        "every": every,
+        "x": [_digits(x[i]) for i in short],
+        "y": [_digits(y[i]) for i in short],
+    }
+
+
+def _digits(x: float) -> float:
+    return x if isinstance(x, int) else float(f"{x:.5g}")
+
+
+# pictures, provenance, log ----------------------------------------------------------------------------
+
+
+def pictures(runs: Sequence[Run]) -> dict[Path, list[list[str]]]:
+    """[caption, data URI] of each run's pictures, "" where there was no room: the last ones of each first."""
+    known: dict[Path, list[tuple[str, Path]]] = {run.dir: _files(run) for run in runs}
+    taken: dict[Path, dict[str, str]] = {run.dir: {} for run in runs}
+    room = PICTURES
+    for turn in range(max(map(len, known.values()), default=0)):
+        for run in runs:
+            files = known[run.dir]
+            if turn >= len(files):
+                continue
+            caption, path = files[-1 - turn]
+            data = png(path, run, PICTURE)
+            taken[run.dir][caption] = ""
+            if data and len(data) <= room:
+                room -= len(data)
+                taken[run.dir][caption] = "data:image/png;base64," + base64.b64encode(data).decode()
+    return {run.dir: [[name, taken[run.dir][name]] for name, _ in known[run.dir]] for run in runs}
+
+
+def _files(run: Run) -> list[tuple[str, Path]]:
+    """Captions and files of a run's pictures, in the order of training."""
+    folder = run.dir / "samples"
+    found: list[tuple[str, Path]] = []
+    try:
+        names = sorted((entry.name for entry in os.scandir(folder)), key=natural)
+    except OSError:
+        return []
+    for name in names:
+        if step := re.fullmatch(r"step_(\d{1,12})\.png", name):
+            found.append((f"step {int(step[1]):,}", folder / name))
+    found += [("from noise to sample", folder / "trajectory.png")] if "trajectory.png" in names else []
+    found += [("by caption", folder / "prompts.png")] if "prompts.png" in names else []
+    found += [("at the end", run.samples)] if run.samples else []
+    return [(caption, path) for caption, path in found if _inside(path, run.dir)]
+
+
+def _inside(path: Path, directory: Path) -> bool:
+    """Whether a file is of the directory: the report shows it to others."""
+    try:
+        return path.is_file() and path.resolve().is_relative_to(directory.resolve())
+    except OSError:
+        return False
+
+
+def png(path: Path | None, run: Run, most: int) -> bytes:
+    """A picture of the run's own; empty where it is none, lies elsewhere or is larger than `most` bytes."""
+    try:
+        if path is None or not _inside(path, run.dir) or path.stat().st_size > most:
+            return b""
+        data = path.read_bytes()
+    except OSError:
+        return b""
+    return data if data.startswith(PNG) else b""
+
+
+def _provenance(run: Run) -> Iterable[tuple[str, str]]:
+    record = load(run.dir / "provenance.json")
+    record = record if isinstance(record, dict) else {}
+    yield "directory", run.dir.name
+    if run.command:
+        yield "command", cut(" ".join(run.command))
+    if run.overrides:
+        yield "overrides", cut(" ".join(f"{key}={value}" for key, value in run.overrides.items()))
+    yield "commit", (run.commit or "not recorded") + (", with uncommitted changes" if run.dirty else "")
+    for what, said in (("started", run.started), ("host", run.host), ("device", run.device)):
+        if said:
+            yield what, cut(said)
+    executions = record.get("executions")
+    if isinstance(executions, list) and len(executions) > 1:
+        yield "executions", count(len(executions), "start")
+    packages = record.get("packages")
+    if isinstance(packages, dict):
+        known = [f"{name} {packages[name]}" for name in VERSIONS if name in packages]
+        yield "packages", cut(", ".join(known))
+    if isinstance(data := record.get("data"), dict) and data.get("description"):
+        shared = data.get("shared")
+        shared = shared.items() if isinstance(shared, dict) else ()
+        leaks = "".join(f"; {n} {name} items are also in train" for name, n in shared)
+        yield "data", cut(f"{data['description']}{leaks}")
+    if run.fingerprint:
+        changed = ", changed on the way" if run.data_changed else ""
+        yield "data fingerprint", f"{run.fingerprint}{changed}"
+    for change in run.code_changes[:4]:
+        yield "went on under other code", cut(change)
+
+
+def _log_end(directory: Path) -> str:
+    """The last lines of train.log, without what only a terminal would understand."""
+    path = directory / "train.log"
+    try:
+        if not _inside(path, directory):
+            return ""
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG))
+            text = file.read(LOG).decode(errors="replace")
+    except OSError:
+        return ""
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    # a bar that was drawn again and again on one line: only its last state is left
+    lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
+    kept = ["".join(c if c.isprintable() or c == "\t" else "�" for c in line) for line in lines]
+    return "\n".join(kept[-LINES:]).strip()

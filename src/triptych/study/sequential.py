@@ -1,0 +1,126 @@
+"""Look, decide, add seeds, look again: a test that stays valid, and what it found.
+
+The procedure is alpha spending (Lan & DeMets 1983) with the union bound over looks and Holm's test over
+pairs (`claims`): of L planned looks each may spend 5% / L, whatever the dependence between looks and
+however many seeds each adds. `looks.json` in the sweep's directory holds which seeds each look had, so that
+the same command, given again after an interruption, looks at what it looked at, and the report decides as
+the sweep did.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from triptych.files import read_json
+from triptych.run.directory import write_atomic
+from triptych.run.read import read_runs
+from triptych.study import measures
+from triptych.study.claims import BOUND, Claim, Rule
+from triptych.study.compare import Comparison, compare
+from triptych.study.verdict import no_better, settings
+from triptych.study.words import count
+
+FILE = "looks.json"
+Pair = tuple[str, str]
+Outcome = Literal["separated", "same", "open"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`pairs`: what is known of each two settings, named in alphabetical order."""
+
+    sentence: str
+    pairs: dict[Pair, Outcome] = field(default_factory=dict)
+
+    @property
+    def open(self) -> list[Pair]:
+        """The pairs that more seeds might decide."""
+        return [pair for pair, outcome in self.pairs.items() if outcome == "open"]
+
+
+def decide(root: Path, look: int, looks: int, equal_within: float | None = None) -> Decision:
+    """Look number `look` (from 1) of at most `looks` at the runs beneath `root`, by what decides: the
+    bound, or the measure of samples where all settings share one model.
+
+    A look that was taken before is not taken anew with more seeds: it had the seeds that it had. A setting
+    without a finished run is in no pair: seeds do not decide it.
+
+    Raises:
+        ValueError: look is not within 1 to looks, or the margin is not positive.
+    """
+    if not 1 <= look <= looks:
+        raise ValueError(f"look={look}: 1 to looks={looks} is accepted")
+    if equal_within is not None and not equal_within > 0:
+        raise ValueError(f"equal_within={equal_within}: a positive number is accepted")
+    root = Path(root)
+    seen = _seen(root)[:look]
+    if len(seen) < look:
+        runs = read_runs(root)
+        seeds = {run.seed for run in runs if run.status == "finished" and run.seed is not None}
+        # looks that were not recorded were not taken: this one stands for them
+        seen += [frozenset(seeds)] * (look - len(seen))
+        record = {"looks": looks, "equal_within": equal_within, "seeds": [sorted(s) for s in seen]}
+        write_atomic(root / FILE, json.dumps(record, indent=1) + "\n")
+    rule = Rule(equal_within, looks, tuple(seen))
+    comparisons = compare(read_runs(root), rule)
+    several = len(comparisons) > 1
+    pairs = {
+        (prefix + a, prefix + b): outcome
+        for comparison in comparisons
+        for prefix in [f"{comparison.data}: " if several else ""]
+        for (a, b), outcome in _outcomes(comparison).items()
+    }
+    sentence = _sentence(pairs, look, looks, equal_within, len(seen[-1]))
+    useless = filter(None, (no_better(settings(c), c.unit).rstrip(".") for c in comparisons))
+    return Decision(". ".join([*useless, sentence]), pairs)
+
+
+def read_rule(root: Path, sweep: dict[str, Any]) -> Rule:
+    """How the report of a sweep decides: from `sweep.json`'s "until" and the looks taken so far."""
+    until = sweep.get("until")
+    until = until if isinstance(until, dict) else {}
+    margin = until.get("equal_within", sweep.get("equal_within"))
+    margin = float(margin) if isinstance(margin, int | float) and not isinstance(margin, bool) else None
+    margin = margin if margin is not None and margin > 0 else None
+    looks = until.get("looks")
+    if not isinstance(looks, int) or isinstance(looks, bool) or looks < 1:
+        return Rule(margin)
+    seen = tuple(_seen(root)[:looks])
+    # between looks a report shows figures and claims what the last look claimed; before the first, nothing
+    return Rule(margin, looks, seen, interim=looks > 1 and not seen)
+
+
+def _seen(root: Path) -> list[frozenset[int]]:
+    """Which seeds each look had; empty where none was recorded."""
+    try:
+        record = read_json(root / FILE)
+        return [frozenset(map(int, seeds)) for seeds in record["seeds"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _outcomes(comparison: Comparison) -> dict[Pair, Outcome]:
+    """By the bound, or by the deciding measure at the last value of its key."""
+    name = measures.deciding(comparison)
+    asked = {key: claim for key, claim in comparison.claims.items() if key[0] == name}
+    last = max((key[1] for key in asked), default=0) if name != BOUND else 0
+    # by name, and not by which is better now: a pair keeps its name from look to look
+    found = {(min(a, b), max(a, b)): _outcome(claim) for (_, at, a, b), claim in asked.items() if at == last}
+    return dict(sorted(found.items()))
+
+
+def _outcome(claim: Claim) -> Outcome:
+    return "separated" if claim.holds else "same" if claim.equal else "open"
+
+
+def _sentence(pairs: dict[Pair, Outcome], look: int, looks: int, margin: float | None, seeds: int) -> str:
+    tally = [f"{sum(o == 'separated' for o in pairs.values())} separated"]
+    if margin is not None:
+        tally.append(f"{sum(o == 'same' for o in pairs.values())} the same within {margin:g}")
+    left = [f"{a} and {b}" for (a, b), outcome in pairs.items() if outcome == "open"]
+    named = f" ({'; '.join(left[:3])}{f'; {len(left) - 3} more' if len(left) > 3 else ''})" if left else ""
+    told = ", ".join([*tally, f"{len(left)} open{named}"])
+    return f"look {look} of {looks}, {count(seeds, 'seed')}: of {count(len(pairs), 'pair')} {told}"

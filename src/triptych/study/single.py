@@ -1,0 +1,52 @@
+"""A command of a single run: what can be refused is, before there is a directory."""
+
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from triptych.config.check import check_keys
+from triptych.errors import UserError
+from triptych.run import processes
+from triptych.run.directory import RunDirectory
+from triptych.run.prepare import described_by
+from triptych.study.files import check_files
+from triptych.study.paper import check_scale
+from triptych.study.rounds import check_rounds
+from triptych.study.sweep import no_run_after_an_error
+
+
+class SingleHook(Callback):
+    """Hydra's callback around a single run."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        with no_run_after_an_error():
+            check_keys(config, config.hydra)
+            check_single(config)
+
+
+def check_single(config: DictConfig) -> None:
+    """UserError for what no run could be made of; ``config`` has Hydra's own part still in it.
+
+    Its keys were checked: by Hydra's callback, or by ``config.compose``.
+    """
+    hydra = config.hydra
+    check_rounds(config, sweeping=False, grid=False)
+    check_scale(config)
+    if hydra.sweeper.get("params") or config.get("paper"):
+        groups = ("ablation", "paper", "hparams_search")
+        chosen = [f"{group}={hydra.runtime.choices.get(group)}" for group in groups]
+        said = next((one for one in chosen if not one.endswith("=None")), "hydra.sweeper.params")
+        raise UserError(f"{said}: settings to compare are a sweep's, which needs -m")
+    if processes.launch() and not config.name:
+        raise UserError("name=null: a name is needed here, so that all processes share one directory")
+    plain = described_by(config)
+    if RunDirectory(hydra.run.dir).status != "finished":  # whose result is there without them
+        _check_files(plain)
+
+
+def _check_files(plain: dict[str, Any]) -> None:
+    guidance = plain.get("guidance") or {}
+    if any(guidance.get(key, "none needed") is None for key in ("classifier", "weak")):
+        raise UserError("guide=null: this guidance needs a checkpoint, as in guide=.../checkpoints/last.ckpt")
+    check_files(OmegaConf.create(plain))

@@ -1,0 +1,141 @@
+"""SLURM's queue, for a sweep that waits for its jobs: one that was cancelled ends without a result.
+
+submitit asks ``sacct``. Without accounting that knows nothing, and a cancelled job would be waited for
+without end; with it, one cancelled job would end the wait for all the others. ``squeue`` answers everywhere.
+"""
+
+import logging
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import cloudpickle
+from hydra.core.utils import JobReturn, JobStatus
+from submitit.core.utils import DelayedSubmission, JobPaths
+from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
+
+from triptych.errors import StorageError
+from triptych.run.directory import write_atomic
+
+# states that a job does not leave by itself; all others are on the way to being at work again, or at work
+ENDED = {
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
+    *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
+}
+GONE = "gone from the queue"  # SLURM forgets an ended job after MinJobAge
+PATIENCE = 20.0  # seconds for which a job must have ended: one that is queued again may look so for a moment
+EVERY = 30  # seconds between questions at most
+
+log = logging.getLogger(__name__)
+
+
+def ask_queue() -> dict[str, str] | None:
+    """{job: state} of all jobs of this user that SLURM remembers; None if it does not answer."""
+    # the user's own defaults (SQUEUE_PARTITION, ...) would hide jobs
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
+    command = ["squeue", "-h", "-r", "-a", "-t", "all", "-u", str(os.getuid()), "-o", "%i %T"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.debug("squeue: %s", error)
+        return None
+    return None if done.returncode else read_queue(done.stdout)
+
+
+def read_queue(text: str) -> dict[str, str]:
+    """Lines of ``job state``, such as ``17_2 RUNNING``; others (``CLUSTER: name``) say nothing."""
+    return dict(re.findall(r"^\s*(\d+(?:_\d+)?) +([A-Z_]+)\s*$", text, re.MULTILINE))
+
+
+class Looks:
+    """What repeated looks at the queue say about jobs that leave no result."""
+
+    def __init__(self, patience: float = PATIENCE):
+        self.patience = patience
+        self._state: dict[str, str] = {}  # as last seen
+        self._since: dict[str, float] = {}  # the first look of those that all have found a job ended
+
+    def ended(self, jobs: Iterable[str], queue: Mapping[str, str], now: float) -> dict[str, str]:
+        """{job: state} of those that have ended for good, at a look at ``now`` seconds.
+
+        A job that was never seen in the queue (another cluster's, a hidden one) is not said to have ended.
+        """
+        over = {}
+        for job in jobs:
+            before = self._state.get(job)
+            state = queue.get(job) or (before if before in ENDED else before and GONE)
+            if state is None:
+                continue
+            self._state[job] = state
+            if state not in ENDED and state != GONE:
+                self._since.pop(job, None)
+            elif now - self._since.setdefault(job, now) >= self.patience:
+                over[job] = state.replace("_", " ").lower()
+        return over
+
+
+class QueueWatcher(SlurmInfoWatcher):
+    """Tells submitit's jobs how they are; a job that ended without a result gets one, by ``outcome``."""
+
+    def __init__(self, folder: str, tasks: int, outcome: Callable[[str, Sequence[str], str], Any]):
+        super().__init__(delay_s=EVERY)
+        self.folder, self.tasks, self.outcome = folder, tasks, outcome
+        self.looks = Looks()
+        self._values: dict[str, Any] = {}  # of jobs without a result, what their runs return
+
+    def update(self) -> None:
+        """Look at the queue; what has ended is known to submitit after this."""
+        self._num_calls += 1
+        waiting = self._registered - self._finished
+        without = {job for job in waiting if self._missing(job)}
+        for job in waiting - without:
+            self._end(job)
+        queue = ask_queue() if without else None
+        self._last_status_check = time.time()
+        if queue is None:
+            return
+        for job, state in self.looks.ended(without, queue, time.monotonic()).items():
+            try:
+                self._write_outcome(job, state)
+            except (OSError, StorageError) as error:  # a full disk: the next look may do better
+                log.warning("SLURM job %s ended without a result (%s): %s", job, state, error)
+            else:
+                self._end(job)
+
+    def _end(self, job: str) -> None:
+        self._info_dict[job] = {"State": "COMPLETED"}  # there is a result
+        self._finished.add(job)
+
+    def _missing(self, job: str) -> list[JobPaths]:
+        """Of a job's tasks, those whose result is not there; reading the folder anew, as NFS needs it."""
+        tasks = [JobPaths(self.folder, job, task) for task in range(self.tasks)]
+        try:
+            there = set(os.listdir(tasks[0].folder))
+        except OSError:
+            there = set()
+        return [paths for paths in tasks if paths.result_pickle.name not in there]
+
+    def _write_outcome(self, job: str, state: str) -> None:
+        """Write what submitit waits for, as the job itself would have."""
+        missing = self._missing(job)
+        if not missing:
+            return
+        overrides: list[str] = DelayedSubmission.load(missing[0].submitted_pickle).args[0]
+        if job not in self._values:  # told once, however often the writing fails
+            self._values[job] = self.outcome(job, overrides, state)
+        result = JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=self._values[job])
+        for paths in missing:
+            write_atomic(paths.result_pickle, cloudpickle.dumps(("success", result)))
+
+
+def watch_queue(launcher: Mapping[str, Any], outcome: Callable[[str, Sequence[str], str], Any]) -> None:
+    """Let this process's SLURM jobs be watched by their queue.
+
+    ``outcome(job, overrides, state)`` is called once for each job that ended without a result, and gives what
+    its run returns to the sweeper.
+    """
+    tasks = int(launcher["nodes"]) * max(1, int(launcher["tasks_per_node"]))
+    SlurmJob.watcher = QueueWatcher(str(launcher["submitit_folder"]), tasks, outcome)

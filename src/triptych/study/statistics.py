@@ -1,0 +1,137 @@
+"""What may be said of a few seeds and a few hundred items: means, paired differences, intervals, Holm.
+
+Two settings trained from the same seed share initial weights, batches and noise, and are measured on the same
+items, so their difference varies far less than either figure: pairs, not pooled variances, decide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+
+# Student's t without the second that importing scipy.stats takes
+from scipy.special import stdtrit
+
+from triptych.study.crossed import Error, crossed
+
+LEVEL = 0.95
+Seed = TypeVar("Seed", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean over seeds, standard error sd / sqrt(n) and 95% Student-t interval (NaN where n < 2)."""
+
+    mean: float
+    stderr: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Mean of (other - reference) over the `n` seeds both have; positive: the other is worse.
+
+    `error` is None, and `low`, `high`, `p` are NaN, where they cannot be known: fewer than two pairs, or
+    pairs that all differ by exactly the same amount, which says that the seed changed nothing, not that we
+    are certain.
+    """
+
+    mean: float
+    n: int
+    error: Error | None = None
+
+    @property
+    def items(self) -> int:
+        """Over how many test items the difference is paired as well; 0: its interval covers seeds alone."""
+        return self.error.n_items if self.error else 0
+
+    @cached_property
+    def p(self) -> float:
+        """Two-sided p of no difference, uncorrected."""
+        return self.error.p(self.mean) if self.error else math.nan
+
+    @cached_property
+    def _half(self) -> float:
+        return self.error.half(1 - LEVEL) if self.error else math.nan
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95% interval."""
+        return self.mean - self._half
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 95% interval."""
+        return self.mean + self._half
+
+    def reversed(self) -> Paired:
+        """The same comparison seen from the other side."""
+        return Paired(-self.mean, self.n, self.error)
+
+    def same_within(self, margin: float) -> float:
+        """p of "they differ by `margin` or more": the larger of two one-sided tests (Schuirmann 1987)."""
+        if self.error is None:
+            return math.nan
+        inside = margin - abs(self.mean)
+        half = self.error.p(inside) / 2
+        return half if inside > 0 else 1 - half
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean, standard error and interval of values, one per seed. NaN throughout for none."""
+    n = len(values)
+    if n == 0:
+        return Spread(math.nan, math.nan, math.nan, math.nan, 0)
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Spread(mean, math.nan, math.nan, math.nan, 1)
+    stderr = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    half = float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * stderr
+    return Spread(mean, stderr, mean - half, mean + half, n)
+
+
+def paired(
+    reference: Mapping[Seed, float],
+    other: Mapping[Seed, float],
+    items: Mapping[Seed, np.ndarray] | None = None,
+) -> Paired:
+    """`other - reference` over their common seeds. `items`: the same difference by item, (n,) for each seed.
+
+    With items for every common seed, interval and p cover both which seed and which items (`crossed`);
+    without, they are the paired t-test's over seeds.
+    """
+    common = [seed for seed in reference if seed in other]
+    differences = [other[seed] - reference[seed] for seed in common]
+    whole = spread(differences)
+    scale = max((abs(reference[seed]) for seed in common), default=0.0)
+    # differences equal to rounding carry no information on how much a seed matters
+    if not whole.stderr > 1e-12 * scale:
+        return Paired(whole.mean, whole.n)
+    if items is not None and all(seed in items for seed in common):
+        return Paired(whole.mean, whole.n, crossed(np.stack([items[seed] for seed in common])))
+    return Paired(whole.mean, whole.n, Error(whole.stderr**2, whole.n - 1))
+
+
+def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
+    """Holm's step-down adjustment, in the order given; NaN stays NaN and does not count as a test.
+
+    With `weights` w (Holm 1979, section 4): p_(i) / w_(i) in ascending order, times the sum of the weights
+    not yet used up. Equal weights give the usual m p_(1), (m - 1) p_(2), ...
+    """
+    w = [1.0] * len(p_values) if weights is None else weights
+    known = [i for i, p in enumerate(p_values) if not math.isnan(p)]
+    order = sorted(known, key=lambda i: p_values[i] / w[i])
+    adjusted = [math.nan] * len(p_values)
+    largest, left = 0.0, math.fsum(w[i] for i in known)
+    for i in order:
+        largest = max(largest, min(1.0, left * p_values[i] / w[i]))
+        adjusted[i] = largest
+        left -= w[i]
+    return adjusted

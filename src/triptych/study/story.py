@@ -1,0 +1,347 @@
+"""Everything a report says, gathered once: page, markdown, CSV and terminal tell it."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from triptych.files import load
+from triptych.run.plain import line
+from triptych.run.read import PARTS, Run, read_runs
+from triptych.study import measures
+from triptych.study.claims import Claim, correct
+from triptych.study.compare import METRIC, Cell, Comparison, compare
+from triptych.study.factorial import grid
+from triptych.study.integrity import contradiction
+from triptych.study.power import cost, seeds_next
+from triptych.study.published import Judged, judged
+from triptych.study.sequential import read_rule
+from triptych.study.tuning import Tuning, change, read_tuning, stages
+from triptych.study.tuning import sentence as tuned
+from triptych.study.verdict import Verdict, verdict
+from triptych.study.words import count, difference, duration, number, p_value, plus_minus
+
+BESIDE = {
+    "iw": "importance-weighted",
+    "ode": "by the ODE, its own items",
+    "ode_bound": "bound of those items",
+}  # not the bound, and never in its place
+LISTED = 12  # seeds in a command; more are a range
+STATUSES = ("finished", "diverged", "running", "interrupted", "failed", "unreadable")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the results table, ready to print: texts, and the numbers by which to sort.
+
+    `ends`: beside a number its standard error ("e"), or the ends of its interval ("low", "high").
+    """
+
+    label: str
+    seeds: str
+    texts: dict[str, str]
+    order: dict[str, float]
+    verdict: str
+    best: bool = False
+    ends: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Story:
+    """Runs, comparisons and their verdicts, with what the sweep said of itself."""
+
+    roots: tuple[Path, ...]
+    title: str
+    question: str
+    command: str
+    runs: tuple[Run, ...]
+    expected: int
+    comparisons: tuple[Comparison, ...]
+    verdicts: tuple[Verdict, ...]
+    tuning: Tuning | None = None
+    shared: str = ""  # what was typed once for all runs of the sweep
+    published: Judged | None = None  # of a sweep of a paper's claims
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many runs have each status."""
+        return Counter(run.status for run in self.runs)
+
+    @property
+    def complete(self) -> bool:
+        """Whether as many runs as expected have a result: finished, or diverged."""
+        return self.counts["finished"] + self.counts["diverged"] >= self.expected
+
+    @property
+    def banner(self) -> str:
+        """ "7 of 15 runs finished, 2 running, 1 failed"; empty when all have finished."""
+        if self.complete and not set(self.counts) - {"finished"}:
+            return ""
+        rest = [f"{self.counts[status]} {status}" for status in STATUSES[1:] if self.counts[status]]
+        missing = self.expected - len(self.runs)
+        rest += [f"{missing} not started"] if missing > 0 else []
+        return ", ".join([f"{self.counts['finished']} of {count(self.expected, 'run')} finished", *rest])
+
+    @property
+    def answer(self) -> str:
+        """The verdict in one sentence per comparison."""
+        if not self.verdicts:
+            if lost := self.counts["diverged"]:
+                return f"{lost} of {count(self.expected, 'run')} diverged; no run has reported a test bound."
+            return "No run has reported a test bound yet."
+        several = len(self.verdicts) > 1
+        said = (
+            (f"{c.heading}: " if several else "") + v.headline
+            for c, v in zip(self.comparisons, self.verdicts, strict=True)
+        )
+        return ("" if self.complete else "So far: ") + " ".join(said)
+
+    @property
+    def next_step(self) -> str:
+        """ "3 more seeds, 2 min: COMMAND": what would settle more; "" where no seeds would."""
+        wanted = [(c, seeds_next(c)) for c in self.comparisons]
+        seeds = max((n for _, n in wanted), default=0)
+        used = sorted({run.seed for run in self.runs if run.seed is not None})
+        words = shlex.split(self.command)
+        if not self.complete or seeds <= len(used) or not {"-m", "--multirun"} & {*words}:
+            return ""
+        fresh = [*used, *range(used[-1] + 1, used[-1] + 1 + seeds - len(used))]
+        command = [word for word in words if not word.startswith("seed=")]
+        whole = len(fresh) > LISTED and fresh == [*range(fresh[0], fresh[-1] + 1)]
+        seeds_of = f"range({fresh[0]},{fresh[-1] + 1})" if whole else ",".join(map(str, fresh))
+        command.append(f"seed={seeds_of}")
+        seconds = math.fsum(cost(c, seeds) for c, n in wanted if n)
+        takes = f", {duration(seconds)}" if math.isfinite(seconds) else ""
+        return f"{count(seeds - len(used), 'more seed')}{takes}: {shlex.join(command)}"
+
+    @property
+    def tuned(self) -> list[str]:
+        """What was tuned, what was chosen, and how the answer changes by it; empty for other sweeps."""
+        if self.tuning is None:
+            return []
+        orders = {c.title: [(cell.label, cell.bound.mean) for cell in c.cells] for c in self.comparisons}
+        return list(filter(None, (tuned(self.tuning), change(self.tuning, orders))))
+
+    @property
+    def hues(self) -> dict[str, str]:
+        """Every cell's label in a stable order, and what its colour is to tell: itself, or a grid's line."""
+        found: dict[str, str] = {}
+        for comparison in self.comparisons:
+            crossed = grid(comparison)
+            lines = {cell.label: key[0] for key, cell in crossed.cells.items()} if crossed else {}
+            found |= {c.label: lines.get(c.label, c.label) for c in _by_label(comparison)}
+        return found
+
+
+def tell(
+    roots: Sequence[Path],
+    title: str | None = None,
+    expected: int | None = None,
+    equal_within: float | None = None,
+) -> Story:
+    """Read the runs beneath `roots` and compare them. `expected`: how many runs the sweep will have;
+    `equal_within`: the difference below which settings are called the same, in the unit of what decides."""
+    roots = tuple(Path(root) for root in roots)
+    runs = tuple(run for root in roots for run in _own(read_runs(root), _sweep(root)))
+    runs = tuple({run.dir.resolve(): run for run in runs}.values())
+    sweep = _sweep(roots[0])
+    if expected is None and len(roots) == 1 and isinstance(sweep.get("expected"), int):
+        expected = sweep["expected"]
+    rule = read_rule(roots[0], sweep)
+    if equal_within is not None:
+        rule = replace(rule, equal_within=equal_within)
+    if rule.looks == 1 and ((expected or 0) > len(runs) or any(run.status == "running" for run in runs)):
+        rule = replace(rule, interim=True)  # who may stop when the table looks good has looked before the end
+    tuning = read_tuning(sweep, runs)
+    parts = [(stage, compare(part, rule)) for stage, part in stages(runs, tuning)]
+    found = [replace(comparison, title=stage) for stage, part in parts for comparison in part]
+    comparisons = tuple(correct(found, rule))  # over both stages: they are one report
+    name = title or sweep.get("title") or " + ".join(root.resolve().name for root in roots)
+    return Story(
+        roots=roots,
+        title=str(name),
+        question=str(sweep.get("question") or _question(comparisons)),
+        command=_command(sweep, runs),
+        runs=runs,
+        expected=max(expected or 0, len(runs)),
+        comparisons=comparisons,
+        verdicts=tuple(verdict(comparison) for comparison in comparisons),
+        tuning=tuning,
+        shared=_shared(sweep) if len(roots) == 1 else "",
+        published=judged(sweep, runs) if len(roots) == 1 else None,
+    )
+
+
+def columns(comparison: Comparison) -> list[tuple[str, str]]:
+    """Key and heading of the results table's figures: only those that some cell has."""
+    if found := measures.columns(comparison):
+        return found  # their bound is one and the same
+    known = [("bound", f"test bound, {comparison.unit}")]
+    if len(comparison.cells) > 1:
+        known += [("difference", "paired difference to best [95%]"), ("p", "p (Holm)")]
+    known += [(part, part) for part in PARTS if any(c.spread(part=part).n for c in comparison.cells)]
+    known += [("gap", "gap to truth")] if any(c.spread(part="gap").n for c in comparison.cells) else []
+    known += [(k, head) for k, head in BESIDE.items() if any(c.spread(part=k).n for c in comparison.cells)]
+    known += [(f"{METRIC}{name}", head) for name, head in metrics(comparison)]
+    return known
+
+
+def metrics(comparison: Comparison) -> list[tuple[str, str]]:
+    """Name and heading of each metric of the user's own: "test psnr (higher is better)"."""
+    found = {name: better for cell in comparison.cells for name, better in cell.metrics.items()}
+    return [(n, f"test {n}" + (f" ({better} is better)" if better else "")) for n, better in found.items()]
+
+
+def rows(comparison: Comparison) -> list[Row]:
+    """The results table, best first; cells without a usable run come last and say why."""
+    if measures.deciding(comparison):
+        done = _drawn(comparison)
+    else:
+        done = [_row(comparison, i, cell) for i, cell in enumerate(comparison.cells)]
+    return done + [Row(cell.label, _seeds(cell), {}, {}, _awaited(cell)) for cell in comparison.pending]
+
+
+def _awaited(cell: Cell) -> str:
+    return "diverged" if cell.diverged == len(cell.others) else "no result yet"
+
+
+def _row(comparison: Comparison, i: int, cell: Cell) -> Row:
+    spreads = {"bound": cell.bound, "gap": cell.spread(part="gap")}
+    spreads |= {part: cell.spread(part=part) for part in (*PARTS, *BESIDE)}
+    spreads |= {(key := f"{METRIC}{name}"): cell.spread(part=key) for name, _ in metrics(comparison)}
+    whole = ("bound", "gap")
+    texts = {
+        key: plus_minus(s) if key in whole or key.startswith(METRIC) else number(s.mean)
+        for key, s in spreads.items()
+    }
+    order = {key: s.mean for key, s in spreads.items() if not math.isnan(s.mean)}
+    beside = against(comparison, 0, i)
+    texts |= {"difference": beside.difference, "p": beside.p}
+    known = {k: v for k, v in (order | beside.order).items() if not math.isnan(v)}
+    ends = {key: {"e": spreads[key].stderr} for key in texts if key in spreads and key in known}
+    ends["difference"] = beside.ends
+    return Row(cell.label, _seeds(cell), texts, known, beside.verdict, i == 0, _finite(ends))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the table says of a cell beside the one that differences are taken to."""
+
+    difference: str
+    p: str
+    verdict: str
+    order: dict[str, float]
+    ends: dict[str, float] = field(default_factory=dict)
+
+
+def against(comparison: Comparison, reference: int, i: int) -> Beside:
+    """Cell i minus cell `reference`: the paired difference with its interval, corrected p, verdict."""
+    if len(comparison.cells) == 1:
+        return Beside("", "", "", {})
+    if i == reference:
+        return Beside("reference" if i else "best", "", "" if i else "lowest mean", {"difference": 0.0})
+    claim = comparison.claim(reference, i)
+    order = {"difference": claim.pair.mean, "p": claim.p}
+    ends = {"low": claim.pair.low, "high": claim.pair.high}
+    said = _said(comparison, claim, best=reference == 0)
+    return Beside(difference(claim.pair), p_value(claim.p), said, order, ends)
+
+
+def _finite(ends: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {k: kept for k, e in ends.items() if (kept := {n: x for n, x in e.items() if math.isfinite(x)})}
+
+
+def _said(comparison: Comparison, claim: Claim, best: bool) -> str:
+    """A row's verdict: what the corrected test carries, else "not settled"."""
+    if claim.pair.n < 2:
+        several = any(len(cell.runs) > 1 for cell in comparison.cells)  # else the headline has said it
+        return "not paired" if not claim.pair.n else "one pair: not settled" if several else ""
+    within = f"same within {comparison.rule.equal_within:g}" if claim.equal else ""
+    worse = claim.pair.mean > 0
+    if claim.holds:
+        # better than the best is possible only where seeds differ: the pairs then contradict the means
+        said = "worse" if worse else "better where paired" if best else "better"
+        return f"{said}, {within}" if within else said
+    return within or "not settled"
+
+
+def _drawn(comparison: Comparison) -> list[Row]:
+    """Rows of cells that share one model, by the measure that decides between them."""
+    cells = {cell.label: cell for cell in comparison.cells}
+    found = []
+    for label, spreads, said in measures.standings(comparison):
+        texts = {key: plus_minus(s) for key, s in spreads.items()}
+        order = {key: s.mean for key, s in spreads.items()}
+        ends = _finite({key: {"e": s.stderr} for key, s in spreads.items()})
+        found.append(Row(label, _seeds(cells[label]), texts, order, said, bool(said), ends))
+    return found
+
+
+def _seeds(cell: Cell) -> str:
+    tally = Counter(_left_out(run) if run.status == "finished" else run.status for run in cell.others)
+    return str(len(cell.runs)) + (
+        f" ({', '.join(f'{n} {status}' for status, n in tally.items())})" if tally else ""
+    )
+
+
+def _left_out(run: Run) -> str:
+    return (
+        "not finite" if not math.isfinite(run.bound) else "contradictory" if contradiction(run) else "copied"
+    )
+
+
+def _by_label(comparison: Comparison) -> list[Cell]:
+    """Cells in the order of their axes' values, which does not change as results come in."""
+    order = [axis.values for axis in comparison.axes]
+    cells = [*comparison.cells, *comparison.pending]
+
+    def place(cell: Cell) -> tuple[list[int], str]:
+        values = cell.label.split(" / ")
+        return [
+            known.index(v) if v in known else len(known) for known, v in zip(order, values, strict=False)
+        ], cell.label
+
+    return sorted(cells, key=place)
+
+
+def _question(comparisons: Sequence[Comparison]) -> str:
+    varied = [c for c in comparisons if c.axes]
+    if not varied:
+        return "How good is this model, by its test bound?"
+    drawn = measures.deciding(varied[0])
+    data = f" on {varied[0].data}" if len({c.data for c in comparisons}) == 1 and varied[0].data else ""
+    if drawn:
+        return f"Which {varied[0].subject} draws the best samples{data} from one and the same model?"
+    return f"Which {varied[0].subject} gives the lowest test bound{data}, all else being equal?"
+
+
+def _shared(sweep: dict) -> str:
+    shared = sweep.get("shared")
+    return ", ".join(map(line, shared)) if isinstance(shared, list) else ""
+
+
+def _command(sweep: dict, runs: Sequence[Run]) -> str:
+    command = sweep.get("command") or next((run.command for run in runs if run.command), ())
+    return command if isinstance(command, str) else shlex.join(map(str, command))
+
+
+def _own(runs: Sequence[Run], sweep: dict) -> list[Run]:
+    """A sweep's runs; of a directory that holds another run than the sweep asked for, nothing but why."""
+    refused = sweep.get("refused")
+    if not isinstance(refused, dict):
+        return list(runs)
+    return [_without_result(run, refused[run.dir.name]) if run.dir.name in refused else run for run in runs]
+
+
+def _without_result(run: Run, why: object) -> Run:
+    known = {key: getattr(run, key) for key in ("dir", "sweep", "overrides", "choices", "seed", "config")}
+    return Run(**known, status="failed", error=line(why))
+
+
+def _sweep(root: Path) -> dict:
+    record = load(root / "sweep.json")
+    return record if isinstance(record, dict) else {}

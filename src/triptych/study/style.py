@@ -1,0 +1,210 @@
+"""How every figure looks, and how one becomes SVG inside a page or a PNG file.
+
+Figures are drawn in the colours of the light page; on the way to SVG each known colour becomes a CSS
+variable, so that one figure suits light and dark pages, and keeps its colours when saved on its own.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from triptych.run.read import Run
+
+INK, MUTED, GRID, PAPER = "#20242b", "#68707c", "#e2e5ea", "#fefefe"
+# Okabe and Ito's colours without the yellow, then Tol's muted ones: told apart with any colour vision
+PALETTE = {
+    "#0072b2": "#56aeea", "#d55e00": "#ff8d52", "#009e73": "#2fc79d", "#c56a9c": "#e79fc8",
+    "#dd9500": "#f6ba45", "#4aa8dc": "#98d4f8", "#6f4fbf": "#a892f5", "#8c510a": "#cf9655",
+    "#882255": "#d8709f", "#7d8a1e": "#c3cf62", "#30808c": "#72c4cf", "#5d6673": "#aab2be",
+}  # fmt: skip
+MARKERS = "osD^vPX"
+LINES = ("-", (0, (5, 1.6)), (0, (1.4, 1.4)))
+VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
+    c: f"c{i}" for i, c in enumerate(PALETTE)
+}
+
+SIZE = 9.0  # points, of every text
+PHONE, NAMES = 4.25, 14  # inches of a figure, and letters of a name, where a screen is narrow
+_narrow = ContextVar("narrow", default=False)
+SETTINGS: dict[Any, Any] = {
+    "font.family": "DejaVu Sans", "font.size": SIZE, "text.color": INK, "text.parse_math": False,
+    "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.linewidth": 0.7, "axes.axisbelow": True,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.labelpad": 6.0,
+    "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.7,
+    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "xtick.major.size": 3, "ytick.major.size": 3, "xtick.minor.size": 0, "ytick.minor.size": 0,
+    "axes.formatter.useoffset": False,  # small gaps keep their digits
+    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+    "svg.fonttype": "none", "svg.hashsalt": "triptych", "lines.solid_capstyle": "round",
+}  # fmt: skip
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw inside: our settings, without complaints about glyphs that only the measuring font lacks."""
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+@contextmanager
+def narrow() -> Iterator[None]:
+    """Draw inside for a phone: no figure is wider than its screen, and names are short."""
+    token = _narrow.set(True)
+    try:
+        yield
+    finally:
+        _narrow.reset(token)
+
+
+def is_narrow() -> bool:
+    """Whether a figure is drawn for a phone."""
+    return _narrow.get()
+
+
+def colour(i: int) -> str:
+    """The colour of the i-th cell; they repeat after twelve, where line and marker styles change."""
+    return list(PALETTE)[i % len(PALETTE)]
+
+
+def mark(run: Run) -> str:
+    """The name of a run's dots and lines (``gid``), by which the page's script finds the run."""
+    return f"run-{zlib.crc32(os.fsencode(run.dir)):08x}"
+
+
+def axes(
+    width: float, height: float, left: float, right: float, top: float = 0.12, bottom: float = 0.5
+) -> tuple[Figure, Axes]:
+    """A figure of `width` x `height` inches with one axes; the margins are inches too."""
+    if is_narrow():
+        width = min(width, PHONE)
+    figure = Figure(figsize=(width, height))
+    box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
+    return figure, figure.add_axes(box)
+
+
+def inches(texts: Sequence[str]) -> float:
+    """Room for the widest of `texts`; DejaVu is wide, so browser fonts fit as well."""
+    return max((len(text) for text in texts), default=0) * SIZE * 0.62 / 72
+
+
+def short(text: str, most: int = 30) -> str:
+    """`text` with its middle left out where it would not fit beside a figure."""
+    return text if len(text) <= most else text[: most - 9] + "…" + text[-8:]
+
+
+def shortened(labels: Sequence[str], most: int = 20) -> dict[str, str]:
+    """Each label cut to `most` characters; what all have in common goes first, so that they stay apart."""
+    most = min(most, NAMES) if is_narrow() else most
+    words = [label.split(" ") for label in labels]
+    head = tail = 0
+    if len(labels) > 1 and max(map(len, labels)) > most:
+        least = min(map(len, words))
+        while head < least - 1 and len({w[head] for w in words}) == 1:
+            head += 1
+        while tail < least - 1 - head and len({w[-1 - tail] for w in words}) == 1:
+            tail += 1
+    kept = ("…" * (head > 0) + " ".join(w[head : len(w) - tail]) + "…" * (tail > 0) for w in words)
+    return {label: short(text, most) for label, text in zip(labels, kept, strict=True)}
+
+
+def end_labels(ax: Axes, items: Sequence[tuple[float, str, str]]) -> None:
+    """Write (y, text, colour) beside the right edge at y, moved apart where they would overlap.
+
+    The frame stays as it is then: what is drawn here moves no limit.
+    """
+    ax.set_xlim(ax.get_xlim())
+    ax.set_ylim(ax.get_ylim())
+    height = ax.bbox.height / ax.figure.dpi * 72
+    to_axes = (ax.transData + ax.transAxes.inverted()).transform
+    x = ax.get_xlim()[1]
+    wanted = [min(max(float(to_axes((x, y))[1]), 0.0), 1.0) for y, _, _ in items]
+    order = sorted(range(len(items)), key=lambda i: wanted[i])
+    places = apart([wanted[i] for i in order], min(SIZE * 1.28 / height, 1.0 / max(len(items) - 1, 1)))
+    for i, place in zip(order, places, strict=True):
+        _, text, ink = items[i]
+        line = ((1.005, 1.03), (wanted[i], place))
+        ax.plot(*line, transform=ax.transAxes, color=ink, linewidth=0.7, clip_on=False)
+        ax.text(1.04, place, text, transform=ax.transAxes, color=ink, va="center", fontweight="bold")
+
+
+def apart(wanted: Sequence[float], gap: float) -> list[float]:
+    """Ascending places in [0, 1], at least `gap` apart, near the ascending ones wanted, if they fit."""
+    groups: list[tuple[float, int]] = []  # centre, size: overlapping neighbours share a block
+    for place in wanted:
+        centre, size = place, 1
+        while True:
+            half = gap * (size - 1) / 2
+            centre = min(max(centre, half), 1 - half)
+            if not groups or groups[-1][0] + gap * (groups[-1][1] - 1) / 2 + gap <= centre - half + 1e-12:
+                break
+            before, count = groups.pop()
+            centre, size = (before * count + centre * size) / (count + size), count + size
+        groups.append((centre, size))
+    return [centre + gap * (k - (size - 1) / 2) for centre, size in groups for k in range(size)]
+
+
+def plain_log(value: float, _position: int | None = None) -> str:
+    """Tick text of a log axis: 0.01, 1, 100; powers of ten beyond."""
+    if value <= 0:
+        return ""
+    return f"{value:g}" if 1e-4 <= value < 1e5 else f"1e{math.log10(value):.0f}"
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Plain numbers along a log axis."""
+    axis.set_major_formatter(FuncFormatter(plain_log))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def to_svg(figure: Figure, name: str, description: str) -> str:
+    """The figure as inline SVG: CSS colours, the page's font, ids of its own, no address of anywhere."""
+    out = io.StringIO()
+    with styled():
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'\sid="(run-[0-9a-f]{8})"', r' data-run="\1"', text)
+    text = re.sub(r'(\sid="|"#|url\(#)', rf"\g<1>{name}-", text)
+    for known, variable in VARIABLES.items():
+        text = re.sub(known + r"(?![0-9a-f])", f"var(--{variable}, {known})", text, flags=re.IGNORECASE)
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font, sans-serif)", text)
+    # px: text of one size in every figure of a page, and never too small to read on a phone
+    width = figure.get_size_inches()[0]
+    widest, least = (round(width * scale) for scale in (118, 80 if width > PHONE else 68))
+    style = f"max-width:{widest}px;min-width:{least}px"
+    head = f'<svg role="img" aria-label="{_attribute(description)}" class="plot" style="{style}" '
+    # a function: of a string the backslashes of a name would be read as groups
+    return re.sub(
+        r'^<svg ([^>]*?)(?:width|height)="[^"]*" ?([^>]*?)(?:width|height)="[^"]*"',
+        lambda found: f"{head}{found[1]}{found[2]}", text,
+    )  # fmt: skip
+
+
+def to_png(figure: Figure, dpi: int = 160) -> bytes:
+    """The figure as PNG on white, as a README shows it."""
+    out = io.BytesIO()
+    with styled():
+        FigureCanvasAgg(figure)
+        figure.savefig(out, format="png", dpi=dpi, facecolor="white")
+    return out.getvalue()
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")

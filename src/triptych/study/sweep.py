@@ -1,0 +1,299 @@
+"""A sweep: its directory and record, the exit code that its runs make, its report at the end.
+
+Works from the parent process alone, by looking at the runs' directories: the same for every launcher.
+"""
+
+import atexit
+import math
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from triptych.config.check import check_keys
+from triptych.config.keys import check_values
+from triptych.config.names import own_name, quote, shared_overrides, sweep_name
+from triptych.errors import StorageError, UserError
+from triptych.files import load
+from triptych.run import processes
+from triptych.run.directory import ENDED, REFUSED, RunDirectory
+from triptych.run.exits import end_as_by_ctrl_c, one_line_errors
+from triptych.run.initialization import check_initial
+from triptych.run.prepare import described_by
+from triptych.run.provenance import changed_since, command
+from triptych.run.summary import UNITS, figure
+from triptych.study.cells import cell_name, differing, expected_cells, is_grid
+from triptych.study.files import check_files
+from triptych.study.launchers import check_launcher, on_slurm
+from triptych.study.monitor import Monitor, write_report_or_say_why
+from triptych.study.paper import check_scale, claims_of, set_scale
+from triptych.study.rounds import check_rounds, grid
+
+_hooks: list["SweepHook"] = []  # of this process's sweep
+
+
+def exit_code() -> int:
+    """Of this process's sweep, by its runs and nothing else: how each ended is in its own directory.
+
+    0: all are finished; 3: the others diverged; 75: other processes are running the rest; 1: one failed or
+    did not end.
+    """
+    ended = {end for hook in _hooks for end, _ in map(_end, hook.runs())}
+    ended |= {"refused" for hook in _hooks if hook.refused}
+    for accepted, code in (
+        ({"finished"}, 0),
+        ({"finished", "diverged"}, processes.DIVERGED),
+        ({"finished", "diverged", "busy"}, processes.BUSY),
+    ):
+        if ended <= accepted:
+            return code
+    return 1
+
+
+def _end(run: RunDirectory) -> tuple[str, str | None]:
+    """Its status, or "busy" with the name of the process that is running it."""
+    if run.status in ENDED:
+        return run.status, None
+    holder = run.holder()
+    return ("busy" if holder else run.status), holder
+
+
+def current() -> "SweepHook":
+    """The hook of the sweep that this process runs."""
+    return _hooks[-1]
+
+
+@contextmanager
+def no_run_after_an_error() -> Iterator[None]:
+    """Hydra turns a callback's exceptions into warnings and goes on; an exit it lets through."""
+    try:
+        with one_line_errors():
+            yield
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+class SweepHook(Callback):
+    """Hydra's callback around a multirun."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        with no_run_after_an_error(), open_dict(config):
+            if processes.launch():
+                raise UserError(
+                    "-m: a sweep starts its processes itself; use trainer=ddp in it, not torchrun or srun"
+                )
+            check_keys(config, config.hydra)
+            check_values(OmegaConf.to_container(config.hydra.sweeper, resolve=True), path="hydra.sweeper")
+            check_rounds(config, sweeping=True, grid=is_grid(config))
+            check_scale(config)
+            of_scale = set_scale(config)
+            check_launcher(config)
+            given = [o for o in config.hydra.overrides.hydra if str(o).startswith("hydra.sweep.dir=")]
+            if not given:
+                # a literal override reaches every job on every launcher
+                root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
+                config.hydra.sweep.dir = str(root)
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote(str(root))}")
+                # what all cells share stands in the sweep's name, so a cell's need not repeat it
+                naming = config.hydra.job.config.override_dirname
+                naming.exclude_keys = [*naming.exclude_keys, *shared_overrides(config), *of_scale]
+                quoted = ",".join(f"'{key}'" for key in naming.exclude_keys)
+                config.hydra.overrides.hydra.append(
+                    f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]"
+                )
+        self.root = Path(config.hydra.sweep.dir)
+        with no_run_after_an_error():
+            self.cells = expected_cells(config)
+        self.config = config
+        self.before = load(self.root / "sweep.json") or {}
+        self.facts: dict[str, Any] = {"command": ["triptych-train", *command()[1:]]}
+        self.facts |= {
+            "title": own_name(config) or "sweep",
+            "shared": sorted(shared_overrides(config).values()),
+        }
+        if config.get("equal_within") is not None:
+            self.facts["equal_within"] = config.equal_within
+        with no_run_after_an_error():
+            ended = any(run.status in ("finished", "diverged") for run in self.runs())
+            self.facts |= claims_of(config, self.before, ended)
+        if self.facts.get("claims_changed"):
+            print(
+                "the claims or their seeds are not those that this sweep began with; its report says so",
+                file=sys.stderr,
+            )
+        with no_run_after_an_error():
+            self._check_shared()
+        self.refused: dict[str, str] = {}  # cells that were not run, since their directories hold other runs
+        with no_run_after_an_error():
+            self._begin()
+        size = f"{len(self.cells)} runs in " if self.cells else ""
+        print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
+        self._tell_other_code()
+        _hooks.append(self)
+        self.monitor = Monitor(self.root, self.cells)
+        at_once = config.hydra.launcher.get("n_jobs") or 1
+        os.environ["TRIPTYCH_THREADS"] = str(max(1, config.cores // at_once) if at_once > 0 else 1)
+        os.environ[processes.SWEEP] = str(os.getpid())
+        if not on_slurm(config):  # whose jobs go on
+            end_as_by_ctrl_c(self.stop_jobs)
+        if on_slurm(config):
+            from triptych.study.slurm import watch_queue
+
+            watch_queue(config.hydra.launcher, self.job_without_result)
+        self.monitor.start()
+        atexit.register(self.monitor.stop)  # after Ctrl-C too: the terminal is left as it was
+
+    def stop_jobs(self) -> None:
+        """Have this sweep's jobs save the step they are in, and wait for it: a launcher that is interrupted
+        kills its workers and what these have started."""
+        processes.stop_below({found for run in self.runs() if (found := processes.pid_of(run.holder()))})
+
+    # for a sweeper that goes on from what its runs have shown ------------------------------------------
+
+    def record(self, **facts: Any) -> None:
+        """Keep facts of the sweep in ``sweep.json``, where the report finds them."""
+        self.facts |= facts
+        RunDirectory(self.root).write("sweep.json", self.facts)
+
+    def expect(self, jobs: Sequence[Sequence[str]], more: int = 0) -> None:
+        """Runs to come, by their overrides, and how many more there will be."""
+        new = [name for name in map(self.cell, jobs) if name not in self.cells]
+        self.cells.extend(dict.fromkeys(new))  # the same list that the monitor draws
+        self._forget_refusals()
+        self.record(expected=len(self.cells) + more)
+
+    def cell(self, overrides: Sequence[str]) -> str:
+        """The name of a run's directory."""
+        return cell_name(self.config, overrides)
+
+    def look(self, facts: dict[str, Any]) -> int:
+        """The look that an earlier start of this sweep had come to; 1 for a new one, or under other rules."""
+        until = self.before.get("until")
+        if not isinstance(until, dict) or {k: until.get(k) for k in facts} != facts:
+            return 1
+        return min(max(int(until.get("look") or 1), 1), facts["looks"])
+
+    def all_finished(self, jobs: Sequence[Sequence[str]]) -> bool:
+        """Whether each of these runs has come to a result."""
+        ends = {RunDirectory(self.root / self.cell(job)).status for job in jobs}
+        return ends <= {"finished", "diverged"}
+
+    def validation_bound(self, job: Sequence[str]) -> float:
+        """Of a finished run, infinite where it has none."""
+        figures = (RunDirectory(self.root / self.cell(job)).summary() or {}).get("val") or {}
+        return next((float(figures[unit]["mean"]) for unit in UNITS if unit in figures), math.inf)
+
+    def runs(self) -> list[RunDirectory]:
+        """Of the cells that are known beforehand."""
+        return [RunDirectory(self.root / cell) for cell in self.cells]
+
+    def job_without_result(self, job: str, overrides: Sequence[str], state: str) -> float | None:
+        """Say that a SLURM job ended before its run did, as by ``scancel``; what the run has to return."""
+        run = RunDirectory(self.root / self.cell(overrides))
+        if run.status not in ENDED:
+            print(
+                f"{run.path.name}: its SLURM job {job} ended without a result ({state}); "
+                "the same command goes on with it",
+                file=sys.stderr,
+                flush=True,
+            )
+        return figure(run.summary(), self.config.optimized_metric)
+
+    def _check_shared(self) -> None:
+        """Refuse what all cells share and none can run with, once, if a cell is yet to run.
+
+        The first and the last cell of a grid differ in every axis: a line that refuses both is of neither's.
+
+        Raises:
+            UserError: that line.
+        """
+        if self.cells and all(run.status == "finished" for run in self.runs()):
+            return
+        loader, refusals = GlobalHydra.instance().config_loader(), []
+        begun = any(run.checkpoints() or run.status == "finished" for run in self.runs())
+        for overrides in self._corners():
+            try:
+                check_initial(described_by(loader.load_sweep_config(self.config, overrides)), begun)
+                break
+            except (UserError, HydraException, OmegaConfBaseException) as error:
+                refusals.append(error)
+        else:
+            if refusals and str(refusals[0]) == str(refusals[-1]):
+                raise refusals[0]
+        but, guidance = differing(self.config), self.config.get("guidance") or {}
+        if "guidance" not in but and not {"classifier", "weak"} & {*guidance}:
+            but.add("guide")  # as of an ablation that names one for a guidance that is not asked for
+        check_files(self.config, but)
+
+    def _corners(self) -> list[list[str]]:
+        """The overrides of the first and the last cell, where they are known beforehand."""
+        jobs = grid(self.config.hydra.sweeper, list(self.config.hydra.overrides.task)) if self.cells else []
+        return [*jobs[:1], *jobs[1:][-1:]]
+
+    def _begin(self) -> None:
+        """StorageError where nothing can be written; what is finished there is shown all the same."""
+        try:
+            self._forget_refusals()
+            self.record(expected=len(self.cells))
+        except StorageError:
+            if self.cells and all(run.status == "finished" for run in self.runs()):
+                from triptych.study.terminal import print_table
+
+                print_table(self.root)
+            raise
+
+    def _forget_refusals(self) -> None:
+        """What an earlier start was told, should it have been killed before it could read it."""
+        for run in self.runs():
+            with suppress(OSError):
+                (run / REFUSED).unlink(missing_ok=True)
+
+    def _read_refusals(self) -> None:
+        for run in self.runs():
+            with suppress(OSError):
+                self.refused[run.path.name] = (run / REFUSED).read_text()
+                (run / REFUSED).unlink()
+        if self.refused:
+            with suppress(StorageError):
+                self.record(refused=self.refused)
+
+    def _tell_other_code(self) -> None:
+        """A line where results that are there are of other code: they are shown beside new ones."""
+        finished = [run for run in self.runs() if run.status == "finished"]
+        found = [said for said in map(changed_since, finished) if said]
+        if found:
+            print(
+                f"{len(found)} of {len(self.cells)} runs finished before, under other {found[0]} than now; "
+                "force=true runs them anew, the old directories are kept aside",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def __getstate__(self) -> dict:
+        return {}  # launchers send the hook to their workers, where its thread is not needed and cannot go
+
+    def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
+        job_return.cfg = job_return.hydra_cfg = (
+            None  # the run's directory has it; a long sweep would keep all
+        )
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        self.monitor.stop()
+        self._read_refusals()
+        for run in self.runs():
+            end, holder = _end(run)
+            if end not in ENDED:
+                run.leave()
+                print(f"{run.path.name}: {f'{holder} is running it' if holder else 'did not end'}")
+        if said := write_report_or_say_why(self.root, len(self.cells), show=True):
+            print(f"error: {said}", file=sys.stderr)

@@ -1,0 +1,102 @@
+"""The result as a table in the terminal, for the end of a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from triptych.config.metric import LOWER
+from triptych.files import printable
+from triptych.study import measures
+from triptych.study.compare import METRIC
+from triptych.study.render import Report
+from triptych.study.story import Story, columns, rows, tell
+from triptych.study.style import short
+
+HEADS = {
+    "bound": "test bound",
+    "difference": "to best [95%]",
+    "reconstruction": "recon.",
+    "diffusion": "diff.",
+}
+WORDS = {"reproduced": "green", "contradicted": "red", "cannot tell": ""}
+# what a narrow terminal goes without, first to last
+DISPENSABLE = ("p", "prior", "reconstruction", "diffusion", "verdict")
+
+
+def print_table(root: Path, console: Console | None = None, report: Report | None = None) -> None:
+    """Print what the runs beneath `root` show; `report` saves reading them again."""
+    console = console or Console()
+    story = report.story if report else tell([Path(root)])
+    if story.banner:
+        console.print(Text(story.banner, style="yellow"))
+    for i, comparison in enumerate(story.comparisons):
+        console.print(_fitting(story, i, console))
+        for note in comparison.notes:
+            console.print(Text(f"Note: {note}", style="dim"))
+    if len(story.comparisons) > 1:
+        console.print(
+            Text("Different data or units: the tables are not comparable with each other.", style="dim")
+        )
+    for run in story.runs:
+        if run.error:
+            console.print(
+                Text(printable(f"{run.status}: {run.dir}: {run.error}"), style="red"), soft_wrap=True
+            )
+    console.print(Text(story.answer, style="bold"))
+    if story.next_step:
+        console.print(Text(story.next_step), soft_wrap=True)
+    if story.published:
+        console.print(Text(f"Published: {story.published.paper.cite}, {story.published.paper.where}"))
+        for judgement in story.published.judgements:
+            console.print(Text(judgement.line, style=WORDS[judgement.word]), soft_wrap=True)
+        if story.published.changed:
+            console.print(
+                Text(
+                    "The claims or their seeds were changed after some of these runs had ended.",
+                    style="yellow",
+                )
+            )
+    page = report.html if report else Path(root) / "report.html"
+    if page.exists():
+        # soft_wrap: a path broken over two lines cannot be clicked or copied
+        console.print(Text(printable(f"Report: {page}")), soft_wrap=True)
+
+
+def _fitting(story: Story, i: int, console: Console) -> Table:
+    """The widest of the tables that fit; CSV and page have all columns."""
+    for leave in range(len(DISPENSABLE) + 1):
+        table = _table(story, i, DISPENSABLE[:leave])
+        if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
+            break
+    return table
+
+
+def _table(story: Story, i: int, without: tuple[str, ...]) -> Table:
+    comparison = story.comparisons[i]
+    # as plain Text throughout: names may hold what rich would read as markup
+    name = measures.deciding(comparison)
+    better = measures.known(comparison.cells)[name].better if name else LOWER
+    what = measures.title(comparison) or comparison.unit
+    title = Text(f"{story.title}: {comparison.data or 'all data'}, {what}, {better}")
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    heads = [(key, HEADS.get(key, head)) for key, head in columns(comparison)]
+    heads = [(key, head.partition(" (")[0] if key.startswith(METRIC) else head) for key, head in heads]
+    heads = [(key, head) for key, head in [("seeds", "seeds"), *heads, ("verdict", "")] if key not in without]
+    table.add_column(Text(comparison.subject), overflow="fold")
+    for key, head in heads:
+        table.add_column(head, justify="left" if key in ("seeds", "verdict") else "right")
+    for row in rows(comparison):
+        texts = {**row.texts, "seeds": row.seeds, "verdict": row.verdict}
+        style = "bold green" if row.best else "" if row.texts else "dim"
+        table.add_row(
+            Text(short(row.label, 40)), *(Text(texts.get(key, "")) for key, _ in heads), style=style
+        )
+    return table

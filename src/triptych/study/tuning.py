@@ -1,0 +1,197 @@
+"""A sweep that tuned before it compared: its trials, what they chose, and how the answer changed by it.
+
+The trials read no test set and are in no comparison. The runs on fresh seeds are compared twice: with every
+setting at the value that was best for all together ("equal settings"), and each at its own best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from triptych.run.read import UNITS, Run
+from triptych.study.style import GRID, INK, PAPER, axes, end_labels, inches, plain_log, shortened
+from triptych.study.words import listed, number
+
+EQUAL, BEST = "equal settings", "each at its best"
+Point = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was tuned: keys, points in order, validation bounds of the trials by setting, point and seed."""
+
+    keys: tuple[str, ...]
+    points: tuple[Point, ...]
+    equal: Point
+    best: Mapping[str, Point]
+    bounds: Mapping[str, Mapping[Point, Mapping[int | None, float]]]
+    measure: str
+
+    def mean(self, setting: str, point: Point) -> float:
+        """Mean validation bound over the seeds of the trials; NaN where there is none, or one not finite."""
+        values = list(self.bounds.get(setting, {}).get(point, {}).values())
+        return sum(values) / len(values) if values and all(map(math.isfinite, values)) else math.nan
+
+    @property
+    def at_an_edge(self) -> list[str]:
+        """Settings whose best is the first or the last value of what was tried: a wider range may help."""
+        ends = {self.points[0], self.points[-1]}
+        return [label(s) for s, point in self.best.items() if len(self.keys) == 1 and point in ends]
+
+
+def read_tuning(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Tuning | None:
+    """The tuning that ``sweep.json`` records, if it came to an end; None for other sweeps."""
+    record = sweep.get("tuning")
+    if not isinstance(record, Mapping) or not isinstance(record.get("best"), Mapping):
+        return None
+    try:
+        points = tuple(tuple(map(str, point)) for point in record["points"])
+        best = {str(s): tuple(map(str, point)) for s, point in record["best"].items()}
+        keys, equal = tuple(map(str, record["keys"])), tuple(map(str, record["equal"]))
+    except (KeyError, TypeError):
+        return None
+    bounds: dict[str, dict[Point, dict[int | None, float]]] = {s: {} for s in best}
+    measure = ""
+    for run in runs:
+        setting, point = _setting(run, best), _point(run, keys)
+        unit = next((u for u in UNITS if u in run.val), "")
+        if is_trial(run) and setting is not None and point in points and unit:
+            bounds[setting].setdefault(point, {})[run.seed] = run.val[unit].mean
+            measure = measure or unit
+    return Tuning(keys, points, equal, best, bounds, measure)
+
+
+def is_trial(run: Run) -> bool:
+    """Whether a run was one of a tuning stage: it was told to leave the test set alone."""
+    return str(run.overrides.get("test", "")).lower() == "false"
+
+
+def stages(runs: Sequence[Run], tuning: Tuning | None) -> list[tuple[str, list[Run]]]:
+    """What is compared with what: one untitled list of runs, or two where a sweep tuned first."""
+    rest = [run for run in runs if not is_trial(run)]
+    if tuning is None:
+        return [("", rest)]
+    equal, best = [], []
+    for run in rest:
+        setting, point = _setting(run, tuning.best), _point(run, tuning.keys)
+        # what was tuned is no setting here: it is part of the rule that the title names
+        overrides, config = (_without(told, tuning.keys) for told in (run.overrides, run.config))
+        bare = replace(run, overrides=overrides, config=config)
+        if setting is not None and point == tuning.equal:
+            equal.append(bare)
+        if setting is not None and point == tuning.best[setting]:
+            best.append(bare)
+    return [(BEST, best), (EQUAL, equal)]
+
+
+def sentence(tuning: Tuning) -> str:
+    """What was tuned how, and what was chosen."""
+    seeds = {seed for points in tuning.bounds.values() for found in points.values() for seed in found}
+    trials = len(tuning.points) * len(seeds)
+    own = "; ".join(f"{label(s)}: {', '.join(_values(p))}" for s, p in tuning.best.items())
+    edge = tuning.at_an_edge
+    said = (
+        f"{listed(list(tuning.keys))} was tuned by the validation bound, {trials} trials for each setting "
+        f"({len(tuning.points)} values, {len(seeds)} seeds), on seeds that are in no comparison. Best for "
+        f"all together: {', '.join(_values(tuning.equal))}. Own best: {own}."
+    )
+    if edge:
+        said += f" At the edge of what was tried: {listed(edge)}; a wider range may help there."
+    return said
+
+
+def change(tuning: Tuning, orders: Mapping[str, Sequence[tuple[str, float]]]) -> str:
+    """How the answer changes: ``orders`` is, for each stage, (setting, mean test bound) from the best on."""
+    if not all(orders.get(stage) for stage in (EQUAL, BEST)):
+        return ""
+    names = {stage: [name for name, _ in order] for stage, order in orders.items()}
+    equal = dict(orders[EQUAL])
+    moved = [
+        f"{name} by {number(value - equal[name], sign=True)}"
+        for name, value in orders[BEST]
+        if name in equal and abs(equal[name] - value) > 5e-4
+    ]
+    said = f"From {EQUAL} to {BEST}, the order of the means "
+    said += "stays the same" if names[EQUAL] == names[BEST] else f"becomes {', '.join(names[BEST])}"
+    said += f"; {listed(moved)}." if moved else "; no mean moves by more than 0.0005."
+    return said
+
+
+def draw(tuning: Tuning, colours: Mapping[str, str]) -> Figure | None:
+    """The validation bound of each setting at each value: dots are seeds, a ring is its choice."""
+    if len(tuning.points) < 2:
+        return None
+    numeric = [_number(point[0]) for point in tuning.points]
+    log = len(tuning.keys) == 1 and all(v > 0 for v in numeric)
+    at = dict(zip(tuning.points, numeric if log else [float(i) for i in range(len(numeric))], strict=True))
+    right = inches(list(shortened([label(s) for s in tuning.best]).values())) + 0.45
+    figure, ax = axes(7.2, 3.7, 0.78, right)
+    ends = []
+    shown: list[float] = []
+    for setting in tuning.best:
+        ink = colours.get(label(setting), INK)
+        means = [tuning.mean(setting, point) for point in tuning.points]
+        ax.plot(list(at.values()), means, color=ink, linewidth=1.6, marker="o", markersize=3)
+        for point, seeds in tuning.bounds.get(setting, {}).items():
+            values = [v for v in seeds.values() if math.isfinite(v)]
+            ax.scatter([at[point]] * len(values), values, s=9, color=ink, alpha=0.5, linewidth=0)
+        chosen = tuning.best[setting]
+        best = tuning.mean(setting, chosen)
+        ax.scatter([at[chosen]], [best], s=70, facecolor=PAPER, edgecolor=ink, linewidth=1.8, zorder=3)
+        finite = [m for m in means if math.isfinite(m)]
+        shown += finite
+        if finite:
+            ends.append((finite[-1], shortened([label(s) for s in tuning.best])[label(setting)], ink))
+    if not shown:
+        return None
+    ax.axvline(at[tuning.equal], color=GRID, linewidth=5, zorder=0)
+    low, middle = min(shown), sorted(shown)[len(shown) // 2]
+    top = min(max(shown), low + 4 * (middle - low) + 1e-3)  # one value that ruins a setting flattens no other
+    ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))
+    if log:
+        ax.set_xscale("log")
+        ax.set_xticks(list(at.values()), [plain_log(v) for v in at.values()])
+        ax.minorticks_off()
+    else:
+        ax.set_xticks(list(at.values()), [", ".join(_values(p)) for p in tuning.points])
+    ax.set_xlabel(", ".join(tuning.keys))
+    ax.set_ylabel(f"validation bound, {UNITS.get(tuning.measure, '')}")
+    end_labels(ax, ends)
+    return figure
+
+
+def label(setting: str) -> str:
+    """ "objective=x0,schedule=cosine" as the report names such a cell: "x0 / cosine"."""
+    return " / ".join(part.split("=", 1)[-1] for part in setting.split(","))
+
+
+def _setting(run: Run, known: Mapping[str, Point]) -> str | None:
+    for setting in known:
+        told = dict(part.split("=", 1) for part in setting.split(",") if "=" in part)
+        if all(run.overrides.get(k, run.choices.get(k)) == v for k, v in told.items()):
+            return setting
+    return None
+
+
+def _without(told: Mapping[str, str], keys: Sequence[str]) -> dict[str, str]:
+    return {key: value for key, value in told.items() if key not in keys}
+
+
+def _point(run: Run, keys: Sequence[str]) -> Point:
+    return tuple(f"{key}={run.overrides.get(key, '')}" for key in keys)
+
+
+def _values(point: Point) -> list[str]:
+    return [part.split("=", 1)[-1] for part in point]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text.split("=", 1)[-1])
+    except ValueError:
+        return math.nan

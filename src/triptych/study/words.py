@@ -1,0 +1,109 @@
+"""How the report speaks: numbers, intervals, and the sentences that explain what is measured."""
+
+from __future__ import annotations
+
+import math
+
+from triptych.study.statistics import Paired, Spread
+
+# a summary's baselines, with their articles
+BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
+
+PART_MEANING = {
+    "prior": "what is still visible of the data in the noisiest latent; near zero if it is pure noise",
+    "reconstruction": "the cost of the last step, from the cleanest latent back to exact values",
+    "diffusion": "the cost of every denoising step in between, and where models differ most",
+}
+
+MEASURED = {
+    "bits/dim": (
+        "The test bound is an upper limit on the number of bits this model needs, per value of an image "
+        "(a pixel, or one channel of it), to store a test image exactly: the negative evidence lower bound "
+        "(ELBO). Lower is better. Every run is measured by this same bound, on the same test images, "
+        "whatever loss it was trained with."
+    ),
+    "nats/dim": (
+        "The test bound is an upper limit on the negative log-density of a test point in nats per dimension: "
+        "the negative evidence lower bound (ELBO). Lower is better, and it can be negative for data with a "
+        "density. Every run is measured by this same bound, on the same test points, whatever loss it was "
+        "trained with."
+    ),
+}
+
+DRAWN = (
+    "These runs differ only in how samples are drawn: they share one model, and so one bound. What is "
+    "compared is how far sets of samples are from true data."
+)
+
+
+def number(x: float, sign: bool = False, decimals: int = 3) -> str:
+    """Three decimals; more where they would show nothing but zeros; a dash for NaN."""
+    if math.isnan(x):
+        return "–"
+    if math.isinf(x):
+        return "∞" if x > 0 else "−∞"
+    size = abs(x)
+    digits = max(decimals, _decimals(size))
+    text = f"{size:.1e}" if 0 < size < 1e-6 else f"{size:.{digits}f}"
+    return ("−" if x < 0 else "+" if sign and x > 0 else "") + text
+
+
+def plus_minus(spread: Spread) -> str:
+    """ "1.902 ± 0.006", "1.90023 ± 0.00061": mean and standard error over seeds, of as many decimals.
+
+    The mean alone where there is one seed.
+    """
+    if math.isnan(spread.stderr):
+        return number(spread.mean)
+    digits = _decimals(spread.stderr) if 1e-6 < spread.stderr else 3
+    return f"{number(spread.mean, decimals=digits)} ± {number(spread.stderr)}"
+
+
+def _decimals(size: float) -> int:
+    """Three, or as many as show two digits of what three would show as zero."""
+    if not math.isfinite(size) or size >= 0.000995 or size == 0:  # 0.001 to two digits
+        return 3
+    return 1 - math.floor(math.log10(size))
+
+
+def interval(low: float, high: float) -> str:
+    """ "[0.100, 0.140]", or a dash where there is no interval."""
+    return "–" if math.isnan(low) else f"[{number(low)}, {number(high)}]"
+
+
+def difference(pair: Paired) -> str:
+    """ "+0.120 [0.100, 0.140]"."""
+    if pair.n == 0:
+        return "no common seed"
+    return number(pair.mean, sign=True) + (
+        "" if math.isnan(pair.low) else " " + interval(pair.low, pair.high)
+    )
+
+
+def p_value(p: float) -> str:
+    """Two significant digits, "<0.0001" below that, a dash for NaN."""
+    if math.isnan(p):
+        return "–"
+    return "<0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.995 else "1"
+
+
+def count(n: int, noun: str, plural: str = "") -> str:
+    """ "1 run", "3 runs"."""
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """ "41 s", "3 min 20 s", "2 h 05 min"."""
+    if not math.isfinite(seconds):
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def listed(names: list[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else ""

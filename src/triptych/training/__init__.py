@@ -1,1 +1,0 @@
-"""One run, from its directory to its summary."""

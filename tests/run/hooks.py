@@ -1,0 +1,30 @@
+"""Code that a command of a test runs before its own, in each of its processes."""
+
+import textwrap
+from pathlib import Path
+
+SITE = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class After(MetaPathFinder):
+    '''Runs the test's code as soon as the run is about to be executed.'''
+    def find_spec(self, name, path=None, target=None):
+        if name == "triptych.run.account":
+            sys.meta_path.remove(self)
+            exec(compile(CODE, "hook", "exec"), {})
+        return None
+
+sys.meta_path.insert(0, After())
+"""
+
+
+def hook(root: Path, code: str) -> dict[str, str]:
+    """The environment under which ``code`` runs in each process that executes a run."""
+    import os
+
+    folder = root / "hook"
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(f"CODE = {textwrap.dedent(code)!r}\n" + SITE)
+    known = os.environ.get("PYTHONPATH", "")
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{known}" if known else str(folder)}

@@ -1,0 +1,176 @@
+"""A cascade of two runs on the real path: drawn from prompts, accounted as one model, refused in one line."""
+
+import pytest
+import torch
+
+from triptych.config.compose import compose, without_hydra
+from triptych.data.augment import ConditioningNoise
+from triptych.diffusion.condition import AUGMENTATION
+from triptych.errors import UserError
+from triptych.run.execute import execute
+from triptych.run.reopen import reopen
+from triptych.run.sampling.cascade import OpenedCascade
+from triptych.run.sampling.opened import draw_all, drawing_of
+
+SHAPES = (
+    "data=shapes data.train_size=40 data.val_size=8 data.test_size=12 data.held_out=0 denoiser=unet_text "
+    "denoiser.network.widths=[8,8] denoiser.network.blocks=1 samples.n=0 sampler=ddim objective=levels"
+).split()
+BASE = [*SHAPES, "data.size=8", "denoiser.network.text_at=[4]", "model.conditional=[text]"]
+FINE = [*SHAPES, "denoiser.network.text_at=[8]", "model.conditional=[text,low]"]
+FINE += ["samples.n=2"]  # the end of a run, with its pictures
+FINE += ["augmentation=conditioning_noise", "model.label_dropout={text:0.1}"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("cascade")
+
+
+@pytest.fixture
+def runs(prepared, root, home, monkeypatch):
+    """The directories of a trained base, fine stage and cascade of both; trained once."""
+    made = {}
+    for name, overrides in (("base", BASE), ("fine", FINE)):
+        made[name] = home / name
+        if not made[name].is_dir():
+            run = prepared(*overrides, path=name)
+            execute(run)
+            run.path.rename(made[name])
+    return made
+
+
+def asked(*overrides):
+    return without_hydra(compose("sample", [*overrides]))
+
+
+def opened(runs, *overrides, stages=("base", "fine")):
+    from omegaconf import OmegaConf
+
+    paths = ",".join(f"'{runs[name]}'" for name in stages)
+    return OpenedCascade(OmegaConf.to_container(asked(f"cascade=[{paths}]", *overrides), resolve=True))
+
+
+def refused(call, *words):
+    with pytest.raises(UserError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+def test_prompts_are_drawn_low_first_and_told_to_both(runs):
+    cascade = opened(runs, "prompt=[three red squares,a blue circle]", "n=5", "batch_size=3")
+    told = []
+    for run in cascade.runs:
+        network = run.model.denoiser.network
+        network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
+    drawn = cascade.draw()
+    assert {name: tuple(x.shape) for name, x in drawn.items()} == {
+        "low": (5, 3, 8, 8),
+        "stage 1": (5, 3, 16, 16),
+    }
+    prompts = cascade.last.data.asked(["three red squares", "a blue circle"]).parts["text"].value
+    text = torch.cat([c.parts["text"].value for c in told if len(c) in (2, 3)][:1])
+    assert text.equal(prompts[[0, 1, 0]])
+    lows = [c.parts["low"].value for c in told if "low" in c.parts]
+    assert lows and any(low.equal(drawn["low"][: len(low)]) for low in lows)
+    levels = (drawn["low"] + 1) * 7.5
+    assert (levels - levels.round()).abs().max() < 1e-4  # as the data's low pictures are
+    assert all(AUGMENTATION not in c.parts for c in told)
+
+
+def test_noise_is_on_the_low_picture_and_told(runs):
+    cascade = opened(runs, "prompt=a blue circle", "n=200", "noise=0.5", "stages=[{},{sampler.steps:1}]")
+    assert [stage.sampler.steps for stage in cascade.stages] == [3, 1]
+    told = []
+    cascade.last.model.denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
+    drawn = cascade.draw()
+    (first,) = {len(c) for c in told}
+    assert first == 200 and told[0].parts[AUGMENTATION].value.eq(0.5).all()
+    zero = torch.zeros_like(drawn["low"])
+    half = torch.full((200,), 0.5)
+    eps = (told[0].parts["low"].value - ConditioningNoise.at(drawn["low"], half, zero)) / 0.5**0.5
+    assert abs(eps.square().mean() - 1) < 4 * (2 / eps.numel()) ** 0.5
+
+
+def test_without_a_prompt_the_captions_of_held_out_items_are_asked_for(runs):
+    condition = opened(runs, "n=3").condition(3)
+    val = opened(runs).last.data.splits["val"].condition[torch.arange(3)]
+    assert set(condition.parts) == {"label", "text"}
+    assert condition.parts["text"].value.equal(val.parts["text"].value)
+
+
+def test_one_run_is_asked_a_prompt(runs):
+    run = reopen(str(runs["base"]))
+    plain = without_hydra(compose("sample", [f"ckpt='{runs['base']}'", "n=4", "sampler.steps=2"]))
+    from omegaconf import OmegaConf
+
+    keys = OmegaConf.to_container(plain, resolve=True)
+    drawn = []
+    for prompt in (["one red circle", "two blue squares"], "one red circle", None):
+        given = keys | {"prompt": prompt}
+        drawn.append(draw_all(run, drawing_of(run, given), given))
+    assert drawn[0][::2].equal(drawn[1][::2]) and not drawn[0].equal(drawn[1])
+    for prompt, words in (
+        ("one purple circle", ("prompt='one purple circle'", "purple")),
+        ("", ("prompt=''", "one word or more")),
+        ("red " * 13, ("13 tokens", "up to 12")),
+        ([], ("prompt=[]",)),
+    ):
+        refused(lambda prompt=prompt: drawing_of(run, keys | {"prompt": prompt}), *words)
+    refused(lambda: drawing_of(run, keys | {"prompt": "red", "label": 3}), "label=3", "prompt")
+
+
+def test_the_cascades_bound_is_the_sum_of_its_stages(runs, prepared):
+    stages = f"model.stages=['{runs['base']}','{runs['fine']}']"
+    data = [o for o in SHAPES if not o.startswith("denoiser") and not o.startswith("objective")]
+    run = prepared(*QUICK, *data, "model=cascade", stages, "samples.n=4", path="both", tiny=False)
+    found = execute(run)["test"]
+    from triptych.run.directory import RunDirectory
+
+    base, fine = (RunDirectory(runs[name]).summary()["test"] for name in ("base", "fine"))
+    for term in ("", "_prior", "_reconstruction", "_diffusion"):
+        low, high, whole = (one[f"bpd{term}"]["mean"] for one in (base, fine, found))
+        assert whole == pytest.approx(low * 192 / 768 + high, rel=1e-5)
+    assert found["bpd"]["n"] == 12 and found["bpd"]["draw_stderr"] > 0
+    again = reopen(str(run.path))  # by its stages' runs, which its checkpoint names
+    assert torch.equal(again.model.stages[1].denoiser.network.last.weight, fine_weight(runs))
+    refused(
+        lambda: opened(runs | {"both": run.path}, stages=("both", "fine")), "cascade[0]=", "a cascade is no"
+    )
+    wrong = [o for o in data if o != "data.held_out=0"]
+    other = prepared(*QUICK, *wrong, "model=cascade", stages, path="other", tiny=False)
+    refused(lambda: execute(other), "model.stages[0]=", "items are not the 'low'")
+
+
+def fine_weight(runs):
+    return reopen(str(runs["fine"])).model.denoiser.network.last.weight
+
+
+QUICK = "trainer.accelerator=cpu threads=1 bound.repeats=2 bound.val_repeats=1 sampler.steps=2".split()
+
+
+def test_stages_that_do_not_fit_are_refused(runs):
+    refused(lambda: opened(runs, stages=("base",)), "cascade=", "two runs or more")
+    refused(lambda: opened(runs, stages=("fine", "base")), "cascade[0]", "is told 'low'", "no stage before")
+    refused(lambda: opened(runs, stages=("base", "base")), "cascade[1]", "not told 'low'")
+    other = runs | {"gone": runs["base"] / "gone"}
+    refused(lambda: opened(other, stages=("gone", "fine")), "cascade[0]=", "gone")
+    refused(lambda: opened(runs, "stages=[{},{},{}]"), "stages: 3 groups for 2 stages")
+    refused(
+        lambda: opened(runs, "stages=[{trainer.max_steps:1}]"),
+        "stages[0].trainer",
+        "guidance.scale",
+    )
+    refused(lambda: opened(runs, "stages=[{sampler.step:1}]"), "stages[0].sampler.step")
+
+
+def test_the_command_wants_one_run_or_a_cascade(runs, door):
+    from triptych.cli.sample import sample
+
+    refused(lambda: sample(asked("n=1")), "ckpt=null", "cascade=[RUN,RUN]")
+    refused(lambda: sample(asked(f"ckpt='{runs['base']}'", "noise=0.5")), "noise=0.5", "cascade")
+    both = [f"ckpt='{runs['base']}'", f"cascade=['{runs['base']}','{runs['fine']}']"]
+    refused(lambda: sample(asked(*both)), "ckpt=", "cascade=")

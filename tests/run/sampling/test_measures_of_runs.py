@@ -1,0 +1,90 @@
+"""Measures of a run's samples in its summary, the model that needs no training, and trajectories."""
+
+import json
+
+import pytest
+import torch
+
+from triptych.errors import Diverged, UserError
+from triptych.run.execute import execute
+
+RING = ("data=ring", "model=oracle", "denoiser=mlp", "schedule.gamma_min=-10", "schedule.gamma_max=8",
+        "data.test_size=500", "data.train_size=500", "data.val_size=100")  # fmt: skip
+
+
+def test_the_oracle_is_at_the_floor_where_its_sampler_is_good(prepared):
+    run = prepared(*RING, "sampler=dpm_solver", "measures.n=1000", "measures.over=evaluations",
+                   "measures.values=[1,40]", path="oracle")  # fmt: skip
+    summary = execute(run)
+    assert summary["steps"] == 0 and summary["parameters"] == 0
+    assert abs(summary["test"]["gap"]["mean"]) < 1e-3  # no denoiser has a better bound
+    few, many = summary["measures_over"]["rows"]
+    assert (few["value"], few["evaluations"], many["evaluations"]) == (1, 1, 40)
+    floor = summary["measured"]["floor"]["sliced_wasserstein"]
+    assert many["measures"]["sliced_wasserstein"]["mean"] < 2 * floor["median"]
+    assert few["measures"]["sliced_wasserstein"]["mean"] > 2 * floor["high"]
+    assert many["measures"]["sliced_wasserstein"]["n"] == 1000
+    json.dumps(summary, allow_nan=False)
+
+
+def test_an_oracle_opens_again_and_its_trajectory_is_drawn(prepared, door, root):
+    run = prepared(*RING, path="oracle")
+    execute(run)
+    ckpt = run / "checkpoints" / "last.ckpt"
+    result = door("triptych.cli.sample", f"ckpt={ckpt}", "n=20", "sampler=ddim",
+                  "sampler.steps=4", "trajectory=gif",
+                  "guidance=classifier", "guidance.classifier=exact", "label=3", "out=drawn")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert (root / "drawn" / "trajectory.gif").stat().st_size > 1000
+    x = torch.load(root / "drawn" / "samples.pt")["x"]
+    angle = torch.atan2(x[:, 1], x[:, 0])
+    assert (angle - 2 * torch.pi * 3 / 8).abs().max() < 0.5  # all in the mode that was asked for
+
+
+def test_heun_gets_half_the_steps_for_the_same_evaluations(prepared):
+    summary = execute(prepared(*RING, "sampler=heun", "measures.n=8", "measures.repeats=1",
+                               "measures.over=evaluations", "measures.values=[5,10]",
+                               path="heun"))  # fmt: skip
+    assert [row["evaluations"] for row in summary["measures_over"]["rows"]] == [4, 10]
+
+
+def test_a_run_of_which_samples_are_not_finite_diverged(prepared):
+    run = prepared(*RING, "sampler=annealed_langevin", "sampler.steps=3", "measures.n=8",
+                   "measures.repeats=1", "measures.over=sampler.rate", "measures.values=[0.1,1e30]",
+                   path="unstable")  # fmt: skip
+    with pytest.raises(Diverged, match=r"a sample with sampler.rate=1e\+30 is not finite"):
+        execute(run)
+    assert run.status == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["measures.n=100"], "measures.classifier=null: images are measured by a classifier"),
+        ([*RING, "measures.n=3"], "measures.n=3: 0 or a whole number from 8 to 1000000 is accepted"),
+        ([*RING, "measures.n=9", "measures.over=sampler.stepz", "measures.values=[1]"],
+         "measures.over=sampler.stepz: no such key"),
+        ([*RING, "measures.n=9", "measures.over=sampler.steps", "measures.values=[0]"], "sampler.steps=0"),
+        ([*RING, "measures.n=9", "measures.over=sampler.steps"], r"measures.values=\[\]"),
+        (["model=oracle"], "model=oracle: the truth of data digits is not known"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_refused_before_anything_is_trained(prepared, root, overrides, words):
+    with pytest.raises(UserError, match=words):
+        execute(prepared(*overrides, path="refused"))
+    assert not list(root.rglob("*.ckpt"))
+
+
+def test_doors_refuse_in_one_line(prepared, inside):
+    execute(run := prepared())
+    ckpt = f"ckpt={run / 'checkpoints' / 'last.ckpt'}"
+    for arguments, words in (
+        (["guidance=classifier_free"], "guidance.scale=2.0: this model was trained without labels"),
+        (["label=3"], "label=3: this model was trained without labels"),
+        (["sampler=ddimm"], "did you mean ddim?"),
+        (["sampler.steps=0"], "sampler.steps=0: a whole number from 1 is accepted"),
+        (["trajectory=film"], "trajectory=film: null, strip or gif is accepted"),
+    ):
+        result = inside("triptych.cli.sample", ckpt, *arguments)
+        assert result.returncode == 1 and words in result.stderr, result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1

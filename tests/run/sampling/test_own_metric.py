@@ -1,0 +1,89 @@
+"""A metric of samples in a package outside of the clone: taken, ranked, drawn, exported and claimed."""
+
+import csv
+import json
+import sys
+
+import pytest
+
+from triptych.config import trust
+from triptych.errors import UserError
+from triptych.run.execute import execute
+from triptych.study.render import write_report
+
+from ..report.fake_runs import make_run
+from .test_measures_of_runs import RING
+
+RADIUS = """
+from triptych.declare import declared
+from triptych.models.metric import OfSamples
+
+@declared("metrics")
+class Radius(OfSamples):
+    title, unit, higher_is_better = "error of the mean radius", "units", False
+
+    def figure(self, samples):
+        return (samples.x.norm(dim=1).mean() - samples.true.norm(dim=1).mean()).abs().item()
+"""
+MEASURED = ("+metrics.radius._target_=metric_lab.Radius", "measures.n=400", "measures.repeats=1")
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "metric_lab.py").write_text(RADIUS)
+    monkeypatch.syspath_prepend(str(tmp_path / "outside"))
+    monkeypatch.setenv("TRIPTYCH_TRUST", "metric_lab")
+    trust.trusted.cache_clear()
+    yield
+    trust.trusted.cache_clear()
+    sys.modules.pop("metric_lab", None)
+
+
+def test_it_is_taken_of_what_the_sampler_draws_and_recorded_with_its_words(prepared, lab):
+    """One step of ddim leaves the mean radius off; pure noise has a radius of its own; true sets agree."""
+    over = ("sampler=ddim", "measures.over=evaluations", "measures.values=[1,30]")
+    summary = execute(prepared(*RING, *MEASURED, *over, path="own"))
+    few, many = (row["measures"]["radius"] for row in summary["measures_over"]["rows"])
+    about = summary["measured"]
+    assert few["mean"] > many["mean"] and few["n"] == 400
+    assert about["noise"]["radius"] > about["floor"]["radius"]["high"]
+    assert about["noise"]["sliced_wasserstein"] > about["floor"]["sliced_wasserstein"]["high"]
+    assert about["metrics"] == {
+        "radius": {"title": "error of the mean radius", "unit": "units", "better": "lower"}
+    }
+
+
+def test_what_is_recorded_is_ranked_drawn_exported_and_claimable(tmp_path):
+    """No word of it stands in our code: the report has all from the runs."""
+    words = {"radius": {"title": "error of the mean radius", "unit": "units", "better": "lower"}}
+    for seed in (1, 2, 3):
+        for objective, radius in (("x0", 0.1 + seed / 1000), ("v", 0.5 + seed / 2000)):
+            taken = {"radius": {"mean": radius, "stderr": 0.01, "n": 400}}
+            about = {"n": 400, "reference": "400 points", "floor": {}, "metrics": words}
+            bound = 1.9 + seed / 90 * len(objective)
+            make_run(tmp_path, objective, seed, bound, measures=taken, measured=about)
+    claim = {"says": "x0 is nearer.", "metric": "radius", "order": ["x0", "v"]}
+    node = {"cite": "A. Author (2020)", "where": "Table 1", "minutes": 1, "claims": {"nearer": claim}}
+    axes = {"objective": ["x0", "v"], "seed": ["1", "2", "3"]}
+    (tmp_path / "sweep.json").write_text(json.dumps({"paper": node, "paper_axes": axes, "paper_name": "own"}))
+    report = write_report(tmp_path)
+    ranked = "By error of the mean radius (lower is better): x0 is clear of v."
+    assert ranked in report.html.read_text() and ranked in report.markdown.read_text()
+    assert "error of the mean radius, units" in report.html.read_text()
+    with open(report.csv, newline="") as file:
+        assert {float(row["samples/radius"]) for row in csv.DictReader(file)} >= {0.101, 0.5005}
+    (judgement,) = report.story.published.judgements
+    assert judgement.word == "reproduced", judgement.why
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["measures.n=0"], "metrics.radius: measures.n=0 draws no samples"),
+        (["+metrics.fid._target_=metric_lab.Radius"], "metrics.fid: a built-in metric of samples"),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_before_training(prepared, lab, overrides, words):
+    with pytest.raises(UserError, match=words):
+        execute(prepared(*RING, *MEASURED, *overrides, path="refused"))

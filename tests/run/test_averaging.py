@@ -1,0 +1,188 @@
+"""Averages of a run: which is reported and which compared, chosen by validation, made after the run."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from triptych.callbacks.ema import EMA
+from triptych.callbacks.ema_profiles import combination, exponent
+from triptych.cli.evaluate import evaluate
+from triptych.errors import UserError
+from triptych.models.base import BoundModel
+from triptych.run.checkpoints import averages, read_checkpoint
+from triptych.run.execute import execute
+from triptych.run.reopen import reopen
+
+LENGTHS = ("callbacks.ema.sigma_rel=0.1", "callbacks.ema.others=[0.05,0.25]")
+
+
+def last(run) -> str:
+    return str(run / "checkpoints" / "last.ckpt")
+
+
+def again(path: str, split: str, weights: str | None = None) -> dict:
+    """What triptych-evaluate says."""
+    from hydra import compose, initialize_config_dir
+
+    from triptych.config.check import CONFIGS
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("evaluate", overrides=[f"split={split}", f"weights={weights or 'null'}"])
+    cfg.ckpt = path
+    return evaluate(cfg)
+
+
+def test_each_length_is_validated_and_the_test_set_read_for_the_reported_one_alone(prepared, monkeypatch):
+    tested, elbo = [], BoundModel.test_step
+
+    def watched(self, batch, batch_idx):
+        tested.append(self.tested.name)
+        return elbo(self, batch, batch_idx)
+
+    monkeypatch.setattr(BoundModel, "test_step", watched)
+    run = prepared(*LENGTHS)
+    summary = execute(run)
+    assert tested.count("test") == 1
+    assert summary["averaging"]["reported"] == "sigma_rel_0.1"
+    others = summary["averaging"]["val"]
+    assert list(others) == ["raw", "sigma_rel_0.05", "sigma_rel_0.25"]
+    for weights, figures in others.items():
+        assert figures == again(last(run), "val", weights)
+        assert figures["bpd"]["mean"] != summary["val"]["bpd"]["mean"]
+    assert summary["val"] == again(last(run), "val") == again(last(run), "val", "sigma_rel_0.1")
+    with open(run / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for weights, figures in others.items():  # whatever logger there is has them, too
+        assert [float(r[f"final/val_{weights}_bpd"]) for r in rows if r[f"final/val_{weights}_bpd"]] == [
+            pytest.approx(figures["bpd"]["mean"])
+        ]
+
+
+def test_chosen_is_the_lowest_by_validation_and_the_checkpoint_remembers(prepared):
+    run = prepared(*LENGTHS, "weights=chosen")
+    summary = execute(run)
+    bounds = {
+        w: again(last(run), "val", w)["bpd"]["mean"]
+        for w in averages(read_checkpoint(run / "checkpoints/last.ckpt"))
+    }
+    best = min(bounds, key=bounds.__getitem__)
+    assert best != "sigma_rel_0.1", "or the first one would pass for a choice"
+    assert summary["averaging"]["reported"] == best and summary["weights"] == "chosen"
+    assert set(summary["averaging"]["val"]) == {"raw", *bounds} - {best}
+    assert summary["val"]["bpd"]["mean"] == bounds[best]
+    assert summary["test"] == again(last(run), "test") == again(last(run), "test", best)
+    follower = prepared(f"trained={run.path}", path="follower")
+    assert execute(follower)["test"] == summary["test"]
+
+
+def test_a_run_has_chosen_before_chosen_weights_are_asked_for(prepared):
+    run = prepared(*LENGTHS)
+    execute(run)
+    with pytest.raises(UserError, match="has not chosen"):
+        reopen(last(run), "chosen")
+    with pytest.raises(UserError, match=r"weights=sigma_rel_0\.07: not kept.*sigma_rel_0\.25"):
+        reopen(last(run), "sigma_rel_0.07")
+    with pytest.raises(UserError, match=r"weights=sigma_rel_9: one of ema, raw, chosen, sigma_rel_0\.1"):
+        reopen(last(run), "sigma_rel_9")
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_best_is_decided_by_the_weights_that_are_reported(prepared, weights):
+    """With a rate that ruins the weights at the end, their best step is not the average's."""
+    run = prepared(
+        f"weights={weights}", "checkpoint=best", "callbacks.ema.sigma_rel=0.28", "trainer.max_steps=10",
+        "trainer.val_check_interval=1", "optimizer.lr=0.05", "lr_schedule=constant",
+    )  # fmt: skip
+    summary = execute(run)
+    with open(run / "metrics.csv", newline="") as file:
+        curve = {int(float(r["step"])): float(r["val/bpd"]) for r in csv.DictReader(file) if r["val/bpd"]}
+    best = read_checkpoint(run / "checkpoints" / "best.ckpt")
+    assert best["callbacks"]["Keep"]["best"] == pytest.approx(min(curve.values()))
+    one = again(str(run / "checkpoints" / "best.ckpt"), "val", weights)
+    # the same weights under more draws of the noise: nearer to its own score than the other weights' are
+    other = again(str(run / "checkpoints" / "best.ckpt"), "val", {"ema": "raw", "raw": "ema"}[weights])
+    score = best["callbacks"]["Keep"]["best"]
+    assert abs(one["bpd"]["mean"] - score) < 0.2 * abs(other["bpd"]["mean"] - score)
+    assert summary["val"] == one
+
+
+def trajectory(prepared, monkeypatch, *overrides: str):
+    """A run and each step's parameters, in double."""
+    steps, update = [], EMA.on_train_batch_end
+
+    def recording(self, trainer, module, *more):
+        update(self, trainer, module, *more)
+        steps.append({n: p.detach().double().clone() for n, p in module.named_parameters()})
+
+    monkeypatch.setattr(EMA, "on_train_batch_end", recording)
+    run = prepared(*overrides)
+    execute(run)
+    return run, steps
+
+
+def profile(n: int, step: int, sigma_rel: float) -> np.ndarray:
+    """The weights of steps 1 ... n in the average at ``step``."""
+    edges = (np.minimum(np.arange(n + 1), step) / step) ** (exponent(sigma_rel) + 1)
+    return np.diff(edges)
+
+
+@pytest.mark.parametrize("sigma_rel", [0.07, 0.12, 0.05])
+def test_an_average_made_after_the_run_is_the_direct_one(prepared, monkeypatch, sigma_rel):
+    """Within what its profile misses of the direct one's, plus the rounding of single precision.
+
+    sum_i a_i theta_i - sum_i p_i theta_i = sum_i (a_i - p_i) (theta_i - theta_n), as both profiles sum to 1:
+    no parameter is further off than sum |a - p| times its largest way to its last value. A stored average
+    is a chain of n roundings: eps/2 each of at most its size, and factors x scale them.
+    """
+    n, pairs = 40, (0.05, 0.1)
+    run, steps = trajectory(
+        prepared, monkeypatch, f"trainer.max_steps={n}", "trainer.val_check_interval=40",
+        "callbacks.ema.snapshots=10",
+    )  # fmt: skip
+    stored = [(t, s) for t in range(4, n + 1, 4) for s in pairs]
+    factors = combination(stored, n, sigma_rel)
+    mixed = sum(x * profile(n, t, s) for x, (t, s) in zip(factors, stored, strict=True))
+    direct = profile(n, n, sigma_rel)
+    missed = np.abs(mixed - direct).sum()
+    assert missed < 0.05
+    weights = f"sigma_rel_{sigma_rel}" if sigma_rel not in pairs else f"sigma_rel_{sigma_rel}0"
+    model, told_apart = reopen(last(run), weights).model, False
+    for name, found in model.named_parameters():
+        path = torch.stack([step[name] for step in steps])
+        expected = torch.tensordot(torch.from_numpy(direct), path, 1)
+        way, size = (path - path[-1]).abs().amax(0), path.abs().amax(0)
+        rounding = np.finfo(np.float32).eps * n * np.abs(factors).sum() * size
+        assert ((found.detach().double() - expected).abs() <= missed * way + rounding + 1e-12).all(), name
+        near = torch.tensordot(torch.from_numpy(profile(n, n, 1.25 * sigma_rel)), path, 1)
+        told_apart |= ((near - expected).abs() > missed * way + rounding).any().item()
+    assert told_apart, "the tolerance lets a length of a quarter more pass"
+
+
+def test_the_snapshots_of_a_resumed_run_are_those_of_a_whole_one(prepared, monkeypatch):
+    from triptych.models.diffusion import Diffusion
+
+    extra = ("callbacks.ema.snapshots=6", "trainer.val_check_interval=2")
+    whole, broken = prepared(*extra, path="whole"), prepared(*extra, path="broken")
+    execute(whole)
+    original, calls = Diffusion.training_step, []
+
+    def stumbling(self, *arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Diffusion, "training_step", stumbling)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            execute(broken)
+    execute(broken)
+    files = [sorted((run / "averages").iterdir()) for run in (whole, broken)]
+    assert [f.name for f in files[0]] == [f.name for f in files[1]] and len(files[0]) == 6
+    for one, other in zip(*files, strict=True):
+        first, second = (torch.load(path, weights_only=True) for path in (one, other))
+        for name, average in first["averages"].items():
+            for key, value in average.items():
+                assert torch.equal(value, second["averages"][name][key])

@@ -1,0 +1,41 @@
+"""What a uniform distribution and each pixel's histogram need, against a count by hand."""
+
+import csv
+import gzip
+import math
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from triptych.data.digits import Digits
+from triptych.data.mixture import Ring
+from triptych.run.baselines import baselines
+
+
+def test_digits_against_a_count_from_the_file_itself():
+    """(n_k + 1 / K) / (n + 1) in plain Python: other code, from scikit-learn's table."""
+    file = Path(find_spec("sklearn").submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    with gzip.open(file, "rt") as lines:
+        rows = [[int(float(value)) for value in row[:64]] for row in csv.reader(lines)]
+    order = np.random.RandomState(0).permutation(1797)
+    train, test = [rows[i] for i in order[:1350]], [rows[i] for i in order[1500:]]
+    bits = 0.0
+    for pixel in range(64):
+        counts = Counter(row[pixel] for row in train)
+        bits -= sum(math.log2((counts[row[pixel]] + 1 / 17) / 1351) for row in test)
+    data = Digits()
+    data.setup()
+    found = baselines(data)["baselines"]
+    assert found["histogram"]["mean"] == pytest.approx(bits / 64 / 297, rel=1e-12)
+    assert found["histogram"]["n"] == found["uniform"]["n"] == 297
+    assert found["histogram"]["stderr"] > 0
+    assert found["uniform"]["mean"] == pytest.approx(math.log2(17), rel=1e-12)
+
+
+def test_data_with_a_density_has_none():
+    data = Ring(train_size=10, val_size=0, test_size=10)
+    data.setup()
+    assert baselines(data) == {}

@@ -1,0 +1,129 @@
+"""The one builder: parts by the names of arguments, each once; classes of one's own in every place."""
+
+import sys
+
+import pytest
+import torch
+
+from triptych.config import trust
+from triptych.config.build import PARTS, build
+from triptych.data.build import build_data
+from triptych.errors import UserError
+from triptych.run import guided as guides
+from triptych.run.build import build_experiment
+from triptych.run.execute import execute
+from triptych.run.model import build_model, parts
+
+RING = "data=ring data.train_size=60 data.val_size=20 data.test_size=20 denoiser=mlp".split()
+LAB = '''
+import torch
+from torch import nn
+from triptych.diffusion.decoder import GaussianDensity
+from triptych.diffusion.prediction import Prediction
+from triptych.diffusion.reverse_variance import Beta
+from triptych.diffusion.sampler import DDIM
+from triptych.diffusion.schedule import Linear
+from triptych.diffusion.loss import Elbo
+
+class Halved(Beta):
+    def log_ratio(self, *step):
+        return 0.5 * super().log_ratio(*step)
+
+class Doubled(nn.Module):
+    """epsilon is twice what the network gives; it is asked for two numbers and reads the first"""
+    space, per_dim = "epsilon", 2
+    def forward(self, raw, z, alpha, sigma):
+        return Prediction("epsilon", 2 * raw[:, 0], z, alpha, sigma)
+
+class Sharp(GaussianDensity):
+    def __init__(self, shape, levels):
+        self.shape, self.levels = shape, levels
+
+class Weight(Elbo):
+    def __init__(self, shape, strength=1.0):
+        self.told = shape, strength
+
+class Schedule(Linear): pass
+class Sampler(DDIM): pass
+'''
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """A package of somebody's own, trusted for one test."""
+    (tmp_path / "own_lab.py").write_text(LAB)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TRIPTYCH_TRUST", "own_lab")
+    trust.trusted.cache_clear()
+    yield
+    trust.trusted.cache_clear()
+    sys.modules.pop("own_lab", None)
+
+
+def test_classes_of_ones_own_take_every_place(lab, prepared):
+    config = prepared(
+        *RING, "bound.variance=own_lab.Halved", "bound.steps=3", "bound.decoder=own_lab.Sharp"
+    ).config()
+    config["objective"]["output"] = {"_target_": "own_lab.Doubled"}
+    config["objective"]["loss"] = {"_target_": "own_lab.Weight", "strength": 2.0}
+    config["schedule"]["_target_"] = "own_lab.Schedule"
+    config["sampler"] = {"_target_": "own_lab.Sampler", "steps": 3}
+    made = build_experiment(config, download=False)
+    model = made.model
+    assert model.denoiser.network.outputs == 2 and model.objective.space == "epsilon"
+    assert model.objective.loss.told == ((2,), 2.0)  # what it asked for by name, and its own key
+    assert (model.bound.decoder.shape, model.bound.decoder.levels) == ((2,), None)
+    kinds = [model.bound.variance, model.schedule, made.drawing.sampler]
+    assert [type(kind).__name__ for kind in kinds] == ["Halved", "Schedule", "Sampler"]
+    assert model.objective.variance is model.bound.variance and model.bound.schedule is model.schedule
+
+
+def test_what_the_variance_reads_is_added_to_what_the_output_reads(prepared):
+    config = prepared(
+        "bound.steps=3", "objective.steps=3", "objective=levels", "bound.variance=learned"
+    ).config()
+    data = build_data(config)
+    model = build_model(config, data)
+    assert model.denoiser.network.outputs == 17 + 1 == model.denoiser.output.per_dim
+    assert model.denoiser(torch.zeros(2, 1, 8, 8), torch.zeros(2)).fraction is not None
+
+
+def test_a_short_name_and_a_class_that_does_not_fit_are_refused(prepared):
+    for name, words in (
+        ("betta", "one of beta_tilde"),
+        ("triptych.diffusion.loss.Elbo", "use a class made from"),
+    ):
+        config = prepared("bound.steps=3", f"bound.variance={name}", path=name).config()
+        with pytest.raises(UserError, match=f"bound.variance=.*{words}"):
+            build_model(config, build_data(config))
+
+
+def test_a_part_is_built_once_and_an_own_key_goes_before_what_is_handed(prepared):
+    config = prepared(*RING).config()
+    table = parts(config, build_data(config))
+    assert table["schedule"] is table["schedule"]
+    assert build(config["bound"], "bound", table).schedule is table["schedule"]
+    network = config["denoiser"]["network"] | {"shape": [3]}
+    assert build(network, "elsewhere", table, outputs=1).shape == (3,)
+    assert (
+        build(network | {"outputs": 7}, "elsewhere", table, outputs=1).outputs == 1
+    )  # the program's own word
+    assert "likelihood" not in list(table) and {"schedule", "denoiser"} <= {*table} <= {*PARTS, *table.facts}
+
+
+def test_every_checkpoint_is_opened_once(prepared, monkeypatch):
+    execute(prepared("model=classifier", "measures.n=0", path="noisy"))
+    execute(prepared("model=classifier", "model.noise=false", "measures.n=0", path="clean"))
+    root = prepared("model=classifier", path="x").path.parent
+    opened, reopen = [], guides.reopen
+    monkeypatch.setattr(guides, "reopen", lambda ckpt, **more: opened.append(ckpt) or reopen(ckpt, **more))
+    run = prepared(
+        "guidance=classifier",
+        f"guide='{root / 'noisy' / 'checkpoints' / 'last.ckpt'}'",
+        f"measures.classifier='{root / 'clean' / 'checkpoints' / 'last.ckpt'}'",
+        *"measures.n=8 measures.repeats=1 measures.over=guidance.scale measures.values=[0.0,1.0,2.0]".split(),
+        path="guided",
+    )
+    rows = execute(run)["measures_over"]["rows"]
+    assert [row["value"] for row in rows] == [0.0, 1.0, 2.0]
+    assert len(opened) == len(set(opened)) == 2

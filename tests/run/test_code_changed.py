@@ -1,0 +1,107 @@
+"""Code or packages that change between a run's stop and its end: said in one line, and marked in reports."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import triptych
+from tests.run.test_data_changed import stopped
+from triptych.run import provenance, sources
+from triptych.run.execute import execute
+from triptych.run.read import read_runs
+from triptych.run.sources import compare_code, source_files, versions, whole
+from triptych.study.compare import compare
+from triptych.study.results import results_csv
+
+SOURCES = Path(triptych.__file__).parents[1]
+
+
+def test_going_on_with_an_edited_copy_of_the_sources(prepared, monkeypatch, door, root):
+    run = stopped(prepared("trainer.log_every_n_steps=1"), monkeypatch)
+    shutil.copytree(SOURCES, root / "copy" / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(SOURCES.parent / "configs", root / "copy" / "configs")
+    edited = root / "copy" / "src" / "triptych" / "diffusion" / "objective.py"
+    edited.write_text(edited.read_text() + "\n# other code\n")
+    done = door("triptych.cli.train", f"resume={run.path}", PYTHONPATH=str(root / "copy" / "src"))
+    assert done.returncode == 0, done.stderr
+    line = "going on under other code (triptych/diffusion/objective.py) than before"
+    assert done.stderr.splitlines().count(line) == 1
+    assert (run / "train.log").read_text().splitlines().count(line) == 1
+    first, second = run.provenance()["executions"]
+    assert first["sources"] != second["sources"] and second["changed"] == line
+    assert set(run.provenance()["sources"]) == {first["sources"], second["sources"]}
+    (read,) = read_runs(run.path.parent)
+    assert read.code_changes == (line,)
+    (comparison,) = compare([read])
+    assert any("went on after an interruption under other code" in note for note in comparison.notes)
+    assert line in results_csv([read])
+
+
+def test_the_same_code_is_not_said(prepared, monkeypatch, capsys):
+    run = stopped(prepared(), monkeypatch)
+    capsys.readouterr()
+    execute(run)
+    assert "other code" not in capsys.readouterr().err
+    assert len(run.provenance()["sources"]) == 1
+    assert not any("changed" in execution for execution in run.provenance()["executions"])
+
+
+def test_code_under_which_no_step_was_kept_is_no_change(prepared, monkeypatch, capsys):
+    run = prepared()
+    arguments = ("cpu", 1, 0, run.config(), {"fingerprint": "a", "split": "b", "n": {}})
+    assert provenance.add_execution(run, *arguments) == ""
+    monkeypatch.setattr(provenance, "source_files", lambda config: {"triptych/other.py": "0"})
+    assert provenance.add_execution(run, *arguments) == ""
+    later = (*arguments[:2], 3, *arguments[3:])
+    monkeypatch.setattr(provenance, "source_files", lambda config: {"triptych/other.py": "1"})
+    assert provenance.add_execution(run, *later).startswith("going on under other code (triptych/other.py)")
+
+
+def test_packages_and_many_files_in_one_line():
+    names = {"a": {"f1": "0", "f2": "0", "f3": "0", "f4": "0"}, "b": {"f1": "1", "f2": "1", "f3": "1"}}
+    old = {"sources": "a", "versions": {"torch": "2.12.0", "numpy": "2.5"}}
+    new = {"sources": "b", "versions": {"torch": "2.13.0", "numpy": "2.5"}}
+    assert compare_code(old, new, names) == (
+        "going on under other code (f1, f2, f3 and 1 more) and packages (torch 2.12.0 -> 2.13.0) than before"
+    )
+    assert compare_code({}, new, names) == compare_code(new, new, names) == ""  # {}: an older record
+
+
+def test_every_source_counts_also_those_of_a_package_that_a_config_builds_from(root, monkeypatch):
+    ours = source_files({})
+    assert len(ours) == len(list((SOURCES / "triptych").rglob("*.py")))
+    (root / "lab").mkdir()
+    (root / "lab" / "__init__.py").write_text("")
+    (root / "lab" / "net.py").write_text("width = 1\n")
+    monkeypatch.syspath_prepend(str(root))
+    config = {"denoiser": {"network": {"_target_": "lab.net.Net", "width": 8}}}
+    before = source_files(config)
+    assert set(before) - set(ours) == {"lab/__init__.py", "lab/net.py"}
+    (root / "lab" / "net.py").write_text("width = 2\n")
+    assert whole(source_files(config)) != whole(before)
+
+
+def test_versions_are_of_what_the_project_needs():
+    found = versions()
+    assert {"torch", "numpy", "pytorch-lightning", "hydra-core"} <= set(found)
+    assert "pytest" not in found and json.dumps(found)
+    assert sources.versions() == found
+
+
+@pytest.mark.parametrize("same_commit", [True, False])
+def test_runs_of_other_code_are_noted(tmp_path, same_commit):
+    from tests.study.fake_runs import make_run
+
+    for i, objective in enumerate(("x0", "v")):
+        run = make_run(tmp_path, objective, 1, 2.0 + i)
+        record = json.loads((run / "provenance.json").read_text())
+        record["executions"] = [{"sources": f"{i}"}]
+        if not same_commit:
+            record["git"]["commit"] = str(i) * 40
+        (run / "provenance.json").write_text(json.dumps(record))
+    (comparison,) = compare(read_runs(tmp_path))
+    notes = " ".join(comparison.notes)
+    assert ("different code at the same commit" in notes) is same_commit
+    assert ("different commits of the code" in notes) is not same_commit

@@ -1,0 +1,195 @@
+"""DALL-E 2 from end to end, tiny: encoder, classifier, prior, decoder, upsampler, and all drawn in a row."""
+
+import json
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from triptych.cli.sample import sample
+from triptych.config.check import CONFIGS
+from triptych.config.names import register_resolvers
+from triptych.data.batch import to_level
+from triptych.data.embedder import on_sphere
+from triptych.errors import UserError
+from triptych.run.build import build_drawing
+from triptych.run.directory import RunDirectory
+from triptych.run.execute import execute
+from triptych.run.guided import Guides
+from triptych.run.reopen import reopen
+from triptych.run.sampling.draw import asked_for
+from triptych.run.sampling.like import like
+from triptych.run.source import filled
+
+SIZES = ("train_size=160", "val_size=90", "test_size=40")
+STEPS = ("trainer.max_steps=4", "trainer.val_check_interval=2", "trainer.accelerator=cpu", "threads=1",
+         "trainer.log_every_n_steps=1", "bound.repeats=1", "bound.val_repeats=1", "samples.n=4")  # fmt: skip
+OF_MODEL = {
+    "shapes_classifier": ["model.network.width=8"],
+    "dalle2_contrastive": [
+        "model.network.width=8",
+        "model.network.embedding=6",
+        "model.network.text_width=8",
+    ],
+    "dalle2_prior": ["denoiser.network.width=8", "denoiser.network.depth=1", "sampler.steps=2"],
+    "dalle2_decoder": ["denoiser.network.widths=[8,8]", "sampler.steps=2"],
+    "dalle2_upsampler": [
+        "denoiser.network.widths=[8,8]",
+        "sampler.steps=2",
+        "measures.n=8",
+        "measures.repeats=1",
+    ],
+}
+DRAWN = ("samples.n=4", "sampler.steps=2", "measures.n=8", "measures.repeats=1", "trainer.accelerator=cpu",
+         "threads=1")  # fmt: skip
+
+
+def asked_of(command, *overrides):
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose(command, overrides=[*overrides])
+    return cfg
+
+
+@pytest.fixture
+def trained(prepared):
+    """``trained("dalle2_prior")``: the run of an experiment, tiny, and its summary."""
+
+    def make(name):
+        at = "data.base." if name == "dalle2_prior" else "data."
+        small = [*STEPS, *(at + size for size in SIZES), *OF_MODEL[name]]
+        run = prepared(f"experiment={name}", *small, path=name, tiny=False)
+        return run, execute(run)
+
+    return make
+
+
+@pytest.mark.slow
+def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
+    run, summary = trained("dalle2_contrastive")
+    assert summary["test"]["accuracy"]["n"] == 40 and (run / "encoder.pt").is_file()
+    trained("shapes_classifier")
+    prior, summary = trained("dalle2_prior")
+    assert summary["test"]["nats_per_dim"]["n"] == 40
+    decoder, _ = trained("dalle2_decoder")
+    upsampler, summary = trained("dalle2_upsampler")
+    assert {"prompt_accuracy", "shape_accuracy", "retrieval", "prompt_accuracy_held_out"} <= set(
+        summary["measures"]
+    )
+    assert summary["measured"]["floor"]["retrieval"]["median"] <= 1
+    assert (upsampler / "samples" / "prompts.png").is_file()
+
+    whole = prepared("experiment=dalle2", *DRAWN, path="dalle2", tiny=False)
+    measured = execute(whole)["measures"]
+    assert measured["prompt_accuracy"]["n"] == 8 and measured["prompt_accuracy_held_out"]["n"] == 4
+    other = ["condition_from.embedding=text_embedding", "measures.n=0"]
+    execute(prepared("experiment=dalle2", *DRAWN, *other, path="text", tiny=False))
+    own = ["condition_from.embedding=embedding", "condition_from.low=low", "measures.n=0"]
+    execute(prepared("experiment=dalle2", *DRAWN, *own, path="image", tiny=False))
+    pictures = [
+        torch.load(root / "logs" / "runs" / n / "samples" / "final.pt")["x"]
+        for n in ("dalle2", "text", "image", "dalle2_upsampler")
+    ]
+    assert not torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[1], pictures[2])
+    torch.testing.assert_close(pictures[2], pictures[3])  # a part in its own place changes nothing
+    json.dumps(execute(RunDirectory(whole.path)), allow_nan=False)
+
+    stages = f"cascade=[{prior.path},{decoder.path},{upsampler.path}]"
+    small = ["n=3", f"stages=[{','.join(3 * ['{sampler.steps:2}'])}]", f"out={root}/drawn"]
+    asked = asked_of("sample", stages, "prompt=two blue circles on the left", *small)
+    x = torch.load(sample(asked) / "samples.pt")["x"]
+    assert x.shape == (3, 3, 16, 16)
+    with pytest.raises(UserError, match="no caption of the data has the word 'purple'"):
+        sample(asked_of("sample", stages, "prompt=two purple circles", *small))
+    few = ["sampler=ddim", "sampler.steps=2", "n=3", f"out={root}/drawn"]
+    drawn = {}
+    for ckpt in (decoder.path, whole.path):
+        folder = sample(asked_of("sample", f"ckpt={ckpt}", "like=[3,7]", *few))
+        drawn[ckpt] = torch.load(folder / "samples.pt")["x"]
+    assert [x.shape for x in drawn.values()] == [(3, 3, 8, 8), (3, 3, 16, 16)]
+    with pytest.raises(UserError, match="this model is told no embeddings of images"):
+        sample(asked_of("sample", f"ckpt={prior.path}", "like=[3]", *few))
+
+    opened = reopen(str(decoder.path))
+    config = opened.config | {"condition_from": {"embedding": str(prior.path)}}
+    drawing = build_drawing(config, opened.model, opened.data, Guides(config))
+    asked = asked_for(opened.model, opened.data, 5)
+    drawn = filled(asked, drawing.sources, 5, torch.Generator().manual_seed(0)).parts["embedding"].value
+    torch.testing.assert_close(drawn, on_sphere(drawn))
+    assert not torch.allclose(drawn, asked.parts["embedding"].value)
+
+    def pictures_like(*asked):
+        return like(opened, asked, 5)(5, None, torch.Generator())
+
+    own = opened.data.splits["test"].condition.parts["embedding"].value
+    torch.testing.assert_close(pictures_like(3), own[3].expand(5, -1))
+    torch.testing.assert_close(pictures_like(3, 7)[[0, -1]], own[[3, 7]])
+    torch.testing.assert_close(pictures_like(3, 7), on_sphere(pictures_like(3, 7)))
+    picture = root / "one.png"
+    large = reopen(str(upsampler.path)).data.splits["test"].batch(torch.tensor([3]))
+    shades = to_level(large.x[0], 16) * 17
+    Image.fromarray(shades.byte().permute(1, 2, 0).numpy()).save(picture)
+    torch.testing.assert_close(pictures_like(str(picture)), own[3].expand(5, -1))
+    for asked, words in (
+        ([40], "40 is no item of the test set; 0 to 39 is accepted"),
+        ([1, 2, 3], "one image, or two to go from one to the other, are accepted"),
+        (["/nowhere.png"], "no file /nowhere.png"),
+    ):
+        with pytest.raises(UserError, match=words):
+            pictures_like(*asked)
+    for part, what, words in (
+        ("embedding", "/nowhere", r"condition_from.embedding=/nowhere: no .* there|no such"),
+        ("embedding", str(decoder.path), "is told 'embedding', which no stage before it draws"),
+        ("embedding", "text", r"text is Tokens\(.*embedding is Vectors\(width=6\)"),
+        ("low", "embedding", "this model is told embedding; a part that it is told is accepted"),
+    ):
+        config = opened.config | {"condition_from": {part: what}}
+        with pytest.raises(UserError, match=words):
+            build_drawing(config, opened.model, opened.data, Guides(config))
+    opened = reopen(str(upsampler.path))
+    for parts in (
+        {"low": str(decoder.path)},
+        {"low": str(decoder.path), "embedding": str(prior.path)},  # too late
+    ):
+        config = opened.config | {"condition_from": parts}
+        with pytest.raises(UserError, match="low=.* is told 'embedding', which no stage before it draws"):
+            build_drawing(config, opened.model, opened.data, Guides(config))
+    config = opened.config | {"condition_from": {"embedding": "text_embedding", "low": str(decoder.path)}}
+    drawing = build_drawing(config, opened.model, opened.data, Guides(config))
+    told = filled(
+        asked_for(opened.model, opened.data, 5), drawing.sources, 5, torch.Generator().manual_seed(0)
+    )
+    assert told.parts["low"].value.shape == (5, 3, 8, 8)
+    texts = opened.data.splits["val"].condition.parts["text_embedding"].value[:5]
+    torch.testing.assert_close(told.parts["embedding"].value, texts)
+
+    def low_pictures(**changes):
+        drawing = build_drawing(config | {"stages": changes}, opened.model, opened.data, Guides(config))
+        told = filled(
+            asked_for(opened.model, opened.data, 5), drawing.sources, 5, torch.Generator().manual_seed(0)
+        )
+        return told.parts["low"].value
+
+    as_it_is = low_pictures()
+    torch.testing.assert_close(as_it_is, told.parts["low"].value)
+    steps = reopen(str(decoder.path)).config["sampler"]["steps"]
+    torch.testing.assert_close(as_it_is, low_pictures(low={"sampler.steps": steps}))
+    other = low_pictures(low={"sampler.steps": steps + 1})
+    assert not torch.equal(as_it_is, other)
+    torch.testing.assert_close(other, low_pictures(low={"sampler": {"steps": steps + 1}}))
+    for changes, words in (
+        ({"x": {}}, "stages.x: no part of condition_from; embedding, low is accepted"),
+        ({"embedding": {"sampler.steps": 2}}, "condition_from.embedding=text_embedding draws nothing"),
+        ({"low": {"sampler.stops": 2}}, "stages.low.sampler.stops=2: the stage's run has no such key"),
+        ({"low": {"model.levels": 2}}, "stages.low.model.levels=2: keys of sampler, guidance, threshold"),
+    ):
+        with pytest.raises(UserError, match=words):
+            low_pictures(**changes)
+
+    at = ["measures.over=[sampler.steps,stages.low.sampler.steps]", "measures.values=[1,2]"]
+    both = execute(prepared("experiment=dalle2", *DRAWN, *at, path="curve", tiny=False))["measures_over"]
+    assert both["key"] == "sampler.steps" and [row["value"] for row in both["rows"]] == [1, 2]
+    at[0] = "measures.over=stages.low.sampler.steps"
+    one = execute(prepared("experiment=dalle2", *DRAWN, *at, path="one", tiny=False))["measures_over"]["rows"]
+    assert both["rows"][1]["measures"] == one[1]["measures"] != one[0]["measures"]

@@ -1,0 +1,216 @@
+"""Data that change between a run's stop and its end: said; refused where what trained it would judge it."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+
+from triptych.cli.evaluate import evaluate
+from triptych.cli.sample import sample
+from triptych.config.check import CONFIGS
+from triptych.errors import Interrupted, UserError
+from triptych.models.diffusion import Diffusion
+from triptych.run.checkpoints import read_checkpoint
+from triptych.run.directory import RunDirectory
+from triptych.run.execute import execute
+
+SMALL = ("data.size=8", "data.channels=1", "data.batch_size=8", "data.test_fraction=0.25", "bound.repeats=1")
+
+
+def save(root, name: str, i: int) -> None:
+    root.mkdir(exist_ok=True)
+    image = Image.new("L", (8, 8), i)
+    image.putpixel((i % 8, i // 8 % 8), 255 - i)
+    image.save(root / name)
+
+
+@pytest.fixture
+def images(root):
+    for i in range(40):
+        save(root / "images", f"{i:02d}.png", i)
+    return root / "images"
+
+
+def overrides(images, *more: str) -> list[str]:
+    return ["data=folder", f"data.root='{images}'", *SMALL, *more]
+
+
+def stopped(run, monkeypatch, at: int = 4) -> RunDirectory:
+    """The run, asked to stop in its ``at``-th step."""
+    original, calls = Diffusion.training_step, []
+
+    def signalled(self, *arguments):
+        calls.append(1)
+        if len(calls) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Diffusion, "training_step", signalled)
+        with pytest.raises(Interrupted):
+            execute(run)
+    assert run.checkpoints()
+    return run
+
+
+@pytest.mark.parametrize("how", ["by position, one image more", "other names", "resume by another process"])
+def test_what_was_trained_on_never_judges(images, prepared, monkeypatch, door, how):
+    # the split by position is that of runs from before there was another; one image more shuffles it anew
+    extra = ["data.data_seed=null"] if how.startswith("by position") else []
+    run = stopped(prepared(*overrides(images, *extra)), monkeypatch)
+    if extra:
+        save(images, "41.png", 41)
+    else:
+        for file in sorted(images.iterdir()):
+            file.rename(images / f"x{file.name}")
+    if how == "resume by another process":
+        done = door("triptych.cli.train", f"resume={run.path}")
+        said = done.stderr
+        assert done.returncode == 1 and "Traceback" not in said
+    else:
+        with pytest.raises(UserError) as refused:
+            execute(run)
+        said = str(refused.value)
+    assert "items of split=val are ones that this model was trained on" in said or "split=test" in said
+    assert "force=true to start over" in said and said.strip().count("\n") == 0
+    # with the data as they were it goes on, without retry=true
+    if extra:
+        (images / "41.png").unlink()
+    else:
+        for file in sorted(images.iterdir()):
+            file.rename(images / file.name[1:])
+    summary = execute(prepared(*overrides(images, *extra)))
+    assert summary["status"] == "finished" and not summary["data"]["changed"]
+
+
+def test_an_image_more_is_said_and_recorded(images, prepared, monkeypatch, capsys):
+    run = stopped(prepared(*overrides(images)), monkeypatch)
+    before = run.provenance()["data"]
+    assert before["fingerprint"] == run.provenance()["executions"][0]["data"]["fingerprint"]
+    trained = read_checkpoint(run.checkpoints()[0])["triptych"]["data"]["items"]["train"]
+    for i in range(41, 60):
+        save(images, f"{i}.png", i)
+    capsys.readouterr()
+    summary = execute(run)
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("data:")]
+    assert "not those that this model was trained on" in said
+    assert "no item of val or test was trained on" in said
+    assert said in (run / "train.log").read_text()
+    assert summary["data"]["changed"] and summary["data"]["fingerprint"] != before["fingerprint"]
+    # what it was trained on before the change is not forgotten
+    now = read_checkpoint(run / "checkpoints" / "last.ckpt")["triptych"]["data"]["items"]["train"]
+    assert torch.isin(trained, now).all() and len(now) > len(trained)
+
+
+def test_another_picture_under_the_same_name_is_said(images, prepared, monkeypatch, capsys):
+    run = stopped(prepared(*overrides(images)), monkeypatch)
+    file = images / "05.png"
+    stamp = file.stat()
+    save(images, "05.png", 55)
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    capsys.readouterr()
+    assert execute(run)["data"]["changed"]
+    assert "data: not those that this model was trained on" in capsys.readouterr().err
+
+
+def test_nothing_is_said_where_nothing_changed(images, prepared, monkeypatch, capsys):
+    run = stopped(prepared(*overrides(images)), monkeypatch)
+    capsys.readouterr()
+    summary = execute(run)
+    assert "data:" not in capsys.readouterr().err and not summary["data"]["changed"]
+    assert summary["data"]["fingerprint"] == run.provenance()["data"]["fingerprint"]
+    assert set(summary["data"]) == {"description", "fingerprint", "split", "n", "changed"}
+    json.dumps(summary["data"], allow_nan=False)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_data_may_move_and_may_not_be_exchanged(images, prepared, monkeypatch, root, finished):
+    run = prepared(*overrides(images))
+    if finished:
+        execute(run)
+    else:
+        stopped(run, monkeypatch)
+    for name in ("moved", "other"):
+        shutil.copytree(images, root / name, copy_function=shutil.copy)  # with times of its own
+    save(root / "other", "03.png", 99)
+    with pytest.raises(UserError, match=r"holds another run \(data.root: .*/images' -> '.*/other'\)"):
+        prepared(*overrides(root / "other"))
+    shutil.rmtree(images)
+    again = prepared(*overrides(root / "moved"))
+    assert again.status == ("finished" if finished else "interrupted")
+    if not finished:
+        assert execute(again)["status"] == "finished"
+        assert again.config()["data"]["root"] == str(root / "moved")
+
+
+def opened(door: str, *arguments: str):
+    """What a door does with ``arguments``, in this process."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return {"evaluate": evaluate, "sample": sample}[door](compose(door, overrides=list(arguments)))
+
+
+def test_doors_that_reopen(images, prepared, root, capsys):
+    execute(run := prepared(*overrides(images)))
+    ckpt = f"ckpt='{run / 'checkpoints' / 'last.ckpt'}'"
+    moved = root / "moved"
+    shutil.copytree(images, moved, copy_function=shutil.copy)
+    capsys.readouterr()
+    assert opened("evaluate", ckpt, f"data_root='{moved}'") == run.summary()["test"]
+    assert "data:" not in capsys.readouterr().err
+    save(moved, "41.png", 41)
+    opened("evaluate", ckpt, f"data_root='{moved}'")
+    assert capsys.readouterr().err.count("data: not those that this model was trained on") == 1
+    for file in sorted(moved.iterdir()):
+        file.rename(moved / f"x{file.name}")
+    with pytest.raises(UserError, match="split=test are ones that this model was trained on"):
+        opened("evaluate", ckpt, f"data_root='{moved}'")
+    few = ("n=2", "batch_size=2", "sampler.steps=2", f"out='{root / 'drawn'}'")
+    opened("sample", ckpt, f"data_root='{moved}'", *few)  # nothing is judged
+    assert capsys.readouterr().err.count("data: not those that this model was trained on") == 1
+
+
+def test_a_model_that_is_taken_over_is_not_judged_by_what_trained_it(images, prepared):
+    source = prepared(*overrides(images), path="source")
+    execute(source)
+    told = f"trained='{source.path}'"
+    fine = execute(prepared(told, path="fine"))
+    assert fine["data"] == source.summary()["data"]
+    for file in sorted(images.iterdir()):
+        file.rename(images / f"x{file.name}")
+    with pytest.raises(UserError, match="are ones that this model was trained on"):
+        execute(prepared(told, path="mixed"))
+
+
+def test_a_checkpoint_from_before_there_were_fingerprints_is_taken(images, prepared, monkeypatch):
+    run = stopped(prepared(*overrides(images)), monkeypatch)
+    for path in run.checkpoints():
+        checkpoint = torch.load(path, weights_only=True)
+        del checkpoint["triptych"]["data"]
+        torch.save(checkpoint, path)
+    record = run.provenance()
+    del record["data"]
+    run.write("provenance.json", record)
+    assert execute(run)["status"] == "finished"
+
+
+def test_a_folder_run_from_before_the_split_by_name_keeps_its_own(images, prepared, monkeypatch):
+    run = stopped(prepared(*overrides(images, "data.data_seed=null")), monkeypatch)
+    config = run.config()
+    del config["data"]["data_seed"]  # there was no such key
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    summary = execute(prepared(*overrides(images)))
+    assert summary["status"] == "finished" and not summary["data"]["changed"]
+
+
+def test_drawn_data_have_a_fingerprint_too(prepared):
+    small = ("denoiser=mlp", "data.train_size=50", "data.val_size=10", "data.test_size=20")
+    one = execute(prepared("data=ring", *small, path="a"))
+    other = execute(prepared("data=ring", "data.std=0.2", *small, path="b"))
+    assert one["data"]["fingerprint"] != other["data"]["fingerprint"]
+    assert one["data"]["n"] == {"train": 50, "val": 10, "test": 20}

@@ -1,0 +1,180 @@
+"""A run that is not finite any more: stopped, recorded as diverged, counted by the report."""
+
+import json
+import math
+import subprocess
+
+import pytest
+import torch
+
+from tests.run.commands import command, environment
+from triptych.errors import Diverged
+from triptych.models.diffusion import Diffusion
+from triptych.run.checkpoints import read_checkpoint
+from triptych.run.directory import RunDirectory
+from triptych.run.execute import execute
+
+
+def strict(path) -> dict:
+    """JSON that has no words of JavaScript's in it."""
+
+    def refuse(word: str):
+        raise ValueError(word)
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def spoil(monkeypatch, method: str, at: int, value: float = math.nan) -> None:
+    """The ``at``-th result of the model's ``method``, and all later ones, are multiplied by ``value``."""
+    original, calls = getattr(Diffusion, method), []
+
+    def spoilt(self, *arguments):
+        calls.append(1)
+        found = original(self, *arguments)
+        if len(calls) < at:
+            return found
+        if method == "elbo":
+            found.diffusion.mul_(value)
+            return found
+        return found * value
+
+    monkeypatch.setattr(Diffusion, method, spoilt)
+
+
+def is_finite(run) -> bool:
+    return all(
+        v.isfinite().all() for v in read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"].values()
+    )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("extra", [(), ("data.val_size=0",)], ids=["validated", "not validated"])
+def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(prepared, monkeypatch, value, extra):
+    run = prepared("trainer.max_steps=50", *extra)
+    spoil(monkeypatch, "loss", 5, value)
+    with pytest.raises(Diverged, match="diverged at step 5: the loss is not finite"):
+        execute(run)
+    summary = strict(run / "summary.json")
+    assert (summary["status"], summary["step"], run.status) == ("diverged", 5, "diverged")
+    assert "the loss" in summary["error"] and "test" not in summary
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 3 and is_finite(run)
+
+
+def test_weights_that_are_not_finite_are_never_saved(prepared, monkeypatch):
+    """The step that makes them has a loss that is finite; its checkpoint would be due at once."""
+    run = prepared("data.val_size=0", "trainer.val_check_interval=2")
+    original = torch.optim.AdamW.step
+
+    def step(self, *arguments, **keywords):
+        found = original(self, *arguments, **keywords)
+        taken = next(iter(self.state.values()))["step"]
+        if int(taken) == 4:
+            self.param_groups[0]["params"][0].data.fill_(math.inf)
+        return found
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(Diverged, match="diverged at step 4: a weight"):
+        execute(run)
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 2 and is_finite(run)
+
+
+def test_a_bound_that_is_not_finite_in_validation_or_at_the_test_counts(prepared, monkeypatch):
+    with monkeypatch.context() as patch:
+        spoil(patch, "elbo", 1)  # of the first validation, after three steps
+        with pytest.raises(Diverged, match="step 3: the validation bound"):
+            execute(prepared(path="a"))
+    with monkeypatch.context() as patch:
+        spoil(patch, "elbo", 2, math.inf)
+        run = prepared("data.val_size=0", path="b")
+        with pytest.raises(Diverged, match="step 6: the bound of the test set"):
+            execute(run)
+    assert strict(run / "summary.json")["stage"] == "test" and is_finite(run)
+
+
+def test_on_a_device_that_is_not_waited_for_the_step_is_the_same(prepared, monkeypatch):
+    """The loss is read at logged steps alone, as on a GPU; the step told is the first that was not finite."""
+    from triptych.callbacks import stopping
+
+    read: list[int] = []
+    original = stopping.Stop._note
+
+    class Elsewhere(torch.Tensor):
+        @property
+        def device(self):
+            return torch.device("meta")
+
+        def __int__(self):
+            read.append(1)
+            return int(self.as_subclass(torch.Tensor))
+
+    def note(self, finite, step, kind=0):
+        original(self, finite, step, kind)
+        self._bad = self._bad.as_subclass(Elsewhere)
+
+    monkeypatch.setattr(stopping.Stop, "_note", note)
+    spoil(monkeypatch, "loss", 5)
+    run = prepared("data.val_size=0", "trainer.val_check_interval=100", "trainer.log_every_n_steps=8",
+                   "trainer.max_steps=50")  # fmt: skip
+    with pytest.raises(Diverged, match="diverged at step 5: the loss"):
+        execute(run)
+    assert len(read) == 1, "once, at step 8"
+
+
+def test_the_same_command_says_that_it_diverged_and_how_to_go_on(prepared, monkeypatch):
+    with monkeypatch.context() as patch:
+        spoil(patch, "loss", 5)
+        with pytest.raises(Diverged):
+            execute(prepared())
+    with pytest.raises(Diverged, match=r"diverged before at step 5: the loss.*force=true.*retry=true"):
+        prepared()
+    assert execute(prepared("retry=true"))["status"] == "finished"  # from step 3, this time undisturbed
+
+
+def test_strict_json_whatever_is_written(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.write("summary.json", {"a": math.nan, "b": [math.inf, (1.5, -math.inf)], "c": {"d": math.nan}})
+    assert strict(tmp_path / "summary.json") == {"a": None, "b": [None, [1.5, None]], "c": {"d": None}}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_divergence_has_its_own_exit_code_alone_and_in_a_sweep(root):
+    """A decay under which the weights leave the range of floats within a few steps, in reality."""
+    wild = "optimizer.weight_decay=1e36,0.01"
+    done = subprocess.run(
+        command("-m", "name=s", wild, "seed=1,2"), capture_output=True, text=True, env=environment(root)
+    )
+    assert done.returncode == 3, done.stderr
+    assert "2 of 2 seeds" in done.stdout and "diverged" in done.stdout, done.stdout
+    again = subprocess.run(
+        command("-m", "name=s", wild, "seed=1,2"), capture_output=True, text=True, env=environment(root)
+    )
+    assert again.returncode == 3 and again.stderr.count("diverged before at step") == 2, again.stderr
+    line = command("name=one", "optimizer.weight_decay=1e36")
+    for said in ("diverged at step", "diverged before at step"):
+        alone = subprocess.run(line, capture_output=True, text=True, env=environment(root))
+        assert alone.returncode == 3 and said in alone.stderr, alone.stderr
+        assert len(alone.stderr.splitlines()) == 1, alone.stderr
+    for path in root.rglob("summary.json"):
+        strict(path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_all_processes_agree_on_a_loss_that_only_one_has_seen(root):
+    from tests.run.hooks import hook
+
+    code = """
+    from triptych.models.diffusion import Diffusion
+    original, calls = Diffusion.loss, []
+    def loss(self, batch, step, rank, world):
+        calls.append(1)
+        found = original(self, batch, step, rank, world)
+        return found * float("nan") if rank == 1 and len(calls) == 5 else found
+    Diffusion.loss = loss
+    """
+    line = command("name=many", "trainer=ddp_sim", "trainer.devices=2", "trainer.max_steps=50")
+    done = subprocess.run(line, capture_output=True, text=True, env=environment(root, **hook(root, code)))
+    assert done.returncode == 3 and "diverged at step 5: the loss" in done.stderr, done.stderr
+    run = RunDirectory(root / "logs" / "runs" / "many")
+    assert (run.summary() or {})["step"] == 5 and is_finite(run)

@@ -1,0 +1,194 @@
+"""A run from its directory: the contract, reproducibility, resuming."""
+
+import json
+
+import pytest
+import torch
+
+import triptych
+from triptych.errors import UserError
+from triptych.run.checkpoints import load_weights, read_checkpoint
+from triptych.run.execute import execute
+from triptych.run.reopen import reopen
+from triptych.run.untrusted import OWN
+
+
+def checkpoint(run):
+    return read_checkpoint(run / "checkpoints" / "last.ckpt")
+
+
+def weights(run) -> dict:
+    return checkpoint(run)["state_dict"]
+
+
+def test_the_directory_holds_what_it_promises(prepared):
+    run = prepared("objective=v", "seed=3")
+    summary = execute(run)
+    names = ("config.yaml", "provenance.json", "metrics.csv", "summary.json", "samples/final.png")
+    for name in (*names, "samples/trajectory.png"):
+        assert (run / name).is_file(), name
+    assert json.loads((run / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    assert summary["status"] == "finished" and summary["schema"] == 1
+    assert summary["overrides"] == ["objective=v", "seed=3"] and summary["choices"]["objective"] == "v"
+    # what torch itself takes is more than this, and no test takes more than that
+    assert 50 * 2**20 < summary["cost"]["memory"] < 64 * 2**30
+    sampler = run.config()["sampler"]
+    assert summary["cost"]["evaluations"] == sampler["steps"]  # ancestral: one call a step
+    assert summary["seed"] == 3 and summary["steps"] == 6 and summary["weights"] == "ema"
+    for split, n in (("test", 297), ("val", 150), ("train", 297)):
+        figures = summary[split]
+        assert figures["bpd"]["n"] == n
+        parts = sum(figures[f"bpd_{term}"]["mean"] for term in ("prior", "reconstruction", "diffusion"))
+        assert figures["bpd"]["mean"] == pytest.approx(parts, rel=1e-12)
+    assert len(summary["noise_levels"]["gamma"]) == len(summary["noise_levels"]["epsilon_mse"]) == 20
+
+
+def test_density_data_report_nats_and_the_gap_to_the_truth(prepared):
+    # the draws of the bound are controlled and those of the gap are not: few would differ by their noise
+    run = prepared(
+        *("experiment=ring", "trainer.max_steps=6", "trainer.val_check_interval=3", "samples.n=4"),
+        "bound.repeats=16",
+        path="ring",
+    )
+    test = execute(run)["test"]
+    assert test["nats_per_dim"]["n"] == 5000 and "bpd" not in test
+    assert test["entropy"]["mean"] == pytest.approx(1.123 / 2, abs=0.01)  # separated modes, per dimension
+    # bound = exact negative log-likelihood + gap, and the mean of the former is the entropy up to sampling
+    assert test["nats_per_dim"]["mean"] - test["gap"]["mean"] == pytest.approx(
+        test["entropy"]["mean"], abs=0.03
+    )
+    assert test["gap"]["mean"] > 0
+
+
+def test_the_same_seed_gives_the_same_figures_and_another_does_not(prepared):
+    first = execute(prepared("seed=1", path="a"))
+    again = execute(prepared("seed=1", path="b"))
+    other = execute(prepared("seed=2", path="c"))
+    assert first["test"] == again["test"] and first["train"] == again["train"]
+    assert first["test"] != other["test"]
+
+
+def test_objectives_start_from_the_same_weights(prepared):
+    from triptych.data.build import build_data
+    from triptych.run.model import build_model
+
+    states = []
+    for objective in ("x0", "epsilon", "score", "v", "velocity", "edm", "levels"):
+        config = prepared(f"objective={objective}", path=objective).config()
+        torch.manual_seed(config["seed"])
+        states.append(build_model(config, build_data(config)).denoiser.network.state_dict())
+    for state in states[1:]:
+        for name, value in states[0].items():
+            if name.startswith("last."):  # one output a dimension or one a level: zero in either case
+                assert not state[name].any() and not value.any()
+            else:
+                assert torch.equal(state[name], value), name
+
+
+def test_checkpoints_are_plain_data_with_raw_and_averaged_weights(prepared):
+    run = prepared()
+    execute(run)
+    loaded = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert loaded["triptych"]["config"] == run.config()
+    average = loaded["callbacks"]["EMA"]["average"]
+    assert loaded["callbacks"]["EMA"]["updates"] == 6
+    trained = [n for n in average if not torch.equal(average[n], loaded["state_dict"][n])]
+    assert trained, "after six steps the average is not the raw weights"
+    assert not any("accounting" in n for n in average)
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_reopening_finds_model_and_data_from_the_checkpoint_alone(prepared, weights):
+    run = prepared("objective=levels")
+    execute(run)
+    opened = reopen(str(run / "checkpoints" / "last.ckpt"), weights)
+    source = checkpoint(run)
+    expected = source["state_dict"] if weights == "raw" else source["callbacks"]["EMA"]["average"]
+    for name, value in opened.model.denoiser.named_parameters():
+        assert torch.equal(value, expected[f"denoiser.{name}"])
+
+
+def test_a_finished_run_is_returned_and_not_run_again(prepared):
+    run = prepared()
+    first = execute(run)
+    stamp = (run / "summary.json").stat().st_mtime_ns
+    assert execute(prepared()) == json.loads(json.dumps(first))
+    assert (run / "summary.json").stat().st_mtime_ns == stamp
+
+
+def test_another_configuration_is_refused_and_force_keeps_the_old_directory(prepared, root):
+    run = prepared("seed=1")
+    execute(run)
+    with pytest.raises(UserError, match=r"seed: 1 -> 2"):
+        prepared("seed=2")
+    fresh = prepared("seed=2", "force=true")
+    assert fresh.status == "interrupted" and fresh.config()["seed"] == 2
+    aside = [p for p in run.path.parent.iterdir() if p != run.path]
+    assert len(aside) == 1 and (aside[0] / "summary.json").is_file()
+
+
+def test_two_processes_cannot_hold_one_directory(prepared):
+    run = prepared()
+    with run.lock(), pytest.raises(UserError, match=r"another process is at work here \(.* pid \d+\)"):
+        execute(run)
+
+
+def test_weights_that_do_not_exist_are_refused(prepared):
+    run = prepared("callbacks.ema=null")
+    execute(prepared("callbacks.ema=null", "weights=raw", path="raw"))
+    with pytest.raises(UserError, match="weights=raw is accepted"):
+        execute(run)
+    model = torch.nn.Linear(1, 1)
+    with pytest.raises(UserError, match="ema, raw"):
+        load_weights(model, {"state_dict": {}}, "average")
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (["schedule.gamma_min=7", "schedule.gamma_max=-9"], "schedule.gamma_min=7"),
+        (["data=folder", "data.root=/nowhere"], "data.root"),
+        (["trainer.accelerator=gpu"], "trainer.accelerator=gpu: "),
+        (["measures.n=8", "measures.over=foo", "measures.values=[1]"], "measures.over=foo"),
+        (["measures.n=8"], "measures.classifier=null"),
+        (["callbacks.ema=null"], "callbacks.ema=null"),
+        (["likelihood=ode_images", "guidance=classifier_free"], "likelihood with a guidance"),
+        (["denoiser.network.width=999999999"], "denoiser.network: "),
+        (["denoiser.network.width=400000"], "denoiser.network: "),
+    ],
+)
+def test_a_run_that_is_refused_before_its_first_step_leaves_no_directory(
+    root, tiny, monkeypatch, asked, words
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    keys = {one.split("=")[0] for one in asked}
+    own = [one for one in tiny if one.split("=")[0] not in keys]
+    with pytest.raises(UserError, match=words) as caught:
+        triptych.train([*own, "logger=csv", "name=n", *asked])
+    assert "\n" not in str(caught.value)
+    assert not (root / "logs" / "runs" / "n").exists()
+
+
+def test_what_was_in_its_directory_before_stays_there(root, tiny):
+    folder = root / "logs" / "runs" / "n"
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="callbacks.ema"):
+        triptych.train([*tiny, "logger=csv", "name=n", "callbacks.ema=null"])
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_that_has_a_checkpoint_is_kept_when_it_cannot_be_built_again(prepared, monkeypatch):
+    from tests.run.test_loggers import stop_after
+    from triptych.run import execute as module
+
+    stop_after(monkeypatch, run := prepared(), 4)
+    monkeypatch.setenv(OWN, str(run.path))
+
+    def refuse(*_, **__):
+        raise UserError("data.root=/mnt: not mounted; mount it")
+
+    monkeypatch.setattr(module, "build_experiment", refuse)
+    with pytest.raises(UserError, match="not mounted"):
+        execute(run)
+    assert run.checkpoints() and run.status == "failed" and run.config()

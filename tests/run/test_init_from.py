@@ -1,0 +1,125 @@
+"""``init_from=``: the weights of another run, counted; the rest of the run is its own."""
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from triptych.data.fingerprint import Fingerprint
+from triptych.errors import UserError
+from triptych.run.changed import remember
+from triptych.run.checkpoints import averages, read_checkpoint
+from triptych.run.directory import RunDirectory
+from triptych.run.execute import execute
+from triptych.run.initialization import initialise, read_initial
+
+STILL = ("optimizer.lr=1e-30", "optimizer.weight_decay=0")  # so small that no single precision weight moves
+FEW = ("trainer.max_steps=2", "trainer.val_check_interval=2", "bound.repeats=1", "samples.n=0")
+RING = ("data=ring", "denoiser=mlp", "data.test_size=50", "data.train_size=500", "data.val_size=50", *FEW)
+
+
+def test_what_matches_is_taken_and_all_of_it_is_accounted(tmp_path, capsys):
+    """Of six tensors three match; a constant without parameters beside it is the run's own."""
+
+    class Constant(nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.register_buffer("beta", torch.full((3,), value))
+
+    def model(value, width, **more):
+        layers = {"a": nn.Linear(2, 3), "b": nn.Linear(3, width), "norm": nn.BatchNorm1d(3, affine=True)}
+        return nn.ModuleDict(layers | {"schedule": Constant(value)} | more)
+
+    theirs, ours = model(1.0, 5, old=nn.Linear(1, 1)), model(2.0, 4, new=nn.Linear(1, 1))
+    theirs["norm"].running_mean.fill_(7.0)
+    average = {"a.weight": torch.full((3, 2), 9.0)}
+    found = {
+        "state_dict": theirs.state_dict(),
+        "callbacks": {"EMA": {"name": "sigma_rel_0.05", "average": average, "others": {}}},
+        "global_step": 12,
+        "triptych": {"config": {"weights": "ema"}},
+    }
+    run = RunDirectory(tmp_path)
+    with pytest.raises(UserError, match=r"^init_from=/x: 7 of 11 tensors fit .*init_partial=true takes"):
+        initialise(run, {"init_from": "/x"}, ours, found)
+    assert not (ours["a"].weight == 9).any()
+    initialise(run, {"init_from": "/x", "init_partial": True}, ours, found)
+    assert (ours["a"].weight == 9).all() and torch.equal(ours["a"].bias, theirs["a"].bias)
+    assert (ours["norm"].running_mean == 7).all() and (ours["schedule"].beta == 2).all()
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == (
+        "init_from=/x: 7 of 11 tensors taken (step 12, weights sigma_rel_0.05); "
+        "2 of another shape (b.weight (5, 3) there, (4, 3) here, b.bias (5,) there, (4,) here); "
+        "2 not there (new.weight, new.bias); 2 there not used (old.weight, old.bias)"
+    )
+    told = run.provenance()["init_from"]
+    assert len(told["taken"]) == 7 and told["missing"] == ["new.weight", "new.bias"] and told["step"] == 12
+    with pytest.raises(UserError, match=r"^init_from=/x: 0 of 2 tensors fit .*2 of another.*same network"):
+        initialise(
+            run, {"init_from": "/x", "init_partial": True}, nn.ModuleDict({"a": nn.Linear(7, 7)}), found
+        )
+
+
+def test_a_run_begins_with_the_weights_by_which_the_other_reports(prepared, capsys, root):
+    execute(source := prepared(*RING, "trainer.max_steps=4", path="source"))
+    average = next(iter(averages(read_checkpoint(source / "checkpoints" / "last.ckpt")).values()))
+    capsys.readouterr()
+    run = prepared(*RING, *STILL, f"init_from='{source.path}'", "seed=2", path="whole")
+    execute(run)
+    found = read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+    assert all(torch.equal(found[name], value) for name, value in average.items())
+    n = len(average)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == f"init_from={source.path}: {n} of {n} tensors taken (step 4, weights sigma_rel_0.05)"
+    # which is part of what the run is
+    with pytest.raises(UserError, match=r"holds another run .*init_from: "):
+        prepared(*RING, *STILL, "seed=2", path="whole")
+    with pytest.raises(UserError, match=r"^init_from=.*: trained=\.\.\. trains nothing"):
+        prepared(f"trained='{source.path}'", f"init_from='{source.path}'", path="c")
+    assert not (root / "logs" / "runs" / "c").exists()
+
+
+def test_refusals_at_the_door(prepared, root):
+    with pytest.raises(UserError, match=r"^init_from=/nowhere: no such file; a run's directory or"):
+        prepared("init_from=/nowhere", path="a")
+    foreign = root / "foreign.ckpt"
+    torch.save({"state_dict": {}}, foreign)
+    with pytest.raises(UserError, match=r"^init_from=.*foreign.ckpt: not written by triptych"):
+        prepared(f"init_from='{foreign}'", path="b")
+    other = prepared(path="unfinished")
+    with pytest.raises(UserError, match=r"^init_from=.*unfinished: the run there is interrupted; finish it"):
+        prepared(f"init_from='{other.path}'", path="c")
+    assert not any((root / "logs" / "runs" / name).exists() for name in "abc")
+
+
+def test_weights_that_have_seen_the_test_set_are_refused(monkeypatch):
+    def data(name: str, **items: list[int]) -> Fingerprint:
+        found = {split: torch.tensor(i) for split, i in items.items()}
+        return Fingerprint(name, name, {split: len(i) for split, i in items.items()}, found)
+
+    theirs = data("x", train=[1, 2, 3], val=[4], test=[5])
+    found = {"triptych": {"data": remember(theirs, None)}}
+    monkeypatch.setattr("triptych.run.checkpoints.read_checkpoint", lambda path: found)
+    with pytest.raises(UserError, match=r"data: 1 of the 2 items of split=test are ones that this model was"):
+        read_initial({"init_from": "/x"}, data("y", train=[1, 5], val=[4], test=[3, 6]))
+    ours = data("z", train=[7, 8], val=[9], test=[10])
+    assert read_initial({"init_from": "/x"}, ours) is found
+    # and what they had seen is remembered, over a resume too
+    kept = remember(ours, None) | {"items": remember(ours, found["triptych"]["data"])["items"]}
+    again = remember(ours, kept)
+    assert again["items"]["train"].tolist() == [1, 2, 3, 7, 8] and not again["changed"]
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_does_not_ask_for_the_weights_again(prepared):
+    from tests.run.test_loggers import stop_after
+
+    execute(source := prepared(*RING, path="source"))
+    asked = (*RING, f"init_from='{source.path}'", "trainer.max_steps=4")
+    whole = execute(prepared(*asked, path="whole"))
+    run = prepared(*asked, path="stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, run, 3)
+    shutil.rmtree(source.path)
+    assert execute(prepared(*asked, path="stopped"))["test"] == whole["test"]  # the same command typed again

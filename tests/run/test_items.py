@@ -1,0 +1,106 @@
+"""items.npz: the bound of each test item, whole, safe to read, and equal on any number of processes."""
+
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+
+from tests.run.commands import command
+from triptych.diffusion.bound import Elbo
+from triptych.models.accounting import Accounting
+from triptych.run.execute import execute
+
+NAMES = ["index", "total", "prior", "reconstruction", "diffusion", "draw_variance"]
+N = 13  # odd, and no multiple of 2 or 3
+
+
+def read(path):
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def test_a_run_keeps_each_test_item(prepared):
+    run = prepared("bound.repeats=3")
+    summary = execute(run)
+    found = read(run / "items.npz")
+    assert sorted(found) == sorted(NAMES)
+    assert found["index"].dtype == np.int64 and (found["index"] == np.arange(297)).all()
+    assert all(found[name].dtype == np.float64 and found[name].shape == (297,) for name in NAMES[1:])
+    test = summary["test"]
+    for name in NAMES[1:5]:
+        figure = test["bpd"] if name == "total" else test[f"bpd_{name}"]
+        assert found[name].mean() == pytest.approx(figure["mean"], rel=1e-12)
+        assert found[name].std(ddof=1) / math.sqrt(297) == pytest.approx(figure["stderr"], rel=1e-9)
+    assert (found["draw_variance"] > 0).all()
+    assert test["bpd"]["draw_stderr"] == pytest.approx(
+        math.sqrt(found["draw_variance"].sum()) / 297, rel=1e-12
+    )
+    total = found["prior"] + found["reconstruction"] + found["diffusion"]
+    np.testing.assert_allclose(found["total"], total, rtol=1e-12)
+    json.dumps(summary, allow_nan=False)
+
+
+def test_one_draw_has_no_draw_error(prepared):
+    run = prepared("bound.repeats=1")
+    summary = execute(run)
+    assert "draw_stderr" not in summary["test"]["bpd"]
+    assert np.isnan(read(run / "items.npz")["draw_variance"]).all()
+    json.dumps(json.loads((run / "summary.json").read_text()), allow_nan=False)
+
+
+def terms():
+    generator = torch.Generator().manual_seed(0)
+    return 50 * torch.rand(4, N, generator=generator, dtype=torch.float64)
+
+
+def share(rank, world, folder):
+    """One process's items, counted and reduced over gloo."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world
+    )
+    accounting = Accounting(dims=3, discrete=True)
+    accounting.expect(N)
+    for at in torch.arange(rank, N, world).flip(0).split(2):  # in an order of its own, in small batches
+        prior, reconstruction, diffusion, variance = terms()[:, at]
+        accounting.update(Elbo(prior, reconstruction, diffusion), index=at, variance=variance)
+    found = accounting.compute()
+    torch.save((found.per_item, found.figures), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_table_is_that_of_one_process_to_the_last_digit(world, tmp_path):
+    multiprocessing.start_processes(share, (world, str(tmp_path)), nprocs=world, start_method="fork")
+    prior, reconstruction, diffusion, variance = terms()
+    alone = Accounting(dims=3, discrete=True)
+    alone.expect(N)
+    alone.update(Elbo(prior, reconstruction, diffusion), index=torch.arange(N), variance=variance)
+    single = alone.compute()
+    expected = (prior + reconstruction + diffusion) / (3 * math.log(2))
+    torch.testing.assert_close(single.per_item[1][:, 0], expected)
+    torch.testing.assert_close(single.per_item[1][:, 4], variance / (3 * math.log(2)) ** 2)
+    for rank in range(world):
+        (index, rows), found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert torch.equal(index, torch.arange(N))
+        assert torch.equal(rows, single.per_item[1])
+        assert found["bpd"] == pytest.approx(single.figures["bpd"], rel=1e-14)
+        assert found["bpd"]["n"] == N
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 3])
+def test_evaluating_on_several_processes_gives_the_runs_own_items(root, devices):
+    from tests.run.test_ddp import run
+
+    run(command("name=one"), root)
+    folder = root / "logs" / "runs" / "one"
+    line = [sys.executable, "-m", "triptych.cli.evaluate", f"ckpt={folder}/checkpoints/last.ckpt"]
+    run([*line, f"devices={devices}", "batch_size=64", f"items={root}/items.npz"], root)
+    here, there = read(root / "items.npz"), read(folder / "items.npz")
+    assert (here["index"] == there["index"]).all()
+    for name in NAMES[1:]:
+        np.testing.assert_allclose(here[name], there[name], rtol=2e-5)

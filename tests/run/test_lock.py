@@ -1,0 +1,99 @@
+"""One process at a time in a directory, also where the file system has no locks."""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from triptych.errors import Busy
+from triptych.run.directory import RunDirectory
+from triptych.run.lock import INSTEAD, SILENT
+
+WITHOUT = """
+import fcntl, os, sys, time
+def flock(*_):
+    raise OSError({number}, os.strerror({number}))
+fcntl.flock = flock
+from triptych.run.directory import RunDirectory
+with RunDirectory(sys.argv[1]).lock({patience}):
+    print("held", flush=True)
+    time.sleep({seconds})
+"""
+
+
+@pytest.fixture(params=[errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS])
+def without_flock(monkeypatch, request):
+    """A file system that knows no flock, as some of Lustre's and NFS's."""
+
+    def refuse(*_):
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    return request.param
+
+
+def other(folder, number: int = errno.EOPNOTSUPP, seconds: float = 60.0, patience: float = 0.0):
+    code = textwrap.dedent(WITHOUT).format(number=number, seconds=seconds, patience=patience)
+    return subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
+
+
+def test_without_flock_a_directory_is_still_held_by_one(tmp_path, without_flock):
+    run = RunDirectory(tmp_path)
+    with run.lock():
+        assert run.holder() == json.loads((tmp_path / INSTEAD).read_text())["owner"]
+        with (
+            pytest.raises(Busy, match=rf"another process is at work here \(.* pid {os.getpid()}\)"),
+            run.lock(),
+        ):
+            pass
+    assert run.holder() is None and not (tmp_path / INSTEAD).exists()
+    with run.lock():
+        pass
+
+
+def test_without_flock_a_killed_owner_holds_nothing(tmp_path, without_flock):
+    run, process = RunDirectory(tmp_path), other(tmp_path, without_flock)
+    assert process.stdout and process.stdout.readline() == "held\n"
+    with pytest.raises(Busy, match=f"pid {process.pid}"), run.lock():
+        pass
+    process.kill()
+    process.wait()
+    assert run.holder() is None
+    with run.lock():
+        pass
+
+
+def test_a_number_that_another_process_has_now_is_not_its_owner(tmp_path, without_flock):
+    record = {"owner": "me", "host": socket.gethostname(), "pid": os.getpid(), "began": "1"}
+    (tmp_path / INSTEAD).write_text(json.dumps(record))
+    with RunDirectory(tmp_path).lock():
+        pass
+
+
+def test_an_owner_on_another_machine_counts_while_it_gives_signs_of_life(tmp_path, without_flock):
+    run, path = RunDirectory(tmp_path), tmp_path / INSTEAD
+    (tmp_path / ".lock").touch()
+    path.write_text(json.dumps({"owner": "her@elsewhere pid 1", "host": "elsewhere", "pid": 1, "began": "1"}))
+    assert run.holder() == "her@elsewhere pid 1"
+    with pytest.raises(Busy, match="her@elsewhere"), run.lock():
+        pass
+    os.utime(path, (time.time() - SILENT - 1,) * 2)
+    assert run.holder() is None
+    with run.lock():
+        pass
+
+
+def test_of_many_that_find_a_dead_owner_one_gets_the_directory(tmp_path):
+    dead = {"owner": "x", "host": socket.gethostname(), "pid": os.getpid(), "began": "1", "token": ""}
+    (tmp_path / INSTEAD).write_text(json.dumps(dead))
+    crowd = [other(tmp_path, seconds=4.0) for _ in range(4)]
+    held = [process.communicate(timeout=60)[0] for process in crowd]
+    assert sorted(held) == ["", "", "", "held\n"]
+    assert not list(tmp_path.glob(f"{INSTEAD}*"))

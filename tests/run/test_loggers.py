@@ -1,0 +1,325 @@
+"""TensorBoard and MLflow have the names, steps and figures of metrics.csv."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+
+import pytest
+
+from tests.run.test_wandb import TIMES, table
+from triptych.cli.arguments import as_hydra_wants
+from triptych.errors import UserError
+from triptych.run.directory import RunDirectory
+from triptych.run.execute import execute
+from triptych.run.log_content import figures
+from triptych.run.loggers import Guarded
+from triptych.run.metrics import MetricsCsv
+from triptych.run.mlflow import MLflow, address
+
+SINGLE = 1e-6  # the precision of TensorBoard's scalars
+BOTH = "logger=[tensorboard,mlflow]"
+
+
+def scalars(folder) -> dict[str, dict[int, float]]:
+    """{name: {step: value}} of all event files, by TensorBoard's own reader; no step stands twice."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0})
+    found.Reload()
+    read = {}
+    for name in found.Tags()["scalars"]:
+        events = found.Scalars(name)
+        assert [e.step for e in events] == sorted(e.step for e in events), name
+        read[name] = by_step(name, [(e.step, e.value) for e in events])
+    return read
+
+
+def by_step(name: str, points: list[tuple[int, float]]) -> dict[int, float]:
+    """{step: value}; a step that stands twice, of a run that went on, has one value."""
+    read = dict(sorted(points))
+    assert name in TIMES or all(read[step] == value for step, value in points), name
+    return read
+
+
+def by_name(rows) -> dict[str, dict[int, float]]:
+    """metrics.csv as {name: {step: value}}."""
+    names = dict.fromkeys(name for row in rows.values() for name in row)
+    return {name: {step: row[name] for step, row in rows.items() if name in row} for name in names}
+
+
+def check(run, theirs: dict[str, dict[int, float]], precision: float) -> None:
+    """Theirs are the table's figures and, in its last row, those of the summary, with their errors."""
+    rows, last = by_name(table(run.path)), max(table(run.path))
+    final = {k: float(v) for k, v in figures(run.summary()).items() if isinstance(v, int | float)}
+    assert "test/bpd_stderr" in final and "final/val_bpd_stderr" in final
+    assert set(theirs) == set(rows) | set(final)
+    for name, row in rows.items():
+        told = dict(theirs[name])
+        assert [*told] == [*row] or name in final, name
+        if name not in TIMES:
+            assert {step: told[step] for step in row} == pytest.approx(row, rel=precision), name
+    for name, value in final.items():
+        rounded = SINGLE if last in rows.get(name, {}) else precision  # Lightning logs single precision
+        assert theirs[name][last] == pytest.approx(value, rel=rounded), name
+
+
+def stop_after(monkeypatch, run, at: int) -> None:
+    """The first execution ends after step ``at``, between two checkpoints, as by a kill."""
+    from triptych.run.checkpointing import Keep
+
+    after_a_step = Keep.on_train_batch_end
+
+    def then_fail(keep, trainer, *rest):
+        after_a_step(keep, trainer, *rest)
+        if trainer.global_step == at:
+            raise RuntimeError("an accident")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="an accident"):
+        patch.setattr(Keep, "on_train_batch_end", then_fail)
+        execute(run)
+    (run / "summary.json").unlink()
+
+
+def check_hyperparameters_and_pictures(run) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+
+    events = EventAccumulator(str(run / "tensorboard"), {"images": 0})
+    events.Reload()
+    content = events.summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
+    said = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert said["optimizer.lr"].number_value == run.config()["optimizer"]["lr"]
+    assert said["objective"].string_value == "epsilon" and said["seed"].number_value == 1
+    assert {*events.Tags()["images"]} == {"samples", "samples/final", "samples/trajectory"}
+
+
+def of_mlflow(run) -> tuple[object, dict[str, dict[int, float]]]:
+    """MLflow's run, found by the id that the directory keeps, and its whole history."""
+    from mlflow import MlflowClient
+
+    known = json.loads((run / "mlflow.json").read_text())
+    client = MlflowClient(tracking_uri=known["tracking_uri"])
+    found = client.get_run(known["run_id"])
+    assert len(client.search_runs([found.info.experiment_id])) == 1
+    read = {}
+    for name in found.data.metrics:
+        history = client.get_metric_history(known["run_id"], name)
+        read[name] = by_step(name, [(one.step, one.value) for one in history])
+    return found, read
+
+
+def test_a_run_that_goes_on_is_one_run_in_both(prepared, monkeypatch, root):
+    run = prepared(BOTH, "trainer.max_steps=12", csv=False)
+    stop_after(monkeypatch, run, 8)
+    assert scalars(run) and max(scalars(run)["train/loss"]) < 8
+    assert execute(run)["status"] == "finished"
+    check(run, scalars(run.path), SINGLE)
+    check_hyperparameters_and_pictures(run)
+    found, read = of_mlflow(run)
+    check(run, read, 1e-12)
+    assert found.info.status == "FINISHED" and found.data.tags["mlflow.runName"] == "tiny"
+    assert found.data.params["optimizer.lr"] == str(run.config()["optimizer"]["lr"])
+    assert found.data.params["objective"] == "epsilon" and found.data.params["seed"] == "1"
+    assert (root / "logs" / "mlflow.db").is_file() and [
+        *(root / "logs").rglob("mlflow-artifacts/**/final.png")
+    ]
+
+
+class Stub:
+    """A logger that raises where it is told to, or as often."""
+
+    title, pauses = "Stub", (0.0, 0.0)
+    fails: dict[str, int] = {}
+
+    def __init__(self):
+        self.taken: list[int] = []
+        self.may("start")
+
+    def may(self, moment: str) -> None:
+        if self.fails.get(moment, 0):
+            self.fails[moment] -= 1
+            raise OSError("broken pipe")
+
+    def log_metrics(self, metrics, step):
+        self.may("log")
+        self.taken.append(step)
+
+    def finish(self, *_):
+        self.may("finish")
+
+
+@pytest.fixture
+def stub(tmp_path, monkeypatch):
+    """``stub(start=9)``: what the logger raises as often, while five rows are logged; its Guarded."""
+
+    def log(**fails: int) -> Guarded:
+        monkeypatch.setattr(Stub, "fails", fails)
+        rows = MetricsCsv(tmp_path / "metrics.csv")
+        logger = Guarded(Stub, rows)
+        for step in range(5):
+            for one in (rows, logger):
+                one.log_metrics({"train/loss": 1.0}, step)
+        logger.close({"test": {}})
+        return logger
+
+    return log
+
+
+@pytest.mark.parametrize("moment", ["start", "log", "finish"])
+def test_whatever_a_logger_raises_is_a_line(stub, capsys, moment):
+    assert stub(**{moment: 9}).lost
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("Stub is left out from here on (broken pipe)") and "metrics.csv" in line
+
+
+def test_a_failure_that_passes_is_tried_again(stub, capsys):
+    """A database that another run of the sweep holds locked for a moment."""
+    assert stub(start=2, log=1, finish=2).logger.taken == [*range(5)]
+    assert not capsys.readouterr().err
+
+
+def test_a_package_that_is_not_there_is_refused_at_the_door(prepared, monkeypatch):
+    from triptych.config import schema
+
+    monkeypatch.setattr(schema, "find_spec", lambda name: None)
+    for name in ("tensorboard", "mlflow"):
+        with pytest.raises(UserError, match=rf"logger={name}: .*pip install 'triptych\[loggers\]'"):
+            prepared(f"logger={name}", csv=False)
+
+
+def test_a_directory_that_was_sent_to_us_does_not_say_where_mlflow_writes(
+    prepared, monkeypatch, capsys, root
+):
+    asked = f"sqlite:///{root}/elsewhere.db"
+    run = prepared("logger=mlflow", f"logger.mlflow.tracking_uri={asked}", csv=False)
+    node = run.config()["logger"]["mlflow"]
+    assert address(node, run.config(), run) is None
+    assert f"MLFLOW_TRACKING_URI={asked}" in capsys.readouterr().err
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", asked)
+    assert address(node, run.config(), run) == asked
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setenv("TRIPTYCH_OWN", str(run.path))
+    assert address(node, run.config(), run) == asked
+
+
+def test_an_address_with_a_password_is_refused_before_it_is_recorded(prepared, root):
+    address = "postgresql://me:secret@host/db"
+    with pytest.raises(UserError, match=r"tracking_uri=postgresql://\*\*\*@host/db: .*MLFLOW_TRACKING_URI"):
+        prepared("logger=mlflow", f"logger.mlflow.tracking_uri={address}", csv=False)
+    assert not (root / "logs").exists()
+
+
+def test_so_it_is_at_the_door_of_a_sweep():
+    """Which is recorded with its command, before there are runs."""
+    with pytest.raises(UserError, match=r"^logger\.mlflow\.tracking_uri=http://\*\*\*@host: a password"):
+        as_hydra_wants(["-m", "logger.mlflow.tracking_uri=http://me:secret@host", "seed=1,2"], "train")
+
+
+def test_of_an_address_the_record_has_no_password(prepared, monkeypatch, root):
+    """As MLFLOW_TRACKING_URI may have one."""
+    from mlflow import MlflowClient
+
+    run = prepared("logger=mlflow", csv=False)
+    monkeypatch.setattr(MLflow, "log_hyperparams", lambda *_: None)
+    client = MlflowClient(f"sqlite:///{root}/x.db")
+    monkeypatch.setattr("mlflow.tracking.MlflowClient", lambda uri: client)
+    MLflow(run, "http://me:secret@host:5000", "x")
+    assert json.loads((run / "mlflow.json").read_text())["tracking_uri"] == "http://***@host:5000"
+
+
+@pytest.mark.slow
+def test_tensorboards_server_has_the_figures_of_the_table(prepared, root):
+    """A real server on this machine, read over HTTP; the run has its directory's name."""
+    run = prepared("logger=tensorboard", csv=False)
+    execute(run)
+    line = [sys.executable, "-m", "tensorboard.main", "--logdir", str(root / "logs")]
+    line += ["--host", "127.0.0.1", "--port", "0"]
+    server = subprocess.Popen(line, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        said = next(text for text in server.stderr if "http://" in text)
+        url = re.search(r"http://[\w.]+:\d+/", said)[0] + "data/plugin/scalars/"
+
+        def get(what: str, **query: str):
+            with urllib.request.urlopen(f"{url}{what}?{urllib.parse.urlencode(query)}", timeout=60) as answer:
+                return json.load(answer)
+
+        until = time.monotonic() + 60
+        while not (tags := get("tags")):
+            assert time.monotonic() < until
+            time.sleep(0.5)
+        [(name, known)] = tags.items()
+        assert name == "runs/tiny/tensorboard"
+        read = {}
+        for tag in known:
+            rows = get("scalars", run=name, tag=tag)
+            read[tag] = {step: value for _, step, value in rows}
+            assert len(read[tag]) == len(rows)
+        check(run, read, SINGLE)
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+
+
+@pytest.mark.slow
+def test_a_server_has_the_figures_of_the_table(root, door):
+    """A real server on this machine; the command is killed once and typed again; read back over HTTP."""
+    import socket
+
+    from tests.run.commands import command, environment
+    from tests.run.test_wandb import kill_at_random_then_finish
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    line = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    line += ["--workers", "1", "--backend-store-uri", f"sqlite:///{root}/server.db"]
+    line += ["--default-artifact-root", str(root / "artifacts")]
+    quiet = environment(root, MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
+    server = subprocess.Popen(
+        line,
+        env=quiet,
+        cwd=root,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=1)
+                break
+            except OSError:
+                assert server.poll() is None
+                time.sleep(0.2)
+        folder = root / "logs" / "runs" / "mine"
+        long = ("trainer.max_steps=120", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5")
+        asked = [a.replace("logger=csv", "logger=mlflow") for a in command("name=mine", *long)]
+        there = environment(root, MLFLOW_TRACKING_URI=url)
+        kill_at_random_then_finish(asked, there, folder, 1)
+        run = RunDirectory(folder)
+        number = json.loads((run / "mlflow.json").read_text())["run_id"]
+
+        def get(what: str, **query: str) -> dict:
+            asked = urllib.parse.urlencode(query)
+            with urllib.request.urlopen(f"{url}/api/2.0/mlflow/{what}?{asked}", timeout=30) as answer:
+                return json.load(answer)
+
+        told = get("runs/get", run_id=number)["run"]
+        assert told["info"]["status"] == "FINISHED"
+        read = {}
+        for name in (metric["key"] for metric in told["data"]["metrics"]):
+            history = get("metrics/get-history", run_id=number, metric_key=name)["metrics"]
+            read[name] = by_step(name, [(int(one.get("step", 0)), float(one["value"])) for one in history])
+        check(run, read, 1e-12)
+        assert all(math.isfinite(v) for v in read["train/loss"].values())
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)

@@ -1,0 +1,92 @@
+"""A run whose directory is moved or deleted, and storage that refuses in other words than "full"."""
+
+import errno
+import os
+import resource
+import shutil
+
+import pytest
+import torch
+
+from triptych.errors import StorageError
+from triptych.run.directory import RunDirectory, write_atomic
+from triptych.run.execute import execute
+from triptych.run.progress import Progress
+from triptych.run.sampling.pictures import save
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["gone", "another in its place"])
+def test_nothing_is_written_where_the_lock_is_another(tmp_path, again):
+    run, aside = RunDirectory(tmp_path / "run"), tmp_path / "aside"
+    with run.lock():
+        run.write("summary.json", {})
+        run.path.rename(aside)
+        if again:
+            run.path.mkdir()  # by whoever types the name again
+            (run / ".lock").touch()
+        for name in ("summary.json", "checkpoints/last.ckpt"):
+            with pytest.raises(StorageError, match=r"run: moved or deleted while the run was at work there"):
+                write_atomic(run / name, "")
+    assert [p.name for p in run.path.iterdir()] == [".lock"] if again else not run.path.exists()
+    with run.lock():  # the next process
+        run.write("summary.json", {})
+
+
+def test_a_run_ends_when_its_directory_becomes_anothers(prepared, monkeypatch, root):
+    run = prepared("objective=v")
+    there: dict[str, bytes] = {}
+
+    def replaced(progress, trainer, *_):
+        if trainer.global_step == 2:
+            shutil.move(run.path, root / "aside")
+            shutil.copytree(root / "aside", run.path)  # by whoever types the name again
+            there.update({file.name: file.read_bytes() for file in run.path.iterdir() if file.is_file()})
+
+    monkeypatch.setattr(Progress, "on_train_batch_end", replaced)
+    with pytest.raises(StorageError, match="moved or deleted"):
+        execute(run)
+    assert {file.name: file.read_bytes() for file in run.path.iterdir() if file.is_file()} == there
+    assert not (run / "checkpoints").exists()
+    monkeypatch.undo()
+    assert execute(RunDirectory(root / "aside"))["choices"]["objective"] == "v"
+
+
+@pytest.mark.parametrize("number", [errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT])
+def test_storage_that_refuses_is_no_failure_of_the_run(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StorageError, match=os.strerror(number)):
+        write_atomic(tmp_path / "x", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_size_limit_stops_a_run_that_goes_on_without_it(prepared):
+    run = prepared()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(StorageError, match="File too large"):
+            execute(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert run.status == "interrupted" and not list(run.path.rglob(".*.tmp"))
+    assert execute(run)["status"] == "finished"
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path):
+    from triptych.data.digits import Digits
+
+    data = Digits(batch_size=8)
+    path = tmp_path / "samples" / "final.png"
+    save(torch.zeros(4, 1, 8, 8), data, path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(StorageError, match="File too large"):
+            save(torch.randn(64, 1, 8, 8), data, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ["final.png"]

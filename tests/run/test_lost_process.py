@@ -1,0 +1,150 @@
+"""One of several processes is killed, or fails: an interruption, or a failure with its own message."""
+
+import json
+import os
+import signal
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+
+from tests.run.commands import command, environment, start, wait_for
+from tests.run.hooks import hook
+from tests.run.test_kill import is_gone
+from triptych.errors import Interrupted
+from triptych.run.directory import RunDirectory
+from triptych.run.peers import Peers, is_broken_connection
+
+LONG = ("trainer=ddp_sim", "trainer.max_steps=400", "trainer.val_check_interval=20", "data.batch_size=48")
+
+
+def children(pid: int) -> list[int]:
+    """The processes that Lightning has started for ``pid``, by rank."""
+    found = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/children") as file:
+            found += [int(child) for child in file.read().split()]
+    return sorted(found)
+
+
+def lines(text: str) -> list[str]:
+    """Without Lightning's advice to those who log, and its greeting."""
+    known = (
+        "sync_dist",
+        "Initializing distributed",
+        "distributed_backend=",
+        "All distributed processes",
+        "---",
+    )
+    return [line for line in text.splitlines() if line.strip() and not any(word in line for word in known)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("moment", ["at its start", "in the fit"])
+def test_a_killed_process_is_an_interruption_told_in_one_line(root, moment):
+    line = command("name=many", *LONG, "trainer.devices=3")
+    folder = RunDirectory(root / "logs" / "runs" / "many")
+    process = start(line, root)
+    if moment == "in the fit":
+        wait_for((folder / "checkpoints" / "last.ckpt").exists, process)
+    started = wait_for(lambda: len(found := children(process.pid)) == 2 and found, process)
+    os.kill(started[1], signal.SIGKILL)
+    _, said = process.communicate(timeout=150)
+    assert process.returncode == 137, said
+    told = "interrupted: process 2 was killed (SIGKILL); type the same command to go on"
+    assert lines(said) == [told], said
+    assert folder.status == "interrupted" and not (folder / "summary.json").exists()
+    wait_for(lambda: all(map(is_gone, started)), None, 30.0)
+    short = command("name=many", *LONG, "trainer.devices=3")
+    done = subprocess.run(short, env=environment(root), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and folder.status == "finished", done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_error_of_another_process_is_the_runs_error(root):
+    code = """
+    from triptych.models.diffusion import Diffusion
+    original, calls = Diffusion.loss, []
+    def loss(self, batch, step, rank, world):
+        calls.append(1)
+        if rank == 1 and len(calls) == 5:
+            raise ValueError("the second one stumbles")
+        return original(self, batch, step, rank, world)
+    Diffusion.loss = loss
+    """
+    line = command("name=many", *LONG, "trainer.devices=2")
+    surroundings = environment(root, **hook(root, code))
+    done = subprocess.run(line, env=surroundings, capture_output=True, text=True, timeout=300)
+    folder = RunDirectory(root / "logs" / "runs" / "many")
+    told = "process 1: ValueError: the second one stumbles"
+    assert done.returncode == 1 and folder.status == "failed", done.stderr
+    assert (folder.summary() or {})["error"].startswith(told)
+    assert len(lines(done.stderr)) == 1 and lines(done.stderr)[0].startswith(f"error: {told}"), done.stderr
+    assert "the second one stumbles" in (folder / "train.log").read_text()
+    again = subprocess.run(line, env=environment(root), capture_output=True, text=True)
+    assert again.returncode == 1 and "retry=true" in again.stderr
+    retried = subprocess.run([*line, "retry=true"], env=environment(root), capture_output=True, text=True)
+    assert retried.returncode == 0, retried.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_first_process_that_waits_in_a_library_is_ended_from_beside(root):
+    """As under NCCL, where the loss of another process is not noticed: here it waits for nothing at all."""
+    code = """
+    import os, signal, time
+    from triptych.models.diffusion import Diffusion
+    original, calls = Diffusion.loss, []
+    def loss(self, batch, step, rank, world):
+        calls.append(1)
+        if len(calls) == 5:
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(300)
+        return original(self, batch, step, rank, world)
+    Diffusion.loss = loss
+    """
+    line = command("name=many", *LONG, "trainer.devices=2")
+    surroundings = environment(root, **hook(root, code))
+    done = subprocess.run(line, env=surroundings, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 128 + signal.SIGSEGV, done.stderr
+    assert lines(done.stderr) == [
+        "interrupted: process 1 was killed (SIGSEGV); type the same command to go on"
+    ]
+    assert not (root / "logs" / "runs" / "many" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    "text, broken",
+    [
+        (
+            "[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1",
+            True,
+        ),
+        ("NCCL error: remote process exited or there was a network error", True),
+        ("Broken pipe", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+        ("CUDA out of memory", False),
+    ],
+)
+def test_what_a_broken_connection_looks_like(text, broken):
+    assert is_broken_connection(RuntimeError(text)) is broken
+    assert not is_broken_connection(ValueError(text))
+
+
+def test_a_killed_process_is_an_interruption_with_its_number(tmp_path):
+    """The first process knows of a broken connection; exit codes say who was killed, and by what."""
+    peers = Peers(RunDirectory(tmp_path), lambda _: None)
+    peers.children = [SimpleNamespace(poll=lambda: None), SimpleNamespace(poll=lambda: -signal.SIGKILL)]
+    found = peers.reason(RuntimeError("gloo/transport/tcp/pair.cc:553] Connection closed by peer"))
+    assert isinstance(found, Interrupted) and (found.signal, found.lost) == (signal.SIGKILL, "process 2")
+    assert str(found) == "interrupted: process 2 was killed (SIGKILL); type the same command to go on"
+
+
+def test_an_error_left_by_an_earlier_launch_is_not_this_ones(tmp_path):
+    (tmp_path / ".error-1.json").write_text(json.dumps({"token": "an earlier one", "error": "old"}))
+    (tmp_path / ".error-2.json").write_text(json.dumps({"token": str(os.getpid()), "error": "new"}))
+    reason = Peers(RunDirectory(tmp_path), lambda _: None).reason(RuntimeError("gloo: connection closed"))
+    assert str(reason).startswith("process 2: new")

@@ -1,0 +1,96 @@
+"""Mixed precision and compiled networks: what trains may be quicker, what is reported is the same."""
+
+import pytest
+import torch
+
+from triptych.errors import UserError
+from triptych.models.diffusion import Diffusion
+from triptych.run.account import account_split
+from triptych.run.checkpoints import read_checkpoint
+from triptych.run.execute import execute
+from triptych.run.reopen import reopen
+from triptych.run.trainer import build_trainer
+
+FEW = ("trainer.max_steps=3", "trainer.val_check_interval=3", "samples.n=0", "bound.repeats=1")
+
+
+def test_bf16_trains_with_clipping_and_a_checkpoints_bound_is_of_no_precision(prepared, monkeypatch):
+    seen, loss = [], Diffusion.loss
+
+    def watched(self, *rest):
+        raw = []
+        hook = self.denoiser.network.register_forward_hook(lambda _, __, out: raw.append(out.dtype))
+        nats = loss(self, *rest)
+        hook.remove()
+        seen.append((raw[0], nats.dtype, self.trainer.optimizers[0].defaults["fused"]))
+        return nats
+
+    monkeypatch.setattr(Diffusion, "loss", watched)
+    run = prepared("trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1e-3", *FEW)
+    summary = execute(run)
+    assert seen == [(torch.bfloat16, torch.float32, False)] * 3  # what the network gives, what is summed
+    assert summary["gradient"]["clipped"] == 1.0 and summary["gradient"]["norm"]["median"] > 1e-3
+    opened = reopen(str(run / "checkpoints" / "last.ckpt"))
+    for precision in ("32-true", "bf16-mixed"):
+        opened.config["trainer"]["precision"] = precision
+        trainer = build_trainer(opened.config, None, [], False)
+        found = account_split(trainer, opened.model, opened.data, "val").figures
+        assert found["bpd"] == summary["val"]["bpd"], precision
+        assert found["bpd_diffusion"] == summary["val"]["bpd_diffusion"], precision
+
+
+def test_other_precisions_are_refused_at_the_door(prepared, root):
+    with pytest.raises(UserError, match="trainer.precision='?bf16-true'?: .*bf16-mixed.* is accepted"):
+        prepared("trainer.precision=bf16-true")
+
+
+def test_without_a_compiler_it_is_one_line_before_the_first_step(prepared, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("No working C++ compiler found\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda function: broken)
+    run = prepared("compile=true", *FEW)
+    with pytest.raises(UserError, match=r"^compile=true: .*\(No working C\+\+ compiler found\); false is ac"):
+        execute(run)
+    assert run.summary()["stage"] == "build" and not run.checkpoints()
+
+
+def test_what_is_compiled_and_when(prepared, monkeypatch):
+    """With a compiler that only counts: in the fit alone, under plain names, and a run goes on without it."""
+    calls = []
+
+    def counting(function, **_):
+        def call(*args, **kwargs):
+            calls.append(1)
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", counting)
+    run = prepared("compile=true", *FEW)
+    from tests.run.test_loggers import stop_after
+
+    stop_after(monkeypatch, run, 2)
+    in_the_fit = len(calls)
+    assert in_the_fit >= 3, "the probe, and each step"
+    run = prepared("compile=false", *FEW)
+    execute(run)
+    assert len(calls) == in_the_fit and run.config()["compile"] is False
+    names = read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+    assert "denoiser.network.first.weight" in names and not any("_orig_mod" in name for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("model", [("denoiser=mlp", "data=ring", "data.train_size=500"), ("model=vae_mlp",)])
+def test_a_compiled_network_trains_alike(prepared, model):
+    """For real: the compiler's own code, whose losses are those of the network as it is written."""
+    losses = {}
+    for state in ("true", "false"):
+        run = prepared(*model, *FEW, f"compile={state}", "seed=3", path=state)
+        assert execute(run)["status"] == "finished"
+        found = read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+        losses[state] = {name: value for name, value in found.items() if value.is_floating_point()}
+    assert [*losses["true"]] == [*losses["false"]]
+    for name, value in losses["true"].items():
+        torch.testing.assert_close(value, losses["false"][name], rtol=1e-3, atol=1e-4)

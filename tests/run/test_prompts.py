@@ -1,0 +1,90 @@
+"""Whether samples are as their captions ask: by hand on pictures whose attributes are known."""
+
+import pytest
+import torch
+from torch.nn.functional import one_hot
+
+from triptych.data.captions import DigitsCaptioned
+from triptych.data.shapes import ATTRIBUTES, COMBINATIONS, Shapes
+from triptych.data.text import Words
+from triptych.run.reference import Prompts
+
+
+@pytest.fixture(scope="module")
+def data():
+    found = Shapes(encoder=Words(), train_size=200, val_size=90, test_size=20, held_out=4)
+    found.setup()
+    return found
+
+
+def logits(labels):
+    return one_hot(labels, len(COMBINATIONS)).double()
+
+
+def changed(label, name):
+    """The class that differs in one attribute alone."""
+    at = dict(zip(ATTRIBUTES, COMBINATIONS[label], strict=True))
+    at[name] = (at[name] + 1) % len(ATTRIBUTES[name])
+    return COMBINATIONS.index(tuple(at.values()))
+
+
+def test_the_items_themselves_are_as_their_captions_say(data):
+    prompts, items = Prompts(data, None), torch.arange(90)
+    found = prompts.compare(torch.zeros(0), logits(data.splits["val"].labels), items)
+    assert found == {"prompt_accuracy": 1.0} | {f"{name}_accuracy": 1.0 for name in ATTRIBUTES}
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_one_wrong_attribute_is_wrong_where_a_caption_names_it(data, name):
+    prompts, items = Prompts(data, None), torch.arange(90)
+    labels = torch.tensor([changed(label, name) for label in data.splits["val"].labels.tolist()])
+    found = prompts.compare(torch.zeros(0), logits(labels), items)
+    words = [set(caption.split()) for caption in data.captions["val"]]
+    silent = sum(not said & {"left", "right"} for said in words) / 90 if name == "side" else 0.0
+    assert 0.2 < silent < 0.5 or name != "side"
+    assert found["prompt_accuracy"] == pytest.approx(silent)
+    assert found == {"prompt_accuracy": found["prompt_accuracy"]} | {
+        f"{other}_accuracy": float(other != name) for other in ATTRIBUTES
+    }
+
+
+class OneHot:
+    """A contrastive model to which an image is the number of a caption, and captions are orthogonal."""
+
+    def texts(self, text):
+        self.n = len(text.value)
+        return torch.eye(self.n)
+
+    def images(self, x):
+        return one_hot(x, self.n).float()
+
+
+def test_what_the_contrastive_model_finds_is_right_if_it_says_nothing_else(data):
+    prompts = Prompts(data, OneHot())
+    distinct = list(dict.fromkeys(data.captions["val"]))
+    asked = distinct.index(next(c for c in distinct if not {"left", "right"} & set(c.split())))
+    item = data.captions["val"].index(distinct[asked])
+    said = data.meaning(distinct)
+    for nearest in range(len(distinct)):
+        found = prompts.compare(torch.tensor([nearest]), logits(torch.tensor([0])), torch.tensor([item]))
+        # the caption that was asked leaves the side open
+        assert found["retrieval"] == float(torch.equal(said[nearest, :3], said[asked, :3]))
+
+
+def test_combinations_kept_from_training_are_known(data):
+    prompts = Prompts(data, None)
+    kept = {COMBINATIONS[k][:3] for k in data.splits["val"].labels[prompts.untrained].tolist()}
+    assert kept <= set(data.held_out) and prompts.untrained.any()
+    assert not data.untrained(data.splits["train"].labels).any()
+
+
+def test_captions_of_classes_ask_for_the_class():
+    data = DigitsCaptioned(encoder=Words())
+    data.setup()
+    own = data.splits["val"].labels
+    assert torch.equal(data.meaning(data.captions["val"]), own.unsqueeze(1))
+    found = Prompts(data, None).compare(torch.zeros(0), one_hot(own, 10).double(), torch.arange(150))
+    assert found == {"prompt_accuracy": 1.0}
+    other = one_hot((own + 1) % 10, 10).double()
+    wrong = Prompts(data, None).compare(torch.zeros(0), other, torch.arange(150))
+    assert wrong == {"prompt_accuracy": 0.0}

@@ -1,0 +1,156 @@
+"""A run is rebuilt from its directory alone, whatever has become of the configs since."""
+
+import json
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import triptych
+from tests.run.commands import command, environment
+from triptych.run import provenance
+from triptych.run.directory import RunDirectory
+
+REPOSITORY = Path(triptych.__file__).parents[2]
+
+
+def test_code_that_git_does_not_know_yet_is_recorded(root, monkeypatch):
+    repository = root / "repository"
+    package = repository / "src" / "triptych"
+    package.mkdir(parents=True)
+    (package / "old.py").write_text("old = 1\n")
+    git = ["git", "-C", str(repository), "-c", "user.name=n", "-c", "user.email=e"]
+    for line in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *line], check=True)
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    assert not provenance.git_state()["dirty"]
+    (package / "my_net.py").write_text("new = 2\n")
+    (package / "é.py").write_text("")
+    (package / "lost.py").symlink_to("nowhere")
+    (repository / "notes.txt").write_text("no code")
+    state = provenance.git_state()
+    assert state["dirty"] and state["untracked"] == {
+        "src/triptych/my_net.py": "new = 2\n",
+        "src/triptych/é.py": "",
+    }
+
+
+def test_no_secret_is_recorded(root, monkeypatch):
+    """Neither what git ignores, nor a hidden file, nor one that is named after a key or a password."""
+    package = root / "repository" / "src" / "triptych"
+    package.mkdir(parents=True)
+    secrets = [
+        ".env",
+        ".envrc",
+        ".ssh/id",
+        "server.pem",
+        "id_rsa",
+        "secrets.yaml",
+        "wandb-token.txt",
+        "API_KEY",
+    ]
+    code = ["tokens.py", "password_net.py", "secretary.py", "net.yaml"]
+    (package / ".env.local").write_text("old\n")
+    (package / "net.py").write_text("old\n")
+    (package / ".gitignore").write_text("ignored.yaml\n")
+    git = ["git", "-C", str(root / "repository"), "-c", "user.name=n", "-c", "user.email=e"]
+    for line in (["init", "-q"], ["add", "-f", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *line], check=True)
+    for name in (*secrets, "ignored.yaml", ".env.local"):
+        (package / name).parent.mkdir(exist_ok=True)
+        (package / name).write_text("KEY=hunter2\n")
+    (root / "outside").write_text("KEY=hunter2\n")
+    (package / "linked.py").symlink_to(root / "outside")
+    for name in (*code, "net.py"):
+        (package / name).write_text("new\n")
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    state = provenance.git_state()
+    assert "hunter2" not in json.dumps(state) and "+new" in state["diff"]
+    assert state["untracked"].keys() == {f"src/triptych/{name}" for name in code}
+    assert set(state["left_out"]) == {f"src/triptych/{name}" for name in (*secrets, ".env.local")}
+
+
+def test_a_password_in_a_url_is_masked(root, monkeypatch):
+    url = "https://me:hun%40ter2@host:5000/x?a=b@c"
+    monkeypatch.setattr("sys.argv", ["triptych-train", "x"])
+    monkeypatch.setattr("sys.orig_argv", ["python", "triptych-train", f"logger.mlflow.tracking_uri='{url}'"])
+    record = provenance.provenance(RunDirectory(root / "run"), [f"logger.mlflow.tracking_uri={url}"], {})
+    assert record["overrides"] == ["logger.mlflow.tracking_uri=https://***@host:5000/x?a=b@c"]
+    assert record["command"] == [
+        "triptych-train",
+        "logger.mlflow.tracking_uri='https://***@host:5000/x?a=b@c'",
+    ]
+
+
+def test_a_package_of_ones_own_is_recorded_wherever_it_lies(root, monkeypatch):
+    """By its repository's commit and what that lacks; else, or where git ignores it, by its text."""
+    kept, loose, hidden = root / "kept" / "lab_kept", root / "lab_loose.py", root / "kept" / "lab_hidden"
+    for folder in (kept, hidden):
+        folder.mkdir(parents=True)
+        (folder / "net.py").write_text("class Net: ...\n")
+    loose.write_text("class Net: ...\n")
+    (root / "kept" / ".gitignore").write_text("lab_hidden\n")
+    git = ["git", "-C", str(root / "kept"), "-c", "user.name=n", "-c", "user.email=e"]
+    for line in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *line], check=True)
+    (kept / "more.py").write_text("new = 1\n")
+    (kept / "net.py").write_text("class Net: pass\n")
+    for folder in (root, root / "kept"):
+        monkeypatch.syspath_prepend(str(folder))
+    names = ("lab_kept.net.Net", "lab_loose.Net", "lab_hidden.net.Net", "triptych.networks.mlp.MLP")
+    config = {"parts": [{"_target_": name} for name in (*names, "torch.optim.AdamW")]}
+    own = provenance.provenance(RunDirectory(root / "run"), [], {}, config)["own"]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    assert own.keys() == {"lab_kept", "lab_loose", "lab_hidden"}
+    assert own["lab_kept"]["commit"] == head.strip() and "+class Net: pass" in own["lab_kept"]["diff"]
+    assert own["lab_kept"]["untracked"] == {"lab_kept/more.py": "new = 1\n"}
+    assert own["lab_loose"] == {"untracked": {"lab_loose.py": "class Net: ...\n"}}
+    assert own["lab_hidden"] == {"untracked": {"lab_hidden/net.py": "class Net: ...\n"}}
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_after_the_configs_have_changed(root):
+    """In a copy of the repository, whose configs are changed, then gone, between the run and its end."""
+    copy = root / "copy"
+    for folder in ("src", "configs"):
+        shutil.copytree(REPOSITORY / folder, copy / folder)
+    surroundings = environment(root, PYTHONPATH=str(copy / "src"))
+    subprocess.run(command("name=mine"), check=True, capture_output=True, env=surroundings)
+    folder = root / "logs" / "runs" / "mine"
+    first = json.loads((folder / "summary.json").read_text())
+    digits = copy / "configs" / "data" / "digits.yaml"
+    digits.write_text(digits.read_text().replace("val_size: 150", "val_size: 10"))
+    refused = subprocess.run(command("name=mine"), capture_output=True, text=True, env=surroundings)
+    assert refused.returncode == 1 and "data.val_size: 150 -> 10" in refused.stderr
+    shutil.rmtree(copy / "configs")
+    (folder / "summary.json").unlink()
+    for checkpoint in (folder / "checkpoints").iterdir():
+        checkpoint.unlink()  # from the start
+    line = [*command()[:3], f"resume={folder}"]
+    done = subprocess.run(line, capture_output=True, text=True, env=surroundings)
+    assert done.returncode == 0, done.stderr
+    second = json.loads((folder / "summary.json").read_text())
+    for key in ("test", "val", "train", "overrides", "choices", "seed"):
+        assert first[key] == second[key], key
+    record = json.loads((folder / "provenance.json").read_text())
+    for key in ("id", "overrides", "choices", "started", "git", "packages"):
+        assert key in record, key
+    assert record["command"][1:] == command("name=mine")[3:]
+    executions = record["executions"]
+    assert [e["step"] for e in executions] == [0, 0] and executions[0]["device"] == "cpu"
+    assert executions[0]["host"] == socket.gethostname() and executions[0]["world_size"] == 1
+
+
+@pytest.mark.slow
+def test_a_cell_records_the_command_of_its_sweep_and_each_execution(root):
+    """Through a launcher whose workers have commands of their own; with a path that the door quotes."""
+    place = root / "with = and ,"
+    line = command("-m", "hydra/launcher=submitit_local", "seed=1", f"paths.data_dir={place}")
+    subprocess.run(line, check=True, capture_output=True, env=environment(root))
+    [record] = root.rglob("provenance.json")
+    assert json.loads(record.read_text())["command"][1:] == line[3:]
+    (record.parent / "summary.json").unlink()
+    subprocess.run(line, check=True, capture_output=True, env=environment(root))
+    assert [e["step"] for e in json.loads(record.read_text())["executions"]] == [0, 6]

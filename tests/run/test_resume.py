@@ -1,0 +1,212 @@
+"""Stopped anywhere, a run that goes on ends bit for bit like one that was never stopped."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from triptych.errors import Interrupted, UserError
+from triptych.models.diffusion import Diffusion
+from triptych.run import directory
+from triptych.run.checkpoints import newest_readable, read_checkpoint
+from triptych.run.directory import RunDirectory
+from triptych.run.execute import execute
+
+BASE = ("denoiser.network.dropout=0.3", "trainer.val_check_interval=2")
+VARIANTS = {
+    "plain": BASE,
+    "accumulating": (*BASE, "trainer.accumulate_grad_batches=3"),
+    "no validation": (*BASE, "data.val_size=0"),
+    "best": (*BASE, "checkpoint=best", "optimizer.lr=0.5"),  # gets worse, so that the best is an early one
+    "ending between validations": (*BASE, "trainer.max_steps=7", "trainer.val_check_interval=3"),
+}
+
+
+WHOLE: dict[tuple[str, ...], tuple[RunDirectory, dict]] = {}
+
+
+@pytest.fixture
+def undisturbed(prepared):
+    """``undisturbed(...)``: a run that was never stopped and its summary, run when it is first asked for."""
+
+    def of(*overrides: str) -> tuple[RunDirectory, dict]:
+        if overrides not in WHOLE:
+            run = prepared(*overrides, path="whole")
+            WHOLE[overrides] = run, execute(run)
+        return WHOLE[overrides]
+
+    return of
+
+
+class Accident(Exception):
+    """What happens below."""
+
+
+def stumble(monkeypatch, method: str, at: int) -> None:
+    """The ``at``-th call of the model's ``method`` fails, once."""
+    original, calls = getattr(Diffusion, method), []
+
+    def stumbling(self, *arguments):
+        calls.append(1)
+        if len(calls) == at:
+            raise Accident
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Diffusion, method, stumbling)
+
+
+def table(run) -> list[list[str]]:
+    """metrics.csv, sorted, without its clock."""
+    rows = [row.split(",") for row in (run / "metrics.csv").read_text().splitlines()]
+    clock = {rows[0].index(name) for name in ("train/images_per_second", "time")}
+    order = sorted(set(range(len(rows[0]))) - clock, key=lambda i: rows[0][i])
+    return sorted([row[i] for i in order] for row in rows)
+
+
+def same(one, other, first: dict, second: dict) -> None:
+    for key in ("test", "val", "train", "noise_levels", "steps", "checkpoint", "weighting"):
+        assert first.get(key) == second.get(key), key
+    states = [read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (one, other)]
+    for name, value in states[0]["state_dict"].items():
+        assert torch.equal(value, states[1]["state_dict"][name]), name
+    averages = [state["callbacks"]["EMA"] for state in states]
+    assert averages[0]["updates"] == averages[1]["updates"] == first["steps"]
+    for name, value in averages[0]["average"].items():
+        assert torch.equal(value, averages[1]["average"][name]), name
+    assert averages[0]["others"].keys() == averages[1]["others"].keys() != set()
+    for length, average in averages[0]["others"].items():
+        for name, value in average.items():
+            assert torch.equal(value, averages[1]["others"][length][name]), (length, name)
+    assert states[0]["callbacks"]["Keep"]["best"] == states[1]["callbacks"]["Keep"]["best"]
+    assert states[0]["lr_schedulers"] == states[1]["lr_schedulers"]
+    assert table(one) == table(other)
+
+
+ACCIDENTS = [("training_step", 2), ("training_step", 4), ("training_step", 6), ("test_step", 1)]
+IN_VALIDATION = [("validation_step", 1), ("validation_step", 2)]
+
+
+@pytest.mark.parametrize(
+    ("variant", "method", "at"),
+    [(v, *where) for v in VARIANTS for where in ACCIDENTS + (IN_VALIDATION if v != "no validation" else [])],
+)
+def test_an_accident_leaves_no_trace(prepared, undisturbed, monkeypatch, variant, method, at):
+    extra = VARIANTS[variant]
+    (whole, first), broken = undisturbed(*extra), prepared(*extra, path="broken")
+    with monkeypatch.context() as patch:
+        stumble(patch, method, at)
+        with pytest.raises(Accident):
+            execute(broken)
+    assert broken.status == "failed" and "Accident" in broken.summary()["error"]
+    assert "Accident" in (broken / "train.log").read_text()
+    with pytest.raises(UserError, match="retry=true"):
+        prepared(*extra, path="broken")
+    same(whole, broken, first, execute(prepared(*extra, "retry=true", path="broken")))
+
+
+LEARNS = {
+    "importance": ("objective.steps=3", "objective.times.history=2"),
+    "adaptive": ("objective.times.bins=3",),
+}
+
+
+@pytest.mark.parametrize("times", LEARNS)
+def test_what_times_have_learned_of_losses_goes_on(prepared, undisturbed, monkeypatch, times):
+    extra = (*BASE, f"objective/times={times}", *LEARNS[times])
+    (whole, first), broken = undisturbed(*extra), prepared(*extra, path="broken")
+    with monkeypatch.context() as patch:
+        stumble(patch, "training_step", 6)
+        with pytest.raises(Accident):
+            execute(broken)
+    state = read_checkpoint(broken / "checkpoints" / "last.ckpt")["state_dict"]
+    assert (
+        state["times.seen"].sum() > 0
+        and state["times.losses" if times == "importance" else "times.means"].any()
+    )
+    same(whole, broken, first, execute(prepared(*extra, "retry=true", path="broken")))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    ("variant", "at"), [("plain", 3), ("plain", 4), ("accumulating", 8), ("no validation", 5)]
+)
+def test_a_signal_saves_the_step_and_stops(prepared, undisturbed, monkeypatch, number, variant, at):
+    extra = VARIANTS[variant]
+    (whole, first), broken = undisturbed(*extra), prepared(*extra, path="broken")
+    original, calls = Diffusion.training_step, []
+
+    def signalled(self, *arguments):
+        calls.append(1)
+        if len(calls) == at:
+            os.kill(os.getpid(), number)
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Diffusion, "training_step", signalled)
+        with pytest.raises(Interrupted) as asked:
+            execute(broken)
+    assert asked.value.signal == number and broken.status == "interrupted"
+    saved = {3: 3, 4: 2, 8: 3, 5: 5}[at]  # the step under way is finished; a validation under way is not
+    assert read_checkpoint(broken / "checkpoints" / "last.ckpt")["global_step"] == saved
+    same(whole, broken, first, execute(broken))
+
+
+@pytest.mark.parametrize("writing", range(1, 9))
+def test_a_write_that_is_cut_short_leaves_the_file_before(prepared, undisturbed, monkeypatch, writing):
+    """As by SIGKILL: whatever file it is, the temporary one stays half-written, the old one whole."""
+    (whole, first), broken = undisturbed(*BASE), prepared(*BASE, path="broken")
+    calls = []
+
+    def cut(source, target):
+        calls.append(target)
+        if len(calls) == writing:
+            raise KeyboardInterrupt
+        original(source, target)
+
+    original = os.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(directory.os, "replace", cut)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            execute(broken)
+    same(whole, broken, first, execute(broken))
+
+
+def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(prepared):
+    run = prepared("trainer.val_check_interval=2")
+    first = execute(run)
+    newest, before = run.checkpoints()[:2]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert newest_readable(run.checkpoints()) == before
+    (run / "summary.json").unlink()
+    assert execute(run)["test"] == first["test"]
+
+
+def test_half_written_files_of_a_killed_process_are_swept_up(prepared):
+    run = prepared()
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / ".last.ckpt.123.tmp").write_bytes(b"half")
+    execute(run)
+    assert not list(run.path.rglob(".*.tmp"))
+
+
+def test_a_corrupted_summary_is_made_again(prepared):
+    run = prepared()
+    first = execute(run)
+    (run / "summary.json").write_text('{"schema": 1, "stat')
+    assert run.status == "interrupted"
+    assert execute(prepared())["test"] == first["test"]
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_latest_step_whatever_its_files_time(prepared):
+    """A clock that was set back, or a copy that gives all files its own time."""
+    run = prepared(*BASE)
+    execute(run)
+    last, best = run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt"
+    torch.save(read_checkpoint(last) | {"global_step": 2}, best)  # the best may be an early one
+    for early, late in ((last, best), (best, last)):
+        os.utime(early, (1e9, 1e9))
+        os.utime(late, (2e9, 2e9))
+        assert newest_readable(run.checkpoints()) == last
+    last.write_bytes(last.read_bytes()[:-100])
+    assert newest_readable(run.checkpoints()) == best

@@ -1,0 +1,76 @@
+"""Which runs are a cascade: what each is told, another before it draws, in that shape and that encoding."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from triptych.diffusion.condition import Images, Tokens, Vectors
+from triptych.errors import UserError
+from triptych.run import stages
+
+TEXT, LOW = {"text": Tokens(4, 5)}, {"low": Images((3, 8, 8))}
+
+
+def run(known_as=None, shape=(3, 16, 16), told=(), conditions=None, encoder=("words", 4), denoiser=True):
+    """What is looked at of an opened run."""
+    model = SimpleNamespace(conditional=list(told), **({"denoiser": None} if denoiser else {}))
+    data = SimpleNamespace(
+        known_as=known_as, shape=shape, conditions=conditions or TEXT | LOW, name="shapes", encoders=encoder
+    )
+    return SimpleNamespace(model=model, data=data, config={})
+
+
+BASE = {"known_as": "low", "shape": (3, 8, 8), "told": ["text"], "conditions": TEXT}
+FINE = {"told": ["text", "low"]}
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    def open_(*runs):
+        left = iter(runs)
+        monkeypatch.setattr(stages, "reopen", lambda *_, **__: next(left))
+        return stages.open_stages("cascade", [f"run{i}" for i in range(len(runs))])
+
+    return open_
+
+
+def test_runs_that_fit(opened):
+    assert len(opened(run(**BASE), run(**FINE))) == 2
+    vector = {"embedding": Vectors(6)}
+    prior = run("embedding", (6,), ["text"], TEXT)
+    assert len(opened(prior, run(told=["embedding"], conditions=vector))) == 2
+    decoder = run("low", (3, 8, 8), ["embedding"], TEXT | vector)
+    assert len(opened(prior, decoder, run(told=["embedding", "low"], conditions=vector | LOW))) == 3
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (BASE | {"shape": (3, 4, 4)}, FINE, ("cascade[1]=run1", "'low' of 3x8x8", "draws 3x4x4")),
+        (BASE, FINE | {"encoder": ("words", 5)}, ("cascade[1]=run1", "text encoder")),
+        (BASE, FINE | {"encoder": ("transformers", 4)}, ("cascade[1]=run1", "text encoder")),
+        (BASE, {"told": ["text"]}, ("cascade[1]=run1", "not told 'low'")),
+        (BASE | {"known_as": None}, {"told": ["text"]}, ("cascade[0]=run0", "no later stage")),
+        (FINE, BASE, ("cascade[0]=run0", "is told 'low', which no stage before it draws")),
+        (BASE | {"denoiser": False}, FINE, ("cascade[0]=run0", "a diffusion model is accepted")),
+    ],
+)
+def test_runs_that_do_not_fit(opened, first, second, words):
+    with pytest.raises(UserError) as caught:
+        opened(run(**first), run(**second))
+    message = str(caught.value)
+    assert "\n" not in message and all(word in message for word in words), message
+
+
+def test_a_bare_number_of_stages(opened):
+    with pytest.raises(UserError, match=r"cascade=\['run0'\]: two runs or more"):
+        opened(run(**BASE))
+
+
+def test_a_source_is_told_what_was_drawn_before_it():
+    """condition_from={embedding: PRIOR, low: DECODER}: the decoder is told what the prior draws."""
+    every = TEXT | LOW | {"embedding": Vectors(6)}
+    decoder, data = run("low", (3, 8, 8), ["embedding"], every), run(conditions=every).data
+    stages.check_source("low", "low", decoder, data, given=["embedding"])
+    with pytest.raises(UserError, match="is told 'embedding', which no stage before it draws"):
+        stages.check_source("low", "low", decoder, data)

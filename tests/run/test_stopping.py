@@ -1,0 +1,67 @@
+"""How often several processes ask each other whether to stop."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from triptych.errors import Diverged
+from triptych.run.stopping import Stop
+
+
+class Trainer(SimpleNamespace):
+    """Two processes, of which the other one says ``other``; ``steps`` at which they have asked each other."""
+
+    def __init__(self, clock: list[float], seconds: float):
+        super().__init__(world_size=2, log_every_n_steps=20, global_step=0, steps=[], other=0)
+        self.strategy = SimpleNamespace(root_device=torch.device("cpu"), reduce=self.reduce)
+        self.clock, self.seconds = clock, seconds
+
+    def reduce(self, asked, reduce_op):
+        self.steps.append(self.global_step)
+        asked[0] = max(int(asked[0]), self.other)
+        return asked
+
+    def step(self) -> None:
+        self.global_step += 1
+        self.clock[0] += self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(("seconds", "apart"), [(0.001, 20), (0.25, 4), (3.0, 1)])
+def test_the_processes_ask_once_in_a_second_or_twenty_steps(clock, seconds, apart):
+    trainer, stop = Trainer(clock, seconds), Stop()
+    for _ in range(200):
+        trainer.step()
+        assert stop.agreed(trainer) is None
+    gaps = {b - a for a, b in zip(trainer.steps[1:], trainer.steps[2:], strict=False)}
+    assert gaps == {apart}
+
+
+def test_the_other_process_is_heard_within_that_time_and_at_each_checkpoint(clock):
+    trainer, stop = Trainer(clock, 0.001), Stop()
+    for _ in range(45):
+        trainer.step()
+        stop.agreed(trainer)
+    trainer.other = 1
+    assert stop.agreed(trainer) is None and stop.agreed(trainer, look=True) is not None
+    waited = 0
+    while stop.agreed(trainer) is None:
+        trainer.step()
+        waited += 1
+    assert waited <= 20
+
+
+def test_a_loss_that_is_not_finite_is_named_by_its_own_step(clock):
+    trainer, stop = Trainer(clock, 0.001), Stop()
+    with pytest.raises(Diverged, match="diverged at step 33"):
+        for _ in range(60):
+            trainer.step()
+            stop._note(torch.tensor(trainer.global_step != 33), trainer.global_step)
+            stop.agreed(trainer)

@@ -1,0 +1,199 @@
+"""Storage that gives out: one line, nothing complete lost; the same command goes on when there is room."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from tests.run.commands import command, environment, start, wait_for
+from triptych.errors import StorageError, UserError
+from triptych.run.directory import write_atomic
+from triptych.run.execute import execute
+
+
+@pytest.fixture
+def small(tmp_path):
+    """``small("8m")``: a file system of that size; skipped where none can be mounted."""
+    place = tmp_path / "small"
+    place.mkdir()
+
+    def mount(size: str):
+        line = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+        if shutil.which("mount") is None or subprocess.run(line, capture_output=True).returncode:
+            pytest.skip("mounting a small tmpfs needs root and its permission")
+        return place
+
+    yield mount
+    subprocess.run(["umount", "-l", str(place)], capture_output=True)
+
+
+def folder_of_images(root, n: int):
+    from PIL import Image
+
+    images = root / "images"
+    images.mkdir()
+    for i in range(n):
+        Image.new("L", (8, 8), 30 * i % 256).save(images / f"{i}.png")
+    return images
+
+
+def fill(path, leave: int) -> None:
+    found = os.statvfs(path)
+    (path / "ballast").write_bytes(b"0" * max(0, found.f_bavail * found.f_frsize - leave))
+
+
+def wait_for_a_checkpoint(process: subprocess.Popen, folder) -> None:
+    wait_for(lambda: list(folder.rglob("last.ckpt")), process)
+
+
+def test_a_full_disk_leaves_the_old_file(small):
+    place = small("1m")
+    target = place / "checkpoint"
+    write_atomic(target, b"old")
+    with pytest.raises(StorageError, match="No space left on device"):
+        write_atomic(target, b"1" * 2**21)
+    assert target.read_bytes() == b"old" and [p.name for p in place.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leave", [250_000, 20_000], ids=["no room for a checkpoint", "nor for a row"])
+def test_a_run_on_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room(small, root, leave):
+    place = small("8m")
+    long = ["trainer.max_steps=400", "trainer.val_check_interval=20"]
+    line = command("name=mine", *long, f"paths.log_dir={place}")
+    process = start(line, root)
+    folder = place / "runs" / "mine"
+    wait_for_a_checkpoint(process, folder)
+    fill(place, leave)
+    _, said = process.communicate(timeout=900)
+    lines = [text for text in said.splitlines() if text.strip()]
+    assert process.returncode == 74 and len(lines) == 1, said
+    assert lines[0].startswith("error: ") and "No space left on device" in lines[0]
+    assert not (folder / "summary.json").exists() and not list(folder.rglob(".*.tmp"))
+    (place / "ballast").unlink()
+    for again in (line, command("name=twin", *long)):
+        subprocess.run(again, check=True, env=environment(root), capture_output=True)
+    ours, theirs = (json.loads((p / "summary.json").read_text()) for p in (folder, root / "logs/runs/twin"))
+    assert ours["test"] == theirs["test"]
+
+
+def test_a_read_only_directory(prepared, small, root):
+    place = small("4m")
+    shutil.copytree(prepared().path, place / "run")
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    line = [*command()[:3], f"resume={place / 'run'}"]
+    done = subprocess.run(line, env=environment(root), capture_output=True, text=True)
+    assert done.returncode == 74 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "Read-only file system" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_read_only_disk_and_a_typed_command(small, root):
+    """One line and 74; what is finished there is shown."""
+    place = small("8m")
+    here = f"paths.log_dir={place}"
+    finished = command("-m", "name=s", "seed=1,2", here)
+    subprocess.run(finished, check=True, env=environment(root), capture_output=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+    for line in (finished, command("-m", "name=t", "seed=1,2", here), command("name=n", here)):
+        done = subprocess.run(line, env=environment(root), capture_output=True, text=True)
+        said = done.stderr.splitlines()
+        assert done.returncode == 74 and len(said) == 1, done.stderr
+        assert said[0].startswith("error: ") and "Read-only file system" in said[0]
+        assert ("2 seeds" in done.stdout) == (line is finished), done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("how", ["a directory in its place", "full disk"])
+def test_an_unfinished_sweep_says_so_also_where_its_report_cannot_be_written(small, root, how):
+    """The exit code is the runs'; the report is one more line."""
+    place = small("8m")
+    line = command("-m", "name=s", "seed=1,2", f"paths.log_dir={place}")
+    subprocess.run(line, check=True, env=environment(root), capture_output=True)
+    [sweep] = (place / "sweeps").iterdir()
+    (sweep / "seed=2" / "summary.json").write_text('{"schema": 1, "status": "failed", "error": "it rained"}')
+    if how == "full disk":
+        for name in ("report.html", "report.md", "results.csv"):
+            (sweep / name).unlink()
+        fill(place, 8_000)
+    else:
+        (sweep / "report.html").unlink()
+        (sweep / "report.html").mkdir()
+    done = subprocess.run(line, env=environment(root), capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "the report cannot be written" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert "1 of 2 runs finished, 1 failed" in done.stdout
+    if how != "full disk":  # with all runs finished, the report alone fails nothing
+        again = subprocess.run([*line, "retry=true"], env=environment(root), capture_output=True, text=True)
+        assert again.returncode == 0 and "the report cannot be written" in again.stderr, again.stderr
+
+
+def test_data_that_is_broken_is_named_and_tried_again(prepared, root):
+    """It is in memory while a run lasts; one that starts or goes on later says what is wrong."""
+    images = folder_of_images(root, 40)
+    data = ("data=folder", f"data.root={images}", "data.size=8", "data.channels=1", "data.batch_size=4")
+    run, broken = prepared(*data), images / "5.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:20])
+    with pytest.raises(UserError, match=r"5\.png"):
+        execute(run)
+    broken.write_bytes(whole)
+    assert execute(prepared(*data))["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_data_that_is_truncated_while_a_run_reads_it(root):
+    """The run has it in memory and ends like its twin; killed, it names the file and loses nothing."""
+    images = folder_of_images(root, 64)
+    long = ("trainer.max_steps=3000", "trainer.val_check_interval=100")
+    place = ("data=folder", f"data.root={images}", "data.size=8", "data.channels=1", "data.batch_size=8")
+    twin, going, killed = (command(f"name={name}", *place, *long) for name in ("twin", "going", "killed"))
+    subprocess.run(twin, check=True, env=environment(root), capture_output=True)
+    broken = images / "5.png"
+    whole = broken.read_bytes()
+    results = {name: root / "logs" / "runs" / name for name in ("twin", "going", "killed")}
+
+    process = start(going, root)
+    wait_for_a_checkpoint(process, results["going"])
+    broken.write_bytes(whole[:20])
+    said, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors
+    broken.write_bytes(whole)
+
+    process = start(killed, root)
+    wait_for_a_checkpoint(process, results["killed"])
+    process.kill()
+    process.communicate()
+    broken.write_bytes(whole[:20])
+    kept = (results["killed"] / "checkpoints" / "last.ckpt").read_bytes()
+    refused = subprocess.run(killed, env=environment(root), capture_output=True, text=True)
+    lines = [text for text in refused.stderr.splitlines() if text.strip()]
+    assert refused.returncode == 1 and len(lines) == 1 and "5.png" in lines[0], refused.stderr
+    assert (results["killed"] / "checkpoints" / "last.ckpt").read_bytes() == kept
+    broken.write_bytes(whole)
+    subprocess.run(killed, check=True, env=environment(root), capture_output=True)
+    figures = {k: json.loads((p / "summary.json").read_text())["test"] for k, p in results.items()}
+    assert figures["going"] == figures["twin"] == figures["killed"]
+
+
+@pytest.mark.slow
+def test_a_killed_wandb_process_takes_nothing_with_it(root):
+    line = command("name=mine", "trainer.max_steps=3000", "trainer.val_check_interval=300")
+    process = start([a.replace("logger=csv", "logger=wandb") for a in line], root)
+    wait_for_a_checkpoint(process, root)
+    ps = ["ps", "--ppid", str(process.pid), "-o", "pid=,args="]
+    children = subprocess.run(ps, capture_output=True, text=True).stdout.splitlines()
+    service = [int(text.split()[0]) for text in children if "wandb" in text]
+    assert service, children
+    for pid in service:
+        os.kill(pid, signal.SIGKILL)
+    said, errors = process.communicate(timeout=900)
+    assert process.returncode == 0 and "test bound" in said, errors
+    lines = [text for text in errors.splitlines() if text.strip()]
+    assert len(lines) == 1 and lines[0].startswith("W&B is left out from here on (")
+    assert lines[0].endswith("metrics.csv has the figures")

@@ -1,0 +1,77 @@
+"""``trained=DIR``: the model of a finished run, drawn from in other ways, and never trained again."""
+
+import json
+
+import pytest
+import torch
+
+from triptych.errors import UserError
+from triptych.run.directory import RunDirectory
+from triptych.run.execute import execute
+
+RING = ("data=ring", "denoiser=mlp", "objective=v", "schedule=cosine", "process=ve", "data.test_size=200")
+
+
+@pytest.fixture
+def source(prepared):
+    """A finished run of a small network on the ring."""
+    execute(run := prepared(*RING, path="source"))
+    return run
+
+
+def test_model_and_bound_are_the_other_runs_and_the_drawing_is_its_own(source, prepared, inside, root):
+    run = prepared(
+        f"trained='{source.path}'", "sampler=heun", "sampler.steps=4", "measures.n=50", path="other"
+    )
+    theirs, ours = source.summary(), execute(run)
+    assert ours["test"] == theirs["test"] and ours["steps"] == theirs["steps"] == 6
+    said = [ours["choices"][group] for group in ("data", "objective", "schedule", "process", "sampler")]
+    assert said == ["ring", "v", "cosine", "ve", "heun"]
+    assert theirs["choices"]["sampler"] != "heun" and ours["measures"]["sliced_wasserstein"]["n"] == 50
+    assert not (run / "metrics.csv").exists() or "train/loss" not in (run / "metrics.csv").read_text()
+    again = torch.load(run / "samples" / "final.pt", weights_only=True)["x"]
+    assert not torch.equal(again, torch.load(source / "samples" / "final.pt", weights_only=True)["x"])
+    # and it stands alone: its own checkpoint gives its figures, also when the other run is gone
+    source.path.rename(source.path.with_name("gone"))
+    done = inside("triptych.cli.evaluate", f"ckpt={run / 'checkpoints' / 'last.ckpt'}", "out=e.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((root / "e.json").read_text()) == ours["test"]
+
+
+def test_a_sweep_over_samplers_trains_nothing_and_is_decided_by_the_samples(source, door, root):
+    small = [
+        "sampler.steps=4",
+        "measures.n=50",
+        "measures.repeats=1",
+        "samples.n=0",
+        "logger=csv",
+        "threads=1",
+    ]
+    grid = ["sampler=ddim,heun", "seed=1,2"]
+    done = door("triptych.cli.train", "-m", "name=s", f"trained={source.path}", *grid, *small)
+    assert done.returncode == 0, done.stderr
+    assert "By sliced Wasserstein distance" in done.stdout
+    runs = [RunDirectory(p.parent) for p in (root / "logs" / "sweeps").rglob("config.yaml")]
+    assert len(runs) == 4
+    bounds = {json.dumps(run.summary()["test"]) for run in runs if run.config()["seed"] == 1}
+    assert len(bounds) == 1 and all(run.summary()["seconds"]["fit"] < 1 for run in runs)
+
+
+def test_refusals(source, prepared, root):
+    told = f"trained='{source.path}'"
+    with pytest.raises(
+        UserError, match=r"^objective=x0: the model is that of trained=.*; beside it sampler, "
+    ):
+        prepared(told, "objective=x0", path="a")
+    with pytest.raises(UserError, match=r"^bound.repeats=3: the model is that of trained="):
+        prepared(told, "bound.repeats=3", path="b")
+    with pytest.raises(UserError, match=r"^trained=/nowhere: no run; the directory of a finished run"):
+        prepared("trained=/nowhere", path="c")
+    other = prepared(path="unfinished")
+    with pytest.raises(UserError, match=r"trained=.*unfinished: the run there is interrupted; "):
+        prepared(f"trained='{other.path}'", path="d")
+    last = source / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"^trained=.*last.ckpt: truncated"):
+        prepared(told, path="e")
+    assert not any((root / "logs" / "runs" / name).exists() for name in "abcde")

@@ -1,0 +1,102 @@
+"""What users of Lightning tell its trainer is done, or refused: never recorded and overridden."""
+
+import io
+
+import pytest
+import torch
+from pytorch_lightning.profilers import SimpleProfiler
+
+import triptych
+from triptych.run.directory import RunDirectory
+from triptych.run.progress import Progress
+from triptych.run.trainer import build_trainer, steps_of
+
+
+def test_a_profiler_writes_into_the_runs_directory(prepared):
+    run = prepared("trainer.profiler=simple")
+    trainer = build_trainer(run.config(), run, [], False)
+    assert isinstance(trainer.profiler, SimpleProfiler)
+    trainer.profiler.setup("fit", local_rank=0)
+    with trainer.profiler.profile("a step of ours"):
+        pass
+    trainer.profiler.summary()
+    trainer.profiler.describe()
+    [file] = (run / "profile").iterdir()
+    assert "a step of ours" in file.read_text()
+
+
+def test_the_bar_can_be_turned_off(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    trainer = type("T", (), {"is_global_zero": True, "max_steps": 5, "global_step": 1})()
+    for bar in (True, False):
+        monkeypatch.setattr("sys.stderr", screen := Terminal())
+        progress = Progress(RunDirectory(tmp_path), bar=bar)
+        progress.on_train_start(trainer, None)
+        progress.on_train_end(trainer, None)
+        assert ("fit" in screen.getvalue()) == bar
+
+
+@pytest.mark.parametrize(
+    ("keys", "steps"),
+    [
+        ({"max_steps": 7}, 7),
+        ({"max_epochs": 1}, 10),  # 1000 items in batches of 100
+        ({"max_epochs": 3}, 30),
+        ({"max_epochs": 1, "batch_size": 300}, 4),  # 3.3 batches: each item once, no fewer
+        ({"max_epochs": 3, "batch_size": 300}, 10),  # end to end, and not 3 * 4
+        ({"max_epochs": 2, "accumulate_grad_batches": 4}, 5),
+        ({"max_epochs": 2, "limit_train_batches": 0.1}, 2),
+        ({"max_epochs": 2, "limit_train_batches": 3}, 6),
+        ({"max_epochs": 2, "limit_train_batches": 1}, 2),  # one batch ...
+        ({"max_epochs": 2, "limit_train_batches": 1.0}, 20),  # ... and the whole
+        ({"max_epochs": 2, "limit_train_batches": 50}, 20),  # there are no more
+        ({"max_epochs": 5, "overfit_batches": 2}, 10),
+    ],
+)
+def test_the_length_of_a_run_in_epochs(keys, steps):
+    trainer = {"max_steps": None, "accumulate_grad_batches": 1, "overfit_batches": 0} | keys
+    config = {"trainer": trainer, "data": {"batch_size": keys.get("batch_size", 100)}}
+    assert steps_of(config, 1000) == steps
+
+
+def test_sanity_steps_and_torchs_and_lightnings_own_change_no_figure(root, tiny):
+    """A run with them, under a name of its own, reports what the same run reports without."""
+    small = [*tiny, "logger=csv", "callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1"]
+    few = ["trainer.val_check_interval=1", "optimizer.lr=1e-9"]  # the average falls behind: it stops early
+    plain = triptych.train(["name=plain", *small, *few])
+    callbacks = [
+        "LearningRateMonitor", "ModelSummary", "EarlyStopping +callbacks.EarlyStopping.monitor=val/bound"
+    ]  # fmt: skip
+    own = " ".join(f"+callbacks.{c.split()[0]}._target_=pytorch_lightning.callbacks.{c}" for c in callbacks)
+    more = "trainer.num_sanity_val_steps=2 trainer.deterministic=true trainer.max_time=01:00:00:00"
+    try:
+        checked = triptych.train(["name=checked", *small, *few, *own.split(), *more.split()])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert checked.status == "finished" and checked.test["bpd"] == plain.test["bpd"]
+    assert checked.steps == plain.steps
+
+
+def test_a_schedule_of_torchs_goes_on_where_it_was(root, tiny):
+    """Its rate is multiplied by gamma at each of its milestones, in steps; its state is in the checkpoint."""
+    line = ["name=one", *tiny, "logger=csv"]
+    line += ["lr_schedule._target_=torch.optim.lr_scheduler.MultiStepLR", "lr_schedule.milestones=[2,4]"]
+    line += ["optimizer=sgd", "optimizer.lr=0.01"]
+    run = triptych.train(line)
+    steps, rates = run.history("train/lr")
+    assert rates == pytest.approx([0.01 * 0.1 ** ((step >= 2) + (step >= 4)) for step in steps])
+    (run.dir / "summary.json").unlink()  # as if it had been killed before its end
+    assert triptych.train(line).bound == run.bound
+
+
+def test_epochs_decide_the_length(root, tiny):
+    """A tenth of each of two epochs, 1347 training digits in batches of 64: 4.2 batches."""
+    line = [one for one in tiny if "max_steps" not in one and "val_check" not in one]
+    epochs = ["trainer.max_epochs=2", "trainer.limit_train_batches=0.1", "trainer.limit_val_batches=1"]
+    run = triptych.train(["name=epochs", *line, "logger=csv", *epochs])
+    assert run.status == "finished" and run.steps == 5
+    assert run.val["bpd"].n == 150, "the reported figures are of the whole split"
+    assert triptych.train(["name=epochs", *line, "logger=csv", *epochs]).bound == run.bound

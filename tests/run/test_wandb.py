@@ -1,0 +1,493 @@
+"""W&B has the figures of metrics.csv under their training steps, and never decides a run's fate."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.run.commands import command, environment
+from tests.run.wandb_files import directories, last_step, records, rows
+from tests.run.wandb_server import KEY, Server
+from triptych.errors import UserError, mask_password
+from triptych.run import wandb as ours_of_wandb
+from triptych.run.execute import execute
+from triptych.run.log_content import chart, comparable, figures, panels
+from triptych.run.loggers import build_loggers, close_loggers, log_locations
+from triptych.run.wandb import describe_run
+
+TIMES = {"time", "train/images_per_second"}  # of a machine: no two starts have the same
+BANDS = ((-10.0, -6.4), (-6.4, -2.8), (-2.8, 0.8), (0.8, 4.4), (4.4, 8.0))  # of the ring's gammas
+PLAUSIBLE = "f" * 40
+
+
+def with_wandb(*arguments: str) -> list[str]:
+    return [a.replace("logger=csv", "logger=wandb") for a in command(*arguments)]
+
+
+def table(folder) -> dict[int, dict[str, float]]:
+    """metrics.csv: {step: {name: value}}."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return {
+            int(row.pop("step")): {k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)
+        }
+
+
+def merged(rows: list[dict]) -> dict[int, dict]:
+    """{training step: figures} of W&B's rows; what it has twice, of a run that went on, is equal."""
+    steps: dict[int, dict] = {}
+    for row in rows:
+        into = steps.setdefault(row["trainer/global_step"], {})
+        for name in {*row} & {*into} - TIMES:
+            assert row[name] == into[name] or name[0] == "_" or "/" in name and "samples" in name, name
+        into.update(row)
+    return dict(sorted(steps.items()))
+
+
+def check_same(ours: dict[int, dict[str, float]], theirs: list[dict], kills: tuple[int, ...] = ()) -> None:
+    """Every step and value of metrics.csv, and no step that it has not; what a run has once is no curve.
+
+    ``kills``: steps from which killed runs went on. Of the last two seconds before, W&B may lack rows.
+    """
+    steps = merged(theirs)
+    late = {step for at in kills for step in ours if step <= at and ours[at]["time"] - ours[step]["time"] < 2}
+    assert {*ours} - late <= {*steps} <= {*ours}
+    for step, row in ours.items():
+        if step not in steps or step in late:
+            continue
+        curves = {k: v for k, v in row.items() if not k.startswith(("test/", "final/")) and k not in TIMES}
+        assert {k: steps[step][k] for k in curves} == pytest.approx(curves, rel=1e-12)
+        assert steps[step]["time"] >= 0
+    assert not [name for row in theirs for name in row if name.startswith(("test/", "final/"))]
+
+
+def only(folder):
+    [found] = directories(folder / "wandb")
+    return found
+
+
+def sync(server: Server, root, *paths) -> None:
+    """What a user types, against the stand-in."""
+    line = [sys.executable, "-m", "wandb", "sync", *map(str, paths)]
+    there = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
+    environ = environment(root, **there)
+    done = subprocess.run(line, capture_output=True, text=True, env=environ, cwd=root, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def kill_at_random_then_finish(line, environ, folder, kills: int) -> None:
+    """SIGKILL the run ``kills`` times, each after a checkpoint further on, then let it finish."""
+    at = 0
+    for _ in range(kills):
+        process = subprocess.Popen(line, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while steps_done(folder) <= at:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        at = steps_done(folder)
+        process.kill()
+        process.communicate()
+    done = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+
+
+def steps_done(folder) -> int:
+    """The last step that a checkpoint stands behind: that of the last validation in the table."""
+    if not list(folder.glob("checkpoints/last.ckpt")):
+        return 0
+    return max((step for step, row in table(folder).items() if "val/bpd" in row), default=0)
+
+
+def test_a_run_that_goes_on_after_an_accident_is_whole(prepared, monkeypatch):
+    """The same within one process: stopped after step 8, the last checkpoint is of step 6."""
+    from triptych.run.checkpointing import Keep
+
+    run = prepared("trainer.max_steps=12", csv=False)
+    after_a_step = Keep.on_train_batch_end
+
+    def then_fail(keep, trainer, *rest):
+        after_a_step(keep, trainer, *rest)
+        if trainer.global_step == 8:
+            raise RuntimeError("an accident")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="an accident"):
+        patch.setattr(Keep, "on_train_batch_end", then_fail)
+        execute(run)
+    before = only(run.path)
+    assert last_step(before) < 8
+    (run / "summary.json").unlink()
+    assert execute(run)["status"] == "finished"
+    both = directories(run / "wandb")
+    assert len(both) == 2 and {path.name.split("-")[3] for path in both} == {run.provenance()["id"]}
+    check_same(table(run.path), rows(*both))
+    assert len(table(run.path)) == 13
+    links = [path.readlink() for path in run.path.rglob("*") if path.is_symlink()]
+    assert links and not any(link.is_absolute() for link in links)  # so that it can be moved, and resumed
+
+
+def test_a_run_that_is_told_to_stop_leaves_no_gap(prepared, monkeypatch):
+    """It saves within a step, before Lightning logs that step's row."""
+    from triptych.errors import Interrupted
+    from triptych.run.stopping import Stop
+
+    run = prepared("trainer.max_steps=9", csv=False)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Stop, "agreed", lambda stop, trainer, **_: 15 if trainer.global_step == 5 else None)
+        execute(run)
+    assert execute(run)["status"] == "finished"
+    check_same(table(run.path), rows(*directories(run / "wandb")))
+
+
+@pytest.mark.slow
+def test_a_kill_loses_two_seconds_at_most(root):
+    """kill -9 in the middle, twice; then three directories of one id, and what metrics.csv holds."""
+    long = ("trainer.max_steps=240", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5")
+    folder = root / "logs" / "runs" / "mine"
+    kill_at_random_then_finish(with_wandb("name=mine", *long), environment(root), folder, 2)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert len(provenance["executions"]) == 3
+    ours, starts = table(folder), directories(folder / "wandb")
+    assert len(ours) == 48 + 12 and {provenance["id"] in path.name for path in starts} == {True}
+    assert len(starts) == 3
+    kills = tuple(start["step"] for start in provenance["executions"][1:])
+    check_same(ours, rows(*starts), kills)
+    with Server() as server:
+        sync(server, root, *starts)
+        check_same(ours, server.history(provenance["id"]), kills)
+        summary = json.loads((folder / "summary.json").read_text())
+        assert server.summaries[provenance["id"]]["test/bpd"] == summary["test"]["bpd"]["mean"]
+
+
+@pytest.mark.slow
+def test_a_kill_while_online_loses_two_seconds_at_most(root):
+    long = ("trainer.max_steps=240", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5")
+    folder = root / "logs" / "runs" / "mine"
+    with Server() as server:
+        there = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
+        environ = environment(root, **there)
+        kill_at_random_then_finish(with_wandb("name=mine", *long), environ, folder, 1)
+        [number] = server.runs
+        provenance = json.loads((folder / "provenance.json").read_text())
+        kills = tuple(start["step"] for start in provenance["executions"][1:])
+        check_same(table(folder), server.history(number), kills)
+    assert json.loads((folder / "summary.json").read_text())["wandb"]["mode"] == "online"
+
+
+@pytest.mark.parametrize(
+    ("key", "mode"), [("garbage", ""), (PLAUSIBLE, "online")], ids=["no key at all", "a key, no network"]
+)
+def test_a_login_that_does_not_work_costs_seconds_and_one_line(root, key, mode):
+    """Nothing listens at the address; without a network its name is not found, which is as quick."""
+    lost = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": key, "WANDB_MODE": mode}
+    folder = root / "logs" / "runs" / "mine"
+    done = subprocess.run(
+        with_wandb("name=mine"), env=environment(root, **lost), capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    [said] = [text for text in done.stderr.splitlines() if text.strip()]
+    assert said.startswith("W&B: offline (") and f"`wandb sync {only(folder)}`" in said
+    check_same(table(folder), rows(only(folder)))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["wandb"]["mode"] == "offline" and summary["wandb"]["sync"] == f"wandb sync {only(folder)}"
+
+
+def test_a_network_that_swallows_everything_costs_less_than_ten_seconds(prepared, monkeypatch, capsys):
+    """Connections open and nothing comes back."""
+    import socket
+
+    import wandb  # noqa: F401  # its import is not what is measured
+
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(50)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", PLAUSIBLE)
+        run, seconds = prepared(csv=False), {}
+        for mode in ("offline", "offline", "online"):  # the first one starts what the others find
+            monkeypatch.setenv("WANDB_MODE", mode)
+            began = time.perf_counter()
+            loggers = build_loggers(run.config(), run.provenance(), run, 0)
+            found = log_locations(loggers)["wandb"]
+            seconds[mode] = time.perf_counter() - began
+            close_loggers(loggers, {})
+    assert seconds["online"] - seconds["offline"] < 10
+    assert found["mode"] == "offline" and run / found["files"] == directories(run / "wandb")[2]
+    assert len(directories(run / "wandb")) == 3  # of the start that failed there is none
+    assert f"`{found['sync']}`" in capsys.readouterr().err
+
+
+def test_rows_are_in_the_file_soon_after_they_are_logged(prepared):
+    """A kill leaves what was written: with W&B's own rate of writing, nothing at all of a short run."""
+    run = prepared(csv=False)
+    loggers = build_loggers(run.config(), run.provenance(), run, 0)
+    for step in range(0, 200, 10):
+        for logger in loggers:
+            logger.log_metrics({"train/loss": 1.0}, step)
+    until = time.monotonic() + 15
+    while not (starts := directories(run / "wandb")) or last_step(starts[0]) < 190:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert [row["trainer/global_step"] for row in rows(*starts)] == [*range(0, 200, 10)]
+    close_loggers(loggers, None)
+
+
+@pytest.mark.slow
+def test_a_network_that_is_lost_on_the_way_costs_no_row(prepared, monkeypatch, capsys, root):
+    """The server hangs up in the middle of an online run and never again answers while that lasts."""
+    from triptych.run.checkpointing import Keep
+
+    after_a_step = Keep.on_train_batch_end
+    with Server() as server:
+        for name, value in (("MODE", "online"), ("BASE_URL", server.url), ("API_KEY", KEY)):
+            monkeypatch.setenv(f"WANDB_{name}", value)
+        for patience in ("PANELS", "FINISH"):
+            monkeypatch.setattr(ours_of_wandb, patience, 3.0)
+
+        def then_hang_up(keep, trainer, *rest):
+            after_a_step(keep, trainer, *rest)
+            if trainer.global_step == 4:
+                until = time.monotonic() + 15
+                while "UpsertBucket" not in server.operations:  # it is online
+                    assert time.monotonic() < until
+                    time.sleep(0.05)
+                server.dead = True
+
+        monkeypatch.setattr(Keep, "on_train_batch_end", then_hang_up)
+        run = prepared("trainer.max_steps=12", csv=False)
+        began = time.monotonic()
+        summary = execute(run)
+        assert summary["status"] == "finished" and summary["wandb"]["mode"] == "online"
+        assert time.monotonic() - began < 60
+        said = [line for line in capsys.readouterr().err.splitlines() if "W&B" in line]
+        assert said and f"`{summary['wandb']['sync']}`" in said[-1], said
+        check_same(table(run.path), rows(only(run.path)))
+        server.dead = False
+        sync(server, root, *summary["wandb"]["sync"].split()[2:])
+        check_same(table(run.path), server.history(run.provenance()["id"]))
+
+
+@pytest.mark.parametrize("moment", ["log", "finish", "init"])
+def test_whatever_wandb_raises_is_a_line(prepared, monkeypatch, capsys, moment):
+    import wandb
+
+    def broken(*_, **__):
+        raise OSError("broken pipe")
+
+    owner = wandb if moment == "init" else wandb.Run
+    monkeypatch.setattr(owner, moment, broken)
+    run = prepared(csv=False)
+    assert execute(run)["status"] == "finished"
+    lines = [line for line in capsys.readouterr().err.splitlines() if "W&B" in line]
+    assert len(lines) == 1 and "broken pipe" in lines[0] and "metrics.csv" in lines[0]
+    assert len(table(run.path)) == 7
+
+
+def test_disabled_is_without_wandb(prepared, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    run = prepared(csv=False)
+    assert "wandb" not in execute(run) and not (run / "wandb").exists()
+
+
+def test_a_misspelt_key_is_refused_before_training(prepared):
+    with pytest.raises(UserError, match=r"logger\.wandb\.projekt=.*did you mean project"):
+        execute(prepared("+logger.wandb.projekt=x", csv=False))
+
+
+@pytest.mark.slow
+def test_nothing_is_left_outside_of_the_run(root):
+    """Not in the home directory, not in the temporary one, whether the run ends or is killed."""
+    home, temporary = root / "home", root / "tmp"
+    home.mkdir()
+    temporary.mkdir()
+    environ = environment(root, HOME=str(home), TMPDIR=str(temporary), MPLCONFIGDIR=str(root / "mpl"))
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+        environ.pop(name, None)
+    subprocess.run(with_wandb("name=ends"), env=environ, check=True, capture_output=True)
+    folder = root / "logs" / "runs" / "killed"
+    process = subprocess.Popen(
+        with_wandb("name=killed", "trainer.max_steps=2000", "samples.pictures=200"),
+        env=environ,
+        stderr=subprocess.DEVNULL,
+    )
+    while not list(folder.rglob("*.png")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    left = [p for p in [*home.rglob("*"), *temporary.rglob("*")] if "wandb" in str(p.relative_to(root))]
+    until = time.monotonic() + 30  # W&B's process notices that ours has gone
+    while (still := [p for p in left if p.exists()]) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not still
+    assert not list(temporary.iterdir()) or {p.name for p in temporary.iterdir()} == {"torchinductor_root"}
+
+
+def test_a_run_is_told_whole(prepared):
+    """Errors, n, terms, measures, panels, choices, best: read back from the offline file."""
+    run = prepared("experiment=ring", "measures.n=8", "measures.repeats=2", csv=False)
+    summary = execute(run)
+    [file] = only(run.path).glob("*.wandb")
+    told: dict[str, object] = {}
+    config: dict[str, object] = {}
+    axes: dict[str, str] = {}
+    captions: set[str] = set()
+    registered = None
+    for record in records(file):
+        for item in [*record.summary.update, *record.run.summary.update]:
+            told[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+        for item in [*record.run.config.update, *record.config.update]:
+            config[item.key or "|".join(item.nested_key)] = json.loads(item.value_json)
+        for item in record.history.item:
+            if item.nested_key[-1:] == ["captions"]:
+                captions |= {*json.loads(item.value_json)}
+        if record.HasField("metric"):
+            axes[record.metric.name or record.metric.glob_name] = record.metric.step_metric
+        registered = record.run if record.HasField("run") and registered is None else registered
+    for term in ("", "_prior", "_reconstruction", "_diffusion"):
+        figure = summary["test"][f"nats_per_dim{term}"]
+        name = f"test/nats_per_dim{term}"
+        kinds = {"": "mean", "_stderr": "stderr", "_n": "n", "_draw_stderr": "draw_stderr"}
+        assert {kind: told.get(name + end) for end, kind in kinds.items() if kind in figure} == figure
+        assert (
+            told[f"final/train_nats_per_dim{term}_stderr"]
+            == summary["train"][f"nats_per_dim{term}"]["stderr"]
+        )
+    for name, figure in summary["measures"].items():
+        assert told[f"measures/{name}"] == figure["mean"]
+        assert told[f"measures/{name}_stderr"] == figure["stderr"] and told[f"measures/{name}_n"] == 8
+    bounds = [row["val/nats_per_dim"] for row in table(run.path).values() if "val/nats_per_dim" in row]
+    assert len(bounds) == 2 and told["val/nats_per_dim"] == {"min": min(bounds), "last": bounds[-1]}
+    final = summary["val"]["nats_per_dim"]["stderr"]  # of other draws than those of validation
+    assert table(run.path)[6]["val/bound_stderr"] == pytest.approx(final, 0.5)
+    assert config["objective"] == "epsilon" and config["data"] == "ring" and config["seed"] == 1
+    assert config["resolved"] == {k: v for k, v in run.config().items() if k != "logger"}
+    assert config["measures/n"] == 8 and config["measures/repeats"] == 2  # as they were typed
+    noise = "from the same noise in every run"
+    assert {f"step {step}: samples while training, {noise}" for step in (3, 6)} < captions
+    assert f"step 6: samples at the end, {noise}" in captions and len(captions) == 4
+    assert {name for name in table(run.path)[6] if name.startswith("val_levels/")} == {
+        f"val_levels/epsilon_mse_gamma_{a}_to_{b}" for a, b in BANDS
+    }
+    assert axes.pop("trainer/global_step") == "" and {*axes.values()} == {"trainer/global_step"}
+    assert "*" in axes
+    assert registered.run_group == "" and registered.job_type == "run" and "data=ring" in registered.tags
+    for name in ("noise_levels", "weighting", "schedule", "tweedie"):
+        [path] = only(run.path).glob(f"files/media/table/panels/{name}_table_*.json")
+        shown = json.loads(path.read_text())
+        drawn = config[f"_wandb|visualize|panels/{name}"]["panel_config"]
+        assert drawn["fieldSettings"] == dict(zip("xy", summary[name], strict=False))
+        assert f'"panels/{name}_table"' in json.dumps(drawn["userQuery"])
+        assert shown["columns"] == [*summary[name]]
+        assert shown["data"] == [list(row) for row in zip(*summary[name].values(), strict=True)]
+    pictures = {p.name.split("_")[0] for p in only(run.path).rglob("files/media/images/**/*.png")}
+    assert pictures == {"samples", "final", "trajectory"}
+
+
+def artifacts(path) -> dict[str, tuple[str, str, bool]]:
+    """{name: (digest, the file's content, whether it is used)} of the checkpoints in a directory of W&B's."""
+    found = {}
+    for file in path.glob("*.wandb"):
+        for record in records(file):
+            one = record.artifact
+            if one.type == "model":
+                [entry] = one.manifest.contents
+                found[one.name] = (one.digest, Path(entry.local_path).read_bytes(), one.use_after_commit)
+    return found
+
+
+def test_a_run_on_anothers_model_uses_the_checkpoint_that_the_other_has_logged(prepared, monkeypatch, root):
+    """One version in W&B: W&B tells versions apart by name and content."""
+    made, known = [], []
+    for more in ([], [f"trained={root}/logs/runs/parent"]):
+        name = "child" if more else "parent"
+        keys = ["logger.wandb.artifacts=true", "sampler.steps=2", "samples.n=4", "threads=1", *more]
+        run = prepared(*keys, path=name, csv=False, tiny=not more)
+        monkeypatch.setenv("TRIPTYCH_OWN", str(run.path))
+        assert execute(run)["status"] == "finished"
+        made.append(run)
+        known.append(artifacts(only(run.path)))
+    ids = [run.provenance()["id"] for run in made]
+    reported = made[0].reported().read_bytes()
+    (digest, content, used), child = known[0][f"model-{ids[0]}"], known[1]
+    assert [*known[0]] == [f"model-{ids[0]}"] and content == reported and not used
+    assert child[f"model-{ids[0]}"] == (digest, reported, True)
+    assert {*child} == {f"model-{i}" for i in ids} and not child[f"model-{ids[1]}"][2]
+    with Server() as server:
+        for run, uses in zip(made, (0, 1), strict=True):
+            sync(server, root, only(run.path))
+            assert server.operations.count("UseArtifact") == uses
+
+
+def test_a_directory_that_was_sent_to_us_sends_no_checkpoint(prepared, capsys):
+    run = prepared("logger.wandb.artifacts=true", csv=False)
+    execute(run)
+    assert not artifacts(only(run.path)) and "artifacts are left out" in capsys.readouterr().err
+
+
+def test_a_sweeps_cells_are_a_group(tmp_path):
+    from triptych.run.directory import RunDirectory
+
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "sweep.json").write_text("{}")
+    run = RunDirectory(tmp_path / "ours" / "objective=v,seed=1")
+    choices = {"ablation": "objectives", "data": "digits"}
+    command = ["triptych-train", "logger.mlflow.tracking_uri=http://me:secret@host/"]
+    found = describe_run({"tags": ["mine"]}, {}, {"id": "x", "choices": choices, "command": command}, run)
+    assert found["notes"] == "triptych-train logger.mlflow.tracking_uri=http://***@host/"
+    assert found["group"] == "ours" and found["name"] == "objective=v,seed=1" and found["job_type"] == "cell"
+    assert found["tags"] == ["mine", "ablation=objectives", "data=digits"]
+    asked = {"name": "n", "group": "other", "job_type": "j", "notes": "why", "tags": "one"}
+    found = describe_run(asked, {}, {"id": "x"}, run)
+    assert {**found, **asked, "tags": ["one"]} == found
+
+
+def test_figures_and_panels_of_what_a_summary_may_hold():
+    row = {
+        "value": 4,
+        "evaluations": 8,
+        "seconds": 1.0,
+        "measures": {"fid": {"mean": 2.0, "stderr": None, "n": 9}},
+    }
+    summary = {
+        "schema": 1,
+        "steps": 7,
+        "val": {"bpd": {"mean": 1.5, "stderr": 0.1, "n": 3, "draw_stderr": 0.01}},
+        "gradient": {"norm": {"median": 1.0, "max": 2.0}, "clipped": None},
+        "measures_over": {"key": "evaluations", "rows": [row]},
+        "uneven": {"a": [1], "b": [1, 2]},
+        "curve": {"gamma": [0.0, 1.0], "error": [math.pi, 2.0]},
+    }
+    assert figures(summary) == {
+        "steps": 7,
+        "final/val_bpd": 1.5,
+        "final/val_bpd_stderr": 0.1,
+        "final/val_bpd_n": 3,
+        "final/val_bpd_draw_stderr": 0.01,
+        "gradient/norm/median": 1.0,
+        "gradient/norm/max": 2.0,
+        "measures_over/key": "evaluations",
+    }
+    assert panels(summary) == {
+        "panels/measures_over": (
+            ["value", "evaluations", "seconds", "measures/fid", "measures/fid_n"],
+            [[4, 8, 1.0, 2.0, 9]],
+        ),
+        "panels/curve": (["gamma", "error"], [[0.0, math.pi], [1.0, 2.0]]),
+    }
+    assert chart(panels(summary)["panels/measures_over"][0]) == ("value", "measures/fid")
+    assert chart(["gamma", "error", "stderr"]) == ("gamma", "error") and chart(["a"]) == ("a", "a")
+
+
+def test_typed_keys_are_flat_keys_of_the_configuration():
+    config = {"seed": 1, "optimizer": {"lr": 0.1, "eps": 1}, "model": {"n": [1, 2]}, "logger": {"x": 1}}
+    typed = ["optimizer.lr=0.1", "+model.n=[1,2]", "seed=1", "logger.x=1", "objective=v"]
+    flat = {"objective": "v", "seed": 1, "optimizer/lr": 0.1, "model/n": [1, 2]}
+    assert comparable({"objective": "v"}, config, typed) == flat
+
+
+def test_a_password_in_an_address_is_masked():
+    text = "a=postgresql://me:se@cret@host/db?x=1 http://host/@here"
+    assert mask_password(text) == "a=postgresql://***@host/db?x=1 http://host/@here"

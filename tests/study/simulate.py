@@ -1,0 +1,101 @@
+"""Whole reports on figures drawn at random, in memory: what they say where the truth is known.
+
+Bounds follow D[c, s, i] = mu_c + luck_s + hard_i + a_cs + b_ci + e_csi: seeds and items that all cells
+share, and a share of their own. Used by the tests at a small size and by benchmarks/comparison.py at 10,000
+draws.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from triptych.run.read import Estimate, Run
+from triptych.run.read_items import Items
+from triptych.run.read_measures import Measured
+from triptych.study import compare, measures
+from triptych.study.compare import Comparison
+from triptych.study.story import rows
+from triptych.study.verdict import verdict
+
+RATIOS = (0.03, 0.3, 3.0, 30.0, 1e6)  # variance of a mean over seeds through seeds, over that through items
+_run = itertools.count()
+
+
+def bounds(
+    random: np.random.Generator,
+    mu: Sequence[float],
+    seeds: int,
+    items: int,
+    ratio: float,
+    rest: float = 1.0,
+    sd: float = 0.01,
+) -> np.ndarray:
+    """(cells, seeds, items). A cell's mean over three seeds has variance `sd`^2 through seeds and items;
+    the interaction has `rest` times the larger of the two."""
+    by_seed, by_item = 3 * sd**2 * ratio / (1 + ratio), items * sd**2 / (1 + ratio)
+    spread = np.sqrt(rest * max(by_item, by_seed))
+    c, normal = len(mu), random.normal
+    return (
+        np.asarray(mu)[:, None, None]
+        + 0.03 * normal(size=(1, seeds, 1)) + 0.4 * normal(size=(1, 1, items))
+        + np.sqrt(by_seed) * normal(size=(c, seeds, 1)) + np.sqrt(by_item) * normal(size=(c, 1, items))
+        + spread * normal(size=(c, seeds, items))
+    )  # fmt: skip
+
+
+class Memory:
+    """Runs that were never written: `runs` for compare, `items` in place of their files."""
+
+    def __init__(self, table: np.ndarray, sampled: np.ndarray | None = None):
+        """`table`: (cells, seeds, items); `sampled`: (cells, seeds, values) of two measures, one of them
+        higher is better."""
+        self.runs, self._items = [], {}
+        for c, cell in enumerate(table):
+            for s, row in enumerate(cell):
+                path = Path(f"/nowhere/{next(_run)}")
+                self._items[path] = Items(np.arange(len(row)), row)
+                taken = None if sampled is None else _measured(sampled[c, s])
+                name = "abcdefghijkl"[c]
+                self.runs.append(Run(
+                    path, "finished", overrides={"objective": name, "seed": str(s)}, measured=taken, seed=s,
+                    choices={"data": "digits"}, test={"bpd": Estimate(float(row.mean()), 0.01, len(row))},
+                ))  # fmt: skip
+
+    def items(self, directory: Path, bound: float) -> Items | None:
+        """What read_items would find."""
+        return self._items[directory]
+
+    def compare(self, rule=None, seeds: Sequence[int] | None = None) -> Comparison:
+        """The comparison of the runs of these seeds (default: all)."""
+        runs = [run for run in self.runs if seeds is None or run.seed in seeds]
+        real, compare.read_items = compare.read_items, self.items
+        try:
+            (found,) = compare.compare(runs, rule)
+        finally:
+            compare.read_items = real
+        return found
+
+
+def _measured(values: np.ndarray) -> Measured:
+    half = len(values) // 2
+    found = tuple(
+        {"energy_distance": float(d), "precision": float(p)}
+        for d, p in zip(values[:half], values[half:], strict=True)
+    )
+    return Measured("evaluations", tuple(range(1, half + 1)), found, n=100, reference="points")
+
+
+def claims_in_words(comparison: Comparison) -> list[str]:
+    """Everything printed that claims a difference: by sentence, by table row, by measure of samples."""
+    said = verdict(comparison)
+    printed = [
+        said.headline,
+        *said.lines,
+        *(measures.ranking(comparison, name) for name in measures.known(comparison.cells)),
+    ]
+    told = [text for text in printed if "lear of" in text]
+    return told + [row.label for row in rows(comparison) if row.verdict.startswith(("worse", "better"))]

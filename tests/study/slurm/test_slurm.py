@@ -1,0 +1,180 @@
+"""A real SLURM: sweeps through sbatch, preemption, requeueing, the figures of undisturbed runs."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.run.commands import command, environment, wait_for
+from tests.study.slurm.cluster import Cluster, missing
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(bool(missing()), reason=f"no SLURM: {missing()}"),
+]
+LONG = ["trainer.max_steps=1500", "trainer.val_check_interval=100", "denoiser.network.dropout=0.2"]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with Cluster(tmp_path_factory.mktemp("slurm") / "cluster") as cluster:
+        yield cluster
+
+
+def summaries(folder: Path) -> dict[str, dict]:
+    return {p.parent.name: json.loads(p.read_text()) for p in folder.rglob("summary.json")}
+
+
+def executions(folder: Path) -> int:
+    """How often the runs in ``folder`` were begun or taken up."""
+    return sum(len(json.loads(p.read_text())["executions"]) for p in folder.rglob("provenance.json"))
+
+
+def begin(line: list[str], cluster: Cluster, root: Path) -> subprocess.Popen:
+    """A command that can reach the cluster, its two outputs in one."""
+    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(line, env=cluster.environment | environment(root), text=True, **out)
+
+
+def jobs(cluster) -> dict[str, str]:
+    """{job id: state} of the queue."""
+    lines = cluster.run("squeue", "-h", "-r", "-o", "%i %T").splitlines()
+    return dict(line.split() for line in lines)
+
+
+def step(folder: Path) -> int:
+    try:
+        return json.loads((folder / "progress.json").read_text())["step"]
+    except (OSError, ValueError):
+        return 0
+
+
+@pytest.mark.parametrize("how", ["requeue", "USR2"])
+def test_a_sweep_through_sbatch_survives_preemption(cluster, root, how):
+    """Four jobs; one is taken away while it trains, comes back, and ends like its undisturbed twin."""
+    grid = ["name=s", "seed=1,2,3,4", *LONG]
+    undisturbed = root / "undisturbed"
+    line = command("-m", "hydra/launcher=local", *grid)
+    subprocess.run(line, check=True, capture_output=True, env=environment(undisturbed))
+    preset = [
+        "hydra/launcher=slurm",
+        "hydra.launcher.partition=debug",
+        "hydra.launcher.timeout_min=60",
+        "hydra.launcher.cpus_per_task=1",
+    ]
+    sweep = begin(command("-m", *preset, *grid), cluster, root)
+    victim = wait_for(
+        lambda: next(
+            (p.parent for p in root.glob("logs/sweeps/*/*/progress.json") if step(p.parent) > 200), None
+        ),
+        sweep,
+    )
+    assert victim
+    job = min(i for i, state in jobs(cluster).items() if state == "RUNNING")
+    if how == "requeue":
+        cluster.run("scontrol", "requeue", job)
+    else:
+        cluster.run("scancel", "--signal=USR2", job)
+    said, _ = sweep.communicate(timeout=600)
+    assert sweep.returncode == 0, said
+    one, other = summaries(undisturbed), summaries(root / "logs")
+    assert len(other) == 4
+    for name, summary in other.items():
+        for split in ("train", "val", "test"):
+            assert summary[split] == one[name][split], (name, split)
+    logs = "".join(p.read_text() for p in root.rglob("train.log"))
+    assert 0 < logs.count("interrupted") == executions(root / "logs") - 4, logs
+
+
+def test_a_cancelled_job_ends_the_wait_for_it_and_for_no_other(cluster, root):
+    """No accounting here. One of three jobs is cancelled at work, one in the queue; the third one counts."""
+    line = command(
+        "-m",
+        "hydra/launcher=slurm",
+        "hydra.launcher.partition=debug",
+        "hydra.launcher.timeout_min=60",
+        "hydra.launcher.cpus_per_task=1",
+        "name=s",
+        "seed=1,2,3",
+        *LONG,
+    )
+    sweep = begin(line, cluster, root)
+    try:
+        wait_for(
+            lambda: any(step(p.parent) > 100 for p in root.glob("logs/sweeps/*/*1/progress.json")),
+            sweep,
+            200.0,
+        )
+        first, _, third = sorted(jobs(cluster))
+        assert jobs(cluster)[first] == "RUNNING" and jobs(cluster)[third] == "PENDING"
+        cluster.run("scancel", third)
+        cluster.run("scancel", first)
+        said, _ = sweep.communicate(timeout=240)
+    finally:
+        sweep.kill()
+    assert sweep.returncode == 1, said
+    [(name, summary)] = summaries(root / "logs").items()
+    assert name == "seed=2" and summary["status"] == "finished"
+    told = [row for row in said.splitlines() if "the same command goes on" in row]
+    what = "ended without a result (cancelled); the same command goes on with it"
+    assert sorted(told) == [f"seed=1: its SLURM job {first} {what}", f"seed=3: its SLURM job {third} {what}"]
+    assert "Traceback" not in said and "sacct" not in said, said
+    again = subprocess.run(line, env=cluster.environment | environment(root), capture_output=True, text=True)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert [s["status"] for s in summaries(root / "logs").values()] == ["finished"] * 3
+    assert executions(root / "logs") == 4
+
+
+def test_a_run_that_takes_longer_than_its_time_limit_is_taken_up_again(cluster, root):
+    """A limit of two minutes, in which the run cannot be through; SLURM itself sends the signal."""
+    long = ["name=s", "seed=1", "trainer.max_steps=20000", "trainer.val_check_interval=1000"]
+    preset = [
+        "hydra/launcher=slurm",
+        "hydra.launcher.partition=debug",
+        "hydra.launcher.timeout_min=2",
+        "hydra.launcher.signal_delay_s=60",
+        "hydra.launcher.cpus_per_task=1",
+    ]
+    sweep = begin(command("-m", *preset, *long), cluster, root)
+    said, _ = sweep.communicate(timeout=1700)
+    assert sweep.returncode == 0, said
+    [log] = root.rglob("train.log")
+    times = log.read_text().count("interrupted")
+    assert 0 < times == executions(root / "logs") - 1, log.read_text()
+    twin = root / "twin"
+    subprocess.run(command("name=twin", *long[1:]), check=True, capture_output=True, env=environment(twin))
+    [ours], [undisturbed] = summaries(root / "logs").values(), summaries(twin).values()
+    assert ours["test"] == undisturbed["test"]
+
+
+def test_a_batch_script_is_requeued_by_the_run_itself(cluster, root):
+    """srun with two tasks, the signal that SLURM sends before the time is up, one directory, one W&B id."""
+    line = " ".join(command("name=mine", "trainer=ddp_sim", *LONG)).replace("logger=csv", "logger=wandb")
+    script = root / "job.sh"
+    script.write_text(
+        "#!/bin/bash\n#SBATCH --job-name=t --ntasks-per-node=2 --nodes=1 --requeue --open-mode=append\n"
+        f"#SBATCH --output={root}/job.log --export=ALL\nsrun {line}\n"
+    )
+    twin = command("name=twin", "trainer=ddp_sim", *LONG)
+    subprocess.run(twin, check=True, capture_output=True, env=environment(root))
+    done = subprocess.run(
+        ["sbatch", "--parsable", str(script)],
+        env=cluster.environment | environment(root),
+        capture_output=True,
+        text=True,
+    )
+    job = done.stdout.strip()
+    folder = root / "logs" / "runs" / "mine"
+    wait_for(lambda: step(folder) > 200, None)
+    identity = json.loads((folder / "provenance.json").read_text())["id"]
+    cluster.run("scancel", "--signal=USR1", job)
+    wait_for(lambda: (folder / "summary.json").exists(), None)
+    log = (root / "job.log").read_text()
+    assert log.count("interrupted at step") == 1 and "SIGUSR1" in log, log
+    ours, twins = (json.loads((folder.parent / n / "summary.json").read_text()) for n in ("mine", "twin"))
+    assert ours["test"] == twins["test"] and ours["world_size"] == 2
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["mine", "twin"]
+    starts = [p.name.endswith(identity) for p in (folder / "wandb").glob("offline-run-*")]
+    assert starts == [True, True]

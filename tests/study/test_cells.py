@@ -1,0 +1,90 @@
+"""What a sweep's directory and its cells are called, and what becomes of a cell that holds another run."""
+
+import json
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+
+from triptych.config.check import CONFIGS
+from triptych.config.names import register_resolvers, sweep_name
+from triptych.run.directory import REFUSED
+
+
+def name_of(*overrides: str) -> str:
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        return sweep_name(loader.load_configuration("train", list(overrides), RunMode.MULTIRUN))
+
+
+@pytest.mark.parametrize(
+    "one, other, same",
+    [
+        (["denoiser=unet", "seed=1"], ["denoiser=unet,resnet", "seed=1,2"], True),
+        (["objective=v", "denoiser=unet"], ["objective=v,x0"], True),
+        (
+            ["objective=v"],
+            ["objective=v", "trainer.max_steps=9"],
+            False,
+        ),  # a short try is no cell of the other
+        (["ablation=objectives"], ["ablation=objectives", "data=mnist"], False),  # a fixed design, changed
+        (["ablation=objectives"], ["ablation=objectives", "seed=7"], True),
+        (["experiment=ring", "schedule=cosine"], ["experiment=ring", "schedule=cosine,linear"], False),
+        (["name=a", "objective=v"], ["name=b", "objective=v"], False),
+    ],
+)
+def test_an_axis_of_one_value_is_an_axis(one, other, same):
+    assert (name_of(*one) == name_of(*other)) == same
+
+
+def test_a_sweep_has_a_short_name_whatever_it_shares():
+    """What all runs share is the same again and again: it is recorded, and need not be read in each path."""
+    shared = [
+        "trainer.max_steps=900",
+        "optimizer.lr=0.003",
+        "data.batch_size=64",
+        "denoiser.network.width=32",
+    ]
+    name = name_of(*shared, "objective=v,x0")
+    assert name.startswith("sweep,") and len(name) <= 48
+    assert name != name_of(*shared[:3], "denoiser.network.width=64", "objective=v,x0")
+    assert name_of(*reversed(shared), "objective=v,x0") == name
+
+
+def test_a_refused_cell_is_no_result(root, prepared, door):
+    """Directories that hold finished runs of another configuration: exit 1, and none of their figures."""
+    runs = [prepared("name=s", f"seed={seed}", path=f"../sweeps/s/seed={seed}") for seed in (1, 2)]
+    bound = {"mean": 1.2345678, "stderr": 0.01, "n": 297}
+    figures = {key: bound for key in ("bpd", "bpd_prior", "bpd_reconstruction", "bpd_diffusion")}
+    for run in runs:
+        run.write("summary.json", {"schema": 1, "status": "finished", "test": figures, "seed": 1})
+    done = door("triptych.cli.train", "-m", "name=s", "seed=1,2")  # not the tiny configuration that they hold
+    sweep = root / "logs" / "sweeps" / "s"
+    assert done.returncode == 1
+    assert done.stderr.count("holds another run") == 2, done.stderr
+    assert f"sweep s: 2 runs in {sweep}\n" in done.stderr
+    assert "1.23" not in done.stdout + done.stderr + (sweep / "report.html").read_text()
+    assert "0 of 2 runs finished, 2 failed" in done.stdout
+    assert set(json.loads((sweep / "sweep.json").read_text())["refused"]) == {"seed=1", "seed=2"}
+    for run in runs:
+        assert run.status == "finished" and run.summary()["test"] == figures, "what was there stays"
+        assert not (run / REFUSED).exists()
+
+
+@pytest.mark.parametrize(
+    ("grid", "line"),
+    [
+        (["ablation=samplers", "trained=/nope"], "error: trained=/nope: no run; "),
+        (["seed=1,2", "guidance=classifier", "guide=/nope"], "error: guide=/nope: no such file"),
+        (["seed=1,2", "init_from=/nope"], "error: init_from=/nope: no such file"),
+        (["seed=1,2", "measures.n=8", "measures.contrastive=/nope"], "error: measures.contrastive=/nope: no"),
+    ],
+)
+def test_what_all_cells_share_is_refused_once_before_the_first(root, door, grid, line):
+    done = door("triptych.cli.train", "-m", *grid, timeout=60)
+    assert done.returncode == 1 and done.stdout == ""
+    [said] = done.stderr.splitlines()
+    assert said.startswith(line), said
+    assert not (root / "logs").exists()

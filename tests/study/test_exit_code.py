@@ -1,0 +1,166 @@
+"""How a sweep ends: its code is its runs', what did not end is named, and a report that fails is a line."""
+
+import json
+import socket
+import time
+from contextlib import suppress
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+
+from tests.study.fake_runs import failed, make_run, start_run
+from triptych.errors import Busy, Diverged, StorageError, UserError
+from triptych.run.directory import RunDirectory
+from triptych.run.exits import one_line_errors
+from triptych.study import launchers, sweep
+from triptych.study.sweep import SweepHook, exit_code
+
+
+@pytest.fixture
+def hook(root, monkeypatch):
+    """The hook of this process's sweep over one objective, whose runs a test makes."""
+    found = SweepHook()
+    config = {"hydra": {"job": {"config": {"override_dirname": {"exclude_keys": []}}}}}
+    found.root, found.config = root, OmegaConf.create(config | {"optimized_metric": "val.bpd.mean"})
+    found.cells, found.facts, found.refused = [], {}, {}
+    found.monitor = SimpleNamespace(stop=lambda: None)
+    monkeypatch.setattr(sweep, "_hooks", [found])
+    return found
+
+
+def add(hook: SweepHook, end: str) -> RunDirectory:
+    """One more run that ended so."""
+    seed = len(hook.cells) + 1
+    told, choices = [f"objective=x0,seed={seed}"], {"data": "digits", "objective": "x0"}
+    if end == "finished":
+        folder = make_run(hook.root, "x0", seed, 2.0)
+    elif end == "interrupted":
+        folder = start_run(hook.root, "x0", seed, told, choices)
+    else:
+        folder = failed(hook.root, "x0", seed, "it rained")
+        record = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps(record | {"status": end}))
+    hook.cells.append(folder.name)
+    return RunDirectory(folder)
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [
+        (["finished", "finished"], 0),
+        (["finished", "diverged"], 3),
+        (["diverged"], 3),
+        (["finished", "failed", "diverged"], 1),
+        (["finished", "interrupted"], 1),
+    ],
+)
+def test_the_code_says_how_the_runs_ended(hook, ends, code):
+    for end in ends:
+        add(hook, end)
+    assert exit_code() == code
+
+
+def test_a_cell_that_holds_another_run_has_not_ended_well(hook):
+    hook.refused = {add(hook, "finished").path.name: "holds another run"}
+    assert exit_code() == 1
+
+
+def test_a_run_that_another_process_is_at_is_to_be_tried_again(hook):
+    add(hook, "finished")
+    with add(hook, "interrupted").lock():
+        assert exit_code() == 75
+
+
+def test_a_job_that_was_killed_before_it_began_is_not_running(hook, capsys):
+    """The process that made its directory is the sweep's own, and lives."""
+    add(hook, "finished")
+    with add(hook, "interrupted").lock():
+        pass
+    hook.on_multirun_end(hook.config)
+    said = capsys.readouterr().out
+    assert "1 of 2 runs finished, 1 interrupted" in said and "running" not in said
+
+
+@pytest.mark.parametrize("how", ["a directory in its place", "a fault of the report's own"])
+def test_an_unfinished_sweep_whose_report_cannot_be_written(hook, monkeypatch, capsys, how):
+    """As Hydra calls it, to which an exception of a callback's is a warning."""
+    from triptych.study import render
+
+    add(hook, "finished")
+    add(hook, "interrupted")
+    if how == "a directory in its place":
+        (hook.root / "report.html").mkdir()
+    else:
+        monkeypatch.setattr(render, "tell", lambda *_: 1 / 0)
+    with suppress(Exception):
+        hook.on_multirun_end(hook.config)
+    assert exit_code() == 1
+    said = capsys.readouterr()
+    assert "objective=x0,seed=2: did not end" in said.out
+    [line] = [text for text in said.err.splitlines() if "the report cannot be written" in text]
+    assert line.startswith(f"error: {hook.root}: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Diverged("the loss", 5), 3),
+        (StorageError("x: cannot be written"), 74),
+        (Busy("x: another process is at work here"), 75),
+        (UserError("x=1: 2 is accepted"), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_run_alone_has_a_code_for_its_kind_of_end(capsys, error, code):
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise error
+    assert ended.value.code == code and capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_a_finished_sweep_on_a_read_only_disk_is_shown(hook, monkeypatch, capsys):
+    def refuse(*_):
+        raise StorageError("sweep.json: cannot be written (Read-only file system)")
+
+    monkeypatch.setattr(RunDirectory, "write", refuse)
+    add(hook, "finished")
+    with pytest.raises(StorageError):
+        hook._begin()
+    assert "x0: 2.000 bits/dim over 1 seed" in capsys.readouterr().out
+    add(hook, "interrupted")
+    with pytest.raises(StorageError):
+        hook._begin()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_job_that_slurm_ended_is_named(hook, capsys):
+    """One that was cancelled, and one that had its result before its job ended."""
+    add(hook, "interrupted")
+    assert hook.job_without_result("17_0", ["objective=x0", "seed=1"], "cancelled") is None
+    said = capsys.readouterr().err
+    assert said == (
+        "objective=x0,seed=1: its SLURM job 17_0 ended without a result (cancelled); "
+        "the same command goes on with it\n"
+    )
+    add(hook, "finished")
+    assert hook.job_without_result("17_1", ["objective=x0", "seed=2"], "completed") == pytest.approx(1.99)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_ray_cluster_that_does_not_answer_is_refused():
+    """In seconds; Ray itself would try for minutes. What is no address of a cluster is Ray's to find."""
+
+    def launcher(address: str | None):
+        ray = {"init": {"address": address}}
+        return OmegaConf.create({"hydra": {"launcher": {"_target_": "its.RayLauncher", "ray": ray}}})
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"  # bound and not listening
+        for given in (address, f"ray://{address}"):
+            began = time.monotonic()
+            with pytest.raises(UserError, match=rf"address={given}: no answer from there .* is accepted"):
+                launchers._check_ray(launcher(given))
+            assert time.monotonic() - began < 10
+    for given in ("auto", "local", None):
+        launchers._check_ray(launcher(given))

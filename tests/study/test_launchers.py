@@ -1,0 +1,97 @@
+"""Launchers: what each is asked for, and the same sweep through each."""
+
+import json
+import subprocess
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+
+from tests.run.commands import command, environment
+from triptych.config.check import CONFIGS
+from triptych.config.names import cores, register_resolvers
+
+
+def launcher(*overrides: str):
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", overrides=list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        return cfg, cfg.hydra.launcher
+
+
+def test_local_is_a_run_a_core(root):
+    _, local = launcher("hydra/launcher=local")
+    assert local.n_jobs == cores()
+    line = [a for a in command("-m", "hydra/launcher=local", "name=s", "seed=1") if a != "threads=1"]
+    subprocess.run(line, check=True, capture_output=True, env=environment(root))
+    [config] = root.rglob("config.yaml")
+    assert "\nthreads: 1\n" in config.read_text()
+
+
+def test_a_slurm_job_has_a_task_for_each_of_the_trainers_processes():
+    _, slurm = launcher(
+        "hydra/launcher=slurm", "trainer.accelerator=gpu", "trainer.devices=4", "trainer.num_nodes=2"
+    )
+    assert (slurm.nodes, slurm.tasks_per_node, slurm.gpus_per_node) == (2, 4, 4)
+    _, slurm = launcher("hydra/launcher=slurm", "trainer=cpu")
+    assert (slurm.nodes, slurm.tasks_per_node, slurm.gpus_per_node) == (1, 1, None)
+
+
+def test_a_task_of_rays_has_the_gpus_of_its_trainer_and_as_many_threads_as_cores():
+    _, launcher_ = launcher("hydra/launcher=ray_tasks", "trainer.accelerator=gpu", "trainer.devices=2")
+    assert (launcher_.ray.remote.num_cpus, launcher_.ray.remote.num_gpus) == (1, 2)
+    _, launcher_ = launcher("hydra/launcher=ray_tasks", "hydra.launcher.ray.remote.num_cpus=4", "trainer=cpu")
+    assert launcher_.ray.remote.num_gpus is None
+    assert int(launcher_.ray.remote.runtime_env.env_vars.TRIPTYCH_THREADS) == 4
+
+
+@pytest.mark.parametrize(
+    "chosen, what, extra",
+    [
+        ("hydra/launcher=ray_tasks", "hydra/launcher/ray", "ray"),
+        ("hydra/launcher=slurm", "hydra/launcher/submitit_slurm", "slurm"),
+        ("hydra/launcher=submitit_local", "hydra/launcher/submitit_local", "slurm"),
+        ("hparams_search=optuna", "hparams_search", "search"),
+    ],
+)
+def test_what_is_not_installed_is_said_in_one_line(root, chosen, what, extra):
+    """With packages that cannot be imported, as if they were not there."""
+    site = root / "site"
+    site.mkdir()
+    hidden = ["hydra_plugins.hydra_ray_launcher", "hydra_plugins.hydra_submitit_launcher", "optuna"]
+    (site / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({hidden}))\n")
+    line = command("-m", chosen, "seed=1")
+    surroundings = environment(root, PYTHONPATH=str(site))
+    done = subprocess.run(line, capture_output=True, text=True, env=surroundings)
+    assert done.returncode == 1 and not list(root.rglob("config.yaml"))
+    said = f"error: {what}: not installed, pip install 'triptych[{extra}]' is needed\n"
+    assert done.stderr == said, done.stderr
+
+
+def test_a_slurm_sweep_over_the_number_of_processes_is_refused(root):
+    line = command("-m", "hydra/launcher=slurm", "trainer.devices=1,2")
+    done = subprocess.run(line, capture_output=True, text=True, env=environment(root))
+    assert done.returncode == 1 and not list(root.rglob("config.yaml"))
+    assert done.stderr.startswith("error: trainer.devices: cannot vary within a SLURM sweep")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_launcher_makes_the_same_sweep(root):
+    """Equal figures; typed again, each finds everything finished."""
+    figures, stamps = {}, {}
+    for name in ("", "local", "submitit_local", "ray_tasks"):
+        place = root / (name or "basic")
+        chosen = [f"hydra/launcher={name}"] if name else []
+        line = command("-m", *chosen, "name=s", "seed=1,2")
+        for again in (False, True):
+            done = subprocess.run(line, capture_output=True, text=True, env=environment(place), timeout=280)
+            assert done.returncode == 0, (name, done.stderr)
+            found = {p.parent.name: p for p in place.rglob("summary.json")}
+            if again:
+                assert {k: p.stat().st_mtime_ns for k, p in found.items()} == stamps
+            stamps = {k: p.stat().st_mtime_ns for k, p in found.items()}
+        figures[name] = {k: json.loads(p.read_text())["test"] for k, p in found.items()}
+        assert len(figures[name]) == 2 and figures[name] == figures[""], name

@@ -1,0 +1,118 @@
+"""The live table of a sweep: where each run is, how fast, how long still, how good; and the same in a log."""
+
+import io
+import json
+import math
+import time
+
+import pytest
+from rich.console import Console
+
+from triptych.run.directory import RunDirectory
+from triptych.run.execute import execute
+from triptych.run.progress import WINDOW, Progress
+from triptych.study.monitor import Monitor, short_names, state
+
+AT_WORK = {"stage": "fit", "step": 1200, "max_steps": 4000, "steps_per_second": 35.0, "bound": 2.31}
+
+
+def at_work(root, name: str, **more) -> RunDirectory:
+    run = RunDirectory(root / name)
+    run.path.mkdir(parents=True)
+    (run / "config.yaml").write_text("a: 1\n")
+    run.write("progress.json", AT_WORK | {"updated": time.time()} | more)
+    return run
+
+
+def finished(root, name: str) -> None:
+    run = at_work(root, name)
+    run.write("summary.json", {"schema": 1, "status": "finished"})
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "fit 1200/4000, val 2.310, 35.0 steps/s, 1 min 20 s left"),
+        ({"steps_per_second": 0.5}, "fit 1200/4000, val 2.310, 2.0 s a step, 1 h 33 min left"),
+        ({"steps_per_second": None, "bound": None}, "fit 1200/4000"),
+        ({"updated": 0.0}, "stalled or interrupted 1200/4000, val 2.310"),
+    ],
+)
+def test_where_a_run_is_in_words(more, said):
+    assert state(AT_WORK | {"updated": time.time()} | more) == said
+
+
+def test_speed_is_that_of_the_last_minute(tmp_path, monkeypatch):
+    """Ten steps a second for a while, then one: what is said is what it is now, to a few per cent."""
+    run, now = RunDirectory(tmp_path), [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress, step = Progress(run), 0
+    for rate in (10, 1):
+        for _ in range(int(2 * WINDOW)):
+            progress.write("fit", step, 10_000, bound=math.pi)
+            now[0] += 1.0
+            step += rate
+        progress.write("fit", step, 10_000, bound=math.pi)
+        found = json.loads((run / "progress.json").read_text())
+        assert found["steps_per_second"] == pytest.approx(rate, rel=0.2) and found["bound"] == math.pi
+
+
+def test_a_run_says_how_fast_and_how_good_it_is(prepared, monkeypatch):
+    written = []
+    write = RunDirectory.write
+
+    def kept(run, name, value):
+        written.append(value) if name == "progress.json" else None
+        write(run, name, value)
+
+    monkeypatch.setattr(RunDirectory, "write", kept)
+    monkeypatch.setattr(Progress.__init__, "__defaults__", (0.0, True))
+    run = prepared()
+    execute(run)
+    fit = [one for one in written if one["stage"] == "fit"]
+    assert [one["step"] for one in fit] == [0, 1, 2, 3, 4, 5, 6]
+    assert all(one["steps_per_second"] > 0 for one in fit[1:])
+    rows = (run / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("val/bound")
+    validated = [float(row.split(",")[column]) for row in rows[1:] if row.split(",")[column]]
+    assert fit[2]["bound"] is None and fit[-1]["bound"] == pytest.approx(validated[0], rel=1e-6)
+
+
+def test_the_table_of_a_terminal(tmp_path):
+    cells = [f"objective={name},optimizer.lr=0.01,seed=1" for name in ("epsilon", "v", "later")]
+    at_work(tmp_path, cells[0])
+    finished(tmp_path, cells[1])
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(Monitor(tmp_path, cells).table())
+    lines = console.export_text().splitlines()
+    assert "fit 1200/4000, val 2.310, 35.0 steps/s, 1 min 20 s left" in lines[2]
+    assert lines[1].strip().startswith("objective, optim") and lines[2].strip().startswith(
+        "epsilon, 0.01, 1 "
+    )
+    assert "finished" in lines[3] and "waiting" in lines[4]
+
+
+def test_what_cells_are_called():
+    assert short_names(["a=1,b=x", "a=2,b=y"]) == ("a, b", ["1, x", "2, y"])
+    for cells in (["a=1", "b=2"], ["a=1,b=[x,y]"], ["name"], []):
+        assert short_names(cells) == ("run", cells)
+
+
+def test_a_log_file_has_plain_lines_now_and_then(tmp_path, monkeypatch, capsys):
+    """Ten looks a second for two seconds, runs named each half second: a few lines, no control character."""
+    for i in range(6):
+        at_work(tmp_path, f"cell={i}")
+    monitor = Monitor(tmp_path, [f"cell={i}" for i in range(6)], every=0.1, tell=0.5)
+    monkeypatch.setattr(monitor, "_renew", lambda: None)
+    monitor.start()
+    time.sleep(1.2)
+    run = RunDirectory(tmp_path / "cell=0")
+    run.write("summary.json", {"schema": 1, "status": "failed", "error": "no room"})
+    time.sleep(1.0)
+    monitor.stop()
+    said = capsys.readouterr().err
+    lines = said.splitlines()
+    assert said.replace("\n", "").isprintable()
+    assert 3 <= len(lines) <= 5 and sum("failed: no room" in line for line in lines) == 1
+    assert lines[0].startswith("[0/6] cell=0: fit 1200/4000, val 2.310") and "; and 2 more" in lines[0]
+    assert lines[-1].startswith("[1/6] cell=1: ") and "; and 1 more" in lines[-1]

@@ -1,0 +1,176 @@
+"""A sweep of a paper's claims on the real command: refused early, judged at its end, honest about changes."""
+
+import json
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+
+from triptych.config.check import CONFIGS, check_keys
+from triptych.config.names import register_resolvers
+from triptych.errors import UserError
+from triptych.study.paper import check_scale, claims_of, machine, set_scale
+from triptych.study.single import check_single
+
+NAMES = sorted(file.stem for file in (CONFIGS / "paper").glob("*.yaml"))
+PLANTED = """# @package _global_
+# A claim that is false, one that is true, and one that two seeds cannot tell.
+defaults:
+  - /ablation/base/exact
+
+name: planted
+data:
+  test_size: 200
+bound:
+  repeats: 4
+paper:
+  cite: A. Nobody 2020
+  where: table 1
+  minutes: 1
+  claims:
+    wrong:
+      says: Fewer steps, a lower bound.
+      order: [10, null]
+    right:
+      says: More steps, a lower bound.
+      published: {10: 4.31, inf: 2.65}
+      order: [null, 10]
+    tie:
+      says: Both are the same.
+      same: [null, 10]
+      within: 6.2
+hydra:
+  sweeper:
+    params:
+      seed: 1,2,3
+      bound.steps: 10,null
+    scales:
+      paper: {bound.steps: "10,1000,null", bound.repeats: 8}
+"""
+
+
+@pytest.fixture(autouse=True)
+def hydra():
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        yield
+
+
+def asked(name: str, *overrides: str):
+    cfg = compose("train", [f"paper={name}", *overrides], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    OmegaConf.set_readonly(cfg.hydra, False)  # as it is while a sweep is being set up
+    return cfg
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_claims_of_a_file_can_be_decided_by_its_sweep(name):
+    cfg = asked(name)
+    check_keys(cfg, cfg.hydra)
+    assert cfg.name == name, "what its directory is called"
+    found = claims_of(cfg, {}, False)
+    assert found["paper_name"] == name and len(found["paper_axes"]["seed"]) >= 3
+    for claim in found["paper"]["claims"].values():
+        assert claim["says"][-1] == "."
+
+
+def test_a_single_run_is_none_of_a_papers():
+    with pytest.raises(UserError, match="paper=vdm_steps: settings to compare are a sweep's, which needs -m"):
+        check_single(asked("vdm_steps"))
+
+
+@pytest.mark.parametrize(
+    "overrides, said",
+    [
+        (["paper.claims.falls.order=[10,20]"], "claims.falls.order=20: not in the sweep"),
+        (["+paper.claims.falls.metric=bond"], "metric=bond: no such metric, did you mean bound?"),
+        (["+paper.claims.falls.metric=recall"], "measures.n=0 measures no samples"),
+        (["until=decided"], "until=decided: not with a paper's claims"),
+        (["+hydra.sweeper.tune.seed='7,8'"], "hydra.sweeper.tune: not with a paper's claims"),
+    ],
+)
+def test_what_its_sweep_cannot_decide_is_refused(overrides, said):
+    with pytest.raises(UserError) as refused:
+        claims_of(asked("vdm_steps", *overrides), {}, False)
+    assert said in str(refused.value)
+
+
+def test_a_grid_that_lacks_a_setting_is_refused():
+    cfg = asked("vdm_steps")
+    cfg.hydra.sweeper.params["bound.steps"] = "10,100"
+    with pytest.raises(UserError, match="falls.order=1000: not in the sweep; bound.steps is one of 10, 100"):
+        claims_of(cfg, {}, False)
+
+
+def test_a_scale_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match="scale=paper: paper=vdm_steps has no such scale; small is accepted"):
+        check_scale(asked("vdm_steps", "scale=paper"))
+    cfg = compose("train", ["scale=paper"], return_hydra_config=True)
+    with pytest.raises(UserError, match="scale=paper: for a sweep of a paper's claims"):
+        check_scale(cfg)
+
+
+def test_a_scale_sets_keys_in_place_of_the_grids_or_beside_them():
+    cfg = asked("vdm_steps", "scale=paper")
+    with open_dict(cfg):
+        cfg.hydra.sweeper.scales = {"paper": {"bound.steps": "10,null", "data": "digits"}}
+    check_scale(cfg)
+    assert set_scale(cfg) == ["data"], "what all runs share is in no run's name"
+    assert dict(cfg.hydra.sweeper.params) == {"seed": "1,2,3", "bound.steps": "10,null", "data": "digits"}
+
+
+def test_claims_that_changed_once_results_were_there_are_told():
+    before = claims_of(asked("vdm_steps"), {}, False)
+    assert "claims_changed" not in claims_of(asked("vdm_steps"), before, any_result=True)
+    other = asked("vdm_steps", "paper.claims.saturates.within=0.2")
+    assert "claims_changed" not in claims_of(other, before, any_result=False), "nothing was known yet"
+    changed = claims_of(other, before, any_result=True)
+    assert changed["claims_changed"]
+    assert claims_of(other, changed, any_result=True)["claims_changed"], "for ever"
+    more = asked("vdm_steps")
+    more.hydra.sweeper.params.seed = "1,2,3,4"
+    assert claims_of(more, before, any_result=True)["claims_changed"], "looked at, then gone on"
+    words = asked("vdm_steps", "paper.claims.saturates.says='It saturates.'")
+    assert "claims_changed" not in claims_of(words, before, any_result=True)
+
+
+def test_a_machine_is_told_without_its_name():
+    import socket
+
+    assert "cores" in machine() and socket.gethostname() not in machine()
+
+
+@pytest.mark.slow
+def test_a_planted_false_claim_is_contradicted_on_the_real_command(root, door):
+    """And the page of results says what was measured, on what, twice the same."""
+    configs = root / "lab" / "configs"
+    (configs / "paper").mkdir(parents=True)
+    (configs / "paper" / "planted.yaml").write_text(PLANTED)
+    common = ("--config-dir", str(configs), "-m", "paper=planted", "cores=1")
+    refused = door("triptych.cli.train", *common, "bound.steps=10")
+    assert refused.returncode == 1 and "not in the sweep" in refused.stderr
+    assert not (root / "logs").exists(), "nothing was begun"
+    done = door("triptych.cli.train", *common, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "contradicted: Fewer steps, a lower bound." in done.stdout
+    assert "reproduced: More steps, a lower bound." in done.stdout
+    sweep = root / "logs" / "sweeps" / "planted"
+    page = (sweep / "report.html").read_text()
+    assert page.index("Published: A. Nobody 2020") < page.index('class="answer"')
+    assert "verdict contradicted" in page and "verdict reproduced" in page
+    assert 'href="bound.steps%3D10%2Cseed%3D1"' in page
+    assert "**contradicted**" in (sweep / "report.md").read_text()
+    config = (sweep / "bound.steps=10,seed=1" / "config.yaml").read_text()
+    assert "paper" not in config.split("paths:")[0].split("scale:")[0], "no part of what a run is"
+    record = json.loads((sweep / "sweep.json").read_text())
+    assert record["paper_axes"]["bound.steps"] == ["10", "null"]
+
+    from triptych.cli.report import main
+
+    results = root / "results.md"
+    assert main(["--results", str(results), str(root / "logs")]) == 0
+    text = results.read_text()
+    assert "| **1** | **1** |" in text or "| **2** | **1** | 0 |" in text
+    assert "`vdm_steps`" in text and "not run yet; about 1 min" in text
+    assert main(["--results", str(results), str(root / "logs")]) == 0 and results.read_text() == text

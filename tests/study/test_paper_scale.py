@@ -1,0 +1,196 @@
+"""``scale=paper``: the data, network and training of the paper, as far as a test can go."""
+
+import math
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+
+from triptych.config.build import build
+from triptych.config.check import CONFIGS, check_keys
+from triptych.config.names import register_resolvers
+from triptych.data.batch import Split
+from triptych.data.cifar10 import Cifar10
+from triptych.data.folder import ImageFolder
+from triptych.diffusion.condition import Condition, Labels
+from triptych.run.build import build_experiment
+from triptych.run.execute import execute
+from triptych.run.prepare import described, prepare
+from triptych.study.paper import check_scale, claims_of, set_scale
+from triptych.study.rounds import grid
+
+# millions of parameters that the papers or their code give; VDM's are counted in tests/networks
+PUBLISHED = {
+    "ddpm_simple": ("unet_ddpm", (3, 32, 32), 0, 35.7),
+    "iddpm_hybrid": ("unet_iddpm", (3, 32, 32), 0, 52.5),
+    "vdm_learned_schedule": ("unet_vdm", (3, 32, 32), 0, 30.5),
+    "edm_training": ("unet_edm", (3, 32, 32), 0, 55.7),
+    "sit_paths": ("dit_b", (3, 32, 32), 1000, 130.0),
+    "jit_spaces": ("jit_b", (3, 256, 256), 1000, 131.0),
+}
+
+
+@pytest.fixture(autouse=True)
+def configured():
+    register_resolvers()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        yield
+
+
+def asked(name: str, *typed: str):
+    """The sweep's configuration, its scale set, and the jobs of one seed."""
+    cfg = compose("train", [f"paper={name}", "scale=paper", *typed], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    OmegaConf.set_readonly(cfg.hydra, False)
+    check_scale(cfg)
+    set_scale(cfg)
+    return cfg, grid(cfg.hydra.sweeper, ["scale=paper", "seed=1", *typed])
+
+
+def job_of(name: str, *overrides: str):
+    """A run's configuration, its keys checked, and the choices that it was made of."""
+    cfg = compose("train", [f"paper={name}", *overrides], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    check_keys(cfg, cfg.hydra)
+    choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg, choices
+
+
+def plain(name: str, job: list[str]) -> dict:
+    cfg, choices = job_of(name, *job)
+    return described(cfg, job, choices)
+
+
+def test_every_scale_is_here():
+    scaled = {f.stem for f in (CONFIGS / "paper").glob("*.yaml") if "\n    scales:" in f.read_text()}
+    assert scaled == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_it_composes_with_the_papers_network(name):
+    network, shape, classes, millions = PUBLISHED[name]
+    cfg, jobs = asked(name)
+    axes = claims_of(cfg, {}, False)["paper_axes"]
+    assert all(len(values) > 1 for values in axes.values()), "what all runs share is no axis"
+    config = plain(name, jobs[0])
+    assert config["name"] == name and config["trainer"]["max_steps"] >= 250_000
+    assert config["callbacks"]["ema"]["half_life"] in (977, 6931)
+    assert f"denoiser={network}" in jobs[0] and config["trainer"]["accelerator"] == "auto"
+    learned = config["bound"]["variance"] == "learned"
+    given = {
+        "shape": shape,
+        "outputs": 1 + learned,
+        "conditions": {"label": Labels(classes)} if config["model"]["conditional"] else {},
+        "spacing": 2 / 255,
+    }
+    with torch.device("meta"):
+        made = build(config["denoiser"]["network"], "denoiser.network", **given)
+    count = sum(p.numel() for p in made.parameters()) / 1e6
+    assert count == pytest.approx(millions, rel=0.02)
+
+
+def test_all_settings_of_a_scale_compose():
+    """The shortest one with settings; the others' grids are their small ones'."""
+    _, jobs = asked("edm_training")
+    assert len(jobs) == 5
+    for job in jobs:
+        assert "radius" not in plain("edm_training", job)["data"], "of the small scale alone"
+
+
+def test_null_takes_a_key_out_of_the_grid_and_measures_decide_at_once():
+    cfg, jobs = asked("jit_spaces")
+    assert not any(o.startswith("data.dim=") for o in jobs[0]) and len(jobs) == 9
+    assert cfg.measures.over is None and cfg.measures.n == 50_000
+    small = compose("train", ["paper=jit_spaces"], return_hydra_config=True)
+    assert "data.dim" in small.hydra.sweeper.params
+
+
+def test_jit_s_times_are_logit_normal_in_the_path_s_own_time():
+    """JiT's code: logit t ~ N(-.8, .8^2), t growing with the data; ours grows with the noise, of which the
+    schedule cuts off what lies 2.75 deviations above. Ends that rescale t would give .69 and .68."""
+    _, jobs = asked("jit_spaces")
+    config = plain("jit_spaces", jobs[0])
+    schedule = build(config["schedule"], "schedule")
+    times = build(config["objective"]["times"], "objective.times")
+    t, _ = times((torch.arange(10_000) + 0.5) / 10_000, schedule)
+    logit = schedule.gamma(t) / 2  # of the straight path: sigma / alpha = t / (1 - t)
+    assert logit.mean().item() == pytest.approx(0.8, abs=0.02)
+    assert logit.std().item() == pytest.approx(0.8, abs=0.02)
+    assert config["objective"]["loss"]["over"] == config["objective"]["times"], "so each draw weighs the same"
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_iddpm_s_l_vlb_draws_its_steps_by_importance_and_samples_are_clipped(scale):
+    """Nichol & Dhariwal 2021, section 3.3, and README.md of improved-diffusion: loss-second-moment for L_vlb
+    alone; clip_denoised=True in image_sample.py."""
+    cfg = compose("train", ["paper=iddpm_hybrid", f"scale={scale}"], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    OmegaConf.set_readonly(cfg.hydra, False)
+    set_scale(cfg)
+    jobs = grid(cfg.hydra.sweeper, [f"scale={scale}", "seed=1"])
+    for job, kind in zip(jobs, ["Uniform", "Uniform", "Importance"], strict=True):
+        config = plain("iddpm_hybrid", job)
+        assert config["objective"]["times"]["_target_"].endswith(f".{kind}")
+        assert config["threshold"]["bound"] == 1
+
+
+def images(n: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (n, 3, size, size), generator=generator).byte(), torch.arange(n) % 10
+
+
+@pytest.fixture
+def synthetic(monkeypatch):
+    """Two random images a split, of the shape and classes that a configuration asks for."""
+
+    def load(self):
+        self.num_classes = 1000
+        x, label = images(2, self.shape[1])
+        return {part: Split(x, Condition(label=label), 256) for part in ("train", "val", "test")}
+
+    monkeypatch.setattr(Cifar10, "read", lambda self, train, download=False: images(2, 32))
+    monkeypatch.setattr(ImageFolder, "load", load)
+
+
+SMALL = (
+    "trainer.max_steps=1 trainer.val_check_interval=1 trainer.accelerator=cpu trainer.precision=32-true "
+    "threads=1 data.batch_size=2 lr_schedule.warmup_steps=0 measures.n=0 measures.classifier=null "
+    "samples.n=0 logger=csv"
+).split()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_its_model_takes_an_optimiser_step(name, synthetic):
+    """The run's own model, loss and optimiser, on synthetic images of the paper's shape."""
+    _, jobs = asked(name)
+    experiment = build_experiment(plain(name, [*jobs[0], *SMALL]), download=False)
+    model, batch = experiment.model.train(), next(iter(experiment.data.train_dataloader()))
+    assert tuple(batch.x.shape) == (2, *PUBLISHED[name][1])
+    count = sum(p.numel() for p in model.parameters()) / 1e6
+    assert count == pytest.approx(PUBLISHED[name][3], rel=0.02)
+    optimizer = model.optimizer(model.parameter_groups())
+    losses = []
+    for _ in range(2):  # the same batch, times and noise
+        loss = model.loss(batch, 0, 0, 1).mean() / model.dims
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(map(math.isfinite, losses)) and losses[1] != losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_run_of_it_ends(root, synthetic):
+    """The whole path, from the directory to the summary, on a CPU."""
+    _, jobs = asked("ddpm_simple")
+    cfg, choices = job_of("ddpm_simple", *jobs[0], *SMALL)
+    run = prepare(cfg, root / "logs" / "runs" / "ddpm", [*jobs[0], *SMALL], choices)
+    summary = execute(run)
+    assert summary["status"] == "finished" and summary["steps"] == 1 and summary["test"]["bpd"]["n"] == 2

@@ -1,0 +1,201 @@
+"""Verdicts on published claims where the truth is known: how often each word is said in error."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from triptych.run.read import Estimate, Run
+from triptych.run.read_items import Items
+from triptych.run.read_measures import Measured
+from triptych.study import contrasts
+from triptych.study.published import judged
+
+from .simulate import bounds
+
+RARE = 1e-4
+NAMES = "abcdefgh"
+place = itertools.count()
+
+
+def at_most(hits: int, n: int, share: float) -> bool:
+    return hits <= stats.binom.ppf(1 - RARE, n, share)
+
+
+class Sweep:
+    """Runs in memory of one axis, ``objective=a,b,...``: bounds (cells, seeds, items), and a sweep.json."""
+
+    def __init__(self, table: np.ndarray, diverged: tuple[str, ...] = (), unit: str = "bpd"):
+        self.items: dict[Path, Items] = {}
+        self.runs = [
+            self._run(NAMES[c], s + 1, row, NAMES[c] in diverged, unit)
+            for c, cell in enumerate(table) for s, row in enumerate(cell)
+        ]  # fmt: skip
+        self.axes = {
+            "seed": [str(s + 1) for s in range(table.shape[1])],
+            "objective": list(NAMES[: len(table)]),
+        }
+
+    def _run(self, name: str, seed: int, row: np.ndarray, diverged: bool, unit: str) -> Run:
+        path = Path(f"/nowhere/published/{next(place)}")
+        self.items[path] = Items(np.arange(len(row)), row)
+        told = {"objective": name, "seed": str(seed)}
+        if diverged:
+            return Run(path, "diverged", overrides=told, seed=seed)
+        test = {unit: Estimate(float(row.mean()), 0.01, len(row))}
+        return Run(path, "finished", overrides=told, seed=seed, test=test)
+
+    def judged(self, **claims: dict[str, Any]):
+        made = {name: {"says": f"{name}."} | claim for name, claim in claims.items()}
+        node = {"cite": "A. Author 2020", "where": "table 1", "minutes": 1, "claims": made}
+        real, contrasts.read_items = contrasts.read_items, lambda path, bound: self.items[path]
+        try:
+            return judged({"paper": node, "paper_axes": self.axes, "paper_name": "it"}, self.runs)
+        finally:
+            contrasts.read_items = real
+
+    def word(self, **claim: Any) -> str:
+        (judgement,) = self.judged(one=claim).judgements
+        return judgement.word
+
+
+def drawn(seed: int, *mu: float, seeds: int = 3, items: int = 60, ratio: float = 1.0) -> Sweep:
+    return Sweep(bounds(np.random.default_rng(seed), mu, seeds, items, ratio))
+
+
+@pytest.mark.parametrize("ratio", [0.03, 1.0, 1e6])
+@pytest.mark.parametrize(
+    "edge, claim",
+    [
+        ((0.0, 0.05), {"order": ["a", "b"], "by": 0.05}),
+        ((0.0, 0.05), {"same": ["a", "b"], "within": 0.05}),
+        ((0.0, -0.05), {"same": ["a", "b"], "within": 0.05}),
+        ((2.65, 0.0), {"value": {"a": 2.0}, "within": 0.65}),
+    ],
+    ids=["order", "same above", "same below", "value"],
+)
+def test_at_the_edge_neither_word_is_said_in_error(edge, claim, ratio):
+    """The true difference lies exactly at the end of what is claimed: it is so, and it is nearly not so."""
+    n, said = 400, {"reproduced": 0, "contradicted": 0, "cannot tell": 0}
+    for seed in range(n):
+        said[drawn(seed, *edge, ratio=ratio).word(**claim)] += 1
+    assert at_most(said["reproduced"], n, 0.05), said
+    assert at_most(said["contradicted"], n, 0.05), said
+    assert ratio < 1e6 or said["reproduced"] > 0, "with seeds alone the test is exact: 5%, not next to none"
+
+
+def test_over_all_claims_of_a_file():
+    """Six claims, each at its edge: a file with one of them called reproduced is as rare as one alone."""
+    n, wrong, pairs = 300, 0, list(itertools.combinations("abcd", 2))
+    for seed in range(n):
+        found = drawn(seed, 0.0, 0.0, 0.0, 0.0, ratio=1e6).judged(
+            **{f"{a}{b}": {"order": [a, b]} for a, b in pairs}
+        )
+        wrong += any(j.word == "reproduced" for j in found.judgements)
+    assert at_most(wrong, n, 0.05), wrong / n
+
+
+def test_a_conjunction_is_only_as_good_as_its_weakest_part():
+    """a < b is beyond doubt, b < c at its edge: the order of all three is reproduced in 5% at most."""
+    n = 400
+    hits = sum(drawn(seed, 0.0, 1.0, 1.0).word(order=["a", "b", "c"]) == "reproduced" for seed in range(n))
+    assert at_most(hits, n, 0.05), hits / n
+
+
+def test_a_true_claim_is_reproduced_and_a_planted_false_one_contradicted():
+    sweep = drawn(1, 0.0, 0.2, 0.4)
+    found = sweep.judged(
+        true={"order": ["a", "b", "c"]},
+        false={"order": ["c", "a"]},
+        far={"order": ["a", "b"], "by": 0.5},
+        tie={"same": ["a", "b"], "within": 0.05},
+        alike={"same": ["a", "b"], "within": 0.5},
+        figure={"value": {"a": 5.0}, "within": 1.0},
+    )
+    words = {j.claim.name: j.word for j in found.judgements}
+    assert words == {
+        "true": "reproduced", "false": "contradicted", "far": "contradicted", "tie": "contradicted",
+        "alike": "reproduced", "figure": "contradicted",
+    }  # fmt: skip
+    assert found.answer == "Of 6 claims: 2 reproduced and 4 contradicted."
+
+
+def test_too_few_seeds_cannot_tell():
+    sweep = drawn(1, 0.0, 0.2, seeds=1)
+    (judgement,) = sweep.judged(one={"order": ["a", "b"]}).judgements
+    assert judgement.word == "cannot tell" and "one seed" in judgement.why
+    two = Sweep(np.array([[[0.0] * 9, [0.1] * 9], [[0.05] * 9, [0.3] * 9]]) + np.arange(9) * 1e-9)
+    assert two.word(order=["a", "b"]) == "cannot tell"
+
+
+def test_runs_that_are_missing_cannot_tell():
+    sweep = drawn(1, 0.0, 0.2)
+    sweep.runs = sweep.runs[:-1]
+    (judgement,) = sweep.judged(one={"order": ["a", "b"]}).judgements
+    assert judgement.word == "cannot tell" and "2 of 3 runs of b ended" in judgement.why
+
+
+def test_a_setting_that_diverged_is_below_nothing():
+    sweep = Sweep(bounds(np.random.default_rng(0), (0.0, 0.2), 3, 60, 1.0), diverged=("b",))
+    (judgement,) = sweep.judged(one={"order": ["a", "b"]}).judgements
+    assert judgement.word == "cannot tell" and "b diverged with 3 of 3 seeds" in judgement.why
+
+
+@pytest.mark.parametrize(
+    "seeds, diverged, word",
+    [(3, ("b",), "cannot tell"), (5, ("b",), "reproduced"), (5, (), "contradicted"), (4, (), "cannot tell")],
+)
+def test_most_seeds_diverge_by_the_sign_test(seeds, diverged, word):
+    """p = 2^-n where all n do, or none: .125, .0625 and .031 for three, four and five seeds."""
+    table = bounds(np.random.default_rng(0), (0.0, 0.2), seeds, 60, 1.0)
+    assert Sweep(table, diverged).word(diverges=["b"]) == word
+
+
+def test_a_factor_is_of_the_figures():
+    sweep = drawn(3, 1.0, 3.0)
+    assert sweep.word(order=["a", "b"], by_factor=2) == "reproduced"
+    assert sweep.word(order=["a", "b"], by_factor=4) == "contradicted"
+    assert sweep.word(value={"b": 3.0}, relative_to="a", within=0.5) == "reproduced"
+    assert sweep.word(same=["a", "b"], within_factor=2) == "contradicted"
+    (judgement,) = sweep.judged(one={"order": ["a", "b"], "by_factor": 2}).judgements
+    ratio = float(judgement.measured[0].text.split(" ")[0])
+    assert ratio == pytest.approx(3.0, abs=0.3) and judgement.measured[0].accepted == "above 2"
+
+
+def test_values_of_a_measured_key_are_settings():
+    random = np.random.default_rng(0)
+    runs = [
+        Run(
+            Path(f"/nowhere/{s}"), "finished", overrides={"seed": str(s)}, seed=s,
+            test={"bpd": Estimate(1.0, 0.1, 9)},
+            measured=Measured("guidance.scale", (0.0, 1.5), tuple(
+                {"recall": 0.9 - 0.2 * i + 0.01 * random.normal()} for i in range(2))),
+        ) for s in (1, 2, 3)
+    ]  # fmt: skip
+    claim = {"says": "It falls.", "metric": "recall", "order": [1.5, 0]}
+    node = {"cite": "A", "where": "t", "minutes": 1, "claims": {"falls": claim}}
+    axes = {"seed": ["1", "2", "3"], "guidance.scale": ["0", "1.5"]}
+    found = judged({"paper": node, "paper_axes": axes}, runs)
+    assert found.judgements[0].word == "reproduced"
+    assert [name for name, _ in found.judgements[0].figures] == ["0", "1.5"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{}, {"paper": 3}, {"paper": {"claims": {}}, "paper_axes": {}}, {"paper": {}, "paper_axes": {"a": 3}},
+     {"paper": {"cite": "A", "where": "t", "minutes": 1, "claims": {"a": 1}}, "paper_axes": {"seed": ["1"]}}],
+)  # fmt: skip
+def test_a_file_that_anybody_may_have_written_is_no_paper(record):
+    assert judged(record, []) is None
+
+
+def test_runs_on_other_data_are_not_compared():
+    from dataclasses import replace
+
+    sweep = drawn(1, 0.0, 0.2)
+    sweep.runs = [replace(r, fingerprint=r.overrides["objective"]) for r in sweep.runs]
+    (judgement,) = sweep.judged(one={"order": ["a", "b"]}).judgements
+    assert judgement.word == "cannot tell" and "not on the same data" in judgement.why

@@ -1,0 +1,134 @@
+"""What a report and the page of results show of a paper's claims."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from triptych.cli import report as cli
+from triptych.study import results_page, wandb_report
+from triptych.study.render import write_report
+from triptych.study.terminal import print_table
+
+from .fake_runs import sweep
+from .test_report_page import Checker
+
+NODE = {
+    "cite": "A. <b>Author</b> 2020",
+    "where": "table | 1",
+    "arxiv": "2001.00001",
+    "minutes": 3,
+    "claims": {
+        "wrong": {
+            "says": "x0 beats <i>v</i>.", "published": {"x0": 1.0, "v": "2.0 ± .1"}, "order": ["x0", "v"],
+        },
+        "right": {"says": "v beats x0.", "order": ["v", "x0"]},
+        "open": {"says": "Nobody knows.", "value": {"v": 2.1}, "within": 0.02},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def paper(tmp_path):
+    """A finished sweep of three claims, of which one is false and one cannot be told."""
+    root = sweep(tmp_path / "sweeps" / "it", {"v": 2.09, "x0": 2.45}, items=True)
+    axes = {"seed": ["1", "2", "3"], "objective": ["v", "x0"]}
+    facts = {
+        "paper": NODE,
+        "paper_name": "it",
+        "paper_axes": axes,
+        "scale": "small",
+        "machine": "x86, 2 cores",
+    }
+    (root / "sweep.json").write_text(json.dumps({"expected": 6} | facts))
+    return root
+
+
+def test_a_report_opens_with_the_claims(paper):
+    html = write_report(paper).html.read_text()
+    page = Checker(html)
+    assert html.index("A. &lt;b&gt;Author&lt;/b&gt; 2020") < html.index('class="answer"')
+    assert "x0 beats &lt;i&gt;v&lt;/i&gt;." in html and "<i>v</i>" not in html
+    found = [html.index(f'class="verdict {word}"') for word in ("contradicted", "reproduced", "cannot-tell")]
+    assert found == sorted(found), "one look for all, in the order of the file"
+    assert "x0: 1.0" in html and "2.0 ± .1" in html and "arXiv:2001.00001" in html
+    assert {a for a in page.addresses if a.startswith("objective")} == {
+        f"objective%3D{name}%2Cseed%3D{seed}" for name in ("v", "x0") for seed in (1, 2, 3)
+    }
+    text = (paper / "report.md").read_text()
+    assert "**Of 3 claims: 1 reproduced, 1 contradicted and 1 cannot tell.**" in text
+    assert "**contradicted**. " in text and "table \\| 1" in text
+
+
+def test_wandbs_report_has_the_claims(paper):
+    views = wandb_report.build(write_report(paper).story, "lab", "triptych").plain()
+    text = json.dumps(views["report"], ensure_ascii=False)
+    assert text.index("**Of 3 claims: 1 reproduced, 1 contradicted and 1 cannot tell.**") < text.index(
+        "Nobody knows."
+    )
+    assert "<i>v</i>" not in text
+
+
+def test_a_terminal_has_a_line_a_claim(paper):
+    out = io.StringIO()
+    print_table(paper, Console(file=out, width=100))
+    lines = out.getvalue().splitlines()
+    told = {line.split(":")[0] for line in lines if line.startswith(("repro", "contra", "cannot"))}
+    assert told == {"reproduced", "contradicted", "cannot tell"}
+
+
+def test_claims_that_changed_after_a_result_are_told_everywhere(paper):
+    record = json.loads((paper / "sweep.json").read_text())
+    (paper / "sweep.json").write_text(json.dumps(record | {"claims_changed": True}))
+    said = "claims or their seeds were changed after some of these runs had ended"
+    assert said in write_report(paper).html.read_text() and said in (paper / "report.md").read_text()
+    assert said in results_page.results_page([paper])
+
+
+def test_the_page_of_results(paper, tmp_path, monkeypatch):
+    monkeypatch.setattr(results_page, "files", lambda: {"it": NODE, "other": NODE | {"minutes": 90}})
+    page = tmp_path / "docs" / "results.md"
+    assert cli.main(["--results", str(page), str(tmp_path)]) == 0
+    text = page.read_text()
+    assert "| [it](#it) | A. &lt;b&gt;Author&lt;/b&gt; 2020, table \\| 1 | **1** | **1** | **1** |" in text
+    assert "| `other` |" in text and "not run yet; about 90 min on two cores" in text
+    assert "commit 0123456789" in text and "x86, 2 cores" in text and "2025-01-01" in text
+    assert "claims have changed since" not in text
+    assert cli.main(["--results", str(page), str(tmp_path)]) == 0 and page.read_text() == text
+    other = NODE | {"claims": NODE["claims"] | {"open": NODE["claims"]["open"] | {"within": 0.5}}}
+    monkeypatch.setattr(results_page, "files", lambda: {"it": other})
+    assert "The file's claims have changed since" in results_page.results_page([tmp_path])
+
+
+def test_a_page_keeps_what_it_has_of_papers_whose_sweeps_are_gone(paper, tmp_path, monkeypatch):
+    nodes = {name: NODE for name in ("_b", "it", "other")}
+    monkeypatch.setattr(results_page, "files", lambda: nodes)
+    alone = results_page.results_page([tmp_path])
+    entry = results_page.kept(alone)["it"]
+    page = tmp_path / "results.md"
+    page.write_text(alone)
+    (tmp_path / "sweeps").rename(tmp_path / "elsewhere")
+    (tmp_path / "none").mkdir()
+    assert cli.main(["--results", str(page), str(tmp_path / "none")]) == 0 and page.read_text() == alone
+    renamed = json.loads((tmp_path / "elsewhere/it/sweep.json").read_text()) | {"paper_name": "_b"}
+    (tmp_path / "elsewhere/it/sweep.json").write_text(json.dumps(renamed))
+    assert cli.main(["--results", str(page), str(tmp_path / "elsewhere")]) == 0
+    both = page.read_text()
+    assert both.index("| [\\_b](#_b) |") < both.index(entry.line) < both.index("| `other` |")
+    assert both.index("\n## _b\n") < both.index(entry.section) and "`it` |" not in both
+    assert cli.main(["--results", str(page), str(tmp_path / "elsewhere")]) == 0 and page.read_text() == both
+    page.write_bytes(b"\xff\xfe\x00")
+    assert cli.main(["--results", str(page), str(tmp_path / "elsewhere")]) == 1, "it is no page of ours"
+    assert page.read_bytes() == b"\xff\xfe\x00"
+
+
+def test_without_a_sweep_nothing_was_run(tmp_path):
+    text = results_page.results_page([tmp_path])
+    assert text.count("not run yet") == len(results_page.files()) > 10
+
+
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "taken").write_text("")
+    assert cli.main(["--results", str(tmp_path / "taken" / "results.md"), str(tmp_path)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,390 @@
+"""Cells, axes, pairs and what is said of them."""
+
+import json
+import math
+import os
+import socket
+import subprocess
+
+import matplotlib.colors
+import pytest
+from scipy import stats
+
+from triptych.run.read import read_run, read_runs
+from triptych.study.compare import compare
+from triptych.study.figures import forest
+from triptych.study.panels import colours
+from triptych.study.render import write_report
+from triptych.study.story import rows, tell
+from triptych.study.style import PAPER
+from triptych.study.verdict import footnote, verdict
+
+from .fake_runs import TARGETS, failed, make_run, metrics, running, sweep
+
+
+def one(root):
+    (comparison,) = compare(read_runs(root))
+    return comparison
+
+
+def faces(figure):
+    """The colours that fill the dots of the forest plot, from the top."""
+    dots = [c for c in figure.axes[0].collections if len(c.get_offsets()) == 1 and c.get_sizes()[0] == 46]
+    return [dot.get_facecolor()[0] for dot in dots]
+
+
+def runs_of(root, table, **extra):
+    """{"x0": {seed: bound}} as run directories."""
+    for objective, bounds in table.items():
+        for seed, bound in bounds.items():
+            make_run(root, objective, seed, bound, **extra)
+    return one(root)
+
+
+def test_cells_in_order_with_their_parts(tmp_path):
+    comparison = one(sweep(tmp_path))
+    assert [cell.label for cell in comparison.cells] == sorted(TARGETS, key=lambda name: TARGETS[name])
+    assert [axis.key for axis in comparison.axes] == ["objective"] and comparison.unit == "bits/dim"
+    for cell in comparison.cells:
+        assert set(cell.runs) == {1, 2, 3}
+        parts = sum(cell.spread(part=part).mean for part in ("prior", "reconstruction", "diffusion"))
+        assert parts == pytest.approx(cell.bound.mean)
+
+
+def test_pairs_are_those_of_scipy(tmp_path):
+    comparison = one(sweep(tmp_path))
+    for (i, j), pair in comparison.pairs.items():
+        a, b = (list(comparison.cells[k].values().values()) for k in (i, j))
+        assert pair.p == pytest.approx(stats.ttest_rel(b, a).pvalue) and pair.p <= comparison.p(j, i)
+        assert comparison.pair(j, i).mean == -pair.mean
+
+
+def test_a_clear_win_in_words(tmp_path):
+    table = {"levels": {1: 1.90, 2: 1.92, 3: 1.89}, "v": {1: 2.02, 2: 2.04, 3: 2.011}}
+    comparison = runs_of(tmp_path, table)
+    said = verdict(comparison).headline
+    assert said == "levels is lowest: 1.903 ± 0.009 bits/dim. Clear of v by 0.120 [0.119, 0.122]."
+
+
+def test_a_pair_wins_where_the_pooled_test_sees_nothing(tmp_path):
+    table = {"a": {1: 2.0, 2: 3.0, 3: 4.0}, "b": {1: 2.1, 2: 3.11, 3: 4.09}}
+    assert stats.ttest_ind(list(table["a"].values()), list(table["b"].values())).pvalue > 0.8
+    assert "Clear of b by 0.100" in verdict(runs_of(tmp_path, table)).headline
+
+
+def test_no_ranking_where_the_interval_spans_zero(tmp_path):
+    comparison = runs_of(tmp_path, {"x0": {1: 2.0, 2: 2.2, 3: 2.1}, "v": {1: 2.2, 2: 2.1, 3: 2.15}})
+    said = verdict(comparison)
+    assert "Not settled against v" in said.headline and "lear of" not in said.headline
+
+
+def test_one_seed_claims_nothing(tmp_path):
+    comparison = one(sweep(tmp_path, seeds=(1,)))
+    said = verdict(comparison)
+    assert said.headline.endswith("One seed: nothing is settled.") and "lear of" not in said.headline
+    assert all(math.isnan(cell.bound.stderr) for cell in comparison.cells)
+
+
+def test_some_beaten_and_some_level(tmp_path):
+    table = {"a": {1: 1.0, 2: 1.1, 3: 1.05}, "b": {1: 1.1, 2: 1.0, 3: 1.06}, "c": {1: 2.0, 2: 2.1, 3: 2.06}}
+    said = verdict(runs_of(tmp_path, table)).headline
+    assert "Clear of c by 1.003" in said and "Not settled against b" in said
+
+
+def test_what_the_corrected_test_does_not_hold_is_not_settled(tmp_path):
+    # p = 0.04 by itself; not after three comparisons
+    table = {
+        "a": {1: 1.0, 2: 1.01, 3: 1.02},
+        "b": {1: 1.1, 2: 1.16, 3: 1.22},
+        "c": {1: 1.11, 2: 1.2, 3: 1.27},
+    }
+    comparison = runs_of(tmp_path, table)
+    assert comparison.pair(0, 1).low > 0 and comparison.p(0, 1) > 0.05
+    said = verdict(comparison)
+    assert "Not settled against b and c" in said.headline and "lear of" not in said.headline
+    assert "3 differences are tested" in footnote(comparison)
+    assert rows(comparison)[1].verdict == "not settled"
+    drawn = forest(comparison, colours({"a": "a", "b": "b", "c": "c"}))
+    assert [matplotlib.colors.to_hex(face) for face in faces(drawn)] == [PAPER, PAPER]
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 4, 5])
+def test_how_far_the_interval_of_few_seeds_can_be_trusted_is_said(tmp_path, seeds):
+    """(n - 1) sd^2 / sigma^2 is chi-squared: four sample deviations of five lie between its tenths' roots."""
+    table = {c: {s: 2.0 + i + s**2 / 50 for s in range(1, seeds + 1)} for i, c in enumerate("ab")}
+    table["b"][1] += 0.31
+    said = footnote(runs_of(tmp_path, table))
+    low, high = (math.sqrt(stats.chi2.ppf(share, seeds - 1) / (seeds - 1)) for share in (0.1, 0.9))
+    told = f"between {low:.2f} and {high:.1f} times the true one"
+    assert (told in said and "The width of an interval" in said) == (seeds < 5)
+
+
+def test_different_seeds_pair_only_what_is_common(tmp_path):
+    table = {"a": {1: 1.5, 2: 1.55}, "b": {2: 1.4, 3: 3.0, 1: 1.36}, "c": {7: 9.0, 8: 9.5}}
+    comparison = runs_of(tmp_path, table)
+    assert [cell.label for cell in comparison.cells] == ["a", "b", "c"]
+    assert (comparison.pair(0, 1).n, comparison.pair(0, 2).n) == (2, 0)
+    said = verdict(comparison)
+    # a has the lower mean, b is better wherever both ran
+    assert "Over the seeds that both have, b is clear of it" in said.headline
+    assert [row.verdict for row in rows(comparison)] == ["lowest mean", "better where paired", "not paired"]
+    assert any("same seeds" in note for note in comparison.notes)
+
+
+def test_a_run_whose_process_is_gone_does_not_run(tmp_path):
+    run = running(tmp_path, "score", 1)
+    for who, status in ((os.getpid(), "running"), (gone(), "interrupted")):
+        (run / ".lock").write_text(f"somebody@{socket.gethostname()} pid {who}")
+        assert read_run(run).status == status
+    (run / ".lock").write_text("somebody@elsewhere pid 1")
+    assert read_run(run).status == "running", "nothing is known of another machine"
+
+
+def gone() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_failed_running_and_diverged_runs_are_counted_not_averaged(tmp_path):
+    sweep(tmp_path, {"x0": 2.0, "v": 2.1}, seeds=(1, 2))
+    failed(tmp_path, "x0", 3, "boom")
+    running(tmp_path, "score", 1)
+    make_run(tmp_path, "v", 3, math.nan)
+    comparison = one(tmp_path)
+    cells = {cell.label: cell for cell in (*comparison.cells, *comparison.pending)}
+    assert [run.status for run in cells["x0"].others] == ["failed"] and cells["x0"].bound.n == 2
+    assert [cell.label for cell in comparison.pending] == ["score"] and cells["v"].bound.n == 2
+    assert any("not finite" in note for note in comparison.notes)
+
+
+def test_two_axes_and_a_default(tmp_path):
+    for objective in ("x0", "v"):
+        for seed in (1, 2):
+            for rate in ("", "1e-3"):
+                overrides = [
+                    f"objective={objective}",
+                    f"seed={seed}",
+                    *([f"+optimizer.lr={rate}"] if rate else []),
+                ]
+                make_run(tmp_path, objective, seed, 2.0 + seed / 100, overrides=overrides, choices={})
+    comparison = one(tmp_path)
+    labels = {cell.label for cell in comparison.cells}
+    assert labels == {"x0 / default", "x0 / 1e-3", "v / default", "v / 1e-3"}
+
+
+def test_settings_that_change_together_are_pointed_out(tmp_path):
+    for seed in (1, 2):
+        make_run(tmp_path, "x0", seed, 2.0 + seed / 50, choices={"schedule": "linear"})
+        make_run(tmp_path, "v", seed, 2.1 + seed / 30, choices={"schedule": "cosine"})
+    comparison = one(tmp_path)
+    assert [cell.label for cell in comparison.cells] == ["x0", "v"]
+    assert any(
+        note.startswith("schedule (cosine and linear) changes together with objective")
+        for note in comparison.notes
+    )
+
+
+def test_where_and_how_a_run_is_watched_is_no_axis(tmp_path):
+    for seed, extra in ((1, "paths.root=/a"), (2, "logger=csv")):
+        make_run(tmp_path, "x0", seed, 2.0 + seed / 50, overrides=["objective=x0", f"seed={seed}", extra])
+    assert [len(cell.runs) for cell in one(tmp_path).cells] == [2]
+
+
+def test_different_data_and_units_are_never_compared(tmp_path):
+    for seed in (1, 2):
+        make_run(tmp_path / "d", "x0", seed, 2.0 + seed / 50)
+        make_run(tmp_path / "m", "x0", seed, 0.5 + seed / 50, measure="nats_per_dim", data="ring")
+        make_run(tmp_path / "c", "x0", seed, 3.0 + seed / 50, data="cifar10")
+    comparisons = compare(read_runs(tmp_path))
+    assert [(c.data, c.unit) for c in comparisons] == [
+        ("cifar10", "bits/dim"),
+        ("digits", "bits/dim"),
+        ("ring", "nats/dim"),
+    ]
+    assert all(len(c.cells) == 1 and not c.pairs for c in comparisons)
+
+
+def test_the_same_run_in_two_sweeps_is_told_apart_by_its_sweep(tmp_path):
+    runs = []
+    for name, bound in (("before", 2.2), ("after", 2.0)):
+        for seed in (1, 2, 3):
+            make_run(tmp_path / name, "x0", seed, bound + seed / 50 + (seed == 2) / 1000 * (name == "after"))
+        runs += read_runs(tmp_path / name)
+    (comparison,) = compare(runs)
+    assert [cell.label for cell in comparison.cells] == ["after", "before"]
+    assert "Clear of before by" in verdict(comparison).headline
+
+
+def test_repeats_within_one_sweep_count_once(tmp_path):
+    make_run(tmp_path / "a", "x0", 1, 2.0)
+    make_run(tmp_path / "b", "x0", 1, 2.0)
+    comparison = one(tmp_path)
+    assert comparison.cells[0].bound.n == 1 and any("repeated" in note for note in comparison.notes)
+
+
+def test_identical_seeds_raise_a_question(tmp_path):
+    comparison = runs_of(tmp_path, {"x0": {1: 2.0, 2: 2.0}, "v": {1: 2.1, 2: 2.1}})
+    assert any("is the seed not in use?" in note for note in comparison.notes)
+    assert "lear of" not in verdict(comparison).headline
+
+
+def test_settings_that_train_to_one_bound_are_noted_and_those_that_draw_from_one_model_are_not(tmp_path):
+    bounds = {1: 2.0, 2: 2.03, 3: 2.01}
+    near = {seed: bound * (1 + 3e-5) for seed, bound in bounds.items()}
+    (note,) = [n for n in runs_of(tmp_path / "loss", {"x0": bounds, "v": near}).notes if "same bound" in n]
+    assert "x0 and v have the same bound in each of 3 seeds" in note
+    far = near | {2: 2.03 * (1 + 3e-4)}  # one seed apart is enough
+    assert not any("same bound" in note for note in runs_of(tmp_path / "far", {"x0": bounds, "v": far}).notes)
+    for sampler in ("ddim", "heun"):
+        for seed, bound in bounds.items():
+            told = [f"sampler={sampler}", f"seed={seed}"]
+            make_run(tmp_path / "draw", "x0", seed, bound, overrides=told, choices={"sampler": sampler})
+    assert not any("same bound" in note for note in one(tmp_path / "draw").notes)
+
+
+def test_less_control_than_it_looks_is_noted(tmp_path):
+    make_run(tmp_path, "x0", 1, 2.0, steps=800)
+    make_run(tmp_path, "v", 1, 2.1, steps=400, weights="raw", parameters=9876)
+    notes = " ".join(one(tmp_path).notes)
+    assert "training steps: 400 and 800" in notes and "weights: ema and raw" in notes
+    assert "9,876 to 123,456 parameters" in notes
+
+
+def test_entropy_and_gap_where_the_truth_is_known(tmp_path):
+    truth = {
+        "entropy": {"mean": 0.4, "stderr": 0.001, "n": 500},
+        "gap": {"mean": 0.1, "stderr": 0.001, "n": 500},
+    }
+    from .fake_runs import metrics
+
+    make_run(
+        tmp_path, "x0", 1, 0.5, measure="nats_per_dim", data="ring", test=metrics(0.5, "nats_per_dim") | truth
+    )
+    assert one(tmp_path).cells[0].spread(part="gap").mean == 0.1
+    assert compare([]) == []
+
+
+def test_models_taken_up_seed_by_seed_are_seeds_and_of_one_seed_they_are_settings(tmp_path):
+    for seed in (1, 2):
+        for model in ("a", "b"):
+            told = [f"trained='/runs/{model}_{seed}'", f"seed={seed}"]
+            make_run(tmp_path / model, "v", seed, 1.9 + seed, overrides=told)
+    cell = one(tmp_path / "a").cells[0]
+    assert one(tmp_path / "a").axes == () and set(cell.runs) == {1, 2}
+    (axis,) = one(tmp_path).axes
+    assert axis.key == "trained" and "/runs/a_1" in axis.values
+
+
+def test_stages_that_differ_in_their_own_seed_alone_are_one_setting_and_others_are_not(tmp_path):
+    for where, other in (("own", 2), ("mixed", 1)):
+        for setting in ("one", "two"):
+            for seed, of in ((1, 1), (2, other)):
+                stages = f"model.stages=[/runs/{setting},seed={of}]"
+                told = [f"setting={setting}", stages, f"seed={seed}"]
+                make_run(tmp_path / where, setting, seed, 1.9 + seed, overrides=told)
+    (axis,) = one(tmp_path / "own").axes
+    assert axis.key == "setting" and [set(c.runs) for c in one(tmp_path / "own").cells] == [{1, 2}] * 2
+    (axis,) = one(tmp_path / "mixed").axes  # one model for both seeds
+    assert axis.key == "setting"
+    told = ["setting=one", "model.stages=[/elsewhere,seed=3]", "seed=3"]
+    make_run(tmp_path / "own", "one", 3, 4.9, overrides=told)
+    assert "model.stages" in {axis.key for axis in one(tmp_path / "own").axes}
+
+
+def test_seeds_of_one_trained_model_are_told_to_cover_no_other_training(tmp_path):
+    for seed in (1, 2, 3):
+        for sampler in ("heun", "euler"):
+            for where, model in (("one", "/runs/a"), ("each", f"/runs/a_{seed}")):
+                told = [f"trained='{model}'", f"sampler={sampler}", f"seed={seed}"]
+                make_run(tmp_path / where, "v", seed, 1.9 + seed, overrides=told)
+    assert one(tmp_path / "one").one_training and not one(tmp_path / "each").one_training
+    assert "not what another training" in footnote(one(tmp_path / "one"))
+    said = footnote(one(tmp_path / "each"))
+    assert "not what another training" not in said and "initial weights" in said
+
+
+def test_divergences_are_a_finding_in_table_banner_story_and_verdict(tmp_path):
+    for seed in (1, 2, 3, 4, 5):
+        make_run(tmp_path, "v", seed, 2.0 + 0.01 * seed)
+    for seed in (1, 2):
+        make_run(tmp_path, "x0", seed, 2.5 + 0.0101 * seed)
+    for objective, seeds in (("x0", (3, 4, 5)), ("score", (1, 2, 3, 4, 5))):
+        for seed in seeds:
+            run = failed(tmp_path, objective, seed, f"diverged at step {seed}: the loss is not finite")
+            record = json.loads((run / "summary.json").read_text())
+            (run / "summary.json").write_text(json.dumps(record | {"status": "diverged", "step": seed}))
+    story = tell([tmp_path])
+    [comparison], [said] = story.comparisons, story.verdicts
+    cells = {cell.label: cell for cell in (*comparison.cells, *comparison.pending)}
+    assert (cells["v"].diverged, cells["x0"].diverged, cells["score"].diverged) == (0, 3, 5)
+    assert "x0 diverged with 3 of 5 seeds and score diverged with 5 of 5 seeds" in said.headline
+    assert "Clear of x0" in said.headline
+    found = {row.label: row for row in rows(comparison)}
+    assert found["x0"].seeds == "2 (3 diverged)" and found["score"].verdict == "diverged"
+    assert story.complete and story.banner == "7 of 15 runs finished, 8 diverged"
+    assert not story.answer.startswith("So far")
+    report = write_report(tmp_path)
+    for page in (report.markdown, report.html):
+        assert "x0 diverged with 3 of 5 seeds" in page.read_text() and "at step 3" in page.read_text()
+
+
+def test_where_every_run_diverged_the_answer_says_so(tmp_path):
+    run = failed(tmp_path, "v", 1, "diverged at step 7: the loss is not finite")
+    record = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(record | {"status": "diverged", "step": 7}))
+    assert tell([tmp_path]).answer == "1 of 1 run diverged; no run has reported a test bound."
+
+
+def test_a_figure_that_is_not_finite_is_null_and_hides_no_other(tmp_path):
+    figures = metrics(2.0) | {"bpd_ode": {"mean": None, "stderr": None, "n": 64}}
+    read = read_run(make_run(tmp_path, "v", 1, 2.0, test=figures))
+    assert read.status == "finished" and read.bound == 2.0 and math.isnan(read.test["bpd_ode"].mean)
+
+
+def test_a_result_copied_as_other_seeds_counts_once(tmp_path):
+    """Three trainings and their copies are three: six would make an interval 1 / sqrt(2) as wide."""
+    bounds = {1: 2.0, 2: 2.03, 3: 2.01}
+    others = {seed: 2.1 + seed / 50 for seed in range(1, 7)}
+    comparison = runs_of(tmp_path, {"x0": bounds | {s + 3: b for s, b in bounds.items()}, "v": others})
+    (cell,) = [cell for cell in comparison.cells if cell.label == "x0"]
+    assert set(cell.runs) == {1, 2, 3} and cell.bound.n == 3 and comparison.pair(0, 1).n == 3
+    (note,) = [note for note in comparison.notes if "to the last digit" in note]
+    assert "x0: seeds 1 and 4, 2 and 5, 3 and 6 have the same figures to the last digit" in note
+
+
+def test_a_copy_whose_bound_was_changed_a_little_is_known_by_its_items(tmp_path):
+    hard = [-0.1, 0.0, 0.1]
+    for seed, bound in ((1, 2.0), (2, 2.03)):
+        make_run(tmp_path, "x0", seed, bound, items=hard)
+    copy = make_run(tmp_path, "x0", 3, 2.00001, items=hard)
+    (copy / "items.npz").write_bytes((one(tmp_path).cells[0].runs[1].dir / "items.npz").read_bytes())
+    assert set(one(tmp_path).cells[0].runs) == {1, 2}
+
+
+def test_seeds_of_one_model_that_only_draw_anew_are_no_copies(tmp_path):
+    for seed in (1, 2, 3):
+        drawn = {"measures": {"precision": {"mean": 0.5 + seed / 100, "n": 100}}}
+        make_run(tmp_path, "v", seed, 2.0, overrides=["trained=/runs/a", f"seed={seed}"], **drawn)
+    comparison = one(tmp_path)
+    assert set(comparison.cells[0].runs) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("how", ["parts", "items"])
+def test_a_bound_that_its_parts_or_items_contradict_is_not_ranked(tmp_path, how):
+    """A bound is the sum of its parts, and the mean of its items."""
+    for seed in (1, 2, 3):
+        for objective, bound in (("x0", 2.0 + seed / 50), ("v", 2.1 + seed / 40)):
+            run = make_run(tmp_path, objective, seed, bound, items=[-0.1, 0.0, 0.1])
+    record = json.loads((run / "summary.json").read_text())
+    record["test"]["bpd"]["mean"] = 1.2
+    if how == "items":
+        record["test"]["bpd_diffusion"]["mean"] = 1.2 - 0.002 - record["test"]["bpd_reconstruction"]["mean"]
+    (run / "summary.json").write_text(json.dumps(record))
+    comparison = one(tmp_path)
+    cells = {cell.label: cell for cell in comparison.cells}
+    assert set(cells["v"].runs) == {1, 2} and cells["v"].bound.mean > 2.1
+    (note,) = [note for note in comparison.notes if "Not ranked" in note]
+    assert run.name in note and how in note and "1.200" in note
+    assert {row.label: row.seeds for row in rows(comparison)}["v"] == "2 (1 contradictory)"

@@ -1,0 +1,135 @@
+"""Lines over noise levels and over time: no seed is dropped, and seconds are those of the run."""
+
+import csv
+import time
+
+import numpy as np
+import pytest
+
+from triptych import study
+from triptych.run.metrics import MetricsCsv
+from triptych.run.read import read_runs
+from triptych.study.compare import compare
+from triptych.study.curves import equal_time, noise_levels, training_time
+from triptych.study.panels import colours, panels
+from triptych.study.render import write_report
+
+from .fake_runs import make_run, metrics, sweep
+
+
+def compared(root):
+    (found,) = compare(read_runs(root))
+    return found, colours({cell.label: cell.label for cell in found.cells})
+
+
+def test_a_module_of_its_own_adds_a_panel(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "__path__", [*study.__path__, str(tmp_path / "more")])
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "panel_mine.py").write_text(
+        "from matplotlib.figure import Figure\n"
+        "def draw(comparison, colours):\n    'An empty frame.'\n    return Figure()\n"
+        "PANELS = [('Mine', 'How to read it.', (draw,))]\n"
+    )
+    make_run(tmp_path / "runs", "v", 1, 2.0)
+    comparison, palette = compared(tmp_path / "runs")
+    shown = {panel.title: panel for panel in panels(comparison, palette, "s")}
+    assert shown["Mine"].how == "How to read it." and "<svg" in shown["Mine"].svgs[0]
+    monkeypatch.undo()
+    assert "Mine" not in [panel.title for panel in panels(comparison, palette, "s")]
+
+
+def test_seeds_with_levels_of_their_own_all_count(tmp_path):
+    """exp(-gamma) times 1, 2 and 6 at learned endpoints: the mean is 3 exp(-gamma) wherever all have been."""
+    for seed, (size, low, high) in enumerate([(1, -8, 5), (2, -7, 6), (6, -9, 4)], 1):
+        gamma = np.linspace(low, high, 20)
+        curve = {"gamma": list(gamma), "epsilon_mse": list(size * np.exp(-gamma))}
+        make_run(tmp_path, "v", seed, 2.0 + seed / 100, noise_levels=curve)
+    figure = noise_levels(*compared(tmp_path))
+    x, y = figure.axes[0].lines[0].get_data()
+    assert (x.min(), x.max()) == (-7, 4) and np.allclose(y, 3 * np.exp(-x))
+    assert "mean over 3 seeds, each at levels of its own" in [t.get_text() for t in figure.axes[0].texts]
+
+
+def history(root, cell, seed, values, seconds, column=True):
+    """A run that validated every 100 steps, and took so long."""
+    run = make_run(root, cell, seed, values[-1], steps=100 * len(values), seconds={"fit": seconds})
+    with (run / "metrics.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["step", "val/bpd", *(["time"] if column else [])])
+        for k, value in enumerate(values, 1):
+            table.writerow([100 * k, value, *([k * seconds / len(values)] if column else [])])
+
+
+@pytest.mark.parametrize("column", [True, False])
+def test_the_order_at_equal_seconds_is_said_where_it_is_another(tmp_path, column):
+    for seed in (1, 2):
+        # a is better after as many steps, and takes twice as long for them: at b's end it stands at 2.2
+        history(tmp_path, "a", seed, [2.4, 2.2, 2.1, 2.0 + seed / 1000], 80.0, column)
+        history(tmp_path, "b", seed, [2.5, 2.3, 2.2, 2.1 + seed / 1000], 40.0, column)
+    comparison, palette = compared(tmp_path)
+    said = equal_time(comparison)
+    assert "40 s of training, what b takes" in said and "is b, a; at equal steps it is a, b" in said
+    assert said.endswith("Neither order is tested.")
+    thick = [line for line in training_time(comparison, palette).axes[0].lines if line.get_linewidth() == 2]
+    assert sorted(line.get_xdata()[-1] for line in thick) == [40, 80]
+    report = write_report(tmp_path)
+    assert said in report.html.read_text() and "what b takes" in report.markdown.read_text()
+
+
+def test_nothing_is_said_of_time_where_all_take_the_same(tmp_path):
+    for cell, last in (("a", 2.0), ("b", 2.1)):
+        history(tmp_path, cell, 1, [2.5, last], 40.0)
+    assert equal_time(compared(tmp_path)[0]) == ""
+
+
+def test_the_clock_of_metrics_goes_on_where_a_run_goes_on(tmp_path):
+    first = MetricsCsv(tmp_path / "metrics.csv")
+    first.log_graph()
+    for step in (10, 20, 30):
+        time.sleep(0.02)
+        first.log_metrics({"loss": 1.0}, step)
+    time.sleep(0.02)
+    first.log_metrics({"test/bpd": 1.0}, 30)  # tested later, and no later for it
+    first.flush()
+    before = times(tmp_path)
+    again = MetricsCsv(tmp_path / "metrics.csv")
+    again.keep_until(20)
+    again.log_graph()
+    for step in (30, 40):
+        time.sleep(0.02)
+        again.log_metrics({"loss": 1.0}, step)
+    again.flush()
+    after = times(tmp_path)
+    assert after[:2] == before[:2] and after == sorted(after) and len(after) == 4
+    assert 0.019 <= after[2] - after[1] < 1 and before[0] >= 0.019  # in thousandths
+
+
+def times(root) -> list[float]:
+    with (root / "metrics.csv").open(newline="") as file:
+        return [float(row["time"]) for row in csv.DictReader(file)]
+
+
+def test_the_part_of_an_error_that_draws_make_is_exported(tmp_path):
+    for seed, error in ((1, 0.006), (2, 0.008)):
+        test = metrics(2.0 + seed / 100)
+        test["bpd"]["draw_stderr"] = error
+        make_run(tmp_path, "v", seed, 2.0, test=test)
+    write_report(tmp_path)
+    assert "test/bpd_draw_stderr" in (tmp_path / "results.csv").read_text()
+
+
+def test_figures_of_a_sweep_with_items(tmp_path):
+    page = write_report(sweep(tmp_path, items=True)).html.read_text()
+    assert "seconds of training" in page and "paired by seed and by item" in page
+
+
+def test_tweedies_curve_keeps_seeds_whose_levels_differ():
+    from triptych.run.read import Curve
+    from triptych.study.curves import mean_over_seeds
+
+    # the same line log value = -gamma, measured at levels of its own by each seed
+    grids = [tuple(np.linspace(-8, 6, 15)), tuple(np.linspace(-7, 5, 9))]
+    curves = [Curve(g, tuple(np.exp(-np.array(g))), (float("nan"),) * len(g)) for g in grids]
+    gamma, mean, error = mean_over_seeds(curves)
+    assert gamma[0] == -7 and gamma[-1] == 5
+    assert np.allclose(mean, np.exp(-gamma)) and np.allclose(error, 0)

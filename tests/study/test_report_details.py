@@ -1,0 +1,195 @@
+"""What the page's script is given: figures as they were computed, and a run's own files alone."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from triptych.study import cost, details, run_details
+from triptych.study.render import write_report
+from triptych.study.story import against, tell
+
+from .fake_runs import TARGETS, failed, make_run, picture, running, sweep
+
+
+def told(*roots):
+    story = tell(roots)
+    return story, details.details(story, {run.dir: run.dir.name for run in story.runs})
+
+
+@pytest.fixture(scope="module")
+def objectives(tmp_path_factory):
+    return told(sweep(tmp_path_factory.mktemp("details") / "objectives"))
+
+
+def test_each_setting_stands_beside_every_other(objectives):
+    """Seen from the other side a difference has the other sign, and p is the same."""
+    story, found = objectives
+    (comparison,), (section,) = story.comparisons, found["sections"]
+    rows = section["against"]
+    assert [cell["label"] for cell in section["cells"]] == [cell.label for cell in comparison.cells]
+    for i in range(5):
+        for j in range(5):
+            _, mean, low, high, p, _, verdict = rows[i][j]
+            if i == j:
+                assert mean == 0 and p == "" and section["verdicts"][verdict] == ("" if i else "lowest mean")
+                continue
+            assert mean == pytest.approx(-rows[j][i][1]) and p == rows[j][i][4]
+            assert low == pytest.approx(-rows[j][i][3]) and low < mean < high
+            means = [comparison.cells[k].bound.mean for k in (i, j)]
+            assert mean == pytest.approx(means[1] - means[0], rel=1e-5)
+            assert section["verdicts"][verdict] in (("worse",) if mean > 0 else ("better",))
+    assert against(comparison, 0, 1).verdict == "worse" and against(comparison, 1, 0).verdict == "better"
+
+
+def test_a_groups_mean_is_taken_within_seeds(objectives):
+    story, found = objectives
+    known = {(run.choices["objective"], run.seed): run.bound for run in story.runs}
+    for name in TARGETS:
+        values = [known[name, seed] for seed in (1, 2, 3)]
+        said = f"{np.mean(values):.3f} ± {stats.sem(values):.3f} bits/dim, 3 seeds"
+        assert found["groups"]["objective"][name] == [3, said]
+    assert set(found["groups"]["seed"]) == {"1", "2", "3"}
+
+
+def test_a_group_whose_seeds_have_other_settings_has_no_mean(tmp_path):
+    """Seed 1 has both objectives and seed 2 one: their difference would be a seed's."""
+    for objective, seed, schedule in (("x0", 1, "linear"), ("v", 1, "linear"), ("x0", 2, "linear"),
+                                      ("x0", 1, "cosine"), ("v", 1, "cosine")):  # fmt: skip
+        typed = [f"objective={objective}", f"schedule={schedule}", f"seed={seed}"]
+        bound = 2.0 + (objective == "v") / 10 + seed / 50
+        make_run(tmp_path, objective, seed, bound, overrides=typed, choices={"schedule": schedule})
+    groups = told(tmp_path)[1]["groups"]["schedule"]
+    assert groups == {"linear": [3, ""], "cosine": [2, "2.070 bits/dim, 1 seed"]}
+
+
+def test_neighbours_differ_in_the_least_and_share_the_seed_first(objectives):
+    story, found = objectives
+    for i, run in enumerate(story.runs):
+        near = found["runs"][i]["neighbours"]
+        others = [story.runs[one["run"]] for one in near]
+        assert [other.seed == run.seed for other in others] == [True] * 4 + [False] * 4
+        assert {other.choices["objective"] for other in others[4:6]} == {run.choices["objective"]}
+        for one, other in zip(near, others, strict=True):
+            assert float(one["apart"].replace("−", "-")) == pytest.approx(other.bound - run.bound, abs=5.1e-4)
+            assert all(mine != theirs for _, mine, theirs in one["differs"])
+    assert found["keys"] == ["objective", "seed", "objective.name"]
+
+
+def test_json_in_a_page_ends_no_script_and_knows_no_nan(tmp_path):
+    text = "</script><!--<script>&\u2028"
+    run = make_run(tmp_path, "x0", 1, math.nan, name=text, choices={"objective": text})
+    (run / "train.log").write_text(text)
+    story = tell([tmp_path])
+    found = details.as_json(story, {run.dir: text for run in story.runs})
+    assert not set("<>&\u2028") & set(found)
+    assert json.loads(found)["runs"][0]["name"] == text
+
+
+def test_curves_are_recorded_points_and_say_how_many_are_left_out(objectives):
+    story, found = objectives
+    for run, told_ in zip(story.runs, found["runs"], strict=True):
+        curves = {curve["name"]: curve for curve in told_["curves"]}
+        assert list(curves)[:2] == ["val/bpd", "train/loss"]
+        for name in ("val/bpd", "train/loss"):
+            steps, values = run.history(name)
+            curve = curves[name]
+            assert curve["x"][0] == steps[0] and curve["x"][-1] == steps[-1]
+            known = dict(zip(steps, values, strict=True))
+            assert curve["y"] == pytest.approx([known[x] for x in curve["x"]], rel=1e-4)
+            assert len(curve["x"]) >= len(steps) // curve["every"]
+    thin = run_details._thinned(range(1000), range(1000), 24)
+    assert thin["every"] == 42 and thin["x"][-1] == 999 and len(thin["x"]) <= 25
+
+
+def test_only_a_runs_own_files_are_shown(tmp_path):
+    run = make_run(tmp_path / "a", "x0", 1, 2.0)
+    secret = tmp_path / "secret"
+    secret.write_text("do not show")
+    (run / "train.log").symlink_to(secret)
+    picture(tmp_path / "elsewhere.png", 1)
+    (run / "samples" / "step_1.png").symlink_to(tmp_path / "elsewhere.png")
+    (run / "samples" / "step_2.png").write_text("<svg onload=alert(1)>")
+    picture(run / "samples" / "step_3.png", 2)
+    (run / "samples" / "step_x.png").write_bytes((run / "samples" / "step_3.png").read_bytes())
+    _, found = told(tmp_path / "a")
+    (one,) = found["runs"]
+    assert one["log"] == "" and [caption for caption, uri in one["pictures"] if uri] == ["step 3"]
+    assert "do not show" not in write_report(tmp_path / "a").html.read_text()
+
+
+def test_the_way_from_noise_and_samples_by_caption_are_shown_for_each_setting_and_on_a_runs_page(tmp_path):
+    sweep(tmp_path, {"x0": 2.0, "v": 2.1}, seeds=(1, 2))
+    for run in filter(lambda path: path.is_dir(), list(tmp_path.iterdir())):
+        picture(run / "samples" / "trajectory.png", 5)
+        picture(run / "samples" / "prompts.png", 6)
+    page = write_report(tmp_path).html.read_text()
+    assert page.startswith("<!DOCTYPE html>") and page.count('alt="From noise to sample, ') == 2
+    assert page.count('alt="By caption, ') == 2
+    _, found = told(tmp_path)
+    assert {tuple(name for name, _ in run["pictures"]) for run in found["runs"]} == {
+        ("from noise to sample", "by caption", "at the end")
+    }
+
+
+def test_pictures_stop_where_the_page_would_be_too_heavy(tmp_path, monkeypatch):
+    for seed in (1, 2):
+        run = make_run(tmp_path, "x0", seed, 2.0 + seed / 50)
+        for name in ("step_1.png", "step_2.png", "final.png"):
+            picture(run / "samples" / name, seed)
+    size = (run / "samples" / "final.png").stat().st_size
+    monkeypatch.setattr(run_details, "PICTURES", int(3.5 * size))
+    _, found = told(tmp_path)
+    shown = [[caption for caption, uri in run["pictures"] if uri] for run in found["runs"]]
+    assert all("at the end" in one for one in shown) and sum(map(len, shown)) <= 4
+    assert all(len(run["pictures"]) == 3 for run in found["runs"])
+
+
+def test_the_end_of_a_log_is_what_a_terminal_would_show(tmp_path):
+    run = make_run(tmp_path, "x0", 1, 2.0)
+    bar = "\r".join(f"step {i}" for i in range(9000))
+    (run / "train.log").write_bytes(f"{bar}\n\x1b[1;31mred\x1b[0m \x07\nlast\r\n".encode() + b"\xff\n")
+    _, found = told(tmp_path)
+    assert found["runs"][0]["log"] == "step 8999\nred �\nlast\n�"
+
+
+def test_runs_without_a_result_are_told_too(tmp_path):
+    sweep(tmp_path, {"x0": 2.0})
+    running(tmp_path, "v", 1)
+    failed(tmp_path, "score", 1, "boom")
+    _, found = told(tmp_path)
+    by_status = {run["status"]: run for run in found["runs"]}
+    assert by_status["failed"]["error"] == "boom" and by_status["running"]["bound"] == ""
+    assert by_status["running"]["facts"][0] == ("stage", "fit, step 120 of 800")
+    pending = [cell for cell in found["sections"][0]["cells"] if cell["label"] in ("v", "score")]
+    assert len(pending) == 2 and len(found["sections"][0]["against"]) == 0
+
+
+def test_every_dot_of_the_headline_is_a_run(objectives):
+    story, found = objectives
+    marks = [run["mark"] for run in found["runs"]]
+    assert len(set(marks)) == 15
+    page = write_report(story.roots[0]).html.read_text()
+    headline = page[page.index('class="headline"') : page.index("</svg>")]
+    assert sorted(mark for mark in marks if f'data-run="{mark}"' in headline) == sorted(marks)
+
+
+def test_what_a_setting_costs(tmp_path):
+    for seed, seconds in ((1, 40.0), (2, 44.0)):
+        run = make_run(tmp_path, "x0", seed, 2.0, seconds={"fit": seconds, "test": 3.0},
+                       cost={"memory": 3 * 2**30, "evaluations": 250})  # fmt: skip
+        (run / "metrics.csv").write_text(
+            "step,train/images_per_second\n1,10\n2,1000\n3,1200\n4,1100\n5,900\n"
+        )
+        make_run(tmp_path, "v", seed, 2.1, seconds={"fit": 8.0}, parameters=0)
+    (comparison,) = tell([tmp_path]).comparisons
+    first, second = cost.lines(comparison)
+    assert first.order["step"] == pytest.approx(42 / 800) and first.ends["step"] == pytest.approx(2 / 800)
+    assert first.texts["speed"] == "1,000" and first.texts["memory"] == "3.0 GiB"
+    assert first.texts["evaluations"] == "250" and first.texts["fit"] == "42 s"
+    assert second.texts["step"] == "0.010" and "speed" not in second.texts and "step" not in second.ends
+    assert [key for key, _ in cost.columns(comparison)] == [
+        *("step", "speed", "fit", "test", "memory", "parameters", "evaluations")
+    ]

@@ -1,0 +1,294 @@
+"""What a run is decides what it is compared with: data guard, and what changes the result is an axis."""
+
+import csv
+import io
+import json
+
+import pytest
+import yaml
+
+from triptych.run.read import read_run, read_runs
+from triptych.study.compare import compare
+from triptych.study.results import results_csv
+from triptych.study.story import tell
+from triptych.study.verdict import verdict
+
+from .fake_runs import make_run, running
+
+
+def resolved(**groups):
+    """A resolved configuration; groups are merged into it."""
+    config = {
+        "data": {"_target_": "triptych.data.digits.Digits", "val_size": 150, "batch_size": 64, "seed": 1},
+        "objective": {"output": "x0", "loss": {"power": 0}},
+        "callbacks": {"ema": {"_target_": "triptych.callbacks.ema.EMA", "decay": 0.998}},
+        "trainer": {"max_steps": 800, "devices": 1, "accelerator": "cpu", "log_every_n_steps": 20},
+        "sampler": {"_target_": "triptych.diffusion.sampler.ancestral.Ancestral", "steps": 100},
+        "guidance": {}, "optimizer": {"lr": 0.002},
+        "logger": {"wandb": {"project": "triptych", "group": None}},
+        "paths": {"root_dir": "/a", "data_dir": "/a/data"},
+        "name": None, "threads": 1, "weights": "ema", "trained": None,
+    }  # fmt: skip
+    for group, keys in groups.items():
+        config[group] = {**config[group], **keys} if isinstance(keys, dict) and keys else keys
+    return config
+
+
+def run(root, seed, bound, objective="x0", fingerprint="f0", split="s0", typed=(), **more):
+    """A finished run with a resolved configuration, and data of its own."""
+    groups = {key: more.pop(key) for key in list(more) if key in resolved()}
+    groups.setdefault("data", {})
+    groups["objective"] = {"output": objective}
+    groups["data"] = {"seed": seed, **groups["data"]}
+    if fingerprint:
+        more["data_record"] = {"fingerprint": fingerprint, "split": split, "n": {"test": 297}}
+    told = [f"seed={seed}", *typed] + ([f"objective={objective}"] if objective != "x0" else [])
+    extra = {"overrides": told, "choices": more.pop("choices", {}), "measure": more.pop("measure", "bpd")}
+    record = more.pop("data_record", None)
+    made = make_run(root, objective, seed, bound, data=more.pop("dataset", "digits"), **extra, **more)
+    if record:
+        summary = json.loads((made / "summary.json").read_text())
+        (made / "summary.json").write_text(json.dumps(summary | {"data": record}))
+    config = resolved(**groups) | {"seed": seed}
+    (made / "config.yaml").write_text(yaml.safe_dump(config))
+    return made
+
+
+def test_three_lengths_of_averaging_are_three_cells(tmp_path):
+    for decay in (0.99, 0.998, 0.9995):
+        for seed in (1, 2, 3):
+            callbacks = {"ema": {"_target_": "triptych.callbacks.ema.EMA", "decay": decay}}
+            run(tmp_path / str(decay), seed, 2 + decay / 10 + seed / 50, callbacks=callbacks)
+    (comparison,) = compare(read_runs(tmp_path))
+    assert [axis.key for axis in comparison.axes] == ["callbacks.ema.decay"]
+    assert {cell.label: len(cell.runs) for cell in comparison.cells} == {"0.99": 3, "0.998": 3, "0.9995": 3}
+
+
+def test_without_averaging_is_a_cell_of_one_name(tmp_path):
+    for seed in (1, 2):
+        run(tmp_path / "with", seed, 2 + seed / 50)
+        run(
+            tmp_path / "without",
+            seed,
+            2.1 + seed / 40,
+            callbacks={"ema": None},
+            typed=("callbacks.ema=null",),
+        )
+    (comparison,) = compare(read_runs(tmp_path))
+    assert [axis.key for axis in comparison.axes] == ["callbacks.ema"]
+    assert {cell.label for cell in comparison.cells} == {"none", "null"}
+    assert not any("changes together" in note for note in comparison.notes)
+
+
+def test_two_roots_of_different_data_are_two_comparisons(tmp_path):
+    for place, fingerprint, bound in (("/a", "f0", 2.0), ("/b", "f1", 3.0)):
+        for seed in (1, 2, 3):
+            data = {"root": place}
+            run(
+                tmp_path / place[1:],
+                seed,
+                bound + seed / 50,
+                fingerprint=fingerprint,
+                data=data,
+                dataset="folder",
+            )
+    comparisons = compare(read_runs(tmp_path))
+    assert [c.data for c in comparisons] == ["folder (root=/a)", "folder (root=/b)"]
+    assert all(len(c.cells) == 1 and not c.pairs and c.dataset == "folder" for c in comparisons)
+    assert "runs on folder (root=/b) are a comparison of their own" in " ".join(comparisons[0].notes)
+
+
+def test_other_contents_at_the_same_place_are_two_comparisons(tmp_path):
+    for fingerprint, bound in (("abcdef0123456789", 2.0), ("1234567890abcdef", 3.0)):
+        run(tmp_path / fingerprint, 1, bound, fingerprint=fingerprint, data={"root": "/a"}, dataset="folder")
+    found = [c.data for c in compare(read_runs(tmp_path))]
+    assert found == ["folder (fingerprint 12345678)", "folder (fingerprint abcdef01)"]
+
+
+def test_the_same_data_copied_elsewhere_are_one(tmp_path):
+    for place, objective, bound in (("/a", "x0", 2.0), ("/b", "v", 3.0)):
+        for seed in (1, 2, 3):
+            paths = {"root_dir": place, "data_dir": f"{place}/data"}
+            keys = {"data": {"root": f"{place}/data"}, "paths": paths}
+            run(tmp_path / place[1:], seed, bound + seed / 50, objective, dataset="folder", **keys)
+    (comparison,) = compare(read_runs(tmp_path))
+    assert comparison.data == "folder" and [cell.label for cell in comparison.cells] == ["x0", "v"]
+
+
+def test_two_sweeps_differ_by_what_differs(tmp_path):
+    roots = [tmp_path / "sweep,optimizer.lr=0.002", tmp_path / "sweep,optimizer.lr=0.004"]
+    for root, rate in zip(roots, (0.002, 0.004), strict=True):
+        for seed in (1, 2):
+            run(root, seed, 2 + 10 * rate + seed / 50, optimizer={"lr": rate})
+    (comparison,) = tell(roots).comparisons
+    assert comparison.subject == "optimizer.lr"
+    assert {cell.label: len(cell.runs) for cell in comparison.cells} == {"0.002": 2, "0.004": 2}
+
+
+def test_another_ring_is_no_setting(tmp_path):
+    for std, bound in ((0.1, -0.5), (0.2, 0.5)):
+        for seed in (1, 2, 3):
+            data = {"_target_": "triptych.data.mixture.Ring", "std": std}
+            keys = {"measure": "nats_per_dim", "dataset": "ring", "typed": (f"data.std={std}",)}
+            run(tmp_path / str(std), seed, bound + seed / 50, fingerprint=f"f{std}", data=data, **keys)
+    comparisons = compare(read_runs(tmp_path))
+    assert [c.data for c in comparisons] == ["ring (std=0.1)", "ring (std=0.2)"]
+    story = tell([tmp_path])
+    assert "lear of" not in story.answer and "On ring (std=0.1)" in story.answer
+    assert all("Other data are no setting" in " ".join(c.notes) for c in comparisons)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_smaller_training_set_is_a_setting_and_another_test_set_is_not(tmp_path, known):
+    for n in (100, 1000):
+        for seed in (1, 2):
+            data = {"train_size": n, "test_size": 50}
+            told = {"fingerprint": "f" if known else "", "split": str(n), "data": data, "dataset": "ring"}
+            run(tmp_path / str(n), seed, 2 + seed / 50, **told)
+    (comparison,) = compare(read_runs(tmp_path))
+    assert [axis.key for axis in comparison.axes] == ["data.train_size"]
+    assert not any("splits" in note for note in comparison.notes)
+    told = {"fingerprint": "g" if known else "", "data": data | {"test_size": 60}, "dataset": "ring"}
+    run(tmp_path / "other", 1, 2.0, **told)
+    assert len(compare(read_runs(tmp_path))) == 2
+
+
+def test_runs_older_than_fingerprints_go_by_their_configuration(tmp_path):
+    ring = {"_target_": "triptych.data.mixture.Ring"}
+    for seed in (1, 2):
+        run(tmp_path / "a", seed, 2.0 + seed / 50, fingerprint="", data=ring | {"std": 0.1}, dataset="ring")
+        run(tmp_path / "b", seed, 3.0 + seed / 50, fingerprint="", data=ring | {"std": 0.2}, dataset="ring")
+    run(
+        tmp_path / "c", 3, 2.1, fingerprint="f", data=ring | {"std": 0.1}, dataset="ring"
+    )  # begun before, ended since
+    found = {c.data: sum(len(cell.runs) for cell in c.cells) for c in compare(read_runs(tmp_path))}
+    assert found == {"ring (std=0.1)": 3, "ring (std=0.2)": 2}
+
+
+def test_where_a_run_lies_and_on_what_it_runs_is_no_axis(tmp_path):
+    others = [
+        {"paths": {"root_dir": "/b"}}, {"logger": {}}, {"threads": 4}, {"name": "other"},
+        {"trainer": {"devices": 2, "accelerator": "gpu", "log_every_n_steps": 1}},
+        {"typed": ("retry=true", "force=true")}, {"choices": {"trainer": "gpu", "logger": "csv"}},
+        {"data": {"num_workers": 3, "pin_memory": True, "eval_batch_size": 7}},
+    ]  # fmt: skip
+    for seed, other in enumerate(others):
+        run(tmp_path, seed, 2.0 + seed / 50, **other)
+    (comparison,) = compare(read_runs(tmp_path))
+    assert comparison.axes == () and [len(cell.runs) for cell in comparison.cells] == [len(others)]
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("weights", ("ema", "raw")),
+        ("trainer.max_steps", (800, 400)),
+        ("trainer.gradient_clip_val", (1.0, None)),
+        ("data.batch_size", (64, 32)),
+        ("objective.loss.power", (0, 1)),
+        ("sampler.steps", (100, 10)),
+        ("model.key_of_tomorrow", (1, 2)),
+    ],
+)
+def test_whatever_else_differs_is_an_axis(tmp_path, key, values):
+    for value in values:
+        for seed in (1, 2):
+            group, _, name = key.partition(".")
+            made = run(tmp_path / str(value), seed, 2.0 + seed / 50)
+            config = yaml.safe_load((made / "config.yaml").read_text())
+            *parents, last = key.split(".")
+            node = config
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[last] = value
+            (made / "config.yaml").write_text(yaml.safe_dump(config))
+    (comparison,) = compare(read_runs(tmp_path))
+    assert [axis.key for axis in comparison.axes] == [key] and len(comparison.cells) == 2
+    assert not any("changes together" in note or key.split(".")[-1] in note for note in comparison.notes)
+
+
+def test_the_keys_of_a_choice_are_part_of_it_and_those_of_another_are_confounded(tmp_path):
+    for objective, schedule in (("x0", "linear"), ("v", "cosine")):
+        for seed in (1, 2):
+            keys = {"choices": {"schedule": schedule}}
+            run(tmp_path, seed, 2.0 + seed / 50, objective, typed=(f"schedule={schedule}",), **keys)
+    (comparison,) = compare(read_runs(tmp_path))
+    assert [axis.key for axis in comparison.axes] == ["schedule"] or [a.key for a in comparison.axes] == [
+        "objective"
+    ]
+    assert sum("changes together" in note for note in comparison.notes) == 1
+
+
+def test_two_names_for_the_same_file_are_one_setting(tmp_path):
+    for seed, name in ((1, "default"), (2, "mine")):
+        run(tmp_path, seed, 2.0 + seed / 50, choices={"callbacks": name, "trainer": name})
+    (comparison,) = compare(read_runs(tmp_path))
+    assert comparison.axes == ()
+
+
+def test_processes_that_a_sweep_varies_are_told_apart(tmp_path):
+    for devices in (1, 2):
+        keys = {"trainer": {"devices": devices}, "typed": (f"trainer.devices={devices}",)}
+        for seed in (1, 2):
+            run(tmp_path, seed, 2.0 + seed / 50 + devices / 100, **keys)
+    (comparison,) = compare(read_runs(tmp_path))
+    assert [axis.key for axis in comparison.axes] == ["trainer.devices"] and len(comparison.cells) == 2
+
+
+def test_an_unfinished_run_waits_where_its_data_are(tmp_path):
+    for fingerprint in ("f0", "f1"):
+        run(tmp_path / fingerprint, 1, 2.0, fingerprint=fingerprint)
+    made = running(tmp_path / "later", "v", 1)
+    record = json.loads((made / "provenance.json").read_text())
+    (made / "provenance.json").write_text(json.dumps(record | {"data": {"fingerprint": "f1", "split": "s"}}))
+    found = {c.cells[0].runs[1].fingerprint: len(c.pending) for c in compare(read_runs(tmp_path))}
+    assert found == {"f0": 0, "f1": 1}
+
+
+def test_data_that_changed_on_the_way_are_noted(tmp_path):
+    made = run(tmp_path, 1, 2.0)
+    summary = json.loads((made / "summary.json").read_text())
+    summary["data"]["changed"] = True
+    (made / "summary.json").write_text(json.dumps(summary))
+    (comparison,) = compare(read_runs(tmp_path))
+    assert any("went on after the data had changed" in note for note in comparison.notes)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n",
+        "a: " + "[" * 5000,
+        "a: " + "x" * 2**21,
+        "a: !!python/object/apply:os.system [false]",
+        "{",
+        "- 1",
+        "\0",
+    ],
+)
+def test_a_configuration_that_is_none_costs_nothing_and_hides_no_figure(tmp_path, content):
+    made = run(tmp_path, 1, 2.0)
+    (made / "config.yaml").write_text(content)
+    read = read_run(made)
+    assert read.status == "finished" and read.config == {} and read.bound == 2.0
+    assert verdict(compare([read])[0]).headline
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1"]
+)
+def test_no_cell_of_the_table_is_a_formula(tmp_path, text):
+    told = ["objective=x0", "seed=1", f"tag={text}", f"{text}=key"]
+    make_run(tmp_path, "x0", 1, -2.0, overrides=told, device=text, seconds={"fit": -0.5})
+    rows = list(csv.reader(io.StringIO(results_csv(read_runs(tmp_path)))))
+    cells = [cell for row in rows for cell in row]
+    assert not any(cell[:1] in ("=", "@", "\t", "\r", "\uff1d") for cell in cells)
+    for cell in cells:
+        if cell[:1] in ("+", "-"):
+            float(cell)  # a number is one
+    table = dict(zip(*rows, strict=True))
+    assert (
+        table["device"] == ("\\r=1" if text == "\r=1" else "'" + text)
+        and table["test/bpd"] == "-2.0"
+        and table["seconds/fit"] == "-0.5"
+    )

@@ -1,0 +1,139 @@
+"""Looks at a sweep that adds seeds: which pairs are open, that a look stays, and what the report says."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from triptych.run.read import read_run
+from triptych.study.render import write_report
+from triptych.study.sequential import decide
+from triptych.study.story import tell
+from triptych.study.verdict import footnote
+
+from .fake_runs import make_run
+
+
+def add(root, seeds, cells=(("a", 2.0), ("b", 2.0004), ("c", 2.3)), noise=0.002):
+    """One run of each cell and seed; the same figure for a seed, however many others there are."""
+    for cell, mean in cells:
+        for seed in seeds:
+            random = np.random.default_rng([seed, ord(cell)])
+            make_run(root, cell, seed, mean + noise * random.normal(), items=0.05 * random.normal(size=50))
+
+
+def until(root, look, looks, margin=None):
+    facts = {"until": {"looks": looks, "look": look, "equal_within": margin}}
+    (root / "sweep.json").write_text(json.dumps(facts))
+
+
+def test_pairs_open_until_seeds_separate_them_or_they_are_the_same(tmp_path):
+    add(tmp_path, (1, 2, 3))
+    first = decide(tmp_path, 1, 4, equal_within=0.004)
+    assert ("a", "b") in first.open and set(first.pairs) == {("a", "b"), ("a", "c"), ("b", "c")}
+    add(tmp_path, range(4, 13))
+    last = decide(tmp_path, 2, 4, equal_within=0.004)
+    assert last.pairs == {("a", "b"): "same", ("a", "c"): "separated", ("b", "c"): "separated"}
+    assert last.open == []
+    assert last.sentence == ("look 2 of 4, 12 seeds: of 3 pairs 2 separated, 1 the same within 0.004, 0 open")
+    assert decide(tmp_path, 3, 4).open == [("a", "b")]  # without a margin nothing is the same
+
+
+def test_a_look_once_taken_is_not_taken_again_with_more_seeds(tmp_path):
+    add(tmp_path, (1, 2, 3), noise=0.1)
+    before = decide(tmp_path, 1, 4)
+    add(tmp_path, range(4, 13), noise=0.1)
+    assert decide(tmp_path, 1, 4) == before
+    assert json.loads((tmp_path / "looks.json").read_text())["seeds"] == [[1, 2, 3]]
+    decide(tmp_path, 2, 4)
+    assert [len(seeds) for seeds in json.loads((tmp_path / "looks.json").read_text())["seeds"]] == [3, 12]
+
+
+def test_the_report_claims_what_the_looks_do_and_not_what_one_look_would(tmp_path):
+    # p = .03 by itself: enough for one look at one pair, not for one of four
+    for seed, gap in ((1, 0.05), (2, 0.07), (3, 0.10)):
+        make_run(tmp_path, "a", seed, 2.0 + seed / 100)
+        make_run(tmp_path, "b", seed, 2.0 + seed / 100 + gap)
+    assert "Clear of b" in tell([tmp_path]).answer
+    until(tmp_path, 1, 4)
+    assert "lear of" not in tell([tmp_path]).answer  # before the first look
+    assert decide(tmp_path, 1, 4).pairs == {("a", "b"): "open"}
+    story = tell([tmp_path])
+    assert "Not settled against b" in story.answer and "lear of" not in story.answer
+    assert "This is look 1 of 4" in footnote(story.comparisons[0])
+    # seeds that no look has had yet change figures, not claims
+    for seed in range(4, 9):
+        make_run(tmp_path, "a", seed, 2.0 + seed / 100)
+        make_run(tmp_path, "b", seed, 2.07 + seed / 100 + seed / 1000)
+    assert "lear of" not in tell([tmp_path]).answer
+    assert decide(tmp_path, 2, 4).open == [] and "Clear of b" in write_report(tmp_path).verdict
+
+
+def test_the_same_within_a_margin_in_words_table_and_page(tmp_path):
+    add(tmp_path, range(1, 9))
+    report = write_report(tmp_path, equal_within=0.02)
+    assert "The same as b within 0.02 bits/dim" in report.verdict and "Clear of c" in report.verdict
+    page = report.html.read_text()
+    assert "same within 0.02" in page and "two one-sided tests" in page
+    assert "the same" not in write_report(tmp_path).verdict
+
+
+def test_a_sweep_that_goes_on_claims_nothing_yet(tmp_path):
+    add(tmp_path, range(1, 9))
+    assert "Clear of c" in tell([tmp_path]).answer
+    story = tell([tmp_path], expected=30)
+    assert "lear of" not in story.answer + "".join(story.verdicts[0].lines)
+    assert "Not settled against" in story.answer and "has not ended" in footnote(story.comparisons[0])
+
+
+def test_a_setting_without_result_is_in_no_pair_and_bad_calls_are_refused(tmp_path):
+    from .fake_runs import failed
+
+    add(tmp_path, (1, 2, 3))
+    failed(tmp_path, "d", 1, "boom")
+    assert set(decide(tmp_path, 1, 1).pairs) == {("a", "b"), ("a", "c"), ("b", "c")}
+    for look, looks, margin in ((0, 4, None), (5, 4, None), (1, 4, 0.0)):
+        with pytest.raises(ValueError, match="is accepted"):
+            decide(tmp_path, look, looks, margin)
+
+
+@pytest.mark.parametrize("record", ["", "[]", '{"seeds": 3}', '{"seeds": [["x"]]}'])
+def test_a_broken_record_of_looks_claims_nothing(tmp_path, record):
+    add(tmp_path, range(1, 9))
+    until(tmp_path, 2, 4)
+    (tmp_path / "looks.json").write_text(record)
+    assert "lear of" not in tell([tmp_path]).answer
+
+
+def test_what_these_seeds_could_have_seen(tmp_path):
+    add(tmp_path, (1, 2, 3), noise=0.02)
+    page = write_report(tmp_path).html.read_text()
+    assert "would be settled four times in five" in page and re.search("seeds would (not )?settle", page)
+
+
+def test_items_that_are_not_the_runs_own_leave_seeds_alone(tmp_path):
+    from .fake_runs import write_items
+
+    add(tmp_path, (1, 2, 3))
+    (whole,) = tell([tmp_path]).comparisons
+    assert whole.claim(0, 1).pair.items == 50 and "paired by seed and by item" in footnote(whole)
+    run = whole.cells[0].runs[1].dir
+    write_items(run, np.full(50, 9.0))  # contradicts the bound
+    (part,) = tell([tmp_path]).comparisons
+    assert part.claim(0, 1).pair.n == 2 and "items.npz" in read_run(run).error
+    for broken in (np.full(50, np.nan), np.zeros(0)):
+        write_items(run, broken)
+        (part,) = tell([tmp_path]).comparisons
+        assert part.claim(0, 1).pair.items == 0 and part.claim(1, 2).pair.items == 50
+        assert "in 1 of 3 pairs they are paired by item" in footnote(part)
+    (run / "items.npz").write_bytes(b"PK not a zip")
+    assert tell([tmp_path]).comparisons[0].claim(0, 1).pair.items == 0
+    # other items, or the same in another order, are matched by their index
+    values = np.random.default_rng([1, ord("a")])
+    bound, hard = 2.0 + 0.002 * values.normal(), 0.05 * values.normal(size=50)
+    order = np.random.default_rng(0).permutation(50)
+    write_items(run, (bound + hard - hard.mean())[order], order)
+    assert tell([tmp_path]).comparisons[0].claim(0, 1).pair == whole.claim(0, 1).pair
+    write_items(run, bound + hard - hard.mean(), np.arange(50) + 1)
+    assert tell([tmp_path]).comparisons[0].claim(0, 1).pair.items == 0

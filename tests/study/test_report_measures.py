@@ -1,0 +1,167 @@
+"""Measures of samples in the report: read as written, drawn by cell, ranked only where intervals allow."""
+
+import json
+
+import pytest
+
+from triptych.config.metric import SAMPLE_METRICS
+from triptych.run.read import read_runs
+from triptych.study.compare import compare
+from triptych.study.draw_measures import draw
+from triptych.study.measures import about, deciding, ranking, standings, table
+from triptych.study.panels import colours
+from triptych.study.render import write_report
+from triptych.study.run_details import of_run
+from triptych.study.story import rows, tell
+
+from .fake_runs import make_run
+
+
+def measured(values, key="evaluations"):
+    """The keys of a summary that measured precision and a distance at 5 and 10."""
+    rows = [
+        {"value": at, "measures": {"sliced_wasserstein": {"mean": v}, "precision": {"mean": 1 - v}}}
+        for at, v in zip((5, 10), values, strict=True)
+    ]
+    floor = {"sliced_wasserstein": {"median": 0.02, "low": 0.01, "high": 0.03}}
+    return {
+        "measures_over": {"key": key, "rows": rows},
+        "measured": {"n": 100, "repeats": 3, "reference": "100 fresh points of ring", "floor": floor},
+    }
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    for seed, noise in ((1, 0.0), (2, 0.01), (3, -0.02)):
+        make_run(tmp_path, "x0", seed, 1.9 + noise, **measured((0.3 + noise, 0.1 + noise)))
+        make_run(tmp_path, "v", seed, 1.9 - noise, **measured((0.5 + 2 * noise, 0.1 - noise)))
+    (found,) = compare(read_runs(tmp_path))
+    return found
+
+
+def test_each_measure_by_cell_seed_and_value(comparison):
+    known = table(comparison.cells, "sliced_wasserstein")
+    assert known.values == (5, 10) and known.floor == (0.02, 0.01, 0.03)
+    assert known.cells["v"][2] == pytest.approx((0.52, 0.09))
+    assert table(comparison.cells, "recall") is None
+    assert about(comparison) == "100 samples a set, against 100 fresh points of ring."
+
+
+def test_a_measure_of_fewer_samples_says_how_many(tmp_path):
+    measures = {
+        "prompt_accuracy": {"mean": 0.9, "n": 400},
+        "prompt_accuracy_held_out": {"mean": 0.7, "n": 200},
+    }
+    told = {"measures": measures, "measured": {"n": 400, "reference": "400 training images of shapes"}}
+    make_run(tmp_path, "x0", 1, 1.9, **told)
+    (run,) = runs = read_runs(tmp_path)
+    (comparison,) = compare(runs)
+    assert about(comparison) == (
+        "400 samples a set (share that match captions kept from training: 200), "
+        "against 400 training images of shapes."
+    )
+    taken = {what: n for where, what, _, n in of_run(run, 10)["figures"] if where == "samples"}
+    assert taken["share of samples that match their caption"] == 400
+    assert taken["share that match captions kept from training"] == 200
+
+
+def test_lower_or_higher_is_better_and_no_ranking_without_an_interval(comparison):
+    said = ranking(comparison, "sliced_wasserstein")
+    assert "lower is better" in said and "at 5 x0 is clear of v" in said
+    assert said.endswith("at 10 nothing is settled.")
+    assert "higher is better): at 5 x0 is clear of v" in ranking(comparison, "precision")
+    assert ranking(comparison, "recall") == "" == ranking(comparison, "mode_1")
+
+
+def test_figures_and_the_page(comparison, tmp_path):
+    palette = colours({cell.label: cell.label for cell in comparison.cells})
+    assert draw(SAMPLE_METRICS["precision"])(comparison, palette) is not None
+    assert draw(SAMPLE_METRICS["recall"])(comparison, palette) is None
+    page = write_report(tmp_path).html.read_text()
+    assert "samples/precision@evaluations=5" in (tmp_path / "results.csv").read_text()
+    assert "Measures of samples" in page and "at 5 x0 is clear of v" in page
+
+
+def draw_run(root, sampler, seed, **extra):
+    """A run of a model that all its fellows of this seed share."""
+    told = [f"sampler={sampler}", f"seed={seed}"]
+    choices = {"data": "ring", "sampler": sampler}
+    return make_run(root, "levels", seed, 1.9 + seed, overrides=told, choices=choices, **extra)
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """Three seeds of one model under two samplers: ddim is best at 5 beyond doubt, nobody is at 10."""
+    for seed, noise in ((1, 0.0), (2, 0.01), (3, -0.02)):
+        for sampler, values in (
+            ("ddim", (0.3 + noise, 0.1 + noise)),
+            ("heun", (0.5 + 2 * noise, 0.09 - noise)),
+        ):
+            draw_run(tmp_path, sampler, seed, **measured(values))
+    return tmp_path
+
+
+def test_of_one_model_the_samples_decide_and_not_its_bound(drawn):
+    (found,) = compare(read_runs(drawn))
+    assert deciding(found) == "sliced_wasserstein"
+    assert [(label, said) for label, _, said in standings(found)] == [
+        ("heun", "best mean at 10"), ("ddim", "best mean at 5")]  # fmt: skip
+    story = tell([drawn])
+    assert story.question == "Which sampler draws the best samples on ring from one and the same model?"
+    said = "By sliced Wasserstein distance (lower is better): at 5 ddim is clear of heun; at 10 nothing is"
+    assert story.answer.endswith(f"{said} settled.")
+    assert [row.texts["sliced_wasserstein@0"] for row in rows(found)] == ["0.493 ± 0.018", "0.297 ± 0.009"]
+    report = write_report(drawn)
+    for text in (report.html.read_text(), report.markdown.read_text()):
+        assert "liced Wasserstein distance by evaluations" in text and "at 5 ddim is clear of heun" in text
+        assert "p (Holm)" not in text and "Error by noise level" not in text
+
+
+def test_the_bound_decides_where_models_differ_or_nothing_was_measured(comparison, tmp_path):
+    assert deciding(comparison) == "" and standings(comparison) == []
+    for sampler in ("ddim", "heun"):
+        draw_run(tmp_path / "bare", sampler, 1)
+    (bare,) = compare(read_runs(tmp_path / "bare"))
+    assert bare.of_drawing and deciding(bare) == ""
+
+
+def test_one_value_without_a_key_is_drawn_as_dots(tmp_path):
+    for seed in (1, 2):
+        make_run(tmp_path, "x0", seed, 1.9, measures={"mode_1": {"mean": 0.2, "stderr": 0.01, "n": 9}})
+    (found,) = compare(read_runs(tmp_path))
+    assert (
+        table(found.cells, "mode_1").key == ""
+        and draw(SAMPLE_METRICS["mode_1"])(found, colours({"x0": "x0"})) is not None
+    )
+
+
+@pytest.mark.parametrize("broken", [{"measures": 3}, {"measures_over": {"rows": 1}}, {"measures": {"x": {}}}])
+def test_a_malformed_measure_costs_a_panel_and_not_the_run(tmp_path, broken):
+    path = make_run(tmp_path, "x0", 1, 1.9)
+    summary = json.loads((path / "summary.json").read_text()) | broken
+    (path / "summary.json").write_text(json.dumps(summary))
+    (run,) = read_runs(tmp_path)
+    assert run.status == "finished" and run.measured is None
+
+
+def test_settings_under_one_name_that_only_draw_are_of_drawing_too(tmp_path):
+    """As ablation=dalle2 has it: a setting says what the samples are told, the bound is one and the same."""
+    for seed, noise in ((1, 0.0), (2, 0.01), (3, -0.02)):
+        for setting, part, values in (
+            ("prior", "DIR", (0.3 + noise, 0.1 + noise)),
+            ("text", "text_embedding", (0.5 + 2 * noise, 0.4 - noise)),
+        ):
+            told = [f"setting={setting}", f"seed={seed}", f"condition_from.embedding={part}"]
+            make_run(tmp_path, "levels", seed, 1.9 + seed, overrides=told, **measured(values))
+    (found,) = compare(read_runs(tmp_path))
+    assert found.subject == "setting" and found.of_drawing and deciding(found) == "sliced_wasserstein"
+    assert tell([tmp_path]).answer.endswith("prior is clear of text.")
+    assert not found.notes
+
+
+def test_a_setting_that_trains_another_model_is_not_of_drawing(tmp_path):
+    for setting, scale, lr in (("a", "1.0", 0.1), ("b", "2.0", 0.2)):
+        told = [f"setting={setting}", f"guidance.scale={scale}", f"optimizer.lr={lr}", "seed=1"]
+        make_run(tmp_path, "levels", 1, 1.9, overrides=told, **measured((0.1, 0.2)))
+    (found,) = compare(read_runs(tmp_path))
+    assert found.subject == "setting" and not found.of_drawing

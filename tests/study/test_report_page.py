@@ -1,0 +1,314 @@
+"""The written report: numbers where they belong, nothing from outside, nothing that breaks it."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from triptych.cli import report as cli
+from triptych.study import terminal
+from triptych.study.render import write_report
+from triptych.study.words import p_value
+
+from .fake_runs import TARGETS, failed, make_run, metrics, running, sweep
+
+VOID = {"meta", "br", "img", "link", "hr", "input"}
+
+
+class Checker(HTMLParser):
+    """Notes whether every element is closed in its place, and every id and address."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.addresses, self.scripts, self.images = [], [], [], 0, 0
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        self._note(tag, attrs)
+
+    def handle_startendtag(self, tag, attrs):
+        self._note(tag, attrs)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, tag
+
+    def _note(self, tag, attrs):
+        self.scripts += tag == "script"
+        self.images += tag == "img"
+        for name, value in attrs:
+            self.ids += [value] if name == "id" else []
+            if name in ("src", "href", "xlink:href"):
+                self.addresses.append(value)
+
+
+def check(html: str) -> Checker:
+    """What must hold of every page, whatever the runs."""
+    page = Checker(html)
+    assert page.scripts == 2
+    json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
+    assert len(page.ids) == len(set(page.ids))
+    assert all(a.startswith(("#", "data:image/png;base64,")) for a in page.addresses)
+    named = re.sub(r'xmlns(:\w+)?="[^"]*"|"http://www.w3.org/2000/svg"', "", html)  # names, no addresses
+    assert not re.search(r"https?:", named)
+    assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids)
+    return page
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    return write_report(sweep(tmp_path_factory.mktemp("full") / "objectives"))
+
+
+def test_the_page_answers_first(full):
+    html = full.html.read_text()
+    page = check(html)
+    body = html[html.index("<body>") :]
+    order = [
+        full.story.question,
+        full.verdict,
+        "<svg",
+        "<table",
+        "What is measured",
+        "Samples",
+        ">Runs<",
+        "Reproduce",
+    ]
+    places = [body.index(text) for text in order]
+    assert places == sorted(places)
+    assert page.images == len(TARGETS)
+    assert body.count("<svg") == 2 * 8 and "image-rendering: pixelated" in html
+    assert "triptych-train -m ablation=objectives" in body and "of 15 runs finished" not in body
+    (comparison,) = full.story.comparisons
+    for i, cell in enumerate(comparison.cells):
+        assert f"{cell.bound.mean:.3f} ± {cell.bound.stderr:.3f}" in body
+        assert i == 0 or f"{comparison.pair(0, i).mean:+.3f}" in body
+    # the runs' own figures, and none of the report's
+    assert "uniform guess 4.500" in body and "per-pixel histogram 2.718" in body and "2.421" not in body
+
+
+def test_the_answer_is_the_measured_one(full):
+    assert re.search(
+        r"levels is lowest: 1\.9\d\d ± 0\.\d{3} bits/dim\. Clear of v, epsilon, x0 and score",
+        full.verdict,
+    )
+
+
+def test_markdown_has_the_table_and_the_picture(full):
+    text = full.markdown.read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert {line.count("|") - line.count("\\|") for line in rows[:7]} == {rows[0].count("|")}
+    assert full.verdict.replace("[", "\\[").replace("]", "\\]") in text
+    assert '<th data-key="p">p (Holm)</th>' in full.html.read_text()
+    cells = [[unescape(cell.strip(" |\\")) for cell in line.split(" | ")] for line in rows[:7]]
+    told = [line[cells[0].index("p (Holm)")] for line in cells[3:7]]
+    assert told == [p_value(full.story.comparisons[0].p(0, j)) for j in range(1, 5)]
+    picture = full.markdown.parent / re.search(r"!\[.*\]\((.*)\)", text).group(1)
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
+
+
+def test_csv_has_every_run_in_full_precision(full):
+    rows = list(csv.DictReader(full.csv.open()))
+    assert len(rows) == 15 and {row["objective"] for row in rows} == set(TARGETS)
+    runs = {(run.overrides["objective"], run.seed): run for run in full.story.runs}
+    for row in rows:
+        run = runs[row["objective"], int(row["seed"])]
+        assert float(row["test/bpd"]) == run.test["bpd"].mean and row["test/bpd_n"] == "297"
+        assert (
+            float(row["train/bpd_stderr"]) == 0.018
+            and row["seconds/fit"] == "41.2"
+            and row["parameters"] == "123456"
+        )
+
+
+def test_writing_again_changes_nothing_and_leaves_nothing_behind(full):
+    before = {path.name: path.read_bytes() for path in full.html.parent.iterdir() if path.is_file()}
+    write_report(full.html.parent)
+    after = {path.name: path.read_bytes() for path in full.html.parent.iterdir() if path.is_file()}
+    assert before == after and set(after) == {"report.html", "report.md", "results.csv"}
+    assert not os.access(full.html, os.X_OK) and full.html.stat().st_mode & 0o444
+
+
+def test_names_that_are_markup_stay_text(tmp_path):
+    nasty = ["<script>alert(1)</script>", "a|b `c` $\\frac$ & \"q\" 'r'", "{{ 7 * 7 }}", "bell\x07 \u202e名"]
+    for objective, seed in ((o, s) for o in nasty for s in (1, 2)):
+        bound = 2.0 + len(objective) / 30 + seed / 77
+        make_run(tmp_path / str(nasty.index(objective)), objective, seed, bound,
+                 overrides=[f"seed={seed}"], name=objective)  # fmt: skip
+    (tmp_path / "sweep.json").write_text(
+        json.dumps({"title": "</title><img src=x onerror=alert(1)>", "command": nasty})
+    )
+    report = write_report(tmp_path)
+    html = report.html.read_text()
+    page = check(html)
+    assert page.images == 0 and "<script>alert" not in html and "49" not in report.verdict
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html and "{{ 7 * 7 }}" in html
+    assert "<script>" not in report.markdown.read_text().split("## Reproduce")[0]
+    terminal.print_table(tmp_path, report=report)
+
+
+def test_while_a_sweep_goes_on(tmp_path):
+    sweep(tmp_path, {"levels": 1.9, "v": 2.0}, seeds=(1, 2, 3))
+    running(tmp_path, "x0", 1, step=120)
+    running(tmp_path, "x0", 2, updated=1.0)
+    failed(tmp_path, "score", 1, "ValueError: <b>loss</b> is nan")
+    report = write_report(tmp_path, expected=15)
+    html = report.html.read_text()
+    check(html)
+    assert "6 of 15 runs finished, 1 running, 1 interrupted, 1 failed, 6 not started" in html
+    assert report.verdict.startswith("So far: ") and "fit 120 of 800" in html
+    assert (
+        "Runs that failed or diverged" in html
+        and "ValueError: &lt;b&gt;loss&lt;/b&gt; is nan" in html
+        and "train.log" in html
+    )
+    assert re.search(r"0 \(1 running, 1 interrupted\)</td>\s*(<td></td>\s*)+<td[^>]*>no result yet", html)
+    (tmp_path / "sweep.json").write_text(
+        '{"expected": 12, "title": "T", "question": "Q?", "command": "make ablation"}'
+    )
+    story = write_report(tmp_path).story
+    assert (story.expected, story.title, story.question, story.command) == (12, "T", "Q?", "make ablation")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"expected": "many"}', '{"command": null}'])
+def test_a_broken_sweep_record_is_ignored(tmp_path, text):
+    make_run(tmp_path, "x0", 1, 2.0)
+    (tmp_path / "sweep.json").write_text(text)
+    assert write_report(tmp_path).story.expected == 1
+
+
+def test_nothing_finished_yet(tmp_path):
+    running(tmp_path, "x0", 1)
+    report = write_report(tmp_path, expected=3)
+    check(report.html.read_text())
+    assert "0 of 3 runs finished, 1 running" in report.markdown.read_text()
+    assert "No run has reported" in write_report(tmp_path / "empty").verdict
+
+
+def test_corrupt_summary_is_listed_and_the_rest_stands(tmp_path):
+    sweep(tmp_path, {"x0": 2.0})
+    broken = make_run(tmp_path, "v", 1, 2.0)
+    (broken / "summary.json").write_text("{")
+    (broken / "samples" / "final.png").write_text("not a picture")
+    html = write_report(tmp_path).html.read_text()
+    assert 'class="text unreadable"' in html and "summary.json: Expecting" in html and "x0: 2.0" in html
+
+
+def test_mixed_units_stand_apart(tmp_path):
+    truth = {
+        "entropy": {"mean": 0.4, "stderr": 0.001, "n": 500},
+        "gap": {"mean": 0.1, "stderr": 0.001, "n": 500},
+    }
+    for seed in (1, 2):
+        make_run(tmp_path / "d", "x0", seed, 2.0 + seed / 50)
+        ring = metrics(-0.5 + seed / 50, "nats_per_dim") | truth
+        make_run(tmp_path / "m", "x0", seed, 0.0, measure="nats_per_dim", data="ring", test=ring)
+    report = write_report(tmp_path)
+    html = report.html.read_text()
+    check(html)
+    assert "digits, bits/dim" in html and "ring, nats/dim" in html and "section of its own" in html
+    assert "gap to truth" in html and "entropy (best possible) 0.400" in html
+    assert "On digits (bits/dim)" in report.verdict and "On ring (nats/dim)" in report.verdict
+    terminal.print_table(tmp_path)
+
+
+def test_twelve_cells_keep_their_own_colours_and_places(tmp_path):
+    report = write_report(
+        sweep(tmp_path, {f"setting {i} of many with a long name": 2 + 0.01 * i for i in range(12)})
+    )
+    html = report.html.read_text()
+    check(html)
+    assert len(set(re.findall(r'class="dot"[^>]* style="background: (var\(--c\d+)', html))) == 12
+
+
+def test_terminal_shows_the_same_numbers(full):
+    from rich.console import Console
+
+    for width in (60, 80, 160):
+        console = Console(width=width, record=True, file=open(os.devnull, "w"))
+        terminal.print_table(full.html.parent, console)
+        text = console.export_text()
+        assert all(f"{cell.bound.mean:.3f}" in text for cell in full.story.comparisons[0].cells)
+        assert str(full.html) in text and " ".join(full.verdict.split()) in " ".join(text.split())
+        assert max(map(len, text.splitlines()[:8])) <= width
+
+
+def test_cli_writes_and_prints(tmp_path, capsys):
+    first, second = sweep(tmp_path / "a", {"x0": 2.0}), sweep(tmp_path / "b", {"v": 2.4}, noise=0.01)
+    assert cli.main([str(first), str(second), "--title", "Both"]) == 0
+    out = capsys.readouterr().out
+    assert "Clear of v by" in " ".join(out.split()) and "Both" in out
+    assert (first / "report.html").exists() and not (second / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "make, said", [(None, "no such directory"), ("folder", "no run in it"), ("file", "not a directory")]
+)
+def test_cli_refuses_in_one_line(tmp_path, capsys, make, said):
+    target = tmp_path / "x"
+    _ = target.mkdir() if make == "folder" else target.touch() if make == "file" else None
+    assert cli.main([str(target)]) == 1
+    error = capsys.readouterr().err
+    assert said in error and str(target) in error and error.count("\n") == 1
+
+
+def test_light_and_fast(tmp_path):
+    """In a process of its own: nothing heavy imported, and 15 runs take under three seconds of CPU."""
+    root = sweep(tmp_path)
+    code = (
+        "import sys, time; start = time.process_time()\n"
+        "from triptych.cli.report import main\nmain(sys.argv[1:])\n"
+        "heavy = {'torch', 'lightning', 'pytorch_lightning', 'scipy.stats', 'matplotlib.pyplot'}\n"
+        "heavy &= set(sys.modules)\n"
+        "assert not heavy, heavy\nprint('SECONDS', time.process_time() - start)"
+    )
+    source = str(Path(cli.__file__).parents[2])
+    run = [sys.executable, "-c", code, str(root)]
+    done = subprocess.run(
+        run, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": source}, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split("SECONDS")[1]) < 3, time.strftime("%X")
+
+
+def test_the_ode_is_named_for_what_it_is(tmp_path):
+    """A flow's likelihood is exact only of that flow and is of its own items."""
+    part = {"stderr": 0.02, "n": 64}
+    ode = {"bpd_ode": {"mean": 2.58, **part}, "bpd_ode_bound": {"mean": 1.91, **part}}
+    for objective in ("x0", "v"):
+        make_run(tmp_path, objective, 1, 1.89, test=metrics(1.89) | ode)
+    report = write_report(tmp_path)
+    for text in (report.html.read_text(), report.markdown.read_text()):
+        for head in ("by the ODE, its own items", "bound of those items"):
+            assert head in text, head
+        assert "2.580" in text and "1.910" in text
+    with open(report.csv, newline="") as file:
+        assert {row["test/bpd_ode_n"] for row in csv.DictReader(file)} == {"64"}
+
+
+def test_norms_of_gradients_and_what_was_clipped(tmp_path):
+    for objective, median, clipped in (("x0", 102.0, 1.0), ("v", 1.5, 0.89)):
+        for seed in (1, 2):
+            norm = {"p10": median / 2, "median": median, "p90": 2 * median, "max": 9 * median}
+            make_run(tmp_path, objective, seed, 2.0 + seed / 50, gradient={"norm": norm, "clipped": clipped})
+    report = write_report(tmp_path)
+    html = report.html.read_text()
+    assert "Norms of the gradients" in html and "100% clipped" in html and "89% clipped" in html
+    with open(report.csv, newline="") as file:
+        assert {row["gradient/median"] for row in csv.DictReader(file)} == {"102.0", "1.5"}
+    for summary in tmp_path.rglob("summary.json"):
+        told = json.loads(summary.read_text())
+        told["gradient"]["clipped"] = None  # nothing was to be clipped
+        summary.write_text(json.dumps(told))
+    assert "clipped</" not in write_report(tmp_path).html.read_text()

@@ -1,0 +1,130 @@
+"""A run directory, whole or broken, as a `Run`."""
+
+import json
+import math
+
+import pytest
+
+from triptych.run.directory import RunDirectory
+from triptych.run.plain import parse_overrides
+from triptych.run.read import find_runs, read_run, read_runs
+
+from .fake_runs import failed, make_run, running, start_run, sweep
+
+
+def test_a_finished_run(tmp_path):
+    run = read_run(make_run(tmp_path, "x0", 2, 2.45), sweep="objectives")
+    assert (run.status, run.seed, run.bound, run.measure) == ("finished", 2, 2.45, "bpd")
+    assert run.overrides == {"objective": "x0", "seed": "2"} and run.choices["schedule"] == "linear"
+    assert run.test["bpd"].n == 297 and run.train["bpd"].mean == pytest.approx(2.39)
+    assert (run.host, run.commit[:6], run.command[0]) == ("box", "012345", "triptych-train")
+
+
+def test_a_failed_run_tells_why(tmp_path):
+    run = read_run(failed(tmp_path, "score", 1, "ValueError: loss is nan\nat step 4"))
+    assert (run.status, run.error, run.seed) == ("failed", "ValueError: loss is nan", 1)
+    assert run.choices["data"] == "digits"  # from its provenance
+
+
+def test_running_becomes_interrupted_when_it_falls_silent(tmp_path):
+    path = running(tmp_path, "v", 3, step=120, updated=1000.0)
+    run = read_run(path, now=1010.0)
+    assert run.status == "running" and run.progress is not None and run.progress.step == 120
+    assert run.overrides["objective"] == "v" and run.seed == 3
+    assert read_run(path, now=5000.0).status == "interrupted"
+
+
+def test_a_run_that_has_only_its_config_is_starting_or_lost(tmp_path):
+    path = start_run(tmp_path, "v", 1, ["seed=1"], {})
+    (path / "provenance.json").unlink()
+    begun = (path / "config.yaml").stat().st_mtime
+    assert read_run(path, now=begun + 5).status == "running"
+    assert read_run(path, now=begun + 5000).status == "interrupted"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]", "null", '"x"', "{}", '{"schema": 2, "status": "finished"}', '{"schema": 1}',
+        '{"schema": 1, "status": "finished", "test": {"bpd": {"mean": "low"}}}',
+        '{"schema": 1, "status": "finished", "test": {"bpd": 2.0}}',
+        '{"schema": 1, "status": "finished", "test": [1]}',
+        '{"schema": 1, "status": "finished", "overrides": 3}',
+        '{"schema": 1, "status": "finished", "seconds": 4}',
+        '{"schema": 1, "status": ["finished"]}', "[" * 100_000, "\udcff",
+    ],
+)  # fmt: skip
+def test_a_broken_summary_is_unreadable_not_a_crash(tmp_path, text):
+    path = make_run(tmp_path, "x0", 1, 2.0)
+    (path / "summary.json").write_bytes(text.encode(errors="surrogateescape"))
+    run = read_run(path)
+    assert run.status == "unreadable" and run.error.startswith("summary.json: ") and "\n" not in run.error
+    assert run.overrides["objective"] == "x0"
+
+
+@pytest.mark.parametrize("name", ["provenance.json", "progress.json"])
+@pytest.mark.parametrize("text", ["", "[]", '{"git": 3, "command": "x", "overrides": 4}', '{"step": "many"}'])
+def test_broken_records_beside_it_do_not_matter(tmp_path, name, text):
+    path = make_run(tmp_path, "x0", 1, 2.0)
+    (path / name).write_text(text)
+    assert read_run(path).status == "finished"
+    (path / "summary.json").unlink()
+    assert read_run(path).status in ("running", "interrupted")
+
+
+def test_a_broken_curve_costs_a_panel_only(tmp_path):
+    curves = (3, {}, {"gamma": [1, 2], "epsilon_mse": [1]}, {"gamma": ["a"], "epsilon_mse": [1]})
+    for i, curve in enumerate(curves):
+        path = make_run(tmp_path / str(i), "x0", 1, 2.0, noise_levels=curve)
+        assert read_run(path).status == "finished" and read_run(path).noise_levels is None
+
+
+def test_nan_is_kept_as_nan(tmp_path):
+    assert math.isnan(read_run(make_run(tmp_path, "x0", 1, math.nan)).bound)
+
+
+def test_find_runs_goes_as_deep_as_needed_and_not_deeper(tmp_path):
+    for name in ("a/seed=10", "a/seed=2", "b", "b/inner", ".hidden", "c/empty", "b.old-0a1b2c"):
+        (tmp_path / name).mkdir(parents=True)
+        if "empty" not in name:
+            (tmp_path / name / "config.yaml").touch()
+    assert [str(path.relative_to(tmp_path)) for path in find_runs(tmp_path)] == ["a/seed=2", "a/seed=10", "b"]
+    assert find_runs(tmp_path / "b") == [tmp_path / "b"]
+    assert {run.sweep for run in read_runs(tmp_path / "a")} == {"a"}
+
+
+def test_history_is_sparse_and_may_end_in_half_a_row(tmp_path):
+    run = read_run(next((sweep(tmp_path, {"v": 2.0}, seeds=(1,))).iterdir()))
+    steps, values = run.history("val/bpd")
+    assert steps == list(range(100, 801, 100)) and values == sorted(values, reverse=True)
+    assert run.history("val/nothing") == ([], [])
+    with (run.dir / "metrics.csv").open("a") as file:
+        file.write("900,,,1.")
+    assert run.history("val/bpd")[0][-1] in (800, 900)
+    with (run.dir / "metrics.csv").open("a") as file:
+        file.write("5\n1000,")
+    assert run.history("val/bpd")[0][-1] == 900
+
+
+def test_overrides_as_hydra_writes_them():
+    assert parse_overrides(["a=1", "+b.c=x=y", "~d", "++e="]) == {
+        "a": "1",
+        "b.c": "x=y",
+        "d": "removed",
+        "e": "",
+    }
+    with pytest.raises(ValueError):
+        parse_overrides(json.loads('{"a": 1}'))
+
+
+def test_a_run_whose_job_ended_before_it_began_is_not_at_work(tmp_path):
+    """Its directory was made by its sweep, which lives on; nobody has said so but by emptying the lock."""
+    run = RunDirectory(start_run(tmp_path, "v", 1, ["objective=v"], {"objective": "v"}))
+    with run.lock():
+        pass
+    assert read_run(run.path).status == "running"  # about to begin
+    run.leave()
+    assert read_run(run.path).status == "interrupted"
+    with run.lock():
+        run.leave()  # somebody else has begun
+        assert read_run(run.path).status == "running"

@@ -1,0 +1,101 @@
+"""The numbers against scipy, and laws that any numbers obey."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
+
+from triptych.study.statistics import Spread, holm, paired, spread
+from triptych.study.words import plus_minus
+
+figures = st.floats(-10, 10).map(lambda x: round(x, 6))
+pairs = st.lists(st.tuples(figures, figures), min_size=2, max_size=9)
+
+
+@given(pairs)
+def test_paired_is_the_paired_t_test(values):
+    reference, other = ({i: pair[k] for i, pair in enumerate(values)} for k in (0, 1))
+    differences = np.array(list(other.values())) - np.array(list(reference.values()))
+    assume(differences.std() > 1e-5)
+    truth = stats.ttest_rel(list(other.values()), list(reference.values()))
+    ours = paired(reference, other)
+    assert ours.p == pytest.approx(truth.pvalue, rel=1e-7, abs=1e-12)
+    ends = truth.confidence_interval(0.95)
+    assert (ours.low, ours.high) == pytest.approx((ends.low, ends.high), rel=1e-7, abs=1e-9)
+    assert (ours.low > 0 or ours.high < 0) == (ours.p < 0.05) or math.isclose(ours.p, 0.05, rel_tol=1e-6)
+
+
+@given(st.lists(figures, min_size=2, max_size=9))
+def test_spread_is_the_standard_error_and_the_t_interval(values):
+    ours = spread(values)
+    assert (ours.mean, ours.n) == (pytest.approx(np.mean(values), abs=1e-9), len(values))
+    assert ours.stderr == pytest.approx(stats.sem(values), abs=1e-9)
+    if np.std(values) > 1e-6:
+        truth = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+        assert (ours.low, ours.high) == pytest.approx(truth, rel=1e-7, abs=1e-9)
+
+
+@given(pairs, st.floats(-5, 5))
+def test_what_a_seed_adds_to_both_does_not_count(values, luck):
+    reference, other = ({i: pair[k] for i, pair in enumerate(values)} for k in (0, 1))
+    shifted = [{i: v + luck * i for i, v in side.items()} for side in (reference, other)]
+    before, after = paired(reference, other), paired(*shifted)
+    assert after.mean == pytest.approx(before.mean, abs=1e-7)
+    if not math.isnan(before.low) and not math.isnan(after.low):
+        assert (after.low, after.high) == pytest.approx((before.low, before.high), abs=1e-6)
+
+
+@given(pairs)
+def test_a_comparison_reads_the_same_from_both_sides(values):
+    one, two = ({i: pair[k] for i, pair in enumerate(values)} for k in (0, 1))
+    there, back = paired(one, two), paired(two, one).reversed()
+    for name in ("mean", "low", "high", "p", "n"):
+        assert getattr(there, name) == pytest.approx(getattr(back, name), abs=1e-12, nan_ok=True)
+
+
+def test_only_common_seeds_count():
+    pair = paired({1: 1.0, 2: 2.0, 9: 100.0}, {1: 1.5, 2: 2.7, 3: -100.0})
+    assert (pair.n, pair.mean) == (2, pytest.approx(0.6))
+
+
+@pytest.mark.parametrize("reference, other, n", [({}, {1: 1.0}, 0), ({1: 1.0}, {1: 2.0}, 1)])
+def test_nothing_is_claimed_of_fewer_than_two_pairs(reference, other, n):
+    pair = paired(reference, other)
+    assert pair.n == n and math.isnan(pair.low) and math.isnan(pair.p)
+
+
+def test_seeds_that_change_nothing_are_not_certainty():
+    pair = paired({1: 2.1, 2: 2.1, 3: 2.1}, {1: 2.2, 2: 2.2, 3: 2.2})
+    assert pair.mean == pytest.approx(0.1) and math.isnan(pair.p)
+
+
+def test_holm_on_a_worked_example():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@given(st.lists(st.floats(0, 1) | st.just(math.nan), max_size=9))
+def test_holm_only_raises_and_keeps_the_order(p_values):
+    adjusted = holm(p_values)
+    known = [(p, q) for p, q in zip(p_values, adjusted, strict=True) if not math.isnan(p)]
+    assert all(p <= q <= 1 for p, q in known)
+    assert [math.isnan(q) for q in adjusted] == [math.isnan(p) for p in p_values]
+    assert all(a[1] <= b[1] for a in known for b in known if a[0] < b[0])
+    # at least one rejection exactly where Bonferroni has one
+    assert any(q <= 0.05 for _, q in known) == any(len(known) * p <= 0.05 for p, _ in known)
+
+
+@pytest.mark.parametrize(
+    "mean, stderr, said",
+    [
+        (0.295, 0.000996, "0.295 ± 0.001"),  # no "0.00100": two digits of 0.000996 are 0.001
+        (1.9, 0.00061, "1.90000 ± 0.00061"),  # of as many decimals as its error
+        (1.9, 0.0034, "1.900 ± 0.003"),
+        (0.0000132, 0.0000021, "0.0000132 ± 0.0000021"),
+        (2.0, 0.0, "2.000 ± 0.000"),
+    ],
+)
+def test_a_mean_has_the_digits_of_its_error(mean, stderr, said):
+    assert plus_minus(Spread(mean, stderr, mean, mean, 3)) == said

@@ -1,0 +1,98 @@
+"""A sweep that tuned first: trials are compared nowhere, both stages are, words say what was chosen."""
+
+import json
+
+import pytest
+
+from tests.study.fake_runs import make_run, metrics
+from triptych.run.read import read_runs
+from triptych.study.render import write_report
+from triptych.study.style import styled, to_png
+from triptych.study.tuning import BEST, EQUAL, change, draw, is_trial, read_tuning, sentence, stages
+
+LRS = ("0.1", "0.2", "0.4")
+BEST_OF = {"x0": "0.1", "v": "0.4"}
+SWEEP = {
+    "tuning": {
+        "keys": ["optimizer.lr"],
+        "seeds": [101, 102],
+        "points": [[f"optimizer.lr={lr}"] for lr in LRS],
+        "equal": ["optimizer.lr=0.2"],
+        "best": {f"objective={o}": [f"optimizer.lr={lr}"] for o, lr in BEST_OF.items()},
+    }
+}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for objective in ("x0", "v"):
+        for lr in LRS:
+            for seed in (101, 102):
+                bound = 2.0 + abs(LRS.index(lr) - LRS.index(BEST_OF[objective])) + seed / 1000
+                told = [f"objective={objective}", f"optimizer.lr={lr}", f"seed={seed}", "test=false"]
+                make_run(
+                    tmp_path, objective, seed, bound, overrides=told, test={}, train={}, val=metrics(bound)
+                )
+        for lr in {"0.2", BEST_OF[objective]}:
+            for seed in (1, 2, 3):
+                bound = 2.0 + (lr == "0.2") * 0.1 + (objective == "x0") * 0.05
+                told = [f"objective={objective}", f"optimizer.lr={lr}", f"seed={seed}"]
+                make_run(tmp_path, objective, seed, bound, overrides=told)
+    return read_runs(tmp_path)
+
+
+def test_trials_are_read_by_setting_value_and_seed_and_compared_nowhere(runs):
+    tuning = read_tuning(SWEEP, runs)
+    assert sum(map(is_trial, runs)) == 12
+    assert tuning.mean("objective=x0", ("optimizer.lr=0.1",)) == pytest.approx(2.1015)
+    assert tuning.mean("objective=x0", ("optimizer.lr=0.4",)) == pytest.approx(4.1015)
+    compared = [run for _, part in stages(runs, tuning) for run in part]
+    assert not any(map(is_trial, compared)) and {run.seed for run in compared} == {1, 2, 3}
+
+
+def test_both_stages_compare_settings_by_name_alone(runs):
+    found = dict(stages(runs, read_tuning(SWEEP, runs)))
+    assert list(found) == [BEST, EQUAL]
+    for part in found.values():
+        assert len(part) == 6 and not any("optimizer.lr" in run.overrides for run in part)
+    assert {run.bound for run in found[EQUAL]} == {2.15, 2.1} and {run.bound for run in found[BEST]} == {
+        2.05,
+        2.0,
+    }
+
+
+def test_an_ordinary_sweep_has_one_stage_without_the_trials(runs):
+    assert read_tuning({}, runs) is None and read_tuning({"tuning": {"best": 3}}, runs) is None
+    [(title, part)] = stages(runs, None)
+    assert title == "" and len(part) == 12
+
+
+def test_words_say_the_budget_the_choices_and_the_edges(runs):
+    said = sentence(read_tuning(SWEEP, runs))
+    assert "6 trials for each setting (3 values, 2 seeds)" in said and "x0: 0.1; v: 0.4" in said
+    assert "At the edge of what was tried: x0 and v" in said
+    moved = change(
+        read_tuning(SWEEP, runs), {EQUAL: [("v", 2.1), ("x0", 2.2)], BEST: [("x0", 2.0), ("v", 2.05)]}
+    )
+    assert "becomes x0, v" in moved and "x0 by −0.200" in moved and "v by −0.050" in moved
+
+
+def test_a_picture_is_drawn(runs):
+    with styled():
+        figure = draw(read_tuning(SWEEP, runs), {"x0": "#0072b2", "v": "#d55e00"})
+    assert to_png(figure).startswith(b"\x89PNG")
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == list(LRS)
+
+
+def test_the_page_shows_tuning_and_both_stages_under_one_correction(runs, tmp_path):
+    (tmp_path / "sweep.json").write_text(json.dumps(SWEEP))
+    report = write_report(tmp_path)
+    titles = [c.title for c in report.story.comparisons]
+    assert titles == [BEST, EQUAL]
+    assert len({c.tests for c in report.story.comparisons}) == 1  # the family is the whole report's
+    page, text = report.html.read_text(), report.markdown.read_text()
+    for said in ("Tuning", "6 trials for each setting", "From equal settings to each at its best"):
+        assert said in page and (said in text or said == "Tuning")
+    assert page.index("Each at its best</h2>") < page.index("Equal settings</h2>")
+    assert "seed=101" not in " ".join(cell.label for c in report.story.comparisons for cell in c.cells)
+    assert "On digits" not in report.story.answer and "Each at its best: " in report.story.answer

@@ -1,0 +1,241 @@
+"""Sweeps in rounds: one budget for all, fresh seeds, nothing chosen by the test set, and where they go on."""
+
+import json
+import subprocess
+import sys
+import types
+
+import pytest
+from omegaconf import OmegaConf
+
+from hydra_plugins.triptych_rounds.sweeper import RoundsSweeper
+from tests.run.commands import command, environment
+from triptych.errors import UserError
+from triptych.study.rounds import Trial, check_rounds, choose, grid, seeds_after, settings_and_seeds
+from triptych.study.sweep import SweepHook
+
+GRID = [[f"objective={o}", f"seed={s}"] for o in ("x0", "v") for s in (1, 2, 3)]
+
+
+def trials(figures: dict[tuple[str, str], list[float]]) -> dict[Trial, float]:
+    return {
+        Trial((f"objective={o}",), (f"optimizer.lr={lr}",), 100 + i): value
+        for (o, lr), values in figures.items()
+        for i, value in enumerate(values)
+    }
+
+
+def test_each_setting_gets_its_own_best_value_and_all_together_theirs():
+    found = trials({
+        ("x0", ".1"): [2.0, 2.2], ("x0", ".2"): [2.4, 2.4], ("x0", ".4"): [3.0, 3.0],
+        ("v", ".1"): [2.0, 2.0], ("v", ".2"): [1.5, 1.7], ("v", ".4"): [1.5, 1.5],
+    })  # fmt: skip
+    equal, best = choose(found)
+    assert best == {("objective=x0",): ("optimizer.lr=.1",), ("objective=v",): ("optimizer.lr=.4",)}
+    assert equal == ("optimizer.lr=.2",)  # (2.4 + 1.6) / 2 = 2.0, against 2.05 and 2.25
+
+
+def test_a_value_at_which_a_seed_diverged_is_nobodys():
+    nan = float("nan")
+    found = trials(
+        {("x0", ".1"): [1.0, nan], ("x0", ".2"): [2.0, 2.0], ("v", ".1"): [1, 1], ("v", ".2"): [2, 2]}
+    )
+    equal, best = choose(found)
+    assert best[("objective=x0",)] == ("optimizer.lr=.2",) and equal == ("optimizer.lr=.2",)
+    with pytest.raises(UserError, match="objective=x0 has no value"):
+        choose(trials({("x0", ".1"): [nan], ("v", ".1"): [1.0]}))
+
+
+def test_rounds_are_few_and_end_at_the_most():
+    assert [len(r) for r in seeds_after([1, 2, 3], 12)] == [3, 5, 8, 12]
+    assert seeds_after([11, 12, 13], 6) == [[11, 12, 13], [11, 12, 13, 14, 15], [11, 12, 13, 14, 15, 16]]
+    assert seeds_after([1, 2, 3], 3) == [[1, 2, 3]]
+    for first, most in (([1], 12), ([1, 2, 3], 2)):
+        with pytest.raises(UserError, match="max_seeds"):
+            seeds_after(first, most)
+
+
+def test_a_setting_brings_its_overrides_but_for_what_was_typed():
+    sweeper = {
+        "params": {"seed": "1,2", "setting": "small,large"},
+        "settings": {"small": ["model.width=4"], "large": ["model.width=8", "model.depth=2"]},
+    }
+    assert grid(sweeper, []) == [
+        ["setting=small", "model.width=4", "seed=1"],
+        ["setting=large", "model.width=8", "model.depth=2", "seed=1"],
+        ["setting=small", "model.width=4", "seed=2"],
+        ["setting=large", "model.width=8", "model.depth=2", "seed=2"],
+    ]
+    assert grid(sweeper, ["seed=3", "setting=large", "model.width=16"]) == [
+        ["setting=large", "model.depth=2", "seed=3", "model.width=16"]
+    ]
+    with pytest.raises(UserError, match="setting=huge: no such setting, small, large is accepted"):
+        grid(sweeper, ["setting=small,huge"])
+    with pytest.raises(
+        UserError, match="setting=small: no such setting, an ablation that lists it is needed"
+    ):
+        grid({}, ["setting=small,large"])
+    assert grid(sweeper, ["setting=null", "seed=1"]) == [["seed=1", "setting=null"]]
+
+
+def test_a_grid_is_settings_times_seeds():
+    assert settings_and_seeds(GRID) == ([["objective=x0"], ["objective=v"]], [1, 2, 3])
+    with pytest.raises(UserError, match="seed"):
+        settings_and_seeds([["objective=x0"], ["objective=v"]])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"until": "bored"}, "until=bored: null or decided is accepted"),
+        ({"until": "decided"}, "until=decided: for a grid"),
+        ({"setting": "vae"}, "setting=vae: for a sweep of an ablation that lists it"),
+        ({"max_seeds": 1}, "max_seeds=1: a whole number from 2"),
+        ({"max_seeds": True}, "max_seeds=True"),
+        ({"equal_within": -0.1}, "equal_within=-0.1: null or a number above 0"),
+        ({"equal_within": float("nan")}, "equal_within=nan"),
+    ],
+)
+def test_what_is_refused(config, message):
+    with pytest.raises(UserError, match=message):
+        check_rounds({"max_seeds": 12} | config, sweeping=False, grid=False)
+
+
+class Offline(RoundsSweeper):
+    """Launches nothing: each run ends at once with the bound that ``bound`` gives it."""
+
+    def __init__(self, root, bound, **options):
+        super().__init__(**options)
+        self.bound, self.batches = bound, []
+        self.config = OmegaConf.create(
+            {
+                "until": "decided", "max_seeds": 12, "equal_within": None,
+                "hydra": {
+                    "sweep": {"dir": str(root)},
+                    "job": {"config": {"override_dirname": {"exclude_keys": []}}},
+                },
+            }
+        )  # fmt: skip
+        self.hook = SweepHook()
+        self.hook.root, self.hook.config, self.hook.cells, self.hook.facts = root, self.config, [], {}
+        path = root / "sweep.json"
+        self.hook.before = json.loads(path.read_text()) if path.exists() else {}
+
+    def _launch(self, jobs):
+        self.batches.append(jobs)
+        for job in jobs:
+            told = dict(o.split("=", 1) for o in job)
+            folder = self.hook.root / self.hook.cell(job)
+            folder.mkdir(parents=True, exist_ok=True)
+            figure = {"bpd": {"mean": self.bound(told), "stderr": 0.0, "n": 1}}
+            figures = {"val": figure} | ({} if told.get("test") == "false" else {"test": figure})
+            (folder / "config.yaml").write_text("seed: 1\n")
+            (folder / "summary.json").write_text(json.dumps({"schema": 1, "status": "finished", **figures}))
+
+
+def test_tuning_has_one_budget_reads_no_test_set_and_reports_fresh_seeds(root):
+    own = {"x0": "0.1", "v": "0.4"}
+
+    def bound(told):
+        return 2.0 + (told["optimizer.lr"] != own[told["objective"]]) + (told["optimizer.lr"] == "0.4") * 0.1
+
+    sweep = Offline(root, bound, tune={"optimizer.lr": "0.1,0.2,0.4"}, tuning_seeds="101,102")
+    sweep._tuned(GRID)
+    tuning, final = sweep.batches
+    assert len(tuning) == 2 * 3 * 2 and all("test=false" in job for job in tuning)
+    per = [sum(f"objective={o}" in job for job in tuning) for o in own]
+    assert per[0] == per[1]
+    assert not any("test=false" in job or "seed=101" in job or "seed=102" in job for job in final)
+    record = json.loads((root / "sweep.json").read_text())
+    assert record["tuning"]["equal"] == ["optimizer.lr=0.1"]
+    assert record["tuning"]["best"] == {
+        "objective=x0": ["optimizer.lr=0.1"],
+        "objective=v": ["optimizer.lr=0.4"],
+    }
+    # x0 at its own, which is the common one: once; v at both
+    assert len(final) == 3 * 3 and record["expected"] == len(tuning) + len(final)
+
+
+@pytest.mark.parametrize("seeds", [None, "1,102", ""])
+def test_tuning_seeds_are_not_those_of_the_report(root, seeds):
+    sweep = Offline(root, lambda told: 2.0, tune={"optimizer.lr": "0.1,0.2"}, tuning_seeds=seeds)
+    with pytest.raises(UserError, match="tuning_seeds"):
+        sweep._tuned(GRID)
+
+
+def decides(monkeypatch, at: int) -> list[tuple]:
+    """A ``decide`` that has seen enough at one look."""
+    asked: list[tuple] = []
+
+    def decide(root, look, looks, equal_within=None):
+        asked.append((look, looks))
+        return types.SimpleNamespace(open=[] if look >= at else [("x0", "v")], sentence=f"look {look}")
+
+    module = types.ModuleType("triptych.study.sequential")
+    module.decide = decide  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "triptych.study.sequential", module)
+    return asked
+
+
+def test_seeds_are_added_to_all_settings_until_no_pair_is_open(root, monkeypatch):
+    asked = decides(monkeypatch, at=3)
+    sweep = Offline(root, lambda told: 2.0)
+    sweep._until_decided(GRID)
+    assert asked == [(1, 4), (2, 4), (3, 4)]
+    assert [len(batch) for batch in sweep.batches] == [6, 10, 16]
+    for batch in sweep.batches:  # the same seeds for all
+        assert {j[1] for j in batch if j[0] == "objective=x0"} == {
+            j[1] for j in batch if j[0] == "objective=v"
+        }
+    assert json.loads((root / "sweep.json").read_text())["until"] == {
+        "looks": 4, "equal_within": None, "look": 3,
+    }  # fmt: skip
+
+
+def test_it_ends_at_the_most_seeds(root, monkeypatch):
+    asked = decides(monkeypatch, at=99)
+    Offline(root, lambda told: 2.0)._until_decided(GRID)
+    assert asked == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_typed_again_it_goes_on_at_the_look_it_had_come_to(root, monkeypatch):
+    decides(monkeypatch, at=3)
+    Offline(root, lambda told: 2.0)._until_decided(GRID)
+    asked = decides(monkeypatch, at=3)
+    again = Offline(root, lambda told: 2.0)
+    again._until_decided(GRID)
+    assert asked == [(3, 4)] and [len(batch) for batch in again.batches] == [16]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_tuned_sweep_by_its_command(root):
+    line = command(
+        "-m", "ablation=objectives_tuned", "objective=x0,v", "seed=1,2", "hydra.sweeper.tuning_seeds='101'",
+        "hydra.sweeper.tune={optimizer.lr: '0.0001,0.01'}",
+    )  # fmt: skip
+    done = subprocess.run(line, capture_output=True, text=True, env=environment(root), timeout=800)
+    assert done.returncode == 0, done.stderr
+    [record] = root.glob("logs/sweeps/*/sweep.json")
+    said = json.loads(record.read_text())
+    assert set(said["tuning"]["best"]) == {"objective=x0", "objective=v"}
+    found = [json.loads(p.read_text()) for p in record.parent.glob("*/summary.json")]
+    assert len(found) == said["expected"] and all(s["status"] == "finished" for s in found)
+    assert all(("test" in s) == (s["seed"] != 101) for s in found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sweep_until_decided_by_its_command(root):
+    line = command("-m", "objective=x0,v", "seed=1,2", "until=decided", "max_seeds=3", "name=apart")
+    done = subprocess.run(line, capture_output=True, text=True, env=environment(root), timeout=800)
+    assert done.returncode == 0, done.stderr
+    [record] = root.glob("logs/sweeps/*/sweep.json")
+    until = json.loads(record.read_text())["until"]
+    assert until["looks"] == 2 and until["look"] in (1, 2)
+    seeds = {json.loads(p.read_text())["seed"] for p in record.parent.glob("*/summary.json")}
+    assert seeds == ({1, 2} if until["look"] == 1 else {1, 2, 3})
+    stamps = {p: p.stat().st_mtime_ns for p in record.parent.glob("*/summary.json")}
+    again = subprocess.run(line, capture_output=True, text=True, env=environment(root), timeout=800)
+    assert again.returncode == 0, again.stderr
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps

@@ -1,0 +1,92 @@
+"""A search: its study lies in the sweep's directory, goes on where it was, and stops hopeless runs."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import optuna
+import pytest
+
+from tests.run.commands import command, environment
+from tests.study.test_sweep_survives import start, summaries, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+SPACE = ["hparams_search=optuna", "hydra.sweeper.n_jobs=2"]
+
+
+def search(root, *arguments: str) -> subprocess.CompletedProcess:
+    line = command("-m", *SPACE, "trainer.max_steps=60", "trainer.val_check_interval=10", *arguments)
+    return subprocess.run(line, capture_output=True, text=True, env=environment(root), timeout=600)
+
+
+def study(root):
+    [path] = root.rglob("study.db")
+    return optuna.load_study(study_name="search", storage=f"sqlite:///{path}")
+
+
+def states(root) -> list[str]:
+    return [trial.state.name for trial in study(root).trials]
+
+
+def test_a_search_goes_on_where_it_was(root):
+    done = search(root, "hydra.sweeper.n_trials=2", "hydra.sweeper.prune=false")
+    assert done.returncode == 0, done.stderr
+    assert "best of 2 trials" in done.stdout and states(root) == ["COMPLETE"] * 2
+    # as if it had been killed: one trial is under way and known to the study, another is not told
+    known = study(root)
+    known.ask(known.trials[0].distributions)
+    stamps = {p: p.stat().st_mtime_ns for p in root.rglob("summary.json")}
+    more = search(root, "hydra.sweeper.n_trials=4", "hydra.sweeper.prune=false")
+    assert more.returncode == 0, more.stderr
+    assert states(root) == ["COMPLETE"] * 4
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    figures = {json.loads(p.read_text())["val"]["bpd"]["mean"] for p in root.rglob("summary.json")}
+    assert figures == {trial.value for trial in study(root).trials}
+    assert len({tuple(t.params.items()) for t in study(root).trials}) == 4
+    assert len(list(root.glob("logs/sweeps/*/report.html"))) == 1
+
+
+def test_a_search_that_is_killed_twice_ends_like_an_undisturbed_one(root):
+    """SIGKILL at its process, then at its process group; a pair of trials at a time is under way."""
+    quiet, noisy = root / "quiet", root / "noisy"
+    for folder in (quiet, noisy):
+        folder.mkdir()
+    long = ["trainer.max_steps=600", "trainer.val_check_interval=100"]
+    line = command("-m", *SPACE, *long, "hydra.sweeper.n_trials=6", "hydra.sweeper.prune=false")
+    assert start(line, quiet).wait(300) == 0, (quiet / "output").read_text()
+    untouched: dict = {}
+    for kill, at_least in ((os.kill, 1), (os.killpg, 3)):
+        process = start(line, noisy)
+        wait_for(lambda n=at_least: len(summaries(noisy)) >= n, process)
+        time.sleep(1.0)  # the next ones are under way
+        kill(process.pid, signal.SIGKILL)
+        process.wait()
+        untouched = {**summaries(noisy), **untouched}
+        time.sleep(3.0)  # in which its jobs notice
+    assert start(line, noisy).wait(300) == 0, (noisy / "output").read_text()
+    known, undisturbed = study(noisy), study(quiet)
+    assert [t.state.name for t in known.trials] == ["COMPLETE"] * 6
+    assert [(t.params, t.value) for t in known.trials] == [(t.params, t.value) for t in undisturbed.trials]
+    assert {k: v for k, v in summaries(noisy).items() if k in untouched} == untouched
+    assert len(summaries(noisy)) == 6
+
+
+def test_hopeless_runs_are_stopped(root):
+    """Two good trials; then one at a learning rate at which nothing is learned."""
+    place = ["hydra.sweeper.prune_after_trials=2", "hydra.sweeper.n_jobs=1", "trainer.max_steps=1500"]
+    place += ["hydra.sweeper.params={optimizer.lr:'choice(0.01,0.02,1e-7)'}"]
+    first = search(root, *place, "hydra.sweeper.n_trials=1")
+    assert first.returncode == 0, first.stderr
+    [path] = root.rglob("study.db")  # where it looks for one; ours has its trials told beforehand
+    shutil.rmtree(path.parent)
+    path.parent.mkdir()
+    planned = optuna.create_study(study_name="search", storage=f"sqlite:///{path}")
+    for rate in (0.01, 0.02, 1e-7):
+        planned.enqueue_trial({"optimizer.lr": rate})
+    done = search(root, *place, "hydra.sweeper.n_trials=3")
+    assert done.returncode == 0, done.stderr
+    assert states(root) == ["COMPLETE", "COMPLETE", "PRUNED"]
+    assert len(list(root.rglob("summary.json"))) == 2 and len(list(root.rglob("last.ckpt"))) == 3

@@ -1,0 +1,156 @@
+"""Which SLURM jobs have ended, by what squeue prints: a stand-in for it, and submitit's own jobs."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+from submitit.core.utils import DelayedSubmission, JobPaths
+from submitit.slurm.slurm import SlurmJob
+
+from triptych.errors import StorageError
+from triptych.study import slurm
+
+# as SLURM 24.11 prints it for -o "%i %T"; the header is a multi-cluster's
+PRINTED = """\
+CLUSTER: one
+17_0 CANCELLED
+17_1 RUNNING
+17_2 PENDING
+18 COMPLETING
+19 OUT_OF_MEMORY
+"""
+
+
+def test_what_squeue_prints_is_read():
+    assert slurm.read_queue(PRINTED) == {
+        "17_0": "CANCELLED",
+        "17_1": "RUNNING",
+        "17_2": "PENDING",
+        "18": "COMPLETING",
+        "19": "OUT_OF_MEMORY",
+    }
+    assert slurm.read_queue("") == {}
+
+
+@pytest.mark.parametrize(
+    "states, ended",
+    [
+        (["RUNNING", "CANCELLED", "CANCELLED", "CANCELLED"], "cancelled"),
+        (["PENDING", "CANCELLED", "CANCELLED", ""], "cancelled"),  # forgotten after MinJobAge
+        (["RUNNING", "", "", ""], "gone from the queue"),
+        (["OUT_OF_MEMORY", "OUT_OF_MEMORY", "OUT_OF_MEMORY", "OUT_OF_MEMORY"], "out of memory"),
+        (["RUNNING", "COMPLETING", "PENDING", "PENDING"], None),  # requeued
+        (["RUNNING", "PREEMPTED", "PENDING", "RUNNING"], None),
+        (["CANCELLED", "CANCELLED", "PENDING", "CANCELLED"], None),  # and queued again: time starts anew
+        (["", "RUNNING", "RUNNING", ""], None),  # gone at one look is not gone
+        (["REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING"], None),
+        (["", "", "", ""], None),  # never seen: of a cluster that squeue does not show
+    ],
+)
+def test_a_job_has_ended_once_it_was_so_for_some_time(states, ended):
+    looks = slurm.Looks(patience=20.0)
+    found = [
+        looks.ended(["5_0"], {"5_0": state} if state else {}, now=15.0 * i) for i, state in enumerate(states)
+    ]
+    assert found[:2] == [{}, {}]
+    assert found[3] == ({"5_0": ended} if ended else {})
+
+
+@pytest.fixture
+def submitted(tmp_path, monkeypatch):
+    """Two jobs of two tasks each as submitit has submitted them, a queue to fill, and what was told."""
+    folder = f"{tmp_path}/.submitit/%j"
+    state = SimpleNamespace(queue={"7_0": "RUNNING", "7_1": "PENDING"}, clock=0.0, told=[], asked=0)
+
+    def ask():
+        state.asked += 1
+        state.clock += 15.0
+        return state.queue
+
+    def outcome(job, overrides, how):
+        state.told.append((job, overrides, how))
+        return 1.25
+
+    monkeypatch.setattr(slurm, "ask_queue", ask)
+    monkeypatch.setattr(slurm.time, "monotonic", lambda: state.clock)
+    monkeypatch.setattr(SlurmJob, "watcher", None)
+    slurm.watch_queue({"nodes": 1, "tasks_per_node": 2, "submitit_folder": folder}, outcome)
+    for i in range(2):
+        paths = JobPaths(folder, f"7_{i}")
+        paths.folder.mkdir(parents=True)
+        DelayedSubmission(print, [f"seed={i}"], "hydra.sweep.dir", i).dump(paths.submitted_pickle)
+    state.jobs = [SlurmJob(folder, f"7_{i}", tasks=(0, 1)) for i in range(2)]
+    return state
+
+
+def test_the_wait_for_a_cancelled_job_ends_with_an_outcome(submitted):
+    first, second = submitted.jobs
+    assert not first.done(force_check=True) and not second.done()
+    submitted.queue["7_0"] = "CANCELLED"
+    for _ in range(3):
+        SlurmJob.watcher.update()
+    assert first.done() and not second.done()
+    assert [result.return_value for result in first.results()] == [1.25, 1.25]
+    assert submitted.told == [("7_0", ["seed=0"], "cancelled")]
+    submitted.queue = None  # SLURM does not answer: nothing is known
+    for _ in range(5):
+        SlurmJob.watcher.update()
+    assert not second.done()
+    submitted.queue = {}
+    for _ in range(3):
+        SlurmJob.watcher.update()
+    assert second.done() and submitted.told[1:] == [("7_1", ["seed=1"], "gone from the queue")]
+    asked = submitted.asked
+    SlurmJob.watcher.update()
+    assert submitted.asked == asked  # nobody is waited for any more
+
+
+def test_a_task_that_has_written_its_result_keeps_it(submitted):
+    job = submitted.jobs[0]
+    assert not job.done(force_check=True)
+    kept = JobPaths(SlurmJob.watcher.folder, "7_0", 1).result_pickle
+    kept.write_bytes(b"its own")
+    submitted.queue = {"7_0": "FAILED", "7_1": "RUNNING"}
+    for _ in range(3):
+        SlurmJob.watcher.update()
+    assert job.done() and kept.read_bytes() == b"its own"
+
+
+def test_on_a_full_disk_it_is_told_once_and_written_later(submitted, monkeypatch):
+    job, write = submitted.jobs[0], slurm.write_atomic
+    assert not job.done(force_check=True)
+    submitted.queue["7_0"] = "NODE_FAIL"
+
+    def full(path, data):
+        raise StorageError(f"{path}: cannot be written")
+
+    monkeypatch.setattr(slurm, "write_atomic", full)
+    for _ in range(4):
+        SlurmJob.watcher.update()
+    assert not job.done() and submitted.told == [("7_0", ["seed=0"], "node fail")]
+    monkeypatch.setattr(slurm, "write_atomic", write)
+    SlurmJob.watcher.update()
+    assert job.done() and len(submitted.told) == 1
+
+
+@pytest.mark.parametrize(
+    "script, queue",
+    [
+        ("echo 7_0 RUNNING", {"7_0": "RUNNING"}),
+        ("true", {}),
+        ("echo 7_0 RUNNING; exit 1", None),  # slurm_load_jobs error: Unable to contact slurm controller
+        ("echo 7_0 $SQUEUE_PARTITION", {}),  # the user's filters hide nothing
+    ],
+)
+def test_squeue_is_asked_and_may_fail(tmp_path, monkeypatch, script, queue):
+    program = tmp_path / "squeue"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SQUEUE_PARTITION", "OTHER")
+    assert slurm.ask_queue() == queue
+
+
+def test_without_squeue_nothing_is_known(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert slurm.ask_queue() is None

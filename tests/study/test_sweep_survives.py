@@ -1,0 +1,165 @@
+"""Sweeps that are killed, doubled, failing, interrupted: what is finished stays, the rest goes on."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.run.commands import command, environment, wait_for
+from triptych.run import processes
+
+GRID = ["objective=x0,epsilon,v", "seed=1,2,3,4"]
+
+
+def sweep(*arguments: str, launcher: str = "local") -> list[str]:
+    chosen = [f"hydra/launcher={launcher}"] if launcher else []
+    return command("-m", *chosen, "name=s", *arguments)
+
+
+def start(line: list[str], root) -> subprocess.Popen:
+    """In a process group of its own, as a shell would."""
+    with open(root / "output", "ab") as log:
+        return subprocess.Popen(line, stdout=log, stderr=log, env=environment(root), start_new_session=True)
+
+
+def summaries(root) -> dict:
+    """{cell: (time of writing, summary)}"""
+    return {
+        path.parent.name: (path.stat().st_mtime_ns, json.loads(path.read_text()))
+        for path in (root / "logs" / "sweeps").glob("*/*/summary.json")
+    }
+
+
+def at_work(root) -> list[str]:
+    """The jobs of this place that are there."""
+    lines = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines()
+    return [line for line in lines if f"resume={root}" in line]
+
+
+def results(root) -> list[dict]:
+    """The report's table, without what a clock says and where it lies."""
+    [path] = (root / "logs" / "sweeps").glob("*/results.csv")
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    clocks = [k for k in rows[0] if "second" in k or k in ("started", "directory")]
+    return [{k: v for k, v in row.items() if k not in clocks} for row in rows]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_twelve_jobs_killed_twice_end_like_twelve_undisturbed_ones(root):
+    quiet, noisy = root / "quiet", root / "noisy"
+    for folder in (quiet, noisy):
+        folder.mkdir()
+    assert start(sweep(*GRID), quiet).wait() == 0, (quiet / "output").read_text()
+    finished: dict = {}
+    for kill, at_least in ((os.kill, 2), (os.killpg, 6)):  # the parent alone, then its whole process group
+        process = start(sweep(*GRID), noisy)
+        wait_for(lambda n=at_least: len(summaries(noisy)) >= n, process)
+        time.sleep(1.5)  # the next ones are under way
+        kill(process.pid, signal.SIGKILL)
+        process.wait()
+        finished = {**summaries(noisy), **finished}
+        # nobody is left at work soon after
+        time.sleep(4.0)
+        left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+        assert f"resume={noisy}" not in left
+    done = start(sweep(*GRID), noisy)
+    assert done.wait() == 0, (noisy / "output").read_text()
+    first, second = summaries(quiet), summaries(noisy)
+    assert len(first) == len(second) == 12 and len(finished) >= 6
+    for name, (stamp, _) in finished.items():
+        assert second[name][0] == stamp, f"{name} was computed twice"
+    for name, (_, summary) in first.items():
+        for split in ("train", "val", "test"):
+            assert second[name][1][split] == summary[split], name
+    assert results(quiet) == results(noisy)
+
+
+@pytest.mark.slow
+def test_two_people_start_the_same_sweep(root):
+    """One of each cell's two jobs does it; the other says who is at work, and fails nothing."""
+    grid = ["seed=1,2", "trainer.max_steps=3000", "trainer.val_check_interval=1500"]
+    pair = [
+        subprocess.Popen(
+            sweep(*grid, launcher=""),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment(root),
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=200)[0] for process in pair]
+    codes = sorted(process.returncode for process in pair)
+    found = summaries(root)
+    assert len(found) == 2 and all(s["status"] == "finished" for _, s in found.values()), said
+    assert codes in ([0, 0], [0, 75]), said  # 75: the other one was still at work when it ended
+    assert any(f"@{os.uname().nodename} pid " in text and "is running it" in text for text in said), said
+    assert len(list((root / "logs" / "sweeps").iterdir())) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["", "local"])
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_asked_to_stop_ends_with_one_line_and_goes_on_when_typed_again(root, asked, launcher):
+    """Ctrl-C is for the terminal's whole group of processes, kill for one."""
+    line = sweep("seed=1,2", "trainer.max_steps=2000", "trainer.val_check_interval=1000", launcher=launcher)
+    process = start(line, root)
+
+    def fitting():
+        found = [json.loads(p.read_text()) for p in root.rglob("progress.json")]
+        return any(one["stage"] == "fit" and one["step"] > 0 for one in found)
+
+    wait_for(fitting, process)
+    (os.killpg if asked == signal.SIGINT else os.kill)(process.pid, asked)
+    assert process.wait(40) == 128 + asked
+    said = [text for text in (root / "output").read_text().splitlines() if text.strip()]
+    assert said[-1] == "interrupted; type the same command to go on", said
+    assert not any("Traceback" in text or "rror" in text for text in said), said
+    until = time.monotonic() + 40  # a worker has noticed within a second; its job saves a step
+    while (left := at_work(root)) and time.monotonic() < until:
+        time.sleep(0.5)
+    assert not left, left
+    assert list(root.rglob("last.ckpt")), "the job saved the step it was in"
+    assert not list(root.rglob("summary.json"))
+
+
+def test_without_ps_jobs_are_left_to_notice_by_themselves(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    processes.stop_below({os.getpid()})
+
+
+def test_a_job_that_begins_when_its_sweep_is_gone_ends_at_once(tmp_path):
+    """As one that a worker takes up just after the sweep was killed."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    code = (
+        "from triptych.run.processes import run_child; from pathlib import Path; "
+        f"run_child(['sleep', '600'], Path({str(tmp_path / 'log')!r}))"
+    )
+    environ = os.environ | {"TRIPTYCH_SWEEP": str(gone.pid)}
+    worker = subprocess.run([sys.executable, "-c", code], env=environ, timeout=60)
+    assert worker.returncode == 1
+
+
+@pytest.mark.slow
+def test_a_failed_run_is_shown_and_tried_again_on_request(root):
+    line = sweep("seed=1,2", launcher="")
+    assert start(line, root).wait() == 0
+    [(path, _)] = [(p, p) for p in root.rglob("seed=2/summary.json")]
+    failure = {"schema": 1, "status": "failed", "stage": "fit", "error": "RuntimeError: lightning struck"}
+    path.write_text(json.dumps(failure))
+    before = summaries(root)
+    again = subprocess.run(line, capture_output=True, text=True, env=environment(root))
+    assert again.returncode == 1 and summaries(root) == before
+    assert "seed=2: failed before: RuntimeError: lightning struck" in again.stderr
+    assert "train.log; retry=true tries again" in again.stderr
+    asked = subprocess.run([*line, "retry=true"], capture_output=True, text=True, env=environment(root))
+    assert asked.returncode == 0 and summaries(root)["seed=1"] == before["seed=1"]
+    assert summaries(root)["seed=2"][1]["status"] == "finished"

@@ -1,0 +1,129 @@
+"""The answer in words: plain, no more than the corrected test carries, and what would settle the rest."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from triptych.study.power import seeds_needed
+from triptych.study.render import write_report
+from triptych.study.sequential import decide
+from triptych.study.story import tell
+from triptych.study.verdict import verdict
+
+from .fake_runs import make_run
+from .test_report_compare import one, runs_of
+
+CLEAR = {"a": {1: 1.0, 2: 1.1, 3: 1.05}, "b": {1: 1.1, 2: 1.0, 3: 1.06}, "c": {1: 2.0, 2: 2.1, 3: 2.06}}
+COMMAND = ["triptych-train", "-m", "ablation=objectives"]
+
+
+def recorded(root, **facts):
+    (root / "sweep.json").write_text(json.dumps({"command": COMMAND} | facts))
+    return tell([root])
+
+
+def test_a_relation_has_a_sentence_of_its_own(tmp_path):
+    """Three seeds: c is 1 above a in each, b is above and below."""
+    comparison = runs_of(tmp_path, CLEAR)
+    said = verdict(comparison).headline
+    assert said.startswith("a is lowest: 1.050 ± 0.029 bits/dim. Clear of c by 1.003 [0.")
+    claim = comparison.claim(0, 1)
+    n = seeds_needed(claim.pair.mean, claim.pair.error, claim.level)
+    assert f"Not settled against b: about {n} seeds would settle it." in said if n else "200 seeds" in said
+    assert "clear of b" not in said.lower()
+
+
+def test_one_seed_settles_nothing_and_the_next_command_stands_below(tmp_path):
+    for objective, bound in (("x0", 1.9), ("v", 2.0)):
+        make_run(tmp_path, objective, 1, bound, seconds={"fit": 20.0, "test": 10.0})
+    story = recorded(tmp_path)
+    assert story.answer == "x0 is lowest: 1.900 bits/dim. One seed: nothing is settled."
+    # two settings, two seeds each, half a minute a run
+    assert story.next_step == "2 more seeds, 2 min 00 s: triptych-train -m ablation=objectives seed=1,2,3"
+    report = write_report(tmp_path)
+    for file in (report.markdown, report.html):
+        assert "triptych-train -m ablation=objectives seed=1,2,3" in file.read_text()
+
+
+def test_a_seed_that_was_typed_is_replaced_and_hints_are_not_clear(tmp_path):
+    table = {
+        "a": {1: 1.0, 2: 1.01, 3: 1.02},
+        "b": {1: 1.1, 2: 1.16, 3: 1.22},
+        "c": {1: 1.11, 2: 1.2, 3: 1.27},
+    }
+    comparison = runs_of(tmp_path, table)
+    story = recorded(tmp_path, command=[*COMMAND, "seed=1,2,3"])
+    assert "lear of" not in story.answer and "Not settled against b and c: about" in story.answer
+    claims = [comparison.claim(0, j) for j in (1, 2)]
+    n = max(seeds_needed(c.pair.mean, c.pair.error, c.level) for c in claims)
+    assert f"about {n} seeds would settle them" in story.answer
+    assert story.next_step.endswith(f"ablation=objectives seed={','.join(map(str, range(1, n + 1)))}")
+
+
+def test_no_next_command_where_all_is_settled_or_looks_are_planned_or_runs_are_to_come(tmp_path):
+    table = {"a": {1: 1.0, 2: 1.1, 3: 1.05}, "c": {1: 2.0, 2: 2.1, 3: 2.06}}
+    runs_of(tmp_path, table)
+    assert recorded(tmp_path).next_step == ""
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    runs_of(tmp_path, {"a": table["a"], "b": {1: 1.1, 2: 1.08, 3: 1.1}})
+    assert re.search(r" 'seed=range\(1,\d\d\)'$", recorded(tmp_path).next_step)  # more than a dozen seeds
+    assert recorded(tmp_path, until={"looks": 3}).next_step == ""
+    waiting = recorded(tmp_path, expected=8)
+    assert waiting.next_step == "" and "Nothing is settled before the sweep ends." in waiting.answer
+
+
+@pytest.mark.parametrize(
+    ("bounds", "said"),
+    [
+        ({"elbo": 8.5, "flat": 13.0}, "No setting is better than a uniform guess (8.000 bits/dim)."),
+        (
+            {"elbo": 7.5, "flat": 7.9},
+            "No setting is better than the per-pixel histogram (7.100 bits/dim).",
+        ),
+        (
+            {"elbo": 7.5, "flat": 9.0},
+            "No setting is better than the per-pixel histogram (7.100 bits/dim).",
+        ),
+        ({"elbo": 6.5, "flat": 9.0}, "flat is no better than a uniform guess (8.000 bits/dim)."),
+        ({"elbo": 13.0}, "elbo is no better than a uniform guess (8.000 bits/dim)."),
+        ({"elbo": 6.0, "flat": 6.5}, ""),
+    ],
+)
+def test_settings_worse_than_what_knows_nothing_are_named_first(tmp_path, bounds, said):
+    """log2 256 = 8 bits a value is what a uniform guess needs, 7.1 the histogram of these data."""
+    simple = {"uniform": {"mean": 8.0, "n": 297}, "histogram": {"mean": 7.1, "n": 297}}
+    for objective, bound in bounds.items():
+        for seed in (1, 2, 3):
+            make_run(tmp_path, objective, seed, bound + seed / 50 * (1 + len(objective)), baselines=simple)
+    headline = verdict(one(tmp_path)).headline
+    if said:
+        assert headline.startswith(said)
+        report = write_report(tmp_path)
+        assert tell([tmp_path]).answer.startswith(said)
+        for file in (report.markdown, report.html):
+            assert said.split(" (")[0] in file.read_text()
+        assert len(bounds) < 2 or said.rstrip(".") in decide(tmp_path, 1, 1).sentence
+    else:
+        assert "better than" not in headline
+
+
+def measured(values, **about):
+    figures = {name: {"mean": v, "n": 100} for name, v in values.items()}
+    return {"measures": figures, "measured": {"n": 100, "reference": "100 fresh points", "floor": {}} | about}
+
+
+def test_samples_no_better_than_noise_are_named(tmp_path):
+    noise = {"frechet_distance": 50.0, "class_accuracy": 0.1}
+    for seed in (1, 2, 3):
+        for objective, values in (
+            ("x0", {"frechet_distance": 9.0 + seed / 9, "class_accuracy": 0.8}),
+            ("v", {"frechet_distance": 60.0 + seed, "class_accuracy": 0.1}),
+        ):
+            extra = measured(values, noise=noise)
+            make_run(tmp_path, objective, seed, 1.9 + seed / 50 * len(objective), **extra)
+    said = " ".join(verdict(one(tmp_path)).lines)
+    assert "no better than noise (50.000): v" in said and "no better than noise (0.100): v" in said
+    assert "noise (50.000): x0" not in said
