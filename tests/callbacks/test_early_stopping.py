@@ -19,7 +19,7 @@ OFTEN = ("trainer.max_steps=40", "trainer.val_check_interval=2")
 
 def trainer(**figures: float):
     metrics = {name.replace("_", "/"): torch.tensor(value) for name, value in figures.items()}
-    return SimpleNamespace(callback_metrics=metrics, should_stop=False)
+    return SimpleNamespace(callback_metrics=metrics, should_stop=False, sanity_checking=False)
 
 
 def test_it_waits_for_a_lower_figure_by_as_much_as_is_asked():
