@@ -4,6 +4,7 @@ import re
 
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 from triptych.cli.arguments import as_hydra_wants
 from triptych.config.compose import compose
@@ -163,11 +164,16 @@ def test_a_habit_that_is_answered(line, words):
     assert words in message and "\n" not in message
 
 
-def test_the_table_names_keys_that_there_are():
+def test_the_table_names_keys_that_there_are(tmp_path):
     """Each answer is a choice or a key: all the keys together are one line that is taken."""
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
     values = {"trainer.accelerator": "cpu", "trainer.precision": "bf16-mixed", "trainer.strategy": "auto"}
     values |= {"trainer.profiler": "simple", "trainer.gradient_clip_algorithm": "norm", "trainer.devices": 2}
-    values |= {"trainer.limit_test_batches": 1.0, "trainer.max_time": "00:00:10:00", "data.root": "x"}
+    values |= {
+        "trainer.limit_test_batches": 1.0,
+        "trainer.max_time": "00:00:10:00",
+        "data.root": str(tmp_path),
+    }
     values |= {"trainer.val_check_interval": 2, "data.size": 8, "guidance.scale": 2, "paths.data_dir": "x"}
     others = {"data.num_workers", "data.pin_memory", "trainer.fast_dev_run", "trainer.max_steps"}
     line = ["data=folder", "guidance=classifier_free"]

@@ -9,6 +9,7 @@ import textwrap
 import pytest
 
 from tests.conftest import TINY
+from tests.security.strangers import save_checkpoint
 from tests.study.fake_runs import metrics
 
 SAFE = [sys.executable, "-P", "-m"]  # as the console script: without the folder in which it is typed
@@ -127,6 +128,7 @@ def test_nohup_goes_on_after_a_hangup(root):
 def finished(prepared) -> list[list[str]]:
     """A line of each command that has something to print, at once."""
     run = prepared(path="mine")
+    save_checkpoint(run / "checkpoints" / "last.ckpt", run.config())
     run.write("summary.json", {"schema": 1, "status": "finished", "test": metrics(2.0)})
     return [
         command("train", f"resume={run.path}"),

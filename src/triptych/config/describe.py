@@ -92,9 +92,10 @@ def read(file: Path) -> dict[str, Any]:
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
 
 
-def listing(key: str) -> list[str]:
-    """The choices of a key's group whose files list it."""
-    group, *names = key.split(".")
+def listing(key: str, depth: int = 1) -> list[str]:
+    """The choices of a key's group whose files list it; ``depth``: 2 is a group in a group, objective/times."""
+    names = key.split(".")
+    group, names = "/".join(names[:depth]), names[depth:]
     files = {file.stem: file for folder in folders() for file in (folder / group).glob("*.yaml")}
     return sorted(stem for stem, file in files.items() if any(_has(read(one), names) for one in chain(file)))
 
@@ -113,7 +114,8 @@ def plus(key: str, typed: Mapping[str, str]) -> str:
     ``typed``: by dotted place, classes that were typed in place of a file's.
     """
     parent, _, name = key.rpartition(".")
-    if not parent or (parent not in typed and listing(key)):
+    depths = range(1, key.count(".") + 1)
+    if not parent or (parent not in typed and any(listing(key, depth) for depth in depths)):
         return ""
     known = [allowed(typed[parent])] if parent in typed else named_classes(parent)
     return "+" * (1 + (parent in typed)) if any(name in of_class(one)[0] for one in known if one) else ""
