@@ -166,7 +166,8 @@ def test_a_habit_that_is_answered(line, words):
 
 def test_the_table_names_keys_that_there_are(tmp_path):
     """Each answer is a choice or a key: all the keys together are one line that is taken."""
-    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    for i in range(40):
+        Image.new("L", (8, 8), i).save(tmp_path / f"{i}.png")
     values = {"trainer.accelerator": "cpu", "trainer.precision": "bf16-mixed", "trainer.strategy": "auto"}
     values |= {"trainer.profiler": "simple", "trainer.gradient_clip_algorithm": "norm", "trainer.devices": 2}
     values |= {

@@ -93,7 +93,7 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def listing(key: str, depth: int = 1) -> list[str]:
-    """The choices of a key's group whose files list it; ``depth``: 2 is a group in a group, objective/times."""
+    """The choices of a key's group whose files list it; ``depth``: 2 for a group in a group."""
     names = key.split(".")
     group, names = "/".join(names[:depth]), names[depth:]
     files = {file.stem: file for folder in folders() for file in (folder / group).glob("*.yaml")}
