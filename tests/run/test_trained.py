@@ -72,6 +72,6 @@ def test_refusals(source, prepared, root):
         prepared(f"trained='{other.path}'", path="d")
     last = source / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:5000])
-    with pytest.raises(UserError, match=r"^trained=.*last.ckpt: truncated"):
+    with pytest.raises(UserError, match=r"^trained=.*last.ckpt: damaged, truncated"):
         prepared(told, path="e")
     assert not any((root / "logs" / "runs" / name).exists() for name in "abcde")

@@ -57,7 +57,8 @@ def test_a_refused_cell_is_no_result(root, prepared, door):
     """Directories that hold finished runs of another configuration: exit 1, and none of their figures."""
     runs = [prepared("name=s", f"seed={seed}", path=f"../sweeps/s/seed={seed}") for seed in (1, 2)]
     bound = {"mean": 1.2345678, "stderr": 0.01, "n": 297}
-    figures = {key: bound for key in ("bpd", "bpd_prior", "bpd_reconstruction", "bpd_diffusion")}
+    nothing = bound | {"mean": 0.0}
+    figures = {"bpd": bound, "bpd_prior": nothing, "bpd_reconstruction": nothing, "bpd_diffusion": bound}
     for run in runs:
         run.write("summary.json", {"schema": 1, "status": "finished", "test": figures, "seed": 1})
     done = door("triptych.cli.train", "-m", "name=s", "seed=1,2")  # not the tiny configuration that they hold

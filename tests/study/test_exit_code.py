@@ -126,7 +126,7 @@ def test_a_finished_sweep_on_a_read_only_disk_is_shown(hook, monkeypatch, capsys
     add(hook, "finished")
     with pytest.raises(StorageError):
         hook._begin()
-    assert "x0: 2.000 bits/dim over 1 seed" in capsys.readouterr().out
+    assert "x0: 2.000 bits/dim, 1 seed" in capsys.readouterr().out
     add(hook, "interrupted")
     with pytest.raises(StorageError):
         hook._begin()

@@ -311,14 +311,14 @@ def test_tables_are_saved_as_they_are_shown(page, small):
             assert all(
                 row["bound"].replace("±", "$\\pm$" if ending == "tex" else "±") in text for row in shown
             )
-    assert r"\begin{tabular}{llrrrlrrrr}" in text and r"\midrule" in text and "−" not in text
+    assert r"\begin{tabular}{llrrrlrrr}" in text and r"\midrule" in text and "−" not in text
 
 
 def test_figures_are_saved_as_svg_and_png(page):
     count = page.run("document.querySelectorAll('main .exports.figure').length")
-    assert count == page.run("document.querySelectorAll('main [data-figure]').length") == 9
+    assert count == page.run("document.querySelectorAll('main [data-figure]').length") == 8
     page.click("[data-figure='Training set against test set'] .exports button:nth-child(1)")
-    text = page.downloaded("where-the-bits-go.svg").decode()
+    text = page.downloaded("training-set-against-test-set.svg").decode()
     root = ElementTree.fromstring(text)
     assert root.tag.endswith("svg") and "var(" not in text and root.get("width")
     assert {"prior", "levels"} <= {element.text for element in root.iter() if element.tag.endswith("text")}

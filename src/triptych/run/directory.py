@@ -139,12 +139,14 @@ class RunDirectory:
             raise UserError(f"{self.path}: checkpoint {name!r}; one of {', '.join(REPORTED)} is accepted")
         return self / name
 
-    def write_summary(self, record: dict[str, Any]) -> None:
-        """Write ``summary.json``, with digests of what lies beside a finished result, and a checksum."""
+    def write_summary(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Write and return the result, with digests of what lies beside a finished one, and a checksum."""
         if record["status"] == "finished":
             found = {name: digest(self / name) for name in SEALED}
             record = record | {"digests": {name: value for name, value in found.items() if value}}
-        self.write("summary.json", seal(printable(json.loads(to_json(record)))))
+        sealed = seal(printable(json.loads(to_json(record))))
+        self.write("summary.json", sealed)
+        return sealed
 
     def write(self, name: str, value: Any) -> None:
         """Write ``value`` as strict JSON, atomically; what is not finite is null."""

@@ -139,7 +139,7 @@ class Session:
             summary = Summary.of(run.provenance(), "finished", **about, **figures).record()
             if rank() == 0:
                 fit.loggers[0].finalize("success")  # metrics.csv, whose digest is recorded
-                run.write_summary(summary)
+                summary = run.write_summary(summary)
         return summary
 
     def record(self, status: str, error: str, **facts: Any) -> None:
