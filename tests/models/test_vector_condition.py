@@ -50,7 +50,7 @@ def test_it_trains_validates_drops_guides_and_samples(made):
         lambda _, args: told.append(args[2]) if model.training else None
     )
     before = {name: p.clone() for name, p in model.named_parameters()}
-    trainer = build_trainer(config, None, [], False)
+    trainer = build_trainer(config, None, [], False, steps=6)
     trainer.fit(model, data)
     embedder = "denoiser.network.conditioning.embedding."
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}

@@ -61,15 +61,10 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from importlib.util import find_spec
-
-        from triptych.errors import UserError
         from triptych.run.directory import RunDirectory
         from triptych.run.exits import one_line_errors
 
         with one_line_errors():
-            if find_spec("optuna") is None:
-                raise UserError("hparams_search: not installed, pip install 'triptych[search]' is needed")
             with RunDirectory(self.config.hydra.sweep.dir).lock():
                 self._search(arguments)
 

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,8 @@ class SweepHook(Callback):
                 file=sys.stderr,
             )
         with no_run_after_an_error():
+            if "triptych_search" in config.hydra.sweeper._target_ and find_spec("optuna") is None:
+                raise UserError("hparams_search: not installed; pip install 'triptych[search]'")
             self._check_shared()
         self.refused: dict[str, str] = {}  # cells that were not run, since their directories hold other runs
         with no_run_after_an_error():
