@@ -5,9 +5,8 @@ import sys
 
 import pytest
 
-from triptych.config.check import CONFIGS
-
 from tests.study.fake_runs import sweep
+from triptych.config.check import CONFIGS
 
 DOCS = CONFIGS.parent / "docs"
 OF_A_SWEEP = {"panel", "measures_panel", "samples"}  # need one that has been run

@@ -19,7 +19,7 @@ HEAD = """# Published claims, measured
 
 Figures are of small runs on small data: a claim contradicted here is contradicted at this scale, and no more.
 [papers.md](papers.md) explains the words. `make papers` runs what is missing and renews this page;
-`triptych-report --results FILE DIR...` writes it from finished sweeps. A paper without a sweep keeps its table.
+`triptych-report --results FILE DIR...` writes it from finished sweeps. A paper without one keeps its table.
 """
 LINE = re.compile(r"^\| \[(?P<title>[^]\n]+)\]\(#[^)\n]*\) \|.*$", re.MULTILINE)
 
