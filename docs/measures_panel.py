@@ -11,6 +11,7 @@ from PIL import Image
 
 from triptych.study.compare import compare
 from triptych.study.draw_measures import draw
+from triptych.study.measures import known
 from triptych.study.panels import colours
 from triptych.study.style import styled, to_png
 from triptych.run.read import read_runs
@@ -19,13 +20,14 @@ from triptych.run.read import read_runs
 def main(sweep: str, picture: str, *names: str) -> None:
     """Draw the measures ``names`` of the sweep's only comparison."""
     (comparison,) = compare(read_runs(Path(sweep)))
-    palette = colours(sorted(cell.label for cell in comparison.cells))
+    palette = colours({label: label for label in sorted(cell.label for cell in comparison.cells)})
+    metrics = known(comparison.cells)
     tiles = []
     for name in names:
+        if name not in metrics:
+            raise SystemExit(f"{name}: no run measured it; choose one of {', '.join(metrics)}")
         with styled():
-            figure = draw(name)(comparison, palette)
-        if figure is None:
-            raise SystemExit(f"{sweep}: no run measured {name}")
+            figure = draw(metrics[name])(comparison, palette)
         tiles.append(Image.open(io.BytesIO(to_png(figure, 110))).convert("RGB"))
     columns = min(2, len(tiles))
     width, height = max(t.width for t in tiles), max(t.height for t in tiles)

@@ -1,6 +1,6 @@
 """One figure of a sweep's report as a picture, for these pages.
 
-python docs/panel.py logs/sweeps/ladder ladder docs/images/ladder.png
+python docs/panel.py logs/runs/ncsn posterior_mean docs/images/tweedie.png
 """
 
 import sys
@@ -16,10 +16,10 @@ def main(sweep: str, name: str, picture: str) -> None:
     """Draw the figure ``name`` of the sweep's only comparison."""
     known = {draw.__name__: draw for _, _, draws in PANELS for draw in draws}
     if name not in known:
-        raise SystemExit(f"{name}: one of {', '.join(known)} is accepted")
+        raise SystemExit(f"{name}: no such figure; choose one of {', '.join(known)}")
     (comparison,) = compare(read_runs(Path(sweep)))
     with styled():
-        figure = known[name](comparison, colours([cell.label for cell in comparison.cells]))
+        figure = known[name](comparison, colours({cell.label: cell.label for cell in comparison.cells}))
     Path(picture).write_bytes(to_png(figure, 110))
 
 

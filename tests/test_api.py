@@ -19,15 +19,19 @@ from triptych.run.directory import RunDirectory
 from triptych.run.read import Estimate, Run
 from triptych.run.untrusted import OWN
 
-PAGE = CONFIGS.parent / "docs" / "python.md"
+HOUSE = CONFIGS.parent
+
+
+def run_blocks(page: Path) -> dict:
+    """Run the Python blocks of a page in order; return the names they leave."""
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(compile(block, str(page), "exec"), names)
+    return names
 
 
 def test_the_page_runs(root):
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) > 6
-    names: dict = {}
-    for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), names)
+    names = run_blocks(HOUSE / "docs" / "python.md")
     runs = names["runs"]
     rows = runs if isinstance(runs, list) else runs.to_dict("records")
     assert {row["objective"] for row in rows} == {"v", "epsilon", "x0"}
@@ -37,6 +41,12 @@ def test_the_page_runs(root):
     record = RunDirectory(folder).provenance()
     assert "trainer.val_check_interval=5" in record["overrides"], "what was set by hand is on record"
     assert record["choices"]["objective"] == "v"
+
+
+def test_the_block_of_the_readme_runs(root):
+    names = run_blocks(HOUSE / "README.md")
+    assert names["run"].dir == root / "logs" / "runs" / "demo"
+    assert names["images"].shape == (4, 1, 8, 8) and names["elbo"].total.shape == (8,)
 
 
 def test_a_run_of_python_is_the_commands(root, tiny, door):

@@ -91,7 +91,8 @@ def test_the_page_of_results(paper, tmp_path, monkeypatch):
     page = tmp_path / "docs" / "results.md"
     assert cli.main(["--results", str(page), str(tmp_path)]) == 0
     text = page.read_text()
-    assert "| [it](#it) | A. &lt;b&gt;Author&lt;/b&gt; 2020, table \\| 1 | **1** | **1** | **1** |" in text
+    assert "| [it](#it) | **1** | **1** | **1** |" in text
+    assert "\nA. &lt;b&gt;Author&lt;/b&gt; 2020 (arXiv:2001.00001): table \\| 1.\n" in text
     assert "| `other` |" in text and "not run yet; about 90 min on two cores" in text
     assert "commit 0123456789" in text and "x86, 2 cores" in text and "2025-01-01" in text
     assert "claims have changed since" not in text

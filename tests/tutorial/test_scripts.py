@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tests.study.fake_runs import sweep
 from triptych.config.check import CONFIGS
 
 DOCS = CONFIGS.parent / "docs"
@@ -21,3 +22,12 @@ def test_a_pages_script_runs(tmp_path, name):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() or picture.stat().st_size > 1000
+
+
+def test_a_figure_of_a_report_is_a_picture(tmp_path):
+    root, picture = sweep(tmp_path / "it", {"v": 2.09, "x0": 2.45}), tmp_path / "picture.png"
+    done = subprocess.run(
+        [sys.executable, DOCS / "panel.py", root, "forest", picture], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert picture.stat().st_size > 1000

@@ -236,7 +236,7 @@ def _rule(kind: str, node: Mapping[str, Any]) -> str:
     if kind == "order":
         least = f" by at least {node['by']:g}" if node.get("by") else ""
         times = f", at least {node['by_factor']:g} times" if "by_factor" in node else ""
-        return f"{' < '.join(map(_named, node['order']))}: each below the next{least}{times}"
+        return f"{' < '.join(map(_named, node['order']))}{least}{times}"
     if kind == "diverges":
         return f"{', '.join(map(_typed, node['diverges']))}: most seeds diverge"
     near = (

@@ -1,12 +1,12 @@
 """``docs/keys.md``: ``python -m triptych.config.page > docs/keys.md``; a test says whether it is current."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from triptych.config.describe import Row, chain, comment, comments, read, rows
+from triptych.config.describe import Row, chain, comments, read, rows
 from triptych.config.folders import CONFIGS
 from triptych.config.keys import FREE_GROUPS, Key, find
 from triptych.config.schema import COMMANDS
@@ -14,15 +14,15 @@ from triptych.declare import Role
 
 PAGE = """# Keys
 
-Every key that a command takes: what is accepted, what the key is to a run (its role), and its comment.
-`python -m triptych.config.page > docs/keys.md` makes this page from the declarations: the annotation of an
-argument where a class takes it, else [`config/schema.py`](../src/triptych/config/schema.py). A key with a `+`
-is listed by no file, and is typed with the plus.
+One line a key: its name, its default, what it takes, and its role if that is not `identity`.
+`triptych-train --help` prints the same with a comment for each key. A key with a `+` stands in no file and
+is typed with the plus. "by choice": the default depends on the file of the group. `python -m
+triptych.config.page > docs/keys.md` makes this page.
 
-An axis of a comparison is `identity` (changes the result), `drawing` (how samples are drawn and measured) or
-`split` (which items train and validate). Runs that differ in `data` or `judged` (which items test) are not
-compared. `path`, `loading`, `machine`, `reporting`, `output`, `label`, `seed` and `start` leave the result as
-it is, or pair runs.
+Roles in a comparison: `identity` (changes the result), `drawing` (how samples are drawn and measured) and
+`split` (which items train and validate) are axes. Runs that differ in `data` or `judged` (which items test)
+are not compared. `path`, `loading`, `machine`, `reporting`, `output`, `label`, `seed` and `start` leave the
+result as it is, or pair runs.
 """
 
 
@@ -30,54 +30,40 @@ def page(folders: Sequence[Path] = (CONFIGS,)) -> str:
     """``docs/keys.md``: the keys of each command, then those of each group's files in ``folders``."""
     parts = [PAGE]
     for command, table in COMMANDS.items():
-        file = CONFIGS / f"{command}.yaml"
-        own = rows({key: value for key, value in read(file).items() if key != "defaults"}, Key(table))
-        told = [(row._replace(comment=comment(row.key, file)), "") for row in own]
-        parts.append(_section(f"`triptych-{command}`, at the top", [], told))
-    found = {file.parent.relative_to(at).as_posix() for at in folders for file in at.rglob("*.yaml")}
-    for group in sorted(found - {".", "hydra", "hydra/launcher"}):
+        config = {key: value for key, value in read(CONFIGS / f"{command}.yaml").items() if key != "defaults"}
+        parts.append(_section(f"`triptych-{command}`, at the top", [], rows(config, Key(table))))
+    groups = {file.parent.relative_to(at).as_posix() for at in folders for file in at.rglob("*.yaml")}
+    for group in sorted(groups - {".", "hydra", "hydra/launcher"}):
         if group.split("/")[0] in FREE_GROUPS or group.endswith("/base"):  # parts of other files
             continue
         files = sorted(file for at in folders for file in (at / group).glob("*.yaml"))
-        told = [(row, file.stem) for file in files for row in _of_file(file, group)]
-        parts.append(_section(f"`{group}`", [(file.stem, comments(file)[""]) for file in files], told))
+        keys = (row for file in files for row in _rows(file, group))
+        parts.append(_section(f"`{group}`", [(file.stem, comments(file)[""]) for file in files], keys))
     return "\n".join(parts)
 
 
-def _of_file(file: Path, group: str) -> Iterator[Row]:
-    """The keys that one file of a group sets, or takes over from another, with their comments."""
+def _rows(file: Path, group: str) -> Iterator[Row]:
+    """The keys that one file of a group sets, or takes over from another."""
     merged = OmegaConf.merge(*(read(one) for one in reversed(chain(file))))
     config: dict[str, Any] = OmegaConf.to_container(merged)  # type: ignore[assignment]
     config.pop("defaults", None)
     place = group.replace("/", ".")
-    for row in rows(config, find(place), place):
-        yield row._replace(comment=comment(row.key, file, group))
+    return rows(config, find(place), place)
 
 
-def _section(title: str, choices: Sequence[tuple[str, str]], found: Sequence[tuple[Row, str]]) -> str:
-    """One table; keys that are the same in several files have one line."""
-    lines = [f"## {title}", ""]
-    lines += [f"- `{name}`{': ' * bool(said)}{said}" for name, said in choices]
-    merged: dict[tuple[str, str, Role], list[tuple[Row, str]]] = {}
-    for row, choice in found:
-        merged.setdefault((row.key, row.accepted, row.role), []).append((row, choice))
-    if merged:
-        lines += [""] * bool(choices) + ["| key | default | accepted | role | |", "|---|---|---|---|---|"]
-    for (key, takes, role), several in merged.items():
-        values = _by_choice([(f"`{row.value}`", choice) for row, choice in several], len(choices))
-        said = _by_choice([(row.comment, choice) for row, choice in several], 0)
-        cells = [f"`{'+' * all(row.added for row, _ in several)}{key}`", values, takes, role, said]
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join([*lines, ""])
-
-
-def _by_choice(told: Sequence[tuple[str, str]], choices: int) -> str:
-    """What all files say, or each thing that is said with the files that say it."""
-    by: dict[str, list[str]] = {}
-    for said, choice in told:
-        by.setdefault(said, []).append(choice)
-    alike = len(by) == 1 and len(told) >= choices
-    return ", ".join(said + ("" if alike else f" ({', '.join(names)})") for said, names in by.items() if said)
+def _section(title: str, choices: Sequence[tuple[str, str]], keys: Iterable[Row]) -> str:
+    """The choices of a group and its keys; a key that is alike in several files has one line."""
+    merged: dict[tuple[str, str, Role], list[Row]] = {}
+    for row in keys:
+        merged.setdefault((row.key, row.accepted, row.role), []).append(row)
+    lines = [f"- `{name}`{': ' * bool(text)}{text}" for name, text in choices]
+    lines += [""] if lines and merged else []
+    for (key, kind, role), same in merged.items():
+        values = {row.value for row in same}
+        value = f"`{values.pop()}`" if len(values) == 1 else "by choice"
+        plus = "+" * all(row.added for row in same)
+        lines.append(f"- `{plus}{key}` {value}: {kind}" + (f"; {role}" if role != Role.IDENTITY else ""))
+    return "\n".join([f"## {title}", "", *lines, ""])
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ from triptych.study.words import count, duration, listed
 
 HEAD = """# Published claims, measured
 
-Written by `triptych-report --results FILE DIR...` from finished sweeps, never typed; `make papers` runs what
-is missing and renews its table; a paper whose sweep is not at hand keeps the table it had.
-[papers.md](papers.md) says what the words mean and how a paper is added.
-Figures are of small runs on small data: what is contradicted here is contradicted at this scale, and no more.
+Figures are of small runs on small data: a claim contradicted here is contradicted at this scale, and no more.
+[papers.md](papers.md) explains the words. `make papers` runs what is missing and renews this page;
+`triptych-report --results FILE DIR...` writes it from finished sweeps. A paper without one keeps its table.
 """
 LINE = re.compile(r"^\| \[(?P<title>[^]\n]+)\]\(#[^)\n]*\) \|.*$", re.MULTILINE)
 
@@ -56,8 +55,8 @@ def results_page(roots: Sequence[Path], before: str = "") -> str:
     titles = sorted(entries)
     lines = [
         HEAD,
-        "| paper | from | reproduced | contradicted | cannot tell | |",
-        "|---|---|---:|---:|---:|---|",
+        "| paper | reproduced | contradicted | cannot tell | |",
+        "|---|---:|---:|---:|---|",
         *(entries[title].line for title in titles),
         *(_missing(name, node) for name, node in missing.items()),
         "",
@@ -78,15 +77,11 @@ def _line(story: Story) -> str:
     found = story.published
     assert found is not None
     counts = " | ".join(f"**{n}**" if n else "0" for n in found.tally.values())
-    source = safe(f"{found.paper.cite}, {found.paper.where}")
-    return (
-        f"| [{safe(_title(story))}](#{_anchor(story)}) | {source} | {counts} | {safe(story.banner or '')} |"
-    )
+    return f"| [{safe(_title(story))}](#{_anchor(story)}) | {counts} | {safe(story.banner or '')} |"
 
 
 def _missing(name: str, node: Mapping[str, Any]) -> str:
-    source = safe(f"{node.get('cite', '')}, {node.get('where', '')}")
-    return f"| `{name}` | {source} | | | | not run yet; about {node.get('minutes', 0):g} min on two cores |"
+    return f"| `{name}` | | | | not run yet; about {node.get('minutes', 0):g} min on two cores |"
 
 
 def _section(story: Story, known: Mapping[str, Mapping[str, Any]]) -> str:
@@ -113,7 +108,7 @@ def _origin(story: Story) -> str:
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "an unknown date"
     seconds = sum(sum(run.seconds.values()) for run in runs)
     told = [
-        f"{count(len(runs), 'run')}, {duration(seconds)} of fitting and testing",
+        f"{count(len(runs), 'run')}, {duration(seconds)}",
         f"commit {listed(commits) or 'unknown'}",
         story.published.machine or "machine unknown",
         when,
