@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from triptych.data.base import Generated
 from triptych.data.batch import Split
 from triptych.data.fingerprint import fingerprint
 from triptych.data.folder import ImageFolder
-from triptych.data.generated import Generated
 from triptych.data.mixture import Ring
 
 from .helpers import refused, save_images, write_idx, write_mnist
@@ -376,6 +376,6 @@ def test_shapes_that_run_out_are_refused(monkeypatch):
     from triptych.data import shapes
     from triptych.data.text import Words
 
-    monkeypatch.setattr(shapes, "draw", lambda what, random: np.zeros((3, 16, 16), np.uint8))
+    monkeypatch.setattr(shapes, "draw_picture", lambda what, random: np.zeros((3, 16, 16), np.uint8))
     data = shapes.Shapes(encoder=Words(), train_size=2, val_size=2, test_size=2)
     refused(data.setup, "data.val_size=2", "data.test_size")

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from torch import Tensor
 
-from triptych.data.base import DataError
-from triptych.data.generated import Generated
+from triptych.data.base import DataError, Generated
 from triptych.declare import Count, Ge, Positive
 
 if TYPE_CHECKING:

@@ -112,7 +112,7 @@ class Classifier(Wrapper):
 
     def gradient(self, z: Tensor, gamma: Tensor, condition: Condition) -> Tensor:
         """grad_z log p(y | z), (B, *event); 0 for an item without a label."""
-        label, given = condition.label, condition.parts["label"].given
+        label, present = condition.label, condition.parts["label"].present
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             logits = self.classifier(z, gamma.expand(z.shape[0]))
@@ -122,8 +122,8 @@ class Classifier(Wrapper):
             if looked and not (0 <= label.min() and label.max() < classes):
                 raise ValueError(f"class {label.max().item()}: a label in 0..{classes - 1} is accepted")
             picked = torch.log_softmax(logits, 1).gather(1, label[:, None])
-            if given is not None:
-                picked = torch.where(given[:, None], picked, 0.0)
+            if present is not None:
+                picked = torch.where(present[:, None], picked, 0.0)
             return torch.autograd.grad(picked.sum(), z)[0]
 
 

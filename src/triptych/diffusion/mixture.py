@@ -193,7 +193,7 @@ class Oracle(nn.Module):
         label = None if condition is None else condition.part("label")
         if label is not None:
             own = -pull[torch.arange(len(z), device=z.device), label.value]
-            score = own if label.given is None else torch.where(label.given.unsqueeze(1), own, score)
+            score = own if label.present is None else torch.where(label.present.unsqueeze(1), own, score)
         return Prediction("score", score, z, alpha, sigma)
 
 

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 
 from triptych.data.batch import Batch
-from triptych.data.cache import digest
+from triptych.data.cache import item_number
 from triptych.data.embedder import FILE
 from triptych.diffusion.condition import Part
 from triptych.errors import UserError
@@ -187,7 +187,7 @@ def numbers_of(text: Part) -> Tensor:
     gone = None if text.mask is None else ~text.mask.unsqueeze(2)
     tokens = text.value if gone is None else text.value.masked_fill(gone, 0.0)
     rows = tokens.float().cpu().numpy()
-    return torch.tensor([digest(row) & (2**52 - 1) for row in rows], dtype=torch.int64)
+    return torch.tensor([item_number(row) & (2**52 - 1) for row in rows], dtype=torch.int64)
 
 
 def _gathered(mine: Tensor, rank: int, world: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from triptych.data.augment import ConditioningNoise, told_level
+from triptych.data.augment import ConditioningNoise, noise_numbers
 from triptych.diffusion.cascade import Cascade, Stage
 from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, mix
@@ -60,7 +60,7 @@ class OpenedCascade:
             model.schedule,
             model.prepared(drawing.sampler),
             model.shape,
-            run.data.as_told,
+            run.data.as_condition,
             self._noise(run) if self.asked["noise"] else None,
         )
 
@@ -70,7 +70,7 @@ class OpenedCascade:
         if not drawn:
             return None
         level = self.asked["noise"]
-        said = told_level(run.data.augmentations, drawn[0], level).to(self.device)
+        said = noise_numbers(run.data.augmentations, drawn[0], level).to(self.device)
         return partial(noised, part=drawn[0], level=level, said=said)
 
     def condition(self, n: int) -> Condition | None:
