@@ -223,9 +223,9 @@ FOLDER |= {"test_fraction": 0.1, "data_seed": 0, "batch_size": 128}
 
 
 def check(**keys):
-    from triptych.data.source import check_source
+    from triptych.data.source import check_data_files
 
-    check_source(FOLDER | {k: str(v) if isinstance(v, os.PathLike) else v for k, v in keys.items()})
+    check_data_files(FOLDER | {k: str(v) if isinstance(v, os.PathLike) else v for k, v in keys.items()})
 
 
 def test_bad_roots_are_refused_by_a_pure_function(tmp_path):

@@ -83,7 +83,7 @@ def test_refuses_in_one_line():
     refused(lambda: Condition(), "no parts", "as many items")
     refused(lambda: Condition(label=LABEL, vector=torch.zeros(3, 2)), "label 4", "vector 3")
     refused(lambda: Condition(text=Part(TEXT.value, TEXT.present[:2])), "text 4", "text's present 2")
-    refused(lambda: Condition(vector=torch.zeros(3, 2)).label, "vector", "a label is accepted")
+    refused(lambda: Condition(vector=torch.zeros(3, 2)).label, "vector", "needs a label")
     refused(lambda: cat([both(), both().without("text")]), "the same parts")
     with pytest.raises(IndexError):
         both()[torch.tensor([4])]

@@ -77,8 +77,8 @@ def test_a_model_that_can_answer_both_times_is_taken():
 @pytest.mark.parametrize(
     ("parts", "model", "said"),
     [
-        (None, told(0.1, conditional=False), "told nothing; model.conditional is accepted"),
-        (["text"], told(0.1), "not told text; this model is told label, more"),
+        (None, told(0.1, conditional=False), "set model.conditional=true"),
+        (["text"], told(0.1), "condition has no text; it has label, more"),
         (None, told(0.0), "model.label_dropout=0.0: never trained without its condition"),
         (None, told({"label": 0.5}), "never trained without its condition"),
         (["more"], told({"label": 0.5}), "never trained without its condition"),

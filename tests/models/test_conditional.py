@@ -86,7 +86,7 @@ def test_label_dropout_outside_its_range(prepared):
 
 
 def test_parts_that_the_data_do_not_have(prepared, model):
-    with pytest.raises(UserError, match=r"model.label_dropout.text: no such part; label is accepted"):
+    with pytest.raises(UserError, match=r"model.label_dropout.text: no such part; must be label"):
         model("model.conditional=true", "model.label_dropout={text:0.1}")
     made, data, config = model("model.conditional=true", "model.label_dropout={label:0.1}")
     with pytest.raises(UserError, match=r"guidance.parts: 'text' is no part .* label is accepted"):

@@ -343,7 +343,7 @@ def check_memory(key: str, items: int, numbers: int, width: int = 4) -> None:
         )
 
 
-def check_source(data: Mapping[str, Any]) -> None:
+def check_data_files(data: Mapping[str, Any]) -> None:
     """Check the part ``data`` of a configuration against the files that it names, without reading images.
 
     Of a class that is not ours nothing is known here.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from triptych.data.augment import ConditioningNoise, noise_numbers
-from triptych.diffusion.cascade import Cascade, Stage
+from triptych.diffusion.cascade import CascadeSampler, Stage
 from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
@@ -101,7 +101,9 @@ class OpenedCascade:
                 mix(self.asked["seed"], Stream.SAMPLES, start)
             )
             size = min(most, n - start)
-            parts.append(Cascade(self.stages)(size, generator=generator, condition=some, device=self.device))
+            parts.append(
+                CascadeSampler(self.stages)(size, generator=generator, condition=some, device=self.device)
+            )
         return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
     def pictures(self, drawn: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, Experiment]]:
