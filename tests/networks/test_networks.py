@@ -95,13 +95,13 @@ def test_a_size_that_does_not_divide_is_refused():
         UNet((1, 10, 10), widths=[8, 8, 8])
     with pytest.raises(ValueError, match=r"patch=4: 10x14 .* must be a divisor of 2"):
         DiT((1, 10, 14), patch=4)
-    with pytest.raises(ValueError, match=r"width=18: must be a multiple of 4 and of denoiser.network.heads=3"):
+    with pytest.raises(ValueError, match=r"width=18: must be a multiple of 4 and of .*heads=3"):
         DiT((1, 8, 8), width=18, heads=3)
-    with pytest.raises(ValueError, match=r"attention_at=\[8, 7\]: no resolution has height 7; must be of 8, 4"):
+    with pytest.raises(ValueError, match=r"attention_at=\[8, 7\]: no .* height 7; must be of 8, 4"):
         UNet((1, 8, 8), widths=[8, 8], attention_at=[8, 7])
     with pytest.raises(ValueError, match=r"width=24: must be a multiple of 4 times denoiser.network.heads=4"):
         JiT((1, 8, 8), width=24, heads=4, context=0)
-    with pytest.raises(ValueError, match=r"context_from=4: must be a block before the last of .*depth=4, counted"):
+    with pytest.raises(ValueError, match=r"context_from=4: must be a block before .*depth=4, counted"):
         JiT((1, 8, 8), width=16, depth=4, heads=4)
 
 

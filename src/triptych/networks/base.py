@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from triptych.declare import Positive, declared
+from triptych.declare import declared
 from triptych.diffusion.condition import Condition, Images, Kind
 from triptych.networks.conditioning import ConditionImages, Conditioning
 
@@ -47,25 +47,22 @@ class Network(nn.Module):
 class ImageNetwork(Network):
     """A network whose first layer reads ``features``: waves of z and the condition's images, as channels.
 
-    Args:
-        conditioning: width of the embedding of gamma and the condition's other parts, of ``waves`` sines.
-        fourier: periods of ``LevelWaves``, in units of the level spacing; empty: none.
-
     Raises:
         ValueError: the data are no images, or have no levels for ``fourier`` to fit.
     """
 
     shape: tuple[int, int, int]
 
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        conditioning: int,
-        fourier: Sequence[Positive] = (),
-        waves: int = 16,
-        **contract: Any,
-    ):
+    def __init__(self, shape: tuple[int, ...], **contract: Any):
         super().__init__(image_shape(shape, type(self).__name__.lower()), **contract)
+
+    def read(self, conditioning: int, fourier: Sequence[float], waves: int = 16) -> None:
+        """Build what reads the arguments; first of a subclass's layers.
+
+        Args:
+            conditioning: width of the embedding of gamma and the condition's other parts, of ``waves`` sines.
+            fourier: periods of ``LevelWaves``, in units of the level spacing; empty: none.
+        """
         vectors = {name: kind for name, kind in self.conditions.items() if not isinstance(kind, Images)}
         self.conditioning = Conditioning(conditioning, vectors, waves)
         self.images = ConditionImages(self.conditions)

@@ -64,7 +64,7 @@ class DiT(ImageNetwork):
         width, depth, heads: of the transformer; width a multiple of 4 and of the heads.
         bottleneck: numbers that a patch is first reduced to (Li & He 2025, JiT); None: none.
         dropout: of the perceptrons.
-        fourier: see ``ImageNetwork``.
+        fourier: see ``ImageNetwork.read``.
 
     Raises:
         ValueError: as ``ImageNetwork``, or the images' size or ``width`` does not divide.
@@ -84,7 +84,8 @@ class DiT(ImageNetwork):
         fourier: Sequence[Positive] = (),
         **contract: Any,
     ):
-        super().__init__(shape, width, fourier, waves=128, **contract)
+        super().__init__(shape, **contract)
+        self.read(width, fourier, waves=128)
         channels, high, wide = self.shape
         if high % patch or wide % patch:
             raise ValueError(

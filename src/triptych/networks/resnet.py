@@ -42,7 +42,7 @@ class ImageBlock(nn.Module):
 
 
 class ResNet(ImageNetwork):
-    """See ``triptych.networks`` for the contract, and ``ImageNetwork`` for ``fourier`` and errors.
+    """See ``triptych.networks`` for the contract, and ``ImageNetwork.read`` for ``fourier``.
 
     Args:
         width, blocks: channels and residual blocks; ``attention``: one layer of it in the middle.
@@ -61,7 +61,8 @@ class ResNet(ImageNetwork):
         conditioning: Count = 64,
         **contract: Any,
     ):
-        super().__init__(shape, conditioning, fourier, **contract)
+        super().__init__(shape, **contract)
+        self.read(conditioning, fourier)
         self.first = nn.Conv2d(self.channels, width, 3, padding=1)
         self.position = nn.Parameter(0.1 * torch.randn(1, width, *self.shape[1:]))
         layers: list[nn.Module] = [ImageBlock(width, conditioning, dropout) for _ in range(blocks)]

@@ -96,7 +96,7 @@ class UNet(ImageNetwork):
         skip_scale: factor of each residual sum; sqrt(1 / 2) keeps the variance of two equal parts (DDPM++).
         groups: of each GroupNorm, or the most that divide its channels; 32 in the publications.
         add_z: whether the output is added to z, a first guess of the noise (VDM).
-        fourier: see ``ImageNetwork``.
+        fourier: see ``ImageNetwork.read``.
 
     Raises:
         ValueError: as ``ImageNetwork``; their size does not divide, or no resolution is one of
@@ -125,9 +125,10 @@ class UNet(ImageNetwork):
         text_at: Sequence[Count] = (),
         **contract: Any,
     ):
+        super().__init__(shape, **contract)
         before = stem or widths[0]
         c = conditioning or 4 * before
-        super().__init__(shape, c, fourier, **contract)
+        self.read(c, fourier)
         channels, height, width = self.shape
         factor = 2 ** (len(widths) - 1)
         if height % factor or width % factor:
