@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .condition import AUGMENTATION, Condition
-from .prediction import SPACES, Factors, Prediction, Space, edm, space_of
+from .prediction import SPACES, Row, Prediction, Space, edm, space_of
 from .process import Process, expand
 from .reverse_variance import ReverseVariance, step_below
 from .schedule import Schedule
@@ -76,11 +76,11 @@ class MuTildeOutput(Output):
                 "shorter step is z in float32; use fewer steps, or objective=x0, epsilon, v"
             )
 
-        def row(alpha: Tensor, sigma: Tensor) -> Factors:
+        def row(alpha: Tensor, sigma: Tensor) -> Row:
             gamma = 2 * torch.log(sigma / alpha)
             lower = step_below(schedule, gamma, objective_steps)
             alpha_s, sigma_s = process.alpha_sigma(lower)
-            return Factors(alpha_s.to(alpha), (sigma_s * torch.exp(0.5 * (lower - gamma))).to(alpha))
+            return Row(alpha_s.to(alpha), (sigma_s * torch.exp(0.5 * (lower - gamma))).to(alpha))
 
         super().__init__(Space("mu_tilde", row))
 

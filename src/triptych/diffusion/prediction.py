@@ -20,7 +20,7 @@ from torch import Tensor
 Number = Tensor | float
 
 
-class Factors(NamedTuple):
+class Row(NamedTuple):
     """``unit * value = c x0 + d epsilon`` at one (alpha, sigma).
 
     A factor taken out of a row leaves c and d exact, so ``c' d - d' c`` of two rows keeps its digits where it
@@ -37,7 +37,7 @@ class Space:
     """A space of guesses: its name, and its row at (alpha, sigma), tensors that broadcast against z."""
 
     name: str
-    row: Callable[[Tensor, Tensor], Factors]
+    row: Callable[[Tensor, Tensor], Row]
 
 
 def edm(sigma_data: float = 0.5) -> Space:
@@ -59,8 +59,8 @@ def edm(sigma_data: float = 0.5) -> Space:
     if not sigma_data > 0:
         raise ValueError(f"sigma_data={sigma_data}: must be above 0")
 
-    def row(alpha: Tensor, sigma: Tensor) -> Factors:
-        return Factors(sigma, -(sigma_data**2) * alpha, sigma_data * torch.hypot(sigma, sigma_data * alpha))
+    def row(alpha: Tensor, sigma: Tensor) -> Row:
+        return Row(sigma, -(sigma_data**2) * alpha, sigma_data * torch.hypot(sigma, sigma_data * alpha))
 
     return Space("edm", row)
 
@@ -68,11 +68,11 @@ def edm(sigma_data: float = 0.5) -> Space:
 SPACES = {
     space.name: space
     for space in (
-        Space("x0", lambda alpha, sigma: Factors(1.0, 0.0)),  # the denoised point
-        Space("epsilon", lambda alpha, sigma: Factors(0.0, 1.0)),  # the noise
-        Space("score", lambda alpha, sigma: Factors(0.0, 1.0, -sigma)),  # grad log p(z) = -epsilon / sigma
-        Space("v", lambda alpha, sigma: Factors(-sigma, alpha)),  # Salimans & Ho 2022
-        Space("velocity", lambda alpha, sigma: Factors(-1.0, 1.0)),  # of the straight path from x0 to epsilon
+        Space("x0", lambda alpha, sigma: Row(1.0, 0.0)),  # the denoised point
+        Space("epsilon", lambda alpha, sigma: Row(0.0, 1.0)),  # the noise
+        Space("score", lambda alpha, sigma: Row(0.0, 1.0, -sigma)),  # grad log p(z) = -epsilon / sigma
+        Space("v", lambda alpha, sigma: Row(-sigma, alpha)),  # Salimans & Ho 2022
+        Space("velocity", lambda alpha, sigma: Row(-1.0, 1.0)),  # of the straight path from x0 to epsilon
         edm(),
     )
 }
@@ -182,14 +182,14 @@ class Prediction:
         return error
 
     @cached_property
-    def _row(self) -> Factors:
+    def _row(self) -> Row:
         return self.own.row(self.alpha, self.sigma)
 
     @cached_property
     def _D(self) -> Tensor:
         return _determinant(self._row, self.alpha, self.sigma)
 
-    def _convert(self, to: Factors) -> Tensor:
+    def _convert(self, to: Row) -> Tensor:
         c, d, unit = self._row
         of_z = _sum(to.c, d, -to.d, c)
         if _is(of_z, 0):  # the same direction, as epsilon and the score: z has no part in it
@@ -200,7 +200,7 @@ class Prediction:
         return value
 
 
-def _determinant(row: Factors, alpha: Tensor, sigma: Tensor) -> Tensor:
+def _determinant(row: Row, alpha: Tensor, sigma: Tensor) -> Tensor:
     """D = alpha d - sigma c."""
     determinant: Tensor = _sum(row.d, alpha, -row.c, sigma)
     return determinant
