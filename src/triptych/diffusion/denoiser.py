@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .condition import AUGMENTATION, Condition
-from .prediction import SPACES, Row, Prediction, Space, edm, space_of
+from .prediction import SPACES, Prediction, Row, Space, edm, space_of
 from .process import Process, expand
 from .reverse_variance import ReverseVariance, step_below
 from .schedule import Schedule
