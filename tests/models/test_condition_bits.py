@@ -28,7 +28,7 @@ def mixture(apart):
 def oracle(apart, steps=None):
     denoiser, schedule = Oracle(mixture(apart), PROCESS), Linear(-8.0, 9.0)
     bound = Bound(schedule, GaussianDensity(), steps)
-    return SimpleNamespace(denoiser=denoiser, bound=bound, told=lambda batch: batch.condition)
+    return SimpleNamespace(denoiser=denoiser, bound=bound, condition_of=lambda batch: batch.condition)
 
 
 def drawn(apart):
