@@ -37,7 +37,7 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
     data = OpenedCascade(asked).last.data
     reference = Images(data, int(n), reopen(classifier).model, seed=0)
     reference.on(torch.device("cpu"))
-    items = torch.arange(int(n)) % len(data.splits[data.asked_split])
+    items = torch.arange(int(n)) % len(data.splits[data.condition_split])
     unseen = reference.prompts.untrained[items]
 
     def figures(x, seed):

@@ -149,7 +149,7 @@ class Trained:
         return self.denoiser.process
 
     def bound(self, x: Any, *arguments: Any, condition: Any = None) -> Any:
-        """Draw the bound of a batch once: an Elbo of prior, reconstruction and diffusion, nats (B,).
+        """Draw the bound of a batch once: its terms prior, reconstruction and diffusion, nats (B,).
 
         Args:
             x: items (B, *event) in data units; times and noise are those of the first B items of a split.

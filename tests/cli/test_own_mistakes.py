@@ -224,12 +224,12 @@ FORWARD = "def forward(self, z, gamma, condition):"
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("mean", ["shape (4, 1); (4, 2) is accepted"]),
-        ("flat", ["shape (8,); (4, 2) is accepted"]),
-        ("more", ["shape (4, 1, 2); (4, 2) is accepted"]),
+        ("mean", ["shape (4, 1); must be (4, 2)"]),
+        ("flat", ["shape (8,); must be (4, 2)"]),
+        ("more", ["shape (4, 1, 2); must be (4, 2)"]),
         ("nan", ["8 of 8 numbers that are not finite"]),
-        ("level", ["torch.int64; floating point"]),
-        ("tuple", ["a tuple; a tensor of shape (4, 2)"]),
+        ("level", ["torch.int64; must be floating point"]),
+        ("tuple", ["a tuple; must be a tensor of shape (4, 2)"]),
     ],
 )
 def test_what_a_network_gives(refused, lab, fault, words):
@@ -255,13 +255,13 @@ def test_errors_where_a_network_is_made(refused, lab):
 def test_other_parts(refused, lab):
     line = refused(own("objective.output", "Mean", space="v"))
     at = "def forward(self, raw, z, alpha, sigma):"
-    has(line, lab, at, "objective.output: Mean gives shape (4, 1); (4, 2) is accepted")
+    has(line, lab, at, "objective.output: Mean gives shape (4, 1); must be (4, 2)")
     line = refused(own("objective.loss", "Weight"))
     has(
         line,
         lab,
         "def weight(self, at):",
-        "Weight gives shape (4, 4); (4,) or () is accepted",
+        "Weight gives shape (4, 4); must be (4,) or ()",
     )
 
 
@@ -272,7 +272,7 @@ def test_other_models(refused, lab):
 
     line = refused(classifier)
     at = "def forward(self, z, gamma):"
-    has(line, lab, at, "model.network: Classes gives shape (4, 1); (4, 8) is accepted")
+    has(line, lab, at, "model.network: Classes gives shape (4, 1); must be (4, 8)")
 
     def vae(config, fault=""):
         config["model"] = {"_target_": "triptych.models.latent.VAE"}
@@ -283,10 +283,10 @@ def test_other_models(refused, lab):
         refused(vae),
         lab,
         "def forward(self, z):",
-        "model.network.head: Head gives shape (4, 2, 1); (4, 2, 2)",
+        "model.network.head: Head gives shape (4, 2, 1); must be (4, 2, 2)",
     )
     line = refused(lambda config: vae(config, "top"))
-    assert "model.network.encoders: Linear gives shape (4, 3); (4, 4) is accepted" in line
+    assert "model.network.encoders: Linear gives shape (4, 3); must be (4, 4)" in line
 
 
 def test_a_change_of_images_that_changes_their_shape(refused, lab):
@@ -297,7 +297,7 @@ def test_a_change_of_images_that_changes_their_shape(refused, lab):
         config["augmentation"] = {"half": {"_target_": "own_faults.Half"}}
 
     at = "def __call__(self, x, uniform):"
-    has(refused(halved), lab, at, "augmentation: Half gives shape (4, 1, 8, 4); (4, 1, 8, 8) is accepted")
+    has(refused(halved), lab, at, "augmentation: Half gives shape (4, 1, 8, 4); must be (4, 1, 8, 8)")
 
 
 def test_errors_in_training_have_their_line_too(prepared, lab, capfd, composed, tmp_path):
@@ -321,7 +321,7 @@ def test_looking_moves_nothing(lab):
     import numpy as np
     import torch
 
-    from triptych.models.contract import Given, check_given
+    from triptych.models.contract import PartOutput, check_outputs
 
     net = sys.modules.get("own_faults") or __import__("own_faults")
     model = net.Net((2,))
@@ -331,11 +331,11 @@ def test_looking_moves_nothing(lab):
     for seed in (torch.manual_seed, random.seed, np.random.seed):
         seed(3)
 
-    def given():
+    def outputs():
         random.random(), np.random.rand(), torch.rand(1)
-        yield Given("network", model.forward, model(torch.randn(4, 2), None, None), ((4, 2),))
+        yield PartOutput("network", model.forward, model(torch.randn(4, 2), None, None), ((4, 2),))
 
-    check_given(model, given())
+    check_outputs(model, outputs())
     drawn = float(torch.rand(())), random.random(), float(np.random.rand())
     for seed in (torch.manual_seed, random.seed, np.random.seed):
         seed(3)
@@ -357,20 +357,23 @@ def test_a_run_that_goes_on_is_not_looked_at_again(prepared, monkeypatch):
     ("fault", "words"),
     [
         ("nan", ["train: item 7 is not finite"]),
-        ("scale", ["train: values up to ", "e+05; up to 100", "`largest`"]),
+        ("scale", ["train: values up to ", "e+05; must be at most 100", "`largest`"]),
         ("bytes", ["torch.uint8 with levels=None", "float32"]),
-        ("level", ["levels from 1 to 17; whole numbers from 0 to 16"]),
-        ("level floats", ["torch.float32 with levels=17; numbers of levels from 0 to 16 as uint8 or int64"]),
-        ("numpy", ["values are a numpy.ndarray; a torch.Tensor"]),
-        ("shape", ["values of shape (40, 1); (items, 2)"]),
-        ("label one off", ["label from 1 to 3; whole numbers from 0 to 2", "num_classes"]),
-        ("label float", ["label is torch.float32; int64"]),
-        ("label few", ["label of shape (39,) with 40 items; (40,)"]),
-        ("label numpy", ["label is a numpy.ndarray; a torch.Tensor"]),
-        ("label none", ["no label; one for each item"]),
-        ("split missing", ["no split val; a dictionary with train, val, test"]),
-        ("split tensor", ["val: a torch.Tensor; a Split"]),
-        ("list", ["load gives a builtins.list; a dictionary"]),
+        ("level", ["levels from 1 to 17; must be whole numbers from 0 to 16"]),
+        (
+            "level floats",
+            ["torch.float32 with levels=17; must be numbers of levels from 0 to 16 as uint8 or int64"],
+        ),
+        ("numpy", ["values are a numpy.ndarray; must be a torch.Tensor"]),
+        ("shape", ["values of shape (40, 1); must be (items, 2)"]),
+        ("label one off", ["label from 1 to 3; must be whole numbers from 0 to 2", "num_classes"]),
+        ("label float", ["label is torch.float32; must be int64"]),
+        ("label few", ["label of shape (39,) with 40 items; must be (40,)"]),
+        ("label numpy", ["label is a numpy.ndarray; must be a torch.Tensor"]),
+        ("label none", ["no label; each item needs one"]),
+        ("split missing", ["no split val; load must return {name: Split} of train, val, test"]),
+        ("split tensor", ["val: a torch.Tensor; must be a Split"]),
+        ("list", ["load gives a builtins.list; load must return"]),
         ("train empty", ["train: no items"]),
     ],
 )
@@ -406,7 +409,7 @@ def test_a_sampler_of_the_signature_before_this_one(refused, lab):
     lab.write_text("\n".join([*OWN.splitlines(), *old]))
     line = refused(own("sampler", "Old", steps=2))
     at = f"({lab}:{len(OWN.splitlines()) + 2})"
-    for word in ("sampler._target_", "Old.step(self, denoiser, z, ", "step(self, z, at) is accepted", at):
+    for word in ("sampler._target_", "Old.step(self, denoiser, z, ", "must be step(self, z, at)", at):
         assert word in line, line
 
 

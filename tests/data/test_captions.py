@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from triptych.data.build import check_contract
 from triptych.data.captions import CaptionedFolder, DigitsCaptioned, FashionCaptioned
-from triptych.data.contract import check_contract
 from triptych.data.digits import Digits
 from triptych.data.fingerprint import fingerprint
 from triptych.data.text import Words
@@ -27,7 +27,7 @@ def test_the_tokens_of_an_item_are_its_captions(digits):
     tokens, mask = digits.encoder.encode([digits.captions["val"][i] for i in (3, 0, 7)])
     part = batch.condition.parts["text"]
     assert part.value.equal(tokens) and part.mask.equal(mask)
-    asked = digits.asked(["the digit seven"]).parts["text"]
+    asked = digits.encode_prompts(["the digit seven"]).parts["text"]
     assert asked.value.equal(digits.encoder.encode(["the digit seven"])[0])
 
 
@@ -51,7 +51,7 @@ def test_captions_are_part_of_what_data_are(digits):
 
 
 def test_data_without_captions_have_no_prompts():
-    refused(lambda: Digits().asked(["seven"]), "prompt='seven'", "digits", "captioned")
+    refused(lambda: Digits().encode_prompts(["seven"]), "prompt='seven'", "digits", "captioned")
 
 
 def test_fashion(tmp_path):

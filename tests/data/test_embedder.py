@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import normalize
 
 from triptych.data.base import DataError
+from triptych.data.build import check_contract
 from triptych.data.captions import DigitsCaptioned
-from triptych.data.contract import check_contract
 from triptych.data.digits import Digits
 from triptych.data.embedder import Embedder, on_sphere, slerp
 from triptych.data.fingerprint import fingerprint
@@ -58,7 +58,7 @@ def test_conditions_hold_the_embeddings_of_images_and_captions(run):
             expected = network(x, text)
         for part, unit in zip(("embedding", "text_embedding"), expected, strict=True):
             torch.testing.assert_close(split.condition.parts[part].value, unit * math.sqrt(D))
-    asked = data.asked(["three red squares"])
+    asked = data.encode_prompts(["three red squares"])
     torch.testing.assert_close(asked.parts["text_embedding"].value, data.embedder.texts(asked.parts["text"]))
     assert "embedding" not in asked.parts, "no prompt says it: a prior draws it"
 
@@ -86,7 +86,7 @@ def test_image_embeddings_are_data_of_the_same_items(run):
         assert torch.equal(split.values, base.splits[name].condition.parts["embedding"].value)
         assert torch.equal(split.labels, base.splits[name].labels)
         torch.testing.assert_close(split.values.square().mean(1), torch.ones(len(split)))
-    assert set(data.asked(["a red square"]).parts) == {"text", "text_embedding"}
+    assert set(data.encode_prompts(["a red square"]).parts) == {"text", "text_embedding"}
 
 
 def test_embeddings_are_known_by_what_they_follow_from(run):
@@ -122,7 +122,10 @@ def test_what_is_no_encoder_of_these_data_is_refused_in_one_line(run, tmp_path):
     path = run[0]
     file = path / "encoder.pt"
     good = torch.load(file, weights_only=True)
-    with pytest.raises(DataError, match=r"data.embeddings=/nowhere: no encoder.pt there; .* is accepted$"):
+    with pytest.raises(
+        DataError,
+        match=r"data.embeddings=/nowhere: no encoder.pt there; needs the directory of a finished run",
+    ):
         Embedder("/nowhere")
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / "encoder.pt"
@@ -146,7 +149,7 @@ def test_what_is_no_encoder_of_these_data_is_refused_in_one_line(run, tmp_path):
         Embedder(other)
     with pytest.raises(DataError, match=r"of images \(3, 16, 16\) .* the data's are \(1, 8, 8\)"):
         DigitsCaptioned(encoder=Words(), embeddings=path).setup()
-    with pytest.raises(DataError, match="data.base: a Digits; data with captions, as shapes, are accepted"):
+    with pytest.raises(DataError, match="data.base: a Digits; needs data with captions"):
         ImageEmbeddings(Digits(), path)
 
 

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from triptych.data import shapes
-from triptych.data.shapes import ATTRIBUTES, COMBINATIONS, Shapes, attributes, caption, described, draw
+from triptych.data.shapes import (
+    ATTRIBUTES,
+    COMBINATIONS,
+    Shapes,
+    attributes,
+    attributes_of,
+    caption,
+    draw_picture,
+)
 from triptych.data.text import Words
 
 from .helpers import refused
@@ -55,12 +63,12 @@ def test_a_picture_shows_its_attributes():
     random = np.random.RandomState(0)
     for what in COMBINATIONS * 3:
         named = tuple(values[k] for values, k in zip(ATTRIBUTES.values(), what, strict=True))
-        assert seen_in(draw(what, random)) == named
+        assert seen_in(draw_picture(what, random)) == named
 
 
 def test_a_caption_says_what_it_was_made_of_and_no_more():
     for what, phrase, place, article in product(COMBINATIONS, range(3), range(3), (False, True)):
-        said = described(caption(what, phrase, place, article))
+        said = attributes_of(caption(what, phrase, place, article))
         assert said == dict(zip(ATTRIBUTES if place else list(ATTRIBUTES)[:3], what, strict=False))
 
 
@@ -69,7 +77,7 @@ def test_items_labels_and_captions_belong_together(data):
         found = attributes(split.labels).tolist()
         for picture, what, text in zip(split.values.numpy(), found, data.captions[name], strict=True):
             named = seen_in(picture)
-            assert described(text).items() <= dict(zip(ATTRIBUTES, what, strict=True)).items()
+            assert attributes_of(text).items() <= dict(zip(ATTRIBUTES, what, strict=True)).items()
             assert [values.index(n) for values, n in zip(ATTRIBUTES.values(), named, strict=True)] == what
 
 
@@ -113,11 +121,11 @@ def test_the_entropy_is_that_of_all_pictures_counted_out(monkeypatch):
     random = np.random.RandomState(0)
     for count, width in ((0, 6), (0, 5)):
         monkeypatch.setattr(shapes, "WIDTHS", ((width,), (width,), (4,)))
-        found = {draw((1, 0, count, 0), random).tobytes() for _ in range(12_000)}
-        assert len(found) == shapes.pictures(count, width)
+        found = {draw_picture((1, 0, count, 0), random).tobytes() for _ in range(12_000)}
+        assert len(found) == shapes.count_pictures(count, width)
         assert shapes.entropy([(1, 0, count, 0)]) == pytest.approx(math.log(len(found)))
     # two of width 6: 3 free rows in 3 gaps are 10 ways; three columns and four shades each; four backgrounds
-    assert shapes.pictures(1, 6) == 10 * (3 * 4) ** 2 * 4
+    assert shapes.count_pictures(1, 6) == 10 * (3 * 4) ** 2 * 4
 
 
 def test_a_caption_tells_as_much_as_its_attributes_have_entropy():
@@ -126,12 +134,12 @@ def test_a_caption_tells_as_much_as_its_attributes_have_entropy():
     for _ in range(20_000):
         place = random.randint(3)
         text = caption(COMBINATIONS[random.randint(72)], random.randint(3), place, True)
-        said[place > 0].append(tuple(sorted(described(text).items())))
+        said[place > 0].append(tuple(sorted(attributes_of(text).items())))
     found = 0.0
     for some in said:
         share = np.unique([hash(one) for one in some], return_counts=True)[1] / len(some)
         found -= len(some) / 20_000 * (share * np.log(share)).sum()
-    assert shapes.told(COMBINATIONS) == pytest.approx(found, abs=0.02)
+    assert shapes.caption_information(COMBINATIONS) == pytest.approx(found, abs=0.02)
 
 
 def test_bad_keys():

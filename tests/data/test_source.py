@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from triptych.data.base import Generated
 from triptych.data.batch import Split
 from triptych.data.fingerprint import fingerprint
 from triptych.data.folder import ImageFolder
-from triptych.data.generated import Generated
 from triptych.data.mixture import Ring
 
 from .helpers import refused, save_images, write_idx, write_mnist
@@ -223,9 +223,9 @@ FOLDER |= {"test_fraction": 0.1, "data_seed": 0, "batch_size": 128}
 
 
 def check(**keys):
-    from triptych.data.source import check_source
+    from triptych.data.source import check_data_files
 
-    check_source(FOLDER | {k: str(v) if isinstance(v, os.PathLike) else v for k, v in keys.items()})
+    check_data_files(FOLDER | {k: str(v) if isinstance(v, os.PathLike) else v for k, v in keys.items()})
 
 
 def test_bad_roots_are_refused_by_a_pure_function(tmp_path):
@@ -376,6 +376,6 @@ def test_shapes_that_run_out_are_refused(monkeypatch):
     from triptych.data import shapes
     from triptych.data.text import Words
 
-    monkeypatch.setattr(shapes, "draw", lambda what, random: np.zeros((3, 16, 16), np.uint8))
+    monkeypatch.setattr(shapes, "draw_picture", lambda what, random: np.zeros((3, 16, 16), np.uint8))
     data = shapes.Shapes(encoder=Words(), train_size=2, val_size=2, test_size=2)
     refused(data.setup, "data.val_size=2", "data.test_size")

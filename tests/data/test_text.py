@@ -50,7 +50,7 @@ def test_the_pooled_vector_is_the_mean_of_the_tokens_that_are_there(one_hot):
 def test_what_cannot_be_encoded_is_said_in_one_line(one_hot):
     refused(lambda: one_hot.encode(["red", "three red squars"]), "prompt='three red squars'", "squares")
     refused(lambda: one_hot.encode(["red", " ,. "]), "prompt=' ,. '", "one word or more")
-    refused(lambda: one_hot.encode(["red " * 5]), "5 tokens", "up to 4", "data.encoder.length")
+    refused(lambda: one_hot.encode(["red " * 5]), "5 tokens", "at most 4", "data.encoder.length")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_model_of_transformers_gives_its_last_layer(folder):
 
 
 def test_a_text_longer_than_the_model_takes(folder):
-    refused(lambda: Pretrained(folder, length=4).encode(["red blue red"]), "5 tokens", "up to 4")
+    refused(lambda: Pretrained(folder, length=4).encode(["red blue red"]), "5 tokens", "at most 4")
     refused(lambda: Pretrained(folder, length=13), "data.encoder.length=13", "12")
     refused(lambda: Pretrained(folder, length=7).encode([""]), "prompt=''", "one word or more")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from triptych.diffusion.bound import Bound, Elbo
+from triptych.diffusion.bound import Bound, BoundTerms
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.decoder import Categorical, GaussianDensity
 from triptych.diffusion.denoiser import Denoiser, LevelOutput
@@ -115,7 +115,7 @@ def test_the_three_terms_are_what_they_are_called(steps):
     torch.testing.assert_close(bound(denoiser, x, draw).total, elbo.total)
     assert elbo.total.shape == (24,)
     one, two, three = torch.tensor([1.0]), torch.tensor([20.0]), torch.tensor([300.0])
-    assert Elbo(one, two, three).total.item() == 321
+    assert BoundTerms(one, two, three).total.item() == 321
 
 
 def test_the_condition_reaches_the_denoiser():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from triptych.diffusion.cascade import Cascade, Stage
+from triptych.diffusion.cascade import CascadeSampler, Stage
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.guidance import ClassifierFree
 from triptych.diffusion.measures import noise_floor, sliced_wasserstein
@@ -33,7 +33,7 @@ def parts(name="low"):
 def test_low_then_high_given_low_is_the_joint():
     low, high, truth = parts()
     floor = noise_floor(sliced_wasserstein, lambda i: truth.joint().sample(N, generator(50 + i))[0], pairs=9)
-    drawn = Cascade([low, high])(N, generator=generator(0))
+    drawn = CascadeSampler([low, high])(N, generator=generator(0))
     assert list(drawn) == ["low", "high"] and drawn["high"].shape == (N, 2)
     exact = truth.joint().sample(N, generator(9))[0]
     assert sliced_wasserstein(torch.cat([*drawn.values()], 1), exact) < 1.5 * floor.high
@@ -46,7 +46,7 @@ def test_low_then_high_given_low_is_the_joint():
 def test_the_first_stage_is_asked_what_the_cascade_is():
     low, high, truth = parts()
     asked = Condition(label=torch.full((N,), 2))
-    drawn = Cascade([low, high])(N, generator=generator(0), condition=asked)["low"]
+    drawn = CascadeSampler([low, high])(N, generator=generator(0), condition=asked)["low"]
     alone = GaussianMixture(
         torch.ones(1).double(), truth.centres[2:], truth.v_std**2 * torch.eye(3).double()[None]
     )
@@ -57,7 +57,7 @@ def test_the_first_stage_is_asked_what_the_cascade_is():
 def test_what_a_stage_draws_may_be_changed_before_others_see_it():
     low, high, _ = parts()
     low.change = torch.zeros_like
-    drawn = Cascade([low, high])(8, generator=generator(0))
+    drawn = CascadeSampler([low, high])(8, generator=generator(0))
     assert not drawn["low"].any()
     again = high.sampler(
         high.denoiser, high.schedule, (8, 2),
@@ -88,5 +88,6 @@ def test_guidance_by_one_part_tells_the_others_to_both():
 def test_refuses_no_stages_and_names_that_repeat(names):
     low, _, _ = parts()
     refused(
-        lambda: Cascade([Stage(name, *list(vars(low).values())[1:]) for name in names]), f"stages {names}"
+        lambda: CascadeSampler([Stage(name, *list(vars(low).values())[1:]) for name in names]),
+        f"stages {names}",
     )

@@ -53,4 +53,4 @@ def test_its_cost_is_that_of_all_draws():
 
 def test_a_vector_of_another_size_is_refused():
     other = Condition(text_embedding=torch.randn(N, 3))
-    refused(lambda: draw(Chosen(6), other), "sampler.by=text_embedding: 3 numbers, a sample has 2")
+    refused(lambda: draw(Chosen(6), other), "sampler.by=text_embedding: has 3 numbers; must have the 2")

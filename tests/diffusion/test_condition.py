@@ -24,7 +24,7 @@ def test_items_are_chosen_in_every_part():
     assert len(both()) == 4 and len(found) == 2
     assert found.label.tolist() == [2, 3]
     assert found.parts["text"].value.equal(TEXT.value[[2, 0]])
-    assert found.parts["text"].given.tolist() == [False, True] and found.parts["text"].mask.shape == (2, 3)
+    assert found.parts["text"].present.tolist() == [False, True] and found.parts["text"].mask.shape == (2, 3)
     assert both()[torch.tensor([True, False, False, True])].label.tolist() == [3, 0]
 
 
@@ -39,7 +39,7 @@ def test_pieces_joined_again_are_the_whole():
 def test_pieces_of_which_some_lack_items_or_tokens_join():
     plain = Condition(text=torch.ones(2, 3, 2))
     joined = cat([plain, both().without("label")]).parts["text"]
-    assert joined.given.tolist() == [True, True, True, True, False, True]
+    assert joined.present.tolist() == [True, True, True, True, False, True]
     assert joined.mask[:2].all() and joined.mask[2:].equal(TEXT.mask)
 
 
@@ -54,36 +54,36 @@ def test_parts_come_and_go():
 
 def test_what_is_dropped_adds_to_what_is_absent():
     dropped = both().drop({"text": torch.tensor([True, False, False, False])})
-    assert dropped.parts["text"].given.tolist() == [False, True, False, True]
-    assert dropped.parts["label"].given is None and both().parts["text"].given.equal(TEXT.given)
+    assert dropped.parts["text"].present.tolist() == [False, True, False, True]
+    assert dropped.parts["label"].present is None and both().parts["text"].present.equal(TEXT.present)
 
 
 def test_one_share_drops_all_parts_of_an_item_and_one_each_drops_them_apart():
     n = 20_000
     condition = Condition(label=torch.arange(n) % 10, vector=torch.zeros(n, 2))
-    gone = {k: ~p.given for k, p in dropout(condition, 0.2, seed=1, step=3).parts.items()}
+    gone = {k: ~p.present for k, p in dropout(condition, 0.2, seed=1, step=3).parts.items()}
     assert gone["label"].equal(gone["vector"])
     assert abs(gone["label"].double().mean().item() - 0.2) < 3 * (0.16 / n) ** 0.5
-    apart = {k: ~p.given for k, p in dropout(condition, {"label": 0.2, "vector": 0.5}, 1, 3).parts.items()}
+    apart = {k: ~p.present for k, p in dropout(condition, {"label": 0.2, "vector": 0.5}, 1, 3).parts.items()}
     for name, share in (("label", 0.2), ("vector", 0.5)):
         assert abs(apart[name].double().mean().item() - share) < 3 * (share * (1 - share) / n) ** 0.5
     joint = (apart["label"] & apart["vector"]).double().mean().item()
     assert abs(joint - 0.1) < 3 * (0.09 / n) ** 0.5, "independently"
-    assert dropout(condition, {"vector": 0.5}, 1, 3).parts["label"].given is None
+    assert dropout(condition, {"vector": 0.5}, 1, 3).parts["label"].present is None
     halves = cat(
         [
             dropout(half, {"label": 0.2, "vector": 0.5}, 1, 3, r, 2)
             for r, half in enumerate(condition.split(n // 2))
         ]
     )
-    assert all(halves.parts[k].given.equal(~gone) for k, gone in apart.items())
+    assert all(halves.parts[k].present.equal(~gone) for k, gone in apart.items())
 
 
 def test_refuses_in_one_line():
     refused(lambda: Condition(), "no parts", "as many items")
     refused(lambda: Condition(label=LABEL, vector=torch.zeros(3, 2)), "label 4", "vector 3")
-    refused(lambda: Condition(text=Part(TEXT.value, TEXT.given[:2])), "text 4", "text's given 2")
-    refused(lambda: Condition(vector=torch.zeros(3, 2)).label, "vector", "a label is accepted")
+    refused(lambda: Condition(text=Part(TEXT.value, TEXT.present[:2])), "text 4", "text's present 2")
+    refused(lambda: Condition(vector=torch.zeros(3, 2)).label, "vector", "needs a label")
     refused(lambda: cat([both(), both().without("text")]), "the same parts")
     with pytest.raises(IndexError):
         both()[torch.tensor([4])]

@@ -12,7 +12,7 @@ from triptych.diffusion.decoder import Categorical, GaussianDensity
 from triptych.diffusion.draws import evaluation_draw, evaluation_times
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.process import VariancePreserving
-from triptych.diffusion.reference import Reference, histogram
+from triptych.diffusion.reference import BaselineErrors, histogram
 from triptych.diffusion.schedule import Cosine, Linear
 
 VP = VariancePreserving()
@@ -66,7 +66,7 @@ def test_unbiased_and_its_standard_error_is_the_spread_over_seeds(steps):
     """The exact denoiser of a Gaussian seen through a wrong reference, against its closed form."""
     items, x = gaussian()
     bound = Bound(Linear(LOW, HIGH), GaussianDensity(), steps)
-    reference = Reference(0.7 * items + 0.1 * items.square(), VP, LOW, HIGH)  # right in neither moment
+    reference = BaselineErrors(0.7 * items + 0.1 * items.square(), VP, LOW, HIGH)  # right in neither moment
     denoiser, means, plains, claimed = oracle(correlated(D)), [], [], []
     control = Control(bound, denoiser, reference, items, 0)
     for seed in range(SEEDS):
@@ -87,7 +87,7 @@ def test_a_network_that_is_wrong_everywhere_is_estimated_without_bias_too():
     """Against its bound by brute force, 1,500 plain draws an item."""
     items, x = gaussian()
     denoiser, bound = network(Wrong(), "epsilon"), Bound(Cosine(LOW, HIGH), GaussianDensity())
-    reference = Reference(items, VP, LOW, HIGH)
+    reference = BaselineErrors(items, VP, LOW, HIGH)
     control = Control(bound, denoiser, reference, items, 0)
     means = torch.stack([controlled(control, denoiser, x, seed, 4)[1].mean() for seed in range(100)])
     index = torch.arange(len(x))
@@ -108,7 +108,7 @@ def grid(n, seed):
 def test_each_references_mean_is_the_mean_of_its_value():
     """By 40,000 draws of eps, for one item, at three gammas."""
     x, n = grid(500, 1), 40_000
-    reference = Reference(x, VP, -7.0, 5.0, 5)
+    reference = BaselineErrors(x, VP, -7.0, 5.0, 5)
     for gamma in (-4.0, -2.0, 3.0):
         eps = torch.randn(n, 8, generator=torch.Generator().manual_seed(3))
         found = reference.errors(x[:1].expand(n, 8), torch.full((n,), gamma), eps)
@@ -133,7 +133,7 @@ def test_levels_are_controlled_where_a_gaussian_is_not():
     bound = Bound(Linear(-6.0, 5.0), Categorical(5))
     spreads = {}
     for levels in (None, 5):
-        reference = Reference(items, VP, -6.0, 5.0, levels)
+        reference = BaselineErrors(items, VP, -6.0, 5.0, levels)
         denoiser = network(Own(), "x0")
         control = Control(bound, denoiser, reference, items, 0)
         means = [controlled(control, denoiser, x, seed, 8)[1].mean() for seed in range(40)]
@@ -143,7 +143,7 @@ def test_levels_are_controlled_where_a_gaussian_is_not():
 
 def test_two_denoisers_of_one_data_set_meet_the_same_times():
     items, _ = gaussian()
-    bound, reference = Bound(Linear(LOW, HIGH), GaussianDensity()), Reference(items, VP, LOW, HIGH)
+    bound, reference = Bound(Linear(LOW, HIGH), GaussianDensity()), BaselineErrors(items, VP, LOW, HIGH)
     one, other = (
         Control(bound, denoiser, reference, items, 3)
         for denoiser in (oracle(correlated(D)), network(Says(oracle(correlated(D)), "v"), "v"))

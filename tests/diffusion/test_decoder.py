@@ -1,11 +1,16 @@
 """Decoders: probabilities that sum to one, and the formulas they come from, in float64."""
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.distributions import Independent, Normal
 
+from triptych.diffusion.bound import Bound
 from triptych.diffusion.decoder import Categorical, DiscretisedGaussian, GaussianDensity
 from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.schedule import Linear
 
 from .oracles import VarianceExploding, Wrong, network
 
@@ -162,3 +167,14 @@ def test_a_cell_much_narrower_than_the_noise_keeps_its_probability(gamma):
     exact = -torch.log(upper - lower).sum(1)
     nats = DiscretisedGaussian(17).nats(wrong, x.float(), z.float(), level.float()).double()
     torch.testing.assert_close(nats, exact, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("gamma_min", [-50.0, -40.0, -30.0, -25.0, -20.0, -10.0])
+def test_a_density_is_right_where_float32_cannot_hold_z_0(gamma_min):
+    """x - z_0 / alpha_0 = -e^{gamma_0 / 2} eps, so that -log p = 1/2 sum (eps^2 + log 2 pi + gamma_0)."""
+    x, eps = torch.randn(64, 12, generator=torch.Generator().manual_seed(0)), torch.randn(64, 12)
+    bound = Bound(Linear(gamma_min, 5.0), GaussianDensity())
+    denoiser = SimpleNamespace(process=VariancePreserving())
+    nats = bound.ends(denoiser, x, eps)[1]
+    exact = 0.5 * (eps.double().square() + math.log(2 * math.pi) + gamma_min).sum(1)
+    assert (nats - exact).abs().max() < 0.03

@@ -289,7 +289,7 @@ def test_a_bound_without_what_it_needs_says_so():
     oracle, x, t = Oracle(ring(), VP), torch.zeros(4, 2), torch.full((4,), 0.5)
     with pytest.raises(RuntimeError, match="calibrate"):
         Bound(Linear(-1, 1), None, 5, "optimal").diffusion(oracle, x, t, x)
-    with pytest.raises(ValueError, match="learned none"):
+    with pytest.raises(ValueError, match="this denoiser has none"):
         Bound(Linear(-1, 1), None, 5, "learned").diffusion(oracle, x, t, x)
 
 

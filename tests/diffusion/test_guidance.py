@@ -165,6 +165,6 @@ def test_guidance_refuses_in_one_line():
     for bad in (8, -1):
         refused(
             lambda bad=bad: guided(normal(1, 2), GAMMA[0], Condition(label=torch.tensor([bad]))),
-            f"class {bad}",
-            "0..7",
+            f"label={bad}",
+            "0 to 7",
         )

@@ -73,7 +73,9 @@ PROCESSES = (VariancePreserving, VarianceExploding, SubVariancePreserving, Recti
 
 
 def make(output, process) -> Denoiser:
-    network = MLP((2,), getattr(output, "per_dim", 1), {"label": Labels(CLASSES)}, width=4, blocks=1)
+    network = MLP(
+        (2,), outputs=getattr(output, "per_dim", 1), conditions={"label": Labels(CLASSES)}, width=4, blocks=1
+    )
     return Denoiser(network, output, process)
 
 

@@ -220,7 +220,7 @@ def test_a_space_of_ones_own_is_a_row():
 
 @pytest.mark.parametrize("sigma_data", [0, -1, float("nan")])
 def test_edm_refuses_a_deviation_that_is_none(sigma_data):
-    refused(lambda: edm(sigma_data), f"sigma_data={sigma_data}", "positive number")
+    refused(lambda: edm(sigma_data), f"sigma_data={sigma_data}", "above 0")
 
 
 def test_refuses_unknown_spaces():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from triptych.diffusion.bound import Elbo
+from triptych.diffusion.bound import BoundTerms
 from triptych.models.accounting import Accounting
 
 
@@ -21,7 +21,7 @@ def test_means_and_errors_do_not_depend_on_batches(batch, discrete):
     accounting = Accounting(dims=64, discrete=discrete)
     for start in range(0, 297, batch):
         part = slice(start, start + batch)
-        accounting.update(Elbo(prior[part], reconstruction[part], diffusion[part]))
+        accounting.update(BoundTerms(prior[part], reconstruction[part], diffusion[part]))
     found = accounting.compute().figures
     unit, scale = ("bpd", 1 / (64 * math.log(2))) if discrete else ("nats_per_dim", 1 / 64)
     total = (prior + reconstruction + diffusion) * scale
@@ -38,7 +38,7 @@ def test_the_gap_is_paired_item_by_item():
     exact = diffusion - 1.5
     zero = torch.zeros_like(diffusion)
     accounting = Accounting(dims=2, discrete=False)
-    accounting.update(Elbo(zero, zero, diffusion), exact)
+    accounting.update(BoundTerms(zero, zero, diffusion), exact)
     gap = accounting.compute().figures["gap"]
     assert gap["mean"] == pytest.approx(0.75) and gap["stderr"] < 1e-6 and gap["n"] == 100
 

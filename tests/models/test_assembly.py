@@ -91,7 +91,7 @@ def test_a_teacher_of_another_process_is_refused(prepared):
 
 def test_edms_deviation_of_the_data_is_a_key(prepared):
     run = prepared(*RING, "objective=edm", "objective.output.sigma_data=0")
-    with pytest.raises(UserError, match=r"sigma_data=0: a positive number is accepted"):
+    with pytest.raises(UserError, match=r"sigma_data=0: must be above 0"):
         execute(run)
 
 
@@ -143,7 +143,7 @@ def test_a_likelihood_stands_beside_the_bound(prepared, arguments):
         (["bound.variance=best", "bound.steps=5"], ["bound.variance='best'", "beta_tilde"]),
         (["bound.variance=learned", "bound.steps=5"], ["objective.steps=null", "whole number"]),
         (["model=vae", "model.network.levels=0"], ["model.network.levels=0", "from 1 is accepted"]),
-        (["model=vae", "model.network.levels=2"], ["model=vae", "hierarchical_vae is accepted"]),
+        (["model=vae", "model.network.levels=2"], ["model=vae", "use model=hierarchical_vae"]),
         (["model=vae", "objective=x0"], ["objective", "none is accepted"]),
         (["model=vae", "bound.steps=10"], ["bound.steps=10", "null is accepted"]),
         (["model=vae", *POINTS], ["model.network", "images"]),
@@ -225,5 +225,5 @@ def test_every_rung_is_of_one_size_and_can_be_built(root, name):
 )
 def test_no_model_reports_from_no_draws(prepared, kind, key):
     extra = ["data=ring", "denoiser=mlp"] if kind == "oracle" else []
-    with pytest.raises(UserError, match=rf"bound\.{key}=0: a whole number from 1"):
+    with pytest.raises(UserError, match=rf"bound\.{key}=0: .*a whole number from 1"):
         execute(prepared(f"model={kind}", f"bound.{key}=0", *extra))

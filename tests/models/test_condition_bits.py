@@ -28,7 +28,7 @@ def mixture(apart):
 def oracle(apart, steps=None):
     denoiser, schedule = Oracle(mixture(apart), PROCESS), Linear(-8.0, 9.0)
     bound = Bound(schedule, GaussianDensity(), steps)
-    return SimpleNamespace(denoiser=denoiser, bound=bound, told=lambda batch: batch.condition)
+    return SimpleNamespace(denoiser=denoiser, bound=bound, condition_of=lambda batch: batch.condition)
 
 
 def drawn(apart):
@@ -77,8 +77,8 @@ def test_a_model_that_can_answer_both_times_is_taken():
 @pytest.mark.parametrize(
     ("parts", "model", "said"),
     [
-        (None, told(0.1, conditional=False), "told nothing; model.conditional is accepted"),
-        (["text"], told(0.1), "not told text; this model is told label, more"),
+        (None, told(0.1, conditional=False), "set model.conditional=true"),
+        (["text"], told(0.1), "condition has no text; it has label, more"),
         (None, told(0.0), "model.label_dropout=0.0: never trained without its condition"),
         (None, told({"label": 0.5}), "never trained without its condition"),
         (["more"], told({"label": 0.5}), "never trained without its condition"),

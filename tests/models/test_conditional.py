@@ -22,7 +22,7 @@ def test_labels_are_left_out_in_their_share_and_as_the_step_says():
 
     def kept(condition, *where, **more):
         part = dropout(condition, 0.1, *where, **more).parts["label"]
-        return torch.where(part.given, part.value, 10)
+        return torch.where(part.present, part.value, 10)
 
     dropped = kept(told, seed=1, step=3)
     gone = dropped == 10
@@ -50,7 +50,7 @@ def test_the_network_is_told_the_labels_that_are_left(model):
     told = []
     made.denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
     made.loss(data.splits["train"].batch(torch.arange(200)), 0, 0, 1)
-    share = 1 - told[0].parts["label"].given.double().mean().item()
+    share = 1 - told[0].parts["label"].present.double().mean().item()
     assert 0.35 < share < 0.65
 
 
@@ -86,7 +86,7 @@ def test_label_dropout_outside_its_range(prepared):
 
 
 def test_parts_that_the_data_do_not_have(prepared, model):
-    with pytest.raises(UserError, match=r"model.label_dropout.text: no such part; label is accepted"):
+    with pytest.raises(UserError, match=r"model.label_dropout.text: no such part; must be label"):
         model("model.conditional=true", "model.label_dropout={text:0.1}")
     made, data, config = model("model.conditional=true", "model.label_dropout={label:0.1}")
     with pytest.raises(UserError, match=r"guidance.parts: 'text' is no part .* label is accepted"):

@@ -145,7 +145,7 @@ def test_tokens_that_are_not_there_say_nothing(network):
 def test_data_without_a_text_are_refused():
     with pytest.raises(ValueError, match="images with a text are needed, these have label"):
         ContrastiveNetwork((3, 8, 8), {"label": Labels(4)})
-    with pytest.raises(ValueError, match="text_width=10: a multiple of model.network.heads=4"):
+    with pytest.raises(ValueError, match="text_width=10: must be a multiple of model.network.heads=4"):
         ContrastiveNetwork((3, 8, 8), {"text": Tokens(5, 7)}, text_width=10)
 
 

@@ -208,7 +208,7 @@ def test_a_variance_that_was_not_learned_is_refused_before_anything_is_drawn(dat
     model = make(data, Linear(-8.0, 6.0), 10)
     model.check_sampler(DDIM(3))
     model.check_sampler(Ancestral(3, variance="optimal"))
-    with pytest.raises(UserError, match="sampler.variance=learned: .* null, beta_tilde, beta, optimal"):
+    with pytest.raises(UserError, match="sampler.variance=learned: .* set null, beta_tilde, beta or optimal"):
         model.check_sampler(Ancestral(3, variance="learned"))
 
 

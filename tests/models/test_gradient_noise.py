@@ -75,7 +75,7 @@ def model(times, steps=None):
     denoiser = Denoiser(network, Output("epsilon"), VariancePreserving())
     return SimpleNamespace(
         denoiser=denoiser, schedule=Cosine(-7.0, 6.0), objective=Objective("epsilon", Elbo(), steps=steps),
-        times=times, dims=DIM, told=lambda batch: None, networks=lambda: [network],
+        times=times, dims=DIM, condition_of=lambda batch: None, networks=lambda: [network],
     )  # fmt: skip
 
 

@@ -42,7 +42,9 @@ def optimizer(groups):
 
 def diffusion(schedule, output, levels=None, steps=None, **options) -> Diffusion:
     conditions = {"label": Labels(CLASSES)}
-    network = MLP((2,), getattr(output, "per_dim", 1), conditions, width=4, blocks=1, dropout=0.1)
+    network = MLP(
+        (2,), outputs=getattr(output, "per_dim", 1), conditions=conditions, width=4, blocks=1, dropout=0.1
+    )
     decoder = GaussianDensity() if levels is None else Categorical(levels)
     bound = Bound(schedule, decoder, steps)
     objective = Objective(output, options.pop("loss", losses.Elbo()), steps, times=options.pop("times", None))
@@ -66,7 +68,9 @@ def latent(kind, depth, levels=None):
 def latent_diffusion() -> LatentDiffusion:
     ladder = MLPLadder((2,), 5, latents=(3,), width=4, depth=1)
     schedule, output = LearnedEndpoints(-6.0, 4.0), Output("v")
-    denoiser = Denoiser(MLP((3,), 1, {"label": Labels(CLASSES)}, width=4, blocks=1), output, PROCESS())
+    denoiser = Denoiser(
+        MLP((3,), outputs=1, conditions={"label": Labels(CLASSES)}, width=4, blocks=1), output, PROCESS()
+    )
     parts = (ladder, denoiser, schedule, Objective(output, losses.Elbo()), Bound(schedule, GaussianDensity()))
     options = {"levels": 5, "discrete": True, "conditional": True, "label_dropout": 0.1}
     return LatentDiffusion(*parts, optimizer, Constant(), **options, **MORE)

@@ -24,7 +24,7 @@ def model(loss, levels=None):
     truth = GaussianMixture([1.0], [[0.0] * DIM], [(STD**2 * torch.eye(DIM)).tolist()])
     return SimpleNamespace(
         denoiser=Oracle(truth, PROCESS), schedule=SCHEDULE, objective=Objective("x0", loss),
-        dims=DIM, levels=levels, told=lambda batch: None,
+        dims=DIM, levels=levels, condition_of=lambda batch: None,
     )  # fmt: skip
 
 

@@ -64,10 +64,10 @@ def test_it_is_never_left_out_and_told_without_labels_too(monkeypatch):
         told = Condition(**{"label": torch.zeros(4, dtype=torch.long), AUGMENTATION: done})
         trained.loss(Batch(POINT.repeat(4, 1, 1, 1), told, torch.arange(4)), 0, 0, 1)
         part = seen[-1].parts[AUGMENTATION]
-        assert part.value.equal(done.value) and part.given.equal(done.given)
+        assert part.value.equal(done.value) and part.present.equal(done.present)
         assert ("label" in seen[-1].parts) == conditional
         if conditional:
-            assert not seen[-1].parts["label"].given.any()  # all left out, as asked
+            assert not seen[-1].parts["label"].present.any()  # all left out, as asked
 
 
 def test_it_is_a_choice_of_a_run(prepared):

@@ -31,7 +31,7 @@ def data():
 def test_the_network_is_told_these_and_no_more(prepared, data, said, told):
     model = build_model(prepared(*SHAPES, f"model.conditional={said}").config(), data)
     assert set(model.denoiser.network.conditions) == told
-    condition = model.told(data.splits["test"].batch(torch.arange(4)))
+    condition = model.condition_of(data.splits["test"].batch(torch.arange(4)))
     assert set(condition.parts if condition else ()) == told
 
 

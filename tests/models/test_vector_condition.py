@@ -55,7 +55,7 @@ def test_it_trains_validates_drops_guides_and_samples(made):
     embedder = "denoiser.network.conditioning.embedding."
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert {embedder + "null", embedder + "layers.0.weight"} <= changed
-    gone = torch.cat([~c.parts["embedding"].given for c in told]).double().mean().item()
+    gone = torch.cat([~c.parts["embedding"].present for c in told]).double().mean().item()
     assert 0.4 < gone < 0.6
     figures = account_split(build_trainer(config, None, [], False), model, data, "test").figures
     assert figures["nats_per_dim"]["n"] == 200 and figures["nats_per_dim"]["mean"] < 1e3

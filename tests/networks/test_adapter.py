@@ -64,7 +64,7 @@ def test_labels_and_their_absence():
 def test_another_condition_and_another_shape_are_refused():
     with pytest.raises(ValueError, match="labels alone.*'text'"):
         Adapter(Heard(), SHAPE, conditions={"text": Vectors(4)})
-    with pytest.raises(ValueError, match=r"Heard gave shape \(2, 1, 8, 8\).*\(2, 4, 8, 8\) is accepted"):
+    with pytest.raises(ValueError, match=r"Heard gave shape \(2, 1, 8, 8\).*must be \(2, 4, 8, 8\)"):
         Adapter(Heard(1), SHAPE, outputs=4)(torch.zeros(2, *SHAPE), torch.zeros(2))
 
 

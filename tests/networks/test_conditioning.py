@@ -80,5 +80,5 @@ def test_a_network_leaves_parts_alone_that_it_was_not_built_for():
 
 
 def test_a_name_that_is_taken_is_refused():
-    with pytest.raises(ValueError, match="'layers' is taken"):
+    with pytest.raises(ValueError, match="'layers' is the name of a layer"):
         Conditioning(8, {"layers": Labels(3)})

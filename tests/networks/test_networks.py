@@ -8,13 +8,13 @@ from torch import nn
 from triptych.config.build import build
 from triptych.config.check import CONFIGS
 from triptych.diffusion.condition import Condition, Labels, Part
+from triptych.networks.base import LevelWaves
 from triptych.networks.dit import DiT, sines
-from triptych.networks.embedding import LevelWaves
 from triptych.networks.jit import JiT, SwiGLU, rotary, turned
 from triptych.networks.mlp import MLP
 from triptych.networks.prior import Prior
 from triptych.networks.resnet import ResNet
-from triptych.networks.unet import Block, How, UNet
+from triptych.networks.unet import BlockOptions, UNet, UNetBlock
 
 CASES = [
     (MLP, (2,), {}),
@@ -86,22 +86,22 @@ def test_no_label_is_a_label_that_is_absent(kind, shape, extra):
 
 @pytest.mark.parametrize("kind", [ResNet, UNet, DiT, JiT])
 def test_images_only(kind):
-    with pytest.raises(ValueError, match="mlp is accepted"):
+    with pytest.raises(ValueError, match="use denoiser=mlp"):
         kind((2,))
 
 
 def test_a_size_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="do not halve"):
         UNet((1, 10, 10), widths=[8, 8, 8])
-    with pytest.raises(ValueError, match=r"patch=4: 10x14 .* a divisor of 2 is accepted"):
+    with pytest.raises(ValueError, match=r"patch=4: 10x14 .* must be a divisor of 2"):
         DiT((1, 10, 14), patch=4)
-    with pytest.raises(ValueError, match=r"width=18: a multiple of 4 and of denoiser.network.heads=3"):
+    with pytest.raises(ValueError, match=r"width=18: must be a multiple of 4 and of .*heads=3"):
         DiT((1, 8, 8), width=18, heads=3)
-    with pytest.raises(ValueError, match=r"attention_at=\[8, 7\]: no resolution has height 7; 8, 4 are"):
+    with pytest.raises(ValueError, match=r"attention_at=\[8, 7\]: no .* height 7; must be of 8, 4"):
         UNet((1, 8, 8), widths=[8, 8], attention_at=[8, 7])
-    with pytest.raises(ValueError, match=r"width=24: a multiple of 4 times denoiser.network.heads=4"):
+    with pytest.raises(ValueError, match=r"width=24: must be a multiple of 4 times denoiser.network.heads=4"):
         JiT((1, 8, 8), width=24, heads=4, context=0)
-    with pytest.raises(ValueError, match=r"context_from=4: a block before the last of .*depth=4, counted"):
+    with pytest.raises(ValueError, match=r"context_from=4: must be a block before .*depth=4, counted"):
         JiT((1, 8, 8), width=16, depth=4, heads=4)
 
 
@@ -185,7 +185,7 @@ def test_tokens_of_the_class_are_read_and_left_out_again():
 def test_residual_sums_are_scaled_where_ddpm_plus_plus_scales_them():
     """Song et al. 2021, app. H: (skip + inner) / sqrt 2, after the block and after its attention."""
     scale = 0.5**0.5
-    plain, scaled = (Block(8, 8, 4, How(0.0, "shift", s, 2), heads=2) for s in (1.0, scale))
+    plain, scaled = (UNetBlock(8, 8, 4, BlockOptions(0.0, "shift", s, 2), heads=2) for s in (1.0, scale))
     scaled.load_state_dict(awake(plain).state_dict())
     h, c = torch.randn(2, 8, 4, 4), torch.randn(2, 4)
     attention = plain.attention

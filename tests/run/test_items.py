@@ -10,7 +10,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from tests.run.commands import command
-from triptych.diffusion.bound import Elbo
+from triptych.diffusion.bound import BoundTerms
 from triptych.models.accounting import Accounting
 from triptych.run.execute import execute
 
@@ -66,7 +66,7 @@ def share(rank, world, folder):
     accounting.expect(N)
     for at in torch.arange(rank, N, world).flip(0).split(2):  # in an order of its own, in small batches
         prior, reconstruction, diffusion, variance = terms()[:, at]
-        accounting.update(Elbo(prior, reconstruction, diffusion), index=at, variance=variance)
+        accounting.update(BoundTerms(prior, reconstruction, diffusion), index=at, variance=variance)
     found = accounting.compute()
     torch.save((found.per_item, found.figures), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -78,7 +78,7 @@ def test_the_table_is_that_of_one_process_to_the_last_digit(world, tmp_path):
     prior, reconstruction, diffusion, variance = terms()
     alone = Accounting(dims=3, discrete=True)
     alone.expect(N)
-    alone.update(Elbo(prior, reconstruction, diffusion), index=torch.arange(N), variance=variance)
+    alone.update(BoundTerms(prior, reconstruction, diffusion), index=torch.arange(N), variance=variance)
     single = alone.compute()
     expected = (prior + reconstruction + diffusion) / (3 * math.log(2))
     torch.testing.assert_close(single.per_item[1][:, 0], expected)

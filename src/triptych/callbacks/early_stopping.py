@@ -33,9 +33,7 @@ class EarlyStopping(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not trainer.enable_validation or not sum(trainer.num_val_batches or [0]):
-            raise UserError(
-                "callbacks.early_stopping: there are no validation items to stop by; null is accepted"
-            )
+            raise UserError("callbacks.early_stopping: there are no validation items to stop by; set null")
         self._decide(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -45,7 +43,7 @@ class EarlyStopping(pl.Callback):
         if self.monitor not in figures:
             known = ", ".join(sorted(name for name in figures if name.startswith("val/")))
             raise UserError(
-                f"callbacks.early_stopping.monitor={self.monitor}: no such figure; {known} is accepted"
+                f"callbacks.early_stopping.monitor={self.monitor}: no such figure; must be one of {known}"
             )
         score = float(figures[self.monitor])
         if score < self.best - self.min_delta:

@@ -41,8 +41,8 @@ class EMA(pl.Callback):
     ):
         if (sigma_rel is None) == (half_life is None):
             raise ValueError(
-                f"callbacks.ema.sigma_rel={sigma_rel}, half_life={half_life}: one of the two is accepted, "
-                "the other is null"
+                f"callbacks.ema.sigma_rel={sigma_rel}, half_life={half_life}: one of the two must be a "
+                "number, the other null"
             )
         lengths = [s for s in (sigma_rel, *others) if s is not None]
         for length in lengths:
@@ -54,7 +54,7 @@ class EMA(pl.Callback):
         if 0 < snapshots and len(self._powers) < 2:
             raise ValueError(
                 f"callbacks.ema.snapshots={snapshots}: needs two lengths at least, in sigma_rel and others; "
-                "0 is accepted"
+                "or set 0"
             )
         self.snapshots = snapshots
         self._beta: dict[str, Callable[[int], float]] = {}

@@ -29,9 +29,7 @@ def exponent(sigma_rel: float) -> float:
         ValueError: ``sigma_rel`` outside (0, 12^(-1/2)), beyond which early steps would weigh most.
     """
     if not 0 < sigma_rel < LONGEST:
-        raise ValueError(
-            f"sigma_rel={sigma_rel}: a number above 0, below {LONGEST:.4f} (the mean of all) is accepted"
-        )
+        raise ValueError(f"sigma_rel={sigma_rel}: must be above 0, below {LONGEST:.4f} (the mean of all)")
     low, high = 0.0, 1 / sigma_rel  # (gamma + 1) / (gamma + 3) < 1, so gamma + 2 < 1 / sigma_rel
     while low < (middle := 0.5 * (low + high)) < high:
         longer = (middle + 1) / ((middle + 2) ** 2 * (middle + 3)) > sigma_rel**2
@@ -71,8 +69,8 @@ def combination(stored: Sequence[tuple[int, float]], step: int, sigma_rel: float
     system = np.zeros((count + 1, count + 1))
     system[:count, :count] = own * scale[:, None] * scale
     system[count, :count] = system[:count, count] = scale
-    found = np.linalg.lstsq(system, np.append(aim * scale, 1.0), rcond=None)[0][:count] * scale
-    return found / found.sum()
+    factors = np.linalg.lstsq(system, np.append(aim * scale, 1.0), rcond=None)[0][:count] * scale
+    return factors / factors.sum()
 
 
 def _product(a: tuple[int, float], b: tuple[int, float]) -> float:

@@ -79,8 +79,8 @@ class Metrics(pl.Callback):
 def build_metrics(config: dict) -> list[Metrics]:
     """The callback of the metrics of items that ``config`` names; none where it names none."""
     named = {name: node for name, node in (config.get("metrics") or {}).items() if node}
-    made = {name: build(node, f"metrics.{name}") for name, node in named.items()}
-    of_items = {name: metric for name, metric in made.items() if not isinstance(metric, OfSamples)}
+    built = {name: build(node, f"metrics.{name}") for name, node in named.items()}
+    of_items = {name: metric for name, metric in built.items() if not isinstance(metric, OfSamples)}
     return [Metrics(of_items)] if of_items else []
 
 
@@ -99,17 +99,17 @@ def _of(trainer: pl.Trainer) -> list[Metrics]:
     return [callback for callback in trainer.callbacks if isinstance(callback, Metrics)]  # type: ignore[attr-defined]
 
 
-def _figure(name: str, found: Any, items: int) -> dict[str, Any]:
+def _figure(name: str, value: Any, items: int) -> dict[str, Any]:
     """What ``compute`` gave as {"mean", "stderr", "n"}.
 
     Raises:
         UserError: it is neither a number nor these three.
     """
-    if isinstance(found, Mapping) and set(found) == {"mean", "stderr", "n"}:
-        return dict(found)
-    if isinstance(found, Tensor) and found.numel() == 1:
-        found = found.item()
-    if isinstance(found, int | float) and not isinstance(found, bool):
-        return {"mean": float(found), "stderr": None, "n": items}
-    said = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)[:100]
-    raise UserError(f"metrics.{name}: compute() gave {said}; a number, or mean, stderr and n, is accepted")
+    if isinstance(value, Mapping) and set(value) == {"mean", "stderr", "n"}:
+        return dict(value)
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"mean": float(value), "stderr": None, "n": items}
+    result = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:100]
+    raise UserError(f"metrics.{name}: compute() gave {result}; must be a number, or mean, stderr and n")

@@ -3,8 +3,9 @@
 The bound that a run reports is of the images as they are. What is drawn follows from the seed, the step and
 the place in the *global* batch, so a resumed run and another number of processes change the same images.
 
-What a model learns of changed images it would draw, too. One that is ``told`` what was done to each item, and
-asked for items to which nothing was, does not (Karras et al. 2020, 2022: non-leaking augmentation).
+What a model learns of changed images it would draw, too. One whose condition says what was done to each item
+(``told``), and that draws items to which nothing was, does not (Karras et al. 2020, 2022: non-leaking
+augmentation).
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ class Augmentation:
 
     Attributes:
         part: the part of the condition that is changed in place of the item, None: the item.
-        told: whether the network is told what was done.
-        numbers: in which that is said, each in [-1, 1], all 0 for an item as it is.
+        told: whether what was done is a part of the network's condition.
+        numbers: of that part, each in [-1, 1], all 0 for an item as it is.
     """
 
     part: str | None = None
     told, numbers = False, 0
 
     def __call__(self, x: Tensor, uniform: Uniform) -> Tensor:
-        return self.said(x, uniform)[0]
+        return self.apply(x, uniform)[0]
 
-    def said(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
-        """Changed x, and what was done, (B, numbers); for one that can be told."""
+    def apply(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
+        """Changed x, and what was done, (B, numbers); for one that can be ``told``."""
         raise NotImplementedError
 
 
@@ -57,7 +58,7 @@ class Flip(Augmentation):
     def __init__(self, p: Share = 0.5, told: bool = False) -> None:
         self.p, self.told = p, told
 
-    def said(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
+    def apply(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
         done = uniform() < self.p
         return torch.where(done.view(-1, 1, 1, 1), x.flip(-1), x), done.to(x).unsqueeze(1)
 
@@ -79,13 +80,11 @@ class Crop(Augmentation):
     ) -> None:
         self.padding, self.p, self.told = padding, p, told
 
-    def said(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
+    def apply(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
         height, width = x.shape[-2:]
         if self.padding >= min(height, width):
-            raise UserError(
-                f"augmentation.crop.padding={self.padding}: {height} x {width} pixels have no mirror "
-                f"image that wide; up to {min(height, width) - 1} is accepted"
-            )
+            most = f"must be at most {min(height, width) - 1} for {height} x {width} pixels"
+            raise UserError(f"augmentation.crop.padding={self.padding}: {most}, as it mirrors them")
         wide = pad(x, (self.padding,) * 4, mode="reflect")
         shifts = 2 * self.padding + 1
         down, right = ((uniform() * shifts).long().view(-1, 1) for _ in range(2))
@@ -118,7 +117,7 @@ class ConditioningNoise(Augmentation):
     def __init__(self, part: str = "low", p: Share = 0.5, most: Annotated[float, Gt(0), Le(1)] = 0.5) -> None:
         self.part, self.p, self.most = part, p, most
 
-    def said(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
+    def apply(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
         level = torch.where(uniform() < self.p, self.most * (1 - uniform()), 0.0)
         u = uniform(*x.shape[1:]).clamp(2**-25, 1 - 2**-24)  # the ends have no finite quantile
         return self.at(x, level, math.sqrt(2) * torch.erfinv(2 * u - 1)), level.unsqueeze(1)
@@ -133,7 +132,7 @@ class ConditioningNoise(Augmentation):
 def augmented(
     batch: Batch, steps: list[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
 ) -> Batch:
-    """A training batch after all ``steps``, with the part in which the network is told what was done.
+    """A training batch after all ``steps``, with the part of the condition that says what was done.
 
     Raises:
         UserError: what is to be changed is no batch of images, or no part of the condition.
@@ -142,23 +141,21 @@ def augmented(
     for part in dict.fromkeys(change.part for change in steps):
         those = [change for change in steps if change.part == part]
         if part is None:
-            x, said = augment(batch.x, those, seed, step, rank, world)
+            x, change = augment(batch.x, those, seed, step, rank, world)
             batch = batch._replace(x=x)
         else:
-            found = None if batch.condition is None else batch.condition.part(part)
-            if batch.condition is None or found is None:
-                raise UserError(
-                    f"augmentation: the condition has no part {part!r} to be changed; none is accepted"
-                )
-            value, said = augment(found.value, those, mix(seed, 22), step, rank, world)
-            changed = Condition(**{part: Part(value, found.given, found.mask)})
+            own = None if batch.condition is None else batch.condition.part(part)
+            if batch.condition is None or own is None:
+                raise UserError(f"augmentation: the condition has no part {part!r}; set augmentation=none")
+            value, change = augment(own.value, those, mix(seed, 22), step, rank, world)
+            changed = Condition(**{part: Part(value, own.present, own.mask)})
             batch = batch._replace(condition=batch.condition.together(changed))
-        done += [] if said is None else [said]
+        done += [] if change is None else [change]
     if not done:
         return batch
     numbers = torch.cat([part.value for part in done], 1)
-    told = Condition(**{AUGMENTATION: Part(numbers, numbers.any(1))})
-    return batch._replace(condition=told.together(batch.condition))
+    changes = Condition(**{AUGMENTATION: Part(numbers, numbers.any(1))})
+    return batch._replace(condition=changes.together(batch.condition))
 
 
 def augment(
@@ -172,46 +169,42 @@ def augment(
         UserError: ``x`` is no batch of images.
     """
     if x.ndim != 4:
-        raise UserError(
-            f"augmentation: for images (C, H, W), this data has shape {tuple(x.shape[1:])}; "
-            "augmentation=none is accepted"
-        )
+        shape = tuple(x.shape[1:])
+        raise UserError(f"augmentation: is for images (C, H, W), not {shape}; set augmentation=none")
     generator = torch.Generator().manual_seed(mix(seed, 21, step))
     share = slice(rank * len(x), (rank + 1) * len(x))
     uniform = lambda *shape: torch.rand(len(x) * world, *shape, generator=generator)[share]  # noqa: E731
-    said = []
+    parts = []
     for change in steps:
         if change.told:
-            x, done = change.said(x, uniform)
-            said.append(done)
+            x, done = change.apply(x, uniform)
+            parts.append(done)
         else:
             x = change(x, uniform)
-    if not said:
+    if not parts:
         return x, None
-    done = torch.cat(said, 1)
+    done = torch.cat(parts, 1)
     return x, Part(done, done.any(1))
 
 
-def told_level(steps: list[Augmentation], part: str, level: float) -> Tensor:
-    """What a network is told of an item whose ``part`` was noised at ``level``, (numbers,), and nothing else.
+def noise_numbers(steps: list[Augmentation], part: str, level: float) -> Tensor:
+    """The part "augmentation" of an item whose ``part`` alone was noised, at ``level``, (numbers,).
 
     Raises:
         UserError: noise on that part is no augmentation that the network was trained with.
     """
     parts = list(dict.fromkeys(change.part for change in steps))
-    said, found = [], False
-    for change in sorted((s for s in steps if s.told), key=lambda change: parts.index(change.part)):
-        own = isinstance(change, ConditioningNoise) and change.part == part
-        said += [level if own else 0.0] * change.numbers
-        found |= own
-    if not found:
+    changes = sorted((step for step in steps if step.told), key=lambda step: parts.index(step.part))
+    own = [isinstance(change, ConditioningNoise) and change.part == part for change in changes]
+    if not any(own):
         raise UserError(
-            f"noise={level}: the stage that is told {part!r} was trained without noise on it; 0 is accepted, "
-            "or a stage trained with augmentation=conditioning_noise"
+            f"noise={level}: the stage of {part!r} was trained without noise on it; set noise=0, or use a "
+            "stage trained with augmentation=conditioning_noise"
         )
-    return torch.tensor(said)
+    pairs = zip(own, changes, strict=True)
+    return torch.tensor([level if noised else 0.0 for noised, one in pairs for _ in range(one.numbers)])
 
 
-def numbers_told(steps: list[Augmentation]) -> int:
-    """In how many numbers a network is told what was done to an item."""
+def count_numbers(steps: list[Augmentation]) -> int:
+    """How many numbers of a condition say what was done to an item."""
     return sum(change.numbers for change in steps if change.told)

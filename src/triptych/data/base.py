@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -14,13 +14,24 @@ from torch import Tensor
 from triptych.data.augment import Augmentation
 from triptych.data.batch import Split, to_level, to_unit
 from triptych.data.order import EvalLoader, TrainLoader, TrainOrder
-from triptych.data.source import check_batch, check_val_size
-from triptych.declare import Count, Role, Unit, Whole, declared
+from triptych.data.source import check_batch, check_memory, check_val_size, folder_path
+from triptych.declare import Count, FilePath, Role, Unit, Whole, declared
 from triptych.diffusion.condition import Condition, Kind, Labels
+from triptych.diffusion.draws import Stream, seeded
 from triptych.errors import DataError as DataError
 
 if TYPE_CHECKING:
     from triptych.diffusion.mixture import GaussianMixture
+
+
+def select(
+    values: Tensor, labels: Tensor | None, parts: Mapping[str, np.ndarray], levels: int | None
+) -> dict[str, Split]:
+    """{name: Split} of the rows ``parts[name]`` of values (n, *shape) and labels (n,)."""
+    return {
+        name: Split(values[rows], Condition.of(label=None if labels is None else labels[rows]), levels)
+        for name, rows in parts.items()
+    }
 
 
 def hold_out(pool: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -112,23 +123,23 @@ class DataModule(pl.LightningDataModule):
         """Names of what turns texts and images into conditions; stages of a cascade have the same."""
         return ()
 
-    def as_told(self, x: Tensor) -> Tensor:
-        """Samples x (n, *shape) as later stages of a cascade are told them: on the data's levels."""
+    def as_condition(self, x: Tensor) -> Tensor:
+        """Samples x (n, *shape) as the condition of later stages of a cascade: on the data's levels."""
         return x if self.levels is None else to_unit(to_level(x, self.levels), self.levels)
 
     @property
-    def asked_split(self) -> str:
-        """The split whose conditions samples are asked for where nobody names any."""
+    def condition_split(self) -> str:
+        """The split whose conditions samples are drawn for by default."""
         return "val" if len(self.splits["val"]) else "train"
 
-    def asked(self, prompts: Sequence[str]) -> Condition:
-        """What prompts ask for, as the part of these data's conditions that captions are; of as many items.
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        """The condition of prompts, one item each, as that of these data's captions.
 
         Raises:
             DataError: the data have no captions, or a prompt cannot be encoded.
         """
         raise DataError(
-            f"prompt={prompts[0]!r}: data {self.name} have no captions; a model of captioned data is accepted"
+            f"prompt={prompts[0]!r}: data {self.name} have no captions; needs a model of captioned data"
         )
 
     def formula(self) -> dict[str, Any] | None:
@@ -177,3 +188,64 @@ class DataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> EvalLoader | Iterable[Any]:
         return self.eval_dataloader("test") if len(self.splits["test"]) else []
+
+
+class Official(DataModule):
+    """Test: the official one. Validation: the last `val_size` of the official training set.
+
+    Both are permuted by RandomState(0) first, so that any first few are a fair sample.
+    """
+
+    levels = 256
+
+    def __init__(
+        self,
+        root: Annotated[FilePath | None, Role.PATH],
+        val_size: Annotated[Whole, Role.SPLIT, Unit("items")] = 5000,
+        download: Annotated[bool, Role.LOADING] = False,
+        **loading: Any,
+    ) -> None:
+        super().__init__(**loading)
+        self.root, self.download = folder_path(root), download
+        self.val_size = val_size
+
+    def split(self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str, Split]:
+        """The splits of two official parts, each (values (n, *shape) uint8, labels (n,) int64)."""
+        order, test_order = (np.random.RandomState(0).permutation(len(values)) for values, _ in (train, test))
+        own = dict(zip(("train", "val"), hold_out(order, self.val_size), strict=True))
+        return select(*train, own, self.levels) | select(*test, {"test": test_order}, self.levels)
+
+
+class Generated(DataModule):
+    """Continuous points (d,). Each split is drawn from its own seed, made of data_seed and its name.
+
+    So the test set stays the same whatever the run's seed and the other sizes are.
+    """
+
+    levels = None
+
+    def __init__(
+        self,
+        train_size: Annotated[Count, Role.SPLIT, Unit("items")] = 20000,
+        val_size: Annotated[Whole, Role.SPLIT, Unit("items")] = 2000,
+        test_size: Annotated[Count, Role.JUDGED, Unit("items")] = 5000,
+        data_seed: Annotated[int, Role.JUDGED] = 0,
+        **loading: Any,
+    ) -> None:
+        super().__init__(**loading)
+        self.sizes = {"train": train_size, "val": val_size, "test": test_size}
+        self.data_seed = data_seed
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """(x (n, d), labels (n,) int64 or None); the subclass's work."""
+        raise NotImplementedError
+
+    def load(self) -> dict[str, Split]:
+        for name, n in self.sizes.items():
+            check_memory(f"data.{name}_size", n, math.prod(self.shape))
+        splits = {}
+        for stream, (name, n) in enumerate(self.sizes.items()):
+            # One at least, as torch.multinomial refuses to draw none.
+            x, labels = self.draw(max(n, 1), seeded(self.data_seed, Stream.POINTS, stream))
+            splits[name] = Split(x[:n].float(), Condition.of(label=None if labels is None else labels[:n]))
+        return splits

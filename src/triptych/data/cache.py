@@ -51,15 +51,15 @@ class Mapped:
 
 def cache_name(top: Path, files: Iterable[Path], *settings: object) -> str:
     """Of what ``files`` under ``top`` are decoded to: another name if one of them was changed or moved."""
-    found = hashlib.blake2b(json.dumps([VERSION, str(top.resolve()), *settings]).encode(), digest_size=12)
+    name = hashlib.blake2b(json.dumps([VERSION, str(top.resolve()), *settings]).encode(), digest_size=12)
     for file in files:
         facts = (top / file).stat()
         line = f"{file.as_posix()}\0{facts.st_size}\0{facts.st_mtime_ns}\n"
-        found.update(line.encode("utf-8", "surrogateescape"))
-    return found.hexdigest()
+        name.update(line.encode("utf-8", "surrogateescape"))
+    return name.hexdigest()
 
 
-def stored(
+def cached_images(
     folder: Path, name: str, n: int, shape: tuple[int, ...], images: Iterable[np.ndarray]
 ) -> tuple[np.ndarray, Tensor]:
     """(images (n, *shape) uint8, mapped; a number an image, int64 (n,)), from ``folder`` or put there.
@@ -77,7 +77,7 @@ def stored(
             np.lib.format.write_array_header_2_0(file, header)
             items = np.empty(n, np.int64)
             for i, image in enumerate(images):
-                items[i] = digest(image)
+                items[i] = item_number(image)
                 file.write(np.ascontiguousarray(image, np.uint8).tobytes())
             with _written(digests) as second:  # is there first: where the images are, both are whole
                 np.save(second, items)
@@ -85,7 +85,7 @@ def stored(
     return array, torch.from_numpy(np.load(digests, allow_pickle=False))
 
 
-def kept(folder: Path, name: str, make: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
+def cached_arrays(folder: Path, name: str, make: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
     """The arrays that ``make`` gives, from ``folder`` or put there: complete, or not there.
 
     Raises:
@@ -96,12 +96,12 @@ def kept(folder: Path, name: str, make: Callable[[], Sequence[np.ndarray]]) -> l
         arrays = make()
         with _written(file) as out:
             np.savez(out, *arrays)
-    with np.load(file, allow_pickle=False) as found:
-        return [found[f"arr_{i}"] for i in range(len(found.files))]
+    with np.load(file, allow_pickle=False) as arrays:
+        return [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
 
 
-def digest(image: np.ndarray) -> int:
-    """What an image is, as one number: of its bytes alone."""
+def item_number(image: np.ndarray) -> int:
+    """Identify an image by one number, which follows from its bytes alone."""
     return int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest(), "little", signed=True)
 
 

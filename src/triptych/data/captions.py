@@ -49,9 +49,7 @@ class Captioned(DataModule):
     ) -> None:
         super().__init__(**more)
         if not isinstance(encoder, TextEncoder):
-            raise DataError(
-                f"data.encoder={encoder!r}: words, pretrained are accepted, as data/encoder=words"
-            )
+            raise DataError(f"data.encoder={encoder!r}: no encoder; set data/encoder=words or pretrained")
         self.encoder = encoder
         self.embedder: Embedder | None = None
         self.captions: dict[str, list[str]] = {}
@@ -89,21 +87,21 @@ class Captioned(DataModule):
         self.captions = captions
         distinct = sorted({caption for some in captions.values() for caption in some})
         self.encoder.learn([*distinct, *known])
-        tokens, mask = (found.numpy() for found in self.encoder.table(distinct, what))
+        tokens, mask = (t.numpy() for t in self.encoder.table(distinct, what))
         place = {caption: i for i, caption in enumerate(distinct)}
-        told = {}
+        result = {}
         for name, split in splits.items():
             if len(captions[name]) != len(split):
                 raise DataError(f"data: {len(captions[name])} captions of {len(split)} items in {name}")
             which = np.array([place[caption] for caption in captions[name]], dtype=np.int64)
             text: Any = Part(Mapped(tokens, which), mask=Mapped(mask, which))  # type: ignore[arg-type]
             others = {} if split.condition is None else split.condition.parts
-            told[name] = Split(split.values, Condition(**others, text=text), split.levels, split.digests)
+            result[name] = Split(split.values, Condition(**others, text=text), split.levels, split.digests)
         if self.embedder is None:
-            return told
+            return result
         self.embedder.check(self)
         whole = splits if whole is None else whole
-        return {name: self.embedder.told(split, whole[name]) for name, split in told.items()}
+        return {name: self.embedder.add_to(split, whole[name]) for name, split in result.items()}
 
     @property
     def whole_shape(self) -> tuple[int, ...]:
@@ -117,7 +115,7 @@ class Captioned(DataModule):
             *([self.embedder.name] if self.embedder else []),
         )
 
-    def asked(self, prompts: Sequence[str]) -> Condition:
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         tokens, mask = self.encoder.encode(prompts)
         text = Part(tokens, mask=mask)
         embedding = {} if self.embedder is None else {TEXT_EMBEDDING: self.embedder.texts(text)}
@@ -206,11 +204,12 @@ def read_caption(image: Path) -> str:
     file = image.with_suffix(".txt")
     try:
         with open(file, "rb") as stream:
-            said = " ".join(stream.read(MOST + 1).decode("utf-8-sig").split())
+            text = " ".join(stream.read(MOST + 1).decode("utf-8-sig").split())
     except FileNotFoundError as error:
-        raise DataError(f"data.root: {image} has no caption; {file.name} beside it is accepted") from error
+        raise DataError(f"data.root: {image} has no caption; write {file.name} beside it") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.root: cannot read {file}: {error}") from error
-    if not said or len(said) > MOST:
-        raise DataError(f"data.root: {file} is {'too long' if said else 'empty'}; a caption is accepted")
-    return said
+    if not text or len(text) > MOST:
+        problem = f"longer than {MOST} characters" if text else "empty"
+        raise DataError(f"data.root: {file} is {problem}; needs a caption")
+    return text

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from triptych.data.base import DataError
+from triptych.data.base import DataError, Official
 from triptych.data.batch import Split
-from triptych.data.official import Official
 from triptych.data.source import missing_cifar
 
 

@@ -10,10 +10,9 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from triptych.data.base import DataError, DataModule, hold_out
+from triptych.data.base import DataError, DataModule, hold_out, select
 from triptych.data.batch import Split
 from triptych.declare import Ge, Le, Role, Unit
-from triptych.diffusion.condition import Condition
 
 TEST = 297
 
@@ -58,9 +57,4 @@ class Digits(DataModule):
         order = np.random.RandomState(0).permutation(len(values))
         train, val = hold_out(order[:-TEST], self.val_size)
         parts = {"train": train, "val": val, "test": order[-TEST:]}
-        return {
-            name: Split(
-                torch.from_numpy(values[i]), Condition(label=torch.from_numpy(labels[i])), self.levels
-            )
-            for name, i in parts.items()
-        }
+        return select(torch.from_numpy(values), torch.from_numpy(labels), parts, self.levels)

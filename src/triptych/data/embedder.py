@@ -47,9 +47,9 @@ class Embedder:
         self.path = path
         file = Path(path).expanduser()
         file = file / FILE if file.is_dir() else file
-        accepted = "the directory of a finished run of model=contrastive is accepted"
+        fix = "needs the directory of a finished run of model=contrastive"
         if not file.is_file():
-            raise DataError(f"data.embeddings={path}: no {FILE} there; {accepted}")
+            raise DataError(f"data.embeddings={path}: no {FILE} there; {fix}")
         try:
             with zipfile.ZipFile(file) as archive:
                 if any(entry.compress_type for entry in archive.infolist()) or archive.testzip():
@@ -65,7 +65,7 @@ class Embedder:
             network.load_state_dict(about["state"], assign=True)
         except (UserError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError,
                 LookupError, ValueError, TypeError, AttributeError) as error:  # fmt: skip
-            raise DataError(f"data.embeddings={path}: its {FILE} cannot be read; {accepted}") from error
+            raise DataError(f"data.embeddings={path}: its {FILE} cannot be read; {fix}") from error
         self.name = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
         self.network = network.eval().requires_grad_(False)
         self.shape, self.text, self.width = shape, text, network.embedding
@@ -76,7 +76,7 @@ class Embedder:
         if self.shape != shape or self.text != text:
             raise DataError(
                 f"data.embeddings={self.path}: of images {self.shape} with {self.text}, the data's are "
-                f"{shape} with {text}; a contrastive run on the same data is accepted"
+                f"{shape} with {text}; needs a contrastive run on the same data"
             )
 
     @torch.no_grad()
@@ -94,11 +94,11 @@ class Embedder:
 
     @property
     def conditions(self) -> dict[str, Kind]:
-        """The parts that ``told`` adds."""
+        """The parts that ``add_to`` adds."""
         return {IMAGE: Vectors(self.width), TEXT: Vectors(self.width)}
 
-    def told(self, split: Split, whole: Split) -> Split:
-        """A split whose condition has the embeddings of its texts and of ``whole``'s images too."""
+    def add_to(self, split: Split, whole: Split) -> Split:
+        """The split with embeddings of its texts, and of ``whole``'s images, in its condition too."""
         assert split.condition is not None
         parts = [self.images(whole.batch(some).x) for some in torch.arange(len(whole)).split(ROWS)]
         images = torch.cat([torch.zeros(0, self.width), *parts])

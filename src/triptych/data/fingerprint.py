@@ -17,7 +17,7 @@ from torch import Tensor
 
 from triptych.data.base import DataModule
 from triptych.data.batch import Split
-from triptych.data.cache import Mapped, digest
+from triptych.data.cache import Mapped, item_number
 
 HELD_OUT = ("val", "test")
 CHUNK = 1024  # items in memory at a time
@@ -90,25 +90,25 @@ def _numbers(values: Tensor | Mapped) -> Tensor:
     """One number an item, (n,) int64."""
     n = len(values)
     parts = (values[start : start + CHUNK].contiguous().numpy() for start in range(0, n, CHUNK))
-    return torch.tensor([digest(item) for part in parts for item in part], dtype=torch.int64)
+    return torch.tensor([item_number(item) for part in parts for item in part], dtype=torch.int64)
 
 
 def _condition(split: Split, others: list[str]) -> list[np.ndarray]:
     """The label, 0 without one, and three numbers for each other part; (n,) int64 each."""
-    found = [np.zeros(len(split), np.int64) if split.labels is None else split.labels.numpy()]
+    columns = [np.zeros(len(split), np.int64) if split.labels is None else split.labels.numpy()]
     for name in others:
         assert split.condition is not None
         part = split.condition.parts[name]
         mask = torch.ones(len(split), 0) if part.mask is None else part.mask
-        given = torch.ones(len(split), dtype=torch.bool) if part.given is None else part.given
-        found += [_numbers(t).numpy() for t in (part.value, given, mask)]
-    return found
+        present = torch.ones(len(split), dtype=torch.bool) if part.present is None else part.present
+        columns += [_numbers(t).numpy() for t in (part.value, present, mask)]
+    return columns
 
 
 def _hex(*parts: Any) -> str:
-    found = hashlib.blake2b(digest_size=8)
+    digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         array = isinstance(part, np.ndarray)
-        found.update(part.astype("<i8").tobytes() if array else json.dumps(part, sort_keys=True).encode())
-        found.update(b"\0")
-    return found.hexdigest()
+        digest.update(part.astype("<i8").tobytes() if array else json.dumps(part, sort_keys=True).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()

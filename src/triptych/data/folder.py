@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 from tqdm import tqdm
 
-from triptych.data.base import DataError, DataModule, rank_world
+from triptych.data.base import DataError, DataModule, rank_world, select
 from triptych.data.batch import Split
-from triptych.data.cache import Mapped, cache_folder, cache_name, stored
+from triptych.data.cache import Mapped, cache_folder, cache_name, cached_images
 from triptych.data.source import (
     Layout,
     check_fractions,
@@ -28,7 +28,6 @@ from triptych.data.source import (
     split_files,
 )
 from triptych.declare import Count, FilePath, Ge, Le, Lt, Role, Unit
-from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.limits import limit
 
@@ -47,8 +46,8 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
         with Image.open(file, formats=FORMATS) as image:
             if (pixels := image.width * image.height) > (most := limit("TRIPTYCH_MAX_PIXELS")):
                 raise DataError(
-                    f"data.root: {file} has {image.width} x {image.height} = {pixels} pixels; up to {most}"
-                    " are accepted, TRIPTYCH_MAX_PIXELS=... raises the limit"
+                    f"data.root: {file} has {image.width} x {image.height} = {pixels} pixels, more than"
+                    f" {most}; TRIPTYCH_MAX_PIXELS=... raises the limit"
                 )
             upright = _eight_bits(ImageOps.exif_transpose(image), image.format, file)
             opaque = _over(upright, background, file).convert("L" if channels == 1 else "RGB")
@@ -68,7 +67,7 @@ def _eight_bits(image: Image.Image, kind: str | None, file: Path) -> Image.Image
         values = np.asarray(image).astype(np.int64)
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise DataError(f"data.root: {file} has 32 bits a pixel; 8 or 16 a channel are accepted")
+        raise DataError(f"data.root: {file} has 32 bits a pixel; needs 8 or 16 a channel")
     return image
 
 
@@ -81,8 +80,8 @@ def _over(image: Image.Image, background: int | None, file: Path) -> Image.Image
         return image
     if background is None:
         raise DataError(
-            f"data.background=null: {file} is transparent in part; a grey level from 0 (black) to 255 (white)"
-            " to lay it over is accepted"
+            f"data.background=null: {file} is transparent in part; needs a grey level to lay it over, from 0"
+            " (black) to 255 (white)"
         )
     return Image.alpha_composite(Image.new("RGBA", image.size, (*(background,) * 3, 255)), image)
 
@@ -132,24 +131,20 @@ class ImageFolder(DataModule):
         self.num_classes, self.class_names = len(layout.classes), layout.classes
         self.notes = [*layout.notes, *held_out(layout, parts)]
         images = self.decode([self.root / file for file in layout.files])
-        pick: Callable[[np.ndarray], tuple[Any, Tensor | None]]
+        labels = torch.tensor(layout.labels) if layout.labels else None
         n = len(layout.files)
         if not self.cache:
             check_memory("data.cache=false, images", n, math.prod(self.shape), 1)
             values = torch.empty((n, *self.shape), dtype=torch.uint8)
             for i, image in enumerate(images):
                 values[i] = torch.from_numpy(image.copy())
-            pick = lambda part: (values[part], None)  # noqa: E731
-        else:
-            name = cache_name(self.root, layout.files, self.shape, self.background)
-            array, digests = stored(cache_folder(), name, n, self.shape, images)
-            pick = lambda part: (Mapped(array, part), digests[part])  # noqa: E731
-        labels = torch.tensor(layout.labels) if layout.labels else None
+            return select(values, labels, parts, self.levels)
+        name = cache_name(self.root, layout.files, self.shape, self.background)
+        array, digests = cached_images(cache_folder(), name, n, self.shape, images)
+        splits = select(digests, labels, parts, self.levels)
         return {
-            name: Split(found, condition, self.levels, digests)
-            for name, part in parts.items()
-            for found, digests in [pick(part)]
-            for condition in [Condition.of(label=None if labels is None else labels[part])]
+            name: replace(split, values=Mapped(array, parts[name]), digests=split.values)
+            for name, split in splits.items()
         }
 
     def accept(self, layout: Layout, parts: dict[str, np.ndarray]) -> None:

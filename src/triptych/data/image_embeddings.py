@@ -34,9 +34,7 @@ class ImageEmbeddings(DataModule):
     def __init__(self, base: Annotated[Any, Role.DATA], embeddings: FilePath, **loading: Any) -> None:
         super().__init__(**loading)
         if not isinstance(base, Captioned):
-            raise DataError(
-                f"data.base: a {type(base).__name__}; data with captions, as shapes, are accepted"
-            )
+            raise DataError(f"data.base: a {type(base).__name__}; needs data with captions, as shapes")
         base.embed(embeddings)
         assert base.embedder is not None
         self.base, self.shape, self.num_classes = base, (base.embedder.width,), base.num_classes
@@ -53,17 +51,17 @@ class ImageEmbeddings(DataModule):
     def encoders(self) -> tuple[str, ...]:
         return self.base.encoders
 
-    def as_told(self, x: Tensor) -> Tensor:
+    def as_condition(self, x: Tensor) -> Tensor:
         return on_sphere(x)
 
-    def asked(self, prompts: Sequence[str]) -> Condition:
-        return self.base.asked(prompts)
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        return self.base.encode_prompts(prompts)
 
     def load(self) -> dict[str, Split]:
         self.base.setup()
-        found = {}
+        splits = {}
         for name, split in self.base.splits.items():
             assert split.condition is not None
             x = split.condition.parts[IMAGE].value
-            found[name] = Split(x, split.condition.without(IMAGE))
-        return found
+            splits[name] = Split(x, split.condition.without(IMAGE))
+        return splits

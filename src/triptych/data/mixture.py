@@ -11,27 +11,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from torch import Tensor
 
-from triptych.data.base import DataError
-from triptych.data.generated import Generated
+from triptych.data.base import DataError, Generated
 from triptych.declare import Count, Ge, Positive
 
 if TYPE_CHECKING:
     from triptych.diffusion.mixture import GaussianMixture
 
 
-def numbers(key: str, value: Any, needs: str) -> Any:
+def finite_numbers(key: str, value: Any, needs: str) -> Any:
     """Nested sequences (also OmegaConf's) as lists of finite floats; DataError naming the key otherwise."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     if isinstance(value, Iterable) and not isinstance(value, str | dict):
-        return [numbers(key, item, needs) for item in value]
+        return [finite_numbers(key, item, needs) for item in value]
     raise DataError(f"data.{key}: {short(value)} is no finite number; needs {needs}")
 
 
 def tensor(key: str, value: Any, needs: str) -> Tensor:
     """Nested lists of equal lengths as float64; DataError naming the key otherwise."""
     try:
-        return torch.tensor(numbers(key, value, needs), dtype=torch.float64)
+        return torch.tensor(finite_numbers(key, value, needs), dtype=torch.float64)
     except (ValueError, TypeError) as error:
         raise DataError(f"data.{key}={short(value)}: needs {needs}") from error
 

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from triptych.data.base import DataError
+from triptych.data.base import DataError, Official
 from triptych.data.batch import Split
 from triptych.data.idx import read_idx
-from triptych.data.official import Official
 from triptych.data.source import idx_parts
 from triptych.declare import Count, FilePath, Len, Role
 
@@ -119,9 +118,8 @@ class Mnist(IdxFiles):
         try:
             getattr(datasets, self.official)(self.root, download=True)
         except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"data.download=True: cannot fetch {self.official} to {self.root}: {error}"
-            ) from error
+            problem = f"cannot fetch {self.official} to {self.root}: {error}"
+            raise DataError(f"data.download=True: {problem}") from error
 
     def read(self, image_file: Path, label_file: Path) -> Part:
         images, labels = super().read(image_file, label_file)

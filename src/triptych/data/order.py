@@ -27,15 +27,15 @@ class TrainOrder:
                 f"TrainOrder needs n >= 1 and batch_size >= 1, got n={n}, batch_size={batch_size}"
             )
         self.n, self.batch_size, self.seed = n, batch_size, seed
-        self._kept: tuple[int, Tensor] | None = None
+        self._latest: tuple[int, Tensor] | None = None
 
     def permutation(self, epoch: int) -> Tensor:
         """Order of the items in one epoch, (n,) int64."""
-        kept = self._kept  # one look: other threads may replace it
-        if kept is None or kept[0] != epoch:
-            kept = epoch, torch.randperm(self.n, generator=seeded(self.seed, Stream.ORDER, epoch))
-            self._kept = kept
-        return kept[1]
+        latest = self._latest  # read once: other threads may replace it
+        if latest is None or latest[0] != epoch:
+            latest = epoch, torch.randperm(self.n, generator=seeded(self.seed, Stream.ORDER, epoch))
+            self._latest = latest
+        return latest[1]
 
     def indices(self, step: int) -> Tensor:
         """Items of the global batch of `step` (counted from 0), (batch_size,) int64."""

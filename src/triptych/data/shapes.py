@@ -3,7 +3,7 @@
     "three red squares"   "on the left two circles in blue"   "a triangle painted yellow on the right"
 
 Each picture follows from its attributes and from what is left to chance, all of them uniform and finite, so
-that the entropy of the data and what a caption says of them are known (``entropy``, ``told``).
+that the entropy of the data and what a caption says of them are known (``entropy``, ``caption_information``).
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triptych.data.base import DataError
+from triptych.data.base import DataError, Generated
 from triptych.data.batch import Split, to_unit
 from triptych.data.captions import Captioned
-from triptych.data.generated import Generated
 from triptych.data.text import words
 from triptych.declare import Ge, Le, Role, Unit
 from triptych.diffusion.condition import Condition, Images, Kind
@@ -57,23 +56,22 @@ def attributes(label: Tensor) -> Tensor:
     return torch.tensor(COMBINATIONS)[label]
 
 
-def described(text: str) -> dict[str, int]:
+def attributes_of(text: str) -> dict[str, int]:
     """What a caption or a prompt says: attribute -> its place in ``ATTRIBUTES``; others are left open.
 
     The article "a" is a count only where no word for a number is.
     """
-    found = [MEANS[word] for word in sorted(words(text), key=lambda word: word != "a") if word in MEANS]
-    return dict(found)
+    return dict(MEANS[word] for word in sorted(words(text), key=lambda word: word != "a") if word in MEANS)
 
 
 def caption(what: Combination, phrase: int, place: int, article: bool) -> str:
     """A caption: one of ``PHRASES``, one of ``PLACES``; "a" for "one" if ``article``."""
-    said = {name: values[k] for (name, values), k in zip(ATTRIBUTES.items(), what, strict=True)}
+    chosen = {name: values[k] for (name, values), k in zip(ATTRIBUTES.items(), what, strict=True)}
     if what[2]:
-        said["shape"] += "s"
+        chosen["shape"] += "s"
     elif article:
-        said["count"] = "a"
-    return PLACES[place].format(PHRASES[phrase].format(**said), said["side"])
+        chosen["count"] = "a"
+    return PLACES[place].format(PHRASES[phrase].format(**chosen), chosen["side"])
 
 
 @cache
@@ -88,7 +86,7 @@ def mask(shape: str, width: int) -> np.ndarray:
     return 2 * abs(u) <= v + width + 1  # a triangle's sides, from its tip at the top to its base
 
 
-def draw(what: Combination, random: np.random.RandomState) -> np.ndarray:
+def draw_picture(what: Combination, random: np.random.RandomState) -> np.ndarray:
     """One picture, (3, 16, 16) uint8: shapes of one width, one below the other, in one half.
 
     The width, the free rows between shapes, each one's column and shade and the background are by chance.
@@ -111,7 +109,7 @@ def draw(what: Combination, random: np.random.RandomState) -> np.ndarray:
     return x
 
 
-def pictures(count: int, width: int) -> int:
+def count_pictures(count: int, width: int) -> int:
     """How many there are of one shape, colour and side, of ``count`` + 1 shapes of ``width`` pixels."""
     n = count + 1
     free = SIDE - n * (width + 1) + 1
@@ -126,11 +124,11 @@ def entropy(combinations: list[Combination]) -> float:
     rest = 0.0
     for what in combinations:
         widths = WIDTHS[what[2]]
-        rest += sum(math.log(len(widths) * pictures(what[2], w)) for w in widths) / len(widths)
+        rest += sum(math.log(len(widths) * count_pictures(what[2], w)) for w in widths) / len(widths)
     return math.log(len(combinations)) + rest / len(combinations)
 
 
-def told(combinations: list[Combination]) -> float:
+def caption_information(combinations: list[Combination]) -> float:
     """I(picture; caption), nats: the entropy of what captions say of uniformly drawn ``combinations``.
 
     A picture has all attributes, so a caption's own choices, its phrasing and whether it names the side, are
@@ -148,12 +146,12 @@ def unseen(number: int, data_seed: int) -> list[tuple[int, int, int]]:
     """
     sizes = [len(ATTRIBUTES[name]) for name in ("shape", "colour", "count")]
     every = list(product(*map(range, sizes)))
-    found: list[tuple[int, int, int]] = []
+    chosen: list[tuple[int, int, int]] = []
     for i in np.random.RandomState(mix(data_seed, Stream.POINTS, 3) % 2**32).permutation(len(every)):
         one = every[i]
-        if len(found) < number and all(sum(map(int.__eq__, one, other)) < 2 for other in found):
-            found.append(one)
-    return found
+        if len(chosen) < number and all(sum(map(int.__eq__, one, other)) < 2 for other in chosen):
+            chosen.append(one)
+    return chosen
 
 
 def halved(values: Tensor) -> Tensor:
@@ -207,8 +205,8 @@ class Shapes(Captioned, Generated):
         return attributes(label)
 
     def meaning(self, captions: Sequence[str]) -> Tensor:
-        said = [described(caption) for caption in captions]
-        return torch.tensor([[what.get(name, -1) for name in ATTRIBUTES] for what in said])
+        known = [attributes_of(caption) for caption in captions]
+        return torch.tensor([[what.get(name, -1) for name in ATTRIBUTES] for what in known])
 
     def untrained(self, label: Tensor) -> Tensor:
         return torch.tensor([COMBINATIONS[k][:3] in self.held_out for k in label.tolist()], dtype=torch.bool)
@@ -220,11 +218,11 @@ class Shapes(Captioned, Generated):
             random = np.random.RandomState(mix(self.data_seed, Stream.POINTS, stream) % 2**32)
             x = np.empty((self.sizes[name], 3, SIDE, SIDE), np.uint8)
             label = np.empty(len(x), np.int64)
-            said, here = [], set[bytes]()
+            texts, here = [], set[bytes]()
             for i in range(len(x)):
                 what = of[random.randint(len(of))]
                 for _ in range(TRIES):
-                    if (picture := draw(what, random)).tobytes() not in known:
+                    if (picture := draw_picture(what, random)).tobytes() not in known:
                         break
                 else:
                     raise DataError(
@@ -234,9 +232,9 @@ class Shapes(Captioned, Generated):
                 x[i], label[i] = picture, COMBINATIONS.index(what)
                 here.add(picture.tobytes())
                 choices = random.randint(len(PHRASES)), random.randint(len(PLACES)), random.randint(2)
-                said.append(caption(what, choices[0], choices[1], bool(choices[2])))
+                texts.append(caption(what, choices[0], choices[1], bool(choices[2])))
             known |= here
-            captions[name] = said
+            captions[name] = texts
             values = torch.from_numpy(x)
             splits[name] = self._split(values, torch.from_numpy(label))
             whole[name] = Split(values, None, self.levels)

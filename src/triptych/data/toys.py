@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 from torch import Generator, Tensor
 
-from triptych.data.generated import Generated
+from triptych.data.base import Generated
 from triptych.declare import Choice
 
 Drawn = tuple[Tensor, Tensor | None]

@@ -20,7 +20,7 @@ from .schedule import Schedule
 
 
 @dataclass(frozen=True)
-class Elbo:
+class BoundTerms:
     """The three terms of a negative evidence lower bound, nats, (B,) each.
 
     ``prior``: KL(q(z_1 | x) || p(z_1)), tutorial's "prior matching". ``reconstruction``: -log p(x | z_0).
@@ -70,33 +70,32 @@ class Bound:
         self.variance = as_variance(variance, "bound.variance")
         if steps is None and not isinstance(self.variance, BetaTilde):
             raise ValueError(
-                f"bound.variance={self.variance.name()!r} needs bound.steps=T; beta_tilde is accepted without"
+                f"bound.variance={self.variance.name()!r} needs bound.steps=T, or set beta_tilde"
             )
         self.schedule, self.decoder, self.steps = schedule, decoder, steps
 
     def __call__(
         self, denoiser: AnyDenoiser, x: Tensor, draw: Draw, condition: Condition | None = None
-    ) -> Elbo:
+    ) -> BoundTerms:
         """One unbiased draw of the bound at x (B, *event), condition of B items or None."""
         return self.terms(denoiser, x, draw, condition)[0]
 
     def terms(
         self, denoiser: AnyDenoiser, x: Tensor, draw: Draw, condition: Condition | None = None
-    ) -> tuple[Elbo, DiffusionTerm]:
+    ) -> tuple[BoundTerms, DiffusionTerm]:
         """The bound, and with it the noise level and squared error behind its diffusion term."""
         # 1. prior: what is left of x at t = 1; 2. reconstruction: what is lost of x at t = 0
         prior, reconstruction = self.ends(denoiser, x, draw.eps_0, condition)
         # 3. diffusion: all that lies between
         diffusion = self.diffusion(denoiser, x, draw.t, draw.eps, condition)
-        return Elbo(prior, reconstruction, diffusion.nats), diffusion
+        return BoundTerms(prior, reconstruction, diffusion.nats), diffusion
 
     def ends(
         self, denoiser: AnyDenoiser, x: Tensor, eps_0: Tensor, condition: Condition | None = None
     ) -> tuple[Tensor, Tensor]:
         """Prior and reconstruction term, (B,) nats: where the schedule begins and where it stops."""
         low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=x.device))
-        z_0 = denoiser.process.diffuse(x, low, eps_0)
-        return denoiser.process.prior_kl(x, high), self.decoder.nats(denoiser, x, z_0, low, condition)
+        return denoiser.process.prior_kl(x, high), self.decoder.draw(denoiser, x, eps_0, low, condition)
 
     def diffusion(
         self, denoiser: AnyDenoiser, x: Tensor, t: Tensor, eps: Tensor, condition: Condition | None = None

@@ -2,7 +2,7 @@ r"""Several denoisers in a row as one model: p(y) = p(y_1) p(y_2 | y_1) ... p(y_
 
 A cascade draws a low image and then a higher one given it (Ho et al. 2022; Imagen, Saharia et al. 2022); a
 prior and a decoder draw an embedding and then the image it belongs to (DALL-E 2, Ramesh et al. 2022, sec. 2).
-Each stage is told, as parts of its condition, what was asked for and what the stages before it have drawn.
+The condition of each stage has the parts of the whole, and what the stages before it have drawn.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ class Stage:
         schedule, sampler: of its noise levels, and its steps.
         shape: event shape of a sample.
         change: of its samples before later stages see them, as a rounding to the data's levels; None: none.
-        told: of what it is told before it draws, as noise on an image; (condition, generator) -> condition.
+        prepare: of its condition before it draws, as noise on an image; (condition, generator) -> condition.
     """
 
     name: str
@@ -37,11 +37,11 @@ class Stage:
     sampler: Sampler
     shape: tuple[int, ...]
     change: Callable[[Tensor], Tensor] | None = None
-    told: Callable[[Condition, torch.Generator | None], Condition] | None = None
+    prepare: Callable[[Condition, torch.Generator | None], Condition] | None = None
 
 
-class Cascade:
-    """Samples of the last of several stages, each given those before it.
+class CascadeSampler:
+    """Samples of the last of several stages, each on condition of those before it.
 
     Raises:
         ValueError: no stage, or two of one name.
@@ -50,7 +50,7 @@ class Cascade:
     def __init__(self, stages: Sequence[Stage]):
         names = [stage.name for stage in stages]
         if not names or len(set(names)) != len(names):
-            raise ValueError(f"stages {names}: one stage or more, of different names, are accepted")
+            raise ValueError(f"stages {names}: needs one stage or more, of different names")
         self.stages = list(stages)
 
     @torch.no_grad()
@@ -67,16 +67,16 @@ class Cascade:
         """name -> n samples (n, *shape) of each stage, the last one's last; condition of n items or None."""
         drawn: dict[str, Tensor] = {}
         for stage in self.stages:
-            asked: dict[str, Any] = {} if condition is None else condition.parts
-            told = Condition.of(**{**asked, **drawn})
-            if stage.told is not None and told is not None:
-                told = stage.told(told, generator)
+            parts: dict[str, Any] = {} if condition is None else condition.parts
+            whole = Condition.of(**{**parts, **drawn})
+            if stage.prepare is not None and whole is not None:
+                whole = stage.prepare(whole, generator)
             x = stage.sampler(
                 stage.denoiser,
                 stage.schedule,
                 (n, *stage.shape),
                 generator=generator,
-                condition=told,
+                condition=whole,
                 device=device,
                 dtype=dtype,
                 progress=progress,

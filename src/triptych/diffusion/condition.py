@@ -24,12 +24,20 @@ class Labels:
 
     classes: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return ()
+
 
 @dataclass(frozen=True)
 class Vectors:
     """An embedding: values (B, width)."""
 
     width: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.width,)
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,10 @@ class Tokens:
     length: int
     width: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.length, self.width
+
 
 Kind = Labels | Vectors | Images | Tokens  # what a data set says of one part of its conditions
 
@@ -54,25 +66,23 @@ Kind = Labels | Vectors | Images | Tokens  # what a data set says of one part of
 class Part:
     """One part of a condition, of B items.
 
-    value: (B, ...); given: (B,) bool, which items have it, None: all; mask: (B, length) bool, of tokens, True
-    where there is one, None: everywhere.
+    value: (B, ...); present: (B,) bool, which items have it, None: all; mask: (B, length) bool, of tokens,
+    True where there is one, None: everywhere.
     """
 
     value: Tensor
-    given: Tensor | None = None
+    present: Tensor | None = None
     mask: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Part:
         """The part with each of its tensors changed."""
-        return Part(*(None if t is None else change(t) for t in (self.value, self.given, self.mask)))  # type: ignore[arg-type]
+        return Part(*(None if t is None else change(t) for t in (self.value, self.present, self.mask)))  # type: ignore[arg-type]
 
-    def present(self) -> Tensor:
-        """``given`` as a tensor, (B,) bool."""
-        return (
-            torch.ones(len(self.value), dtype=torch.bool, device=self.value.device)
-            if self.given is None
-            else self.given
-        )
+    def presence(self) -> Tensor:
+        """``present`` as a tensor, (B,) bool."""
+        if self.present is not None:
+            return self.present
+        return torch.ones(len(self.value), dtype=torch.bool, device=self.value.device)
 
 
 class Condition:
@@ -87,18 +97,18 @@ class Condition:
         sizes = {
             name if t is p.value else f"{name}'s {what}": len(t)
             for name, p in self.parts.items()
-            for what, t in (("value", p.value), ("given", p.given), ("mask", p.mask))
+            for what, t in (("value", p.value), ("present", p.present), ("mask", p.mask))
             if t is not None
         }
         if len(set(sizes.values())) != 1:
-            found = ", ".join(f"{name} {size}" for name, size in sizes.items()) or "no parts"
-            raise ValueError(f"condition: {found}; one part or more, of as many items each, are accepted")
+            items = ", ".join(f"{name} {size}" for name, size in sizes.items()) or "no parts"
+            raise ValueError(f"condition: {items}; needs one part or more, of as many items each")
 
     @staticmethod
     def of(**parts: Tensor | Part | None) -> Condition | None:
         """The condition of those parts that are not None; None where all are."""
-        found = {name: part for name, part in parts.items() if part is not None}
-        return Condition(**found) if found else None
+        some = {name: part for name, part in parts.items() if part is not None}
+        return Condition(**some) if some else None
 
     def __len__(self) -> int:
         return len(next(iter(self.parts.values())).value)
@@ -119,7 +129,7 @@ class Condition:
             ValueError: there is none.
         """
         if "label" not in self.parts:
-            raise ValueError(f"condition: {', '.join(self.parts)}; one with a label is accepted")
+            raise ValueError(f"condition: {', '.join(self.parts)}; needs a label")
         return self.parts["label"].value
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
@@ -152,11 +162,11 @@ class Condition:
 
     def drop(self, gone: Mapping[str, Tensor]) -> Condition:
         """With parts absent where ``gone`` (name -> (B,) bool) says so, and where they are absent already."""
-        kept = dict(self.parts)
+        parts = dict(self.parts)
         for name, dropped in gone.items():
-            part = kept[name]
-            kept[name] = Part(part.value, part.present() & ~dropped.to(part.value.device), part.mask)
-        return Condition(**kept)
+            part = parts[name]
+            parts[name] = Part(part.value, part.presence() & ~dropped.to(part.value.device), part.mask)
+        return Condition(**parts)
 
 
 def cat(conditions: Sequence[Condition]) -> Condition:
@@ -167,11 +177,11 @@ def cat(conditions: Sequence[Condition]) -> Condition:
     """
     names = {tuple(sorted(c.parts)) for c in conditions}
     if len(names) != 1:
-        raise ValueError(f"conditions with parts {sorted(names)}: the same parts in all are accepted")
+        raise ValueError(f"conditions with parts {sorted(names)}: must have the same parts")
     joined = {}
     for name in conditions[0].parts:
         parts = [c.parts[name] for c in conditions]
-        given = None if all(p.given is None for p in parts) else torch.cat([p.present() for p in parts])
+        present = None if all(p.present is None for p in parts) else torch.cat([p.presence() for p in parts])
         masks = None
         if any(p.mask is not None for p in parts):
             whole = [
@@ -179,7 +189,7 @@ def cat(conditions: Sequence[Condition]) -> Condition:
                 for p in parts
             ]
             masks = torch.cat(whole)
-        joined[name] = Part(torch.cat([p.value for p in parts]), given, masks)
+        joined[name] = Part(torch.cat([p.value for p in parts]), present, masks)
     return Condition(**joined)
 
 

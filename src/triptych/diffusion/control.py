@@ -4,9 +4,9 @@ The term is an expectation over a time t and noise eps of f(x, t, eps). A report
 
     w(t) [f(x, t, eps) - sum_k b_k(t) (g_k(x, t, eps) - E_eps g_k(x, t, .))],   t of density 1 / w
 
-with g_k the term of the ``Reference`` denoisers, which know the training set and no network. It is unbiased
-whatever the density and whatever b, as long as neither has seen the draws they are used on (importance
-sampling, VDM app. I; control variates, Owen 2013, ch. 8):
+with g_k the term of the ``BaselineErrors`` denoisers, which know the training set and no network. It is
+unbiased whatever the density and whatever b, as long as neither has seen the draws they are used on
+(importance sampling, VDM app. I; control variates, Owen 2013, ch. 8):
 
 - the density follows from training items, schedule and T alone, so that all settings on one data set and
   schedule meet the same times and noise, and differences between them stay paired. It is proportional to
@@ -23,7 +23,7 @@ from .bound import Bound
 from .condition import Condition
 from .draws import Stream, evaluation_draw, mix, seeded
 from .protocol import AnyDenoiser
-from .reference import Reference
+from .reference import BaselineErrors
 from .times import Piecewise
 
 ITEMS, REPEATS = 128, 8
@@ -51,7 +51,7 @@ class Control:
         self,
         bound: Bound,
         denoiser: AnyDenoiser,
-        reference: Reference,
+        reference: BaselineErrors,
         x: Tensor,
         seed: int,
         condition: Condition | None = None,
@@ -66,10 +66,10 @@ class Control:
             draw = evaluation_draw(tuple(x.shape[1:]), index, mix(seed, Stream.CONTROL), repeat, REPEATS)
             at, weight = self.times(draw.t.double())
             eps = draw.eps.to(device)
-            found = bound.diffusion(denoiser, x, at.float().to(device), eps, condition)
+            term = bound.diffusion(denoiser, x, at.float().to(device), eps, condition)
             basis = torch.cat([torch.ones(1, len(x)).double(), self._centred(x, at, eps).cpu()])
             rows.append((_hats(at)[:, None] * basis[None]).flatten(0, 1).T * weight.unsqueeze(1))
-            targets.append(found.nats.double().cpu() * weight)
+            targets.append(term.nats.double().cpu() * weight)
         a, b = torch.cat(rows), torch.cat(targets)
         square = a.T @ a
         self.b = torch.linalg.solve(square + _roughness(square.diagonal()), a.T @ b).reshape(NODES, -1)
@@ -82,8 +82,8 @@ class Control:
     def __call__(self, nats: Tensor, x: Tensor, t: Tensor, eps: Tensor, weight: Tensor) -> Tensor:
         """The estimate (B,), double, from one draw: ``nats`` f at x, eps (B, *event), t and w, (B,) each."""
         t = t.double().cpu()
-        taken = ((_hats(t).T @ self.b[:, 1:]).T.to(x.device) * self._centred(x, t, eps)).sum(0)
-        estimate: Tensor = (nats.double() - taken) * weight.to(x.device)
+        control = ((_hats(t).T @ self.b[:, 1:]).T.to(x.device) * self._centred(x, t, eps)).sum(0)
+        estimate: Tensor = (nats.double() - control) * weight.to(x.device)
         return estimate
 
     def trend(self, t: Tensor, weight: Tensor) -> Tensor:
@@ -94,21 +94,21 @@ class Control:
     def _centred(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """g - E g, (F, B) double."""
         gamma, factor = self.bound.rate(t.float().to(x.device))
-        found = self.reference.errors(x, gamma, eps)
-        centred: Tensor = factor.double() * (found.value - found.mean)
+        errors = self.reference.errors(x, gamma, eps)
+        centred: Tensor = factor.double() * (errors.value - errors.mean)
         return centred
 
     def _spread(self, x: Tensor, t: Tensor) -> Tensor:
         """Standard deviation over eps of the term of the reference that is charged less, (n,) double."""
         gammas, factors = self.bound.rate(t.float().to(x.device))
-        found = []
+        spread = []
         for i, (gamma, factor) in enumerate(zip(gammas, factors, strict=True)):
             many = x.repeat(LOOKS, *(1,) * (x.ndim - 1))
             eps = torch.randn(many.shape, generator=seeded(Stream.SPREAD, i)).to(x)
             error = self.reference.errors(many, gamma.expand(len(many)), eps)
             best = error.mean.mean(1).argmin()
-            found.append((factor * (error.value - error.mean)[best].square().mean().sqrt()).cpu())
-        return torch.stack(found)
+            spread.append((factor * (error.value - error.mean)[best].square().mean().sqrt()).cpu())
+        return torch.stack(spread)
 
 
 def _roughness(weight: Tensor) -> Tensor:

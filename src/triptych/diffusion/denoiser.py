@@ -30,7 +30,7 @@ class Output(nn.Module):
     def __init__(self, space: str | Space):
         super().__init__()
         if not isinstance(space, Space) and space not in SPACES:
-            raise ValueError(f"objective.output={space!r}: one of {', '.join(SPACES)}, levels is accepted")
+            raise ValueError(f"objective.output={space!r}: must be one of {', '.join(SPACES)}, levels")
         self.space = space_of(space)
 
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
@@ -107,8 +107,8 @@ class LevelOutput(nn.Module):
         super().__init__()
         if not levels or levels < 2:
             raise ValueError(
-                f"objective=levels needs data with discrete levels, this data has levels={levels}: "
-                "objective=x0, epsilon, score or v is accepted"
+                f"objective=levels: needs data with discrete levels, these have levels={levels}; "
+                "set objective=x0, epsilon, score or v"
             )
         self.per_dim = levels
         self.register_buffer("centres", level_centres(levels), persistent=False)
@@ -161,7 +161,7 @@ class Denoiser(nn.Module):
 
     @property
     def conditional(self) -> bool:
-        """Whether the network is told conditions; without one it then answers for all."""
+        """Whether the network reads conditions; without one it then answers for all."""
         return bool({*getattr(self.network, "conditions", {})} - {AUGMENTATION})
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:

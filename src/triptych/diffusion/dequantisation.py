@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 
-class Point(NamedTuple):
+class Dequantised(NamedTuple):
     """Where the ODE starts: u (B, *event) float64 at gamma_0, in the variance-preserving coordinate.
 
     ``density + nats`` is what to add to -log p(u): the change of scale from u to x, and the dequantisation.
@@ -28,7 +28,7 @@ class Point(NamedTuple):
     nats: float
 
 
-def dequantise(kind: str, x: Tensor, gamma: float, noise: Tensor, levels: int | None = None) -> Point:
+def dequantise(kind: str, x: Tensor, gamma: float, noise: Tensor, levels: int | None = None) -> Dequantised:
     """The point at gamma_0 for x (B, *event), and its account.
 
     "none" and "uniform" put a data point itself at u = a_0 x, so -log p(x) = -log p(u) - d log a_0: the
@@ -39,8 +39,8 @@ def dequantise(kind: str, x: Tensor, gamma: float, noise: Tensor, levels: int | 
     dims = x[0].numel()
     data = x.double()
     if kind == "lossless":
-        return Point(a * data + s * noise, 0.0, -0.5 * dims * math.log(2 * math.pi * math.e * s**2))
+        return Dequantised(a * data + s * noise, 0.0, -0.5 * dims * math.log(2 * math.pi * math.e * s**2))
     spacing = 2 / (levels - 1) if kind == "uniform" and levels else None
     if spacing is None:
-        return Point(a * data, -dims * math.log(a), 0.0)
-    return Point(a * (data + spacing * (noise - 0.5)), -dims * math.log(a), -dims * math.log(spacing))
+        return Dequantised(a * data, -dims * math.log(a), 0.0)
+    return Dequantised(a * (data + spacing * (noise - 0.5)), -dims * math.log(a), -dims * math.log(spacing))

@@ -42,8 +42,8 @@ class ClassifierFree(Wrapper):
             conditional denoiser answers alone. gamma = 2 ln(sigma / alpha), their sigma being sigma / alpha.
         rescale: share in which the guess, in the space of the network's output, is scaled back to the
             conditional guess's standard deviation, sample by sample (Lin et al. 2024, sec. 3.4: of v).
-        parts: names of the parts of the condition that only one guess is told; the others, as a cascade's
-            low image, are told to both; None: all.
+        parts: names of the parts of the condition that only one guess reads; the others, as a cascade's
+            low image, are read by both; None: all.
 
     Raises:
         ValueError: an unconditional denoiser, an empty interval, ``rescale`` outside [0, 1].
@@ -60,7 +60,7 @@ class ClassifierFree(Wrapper):
         super().__init__(denoiser)
         _refuse_unconditional(denoiser, f"guidance.scale={scale}")
         if interval is not None and not interval[0] < interval[1]:
-            raise ValueError(f"guidance.interval={interval}: null or two gammas [low, high] are accepted")
+            raise ValueError(f"guidance.interval={interval}: must be null or two gammas [low, high]")
         self.scale, self.interval, self.rescale, self.parts = float(scale), interval, rescale, parts
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
@@ -93,7 +93,7 @@ class Classifier(Wrapper):
     r"""Dhariwal & Nichol 2021 (tutorial sec. "Guidance"): score(z | y) = score(z) + s grad_z log p(y | z).
 
     Args:
-        denoiser: asked without a condition.
+        denoiser: called without a condition.
         classifier: noise-aware, ``(z (B, *event), gamma (B,)) -> logits (B, K)``.
         scale: s; 1 is Bayes' rule, 0 the denoiser itself bit for bit.
     """
@@ -112,7 +112,7 @@ class Classifier(Wrapper):
 
     def gradient(self, z: Tensor, gamma: Tensor, condition: Condition) -> Tensor:
         """grad_z log p(y | z), (B, *event); 0 for an item without a label."""
-        label, given = condition.label, condition.parts["label"].given
+        label, present = condition.label, condition.parts["label"].present
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             logits = self.classifier(z, gamma.expand(z.shape[0]))
@@ -120,10 +120,10 @@ class Classifier(Wrapper):
             # elsewhere looking would wait for the device at every step, and ``gather`` refuses there itself
             looked = label.device.type == "cpu" and label.numel()
             if looked and not (0 <= label.min() and label.max() < classes):
-                raise ValueError(f"class {label.max().item()}: a label in 0..{classes - 1} is accepted")
+                raise ValueError(f"label={label.max().item()}: must be from 0 to {classes - 1}")
             picked = torch.log_softmax(logits, 1).gather(1, label[:, None])
-            if given is not None:
-                picked = torch.where(given[:, None], picked, 0.0)
+            if present is not None:
+                picked = torch.where(present[:, None], picked, 0.0)
             return torch.autograd.grad(picked.sum(), z)[0]
 
 

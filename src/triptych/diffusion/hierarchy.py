@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .bound import Elbo
+from .bound import BoundTerms
 from .noise import Noise
 from .normal import Normal
 
@@ -49,8 +49,8 @@ class Hierarchy:
     ):
         if not encoders or len(decoders) != len(encoders) - 1:
             raise ValueError(
-                f"levels={len(encoders)} with {len(decoders)} decoders between latents: from 1 level, "
-                "and one decoder fewer, is accepted"
+                f"levels={len(encoders)} with {len(decoders)} decoders between latents: needs 1 level or "
+                "more, and one decoder fewer"
             )
         self.encoders, self.decoders = encoders, decoders
         self.reconstruction, self.prior = reconstruction, prior
@@ -65,21 +65,23 @@ class Hierarchy:
         return path
 
     def ratios(self, x: Tensor, path: Sequence[Tensor], analytic_top: bool = True) -> list[Tensor]:
-        """log q(z_l | z_{l-1}) / p(z_l | z_{l+1}), nats (B,) a level; the last a KL unless told otherwise."""
-        found = []
+        """log q(z_l | z_{l-1}) / p(z_l | z_{l+1}), nats (B,) a level; the last a KL if ``analytic_top``."""
+        ratios = []
         for level, (z, below) in enumerate(zip(path, (x, *path), strict=False)):
             q = self.encoders[level](below)
             if level == len(path) - 1:
                 top = self.prior(z)
-                found.append(q.kl(top) if analytic_top else q.log_prob(z) - top.log_prob(z))
+                ratios.append(q.kl(top) if analytic_top else q.log_prob(z) - top.log_prob(z))
             else:
-                found.append(q.log_prob(z) - self.decoders[level](path[level + 1]).log_prob(z))
-        return found
+                ratios.append(q.log_prob(z) - self.decoders[level](path[level + 1]).log_prob(z))
+        return ratios
 
-    def bound(self, x: Tensor, path: Sequence[Tensor]) -> Elbo:
+    def bound(self, x: Tensor, path: Sequence[Tensor]) -> BoundTerms:
         """One unbiased draw of the bound at x, from one path: the top level's term is the prior's."""
         *inner, top = self.ratios(x, path)
-        return Elbo(top, self.reconstruction(x, path[0]), torch.stack(inner).sum(0) if inner else top * 0)
+        return BoundTerms(
+            top, self.reconstruction(x, path[0]), torch.stack(inner).sum(0) if inner else top * 0
+        )
 
     def log_weight(self, x: Tensor, path: Sequence[Tensor]) -> Tensor:
         """log p(x, z) / q(z | x) of one path, nats (B,): what importance-weighted bounds average."""

@@ -74,9 +74,7 @@ class Likelihood:
         seed: int = 0,
     ):
         if dequantisation == "uniform" and (levels is None or levels < 2):
-            raise ValueError(
-                "likelihood.dequantisation=uniform needs data with levels: none is accepted here"
-            )
+            raise ValueError("likelihood.dequantisation=uniform: needs data with levels; set none")
         if dequantisation == "lossless" and decoder is None:
             raise ValueError("likelihood.dequantisation=lossless needs a decoder p(x | z_0)")
         self.schedule, self.tolerance, self.probes = schedule, tolerance, probes
@@ -98,7 +96,7 @@ class Likelihood:
         if not getattr(denoiser, "has_likelihood", False):
             raise ValueError(
                 f"{type(denoiser).__name__} has no likelihood: a guided or clipped guess is not the score "
-                "of any density; the denoiser without it is accepted"
+                "of any density; use the denoiser without it"
             )
         index = torch.arange(len(x)) if index is None else index.cpu()
         # autograd is needed for the divergence, wherever this is called from

@@ -27,8 +27,8 @@ def noise_floor(
     measure: Callable[[Tensor, Tensor], float], draw: Callable[[int], Tensor], pairs: int = 5
 ) -> Floor:
     """``measure`` between independent true sets, ``draw(2 i)`` and ``draw(2 i + 1)``, i below ``pairs``."""
-    found = sorted(measure(draw(2 * i), draw(2 * i + 1)) for i in range(pairs))
-    return Floor(found[len(found) // 2], found[0], found[-1])
+    figures = sorted(measure(draw(2 * i), draw(2 * i + 1)) for i in range(pairs))
+    return Floor(figures[len(figures) // 2], figures[0], figures[-1])
 
 
 # points -------------------------------------------------------------------------------------------------
@@ -51,9 +51,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, n: int = 64) -> float:
         ValueError: sets of different sizes.
     """
     if a.shape != b.shape:
-        raise ValueError(
-            f"sliced_wasserstein: sets of {tuple(a.shape)} and {tuple(b.shape)}, equal sizes are accepted"
-        )
+        raise ValueError(f"sliced_wasserstein: sets of {tuple(a.shape)} and {tuple(b.shape)} differ in size")
     along = directions(a.shape[1], n).T
     gap = (a.double() @ along).sort(0).values - (b.double() @ along).sort(0).values
     return gap.square().mean().sqrt().item()
@@ -112,7 +110,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> Coverage:
     """
     if not 1 <= k < min(len(real), len(fake)):
         raise ValueError(
-            f"precision_recall: k={k} with {len(real)} and {len(fake)} samples, 1 <= k < n is accepted"
+            f"precision_recall: k={k} with {len(real)} and {len(fake)} samples; must be 1 <= k < n"
         )
     return Coverage(_covered(fake, real, k), _covered(real, fake, k))
 

@@ -20,7 +20,7 @@ from .prediction import Prediction
 from .process import Process, expand
 
 
-class Estimate(NamedTuple):
+class MonteCarlo(NamedTuple):
     """A Monte-Carlo mean and its standard error (0 where the value is exact)."""
 
     mean: float
@@ -61,16 +61,14 @@ class GaussianMixture(nn.Module):
                 f"{tuple(weights.shape)}, {tuple(means.shape)}, {tuple(covariances.shape)}"
             )
         if not ((weights > 0).all() and abs(weights.sum().item() - 1) <= 1e-6):  # refuses NaN too
-            raise ValueError(
-                f"mixture weights {weights.tolist()}: positive numbers that sum to one are accepted"
-            )
+            raise ValueError(f"mixture weights {weights.tolist()}: must be positive and sum to one")
         if not means.isfinite().all():
-            raise ValueError(f"mixture means {means.tolist()}: finite numbers are accepted")
+            raise ValueError(f"mixture means {means.tolist()}: must be finite")
         # eigh reads one triangle only, and raises its own error on NaN
         sound = covariances.isfinite().all() and torch.allclose(covariances, covariances.mT)
         variances, bases = torch.linalg.eigh(covariances if sound else torch.zeros_like(covariances))
         if (variances <= 0).any():
-            raise ValueError("mixture covariances: symmetric positive definite matrices are accepted")
+            raise ValueError("mixture covariances: must be symmetric and positive definite")
         self.register_buffer("weights", weights)
         self.register_buffer("means", means)
         self.register_buffer("scales", variances)  # (K, d) eigenvalues of C_k
@@ -101,14 +99,14 @@ class GaussianMixture(nn.Module):
         """log w_k N(z; alpha m_k, S_k) at z (B, d), (B, K): each component's share of the density."""
         return self._parts(z, alpha, sigma)[0]
 
-    def entropy(self, n: int = 100_000, seed: int = 0) -> Estimate:
+    def entropy(self, n: int = 100_000, seed: int = 0) -> MonteCarlo:
         """Differential entropy in nats: exact for one component, else the mean of -log p over n draws."""
         if len(self.weights) == 1:
             exact = 0.5 * (self.dim * math.log(2 * math.pi * math.e) + self.scales.log().sum().item())
-            return Estimate(exact, 0.0)
+            return MonteCarlo(exact, 0.0)
         x, _ = self.sample(n, torch.Generator().manual_seed(seed))
         nats = -self.log_prob(x.double())
-        return Estimate(nats.mean().item(), nats.std().item() / math.sqrt(n))
+        return MonteCarlo(nats.mean().item(), nats.std().item() / math.sqrt(n))
 
     def _parts(self, z: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
         """log w_k N(z; alpha m_k, S_k) (B, K) and S_k^{-1} (z - alpha m_k) (B, K, d)."""
@@ -154,9 +152,9 @@ class EmbeddedMixture(GaussianMixture):
         plane = self.plane.to(x)
         return x - x @ plane @ plane.T
 
-    def entropy(self, n: int = 100_000, seed: int = 0) -> Estimate:
-        found, rest = self.inner.entropy(n, seed), self.dim - self.inner.dim
-        return found._replace(mean=found.mean + 0.5 * rest * math.log(2 * math.pi * math.e * self.std**2))
+    def entropy(self, n: int = 100_000, seed: int = 0) -> MonteCarlo:
+        inner, rest = self.inner.entropy(n, seed), self.dim - self.inner.dim
+        return inner._replace(mean=inner.mean + 0.5 * rest * math.log(2 * math.pi * math.e * self.std**2))
 
     def _parts(self, z: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
         log_joint, pull = self.inner._parts(z @ self.plane.to(z), alpha, sigma)
@@ -193,7 +191,7 @@ class Oracle(nn.Module):
         label = None if condition is None else condition.part("label")
         if label is not None:
             own = -pull[torch.arange(len(z), device=z.device), label.value]
-            score = own if label.given is None else torch.where(label.given.unsqueeze(1), own, score)
+            score = own if label.present is None else torch.where(label.present.unsqueeze(1), own, score)
         return Prediction("score", score, z, alpha, sigma)
 
 

@@ -26,5 +26,5 @@ class Named:
             if isinstance(kind, type) and issubclass(kind, cls) and kind is not cls
         }
         if name not in known:
-            raise ValueError(f"{key}={name!r}: one of {', '.join(known)} is accepted")
+            raise ValueError(f"{key}={name!r}: must be one of {', '.join(known)}")
         return known[name]

@@ -79,12 +79,12 @@ class Objective:
         self.variance = as_variance(variance, "variance")
         self.teacher: AnyDenoiser | None = None
         if teacher is not None and (steps is None or self.variance.learned):
-            said = "objective.steps=T" if steps is None else "a bound.variance that is not learned"
-            raise ValueError(f"objective.teacher={teacher} needs {said}: two of its steps are made one of T")
+            need = "objective.steps=T" if steps is None else "a bound.variance that is not learned"
+            raise ValueError(f"objective.teacher={teacher} needs {need}: two of its steps become one of T")
         if isinstance(loss, Vlb) and isinstance(self.variance, Optimal):
             raise ValueError(
                 "objective/loss=vlb: bound.variance=optimal is measured and not trained; "
-                "beta_tilde, beta, learned are accepted"
+                "set beta_tilde, beta or learned"
             )
         if self.variance.learned and not isinstance(loss, Vlb):
             if steps is None:
@@ -151,6 +151,6 @@ def _natural(loss: Loss) -> float:
         return 1.0
     name = type(loss).__name__
     raise ValueError(
-        f"objective.vlb_weight=null with {name} as the loss: a positive number is accepted; null goes with "
+        f"objective.vlb_weight=null: must be a positive number with {name} as the loss; null goes with "
         "objective/loss=elbo, sigmoid, simple, epsilon and other plain squared errors"
     )

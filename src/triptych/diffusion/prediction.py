@@ -57,7 +57,7 @@ def edm(sigma_data: float = 0.5) -> Space:
         ValueError: ``sigma_data`` is not positive.
     """
     if not sigma_data > 0:
-        raise ValueError(f"sigma_data={sigma_data}: a positive number is accepted")
+        raise ValueError(f"sigma_data={sigma_data}: must be above 0")
 
     def row(alpha: Tensor, sigma: Tensor) -> Row:
         return Row(sigma, -(sigma_data**2) * alpha, sigma_data * torch.hypot(sigma, sigma_data * alpha))
@@ -87,7 +87,7 @@ def space_of(space: str | Space) -> Space:
     if isinstance(space, Space):
         return space
     if space not in SPACES:
-        raise ValueError(f"space={space!r}: one of {', '.join(SPACES)} is accepted")
+        raise ValueError(f"space={space!r}: must be one of {', '.join(SPACES)}")
     return SPACES[space]
 
 

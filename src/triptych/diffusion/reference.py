@@ -30,7 +30,7 @@ SMOOTHING = 1.0  # counts spread over the K levels of each histogram
 
 
 def enough(dims: int) -> int:
-    """How many items of so many dimensions a ``Reference`` looks at."""
+    """How many items of so many dimensions a ``BaselineErrors`` looks at."""
     return max(2, min(MOST, NUMBERS // dims))
 
 
@@ -41,7 +41,7 @@ class Errors:
         self.value, self.mean = value, mean
 
 
-class Reference:
+class BaselineErrors:
     """Fitted on training items x (n, *event); ``levels`` is their number K, None for a density.
 
     ``process`` and the schedule's endpoints ``low`` and ``high`` say where it will be asked.
@@ -69,8 +69,8 @@ class Reference:
             self.gammas = low + (torch.arange(GRID) + 0.5) / GRID * (high - low)
             self.table = torch.stack([self._tabulate(gamma) for gamma in self.gammas])
 
-    def to(self, device: torch.device) -> "Reference":
-        """The same, there."""
+    def to(self, device: torch.device) -> "BaselineErrors":
+        """Move the tensors to ``device``."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value.to(device))
@@ -79,10 +79,10 @@ class Reference:
     def errors(self, x: Tensor, gamma: Tensor, eps: Tensor) -> Errors:
         """At x, eps (B, *event) and gamma (B,); double."""
         x, eps = x.flatten(1), eps.flatten(1)
-        found = [self._linear(x.double(), gamma, eps.double())]
+        errors = [self._linear(x.double(), gamma, eps.double())]
         if self.log_p is not None:
-            found.append(self._levels(x, gamma, eps))
-        value, mean = zip(*found, strict=True)
+            errors.append(self._levels(x, gamma, eps))
+        value, mean = zip(*errors, strict=True)
         return Errors(torch.stack(value), torch.stack(mean))
 
     def _linear(self, x: Tensor, gamma: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:

@@ -121,13 +121,13 @@ class Optimal(ReverseVariance):
         """
         if len(gamma) > NODES:
             gamma = torch.linspace(gamma[0].item(), gamma[-1].item(), NODES).to(gamma)
-        found = []
+        errors = []
         for i, node in enumerate(gamma):
             generator = seeded(seed, Stream.CALIBRATION, i)
             eps = torch.randn(x.shape, generator=generator).to(x)
             guess = denoiser(denoiser.process.diffuse(x, node, eps), node, condition)
-            found.append(guess.epsilon_error(x, eps).square().mean())
-        self.gamma, self.epsilon_mse = gamma, torch.stack(found)
+            errors.append(guess.epsilon_error(x, eps).square().mean())
+        self.gamma, self.epsilon_mse = gamma, torch.stack(errors)
 
     def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
         if self.gamma is None or self.epsilon_mse is None:
@@ -152,9 +152,7 @@ class Learned(ReverseVariance):
 
     def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
         if guess.fraction is None:
-            raise ValueError(
-                "variance=learned: this denoiser learned none; beta_tilde, beta, optimal are accepted"
-            )
+            raise ValueError("variance=learned: this denoiser has none; set beta_tilde, beta or optimal")
         return guess.fraction * Beta().log_ratio(process, gamma_t, gamma_s, guess).to(guess.fraction)
 
 

@@ -32,7 +32,7 @@ class Schedule(nn.Module):
         if not (fits(Gamma, gamma_min) and fits(Gamma, gamma_max) and gamma_min < gamma_max):
             raise ValueError(
                 f"schedule.gamma_min={gamma_min} and schedule.gamma_max={gamma_max}: "
-                f"gamma_min < gamma_max, each {accepted(Gamma)}, is accepted"
+                f"must be gamma_min < gamma_max, each {accepted(Gamma)}"
             )
         self.gamma_min, self.gamma_max = float(gamma_min), float(gamma_max)
         ends = self._inverse(torch.tensor([gamma_min, gamma_max], dtype=torch.float64)).tolist()
@@ -159,7 +159,7 @@ class BetaLinear(Schedule):
         if not 0 < beta_min < beta_max:
             raise ValueError(
                 f"schedule.beta_min={beta_min} and schedule.beta_max={beta_max}: "
-                "0 < beta_min < beta_max is accepted"
+                "must be 0 < beta_min < beta_max"
             )
         self.beta_min, self.beta_max = beta_min, beta_max
         super().__init__(gamma_min, gamma_max)

@@ -106,8 +106,8 @@ class LogNormal(Density):
         if share < 0.01:
             raise ValueError(
                 f"objective.times.mean={self.mean} and objective.times.std={self.std}: {share:.1%} of these "
-                f"levels lie between gamma {schedule.gamma_min:g} and {schedule.gamma_max:g}; numbers of "
-                "which 1% do are accepted"
+                f"levels lie between gamma {schedule.gamma_min:g} and {schedule.gamma_max:g}; must be 1% "
+                "or more"
             )
 
     def _standard(self, gamma: Tensor) -> Tensor:
@@ -193,11 +193,11 @@ class Importance(Times):
         step = (t * self.steps).long()
         same = step.unsqueeze(1) == step.unsqueeze(0)
         before = same.tril(-1).sum(1)  # of the same step, earlier in the batch
-        kept = same.sum(1) - before <= self.history  # the rest would be overwritten at once
+        stays = same.sum(1) - before <= self.history  # the rest would be overwritten at once
         place = step * self.history + (self.seen[step] + before) % self.history
         spare = self.losses.numel()  # where what is not kept goes
         losses = torch.cat([self.losses.flatten(), self.losses.new_zeros(1)])
-        losses[torch.where(kept, place, spare)] = nats.to(losses)
+        losses[torch.where(stays, place, spare)] = nats.to(losses)
         self.losses.copy_(losses[:-1].view_as(self.losses))
         self.seen.index_add_(0, step, torch.ones_like(step))
 
@@ -270,8 +270,8 @@ class Piecewise:
 
     def place(self, u: Tensor) -> Tensor:
         """The bin (B,) of each."""
-        found = torch.searchsorted(self.edges, u.to(self.edges), right=True) - 1
-        return found.clamp(0, len(self.rates) - 1)
+        bins = torch.searchsorted(self.edges, u.to(self.edges), right=True) - 1
+        return bins.clamp(0, len(self.rates) - 1)
 
 
 def _ends(schedule: Schedule, like: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from triptych.diffusion.bound import Elbo
+from triptych.diffusion.bound import BoundTerms
 from triptych.diffusion.process import BITS
 
 BINNED = ("n", "w", "we", "ww", "wwe", "wwee")  # sums over draws of a noise level: weight w, error e
@@ -81,7 +81,7 @@ class Accounting(Metric):
 
     def update(
         self,
-        elbo: Elbo,
+        elbo: BoundTerms,
         exact: Tensor | None = None,
         gap: Tensor | None = None,
         extra: dict[str, Tensor] | None = None,
@@ -113,9 +113,9 @@ class Accounting(Metric):
         elif exact is not None:
             self.gaps += sums_of(rows[0] - exact.double() * self.scale)
         for name, value in (extra or {}).items():
-            kept = ~value.isnan()  # not used as an index, which would wait for the device
-            counted = torch.where(kept, value.double() * self.scale, 0.0)
-            sums = torch.stack([kept.sum().double(), counted.sum(), counted.square().sum()])
+            known = ~value.isnan()  # not used as an index, which would wait for the device
+            counted = torch.where(known, value.double() * self.scale, 0.0)
+            sums = torch.stack([known.sum().double(), counted.sum(), counted.square().sum()])
             getattr(self, f"extra_{name}").add_(sums)
 
     def update_levels(
@@ -153,21 +153,21 @@ class Accounting(Metric):
         n = int(self.items.item())
         if not n:
             return {}
-        found = {
+        figures = {
             self.unit + term: figure_of(n, s, q)
             for term, s, q in zip(TERMS, self.sums.tolist(), self.squares.tolist(), strict=True)
         }
         counted, noise = self.noise.tolist()
         if counted == n and math.isfinite(noise):
-            found[self.unit]["draw_stderr"] = math.sqrt(noise) / n
+            figures[self.unit]["draw_stderr"] = math.sqrt(noise) / n
         for key, sums in (
             ("gap", self.gaps),
             *((f"{self.unit}_{n}", getattr(self, f"extra_{n}")) for n in self.extras),
         ):
             if sums[0] > 0:
                 count, s, q = sums.tolist()
-                found[key] = figure_of(int(count), s, q)
-        return found
+                figures[key] = figure_of(int(count), s, q)
+        return figures
 
     def _per_item(self) -> tuple[Tensor, Tensor] | None:
         """Indices (n,) and rows (n, 5): total, prior, reconstruction, diffusion, draw variance."""

@@ -15,13 +15,13 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from triptych.data.batch import Batch
 from triptych.data.order import EvalLoader
 from triptych.declare import declared
-from triptych.diffusion.bound import Elbo
+from triptych.diffusion.bound import BoundTerms
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.draws import Stream, mix
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting
-from triptych.models.contract import Given
+from triptych.models.contract import PartOutput
 
 LEVEL_BANDS = 5  # of noise levels, logged in validation
 
@@ -36,7 +36,7 @@ class BoundModel(pl.LightningModule):
         shape: event shape of the data; ``discrete``: whether it has levels (bits/dim) or a density.
         seed: of noise and dropout; evaluation noise follows from it too.
         repeats: draws of the bound per item; ``val_repeats`` in validation.
-        conditional: whether the network is told the conditions; or the names of the parts that it is told.
+        conditional: whether the network reads the conditions; or the names of the parts that it reads.
         mixture: the truth behind the data, where it is known.
         edges: of the noise-level bins, for models that have noise levels.
         extras: names of further figures that the subclass will account.
@@ -59,7 +59,7 @@ class BoundModel(pl.LightningModule):
     ):
         for key, value in (("repeats", repeats), ("val_repeats", val_repeats)):
             if type(value) is not int or value < 1:
-                raise UserError(f"bound.{key}={value!r}: a whole number from 1 is accepted")
+                raise UserError(f"bound.{key}={value!r}: must be a whole number from 1")
         super().__init__()
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
         self.shape, self.seed, self.conditional = shape, seed, conditional
@@ -79,11 +79,11 @@ class BoundModel(pl.LightningModule):
         """What is minimised at one step, nats (B,); its noise follows from the seed and the step."""
         raise NotImplementedError
 
-    def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
+    def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
         """One draw of the bound, nats (B,) a term; its noise follows from (seed, item's index, repeat)."""
         raise NotImplementedError
 
-    def gives(self, batch: Batch) -> Iterator[Given]:
+    def gives(self, batch: Batch) -> Iterator[PartOutput]:
         """What parts that may be somebody's own give for a few training items, for ``models.contract``."""
         return iter(())
 
@@ -182,8 +182,8 @@ class BoundModel(pl.LightningModule):
         In mixed precision one takes its gradients' scale off by itself, within its step: a norm before that
         would be of scaled gradients, and Lightning refuses to clip it.
         """
-        asked = getattr(self.optimizer, "keywords", {}).get("fused")
-        return bool(asked) and str(self.trainer.precision).endswith("-mixed")
+        fused = getattr(self.optimizer, "keywords", {}).get("fused")
+        return bool(fused) and str(self.trainer.precision).endswith("-mixed")
 
     # the accounting ---------------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ class BoundModel(pl.LightningModule):
     ) -> None:
         """Average each item's bound over its draws, then count it once; in a report with the draws' error."""
         drawn = [self.elbo(batch, repeat, repeats) for repeat in range(repeats)]
-        mean = Elbo(
+        mean = BoundTerms(
             *(_mean([getattr(e, term) for e in drawn]) for term in ("prior", "reconstruction", "diffusion"))
         )
         exact, gaps = None, None
@@ -257,12 +257,12 @@ class BoundModel(pl.LightningModule):
         self._log_accounting(self.tested_as)
 
     def _log_accounting(self, prefix: str) -> None:
-        found = self.accounting.compute()
-        figures = {prefix + name: figure["mean"] for name, figure in found.figures.items()}
+        account = self.accounting.compute()
+        figures = {prefix + name: figure["mean"] for name, figure in account.figures.items()}
         if prefix == "val/":
-            bound = found.figures[found.unit]  # under one name, whatever the unit
+            bound = account.figures[account.unit]  # under one name, whatever the unit
             figures |= {"val/bound": bound["mean"], "val/bound_stderr": bound["stderr"]}
-            figures |= self._level_figures(found.noise_levels)
+            figures |= self._level_figures(account.noise_levels)
         # computed over all processes already, so each logs the same; "step" sets the row they stand in
         self.log_dict(figures | {"step": float(self.trainer.global_step)})
 
@@ -285,8 +285,8 @@ class BoundModel(pl.LightningModule):
             for b, e in bands.items()
         }
 
-    def told(self, batch: Batch) -> Condition | None:
-        """Of a batch's conditions those that the network is told, None if none."""
+    def condition_of(self, batch: Batch) -> Condition | None:
+        """The parts of a batch's condition that the network reads, None if none."""
         if batch.condition is None or not self.conditional:
             return None
         return batch.condition if self.conditional is True else batch.condition.only(*self.conditional)

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from triptych.data.batch import Batch, to_level, to_unit
 from triptych.declare import Opened
-from triptych.diffusion.bound import Elbo
-from triptych.diffusion.cascade import Cascade as Drawn
-from triptych.diffusion.cascade import Stage
+from triptych.diffusion.bound import BoundTerms
+from triptych.diffusion.cascade import CascadeSampler, Stage
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.control import lattice_variance
 from triptych.diffusion.draws import evaluation_times
@@ -66,10 +65,11 @@ class Cascade(BoundModel):
         part = batch.condition.parts[self.known_as[i]]
         return Batch(part.value, batch.condition.without(*self.known_as[i:]), batch.index)
 
-    def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
-        found = [stage.elbo(self.of_stage(batch, i), repeat, repeats) for i, stage in enumerate(self._each())]
+    def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
+        stages = enumerate(self._each())
+        bounds = [stage.elbo(self.of_stage(batch, i), repeat, repeats) for i, stage in stages]
         terms = ("prior", "reconstruction", "diffusion")
-        return Elbo(*(torch.stack([getattr(e, term) for e in found]).sum(0) for term in terms))
+        return BoundTerms(*(torch.stack([getattr(e, term) for e in bounds]).sum(0) for term in terms))
 
     def before_accounting(self) -> None:
         for stage in self._each():
@@ -101,13 +101,13 @@ class Cascade(BoundModel):
     def sample(
         self, n: int, sampler, generator: torch.Generator, condition: Condition | None = None, progress=iter
     ) -> Tensor:
-        """As in the base: each stage draws with the sampler, the later ones told what those before drew."""
+        """As in the base: each stage draws with the sampler, on condition of what those before it drew."""
         levels, names = self.levels, [*self.known_as, "x"]
         change = None if levels is None else lambda x: to_unit(to_level(x, levels), levels)
         stages = [
             Stage(name, one.denoiser, one.schedule, one.prepared(sampler), one.shape, change)
             for name, one in zip(names, self._each(), strict=True)
         ]
-        asked = None if condition is None else condition.without(*self.known_as)
-        drawn = Drawn(stages)(n, generator=generator, condition=asked, device=self.device, progress=progress)
-        return drawn["x"]
+        first = None if condition is None else condition.without(*self.known_as)
+        draw = CascadeSampler(stages)
+        return draw(n, generator=generator, condition=first, device=self.device, progress=progress)["x"]

@@ -15,7 +15,7 @@ from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
 from triptych.models.accounting import Account, figure_of
 from triptych.models.base import BoundModel
-from triptych.models.contract import Given
+from triptych.models.contract import PartOutput
 from triptych.networks.classifier import ClassifierNetwork
 
 
@@ -83,7 +83,7 @@ class Classifier(BoundModel):
     ):
         super().__init__(optimizer, lr_schedule, **more)
         if not network.num_classes:
-            raise UserError("model=classifier: this data has no labels; model=diffusion is accepted")
+            raise UserError("model=classifier: these data have no labels; use model=diffusion")
         self.network, self.schedule, self.process, self.noise = network, schedule, process, noise
         self.schedule.requires_grad_(False)
         self.dims = 1  # a label is one number: its loss is not shared among pixels
@@ -98,17 +98,17 @@ class Classifier(BoundModel):
     @torch.no_grad()
     def read(self, x: Tensor, batch: int = 512) -> tuple[Tensor, Tensor]:
         """Features (n, f) and logits (n, K) of clean images x (n, *event), on the CPU."""
-        found = []
+        parts = []
         for part in x.split(batch):
             part = part.to(self.device)
             features = self.network.features(part, self._clean(len(part)))
-            found.append((features.cpu(), self.network.last(features).cpu()))
-        return torch.cat([f for f, _ in found]), torch.cat([logits for _, logits in found])
+            parts.append((features.cpu(), self.network.last(features).cpu()))
+        return torch.cat([f for f, _ in parts]), torch.cat([logits for _, logits in parts])
 
-    def gives(self, batch: Batch) -> Iterator[Given]:
+    def gives(self, batch: Batch) -> Iterator[PartOutput]:
         n = len(batch.x)
         logits = self.network(batch.x, self._clean(n))
-        yield Given("model.network", self.network.forward, logits, ((n, self.network.num_classes),))
+        yield PartOutput("model.network", self.network.forward, logits, ((n, self.network.num_classes),))
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
         t, eps = training_draw(self.shape, len(batch.x) * world, self.seed, step, rank, world)
@@ -126,7 +126,7 @@ class Classifier(BoundModel):
     def _cross_entropy(self, batch: Batch, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """Nats and whether the likeliest class is the label, (B,) each."""
         if batch.condition is None:
-            raise UserError("model=classifier: this data has no labels; model=diffusion is accepted")
+            raise UserError("model=classifier: these data have no labels; use model=diffusion")
         z, gamma = batch.x, self._clean(len(batch.x))
         if self.noise:
             gamma = self.schedule.gamma(t.to(self.device))

@@ -26,10 +26,10 @@ class ConditionBits(PerItem):
 
     Args:
         draws: of time and noise, an item.
-        parts: of the condition, by their names; None: all that the network is told.
+        parts: of the condition, by their names; None: all that the network reads.
 
     Raises:
-        UserError: the model is told none such, or was never trained without it.
+        UserError: the model reads none such, or was never trained without it.
     """
 
     def __init__(self, draws: Count = 8, parts: list[str] | None = None):
@@ -39,31 +39,30 @@ class ConditionBits(PerItem):
     def check(self, model: Diffusion) -> None:
         """Refuse a model that cannot answer both times."""
         check_diffuses_data(model)
-        told = getattr(model.denoiser.network, "conditions", {}) if model.conditional else {}
-        names = [name for name in told if name != AUGMENTATION] if self.parts is None else self.parts
-        unknown = [name for name in names if name not in told] if told else ["a condition"]
-        if unknown:
-            known = ", ".join(told) or "nothing; model.conditional is accepted with this metric"
-            raise UserError(
-                f"{type(self).__name__}: not told {', '.join(unknown)}; this model is told {known}"
-            )
+        known = getattr(model.denoiser.network, "conditions", {}) if model.conditional else {}
+        names = [name for name in known if name != AUGMENTATION] if self.parts is None else self.parts
+        if not known:
+            raise UserError(f"{type(self).__name__}: this model has no condition; set model.conditional=true")
+        if unknown := [name for name in names if name not in known]:
+            problem = f"this model's condition has no {', '.join(unknown)}"
+            raise UserError(f"{type(self).__name__}: {problem}; it has {', '.join(known)}")
         share = model.label_dropout
         shares = [share.get(name, 0.0) if isinstance(share, Mapping) else share for name in names]
         if not all(shares):
             raise UserError(
-                f"model.label_dropout={share}: never trained without its condition; above 0 is accepted "
-                f"with {type(self).__name__}"
+                f"model.label_dropout={share}: never trained without its condition; "
+                f"{type(self).__name__} needs it above 0"
             )
 
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
-        told = model.told(batch)
-        assert told is not None
-        untold = None if self.parts is None else told.without(*self.parts)
+        condition = model.condition_of(batch)
+        assert condition is not None
+        rest = None if self.parts is None else condition.without(*self.parts)
         total = torch.zeros(len(batch.x), device=batch.x.device)
         for k in range(self.per_item):
             t = (torch.rand_like(total) + k) / self.per_item
             noise = torch.randn_like(batch.x), torch.randn_like(batch.x)
-            total += _nats(model, batch.x, t, *noise, untold) - _nats(model, batch.x, t, *noise, told)
+            total += _nats(model, batch.x, t, *noise, rest) - _nats(model, batch.x, t, *noise, condition)
         return total / self.per_item / math.log(2)
 
 

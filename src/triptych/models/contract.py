@@ -18,10 +18,10 @@ from triptych.config.mistakes import place_of
 from triptych.errors import UserError
 
 
-class Given(NamedTuple):
+class PartOutput(NamedTuple):
     """What one part gave.
 
-    key: the part's place in a configuration; by: the function that gave ``value``; shapes: accepted ones.
+    key: the part's place in a configuration; by: the function that gave ``value``; shapes: right ones.
     """
 
     key: str
@@ -30,30 +30,30 @@ class Given(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
 
 
-def check_given(model: nn.Module, given: Iterator[Given]) -> None:
+def check_outputs(model: nn.Module, outputs: Iterator[PartOutput]) -> None:
     """Ask for each in turn.
 
     Raises:
         UserError: no tensor, another shape, or numbers that are not finite.
     """
     with isolate_rng(), torch.no_grad(), _at_rest(model):
-        for one in given:
-            if said := _breach(one):
+        for one in outputs:
+            if breach := _breach(one):
                 kind = type(getattr(one.by, "__self__", one.by))
                 at = place_of(one.by) or place_of(kind)  # forward may be a parent's
-                raise UserError(f"{one.key}: {kind.__name__} gives {said}{at}")
+                raise UserError(f"{one.key}: {kind.__name__} gives {breach}{at}")
 
 
-def _breach(one: Given) -> str:
-    wanted = " or ".join(map(str, one.shapes))
+def _breach(one: PartOutput) -> str:
+    shapes = " or ".join(map(str, one.shapes))
     if not isinstance(one.value, Tensor):
-        return f"a {type(one.value).__name__}; a tensor of shape {wanted} is accepted"
+        return f"a {type(one.value).__name__}; must be a tensor of shape {shapes}"
     if tuple(one.value.shape) not in one.shapes:
-        return f"shape {tuple(one.value.shape)}; {wanted} is accepted"
+        return f"shape {tuple(one.value.shape)}; must be {shapes}"
     if not one.value.is_floating_point():
-        return f"{one.value.dtype}; floating point is accepted"
+        return f"{one.value.dtype}; must be floating point"
     if bad := int((~one.value.isfinite()).sum()):
-        return f"{bad} of {one.value.numel()} numbers that are not finite; finite ones are accepted"
+        return f"{bad} of {one.value.numel()} numbers that are not finite; all must be"
     return ""
 
 

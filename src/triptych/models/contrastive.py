@@ -19,13 +19,13 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 
 from triptych.data.batch import Batch
-from triptych.data.cache import digest
+from triptych.data.cache import item_number
 from triptych.data.embedder import FILE
 from triptych.diffusion.condition import Part
 from triptych.errors import UserError
 from triptych.models.accounting import Account, figure_of, sums_of
 from triptych.models.base import BoundModel
-from triptych.models.contract import Given
+from triptych.models.contract import PartOutput
 from triptych.networks.contrastive import ContrastiveNetwork
 
 ROWS = 1024  # images sought for at a time
@@ -96,8 +96,8 @@ class RetrievalAccounting(Metric):
         right = torch.zeros(int(label.max()) + 1, len(first), dtype=torch.bool)
         right[label, text] = True
         parts = zip(u.split(ROWS), label.split(ROWS), strict=True)
-        found = [torch.stack(retrieval(a, v[first], self.scale, right[b]), 1) for a, b in parts]
-        columns = zip(("cross_entropy", "accuracy"), torch.cat(found).unbind(1), strict=True)
+        rows = [torch.stack(retrieval(a, v[first], self.scale, right[b]), 1) for a, b in parts]
+        columns = zip(("cross_entropy", "accuracy"), torch.cat(rows).unbind(1), strict=True)
         return Account({name: _figure(column) for name, column in columns}, self.unit)
 
 
@@ -118,7 +118,7 @@ class Contrastive(BoundModel):
     def __init__(self, network: ContrastiveNetwork, optimizer, lr_schedule, **more: Any):
         super().__init__(optimizer, lr_schedule, **more)
         self.network = network
-        self.dims = 1  # what is told is one text: its loss is not shared among pixels
+        self.dims = 1  # what is sought is one text: its loss is not shared among pixels
         self.accounting: RetrievalAccounting = RetrievalAccounting(network.embedding)  # type: ignore[assignment]
 
     def networks(self) -> list[nn.Module]:
@@ -130,9 +130,9 @@ class Contrastive(BoundModel):
         others = [p for p in self.parameters() if p.ndim < 2]
         return [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
 
-    def gives(self, batch: Batch) -> Iterator[Given]:
+    def gives(self, batch: Batch) -> Iterator[PartOutput]:
         for value in self.network(batch.x, text_of(batch)):
-            yield Given(
+            yield PartOutput(
                 "model.network", self.network.forward, value, ((len(batch.x), self.network.embedding),)
             )
 
@@ -147,7 +147,7 @@ class Contrastive(BoundModel):
         return {"scale": self.network.scale}
 
     def before_accounting(self) -> None:
-        """The scale is told to every process, as one may have no item of a split."""
+        """Set the scale in every process, as one may have no item of a split."""
         self.accounting.scale = self.network.scale.item()
 
     def _account(
@@ -178,7 +178,7 @@ def text_of(batch: Batch) -> Part:
     """
     part = None if batch.condition is None else batch.condition.part("text")
     if part is None:
-        raise UserError("model=contrastive: this data has no text; data=shapes is accepted")
+        raise UserError("model=contrastive: these data have no text; use data=shapes")
     return part
 
 
@@ -187,7 +187,7 @@ def numbers_of(text: Part) -> Tensor:
     gone = None if text.mask is None else ~text.mask.unsqueeze(2)
     tokens = text.value if gone is None else text.value.masked_fill(gone, 0.0)
     rows = tokens.float().cpu().numpy()
-    return torch.tensor([digest(row) & (2**52 - 1) for row in rows], dtype=torch.int64)
+    return torch.tensor([item_number(row) & (2**52 - 1) for row in rows], dtype=torch.int64)
 
 
 def _gathered(mine: Tensor, rank: int, world: int) -> Tensor:
@@ -198,8 +198,8 @@ def _gathered(mine: Tensor, rank: int, world: int) -> Tensor:
     whole = mine.new_zeros(n * world, mine.shape[1]).index_add(
         0, rank * n + torch.arange(n, device=mine.device), mine
     )
-    found: Tensor = all_reduce(whole)
-    return found
+    rows: Tensor = all_reduce(whole)
+    return rows
 
 
 def _figure(column: Tensor) -> dict:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from triptych.data.batch import Batch
 from triptych.declare import Share
 from triptych.diffusion.batch_mean import whole_batch
-from triptych.diffusion.bound import Bound, Elbo
+from triptych.diffusion.bound import Bound, BoundTerms
 from triptych.diffusion.condition import AUGMENTATION, Condition, dropout
 from triptych.diffusion.control import ITEMS, Control, lattice_variance
 from triptych.diffusion.decoder import GaussianDensity
@@ -22,14 +22,14 @@ from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.loss import Elbo as OwnLoss
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import Prediction
-from triptych.diffusion.reference import Reference, enough
+from triptych.diffusion.reference import BaselineErrors, enough
 from triptych.diffusion.reverse_variance import Learned, Optimal, WithFraction
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
 from triptych.diffusion.times import Stratified
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
-from triptych.models.contract import Given
+from triptych.models.contract import PartOutput
 
 # the ODE's figure and its account, and the bound of the items it was solved for
 ODE = ("ode", "ode_density", "ode_dequantisation", "ode_reconstruction", "ode_bound")
@@ -78,28 +78,24 @@ class Diffusion(BoundModel):
         edges = _edges(schedule)
         super().__init__(optimizer, lr_schedule, edges=edges, extras=ODE if likelihood else (), **more)
         if isinstance(schedule, LearnedEndpoints) and not isinstance(objective.loss, OwnLoss):
-            raise ValueError(
-                "a learned schedule needs the bound itself as the loss: objective/loss=elbo is accepted"
-            )
+            raise ValueError("schedule: a learned one needs the bound as the loss; set objective/loss=elbo")
         if isinstance(schedule, Monotone) and not isinstance(objective.times, Stratified):
             raise ValueError(
-                "schedule=learned: it learns itself where times fall; objective/times=uniform, stratified "
-                "are accepted"
+                "schedule=learned: learns where times fall; set objective/times=uniform or stratified"
             )
         objective.times.check(schedule)
         if isinstance(bound.variance, Optimal) and calibration is None:
             raise ValueError("bound.variance=optimal needs training items to be measured on")
         if likelihood is not None and (levels is None) != (likelihood.dequantisation == "none"):
-            accepted = "none" if levels is None else "uniform, lossless"
-            raise UserError(
-                f"likelihood.dequantisation={likelihood.dequantisation} with data of "
-                f"{'a density' if levels is None else f'{levels} levels'}: {accepted} is accepted"
-            )
+            right = "none" if levels is None else "uniform or lossless"
+            kind = "a density" if levels is None else f"{levels} levels"
+            key = f"likelihood.dequantisation={likelihood.dequantisation}"
+            raise UserError(f"{key}: must be {right} for data with {kind}")
         if isinstance(label_dropout, Mapping):
             known = {*getattr(denoiser.network, "conditions", {})} - {AUGMENTATION}
             for name in set(label_dropout) - set(known):
-                accepted = ", ".join(sorted(known)) or "a number"
-                raise ValueError(f"model.label_dropout.{name}: no such part; {accepted} is accepted")
+                names = ", ".join(sorted(known)) or "a number"
+                raise ValueError(f"model.label_dropout.{name}: no such part; must be {names}")
         self.event = self.shape  # of what is diffused
         self.label_dropout, self.levels = label_dropout, levels
         self.denoiser, self.schedule = denoiser, schedule
@@ -108,7 +104,7 @@ class Diffusion(BoundModel):
         self.likelihood, self.likelihood_items = likelihood, likelihood_items
         self.calibration, self.training_items = calibration, training
         self.control: Control | None = None
-        self._reference: tuple[tuple[float, ...], Reference] | None = None
+        self._reference: tuple[tuple[float, ...], BaselineErrors] | None = None
 
     # training ---------------------------------------------------------------------------------------
 
@@ -138,8 +134,8 @@ class Diffusion(BoundModel):
         else:
             nats = self.objective(self.denoiser, self.schedule, x, t, eps, condition).nats
         if self.times.learns:
-            told = whole_batch(torch.stack([t, nats.to(t)], 1))
-            self.times.tell(told[:, 0], told[:, 1], self.schedule)
+            whole = whole_batch(torch.stack([t, nats.to(t)], 1))
+            self.times.tell(whole[:, 0], whole[:, 1], self.schedule)
         if density is not None:
             nats = nats / density
         return nats
@@ -149,9 +145,9 @@ class Diffusion(BoundModel):
         return [] if network is None else [network]
 
     def _training_condition(self, batch: Batch, step: int, rank: int, world: int) -> Condition | None:
-        condition, done = self.told(batch), None
+        condition, done = self.condition_of(batch), None
         if batch.condition is not None:
-            done = batch.condition.part(AUGMENTATION)  # told in any case, and never left out
+            done = batch.condition.part(AUGMENTATION)  # there in any case, and never left out
         if done is not None and condition is not None:
             condition = condition.without(AUGMENTATION)
         if condition is not None and self.label_dropout:
@@ -173,28 +169,29 @@ class Diffusion(BoundModel):
         low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=self.device))
         return {"gamma_min": low, "gamma_max": high}
 
-    def gives(self, batch: Batch) -> Iterator[Given]:
-        n, x, condition = len(batch.x), batch.x, self.told(batch)
+    def gives(self, batch: Batch) -> Iterator[PartOutput]:
+        n, x, condition = len(batch.x), batch.x, self.condition_of(batch)
         t = torch.linspace(0.2, 0.8, n, device=x.device)
         gamma, dgamma = self.schedule.gamma(t), self.schedule.dgamma(t)
-        yield Given("schedule", self.schedule.gamma, gamma, ((n,),))
-        yield Given("schedule", self.schedule.dgamma, dgamma, ((n,),))
+        yield PartOutput("schedule", self.schedule.gamma, gamma, ((n,),))
+        yield PartOutput("schedule", self.schedule.dgamma, dgamma, ((n,),))
         at = self.objective.level(self.denoiser.process, self.schedule, t)
-        yield Given("objective.loss", self.objective.loss.weight, self.objective.loss.weight(at), ((n,), ()))
+        weight = self.objective.loss.weight
+        yield PartOutput("objective.loss", weight, weight(at), ((n,), ()))
         times, density = self.times(t, self.schedule)
-        yield Given("objective.times", self.times.forward, times, ((n,),))
+        yield PartOutput("objective.times", self.times.forward, times, ((n,),))
         if density is not None:
-            yield Given("objective.times", self.times.forward, density, ((n,),))
+            yield PartOutput("objective.times", self.times.forward, density, ((n,),))
         if not isinstance(self.denoiser, Denoiser):  # the oracle
             return
         network, output = self.denoiser.network, self.denoiser.output
         z = self.denoiser.process.diffuse(x, gamma, torch.randn(x.shape, device=x.device))
         numbers = () if output.per_dim == 1 else (output.per_dim,)
         shape = (n, *numbers, *self.event)
-        yield Given("denoiser.network", network.forward, network(z, gamma, condition), (shape,))
+        yield PartOutput("denoiser.network", network.forward, network(z, gamma, condition), (shape,))
         guess = self.denoiser(z, gamma, condition)
         value = guess.value if isinstance(guess, Prediction) else guess
-        yield Given("objective.output", output.forward, value, (tuple(x.shape),))
+        yield PartOutput("objective.output", output.forward, value, (tuple(x.shape),))
 
     # the accounting ---------------------------------------------------------------------------------
 
@@ -224,18 +221,18 @@ class Diffusion(BoundModel):
         ends = tuple(self.schedule.gamma(torch.tensor([0.0, 1.0], device=self.device)).tolist())
         if self._reference is None or self._reference[0] != ends:
             x = self.diffused(self.training_items(enough(math.prod(self.event)))).cpu()
-            self._reference = (ends, Reference(x, self.denoiser.process, ends[0], ends[1], self.levels))
+            self._reference = (ends, BaselineErrors(x, self.denoiser.process, ends[0], ends[1], self.levels))
         items = self.training_items(ITEMS)
-        condition = self.told(items)
+        condition = self.condition_of(items)
         condition = None if condition is None else condition.to(self.device)
         x, reference = self.diffused(items), self._reference[1]
         self.control = Control(self.bound, self.denoiser, reference, x, self.seed, condition)
 
-    def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
+    def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
         draw, weight = self._draw(batch, repeat, repeats)
-        condition = self.told(batch)
+        condition = self.condition_of(batch)
         ends = self.bound.ends(self.denoiser, batch.x, draw.eps_0, condition)
-        return Elbo(*ends, self._diffusion(batch.x, draw, weight, condition))
+        return BoundTerms(*ends, self._diffusion(batch.x, draw, weight, condition))
 
     def _diffusion(self, x: Tensor, draw: Draw, weight: Tensor, condition: Condition | None) -> Tensor:
         """One draw of the diffusion term at x (B, *event), nats (B,), controlled and counted by its noise."""
@@ -273,10 +270,10 @@ class Diffusion(BoundModel):
         if self.likelihood is None or self.tested.name != "test":
             return {}
         nothing = torch.full((len(batch.x),), torch.nan, dtype=torch.float64, device=batch.x.device)
-        found = {name: nothing.clone() for name in ODE[:4]}
+        figures = {name: nothing.clone() for name in ODE[:4]}
         chosen = batch.index.to(batch.x.device) < self.likelihood_items
         if chosen.any():
-            condition = self.told(batch)
+            condition = self.condition_of(batch)
             condition = None if condition is None else condition[chosen]
             index = batch.index[chosen.cpu()]
             try:
@@ -287,8 +284,8 @@ class Diffusion(BoundModel):
                 raise UserError(str(error)) from error
             parts = (nats.total, nats.density, nats.dequantisation, nats.reconstruction)
             for name, part in zip(ODE, parts, strict=False):
-                found[name][chosen] = part
-        return found
+                figures[name][chosen] = part
+        return figures
 
     def _draw(self, batch: Batch, repeat: int, repeats: int) -> tuple[Draw, Tensor]:
         """A draw, and 1 / density of its times (B,)."""
@@ -322,8 +319,8 @@ class Diffusion(BoundModel):
         learns = isinstance(getattr(self.denoiser, "output", None), WithFraction)
         if isinstance(sampler.drawing_from(self.bound.variance).reverse, Learned) and not learns:
             raise UserError(
-                "sampler.variance=learned: this model learned none (bound.variance=learned does); "
-                "null, beta_tilde, beta, optimal are accepted"
+                "sampler.variance=learned: this model learned none (bound.variance=learned does); set null, "
+                "beta_tilde, beta or optimal"
             )
 
     def prepared(self, sampler: Sampler) -> Sampler:

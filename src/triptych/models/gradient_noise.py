@@ -95,7 +95,7 @@ class GradientNoise(Metric):
             eps, u = torch.randn_like(x), torch.rand(len(x), device=x.device)
             with torch.no_grad():
                 t, density = model.times(u, model.schedule)
-            condition = model.told(batch)
+            condition = model.condition_of(batch)
             condition = None if condition is None else condition[part].map(torch.clone)
             nats = model.objective(model.denoiser, model.schedule, x, t, eps, condition).nats
             loss = (nats if density is None else nats / density).mean() / model.dims

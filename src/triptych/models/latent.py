@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from triptych.data.batch import Batch
 from triptych.declare import NonNegative, Unit, Whole
 from triptych.diffusion.batch_mean import batch_mean
-from triptych.diffusion.bound import Elbo
+from triptych.diffusion.bound import BoundTerms
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.hierarchy import Hierarchy, importance_weighted
 from triptych.diffusion.noise import Noise, evaluation_noise, plain_noise, training_noise
 from triptych.diffusion.normal import Normal
 from triptych.models.base import BoundModel
-from triptych.models.contract import Given
+from triptych.models.contract import PartOutput
 from triptych.models.observation import Observation
 from triptych.networks.ladder import Ladder
 
@@ -82,14 +82,14 @@ class LatentModel(BoundModel):
         beta = min(1.0, (step + 1) / self.beta_warmup) if self.beta_warmup else 1.0
         return reconstruction + beta * torch.stack(levels).sum(0)
 
-    def gives(self, batch: Batch) -> Iterator[Given]:
+    def gives(self, batch: Batch) -> Iterator[PartOutput]:
         path = self.hierarchy.path(batch.x, plain_noise())
         top, head = (len(batch.x), *self.network.top), self.network.head
-        yield Given("model.network.encoders", self.network.encoders[-1].forward, path[-1], (top,))
+        yield PartOutput("model.network.encoders", self.network.encoders[-1].forward, path[-1], (top,))
         shape = (len(batch.x), self.numbers, *self.shape)
-        yield Given("model.network.head", head.forward, head(path[0]), (shape,))
+        yield PartOutput("model.network.head", head.forward, head(path[0]), (shape,))
 
-    def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
+    def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
         return self.hierarchy.bound(batch.x, self._path(batch, repeat))
 
     def extra(self, batch: Batch) -> dict[str, Tensor]:
@@ -97,14 +97,14 @@ class LatentModel(BoundModel):
             torch.stack(self.hierarchy.ratios(batch.x, self._path(batch, repeat))).double()
             for repeat in range(self.repeats)
         ]
-        found = {f"kl_{level + 1}": kl for level, kl in enumerate(torch.stack(drawn).mean(0))}
+        figures = {f"kl_{level + 1}": kl for level, kl in enumerate(torch.stack(drawn).mean(0))}
         if self.importance_samples:
             weights = [
                 self.hierarchy.log_weight(batch.x, self._path(batch, repeat)).double()
                 for repeat in range(self.importance_samples)
             ]
-            found["iw"] = importance_weighted(torch.stack(weights))
-        return found
+            figures["iw"] = importance_weighted(torch.stack(weights))
+        return figures
 
     def sample(
         self, n: int, sampler, generator: torch.Generator, condition: Condition | None = None, progress=iter
@@ -129,7 +129,7 @@ class VAE(LatentModel):
 
     def __init__(self, network: Ladder, optimizer, lr_schedule, **more: Any):
         if (depth := len(network.encoders)) != 1:
-            raise ValueError(f"model=vae has one level, this network {depth}: hierarchical_vae is accepted")
+            raise ValueError(f"model=vae: must have one level, not {depth}; use model=hierarchical_vae")
         super().__init__(network, optimizer, lr_schedule, **more)
 
 
@@ -141,10 +141,8 @@ class HierarchicalVAE(LatentModel):
     """
 
     def __init__(self, network: Ladder, optimizer, lr_schedule, **more: Any):
-        if (depth := len(network.encoders)) < 2:
-            raise ValueError(
-                f"model=hierarchical_vae has two levels or more, this network {depth}: vae is accepted"
-            )
+        if len(network.encoders) < 2:
+            raise ValueError("model=hierarchical_vae: must have two levels or more; use model=vae")
         super().__init__(network, optimizer, lr_schedule, **more)
 
 

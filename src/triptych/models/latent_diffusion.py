@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from triptych.data.batch import Batch
-from triptych.diffusion.bound import Bound, Elbo
+from triptych.diffusion.bound import Bound, BoundTerms
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.denoiser import Denoiser
 from triptych.diffusion.draws import Draw, Stream, seeded
@@ -19,7 +19,7 @@ from triptych.diffusion.normal import Normal
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
-from triptych.models.contract import Given
+from triptych.models.contract import PartOutput
 from triptych.models.diffusion import Diffusion
 from triptych.models.latent import as_normal
 from triptych.models.observation import Observation
@@ -32,7 +32,7 @@ class LatentDiffusion(Diffusion):
     r"""Diffuses y ~ q(y | x) in place of x, and reports the bound of x.
 
     -log p(x) <= KL(q(z_1 | y) || p(z_1)) + E[-log p(x | y)] + (clean end + diffusion), see
-    ``diffusion.latents``. Encoder, decoder and denoiser descend this sum. Conditions are told to the denoiser
+    ``diffusion.latents``. Encoder, decoder and denoiser descend this sum. Conditions go to the denoiser
     alone: p(x | c) = int p(x | y) p(y | c) dy.
 
     Args:
@@ -67,18 +67,18 @@ class LatentDiffusion(Diffusion):
     ):
         if (depth := len(network.encoders)) != 1:
             raise ValueError(
-                f"model.network.levels={depth}: the diffusion model stands in the place of further ones; "
-                "1 is accepted"
+                f"model.network.levels={depth}: must be 1, as the diffusion model stands in the place of "
+                "further ones"
             )
         if not isinstance(objective.loss, OwnLoss):
             raise ValueError(
                 f"objective.loss={type(objective.loss).__name__}: the encoder learns from it, too, and needs "
-                "the bound itself; objective/loss=elbo is accepted"
+                "the bound itself; set objective/loss=elbo"
             )
         if bound.variance.learned:
-            raise ValueError("bound.variance=learned: beta_tilde, beta, optimal are accepted with latents")
+            raise ValueError("bound.variance=learned: must be beta_tilde, beta or optimal with latents")
         if likelihood is not None:
-            raise UserError("likelihood: of latents, and not of the data; likelihood=none is accepted")
+            raise UserError("likelihood: would be of latents, not of the data; set likelihood=none")
         super().__init__(denoiser, schedule, objective, bound, optimizer, lr_schedule, **more)
         self.network, self.event = network, tuple(network.top)
         self.observation, self.numbers = Observation(levels), self.outputs(levels)
@@ -99,13 +99,13 @@ class LatentDiffusion(Diffusion):
         prior, reconstruction, clean = self._ends(batch.x, q, y)
         return prior + reconstruction + clean + self._objective(y, condition, step, rank, world)
 
-    def gives(self, batch: Batch) -> Iterator[Given]:
+    def gives(self, batch: Batch) -> Iterator[PartOutput]:
         n, encoder, head = len(batch.x), self.network.encoders[0], self.network.head
         raw = encoder(batch.x)
         channels, *rest = self.event
-        yield Given("model.network.encoders", encoder.forward, raw, ((n, 2 * channels, *rest),))
+        yield PartOutput("model.network.encoders", encoder.forward, raw, ((n, 2 * channels, *rest),))
         y = as_normal(raw).mean
-        yield Given("model.network.head", head.forward, head(y), ((n, self.numbers, *self.shape),))
+        yield PartOutput("model.network.head", head.forward, head(y), ((n, self.numbers, *self.shape),))
         yield from super().gives(batch._replace(x=y))
 
     def _latents(self, x: Tensor, noise: Noise) -> tuple[Normal, Tensor]:
@@ -131,16 +131,16 @@ class LatentDiffusion(Diffusion):
         self._reference = None  # it is of latents, which follow from the weights
         super().before_report()
 
-    def elbo(self, batch: Batch, repeat: int, repeats: int) -> Elbo:
+    def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
         noise = evaluation_noise(batch.index.cpu(), self.seed, repeat)
         return self._bound(batch, noise, *self._draw(batch, repeat, repeats))
 
-    def _bound(self, batch: Batch, noise: Noise, draw: Draw, weight: Tensor) -> Elbo:
+    def _bound(self, batch: Batch, noise: Noise, draw: Draw, weight: Tensor) -> BoundTerms:
         """One draw of the bound, of latents by ``noise``, times and noise of theirs by ``draw``."""
         q, y = self._latents(batch.x, noise)
         prior, reconstruction, clean = self._ends(batch.x, q, y)
-        diffusion = self._diffusion(y, draw, weight, self.told(batch))
-        return Elbo(prior, reconstruction, clean + diffusion)
+        diffusion = self._diffusion(y, draw, weight, self.condition_of(batch))
+        return BoundTerms(prior, reconstruction, clean + diffusion)
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
         """None: the truth is of x, the denoiser of y."""
@@ -167,5 +167,5 @@ class LatentDiffusion(Diffusion):
         """The mean of p(x | y) at latents (..., *event), noisy ones too: (..., *shape)."""
         flat = x.flatten(0, -len(self.event) - 1)
         parts = flat.to(self.device).split(ENCODED)
-        found = torch.cat([self.observation.mean(self.network.head(y)) for y in parts])
-        return found.to(x).unflatten(0, x.shape[: -len(self.event)])
+        means = torch.cat([self.observation.mean(self.network.head(y)) for y in parts])
+        return means.to(x).unflatten(0, x.shape[: -len(self.event)])

@@ -46,13 +46,13 @@ class PerItem(Metric):
         Raises:
             ValueError: ``values`` has another shape than (B,).
         """
-        found, items = self.values(model, batch).detach(), len(batch.x)
-        if found.shape != (items,):
+        values, items = self.values(model, batch).detach(), len(batch.x)
+        if values.shape != (items,):
             raise ValueError(
-                f"{type(self).__name__}.values gave shape {tuple(found.shape)}; one number an item, "
-                f"({items},), is accepted"
+                f"{type(self).__name__}.values gave shape {tuple(values.shape)}; must be ({items},), one "
+                "number an item"
             )
-        self.sums += sums_of(found[~found.isnan()].double())
+        self.sums += sums_of(values[~values.isnan()].double())
 
     def compute(self) -> dict[str, Any]:
         """{"mean", "stderr", "n"}; a mean of None where no item had a number."""
@@ -104,6 +104,4 @@ class OfSamples(Metric):
 def check_diffuses_data(model: BoundModel) -> None:
     """UserError for a model whose denoiser, if any, is not of the data themselves."""
     if getattr(model, "denoiser", None) is None or model.of_latents:
-        raise UserError(
-            f"{type(model).__name__} diffuses no data; model=diffusion is accepted with this metric"
-        )
+        raise UserError(f"{type(model).__name__} diffuses no data; this metric needs model=diffusion")

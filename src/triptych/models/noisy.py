@@ -93,16 +93,16 @@ class Distortion(PerItem):
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
         gamma = model.schedule.gamma(torch.tensor(self.t, device=batch.x.device))
         z = model.denoiser.process.diffuse(batch.x, gamma, torch.randn_like(batch.x))
-        error = model.denoiser(z, gamma, model.told(batch)).x0 - batch.x
+        error = model.denoiser(z, gamma, model.condition_of(batch)).x0 - batch.x
         scale = 1.0 if model.levels is None else (model.levels - 1) / 2
         return scale**2 * error.square().flatten(1).mean(1)
 
     def compute(self) -> dict[str, Any]:
-        found = super().compute()
-        if not found["n"]:
-            return found
-        root = math.sqrt(found["mean"])
-        return found | {"mean": root, "stderr": found["stderr"] / (2 * root) if root else 0.0}
+        square = super().compute()
+        if not square["n"]:
+            return square
+        root = math.sqrt(square["mean"])
+        return square | {"mean": root, "stderr": square["stderr"] / (2 * root) if root else 0.0}
 
 
 def _level(model: Diffusion, t: Tensor) -> Level:
@@ -113,5 +113,7 @@ def _level(model: Diffusion, t: Tensor) -> Level:
 def _squared(model: Diffusion, batch: Batch, gamma: Tensor) -> Tensor:
     """|eps - eps_hat|^2 at gamma (B,), (B,)."""
     eps = torch.randn_like(batch.x)
-    guess = model.denoiser(model.denoiser.process.diffuse(batch.x, gamma, eps), gamma, model.told(batch))
+    guess = model.denoiser(
+        model.denoiser.process.diffuse(batch.x, gamma, eps), gamma, model.condition_of(batch)
+    )
     return guess.epsilon_error(batch.x, eps).square().flatten(1).sum(1)

@@ -34,13 +34,11 @@ class OracleModel(Diffusion):
         **more: Any,
     ):
         if mixture is None:
-            raise UserError(
-                f"model=oracle: the truth of data {data_name} is not known; ring, mixture is accepted"
-            )
+            raise UserError(f"model=oracle: data {data_name} have no known density; use data=ring or mixture")
         if any(p.requires_grad for p in schedule.parameters()):
-            raise UserError("model=oracle: trains nothing; a schedule without parameters is accepted")
+            raise UserError("model=oracle: trains nothing; use a schedule without parameters")
         if bound.variance.learned:
-            raise UserError("bound.variance=learned: model=oracle trains nothing; optimal is accepted")
+            raise UserError("bound.variance=learned: model=oracle trains nothing; set optimal")
         denoiser, objective = Oracle(mixture, process), Objective("score", Elbo())
         parts = (denoiser, schedule, objective, bound)
         super().__init__(*parts, optimizer, lr_schedule, mixture=mixture, **more)  # type: ignore[arg-type]

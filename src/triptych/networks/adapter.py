@@ -1,17 +1,17 @@
 """Models that are called ``model(x, t, class_labels=...)``, as those of diffusers are, under our contract."""
 
-from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from triptych.diffusion.condition import Condition, Kind, Labels
-from triptych.networks.embedding import per_dim
+from triptych.diffusion.condition import Condition, Labels
+from triptych.networks.base import Network
 
 LOWEST, HIGHEST, STEPS = -20.0, 20.0, 1000.0
 
 
-class Adapter(nn.Module):
+class Adapter(Network):
     """``model(z, t, class_labels=y)``, which gives a tensor or an object with ``.sample``, as a network.
 
     t = 25 (gamma + 20): every schedule lies in -20 .. 20, which becomes the 0 .. 1000 that such models embed,
@@ -22,22 +22,15 @@ class Adapter(nn.Module):
 
     Args:
         model: such a model.
-        shape, outputs, conditions: see ``triptych.networks``.
+        shape, contract: see ``Network``.
 
     Raises:
         ValueError: a condition other than a label; on the first call, an answer of another shape.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        shape: tuple[int, ...],
-        outputs: int = 1,
-        conditions: Mapping[str, Kind] | None = None,
-    ):
-        super().__init__()
-        self.model, self.shape, self.outputs = model, tuple(shape), outputs
-        self.conditions = dict(conditions or {})
+    def __init__(self, model: nn.Module, shape: tuple[int, ...], **contract: Any):
+        super().__init__(shape, **contract)
+        self.model = model
         for name, kind in self.conditions.items():
             if name != "label" or not isinstance(kind, Labels):
                 raise ValueError(f"denoiser.network: Adapter knows labels alone, this data has {name!r}")
@@ -46,13 +39,13 @@ class Adapter(nn.Module):
         labels = {"class_labels": self._classes(condition, z)} if self.conditions else {}
         answer = self.model(z, (gamma - LOWEST) * (STEPS / (HIGHEST - LOWEST)), **labels)
         raw: Tensor = getattr(answer, "sample", answer)
-        wanted = (len(z), self.outputs * self.shape[0], *self.shape[1:])
-        if raw.shape != wanted:
+        shape = (len(z), self.outputs * self.shape[0], *self.shape[1:])
+        if raw.shape != shape:
             raise ValueError(
                 f"denoiser.network.model: {type(self.model).__name__} gave shape {tuple(raw.shape)} for z of "
-                f"{tuple(z.shape)}; {wanted} is accepted"
+                f"{tuple(z.shape)}; must be {shape}"
             )
-        return per_dim(raw, self.outputs, self.shape)
+        return self.per_dim(raw)
 
     def _classes(self, condition: Condition | None, z: Tensor) -> Tensor:
         """(B,) int64; ``num_classes`` where there is no label."""
@@ -61,4 +54,4 @@ class Adapter(nn.Module):
         part = None if condition is None else condition.part("label")
         if part is None:
             return torch.full((len(z),), kind.classes, device=z.device)
-        return part.value if part.given is None else torch.where(part.given, part.value, kind.classes)
+        return part.value if part.present is None else torch.where(part.present, part.value, kind.classes)

@@ -7,8 +7,8 @@ from torch.nn.functional import avg_pool2d, silu
 
 from triptych.declare import Count, Share, declared
 from triptych.networks.conditioning import Conditioning
-from triptych.networks.mlp import Block as PointBlock
-from triptych.networks.resnet import Block as ImageBlock
+from triptych.networks.mlp import PointBlock
+from triptych.networks.resnet import ImageBlock
 
 
 @declared("model.network")

@@ -1,4 +1,4 @@
-"""gamma and a condition as one vector, and images of the condition as further channels.
+"""Embed gamma and a condition as one vector, and images of the condition as further channels.
 
 One embedder a part, by what the data say the part is; each has a value of its own for "absent".
 """
@@ -24,7 +24,7 @@ class LabelEmbedding(nn.Embedding):
         null = self.num_embeddings - 1
         if part is None:
             return super().forward(torch.full((items,), null, device=self.weight.device))
-        label = part.value if part.given is None else torch.where(part.given, part.value, null)
+        label = part.value if part.present is None else torch.where(part.present, part.value, null)
         return super().forward(label)
 
 
@@ -40,8 +40,8 @@ class _Embedder(nn.Module):
         null = self.null.expand(items, -1)
         if part is None:
             return null
-        found = self.embed(part)
-        return found if part.given is None else torch.where(part.given.unsqueeze(1), found, null)
+        value = self.embed(part)
+        return value if part.present is None else torch.where(part.present.unsqueeze(1), value, null)
 
     def embed(self, part: Part) -> Tensor:
         raise NotImplementedError
@@ -52,12 +52,13 @@ class VectorEmbedding(_Embedder):
 
     def __init__(self, kind: Vectors | Images, width: int):
         super().__init__(width)
-        inputs = kind.width if isinstance(kind, Vectors) else math.prod(kind.shape)
-        self.layers = nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
+        self.layers = nn.Sequential(
+            nn.Linear(math.prod(kind.shape), width), nn.SiLU(), nn.Linear(width, width)
+        )
 
     def embed(self, part: Part) -> Tensor:
-        found: Tensor = self.layers(part.value.flatten(1))
-        return found
+        value: Tensor = self.layers(part.value.flatten(1))
+        return value
 
 
 class TokenEmbedding(_Embedder):
@@ -92,11 +93,11 @@ class Conditioning(nn.Module):
 
     Args:
         width: of the result.
-        conditions: the parts that may be given, by name; parts of other names are left alone.
+        conditions: the parts it embeds, by name; parts of other names are left alone.
         waves: number of sines.
 
     Raises:
-        ValueError: a name that is taken.
+        ValueError: a name that this module has already.
     """
 
     frequency: Tensor
@@ -109,7 +110,7 @@ class Conditioning(nn.Module):
         self.names = tuple(conditions or ())
         for name, kind in (conditions or {}).items():
             if hasattr(self, name):
-                raise ValueError(f"conditions: {name!r} is taken; another name is accepted")
+                raise ValueError(f"conditions: {name!r} is the name of a layer; use another name")
             self.add_module(name, EMBEDDERS[type(kind)](kind, width))
 
     def forward(self, gamma: Tensor, condition: Condition | None = None) -> Tensor:
@@ -121,7 +122,7 @@ class Conditioning(nn.Module):
         return nn.functional.silu(h)
 
 
-class Beside(nn.Module):
+class ConditionImages(nn.Module):
     """The images of a condition as channels beside z, at its size, each with a channel of its presence.
 
     As super-resolution conditions on its input (Saharia et al. 2021; Ho et al. 2022, cascades).
@@ -137,18 +138,13 @@ class Beside(nn.Module):
 
     def forward(self, z: Tensor, condition: Condition | None) -> list[Tensor]:
         """z (B, C, H, W) -> [] or tensors (B, c, H, W) to be joined to it."""
-        found = []
+        channels = []
         for name, kind in self.images.items():
             part = None if condition is None else condition.part(name)
             if part is None:
-                found.append(z.new_zeros(len(z), kind.shape[0] + 1, *z.shape[2:]))
+                channels.append(z.new_zeros(len(z), kind.shape[0] + 1, *z.shape[2:]))
                 continue
-            present = part.present().to(z).view(-1, 1, 1, 1)
+            present = part.presence().to(z).view(-1, 1, 1, 1)
             image = interpolate(part.value.to(z), size=z.shape[2:], mode="bilinear", align_corners=False)
-            found += [present * image, present.expand(-1, 1, *z.shape[2:])]
-        return found
-
-
-def vectors_of(conditions: Mapping[str, Kind]) -> dict[str, Kind]:
-    """The parts that ``Beside`` leaves to ``Conditioning``."""
-    return {name: kind for name, kind in conditions.items() if not isinstance(kind, Images)}
+            channels += [present * image, present.expand(-1, 1, *z.shape[2:])]
+        return channels

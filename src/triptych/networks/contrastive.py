@@ -14,8 +14,8 @@ from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, normalize, silu
 
 from triptych.declare import Count, Ge, Le, Share, declared
 from triptych.diffusion.condition import Kind, Part, Tokens
+from triptych.networks.base import image_shape
 from triptych.networks.conv_ladder import Residual
-from triptych.networks.embedding import image_shape
 
 Layers = Annotated[int, Ge(1), Le(64)]
 TEMPERATURE = 0.07  # at the start (Radford et al. 2021, sec. 2.4)
@@ -40,8 +40,8 @@ class ImageTower(nn.Module):
             if number and min(h.shape[2:]) > 4:
                 h = avg_pool2d(h, 2)
             h = stage(h)
-        found: Tensor = self.last(adaptive_avg_pool2d(silu(h), 4).flatten(1))
-        return found
+        embedding: Tensor = self.last(adaptive_avg_pool2d(silu(h), 4).flatten(1))
+        return embedding
 
 
 class TextTower(nn.Module):
@@ -64,8 +64,8 @@ class TextTower(nn.Module):
         h = self.first(tokens) + self.position[: tokens.shape[1]]
         h = self.norm(self.layers(h, src_key_padding_mask=~there))
         share = there.unsqueeze(2).to(h)
-        found: Tensor = self.last((h * share).sum(1) / share.sum(1))
-        return found
+        embedding: Tensor = self.last((h * share).sum(1) / share.sum(1))
+        return embedding
 
 
 @declared("model.network")
@@ -104,8 +104,7 @@ class ContrastiveNetwork(nn.Module):
             raise ValueError(f"model.network: images with a text are needed, these have {known}")
         if text_width % heads:
             raise ValueError(
-                f"model.network.text_width={text_width}: a multiple of model.network.heads={heads} "
-                "is accepted"
+                f"model.network.text_width={text_width}: must be a multiple of model.network.heads={heads}"
             )
         self.shape, self.text, self.embedding = image_shape(shape, "contrastive"), text, embedding
         self.sizes: dict[str, Any] = {

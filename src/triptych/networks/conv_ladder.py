@@ -1,12 +1,10 @@
 """A ladder with convolutions, for images: residual modules, latents that are images too."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from triptych.declare import Count, Whole
-from triptych.networks.embedding import image_shape, per_dim
+from triptych.networks.base import group_norm, image_shape, per_dim
 from triptych.networks.ladder import Ladder
 
 
@@ -15,14 +13,13 @@ class Residual(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        groups = math.gcd(8, width)
         last = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(last.weight)
         self.layers = nn.Sequential(
-            nn.GroupNorm(groups, width),
+            group_norm(width),
             nn.SiLU(),
             nn.Conv2d(width, width, 3, padding=1),
-            nn.GroupNorm(groups, width),
+            group_norm(width),
             nn.SiLU(),
             last,
         )
@@ -31,7 +28,7 @@ class Residual(nn.Module):
         return h + self.layers(h)
 
 
-class Module(nn.Module):
+class LadderModule(nn.Module):
     """A residual network from one image to another, of the same size, half of it or twice it.
 
     A position map is learned: digits and garments are centred. The last convolution starts near zero, so at
@@ -61,7 +58,7 @@ class Module(nn.Module):
         return raw + torch.cat([0.95 * z, torch.full_like(z, -1.0)], 1) if self.passes else raw
 
 
-class Head(Module):
+class Head(LadderModule):
     """The module next to the data, with ``outputs`` numbers per dimension of x."""
 
     def __init__(
@@ -107,11 +104,11 @@ class ConvLadder(Ladder):
         sizes = [(height >> min(k, halvings), columns >> min(k, halvings)) for k in range(levels + 1)]
         scales = [2.0 if k < halvings else 1.0 for k in range(levels)]  # of the decoder from level k + 1 to k
         self.encoders = nn.ModuleList(
-            Module(channels if k else depth, 2 * channels, sizes[k + 1], width, blocks, 1 / scales[k])
+            LadderModule(channels if k else depth, 2 * channels, sizes[k + 1], width, blocks, 1 / scales[k])
             for k in range(levels)
         )
         self.decoders = nn.ModuleList(
-            Module(channels, 2 * channels, sizes[k], width, blocks, scales[k]) for k in range(1, levels)
+            LadderModule(channels, 2 * channels, sizes[k], width, blocks, scales[k]) for k in range(1, levels)
         )
         self.head = Head(channels, (depth, height, columns), outputs, width, blocks, scales[0])
         self.top = (channels, *sizes[-1])

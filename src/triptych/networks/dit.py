@@ -5,20 +5,20 @@ vectors a linear map of the conditioning that starts at zero (adaLN-Zero): every
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from triptych.declare import Count, Ge, Positive, Share, declared
-from triptych.diffusion.condition import Condition, Kind
-from triptych.networks.conditioning import Beside, Conditioning, LabelEmbedding, vectors_of
-from triptych.networks.embedding import LevelWaves, image_shape, per_dim, zeros
+from triptych.declare import Count, Ge, Positive, Share
+from triptych.diffusion.condition import Condition
+from triptych.networks.base import ImageNetwork, zeros
+from triptych.networks.conditioning import LabelEmbedding
 
 
-class Attention(nn.Module):
+class TokenAttention(nn.Module):
     """Self-attention over tokens (B, N, width)."""
 
     def __init__(self, width: int, heads: int):
@@ -26,20 +26,26 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv, self.out = linear(width, 3 * width), linear(width, width)
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, places: tuple[Tensor, Tensor] | None = None) -> Tensor:
         q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if places is not None:
+            q, k = self.place(q, k, places)
         mixed: Tensor = self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return mixed
 
+    def place(self, q: Tensor, k: Tensor, places: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Queries and keys (B, heads, N, d) that know their tokens' ``places``; of a subclass."""
+        raise NotImplementedError
 
-class Block(nn.Module):
+
+class DiTBlock(nn.Module):
     """Attention and a two-layer perceptron, each modulated, gated and added."""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
         self.modulation = zeros(nn.Linear(width, 6 * width))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.attention = Attention(width, heads)
+        self.attention = TokenAttention(width, heads)
         gelu = nn.GELU(approximate="tanh")
         layers = linear(width, 4 * width), gelu, nn.Dropout(dropout), linear(4 * width, width)
         self.mlp = nn.Sequential(*layers)
@@ -50,8 +56,7 @@ class Block(nn.Module):
         return h + g_2 * self.mlp(torch.addcmul(b_2, self.norm(h), 1 + s_2))
 
 
-@declared("denoiser.network")
-class DiT(nn.Module):
+class DiT(ImageNetwork):
     """See ``triptych.networks`` for the contract; height and width multiples of ``patch``.
 
     Args:
@@ -59,11 +64,10 @@ class DiT(nn.Module):
         width, depth, heads: of the transformer; width a multiple of 4 and of the heads.
         bottleneck: numbers that a patch is first reduced to (Li & He 2025, JiT); None: none.
         dropout: of the perceptrons.
-        fourier: periods of ``LevelWaves``, in units of the level spacing.
-        shape, outputs, conditions, spacing: from the data and the objective.
+        fourier: see ``ImageNetwork.read``.
 
     Raises:
-        ValueError: the data are no images, or their size or ``width`` does not divide.
+        ValueError: as ``ImageNetwork``, or the images' size or ``width`` does not divide.
     """
 
     position: Tensor
@@ -71,9 +75,6 @@ class DiT(nn.Module):
     def __init__(
         self,
         shape: tuple[int, ...],
-        outputs: int = 1,
-        conditions: Mapping[str, Kind] | None = None,
-        spacing: float | None = None,
         patch: Count = 2,
         width: Annotated[int, Ge(4)] = 128,
         depth: Count = 4,
@@ -81,28 +82,26 @@ class DiT(nn.Module):
         bottleneck: Count | None = None,
         dropout: Share = 0.0,
         fourier: Sequence[Positive] = (),
+        **contract: Any,
     ):
-        super().__init__()
-        channels, high, wide = image_shape(shape, "dit")
+        super().__init__(shape, **contract)
+        self.read(width, fourier, waves=128)
+        channels, high, wide = self.shape
         if high % patch or wide % patch:
             raise ValueError(
                 f"denoiser.network.patch={patch}: {high}x{wide} images are no whole number of patches; "
-                f"a divisor of {math.gcd(high, wide)} is accepted"
+                f"must be a divisor of {math.gcd(high, wide)}"
             )
         if width % heads or width % 4:
             raise ValueError(
-                f"denoiser.network.width={width}: a multiple of 4 and of denoiser.network.heads={heads} "
-                "is accepted"
+                f"denoiser.network.width={width}: must be a multiple of 4 and of "
+                f"denoiser.network.heads={heads}"
             )
-        self.shape, self.outputs, self.conditions = (channels, high, wide), outputs, dict(conditions or {})
         self.width, self.heads = width, heads
-        self.conditioning = Conditioning(width, vectors_of(self.conditions), waves=128)
         for part in self.conditioning.modules():
             if isinstance(part, LabelEmbedding):  # small beside the level's, as in Peebles & Xie's code
                 nn.init.normal_(part.weight, std=0.02)
-        self.beside = Beside(self.conditions)
-        self.waves = LevelWaves(list(fourier), spacing)
-        numbers = (channels * self.waves.factor + self.beside.channels) * patch**2
+        numbers = self.channels * patch**2
         self.cut = nn.PixelUnshuffle(patch)
         sizes = (numbers, width) if bottleneck is None else (numbers, bottleneck, width)
         self.embed = nn.Sequential(*(linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)))
@@ -111,24 +110,24 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(self.block(width, heads, dropout) for _ in range(depth))
         self.norm = self.final_norm(width)
         self.modulation = zeros(nn.Linear(width, 2 * width))
-        self.last = zeros(nn.Linear(width, channels * outputs * patch**2))
+        self.last = zeros(nn.Linear(width, channels * self.outputs * patch**2))
         self.join = nn.PixelShuffle(patch)
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         c = self.conditioning(gamma, condition)
-        patches = self.cut(torch.cat([self.waves(z), *self.beside(z, condition)], 1))
+        patches = self.cut(self.features(z, condition))
         h = self.embed(patches.flatten(2).transpose(1, 2)) + self.position
         h = self.through(h, c, condition)
         shift, scale = self.modulation(c).unsqueeze(1).chunk(2, 2)
         h = self.last(torch.addcmul(shift, self.norm(h), 1 + scale))
         h = h.transpose(1, 2).unflatten(2, tuple(patches.shape[2:]))
-        return per_dim(self.join(h), self.outputs, self.shape)
+        return self.per_dim(self.join(h))
 
     # what a transformer of other layers has of its own -----------------------------------------------
 
     def block(self, width: int, heads: int, dropout: float) -> nn.Module:
         """One of ``blocks``."""
-        return Block(width, heads, dropout)
+        return DiTBlock(width, heads, dropout)
 
     def final_norm(self, width: int) -> nn.Module:
         """What stands before the last layer's modulation."""

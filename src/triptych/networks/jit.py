@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.nn.functional import silu
 
 from triptych.declare import Whole
 from triptych.diffusion.condition import Condition
-from triptych.networks.dit import DiT, linear, sines
-from triptych.networks.embedding import zeros
+from triptych.networks.base import zeros
+from triptych.networks.dit import DiT, TokenAttention, linear, sines
 
 EPS = 1e-6  # of the norms
 
@@ -38,20 +38,15 @@ def turned(h: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
     return h * places[0] + torch.stack([-second, first], -1).flatten(-2) * places[1]
 
 
-class Attention(nn.Module):
+class RotaryAttention(TokenAttention):
     """Self-attention over tokens (B, N, width), queries and keys normalised and turned by their places."""
 
     def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.qkv, self.out = linear(width, 3 * width), linear(width, width)
+        super().__init__(width, heads)
         self.q_norm, self.k_norm = (nn.RMSNorm(width // heads, eps=EPS) for _ in range(2))
 
-    def forward(self, h: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
-        q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = turned(self.q_norm(q), places), turned(self.k_norm(k), places)
-        mixed: Tensor = self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return mixed
+    def place(self, q: Tensor, k: Tensor, places: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return turned(self.q_norm(q), places), turned(self.k_norm(k), places)
 
 
 class SwiGLU(nn.Module):
@@ -69,14 +64,14 @@ class SwiGLU(nn.Module):
         return mixed
 
 
-class Block(nn.Module):
+class JiTBlock(nn.Module):
     """Attention and SwiGLU, each modulated, gated and added, as DiT's block is."""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
         self.modulation = zeros(nn.Linear(width, 6 * width))
         self.norms = nn.ModuleList(nn.RMSNorm(width, eps=EPS) for _ in range(2))
-        self.attention, self.mlp = Attention(width, heads), SwiGLU(width, dropout)
+        self.attention, self.mlp = RotaryAttention(width, heads), SwiGLU(width, dropout)
 
     def forward(self, h: Tensor, c: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
         b_1, s_1, g_1, b_2, s_2, g_2 = self.modulation(c).unsqueeze(1).chunk(6, 2)
@@ -106,13 +101,13 @@ class JiT(DiT):
         width, heads = self.width, self.heads
         if width // heads % 4:
             raise ValueError(
-                f"denoiser.network.width={width}: a multiple of 4 times denoiser.network.heads={heads} "
-                "is accepted"
+                f"denoiser.network.width={width}: must be a multiple of 4 times "
+                f"denoiser.network.heads={heads}"
             )
         if context and context_from >= len(self.blocks):
             raise ValueError(
-                f"denoiser.network.context_from={context_from}: a block before the last of "
-                f"denoiser.network.depth={len(self.blocks)}, counted from 0, is accepted"
+                f"denoiser.network.context_from={context_from}: must be a block before the last of "
+                f"denoiser.network.depth={len(self.blocks)}, counted from 0"
             )
         self.context_from = context_from
         # as large as the paper's, which are drawn; not drawn, so that the other weights are the same without
@@ -124,7 +119,7 @@ class JiT(DiT):
         self.register_buffer("sin", sin, persistent=False)
 
     def block(self, width: int, heads: int, dropout: float) -> nn.Module:
-        return Block(width, heads, dropout)
+        return JiTBlock(width, heads, dropout)
 
     def final_norm(self, width: int) -> nn.Module:
         return nn.RMSNorm(width, eps=EPS)

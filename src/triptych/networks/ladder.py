@@ -17,7 +17,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from triptych.declare import Count, MinLen, Whole, declared
-from triptych.networks.embedding import per_dim
+from triptych.networks.base import per_dim
 
 
 @declared("model.network")

@@ -1,18 +1,18 @@
 """A residual multi-layer perceptron, for points and other small events."""
 
 import math
-from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from triptych.declare import Count, Share, declared
-from triptych.diffusion.condition import Condition, Kind
+from triptych.declare import Count, Share
+from triptych.diffusion.condition import Condition
+from triptych.networks.base import Network, zeros
 from triptych.networks.conditioning import Conditioning
-from triptych.networks.embedding import per_dim, zeros
 
 
-class Block(nn.Module):
+class PointBlock(nn.Module):
     """h + W2 silu(scale(c) * norm(W1 h) + shift(c))."""
 
     def __init__(self, width: int, dropout: float):
@@ -29,37 +29,31 @@ class Block(nn.Module):
         return h + self.second(self.dropout(nn.functional.silu(inner)))
 
 
-@declared("denoiser.network")
-class MLP(nn.Module):
+class MLP(Network):
     """See ``triptych.networks`` for the contract; any event shape, flattened.
 
     Args:
         width, blocks, dropout: sizes.
-        shape, outputs, conditions, spacing: from the data and the objective.
     """
 
     def __init__(
         self,
         shape: tuple[int, ...],
-        outputs: int = 1,
-        conditions: Mapping[str, Kind] | None = None,
-        spacing: float | None = None,
         width: Count = 128,
         blocks: Count = 3,
         dropout: Share = 0.0,
+        **contract: Any,
     ):
-        super().__init__()
-        self.shape, self.outputs, self.conditions = tuple(shape), outputs, dict(conditions or {})
+        super().__init__(shape, **contract)
         dims = math.prod(self.shape)
         self.conditioning = Conditioning(width, self.conditions)
         self.first = nn.Linear(dims, width)
-        self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(blocks))
-        self.last = zeros(nn.Linear(width, dims * outputs))
+        self.blocks = nn.ModuleList(PointBlock(width, dropout) for _ in range(blocks))
+        self.last = zeros(nn.Linear(width, dims * self.outputs))
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         c = self.conditioning(gamma, condition)
         h = self.first(z.flatten(1))
         for block in self.blocks:
             h = block(h, c)
-        raw = self.last(nn.functional.silu(h)).view(len(z), self.outputs * self.shape[0], *self.shape[1:])
-        return per_dim(raw, self.outputs, self.shape)
+        return self.per_dim(self.last(nn.functional.silu(h)))

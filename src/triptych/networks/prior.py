@@ -7,26 +7,25 @@ text that is absent leaves no place without anything to attend to.
 """
 
 import math
-from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from triptych.declare import Count, Share, declared
-from triptych.diffusion.condition import Condition, Kind, Tokens
+from triptych.declare import Count, Share
+from triptych.diffusion.condition import Condition, Tokens
+from triptych.networks.base import Network, zeros
 from triptych.networks.conditioning import EMBEDDERS, Conditioning
-from triptych.networks.embedding import per_dim, zeros
 
 
-@declared("denoiser.network")
-class Prior(nn.Module):
+class Prior(Network):
     """See ``triptych.networks`` for the contract; any event shape, flattened.
+
+    Tokens of the condition are a place each, any other part is one place.
 
     Args:
         width, depth, heads: of the transformer; width a multiple of the heads.
         dropout: share of its units dropped in training.
-        shape, outputs, conditions, spacing: from the data and the objective. Tokens are a place each, any
-            other part is one place.
 
     Raises:
         ValueError: ``width`` is no multiple of ``heads``.
@@ -35,20 +34,17 @@ class Prior(nn.Module):
     def __init__(
         self,
         shape: tuple[int, ...],
-        outputs: int = 1,
-        conditions: Mapping[str, Kind] | None = None,
-        spacing: float | None = None,
         width: Count = 96,
         depth: Count = 2,
         heads: Count = 4,
         dropout: Share = 0.0,
+        **contract: Any,
     ):
-        super().__init__()
+        super().__init__(shape, **contract)
         if width % heads:
             raise ValueError(
-                f"denoiser.network.width={width}: a multiple of denoiser.network.heads={heads} is accepted"
+                f"denoiser.network.width={width}: must be a multiple of denoiser.network.heads={heads}"
             )
-        self.shape, self.outputs, self.conditions = tuple(shape), outputs, dict(conditions or {})
         dims = math.prod(self.shape)
         texts = {name: kind for name, kind in self.conditions.items() if isinstance(kind, Tokens)}
         others = {name: kind for name, kind in self.conditions.items() if name not in texts}
@@ -66,11 +62,11 @@ class Prior(nn.Module):
         )
         self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(width)
-        self.last = zeros(nn.Linear(width, dims * outputs))
+        self.last = zeros(nn.Linear(width, dims * self.outputs))
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         n = len(z)
-        found, there = [], []
+        tokens, there = [], []
         for name, layer in self.texts.items():
             kind, part = self.conditions[name], None if condition is None else condition.part(name)
             assert isinstance(kind, Tokens)
@@ -79,16 +75,15 @@ class Prior(nn.Module):
             if part is not None:
                 length = part.value.shape[1]
                 value[:, :length] = part.value
-                mask[:, :length] = part.present().unsqueeze(1) if part.mask is None else part.mask
-                mask &= part.present().unsqueeze(1)
-            found.append(layer(value))
+                mask[:, :length] = part.presence().unsqueeze(1) if part.mask is None else part.mask
+                mask &= part.presence().unsqueeze(1)
+            tokens.append(layer(value))
             there.append(mask)
         for name, embed in self.others.items():
             part = None if condition is None else condition.part(name)
-            found.append(embed(part, n).unsqueeze(1))
-        found += [self.conditioning(gamma).unsqueeze(1), self.first(z.flatten(1)).unsqueeze(1)]
-        h = torch.cat([*found, self.query.expand(n, -1, -1)], 1) + self.position
+            tokens.append(embed(part, n).unsqueeze(1))
+        tokens += [self.conditioning(gamma).unsqueeze(1), self.first(z.flatten(1)).unsqueeze(1)]
+        h = torch.cat([*tokens, self.query.expand(n, -1, -1)], 1) + self.position
         there.append(z.new_ones(n, h.shape[1] - sum(m.shape[1] for m in there), dtype=torch.bool))
         h = self.layers(h, src_key_padding_mask=~torch.cat(there, 1))[:, -1]
-        raw = self.last(self.norm(h)).view(n, self.outputs * self.shape[0], *self.shape[1:])
-        return per_dim(raw, self.outputs, self.shape)
+        return self.per_dim(self.last(self.norm(h)))

@@ -11,31 +11,28 @@ The last convolution starts at zero and is made last, so all other initial weigh
 ``outputs``.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.nn.functional import silu
 
-from triptych.declare import Count, Positive, Share, declared
-from triptych.diffusion.condition import Condition, Kind
-from triptych.networks.conditioning import Beside, Conditioning, vectors_of
-from triptych.networks.embedding import LevelWaves, image_shape, per_dim, zeros
+from triptych.declare import Count, Positive, Share
+from triptych.diffusion.condition import Condition
+from triptych.networks.base import ImageAttention, ImageNetwork, group_norm, zeros
 
 
-class Block(nn.Module):
+class ImageBlock(nn.Module):
     """norm, silu, conv, norm modulated by the conditioning, silu, channel dropout, conv; residual."""
 
     def __init__(self, width: int, conditioning: int, dropout: float):
         super().__init__()
-        self.first_norm, self.second_norm = _norm(width), _norm(width)
+        self.first_norm, self.second_norm = group_norm(width), group_norm(width)
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = zeros(nn.Conv2d(width, width, 3, padding=1))
         self.modulation = zeros(nn.Linear(conditioning, 2 * width))
-        self.dropout = nn.Dropout2d(
-            dropout
-        )  # by channel: a mask for each element costs a quarter of a step on a CPU
+        self.dropout = nn.Dropout2d(dropout)  # by channel: one by element costs 1/4 of a step on a CPU
 
     def forward(self, h: Tensor, c: Tensor) -> Tensor:
         scale, shift = self.modulation(c)[:, :, None, None].chunk(2, dim=1)
@@ -44,84 +41,45 @@ class Block(nn.Module):
         return h + self.second(self.dropout(silu(inner)))
 
 
-class Attention(nn.Module):
-    """One head of self-attention over all positions, added to its input."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.norm = _norm(width)
-        self.qkv = nn.Conv2d(width, 3 * width, 1)
-        self.out = zeros(nn.Conv2d(width, width, 1))
-
-    def forward(self, h: Tensor, c: Tensor) -> Tensor:
-        tokens = self.qkv(self.norm(h)).flatten(2).transpose(1, 2)  # (B, H W, 3 width)
-        mixed = scaled_dot_product_attention(*tokens.unsqueeze(1).chunk(3, dim=-1)).squeeze(1)
-        return h + self.out(mixed.transpose(1, 2).unflatten(2, h.shape[2:]))
-
-
-@declared("denoiser.network")
-class ResNet(nn.Module):
-    """See ``triptych.networks`` for the contract.
+class ResNet(ImageNetwork):
+    """See ``triptych.networks`` for the contract, and ``ImageNetwork.read`` for ``fourier``.
 
     Args:
         width, blocks: channels and residual blocks; ``attention``: one layer of it in the middle.
         dropout: share of a block's channels dropped in training.
-        fourier: periods of ``LevelWaves``, in units of the level spacing; empty for none.
         conditioning: width of the embedding of gamma and condition.
-        shape, outputs, conditions, spacing: from the data and the objective.
-
-    Raises:
-        ValueError: the data are no images, or have no levels for ``fourier`` to fit.
     """
 
     def __init__(
         self,
         shape: tuple[int, ...],
-        outputs: int = 1,
-        conditions: Mapping[str, Kind] | None = None,
-        spacing: float | None = None,
         width: Count = 32,
         blocks: Count = 4,
         attention: bool = False,
         dropout: Share = 0.0,
         fourier: Sequence[Positive] = (4, 2, 1),
         conditioning: Count = 64,
+        **contract: Any,
     ):
-        super().__init__()
-        self.shape, self.outputs, self.conditions = (
-            image_shape(shape, "resnet"),
-            outputs,
-            dict(conditions or {}),
-        )
-        channels = self.shape[0]
-        self.waves = LevelWaves(list(fourier), spacing)
-        self.beside = Beside(self.conditions)
-        features = channels * self.waves.factor + self.beside.channels
-        self.conditioning = Conditioning(conditioning, vectors_of(self.conditions))
-        self.first = nn.Conv2d(features, width, 3, padding=1)
+        super().__init__(shape, **contract)
+        self.read(conditioning, fourier)
+        self.first = nn.Conv2d(self.channels, width, 3, padding=1)
         self.position = nn.Parameter(0.1 * torch.randn(1, width, *self.shape[1:]))
-        layers: list[nn.Module] = [Block(width, conditioning, dropout) for _ in range(blocks)]
+        layers: list[nn.Module] = [ImageBlock(width, conditioning, dropout) for _ in range(blocks)]
         if attention:
-            layers.insert(blocks // 2, Attention(width))
+            layers.insert(blocks // 2, ImageAttention(width))
         self.layers = nn.ModuleList(layers)
-        self.last_norm = _norm(width)
-        self.gains = zeros(nn.Linear(conditioning, width + features))
-        self.last = zeros(nn.Conv2d(width + features, channels * outputs, 3, padding=1))
+        self.last_norm = group_norm(width)
+        self.gains = zeros(nn.Linear(conditioning, width + self.channels))
+        outputs = self.shape[0] * self.outputs
+        self.last = zeros(nn.Conv2d(width + self.channels, outputs, 3, padding=1))
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         c = self.conditioning(gamma, condition)
-        x = (
-            torch.cat([self.waves(z), *self.beside(z, condition)], 1)
-            if self.beside.channels
-            else self.waves(z)
-        )
+        x = self.features(z, condition)
         x = x.contiguous(memory_format=torch.channels_last)  # the layout that convolutions on a CPU like
         h = self.first(x) + self.position
         for layer in self.layers:
-            h = layer(h, c)
+            h = layer(h, c) if isinstance(layer, ImageBlock) else layer(h)
         h = torch.cat([silu(self.last_norm(h)), x], dim=1)
-        return per_dim(self.last(h * self.gains(c)[:, :, None, None].exp()), self.outputs, self.shape)
-
-
-def _norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(8, width), width)
+        return self.per_dim(self.last(h * self.gains(c)[:, :, None, None].exp()))

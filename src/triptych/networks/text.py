@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from triptych.diffusion.condition import Condition, Kind, Tokens
-from triptych.networks.embedding import zeros
+from triptych.networks.base import group_norm, zeros
 
 WHOLE = 16  # tokens: attention of CPUs takes five times as long for 12 keys as for 16 (AVX-512, torch 2.13)
 
@@ -34,21 +34,21 @@ class Text(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, condition: Condition | None, items: int) -> tuple[Tensor, Tensor]:
-        found = [self.null.expand(items, -1, -1)]
+        tokens = [self.null.expand(items, -1, -1)]
         there = [torch.ones(items, 1, dtype=torch.bool, device=self.null.device)]
         for name in self.kinds:
             part = None if condition is None else condition.part(name)
             if part is None:  # as long as if it were there, so that absent for all is absent for each
-                found.append(self.positions[name].expand(items, -1, -1))
+                tokens.append(self.positions[name].expand(items, -1, -1))
                 there.append(there[0].expand(-1, self.kinds[name].length) & False)
                 continue
             h = self.layers[name](part.value)
-            found.append(h + self.positions[name][: h.shape[1]])
+            tokens.append(h + self.positions[name][: h.shape[1]])
             mask = torch.ones_like(h[..., 0], dtype=torch.bool) if part.mask is None else part.mask
-            there.append(mask & part.present().unsqueeze(1))
-        tokens, mask = self.norm(torch.cat(found, 1)), torch.cat(there, 1)
-        spare = -tokens.shape[1] % WHOLE
-        return pad(tokens, (0, 0, 0, spare)), pad(mask, (0, spare))
+            there.append(mask & part.presence().unsqueeze(1))
+        h, mask = self.norm(torch.cat(tokens, 1)), torch.cat(there, 1)
+        spare = -h.shape[1] % WHOLE
+        return pad(h, (0, 0, 0, spare)), pad(mask, (0, spare))
 
 
 class CrossAttention(nn.Module):
@@ -60,7 +60,7 @@ class CrossAttention(nn.Module):
     def __init__(self, channels: int, heads: int, width: int, groups: int):
         super().__init__()
         self.heads = heads
-        self.norm = nn.GroupNorm(groups, channels)
+        self.norm = group_norm(channels, groups)
         self.q, self.kv = nn.Conv2d(channels, channels, 1), nn.Linear(width, 2 * channels)
         self.out = zeros(nn.Conv2d(channels, channels, 1))
 

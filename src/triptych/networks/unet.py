@@ -4,29 +4,27 @@ From a small one to those of DDPM (Ho et al. 2020), iDDPM (Nichol & Dhariwal 202
 2021; Karras et al. 2022) and, at one resolution, VDM (Kingma et al. 2021): ``configs/denoiser/unet_*.yaml``.
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.nn.functional import silu
 
-from triptych.declare import Count, MinLen, Positive, Share, declared
-from triptych.diffusion.condition import Condition, Kind
-from triptych.networks.conditioning import Beside, Conditioning, vectors_of
-from triptych.networks.embedding import LevelWaves, image_shape, per_dim, zeros
+from triptych.declare import Count, MinLen, Positive, Share
+from triptych.diffusion.condition import Condition
+from triptych.networks.base import ImageAttention, ImageNetwork, group_norm, zeros
 from triptych.networks.text import CrossAttention, Text
 
 
-class Block(nn.Module):
+class UNetBlock(nn.Module):
     """Residual block: norm, silu, conv, modulation by the conditioning, dropout, conv; then attention.
 
     Args:
         before, after: channels.
         conditioning: its width.
         how: what all blocks of a network share.
-        heads: of attention; 0: none.
+        attends: whether positions attend to each other after it.
         resize: of both branches; the sum then has a layer of its own on the short one.
         text: width of the tokens that positions attend to at the end; 0: they do not.
     """
@@ -36,38 +34,38 @@ class Block(nn.Module):
         before: int,
         after: int,
         conditioning: int,
-        how: "How",
-        heads: int = 0,
+        how: "BlockOptions",
+        attends: bool = False,
         resize: nn.Module | None = None,
         text: int = 0,
     ):
         super().__init__()
         self.scales, self.skip_scale = how.modulation == "scale_shift", how.skip_scale
-        self.first_norm = how.norm(before)
+        self.first_norm = group_norm(before, how.groups)
         self.resize = resize or nn.Identity()
         self.first = nn.Conv2d(before, after, 3, padding=1)
         self.modulation = zeros(nn.Linear(conditioning, (1 + self.scales) * after))
-        self.second_norm = how.norm(after)
+        self.second_norm = group_norm(after, how.groups)
         self.dropout = nn.Dropout(how.dropout)
         self.second = zeros(nn.Conv2d(after, after, 3, padding=1))
         self.skip = nn.Conv2d(before, after, 1) if before != after or resize else nn.Identity()
-        self.attention = Attention(after, heads, how) if heads else nn.Identity()
-        self.text = CrossAttention(after, how.heads, text, math.gcd(how.groups, after)) if text else None
+        self.attention = how.attention(after) if attends else nn.Identity()
+        self.text = CrossAttention(after, how.heads, text, how.groups) if text else None
 
     def forward(self, h: Tensor, c: Tensor, text: tuple[Tensor, Tensor] | None = None) -> Tensor:
         inner = self.first(self.resize(silu(self.first_norm(h))))
-        said = self.modulation(c)[:, :, None, None]
+        modulation = self.modulation(c)[:, :, None, None]
         if self.scales:
-            scale, shift = said.chunk(2, 1)
+            scale, shift = modulation.chunk(2, 1)
             inner = torch.addcmul(shift, self.second_norm(inner), 1 + scale)
         else:
-            inner = self.second_norm(inner + said)
+            inner = self.second_norm(inner + modulation)
         h = self.skip(self.resize(h)) + self.second(self.dropout(silu(inner)))
-        h = self.attention(_scaled(h, self.skip_scale))
+        h = self.attention(h if self.skip_scale == 1 else h * self.skip_scale)
         return h if self.text is None or text is None else self.text(h, text)  # type: ignore[no-any-return]
 
 
-class How(NamedTuple):
+class BlockOptions(NamedTuple):
     """What all blocks of a network share."""
 
     dropout: float
@@ -76,31 +74,11 @@ class How(NamedTuple):
     heads: int
     groups: int = 8
 
-    def norm(self, width: int) -> nn.GroupNorm:
-        """Of ``groups``, or of the most that divide both it and the width."""
-        return nn.GroupNorm(math.gcd(self.groups, width), width)
+    def attention(self, width: int) -> ImageAttention:
+        return ImageAttention(width, self.heads, self.groups, self.skip_scale)
 
 
-class Attention(nn.Module):
-    """Self-attention over positions, residual."""
-
-    def __init__(self, width: int, heads: int, how: How):
-        super().__init__()
-        self.heads, self.skip_scale = heads, how.skip_scale
-        self.norm = how.norm(width)
-        self.qkv = nn.Conv2d(width, 3 * width, 1)
-        self.out = zeros(nn.Conv2d(width, width, 1))
-
-    def forward(self, h: Tensor) -> Tensor:
-        b, channels, height, width = h.shape
-        qkv = self.qkv(self.norm(h)).view(b, 3, self.heads, channels // self.heads, height * width)
-        q, k, v = qkv.transpose(-1, -2).unbind(1)
-        mixed = scaled_dot_product_attention(q, k, v).transpose(-1, -2)
-        return _scaled(h + self.out(mixed.reshape(b, channels, height, width)), self.skip_scale)
-
-
-@declared("denoiser.network")
-class UNet(nn.Module):
+class UNet(ImageNetwork):
     """See ``triptych.networks`` for the contract; height and width divisible by 2^(len(widths) - 1).
 
     Args:
@@ -118,11 +96,10 @@ class UNet(nn.Module):
         skip_scale: factor of each residual sum; sqrt(1 / 2) keeps the variance of two equal parts (DDPM++).
         groups: of each GroupNorm, or the most that divide its channels; 32 in the publications.
         add_z: whether the output is added to z, a first guess of the noise (VDM).
-        fourier: periods of ``LevelWaves``, in units of the level spacing.
-        shape, outputs, conditions, spacing: from the data and the objective.
+        fourier: see ``ImageNetwork.read``.
 
     Raises:
-        ValueError: the data are no images, their size does not divide, or no resolution is one of
+        ValueError: as ``ImageNetwork``; their size does not divide, or no resolution is one of
             ``attention_at`` or ``text_at``; ``text_at`` without a text; ``add_z`` with more than one number
             a dimension.
     """
@@ -130,9 +107,6 @@ class UNet(nn.Module):
     def __init__(
         self,
         shape: tuple[int, ...],
-        outputs: int = 1,
-        conditions: Mapping[str, Kind] | None = None,
-        spacing: float | None = None,
         widths: Annotated[Sequence[Count], MinLen(1)] = (32, 48, 48),
         blocks: Count = 2,
         attention: bool = True,
@@ -149,99 +123,90 @@ class UNet(nn.Module):
         groups: Count = 8,
         add_z: bool = False,
         text_at: Sequence[Count] = (),
+        **contract: Any,
     ):
-        super().__init__()
-        channels, height, width = image_shape(shape, "unet")
+        super().__init__(shape, **contract)
+        before = stem or widths[0]
+        c = conditioning or 4 * before
+        self.read(c, fourier)
+        channels, height, width = self.shape
         factor = 2 ** (len(widths) - 1)
         if height % factor or width % factor:
             raise ValueError(
                 f"denoiser.network.widths={list(widths)}: {height}x{width} images do not halve "
-                f"{len(widths) - 1} times; fewer widths are accepted"
+                f"{len(widths) - 1} times; set fewer widths"
             )
         heights = [height >> level for level in range(len(widths))]
         for key, chosen in (("attention_at", attention_at), ("text_at", text_at)):
             if strange := sorted(set(chosen) - set(heights)):
                 raise ValueError(
                     f"denoiser.network.{key}={list(chosen)}: no resolution has height {strange[0]}; "
-                    f"{', '.join(map(str, heights))} are accepted"
+                    f"must be of {', '.join(map(str, heights))}"
                 )
-        self.shape, self.outputs, self.conditions = (channels, height, width), outputs, dict(conditions or {})
-        if add_z and outputs > 1:
+        if add_z and self.outputs > 1:
             raise ValueError(
-                f"denoiser.network.add_z=true: z is added to one number a dimension, not to {outputs}; use "
-                "objective=epsilon without a learned variance, or add_z=false"
+                f"denoiser.network.add_z=true: z is added to one number a dimension, not to {self.outputs}; "
+                "use objective=epsilon without a learned variance, or add_z=false"
             )
         self.add_z = add_z
-        before = stem or widths[0]
-        c = conditioning or 4 * before
-        self.conditioning = Conditioning(c, vectors_of(self.conditions))
-        self.beside = Beside(self.conditions)
-        self.waves = LevelWaves(list(fourier), spacing)
-        self.first = nn.Conv2d(channels * self.waves.factor + self.beside.channels, before, 3, padding=1)
-        how = How(dropout, modulation, skip_scale, heads, groups)
-        at = [heads if there in attention_at else 0 for there in heights]
+        self.first = nn.Conv2d(self.channels, before, 3, padding=1)
+        how = BlockOptions(dropout, modulation, skip_scale, heads, groups)
+        at = [there in attention_at for there in heights]
         self.text = Text(self.conditions, c) if text_at else None
         if self.text is not None and not self.text.kinds:
             raise ValueError(
-                f"denoiser.network.text_at={list(text_at)}: the network is told no text; [] is accepted, or "
-                "data with captions and model.conditional=[text]"
+                f"denoiser.network.text_at={list(text_at)}: the condition has no text; set [], or data with "
+                "captions and model.conditional=[text]"
             )
         reads = [c if there in text_at else 0 for there in heights]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         skips = [before]
         for level, after in enumerate(widths):
             for _ in range(blocks):
-                self.down.append(Block(before, after, c, how, at[level], text=reads[level]))
+                self.down.append(UNetBlock(before, after, c, how, at[level], text=reads[level]))
                 skips.append(before := after)
             if level < len(widths) - 1:
                 self.down.append(
                     nn.Conv2d(after, after, 3, stride=2, padding=1)
                     if resample == "conv"
-                    else Block(after, after, c, how, resize=nn.AvgPool2d(2))
+                    else UNetBlock(after, after, c, how, resize=nn.AvgPool2d(2))
                 )
                 skips.append(after)
         low = reads[-1]
-        self.middle = nn.ModuleList([Block(before, before, c, how, text=low), Block(before, before, c, how)])
-        self.attention = Attention(before, heads, how) if attention else nn.Identity()
+        self.middle = nn.ModuleList(
+            [UNetBlock(before, before, c, how, text=low), UNetBlock(before, before, c, how)]
+        )
+        self.attention = how.attention(before) if attention else nn.Identity()
         for level, after in reversed(list(enumerate(widths))):
             for i in range(blocks + 1):
                 attends = attention_up == "each" or i == blocks
                 joined = before + skips.pop()
-                self.up.append(Block(joined, after, c, how, at[level] if attends else 0, text=reads[level]))
+                self.up.append(UNetBlock(joined, after, c, how, at[level] and attends, text=reads[level]))
                 before = after
             if level:
                 double = nn.Upsample(scale_factor=2)
                 self.up.append(
                     nn.Sequential(double, nn.Conv2d(after, after, 3, padding=1))
                     if resample == "conv"
-                    else Block(after, after, c, how, resize=double)
+                    else UNetBlock(after, after, c, how, resize=double)
                 )
-        self.last_norm = how.norm(before)
-        self.last = zeros(nn.Conv2d(before, channels * outputs, 3, padding=1))
+        self.last_norm = group_norm(before, how.groups)
+        self.last = zeros(nn.Conv2d(before, channels * self.outputs, 3, padding=1))
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         c = self.conditioning(gamma, condition)
-        h = (
-            torch.cat([self.waves(z), *self.beside(z, condition)], 1)
-            if self.beside.channels
-            else self.waves(z)
-        )
-        h = self.first(h.contiguous(memory_format=torch.channels_last))
+        h = self.first(self.features(z, condition).contiguous(memory_format=torch.channels_last))
         text = None if self.text is None else self.text(condition, len(z))
         skips = [h]
         for layer in self.down:
-            h = layer(h, c, text) if isinstance(layer, Block) else layer(h)
+            h = layer(h, c, text) if isinstance(layer, UNetBlock) else layer(h)
             skips.append(h)
         h = self.middle[1](self.attention(self.middle[0](h, c, text)), c)
         for layer in self.up:
-            if not isinstance(layer, Block):
+            if not isinstance(layer, UNetBlock):
                 h = layer(h)
             else:  # one that doubles the size has no other to join
                 joined = h if isinstance(layer.resize, nn.Upsample) else torch.cat([h, skips.pop()], 1)
                 h = layer(joined, c, text)
-        raw = per_dim(self.last(silu(self.last_norm(h))), self.outputs, self.shape)
+        raw = self.per_dim(self.last(silu(self.last_norm(h))))
         return raw + z if self.add_z else raw
-
-
-def _scaled(h: Tensor, factor: float) -> Tensor:
-    return h if factor == 1 else h * factor

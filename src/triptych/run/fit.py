@@ -14,7 +14,7 @@ from triptych.config.build import build
 from triptych.data.batch import Batch
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
-from triptych.models.contract import Given, check_given
+from triptych.models.contract import PartOutput, check_outputs
 from triptych.run.archive import SCHEMA
 from triptych.run.averaging import check_averaging
 from triptych.run.changed import say
@@ -63,10 +63,10 @@ class Fit:
         condition = None if condition is None else condition[slice(few)].to(device)
         batch = Batch(x[:few].to(device), condition, index[:few].to(device))
         changed = [
-            Given("augmentation", change.__call__, batch.x, ((few, *experiment.data.shape),))
+            PartOutput("augmentation", change.__call__, batch.x, ((few, *experiment.data.shape),))
             for change in experiment.data.augmentations[-1:]
         ]
-        check_given(model.to(device), chain(changed, model.gives(batch)))
+        check_outputs(model.to(device), chain(changed, model.gives(batch)))
 
     def __call__(self, run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
         """Bring the model to its last checkpoint, unless it is another run's or has nothing to be trained."""

@@ -8,7 +8,7 @@ import torch
 
 from triptych.config.build import Table, build, parameters_of
 from triptych.config.trust import find
-from triptych.data.augment import numbers_told
+from triptych.data.augment import count_numbers
 from triptych.data.base import DataModule
 from triptych.data.batch import Batch
 from triptych.diffusion.condition import AUGMENTATION, Kind, Vectors
@@ -140,7 +140,7 @@ def _conditions(data: DataModule, conditional: Any) -> dict[str, Kind]:
 
 def _told(data: DataModule) -> dict[str, Kind]:
     """The part in which a network is told what was done to a training image."""
-    numbers = numbers_told(data.augmentations)
+    numbers = count_numbers(data.augmentations)
     return {AUGMENTATION: Vectors(numbers)} if numbers else {}
 
 

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from triptych.config.build import build
 from triptych.config.metric import SAMPLE_METRICS
-from triptych.data.base import DataModule
+from triptych.data.base import DataModule, Generated
 from triptych.data.captions import Captioned
 from triptych.data.embedder import Embedder
-from triptych.data.generated import Generated
 from triptych.diffusion import measures
 from triptych.diffusion.draws import Stream, seeded
 from triptych.errors import UserError
@@ -140,7 +139,7 @@ class Prompts:
     """
 
     def __init__(self, data: Captioned, embedder: Embedder | None):
-        self.data, self.split = data, data.asked_split
+        self.data, self.split = data, data.condition_split
         self.captions, labels = data.captions[self.split], data.splits[self.split].labels
         assert labels is not None  # those that the classifier was trained on
         self.untrained = data.untrained(labels)
@@ -149,7 +148,7 @@ class Prompts:
         if embedder is not None:
             place = {caption: i for i, caption in enumerate(self.captions)}
             self.distinct = self.meaning[torch.tensor([*place.values()])]
-            self.texts = embedder.texts(data.asked([*place]).parts["text"])
+            self.texts = embedder.texts(data.encode_prompts([*place]).parts["text"])
 
     def compare(self, x: Tensor, logits: Tensor, items: Tensor) -> dict[str, float]:
         """Shares of samples x (n, *shape) that are right, asked the captions of ``items`` (n,) of the split.

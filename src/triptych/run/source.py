@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from triptych.diffusion.cascade import Cascade, Stage
+from triptych.diffusion.cascade import CascadeSampler, Stage
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Progress
 
@@ -51,7 +51,7 @@ class Run:
         self.stage.denoiser.to(device)  # type: ignore[attr-defined]
         self.stage.schedule.to(device)
         told = None if condition is None else condition.without(self.name)
-        drawn = Cascade([self.stage])(
+        drawn = CascadeSampler([self.stage])(
             n, generator=generator, condition=told, device=device, progress=progress
         )
         return drawn[self.name]

@@ -139,7 +139,7 @@ def as_stage(run: Experiment, drawing: Drawing) -> Stage:
     model = cast(Diffusion, run.model)
     denoiser, sampler = drawing.denoiser or model.denoiser, model.prepared(drawing.sampler)
     name = str(run.data.known_as)
-    return Stage(name, cast(Any, denoiser), model.schedule, sampler, model.shape, run.data.as_told)
+    return Stage(name, cast(Any, denoiser), model.schedule, sampler, model.shape, run.data.as_condition)
 
 
 def _size(stage: Experiment) -> str:

@@ -27,9 +27,9 @@ def check_files(config: DictConfig, but: Collection[str] = ()) -> None:
     elsewhere = any(name in target for name in ("slurm", "ray"))  # whose machines may have data of their own
     if not elsewhere and not any(key.partition(".")[0] == "data" for key in but):
         if isinstance(data := OmegaConf.select(config, "data"), DictConfig):
-            from triptych.data.source import check_source  # numpy, which help does without
+            from triptych.data.source import check_data_files  # numpy, which help does without
 
-            check_source(OmegaConf.to_container(data, resolve=True))  # type: ignore[arg-type]
+            check_data_files(OmegaConf.to_container(data, resolve=True))  # type: ignore[arg-type]
     for key, value in _named(config):
         if key.startswith("measures.") and not OmegaConf.select(config, "measures.n"):
             continue

@@ -71,7 +71,7 @@ def test_prompts_are_drawn_low_first_and_told_to_both(runs):
         "low": (5, 3, 8, 8),
         "stage 1": (5, 3, 16, 16),
     }
-    prompts = cascade.last.data.asked(["three red squares", "a blue circle"]).parts["text"].value
+    prompts = cascade.last.data.encode_prompts(["three red squares", "a blue circle"]).parts["text"].value
     text = torch.cat([c.parts["text"].value for c in told if len(c) in (2, 3)][:1])
     assert text.equal(prompts[[0, 1, 0]])
     lows = [c.parts["low"].value for c in told if "low" in c.parts]

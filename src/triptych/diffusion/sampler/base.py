@@ -126,12 +126,12 @@ class Sampler:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        taken = inspect.signature(cls.step)
+        arguments = inspect.signature(cls.step)
         try:
-            taken.bind("self", "z", "at")
+            arguments.bind("self", "z", "at")
         except TypeError as error:
             raise TypeError(
-                f"{cls.__name__}.step{taken}: step(self, z, at) is accepted, where at.guess(z, gamma) asks "
+                f"{cls.__name__}.step{arguments}: must be step(self, z, at), where at.guess(z, gamma) calls "
                 "the denoiser, and gamma_t, gamma_s, condition, generator and history are attributes of at"
             ) from error
 

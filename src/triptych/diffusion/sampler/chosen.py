@@ -44,11 +44,11 @@ class Chosen(DDIM):
         if part is None or self.draws == 1:
             return draw(denoiser, schedule, shape, condition=condition, **more)
         draws = [draw(denoiser, schedule, shape, condition=condition, **more) for _ in range(self.draws)]
-        found, near = torch.stack(draws), part.value.flatten(1)
-        if near[0].numel() != found[0, 0].numel():
+        samples, near = torch.stack(draws), part.value.flatten(1)
+        if near[0].numel() != samples[0, 0].numel():
             raise ValueError(
-                f"sampler.by={self.by}: {near[0].numel()} numbers, a sample has {found[0, 0].numel()}; "
-                "a part of the samples' size is accepted"
+                f"sampler.by={self.by}: has {near[0].numel()} numbers; must have the "
+                f"{samples[0, 0].numel()} of a sample"
             )
-        best = (found.flatten(2) * near).sum(2).argmax(0)
-        return found[best, torch.arange(len(best), device=best.device)]
+        best = (samples.flatten(2) * near).sum(2).argmax(0)
+        return samples[best, torch.arange(len(best), device=best.device)]

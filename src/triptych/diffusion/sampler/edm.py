@@ -39,7 +39,7 @@ class EDM(Heun):
     ):
         super().__init__(steps, grid, **options)
         if high is not None and high <= low:
-            raise ValueError(f"sampler.low={low} and sampler.high={high}: low < high, or null, is accepted")
+            raise ValueError(f"sampler.low={low} and sampler.high={high}: must be low < high, or null")
         self.churn, self.noise = churn, noise
         self.low, self.high = low, math.inf if high is None else high
         self.raised = min(churn / steps, math.sqrt(2) - 1)  # their gamma_i, less 1

@@ -13,7 +13,7 @@ from .base import Sampler, Step
 class Langevin(Sampler):
     """Plain Langevin dynamics: every level is the last one, gamma(0), and the weights of modes are lost.
 
-    No update is accepted or rejected, so a Gaussian mode of variance s^2 comes out with the variance
+    There is no Metropolis step, so a Gaussian mode of variance s^2 comes out with the variance
     s^2 / (1 - size / (4 s^2)), and from size = 4 s^2 the updates diverge: ``size`` has to be small beside the
     narrowest variance of the data.
 

@@ -39,7 +39,7 @@ def save_prompts(experiment: Experiment, drawing: Drawing, path: Path) -> Path |
 
 def rows_of(data: Captioned) -> tuple[list[int], list[str]]:
     """Items of different captions, of classes trained on, then of others; and what is said of each."""
-    captions, labels = data.captions[data.asked_split], data.splits[data.asked_split].labels
+    captions, labels = data.captions[data.condition_split], data.splits[data.condition_split].labels
     kept = torch.zeros(len(captions), dtype=torch.bool) if labels is None else data.untrained(labels)
     rows: list[int] = []
     for wanted, most in ((False, TRAINED), (True, UNTRAINED)):

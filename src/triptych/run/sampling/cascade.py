@@ -7,8 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from triptych.data.augment import ConditioningNoise, told_level
-from triptych.diffusion.cascade import Cascade, Stage
+from triptych.data.augment import ConditioningNoise, noise_numbers
+from triptych.diffusion.cascade import CascadeSampler, Stage
 from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
@@ -60,7 +60,7 @@ class OpenedCascade:
             model.schedule,
             model.prepared(drawing.sampler),
             model.shape,
-            run.data.as_told,
+            run.data.as_condition,
             self._noise(run) if self.asked["noise"] else None,
         )
 
@@ -70,7 +70,7 @@ class OpenedCascade:
         if not drawn:
             return None
         level = self.asked["noise"]
-        said = told_level(run.data.augmentations, drawn[0], level).to(self.device)
+        said = noise_numbers(run.data.augmentations, drawn[0], level).to(self.device)
         return partial(noised, part=drawn[0], level=level, said=said)
 
     def condition(self, n: int) -> Condition | None:
@@ -101,7 +101,9 @@ class OpenedCascade:
                 mix(self.asked["seed"], Stream.SAMPLES, start)
             )
             size = min(most, n - start)
-            parts.append(Cascade(self.stages)(size, generator=generator, condition=some, device=self.device))
+            parts.append(
+                CascadeSampler(self.stages)(size, generator=generator, condition=some, device=self.device)
+            )
         return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
     def pictures(self, drawn: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, Experiment]]:

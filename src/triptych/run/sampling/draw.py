@@ -64,7 +64,7 @@ def asked_for(
     if asks_classes(module, data):
         condition = named or Condition(label=torch.arange(n) % data.num_classes)
     else:
-        split = data.splits[data.asked_split]
+        split = data.splits[data.condition_split]
         assert split.condition is not None
         chosen = torch.arange(n) % len(split) if items is None else items
         condition = split.condition[chosen].together(named)

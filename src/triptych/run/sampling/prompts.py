@@ -25,7 +25,7 @@ def of_prompts(prompts: Sequence[str], data: DataModule, told: Sequence[str], n:
     """
     if not prompts:
         raise UserError("prompt=[]: a text, or a list of one text or more, is accepted")
-    asked = data.asked(prompts)
+    asked = data.encode_prompts(prompts)
     if TEXT not in told:
         raise UserError(
             f"prompt={prompts[0]!r}: this model is told no text; one trained with model.conditional=[text] "

@@ -1,0 +1,144 @@
+"""What all networks share: the contract's arguments, images as features, layers of several networks."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from triptych.declare import declared
+from triptych.diffusion.condition import Condition, Images, Kind
+from triptych.networks.conditioning import ConditionImages, Conditioning
+
+
+@declared("denoiser.network")
+class Network(nn.Module):
+    """A network under the contract of ``triptych.networks``. A subclass has arguments for its own sizes.
+
+    Args:
+        shape: event shape of the data.
+        outputs: numbers per dimension that the objective reads.
+        conditions: parts of the condition, by name; none: unconditional.
+        spacing: between the data's levels; None without levels.
+    """
+
+    shape: tuple[int, ...]
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        outputs: int = 1,
+        conditions: Mapping[str, Kind] | None = None,
+        spacing: float | None = None,
+    ):
+        super().__init__()
+        self.shape, self.outputs, self.conditions = tuple(shape), outputs, dict(conditions or {})
+        self.spacing = spacing
+
+    def per_dim(self, raw: Tensor) -> Tensor:
+        """raw (B, outputs * C, ...), or flat (B, outputs * d), in the shape of the contract."""
+        if raw.ndim == 2:
+            raw = raw.view(len(raw), self.outputs * self.shape[0], *self.shape[1:])
+        return per_dim(raw, self.outputs, self.shape)
+
+
+class ImageNetwork(Network):
+    """A network whose first layer reads ``features``: waves of z and the condition's images, as channels.
+
+    Raises:
+        ValueError: the data are no images, or have no levels for ``fourier`` to fit.
+    """
+
+    shape: tuple[int, int, int]
+
+    def __init__(self, shape: tuple[int, ...], **contract: Any):
+        super().__init__(image_shape(shape, type(self).__name__.lower()), **contract)
+
+    def read(self, conditioning: int, fourier: Sequence[float], waves: int = 16) -> None:
+        """Build what reads the arguments; first of a subclass's layers.
+
+        Args:
+            conditioning: width of the embedding of gamma and the condition's other parts, of ``waves`` sines.
+            fourier: periods of ``LevelWaves``, in units of the level spacing; empty: none.
+        """
+        vectors = {name: kind for name, kind in self.conditions.items() if not isinstance(kind, Images)}
+        self.conditioning = Conditioning(conditioning, vectors, waves)
+        self.images = ConditionImages(self.conditions)
+        self.waves = LevelWaves(list(fourier), self.spacing)
+        self.channels = self.shape[0] * self.waves.factor + self.images.channels  # of ``features``
+
+    def features(self, z: Tensor, condition: Condition | None) -> Tensor:
+        """z (B, C, H, W) -> (B, channels, H, W)."""
+        parts = [self.waves(z), *self.images(z, condition)]
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+class LevelWaves(nn.Module):
+    """Fourier features that fit the data's grid (VDM app. C, with frequencies from the level spacing).
+
+    z (B, C, ...) -> (B, C (1 + 2 len(periods)), ...): z, then sin and cos of 2 pi z / (period * spacing).
+    VDM's n = 7, 8 are periods 2 and 1 of 256 levels; for 17 levels the same grid asks for n = 3, 4.
+
+    Raises:
+        ValueError: periods for data without levels.
+    """
+
+    def __init__(self, periods: list[float], spacing: float | None):
+        super().__init__()
+        if periods and spacing is None:
+            raise ValueError(f"denoiser.network.fourier={periods}: these data have no levels; set []")
+        self.frequencies = [2 * math.pi / (p * (spacing or 1)) for p in periods]
+
+    @property
+    def factor(self) -> int:
+        """Output channels per input channel."""
+        return 1 + 2 * len(self.frequencies)
+
+    def forward(self, z: Tensor) -> Tensor:
+        waves = [f(w * z) for w in self.frequencies for f in (torch.sin, torch.cos)]
+        return torch.cat([z, *waves], 1) if waves else z
+
+
+class ImageAttention(nn.Module):
+    """Self-attention over the positions of an image (B, C, H, W), added to it: (h + out) ``skip_scale``."""
+
+    def __init__(self, width: int, heads: int = 1, groups: int = 8, skip_scale: float = 1.0):
+        super().__init__()
+        self.heads, self.skip_scale = heads, skip_scale
+        self.norm = group_norm(width, groups)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.out = zeros(nn.Conv2d(width, width, 1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        b, channels, height, width = h.shape
+        qkv = self.qkv(self.norm(h)).view(b, 3, self.heads, channels // self.heads, height * width)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)
+        mixed = scaled_dot_product_attention(q, k, v).transpose(-1, -2)
+        h = h + self.out(mixed.reshape(b, channels, height, width))
+        return h if self.skip_scale == 1 else h * self.skip_scale
+
+
+def per_dim(raw: Tensor, outputs: int, shape: tuple[int, ...]) -> Tensor:
+    """(B, outputs * shape[0], ...) -> (B, *shape) for one output per dimension, else (B, outputs, *shape)."""
+    return raw if outputs == 1 else raw.unflatten(1, (outputs, shape[0]))
+
+
+def zeros(layer: nn.Module) -> nn.Module:
+    """The layer with all parameters zero: it has no effect until it has learnt one."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def group_norm(width: int, groups: int = 8) -> nn.GroupNorm:
+    """Of ``groups``, or of the most that divide both it and the width."""
+    return nn.GroupNorm(math.gcd(groups, width), width)
+
+
+def image_shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
+    """(C, H, W), or ValueError: this network is for images."""
+    if len(shape) != 3:
+        raise ValueError(f"denoiser={name}: is for images (C, H, W), not {tuple(shape)}; use denoiser=mlp")
+    return shape  # type: ignore[return-value]
