@@ -77,9 +77,7 @@ def check_held(path: Path) -> None:
         if not _lies_in(folder, file):
             raise StorageError(f"{folder}: moved or deleted while the run was at work there; the run ends")
         if token is not None and _read(folder / INSTEAD).get("token") != token:
-            raise StorageError(
-                f"{folder}: another process took over while this one was stopped; the run ends"
-            )
+            raise StorageError(f"{folder}: another process took over while this one slept; the run ends")
 
 
 def _lies_in(folder: Path, file: IO[str]) -> bool:
