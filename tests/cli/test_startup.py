@@ -161,3 +161,25 @@ def test_a_result_is_one_wherever_it_is_printed(prepared):
         closed = ["sh", "-c", '"$@" >&-', "sh", *line]
         done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, timeout=120)
         assert done.returncode == 0 and done.stderr == "", line
+
+
+def test_a_rank_that_is_left_over_in_a_shell_is_not_this_processes():
+    """It would wait for a first process that nobody has started, and end without a word."""
+    code = "import os; print([os.environ.get(name) for name in ('RANK', 'LOCAL_RANK')])"
+    ours = f"from triptych.cli.startup import start; start(); {code}"
+    known = {key: value for key, value in os.environ.items() if not key.startswith("TRIPTYCH_STARTED")}
+    for more, ranks in (
+        ({}, [None, None]),
+        ({"TORCHELASTIC_RUN_ID": "none"}, ["1", "1"]),
+        ({"TRIPTYCH_STARTED": "1"}, ["1", "1"]),  # by Lightning, for one of us
+    ):
+        line, env = [sys.executable, "-c", ours], known | {"RANK": "1", "LOCAL_RANK": "1"} | more
+        assert subprocess.run(line, env=env, capture_output=True, text=True).stdout.strip() == str(ranks)
+
+
+def test_a_folder_that_was_deleted_is_said(root):
+    here = root / "here"
+    here.mkdir()
+    line = ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", *command("train", "name=x", "logger=csv", *TINY)]
+    done = subprocess.run(line, cwd=here, capture_output=True, text=True, timeout=100)
+    assert done.stderr == "error: current folder: it was deleted; type the command in another one\n"

@@ -8,11 +8,12 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
 
-from triptych.errors import Busy
+from triptych.errors import Busy, StorageError
 from triptych.run.directory import RunDirectory
 from triptych.run.lock import INSTEAD, SILENT
 
@@ -97,3 +98,31 @@ def test_of_many_that_find_a_dead_owner_one_gets_the_directory(tmp_path):
     held = [process.communicate(timeout=60)[0] for process in crowd]
     assert sorted(held) == ["", "", "", "held\n"]
     assert not list(tmp_path.glob(f"{INSTEAD}*"))
+
+
+def test_who_waits_for_a_directory_that_is_removed_gets_the_next_of_its_name(tmp_path):
+    """The lock that it waits for goes with it, and would hold nothing."""
+    run, written = RunDirectory(tmp_path / "run"), []
+
+    def wait():
+        with run.lock(patience=20.0):
+            run.write("x.json", {})
+            written.append(True)
+
+    with run.lock():
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        time.sleep(0.3)
+        run.discard()
+    waiting.join(timeout=30)
+    assert written and (run / "x.json").exists()
+
+
+def test_without_flock_who_was_stopped_for_long_writes_no_more(tmp_path, without_flock):
+    """Another process, on another machine, may be at work there."""
+    run = RunDirectory(tmp_path)
+    with run.lock():
+        run.write("x.json", {})
+        (tmp_path / INSTEAD).write_text(json.dumps({"host": "elsewhere", "token": "another"}))
+        with pytest.raises(StorageError, match="another process took over"):
+            run.write("x.json", {})

@@ -1,5 +1,6 @@
 """Storage that gives out: one line, nothing complete lost; the same command goes on when there is room."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from tests.run.commands import command, environment, start, wait_for
 from triptych.errors import StorageError, UserError
 from triptych.run.directory import write_atomic
 from triptych.run.execute import execute
+from triptych.run.exits import one_line_errors
 
 
 @pytest.fixture
@@ -197,3 +199,11 @@ def test_a_killed_wandb_process_takes_nothing_with_it(root):
     lines = [text for text in errors.splitlines() if text.strip()]
     assert len(lines) == 1 and lines[0].startswith("W&B is left out from here on (")
     assert lines[0].endswith("metrics.csv has the figures")
+
+
+def test_a_file_that_is_closed_to_us_is_a_line(capsys):
+    """As where another user's runs lie."""
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/theirs/config.yaml")
+    assert ended.value.code == 74
+    assert capsys.readouterr().err == "error: /theirs/config.yaml: cannot be opened (Permission denied)\n"

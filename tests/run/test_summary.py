@@ -1,6 +1,8 @@
 """The result in one line."""
 
-from triptych.run.summary import one_line
+import pytest
+
+from triptych.run.summary import check_seal, one_line
 
 
 def figure(mean, stderr=0.02, n=297, **more):
@@ -19,3 +21,16 @@ def test_the_ode_is_said_of_its_own_items():
     ode = {"bpd_ode": figure(1.95, n=64), "bpd_ode_bound": figure(1.88, n=64)}
     line = one_line({"test": {"bpd": figure(1.89), **parts, **ode}})
     assert "by the ODE 1.9500 ± 0.0200 on 64 of them, whose bound is 1.8800 ± 0.0200" in line
+
+
+def test_a_bound_without_its_terms_is_no_result():
+    bound = {
+        "bpd": figure(1.8),
+        **{f"bpd_{t}": figure(0.6) for t in ("prior", "reconstruction", "diffusion")},
+    }
+    check_seal({"test": bound})
+    for term in ("bpd_prior", "bpd_diffusion"):
+        with pytest.raises(ValueError, match="is missing"):
+            check_seal({"test": {key: value for key, value in bound.items() if key != term}})
+    with pytest.raises(ValueError, match="is missing"):
+        check_seal({"val": bound | {"bpd": {"mean": 1.8}}})

@@ -100,3 +100,11 @@ def test_epochs_decide_the_length(root, tiny):
     assert run.status == "finished" and run.steps == 5
     assert run.val["bpd"].n == 150, "the reported figures are of the whole split"
     assert triptych.train(["name=epochs", *line, "logger=csv", *epochs]).bound == run.bound
+
+
+def test_tasks_of_a_batch_script_are_not_the_trainers(prepared, monkeypatch):
+    """Where `sbatch --ntasks=2` runs the command without srun, it is one process."""
+    for name, value in {"JOB_ID": "5", "NTASKS": "2", "PROCID": "0", "JOB_NAME": "x.sh"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    run = prepared()
+    assert build_trainer(run.config(), run, [], False).world_size == 1

@@ -81,6 +81,7 @@ def test_a_refused_cell_is_no_result(root, prepared, door):
         (["seed=1,2", "guidance=classifier", "guide=/nope"], "error: guide=/nope: no such file"),
         (["seed=1,2", "init_from=/nope"], "error: init_from=/nope: no such file"),
         (["seed=1,2", "measures.n=8", "measures.contrastive=/nope"], "error: measures.contrastive=/nope: no"),
+        (["optimizer.lr=-1,-2,-3"], "error: optimizer.lr=-1"),  # each in words of its own
     ],
 )
 def test_what_all_cells_share_is_refused_once_before_the_first(root, door, grid, line):

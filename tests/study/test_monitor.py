@@ -116,3 +116,10 @@ def test_a_log_file_has_plain_lines_now_and_then(tmp_path, monkeypatch, capsys):
     assert 3 <= len(lines) <= 5 and sum("failed: no room" in line for line in lines) == 1
     assert lines[0].startswith("[0/6] cell=0: fit 1200/4000, val 2.310") and "; and 2 more" in lines[0]
     assert lines[-1].startswith("[1/6] cell=1: ") and "; and 1 more" in lines[-1]
+
+
+def test_the_report_does_not_bring_a_deleted_sweep_back(tmp_path):
+    from triptych.study.monitor import write_report_or_say_why
+
+    assert "No such file or directory" in write_report_or_say_why(tmp_path / "gone", expected=2)
+    assert not (tmp_path / "gone").exists()

@@ -198,6 +198,21 @@ def test_requests_that_never_end_hold_no_threads(tmp_path, monkeypatch):
             one.close()
 
 
+def test_a_request_that_drips_is_given_up_too(tmp_path, monkeypatch):
+    """Each byte starts the wait for the next one anew."""
+    from triptych.study import watch as module
+
+    monkeypatch.setattr(module, "LONGEST", 1.0)
+    root = sweep(tmp_path / "s", {"x0": 2.0}, seeds=(1,))
+    with Watch([root], lambda: write_report(root)) as watch:
+        with socket.create_connection((HOST, watch.port), timeout=10) as one:
+            until = time.monotonic() + 20
+            with pytest.raises(OSError):
+                while time.monotonic() < until:
+                    one.sendall(b"G")
+                    time.sleep(0.1)
+
+
 def test_a_reader_that_hangs_up_is_no_news(tmp_path, capfd):
     root = sweep(tmp_path / "s", {"x0": 2.0}, seeds=(1,))
     with Watch([root], lambda: write_report(root)) as watch:

@@ -90,3 +90,12 @@ def test_hopeless_runs_are_stopped(root):
     assert done.returncode == 0, done.stderr
     assert states(root) == ["COMPLETE", "COMPLETE", "PRUNED"]
     assert len(list(root.rglob("summary.json"))) == 2 and len(list(root.rglob("last.ckpt"))) == 3
+
+
+def test_a_study_that_cannot_be_opened_is_a_line(root, inside):
+    file = root / "logs" / "sweeps" / "s" / "study.db"
+    file.parent.mkdir(parents=True)
+    file.write_text("garbage" * 100)
+    done = inside("triptych.cli.train", "-m", "hparams_search=optuna", "name=s")
+    *_, line = filter(None, done.stderr.splitlines())
+    assert done.returncode == 1 and line.startswith(f"error: {file}: cannot be opened as the search's study")

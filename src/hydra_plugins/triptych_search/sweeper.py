@@ -71,17 +71,26 @@ class OptunaSweeper(Sweeper):
     def _search(self, arguments: list[str]) -> None:
         import optuna
 
+        from triptych.errors import UserError
+
         given = [f"{key}={value}" for key, value in self.params.items()] + list(arguments)
         parsed = OverridesParser.create().parse_overrides(given)
         fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
         space = {o.get_key_element(): _distribution(o) for o in parsed if o.is_sweep_override()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(
-            study_name="search",
-            storage=f"sqlite:///{self.config.hydra.sweep.dir}/study.db",
-            load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(self.after_trials, self.after_step),
-        )
+        file = f"{self.config.hydra.sweep.dir}/study.db"
+        try:
+            study = optuna.create_study(
+                study_name="search",
+                storage=f"sqlite:///{file}",
+                load_if_exists=True,
+                pruner=optuna.pruners.MedianPruner(self.after_trials, self.after_step),
+            )
+        except Exception as error:  # Optuna's, SQLAlchemy's or SQLite's
+            why = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{file}: cannot be opened as the search's study ({why}); move it away to begin anew"
+            ) from error
         waiting = [optuna.trial.Trial(study, t._trial_id) for t in study.trials if t.state.name == "RUNNING"]
         done, launched = sum(t.state.is_finished() for t in study.trials), 0
         while done < self.n_trials:

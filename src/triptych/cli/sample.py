@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -13,8 +14,12 @@ from triptych.config.folders import CONFIGS
 from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
 from triptych.errors import UserError
+from triptych.run.directory import atomic
 from triptych.run.exits import one_line_errors
 from triptych.run.untrusted import check_checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 register_resolvers()
 
@@ -27,13 +32,10 @@ def sample(cfg: DictConfig) -> Path:
     asked: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     check_values(asked, "sample")
     check_place("out", cfg.out, folder=True)
-    folder = free_folder(Path(cfg.out))
     for key, path in _paths(asked).items():  # before torch is imported
         check_checkpoint(path, key)
     if asked["cascade"] is not None:
-        return _sample_cascade(asked, folder)
-    import torch
-
+        return _sample_cascade(asked)
     from triptych.run.reopen import reopen
     from triptych.run.sampling.draw_trajectory import save_trajectory
     from triptych.run.sampling.like import like
@@ -47,8 +49,8 @@ def sample(cfg: DictConfig) -> Path:
         others = [source for source in drawing.sources if source.name != first.name]
         drawing = replace(drawing, sources=(first, *others))
     x = draw_all(opened, drawing, asked)
+    folder = save_tensor(x, Path(cfg.out))
     save(x[:400], opened.data, folder / "samples.png")
-    torch.save({"x": x}, folder / "samples.pt")
     if cfg.trajectory is not None:
         save_trajectory(opened, drawing, asked, folder)
     return folder
@@ -77,19 +79,30 @@ def free_folder(out: Path) -> Path:
     return next(folder for folder in names if not (folder / "samples.pt").exists())
 
 
-def _sample_cascade(asked: dict, folder: Path) -> Path:
-    """The last stage's samples, and beside them pictures of what the stages before it drew."""
+def save_tensor(x: "Tensor", out: Path) -> Path:
+    """Save samples, whole or not at all, as ``samples.pt`` of the free folder; that folder.
+
+    It is chosen now, since others may have drawn into ``out`` meanwhile.
+    """
     import torch
 
+    folder = free_folder(out)
+    with atomic(folder / "samples.pt") as file:
+        torch.save({"x": x}, file)
+    return folder
+
+
+def _sample_cascade(asked: dict) -> Path:
+    """The last stage's samples, and beside them pictures of what the stages before it drew."""
     from triptych.run.sampling.cascade import OpenedCascade
     from triptych.run.sampling.pictures import save
 
     opened = OpenedCascade(asked)
     drawn = opened.draw()
+    *_, last = drawn.values()
+    folder = save_tensor(last, Path(asked["out"]))
     for name, x, run in opened.pictures(drawn):
         save(x[:400], run.data, folder / f"{name}.png")
-    *_, last = drawn.values()
-    torch.save({"x": last}, folder / "samples.pt")
     return folder
 
 

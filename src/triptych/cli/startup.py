@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+STARTED = "TRIPTYCH_STARTED"  # set by a command, for the processes that Lightning starts for it
 
 
 def is_command() -> bool:
@@ -24,6 +25,10 @@ def is_command() -> bool:
 
 def start() -> None:
     """Prepare this process for the command that is about to be imported."""
+    if STARTED not in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
+        for name in ("RANK", "LOCAL_RANK"):  # left over in a shell: this process is the first of its run
+            os.environ.pop(name, None)
+    os.environ[STARTED] = "1"
     # no Python process that this one starts, itself or by a launcher, looks for modules where it is started
     os.environ["PYTHONSAFEPATH"] = "1"
     for number in SIGNALS:

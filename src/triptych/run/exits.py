@@ -81,6 +81,8 @@ def _as_refusal(error: Exception) -> UserError | None:
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
         why = " ".join(filter(None, (error.context, error.problem)))
         return UserError(f"{mark.name}:{mark.line + 1}: no YAML ({why})")
+    if isinstance(error, FileNotFoundError) and not _has_folder():
+        return UserError("current folder: it was deleted; type the command in another one")
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     library = frame.f_globals.get("__name__", "").split(".")[0]
     if isinstance(error, ValueError | ConnectionError) and library in ("hydra", "ray"):
@@ -90,7 +92,17 @@ def _as_refusal(error: Exception) -> UserError | None:
     if isinstance(error, OSError) and _by_hydra(error):
         kind = StorageError if error.errno in STORAGE else UserError
         return kind(f"{error.filename}: cannot be written ({error.strerror})")
+    if isinstance(error, PermissionError) and error.filename:
+        return StorageError(f"{error.filename}: cannot be opened ({error.strerror})")
     return None
+
+
+def _has_folder() -> bool:
+    """Whether the folder in which this process works is still there."""
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
 def _by_hydra(error: OSError) -> bool:

@@ -26,7 +26,7 @@ NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.E
 RENEWED, SILENT = 20.0, 300.0  # seconds between two signs of life; after which an owner elsewhere is gone
 WRITTEN = 10.0  # seconds in which who has made the file has written into it
 INSTEAD = ".lock.owner"
-_held: list[tuple[Path, IO[str]]] = []  # by this process
+_held: list[tuple[Path, IO[str], str | None]] = []  # by this process; a token where the lock is ``INSTEAD``
 
 
 @contextmanager
@@ -37,44 +37,55 @@ def lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
         Busy: another process holds it; its owner is named.
         StorageError: the directory cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "a+", opener=no_link)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be written ({os.strerror(error.errno or 0)})") from error
-    with file:
-        until = time.monotonic() + patience
-        while (taken := _take(file)) is False:
-            if time.monotonic() > until:
-                file.seek(0)
-                raise _busy(folder, file.read().strip())
-            time.sleep(0.05)
-        held = (folder, file)
-        with contextlib.nullcontext() if taken else _instead(folder, until):
-            file.truncate(0)
-            file.write(owner())
-            file.flush()
-            _held.append(held)
-            try:
-                yield
-            finally:
-                _held.remove(held)
+    until = time.monotonic() + patience
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open(folder / ".lock", "a+", opener=no_link)
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be written ({os.strerror(error.errno or 0)})") from error
+        with file:
+            while (taken := _take(file)) is False:
+                if time.monotonic() > until:
+                    file.seek(0)
+                    raise _busy(folder, file.read().strip())
+                time.sleep(0.05)
+            if not _lies_in(folder, file):
+                continue  # who held it has removed the directory, or put it aside
+            with contextlib.nullcontext() if taken else _instead(folder, until) as token:
+                file.truncate(0)
+                file.write(owner())
+                file.flush()
+                held = (folder, file, token)
+                _held.append(held)
+                try:
+                    yield
+                finally:
+                    _held.remove(held)
+                return
 
 
 def check_held(path: Path) -> None:
     """Before ``path`` is written: StorageError if it lies in a directory that this process holds no more.
 
-    One that was moved or deleted takes its lock along; another process may hold what has its name now.
+    One that was moved or deleted takes its lock along; another process may hold what has its name now. So it
+    may without the kernel's lock, where this one was stopped for long.
     """
-    for folder, file in _held:
+    for folder, file, token in _held:
         if not path.is_relative_to(folder):
             continue
-        try:
-            same = os.path.samestat(os.fstat(file.fileno()), os.lstat(folder / ".lock"))
-        except OSError:
-            same = False
-        if not same:
+        if not _lies_in(folder, file):
             raise StorageError(f"{folder}: moved or deleted while the run was at work there; the run ends")
+        if token is not None and _read(folder / INSTEAD).get("token") != token:
+            raise StorageError(f"{folder}: another process took over while this one slept; the run ends")
+
+
+def _lies_in(folder: Path, file: IO[str]) -> bool:
+    """Whether ``file`` is the lock of what is called ``folder`` now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.lstat(folder / ".lock"))
+    except OSError:
+        return False
 
 
 def holder(folder: Path) -> str | None:
@@ -115,11 +126,11 @@ def _take(file: Any, shared: bool = False) -> bool | None:
 
 
 @contextmanager
-def _instead(folder: Path, until: float) -> Iterator[None]:
-    """Hold ``folder`` by a file that only one process can create."""
+def _instead(folder: Path, until: float) -> Iterator[str]:
+    """Hold ``folder`` by a file that only one process can create; the token in it."""
     path = folder / INSTEAD
     mine = {"owner": owner(), "host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
-    mine["token"] = secrets.token_hex(8)
+    mine["token"] = token = secrets.token_hex(8)
     while True:
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
@@ -138,10 +149,10 @@ def _instead(folder: Path, until: float) -> Iterator[None]:
     done = threading.Event()
     threading.Thread(target=_renew, args=(path, done), daemon=True).start()
     try:
-        yield
+        yield token
     finally:
         done.set()
-        if _read(path).get("token") == mine["token"]:
+        if _read(path).get("token") == token:
             path.unlink(missing_ok=True)
 
 

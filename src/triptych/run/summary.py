@@ -111,7 +111,7 @@ def seal(record: dict[str, Any]) -> dict[str, Any]:
 def check_seal(record: dict[str, Any]) -> None:
     """Check that a record is as it was written.
 
-    By its checksum; a bound, also where there is none, must be the sum of its terms.
+    By its checksum; a bound, also where there is none, must have its terms and be their sum.
 
     Raises:
         ValueError: it is not.
@@ -124,6 +124,8 @@ def check_seal(record: dict[str, Any]) -> None:
         for unit in UNITS:
             keys = [unit + term for term in ("", "_prior", "_reconstruction", "_diffusion")]
             entries = [entry if isinstance(entry := figures.get(key), dict) else {} for key in keys]
+            if unit in figures and not all(entry.keys() >= {"mean", "stderr", "n"} for entry in entries):
+                raise ValueError(f"{split}.{unit}: the mean, stderr or n of it or of a term is missing")
             total, *terms = [number(entry.get("mean")) for entry in entries]
             whole = sum(terms)
             if math.isfinite(total - whole) and not math.isclose(total, whole, rel_tol=1e-4, abs_tol=1e-4):

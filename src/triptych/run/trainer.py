@@ -5,12 +5,14 @@ import math
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator, MPSAccelerator, XLAAccelerator
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.strategies.launchers import subprocess_script
 
 from triptych.config.build import build
 from triptych.config.names import cores
 from triptych.errors import UserError
+from triptych.run import processes
 from triptych.run.checkpoints import AtomicCheckpointIO
 from triptych.run.directory import RunDirectory
 from triptych.run.peers import Peers
@@ -111,6 +113,8 @@ def build_trainer(
         # the order in which three processes or more are summed: a resumed run would differ in the last digit.
         # Looking for unused parameters forbids that; and free bits may leave some unused.
         node["strategy"] = "ddp_find_unused_parameters_true"
+    # in a batch script's own process SLURM's tasks are not the trainer's, though Lightning would count them
+    environment = [] if processes.launch() else [LightningEnvironment()]
     return build(
         node,
         "trainer",
@@ -124,6 +128,6 @@ def build_trainer(
         enable_checkpointing=False,  # ours keeps them
         callbacks=callbacks,
         logger=loggers,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *environment],
         default_root_dir=str(run.path) if run else None,
     )

@@ -7,6 +7,7 @@ sweep goes on never shows half a report.
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import os
 from collections.abc import Sequence
@@ -74,6 +75,8 @@ def write_report(
     StorageError or OSError if `root` cannot be written, UserError if a link leads out of it.
     """
     root = Path(root)
+    if not root.is_dir():  # deleted while its runs were at work: it would be made again, without them
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
     story = tell([root, *others], title, expected, equal_within)
     palette = colours(story.hues)
     picture = headline_png(story.comparisons[0], palette) if story.comparisons else None

@@ -213,35 +213,36 @@ class SweepHook(Callback):
         return figure(run.summary(), self.config.optimized_metric)
 
     def _check_shared(self) -> None:
-        """Refuse what all cells share and none can run with, once, if a cell is yet to run.
+        """Refuse a sweep none of whose cells can run, if one is yet to run.
 
-        The first and the last cell of a grid differ in every axis: a line that refuses both is of neither's.
+        The first and the last cell of a grid differ in every axis; the others are only composed if both are
+        refused.
 
         Raises:
-            UserError: that line.
+            UserError: the first cell's.
         """
         if self.cells and all(run.status == "finished" for run in self.runs()):
             return
         loader, refusals = GlobalHydra.instance().config_loader(), []
         begun = any(run.checkpoints() or run.status == "finished" for run in self.runs())
-        for overrides in self._corners():
+        for overrides in self._corners_first():
             try:
                 check_initial(described_by(loader.load_sweep_config(self.config, overrides)), begun)
                 break
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 refusals.append(error)
         else:
-            if refusals and str(refusals[0]) == str(refusals[-1]):
+            if refusals:
                 raise refusals[0]
         but, guidance = differing(self.config), self.config.get("guidance") or {}
         if "guidance" not in but and not {"classifier", "weak"} & {*guidance}:
             but.add("guide")  # as of an ablation that names one for a guidance that is not asked for
         check_files(self.config, but)
 
-    def _corners(self) -> list[list[str]]:
-        """The overrides of the first and the last cell, where they are known beforehand."""
+    def _corners_first(self) -> list[list[str]]:
+        """The overrides of the cells, where they are known beforehand: the first, the last, the others."""
         jobs = grid(self.config.hydra.sweeper, list(self.config.hydra.overrides.task)) if self.cells else []
-        return [*jobs[:1], *jobs[1:][-1:]]
+        return [*jobs[:1], *jobs[1:][-1:], *jobs[1:-1]]
 
     def _begin(self) -> None:
         """StorageError where nothing can be written; what is finished there is shown all the same."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +27,7 @@ from triptych.study.render import Report
 HOST = "127.0.0.1"
 FILES = ("config.yaml", "metrics.csv", "summary.json")  # of a run: what a report is made of
 MOST, TIMEOUT = 16, 10.0  # requests at a time; seconds in which a client that says nothing is given up
+LONGEST = 30.0  # seconds after which a request is, however slowly it goes on
 SHARE = 0.1  # of the time at most, for drawing
 # only in the page that is served: look for another one now and then, and show it when there is
 RELOAD = """
@@ -142,14 +145,24 @@ class _Server(ThreadingHTTPServer):
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        end = threading.Timer(LONGEST, _cut, [request])
+        end.daemon = True
+        end.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            end.cancel()
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), OSError):  # the client has gone
             super().handle_error(request, client_address)
+
+
+def _cut(request: socket.socket) -> None:
+    """End a connection from another thread; what waits for it there goes on."""
+    with suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)
 
 
 def _handler(watch: Watch) -> type[BaseHTTPRequestHandler]:
