@@ -165,13 +165,13 @@ def same_name(run):
 
 
 def trained(run):
-    from triptych.run.trained import adopt
+    from triptych.run.initialization import adopt
 
     adopt(configuration(f"trained={run}"), {}, [])
 
 
 def init_from(run):
-    from triptych.run.initial import check_initial
+    from triptych.run.initialization import check_initial
 
     check_initial({"init_from": str(run)}, begun=False)
 
