@@ -5,6 +5,7 @@ Every door to a run's directory begins with ``check_directory``; every reader of
 """
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -52,8 +53,14 @@ def check_inside(path: str | Path, folder: str | Path) -> None:
 
 
 def no_link(path: str, flags: int) -> int:
-    """Open a file to write, as ``open``'s opener; OSError where its name is a link."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    """Open a file to write, as ``open``'s opener; OSError where its name is a link, or not its only name."""
+    file = os.open(path, (flags & ~os.O_TRUNC) | os.O_NOFOLLOW, 0o666)
+    if os.fstat(file).st_nlink > 1:
+        os.close(file)
+        raise OSError(errno.EMLINK, os.strerror(errno.EMLINK), path)
+    if flags & os.O_TRUNC:
+        os.ftruncate(file, 0)
+    return file
 
 
 def open_regular(path: str | Path) -> io.BufferedReader:
@@ -92,6 +99,12 @@ def load(path: str | Path) -> Any:
         return read_json(path)
     except (OSError, ValueError):
         return None
+
+
+def load_object(path: str | Path) -> dict[str, Any]:
+    """Parse a file with a JSON object; {} where ``load`` has none, or another value."""
+    value = load(path)
+    return value if isinstance(value, dict) else {}
 
 
 def read_rows(path: str | Path) -> Iterator[list[str]]:

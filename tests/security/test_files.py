@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import pickle
 import resource
 import subprocess
@@ -355,6 +356,22 @@ def test_a_large_picture(tmp_path):
         ImageFolder(tmp_path, size=8).setup()
 
 
+@pytest.mark.parametrize("kind", ["image", "caption", "idx"])
+def test_a_pipe_among_the_data_is_not_waited_for(tmp_path, kind):
+    from triptych.data.captions import read_caption
+    from triptych.data.folder import read_image
+    from triptych.data.idx import read_idx
+
+    name, read = {
+        "image": ("x.png", lambda file: read_image(file, 8, 3)),
+        "caption": ("x.txt", lambda file: read_caption(file.with_suffix(".png"))),
+        "idx": ("train-images-idx3-ubyte.gz", lambda file: read_idx(file, 3)),
+    }[kind]
+    os.mkfifo(tmp_path / name)
+    with refused(name, "not a regular file"):
+        read(tmp_path / name)
+
+
 def test_whose_limit_is_raised(tmp_path, monkeypatch, recwarn):
     from triptych.data.folder import ImageFolder
 
@@ -393,8 +410,6 @@ def test_an_idx_file_that_unpacks_to_more(tmp_path, monkeypatch):
 
 
 def test_json_that_is_too_large_or_too_deep(tmp_path, monkeypatch):
-    import os
-
     from triptych.run.read import read_run
 
     file = tmp_path / "summary.json"

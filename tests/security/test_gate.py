@@ -165,13 +165,13 @@ def same_name(run):
 
 
 def trained(run):
-    from triptych.run.trained import adopt
+    from triptych.run.initialization import adopt
 
     adopt(configuration(f"trained={run}"), {}, [])
 
 
 def init_from(run):
-    from triptych.run.initial import check_initial
+    from triptych.run.initialization import check_initial
 
     check_initial({"init_from": str(run)}, begun=False)
 
@@ -342,10 +342,46 @@ def test_and_the_mean_of_its_items(run):
     assert read_run(run).status == "unreadable" and "items.npz" in read_run(run).error
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "items.npz"])
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "items.npz"])
 def test_files_of_another_run_beside_a_summary(run, finished, name):
     shutil.copy(finished(2) / name, run / name)
     assert read_run(run).status == "unreadable" and name in read_run(run).error
+
+
+def test_a_result_of_another_run_is_not_the_answer_to_a_command(run, finished):
+    """Summary, items and table agree with each other: the configuration is of another run."""
+    for name in ("summary.json", "metrics.csv", "items.npz"):
+        shutil.copy(finished(2) / name, run / name)
+    assert RunDirectory(run).summary() is None and RunDirectory(run).status == "interrupted"
+    assert read_run(run).status == "unreadable"
+
+
+def test_weights_of_another_step_beside_a_summary(run):
+    """Both checkpoints have the run's configuration; the summary's figure is of one of them."""
+    checkpoint = torch.load(last(run), weights_only=True)
+    torch.save(checkpoint | {"global_step": 1}, last(run))
+    with pytest.raises(UserError, match="last.ckpt: not the one that the run's result is of"):
+        read_checkpoint(last(run))
+
+
+def test_a_picture_of_another_run_is_not_shown(run):
+    (run / "samples").mkdir(exist_ok=True)
+    (run / "samples" / "final.png").write_bytes(b"own")
+    record = json.loads((run / "summary.json").read_text()) | {"samples": "samples/final.png"}
+    record.pop("checksum")
+    RunDirectory(run).write_summary(record)
+    assert read_run(run).status == "finished"
+    (run / "samples" / "final.png").write_bytes(b"other")
+    assert read_run(run).status == "unreadable" and "final.png" in read_run(run).error
+
+
+def test_a_digest_is_not_taken_of_a_file_elsewhere(run, root, monkeypatch):
+    (root / "mine.txt").write_text("precious")
+    record = json.loads((run / "summary.json").read_text())
+    record["digests"] |= {"../mine.txt": "0", str(root / "mine.txt"): "0"}
+    record.pop("checksum")
+    (run / "summary.json").write_text(json.dumps(record))
+    assert read_run(run).status == "finished"
 
 
 # every byte

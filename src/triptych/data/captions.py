@@ -22,6 +22,7 @@ from triptych.data.source import Layout
 from triptych.data.text import TextEncoder
 from triptych.declare import FilePath, Role
 from triptych.diffusion.condition import Condition, Kind, Part, Tokens
+from triptych.files import open_regular
 
 TEXT = "text"  # the part of a condition that holds a caption's tokens
 MOST = 2**16  # bytes of a caption's file
@@ -203,7 +204,7 @@ def read_caption(image: Path) -> str:
     """The caption of an image, on one line; DataError if there is none."""
     file = image.with_suffix(".txt")
     try:
-        with open(file, "rb") as stream:
+        with open_regular(file) as stream:
             text = " ".join(stream.read(MOST + 1).decode("utf-8-sig").split())
     except FileNotFoundError as error:
         raise DataError(f"data.root: {image} has no caption; write {file.name} beside it") from error

@@ -29,6 +29,7 @@ from triptych.data.source import (
 )
 from triptych.declare import Count, FilePath, Ge, Le, Lt, Role, Unit
 from triptych.errors import UserError
+from triptych.files import open_regular
 from triptych.limits import limit
 
 # by content, whatever the name ends with: Pillow would hand an EPS named .png to Ghostscript
@@ -43,7 +44,7 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
     16 bits a channel are scaled to 8. What is transparent lies over the grey level `background`.
     """
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with open_regular(file) as stream, Image.open(stream, formats=FORMATS) as image:
             if (pixels := image.width * image.height) > (most := limit("TRIPTYCH_MAX_PIXELS")):
                 raise DataError(
                     f"data.root: {file} has {image.width} x {image.height} = {pixels} pixels, more than"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from triptych.errors import DataError
+from triptych.files import open_regular
 from triptych.limits import limit
 
 
@@ -25,7 +26,7 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
     """
     try:
         most = limit("TRIPTYCH_MAX_DATA")
-        with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
+        with open_regular(file) as raw, gzip.open(raw) if file.suffix == ".gz" else raw as stream:
             data = stream.read(most + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"data.root: cannot read {file}: {error}") from error
@@ -45,7 +46,7 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
 def read_header(file: Path, dims: int) -> tuple[int, ...]:
     """The shape that an idx file says it has; DataError as `read_idx`."""
     try:
-        with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
+        with open_regular(file) as raw, gzip.open(raw) if file.suffix == ".gz" else raw as stream:
             return _header(file, stream.read(4 + 4 * dims), dims)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"data.root: cannot read {file}: {error}") from error

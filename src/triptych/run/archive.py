@@ -68,7 +68,21 @@ def inspect(file: IO[bytes], where: str) -> dict[str, Any]:
             f"{where}: written by another version of triptych, whose configurations have other keys; "
             f"a checkpoint of schema {SCHEMA} is accepted"
         )
+    if not _is_sound(found, known):
+        raise UserError(f"{where}: {BROKEN}; use a checkpoint of a run")
     return found | {"triptych": known | {"config": plain(known.get("config"), f"{where}: config")}}
+
+
+def _is_sound(found: dict[str, Any], known: dict[str, Any]) -> bool:
+    """Whether the step, the averages and what is known of the data are of their kinds."""
+    step, callbacks, data = found.get("global_step", 0), found.get("callbacks", {}), known.get("data")
+    if type(step) is not int or not 0 <= step < 2**63:
+        return False
+    if not isinstance(callbacks, dict) or not all(isinstance(state, dict) for state in callbacks.values()):
+        return False
+    kinds = {"fingerprint": str, "split": str, "n": dict}
+    known_data = isinstance(data, dict) and all(isinstance(data.get(key), kinds[key]) for key in kinds)
+    return data is None or (known_data and isinstance(data.get("items", {}), dict))
 
 
 def go_through(file: IO[bytes], where: str, kind: str) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from triptych.data.fingerprint import HELD_OUT, Fingerprint
 from triptych.errors import UserError
+from triptych.files import no_link
 from triptych.run.directory import RunDirectory
 from triptych.run.processes import rank
 
@@ -86,7 +87,7 @@ def say(run: RunDirectory | None, line: str) -> None:
     except (OSError, ValueError, AttributeError):
         same = False
     if not same:
-        with suppress(OSError), open(log, "a") as file:
+        with suppress(OSError), open(log, "a", opener=no_link) as file:
             file.write(line + "\n")
 
 

@@ -14,14 +14,14 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
 from triptych.config.file import read_config
 from triptych.errors import StorageError, UserError
-from triptych.files import check_directory, digest, load, no_link, printable
+from triptych.files import check_directory, digest, load_object, no_link, printable
 from triptych.run.lock import check_held, holder, leave, lock
 from triptych.run.summary import ENDED, check_seal, seal
 
@@ -32,10 +32,12 @@ STORAGE = (
 )
 
 REPORTED = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")  # of these, the one a run reports by
-SEALED = ("items.npz", "metrics.csv")  # files that a finished run's summary has digests of
+# files that a finished run's summary has digests of, as far as they are there
+SEALED = ("config.yaml", "items.npz", "metrics.csv", "samples/final.png")
 NO_CHECKPOINT = "no such file; a run's directory or a checkpoint in it, as checkpoints/last.ckpt, is accepted"
 REFUSED = ".refused"  # a file: why a sweep's job could not have the directory, until the sweep has read it
 BEGINNING = ("config.yaml", "provenance.json", "progress.json", "mlflow.json", ".launch", ".lock")
+PROVENANCE = {"overrides": list, "choices": dict, "executions": list, "sources": dict, "data": dict}
 PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
 
@@ -74,6 +76,18 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
+def check_digests(folder: Path, summary: dict[str, Any], names: Iterable[str] = SEALED) -> None:
+    """Check that what lies beside a result is of the same run; a file that is gone is only missing.
+
+    Raises:
+        ValueError: it is not.
+    """
+    digests = summary.get("digests")
+    for name in names if isinstance(digests, dict) else ():
+        if name in digests and digest(folder / name) not in (digests[name], None):
+            raise ValueError(f"{name}: damaged, or of another run")
+
+
 def checkpoint_at(path: str | Path) -> Path:
     """The file that ``path`` means: itself, or of a run's directory the checkpoint by which it reports.
 
@@ -104,17 +118,19 @@ class RunDirectory:
         return read_config(file)
 
     def provenance(self) -> dict:
-        """What is known of where the run came from; empty if unknown."""
-        return self._json("provenance.json") or {}
+        """What is known of where the run came from, without what is malformed; empty if unknown."""
+        record = load_object(self / "provenance.json")
+        return {key: value for key, value in record.items() if _is_sound(key, value)}
 
     def summary(self) -> dict | None:
-        """The recorded result, or None: not there, not readable, or not as it was written."""
-        record = self._json("summary.json")
+        """The recorded result, or None: not there, not readable, not as it was written, or of another run."""
+        record = load_object(self / "summary.json")
         try:
-            check_seal(record or {})
+            check_seal(record)
+            check_digests(self.path, record, SEALED[:1])
         except ValueError:
             return None
-        return record
+        return record or None
 
     @property
     def status(self) -> str:
@@ -142,7 +158,7 @@ class RunDirectory:
     def write_summary(self, record: dict[str, Any]) -> dict[str, Any]:
         """Write and return the result, with digests of what lies beside a finished one, and a checksum."""
         if record["status"] == "finished":
-            found = {name: digest(self / name) for name in SEALED}
+            found = {name: digest(self / name) for name in (*SEALED, *REPORTED)}
             record = record | {"digests": {name: value for name, value in found.items() if value}}
         sealed = seal(printable(json.loads(to_json(record))))
         self.write("summary.json", sealed)
@@ -151,10 +167,6 @@ class RunDirectory:
     def write(self, name: str, value: Any) -> None:
         """Write ``value`` as strict JSON, atomically; what is not finite is null."""
         write_atomic(self / name, to_json(value))
-
-    def _json(self, name: str) -> dict | None:
-        value = load(self / name)
-        return value if isinstance(value, dict) else None
 
     def lock(self, patience: float = 0.0) -> AbstractContextManager[None]:
         """Hold the directory: one process group at a time, others wait ``patience`` seconds for it.
@@ -194,6 +206,22 @@ class RunDirectory:
         for leftover in (*self.path.rglob(".*.tmp"), *self.path.glob(".error-*.json")):
             leftover.unlink(missing_ok=True)
         (self / PRUNE).unlink(missing_ok=True)  # whoever starts it again wants it to go on
+
+
+def _is_sound(key: str, value: Any) -> bool:
+    """Whether an entry of ``provenance.json`` is of its kind."""
+    if not isinstance(value, PROVENANCE.get(key, object)):
+        return False
+    if key == "data":
+        return {"fingerprint", "split"} <= {*value}
+    if key == "executions":
+        return all(
+            isinstance(one, dict)
+            and isinstance(one.get("sources", ""), str)
+            and isinstance(one.get("versions", {}), dict)
+            for one in value
+        )
+    return key != "sources" or all(isinstance(files, dict) for files in value.values())
 
 
 def to_json(value: Any) -> str:

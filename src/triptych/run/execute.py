@@ -14,6 +14,7 @@ from triptych.config.build import check_targets
 from triptych.config.mistakes import told
 from triptych.data.fingerprint import leakage
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
+from triptych.files import no_link
 from triptych.models.accounting import Account
 from triptych.quiet import quiet
 from triptych.run.account import account
@@ -247,5 +248,5 @@ def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str |
 
 
 def _log_traceback(run: RunDirectory) -> None:
-    with contextlib.suppress(OSError), open(run / "train.log", "a") as log:
+    with contextlib.suppress(OSError), open(run / "train.log", "a", opener=no_link) as log:
         log.write(traceback.format_exc())

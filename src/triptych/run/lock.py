@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from triptych.errors import Busy, StorageError
-from triptych.files import no_link
+from triptych.files import no_link, open_regular
 from triptych.run.processes import owner
 
 NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
@@ -91,13 +91,13 @@ def _lies_in(folder: Path, file: IO[str]) -> bool:
 def holder(folder: Path) -> str | None:
     """The process that holds ``folder`` now; None if there is none."""
     try:
-        file = open(folder / ".lock")
+        file = open_regular(folder / ".lock")
     except OSError:
         return None
     with file:
         taken = _take(file, shared=True)
         if taken is False:
-            return file.read().strip() or "unknown"
+            return file.read().decode(errors="replace").strip() or "unknown"
     if taken is None and (found := _owner_of(folder / INSTEAD)) is not None:
         return str(found.get("owner") or "unknown")
     return None

@@ -52,9 +52,8 @@ def line(text: object) -> str:
 
 def natural(text: str) -> list[Any]:
     """A sort key under which "seed=2" comes before "seed=10"."""
-    return [
-        (0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part
-    ]
+    parts = filter(None, re.split(r"(\d+)", text))
+    return [(0, float(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
 def parse_overrides(overrides: Any) -> dict[str, str]:

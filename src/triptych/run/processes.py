@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from triptych.errors import Busy, Diverged, StorageError, UserError
+from triptych.files import no_link
 
 # What tells a process that it is one of several. A job that inherited them would train on its share alone.
 DISTRIBUTED = {
@@ -83,7 +84,7 @@ def run_child(command: list[str], log: Path) -> int:
     gone = not lives(sweep) and "SUBMITIT_EXECUTOR" not in os.environ  # whose jobs do without
     worker = gone or os.getppid() == sweep
     try:
-        file = open(log, "ab")
+        file = open(log, "ab", opener=no_link)
     except OSError:  # a full disk: what the job will say of it itself
         file = open(os.devnull, "ab")
     with file:

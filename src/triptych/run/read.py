@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from triptych.errors import UserError
-from triptych.files import check_directory, digest, load, read_json, read_rows
+from triptych.files import check_directory, load_object, read_json, read_rows
+from triptych.run.directory import check_digests
 from triptych.run.plain import line, load_config, natural, number, parse_overrides, whole
 from triptych.run.processes import lives, pid_of
 from triptych.run.read_items import load_items, read_items
@@ -196,9 +197,10 @@ def find_runs(root: Path) -> list[Path]:
 
 def is_run(directory: Path) -> bool:
     """Whether what lies there is a run's, as far as can be told: other programs have such files too."""
-    summary = load(directory / "summary.json")
-    said = isinstance(summary, dict) and summary.get("status") in ENDED
-    if said or (directory / "provenance.json").is_file():
+    if (
+        load_object(directory / "summary.json").get("status") in ENDED
+        or (directory / "provenance.json").is_file()
+    ):
         return True
     return {"data._target_", "model._target_"} <= {*load_config(directory / "config.yaml")}
 
@@ -216,30 +218,23 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
         check_directory(directory)
     except UserError as error:
         return Run(directory, "unreadable", sweep, error=line(error))
-    provenance = load(directory / "provenance.json")
-    known = _provenance(provenance if isinstance(provenance, dict) else {})
+    known = _provenance(load_object(directory / "provenance.json"))
     known |= {"dir": directory, "sweep": sweep, "config": load_config(directory / "config.yaml")}
     path = directory / "summary.json"
     if not path.exists():
         return _unfinished(known, directory, time.time() if now is None else now)
     try:
-        summary = Summary.read(read_json(path))
-        run = Run(**(known | _summary(summary, directory)))
-        _check_files(run, summary.digests or {})
+        record = read_json(path)
+        run = Run(**(known | _summary(Summary.read(record), directory)))
+        check_digests(directory, record)
+        _check_items(run)
         return run
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
         return Run(**known, status="unreadable", error=f"summary.json: {line(error) or type(error).__name__}")
 
 
-def _check_files(run: Run, digests: dict[str, str]) -> None:
-    """Check that what lies beside a result is of the same run; a file that is gone is only missing.
-
-    Raises:
-        ValueError: it is not.
-    """
-    for name, value in digests.items():
-        if digest(run.dir / name) not in (value, None):
-            raise ValueError(f"{name}: damaged, or of another run")
+def _check_items(run: Run) -> None:
+    """ValueError where the items beside a result have another mean."""
     items = load_items(run.dir)
     if items is not None and run.measure and math.isfinite(run.bound) and not read_items(run.dir, run.bound):
         mean = items.total.mean()
@@ -327,13 +322,13 @@ def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
-    record = load(directory / "progress.json")
+    record = load_object(directory / "progress.json")
     progress = None
     try:
         alive = (directory / "config.yaml").stat().st_mtime
     except OSError:
         alive = 0.0
-    if isinstance(record, dict):
+    if record:
         step, most = whole(record.get("step")) or 0, whole(record.get("max_steps")) or 0
         updated = number(record.get("updated"))
         progress = Progress(str(record.get("stage") or ""), step, most, updated)

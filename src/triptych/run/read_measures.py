@@ -69,5 +69,5 @@ def read_measures(summary: Summary) -> Measured | None:
                 if NAME.fullmatch(name)
             },
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None

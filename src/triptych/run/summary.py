@@ -139,37 +139,39 @@ def _checksum(record: dict[str, Any]) -> str:
 
 def _with_error(figure: dict) -> str:
     """Four decimals, or as many as the error has digits: "0.0771 ± 0.0012", "0.0000132 ± 0.0000021"."""
-    error = figure["stderr"]
-    digits = 4 if error == 0 or error >= 5e-4 else 1 - math.floor(math.log10(error))
-    return f"{figure['mean']:.{digits}f} ± {error:.{digits}f}"
+    mean, error = number(figure.get("mean")), number(figure.get("stderr"))
+    digits = 1 - math.floor(math.log10(error)) if 0 < error < 5e-4 else 4
+    return f"{mean:.{digits}f} ± {error:.{digits}f}"
 
 
 def one_line(summary: dict, split: str = "test") -> str:
     """The result in one line: the bound and its three terms, with standard errors."""
     split = split if summary.get(split) else "val"  # of a run that was not to read its test set
-    figures = summary.get(split) or {}
+    figures = figures if isinstance(figures := summary.get(split), dict) else {}
+    figures = {key: entry for key, entry in figures.items() if isinstance(entry, dict)}
+    mean = {key: number(entry.get("mean")) for key, entry in figures.items()}
+    error = {key: number(entry.get("stderr")) for key, entry in figures.items()}
     for unit, label in UNITS.items():
         if unit in figures:
-            total = figures[unit]
             terms = ", ".join(
-                f"{term} {figures[f'{unit}_{term}']['mean']:.4f}"
+                f"{term} {mean.get(f'{unit}_{term}', math.nan):.4f}"
                 for term in ("prior", "reconstruction", "diffusion")
             )
-            value = f"{total['mean']:.4f} ± {total['stderr']:.4f} {label}"
-            line = f"{split} bound {value} ({terms}; n = {total['n']})"
+            value = f"{mean[unit]:.4f} ± {error[unit]:.4f} {label}"
+            line = f"{split} bound {value} ({terms}; n = {figures[unit].get('n')})"
             if "gap" in figures:
                 line += f", {_with_error(figures['gap'])} above the truth"
             if f"{unit}_ode" in figures:
                 ode = figures[f"{unit}_ode"]
-                line += f"; by the ODE {_with_error(ode)} on {ode['n']} of them"
+                line += f"; by the ODE {_with_error(ode)} on {ode.get('n')} of them"
                 if f"{unit}_ode_bound" in figures:
                     line += f", whose bound is {_with_error(figures[f'{unit}_ode_bound'])}"
             return line
     if "accuracy" in figures:
-        accuracy, nats = figures["accuracy"], figures["cross_entropy"]
         return (
-            f"{split} accuracy {accuracy['mean']:.4f} ± {accuracy['stderr']:.4f} "
-            f"(cross-entropy {nats['mean']:.4f} nats; n = {accuracy['n']})"
+            f"{split} accuracy {mean['accuracy']:.4f} ± {error['accuracy']:.4f} "
+            f"(cross-entropy {mean.get('cross_entropy', math.nan):.4f} nats; "
+            f"n = {figures['accuracy'].get('n')})"
         )
     return f"{summary.get('status', 'no result')}: {summary.get('error', 'nothing recorded')}"
 

@@ -17,7 +17,7 @@ from triptych.config.keys import check_values, groups, of_model
 from triptych.errors import UserError
 from triptych.files import check_directory, open_regular
 from triptych.run.archive import inspect
-from triptych.run.directory import NO_CHECKPOINT, RunDirectory, checkpoint_at
+from triptych.run.directory import NO_CHECKPOINT, RunDirectory, check_digests, checkpoint_at
 from triptych.run.provenance import ID
 
 OWN = "TRIPTYCH_OWN"  # the run directory whose configuration this user's own command has just composed
@@ -59,6 +59,10 @@ def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], 
                     f"{where}: the checkpoint of another run ({shown(other)}); remove it, or put the "
                     "run's own there"
                 )
+            try:
+                check_digests(run.path, run.summary() or {}, [f"checkpoints/{path.name}"])
+            except ValueError as error:
+                raise UserError(f"{where}: not the one that the run's result is of; remove it") from error
         file.seek(0)
         yield file, record
 

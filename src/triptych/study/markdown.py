@@ -127,7 +127,10 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 def next_step(story: Story) -> str:
     """What would settle more, its command to copy."""
     what, _, command = story.next_step.partition(": ")
-    return f"{what}: `{command}`"
+    command = " ".join(command.split())
+    longest = max((len(run) for run in re.findall("`+", command)), default=0)
+    fence, space = "`" * (1 + longest), " " * (longest > 0)
+    return f"{safe(what)}: {fence}{space}{command}{space}{fence}"
 
 
 def safe(text: str) -> str:

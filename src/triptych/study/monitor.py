@@ -1,13 +1,15 @@
 """A sweep's live table while it runs, and its report whenever a run has finished."""
 
+import math
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from triptych.files import load
+from triptych.files import load_object
 from triptych.run.directory import ENDED, REFUSED, RunDirectory
+from triptych.run.plain import number
 
 QUIET = 60.0  # seconds without a word after which a run is said to be stalled
 SHOWN = 4  # runs at work that a line names
@@ -170,5 +172,9 @@ def _alive(progress: dict) -> bool:
 
 
 def _progress(run: RunDirectory) -> dict | None:
-    record = load(run / "progress.json")
-    return record if isinstance(record, dict) else None
+    """What the run says of where it is; None where it says nothing, or nothing that can be shown."""
+    record = load_object(run / "progress.json")
+    known = {key: x for key, x in record.items() if type(x) in (int, float) and math.isfinite(number(x))}
+    if not {"step", "max_steps", "updated"} <= {*known} or not isinstance(record.get("stage"), str):
+        return None
+    return known | {"stage": record["stage"]}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from triptych.config.describe import read
 from triptych.config.folders import folders
 from triptych.config.paper import deciding
-from triptych.files import load
+from triptych.files import load_object
 from triptych.study.markdown import published_table, safe
 from triptych.study.story import Story, tell
 from triptych.study.words import count, duration, listed
@@ -28,7 +28,7 @@ def find_papers(roots: Iterable[Path]) -> list[Path]:
     """The sweeps of papers at or beneath ``roots``, by name."""
     found = {file.parent.resolve(): file for root in roots for file in sorted(Path(root).rglob("sweep.json"))}
     return sorted(
-        (place for place, file in found.items() if isinstance((load(file) or {}).get("paper"), dict)),
+        (place for place, file in found.items() if isinstance(load_object(file).get("paper"), dict)),
         key=lambda place: place.name,
     )
 

@@ -10,12 +10,14 @@ the sweep did.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from triptych.files import read_json
+from triptych.files import load_object, read_json
 from triptych.run.directory import write_atomic
+from triptych.run.plain import number
 from triptych.run.read import read_runs
 from triptych.study import measures
 from triptych.study.claims import BOUND, Claim, Rule
@@ -24,6 +26,7 @@ from triptych.study.verdict import no_better, settings
 from triptych.study.words import count
 
 FILE = "looks.json"
+MOST_LOOKS = 10**6
 Pair = tuple[str, str]
 Outcome = Literal["separated", "same", "open"]
 
@@ -81,12 +84,12 @@ def decide(root: Path, look: int, looks: int, equal_within: float | None = None)
 def read_rule(root: Path, sweep: dict[str, Any]) -> Rule:
     """How the report of a sweep decides: from `sweep.json`'s "until" and the looks taken so far."""
     until = sweep.get("until")
-    until = until if isinstance(until, dict) else {}
-    margin = until.get("equal_within", sweep.get("equal_within"))
-    margin = float(margin) if isinstance(margin, int | float) and not isinstance(margin, bool) else None
-    margin = margin if margin is not None and margin > 0 else None
+    # without the sweep's word, the looks were taken all the same
+    until = until if isinstance(until, dict) else load_object(root / FILE)
+    said = until.get("equal_within", sweep.get("equal_within"))
+    margin = size if not isinstance(said, str) and 0 < (size := number(said)) < math.inf else None
     looks = until.get("looks")
-    if not isinstance(looks, int) or isinstance(looks, bool) or looks < 1:
+    if type(looks) is not int or not 1 <= looks <= MOST_LOOKS:
         return Rule(margin)
     seen = tuple(_seen(root)[:looks])
     # between looks a report shows figures and claims what the last look claimed; before the first, nothing
@@ -98,7 +101,7 @@ def _seen(root: Path) -> list[frozenset[int]]:
     try:
         record = read_json(root / FILE)
         return [frozenset(map(int, seeds)) for seeds in record["seeds"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return []
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from triptych.files import load
+from triptych.files import load, load_object
 from triptych.run.plain import line
 from triptych.run.read import PARTS, Run, read_runs
 from triptych.study import measures
@@ -65,6 +65,7 @@ class Story:
     tuning: Tuning | None = None
     shared: str = ""  # what was typed once for all runs of the sweep
     published: Judged | None = None  # of a sweep of a paper's claims
+    damaged: bool = False  # sweep.json is there and cannot be read
 
     @property
     def counts(self) -> Counter[str]:
@@ -79,6 +80,8 @@ class Story:
     @property
     def banner(self) -> str:
         """ "7 of 15 runs finished, 2 running, 1 failed"; empty when all have finished."""
+        if self.damaged:
+            return "sweep.json cannot be read: how many runs are to come is unknown, so nothing is settled"
         if self.complete and not set(self.counts) - {"finished"}:
             return ""
         rest = [f"{self.counts[status]} {status}" for status in STATUSES[1:] if self.counts[status]]
@@ -154,7 +157,9 @@ def tell(
     rule = read_rule(roots[0], sweep)
     if equal_within is not None:
         rule = replace(rule, equal_within=equal_within)
-    if rule.looks == 1 and ((expected or 0) > len(runs) or any(run.status == "running" for run in runs)):
+    damaged = _is_damaged(roots[0])
+    going_on = (expected or 0) > len(runs) or any(run.status == "running" for run in runs)
+    if damaged or rule.looks == 1 and going_on:
         rule = replace(rule, interim=True)  # who may stop when the table looks good has looked before the end
     tuning = read_tuning(sweep, runs)
     parts = [(stage, compare(part, rule)) for stage, part in stages(runs, tuning)]
@@ -173,6 +178,7 @@ def tell(
         tuning=tuning,
         shared=_shared(sweep) if len(roots) == 1 else "",
         published=judged(sweep, runs) if len(roots) == 1 else None,
+        damaged=damaged,
     )
 
 
@@ -325,8 +331,14 @@ def _shared(sweep: dict) -> str:
 
 
 def _command(sweep: dict, runs: Sequence[Run]) -> str:
+    """What is typed to have these runs; "" where no record of it can be read."""
     command = sweep.get("command") or next((run.command for run in runs if run.command), ())
-    return command if isinstance(command, str) else shlex.join(map(str, command))
+    try:
+        command = command if isinstance(command, str) else shlex.join(map(str, command))
+        shlex.split(command)  # it is read again to add seeds
+        return command
+    except (TypeError, ValueError):
+        return ""
 
 
 def _own(runs: Sequence[Run], sweep: dict) -> list[Run]:
@@ -343,5 +355,9 @@ def _without_result(run: Run, why: object) -> Run:
 
 
 def _sweep(root: Path) -> dict:
-    record = load(root / "sweep.json")
-    return record if isinstance(record, dict) else {}
+    return load_object(root / "sweep.json")
+
+
+def _is_damaged(root: Path) -> bool:
+    """Whether the sweep's record is there and cannot be read: how many runs are to come is then unknown."""
+    return (root / "sweep.json").exists() and not isinstance(load(root / "sweep.json"), dict)

@@ -24,11 +24,12 @@ from triptych.config.check import check_keys
 from triptych.config.keys import check_values
 from triptych.config.names import own_name, quote, shared_overrides, sweep_name
 from triptych.errors import StorageError, UserError
-from triptych.files import load
+from triptych.files import load_object
 from triptych.run import processes
 from triptych.run.directory import ENDED, REFUSED, RunDirectory
 from triptych.run.exits import end_as_by_ctrl_c, one_line_errors
 from triptych.run.initialization import check_initial
+from triptych.run.plain import whole
 from triptych.run.prepare import described_by
 from triptych.run.provenance import changed_since, command
 from triptych.run.summary import UNITS, figure
@@ -116,7 +117,7 @@ class SweepHook(Callback):
         with no_run_after_an_error():
             self.cells = expected_cells(config)
         self.config = config
-        self.before = load(self.root / "sweep.json") or {}
+        self.before = load_object(self.root / "sweep.json")
         self.facts: dict[str, Any] = {"command": ["triptych-train", *command()[1:]]}
         self.facts |= {
             "title": own_name(config) or "sweep",
@@ -184,7 +185,7 @@ class SweepHook(Callback):
         until = self.before.get("until")
         if not isinstance(until, dict) or {k: until.get(k) for k in facts} != facts:
             return 1
-        return min(max(int(until.get("look") or 1), 1), facts["looks"])
+        return min(max(whole(until.get("look")) or 1, 1), facts["looks"])
 
     def all_finished(self, jobs: Sequence[Sequence[str]]) -> bool:
         """Whether each of these runs has come to a result."""

@@ -55,6 +55,8 @@ def read_tuning(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Tuning | None:
         keys, equal = tuple(map(str, record["keys"])), tuple(map(str, record["equal"]))
     except (KeyError, TypeError):
         return None
+    if not points:
+        return None
     bounds: dict[str, dict[Point, dict[int | None, float]]] = {s: {} for s in best}
     measure = ""
     for run in runs:

@@ -1,0 +1,211 @@
+"""Files with values of any kind and size, planted where a run or a sweep keeps its records."""
+
+import io
+import json
+import os
+import pickle
+import signal
+import zipfile
+from types import SimpleNamespace
+
+import pytest
+
+from triptych.errors import StorageError, UserError
+from triptych.run.archive import SCHEMA, inspect
+from triptych.run.directory import RunDirectory
+from triptych.run.read import read_run
+
+HUGE = 10**400  # JSON has it, and no float
+FINISHED = {"schema": 1, "status": "finished"}
+TERMS = {f"bpd_{term}": {"mean": 0.0} for term in ("prior", "reconstruction", "diffusion")}
+
+
+def plant(folder, name, record):
+    (folder / name).write_text(record if isinstance(record, str) else json.dumps(record))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "record", [{"test": {"bpd": {"mean": HUGE}}}, {"measured": {"n": float("inf")}, "measures": {}}]
+)
+def test_a_number_beyond_floats_hides_no_other_run(root, record):
+    assert read_run(plant(root, "summary.json", FINISHED | record)).status in ("unreadable", "finished")
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        {"bpd": {"mean": 0.0, "stderr": None, "n": 1}} | TERMS,  # of one item there is no error
+        {"bpd": {"mean": 2.0}},
+        {"bpd": 5},
+        {"accuracy": {"mean": "x"}},
+        [1],
+    ],
+)
+def test_a_result_that_lacks_a_part_is_printed_without_it(root, test):
+    from triptych.run.summary import one_line
+
+    assert one_line(RunDirectory(plant(root, "summary.json", FINISHED | {"test": test})).summary())
+
+
+def test_names_are_sorted_however_long_their_digits():
+    from triptych.run.plain import natural
+
+    names = ["seed=10", "seed=2", "seed=" + "9" * 5000]
+    assert sorted(names, key=natural) == [names[1], names[0], names[2]]
+
+
+def test_a_lock_with_a_second_name_elsewhere_is_not_written(root):
+    (root / "mine.txt").write_text("precious")
+    (root / "run").mkdir()
+    os.link(root / "mine.txt", root / "run" / ".lock")
+    with pytest.raises(StorageError, match="run: cannot be written"), RunDirectory(root / "run").lock():
+        pass
+    assert (root / "mine.txt").read_text() == "precious"
+
+
+def test_nobody_is_waited_for_at_a_pipe_in_the_place_of_a_lock(root):
+    class Waited(Exception):
+        """No OSError, which would be caught."""
+
+    def late(*_):
+        raise Waited
+
+    os.mkfifo(root / ".lock")
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(5)
+    try:
+        assert RunDirectory(root).holder() is None
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"executions": [5]},
+        {"executions": "ab"},
+        {"executions": [{"sources": ["x"]}], "sources": 5},
+        {"executions": [{"versions": 5}]},
+        {"data": [1], "choices": "x", "overrides": {}},
+    ],
+)
+def test_a_malformed_provenance_is_as_good_as_none(root, monkeypatch, record):
+    from triptych.run import provenance
+
+    monkeypatch.setattr(provenance, "source_files", lambda _: {})
+    plant(plant(root, "config.yaml", "a: 1\n"), "provenance.json", record)
+    assert provenance.changed_since(RunDirectory(root)) == ""
+    assert not {"data", "choices", "overrides"} & {*RunDirectory(root).provenance()}
+
+
+DATA = {"fingerprint": "a", "split": "b", "n": {"train": 1}}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"global_step": "x"},
+        {"global_step": -5},
+        {"global_step": 10**30},
+        {"callbacks": [1]},
+        {"callbacks": {"EMA": 5}},
+        {"data": 5},
+        {"data": DATA | {"fingerprint": 1}},
+        {"data": DATA | {"n": 5}},
+        {"data": DATA | {"items": 5}},
+    ],
+)
+def test_a_checkpoint_says_of_itself_what_one_says(record):
+    """Else it would fail where it is used, with a traceback."""
+    assert inspect_checkpoint({"data": DATA})["global_step"] == 2
+    with pytest.raises(UserError, match="ckpt=x: damaged"):
+        inspect_checkpoint(record)
+
+
+def inspect_checkpoint(record):
+    about = {"schema": SCHEMA, "config": {"a": 1}, "data": record.pop("data", None)}
+    whole = {"triptych": about, "state_dict": {}, "callbacks": {}, "global_step": 2} | record
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(whole, 2))
+    file.seek(0)
+    return inspect(file, "ckpt=x")
+
+
+# sweeps
+
+LOOKS = {"looks": 5, "equal_within": None, "seeds": [[1, 2]]}
+
+
+def test_without_a_sweeps_record_its_looks_still_count(root):
+    """Else a test of five looks would claim at the level of one."""
+    from triptych.study.sequential import read_rule
+
+    rule = read_rule(plant(root, "looks.json", LOOKS), {})
+    assert rule.looks == 5 and rule.seen == (frozenset({1, 2}),)
+
+
+def test_with_a_damaged_record_of_a_sweep_nothing_is_claimed(root):
+    """It says how many runs are to come, and a sweep that has not ended claims nothing."""
+    from triptych.study.story import tell
+
+    for seed in (1, 2, 3):
+        for label, mean in (("v", 2.0), ("x0", 3.0)):
+            (root / f"{label}{seed}").mkdir()
+            record = FINISHED | {"seed": seed, "overrides": [f"objective={label}"]}
+            record |= {"test": {"bpd": {"mean": mean + seed / 100 * mean, "stderr": 0.1, "n": 9}}}
+            plant(root / f"{label}{seed}", "summary.json", record)
+    assert "Clear of" in tell([root]).answer
+    story = tell([plant(root, "sweep.json", '{"expected": 15, "title": "x')])
+    assert "Clear of" not in story.answer and "sweep.json cannot be read" in story.banner
+
+
+@pytest.mark.parametrize("value", [HUGE, float("inf"), True, "1"])
+def test_a_rule_of_no_size_is_none(root, value):
+    from triptych.study.claims import Rule
+    from triptych.study.sequential import read_rule
+
+    assert read_rule(root, {"equal_within": value}) == Rule()
+    assert read_rule(root, {"until": {"looks": value}}) == Rule()
+    plant(root, "looks.json", {"seeds": [[float("inf")]]})
+    assert read_rule(root, {"until": {"looks": 5}}).interim
+
+
+@pytest.mark.parametrize("command", [5, "triptych-train 'x"])
+def test_a_command_that_is_none_is_not_shown(command):
+    from triptych.study.story import _command
+
+    assert _command({"command": command}, ()) == ""
+
+
+def test_a_command_in_a_report_stays_code():
+    from triptych.study.markdown import next_step
+
+    shown = next_step(SimpleNamespace(next_step="3 more seeds: triptych-train `<img src=x>`\n# forged"))
+    assert "\n" not in shown and shown.count("``") == 2
+
+
+def test_a_tuning_without_points_is_none():
+    from triptych.study.tuning import read_tuning
+
+    record = {"best": {"x": ["1"]}, "points": [], "keys": ["lr"], "equal": ["1"]}
+    assert read_tuning({"tuning": record}, ()) is None
+
+
+def test_a_list_in_the_place_of_a_sweeps_record_is_no_paper(root):
+    from triptych.study.results_page import find_papers
+
+    assert find_papers([plant(root, "sweep.json", [1])]) == []
+
+
+@pytest.mark.parametrize(
+    "record", [{"x": 1}, {"stage": "fit", "step": HUGE, "max_steps": 1, "updated": "now"}, [1]]
+)
+def test_malformed_progress_is_not_shown(root, record):
+    from triptych.study.monitor import Monitor
+
+    (root / "run").mkdir()
+    plant(root / "run", "progress.json", record)
+    assert Monitor(root, ["run"])._at_work() == ""
