@@ -51,6 +51,12 @@ class Text(nn.Module):
         return pad(tokens, (0, 0, 0, spare)), pad(mask, (0, spare))
 
 
+def check_heads(channels: int, heads: int) -> None:
+    """ValueError unless ``heads`` of attention share ``channels`` equally."""
+    if channels % heads:
+        raise ValueError(f"denoiser.network.heads={heads}: must divide the {channels} channels it attends in")
+
+
 class CrossAttention(nn.Module):
     """softmax(q k^T / sqrt(d)) v of positions (B, C, H, W) to tokens (B, N, width), residual.
 
@@ -59,6 +65,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int, width: int, groups: int):
         super().__init__()
+        check_heads(channels, heads)
         self.heads = heads
         self.norm = nn.GroupNorm(groups, channels)
         self.q, self.kv = nn.Conv2d(channels, channels, 1), nn.Linear(width, 2 * channels)

@@ -16,7 +16,7 @@ from triptych.declare import Count, MinLen, Positive, Share, declared
 from triptych.diffusion.condition import Condition, Kind
 from triptych.networks.conditioning import Beside, Conditioning, vectors_of
 from triptych.networks.embedding import LevelWaves, image_shape, per_dim, zeros
-from triptych.networks.text import CrossAttention, Text
+from triptych.networks.text import CrossAttention, Text, check_heads
 
 
 class Block(nn.Module):
@@ -86,6 +86,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, how: How):
         super().__init__()
+        check_heads(width, heads)
         self.heads, self.skip_scale = heads, how.skip_scale
         self.norm = how.norm(width)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
