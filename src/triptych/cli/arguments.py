@@ -14,7 +14,7 @@ from triptych.config.check import check_keys
 from triptych.config.describe import plus
 from triptych.config.habits import translated
 from triptych.config.keys import check_values, find
-from triptych.config.names import check_root, quote
+from triptych.config.names import check_environment, quote
 from triptych.config.nearest import nearest
 from triptych.errors import UserError, check_password
 
@@ -50,7 +50,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
 
         gc.disable()  # the process ends with that page; to collect meanwhile is a fifth of its time
         list_groups_quickly()
-    check_root()
+    check_environment()
     arguments = [one for typed in arguments for one in translated(without_hyphens(typed))]
     split = [argument.lstrip("+").partition("._target_=") for argument in arguments]
     classes = {place: target for place, equals, target in split if equals}
