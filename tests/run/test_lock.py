@@ -97,3 +97,14 @@ def test_of_many_that_find_a_dead_owner_one_gets_the_directory(tmp_path):
     held = [process.communicate(timeout=60)[0] for process in crowd]
     assert sorted(held) == ["", "", "", "held\n"]
     assert not list(tmp_path.glob(f"{INSTEAD}*"))
+
+
+def test_a_run_that_is_discarded_leaves_no_empty_folders(root):
+    """Other runs' stay, and the folder above that is the user's."""
+    runs = [RunDirectory(root / "logs" / "runs" / name) for name in ("one", "two")]
+    for run in runs:
+        run.write("provenance.json", {})
+    runs[0].discard()
+    assert not runs[0].path.exists() and runs[1].path.exists()
+    runs[1].discard()
+    assert root.exists() and not [*root.iterdir()]
