@@ -6,6 +6,7 @@ Works from the parent process alone, by looking at the runs' directories: the sa
 import atexit
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from triptych.config.check import check_keys
+from triptych.config.check import check_keys, explain
 from triptych.config.keys import check_values
 from triptych.config.names import own_name, quote, shared_overrides, sweep_name
 from triptych.errors import StorageError, UserError
@@ -212,7 +213,8 @@ class SweepHook(Callback):
     def _check_shared(self) -> None:
         """Refuse what all cells share and none can run with, once, if a cell is yet to run.
 
-        The first and the last cell of a grid differ in every axis: a line that refuses both is of neither's.
+        A choice that has no file is refused, whichever cell it is of. The first and the last cell of a grid
+        differ in every axis: a line that refuses both is of neither's.
 
         Raises:
             UserError: that line.
@@ -221,7 +223,13 @@ class SweepHook(Callback):
             return
         loader, refusals = GlobalHydra.instance().config_loader(), []
         begun = any(run.checkpoints() or run.status == "finished" for run in self.runs())
-        for overrides in self._corners():
+        jobs = grid(self.config.hydra.sweeper, list(self.config.hydra.overrides.task)) if self.cells else []
+        for override in dict.fromkeys(override for job in jobs for override in job):
+            group, _, name = override.lstrip("+").partition("=")
+            choices = loader.get_group_options(group.split("@")[0])
+            if choices and name not in (*choices, "null") and re.fullmatch(r"[\w.-]+", name):
+                raise UserError(explain(HydraException(f"Could not find '{group}/{name}'"), []))
+        for overrides in [*jobs[:1], *jobs[1:][-1:]]:
             try:
                 check_initial(described_by(loader.load_sweep_config(self.config, overrides)), begun)
                 break
@@ -234,11 +242,6 @@ class SweepHook(Callback):
         if "guidance" not in but and not {"classifier", "weak"} & {*guidance}:
             but.add("guide")  # as of an ablation that names one for a guidance that is not asked for
         check_files(self.config, but)
-
-    def _corners(self) -> list[list[str]]:
-        """The overrides of the first and the last cell, where they are known beforehand."""
-        jobs = grid(self.config.hydra.sweeper, list(self.config.hydra.overrides.task)) if self.cells else []
-        return [*jobs[:1], *jobs[1:][-1:]]
 
     def _begin(self) -> None:
         """StorageError where nothing can be written; what is finished there is shown all the same."""
