@@ -75,6 +75,7 @@ OWN = [
     ("train seed='1", ["seed='1", "quotes"]),
     ("evaluate logs/runs/mine", ["logs/runs/mine: no key; type ckpt=logs/runs/mine"]),
     ("evaluate ckpt=", ["ckpt="]),
+    ("sample ckpt=x out=/proc/x", ["out=/proc/x: cannot be written"]),
     ("sample ckpt=x n=16,32", ["n=16,32: several values; type one, and the command once for each"]),
     ("train seed=1.0", ["seed=1.0", "a whole number"]),
     ("train seed=${{nowhere}}", ["'nowhere'", "not found"]),

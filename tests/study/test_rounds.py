@@ -88,9 +88,9 @@ def test_a_grid_is_settings_times_seeds():
     ("axis", "problem"),
     [
         ("seed=range(4,1)", "no values; list one or more"),
-        ("seed=range(1,4,0)", "; list the values, as in seed=1,2,3"),
+        ("seed=range(1,4,0)", "; list the values, as in seed=A,B"),
         ("seed=range(1,1000000000)", "more than 10000 values"),
-        ("optimizer.lr=interval(0.1,1)", "no list of values; list the values, as in optimizer.lr=1,2,3"),
+        ("optimizer.lr=interval(0.1,1)", "no list of values; list the values, as in optimizer.lr=A,B"),
         ("seed=1,2,1", "1 is listed twice; a sweep has one run for each value"),
     ],
 )

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -29,6 +30,8 @@ def grid(sweeper: Mapping, arguments: Sequence[str], loader: Any = None) -> list
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
+    if loader is None and GlobalHydra.instance().is_initialized():
+        loader = GlobalHydra.instance().config_loader()  # of which glob(x*) asks for choices
     given = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*given, *arguments])
     for override in filter(Override.is_sweep_override, parsed):
@@ -45,9 +48,9 @@ def check_values_of(override: Override) -> None:
         values = list(map(str, itertools.islice(override.sweep_iterator(), AXIS + 1)))
     except (HydraException, ValueError, ZeroDivisionError) as error:
         problem = error if isinstance(error, ValueError) else "no list of values"
-        raise UserError(f"{line}: {problem}; list the values, as in {key}=1,2,3") from error
+        raise UserError(f"{line}: {problem}; list the values, as in {key}=A,B") from error
     if not values:
-        raise UserError(f"{line}: no values; list one or more, as in {key}=1,2,3")
+        raise UserError(f"{line}: no values; list one or more, as in {key}=A,B")
     if len(values) > AXIS:
         raise UserError(f"{line}: more than {AXIS} values; a sweep has a run for each")
     if twice := next((value for value in values if values.count(value) > 1), ""):
