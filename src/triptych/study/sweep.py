@@ -37,7 +37,7 @@ from triptych.study.files import check_files
 from triptych.study.launchers import check_launcher, on_slurm
 from triptych.study.monitor import Monitor, write_report_or_say_why
 from triptych.study.paper import check_scale, claims_of, set_scale
-from triptych.study.rounds import check_rounds, grid
+from triptych.study.rounds import check_rounds, grid, seeds_after, settings_and_seeds
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
 
@@ -224,6 +224,8 @@ class SweepHook(Callback):
         loader, refusals = GlobalHydra.instance().config_loader(), []
         begun = any(run.checkpoints() or run.status == "finished" for run in self.runs())
         jobs = grid(self.config.hydra.sweeper, list(self.config.hydra.overrides.task)) if self.cells else []
+        if self.config.get("until"):
+            seeds_after(settings_and_seeds(jobs)[1], self.config.max_seeds)
         for override in dict.fromkeys(override for job in jobs for override in job):
             group, _, name = override.lstrip("+").partition("=")
             choices = loader.get_group_options(group.split("@")[0])
