@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import triptych
+from triptych.api import check_items
 from triptych.config.check import CONFIGS
 from triptych.config.compose import edits, typed
 from triptych.diffusion.draws import evaluation_draw
@@ -77,8 +78,27 @@ def test_dir_is_the_api():
 
 def test_a_text_is_one_override(root):
     assert triptych.compose("objective=v").objective == triptych.compose(["objective=v"]).objective
-    with pytest.raises(UserError, match=r"^overrides: 3 is no text"):
-        triptych.compose([3])
+
+
+@pytest.mark.parametrize(
+    "overrides, problem",
+    [
+        ([3], "overrides: 3 is no text"),
+        (3, "overrides=3: must be a list of texts"),
+        (None, "overrides=None: must be a list of texts"),
+        ({"seed": 1}, "overrides={'seed': 1}: must be a list of texts"),
+        (
+            "objective=v seed=2",
+            "objective=v seed=2: two overrides in one argument; type objective=v and seed",
+        ),
+        (["-m", "seed=1,2"], "-m: is for the command triptych-train; from Python, use KEY=VALUE alone"),
+        (["--cfg=job"], "--cfg=job: is for the command"),
+        (["resume=x"], "resume=x: is for the command"),
+    ],
+)
+def test_overrides_are_texts_with_a_key_and_a_value(root, overrides, problem):
+    with pytest.raises(UserError, match="^" + re.escape(problem)):
+        triptych.compose(overrides)
 
 
 def test_a_run_is_five_lines(tmp_path):
@@ -113,9 +133,25 @@ def test_the_bound_of_a_batch(root, tiny):
         formula = trained.bound(trained.denoiser, x, draw)
     assert found.total.shape == (5,) and torch.isfinite(found.total).all()
     assert torch.allclose(found.prior, formula.prior)
-    for wrong in (3, x[0], x[:, :, :4]):
-        with pytest.raises(UserError, match=r"^bound\(x\): x is .*; pass a tensor of shape"):
-            trained.bound(wrong)
+    with pytest.raises(UserError, match=r"^bound\(x\): x is .*; pass a tensor of shape"):
+        trained.bound(x[0])
+
+
+@pytest.mark.parametrize(
+    "x, problem",
+    [
+        (3, "x is int; pass a tensor of shape ('B', 1, 2, 2)"),
+        (torch.zeros(1, 2, 2), "x is (1, 2, 2); pass a tensor of shape ('B', 1, 2, 2)"),
+        (torch.zeros(0, 1, 2, 2), "x is (0, 1, 2, 2); pass a tensor"),
+        (torch.zeros(3, 1, 2, 2, dtype=torch.uint8), "x is of torch.uint8; pass floating-point"),
+        (torch.full((3, 1, 2, 2), float("nan")), "x is not finite"),
+        (torch.full((3, 1, 2, 2), -255.0), "x reaches 255; pass images in [-1, 1]"),
+    ],
+)
+def test_what_is_no_batch_of_items_is_refused(x, problem):
+    with pytest.raises(UserError, match="^" + re.escape(f"bound(x): {problem}")):
+        check_items(x, (1, 2, 2), 17)
+    check_items(torch.full((1, 2), -255.0), (2,), None)  # points have no range
 
 
 @pytest.mark.parametrize(
@@ -166,12 +202,17 @@ def test_edits_are_what_hydra_reads(value):
 
 
 def test_what_cannot_be_loaded_is_said(tmp_path):
-    with pytest.raises(UserError, match="no such file; a run's directory or a checkpoint in it"):
+    with pytest.raises(UserError, match="no run in this directory; choose one run's"):
         triptych.load(tmp_path)
+    with pytest.raises(UserError, match="no such file; a run's directory or a checkpoint in it"):
+        triptych.load(tmp_path / "none.ckpt")
     with pytest.raises(UserError, match="no such directory"):
         triptych.table(tmp_path / "none")
     with pytest.raises(UserError, match="no run in it"):
         triptych.table(tmp_path)
+    for function in (triptych.load, triptych.table):
+        with pytest.raises(UserError, match="^3: must be the path of a directory"):
+            function(3)
 
 
 def test_a_directory_is_its_reported_checkpoint(prepared):

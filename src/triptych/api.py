@@ -6,6 +6,7 @@ with what the other has begun.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from triptych.cli.arguments import as_hydra_wants
+from triptych.cli.arguments import as_hydra_wants, without_hyphens
 from triptych.config import compose as composing
 from triptych.config.keys import check_values
 from triptych.data.batch import Batch
@@ -43,10 +44,7 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
     Raises:
         UserError: what the command would refuse, in the same words; several values for one key.
     """
-    typed = [overrides] if isinstance(overrides, str) else list(overrides)
-    if not_text := [one for one in typed if not isinstance(one, str)]:
-        raise UserError(f"overrides: {not_text[0]!r} is no text; write each as 'KEY=VALUE'")
-    return composing.compose("train", as_hydra_wants(typed, "train"))
+    return _composed("train", [overrides] if isinstance(overrides, str) else overrides)
 
 
 def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
@@ -86,6 +84,24 @@ def _settled(config: DictConfig | Sequence[str] | str) -> DictConfig:
     was = compose(list(overrides))
     changed = list(composing.edits(composing.plain(was), composing.plain(config)))
     return compose([*overrides, *changed]) if changed else was
+
+
+def check_items(x: Any, shape: tuple[int, ...], levels: int | None) -> None:
+    """Check that ``x`` is a batch of items (B, *shape) in data units; those with levels are in [-1, 1].
+
+    Raises:
+        UserError: another type or shape, no items, numbers that are not finite or out of range.
+    """
+    if not isinstance(x, torch.Tensor) or tuple(x.shape[1:]) != shape or not len(x):
+        held = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
+        raise UserError(f"bound(x): x is {held}; pass a tensor of shape {('B', *shape)}")
+    if not x.is_floating_point():
+        raise UserError(f"bound(x): x is of {x.dtype}; pass floating-point numbers in data units")
+    most = x.abs().max().item()
+    if not math.isfinite(most):
+        raise UserError("bound(x): x is not finite; pass finite numbers in data units")
+    if levels and most > 1 + 1e-6:
+        raise UserError(f"bound(x): x reaches {most:.4g}; pass images in [-1, 1]")
 
 
 @contextmanager
@@ -157,16 +173,15 @@ class Trained:
             condition: of the items, where the model has one.
 
         Raises:
-            UserError: ``x`` is no batch of the data's shape; the model wants a condition.
+            UserError: as ``check_items``; the model wants a condition.
         """
         if arguments:
             return self._part("bound")(x, *arguments, condition=condition)
-        shape = tuple(self.data.shape)
-        if not isinstance(x, torch.Tensor) or tuple(x.shape[1:]) != shape:
-            held = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
-            raise UserError(f"bound(x): x is {held}; pass a tensor of shape {('B', *shape)}")
+        check_items(x, tuple(self.data.shape), self.data.levels)
         if self.config["model"].get("conditional") and condition is None:
             raise UserError("bound(x): the model has a condition; pass condition=BATCH.condition")
+        if not self.model.draws:
+            raise UserError(f"{self.path}: its model, a {type(self.model).__name__}, has no bound")
         with torch.no_grad():
             return self.model.elbo(Batch(x, condition, torch.arange(len(x))), repeat=0, repeats=1)
 
@@ -221,7 +236,7 @@ def load(
     Raises:
         UserError: it is missing, truncated or foreign, or names what may not be built.
     """
-    path = Path(run.dir if isinstance(run, Run) else run).absolute()
+    path = _path(run.dir if isinstance(run, Run) else run).absolute()
     check_checkpoint(str(path))
     return Trained(path, weights, data_root, reopen(str(path), weights, data_root))
 
@@ -235,7 +250,7 @@ def table(folder: str | os.PathLike[str]) -> Any:
     Raises:
         UserError: there is no such folder, or no run in it.
     """
-    path = Path(folder)
+    path = _path(folder)
     if not path.is_dir():
         raise UserError(f"{path}: no such directory; one that holds runs is accepted")
     rows = results(read_runs(path))
@@ -248,8 +263,27 @@ def table(folder: str | os.PathLike[str]) -> Any:
     return pandas.DataFrame(rows)
 
 
+def _path(value: Any) -> Path:
+    """``value`` as a path; UserError for what is none."""
+    if not isinstance(value, str | os.PathLike):
+        raise UserError(f"{value!r}: must be the path of a directory or checkpoint")
+    return Path(value)
+
+
+def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
+    """What ``triptych-COMMAND`` composes; UserError for overrides that are no texts, or options."""
+    if not isinstance(overrides, Sequence):
+        raise UserError(f"overrides={overrides!r}: must be a list of texts, each 'KEY=VALUE'")
+    for one in overrides:
+        if not isinstance(one, str):
+            raise UserError(f"overrides: {one!r} is no text; write each as 'KEY=VALUE'")
+        if without_hyphens(one).startswith(("-", "resume=")):
+            raise UserError(f"{one}: is for the command triptych-{command}; from Python, use KEY=VALUE alone")
+    return composing.compose(command, as_hydra_wants([*overrides], command))
+
+
 def _asked(command: str, overrides: list[str]) -> dict[str, Any]:
-    cfg = composing.without_hydra(composing.compose(command, as_hydra_wants(overrides, command)))
+    cfg = composing.without_hydra(_composed(command, overrides))
     asked: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     check_values(asked, command)
     return asked

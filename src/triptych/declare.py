@@ -159,6 +159,8 @@ def _within(limit: Any, value: Any) -> bool:
             return len(value) >= int(least)
         case Choice(options):
             return value in options
+        case IsPath():
+            return value != ""  # Path("") would be the current directory
     return True
 
 

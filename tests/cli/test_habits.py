@@ -132,6 +132,7 @@ def test_a_synonym_is_answered_with_the_line_to_type(typed, line):
             "no such key with guidance=none; choose guidance=auto or guidance=classifier or ",
         ),
         ("data=ring data.root=/x", "no such key with data=ring; choose data=captioned_folder or "),
+        ("objective/loss=mse", "objective/loss=mse: no such file; use objective/loss=simple"),
         ("sampler=ddpm", "sampler=ddpm: no such file; use sampler=ancestral"),
         ("trainer.limit_test_batches=0.1", "exactly the whole test set"),
         ("trainer.limit_train_batches=0.1", "trainer.max_epochs=1"),

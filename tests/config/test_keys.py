@@ -161,7 +161,7 @@ def test_the_source_says_what_python_says(target):
         (Literal["a", "b", "c"], ["a"], ["d"], "one of a, b, c"),
         (Literal[1, 3], [1], [True, 2, 1.0], "1 or 3"),
         (bool, [True], [1, "true"], "true or false"),
-        (FilePath | None, ["x", Path("x"), None], [3], "null or a path"),
+        (FilePath | None, ["x", Path("x"), None], [3, ""], "null or a path"),
         (Any, [1, None, "x"], [], ""),
     ],
 )

@@ -1,9 +1,11 @@
 """Names that follow from what a run is."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.config.names import quote, run_name, slug
+from triptych.config.names import check_environment, quote, run_name, slug
+from triptych.errors import UserError
 
 
 @given(st.text(max_size=300))
@@ -35,3 +37,13 @@ def test_quotes_hold_any_text(text):
     text = "".join(c for c in text if c.isprintable())
     override = OverridesParser.create().parse_override(f"key={quote(text)}")
     assert override.value() == text and not override.is_sweep_override()
+
+
+@pytest.mark.parametrize("name", ["TRIPTYCH_THREADS", "SLURM_CPUS_PER_TASK"])
+@pytest.mark.parametrize("value", ["two", "0", "-1", "1.5", "4(x2)"])
+def test_a_variable_that_is_no_number_of_cores_is_named(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"^{name}={value[:1]}.*: must be a whole number from 1"):
+        check_environment()
+    monkeypatch.setenv(name, "")
+    check_environment()

@@ -22,6 +22,8 @@ KEYS = [
         ("data.tets_size", "data.test_size"),
         ("trainer.steps", "trainer.max_steps"),
         ("datta.train_size", "data.train_size"),
+        ("train_size", "data.train_size"),
+        ("test_size", "data.test_size or model.test_size"),
     ],
 )
 def test_the_name_that_was_meant(typed, meant):

@@ -93,6 +93,8 @@ def test_images_only(kind):
 def test_a_size_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="do not halve"):
         UNet((1, 10, 10), widths=[8, 8, 8])
+    with pytest.raises(ValueError, match=r"^denoiser.network.heads=7: must divide the 16 channels"):
+        UNet((1, 8, 8), widths=[8, 16], heads=7)
     with pytest.raises(ValueError, match=r"patch=4: 10x14 .* must be a divisor of 2"):
         DiT((1, 10, 14), patch=4)
     with pytest.raises(ValueError, match=r"width=18: must be a multiple of 4 and of .*heads=3"):

@@ -126,3 +126,14 @@ def test_without_flock_who_was_stopped_for_long_writes_no_more(tmp_path, without
         (tmp_path / INSTEAD).write_text(json.dumps({"host": "elsewhere", "token": "another"}))
         with pytest.raises(StorageError, match="another process took over"):
             run.write("x.json", {})
+
+
+def test_a_run_that_is_discarded_leaves_no_empty_folders(root):
+    """Other runs' stay, and the folder above that is the user's."""
+    runs = [RunDirectory(root / "logs" / "runs" / name) for name in ("one", "two")]
+    for run in runs:
+        run.write("provenance.json", {})
+    runs[0].discard()
+    assert not runs[0].path.exists() and runs[1].path.exists()
+    runs[1].discard()
+    assert root.exists() and not [*root.iterdir()]

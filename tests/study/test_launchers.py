@@ -7,10 +7,13 @@ import subprocess
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from tests.run.commands import command, environment
 from triptych.config.check import CONFIGS
 from triptych.config.names import cores, register_resolvers
+from triptych.errors import UserError
+from triptych.study.launchers import check_launcher
 
 
 def launcher(*overrides: str):
@@ -76,6 +79,13 @@ def test_a_slurm_sweep_over_the_number_of_processes_is_refused(root):
     assert done.returncode == 1 and not list(root.rglob("config.yaml"))
     assert done.stderr.startswith("error: trainer.devices: cannot vary within a SLURM sweep")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_slurm_sweep_where_there_is_no_slurm_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    node = {"launcher": {"_target_": "x.SlurmLauncher"}, "sweeper": {}, "overrides": {"task": []}}
+    with pytest.raises(UserError, match="^hydra/launcher: no SLURM here"):
+        check_launcher(OmegaConf.create({"hydra": node}))
 
 
 @pytest.mark.slow

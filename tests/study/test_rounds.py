@@ -85,6 +85,22 @@ def test_a_grid_is_settings_times_seeds():
 
 
 @pytest.mark.parametrize(
+    ("axis", "problem"),
+    [
+        ("seed=range(4,1)", "no values; list one or more"),
+        ("seed=range(1,4,0)", "; list the values, as in seed=A,B"),
+        ("seed=range(1,1000000000)", "more than 10000 values"),
+        ("optimizer.lr=interval(0.1,1)", "no list of values; list the values, as in optimizer.lr=A,B"),
+        ("seed=1,2,1", "1 is listed twice; a sweep has one run for each value"),
+    ],
+)
+def test_an_axis_that_is_no_list_of_values_is_refused(axis, problem):
+    with pytest.raises(UserError) as error:
+        grid({}, [axis, "objective=x0,v"])
+    assert str(error.value).startswith(f"{axis}: ") and problem in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("config", "message"),
     [
         ({"until": "bored"}, "until=bored: null or decided is accepted"),

@@ -1,6 +1,7 @@
 """What a person types, as Hydra wants it."""
 
 import gc
+import os
 import re
 from argparse import Namespace
 from pathlib import Path
@@ -14,9 +15,10 @@ from triptych.config.check import check_keys
 from triptych.config.describe import plus
 from triptych.config.habits import translated
 from triptych.config.keys import check_values, find
-from triptych.config.names import check_root, quote
+from triptych.config.names import check_environment, quote
 from triptych.config.nearest import nearest
-from triptych.errors import UserError, check_password
+from triptych.errors import StorageError, UserError, check_password
+from triptych.run.directory import STORAGE
 
 SANITIZED = Hydra.get_sanitized_cfg
 WORD = re.compile(r"[\w.-]+")
@@ -50,7 +52,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
 
         gc.disable()  # the process ends with that page; to collect meanwhile is a fifth of its time
         list_groups_quickly()
-    check_root()
+    check_environment()
     arguments = [one for typed in arguments for one in translated(without_hyphens(typed))]
     split = [argument.lstrip("+").partition("._target_=") for argument in arguments]
     classes = {place: target for place, equals, target in split if equals}
@@ -121,6 +123,16 @@ def check_place(key: str, path: str | None, folder: bool = False) -> None:
         kind = "directory" if there.is_dir() else "file"
         wanted = "a folder, there or new," if folder else "a file"
         raise UserError(f"{key}={path}: {there} is a {kind}; {wanted} is accepted")
+    if there.is_dir():
+        probe = there / f".{os.getpid()}.tmp"
+        try:
+            probe.mkdir()
+            probe.rmdir()
+        except OSError as error:
+            refused = StorageError if error.errno in STORAGE else UserError
+            raise refused(
+                f"{key}={path}: cannot be written ({error.strerror}); choose another place"
+            ) from error
 
 
 def check_options(arguments: list[str]) -> Namespace:

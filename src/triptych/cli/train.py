@@ -102,8 +102,8 @@ def _last_words(run: RunDirectory, code: int) -> str:
 def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) -> None:
     """A single run ends here; in a sweep it is recorded and the others go on. What was there stays."""
     if not sweeping:
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()  # Hydra made it before anything was known
+        with suppress(OSError):  # Hydra made it before anything was known
+            RunDirectory(path).remove_empty()
         with one_line_errors():  # here and not further up, where Hydra would add lines of its own
             raise error
     run = RunDirectory(path)

@@ -189,8 +189,14 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         known = answer(key, given.partition("=")[2]) if _door() == "train" else ""
         return known or _no_such_key(key, given, arguments)
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        if _door() != "train":
+            return f"{found[1]}: several values; type one, and the command once for each"
         return f"{found[1]}: several values are a sweep's, which needs -m; one value is accepted without"
     if "override_grammar" in text and (given := next(filter(_unreadable, arguments), "")):
+        if len(several := re.split(r"\s+(?=[+~]*[\w./@]+=)", given)) > 1:
+            return f"{given}: two overrides in one argument; type {several[0]} and {several[1]} apart"
+        if "/" in given and "=" not in given and _door() != "train":
+            return f"{given}: no key; type ckpt={given}"
         key = given.split("=", 1)[0] if "=" in given else "KEY"
         return (
             f"{given}: cannot be read; KEY=VALUE is accepted, with other signs than letters, digits and "

@@ -40,6 +40,7 @@ MEANT = {  # typed: the key, or the choices and a key, to type instead; with = i
     **dict.fromkeys(("objective=eps", "objective=noise"), "objective=epsilon"),
     **dict.fromkeys(("objective=x_start", "objective=sample"), "objective=x0"),
     "objective=v_prediction": "objective=v",
+    **dict.fromkeys(("objective/loss=mse", "objective/loss=l2"), "objective/loss=simple"),
     **dict.fromkeys(("logger=none", "logger=false", "logger=null"), "logger=csv"),
     "trainer=gpu": "trainer.accelerator=gpu",
     "lr_schedule=none": "lr_schedule=constant",

@@ -103,16 +103,20 @@ def root() -> str:
     return os.environ.get("TRIPTYCH_ROOT") or str(Path(__file__).parents[3])
 
 
-def check_root() -> None:
-    """UserError for a folder whose name a configuration cannot hold."""
+def check_environment() -> None:
+    """UserError for a variable of which no configuration can be made: a folder's name, a number of cores."""
     if "${" in root():
         raise UserError(f"TRIPTYCH_ROOT={root()}: ${{ begins a reference to a key; choose another folder")
+    for name in ("TRIPTYCH_THREADS", "SLURM_CPUS_PER_TASK"):
+        if (value := os.environ.get(name) or "1").isdecimal() and int(value):
+            continue
+        raise UserError(f"{name}={value}: must be a whole number from 1; set it so, or unset it")
 
 
 def cores() -> int:
     """Cores this process may use."""
-    if "SLURM_CPUS_PER_TASK" in os.environ:  # not every cluster binds a job to them
-        return int(os.environ["SLURM_CPUS_PER_TASK"])
+    if given := os.environ.get("SLURM_CPUS_PER_TASK"):  # not every cluster binds a job to them
+        return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

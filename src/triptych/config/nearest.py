@@ -10,11 +10,13 @@ TYPO = 0.85  # and from which a letter or two are all that differs
 def nearest(name: str, accepted: Sequence[str]) -> str:
     """ "did you mean ...?" if something is near, else the list of what is accepted.
 
-    Near is a slip of a letter or two, then a name of the same group that shares a word (``data.n_test``:
-    ``data.test_size``), then whatever looks alike.
+    Near is a slip of a letter or two, then the same name in a group (``steps``: ``sampler.steps``), then a
+    name of the same group that shares a word (``data.n_test``: ``data.test_size``), then what looks alike.
     """
     names = sorted(one for one in set(accepted) if not name.startswith(f"{one}."))  # its group is no key
-    close = _close(name, names, TYPO) or _sharing(name, names) or _close(name, names, NEAR)
+    inside = [one for one in names if one.rpartition(".")[2] == name]  # in groups, typed without them
+    close = _close(name, names, TYPO) or " or ".join(inside[:3])
+    close = close or _sharing(name, names) or _close(name, names, NEAR)
     if close:
         return f"did you mean {close}?"
     group = name.rpartition(".")[0]

@@ -101,11 +101,18 @@ class LevelWaves(nn.Module):
         return torch.cat([z, *waves], 1) if waves else z
 
 
+def check_heads(channels: int, heads: int) -> None:
+    """Raise ValueError unless ``heads`` of attention share ``channels`` equally."""
+    if channels % heads:
+        raise ValueError(f"denoiser.network.heads={heads}: must divide the {channels} channels it attends in")
+
+
 class ImageAttention(nn.Module):
     """Self-attention over the positions of an image (B, C, H, W), added to it: (h + out) ``skip_scale``."""
 
     def __init__(self, width: int, heads: int = 1, groups: int = 8, skip_scale: float = 1.0):
         super().__init__()
+        check_heads(width, heads)
         self.heads, self.skip_scale = heads, skip_scale
         self.norm = group_norm(width, groups)
         self.qkv = nn.Conv2d(width, 3 * width, 1)

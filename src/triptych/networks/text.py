@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from triptych.diffusion.condition import Condition, Kind, Tokens
-from triptych.networks.base import group_norm, zeros
+from triptych.networks.base import check_heads, group_norm, zeros
 
 WHOLE = 16  # tokens: attention of CPUs takes five times as long for 12 keys as for 16 (AVX-512, torch 2.13)
 
@@ -59,6 +59,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int, width: int, groups: int):
         super().__init__()
+        check_heads(channels, heads)
         self.heads = heads
         self.norm = group_norm(channels, groups)
         self.q, self.kv = nn.Conv2d(channels, channels, 1), nn.Linear(width, 2 * channels)

@@ -199,7 +199,14 @@ class RunDirectory:
                 shutil.rmtree(self / folder, ignore_errors=True)
             for name in BEGINNING if in_sweep else (*BEGINNING, "summary.json"):
                 (self / name).unlink(missing_ok=True)
-            self.path.rmdir()
+            self.remove_empty()
+
+    def remove_empty(self) -> None:
+        """Remove an empty directory, and runs and logs above it if they are empty then; else OSError."""
+        self.path.rmdir()
+        for folder, name in zip(self.path.parents, ("runs", "logs"), strict=False):
+            if folder.name == name:  # and no folder of the user's own
+                folder.rmdir()
 
     def sweep_up(self) -> None:
         """Remove what a kill left half-written; for who holds the lock."""

@@ -40,7 +40,10 @@ def evaluate(asked: dict[str, Any]) -> dict[str, Any]:
 
     split = asked["split"]
     judged = () if split == "train" else (split,)
-    opened = reopen(asked["ckpt"], asked["weights"], asked["data_root"], adjust, judged)
+    try:
+        opened = reopen(asked["ckpt"], asked["weights"], asked["data_root"], adjust, judged)
+    except UserError as error:
+        raise UserError(str(error).removeprefix("bound.")) from error  # typed as steps=, not bound.steps=
     if not len(opened.data.splits[split]):
         raise UserError(f"split={split}: this run kept no items there; another is accepted")
     trainer = build_trainer(opened.config, None, [*build_metrics(opened.config)], False)

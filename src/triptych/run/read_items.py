@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from triptych.files import open_regular
 from triptych.limits import limit
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NAME = "items.npz"
 HEADER = 4096  # bytes of an array's own description, at most
@@ -47,6 +49,8 @@ def load_items(directory: Path) -> Items | None:
 
 @lru_cache(maxsize=512)  # a report reads each file once for each pair
 def _load(path: Path, _written: int) -> Items | None:
+    import numpy as np  # which a mistake typed at a command does without
+
     found = read_arrays(path, ("index", "total"))
     if found is None:
         return None
@@ -77,6 +81,8 @@ def read_arrays(file: Path, names: Sequence[str]) -> dict[str, np.ndarray] | Non
 
 
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    import numpy as np  # which a mistake typed at a command does without
+
     with archive.open(entry) as stream:
         data = stream.read(entry.file_size + 1)  # what unpacks to more than it claims is broken
     if len(data) != entry.file_size:

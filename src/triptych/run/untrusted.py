@@ -48,6 +48,8 @@ def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], 
         UserError: missing, damaged, more than plain data, or lying in the directory of another run.
     """
     where = f"{key}={path}"
+    if path.is_dir():
+        raise UserError(f"{where}: no run in this directory; choose one run's, or a checkpoint")
     if not path.is_file():
         raise UserError(f"{where}: {NO_CHECKPOINT}")
     with open_regular(path) as file:

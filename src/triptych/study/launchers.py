@@ -1,5 +1,6 @@
 """What a launcher needs of a sweep, refused before there is a directory."""
 
+import shutil
 import socket
 
 from omegaconf import DictConfig
@@ -12,6 +13,8 @@ def check_launcher(config: DictConfig) -> None:
     """UserError for what SLURM or Ray would refuse, or wait for, much later."""
     _check_allocation(config)
     _check_ray(config)
+    if on_slurm(config) and not shutil.which("srun"):  # which submitit asks for once the sweep has begun
+        raise UserError("hydra/launcher: no SLURM here (srun not found); start the sweep on a login node")
 
 
 def on_slurm(config: DictConfig) -> bool:

@@ -1,15 +1,20 @@
 """What a sweep in rounds decides by itself: which seeds come next, which value of what is tuned is best."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 
 from triptych.config.keys import check_values, role
 from triptych.declare import Role
 from triptych.errors import UserError
 
+AXIS = 10_000  # values of one key, at most
 Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
 Point = tuple[str, ...]  # overrides of what is tuned
 
@@ -25,14 +30,31 @@ def grid(sweeper: Mapping, arguments: Sequence[str], loader: Any = None) -> list
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
+    if loader is None and GlobalHydra.instance().is_initialized():
+        loader = GlobalHydra.instance().config_loader()  # of which glob(x*) asks for choices
     given = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*given, *arguments])
-    for override in parsed:
-        if override.is_sweep_override() and not any(True for _ in override.sweep_iterator()):
-            raise UserError(f"{override.input_line}: no values; one or more are accepted")
+    for override in filter(Override.is_sweep_override, parsed):
+        check_values_of(override)
     settings = sweeper.get("settings") or {}
     jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
     return [with_setting(job, settings) for job in jobs]
+
+
+def check_values_of(override: Override) -> None:
+    """UserError for an axis without values, with one of them twice, or with a range that is none."""
+    key, line = override.key_or_group, override.input_line
+    try:
+        values = list(map(str, itertools.islice(override.sweep_iterator(), AXIS + 1)))
+    except (HydraException, ValueError, ZeroDivisionError) as error:
+        problem = error if isinstance(error, ValueError) else "no list of values"
+        raise UserError(f"{line}: {problem}; list the values, as in {key}=A,B") from error
+    if not values:
+        raise UserError(f"{line}: no values; list one or more, as in {key}=A,B")
+    if len(values) > AXIS:
+        raise UserError(f"{line}: more than {AXIS} values; a sweep has a run for each")
+    if twice := next((value for value in values if values.count(value) > 1), ""):
+        raise UserError(f"{line}: {twice} is listed twice; a sweep has one run for each value")
 
 
 def with_setting(job: list[str], settings: Mapping) -> list[str]:

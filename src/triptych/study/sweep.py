@@ -6,6 +6,7 @@ Works from the parent process alone, by looking at the runs' directories: the sa
 import atexit
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from triptych.config.check import check_keys
+from triptych.config.check import check_keys, explain
 from triptych.config.keys import check_values
 from triptych.config.names import own_name, quote, shared_overrides, sweep_name
 from triptych.errors import StorageError, UserError
@@ -38,7 +39,7 @@ from triptych.study.files import check_files
 from triptych.study.launchers import check_launcher, on_slurm
 from triptych.study.monitor import Monitor, write_report_or_say_why
 from triptych.study.paper import check_scale, claims_of, set_scale
-from triptych.study.rounds import check_rounds, grid
+from triptych.study.rounds import check_rounds, grid, seeds_after, settings_and_seeds
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
 
@@ -216,8 +217,8 @@ class SweepHook(Callback):
     def _check_shared(self) -> None:
         """Refuse a sweep none of whose cells can run, if one is yet to run.
 
-        The first and the last cell of a grid differ in every axis; the others are only composed if both are
-        refused.
+        A choice that has no file is refused, whichever cell it is of. The first and the last cell of a grid
+        differ in every axis; the others are only composed if both are refused.
 
         Raises:
             UserError: the first cell's.
@@ -226,7 +227,15 @@ class SweepHook(Callback):
             return
         loader, refusals = GlobalHydra.instance().config_loader(), []
         begun = any(run.checkpoints() or run.status == "finished" for run in self.runs())
-        for overrides in self._corners_first():
+        jobs = grid(self.config.hydra.sweeper, list(self.config.hydra.overrides.task)) if self.cells else []
+        if self.config.get("until"):
+            seeds_after(settings_and_seeds(jobs)[1], self.config.max_seeds)
+        for override in dict.fromkeys(override for job in jobs for override in job):
+            group, _, name = override.lstrip("+").partition("=")
+            choices = loader.get_group_options(group.split("@")[0])
+            if choices and name not in (*choices, "null") and re.fullmatch(r"[\w.-]+", name):
+                raise UserError(explain(HydraException(f"Could not find '{group}/{name}'"), []))
+        for overrides in [*jobs[:1], *jobs[1:][-1:], *jobs[1:-1]]:
             try:
                 check_initial(described_by(loader.load_sweep_config(self.config, overrides)), begun)
                 break
@@ -239,11 +248,6 @@ class SweepHook(Callback):
         if "guidance" not in but and not {"classifier", "weak"} & {*guidance}:
             but.add("guide")  # as of an ablation that names one for a guidance that is not asked for
         check_files(self.config, but)
-
-    def _corners_first(self) -> list[list[str]]:
-        """The overrides of the cells, where they are known beforehand: the first, the last, the others."""
-        jobs = grid(self.config.hydra.sweeper, list(self.config.hydra.overrides.task)) if self.cells else []
-        return [*jobs[:1], *jobs[1:][-1:], *jobs[1:-1]]
 
     def _begin(self) -> None:
         """StorageError where nothing can be written; what is finished there is shown all the same."""
