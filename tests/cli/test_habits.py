@@ -143,9 +143,9 @@ def test_a_synonym_is_answered_with_the_line_to_type(typed, line):
         ("trainer.fast_dev_run=maybe", "trainer.fast_dev_run=maybe: true, false or a number"),
         (f"{CALLBACK}ModelCheckpoint", "checkpoint=best"),
         (f"{CALLBACK}LambdaCallback", "LambdaCallback: not a class that a configuration may name"),
-        (f"{CALLBACK}EarlyStopping +callbacks.x.patiense=3", "callbacks.x.patiense=3: no such key, did"),
+        (f"{CALLBACK}EarlyStopping +callbacks.x.patiense=3", "callbacks.x.patiense=3: no such key; did"),
         ("callbacks.x._target_=pytorch_lightning.callbacks.Timer", "+callbacks.x._target_="),
-        ("model.foo=1", "model.foo=1: no such key, did you mean model."),
+        ("model.foo=1", "model.foo=1: no such key; did you mean model."),
         ("+metrics.x=3", "metrics.x=3: no such key; a new name needs its class, +metrics.x._target_=CLASS"),
         (
             "optimizer._target_=torch.optim.SGD optimizer.amsgrad=true",

@@ -137,12 +137,12 @@ def test_a_likelihood_stands_beside_the_bound(prepared, arguments):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["bound.steps=0"], ["bound.steps=0", "from 1 is accepted"]),
-        (["objective.steps=0"], ["objective.steps=0", "from 1 is accepted"]),
+        (["bound.steps=0"], ["bound.steps=0", "whole number from 1"]),
+        (["objective.steps=0"], ["objective.steps=0", "whole number from 1"]),
         (["bound.variance=optimal"], ["bound.variance='optimal'", "bound.steps=T"]),
         (["bound.variance=best", "bound.steps=5"], ["bound.variance='best'", "beta_tilde"]),
         (["bound.variance=learned", "bound.steps=5"], ["objective.steps=null", "whole number"]),
-        (["model=vae", "model.network.levels=0"], ["model.network.levels=0", "from 1 is accepted"]),
+        (["model=vae", "model.network.levels=0"], ["model.network.levels=0", "whole number from 1"]),
         (["model=vae", "model.network.levels=2"], ["model=vae", "hierarchical_vae is accepted"]),
         (["model=vae", "objective=x0"], ["objective", "none is accepted"]),
         (["model=vae", "bound.steps=10"], ["bound.steps=10", "null is accepted"]),
@@ -225,5 +225,5 @@ def test_every_rung_is_of_one_size_and_can_be_built(root, name):
 )
 def test_no_model_reports_from_no_draws(prepared, kind, key):
     extra = ["data=ring", "denoiser=mlp"] if kind == "oracle" else []
-    with pytest.raises(UserError, match=rf"bound\.{key}=0: a whole number from 1"):
+    with pytest.raises(UserError, match=rf"bound\.{key}=0: must be a whole number from 1"):
         execute(prepared(f"model={kind}", f"bound.{key}=0", *extra))

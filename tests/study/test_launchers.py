@@ -65,7 +65,7 @@ def test_what_is_not_installed_is_said_in_one_line(root, chosen, what, extra):
     surroundings = environment(root, PYTHONPATH=str(site))
     done = subprocess.run(line, capture_output=True, text=True, env=surroundings)
     assert done.returncode == 1 and not list(root.rglob("config.yaml"))
-    said = f"error: {what}: not installed, pip install 'triptych[{extra}]' is needed\n"
+    said = f"error: {what}: not installed; pip install 'triptych[{extra}]'\n"
     assert done.stderr == said, done.stderr
 
 

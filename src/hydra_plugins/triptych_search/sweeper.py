@@ -69,7 +69,7 @@ class OptunaSweeper(Sweeper):
 
         with one_line_errors():
             if find_spec("optuna") is None:
-                raise UserError("hparams_search: not installed, pip install 'triptych[search]' is needed")
+                raise UserError("hparams_search: not installed; pip install 'triptych[search]'")
             with RunDirectory(self.config.hydra.sweep.dir).lock():
                 self._search(arguments)
 

@@ -119,8 +119,8 @@ def check_place(key: str, path: str | None, folder: bool = False) -> None:
     whole = there == Path(path).absolute()
     if there.is_dir() == (whole and not folder):
         kind = "directory" if there.is_dir() else "file"
-        wanted = "a folder, there or new," if folder else "a file"
-        raise UserError(f"{key}={path}: {there} is a {kind}; {wanted} is accepted")
+        wanted = "folder, there or new" if folder else "file"
+        raise UserError(f"{key}={path}: {there} is a {kind}; must be a {wanted}")
 
 
 def check_options(arguments: list[str]) -> Namespace:
@@ -129,7 +129,7 @@ def check_options(arguments: list[str]) -> Namespace:
     def refuse(message: str) -> None:
         given = message.removeprefix("unrecognized arguments: ")
         raise UserError(
-            f"{given}: no such option, {nearest(given.split('=')[0], OPTIONS)}; keys are typed as KEY=VALUE"
+            f"{given}: no such option; {nearest(given.split('=')[0], OPTIONS)} (keys are typed as KEY=VALUE)"
             if given != message
             else message
         )

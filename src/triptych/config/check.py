@@ -55,7 +55,7 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     """Refuse keys that no group defines and values that are not what is declared.
 
     Raises:
-        UserError: the first such key, its value, where it came from, and what would be accepted.
+        UserError: the first such key, its value, its origin, and the nearest name or what the value must be.
     """
     choices = dict(hydra.runtime.choices) | _lists(hydra.overrides.task)
     free = {g: c for g, c in choices.items() if g in FREE_GROUPS and c}
@@ -92,7 +92,7 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
             and "_target_" in node
         ):
             siblings = [f"{parent}.{name}" for name in of_class(check_name(node["_target_"]))[0]]
-        raise UserError(f"{key}={value!r}{where}: no such key, {nearest(key, siblings)}")
+        raise UserError(f"{key}={value!r}{where}: no such key; {nearest(key, siblings)}")
     for key, said in unfit(_resolved(cfg), str(hydra.job.config_name)):
         raise UserError(said if key in typed else said.replace(": ", f"{files}: ", 1))
 
@@ -168,41 +168,38 @@ def _takes_names(cfg: DictConfig, key: str) -> bool:
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
-    """A Hydra or OmegaConf error as one line: the key, its value, what would be accepted."""
+    """Explain a Hydra or OmegaConf error in one line: KEY=VALUE: problem; fix."""
     text = str(error)
     if found := re.search(r"Could not (?:find|load) '([^']+)'", text):
         if extra := EXTRAS.get(found[1]):
-            return f"{found[1]}: not installed, pip install 'triptych[{extra}]' is needed"
+            return f"{found[1]}: not installed; pip install 'triptych[{extra}]'"
         group, _, option = found[1].rpartition("/")
         options = _options(group)
         if line := answer(group, option, "no such file"):
             return line
         near = nearest(option, options)
-        if not near.startswith("accepted"):  # all that there is in any case: a group is short
-            near += f" (accepted: {', '.join(sorted(options))})"
+        if not near.startswith("choose from"):  # all that there is in any case: a group is short
+            near += f" (choose from {', '.join(sorted(options))})"
         if lost := folders.not_found():
             near += f"; a trusted package lies nowhere on Python's path: {', '.join(lost)}"
-        return f"{group}={option}: no such file, {near}"
+        return f"{group}={option}: no such file; {near}"
     if found := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         key = found[1].split("@")[0]
         given = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
         known = answer(key, given.partition("=")[2]) if _door() == "train" else ""
         return known or _no_such_key(key, given, arguments)
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{found[1]}: several values are a sweep's, which needs -m; one value is accepted without"
+        return f"{found[1]}: several values make a sweep; add -m, or type one value"
     if "override_grammar" in text and (given := next(filter(_unreadable, arguments), "")):
         key = given.split("=", 1)[0] if "=" in given else "KEY"
-        return (
-            f"{given}: cannot be read; KEY=VALUE is accepted, with other signs than letters, digits and "
-            f"-_./ in quotes, as in \"{key}='a=b'\""
-        )
+        return f"{given}: cannot be read as KEY=VALUE; quote special characters: \"{key}='a=b'\""
     if "Config group override must be a string" in text:
         for given in arguments:
             group, _, option = given.lstrip("+").partition("=")
             if (choices := _options(group)) and option not in choices:
-                return f"{given}: the name of a file is accepted: {', '.join(choices)}"
+                return f"{given}: must be one of {', '.join(choices)}"
     if found := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{found[1]}: a value is needed, as in {found[1]}=..."
+        return f"{found[1]}: missing; type {found[1]}=VALUE"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(lines[:3])
 
@@ -216,14 +213,14 @@ def _no_such_key(key: str, given: str, arguments: Sequence[str]) -> str:
     if target:
         of_target = of_class(check_name(target, parent))[0].items()
         known = [f"{parent}.{name}" for name, one in of_target if one.default is not REQUIRED]
-        return f"{given}: {target} has no such argument, {nearest(key, known)}"
+        return f"{given}: {target} has no such argument; {nearest(key, known)}"
     if names and (others := listing(key)):
         chosen = _choice(group, arguments)
         listed = " or ".join(f"{group}={one}" for one in others[:3])
         return f"{given}: no such key with {group}={chosen}; choose {listed}"
     if names and takes_names(key.removesuffix("._target_").rpartition(".")[0]):
         return f"{given}: no such key; a new name is added with a plus, as in +{given}"
-    return f"{given}: no such key, {nearest(key, _all_names(arguments))}"
+    return f"{given}: no such key; {nearest(key, _all_names(arguments))}"
 
 
 def _choice(group: str, arguments: Sequence[str]) -> Any:

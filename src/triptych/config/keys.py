@@ -192,7 +192,7 @@ def _refusal(where: str, key: Key, value: Any) -> str:
         null = value is None and any(one in (None, type(None)) for one in alternatives(parts(key.kind)[0]))
         if null or isinstance(value, dict):
             return ""
-        return f"{where}={value!r}"[:100] + f": a group of keys ({', '.join(members(key))}) is accepted"
+        return f"{where}={value!r}"[:100] + f": must be a group of keys ({', '.join(members(key))})"
     if isinstance(value, dict) and "_target_" in value:
         return ""  # an object, of which its owner knows what to make
     show = (

@@ -14,7 +14,7 @@ from triptych.declare import Role
 
 PAGE = """# Keys
 
-Every key that a command takes: what is accepted, what the key is to a run (its role), and its comment.
+Every key that a command takes: its values, what the key is to a run (its role), and its comment.
 `python -m triptych.config.page > docs/keys.md` makes this page from the declarations: the annotation of an
 argument where a class takes it, else [`config/schema.py`](../src/triptych/config/schema.py). A key with a `+`
 is listed by no file, and is typed with the plus.
@@ -60,9 +60,9 @@ def _section(title: str, choices: Sequence[tuple[str, str]], found: Sequence[tup
     lines += [f"- `{name}`{': ' * bool(said)}{said}" for name, said in choices]
     merged: dict[tuple[str, str, Role], list[tuple[Row, str]]] = {}
     for row, choice in found:
-        merged.setdefault((row.key, row.accepted, row.role), []).append((row, choice))
+        merged.setdefault((row.key, row.values, row.role), []).append((row, choice))
     if merged:
-        lines += [""] * bool(choices) + ["| key | default | accepted | role | |", "|---|---|---|---|---|"]
+        lines += [""] * bool(choices) + ["| key | default | values | role | |", "|---|---|---|---|---|"]
     for (key, takes, role), several in merged.items():
         values = _by_choice([(f"`{row.value}`", choice) for row, choice in several], len(choices))
         said = _by_choice([(row.comment, choice) for row, choice in several], 0)

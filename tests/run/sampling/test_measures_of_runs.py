@@ -61,7 +61,7 @@ def test_a_run_of_which_samples_are_not_finite_diverged(prepared):
     ("overrides", "words"),
     [
         (["measures.n=100"], "measures.classifier=null: images are measured by a classifier"),
-        ([*RING, "measures.n=3"], "measures.n=3: 0 or a whole number from 8 to 1000000 is accepted"),
+        ([*RING, "measures.n=3"], "measures.n=3: must be 0 or a whole number from 8 to 1000000"),
         ([*RING, "measures.n=9", "measures.over=sampler.stepz", "measures.values=[1]"],
          "measures.over=sampler.stepz: no such key"),
         ([*RING, "measures.n=9", "measures.over=sampler.steps", "measures.values=[0]"], "sampler.steps=0"),
@@ -82,8 +82,8 @@ def test_doors_refuse_in_one_line(prepared, inside):
         (["guidance=classifier_free"], "guidance.scale=2.0: this model was trained without labels"),
         (["label=3"], "label=3: this model was trained without labels"),
         (["sampler=ddimm"], "did you mean ddim?"),
-        (["sampler.steps=0"], "sampler.steps=0: a whole number from 1 is accepted"),
-        (["trajectory=film"], "trajectory=film: null, strip or gif is accepted"),
+        (["sampler.steps=0"], "sampler.steps=0: must be a whole number from 1"),
+        (["trajectory=film"], "trajectory=film: must be null, strip or gif"),
     ):
         result = inside("triptych.cli.sample", ckpt, *arguments)
         assert result.returncode == 1 and words in result.stderr, result.stderr
