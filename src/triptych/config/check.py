@@ -23,7 +23,6 @@ from triptych.config.describe import listing, read
 from triptych.config.folders import CONFIGS
 from triptych.config.habits import answer
 from triptych.config.keys import FREE_GROUPS, of_class, takes_names, unfit
-from triptych.config.names import EMPTY
 from triptych.config.nearest import nearest
 from triptych.config.source import REQUIRED
 from triptych.config.trust import check_name
@@ -246,7 +245,7 @@ def _unreadable(argument: str) -> bool:
 
 def _options(group: str) -> list[str]:
     """The choices of a group."""
-    found = folders.options(group) + [EMPTY[g] for g in EMPTY if g == group]
+    found = folders.options(group)
     if group == "hydra/launcher":
         found += ["joblib", *(name.rpartition("/")[2] for name in EXTRAS)]
     return sorted(found)
@@ -259,7 +258,7 @@ def _door() -> str:
 def _all_names(arguments: Sequence[str]) -> list[str]:
     """Every group, and every key of the composition that the sound choices among ``arguments`` make."""
     door = _door()
-    groups = [*EMPTY]
+    groups: list[str] = []
     for folder in folders.folders():
         found = (p for p in folder.rglob("*") if p.is_dir() and p.name[0] not in "_.")
         groups += [str(p.relative_to(folder)) for p in found]

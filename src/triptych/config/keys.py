@@ -153,7 +153,7 @@ def _named(place: str, among: tuple[Path, ...]) -> list[str]:
     found = []
     files = [(home, file) for home in among for file in sorted((home / group).rglob("*.yaml"))]
     for folder, file in files:
-        within = ".".join(file.parent.relative_to(folder).parts[1:])
+        within = ".".join(part for part in file.parent.relative_to(folder).parts[1:] if part != "base")
         for indent, target in TARGET.findall(file.read_text(encoding="utf-8")):
             if (within == inner) if not indent else not within and inner:
                 found.append(target)

@@ -49,6 +49,8 @@ def _of_file(file: Path, group: str) -> Iterator[Row]:
     merged = OmegaConf.merge(*(read(one) for one in reversed(chain(file))))
     config: dict[str, Any] = OmegaConf.to_container(merged)  # type: ignore[assignment]
     config.pop("defaults", None)
+    if not config:  # a choice named none
+        return
     place = group.replace("/", ".")
     for row in rows(config, find(place), place):
         yield row._replace(comment=comment(row.key, file, group))
@@ -63,8 +65,9 @@ def _section(title: str, choices: Sequence[tuple[str, str]], found: Sequence[tup
         merged.setdefault((row.key, row.values, row.role), []).append((row, choice))
     if merged:
         lines += [""] * bool(choices) + ["| key | default | values | role | |", "|---|---|---|---|---|"]
+    with_keys = sum(name != "none" for name, _ in choices)
     for (key, takes, role), several in merged.items():
-        values = _by_choice([(f"`{row.value}`", choice) for row, choice in several], len(choices))
+        values = _by_choice([(f"`{row.value}`", choice) for row, choice in several], with_keys)
         said = _by_choice([(row.comment, choice) for row, choice in several], 0)
         cells = [f"`{'+' * all(row.added for row, _ in several)}{key}`", values, takes, role, said]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
