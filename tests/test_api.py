@@ -157,10 +157,10 @@ def test_what_is_no_batch_of_items_is_refused(x, problem):
 @pytest.mark.parametrize(
     "overrides, said",
     [
-        (["objectiv=v"], "objectiv=v: no such key, did you mean objective"),
+        (["objectiv=v"], "objectiv=v: no such key; did you mean objective"),
         (["optimizer.lr=-1"], "optimizer.lr=-1"),
         (["objective=w"], "objective=w: no such file"),
-        (["trainer.devices=2"], "trainer.devices=2, num_nodes=1: one process is accepted from Python"),
+        (["trainer.devices=2"], "trainer.devices=2, num_nodes=1: Python trains in one process"),
         (["until=decided"], "until=decided"),
         (["trained=/nowhere"], "trained=/nowhere: no run"),
         (["guidance=classifier"], "guide=null: this guidance needs a checkpoint"),

@@ -63,8 +63,8 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
     trainer = config.trainer
     if (trainer.devices, trainer.num_nodes) != (1, 1) or processes.launch():
         raise UserError(
-            f"trainer.devices={trainer.devices}, num_nodes={trainer.num_nodes}: one process is accepted from "
-            "Python; triptych-train has several"
+            f"trainer.devices={trainer.devices}, num_nodes={trainer.num_nodes}: Python trains in one "
+            "process; use triptych-train for several"
         )
     choices = OmegaConf.to_container(job.runtime.choices)
     run = prepare(composing.without_hydra(config), Path(job.run.dir), list(job.overrides.task), choices)  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ def _settled(config: DictConfig | Sequence[str] | str) -> DictConfig:
         return compose(config)
     overrides = OmegaConf.select(config, "hydra.overrides.task")
     if overrides is None:
-        raise UserError("config: one that triptych.compose made, or a list of overrides, is accepted")
+        raise UserError("config: must be what triptych.compose returned, or a list of overrides")
     was = compose(list(overrides))
     changed = list(composing.edits(composing.plain(was), composing.plain(config)))
     return compose([*overrides, *changed]) if changed else was
@@ -213,7 +213,7 @@ class Trained:
         asked = _asked("evaluate", [*own, *overrides])
         if asked["devices"] != 1:
             raise UserError(
-                f"devices={asked['devices']}: 1 is accepted from Python; triptych-evaluate has more"
+                f"devices={asked['devices']}: Python evaluates in one process; use triptych-evaluate for more"
             )
         return evaluate_checkpoint(asked)
 
@@ -252,7 +252,7 @@ def table(folder: str | os.PathLike[str]) -> Any:
     """
     path = _path(folder)
     if not path.is_dir():
-        raise UserError(f"{path}: no such directory; one that holds runs is accepted")
+        raise UserError(f"{path}: no such directory")
     rows = results(read_runs(path))
     if not rows:
         raise UserError(f"{path}: no run in it (a run's directory holds config.yaml or summary.json)")

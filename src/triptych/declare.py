@@ -54,7 +54,7 @@ class Unit:
 
 @dataclass(frozen=True, eq=False)  # hashed by identity: a table is no key
 class Choice:
-    """Accepted is one of ``options``: a table's keys, so that the table alone says what there is."""
+    """Limit a text to ``options``: a table's keys, so that the table alone says what there is."""
 
     options: Collection[str]
 
@@ -164,8 +164,8 @@ def _within(limit: Any, value: Any) -> bool:
     return True
 
 
-def accepted(kind: Any) -> str:
-    """ "null or a whole number from 1": what is accepted, for people; "" if that is not declared."""
+def describe_kind(kind: Any) -> str:
+    """Describe a kind in words, as "null or a whole number from 1"; "" if it is not declared."""
     words = _words(kind)
     if len(words) > 2 and "null" not in words and all(map(_is_choice, alternatives(kind))):
         return f"one of {', '.join(words)}"
@@ -210,7 +210,7 @@ def _words(kind: Any) -> list[str]:
         kinds = get_args(inner)
         fixed = f" of {len(kinds)}" if len(kinds) > 1 and kinds[1] is not Ellipsis else ""
         least = next((limit.min_length for limit in limits if isinstance(limit, MinLen | Len)), 0)
-        each = accepted(kinds[0]) if kinds else ""
+        each = describe_kind(kinds[0]) if kinds else ""
         more = f" with {least} or more entries" if least else ""
         return [f"a list{fixed}{more}" + (f", each {each}" if each else "")]
     if _origin(inner) is dict:
@@ -232,9 +232,7 @@ def refusal(key: str, kind: Any, value: Any, show: Callable[[Any], str] = repr) 
     if fits(kind, value):
         return ""
     text = isinstance(value, str) and not takes_text(kind)
-    said = (repr if text else show)(value)[:100]
-    wanted = accepted(kind)
-    return f"{key}={said}: {wanted}{',' * (', each' in wanted)} is accepted"
+    return f"{key}={(repr if text else show)(value)[:100]}: must be {describe_kind(kind)}"
 
 
 def takes_text(kind: Any) -> bool:
@@ -253,7 +251,7 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
 
     Args:
         place: where configurations have it, for the message: "denoiser.network".
-        error: raised with the one line that names key, value and what is accepted.
+        error: raised with one line: key, value and what the value must be.
     """
 
     def hold(cls: type) -> None:

@@ -7,7 +7,7 @@ USERINFO = re.compile(r"(\w://)[^/\s]*@")
 
 
 class UserError(Exception):
-    """A mistake of the user's, told in one line: the key, its value, what would be accepted."""
+    """A mistake of the user's, in one line: KEY=VALUE: problem; fix."""
 
 
 class DataError(UserError):

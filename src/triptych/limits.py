@@ -10,7 +10,7 @@ from triptych.errors import UserError
 MIB = 2**20
 LIMITS = {
     "TRIPTYCH_MAX_CONFIG": 4 * MIB,  # bytes of a config.yaml
-    "TRIPTYCH_MAX_NODES": 50_000,  # values in a configuration; aliases are not accepted at all
+    "TRIPTYCH_MAX_NODES": 50_000,  # values in a configuration; aliases are refused
     "TRIPTYCH_MAX_JSON": 64 * MIB,  # bytes of summary.json and its like
     "TRIPTYCH_MAX_TABLE": 512 * MIB,  # bytes of metrics.csv
     "TRIPTYCH_MAX_ITEMS": 64 * MIB,  # bytes of the arrays in items.npz, unpacked
@@ -27,5 +27,5 @@ def limit(name: str) -> int:
     if not value:
         return LIMITS[name]
     if not value.isdecimal() or int(value) < 1:
-        raise UserError(f"{name}={value}: a whole number from 1 is accepted")
+        raise UserError(f"{name}={value}: must be a whole number from 1")
     return int(value)

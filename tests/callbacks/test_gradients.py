@@ -59,7 +59,7 @@ def test_a_run_reports_its_norms_and_how_often_it_was_clipped(prepared):
 
 @pytest.mark.parametrize("clip", ["-1", "0", "nan", "inf", "abc"])
 def test_a_norm_that_is_none_is_refused(prepared, clip):
-    with pytest.raises(UserError, match=r"trainer.gradient_clip_val=.*a number above 0 is accepted"):
+    with pytest.raises(UserError, match=r"trainer.gradient_clip_val=.*must be null or a number above 0"):
         execute(prepared(f"trainer.gradient_clip_val={clip}"))
 
 

@@ -10,7 +10,6 @@ from triptych.cli.arguments import as_hydra_wants
 from triptych.config.compose import compose
 from triptych.config.folders import options
 from triptych.config.habits import INSTEAD, MEANT, answer
-from triptych.config.names import EMPTY
 from triptych.config.schema import Trainer
 from triptych.config.trust import check_name
 from triptych.errors import UserError
@@ -145,9 +144,9 @@ def test_a_synonym_is_answered_with_the_line_to_type(typed, line):
         ("trainer.fast_dev_run=maybe", "trainer.fast_dev_run=maybe: true, false or a number"),
         (f"{CALLBACK}ModelCheckpoint", "checkpoint=best"),
         (f"{CALLBACK}LambdaCallback", "LambdaCallback: not a class that a configuration may name"),
-        (f"{CALLBACK}EarlyStopping +callbacks.x.patiense=3", "callbacks.x.patiense=3: no such key, did"),
+        (f"{CALLBACK}EarlyStopping +callbacks.x.patiense=3", "callbacks.x.patiense=3: no such key; did"),
         ("callbacks.x._target_=pytorch_lightning.callbacks.Timer", "+callbacks.x._target_="),
-        ("model.foo=1", "model.foo=1: no such key, did you mean model."),
+        ("model.foo=1", "model.foo=1: no such key; did you mean model."),
         ("+metrics.x=3", "metrics.x=3: no such key; a new name needs its class, +metrics.x._target_=CLASS"),
         (
             "optimizer._target_=torch.optim.SGD optimizer.amsgrad=true",
@@ -182,7 +181,7 @@ def test_the_table_names_keys_that_there_are(tmp_path):
     for part in (part for meant in MEANT.values() for part in meant.split()):
         key, _, choice = part.partition("=")
         if choice and "." not in key:
-            assert choice in [*options(key), EMPTY.get(key)], part
+            assert choice in options(key), part
         elif "." in key and key not in others:
             flag = key.split(".")[1] in ("benchmark", "deterministic", "detect_anomaly", "inference_mode")
             flag |= key.split(".")[1].startswith(("enable_", "sync_"))

@@ -19,7 +19,20 @@ from triptych.config.keys import TARGET, find, unfit
 from triptych.config.names import register_resolvers
 from triptych.config.page import page
 from triptych.config.source import arguments
-from triptych.declare import Count, FilePath, Ge, Gt, Le, Role, Seed, Share, accepted, declared, fits, says
+from triptych.declare import (
+    Count,
+    FilePath,
+    Ge,
+    Gt,
+    Le,
+    Role,
+    Seed,
+    Share,
+    declared,
+    describe_kind,
+    fits,
+    says,
+)
 from triptych.errors import UserError
 
 HOUSE = CONFIGS.parent
@@ -64,9 +77,9 @@ def test_a_key_of_a_class_needs_no_other_edit(lab, root):
 
     trust.trusted.cache_clear()
     refused = train(lab, "denoiser=mine", "denoiser.network.heat=4")
-    assert refused.stderr == "error: denoiser.network.heat=4: a number above 0, at most 3 is accepted\n"
+    assert refused.stderr == "error: denoiser.network.heat=4: must be a number above 0, at most 3\n"
     refused = train(lab, "denoiser=mine", "+denoiser.network.mode=b")
-    assert refused.stderr == "error: denoiser.network.mode='b': a or bc is accepted\n"
+    assert refused.stderr == "error: denoiser.network.mode='b': must be a or bc\n"
     told = train(lab, "denoiser=mine", "--help").stdout
     assert "denoiser.network.heat=2.0" in told and "a number above 0, at most 3 (kelvin); of the bath" in told
     assert "+denoiser.network.mode=a" in told and "# a or bc" in told
@@ -134,7 +147,7 @@ def test_the_source_says_what_python_says(target):
     assert set(found.named) == set(taken) - {"self"}
     for key, argument in found.named.items():
         if not isinstance(kind := taken[key].annotation, str) and says(kind):
-            assert accepted(argument.kind) == accepted(kind), key
+            assert describe_kind(argument.kind) == describe_kind(kind), key
 
 
 @pytest.mark.parametrize(
@@ -165,10 +178,10 @@ def test_the_source_says_what_python_says(target):
         (Any, [1, None, "x"], [], ""),
     ],
 )
-def test_what_a_kind_accepts(kind, good, bad, words):
+def test_a_kind_in_words(kind, good, bad, words):
     assert all(fits(kind, value) for value in good)
     assert not any(fits(kind, value) for value in bad)
-    assert accepted(kind) == words
+    assert describe_kind(kind) == words
 
 
 def test_a_declaration_holds_in_python_for_subclasses_too():
@@ -182,9 +195,9 @@ def test_a_declaration_holds_in_python_for_subclasses_too():
             super().__init__(steps)
 
     assert Child(3).steps == 3
-    with pytest.raises(ValueError, match=r"^place\.steps=0: a whole number from 1 is accepted$"):
+    with pytest.raises(ValueError, match=r"^place\.steps=0: must be a whole number from 1$"):
         Child(0)
-    with pytest.raises(ValueError, match=r"^place\.rate=2: a number in \[0, 1\] is accepted$"):
+    with pytest.raises(ValueError, match=r"^place\.rate=2: must be a number in \[0, 1\]$"):
         Child(1, rate=2)
     with pytest.raises(TypeError, match="stesp"):
         Child(stesp=1)
@@ -203,7 +216,7 @@ def test_what_is_out_of_range_is_named(prepared):
         changed = OmegaConf.create(config)
         OmegaConf.update(changed, key, value, force_add=True)
         [(named, said)] = unfit(OmegaConf.to_container(changed))
-        assert named == key and said.startswith(f"{key}=") and said.endswith(" is accepted"), said
+        assert named == key and said.startswith(f"{key}=") and ": must be " in said, said
 
 
 def test_keys_that_depend_on_one_another(prepared):

@@ -30,5 +30,5 @@ def test_the_name_that_was_meant(typed, meant):
     assert nearest(typed, KEYS) == f"did you mean {meant}?"
 
 
-def test_what_is_like_nothing_is_answered_with_what_is_accepted():
-    assert nearest("sampler", KEYS[:2]) == "accepted: data._target_, data.test_size"
+def test_what_is_like_nothing_is_answered_with_all_names():
+    assert nearest("sampler", KEYS[:2]) == "choose from data._target_, data.test_size"

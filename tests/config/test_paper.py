@@ -72,7 +72,7 @@ def test_the_axis_may_be_left_out_where_there_is_one():
         ({"compare": "objective", "order": ["x0", "v"], "diverges": ["v"]}, "order, diverges of order, same"),
         ({"compare": "objective", "order": ["x0", "v"], "within": 1.0}, "within=1.0: not with order"),
         ({"compare": "objective", "same": ["x0", "v"]}, "same needs a tolerance"),
-        ({"compare": "objective", "same": ["x0", "v"], "within": 0}, "within=0: a number above 0"),
+        ({"compare": "objective", "same": ["x0", "v"], "within": 0}, "within=0: must be a number above 0"),
         ({"compare": "objective", "value": {"v": "low"}, "within": 1.0}, "value.v='low': a number is"),
         ({"compare": "objective", "order": ["x0", "v"], "at": {"bound.step": 1}}, "did you mean bound.st"),
         ({"compare": "objective", "order": ["x0", "v"], "at": {"objective": "v"}}, "it is what is compared"),
@@ -92,7 +92,7 @@ def test_a_claim_that_cannot_be_decided_is_refused(claim, said):
     "change, said",
     [
         ({"where": None}, "paper.where: a value is needed"),
-        ({"minutes": 0}, "paper.minutes=0: a number above 0 is accepted"),
+        ({"minutes": 0}, "paper.minutes=0: must be a number above 0"),
         ({"tabel": 2}, "paper.tabel=2: no such key"),
         ({"claims": {}}, "paper.claims={}: one or more claims"),
     ],

@@ -81,7 +81,7 @@ def test_scale_one_draws_what_the_conditional_model_draws(model):
 
 
 def test_label_dropout_outside_its_range(prepared):
-    with pytest.raises(UserError, match=r"model.label_dropout=1.5: a number in \[0, 1\]"):
+    with pytest.raises(UserError, match=r"model.label_dropout=1.5: must be a number in \[0, 1\]"):
         execute(prepared("model.label_dropout=1.5"))
 
 

@@ -103,7 +103,7 @@ def test_an_axis_that_is_no_list_of_values_is_refused(axis, problem):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"until": "bored"}, "until=bored: null or decided is accepted"),
+        ({"until": "bored"}, "until=bored: must be null or decided"),
         ({"until": "decided"}, "until=decided: for a grid"),
         ({"setting": "vae"}, "setting=vae: for a sweep of an ablation that lists it"),
         ({"max_seeds": 1}, "max_seeds=1: a whole number from 2"),

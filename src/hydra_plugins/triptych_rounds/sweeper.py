@@ -81,7 +81,7 @@ class RoundsSweeper(Sweeper):
         self.hook = current()
         until = self.config.get("until")
         if until and self.tune:
-            raise UserError("until=decided: not for a sweep that tunes; until=null is accepted")
+            raise UserError("until=decided: not for a sweep that tunes; use until=null")
         if self.tune:
             return self._tuned(jobs)
         if until:
@@ -132,8 +132,8 @@ class RoundsSweeper(Sweeper):
         tuning_seeds = [int(seed) for seed in values_of(self.tuning_seeds)]
         if not tuning_seeds or set(tuning_seeds) & set(seeds):
             raise UserError(
-                f"hydra.sweeper.tuning_seeds={self.tuning_seeds}: seeds that are not the grid's "
-                f"({', '.join(map(str, seeds))}) are accepted"
+                f"hydra.sweeper.tuning_seeds={self.tuning_seeds}: must be seeds other than the grid's "
+                f"({', '.join(map(str, seeds))})"
             )
         space = [[f"{key}={v}" for v in values_of(values)] for key, values in self.tune.items()]
         points = [list(point) for point in itertools.product(*space)]

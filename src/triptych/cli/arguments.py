@@ -141,7 +141,7 @@ def check_options(arguments: list[str]) -> Namespace:
     def refuse(message: str) -> None:
         given = message.removeprefix("unrecognized arguments: ")
         raise UserError(
-            f"{given}: no such option, {nearest(given.split('=')[0], OPTIONS)}; keys are typed as KEY=VALUE"
+            f"{given}: no such option; {nearest(given.split('=')[0], OPTIONS)} (keys are typed as KEY=VALUE)"
             if given != message
             else message
         )

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.error = lambda message: sys.exit(_refuse(message))  # type: ignore[method-assign]
     options = parser.parse_args(argv)
     if options.equal_within is not None and not options.equal_within > 0:
-        return _refuse(f"--equal-within {options.equal_within:g}: a number above zero is accepted")
+        return _refuse(f"--equal-within {options.equal_within:g}: must be a number above 0")
     for directory in options.dirs:
         if not directory.is_dir():
             return _refuse(f"{directory}: {'not a directory' if directory.exists() else 'no such directory'}")
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{directory}: no run in it (config.yaml or summary.json, as triptych-train writes them)"
             )
     if not 0 <= options.port < 65536:
-        return _refuse(f"--port {options.port}: a number from 0 to 65535 is accepted")
+        return _refuse(f"--port {options.port}: must be a whole number from 0 to 65535")
     if options.results:
         return _results(options.results, options.dirs)
     # drawing is imported only now, so that --help and mistakes answer at once
@@ -112,7 +112,7 @@ def _tell_wandb(report: Report, file: Path | None) -> None:
         try:
             write_atomic(file, to_json(ours.plain()))
         except OSError as error:
-            raise UserError(f"--wandb-json {file}: {error.strerror or error}; a file is accepted") from None
+            raise UserError(f"--wandb-json {file}: cannot be written ({error.strerror or error})") from None
         print(f"W&B's report: {file}")
         return
     for address in wandb_report.save(report.story, entity, project, report.html.parent):

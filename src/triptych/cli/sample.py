@@ -61,15 +61,15 @@ def _paths(asked: dict) -> dict[str, str]:
     one, several = asked["ckpt"] != "???", asked["cascade"]
     if one == (several is not None):
         given = f"ckpt={asked['ckpt']} with cascade={several}" if one else "ckpt=null"
-        raise UserError(f"{given}: ckpt=RUN, or else cascade=[RUN,RUN], is accepted")
+        raise UserError(f"{given}: type ckpt=RUN, or else cascade=[RUN,RUN]")
     if one:
         for key in ("stages", "noise"):
             if asked[key]:
-                raise UserError(f"{key}={asked[key]}: is of a cascade; cascade=[RUN,RUN] is accepted with it")
+                raise UserError(f"{key}={asked[key]}: only with cascade=[RUN,RUN]")
         return {"ckpt": asked["ckpt"]}
     for key in ("trajectory", "like"):
         if asked[key] is not None:
-            raise UserError(f"{key}={asked[key]}: null is accepted with a cascade")
+            raise UserError(f"{key}={asked[key]}: must be null with a cascade")
     return {f"cascade[{i}]": path for i, path in enumerate(several)}
 
 

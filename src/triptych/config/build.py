@@ -96,12 +96,11 @@ def check_names(config: Any, path: str = "") -> None:
         for key, value in node.items():
             if key[:1] == "_" and key not in OPTIONS:
                 raise UserError(
-                    f"{where}.{key}={repr(value)[:100]}: {', '.join(OPTIONS)} are accepted beside arguments"
+                    f"{where}.{key}={repr(value)[:100]}: not an argument; "
+                    f"Hydra's own keys may be {', '.join(OPTIONS)}"
                 )
             if (target in HOMES or SCHEDULER.fullmatch(target)) and key not in OPTIONS and not _scalar(value):
-                raise UserError(
-                    f"{where}.{key}: {target} takes a plain value here; a number, text or a list is accepted"
-                )
+                raise UserError(f"{where}.{key}: must be a number, text or a list of them for {target}")
 
 
 def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
@@ -135,7 +134,7 @@ def check_targets(config: Any, path: str = "") -> None:
         for key in node:
             if not (more or key in names or key in OPTIONS or f"{where}.{key}" in SHARED):
                 given = f"{where}.{key}={repr(node[key])[:100]}"
-                raise UserError(f"{given}: {target} has no such argument, {nearest(key, list(names))}")
+                raise UserError(f"{given}: {target} has no such argument; {nearest(key, list(names))}")
 
 
 class Table(Mapping[str, Any]):
@@ -195,7 +194,7 @@ def build(config: dict[str, Any], path: str, table: Table | None = None, **extra
             of the configuration that is needed and chosen to be none.
     """
     if not isinstance(config, dict) or "_target_" not in config:
-        raise UserError(f"{path}: names no class; a group with _target_ is accepted")
+        raise UserError(f"{path}: names no class; must be a group with _target_")
     check_targets(config, path)
     return _make(config, path, table, extra)
 
@@ -238,7 +237,7 @@ def _handed(kind: type, names: Mapping[str, Any], given: set[str], table: Table 
     for name, parameter in names.items():
         if name in PARTS and name not in {*found, *given} and parameter.default is parameter.empty:
             group = PARTS[name].split(".")[0]
-            raise UserError(f"{group}=none: {kind.__name__} needs one; another choice of {group} is accepted")
+            raise UserError(f"{group}=none: {kind.__name__} needs one; choose another {group}")
     return found
 
 

@@ -23,7 +23,6 @@ from triptych.config.describe import listing, read
 from triptych.config.folders import CONFIGS
 from triptych.config.habits import answer
 from triptych.config.keys import FREE_GROUPS, of_class, takes_names, unfit
-from triptych.config.names import EMPTY
 from triptych.config.nearest import nearest
 from triptych.config.source import REQUIRED
 from triptych.config.trust import check_name
@@ -55,7 +54,7 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     """Refuse keys that no group defines and values that are not what is declared.
 
     Raises:
-        UserError: the first such key, its value, where it came from, and what would be accepted.
+        UserError: the first such key, its value, its origin, and the nearest name or what the value must be.
     """
     choices = dict(hydra.runtime.choices) | _lists(hydra.overrides.task)
     free = {g: c for g, c in choices.items() if g in FREE_GROUPS and c}
@@ -92,7 +91,7 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
             and "_target_" in node
         ):
             siblings = [f"{parent}.{name}" for name in of_class(check_name(node["_target_"]))[0]]
-        raise UserError(f"{key}={value!r}{where}: no such key, {nearest(key, siblings)}")
+        raise UserError(f"{key}={value!r}{where}: no such key; {nearest(key, siblings)}")
     for key, said in unfit(_resolved(cfg), str(hydra.job.config_name)):
         raise UserError(said if key in typed else said.replace(": ", f"{files}: ", 1))
 
@@ -168,21 +167,21 @@ def _takes_names(cfg: DictConfig, key: str) -> bool:
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
-    """A Hydra or OmegaConf error as one line: the key, its value, what would be accepted."""
+    """Explain a Hydra or OmegaConf error in one line: KEY=VALUE: problem; fix."""
     text = str(error)
     if found := re.search(r"Could not (?:find|load) '([^']+)'", text):
         if extra := EXTRAS.get(found[1]):
-            return f"{found[1]}: not installed, pip install 'triptych[{extra}]' is needed"
+            return f"{found[1]}: not installed; pip install 'triptych[{extra}]'"
         group, _, option = found[1].rpartition("/")
         options = _options(group)
         if line := answer(group, option, "no such file"):
             return line
         near = nearest(option, options)
-        if not near.startswith("accepted"):  # all that there is in any case: a group is short
-            near += f" (accepted: {', '.join(sorted(options))})"
+        if not near.startswith("choose from"):  # all that there is in any case: a group is short
+            near += f" (choose from {', '.join(sorted(options))})"
         if lost := folders.not_found():
             near += f"; a trusted package lies nowhere on Python's path: {', '.join(lost)}"
-        return f"{group}={option}: no such file, {near}"
+        return f"{group}={option}: no such file; {near}"
     if found := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         key = found[1].split("@")[0]
         given = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
@@ -198,17 +197,14 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if "/" in given and "=" not in given and _door() != "train":
             return f"{given}: no key; type ckpt={given}"
         key = given.split("=", 1)[0] if "=" in given else "KEY"
-        return (
-            f"{given}: cannot be read; KEY=VALUE is accepted, with other signs than letters, digits and "
-            f"-_./ in quotes, as in \"{key}='a=b'\""
-        )
+        return f"{given}: cannot be read as KEY=VALUE; quote special characters: \"{key}='a=b'\""
     if "Config group override must be a string" in text:
         for given in arguments:
             group, _, option = given.lstrip("+").partition("=")
             if (choices := _options(group)) and option not in choices:
-                return f"{given}: the name of a file is accepted: {', '.join(choices)}"
+                return f"{given}: must be one of {', '.join(choices)}"
     if found := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{found[1]}: a value is needed, as in {found[1]}=..."
+        return f"{found[1]}: missing; type {found[1]}=VALUE"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(lines[:3])
 
@@ -222,14 +218,14 @@ def _no_such_key(key: str, given: str, arguments: Sequence[str]) -> str:
     if target:
         of_target = of_class(check_name(target, parent))[0].items()
         known = [f"{parent}.{name}" for name, one in of_target if one.default is not REQUIRED]
-        return f"{given}: {target} has no such argument, {nearest(key, known)}"
+        return f"{given}: {target} has no such argument; {nearest(key, known)}"
     if names and (others := listing(key)):
         chosen = _choice(group, arguments)
         listed = " or ".join(f"{group}={one}" for one in others[:3])
         return f"{given}: no such key with {group}={chosen}; choose {listed}"
     if names and takes_names(key.removesuffix("._target_").rpartition(".")[0]):
         return f"{given}: no such key; a new name is added with a plus, as in +{given}"
-    return f"{given}: no such key, {nearest(key, _all_names(arguments))}"
+    return f"{given}: no such key; {nearest(key, _all_names(arguments))}"
 
 
 def _choice(group: str, arguments: Sequence[str]) -> Any:
@@ -255,7 +251,7 @@ def _unreadable(argument: str) -> bool:
 
 def _options(group: str) -> list[str]:
     """The choices of a group."""
-    found = folders.options(group) + [EMPTY[g] for g in EMPTY if g == group]
+    found = folders.options(group)
     if group == "hydra/launcher":
         found += ["joblib", *(name.rpartition("/")[2] for name in EXTRAS)]
     return sorted(found)
@@ -268,7 +264,7 @@ def _door() -> str:
 def _all_names(arguments: Sequence[str]) -> list[str]:
     """Every group, and every key of the composition that the sound choices among ``arguments`` make."""
     door = _door()
-    groups = [*EMPTY]
+    groups: list[str] = []
     for folder in folders.folders():
         found = (p for p in folder.rglob("*") if p.is_dir() and p.name[0] not in "_.")
         groups += [str(p.relative_to(folder)) for p in found]

@@ -66,7 +66,7 @@ def typed(value: Any) -> str:
         return f"[{','.join(map(typed, value))}]"
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{k}:{typed(v)}" for k, v in value.items()) + "}"
-    raise UserError(f"{value!r}: numbers, texts, booleans, null, lists and mappings of them are accepted")
+    raise UserError(f"{value!r}: must be a number, text, boolean, null, or a list or mapping of them")
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

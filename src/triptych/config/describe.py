@@ -15,17 +15,17 @@ from triptych.config.folders import CONFIGS, folders
 from triptych.config.keys import Key, allowed, find, members, named_classes, of_class
 from triptych.config.schema import COMMANDS
 from triptych.config.source import REQUIRED
-from triptych.declare import Role, accepted, options
+from triptych.declare import Role, describe_kind, options
 
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
 
 
 class Row(NamedTuple):
-    """A key, its value or default, what is accepted, its role and its comment."""
+    """A key, its value or default, its values in words, its role and its comment."""
 
     key: str
     value: str | None
-    accepted: str
+    values: str
     role: Role
     comment: str = ""
     added: bool = False  # not in the composed configuration: typed with a +
@@ -49,7 +49,7 @@ def rows(config: Any, key: Key, path: str = "") -> Iterator[Row]:
 
 def _row(path: str, key: Key, value: str | None, added: bool = False) -> Row:
     return Row(
-        path, value, accepted(key.kind) + (f" ({key.unit})" if key.unit else ""), key.role, added=added
+        path, value, describe_kind(key.kind) + (f" ({key.unit})" if key.unit else ""), key.role, added=added
     )
 
 
@@ -148,7 +148,7 @@ def help_text(command: str, cfg: DictConfig) -> str:
     """``--help``'s text, as a template of Hydra's."""
     lines = []
     for row in of_command(cfg, command):
-        about = "; ".join(filter(None, (row.accepted, row.comment)))
+        about = "; ".join(filter(None, (row.values, row.comment)))
         lines.append(f"{'+' * row.added}{row.key}={row.value}".ljust(40) + (f"  # {about}" if about else ""))
     keys = "\n".join(lines).replace("$", "$$")
     return f"Choices, as in data=digits:\n\n$APP_CONFIG_GROUPS\nKeys, as in {_example(command)}:\n\n{keys}\n"

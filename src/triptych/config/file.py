@@ -46,9 +46,9 @@ def _check_events(text: str, file: Path) -> None:
     depth, count, most = 0, 0, limit("TRIPTYCH_MAX_NODES")
     for event in yaml.parse(text, Loader=_loader()):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise UserError(f"{file}: an alias (&, *); plain values are accepted")
+            raise UserError(f"{file}: an alias (&, *) is not allowed in a configuration; repeat the value")
         if getattr(event, "tag", None) and not _quoted(event):
-            raise UserError(f"{file}: a tag ({str(event.tag)[:60]}); plain values are accepted")
+            raise UserError(f"{file}: a tag ({str(event.tag)[:60]}) is not allowed; write a plain value")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEPTH:
             raise UserError(f"{file}: nested deeper than {DEPTH}, as no configuration is")
@@ -104,7 +104,9 @@ def _copy(value: Any, path: str, what: str, left: list[int], depth: int = 0) -> 
         return value
     if kind is str and len(value) <= TEXT:
         if "${" in value:
-            raise UserError(f"{what}: {path}={value[:60]!r}: a reference; plain values are accepted")
+            raise UserError(
+                f"{what}: {path}={value[:60]!r}: interpolation is not allowed in a recorded configuration"
+            )
         return value
     if kind is list or kind is tuple:
         return [_copy(v, f"{path}[{i}]", what, left, depth + 1) for i, v in enumerate(value)]
@@ -113,19 +115,21 @@ def _copy(value: Any, path: str, what: str, left: list[int], depth: int = 0) -> 
             key: _copy(v, f"{path}.{key}" if path else key, what, left, depth + 1) for key, v in value.items()
         }
     shown = "a longer value" if kind in (int, str) else kind.__name__
-    raise UserError(f"{what}: {path or 'the whole'}: {shown}; numbers, text, lists and groups are accepted")
+    raise UserError(
+        f"{what}: {path or 'the configuration'} is {shown}; must be a number, text, list or group"
+    )
 
 
 def group(config: Any, what: str, *names: str) -> None:
     """UserError unless ``config`` has a group of keys under each of ``names``."""
     for name in names:
         if not isinstance(config, dict) or not isinstance(config.get(name), dict):
-            raise UserError(f"{what}: its configuration has no group {name}; that of a run is accepted")
+            raise UserError(f"{what}: its configuration has no group {name}; must be that of a run")
 
 
 def count(value: Any, what: str, most: int) -> int:
     """``value`` if it is a whole number from 1 to ``most``; else UserError that begins with ``what``."""
     if type(value) is not int or not 1 <= value <= most:
         shown = value if isinstance(value, int | float | str | None) else type(value).__name__
-        raise UserError(f"{what}={shown}: a whole number from 1 to {most} is accepted")
+        raise UserError(f"{what}={shown}: must be a whole number from 1 to {most}")
     return value

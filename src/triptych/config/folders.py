@@ -33,7 +33,7 @@ def check_apart() -> None:
         for file in sorted(folder.rglob("*.yaml")):
             name = file.relative_to(folder).as_posix()
             if name in taken:
-                raise UserError(f"{file}: {taken[name]} has that name; another name is accepted")
+                raise UserError(f"{file}: {taken[name]} has that name; choose another name")
             taken[name] = file
 
 

@@ -153,7 +153,7 @@ def _named(place: str, among: tuple[Path, ...]) -> list[str]:
     found = []
     files = [(home, file) for home in among for file in sorted((home / group).rglob("*.yaml"))]
     for folder, file in files:
-        within = ".".join(file.parent.relative_to(folder).parts[1:])
+        within = ".".join(part for part in file.parent.relative_to(folder).parts[1:] if part != "base")
         for indent, target in TARGET.findall(file.read_text(encoding="utf-8")):
             if (within == inner) if not indent else not within and inner:
                 found.append(target)
@@ -192,7 +192,7 @@ def _refusal(where: str, key: Key, value: Any) -> str:
         null = value is None and any(one in (None, type(None)) for one in alternatives(parts(key.kind)[0]))
         if null or isinstance(value, dict):
             return ""
-        return f"{where}={value!r}"[:100] + f": a group of keys ({', '.join(members(key))}) is accepted"
+        return f"{where}={value!r}"[:100] + f": must be a group of keys ({', '.join(members(key))})"
     if isinstance(value, dict) and "_target_" in value:
         return ""  # an object, of which its owner knows what to make
     show = (

@@ -12,19 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.identity import NOT_IN_NAMES
 from triptych.config.keys import role, with_roles
 from triptych.errors import UserError
-
-# groups that may be empty, and the name of that choice: it holds nothing, so it needs no file
-EMPTY = {
-    **dict.fromkeys(("guidance", "threshold", "likelihood", "augmentation", "metrics"), "none"),
-    **dict.fromkeys(("schedule", "process", "denoiser", "objective"), "none"),  # of a vae
-}
-
 
 SWEEP = 48  # characters of a sweep's directory
 
@@ -137,7 +129,7 @@ def _help(command: str, *, _root_: DictConfig) -> str:
 
 
 def register_resolvers() -> None:
-    """Make the functions above known to OmegaConf, as in ``${cores:}``, and the empty choices to Hydra."""
+    """Make the functions above known to OmegaConf, as in ``${cores:}``."""
     for name, function, cached in (
         ("slug", slug, False),
         ("run_name", run_name, True),
@@ -149,5 +141,3 @@ def register_resolvers() -> None:
         ("gpus", gpus, False),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)
-    for group, name in EMPTY.items():
-        ConfigStore.instance().store(name, {}, group=group, provider="triptych")

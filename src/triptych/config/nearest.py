@@ -7,8 +7,8 @@ NEAR = 0.6  # difflib's ratio from which a name counts as near
 TYPO = 0.85  # and from which a letter or two are all that differs
 
 
-def nearest(name: str, accepted: Sequence[str]) -> str:
-    """ "did you mean ...?" if something is near, else the list of what is accepted.
+def nearest(name: str, names: Sequence[str]) -> str:
+    """ "did you mean ...?" if something is near, else the list of names.
 
     Near is a slip of a letter or two, then the same name in a group (``steps``: ``sampler.steps``), then a
     name of the same group that shares a word (``data.n_test``: ``data.test_size``), then what looks alike.
@@ -22,7 +22,7 @@ def nearest(name: str, accepted: Sequence[str]) -> str:
     group = name.rpartition(".")[0]
     names = [one for one in names if one.rpartition(".")[0] == group] or names
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-    return f"accepted: {shown or 'nothing'}"
+    return f"choose from {shown or 'nothing'}"
 
 
 def _close(name: str, names: Sequence[str], cutoff: float) -> str:

@@ -335,9 +335,9 @@ def check_metrics(names: Iterable[str]) -> None:
     """Their figures stand beside the bound's; UserError for a name that is none, or the bound's own."""
     for name in names:
         if not WORD.fullmatch(name):
-            raise UserError(f"metrics.{name}: a name of letters, digits and _ is accepted")
+            raise UserError(f"metrics.{name}: must be a name of letters, digits and _")
         if TAKEN.fullmatch(name):
-            raise UserError(f"metrics.{name}: a figure of the bound has that name; another is accepted")
+            raise UserError(f"metrics.{name}: a figure of the bound has that name; choose another")
 
 
 def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
@@ -350,17 +350,17 @@ def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
     for key in ("val_size", "val_fraction"):
         if config["checkpoint"] == "best" and config["data"].get(key) == 0:
             raise UserError(
-                f"checkpoint=best: data.{key}=0 leaves no validation items to choose by; last is accepted"
+                f"checkpoint=best: data.{key}=0 leaves no validation items to choose by; use checkpoint=last"
             )
     for name in ("tensorboard", "mlflow"):
         if (config["logger"] or {}).get(name) and find_spec(name) is None:
-            raise UserError(f"logger={name}: not installed, pip install 'triptych[loggers]' is needed")
+            raise UserError(f"logger={name}: not installed; pip install 'triptych[loggers]'")
     mlflow = (config["logger"] or {}).get("mlflow")
     if isinstance(mlflow, dict):
         check_password(f"logger.mlflow.tracking_uri={mlflow.get('tracking_uri')}")
     for key in ("test_size", "test_fraction"):
         if config["test"] and config["data"].get(key) == 0:
-            raise UserError(f"test=true: data.{key}=0 leaves no items to test; test=false is accepted")
+            raise UserError(f"test=true: data.{key}=0 leaves no items to test; use test=false")
     _check_length(config, typed)
 
 
@@ -392,5 +392,5 @@ def _check_length(config: dict[str, Any], typed: Collection[str]) -> None:
     if steps and warm > steps and "lr_schedule.warmup_steps" in typed:
         raise UserError(
             f"lr_schedule.warmup_steps={warm}: trainer.max_steps={steps} end before it; "
-            f"a whole number from 0 to {steps} is accepted"
+            f"must be a whole number from 0 to {steps}"
         )

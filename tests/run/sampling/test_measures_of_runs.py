@@ -61,7 +61,7 @@ def test_a_run_of_which_samples_are_not_finite_diverged(prepared):
     ("overrides", "words"),
     [
         (["measures.n=100"], "measures.classifier=null: images are measured by a classifier"),
-        ([*RING, "measures.n=3"], "measures.n=3: 0 or a whole number from 8 to 1000000 is accepted"),
+        ([*RING, "measures.n=3"], "measures.n=3: must be 0 or a whole number from 8 to 1000000"),
         ([*RING, "measures.n=9", "measures.over=sampler.stepz", "measures.values=[1]"],
          "measures.over=sampler.stepz: no such key"),
         ([*RING, "measures.n=9", "measures.over=sampler.steps", "measures.values=[0]"], "sampler.steps=0"),
