@@ -13,7 +13,7 @@ def nearest(name: str, names: Sequence[str]) -> str:
     Near is a slip of a letter or two, then the same name in a group (``steps``: ``sampler.steps``), then a
     name of the same group that shares a word (``data.n_test``: ``data.test_size``), then what looks alike.
     """
-    names = sorted(one for one in set(accepted) if not name.startswith(f"{one}."))  # its group is no key
+    names = sorted(one for one in set(names) if not name.startswith(f"{one}."))  # its group is no key
     inside = [one for one in names if one.rpartition(".")[2] == name]  # in groups, typed without them
     close = _close(name, names, TYPO) or " or ".join(inside[:3])
     close = close or _sharing(name, names) or _close(name, names, NEAR)

@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from triptych.declare import Ge, Le, Positive, Unit, declared, describe_kind, fits
+from triptych.declare import Ge, Le, Positive, Unit, declared, fits
 
 Gamma = Annotated[float, Ge(-50), Le(50), Unit("-log SNR")]  # float32 ends at e^88
 
@@ -32,7 +32,7 @@ class Schedule(nn.Module):
         if not (fits(Gamma, gamma_min) and fits(Gamma, gamma_max) and gamma_min < gamma_max):
             raise ValueError(
                 f"schedule.gamma_min={gamma_min} and schedule.gamma_max={gamma_max}: "
-                f"must be gamma_min < gamma_max, each {accepted(Gamma)}"
+                f"must be gamma_min < gamma_max, each {describe_kind(Gamma)}"
             )
         self.gamma_min, self.gamma_max = float(gamma_min), float(gamma_max)
         ends = self._inverse(torch.tensor([gamma_min, gamma_max], dtype=torch.float64)).tolist()
