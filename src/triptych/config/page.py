@@ -57,7 +57,7 @@ def _section(title: str, choices: Sequence[tuple[str, str]], keys: Iterable[Row]
     """The choices of a group and its keys; a key that is alike in several files has one line."""
     merged: dict[tuple[str, str, Role], list[Row]] = {}
     for row in keys:
-        merged.setdefault((row.key, row.accepted, row.role), []).append(row)
+        merged.setdefault((row.key, row.values, row.role), []).append(row)
     lines = [f"- `{name}`{': ' * bool(text)}{text}" for name, text in choices]
     lines += [""] if lines and merged else []
     for (key, kind, role), same in merged.items():

@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from triptych.declare import Ge, Le, Positive, Unit, declared, fits
+from triptych.declare import Ge, Le, Positive, Unit, declared, describe_kind, fits
 
 Gamma = Annotated[float, Ge(-50), Le(50), Unit("-log SNR")]  # float32 ends at e^88
 
