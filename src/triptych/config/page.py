@@ -47,10 +47,9 @@ def _rows(file: Path, group: str) -> Iterator[Row]:
     merged = OmegaConf.merge(*(read(one) for one in reversed(chain(file))))
     config: dict[str, Any] = OmegaConf.to_container(merged)  # type: ignore[assignment]
     config.pop("defaults", None)
-    if not config:  # a choice named none
-        return
-    place = group.replace("/", ".")
-    return rows(config, find(place), place)
+    if config:  # none, where a choice is called none
+        place = group.replace("/", ".")
+        yield from rows(config, find(place), place)
 
 
 def _section(title: str, choices: Sequence[tuple[str, str]], keys: Iterable[Row]) -> str:
