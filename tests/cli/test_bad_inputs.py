@@ -101,7 +101,7 @@ OWN = [
     ("train objective.loss=elbo", ["objective.loss='elbo'", "a group of keys"]),
     ("train resume=/etc/passwd", ["/etc/passwd", "not a run's directory"]),
     ("train resume=x seed=2", ["resume=x", "no further arguments"]),
-    ("evaluate ckpt=/etc", ["ckpt=/etc", "last.ckpt"]),
+    ("evaluate ckpt=/etc", ["ckpt=/etc", "no run in this directory"]),
     ("evaluate ckpt=x split=tst", ["split=tst", "train, val, test"]),
     ("sample ckpt=x n=1.5", ["n=1.5", "a whole number"]),
     ("sample cascade=[none,none]", ["cascade[0]=none: no such file"]),

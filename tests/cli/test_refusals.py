@@ -94,7 +94,7 @@ def test_a_misspelt_key_inside_an_experiment_file(door, root, how):
         (["bound.steps=0"], ["bound.steps=0", "from 1 to 1000000000"]),
         (["sampler.steps=0"], ["sampler.steps=0", "from 1 to 100000"]),
         (["objective=levels", "data=ring", "denoiser=mlp"], ["objective=levels", "discrete levels"]),
-        (["data=ring"], ["denoiser=resnet", "mlp is accepted"]),
+        (["data=ring"], ["denoiser=resnet", "use denoiser=mlp"]),
         (["bound.decoder=softmax"], ["bound.decoder='softmax'", "categorical"]),
         (["optimizer.lr=-1"], ["optimizer", "-1"]),
         (["threads=0"], ["threads=0"]),

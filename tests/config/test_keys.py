@@ -89,7 +89,7 @@ def test_a_key_of_a_class_needs_no_other_edit(lab, root):
     offered = train(lab, "-sc", "query=bash", COMP_LINE=line + "mode=").stdout
     assert {"+denoiser.network.mode=a", "+denoiser.network.mode=bc"} <= set(offered.split())
     assert (
-        "| `denoiser.network.heat` | `2.0` (mine) | a number above 0, at most 3 (kelvin) | identity |"
+        "- `denoiser.network.heat` `2.0`: a number above 0, at most 3 (kelvin)"
         in page([CONFIGS, lab / "configs"])
     )
     runs = [run_of({"denoiser.network._target_": "mine.net.Net", "denoiser.network.heat": h}) for h in "12"]

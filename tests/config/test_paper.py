@@ -73,7 +73,7 @@ def test_the_axis_may_be_left_out_where_there_is_one():
         ({"compare": "objective", "order": ["x0", "v"], "within": 1.0}, "within=1.0: not with order"),
         ({"compare": "objective", "same": ["x0", "v"]}, "same needs a tolerance"),
         ({"compare": "objective", "same": ["x0", "v"], "within": 0}, "within=0: must be a number above 0"),
-        ({"compare": "objective", "value": {"v": "low"}, "within": 1.0}, "value.v='low': a number is"),
+        ({"compare": "objective", "value": {"v": "low"}, "within": 1.0}, "value.v='low': must be a number"),
         ({"compare": "objective", "order": ["x0", "v"], "at": {"bound.step": 1}}, "did you mean bound.st"),
         ({"compare": "objective", "order": ["x0", "v"], "at": {"objective": "v"}}, "it is what is compared"),
         ({"compare": "objective", "diverges": []}, "diverges=[]: one or more settings"),

@@ -121,8 +121,8 @@ def check_place(key: str, path: str | None, folder: bool = False) -> None:
     whole = there == Path(path).absolute()
     if there.is_dir() == (whole and not folder):
         kind = "directory" if there.is_dir() else "file"
-        wanted = "a folder, there or new," if folder else "a file"
-        raise UserError(f"{key}={path}: {there} is a {kind}; {wanted} is accepted")
+        wanted = "a folder, there or new" if folder else "a file"
+        raise UserError(f"{key}={path}: {there} is a {kind}; must be {wanted}")
     if there.is_dir():
         probe = there / f".{os.getpid()}.tmp"
         try:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import math
+import struct
 import zlib
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from triptych.errors import DataError
 from triptych.files import open_regular
 from triptych.limits import limit
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def find_idx(folder: Path, stem: str) -> Path | None:
@@ -35,11 +39,13 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
             f"data.root: {file} unpacks to more than {most} bytes; TRIPTYCH_MAX_DATA=... raises the limit"
         )
     shape = _header(file, data, dims)
-    needed = 4 + 4 * dims + int(np.prod(shape, dtype=object))
+    needed = 4 + 4 * dims + math.prod(shape)
     if min(shape) < 1 or len(data) != needed:
         raise DataError(
             f"data.root: {file} is damaged: {shape} items need {needed} bytes, it has {len(data)}"
         )
+    import numpy as np  # not for who only checks a configuration
+
     return np.frombuffer(data, np.uint8, offset=4 + 4 * dims).reshape(shape)
 
 
@@ -60,4 +66,4 @@ def _header(file: Path, data: bytes, dims: int) -> tuple[int, ...]:
             f" needs the first bytes 000008{dims:02x}, has {data[:4].hex() or 'none'};"
             f" {len(data)} bytes in all"
         )
-    return tuple(int(n) for n in np.frombuffer(data, ">i4", count=dims, offset=4))
+    return struct.unpack_from(f">{dims}i", data, 4)

@@ -15,14 +15,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from triptych.data.idx import find_idx, read_header
 from triptych.declare import FilePath
 from triptych.errors import DataError
 from triptych.limits import limit
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SPLITS = {
     "train": ("train", "training"),
@@ -201,6 +202,8 @@ def split_files(
         DataError: a split that is to have items has none, or a class has none to train on.
     """
     check_fractions(val_fraction, test_fraction)
+    import numpy as np  # not for who only checks a configuration
+
     n, own = len(layout.files), np.array(layout.splits)
     val = 0.0 if "val" in layout.splits else val_fraction
     test = 0.0 if "test" in layout.splits else test_fraction
