@@ -140,9 +140,7 @@ def test_another_number_of_values_than_items_is_refused():
 
 @pytest.mark.parametrize("name", [*TAKEN, "a.b", "1st", ""])
 def test_a_name_that_is_taken_or_is_none_is_refused(name):
-    with pytest.raises(
-        UserError, match=f"metrics.{name}: (must be|a figure of the bound)"
-    ):
+    with pytest.raises(UserError, match=f"metrics.{name}: (must be|a figure of the bound)"):
         check_metrics([name])
     with pytest.raises(UserError, match=f"metrics.{name}: "):
         Metrics({name: Given()})

@@ -66,7 +66,9 @@ def test_a_name_that_is_taken_is_refused(packages, package, name):
     root, trusting = packages
     (root / package / "configs" / "data" / f"{name}.yaml").write_text(DATA)
     trusting("lab_a,lab_b")
-    with pytest.raises(UserError, match=f"{package}/configs/data/{name}.yaml: .* has that name; choose another"):
+    with pytest.raises(
+        UserError, match=f"{package}/configs/data/{name}.yaml: .* has that name; choose another"
+    ):
         composed()
 
 

@@ -88,9 +88,8 @@ def test_a_key_of_a_class_needs_no_other_edit(lab, root):
     assert "+denoiser.network.mode=" in offered.split()
     offered = train(lab, "-sc", "query=bash", COMP_LINE=line + "mode=").stdout
     assert {"+denoiser.network.mode=a", "+denoiser.network.mode=bc"} <= set(offered.split())
-    assert (
-        "- `denoiser.network.heat` `2.0`: a number above 0, at most 3 (kelvin)"
-        in page([CONFIGS, lab / "configs"])
+    assert "- `denoiser.network.heat` `2.0`: a number above 0, at most 3 (kelvin)" in page(
+        [CONFIGS, lab / "configs"]
     )
     runs = [run_of({"denoiser.network._target_": "mine.net.Net", "denoiser.network.heat": h}) for h in "12"]
     assert [axis.key for axis in find_axes(runs)[0]] == ["denoiser.network.heat"]

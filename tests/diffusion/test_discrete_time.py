@@ -463,5 +463,5 @@ def test_the_weight_of_the_bound_in_the_hybrid_loss_is_the_loss_s_own_or_asked_f
     assert hybrid("x0", Elbo(), 5).vlb_weight == hybrid("x0", Sigmoid(), 5).vlb_weight == 1
     assert hybrid("x0", Simple(), 5, 0.3).vlb_weight == 0.3
     for loss in (MinSNR(), NCSN()):
-        with pytest.raises(ValueError, match="vlb_weight=null with"):
+        with pytest.raises(ValueError, match="vlb_weight=null: must be a positive number with"):
             hybrid("x0", loss, 5)

@@ -142,7 +142,10 @@ def test_a_likelihood_stands_beside_the_bound(prepared, arguments):
         (["bound.variance=optimal"], ["bound.variance='optimal'", "bound.steps=T"]),
         (["bound.variance=best", "bound.steps=5"], ["bound.variance='best'", "beta_tilde"]),
         (["bound.variance=learned", "bound.steps=5"], ["objective.steps=null", "whole number"]),
-        (["model=vae", "model.network.levels=0"], ["model.network.levels=0", "must be a whole number from 1"]),
+        (
+            ["model=vae", "model.network.levels=0"],
+            ["model.network.levels=0", "must be a whole number from 1"],
+        ),
         (["model=vae", "model.network.levels=2"], ["model=vae", "use model=hierarchical_vae"]),
         (["model=vae", "objective=x0"], ["objective", "none is accepted"]),
         (["model=vae", "bound.steps=10"], ["bound.steps=10", "null is accepted"]),

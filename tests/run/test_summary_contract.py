@@ -8,11 +8,13 @@ from triptych.run.read import read_run
 from triptych.run.summary import Summary
 
 FIGURE = {"mean": 1.5, "stderr": 0.1, "n": 3}
+NOTHING = FIGURE | {"mean": 0.0}
+BOUND = {"bpd": FIGURE, "bpd_prior": NOTHING, "bpd_reconstruction": NOTHING, "bpd_diffusion": FIGURE}
 
 
 def test_what_is_written_is_read(tmp_path):
     record = Summary.of(
-        {"overrides": ["seed=2"], "choices": {"data": "digits"}}, "finished", seed=2, test={"bpd": FIGURE}
+        {"overrides": ["seed=2"], "choices": {"data": "digits"}}, "finished", seed=2, test=BOUND
     ).record()
     assert record["schema"] == 1 and record["samples"] is None and "val" not in record
     (tmp_path / "summary.json").write_text(json.dumps(record))

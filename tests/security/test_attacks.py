@@ -160,7 +160,7 @@ def test_references_are_not_resolved(door, root, config, monkeypatch):
         ["triptych.cli.train", f"trained={save_run(root / 'b', evil, 'finished')}"],
     ):
         result = door(*arguments, timeout=60)
-        refused_in_one_line(result, "data.root", "a reference")
+        refused_in_one_line(result, "data.root", "interpolation is not allowed")
         assert "hunter2" not in result.stdout + result.stderr
 
 

@@ -116,7 +116,7 @@ def test_one_run_is_asked_a_prompt(runs):
     for prompt, words in (
         ("one purple circle", ("prompt='one purple circle'", "purple")),
         ("", ("prompt=''", "one word or more")),
-        ("red " * 13, ("13 tokens", "up to 12")),
+        ("red " * 13, ("13 tokens", "at most 12")),
         ([], ("prompt=[]",)),
     ):
         refused(lambda prompt=prompt: drawing_of(run, keys | {"prompt": prompt}), *words)

@@ -66,7 +66,7 @@ def test_a_run_of_which_samples_are_not_finite_diverged(prepared):
          "measures.over=sampler.stepz: no such key"),
         ([*RING, "measures.n=9", "measures.over=sampler.steps", "measures.values=[0]"], "sampler.steps=0"),
         ([*RING, "measures.n=9", "measures.over=sampler.steps"], r"measures.values=\[\]"),
-        (["model=oracle"], "model=oracle: the truth of data digits is not known"),
+        (["model=oracle"], "model=oracle: data digits have no known density"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_refused_before_anything_is_trained(prepared, root, overrides, words):
@@ -82,8 +82,8 @@ def test_doors_refuse_in_one_line(prepared, inside):
         (["guidance=classifier_free"], "guidance.scale=2.0: this model was trained without labels"),
         (["label=3"], "label=3: this model was trained without labels"),
         (["sampler=ddimm"], "did you mean ddim?"),
-        (["sampler.steps=0"], "sampler.steps=0: a whole number from 1 to 100000 is accepted"),
-        (["trajectory=film"], "trajectory=film: null, strip or gif is accepted"),
+        (["sampler.steps=0"], "sampler.steps=0: must be a whole number from 1 to 100000"),
+        (["trajectory=film"], "trajectory=film: must be null, strip or gif"),
     ):
         result = inside("triptych.cli.sample", ckpt, *arguments)
         assert result.returncode == 1 and words in result.stderr, result.stderr
