@@ -184,7 +184,7 @@ def test_values_set_by_hand_are_checked(root):
         config.optimizer.lrr = 1.0
     with pytest.raises(UserError, match="optimizer.lrr"):
         triptych.train(config)
-    with pytest.raises(UserError, match="one that triptych.compose made"):
+    with pytest.raises(UserError, match="must be what triptych.compose returned"):
         triptych.train(OmegaConf.create({"seed": 1}))
     assert isinstance(config, DictConfig) and not (root / "logs").exists()
 

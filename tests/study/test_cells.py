@@ -77,7 +77,7 @@ def test_a_refused_cell_is_no_result(root, prepared, door):
 @pytest.mark.parametrize(
     ("grid", "line"),
     [
-        (["objective=x0,vv", "seed=1,2"], "error: objective=vv: no such file, did you mean v?"),
+        (["objective=x0,vv", "seed=1,2"], "error: objective=vv: no such file; did you mean v?"),
         (["until=decided", "objective=x0,v", "seed=1"], "error: max_seeds=12: a sweep until=decided begins"),
         (["ablation=samplers", "trained=/nope"], "error: trained=/nope: no run; "),
         (["seed=1,2", "guidance=classifier", "guide=/nope"], "error: guide=/nope: no such file"),

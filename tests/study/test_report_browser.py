@@ -321,7 +321,7 @@ def test_figures_are_saved_as_svg_and_png(page):
     text = page.downloaded("training-set-against-test-set.svg").decode()
     root = ElementTree.fromstring(text)
     assert root.tag.endswith("svg") and "var(" not in text and root.get("width")
-    assert {"prior", "levels"} <= {element.text for element in root.iter() if element.tag.endswith("text")}
+    assert {"levels"} <= {element.text for element in root.iter() if element.tag.endswith("text")}
     page.click("[data-figure='Error by noise level 2'] .exports button:nth-child(2)")
     data = page.downloaded("error-by-noise-level-2.png")
     assert data.startswith(b"\x89PNG") and int.from_bytes(data[16:20], "big") >= 1600

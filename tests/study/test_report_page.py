@@ -193,6 +193,7 @@ def test_nothing_finished_yet(tmp_path):
     report = write_report(tmp_path, expected=3)
     check(report.html.read_text())
     assert "0 of 3 runs finished, 1 running" in report.markdown.read_text()
+    (tmp_path / "empty").mkdir()
     assert "No run has reported" in write_report(tmp_path / "empty").verdict
 
 

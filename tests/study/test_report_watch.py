@@ -125,7 +125,7 @@ def test_a_port_in_use_is_a_line(tmp_path, capsys):
     [said] = capsys.readouterr().err.splitlines()
     assert f"--port {port}: Address already in use" in said
     assert cli.main([str(root), "--port", "70000"]) == 1
-    assert "a number from 0 to 65535" in capsys.readouterr().err
+    assert "must be a whole number from 0 to 65535" in capsys.readouterr().err
 
 
 @pytest.mark.browser

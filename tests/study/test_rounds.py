@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.triptych_rounds.sweeper import RoundsSweeper
 from tests.run.commands import command, environment
+from tests.study.fake_runs import metrics
 from triptych.errors import UserError
 from triptych.study.rounds import Trial, check_rounds, choose, grid, seeds_after, settings_and_seeds
 from triptych.study.sweep import SweepHook
@@ -106,9 +107,9 @@ def test_an_axis_that_is_no_list_of_values_is_refused(axis, problem):
         ({"until": "bored"}, "until=bored: must be null or decided"),
         ({"until": "decided"}, "until=decided: for a grid"),
         ({"setting": "vae"}, "setting=vae: for a sweep of an ablation that lists it"),
-        ({"max_seeds": 1}, "max_seeds=1: a whole number from 2"),
+        ({"max_seeds": 1}, "max_seeds=1: must be a whole number from 2"),
         ({"max_seeds": True}, "max_seeds=True"),
-        ({"equal_within": -0.1}, "equal_within=-0.1: null or a number above 0"),
+        ({"equal_within": -0.1}, "equal_within=-0.1: must be null or a number above 0"),
         ({"equal_within": float("nan")}, "equal_within=nan"),
     ],
 )
@@ -143,7 +144,7 @@ class Offline(RoundsSweeper):
             told = dict(o.split("=", 1) for o in job)
             folder = self.hook.root / self.hook.cell(job)
             folder.mkdir(parents=True, exist_ok=True)
-            figure = {"bpd": {"mean": self.bound(told), "stderr": 0.0, "n": 1}}
+            figure = metrics(self.bound(told), n=1)
             figures = {"val": figure} | ({} if told.get("test") == "false" else {"test": figure})
             (folder / "config.yaml").write_text("seed: 1\n")
             (folder / "summary.json").write_text(json.dumps({"schema": 1, "status": "finished", **figures}))
