@@ -139,7 +139,7 @@ def end_with_parent() -> None:
     """In a job's process, or one that Lightning started for it: stop when the one that started it is gone."""
     parent = int(os.environ.pop(PARENT, None) or 0)
     os.environ[PARENT] = str(os.getpid())  # for those that Lightning starts: this one may be gone by then
-    if parent:
+    if parent not in (0, os.getpid()):  # its own: called before in this process
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 

@@ -137,10 +137,15 @@ def _checksum(record: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _with_error(figure: dict) -> str:
-    """Four decimals, or as many as the error has digits: "0.0771 ± 0.0012", "0.0000132 ± 0.0000021"."""
+def _with_error(figure: dict, least: float = 5e-4) -> str:
+    """Four decimals, or as many as an error below ``least`` has digits; one item has no error.
+
+    "0.0771 ± 0.0012", "0.0000132 ± 0.0000021", "0.0771".
+    """
     mean, error = number(figure.get("mean")), number(figure.get("stderr"))
-    digits = 1 - math.floor(math.log10(error)) if 0 < error < 5e-4 else 4
+    if math.isnan(error):
+        return f"{mean:.4f}"
+    digits = 1 - math.floor(math.log10(error)) if 0 < error < least else 4
     return f"{mean:.{digits}f} ± {error:.{digits}f}"
 
 
@@ -150,14 +155,13 @@ def one_line(summary: dict, split: str = "test") -> str:
     figures = figures if isinstance(figures := summary.get(split), dict) else {}
     figures = {key: entry for key, entry in figures.items() if isinstance(entry, dict)}
     mean = {key: number(entry.get("mean")) for key, entry in figures.items()}
-    error = {key: number(entry.get("stderr")) for key, entry in figures.items()}
     for unit, label in UNITS.items():
         if unit in figures:
             terms = ", ".join(
                 f"{term} {mean.get(f'{unit}_{term}', math.nan):.4f}"
                 for term in ("prior", "reconstruction", "diffusion")
             )
-            value = f"{mean[unit]:.4f} ± {error[unit]:.4f} {label}"
+            value = f"{_with_error(figures[unit], least=0.0)} {label}"
             line = f"{split} bound {value} ({terms}; n = {figures[unit].get('n')})"
             if "gap" in figures:
                 line += f", {_with_error(figures['gap'])} above the truth"
@@ -169,7 +173,7 @@ def one_line(summary: dict, split: str = "test") -> str:
             return line
     if "accuracy" in figures:
         return (
-            f"{split} accuracy {mean['accuracy']:.4f} ± {error['accuracy']:.4f} "
+            f"{split} accuracy {_with_error(figures['accuracy'], least=0.0)} "
             f"(cross-entropy {mean.get('cross_entropy', math.nan):.4f} nats; "
             f"n = {figures['accuracy'].get('n')})"
         )

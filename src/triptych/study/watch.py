@@ -136,33 +136,31 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        self._free = threading.BoundedSemaphore(MOST)
+        self._since: dict[socket.socket, float] = {}
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
+        if len(self._since) < MOST:
+            self._since[request] = time.monotonic()
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        end = threading.Timer(LONGEST, _cut, [request])
-        end.daemon = True
-        end.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
-            end.cancel()
-            self._free.release()
+            self._since.pop(request, None)
+
+    def service_actions(self) -> None:
+        """Cut requests that take too long: what waits for them in another thread goes on."""
+        for request, since in [*self._since.items()]:
+            if time.monotonic() - since > LONGEST:
+                with suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), OSError):  # the client has gone
             super().handle_error(request, client_address)
-
-
-def _cut(request: socket.socket) -> None:
-    """End a connection from another thread; what waits for it there goes on."""
-    with suppress(OSError):
-        request.shutdown(socket.SHUT_RDWR)
 
 
 def _handler(watch: Watch) -> type[BaseHTTPRequestHandler]:
