@@ -32,13 +32,19 @@ def test_an_option_in_the_middle_is_understood():
     assert found.multirun and found.overrides == ["objective=x0,v", "seed=1"]
 
 
-@pytest.mark.parametrize("typed", ["--cfg job objective=v", "ablation=samplers --cfg all --resolve"])
-def test_a_configuration_that_is_taken_is_shown(typed):
+def show(typed: str) -> float:
+    """The CPU seconds of a command that shows a configuration, imports and all."""
     program = "import sys, time; from triptych.cli.train import main\n"
     program += "try: main()\nfinally: print(time.process_time(), file=sys.stderr)"
-    seconds = []
-    while len(seconds) < 5 and min(seconds, default=9.0) > 1.0:
-        done = subprocess.run([sys.executable, "-c", program, *typed.split()], capture_output=True, text=True)
-        assert done.returncode == 0 and "max_steps:" in done.stdout, done.stderr
-        seconds.append(float(done.stderr.split()[-1]))
-    assert min(seconds) <= 1.3, "CPU seconds"  # .95 alone; other work on the machine adds up to a third
+    done = subprocess.run([sys.executable, "-c", program, *typed.split()], capture_output=True, text=True)
+    assert done.returncode == 0 and "max_steps:" in done.stdout, done.stderr
+    return float(done.stderr.split()[-1])
+
+
+def test_a_configuration_that_is_taken_is_shown():
+    assert show("ablation=samplers --cfg all --resolve")
+
+
+def test_a_configuration_is_shown_within_a_second_of_computing():
+    """Other work on the machine only adds to it: one of five is enough."""
+    assert any(show("--cfg job objective=v") <= 1.0 for _ in range(5))
