@@ -131,7 +131,7 @@ def _watch(dirs: Sequence[Path], write: Callable[[], Report], port: int) -> int:
 
 def _results(file: Path, roots: Sequence[Path]) -> int:
     from triptych.run.directory import write_atomic
-    from triptych.study.results_page import results_page
+    from triptych.study.papers.results_page import results_page
 
     try:
         before = file.read_text(encoding="utf-8") if file.is_file() else ""

@@ -10,8 +10,8 @@ from triptych.study import measures
 from triptych.study.compare import Comparison
 from triptych.study.curves import equal_time
 from triptych.study.factorial import effects
+from triptych.study.papers.published import Judged
 from triptych.study.power import reach
-from triptych.study.published import Judged
 from triptych.study.story import Story, columns, rows
 from triptych.study.verdict import footnote
 from triptych.study.words import DRAWN, MEASURED, count, duration

@@ -11,7 +11,7 @@ from triptych.run import processes
 from triptych.run.directory import RunDirectory
 from triptych.run.prepare import described_by
 from triptych.study.files import check_files
-from triptych.study.paper import check_scale
+from triptych.study.papers.sweep import check_scale
 from triptych.study.rounds import check_rounds
 from triptych.study.sweep import no_run_after_an_error
 

@@ -17,8 +17,8 @@ from triptych.study.claims import Claim, correct
 from triptych.study.compare import METRIC, Cell, Comparison, compare
 from triptych.study.factorial import grid
 from triptych.study.integrity import contradiction
+from triptych.study.papers.published import Judged, judged
 from triptych.study.power import cost, seeds_next
-from triptych.study.published import Judged, judged
 from triptych.study.sequential import read_rule
 from triptych.study.tuning import Tuning, change, read_tuning, stages
 from triptych.study.tuning import sentence as tuned

@@ -35,7 +35,7 @@ from triptych.study.cells import cell_name, differing, expected_cells, is_grid
 from triptych.study.files import check_files
 from triptych.study.launchers import check_launcher, on_slurm
 from triptych.study.monitor import Monitor, write_report_or_say_why
-from triptych.study.paper import check_scale, claims_of, set_scale
+from triptych.study.papers.sweep import check_scale, claims_of, set_scale
 from triptych.study.rounds import check_rounds, grid
 
 _hooks: list["SweepHook"] = []  # of this process's sweep

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from triptych.config.paper import axes_of, check_metrics, deciding, read_paper
 from triptych.errors import UserError
+from triptych.study.papers.paper import axes_of, check_metrics, deciding, read_paper
 
 AXES = {"seed": ["1", "2", "3"], "objective": ["x0", "epsilon", "v"], "bound.steps": ["10", "100", "null"]}
 CONFIG: dict[str, Any] = {"measures": {"n": 0}, "likelihood": None, "metrics": {}}

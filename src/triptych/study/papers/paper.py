@@ -9,11 +9,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from triptych.config.claim import OF_POINTS, OF_SAMPLES, OF_THE_BOUND, OF_THE_RUN, Axes, Claim, read_claim
 from triptych.config.nearest import nearest
 from triptych.config.schema import PaperClaim, PaperNode
 from triptych.declare import refusal
 from triptych.errors import UserError
+from triptych.study.papers.claim import (
+    OF_POINTS,
+    OF_SAMPLES,
+    OF_THE_BOUND,
+    OF_THE_RUN,
+    Axes,
+    Claim,
+    read_claim,
+)
 
 WORDS_ALONE = ("says", "published", "note", "scale")  # of a claim: what decides nothing where it is made
 

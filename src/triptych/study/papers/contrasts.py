@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtr, bdtrc
 
-from triptych.config.claim import OF_THE_BOUND, Claim, Contrast, Point
 from triptych.run.read import Run
 from triptych.run.read_items import read_items
 from triptych.study.integrity import contradiction, copies, counted_once
+from triptych.study.papers.claim import OF_THE_BOUND, Claim, Contrast, Point
 from triptych.study.statistics import Paired, paired, spread
 from triptych.study.words import count, interval, number, plus_minus
 

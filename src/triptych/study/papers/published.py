@@ -1,6 +1,6 @@
 """What a sweep says of a paper's claims: reproduced, contradicted, or cannot tell.
 
-A claim is a list of contrasts, numbers of which each is to lie in its range (``config.claim``). A contrast's
+A claim is a list of contrasts, numbers of which each is to lie in its range (``claim``). A contrast's
 figure is paired by seed, and by test item where it is of the bound, as in every comparison (``statistics``).
 
     reproduced    every contrast's test rejects "not within its range" (Berger's intersection-union test: the
@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from triptych.config.claim import Claim
-from triptych.config.paper import Paper, read_paper
 from triptych.errors import UserError
 from triptych.run.plain import line
 from triptych.run.read import Run
-from triptych.study.contrasts import Axes, Measured, figures, label, measure, runs_of
+from triptych.study.papers.claim import Claim
+from triptych.study.papers.contrasts import Axes, Measured, figures, label, measure, runs_of
+from triptych.study.papers.paper import Paper, read_paper
 from triptych.study.statistics import LEVEL, holm
 from triptych.study.verdict import no_better
 from triptych.study.words import count, listed, p_value

@@ -11,8 +11,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from triptych.config.names import grid_keys
-from triptych.config.paper import axes_of, check_metrics, deciding, read_paper
 from triptych.errors import UserError
+from triptych.study.papers.paper import axes_of, check_metrics, deciding, read_paper
 from triptych.study.rounds import grid
 
 

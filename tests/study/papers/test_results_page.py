@@ -6,13 +6,13 @@ import json
 import pytest
 from rich.console import Console
 
+from tests.study.fake_runs import sweep
+from tests.study.test_report_page import Checker
 from triptych.cli import report as cli
-from triptych.study import results_page, wandb_report
+from triptych.study import wandb_report
+from triptych.study.papers import results_page
 from triptych.study.render import write_report
 from triptych.study.terminal import print_table
-
-from .fake_runs import sweep
-from .test_report_page import Checker
 
 NODE = {
     "cite": "A. <b>Author</b> 2020",

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from triptych.config.describe import read
 from triptych.config.folders import folders
-from triptych.config.paper import deciding
 from triptych.files import load
 from triptych.study.markdown import published_table, safe
+from triptych.study.papers.paper import deciding
 from triptych.study.story import Story, tell
 from triptych.study.words import count, duration, listed
 

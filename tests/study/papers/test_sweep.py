@@ -10,7 +10,7 @@ from omegaconf import OmegaConf, open_dict
 from triptych.config.check import CONFIGS, check_keys
 from triptych.config.names import register_resolvers
 from triptych.errors import UserError
-from triptych.study.paper import check_scale, claims_of, machine, set_scale
+from triptych.study.papers.sweep import check_scale, claims_of, machine, set_scale
 from triptych.study.single import check_single
 
 NAMES = sorted(file.stem for file in (CONFIGS / "paper").glob("*.yaml"))
