@@ -54,8 +54,8 @@ class Cell:
         key = part if part in ("entropy", "gap") else f"{self.measure}_{part}" if part else self.measure
         if part.startswith(METRIC):
             key = part.removeprefix(METRIC)
-        found = {seed: getattr(run, split).get(key) for seed, run in self.runs.items()}
-        return {seed: e.mean for seed, e in found.items() if e is not None and math.isfinite(e.mean)}
+        estimates = {seed: getattr(run, split).get(key) for seed, run in self.runs.items()}
+        return {seed: e.mean for seed, e in estimates.items() if e is not None and math.isfinite(e.mean)}
 
     def spread(self, split: str = "test", part: str = "") -> Spread:
         """Mean over seeds with its standard error and 95% interval."""
@@ -235,9 +235,9 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> list[
     ):
         if key in varied or (name == "split" and any(role(axis) is Role.SPLIT for axis in varied)):
             continue
-        found = sorted({str(getattr(run, name)) for run in used if getattr(run, name)})
-        if len(found) > 1:
-            notes.append(f"The runs used different {what}: {listed([text[:10] for text in found])}.")
+        distinct = sorted({str(getattr(run, name)) for run in used if getattr(run, name)})
+        if len(distinct) > 1:
+            notes.append(f"The runs used different {what}: {listed([text[:10] for text in distinct])}.")
     parameters = sorted({run.parameters for run in used if run.parameters})
     if len(parameters) > 1:
         notes.append(f"The networks differ in size: {parameters[0]:,} to {parameters[-1]:,} parameters.")
@@ -252,13 +252,13 @@ def _metrics(runs: list[Run]) -> list[str]:
     notes = []
     for name in dict.fromkeys(name for run in runs for name in run.metrics):
         inside = f"metrics.{name}."
-        taken = [
+        configs = [
             {k: v for k, v in run.config.items() if k.startswith(inside)}
             for run in runs
             if name in run.metrics
         ]
-        differ = [key for key in dict.fromkeys(k for one in taken for k in one)
-                  if len({one.get(key) for one in taken}) > 1]  # fmt: skip
+        differ = [key for key in dict.fromkeys(k for one in configs for k in one)
+                  if len({one.get(key) for one in configs}) > 1]  # fmt: skip
         if differ:
             notes.append(
                 f"The runs took the metric {name} with different {listed(differ)}: do not compare it."
@@ -292,8 +292,10 @@ def _changes(runs: list[Run]) -> list[str]:
     """Runs that are not of one piece, and code that differs where the commit does not."""
     notes = []
     if changed := [run for run in runs if run.code_changes]:
-        told = "; ".join(f"{run.dir.name}: {run.code_changes[0]}" for run in changed[:3])
-        notes.append(f"{count(len(changed), 'run')} went on after an interruption under other code ({told}).")
+        changes = "; ".join(f"{run.dir.name}: {run.code_changes[0]}" for run in changed[:3])
+        notes.append(
+            f"{count(len(changed), 'run')} went on after an interruption under other code ({changes})."
+        )
     if changed := [run for run in runs if run.data_changed]:
         names = listed([run.dir.name for run in changed[:3]])
         notes.append(f"{count(len(changed), 'run')} went on after the data had changed ({names}).")

@@ -92,13 +92,13 @@ def _line(cell: Cell) -> Line:
         values = _known(of, list(cell.runs.values()))
         if not values:
             continue
-        found = spread(values)
-        if not found.stderr > 1e-9 * abs(found.mean):  # one run, or figures equal but for rounding
-            found = replace(found, stderr=math.nan)
-        texts[key] = plus_minus(found) if written is None else written(found.mean)
-        order[key] = found.mean
-        if math.isfinite(found.stderr):
-            ends[key] = found.stderr
+        average = spread(values)
+        if not average.stderr > 1e-9 * abs(average.mean):  # one run, or figures equal but for rounding
+            average = replace(average, stderr=math.nan)
+        texts[key] = plus_minus(average) if written is None else written(average.mean)
+        order[key] = average.mean
+        if math.isfinite(average.stderr):
+            ends[key] = average.stderr
     return Line(cell.label, texts, order, ends)
 
 

@@ -44,11 +44,11 @@ def copies(runs: Mapping[int | None, Run]) -> dict[int | None, int | None]:
     Trainings differ in some digit where their seeds do; draws from one model in their samples' measures.
     """
     first: dict[Hashable, int | None] = {}
-    found = {}
+    repeats = {}
     for seed, run in runs.items():
         if again := [first[key] for key in _results(run) if first.setdefault(key, seed) != seed]:
-            found[seed] = again[0]
-    return found
+            repeats[seed] = again[0]
+    return repeats
 
 
 def _results(run: Run) -> list[Hashable]:
@@ -59,9 +59,9 @@ def _results(run: Run) -> list[Hashable]:
     return [repr(figures), *([] if items is None else [(items.total.tobytes(), repr(samples))])]
 
 
-def counted_once(label: str, found: Mapping[int | None, int | None]) -> str:
+def counted_once(label: str, repeats: Mapping[int | None, int | None]) -> str:
     """The note of a setting's copies."""
-    groups = {of: [of, *(seed for seed, one in found.items() if one == of)] for of in found.values()}
+    groups = {of: [of, *(seed for seed, one in repeats.items() if one == of)] for of in repeats.values()}
     named = [listed([*map(str, seeds)]) for seeds in groups.values()]
     return (
         f"{label}: seeds {', '.join(named)} have the same figures to the last digit and count once. "

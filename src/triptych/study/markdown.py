@@ -39,19 +39,19 @@ def markdown(story: Story, picture: str | None) -> str:
             "Runs on different data or in different units stand in tables of their own: not comparable.",
             "",
         ]
-    for comparison, said in zip(story.comparisons, story.verdicts, strict=True):
+    for comparison, answer_of in zip(story.comparisons, story.verdicts, strict=True):
         what = measures.title(comparison)
         lines += [
             f"## {safe(comparison.title or comparison.data or 'Results')}, {safe(what or comparison.unit)}",
             "",
         ]
-        if not what and (found := effects(comparison)):
-            lines += [f"- {safe(line)}" for line in found] + [""]
+        if not what and (sentences := effects(comparison)):
+            lines += [f"- {safe(line)}" for line in sentences] + [""]
         lines += [results_table(comparison)]
-        lines += [f"- {safe(line)}" for line in said.lines] + [""]
+        lines += [f"- {safe(line)}" for line in answer_of.lines] + [""]
         lines += [f"- Note: {safe(note)}" for note in comparison.notes] + [""]
-        if not what and (told := equal_time(comparison)):
-            lines += [safe(told), ""]
+        if not what and (order := equal_time(comparison)):
+            lines += [safe(order), ""]
         lines += [safe(reach(comparison)), ""]
         lines += [DRAWN, ""] if what else []
         lines += [MEASURED[comparison.unit], "", f"<sub>{safe(footnote(comparison))}</sub>", ""]
@@ -95,16 +95,16 @@ def results_table(comparison: Comparison) -> str:
     return "\n".join(_table([comparison.subject, "seeds", *(head for _, head in heads), ""], body))
 
 
-def published_in_words(found: Judged) -> list[str]:
+def published_in_words(results: Judged) -> list[str]:
     """Whose claims, what came out of all, and their table."""
-    whose = f"{safe(found.paper.cite)}, {safe(found.paper.where)}"
-    return [f"{whose}. **{safe(found.answer)}**", "", *published_table(found)]
+    whose = f"{safe(results.paper.cite)}, {safe(results.paper.where)}"
+    return [f"{whose}. **{safe(results.answer)}**", "", *published_table(results)]
 
 
-def published_table(found: Judged) -> list[str]:
+def published_table(results: Judged) -> list[str]:
     """A paper's claims: what was published, what was measured, and the verdict."""
     lines = ["| claim | verdict | published | measured | decided by |", "|---|---|---|---|---|"]
-    for j in found.judgements:
+    for j in results.judgements:
         cells = [
             safe(j.claim.says),
             f"**{j.word}**. {safe(' '.join(filter(None, (j.why, j.claim.note))))}",
@@ -114,7 +114,7 @@ def published_table(found: Judged) -> list[str]:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [""]
-    if found.changed:
+    if results.changed:
         lines += ["The claims or their seeds were changed after some of these runs had ended.", ""]
     return lines
 

@@ -185,8 +185,8 @@ def how_headline(comparison: Comparison) -> str:
     """One sentence on how to read the headline figure."""
     if measures.deciding(comparison):
         return MEASURED
-    found = factorial.grid(comparison)
-    return factorial.HOW.format(lines=found.lines.key, along=found.along.key) if found else HEADLINE
+    crossed = factorial.grid(comparison)
+    return factorial.HOW.format(lines=crossed.lines.key, along=crossed.along.key) if crossed else HEADLINE
 
 
 def _headline(comparison: Comparison) -> Draw:
@@ -199,32 +199,32 @@ def _headline(comparison: Comparison) -> Draw:
 
 def panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
     """Every panel for which the runs recorded what it shows."""
-    found = []
+    shown = []
     # of one and the same model there is nothing to compare but its samples
     for title, how, draws in () if measures.deciding(comparison) else PANELS:
         svgs = [_svg(comparison, palette, draw, f"{name}-{draw.__name__}") for draw in draws]
         if any(svgs):
-            found.append(Panel(title, how, tuple(svg for svg in svgs if svg)))
-    return found + _own(comparison, palette, name) + _measured(comparison, palette, name)
+            shown.append(Panel(title, how, tuple(svg for svg in svgs if svg)))
+    return shown + _own(comparison, palette, name) + _measured(comparison, palette, name)
 
 
 def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
     """Those that the owner of the clone has added; one that fails says so, and the others stand."""
-    found = []
+    shown = []
     for place, module in enumerate(own_panels.modules()):
         entries, trouble = own_panels.entries(module)
         if trouble:
-            found.append(Panel(f"Panels of {module}", f"They cannot be had. {trouble}", ()))
+            shown.append(Panel(f"Panels of {module}", f"They cannot be had. {trouble}", ()))
         for i, (title, how, draws) in enumerate(entries):
             names = [f"{name}-own{place}-{i}-{j}" for j in range(len(draws))]
             try:
                 svgs = [_one_svg(comparison, palette, *one) for one in zip(draws, names, strict=True)]
             except Exception as error:  # not ours to mend
-                found.append(Panel(title, f"It cannot be drawn. {own_panels.told(error)}", ()))
+                shown.append(Panel(title, f"It cannot be drawn. {own_panels.error_line(error)}", ()))
                 continue
             if any(svgs):
-                found.append(Panel(title, how, tuple(svg for svg in svgs if svg)))
-    return found
+                shown.append(Panel(title, how, tuple(svg for svg in svgs if svg)))
+    return shown
 
 
 def _measured(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
@@ -239,8 +239,8 @@ def _measured(comparison: Comparison, palette: dict[str, str], name: str) -> lis
     ]
     if not any(svgs):
         return []
-    said = " ".join(filter(None, (measures.about(comparison), MEASURED)))
-    return [Panel("Measures of samples", said, tuple(svg for svg in svgs if svg))]
+    how = " ".join(filter(None, (measures.about(comparison), MEASURED)))
+    return [Panel("Measures of samples", how, tuple(svg for svg in svgs if svg))]
 
 
 def grids(comparison: Comparison) -> list[Grid]:
@@ -259,15 +259,15 @@ def by_caption(comparison: Comparison) -> list[Grid]:
 
 
 def _pictures(comparison: Comparison, of: Callable[[Run], Path | None]) -> list[Grid]:
-    found = []
+    pictures = []
     for cell in comparison.cells:
         for seed, run in cell.runs.items():
             if data := png(of(run), run, LARGEST_IMAGE):
                 caption = cell.label if seed is None else f"{cell.label}, seed {seed}"
                 uri = "data:image/png;base64," + base64.b64encode(data).decode()
-                found.append(Grid(cell.label, caption, uri))
+                pictures.append(Grid(cell.label, caption, uri))
                 break
-    return found
+    return pictures
 
 
 def _svg(comparison: Comparison, palette: dict[str, str], draw: Draw, name: str) -> str:
@@ -287,5 +287,5 @@ def _one_svg(comparison: Comparison, palette: dict[str, str], draw: Draw | OwnDr
         figure = draw(comparison, palette)
     if figure is None or isinstance(figure, str):  # text: SVG or HTML of its own making
         return figure or ""
-    about = own_panels.said(draw)
+    about = own_panels.first_line(draw)
     return to_svg(figure, name, f"{about} Cells: {', '.join(c.label for c in comparison.cells)}.")

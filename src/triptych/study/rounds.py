@@ -25,8 +25,8 @@ def grid(sweeper: Mapping, arguments: Sequence[str], loader: Any = None) -> list
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    given = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*given, *arguments])
+    fixed = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*fixed, *arguments])
     for override in parsed:
         if override.is_sweep_override() and not any(True for _ in override.sweep_iterator()):
             raise UserError(f"{override.input_line}: no values; one or more are accepted")
@@ -122,7 +122,7 @@ def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
     return rounds
 
 
-def choose(found: Mapping[Trial, float]) -> tuple[Point, dict[Setting, Point]]:
+def choose(bounds: Mapping[Trial, float]) -> tuple[Point, dict[Setting, Point]]:
     """The point that is best for all settings together, and each setting's own, by the mean over seeds.
 
     ``found`` is the validation bound of each trial, lower is better. A point at which a seed of a setting
@@ -131,10 +131,10 @@ def choose(found: Mapping[Trial, float]) -> tuple[Point, dict[Setting, Point]]:
     Raises:
         UserError: a setting, or all together, has no point at which every seed is finite.
     """
-    settings = list(dict.fromkeys(trial.setting for trial in found))
-    points = list(dict.fromkeys(trial.point for trial in found))
+    settings = list(dict.fromkeys(trial.setting for trial in bounds))
+    points = list(dict.fromkeys(trial.point for trial in bounds))
     mean = {
-        (setting, point): _mean([v for t, v in found.items() if t.setting == setting and t.point == point])
+        (setting, point): _mean([v for t, v in bounds.items() if t.setting == setting and t.point == point])
         for setting in settings
         for point in points
     }

@@ -105,11 +105,13 @@ def _seen(root: Path) -> list[frozenset[int]]:
 def _outcomes(comparison: Comparison) -> dict[Pair, Outcome]:
     """By the bound, or by the deciding measure at the last value of its key."""
     name = measures.deciding(comparison)
-    asked = {key: claim for key, claim in comparison.claims.items() if key[0] == name}
-    last = max((key[1] for key in asked), default=0) if name != BOUND else 0
+    relevant = {key: claim for key, claim in comparison.claims.items() if key[0] == name}
+    last = max((key[1] for key in relevant), default=0) if name != BOUND else 0
     # by name, and not by which is better now: a pair keeps its name from look to look
-    found = {(min(a, b), max(a, b)): _outcome(claim) for (_, at, a, b), claim in asked.items() if at == last}
-    return dict(sorted(found.items()))
+    outcomes = {
+        (min(a, b), max(a, b)): _outcome(claim) for (_, at, a, b), claim in relevant.items() if at == last
+    }
+    return dict(sorted(outcomes.items()))
 
 
 def _outcome(claim: Claim) -> Outcome:
@@ -122,5 +124,5 @@ def _sentence(pairs: dict[Pair, Outcome], look: int, looks: int, margin: float |
         tally.append(f"{sum(o == 'same' for o in pairs.values())} the same within {margin:g}")
     left = [f"{a} and {b}" for (a, b), outcome in pairs.items() if outcome == "open"]
     named = f" ({'; '.join(left[:3])}{f'; {len(left) - 3} more' if len(left) > 3 else ''})" if left else ""
-    told = ", ".join([*tally, f"{len(left)} open{named}"])
-    return f"look {look} of {looks}, {count(seeds, 'seed')}: of {count(len(pairs), 'pair')} {told}"
+    parts = ", ".join([*tally, f"{len(left)} open{named}"])
+    return f"look {look} of {looks}, {count(seeds, 'seed')}: of {count(len(pairs), 'pair')} {parts}"

@@ -36,8 +36,8 @@ def check_single(config: DictConfig) -> None:
     if hydra.sweeper.get("params") or config.get("paper"):
         groups = ("ablation", "paper", "hparams_search")
         chosen = [f"{group}={hydra.runtime.choices.get(group)}" for group in groups]
-        said = next((one for one in chosen if not one.endswith("=None")), "hydra.sweeper.params")
-        raise UserError(f"{said}: settings to compare are a sweep's, which needs -m")
+        choice = next((one for one in chosen if not one.endswith("=None")), "hydra.sweeper.params")
+        raise UserError(f"{choice}: settings to compare are a sweep's, which needs -m")
     if processes.launch() and not config.name:
         raise UserError("name=null: a name is needed here, so that all processes share one directory")
     plain = described_by(config)

@@ -94,11 +94,11 @@ class Story:
                 return f"{lost} of {count(self.expected, 'run')} diverged; no run has reported a test bound."
             return "No run has reported a test bound yet."
         several = len(self.verdicts) > 1
-        said = (
+        answers = (
             (f"{c.heading}: " if several else "") + v.headline
             for c, v in zip(self.comparisons, self.verdicts, strict=True)
         )
-        return ("" if self.complete else "So far: ") + " ".join(said)
+        return ("" if self.complete else "So far: ") + " ".join(answers)
 
     @property
     def next_step(self) -> str:
@@ -129,12 +129,12 @@ class Story:
     @property
     def hues(self) -> dict[str, str]:
         """Every cell's label in a stable order, and what its colour is to tell: itself, or a grid's line."""
-        found: dict[str, str] = {}
+        lines_of: dict[str, str] = {}
         for comparison in self.comparisons:
             crossed = grid(comparison)
             lines = {cell.label: key[0] for key, cell in crossed.cells.items()} if crossed else {}
-            found |= {c.label: lines.get(c.label, c.label) for c in _by_label(comparison)}
-        return found
+            lines_of |= {c.label: lines.get(c.label, c.label) for c in _by_label(comparison)}
+        return lines_of
 
 
 def tell(
@@ -158,8 +158,8 @@ def tell(
         rule = replace(rule, interim=True)  # who may stop when the table looks good has looked before the end
     tuning = read_tuning(sweep, runs)
     parts = [(stage, compare(part, rule)) for stage, part in stages(runs, tuning)]
-    found = [replace(comparison, title=stage) for stage, part in parts for comparison in part]
-    comparisons = tuple(correct(found, rule))  # over both stages: they are one report
+    staged = [replace(comparison, title=stage) for stage, part in parts for comparison in part]
+    comparisons = tuple(correct(staged, rule))  # over both stages: they are one report
     name = title or sweep.get("title") or " + ".join(root.resolve().name for root in roots)
     return Story(
         roots=roots,
@@ -178,8 +178,8 @@ def tell(
 
 def columns(comparison: Comparison) -> list[tuple[str, str]]:
     """Key and heading of the results table's figures: only those that some cell has."""
-    if found := measures.columns(comparison):
-        return found  # their bound is one and the same
+    if drawn := measures.columns(comparison):
+        return drawn  # their bound is one and the same
     known = [("bound", f"test bound, {comparison.unit}")]
     if len(comparison.cells) > 1:
         known += [("difference", "paired difference to best [95%]"), ("p", "p (Holm)")]
@@ -192,8 +192,10 @@ def columns(comparison: Comparison) -> list[tuple[str, str]]:
 
 def metrics(comparison: Comparison) -> list[tuple[str, str]]:
     """Name and heading of each metric of the user's own: "test psnr (higher is better)"."""
-    found = {name: better for cell in comparison.cells for name, better in cell.metrics.items()}
-    return [(n, f"test {n}" + (f" ({better} is better)" if better else "")) for n, better in found.items()]
+    better_of = {name: better for cell in comparison.cells for name, better in cell.metrics.items()}
+    return [
+        (n, f"test {n}" + (f" ({better} is better)" if better else "")) for n, better in better_of.items()
+    ]
 
 
 def rows(comparison: Comparison) -> list[Row]:
@@ -247,15 +249,17 @@ def against(comparison: Comparison, reference: int, i: int) -> Beside:
     claim = comparison.claim(reference, i)
     order = {"difference": claim.pair.mean, "p": claim.p}
     ends = {"low": claim.pair.low, "high": claim.pair.high}
-    said = _said(comparison, claim, best=reference == 0)
-    return Beside(difference(claim.pair), p_value(claim.p), said, order, ends)
+    remark = _row_verdict(comparison, claim, best=reference == 0)
+    return Beside(difference(claim.pair), p_value(claim.p), remark, order, ends)
 
 
 def _finite(ends: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    return {k: kept for k, e in ends.items() if (kept := {n: x for n, x in e.items() if math.isfinite(x)})}
+    return {
+        k: finite for k, e in ends.items() if (finite := {n: x for n, x in e.items() if math.isfinite(x)})
+    }
 
 
-def _said(comparison: Comparison, claim: Claim, best: bool) -> str:
+def _row_verdict(comparison: Comparison, claim: Claim, best: bool) -> str:
     """A row's verdict: what the corrected test carries, else "not settled"."""
     if claim.pair.n < 2:
         several = any(len(cell.runs) > 1 for cell in comparison.cells)  # else the headline has said it
@@ -264,21 +268,21 @@ def _said(comparison: Comparison, claim: Claim, best: bool) -> str:
     worse = claim.pair.mean > 0
     if claim.holds:
         # better than the best is possible only where seeds differ: the pairs then contradict the means
-        said = "worse" if worse else "better where paired" if best else "better"
-        return f"{said}, {within}" if within else said
+        text = "worse" if worse else "better where paired" if best else "better"
+        return f"{text}, {within}" if within else text
     return within or "not settled"
 
 
 def _drawn(comparison: Comparison) -> list[Row]:
     """Rows of cells that share one model, by the measure that decides between them."""
     cells = {cell.label: cell for cell in comparison.cells}
-    found = []
-    for label, spreads, said in measures.standings(comparison):
+    rows_of = []
+    for label, spreads, remark in measures.standings(comparison):
         texts = {key: plus_minus(s) for key, s in spreads.items()}
         order = {key: s.mean for key, s in spreads.items()}
         ends = _finite({key: {"e": s.stderr} for key, s in spreads.items()})
-        found.append(Row(label, _seeds(cells[label]), texts, order, said, bool(said), ends))
-    return found
+        rows_of.append(Row(label, _seeds(cells[label]), texts, order, remark, bool(remark), ends))
+    return rows_of
 
 
 def _seeds(cell: Cell) -> str:

@@ -98,8 +98,8 @@ class SweepHook(Callback):
             check_scale(config)
             of_scale = set_scale(config)
             check_launcher(config)
-            given = [o for o in config.hydra.overrides.hydra if str(o).startswith("hydra.sweep.dir=")]
-            if not given:
+            typed = [o for o in config.hydra.overrides.hydra if str(o).startswith("hydra.sweep.dir=")]
+            if not typed:
                 # a literal override reaches every job on every launcher
                 root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
                 config.hydra.sweep.dir = str(root)
@@ -156,7 +156,7 @@ class SweepHook(Callback):
     def stop_jobs(self) -> None:
         """Have this sweep's jobs save the step they are in, and wait for it: a launcher that is interrupted
         kills its workers and what these have started."""
-        processes.stop_below({found for run in self.runs() if (found := processes.pid_of(run.holder()))})
+        processes.stop_below({pid for run in self.runs() if (pid := processes.pid_of(run.holder()))})
 
     # for a sweeper that goes on from what its runs have shown ------------------------------------------
 
@@ -270,10 +270,10 @@ class SweepHook(Callback):
     def _tell_other_code(self) -> None:
         """A line where results that are there are of other code: they are shown beside new ones."""
         finished = [run for run in self.runs() if run.status == "finished"]
-        found = [said for said in map(changed_since, finished) if said]
-        if found:
+        changes = [change for change in map(changed_since, finished) if change]
+        if changes:
             print(
-                f"{len(found)} of {len(self.cells)} runs finished before, under other {found[0]} than now; "
+                f"{len(changes)} of {len(self.cells)} runs finished before, under other {changes[0]} than now; "
                 "force=true runs them anew, the old directories are kept aside",
                 file=sys.stderr,
                 flush=True,
@@ -295,5 +295,5 @@ class SweepHook(Callback):
             if end not in ENDED:
                 run.leave()
                 print(f"{run.path.name}: {f'{holder} is running it' if holder else 'did not end'}")
-        if said := write_report_or_say_why(self.root, len(self.cells), show=True):
-            print(f"error: {said}", file=sys.stderr)
+        if problem := write_report_or_say_why(self.root, len(self.cells), show=True):
+            print(f"error: {problem}", file=sys.stderr)

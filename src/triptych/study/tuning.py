@@ -80,7 +80,7 @@ def stages(runs: Sequence[Run], tuning: Tuning | None) -> list[tuple[str, list[R
     for run in rest:
         setting, point = _setting(run, tuning.best), _point(run, tuning.keys)
         # what was tuned is no setting here: it is part of the rule that the title names
-        overrides, config = (_without(told, tuning.keys) for told in (run.overrides, run.config))
+        overrides, config = (_without(values, tuning.keys) for values in (run.overrides, run.config))
         bare = replace(run, overrides=overrides, config=config)
         if setting is not None and point == tuning.equal:
             equal.append(bare)
@@ -91,18 +91,18 @@ def stages(runs: Sequence[Run], tuning: Tuning | None) -> list[tuple[str, list[R
 
 def sentence(tuning: Tuning) -> str:
     """What was tuned how, and what was chosen."""
-    seeds = {seed for points in tuning.bounds.values() for found in points.values() for seed in found}
+    seeds = {seed for points in tuning.bounds.values() for by_seed in points.values() for seed in by_seed}
     trials = len(tuning.points) * len(seeds)
     own = "; ".join(f"{label(s)}: {', '.join(_values(p))}" for s, p in tuning.best.items())
     edge = tuning.at_an_edge
-    said = (
+    text = (
         f"{listed(list(tuning.keys))} was tuned by the validation bound, {trials} trials for each setting "
         f"({len(tuning.points)} values, {len(seeds)} seeds), on seeds that are in no comparison. Best for "
         f"all together: {', '.join(_values(tuning.equal))}. Own best: {own}."
     )
     if edge:
-        said += f" At the edge of what was tried: {listed(edge)}; a wider range may help there."
-    return said
+        text += f" At the edge of what was tried: {listed(edge)}; a wider range may help there."
+    return text
 
 
 def change(tuning: Tuning, orders: Mapping[str, Sequence[tuple[str, float]]]) -> str:
@@ -116,10 +116,10 @@ def change(tuning: Tuning, orders: Mapping[str, Sequence[tuple[str, float]]]) ->
         for name, value in orders[BEST]
         if name in equal and abs(equal[name] - value) > 5e-4
     ]
-    said = f"From {EQUAL} to {BEST}, the order of the means "
-    said += "stays the same" if names[EQUAL] == names[BEST] else f"becomes {', '.join(names[BEST])}"
-    said += f"; {listed(moved)}." if moved else "; no mean moves by more than 0.0005."
-    return said
+    text = f"From {EQUAL} to {BEST}, the order of the means "
+    text += "stays the same" if names[EQUAL] == names[BEST] else f"becomes {', '.join(names[BEST])}"
+    text += f"; {listed(moved)}." if moved else "; no mean moves by more than 0.0005."
+    return text
 
 
 def draw(tuning: Tuning, colours: Mapping[str, str]) -> Figure | None:
@@ -172,14 +172,14 @@ def label(setting: str) -> str:
 
 def _setting(run: Run, known: Mapping[str, Point]) -> str | None:
     for setting in known:
-        told = dict(part.split("=", 1) for part in setting.split(",") if "=" in part)
-        if all(run.overrides.get(k, run.choices.get(k)) == v for k, v in told.items()):
+        values = dict(part.split("=", 1) for part in setting.split(",") if "=" in part)
+        if all(run.overrides.get(k, run.choices.get(k)) == v for k, v in values.items()):
             return setting
     return None
 
 
-def _without(told: Mapping[str, str], keys: Sequence[str]) -> dict[str, str]:
-    return {key: value for key, value in told.items() if key not in keys}
+def _without(values: Mapping[str, str], keys: Sequence[str]) -> dict[str, str]:
+    return {key: value for key, value in values.items() if key not in keys}
 
 
 def _point(run: Run, keys: Sequence[str]) -> Point:

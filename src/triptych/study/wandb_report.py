@@ -172,9 +172,9 @@ def _report(wr: Any, expr: Any, story: Story, where: dict[str, str], runset: dic
         blocks += [wr.H1("Published"), wr.MarkdownBlock("\n".join(published_in_words(story.published)))]
     blocks += [wr.P(line) for line in [story.banner, *story.tuned] if line]
     for number, comparison in enumerate(story.comparisons):
-        runs, said = runs_of(comparison), story.verdicts[number]
-        words = [f"**{safe(said.headline)}**", "", results_table(comparison)]
-        words += [f"- {safe(line)}" for line in said.lines]
+        runs, verdict = runs_of(comparison), story.verdicts[number]
+        words = [f"**{safe(verdict.headline)}**", "", results_table(comparison)]
+        words += [f"- {safe(line)}" for line in verdict.lines]
         words += [f"- Note: {safe(note)}" for note in comparison.notes]
         words += ["", safe(footnote(comparison))]
         blocks += [wr.H1(comparison.heading), wr.MarkdownBlock("\n".join(words))]

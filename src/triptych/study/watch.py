@@ -97,12 +97,12 @@ class Watch:
 
     def _look(self) -> list[tuple[Any, ...]]:
         """Size and time of each file that the report is made of, and which runs show signs of life."""
-        found: list[tuple[Any, ...]] = [_state(root / "sweep.json") for root in self.dirs]
+        states: list[tuple[Any, ...]] = [_state(root / "sweep.json") for root in self.dirs]
         for run in (run for root in self.dirs for run in find_runs(root)):
-            found += [_state(run / name) for name in FILES]
+            states += [_state(run / name) for name in FILES]
             alive = _state(run / "progress.json")
-            found.append((run, bool(alive[1:]) and time.time() - alive[1] / 1e9 < STALE))
-        return found
+            states.append((run, bool(alive[1:]) and time.time() - alive[1] / 1e9 < STALE))
+        return states
 
 
 def reloading(text: str, tag: str) -> str:
@@ -122,10 +122,10 @@ def reloading(text: str, tag: str) -> str:
 
 def _state(path: Path) -> tuple[Any, ...]:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return (path,)
-    return path, found.st_mtime_ns, found.st_size
+    return path, status.st_mtime_ns, status.st_size
 
 
 class _Server(ThreadingHTTPServer):

@@ -105,7 +105,7 @@ def test_a_page_keeps_what_it_has_of_papers_whose_sweeps_are_gone(paper, tmp_pat
     nodes = {name: NODE for name in ("_b", "it", "other")}
     monkeypatch.setattr(results_page, "files", lambda: nodes)
     alone = results_page.results_page([tmp_path])
-    entry = results_page.kept(alone)["it"]
+    entry = results_page.read_entries(alone)["it"]
     page = tmp_path / "results.md"
     page.write_text(alone)
     (tmp_path / "sweeps").rename(tmp_path / "elsewhere")

@@ -87,8 +87,8 @@ class Claim:
     @property
     def points(self) -> list[Point]:
         """All figures that it is about, each once."""
-        found = (point for c in self.contrasts for point in (c.first, c.second) if point)
-        return list(dict.fromkeys(found))
+        every = (point for c in self.contrasts for point in (c.first, c.second) if point)
+        return list(dict.fromkeys(every))
 
 
 def read_claim(name: str, node: Mapping[str, Any], axes: Axes) -> Claim:
@@ -98,11 +98,11 @@ def read_claim(name: str, node: Mapping[str, Any], axes: Axes) -> Claim:
         UserError: no statistic or several, a tolerance that it does not take, a setting not in the sweep.
     """
     path = f"paper.claims.{name}"
-    found = [kind for kind in STATISTICS if kind in node]
-    if len(found) != 1:
-        said = ", ".join(found) or "none"
-        raise UserError(f"{path}: {said} of {', '.join(STATISTICS)}; exactly one is accepted")
-    kind = found[0]
+    kinds = [kind for kind in STATISTICS if kind in node]
+    if len(kinds) != 1:
+        present = ", ".join(kinds) or "none"
+        raise UserError(f"{path}: {present} of {', '.join(STATISTICS)}; exactly one is accepted")
+    kind = kinds[0]
     for key in ("by", "by_factor", "within", "within_factor", "relative_to"):
         if key in node and key not in TAKES[kind]:
             raise UserError(f"{path}.{key}={node[key]!r}: not with {kind}; {_listed(TAKES[kind])} accepted")
@@ -148,7 +148,7 @@ class _Contrasts:
         if math.prod(len(axes[key]) for key in free) > MOST:
             raise UserError(f"{path}.at: more than {MOST} settings of {', '.join(free)}; fewer are accepted")
         self.elsewhere = [
-            dict(zip(free, found, strict=True)) for found in itertools.product(*(axes[key] for key in free))
+            dict(zip(free, point, strict=True)) for point in itertools.product(*(axes[key] for key in free))
         ]
         self.told = [key for key in free if len(axes[key]) > 1]
 
@@ -173,8 +173,8 @@ class _Contrasts:
     def value(self) -> Iterable[Contrast]:
         base, ratio = self.node.get("relative_to"), "relative_to" in self.node
         for setting, figure in self.node["value"].items():
-            if said := refusal(f"{self.path}.value.{setting}", float, figure):
-                raise UserError(said)
+            if problem := refusal(f"{self.path}.value.{setting}", float, figure):
+                raise UserError(problem)
             if "within_factor" in self.node:
                 ends = sorted((figure / self.node["within_factor"], figure * self.node["within_factor"]))
             else:
@@ -245,11 +245,11 @@ def _rule(kind: str, node: Mapping[str, Any]) -> str:
     if kind == "same":
         return f"{', '.join(map(_typed, node['same']))}: any two {near}"
     of = f" of {_typed(node['relative_to'])}'s" if "relative_to" in node else ""
-    told = ", ".join(
+    figures = ", ".join(
         f"{_typed(k)} {f'{v:g} times' if 'relative_to' in node else f'{v:g}'}"
         for k, v in node["value"].items()
     )
-    return f"{told}{of}, {near}"
+    return f"{figures}{of}, {near}"
 
 
 def _named(entry: Any) -> str:

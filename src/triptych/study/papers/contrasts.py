@@ -85,8 +85,8 @@ def _one_sided(pair: Paired, distance: float) -> float:
 def runs_of(point: Point, axes: Axes, runs: Sequence[Run]) -> list[Run]:
     """The runs of a setting, by seed; the newest of those that repeat one."""
     wanted = [(key, value) for key, value in point.setting if not _measured_over(key, runs)]
-    found = [run for run in runs if all(_typed(run, key) == value for key, value in wanted)]
-    ordered = sorted(found, key=lambda run: run.started)
+    matches = [run for run in runs if all(_typed(run, key) == value for key, value in wanted)]
+    ordered = sorted(matches, key=lambda run: run.started)
     planned = set(axes.get("seed", ()))
     newest = {run.seed: run for run in ordered if not planned or str(run.seed) in planned}
     return [newest[seed] for seed in sorted(newest, key=lambda s: (s is None, s or 0))]
@@ -120,23 +120,25 @@ def measure(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Measured:
             # the chance of as many, or as few, under a probability of one half
             many = float(bdtrc(diverged - 1, n, 0.5)) if diverged else 1.0
             return Measured(contrast, Paired(diverged / n, n), many, float(bdtr(diverged, n, 0.5)))
-        if said := next((f"{run.dir.name}: {why}" for run in of[point] if (why := contradiction(run))), ""):
-            return cannot(said)
+        if problem := next(
+            (f"{run.dir.name}: {why}" for run in of[point] if (why := contradiction(run))), ""
+        ):
+            return cannot(problem)
         if again := copies({run.seed: run for run in of[point] if run.test}):
             return cannot(counted_once(label(point, axes), again).split(" and count")[0])
         if diverged:
-            said = f"diverged with {diverged} of {count(len(ended), 'seed')}"
-            return cannot(f"{label(point, axes)} {said}")
+            problem = f"diverged with {diverged} of {count(len(ended), 'seed')}"
+            return cannot(f"{label(point, axes)} {problem}")
     if len({run.fingerprint for point in points for run in of[point] if run.fingerprint}) > 1:
         return cannot(f"{contrast.name}: not on the same data")
     values = [_values(point, of[point]) for point in points]
-    for point, found in zip(points, values, strict=True):
-        if len(found) < len(of[point]):
+    for point, figures in zip(points, values, strict=True):
+        if len(figures) < len(of[point]):
             return cannot(f"{label(point, axes)} has no finite {point.metric}")
     if contrast.ratio:
-        if any(value <= 0 for found in values for value in found.values()):
+        if any(value <= 0 for figures in values for value in figures.values()):
             return cannot(f"{contrast.name}: a figure is not above 0")
-        values = [{seed: math.log(value) for seed, value in found.items()} for found in values]
+        values = [{seed: math.log(value) for seed, value in figures.items()} for figures in values]
     items = None if contrast.ratio else _items(points, of)
     if contrast.second is None:
         pair = paired(dict.fromkeys(values[0], 0.0), values[0], items)
@@ -150,8 +152,8 @@ def measure(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Measured:
 
 def _values(point: Point, runs: Sequence[Run]) -> Values:
     """The figure of each seed, finite ones."""
-    found = {run.seed: _figure(point, run) for run in runs}
-    return {seed: value for seed, value in found.items() if math.isfinite(value)}
+    figures = {run.seed: _figure(point, run) for run in runs}
+    return {seed: value for seed, value in figures.items() if math.isfinite(value)}
 
 
 def _figure(point: Point, run: Run) -> float:
@@ -177,7 +179,7 @@ def _items(points: Sequence[Point], of: Runs) -> Items | None:
     """By item: the bound of a setting, or of the first minus the second; None unless all are of the bound."""
     if any(point.metric != "bound" for point in points):
         return None
-    found: Items = {}
+    by_seed: Items = {}
     index = None
     for sign, point in zip((1, -1), points, strict=False):
         for run in of[point]:
@@ -185,32 +187,32 @@ def _items(points: Sequence[Point], of: Runs) -> Items | None:
             if items is None or (index is not None and not np.array_equal(index, items.index)):
                 return None
             index = items.index
-            found[run.seed] = (
-                found[run.seed] + sign * items.total if run.seed in found else sign * items.total
+            by_seed[run.seed] = (
+                by_seed[run.seed] + sign * items.total if run.seed in by_seed else sign * items.total
             )
-    return found
+    return by_seed
 
 
 def figures(claim: Claim, axes: Axes, of: Runs) -> list[tuple[str, str]]:
     """Each setting's mean and standard error over seeds."""
     place = {(key, value): i for key, values in axes.items() for i, value in enumerate(values)}
-    found = []
+    rows = []
     for point in sorted(claim.points, key=lambda p: [place.get(one, 0) for one in p.setting]):
         values = list(_values(point, of[point]).values())
         diverged = sum(run.status == "diverged" for run in of[point])
         text = plus_minus(spread(values)) if values else "–"
-        found.append((label(point, axes, claim), text + (f", {diverged} diverged" if diverged else "")))
-    return found
+        rows.append((label(point, axes, claim), text + (f", {diverged} diverged" if diverged else "")))
+    return rows
 
 
 def label(point: Point, axes: Axes, claim: Claim | None = None) -> str:
     """A setting by the values that tell it from the others of the sweep, or of the claim."""
     if claim is None:
-        told = [value for key, value in point.setting if len(axes.get(key, ())) > 1]
+        texts = [value for key, value in point.setting if len(axes.get(key, ())) > 1]
     else:
         several = {
             key for key, _ in point.setting if len({dict(p.setting).get(key) for p in claim.points}) > 1
         }
-        told = [value for key, value in point.setting if key in several]
+        texts = [value for key, value in point.setting if key in several]
     metrics = {p.metric for p in claim.points} if claim else set()
-    return " / ".join([*told, *([point.metric] if len(metrics) > 1 or not told else [])])
+    return " / ".join([*texts, *([point.metric] if len(metrics) > 1 or not texts else [])])

@@ -42,13 +42,13 @@ def axes_of(
     jobs: Iterable[Sequence[str]], keys: Iterable[str], measures: Mapping[str, Any] | None = None
 ) -> dict[str, list[str]]:
     """The values of ``keys`` in the jobs of a grid, and those at which each run measures its samples."""
-    found: dict[str, dict[str, None]] = {key: {} for key in keys}
+    values_of: dict[str, dict[str, None]] = {key: {} for key in keys}
     for job in jobs:
         for override in job:
             key, _, value = override.lstrip("+").partition("=")
-            if key in found:
-                found[key][value.strip("'\"")] = None
-    axes = {key: list(values) for key, values in found.items()}
+            if key in values_of:
+                values_of[key][value.strip("'\"")] = None
+    axes = {key: list(values) for key, values in values_of.items()}
     if measures and measures.get("over") and measures.get("n"):
         over = measures["over"]
         axes[over if isinstance(over, str) else str(over[0])] = [f"{value:g}" for value in measures["values"]]
@@ -124,5 +124,5 @@ def _check_keys(path: str, node: Any, table: type) -> None:
         inner = get_args(kind)[0] if optional else kind
         if get_origin(inner) is dict and not isinstance(node[key], Mapping):
             raise UserError(f"{path}.{key}={node[key]!r}: a group of keys is accepted")
-        if said := refusal(f"{path}.{key}", inner, node[key]):
-            raise UserError(said)
+        if problem := refusal(f"{path}.{key}", inner, node[key]):
+            raise UserError(problem)

@@ -77,13 +77,13 @@ class Judgement:
                 if len(self.measured) > 1
                 else ""
             )
-            return f"{_told(weakest)}{of}; {_p(self.p)}, {over}."
+            return f"{_contrast_text(weakest)}{of}; {_p(self.p)}, {over}."
         if self.word == "contradicted":
             worst = min(self.measured, key=lambda m: m.inside)
-            return f"{_told(worst)}; {_p(self.p)}, {over}."
+            return f"{_contrast_text(worst)}; {_p(self.p)}, {over}."
         open_ = [m for m in self.measured if m.outside > ALPHA]
-        said = f"; and {len(open_) - 1} more" if len(open_) > 1 else ""
-        return f"{_told(max(self.measured, key=lambda m: m.outside))}: open{said}; {over}."
+        rest = f"; and {len(open_) - 1} more" if len(open_) > 1 else ""
+        return f"{_contrast_text(max(self.measured, key=lambda m: m.outside))}: open{rest}; {over}."
 
     @property
     def line(self) -> str:
@@ -133,12 +133,12 @@ def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
     except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError):
         return None  # a file that anybody may have written
     seeds = len(known.get("seed", ["1"]))
-    found = [_judge(claim, known, runs, seeds) for claim in paper.claims]
-    up = holm([_all(j) for j in found])
-    down = holm([_any(j) for j in found])
+    judgements = [_judge(claim, known, runs, seeds) for claim in paper.claims]
+    up = holm([_all(j) for j in judgements])
+    down = holm([_any(j) for j in judgements])
     corrected = tuple(
         Judgement(j.claim, j.measured, j.figures, j.seeds, j.items, j.runs, p, q, j.warning)
-        for j, p, q in zip(found, up, down, strict=True)
+        for j, p, q in zip(judgements, up, down, strict=True)
     )
     changed = bool(sweep.get("claims_changed"))
     return Judged(paper, scale, line(sweep.get("machine") or ""), corrected, node, changed)
@@ -151,8 +151,8 @@ def _all(judgement: Judgement) -> float:
 
 def _any(judgement: Judgement) -> float:
     """p of "all contrasts are within": Bonferroni."""
-    found = [m.inside for m in judgement.measured]
-    return min(1.0, len(found) * min(found, default=1.0))
+    p_values = [m.inside for m in judgement.measured]
+    return min(1.0, len(p_values) * min(p_values, default=1.0))
 
 
 def _judge(claim: Claim, axes: Axes, runs: Sequence[Run], seeds: int) -> Judgement:
@@ -162,15 +162,15 @@ def _judge(claim: Claim, axes: Axes, runs: Sequence[Run], seeds: int) -> Judgeme
     return Judgement(
         claim, measured, tuple(figures(claim, axes, of)),
         min((pair.n for pair in known), default=0), min((pair.items for pair in known), default=0),
-        tuple({run.dir: run for found in of.values() for run in found}.values()),
+        tuple({run.dir: run for runs_of_point in of.values() for run in runs_of_point}.values()),
         warning=no_better({label(p, axes, claim): of[p] for p in claim.points if p.metric == "bound"}),
     )  # fmt: skip
 
 
 def _p(p: float) -> str:
-    said = p_value(p)
-    return f"p {said[0]} {said[1:]}" if said[0] == "<" else f"p = {said}"
+    text = p_value(p)
+    return f"p {text[0]} {text[1:]}" if text[0] == "<" else f"p = {text}"
 
 
-def _told(measured: Measured) -> str:
+def _contrast_text(measured: Measured) -> str:
     return f"{measured.contrast.name} = {measured.text}, {measured.accepted} is claimed"

@@ -51,8 +51,8 @@ def _of_scale(config: DictConfig) -> dict[str, Any]:
     scale = config.get("scale", "small")
     if scale == "small":
         return {}
-    found: Any = OmegaConf.to_container(config.hydra.sweeper.scales[scale], resolve=True)
-    return {str(key): value for key, value in found.items()}
+    values: Any = OmegaConf.to_container(config.hydra.sweeper.scales[scale], resolve=True)
+    return {str(key): value for key, value in values.items()}
 
 
 def _several(value: Any) -> bool:
@@ -104,13 +104,13 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
 
 def machine() -> str:
     """ "x86_64, AMD EPYC 7763, 2 cores": what a table of results was measured on, without a name."""
-    found = ""
+    model = ""
     for line in _cpuinfo():
         if match := re.match(r"model name\s*:\s*(.+)", line):
-            found = " ".join(match[1].split())
+            model = " ".join(match[1].split())
             break
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ", ".join(filter(None, (platform.machine(), found, f"{cores} cores")))
+    return ", ".join(filter(None, (platform.machine(), model, f"{cores} cores")))
 
 
 def _cpuinfo() -> Sequence[str]:
