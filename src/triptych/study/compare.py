@@ -19,7 +19,7 @@ from triptych.run.read import UNITS, Run
 from triptych.run.read_items import Items, read_items
 from triptych.study.axes import BUNDLES, SWEEP, Axis, find_axes, label, machine_axes, settings, value
 from triptych.study.claims import BOUND, Claim, Key, Rule, correct
-from triptych.study.integrity import contradiction, copies, counted_once, refused
+from triptych.study.integrity import copies, counted_once
 from triptych.study.same_data import Group, group
 from triptych.study.statistics import Paired, Spread, spread
 from triptych.study.words import count, listed
@@ -187,7 +187,7 @@ def _cells(runs: list[Run], axes: list[Axis], measure: str) -> tuple[list[Cell],
     for run in sorted(runs, key=lambda run: run.started):
         name = label(run, axes)
         cell = cells.setdefault(name, Cell(name, measure, {}))
-        if run.status == "finished" and math.isfinite(run.bound) and not contradiction(run):
+        if run.status == "finished" and math.isfinite(run.bound):
             repeated += run.seed in cell.runs
             cell.runs[run.seed] = run
         else:
@@ -219,7 +219,6 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> list[
         notes.append(
             "Not every setting has the same seeds yet: paired differences use only the seeds both have."
         )
-    notes += refused([run for run in runs if run.status == "finished" and math.isfinite(run.bound)])
     notes += [counted_once(cell.label, cell.copies) for cell in cells if cell.copies]
     sizes = sorted({run.test[run.measure].n for run in used if run.measure})
     if len(sizes) > 1:

@@ -16,7 +16,6 @@ from triptych.study import measures
 from triptych.study.claims import Claim, correct
 from triptych.study.compare import METRIC, Cell, Comparison, compare
 from triptych.study.factorial import grid
-from triptych.study.integrity import contradiction
 from triptych.study.papers.published import Judged, judged
 from triptych.study.power import cost, seeds_next
 from triptych.study.sequential import read_rule
@@ -293,9 +292,7 @@ def _seeds(cell: Cell) -> str:
 
 
 def _left_out(run: Run) -> str:
-    return (
-        "not finite" if not math.isfinite(run.bound) else "contradictory" if contradiction(run) else "copied"
-    )
+    return "copied" if math.isfinite(run.bound) else "not finite"
 
 
 def _by_label(comparison: Comparison) -> list[Cell]:

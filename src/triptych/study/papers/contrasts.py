@@ -16,7 +16,7 @@ from scipy.special import bdtr, bdtrc
 
 from triptych.run.read import Run
 from triptych.run.read_items import read_items
-from triptych.study.integrity import contradiction, copies, counted_once
+from triptych.study.integrity import copies, counted_once
 from triptych.study.papers.claim import OF_THE_BOUND, Claim, Contrast, Point
 from triptych.study.statistics import Paired, paired, spread
 from triptych.study.words import count, interval, number, plus_minus
@@ -120,10 +120,6 @@ def measure(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Measured:
             # the chance of as many, or as few, under a probability of one half
             many = float(bdtrc(diverged - 1, n, 0.5)) if diverged else 1.0
             return Measured(contrast, Paired(diverged / n, n), many, float(bdtr(diverged, n, 0.5)))
-        if problem := next(
-            (f"{run.dir.name}: {why}" for run in of[point] if (why := contradiction(run))), ""
-        ):
-            return cannot(problem)
         if again := copies({run.seed: run for run in of[point] if run.test}):
             return cannot(counted_once(label(point, axes), again).split(" and count")[0])
         if diverged:
