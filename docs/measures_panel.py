@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from triptych.study.compare import compare
-from triptych.study.draw_measures import draw
+from triptych.study.draw_measures import measure_figure
 from triptych.study.panels import colours
 from triptych.study.style import styled, to_png
 from triptych.run.read import read_runs
@@ -23,7 +23,7 @@ def main(sweep: str, picture: str, *names: str) -> None:
     tiles = []
     for name in names:
         with styled():
-            figure = draw(name)(comparison, palette)
+            figure = measure_figure(name)(comparison, palette)
         if figure is None:
             raise SystemExit(f"{sweep}: no run measured {name}")
         tiles.append(Image.open(io.BytesIO(to_png(figure, 110))).convert("RGB"))

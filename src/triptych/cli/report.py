@@ -108,14 +108,14 @@ def _tell_wandb(report: Report, file: Path | None) -> None:
 
     entity, project = wandb_report.project_of(report.story)
     if file is not None:
-        ours = wandb_report.build(report.story, entity or "", project)
+        ours = wandb_report.build_report(report.story, entity or "", project)
         try:
             write_atomic(file, to_json(ours.plain()))
         except OSError as error:
             raise UserError(f"--wandb-json {file}: {error.strerror or error}; a file is accepted") from None
         print(f"W&B's report: {file}")
         return
-    for address in wandb_report.save(report.story, entity, project, report.html.parent):
+    for address in wandb_report.save_report(report.story, entity, project, report.html.parent):
         print(address)
 
 

@@ -47,7 +47,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Claim:
+class PairTest:
     """The second cell minus the first: the pair, its corrected p, and the corrected p of "not the same"."""
 
     pair: Paired
@@ -66,7 +66,7 @@ class Claim:
         """True if the corrected p of "they differ by the margin or more" is at most .05."""
         return self.same <= ALPHA and not self.interim
 
-    def reversed(self) -> Claim:
+    def reversed(self) -> PairTest:
         """Seen from the other side."""
         return replace(self, pair=self.pair.reversed())
 
@@ -88,9 +88,9 @@ def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
         alike = [_same([look[key] for look in looks_of[k] if key in look], rule) if primary else math.nan
                  for (k, key), primary in zip(keys, primary_of, strict=True)]  # fmt: skip
         same = holm(alike)
-    claims: list[dict[Key, Claim]] = [{} for _ in comparisons]
+    claims: list[dict[Key, PairTest]] = [{} for _ in comparisons]
     for (k, key), q, alike_q, weight in zip(keys, adjusted, same, weights, strict=True):
-        claims[k][key] = Claim(uncorrected[k][key], q, alike_q, ALPHA * weight / rule.looks, rule.interim)
+        claims[k][key] = PairTest(uncorrected[k][key], q, alike_q, ALPHA * weight / rule.looks, rule.interim)
     tests = sum(not math.isnan(value) for value in p)
     return [replace(c, claims=claims[k], rule=rule, tests=tests) for k, c in enumerate(comparisons)]
 
@@ -134,7 +134,7 @@ def _pairs(cells: Sequence[Cell], deciding: str) -> Iterator[tuple[Key, Paired]]
         for a, b in combinations(cells, 2):
             yield (BOUND, 0, a.label, b.label), _by_bound(a, b)
     for name, metric in measures.known(cells).items():
-        known = measures.table(cells, name) if metric.better else None
+        known = measures.measure_table(cells, name) if metric.better else None
         if known is None:
             continue
         labels = [cell.label for cell in cells if cell.label in known.cells]

@@ -18,11 +18,11 @@ from triptych.declare import Role
 from triptych.run.read import UNITS, Run
 from triptych.run.read_items import Items, read_items
 from triptych.study.axes import BUNDLES, SWEEP, Axis, find_axes, label, machine_axes, settings, value
-from triptych.study.claims import BOUND, Claim, Key, Rule, correct
+from triptych.study.claims import BOUND, Key, PairTest, Rule, correct
 from triptych.study.integrity import copies, counted_once
-from triptych.study.same_data import Group, group
+from triptych.study.same_data import Group, group_runs
 from triptych.study.statistics import Paired, Spread, spread
-from triptych.study.words import count, listed
+from triptych.study.words import listed, quantity
 
 ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in one seed, hardly in several
 METRIC = "metric/"  # before the name of a metric of the user's own, among the parts of a bound
@@ -92,7 +92,7 @@ class Comparison:
     notes: tuple[str, ...]
     title: str = ""  # of a stage of a sweep that tuned first
     dataset: str = ""  # the name by which the data were chosen; `data` also tells them from others of it
-    claims: dict[Key, Claim] = field(default_factory=dict)
+    claims: dict[Key, PairTest] = field(default_factory=dict)
     rule: Rule = Rule()
     tests: int = 0
 
@@ -127,7 +127,7 @@ class Comparison:
             len(known) == 1 and not known & {"null", "none", "default"} for known in models
         )
 
-    def claim(self, i: int, j: int) -> Claim:
+    def claim(self, i: int, j: int) -> PairTest:
         """Cell j minus cell i by the bound, for any two different cells."""
         if i > j:
             return self.claim(j, i).reversed()
@@ -147,7 +147,7 @@ class Comparison:
         places = {cell.label: i for i, cell in enumerate(self.cells)}
         return {(places[k[2]], places[k[3]]): c.pair for k, c in self.claims.items() if k[0] == BOUND}
 
-    def sampled(self, name: str, at: int, a: str, b: str) -> Claim:
+    def sampled(self, name: str, at: int, a: str, b: str) -> PairTest:
         """Cell b minus cell a by a measure of samples at the key's value number `at`."""
         if (name, at, a, b) in self.claims:
             return self.claims[name, at, a, b]
@@ -156,7 +156,7 @@ class Comparison:
 
 def compare(runs: Sequence[Run], rule: Rule | None = None) -> list[Comparison]:
     """Group by data and unit, and compare within each group. Empty while nothing has finished."""
-    return correct([_compare(one) for one in group(runs)], rule or Rule())
+    return correct([_compare(one) for one in group_runs(runs)], rule or Rule())
 
 
 def _compare(one: Group) -> Comparison:
@@ -171,7 +171,7 @@ def _compare(one: Group) -> Comparison:
         cells, repeated = _cells(runs, axes, measure)
     if repeated:
         notes.append(
-            f"{count(repeated, 'run')} repeated a setting and seed already run: the newest of each counts."
+            f"{quantity(repeated, 'run')} repeated a setting and seed already run: the newest of each counts."
         )
     usable = sorted((cell for cell in cells if cell.runs), key=lambda cell: (cell.bound.mean, cell.label))
     pending = tuple(cell for cell in cells if not cell.runs)
@@ -213,7 +213,7 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> list[
     if broken:
         names = listed([run.dir.name for run in broken])
         notes.append(
-            f"{count(len(broken), 'run')} ended with a bound that is not finite and is left out: {names}."
+            f"{quantity(len(broken), 'run')} ended with a bound that is not finite and is left out: {names}."
         )
     if len({tuple(cell.runs) for cell in cells}) > 1:
         notes.append(
@@ -293,11 +293,11 @@ def _changes(runs: list[Run]) -> list[str]:
     if changed := [run for run in runs if run.code_changes]:
         changes = "; ".join(f"{run.dir.name}: {run.code_changes[0]}" for run in changed[:3])
         notes.append(
-            f"{count(len(changed), 'run')} went on after an interruption under other code ({changes})."
+            f"{quantity(len(changed), 'run')} went on after an interruption under other code ({changes})."
         )
     if changed := [run for run in runs if run.data_changed]:
         names = listed([run.dir.name for run in changed[:3]])
-        notes.append(f"{count(len(changed), 'run')} went on after the data had changed ({names}).")
+        notes.append(f"{quantity(len(changed), 'run')} went on after the data had changed ({names}).")
     if len({run.sources for run in runs if run.sources}) > 1 and len({run.commit for run in runs}) == 1:
         notes.append("The runs used different code at the same commit.")
     return notes

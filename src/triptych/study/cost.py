@@ -22,7 +22,7 @@ HOW = (
 
 
 @dataclass(frozen=True)
-class Line:
+class CostRow:
     """One setting: texts by column, the numbers by which to sort, standard errors."""
 
     label: str
@@ -75,18 +75,18 @@ COLUMNS: tuple[tuple[str, str, Callable[[Run], float], Callable[[float], str] | 
 )
 
 
-def columns(comparison: Comparison) -> list[tuple[str, str]]:
+def cost_columns(comparison: Comparison) -> list[tuple[str, str]]:
     """Key and heading of what some run has recorded, unless it is nothing for all."""
     return [(key, head) for key, head, of, _ in COLUMNS
             if any(any(_known(of, list(cell.runs.values()))) for cell in comparison.cells)]  # fmt: skip
 
 
-def lines(comparison: Comparison) -> list[Line]:
+def cost_rows(comparison: Comparison) -> list[CostRow]:
     """One line a setting, in the order of the table."""
     return [_line(cell) for cell in comparison.cells]
 
 
-def _line(cell: Cell) -> Line:
+def _line(cell: Cell) -> CostRow:
     texts, order, ends = {}, {}, {}
     for key, _, of, written in COLUMNS:
         values = _known(of, list(cell.runs.values()))
@@ -99,7 +99,7 @@ def _line(cell: Cell) -> Line:
         order[key] = average.mean
         if math.isfinite(average.stderr):
             ends[key] = average.stderr
-    return Line(cell.label, texts, order, ends)
+    return CostRow(cell.label, texts, order, ends)
 
 
 def _known(of: Callable[[Run], float], runs: Sequence[Run]) -> list[float]:

@@ -18,23 +18,23 @@ from triptych.run.plain import natural
 from triptych.run.read import Run
 from triptych.study import measures
 from triptych.study.compare import Cell, Comparison
-from triptych.study.run_details import CURVES, bound, cut, of_run, pictures
+from triptych.study.run_details import CURVES, bound, cut, of_run, run_pictures
 from triptych.study.statistics import spread
-from triptych.study.story import Story, against
-from triptych.study.words import count, number, plus_minus
+from triptych.study.story import Study, against
+from triptych.study.words import format_number, plus_minus, quantity
 
 NOWHERE = {Role.PATH, Role.OUTPUT}  # where something lies is no property to group by
 POINTS, FEWEST = 12_000, 24  # of each curve: as many as all runs share, and at least
 NEIGHBOURS = 8
 
 
-def as_json(story: Story, where: Mapping[Path, str]) -> str:
+def as_json(story: Study, where: Mapping[Path, str]) -> str:
     """`details` as JSON that stands in a script element: no text in it ends the element."""
     text = json.dumps(details(story, where), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def details(story: Story, where: Mapping[Path, str]) -> dict[str, Any]:
+def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
     """Runs in the order of the page's table, and the cells of each comparison in the order of its table.
 
     `where`: each run's directory as a reader at the report finds it, by which the page names it.
@@ -43,7 +43,7 @@ def details(story: Story, where: Mapping[Path, str]) -> dict[str, Any]:
     homes = _homes(story.comparisons)
     differ = _differing(flat)
     place = {run.dir: i for i, run in enumerate(runs)}
-    shown = pictures(runs)
+    shown = run_pictures(runs)
     points = max(FEWEST, POINTS // max(len(runs), 1) // CURVES)
     rows = []
     for i, run in enumerate(runs):
@@ -104,7 +104,7 @@ def _homes(comparisons: Sequence[Comparison]) -> dict[Path, tuple[int, str]]:
 
 
 def _neighbours(
-    story: Story,
+    story: Study,
     homes: Mapping[Path, tuple[int, str]],
     flat: Sequence[Mapping[str, str]],
     keys: Sequence[str],
@@ -134,7 +134,7 @@ def _neighbour(
         "run": j,
         "differs": [[key, cut(mine.get(key, "none")), cut(theirs.get(key, "none"))] for key in differ],
         "bound": bound(runs[j]),
-        "apart": number(apart, sign=True) if math.isfinite(apart) else "–",
+        "apart": format_number(apart, sign=True) if math.isfinite(apart) else "–",
     }
 
 
@@ -224,4 +224,4 @@ def _mean_of(members: Sequence[tuple[int, str, str, int | None, int, Run]]) -> s
     if not by_seed or len({frozenset(cells) for cells in by_seed.values()}) > 1:
         return ""
     means = [math.fsum(cells.values()) / len(cells) for cells in by_seed.values()]
-    return f"{plus_minus(spread(means))} {members[0][1]}, {count(len(means), 'seed')}"
+    return f"{plus_minus(spread(means))} {members[0][1]}, {quantity(len(means), 'seed')}"

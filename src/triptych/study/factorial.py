@@ -22,14 +22,14 @@ from triptych.study.axes import Axis, value
 from triptych.study.compare import Cell, Comparison
 from triptych.study.statistics import Spread, spread
 from triptych.study.style import LINES, PAPER, axes, end_labels, inches, mark, plain_log, shortened
-from triptych.study.words import interval, listed, number, p_value, plus_minus
+from triptych.study.words import format_number, interval, listed, p_value, plus_minus
 
 LEAST = 2 / 3  # of all combinations, that make a grid
 WIDE = 8.0  # largest over smallest value, from which on an axis is logarithmic
 
 
 @dataclass(frozen=True)
-class Grid:
+class Crossing:
     """Cells by (value of `lines`, value of `along`), in the order in which they are drawn.
 
     `numbers`: `along`'s values as numbers, ascending; None where some are none.
@@ -50,7 +50,7 @@ class Grid:
         return {at: self.cells[name, at] for at in self.along.values if (name, at) in self.cells}
 
 
-def grid(comparison: Comparison) -> Grid | None:
+def crossing(comparison: Comparison) -> Crossing | None:
     """The grid that a comparison of two crossed settings is; None where it is none, or has too many holes."""
     if len(comparison.axes) != 2:
         return None
@@ -67,7 +67,7 @@ def grid(comparison: Comparison) -> Grid | None:
     numbers = numeric.get(along.key)
     if numbers:
         along = Axis(along.key, tuple(sorted(along.values, key=float)))
-    return Grid(lines, along, cells, numbers)
+    return Crossing(lines, along, cells, numbers)
 
 
 def _numbers(axis: Axis) -> tuple[float, ...] | None:
@@ -86,7 +86,7 @@ def effects(comparison: Comparison) -> list[str]:
 
     None of it is among the claims that the report corrects for, and each sentence avoids their words.
     """
-    crossed = grid(comparison)
+    crossed = crossing(comparison)
     table = None if crossed is None else _by_seed(crossed)
     if crossed is None or table is None:
         return []
@@ -106,7 +106,7 @@ def effects(comparison: Comparison) -> list[str]:
     return sentences
 
 
-def _by_seed(crossed: Grid) -> np.ndarray | None:
+def _by_seed(crossed: Crossing) -> np.ndarray | None:
     """Bounds (seeds, lines, along) of the seeds that all cells have; None without a seed, or a cell."""
     names = [(a, b) for a in crossed.lines.values for b in crossed.along.values]
     if any(name not in crossed.cells for name in names):
@@ -135,10 +135,10 @@ def _main(axis: Axis, other: Axis, means: np.ndarray, unit: str) -> str:
 def _more(difference: Spread) -> str:
     """ "+0.114 [0.102, 0.127]"."""
     ends = "" if math.isnan(difference.low) else f" {interval(difference.low, difference.high)}"
-    return number(difference.mean, sign=True) + ends
+    return format_number(difference.mean, sign=True) + ends
 
 
-def _where(crossed: Grid, table: np.ndarray) -> str:
+def _where(crossed: Crossing, table: np.ndarray) -> str:
     """Which value of `along` is best for each value of `lines`, by the mean over seeds."""
     best = table.mean(0).argmin(1)
     named: dict[str, list[str]] = {}
@@ -169,9 +169,9 @@ HOW = (
 )
 
 
-def draw(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
+def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
     """The test bound along one setting, a line for each value of the other."""
-    crossed = grid(comparison)
+    crossed = crossing(comparison)
     if crossed is None:
         return None
     at = dict(zip(crossed.along.values, crossed.numbers or range(len(crossed.along.values)), strict=True))
@@ -209,5 +209,5 @@ def draw(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
     return figure
 
 
-def _tick(crossed: Grid, text: str) -> str:
+def _tick(crossed: Crossing, text: str) -> str:
     return plain_log(float(text)) if crossed.numbers else next(iter(shortened([text], 14).values()))

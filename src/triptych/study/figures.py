@@ -28,7 +28,7 @@ from triptych.study.style import (
     short,
     shortened,
 )
-from triptych.study.words import BASELINES, difference, number, plus_minus
+from triptych.study.words import BASELINES, difference, format_number, plus_minus
 
 WIDTH, ROW, TALL = 7.2, 0.36, 0.54  # inches; TALL: of a row with its name above it
 Colours = Mapping[str, str]
@@ -95,7 +95,7 @@ def train_test(comparison: Comparison, colours: Colours) -> Figure | None:
     ends = [(cell.spread("train").mean, cell.bound.mean) for cell in cells]
     errors = [_over_items(cell) for cell in cells]
     notes = [
-        f"{number(test - train, sign=True)} ± {number(error)}"
+        f"{format_number(test - train, sign=True)} ± {format_number(error)}"
         for error, (train, test) in zip(errors, ends, strict=True)
     ]
     figure, ax = _rows(comparison, notes, cells, top=0.42)
@@ -227,10 +227,10 @@ def _references(ax: Axes, comparison: Comparison, low: float, high: float) -> tu
     for name, at in near:
         ax.axvline(at, color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
         side: Literal["left", "right"] = "right" if at > (low + high) / 2 else "left"
-        _above(ax, at, 0, f"{name} {number(at)}", side, ax.get_xaxis_transform())
+        _above(ax, at, 0, f"{name} {format_number(at)}", side, ax.get_xaxis_transform())
     far = sorted((mark for mark in marks if mark not in near), key=lambda mark: mark[1])
-    right = [f"{name} {number(at)} →" for name, at in far if at > high]
-    left = [f"← {name} {number(at)}" for name, at in far if at < low]
+    right = [f"{name} {format_number(at)} →" for name, at in far if at > high]
+    left = [f"← {name} {format_number(at)}" for name, at in far if at < low]
     for x, side, texts in ((1.0, "right", right), (0.0, "left", left)):
         if texts:
             _above(ax, x, int(bool(near)), "\u2003".join(texts), side, ax.transAxes)

@@ -12,12 +12,12 @@ from triptych.study.curves import equal_time
 from triptych.study.factorial import effects
 from triptych.study.papers.published import Judged
 from triptych.study.power import reach
-from triptych.study.story import Story, columns, rows
+from triptych.study.story import Study, table_columns, table_rows
 from triptych.study.verdict import footnote
-from triptych.study.words import DRAWN, MEASURED, count, duration
+from triptych.study.words import DRAWN, MEASURED, duration, quantity
 
 
-def markdown(story: Story, picture: str | None) -> str:
+def markdown(story: Study, picture: str | None) -> str:
     """The report as markdown; `picture` is the headline figure's path, relative to the report."""
     lines = [f"# {safe(story.title)}", "", f"*{safe(story.question)}*", ""]
     if story.shared:
@@ -79,7 +79,7 @@ def markdown(story: Story, picture: str | None) -> str:
     if story.command:
         lines += ["## Reproduce", "", *fenced(story.command), ""]
     lines += [
-        f"{count(len(story.runs), 'run')}; all figures in `results.csv`, all panels in `report.html`.",
+        f"{quantity(len(story.runs), 'run')}; all figures in `results.csv`, all panels in `report.html`.",
         "",
     ]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
@@ -87,10 +87,10 @@ def markdown(story: Story, picture: str | None) -> str:
 
 def results_table(comparison: Comparison) -> str:
     """The table of a comparison, with paired differences and verdicts."""
-    heads = columns(comparison)
+    heads = table_columns(comparison)
     body = [
         [row.label, row.seeds, *(row.texts.get(key, "") for key, _ in heads), row.verdict]
-        for row in rows(comparison)
+        for row in table_rows(comparison)
     ]
     return "\n".join(_table([comparison.subject, "seeds", *(head for _, head in heads), ""], body))
 
@@ -124,7 +124,7 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(map(safe, row)) + " |" for row in (head, rule, *body)] + [""]
 
 
-def next_step(story: Story) -> str:
+def next_step(story: Study) -> str:
     """What would settle more, its command to copy."""
     what, _, command = story.next_step.partition(": ")
     return f"{what}: `{command}`"

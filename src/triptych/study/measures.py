@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
 from triptych.run.read_measures import Measured
 from triptych.study.statistics import Spread, spread
-from triptych.study.words import listed, number
+from triptych.study.words import format_number, listed
 
 if TYPE_CHECKING:
     from triptych.study.compare import Cell, Comparison
 
 
 @dataclass(frozen=True)
-class Table:
+class MeasureTable:
     """One measure: for each cell its seeds' values, (seeds, values of the key).
 
     ``floor``: of true data, (median, lowest, highest). ``noise``: of pure noise.
@@ -38,7 +38,7 @@ def known(cells: Sequence[Cell]) -> dict[str, Metric]:
     return SAMPLE_METRICS | {name: metric for name, metric in own.items() if name not in SAMPLE_METRICS}
 
 
-def table(cells: Sequence[Cell], name: str) -> Table | None:
+def measure_table(cells: Sequence[Cell], name: str) -> MeasureTable | None:
     """The measure of all cells that took it at the same values of the same key; None where none did."""
     seeds_of = {cell.label: _seeds(cell, name) for cell in cells}
     first = next((m for seeds in seeds_of.values() for m in seeds.values()), None)
@@ -51,7 +51,7 @@ def table(cells: Sequence[Cell], name: str) -> Table | None:
         for label, seeds in seeds_of.items()
     }
     cells_of = {label: seeds for label, seeds in same.items() if seeds}
-    return Table(
+    return MeasureTable(
         name, first.key, first.values, cells_of, first.floor.get(name), first.noise.get(name, math.nan)
     )
 
@@ -61,13 +61,13 @@ def deciding(comparison: Comparison) -> str:
     if not comparison.of_drawing:
         return ""
     ranked = (metric.name for metric in known(comparison.cells).values() if metric.better)
-    tables = ((name, table(comparison.cells, name)) for name in ranked)
+    tables = ((name, measure_table(comparison.cells, name)) for name in ranked)
     return next((name for name, measure in tables if measure and len(measure.cells) > 1), "")
 
 
-def _deciding(comparison: Comparison) -> tuple[Metric, Table] | None:
+def _deciding(comparison: Comparison) -> tuple[Metric, MeasureTable] | None:
     name = deciding(comparison)
-    measure = table(comparison.cells, name) if name else None
+    measure = measure_table(comparison.cells, name) if name else None
     return None if measure is None else (known(comparison.cells)[name], measure)
 
 
@@ -77,7 +77,7 @@ def title(comparison: Comparison) -> str:
     return "" if of is None else of[0].label + (f" by {of[1].key}" if of[1].key else "")
 
 
-def columns(comparison: Comparison) -> list[tuple[str, str]]:
+def measure_columns(comparison: Comparison) -> list[tuple[str, str]]:
     """Key and heading of the deciding measure at each value; none where the bound decides."""
     if (of := _deciding(comparison)) is None:
         return []
@@ -95,11 +95,11 @@ def standings(comparison: Comparison) -> list[tuple[str, dict[str, Spread], str]
              for label, seeds in measure.cells.items()}  # fmt: skip
     best = [min(spreads, key=lambda label: sign * spreads[label][i].mean) for i in range(len(measure.values))]
     order = sorted(spreads, key=lambda label: (sign * spreads[label][-1].mean, label))
-    return [(label, {f"{metric.name}@{i}": s for i, s in enumerate(spreads[label])}, _where(measure, best, label))
-            for label in order]  # fmt: skip
+    figures = {label: {f"{metric.name}@{i}": s for i, s in enumerate(spreads[label])} for label in order}
+    return [(label, figures[label], _where(measure, best, label)) for label in order]  # fmt: skip
 
 
-def _where(measure: Table, best: list[str], label: str) -> str:
+def _where(measure: MeasureTable, best: list[str], label: str) -> str:
     at = [f"{value:g}" for value, name in zip(measure.values, best, strict=True) if name == label]
     return ("best mean" + (f" at {listed(at)}" if measure.key else "")) if at else ""
 
@@ -111,11 +111,11 @@ def _sign(metric: Metric) -> int:
 def ranking(comparison: Comparison, name: str) -> str:
     """Which setting is best by a measure at each value of the key, where the corrected test allows a claim,
     and which are no better than pure noise."""
-    metric, measure = known(comparison.cells)[name], table(comparison.cells, name)
+    metric, measure = known(comparison.cells)[name], measure_table(comparison.cells, name)
     if measure is None or not metric.better:
         return ""
     parts = (
-        [f"no better than noise ({number(measure.noise)}): {listed(lost)}"]
+        [f"no better than noise ({format_number(measure.noise)}): {listed(lost)}"]
         if (lost := _lost(metric, measure))
         else []
     )
@@ -130,7 +130,7 @@ def ranking(comparison: Comparison, name: str) -> str:
     return f"By {metric.title} ({metric.better}): {'; '.join(parts)}." if parts else ""
 
 
-def _lost(metric: Metric, measure: Table) -> list[str]:
+def _lost(metric: Metric, measure: MeasureTable) -> list[str]:
     """The settings whose mean is no better than that of pure noise, and where."""
     labels = []
     for label, seeds in measure.cells.items():
@@ -154,7 +154,7 @@ def about(comparison: Comparison) -> str:
     return ""
 
 
-def _best(comparison: Comparison, measure: Table, i: int, sign: int) -> str:
+def _best(comparison: Comparison, measure: MeasureTable, i: int, sign: int) -> str:
     at = {label: {seed: sign * v[i] for seed, v in seeds.items()} for label, seeds in measure.cells.items()}
     order = sorted(at, key=lambda label: spread(list(at[label].values())).mean)
     first, rest = order[0], order[1:]

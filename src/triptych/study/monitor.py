@@ -99,7 +99,11 @@ class Monitor(threading.Thread):
         """The runs that are at work, in one line; "" while none is."""
         known = ((name, RunDirectory(self.root / name)) for name in self.cells)
         running = [(name, run) for name, run in known if run.status not in ENDED]
-        states = [f"{name}: {state(now)}" for name, run in running if (now := _progress(run)) and _alive(now)]
+        states = [
+            f"{name}: {progress_text(now)}"
+            for name, run in running
+            if (now := _progress(run)) and _alive(now)
+        ]
         more = f"; and {len(states) - SHOWN} more" if len(states) > SHOWN else ""
         return "; ".join(states[:SHOWN]) + more
 
@@ -134,7 +138,7 @@ class Monitor(threading.Thread):
                 table.add_row(name, "waiting", "", style="dim")
             else:
                 bar = ProgressBar(total=progress["max_steps"], completed=progress["step"], width=11)
-                table.add_row(name, bar, state(progress))
+                table.add_row(name, bar, progress_text(progress))
         return table
 
     def _renew(self) -> None:
@@ -153,14 +157,14 @@ def short_names(cells: Sequence[str]) -> tuple[str, list[str]]:
     return ", ".join(keys.pop()), [", ".join(value for _, _, value in one) for one in parts]
 
 
-def state(progress: dict) -> str:
+def progress_text(progress: dict) -> str:
     """ "fit 1200/4000, val 2.310, 35.1 steps/s, 1 min 20 s left", as far as it is known."""
-    from triptych.study.words import duration, number
+    from triptych.study.words import duration, format_number
 
     stage = progress["stage"] if _alive(progress) else "stalled or interrupted"
     parts = [f"{stage} {progress['step']}/{progress['max_steps']}"]
     if (bound := progress.get("bound")) is not None:
-        parts.append(f"val {number(bound)}")
+        parts.append(f"val {format_number(bound)}")
     if (rate := progress.get("steps_per_second")) and _alive(progress):
         left = (progress["max_steps"] - progress["step"]) / rate
         parts += [

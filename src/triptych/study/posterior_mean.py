@@ -11,7 +11,7 @@ from triptych.study.figures import Colours
 from triptych.study.style import INK, MARKERS, axes, end_labels, inches, plain_ticks, shortened
 
 
-def posterior_mean(comparison: Comparison, colours: Colours) -> Figure | None:
+def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | None:
     """Squared error of the posterior mean against the true one, per dimension, by noise level."""
     curves = {c.label: [r.tweedie for r in c.runs.values() if r.tweedie] for c in comparison.cells}
     cells = {label: curve for label, seeds in curves.items() if (curve := mean_over_seeds(seeds))}

@@ -122,7 +122,7 @@ def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
     return rounds
 
 
-def choose(bounds: Mapping[Trial, float]) -> tuple[Point, dict[Setting, Point]]:
+def choose_point(bounds: Mapping[Trial, float]) -> tuple[Point, dict[Setting, Point]]:
     """The point that is best for all settings together, and each setting's own, by the mean over seeds.
 
     ``found`` is the validation bound of each trial, lower is better. A point at which a seed of a setting

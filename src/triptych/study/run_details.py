@@ -16,7 +16,7 @@ from triptych.run.plain import natural
 from triptych.run.read import UNITS, Estimate, Run
 from triptych.study.statistics import Spread
 from triptych.study.style import mark
-from triptych.study.words import count, duration, number, plus_minus
+from triptych.study.words import duration, format_number, plus_minus, quantity
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PICTURE = 2**20  # bytes of one picture
@@ -71,7 +71,12 @@ def _figures(run: Run) -> Iterable[list[Any]]:
             on = f", {run.measured.key}={at:g}" if run.measured.key else ""
             for key, mean in row.items():
                 what = titles[key].label if key in titles else key
-                yield ["samples", f"{what}{on}", number(mean), run.measured.fewer.get(key, run.measured.n)]
+                yield [
+                    "samples",
+                    f"{what}{on}",
+                    format_number(mean),
+                    run.measured.fewer.get(key, run.measured.n),
+                ]
 
 
 def _facts(run: Run) -> Iterable[tuple[str, str]]:
@@ -86,7 +91,7 @@ def _facts(run: Run) -> Iterable[tuple[str, str]]:
     if run.weights:
         yield "weights", run.weights
     if run.gradient:
-        yield "median norm of gradients", number(run.gradient.get("median", math.nan))
+        yield "median norm of gradients", format_number(run.gradient.get("median", math.nan))
     clipped = run.gradient.get("clipped", math.nan)
     if math.isfinite(clipped):
         yield "steps clipped", f"{clipped:.0%}"
@@ -136,7 +141,7 @@ def _digits(x: float) -> float:
 # pictures, provenance, log ----------------------------------------------------------------------------
 
 
-def pictures(runs: Sequence[Run]) -> dict[Path, list[list[str]]]:
+def run_pictures(runs: Sequence[Run]) -> dict[Path, list[list[str]]]:
     """[caption, data URI] of each run's pictures, "" where there was no room: the last ones of each first."""
     known: dict[Path, list[tuple[str, Path]]] = {run.dir: _files(run) for run in runs}
     shown: dict[Path, dict[str, str]] = {run.dir: {} for run in runs}
@@ -205,7 +210,7 @@ def _provenance(run: Run) -> Iterable[tuple[str, str]]:
             yield what, cut(fact)
     executions = record.get("executions")
     if isinstance(executions, list) and len(executions) > 1:
-        yield "executions", count(len(executions), "start")
+        yield "executions", quantity(len(executions), "start")
     packages = record.get("packages")
     if isinstance(packages, dict):
         known = [f"{name} {packages[name]}" for name in VERSIONS if name in packages]

@@ -30,7 +30,7 @@ class Group:
     notes: list[str] = field(default_factory=list)
 
 
-def group(runs: Sequence[Run]) -> list[Group]:
+def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Finished runs by data and unit, with them those that have not reported yet. Empty while none has."""
     groups: dict[tuple[str, ...], Group] = {}
     known = _fingerprints(runs)

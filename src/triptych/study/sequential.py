@@ -18,10 +18,10 @@ from triptych.files import read_json
 from triptych.run.directory import write_atomic
 from triptych.run.read import read_runs
 from triptych.study import measures
-from triptych.study.claims import BOUND, Claim, Rule
+from triptych.study.claims import BOUND, PairTest, Rule
 from triptych.study.compare import Comparison, compare
-from triptych.study.verdict import no_better, settings
-from triptych.study.words import count
+from triptych.study.verdict import no_better, runs_by_setting
+from triptych.study.words import quantity
 
 FILE = "looks.json"
 Pair = tuple[str, str]
@@ -74,7 +74,7 @@ def decide(root: Path, look: int, looks: int, equal_within: float | None = None)
         for (a, b), outcome in _outcomes(comparison).items()
     }
     sentence = _sentence(pairs, look, looks, equal_within, len(seen[-1]))
-    useless = filter(None, (no_better(settings(c), c.unit).rstrip(".") for c in comparisons))
+    useless = filter(None, (no_better(runs_by_setting(c), c.unit).rstrip(".") for c in comparisons))
     return Decision(". ".join([*useless, sentence]), pairs)
 
 
@@ -114,7 +114,7 @@ def _outcomes(comparison: Comparison) -> dict[Pair, Outcome]:
     return dict(sorted(outcomes.items()))
 
 
-def _outcome(claim: Claim) -> Outcome:
+def _outcome(claim: PairTest) -> Outcome:
     return "separated" if claim.holds else "same" if claim.equal else "open"
 
 
@@ -125,4 +125,4 @@ def _sentence(pairs: dict[Pair, Outcome], look: int, looks: int, margin: float |
     left = [f"{a} and {b}" for (a, b), outcome in pairs.items() if outcome == "open"]
     named = f" ({'; '.join(left[:3])}{f'; {len(left) - 3} more' if len(left) > 3 else ''})" if left else ""
     parts = ", ".join([*tally, f"{len(left)} open{named}"])
-    return f"look {look} of {looks}, {count(seeds, 'seed')}: of {count(len(pairs), 'pair')} {parts}"
+    return f"look {look} of {looks}, {quantity(seeds, 'seed')}: of {quantity(len(pairs), 'pair')} {parts}"

@@ -41,7 +41,7 @@ from triptych.study.rounds import check_rounds, grid
 _hooks: list["SweepHook"] = []  # of this process's sweep
 
 
-def exit_code() -> int:
+def sweep_exit_code() -> int:
     """Of this process's sweep, by its runs and nothing else: how each ended is in its own directory.
 
     0: all are finished; 3: the others diverged; 75: other processes are running the rest; 1: one failed or
@@ -273,8 +273,8 @@ class SweepHook(Callback):
         changes = [change for change in map(changed_since, finished) if change]
         if changes:
             print(
-                f"{len(changes)} of {len(self.cells)} runs finished before, under other {changes[0]} than now; "
-                "force=true runs them anew, the old directories are kept aside",
+                f"{len(changes)} of {len(self.cells)} runs finished before, under other {changes[0]} than "
+                "now; force=true runs them anew, the old directories are kept aside",
                 file=sys.stderr,
                 flush=True,
             )

@@ -11,7 +11,7 @@ from triptych.study import measures
 from triptych.study.compare import Comparison
 from triptych.study.power import MOST, seeds_to_settle
 from triptych.study.statistics import Paired
-from triptych.study.words import BASELINES, count, interval, listed, number, plus_minus
+from triptych.study.words import BASELINES, format_number, interval, listed, plus_minus, quantity
 
 NAMED = 4  # settings that are named in a sentence; more are counted
 
@@ -33,11 +33,11 @@ def verdict(comparison: Comparison) -> Verdict:
         name, headline = "", "No run has reported a finite test bound yet."
     others = (other for other in measures.known(comparison.cells) if other != name)
     lines = tuple(filter(None, (measures.ranking(comparison, other) for other in others)))
-    sentences = (no_better(settings(comparison), comparison.unit), headline, divergences(comparison))
+    sentences = (no_better(runs_by_setting(comparison), comparison.unit), headline, divergences(comparison))
     return Verdict(" ".join(filter(None, sentences)), lines)
 
 
-def settings(comparison: Comparison) -> dict[str, list[Run]]:
+def runs_by_setting(comparison: Comparison) -> dict[str, list[Run]]:
     """The usable runs of each setting."""
     return {cell.label: [*cell.runs.values()] for cell in comparison.cells}
 
@@ -52,7 +52,7 @@ def no_better(runs: Mapping[str, Sequence[Run]], unit: str = "bits/dim") -> str:
     mean = {label: math.fsum(run.bound for run in of) / len(of) for label, of in runs.items() if of}
     order = sorted(known, key=lambda name: -known[name])
     failed = {name: [label for label in mean if mean[label] >= known[name]] for name in order}
-    what = {name: f"{BASELINES[name]} ({number(known[name])} {unit})" for name in order}
+    what = {name: f"{BASELINES[name]} ({format_number(known[name])} {unit})" for name in order}
     if len(mean) > 1 and (of_all := [name for name in order if len(failed[name]) == len(mean)]):
         return f"No setting is better than {what[of_all[0]]}."
     sentences: list[str] = []
@@ -69,7 +69,7 @@ def divergences(comparison: Comparison) -> str:
     """ "x0 diverged with 3 of 5 seeds: figures are of the others."; "" where none did."""
     cells = [cell for cell in (*comparison.cells, *comparison.pending) if cell.diverged]
     sentences = [
-        f"{cell.label} diverged with {cell.diverged} of {count(len(cell.runs) + len(cell.others), 'seed')}"
+        f"{cell.label} diverged with {cell.diverged} of {quantity(len(cell.runs) + len(cell.others), 'seed')}"
         for cell in cells
     ]
     if not sentences:
@@ -82,7 +82,7 @@ def _headline(comparison: Comparison) -> str:
     cells, best = comparison.cells, comparison.cells[0]
     figure = f"{plus_minus(best.bound)} {comparison.unit}"
     if len(cells) == 1:
-        return f"{best.label}: {figure}, {count(best.bound.n, 'seed')}. No other setting to compare with."
+        return f"{best.label}: {figure}, {quantity(best.bound.n, 'seed')}. No other setting to compare with."
     lowest = f"{best.label} is lowest: {figure}."
     if max(cell.bound.n for cell in cells) == 1:
         return f"{lowest} One seed: nothing is settled."
@@ -91,7 +91,7 @@ def _headline(comparison: Comparison) -> str:
     if clear := [j for j, claim in claims.items() if claim.holds and claim.pair.mean > 0]:
         nearest = min(clear, key=lambda j: claims[j].pair.mean)
         pair = claims[nearest].pair
-        by = f"by {number(pair.mean)} {interval(pair.low, pair.high)}"
+        by = f"by {format_number(pair.mean)} {interval(pair.low, pair.high)}"
         which = f"; the nearest, {cells[nearest].label}, {by}" if len(clear) > 1 else f" {by}"
         sentences.append(f"Clear of {_names(comparison, clear)}{which}.")
     # possible only where seeds differ: the means are then not over the same seeds, the pairs are
@@ -196,7 +196,8 @@ def _covered(comparison: Comparison, known: list[Paired]) -> str:
     if not with_items:
         return text + " (these runs recorded no bounds by item)." if known else text + "."
     return (
-        text + f"; in {len(with_items)} of {count(len(known), 'pair')} they are paired by item and cover it."
+        text
+        + f"; in {len(with_items)} of {quantity(len(known), 'pair')} they are paired by item and cover it."
     )
 
 

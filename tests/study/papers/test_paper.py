@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from triptych.errors import UserError
-from triptych.study.papers.paper import axes_of, check_metrics, deciding, read_paper
+from triptych.study.papers.paper import axes_of, check_metrics, decisive_keys, read_paper
 
 AXES = {"seed": ["1", "2", "3"], "objective": ["x0", "epsilon", "v"], "bound.steps": ["10", "100", "null"]}
 CONFIG: dict[str, Any] = {"measures": {"n": 0}, "likelihood": None, "metrics": {}}
@@ -142,8 +142,8 @@ def test_the_axes_of_a_sweep_are_its_grid_and_the_values_measured():
 
 def test_words_decide_nothing():
     one = node(order=["x0", "v"], published={"x0": 1.0})["claims"]
-    assert deciding(one) == {"one": {"order": ["x0", "v"]}}
+    assert decisive_keys(one) == {"one": {"order": ["x0", "v"]}}
     both = one | {"large": {"says": "2", "scale": "paper", "order": ["v", "x0"]}}
     both["one"] = both["one"] | {"scale": "small"}
-    assert deciding(both) == deciding(one), "what is claimed at another scale decides nothing here"
-    assert deciding(both, "paper") == {"large": {"order": ["v", "x0"]}}
+    assert decisive_keys(both) == decisive_keys(one), "what is claimed at another scale decides nothing here"
+    assert decisive_keys(both, "paper") == {"large": {"order": ["v", "x0"]}}

@@ -19,7 +19,7 @@ from triptych.run.read_items import read_items
 from triptych.study.integrity import copies, counted_once
 from triptych.study.papers.claim import OF_THE_BOUND, Claim, Contrast, Point
 from triptych.study.statistics import Paired, paired, spread
-from triptych.study.words import count, interval, number, plus_minus
+from triptych.study.words import format_number, interval, plus_minus, quantity
 
 Axes = Mapping[str, Sequence[str]]
 Runs = Mapping[Point, list[Run]]
@@ -28,7 +28,7 @@ Items = dict[int | None, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Measured:
+class ContrastResult:
     """A contrast as it was measured. ``outside``: p of "not within its range", ``inside``: of "within".
 
     ``trouble``: why it cannot be measured, "" if it can; its p-values are then 1.
@@ -46,10 +46,10 @@ class Measured:
         if self.trouble:
             return "–"
         if self.contrast.diverges:
-            return f"{self.pair.mean:.0%} of {count(self.pair.n, 'seed')}"
+            return f"{self.pair.mean:.0%} of {quantity(self.pair.n, 'seed')}"
         ends = self.pair.mean, self.pair.low, self.pair.high
         mean, low, high = map(math.exp, ends) if self.contrast.ratio else ends
-        text = number(mean, sign=self.contrast.second is not None and not self.contrast.ratio)
+        text = format_number(mean, sign=self.contrast.second is not None and not self.contrast.ratio)
         return text if math.isnan(low) else f"{text} {interval(low, high)}"
 
     @property
@@ -65,7 +65,7 @@ class Measured:
         return f"below {high}" if math.isinf(ends[0]) else f"from {low} to {high}"
 
 
-def decide(pair: Paired, low: float, high: float) -> tuple[float, float]:
+def range_tests(pair: Paired, low: float, high: float) -> tuple[float, float]:
     """(p of "not within [low, high]", p of "within"), by one-sided tests at each finite end; 1 unknown."""
     if pair.error is None:
         return 1.0, 1.0
@@ -103,34 +103,34 @@ def _typed(run: Run, key: str) -> str:
     return ""
 
 
-def measure(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Measured:
+def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> ContrastResult:
     """The contrast over ``seeds`` seeds, from the runs of each setting."""
 
-    def cannot(why: str) -> Measured:
-        return Measured(contrast, Paired(math.nan, 0), trouble=why)
+    def cannot(why: str) -> ContrastResult:
+        return ContrastResult(contrast, Paired(math.nan, 0), trouble=why)
 
     points = [point for point in (contrast.first, contrast.second) if point]
     for point in points:
         ended = [run for run in of[point] if run.status in ("finished", "diverged")]
         if len(ended) < seeds:
-            return cannot(f"{len(ended)} of {count(seeds, 'run')} of {label(point, axes)} ended")
+            return cannot(f"{len(ended)} of {quantity(seeds, 'run')} of {point_label(point, axes)} ended")
         diverged = sum(run.status == "diverged" for run in ended)
         if contrast.diverges:
             n = len(ended)
             # the chance of as many, or as few, under a probability of one half
             many = float(bdtrc(diverged - 1, n, 0.5)) if diverged else 1.0
-            return Measured(contrast, Paired(diverged / n, n), many, float(bdtr(diverged, n, 0.5)))
+            return ContrastResult(contrast, Paired(diverged / n, n), many, float(bdtr(diverged, n, 0.5)))
         if again := copies({run.seed: run for run in of[point] if run.test}):
-            return cannot(counted_once(label(point, axes), again).split(" and count")[0])
+            return cannot(counted_once(point_label(point, axes), again).split(" and count")[0])
         if diverged:
-            problem = f"diverged with {diverged} of {count(len(ended), 'seed')}"
-            return cannot(f"{label(point, axes)} {problem}")
+            problem = f"diverged with {diverged} of {quantity(len(ended), 'seed')}"
+            return cannot(f"{point_label(point, axes)} {problem}")
     if len({run.fingerprint for point in points for run in of[point] if run.fingerprint}) > 1:
         return cannot(f"{contrast.name}: not on the same data")
     values = [_values(point, of[point]) for point in points]
     for point, figures in zip(points, values, strict=True):
         if len(figures) < len(of[point]):
-            return cannot(f"{label(point, axes)} has no finite {point.metric}")
+            return cannot(f"{point_label(point, axes)} has no finite {point.metric}")
     if contrast.ratio:
         if any(value <= 0 for figures in values for value in figures.values()):
             return cannot(f"{contrast.name}: a figure is not above 0")
@@ -142,8 +142,8 @@ def measure(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Measured:
         pair = paired(values[1], values[0], items)
     if pair.error is None:
         why = "one seed" if pair.n < 2 else "every seed gave the same figure"
-        return Measured(contrast, pair, trouble=f"{contrast.name}: {why}, no error is known")
-    return Measured(contrast, pair, *decide(pair, contrast.low, contrast.high))
+        return ContrastResult(contrast, pair, trouble=f"{contrast.name}: {why}, no error is known")
+    return ContrastResult(contrast, pair, *range_tests(pair, contrast.low, contrast.high))
 
 
 def _values(point: Point, runs: Sequence[Run]) -> Values:
@@ -189,7 +189,7 @@ def _items(points: Sequence[Point], of: Runs) -> Items | None:
     return by_seed
 
 
-def figures(claim: Claim, axes: Axes, of: Runs) -> list[tuple[str, str]]:
+def setting_figures(claim: Claim, axes: Axes, of: Runs) -> list[tuple[str, str]]:
     """Each setting's mean and standard error over seeds."""
     place = {(key, value): i for key, values in axes.items() for i, value in enumerate(values)}
     rows = []
@@ -197,11 +197,11 @@ def figures(claim: Claim, axes: Axes, of: Runs) -> list[tuple[str, str]]:
         values = list(_values(point, of[point]).values())
         diverged = sum(run.status == "diverged" for run in of[point])
         text = plus_minus(spread(values)) if values else "–"
-        rows.append((label(point, axes, claim), text + (f", {diverged} diverged" if diverged else "")))
+        rows.append((point_label(point, axes, claim), text + (f", {diverged} diverged" if diverged else "")))
     return rows
 
 
-def label(point: Point, axes: Axes, claim: Claim | None = None) -> str:
+def point_label(point: Point, axes: Axes, claim: Claim | None = None) -> str:
     """A setting by the values that tell it from the others of the sweep, or of the claim."""
     if claim is None:
         texts = [value for key, value in point.setting if len(axes.get(key, ())) > 1]

@@ -55,7 +55,7 @@ def axes_of(
     return axes
 
 
-def deciding(claims: Mapping[str, Any], scale: str = "small") -> dict[str, Any]:
+def decisive_keys(claims: Mapping[str, Any], scale: str = "small") -> dict[str, Any]:
     """Of a node's claims at a scale, what a verdict depends on: all but words."""
     return {
         name: {key: value for key, value in claim.items() if key not in WORDS_ALONE}

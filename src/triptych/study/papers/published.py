@@ -23,11 +23,18 @@ from triptych.errors import UserError
 from triptych.run.plain import line
 from triptych.run.read import Run
 from triptych.study.papers.claim import Claim
-from triptych.study.papers.contrasts import Axes, Measured, figures, label, measure, runs_of
+from triptych.study.papers.contrasts import (
+    Axes,
+    ContrastResult,
+    measure_contrast,
+    point_label,
+    runs_of,
+    setting_figures,
+)
 from triptych.study.papers.paper import Paper, read_paper
 from triptych.study.statistics import LEVEL, holm
 from triptych.study.verdict import no_better
-from triptych.study.words import count, listed, p_value
+from triptych.study.words import listed, p_value, quantity
 
 ALPHA = 1 - LEVEL
 Word = Literal["reproduced", "contradicted", "cannot tell"]
@@ -38,7 +45,7 @@ class Judgement:
     """A claim, what was measured, and the word. ``p``: corrected, of the word that is nearer."""
 
     claim: Claim
-    measured: tuple[Measured, ...]
+    measured: tuple[ContrastResult, ...]
     figures: tuple[tuple[str, str], ...]  # setting, mean and standard error
     seeds: int
     items: int
@@ -69,11 +76,11 @@ class Judgement:
         if troubles := list(dict.fromkeys(m.trouble for m in self.measured if m.trouble)):
             if self.word == "cannot tell":
                 return "; ".join(troubles[:3]) + "."
-        over = count(self.seeds, "seed") + (f" × {self.items} items" if self.items else "")
+        over = quantity(self.seeds, "seed") + (f" × {self.items} items" if self.items else "")
         if self.word == "reproduced":
             weakest = max(self.measured, key=lambda m: m.outside)
             of = (
-                f", of {count(len(self.measured), 'contrast')} the least sure"
+                f", of {quantity(len(self.measured), 'contrast')} the least sure"
                 if len(self.measured) > 1
                 else ""
             )
@@ -116,7 +123,9 @@ class Judged:
         """ "2 of 3 claims reproduced, 1 contradicted"."""
         known = [f"{n} {word}" for word, n in self.tally.items() if n]
         return (
-            f"Of {count(len(self.judgements), 'claim')}: {listed(known)}." if known else "No claim is made."
+            f"Of {quantity(len(self.judgements), 'claim')}: {listed(known)}."
+            if known
+            else "No claim is made."
         )
 
 
@@ -157,13 +166,13 @@ def _any(judgement: Judgement) -> float:
 
 def _judge(claim: Claim, axes: Axes, runs: Sequence[Run], seeds: int) -> Judgement:
     of = {point: runs_of(point, axes, runs) for point in claim.points}
-    measured = tuple(measure(contrast, axes, of, seeds) for contrast in claim.contrasts)
+    measured = tuple(measure_contrast(contrast, axes, of, seeds) for contrast in claim.contrasts)
     known = [m.pair for m in measured if not m.trouble]
     return Judgement(
-        claim, measured, tuple(figures(claim, axes, of)),
+        claim, measured, tuple(setting_figures(claim, axes, of)),
         min((pair.n for pair in known), default=0), min((pair.items for pair in known), default=0),
         tuple({run.dir: run for runs_of_point in of.values() for run in runs_of_point}.values()),
-        warning=no_better({label(p, axes, claim): of[p] for p in claim.points if p.metric == "bound"}),
+        warning=no_better({point_label(p, axes, claim): of[p] for p in claim.points if p.metric == "bound"}),
     )  # fmt: skip
 
 
@@ -172,5 +181,5 @@ def _p(p: float) -> str:
     return f"p {text[0]} {text[1:]}" if text[0] == "<" else f"p = {text}"
 
 
-def _contrast_text(measured: Measured) -> str:
+def _contrast_text(measured: ContrastResult) -> str:
     return f"{measured.contrast.name} = {measured.text}, {measured.accepted} is claimed"

@@ -11,9 +11,9 @@ from triptych.config.describe import read
 from triptych.config.folders import folders
 from triptych.files import load
 from triptych.study.markdown import published_table, safe
-from triptych.study.papers.paper import deciding
-from triptych.study.story import Story, tell
-from triptych.study.words import count, duration, listed
+from triptych.study.papers.paper import decisive_keys
+from triptych.study.story import Study, read_study
+from triptych.study.words import duration, listed, quantity
 
 HEAD = """# Published claims, measured
 
@@ -52,7 +52,7 @@ class Entry(NamedTuple):
 def results_page(roots: Sequence[Path], before: str = "") -> str:
     """The page of the sweeps beneath ``roots``; other papers keep what the page ``before`` has of them."""
     known = files()
-    stories = [story for place in find_papers(roots) if (story := tell([place])).published]
+    stories = [story for place in find_papers(roots) if (story := read_study([place])).published]
     entries = read_entries(before) | {
         _title(story): Entry(_line(story), _section(story, known)) for story in stories
     }
@@ -78,7 +78,7 @@ def read_entries(page: str) -> dict[str, Entry]:
     return {title: Entry(lines[safe(title)], text) for title, text in titled.items() if safe(title) in lines}
 
 
-def _line(story: Story) -> str:
+def _line(story: Study) -> str:
     results = story.published
     assert results is not None
     counts = " | ".join(f"**{n}**" if n else "0" for n in results.tally.values())
@@ -93,7 +93,7 @@ def _missing(name: str, node: Mapping[str, Any]) -> str:
     return f"| `{name}` | {source} | | | | not run yet; about {node.get('minutes', 0):g} min on two cores |"
 
 
-def _section(story: Story, known: Mapping[str, Mapping[str, Any]]) -> str:
+def _section(story: Study, known: Mapping[str, Mapping[str, Any]]) -> str:
     results = story.published
     assert results is not None
     arxiv = f" (arXiv:{results.paper.arxiv})" if results.paper.arxiv else ""
@@ -105,15 +105,15 @@ def _section(story: Story, known: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     lines += published_table(results)
     now = known.get(results.paper.name)
-    before = deciding(results.node.get("claims") or {}, results.scale)
-    if now is not None and deciding(now.get("claims") or {}, results.scale) != before:
+    before = decisive_keys(results.node.get("claims") or {}, results.scale)
+    if now is not None and decisive_keys(now.get("claims") or {}, results.scale) != before:
         lines += ["The file's claims have changed since; these are those that the sweep recorded.", ""]
     scale = f" scale={results.scale}" if results.scale != "small" else ""
     command = f"`triptych-train -m paper={results.paper.name}{scale}`"
     return "\n".join([*lines, f"<sub>{command}: {safe(_origin(story))}</sub>", ""])
 
 
-def _origin(story: Story) -> str:
+def _origin(story: Study) -> str:
     """Commit, machine, date and cost of the runs."""
     assert story.published is not None
     runs = story.runs
@@ -122,7 +122,7 @@ def _origin(story: Story) -> str:
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "an unknown date"
     seconds = sum(sum(run.seconds.values()) for run in runs)
     facts = [
-        f"{count(len(runs), 'run')}, {duration(seconds)} of fitting and testing",
+        f"{quantity(len(runs), 'run')}, {duration(seconds)} of fitting and testing",
         f"commit {listed(commits) or 'unknown'}",
         story.published.machine or "machine unknown",
         when,
@@ -131,12 +131,12 @@ def _origin(story: Story) -> str:
     return "; ".join(facts) + changed + "."
 
 
-def _title(story: Story) -> str:
+def _title(story: Study) -> str:
     results = story.published
     assert results is not None
     return results.paper.name + (f", scale={results.scale}" if results.scale != "small" else "")
 
 
-def _anchor(story: Story) -> str:
+def _anchor(story: Study) -> str:
     letters = "".join(c for c in _title(story).lower() if c.isalnum() or c in "-_ ")
     return letters.replace(" ", "-")

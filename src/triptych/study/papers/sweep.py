@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from triptych.config.names import grid_keys
 from triptych.errors import UserError
-from triptych.study.papers.paper import axes_of, check_metrics, deciding, read_paper
+from triptych.study.papers.paper import axes_of, check_metrics, decisive_keys, read_paper
 from triptych.study.rounds import grid
 
 
@@ -96,7 +96,7 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
     earlier = before.get("paper")
     changed = bool(before.get("claims_changed"))
     if any_result and isinstance(earlier, dict):
-        changed |= deciding(earlier.get("claims") or {}, scale) != deciding(node["claims"], scale)
+        changed |= decisive_keys(earlier.get("claims") or {}, scale) != decisive_keys(node["claims"], scale)
         changed |= before.get("paper_axes") != axes  # seeds that are added once something is known
     facts = {"paper": node, "paper_name": name, "paper_axes": axes, "scale": scale, "machine": machine()}
     return facts | ({"claims_changed": True} if changed else {})
