@@ -94,7 +94,7 @@ def test_a_setting_without_result_is_in_no_pair_and_bad_calls_are_refused(tmp_pa
     failed(tmp_path, "d", 1, "boom")
     assert set(decide(tmp_path, 1, 1).pairs) == {("a", "b"), ("a", "c"), ("b", "c")}
     for look, looks, margin in ((0, 4, None), (5, 4, None), (1, 4, 0.0)):
-        with pytest.raises(ValueError, match="is accepted"):
+        with pytest.raises(ValueError, match="must be"):
             decide(tmp_path, look, looks, margin)
 
 

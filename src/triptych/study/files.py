@@ -39,7 +39,7 @@ def check_files(config: DictConfig, but: Collection[str] = ()) -> None:
         path = Path(value).expanduser()
         if not path.exists():
             raise UserError(
-                f"{key}={value}: no such file{_suggestion(path)}; null or one that is there is accepted"
+                f"{key}={value}: no such file{_suggestion(path)}; must be null or an existing file"
             )
         if group in CHECKPOINTS:
             check_reference(key, str(path))

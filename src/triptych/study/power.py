@@ -117,8 +117,8 @@ def reach(comparison: Comparison) -> str:
         f"With {listed(list(map(str, seeds)))} seeds a true difference of "
         f"{format_number(median(smallest))} {comparison.unit}{spread if len(smallest) > 1 else ''} "
         f"would be settled four times in five, corrected for {quantity(comparison.tests, 'possible claim')}. "
-        "How many seeds would settle a pair is an order of magnitude: it takes what was measured for the truth. Seeds that are "
-        "added after a look make a second look: until=decided corrects for it."
+        "How many seeds would settle a pair is an order of magnitude: it takes what was measured for the "
+        "truth. Seeds that are added after a look make a second look: until=decided corrects for it."
     )
 
 

@@ -29,7 +29,7 @@ def grid(sweeper: Mapping, arguments: Sequence[str], loader: Any = None) -> list
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*fixed, *arguments])
     for override in parsed:
         if override.is_sweep_override() and not any(True for _ in override.sweep_iterator()):
-            raise UserError(f"{override.input_line}: no values; one or more are accepted")
+            raise UserError(f"{override.input_line}: no values; give one or more")
     settings = sweeper.get("settings") or {}
     jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
     return [with_setting(job, settings) for job in jobs]
@@ -45,8 +45,8 @@ def with_setting(job: list[str], settings: Mapping) -> list[str]:
     if name in (None, "null"):
         return job
     if name not in settings:
-        accepted = f"{', '.join(settings)} is accepted" if settings else "an ablation that lists it is needed"
-        raise UserError(f"setting={name}: no such setting, {accepted}")
+        expected = f"must be one of {', '.join(settings)}" if settings else "choose an ablation that lists it"
+        raise UserError(f"setting={name}: no such setting; {expected}")
     typed = {o.lstrip("+~").split("=", 1)[0] for o in job}
     brought = [o for o in settings[name] if o.split("=", 1)[0] not in typed]
     # the name first: a report names runs by the first of the keys that change together
@@ -65,7 +65,7 @@ def check_rounds(config: Mapping, sweeping: bool, grid: bool) -> None:
     """Refuse values of the keys that are about a sweep as a whole.
 
     Raises:
-        UserError: the key, its value, what is accepted.
+        UserError: the key, its value, what it must be.
     """
     check_values({key: config[key] for key in config if role(str(key)) is Role.START})
     until = config.get("until")

@@ -52,9 +52,9 @@ def decide(root: Path, look: int, looks: int, equal_within: float | None = None)
         ValueError: look is not within 1 to looks, or the margin is not positive.
     """
     if not 1 <= look <= looks:
-        raise ValueError(f"look={look}: 1 to looks={looks} is accepted")
+        raise ValueError(f"look={look}: must be from 1 to looks={looks}")
     if equal_within is not None and not equal_within > 0:
-        raise ValueError(f"equal_within={equal_within}: a positive number is accepted")
+        raise ValueError(f"equal_within={equal_within}: must be a number above 0")
     root = Path(root)
     seen = _seen(root)[:look]
     if len(seen) < look:

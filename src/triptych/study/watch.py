@@ -58,7 +58,7 @@ class Watch:
             self._server = _Server((HOST, port), _handler(self))
         except OSError as error:
             raise UserError(
-                f"--port {port}: {error.strerror or error}; another, or 0 for a free one, is accepted"
+                f"--port {port}: {error.strerror or error}; use another port, or 0 for a free one"
             ) from None
         self.port = self._server.server_port
         self.url = f"http://{HOST}:{self.port}/"

@@ -92,7 +92,7 @@ class Claim:
 
 
 def read_claim(name: str, node: Mapping[str, Any], axes: Axes) -> Claim:
-    """The claim of a node ``paper.claims.NAME``, whose keys and their kinds are accepted already.
+    """The claim of a node ``paper.claims.NAME``, whose keys and types have been checked.
 
     Raises:
         UserError: no statistic or several, a tolerance that it does not take, a setting not in the sweep.
@@ -101,19 +101,19 @@ def read_claim(name: str, node: Mapping[str, Any], axes: Axes) -> Claim:
     kinds = [kind for kind in STATISTICS if kind in node]
     if len(kinds) != 1:
         present = ", ".join(kinds) or "none"
-        raise UserError(f"{path}: {present} of {', '.join(STATISTICS)}; exactly one is accepted")
+        raise UserError(f"{path}: {present} of {', '.join(STATISTICS)}; use exactly one")
     kind = kinds[0]
     for key in ("by", "by_factor", "within", "within_factor", "relative_to"):
         if key in node and key not in TAKES[kind]:
             raise UserError(f"{path}.{key}={node[key]!r}: not with {kind}; {_listed(TAKES[kind])} accepted")
     if "within" in TAKES[kind] and ("within" in node) == ("within_factor" in node):
-        raise UserError(f"{path}: {kind} needs a tolerance; one of within and within_factor is accepted")
+        raise UserError(f"{path}: {kind} needs a tolerance; use one of within and within_factor")
     if "by" in node and "by_factor" in node:
-        raise UserError(f"{path}: both by and by_factor; one of the two is accepted")
+        raise UserError(f"{path}: both by and by_factor; use one of the two")
     maker = _Contrasts(path, node, axes)
     contrasts = tuple(getattr(maker, kind)())
     if not contrasts:
-        raise UserError(f"{path}.{kind}={node[kind]!r}: one or more settings are accepted")
+        raise UserError(f"{path}.{kind}={node[kind]!r}: must be one or more settings")
     return Claim(
         name,
         node["says"],
@@ -143,10 +143,10 @@ class _Contrasts:
         self.metric = str(node.get("metric", "bound"))
         self.at = {key: self._value(f"at.{key}", key, v) for key, v in (node.get("at") or {}).items()}
         if self.axis in self.at:
-            raise UserError(f"{path}.at.{self.axis}: it is what is compared; another axis is accepted")
+            raise UserError(f"{path}.at.{self.axis}: it is what is compared; use another axis")
         free = [key for key in axes if key not in (self.axis, *self.at)]
         if math.prod(len(axes[key]) for key in free) > MOST:
-            raise UserError(f"{path}.at: more than {MOST} settings of {', '.join(free)}; fewer are accepted")
+            raise UserError(f"{path}.at: more than {MOST} settings of {', '.join(free)}; fix more of them")
         self.elsewhere = [
             dict(zip(free, point, strict=True)) for point in itertools.product(*(axes[key] for key in free))
         ]
@@ -155,7 +155,7 @@ class _Contrasts:
     def order(self) -> Iterable[Contrast]:
         groups = [entry if isinstance(entry, list) else [entry] for entry in self.node["order"]]
         if len(groups) < 2:
-            raise UserError(f"{self.path}.order={self.node['order']}: two or more settings are accepted")
+            raise UserError(f"{self.path}.order={self.node['order']}: must be two or more settings")
         ratio = "by_factor" in self.node
         low = math.log(self.node["by_factor"]) if ratio else float(self.node.get("by", 0.0))
         for below, above in itertools.pairwise(groups):
@@ -164,7 +164,7 @@ class _Contrasts:
 
     def same(self) -> Iterable[Contrast]:
         if len(self.node["same"]) < 2:
-            raise UserError(f"{self.path}.same={self.node['same']}: two or more settings are accepted")
+            raise UserError(f"{self.path}.same={self.node['same']}: must be two or more settings")
         ratio = "within_factor" in self.node
         high = math.log(self.node["within_factor"]) if ratio else float(self.node["within"])
         for a, b in itertools.combinations(self.node["same"], 2):
@@ -181,7 +181,7 @@ class _Contrasts:
                 ends = [figure - self.node["within"], figure + self.node["within"]]
             if ratio and ends[0] <= 0:
                 raise UserError(
-                    f"{self.path}.value={self.node['value']}: ratios above their tolerance are accepted"
+                    f"{self.path}.value={self.node['value']}: ratios must be above their tolerance"
                 )
             low, high = map(math.log, ends) if ratio else ends
             yield from self._each(

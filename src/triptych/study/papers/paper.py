@@ -72,7 +72,7 @@ def read_paper(node: Mapping[str, Any], axes: Axes, name: str = "", scale: str =
     """
     _check_keys("paper", node, PaperNode)
     if not node["claims"]:
-        raise UserError("paper.claims={}: one or more claims are accepted")
+        raise UserError("paper.claims={}: must be one or more claims")
     settings = {key: values for key, values in axes.items() if key != "seed"}
     claims = [
         read_claim(str(k), c, settings) for k, c in node["claims"].items() if _applies(str(k), c, scale)
@@ -82,7 +82,7 @@ def read_paper(node: Mapping[str, Any], axes: Axes, name: str = "", scale: str =
     )
 
 
-def check_metrics(paper: Paper, config: Mapping[str, Any], axes: Axes) -> None:
+def check_claimed_metrics(paper: Paper, config: Mapping[str, Any], axes: Axes) -> None:
     """UserError for a metric that no run of the sweep will have, as far as its configuration tells."""
     swept = {key.split(".")[0].split("/")[0] for key in axes}
     own = tuple(config.get("metrics") or {})
@@ -110,7 +110,7 @@ def _applies(name: str, claim: Any, scale: str) -> bool:
 def _check_keys(path: str, node: Any, table: type) -> None:
     """UserError for a key that ``table`` does not have, one that is missing, or a value of another kind."""
     if not isinstance(node, Mapping):
-        raise UserError(f"{path}={node!r}: a group of keys ({', '.join(get_type_hints(table))}) is accepted")
+        raise UserError(f"{path}={node!r}: must be a group of keys ({', '.join(get_type_hints(table))})")
     kinds = get_type_hints(table, include_extras=True)
     for key in node:
         if key not in kinds:
@@ -123,6 +123,6 @@ def _check_keys(path: str, node: Any, table: type) -> None:
             continue
         inner = get_args(kind)[0] if optional else kind
         if get_origin(inner) is dict and not isinstance(node[key], Mapping):
-            raise UserError(f"{path}.{key}={node[key]!r}: a group of keys is accepted")
+            raise UserError(f"{path}.{key}={node[key]!r}: must be a group of keys")
         if problem := refusal(f"{path}.{key}", inner, node[key]):
             raise UserError(problem)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from triptych.config.names import grid_keys
 from triptych.errors import UserError
-from triptych.study.papers.paper import axes_of, check_metrics, decisive_keys, read_paper
+from triptych.study.papers.paper import axes_of, check_claimed_metrics, decisive_keys, read_paper
 from triptych.study.rounds import grid
 
 
@@ -24,7 +24,7 @@ def check_scale(config: DictConfig) -> None:
         raise UserError(f"scale={scale}: for a sweep of a paper's claims, with -m paper=NAME")
     if not config.hydra.sweeper.get("scales", {}).get(scale):
         name = config.hydra.runtime.choices.get("paper")
-        raise UserError(f"scale={scale}: paper={name} has no such scale; small is accepted")
+        raise UserError(f"scale={scale}: paper={name} has no such scale; use scale=small")
 
 
 def set_scale(config: DictConfig) -> list[str]:
@@ -92,7 +92,7 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
         if not _several(value):  # all runs have it: no axis
             keys.pop(key, None)
     axes = axes_of(jobs, map(str, keys), plain["measures"])
-    check_metrics(read_paper(node, axes, name, scale), plain, axes)
+    check_claimed_metrics(read_paper(node, axes, name, scale), plain, axes)
     earlier = before.get("paper")
     changed = bool(before.get("claims_changed"))
     if any_result and isinstance(earlier, dict):
