@@ -23,7 +23,7 @@ from triptych.run.execute import execute
 from triptych.run.prepare import described
 from triptych.run.untrusted import OWN
 from triptych.study.rounds import grid
-from triptych.study.story import read_study
+from triptych.study.study import read_study
 
 EXACT = sorted(f.stem for f in (CONFIGS / "paper").glob("*.yaml") if "/ablation/base/exact" in f.read_text())
 # what follows from theory with an exact denoiser; of the other claims a sweep alone can tell

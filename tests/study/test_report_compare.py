@@ -15,7 +15,7 @@ from triptych.study.compare import compare
 from triptych.study.figures import forest
 from triptych.study.panels import colours
 from triptych.study.render import write_report
-from triptych.study.story import read_study, table_rows
+from triptych.study.study import read_study, table_rows
 from triptych.study.style import PAPER
 from triptych.study.verdict import footnote, verdict
 

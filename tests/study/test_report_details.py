@@ -9,7 +9,7 @@ from scipy import stats
 
 from triptych.study import cost, details, run_details
 from triptych.study.render import write_report
-from triptych.study.story import against, read_study
+from triptych.study.study import against, read_study
 
 from .fake_runs import TARGETS, failed, make_run, picture, running, sweep
 

@@ -10,7 +10,7 @@ import yaml
 from triptych.run.read import read_run, read_runs
 from triptych.study.compare import compare
 from triptych.study.results import results_csv
-from triptych.study.story import read_study
+from triptych.study.study import read_study
 from triptych.study.verdict import verdict
 
 from .fake_runs import make_run, running

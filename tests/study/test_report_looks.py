@@ -9,7 +9,7 @@ import pytest
 from triptych.run.read import read_run
 from triptych.study.render import write_report
 from triptych.study.sequential import decide
-from triptych.study.story import read_study
+from triptych.study.study import read_study
 from triptych.study.verdict import footnote
 
 from .fake_runs import make_run

@@ -12,7 +12,7 @@ from triptych.study.measures import about, deciding, measure_table, ranking, sta
 from triptych.study.panels import colours
 from triptych.study.render import write_report
 from triptych.study.run_details import of_run
-from triptych.study.story import read_study, table_rows
+from triptych.study.study import read_study, table_rows
 
 from .fake_runs import make_run
 

@@ -16,7 +16,7 @@ from tests.run.wandb_server import KEY, Server
 from tests.study.fake_runs import failed, make_run, running, sweep
 from triptych.cli import report as cli
 from triptych.run.directory import RunDirectory
-from triptych.study.story import read_study
+from triptych.study.study import read_study
 from triptych.study.wandb_report import (
     build_report,
     curve_tables,

@@ -10,7 +10,7 @@ from triptych.config.identity import AXES, role_in
 from triptych.config.keys import role
 from triptych.declare import Role
 from triptych.run.read import Run
-from triptych.study.words import listed
+from triptych.study.formatting import listed
 
 SWEEP = "directory"
 BUNDLES = (

@@ -19,10 +19,10 @@ from triptych.run.read import UNITS, Run
 from triptych.run.read_items import Items, read_items
 from triptych.study.axes import BUNDLES, SWEEP, Axis, find_axes, label, machine_axes, settings, value
 from triptych.study.claims import BOUND, Key, PairTest, Rule, correct
+from triptych.study.formatting import listed, quantity
 from triptych.study.integrity import copies, counted_once
 from triptych.study.same_data import Group, group_runs
 from triptych.study.statistics import Paired, Spread, spread
-from triptych.study.words import listed, quantity
 
 ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in one seed, hardly in several
 METRIC = "metric/"  # before the name of a metric of the user's own, among the parts of a bound

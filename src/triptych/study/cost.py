@@ -9,8 +9,8 @@ from statistics import median
 
 from triptych.run.read import Run
 from triptych.study.compare import Cell, Comparison
+from triptych.study.formatting import duration, plus_minus
 from triptych.study.statistics import spread
-from triptych.study.words import duration, plus_minus
 
 HOW = (
     "Means over a setting's runs with the standard error over them. Seconds a step are those of the whole "

@@ -14,6 +14,7 @@ from matplotlib.ticker import LogLocator
 from triptych.run.read import Curve, Run
 from triptych.study.compare import Cell, Comparison
 from triptych.study.figures import Colours
+from triptych.study.formatting import duration
 from triptych.study.style import (
     INK,
     LINES,
@@ -28,7 +29,6 @@ from triptych.study.style import (
     short,
     shortened,
 )
-from triptych.study.words import duration
 
 WIDTH, HEIGHT = 5.2, 3.5
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"

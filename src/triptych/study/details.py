@@ -18,10 +18,10 @@ from triptych.run.plain import natural
 from triptych.run.read import Run
 from triptych.study import measures
 from triptych.study.compare import Cell, Comparison
+from triptych.study.formatting import format_number, plus_minus, quantity
 from triptych.study.run_details import CURVES, bound, cut, of_run, run_pictures
 from triptych.study.statistics import spread
-from triptych.study.story import Study, against
-from triptych.study.words import format_number, plus_minus, quantity
+from triptych.study.study import Study, against
 
 NOWHERE = {Role.PATH, Role.OUTPUT}  # where something lies is no property to group by
 POINTS, FEWEST = 12_000, 24  # of each curve: as many as all runs share, and at least

@@ -20,9 +20,9 @@ from scipy.special import fdtrc
 
 from triptych.study.axes import Axis, value
 from triptych.study.compare import Cell, Comparison
+from triptych.study.formatting import format_number, interval, listed, p_value, plus_minus
 from triptych.study.statistics import Spread, spread
 from triptych.study.style import LINES, PAPER, axes, end_labels, inches, mark, plain_log, shortened
-from triptych.study.words import format_number, interval, listed, p_value, plus_minus
 
 LEAST = 2 / 3  # of all combinations, that make a grid
 WIDE = 8.0  # largest over smallest value, from which on an axis is logarithmic

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Transform
 
 from triptych.study.compare import Cell, Comparison
+from triptych.study.formatting import BASELINES, difference, format_number, plus_minus
 from triptych.study.style import (
     GRID,
     INK,
@@ -28,7 +29,6 @@ from triptych.study.style import (
     short,
     shortened,
 )
-from triptych.study.words import BASELINES, difference, format_number, plus_minus
 
 WIDTH, ROW, TALL = 7.2, 0.36, 0.54  # inches; TALL: of a row with its name above it
 Colours = Mapping[str, str]

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping
 
 from triptych.run.read import Run
 from triptych.run.read_items import load_items
-from triptych.study.words import listed
+from triptych.study.formatting import listed
 
 
 def copies(runs: Mapping[int | None, Run]) -> dict[int | None, int | None]:

@@ -10,11 +10,11 @@ from triptych.study import measures
 from triptych.study.compare import Comparison
 from triptych.study.curves import equal_time
 from triptych.study.factorial import effects
+from triptych.study.formatting import DRAWN, MEASURED, duration, quantity
 from triptych.study.papers.published import Judged
 from triptych.study.power import reach
-from triptych.study.story import Study, table_columns, table_rows
+from triptych.study.study import Study, table_columns, table_rows
 from triptych.study.verdict import footnote
-from triptych.study.words import DRAWN, MEASURED, duration, quantity
 
 
 def markdown(story: Study, picture: str | None) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
 from triptych.run.read_measures import Measured
+from triptych.study.formatting import format_number, listed
 from triptych.study.statistics import Spread, spread
-from triptych.study.words import format_number, listed
 
 if TYPE_CHECKING:
     from triptych.study.compare import Cell, Comparison

@@ -159,7 +159,7 @@ def short_names(cells: Sequence[str]) -> tuple[str, list[str]]:
 
 def progress_text(progress: dict) -> str:
     """ "fit 1200/4000, val 2.310, 35.1 steps/s, 1 min 20 s left", as far as it is known."""
-    from triptych.study.words import duration, format_number
+    from triptych.study.formatting import duration, format_number
 
     stage = progress["stage"] if _alive(progress) else "stalled or interrupted"
     parts = [f"{stage} {progress['step']}/{progress['max_steps']}"]

@@ -22,7 +22,7 @@ from triptych.study import measures
 from triptych.study.claims import PairTest
 from triptych.study.compare import Comparison
 from triptych.study.crossed import Error, chi2_nodes, critical
-from triptych.study.words import format_number, listed, quantity
+from triptych.study.formatting import format_number, listed, quantity
 
 GOAL = 0.8
 MOST = 200  # seeds; more are not suggested

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from triptych.files import check_inside, printable
 from triptych.run.directory import write_atomic
-from triptych.study import cost, measures, words
+from triptych.study import cost, formatting, measures
 from triptych.study.compare import Comparison
 from triptych.study.curves import equal_time
 from triptych.study.details import as_json
@@ -36,7 +36,7 @@ from triptych.study.panels import (
 )
 from triptych.study.power import reach
 from triptych.study.results import results_csv
-from triptych.study.story import Study, read_study, table_columns, table_rows
+from triptych.study.study import Study, read_study, table_columns, table_rows
 from triptych.study.style import PALETTE
 from triptych.study.verdict import footnote
 
@@ -120,8 +120,10 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
             "costs": cost.cost_columns(comparison),
             "cost_lines": cost.cost_rows(comparison),
             "how_cost": cost.HOW,
-            "parts": [(k, v) for k, v in words.PART_MEANING.items() if (k, k) in table_columns(comparison)],
-            "measured": words.MEASURED[comparison.unit],
+            "parts": [
+                (k, v) for k, v in formatting.PART_MEANING.items() if (k, k) in table_columns(comparison)
+            ],
+            "measured": formatting.MEASURED[comparison.unit],
         }
         for i, (comparison, verdict) in enumerate(zip(story.comparisons, story.verdicts, strict=True))
     ]
@@ -129,7 +131,8 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
     where = _where(story)
     return room.get_template("report.html.j2").render(
         story=story, sections=sections, palette={label: names[c] for label, c in palette.items()},
-        css=css, words=words, where=where, tuning=tuning_svg(story.tuning, palette), most_pairs=MOST_PAIRS,
+        css=css, formatting=formatting, where=where,
+        tuning=tuning_svg(story.tuning, palette), most_pairs=MOST_PAIRS,
         details=as_json(story, where), script=script, script_source=_allowed(script, sections),
     )  # fmt: skip
 

@@ -14,9 +14,9 @@ from triptych.config.metric import SAMPLE_METRICS
 from triptych.files import load
 from triptych.run.plain import natural
 from triptych.run.read import UNITS, Estimate, Run
+from triptych.study.formatting import duration, format_number, plus_minus, quantity
 from triptych.study.statistics import Spread
 from triptych.study.style import mark
-from triptych.study.words import duration, format_number, plus_minus, quantity
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PICTURE = 2**20  # bytes of one picture

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from triptych.config.identity import role_in
 from triptych.declare import Role
 from triptych.run.read import Run
-from triptych.study.words import listed
+from triptych.study.formatting import listed
 
 GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)
 

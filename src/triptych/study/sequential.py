@@ -20,8 +20,8 @@ from triptych.run.read import read_runs
 from triptych.study import measures
 from triptych.study.claims import BOUND, PairTest, Rule
 from triptych.study.compare import Comparison, compare
+from triptych.study.formatting import quantity
 from triptych.study.verdict import no_better, runs_by_setting
-from triptych.study.words import quantity
 
 FILE = "looks.json"
 Pair = tuple[str, str]

@@ -15,7 +15,7 @@ from triptych.files import printable
 from triptych.study import measures
 from triptych.study.compare import METRIC
 from triptych.study.render import Report
-from triptych.study.story import Study, read_study, table_columns, table_rows
+from triptych.study.study import Study, read_study, table_columns, table_rows
 from triptych.study.style import short
 
 HEADS = {

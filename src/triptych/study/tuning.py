@@ -14,8 +14,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from triptych.run.read import UNITS, Run
+from triptych.study.formatting import format_number, listed
 from triptych.study.style import GRID, INK, PAPER, axes, end_labels, inches, plain_log, shortened
-from triptych.study.words import format_number, listed
 
 EQUAL, BEST = "equal settings", "each at its best"
 Point = tuple[str, ...]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from triptych.run.read import Run
 from triptych.study import measures
 from triptych.study.compare import Comparison
+from triptych.study.formatting import BASELINES, format_number, interval, listed, plus_minus, quantity
 from triptych.study.power import MOST, seeds_to_settle
 from triptych.study.statistics import Paired
-from triptych.study.words import BASELINES, format_number, interval, listed, plus_minus, quantity
 
 NAMED = 4  # settings that are named in a sentence; more are counted
 

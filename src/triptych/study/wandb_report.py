@@ -33,11 +33,11 @@ from triptych.run.wandb import STEP, import_wandb, logged_in
 from triptych.study.axes import SWEEP, Axis
 from triptych.study.compare import Cell, Comparison
 from triptych.study.curves import mean_over_seeds
+from triptych.study.formatting import quantity
 from triptych.study.markdown import fenced, published_in_words, results_table, safe
 from triptych.study.results import results
-from triptych.study.story import Study
+from triptych.study.study import Study
 from triptych.study.verdict import footnote
-from triptych.study.words import quantity
 
 LOGGED = "logger.wandb."  # before a key of W&B's in a run's configuration
 SAVED = "report_files/wandb.json"  # what has been saved, to be renewed

@@ -16,10 +16,10 @@ from scipy.special import bdtr, bdtrc
 
 from triptych.run.read import Run
 from triptych.run.read_items import read_items
+from triptych.study.formatting import format_number, interval, plus_minus, quantity
 from triptych.study.integrity import copies, counted_once
 from triptych.study.papers.claim import OF_THE_BOUND, Claim, Contrast, Point
 from triptych.study.statistics import Paired, paired, spread
-from triptych.study.words import format_number, interval, plus_minus, quantity
 
 Axes = Mapping[str, Sequence[str]]
 Runs = Mapping[Point, list[Run]]

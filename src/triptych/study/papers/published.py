@@ -22,6 +22,7 @@ from typing import Any, Literal
 from triptych.errors import UserError
 from triptych.run.plain import line
 from triptych.run.read import Run
+from triptych.study.formatting import listed, p_value, quantity
 from triptych.study.papers.claim import Claim
 from triptych.study.papers.contrasts import (
     Axes,
@@ -34,7 +35,6 @@ from triptych.study.papers.contrasts import (
 from triptych.study.papers.paper import Paper, read_paper
 from triptych.study.statistics import LEVEL, holm
 from triptych.study.verdict import no_better
-from triptych.study.words import listed, p_value, quantity
 
 ALPHA = 1 - LEVEL
 Word = Literal["reproduced", "contradicted", "cannot tell"]

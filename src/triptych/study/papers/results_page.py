@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from triptych.config.describe import read
 from triptych.config.folders import folders
 from triptych.files import load
+from triptych.study.formatting import duration, listed, quantity
 from triptych.study.markdown import published_table, safe
 from triptych.study.papers.paper import decisive_keys
-from triptych.study.story import Study, read_study
-from triptych.study.words import duration, listed, quantity
+from triptych.study.study import Study, read_study
 
 HEAD = """# Published claims, measured
 

@@ -1,4 +1,4 @@
-"""How the report speaks: numbers, intervals, and the sentences that explain what is measured."""
+"""Format numbers, intervals and durations, and the sentences that explain what is measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything a report says, gathered once: page, markdown, CSV and terminal tell it."""
+"""Runs and their comparisons, read once: page, markdown, CSV and terminal are views of a `Study`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from triptych.study import measures
 from triptych.study.claims import PairTest, correct
 from triptych.study.compare import METRIC, Cell, Comparison, compare
 from triptych.study.factorial import crossing
+from triptych.study.formatting import difference, duration, format_number, p_value, plus_minus, quantity
 from triptych.study.papers.published import Judged, judged
 from triptych.study.power import extra_seconds, seeds_next
 from triptych.study.sequential import read_rule
 from triptych.study.tuning import Tuning, change, read_tuning, stages
 from triptych.study.tuning import sentence as tuned
 from triptych.study.verdict import Verdict, verdict
-from triptych.study.words import difference, duration, format_number, p_value, plus_minus, quantity
 
 BESIDE = {
     "iw": "importance-weighted",
