@@ -41,7 +41,6 @@ from triptych.study.style import PALETTE
 from triptych.study.verdict import footnote
 
 PICTURE = "report_files/headline.png"
-MOST_PAIRS = 16  # cells whose table of all pairs is still read; beyond, the reference is chosen
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,6 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
             "reach": reach(comparison),
             "effects": [] if measures.deciding(comparison) else effects(comparison),
             "equal_time": "" if measures.deciding(comparison) else equal_time(comparison),
-            "by_item": " and item" if any(claim.pair.items for claim in comparison.claims.values()) else "",
             "panels": draw_panels(comparison, palette, f"s{i}"),
             "grids": grids(comparison),
             "strips": strips(comparison),
@@ -132,7 +130,7 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
     return room.get_template("report.html.j2").render(
         story=story, sections=sections, palette={label: names[c] for label, c in palette.items()},
         css=css, formatting=formatting, where=where,
-        tuning=tuning_svg(story.tuning, palette), most_pairs=MOST_PAIRS,
+        tuning=tuning_svg(story.tuning, palette),
         details=as_json(story, where), script=script, script_source=_allowed(script, sections),
     )  # fmt: skip
 

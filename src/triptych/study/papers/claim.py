@@ -45,7 +45,7 @@ Axes = Mapping[str, Sequence[str]]  # of a sweep: {key: values as they are typed
 
 
 @dataclass(frozen=True)
-class Point:
+class MetricPoint:
     """One figure: a metric of one setting, a value for every axis."""
 
     metric: str
@@ -60,8 +60,8 @@ class Contrast:
     """
 
     name: str
-    first: Point
-    second: Point | None = None
+    first: MetricPoint
+    second: MetricPoint | None = None
     low: float = -math.inf
     high: float = math.inf
     ratio: bool = False
@@ -85,7 +85,7 @@ class Claim:
     note: str = ""
 
     @property
-    def points(self) -> list[Point]:
+    def points(self) -> list[MetricPoint]:
         """All figures that it is about, each once."""
         every = (point for c in self.contrasts for point in (c.first, c.second) if point)
         return list(dict.fromkeys(every))
@@ -202,11 +202,11 @@ class _Contrasts:
             name = sign.join(texts) + (f" ({where})" if where else "")
             yield Contrast(name, points[0], points[1] if len(points) > 1 else None, **how)
 
-    def _point(self, text: str, other: Mapping[str, str]) -> Point:
+    def _point(self, text: str, other: Mapping[str, str]) -> MetricPoint:
         setting = {**other, **self.at}
         if self.axis == METRIC:
-            return Point(text, tuple(setting.items()))
-        return Point(self.metric, tuple((setting | {self.axis: text}).items()))
+            return MetricPoint(text, tuple(setting.items()))
+        return MetricPoint(self.metric, tuple((setting | {self.axis: text}).items()))
 
     def _value(self, where: str, key: str, wanted: Any) -> str:
         """A value of an axis as the sweep types it."""

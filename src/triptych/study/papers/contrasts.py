@@ -18,11 +18,11 @@ from triptych.run.read import Run
 from triptych.run.read_items import read_items
 from triptych.study.formatting import format_number, interval, plus_minus, quantity
 from triptych.study.integrity import copies, counted_once
-from triptych.study.papers.claim import OF_THE_BOUND, Claim, Contrast, Point
+from triptych.study.papers.claim import OF_THE_BOUND, Claim, Contrast, MetricPoint
 from triptych.study.statistics import Paired, paired, spread
 
 Axes = Mapping[str, Sequence[str]]
-Runs = Mapping[Point, list[Run]]
+Runs = Mapping[MetricPoint, list[Run]]
 Values = dict[int | None, float]
 Items = dict[int | None, np.ndarray]
 
@@ -82,7 +82,7 @@ def _one_sided(pair: Paired, distance: float) -> float:
     return half if distance > 0 else 1 - half
 
 
-def runs_of(point: Point, axes: Axes, runs: Sequence[Run]) -> list[Run]:
+def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
     """The runs of a setting, by seed; the newest of those that repeat one."""
     wanted = [(key, value) for key, value in point.setting if not _measured_over(key, runs)]
     matches = [run for run in runs if all(_typed(run, key) == value for key, value in wanted)]
@@ -146,13 +146,13 @@ def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Co
     return ContrastResult(contrast, pair, *range_tests(pair, contrast.low, contrast.high))
 
 
-def _values(point: Point, runs: Sequence[Run]) -> Values:
+def _values(point: MetricPoint, runs: Sequence[Run]) -> Values:
     """The figure of each seed, finite ones."""
     figures = {run.seed: _figure(point, run) for run in runs}
     return {seed: value for seed, value in figures.items() if math.isfinite(value)}
 
 
-def _figure(point: Point, run: Run) -> float:
+def _figure(point: MetricPoint, run: Run) -> float:
     unit, name = run.measure or "", point.metric
     if name == "estimator_variance":
         return run.variance
@@ -171,7 +171,7 @@ def _figure(point: Point, run: Run) -> float:
     return known[key].mean if key in known else math.nan
 
 
-def _items(points: Sequence[Point], of: Runs) -> Items | None:
+def _items(points: Sequence[MetricPoint], of: Runs) -> Items | None:
     """By item: the bound of a setting, or of the first minus the second; None unless all are of the bound."""
     if any(point.metric != "bound" for point in points):
         return None
@@ -201,7 +201,7 @@ def setting_figures(claim: Claim, axes: Axes, of: Runs) -> list[tuple[str, str]]
     return rows
 
 
-def point_label(point: Point, axes: Axes, claim: Claim | None = None) -> str:
+def point_label(point: MetricPoint, axes: Axes, claim: Claim | None = None) -> str:
     """A setting by the values that tell it from the others of the sweep, or of the claim."""
     if claim is None:
         texts = [value for key, value in point.setting if len(axes.get(key, ())) > 1]
