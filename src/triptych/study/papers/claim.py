@@ -150,7 +150,7 @@ class _Contrasts:
         self.elsewhere = [
             dict(zip(free, point, strict=True)) for point in itertools.product(*(axes[key] for key in free))
         ]
-        self.told = [key for key in free if len(axes[key]) > 1]
+        self.open_axes = [key for key in free if len(axes[key]) > 1]
 
     def order(self) -> Iterable[Contrast]:
         groups = [entry if isinstance(entry, list) else [entry] for entry in self.node["order"]]
@@ -198,7 +198,7 @@ class _Contrasts:
         sign = " / " if how.get("ratio") else " − "
         for other in self.elsewhere:
             points = [self._point(text, other) for text in texts]
-            where = ", ".join(other[k] for k in self.told)
+            where = ", ".join(other[k] for k in self.open_axes)
             name = sign.join(texts) + (f" ({where})" if where else "")
             yield Contrast(name, points[0], points[1] if len(points) > 1 else None, **how)
 
