@@ -178,12 +178,12 @@ def test_every_dot_of_the_headline_is_a_run(objectives):
 
 def test_what_a_setting_costs(tmp_path):
     for seed, seconds in ((1, 40.0), (2, 44.0)):
-        run = make_run(tmp_path, "x0", seed, 2.0, seconds={"fit": seconds, "test": 3.0},
+        run = make_run(tmp_path, "x0", seed, 2.0 + seed / 100, seconds={"fit": seconds, "test": 3.0},
                        cost={"memory": 3 * 2**30, "evaluations": 250})  # fmt: skip
         (run / "metrics.csv").write_text(
             "step,train/images_per_second\n1,10\n2,1000\n3,1200\n4,1100\n5,900\n"
         )
-        make_run(tmp_path, "v", seed, 2.1, seconds={"fit": 8.0}, parameters=0)
+        make_run(tmp_path, "v", seed, 2.1 + seed / 100, seconds={"fit": 8.0}, parameters=0)
     (comparison,) = read_study([tmp_path]).comparisons
     first, second = cost.cost_rows(comparison)
     assert first.order["step"] == pytest.approx(42 / 800) and first.ends["step"] == pytest.approx(2 / 800)
