@@ -149,7 +149,7 @@ def test_without_a_sweeps_record_its_looks_still_count(root):
 
 def test_with_a_damaged_record_of_a_sweep_nothing_is_claimed(root):
     """It says how many runs are to come, and a sweep that has not ended claims nothing."""
-    from triptych.study.story import tell
+    from triptych.study.study import read_study
 
     for seed in (1, 2, 3):
         for label, mean in (("v", 2.0), ("x0", 3.0)):
@@ -157,8 +157,8 @@ def test_with_a_damaged_record_of_a_sweep_nothing_is_claimed(root):
             record = FINISHED | {"seed": seed, "overrides": [f"objective={label}"]}
             record |= {"test": {"bpd": {"mean": mean + seed / 100 * mean, "stderr": 0.1, "n": 9}}}
             plant(root / f"{label}{seed}", "summary.json", record)
-    assert "Clear of" in tell([root]).answer
-    story = tell([plant(root, "sweep.json", '{"expected": 15, "title": "x')])
+    assert "Clear of" in read_study([root]).answer
+    story = read_study([plant(root, "sweep.json", '{"expected": 15, "title": "x')])
     assert "Clear of" not in story.answer and "sweep.json cannot be read" in story.banner
 
 
@@ -175,7 +175,7 @@ def test_a_rule_of_no_size_is_none(root, value):
 
 @pytest.mark.parametrize("command", [5, "triptych-train 'x"])
 def test_a_command_that_is_none_is_not_shown(command):
-    from triptych.study.story import _command
+    from triptych.study.study import _command
 
     assert _command({"command": command}, ()) == ""
 
@@ -195,7 +195,7 @@ def test_a_tuning_without_points_is_none():
 
 
 def test_a_list_in_the_place_of_a_sweeps_record_is_no_paper(root):
-    from triptych.study.results_page import find_papers
+    from triptych.study.papers.results_page import find_papers
 
     assert find_papers([plant(root, "sweep.json", [1])]) == []
 

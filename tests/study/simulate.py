@@ -18,7 +18,7 @@ from triptych.run.read_items import Items
 from triptych.run.read_measures import Measured
 from triptych.study import compare, measures
 from triptych.study.compare import Comparison
-from triptych.study.story import rows
+from triptych.study.study import table_rows
 from triptych.study.verdict import verdict
 
 RATIOS = (0.03, 0.3, 3.0, 30.0, 1e6)  # variance of a mean over seeds through seeds, over that through items
@@ -98,4 +98,4 @@ def claims_in_words(comparison: Comparison) -> list[str]:
         *(measures.ranking(comparison, name) for name in measures.known(comparison.cells)),
     ]
     told = [text for text in printed if "lear of" in text]
-    return told + [row.label for row in rows(comparison) if row.verdict.startswith(("worse", "better"))]
+    return told + [row.label for row in table_rows(comparison) if row.verdict.startswith(("worse", "better"))]

@@ -172,9 +172,9 @@ def main() -> None:
             return
         sys.argv[1:] = as_hydra_wants(sys.argv[1:], "train")
         compose_and_train()
-        from triptych.study.sweep import exit_code
+        from triptych.study.sweep import sweep_exit_code
 
-        sys.exit(exit_code())
+        sys.exit(sweep_exit_code())
 
 
 if __name__ == "__main__":

@@ -38,13 +38,13 @@ from triptych.study.cells import cell_name, differing, expected_cells, is_grid
 from triptych.study.files import check_files
 from triptych.study.launchers import check_launcher, on_slurm
 from triptych.study.monitor import Monitor, write_report_or_say_why
-from triptych.study.paper import check_scale, claims_of, set_scale
+from triptych.study.papers.sweep import check_scale, claims_of, set_scale
 from triptych.study.rounds import check_rounds, grid, seeds_after, settings_and_seeds
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
 
 
-def exit_code() -> int:
+def sweep_exit_code() -> int:
     """Of this process's sweep, by its runs and nothing else: how each ended is in its own directory.
 
     0: all are finished; 3: the others diverged; 75: other processes are running the rest; 1: one failed or
@@ -101,8 +101,8 @@ class SweepHook(Callback):
             check_scale(config)
             of_scale = set_scale(config)
             check_launcher(config)
-            given = [o for o in config.hydra.overrides.hydra if str(o).startswith("hydra.sweep.dir=")]
-            if not given:
+            typed = [o for o in config.hydra.overrides.hydra if str(o).startswith("hydra.sweep.dir=")]
+            if not typed:
                 # a literal override reaches every job on every launcher
                 root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
                 config.hydra.sweep.dir = str(root)
@@ -161,7 +161,7 @@ class SweepHook(Callback):
     def stop_jobs(self) -> None:
         """Have this sweep's jobs save the step they are in, and wait for it: a launcher that is interrupted
         kills its workers and what these have started."""
-        processes.stop_below({found for run in self.runs() if (found := processes.pid_of(run.holder()))})
+        processes.stop_below({pid for run in self.runs() if (pid := processes.pid_of(run.holder()))})
 
     # for a sweeper that goes on from what its runs have shown ------------------------------------------
 
@@ -279,11 +279,11 @@ class SweepHook(Callback):
     def _tell_other_code(self) -> None:
         """A line where results that are there are of other code: they are shown beside new ones."""
         finished = [run for run in self.runs() if run.status == "finished"]
-        found = [said for said in map(changed_since, finished) if said]
-        if found:
+        changes = [change for change in map(changed_since, finished) if change]
+        if changes:
             print(
-                f"{len(found)} of {len(self.cells)} runs finished before, under other {found[0]} than now; "
-                "force=true runs them anew, the old directories are kept aside",
+                f"{len(changes)} of {len(self.cells)} runs finished before, under other {changes[0]} than "
+                "now; force=true runs them anew, the old directories are kept aside",
                 file=sys.stderr,
                 flush=True,
             )
@@ -304,5 +304,5 @@ class SweepHook(Callback):
             if end not in ENDED:
                 run.leave()
                 print(f"{run.path.name}: {f'{holder} is running it' if holder else 'did not end'}")
-        if said := write_report_or_say_why(self.root, len(self.cells), show=True):
-            print(f"error: {said}", file=sys.stderr)
+        if problem := write_report_or_say_why(self.root, len(self.cells), show=True):
+            print(f"error: {problem}", file=sys.stderr)

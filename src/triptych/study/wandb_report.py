@@ -33,11 +33,11 @@ from triptych.run.wandb import STEP, import_wandb, logged_in
 from triptych.study.axes import SWEEP, Axis
 from triptych.study.compare import Cell, Comparison
 from triptych.study.curves import mean_over_seeds
+from triptych.study.formatting import quantity
 from triptych.study.markdown import fenced, published_in_words, results_table, safe
 from triptych.study.results import results
-from triptych.study.story import Story
+from triptych.study.study import Study
 from triptych.study.verdict import footnote
-from triptych.study.words import count
 
 LOGGED = "logger.wandb."  # before a key of W&B's in a run's configuration
 SAVED = "report_files/wandb.json"  # what has been saved, to be renewed
@@ -65,7 +65,7 @@ class WandbReport:
         return where | {"report": {"name": page.display_name, "spec": spec}, "tables": tables}
 
 
-def project_of(story: Story) -> tuple[str | None, str]:
+def project_of(story: Study) -> tuple[str | None, str]:
     """The entity, None where it is the user's own, and the project that the runs report to.
 
     Raises:
@@ -85,7 +85,7 @@ def project_of(story: Story) -> tuple[str | None, str]:
     return None if entity == "null" else entity, "triptych" if project == "null" else project
 
 
-def build(story: Story, entity: str, project: str, saving: bool = False) -> WandbReport:
+def build_report(story: Study, entity: str, project: str, saving: bool = False) -> WandbReport:
     """Build the report; ``saving``: a server may be asked for the project's number.
 
     Raises:
@@ -104,7 +104,7 @@ def build(story: Story, entity: str, project: str, saving: bool = False) -> Wand
     )
 
 
-def save(story: Story, entity: str | None, project: str, folder: Path) -> list[str]:
+def save_report(story: Study, entity: str | None, project: str, folder: Path) -> list[str]:
     """Save the report in W&B, in the place of one that was saved from ``folder`` before; its address.
 
     Raises:
@@ -116,7 +116,7 @@ def save(story: Story, entity: str | None, project: str, folder: Path) -> list[s
     try:
         wandb = import_wandb(file.parent / "wandb")
         entity = entity or wandb.Api().default_entity or ""
-        ours = build(story, entity, project, saving=True)
+        ours = build_report(story, entity, project, saving=True)
         where = {"entity": entity, "project": project}
         try:
             known = json.loads(file.read_text())
@@ -136,7 +136,7 @@ def save(story: Story, entity: str | None, project: str, folder: Path) -> list[s
     return [ours.report.url]
 
 
-def _log_tables(wandb: Any, story: Story, ours: WandbReport, folder: str) -> None:
+def _log_tables(wandb: Any, story: Study, ours: WandbReport, folder: str) -> None:
     """Log the tables as a run of the sweep's group, the same one every time; all runs are an artifact too."""
     groups, number = _groups(story), tables_id(story)
     settings = wandb.Settings(console="off", silent=True, init_timeout=30, finish_timeout=60)
@@ -157,7 +157,7 @@ def _log_tables(wandb: Any, story: Story, ours: WandbReport, folder: str) -> Non
 # the report -----------------------------------------------------------------------------------------------
 
 
-def _report(wr: Any, expr: Any, story: Story, where: dict[str, str], runset: dict[str, str]) -> Any:
+def _report(wr: Any, expr: Any, story: Study, where: dict[str, str], runset: dict[str, str]) -> Any:
     def grid(name: str, ids: list[str], shown: list[Any], **how: Any) -> Any:
         """Two panels a row of W&B's grid, which is 24 wide; samples and tables take a row."""
         for i, panel in enumerate(shown):
@@ -172,9 +172,9 @@ def _report(wr: Any, expr: Any, story: Story, where: dict[str, str], runset: dic
         blocks += [wr.H1("Published"), wr.MarkdownBlock("\n".join(published_in_words(story.published)))]
     blocks += [wr.P(line) for line in [story.banner, *story.tuned] if line]
     for number, comparison in enumerate(story.comparisons):
-        runs, said = runs_of(comparison), story.verdicts[number]
-        words = [f"**{safe(said.headline)}**", "", results_table(comparison)]
-        words += [f"- {safe(line)}" for line in said.lines]
+        runs, verdict = compared_runs(comparison), story.verdicts[number]
+        words = [f"**{safe(verdict.headline)}**", "", results_table(comparison)]
+        words += [f"- {safe(line)}" for line in verdict.lines]
         words += [f"- Note: {safe(note)}" for note in comparison.notes]
         words += ["", safe(footnote(comparison))]
         blocks += [wr.H1(comparison.heading), wr.MarkdownBlock("\n".join(words))]
@@ -202,13 +202,13 @@ def _report(wr: Any, expr: Any, story: Story, where: dict[str, str], runset: dic
     blocks += [wr.H1("All runs"), grid("all runs", [tables_id(story)], [table])]
     if story.command:
         blocks += [wr.H1("Reproduce"), wr.MarkdownBlock("\n".join(fenced(story.command)))]
-    described = f"{count(len(story.runs), 'run')}, by triptych-report"
+    described = f"{quantity(len(story.runs), 'run')}, by triptych-report"
     return wr.Report(**where, title=story.title[:LIMIT], description=described, blocks=blocks, width="fluid")
 
 
 def _panels(wr: Any, comparison: Comparison) -> dict[str, list[Any]]:
     """Panels of the runs' own figures by section, those of which some run has what they show."""
-    runs = runs_of(comparison)
+    runs = compared_runs(comparison)
     history = {name for run in runs for name in run.columns()}
     summary = {name for run in runs for name in figures(_summary(run))}
     by: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
@@ -254,7 +254,7 @@ def _panels(wr: Any, comparison: Comparison) -> dict[str, list[Any]]:
 # tables ---------------------------------------------------------------------------------------------------
 
 
-def tables_of(story: Story) -> dict[str, Table]:
+def tables_of(story: Study) -> dict[str, Table]:
     """All runs with their settings and figures, and each comparison's curves by setting."""
     rows = [{"run": run.dir.name} | row for run, row in zip(story.runs, results(story.runs), strict=True)]
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "directory"]
@@ -319,13 +319,13 @@ def run_id(run: Run) -> str:
     return str(RunDirectory(run.dir).provenance().get("id", ""))
 
 
-def tables_id(story: Story) -> str:
+def tables_id(story: Study) -> str:
     """W&B's id of the run that logs the tables: of the same sweeps, or else runs, the same one."""
     named = _groups(story) or sorted(map(run_id, story.runs))
     return f"comparison-{hashlib.sha256(json.dumps(named).encode()).hexdigest()[:8]}"
 
 
-def _groups(story: Story) -> list[str]:
+def _groups(story: Study) -> list[str]:
     """W&B's groups of all runs; [] where a run is in none."""
     typed = [run.config.get(f"{LOGGED}group", "null") for run in story.runs]
     sweeps = [sweep_of(RunDirectory(run.dir)) for run in story.runs]
@@ -333,7 +333,7 @@ def _groups(story: Story) -> list[str]:
     return [*dict.fromkeys(name for name in names if name)] if all(names) else []
 
 
-def runs_of(comparison: Comparison) -> list[Run]:
+def compared_runs(comparison: Comparison) -> list[Run]:
     """The runs that were compared."""
     return [run for cell in comparison.cells for run in cell.runs.values()]
 

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.study.simulate import bounds
 from triptych.run.read import Estimate, Run
 from triptych.run.read_items import Items
 from triptych.run.read_measures import Measured
-from triptych.study import contrasts
-from triptych.study.published import judged
-
-from .simulate import bounds
+from triptych.study.papers import contrasts
+from triptych.study.papers.published import judged
 
 RARE = 1e-4
 NAMES = "abcdefgh"

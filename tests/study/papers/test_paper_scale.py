@@ -18,7 +18,7 @@ from triptych.diffusion.condition import Condition, Labels
 from triptych.run.build import build_experiment
 from triptych.run.execute import execute
 from triptych.run.prepare import described, prepare
-from triptych.study.paper import check_scale, claims_of, set_scale
+from triptych.study.papers.sweep import check_scale, claims_of, set_scale
 from triptych.study.rounds import grid
 
 # millions of parameters that the papers or their code give; VDM's are counted in tests/networks
