@@ -89,7 +89,7 @@ def test_parts_that_the_data_do_not_have(prepared, model):
     with pytest.raises(UserError, match=r"model.label_dropout.text: no such part; label is accepted"):
         model("model.conditional=true", "model.label_dropout={text:0.1}")
     made, data, config = model("model.conditional=true", "model.label_dropout={label:0.1}")
-    with pytest.raises(UserError, match=r"guidance.parts: 'text' is no part .* label is accepted"):
+    with pytest.raises(UserError, match=r"guidance.parts: 'text' is no part .* choose from label"):
         guided(made, data, config | {"guidance": CFG | {"parts": ["text"]}}, Guides(config))
 
 
@@ -115,5 +115,5 @@ def test_a_class_asked_for_at_the_door(prepared, door, inside, root):
         done = inside(*command, f"label={label}")
         assert done.returncode == 1 and not (root / "x").exists()
         said = label.capitalize() if label == "true" else label
-        assert done.stderr.strip() == f"error: label={said}: a class from 0 to 9 is accepted"
+        assert done.stderr.strip() == f"error: label={said}: must be a class from 0 to 9"
     assert door(*command, "label=9").returncode == 0 and (root / "x" / "samples.png").is_file()

@@ -44,5 +44,5 @@ def test_samples_are_of_classes_in_turn_where_labels_are_all_that_is_told(prepar
 
 
 def test_a_part_that_the_data_do_not_have(prepared, data):
-    with pytest.raises(UserError, match=r"model\.conditional: 'txt'.*label, text, low is accepted"):
+    with pytest.raises(UserError, match=r"model\.conditional: 'txt'.*choose from label, text, low"):
         build_model(prepared(*SHAPES, "model.conditional=[txt]").config(), data)

@@ -165,13 +165,13 @@ def same_name(run):
 
 
 def trained(run):
-    from triptych.run.trained import adopt
+    from triptych.run.initialization import adopt
 
     adopt(configuration(f"trained={run}"), {}, [])
 
 
 def init_from(run):
-    from triptych.run.initial import check_initial
+    from triptych.run.initialization import check_initial
 
     check_initial({"init_from": str(run)}, begun=False)
 
@@ -353,7 +353,7 @@ def test_files_of_another_run_beside_a_summary(run, finished, name):
 
 def figures(run):
     """All that a report takes from a run's directory; None where it refuses it."""
-    from triptych.run.read_items import read_items
+    from triptych.run.items import read_items
 
     found = read_run(run)
     if found.status == "unreadable":

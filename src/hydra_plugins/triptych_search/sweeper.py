@@ -150,7 +150,7 @@ def _bounds(folder: Path) -> list[tuple[int, float]]:
     """(step, validation bound) as far as a run's table has them."""
     from triptych.run.read import Run
 
-    columns = Run(folder, "running").histories(BOUNDS).values()
+    columns = Run(dir=folder, status="running").histories(BOUNDS).values()
     return [pair for steps, values in columns for pair in zip(steps, values, strict=True)]
 
 

@@ -34,12 +34,12 @@ def evaluate(cfg: DictConfig) -> dict:
 def compose_and_evaluate(cfg: DictConfig) -> None:
     """Hydra's task: evaluate, print one line, write JSON where asked."""
     from triptych.run.directory import to_json, write_atomic
-    from triptych.run.summary import one_line
+    from triptych.run.result import figures_line
 
     figures = evaluate(cfg)
     if rank() != 0:
         return
-    print(one_line({cfg.split: figures}, cfg.split))
+    print(figures_line(figures, cfg.split) or "no result: nothing recorded")
     if cfg.out:
         write_atomic(Path(cfg.out), to_json(figures))
 

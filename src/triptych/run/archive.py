@@ -62,26 +62,26 @@ def inspect(file: IO[bytes], where: str) -> dict[str, Any]:
     found = go_through(file, where, "a checkpoint")
     known = found.get("triptych") if isinstance(found, dict) else None
     if not isinstance(known, dict) or not isinstance(found.get("state_dict"), dict):
-        raise UserError(f"{where}: not written by triptych; a checkpoint of a run is accepted")
+        raise UserError(f"{where}: not written by triptych; pass a run's checkpoint")
     if known.get("schema") != SCHEMA:
         raise UserError(
             f"{where}: written by another version of triptych, whose configurations have other keys; "
-            f"a checkpoint of schema {SCHEMA} is accepted"
+            f"pass a checkpoint of schema {SCHEMA}"
         )
     return found | {"triptych": known | {"config": plain(known.get("config"), f"{where}: config")}}
 
 
 def go_through(file: IO[bytes], where: str, kind: str) -> Any:
     """What a file of tensors and plain data holds; UserError that begins with ``where`` for any other."""
-    accepted = f"{kind} of a run is accepted"
+    fix = f"pass {kind} of a run"
     try:
         return _read(file)
     except Refused as refused:
-        raise UserError(f"{where}: {refused}; {accepted}") from refused
+        raise UserError(f"{where}: {refused}; {fix}") from refused
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
-        raise UserError(f"{where}: {BROKEN}; {accepted}") from error
+        raise UserError(f"{where}: {BROKEN}; {fix}") from error
     except Exception as error:  # the unpickler raises whatever the stand-ins and the bytes make it raise
-        raise UserError(f"{where}: {MORE}; {accepted}") from error
+        raise UserError(f"{where}: {MORE}; {fix}") from error
 
 
 def _read(file: IO[bytes]) -> Any:

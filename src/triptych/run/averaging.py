@@ -23,14 +23,14 @@ def check_averaging(config: dict, callbacks: list[pl.Callback], validated: bool)
     """
     weights, kept = config["weights"], [c for c in callbacks if isinstance(c, EMA)]
     if weights != "raw" and not kept and not config.get("trained"):
-        raise UserError(f"weights={weights}: callbacks.ema=null keeps no average; weights=raw is accepted")
+        raise UserError(f"weights={weights}: callbacks.ema=null keeps no average; pass weights=raw")
     if weights == "chosen" and config["checkpoint"] == "best":
         raise UserError(
             "weights=chosen: the best moment is decided by one average, the choice made at the end; "
-            "checkpoint=last, or weights=ema, is accepted"
+            "pass checkpoint=last or weights=ema"
         )
     if weights == "chosen" and not validated:
-        raise UserError("weights=chosen: there are no validation items to choose by; weights=ema is accepted")
+        raise UserError("weights=chosen: there are no validation items to choose by; pass weights=ema")
     for average in kept:
         average.validates = weights != "raw"
 
@@ -54,14 +54,14 @@ def choose_weights(
     where the model is another run's, who has chosen.
     """
     path = choose(run, experiment.config["checkpoint"])
-    checkpoint = origin.taken or read_checkpoint(path)
+    checkpoint = origin.adopted or read_checkpoint(path)
     model, data = experiment.model, experiment.data
     asked, kept = experiment.config["weights"], averages(checkpoint)
     reported = {"raw": "raw", "ema": next(iter(kept), None), "chosen": checkpoint["triptych"].get("chosen")}[
         asked
     ]
     found = {}
-    if not origin.taken and any(kept.values()) and len(data.splits["val"]):
+    if not origin.adopted and any(kept.values()) and len(data.splits["val"]):
         for name in ("raw", *kept):
             if name != reported:  # that one is accounted with the other splits
                 load_weights(model, checkpoint, name)

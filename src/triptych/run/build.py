@@ -37,7 +37,7 @@ def build_experiment(config: dict, download: bool) -> Experiment:
         if config.get(group) and getattr(model, "likelihood", None) is not None:
             raise UserError(
                 f"likelihood with a {group}: a guided or clipped guess is not the score of any density, "
-                f"so it has none; {group}=none is accepted"
+                f"so it has none; pass {group}=none"
             )
     drawing = build_drawing(config, model, data, guides)
     own = own_metrics(config)
@@ -49,7 +49,7 @@ def build_experiment(config: dict, download: bool) -> Experiment:
     if not node["n"]:
         return Experiment(config, data, model, drawing)
     if node["n"] < 8 or node["repeats"] < 1:
-        raise UserError(f"measures.n={node['n']}, repeats={node['repeats']}: at least 8 and 1 are accepted")
+        raise UserError(f"measures.n={node['n']}, repeats={node['repeats']}: must be at least 8 and 1")
     draws = lambda asked: build_drawing(asked, model, data, guides)  # noqa: E731
     measured = _measured(config, drawing, draws)
     return Experiment(config, data, model, drawing, measured, _reference(config, data, guides, own))
@@ -62,7 +62,7 @@ def build_drawing(config: dict, model: BoundModel, data: DataModule, guides: Gui
     asked, changes = config.get("condition_from") or {}, config.get("stages") or {}
     for name in changes.keys() - asked.keys():
         known = ", ".join(asked) or "{}"
-        raise UserError(f"stages.{name}: no part of condition_from; {known} is accepted")
+        raise UserError(f"stages.{name}: no part of condition_from; choose from {known}")
     sources = tuple(
         _source(name, str(what), model, data, guides, [*asked][:i], changes.get(name) or {})
         for i, (name, what) in enumerate(asked.items())
@@ -88,15 +88,13 @@ def _source(
     told = getattr(getattr(getattr(model, "denoiser", None), "network", None), "conditions", {})
     if name not in told:
         known = ", ".join(told) or "no parts"
-        raise UserError(f"{key}: this model is told {known}; a part that it is told is accepted")
+        raise UserError(f"{key}: this model is conditioned on {known}; choose from these")
     if what in data.conditions:
         if data.conditions[what] != data.conditions[name]:
             kinds = data.conditions[what], data.conditions[name]
-            raise UserError(
-                f"{key}: {what} is {kinds[0]}, {name} is {kinds[1]}; a part of one kind is accepted"
-            )
+            raise UserError(f"{key}: {what} is {kinds[0]}, {name} is {kinds[1]}; they must be of one kind")
         if change:
-            raise UserError(f"stages.{name}={change}: {key} draws nothing; {{}} is accepted")
+            raise UserError(f"stages.{name}={change}: {key} draws nothing; pass {{}}")
         return OtherPart(name, what)
 
     def as_its_run(run: Experiment, own: Guides) -> Drawing:
@@ -108,11 +106,11 @@ def _source(
 def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
     """The denoiser of ``objective.teacher``; UserError where this model could not make its steps."""
     if model.of_latents:
-        raise UserError(f"objective.teacher={path}: it knows nothing of these latents; null is accepted")
+        raise UserError(f"objective.teacher={path}: a teacher of the data cannot teach latents; pass null")
     taught = getattr(model, "denoiser", None)
     found = getattr(guides.open("objective.teacher", path), "denoiser", None)
     if not isinstance(found, Denoiser) or not isinstance(taught, Denoiser):
-        raise UserError(f"objective.teacher={path}: has no denoiser; a diffusion model's is accepted")
+        raise UserError(f"objective.teacher={path}: has no denoiser; pass a diffusion model's")
     if str(found.process) != str(taught.process):
         names = found.process, taught.process
         raise UserError(f"objective.teacher={path}: its process is {names[0]}, the model's {names[1]}")
@@ -126,7 +124,7 @@ def _measured(
     if key is None:
         return ((None, drawing),)
     if not values or not key:
-        raise UserError("measures.values=[]: a list, as in [1,2,4], is accepted beside measures.over")
+        raise UserError("measures.values=[]: must be a list, as in [1,2,4], beside measures.over")
     together = [key] if isinstance(key, str) else key
 
     def drawn_at(value: Any) -> Drawing:
@@ -155,7 +153,7 @@ def _changed(config: dict, key: str, value: Any, sampler: Sampler) -> dict:
     for parent in parents:
         node = node.get(parent) if isinstance(node, dict) else None  # type: ignore[assignment]
     if not isinstance(node, dict) or name not in node:
-        raise UserError(f"measures.over={key}: no such key; evaluations, guidance.scale, ... are accepted")
+        raise UserError(f"measures.over={key}: no such key; pass evaluations, guidance.scale, ...")
     node[name] = value
     return config
 

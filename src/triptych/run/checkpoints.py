@@ -48,9 +48,7 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
         with open_checkpoint(path, key) as (file, record):
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
-        raise UserError(
-            f"{key}={path}: truncated or not a checkpoint; a checkpoint of a run is accepted"
-        ) from error
+        raise UserError(f"{key}={path}: truncated or not a checkpoint; pass a checkpoint of a run") from error
     checkpoint["triptych"]["config"] = record["triptych"]["config"]
     return checkpoint
 
@@ -113,7 +111,7 @@ def state(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> 
         weights = checkpoint.get("triptych", {}).get("chosen") or _none_chosen()
     if weights == "ema":
         if not kept:
-            raise UserError("weights=ema: this checkpoint holds no average; weights=raw is accepted")
+            raise UserError("weights=ema: this checkpoint holds no average; pass weights=raw")
         found |= next(iter(kept.values()))
     elif weights in kept:
         found |= kept[weights]
@@ -134,4 +132,4 @@ def reported(checkpoint: dict[str, Any]) -> str:
 
 
 def _none_chosen() -> str:
-    raise UserError("weights=chosen: the run has not chosen among its averages; ema or raw is accepted")
+    raise UserError("weights=chosen: the run has not chosen among its averages; pass ema or raw")

@@ -23,7 +23,7 @@ from triptych.config.file import read_config
 from triptych.errors import StorageError, UserError
 from triptych.files import check_directory, digest, load, no_link, printable
 from triptych.run.lock import check_held, holder, leave, lock
-from triptych.run.summary import ENDED, check_seal, seal
+from triptych.run.result import Result, seal
 
 # The storage refuses, not the program: room, permission, quota, a limit; a disk or a server that is gone.
 STORAGE = (
@@ -33,7 +33,7 @@ STORAGE = (
 
 REPORTED = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")  # of these, the one a run reports by
 SEALED = ("items.npz", "metrics.csv")  # files that a finished run's summary has digests of
-NO_CHECKPOINT = "no such file; a run's directory or a checkpoint in it, as checkpoints/last.ckpt, is accepted"
+NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
 REFUSED = ".refused"  # a file: why a sweep's job could not have the directory, until the sweep has read it
 BEGINNING = ("config.yaml", "provenance.json", "progress.json", "mlflow.json", ".launch", ".lock")
 PRUNE = "prune"  # a file that asks a run to stop after its next validation
@@ -107,21 +107,18 @@ class RunDirectory:
         """What is known of where the run came from; empty if unknown."""
         return self._json("provenance.json") or {}
 
-    def summary(self) -> dict | None:
+    def summary(self) -> Result | None:
         """The recorded result, or None: not there, not readable, or not as it was written."""
-        record = self._json("summary.json")
         try:
-            check_seal(record or {})
+            return Result.from_json(self._json("summary.json"))
         except ValueError:
             return None
-        return record
 
     @property
     def status(self) -> str:
         """ "new", "interrupted" (it has a beginning and no end), "finished", "failed" or "diverged"."""
-        summary = self.summary()
-        if summary and summary.get("status") in ENDED:
-            return summary["status"]
+        if (result := self.summary()) is not None:
+            return result.status
         return "interrupted" if (self / "config.yaml").exists() else "new"
 
     def checkpoints(self) -> list[Path]:
@@ -134,17 +131,20 @@ class RunDirectory:
         Raises:
             UserError: the summary names none of ``REPORTED``.
         """
-        name = (self.summary() or {}).get("checkpoint", REPORTED[0])
-        if name not in REPORTED:
-            raise UserError(f"{self.path}: checkpoint {name!r}; one of {', '.join(REPORTED)} is accepted")
-        return self / name
+        result = self.summary()
+        name = result.checkpoint if result is not None else ""
+        if name and name not in REPORTED:
+            raise UserError(f"{self.path}: checkpoint {name!r}: must be one of {', '.join(REPORTED)}")
+        return self / (name or REPORTED[0])
 
-    def write_summary(self, record: dict[str, Any]) -> None:
+    def record(self, result: Result) -> Result:
         """Write ``summary.json``, with digests of what lies beside a finished result, and a checksum."""
-        if record["status"] == "finished":
-            found = {name: digest(self / name) for name in SEALED}
-            record = record | {"digests": {name: value for name, value in found.items() if value}}
+        record = result.to_json()
+        if result.status == "finished":
+            digests = {name: digest(self / name) for name in SEALED}
+            record |= {"digests": {name: value for name, value in digests.items() if value}}
         self.write("summary.json", seal(printable(json.loads(to_json(record)))))
+        return result
 
     def write(self, name: str, value: Any) -> None:
         """Write ``value`` as strict JSON, atomically; what is not finite is null."""

@@ -70,7 +70,7 @@ class Fit:
 
     def __call__(self, run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
         """Bring the model to its last checkpoint, unless it is another run's or has nothing to be trained."""
-        model, checkpoint = experiment.model, origin.taken
+        model, checkpoint = experiment.model, origin.adopted
         if checkpoint is None and any(p.requires_grad for p in model.parameters()):
             with compiled(model, experiment.config):
                 self.trainer.fit(model, experiment.data, ckpt_path=origin.start)
@@ -105,7 +105,7 @@ def build_fit(
     if not config.get("test", True) and not validated:
         raise UserError("test=false: a validation set is needed (data.val_size=0 leaves nothing to report)")
     if config.get("test", True) and not len(data.splits["test"]):
-        raise UserError(f"test=true: data {data.name} keeps no items to test; test=false is accepted")
+        raise UserError(f"test=true: data {data.name} has no test items; pass test=false")
     record = {"schema": SCHEMA, "config": config, "data": origin.data}
     monitor = "val/bound" if validated else None
     keep = Keep(run, monitor, config["trainer"]["val_check_interval"], stop, record)

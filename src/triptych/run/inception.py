@@ -20,7 +20,7 @@ def open_inception(path: str) -> nn.Module:
 
     key = f"measures.inception={path}"
     if not Path(path).is_file():
-        raise UserError(f"{key}: no such file; pt_inception-2015-12-05-6726825d.pth is accepted")
+        raise UserError(f"{key}: no such file; pass pt_inception-2015-12-05-6726825d.pth")
     try:
         torch.load(path, weights_only=True)  # torch-fidelity would run what a stranger's pickle holds
         return NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=path)

@@ -53,7 +53,7 @@ def check_initial(config: dict[str, Any], begun: bool) -> None:
     if path is None:
         return
     if config.get("trained") is not None:
-        raise UserError(f"init_from={path}: trained=... trains nothing; one of the two is accepted")
+        raise UserError(f"init_from={path}: trained=... trains nothing; pass one of the two")
     config["init_from"] = str(Path(path).absolute())
     if begun:
         return
@@ -71,16 +71,16 @@ def adopt(config: dict, choices: dict[str, Any], overrides: list[str]) -> None:
     check_directory(source.path)
     if source.status != "finished":
         state = "no run" if source.status == "new" else f"the run there is {source.status}"
-        raise UserError(f"trained={path}: {state}; the directory of a finished run is accepted")
+        raise UserError(f"trained={path}: {state}; pass the directory of a finished run")
     own = ", ".join(with_roles(Role.DRAWING, Role.SEED, Role.MACHINE))
     for override in overrides:
         if override.lstrip("+~").split("=")[0].split(".")[0].split("/")[0] in of_model():
-            raise UserError(f"{override}: the model is that of trained={path}; beside it {own} are accepted")
+            raise UserError(f"{override}: the model is that of trained={path}; beside it pass keys of {own}")
     theirs = check_config(source.config(), f"trained={path}")
     named = source.provenance().get("choices")
     for key in of_model():
         if key not in theirs:
-            raise UserError(f"trained={path}: its configuration has no {key}; that of a run is accepted")
+            raise UserError(f"trained={path}: its configuration has no {key}; pass a run's directory")
         config[key] = theirs[key]
         choices.pop(key, None)
         if isinstance(named, dict) and isinstance(named.get(key), str):
@@ -97,14 +97,14 @@ class Origin:
 
     Attributes:
         start: the checkpoint to go on from, and the step that it was taken at.
-        taken: with ``trained``, the other run's checkpoint.
+        adopted: with ``trained``, the other run's checkpoint.
         initial: at a first start with ``init_from``, the checkpoint that the weights are taken from.
         data: what checkpoints keep of the data, with every item that the model is trained on.
     """
 
     start: Path | None
     step: int
-    taken: dict[str, Any] | None
+    adopted: dict[str, Any] | None
     initial: dict[str, Any] | None
     data: dict[str, Any]
 
@@ -153,8 +153,8 @@ def take_over(run: RunDirectory, config: dict, now: "Fingerprint") -> dict[str, 
 
     source = RunDirectory(config["trained"])
     kept = read_checkpoint(source.reported())
-    accepted = f"the data of trained={config['trained']} as they were are accepted"
-    say(run, compare_data(now, kept["triptych"].get("data"), HELD_OUT, accepted))
+    fix = f"restore the data of trained={config['trained']}"
+    say(run, compare_data(now, kept["triptych"].get("data"), HELD_OUT, fix))
     checkpoint = {key: kept[key] for key in ("state_dict", "callbacks", "global_step")}
     checkpoint["triptych"] = kept["triptych"] | {"config": config}
     return checkpoint
@@ -174,8 +174,8 @@ def read_initial(config: dict[str, Any], now: "Fingerprint") -> dict[str, Any] |
     if path is None:
         return None
     found = read_checkpoint(checkpoint_at(path), "init_from")
-    accepted = f"data of which init_from={path} has seen no item of validation or test are accepted"
-    compare_data(now, found["triptych"].get("data"), HELD_OUT, accepted)
+    fix = f"init_from={path} must have seen no item of validation or test"
+    compare_data(now, found["triptych"].get("data"), HELD_OUT, fix)
     return found
 
 

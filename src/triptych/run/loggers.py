@@ -17,9 +17,10 @@ from triptych.config.schema import MLflow, Wandb
 from triptych.errors import UserError
 from triptych.run import mlflow, wandb
 from triptych.run.directory import RunDirectory
-from triptych.run.log_content import one_line, say
+from triptych.run.log_content import error_line, say
 from triptych.run.metrics import MetricsCsv
 from triptych.run.processes import rank
+from triptych.run.result import Result
 from triptych.run.tensorboard import TensorBoard
 from triptych.run.untrusted import is_own
 
@@ -73,7 +74,7 @@ class Guarded(Logger):
         """Log a picture of a step."""
         self._try(lambda: self.logger.log_picture(key, path, step))
 
-    def close(self, summary: dict[str, Any] | None) -> None:
+    def close(self, summary: Result | None) -> None:
         """End with the figures of ``summary``; None of a run that has not finished."""
         last = max(self.table.last, 0)
         row = self.table.rows(last - 1, last).get(last, {})
@@ -90,7 +91,7 @@ class Guarded(Logger):
                     time.sleep(pause)
                     continue
                 self.lost = True
-                why = one_line(error)
+                why = error_line(error)
                 say(f"{self.kind.title} is left out from here on ({why}): metrics.csv has the figures")
                 if self.kind is wandb.Wandb:
                     wandb.Wandb.abandon()
@@ -144,10 +145,10 @@ def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
         yield
         finished = True
     finally:
-        close_loggers(loggers, run.summary() or {} if finished else None)
+        close_loggers(loggers, run.summary() if finished else None)
 
 
-def close_loggers(loggers: list[Logger], summary: dict[str, Any] | None) -> None:
+def close_loggers(loggers: list[Logger], summary: Result | None) -> None:
     """Finish each logger, with the figures of ``summary``; None of a run that has not finished."""
     for logger in loggers:
         if isinstance(logger, Guarded):

@@ -11,6 +11,7 @@ from triptych.config.names import root
 from triptych.errors import mask_password
 from triptych.run.directory import RunDirectory
 from triptych.run.log_content import numbers, parameters, say, sweep_of
+from triptych.run.result import Result
 from triptych.run.untrusted import is_own
 
 FILE = "mlflow.json"  # in the run's directory: {"tracking_uri", "run_id"}
@@ -66,7 +67,7 @@ class MLflow(MLFlowLogger):
         """Keep a picture as an artifact."""
         self.experiment.log_artifact(self.run_id, str(path), "samples")
 
-    def finish(self, summary: dict[str, Any] | None, step: int, logged: Collection[str]) -> None:
+    def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
         """Log the figures of ``summary`` that are not ``logged`` yet, and end."""
         self.log_metrics(numbers(summary, logged), step)
         self.finalize("failed" if summary is None else "success")

@@ -30,7 +30,7 @@ def described(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) ->
     """``cfg`` resolved, and with ``trained`` the other run's model in it and in ``choices``.
 
     Raises:
-        UserError: a group is missing, a value or a name is not accepted, or ``trained`` is no finished run's.
+        UserError: a group is missing, a value or a name is refused, or ``trained`` is no finished run's.
     """
     plain: dict = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     for group in groups():
@@ -66,7 +66,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     Raises:
         UserError: as ``described`` and ``check_directory``; the directory records another configuration, or a
             failed run (``retry=true`` tries that again, ``force=true`` starts over and keeps the old aside).
-        Diverged: it did so before; the same two are accepted.
+        Diverged: it did so before; the same two keys help.
     """
     check_directory(path)
     composed = dict(choices)
@@ -109,16 +109,16 @@ def _record(run: RunDirectory, config: dict) -> None:
 
 def _settle_failure(run: RunDirectory, retry: bool) -> None:
     """A run refused before its first step is tried again; one that failed later or diverged, on request."""
-    summary = run.summary() or {}
-    if run.status not in ("failed", "diverged"):
+    result = run.summary()
+    if result is None or result.status == "finished":
         return
-    if summary.get("stage") == "build" or retry:
+    if result.stage == "build" or retry:
         (run / "summary.json").unlink()
         return
-    if run.status == "diverged":
-        raise Diverged.before(summary)
+    if result.status == "diverged":
+        raise Diverged.before(result.error, result.step or 0)
     raise UserError(
-        f"failed before: {summary.get('error', '?')} (traceback: {run / 'train.log'}; retry=true tries again)"
+        f"failed before: {result.error or '?'} (traceback: {run / 'train.log'}; retry=true tries again)"
     )
 
 

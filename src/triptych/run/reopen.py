@@ -43,7 +43,7 @@ def reopen(
     if data_root is not None:
         if "root" not in config["data"]:
             raise UserError(
-                f"data_root={data_root}: {config['data']['_target_']} lies in no folder; null is accepted"
+                f"data_root={data_root}: {config['data']['_target_']} lies in no folder; pass null"
             )
         config["data"]["root"] = data_root
     try:
@@ -53,9 +53,8 @@ def reopen(
         quiet()
         torch.set_num_threads(config["threads"])  # sums in another order would differ in the last digit
         data = build_data(config, download=False)
-        accepted = "the data as they were are accepted"
         seen = checkpoint["triptych"].get("data")
-        changed = compare_data(fingerprint(data), seen, judged, accepted)
+        changed = compare_data(fingerprint(data), seen, judged, "restore the data")
         say(None, changed.replace("data:", f"{ckpt}: data:", 1))
         with Budget(2 * file.stat().st_size + SLACK, "its file"):
             model = build_model(config, data)

@@ -33,7 +33,7 @@ def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) 
     group(config, what, *(needed or (key for key in groups() if key in of_model())))
     for name in ("data", "model"):
         if "_target_" not in config[name]:
-            raise UserError(f"{what}: {name} names no class; the configuration of a run is accepted")
+            raise UserError(f"{what}: {name} names no class; pass the configuration of a run")
     check_names(config)
     check_values(config)
     count(config.get("threads"), "threads", THREADS)
@@ -87,7 +87,7 @@ def check_run(run: RunDirectory) -> None:
         return
     check_config(config, str(run / "config.yaml"), groups())
     if not ID.fullmatch(str(run.provenance().get("id", "x"))):
-        raise UserError(f"{run / 'provenance.json'}: invalid run id; letters, digits, - and _ are accepted")
+        raise UserError(f"{run / 'provenance.json'}: invalid run id; use letters, digits, - and _")
 
 
 def is_own(run: RunDirectory) -> bool:

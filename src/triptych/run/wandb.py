@@ -23,12 +23,13 @@ from triptych.run.log_content import (
     RESOLVED,
     chart,
     comparable,
+    error_line,
     figures,
-    one_line,
     panels,
     say,
     sweep_of,
 )
+from triptych.run.result import Result
 
 INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at first, and to take what is left at the end
 PANELS = 10.0  # to take the panels, before that
@@ -86,7 +87,7 @@ class Wandb(WandbLogger):
             self._wandb_init["mode"] = "offline"
             started = self.experiment
             sync = self.location()["sync"]
-            say(f"W&B: offline ({one_line(error)}); `{sync}` sends the run when it has ended")
+            say(f"W&B: offline ({error_line(error)}); `{sync}` sends the run when it has ended")
         # an absolute link: a run that was moved would not be resumed
         (Path(started.settings.sync_dir) / "logs" / "debug-core.log").unlink(missing_ok=True)
         started.define_metric(STEP, hidden=True)
@@ -115,7 +116,7 @@ class Wandb(WandbLogger):
         if path.exists():
             self.log_image(key, [str(path)], step, caption=[f"step {step}: {CAPTIONS.get(key, key)}"])
 
-    def finish(self, summary: dict[str, Any] | None, step: int, logged: Collection[str]) -> None:
+    def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
         """Log the panels and figures of ``summary``, and end."""
         import wandb
 
@@ -244,7 +245,7 @@ def _within(seconds: float, task: Callable[[], None]) -> str:
             task()
             why[0] = ""
         except Exception as error:
-            why[0] = one_line(error)
+            why[0] = error_line(error)
 
     thread = threading.Thread(target=work, name="wandb panels", daemon=True)
     thread.start()

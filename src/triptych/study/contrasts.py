@@ -15,8 +15,8 @@ import numpy as np
 from scipy.special import bdtr, bdtrc
 
 from triptych.config.claim import OF_THE_BOUND, Claim, Contrast, Point
+from triptych.run.items import read_items
 from triptych.run.read import Run
-from triptych.run.read_items import read_items
 from triptych.study.integrity import contradiction, copies, counted_once
 from triptych.study.statistics import Paired, paired, spread
 from triptych.study.words import count, interval, number, plus_minus

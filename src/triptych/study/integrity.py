@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 
-from triptych.run.read import PARTS, Run
-from triptych.run.read_items import load_items
+from triptych.run.items import load_items
+from triptych.run.read import Run
+from triptych.run.result import PARTS
 from triptych.study.words import listed, number
 
 NEAR = 1e-4  # of the largest figure: what sums in float32 may differ by

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from triptych.files import load
-from triptych.run.directory import ENDED, REFUSED, RunDirectory
+from triptych.run.directory import REFUSED, RunDirectory
+from triptych.run.result import ENDED
 
 QUIET = 60.0  # seconds without a word after which a run is said to be stalled
 SHOWN = 4  # runs at work that a line names
@@ -79,12 +80,12 @@ class Monitor(threading.Thread):
                 before |= {name} if ended and name not in seen else set()
                 seen.add(name)
                 if name not in told and ended and (halted or name not in before):
-                    from triptych.run.summary import one_line
+                    from triptych.run.result import one_line
 
                     told.add(name)
                     if (run / REFUSED).exists():
                         continue
-                    say(f"[{len(told)}/{len(self.cells)}] {name}: {one_line(run.summary() or {})}")
+                    say(f"[{len(told)}/{len(self.cells)}] {name}: {one_line(run.summary())}")
                     said = time.monotonic()
             if halted:
                 return
@@ -112,7 +113,7 @@ class Monitor(threading.Thread):
         from rich.table import Table
         from rich.text import Text
 
-        from triptych.run.summary import one_line
+        from triptych.run.result import one_line
 
         head, names = short_names(self.cells)
         longest = max(map(len, names), default=3)
@@ -127,7 +128,7 @@ class Monitor(threading.Thread):
                 table.add_row(name, "[red]refused[/]", "holds another run")
             elif status in ENDED:
                 style = {"finished": "green", "diverged": "yellow"}.get(status, "red")
-                table.add_row(name, f"[{style}]{status}[/]", Text(one_line(run.summary() or {})[:70]))
+                table.add_row(name, f"[{style}]{status}[/]", Text(one_line(run.summary())[:70]))
             elif progress is None:
                 table.add_row(name, "waiting", "", style="dim")
             else:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from triptych.config.claim import Claim
 from triptych.config.paper import Paper, read_paper
 from triptych.errors import UserError
-from triptych.run.plain import line
+from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.study.contrasts import Axes, Measured, figures, label, measure, runs_of
 from triptych.study.statistics import LEVEL, holm
@@ -141,7 +141,7 @@ def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
         for j, p, q in zip(found, up, down, strict=True)
     )
     changed = bool(sweep.get("claims_changed"))
-    return Judged(paper, scale, line(sweep.get("machine") or ""), corrected, node, changed)
+    return Judged(paper, scale, first_line(sweep.get("machine") or ""), corrected, node, changed)
 
 
 def _all(judgement: Judgement) -> float:

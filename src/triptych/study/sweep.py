@@ -25,12 +25,12 @@ from triptych.config.names import own_name, quote, shared_overrides, sweep_name
 from triptych.errors import StorageError, UserError
 from triptych.files import load
 from triptych.run import processes
-from triptych.run.directory import ENDED, REFUSED, RunDirectory
+from triptych.run.directory import REFUSED, RunDirectory
 from triptych.run.exits import end_as_by_ctrl_c, one_line_errors
 from triptych.run.initialization import check_initial
 from triptych.run.prepare import described_by
 from triptych.run.provenance import changed_since, command
-from triptych.run.summary import UNITS, figure
+from triptych.run.result import ENDED, UNITS
 from triptych.study.cells import cell_name, differing, expected_cells, is_grid
 from triptych.study.files import check_files
 from triptych.study.launchers import check_launcher, on_slurm
@@ -190,8 +190,9 @@ class SweepHook(Callback):
 
     def validation_bound(self, job: Sequence[str]) -> float:
         """Of a finished run, infinite where it has none."""
-        figures = (RunDirectory(self.root / self.cell(job)).summary() or {}).get("val") or {}
-        return next((float(figures[unit]["mean"]) for unit in UNITS if unit in figures), math.inf)
+        result = RunDirectory(self.root / self.cell(job)).summary()
+        figures = result.val if result else {}
+        return next((figures[unit].mean for unit in UNITS if unit in figures), math.inf)
 
     def runs(self) -> list[RunDirectory]:
         """Of the cells that are known beforehand."""
@@ -207,7 +208,8 @@ class SweepHook(Callback):
                 file=sys.stderr,
                 flush=True,
             )
-        return figure(run.summary(), self.config.optimized_metric)
+        result = run.summary()
+        return result.figure(self.config.optimized_metric) if result else None
 
     def _check_shared(self) -> None:
         """Refuse what all cells share and none can run with, once, if a cell is yet to run.

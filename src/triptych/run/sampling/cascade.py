@@ -37,7 +37,7 @@ class OpenedCascade:
         changes = asked["stages"]
         if len(changes) > len(self.runs):
             raise UserError(
-                f"stages: {len(changes)} groups for {len(self.runs)} stages; one a stage is accepted"
+                f"stages: {len(changes)} groups for {len(self.runs)} stages; pass one a stage at most"
             )
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.stages = [
@@ -85,8 +85,8 @@ class OpenedCascade:
         if label is not None:
             classes = run.data.num_classes
             if "label" not in hears or type(label) is not int or not 0 <= label < classes:
-                accepted = f"a class from 0 to {classes - 1}" if "label" in hears else "null"
-                raise UserError(f"label={label}: {accepted} is accepted")
+                wanted = f"a class from 0 to {classes - 1}" if "label" in hears else "null"
+                raise UserError(f"label={label}: must be {wanted}")
             named = Condition(label=torch.full((n,), label))
             found = named if found is None else found.together(named)
         return None if found is None else found.to(self.device)

@@ -30,23 +30,21 @@ def drawing_of(opened: Experiment, asked: dict[str, Any]) -> Drawing:
     model, label = opened.model, asked["label"]
     if not model.draws:
         raise UserError(
-            f"ckpt={asked['ckpt']}: a classifier's, which draws nothing; a generative model's is accepted"
+            f"ckpt={asked['ckpt']}: a classifier's, which draws nothing; pass a generative model's"
         )
     if asked["trajectory"] is not None and not hasattr(model, "denoiser"):
-        raise UserError(
-            f"trajectory={asked['trajectory']}: this model has no denoising to show; null is accepted"
-        )
+        raise UserError(f"trajectory={asked['trajectory']}: this model has no denoising to show; pass null")
     config = opened.config | {key: asked[key] for key in ("sampler", "guidance", "threshold")}
     drawing = build_drawing(config, model, opened.data, Guides(config))
     if label is not None:
         classes = opened.data.num_classes
         if not takes_condition(model, drawing.denoiser) or not classes:
-            raise UserError(f"label={label}: this model was trained without labels; null is accepted")
+            raise UserError(f"label={label}: this model was trained without labels; pass null")
         if type(label) is not int or not 0 <= label < classes:
-            raise UserError(f"label={label}: a class from 0 to {classes - 1} is accepted")
+            raise UserError(f"label={label}: must be a class from 0 to {classes - 1}")
     if asked["prompt"] is not None:
         if label is not None:
-            raise UserError(f"label={label}: null is accepted with a prompt")
+            raise UserError(f"label={label}: must be null beside a prompt")
         prompts(opened, asked, 1)  # before anything is drawn
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if drawing.denoiser is not None:
