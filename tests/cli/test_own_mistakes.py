@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from triptych.config import trust
+from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.exits import one_line_errors
 
 OWN = '''
 import numpy as np

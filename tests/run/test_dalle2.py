@@ -18,8 +18,8 @@ from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.guided import Guides
 from triptych.run.reopen import reopen
-from triptych.run.sampling.draw import asked_for
-from triptych.run.sampling.like import like
+from triptych.run.sampling.draw import sample_conditions
+from triptych.run.sampling.like import interpolate_images
 from triptych.run.source import filled
 
 SIZES = ("train_size=160", "val_size=90", "test_size=40")
@@ -114,13 +114,13 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
     opened = reopen(str(decoder.path))
     config = opened.config | {"condition_from": {"embedding": str(prior.path)}}
     drawing = build_drawing(config, opened.model, opened.data, Guides(config))
-    asked = asked_for(opened.model, opened.data, 5)
+    asked = sample_conditions(opened.model, opened.data, 5)
     drawn = filled(asked, drawing.sources, 5, torch.Generator().manual_seed(0)).parts["embedding"].value
     torch.testing.assert_close(drawn, on_sphere(drawn))
     assert not torch.allclose(drawn, asked.parts["embedding"].value)
 
     def pictures_like(*asked):
-        return like(opened, asked, 5)(5, None, torch.Generator())
+        return interpolate_images(opened, asked, 5)(5, None, torch.Generator())
 
     own = opened.data.splits["test"].condition.parts["embedding"].value
     torch.testing.assert_close(pictures_like(3), own[3].expand(5, -1))
@@ -158,7 +158,7 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
     config = opened.config | {"condition_from": {"embedding": "text_embedding", "low": str(decoder.path)}}
     drawing = build_drawing(config, opened.model, opened.data, Guides(config))
     told = filled(
-        asked_for(opened.model, opened.data, 5), drawing.sources, 5, torch.Generator().manual_seed(0)
+        sample_conditions(opened.model, opened.data, 5), drawing.sources, 5, torch.Generator().manual_seed(0)
     )
     assert told.parts["low"].value.shape == (5, 3, 8, 8)
     texts = opened.data.splits["val"].condition.parts["text_embedding"].value[:5]
@@ -167,7 +167,10 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
     def low_pictures(**changes):
         drawing = build_drawing(config | {"stages": changes}, opened.model, opened.data, Guides(config))
         told = filled(
-            asked_for(opened.model, opened.data, 5), drawing.sources, 5, torch.Generator().manual_seed(0)
+            sample_conditions(opened.model, opened.data, 5),
+            drawing.sources,
+            5,
+            torch.Generator().manual_seed(0),
         )
         return told.parts["low"].value
 

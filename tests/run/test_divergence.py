@@ -93,7 +93,7 @@ def test_a_bound_that_is_not_finite_in_validation_or_at_the_test_counts(prepared
 
 def test_on_a_device_that_is_not_waited_for_the_step_is_the_same(prepared, monkeypatch):
     """The loss is read at logged steps alone, as on a GPU; the step told is the first that was not finite."""
-    from triptych.callbacks import stopping
+    from triptych.run import stopping
 
     read: list[int] = []
     original = stopping.Stop._note

@@ -258,7 +258,7 @@ EVIL = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m\rfine"
 
 
 def test_control_characters_are_shown_and_not_obeyed(root, capsys):
-    from triptych.run.exits import one_line_errors
+    from triptych.run.command_errors import one_line_errors
     from triptych.study.render import write_report
     from triptych.study.terminal import print_table
 

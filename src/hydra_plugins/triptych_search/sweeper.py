@@ -64,8 +64,8 @@ class OptunaSweeper(Sweeper):
         from importlib.util import find_spec
 
         from triptych.errors import UserError
+        from triptych.run.command_errors import one_line_errors
         from triptych.run.directory import RunDirectory
-        from triptych.run.exits import one_line_errors
 
         with one_line_errors():
             if find_spec("optuna") is None:

@@ -10,7 +10,7 @@ from triptych.cli.arguments import as_hydra_wants, check_place
 from triptych.config.folders import CONFIGS
 from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
-from triptych.run.exits import one_line_errors
+from triptych.run.command_errors import one_line_errors
 from triptych.run.processes import rank
 from triptych.run.untrusted import check_checkpoint
 
@@ -24,9 +24,9 @@ def evaluate(cfg: DictConfig) -> dict:
     for key in ("out", "items"):
         check_place(key, cfg[key])
     check_checkpoint(cfg.ckpt)  # before torch is imported
-    from triptych.run.evaluate import evaluate
+    from triptych.run.evaluate import evaluate_checkpoint
 
-    return evaluate(asked)
+    return evaluate_checkpoint(asked)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="evaluate")

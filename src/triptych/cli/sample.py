@@ -13,7 +13,7 @@ from triptych.config.folders import CONFIGS
 from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
 from triptych.errors import UserError
-from triptych.run.exits import one_line_errors
+from triptych.run.command_errors import one_line_errors
 from triptych.run.untrusted import check_checkpoint
 
 register_resolvers()
@@ -36,18 +36,18 @@ def sample(cfg: DictConfig) -> Path:
 
     from triptych.run.reopen import reopen
     from triptych.run.sampling.draw_trajectory import save_trajectory
-    from triptych.run.sampling.like import like
+    from triptych.run.sampling.like import interpolate_images
     from triptych.run.sampling.opened import draw_all, drawing_of
-    from triptych.run.sampling.pictures import save
+    from triptych.run.sampling.pictures import save_picture
 
     opened = reopen(cfg.ckpt, cfg.weights, cfg.data_root)
     drawing = drawing_of(opened, asked)
     if cfg.like is not None:
-        first = like(opened, asked["like"], cfg.n)
+        first = interpolate_images(opened, asked["like"], cfg.n)
         others = [source for source in drawing.sources if source.name != first.name]
         drawing = replace(drawing, sources=(first, *others))
     x = draw_all(opened, drawing, asked)
-    save(x[:400], opened.data, folder / "samples.png")
+    save_picture(x[:400], opened.data, folder / "samples.png")
     torch.save({"x": x}, folder / "samples.pt")
     if cfg.trajectory is not None:
         save_trajectory(opened, drawing, asked, folder)
@@ -82,12 +82,12 @@ def _sample_cascade(asked: dict, folder: Path) -> Path:
     import torch
 
     from triptych.run.sampling.cascade import OpenedCascade
-    from triptych.run.sampling.pictures import save
+    from triptych.run.sampling.pictures import save_picture
 
     opened = OpenedCascade(asked)
     drawn = opened.draw()
     for name, x, run in opened.pictures(drawn):
-        save(x[:400], run.data, folder / f"{name}.png")
+        save_picture(x[:400], run.data, folder / f"{name}.png")
     *_, last = drawn.values()
     torch.save({"x": last}, folder / "samples.pt")
     return folder

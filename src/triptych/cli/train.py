@@ -23,8 +23,8 @@ from triptych.config.names import register_resolvers
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.files import printable
 from triptych.run import processes
+from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import PRUNE, REFUSED, RunDirectory, write_atomic
-from triptych.run.exits import one_line_errors
 from triptych.run.prepare import prepare
 from triptych.run.provenance import changed_since
 from triptych.run.result import Result, one_line
@@ -165,7 +165,7 @@ def main() -> None:
                 except Exception as error:
                     if processes.rank() == 0:
                         raise
-                    sys.exit(processes.exit_code(error))  # the first process tells
+                    sys.exit(processes.exit_code_of(error))  # the first process tells
             if processes.rank() == 0:
                 _print_result(run)
             if "triptych.run.loggers" in sys.modules:

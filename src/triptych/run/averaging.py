@@ -8,7 +8,13 @@ import pytorch_lightning as pl
 from triptych.callbacks.ema import EMA
 from triptych.errors import UserError
 from triptych.run.account import account_split
-from triptych.run.checkpoints import averages, choose, load_weights, read_checkpoint, save_checkpoint
+from triptych.run.checkpoints import (
+    averages,
+    load_weights,
+    read_checkpoint,
+    reported_checkpoint,
+    save_checkpoint,
+)
 from triptych.run.directory import RunDirectory
 from triptych.run.experiment import Experiment
 from triptych.run.initialization import Origin
@@ -53,7 +59,7 @@ def choose_weights(
     checkpoint. The test set is not looked at. Empty where there is nothing to compare or to validate on, and
     where the model is another run's, who has chosen.
     """
-    path = choose(run, experiment.config["checkpoint"])
+    path = reported_checkpoint(run, experiment.config["checkpoint"])
     checkpoint = origin.adopted or read_checkpoint(path)
     model, data = experiment.model, experiment.data
     asked, kept = experiment.config["weights"], averages(checkpoint)

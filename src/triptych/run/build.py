@@ -16,7 +16,7 @@ from triptych.models.metric import OfSamples
 from triptych.run.experiment import Drawing, Experiment
 from triptych.run.guided import Guides, guided
 from triptych.run.model import build_model, check_size
-from triptych.run.reference import Images, Points, own_metrics
+from triptych.run.reference import ImageReference, PointReference, own_metrics
 from triptych.run.source import OtherPart, Source
 from triptych.run.stages import drawn_as
 
@@ -160,10 +160,10 @@ def _changed(config: dict, key: str, value: Any, sampler: Sampler) -> dict:
 
 def _reference(
     config: dict, data: DataModule, guides: Guides, own: Mapping[str, OfSamples]
-) -> Points | Images:
+) -> PointReference | ImageReference:
     node = config["measures"]
     if len(data.shape) != 3:
-        return Points(data, node["n"], config["seed"], own)
+        return PointReference(data, node["n"], config["seed"], own)
     classifier = None
     if node["classifier"] is not None:
         classifier = guides.classifier("measures.classifier", node["classifier"], noise=False)
@@ -173,4 +173,4 @@ def _reference(
             "samples of your own, or measures.n=0"
         )
     embedder = Embedder(node["contrastive"]) if node.get("contrastive") else getattr(data, "embedder", None)
-    return Images(data, node["n"], classifier, config["seed"], node["inception"], embedder, own)
+    return ImageReference(data, node["n"], classifier, config["seed"], node["inception"], embedder, own)

@@ -11,8 +11,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from triptych.config.keys import find
 from triptych.declare import options
 from triptych.errors import UserError
-from triptych.run.changed import say
 from triptych.run.directory import RunDirectory, write_atomic
+from triptych.run.leakage import log_line
 from triptych.run.snapshots import reconstruct
 from triptych.run.untrusted import open_checkpoint
 
@@ -53,7 +53,7 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
     return checkpoint
 
 
-def choose(run: RunDirectory, which: str) -> Path:
+def reported_checkpoint(run: RunDirectory, which: str) -> Path:
     """The checkpoint whose weights are reported: "last", or "best" by the validation bound, if any."""
     best = run / "checkpoints" / BEST
     return best if which == "best" and best.exists() else run / "checkpoints" / LAST
@@ -71,7 +71,7 @@ def newest_readable(paths: list[Path]) -> Path | None:
             with open_checkpoint(path) as (_, record):
                 known.append((int(record["global_step"]), path.name == LAST, path))
         except (UserError, OSError, LookupError, ValueError, TypeError) as error:
-            say(None, f"passed over: {error}")
+            log_line(None, f"passed over: {error}")
     return max(known)[2] if known else None
 
 
@@ -95,7 +95,7 @@ def load_weights(
     Raises:
         UserError: ``weights`` is none of these, or the checkpoint has no such average.
     """
-    found = state(checkpoint, weights, run)
+    found = state_dict_of(checkpoint, weights, run)
     try:
         module.load_state_dict(found)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -103,7 +103,9 @@ def load_weights(
         raise UserError(f"weights={weights}: not those of the checkpoint's configuration ({line})") from error
 
 
-def state(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> dict[str, torch.Tensor]:
+def state_dict_of(
+    checkpoint: dict[str, Any], weights: str, run: Path | None = None
+) -> dict[str, torch.Tensor]:
     """A ``state_dict`` with the raw or an average of the weights of a checkpoint; as ``load_weights``."""
     found = dict(checkpoint["state_dict"])
     kept = averages(checkpoint)

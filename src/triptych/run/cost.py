@@ -8,7 +8,7 @@ import torch
 from triptych.run.experiment import Experiment
 
 
-def cost(device: torch.device, experiment: Experiment) -> dict[str, float]:
+def measure_cost(device: torch.device, experiment: Experiment) -> dict[str, float]:
     """{"memory": bytes, "evaluations": calls of the denoiser for one sample}, for ``summary.json``.
 
     Memory is the most that was in use at a time: what torch allocated on the GPU, else what the process held

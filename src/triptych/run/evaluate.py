@@ -12,7 +12,7 @@ from triptych.run.reopen import reopen
 from triptych.run.trainer import build_trainer
 
 
-def evaluate(asked: dict[str, Any]) -> dict[str, Any]:
+def evaluate_checkpoint(asked: dict[str, Any]) -> dict[str, Any]:
     """{"bpd": {"mean", "stderr", "n"}, ...} as in summary.json.
 
     Args:

@@ -21,27 +21,27 @@ from triptych.run.account import account
 from triptych.run.averaging import choose_weights
 from triptych.run.baselines import baselines
 from triptych.run.build import build_experiment
-from triptych.run.changed import say
 from triptych.run.checkpoints import save_checkpoint
-from triptych.run.cost import cost
+from triptych.run.cost import measure_cost
 from triptych.run.directory import RunDirectory, to_json
 from triptych.run.experiment import Experiment
 from triptych.run.fit import Fit, build_fit
 from triptych.run.initialization import Origin, find_origin, initialise
 from triptych.run.items import write_items
+from triptych.run.leakage import log_line
 from triptych.run.loggers import closing, log_locations
 from triptych.run.peers import Peers, is_broken_connection, leave_error
 from triptych.run.processes import rank
 from triptych.run.progress import Progress
 from triptych.run.result import ENTRIES, Result
 from triptych.run.sampling.by_caption import save_prompts
-from triptych.run.sampling.draw import draw
+from triptych.run.sampling.draw import draw_samples
 from triptych.run.sampling.draw_trajectory import save_trajectory
-from triptych.run.sampling.measure import measure
-from triptych.run.sampling.pictures import log_picture, save
-from triptych.run.sampling.posterior_mean import posterior_mean
+from triptych.run.sampling.measure import measure_samples
+from triptych.run.sampling.pictures import log_picture, save_picture
+from triptych.run.sampling.posterior_mean import measure_posterior_mean
 from triptych.run.stopping import Stop, requeue
-from triptych.run.untrusted import is_own
+from triptych.run.untrusted import is_composed_here
 
 STRIP = 4  # images whose way from noise is kept as a picture; points are one picture, however many
 RESERVED = {*ENTRIES} - {"weighting", "schedule"}  # entries that no model's ``panels`` may overwrite
@@ -93,7 +93,7 @@ def execute(run: RunDirectory) -> Result:
             reason = peers.reason(error)
             if isinstance(reason, Exception):
                 session.record_failure(reason)
-            if session.stage == "build" and is_own(run):
+            if session.stage == "build" and is_composed_here(run):
                 run.discard()
             if reason is error:
                 raise
@@ -121,7 +121,7 @@ class Session:
         run, peers, config = self.directory, self.peers, self.directory.config()
         progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
         _begin(config, progress)
-        experiment = build_experiment(config, download=is_own(run))
+        experiment = build_experiment(config, download=is_composed_here(run))
         origin = find_origin(run, config, experiment.data)
         _describe(run, experiment, origin)
         if origin.initial is not None:
@@ -160,7 +160,7 @@ def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None
         with contextlib.suppress(OSError):
             print(f"data: {origin.facts['description']}", flush=True)
     for line in (*experiment.data.notes, *leakage(origin.facts)):
-        say(run, line)
+        log_line(run, line)
 
 
 def _begin(config: dict, progress: Progress) -> None:
@@ -194,7 +194,7 @@ def _report(
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": trainer.global_step or reported.step,  # of the model, whoever trained it
         "seconds": {"fit": round(fit.keep.seconds, 2), "test": round(time.perf_counter() - began, 2)},
-        "cost": cost(trainer.strategy.root_device, experiment),
+        "cost": measure_cost(trainer.strategy.root_device, experiment),
         "device": fit.device,
         "world_size": trainer.world_size,
         "weights": config["weights"],
@@ -207,9 +207,9 @@ def _report(
         "metrics": better_of(trainer) or None,
         "gradient": fit.gradients.figures(),
         **(baselines(data) if model.draws and tested else {}),
-        **posterior_mean(experiment),
+        **measure_posterior_mean(experiment),
         "samples": _final_samples(run, experiment, fit) if first else None,
-        **(measure(experiment, trainer.global_step or reported.step) if first and tested else {}),
+        **(measure_samples(experiment, trainer.global_step or reported.step) if first and tested else {}),
         **log_locations(fit.loggers),
     }
     return figures | _panels(run, model)
@@ -225,7 +225,7 @@ def _panels(run: RunDirectory, model: BoundModel) -> dict[str, Any]:
         except (TypeError, ValueError) as error:
             why = f"{key}: {error}"
         if why:
-            say(
+            log_line(
                 run, f"{type(model).__name__}.panels: left out ({why}); return plain values under another key"
             )
         else:
@@ -247,8 +247,8 @@ def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str |
         return None
     picture = run / "samples" / "final.png"
     model, data, guided, sources = experiment.model, experiment.data, drawing.denoiser, drawing.sources
-    x = draw(model, drawing.sampler, data, n, seed=0, guided=guided, sources=sources)
-    save(x, experiment.data, picture)
+    x = draw_samples(model, drawing.sampler, data, n, seed=0, guided=guided, sources=sources)
+    save_picture(x, experiment.data, picture)
     save_checkpoint({"x": x}, run / "samples" / "final.pt")
     log_picture(fit.loggers, "samples/final", picture, fit.trainer.global_step)
     prompts = save_prompts(experiment, drawing, run / "samples" / "prompts.png")

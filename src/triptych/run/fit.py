@@ -17,13 +17,13 @@ from triptych.models.base import BoundModel
 from triptych.models.contract import Given, check_given
 from triptych.run.archive import SCHEMA
 from triptych.run.averaging import check_averaging
-from triptych.run.changed import say
 from triptych.run.checkpointing import Keep
 from triptych.run.checkpoints import LAST, save_checkpoint
 from triptych.run.compile import check_compiler, compiled
 from triptych.run.directory import RunDirectory
 from triptych.run.experiment import Experiment
 from triptych.run.initialization import Origin
+from triptych.run.leakage import log_line
 from triptych.run.loggers import build_loggers
 from triptych.run.peers import Peers
 from triptych.run.processes import rank
@@ -132,5 +132,5 @@ def build_fit(
     check_compiler(config, experiment.model, trainer.strategy.root_device)
     fit = Fit(trainer, loggers, keep, gradients, record, sharded)
     if rank() == 0:
-        say(run, add_execution(run, fit.device, trainer.world_size, origin.step, config, origin.facts))
+        log_line(run, add_execution(run, fit.device, trainer.world_size, origin.step, config, origin.facts))
     return fit

@@ -11,8 +11,8 @@ from triptych.models.base import BoundModel
 from triptych.models.classifier import Classifier
 from triptych.run.experiment import Experiment
 from triptych.run.reopen import reopen
-from triptych.run.source import Run, Source
-from triptych.run.stages import as_stage, check_source, refuse_cascade
+from triptych.run.source import OtherRun, Source
+from triptych.run.stages import as_stage, check_condition_source, refuse_cascade
 
 
 class Guides:
@@ -66,10 +66,10 @@ class Guides:
                 opened = reopen(path, adjust=self._adjust_source)
             except UserError as error:
                 raise UserError(str(error).replace(f"ckpt={path}", key, 1)) from error
-            check_source(key, name, opened, data, given)
+            check_condition_source(key, name, opened, data, given)
             self._sources[key] = opened
         opened = self._sources[key]
-        return Run(as_stage(opened, draws(opened, Guides(opened.config))))
+        return OtherRun(as_stage(opened, draws(opened, Guides(opened.config))))
 
     def _adjust_source(self, other: dict) -> None:
         refuse_cascade(other)

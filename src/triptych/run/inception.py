@@ -32,7 +32,7 @@ def open_inception(path: str) -> nn.Module:
 
 
 @torch.no_grad()
-def read(inception: nn.Module, x: Tensor) -> Tensor:
+def inception_features(inception: nn.Module, x: Tensor) -> Tensor:
     """Features (n, 2048) of images (n, 1 or 3, h, w) in [-1, 1]; grey ones as three equal channels."""
     shades = (x * 127.5 + 127.5).round().clamp(0, 255).byte().expand(-1, 3, -1, -1)
     return torch.cat([inception(part) for part in shades.split(ROWS)])

@@ -121,8 +121,8 @@ def find_origin(run: RunDirectory, config: dict, data: "DataModule") -> Origin:
         UserError: what the model was trained on would now validate or test it.
     """
     from triptych.data.fingerprint import fingerprint
-    from triptych.run.changed import check_data, remember
     from triptych.run.checkpoints import LAST, newest_readable, read_checkpoint
+    from triptych.run.leakage import check_data, remember
 
     start = newest_readable(run.checkpoints())
     kept = read_checkpoint(start) if start else None
@@ -148,13 +148,13 @@ def take_over(run: RunDirectory, config: dict, now: "Fingerprint") -> dict[str, 
         UserError: it is gone, or cannot be read, or was trained on what would now validate or test it.
     """
     from triptych.data.fingerprint import HELD_OUT
-    from triptych.run.changed import compare_data, say
     from triptych.run.checkpoints import read_checkpoint
+    from triptych.run.leakage import compare_data, log_line
 
     source = RunDirectory(config["trained"])
     kept = read_checkpoint(source.reported())
     fix = f"restore the data of trained={config['trained']}"
-    say(run, compare_data(now, kept["triptych"].get("data"), HELD_OUT, fix))
+    log_line(run, compare_data(now, kept["triptych"].get("data"), HELD_OUT, fix))
     checkpoint = {key: kept[key] for key in ("state_dict", "callbacks", "global_step")}
     checkpoint["triptych"] = kept["triptych"] | {"config": config}
     return checkpoint
@@ -167,8 +167,8 @@ def read_initial(config: dict[str, Any], now: "Fingerprint") -> dict[str, Any] |
         UserError: it cannot be read; it was trained on what would now validate or test this run.
     """
     from triptych.data.fingerprint import HELD_OUT
-    from triptych.run.changed import compare_data
     from triptych.run.checkpoints import read_checkpoint
+    from triptych.run.leakage import compare_data
 
     path = config.get("init_from")
     if path is None:
@@ -191,11 +191,11 @@ def initialise(run: RunDirectory, config: dict[str, Any], model: "nn.Module", fo
     """
     import torch
 
-    from triptych.run.changed import say
-    from triptych.run.checkpoints import reported, state
+    from triptych.run.checkpoints import reported, state_dict_of
+    from triptych.run.leakage import log_line
 
     name = reported(found)
-    theirs, ours = state(found, name), dict(_weights(model))
+    theirs, ours = state_dict_of(found, name), dict(_weights(model))
     shapes = {n: (tuple(theirs[n].shape), tuple(p.shape)) for n, p in ours.items() if n in theirs}
     taken = [n for n, (there, here) in shapes.items() if there == here]
     other = {n: f"{there} there, {here} here" for n, (there, here) in shapes.items() if there != here}
@@ -218,7 +218,7 @@ def initialise(run: RunDirectory, config: dict[str, Any], model: "nn.Module", fo
             ours[n].copy_(theirs[n])
     step = int(found.get("global_step", 0))
     line = f"init_from={path}: {len(taken)} of {len(ours)} tensors taken (step {step}, weights {name})"
-    say(run, "; ".join(filter(None, (line, said))))
+    log_line(run, "; ".join(filter(None, (line, said))))
     if rank() == 0:
         record = {"checkpoint": str(checkpoint_at(path)), "step": step, "weights": name, "taken": taken}
         about = record | {"other_shape": other, "missing": missing, "extra": extra}

@@ -24,7 +24,7 @@ CAPTIONS = {
 }
 
 
-def say(text: str) -> None:
+def warn(text: str) -> None:
     """Print one line for people, without passwords."""
     print(mask_password(text), file=sys.stderr, flush=True)
 
@@ -71,7 +71,7 @@ def parameters(run: RunDirectory) -> dict[str, Any]:
     return {k: v if isinstance(v, int | float) else format_value(v) for k, v in flat.items()}
 
 
-def figures(summary: Result) -> dict[str, Any]:
+def flat_figures(summary: Result) -> dict[str, Any]:
     """``summary.json`` as flat keys: "test/bpd", "test/bpd_stderr", "test/bpd_n", "measures/..."."""
     flat: dict[str, Any] = {}
     for key, value in summary.items():
@@ -80,9 +80,9 @@ def figures(summary: Result) -> dict[str, Any]:
     return flat
 
 
-def numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[str, float]:
+def flat_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[str, float]:
     """The figures of a summary that are numbers and are not ``logged``; {} without a summary."""
-    flat = figures(summary) if summary else {}
+    flat = flat_figures(summary) if summary else {}
     return {k: float(v) for k, v in flat.items() if isinstance(v, int | float) and k not in logged}
 
 
@@ -99,7 +99,7 @@ def _flatten(value: Any, name: str, prefix: str, into: dict[str, Any]) -> None:
         into[name] = value
 
 
-def panels(summary: Result) -> dict[str, tuple[list[str], list[list]]]:
+def panel_tables(summary: Result) -> dict[str, tuple[list[str], list[list]]]:
     """{"panels/noise_levels": (columns, rows), ...}: what is a curve, and measures over several values."""
     tables: dict[str, tuple[list[str], list[list]]] = {}
     for key, value in summary.items():

@@ -29,7 +29,7 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
     Raises:
         UserError: a value that its owner refuses, or a choice that this model would not read.
     """
-    table = parts(config, data)
+    table = parts_table(config, data)
     kind = find(config["model"].get("_target_"), "model")
     if getattr(kind, "of_latents", False):
         _of_latents(table, kind)
@@ -49,7 +49,7 @@ def check_size(config: dict, data: DataModule) -> None:
         UserError: with the first tensor for which there is no room. Whatever else is wrong, ``build_model``
             says.
     """
-    table = parts(config, data)
+    table = parts_table(config, data)
     try:
         with torch.random.fork_rng([]), Budget(machine_memory(), "this machine's memory", largest=ALLOCATED):
             if config["denoiser"]:
@@ -61,7 +61,7 @@ def check_size(config: dict, data: DataModule) -> None:
             raise
 
 
-def parts(config: dict, data: DataModule) -> Table:
+def parts_table(config: dict, data: DataModule) -> Table:
     """What objects are handed by the names of their arguments: facts of the data, and parts of ``config``.
 
     Data with a density have the Gaussian decoder, whichever of levels is named.

@@ -26,7 +26,7 @@ COMPILE = "compile"
 PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
 
-def described(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
+def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
     """``cfg`` resolved, and with ``trained`` the other run's model in it and in ``choices``.
 
     Raises:
@@ -54,10 +54,10 @@ def described(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) ->
     return plain
 
 
-def described_by(config: DictConfig) -> dict[str, Any]:
+def resolve_composed(config: DictConfig) -> dict[str, Any]:
     """As ``described``, of a configuration that has Hydra's own part still in it."""
     hydra = config.hydra
-    return described(without_hydra(config), list(hydra.overrides.task), dict(hydra.runtime.choices))
+    return resolve_config(without_hydra(config), list(hydra.overrides.task), dict(hydra.runtime.choices))
 
 
 def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
@@ -70,7 +70,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     """
     check_directory(path)
     composed = dict(choices)
-    plain = described(cfg, overrides, choices)
+    plain = resolve_config(cfg, overrides, choices)
     force, retry = plain.pop("force"), plain.pop("retry")
     for key in [key for key in plain if role(key) is Role.START]:
         plain.pop(key)

@@ -197,7 +197,7 @@ def owner() -> str:
     return f"{user}@{socket.gethostname()} pid {os.getpid()}"
 
 
-def exit_code(error: Exception) -> int:
+def exit_code_of(error: Exception) -> int:
     """75: another process is running it, 74: cannot be written (both: try again later); 3: diverged; 1."""
     kinds = ((Busy, BUSY), (StorageError, STORAGE), (Diverged, DIVERGED))
     return next((code for kind, code in kinds if isinstance(error, kind)), 1)

@@ -18,7 +18,7 @@ from triptych.diffusion.draws import Stream, seeded
 from triptych.errors import UserError
 from triptych.models.classifier import Classifier
 from triptych.models.metric import OfSamples, Samples
-from triptych.run.inception import open_inception, read
+from triptych.run.inception import inception_features, open_inception
 
 PAIRS = 5  # of true sets, for the noise floor
 FEW = 3  # modes whose shares are recorded one by one
@@ -42,7 +42,7 @@ def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
     return own
 
 
-class Reference:
+class SampleReference:
     """What samples are compared with, and the user's own metrics of them."""
 
     own: Mapping[str, OfSamples]
@@ -78,7 +78,7 @@ class Reference:
         return {name: float(metric.figure(samples)) for name, metric in self.own.items()}
 
 
-class Points(Reference):
+class PointReference(SampleReference):
     """True points, drawn afresh for every comparison.
 
     Raises:
@@ -170,7 +170,7 @@ class Prompts:
         return right
 
 
-class Images(Reference):
+class ImageReference(SampleReference):
     """Training images: by a classifier of clean ones, by InceptionV3 for FID, and by metrics of one's own.
 
     The floor is held-out images (validation and test) against the same reference: what a perfect sampler of
@@ -203,7 +203,7 @@ class Images(Reference):
         """Ready to compare samples of a model on ``device``: what it is compared with is read there."""
         self.features = None if self.classifier is None else self.classifier.to(device).read(self.x)[0]
         if self.inception is not None:
-            self.seen = read(self.inception.to(device), self.x.to(device))
+            self.seen = inception_features(self.inception.to(device), self.x.to(device))
 
     def prompted(self, x: Tensor, items: Tensor) -> dict[str, float]:
         """Shares of samples that are what the captions of held-out ``items`` ask for."""
@@ -225,7 +225,7 @@ class Images(Reference):
             if asked is not None:
                 found["class_accuracy"] = measures.class_accuracy(logits, asked)
         if self.inception is not None:
-            seen = read(self.inception, x.to(self.seen.device))
+            seen = inception_features(self.inception, x.to(self.seen.device))
             found["fid"] = measures.frechet_distance(self.seen, seen)
         return found | self._own(Samples(x, self.x, asked, features, self.features, logits))
 

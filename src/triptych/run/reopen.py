@@ -10,10 +10,10 @@ from triptych.data.fingerprint import fingerprint
 from triptych.errors import UserError
 from triptych.quiet import quiet
 from triptych.run.budget import Budget
-from triptych.run.changed import compare_data, say
 from triptych.run.checkpoints import load_weights, read_checkpoint
 from triptych.run.directory import checkpoint_at
 from triptych.run.experiment import Experiment
+from triptych.run.leakage import compare_data, log_line
 from triptych.run.model import build_model
 from triptych.run.untrusted import check_config
 
@@ -55,7 +55,7 @@ def reopen(
         data = build_data(config, download=False)
         seen = checkpoint["triptych"].get("data")
         changed = compare_data(fingerprint(data), seen, judged, "restore the data")
-        say(None, changed.replace("data:", f"{ckpt}: data:", 1))
+        log_line(None, changed.replace("data:", f"{ckpt}: data:", 1))
         with Budget(2 * file.stat().st_size + SLACK, "its file"):
             model = build_model(config, data)
         load_weights(model, checkpoint, weights or config["weights"], file.absolute().parents[1])

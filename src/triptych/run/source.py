@@ -38,7 +38,7 @@ class OtherPart:
         return condition.parts[self.of].value
 
 
-class Run:
+class OtherRun:
     """Samples of another run's model, asked the same."""
 
     def __init__(self, stage: Stage):

@@ -18,7 +18,7 @@ from triptych.run.experiment import Drawing, Experiment
 from triptych.run.reopen import reopen
 
 # parts that a person asks for; what else a stage is told, another draws
-GIVEN = ("label", "text", "text_embedding")
+PROMPTED = ("label", "text", "text_embedding")
 DRAWING = ("sampler", "guidance", "threshold")  # groups of how a stage draws
 
 
@@ -50,7 +50,7 @@ def refuse_cascade(config: dict) -> None:
         raise UserError("a cascade cannot be a stage; pass the run of a diffusion model")
 
 
-def told(stage: Experiment) -> dict[str, Kind]:
+def condition_parts(stage: Experiment) -> dict[str, Kind]:
     """The parts of the data's conditions that the stage's network is told."""
     conditional = getattr(stage.model, "conditional", False)
     names = conditional if isinstance(conditional, list) else [*stage.data.conditions] * bool(conditional)
@@ -84,11 +84,11 @@ def _check(
         raise UserError(
             f"{what}: a {type(stage.model).__name__} cannot be a stage; pass the run of a diffusion model"
         )
-    hears, drawn = told(stage), {str(one.data.known_as): one for one in before}
+    hears, drawn = condition_parts(stage), {str(one.data.known_as): one for one in before}
     for name, kind in hears.items():
         if name in drawn:
             _check_shape(what, name, kind, drawn[name])
-        elif name not in (*GIVEN, *given):
+        elif name not in (*PROMPTED, *given):
             raise UserError(
                 f"{what}: needs {name!r}, which no stage before it draws; put the run that does before it"
             )
@@ -124,7 +124,9 @@ def _check_encoders(what: str, before: Experiment, data: DataModule) -> None:
         )
 
 
-def check_source(what: str, name: str, run: Experiment, data: DataModule, given: Sequence[str] = ()) -> None:
+def check_condition_source(
+    what: str, name: str, run: Experiment, data: DataModule, given: Sequence[str] = ()
+) -> None:
     """UserError unless ``run`` draws ``name`` of the conditions of ``data``, told no more than ``given``."""
     _check(what, run, [], last=False, given=given)
     if run.data.known_as != name:

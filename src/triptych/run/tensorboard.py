@@ -6,7 +6,7 @@ from pathlib import Path
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from triptych.run.directory import RunDirectory
-from triptych.run.log_content import numbers, parameters
+from triptych.run.log_content import flat_numbers, parameters
 from triptych.run.result import Result
 
 
@@ -36,5 +36,5 @@ class TensorBoard(TensorBoardLogger):
 
     def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
         """Log the figures of ``summary`` that are not ``logged`` yet, and end."""
-        self.log_metrics(numbers(summary, logged), step)
+        self.log_metrics(flat_numbers(summary, logged), step)
         self.experiment.close()

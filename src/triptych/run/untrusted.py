@@ -83,13 +83,13 @@ def check_run(run: RunDirectory) -> None:
     """
     check_directory(run.path)
     config = run.config()
-    if is_own(run):
+    if is_composed_here(run):
         return
     check_config(config, str(run / "config.yaml"), groups())
     if not ID.fullmatch(str(run.provenance().get("id", "x"))):
         raise UserError(f"{run / 'provenance.json'}: invalid run id; use letters, digits, - and _")
 
 
-def is_own(run: RunDirectory) -> bool:
+def is_composed_here(run: RunDirectory) -> bool:
     """Whether the configuration in ``run`` is this user's own, composed by the command that started this."""
     return os.environ.get(OWN) == str(run.path)

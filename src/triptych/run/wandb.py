@@ -24,10 +24,10 @@ from triptych.run.log_content import (
     chart,
     comparable,
     error_line,
-    figures,
-    panels,
-    say,
+    flat_figures,
+    panel_tables,
     sweep_of,
+    warn,
 )
 from triptych.run.result import Result
 
@@ -45,7 +45,7 @@ FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_D
 MAKERS = ("wandb", "wandb.sdk.artifacts.artifact", "wandb.sdk.data_types._private")
 
 
-class Wandb(WandbLogger):
+class WandbRun(WandbLogger):
     """Lightning's logger, with captions, panels, figures and checkpoints as this project has them.
 
     Args:
@@ -87,7 +87,7 @@ class Wandb(WandbLogger):
             self._wandb_init["mode"] = "offline"
             started = self.experiment
             sync = self.location()["sync"]
-            say(f"W&B: offline ({error_line(error)}); `{sync}` sends the run when it has ended")
+            warn(f"W&B: offline ({error_line(error)}); `{sync}` sends the run when it has ended")
         # an absolute link: a run that was moved would not be resumed
         (Path(started.settings.sync_dir) / "logs" / "debug-core.log").unlink(missing_ok=True)
         started.define_metric(STEP, hidden=True)
@@ -123,19 +123,19 @@ class Wandb(WandbLogger):
         if summary:
 
             def log_panels() -> None:
-                charts = {key: _chart(key, *table) for key, table in panels(summary).items()}
+                charts = {key: _chart(key, *table) for key, table in panel_tables(summary).items()}
                 self.log_metrics(charts, step)
 
             # a table asks the server, and goes on asking one that is gone
             if why := _within(PANELS, log_panels):
-                say(f"W&B has not taken the panels ({why}): summary.json has them")
-            self.experiment.summary.update(figures(summary))
+                warn(f"W&B has not taken the panels ({why}): summary.json has them")
+            self.experiment.summary.update(flat_figures(summary))
             if self.artifacts:
                 self._log_checkpoint(self.run)
         try:
             self.experiment.finish(exit_code=1 if summary is None else 0)
         except TimeoutError:
-            say(f"W&B has not taken all within {FINISH:.0f} s; `{self.location()['sync']}` sends the rest")
+            warn(f"W&B has not taken all within {FINISH:.0f} s; `{self.location()['sync']}` sends the rest")
         wandb.teardown()  # waits for W&B's process, which closes its file as it ends
 
     def _log_checkpoint(self, source: RunDirectory, use: bool = False) -> None:
@@ -156,7 +156,7 @@ class Wandb(WandbLogger):
             self.experiment._log_artifact(artifact, is_user_created=True, **how)
 
         if why := _within(PANELS, log):
-            say(f"W&B has not taken the checkpoint ({why}): {path}")
+            warn(f"W&B has not taken the checkpoint ({why}): {path}")
 
     @classmethod
     def abandon(cls) -> None:

@@ -25,10 +25,10 @@ from triptych.config.names import own_name, quote, shared_overrides, sweep_name
 from triptych.errors import StorageError, UserError
 from triptych.files import load
 from triptych.run import processes
+from triptych.run.command_errors import end_as_by_ctrl_c, one_line_errors
 from triptych.run.directory import REFUSED, RunDirectory
-from triptych.run.exits import end_as_by_ctrl_c, one_line_errors
 from triptych.run.initialization import check_initial
-from triptych.run.prepare import described_by
+from triptych.run.prepare import resolve_composed
 from triptych.run.provenance import changed_since, command
 from triptych.run.result import ENDED, UNITS
 from triptych.study.cells import cell_name, differing, expected_cells, is_grid
@@ -225,7 +225,7 @@ class SweepHook(Callback):
         begun = any(run.checkpoints() or run.status == "finished" for run in self.runs())
         for overrides in self._corners():
             try:
-                check_initial(described_by(loader.load_sweep_config(self.config, overrides)), begun)
+                check_initial(resolve_composed(loader.load_sweep_config(self.config, overrides)), begun)
                 break
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 refusals.append(error)

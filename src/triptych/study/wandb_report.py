@@ -1,6 +1,6 @@
 """W&B's report of a story: the comparison of our page, over runs that W&B has or will have.
 
-It names runs by their ids and figures by the keys under which a run logs them (``training.log_content``), so
+It names runs by their ids and figures by the keys under which a run logs them (``run.log_content``), so
 that a sweep that is sent later is found. A panel is there where some run has what it shows; bars and lines
 are means over the seeds of a setting with their standard error, as W&B takes them. A table of all runs, and
 the curves over noise levels by setting, are logged by a run of its own, of the job type "comparison".
@@ -23,9 +23,9 @@ from triptych.run.log_content import (
     RESOLVED,
     chart,
     error_line,
-    figures,
+    flat_figures,
     flat_key,
-    panels,
+    panel_tables,
     sweep_of,
 )
 from triptych.run.read import Run
@@ -211,7 +211,7 @@ def _panels(wr: Any, comparison: Comparison) -> dict[str, list[Any]]:
     """Panels of the runs' own figures by section, those of which some run has what they show."""
     runs = runs_of(comparison)
     history = {name for run in runs for name in run.columns()}
-    summary = {name for run in runs for name in figures(run)}
+    summary = {name for run in runs for name in flat_figures(run)}
     by: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
     if len(comparison.axes) == 1:
         [axis] = comparison.axes
@@ -286,7 +286,7 @@ def _curves(cell: Cell) -> dict[str, tuple[str, str, list[Curve]]]:
     """{"panels/noise_levels": ("gamma", "epsilon_mse", one curve a seed)} of numbers."""
     curves: dict[str, tuple[str, str, list[Curve]]] = {}
     for run in cell.runs.values():
-        for key, (columns, rows) in panels(run).items():
+        for key, (columns, rows) in panel_tables(run).items():
             x, y = chart(columns)
             points = sorted((row[columns.index(x)], row[columns.index(y)]) for row in rows)
             if x != y and all(isinstance(value, int | float) for point in points for value in point):

@@ -16,9 +16,9 @@ from triptych.models.diffusion import Diffusion
 from triptych.run.build import build_drawing
 from triptych.run.experiment import Experiment
 from triptych.run.guided import Guides
-from triptych.run.sampling.draw import asked_for
+from triptych.run.sampling.draw import sample_conditions
 from triptych.run.sampling.prompts import of_prompts, texts
-from triptych.run.stages import GIVEN, drawn_as, open_stages, told
+from triptych.run.stages import PROMPTED, condition_parts, drawn_as, open_stages
 
 
 class OpenedCascade:
@@ -66,7 +66,7 @@ class OpenedCascade:
 
     def _noise(self, run: Experiment) -> Callable[[Condition, torch.Generator | None], Condition] | None:
         """Noise on what the stage is told of those before it; None for one that is told nothing of them."""
-        drawn = [name for name in told(run) if name not in GIVEN]
+        drawn = [name for name in condition_parts(run) if name not in PROMPTED]
         if not drawn:
             return None
         level = self.asked["noise"]
@@ -76,12 +76,12 @@ class OpenedCascade:
     def condition(self, n: int) -> Condition | None:
         """What is asked for: prompts in turn, or what held-out items of the last stage have."""
         prompt, label, run = self.asked["prompt"], self.asked["label"], self.last
-        hears = [name for one in self.runs for name in told(one)]
+        hears = [name for one in self.runs for name in condition_parts(one)]
         if prompt is not None:
             found: Condition | None = of_prompts(texts(prompt), run.data, hears, n)
         else:
-            found = asked_for(run.model, run.data, n)
-            found = None if found is None else found.only(*GIVEN)
+            found = sample_conditions(run.model, run.data, n)
+            found = None if found is None else found.only(*PROMPTED)
         if label is not None:
             classes = run.data.num_classes
             if "label" not in hears or type(label) is not int or not 0 <= label < classes:

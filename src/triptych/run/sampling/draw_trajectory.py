@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from triptych.run.experiment import Drawing, Experiment
-from triptych.run.sampling.draw import asked_for
+from triptych.run.sampling.draw import sample_conditions
 from triptych.run.sampling.opened import prompts
 from triptych.run.sampling.trajectory import save_gif, save_points, save_strip, trajectory
 from triptych.run.source import filled
@@ -21,7 +21,7 @@ def save_trajectory(opened: Experiment, drawing: Drawing, asked: dict[str, Any],
     n = min(asked["n"], 16 if len(data.shape) == 3 else 1000)
     told = prompts(opened, asked, n)
     told = None if told is None else told.to(model.device)
-    told = asked_for(model, data, n, asked["label"], drawing.denoiser) if told is None else told
+    told = sample_conditions(model, data, n, asked["label"], drawing.denoiser) if told is None else told
     generator = torch.Generator(model.device).manual_seed(asked["seed"])
     training = model.training
     model.eval()

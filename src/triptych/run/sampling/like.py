@@ -19,7 +19,7 @@ from triptych.errors import UserError
 from triptych.run.experiment import Experiment
 
 
-class Like:
+class EmbeddingSequence:
     """One embedding for each of ``n`` samples in all; of two, those at even steps along their great circle.
 
     Args:
@@ -41,7 +41,7 @@ class Like:
         return found.to(generator.device)
 
 
-def like(opened: Experiment, asked: Sequence[int | str], n: int) -> Like:
+def interpolate_images(opened: Experiment, asked: Sequence[int | str], n: int) -> EmbeddingSequence:
     """What ``like=`` asks for: the embeddings of one or two images, each an item of the test set or a file.
 
     Raises:
@@ -57,7 +57,7 @@ def like(opened: Experiment, asked: Sequence[int | str], n: int) -> Like:
         raise UserError(f"{key}: this model is not conditioned on embeddings of images; pass a decoder's run")
     if len(asked) not in (1, 2):
         raise UserError(f"{key}: must be one image, or two to interpolate between")
-    return Like(torch.cat([_embedding(key, data, data.embedder, one) for one in asked]), n)
+    return EmbeddingSequence(torch.cat([_embedding(key, data, data.embedder, one) for one in asked]), n)
 
 
 def _embedding(key: str, data: Captioned, embedder: Embedder, one: int | str) -> Tensor:

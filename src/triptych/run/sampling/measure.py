@@ -10,10 +10,10 @@ from torch import Tensor
 from triptych.diffusion.draws import Stream, mix, seeded
 from triptych.errors import Diverged
 from triptych.run.experiment import Drawing, Experiment
-from triptych.run.sampling.draw import asked_for, asks_classes, draw, takes_condition
+from triptych.run.sampling.draw import draw_samples, is_class_conditional, sample_conditions, takes_condition
 
 
-def measure(experiment: Experiment, step: int = 0) -> dict[str, Any]:
+def measure_samples(experiment: Experiment, step: int = 0) -> dict[str, Any]:
     """What the configuration asks for in ``measures``, for ``summary.json``; empty if that is nothing.
 
     {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats", "reference", "floor",
@@ -65,14 +65,14 @@ def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any] | None:
     def drawn(repeat: int, items: Tensor | None) -> Tensor:
         seed = mix(experiment.config["seed"], Stream.MEASURED_SAMPLES, repeat)
         n = node["n"] if items is None else len(items)
-        return draw(
+        return draw_samples(
             experiment.model,
             drawing.sampler,
             data,
             n,
             seed,
             guided=drawing.denoiser,
-            condition=asked_for(experiment.model, data, n, guided=drawing.denoiser, items=items),
+            condition=sample_conditions(experiment.model, data, n, guided=drawing.denoiser, items=items),
             sources=drawing.sources,
         )
 
@@ -103,7 +103,7 @@ def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any] | None:
 def _classes(experiment: Experiment, drawing: Drawing) -> Tensor | None:
     """The classes (n,) that samples are asked for; None where they are asked for none."""
     n = experiment.config["measures"]["n"]
-    condition = asked_for(experiment.model, experiment.data, n, guided=drawing.denoiser)
+    condition = sample_conditions(experiment.model, experiment.data, n, guided=drawing.denoiser)
     return condition.label.cpu() if condition is not None and "label" in condition.parts else None
 
 
@@ -117,7 +117,7 @@ def _items(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, Ten
     if (
         prompts is None
         or not takes_condition(model, drawing.denoiser)
-        or asks_classes(model, experiment.data)
+        or is_class_conditional(model, experiment.data)
     ):
         return None, None
     places = [kind.nonzero().squeeze(1) for kind in (~prompts.untrained, prompts.untrained)]

@@ -13,9 +13,9 @@ from triptych.errors import UserError
 from triptych.run.build import build_drawing
 from triptych.run.experiment import Drawing, Experiment
 from triptych.run.guided import Guides
-from triptych.run.sampling.draw import draw, takes_condition
+from triptych.run.sampling.draw import draw_samples, takes_condition
 from triptych.run.sampling.prompts import of_prompts, texts
-from triptych.run.stages import told
+from triptych.run.stages import condition_parts
 
 
 def drawing_of(opened: Experiment, asked: dict[str, Any]) -> Drawing:
@@ -56,7 +56,7 @@ def prompts(opened: Experiment, asked: dict[str, Any], n: int) -> Condition | No
     """The condition of n samples, where ``asked`` has prompts; UserError where the model takes none."""
     if asked.get("prompt") is None:  # the end of a run asks for none
         return None
-    return of_prompts(texts(asked["prompt"]), opened.data, [*told(opened)], n)
+    return of_prompts(texts(asked["prompt"]), opened.data, [*condition_parts(opened)], n)
 
 
 def draw_all(opened: Experiment, drawing: Drawing, asked: dict[str, Any]) -> Tensor:
@@ -68,7 +68,7 @@ def draw_all(opened: Experiment, drawing: Drawing, asked: dict[str, Any]) -> Ten
         seed = mix(asked["seed"], Stream.SAMPLES, start)
         bar = _bar(f"samples {start + size}/{n}")
         parts.append(
-            draw(
+            draw_samples(
                 opened.model,
                 drawing.sampler,
                 opened.data,

@@ -1,4 +1,4 @@
-"""Whether data are still those that a checkpoint's model was trained on, and may judge it."""
+"""Detect test items that were trained on, and data that have changed between two starts of a run."""
 
 import os
 import sys
@@ -65,11 +65,11 @@ def check_data(run: RunDirectory, now: Fingerprint, checkpoint: dict | None) -> 
     before = run.provenance().get("data")
     if checkpoint is None and before and before["fingerprint"] != now.data:
         line = "data: changed since this run was first started; no step of it was kept, so none is mixed"
-    say(run, line)
+    log_line(run, line)
     return remember(now, seen)
 
 
-def say(run: RunDirectory | None, line: str) -> None:
+def log_line(run: RunDirectory | None, line: str) -> None:
     """One line on stderr, and in a run's ``train.log``, by the first process."""
     if not line or rank() != 0:
         return
