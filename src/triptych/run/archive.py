@@ -59,16 +59,16 @@ def inspect(file: IO[bytes], where: str) -> dict[str, Any]:
     Raises:
         UserError: no checkpoint of a run's, or one that claims more than it holds.
     """
-    found = go_through(file, where, "a checkpoint")
-    known = found.get("triptych") if isinstance(found, dict) else None
-    if not isinstance(known, dict) or not isinstance(found.get("state_dict"), dict):
+    content = go_through(file, where, "a checkpoint")
+    known = content.get("triptych") if isinstance(content, dict) else None
+    if not isinstance(known, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"{where}: not written by triptych; pass a run's checkpoint")
     if known.get("schema") != SCHEMA:
         raise UserError(
             f"{where}: written by another version of triptych, whose configurations have other keys; "
             f"pass a checkpoint of schema {SCHEMA}"
         )
-    return found | {"triptych": known | {"config": plain(known.get("config"), f"{where}: config")}}
+    return content | {"triptych": known | {"config": plain(known.get("config"), f"{where}: config")}}
 
 
 def go_through(file: IO[bytes], where: str, kind: str) -> Any:

@@ -27,8 +27,8 @@ def check_averaging(config: dict, callbacks: list[pl.Callback], validated: bool)
         UserError: ``weights`` is none; an average is asked for and none is kept; weights=chosen with
             checkpoint=best, which is decided before there is a choice, or without validation items.
     """
-    weights, kept = config["weights"], [c for c in callbacks if isinstance(c, EMA)]
-    if weights != "raw" and not kept and not config.get("trained"):
+    weights, averagers = config["weights"], [c for c in callbacks if isinstance(c, EMA)]
+    if weights != "raw" and not averagers and not config.get("trained"):
         raise UserError(f"weights={weights}: callbacks.ema=null keeps no average; pass weights=raw")
     if weights == "chosen" and config["checkpoint"] == "best":
         raise UserError(
@@ -37,7 +37,7 @@ def check_averaging(config: dict, callbacks: list[pl.Callback], validated: bool)
         )
     if weights == "chosen" and not validated:
         raise UserError("weights=chosen: there are no validation items to choose by; pass weights=ema")
-    for average in kept:
+    for average in averagers:
         average.validates = weights != "raw"
 
 
@@ -62,24 +62,26 @@ def choose_weights(
     path = reported_checkpoint(run, experiment.config["checkpoint"])
     checkpoint = origin.adopted or read_checkpoint(path)
     model, data = experiment.model, experiment.data
-    asked, kept = experiment.config["weights"], averages(checkpoint)
-    reported = {"raw": "raw", "ema": next(iter(kept), None), "chosen": checkpoint["triptych"].get("chosen")}[
-        asked
-    ]
-    found = {}
-    if not origin.adopted and any(kept.values()) and len(data.splits["val"]):
-        for name in ("raw", *kept):
+    weights, stored = experiment.config["weights"], averages(checkpoint)
+    reported = {
+        "raw": "raw",
+        "ema": next(iter(stored), None),
+        "chosen": checkpoint["triptych"].get("chosen"),
+    }[weights]
+    figures = {}
+    if not origin.adopted and any(stored.values()) and len(data.splits["val"]):
+        for name in ("raw", *stored):
             if name != reported:  # that one is accounted with the other splits
                 load_weights(model, checkpoint, name)
-                found[name] = account_split(trainer, model, data, "val", of=name).figures
-    anew = bool(found) and reported is None
+                figures[name] = account_split(trainer, model, data, "val", of=name).figures
+    anew = bool(figures) and reported is None
     if anew:
         unit = model.accounting.unit
-        reported = min(kept, key=lambda name: found[name][unit]["mean"])
+        reported = min(stored, key=lambda name: figures[name][unit]["mean"])
         checkpoint["triptych"]["chosen"] = reported
-        del found[reported]
-    load_weights(model, checkpoint, asked)
+        del figures[reported]
+    load_weights(model, checkpoint, weights)
     if anew and trainer.is_global_zero:
         save_checkpoint(checkpoint, path)
-    others = {"averaging": {"reported": reported, "val": found}} if found or anew else {}
+    others = {"averaging": {"reported": reported, "val": figures}} if figures or anew else {}
     return Reported(path, checkpoint["global_step"], others)

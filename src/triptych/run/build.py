@@ -59,13 +59,13 @@ def build_drawing(config: dict, model: BoundModel, data: DataModule, guides: Gui
     """What ``config`` says in sampler, guidance, threshold; UserError for what the model cannot draw with."""
     sampler = build(config["sampler"], "sampler")
     model.check_sampler(sampler)
-    asked, changes = config.get("condition_from") or {}, config.get("stages") or {}
-    for name in changes.keys() - asked.keys():
-        known = ", ".join(asked) or "{}"
+    wanted, changes = config.get("condition_from") or {}, config.get("stages") or {}
+    for name in changes.keys() - wanted.keys():
+        known = ", ".join(wanted) or "{}"
         raise UserError(f"stages.{name}: no part of condition_from; choose from {known}")
     sources = tuple(
-        _source(name, str(what), model, data, guides, [*asked][:i], changes.get(name) or {})
-        for i, (name, what) in enumerate(asked.items())
+        _source(name, str(what), model, data, guides, [*wanted][:i], changes.get(name) or {})
+        for i, (name, what) in enumerate(wanted.items())
     )
     return Drawing(sampler, guided(model, data, config, guides), sources)
 
@@ -85,9 +85,9 @@ def _source(
         UserError: the model or the data have no such part.
     """
     key = f"condition_from.{name}={what}"
-    told = getattr(getattr(getattr(model, "denoiser", None), "network", None), "conditions", {})
-    if name not in told:
-        known = ", ".join(told) or "no parts"
+    parts = getattr(getattr(getattr(model, "denoiser", None), "network", None), "conditions", {})
+    if name not in parts:
+        known = ", ".join(parts) or "no parts"
         raise UserError(f"{key}: this model is conditioned on {known}; choose from these")
     if what in data.conditions:
         if data.conditions[what] != data.conditions[name]:
@@ -108,13 +108,13 @@ def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
     if model.of_latents:
         raise UserError(f"objective.teacher={path}: a teacher of the data cannot teach latents; pass null")
     taught = getattr(model, "denoiser", None)
-    found = getattr(guides.open("objective.teacher", path), "denoiser", None)
-    if not isinstance(found, Denoiser) or not isinstance(taught, Denoiser):
+    teacher = getattr(guides.open("objective.teacher", path), "denoiser", None)
+    if not isinstance(teacher, Denoiser) or not isinstance(taught, Denoiser):
         raise UserError(f"objective.teacher={path}: has no denoiser; pass a diffusion model's")
-    if str(found.process) != str(taught.process):
-        names = found.process, taught.process
+    if str(teacher.process) != str(taught.process):
+        names = teacher.process, taught.process
         raise UserError(f"objective.teacher={path}: its process is {names[0]}, the model's {names[1]}")
-    return found
+    return teacher
 
 
 def _measured(

@@ -95,9 +95,9 @@ def load_weights(
     Raises:
         UserError: ``weights`` is none of these, or the checkpoint has no such average.
     """
-    found = state_dict_of(checkpoint, weights, run)
+    tensors = state_dict_of(checkpoint, weights, run)
     try:
-        module.load_state_dict(found)
+        module.load_state_dict(tensors)
     except (RuntimeError, TypeError, AttributeError) as error:
         line = " ".join(str(error).split())[:200]
         raise UserError(f"weights={weights}: not those of the checkpoint's configuration ({line})") from error
@@ -107,30 +107,30 @@ def state_dict_of(
     checkpoint: dict[str, Any], weights: str, run: Path | None = None
 ) -> dict[str, torch.Tensor]:
     """A ``state_dict`` with the raw or an average of the weights of a checkpoint; as ``load_weights``."""
-    found = dict(checkpoint["state_dict"])
-    kept = averages(checkpoint)
+    tensors = dict(checkpoint["state_dict"])
+    stored = averages(checkpoint)
     if weights == "chosen":
         weights = checkpoint.get("triptych", {}).get("chosen") or _none_chosen()
     if weights == "ema":
-        if not kept:
+        if not stored:
             raise UserError("weights=ema: this checkpoint holds no average; pass weights=raw")
-        found |= next(iter(kept.values()))
-    elif weights in kept:
-        found |= kept[weights]
+        tensors |= next(iter(stored.values()))
+    elif weights in stored:
+        tensors |= stored[weights]
     elif weights != "raw":
-        found |= reconstruct(
-            run, checkpoint.get("global_step", 0), weights, [*options(find("weights").kind), *kept]
+        tensors |= reconstruct(
+            run, checkpoint.get("global_step", 0), weights, [*options(find("weights").kind), *stored]
         )
-    return found
+    return tensors
 
 
 def reported(checkpoint: dict[str, Any]) -> str:
     """The weights by which a checkpoint's run reports: "raw", or the name of an average."""
-    kept, asked = averages(checkpoint), checkpoint["triptych"]["config"].get("weights")
-    if asked == "raw" or not kept:
+    stored, weights = averages(checkpoint), checkpoint["triptych"]["config"].get("weights")
+    if weights == "raw" or not stored:
         return "raw"
     chosen = checkpoint["triptych"].get("chosen")
-    return chosen if asked == "chosen" and chosen in kept else next(iter(kept))
+    return chosen if weights == "chosen" and chosen in stored else next(iter(stored))
 
 
 def _none_chosen() -> str:

@@ -20,7 +20,7 @@ def measure_cost(device: torch.device, experiment: Experiment) -> dict[str, floa
     else:
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         memory = most if sys.platform == "darwin" else 1024 * most  # kilobytes on Linux
-    found = {"memory": float(memory)}
+    figures = {"memory": float(memory)}
     if experiment.drawing is not None and hasattr(experiment.model, "denoiser"):
-        found["evaluations"] = float(experiment.drawing.sampler.evaluations)
-    return found
+        figures["evaluations"] = float(experiment.drawing.sampler.evaluations)
+    return figures

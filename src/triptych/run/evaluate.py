@@ -46,7 +46,7 @@ def evaluate_checkpoint(asked: dict[str, Any]) -> dict[str, Any]:
     trainer = build_trainer(opened.config, None, [*build_metrics(opened.config)], False)
     limit = len(opened.data.splits["test"]) if split == "train" else None  # as the run itself accounts it
     account = account_split(trainer, opened.model, opened.data, split, limit)
-    kept = asked["items"]
-    if kept and rank() == 0 and not write_items(Path(kept), account):
-        raise UserError(f"items={kept}: this model has no bound per item; pass null")
+    target = asked["items"]
+    if target and rank() == 0 and not write_items(Path(target), account):
+        raise UserError(f"items={target}: this model has no bound per item; pass null")
     return account.figures

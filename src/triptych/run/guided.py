@@ -44,10 +44,10 @@ class Guides:
             raise UserError(f"{key}=null: must be a checkpoint, as in guide=.../checkpoints/last.ckpt")
         if path not in self._opened:
             try:
-                found = reopen(str(path), adjust=lambda other: self._adjust(other, key, path))
+                opened = reopen(str(path), adjust=lambda other: self._adjust(other, key, path))
             except UserError as error:
                 raise UserError(str(error).replace("ckpt=", f"{key}=", 1)) from error
-            self._opened[path] = found.model.requires_grad_(False)
+            self._opened[path] = opened.model.requires_grad_(False)
         return self._opened[path]
 
     def source(

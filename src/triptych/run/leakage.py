@@ -32,10 +32,10 @@ def compare_data(now: Fingerprint, seen: dict | None, judged: Sequence[str], fix
     after = ", ".join(f"{n} {name}" for name, n in now.n.items())
     change = f"fingerprint {seen['fingerprint'][:8]} -> {now.data[:8]}; {before} -> {after}"
     for split in judged:
-        taken = _trained_on(now.items.get(split), seen.get("items") or {})
-        if taken:
+        trained = _trained_on(now.items.get(split), seen.get("items") or {})
+        if trained:
             raise UserError(
-                f"data: {taken} of the {now.n[split]} items of split={split} are ones that this model was "
+                f"data: {trained} of the {now.n[split]} items of split={split} are ones that this model was "
                 f"trained on: the data or their split have changed since ({change}); {fix}"
             )
     measured = f"; no item of {' or '.join(judged)} was trained on" if judged and now.items else ""

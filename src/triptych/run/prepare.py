@@ -82,15 +82,15 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
         with run.lock(PATIENCE):
             if not (run / "config.yaml").exists():  # somebody else may have been quicker
                 return _begin(run, plain, overrides, choices)
-    found = _without_new_defaults(differences(run.config(), plain), cfg, composed)
-    if COMPILE in found and run.status != "finished":
-        del found[COMPILE]
+    changes = _without_new_defaults(differences(run.config(), plain), cfg, composed)
+    if COMPILE in changes and run.status != "finished":
+        del changes[COMPILE]
         with run.lock(PATIENCE):  # it goes on in either state
             _record(run, run.config() | {COMPILE: plain[COMPILE]})
-    if set(found) == {ROOT} and _lies_there_now(run, plain):
-        found = {}
-    if found:
-        other = f"{run.path}: holds another run ({shown(found)})"
+    if set(changes) == {ROOT} and _lies_there_now(run, plain):
+        changes = {}
+    if changes:
+        other = f"{run.path}: holds another run ({shown(changes)})"
         raise UserError(f"{other}; choose another name, or force=true to start over")
     _settle_failure(run, retry)
     return run

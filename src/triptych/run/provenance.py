@@ -82,10 +82,10 @@ def add_execution(
     executions = record.get("executions", [])
     names = record.get("sources", {}) | {here["sources"]: files}
     # under what it made no step, nothing was trained
-    said = compare_code(executions[-1], here, names) if executions and step else ""
-    here |= {"changed": said} if said else {}
+    line = compare_code(executions[-1], here, names) if executions and step else ""
+    here |= {"changed": line} if line else {}
     run.write("provenance.json", record | {"data": data, "sources": names, "executions": [*executions, here]})
-    return said
+    return line
 
 
 def changed_since(run: RunDirectory) -> str:
@@ -127,8 +127,8 @@ def git_state(
         left_out += [name for name in files if SECRET.search(name)]
         files = {name: file for name, file in files.items() if name not in left_out}
         new = {name: file.read_text(errors="replace")[:DIFF_LIMIT] for name, file in files.items()}
-        found = {"dirty": bool(changes or new or left_out), "diff": changes[:DIFF_LIMIT], "untracked": new}
-        return commit | found | ({"left_out": left_out} if left_out else {})
+        state = {"dirty": bool(changes or new or left_out), "diff": changes[:DIFF_LIMIT], "untracked": new}
+        return commit | state | ({"left_out": left_out} if left_out else {})
     return {}
 
 
@@ -139,12 +139,12 @@ def _package_state(place: Path) -> dict:
         tracked = ["git", "-C", str(root), "ls-files", "--error-unmatch", below]
         subprocess.run(tracked, capture_output=True, check=True, timeout=10)
         return git_state(root=root, below=(below,))
-    left, found = DIFF_LIMIT, {}
+    left, texts = DIFF_LIMIT, {}
     for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
         if file.suffix in (".py", ".yaml"):
-            found[file.relative_to(place.parent).as_posix()] = text = file.read_text(errors="replace")[:left]
+            texts[file.relative_to(place.parent).as_posix()] = text = file.read_text(errors="replace")[:left]
             left -= len(text)
-    return {"untracked": found}
+    return {"untracked": texts}
 
 
 def _command_of_sweep(run: RunDirectory) -> list[str]:
@@ -156,8 +156,8 @@ def _command_of_sweep(run: RunDirectory) -> list[str]:
 
 def _of_agent(run: RunDirectory) -> str:
     """The id that an agent of W&B's has for the run that it starts; "" where there is none."""
-    given = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
-    return given if ID.fullmatch(given) and not (run.path.parent / "sweep.json").exists() else ""
+    agent = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
+    return agent if ID.fullmatch(agent) and not (run.path.parent / "sweep.json").exists() else ""
 
 
 def _now() -> str:
@@ -169,16 +169,16 @@ def _now() -> str:
 
 def source_files(config: dict) -> dict[str, str]:
     """{file: digest} of every Python source of ours, and of other packages that ``config`` builds from."""
-    found = {}
+    digests = {}
     for package in sorted({"triptych", *_named(config)} - {*BY_VERSION}):
         spec = find_spec(package)
         places = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
         if spec and spec.origin and not places:
-            found[Path(spec.origin).name] = _digest(Path(spec.origin))
+            digests[Path(spec.origin).name] = _digest(Path(spec.origin))
         for place in places:
             for file in sorted(place.rglob("*.py")):
-                found[f"{package}/{file.relative_to(place).as_posix()}"] = _digest(file)
-    return found
+                digests[f"{package}/{file.relative_to(place).as_posix()}"] = _digest(file)
+    return digests
 
 
 def own_packages(config: dict) -> dict[str, Path]:
@@ -186,13 +186,13 @@ def own_packages(config: dict) -> dict[str, Path]:
 
     That is: not ours, and not installed among others, where its version says what it is.
     """
-    found = {}
+    packages = {}
     for name in sorted(_named(config) - {"triptych", *BY_VERSION}):
         spec = find_spec(name)
         places = [*(spec.submodule_search_locations or []), *filter(None, [spec.origin])] if spec else []
         if places and not {"site-packages", "dist-packages"} & {*Path(places[0]).parts}:
-            found[name] = Path(places[0])
-    return found
+            packages[name] = Path(places[0])
+    return packages
 
 
 def _named(config: dict) -> set[str]:
@@ -208,27 +208,27 @@ def digest_of(files: dict[str, str]) -> str:
 
 def versions() -> dict[str, str]:
     """{package: version} of what ours requires, and of what that requires."""
-    found: dict[str, str] = {}
+    known: dict[str, str] = {}
     ahead = ["triptych"]
     while ahead:
         name = ahead.pop()
-        if name in found:
+        if name in known:
             continue
         try:
             package = distribution(name)
         except PackageNotFoundError:
             continue
-        found[name] = package.version
+        known[name] = package.version
         for line in package.requires or []:
             if "extra ==" not in line and (wanted := re.match(r"[A-Za-z0-9._-]+", line)):
                 ahead.append(re.sub(r"[-_.]+", "-", wanted[0]).lower())
-    return {name: version for name, version in sorted(found.items()) if name != "triptych"}
+    return {name: version for name, version in sorted(known.items()) if name != "triptych"}
 
 
 def compare_code(last: dict, here: dict, names: dict[str, dict[str, str]]) -> str:
     """What to say where an execution's code or packages differ from those of the one before; "" if not."""
-    found = describe_changes(last, here, names)
-    return f"going on under other {found} than before" if found else ""
+    changes = describe_changes(last, here, names)
+    return f"going on under other {changes} than before" if changes else ""
 
 
 def describe_changes(last: dict, here: dict, names: dict[str, dict[str, str]]) -> str:
@@ -236,16 +236,16 @@ def describe_changes(last: dict, here: dict, names: dict[str, dict[str, str]]) -
 
     ``names``: the files of each digest of sources.
     """
-    said = []
+    parts = []
     if last.get("sources") and last["sources"] != here["sources"]:
         before, after = (names.get(e["sources"], {}) for e in (last, here))
-        said.append(f"code ({_few([f for f in {**before, **after} if before.get(f) != after.get(f)])})")
+        parts.append(f"code ({_few([f for f in {**before, **after} if before.get(f) != after.get(f)])})")
     old, new = last.get("versions"), here["versions"]
     if old and old != new:
         moved = [n for n in {**old, **new} if old.get(n) != new.get(n)]
-        told = _few([f"{n} {old.get(n, 'none')} -> {new.get(n, 'none')}" for n in moved])
-        said.append(f"packages ({told})")
-    return " and ".join(said)
+        versions_moved = _few([f"{n} {old.get(n, 'none')} -> {new.get(n, 'none')}" for n in moved])
+        parts.append(f"packages ({versions_moved})")
+    return " and ".join(parts)
 
 
 def _digest(file: Path) -> str:

@@ -64,8 +64,8 @@ class SampleReference:
         the classes ``asked`` or the captions of ``items``."""
         x = torch.randn(self.n, *self.shape, generator=generator)
         x = x.clamp(-1, 1) if len(self.shape) == 3 else x
-        found = self.compare(x, asked, 0) | ({} if items is None else self.prompted(x, items))
-        return {name: figure for name, figure in found.items() if math.isfinite(figure)}
+        figures = self.compare(x, asked, 0) | ({} if items is None else self.prompted(x, items))
+        return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
     def about_own(self) -> dict[str, dict[str, str]]:
         """{name: title, unit, better} of the user's own metrics, for ``summary.json``."""
@@ -110,17 +110,17 @@ class PointReference(SampleReference):
         return self._measure(x, self.truth(repeat), asked)
 
     def _measure(self, x: Tensor, true: Tensor, asked: Tensor | None = None) -> dict[str, float]:
-        found = {
+        figures = {
             "sliced_wasserstein": measures.sliced_wasserstein(x, true),
             "energy_distance": measures.energy_distance(x, true),
         }
         if self.data.mixture is not None:
             weights = self.data.mixture.weights
             share = measures.mode_fractions(x, self.data.mixture)
-            found["mode_error"] = 0.5 * (share - weights).abs().sum().item()
+            figures["mode_error"] = 0.5 * (share - weights).abs().sum().item()
             if len(share) <= FEW:
-                found |= {f"mode_{k + 1}": s for k, s in enumerate(share.tolist())}
-        return found | self._own(Samples(x, true, asked))
+                figures |= {f"mode_{k + 1}": s for k, s in enumerate(share.tolist())}
+        return figures | self._own(Samples(x, true, asked))
 
     def floor(self) -> dict[str, dict[str, float]]:
         """Each measure between true sets."""
@@ -231,24 +231,26 @@ class ImageReference(SampleReference):
 
     def floor(self) -> dict[str, Any]:
         """Each measure of held-out images, as many as there are up to n."""
-        found = []
+        figures = []
         for i in range(PAIRS):
             order = torch.randperm(len(self.held), generator=torch.Generator().manual_seed(i))[: self.n]
             asked = None if self.held_labels is None else self.held_labels[order]
-            found.append(self.compare(self.held[order], asked, 0))
-        return _spread(found) | self._true_prompts() | {"n": min(len(self.held), self.n)}
+            figures.append(self.compare(self.held[order], asked, 0))
+        return _spread(figures) | self._true_prompts() | {"n": min(len(self.held), self.n)}
 
     def _true_prompts(self) -> dict[str, dict[str, float]]:
         """What the pictures that belong to the captions reach themselves."""
         if self.prompts is None:
             return {}
         split, untrained = self.prompts.data.splits[self.prompts.split], self.prompts.untrained
-        found: dict[str, dict[str, float]] = {}
+        figures: dict[str, dict[str, float]] = {}
         for after, kind in (("", ~untrained), ("_held_out", untrained)):
             items = kind.nonzero().squeeze(1)
             shares = self.prompted(split.batch(items).x, items) if len(items) else {}
-            found |= {name + after: dict.fromkeys(("median", "low", "high"), s) for name, s in shares.items()}
-        return found
+            figures |= {
+                name + after: dict.fromkeys(("median", "low", "high"), s) for name, s in shares.items()
+            }
+        return figures
 
 
 def _spread(found: list[dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -50,9 +50,9 @@ class OtherRun:
         device = generator.device
         self.stage.denoiser.to(device)  # type: ignore[attr-defined]
         self.stage.schedule.to(device)
-        told = None if condition is None else condition.without(self.name)
+        wanted = None if condition is None else condition.without(self.name)
         drawn = Cascade([self.stage])(
-            n, generator=generator, condition=told, device=device, progress=progress
+            n, generator=generator, condition=wanted, device=device, progress=progress
         )
         return drawn[self.name]
 

@@ -32,16 +32,16 @@ def open_stages(
     """
     if len(paths) < 2:
         raise UserError(f"{key}={[*map(str, paths)]}: must be two runs or more, one a stage")
-    found: list[Experiment] = []
+    runs: list[Experiment] = []
     for i, path in enumerate(paths):
         try:
-            found.append(reopen(str(path), weights, data_root, adjust=refuse_cascade))
+            runs.append(reopen(str(path), weights, data_root, adjust=refuse_cascade))
         except UserError as error:
-            said = str(error).removeprefix(f"ckpt={path}: ")
-            raise UserError(f"{key}[{i}]={path}: {said}") from error
-    for i, stage in enumerate(found):
-        _check(f"{key}[{i}]={paths[i]}", stage, found[:i], last=i == len(found) - 1)
-    return found
+            reason = str(error).removeprefix(f"ckpt={path}: ")
+            raise UserError(f"{key}[{i}]={path}: {reason}") from error
+    for i, stage in enumerate(runs):
+        _check(f"{key}[{i}]={paths[i]}", stage, runs[:i], last=i == len(runs) - 1)
+    return runs
 
 
 def refuse_cascade(config: dict) -> None:
@@ -84,8 +84,8 @@ def _check(
         raise UserError(
             f"{what}: a {type(stage.model).__name__} cannot be a stage; pass the run of a diffusion model"
         )
-    hears, drawn = condition_parts(stage), {str(one.data.known_as): one for one in before}
-    for name, kind in hears.items():
+    parts, drawn = condition_parts(stage), {str(one.data.known_as): one for one in before}
+    for name, kind in parts.items():
         if name in drawn:
             _check_shape(what, name, kind, drawn[name])
         elif name not in (*PROMPTED, *given):
@@ -97,7 +97,7 @@ def _check(
             f"{what}: no later stage is conditioned on data {stage.data.name} of {_size(stage)}; pass a run "
             "of lower resolution, as with data=shapes data.size=8"
         )
-    if before and before[-1].data.known_as not in hears:
+    if before and before[-1].data.known_as not in parts:
         missing = before[-1].data.known_as
         raise UserError(
             f"{what}: not conditioned on {missing!r}, which the stage before it draws; pass a run trained "
@@ -158,14 +158,14 @@ def stage_models(config: dict, data: DataModule) -> tuple[list[BoundModel], list
         UserError: they do not fit one another or ``data``, or are not of the same items.
     """
     paths = config["model"]["stages"]
-    found = open_stages("model.stages", paths)
-    theirs = found[-1].config["data"]
+    runs = open_stages("model.stages", paths)
+    theirs = runs[-1].config["data"]
     if data_identity(theirs) != data_identity(config["data"]):
         raise UserError(
-            f"model.stages[{len(found) - 1}]={paths[-1]}: trained on {describe(theirs)}; pass one trained "
+            f"model.stages[{len(runs) - 1}]={paths[-1]}: trained on {describe(theirs)}; pass one trained "
             f"on {describe(config['data'])}"
         )
-    for i, stage in enumerate(found[:-1]):
+    for i, stage in enumerate(runs[:-1]):
         for name, split in data.splits.items():
             other, every = stage.data.splits[name], torch.arange(len(split))
             part = None if split.condition is None else split.condition.part(str(stage.data.known_as))
@@ -174,5 +174,5 @@ def stage_models(config: dict, data: DataModule) -> tuple[list[BoundModel], list
                     f"model.stages[{i}]={paths[i]}: its {name} items are not the {stage.data.known_as!r} of "
                     f"those of data {data.name}; they must be equal"
                 )
-    names = [str(stage.data.known_as) for stage in found[:-1]]
-    return [stage.model.requires_grad_(False) for stage in found], names
+    names = [str(stage.data.known_as) for stage in runs[:-1]]
+    return [stage.model.requires_grad_(False) for stage in runs], names

@@ -40,12 +40,12 @@ def save_prompts(experiment: Experiment, drawing: Drawing, path: Path) -> Path |
 def rows_of(data: Captioned) -> tuple[list[int], list[str]]:
     """Items of different captions, of classes trained on, then of others; and what is said of each."""
     captions, labels = data.captions[data.asked_split], data.splits[data.asked_split].labels
-    kept = torch.zeros(len(captions), dtype=torch.bool) if labels is None else data.untrained(labels)
+    untrained = torch.zeros(len(captions), dtype=torch.bool) if labels is None else data.untrained(labels)
     rows: list[int] = []
     for wanted, most in ((False, TRAINED), (True, UNTRAINED)):
-        first = {c: i for i, c in reversed([*enumerate(captions)]) if bool(kept[i]) is wanted}
+        first = {c: i for i, c in reversed([*enumerate(captions)]) if bool(untrained[i]) is wanted}
         rows += sorted(first.values())[:: max(1, len(first) // most)][:most]
-    return rows, [captions[i] + " (kept from training)" * bool(kept[i]) for i in rows]
+    return rows, [captions[i] + " (kept from training)" * bool(untrained[i]) for i in rows]
 
 
 def _save(x: torch.Tensor, marks: list[str], data: DataModule, path: Path) -> None:

@@ -70,26 +70,26 @@ class OpenedCascade:
         if not drawn:
             return None
         level = self.asked["noise"]
-        said = told_level(run.data.augmentations, drawn[0], level).to(self.device)
-        return partial(noised, part=drawn[0], level=level, said=said)
+        numbers = told_level(run.data.augmentations, drawn[0], level).to(self.device)
+        return partial(noised, part=drawn[0], level=level, said=numbers)
 
     def condition(self, n: int) -> Condition | None:
         """What is asked for: prompts in turn, or what held-out items of the last stage have."""
         prompt, label, run = self.asked["prompt"], self.asked["label"], self.last
-        hears = [name for one in self.runs for name in condition_parts(one)]
+        parts = [name for one in self.runs for name in condition_parts(one)]
         if prompt is not None:
-            found: Condition | None = of_prompts(texts(prompt), run.data, hears, n)
+            combined: Condition | None = of_prompts(texts(prompt), run.data, parts, n)
         else:
-            found = sample_conditions(run.model, run.data, n)
-            found = None if found is None else found.only(*PROMPTED)
+            combined = sample_conditions(run.model, run.data, n)
+            combined = None if combined is None else combined.only(*PROMPTED)
         if label is not None:
             classes = run.data.num_classes
-            if "label" not in hears or type(label) is not int or not 0 <= label < classes:
-                wanted = f"a class from 0 to {classes - 1}" if "label" in hears else "null"
+            if "label" not in parts or type(label) is not int or not 0 <= label < classes:
+                wanted = f"a class from 0 to {classes - 1}" if "label" in parts else "null"
                 raise UserError(f"label={label}: must be {wanted}")
             named = Condition(label=torch.full((n,), label))
-            found = named if found is None else found.together(named)
-        return None if found is None else found.to(self.device)
+            combined = named if combined is None else combined.together(named)
+        return None if combined is None else combined.to(self.device)
 
     def draw(self) -> dict[str, Tensor]:
         """stage -> ``asked["n"]`` samples (n, *shape) in data units, the last stage's last."""

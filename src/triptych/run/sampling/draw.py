@@ -29,16 +29,16 @@ def draw_samples(
     Of ``condition``, if that is given, or else ``asked_for``; ``sources`` give parts in place of its own.
     """
     generator = torch.Generator(module.device).manual_seed(seed)
-    asked = (
+    wanted = (
         sample_conditions(module, data, n, label, guided)
         if condition is None
         else condition.to(module.device)
     )
-    asked = filled(asked, sources, n, generator, progress)
+    wanted = filled(wanted, sources, n, generator, progress)
     training = module.training
     module.eval()
     around = {} if guided is None else {"denoiser": guided.to(module.device)}
-    x = module.sample(n, sampler, generator, asked, progress, **around)
+    x = module.sample(n, sampler, generator, wanted, progress, **around)
     module.train(training)
     return x.cpu()
 
@@ -50,8 +50,8 @@ def takes_condition(module, guided=None) -> bool:
 
 def is_class_conditional(module, data: DataModule) -> bool:
     """Whether a conditional model is told labels alone."""
-    told = module.conditional if isinstance(module.conditional, list) else data.conditions
-    return set(told) == {"label"}
+    parts = module.conditional if isinstance(module.conditional, list) else data.conditions
+    return set(parts) == {"label"}
 
 
 def sample_conditions(

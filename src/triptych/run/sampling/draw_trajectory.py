@@ -19,9 +19,9 @@ def save_trajectory(opened: Experiment, drawing: Drawing, asked: dict[str, Any],
     model: Any = opened.model  # one with a denoiser: ``drawing_of`` has asked
     data, kind = opened.data, asked["trajectory"]
     n = min(asked["n"], 16 if len(data.shape) == 3 else 1000)
-    told = prompts(opened, asked, n)
-    told = None if told is None else told.to(model.device)
-    told = sample_conditions(model, data, n, asked["label"], drawing.denoiser) if told is None else told
+    wanted = prompts(opened, asked, n)
+    wanted = None if wanted is None else wanted.to(model.device)
+    wanted = sample_conditions(model, data, n, asked["label"], drawing.denoiser) if wanted is None else wanted
     generator = torch.Generator(model.device).manual_seed(asked["seed"])
     training = model.training
     model.eval()
@@ -31,7 +31,7 @@ def save_trajectory(opened: Experiment, drawing: Drawing, asked: dict[str, Any],
         model.schedule,
         (n, *model.event),
         generator=generator,
-        condition=filled(told, drawing.sources, n, generator),
+        condition=filled(wanted, drawing.sources, n, generator),
         device=model.device,
         frames=FRAMES[kind],
     )

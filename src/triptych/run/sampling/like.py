@@ -37,8 +37,8 @@ class EmbeddingSequence:
         self, n: int, condition: Condition | None, generator: torch.Generator, progress: Progress = iter
     ) -> Tensor:
         """Those of the next n samples."""
-        found, self.left = self.left[:n], self.left[n:]
-        return found.to(generator.device)
+        these, self.left = self.left[:n], self.left[n:]
+        return these.to(generator.device)
 
 
 def interpolate_images(opened: Experiment, asked: Sequence[int | str], n: int) -> EmbeddingSequence:

@@ -25,10 +25,10 @@ def of_prompts(prompts: Sequence[str], data: DataModule, told: Sequence[str], n:
     """
     if not prompts:
         raise UserError("prompt=[]: must be a text, or a list of one text or more")
-    asked = data.asked(prompts)
+    conditions = data.asked(prompts)
     if TEXT not in told:
         raise UserError(
             f"prompt={prompts[0]!r}: this model is not conditioned on text; pass one trained with "
             "model.conditional=[text]"
         )
-    return asked[torch.arange(n) % len(prompts)]
+    return conditions[torch.arange(n) % len(prompts)]
