@@ -20,7 +20,7 @@ from triptych.config.names import register_resolvers
 from triptych.run.build import build_experiment
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.prepare import described
+from triptych.run.prepare import resolve_config
 from triptych.run.untrusted import OWN
 from triptych.study.rounds import grid
 from triptych.study.study import read_study
@@ -91,7 +91,7 @@ def test_every_setting_of_a_trained_paper_can_be_built(name, root):
             choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
             with open_dict(cfg):
                 del cfg["hydra"]
-            plain = described(cfg, job, choices)
+            plain = resolve_config(cfg, job, choices)
             model = build_experiment(plain, download=False).model
             assert model.loss is not None
             if name == "ddpm_fashion":

@@ -43,16 +43,16 @@ def test_a_number_beyond_floats_hides_no_other_run(root, record):
     ],
 )
 def test_a_result_that_lacks_a_part_is_printed_without_it(root, test):
-    from triptych.run.summary import one_line
+    from triptych.run.result import one_line
 
     assert one_line(RunDirectory(plant(root, "summary.json", FINISHED | {"test": test})).summary())
 
 
 def test_names_are_sorted_however_long_their_digits():
-    from triptych.run.plain import natural
+    from triptych.run.parsing import natural_key
 
     names = ["seed=10", "seed=2", "seed=" + "9" * 5000]
-    assert sorted(names, key=natural) == [names[1], names[0], names[2]]
+    assert sorted(names, key=natural_key) == [names[1], names[0], names[2]]
 
 
 def test_a_lock_with_a_second_name_elsewhere_is_not_written(root):
@@ -155,7 +155,9 @@ def test_with_a_damaged_record_of_a_sweep_nothing_is_claimed(root):
         for label, mean in (("v", 2.0), ("x0", 3.0)):
             (root / f"{label}{seed}").mkdir()
             record = FINISHED | {"seed": seed, "overrides": [f"objective={label}"]}
-            record |= {"test": {"bpd": {"mean": mean + seed / 100 * mean, "stderr": 0.1, "n": 9}}}
+            of = dict(zip(("bpd", *TERMS), (1, 0.25, 0.25, 0.5), strict=True))
+            total = mean + seed / 100 * mean
+            record |= {"test": {k: {"mean": total * part, "stderr": 0.1, "n": 9} for k, part in of.items()}}
             plant(root / f"{label}{seed}", "summary.json", record)
     assert "Clear of" in read_study([root]).answer
     story = read_study([plant(root, "sweep.json", '{"expected": 15, "title": "x')])

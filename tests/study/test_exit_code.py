@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from tests.study.fake_runs import failed, make_run, start_run
 from triptych.errors import Busy, Diverged, StorageError, UserError
+from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
-from triptych.run.exits import one_line_errors
 from triptych.study import launchers, sweep
 from triptych.study.sweep import SweepHook, sweep_exit_code
 

@@ -64,7 +64,7 @@ class RoundsSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from triptych.run.exits import one_line_errors
+        from triptych.run.command_errors import one_line_errors
 
         with one_line_errors():
             return self._sweep(arguments)

@@ -14,7 +14,7 @@ from typing import Any
 
 from triptych.config.keys import role
 from triptych.declare import Role
-from triptych.run.plain import natural
+from triptych.run.parsing import natural_key
 from triptych.run.read import Run
 from triptych.study import measures
 from triptych.study.compare import Cell, Comparison
@@ -90,7 +90,9 @@ def _differing(flat: Sequence[Mapping[str, str]]) -> list[str]:
     """The keys of which some runs have another value, or none: typed ones and short ones first."""
     every = dict.fromkeys(key for one in flat for key in one)
     keys = [key for key in every if len({one.get(key) for one in flat}) > 1]
-    return sorted((key for key in keys if role(key) not in NOWHERE), key=lambda k: (k.count("."), natural(k)))
+    return sorted(
+        (key for key in keys if role(key) not in NOWHERE), key=lambda k: (k.count("."), natural_key(k))
+    )
 
 
 def _homes(comparisons: Sequence[Comparison]) -> dict[Path, tuple[int, str]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 
+from triptych.run.items import load_items
 from triptych.run.read import Run
-from triptych.run.read_items import load_items
 from triptych.study.formatting import listed
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
-from triptych.run.read_measures import Measured
+from triptych.run.result import SampleMeasures
 from triptych.study.formatting import format_number, listed
 from triptych.study.statistics import Spread, spread
 
@@ -171,6 +171,6 @@ def _some(labels: list[str]) -> str:
     return listed(labels) if len(labels) < 4 else f"{len(labels)} others"
 
 
-def _seeds(cell: Cell, name: str) -> dict[int | None, Measured]:
+def _seeds(cell: Cell, name: str) -> dict[int | None, SampleMeasures]:
     measured_of = {seed: run.measured for seed, run in cell.runs.items() if run.measured}
     return {seed: m for seed, m in measured_of.items() if not all(map(math.isnan, m.at(name)))}

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from triptych.files import load_object
-from triptych.run.directory import ENDED, REFUSED, RunDirectory
-from triptych.run.plain import number
+from triptych.run.directory import REFUSED, RunDirectory
+from triptych.run.parsing import to_float
+from triptych.run.result import ENDED
 
 QUIET = 60.0  # seconds without a word after which a run is said to be stalled
 SHOWN = 4  # runs at work that a line names
@@ -83,12 +84,12 @@ class Monitor(threading.Thread):
                 before |= {name} if ended and name not in seen else set()
                 seen.add(name)
                 if name not in printed and ended and (halted or name not in before):
-                    from triptych.run.summary import one_line
+                    from triptych.run.result import one_line
 
                     printed.add(name)
                     if (run / REFUSED).exists():
                         continue
-                    say(f"[{len(printed)}/{len(self.cells)}] {name}: {one_line(run.summary() or {})}")
+                    say(f"[{len(printed)}/{len(self.cells)}] {name}: {one_line(run.summary())}")
                     last = time.monotonic()
             if halted:
                 return
@@ -120,7 +121,7 @@ class Monitor(threading.Thread):
         from rich.table import Table
         from rich.text import Text
 
-        from triptych.run.summary import one_line
+        from triptych.run.result import one_line
 
         head, names = short_names(self.cells)
         longest = max(map(len, names), default=3)
@@ -135,7 +136,7 @@ class Monitor(threading.Thread):
                 table.add_row(name, "[red]refused[/]", "holds another run")
             elif status in ENDED:
                 style = {"finished": "green", "diverged": "yellow"}.get(status, "red")
-                table.add_row(name, f"[{style}]{status}[/]", Text(one_line(run.summary() or {})[:70]))
+                table.add_row(name, f"[{style}]{status}[/]", Text(one_line(run.summary())[:70]))
             elif progress is None:
                 table.add_row(name, "waiting", "", style="dim")
             else:
@@ -183,7 +184,7 @@ def _alive(progress: dict) -> bool:
 def _progress(run: RunDirectory) -> dict | None:
     """What the run says of where it is; None where it says nothing, or nothing that can be shown."""
     record = load_object(run / "progress.json")
-    known = {key: x for key, x in record.items() if type(x) in (int, float) and math.isfinite(number(x))}
+    known = {key: x for key, x in record.items() if type(x) in (int, float) and math.isfinite(to_float(x))}
     if not {"step", "max_steps", "updated"} <= {*known} or not isinstance(record.get("stage"), str):
         return None
     return known | {"stage": record["stage"]}

@@ -12,8 +12,9 @@ from typing import Any
 
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.files import load_object
-from triptych.run.plain import natural
-from triptych.run.read import UNITS, Estimate, Run
+from triptych.run.parsing import natural_key
+from triptych.run.read import Run
+from triptych.run.result import UNITS, Estimate
 from triptych.study.formatting import duration, format_number, plus_minus, quantity
 from triptych.study.statistics import Spread
 from triptych.study.style import mark
@@ -165,7 +166,7 @@ def _files(run: Run) -> list[tuple[str, Path]]:
     folder = run.dir / "samples"
     pictures: list[tuple[str, Path]] = []
     try:
-        names = sorted((entry.name for entry in os.scandir(folder)), key=natural)
+        names = sorted((entry.name for entry in os.scandir(folder)), key=natural_key)
     except OSError:
         return []
     for name in names:

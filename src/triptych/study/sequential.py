@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from triptych.files import load_object, read_json
 from triptych.run.directory import write_atomic
-from triptych.run.plain import number
+from triptych.run.parsing import to_float
 from triptych.run.read import read_runs
 from triptych.study import measures
 from triptych.study.claims import BOUND, PairTest, Rule
@@ -86,8 +86,9 @@ def read_rule(root: Path, sweep: dict[str, Any]) -> Rule:
     until = sweep.get("until")
     # without the sweep's word, the looks were taken all the same
     until = until if isinstance(until, dict) else load_object(root / FILE)
-    said = until.get("equal_within", sweep.get("equal_within"))
-    margin = size if not isinstance(said, str) and 0 < (size := number(said)) < math.inf else None
+    recorded = until.get("equal_within", sweep.get("equal_within"))
+    margin = to_float(None if isinstance(recorded, str) else recorded)
+    margin = margin if 0 < margin < math.inf else None
     looks = until.get("looks")
     if type(looks) is not int or not 1 <= looks <= MOST_LOOKS:
         return Rule(margin)

@@ -9,7 +9,7 @@ from triptych.config.check import check_keys
 from triptych.errors import UserError
 from triptych.run import processes
 from triptych.run.directory import RunDirectory
-from triptych.run.prepare import described_by
+from triptych.run.prepare import resolve_composed
 from triptych.study.files import check_files
 from triptych.study.papers.sweep import check_scale
 from triptych.study.rounds import check_rounds
@@ -40,7 +40,7 @@ def check_single(config: DictConfig) -> None:
         raise UserError(f"{choice}: settings to compare are a sweep's, which needs -m")
     if processes.launch() and not config.name:
         raise UserError("name=null: a name is needed here, so that all processes share one directory")
-    plain = described_by(config)
+    plain = resolve_composed(config)
     if RunDirectory(hydra.run.dir).status != "finished":  # whose result is there without them
         _check_files(plain)
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from triptych.files import load, load_object
-from triptych.run.plain import line
-from triptych.run.read import PARTS, Run, read_runs
+from triptych.run.parsing import first_line
+from triptych.run.read import Run, read_runs
+from triptych.run.result import PARTS
 from triptych.study import measures
 from triptych.study.claims import PairTest, correct
 from triptych.study.compare import METRIC, Cell, Comparison, compare
@@ -330,7 +331,7 @@ def _question(comparisons: Sequence[Comparison]) -> str:
 
 def _shared(sweep: dict) -> str:
     shared = sweep.get("shared")
-    return ", ".join(map(line, shared)) if isinstance(shared, list) else ""
+    return ", ".join(map(first_line, shared)) if isinstance(shared, list) else ""
 
 
 def _command(sweep: dict, runs: Sequence[Run]) -> str:
@@ -354,7 +355,7 @@ def _own(runs: Sequence[Run], sweep: dict) -> list[Run]:
 
 def _without_result(run: Run, why: object) -> Run:
     known = {key: getattr(run, key) for key in ("dir", "sweep", "overrides", "choices", "seed", "config")}
-    return Run(**known, status="failed", error=line(why))
+    return Run(**known, status="failed", error=first_line(why))
 
 
 def _sweep(root: Path) -> dict:

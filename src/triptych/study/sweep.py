@@ -27,13 +27,13 @@ from triptych.config.names import own_name, quote, shared_overrides, sweep_name
 from triptych.errors import StorageError, UserError
 from triptych.files import load_object
 from triptych.run import processes
-from triptych.run.directory import ENDED, REFUSED, RunDirectory
-from triptych.run.exits import end_as_by_ctrl_c, one_line_errors
+from triptych.run.command_errors import end_as_by_ctrl_c, one_line_errors
+from triptych.run.directory import REFUSED, RunDirectory
 from triptych.run.initialization import check_initial
-from triptych.run.plain import whole
-from triptych.run.prepare import described_by
+from triptych.run.parsing import to_int
+from triptych.run.prepare import resolve_composed
 from triptych.run.provenance import changed_since, command
-from triptych.run.summary import UNITS, figure
+from triptych.run.result import ENDED, UNITS
 from triptych.study.cells import cell_name, differing, expected_cells, is_grid
 from triptych.study.files import check_files
 from triptych.study.launchers import check_launcher, on_slurm
@@ -186,7 +186,7 @@ class SweepHook(Callback):
         until = self.before.get("until")
         if not isinstance(until, dict) or {k: until.get(k) for k in facts} != facts:
             return 1
-        return min(max(whole(until.get("look")) or 1, 1), facts["looks"])
+        return min(max(to_int(until.get("look")) or 1, 1), facts["looks"])
 
     def all_finished(self, jobs: Sequence[Sequence[str]]) -> bool:
         """Whether each of these runs has come to a result."""
@@ -195,8 +195,9 @@ class SweepHook(Callback):
 
     def validation_bound(self, job: Sequence[str]) -> float:
         """Of a finished run, infinite where it has none."""
-        figures = (RunDirectory(self.root / self.cell(job)).summary() or {}).get("val") or {}
-        return next((float(figures[unit]["mean"]) for unit in UNITS if unit in figures), math.inf)
+        result = RunDirectory(self.root / self.cell(job)).summary()
+        figures = result.val if result else {}
+        return next((figures[unit].mean for unit in UNITS if unit in figures), math.inf)
 
     def runs(self) -> list[RunDirectory]:
         """Of the cells that are known beforehand."""
@@ -212,7 +213,8 @@ class SweepHook(Callback):
                 file=sys.stderr,
                 flush=True,
             )
-        return figure(run.summary(), self.config.optimized_metric)
+        result = run.summary()
+        return result.figure(self.config.optimized_metric) if result else None
 
     def _check_shared(self) -> None:
         """Refuse a sweep none of whose cells can run, if one is yet to run.
@@ -237,7 +239,7 @@ class SweepHook(Callback):
                 raise UserError(explain(HydraException(f"Could not find '{group}/{name}'"), []))
         for overrides in [*jobs[:1], *jobs[1:][-1:], *jobs[1:-1]]:
             try:
-                check_initial(described_by(loader.load_sweep_config(self.config, overrides)), begun)
+                check_initial(resolve_composed(loader.load_sweep_config(self.config, overrides)), begun)
                 break
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 refusals.append(error)

@@ -1,6 +1,6 @@
 """W&B's report of a story: the comparison of our page, over runs that W&B has or will have.
 
-It names runs by their ids and figures by the keys under which a run logs them (``training.log_content``), so
+It names runs by their ids and figures by the keys under which a run logs them (``run.log_content``), so
 that a sweep that is sent later is found. A panel is there where some run has what it shows; bars and lines
 are means over the seeds of a setting with their standard error, as W&B takes them. A table of all runs, and
 the curves over noise levels by setting, are logged by a run of its own, of the job type "comparison".
@@ -22,13 +22,14 @@ from triptych.run.log_content import (
     BESIDE,
     RESOLVED,
     chart,
-    figures,
+    error_line,
+    flat_figures,
     flat_key,
-    one_line,
-    panels,
+    panel_tables,
     sweep_of,
 )
-from triptych.run.read import PARTS, Curve, Run
+from triptych.run.read import Run
+from triptych.run.result import PARTS, Curve
 from triptych.run.wandb import STEP, import_wandb, logged_in
 from triptych.study.axes import SWEEP, Axis
 from triptych.study.compare import Cell, Comparison
@@ -131,7 +132,7 @@ def save_report(story: Study, entity: str | None, project: str, folder: Path) ->
     except UserError:
         raise
     except Exception as error:  # W&B's and its transport's, under many names
-        raise UserError(f"--wandb: W&B has not taken it ({one_line(error)})") from error
+        raise UserError(f"--wandb: W&B has not taken it ({error_line(error)})") from error
     write_atomic(file, to_json(where | {"report": ours.report.id}))
     return [ours.report.url]
 
@@ -210,7 +211,7 @@ def _panels(wr: Any, comparison: Comparison) -> dict[str, list[Any]]:
     """Panels of the runs' own figures by section, those of which some run has what they show."""
     runs = compared_runs(comparison)
     history = {name for run in runs for name in run.columns()}
-    summary = {name for run in runs for name in figures(_summary(run))}
+    summary = {name for run in runs for name in flat_figures(run)}
     by: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
     if len(comparison.axes) == 1:
         [axis] = comparison.axes
@@ -224,7 +225,7 @@ def _panels(wr: Any, comparison: Comparison) -> dict[str, list[Any]]:
 
     test, unit = f"test/{comparison.measure}", comparison.unit
     own = {name for cell in comparison.cells for name in cell.metrics}
-    drawn = {name for run in runs for name in _summary(run).get("measures") or {}}
+    drawn = {name for run in runs for name in run.get("measures") or {}}
     bars = {test: f"test bound, {unit}"} | {f"{test}_{part}": f"{part}, {unit}" for part in PARTS}
     bars |= {"test/gap": f"gap to truth, {unit}"} | {f"test/{name}": name for name in sorted(own)}
     bars |= {f"measures/{name}": f"{name}, of samples" for name in sorted(drawn)}
@@ -285,7 +286,7 @@ def _curves(cell: Cell) -> dict[str, tuple[str, str, list[Curve]]]:
     """{"panels/noise_levels": ("gamma", "epsilon_mse", one curve a seed)} of numbers."""
     curves: dict[str, tuple[str, str, list[Curve]]] = {}
     for run in cell.runs.values():
-        for key, (columns, rows) in panels(_summary(run)).items():
+        for key, (columns, rows) in panel_tables(run).items():
             x, y = chart(columns)
             points = sorted((row[columns.index(x)], row[columns.index(y)]) for row in rows)
             if x != y and all(isinstance(value, int | float) for point in points for value in point):
@@ -336,7 +337,3 @@ def _groups(story: Study) -> list[str]:
 def compared_runs(comparison: Comparison) -> list[Run]:
     """The runs that were compared."""
     return [run for cell in comparison.cells for run in cell.runs.values()]
-
-
-def _summary(run: Run) -> dict[str, Any]:
-    return RunDirectory(run.dir).summary() or {}

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtr, bdtrc
 
+from triptych.run.items import read_items
 from triptych.run.read import Run
-from triptych.run.read_items import read_items
 from triptych.study.formatting import format_number, interval, plus_minus, quantity
 from triptych.study.integrity import copies, counted_once
 from triptych.study.papers.claim import OF_THE_BOUND, Claim, Contrast, MetricPoint

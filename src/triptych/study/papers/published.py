@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from triptych.errors import UserError
-from triptych.run.plain import line
+from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.study.formatting import listed, p_value, quantity
 from triptych.study.papers.claim import Claim
@@ -150,7 +150,7 @@ def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
         for j, p, q in zip(judgements, up, down, strict=True)
     )
     changed = bool(sweep.get("claims_changed"))
-    return Judged(paper, scale, line(sweep.get("machine") or ""), corrected, node, changed)
+    return Judged(paper, scale, first_line(sweep.get("machine") or ""), corrected, node, changed)
 
 
 def _all(judgement: Judgement) -> float:
