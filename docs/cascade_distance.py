@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from triptych.config.compose import compose, without_hydra
-from triptych.run.reference import Images
+from triptych.run.reference import ImageReference
 from triptych.run.reopen import reopen
 from triptych.run.sampling.cascade import OpenedCascade
 
@@ -35,7 +35,7 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
     made = without_hydra(compose("sample", [f"n={n}"]))
     asked = OmegaConf.to_container(made, resolve=True) | {"cascade": [low, high]}
     data = OpenedCascade(asked).last.data
-    reference = Images(data, int(n), reopen(classifier).model, seed=0)
+    reference = ImageReference(data, int(n), reopen(classifier).model, seed=0)
     reference.on(torch.device("cpu"))
     items = torch.arange(int(n)) % len(data.splits[data.condition_split])
     unseen = reference.prompts.untrained[items]

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from triptych.study.compare import compare
-from triptych.study.draw_measures import draw
+from triptych.study.draw_measures import measure_figure
 from triptych.study.measures import known
 from triptych.study.panels import colours
 from triptych.study.style import styled, to_png
@@ -27,7 +27,7 @@ def main(sweep: str, picture: str, *names: str) -> None:
         if name not in metrics:
             raise SystemExit(f"{name}: no run measured it; choose one of {', '.join(metrics)}")
         with styled():
-            figure = draw(metrics[name])(comparison, palette)
+            figure = measure_figure(metrics[name])(comparison, palette)
         tiles.append(Image.open(io.BytesIO(to_png(figure, 110))).convert("RGB"))
     columns = min(2, len(tiles))
     width, height = max(t.width for t in tiles), max(t.height for t in tiles)

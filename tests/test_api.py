@@ -17,7 +17,8 @@ from triptych.config.compose import edits, typed
 from triptych.diffusion.draws import evaluation_draw
 from triptych.errors import UserError
 from triptych.run.directory import RunDirectory
-from triptych.run.read import Estimate, Run
+from triptych.run.read import Run
+from triptych.run.result import Estimate
 from triptych.run.untrusted import OWN
 
 HOUSE = CONFIGS.parent
@@ -103,8 +104,8 @@ def test_overrides_are_texts_with_a_key_and_a_value(root, overrides, problem):
 
 def test_a_run_is_five_lines(tmp_path):
     run = Run(
-        tmp_path / "first",
-        "finished",
+        dir=tmp_path / "first",
+        status="finished",
         overrides={"objective": "v", "name": "first"},
         test={"bpd": Estimate(2.34567, 0.0123, 300)},
         steps=1200,
@@ -119,7 +120,7 @@ def test_a_run_is_five_lines(tmp_path):
         "took: 1200 steps, 12345 parameters, fit 61 s, test 5 s, cpu",
         f"directory: {tmp_path}/first",
     ]
-    failed = Run(tmp_path / "second", "failed", error="line one\nline two")
+    failed = Run(dir=tmp_path / "second", status="failed", error="line one\nline two")
     assert len(str(failed).splitlines()) == 5 and "line one line two" in str(failed)
 
 

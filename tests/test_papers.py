@@ -20,10 +20,10 @@ from triptych.config.names import register_resolvers
 from triptych.run.build import build_experiment
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.prepare import described
+from triptych.run.prepare import resolve_config
 from triptych.run.untrusted import OWN
 from triptych.study.rounds import grid
-from triptych.study.story import tell
+from triptych.study.study import read_study
 
 EXACT = sorted(f.stem for f in (CONFIGS / "paper").glob("*.yaml") if "/ablation/base/exact" in f.read_text())
 # what follows from theory with an exact denoiser; of the other claims a sweep alone can tell
@@ -63,7 +63,7 @@ def sweep(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_exact_claims_are_decided(name, root, monkeypatch, capsys):
     directory = sweep(name, root, monkeypatch)
     said = capsys.readouterr().out
-    published = tell([directory]).published
+    published = read_study([directory]).published
     assert published is not None and not published.changed
     assert json.loads((directory / "sweep.json").read_text())["paper_name"] == name
     for judgement in published.judgements:
@@ -91,7 +91,7 @@ def test_every_setting_of_a_trained_paper_can_be_built(name, root):
             choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
             with open_dict(cfg):
                 del cfg["hydra"]
-            plain = described(cfg, job, choices)
+            plain = resolve_config(cfg, job, choices)
             model = build_experiment(plain, download=False).model
             assert model.loss is not None
             if name == "ddpm_fashion":

@@ -23,7 +23,7 @@ from triptych.config.keys import check_values
 from triptych.data.batch import Batch
 from triptych.errors import UserError
 from triptych.run import processes
-from triptych.run.evaluate import evaluate as evaluate_checkpoint
+from triptych.run.evaluate import evaluate_checkpoint
 from triptych.run.execute import execute
 from triptych.run.experiment import Experiment
 from triptych.run.prepare import prepare
@@ -55,7 +55,7 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
 
     Raises:
         UserError: a value that is refused, several processes, a run of that name of another configuration.
-        Busy, Diverged, Interrupted, StorageError: as ``training.execute.execute``.
+        Busy, Diverged, Interrupted, StorageError: as ``run.execute.execute``.
     """
     config = _settled(config)
     job = config.hydra

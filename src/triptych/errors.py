@@ -1,7 +1,6 @@
 """The exceptions that a user is meant to read."""
 
 import re
-from typing import Any
 
 USERINFO = re.compile(r"(\w://)[^/\s]*@")
 
@@ -38,14 +37,14 @@ class Diverged(UserError):
         self.step = step
 
     @classmethod
-    def before(cls, summary: dict[str, Any]) -> "Diverged":
-        """What a summary says of an earlier execution, and what can be done."""
-        said = cls("", int(summary.get("step") or 0))
-        said.args = (
-            f"{str(summary.get('error')).replace('diverged', 'diverged before', 1)}; force=true starts over, "
+    def before(cls, error: str, step: int) -> "Diverged":
+        """An earlier execution's ``error``, and what can be done."""
+        earlier = cls("", step)
+        earlier.args = (
+            f"{error.replace('diverged', 'diverged before', 1)}; force=true starts over, "
             "retry=true goes on from the last finite checkpoint",
         )
-        return said
+        return earlier
 
 
 class Interrupted(BaseException):

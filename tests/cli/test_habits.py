@@ -13,7 +13,7 @@ from triptych.config.habits import INSTEAD, MEANT, answer
 from triptych.config.schema import Trainer
 from triptych.config.trust import check_name
 from triptych.errors import UserError
-from triptych.run.prepare import described
+from triptych.run.prepare import resolve_config
 from triptych.study.single import check_single
 
 CALLBACK = "+callbacks.x._target_=pytorch_lightning.callbacks."
@@ -26,7 +26,7 @@ def configuration(line: str) -> dict:
     check_single(cfg)
     overrides, choices = list(cfg.hydra.overrides.task), dict(cfg.hydra.runtime.choices)
     task = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    return described(task, overrides, choices)
+    return resolve_config(task, overrides, choices)
 
 
 def value_at(config: dict, key: str):

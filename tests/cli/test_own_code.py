@@ -75,11 +75,11 @@ def test_its_sources_are_in_the_record_beside_ours(run):
 
 
 def test_wb_and_the_report_tell_its_metric_and_its_panel(run, trusted):
-    from triptych.run.log_content import figures
+    from triptych.run.log_content import flat_figures
     from triptych.study.render import write_report
 
     summary = json.loads((run / "summary.json").read_text())
-    told = figures(summary)
+    told = flat_figures(summary)
     assert told["test/psnr"] == summary["test"]["psnr"]["mean"] and told["test/psnr_n"] == 100
     html = write_report(run).html.read_text()
     assert "How well noise is taken out" in html and "test psnr (higher is better)" in html

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from triptych.config import trust
+from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.exits import one_line_errors
 
 OWN = '''
 import numpy as np
@@ -389,7 +389,7 @@ def test_errors_while_data_are_loaded(refused, lab):
 
 def test_nothing_to_test_is_said_before_anything_is_trained(refused, lab):
     line = refused(own("data", "Points", fault="test empty", batch_size=8))
-    assert line == "test=true: data own keeps no items to test; test=false is accepted"
+    assert line == "test=true: data own has no test items; pass test=false"
 
 
 def test_an_own_file_that_cannot_be_read(refused, lab):

@@ -8,10 +8,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from triptych.config.check import CONFIGS, check_keys
-from triptych.config.claim import OF_SAMPLES, OF_THE_BOUND, OF_THE_RUN, STATISTICS, TAKES
 from triptych.config.names import register_resolvers
-from triptych.config.paper import read_paper
-from triptych.study.paper import claims_of
+from triptych.study.papers.claim import OF_SAMPLES, OF_THE_BOUND, OF_THE_RUN, STATISTICS, TAKES
+from triptych.study.papers.paper import read_paper
+from triptych.study.papers.sweep import claims_of
 
 PAGE = (CONFIGS.parent / "docs" / "papers.md").read_text()
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)

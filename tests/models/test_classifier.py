@@ -10,7 +10,7 @@ from triptych.models.classifier import Classifier
 from triptych.run.execute import execute
 from triptych.run.guided import Guides, guided
 from triptych.run.reopen import reopen
-from triptych.run.sampling.draw import draw
+from triptych.run.sampling.draw import draw_samples
 
 SMALL = ("model=classifier", "model.network.width=8", "trainer.max_steps=30", "optimizer.lr=0.01")
 
@@ -59,22 +59,24 @@ def test_its_gradient_guides_an_unconditional_model(trained, prepared):
     model = build_model(config, data).eval()
     wrapped = guided(model, data, config, Guides(config))
     assert wrapped.conditional and not any(p.requires_grad for p in wrapped.classifier.parameters())
-    x = draw(model, DDIM(3), data, 4, 0, guided=wrapped)
-    assert not torch.equal(x, draw(model, DDIM(3), data, 4, 0))
+    x = draw_samples(model, DDIM(3), data, 4, 0, guided=wrapped)
+    assert not torch.equal(x, draw_samples(model, DDIM(3), data, 4, 0))
 
 
 def test_a_guide_of_other_data_or_noise_or_kind_is_refused_in_one_line(trained, prepared):
     ckpt, _ = trained("data=ring", "denoiser=mlp", "trainer.max_steps=6", path="on_ring")
-    with pytest.raises(UserError, match=r"^guidance.classifier=.*trained on Ring\(.*Digits.* is accepted$"):
+    with pytest.raises(
+        UserError, match=r"^guidance.classifier=.*trained on Ring\(.*pass one trained on Digits"
+    ):
         execute(prepared("guidance=classifier", f"guidance.classifier={ckpt}", path="a"))
     ckpt, _ = trained("model.noise=false", "trainer.max_steps=6", path="clean")
-    with pytest.raises(UserError, match="trained on clean data; one with model.noise=true is accepted"):
+    with pytest.raises(UserError, match="trained on clean data; pass one with model.noise=true"):
         execute(prepared("guidance=classifier", f"guidance.classifier={ckpt}", path="b"))
     with pytest.raises(UserError, match="guidance.classifier=/nowhere: no such file"):
         execute(prepared("guidance=classifier", "guidance.classifier=/nowhere", path="c"))
-    with pytest.raises(UserError, match="guidance.weak=null: a checkpoint is accepted"):
+    with pytest.raises(UserError, match="guidance.weak=null: must be a checkpoint"):
         execute(prepared("guidance=auto", path="e"))
-    with pytest.raises(UserError, match="the truth of this data is not known"):
+    with pytest.raises(UserError, match="these data have no known density"):
         execute(prepared("guidance=classifier", "guidance.classifier=exact", path="d"))
     execute(run := prepared(path="diffusion"))
     with pytest.raises(UserError, match="not a classifier's"):

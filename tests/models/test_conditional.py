@@ -11,7 +11,7 @@ from triptych.errors import UserError
 from triptych.run.execute import execute
 from triptych.run.guided import Guides, guided
 from triptych.run.model import build_model
-from triptych.run.sampling.draw import draw
+from triptych.run.sampling.draw import draw_samples
 
 CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 2.0}
 
@@ -69,10 +69,10 @@ def test_scale_one_draws_what_the_conditional_model_draws(model):
     with torch.no_grad():  # the last layer starts at zero, where labels make no difference
         for p in made.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
-    plain = draw(made, DDIM(3), data, 6, seed=0)
+    plain = draw_samples(made, DDIM(3), data, 6, seed=0)
     asked = lambda s: config | {"guidance": CFG | {"scale": s}}  # noqa: E731
     drawn = {
-        s: draw(made, DDIM(3), data, 6, 0, guided=guided(made, data, asked(s), Guides(config)))
+        s: draw_samples(made, DDIM(3), data, 6, 0, guided=guided(made, data, asked(s), Guides(config)))
         for s in (0.0, 1.0, 3.0)
     }
     assert torch.equal(drawn[1.0], plain)
@@ -89,7 +89,7 @@ def test_parts_that_the_data_do_not_have(prepared, model):
     with pytest.raises(UserError, match=r"model.label_dropout.text: no such part; must be label"):
         model("model.conditional=true", "model.label_dropout={text:0.1}")
     made, data, config = model("model.conditional=true", "model.label_dropout={label:0.1}")
-    with pytest.raises(UserError, match=r"guidance.parts: 'text' is no part .* label is accepted"):
+    with pytest.raises(UserError, match=r"guidance.parts: 'text' is no part .* choose from label"):
         guided(made, data, config | {"guidance": CFG | {"parts": ["text"]}}, Guides(config))
 
 
@@ -97,8 +97,8 @@ def test_threshold_keeps_samples_in_range(model):
     made, data, config = model("threshold=static")
     wrapped = guided(made, data, config, Guides(config))
     # all but the last bit of noise comes from a guess within [-1, 1]
-    assert draw(made, DDIM(3), data, 4, 0, guided=wrapped).abs().max() < 1.1
-    assert draw(made, DDIM(3), data, 4, 0).abs().max() > 2
+    assert draw_samples(made, DDIM(3), data, 4, 0, guided=wrapped).abs().max() < 1.1
+    assert draw_samples(made, DDIM(3), data, 4, 0).abs().max() > 2
 
 
 def test_a_class_asked_for_at_the_door(prepared, door, inside, root):
@@ -115,5 +115,5 @@ def test_a_class_asked_for_at_the_door(prepared, door, inside, root):
         done = inside(*command, f"label={label}")
         assert done.returncode == 1 and not (root / "x").exists()
         said = label.capitalize() if label == "true" else label
-        assert done.stderr.strip() == f"error: label={said}: a class from 0 to 9 is accepted"
+        assert done.stderr.strip() == f"error: label={said}: must be a class from 0 to 9"
     assert door(*command, "label=9").returncode == 0 and (root / "x" / "samples.png").is_file()

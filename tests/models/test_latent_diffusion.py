@@ -305,7 +305,7 @@ def test_it_trains_reports_draws_and_is_reopened(prepared, arguments, unit):
         ([*SMALL, "denoiser=none"], ["denoiser=none: LatentDiffusion needs one"]),
         ([*SMALL, "denoiser=resnet"], ["denoiser.network", "levels"]),
         ([*SMALL, "objective=levels"], ["objective=levels", "objective=x0"]),
-        ([*SMALL, "threshold=static"], ["threshold", "none is accepted"]),
+        ([*SMALL, "threshold=static"], ["threshold", "pass threshold=none"]),
         ([*SMALL, "guidance=auto", "guide=/nowhere"], ["guidance: Auto", "classifier_free"]),
         ([*SMALL, "likelihood=ode_images"], ["set likelihood=none"]),
         ([*SMALL, "metrics=noisy_bounds"], ["metrics.weighted_loss: LatentDiffusion", "model=diffusion"]),

@@ -82,5 +82,5 @@ def test_it_is_a_choice_of_a_run(prepared):
 
 def test_a_model_that_cannot_be_told_is_refused(prepared):
     run = prepared("model=vae", "augmentation=flip", "augmentation.flip.told=true")
-    with pytest.raises(UserError, match=r"augmentation: VAE .* told=false is accepted"):
+    with pytest.raises(UserError, match=r"augmentation: VAE .* pass told=false"):
         execute(run)

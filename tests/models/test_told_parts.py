@@ -7,7 +7,7 @@ from triptych.data.shapes import Shapes
 from triptych.data.text import Words
 from triptych.errors import UserError
 from triptych.run.model import build_model
-from triptych.run.sampling.draw import asked_for
+from triptych.run.sampling.draw import sample_conditions
 
 SHAPES = "data=shapes denoiser=unet denoiser.network.widths=[8,8] denoiser.network.blocks=1".split()
 
@@ -37,12 +37,12 @@ def test_the_network_is_told_these_and_no_more(prepared, data, said, told):
 
 def test_samples_are_of_classes_in_turn_where_labels_are_all_that_is_told(prepared, data):
     model = build_model(prepared(*SHAPES, "model.conditional=[label]").config(), data)
-    assert asked_for(model, data, 80).label.tolist() == [*range(72), *range(8)]
+    assert sample_conditions(model, data, 80).label.tolist() == [*range(72), *range(8)]
     model.conditional = ["text"]
-    tokens = asked_for(model, data, 2).parts["text"].value
+    tokens = sample_conditions(model, data, 2).parts["text"].value
     assert tokens.equal(data.splits["val"].condition.parts["text"].value[:2])
 
 
 def test_a_part_that_the_data_do_not_have(prepared, data):
-    with pytest.raises(UserError, match=r"model\.conditional: 'txt'.*label, text, low is accepted"):
+    with pytest.raises(UserError, match=r"model\.conditional: 'txt'.*choose from label, text, low"):
         build_model(prepared(*SHAPES, "model.conditional=[txt]").config(), data)

@@ -12,7 +12,7 @@ from triptych.errors import UserError
 from triptych.run import guided as guides
 from triptych.run.build import build_experiment
 from triptych.run.execute import execute
-from triptych.run.model import build_model, parts
+from triptych.run.model import build_model, parts_table
 
 RING = "data=ring data.train_size=60 data.val_size=20 data.test_size=20 denoiser=mlp".split()
 LAB = '''
@@ -100,7 +100,7 @@ def test_a_short_name_and_a_class_that_does_not_fit_are_refused(prepared):
 
 def test_a_part_is_built_once_and_an_own_key_goes_before_what_is_handed(prepared):
     config = prepared(*RING).config()
-    table = parts(config, build_data(config))
+    table = parts_table(config, build_data(config))
     assert table["schedule"] is table["schedule"]
     assert build(config["bound"], "bound", table).schedule is table["schedule"]
     network = config["denoiser"]["network"] | {"shape": [3]}

@@ -8,10 +8,10 @@ import pytest
 
 import triptych
 from tests.run.test_data_changed import stopped
-from triptych.run import provenance, sources
+from triptych.run import provenance
 from triptych.run.execute import execute
+from triptych.run.provenance import compare_code, digest_of, source_files, versions
 from triptych.run.read import read_runs
-from triptych.run.sources import compare_code, source_files, versions, whole
 from triptych.study.compare import compare
 from triptych.study.results import results_csv
 
@@ -80,14 +80,14 @@ def test_every_source_counts_also_those_of_a_package_that_a_config_builds_from(r
     before = source_files(config)
     assert set(before) - set(ours) == {"lab/__init__.py", "lab/net.py"}
     (root / "lab" / "net.py").write_text("width = 2\n")
-    assert whole(source_files(config)) != whole(before)
+    assert digest_of(source_files(config)) != digest_of(before)
 
 
 def test_versions_are_of_what_the_project_needs():
     found = versions()
     assert {"torch", "numpy", "pytorch-lightning", "hydra-core"} <= set(found)
     assert "pytest" not in found and json.dumps(found)
-    assert sources.versions() == found
+    assert provenance.versions() == found
 
 
 @pytest.mark.parametrize("same_commit", [True, False])

@@ -18,8 +18,8 @@ from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.guided import Guides
 from triptych.run.reopen import reopen
-from triptych.run.sampling.draw import asked_for
-from triptych.run.sampling.like import like
+from triptych.run.sampling.draw import sample_conditions
+from triptych.run.sampling.like import interpolate_images
 from triptych.run.source import filled
 
 SIZES = ("train_size=160", "val_size=90", "test_size=40")
@@ -108,19 +108,19 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
         folder = sample(asked_of("sample", f"ckpt={ckpt}", "like=[3,7]", *few))
         drawn[ckpt] = torch.load(folder / "samples.pt")["x"]
     assert [x.shape for x in drawn.values()] == [(3, 3, 8, 8), (3, 3, 16, 16)]
-    with pytest.raises(UserError, match="this model is told no embeddings of images"):
+    with pytest.raises(UserError, match="this model is not conditioned on embeddings of images"):
         sample(asked_of("sample", f"ckpt={prior.path}", "like=[3]", *few))
 
     opened = reopen(str(decoder.path))
     config = opened.config | {"condition_from": {"embedding": str(prior.path)}}
     drawing = build_drawing(config, opened.model, opened.data, Guides(config))
-    asked = asked_for(opened.model, opened.data, 5)
+    asked = sample_conditions(opened.model, opened.data, 5)
     drawn = filled(asked, drawing.sources, 5, torch.Generator().manual_seed(0)).parts["embedding"].value
     torch.testing.assert_close(drawn, on_sphere(drawn))
     assert not torch.allclose(drawn, asked.parts["embedding"].value)
 
     def pictures_like(*asked):
-        return like(opened, asked, 5)(5, None, torch.Generator())
+        return interpolate_images(opened, asked, 5)(5, None, torch.Generator())
 
     own = opened.data.splits["test"].condition.parts["embedding"].value
     torch.testing.assert_close(pictures_like(3), own[3].expand(5, -1))
@@ -132,17 +132,17 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
     Image.fromarray(shades.byte().permute(1, 2, 0).numpy()).save(picture)
     torch.testing.assert_close(pictures_like(str(picture)), own[3].expand(5, -1))
     for asked, words in (
-        ([40], "40 is no item of the test set; 0 to 39 is accepted"),
-        ([1, 2, 3], "one image, or two to go from one to the other, are accepted"),
+        ([40], "40 is no item of the test set; pass 0 to 39"),
+        ([1, 2, 3], "must be one image, or two to interpolate between"),
         (["/nowhere.png"], "no file /nowhere.png"),
     ):
         with pytest.raises(UserError, match=words):
             pictures_like(*asked)
     for part, what, words in (
         ("embedding", "/nowhere", r"condition_from.embedding=/nowhere: no .* there|no such"),
-        ("embedding", str(decoder.path), "is told 'embedding', which no stage before it draws"),
+        ("embedding", str(decoder.path), "needs 'embedding', which no stage before it draws"),
         ("embedding", "text", r"text is Tokens\(.*embedding is Vectors\(width=6\)"),
-        ("low", "embedding", "this model is told embedding; a part that it is told is accepted"),
+        ("low", "embedding", "this model is conditioned on embedding; choose from these"),
     ):
         config = opened.config | {"condition_from": {part: what}}
         with pytest.raises(UserError, match=words):
@@ -153,12 +153,12 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
         {"low": str(decoder.path), "embedding": str(prior.path)},  # too late
     ):
         config = opened.config | {"condition_from": parts}
-        with pytest.raises(UserError, match="low=.* is told 'embedding', which no stage before it draws"):
+        with pytest.raises(UserError, match="low=.* needs 'embedding', which no stage before it draws"):
             build_drawing(config, opened.model, opened.data, Guides(config))
     config = opened.config | {"condition_from": {"embedding": "text_embedding", "low": str(decoder.path)}}
     drawing = build_drawing(config, opened.model, opened.data, Guides(config))
     told = filled(
-        asked_for(opened.model, opened.data, 5), drawing.sources, 5, torch.Generator().manual_seed(0)
+        sample_conditions(opened.model, opened.data, 5), drawing.sources, 5, torch.Generator().manual_seed(0)
     )
     assert told.parts["low"].value.shape == (5, 3, 8, 8)
     texts = opened.data.splits["val"].condition.parts["text_embedding"].value[:5]
@@ -167,7 +167,10 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
     def low_pictures(**changes):
         drawing = build_drawing(config | {"stages": changes}, opened.model, opened.data, Guides(config))
         told = filled(
-            asked_for(opened.model, opened.data, 5), drawing.sources, 5, torch.Generator().manual_seed(0)
+            sample_conditions(opened.model, opened.data, 5),
+            drawing.sources,
+            5,
+            torch.Generator().manual_seed(0),
         )
         return told.parts["low"].value
 
@@ -179,7 +182,7 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
     assert not torch.equal(as_it_is, other)
     torch.testing.assert_close(other, low_pictures(low={"sampler": {"steps": steps + 1}}))
     for changes, words in (
-        ({"x": {}}, "stages.x: no part of condition_from; embedding, low is accepted"),
+        ({"x": {}}, "stages.x: no part of condition_from; choose from embedding, low"),
         ({"embedding": {"sampler.steps": 2}}, "condition_from.embedding=text_embedding draws nothing"),
         ({"low": {"sampler.stops": 2}}, "stages.low.sampler.stops=2: the stage's run has no such key"),
         ({"low": {"model.levels": 2}}, "stages.low.model.levels=2: keys of sampler, guidance, threshold"),

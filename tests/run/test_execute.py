@@ -136,7 +136,7 @@ def test_two_processes_cannot_hold_one_directory(prepared):
 def test_weights_that_do_not_exist_are_refused(prepared):
     run = prepared("callbacks.ema=null")
     execute(prepared("callbacks.ema=null", "weights=raw", path="raw"))
-    with pytest.raises(UserError, match="weights=raw is accepted"):
+    with pytest.raises(UserError, match="pass weights=raw"):
         execute(run)
     model = torch.nn.Linear(1, 1)
     with pytest.raises(UserError, match="ema, raw"):

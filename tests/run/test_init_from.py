@@ -8,11 +8,11 @@ from torch import nn
 
 from triptych.data.fingerprint import Fingerprint
 from triptych.errors import UserError
-from triptych.run.changed import remember
 from triptych.run.checkpoints import averages, read_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.initialization import initialise, read_initial
+from triptych.run.leakage import remember
 
 STILL = ("optimizer.lr=1e-30", "optimizer.weight_decay=0")  # so small that no single precision weight moves
 FEW = ("trainer.max_steps=2", "trainer.val_check_interval=2", "bound.repeats=1", "samples.n=0")

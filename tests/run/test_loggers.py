@@ -18,10 +18,10 @@ from triptych.cli.arguments import as_hydra_wants
 from triptych.errors import UserError
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.log_content import figures
+from triptych.run.log_content import flat_figures
 from triptych.run.loggers import Guarded
 from triptych.run.metrics import MetricsCsv
-from triptych.run.mlflow import MLflow, address
+from triptych.run.mlflow import MLflowRun, address
 
 SINGLE = 1e-6  # the precision of TensorBoard's scalars
 BOTH = "logger=[tensorboard,mlflow]"
@@ -57,7 +57,7 @@ def by_name(rows) -> dict[str, dict[int, float]]:
 def check(run, theirs: dict[str, dict[int, float]], precision: float) -> None:
     """Theirs are the table's figures and, in its last row, those of the summary, with their errors."""
     rows, last = by_name(table(run.path)), max(table(run.path))
-    final = {k: float(v) for k, v in figures(run.summary()).items() if isinstance(v, int | float)}
+    final = {k: float(v) for k, v in flat_figures(run.summary()).items() if isinstance(v, int | float)}
     assert "test/bpd_stderr" in final and "final/val_bpd_stderr" in final
     assert set(theirs) == set(rows) | set(final)
     for name, row in rows.items():
@@ -227,10 +227,10 @@ def test_of_an_address_the_record_has_no_password(prepared, monkeypatch, root):
     from mlflow import MlflowClient
 
     run = prepared("logger=mlflow", csv=False)
-    monkeypatch.setattr(MLflow, "log_hyperparams", lambda *_: None)
+    monkeypatch.setattr(MLflowRun, "log_hyperparams", lambda *_: None)
     client = MlflowClient(f"sqlite:///{root}/x.db")
     monkeypatch.setattr("mlflow.tracking.MlflowClient", lambda uri: client)
-    MLflow(run, "http://me:secret@host:5000", "x")
+    MLflowRun(run, "http://me:secret@host:5000", "x")
     assert json.loads((run / "mlflow.json").read_text())["tracking_uri"] == "http://***@host:5000"
 
 

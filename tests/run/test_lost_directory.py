@@ -12,7 +12,7 @@ from triptych.errors import StorageError
 from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.execute import execute
 from triptych.run.progress import Progress
-from triptych.run.sampling.pictures import save
+from triptych.run.sampling.pictures import save_picture
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["gone", "another in its place"])
@@ -80,13 +80,13 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path):
 
     data = Digits(batch_size=8)
     path = tmp_path / "samples" / "final.png"
-    save(torch.zeros(4, 1, 8, 8), data, path)
+    save_picture(torch.zeros(4, 1, 8, 8), data, path)
     before = path.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
         with pytest.raises(StorageError, match="File too large"):
-            save(torch.randn(64, 1, 8, 8), data, path)
+            save_picture(torch.randn(64, 1, 8, 8), data, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ["final.png"]

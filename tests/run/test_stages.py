@@ -49,10 +49,10 @@ def test_runs_that_fit(opened):
         (BASE | {"shape": (3, 4, 4)}, FINE, ("cascade[1]=run1", "'low' of 3x8x8", "draws 3x4x4")),
         (BASE, FINE | {"encoder": ("words", 5)}, ("cascade[1]=run1", "text encoder")),
         (BASE, FINE | {"encoder": ("transformers", 4)}, ("cascade[1]=run1", "text encoder")),
-        (BASE, {"told": ["text"]}, ("cascade[1]=run1", "not told 'low'")),
+        (BASE, {"told": ["text"]}, ("cascade[1]=run1", "not conditioned on 'low'")),
         (BASE | {"known_as": None}, {"told": ["text"]}, ("cascade[0]=run0", "no later stage")),
-        (FINE, BASE, ("cascade[0]=run0", "is told 'low', which no stage before it draws")),
-        (BASE | {"denoiser": False}, FINE, ("cascade[0]=run0", "a diffusion model is accepted")),
+        (FINE, BASE, ("cascade[0]=run0", "needs 'low', which no stage before it draws")),
+        (BASE | {"denoiser": False}, FINE, ("cascade[0]=run0", "pass the run of a diffusion model")),
     ],
 )
 def test_runs_that_do_not_fit(opened, first, second, words):
@@ -63,7 +63,7 @@ def test_runs_that_do_not_fit(opened, first, second, words):
 
 
 def test_a_bare_number_of_stages(opened):
-    with pytest.raises(UserError, match=r"cascade=\['run0'\]: two runs or more"):
+    with pytest.raises(UserError, match=r"cascade=\['run0'\]: must be two runs or more"):
         opened(run(**BASE))
 
 
@@ -71,6 +71,6 @@ def test_a_source_is_told_what_was_drawn_before_it():
     """condition_from={embedding: PRIOR, low: DECODER}: the decoder is told what the prior draws."""
     every = TEXT | LOW | {"embedding": Vectors(6)}
     decoder, data = run("low", (3, 8, 8), ["embedding"], every), run(conditions=every).data
-    stages.check_source("low", "low", decoder, data, given=["embedding"])
-    with pytest.raises(UserError, match="is told 'embedding', which no stage before it draws"):
-        stages.check_source("low", "low", decoder, data)
+    stages.check_condition_source("low", "low", decoder, data, given=["embedding"])
+    with pytest.raises(UserError, match="needs 'embedding', which no stage before it draws"):
+        stages.check_condition_source("low", "low", decoder, data)

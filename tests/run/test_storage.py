@@ -11,9 +11,9 @@ import pytest
 
 from tests.run.commands import command, environment, start, wait_for
 from triptych.errors import StorageError, UserError
+from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import write_atomic
 from triptych.run.execute import execute
-from triptych.run.exits import one_line_errors
 
 
 @pytest.fixture

@@ -60,12 +60,12 @@ def test_a_sweep_over_samplers_trains_nothing_and_is_decided_by_the_samples(sour
 def test_refusals(source, prepared, root):
     told = f"trained='{source.path}'"
     with pytest.raises(
-        UserError, match=r"^objective=x0: the model is that of trained=.*; beside it sampler, "
+        UserError, match=r"^objective=x0: the model is that of trained=.*; beside it pass keys of sampler, "
     ):
         prepared(told, "objective=x0", path="a")
     with pytest.raises(UserError, match=r"^bound.repeats=3: the model is that of trained="):
         prepared(told, "bound.repeats=3", path="b")
-    with pytest.raises(UserError, match=r"^trained=/nowhere: no run; the directory of a finished run"):
+    with pytest.raises(UserError, match=r"^trained=/nowhere: no run; pass the directory of a finished run"):
         prepared("trained=/nowhere", path="c")
     other = prepared(path="unfinished")
     with pytest.raises(UserError, match=r"trained=.*unfinished: the run there is interrupted; "):

@@ -16,7 +16,7 @@ from tests.run.wandb_server import KEY, Server
 from triptych.errors import UserError, mask_password
 from triptych.run import wandb as ours_of_wandb
 from triptych.run.execute import execute
-from triptych.run.log_content import chart, comparable, figures, panels
+from triptych.run.log_content import chart, comparable, flat_figures, panel_tables
 from triptych.run.loggers import build_loggers, close_loggers, log_locations
 from triptych.run.wandb import describe_run
 
@@ -460,7 +460,7 @@ def test_figures_and_panels_of_what_a_summary_may_hold():
         "uneven": {"a": [1], "b": [1, 2]},
         "curve": {"gamma": [0.0, 1.0], "error": [math.pi, 2.0]},
     }
-    assert figures(summary) == {
+    assert flat_figures(summary) == {
         "steps": 7,
         "final/val_bpd": 1.5,
         "final/val_bpd_stderr": 0.1,
@@ -470,14 +470,14 @@ def test_figures_and_panels_of_what_a_summary_may_hold():
         "gradient/norm/max": 2.0,
         "measures_over/key": "evaluations",
     }
-    assert panels(summary) == {
+    assert panel_tables(summary) == {
         "panels/measures_over": (
             ["value", "evaluations", "seconds", "measures/fid", "measures/fid_n"],
             [[4, 8, 1.0, 2.0, 9]],
         ),
         "panels/curve": (["gamma", "error"], [[0.0, math.pi], [1.0, 2.0]]),
     }
-    assert chart(panels(summary)["panels/measures_over"][0]) == ("value", "measures/fid")
+    assert chart(panel_tables(summary)["panels/measures_over"][0]) == ("value", "measures/fid")
     assert chart(["gamma", "error", "stderr"]) == ("gamma", "error") and chart(["a"]) == ("a", "a")
 
 

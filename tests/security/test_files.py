@@ -24,7 +24,7 @@ from triptych.files import load
 from triptych.run.archive import SCHEMA, inspect
 from triptych.run.checkpoints import read_checkpoint
 from triptych.run.directory import RunDirectory
-from triptych.run.read_items import read_arrays
+from triptych.run.items import read_arrays
 
 from .strangers import Opener, configuration, marks, save_checkpoint, save_run
 
@@ -229,7 +229,7 @@ FILES = {
 def test_a_checkpoint_that_claims_more_than_it_holds(tmp_path, name):
     path = tmp_path / "x.ckpt"
     path.write_bytes(FILES[name]())
-    with refused(f"ckpt={path}", "a checkpoint of a run is accepted"):
+    with refused(f"ckpt={path}", "pass a checkpoint of a run"):
         read_checkpoint(path)
 
 
@@ -496,5 +496,5 @@ def test_a_spreadsheet_finds_no_formula(tmp_path, text):
 def test_a_checkpoint_of_another_version_is_said_to_be_one(tmp_path):
     path = tmp_path / "x.ckpt"
     torch.save({"state_dict": {}, "triptych": {"schema": 1, "config": {"seed": 1}}}, path)
-    with refused(f"ckpt={path}", "another version", "accepted"):
+    with refused(f"ckpt={path}", "another version", "pass a checkpoint of schema"):
         read_checkpoint(path)

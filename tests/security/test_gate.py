@@ -17,6 +17,7 @@ from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.metrics import MetricsCsv
 from triptych.run.read import read_run
+from triptych.run.result import Result
 
 from .strangers import configuration, save_run
 
@@ -258,7 +259,7 @@ EVIL = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m\rfine"
 
 
 def test_control_characters_are_shown_and_not_obeyed(root, capsys):
-    from triptych.run.exits import one_line_errors
+    from triptych.run.command_errors import one_line_errors
     from triptych.study.render import write_report
     from triptych.study.terminal import print_table
 
@@ -369,7 +370,7 @@ def test_a_picture_of_another_run_is_not_shown(run):
     (run / "samples" / "final.png").write_bytes(b"own")
     record = json.loads((run / "summary.json").read_text()) | {"samples": "samples/final.png"}
     record.pop("checksum")
-    RunDirectory(run).write_summary(record)
+    RunDirectory(run).record(Result.from_json(record))
     assert read_run(run).status == "finished"
     (run / "samples" / "final.png").write_bytes(b"other")
     assert read_run(run).status == "unreadable" and "final.png" in read_run(run).error
@@ -389,7 +390,7 @@ def test_a_digest_is_not_taken_of_a_file_elsewhere(run, root, monkeypatch):
 
 def figures(run):
     """All that a report takes from a run's directory; None where it refuses it."""
-    from triptych.run.read_items import read_items
+    from triptych.run.items import read_items
 
     found = read_run(run)
     if found.status == "unreadable":

@@ -35,7 +35,7 @@ def test_a_number_beyond_floats_hides_no_other_run(root, record):
 
 @pytest.mark.parametrize("test", [{"accuracy": {"mean": "x"}}, [1]])
 def test_a_result_that_lacks_a_part_is_printed_without_it(root, test):
-    from triptych.run.summary import one_line
+    from triptych.run.result import one_line
 
     assert one_line(RunDirectory(plant(root, "summary.json", FINISHED | {"test": test})).summary())
 
@@ -46,7 +46,7 @@ def test_a_bound_without_its_terms_is_no_result(root, bound):
 
 
 def test_a_result_of_one_item_is_printed_without_an_error(root):
-    from triptych.run.summary import one_line
+    from triptych.run.result import one_line
 
     figures = {name: figure | {"stderr": None, "n": 1} for name, figure in metrics(2.0).items()}
     line = one_line(RunDirectory(plant(root, "summary.json", FINISHED | {"test": figures})).summary())
@@ -54,10 +54,10 @@ def test_a_result_of_one_item_is_printed_without_an_error(root):
 
 
 def test_names_are_sorted_however_long_their_digits():
-    from triptych.run.plain import natural
+    from triptych.run.parsing import natural_key
 
     names = ["seed=10", "seed=2", "seed=" + "9" * 5000]
-    assert sorted(names, key=natural) == [names[1], names[0], names[2]]
+    assert sorted(names, key=natural_key) == [names[1], names[0], names[2]]
 
 
 def test_a_lock_with_a_second_name_elsewhere_is_not_written(root):
@@ -154,7 +154,7 @@ def test_without_a_sweeps_record_its_looks_still_count(root):
 
 def test_with_a_damaged_record_of_a_sweep_nothing_is_claimed(root):
     """It says how many runs are to come, and a sweep that has not ended claims nothing."""
-    from triptych.study.story import tell
+    from triptych.study.study import read_study
 
     for seed in (1, 2, 3):
         for label, mean in (("v", 2.0), ("x0", 3.0)):
@@ -162,8 +162,8 @@ def test_with_a_damaged_record_of_a_sweep_nothing_is_claimed(root):
             record = FINISHED | {"seed": seed, "overrides": [f"objective={label}"]}
             record |= {"test": metrics(mean + seed / 100 * mean)}
             plant(root / f"{label}{seed}", "summary.json", record)
-    assert "Clear of" in tell([root]).answer
-    story = tell([plant(root, "sweep.json", '{"expected": 15, "title": "x')])
+    assert "Clear of" in read_study([root]).answer
+    story = read_study([plant(root, "sweep.json", '{"expected": 15, "title": "x')])
     assert "Clear of" not in story.answer and "sweep.json cannot be read" in story.banner
 
 
@@ -180,7 +180,7 @@ def test_a_rule_of_no_size_is_none(root, value):
 
 @pytest.mark.parametrize("command", [5, "triptych-train 'x"])
 def test_a_command_that_is_none_is_not_shown(command):
-    from triptych.study.story import _command
+    from triptych.study.study import _command
 
     assert _command({"command": command}, ()) == ""
 
@@ -200,7 +200,7 @@ def test_a_tuning_without_points_is_none():
 
 
 def test_a_list_in_the_place_of_a_sweeps_record_is_no_paper(root):
-    from triptych.study.results_page import find_papers
+    from triptych.study.papers.results_page import find_papers
 
     assert find_papers([plant(root, "sweep.json", [1])]) == []
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from triptych.run.read import Estimate, Run
-from triptych.run.read_items import Items
-from triptych.run.read_measures import Measured
+from triptych.run.items import Items
+from triptych.run.read import Run
+from triptych.run.result import Estimate, SampleMeasures
 from triptych.study import compare, measures
 from triptych.study.compare import Comparison
-from triptych.study.story import rows
+from triptych.study.study import table_rows
 from triptych.study.verdict import verdict
 
 RATIOS = (0.03, 0.3, 3.0, 30.0, 1e6)  # variance of a mean over seeds through seeds, over that through items
@@ -61,8 +61,9 @@ class Memory:
                 taken = None if sampled is None else _measured(sampled[c, s])
                 name = "abcdefghijkl"[c]
                 self.runs.append(Run(
-                    path, "finished", overrides={"objective": name, "seed": str(s)}, measured=taken, seed=s,
-                    choices={"data": "digits"}, test={"bpd": Estimate(float(row.mean()), 0.01, len(row))},
+                    dir=path, status="finished", overrides={"objective": name, "seed": str(s)},
+                    measured=taken, seed=s, choices={"data": "digits"},
+                    test={"bpd": Estimate(float(row.mean()), 0.01, len(row))},
                 ))  # fmt: skip
 
     def items(self, directory: Path, bound: float) -> Items | None:
@@ -80,13 +81,13 @@ class Memory:
         return found
 
 
-def _measured(values: np.ndarray) -> Measured:
+def _measured(values: np.ndarray) -> SampleMeasures:
     half = len(values) // 2
     found = tuple(
         {"energy_distance": float(d), "precision": float(p)}
         for d, p in zip(values[:half], values[half:], strict=True)
     )
-    return Measured("evaluations", tuple(range(1, half + 1)), found, n=100, reference="points")
+    return SampleMeasures("evaluations", tuple(range(1, half + 1)), found, n=100, reference="points")
 
 
 def claims_in_words(comparison: Comparison) -> list[str]:
@@ -98,4 +99,4 @@ def claims_in_words(comparison: Comparison) -> list[str]:
         *(measures.ranking(comparison, name) for name in measures.known(comparison.cells)),
     ]
     told = [text for text in printed if "lear of" in text]
-    return told + [row.label for row in rows(comparison) if row.verdict.startswith(("worse", "better"))]
+    return told + [row.label for row in table_rows(comparison) if row.verdict.startswith(("worse", "better"))]

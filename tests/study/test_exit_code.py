@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 
 from tests.study.fake_runs import failed, make_run, start_run
 from triptych.errors import Busy, Diverged, StorageError, UserError
+from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
-from triptych.run.exits import one_line_errors
 from triptych.study import launchers, sweep
-from triptych.study.sweep import SweepHook, exit_code
+from triptych.study.sweep import SweepHook, sweep_exit_code
 
 
 @pytest.fixture
@@ -58,18 +58,18 @@ def add(hook: SweepHook, end: str) -> RunDirectory:
 def test_the_code_says_how_the_runs_ended(hook, ends, code):
     for end in ends:
         add(hook, end)
-    assert exit_code() == code
+    assert sweep_exit_code() == code
 
 
 def test_a_cell_that_holds_another_run_has_not_ended_well(hook):
     hook.refused = {add(hook, "finished").path.name: "holds another run"}
-    assert exit_code() == 1
+    assert sweep_exit_code() == 1
 
 
 def test_a_run_that_another_process_is_at_is_to_be_tried_again(hook):
     add(hook, "finished")
     with add(hook, "interrupted").lock():
-        assert exit_code() == 75
+        assert sweep_exit_code() == 75
 
 
 def test_a_job_that_was_killed_before_it_began_is_not_running(hook, capsys):
@@ -92,10 +92,10 @@ def test_an_unfinished_sweep_whose_report_cannot_be_written(hook, monkeypatch, c
     if how == "a directory in its place":
         (hook.root / "report.html").mkdir()
     else:
-        monkeypatch.setattr(render, "tell", lambda *_: 1 / 0)
+        monkeypatch.setattr(render, "read_study", lambda *_: 1 / 0)
     with suppress(Exception):
         hook.on_multirun_end(hook.config)
-    assert exit_code() == 1
+    assert sweep_exit_code() == 1
     said = capsys.readouterr()
     assert "objective=x0,seed=2: did not end" in said.out
     [line] = [text for text in said.err.splitlines() if "the report cannot be written" in text]
@@ -159,7 +159,7 @@ def test_a_ray_cluster_that_does_not_answer_is_refused():
         address = f"127.0.0.1:{free.getsockname()[1]}"  # bound and not listening
         for given in (address, f"ray://{address}"):
             began = time.monotonic()
-            with pytest.raises(UserError, match=rf"address={given}: no answer from there .* is accepted"):
+            with pytest.raises(UserError, match=rf"address={given}: no answer from there .* auto or local"):
                 launchers._check_ray(launcher(given))
             assert time.monotonic() - began < 10
     for given in ("auto", "local", None):

@@ -11,7 +11,7 @@ from rich.console import Console
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.progress import WINDOW, Progress
-from triptych.study.monitor import Monitor, short_names, state
+from triptych.study.monitor import Monitor, progress_text, short_names
 
 AT_WORK = {"stage": "fit", "step": 1200, "max_steps": 4000, "steps_per_second": 35.0, "bound": 2.31}
 
@@ -39,7 +39,7 @@ def finished(root, name: str) -> None:
     ],
 )
 def test_where_a_run_is_in_words(more, said):
-    assert state(AT_WORK | {"updated": time.time()} | more) == said
+    assert progress_text(AT_WORK | {"updated": time.time()} | more) == said
 
 
 def test_speed_is_that_of_the_last_minute(tmp_path, monkeypatch):

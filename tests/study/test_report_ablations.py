@@ -11,8 +11,9 @@ from omegaconf import OmegaConf, open_dict
 from triptych.config.check import CONFIGS
 from triptych.config.identity import leaves
 from triptych.config.names import register_resolvers
-from triptych.run.plain import shown
-from triptych.run.read import Estimate, Run
+from triptych.run.parsing import format_value
+from triptych.run.read import Run
+from triptych.run.result import Estimate
 from triptych.study.axes import find_axes
 from triptych.study.rounds import with_setting
 
@@ -45,8 +46,9 @@ def test_the_axes_of_an_ablation_are_its_grid(name):
         config, choices, _ = composed(name, *job)
         runs.append(
             Run(
-                Path("/", *values), "finished", overrides=told, choices=choices, seed=int(told["seed"]),
-                test={"bpd": Estimate(1.0, 0.1, 9)}, config={k: shown(v) for k, v in leaves(config)},
+                dir=Path("/", *values), status="finished", overrides=told, choices=choices,
+                seed=int(told["seed"]), test={"bpd": Estimate(1.0, 0.1, 9)},
+                config={k: format_value(v) for k, v in leaves(config)},
             )
         )  # fmt: skip
     axes, notes = find_axes(runs)

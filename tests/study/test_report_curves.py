@@ -11,7 +11,7 @@ from triptych.run.metrics import MetricsCsv
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.curves import equal_time, noise_levels, training_time
-from triptych.study.panels import colours, panels
+from triptych.study.panels import colours, draw_panels
 from triptych.study.render import write_report
 
 from .fake_runs import make_run, metrics, sweep
@@ -32,10 +32,10 @@ def test_a_module_of_its_own_adds_a_panel(tmp_path, monkeypatch):
     )
     make_run(tmp_path / "runs", "v", 1, 2.0)
     comparison, palette = compared(tmp_path / "runs")
-    shown = {panel.title: panel for panel in panels(comparison, palette, "s")}
+    shown = {panel.title: panel for panel in draw_panels(comparison, palette, "s")}
     assert shown["Mine"].how == "How to read it." and "<svg" in shown["Mine"].svgs[0]
     monkeypatch.undo()
-    assert "Mine" not in [panel.title for panel in panels(comparison, palette, "s")]
+    assert "Mine" not in [panel.title for panel in draw_panels(comparison, palette, "s")]
 
 
 def test_seeds_with_levels_of_their_own_all_count(tmp_path):
@@ -124,7 +124,7 @@ def test_figures_of_a_sweep_with_items(tmp_path):
 
 
 def test_tweedies_curve_keeps_seeds_whose_levels_differ():
-    from triptych.run.read import Curve
+    from triptych.run.result import Curve
     from triptych.study.curves import mean_over_seeds
 
     # the same line log value = -gamma, measured at levels of its own by each seed

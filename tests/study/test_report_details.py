@@ -9,13 +9,13 @@ from scipy import stats
 
 from triptych.study import cost, details, run_details
 from triptych.study.render import write_report
-from triptych.study.story import against, tell
+from triptych.study.study import against, read_study
 
 from .fake_runs import TARGETS, failed, make_run, picture, running, sweep
 
 
 def told(*roots):
-    story = tell(roots)
+    story = read_study(roots)
     return story, details.details(story, {run.dir: run.dir.name for run in story.runs})
 
 
@@ -82,7 +82,7 @@ def test_json_in_a_page_ends_no_script_and_knows_no_nan(tmp_path):
     text = "</script><!--<script>&\u2028"
     run = make_run(tmp_path, "x0", 1, math.nan, name=text, choices={"objective": text})
     (run / "train.log").write_text(text)
-    story = tell([tmp_path])
+    story = read_study([tmp_path])
     found = details.as_json(story, {run.dir: text for run in story.runs})
     assert not set("<>&\u2028") & set(found)
     assert json.loads(found)["runs"][0]["name"] == text
@@ -184,12 +184,12 @@ def test_what_a_setting_costs(tmp_path):
             "step,train/images_per_second\n1,10\n2,1000\n3,1200\n4,1100\n5,900\n"
         )
         make_run(tmp_path, "v", seed, 2.1 + seed / 1000, seconds={"fit": 8.0}, parameters=0)
-    (comparison,) = tell([tmp_path]).comparisons
-    first, second = cost.lines(comparison)
+    (comparison,) = read_study([tmp_path]).comparisons
+    first, second = cost.cost_rows(comparison)
     assert first.order["step"] == pytest.approx(42 / 800) and first.ends["step"] == pytest.approx(2 / 800)
     assert first.texts["speed"] == "1,000" and first.texts["memory"] == "3.0 GiB"
     assert first.texts["evaluations"] == "250" and first.texts["fit"] == "42 s"
     assert second.texts["step"] == "0.010" and "speed" not in second.texts and "step" not in second.ends
-    assert [key for key, _ in cost.columns(comparison)] == [
+    assert [key for key, _ in cost.cost_columns(comparison)] == [
         *("step", "speed", "fit", "test", "memory", "parameters", "evaluations")
     ]

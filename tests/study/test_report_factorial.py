@@ -10,11 +10,11 @@ from scipy import stats
 
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
-from triptych.study.factorial import draw, effects, grid, interaction
+from triptych.study.factorial import crossing, crossing_figure, effects, interaction
 from triptych.study.markdown import markdown
 from triptych.study.panels import colours
 from triptych.study.render import write_report
-from triptych.study.story import rows, tell
+from triptych.study.study import read_study, table_rows
 from triptych.study.style import styled
 
 from .fake_runs import make_run
@@ -75,19 +75,21 @@ def test_without_an_interaction_p_is_uniform():
 
 
 def test_numbers_are_an_axis_and_names_are_lines(tmp_path):
-    found = grid(sweep(tmp_path, additive))
+    found = crossing(sweep(tmp_path, additive))
     assert found.lines.key == "objective" and found.along.key == "optimizer.lr"
     assert found.along.values == RATES and found.numbers == tuple(map(float, RATES)) and found.logarithmic
     assert len(found.cells) == 20
 
 
 def test_steps_apart_by_equal_amounts_are_not_logarithmic(tmp_path):
-    found = grid(sweep(tmp_path, lambda *_: 2.0, rates=("2", "4", "6"), key="denoiser.network.blocks"))
+    found = crossing(sweep(tmp_path, lambda *_: 2.0, rates=("2", "4", "6"), key="denoiser.network.blocks"))
     assert not found.logarithmic
 
 
 def test_two_names_are_a_grid_too(tmp_path):
-    found = grid(sweep(tmp_path, lambda o, r, s: 2 + 0.01 * s, rates=("linear", "cosine"), key="schedule"))
+    found = crossing(
+        sweep(tmp_path, lambda o, r, s: 2 + 0.01 * s, rates=("linear", "cosine"), key="schedule")
+    )
     assert found.numbers is None and found.along.key == "objective" and found.lines.key == "schedule"
 
 
@@ -96,14 +98,14 @@ def test_what_has_holes_is_no_grid(tmp_path):
     comparison = sweep(
         tmp_path, lambda o, r, s: 2.0 + s / 50 if OBJECTIVES.index(o) == RATES.index(r) else None
     )
-    assert grid(comparison) is None and effects(comparison) == []
+    assert crossing(comparison) is None and effects(comparison) == []
 
 
 def test_a_hole_leaves_the_picture_and_takes_the_means(tmp_path):
     comparison = sweep(tmp_path, lambda o, r, s: None if (o, r) == ("x0", "0.008") else additive(o, r, s))
-    assert len(grid(comparison).cells) == 19 and effects(comparison) == []
+    assert len(crossing(comparison).cells) == 19 and effects(comparison) == []
     with styled():
-        assert draw(comparison, colours({c.label: c.label for c in comparison.cells}))
+        assert crossing_figure(comparison, colours({c.label: c.label for c in comparison.cells}))
 
 
 def test_effects_in_words(tmp_path):
@@ -139,11 +141,11 @@ def test_an_interaction_is_said(tmp_path):
 
 def test_the_picture(tmp_path):
     comparison = sweep(tmp_path, additive)
-    palette = colours(tell([tmp_path]).hues)
+    palette = colours(read_study([tmp_path]).hues)
     assert len(set(palette.values())) == 4, "a colour is a line's"
     assert palette["x0 / 0.001"] == palette["x0 / 0.008"] != palette["v / 0.008"]
     with styled():
-        figure = draw(comparison, palette)
+        figure = crossing_figure(comparison, palette)
     (ax,) = figure.axes
     assert ax.get_xscale() == "log" and len(ax.containers) == 4
     assert [tick.get_text() for tick in ax.get_xticklabels()] == [
@@ -172,4 +174,4 @@ def test_the_page_shows_the_grid_first_and_says_what_all_share(tmp_path):
         assert "one pair: no ranking" not in told, "the headline has said that there is one seed"
     assert "Each line is one objective, along optimizer.lr" in page
     (comparison,) = report.story.comparisons
-    assert {row.verdict for row in rows(comparison)} == {"lowest mean", ""}
+    assert {row.verdict for row in table_rows(comparison)} == {"lowest mean", ""}

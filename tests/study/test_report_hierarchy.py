@@ -7,8 +7,8 @@ from tests.study.fake_runs import make_run, metrics
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.hierarchy import bound_by_steps, estimator_variance, ladder, level_terms, schedules
-from triptych.study.panels import colours, panels
-from triptych.study.story import columns
+from triptych.study.panels import colours, draw_panels
+from triptych.study.study import table_columns
 
 
 def compared(root):
@@ -33,7 +33,7 @@ def test_a_line_for_each_variance_over_t(tmp_path):
     assert [sorted(line.get_xdata()) == [10, 50, 250] for line in lines] == [True, True]
     assert {min(line.get_ydata()) for line in lines} == {0.5 / 250, 1 / 250}
     assert {"beta", "optimal"} <= set(texts(figure)) and "gap" in figure.axes[0].get_ylabel()
-    assert "The bound by number of steps" in [p.title for p in panels(comparison, palette, "s")]
+    assert "The bound by number of steps" in [p.title for p in draw_panels(comparison, palette, "s")]
 
 
 def test_the_ladder_in_its_own_order_with_levels_and_weighted_bounds(tmp_path):
@@ -48,7 +48,7 @@ def test_the_ladder_in_its_own_order_with_levels_and_weighted_bounds(tmp_path):
         )  # fmt: skip
     comparison, palette = compared(tmp_path)
     assert not any("change" in note for note in comparison.notes)
-    assert ("iw", "importance-weighted") in columns(comparison)
+    assert ("iw", "importance-weighted") in table_columns(comparison)
     figure = ladder(comparison, palette)
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == [
         "vae", "hvae_2", "latent_diffusion", "vdm_10"

@@ -10,7 +10,7 @@ import yaml
 from triptych.run.read import read_run, read_runs
 from triptych.study.compare import compare
 from triptych.study.results import results_csv
-from triptych.study.story import tell
+from triptych.study.study import read_study
 from triptych.study.verdict import verdict
 
 from .fake_runs import make_run, running
@@ -120,7 +120,7 @@ def test_two_sweeps_differ_by_what_differs(tmp_path):
     for root, rate in zip(roots, (0.002, 0.004), strict=True):
         for seed in (1, 2):
             run(root, seed, 2 + 10 * rate + seed / 50, optimizer={"lr": rate})
-    (comparison,) = tell(roots).comparisons
+    (comparison,) = read_study(roots).comparisons
     assert comparison.subject == "optimizer.lr"
     assert {cell.label: len(cell.runs) for cell in comparison.cells} == {"0.002": 2, "0.004": 2}
 
@@ -133,7 +133,7 @@ def test_another_ring_is_no_setting(tmp_path):
             run(tmp_path / str(std), seed, bound + seed / 50, fingerprint=f"f{std}", data=data, **keys)
     comparisons = compare(read_runs(tmp_path))
     assert [c.data for c in comparisons] == ["ring (std=0.1)", "ring (std=0.2)"]
-    story = tell([tmp_path])
+    story = read_study([tmp_path])
     assert "lear of" not in story.answer and "On ring (std=0.1)" in story.answer
     assert all("Other data are no setting" in " ".join(c.notes) for c in comparisons)
 

@@ -7,12 +7,12 @@ import pytest
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
-from triptych.study.draw_measures import draw
-from triptych.study.measures import about, deciding, ranking, standings, table
+from triptych.study.draw_measures import measure_figure
+from triptych.study.measures import about, deciding, measure_table, ranking, standings
 from triptych.study.panels import colours
 from triptych.study.render import write_report
 from triptych.study.run_details import of_run
-from triptych.study.story import rows, tell
+from triptych.study.study import read_study, table_rows
 
 from .fake_runs import make_run
 
@@ -40,10 +40,10 @@ def comparison(tmp_path):
 
 
 def test_each_measure_by_cell_seed_and_value(comparison):
-    known = table(comparison.cells, "sliced_wasserstein")
+    known = measure_table(comparison.cells, "sliced_wasserstein")
     assert known.values == (5, 10) and known.floor == (0.02, 0.01, 0.03)
     assert known.cells["v"][2] == pytest.approx((0.52, 0.09))
-    assert table(comparison.cells, "recall") is None
+    assert measure_table(comparison.cells, "recall") is None
     assert about(comparison) == "100 samples a set, against 100 fresh points of ring."
 
 
@@ -75,8 +75,8 @@ def test_lower_or_higher_is_better_and_no_ranking_without_an_interval(comparison
 
 def test_figures_and_the_page(comparison, tmp_path):
     palette = colours({cell.label: cell.label for cell in comparison.cells})
-    assert draw(SAMPLE_METRICS["precision"])(comparison, palette) is not None
-    assert draw(SAMPLE_METRICS["recall"])(comparison, palette) is None
+    assert measure_figure(SAMPLE_METRICS["precision"])(comparison, palette) is not None
+    assert measure_figure(SAMPLE_METRICS["recall"])(comparison, palette) is None
     page = write_report(tmp_path).html.read_text()
     assert "samples/precision@evaluations=5" in (tmp_path / "results.csv").read_text()
     assert "Measures of samples" in page and "at 5 x0 is clear of v" in page
@@ -106,11 +106,14 @@ def test_of_one_model_the_samples_decide_and_not_its_bound(drawn):
     assert deciding(found) == "sliced_wasserstein"
     assert [(label, said) for label, _, said in standings(found)] == [
         ("heun", "best mean at 10"), ("ddim", "best mean at 5")]  # fmt: skip
-    story = tell([drawn])
+    story = read_study([drawn])
     assert story.question == "Which sampler draws the best samples on ring from one and the same model?"
     said = "By sliced Wasserstein distance (lower is better): at 5 ddim is clear of heun; at 10 nothing is"
     assert story.answer.endswith(f"{said} settled.")
-    assert [row.texts["sliced_wasserstein@0"] for row in rows(found)] == ["0.493 ± 0.018", "0.297 ± 0.009"]
+    assert [row.texts["sliced_wasserstein@0"] for row in table_rows(found)] == [
+        "0.493 ± 0.018",
+        "0.297 ± 0.009",
+    ]
     report = write_report(drawn)
     for text in (report.html.read_text(), report.markdown.read_text()):
         assert "liced Wasserstein distance by evaluations" in text and "at 5 ddim is clear of heun" in text
@@ -130,8 +133,8 @@ def test_one_value_without_a_key_is_drawn_as_dots(tmp_path):
         make_run(tmp_path, "x0", seed, 1.9, measures={"mode_1": {"mean": 0.2, "stderr": 0.01, "n": 9}})
     (found,) = compare(read_runs(tmp_path))
     assert (
-        table(found.cells, "mode_1").key == ""
-        and draw(SAMPLE_METRICS["mode_1"])(found, colours({"x0": "x0"})) is not None
+        measure_table(found.cells, "mode_1").key == ""
+        and measure_figure(SAMPLE_METRICS["mode_1"])(found, colours({"x0": "x0"})) is not None
     )
 
 
@@ -155,7 +158,7 @@ def test_settings_under_one_name_that_only_draw_are_of_drawing_too(tmp_path):
             make_run(tmp_path, "levels", seed, 1.9 + seed, overrides=told, **measured(values))
     (found,) = compare(read_runs(tmp_path))
     assert found.subject == "setting" and found.of_drawing and deciding(found) == "sliced_wasserstein"
-    assert tell([tmp_path]).answer.endswith("prior is clear of text.")
+    assert read_study([tmp_path]).answer.endswith("prior is clear of text.")
     assert not found.notes
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from triptych.cli import report as cli
 from triptych.study import terminal
+from triptych.study.formatting import p_value
 from triptych.study.render import write_report
-from triptych.study.words import p_value
 
 from .fake_runs import TARGETS, failed, make_run, metrics, running, sweep
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from triptych.run.directory import RunDirectory
-from triptych.run.plain import parse_overrides
+from triptych.run.parsing import parse_overrides
 from triptych.run.read import find_runs, read_run, read_runs
 
 from .fake_runs import failed, make_run, running, start_run, sweep

@@ -8,8 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
+from triptych.study.formatting import plus_minus
 from triptych.study.statistics import Spread, holm, paired, spread
-from triptych.study.words import plus_minus
 
 figures = st.floats(-10, 10).map(lambda x: round(x, 6))
 pairs = st.lists(st.tuples(figures, figures), min_size=2, max_size=9)

@@ -8,7 +8,7 @@ from tests.study.fake_runs import make_run, metrics
 from triptych.run.read import read_runs
 from triptych.study.render import write_report
 from triptych.study.style import styled, to_png
-from triptych.study.tuning import BEST, EQUAL, change, draw, is_trial, read_tuning, sentence, stages
+from triptych.study.tuning import BEST, EQUAL, change, is_trial, read_tuning, sentence, stages, tuning_figure
 
 LRS = ("0.1", "0.2", "0.4")
 BEST_OF = {"x0": "0.1", "v": "0.4"}
@@ -79,7 +79,7 @@ def test_words_say_the_budget_the_choices_and_the_edges(runs):
 
 def test_a_picture_is_drawn(runs):
     with styled():
-        figure = draw(read_tuning(SWEEP, runs), {"x0": "#0072b2", "v": "#d55e00"})
+        figure = tuning_figure(read_tuning(SWEEP, runs), {"x0": "#0072b2", "v": "#d55e00"})
     assert to_png(figure).startswith(b"\x89PNG")
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == list(LRS)
 

@@ -9,7 +9,7 @@ import pytest
 from triptych.study.power import seeds_needed
 from triptych.study.render import write_report
 from triptych.study.sequential import decide
-from triptych.study.story import tell
+from triptych.study.study import read_study
 from triptych.study.verdict import verdict
 
 from .fake_runs import make_run
@@ -21,7 +21,7 @@ COMMAND = ["triptych-train", "-m", "ablation=objectives"]
 
 def recorded(root, **facts):
     (root / "sweep.json").write_text(json.dumps({"command": COMMAND} | facts))
-    return tell([root])
+    return read_study([root])
 
 
 def test_a_relation_has_a_sentence_of_its_own(tmp_path):
@@ -102,7 +102,7 @@ def test_settings_worse_than_what_knows_nothing_are_named_first(tmp_path, bounds
     if said:
         assert headline.startswith(said)
         report = write_report(tmp_path)
-        assert tell([tmp_path]).answer.startswith(said)
+        assert read_study([tmp_path]).answer.startswith(said)
         for file in (report.markdown, report.html):
             assert said.split(" (")[0] in file.read_text()
         assert len(bounds) < 2 or said.rstrip(".") in decide(tmp_path, 1, 1).sentence

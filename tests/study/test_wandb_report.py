@@ -16,8 +16,15 @@ from tests.run.wandb_server import KEY, Server
 from tests.study.fake_runs import failed, make_run, running, sweep
 from triptych.cli import report as cli
 from triptych.run.directory import RunDirectory
-from triptych.study.story import tell
-from triptych.study.wandb_report import build, curve_tables, project_of, save, tables_id, tables_of
+from triptych.study.study import read_study
+from triptych.study.wandb_report import (
+    build_report,
+    curve_tables,
+    project_of,
+    save_report,
+    tables_id,
+    tables_of,
+)
 
 CONFIG = "logger:\n  wandb: {entity: null, project: ours, group: null}\n"
 
@@ -114,8 +121,8 @@ def test_what_they_ask_for_is_what_wandb_has(prepared, root, monkeypatch):
         kept = [Kept(server, number, folder) for number, folder in folders.items()]
         for name, value in there.items():
             monkeypatch.setenv(name, value)
-        both = tell([home])
-        save(both, None, project_of(both)[1], home)
+        both = read_study([home])
+        save_report(both, None, project_of(both)[1], home)
         tables, about = server.summaries[tables_id(both)], server.runs[tables_id(both)]
     for one in kept:
         drawn = one.config["_wandb"]["value"]["visualize"]
@@ -123,7 +130,7 @@ def test_what_they_ask_for_is_what_wandb_has(prepared, root, monkeypatch):
         assert one.config["optimizer/lr"]["value"] in (0.001, 0.002)
     assert {one.about["groupName"] for one in kept} == {"s"} == {about["groupName"]}
     check(both, kept, tables, axes=2)
-    one_axis = tell([run.path for run in runs if "optimizer.lr=0.001" in run.path.name])
+    one_axis = read_study([run.path for run in runs if "optimizer.lr=0.001" in run.path.name])
     said = check(one_axis, kept, tables, axes=1)
     assert one_axis.answer in said and both.answer not in said
 
@@ -132,7 +139,7 @@ def check(story, kept: list[Kept], tables: dict, axes: int) -> str:
     """Every key that the report names is there; its runs are those compared, and so are its groups."""
     [comparison] = story.comparisons
     assert len(comparison.axes) == axes
-    page = build(story, "", project_of(story)[1]).plain()["report"]
+    page = build_report(story, "", project_of(story)[1]).plain()["report"]
     ours = {RunDirectory(run.dir).provenance()["id"] for run in story.runs}
     kinds = set()
     for grid in parts(page, "runSets"):
@@ -189,7 +196,7 @@ def test_a_file_without_a_network(tmp_path, capsys, monkeypatch):
     views = json.loads(file.read_text())
     assert {*views} == {"entity", "project", "report", "tables"}
     assert views["project"] == "ours" and views["report"]["name"] == "x0 + v"
-    story = tell([root])
+    story = read_study([root])
     words = [part["content"] for part in parts(views["report"], "content")]
     assert any("| objective | seeds |" in text and story.verdicts[0].headline[:20] in text for text in words)
     assert "triptych-train -m x" in words[-1]
@@ -206,8 +213,8 @@ def test_two_data_sets_and_runs_without_a_result(tmp_path):
     running(root, "epsilon", 1)
     failed(root, "score", 1, "no room")
     logged(root)
-    story = tell([root])
-    views = build(story, "", "ours").plain()
+    story = read_study([root])
+    views = build_report(story, "", "ours").plain()
     compared = [runset for grid in parts(views["report"], "runSets") for runset in grid["runSets"]]
     ids = {runset["name"]: {*runset["filters"]["filters"][0]["value"]} for runset in compared}
     headings = {comparison.heading for comparison in story.comparisons}
@@ -228,7 +235,7 @@ def test_curves_are_means_over_the_seeds_of_a_setting(tmp_path):
         errors = [1.0 + v + summary["seed"], 2.0]
         curve = {"gamma": [-1.0, 1.0], "epsilon_mse": errors, "stderr": [0.1, 0.1]}
         file.write_text(json.dumps(summary | {"noise_levels": curve}))
-    [comparison] = tell([root]).comparisons
+    [comparison] = read_study([root]).comparisons
     columns, rows = curve_tables(comparison, 0)["comparison/noise_levels"]
     assert columns == ["gamma", "setting", "epsilon_mse", "stderr"]
     seeds = [run.seed for cell in comparison.cells for run in cell.runs.values()]

@@ -64,7 +64,7 @@ class RoundsSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from triptych.run.exits import one_line_errors
+        from triptych.run.command_errors import one_line_errors
 
         with one_line_errors():
             return self._sweep(arguments)
@@ -126,7 +126,7 @@ class RoundsSweeper(Sweeper):
 
     def _tuned(self, jobs: list[Job]) -> None:
         from triptych.errors import UserError
-        from triptych.study.rounds import Trial, choose, names, settings_and_seeds, values_of
+        from triptych.study.rounds import Trial, choose_point, names, settings_and_seeds, values_of
 
         settings, seeds = settings_and_seeds(jobs)
         tuning_seeds = [int(seed) for seed in values_of(self.tuning_seeds)]
@@ -152,7 +152,7 @@ class RoundsSweeper(Sweeper):
         if not self.hook.all_finished(batch):
             return
         found = {t: self.hook.validation_bound(job) for t, job in zip(trials, batch, strict=True)}
-        equal, best = choose(found)
+        equal, best = choose_point(found)
         named = names(list(best))
         self.hook.record(
             tuning=tuning | {"equal": list(equal), "best": {named[s]: list(p) for s, p in best.items()}}

@@ -61,8 +61,8 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
+        from triptych.run.command_errors import one_line_errors
         from triptych.run.directory import RunDirectory
-        from triptych.run.exits import one_line_errors
 
         with one_line_errors():
             with RunDirectory(self.config.hydra.sweep.dir).lock():
@@ -154,7 +154,7 @@ def _bounds(folder: Path) -> list[tuple[int, float]]:
     """(step, validation bound) as far as a run's table has them."""
     from triptych.run.read import Run
 
-    columns = Run(folder, "running").histories(BOUNDS).values()
+    columns = Run(dir=folder, status="running").histories(BOUNDS).values()
     return [pair for steps, values in columns for pair in zip(steps, values, strict=True)]
 
 

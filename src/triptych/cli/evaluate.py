@@ -10,7 +10,7 @@ from triptych.cli.arguments import as_hydra_wants, check_place
 from triptych.config.folders import CONFIGS
 from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
-from triptych.run.exits import one_line_errors
+from triptych.run.command_errors import one_line_errors
 from triptych.run.processes import rank
 from triptych.run.untrusted import check_checkpoint
 
@@ -24,9 +24,9 @@ def evaluate(cfg: DictConfig) -> dict:
     for key in ("out", "items"):
         check_place(key, cfg[key])
     check_checkpoint(cfg.ckpt)  # before torch is imported
-    from triptych.run.evaluate import evaluate
+    from triptych.run.evaluate import evaluate_checkpoint
 
-    return evaluate(asked)
+    return evaluate_checkpoint(asked)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="evaluate")
@@ -34,12 +34,12 @@ def evaluate(cfg: DictConfig) -> dict:
 def compose_and_evaluate(cfg: DictConfig) -> None:
     """Hydra's task: evaluate, print one line, write JSON where asked."""
     from triptych.run.directory import to_json, write_atomic
-    from triptych.run.summary import one_line
+    from triptych.run.result import figures_line
 
     figures = evaluate(cfg)
     if rank() != 0:
         return
-    print(one_line({cfg.split: figures}, cfg.split))
+    print(figures_line(figures, cfg.split) or "no result: nothing recorded")
     if cfg.out:
         write_atomic(Path(cfg.out), to_json(figures))
 

@@ -108,14 +108,14 @@ def _tell_wandb(report: Report, file: Path | None) -> None:
 
     entity, project = wandb_report.project_of(report.story)
     if file is not None:
-        ours = wandb_report.build(report.story, entity or "", project)
+        ours = wandb_report.build_report(report.story, entity or "", project)
         try:
             write_atomic(file, to_json(ours.plain()))
         except OSError as error:
             raise UserError(f"--wandb-json {file}: cannot be written ({error.strerror or error})") from None
         print(f"W&B's report: {file}")
         return
-    for address in wandb_report.save(report.story, entity, project, report.html.parent):
+    for address in wandb_report.save_report(report.story, entity, project, report.html.parent):
         print(address)
 
 
@@ -131,7 +131,7 @@ def _watch(dirs: Sequence[Path], write: Callable[[], Report], port: int) -> int:
 
 def _results(file: Path, roots: Sequence[Path]) -> int:
     from triptych.run.directory import write_atomic
-    from triptych.study.results_page import results_page
+    from triptych.study.papers.results_page import results_page
 
     try:
         before = file.read_text(encoding="utf-8") if file.is_file() else ""

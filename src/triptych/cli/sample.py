@@ -14,8 +14,8 @@ from triptych.config.folders import CONFIGS
 from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
 from triptych.errors import UserError
+from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import atomic
-from triptych.run.exits import one_line_errors
 from triptych.run.untrusted import check_checkpoint
 
 if TYPE_CHECKING:
@@ -38,19 +38,19 @@ def sample(cfg: DictConfig) -> Path:
         return _sample_cascade(asked)
     from triptych.run.reopen import reopen
     from triptych.run.sampling.draw_trajectory import save_trajectory
-    from triptych.run.sampling.like import like
+    from triptych.run.sampling.like import interpolate_images
     from triptych.run.sampling.opened import draw_all, drawing_of
-    from triptych.run.sampling.pictures import save
+    from triptych.run.sampling.pictures import save_picture
 
     opened = reopen(cfg.ckpt, cfg.weights, cfg.data_root)
     drawing = drawing_of(opened, asked)
     if cfg.like is not None:
-        first = like(opened, asked["like"], cfg.n)
+        first = interpolate_images(opened, asked["like"], cfg.n)
         others = [source for source in drawing.sources if source.name != first.name]
         drawing = replace(drawing, sources=(first, *others))
     x = draw_all(opened, drawing, asked)
     folder = save_tensor(x, Path(cfg.out))
-    save(x[:400], opened.data, folder / "samples.png")
+    save_picture(x[:400], opened.data, folder / "samples.png")
     if cfg.trajectory is not None:
         save_trajectory(opened, drawing, asked, folder)
     return folder
@@ -95,14 +95,14 @@ def save_tensor(x: "Tensor", out: Path) -> Path:
 def _sample_cascade(asked: dict) -> Path:
     """The last stage's samples, and beside them pictures of what the stages before it drew."""
     from triptych.run.sampling.cascade import OpenedCascade
-    from triptych.run.sampling.pictures import save
+    from triptych.run.sampling.pictures import save_picture
 
     opened = OpenedCascade(asked)
     drawn = opened.draw()
     *_, last = drawn.values()
     folder = save_tensor(last, Path(asked["out"]))
     for name, x, run in opened.pictures(drawn):
-        save(x[:400], run.data, folder / f"{name}.png")
+        save_picture(x[:400], run.data, folder / f"{name}.png")
     return folder
 
 

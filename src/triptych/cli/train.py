@@ -23,18 +23,18 @@ from triptych.config.names import register_resolvers
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.files import printable
 from triptych.run import processes
+from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import PRUNE, REFUSED, RunDirectory, write_atomic
-from triptych.run.exits import one_line_errors
 from triptych.run.prepare import prepare
 from triptych.run.provenance import changed_since
-from triptych.run.summary import Summary, figure, one_line
+from triptych.run.result import Result, one_line
 from triptych.run.untrusted import OWN, check_checkpoint, check_run
 
 register_resolvers()
 
 
-def train(directory: RunDirectory) -> dict:
-    """Execute the run that ``directory`` records, from the start or from its last checkpoint; its summary."""
+def train(directory: RunDirectory) -> Result:
+    """Execute the run that ``directory`` records, from the start or from its last checkpoint; its result."""
     # DDP's remark, once a process, that it looks for unused parameters; read when torch is imported
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from triptych.run.execute import execute
@@ -77,15 +77,15 @@ def compose_and_train(cfg: DictConfig) -> float | None:
         return None
     said = _last_words(run, code)
     if 0 < code < 128 and code not in (processes.BUSY, processes.STORAGE) and run.summary() is None:
-        run.write_summary(_failed(run.provenance(), said))  # it ended before it could say why
+        run.record(_failed(run.provenance(), said))  # it ended before it could say why
     quiet = run.status in ("failed", "diverged") or (run / PRUNE).exists()
     trouble = f"{path.name}: {said}" if code and not quiet else ""
     return _metric(run, cfg.optimized_metric, trouble)
 
 
-def _failed(provenance: dict, error: str) -> dict:
-    """The summary of a run that ended before it began."""
-    return Summary.of(provenance, "failed", stage="build", error=error).record()
+def _failed(provenance: dict, error: str) -> Result:
+    """The result of a run that ended before it began."""
+    return Result.of(provenance, "failed", stage="build", error=error)
 
 
 def _last_words(run: RunDirectory, code: int) -> str:
@@ -110,7 +110,7 @@ def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) 
     if not isinstance(error, Busy | StorageError):  # those two say nothing of the run
         with suppress(StorageError):
             if run.status == "new":
-                run.write_summary(_failed({"overrides": overrides}, str(error)))
+                run.record(_failed({"overrides": overrides}, str(error)))
             elif run.status in ("finished", "diverged") and not isinstance(error, Diverged):
                 write_atomic(run / REFUSED, str(error))  # what it has found is another's: the sweep is told
     print(f"error: {path.name}: {error}", file=sys.stderr, flush=True)
@@ -120,7 +120,8 @@ def _metric(run: RunDirectory, name: str, trouble: str = "") -> float | None:
     """The sweeper's figure of a run; None, and a line, if it did not end."""
     if trouble:
         print(trouble, file=sys.stderr, flush=True)
-    return figure(run.summary(), name)
+    result = run.summary()
+    return result.figure(name) if result else None
 
 
 def _tell_finished(run: RunDirectory) -> None:
@@ -141,7 +142,7 @@ def _check_checkpoint(run: RunDirectory) -> None:
 
 
 def _print_result(run: RunDirectory) -> None:
-    print(one_line(run.summary() or {}))
+    print(one_line(run.summary()))
     print(f"run: {run.path}")
 
 
@@ -164,7 +165,7 @@ def main() -> None:
                 except Exception as error:
                     if processes.rank() == 0:
                         raise
-                    sys.exit(processes.exit_code(error))  # the first process tells
+                    sys.exit(processes.exit_code_of(error))  # the first process tells
             if processes.rank() == 0:
                 _print_result(run)
             if "triptych.run.loggers" in sys.modules:
@@ -172,9 +173,9 @@ def main() -> None:
             return
         sys.argv[1:] = as_hydra_wants(sys.argv[1:], "train")
         compose_and_train()
-        from triptych.study.sweep import exit_code
+        from triptych.study.sweep import sweep_exit_code
 
-        sys.exit(exit_code())
+        sys.exit(sweep_exit_code())
 
 
 if __name__ == "__main__":

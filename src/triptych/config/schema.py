@@ -188,7 +188,7 @@ class Logger(TypedDict):
 
 
 class PaperClaim(TypedDict):
-    """One claim of a published table; how it is read, and what its keys mean: ``config/claim.py``."""
+    """One claim of a published table; how it is read, and what its keys mean: ``study/papers/claim.py``."""
 
     says: str
     published: NotRequired[dict[str, float | str]]

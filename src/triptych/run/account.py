@@ -40,13 +40,13 @@ def account_split(
     ``of``: what to call its figures in the loggers, where they are not those that the run reports.
     """
     trainer.test(model, dataloaders=_Later(data, split, limit, of), verbose=False)
-    found: Account = model.accounting.compute()
-    found.figures |= figures_of(trainer)
-    if data.mixture is not None and "gap" in found.figures:
+    account: Account = model.accounting.compute()
+    account.figures |= figures_of(trainer)
+    if data.mixture is not None and "gap" in account.figures:
         entropy = data.mixture.entropy()
         dims = model.dims
-        found.figures["entropy"] = {"mean": entropy.mean / dims, "stderr": entropy.stderr / dims, "n": 0}
-    return found
+        account.figures["entropy"] = {"mean": entropy.mean / dims, "stderr": entropy.stderr / dims, "n": 0}
+    return account
 
 
 class _Later:

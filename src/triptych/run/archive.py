@@ -59,23 +59,23 @@ def inspect(file: IO[bytes], where: str) -> dict[str, Any]:
     Raises:
         UserError: no checkpoint of a run's, or one that claims more than it holds.
     """
-    found = go_through(file, where, "a checkpoint")
-    known = found.get("triptych") if isinstance(found, dict) else None
-    if not isinstance(known, dict) or not isinstance(found.get("state_dict"), dict):
-        raise UserError(f"{where}: not written by triptych; a checkpoint of a run is accepted")
+    content = go_through(file, where, "a checkpoint")
+    known = content.get("triptych") if isinstance(content, dict) else None
+    if not isinstance(known, dict) or not isinstance(content.get("state_dict"), dict):
+        raise UserError(f"{where}: not written by triptych; pass a run's checkpoint")
     if known.get("schema") != SCHEMA:
         raise UserError(
             f"{where}: written by another version of triptych, whose configurations have other keys; "
-            f"a checkpoint of schema {SCHEMA} is accepted"
+            f"pass a checkpoint of schema {SCHEMA}"
         )
-    if not _is_sound(found, known):
+    if not _is_sound(content, known):
         raise UserError(f"{where}: {BROKEN}; use a checkpoint of a run")
-    return found | {"triptych": known | {"config": plain(known.get("config"), f"{where}: config")}}
+    return content | {"triptych": known | {"config": plain(known.get("config"), f"{where}: config")}}
 
 
-def _is_sound(found: dict[str, Any], known: dict[str, Any]) -> bool:
+def _is_sound(content: dict[str, Any], known: dict[str, Any]) -> bool:
     """Whether the step, the averages and what is known of the data are of their kinds."""
-    step, callbacks, data = found.get("global_step", 0), found.get("callbacks", {}), known.get("data")
+    step, callbacks, data = content.get("global_step", 0), content.get("callbacks", {}), known.get("data")
     if type(step) is not int or not 0 <= step < 2**63:
         return False
     if not isinstance(callbacks, dict) or not all(isinstance(state, dict) for state in callbacks.values()):
@@ -87,15 +87,15 @@ def _is_sound(found: dict[str, Any], known: dict[str, Any]) -> bool:
 
 def go_through(file: IO[bytes], where: str, kind: str) -> Any:
     """What a file of tensors and plain data holds; UserError that begins with ``where`` for any other."""
-    accepted = f"{kind} of a run is accepted"
+    fix = f"pass {kind} of a run"
     try:
         return _read(file)
     except Refused as refused:
-        raise UserError(f"{where}: {refused}; {accepted}") from refused
+        raise UserError(f"{where}: {refused}; {fix}") from refused
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
-        raise UserError(f"{where}: {BROKEN}; {accepted}") from error
+        raise UserError(f"{where}: {BROKEN}; {fix}") from error
     except Exception as error:  # the unpickler raises whatever the stand-ins and the bytes make it raise
-        raise UserError(f"{where}: {MORE}; {accepted}") from error
+        raise UserError(f"{where}: {MORE}; {fix}") from error
 
 
 def _read(file: IO[bytes]) -> Any:

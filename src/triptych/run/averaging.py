@@ -8,7 +8,13 @@ import pytorch_lightning as pl
 from triptych.callbacks.ema import EMA
 from triptych.errors import UserError
 from triptych.run.account import account_split
-from triptych.run.checkpoints import averages, choose, load_weights, read_checkpoint, save_checkpoint
+from triptych.run.checkpoints import (
+    averages,
+    load_weights,
+    read_checkpoint,
+    reported_checkpoint,
+    save_checkpoint,
+)
 from triptych.run.directory import RunDirectory
 from triptych.run.experiment import Experiment
 from triptych.run.initialization import Origin
@@ -21,17 +27,17 @@ def check_averaging(config: dict, callbacks: list[pl.Callback], validated: bool)
         UserError: ``weights`` is none; an average is asked for and none is kept; weights=chosen with
             checkpoint=best, which is decided before there is a choice, or without validation items.
     """
-    weights, kept = config["weights"], [c for c in callbacks if isinstance(c, EMA)]
-    if weights != "raw" and not kept and not config.get("trained"):
-        raise UserError(f"weights={weights}: callbacks.ema=null keeps no average; weights=raw is accepted")
+    weights, averagers = config["weights"], [c for c in callbacks if isinstance(c, EMA)]
+    if weights != "raw" and not averagers and not config.get("trained"):
+        raise UserError(f"weights={weights}: callbacks.ema=null keeps no average; pass weights=raw")
     if weights == "chosen" and config["checkpoint"] == "best":
         raise UserError(
             "weights=chosen: the best moment is decided by one average, the choice made at the end; "
-            "checkpoint=last, or weights=ema, is accepted"
+            "pass checkpoint=last or weights=ema"
         )
     if weights == "chosen" and not validated:
-        raise UserError("weights=chosen: there are no validation items to choose by; weights=ema is accepted")
-    for average in kept:
+        raise UserError("weights=chosen: there are no validation items to choose by; pass weights=ema")
+    for average in averagers:
         average.validates = weights != "raw"
 
 
@@ -53,27 +59,29 @@ def choose_weights(
     checkpoint. The test set is not looked at. Empty where there is nothing to compare or to validate on, and
     where the model is another run's, who has chosen.
     """
-    path = choose(run, experiment.config["checkpoint"])
-    checkpoint = origin.taken or read_checkpoint(path)
+    path = reported_checkpoint(run, experiment.config["checkpoint"])
+    checkpoint = origin.adopted or read_checkpoint(path)
     model, data = experiment.model, experiment.data
-    asked, kept = experiment.config["weights"], averages(checkpoint)
-    reported = {"raw": "raw", "ema": next(iter(kept), None), "chosen": checkpoint["triptych"].get("chosen")}[
-        asked
-    ]
-    found = {}
-    if not origin.taken and any(kept.values()) and len(data.splits["val"]):
-        for name in ("raw", *kept):
+    weights, stored = experiment.config["weights"], averages(checkpoint)
+    reported = {
+        "raw": "raw",
+        "ema": next(iter(stored), None),
+        "chosen": checkpoint["triptych"].get("chosen"),
+    }[weights]
+    figures = {}
+    if not origin.adopted and any(stored.values()) and len(data.splits["val"]):
+        for name in ("raw", *stored):
             if name != reported:  # that one is accounted with the other splits
                 load_weights(model, checkpoint, name)
-                found[name] = account_split(trainer, model, data, "val", of=name).figures
-    anew = bool(found) and reported is None
+                figures[name] = account_split(trainer, model, data, "val", of=name).figures
+    anew = bool(figures) and reported is None
     if anew:
         unit = model.accounting.unit
-        reported = min(kept, key=lambda name: found[name][unit]["mean"])
+        reported = min(stored, key=lambda name: figures[name][unit]["mean"])
         checkpoint["triptych"]["chosen"] = reported
-        del found[reported]
-    load_weights(model, checkpoint, asked)
+        del figures[reported]
+    load_weights(model, checkpoint, weights)
     if anew and trainer.is_global_zero:
         save_checkpoint(checkpoint, path)
-    others = {"averaging": {"reported": reported, "val": found}} if found or anew else {}
+    others = {"averaging": {"reported": reported, "val": figures}} if figures or anew else {}
     return Reported(path, checkpoint["global_step"], others)

@@ -16,7 +16,7 @@ from triptych.models.metric import OfSamples
 from triptych.run.experiment import Drawing, Experiment
 from triptych.run.guided import Guides, guided
 from triptych.run.model import build_model, check_size
-from triptych.run.reference import Images, Points, own_metrics
+from triptych.run.reference import ImageReference, PointReference, own_metrics
 from triptych.run.source import OtherPart, Source
 from triptych.run.stages import drawn_as
 
@@ -37,7 +37,7 @@ def build_experiment(config: dict, download: bool) -> Experiment:
         if config.get(group) and getattr(model, "likelihood", None) is not None:
             raise UserError(
                 f"likelihood with a {group}: a guided or clipped guess is not the score of any density, "
-                f"so it has none; {group}=none is accepted"
+                f"so it has none; pass {group}=none"
             )
     drawing = build_drawing(config, model, data, guides)
     own = own_metrics(config)
@@ -49,7 +49,7 @@ def build_experiment(config: dict, download: bool) -> Experiment:
     if not node["n"]:
         return Experiment(config, data, model, drawing)
     if node["n"] < 8 or node["repeats"] < 1:
-        raise UserError(f"measures.n={node['n']}, repeats={node['repeats']}: at least 8 and 1 are accepted")
+        raise UserError(f"measures.n={node['n']}, repeats={node['repeats']}: must be at least 8 and 1")
     draws = lambda asked: build_drawing(asked, model, data, guides)  # noqa: E731
     measured = _measured(config, drawing, draws)
     return Experiment(config, data, model, drawing, measured, _reference(config, data, guides, own))
@@ -59,13 +59,13 @@ def build_drawing(config: dict, model: BoundModel, data: DataModule, guides: Gui
     """What ``config`` says in sampler, guidance, threshold; UserError for what the model cannot draw with."""
     sampler = build(config["sampler"], "sampler")
     model.check_sampler(sampler)
-    asked, changes = config.get("condition_from") or {}, config.get("stages") or {}
-    for name in changes.keys() - asked.keys():
-        known = ", ".join(asked) or "{}"
-        raise UserError(f"stages.{name}: no part of condition_from; {known} is accepted")
+    wanted, changes = config.get("condition_from") or {}, config.get("stages") or {}
+    for name in changes.keys() - wanted.keys():
+        known = ", ".join(wanted) or "{}"
+        raise UserError(f"stages.{name}: no part of condition_from; choose from {known}")
     sources = tuple(
-        _source(name, str(what), model, data, guides, [*asked][:i], changes.get(name) or {})
-        for i, (name, what) in enumerate(asked.items())
+        _source(name, str(what), model, data, guides, [*wanted][:i], changes.get(name) or {})
+        for i, (name, what) in enumerate(wanted.items())
     )
     return Drawing(sampler, guided(model, data, config, guides), sources)
 
@@ -85,18 +85,16 @@ def _source(
         UserError: the model or the data have no such part.
     """
     key = f"condition_from.{name}={what}"
-    told = getattr(getattr(getattr(model, "denoiser", None), "network", None), "conditions", {})
-    if name not in told:
-        known = ", ".join(told) or "no parts"
-        raise UserError(f"{key}: this model is told {known}; a part that it is told is accepted")
+    parts = getattr(getattr(getattr(model, "denoiser", None), "network", None), "conditions", {})
+    if name not in parts:
+        known = ", ".join(parts) or "no parts"
+        raise UserError(f"{key}: this model is conditioned on {known}; choose from these")
     if what in data.conditions:
         if data.conditions[what] != data.conditions[name]:
             kinds = data.conditions[what], data.conditions[name]
-            raise UserError(
-                f"{key}: {what} is {kinds[0]}, {name} is {kinds[1]}; a part of one kind is accepted"
-            )
+            raise UserError(f"{key}: {what} is {kinds[0]}, {name} is {kinds[1]}; they must be of one kind")
         if change:
-            raise UserError(f"stages.{name}={change}: {key} draws nothing; {{}} is accepted")
+            raise UserError(f"stages.{name}={change}: {key} draws nothing; pass {{}}")
         return OtherPart(name, what)
 
     def as_its_run(run: Experiment, own: Guides) -> Drawing:
@@ -108,15 +106,15 @@ def _source(
 def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
     """The denoiser of ``objective.teacher``; UserError where this model could not make its steps."""
     if model.of_latents:
-        raise UserError(f"objective.teacher={path}: it knows nothing of these latents; null is accepted")
+        raise UserError(f"objective.teacher={path}: a teacher of the data cannot teach latents; pass null")
     taught = getattr(model, "denoiser", None)
-    found = getattr(guides.open("objective.teacher", path), "denoiser", None)
-    if not isinstance(found, Denoiser) or not isinstance(taught, Denoiser):
-        raise UserError(f"objective.teacher={path}: has no denoiser; a diffusion model's is accepted")
-    if str(found.process) != str(taught.process):
-        names = found.process, taught.process
+    teacher = getattr(guides.open("objective.teacher", path), "denoiser", None)
+    if not isinstance(teacher, Denoiser) or not isinstance(taught, Denoiser):
+        raise UserError(f"objective.teacher={path}: has no denoiser; pass a diffusion model's")
+    if str(teacher.process) != str(taught.process):
+        names = teacher.process, taught.process
         raise UserError(f"objective.teacher={path}: its process is {names[0]}, the model's {names[1]}")
-    return found
+    return teacher
 
 
 def _measured(
@@ -126,7 +124,7 @@ def _measured(
     if key is None:
         return ((None, drawing),)
     if not values or not key:
-        raise UserError("measures.values=[]: a list, as in [1,2,4], is accepted beside measures.over")
+        raise UserError("measures.values=[]: must be a list, as in [1,2,4], beside measures.over")
     together = [key] if isinstance(key, str) else key
 
     def drawn_at(value: Any) -> Drawing:
@@ -155,17 +153,17 @@ def _changed(config: dict, key: str, value: Any, sampler: Sampler) -> dict:
     for parent in parents:
         node = node.get(parent) if isinstance(node, dict) else None  # type: ignore[assignment]
     if not isinstance(node, dict) or name not in node:
-        raise UserError(f"measures.over={key}: no such key; evaluations, guidance.scale, ... are accepted")
+        raise UserError(f"measures.over={key}: no such key; pass evaluations, guidance.scale, ...")
     node[name] = value
     return config
 
 
 def _reference(
     config: dict, data: DataModule, guides: Guides, own: Mapping[str, OfSamples]
-) -> Points | Images:
+) -> PointReference | ImageReference:
     node = config["measures"]
     if len(data.shape) != 3:
-        return Points(data, node["n"], config["seed"], own)
+        return PointReference(data, node["n"], config["seed"], own)
     classifier = None
     if node["classifier"] is not None:
         classifier = guides.classifier("measures.classifier", node["classifier"], noise=False)
@@ -175,4 +173,4 @@ def _reference(
             "samples of your own, or measures.n=0"
         )
     embedder = Embedder(node["contrastive"]) if node.get("contrastive") else getattr(data, "embedder", None)
-    return Images(data, node["n"], classifier, config["seed"], node["inception"], embedder, own)
+    return ImageReference(data, node["n"], classifier, config["seed"], node["inception"], embedder, own)

@@ -11,8 +11,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from triptych.config.keys import find
 from triptych.declare import options
 from triptych.errors import UserError
-from triptych.run.changed import say
 from triptych.run.directory import RunDirectory, write_atomic
+from triptych.run.leakage import log_line
 from triptych.run.snapshots import reconstruct
 from triptych.run.untrusted import open_checkpoint
 
@@ -48,14 +48,12 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
         with open_checkpoint(path, key) as (file, record):
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
-        raise UserError(
-            f"{key}={path}: truncated or not a checkpoint; a checkpoint of a run is accepted"
-        ) from error
+        raise UserError(f"{key}={path}: truncated or not a checkpoint; pass a checkpoint of a run") from error
     checkpoint["triptych"]["config"] = record["triptych"]["config"]
     return checkpoint
 
 
-def choose(run: RunDirectory, which: str) -> Path:
+def reported_checkpoint(run: RunDirectory, which: str) -> Path:
     """The checkpoint whose weights are reported: "last", or "best" by the validation bound, if any."""
     best = run / "checkpoints" / BEST
     return best if which == "best" and best.exists() else run / "checkpoints" / LAST
@@ -73,7 +71,7 @@ def newest_readable(paths: list[Path]) -> Path | None:
             with open_checkpoint(path) as (_, record):
                 known.append((int(record["global_step"]), path.name == LAST, path))
         except (UserError, OSError, LookupError, ValueError, TypeError) as error:
-            say(None, f"passed over: {error}")
+            log_line(None, f"passed over: {error}")
     return max(known)[2] if known else None
 
 
@@ -97,41 +95,43 @@ def load_weights(
     Raises:
         UserError: ``weights`` is none of these, or the checkpoint has no such average.
     """
-    found = state(checkpoint, weights, run)
+    tensors = state_dict_of(checkpoint, weights, run)
     try:
-        module.load_state_dict(found)
+        module.load_state_dict(tensors)
     except (RuntimeError, TypeError, AttributeError) as error:
         line = " ".join(str(error).split())[:200]
         raise UserError(f"weights={weights}: not those of the checkpoint's configuration ({line})") from error
 
 
-def state(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> dict[str, torch.Tensor]:
+def state_dict_of(
+    checkpoint: dict[str, Any], weights: str, run: Path | None = None
+) -> dict[str, torch.Tensor]:
     """A ``state_dict`` with the raw or an average of the weights of a checkpoint; as ``load_weights``."""
-    found = dict(checkpoint["state_dict"])
-    kept = averages(checkpoint)
+    tensors = dict(checkpoint["state_dict"])
+    stored = averages(checkpoint)
     if weights == "chosen":
         weights = checkpoint.get("triptych", {}).get("chosen") or _none_chosen()
     if weights == "ema":
-        if not kept:
-            raise UserError("weights=ema: this checkpoint holds no average; weights=raw is accepted")
-        found |= next(iter(kept.values()))
-    elif weights in kept:
-        found |= kept[weights]
+        if not stored:
+            raise UserError("weights=ema: this checkpoint holds no average; pass weights=raw")
+        tensors |= next(iter(stored.values()))
+    elif weights in stored:
+        tensors |= stored[weights]
     elif weights != "raw":
-        found |= reconstruct(
-            run, checkpoint.get("global_step", 0), weights, [*options(find("weights").kind), *kept]
+        tensors |= reconstruct(
+            run, checkpoint.get("global_step", 0), weights, [*options(find("weights").kind), *stored]
         )
-    return found
+    return tensors
 
 
 def reported(checkpoint: dict[str, Any]) -> str:
     """The weights by which a checkpoint's run reports: "raw", or the name of an average."""
-    kept, asked = averages(checkpoint), checkpoint["triptych"]["config"].get("weights")
-    if asked == "raw" or not kept:
+    stored, weights = averages(checkpoint), checkpoint["triptych"]["config"].get("weights")
+    if weights == "raw" or not stored:
         return "raw"
     chosen = checkpoint["triptych"].get("chosen")
-    return chosen if asked == "chosen" and chosen in kept else next(iter(kept))
+    return chosen if weights == "chosen" and chosen in stored else next(iter(stored))
 
 
 def _none_chosen() -> str:
-    raise UserError("weights=chosen: the run has not chosen among its averages; ema or raw is accepted")
+    raise UserError("weights=chosen: the run has not chosen among its averages; pass ema or raw")

@@ -23,7 +23,7 @@ def check_compiler(config: dict[str, Any], model: BoundModel, device: torch.devi
     if not config.get("compile"):
         return
     if not model.networks():
-        raise UserError(f"compile=true: {type(model).__name__} has no network; false is accepted")
+        raise UserError(f"compile=true: {type(model).__name__} has no network; pass false")
     try:
         torch.compile(_probe)(torch.zeros(2, device=device))
     except Exception as error:  # a compiler's own, under many names
@@ -32,8 +32,8 @@ def check_compiler(config: dict[str, Any], model: BoundModel, device: torch.devi
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = (lines or [type(error).__name__])[0][:200]
         raise UserError(
-            f"compile=true: this machine cannot compile for {device.type} ({reason}); false is accepted, or "
-            "a C++ compiler, g++ or the one that CXX names"
+            f"compile=true: this machine cannot compile for {device.type} ({reason}); pass false, or "
+            "install a C++ compiler, g++ or the one that CXX names"
         ) from error
 
 

@@ -8,7 +8,7 @@ import torch
 from triptych.run.experiment import Experiment
 
 
-def cost(device: torch.device, experiment: Experiment) -> dict[str, float]:
+def measure_cost(device: torch.device, experiment: Experiment) -> dict[str, float]:
     """{"memory": bytes, "evaluations": calls of the denoiser for one sample}, for ``summary.json``.
 
     Memory is the most that was in use at a time: what torch allocated on the GPU, else what the process held
@@ -20,7 +20,7 @@ def cost(device: torch.device, experiment: Experiment) -> dict[str, float]:
     else:
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         memory = most if sys.platform == "darwin" else 1024 * most  # kilobytes on Linux
-    found = {"memory": float(memory)}
+    figures = {"memory": float(memory)}
     if experiment.drawing is not None and hasattr(experiment.model, "denoiser"):
-        found["evaluations"] = float(experiment.drawing.sampler.evaluations)
-    return found
+        figures["evaluations"] = float(experiment.drawing.sampler.evaluations)
+    return figures

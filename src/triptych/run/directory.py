@@ -14,7 +14,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +23,7 @@ from triptych.config.file import read_config
 from triptych.errors import StorageError, UserError
 from triptych.files import check_directory, digest, load_object, no_link, printable
 from triptych.run.lock import check_held, holder, leave, lock
-from triptych.run.summary import ENDED, check_seal, seal
+from triptych.run.result import Result, seal
 
 # The storage refuses, not the program: room, permission, quota, a limit; a disk or a server that is gone.
 STORAGE = (
@@ -34,7 +34,7 @@ STORAGE = (
 REPORTED = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")  # of these, the one a run reports by
 # files that a finished run's summary has digests of, as far as they are there
 SEALED = ("config.yaml", "items.npz", "metrics.csv", "samples/final.png")
-NO_CHECKPOINT = "no such file; a run's directory or a checkpoint in it, as checkpoints/last.ckpt, is accepted"
+NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
 REFUSED = ".refused"  # a file: why a sweep's job could not have the directory, until the sweep has read it
 BEGINNING = ("config.yaml", "provenance.json", "progress.json", "mlflow.json", ".launch", ".lock")
 PROVENANCE = {"overrides": list, "choices": dict, "executions": list, "sources": dict, "data": dict}
@@ -76,14 +76,13 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
-def check_digests(folder: Path, summary: dict[str, Any], names: Iterable[str] = SEALED) -> None:
+def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str] = SEALED) -> None:
     """Check that what lies beside a result is of the same run; a file that is gone is only missing.
 
     Raises:
         ValueError: it is not.
     """
-    digests = summary.get("digests")
-    for name in names if isinstance(digests, dict) else ():
+    for name in names:
         if name in digests and digest(folder / name) not in (digests[name], None):
             raise ValueError(f"{name}: damaged, or of another run")
 
@@ -122,22 +121,20 @@ class RunDirectory:
         record = load_object(self / "provenance.json")
         return {key: value for key, value in record.items() if _is_sound(key, value)}
 
-    def summary(self) -> dict | None:
+    def summary(self) -> Result | None:
         """The recorded result, or None: not there, not readable, not as it was written, or of another run."""
-        record = load_object(self / "summary.json")
         try:
-            check_seal(record)
-            check_digests(self.path, record, SEALED[:1])
+            result = Result.from_json(load_object(self / "summary.json"))
+            check_digests(self.path, result.digests, SEALED[:1])
+            return result
         except ValueError:
             return None
-        return record or None
 
     @property
     def status(self) -> str:
         """ "new", "interrupted" (it has a beginning and no end), "finished", "failed" or "diverged"."""
-        summary = self.summary()
-        if summary and summary.get("status") in ENDED:
-            return summary["status"]
+        if (result := self.summary()) is not None:
+            return result.status
         return "interrupted" if (self / "config.yaml").exists() else "new"
 
     def checkpoints(self) -> list[Path]:
@@ -150,19 +147,21 @@ class RunDirectory:
         Raises:
             UserError: the summary names none of ``REPORTED``.
         """
-        name = (self.summary() or {}).get("checkpoint", REPORTED[0])
-        if name not in REPORTED:
-            raise UserError(f"{self.path}: checkpoint {name!r}; one of {', '.join(REPORTED)} is accepted")
-        return self / name
+        result = self.summary()
+        name = result.checkpoint if result is not None else ""
+        if name and name not in REPORTED:
+            raise UserError(f"{self.path}: checkpoint {name!r}: must be one of {', '.join(REPORTED)}")
+        return self / (name or REPORTED[0])
 
-    def write_summary(self, record: dict[str, Any]) -> dict[str, Any]:
+    def record(self, result: Result) -> Result:
         """Write and return the result, with digests of what lies beside a finished one, and a checksum."""
-        if record["status"] == "finished":
-            found = {name: digest(self / name) for name in (*SEALED, *REPORTED)}
-            record = record | {"digests": {name: value for name, value in found.items() if value}}
+        record = result.to_json()
+        if result.status == "finished":
+            digests = {name: digest(self / name) for name in (*SEALED, *REPORTED)}
+            record |= {"digests": {name: value for name, value in digests.items() if value}}
         sealed = seal(printable(json.loads(to_json(record))))
         self.write("summary.json", sealed)
-        return sealed
+        return Result.from_json(sealed)
 
     def write(self, name: str, value: Any) -> None:
         """Write ``value`` as strict JSON, atomically; what is not finite is null."""

@@ -12,7 +12,7 @@ from triptych.run.reopen import reopen
 from triptych.run.trainer import build_trainer
 
 
-def evaluate(asked: dict[str, Any]) -> dict[str, Any]:
+def evaluate_checkpoint(asked: dict[str, Any]) -> dict[str, Any]:
     """{"bpd": {"mean", "stderr", "n"}, ...} as in summary.json.
 
     Args:
@@ -30,7 +30,7 @@ def evaluate(asked: dict[str, Any]) -> dict[str, Any]:
         if (variance := asked["variance"]) is not None:
             own = config["bound"]["variance"]
             if "learned" in (own, variance) and own != variance:  # it is part of the network
-                raise UserError(f"variance={variance}: this model was trained with {own}; null is accepted")
+                raise UserError(f"variance={variance}: this model was trained with {own}; pass null")
             config["bound"]["variance"] = variance
         if asked["batch_size"] is not None:
             config["data"]["eval_batch_size"] = asked["batch_size"]
@@ -45,11 +45,11 @@ def evaluate(asked: dict[str, Any]) -> dict[str, Any]:
     except UserError as error:
         raise UserError(str(error).removeprefix("bound.")) from error  # typed as steps=, not bound.steps=
     if not len(opened.data.splits[split]):
-        raise UserError(f"split={split}: this run kept no items there; another is accepted")
+        raise UserError(f"split={split}: this run has no items there; choose another")
     trainer = build_trainer(opened.config, None, [*build_metrics(opened.config)], False)
     limit = len(opened.data.splits["test"]) if split == "train" else None  # as the run itself accounts it
     account = account_split(trainer, opened.model, opened.data, split, limit)
-    kept = asked["items"]
-    if kept and rank() == 0 and not write_items(Path(kept), account):
-        raise UserError(f"items={kept}: this model has no bound per item; null is accepted")
+    target = asked["items"]
+    if target and rank() == 0 and not write_items(Path(target), account):
+        raise UserError(f"items={target}: this model has no bound per item; pass null")
     return account.figures

@@ -16,39 +16,41 @@ from triptych.data.fingerprint import leakage
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
 from triptych.files import no_link
 from triptych.models.accounting import Account
+from triptych.models.base import BoundModel
 from triptych.quiet import quiet
 from triptych.run.account import account
 from triptych.run.averaging import choose_weights
 from triptych.run.baselines import baselines
 from triptych.run.build import build_experiment
-from triptych.run.changed import say
 from triptych.run.checkpoints import save_checkpoint
-from triptych.run.cost import cost
-from triptych.run.directory import RunDirectory
+from triptych.run.cost import measure_cost
+from triptych.run.directory import RunDirectory, to_json
 from triptych.run.experiment import Experiment
 from triptych.run.fit import Fit, build_fit
 from triptych.run.initialization import Origin, find_origin, initialise
 from triptych.run.items import write_items
+from triptych.run.leakage import log_line
 from triptych.run.loggers import closing, log_locations
 from triptych.run.peers import Peers, is_broken_connection, leave_error
 from triptych.run.processes import rank
 from triptych.run.progress import Progress
+from triptych.run.result import ENTRIES, Result
 from triptych.run.sampling.by_caption import save_prompts
-from triptych.run.sampling.draw import draw
+from triptych.run.sampling.draw import draw_samples
 from triptych.run.sampling.draw_trajectory import save_trajectory
-from triptych.run.sampling.measure import measure
-from triptych.run.sampling.pictures import log_picture, save
-from triptych.run.sampling.posterior_mean import posterior_mean
+from triptych.run.sampling.measure import measure_samples
+from triptych.run.sampling.pictures import log_picture, save_picture
+from triptych.run.sampling.posterior_mean import measure_posterior_mean
 from triptych.run.stopping import Stop, requeue
-from triptych.run.summary import Summary
-from triptych.run.untrusted import is_own
+from triptych.run.untrusted import is_composed_here
 
 STRIP = 4  # images whose way from noise is kept as a picture; points are one picture, however many
+RESERVED = {*ENTRIES} - {"weighting", "schedule"}  # entries that no model's ``panels`` may overwrite
 PATIENCE = 5.0  # seconds that a job may need to let go of its directory after its sweep was killed
 
 
-def execute(run: RunDirectory) -> dict:
-    """Bring a run to its end and return its summary; a finished run is returned as it is.
+def execute(run: RunDirectory) -> Result:
+    """Bring a run to its end and return its result; that of a finished run is returned as it is.
 
     Raises:
         Busy: another process holds the directory.
@@ -71,8 +73,8 @@ def execute(run: RunDirectory) -> dict:
                     leave_error(run, error)
                 raise
     with run.lock(PATIENCE), Stop() as stop:
-        if run.status == "finished":
-            return run.summary() or {}
+        if (recorded := run.summary()) is not None and recorded.status == "finished":
+            return recorded
         with contextlib.suppress(OSError):
             (run / "summary.json").unlink(missing_ok=True)  # of a failure that is tried again
         run.sweep_up()
@@ -80,19 +82,19 @@ def execute(run: RunDirectory) -> dict:
         session.peers = peers = Peers(run, session.record_failure)
         try:
             return session.run()
-        except Interrupted as asked:
-            requeue(asked)
+        except Interrupted as stopped:
+            requeue(stopped)
             raise
         except StorageError:
             raise  # nothing is wrong with the run: it goes on when there is room
-        except Diverged as found:
-            session.record("diverged", str(found), step=found.step)
+        except Diverged as error:
+            session.record("diverged", error=str(error), step=error.step)
             raise
         except Exception as error:
             reason = peers.reason(error)
             if isinstance(reason, Exception):
                 session.record_failure(reason)
-            if session.stage == "build" and is_own(run):
+            if session.stage == "build" and is_composed_here(run):
                 run.discard()
             if reason is error:
                 raise
@@ -115,20 +117,19 @@ class Session:
         self.stage = "build"
         self.peers: Peers | None = None
 
-    def run(self) -> dict:
-        """Build, fit, account, draw, measure, record; the run's summary."""
-        run, peers = self.directory, self.peers
-        config = run.config()
+    def run(self) -> Result:
+        """Build, fit, account, draw, measure, record."""
+        run, peers, config = self.directory, self.peers, self.directory.config()
         progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
         _begin(config, progress)
-        experiment = build_experiment(config, download=is_own(run))
+        experiment = build_experiment(config, download=is_composed_here(run))
         origin = find_origin(run, config, experiment.data)
         _describe(run, experiment, origin)
         if origin.initial is not None:
             initialise(run, config, experiment.model, origin.initial)
         fit = build_fit(run, experiment, origin, progress, self.stop, peers)
         with closing(fit.loggers, run), peers or contextlib.nullcontext():  # peers may be gone before loggers
-            if origin.start is None and origin.taken is None:
+            if origin.start is None and origin.adopted is None:
                 fit.check(experiment)
             self.stage = "fit"
             fit(run, experiment, origin)
@@ -136,24 +137,22 @@ class Session:
             if rank() == 0:
                 progress.write("test", fit.trainer.global_step, fit.trainer.max_steps)
             figures = _report(run, experiment, origin, fit, peers)
-            about = {"name": config["name"] or "", "seed": config["seed"]}
-            summary = Summary.of(run.provenance(), "finished", **about, **figures).record()
             if rank() == 0:
                 fit.loggers[0].finalize("success")  # metrics.csv, whose digest is recorded
-                summary = run.write_summary(summary)
-        return summary
+            return self.record("finished", name=config["name"] or "", seed=config["seed"], **figures)
 
-    def record(self, status: str, error: str, **facts: Any) -> None:
-        """Write how the run ended without a result."""
-        how = {"stage": self.stage, "error": error} | facts
-        self.directory.write_summary(Summary.of(self.directory.provenance(), status, **how).record())
+    def record(self, status: str, **entries: Any) -> Result:
+        """Write how the run ended, in its first process; ``stage`` is added where there is no result."""
+        about = {} if status == "finished" else {"stage": self.stage}
+        result = Result.of(self.directory.provenance(), status, **about | entries)
+        return self.directory.record(result) if rank() == 0 else result
 
     def record_failure(self, error: Exception) -> None:
         """Write why the run failed; the traceback of what is no refusal goes to ``train.log``."""
         if not isinstance(error, UserError):
             _log_traceback(self.directory)
         line = str(error) if isinstance(error, UserError) else told(error)
-        self.record("failed", " ".join(line.split())[:1000])
+        self.record("failed", error=" ".join(line.split())[:1000])
 
 
 def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
@@ -162,7 +161,7 @@ def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None
         with contextlib.suppress(OSError):
             print(f"data: {origin.facts['description']}", flush=True)
     for line in (*experiment.data.notes, *leakage(origin.facts)):
-        say(run, line)
+        log_line(run, line)
 
 
 def _begin(config: dict, progress: Progress) -> None:
@@ -192,36 +191,53 @@ def _report(
         write_items(run / "items.npz", last)
     for name, left in model.leaves().items() if first else ():
         save_checkpoint(left, run / name)
-    return {
+    figures = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": trainer.global_step or reported.step,  # of the model, whoever trained it
         "seconds": {"fit": round(fit.keep.seconds, 2), "test": round(time.perf_counter() - began, 2)},
-        "cost": cost(trainer.strategy.root_device, experiment),
+        "cost": measure_cost(trainer.strategy.root_device, experiment),
         "device": fit.device,
         "world_size": trainer.world_size,
         "weights": config["weights"],
         "checkpoint": str(reported.path.relative_to(run.path)),
         **reported.others,
         "data": origin.facts,
-        **{split: found.figures for split, found in accounts.items()},
+        **{split: one.figures for split, one in accounts.items()},
         "noise_levels": last.noise_levels,
         **({"estimator": last.estimator} if last.estimator else {}),
         "metrics": better_of(trainer) or None,
         "gradient": fit.gradients.figures(),
         **(baselines(data) if model.draws and tested else {}),
-        **model.panels(),
-        **posterior_mean(experiment),
+        **measure_posterior_mean(experiment),
         "samples": _final_samples(run, experiment, fit) if first else None,
-        **(measure(experiment, trainer.global_step or reported.step) if first and tested else {}),
+        **(measure_samples(experiment, trainer.global_step or reported.step) if first and tested else {}),
         **log_locations(fit.loggers),
     }
+    return figures | _panels(run, model)
+
+
+def _panels(run: RunDirectory, model: BoundModel) -> dict[str, Any]:
+    """What the model adds to the record; a line for what it cannot add, as the run has ended well."""
+    panels = {}
+    for key, value in model.panels().items():
+        why = f"{key} is an entry of summary.json" if key in RESERVED else ""
+        try:
+            to_json(value)
+        except (TypeError, ValueError) as error:
+            why = f"{key}: {error}"
+        if why:
+            log_line(
+                run, f"{type(model).__name__}.panels: left out ({why}); return plain values under another key"
+            )
+        else:
+            panels[key] = value
+    return panels
 
 
 def _check_finite(accounts: dict[str, Account], step: int) -> None:
-    for split in ("val", "test", "train"):
-        if (found := accounts.get(split)) is None:
-            continue
-        bound = found.figures.get(found.unit)
+    for split in filter(accounts.get, ("val", "test", "train")):
+        one = accounts[split]
+        bound = one.figures.get(one.unit)
         if bound and not math.isfinite(bound["mean"]):
             raise Diverged(f"the bound of the {split} set", step)
 
@@ -232,8 +248,8 @@ def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str |
         return None
     picture = run / "samples" / "final.png"
     model, data, guided, sources = experiment.model, experiment.data, drawing.denoiser, drawing.sources
-    x = draw(model, drawing.sampler, data, n, seed=0, guided=guided, sources=sources)
-    save(x, experiment.data, picture)
+    x = draw_samples(model, drawing.sampler, data, n, seed=0, guided=guided, sources=sources)
+    save_picture(x, experiment.data, picture)
     save_checkpoint({"x": x}, run / "samples" / "final.pt")
     log_picture(fit.loggers, "samples/final", picture, fit.trainer.global_step)
     prompts = save_prompts(experiment, drawing, run / "samples" / "prompts.png")

@@ -8,7 +8,7 @@ from torch import nn
 from triptych.data.base import DataModule
 from triptych.diffusion.sampler import Sampler
 from triptych.models.base import BoundModel
-from triptych.run.reference import Images, Points
+from triptych.run.reference import ImageReference, PointReference
 from triptych.run.source import Source
 
 
@@ -40,4 +40,4 @@ class Experiment:
     model: BoundModel
     drawing: Drawing | None = None
     measured: tuple[tuple[Any, Drawing], ...] = ()
-    reference: Points | Images | None = None
+    reference: PointReference | ImageReference | None = None

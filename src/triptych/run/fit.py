@@ -17,13 +17,13 @@ from triptych.models.base import BoundModel
 from triptych.models.contract import PartOutput, check_outputs
 from triptych.run.archive import SCHEMA
 from triptych.run.averaging import check_averaging
-from triptych.run.changed import say
 from triptych.run.checkpointing import Keep
 from triptych.run.checkpoints import LAST, save_checkpoint
 from triptych.run.compile import check_compiler, compiled
 from triptych.run.directory import RunDirectory
 from triptych.run.experiment import Experiment
 from triptych.run.initialization import Origin
+from triptych.run.leakage import log_line
 from triptych.run.loggers import build_loggers
 from triptych.run.peers import Peers
 from triptych.run.processes import rank
@@ -70,7 +70,7 @@ class Fit:
 
     def __call__(self, run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
         """Bring the model to its last checkpoint, unless it is another run's or has nothing to be trained."""
-        model, checkpoint = experiment.model, origin.taken
+        model, checkpoint = experiment.model, origin.adopted
         if checkpoint is None and any(p.requires_grad for p in model.parameters()):
             with compiled(model, experiment.config):
                 self.trainer.fit(model, experiment.data, ckpt_path=origin.start)
@@ -105,7 +105,7 @@ def build_fit(
     if not config.get("test", True) and not validated:
         raise UserError("test=false: a validation set is needed (data.val_size=0 leaves nothing to report)")
     if config.get("test", True) and not len(data.splits["test"]):
-        raise UserError(f"test=true: data {data.name} keeps no items to test; test=false is accepted")
+        raise UserError(f"test=true: data {data.name} has no test items; pass test=false")
     record = {"schema": SCHEMA, "config": config, "data": origin.data}
     monitor = "val/bound" if validated else None
     keep = Keep(run, monitor, config["trainer"]["val_check_interval"], stop, record)
@@ -132,5 +132,5 @@ def build_fit(
     check_compiler(config, experiment.model, trainer.strategy.root_device)
     fit = Fit(trainer, loggers, keep, gradients, record, sharded)
     if rank() == 0:
-        say(run, add_execution(run, fit.device, trainer.world_size, origin.step, config, origin.facts))
+        log_line(run, add_execution(run, fit.device, trainer.world_size, origin.step, config, origin.facts))
     return fit

@@ -11,8 +11,8 @@ from triptych.models.base import BoundModel
 from triptych.models.classifier import Classifier
 from triptych.run.experiment import Experiment
 from triptych.run.reopen import reopen
-from triptych.run.source import Run, Source
-from triptych.run.stages import as_stage, check_source, refuse_cascade
+from triptych.run.source import OtherRun, Source
+from triptych.run.stages import as_stage, check_condition_source, refuse_cascade
 
 
 class Guides:
@@ -31,25 +31,23 @@ class Guides:
         """
         model = self.open(key, path)
         if not isinstance(model, Classifier):
-            raise UserError(f"{key}={path}: not a classifier's; a checkpoint of model=classifier is accepted")
+            raise UserError(f"{key}={path}: not a classifier's; pass a checkpoint of model=classifier")
         if model.noise != noise:
             seen = "noisy" if model.noise else "clean"
             wanted = "true" if noise else "false"
-            raise UserError(
-                f"{key}={path}: trained on {seen} data; one with model.noise={wanted} is accepted"
-            )
+            raise UserError(f"{key}={path}: trained on {seen} data; pass one with model.noise={wanted}")
         return model
 
     def open(self, key: str, path: str | None) -> BoundModel:
         """The model of a checkpoint of the same data; ``key`` is what names it."""
         if path is None:
-            raise UserError(f"{key}=null: a checkpoint is accepted, as in guide=.../checkpoints/last.ckpt")
+            raise UserError(f"{key}=null: must be a checkpoint, as in guide=.../checkpoints/last.ckpt")
         if path not in self._opened:
             try:
-                found = reopen(str(path), adjust=lambda other: self._adjust(other, key, path))
+                opened = reopen(str(path), adjust=lambda other: self._adjust(other, key, path))
             except UserError as error:
                 raise UserError(str(error).replace("ckpt=", f"{key}=", 1)) from error
-            self._opened[path] = found.model.requires_grad_(False)
+            self._opened[path] = opened.model.requires_grad_(False)
         return self._opened[path]
 
     def source(
@@ -68,10 +66,10 @@ class Guides:
                 opened = reopen(path, adjust=self._adjust_source)
             except UserError as error:
                 raise UserError(str(error).replace(f"ckpt={path}", key, 1)) from error
-            check_source(key, name, opened, data, given)
+            check_condition_source(key, name, opened, data, given)
             self._sources[key] = opened
         opened = self._sources[key]
-        return Run(as_stage(opened, draws(opened, Guides(opened.config))))
+        return OtherRun(as_stage(opened, draws(opened, Guides(opened.config))))
 
     def _adjust_source(self, other: dict) -> None:
         refuse_cascade(other)
@@ -83,7 +81,7 @@ class Guides:
         if data_identity(other["data"]) != data_identity(own["data"]):
             raise UserError(
                 f"{key}={path}: trained on {describe(other['data'])}; "
-                f"one trained on {describe(own['data'])} is accepted"
+                f"pass one trained on {describe(own['data'])}"
             )
         if "root" in own["data"]:
             other["data"]["root"] = own["data"]["root"]  # where it lies now
@@ -100,20 +98,20 @@ def guided(model, data: DataModule, config: dict, guides: Guides):
         return None
     denoiser = getattr(model, "denoiser", None)
     if denoiser is None:
-        raise UserError("guidance, threshold: this model has no denoiser; none is accepted")
+        raise UserError("guidance, threshold: this model has no denoiser; pass none")
     if model.of_latents:
         _check_of_latents(guidance, threshold)
     if guidance:
         if guidance["_target_"].endswith(".ClassifierFree") and not model.conditional:
             scale = guidance["scale"]
             raise UserError(
-                f"guidance.scale={scale}: this model was trained without labels; guidance=none is accepted, "
-                "or a model trained with model.conditional=true"
+                f"guidance.scale={scale}: this model was trained without labels; pass guidance=none, or "
+                "a model trained with model.conditional=true"
             )
         for name in set(guidance.get("parts") or ()) - set(data.conditions):
             known = ", ".join(data.conditions)
             raise UserError(
-                f"guidance.parts: {name!r} is no part of the data's conditions; {known} is accepted"
+                f"guidance.parts: {name!r} is no part of the data's conditions; choose from {known}"
             )
         extra = {}
         if "classifier" in guidance:
@@ -131,17 +129,17 @@ def _check_of_latents(guidance: dict, threshold: dict) -> None:
     if guidance and not guidance["_target_"].endswith(".ClassifierFree"):
         name = guidance["_target_"].rpartition(".")[2]
         raise UserError(
-            f"guidance: {name} asks a model that knows nothing of these latents; guidance=none, "
-            "classifier_free are accepted"
+            f"guidance: {name} needs a model of the data, not of latents; pass guidance=none "
+            "or classifier_free"
         )
     if threshold:
-        raise UserError("threshold: latents do not have the data's range; threshold=none is accepted")
+        raise UserError("threshold: latents do not have the data's range; pass threshold=none")
 
 
 def _classifier(path: str, denoiser, data: DataModule, guides: Guides):
     if path == "exact":
         if data.mixture is None:
-            raise UserError("guidance.classifier=exact: the truth of this data is not known; a checkpoint is")
+            raise UserError("guidance.classifier=exact: these data have no known density; pass a checkpoint")
         return ExactClassifier(data.mixture, denoiser.process)
     classifier = guides.classifier("guidance.classifier", path, noise=True)
     if str(classifier.process) != str(denoiser.process):
@@ -154,5 +152,5 @@ def _weak(path: str, guides: Guides):
     model = guides.open("guidance.weak", path)
     denoiser = getattr(model, "denoiser", None)
     if denoiser is None or model.of_latents:
-        raise UserError(f"guidance.weak={path}: has no denoiser of the data; a diffusion model's is accepted")
+        raise UserError(f"guidance.weak={path}: has no denoiser of the data; pass a diffusion model's")
     return denoiser

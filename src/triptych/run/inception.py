@@ -20,7 +20,7 @@ def open_inception(path: str) -> nn.Module:
 
     key = f"measures.inception={path}"
     if not Path(path).is_file():
-        raise UserError(f"{key}: no such file; pt_inception-2015-12-05-6726825d.pth is accepted")
+        raise UserError(f"{key}: no such file; pass pt_inception-2015-12-05-6726825d.pth")
     try:
         torch.load(path, weights_only=True)  # torch-fidelity would run what a stranger's pickle holds
         return NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=path)
@@ -32,7 +32,7 @@ def open_inception(path: str) -> nn.Module:
 
 
 @torch.no_grad()
-def read(inception: nn.Module, x: Tensor) -> Tensor:
+def inception_features(inception: nn.Module, x: Tensor) -> Tensor:
     """Features (n, 2048) of images (n, 1 or 3, h, w) in [-1, 1]; grey ones as three equal channels."""
     shades = (x * 127.5 + 127.5).round().clamp(0, 255).byte().expand(-1, 3, -1, -1)
     return torch.cat([inception(part) for part in shades.split(ROWS)])

@@ -53,7 +53,7 @@ def check_initial(config: dict[str, Any], begun: bool) -> None:
     if path is None:
         return
     if config.get("trained") is not None:
-        raise UserError(f"init_from={path}: trained=... trains nothing; one of the two is accepted")
+        raise UserError(f"init_from={path}: trained=... trains nothing; pass one of the two")
     config["init_from"] = str(Path(path).absolute())
     if begun:
         return
@@ -71,16 +71,16 @@ def adopt(config: dict, choices: dict[str, Any], overrides: list[str]) -> None:
     check_directory(source.path)
     if source.status != "finished":
         state = "no run" if source.status == "new" else f"the run there is {source.status}"
-        raise UserError(f"trained={path}: {state}; the directory of a finished run is accepted")
+        raise UserError(f"trained={path}: {state}; pass the directory of a finished run")
     own = ", ".join(with_roles(Role.DRAWING, Role.SEED, Role.MACHINE))
     for override in overrides:
         if override.lstrip("+~").split("=")[0].split(".")[0].split("/")[0] in of_model():
-            raise UserError(f"{override}: the model is that of trained={path}; beside it {own} are accepted")
+            raise UserError(f"{override}: the model is that of trained={path}; beside it pass keys of {own}")
     theirs = check_config(source.config(), f"trained={path}")
     named = source.provenance().get("choices")
     for key in of_model():
         if key not in theirs:
-            raise UserError(f"trained={path}: its configuration has no {key}; that of a run is accepted")
+            raise UserError(f"trained={path}: its configuration has no {key}; pass a run's directory")
         config[key] = theirs[key]
         choices.pop(key, None)
         if isinstance(named, dict) and isinstance(named.get(key), str):
@@ -97,14 +97,14 @@ class Origin:
 
     Attributes:
         start: the checkpoint to go on from, and the step that it was taken at.
-        taken: with ``trained``, the other run's checkpoint.
+        adopted: with ``trained``, the other run's checkpoint.
         initial: at a first start with ``init_from``, the checkpoint that the weights are taken from.
         data: what checkpoints keep of the data, with every item that the model is trained on.
     """
 
     start: Path | None
     step: int
-    taken: dict[str, Any] | None
+    adopted: dict[str, Any] | None
     initial: dict[str, Any] | None
     data: dict[str, Any]
 
@@ -121,22 +121,22 @@ def find_origin(run: RunDirectory, config: dict, data: "DataModule") -> Origin:
         UserError: what the model was trained on would now validate or test it.
     """
     from triptych.data.fingerprint import fingerprint
-    from triptych.run.changed import check_data, remember
     from triptych.run.checkpoints import LAST, newest_readable, read_checkpoint
+    from triptych.run.leakage import check_data, remember
 
     start = newest_readable(run.checkpoints())
-    kept = read_checkpoint(start) if start else None
+    checkpoint = read_checkpoint(start) if start else None
     if start is not None and start.name != LAST and rank() == 0:
         write_atomic(start.with_name(LAST), start.read_bytes())  # it is the last that counts
     now = fingerprint(data)
-    taken = take_over(run, config, now) if config.get("trained") else None
-    seen = check_data(run, now, kept)
-    if taken is not None:
-        seen = remember(now, taken["triptych"].get("data"))
+    adopted = take_over(run, config, now) if config.get("trained") else None
+    seen = check_data(run, now, checkpoint)
+    if adopted is not None:
+        seen = remember(now, adopted["triptych"].get("data"))
     initial = read_initial(config, now) if start is None else None
     if initial is not None:  # it was trained on theirs, too
         seen |= {"items": remember(now, initial["triptych"].get("data"))["items"]}
-    return Origin(start, kept["global_step"] if kept else 0, taken, initial, seen)
+    return Origin(start, checkpoint["global_step"] if checkpoint else 0, adopted, initial, seen)
 
 
 def take_over(run: RunDirectory, config: dict, now: "Fingerprint") -> dict[str, Any]:
@@ -148,15 +148,15 @@ def take_over(run: RunDirectory, config: dict, now: "Fingerprint") -> dict[str, 
         UserError: it is gone, or cannot be read, or was trained on what would now validate or test it.
     """
     from triptych.data.fingerprint import HELD_OUT
-    from triptych.run.changed import compare_data, say
     from triptych.run.checkpoints import read_checkpoint
+    from triptych.run.leakage import compare_data, log_line
 
     source = RunDirectory(config["trained"])
-    kept = read_checkpoint(source.reported())
-    accepted = f"the data of trained={config['trained']} as they were are accepted"
-    say(run, compare_data(now, kept["triptych"].get("data"), HELD_OUT, accepted))
-    checkpoint = {key: kept[key] for key in ("state_dict", "callbacks", "global_step")}
-    checkpoint["triptych"] = kept["triptych"] | {"config": config}
+    theirs = read_checkpoint(source.reported())
+    fix = f"restore the data of trained={config['trained']}"
+    log_line(run, compare_data(now, theirs["triptych"].get("data"), HELD_OUT, fix))
+    checkpoint = {key: theirs[key] for key in ("state_dict", "callbacks", "global_step")}
+    checkpoint["triptych"] = theirs["triptych"] | {"config": config}
     return checkpoint
 
 
@@ -167,16 +167,16 @@ def read_initial(config: dict[str, Any], now: "Fingerprint") -> dict[str, Any] |
         UserError: it cannot be read; it was trained on what would now validate or test this run.
     """
     from triptych.data.fingerprint import HELD_OUT
-    from triptych.run.changed import compare_data
     from triptych.run.checkpoints import read_checkpoint
+    from triptych.run.leakage import compare_data
 
     path = config.get("init_from")
     if path is None:
         return None
-    found = read_checkpoint(checkpoint_at(path), "init_from")
-    accepted = f"data of which init_from={path} has seen no item of validation or test are accepted"
-    compare_data(now, found["triptych"].get("data"), HELD_OUT, accepted)
-    return found
+    checkpoint = read_checkpoint(checkpoint_at(path), "init_from")
+    fix = f"init_from={path} must have seen no item of validation or test"
+    compare_data(now, checkpoint["triptych"].get("data"), HELD_OUT, fix)
+    return checkpoint
 
 
 def initialise(run: RunDirectory, config: dict[str, Any], model: "nn.Module", found: dict[str, Any]) -> None:
@@ -191,13 +191,13 @@ def initialise(run: RunDirectory, config: dict[str, Any], model: "nn.Module", fo
     """
     import torch
 
-    from triptych.run.changed import say
-    from triptych.run.checkpoints import reported, state
+    from triptych.run.checkpoints import reported, state_dict_of
+    from triptych.run.leakage import log_line
 
     name = reported(found)
-    theirs, ours = state(found, name), dict(_weights(model))
+    theirs, ours = state_dict_of(found, name), dict(_weights(model))
     shapes = {n: (tuple(theirs[n].shape), tuple(p.shape)) for n, p in ours.items() if n in theirs}
-    taken = [n for n, (there, here) in shapes.items() if there == here]
+    fitting = [n for n, (there, here) in shapes.items() if there == here]
     other = {n: f"{there} there, {here} here" for n, (there, here) in shapes.items() if there != here}
     missing = [n for n in ours if n not in theirs]
     extra = [n for n in theirs if n not in model.state_dict()]
@@ -207,20 +207,20 @@ def initialise(run: RunDirectory, config: dict[str, Any], model: "nn.Module", fo
         (f"{len(missing)} not there", missing),
         (f"{len(extra)} there not used", extra),
     ]
-    said = "; ".join(f"{what} ({_some(names)})" for what, names in parts if names)
-    if len(taken) < len(ours) and not (taken and config.get("init_partial")):
-        fix = "init_partial=true takes those that fit" if taken else "choose a run of the same network"
+    notes = "; ".join(f"{what} ({_some(names)})" for what, names in parts if names)
+    if len(fitting) < len(ours) and not (fitting and config.get("init_partial")):
+        fix = "init_partial=true takes those that fit" if fitting else "choose a run of the same network"
         raise UserError(
-            f"init_from={path}: {len(taken)} of {len(ours)} tensors fit by name and shape; {said}; {fix}"
+            f"init_from={path}: {len(fitting)} of {len(ours)} tensors fit by name and shape; {notes}; {fix}"
         )
     with torch.no_grad():
-        for n in taken:
+        for n in fitting:
             ours[n].copy_(theirs[n])
     step = int(found.get("global_step", 0))
-    line = f"init_from={path}: {len(taken)} of {len(ours)} tensors taken (step {step}, weights {name})"
-    say(run, "; ".join(filter(None, (line, said))))
+    line = f"init_from={path}: {len(fitting)} of {len(ours)} tensors taken (step {step}, weights {name})"
+    log_line(run, "; ".join(filter(None, (line, notes))))
     if rank() == 0:
-        record = {"checkpoint": str(checkpoint_at(path)), "step": step, "weights": name, "taken": taken}
+        record = {"checkpoint": str(checkpoint_at(path)), "step": step, "weights": name, "taken": fitting}
         about = record | {"other_shape": other, "missing": missing, "extra": extra}
         run.write("provenance.json", run.provenance() | {"init_from": about})
 

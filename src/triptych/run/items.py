@@ -1,14 +1,37 @@
-"""``items.npz``: the bound of each item of a split, for whoever pairs runs item by item."""
+"""``items.npz``: the bound of each item of a split, which a report pairs by seed and by item."""
+
+from __future__ import annotations
 
 import io
+import math
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from triptych.models.accounting import Account
+from triptych.files import open_regular
+from triptych.limits import limit
 from triptych.run.directory import write_atomic
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from triptych.models.accounting import Account
+
+NAME = "items.npz"
 COLUMNS = ("total", "prior", "reconstruction", "diffusion", "draw_variance")
+HEADER = 4096  # bytes of an array's own description, at most
+KINDS = "fiu"  # floats and whole numbers
+
+
+@dataclass(frozen=True)
+class Items:
+    """Bound of each test item in the reported unit, (n,) float64, in the order of `index`, (n,) int64."""
+
+    index: np.ndarray
+    total: np.ndarray
 
 
 def write_items(path: Path, account: Account) -> bool:
@@ -20,9 +43,77 @@ def write_items(path: Path, account: Account) -> bool:
     """
     if account.per_item is None:
         return False
+    import numpy as np
+
     index, rows = account.per_item
     buffer = io.BytesIO()
     arrays = dict(zip(COLUMNS, rows.numpy().T.copy(), strict=True))
     np.savez(buffer, index=index.numpy().astype(np.int64), **arrays)  # type: ignore[arg-type]
     write_atomic(path, buffer.getvalue())
     return True
+
+
+def read_items(directory: Path, bound: float) -> Items | None:
+    """The items of a run whose mean is its test `bound`; None where they are absent, broken or of another."""
+    items = load_items(directory)
+    if items is None or not math.isclose(items.total.mean(), bound, rel_tol=1e-5, abs_tol=1e-5):
+        return None
+    return items
+
+
+def load_items(directory: Path) -> Items | None:
+    """The items of a run, whatever its bound; None where they are absent or broken."""
+    path = Path(directory) / NAME
+    try:
+        return _load(path, path.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=512)  # a report reads each file once for each pair
+def _load(path: Path, _written: int) -> Items | None:
+    import numpy as np  # which a mistake typed at a command does without
+
+    arrays = read_arrays(path, ("index", "total"))
+    if arrays is None:
+        return None
+    index, total = arrays["index"], arrays["total"].astype(np.float64)
+    if len(index) < 2 or len(np.unique(index)) != len(index):
+        return None
+    if not np.isfinite(total).all():
+        return None
+    order = np.argsort(index)
+    return Items(index[order], total[order])
+
+
+def read_arrays(file: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """The arrays ``names`` (n,), all of one length; None where the file is missing, broken or another kind.
+
+    An array is read only if its claimed length is that of its bytes, and all of them together are below
+    TRIPTYCH_MAX_ITEMS once unpacked. Nothing is unpickled.
+    """
+    try:
+        with open_regular(file) as stream, zipfile.ZipFile(stream) as archive:
+            entries = [archive.getinfo(f"{name}.npy") for name in names]
+            if sum(entry.file_size for entry in entries) > limit("TRIPTYCH_MAX_ITEMS"):
+                return None
+            arrays = {name: _read(archive, e) for name, e in zip(names, entries, strict=True)}
+    except Exception:  # zipfile, zlib and numpy raise a dozen kinds
+        return None
+    return arrays if len({len(array) for array in arrays.values()}) == 1 else None
+
+
+def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    import numpy as np  # which a mistake typed at a command does without
+
+    with archive.open(entry) as stream:
+        data = stream.read(entry.file_size + 1)  # what unpacks to more than it claims is broken
+    if len(data) != entry.file_size:
+        raise ValueError("damaged")
+    head = io.BytesIO(data)
+    version = np.lib.format.read_magic(head)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(head, max_header_size=HEADER)
+    if dtype.kind not in KINDS or len(shape) != 1 or head.tell() + shape[0] * dtype.itemsize != len(data):
+        raise ValueError("not an array of numbers of its own length")
+    return np.frombuffer(data, dtype, offset=head.tell()).copy()

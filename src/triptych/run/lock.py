@@ -45,14 +45,14 @@ def lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
         except OSError as error:
             raise StorageError(f"{folder}: cannot be written ({os.strerror(error.errno or 0)})") from error
         with file:
-            while (taken := _take(file)) is False:
+            while (locked := _take(file)) is False:
                 if time.monotonic() > until:
                     file.seek(0)
                     raise _busy(folder, file.read().strip())
                 time.sleep(0.05)
             if not _lies_in(folder, file):
                 continue  # who held it has removed the directory, or put it aside
-            with contextlib.nullcontext() if taken else _instead(folder, until) as token:
+            with contextlib.nullcontext() if locked else _instead(folder, until) as token:
                 file.truncate(0)
                 file.write(owner())
                 file.flush()
@@ -95,11 +95,11 @@ def holder(folder: Path) -> str | None:
     except OSError:
         return None
     with file:
-        taken = _take(file, shared=True)
-        if taken is False:
+        locked = _take(file, shared=True)
+        if locked is False:
             return file.read().decode(errors="replace").strip() or "unknown"
-    if taken is None and (found := _owner_of(folder / INSTEAD)) is not None:
-        return str(found.get("owner") or "unknown")
+    if locked is None and (record := _owner_of(folder / INSTEAD)) is not None:
+        return str(record.get("owner") or "unknown")
     return None
 
 

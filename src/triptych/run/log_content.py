@@ -7,7 +7,8 @@ from typing import Any
 from triptych.config.identity import leaves
 from triptych.errors import mask_password
 from triptych.run.directory import RunDirectory
-from triptych.run.plain import shown
+from triptych.run.parsing import format_value
+from triptych.run.result import Result
 
 SPLITS = {"train": "final/train_", "val": "final/val_", "test": "test/"}  # as metrics.csv names them
 NOT_FIGURES = ("schema", "seed", "name", "overrides", "choices", "samples", "metrics", "wandb")
@@ -23,12 +24,12 @@ CAPTIONS = {
 }
 
 
-def say(text: str) -> None:
+def warn(text: str) -> None:
     """Print one line for people, without passwords."""
     print(mask_password(text), file=sys.stderr, flush=True)
 
 
-def one_line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """A library's error in one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
@@ -67,10 +68,10 @@ def parameters(run: RunDirectory) -> dict[str, Any]:
     config, choices = run.config(), run.provenance().get("choices", {})
     flat = {k: v for k, v in leaves(config) if k.split(".")[0] not in NOT_PARAMETERS}
     flat |= comparable(choices, config)
-    return {k: v if isinstance(v, int | float) else shown(v) for k, v in flat.items()}
+    return {k: v if isinstance(v, int | float) else format_value(v) for k, v in flat.items()}
 
 
-def figures(summary: dict) -> dict[str, Any]:
+def flat_figures(summary: Result) -> dict[str, Any]:
     """``summary.json`` as flat keys: "test/bpd", "test/bpd_stderr", "test/bpd_n", "measures/..."."""
     flat: dict[str, Any] = {}
     for key, value in summary.items():
@@ -79,9 +80,9 @@ def figures(summary: dict) -> dict[str, Any]:
     return flat
 
 
-def numbers(summary: dict | None, logged: Collection[str] = ()) -> dict[str, float]:
+def flat_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[str, float]:
     """The figures of a summary that are numbers and are not ``logged``; {} without a summary."""
-    flat = figures(summary or {})
+    flat = flat_figures(summary) if summary else {}
     return {k: float(v) for k, v in flat.items() if isinstance(v, int | float) and k not in logged}
 
 
@@ -98,7 +99,7 @@ def _flatten(value: Any, name: str, prefix: str, into: dict[str, Any]) -> None:
         into[name] = value
 
 
-def panels(summary: dict) -> dict[str, tuple[list[str], list[list]]]:
+def panel_tables(summary: Result) -> dict[str, tuple[list[str], list[list]]]:
     """{"panels/noise_levels": (columns, rows), ...}: what is a curve, and measures over several values."""
     tables: dict[str, tuple[list[str], list[list]]] = {}
     for key, value in summary.items():

@@ -17,11 +17,12 @@ from triptych.config.schema import MLflow, Wandb
 from triptych.errors import UserError
 from triptych.run import mlflow, wandb
 from triptych.run.directory import RunDirectory
-from triptych.run.log_content import one_line, say
+from triptych.run.log_content import error_line, warn
 from triptych.run.metrics import MetricsCsv
 from triptych.run.processes import rank
+from triptych.run.result import Result
 from triptych.run.tensorboard import TensorBoard
-from triptych.run.untrusted import is_own
+from triptych.run.untrusted import is_composed_here
 
 RETIRED = ("_target_", "log_model")  # in directories of earlier versions
 KEYS = {"wandb": (*Wandb.__annotations__, *RETIRED), "mlflow": tuple(MLflow.__annotations__)}
@@ -73,7 +74,7 @@ class Guarded(Logger):
         """Log a picture of a step."""
         self._try(lambda: self.logger.log_picture(key, path, step))
 
-    def close(self, summary: dict[str, Any] | None) -> None:
+    def close(self, summary: Result | None) -> None:
         """End with the figures of ``summary``; None of a run that has not finished."""
         last = max(self.table.last, 0)
         row = self.table.rows(last - 1, last).get(last, {})
@@ -90,10 +91,10 @@ class Guarded(Logger):
                     time.sleep(pause)
                     continue
                 self.lost = True
-                why = one_line(error)
-                say(f"{self.kind.title} is left out from here on ({why}): metrics.csv has the figures")
-                if self.kind is wandb.Wandb:
-                    wandb.Wandb.abandon()
+                why = error_line(error)
+                warn(f"{self.kind.title} is left out from here on ({why}): metrics.csv has the figures")
+                if self.kind is wandb.WandbRun:
+                    wandb.WandbRun.abandon()
 
 
 def build_loggers(config: dict, provenance: dict, run: RunDirectory, step: int) -> list[Logger]:
@@ -115,23 +116,23 @@ def build_loggers(config: dict, provenance: dict, run: RunDirectory, step: int) 
             loggers.append(Guarded(TensorBoard, table, run, step))
         elif name == "mlflow":
             if uri := mlflow.address(node, config, run):
-                loggers.append(Guarded(mlflow.MLflow, table, run, uri, node.get("experiment")))
+                loggers.append(Guarded(mlflow.MLflowRun, table, run, uri, node.get("experiment")))
         elif name != "wandb":
             loggers.append(build(node, f"logger.{name}", save_dir=str(run.path)))
         elif (mode := wandb.mode_of(node)) != "disabled":
             artifacts = bool(node.get("artifacts"))
-            if artifacts and not is_own(run):
-                say("W&B: artifacts are left out: a directory asks for them, not a command of yours")
+            if artifacts and not is_composed_here(run):
+                warn("W&B: artifacts are left out: a directory asks for them, not a command of yours")
                 artifacts = False
             about = wandb.describe_run(node, config, provenance, run)
-            loggers.append(Guarded(wandb.Wandb, table, run, mode, artifacts, about))
+            loggers.append(Guarded(wandb.WandbRun, table, run, mode, artifacts, about))
     return loggers
 
 
 def log_locations(loggers: list[Logger]) -> dict[str, Any]:
     """{"wandb": {"mode", "files", "sync"}}: where W&B's files lie and how to send them; {} without W&B."""
     for logger in loggers:
-        if isinstance(logger, Guarded) and isinstance(logger.logger, wandb.Wandb):
+        if isinstance(logger, Guarded) and isinstance(logger.logger, wandb.WandbRun):
             return {"wandb": logger.logger.location()}
     return {}
 
@@ -144,10 +145,10 @@ def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
         yield
         finished = True
     finally:
-        close_loggers(loggers, run.summary() or {} if finished else None)
+        close_loggers(loggers, run.summary() if finished else None)
 
 
-def close_loggers(loggers: list[Logger], summary: dict[str, Any] | None) -> None:
+def close_loggers(loggers: list[Logger], summary: Result | None) -> None:
     """Finish each logger, with the figures of ``summary``; None of a run that has not finished."""
     for logger in loggers:
         if isinstance(logger, Guarded):
@@ -160,5 +161,5 @@ def exit_if_lost(code: int = 0) -> None:
     """End the process here where W&B's service has died: W&B's own farewell would be a traceback."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if wandb.Wandb.abandoned:
+    if wandb.WandbRun.abandoned:
         os._exit(code)

@@ -11,8 +11,8 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.files import read_rows
-from triptych.run.changed import say
 from triptych.run.directory import write_atomic
+from triptych.run.leakage import log_line
 
 
 class MetricsCsv(Logger):
@@ -53,7 +53,7 @@ class MetricsCsv(Logger):
             elif len(at) < 19 and int(at) <= step:
                 self._rows[int(at)] = row
         if damaged:
-            say(None, f"{self.path}: {damaged} of its rows are damaged and left out")
+            log_line(None, f"{self.path}: {damaged} of its rows are damaged and left out")
         times = [float(row["time"]) for row in self._rows.values() if "time" in row]
         self._before = max(filter(math.isfinite, times), default=0.0)
 

@@ -10,8 +10,9 @@ from pytorch_lightning.loggers import MLFlowLogger
 from triptych.config.names import root
 from triptych.errors import mask_password
 from triptych.run.directory import RunDirectory
-from triptych.run.log_content import numbers, parameters, say, sweep_of
-from triptych.run.untrusted import is_own
+from triptych.run.log_content import flat_numbers, parameters, sweep_of, warn
+from triptych.run.result import Result
+from triptych.run.untrusted import is_composed_here
 
 FILE = "mlflow.json"  # in the run's directory: {"tracking_uri", "run_id"}
 ADDRESS = "MLFLOW_TRACKING_URI"
@@ -19,7 +20,7 @@ ID = "triptych.id"  # the tag by which a run is found again
 SQLITE = "sqlite:///"
 
 
-class MLflow(MLFlowLogger):
+class MLflowRun(MLFlowLogger):
     """Lightning's logger, with the configuration as parameters, tags, and pictures as artifacts.
 
     Args:
@@ -66,9 +67,9 @@ class MLflow(MLFlowLogger):
         """Keep a picture as an artifact."""
         self.experiment.log_artifact(self.run_id, str(path), "samples")
 
-    def finish(self, summary: dict[str, Any] | None, step: int, logged: Collection[str]) -> None:
+    def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
         """Log the figures of ``summary`` that are not ``logged`` yet, and end."""
-        self.log_metrics(numbers(summary, logged), step)
+        self.log_metrics(flat_numbers(summary, logged), step)
         self.finalize("failed" if summary is None else "success")
 
 
@@ -77,7 +78,7 @@ def address(node: dict[str, Any], config: dict[str, Any], run: RunDirectory) -> 
     folder = (config.get("paths") or {}).get("log_dir")
     usual = os.environ.get(ADDRESS)
     uri = node.get("tracking_uri") or usual or f"{SQLITE}{folder}/mlflow.db"
-    if is_own(run) or uri in (usual, f"{SQLITE}{root()}/logs/mlflow.db"):
+    if is_composed_here(run) or uri in (usual, f"{SQLITE}{root()}/logs/mlflow.db"):
         return str(uri)
-    say(f"MLflow is left out: this directory would have it write to {uri}; {ADDRESS}={uri} allows it")
+    warn(f"MLflow is left out: this directory would have it write to {uri}; {ADDRESS}={uri} allows it")
     return None

@@ -29,15 +29,14 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
     Raises:
         UserError: a value that its owner refuses, or a choice that this model would not read.
     """
-    table = parts(config, data)
+    table = parts_table(config, data)
     kind = find(config["model"].get("_target_"), "model")
     if getattr(kind, "of_latents", False):
         _of_latents(table, kind)
     model = build(config["model"], "model", table, **_stages(config, data))
     if _told(data) and not isinstance(model, Diffusion):
         raise UserError(
-            f"augmentation: {type(model).__name__} has no network that could be told of it; "
-            "told=false is accepted"
+            f"augmentation: {type(model).__name__} has no network that could be told of it; pass told=false"
         )
     _check_read(config, table, type(model))
     return model
@@ -50,7 +49,7 @@ def check_size(config: dict, data: DataModule) -> None:
         UserError: with the first tensor for which there is no room. Whatever else is wrong, ``build_model``
             says.
     """
-    table = parts(config, data)
+    table = parts_table(config, data)
     try:
         with torch.random.fork_rng([]), Budget(machine_memory(), "this machine's memory", largest=ALLOCATED):
             if config["denoiser"]:
@@ -62,7 +61,7 @@ def check_size(config: dict, data: DataModule) -> None:
             raise
 
 
-def parts(config: dict, data: DataModule) -> Table:
+def parts_table(config: dict, data: DataModule) -> Table:
     """What objects are handed by the names of their arguments: facts of the data, and parts of ``config``.
 
     Data with a density have the Gaussian decoder, whichever of levels is named.
@@ -78,7 +77,7 @@ def parts(config: dict, data: DataModule) -> Table:
         if of_levels and data.levels is None:
             table.made["bound.decoder"] = GaussianDensity()
         elif isinstance(name, str) and not of_levels and data.levels is not None:
-            raise UserError(f"bound.decoder={name}: data {data.name} has levels; categorical is accepted")
+            raise UserError(f"bound.decoder={name}: data {data.name} has levels; pass categorical")
     return table
 
 
@@ -109,8 +108,7 @@ def facts(config: dict, data: DataModule) -> dict[str, Any]:
     conditional = config["model"].get("conditional")
     if conditional and not data.conditions:
         raise UserError(
-            f"model.conditional=true: data {data.name} has no labels and no other conditions; "
-            "false is accepted"
+            f"model.conditional=true: data {data.name} has no labels and no other conditions; pass false"
         )
     return {
         "data_name": data.name,
@@ -133,7 +131,7 @@ def _conditions(data: DataModule, conditional: Any) -> dict[str, Kind]:
     for name in set(conditional) - set(data.conditions):
         raise UserError(
             f"model.conditional: {name!r} is no part of the conditions of data {data.name}; "
-            f"{', '.join(data.conditions)} is accepted"
+            f"choose from {', '.join(data.conditions)}"
         )
     return {name: kind for name, kind in data.conditions.items() if name in conditional}
 
@@ -155,13 +153,11 @@ def _check_read(config: dict, table: Table, kind: type[BoundModel]) -> None:
     used = {place.split(".")[0] for place in table.made}
     for group in CHOICES:
         if config.get(group) and group not in used and group not in kind.ignores:
-            raise UserError(f"{group}: {kind.__name__} has nothing that reads it; {group}=none is accepted")
+            raise UserError(f"{group}: {kind.__name__} does not read it; pass {group}=none")
     if "bound" in table.made or "bound" in kind.ignores:
         return
     for key, parameter in parameters_of(config["bound"]["_target_"])[0].items():
         value, usual = config["bound"].get(key), parameter.default
         if key in config["bound"] and usual is not parameter.empty and value != usual:
             shown = "null" if usual is None else usual
-            raise UserError(
-                f"bound.{key}={value}: {kind.__name__} has nothing that reads it; {shown} is accepted"
-            )
+            raise UserError(f"bound.{key}={value}: {kind.__name__} does not read it; pass {shown}")

@@ -92,8 +92,8 @@ class Peers:
             return error
         until = time.monotonic() + PATIENCE
         while True:
-            if told := self._told():
-                number, line = told
+            if report := self._told():
+                number, line = report
                 return UserError(f"process {number}: {line} (traceback: {self.run / 'train.log'})")
             for number, child in enumerate(self.children, 1):
                 if (code := child.poll()) is not None and code < 0:
@@ -110,16 +110,16 @@ class Peers:
 
     def _told(self) -> tuple[int, str] | None:
         """(rank, message) of the first error that another process of this launch has left."""
-        found: list[tuple[float, int, str]] = []
+        reports: list[tuple[float, int, str]] = []
         for path in self.run.path.glob(".error-*.json"):
             try:
                 record: Any = json.loads(path.read_text())
                 if record["token"] == _token(os.getpid()):
                     number = int(path.stem.rpartition("-")[2])
-                    found.append((path.stat().st_mtime, number, str(record["error"])))
+                    reports.append((path.stat().st_mtime, number, str(record["error"])))
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-        return min(found)[1:] if found else None
+        return min(reports)[1:] if reports else None
 
     def _watch(self) -> None:
         """Where the first process waits in a library for one that is gone, end it from beside."""

@@ -26,11 +26,11 @@ COMPILE = "compile"
 PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
 
-def described(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
+def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
     """``cfg`` resolved, and with ``trained`` the other run's model in it and in ``choices``.
 
     Raises:
-        UserError: a group is missing, a value or a name is not accepted, or ``trained`` is no finished run's.
+        UserError: a group is missing, a value or a name is refused, or ``trained`` is no finished run's.
     """
     plain: dict = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     for group in groups():
@@ -54,10 +54,10 @@ def described(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) ->
     return plain
 
 
-def described_by(config: DictConfig) -> dict[str, Any]:
+def resolve_composed(config: DictConfig) -> dict[str, Any]:
     """As ``described``, of a configuration that has Hydra's own part still in it."""
     hydra = config.hydra
-    return described(without_hydra(config), list(hydra.overrides.task), dict(hydra.runtime.choices))
+    return resolve_config(without_hydra(config), list(hydra.overrides.task), dict(hydra.runtime.choices))
 
 
 def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
@@ -66,11 +66,11 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     Raises:
         UserError: as ``described`` and ``check_directory``; the directory records another configuration, or a
             failed run (``retry=true`` tries that again, ``force=true`` starts over and keeps the old aside).
-        Diverged: it did so before; the same two are accepted.
+        Diverged: it did so before; the same two keys help.
     """
     check_directory(path)
     composed = dict(choices)
-    plain = described(cfg, overrides, choices)
+    plain = resolve_config(cfg, overrides, choices)
     force, retry = plain.pop("force"), plain.pop("retry")
     for key in [key for key in plain if role(key) is Role.START]:
         plain.pop(key)
@@ -82,15 +82,15 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
         with run.lock(PATIENCE):
             if not (run / "config.yaml").exists():  # somebody else may have been quicker
                 return _begin(run, plain, overrides, choices)
-    found = _without_new_defaults(differences(run.config(), plain), cfg, composed)
-    if COMPILE in found and run.status != "finished":
-        del found[COMPILE]
+    changes = _without_new_defaults(differences(run.config(), plain), cfg, composed)
+    if COMPILE in changes and run.status != "finished":
+        del changes[COMPILE]
         with run.lock(PATIENCE):  # it goes on in either state
             _record(run, run.config() | {COMPILE: plain[COMPILE]})
-    if set(found) == {ROOT} and _lies_there_now(run, plain):
-        found = {}
-    if found:
-        other = f"{run.path}: holds another run ({shown(found)})"
+    if set(changes) == {ROOT} and _lies_there_now(run, plain):
+        changes = {}
+    if changes:
+        other = f"{run.path}: holds another run ({shown(changes)})"
         raise UserError(f"{other}; choose another name, or force=true to start over")
     _settle_failure(run, retry)
     return run
@@ -109,16 +109,16 @@ def _record(run: RunDirectory, config: dict) -> None:
 
 def _settle_failure(run: RunDirectory, retry: bool) -> None:
     """A run refused before its first step is tried again; one that failed later or diverged, on request."""
-    summary = run.summary() or {}
-    if run.status not in ("failed", "diverged"):
+    result = run.summary()
+    if result is None or result.status == "finished":
         return
-    if summary.get("stage") == "build" or retry:
+    if result.stage == "build" or retry:
         (run / "summary.json").unlink()
         return
-    if run.status == "diverged":
-        raise Diverged.before(summary)
+    if result.status == "diverged":
+        raise Diverged.before(result.error, result.step or 0)
     raise UserError(
-        f"failed before: {summary.get('error', '?')} (traceback: {run / 'train.log'}; retry=true tries again)"
+        f"failed before: {result.error or '?'} (traceback: {run / 'train.log'}; retry=true tries again)"
     )
 
 

@@ -78,7 +78,9 @@ def run_child(command: list[str], log: Path) -> int:
     The job ends with this process, however this one ends, and this one with its sweep: Ctrl-C asks the job
     to stop and waits for it; a SIGKILL is noticed by the job itself within a second.
     """
-    kept = {k: v for k, v in os.environ.items() if k not in DISTRIBUTED and not k.startswith("TORCHELASTIC_")}
+    inherited = {
+        k: v for k, v in os.environ.items() if k not in DISTRIBUTED and not k.startswith("TORCHELASTIC_")
+    }
     sweep = int(os.environ.get(SWEEP) or 0)
     # a worker of a launcher that works in processes of the sweep's own, which may be gone already
     gone = not lives(sweep) and "SUBMITIT_EXECUTOR" not in os.environ  # whose jobs do without
@@ -93,7 +95,7 @@ def run_child(command: list[str], log: Path) -> int:
             stdout=file,
             stderr=file,
             stdin=subprocess.DEVNULL,
-            env=kept | {PARENT: str(os.getpid())},
+            env=inherited | {PARENT: str(os.getpid())},
             process_group=0,  # a terminal's Ctrl-C comes through here, once
         )
     try:
@@ -171,9 +173,9 @@ def stop_below(pids: Iterable[int]) -> None:
 
 def _parents() -> dict[int, int]:
     """{process: the one that started it}, of all that have not ended; {} where the system has no ``ps``."""
-    asked = ["ps", "-A", "-o", "pid=,ppid=,state="]
+    command = ["ps", "-A", "-o", "pid=,ppid=,state="]
     try:
-        listed = subprocess.run(asked, capture_output=True, text=True, check=False)
+        listed = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
         return {}
     rows = map(str.split, listed.stdout.splitlines())
@@ -181,10 +183,10 @@ def _parents() -> dict[int, int]:
 
 
 def _above(pid: int, parents: dict[int, int]) -> list[int]:
-    found: list[int] = []
-    while (pid := parents.get(pid, 0)) and pid not in found:
-        found.append(pid)
-    return found
+    ancestors: list[int] = []
+    while (pid := parents.get(pid, 0)) and pid not in ancestors:
+        ancestors.append(pid)
+    return ancestors
 
 
 def owner() -> str:
@@ -198,7 +200,7 @@ def owner() -> str:
     return f"{user}@{socket.gethostname()} pid {os.getpid()}"
 
 
-def exit_code(error: Exception) -> int:
+def exit_code_of(error: Exception) -> int:
     """75: another process is running it, 74: cannot be written (both: try again later); 3: diverged; 1."""
     kinds = ((Busy, BUSY), (StorageError, STORAGE), (Diverged, DIVERGED))
     return next((code for kind, code in kinds if isinstance(error, kind)), 1)

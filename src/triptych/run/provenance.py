@@ -1,6 +1,7 @@
 """Where a run comes from, and where it was executed: enough to find code, packages and machines again."""
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -8,16 +9,18 @@ import socket
 import subprocess
 import sys
 import time
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, distribution, distributions
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from triptych.config.build import targets
 from triptych.errors import mask_password
 from triptych.files import read_json
 from triptych.run.directory import RunDirectory
-from triptych.run.sources import changes, compare_code, own_packages, source_files, versions, whole
 
 DIFF_LIMIT = 2**20
+BY_VERSION = ("torch", "pytorch_lightning")  # their versions say it
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # names of files that are not recorded: hidden ones, and those of keys and passwords
 SECRET = re.compile(
@@ -72,17 +75,17 @@ def add_execution(
         "world_size": world_size,
         "python": sys.version.split()[0],
         "commit": git_state(diff=False).get("commit", ""),
-        "sources": whole(files),
+        "sources": digest_of(files),
         "versions": versions(),
         "data": {key: data[key] for key in ("fingerprint", "split")},
     }
     executions = record.get("executions", [])
     names = record.get("sources", {}) | {here["sources"]: files}
     # under what it made no step, nothing was trained
-    said = compare_code(executions[-1], here, names) if executions and step else ""
-    here |= {"changed": said} if said else {}
+    line = compare_code(executions[-1], here, names) if executions and step else ""
+    here |= {"changed": line} if line else {}
     run.write("provenance.json", record | {"data": data, "sources": names, "executions": [*executions, here]})
-    return said
+    return line
 
 
 def changed_since(run: RunDirectory) -> str:
@@ -91,8 +94,8 @@ def changed_since(run: RunDirectory) -> str:
     executions = record.get("executions")
     if not executions:
         return ""
-    here = {"sources": whole(files), "versions": versions()}
-    return changes(executions[-1], here, record.get("sources", {}) | {here["sources"]: files})
+    here = {"sources": digest_of(files), "versions": versions()}
+    return describe_changes(executions[-1], here, record.get("sources", {}) | {here["sources"]: files})
 
 
 def git_state(
@@ -124,8 +127,8 @@ def git_state(
         left_out += [name for name in files if SECRET.search(name)]
         files = {name: file for name, file in files.items() if name not in left_out}
         new = {name: file.read_text(errors="replace")[:DIFF_LIMIT] for name, file in files.items()}
-        found = {"dirty": bool(changes or new or left_out), "diff": changes[:DIFF_LIMIT], "untracked": new}
-        return commit | found | ({"left_out": left_out} if left_out else {})
+        state = {"dirty": bool(changes or new or left_out), "diff": changes[:DIFF_LIMIT], "untracked": new}
+        return commit | state | ({"left_out": left_out} if left_out else {})
     return {}
 
 
@@ -136,12 +139,12 @@ def _package_state(place: Path) -> dict:
         tracked = ["git", "-C", str(root), "ls-files", "--error-unmatch", below]
         subprocess.run(tracked, capture_output=True, check=True, timeout=10)
         return git_state(root=root, below=(below,))
-    left, found = DIFF_LIMIT, {}
+    left, texts = DIFF_LIMIT, {}
     for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
         if file.suffix in (".py", ".yaml"):
-            found[file.relative_to(place.parent).as_posix()] = text = file.read_text(errors="replace")[:left]
+            texts[file.relative_to(place.parent).as_posix()] = text = file.read_text(errors="replace")[:left]
             left -= len(text)
-    return {"untracked": found}
+    return {"untracked": texts}
 
 
 def _command_of_sweep(run: RunDirectory) -> list[str]:
@@ -153,9 +156,104 @@ def _command_of_sweep(run: RunDirectory) -> list[str]:
 
 def _of_agent(run: RunDirectory) -> str:
     """The id that an agent of W&B's has for the run that it starts; "" where there is none."""
-    given = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
-    return given if ID.fullmatch(given) and not (run.path.parent / "sweep.json").exists() else ""
+    agent = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
+    return agent if ID.fullmatch(agent) and not (run.path.parent / "sweep.json").exists() else ""
 
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+# the code that a process runs: digests of its source files, versions of the packages that it needs
+
+
+def source_files(config: dict) -> dict[str, str]:
+    """{file: digest} of every Python source of ours, and of other packages that ``config`` builds from."""
+    digests = {}
+    for package in sorted({"triptych", *_named(config)} - {*BY_VERSION}):
+        spec = find_spec(package)
+        places = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
+        if spec and spec.origin and not places:
+            digests[Path(spec.origin).name] = _digest(Path(spec.origin))
+        for place in places:
+            for file in sorted(place.rglob("*.py")):
+                digests[f"{package}/{file.relative_to(place).as_posix()}"] = _digest(file)
+    return digests
+
+
+def own_packages(config: dict) -> dict[str, Path]:
+    """{package: its folder or file} of the user's own that ``config`` builds from.
+
+    That is: not ours, and not installed among others, where its version says what it is.
+    """
+    packages = {}
+    for name in sorted(_named(config) - {"triptych", *BY_VERSION}):
+        spec = find_spec(name)
+        places = [*(spec.submodule_search_locations or []), *filter(None, [spec.origin])] if spec else []
+        if places and not {"site-packages", "dist-packages"} & {*Path(places[0]).parts}:
+            packages[name] = Path(places[0])
+    return packages
+
+
+def _named(config: dict) -> set[str]:
+    return {str(node["_target_"]).partition(".")[0] for _, node in targets(config, "")}
+
+
+def digest_of(files: dict[str, str]) -> str:
+    """One digest of all."""
+    return hashlib.blake2b(
+        "\n".join(f"{k} {v}" for k, v in sorted(files.items())).encode(), digest_size=8
+    ).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """{package: version} of what ours requires, and of what that requires."""
+    known: dict[str, str] = {}
+    ahead = ["triptych"]
+    while ahead:
+        name = ahead.pop()
+        if name in known:
+            continue
+        try:
+            package = distribution(name)
+        except PackageNotFoundError:
+            continue
+        known[name] = package.version
+        for line in package.requires or []:
+            if "extra ==" not in line and (wanted := re.match(r"[A-Za-z0-9._-]+", line)):
+                ahead.append(re.sub(r"[-_.]+", "-", wanted[0]).lower())
+    return {name: version for name, version in sorted(known.items()) if name != "triptych"}
+
+
+def compare_code(last: dict, here: dict, names: dict[str, dict[str, str]]) -> str:
+    """What to say where an execution's code or packages differ from those of the one before; "" if not."""
+    changes = describe_changes(last, here, names)
+    return f"going on under other {changes} than before" if changes else ""
+
+
+def describe_changes(last: dict, here: dict, names: dict[str, dict[str, str]]) -> str:
+    """ "code (FILES) and packages (NAME OLD -> NEW)", as far as two executions differ in them; "" if not.
+
+    ``names``: the files of each digest of sources.
+    """
+    parts = []
+    if last.get("sources") and last["sources"] != here["sources"]:
+        before, after = (names.get(e["sources"], {}) for e in (last, here))
+        parts.append(f"code ({_few([f for f in {**before, **after} if before.get(f) != after.get(f)])})")
+    old, new = last.get("versions"), here["versions"]
+    if old and old != new:
+        moved = [n for n in {**old, **new} if old.get(n) != new.get(n)]
+        versions_moved = _few([f"{n} {old.get(n, 'none')} -> {new.get(n, 'none')}" for n in moved])
+        parts.append(f"packages ({versions_moved})")
+    return " and ".join(parts)
+
+
+def _digest(file: Path) -> str:
+    try:
+        return hashlib.blake2b(file.read_bytes(), digest_size=4).hexdigest()
+    except OSError:
+        return "unreadable"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

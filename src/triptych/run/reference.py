@@ -17,7 +17,7 @@ from triptych.diffusion.draws import Stream, seeded
 from triptych.errors import UserError
 from triptych.models.classifier import Classifier
 from triptych.models.metric import OfSamples, Samples
-from triptych.run.inception import open_inception, read
+from triptych.run.inception import inception_features, open_inception
 
 PAIRS = 5  # of true sets, for the noise floor
 FEW = 3  # modes whose shares are recorded one by one
@@ -41,7 +41,7 @@ def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
     return own
 
 
-class Reference:
+class SampleReference:
     """What samples are compared with, and the user's own metrics of them."""
 
     own: Mapping[str, OfSamples]
@@ -63,8 +63,8 @@ class Reference:
         the classes ``asked`` or the captions of ``items``."""
         x = torch.randn(self.n, *self.shape, generator=generator)
         x = x.clamp(-1, 1) if len(self.shape) == 3 else x
-        found = self.compare(x, asked, 0) | ({} if items is None else self.prompted(x, items))
-        return {name: figure for name, figure in found.items() if math.isfinite(figure)}
+        figures = self.compare(x, asked, 0) | ({} if items is None else self.prompted(x, items))
+        return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
     def about_own(self) -> dict[str, dict[str, str]]:
         """{name: title, unit, better} of the user's own metrics, for ``summary.json``."""
@@ -77,7 +77,7 @@ class Reference:
         return {name: float(metric.figure(samples)) for name, metric in self.own.items()}
 
 
-class Points(Reference):
+class PointReference(SampleReference):
     """True points, drawn afresh for every comparison.
 
     Raises:
@@ -109,17 +109,17 @@ class Points(Reference):
         return self._measure(x, self.truth(repeat), asked)
 
     def _measure(self, x: Tensor, true: Tensor, asked: Tensor | None = None) -> dict[str, float]:
-        found = {
+        figures = {
             "sliced_wasserstein": measures.sliced_wasserstein(x, true),
             "energy_distance": measures.energy_distance(x, true),
         }
         if self.data.mixture is not None:
             weights = self.data.mixture.weights
             share = measures.mode_fractions(x, self.data.mixture)
-            found["mode_error"] = 0.5 * (share - weights).abs().sum().item()
+            figures["mode_error"] = 0.5 * (share - weights).abs().sum().item()
             if len(share) <= FEW:
-                found |= {f"mode_{k + 1}": s for k, s in enumerate(share.tolist())}
-        return found | self._own(Samples(x, true, asked))
+                figures |= {f"mode_{k + 1}": s for k, s in enumerate(share.tolist())}
+        return figures | self._own(Samples(x, true, asked))
 
     def floor(self) -> dict[str, dict[str, float]]:
         """Each measure between true sets."""
@@ -169,7 +169,7 @@ class Prompts:
         return right
 
 
-class Images(Reference):
+class ImageReference(SampleReference):
     """Training images: by a classifier of clean ones, by InceptionV3 for FID, and by metrics of one's own.
 
     The floor is held-out images (validation and test) against the same reference: what a perfect sampler of
@@ -202,7 +202,7 @@ class Images(Reference):
         """Ready to compare samples of a model on ``device``: what it is compared with is read there."""
         self.features = None if self.classifier is None else self.classifier.to(device).read(self.x)[0]
         if self.inception is not None:
-            self.seen = read(self.inception.to(device), self.x.to(device))
+            self.seen = inception_features(self.inception.to(device), self.x.to(device))
 
     def prompted(self, x: Tensor, items: Tensor) -> dict[str, float]:
         """Shares of samples that are what the captions of held-out ``items`` ask for."""
@@ -224,30 +224,32 @@ class Images(Reference):
             if asked is not None:
                 found["class_accuracy"] = measures.class_accuracy(logits, asked)
         if self.inception is not None:
-            seen = read(self.inception, x.to(self.seen.device))
+            seen = inception_features(self.inception, x.to(self.seen.device))
             found["fid"] = measures.frechet_distance(self.seen, seen)
         return found | self._own(Samples(x, self.x, asked, features, self.features, logits))
 
     def floor(self) -> dict[str, Any]:
         """Each measure of held-out images, as many as there are up to n."""
-        found = []
+        figures = []
         for i in range(PAIRS):
             order = torch.randperm(len(self.held), generator=torch.Generator().manual_seed(i))[: self.n]
             asked = None if self.held_labels is None else self.held_labels[order]
-            found.append(self.compare(self.held[order], asked, 0))
-        return _spread(found) | self._true_prompts() | {"n": min(len(self.held), self.n)}
+            figures.append(self.compare(self.held[order], asked, 0))
+        return _spread(figures) | self._true_prompts() | {"n": min(len(self.held), self.n)}
 
     def _true_prompts(self) -> dict[str, dict[str, float]]:
         """What the pictures that belong to the captions reach themselves."""
         if self.prompts is None:
             return {}
         split, untrained = self.prompts.data.splits[self.prompts.split], self.prompts.untrained
-        found: dict[str, dict[str, float]] = {}
+        figures: dict[str, dict[str, float]] = {}
         for after, kind in (("", ~untrained), ("_held_out", untrained)):
             items = kind.nonzero().squeeze(1)
             shares = self.prompted(split.batch(items).x, items) if len(items) else {}
-            found |= {name + after: dict.fromkeys(("median", "low", "high"), s) for name, s in shares.items()}
-        return found
+            figures |= {
+                name + after: dict.fromkeys(("median", "low", "high"), s) for name, s in shares.items()
+            }
+        return figures
 
 
 def _spread(found: list[dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -10,10 +10,10 @@ from triptych.data.fingerprint import fingerprint
 from triptych.errors import UserError
 from triptych.quiet import quiet
 from triptych.run.budget import Budget
-from triptych.run.changed import compare_data, say
 from triptych.run.checkpoints import load_weights, read_checkpoint
 from triptych.run.directory import checkpoint_at
 from triptych.run.experiment import Experiment
+from triptych.run.leakage import compare_data, log_line
 from triptych.run.model import build_model
 from triptych.run.untrusted import check_config
 
@@ -43,7 +43,7 @@ def reopen(
     if data_root is not None:
         if "root" not in config["data"]:
             raise UserError(
-                f"data_root={data_root}: {config['data']['_target_']} lies in no folder; null is accepted"
+                f"data_root={data_root}: {config['data']['_target_']} lies in no folder; pass null"
             )
         config["data"]["root"] = data_root
     try:
@@ -53,10 +53,9 @@ def reopen(
         quiet()
         torch.set_num_threads(config["threads"])  # sums in another order would differ in the last digit
         data = build_data(config, download=False)
-        accepted = "the data as they were are accepted"
         seen = checkpoint["triptych"].get("data")
-        changed = compare_data(fingerprint(data), seen, judged, accepted)
-        say(None, changed.replace("data:", f"{ckpt}: data:", 1))
+        changed = compare_data(fingerprint(data), seen, judged, "restore the data")
+        log_line(None, changed.replace("data:", f"{ckpt}: data:", 1))
         with Budget(2 * file.stat().st_size + SLACK, "its file"):
             model = build_model(config, data)
         load_weights(model, checkpoint, weights or config["weights"], file.absolute().parents[1])

@@ -6,8 +6,8 @@ import pytorch_lightning as pl
 
 from triptych.data.base import DataModule
 from triptych.diffusion.sampler import Sampler
-from triptych.run.sampling.draw import draw
-from triptych.run.sampling.pictures import log_picture, save
+from triptych.run.sampling.draw import draw_samples
+from triptych.run.sampling.pictures import log_picture, save_picture
 
 
 class SampleGrid(pl.Callback):
@@ -27,8 +27,8 @@ class SampleGrid(pl.Callback):
         interval = int(trainer.val_check_interval or 1) // trainer.accumulate_grad_batches
         if trainer.global_step % every >= interval:
             return
-        x = draw(module, self.sampler, self.data, self.n, seed=0)
-        save(x, self.data, self.folder / f"step_{trainer.global_step:07d}.png")
+        x = draw_samples(module, self.sampler, self.data, self.n, seed=0)
+        save_picture(x, self.data, self.folder / f"step_{trainer.global_step:07d}.png")
         log_picture(
             trainer.loggers,
             "samples",

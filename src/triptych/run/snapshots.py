@@ -15,7 +15,7 @@ from triptych.files import open_regular
 from triptych.run.archive import go_through
 
 
-def reconstruct(run: Path | None, step: int, weights: str, accepted: Sequence[str]) -> dict[str, Tensor]:
+def reconstruct(run: Path | None, step: int, weights: str, choices: Sequence[str]) -> dict[str, Tensor]:
     """The average at ``step`` that ``weights`` names, as sigma_rel_0.07: sum x_i stored_i (``combination``).
 
     Raises:
@@ -23,12 +23,12 @@ def reconstruct(run: Path | None, step: int, weights: str, accepted: Sequence[st
     """
     sigma_rel = _sigma_rel(weights)
     if sigma_rel is None:
-        raise UserError(f"weights={weights}: one of {', '.join(accepted)} is accepted")
+        raise UserError(f"weights={weights}: must be one of {', '.join(choices)}")
     files = [p for p in sorted((run / SNAPSHOTS).glob("*.pt")) if int(p.stem) <= step] if run else []
     if not files:
         raise UserError(
             f"weights={weights}: not kept, and no snapshots to make it from (callbacks.ema.snapshots=20 "
-            f"stores them); one of {', '.join(accepted)} is accepted"
+            f"stores them); choose one of {', '.join(choices)}"
         )
     stored = [(int(p.stem), name, s) for p in files for name, s in _read(p)["sigma_rel"].items()]
     factors = iter(combination([(at, s) for at, _, s in stored], step, sigma_rel).tolist())

@@ -38,7 +38,7 @@ class OtherPart:
         return condition.parts[self.of].value
 
 
-class Run:
+class OtherRun:
     """Samples of another run's model, asked the same."""
 
     def __init__(self, stage: Stage):
@@ -50,9 +50,9 @@ class Run:
         device = generator.device
         self.stage.denoiser.to(device)  # type: ignore[attr-defined]
         self.stage.schedule.to(device)
-        told = None if condition is None else condition.without(self.name)
+        wanted = None if condition is None else condition.without(self.name)
         drawn = CascadeSampler([self.stage])(
-            n, generator=generator, condition=told, device=device, progress=progress
+            n, generator=generator, condition=wanted, device=device, progress=progress
         )
         return drawn[self.name]
 

@@ -18,7 +18,7 @@ from triptych.run.experiment import Drawing, Experiment
 from triptych.run.reopen import reopen
 
 # parts that a person asks for; what else a stage is told, another draws
-GIVEN = ("label", "text", "text_embedding")
+PROMPTED = ("label", "text", "text_embedding")
 DRAWING = ("sampler", "guidance", "threshold")  # groups of how a stage draws
 
 
@@ -31,26 +31,26 @@ def open_stages(
         UserError: fewer than two, one that cannot be opened, or one that does not fit those before it.
     """
     if len(paths) < 2:
-        raise UserError(f"{key}={[*map(str, paths)]}: two runs or more are accepted, one for each stage")
-    found: list[Experiment] = []
+        raise UserError(f"{key}={[*map(str, paths)]}: must be two runs or more, one a stage")
+    runs: list[Experiment] = []
     for i, path in enumerate(paths):
         try:
-            found.append(reopen(str(path), weights, data_root, adjust=refuse_cascade))
+            runs.append(reopen(str(path), weights, data_root, adjust=refuse_cascade))
         except UserError as error:
-            said = str(error).removeprefix(f"ckpt={path}: ")
-            raise UserError(f"{key}[{i}]={path}: {said}") from error
-    for i, stage in enumerate(found):
-        _check(f"{key}[{i}]={paths[i]}", stage, found[:i], last=i == len(found) - 1)
-    return found
+            reason = str(error).removeprefix(f"ckpt={path}: ")
+            raise UserError(f"{key}[{i}]={path}: {reason}") from error
+    for i, stage in enumerate(runs):
+        _check(f"{key}[{i}]={paths[i]}", stage, runs[:i], last=i == len(runs) - 1)
+    return runs
 
 
 def refuse_cascade(config: dict) -> None:
     """Before it is opened, as it would open its own stages, of which one may be itself."""
     if "stages" in config["model"]:
-        raise UserError("a cascade is no stage; the run of a diffusion model is accepted")
+        raise UserError("a cascade cannot be a stage; pass the run of a diffusion model")
 
 
-def told(stage: Experiment) -> dict[str, Kind]:
+def condition_parts(stage: Experiment) -> dict[str, Kind]:
     """The parts of the data's conditions that the stage's network is told."""
     conditional = getattr(stage.model, "conditional", False)
     names = conditional if isinstance(conditional, list) else [*stage.data.conditions] * bool(conditional)
@@ -67,9 +67,7 @@ def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[
         group, *names = str(key).split(".")
         node = config.get(group)
         if group not in DRAWING or not names:
-            raise UserError(
-                f"{what}.{key}={value}: keys of {', '.join(DRAWING)}, as guidance.scale, are accepted"
-            )
+            raise UserError(f"{what}.{key}={value}: must be a key of {', '.join(DRAWING)}, as guidance.scale")
         for name in names[:-1]:
             node = node.get(name) if isinstance(node, dict) else None
         if not isinstance(node, dict) or names[-1] not in node:
@@ -83,26 +81,27 @@ def _check(
     what: str, stage: Experiment, before: list[Experiment], last: bool, given: Sequence[str] = ()
 ) -> None:
     if not hasattr(stage.model, "denoiser"):
-        raise UserError(f"{what}: a {type(stage.model).__name__} is no stage; a diffusion model is accepted")
-    hears, drawn = told(stage), {str(one.data.known_as): one for one in before}
-    for name, kind in hears.items():
+        raise UserError(
+            f"{what}: a {type(stage.model).__name__} cannot be a stage; pass the run of a diffusion model"
+        )
+    parts, drawn = condition_parts(stage), {str(one.data.known_as): one for one in before}
+    for name, kind in parts.items():
         if name in drawn:
             _check_shape(what, name, kind, drawn[name])
-        elif name not in (*GIVEN, *given):
+        elif name not in (*PROMPTED, *given):
             raise UserError(
-                f"{what}: is told {name!r}, which no stage before it draws; the run that does, before it, is "
-                "accepted"
+                f"{what}: needs {name!r}, which no stage before it draws; put the run that does before it"
             )
     if not last and stage.data.known_as is None:
         raise UserError(
-            f"{what}: no later stage is told samples of data {stage.data.name} of {_size(stage)}; those of "
-            "a lower stage, as with data=shapes data.size=8, are accepted"
+            f"{what}: no later stage is conditioned on data {stage.data.name} of {_size(stage)}; pass a run "
+            "of lower resolution, as with data=shapes data.size=8"
         )
-    if before and before[-1].data.known_as not in hears:
+    if before and before[-1].data.known_as not in parts:
         missing = before[-1].data.known_as
         raise UserError(
-            f"{what}: its network is not told {missing!r}, which the stage before it draws; one trained with "
-            f"model.conditional=[text,{missing}] is accepted"
+            f"{what}: not conditioned on {missing!r}, which the stage before it draws; pass a run trained "
+            f"with model.conditional=[text,{missing}]"
         )
     for one in before[-1:]:
         _check_encoders(what, one, stage.data)
@@ -112,24 +111,26 @@ def _check_shape(what: str, name: str, kind: Kind, drawn: Experiment) -> None:
     wanted = kind.shape if isinstance(kind, Images) else (kind.width,) if isinstance(kind, Vectors) else None
     if wanted is not None and tuple(wanted) != tuple(drawn.data.shape):
         raise UserError(
-            f"{what}: is told {name!r} of {_x(wanted)}, and the stage that draws it draws {_size(drawn)}; "
-            "the same is accepted"
+            f"{what}: needs {name!r} of {_x(wanted)}, and the stage that draws it draws {_size(drawn)}; "
+            "they must be equal"
         )
 
 
 def _check_encoders(what: str, before: Experiment, data: DataModule) -> None:
     if before.data.encoders != data.encoders:
         raise UserError(
-            f"{what}: its text encoder, or its data.embeddings, is not that of the stage before it; the same "
-            "is accepted"
+            f"{what}: its text encoder, or its data.embeddings, is not that of the stage before it; they "
+            "must be equal"
         )
 
 
-def check_source(what: str, name: str, run: Experiment, data: DataModule, given: Sequence[str] = ()) -> None:
+def check_condition_source(
+    what: str, name: str, run: Experiment, data: DataModule, given: Sequence[str] = ()
+) -> None:
     """UserError unless ``run`` draws ``name`` of the conditions of ``data``, told no more than ``given``."""
     _check(what, run, [], last=False, given=given)
     if run.data.known_as != name:
-        raise UserError(f"{what}: draws {run.data.known_as!r}; a run that draws {name!r} is accepted")
+        raise UserError(f"{what}: draws {run.data.known_as!r}; pass a run that draws {name!r}")
     _check_shape(what, name, data.conditions[name], run)
     _check_encoders(what, run, data)
 
@@ -157,21 +158,21 @@ def stage_models(config: dict, data: DataModule) -> tuple[list[BoundModel], list
         UserError: they do not fit one another or ``data``, or are not of the same items.
     """
     paths = config["model"]["stages"]
-    found = open_stages("model.stages", paths)
-    theirs = found[-1].config["data"]
+    runs = open_stages("model.stages", paths)
+    theirs = runs[-1].config["data"]
     if data_identity(theirs) != data_identity(config["data"]):
         raise UserError(
-            f"model.stages[{len(found) - 1}]={paths[-1]}: trained on {describe(theirs)}; one trained on "
-            f"{describe(config['data'])} is accepted"
+            f"model.stages[{len(runs) - 1}]={paths[-1]}: trained on {describe(theirs)}; pass one trained "
+            f"on {describe(config['data'])}"
         )
-    for i, stage in enumerate(found[:-1]):
+    for i, stage in enumerate(runs[:-1]):
         for name, split in data.splits.items():
             other, every = stage.data.splits[name], torch.arange(len(split))
             part = None if split.condition is None else split.condition.part(str(stage.data.known_as))
             if part is None or len(other) != len(split) or not torch.equal(other.batch(every).x, part.value):
                 raise UserError(
                     f"model.stages[{i}]={paths[i]}: its {name} items are not the {stage.data.known_as!r} of "
-                    f"those of data {data.name}; the same are accepted"
+                    f"those of data {data.name}; they must be equal"
                 )
-    names = [str(stage.data.known_as) for stage in found[:-1]]
-    return [stage.model.requires_grad_(False) for stage in found], names
+    names = [str(stage.data.known_as) for stage in runs[:-1]]
+    return [stage.model.requires_grad_(False) for stage in runs], names

@@ -86,11 +86,11 @@ class Stop(pl.Callback):
             (before, at), self._asked = self._asked, (time.monotonic(), trainer.global_step)
             pace = int(1e6 * (self._asked[0] - before)) // max(1, trainer.global_step - at)  # of one step
             bad = NEVER if self._bad is None else int(self._bad)
-            asked = torch.tensor([int(received), -bad, pace], device=trainer.strategy.root_device)
-            found = trainer.strategy.reduce(asked, reduce_op="max").tolist()  # type: ignore[union-attr]
-            received, first = bool(found[0]), -int(found[1])
+            message = torch.tensor([int(received), -bad, pace], device=trainer.strategy.root_device)
+            answer = trainer.strategy.reduce(message, reduce_op="max").tolist()  # type: ignore[union-attr]
+            received, first = bool(answer[0]), -int(answer[1])
             # the slowest process's, so that all ask again at the same step
-            self._next = trainer.global_step + max(1, min(every, int(1e6 * APART) // max(1, int(found[2]))))
+            self._next = trainer.global_step + max(1, min(every, int(1e6 * APART) // max(1, int(answer[2]))))
         elif self._bad is not None and (
             look or self._bad.device.type == "cpu" or trainer.global_step % every == 0
         ):

@@ -2,12 +2,12 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from triptych.run.directory import RunDirectory
-from triptych.run.log_content import numbers, parameters
+from triptych.run.log_content import flat_numbers, parameters
+from triptych.run.result import Result
 
 
 class TensorBoard(TensorBoardLogger):
@@ -34,7 +34,7 @@ class TensorBoard(TensorBoardLogger):
         with Image.open(path) as picture:
             self.experiment.add_image(key, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
 
-    def finish(self, summary: dict[str, Any] | None, step: int, logged: Collection[str]) -> None:
+    def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
         """Log the figures of ``summary`` that are not ``logged`` yet, and end."""
-        self.log_metrics(numbers(summary, logged), step)
+        self.log_metrics(flat_numbers(summary, logged), step)
         self.experiment.close()

@@ -31,11 +31,11 @@ def _check_shards(config: dict) -> None:
     if config["callbacks"].get("ema"):
         raise UserError(
             "trainer.strategy=fsdp: a shard's average is not the network's; "
-            "callbacks.ema=null weights=raw is accepted"
+            "pass callbacks.ema=null weights=raw"
         )
     if clip := config["trainer"]["gradient_clip_val"]:
         raise UserError(
-            f"trainer.gradient_clip_val={clip}: a norm that lies in shards is not clipped; null is accepted"
+            f"trainer.gradient_clip_val={clip}: a norm that lies in shards is not clipped; pass null"
         )
 
 
@@ -43,7 +43,7 @@ def check_shares(size: int, trainer: pl.Trainer) -> None:
     """Before there is more than one process: UserError if a batch of ``size`` has no equal part for each."""
     world = trainer.world_size
     if size % world:
-        raise UserError(f"data.batch_size={size}: a multiple of the {world} processes is accepted")
+        raise UserError(f"data.batch_size={size}: must be a multiple of the {world} processes")
 
 
 def _profiler(name: str | None, run: RunDirectory | None) -> Profiler | None:
@@ -100,7 +100,7 @@ def build_trainer(
     most = max(cores(), SIMULATED)
     if isinstance(devices, int) and on_cpu and not 1 <= devices <= most:
         raise UserError(
-            f"trainer.devices={devices}: 1 to {most} is accepted on this machine's {cores()} CPU cores"
+            f"trainer.devices={devices}: must be 1 to {most} on this machine's {cores()} CPU cores"
         )
     node["val_check_interval"] *= node["accumulate_grad_batches"]  # ours counts steps, Lightning's batches
     if str(node["strategy"]).startswith("fsdp"):

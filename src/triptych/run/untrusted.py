@@ -33,7 +33,7 @@ def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) 
     group(config, what, *(needed or (key for key in groups() if key in of_model())))
     for name in ("data", "model"):
         if "_target_" not in config[name]:
-            raise UserError(f"{what}: {name} names no class; the configuration of a run is accepted")
+            raise UserError(f"{what}: {name} names no class; pass the configuration of a run")
     check_names(config)
     check_values(config)
     count(config.get("threads"), "threads", THREADS)
@@ -61,8 +61,9 @@ def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], 
                     f"{where}: the checkpoint of another run ({shown(other)}); remove it, or put the "
                     "run's own there"
                 )
+            result = run.summary()
             try:
-                check_digests(run.path, run.summary() or {}, [f"checkpoints/{path.name}"])
+                check_digests(run.path, result.digests if result else {}, [f"checkpoints/{path.name}"])
             except ValueError as error:
                 raise UserError(f"{where}: not the one that the run's result is of; remove it") from error
         file.seek(0)
@@ -89,13 +90,13 @@ def check_run(run: RunDirectory) -> None:
     """
     check_directory(run.path)
     config = run.config()
-    if is_own(run):
+    if is_composed_here(run):
         return
     check_config(config, str(run / "config.yaml"), groups())
     if not ID.fullmatch(str(run.provenance().get("id", "x"))):
-        raise UserError(f"{run / 'provenance.json'}: invalid run id; letters, digits, - and _ are accepted")
+        raise UserError(f"{run / 'provenance.json'}: invalid run id; use letters, digits, - and _")
 
 
-def is_own(run: RunDirectory) -> bool:
+def is_composed_here(run: RunDirectory) -> bool:
     """Whether the configuration in ``run`` is this user's own, composed by the command that started this."""
     return os.environ.get(OWN) == str(run.path)

@@ -23,12 +23,13 @@ from triptych.run.log_content import (
     RESOLVED,
     chart,
     comparable,
-    figures,
-    one_line,
-    panels,
-    say,
+    error_line,
+    flat_figures,
+    panel_tables,
     sweep_of,
+    warn,
 )
+from triptych.run.result import Result
 
 INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at first, and to take what is left at the end
 PANELS = 10.0  # to take the panels, before that
@@ -44,7 +45,7 @@ FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_D
 MAKERS = ("wandb", "wandb.sdk.artifacts.artifact", "wandb.sdk.data_types._private")
 
 
-class Wandb(WandbLogger):
+class WandbRun(WandbLogger):
     """Lightning's logger, with captions, panels, figures and checkpoints as this project has them.
 
     Args:
@@ -86,7 +87,7 @@ class Wandb(WandbLogger):
             self._wandb_init["mode"] = "offline"
             started = self.experiment
             sync = self.location()["sync"]
-            say(f"W&B: offline ({one_line(error)}); `{sync}` sends the run when it has ended")
+            warn(f"W&B: offline ({error_line(error)}); `{sync}` sends the run when it has ended")
         # an absolute link: a run that was moved would not be resumed
         (Path(started.settings.sync_dir) / "logs" / "debug-core.log").unlink(missing_ok=True)
         started.define_metric(STEP, hidden=True)
@@ -115,26 +116,26 @@ class Wandb(WandbLogger):
         if path.exists():
             self.log_image(key, [str(path)], step, caption=[f"step {step}: {CAPTIONS.get(key, key)}"])
 
-    def finish(self, summary: dict[str, Any] | None, step: int, logged: Collection[str]) -> None:
+    def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
         """Log the panels and figures of ``summary``, and end."""
         import wandb
 
         if summary:
 
             def log_panels() -> None:
-                charts = {key: _chart(key, *table) for key, table in panels(summary).items()}
+                charts = {key: _chart(key, *table) for key, table in panel_tables(summary).items()}
                 self.log_metrics(charts, step)
 
             # a table asks the server, and goes on asking one that is gone
             if why := _within(PANELS, log_panels):
-                say(f"W&B has not taken the panels ({why}): summary.json has them")
-            self.experiment.summary.update(figures(summary))
+                warn(f"W&B has not taken the panels ({why}): summary.json has them")
+            self.experiment.summary.update(flat_figures(summary))
             if self.artifacts:
                 self._log_checkpoint(self.run)
         try:
             self.experiment.finish(exit_code=1 if summary is None else 0)
         except TimeoutError:
-            say(f"W&B has not taken all within {FINISH:.0f} s; `{self.location()['sync']}` sends the rest")
+            warn(f"W&B has not taken all within {FINISH:.0f} s; `{self.location()['sync']}` sends the rest")
         wandb.teardown()  # waits for W&B's process, which closes its file as it ends
 
     def _log_checkpoint(self, source: RunDirectory, use: bool = False) -> None:
@@ -155,7 +156,7 @@ class Wandb(WandbLogger):
             self.experiment._log_artifact(artifact, is_user_created=True, **how)
 
         if why := _within(PANELS, log):
-            say(f"W&B has not taken the checkpoint ({why}): {path}")
+            warn(f"W&B has not taken the checkpoint ({why}): {path}")
 
     @classmethod
     def abandon(cls) -> None:
@@ -244,7 +245,7 @@ def _within(seconds: float, task: Callable[[], None]) -> str:
             task()
             why[0] = ""
         except Exception as error:
-            why[0] = one_line(error)
+            why[0] = error_line(error)
 
     thread = threading.Thread(target=work, name="wandb panels", daemon=True)
     thread.start()

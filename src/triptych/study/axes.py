@@ -10,7 +10,7 @@ from triptych.config.identity import AXES, role_in
 from triptych.config.keys import role
 from triptych.declare import Role
 from triptych.run.read import Run
-from triptych.study.words import listed
+from triptych.study.formatting import listed
 
 SWEEP = "directory"
 BUNDLES = (
@@ -43,13 +43,13 @@ def settings(run: Run) -> dict[str, str]:
 
     What a key is follows from where it is declared; one that nothing declares counts.
     """
-    found = {**run.overrides, **run.choices}
+    values = {**run.overrides, **run.choices}
     # resolved, it wins over what was typed; of an empty group the choice says more
-    found |= {key: value for key, value in run.config.items() if key not in run.choices}
-    return {key: value for key, value in found.items() if role_in(run.config, key) in AXES or key in BUNDLES}
+    values |= {key: value for key, value in run.config.items() if key not in run.choices}
+    return {key: value for key, value in values.items() if role_in(run.config, key) in AXES or key in BUNDLES}
 
 
-def told(run: Run) -> dict[str, str]:
+def typed_or_chosen(run: Run) -> dict[str, str]:
     """Those of its settings that a person typed or chose."""
     return {k: v for k, v in settings(run).items() if k in run.overrides or k in run.choices}
 
@@ -122,10 +122,10 @@ def label(run: Run, axes: Sequence[Axis]) -> str:
 
 def _models(runs: Sequence[Run]) -> dict[int | None, set[str]]:
     """The ``trained`` of each seed."""
-    found: dict[int | None, set[str]] = {}
+    models: dict[int | None, set[str]] = {}
     for run in runs:
-        found.setdefault(run.seed, set()).add(value(run, "trained"))
-    return found
+        models.setdefault(run.seed, set()).add(value(run, "trained"))
+    return models
 
 
 def _order(runs: Sequence[Run]) -> Callable[[str], tuple[int, int]]:

@@ -47,7 +47,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Claim:
+class PairTest:
     """The second cell minus the first: the pair, its corrected p, and the corrected p of "not the same"."""
 
     pair: Paired
@@ -66,7 +66,7 @@ class Claim:
         """True if the corrected p of "they differ by the margin or more" is at most .05."""
         return self.same <= ALPHA and not self.interim
 
-    def reversed(self) -> Claim:
+    def reversed(self) -> PairTest:
         """Seen from the other side."""
         return replace(self, pair=self.pair.reversed())
 
@@ -74,23 +74,23 @@ class Claim:
 def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
     """The comparisons of one report, each with its claims under the one correction."""
     deciding = [measures.deciding(c) for c in comparisons]
-    found = [dict(_pairs(c.cells, name)) for c, name in zip(comparisons, deciding, strict=True)]
-    taken = [_looks(c.cells, name, rule) or [pairs]
-             for c, name, pairs in zip(comparisons, deciding, found, strict=True)]  # fmt: skip
-    keys = [(k, key) for k, pairs in enumerate(found) for key in pairs]
-    asked = [key[0] == deciding[k] for k, key in keys]
-    p = [_p(found[k][key], [look[key] for look in taken[k] if key in look], rule) for k, key in keys]
-    weights = _weights(asked, p)
+    uncorrected = [dict(_pairs(c.cells, name)) for c, name in zip(comparisons, deciding, strict=True)]
+    looks_of = [_looks(c.cells, name, rule) or [pairs]
+             for c, name, pairs in zip(comparisons, deciding, uncorrected, strict=True)]  # fmt: skip
+    keys = [(k, key) for k, pairs in enumerate(uncorrected) for key in pairs]
+    primary_of = [key[0] == deciding[k] for k, key in keys]
+    p = [_p(uncorrected[k][key], [look[key] for look in looks_of[k] if key in look], rule) for k, key in keys]
+    weights = _weights(primary_of, p)
     adjusted = holm(p, weights)
     same = [math.nan] * len(keys)
     if rule.equal_within is not None:
         # the margin is in the unit of the question; the other measures have units of their own
-        alike = [_same([look[key] for look in taken[k] if key in look], rule) if primary else math.nan
-                 for (k, key), primary in zip(keys, asked, strict=True)]  # fmt: skip
+        alike = [_same([look[key] for look in looks_of[k] if key in look], rule) if primary else math.nan
+                 for (k, key), primary in zip(keys, primary_of, strict=True)]  # fmt: skip
         same = holm(alike)
-    claims: list[dict[Key, Claim]] = [{} for _ in comparisons]
+    claims: list[dict[Key, PairTest]] = [{} for _ in comparisons]
     for (k, key), q, alike_q, weight in zip(keys, adjusted, same, weights, strict=True):
-        claims[k][key] = Claim(found[k][key], q, alike_q, ALPHA * weight / rule.looks, rule.interim)
+        claims[k][key] = PairTest(uncorrected[k][key], q, alike_q, ALPHA * weight / rule.looks, rule.interim)
     tests = sum(not math.isnan(value) for value in p)
     return [replace(c, claims=claims[k], rule=rule, tests=tests) for k, c in enumerate(comparisons)]
 
@@ -107,13 +107,13 @@ def _same(looks: list[Paired], rule: Rule) -> float:
     return min(1.0, rule.looks * min(seen)) if seen else math.nan
 
 
-def _weights(asked: list[bool], p: list[float]) -> list[float]:
+def _weights(primary_of: list[bool], p: list[float]) -> list[float]:
     """Shares of the error: one half to the question and one half to all else, equal within each."""
-    known = [primary for primary, value in zip(asked, p, strict=True) if not math.isnan(value)]
+    known = [primary for primary, value in zip(primary_of, p, strict=True) if not math.isnan(value)]
     first, rest = sum(known), len(known) - sum(known)
     if not first or not rest:
         return [1 / max(len(known), 1)] * len(p)
-    return [0.5 / first if primary else 0.5 / rest for primary in asked]
+    return [0.5 / first if primary else 0.5 / rest for primary in primary_of]
 
 
 def _looks(cells: Sequence[Cell], deciding: str, rule: Rule) -> list[dict[Key, Paired]]:
@@ -134,7 +134,7 @@ def _pairs(cells: Sequence[Cell], deciding: str) -> Iterator[tuple[Key, Paired]]
         for a, b in combinations(cells, 2):
             yield (BOUND, 0, a.label, b.label), _by_bound(a, b)
     for name, metric in measures.known(cells).items():
-        known = measures.table(cells, name) if metric.better else None
+        known = measures.measure_table(cells, name) if metric.better else None
         if known is None:
             continue
         labels = [cell.label for cell in cells if cell.label in known.cells]

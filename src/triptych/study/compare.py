@@ -15,14 +15,15 @@ from itertools import combinations
 
 from triptych.config.keys import role
 from triptych.declare import Role
-from triptych.run.read import UNITS, Run
-from triptych.run.read_items import Items, read_items
+from triptych.run.items import Items, read_items
+from triptych.run.read import Run
+from triptych.run.result import UNITS
 from triptych.study.axes import BUNDLES, SWEEP, Axis, find_axes, label, machine_axes, settings, value
-from triptych.study.claims import BOUND, Claim, Key, Rule, correct
-from triptych.study.integrity import contradiction, copies, counted_once, refused
-from triptych.study.same_data import Group, group
+from triptych.study.claims import BOUND, Key, PairTest, Rule, correct
+from triptych.study.formatting import listed, quantity
+from triptych.study.integrity import copies, counted_once
+from triptych.study.same_data import Group, group_runs
 from triptych.study.statistics import Paired, Spread, spread
-from triptych.study.words import count, listed
 
 ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in one seed, hardly in several
 METRIC = "metric/"  # before the name of a metric of the user's own, among the parts of a bound
@@ -54,8 +55,8 @@ class Cell:
         key = part if part in ("entropy", "gap") else f"{self.measure}_{part}" if part else self.measure
         if part.startswith(METRIC):
             key = part.removeprefix(METRIC)
-        found = {seed: getattr(run, split).get(key) for seed, run in self.runs.items()}
-        return {seed: e.mean for seed, e in found.items() if e is not None and math.isfinite(e.mean)}
+        estimates = {seed: getattr(run, split).get(key) for seed, run in self.runs.items()}
+        return {seed: e.mean for seed, e in estimates.items() if e is not None and math.isfinite(e.mean)}
 
     def spread(self, split: str = "test", part: str = "") -> Spread:
         """Mean over seeds with its standard error and 95% interval."""
@@ -92,7 +93,7 @@ class Comparison:
     notes: tuple[str, ...]
     title: str = ""  # of a stage of a sweep that tuned first
     dataset: str = ""  # the name by which the data were chosen; `data` also tells them from others of it
-    claims: dict[Key, Claim] = field(default_factory=dict)
+    claims: dict[Key, PairTest] = field(default_factory=dict)
     rule: Rule = Rule()
     tests: int = 0
 
@@ -127,7 +128,7 @@ class Comparison:
             len(known) == 1 and not known & {"null", "none", "default"} for known in models
         )
 
-    def claim(self, i: int, j: int) -> Claim:
+    def claim(self, i: int, j: int) -> PairTest:
         """Cell j minus cell i by the bound, for any two different cells."""
         if i > j:
             return self.claim(j, i).reversed()
@@ -147,7 +148,7 @@ class Comparison:
         places = {cell.label: i for i, cell in enumerate(self.cells)}
         return {(places[k[2]], places[k[3]]): c.pair for k, c in self.claims.items() if k[0] == BOUND}
 
-    def sampled(self, name: str, at: int, a: str, b: str) -> Claim:
+    def sampled(self, name: str, at: int, a: str, b: str) -> PairTest:
         """Cell b minus cell a by a measure of samples at the key's value number `at`."""
         if (name, at, a, b) in self.claims:
             return self.claims[name, at, a, b]
@@ -156,7 +157,7 @@ class Comparison:
 
 def compare(runs: Sequence[Run], rule: Rule | None = None) -> list[Comparison]:
     """Group by data and unit, and compare within each group. Empty while nothing has finished."""
-    return correct([_compare(one) for one in group(runs)], rule or Rule())
+    return correct([_compare(one) for one in group_runs(runs)], rule or Rule())
 
 
 def _compare(one: Group) -> Comparison:
@@ -171,7 +172,7 @@ def _compare(one: Group) -> Comparison:
         cells, repeated = _cells(runs, axes, measure)
     if repeated:
         notes.append(
-            f"{count(repeated, 'run')} repeated a setting and seed already run: the newest of each counts."
+            f"{quantity(repeated, 'run')} repeated a setting and seed already run: the newest of each counts."
         )
     usable = sorted((cell for cell in cells if cell.runs), key=lambda cell: (cell.bound.mean, cell.label))
     pending = tuple(cell for cell in cells if not cell.runs)
@@ -187,7 +188,7 @@ def _cells(runs: list[Run], axes: list[Axis], measure: str) -> tuple[list[Cell],
     for run in sorted(runs, key=lambda run: run.started):
         name = label(run, axes)
         cell = cells.setdefault(name, Cell(name, measure, {}))
-        if run.status == "finished" and math.isfinite(run.bound) and not contradiction(run):
+        if run.status == "finished" and math.isfinite(run.bound):
             repeated += run.seed in cell.runs
             cell.runs[run.seed] = run
         else:
@@ -213,13 +214,12 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> list[
     if broken:
         names = listed([run.dir.name for run in broken])
         notes.append(
-            f"{count(len(broken), 'run')} ended with a bound that is not finite and is left out: {names}."
+            f"{quantity(len(broken), 'run')} ended with a bound that is not finite and is left out: {names}."
         )
     if len({tuple(cell.runs) for cell in cells}) > 1:
         notes.append(
             "Not every setting has the same seeds yet: paired differences use only the seeds both have."
         )
-    notes += refused([run for run in runs if run.status == "finished" and math.isfinite(run.bound)])
     notes += [counted_once(cell.label, cell.copies) for cell in cells if cell.copies]
     sizes = sorted({run.test[run.measure].n for run in used if run.measure})
     if len(sizes) > 1:
@@ -235,9 +235,9 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> list[
     ):
         if key in varied or (name == "split" and any(role(axis) is Role.SPLIT for axis in varied)):
             continue
-        found = sorted({str(getattr(run, name)) for run in used if getattr(run, name)})
-        if len(found) > 1:
-            notes.append(f"The runs used different {what}: {listed([text[:10] for text in found])}.")
+        distinct = sorted({str(getattr(run, name)) for run in used if getattr(run, name)})
+        if len(distinct) > 1:
+            notes.append(f"The runs used different {what}: {listed([text[:10] for text in distinct])}.")
     parameters = sorted({run.parameters for run in used if run.parameters})
     if len(parameters) > 1:
         notes.append(f"The networks differ in size: {parameters[0]:,} to {parameters[-1]:,} parameters.")
@@ -252,13 +252,13 @@ def _metrics(runs: list[Run]) -> list[str]:
     notes = []
     for name in dict.fromkeys(name for run in runs for name in run.metrics):
         inside = f"metrics.{name}."
-        taken = [
+        configs = [
             {k: v for k, v in run.config.items() if k.startswith(inside)}
             for run in runs
             if name in run.metrics
         ]
-        differ = [key for key in dict.fromkeys(k for one in taken for k in one)
-                  if len({one.get(key) for one in taken}) > 1]  # fmt: skip
+        differ = [key for key in dict.fromkeys(k for one in configs for k in one)
+                  if len({one.get(key) for one in configs}) > 1]  # fmt: skip
         if differ:
             notes.append(
                 f"The runs took the metric {name} with different {listed(differ)}: do not compare it."
@@ -292,11 +292,13 @@ def _changes(runs: list[Run]) -> list[str]:
     """Runs that are not of one piece, and code that differs where the commit does not."""
     notes = []
     if changed := [run for run in runs if run.code_changes]:
-        told = "; ".join(f"{run.dir.name}: {run.code_changes[0]}" for run in changed[:3])
-        notes.append(f"{count(len(changed), 'run')} went on after an interruption under other code ({told}).")
+        changes = "; ".join(f"{run.dir.name}: {run.code_changes[0]}" for run in changed[:3])
+        notes.append(
+            f"{quantity(len(changed), 'run')} went on after an interruption under other code ({changes})."
+        )
     if changed := [run for run in runs if run.data_changed]:
         names = listed([run.dir.name for run in changed[:3]])
-        notes.append(f"{count(len(changed), 'run')} went on after the data had changed ({names}).")
+        notes.append(f"{quantity(len(changed), 'run')} went on after the data had changed ({names}).")
     if len({run.sources for run in runs if run.sources}) > 1 and len({run.commit for run in runs}) == 1:
         notes.append("The runs used different code at the same commit.")
     return notes

@@ -9,8 +9,8 @@ from statistics import median
 
 from triptych.run.read import Run
 from triptych.study.compare import Cell, Comparison
+from triptych.study.formatting import duration, plus_minus
 from triptych.study.statistics import spread
-from triptych.study.words import duration, plus_minus
 
 HOW = (
     "Means over a setting's runs with the standard error over them. Seconds a step are those of the whole "
@@ -22,7 +22,7 @@ HOW = (
 
 
 @dataclass(frozen=True)
-class Line:
+class CostRow:
     """One setting: texts by column, the numbers by which to sort, standard errors."""
 
     label: str
@@ -75,31 +75,31 @@ COLUMNS: tuple[tuple[str, str, Callable[[Run], float], Callable[[float], str] | 
 )
 
 
-def columns(comparison: Comparison) -> list[tuple[str, str]]:
+def cost_columns(comparison: Comparison) -> list[tuple[str, str]]:
     """Key and heading of what some run has recorded, unless it is nothing for all."""
     return [(key, head) for key, head, of, _ in COLUMNS
             if any(any(_known(of, list(cell.runs.values()))) for cell in comparison.cells)]  # fmt: skip
 
 
-def lines(comparison: Comparison) -> list[Line]:
+def cost_rows(comparison: Comparison) -> list[CostRow]:
     """One line a setting, in the order of the table."""
     return [_line(cell) for cell in comparison.cells]
 
 
-def _line(cell: Cell) -> Line:
+def _line(cell: Cell) -> CostRow:
     texts, order, ends = {}, {}, {}
     for key, _, of, written in COLUMNS:
         values = _known(of, list(cell.runs.values()))
         if not values:
             continue
-        found = spread(values)
-        if not found.stderr > 1e-9 * abs(found.mean):  # one run, or figures equal but for rounding
-            found = replace(found, stderr=math.nan)
-        texts[key] = plus_minus(found) if written is None else written(found.mean)
-        order[key] = found.mean
-        if math.isfinite(found.stderr):
-            ends[key] = found.stderr
-    return Line(cell.label, texts, order, ends)
+        average = spread(values)
+        if not average.stderr > 1e-9 * abs(average.mean):  # one run, or figures equal but for rounding
+            average = replace(average, stderr=math.nan)
+        texts[key] = plus_minus(average) if written is None else written(average.mean)
+        order[key] = average.mean
+        if math.isfinite(average.stderr):
+            ends[key] = average.stderr
+    return CostRow(cell.label, texts, order, ends)
 
 
 def _known(of: Callable[[Run], float], runs: Sequence[Run]) -> list[float]:

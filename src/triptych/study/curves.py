@@ -11,9 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from triptych.run.read import Curve, Run
+from triptych.run.read import Run
+from triptych.run.result import Curve
 from triptych.study.compare import Cell, Comparison
 from triptych.study.figures import Colours
+from triptych.study.formatting import duration
 from triptych.study.style import (
     INK,
     LINES,
@@ -28,7 +30,6 @@ from triptych.study.style import (
     short,
     shortened,
 )
-from triptych.study.words import duration
 
 WIDTH, HEIGHT = 5.2, 3.5
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
@@ -50,7 +51,7 @@ def noise_levels(comparison: Comparison, colours: Colours) -> Figure | None:
     ax.set_xlabel(GAMMA)
     ax.set_ylabel("squared error of ε, per dimension")
     _name_lines(ax, {label: mean for label, (_, mean, _) in curves.items()}, colours)
-    _said_seeds(ax, comparison)
+    _note_seeds(ax, comparison)
     return figure
 
 
@@ -84,14 +85,14 @@ def ratio_to_best(comparison: Comparison, colours: Colours) -> Figure | None:
 
 def _within_seeds(cell: Cell, best: Cell, gamma: np.ndarray) -> np.ndarray | None:
     """Standard error over seeds of the multiple within a seed, at `gamma`; None without two of them."""
-    found = []
+    ratios = []
     for seed, run in cell.runs.items():
         one, other = run.noise_levels, best.runs[seed].noise_levels if seed in best.runs else None
         if one and other and min(*one.value, *other.value) > 0:
             low, high = max(min(c.gamma) for c in (one, other)), min(max(c.gamma) for c in (one, other))
             ratio = _read_at(gamma, one) / _read_at(gamma, other)
-            found.append(np.where((gamma >= low) & (gamma <= high), ratio, math.nan))
-    return np.std(found, axis=0, ddof=1) / math.sqrt(len(found)) if len(found) > 1 else None
+            ratios.append(np.where((gamma >= low) & (gamma <= high), ratio, math.nan))
+    return np.std(ratios, axis=0, ddof=1) / math.sqrt(len(ratios)) if len(ratios) > 1 else None
 
 
 def training(comparison: Comparison, colours: Colours) -> Figure | None:
@@ -117,11 +118,11 @@ def equal_time(comparison: Comparison) -> str:
     at_time = {label: np.mean([np.interp(within, t, v) for t, v, _ in s]) for label, s in lines.items()}
     at_end = {label: np.mean([v[-1] for _, v, _ in seeds]) for label, seeds in lines.items()}
     steps, seconds = (sorted(lines, key=lambda label: mean[label]) for mean in (at_end, at_time))
-    said = f"At equal time ({duration(within)} of training, what {quickest} takes) "
+    text = f"At equal time ({duration(within)} of training, what {quickest} takes) "
     if steps == seconds:
-        return said + "the settings stand in the same order by mean validation bound as at equal steps."
+        return text + "the settings stand in the same order by mean validation bound as at equal steps."
     return (
-        f"{said}the order by mean validation bound is {', '.join(seconds)}; at equal steps it is "
+        f"{text}the order by mean validation bound is {', '.join(seconds)}; at equal steps it is "
         f"{', '.join(steps)}. Neither order is tested."
     )
 
@@ -142,9 +143,11 @@ def _over_steps(comparison: Comparison) -> Lines:
     lines: Lines = {}
     for cell in comparison.cells:
         read = [(*run.history(f"val/{comparison.measure}"), run) for run in cell.runs.values()]
-        kept = [Line(np.array(steps), np.array(values), run) for steps, values, run in read if len(steps) > 1]
-        if kept:
-            lines[cell.label] = kept
+        curves = [
+            Line(np.array(steps), np.array(values), run) for steps, values, run in read if len(steps) > 1
+        ]
+        if curves:
+            lines[cell.label] = curves
     return lines
 
 
@@ -152,18 +155,18 @@ def _over_seconds(comparison: Comparison) -> Lines:
     """The same over seconds of training: the row's own, or in proportion where they were not recorded."""
     lines: Lines = {}
     for cell in comparison.cells:
-        kept = []
+        curves = []
         for run in cell.runs.values():
             read = run.histories((f"val/{comparison.measure}", "time"))
             steps, values = read.get(f"val/{comparison.measure}", ([], []))
             at = dict(zip(*read.get("time", ([], [])), strict=True))
             fit = run.seconds.get("fit", math.nan)
             if len(steps) > 1 and all(step in at for step in steps):
-                kept.append(Line(np.array([at[step] for step in steps]), np.array(values), run))
+                curves.append(Line(np.array([at[step] for step in steps]), np.array(values), run))
             elif len(steps) > 1 and run.steps and math.isfinite(fit):
-                kept.append(Line(np.array(steps) * fit / run.steps, np.array(values), run))
-        if kept:
-            lines[cell.label] = kept
+                curves.append(Line(np.array(steps) * fit / run.steps, np.array(values), run))
+        if curves:
+            lines[cell.label] = curves
     return lines
 
 
@@ -202,9 +205,9 @@ def weights(comparison: Comparison, colours: Colours) -> Figure | None:
     """The weight each objective puts on the noise error, by noise level; only where cells differ in it."""
     curves = {}
     for cell in comparison.cells:
-        found = next((run.weighting for run in cell.runs.values() if run.weighting), None)
-        if found:
-            curves[cell.label] = (np.array(found.gamma), np.array(found.value))
+        curve = next((run.weighting for run in cell.runs.values() if run.weighting), None)
+        if curve:
+            curves[cell.label] = (np.array(curve.gamma), np.array(curve.value))
     shapes = list(curves.values())
     if not shapes or all(
         s[1].shape == shapes[0][1].shape and np.allclose(s[1], shapes[0][1], 1e-3) for s in shapes
@@ -226,24 +229,24 @@ def _mean_curve(cell: Cell) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     return mean_over_seeds([run.noise_levels for run in cell.runs.values() if run.noise_levels])
 
 
-def mean_over_seeds(found: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def mean_over_seeds(seeds: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """gamma, mean of the curves, and its standard error (NaN for one); None for none.
 
     Where seeds were measured at levels of their own (learned endpoints), each is read at as many common
     levels, over the range that all of them have, on a straight line between the logarithms of its
     neighbours.
     """
-    if not found:
+    if not seeds:
         return None
-    gamma = np.array(found[0].gamma)
-    if any(curve.gamma != found[0].gamma for curve in found):
-        low, high = max(min(c.gamma) for c in found), min(max(c.gamma) for c in found)
+    gamma = np.array(seeds[0].gamma)
+    if any(curve.gamma != seeds[0].gamma for curve in seeds):
+        low, high = max(min(c.gamma) for c in seeds), min(max(c.gamma) for c in seeds)
         if low >= high:  # no level that all have
             return None
         gamma = np.linspace(low, high, len(gamma))
-    values = np.array([_read_at(gamma, curve) for curve in found])
+    values = np.array([_read_at(gamma, curve) for curve in seeds])
     error = (
-        values.std(axis=0, ddof=1) / math.sqrt(len(found)) if len(found) > 1 else np.full(len(gamma), np.nan)
+        values.std(axis=0, ddof=1) / math.sqrt(len(seeds)) if len(seeds) > 1 else np.full(len(gamma), np.nan)
     )
     return gamma, values.mean(axis=0), error
 
@@ -256,16 +259,16 @@ def _read_at(gamma: np.ndarray, curve: Curve) -> np.ndarray:
     return np.interp(gamma, at, value)
 
 
-def _said_seeds(ax: Axes, comparison: Comparison) -> None:
+def _note_seeds(ax: Axes, comparison: Comparison) -> None:
     """Over how many seeds the lines are means, and whether at levels read between those measured."""
     cells = [
         [run.noise_levels for run in cell.runs.values() if run.noise_levels] for cell in comparison.cells
     ]
-    counts = sorted({len(found) for found in cells if found})
-    own = any(len({curve.gamma for curve in found}) > 1 for found in cells)
+    counts = sorted({len(levels) for levels in cells if levels})
+    own = any(len({curve.gamma for curve in levels}) > 1 for levels in cells)
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    said = f"mean over {n} seed{'' if counts == [1] else 's'}{', each at levels of its own' if own else ''}"
-    ax.text(0, 1.02, said, transform=ax.transAxes, color=MUTED, va="bottom")
+    note = f"mean over {n} seed{'' if counts == [1] else 's'}{', each at levels of its own' if own else ''}"
+    ax.text(0, 1.02, note, transform=ax.transAxes, color=MUTED, va="bottom")
 
 
 def _axes(labels: Iterable[str], top: float = 0.12) -> tuple[Figure, Axes]:

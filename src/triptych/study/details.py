@@ -14,27 +14,27 @@ from typing import Any
 
 from triptych.config.keys import role
 from triptych.declare import Role
-from triptych.run.plain import natural
+from triptych.run.parsing import natural_key
 from triptych.run.read import Run
 from triptych.study import measures
 from triptych.study.compare import Cell, Comparison
-from triptych.study.run_details import CURVES, bound, cut, of_run, pictures
+from triptych.study.formatting import format_number, plus_minus, quantity
+from triptych.study.run_details import CURVES, bound, cut, of_run, run_pictures
 from triptych.study.statistics import spread
-from triptych.study.story import Story, against
-from triptych.study.words import count, number, plus_minus
+from triptych.study.study import Study, against
 
 NOWHERE = {Role.PATH, Role.OUTPUT}  # where something lies is no property to group by
 POINTS, FEWEST = 12_000, 24  # of each curve: as many as all runs share, and at least
 NEIGHBOURS = 8
 
 
-def as_json(story: Story, where: Mapping[Path, str]) -> str:
+def as_json(story: Study, where: Mapping[Path, str]) -> str:
     """`details` as JSON that stands in a script element: no text in it ends the element."""
     text = json.dumps(details(story, where), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def details(story: Story, where: Mapping[Path, str]) -> dict[str, Any]:
+def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
     """Runs in the order of the page's table, and the cells of each comparison in the order of its table.
 
     `where`: each run's directory as a reader at the report finds it, by which the page names it.
@@ -43,13 +43,13 @@ def details(story: Story, where: Mapping[Path, str]) -> dict[str, Any]:
     homes = _homes(story.comparisons)
     differ = _differing(flat)
     place = {run.dir: i for i, run in enumerate(runs)}
-    shown = pictures(runs)
+    shown = run_pictures(runs)
     points = max(FEWEST, POINTS // max(len(runs), 1) // CURVES)
-    found = []
+    rows = []
     for i, run in enumerate(runs):
         section, label = homes.get(run.dir, (None, ""))
         own = {key: cut(flat[i][key]) for key in differ if key in flat[i]}
-        found.append(
+        rows.append(
             {
                 "name": where[run.dir],
                 "section": section,
@@ -60,11 +60,11 @@ def details(story: Story, where: Mapping[Path, str]) -> dict[str, Any]:
             }
         )
     for i, near in enumerate(_neighbours(story, homes, flat, differ)):
-        found[i]["neighbours"] = near
+        rows[i]["neighbours"] = near
     same = {key: cut(value) for key, value in (flat[0] if flat else {}).items() if key not in differ}
     return {
         "running": bool(story.counts["running"]),
-        "runs": found,
+        "runs": rows,
         "keys": differ,
         "shared": same,
         "sections": [_section(c, place, flat, differ) for c in story.comparisons],
@@ -77,20 +77,22 @@ def details(story: Story, where: Mapping[Path, str]) -> dict[str, Any]:
 
 def _flat(run: Run) -> dict[str, str]:
     """Everything that was set, and what the run is besides, by key."""
-    found = {**run.overrides, **run.choices}
-    found |= {key: value for key, value in run.config.items() if key not in run.choices}
+    values = {**run.overrides, **run.choices}
+    values |= {key: value for key, value in run.config.items() if key not in run.choices}
     if run.seed is not None:
-        found["seed"] = str(run.seed)
+        values["seed"] = str(run.seed)
     more = {"status": run.status, "sweep": run.sweep, "device": run.device, "host": run.host}
     more["commit"] = run.commit[:10]
-    return {key: value for key, value in more.items() if value and key not in found} | found
+    return {key: value for key, value in more.items() if value and key not in values} | values
 
 
 def _differing(flat: Sequence[Mapping[str, str]]) -> list[str]:
     """The keys of which some runs have another value, or none: typed ones and short ones first."""
     every = dict.fromkeys(key for one in flat for key in one)
     keys = [key for key in every if len({one.get(key) for one in flat}) > 1]
-    return sorted((key for key in keys if role(key) not in NOWHERE), key=lambda k: (k.count("."), natural(k)))
+    return sorted(
+        (key for key in keys if role(key) not in NOWHERE), key=lambda k: (k.count("."), natural_key(k))
+    )
 
 
 def _homes(comparisons: Sequence[Comparison]) -> dict[Path, tuple[int, str]]:
@@ -104,14 +106,14 @@ def _homes(comparisons: Sequence[Comparison]) -> dict[Path, tuple[int, str]]:
 
 
 def _neighbours(
-    story: Story,
+    story: Study,
     homes: Mapping[Path, tuple[int, str]],
     flat: Sequence[Mapping[str, str]],
     keys: Sequence[str],
 ) -> list[list[dict[str, Any]]]:
     """For each run those of its comparison that differ from it by the fewest axes, same seed first."""
     axes = {k: [axis.key for axis in c.axes] for k, c in enumerate(story.comparisons)}
-    found: list[list[dict[str, Any]]] = []
+    lists: list[list[dict[str, Any]]] = []
     for i, run in enumerate(story.runs):
         home = homes.get(run.dir)
         near = []
@@ -120,8 +122,8 @@ def _neighbours(
                 continue
             apart = sum(flat[i].get(key) != flat[j].get(key) for key in (*axes[home[0]], "seed"))
             near.append((apart, run.seed != other.seed, j))
-        found.append([_neighbour(story.runs, flat, keys, i, j) for *_, j in sorted(near)[:NEIGHBOURS]])
-    return found
+        lists.append([_neighbour(story.runs, flat, keys, i, j) for *_, j in sorted(near)[:NEIGHBOURS]])
+    return lists
 
 
 def _neighbour(
@@ -134,7 +136,7 @@ def _neighbour(
         "run": j,
         "differs": [[key, cut(mine.get(key, "none")), cut(theirs.get(key, "none"))] for key in differ],
         "bound": bound(runs[j]),
-        "apart": number(apart, sign=True) if math.isfinite(apart) else "–",
+        "apart": format_number(apart, sign=True) if math.isfinite(apart) else "–",
     }
 
 
@@ -170,8 +172,8 @@ def _section(
     return {"cells": cells, "against": rows, "verdicts": list(verdicts)}
 
 
-def _ends(found: Mapping[str, float]) -> tuple[float, float]:
-    return found.get("low", math.nan), found.get("high", math.nan)
+def _ends(ends: Mapping[str, float]) -> tuple[float, float]:
+    return ends.get("low", math.nan), ends.get("high", math.nan)
 
 
 def _finite(x: float) -> float | None:
@@ -201,7 +203,7 @@ def _groups(
     The figure is the mean over the group's settings, taken within each seed, and its standard error over
     seeds; "" where seeds do not all have the same settings, or where the runs are of two comparisons.
     """
-    found: dict[str, dict[str, list[Any]]] = {}
+    groups_of: dict[str, dict[str, list[Any]]] = {}
     counted = [(k, c.unit, label, s, place[r.dir], r) for k, c in enumerate(comparisons)
                for label, cell in ((cell.label, cell) for cell in c.cells)
                for s, r in cell.runs.items()]  # fmt: skip
@@ -213,8 +215,8 @@ def _groups(
             several = len({(e[0], e[1]) for e in members}) > 1
             size = sum(cut(one.get(key, "none")) == group for one in flat)
             table[group] = [size, "" if several else _mean_of(members)]
-        found[key] = table
-    return found
+        groups_of[key] = table
+    return groups_of
 
 
 def _mean_of(members: Sequence[tuple[int, str, str, int | None, int, Run]]) -> str:
@@ -224,4 +226,4 @@ def _mean_of(members: Sequence[tuple[int, str, str, int | None, int, Run]]) -> s
     if not by_seed or len({frozenset(cells) for cells in by_seed.values()}) > 1:
         return ""
     means = [math.fsum(cells.values()) / len(cells) for cells in by_seed.values()]
-    return f"{plus_minus(spread(means))} {members[0][1]}, {count(len(means), 'seed')}"
+    return f"{plus_minus(spread(means))} {members[0][1]}, {quantity(len(means), 'seed')}"

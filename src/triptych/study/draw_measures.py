@@ -12,15 +12,15 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from triptych.config.metric import Metric
 from triptych.study.compare import Comparison
 from triptych.study.figures import Colours
-from triptych.study.measures import Table, table
+from triptych.study.measures import MeasureTable, measure_table
 from triptych.study.style import INK, MARKERS, MUTED, axes, end_labels, inches, plain_log, shortened
 
 
-def draw(metric: Metric) -> Callable[[Comparison, Colours], Figure | None]:
+def measure_figure(metric: Metric) -> Callable[[Comparison, Colours], Figure | None]:
     """The figure of one measure: a line a cell over the key's values, or a dot a seed."""
 
     def figure(comparison: Comparison, colours: Colours) -> Figure | None:
-        known = table(comparison.cells, metric.name)
+        known = measure_table(comparison.cells, metric.name)
         if known is None:
             return None
         return _lines(metric, known, colours) if known.key else _dots(metric, known, colours)
@@ -31,7 +31,7 @@ def draw(metric: Metric) -> Callable[[Comparison, Colours], Figure | None]:
     return figure
 
 
-def _lines(metric: Metric, known: Table, colours: Colours) -> Figure:
+def _lines(metric: Metric, known: MeasureTable, colours: Colours) -> Figure:
     short_names = shortened(list(known.cells))
     figure, ax = axes(5.6, 3.3, 0.78, inches(list(short_names.values())) + 0.4)
     ends = []
@@ -56,7 +56,7 @@ def _lines(metric: Metric, known: Table, colours: Colours) -> Figure:
     return figure
 
 
-def _log(ax: Axes, known: Table) -> None:
+def _log(ax: Axes, known: MeasureTable) -> None:
     """A log axis with plain numbers; linear below the floor for a measure that may be zero or less there."""
     lowest = min(min(v) for seeds in known.cells.values() for v in seeds.values())
     if lowest > 0:
@@ -69,7 +69,7 @@ def _log(ax: Axes, known: Table) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _dots(metric: Metric, known: Table, colours: Colours) -> Figure:
+def _dots(metric: Metric, known: MeasureTable, colours: Colours) -> Figure:
     labels = list(known.cells)
     short_names = shortened(labels, 24)
     figure, ax = axes(5.6, 0.75 + 0.36 * len(labels), inches(list(short_names.values())) + 0.2, 0.3)
@@ -84,7 +84,7 @@ def _dots(metric: Metric, known: Table, colours: Colours) -> Figure:
     return figure
 
 
-def _floor(span: Callable, line: Callable, known: Table) -> None:
+def _floor(span: Callable, line: Callable, known: MeasureTable) -> None:
     if known.floor is not None:
         median, low, high = known.floor
         span(low, high, color=MUTED, alpha=0.18, linewidth=0)

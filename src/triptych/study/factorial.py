@@ -20,16 +20,16 @@ from scipy.special import fdtrc
 
 from triptych.study.axes import Axis, value
 from triptych.study.compare import Cell, Comparison
+from triptych.study.formatting import format_number, interval, listed, p_value, plus_minus
 from triptych.study.statistics import Spread, spread
 from triptych.study.style import LINES, PAPER, axes, end_labels, inches, mark, plain_log, shortened
-from triptych.study.words import interval, listed, number, p_value, plus_minus
 
 LEAST = 2 / 3  # of all combinations, that make a grid
 WIDE = 8.0  # largest over smallest value, from which on an axis is logarithmic
 
 
 @dataclass(frozen=True)
-class Grid:
+class Crossing:
     """Cells by (value of `lines`, value of `along`), in the order in which they are drawn.
 
     `numbers`: `along`'s values as numbers, ascending; None where some are none.
@@ -50,12 +50,12 @@ class Grid:
         return {at: self.cells[name, at] for at in self.along.values if (name, at) in self.cells}
 
 
-def grid(comparison: Comparison) -> Grid | None:
+def crossing(comparison: Comparison) -> Crossing | None:
     """The grid that a comparison of two crossed settings is; None where it is none, or has too many holes."""
     if len(comparison.axes) != 2:
         return None
     first, second = comparison.axes
-    numeric = {axis.key: found for axis in comparison.axes if (found := _numbers(axis))}
+    numeric = {axis.key: numbers_of for axis in comparison.axes if (numbers_of := _numbers(axis))}
     along = max((first, second), key=lambda a: (a.key in numeric, len(a.values), a is second))
     lines = first if along is second else second
     cells = {}
@@ -67,15 +67,15 @@ def grid(comparison: Comparison) -> Grid | None:
     numbers = numeric.get(along.key)
     if numbers:
         along = Axis(along.key, tuple(sorted(along.values, key=float)))
-    return Grid(lines, along, cells, numbers)
+    return Crossing(lines, along, cells, numbers)
 
 
 def _numbers(axis: Axis) -> tuple[float, ...] | None:
     try:
-        found = sorted(float(text) for text in axis.values)
+        numbers = sorted(float(text) for text in axis.values)
     except ValueError:
         return None
-    return tuple(found) if all(map(math.isfinite, found)) else None
+    return tuple(numbers) if all(map(math.isfinite, numbers)) else None
 
 
 # in words ---------------------------------------------------------------------------------------------
@@ -86,37 +86,37 @@ def effects(comparison: Comparison) -> list[str]:
 
     None of it is among the claims that the report corrects for, and each sentence avoids their words.
     """
-    found = grid(comparison)
-    table = None if found is None else _by_seed(found)
-    if found is None or table is None:
+    crossed = crossing(comparison)
+    table = None if crossed is None else _by_seed(crossed)
+    if crossed is None or table is None:
         return []
     unit = comparison.unit
-    said = [
-        _main(found.lines, found.along, table.mean(2), unit),
-        _main(found.along, found.lines, table.mean(1), unit),
-        _where(found, table),
+    sentences = [
+        _main(crossed.lines, crossed.along, table.mean(2), unit),
+        _main(crossed.along, crossed.lines, table.mean(1), unit),
+        _where(crossed, table),
     ]
     if len(table) > 1:
         f, df, rest, p = interaction(table)
-        told = "< 0.0001" if p < 1e-4 else f"= {p_value(p)}"
-        said.append(
-            f"Interaction of {found.lines.key} and {found.along.key}: F({df}, {rest}) = {f:.3g}, "
-            f"p {told}, seeds as blocks, equal spread supposed; it is not among the corrected claims."
+        p_text = "< 0.0001" if p < 1e-4 else f"= {p_value(p)}"
+        sentences.append(
+            f"Interaction of {crossed.lines.key} and {crossed.along.key}: F({df}, {rest}) = {f:.3g}, "
+            f"p {p_text}, seeds as blocks, equal spread supposed; it is not among the corrected claims."
         )
-    return said
+    return sentences
 
 
-def _by_seed(found: Grid) -> np.ndarray | None:
+def _by_seed(crossed: Crossing) -> np.ndarray | None:
     """Bounds (seeds, lines, along) of the seeds that all cells have; None without a seed, or a cell."""
-    names = [(a, b) for a in found.lines.values for b in found.along.values]
-    if any(name not in found.cells for name in names):
+    names = [(a, b) for a in crossed.lines.values for b in crossed.along.values]
+    if any(name not in crossed.cells for name in names):
         return None
-    values = [found.cells[name].values() for name in names]
+    values = [crossed.cells[name].values() for name in names]
     seeds = [seed for seed in values[0] if all(seed in v for v in values)]
     if not seeds:
         return None
     table = np.array([[v[seed] for v in values] for seed in seeds])
-    return table.reshape(len(seeds), len(found.lines.values), len(found.along.values))
+    return table.reshape(len(seeds), len(crossed.lines.values), len(crossed.along.values))
 
 
 def _main(axis: Axis, other: Axis, means: np.ndarray, unit: str) -> str:
@@ -132,22 +132,22 @@ def _main(axis: Axis, other: Axis, means: np.ndarray, unit: str) -> str:
     )
 
 
-def _more(found: Spread) -> str:
+def _more(difference: Spread) -> str:
     """ "+0.114 [0.102, 0.127]"."""
-    ends = "" if math.isnan(found.low) else f" {interval(found.low, found.high)}"
-    return number(found.mean, sign=True) + ends
+    ends = "" if math.isnan(difference.low) else f" {interval(difference.low, difference.high)}"
+    return format_number(difference.mean, sign=True) + ends
 
 
-def _where(found: Grid, table: np.ndarray) -> str:
+def _where(crossed: Crossing, table: np.ndarray) -> str:
     """Which value of `along` is best for each value of `lines`, by the mean over seeds."""
     best = table.mean(0).argmin(1)
     named: dict[str, list[str]] = {}
-    for name, i in zip(found.lines.values, best, strict=True):
-        named.setdefault(found.along.values[i], []).append(name)
+    for name, i in zip(crossed.lines.values, best, strict=True):
+        named.setdefault(crossed.along.values[i], []).append(name)
     if len(named) == 1:
-        return f"The lowest mean is at {found.along.key}={next(iter(named))} for every {found.lines.key}."
+        return f"The lowest mean is at {crossed.along.key}={next(iter(named))} for every {crossed.lines.key}."
     each = [f"{at} for {listed(names)}" for at, names in named.items()]
-    return f"The {found.along.key} of the lowest mean differs: {'; '.join(each)}."
+    return f"The {crossed.along.key} of the lowest mean differs: {'; '.join(each)}."
 
 
 def interaction(table: np.ndarray) -> tuple[float, int, int, float]:
@@ -169,17 +169,17 @@ HOW = (
 )
 
 
-def draw(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
+def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
     """The test bound along one setting, a line for each value of the other."""
-    found = grid(comparison)
-    if found is None:
+    crossed = crossing(comparison)
+    if crossed is None:
         return None
-    at = dict(zip(found.along.values, found.numbers or range(len(found.along.values)), strict=True))
-    names = shortened(found.lines.values)
+    at = dict(zip(crossed.along.values, crossed.numbers or range(len(crossed.along.values)), strict=True))
+    names = shortened(crossed.lines.values)
     figure, ax = axes(7.2, 3.8, 0.78, inches(list(names.values())) + 0.45)
     ends, shown = [], []
-    for i, name in enumerate(found.lines.values):
-        cells = found.line(name)
+    for i, name in enumerate(crossed.lines.values):
+        cells = crossed.line(name)
         if not cells:
             continue
         ink = colours[next(iter(cells.values())).label]
@@ -199,15 +199,15 @@ def draw(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
     low, middle = min(shown), sorted(shown)[len(shown) // 2]
     top = min(max(shown), low + 4 * (middle - low) + 1e-3)  # one cell that is ruined flattens no other
     ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))
-    if found.logarithmic:
+    if crossed.logarithmic:
         ax.set_xscale("log")
-    ax.set_xticks(list(map(float, at.values())), [_tick(found, key) for key in at])
+    ax.set_xticks(list(map(float, at.values())), [_tick(crossed, key) for key in at])
     ax.minorticks_off()
-    ax.set_xlabel(found.along.key)
+    ax.set_xlabel(crossed.along.key)
     ax.set_ylabel(f"test bound, {comparison.unit}")
     end_labels(ax, ends)
     return figure
 
 
-def _tick(found: Grid, text: str) -> str:
-    return plain_log(float(text)) if found.numbers else next(iter(shortened([text], 14).values()))
+def _tick(crossed: Crossing, text: str) -> str:
+    return plain_log(float(text)) if crossed.numbers else next(iter(shortened([text], 14).values()))

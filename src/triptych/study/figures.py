@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Transform
 
 from triptych.study.compare import Cell, Comparison
+from triptych.study.formatting import BASELINES, difference, format_number, plus_minus
 from triptych.study.style import (
     GRID,
     INK,
@@ -28,7 +29,6 @@ from triptych.study.style import (
     short,
     shortened,
 )
-from triptych.study.words import BASELINES, difference, number, plus_minus
 
 WIDTH, ROW, TALL = 7.2, 0.36, 0.54  # inches; TALL: of a row with its name above it
 Colours = Mapping[str, str]
@@ -95,19 +95,21 @@ def train_test(comparison: Comparison, colours: Colours) -> Figure | None:
     ends = [(cell.spread("train").mean, cell.bound.mean) for cell in cells]
     errors = [_over_items(cell) for cell in cells]
     notes = [
-        f"{number(test - train, sign=True)} ± {number(error)}"
+        f"{format_number(test - train, sign=True)} ± {format_number(error)}"
         for error, (train, test) in zip(errors, ends, strict=True)
     ]
     figure, ax = _rows(comparison, notes, cells, top=0.42)
     for y, (cell, error, (train, test)) in enumerate(zip(cells, errors, ends, strict=True)):
         ink = colours[cell.label]
-        told = math.isfinite(error) and abs(test - train) > 2 * error
+        significant = math.isfinite(error) and abs(test - train) > 2 * error
         ax.plot([train, test], [y, y], color=ink, linewidth=2.4, alpha=0.4)
         if math.isfinite(error):  # where the test set's bound would lie if nothing had been memorised
             ax.plot([train - 2 * error, train + 2 * error], [y + 0.2] * 2, color=MUTED, linewidth=1.6)
         ax.scatter([train], [y], s=40, color=PAPER, edgecolor=ink, linewidth=1.6, zorder=3)
-        ax.scatter([test], [y], s=46, color=ink if told else PAPER, edgecolor=ink, linewidth=1.6, zorder=3)
-        ax.plot(test, y, "x", markersize=4, color=PAPER if told else ink, zorder=4)
+        ax.scatter(
+            [test], [y], s=46, color=ink if significant else PAPER, edgecolor=ink, linewidth=1.6, zorder=3
+        )
+        ax.plot(test, y, "x", markersize=4, color=PAPER if significant else ink, zorder=4)
     ax.text(0, 1.02, "○ training\u2003⊗ test", transform=ax.transAxes, color=MUTED, va="bottom")
     place, side = (1.0, "right") if is_narrow() else (1.02, "left")
     ax.text(place, 1.02, "test − train", transform=ax.transAxes, color=MUTED, va="bottom", ha=side)
@@ -128,17 +130,17 @@ def _over_items(cell: Cell) -> float:
 
 def gradients(comparison: Comparison, colours: Colours) -> Figure | None:
     """Norms of the gradients of each cell, and the share of steps that were clipped."""
-    told = {
-        cell.label: found
+    norms_of = {
+        cell.label: norms
         for cell in comparison.cells
-        if (found := [run.gradient for run in cell.runs.values() if run.gradient.get("median", 0) > 0])
+        if (norms := [run.gradient for run in cell.runs.values() if run.gradient.get("median", 0) > 0])
     }
-    cells = [cell for cell in comparison.cells if cell.label in told]
+    cells = [cell for cell in comparison.cells if cell.label in norms_of]
     if not cells:
         return None
     mean = {
-        label: {k: math.fsum(f.get(k, math.nan) for f in found) / len(found) for k in GRADIENT}
-        for label, found in told.items()
+        label: {k: math.fsum(f.get(k, math.nan) for f in norms) / len(norms) for k in GRADIENT}
+        for label, norms in norms_of.items()
     }
     notes = [_clipped(mean[cell.label]["clipped"], mean[cell.label]["median"]) for cell in cells]
     figure, ax = _rows(comparison, notes, cells, room=1.6)
@@ -210,8 +212,8 @@ def _frame(points: list[float], intervals: list) -> tuple[float, float]:
 
 def _references(ax: Axes, comparison: Comparison, low: float, high: float) -> tuple[float, float]:
     """Mark what simpler models need; far ones are named at the edge, so that cells stay apart."""
-    told = (run.baselines for cell in comparison.cells for run in cell.runs.values() if run.baselines)
-    known = next(told, {}) if comparison.measure == "bpd" else {}
+    recorded = (run.baselines for cell in comparison.cells for run in cell.runs.values() if run.baselines)
+    known = next(recorded, {}) if comparison.measure == "bpd" else {}
     marks = [(head.partition(" ")[2], known[name]) for name, head in BASELINES.items() if name in known]
     truths = [cell.spread(part="entropy").mean for cell in comparison.cells if cell.spread(part="entropy").n]
     if truths:
@@ -225,10 +227,10 @@ def _references(ax: Axes, comparison: Comparison, low: float, high: float) -> tu
     for name, at in near:
         ax.axvline(at, color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
         side: Literal["left", "right"] = "right" if at > (low + high) / 2 else "left"
-        _above(ax, at, 0, f"{name} {number(at)}", side, ax.get_xaxis_transform())
+        _above(ax, at, 0, f"{name} {format_number(at)}", side, ax.get_xaxis_transform())
     far = sorted((mark for mark in marks if mark not in near), key=lambda mark: mark[1])
-    right = [f"{name} {number(at)} →" for name, at in far if at > high]
-    left = [f"← {name} {number(at)}" for name, at in far if at < low]
+    right = [f"{name} {format_number(at)} →" for name, at in far if at > high]
+    left = [f"← {name} {format_number(at)}" for name, at in far if at < low]
     for x, side, texts in ((1.0, "right", right), (0.0, "left", left)):
         if texts:
             _above(ax, x, int(bool(near)), "\u2003".join(texts), side, ax.transAxes)

@@ -39,7 +39,7 @@ def check_files(config: DictConfig, but: Collection[str] = ()) -> None:
         path = Path(value).expanduser()
         if not path.exists():
             raise UserError(
-                f"{key}={value}: no such file{_made_by(path)}; null or one that is there is accepted"
+                f"{key}={value}: no such file{_suggestion(path)}; must be null or an existing file"
             )
         if group in CHECKPOINTS:
             check_reference(key, str(path))
@@ -57,8 +57,8 @@ def _named(config: DictConfig) -> Iterator[tuple[str, str]]:
             yield from ((f"{key}.{name}", one) for name, one in value.items() if "/" in str(one))
 
 
-def _made_by(path: Path) -> str:
+def _suggestion(path: Path) -> str:
     """ ", triptych-train experiment=NAME makes it" for a run's that an experiment of that name has."""
     names = [b for a, b in zip(path.parts, path.parts[1:], strict=False) if a == "runs"]
-    found = [name for name in names if (CONFIGS / "experiment" / f"{name}.yaml").is_file()]
-    return f", triptych-train experiment={found[0]} makes it" if found else ""
+    names_of = [name for name in names if (CONFIGS / "experiment" / f"{name}.yaml").is_file()]
+    return f", triptych-train experiment={names_of[0]} makes it" if names_of else ""

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from triptych.run.read_schedule import ScheduleCurve
+from triptych.run.result import ScheduleCurve
 from triptych.study.axes import value
 from triptych.study.compare import Cell, Comparison
 from triptych.study.figures import Colours
@@ -38,12 +38,12 @@ def bound_by_steps(comparison: Comparison, colours: Colours) -> Figure | None:
     lines: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
     for cell in comparison.cells:
         run = next(iter(cell.runs.values()))
-        told = value(run, STEPS)
-        if told.isdigit():
+        steps_text = value(run, STEPS)
+        if steps_text.isdigit():
             rest = [value(run, axis.key) for axis in comparison.axes if axis.key != STEPS]
-            found = cell.spread(part=part)
-            error = found.stderr if math.isfinite(found.stderr) else 0.0
-            lines[" / ".join(rest) or "bound"].append((int(told), found.mean, error))
+            bound = cell.spread(part=part)
+            error = bound.stderr if math.isfinite(bound.stderr) else 0.0
+            lines[" / ".join(rest) or "bound"].append((int(steps_text), bound.mean, error))
     if not any(len(points) > 1 for points in lines.values()):
         return None
     names = shortened(list(lines))
@@ -91,24 +91,24 @@ def schedules(comparison: Comparison, colours: Colours) -> Figure | None:
 
 def _schedules(comparison: Comparison) -> dict[str, ScheduleCurve]:
     """Of each setting's first run that recorded it."""
-    found = {
+    curves = {
         c.label: next((r.schedule for r in c.runs.values() if r.schedule), None) for c in comparison.cells
     }
-    return {label: curve for label, curve in found.items() if curve}
+    return {label: curve for label, curve in curves.items() if curve}
 
 
 def estimator_variance(comparison: Comparison, colours: Colours) -> Figure | None:
     """Variance of one draw of the diffusion term, nats² an item: what training sees as noise."""
     if len(set(_schedules(comparison).values())) < 2:
         return None
-    found = {}
+    spreads = {}
     for cell in comparison.cells:
         values = [run.variance for run in cell.runs.values() if math.isfinite(run.variance)]
         if values:
-            found[cell.label] = spread(values)
-    if len(found) < 2:
+            spreads[cell.label] = spread(values)
+    if len(spreads) < 2:
         return None
-    rows = dict(sorted(found.items(), key=lambda item: item[1].mean))
+    rows = dict(sorted(spreads.items(), key=lambda item: item[1].mean))
     return _bars(rows, colours, "variance of one draw, nats²")
 
 
@@ -151,9 +151,9 @@ def ladder(comparison: Comparison, colours: Colours) -> Figure | None:
                         ha="center", va="top", fontweight="bold")  # fmt: skip
             continue
         ax.plot([x, x], [train.mean, test.mean], color=ink, linewidth=1.2)
-        for found in (train, test):
-            if math.isfinite(found.stderr):
-                ends = [found.mean - found.stderr, found.mean + found.stderr]
+        for figure_of in (train, test):
+            if math.isfinite(figure_of.stderr):
+                ends = [figure_of.mean - figure_of.stderr, figure_of.mean + figure_of.stderr]
                 ax.plot([x, x], ends, color=ink, linewidth=1.6, marker="_", markersize=6)
         ax.scatter([x], [train.mean], s=34, facecolor=PAPER, edgecolor=ink, linewidth=1.4, zorder=3)
         ax.scatter([x], [test.mean], s=34, color=ink, zorder=3)
@@ -192,8 +192,8 @@ def _bars(rows: dict[str, Spread], colours: Colours, xlabel: str) -> Figure:
     shown = [f"{s.mean:,.0f}" if 100 <= s.mean < 1e5 else f"{s.mean:.3g}" for s in rows.values()]
     right = inches(shown) + 0.2
     figure, ax = axes(7.2, 0.36 * len(rows) + 0.75, inches(list(names.values())) + 0.2, right)
-    for y, (label, found) in enumerate(rows.items()):
-        width, error = found.mean, found.stderr if math.isfinite(found.stderr) else 0.0
+    for y, (label, bar) in enumerate(rows.items()):
+        width, error = bar.mean, bar.stderr if math.isfinite(bar.stderr) else 0.0
         ax.barh(y, width, height=0.62, color=colours[label])
         if error:
             ax.plot([width - error, width + error], [y, y], color=INK, linewidth=1.2)

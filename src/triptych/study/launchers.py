@@ -27,7 +27,7 @@ def _check_allocation(config: DictConfig) -> None:
     fixed = {"trainer", "trainer.devices", "trainer.num_nodes"}
     swept = {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)} & fixed
     if swept and on_slurm(config):
-        raise UserError(f"{min(swept)}: cannot vary within a SLURM sweep; a sweep for each value is accepted")
+        raise UserError(f"{min(swept)}: cannot vary within a SLURM sweep; start a sweep for each value")
 
 
 def _check_ray(config: DictConfig) -> None:
@@ -44,5 +44,5 @@ def _check_ray(config: DictConfig) -> None:
     except OSError as error:
         raise UserError(
             f"hydra.launcher.ray.init.address={address}: no answer from there ({error.strerror or error}); "
-            "the address of a cluster that is up, auto or local is accepted"
+            "use the address of a cluster that is up, auto or local"
         ) from error

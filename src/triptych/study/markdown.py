@@ -10,14 +10,14 @@ from triptych.study import measures
 from triptych.study.compare import Comparison
 from triptych.study.curves import equal_time
 from triptych.study.factorial import effects
+from triptych.study.formatting import DRAWN, MEASURED, duration, quantity
+from triptych.study.papers.published import Judged
 from triptych.study.power import reach
-from triptych.study.published import Judged
-from triptych.study.story import Story, columns, rows
+from triptych.study.study import Study, table_columns, table_rows
 from triptych.study.verdict import footnote
-from triptych.study.words import DRAWN, MEASURED, count, duration
 
 
-def markdown(story: Story, picture: str | None) -> str:
+def markdown(story: Study, picture: str | None) -> str:
     """The report as markdown; `picture` is the headline figure's path, relative to the report."""
     lines = [f"# {safe(story.title)}", "", f"*{safe(story.question)}*", ""]
     if story.shared:
@@ -39,19 +39,19 @@ def markdown(story: Story, picture: str | None) -> str:
             "Runs on different data or in different units stand in tables of their own: not comparable.",
             "",
         ]
-    for comparison, said in zip(story.comparisons, story.verdicts, strict=True):
+    for comparison, answer_of in zip(story.comparisons, story.verdicts, strict=True):
         what = measures.title(comparison)
         lines += [
             f"## {safe(comparison.title or comparison.data or 'Results')}, {safe(what or comparison.unit)}",
             "",
         ]
-        if not what and (found := effects(comparison)):
-            lines += [f"- {safe(line)}" for line in found] + [""]
+        if not what and (sentences := effects(comparison)):
+            lines += [f"- {safe(line)}" for line in sentences] + [""]
         lines += [results_table(comparison)]
-        lines += [f"- {safe(line)}" for line in said.lines] + [""]
+        lines += [f"- {safe(line)}" for line in answer_of.lines] + [""]
         lines += [f"- Note: {safe(note)}" for note in comparison.notes] + [""]
-        if not what and (told := equal_time(comparison)):
-            lines += [safe(told), ""]
+        if not what and (order := equal_time(comparison)):
+            lines += [safe(order), ""]
         lines += [safe(reach(comparison)), ""]
         lines += [DRAWN, ""] if what else []
         lines += [MEASURED[comparison.unit], "", f"<sub>{safe(footnote(comparison))}</sub>", ""]
@@ -79,7 +79,7 @@ def markdown(story: Story, picture: str | None) -> str:
     if story.command:
         lines += ["## Reproduce", "", *fenced(story.command), ""]
     lines += [
-        f"{count(len(story.runs), 'run')}; all figures in `results.csv`, all panels in `report.html`.",
+        f"{quantity(len(story.runs), 'run')}; all figures in `results.csv`, all panels in `report.html`.",
         "",
     ]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
@@ -87,24 +87,24 @@ def markdown(story: Story, picture: str | None) -> str:
 
 def results_table(comparison: Comparison) -> str:
     """The table of a comparison, with paired differences and verdicts."""
-    heads = columns(comparison)
+    heads = table_columns(comparison)
     body = [
         [row.label, row.seeds, *(row.texts.get(key, "") for key, _ in heads), row.verdict]
-        for row in rows(comparison)
+        for row in table_rows(comparison)
     ]
     return "\n".join(_table([comparison.subject, "seeds", *(head for _, head in heads), ""], body))
 
 
-def published_in_words(found: Judged) -> list[str]:
+def published_in_words(results: Judged) -> list[str]:
     """Whose claims, what came out of all, and their table."""
-    whose = f"{safe(found.paper.cite)}, {safe(found.paper.where)}"
-    return [f"{whose}. **{safe(found.answer)}**", "", *published_table(found)]
+    whose = f"{safe(results.paper.cite)}, {safe(results.paper.where)}"
+    return [f"{whose}. **{safe(results.answer)}**", "", *published_table(results)]
 
 
-def published_table(found: Judged) -> list[str]:
+def published_table(results: Judged) -> list[str]:
     """A paper's claims: what was published, what was measured, and the verdict."""
     lines = ["| claim | verdict | published | measured | decided by |", "|---|---|---|---|---|"]
-    for j in found.judgements:
+    for j in results.judgements:
         cells = [
             safe(j.claim.says),
             f"**{j.word}**. {safe(' '.join(filter(None, (j.why, j.claim.note))))}",
@@ -114,7 +114,7 @@ def published_table(found: Judged) -> list[str]:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [""]
-    if found.changed:
+    if results.changed:
         lines += ["The claims or their seeds were changed after some of these runs had ended.", ""]
     return lines
 
@@ -124,7 +124,7 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(map(safe, row)) + " |" for row in (head, rule, *body)] + [""]
 
 
-def next_step(story: Story) -> str:
+def next_step(story: Study) -> str:
     """What would settle more, its command to copy."""
     what, _, command = story.next_step.partition(": ")
     command = " ".join(command.split())

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
-from triptych.run.read_measures import Measured
+from triptych.run.result import SampleMeasures
+from triptych.study.formatting import format_number, listed
 from triptych.study.statistics import Spread, spread
-from triptych.study.words import listed, number
 
 if TYPE_CHECKING:
     from triptych.study.compare import Cell, Comparison
 
 
 @dataclass(frozen=True)
-class Table:
+class MeasureTable:
     """One measure: for each cell its seeds' values, (seeds, values of the key).
 
     ``floor``: of true data, (median, lowest, highest). ``noise``: of pure noise.
@@ -38,20 +38,22 @@ def known(cells: Sequence[Cell]) -> dict[str, Metric]:
     return SAMPLE_METRICS | {name: metric for name, metric in own.items() if name not in SAMPLE_METRICS}
 
 
-def table(cells: Sequence[Cell], name: str) -> Table | None:
+def measure_table(cells: Sequence[Cell], name: str) -> MeasureTable | None:
     """The measure of all cells that took it at the same values of the same key; None where none did."""
-    found = {cell.label: _seeds(cell, name) for cell in cells}
-    first = next((m for seeds in found.values() for m in seeds.values()), None)
+    seeds_of = {cell.label: _seeds(cell, name) for cell in cells}
+    first = next((m for seeds in seeds_of.values() for m in seeds.values()), None)
     if first is None:
         return None
     same = {
         label: {
             seed: m.at(name) for seed, m in seeds.items() if (m.key, m.values) == (first.key, first.values)
         }
-        for label, seeds in found.items()
+        for label, seeds in seeds_of.items()
     }
-    taken = {label: seeds for label, seeds in same.items() if seeds}
-    return Table(name, first.key, first.values, taken, first.floor.get(name), first.noise.get(name, math.nan))
+    cells_of = {label: seeds for label, seeds in same.items() if seeds}
+    return MeasureTable(
+        name, first.key, first.values, cells_of, first.floor.get(name), first.noise.get(name, math.nan)
+    )
 
 
 def deciding(comparison: Comparison) -> str:
@@ -59,14 +61,14 @@ def deciding(comparison: Comparison) -> str:
     if not comparison.of_drawing:
         return ""
     ranked = (metric.name for metric in known(comparison.cells).values() if metric.better)
-    taken = ((name, table(comparison.cells, name)) for name in ranked)
-    return next((name for name, found in taken if found and len(found.cells) > 1), "")
+    tables = ((name, measure_table(comparison.cells, name)) for name in ranked)
+    return next((name for name, measure in tables if measure and len(measure.cells) > 1), "")
 
 
-def _deciding(comparison: Comparison) -> tuple[Metric, Table] | None:
+def _deciding(comparison: Comparison) -> tuple[Metric, MeasureTable] | None:
     name = deciding(comparison)
-    found = table(comparison.cells, name) if name else None
-    return None if found is None else (known(comparison.cells)[name], found)
+    measure = measure_table(comparison.cells, name) if name else None
+    return None if measure is None else (known(comparison.cells)[name], measure)
 
 
 def title(comparison: Comparison) -> str:
@@ -75,7 +77,7 @@ def title(comparison: Comparison) -> str:
     return "" if of is None else of[0].label + (f" by {of[1].key}" if of[1].key else "")
 
 
-def columns(comparison: Comparison) -> list[tuple[str, str]]:
+def measure_columns(comparison: Comparison) -> list[tuple[str, str]]:
     """Key and heading of the deciding measure at each value; none where the bound decides."""
     if (of := _deciding(comparison)) is None:
         return []
@@ -87,19 +89,19 @@ def standings(comparison: Comparison) -> list[tuple[str, dict[str, Spread], str]
     """Cells by the deciding measure at its last value, best first: label, figures by column, where best."""
     if (of := _deciding(comparison)) is None:
         return []
-    metric, taken = of
+    metric, measure = of
     sign = _sign(metric)
-    found = {label: [spread(list(v)) for v in zip(*seeds.values(), strict=True)]
-             for label, seeds in taken.cells.items()}  # fmt: skip
-    best = [min(found, key=lambda label: sign * found[label][i].mean) for i in range(len(taken.values))]
-    order = sorted(found, key=lambda label: (sign * found[label][-1].mean, label))
-    return [(label, {f"{metric.name}@{i}": s for i, s in enumerate(found[label])}, _where(taken, best, label))
-            for label in order]  # fmt: skip
+    spreads = {label: [spread(list(v)) for v in zip(*seeds.values(), strict=True)]
+             for label, seeds in measure.cells.items()}  # fmt: skip
+    best = [min(spreads, key=lambda label: sign * spreads[label][i].mean) for i in range(len(measure.values))]
+    order = sorted(spreads, key=lambda label: (sign * spreads[label][-1].mean, label))
+    figures = {label: {f"{metric.name}@{i}": s for i, s in enumerate(spreads[label])} for label in order}
+    return [(label, figures[label], _where(measure, best, label)) for label in order]  # fmt: skip
 
 
-def _where(taken: Table, best: list[str], label: str) -> str:
-    at = [f"{value:g}" for value, name in zip(taken.values, best, strict=True) if name == label]
-    return ("best mean" + (f" at {listed(at)}" if taken.key else "")) if at else ""
+def _where(measure: MeasureTable, best: list[str], label: str) -> str:
+    at = [f"{value:g}" for value, name in zip(measure.values, best, strict=True) if name == label]
+    return ("best mean" + (f" at {listed(at)}" if measure.key else "")) if at else ""
 
 
 def _sign(metric: Metric) -> int:
@@ -109,33 +111,35 @@ def _sign(metric: Metric) -> int:
 def ranking(comparison: Comparison, name: str) -> str:
     """Which setting is best by a measure at each value of the key, where the corrected test allows a claim,
     and which are no better than pure noise."""
-    metric, taken = known(comparison.cells)[name], table(comparison.cells, name)
-    if taken is None or not metric.better:
+    metric, measure = known(comparison.cells)[name], measure_table(comparison.cells, name)
+    if measure is None or not metric.better:
         return ""
-    said = (
-        [f"no better than noise ({number(taken.noise)}): {listed(lost)}"]
-        if (lost := _lost(metric, taken))
+    parts = (
+        [f"no better than noise ({format_number(measure.noise)}): {listed(lost)}"]
+        if (lost := _lost(metric, measure))
         else []
     )
-    if len(taken.cells) > 1:
-        each = [_best(comparison, taken, i, _sign(metric)) for i in range(len(taken.values))]
-        at = {text: [f"{v:g}" for v, t in zip(taken.values, each, strict=True) if t == text] for text in each}
-        said += (
-            [f"at {listed(v)} {text}" for text, v in at.items()] if taken.key and len(at) > 1 else list(at)
+    if len(measure.cells) > 1:
+        each = [_best(comparison, measure, i, _sign(metric)) for i in range(len(measure.values))]
+        at = {
+            text: [f"{v:g}" for v, t in zip(measure.values, each, strict=True) if t == text] for text in each
+        }
+        parts += (
+            [f"at {listed(v)} {text}" for text, v in at.items()] if measure.key and len(at) > 1 else list(at)
         )
-    return f"By {metric.title} ({metric.better}): {'; '.join(said)}." if said else ""
+    return f"By {metric.title} ({metric.better}): {'; '.join(parts)}." if parts else ""
 
 
-def _lost(metric: Metric, taken: Table) -> list[str]:
+def _lost(metric: Metric, measure: MeasureTable) -> list[str]:
     """The settings whose mean is no better than that of pure noise, and where."""
-    found = []
-    for label, seeds in taken.cells.items():
+    labels = []
+    for label, seeds in measure.cells.items():
         means = [spread(list(v)).mean for v in zip(*seeds.values(), strict=True)]
-        at = [f"{v:g}" for v, m in zip(taken.values, means, strict=True)
-              if _sign(metric) * (m - taken.noise) >= -1e-9 * abs(taken.noise)]  # fmt: skip
+        at = [f"{v:g}" for v, m in zip(measure.values, means, strict=True)
+              if _sign(metric) * (m - measure.noise) >= -1e-9 * abs(measure.noise)]  # fmt: skip
         if at:
-            found.append(label + (f" (at {listed(at)})" if 0 < len(at) < len(means) else ""))
-    return found
+            labels.append(label + (f" (at {listed(at)})" if 0 < len(at) < len(means) else ""))
+    return labels
 
 
 def about(comparison: Comparison) -> str:
@@ -150,23 +154,23 @@ def about(comparison: Comparison) -> str:
     return ""
 
 
-def _best(comparison: Comparison, taken: Table, i: int, sign: int) -> str:
-    at = {label: {seed: sign * v[i] for seed, v in seeds.items()} for label, seeds in taken.cells.items()}
+def _best(comparison: Comparison, measure: MeasureTable, i: int, sign: int) -> str:
+    at = {label: {seed: sign * v[i] for seed, v in seeds.items()} for label, seeds in measure.cells.items()}
     order = sorted(at, key=lambda label: spread(list(at[label].values())).mean)
     first, rest = order[0], order[1:]
-    claims = {label: comparison.sampled(taken.name, i, first, label) for label in rest}
+    claims = {label: comparison.sampled(measure.name, i, first, label) for label in rest}
     clear = [label for label in rest if claims[label].holds and sign * claims[label].pair.mean > 0]
     if not clear:
         return "nothing is settled"
-    said = f"{first} is clear of {'all others' if len(clear) == len(rest) > 1 else _some(clear)}"
+    text = f"{first} is clear of {'all others' if len(clear) == len(rest) > 1 else _some(clear)}"
     left = [label for label in rest if label not in clear]
-    return f"{said}, not settled against {_some(left)}" if left else said
+    return f"{text}, not settled against {_some(left)}" if left else text
 
 
 def _some(labels: list[str]) -> str:
     return listed(labels) if len(labels) < 4 else f"{len(labels)} others"
 
 
-def _seeds(cell: Cell, name: str) -> dict[int | None, Measured]:
-    taken = {seed: run.measured for seed, run in cell.runs.items() if run.measured}
-    return {seed: m for seed, m in taken.items() if not all(map(math.isnan, m.at(name)))}
+def _seeds(cell: Cell, name: str) -> dict[int | None, SampleMeasures]:
+    measured_of = {seed: run.measured for seed, run in cell.runs.items() if run.measured}
+    return {seed: m for seed, m in measured_of.items() if not all(map(math.isnan, m.at(name)))}

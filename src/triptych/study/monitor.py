@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from triptych.files import load_object
-from triptych.run.directory import ENDED, REFUSED, RunDirectory
-from triptych.run.plain import number
+from triptych.run.directory import REFUSED, RunDirectory
+from triptych.run.parsing import to_float
+from triptych.run.result import ENDED
 
 QUIET = 60.0  # seconds without a word after which a run is said to be stalled
 SHOWN = 4  # runs at work that a line names
@@ -23,20 +24,22 @@ def write_report_or_say_why(root: Path, expected: int, show: bool = False) -> st
     from triptych.study.render import write_report
     from triptych.study.terminal import print_table
 
-    report, said = None, ""
+    report, problem = None, ""
     try:
         report = write_report(root, expected=expected)
     except OSError as error:
-        said = f"{root}: the report cannot be written ({error.strerror or error}); the runs' results are kept"
+        problem = (
+            f"{root}: the report cannot be written ({error.strerror or error}); the runs' results are kept"
+        )
     except Exception as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        said = f"{root}: the report cannot be written ({what})"
+        problem = f"{root}: the report cannot be written ({what})"
     if show:
         try:
             print_table(root, report=report)
         except Exception as error:
-            said = said or f"{root}: the report cannot be shown ({type(error).__name__}: {error})"
-    return said
+            problem = problem or f"{root}: the report cannot be shown ({type(error).__name__}: {error})"
+    return problem
 
 
 class Monitor(threading.Thread):
@@ -69,9 +72,9 @@ class Monitor(threading.Thread):
         def say(text: str) -> None:
             console.print(text, soft_wrap=True, markup=False, highlight=False)
 
-        told: set[str] = set()
+        printed: set[str] = set()
         seen: set[str] = set()
-        said = time.monotonic()
+        last = time.monotonic()
         before: set[str] = set()  # another configuration's, for all that is known until their jobs have run
         while True:
             halted = self._halt.wait(self.every)
@@ -80,28 +83,32 @@ class Monitor(threading.Thread):
                 ended = run.status in ENDED
                 before |= {name} if ended and name not in seen else set()
                 seen.add(name)
-                if name not in told and ended and (halted or name not in before):
-                    from triptych.run.summary import one_line
+                if name not in printed and ended and (halted or name not in before):
+                    from triptych.run.result import one_line
 
-                    told.add(name)
+                    printed.add(name)
                     if (run / REFUSED).exists():
                         continue
-                    say(f"[{len(told)}/{len(self.cells)}] {name}: {one_line(run.summary() or {})}")
-                    said = time.monotonic()
+                    say(f"[{len(printed)}/{len(self.cells)}] {name}: {one_line(run.summary())}")
+                    last = time.monotonic()
             if halted:
                 return
-            if time.monotonic() - said >= self.tell and (at_work := self._at_work()):
-                say(f"[{len(told)}/{len(self.cells)}] {at_work}")
-                said = time.monotonic()
+            if time.monotonic() - last >= self.tell and (at_work := self._at_work()):
+                say(f"[{len(printed)}/{len(self.cells)}] {at_work}")
+                last = time.monotonic()
             self._renew()
 
     def _at_work(self) -> str:
         """The runs that are at work, in one line; "" while none is."""
         known = ((name, RunDirectory(self.root / name)) for name in self.cells)
-        found = [(name, run) for name, run in known if run.status not in ENDED]
-        said = [f"{name}: {state(now)}" for name, run in found if (now := _progress(run)) and _alive(now)]
-        more = f"; and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
-        return "; ".join(said[:SHOWN]) + more
+        running = [(name, run) for name, run in known if run.status not in ENDED]
+        states = [
+            f"{name}: {progress_text(now)}"
+            for name, run in running
+            if (now := _progress(run)) and _alive(now)
+        ]
+        more = f"; and {len(states) - SHOWN} more" if len(states) > SHOWN else ""
+        return "; ".join(states[:SHOWN]) + more
 
     def stop(self) -> None:
         """End the drawing; returns when the thread is done."""
@@ -114,7 +121,7 @@ class Monitor(threading.Thread):
         from rich.table import Table
         from rich.text import Text
 
-        from triptych.run.summary import one_line
+        from triptych.run.result import one_line
 
         head, names = short_names(self.cells)
         longest = max(map(len, names), default=3)
@@ -129,12 +136,12 @@ class Monitor(threading.Thread):
                 table.add_row(name, "[red]refused[/]", "holds another run")
             elif status in ENDED:
                 style = {"finished": "green", "diverged": "yellow"}.get(status, "red")
-                table.add_row(name, f"[{style}]{status}[/]", Text(one_line(run.summary() or {})[:70]))
+                table.add_row(name, f"[{style}]{status}[/]", Text(one_line(run.summary())[:70]))
             elif progress is None:
                 table.add_row(name, "waiting", "", style="dim")
             else:
                 bar = ProgressBar(total=progress["max_steps"], completed=progress["step"], width=11)
-                table.add_row(name, bar, state(progress))
+                table.add_row(name, bar, progress_text(progress))
         return table
 
     def _renew(self) -> None:
@@ -153,18 +160,21 @@ def short_names(cells: Sequence[str]) -> tuple[str, list[str]]:
     return ", ".join(keys.pop()), [", ".join(value for _, _, value in one) for one in parts]
 
 
-def state(progress: dict) -> str:
+def progress_text(progress: dict) -> str:
     """ "fit 1200/4000, val 2.310, 35.1 steps/s, 1 min 20 s left", as far as it is known."""
-    from triptych.study.words import duration, number
+    from triptych.study.formatting import duration, format_number
 
     stage = progress["stage"] if _alive(progress) else "stalled or interrupted"
-    said = [f"{stage} {progress['step']}/{progress['max_steps']}"]
+    parts = [f"{stage} {progress['step']}/{progress['max_steps']}"]
     if (bound := progress.get("bound")) is not None:
-        said.append(f"val {number(bound)}")
+        parts.append(f"val {format_number(bound)}")
     if (rate := progress.get("steps_per_second")) and _alive(progress):
         left = (progress["max_steps"] - progress["step"]) / rate
-        said += [f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s a step", f"{duration(left)} left"]
-    return ", ".join(said)
+        parts += [
+            f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s a step",
+            f"{duration(left)} left",
+        ]
+    return ", ".join(parts)
 
 
 def _alive(progress: dict) -> bool:
@@ -174,7 +184,7 @@ def _alive(progress: dict) -> bool:
 def _progress(run: RunDirectory) -> dict | None:
     """What the run says of where it is; None where it says nothing, or nothing that can be shown."""
     record = load_object(run / "progress.json")
-    known = {key: x for key, x in record.items() if type(x) in (int, float) and math.isfinite(number(x))}
+    known = {key: x for key, x in record.items() if type(x) in (int, float) and math.isfinite(to_float(x))}
     if not {"step", "max_steps", "updated"} <= {*known} or not isinstance(record.get("stage"), str):
         return None
     return known | {"stage": record["stage"]}

@@ -36,14 +36,14 @@ def entries(module: str) -> tuple[list[Entry], str]:
         listed = import_module(module).PANELS
         return [(str(title), str(how), tuple(draws)) for title, how, draws in listed], ""
     except Exception as error:
-        return [], f"{module}: {told(error)}"
+        return [], f"{module}: {error_line(error)}"
 
 
-def told(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """An error in the owner's code, with the innermost line of that code."""
     return mistakes.told(error, lambda name: is_own(name) or name.startswith(f"{study.__name__}.panel_"))
 
 
-def said(draw: Any) -> str:
+def first_line(draw: Any) -> str:
     """The first line of a drawing function's docstring; its name where it has none."""
     return ((draw.__doc__ or "").strip().splitlines() or [getattr(draw, "__name__", "panel")])[0]

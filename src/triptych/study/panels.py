@@ -25,7 +25,7 @@ from triptych.study.own_panels import Draw as OwnDraw
 from triptych.study.run_details import png
 from triptych.study.style import colour, narrow, styled, to_png, to_svg
 from triptych.study.tuning import Tuning
-from triptych.study.tuning import draw as draw_tuning
+from triptych.study.tuning import tuning_figure as draw_tuning
 
 Draw = Callable[[Comparison, Mapping[str, str]], Figure | None]
 LARGEST_IMAGE = 4 * 2**20  # bytes of one sample grid: more would make the page too heavy to mail
@@ -41,7 +41,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Grid:
+class SamplePicture:
     """A sample grid as a data URI, with the caption that names its cell and seed."""
 
     label: str
@@ -115,7 +115,7 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
         "Tweedie: posterior mean against the truth",
         "How far the mean that follows from the model's score is from the true posterior mean, at each noise "
         "level; dashed, the posterior's own variance, which no model removes.",
-        (posterior_mean.posterior_mean,),
+        (posterior_mean.posterior_mean_error,),
     ),
     (
         "Validation bound during training",
@@ -185,46 +185,46 @@ def how_headline(comparison: Comparison) -> str:
     """One sentence on how to read the headline figure."""
     if measures.deciding(comparison):
         return MEASURED
-    found = factorial.grid(comparison)
-    return factorial.HOW.format(lines=found.lines.key, along=found.along.key) if found else HEADLINE
+    crossed = factorial.crossing(comparison)
+    return factorial.HOW.format(lines=crossed.lines.key, along=crossed.along.key) if crossed else HEADLINE
 
 
 def _headline(comparison: Comparison) -> Draw:
     """The figure of what decides: the bound, or a measure where cells share one model."""
     name = measures.deciding(comparison)
     if name:
-        return draw_measures.draw(measures.known(comparison.cells)[name])
-    return factorial.draw if factorial.grid(comparison) else figures.headline
+        return draw_measures.measure_figure(measures.known(comparison.cells)[name])
+    return factorial.crossing_figure if factorial.crossing(comparison) else figures.headline
 
 
-def panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
+def draw_panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
     """Every panel for which the runs recorded what it shows."""
-    found = []
+    shown = []
     # of one and the same model there is nothing to compare but its samples
     for title, how, draws in () if measures.deciding(comparison) else PANELS:
         svgs = [_svg(comparison, palette, draw, f"{name}-{draw.__name__}") for draw in draws]
         if any(svgs):
-            found.append(Panel(title, how, tuple(svg for svg in svgs if svg)))
-    return found + _own(comparison, palette, name) + _measured(comparison, palette, name)
+            shown.append(Panel(title, how, tuple(svg for svg in svgs if svg)))
+    return shown + _own(comparison, palette, name) + _measured(comparison, palette, name)
 
 
 def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
     """Those that the owner of the clone has added; one that fails says so, and the others stand."""
-    found = []
+    shown = []
     for place, module in enumerate(own_panels.modules()):
         entries, trouble = own_panels.entries(module)
         if trouble:
-            found.append(Panel(f"Panels of {module}", f"They cannot be had. {trouble}", ()))
+            shown.append(Panel(f"Panels of {module}", f"They cannot be had. {trouble}", ()))
         for i, (title, how, draws) in enumerate(entries):
             names = [f"{name}-own{place}-{i}-{j}" for j in range(len(draws))]
             try:
                 svgs = [_one_svg(comparison, palette, *one) for one in zip(draws, names, strict=True)]
             except Exception as error:  # not ours to mend
-                found.append(Panel(title, f"It cannot be drawn. {own_panels.told(error)}", ()))
+                shown.append(Panel(title, f"It cannot be drawn. {own_panels.error_line(error)}", ()))
                 continue
             if any(svgs):
-                found.append(Panel(title, how, tuple(svg for svg in svgs if svg)))
-    return found
+                shown.append(Panel(title, how, tuple(svg for svg in svgs if svg)))
+    return shown
 
 
 def _measured(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
@@ -235,39 +235,40 @@ def _measured(comparison: Comparison, palette: dict[str, str], name: str) -> lis
         if key != measures.deciding(comparison)
     ]
     svgs = [
-        _svg(comparison, palette, draw_measures.draw(metric), f"{name}-{metric.name}") for metric in shown
+        _svg(comparison, palette, draw_measures.measure_figure(metric), f"{name}-{metric.name}")
+        for metric in shown
     ]
     if not any(svgs):
         return []
-    said = " ".join(filter(None, (measures.about(comparison), MEASURED)))
-    return [Panel("Measures of samples", said, tuple(svg for svg in svgs if svg))]
+    how = " ".join(filter(None, (measures.about(comparison), MEASURED)))
+    return [Panel("Measures of samples", how, tuple(svg for svg in svgs if svg))]
 
 
-def grids(comparison: Comparison) -> list[Grid]:
+def grids(comparison: Comparison) -> list[SamplePicture]:
     """The first seed's samples of each cell, where its file is there and is a PNG."""
     return _pictures(comparison, lambda run: run.samples)
 
 
-def strips(comparison: Comparison) -> list[Grid]:
+def strips(comparison: Comparison) -> list[SamplePicture]:
     """The first seed's way from noise to samples of each cell, where its file is there and is a PNG."""
     return _pictures(comparison, lambda run: run.dir / "samples" / "trajectory.png")
 
 
-def by_caption(comparison: Comparison) -> list[Grid]:
+def by_caption(comparison: Comparison) -> list[SamplePicture]:
     """The first seed's samples by caption of each cell, where its file is there and is a PNG."""
     return _pictures(comparison, lambda run: run.dir / "samples" / "prompts.png")
 
 
-def _pictures(comparison: Comparison, of: Callable[[Run], Path | None]) -> list[Grid]:
-    found = []
+def _pictures(comparison: Comparison, of: Callable[[Run], Path | None]) -> list[SamplePicture]:
+    pictures = []
     for cell in comparison.cells:
         for seed, run in cell.runs.items():
             if data := png(of(run), run, LARGEST_IMAGE):
                 caption = cell.label if seed is None else f"{cell.label}, seed {seed}"
                 uri = "data:image/png;base64," + base64.b64encode(data).decode()
-                found.append(Grid(cell.label, caption, uri))
+                pictures.append(SamplePicture(cell.label, caption, uri))
                 break
-    return found
+    return pictures
 
 
 def _svg(comparison: Comparison, palette: dict[str, str], draw: Draw, name: str) -> str:
@@ -287,5 +288,5 @@ def _one_svg(comparison: Comparison, palette: dict[str, str], draw: Draw | OwnDr
         figure = draw(comparison, palette)
     if figure is None or isinstance(figure, str):  # text: SVG or HTML of its own making
         return figure or ""
-    about = own_panels.said(draw)
+    about = own_panels.first_line(draw)
     return to_svg(figure, name, f"{about} Cells: {', '.join(c.label for c in comparison.cells)}.")

@@ -11,10 +11,10 @@ from triptych.study.figures import Colours
 from triptych.study.style import INK, MARKERS, axes, end_labels, inches, plain_ticks, shortened
 
 
-def posterior_mean(comparison: Comparison, colours: Colours) -> Figure | None:
+def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | None:
     """Squared error of the posterior mean against the true one, per dimension, by noise level."""
-    told = {c.label: [r.tweedie for r in c.runs.values() if r.tweedie] for c in comparison.cells}
-    cells = {label: curve for label, seeds in told.items() if (curve := mean_over_seeds(seeds))}
+    curves = {c.label: [r.tweedie for r in c.runs.values() if r.tweedie] for c in comparison.cells}
+    cells = {label: curve for label, seeds in curves.items() if (curve := mean_over_seeds(seeds))}
     # an oracle's error is rounding, decades below everything: it would flatten the others
     means = {label: (gamma, mean) for label, (gamma, mean, _) in cells.items() if np.max(mean) > 1e-8}
     if not means:

@@ -19,10 +19,10 @@ import numpy as np
 from scipy.special import ndtr
 
 from triptych.study import measures
-from triptych.study.claims import Claim
+from triptych.study.claims import PairTest
 from triptych.study.compare import Comparison
 from triptych.study.crossed import Error, chi2_nodes, critical
-from triptych.study.words import count, listed, number
+from triptych.study.formatting import format_number, listed, quantity
 
 GOAL = 0.8
 MOST = 200  # seeds; more are not suggested
@@ -66,7 +66,7 @@ def seeds_needed(difference: float, error: Error, alpha: float, goal: float = GO
     return high
 
 
-def seeds_to_settle(claim: Claim) -> int | None:
+def seeds_to_settle(claim: PairTest) -> int | None:
     """How many seeds in all would claim the difference measured; None: `MOST` would not, or unknown."""
     pair = claim.pair
     needed = seeds_needed(abs(pair.mean), pair.error, claim.level) if pair.error else None
@@ -83,7 +83,7 @@ def seeds_next(comparison: Comparison) -> int:
     return max(filter(None, map(seeds_to_settle, claims)), default=0)
 
 
-def against_best(comparison: Comparison) -> list[Claim]:
+def against_best(comparison: Comparison) -> list[PairTest]:
     """The best against each other setting: by the bound, or by the measure that decides at its last value."""
     name = measures.deciding(comparison)
     if not name:
@@ -93,7 +93,7 @@ def against_best(comparison: Comparison) -> list[Claim]:
     return [comparison.sampled(name, last, best, other) for other in others]
 
 
-def cost(comparison: Comparison, seeds: int) -> float:
+def extra_seconds(comparison: Comparison, seeds: int) -> float:
     """Seconds that as many more runs of each setting take as `seeds` in all ask for; NaN unknown."""
     every = [run for cell in comparison.cells for run in cell.runs.values()]
     each = [sum(run.seconds.values()) for run in every if run.seconds]
@@ -112,13 +112,13 @@ def reach(comparison: Comparison) -> str:
         return ""
     seeds = sorted({claim.pair.n for claim in known})
     smallest = sorted(resolved(c.pair.error, c.level) for c in known if c.pair.error)
-    spread = f" (median over pairs; {number(smallest[0])} to {number(smallest[-1])})"
+    spread = f" (median over pairs; {format_number(smallest[0])} to {format_number(smallest[-1])})"
     return (
-        f"With {listed(list(map(str, seeds)))} seeds a true difference of {number(median(smallest))} "
-        f"{comparison.unit}{spread if len(smallest) > 1 else ''} would be settled four times in five, "
-        f"corrected for {count(comparison.tests, 'possible claim')}. How many seeds would settle a pair is "
-        "an order of magnitude: it takes what was measured for the truth. Seeds that are "
-        "added after a look make a second look: until=decided corrects for it."
+        f"With {listed(list(map(str, seeds)))} seeds a true difference of "
+        f"{format_number(median(smallest))} {comparison.unit}{spread if len(smallest) > 1 else ''} "
+        f"would be settled four times in five, corrected for {quantity(comparison.tests, 'possible claim')}. "
+        "How many seeds would settle a pair is an order of magnitude: it takes what was measured for the "
+        "truth. Seeds that are added after a look make a second look: until=decided corrects for it."
     )
 
 

@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from triptych.files import check_inside, printable
 from triptych.run.directory import write_atomic
-from triptych.study import cost, measures, words
+from triptych.study import cost, formatting, measures
 from triptych.study.compare import Comparison
 from triptych.study.curves import equal_time
 from triptych.study.details import as_json
@@ -27,22 +27,21 @@ from triptych.study.markdown import markdown
 from triptych.study.panels import (
     by_caption,
     colours,
+    draw_panels,
     grids,
     headline_png,
     headline_svg,
     how_headline,
-    panels,
     strips,
     tuning_svg,
 )
 from triptych.study.power import reach
 from triptych.study.results import results_csv
-from triptych.study.story import Story, columns, rows, tell
+from triptych.study.study import Study, read_study, table_columns, table_rows
 from triptych.study.style import PALETTE
 from triptych.study.verdict import footnote
 
 PICTURE = "report_files/headline.png"
-MOST_PAIRS = 16  # cells whose table of all pairs is still read; beyond, the reference is chosen
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Report:
     html: Path
     markdown: Path
     csv: Path
-    story: Story
+    story: Study
 
     @property
     def verdict(self) -> str:
@@ -77,7 +76,7 @@ def write_report(
     root = Path(root)
     if not root.is_dir():  # deleted while its runs were at work: it would be made again, without them
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
-    story = tell([root, *others], title, expected, equal_within)
+    story = read_study([root, *others], title, expected, equal_within)
     palette = colours(story.hues)
     picture = headline_png(story.comparisons[0], palette) if story.comparisons else None
     check_inside((root / PICTURE).parent, root)
@@ -86,11 +85,11 @@ def write_report(
     report = Report(root / "report.html", root / "report.md", root / "results.csv", story)
     write_atomic(report.csv, printable(results_csv(story.runs)))
     write_atomic(report.markdown, printable(markdown(story, PICTURE if picture else None)))
-    write_atomic(report.html, page(story, palette))
+    write_atomic(report.html, render_page(story, palette))
     return report
 
 
-def page(story: Story, palette: dict[str, str]) -> str:
+def render_page(story: Study, palette: dict[str, str]) -> str:
     """The HTML page."""
     room = Environment(
         loader=PackageLoader("triptych.study", "page"),
@@ -110,21 +109,22 @@ def page(story: Story, palette: dict[str, str]) -> str:
             "drawn": measures.title(comparison),
             "first": _columns(comparison)[0],
             "rest": _columns(comparison)[1],
-            "rows": rows(comparison),
+            "rows": table_rows(comparison),
             "footnote": footnote(comparison),
             "reach": reach(comparison),
             "effects": [] if measures.deciding(comparison) else effects(comparison),
             "equal_time": "" if measures.deciding(comparison) else equal_time(comparison),
-            "by_item": " and item" if any(claim.pair.items for claim in comparison.claims.values()) else "",
-            "panels": panels(comparison, palette, f"s{i}"),
+            "panels": draw_panels(comparison, palette, f"s{i}"),
             "grids": grids(comparison),
             "strips": strips(comparison),
             "captions": by_caption(comparison),
-            "costs": cost.columns(comparison),
-            "cost_lines": cost.lines(comparison),
+            "costs": cost.cost_columns(comparison),
+            "cost_lines": cost.cost_rows(comparison),
             "how_cost": cost.HOW,
-            "parts": [(k, v) for k, v in words.PART_MEANING.items() if (k, k) in columns(comparison)],
-            "measured": words.MEASURED[comparison.unit],
+            "parts": [
+                (k, v) for k, v in formatting.PART_MEANING.items() if (k, k) in table_columns(comparison)
+            ],
+            "measured": formatting.MEASURED[comparison.unit],
         }
         for i, (comparison, verdict) in enumerate(zip(story.comparisons, story.verdicts, strict=True))
     ]
@@ -132,7 +132,8 @@ def page(story: Story, palette: dict[str, str]) -> str:
     where = _where(story)
     return room.get_template("report.html.j2").render(
         story=story, sections=sections, palette={label: names[c] for label, c in palette.items()},
-        css=css, words=words, where=where, tuning=tuning_svg(story.tuning, palette), most_pairs=MOST_PAIRS,
+        css=css, formatting=formatting, where=where,
+        tuning=tuning_svg(story.tuning, palette),
         details=as_json(story, where), script=script, script_source=_allowed(script, sections),
     )  # fmt: skip
 
@@ -148,12 +149,12 @@ def _allowed(script: str, sections: list[dict]) -> str:
 
 def _columns(comparison: Comparison) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """What stands before the verdict, the figures that it rests on, and what stands behind it."""
-    known = columns(comparison)
+    known = table_columns(comparison)
     at = [key for key, _ in known].index("p") + 1 if ("p", "p (Holm)") in known else len(known)
     return known[:at], known[at:]
 
 
-def _where(story: Story) -> dict[Path, str]:
+def _where(story: Study) -> dict[Path, str]:
     """Each run's directory as a reader at the report finds it."""
     base = story.roots[0].resolve()
     return {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}

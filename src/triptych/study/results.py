@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from triptych.run.read import Run
-from triptych.study.axes import find_axes, settings, told
+from triptych.study.axes import find_axes, settings, typed_or_chosen
 
 # what a spreadsheet takes for a formula when a cell begins with it; numbers are numbers
 FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -52,8 +52,8 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
         "status": run.status,
         "seed": run.seed,
     }
-    row |= {"data": run.choices.get("data", run.overrides.get("data", ""))} | told(run)
-    row |= {key: found for key, found in settings(run).items() if key in axes}
+    row |= {"data": run.choices.get("data", run.overrides.get("data", ""))} | typed_or_chosen(run)
+    row |= {key: entry for key, entry in settings(run).items() if key in axes}
     for split in ("test", "val", "train"):
         for key, estimate in getattr(run, split).items():
             row[f"{split}/{key}"] = estimate.mean
@@ -62,9 +62,9 @@ def _row(run: Run, axes: Sequence[str]) -> dict[str, object]:
             if math.isfinite(estimate.draw_stderr):
                 row[f"{split}/{key}_draw_stderr"] = estimate.draw_stderr
     if run.measured:
-        for at, found in zip(run.measured.values, run.measured.rows, strict=True):
+        for at, entry in zip(run.measured.values, run.measured.rows, strict=True):
             where = f"@{run.measured.key}={at:g}" if run.measured.key else ""
-            row |= {f"samples/{name}{where}": mean for name, mean in found.items()}
+            row |= {f"samples/{name}{where}": mean for name, mean in entry.items()}
     row |= {f"seconds/{key}": value for key, value in run.seconds.items()}
     row |= {f"gradient/{key}": value for key, value in run.gradient.items() if math.isfinite(value)}
     row |= {"steps": run.steps, "parameters": run.parameters, "weights": run.weights, "device": run.device}

@@ -32,8 +32,8 @@ def grid(sweeper: Mapping, arguments: Sequence[str], loader: Any = None) -> list
 
     if loader is None and GlobalHydra.instance().is_initialized():
         loader = GlobalHydra.instance().config_loader()  # of which glob(x*) asks for choices
-    given = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*given, *arguments])
+    fixed = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*fixed, *arguments])
     for override in filter(Override.is_sweep_override, parsed):
         check_values_of(override)
     settings = sweeper.get("settings") or {}
@@ -67,8 +67,8 @@ def with_setting(job: list[str], settings: Mapping) -> list[str]:
     if name in (None, "null"):
         return job
     if name not in settings:
-        accepted = f"{', '.join(settings)} is accepted" if settings else "an ablation that lists it is needed"
-        raise UserError(f"setting={name}: no such setting, {accepted}")
+        expected = f"must be one of {', '.join(settings)}" if settings else "choose an ablation that lists it"
+        raise UserError(f"setting={name}: no such setting; {expected}")
     typed = {o.lstrip("+~").split("=", 1)[0] for o in job}
     brought = [o for o in settings[name] if o.split("=", 1)[0] not in typed]
     # the name first: a report names runs by the first of the keys that change together
@@ -87,7 +87,7 @@ def check_rounds(config: Mapping, sweeping: bool, grid: bool) -> None:
     """Refuse values of the keys that are about a sweep as a whole.
 
     Raises:
-        UserError: the key, its value, what is accepted.
+        UserError: the key, its value, what it must be.
     """
     check_values({key: config[key] for key in config if role(str(key)) is Role.START})
     until = config.get("until")
@@ -144,7 +144,7 @@ def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
     return rounds
 
 
-def choose(found: Mapping[Trial, float]) -> tuple[Point, dict[Setting, Point]]:
+def choose_point(bounds: Mapping[Trial, float]) -> tuple[Point, dict[Setting, Point]]:
     """The point that is best for all settings together, and each setting's own, by the mean over seeds.
 
     ``found`` is the validation bound of each trial, lower is better. A point at which a seed of a setting
@@ -153,10 +153,10 @@ def choose(found: Mapping[Trial, float]) -> tuple[Point, dict[Setting, Point]]:
     Raises:
         UserError: a setting, or all together, has no point at which every seed is finite.
     """
-    settings = list(dict.fromkeys(trial.setting for trial in found))
-    points = list(dict.fromkeys(trial.point for trial in found))
+    settings = list(dict.fromkeys(trial.setting for trial in bounds))
+    points = list(dict.fromkeys(trial.point for trial in bounds))
     mean = {
-        (setting, point): _mean([v for t, v in found.items() if t.setting == setting and t.point == point])
+        (setting, point): _mean([v for t, v in bounds.items() if t.setting == setting and t.point == point])
         for setting in settings
         for point in points
     }

@@ -12,11 +12,12 @@ from typing import Any
 
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.files import load_object
-from triptych.run.plain import natural
-from triptych.run.read import UNITS, Estimate, Run
+from triptych.run.parsing import natural_key
+from triptych.run.read import Run
+from triptych.run.result import UNITS, Estimate
+from triptych.study.formatting import duration, format_number, plus_minus, quantity
 from triptych.study.statistics import Spread
 from triptych.study.style import mark
-from triptych.study.words import count, duration, number, plus_minus
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PICTURE = 2**20  # bytes of one picture
@@ -55,23 +56,28 @@ def bound(run: Run) -> str:
     return f"{_estimate(run.test[run.measure])} {UNITS[run.measure]}" if run.measure else ""
 
 
-def _estimate(found: Estimate) -> str:
+def _estimate(estimate: Estimate) -> str:
     """ "1.902 ± 0.018": a mean and its standard error over items."""
-    return plus_minus(Spread(found.mean, found.stderr, math.nan, math.nan, 2))
+    return plus_minus(Spread(estimate.mean, estimate.stderr, math.nan, math.nan, 2))
 
 
 def _figures(run: Run) -> Iterable[list[Any]]:
     """Where, what, how much, over how many: every figure of the summary's splits and samples."""
     for split in ("test", "val", "train"):
-        for key, found in getattr(run, split).items():
-            yield [split, key, _estimate(found), found.n]
+        for key, estimate in getattr(run, split).items():
+            yield [split, key, _estimate(estimate), estimate.n]
     if run.measured:
         titles = SAMPLE_METRICS | {**run.measured.metrics}
         for at, row in zip(run.measured.values, run.measured.rows, strict=True):
             on = f", {run.measured.key}={at:g}" if run.measured.key else ""
             for key, mean in row.items():
                 what = titles[key].label if key in titles else key
-                yield ["samples", f"{what}{on}", number(mean), run.measured.fewer.get(key, run.measured.n)]
+                yield [
+                    "samples",
+                    f"{what}{on}",
+                    format_number(mean),
+                    run.measured.fewer.get(key, run.measured.n),
+                ]
 
 
 def _facts(run: Run) -> Iterable[tuple[str, str]]:
@@ -86,7 +92,7 @@ def _facts(run: Run) -> Iterable[tuple[str, str]]:
     if run.weights:
         yield "weights", run.weights
     if run.gradient:
-        yield "median norm of gradients", number(run.gradient.get("median", math.nan))
+        yield "median norm of gradients", format_number(run.gradient.get("median", math.nan))
     clipped = run.gradient.get("clipped", math.nan)
     if math.isfinite(clipped):
         yield "steps clipped", f"{clipped:.0%}"
@@ -99,14 +105,14 @@ def _curves(run: Run, points: int) -> list[dict[str, Any]]:
     drawn = [name for name in (*first, "train/loss", "train/grad_norm", "train/lr") if name in histories]
     drawn += [name for name in histories if name.startswith(("val/", "train/")) and name not in drawn]
     aside = {"val/bound"} if len(drawn) > 1 else set()  # the same under another name
-    found: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
     for name in drawn:
         steps, values = histories[name]
-        if len(steps) > 1 and name not in aside and len(found) < CURVES:
-            found.append({"name": name, "of": "training step", **_thinned(steps, values, points)})
+        if len(steps) > 1 and name not in aside and len(curves) < CURVES:
+            curves.append({"name": name, "of": "training step", **_thinned(steps, values, points)})
     if run.noise_levels:
         levels = run.noise_levels
-        found.append(
+        curves.append(
             {
                 "name": "squared error of ε by noise level",
                 "of": "γ = −log SNR",
@@ -114,14 +120,14 @@ def _curves(run: Run, points: int) -> list[dict[str, Any]]:
                 **_thinned(levels.gamma, levels.value, points),
             }
         )
-    return found
+    return curves
 
 
 def _thinned(x: Sequence[float], y: Sequence[float], points: int) -> dict[str, Any]:
     """Every k-th point and the last one; `every` is k."""
     every = max(1, math.ceil(len(x) / points))
-    kept = [*range(0, len(x) - 1, every), len(x) - 1]
-    short = [i for i in kept if math.isfinite(y[i])]
+    places = [*range(0, len(x) - 1, every), len(x) - 1]
+    short = [i for i in places if math.isfinite(y[i])]
     return {
         "every": every,
         "x": [_digits(x[i]) for i in short],
@@ -136,10 +142,10 @@ def _digits(x: float) -> float:
 # pictures, provenance, log ----------------------------------------------------------------------------
 
 
-def pictures(runs: Sequence[Run]) -> dict[Path, list[list[str]]]:
+def run_pictures(runs: Sequence[Run]) -> dict[Path, list[list[str]]]:
     """[caption, data URI] of each run's pictures, "" where there was no room: the last ones of each first."""
     known: dict[Path, list[tuple[str, Path]]] = {run.dir: _files(run) for run in runs}
-    taken: dict[Path, dict[str, str]] = {run.dir: {} for run in runs}
+    shown: dict[Path, dict[str, str]] = {run.dir: {} for run in runs}
     room = PICTURES
     for turn in range(max(map(len, known.values()), default=0)):
         for run in runs:
@@ -148,28 +154,28 @@ def pictures(runs: Sequence[Run]) -> dict[Path, list[list[str]]]:
                 continue
             caption, path = files[-1 - turn]
             data = png(path, run, PICTURE)
-            taken[run.dir][caption] = ""
+            shown[run.dir][caption] = ""
             if data and len(data) <= room:
                 room -= len(data)
-                taken[run.dir][caption] = "data:image/png;base64," + base64.b64encode(data).decode()
-    return {run.dir: [[name, taken[run.dir][name]] for name, _ in known[run.dir]] for run in runs}
+                shown[run.dir][caption] = "data:image/png;base64," + base64.b64encode(data).decode()
+    return {run.dir: [[name, shown[run.dir][name]] for name, _ in known[run.dir]] for run in runs}
 
 
 def _files(run: Run) -> list[tuple[str, Path]]:
     """Captions and files of a run's pictures, in the order of training."""
     folder = run.dir / "samples"
-    found: list[tuple[str, Path]] = []
+    pictures: list[tuple[str, Path]] = []
     try:
-        names = sorted((entry.name for entry in os.scandir(folder)), key=natural)
+        names = sorted((entry.name for entry in os.scandir(folder)), key=natural_key)
     except OSError:
         return []
     for name in names:
         if step := re.fullmatch(r"step_(\d{1,12})\.png", name):
-            found.append((f"step {int(step[1]):,}", folder / name))
-    found += [("from noise to sample", folder / "trajectory.png")] if "trajectory.png" in names else []
-    found += [("by caption", folder / "prompts.png")] if "prompts.png" in names else []
-    found += [("at the end", run.samples)] if run.samples else []
-    return [(caption, path) for caption, path in found if _inside(path, run.dir)]
+            pictures.append((f"step {int(step[1]):,}", folder / name))
+    pictures += [("from noise to sample", folder / "trajectory.png")] if "trajectory.png" in names else []
+    pictures += [("by caption", folder / "prompts.png")] if "prompts.png" in names else []
+    pictures += [("at the end", run.samples)] if run.samples else []
+    return [(caption, path) for caption, path in pictures if _inside(path, run.dir)]
 
 
 def _inside(path: Path, directory: Path) -> bool:
@@ -199,12 +205,12 @@ def _provenance(run: Run) -> Iterable[tuple[str, str]]:
     if run.overrides:
         yield "overrides", cut(" ".join(f"{key}={value}" for key, value in run.overrides.items()))
     yield "commit", (run.commit or "not recorded") + (", with uncommitted changes" if run.dirty else "")
-    for what, said in (("started", run.started), ("host", run.host), ("device", run.device)):
-        if said:
-            yield what, cut(said)
+    for what, fact in (("started", run.started), ("host", run.host), ("device", run.device)):
+        if fact:
+            yield what, cut(fact)
     executions = record.get("executions")
     if isinstance(executions, list) and len(executions) > 1:
-        yield "executions", count(len(executions), "start")
+        yield "executions", quantity(len(executions), "start")
     packages = record.get("packages")
     if isinstance(packages, dict):
         known = [f"{name} {packages[name]}" for name in VERSIONS if name in packages]
@@ -235,5 +241,5 @@ def _log_end(directory: Path) -> str:
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     # a bar that was drawn again and again on one line: only its last state is left
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
-    kept = ["".join(c if c.isprintable() or c == "\t" else "�" for c in line) for line in lines]
-    return "\n".join(kept[-LINES:]).strip()
+    shown = ["".join(c if c.isprintable() or c == "\t" else "�" for c in line) for line in lines]
+    return "\n".join(shown[-LINES:]).strip()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from triptych.config.identity import role_in
 from triptych.declare import Role
 from triptych.run.read import Run
-from triptych.study.words import listed
+from triptych.study.formatting import listed
 
 GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)
 
@@ -30,7 +30,7 @@ class Group:
     notes: list[str] = field(default_factory=list)
 
 
-def group(runs: Sequence[Run]) -> list[Group]:
+def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Finished runs by data and unit, with them those that have not reported yet. Empty while none has."""
     groups: dict[tuple[str, ...], Group] = {}
     known = _fingerprints(runs)
@@ -42,22 +42,22 @@ def group(runs: Sequence[Run]) -> list[Group]:
         if (run.status == "finished" and run.measure) or not (run.overrides or run.choices):
             continue
         # a run that has not reported yet belongs where its data are, if that is told and unambiguous
-        told = run.fingerprint or _said(run)
-        homes = [k for k in groups if k[:-1] == _identity(run, known)] if told else []
-        if not told:
+        known_data = run.fingerprint or _data_settings(run)
+        homes = [k for k in groups if k[:-1] == _identity(run, known)] if known_data else []
+        if not known_data:
             homes = [k for k, g in groups.items() if g.dataset == run.choices.get("data", g.dataset)]
         if len(homes) == 1:
             groups[homes[0]].runs.append(run)
-    found = list(groups.values())
-    _tell_apart(found)
-    return sorted(found, key=lambda g: (g.data, g.measure))
+    every = list(groups.values())
+    _tell_apart(every)
+    return sorted(every, key=lambda g: (g.data, g.measure))
 
 
 def _name(run: Run) -> str:
     return run.choices.get("data", "")
 
 
-def _said(run: Run) -> tuple[tuple[str, str], ...]:
+def _data_settings(run: Run) -> tuple[tuple[str, str], ...]:
     """What the configuration says of the data and of the test set."""
     return tuple(
         sorted(
@@ -70,20 +70,20 @@ def _said(run: Run) -> tuple[tuple[str, str], ...]:
 
 def _fingerprints(runs: Sequence[Run]) -> dict[tuple, set[str]]:
     """The fingerprints of each data configuration."""
-    found: dict[tuple, set[str]] = defaultdict(set)
+    fingerprints: dict[tuple, set[str]] = defaultdict(set)
     for run in runs:
         if run.fingerprint:
-            found[_name(run), _said(run)].add(run.fingerprint)
-    return found
+            fingerprints[_name(run), _data_settings(run)].add(run.fingerprint)
+    return fingerprints
 
 
 def _identity(run: Run, known: dict[tuple, set[str]]) -> tuple[str, ...]:
     if run.fingerprint:
         return ("", run.fingerprint)
-    same = known.get((_name(run), _said(run)), set())
+    same = known.get((_name(run), _data_settings(run)), set())
     if len(same) == 1:  # half of a sweep may be older than its other half
         return ("", *same)
-    return (_name(run), repr(_said(run)))
+    return (_name(run), repr(_data_settings(run)))
 
 
 def _tell_apart(groups: list[Group]) -> None:
@@ -95,13 +95,13 @@ def _tell_apart(groups: list[Group]) -> None:
     for (name, _), several in namesakes.items():
         if len(several) == 1:
             continue
-        configs = [dict(_said(one.runs[0])) for one in several]
+        configs = [dict(_data_settings(one.runs[0])) for one in several]
         every = dict.fromkeys(key for config in configs for key in config)
         keys = [key for key in every if len({config.get(key) for config in configs}) > 1]
         keys = [key for key in keys if role_in(several[0].runs[0].config, key) is not Role.PATH] or keys
         for one, config in zip(several, configs, strict=True):
-            told = ", ".join(f"{key.removeprefix('data.')}={config.get(key, 'none')}" for key in keys)
-            one.data = f"{name} ({told})"[:100]
+            differences = ", ".join(f"{key.removeprefix('data.')}={config.get(key, 'none')}" for key in keys)
+            one.data = f"{name} ({differences})"[:100]
         if len({one.data for one in several}) < len(several):  # the same words, other contents
             for one in several:
                 one.data = f"{name} (fingerprint {one.runs[0].fingerprint[:8] or 'unknown'})"

@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 from triptych.files import load_object, read_json
 from triptych.run.directory import write_atomic
-from triptych.run.plain import number
+from triptych.run.parsing import to_float
 from triptych.run.read import read_runs
 from triptych.study import measures
-from triptych.study.claims import BOUND, Claim, Rule
+from triptych.study.claims import BOUND, PairTest, Rule
 from triptych.study.compare import Comparison, compare
-from triptych.study.verdict import no_better, settings
-from triptych.study.words import count
+from triptych.study.formatting import quantity
+from triptych.study.verdict import no_better, runs_by_setting
 
 FILE = "looks.json"
 MOST_LOOKS = 10**6
@@ -55,9 +55,9 @@ def decide(root: Path, look: int, looks: int, equal_within: float | None = None)
         ValueError: look is not within 1 to looks, or the margin is not positive.
     """
     if not 1 <= look <= looks:
-        raise ValueError(f"look={look}: 1 to looks={looks} is accepted")
+        raise ValueError(f"look={look}: must be from 1 to looks={looks}")
     if equal_within is not None and not equal_within > 0:
-        raise ValueError(f"equal_within={equal_within}: a positive number is accepted")
+        raise ValueError(f"equal_within={equal_within}: must be a number above 0")
     root = Path(root)
     seen = _seen(root)[:look]
     if len(seen) < look:
@@ -77,7 +77,7 @@ def decide(root: Path, look: int, looks: int, equal_within: float | None = None)
         for (a, b), outcome in _outcomes(comparison).items()
     }
     sentence = _sentence(pairs, look, looks, equal_within, len(seen[-1]))
-    useless = filter(None, (no_better(settings(c), c.unit).rstrip(".") for c in comparisons))
+    useless = filter(None, (no_better(runs_by_setting(c), c.unit).rstrip(".") for c in comparisons))
     return Decision(". ".join([*useless, sentence]), pairs)
 
 
@@ -86,8 +86,9 @@ def read_rule(root: Path, sweep: dict[str, Any]) -> Rule:
     until = sweep.get("until")
     # without the sweep's word, the looks were taken all the same
     until = until if isinstance(until, dict) else load_object(root / FILE)
-    said = until.get("equal_within", sweep.get("equal_within"))
-    margin = size if not isinstance(said, str) and 0 < (size := number(said)) < math.inf else None
+    recorded = until.get("equal_within", sweep.get("equal_within"))
+    margin = to_float(None if isinstance(recorded, str) else recorded)
+    margin = margin if 0 < margin < math.inf else None
     looks = until.get("looks")
     if type(looks) is not int or not 1 <= looks <= MOST_LOOKS:
         return Rule(margin)
@@ -108,14 +109,16 @@ def _seen(root: Path) -> list[frozenset[int]]:
 def _outcomes(comparison: Comparison) -> dict[Pair, Outcome]:
     """By the bound, or by the deciding measure at the last value of its key."""
     name = measures.deciding(comparison)
-    asked = {key: claim for key, claim in comparison.claims.items() if key[0] == name}
-    last = max((key[1] for key in asked), default=0) if name != BOUND else 0
+    relevant = {key: claim for key, claim in comparison.claims.items() if key[0] == name}
+    last = max((key[1] for key in relevant), default=0) if name != BOUND else 0
     # by name, and not by which is better now: a pair keeps its name from look to look
-    found = {(min(a, b), max(a, b)): _outcome(claim) for (_, at, a, b), claim in asked.items() if at == last}
-    return dict(sorted(found.items()))
+    outcomes = {
+        (min(a, b), max(a, b)): _outcome(claim) for (_, at, a, b), claim in relevant.items() if at == last
+    }
+    return dict(sorted(outcomes.items()))
 
 
-def _outcome(claim: Claim) -> Outcome:
+def _outcome(claim: PairTest) -> Outcome:
     return "separated" if claim.holds else "same" if claim.equal else "open"
 
 
@@ -125,5 +128,5 @@ def _sentence(pairs: dict[Pair, Outcome], look: int, looks: int, margin: float |
         tally.append(f"{sum(o == 'same' for o in pairs.values())} the same within {margin:g}")
     left = [f"{a} and {b}" for (a, b), outcome in pairs.items() if outcome == "open"]
     named = f" ({'; '.join(left[:3])}{f'; {len(left) - 3} more' if len(left) > 3 else ''})" if left else ""
-    told = ", ".join([*tally, f"{len(left)} open{named}"])
-    return f"look {look} of {looks}, {count(seeds, 'seed')}: of {count(len(pairs), 'pair')} {told}"
+    parts = ", ".join([*tally, f"{len(left)} open{named}"])
+    return f"look {look} of {looks}, {quantity(seeds, 'seed')}: of {quantity(len(pairs), 'pair')} {parts}"

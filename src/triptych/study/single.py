@@ -9,9 +9,9 @@ from triptych.config.check import check_keys
 from triptych.errors import UserError
 from triptych.run import processes
 from triptych.run.directory import RunDirectory
-from triptych.run.prepare import described_by
+from triptych.run.prepare import resolve_composed
 from triptych.study.files import check_files
-from triptych.study.paper import check_scale
+from triptych.study.papers.sweep import check_scale
 from triptych.study.rounds import check_rounds
 from triptych.study.sweep import no_run_after_an_error
 
@@ -36,11 +36,11 @@ def check_single(config: DictConfig) -> None:
     if hydra.sweeper.get("params") or config.get("paper"):
         groups = ("ablation", "paper", "hparams_search")
         chosen = [f"{group}={hydra.runtime.choices.get(group)}" for group in groups]
-        said = next((one for one in chosen if not one.endswith("=None")), "hydra.sweeper.params")
-        raise UserError(f"{said}: settings to compare are a sweep's, which needs -m")
+        choice = next((one for one in chosen if not one.endswith("=None")), "hydra.sweeper.params")
+        raise UserError(f"{choice}: settings to compare are a sweep's, which needs -m")
     if processes.launch() and not config.name:
         raise UserError("name=null: a name is needed here, so that all processes share one directory")
-    plain = described_by(config)
+    plain = resolve_composed(config)
     if RunDirectory(hydra.run.dir).status != "finished":  # whose result is there without them
         _check_files(plain)
 

@@ -120,8 +120,8 @@ def shortened(labels: Sequence[str], most: int = 20) -> dict[str, str]:
             head += 1
         while tail < least - 1 - head and len({w[-1 - tail] for w in words}) == 1:
             tail += 1
-    kept = ("…" * (head > 0) + " ".join(w[head : len(w) - tail]) + "…" * (tail > 0) for w in words)
-    return {label: short(text, most) for label, text in zip(labels, kept, strict=True)}
+    middles = ("…" * (head > 0) + " ".join(w[head : len(w) - tail]) + "…" * (tail > 0) for w in words)
+    return {label: short(text, most) for label, text in zip(labels, middles, strict=True)}
 
 
 def end_labels(ax: Axes, items: Sequence[tuple[float, str, str]]) -> None:
@@ -193,7 +193,7 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     # a function: of a string the backslashes of a name would be read as groups
     return re.sub(
         r'^<svg ([^>]*?)(?:width|height)="[^"]*" ?([^>]*?)(?:width|height)="[^"]*"',
-        lambda found: f"{head}{found[1]}{found[2]}", text,
+        lambda match: f"{head}{match[1]}{match[2]}", text,
     )  # fmt: skip
 
 

@@ -27,24 +27,24 @@ from triptych.config.names import own_name, quote, shared_overrides, sweep_name
 from triptych.errors import StorageError, UserError
 from triptych.files import load_object
 from triptych.run import processes
-from triptych.run.directory import ENDED, REFUSED, RunDirectory
-from triptych.run.exits import end_as_by_ctrl_c, one_line_errors
+from triptych.run.command_errors import end_as_by_ctrl_c, one_line_errors
+from triptych.run.directory import REFUSED, RunDirectory
 from triptych.run.initialization import check_initial
-from triptych.run.plain import whole
-from triptych.run.prepare import described_by
+from triptych.run.parsing import to_int
+from triptych.run.prepare import resolve_composed
 from triptych.run.provenance import changed_since, command
-from triptych.run.summary import UNITS, figure
+from triptych.run.result import ENDED, UNITS
 from triptych.study.cells import cell_name, differing, expected_cells, is_grid
 from triptych.study.files import check_files
 from triptych.study.launchers import check_launcher, on_slurm
 from triptych.study.monitor import Monitor, write_report_or_say_why
-from triptych.study.paper import check_scale, claims_of, set_scale
+from triptych.study.papers.sweep import check_scale, claims_of, set_scale
 from triptych.study.rounds import check_rounds, grid, seeds_after, settings_and_seeds
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
 
 
-def exit_code() -> int:
+def sweep_exit_code() -> int:
     """Of this process's sweep, by its runs and nothing else: how each ended is in its own directory.
 
     0: all are finished; 3: the others diverged; 75: other processes are running the rest; 1: one failed or
@@ -101,8 +101,8 @@ class SweepHook(Callback):
             check_scale(config)
             of_scale = set_scale(config)
             check_launcher(config)
-            given = [o for o in config.hydra.overrides.hydra if str(o).startswith("hydra.sweep.dir=")]
-            if not given:
+            typed = [o for o in config.hydra.overrides.hydra if str(o).startswith("hydra.sweep.dir=")]
+            if not typed:
                 # a literal override reaches every job on every launcher
                 root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
                 config.hydra.sweep.dir = str(root)
@@ -161,7 +161,7 @@ class SweepHook(Callback):
     def stop_jobs(self) -> None:
         """Have this sweep's jobs save the step they are in, and wait for it: a launcher that is interrupted
         kills its workers and what these have started."""
-        processes.stop_below({found for run in self.runs() if (found := processes.pid_of(run.holder()))})
+        processes.stop_below({pid for run in self.runs() if (pid := processes.pid_of(run.holder()))})
 
     # for a sweeper that goes on from what its runs have shown ------------------------------------------
 
@@ -186,7 +186,7 @@ class SweepHook(Callback):
         until = self.before.get("until")
         if not isinstance(until, dict) or {k: until.get(k) for k in facts} != facts:
             return 1
-        return min(max(whole(until.get("look")) or 1, 1), facts["looks"])
+        return min(max(to_int(until.get("look")) or 1, 1), facts["looks"])
 
     def all_finished(self, jobs: Sequence[Sequence[str]]) -> bool:
         """Whether each of these runs has come to a result."""
@@ -195,8 +195,9 @@ class SweepHook(Callback):
 
     def validation_bound(self, job: Sequence[str]) -> float:
         """Of a finished run, infinite where it has none."""
-        figures = (RunDirectory(self.root / self.cell(job)).summary() or {}).get("val") or {}
-        return next((float(figures[unit]["mean"]) for unit in UNITS if unit in figures), math.inf)
+        result = RunDirectory(self.root / self.cell(job)).summary()
+        figures = result.val if result else {}
+        return next((figures[unit].mean for unit in UNITS if unit in figures), math.inf)
 
     def runs(self) -> list[RunDirectory]:
         """Of the cells that are known beforehand."""
@@ -212,7 +213,8 @@ class SweepHook(Callback):
                 file=sys.stderr,
                 flush=True,
             )
-        return figure(run.summary(), self.config.optimized_metric)
+        result = run.summary()
+        return result.figure(self.config.optimized_metric) if result else None
 
     def _check_shared(self) -> None:
         """Refuse a sweep none of whose cells can run, if one is yet to run.
@@ -237,7 +239,7 @@ class SweepHook(Callback):
                 raise UserError(explain(HydraException(f"Could not find '{group}/{name}'"), []))
         for overrides in [*jobs[:1], *jobs[1:][-1:], *jobs[1:-1]]:
             try:
-                check_initial(described_by(loader.load_sweep_config(self.config, overrides)), begun)
+                check_initial(resolve_composed(loader.load_sweep_config(self.config, overrides)), begun)
                 break
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 refusals.append(error)
@@ -279,11 +281,11 @@ class SweepHook(Callback):
     def _tell_other_code(self) -> None:
         """A line where results that are there are of other code: they are shown beside new ones."""
         finished = [run for run in self.runs() if run.status == "finished"]
-        found = [said for said in map(changed_since, finished) if said]
-        if found:
+        changes = [change for change in map(changed_since, finished) if change]
+        if changes:
             print(
-                f"{len(found)} of {len(self.cells)} runs finished before, under other {found[0]} than now; "
-                "force=true runs them anew, the old directories are kept aside",
+                f"{len(changes)} of {len(self.cells)} runs finished before, under other {changes[0]} than "
+                "now; force=true runs them anew, the old directories are kept aside",
                 file=sys.stderr,
                 flush=True,
             )
@@ -304,5 +306,5 @@ class SweepHook(Callback):
             if end not in ENDED:
                 run.leave()
                 print(f"{run.path.name}: {f'{holder} is running it' if holder else 'did not end'}")
-        if said := write_report_or_say_why(self.root, len(self.cells), show=True):
-            print(f"error: {said}", file=sys.stderr)
+        if problem := write_report_or_say_why(self.root, len(self.cells), show=True):
+            print(f"error: {problem}", file=sys.stderr)

@@ -15,7 +15,7 @@ from triptych.files import printable
 from triptych.study import measures
 from triptych.study.compare import METRIC
 from triptych.study.render import Report
-from triptych.study.story import Story, columns, rows, tell
+from triptych.study.study import Study, read_study, table_columns, table_rows
 from triptych.study.style import short
 
 HEADS = {
@@ -32,7 +32,7 @@ DISPENSABLE = ("p", "prior", "reconstruction", "diffusion", "verdict")
 def print_table(root: Path, console: Console | None = None, report: Report | None = None) -> None:
     """Print what the runs beneath `root` show; `report` saves reading them again."""
     console = console or Console()
-    story = report.story if report else tell([Path(root)])
+    story = report.story if report else read_study([Path(root)])
     if story.banner:
         console.print(Text(story.banner, style="yellow"))
     for i, comparison in enumerate(story.comparisons):
@@ -68,7 +68,7 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
         console.print(Text(printable(f"Report: {page}")), soft_wrap=True)
 
 
-def _fitting(story: Story, i: int, console: Console) -> Table:
+def _fitting(story: Study, i: int, console: Console) -> Table:
     """The widest of the tables that fit; CSV and page have all columns."""
     for leave in range(len(DISPENSABLE) + 1):
         table = _table(story, i, DISPENSABLE[:leave])
@@ -77,7 +77,7 @@ def _fitting(story: Story, i: int, console: Console) -> Table:
     return table
 
 
-def _table(story: Story, i: int, without: tuple[str, ...]) -> Table:
+def _table(story: Study, i: int, without: tuple[str, ...]) -> Table:
     comparison = story.comparisons[i]
     # as plain Text throughout: names may hold what rich would read as markup
     name = measures.deciding(comparison)
@@ -87,13 +87,13 @@ def _table(story: Story, i: int, without: tuple[str, ...]) -> Table:
     table = Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
-    heads = [(key, HEADS.get(key, head)) for key, head in columns(comparison)]
+    heads = [(key, HEADS.get(key, head)) for key, head in table_columns(comparison)]
     heads = [(key, head.partition(" (")[0] if key.startswith(METRIC) else head) for key, head in heads]
     heads = [(key, head) for key, head in [("seeds", "seeds"), *heads, ("verdict", "")] if key not in without]
     table.add_column(Text(comparison.subject), overflow="fold")
     for key, head in heads:
         table.add_column(head, justify="left" if key in ("seeds", "verdict") else "right")
-    for row in rows(comparison):
+    for row in table_rows(comparison):
         texts = {**row.texts, "seeds": row.seeds, "verdict": row.verdict}
         style = "bold green" if row.best else "" if row.texts else "dim"
         table.add_row(

@@ -13,9 +13,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from triptych.run.read import UNITS, Run
+from triptych.run.read import Run
+from triptych.run.result import UNITS
+from triptych.study.formatting import format_number, listed
 from triptych.study.style import GRID, INK, PAPER, axes, end_labels, inches, plain_log, shortened
-from triptych.study.words import listed, number
 
 EQUAL, BEST = "equal settings", "each at its best"
 Point = tuple[str, ...]
@@ -41,7 +42,7 @@ class Tuning:
     def at_an_edge(self) -> list[str]:
         """Settings whose best is the first or the last value of what was tried: a wider range may help."""
         ends = {self.points[0], self.points[-1]}
-        return [label(s) for s, point in self.best.items() if len(self.keys) == 1 and point in ends]
+        return [setting_label(s) for s, point in self.best.items() if len(self.keys) == 1 and point in ends]
 
 
 def read_tuning(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Tuning | None:
@@ -82,7 +83,7 @@ def stages(runs: Sequence[Run], tuning: Tuning | None) -> list[tuple[str, list[R
     for run in rest:
         setting, point = _setting(run, tuning.best), _point(run, tuning.keys)
         # what was tuned is no setting here: it is part of the rule that the title names
-        overrides, config = (_without(told, tuning.keys) for told in (run.overrides, run.config))
+        overrides, config = (_without(values, tuning.keys) for values in (run.overrides, run.config))
         bare = replace(run, overrides=overrides, config=config)
         if setting is not None and point == tuning.equal:
             equal.append(bare)
@@ -93,18 +94,18 @@ def stages(runs: Sequence[Run], tuning: Tuning | None) -> list[tuple[str, list[R
 
 def sentence(tuning: Tuning) -> str:
     """What was tuned how, and what was chosen."""
-    seeds = {seed for points in tuning.bounds.values() for found in points.values() for seed in found}
+    seeds = {seed for points in tuning.bounds.values() for by_seed in points.values() for seed in by_seed}
     trials = len(tuning.points) * len(seeds)
-    own = "; ".join(f"{label(s)}: {', '.join(_values(p))}" for s, p in tuning.best.items())
+    own = "; ".join(f"{setting_label(s)}: {', '.join(_values(p))}" for s, p in tuning.best.items())
     edge = tuning.at_an_edge
-    said = (
+    text = (
         f"{listed(list(tuning.keys))} was tuned by the validation bound, {trials} trials for each setting "
         f"({len(tuning.points)} values, {len(seeds)} seeds), on seeds that are in no comparison. Best for "
         f"all together: {', '.join(_values(tuning.equal))}. Own best: {own}."
     )
     if edge:
-        said += f" At the edge of what was tried: {listed(edge)}; a wider range may help there."
-    return said
+        text += f" At the edge of what was tried: {listed(edge)}; a wider range may help there."
+    return text
 
 
 def change(tuning: Tuning, orders: Mapping[str, Sequence[tuple[str, float]]]) -> str:
@@ -114,29 +115,29 @@ def change(tuning: Tuning, orders: Mapping[str, Sequence[tuple[str, float]]]) ->
     names = {stage: [name for name, _ in order] for stage, order in orders.items()}
     equal = dict(orders[EQUAL])
     moved = [
-        f"{name} by {number(value - equal[name], sign=True)}"
+        f"{name} by {format_number(value - equal[name], sign=True)}"
         for name, value in orders[BEST]
         if name in equal and abs(equal[name] - value) > 5e-4
     ]
-    said = f"From {EQUAL} to {BEST}, the order of the means "
-    said += "stays the same" if names[EQUAL] == names[BEST] else f"becomes {', '.join(names[BEST])}"
-    said += f"; {listed(moved)}." if moved else "; no mean moves by more than 0.0005."
-    return said
+    text = f"From {EQUAL} to {BEST}, the order of the means "
+    text += "stays the same" if names[EQUAL] == names[BEST] else f"becomes {', '.join(names[BEST])}"
+    text += f"; {listed(moved)}." if moved else "; no mean moves by more than 0.0005."
+    return text
 
 
-def draw(tuning: Tuning, colours: Mapping[str, str]) -> Figure | None:
+def tuning_figure(tuning: Tuning, colours: Mapping[str, str]) -> Figure | None:
     """The validation bound of each setting at each value: dots are seeds, a ring is its choice."""
     if len(tuning.points) < 2:
         return None
     numeric = [_number(point[0]) for point in tuning.points]
     log = len(tuning.keys) == 1 and all(v > 0 for v in numeric)
     at = dict(zip(tuning.points, numeric if log else [float(i) for i in range(len(numeric))], strict=True))
-    right = inches(list(shortened([label(s) for s in tuning.best]).values())) + 0.45
+    right = inches(list(shortened([setting_label(s) for s in tuning.best]).values())) + 0.45
     figure, ax = axes(7.2, 3.7, 0.78, right)
     ends = []
     shown: list[float] = []
     for setting in tuning.best:
-        ink = colours.get(label(setting), INK)
+        ink = colours.get(setting_label(setting), INK)
         means = [tuning.mean(setting, point) for point in tuning.points]
         ax.plot(list(at.values()), means, color=ink, linewidth=1.6, marker="o", markersize=3)
         for point, seeds in tuning.bounds.get(setting, {}).items():
@@ -148,7 +149,9 @@ def draw(tuning: Tuning, colours: Mapping[str, str]) -> Figure | None:
         finite = [m for m in means if math.isfinite(m)]
         shown += finite
         if finite:
-            ends.append((finite[-1], shortened([label(s) for s in tuning.best])[label(setting)], ink))
+            ends.append(
+                (finite[-1], shortened([setting_label(s) for s in tuning.best])[setting_label(setting)], ink)
+            )
     if not shown:
         return None
     ax.axvline(at[tuning.equal], color=GRID, linewidth=5, zorder=0)
@@ -167,21 +170,21 @@ def draw(tuning: Tuning, colours: Mapping[str, str]) -> Figure | None:
     return figure
 
 
-def label(setting: str) -> str:
+def setting_label(setting: str) -> str:
     """ "objective=x0,schedule=cosine" as the report names such a cell: "x0 / cosine"."""
     return " / ".join(part.split("=", 1)[-1] for part in setting.split(","))
 
 
 def _setting(run: Run, known: Mapping[str, Point]) -> str | None:
     for setting in known:
-        told = dict(part.split("=", 1) for part in setting.split(",") if "=" in part)
-        if all(run.overrides.get(k, run.choices.get(k)) == v for k, v in told.items()):
+        values = dict(part.split("=", 1) for part in setting.split(",") if "=" in part)
+        if all(run.overrides.get(k, run.choices.get(k)) == v for k, v in values.items()):
             return setting
     return None
 
 
-def _without(told: Mapping[str, str], keys: Sequence[str]) -> dict[str, str]:
-    return {key: value for key, value in told.items() if key not in keys}
+def _without(values: Mapping[str, str], keys: Sequence[str]) -> dict[str, str]:
+    return {key: value for key, value in values.items() if key not in keys}
 
 
 def _point(run: Run, keys: Sequence[str]) -> Point:

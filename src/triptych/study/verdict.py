@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from triptych.run.read import Run
 from triptych.study import measures
 from triptych.study.compare import Comparison
+from triptych.study.formatting import BASELINES, format_number, interval, listed, plus_minus, quantity
 from triptych.study.power import MOST, seeds_to_settle
 from triptych.study.statistics import Paired
-from triptych.study.words import BASELINES, count, interval, listed, number, plus_minus
 
 NAMED = 4  # settings that are named in a sentence; more are counted
 
@@ -33,11 +33,11 @@ def verdict(comparison: Comparison) -> Verdict:
         name, headline = "", "No run has reported a finite test bound yet."
     others = (other for other in measures.known(comparison.cells) if other != name)
     lines = tuple(filter(None, (measures.ranking(comparison, other) for other in others)))
-    said = (no_better(settings(comparison), comparison.unit), headline, divergences(comparison))
-    return Verdict(" ".join(filter(None, said)), lines)
+    sentences = (no_better(runs_by_setting(comparison), comparison.unit), headline, divergences(comparison))
+    return Verdict(" ".join(filter(None, sentences)), lines)
 
 
-def settings(comparison: Comparison) -> dict[str, list[Run]]:
+def runs_by_setting(comparison: Comparison) -> dict[str, list[Run]]:
     """The usable runs of each setting."""
     return {cell.label: [*cell.runs.values()] for cell in comparison.cells}
 
@@ -52,60 +52,60 @@ def no_better(runs: Mapping[str, Sequence[Run]], unit: str = "bits/dim") -> str:
     mean = {label: math.fsum(run.bound for run in of) / len(of) for label, of in runs.items() if of}
     order = sorted(known, key=lambda name: -known[name])
     failed = {name: [label for label in mean if mean[label] >= known[name]] for name in order}
-    what = {name: f"{BASELINES[name]} ({number(known[name])} {unit})" for name in order}
+    what = {name: f"{BASELINES[name]} ({format_number(known[name])} {unit})" for name in order}
     if len(mean) > 1 and (of_all := [name for name in order if len(failed[name]) == len(mean)]):
         return f"No setting is better than {what[of_all[0]]}."
-    said: list[str] = []
+    sentences: list[str] = []
     seen: set[str] = set()
     for name in order:
         if fresh := [label for label in failed[name] if label not in seen]:
             who = listed(fresh) if len(fresh) <= NAMED else f"{len(fresh)} of {len(mean)} settings"
-            said.append(f"{who} {_be(len(fresh))} no better than {what[name]}.")
+            sentences.append(f"{who} {_be(len(fresh))} no better than {what[name]}.")
             seen |= {*fresh}
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def divergences(comparison: Comparison) -> str:
     """ "x0 diverged with 3 of 5 seeds: figures are of the others."; "" where none did."""
     cells = [cell for cell in (*comparison.cells, *comparison.pending) if cell.diverged]
-    said = [
-        f"{cell.label} diverged with {cell.diverged} of {count(len(cell.runs) + len(cell.others), 'seed')}"
+    sentences = [
+        f"{cell.label} diverged with {cell.diverged} of {quantity(len(cell.runs) + len(cell.others), 'seed')}"
         for cell in cells
     ]
-    if not said:
+    if not sentences:
         return ""
     rest = ": figures are of the others" if any(cell.runs for cell in cells) else ""
-    return f"{listed(said)}{rest}."
+    return f"{listed(sentences)}{rest}."
 
 
 def _headline(comparison: Comparison) -> str:
     cells, best = comparison.cells, comparison.cells[0]
     figure = f"{plus_minus(best.bound)} {comparison.unit}"
     if len(cells) == 1:
-        return f"{best.label}: {figure}, {count(best.bound.n, 'seed')}. No other setting to compare with."
+        return f"{best.label}: {figure}, {quantity(best.bound.n, 'seed')}. No other setting to compare with."
     lowest = f"{best.label} is lowest: {figure}."
     if max(cell.bound.n for cell in cells) == 1:
         return f"{lowest} One seed: nothing is settled."
     claims = {j: comparison.claim(0, j) for j in range(1, len(cells))}
-    said = [lowest]
+    sentences = [lowest]
     if clear := [j for j, claim in claims.items() if claim.holds and claim.pair.mean > 0]:
         nearest = min(clear, key=lambda j: claims[j].pair.mean)
         pair = claims[nearest].pair
-        by = f"by {number(pair.mean)} {interval(pair.low, pair.high)}"
+        by = f"by {format_number(pair.mean)} {interval(pair.low, pair.high)}"
         which = f"; the nearest, {cells[nearest].label}, {by}" if len(clear) > 1 else f" {by}"
-        said.append(f"Clear of {_names(comparison, clear)}{which}.")
+        sentences.append(f"Clear of {_names(comparison, clear)}{which}.")
     # possible only where seeds differ: the means are then not over the same seeds, the pairs are
     if ahead := [j for j, claim in claims.items() if claim.holds and claim.pair.mean < 0]:
-        said.append(
+        sentences.append(
             f"Over the seeds that both have, {_names(comparison, ahead)} {_be(len(ahead))} clear of it."
         )
     if same := [j for j, claim in claims.items() if claim.equal and j not in clear + ahead]:
-        said.append(f"The same as {_names(comparison, same)} within {_margin(comparison)}.")
+        sentences.append(f"The same as {_names(comparison, same)} within {_margin(comparison)}.")
     if left := [j for j in claims if j not in clear + ahead + same]:
-        said.append(f"Not settled against {_names(comparison, left)}{_would_settle(comparison, left)}.")
+        sentences.append(f"Not settled against {_names(comparison, left)}{_would_settle(comparison, left)}.")
         if comparison.rule.interim:
-            said.append("Nothing is settled before the sweep ends.")
-    return " ".join(said)
+            sentences.append("Nothing is settled before the sweep ends.")
+    return " ".join(sentences)
 
 
 def _be(n: int) -> str:
@@ -120,31 +120,31 @@ def _would_settle(comparison: Comparison, left: list[int]) -> str:
     needed = {j: seeds_to_settle(claim) for j, claim in claims.items()}
     some = [n for n in needed.values() if n is not None]
     never = [j for j, n in needed.items() if n is None]
-    said, them = [], "it" if len(left) == 1 else "them"
+    parts, them = [], "it" if len(left) == 1 else "them"
     if some:
         others = [j for j in left if j not in never]
         what = _names(comparison, others) if never else them
-        said.append(f"about {max(some)} seeds would settle {what}")
+        parts.append(f"about {max(some)} seeds would settle {what}")
     if never:
-        said.append(f"{MOST} seeds would not settle {_names(comparison, never) if some else them}")
-    return f": {', '.join(said)}"
+        parts.append(f"{MOST} seeds would not settle {_names(comparison, never) if some else them}")
+    return f": {', '.join(parts)}"
 
 
 def footnote(comparison: Comparison) -> str:
     """What the intervals and p-values do and do not cover, and how far they can be trusted."""
     rule, name = comparison.rule, measures.deciding(comparison)
-    said = ["± is the standard error over seeds."]
+    sentences = ["± is the standard error over seeds."]
     pairs = [claim.pair for key, claim in comparison.claims.items() if key[0] == name]
     known = [pair for pair in pairs if not math.isnan(pair.low)]
     if not name:
-        said.append(_covered(comparison, known))
+        sentences.append(_covered(comparison, known))
     if comparison.one_training:
-        said.append(
+        sentences.append(
             "All seeds of a setting are of one trained model: errors and intervals cover what is drawn at "
             "random after training, not what another training would have changed."
         )
     if comparison.tests > 1:
-        said.append(
+        sentences.append(
             f"{comparison.tests} differences are tested here (pairs of settings"
             f"{', by the bound and by each measure' if _measured(comparison) else ''}). Holm's method "
             "corrects p for all of them: with no true difference anywhere, at most 5% of reports say “clear "
@@ -152,28 +152,28 @@ def footnote(comparison: Comparison) -> str:
             "Intervals are not corrected: one that excludes zero while p exceeds 0.05 settles nothing."
         )
     elif name:
-        said.append("One setting is clear of another only where p is at most 0.05.")
+        sentences.append("One setting is clear of another only where p is at most 0.05.")
     if rule.looks > 1:
-        said.append(
+        sentences.append(
             f"This is look {max(len(rule.seen), 1)} of {rule.looks}. Each has one {_ordinal(rule.looks)} of "
             "the 5%, so looking again adds no errors. Intervals are for a single look."
         )
     if rule.interim:
-        said.append("The sweep has not ended: nothing is settled before.")
+        sentences.append("The sweep has not ended: nothing is settled before.")
     if rule.equal_within is not None and known:
-        said.append(
+        sentences.append(
             f"“The same”: two one-sided tests, corrected likewise, put the difference within "
             f"{_margin(comparison)}. “Not settled”: these runs show neither."
         )
     few = min((pair.n for pair in known), default=0)
     if 0 < few <= 4:
-        said.append(
+        sentences.append(
             f"The width of an interval from {few} seeds is a guess: four times in five, the spread that "
             f"{few} seeds show lies between {_WIDTHS[few]} times the true one."
         )
     if name:
-        said.append(measures.about(comparison))
-    return " ".join(said)
+        sentences.append(measures.about(comparison))
+    return " ".join(sentences)
 
 
 # 80% of sample standard deviations lie within these multiples of the true one: sqrt(chi2_{n-1} / (n - 1))
@@ -189,14 +189,15 @@ def _covered(comparison: Comparison, known: list[Paired]) -> str:
             "Differences are paired by seed and by item. Their 95% intervals cover what changes with the "
             f"seed ({seed}) and which {with_items[0].items} items are in the test set."
         )
-    said = (
+    text = (
         "Differences are paired by seed. Their 95% Student-t intervals cover what changes with the seed "
         f"({seed}), not which {n or 'the'} items are in the test set"
     )
     if not with_items:
-        return said + " (these runs recorded no bounds by item)." if known else said + "."
+        return text + " (these runs recorded no bounds by item)." if known else text + "."
     return (
-        said + f"; in {len(with_items)} of {count(len(known), 'pair')} they are paired by item and cover it."
+        text
+        + f"; in {len(with_items)} of {quantity(len(known), 'pair')} they are paired by item and cover it."
     )
 
 

@@ -1,6 +1,6 @@
 """W&B's report of a story: the comparison of our page, over runs that W&B has or will have.
 
-It names runs by their ids and figures by the keys under which a run logs them (``training.log_content``), so
+It names runs by their ids and figures by the keys under which a run logs them (``run.log_content``), so
 that a sweep that is sent later is found. A panel is there where some run has what it shows; bars and lines
 are means over the seeds of a setting with their standard error, as W&B takes them. A table of all runs, and
 the curves over noise levels by setting, are logged by a run of its own, of the job type "comparison".
@@ -22,22 +22,23 @@ from triptych.run.log_content import (
     BESIDE,
     RESOLVED,
     chart,
-    figures,
+    error_line,
+    flat_figures,
     flat_key,
-    one_line,
-    panels,
+    panel_tables,
     sweep_of,
 )
-from triptych.run.read import PARTS, Curve, Run
+from triptych.run.read import Run
+from triptych.run.result import PARTS, Curve
 from triptych.run.wandb import STEP, import_wandb, logged_in
 from triptych.study.axes import SWEEP, Axis
 from triptych.study.compare import Cell, Comparison
 from triptych.study.curves import mean_over_seeds
+from triptych.study.formatting import quantity
 from triptych.study.markdown import fenced, published_in_words, results_table, safe
 from triptych.study.results import results
-from triptych.study.story import Story
+from triptych.study.study import Study
 from triptych.study.verdict import footnote
-from triptych.study.words import count
 
 LOGGED = "logger.wandb."  # before a key of W&B's in a run's configuration
 SAVED = "report_files/wandb.json"  # what has been saved, to be renewed
@@ -65,7 +66,7 @@ class WandbReport:
         return where | {"report": {"name": page.display_name, "spec": spec}, "tables": tables}
 
 
-def project_of(story: Story) -> tuple[str | None, str]:
+def project_of(story: Study) -> tuple[str | None, str]:
     """The entity, None where it is the user's own, and the project that the runs report to.
 
     Raises:
@@ -85,7 +86,7 @@ def project_of(story: Story) -> tuple[str | None, str]:
     return None if entity == "null" else entity, "triptych" if project == "null" else project
 
 
-def build(story: Story, entity: str, project: str, saving: bool = False) -> WandbReport:
+def build_report(story: Study, entity: str, project: str, saving: bool = False) -> WandbReport:
     """Build the report; ``saving``: a server may be asked for the project's number.
 
     Raises:
@@ -104,7 +105,7 @@ def build(story: Story, entity: str, project: str, saving: bool = False) -> Wand
     )
 
 
-def save(story: Story, entity: str | None, project: str, folder: Path) -> list[str]:
+def save_report(story: Study, entity: str | None, project: str, folder: Path) -> list[str]:
     """Save the report in W&B, in the place of one that was saved from ``folder`` before; its address.
 
     Raises:
@@ -116,7 +117,7 @@ def save(story: Story, entity: str | None, project: str, folder: Path) -> list[s
     try:
         wandb = import_wandb(file.parent / "wandb")
         entity = entity or wandb.Api().default_entity or ""
-        ours = build(story, entity, project, saving=True)
+        ours = build_report(story, entity, project, saving=True)
         where = {"entity": entity, "project": project}
         try:
             known = json.loads(file.read_text())
@@ -131,12 +132,12 @@ def save(story: Story, entity: str | None, project: str, folder: Path) -> list[s
     except UserError:
         raise
     except Exception as error:  # W&B's and its transport's, under many names
-        raise UserError(f"--wandb: W&B has not taken it ({one_line(error)})") from error
+        raise UserError(f"--wandb: W&B has not taken it ({error_line(error)})") from error
     write_atomic(file, to_json(where | {"report": ours.report.id}))
     return [ours.report.url]
 
 
-def _log_tables(wandb: Any, story: Story, ours: WandbReport, folder: str) -> None:
+def _log_tables(wandb: Any, story: Study, ours: WandbReport, folder: str) -> None:
     """Log the tables as a run of the sweep's group, the same one every time; all runs are an artifact too."""
     groups, number = _groups(story), tables_id(story)
     settings = wandb.Settings(console="off", silent=True, init_timeout=30, finish_timeout=60)
@@ -157,7 +158,7 @@ def _log_tables(wandb: Any, story: Story, ours: WandbReport, folder: str) -> Non
 # the report -----------------------------------------------------------------------------------------------
 
 
-def _report(wr: Any, expr: Any, story: Story, where: dict[str, str], runset: dict[str, str]) -> Any:
+def _report(wr: Any, expr: Any, story: Study, where: dict[str, str], runset: dict[str, str]) -> Any:
     def grid(name: str, ids: list[str], shown: list[Any], **how: Any) -> Any:
         """Two panels a row of W&B's grid, which is 24 wide; samples and tables take a row."""
         for i, panel in enumerate(shown):
@@ -172,9 +173,9 @@ def _report(wr: Any, expr: Any, story: Story, where: dict[str, str], runset: dic
         blocks += [wr.H1("Published"), wr.MarkdownBlock("\n".join(published_in_words(story.published)))]
     blocks += [wr.P(line) for line in [story.banner, *story.tuned] if line]
     for number, comparison in enumerate(story.comparisons):
-        runs, said = runs_of(comparison), story.verdicts[number]
-        words = [f"**{safe(said.headline)}**", "", results_table(comparison)]
-        words += [f"- {safe(line)}" for line in said.lines]
+        runs, verdict = compared_runs(comparison), story.verdicts[number]
+        words = [f"**{safe(verdict.headline)}**", "", results_table(comparison)]
+        words += [f"- {safe(line)}" for line in verdict.lines]
         words += [f"- Note: {safe(note)}" for note in comparison.notes]
         words += ["", safe(footnote(comparison))]
         blocks += [wr.H1(comparison.heading), wr.MarkdownBlock("\n".join(words))]
@@ -202,15 +203,15 @@ def _report(wr: Any, expr: Any, story: Story, where: dict[str, str], runset: dic
     blocks += [wr.H1("All runs"), grid("all runs", [tables_id(story)], [table])]
     if story.command:
         blocks += [wr.H1("Reproduce"), wr.MarkdownBlock("\n".join(fenced(story.command)))]
-    described = f"{count(len(story.runs), 'run')}, by triptych-report"
+    described = f"{quantity(len(story.runs), 'run')}, by triptych-report"
     return wr.Report(**where, title=story.title[:LIMIT], description=described, blocks=blocks, width="fluid")
 
 
 def _panels(wr: Any, comparison: Comparison) -> dict[str, list[Any]]:
     """Panels of the runs' own figures by section, those of which some run has what they show."""
-    runs = runs_of(comparison)
+    runs = compared_runs(comparison)
     history = {name for run in runs for name in run.columns()}
-    summary = {name for run in runs for name in figures(_summary(run))}
+    summary = {name for run in runs for name in flat_figures(run)}
     by: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
     if len(comparison.axes) == 1:
         [axis] = comparison.axes
@@ -224,7 +225,7 @@ def _panels(wr: Any, comparison: Comparison) -> dict[str, list[Any]]:
 
     test, unit = f"test/{comparison.measure}", comparison.unit
     own = {name for cell in comparison.cells for name in cell.metrics}
-    drawn = {name for run in runs for name in _summary(run).get("measures") or {}}
+    drawn = {name for run in runs for name in run.get("measures") or {}}
     bars = {test: f"test bound, {unit}"} | {f"{test}_{part}": f"{part}, {unit}" for part in PARTS}
     bars |= {"test/gap": f"gap to truth, {unit}"} | {f"test/{name}": name for name in sorted(own)}
     bars |= {f"measures/{name}": f"{name}, of samples" for name in sorted(drawn)}
@@ -254,7 +255,7 @@ def _panels(wr: Any, comparison: Comparison) -> dict[str, list[Any]]:
 # tables ---------------------------------------------------------------------------------------------------
 
 
-def tables_of(story: Story) -> dict[str, Table]:
+def tables_of(story: Study) -> dict[str, Table]:
     """All runs with their settings and figures, and each comparison's curves by setting."""
     rows = [{"run": run.dir.name} | row for run, row in zip(story.runs, results(story.runs), strict=True)]
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "directory"]
@@ -285,7 +286,7 @@ def _curves(cell: Cell) -> dict[str, tuple[str, str, list[Curve]]]:
     """{"panels/noise_levels": ("gamma", "epsilon_mse", one curve a seed)} of numbers."""
     curves: dict[str, tuple[str, str, list[Curve]]] = {}
     for run in cell.runs.values():
-        for key, (columns, rows) in panels(_summary(run)).items():
+        for key, (columns, rows) in panel_tables(run).items():
             x, y = chart(columns)
             points = sorted((row[columns.index(x)], row[columns.index(y)]) for row in rows)
             if x != y and all(isinstance(value, int | float) for point in points for value in point):
@@ -319,13 +320,13 @@ def run_id(run: Run) -> str:
     return str(RunDirectory(run.dir).provenance().get("id", ""))
 
 
-def tables_id(story: Story) -> str:
+def tables_id(story: Study) -> str:
     """W&B's id of the run that logs the tables: of the same sweeps, or else runs, the same one."""
     named = _groups(story) or sorted(map(run_id, story.runs))
     return f"comparison-{hashlib.sha256(json.dumps(named).encode()).hexdigest()[:8]}"
 
 
-def _groups(story: Story) -> list[str]:
+def _groups(story: Study) -> list[str]:
     """W&B's groups of all runs; [] where a run is in none."""
     typed = [run.config.get(f"{LOGGED}group", "null") for run in story.runs]
     sweeps = [sweep_of(RunDirectory(run.dir)) for run in story.runs]
@@ -333,10 +334,6 @@ def _groups(story: Story) -> list[str]:
     return [*dict.fromkeys(name for name in names if name)] if all(names) else []
 
 
-def runs_of(comparison: Comparison) -> list[Run]:
+def compared_runs(comparison: Comparison) -> list[Run]:
     """The runs that were compared."""
     return [run for cell in comparison.cells for run in cell.runs.values()]
-
-
-def _summary(run: Run) -> dict[str, Any]:
-    return RunDirectory(run.dir).summary() or {}

@@ -61,7 +61,7 @@ class Watch:
             self._server = _Server((HOST, port), _handler(self))
         except OSError as error:
             raise UserError(
-                f"--port {port}: {error.strerror or error}; another, or 0 for a free one, is accepted"
+                f"--port {port}: {error.strerror or error}; use another port, or 0 for a free one"
             ) from None
         self.port = self._server.server_port
         self.url = f"http://{HOST}:{self.port}/"
@@ -100,12 +100,12 @@ class Watch:
 
     def _look(self) -> list[tuple[Any, ...]]:
         """Size and time of each file that the report is made of, and which runs show signs of life."""
-        found: list[tuple[Any, ...]] = [_state(root / "sweep.json") for root in self.dirs]
+        states: list[tuple[Any, ...]] = [_state(root / "sweep.json") for root in self.dirs]
         for run in (run for root in self.dirs for run in find_runs(root)):
-            found += [_state(run / name) for name in FILES]
+            states += [_state(run / name) for name in FILES]
             alive = _state(run / "progress.json")
-            found.append((run, bool(alive[1:]) and time.time() - alive[1] / 1e9 < STALE))
-        return found
+            states.append((run, bool(alive[1:]) and time.time() - alive[1] / 1e9 < STALE))
+        return states
 
 
 def reloading(text: str, tag: str) -> str:
@@ -125,10 +125,10 @@ def reloading(text: str, tag: str) -> str:
 
 def _state(path: Path) -> tuple[Any, ...]:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return (path,)
-    return path, found.st_mtime_ns, found.st_size
+    return path, status.st_mtime_ns, status.st_size
 
 
 class _Server(ThreadingHTTPServer):

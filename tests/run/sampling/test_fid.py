@@ -10,7 +10,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 from triptych.diffusion.measures import frechet_distance
 from triptych.errors import UserError
 from triptych.run.execute import execute
-from triptych.run.inception import open_inception, read
+from triptych.run.inception import inception_features, open_inception
 
 
 class Stranger:
@@ -41,7 +41,7 @@ def test_it_is_torchmetrics_fid(weights):
     g = torch.Generator().manual_seed(1)
     a, b = (torch.randint(0, 256, (6, 1, 8, 8), generator=g).byte() for _ in range(2))
     inception = open_inception(str(weights))
-    features = [read(inception, x / 127.5 - 1) for x in (a, b)]
+    features = [inception_features(inception, x / 127.5 - 1) for x in (a, b)]
     assert features[0].shape == (6, 2048)
     metric = FrechetInceptionDistance(feature_extractor_weights_path=str(weights))
     for x, real in ((a, True), (b, False)):

@@ -9,7 +9,7 @@ from triptych.data.batch import to_level
 from triptych.data.captions import Captioned
 from triptych.run.directory import atomic
 from triptych.run.experiment import Drawing, Experiment
-from triptych.run.sampling.draw import asked_for, asks_classes, draw, takes_condition
+from triptych.run.sampling.draw import draw_samples, is_class_conditional, sample_conditions, takes_condition
 
 TRAINED, UNTRAINED, COLUMNS = 4, 2, 8  # captions of combinations trained on and not, samples of each
 
@@ -19,18 +19,18 @@ def save_prompts(experiment: Experiment, drawing: Drawing, path: Path) -> Path |
     model, data = experiment.model, experiment.data
     if not isinstance(data, Captioned) or len(data.shape) != 3:
         return None
-    if not takes_condition(model, drawing.denoiser) or asks_classes(model, data):
+    if not takes_condition(model, drawing.denoiser) or is_class_conditional(model, data):
         return None
     rows, marks = rows_of(data)
     items = torch.tensor(rows).repeat_interleave(COLUMNS)
-    x = draw(
+    x = draw_samples(
         model,
         drawing.sampler,
         data,
         len(items),
         seed=0,
         guided=drawing.denoiser,
-        condition=asked_for(model, data, len(items), guided=drawing.denoiser, items=items),
+        condition=sample_conditions(model, data, len(items), guided=drawing.denoiser, items=items),
         sources=drawing.sources,
     )
     _save(x.unflatten(0, (len(rows), COLUMNS)), marks, data, path)
@@ -40,12 +40,12 @@ def save_prompts(experiment: Experiment, drawing: Drawing, path: Path) -> Path |
 def rows_of(data: Captioned) -> tuple[list[int], list[str]]:
     """Items of different captions, of classes trained on, then of others; and what is said of each."""
     captions, labels = data.captions[data.condition_split], data.splits[data.condition_split].labels
-    kept = torch.zeros(len(captions), dtype=torch.bool) if labels is None else data.untrained(labels)
+    untrained = torch.zeros(len(captions), dtype=torch.bool) if labels is None else data.untrained(labels)
     rows: list[int] = []
     for wanted, most in ((False, TRAINED), (True, UNTRAINED)):
-        first = {c: i for i, c in reversed([*enumerate(captions)]) if bool(kept[i]) is wanted}
+        first = {c: i for i, c in reversed([*enumerate(captions)]) if bool(untrained[i]) is wanted}
         rows += sorted(first.values())[:: max(1, len(first) // most)][:most]
-    return rows, [captions[i] + " (kept from training)" * bool(kept[i]) for i in rows]
+    return rows, [captions[i] + " (kept from training)" * bool(untrained[i]) for i in rows]
 
 
 def _save(x: torch.Tensor, marks: list[str], data: DataModule, path: Path) -> None:

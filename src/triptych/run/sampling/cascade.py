@@ -16,9 +16,9 @@ from triptych.models.diffusion import Diffusion
 from triptych.run.build import build_drawing
 from triptych.run.experiment import Experiment
 from triptych.run.guided import Guides
-from triptych.run.sampling.draw import asked_for
+from triptych.run.sampling.draw import sample_conditions
 from triptych.run.sampling.prompts import of_prompts, texts
-from triptych.run.stages import GIVEN, drawn_as, open_stages, told
+from triptych.run.stages import PROMPTED, condition_parts, drawn_as, open_stages
 
 
 class OpenedCascade:
@@ -37,7 +37,7 @@ class OpenedCascade:
         changes = asked["stages"]
         if len(changes) > len(self.runs):
             raise UserError(
-                f"stages: {len(changes)} groups for {len(self.runs)} stages; one a stage is accepted"
+                f"stages: {len(changes)} groups for {len(self.runs)} stages; pass one a stage at most"
             )
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.stages = [
@@ -66,30 +66,30 @@ class OpenedCascade:
 
     def _noise(self, run: Experiment) -> Callable[[Condition, torch.Generator | None], Condition] | None:
         """Noise on what the stage is told of those before it; None for one that is told nothing of them."""
-        drawn = [name for name in told(run) if name not in GIVEN]
+        drawn = [name for name in condition_parts(run) if name not in PROMPTED]
         if not drawn:
             return None
         level = self.asked["noise"]
-        said = noise_numbers(run.data.augmentations, drawn[0], level).to(self.device)
-        return partial(noised, part=drawn[0], level=level, said=said)
+        numbers = noise_numbers(run.data.augmentations, drawn[0], level).to(self.device)
+        return partial(noised, part=drawn[0], level=level, said=numbers)
 
     def condition(self, n: int) -> Condition | None:
         """What is asked for: prompts in turn, or what held-out items of the last stage have."""
         prompt, label, run = self.asked["prompt"], self.asked["label"], self.last
-        hears = [name for one in self.runs for name in told(one)]
+        parts = [name for one in self.runs for name in condition_parts(one)]
         if prompt is not None:
-            found: Condition | None = of_prompts(texts(prompt), run.data, hears, n)
+            combined: Condition | None = of_prompts(texts(prompt), run.data, parts, n)
         else:
-            found = asked_for(run.model, run.data, n)
-            found = None if found is None else found.only(*GIVEN)
+            combined = sample_conditions(run.model, run.data, n)
+            combined = None if combined is None else combined.only(*PROMPTED)
         if label is not None:
             classes = run.data.num_classes
-            if "label" not in hears or type(label) is not int or not 0 <= label < classes:
-                accepted = f"a class from 0 to {classes - 1}" if "label" in hears else "null"
-                raise UserError(f"label={label}: {accepted} is accepted")
+            if "label" not in parts or type(label) is not int or not 0 <= label < classes:
+                wanted = f"a class from 0 to {classes - 1}" if "label" in parts else "null"
+                raise UserError(f"label={label}: must be {wanted}")
             named = Condition(label=torch.full((n,), label))
-            found = named if found is None else found.together(named)
-        return None if found is None else found.to(self.device)
+            combined = named if combined is None else combined.together(named)
+        return None if combined is None else combined.to(self.device)
 
     def draw(self) -> dict[str, Tensor]:
         """stage -> ``asked["n"]`` samples (n, *shape) in data units, the last stage's last."""

@@ -12,7 +12,7 @@ from triptych.diffusion.wrappers import is_conditional
 from triptych.run.source import Source, filled
 
 
-def draw(
+def draw_samples(
     module,
     sampler: Sampler,
     data: DataModule,
@@ -26,15 +26,19 @@ def draw(
 ) -> Tensor:
     """n samples (n, *shape) in data units, by ``guided`` (a denoiser around the module's own) if given.
 
-    Of ``condition``, if that is given, or else ``asked_for``; ``sources`` give parts in place of its own.
+    Of ``condition``, or else ``sample_conditions``; ``sources`` give parts in place of its own.
     """
     generator = torch.Generator(module.device).manual_seed(seed)
-    asked = asked_for(module, data, n, label, guided) if condition is None else condition.to(module.device)
-    asked = filled(asked, sources, n, generator, progress)
+    wanted = (
+        sample_conditions(module, data, n, label, guided)
+        if condition is None
+        else condition.to(module.device)
+    )
+    wanted = filled(wanted, sources, n, generator, progress)
     training = module.training
     module.eval()
     around = {} if guided is None else {"denoiser": guided.to(module.device)}
-    x = module.sample(n, sampler, generator, asked, progress, **around)
+    x = module.sample(n, sampler, generator, wanted, progress, **around)
     module.train(training)
     return x.cpu()
 
@@ -44,13 +48,13 @@ def takes_condition(module, guided=None) -> bool:
     return module.conditional or (guided is not None and is_conditional(guided))
 
 
-def asks_classes(module, data: DataModule) -> bool:
+def is_class_conditional(module, data: DataModule) -> bool:
     """Whether a conditional model is told labels alone."""
-    told = module.conditional if isinstance(module.conditional, list) else data.conditions
-    return set(told) == {"label"}
+    parts = module.conditional if isinstance(module.conditional, list) else data.conditions
+    return set(parts) == {"label"}
 
 
-def asked_for(
+def sample_conditions(
     module, data: DataModule, n: int, label: int | None = None, guided=None, items: Tensor | None = None
 ) -> Condition | None:
     """The condition of each of n samples, on the module's device; None where they are unconditional.
@@ -61,7 +65,7 @@ def asked_for(
     if not takes_condition(module, guided):
         return None
     named = None if label is None else Condition(label=torch.full((n,), label))
-    if asks_classes(module, data):
+    if is_class_conditional(module, data):
         condition = named or Condition(label=torch.arange(n) % data.num_classes)
     else:
         split = data.splits[data.condition_split]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from triptych.run.experiment import Drawing, Experiment
-from triptych.run.sampling.draw import asked_for
+from triptych.run.sampling.draw import sample_conditions
 from triptych.run.sampling.opened import prompts
 from triptych.run.sampling.trajectory import save_gif, save_points, save_strip, trajectory
 from triptych.run.source import filled
@@ -19,9 +19,9 @@ def save_trajectory(opened: Experiment, drawing: Drawing, asked: dict[str, Any],
     model: Any = opened.model  # one with a denoiser: ``drawing_of`` has asked
     data, kind = opened.data, asked["trajectory"]
     n = min(asked["n"], 16 if len(data.shape) == 3 else 1000)
-    told = prompts(opened, asked, n)
-    told = None if told is None else told.to(model.device)
-    told = asked_for(model, data, n, asked["label"], drawing.denoiser) if told is None else told
+    wanted = prompts(opened, asked, n)
+    wanted = None if wanted is None else wanted.to(model.device)
+    wanted = sample_conditions(model, data, n, asked["label"], drawing.denoiser) if wanted is None else wanted
     generator = torch.Generator(model.device).manual_seed(asked["seed"])
     training = model.training
     model.eval()
@@ -31,7 +31,7 @@ def save_trajectory(opened: Experiment, drawing: Drawing, asked: dict[str, Any],
         model.schedule,
         (n, *model.event),
         generator=generator,
-        condition=filled(told, drawing.sources, n, generator),
+        condition=filled(wanted, drawing.sources, n, generator),
         device=model.device,
         frames=FRAMES[kind],
     )

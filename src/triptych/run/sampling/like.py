@@ -19,7 +19,7 @@ from triptych.errors import UserError
 from triptych.run.experiment import Experiment
 
 
-class Like:
+class EmbeddingSequence:
     """One embedding for each of ``n`` samples in all; of two, those at even steps along their great circle.
 
     Args:
@@ -37,11 +37,11 @@ class Like:
         self, n: int, condition: Condition | None, generator: torch.Generator, progress: Progress = iter
     ) -> Tensor:
         """Those of the next n samples."""
-        found, self.left = self.left[:n], self.left[n:]
-        return found.to(generator.device)
+        these, self.left = self.left[:n], self.left[n:]
+        return these.to(generator.device)
 
 
-def like(opened: Experiment, asked: Sequence[int | str], n: int) -> Like:
+def interpolate_images(opened: Experiment, asked: Sequence[int | str], n: int) -> EmbeddingSequence:
     """What ``like=`` asks for: the embeddings of one or two images, each an item of the test set or a file.
 
     Raises:
@@ -54,10 +54,10 @@ def like(opened: Experiment, asked: Sequence[int | str], n: int) -> Like:
         or data.embedder is None
         or IMAGE not in getattr(network, "conditions", ())
     ):
-        raise UserError(f"{key}: this model is told no embeddings of images; a decoder's run is accepted")
+        raise UserError(f"{key}: this model is not conditioned on embeddings of images; pass a decoder's run")
     if len(asked) not in (1, 2):
-        raise UserError(f"{key}: one image, or two to go from one to the other, are accepted")
-    return Like(torch.cat([_embedding(key, data, data.embedder, one) for one in asked]), n)
+        raise UserError(f"{key}: must be one image, or two to interpolate between")
+    return EmbeddingSequence(torch.cat([_embedding(key, data, data.embedder, one) for one in asked]), n)
 
 
 def _embedding(key: str, data: Captioned, embedder: Embedder, one: int | str) -> Tensor:
@@ -65,14 +65,12 @@ def _embedding(key: str, data: Captioned, embedder: Embedder, one: int | str) ->
     test = data.splits["test"]
     if isinstance(one, int):
         if not 0 <= one < len(test):
-            raise UserError(f"{key}: {one} is no item of the test set; 0 to {len(test) - 1} is accepted")
+            raise UserError(f"{key}: {one} is no item of the test set; pass 0 to {len(test) - 1}")
         assert test.condition is not None
         return test.condition[torch.tensor([one])].parts[IMAGE].value
     file = Path(one).expanduser()
     if not file.is_file():
-        raise UserError(
-            f"{key}: no file {one}; an image, or the number of an item of the test set, is accepted"
-        )
+        raise UserError(f"{key}: no file {one}; pass an image, or the number of an item of the test set")
     channels, size, _ = data.whole_shape
     shades, levels = torch.from_numpy(read_image(file, size, channels).copy()), data.levels or 256
     image = to_unit((shades.float() * ((levels - 1) / 255)).round().long(), levels)

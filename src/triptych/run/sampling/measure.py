@@ -10,10 +10,10 @@ from torch import Tensor
 from triptych.diffusion.draws import Stream, mix, seeded
 from triptych.errors import Diverged
 from triptych.run.experiment import Drawing, Experiment
-from triptych.run.sampling.draw import asked_for, asks_classes, draw, takes_condition
+from triptych.run.sampling.draw import draw_samples, is_class_conditional, sample_conditions, takes_condition
 
 
-def measure(experiment: Experiment, step: int = 0) -> dict[str, Any]:
+def measure_samples(experiment: Experiment, step: int = 0) -> dict[str, Any]:
     """What the configuration asks for in ``measures``, for ``summary.json``; empty if that is nothing.
 
     {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats", "reference", "floor",
@@ -33,24 +33,24 @@ def measure(experiment: Experiment, step: int = 0) -> dict[str, Any]:
     reference.on(experiment.model.device)
     first = experiment.measured[0][1]
     trained, _ = _items(experiment, first)
-    asked = None if trained is not None else _classes(experiment, first)
+    classes = None if trained is not None else _classes(experiment, first)
     generator = seeded(experiment.config["seed"], Stream.MEASURED_SAMPLES, 0, 0)
     about = {
         "n": node["n"],
         "repeats": node["repeats"],
         "reference": reference.name,
         "floor": reference.floor(),
-        "noise": reference.noise(asked, trained, generator),
+        "noise": reference.noise(classes, trained, generator),
         "metrics": reference.about_own(),
     }
     over = node["over"] if isinstance(node["over"], str | None) else node["over"][0]
     rows = []
     for value, drawing in experiment.measured:
-        found = _row(experiment, drawing)
-        if found is None:
+        figures = _row(experiment, drawing)
+        if figures is None:
             where = "" if over is None else f" with {over}={value}"
             raise Diverged(f"a sample{where}", step)
-        rows.append({"value": value} | found)
+        rows.append({"value": value} | figures)
     if over is None:
         return {"measures": rows[0]["measures"], "measured": about}
     return {"measures_over": {"key": over, "rows": rows}, "measured": about}
@@ -60,50 +60,50 @@ def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any] | None:
     node, data, reference = experiment.config["measures"], experiment.data, experiment.reference
     assert reference is not None
     trained, untrained = _items(experiment, drawing)
-    asked = None if trained is not None else _classes(experiment, drawing)
+    classes = None if trained is not None else _classes(experiment, drawing)
 
     def drawn(repeat: int, items: Tensor | None) -> Tensor:
         seed = mix(experiment.config["seed"], Stream.MEASURED_SAMPLES, repeat)
         n = node["n"] if items is None else len(items)
-        return draw(
+        return draw_samples(
             experiment.model,
             drawing.sampler,
             data,
             n,
             seed,
             guided=drawing.denoiser,
-            condition=asked_for(experiment.model, data, n, guided=drawing.denoiser, items=items),
+            condition=sample_conditions(experiment.model, data, n, guided=drawing.denoiser, items=items),
             sources=drawing.sources,
         )
 
-    began, found, sizes = time.perf_counter(), [], {}
+    began, figures, sizes = time.perf_counter(), [], {}
     for repeat in range(node["repeats"]):
         x = drawn(repeat, trained)
         if not x.isfinite().all():
             return None
-        found.append(reference.compare(x, asked, repeat))
+        figures.append(reference.compare(x, classes, repeat))
         if trained is not None:
-            found[-1] |= reference.prompted(x, trained)
+            figures[-1] |= reference.prompted(x, trained)
         if untrained is not None:
             x = drawn(node["repeats"] + repeat, untrained)
             if not x.isfinite().all():
                 return None
             unseen = {f"{name}_held_out": share for name, share in reference.prompted(x, untrained).items()}
-            found[-1] |= unseen
+            figures[-1] |= unseen
             sizes = dict.fromkeys(unseen, len(untrained))
     seconds = (time.perf_counter() - began) / node["repeats"]
-    sizes = dict.fromkeys(found[0], node["n"]) | sizes
+    sizes = dict.fromkeys(figures[0], node["n"]) | sizes
     return {
         "evaluations": drawing.sampler.evaluations,
         "seconds": round(seconds, 3),
-        "measures": {name: _figure([f[name] for f in found], n) for name, n in sizes.items()},
+        "measures": {name: _figure([f[name] for f in figures], n) for name, n in sizes.items()},
     }
 
 
 def _classes(experiment: Experiment, drawing: Drawing) -> Tensor | None:
     """The classes (n,) that samples are asked for; None where they are asked for none."""
     n = experiment.config["measures"]["n"]
-    condition = asked_for(experiment.model, experiment.data, n, guided=drawing.denoiser)
+    condition = sample_conditions(experiment.model, experiment.data, n, guided=drawing.denoiser)
     return condition.label.cpu() if condition is not None and "label" in condition.parts else None
 
 
@@ -117,7 +117,7 @@ def _items(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, Ten
     if (
         prompts is None
         or not takes_condition(model, drawing.denoiser)
-        or asks_classes(model, experiment.data)
+        or is_class_conditional(model, experiment.data)
     ):
         return None, None
     places = [kind.nonzero().squeeze(1) for kind in (~prompts.untrained, prompts.untrained)]

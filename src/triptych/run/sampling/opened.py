@@ -13,9 +13,9 @@ from triptych.errors import UserError
 from triptych.run.build import build_drawing
 from triptych.run.experiment import Drawing, Experiment
 from triptych.run.guided import Guides
-from triptych.run.sampling.draw import draw, takes_condition
+from triptych.run.sampling.draw import draw_samples, takes_condition
 from triptych.run.sampling.prompts import of_prompts, texts
-from triptych.run.stages import told
+from triptych.run.stages import condition_parts
 
 
 def drawing_of(opened: Experiment, asked: dict[str, Any]) -> Drawing:
@@ -30,23 +30,21 @@ def drawing_of(opened: Experiment, asked: dict[str, Any]) -> Drawing:
     model, label = opened.model, asked["label"]
     if not model.draws:
         raise UserError(
-            f"ckpt={asked['ckpt']}: a classifier's, which draws nothing; a generative model's is accepted"
+            f"ckpt={asked['ckpt']}: a classifier's, which draws nothing; pass a generative model's"
         )
     if asked["trajectory"] is not None and not hasattr(model, "denoiser"):
-        raise UserError(
-            f"trajectory={asked['trajectory']}: this model has no denoising to show; null is accepted"
-        )
+        raise UserError(f"trajectory={asked['trajectory']}: this model has no denoising to show; pass null")
     config = opened.config | {key: asked[key] for key in ("sampler", "guidance", "threshold")}
     drawing = build_drawing(config, model, opened.data, Guides(config))
     if label is not None:
         classes = opened.data.num_classes
         if not takes_condition(model, drawing.denoiser) or not classes:
-            raise UserError(f"label={label}: this model was trained without labels; null is accepted")
+            raise UserError(f"label={label}: this model was trained without labels; pass null")
         if type(label) is not int or not 0 <= label < classes:
-            raise UserError(f"label={label}: a class from 0 to {classes - 1} is accepted")
+            raise UserError(f"label={label}: must be a class from 0 to {classes - 1}")
     if asked["prompt"] is not None:
         if label is not None:
-            raise UserError(f"label={label}: null is accepted with a prompt")
+            raise UserError(f"label={label}: must be null beside a prompt")
         prompts(opened, asked, 1)  # before anything is drawn
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if drawing.denoiser is not None:
@@ -58,7 +56,7 @@ def prompts(opened: Experiment, asked: dict[str, Any], n: int) -> Condition | No
     """The condition of n samples, where ``asked`` has prompts; UserError where the model takes none."""
     if asked.get("prompt") is None:  # the end of a run asks for none
         return None
-    return of_prompts(texts(asked["prompt"]), opened.data, [*told(opened)], n)
+    return of_prompts(texts(asked["prompt"]), opened.data, [*condition_parts(opened)], n)
 
 
 def draw_all(opened: Experiment, drawing: Drawing, asked: dict[str, Any]) -> Tensor:
@@ -70,7 +68,7 @@ def draw_all(opened: Experiment, drawing: Drawing, asked: dict[str, Any]) -> Ten
         seed = mix(asked["seed"], Stream.SAMPLES, start)
         bar = _bar(f"samples {start + size}/{n}")
         parts.append(
-            draw(
+            draw_samples(
                 opened.model,
                 drawing.sampler,
                 opened.data,

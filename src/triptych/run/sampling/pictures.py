@@ -11,7 +11,7 @@ from triptych.data.batch import to_level
 from triptych.run.directory import atomic
 
 
-def save(x: Tensor, data: DataModule, path: Path) -> None:
+def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
     """A PNG of samples x (n, *shape): a grid of images, or points over the data."""
     with atomic(path) as file:
         if len(data.shape) == 3:

@@ -12,7 +12,7 @@ from triptych.run.experiment import Experiment
 LEVELS, POINTS = 20, 1000
 
 
-def posterior_mean(experiment: Experiment) -> dict[str, Any]:
+def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
     """{"tweedie": {"gamma", "excess", "stderr", "spread"}}, squares per dimension; {} without a truth.
 
     Test points that a conditional model is not told the labels of; excess: from the model's score to the

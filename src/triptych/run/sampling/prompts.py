@@ -24,11 +24,11 @@ def of_prompts(prompts: Sequence[str], data: DataModule, told: Sequence[str], n:
         UserError: no prompt, one that the data's encoder refuses, or a model that is told no text.
     """
     if not prompts:
-        raise UserError("prompt=[]: a text, or a list of one text or more, is accepted")
-    asked = data.encode_prompts(prompts)
+        raise UserError("prompt=[]: must be a text, or a list of one text or more")
+    conditions = data.encode_prompts(prompts)
     if TEXT not in told:
         raise UserError(
-            f"prompt={prompts[0]!r}: this model is told no text; one trained with model.conditional=[text] "
-            "is accepted"
+            f"prompt={prompts[0]!r}: this model is not conditioned on text; pass one trained with "
+            "model.conditional=[text]"
         )
-    return asked[torch.arange(n) % len(prompts)]
+    return conditions[torch.arange(n) % len(prompts)]

@@ -34,11 +34,11 @@ def trajectory(
     moments = torch.linspace(0, sampler.steps, min(frames, sampler.steps + 1)).round().long().tolist()
     scale = torch.hypot(alpha, sigma)
     scale[-1] = alpha[-1]
-    found = [z / scale[0]]
+    frames_of = [z / scale[0]]
     for i, z_s in enumerate(sampler.path(denoiser, gammas, z, condition, generator), start=1):
         if i in moments:
-            found.append(z_s / scale[i])
-    return torch.stack(found).cpu(), gammas[moments].cpu()
+            frames_of.append(z_s / scale[i])
+    return torch.stack(frames_of).cpu(), gammas[moments].cpu()
 
 
 def save_strip(x: Tensor, path: Path) -> None:

@@ -1,6 +1,6 @@
 """What a sweep says of a paper's claims: reproduced, contradicted, or cannot tell.
 
-A claim is a list of contrasts, numbers of which each is to lie in its range (``config.claim``). A contrast's
+A claim is a list of contrasts, numbers of which each is to lie in its range (``claim``). A contrast's
 figure is paired by seed, and by test item where it is of the bound, as in every comparison (``statistics``).
 
     reproduced    every contrast's test rejects "not within its range" (Berger's intersection-union test: the
@@ -19,15 +19,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from triptych.config.claim import Claim
-from triptych.config.paper import Paper, read_paper
 from triptych.errors import UserError
-from triptych.run.plain import line
+from triptych.run.parsing import first_line
 from triptych.run.read import Run
-from triptych.study.contrasts import Axes, Measured, figures, label, measure, runs_of
+from triptych.study.formatting import listed, p_value, quantity
+from triptych.study.papers.claim import Claim
+from triptych.study.papers.contrasts import (
+    Axes,
+    ContrastResult,
+    measure_contrast,
+    point_label,
+    runs_of,
+    setting_figures,
+)
+from triptych.study.papers.paper import Paper, read_paper
 from triptych.study.statistics import LEVEL, holm
 from triptych.study.verdict import no_better
-from triptych.study.words import count, listed, p_value
 
 ALPHA = 1 - LEVEL
 Word = Literal["reproduced", "contradicted", "cannot tell"]
@@ -38,7 +45,7 @@ class Judgement:
     """A claim, what was measured, and the word. ``p``: corrected, of the word that is nearer."""
 
     claim: Claim
-    measured: tuple[Measured, ...]
+    measured: tuple[ContrastResult, ...]
     figures: tuple[tuple[str, str], ...]  # setting, mean and standard error
     seeds: int
     items: int
@@ -69,21 +76,21 @@ class Judgement:
         if troubles := list(dict.fromkeys(m.trouble for m in self.measured if m.trouble)):
             if self.word == "cannot tell":
                 return "; ".join(troubles[:3]) + "."
-        over = count(self.seeds, "seed") + (f" × {self.items} items" if self.items else "")
+        over = quantity(self.seeds, "seed") + (f" × {self.items} items" if self.items else "")
         if self.word == "reproduced":
             weakest = max(self.measured, key=lambda m: m.outside)
             of = (
-                f", of {count(len(self.measured), 'contrast')} the least sure"
+                f", of {quantity(len(self.measured), 'contrast')} the least sure"
                 if len(self.measured) > 1
                 else ""
             )
-            return f"{_told(weakest)}{of}; {_p(self.p)}, {over}."
+            return f"{_contrast_text(weakest)}{of}; {_p(self.p)}, {over}."
         if self.word == "contradicted":
             worst = min(self.measured, key=lambda m: m.inside)
-            return f"{_told(worst)}; {_p(self.p)}, {over}."
+            return f"{_contrast_text(worst)}; {_p(self.p)}, {over}."
         open_ = [m for m in self.measured if m.outside > ALPHA]
-        said = f"; and {len(open_) - 1} more" if len(open_) > 1 else ""
-        return f"{_told(max(self.measured, key=lambda m: m.outside))}: open{said}; {over}."
+        rest = f"; and {len(open_) - 1} more" if len(open_) > 1 else ""
+        return f"{_contrast_text(max(self.measured, key=lambda m: m.outside))}: open{rest}; {over}."
 
     @property
     def line(self) -> str:
@@ -116,7 +123,9 @@ class Judged:
         """ "2 of 3 claims reproduced, 1 contradicted"."""
         known = [f"{n} {word}" for word, n in self.tally.items() if n]
         return (
-            f"Of {count(len(self.judgements), 'claim')}: {listed(known)}." if known else "No claim is made."
+            f"Of {quantity(len(self.judgements), 'claim')}: {listed(known)}."
+            if known
+            else "No claim is made."
         )
 
 
@@ -133,15 +142,15 @@ def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
     except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError):
         return None  # a file that anybody may have written
     seeds = len(known.get("seed", ["1"]))
-    found = [_judge(claim, known, runs, seeds) for claim in paper.claims]
-    up = holm([_all(j) for j in found])
-    down = holm([_any(j) for j in found])
+    judgements = [_judge(claim, known, runs, seeds) for claim in paper.claims]
+    up = holm([_all(j) for j in judgements])
+    down = holm([_any(j) for j in judgements])
     corrected = tuple(
         Judgement(j.claim, j.measured, j.figures, j.seeds, j.items, j.runs, p, q, j.warning)
-        for j, p, q in zip(found, up, down, strict=True)
+        for j, p, q in zip(judgements, up, down, strict=True)
     )
     changed = bool(sweep.get("claims_changed"))
-    return Judged(paper, scale, line(sweep.get("machine") or ""), corrected, node, changed)
+    return Judged(paper, scale, first_line(sweep.get("machine") or ""), corrected, node, changed)
 
 
 def _all(judgement: Judgement) -> float:
@@ -151,26 +160,26 @@ def _all(judgement: Judgement) -> float:
 
 def _any(judgement: Judgement) -> float:
     """p of "all contrasts are within": Bonferroni."""
-    found = [m.inside for m in judgement.measured]
-    return min(1.0, len(found) * min(found, default=1.0))
+    p_values = [m.inside for m in judgement.measured]
+    return min(1.0, len(p_values) * min(p_values, default=1.0))
 
 
 def _judge(claim: Claim, axes: Axes, runs: Sequence[Run], seeds: int) -> Judgement:
     of = {point: runs_of(point, axes, runs) for point in claim.points}
-    measured = tuple(measure(contrast, axes, of, seeds) for contrast in claim.contrasts)
+    measured = tuple(measure_contrast(contrast, axes, of, seeds) for contrast in claim.contrasts)
     known = [m.pair for m in measured if not m.trouble]
     return Judgement(
-        claim, measured, tuple(figures(claim, axes, of)),
+        claim, measured, tuple(setting_figures(claim, axes, of)),
         min((pair.n for pair in known), default=0), min((pair.items for pair in known), default=0),
-        tuple({run.dir: run for found in of.values() for run in found}.values()),
-        warning=no_better({label(p, axes, claim): of[p] for p in claim.points if p.metric == "bound"}),
+        tuple({run.dir: run for runs_of_point in of.values() for run in runs_of_point}.values()),
+        warning=no_better({point_label(p, axes, claim): of[p] for p in claim.points if p.metric == "bound"}),
     )  # fmt: skip
 
 
 def _p(p: float) -> str:
-    said = p_value(p)
-    return f"p {said[0]} {said[1:]}" if said[0] == "<" else f"p = {said}"
+    text = p_value(p)
+    return f"p {text[0]} {text[1:]}" if text[0] == "<" else f"p = {text}"
 
 
-def _told(measured: Measured) -> str:
+def _contrast_text(measured: ContrastResult) -> str:
     return f"{measured.contrast.name} = {measured.text}, {measured.accepted} is claimed"

@@ -11,8 +11,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from triptych.config.names import grid_keys
-from triptych.config.paper import axes_of, check_metrics, deciding, read_paper
 from triptych.errors import UserError
+from triptych.study.papers.paper import axes_of, check_claimed_metrics, decisive_keys, read_paper
 from triptych.study.rounds import grid
 
 
@@ -24,7 +24,7 @@ def check_scale(config: DictConfig) -> None:
         raise UserError(f"scale={scale}: for a sweep of a paper's claims, with -m paper=NAME")
     if not config.hydra.sweeper.get("scales", {}).get(scale):
         name = config.hydra.runtime.choices.get("paper")
-        raise UserError(f"scale={scale}: paper={name} has no such scale; small is accepted")
+        raise UserError(f"scale={scale}: paper={name} has no such scale; use scale=small")
 
 
 def set_scale(config: DictConfig) -> list[str]:
@@ -51,8 +51,8 @@ def _of_scale(config: DictConfig) -> dict[str, Any]:
     scale = config.get("scale", "small")
     if scale == "small":
         return {}
-    found: Any = OmegaConf.to_container(config.hydra.sweeper.scales[scale], resolve=True)
-    return {str(key): value for key, value in found.items()}
+    values: Any = OmegaConf.to_container(config.hydra.sweeper.scales[scale], resolve=True)
+    return {str(key): value for key, value in values.items()}
 
 
 def _several(value: Any) -> bool:
@@ -92,11 +92,11 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
         if not _several(value):  # all runs have it: no axis
             keys.pop(key, None)
     axes = axes_of(jobs, map(str, keys), plain["measures"])
-    check_metrics(read_paper(node, axes, name, scale), plain, axes)
+    check_claimed_metrics(read_paper(node, axes, name, scale), plain, axes)
     earlier = before.get("paper")
     changed = bool(before.get("claims_changed"))
     if any_result and isinstance(earlier, dict):
-        changed |= deciding(earlier.get("claims") or {}, scale) != deciding(node["claims"], scale)
+        changed |= decisive_keys(earlier.get("claims") or {}, scale) != decisive_keys(node["claims"], scale)
         changed |= before.get("paper_axes") != axes  # seeds that are added once something is known
     facts = {"paper": node, "paper_name": name, "paper_axes": axes, "scale": scale, "machine": machine()}
     return facts | ({"claims_changed": True} if changed else {})
@@ -104,13 +104,13 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
 
 def machine() -> str:
     """ "x86_64, AMD EPYC 7763, 2 cores": what a table of results was measured on, without a name."""
-    found = ""
+    model = ""
     for line in _cpuinfo():
         if match := re.match(r"model name\s*:\s*(.+)", line):
-            found = " ".join(match[1].split())
+            model = " ".join(match[1].split())
             break
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ", ".join(filter(None, (platform.machine(), found, f"{cores} cores")))
+    return ", ".join(filter(None, (platform.machine(), model, f"{cores} cores")))
 
 
 def _cpuinfo() -> Sequence[str]:

@@ -17,8 +17,8 @@ from triptych.data.folder import ImageFolder
 from triptych.diffusion.condition import Condition, Labels
 from triptych.run.build import build_experiment
 from triptych.run.execute import execute
-from triptych.run.prepare import described, prepare
-from triptych.study.paper import check_scale, claims_of, set_scale
+from triptych.run.prepare import prepare, resolve_config
+from triptych.study.papers.sweep import check_scale, claims_of, set_scale
 from triptych.study.rounds import grid
 
 # millions of parameters that the papers or their code give; VDM's are counted in tests/networks
@@ -62,7 +62,7 @@ def job_of(name: str, *overrides: str):
 
 def plain(name: str, job: list[str]) -> dict:
     cfg, choices = job_of(name, *job)
-    return described(cfg, job, choices)
+    return resolve_config(cfg, job, choices)
 
 
 def test_every_scale_is_here():

@@ -1,4 +1,4 @@
-"""Whether data are still those that a checkpoint's model was trained on, and may judge it."""
+"""Detect test items that were trained on, and data that have changed between two starts of a run."""
 
 import os
 import sys
@@ -16,13 +16,13 @@ from triptych.run.directory import RunDirectory
 from triptych.run.processes import rank
 
 
-def compare_data(now: Fingerprint, seen: dict | None, judged: Sequence[str], accepted: str) -> str:
+def compare_data(now: Fingerprint, seen: dict | None, judged: Sequence[str], fix: str) -> str:
     """What to say where data differ from those ``seen`` by a checkpoint's model; "" where nothing does.
 
     Args:
         seen: as ``remember`` made it; None: a checkpoint from before there were fingerprints.
         judged: splits that the model will be measured on.
-        accepted: what the user may do where that is refused.
+        fix: what the user may do where that is refused.
 
     Raises:
         UserError: an item of a ``judged`` split is one that the model was trained on.
@@ -33,11 +33,11 @@ def compare_data(now: Fingerprint, seen: dict | None, judged: Sequence[str], acc
     after = ", ".join(f"{n} {name}" for name, n in now.n.items())
     change = f"fingerprint {seen['fingerprint'][:8]} -> {now.data[:8]}; {before} -> {after}"
     for split in judged:
-        taken = _trained_on(now.items.get(split), seen.get("items") or {})
-        if taken:
+        trained = _trained_on(now.items.get(split), seen.get("items") or {})
+        if trained:
             raise UserError(
-                f"data: {taken} of the {now.n[split]} items of split={split} are ones that this model was "
-                f"trained on: the data or their split have changed since ({change}); {accepted}"
+                f"data: {trained} of the {now.n[split]} items of split={split} are ones that this model was "
+                f"trained on: the data or their split have changed since ({change}); {fix}"
             )
     measured = f"; no item of {' or '.join(judged)} was trained on" if judged and now.items else ""
     return f"data: not those that this model was trained on ({change}){measured}"
@@ -62,17 +62,15 @@ def check_data(run: RunDirectory, now: Fingerprint, checkpoint: dict | None) -> 
         UserError: what it was trained on would validate or test it.
     """
     seen = checkpoint["triptych"].get("data") if checkpoint else None
-    line = compare_data(
-        now, seen, HELD_OUT, "the data as they were are accepted, or force=true to start over"
-    )
+    line = compare_data(now, seen, HELD_OUT, "restore the data, or pass force=true to start over")
     before = run.provenance().get("data")
     if checkpoint is None and before and before["fingerprint"] != now.data:
         line = "data: changed since this run was first started; no step of it was kept, so none is mixed"
-    say(run, line)
+    log_line(run, line)
     return remember(now, seen)
 
 
-def say(run: RunDirectory | None, line: str) -> None:
+def log_line(run: RunDirectory | None, line: str) -> None:
     """One line on stderr, and in a run's ``train.log``, by the first process."""
     if not line or rank() != 0:
         return

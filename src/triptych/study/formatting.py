@@ -1,4 +1,4 @@
-"""How the report speaks: numbers, intervals, and the sentences that explain what is measured."""
+"""Format numbers, intervals and durations, and the sentences that explain what is measured."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DRAWN = (
 )
 
 
-def number(x: float, sign: bool = False, decimals: int = 3) -> str:
+def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:
     """Three decimals; more where they would show nothing but zeros; a dash for NaN."""
     if math.isnan(x):
         return "–"
@@ -54,9 +54,9 @@ def plus_minus(spread: Spread) -> str:
     The mean alone where there is one seed.
     """
     if math.isnan(spread.stderr):
-        return number(spread.mean)
+        return format_number(spread.mean)
     digits = _decimals(spread.stderr) if 1e-6 < spread.stderr else 3
-    return f"{number(spread.mean, decimals=digits)} ± {number(spread.stderr)}"
+    return f"{format_number(spread.mean, decimals=digits)} ± {format_number(spread.stderr)}"
 
 
 def _decimals(size: float) -> int:
@@ -68,14 +68,14 @@ def _decimals(size: float) -> int:
 
 def interval(low: float, high: float) -> str:
     """ "[0.100, 0.140]", or a dash where there is no interval."""
-    return "–" if math.isnan(low) else f"[{number(low)}, {number(high)}]"
+    return "–" if math.isnan(low) else f"[{format_number(low)}, {format_number(high)}]"
 
 
 def difference(pair: Paired) -> str:
     """ "+0.120 [0.100, 0.140]"."""
     if pair.n == 0:
         return "no common seed"
-    return number(pair.mean, sign=True) + (
+    return format_number(pair.mean, sign=True) + (
         "" if math.isnan(pair.low) else " " + interval(pair.low, pair.high)
     )
 
@@ -87,7 +87,7 @@ def p_value(p: float) -> str:
     return "<0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.995 else "1"
 
 
-def count(n: int, noun: str, plural: str = "") -> str:
+def quantity(n: int, noun: str, plural: str = "") -> str:
     """ "1 run", "3 runs"."""
     return f"{n} {noun if n == 1 else plural or noun + 's'}"
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf, open_dict
 from triptych.config.check import CONFIGS, check_keys
 from triptych.config.names import register_resolvers
 from triptych.errors import UserError
-from triptych.study.paper import check_scale, claims_of, machine, set_scale
+from triptych.study.papers.sweep import check_scale, claims_of, machine, set_scale
 from triptych.study.single import check_single
 
 NAMES = sorted(file.stem for file in (CONFIGS / "paper").glob("*.yaml"))
@@ -104,7 +104,7 @@ def test_a_grid_that_lacks_a_setting_is_refused():
 
 
 def test_a_scale_that_is_not_there_is_refused():
-    with pytest.raises(UserError, match="scale=paper: paper=vdm_steps has no such scale; small is accepted"):
+    with pytest.raises(UserError, match="scale=paper: paper=vdm_steps has no such scale; use scale=small"):
         check_scale(asked("vdm_steps", "scale=paper"))
     cfg = compose("train", ["scale=paper"], return_hydra_config=True)
     with pytest.raises(UserError, match="scale=paper: for a sweep of a paper's claims"):

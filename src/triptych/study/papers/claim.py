@@ -45,7 +45,7 @@ Axes = Mapping[str, Sequence[str]]  # of a sweep: {key: values as they are typed
 
 
 @dataclass(frozen=True)
-class Point:
+class MetricPoint:
     """One figure: a metric of one setting, a value for every axis."""
 
     metric: str
@@ -60,8 +60,8 @@ class Contrast:
     """
 
     name: str
-    first: Point
-    second: Point | None = None
+    first: MetricPoint
+    second: MetricPoint | None = None
     low: float = -math.inf
     high: float = math.inf
     ratio: bool = False
@@ -85,35 +85,35 @@ class Claim:
     note: str = ""
 
     @property
-    def points(self) -> list[Point]:
+    def points(self) -> list[MetricPoint]:
         """All figures that it is about, each once."""
-        found = (point for c in self.contrasts for point in (c.first, c.second) if point)
-        return list(dict.fromkeys(found))
+        every = (point for c in self.contrasts for point in (c.first, c.second) if point)
+        return list(dict.fromkeys(every))
 
 
 def read_claim(name: str, node: Mapping[str, Any], axes: Axes) -> Claim:
-    """The claim of a node ``paper.claims.NAME``, whose keys and their kinds are accepted already.
+    """The claim of a node ``paper.claims.NAME``, whose keys and types have been checked.
 
     Raises:
         UserError: no statistic or several, a tolerance that it does not take, a setting not in the sweep.
     """
     path = f"paper.claims.{name}"
-    found = [kind for kind in STATISTICS if kind in node]
-    if len(found) != 1:
-        said = ", ".join(found) or "none"
-        raise UserError(f"{path}: {said} of {', '.join(STATISTICS)}; exactly one is accepted")
-    kind = found[0]
+    kinds = [kind for kind in STATISTICS if kind in node]
+    if len(kinds) != 1:
+        present = ", ".join(kinds) or "none"
+        raise UserError(f"{path}: {present} of {', '.join(STATISTICS)}; use exactly one")
+    kind = kinds[0]
     for key in ("by", "by_factor", "within", "within_factor", "relative_to"):
         if key in node and key not in TAKES[kind]:
             raise UserError(f"{path}.{key}={node[key]!r}: not with {kind}; {_listed(TAKES[kind])} accepted")
     if "within" in TAKES[kind] and ("within" in node) == ("within_factor" in node):
-        raise UserError(f"{path}: {kind} needs a tolerance; one of within and within_factor is accepted")
+        raise UserError(f"{path}: {kind} needs a tolerance; use one of within and within_factor")
     if "by" in node and "by_factor" in node:
-        raise UserError(f"{path}: both by and by_factor; one of the two is accepted")
+        raise UserError(f"{path}: both by and by_factor; use one of the two")
     maker = _Contrasts(path, node, axes)
     contrasts = tuple(getattr(maker, kind)())
     if not contrasts:
-        raise UserError(f"{path}.{kind}={node[kind]!r}: one or more settings are accepted")
+        raise UserError(f"{path}.{kind}={node[kind]!r}: must be one or more settings")
     return Claim(
         name,
         node["says"],
@@ -143,19 +143,19 @@ class _Contrasts:
         self.metric = str(node.get("metric", "bound"))
         self.at = {key: self._value(f"at.{key}", key, v) for key, v in (node.get("at") or {}).items()}
         if self.axis in self.at:
-            raise UserError(f"{path}.at.{self.axis}: it is what is compared; another axis is accepted")
+            raise UserError(f"{path}.at.{self.axis}: it is what is compared; use another axis")
         free = [key for key in axes if key not in (self.axis, *self.at)]
         if math.prod(len(axes[key]) for key in free) > MOST:
-            raise UserError(f"{path}.at: more than {MOST} settings of {', '.join(free)}; fewer are accepted")
+            raise UserError(f"{path}.at: more than {MOST} settings of {', '.join(free)}; fix more of them")
         self.elsewhere = [
-            dict(zip(free, found, strict=True)) for found in itertools.product(*(axes[key] for key in free))
+            dict(zip(free, point, strict=True)) for point in itertools.product(*(axes[key] for key in free))
         ]
-        self.told = [key for key in free if len(axes[key]) > 1]
+        self.open_axes = [key for key in free if len(axes[key]) > 1]
 
     def order(self) -> Iterable[Contrast]:
         groups = [entry if isinstance(entry, list) else [entry] for entry in self.node["order"]]
         if len(groups) < 2:
-            raise UserError(f"{self.path}.order={self.node['order']}: two or more settings are accepted")
+            raise UserError(f"{self.path}.order={self.node['order']}: must be two or more settings")
         ratio = "by_factor" in self.node
         low = math.log(self.node["by_factor"]) if ratio else float(self.node.get("by", 0.0))
         for below, above in itertools.pairwise(groups):
@@ -164,7 +164,7 @@ class _Contrasts:
 
     def same(self) -> Iterable[Contrast]:
         if len(self.node["same"]) < 2:
-            raise UserError(f"{self.path}.same={self.node['same']}: two or more settings are accepted")
+            raise UserError(f"{self.path}.same={self.node['same']}: must be two or more settings")
         ratio = "within_factor" in self.node
         high = math.log(self.node["within_factor"]) if ratio else float(self.node["within"])
         for a, b in itertools.combinations(self.node["same"], 2):
@@ -173,15 +173,15 @@ class _Contrasts:
     def value(self) -> Iterable[Contrast]:
         base, ratio = self.node.get("relative_to"), "relative_to" in self.node
         for setting, figure in self.node["value"].items():
-            if said := refusal(f"{self.path}.value.{setting}", float, figure):
-                raise UserError(said)
+            if problem := refusal(f"{self.path}.value.{setting}", float, figure):
+                raise UserError(problem)
             if "within_factor" in self.node:
                 ends = sorted((figure / self.node["within_factor"], figure * self.node["within_factor"]))
             else:
                 ends = [figure - self.node["within"], figure + self.node["within"]]
             if ratio and ends[0] <= 0:
                 raise UserError(
-                    f"{self.path}.value={self.node['value']}: ratios above their tolerance are accepted"
+                    f"{self.path}.value={self.node['value']}: ratios must be above their tolerance"
                 )
             low, high = map(math.log, ends) if ratio else ends
             yield from self._each(
@@ -198,15 +198,15 @@ class _Contrasts:
         sign = " / " if how.get("ratio") else " − "
         for other in self.elsewhere:
             points = [self._point(text, other) for text in texts]
-            where = ", ".join(other[k] for k in self.told)
+            where = ", ".join(other[k] for k in self.open_axes)
             name = sign.join(texts) + (f" ({where})" if where else "")
             yield Contrast(name, points[0], points[1] if len(points) > 1 else None, **how)
 
-    def _point(self, text: str, other: Mapping[str, str]) -> Point:
+    def _point(self, text: str, other: Mapping[str, str]) -> MetricPoint:
         setting = {**other, **self.at}
         if self.axis == METRIC:
-            return Point(text, tuple(setting.items()))
-        return Point(self.metric, tuple((setting | {self.axis: text}).items()))
+            return MetricPoint(text, tuple(setting.items()))
+        return MetricPoint(self.metric, tuple((setting | {self.axis: text}).items()))
 
     def _value(self, where: str, key: str, wanted: Any) -> str:
         """A value of an axis as the sweep types it."""
@@ -245,11 +245,11 @@ def _rule(kind: str, node: Mapping[str, Any]) -> str:
     if kind == "same":
         return f"{', '.join(map(_typed, node['same']))}: any two {near}"
     of = f" of {_typed(node['relative_to'])}'s" if "relative_to" in node else ""
-    told = ", ".join(
+    figures = ", ".join(
         f"{_typed(k)} {f'{v:g} times' if 'relative_to' in node else f'{v:g}'}"
         for k, v in node["value"].items()
     )
-    return f"{told}{of}, {near}"
+    return f"{figures}{of}, {near}"
 
 
 def _named(entry: Any) -> str:

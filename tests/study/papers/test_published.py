@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from triptych.run.read import Estimate, Run
-from triptych.run.read_items import Items
-from triptych.run.read_measures import Measured
-from triptych.study import contrasts
-from triptych.study.published import judged
-
-from .simulate import bounds
+from tests.study.simulate import bounds
+from triptych.run.items import Items
+from triptych.run.read import Run
+from triptych.run.result import Estimate, SampleMeasures
+from triptych.study.papers import contrasts
+from triptych.study.papers.published import judged
 
 RARE = 1e-4
 NAMES = "abcdefgh"
@@ -44,9 +43,9 @@ class Sweep:
         self.items[path] = Items(np.arange(len(row)), row)
         told = {"objective": name, "seed": str(seed)}
         if diverged:
-            return Run(path, "diverged", overrides=told, seed=seed)
+            return Run(dir=path, status="diverged", overrides=told, seed=seed)
         test = {unit: Estimate(float(row.mean()), 0.01, len(row))}
-        return Run(path, "finished", overrides=told, seed=seed, test=test)
+        return Run(dir=path, status="finished", overrides=told, seed=seed, test=test)
 
     def judged(self, **claims: dict[str, Any]):
         made = {name: {"says": f"{name}."} | claim for name, claim in claims.items()}
@@ -169,9 +168,9 @@ def test_values_of_a_measured_key_are_settings():
     random = np.random.default_rng(0)
     runs = [
         Run(
-            Path(f"/nowhere/{s}"), "finished", overrides={"seed": str(s)}, seed=s,
+            dir=Path(f"/nowhere/{s}"), status="finished", overrides={"seed": str(s)}, seed=s,
             test={"bpd": Estimate(1.0, 0.1, 9)},
-            measured=Measured("guidance.scale", (0.0, 1.5), tuple(
+            measured=SampleMeasures("guidance.scale", (0.0, 1.5), tuple(
                 {"recall": 0.9 - 0.2 * i + 0.01 * random.normal()} for i in range(2))),
         ) for s in (1, 2, 3)
     ]  # fmt: skip

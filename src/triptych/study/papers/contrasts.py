@@ -14,21 +14,21 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtr, bdtrc
 
-from triptych.config.claim import OF_THE_BOUND, Claim, Contrast, Point
+from triptych.run.items import read_items
 from triptych.run.read import Run
-from triptych.run.read_items import read_items
-from triptych.study.integrity import contradiction, copies, counted_once
+from triptych.study.formatting import format_number, interval, plus_minus, quantity
+from triptych.study.integrity import copies, counted_once
+from triptych.study.papers.claim import OF_THE_BOUND, Claim, Contrast, MetricPoint
 from triptych.study.statistics import Paired, paired, spread
-from triptych.study.words import count, interval, number, plus_minus
 
 Axes = Mapping[str, Sequence[str]]
-Runs = Mapping[Point, list[Run]]
+Runs = Mapping[MetricPoint, list[Run]]
 Values = dict[int | None, float]
 Items = dict[int | None, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Measured:
+class ContrastResult:
     """A contrast as it was measured. ``outside``: p of "not within its range", ``inside``: of "within".
 
     ``trouble``: why it cannot be measured, "" if it can; its p-values are then 1.
@@ -46,10 +46,10 @@ class Measured:
         if self.trouble:
             return "–"
         if self.contrast.diverges:
-            return f"{self.pair.mean:.0%} of {count(self.pair.n, 'seed')}"
+            return f"{self.pair.mean:.0%} of {quantity(self.pair.n, 'seed')}"
         ends = self.pair.mean, self.pair.low, self.pair.high
         mean, low, high = map(math.exp, ends) if self.contrast.ratio else ends
-        text = number(mean, sign=self.contrast.second is not None and not self.contrast.ratio)
+        text = format_number(mean, sign=self.contrast.second is not None and not self.contrast.ratio)
         return text if math.isnan(low) else f"{text} {interval(low, high)}"
 
     @property
@@ -65,7 +65,7 @@ class Measured:
         return f"below {high}" if math.isinf(ends[0]) else f"from {low} to {high}"
 
 
-def decide(pair: Paired, low: float, high: float) -> tuple[float, float]:
+def range_tests(pair: Paired, low: float, high: float) -> tuple[float, float]:
     """(p of "not within [low, high]", p of "within"), by one-sided tests at each finite end; 1 unknown."""
     if pair.error is None:
         return 1.0, 1.0
@@ -82,11 +82,11 @@ def _one_sided(pair: Paired, distance: float) -> float:
     return half if distance > 0 else 1 - half
 
 
-def runs_of(point: Point, axes: Axes, runs: Sequence[Run]) -> list[Run]:
+def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
     """The runs of a setting, by seed; the newest of those that repeat one."""
     wanted = [(key, value) for key, value in point.setting if not _measured_over(key, runs)]
-    found = [run for run in runs if all(_typed(run, key) == value for key, value in wanted)]
-    ordered = sorted(found, key=lambda run: run.started)
+    matches = [run for run in runs if all(_typed(run, key) == value for key, value in wanted)]
+    ordered = sorted(matches, key=lambda run: run.started)
     planned = set(axes.get("seed", ()))
     newest = {run.seed: run for run in ordered if not planned or str(run.seed) in planned}
     return [newest[seed] for seed in sorted(newest, key=lambda s: (s is None, s or 0))]
@@ -103,40 +103,38 @@ def _typed(run: Run, key: str) -> str:
     return ""
 
 
-def measure(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Measured:
+def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> ContrastResult:
     """The contrast over ``seeds`` seeds, from the runs of each setting."""
 
-    def cannot(why: str) -> Measured:
-        return Measured(contrast, Paired(math.nan, 0), trouble=why)
+    def cannot(why: str) -> ContrastResult:
+        return ContrastResult(contrast, Paired(math.nan, 0), trouble=why)
 
     points = [point for point in (contrast.first, contrast.second) if point]
     for point in points:
         ended = [run for run in of[point] if run.status in ("finished", "diverged")]
         if len(ended) < seeds:
-            return cannot(f"{len(ended)} of {count(seeds, 'run')} of {label(point, axes)} ended")
+            return cannot(f"{len(ended)} of {quantity(seeds, 'run')} of {point_label(point, axes)} ended")
         diverged = sum(run.status == "diverged" for run in ended)
         if contrast.diverges:
             n = len(ended)
             # the chance of as many, or as few, under a probability of one half
             many = float(bdtrc(diverged - 1, n, 0.5)) if diverged else 1.0
-            return Measured(contrast, Paired(diverged / n, n), many, float(bdtr(diverged, n, 0.5)))
-        if said := next((f"{run.dir.name}: {why}" for run in of[point] if (why := contradiction(run))), ""):
-            return cannot(said)
+            return ContrastResult(contrast, Paired(diverged / n, n), many, float(bdtr(diverged, n, 0.5)))
         if again := copies({run.seed: run for run in of[point] if run.test}):
-            return cannot(counted_once(label(point, axes), again).split(" and count")[0])
+            return cannot(counted_once(point_label(point, axes), again).split(" and count")[0])
         if diverged:
-            said = f"diverged with {diverged} of {count(len(ended), 'seed')}"
-            return cannot(f"{label(point, axes)} {said}")
+            problem = f"diverged with {diverged} of {quantity(len(ended), 'seed')}"
+            return cannot(f"{point_label(point, axes)} {problem}")
     if len({run.fingerprint for point in points for run in of[point] if run.fingerprint}) > 1:
         return cannot(f"{contrast.name}: not on the same data")
     values = [_values(point, of[point]) for point in points]
-    for point, found in zip(points, values, strict=True):
-        if len(found) < len(of[point]):
-            return cannot(f"{label(point, axes)} has no finite {point.metric}")
+    for point, figures in zip(points, values, strict=True):
+        if len(figures) < len(of[point]):
+            return cannot(f"{point_label(point, axes)} has no finite {point.metric}")
     if contrast.ratio:
-        if any(value <= 0 for found in values for value in found.values()):
+        if any(value <= 0 for figures in values for value in figures.values()):
             return cannot(f"{contrast.name}: a figure is not above 0")
-        values = [{seed: math.log(value) for seed, value in found.items()} for found in values]
+        values = [{seed: math.log(value) for seed, value in figures.items()} for figures in values]
     items = None if contrast.ratio else _items(points, of)
     if contrast.second is None:
         pair = paired(dict.fromkeys(values[0], 0.0), values[0], items)
@@ -144,17 +142,17 @@ def measure(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Measured:
         pair = paired(values[1], values[0], items)
     if pair.error is None:
         why = "one seed" if pair.n < 2 else "every seed gave the same figure"
-        return Measured(contrast, pair, trouble=f"{contrast.name}: {why}, no error is known")
-    return Measured(contrast, pair, *decide(pair, contrast.low, contrast.high))
+        return ContrastResult(contrast, pair, trouble=f"{contrast.name}: {why}, no error is known")
+    return ContrastResult(contrast, pair, *range_tests(pair, contrast.low, contrast.high))
 
 
-def _values(point: Point, runs: Sequence[Run]) -> Values:
+def _values(point: MetricPoint, runs: Sequence[Run]) -> Values:
     """The figure of each seed, finite ones."""
-    found = {run.seed: _figure(point, run) for run in runs}
-    return {seed: value for seed, value in found.items() if math.isfinite(value)}
+    figures = {run.seed: _figure(point, run) for run in runs}
+    return {seed: value for seed, value in figures.items() if math.isfinite(value)}
 
 
-def _figure(point: Point, run: Run) -> float:
+def _figure(point: MetricPoint, run: Run) -> float:
     unit, name = run.measure or "", point.metric
     if name == "estimator_variance":
         return run.variance
@@ -173,11 +171,11 @@ def _figure(point: Point, run: Run) -> float:
     return known[key].mean if key in known else math.nan
 
 
-def _items(points: Sequence[Point], of: Runs) -> Items | None:
+def _items(points: Sequence[MetricPoint], of: Runs) -> Items | None:
     """By item: the bound of a setting, or of the first minus the second; None unless all are of the bound."""
     if any(point.metric != "bound" for point in points):
         return None
-    found: Items = {}
+    by_seed: Items = {}
     index = None
     for sign, point in zip((1, -1), points, strict=False):
         for run in of[point]:
@@ -185,32 +183,32 @@ def _items(points: Sequence[Point], of: Runs) -> Items | None:
             if items is None or (index is not None and not np.array_equal(index, items.index)):
                 return None
             index = items.index
-            found[run.seed] = (
-                found[run.seed] + sign * items.total if run.seed in found else sign * items.total
+            by_seed[run.seed] = (
+                by_seed[run.seed] + sign * items.total if run.seed in by_seed else sign * items.total
             )
-    return found
+    return by_seed
 
 
-def figures(claim: Claim, axes: Axes, of: Runs) -> list[tuple[str, str]]:
+def setting_figures(claim: Claim, axes: Axes, of: Runs) -> list[tuple[str, str]]:
     """Each setting's mean and standard error over seeds."""
     place = {(key, value): i for key, values in axes.items() for i, value in enumerate(values)}
-    found = []
+    rows = []
     for point in sorted(claim.points, key=lambda p: [place.get(one, 0) for one in p.setting]):
         values = list(_values(point, of[point]).values())
         diverged = sum(run.status == "diverged" for run in of[point])
         text = plus_minus(spread(values)) if values else "–"
-        found.append((label(point, axes, claim), text + (f", {diverged} diverged" if diverged else "")))
-    return found
+        rows.append((point_label(point, axes, claim), text + (f", {diverged} diverged" if diverged else "")))
+    return rows
 
 
-def label(point: Point, axes: Axes, claim: Claim | None = None) -> str:
+def point_label(point: MetricPoint, axes: Axes, claim: Claim | None = None) -> str:
     """A setting by the values that tell it from the others of the sweep, or of the claim."""
     if claim is None:
-        told = [value for key, value in point.setting if len(axes.get(key, ())) > 1]
+        texts = [value for key, value in point.setting if len(axes.get(key, ())) > 1]
     else:
         several = {
             key for key, _ in point.setting if len({dict(p.setting).get(key) for p in claim.points}) > 1
         }
-        told = [value for key, value in point.setting if key in several]
+        texts = [value for key, value in point.setting if key in several]
     metrics = {p.metric for p in claim.points} if claim else set()
-    return " / ".join([*told, *([point.metric] if len(metrics) > 1 or not told else [])])
+    return " / ".join([*texts, *([point.metric] if len(metrics) > 1 or not texts else [])])

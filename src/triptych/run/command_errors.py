@@ -1,4 +1,4 @@
-"""What every command shares: errors as one line on stderr, an exit code that says of what kind, no more."""
+"""Errors of the commands: one line on stderr, and an exit code that says of what kind."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from triptych.config.mistakes import raised_at, told
 from triptych.errors import Interrupted, StorageError, UserError
 from triptych.files import printable
 from triptych.run.directory import STORAGE
-from triptych.run.processes import exit_code, rank
+from triptych.run.processes import exit_code_of, rank
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def one_line_errors() -> Iterator[None]:
     except UserError as error:
         if rank() == 0:
             _tell(str(error))
-        sys.exit(exit_code(error))
+        sys.exit(exit_code_of(error))
     except Interrupted as asked:
         if rank() == 0:
             print(asked, file=sys.stderr)
@@ -42,13 +42,13 @@ def one_line_errors() -> Iterator[None]:
             raise
         if rank() == 0:
             _tell(str(refused))
-        sys.exit(exit_code(refused))
-    except Asked as asked:
+        sys.exit(exit_code_of(refused))
+    except StopRequest as asked:
         print(Interrupted(asked.signal), file=sys.stderr)
         sys.exit(128 + asked.signal)
 
 
-class Asked(KeyboardInterrupt):
+class StopRequest(KeyboardInterrupt):
     """Ctrl-C, or another signal that asks for the same."""
 
     def __init__(self, number: int):
@@ -67,7 +67,7 @@ def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
         heard.append(number)
         if len(heard) == 1:
             first()
-        raise Asked(number)
+        raise StopRequest(number)
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:

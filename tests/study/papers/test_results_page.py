@@ -6,13 +6,13 @@ import json
 import pytest
 from rich.console import Console
 
+from tests.study.fake_runs import sweep
+from tests.study.test_report_page import Checker
 from triptych.cli import report as cli
-from triptych.study import results_page, wandb_report
+from triptych.study import wandb_report
+from triptych.study.papers import results_page
 from triptych.study.render import write_report
 from triptych.study.terminal import print_table
-
-from .fake_runs import sweep
-from .test_report_page import Checker
 
 NODE = {
     "cite": "A. <b>Author</b> 2020",
@@ -62,7 +62,7 @@ def test_a_report_opens_with_the_claims(paper):
 
 
 def test_wandbs_report_has_the_claims(paper):
-    views = wandb_report.build(write_report(paper).story, "lab", "triptych").plain()
+    views = wandb_report.build_report(write_report(paper).story, "lab", "triptych").plain()
     text = json.dumps(views["report"], ensure_ascii=False)
     assert text.index("**Of 3 claims: 1 reproduced, 1 contradicted and 1 cannot tell.**") < text.index(
         "Nobody knows."
@@ -106,7 +106,7 @@ def test_a_page_keeps_what_it_has_of_papers_whose_sweeps_are_gone(paper, tmp_pat
     nodes = {name: NODE for name in ("_b", "it", "other")}
     monkeypatch.setattr(results_page, "files", lambda: nodes)
     alone = results_page.results_page([tmp_path])
-    entry = results_page.kept(alone)["it"]
+    entry = results_page.read_entries(alone)["it"]
     page = tmp_path / "results.md"
     page.write_text(alone)
     (tmp_path / "sweeps").rename(tmp_path / "elsewhere")

@@ -1,4 +1,4 @@
-"""Everything a report says, gathered once: page, markdown, CSV and terminal tell it."""
+"""Runs and their comparisons, read once: page, markdown, CSV and terminal are views of a `Study`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from triptych.files import load, load_object
-from triptych.run.plain import line
-from triptych.run.read import PARTS, Run, read_runs
+from triptych.run.parsing import first_line
+from triptych.run.read import Run, read_runs
+from triptych.run.result import PARTS
 from triptych.study import measures
-from triptych.study.claims import Claim, correct
+from triptych.study.claims import PairTest, correct
 from triptych.study.compare import METRIC, Cell, Comparison, compare
-from triptych.study.factorial import grid
-from triptych.study.integrity import contradiction
-from triptych.study.power import cost, seeds_next
-from triptych.study.published import Judged, judged
+from triptych.study.factorial import crossing
+from triptych.study.formatting import difference, duration, format_number, p_value, plus_minus, quantity
+from triptych.study.papers.published import Judged, judged
+from triptych.study.power import extra_seconds, seeds_next
 from triptych.study.sequential import read_rule
 from triptych.study.tuning import Tuning, change, read_tuning, stages
 from triptych.study.tuning import sentence as tuned
 from triptych.study.verdict import Verdict, verdict
-from triptych.study.words import count, difference, duration, number, p_value, plus_minus
 
 BESIDE = {
     "iw": "importance-weighted",
@@ -35,7 +35,7 @@ STATUSES = ("finished", "diverged", "running", "interrupted", "failed", "unreada
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of the results table, ready to print: texts, and the numbers by which to sort.
 
     `ends`: beside a number its standard error ("e"), or the ends of its interval ("low", "high").
@@ -51,7 +51,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Story:
+class Study:
     """Runs, comparisons and their verdicts, with what the sweep said of itself."""
 
     roots: tuple[Path, ...]
@@ -87,21 +87,23 @@ class Story:
         rest = [f"{self.counts[status]} {status}" for status in STATUSES[1:] if self.counts[status]]
         missing = self.expected - len(self.runs)
         rest += [f"{missing} not started"] if missing > 0 else []
-        return ", ".join([f"{self.counts['finished']} of {count(self.expected, 'run')} finished", *rest])
+        return ", ".join([f"{self.counts['finished']} of {quantity(self.expected, 'run')} finished", *rest])
 
     @property
     def answer(self) -> str:
         """The verdict in one sentence per comparison."""
         if not self.verdicts:
             if lost := self.counts["diverged"]:
-                return f"{lost} of {count(self.expected, 'run')} diverged; no run has reported a test bound."
+                return (
+                    f"{lost} of {quantity(self.expected, 'run')} diverged; no run has reported a test bound."
+                )
             return "No run has reported a test bound yet."
         several = len(self.verdicts) > 1
-        said = (
+        answers = (
             (f"{c.heading}: " if several else "") + v.headline
             for c, v in zip(self.comparisons, self.verdicts, strict=True)
         )
-        return ("" if self.complete else "So far: ") + " ".join(said)
+        return ("" if self.complete else "So far: ") + " ".join(answers)
 
     @property
     def next_step(self) -> str:
@@ -117,9 +119,9 @@ class Story:
         whole = len(fresh) > LISTED and fresh == [*range(fresh[0], fresh[-1] + 1)]
         seeds_of = f"range({fresh[0]},{fresh[-1] + 1})" if whole else ",".join(map(str, fresh))
         command.append(f"seed={seeds_of}")
-        seconds = math.fsum(cost(c, seeds) for c, n in wanted if n)
+        seconds = math.fsum(extra_seconds(c, seeds) for c, n in wanted if n)
         takes = f", {duration(seconds)}" if math.isfinite(seconds) else ""
-        return f"{count(seeds - len(used), 'more seed')}{takes}: {shlex.join(command)}"
+        return f"{quantity(seeds - len(used), 'more seed')}{takes}: {shlex.join(command)}"
 
     @property
     def tuned(self) -> list[str]:
@@ -132,20 +134,20 @@ class Story:
     @property
     def hues(self) -> dict[str, str]:
         """Every cell's label in a stable order, and what its colour is to tell: itself, or a grid's line."""
-        found: dict[str, str] = {}
+        lines_of: dict[str, str] = {}
         for comparison in self.comparisons:
-            crossed = grid(comparison)
+            crossed = crossing(comparison)
             lines = {cell.label: key[0] for key, cell in crossed.cells.items()} if crossed else {}
-            found |= {c.label: lines.get(c.label, c.label) for c in _by_label(comparison)}
-        return found
+            lines_of |= {c.label: lines.get(c.label, c.label) for c in _by_label(comparison)}
+        return lines_of
 
 
-def tell(
+def read_study(
     roots: Sequence[Path],
     title: str | None = None,
     expected: int | None = None,
     equal_within: float | None = None,
-) -> Story:
+) -> Study:
     """Read the runs beneath `roots` and compare them. `expected`: how many runs the sweep will have;
     `equal_within`: the difference below which settings are called the same, in the unit of what decides."""
     roots = tuple(Path(root) for root in roots)
@@ -163,10 +165,10 @@ def tell(
         rule = replace(rule, interim=True)  # who may stop when the table looks good has looked before the end
     tuning = read_tuning(sweep, runs)
     parts = [(stage, compare(part, rule)) for stage, part in stages(runs, tuning)]
-    found = [replace(comparison, title=stage) for stage, part in parts for comparison in part]
-    comparisons = tuple(correct(found, rule))  # over both stages: they are one report
+    staged = [replace(comparison, title=stage) for stage, part in parts for comparison in part]
+    comparisons = tuple(correct(staged, rule))  # over both stages: they are one report
     name = title or sweep.get("title") or " + ".join(root.resolve().name for root in roots)
-    return Story(
+    return Study(
         roots=roots,
         title=str(name),
         question=str(sweep.get("question") or _question(comparisons)),
@@ -182,10 +184,10 @@ def tell(
     )
 
 
-def columns(comparison: Comparison) -> list[tuple[str, str]]:
+def table_columns(comparison: Comparison) -> list[tuple[str, str]]:
     """Key and heading of the results table's figures: only those that some cell has."""
-    if found := measures.columns(comparison):
-        return found  # their bound is one and the same
+    if drawn := measures.measure_columns(comparison):
+        return drawn  # their bound is one and the same
     known = [("bound", f"test bound, {comparison.unit}")]
     if len(comparison.cells) > 1:
         known += [("difference", "paired difference to best [95%]"), ("p", "p (Holm)")]
@@ -198,30 +200,32 @@ def columns(comparison: Comparison) -> list[tuple[str, str]]:
 
 def metrics(comparison: Comparison) -> list[tuple[str, str]]:
     """Name and heading of each metric of the user's own: "test psnr (higher is better)"."""
-    found = {name: better for cell in comparison.cells for name, better in cell.metrics.items()}
-    return [(n, f"test {n}" + (f" ({better} is better)" if better else "")) for n, better in found.items()]
+    better_of = {name: better for cell in comparison.cells for name, better in cell.metrics.items()}
+    return [
+        (n, f"test {n}" + (f" ({better} is better)" if better else "")) for n, better in better_of.items()
+    ]
 
 
-def rows(comparison: Comparison) -> list[Row]:
+def table_rows(comparison: Comparison) -> list[TableRow]:
     """The results table, best first; cells without a usable run come last and say why."""
     if measures.deciding(comparison):
         done = _drawn(comparison)
     else:
         done = [_row(comparison, i, cell) for i, cell in enumerate(comparison.cells)]
-    return done + [Row(cell.label, _seeds(cell), {}, {}, _awaited(cell)) for cell in comparison.pending]
+    return done + [TableRow(cell.label, _seeds(cell), {}, {}, _awaited(cell)) for cell in comparison.pending]
 
 
 def _awaited(cell: Cell) -> str:
     return "diverged" if cell.diverged == len(cell.others) else "no result yet"
 
 
-def _row(comparison: Comparison, i: int, cell: Cell) -> Row:
+def _row(comparison: Comparison, i: int, cell: Cell) -> TableRow:
     spreads = {"bound": cell.bound, "gap": cell.spread(part="gap")}
     spreads |= {part: cell.spread(part=part) for part in (*PARTS, *BESIDE)}
     spreads |= {(key := f"{METRIC}{name}"): cell.spread(part=key) for name, _ in metrics(comparison)}
     whole = ("bound", "gap")
     texts = {
-        key: plus_minus(s) if key in whole or key.startswith(METRIC) else number(s.mean)
+        key: plus_minus(s) if key in whole or key.startswith(METRIC) else format_number(s.mean)
         for key, s in spreads.items()
     }
     order = {key: s.mean for key, s in spreads.items() if not math.isnan(s.mean)}
@@ -230,11 +234,11 @@ def _row(comparison: Comparison, i: int, cell: Cell) -> Row:
     known = {k: v for k, v in (order | beside.order).items() if not math.isnan(v)}
     ends = {key: {"e": spreads[key].stderr} for key in texts if key in spreads and key in known}
     ends["difference"] = beside.ends
-    return Row(cell.label, _seeds(cell), texts, known, beside.verdict, i == 0, _finite(ends))
+    return TableRow(cell.label, _seeds(cell), texts, known, beside.verdict, i == 0, _finite(ends))
 
 
 @dataclass(frozen=True)
-class Beside:
+class PairedRow:
     """What the table says of a cell beside the one that differences are taken to."""
 
     difference: str
@@ -244,24 +248,26 @@ class Beside:
     ends: dict[str, float] = field(default_factory=dict)
 
 
-def against(comparison: Comparison, reference: int, i: int) -> Beside:
+def against(comparison: Comparison, reference: int, i: int) -> PairedRow:
     """Cell i minus cell `reference`: the paired difference with its interval, corrected p, verdict."""
     if len(comparison.cells) == 1:
-        return Beside("", "", "", {})
+        return PairedRow("", "", "", {})
     if i == reference:
-        return Beside("reference" if i else "best", "", "" if i else "lowest mean", {"difference": 0.0})
+        return PairedRow("reference" if i else "best", "", "" if i else "lowest mean", {"difference": 0.0})
     claim = comparison.claim(reference, i)
     order = {"difference": claim.pair.mean, "p": claim.p}
     ends = {"low": claim.pair.low, "high": claim.pair.high}
-    said = _said(comparison, claim, best=reference == 0)
-    return Beside(difference(claim.pair), p_value(claim.p), said, order, ends)
+    remark = _row_verdict(comparison, claim, best=reference == 0)
+    return PairedRow(difference(claim.pair), p_value(claim.p), remark, order, ends)
 
 
 def _finite(ends: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    return {k: kept for k, e in ends.items() if (kept := {n: x for n, x in e.items() if math.isfinite(x)})}
+    return {
+        k: finite for k, e in ends.items() if (finite := {n: x for n, x in e.items() if math.isfinite(x)})
+    }
 
 
-def _said(comparison: Comparison, claim: Claim, best: bool) -> str:
+def _row_verdict(comparison: Comparison, claim: PairTest, best: bool) -> str:
     """A row's verdict: what the corrected test carries, else "not settled"."""
     if claim.pair.n < 2:
         several = any(len(cell.runs) > 1 for cell in comparison.cells)  # else the headline has said it
@@ -270,21 +276,21 @@ def _said(comparison: Comparison, claim: Claim, best: bool) -> str:
     worse = claim.pair.mean > 0
     if claim.holds:
         # better than the best is possible only where seeds differ: the pairs then contradict the means
-        said = "worse" if worse else "better where paired" if best else "better"
-        return f"{said}, {within}" if within else said
+        text = "worse" if worse else "better where paired" if best else "better"
+        return f"{text}, {within}" if within else text
     return within or "not settled"
 
 
-def _drawn(comparison: Comparison) -> list[Row]:
+def _drawn(comparison: Comparison) -> list[TableRow]:
     """Rows of cells that share one model, by the measure that decides between them."""
     cells = {cell.label: cell for cell in comparison.cells}
-    found = []
-    for label, spreads, said in measures.standings(comparison):
+    rows_of = []
+    for label, spreads, remark in measures.standings(comparison):
         texts = {key: plus_minus(s) for key, s in spreads.items()}
         order = {key: s.mean for key, s in spreads.items()}
         ends = _finite({key: {"e": s.stderr} for key, s in spreads.items()})
-        found.append(Row(label, _seeds(cells[label]), texts, order, said, bool(said), ends))
-    return found
+        rows_of.append(TableRow(label, _seeds(cells[label]), texts, order, remark, bool(remark), ends))
+    return rows_of
 
 
 def _seeds(cell: Cell) -> str:
@@ -295,9 +301,7 @@ def _seeds(cell: Cell) -> str:
 
 
 def _left_out(run: Run) -> str:
-    return (
-        "not finite" if not math.isfinite(run.bound) else "contradictory" if contradiction(run) else "copied"
-    )
+    return "copied" if math.isfinite(run.bound) else "not finite"
 
 
 def _by_label(comparison: Comparison) -> list[Cell]:
@@ -327,7 +331,7 @@ def _question(comparisons: Sequence[Comparison]) -> str:
 
 def _shared(sweep: dict) -> str:
     shared = sweep.get("shared")
-    return ", ".join(map(line, shared)) if isinstance(shared, list) else ""
+    return ", ".join(map(first_line, shared)) if isinstance(shared, list) else ""
 
 
 def _command(sweep: dict, runs: Sequence[Run]) -> str:
@@ -351,7 +355,7 @@ def _own(runs: Sequence[Run], sweep: dict) -> list[Run]:
 
 def _without_result(run: Run, why: object) -> Run:
     known = {key: getattr(run, key) for key in ("dir", "sweep", "overrides", "choices", "seed", "config")}
-    return Run(**known, status="failed", error=line(why))
+    return Run(**known, status="failed", error=first_line(why))
 
 
 def _sweep(root: Path) -> dict:

@@ -9,11 +9,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from triptych.config.claim import OF_POINTS, OF_SAMPLES, OF_THE_BOUND, OF_THE_RUN, Axes, Claim, read_claim
 from triptych.config.nearest import nearest
 from triptych.config.schema import PaperClaim, PaperNode
 from triptych.declare import refusal
 from triptych.errors import UserError
+from triptych.study.papers.claim import (
+    OF_POINTS,
+    OF_SAMPLES,
+    OF_THE_BOUND,
+    OF_THE_RUN,
+    Axes,
+    Claim,
+    read_claim,
+)
 
 WORDS_ALONE = ("says", "published", "note", "scale")  # of a claim: what decides nothing where it is made
 
@@ -34,20 +42,20 @@ def axes_of(
     jobs: Iterable[Sequence[str]], keys: Iterable[str], measures: Mapping[str, Any] | None = None
 ) -> dict[str, list[str]]:
     """The values of ``keys`` in the jobs of a grid, and those at which each run measures its samples."""
-    found: dict[str, dict[str, None]] = {key: {} for key in keys}
+    values_of: dict[str, dict[str, None]] = {key: {} for key in keys}
     for job in jobs:
         for override in job:
             key, _, value = override.lstrip("+").partition("=")
-            if key in found:
-                found[key][value.strip("'\"")] = None
-    axes = {key: list(values) for key, values in found.items()}
+            if key in values_of:
+                values_of[key][value.strip("'\"")] = None
+    axes = {key: list(values) for key, values in values_of.items()}
     if measures and measures.get("over") and measures.get("n"):
         over = measures["over"]
         axes[over if isinstance(over, str) else str(over[0])] = [f"{value:g}" for value in measures["values"]]
     return axes
 
 
-def deciding(claims: Mapping[str, Any], scale: str = "small") -> dict[str, Any]:
+def decisive_keys(claims: Mapping[str, Any], scale: str = "small") -> dict[str, Any]:
     """Of a node's claims at a scale, what a verdict depends on: all but words."""
     return {
         name: {key: value for key, value in claim.items() if key not in WORDS_ALONE}
@@ -64,7 +72,7 @@ def read_paper(node: Mapping[str, Any], axes: Axes, name: str = "", scale: str =
     """
     _check_keys("paper", node, PaperNode)
     if not node["claims"]:
-        raise UserError("paper.claims={}: one or more claims are accepted")
+        raise UserError("paper.claims={}: must be one or more claims")
     settings = {key: values for key, values in axes.items() if key != "seed"}
     claims = [
         read_claim(str(k), c, settings) for k, c in node["claims"].items() if _applies(str(k), c, scale)
@@ -74,7 +82,7 @@ def read_paper(node: Mapping[str, Any], axes: Axes, name: str = "", scale: str =
     )
 
 
-def check_metrics(paper: Paper, config: Mapping[str, Any], axes: Axes) -> None:
+def check_claimed_metrics(paper: Paper, config: Mapping[str, Any], axes: Axes) -> None:
     """UserError for a metric that no run of the sweep will have, as far as its configuration tells."""
     swept = {key.split(".")[0].split("/")[0] for key in axes}
     own = tuple(config.get("metrics") or {})
@@ -102,7 +110,7 @@ def _applies(name: str, claim: Any, scale: str) -> bool:
 def _check_keys(path: str, node: Any, table: type) -> None:
     """UserError for a key that ``table`` does not have, one that is missing, or a value of another kind."""
     if not isinstance(node, Mapping):
-        raise UserError(f"{path}={node!r}: a group of keys ({', '.join(get_type_hints(table))}) is accepted")
+        raise UserError(f"{path}={node!r}: must be a group of keys ({', '.join(get_type_hints(table))})")
     kinds = get_type_hints(table, include_extras=True)
     for key in node:
         if key not in kinds:
@@ -115,6 +123,6 @@ def _check_keys(path: str, node: Any, table: type) -> None:
             continue
         inner = get_args(kind)[0] if optional else kind
         if get_origin(inner) is dict and not isinstance(node[key], Mapping):
-            raise UserError(f"{path}.{key}={node[key]!r}: a group of keys is accepted")
-        if said := refusal(f"{path}.{key}", inner, node[key]):
-            raise UserError(said)
+            raise UserError(f"{path}.{key}={node[key]!r}: must be a group of keys")
+        if problem := refusal(f"{path}.{key}", inner, node[key]):
+            raise UserError(problem)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from triptych.config.paper import axes_of, check_metrics, deciding, read_paper
 from triptych.errors import UserError
+from triptych.study.papers.paper import axes_of, check_claimed_metrics, decisive_keys, read_paper
 
 AXES = {"seed": ["1", "2", "3"], "objective": ["x0", "epsilon", "v"], "bound.steps": ["10", "100", "null"]}
 CONFIG: dict[str, Any] = {"measures": {"n": 0}, "likelihood": None, "metrics": {}}
@@ -67,8 +67,8 @@ def test_the_axis_may_be_left_out_where_there_is_one():
         ({"compare": "schedule", "order": ["x0", "v"]}, "compare=schedule: not an axis of the sweep"),
         ({"compare": "objective", "order": ["x0", "velocity"]},
          "order=velocity: not in the sweep; objective is one of x0, epsilon, v"),
-        ({"compare": "objective", "order": ["x0"]}, "order=['x0']: two or more settings"),
-        ({"compare": "objective"}, "none of order, same, value, diverges; exactly one"),
+        ({"compare": "objective", "order": ["x0"]}, "order=['x0']: must be two or more settings"),
+        ({"compare": "objective"}, "none of order, same, value, diverges; use exactly one"),
         ({"compare": "objective", "order": ["x0", "v"], "diverges": ["v"]}, "order, diverges of order, same"),
         ({"compare": "objective", "order": ["x0", "v"], "within": 1.0}, "within=1.0: not with order"),
         ({"compare": "objective", "same": ["x0", "v"]}, "same needs a tolerance"),
@@ -76,7 +76,7 @@ def test_the_axis_may_be_left_out_where_there_is_one():
         ({"compare": "objective", "value": {"v": "low"}, "within": 1.0}, "value.v='low': must be a number"),
         ({"compare": "objective", "order": ["x0", "v"], "at": {"bound.step": 1}}, "did you mean bound.st"),
         ({"compare": "objective", "order": ["x0", "v"], "at": {"objective": "v"}}, "it is what is compared"),
-        ({"compare": "objective", "diverges": []}, "diverges=[]: one or more settings"),
+        ({"compare": "objective", "diverges": []}, "diverges=[]: must be one or more settings"),
         ({"compare": "objective", "ordr": ["x0", "v"]}, "ordr=['x0', 'v']: no such key, did you mean order?"),
         ({"compare": "metric", "metric": "gap", "order": ["ode", "gap"]}, "metric=gap: not with compare"),
     ],
@@ -94,7 +94,7 @@ def test_a_claim_that_cannot_be_decided_is_refused(claim, said):
         ({"where": None}, "paper.where: a value is needed"),
         ({"minutes": 0}, "paper.minutes=0: must be a number above 0"),
         ({"tabel": 2}, "paper.tabel=2: no such key"),
-        ({"claims": {}}, "paper.claims={}: one or more claims"),
+        ({"claims": {}}, "paper.claims={}: must be one or more claims"),
     ],
 )
 def test_a_paper_says_where_it_is_from_and_what_it_costs(change, said):
@@ -120,9 +120,9 @@ def test_a_paper_says_where_it_is_from_and_what_it_costs(change, said):
 def test_a_metric_that_no_run_will_have_is_refused(metric, config, said):
     paper = read_paper(node(compare="objective", order=["x0", "v"], metric=metric), AXES)
     if not said:
-        return check_metrics(paper, CONFIG | config, AXES)
+        return check_claimed_metrics(paper, CONFIG | config, AXES)
     with pytest.raises(UserError) as refused:
-        check_metrics(paper, CONFIG | config, AXES)
+        check_claimed_metrics(paper, CONFIG | config, AXES)
     assert said in str(refused.value)
 
 
@@ -142,8 +142,8 @@ def test_the_axes_of_a_sweep_are_its_grid_and_the_values_measured():
 
 def test_words_decide_nothing():
     one = node(order=["x0", "v"], published={"x0": 1.0})["claims"]
-    assert deciding(one) == {"one": {"order": ["x0", "v"]}}
+    assert decisive_keys(one) == {"one": {"order": ["x0", "v"]}}
     both = one | {"large": {"says": "2", "scale": "paper", "order": ["v", "x0"]}}
     both["one"] = both["one"] | {"scale": "small"}
-    assert deciding(both) == deciding(one), "what is claimed at another scale decides nothing here"
-    assert deciding(both, "paper") == {"large": {"order": ["v", "x0"]}}
+    assert decisive_keys(both) == decisive_keys(one), "what is claimed at another scale decides nothing here"
+    assert decisive_keys(both, "paper") == {"large": {"order": ["v", "x0"]}}

@@ -1,4 +1,4 @@
-"""Values from JSON that anyone may have written, made plain; what they are not becomes NaN or None."""
+"""Parse values of files that anyone may have written; what cannot be parsed becomes NaN or None."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def load_config(path: Path) -> dict[str, str]:
     from triptych.config.file import read_config
 
     try:
-        return {key: shown(value) for key, value in leaves(read_config(path))}
+        return {key: format_value(value) for key, value in leaves(read_config(path))}
     except UserError:
         return {}
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value of a configuration as one types it, control characters escaped."""
     text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
     return printable(text)
 
 
-def number(value: Any) -> float:
+def to_float(value: Any) -> float:
     """A float, NaN for anything else."""
     if isinstance(value, bool):
         return math.nan
@@ -39,18 +39,18 @@ def number(value: Any) -> float:
         return math.nan
 
 
-def whole(value: Any) -> int | None:
+def to_int(value: Any) -> int | None:
     """An int, None for anything that is not a finite number."""
-    found = number(value)
-    return int(found) if math.isfinite(found) else None
+    real = to_float(value)
+    return int(real) if math.isfinite(real) else None
 
 
-def line(text: object) -> str:
+def first_line(text: object) -> str:
     """The first line of a text, at most 500 characters."""
     return (str(text).strip().splitlines() or [""])[0][:500]
 
 
-def natural(text: str) -> list[Any]:
+def natural_key(text: str) -> list[Any]:
     """A sort key under which "seed=2" comes before "seed=10"."""
     parts = filter(None, re.split(r"(\d+)", text))
     return [(0, float(part), "") if part.isdecimal() else (1, 0, part) for part in parts]

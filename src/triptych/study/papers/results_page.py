@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from triptych.config.describe import read
 from triptych.config.folders import folders
-from triptych.config.paper import deciding
 from triptych.files import load_object
+from triptych.study.formatting import duration, listed, quantity
 from triptych.study.markdown import published_table, safe
-from triptych.study.story import Story, tell
-from triptych.study.words import count, duration, listed
+from triptych.study.papers.paper import decisive_keys
+from triptych.study.study import Study, read_study
 
 HEAD = """# Published claims, measured
 
@@ -26,9 +26,11 @@ LINE = re.compile(r"^\| \[(?P<title>[^]\n]+)\]\(#[^)\n]*\) \|.*$", re.MULTILINE)
 
 def find_papers(roots: Iterable[Path]) -> list[Path]:
     """The sweeps of papers at or beneath ``roots``, by name."""
-    found = {file.parent.resolve(): file for root in roots for file in sorted(Path(root).rglob("sweep.json"))}
+    folders = {
+        file.parent.resolve(): file for root in roots for file in sorted(Path(root).rglob("sweep.json"))
+    }
     return sorted(
-        (place for place, file in found.items() if isinstance(load_object(file).get("paper"), dict)),
+        (place for place, file in folders.items() if isinstance(load_object(file).get("paper"), dict)),
         key=lambda place: place.name,
     )
 
@@ -49,8 +51,10 @@ class Entry(NamedTuple):
 def results_page(roots: Sequence[Path], before: str = "") -> str:
     """The page of the sweeps beneath ``roots``; other papers keep what the page ``before`` has of them."""
     known = files()
-    stories = [story for place in find_papers(roots) if (story := tell([place])).published]
-    entries = kept(before) | {_title(story): Entry(_line(story), _section(story, known)) for story in stories}
+    stories = [story for place in find_papers(roots) if (story := read_study([place])).published]
+    entries = read_entries(before) | {
+        _title(story): Entry(_line(story), _section(story, known)) for story in stories
+    }
     missing = {name: node for name, node in known.items() if name not in entries}
     titles = sorted(entries)
     lines = [
@@ -65,18 +69,18 @@ def results_page(roots: Sequence[Path], before: str = "") -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def kept(page: str) -> dict[str, Entry]:
+def read_entries(page: str) -> dict[str, Entry]:
     """{title: entry} of a page that `results_page` wrote."""
-    lines = {found["title"]: found[0] for found in LINE.finditer(page)}
+    lines = {match["title"]: match[0] for match in LINE.finditer(page)}
     sections = re.split(r"^## ", page, flags=re.MULTILINE)[1:]
     titled = {section.partition("\n")[0]: f"## {section.rstrip()}\n" for section in sections}
     return {title: Entry(lines[safe(title)], text) for title, text in titled.items() if safe(title) in lines}
 
 
-def _line(story: Story) -> str:
-    found = story.published
-    assert found is not None
-    counts = " | ".join(f"**{n}**" if n else "0" for n in found.tally.values())
+def _line(story: Study) -> str:
+    results = story.published
+    assert results is not None
+    counts = " | ".join(f"**{n}**" if n else "0" for n in results.tally.values())
     return f"| [{safe(_title(story))}](#{_anchor(story)}) | {counts} | {safe(story.banner or '')} |"
 
 
@@ -84,22 +88,27 @@ def _missing(name: str, node: Mapping[str, Any]) -> str:
     return f"| `{name}` | | | | not run yet; about {node.get('minutes', 0):g} min on two cores |"
 
 
-def _section(story: Story, known: Mapping[str, Mapping[str, Any]]) -> str:
-    found = story.published
-    assert found is not None
-    arxiv = f" (arXiv:{found.paper.arxiv})" if found.paper.arxiv else ""
-    lines = [f"## {_title(story)}", "", f"{safe(found.paper.cite + arxiv)}: {safe(found.paper.where)}.", ""]
-    lines += published_table(found)
-    now = known.get(found.paper.name)
-    before = deciding(found.node.get("claims") or {}, found.scale)
-    if now is not None and deciding(now.get("claims") or {}, found.scale) != before:
+def _section(story: Study, known: Mapping[str, Mapping[str, Any]]) -> str:
+    results = story.published
+    assert results is not None
+    arxiv = f" (arXiv:{results.paper.arxiv})" if results.paper.arxiv else ""
+    lines = [
+        f"## {_title(story)}",
+        "",
+        f"{safe(results.paper.cite + arxiv)}: {safe(results.paper.where)}.",
+        "",
+    ]
+    lines += published_table(results)
+    now = known.get(results.paper.name)
+    before = decisive_keys(results.node.get("claims") or {}, results.scale)
+    if now is not None and decisive_keys(now.get("claims") or {}, results.scale) != before:
         lines += ["The file's claims have changed since; these are those that the sweep recorded.", ""]
-    scale = f" scale={found.scale}" if found.scale != "small" else ""
-    command = f"`triptych-train -m paper={found.paper.name}{scale}`"
+    scale = f" scale={results.scale}" if results.scale != "small" else ""
+    command = f"`triptych-train -m paper={results.paper.name}{scale}`"
     return "\n".join([*lines, f"<sub>{command}: {safe(_origin(story))}</sub>", ""])
 
 
-def _origin(story: Story) -> str:
+def _origin(story: Study) -> str:
     """Commit, machine, date and cost of the runs."""
     assert story.published is not None
     runs = story.runs
@@ -107,22 +116,22 @@ def _origin(story: Story) -> str:
     dates = sorted({run.started[:10] for run in runs if run.started})
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "an unknown date"
     seconds = sum(sum(run.seconds.values()) for run in runs)
-    told = [
-        f"{count(len(runs), 'run')}, {duration(seconds)}",
+    facts = [
+        f"{quantity(len(runs), 'run')}, {duration(seconds)}",
         f"commit {listed(commits) or 'unknown'}",
         story.published.machine or "machine unknown",
         when,
     ]
     changed = " (*: with uncommitted changes)" if any("*" in commit for commit in commits) else ""
-    return "; ".join(told) + changed + "."
+    return "; ".join(facts) + changed + "."
 
 
-def _title(story: Story) -> str:
-    found = story.published
-    assert found is not None
-    return found.paper.name + (f", scale={found.scale}" if found.scale != "small" else "")
+def _title(story: Study) -> str:
+    results = story.published
+    assert results is not None
+    return results.paper.name + (f", scale={results.scale}" if results.scale != "small" else "")
 
 
-def _anchor(story: Story) -> str:
-    kept = "".join(c for c in _title(story).lower() if c.isalnum() or c in "-_ ")
-    return kept.replace(" ", "-")
+def _anchor(story: Study) -> str:
+    letters = "".join(c for c in _title(story).lower() if c.isalnum() or c in "-_ ")
+    return letters.replace(" ", "-")

@@ -1,0 +1,74 @@
+"""One class writes ``summary.json`` and reads it; entries that it does not describe are carried along."""
+
+import json
+
+import pytest
+
+from triptych.models.diffusion import Diffusion
+from triptych.run.execute import execute
+from triptych.run.read import read_run
+from triptych.run.result import PARTS, Result, check_seal, figures_line, seal
+
+FIGURE = {"mean": 1.5, "stderr": 0.1, "n": 3}
+BOUND = {"bpd": FIGURE, **{f"bpd_{part}": FIGURE | {"mean": 0.5} for part in PARTS}}
+
+
+def test_what_is_written_is_read(tmp_path):
+    start = {"overrides": ["seed=2"], "choices": {"data": "digits"}}
+    record = Result.of(start, "finished", seed=2, test=BOUND).to_json()
+    assert record["schema"] == 1 and record["samples"] is None and "val" not in record
+    (tmp_path / "summary.json").write_text(json.dumps(seal(record)))
+    run = read_run(tmp_path)
+    assert (run.status, run.seed, run.test["bpd"].mean) == ("finished", 2, 1.5)
+    assert run.choices == {"data": "digits"} and run.to_json() == record
+
+
+def test_an_entry_that_is_not_described_is_carried_from_writer_to_reader(tmp_path):
+    record = Result.of({}, "finished", mine={"gamma": [0.0], "share": [1.0]}).to_json()
+    assert Result.from_json(record)["mine"] == {"gamma": [0.0], "share": [1.0]}
+
+
+def test_a_model_of_ones_own_may_add_a_curve_and_not_replace_a_figure(prepared, monkeypatch, capfd):
+    curve = {"gamma": [0.0, 1.0], "share": [0.5, 0.25]}
+    mine = lambda model: {"shares": curve, "test": {}, "odd": object()}  # noqa: E731
+    monkeypatch.setattr(Diffusion, "panels", mine)
+    result = execute(run := prepared("experiment=ring", "trainer.max_steps=2", "data.train_size=64"))
+    assert run.summary()["shares"] == curve and result.status == "finished" and result.test
+    said = capfd.readouterr().err
+    assert "Diffusion.panels" in said and "test is an entry" in said and "odd" in said
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [([], "not a JSON object"), ({"schema": 2}, "schema 2"), ({"schema": 1, "status": "x"}, "status 'x'")],
+)
+def test_what_is_no_summary_is_refused(record, words):
+    with pytest.raises(ValueError, match=words):
+        Result.from_json(record)
+
+
+def figure(mean, stderr=0.02, n=297, **more):
+    return {"mean": mean, "stderr": stderr, "n": n, **more}
+
+
+def test_a_small_error_keeps_its_digits():
+    parts = {f"nats_per_dim_{t}": figure(0.1) for t in ("prior", "reconstruction", "diffusion")}
+    test = {"nats_per_dim": figure(0.3), **parts, "gap": figure(1.32e-5, 2.1e-6)}
+    assert "0.0000132 ± 0.0000021 above the truth" in figures_line(test)
+    assert "0.0771 ± 0.0012 above" in figures_line(test | {"gap": figure(0.07712, 0.00123)})
+
+
+def test_the_ode_is_said_of_its_own_items():
+    parts = {f"bpd_{t}": figure(0.6) for t in ("prior", "reconstruction", "diffusion")}
+    ode = {"bpd_ode": figure(1.95, n=64), "bpd_ode_bound": figure(1.88, n=64)}
+    line = figures_line({"bpd": figure(1.89), **parts, **ode})
+    assert "by the ODE 1.9500 ± 0.0200 on 64 of them, whose bound is 1.8800 ± 0.0200" in line
+
+
+def test_a_bound_without_its_terms_is_no_result():
+    check_seal({"test": BOUND})
+    for part in ("prior", "diffusion"):
+        with pytest.raises(ValueError, match="is missing"):
+            check_seal({"test": {key: value for key, value in BOUND.items() if key != f"bpd_{part}"}})
+    with pytest.raises(ValueError, match="is missing"):
+        check_seal({"val": BOUND | {"bpd": {"mean": 1.5}}})
