@@ -46,7 +46,7 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
     typed = [overrides] if isinstance(overrides, str) else list(overrides)
     if not_text := [one for one in typed if not isinstance(one, str)]:
         raise UserError(f"overrides: {not_text[0]!r} is no text; write each as 'KEY=VALUE'")
-    return composing.compose("train", as_hydra_wants(typed, "train"))
+    return composing.compose_command("train", as_hydra_wants(typed, "train"))
 
 
 def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
@@ -84,7 +84,7 @@ def _settled(config: DictConfig | Sequence[str] | str) -> DictConfig:
     if overrides is None:
         raise UserError("config: must be what triptych.compose returned, or a list of overrides")
     was = compose(list(overrides))
-    changed = list(composing.edits(composing.plain(was), composing.plain(config)))
+    changed = list(composing.edits(composing.unresolved(was), composing.unresolved(config)))
     return compose([*overrides, *changed]) if changed else was
 
 
@@ -249,7 +249,7 @@ def table(folder: str | os.PathLike[str]) -> Any:
 
 
 def _asked(command: str, overrides: list[str]) -> dict[str, Any]:
-    cfg = composing.without_hydra(composing.compose(command, as_hydra_wants(overrides, command)))
+    cfg = composing.without_hydra(composing.compose_command(command, as_hydra_wants(overrides, command)))
     asked: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     check_values(asked, command)
     return asked

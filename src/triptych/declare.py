@@ -77,7 +77,7 @@ LISTS = (list, tuple, Sequence)
 ENDS = (Ge, Gt, Le, Lt)
 
 
-def parts(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+def unwrap(kind: Any) -> tuple[Any, tuple[Any, ...]]:
     """(kind, what ``Annotated`` says beside it)."""
     if get_origin(kind) is Annotated:
         inner, *more = get_args(kind)
@@ -92,21 +92,21 @@ def alternatives(kind: Any) -> list[Any]:
 
 def marks(kind: Any) -> list[Any]:
     """All that ``Annotated`` says of a kind and of the members of a union, outermost first."""
-    inner, more = parts(kind)
+    inner, more = unwrap(kind)
     below = alternatives(inner)
     return [*more, *(mark for one in below if one is not kind for mark in marks(one))]
 
 
 def says(kind: Any) -> bool:
     """Whether a kind is more than a plain type: an argument of a plain type is only handed on."""
-    inner, more = parts(kind)
+    inner, more = unwrap(kind)
     inside = alternatives(inner) if get_origin(inner) in (Union, types.UnionType) else get_args(inner)
     return bool(more) or get_origin(inner) is Literal or any(map(says, inside))
 
 
 def fits(kind: Any, value: Any) -> bool:
     """Whether ``value`` is of the declared kind and within its limits; what is no declared kind takes all."""
-    inner, limits = parts(kind)
+    inner, limits = unwrap(kind)
     if (several := alternatives(inner))[0] is not inner:
         found = any(fits(one, value) for one in several)
     elif inner is None or inner is type(None):
@@ -170,11 +170,11 @@ def describe_kind(kind: Any) -> str:
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if all(words) and words else ""
 
 
-def options(kind: Any) -> list[str]:
+def literal_values(kind: Any) -> list[str]:
     """The values of a kind that has names for them, as a person types them."""
-    inner, limits = parts(kind)
+    inner, limits = unwrap(kind)
     if (several := alternatives(inner))[0] is not inner:
-        return [option for one in several for option in options(one)]
+        return [option for one in several for option in literal_values(one)]
     if inner is None or inner is type(None):
         return ["null"]
     if inner is bool:
@@ -185,19 +185,19 @@ def options(kind: Any) -> list[str]:
 
 
 def _is_choice(kind: Any) -> bool:
-    inner, limits = parts(kind)
+    inner, limits = unwrap(kind)
     return get_origin(inner) is Literal or any(isinstance(limit, Choice) for limit in limits)
 
 
 def _words(kind: Any) -> list[str]:
-    inner, limits = parts(kind)
+    inner, limits = unwrap(kind)
     if any(isinstance(limit, IsPath) for limit in limits):
         return ["a path"]
     several = alternatives(inner)
     if several[0] is not inner:
         words = [word for one in several for word in _words(one)]
         return sorted(dict.fromkeys(words), key=lambda word: word != "null")
-    if named := options(kind):
+    if named := literal_values(kind):
         return named
     if inner in (int, float):
         noun = "a whole number" if inner is int else "a number"
@@ -235,7 +235,7 @@ def refusal(key: str, kind: Any, value: Any, show: Callable[[Any], str] = repr) 
 
 def takes_text(kind: Any) -> bool:
     """Whether some text is of that kind."""
-    inner, _ = parts(kind)
+    inner, _ = unwrap(kind)
     if (several := alternatives(inner))[0] is not inner:
         return any(map(takes_text, several))
     return inner in (str, Any) or any(isinstance(one, str) for one in get_args(inner))

@@ -86,7 +86,7 @@ def read_json(path: str | Path) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def load(path: str | Path) -> Any:
+def read_json_or_none(path: str | Path) -> Any:
     """Parse a JSON file; None where it is missing, broken or too large."""
     try:
         return read_json(path)
@@ -108,7 +108,7 @@ def read_rows(path: str | Path) -> Iterator[list[str]]:
         return
 
 
-def digest(path: str | Path) -> str | None:
+def file_digest(path: str | Path) -> str | None:
     """Hash a regular file's content (BLAKE2b, 16 bytes, hexadecimal); None where there is none."""
     try:
         with open_regular(path) as file:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from triptych.config.check import check_keys
 from triptych.config.describe import plus
 from triptych.config.habits import translated
-from triptych.config.keys import check_values, find
+from triptych.config.keys import check_values, find_key
 from triptych.config.names import check_root, quote
 from triptych.config.nearest import nearest
 from triptych.errors import UserError, check_password
@@ -60,7 +60,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
         key, equals, value = argument.partition("=")
         if equals and key[:1].isalpha():
             key = plus(key, classes) + key
-        if equals and value and value[0] not in "'\"" and find(key.lstrip("+"), command=command).is_path:
+        if equals and value and value[0] not in "'\"" and find_key(key.lstrip("+"), command=command).is_path:
             value = quote(value)
         elif not argument.isascii() and WORD.fullmatch(value):  # Hydra's grammar knows no other letters
             value = f"'{value}'"

@@ -17,7 +17,7 @@ from triptych.run.untrusted import check_checkpoint
 register_resolvers()
 
 
-def evaluate(cfg: DictConfig) -> dict:
+def evaluate_composed(cfg: DictConfig) -> dict:
     """The bound of a checkpoint over one split: {"bpd": {"mean", "stderr", "n"}, ...} as in summary.json."""
     asked: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     check_values(asked, "evaluate")
@@ -36,7 +36,7 @@ def compose_and_evaluate(cfg: DictConfig) -> None:
     from triptych.run.directory import to_json, write_atomic
     from triptych.run.summary import one_line
 
-    figures = evaluate(cfg)
+    figures = evaluate_composed(cfg)
     if rank() != 0:
         return
     print(one_line({cfg.split: figures}, cfg.split))

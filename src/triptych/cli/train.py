@@ -33,7 +33,7 @@ from triptych.run.untrusted import OWN, check_checkpoint, check_run
 register_resolvers()
 
 
-def train(directory: RunDirectory) -> dict:
+def execute_recorded(directory: RunDirectory) -> dict:
     """Execute the run that ``directory`` records, from the start or from its last checkpoint; its summary."""
     # DDP's remark, once a process, that it looks for unused parameters; read when torch is imported
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -160,7 +160,7 @@ def main() -> None:
                     _check_checkpoint(run)
             else:
                 try:
-                    train(run)
+                    execute_recorded(run)
                 except Exception as error:
                     if processes.rank() == 0:
                         raise

@@ -6,12 +6,11 @@ from contextlib import suppress
 from functools import cache, partial
 from typing import Any, get_args, get_type_hints
 
-from triptych.config.keys import OPTIONS, of_class
-from triptych.config.keys import find as find_key
+from triptych.config.keys import OPTIONS, find_key, of_class
 from triptych.config.mistakes import raised_at
 from triptych.config.nearest import nearest
 from triptych.config.source import REQUIRED
-from triptych.config.trust import ARGUMENTS, HOMES, SCHEDULER, check_name, find
+from triptych.config.trust import ARGUMENTS, HOMES, SCHEDULER, check_name, import_class
 from triptych.errors import UserError
 
 # what is handed to an object by the name of its argument, and where in a configuration it stands: an object
@@ -44,7 +43,7 @@ def parameters_of(target: str) -> tuple[Mapping[str, inspect.Parameter], bool]:
         return {n: inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in ARGUMENTS[target]}, False
     found: dict[str, inspect.Parameter] = {}
     more = False
-    for function in _constructors(find(target)):
+    for function in _constructors(import_class(target)):
         parameters = inspect.signature(function).parameters
         own = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         found = own | found
@@ -137,7 +136,7 @@ def check_targets(config: Any, path: str = "") -> None:
                 raise UserError(f"{given}: {target} has no such argument; {nearest(key, list(names))}")
 
 
-class Table(Mapping[str, Any]):
+class Dependencies(Mapping[str, Any]):
     """What objects are handed by the names of their arguments, beyond their own keys; each is built once.
 
     Args:
@@ -165,16 +164,16 @@ class Table(Mapping[str, Any]):
         if place not in self.made and isinstance(node, dict | str):
             owner, _, key = place.rpartition(".")
             if owner:
-                node = _described(node, place, find(self._node(f"{owner}._target_"), owner), key)
+                node = _described(node, place, import_class(self._node(f"{owner}._target_"), owner), key)
             self.made[place] = build(node, place, self)
         return self.made.get(place, node)
 
-    def beside(self, kind: type) -> "Table":
+    def beside(self, kind: type) -> "Dependencies":
         """This table for the parts of an object of ``kind``, which may say how many ``outputs`` it reads."""
         if not hasattr(kind, "outputs"):
             return self
         reads = {name: self[name] for name in inspect.signature(kind.outputs).parameters}
-        return Table(self.config, self.facts | {"outputs": kind.outputs(**reads)}, self.made)
+        return Dependencies(self.config, self.facts | {"outputs": kind.outputs(**reads)}, self.made)
 
     def _node(self, place: str) -> Any:
         node: Any = self.config
@@ -183,7 +182,7 @@ class Table(Mapping[str, Any]):
         return node
 
 
-def build(config: dict[str, Any], path: str, table: Table | None = None, **extra: Any) -> Any:
+def build(config: dict[str, Any], path: str, table: Dependencies | None = None, **extra: Any) -> Any:
     """The object that ``config`` describes; ``path`` is its place in the configuration, for messages.
 
     Arguments that neither ``config`` nor ``extra`` gives are handed from ``table``, by their names. Text is
@@ -199,7 +198,7 @@ def build(config: dict[str, Any], path: str, table: Table | None = None, **extra
     return _make(config, path, table, extra)
 
 
-def _make(node: Any, place: str, table: Table | None, extra: dict[str, Any]) -> Any:
+def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, Any]) -> Any:
     """``node`` with every description in it made, what is handed first, then inner ones; the rest copied."""
     if isinstance(node, list):
         return [_make(value, f"{place}[{i}]", table, {}) for i, value in enumerate(node)]
@@ -207,7 +206,7 @@ def _make(node: Any, place: str, table: Table | None, extra: dict[str, Any]) -> 
         return node
     if "_target_" not in node:
         return {key: _make(value, f"{place}.{key}", table, {}) for key, value in node.items()}
-    kind, (names, more) = find(node["_target_"]), parameters_of(node["_target_"])
+    kind, (names, more) = import_class(node["_target_"]), parameters_of(node["_target_"])
     later = SCHEDULER.fullmatch(node["_target_"])  # torch's schedule, whose optimiser there is not yet
     arguments = {} if later else _handed(kind, names, {*node, *extra}, table)
     below = None if table is None else table.beside(kind)
@@ -229,7 +228,9 @@ def _make(node: Any, place: str, table: Table | None, extra: dict[str, Any]) -> 
         raise UserError(_cause(error, place)) from error
 
 
-def _handed(kind: type, names: Mapping[str, Any], given: set[str], table: Table | None) -> dict[str, Any]:
+def _handed(
+    kind: type, names: Mapping[str, Any], given: set[str], table: Dependencies | None
+) -> dict[str, Any]:
     if table is None:
         return {}
     given = given | set(getattr(kind, "ignores", ()))
@@ -247,7 +248,7 @@ def _described(value: Any, place: str, owner: type, key: str) -> Any:
     if kind is None:
         return value
     try:
-        named = find(value, place) if "." in value else kind.named(value, place)
+        named = import_class(value, place) if "." in value else kind.named(value, place)
     except ValueError as error:
         raise UserError(str(error)) from error
     if not issubclass(named, kind):
@@ -266,7 +267,7 @@ def _class(name: str) -> type:
 
 def _check_role(target: str, where: str) -> None:
     bases = find_key(where).bases
-    if bases and not issubclass(find(target, where), tuple(map(_class, bases))):
+    if bases and not issubclass(import_class(target, where), tuple(map(_class, bases))):
         raise UserError(f"{where}._target_={target}: use a class made from {' or '.join(bases)}")
 
 

@@ -19,14 +19,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import folders
-from triptych.config.describe import listing, read
+from triptych.config.describe import listing, read_yaml
 from triptych.config.folders import CONFIGS
 from triptych.config.habits import answer
 from triptych.config.keys import FREE_GROUPS, of_class, takes_names, unfit
 from triptych.config.nearest import nearest
 from triptych.config.source import REQUIRED
 from triptych.config.trust import check_name
-from triptych.declare import alternatives, parts
+from triptych.declare import alternatives, unwrap
 from triptych.errors import UserError
 
 EXTRAS = {  # files of packages that are not installed by default
@@ -77,7 +77,7 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
             continue
         if parent.split(".")[0] in OPEN or ("." in parent and _takes_names(cfg, parent)):
             continue
-        value, where = plain(cfg, key), "" if key in typed else files
+        value, where = unresolved_value(cfg, key), "" if key in typed else files
         if line := answer(key, value if isinstance(value, str) else _shown(value)):
             raise UserError(line if not where else line.replace(": ", f"{where}: ", 1))
         if takes_names(parent):
@@ -106,7 +106,7 @@ def defaults(choices: dict[str, Any], door: str = "train") -> DictConfig:
     return loader.load_configuration(door, overrides, RunMode.RUN)
 
 
-def plain(cfg: DictConfig, key: str) -> Any:
+def unresolved_value(cfg: DictConfig, key: str) -> Any:
     """The value at a dotted key as plain data, interpolations left as they are written."""
     node = cfg
     *parents, name = key.split(".")
@@ -134,7 +134,7 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
 def _lists(overrides: Sequence[str]) -> dict[str, str]:
     """{group: [NAME,NAME]} where several files of one were typed, of which Hydra remembers the first."""
     parts = (override.split("=", 1) for override in overrides if "=[" in override)
-    return {group: value for group, value in parts if folders.options(group)}
+    return {group: value for group, value in parts if folders.choices_of(group)}
 
 
 def _added(cfg: DictConfig, key: str) -> bool:
@@ -163,7 +163,7 @@ def _takes_names(cfg: DictConfig, key: str) -> bool:
     if not _target_takes(node, name):
         return False
     kind = of_class(check_name(node["_target_"]))[0][name].kind
-    return any(get_origin(parts(one)[0]) is dict for one in alternatives(parts(kind)[0]))
+    return any(get_origin(unwrap(one)[0]) is dict for one in alternatives(unwrap(kind)[0]))
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
@@ -179,7 +179,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         near = nearest(option, options)
         if not near.startswith("choose from"):  # all that there is in any case: a group is short
             near += f" (choose from {', '.join(sorted(options))})"
-        if lost := folders.not_found():
+        if lost := folders.missing_packages():
             near += f"; a trusted package lies nowhere on Python's path: {', '.join(lost)}"
         return f"{group}={option}: no such file; {near}"
     if found := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
@@ -224,7 +224,9 @@ def _no_such_key(key: str, given: str, arguments: Sequence[str]) -> str:
 
 def _choice(group: str, arguments: Sequence[str]) -> Any:
     """The choice of a group: as typed, else the default one."""
-    every = [one for one in read(CONFIGS / f"{_door()}.yaml").get("defaults", []) if isinstance(one, dict)]
+    every = [
+        one for one in read_yaml(CONFIGS / f"{_door()}.yaml").get("defaults", []) if isinstance(one, dict)
+    ]
     typed = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
     return (
         {key: value for one in every for key, value in one.items()}.get(group)
@@ -245,7 +247,7 @@ def _unreadable(argument: str) -> bool:
 
 def _options(group: str) -> list[str]:
     """The choices of a group."""
-    found = folders.options(group)
+    found = folders.choices_of(group)
     if group == "hydra/launcher":
         found += ["joblib", *(name.rpartition("/")[2] for name in EXTRAS)]
     return sorted(found)
@@ -263,7 +265,7 @@ def _all_names(arguments: Sequence[str]) -> list[str]:
         found = (p for p in folder.rglob("*") if p.is_dir() and p.name[0] not in "_.")
         groups += [str(p.relative_to(folder)) for p in found]
     parts = (a.split("=", 1) for a in arguments if "=" in a)
-    choices = [f"{g}={c}" for g, c in parts if c in folders.options(g)]
+    choices = [f"{g}={c}" for g, c in parts if c in folders.choices_of(g)]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):

@@ -12,15 +12,15 @@ from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from triptych.config.folders import CONFIGS, folders
-from triptych.config.keys import Key, allowed, find, members, named_classes, of_class
+from triptych.config.keys import Key, allowed, find_key, members, named_classes, of_class
 from triptych.config.schema import COMMANDS
 from triptych.config.source import REQUIRED
-from triptych.declare import Role, describe_kind, options
+from triptych.declare import Role, describe_kind, literal_values
 
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
 
 
-class Row(NamedTuple):
+class KeyRow(NamedTuple):
     """A key, its value or default, its values in words, its role and its comment."""
 
     key: str
@@ -31,15 +31,15 @@ class Row(NamedTuple):
     added: bool = False  # not in the composed configuration: typed with a +
 
 
-def rows(config: Any, key: Key, path: str = "") -> Iterator[Row]:
+def key_rows(config: Any, key: Key, path: str = "") -> Iterator[KeyRow]:
     """The keys of a plain configuration below ``key`` and, after those of each group, what else it takes."""
     target = str(config.get("_target_") or "")
     known = members(key, target)
     for name, value in config.items():
         where = f"{path}.{name}" if path else str(name)
-        found = find(where, target) if path else known.get(str(name), Key())
+        found = find_key(where, target) if path else known.get(str(name), Key())
         if isinstance(value, dict) and value:
-            yield from rows(value, found, where)
+            yield from key_rows(value, found, where)
         elif str(name)[:1] != "_":
             yield _row(where, found, _text(value))
     for name, found in known.items() if path else ():
@@ -47,8 +47,8 @@ def rows(config: Any, key: Key, path: str = "") -> Iterator[Row]:
             yield _row(f"{path}.{name}", found, _text(found.default), added=True)
 
 
-def _row(path: str, key: Key, value: str | None, added: bool = False) -> Row:
-    return Row(
+def _row(path: str, key: Key, value: str | None, added: bool = False) -> KeyRow:
+    return KeyRow(
         path, value, describe_kind(key.kind) + (f" ({key.unit})" if key.unit else ""), key.role, added=added
     )
 
@@ -76,7 +76,7 @@ def comments(file: Path) -> dict[str, str]:
 
 def chain(file: Path) -> list[Path]:
     """A file, and those of its group whose keys it takes over: of its own folder, else of the clone's."""
-    listed = [one.partition("@")[0] for one in read(file).get("defaults", []) if isinstance(one, str)]
+    listed = [one.partition("@")[0] for one in read_yaml(file).get("defaults", []) if isinstance(one, str)]
     at = next((file.parent.relative_to(folder) for folder in folders() if folder in file.parents), Path())
     found = [file]
     for one in listed:
@@ -86,7 +86,7 @@ def chain(file: Path) -> list[Path]:
 
 
 @cache
-def read(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
     """A file in ``configs/`` as it is written."""
     text = file.read_text(encoding="utf-8")
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
@@ -96,7 +96,9 @@ def listing(key: str) -> list[str]:
     """The choices of a key's group whose files list it."""
     group, *names = key.split(".")
     files = {file.stem: file for folder in folders() for file in (folder / group).glob("*.yaml")}
-    return sorted(stem for stem, file in files.items() if any(_has(read(one), names) for one in chain(file)))
+    return sorted(
+        stem for stem, file in files.items() if any(_has(read_yaml(one), names) for one in chain(file))
+    )
 
 
 def _has(node: Any, names: list[str]) -> bool:
@@ -125,14 +127,14 @@ def comment(key: str, file: Path, folder: str = "") -> str:
     return next((said for one in chain(file) if (said := comments(one).get(inner))), "")
 
 
-def of_command(cfg: DictConfig, command: str) -> list[Row]:
+def of_command(cfg: DictConfig, command: str) -> list[KeyRow]:
     """The keys of a composed configuration, with the comment of the chosen file, or else of another."""
     plain: Any = OmegaConf.to_container(cfg)
     plain.pop("hydra", None)
     runtime = cfg.hydra.runtime
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
     found = []
-    for row in rows(plain, Key(COMMANDS[command])):
+    for row in key_rows(plain, Key(COMMANDS[command])):
         said = comment(row.key, CONFIGS / f"{command}.yaml")
         for group in (row.key.rpartition(".")[0].replace(".", "/"), row.key.split(".")[0]):
             files = (folder / group / f"{runtime.choices.get(group)}.yaml" for folder in folders)
@@ -160,8 +162,8 @@ def completions(cfg: DictConfig, word: str, command: str) -> list[str]:
     """What may stand where a person has typed ``word``: values of a key, and keys that no file lists."""
     name, equals, _ = word.lstrip("+").partition("=")
     if equals:
-        key = find(name, str(OmegaConf.select(cfg, f"{name.rpartition('.')[0]}._target_") or ""), command)
-        found = [word[: word.index("=") + 1] + option for option in options(key.kind)]
+        key = find_key(name, str(OmegaConf.select(cfg, f"{name.rpartition('.')[0]}._target_") or ""), command)
+        found = [word[: word.index("=") + 1] + option for option in literal_values(key.kind)]
         return [one for one in found if one.startswith(word)]
     return [f"+{row.key}=" for row in of_command(cfg, command) if row.added and row.key.startswith(name)]
 

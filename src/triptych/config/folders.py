@@ -21,7 +21,7 @@ def folders() -> tuple[Path, ...]:
     return (CONFIGS, *of_packages().values())
 
 
-def options(group: str) -> list[str]:
+def choices_of(group: str) -> list[str]:
     """The names of a group's files in all folders."""
     return sorted({file.stem for folder in folders() for file in (folder / group).glob("*.yaml")})
 
@@ -37,7 +37,7 @@ def check_apart() -> None:
             taken[name] = file
 
 
-def not_found() -> list[str]:
+def missing_packages() -> list[str]:
     """Trusted packages that lie nowhere on Python's path."""
     return [name for name in trusted() if not places(name)]
 

@@ -68,7 +68,7 @@ def other_figures(recorded: dict[str, Any], config: dict[str, Any]) -> dict[str,
     return {key: pair for key, pair in found.items() if role_in(flat, key) not in SAME_FIGURES}
 
 
-def shown(differing: dict[str, tuple[Any, Any]]) -> str:
+def describe_differences(differing: dict[str, tuple[Any, Any]]) -> str:
     """A few differences in words: "seed: 1 -> 2; ..."."""
     pairs = {key: ["none" if v is ABSENT else repr(v) for v in pair] for key, pair in differing.items()}
     few = [f"{key}: {was} -> {asked}" for key, (was, asked) in [*pairs.items()][:5]]

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, is_typeddict
 
 from triptych.config.folders import folders
 from triptych.config.habits import INSTEAD
-from triptych.config.schema import CLASSES, COMMANDS, Base, Optimizer, Part, Train
+from triptych.config.schema import CLASSES, COMMANDS, Base, Optimizer, RunPart, Train
 from triptych.config.source import REQUIRED, Argument, arguments
 from triptych.config.trust import OPTIMISER, check_name
-from triptych.declare import IsPath, Role, Unit, alternatives, fits, marks, parts, refusal, says
+from triptych.declare import IsPath, Role, Unit, alternatives, fits, marks, refusal, says, unwrap
 from triptych.errors import UserError
 
 FREE_GROUPS = ("experiment", "ablation", "paper", "debug", "local", "hparams_search")  # may set any key
@@ -55,8 +55,8 @@ class Key(NamedTuple):
 
 def fields(kind: Any) -> dict[str, Any] | None:
     """{key: kind} of a group that is declared as one; None for anything else."""
-    for one in alternatives(parts(kind)[0]):
-        if is_typeddict(inner := parts(one)[0]):
+    for one in alternatives(unwrap(kind)[0]):
+        if is_typeddict(inner := unwrap(one)[0]):
             return _hints(inner)
     return None
 
@@ -88,7 +88,7 @@ def below(key: Key, name: str, target: str = "") -> Key | None:
     for one in filter(None, (target, key.base)):
         if name in (known := of_class(one)[0]):
             return key.inside(*known[name])
-    several = [one for one in alternatives(parts(key.kind)[0]) if typing.get_origin(one) is dict]
+    several = [one for one in alternatives(unwrap(key.kind)[0]) if typing.get_origin(one) is dict]
     inner = typing.get_args(several[0])[1] if several else Any
     return None if inner is Any else key.inside(inner)
 
@@ -102,7 +102,7 @@ def members(key: Key, target: str = "") -> dict[str, Key]:
     return found
 
 
-def find(path: str, target: str = "", command: str = "train") -> Key:
+def find_key(path: str, target: str = "", command: str = "train") -> Key:
     """What the key at a dotted path is; one that nothing declares is identity, or of its group's role.
 
     Args:
@@ -121,14 +121,14 @@ def find(path: str, target: str = "", command: str = "train") -> Key:
 
 def takes_names(key: str) -> bool:
     """Whether what stands below a dotted key are objects under names of a person's own, as ``callbacks``."""
-    found = below(find(key), "any")
-    return found is not None and bool(found.base) and found.base != find(key).base
+    found = below(find_key(key), "any")
+    return found is not None and bool(found.base) and found.base != find_key(key).base
 
 
 @cache
 def role(key: str, target: str = "") -> Role:
     """The role of a dotted key, or of a group of choices; ``target``: the class whose argument it is."""
-    return find(key, target).role
+    return find_key(key, target).role
 
 
 def allowed(target: str) -> str:
@@ -179,7 +179,7 @@ def walk(config: Any, key: Key, path: str = "") -> Iterator[tuple[str, Key, Any]
 
 def unfit(config: Any, command: str = "train", path: str = "") -> Iterator[tuple[str, str]]:
     """(key, the line that refuses its value) of every key below ``path`` that has none that is declared."""
-    top = find(path, command=command) if path else Key(COMMANDS[command])
+    top = find_key(path, command=command) if path else Key(COMMANDS[command])
     for where, key, value in walk(config, top, path):
         if said := _refusal(where, key, value):
             yield where, said
@@ -189,7 +189,7 @@ def _refusal(where: str, key: Key, value: Any) -> str:
     if where in INSTEAD and not fits(key.kind, value):
         return f"{where}={value}: {INSTEAD[where]}"
     if fields(key.kind) is not None:
-        null = value is None and any(one in (None, type(None)) for one in alternatives(parts(key.kind)[0]))
+        null = value is None and any(one in (None, type(None)) for one in alternatives(unwrap(key.kind)[0]))
         if null or isinstance(value, dict):
             return ""
         return f"{where}={value!r}"[:100] + f": must be a group of keys ({', '.join(members(key))})"
@@ -209,7 +209,7 @@ def check_values(config: Any, command: str = "train", path: str = "") -> None:
 
 def of_model() -> tuple[str, ...]:
     """The keys at the top that say what a model is."""
-    return tuple(key for key, kind in _hints(Train).items() if Part.MODEL in marks(kind))
+    return tuple(key for key, kind in _hints(Train).items() if RunPart.MODEL in marks(kind))
 
 
 def groups() -> tuple[str, ...]:
@@ -219,7 +219,7 @@ def groups() -> tuple[str, ...]:
 
 
 def _is_group(kind: Any) -> bool:
-    inner = parts(kind)[0]
+    inner = unwrap(kind)[0]
     return is_typeddict(inner) or typing.get_origin(inner) is dict
 
 

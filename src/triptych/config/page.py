@@ -6,9 +6,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from triptych.config.describe import Row, chain, comment, comments, read, rows
+from triptych.config.describe import KeyRow, chain, comment, comments, key_rows, read_yaml
 from triptych.config.folders import CONFIGS
-from triptych.config.keys import FREE_GROUPS, Key, find
+from triptych.config.keys import FREE_GROUPS, Key, find_key
 from triptych.config.schema import COMMANDS
 from triptych.declare import Role
 
@@ -26,12 +26,14 @@ it is, or pair runs.
 """
 
 
-def page(folders: Sequence[Path] = (CONFIGS,)) -> str:
+def keys_page(folders: Sequence[Path] = (CONFIGS,)) -> str:
     """``docs/keys.md``: the keys of each command, then those of each group's files in ``folders``."""
     parts = [PAGE]
     for command, table in COMMANDS.items():
         file = CONFIGS / f"{command}.yaml"
-        own = rows({key: value for key, value in read(file).items() if key != "defaults"}, Key(table))
+        own = key_rows(
+            {key: value for key, value in read_yaml(file).items() if key != "defaults"}, Key(table)
+        )
         told = [(row._replace(comment=comment(row.key, file)), "") for row in own]
         parts.append(_section(f"`triptych-{command}`, at the top", [], told))
     found = {file.parent.relative_to(at).as_posix() for at in folders for file in at.rglob("*.yaml")}
@@ -44,23 +46,23 @@ def page(folders: Sequence[Path] = (CONFIGS,)) -> str:
     return "\n".join(parts)
 
 
-def _of_file(file: Path, group: str) -> Iterator[Row]:
+def _of_file(file: Path, group: str) -> Iterator[KeyRow]:
     """The keys that one file of a group sets, or takes over from another, with their comments."""
-    merged = OmegaConf.merge(*(read(one) for one in reversed(chain(file))))
+    merged = OmegaConf.merge(*(read_yaml(one) for one in reversed(chain(file))))
     config: dict[str, Any] = OmegaConf.to_container(merged)  # type: ignore[assignment]
     config.pop("defaults", None)
     if not config:  # a choice named none
         return
     place = group.replace("/", ".")
-    for row in rows(config, find(place), place):
+    for row in key_rows(config, find_key(place), place):
         yield row._replace(comment=comment(row.key, file, group))
 
 
-def _section(title: str, choices: Sequence[tuple[str, str]], found: Sequence[tuple[Row, str]]) -> str:
+def _section(title: str, choices: Sequence[tuple[str, str]], found: Sequence[tuple[KeyRow, str]]) -> str:
     """One table; keys that are the same in several files have one line."""
     lines = [f"## {title}", ""]
     lines += [f"- `{name}`{': ' * bool(said)}{said}" for name, said in choices]
-    merged: dict[tuple[str, str, Role], list[tuple[Row, str]]] = {}
+    merged: dict[tuple[str, str, Role], list[tuple[KeyRow, str]]] = {}
     for row, choice in found:
         merged.setdefault((row.key, row.values, row.role), []).append((row, choice))
     if merged:
@@ -84,4 +86,4 @@ def _by_choice(told: Sequence[tuple[str, str]], choices: int) -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    print(keys_page(), end="")

@@ -22,7 +22,7 @@ from typing import Any
 
 from triptych.config.habits import CALLBACKS
 from triptych.config.schema import CLASSES
-from triptych.config.source import place_of
+from triptych.config.source import full_name
 from triptych.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
@@ -71,25 +71,25 @@ def check_name(target: Any, where: str = "") -> str:
     if not isinstance(target, str) or not NAME.fullmatch(target):
         raise _refused(target, where, "not the dotted name of a class")
     of_torch = OPTIMISER.fullmatch(target) or SCHEDULER.fullmatch(target)
-    if of_torch and not place_of(target):
+    if of_torch and not full_name(target):
         raise _refused(target, where, f"{target.rpartition('.')[0]} has no class of that name")
     if of_torch and (reason := NOT_PLAIN.get(target.rpartition(".")[2])):
         raise UserError(f"{_key(target, where)}: {reason}")
-    if target in HOMES or of_torch or is_own(target):
+    if target in HOMES or of_torch or is_trusted(target):
         return target
     if not _home(target):
         raise _refused(target, where, f"not a class that a configuration may name{_near(target)}")
     return target
 
 
-def find(target: Any, where: str = "") -> type:
+def import_class(target: Any, where: str = "") -> type:
     """The class of that name, imported.
 
     Raises:
         UserError: none of that name may be built, or what it leads to is something else.
     """
     name = check_name(target, where).rpartition(".")[2]
-    if is_own(target):
+    if is_trusted(target):
         module = target.rpartition(".")[0]
     elif OPTIMISER.fullmatch(target) or SCHEDULER.fullmatch(target):
         module = target.rpartition(".")[0]
@@ -111,8 +111,8 @@ def _is_home(found: type, target: str, module: str) -> bool:
     """Whether the class is what its name says, and no alias of something else."""
     if found.__qualname__ != target.rpartition(".")[2]:
         return False
-    if is_own(target):
-        return is_own(found.__module__)
+    if is_trusted(target):
+        return is_trusted(found.__module__)
     if OPTIMISER.fullmatch(target):
         from torch.optim import Optimizer
 
@@ -162,7 +162,7 @@ def _classes(module: str) -> tuple[frozenset[str], dict[str, str]]:
     return defined, short
 
 
-def is_own(name: str) -> bool:
+def is_trusted(name: str) -> bool:
     """Whether a dotted name lies in a package that the owner of this clone trusts."""
     return any(_inside(name, package) for package in trusted())
 

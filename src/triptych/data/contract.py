@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from triptych.config.mistakes import place_of
+from triptych.config.mistakes import defined_at
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
 from triptych.data.cache import Mapped
@@ -27,10 +27,10 @@ def check_contract(data: DataModule) -> None:
     kind = type(data)
     for name in ("name", "shape"):
         if not hasattr(data, name):
-            raise DataError(f"data: {kind.__name__} sets no {name}; one is needed{place_of(kind)}")
+            raise DataError(f"data: {kind.__name__} sets no {name}; one is needed{defined_at(kind)}")
     said = next(_breaches(data), "")
     if said:
-        raise DataError(f"data {data.name}: {said}{place_of(data.load)}")
+        raise DataError(f"data {data.name}: {said}{defined_at(data.load)}")
 
 
 def _breaches(data: DataModule) -> Iterator[str]:

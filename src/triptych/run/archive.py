@@ -15,7 +15,7 @@ import zipfile
 from collections import OrderedDict
 from typing import IO, Any
 
-from triptych.config.file import plain
+from triptych.config.file import copy_plain
 from triptych.errors import UserError
 
 ITEM_BYTES = {
@@ -68,7 +68,7 @@ def inspect(file: IO[bytes], where: str) -> dict[str, Any]:
             f"{where}: written by another version of triptych, whose configurations have other keys; "
             f"a checkpoint of schema {SCHEMA} is accepted"
         )
-    return found | {"triptych": known | {"config": plain(known.get("config"), f"{where}: config")}}
+    return found | {"triptych": known | {"config": copy_plain(known.get("config"), f"{where}: config")}}
 
 
 def go_through(file: IO[bytes], where: str, kind: str) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from triptych.config.keys import find
-from triptych.declare import options
+from triptych.config.keys import find_key
+from triptych.declare import literal_values
 from triptych.errors import UserError
 from triptych.run.changed import say
 from triptych.run.directory import RunDirectory, write_atomic
@@ -119,7 +119,7 @@ def state(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> 
         found |= kept[weights]
     elif weights != "raw":
         found |= reconstruct(
-            run, checkpoint.get("global_step", 0), weights, [*options(find("weights").kind), *kept]
+            run, checkpoint.get("global_step", 0), weights, [*literal_values(find_key("weights").kind), *kept]
         )
     return found
 

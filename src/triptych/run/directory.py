@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from triptych.config.file import read_config
 from triptych.errors import StorageError, UserError
-from triptych.files import check_directory, digest, load, no_link, printable
+from triptych.files import check_directory, file_digest, no_link, printable, read_json_or_none
 from triptych.run.lock import check_held, holder, leave, lock
 from triptych.run.summary import ENDED, check_seal, seal
 
@@ -142,7 +142,7 @@ class RunDirectory:
     def write_summary(self, record: dict[str, Any]) -> None:
         """Write ``summary.json``, with digests of what lies beside a finished result, and a checksum."""
         if record["status"] == "finished":
-            found = {name: digest(self / name) for name in SEALED}
+            found = {name: file_digest(self / name) for name in SEALED}
             record = record | {"digests": {name: value for name, value in found.items() if value}}
         self.write("summary.json", seal(printable(json.loads(to_json(record)))))
 
@@ -151,7 +151,7 @@ class RunDirectory:
         write_atomic(self / name, to_json(value))
 
     def _json(self, name: str) -> dict | None:
-        value = load(self / name)
+        value = read_json_or_none(self / name)
         return value if isinstance(value, dict) else None
 
     def lock(self, patience: float = 0.0) -> AbstractContextManager[None]:

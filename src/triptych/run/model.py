@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from triptych.config.build import Table, build, parameters_of
-from triptych.config.trust import find
+from triptych.config.build import Dependencies, build, parameters_of
+from triptych.config.trust import import_class
 from triptych.data.augment import numbers_told
 from triptych.data.base import DataModule
 from triptych.data.batch import Batch
@@ -30,7 +30,7 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
         UserError: a value that its owner refuses, or a choice that this model would not read.
     """
     table = parts(config, data)
-    kind = find(config["model"].get("_target_"), "model")
+    kind = import_class(config["model"].get("_target_"), "model")
     if getattr(kind, "of_latents", False):
         _of_latents(table, kind)
     model = build(config["model"], "model", table, **_stages(config, data))
@@ -56,13 +56,15 @@ def check_size(config: dict, data: DataModule) -> None:
             if config["denoiser"]:
                 table.at("denoiser")
             elif ladder := config["model"].get("network"):
-                build(ladder, "model.network", table.beside(find(config["model"]["_target_"], "model")))
+                build(
+                    ladder, "model.network", table.beside(import_class(config["model"]["_target_"], "model"))
+                )
     except Exception as error:
         if isinstance(error.__cause__, MemoryError):
             raise
 
 
-def parts(config: dict, data: DataModule) -> Table:
+def parts(config: dict, data: DataModule) -> Dependencies:
     """What objects are handed by the names of their arguments: facts of the data, and parts of ``config``.
 
     Data with a density have the Gaussian decoder, whichever of levels is named.
@@ -71,7 +73,7 @@ def parts(config: dict, data: DataModule) -> Table:
         UserError: a conditional model of data without labels; a decoder that is none of levels for data that
             have them.
     """
-    table = Table(config, facts(config, data))
+    table = Dependencies(config, facts(config, data))
     name = config["bound"].get("decoder")
     with suppress(ValueError):  # an unknown name, or a class of the user's own: left to the builder
         of_levels = isinstance(name, str) and Decoder.named(name, "bound.decoder").of_levels
@@ -92,13 +94,13 @@ def _stages(config: dict, data: DataModule) -> dict[str, Any]:
     return {"stages": models, "known_as": names}
 
 
-def _of_latents(table: Table, kind: type[BoundModel]) -> None:
+def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
     """Make the ladder of a ``kind`` of model, and of its latents what is elsewhere of the data."""
     place = "model.network"
     ladder = build(table.config["model"].get("network"), place, table.beside(kind))
     table.made |= {place: ladder, "bound.decoder": GaussianDensity()}
     latents = {"shape": tuple(ladder.top), "levels": None, "discrete": False, "spacing": None}
-    inner = Table(table.config, table.facts | latents | {"mixture": None}, table.made)
+    inner = Dependencies(table.config, table.facts | latents | {"mixture": None}, table.made)
     for name in ("denoiser", "objective", "bound"):
         if table.config.get(name):  # else none was chosen, which the model refuses
             inner.at(name)
@@ -150,7 +152,7 @@ def training_items(data: DataModule, n: int) -> Batch:
     return train.batch(torch.arange(min(n, len(train))))
 
 
-def _check_read(config: dict, table: Table, kind: type[BoundModel]) -> None:
+def _check_read(config: dict, table: Dependencies, kind: type[BoundModel]) -> None:
     """Refuse what was chosen and is read by nothing, so that no comparison is of a key without effect."""
     used = {place.split(".")[0] for place in table.made}
     for group in CHOICES:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from triptych.errors import UserError
-from triptych.files import check_directory, digest, load, read_json, read_rows
+from triptych.files import check_directory, file_digest, read_json, read_json_or_none, read_rows
 from triptych.run.plain import line, load_config, natural, number, parse_overrides, whole
 from triptych.run.processes import lives, pid_of
 from triptych.run.read_items import load_items, read_items
@@ -196,7 +196,7 @@ def find_runs(root: Path) -> list[Path]:
 
 def is_run(directory: Path) -> bool:
     """Whether what lies there is a run's, as far as can be told: other programs have such files too."""
-    summary = load(directory / "summary.json")
+    summary = read_json_or_none(directory / "summary.json")
     said = isinstance(summary, dict) and summary.get("status") in ENDED
     if said or (directory / "provenance.json").is_file():
         return True
@@ -216,7 +216,7 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
         check_directory(directory)
     except UserError as error:
         return Run(directory, "unreadable", sweep, error=line(error))
-    provenance = load(directory / "provenance.json")
+    provenance = read_json_or_none(directory / "provenance.json")
     known = _provenance(provenance if isinstance(provenance, dict) else {})
     known |= {"dir": directory, "sweep": sweep, "config": load_config(directory / "config.yaml")}
     path = directory / "summary.json"
@@ -238,7 +238,7 @@ def _check_files(run: Run, digests: dict[str, str]) -> None:
         ValueError: it is not.
     """
     for name, value in digests.items():
-        if digest(run.dir / name) not in (value, None):
+        if file_digest(run.dir / name) not in (value, None):
             raise ValueError(f"{name}: damaged, or of another run")
     items = load_items(run.dir)
     if items is not None and run.measure and math.isfinite(run.bound) and not read_items(run.dir, run.bound):
@@ -327,7 +327,7 @@ def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
-    record = load(directory / "progress.json")
+    record = read_json_or_none(directory / "progress.json")
     progress = None
     try:
         alive = (directory / "config.yaml").stat().st_mtime

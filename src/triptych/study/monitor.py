@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from triptych.files import load
+from triptych.files import read_json_or_none
 from triptych.run.directory import ENDED, REFUSED, RunDirectory
 
 QUIET = 60.0  # seconds without a word after which a run is said to be stalled
@@ -170,5 +170,5 @@ def _alive(progress: dict) -> bool:
 
 
 def _progress(run: RunDirectory) -> dict | None:
-    record = load(run / "progress.json")
+    record = read_json_or_none(run / "progress.json")
     return record if isinstance(record, dict) else None

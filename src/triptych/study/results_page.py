@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from triptych.config.describe import read
+from triptych.config.describe import read_yaml
 from triptych.config.folders import folders
 from triptych.config.paper import deciding
-from triptych.files import load
+from triptych.files import read_json_or_none
 from triptych.study.markdown import published_table, safe
 from triptych.study.story import Story, tell
 from triptych.study.words import count, duration, listed
@@ -29,7 +29,11 @@ def find_papers(roots: Iterable[Path]) -> list[Path]:
     """The sweeps of papers at or beneath ``roots``, by name."""
     found = {file.parent.resolve(): file for root in roots for file in sorted(Path(root).rglob("sweep.json"))}
     return sorted(
-        (place for place, file in found.items() if isinstance((load(file) or {}).get("paper"), dict)),
+        (
+            place
+            for place, file in found.items()
+            if isinstance((read_json_or_none(file) or {}).get("paper"), dict)
+        ),
         key=lambda place: place.name,
     )
 
@@ -37,7 +41,7 @@ def find_papers(roots: Iterable[Path]) -> list[Path]:
 def files() -> dict[str, dict[str, Any]]:
     """{name: the node ``paper``} of each file in ``configs/paper``, the clone's and trusted packages'."""
     every = (file for folder in folders() for file in sorted((folder / "paper").glob("*.yaml")))
-    return {file.stem: read(file).get("paper") or {} for file in every}
+    return {file.stem: read_yaml(file).get("paper") or {} for file in every}
 
 
 class Entry(NamedTuple):

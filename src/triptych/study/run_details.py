@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.config.metric import SAMPLE_METRICS
-from triptych.files import load
+from triptych.files import read_json_or_none
 from triptych.run.plain import natural
 from triptych.run.read import UNITS, Estimate, Run
 from triptych.study.statistics import Spread
@@ -192,7 +192,7 @@ def png(path: Path | None, run: Run, most: int) -> bytes:
 
 
 def _provenance(run: Run) -> Iterable[tuple[str, str]]:
-    record = load(run.dir / "provenance.json")
+    record = read_json_or_none(run.dir / "provenance.json")
     record = record if isinstance(record, dict) else {}
     yield "directory", run.dir.name
     if run.command:

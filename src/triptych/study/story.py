@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from triptych.files import load
+from triptych.files import read_json_or_none
 from triptych.run.plain import line
 from triptych.run.read import PARTS, Run, read_runs
 from triptych.study import measures
@@ -343,5 +343,5 @@ def _without_result(run: Run, why: object) -> Run:
 
 
 def _sweep(root: Path) -> dict:
-    record = load(root / "sweep.json")
+    record = read_json_or_none(root / "sweep.json")
     return record if isinstance(record, dict) else {}

@@ -23,7 +23,7 @@ from triptych.config.check import check_keys
 from triptych.config.keys import check_values
 from triptych.config.names import own_name, quote, shared_overrides, sweep_name
 from triptych.errors import StorageError, UserError
-from triptych.files import load
+from triptych.files import read_json_or_none
 from triptych.run import processes
 from triptych.run.directory import ENDED, REFUSED, RunDirectory
 from triptych.run.exits import end_as_by_ctrl_c, one_line_errors
@@ -115,7 +115,7 @@ class SweepHook(Callback):
         with no_run_after_an_error():
             self.cells = expected_cells(config)
         self.config = config
-        self.before = load(self.root / "sweep.json") or {}
+        self.before = read_json_or_none(self.root / "sweep.json") or {}
         self.facts: dict[str, Any] = {"command": ["triptych-train", *command()[1:]]}
         self.facts |= {
             "title": own_name(config) or "sweep",
