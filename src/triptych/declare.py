@@ -108,29 +108,29 @@ def fits(kind: Any, value: Any) -> bool:
     """Whether ``value`` is of the declared kind and within its limits; what is no declared kind takes all."""
     inner, limits = unwrap(kind)
     if (several := alternatives(inner))[0] is not inner:
-        found = any(fits(one, value) for one in several)
+        fit = any(fits(one, value) for one in several)
     elif inner is None or inner is type(None):
-        found = value is None
+        fit = value is None
     elif inner is bool:
-        found = isinstance(value, bool)
+        fit = isinstance(value, bool)
     elif inner is int:
-        found = isinstance(value, Integral) and not isinstance(value, bool)
+        fit = isinstance(value, Integral) and not isinstance(value, bool)
     elif inner is float:
         number = isinstance(value, Real) and not isinstance(value, bool)
-        found = number and -math.inf < value < math.inf  # also for whole numbers that no float can hold
+        fit = number and -math.inf < value < math.inf  # also for whole numbers that no float can hold
     elif inner is str:
-        found = isinstance(value, str)
+        fit = isinstance(value, str)
     elif get_origin(inner) is Literal:
-        found = any(type(one) is type(value) and one == value for one in get_args(inner))
+        fit = any(type(one) is type(value) and one == value for one in get_args(inner))
     elif _origin(inner) in LISTS:
-        found = (
+        fit = (
             isinstance(value, Sequence) and not isinstance(value, str) and _items_fit(get_args(inner), value)
         )
     elif _origin(inner) in (dict, PathLike):
-        found = isinstance(value, Mapping if _origin(inner) is dict else PathLike)
+        fit = isinstance(value, Mapping if _origin(inner) is dict else PathLike)
     else:
-        found = True
-    return found and all(_within(limit, value) for limit in limits)
+        fit = True
+    return fit and all(_within(limit, value) for limit in limits)
 
 
 def _origin(kind: Any) -> Any:
@@ -261,12 +261,12 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
         @functools.wraps(original)
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
             try:
-                given = signature.bind(self, *args, **kwargs).arguments
+                values = signature.bind(self, *args, **kwargs).arguments
             except TypeError:
-                given = {}  # Python's own message says it better
+                values = {}  # Python's own message says it better
             for name, kind in _kinds(original).items():
-                if name in given and (said := refusal(f"{place}.{name}", kind, given[name])):
-                    raise error(said)
+                if name in values and (line := refusal(f"{place}.{name}", kind, values[name])):
+                    raise error(line)
             original(self, *args, **kwargs)
 
         cls.__init__ = __init__  # type: ignore[misc]
@@ -290,7 +290,7 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
 @functools.cache
 def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
     """{argument: kind} of what a function declares; a plain type is only handed on."""
-    found = {}
+    kinds = {}
     for name, kind in function.__annotations__.items():
         if isinstance(kind, str):
             try:
@@ -298,5 +298,5 @@ def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
             except NameError:  # imported for type checkers alone
                 continue
         if says(kind):
-            found[name] = kind
-    return found
+            kinds[name] = kind
+    return kinds

@@ -40,12 +40,12 @@ class Diverged(UserError):
     @classmethod
     def before(cls, summary: dict[str, Any]) -> "Diverged":
         """What a summary says of an earlier execution, and what can be done."""
-        said = cls("", int(summary.get("step") or 0))
-        said.args = (
+        error = cls("", int(summary.get("step") or 0))
+        error.args = (
             f"{str(summary.get('error')).replace('diverged', 'diverged before', 1)}; force=true starts over, "
             "retry=true goes on from the last finite checkpoint",
         )
-        return said
+        return error
 
 
 class Interrupted(BaseException):

@@ -28,10 +28,10 @@ HYDRAS = ("package", "info", "cfg")  # of its own flags those that look like key
 
 def without_hyphens(argument: str) -> str:
     """``--optimizer.lr=0.1``, an override as W&B's agents write it, without hyphens; None becomes null."""
-    found = FLAG.fullmatch(argument)
-    if found is None or found["key"] in HYDRAS:
+    match = FLAG.fullmatch(argument)
+    if match is None or match["key"] in HYDRAS:
         return argument
-    return f"{found['key']}={'null' if found['value'] == 'None' else found['value']}"
+    return f"{match['key']}={'null' if match['value'] == 'None' else match['value']}"
 
 
 def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
@@ -127,10 +127,10 @@ def check_options(arguments: list[str]) -> Namespace:
     """Hydra's reading of ``arguments``; UserError for the first with a dash that is no option of Hydra's."""
 
     def refuse(message: str) -> None:
-        given = message.removeprefix("unrecognized arguments: ")
+        option = message.removeprefix("unrecognized arguments: ")
         raise UserError(
-            f"{given}: no such option; {nearest(given.split('=')[0], OPTIONS)} (keys are typed as KEY=VALUE)"
-            if given != message
+            f"{option}: no such option; {nearest(option.split('=')[0], OPTIONS)} (keys are KEY=VALUE)"
+            if option != message
             else message
         )
 

@@ -19,14 +19,14 @@ register_resolvers()
 
 def evaluate_composed(cfg: DictConfig) -> dict:
     """The bound of a checkpoint over one split: {"bpd": {"mean", "stderr", "n"}, ...} as in summary.json."""
-    asked: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    check_values(asked, "evaluate")
+    values: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    check_values(values, "evaluate")
     for key in ("out", "items"):
         check_place(key, cfg[key])
     check_checkpoint(cfg.ckpt)  # before torch is imported
     from triptych.run.evaluate import evaluate
 
-    return evaluate(asked)
+    return evaluate(values)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="evaluate")

@@ -41,15 +41,15 @@ def parameters_of(target: str) -> tuple[Mapping[str, inspect.Parameter], bool]:
     """(arguments of ``target`` by name, whether it takes further keywords). UserError if it cannot be had."""
     if target in ARGUMENTS:
         return {n: inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in ARGUMENTS[target]}, False
-    found: dict[str, inspect.Parameter] = {}
+    every: dict[str, inspect.Parameter] = {}
     more = False
     for function in _constructors(import_class(target)):
         parameters = inspect.signature(function).parameters
         own = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        found = own | found
+        every = own | every
         more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    found.pop("self", None)
-    return found, more
+    every.pop("self", None)
+    return every, more
 
 
 def _constructors(kind: type) -> Iterator[Any]:
@@ -66,14 +66,14 @@ def _constructors(kind: type) -> Iterator[Any]:
 @cache
 def _named_kinds(owner: type) -> Mapping[str, Any]:
     """Of the arguments of a class those for which a short name may stand, with the class that knows it."""
-    found: dict[str, Any] = {}
+    kinds: dict[str, Any] = {}
     for function in _constructors(owner):
         with suppress(Exception):  # an annotation that cannot be read: imported for type checking alone
             for name, hint in get_type_hints(function).items():
                 for kind in get_args(hint) or (hint,):
                     if hasattr(kind, "named"):
-                        found.setdefault(name, kind)
-    return found
+                        kinds.setdefault(name, kind)
+    return kinds
 
 
 def targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -132,8 +132,8 @@ def check_targets(config: Any, path: str = "") -> None:
         names, more = of_class(target)
         for key in node:
             if not (more or key in names or key in OPTIONS or f"{where}.{key}" in SHARED):
-                given = f"{where}.{key}={repr(node[key])[:100]}"
-                raise UserError(f"{given}: {target} has no such argument; {nearest(key, list(names))}")
+                shown = f"{where}.{key}={repr(node[key])[:100]}"
+                raise UserError(f"{shown}: {target} has no such argument; {nearest(key, list(names))}")
 
 
 class Dependencies(Mapping[str, Any]):
@@ -142,12 +142,12 @@ class Dependencies(Mapping[str, Any]):
     Args:
         config: the whole resolved configuration, of which ``PARTS`` are built when they are asked for.
         facts: values by name; they go before ``PARTS``.
-        made: by place in the configuration, what is built already.
+        built: by place in the configuration, what there is already.
     """
 
-    def __init__(self, config: dict[str, Any], facts: dict[str, Any], made: dict[str, Any] | None = None):
+    def __init__(self, config: dict[str, Any], facts: dict[str, Any], built: dict[str, Any] | None = None):
         self.config, self.facts = config, facts
-        self.made: dict[str, Any] = {} if made is None else made
+        self.built: dict[str, Any] = {} if built is None else built
 
     def __iter__(self) -> Iterator[str]:
         return iter([*self.facts, *(name for name in PARTS if self._node(PARTS[name]) not in (None, {}))])
@@ -161,19 +161,19 @@ class Dependencies(Mapping[str, Any]):
     def at(self, place: str) -> Any:
         """What stands at a place of the configuration, built if it is described there."""
         node = self._node(place)
-        if place not in self.made and isinstance(node, dict | str):
+        if place not in self.built and isinstance(node, dict | str):
             owner, _, key = place.rpartition(".")
             if owner:
                 node = _described(node, place, import_class(self._node(f"{owner}._target_"), owner), key)
-            self.made[place] = build(node, place, self)
-        return self.made.get(place, node)
+            self.built[place] = build(node, place, self)
+        return self.built.get(place, node)
 
     def beside(self, kind: type) -> "Dependencies":
         """This table for the parts of an object of ``kind``, which may say how many ``outputs`` it reads."""
         if not hasattr(kind, "outputs"):
             return self
         reads = {name: self[name] for name in inspect.signature(kind.outputs).parameters}
-        return Dependencies(self.config, self.facts | {"outputs": kind.outputs(**reads)}, self.made)
+        return Dependencies(self.config, self.facts | {"outputs": kind.outputs(**reads)}, self.built)
 
     def _node(self, place: str) -> Any:
         node: Any = self.config
@@ -214,7 +214,7 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
         at = f"{place}.{key}"
         if key in OPTIONS or key in extra or not (more or key in names):  # it stands here for others
             continue
-        if below is not None and (at in SHARED or at in below.made):
+        if below is not None and (at in SHARED or at in below.built):
             arguments[key] = below.at(at)
         else:
             arguments[key] = _make(_described(value, at, kind, key), at, below, {})
@@ -229,17 +229,17 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
 
 
 def _handed(
-    kind: type, names: Mapping[str, Any], given: set[str], table: Dependencies | None
+    kind: type, names: Mapping[str, Any], own: set[str], table: Dependencies | None
 ) -> dict[str, Any]:
     if table is None:
         return {}
-    given = given | set(getattr(kind, "ignores", ()))
-    found = {name: table[name] for name in table if name in names and name not in given}
+    own = own | set(getattr(kind, "ignores", ()))
+    handed = {name: table[name] for name in table if name in names and name not in own}
     for name, parameter in names.items():
-        if name in PARTS and name not in {*found, *given} and parameter.default is parameter.empty:
+        if name in PARTS and name not in {*handed, *own} and parameter.default is parameter.empty:
             group = PARTS[name].split(".")[0]
             raise UserError(f"{group}=none: {kind.__name__} needs one; choose another {group}")
-    return found
+    return handed
 
 
 def _described(value: Any, place: str, owner: type, key: str) -> Any:
@@ -261,8 +261,8 @@ def _class(name: str) -> type:
     import importlib
 
     module, _, short = name.rpartition(".")
-    found: type = getattr(importlib.import_module(module), short)
-    return found
+    cls: type = getattr(importlib.import_module(module), short)
+    return cls
 
 
 def _check_role(target: str, where: str) -> None:

@@ -37,8 +37,8 @@ def read_config(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: cannot be read ({line})") from error
     if not isinstance(value, dict):
         raise UserError(f"{file}: cannot be read (not a group of keys)")
-    found: dict[str, Any] = copy_plain(value, str(file))
-    return found
+    config: dict[str, Any] = copy_plain(value, str(file))
+    return config
 
 
 def _check_events(text: str, file: Path) -> None:
@@ -70,8 +70,8 @@ def _loader() -> Any:
 
     unwanted = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float", "tag:yaml.org,2002:merge")
     Loader.yaml_implicit_resolvers = {
-        key: [(tag, pattern) for tag, pattern in found if tag not in unwanted]
-        for key, found in Loader.yaml_implicit_resolvers.items()
+        key: [(tag, pattern) for tag, pattern in resolvers if tag not in unwanted]
+        for key, resolvers in Loader.yaml_implicit_resolvers.items()
     }
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
     return Loader

@@ -28,13 +28,13 @@ def choices_of(group: str) -> list[str]:
 
 def check_apart() -> None:
     """UserError for a package's file of a name that is taken: which of the two is read would be hidden."""
-    taken: dict[str, Path] = {}
+    known: dict[str, Path] = {}
     for folder in folders():
         for file in sorted(folder.rglob("*.yaml")):
             name = file.relative_to(folder).as_posix()
-            if name in taken:
-                raise UserError(f"{file}: {taken[name]} has that name; choose another name")
-            taken[name] = file
+            if name in known:
+                raise UserError(f"{file}: {known[name]} has that name; choose another name")
+            known[name] = file
 
 
 def missing_packages() -> list[str]:
@@ -44,9 +44,9 @@ def missing_packages() -> list[str]:
 
 @cache
 def _of_packages(packages: tuple[str, ...], path: tuple[str, ...]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    homes: dict[str, Path] = {}
     for package in packages:
         for place in places(package):
             if (place / "configs").is_dir():
-                found.setdefault(package, (place / "configs").resolve())
-    return found
+                homes.setdefault(package, (place / "configs").resolve())
+    return homes

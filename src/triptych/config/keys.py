@@ -36,16 +36,16 @@ class Key(NamedTuple):
 
     def inside(self, kind: Any, default: Any = REQUIRED) -> "Key":
         """The key of that kind within this one, with its own role, or else this one's."""
-        found = marks(kind)
-        role = next((mark for mark in found if isinstance(mark, Role)), self.role)
-        unit = next((mark.name for mark in found if isinstance(mark, Unit)), "")
-        return Key(kind, role, unit, any(isinstance(mark, IsPath) for mark in found), default)
+        meanings = marks(kind)
+        role = next((mark for mark in meanings if isinstance(mark, Role)), self.role)
+        unit = next((mark.name for mark in meanings if isinstance(mark, Unit)), "")
+        return Key(kind, role, unit, any(isinstance(mark, IsPath) for mark in meanings), default)
 
     @property
     def bases(self) -> tuple[str, ...]:
         """The classes of which a group's ``_target_`` must be one, () for any."""
-        found = next((mark for mark in marks(self.kind) if isinstance(mark, Base)), Base(""))
-        return tuple(filter(None, (found.target, found.other)))
+        base = next((mark for mark in marks(self.kind) if isinstance(mark, Base)), Base(""))
+        return tuple(filter(None, (base.target, base.other)))
 
     @property
     def base(self) -> str:
@@ -72,8 +72,8 @@ def of_class(target: str) -> tuple[dict[str, Argument], bool]:
     """({argument: its declaration}, whether there may be others) of a class that a configuration names."""
     if target in CLASSES:
         return {key: Argument(kind) for key, kind in _hints(CLASSES[target]).items()}, False
-    found = arguments(target)
-    named, more = (found.named, found.more) if found else ({}, True)
+    source = arguments(target)
+    named, more = (source.named, source.more) if source else ({}, True)
     if OPTIMISER.fullmatch(target):
         common = _hints(Optimizer)
         named = {key: one._replace(kind=common.get(key, one.kind)) for key, one in named.items()}
@@ -95,11 +95,11 @@ def below(key: Key, name: str, target: str = "") -> Key | None:
 
 def members(key: Key, target: str = "") -> dict[str, Key]:
     """The keys of a group that are declared as such; plain arguments are what the program hands a class."""
-    found = {name: key.inside(kind) for name, kind in (fields(key.kind) or {}).items()}
+    named = {name: key.inside(kind) for name, kind in (fields(key.kind) or {}).items()}
     for name, one in of_class(target or key.base)[0].items() if target or key.base else ():
-        if name not in found and says(one.kind):
-            found[name] = key.inside(one.kind, one.default)
-    return found
+        if name not in named and says(one.kind):
+            named[name] = key.inside(one.kind, one.default)
+    return named
 
 
 def find_key(path: str, target: str = "", command: str = "train") -> Key:
@@ -114,15 +114,15 @@ def find_key(path: str, target: str = "", command: str = "train") -> Key:
         last = depth == len(names) - 1
         known = [target] * (last and bool(target))
         known += _named(".".join(names[:depth]), folders()) if depth else []
-        found = (below(at, name, allowed(one)) for one in [*known, ""])
-        at = next(filter(None, found), at._replace(kind=Any, unit="", is_path=False))
+        matches = (below(at, name, allowed(one)) for one in [*known, ""])
+        at = next(filter(None, matches), at._replace(kind=Any, unit="", is_path=False))
     return at
 
 
 def takes_names(key: str) -> bool:
     """Whether what stands below a dotted key are objects under names of a person's own, as ``callbacks``."""
-    found = below(find_key(key), "any")
-    return found is not None and bool(found.base) and found.base != find_key(key).base
+    member = below(find_key(key), "any")
+    return member is not None and bool(member.base) and member.base != find_key(key).base
 
 
 @cache
@@ -150,14 +150,14 @@ def named_classes(place: str) -> list[str]:
 def _named(place: str, among: tuple[Path, ...]) -> list[str]:
     """The classes that the files in ``configs/``, or a package's, name at a dotted place."""
     group, _, inner = place.partition(".")
-    found = []
+    targets = []
     files = [(home, file) for home in among for file in sorted((home / group).rglob("*.yaml"))]
     for folder, file in files:
         within = ".".join(part for part in file.parent.relative_to(folder).parts[1:] if part != "base")
         for indent, target in TARGET.findall(file.read_text(encoding="utf-8")):
             if (within == inner) if not indent else not within and inner:
-                found.append(target)
-    return list(dict.fromkeys(found))
+                targets.append(target)
+    return list(dict.fromkeys(targets))
 
 
 def walk(config: Any, key: Key, path: str = "") -> Iterator[tuple[str, Key, Any]]:
@@ -168,10 +168,10 @@ def walk(config: Any, key: Key, path: str = "") -> Iterator[tuple[str, Key, Any]
     for name, value in config.items():
         if name in OPTIONS:
             continue
-        found = below(key, str(name), target) or Key(role=key.role)
+        member = below(key, str(name), target) or Key(role=key.role)
         where = f"{path}.{name}" if path else str(name)
-        yield where, found, value
-        yield from walk(value, found, where)
+        yield where, member, value
+        yield from walk(value, member, where)
         if isinstance(value, list):
             for i, one in enumerate(value):
                 yield from walk(one, Key(role=key.role), f"{where}[{i}]")
@@ -181,8 +181,8 @@ def unfit(config: Any, command: str = "train", path: str = "") -> Iterator[tuple
     """(key, the line that refuses its value) of every key below ``path`` that has none that is declared."""
     top = find_key(path, command=command) if path else Key(COMMANDS[command])
     for where, key, value in walk(config, top, path):
-        if said := _refusal(where, key, value):
-            yield where, said
+        if line := _refusal(where, key, value):
+            yield where, line
 
 
 def _refusal(where: str, key: Key, value: Any) -> str:
@@ -203,8 +203,8 @@ def _refusal(where: str, key: Key, value: Any) -> str:
 
 def check_values(config: Any, command: str = "train", path: str = "") -> None:
     """UserError for the first key, below ``path``, whose value is not what is declared for it."""
-    for _, said in unfit(config, command, path):
-        raise UserError(said)
+    for _, line in unfit(config, command, path):
+        raise UserError(line)
 
 
 def of_model() -> tuple[str, ...]:
@@ -230,8 +230,8 @@ def with_roles(*roles: Role) -> tuple[str, ...]:
 
 def _with_roles(key: Key, path: str, roles: set[Role]) -> Iterator[str]:
     for name, kind in (fields(key.kind) or {}).items():
-        found, where = key.inside(kind), f"{path}.{name}" if path else name
-        if found.role in roles:
+        member, where = key.inside(kind), f"{path}.{name}" if path else name
+        if member.role in roles:
             yield where
         else:
-            yield from _with_roles(found, where, roles)
+            yield from _with_roles(member, where, roles)

@@ -10,13 +10,13 @@ from triptych.config.trust import is_trusted
 
 def defined_at(what: Callable[..., Any]) -> str:
     """ " (FILE:LINE)" of a function, method or class of the owner's own; "" of others."""
-    found = inspect.unwrap(getattr(what, "__func__", what))
-    if not is_trusted(getattr(found, "__module__", None) or ""):
+    code = inspect.unwrap(getattr(what, "__func__", what))
+    if not is_trusted(getattr(code, "__module__", None) or ""):
         return ""
     try:
-        return f" ({inspect.getsourcefile(found)}:{inspect.getsourcelines(found)[1]})"
+        return f" ({inspect.getsourcefile(code)}:{inspect.getsourcelines(code)[1]})"
     except (OSError, TypeError):  # typed in, not in a file
-        return f" ({found.__module__}.{found.__qualname__})"
+        return f" ({code.__module__}.{code.__qualname__})"
 
 
 def raised_at(error: BaseException, own: Callable[[str], bool] = is_trusted) -> str:

@@ -34,15 +34,15 @@ def keys_page(folders: Sequence[Path] = (CONFIGS,)) -> str:
         own = key_rows(
             {key: value for key, value in read_yaml(file).items() if key != "defaults"}, Key(table)
         )
-        told = [(row._replace(comment=comment(row.key, file)), "") for row in own]
-        parts.append(_section(f"`triptych-{command}`, at the top", [], told))
-    found = {file.parent.relative_to(at).as_posix() for at in folders for file in at.rglob("*.yaml")}
-    for group in sorted(found - {".", "hydra", "hydra/launcher"}):
+        rows = [(row._replace(comment=comment(row.key, file)), "") for row in own]
+        parts.append(_section(f"`triptych-{command}`, at the top", [], rows))
+    groups = {file.parent.relative_to(at).as_posix() for at in folders for file in at.rglob("*.yaml")}
+    for group in sorted(groups - {".", "hydra", "hydra/launcher"}):
         if group.split("/")[0] in FREE_GROUPS or group.endswith("/base"):  # parts of other files
             continue
         files = sorted(file for at in folders for file in (at / group).glob("*.yaml"))
-        told = [(row, file.stem) for file in files for row in _of_file(file, group)]
-        parts.append(_section(f"`{group}`", [(file.stem, comments(file)[""]) for file in files], told))
+        rows = [(row, file.stem) for file in files for row in _of_file(file, group)]
+        parts.append(_section(f"`{group}`", [(file.stem, comments(file)[""]) for file in files], rows))
     return "\n".join(parts)
 
 
@@ -58,31 +58,31 @@ def _of_file(file: Path, group: str) -> Iterator[KeyRow]:
         yield row._replace(comment=comment(row.key, file, group))
 
 
-def _section(title: str, choices: Sequence[tuple[str, str]], found: Sequence[tuple[KeyRow, str]]) -> str:
+def _section(title: str, choices: Sequence[tuple[str, str]], rows: Sequence[tuple[KeyRow, str]]) -> str:
     """One table; keys that are the same in several files have one line."""
     lines = [f"## {title}", ""]
-    lines += [f"- `{name}`{': ' * bool(said)}{said}" for name, said in choices]
+    lines += [f"- `{name}`{': ' * bool(text)}{text}" for name, text in choices]
     merged: dict[tuple[str, str, Role], list[tuple[KeyRow, str]]] = {}
-    for row, choice in found:
+    for row, choice in rows:
         merged.setdefault((row.key, row.values, row.role), []).append((row, choice))
     if merged:
         lines += [""] * bool(choices) + ["| key | default | values | role | |", "|---|---|---|---|---|"]
     with_keys = sum(name != "none" for name, _ in choices)
     for (key, takes, role), several in merged.items():
         values = _by_choice([(f"`{row.value}`", choice) for row, choice in several], with_keys)
-        said = _by_choice([(row.comment, choice) for row, choice in several], 0)
-        cells = [f"`{'+' * all(row.added for row, _ in several)}{key}`", values, takes, role, said]
+        text = _by_choice([(row.comment, choice) for row, choice in several], 0)
+        cells = [f"`{'+' * all(row.added for row, _ in several)}{key}`", values, takes, role, text]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join([*lines, ""])
 
 
-def _by_choice(told: Sequence[tuple[str, str]], choices: int) -> str:
+def _by_choice(entries: Sequence[tuple[str, str]], choices: int) -> str:
     """What all files say, or each thing that is said with the files that say it."""
     by: dict[str, list[str]] = {}
-    for said, choice in told:
-        by.setdefault(said, []).append(choice)
-    alike = len(by) == 1 and len(told) >= choices
-    return ", ".join(said + ("" if alike else f" ({', '.join(names)})") for said, names in by.items() if said)
+    for text, choice in entries:
+        by.setdefault(text, []).append(choice)
+    alike = len(by) == 1 and len(entries) >= choices
+    return ", ".join(text + ("" if alike else f" ({', '.join(names)})") for text, names in by.items() if text)
 
 
 if __name__ == "__main__":

@@ -328,7 +328,7 @@ COMMANDS = {"train": Train, "evaluate": Evaluate, "sample": Sample}
 
 TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-TAKEN = re.compile(r"(bpd|nats_per_dim)(_.*)?|gap|entropy|accuracy|cross_entropy")  # by a bound's figures
+RESERVED = re.compile(r"(bpd|nats_per_dim)(_.*)?|gap|entropy|accuracy|cross_entropy")  # by a bound's figures
 
 
 def check_metric_names(names: Iterable[str]) -> None:
@@ -336,7 +336,7 @@ def check_metric_names(names: Iterable[str]) -> None:
     for name in names:
         if not WORD.fullmatch(name):
             raise UserError(f"metrics.{name}: must be a name of letters, digits and _")
-        if TAKEN.fullmatch(name):
+        if RESERVED.fullmatch(name):
             raise UserError(f"metrics.{name}: a figure of the bound has that name; choose another")
 
 

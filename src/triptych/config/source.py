@@ -48,16 +48,16 @@ class SourceFile(NamedTuple):
 @cache
 def arguments(target: str) -> Arguments | None:
     """The arguments of the class with that dotted name; None if its source cannot be found."""
-    found = _find(*target.rpartition(".")[::2])
-    if found is None or not isinstance(found[1], ast.ClassDef):
+    entry = _find(*target.rpartition(".")[::2])
+    if entry is None or not isinstance(entry[1], ast.ClassDef):
         return None
-    return _of_class(found[0], found[1], DEPTH)
+    return _of_class(entry[0], entry[1], DEPTH)
 
 
 def full_name(target: str) -> str:
     """The dotted name of the class where it is defined, "" if that cannot be found."""
-    found = _find(*target.rpartition(".")[::2])
-    return f"{found[0].name}.{found[1].name}" if found and isinstance(found[1], ast.ClassDef) else ""
+    entry = _find(*target.rpartition(".")[::2])
+    return f"{entry[0].name}.{entry[1].name}" if entry and isinstance(entry[1], ast.ClassDef) else ""
 
 
 def _of_class(module: SourceFile, node: ast.ClassDef, depth: int) -> Arguments:
@@ -68,11 +68,11 @@ def _of_class(module: SourceFile, node: ast.ClassDef, depth: int) -> Arguments:
         named, handed = dict(_own(module, init)), init.args.kwarg is not None
     more = handed and init is not None and not node.bases
     for base in node.bases:
-        found = _find(module.name, base.id) if isinstance(base, ast.Name) else None
-        if found is None or not isinstance(found[1], ast.ClassDef) or not depth:
+        entry = _find(module.name, base.id) if isinstance(base, ast.Name) else None
+        if entry is None or not isinstance(entry[1], ast.ClassDef) or not depth:
             more |= handed
             continue
-        theirs = _of_class(found[0], found[1], depth - 1)
+        theirs = _of_class(entry[0], entry[1], depth - 1)
         more |= handed and theirs.more
         for name, argument in theirs.named.items():
             if name not in named and handed:
@@ -102,8 +102,8 @@ def _kind(module: SourceFile, node: ast.expr) -> Any:
         case ast.Name(name):
             if name in KINDS and name not in module.values:
                 return KINDS[name]
-            found = _find(module.name, name)
-            return _kind(found[0], found[1]) if found and isinstance(found[1], ast.expr) else Any
+            entry = _find(module.name, name)
+            return _kind(entry[0], entry[1]) if entry and isinstance(entry[1], ast.expr) else Any
         case ast.BinOp(left, ast.BitOr(), right):
             return Union[_kind(module, left), _kind(module, right)]  # noqa: UP007  # Any | None is none
         case ast.Subscript(ast.Name(name), inner):
@@ -135,8 +135,8 @@ def _mark(module: SourceFile, node: ast.expr) -> Any:
 def _value(module: SourceFile, node: ast.expr) -> Any:
     """A literal, also behind a name; of a table its keys; None for anything else."""
     if isinstance(node, ast.Name):
-        found = _find(module.name, node.id)
-        return _value(found[0], found[1]) if found and isinstance(found[1], ast.expr) else None
+        entry = _find(module.name, node.id)
+        return _value(entry[0], entry[1]) if entry and isinstance(entry[1], ast.expr) else None
     if isinstance(node, ast.Dict):
         return tuple(ast.literal_eval(key) for key in node.keys if isinstance(key, ast.Constant))
     try:

@@ -96,32 +96,32 @@ def import_class(target: Any, where: str = "") -> type:
     else:
         module = HOMES.get(target) or _home(target)
     try:
-        found = vars(importlib.import_module(module)).get(name)
+        cls = vars(importlib.import_module(module)).get(name)
     except Exception as error:
         from triptych.config.mistakes import raised_at
 
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{_key(target, where)}: cannot be imported: {line}{raised_at(error)}") from error
-    if not isinstance(found, type) or issubclass(found, BaseException) or not _is_home(found, target, module):
+    if not isinstance(cls, type) or issubclass(cls, BaseException) or not _is_home(cls, target, module):
         raise _refused(target, where, f"{module} defines no class of that name")
-    return found
+    return cls
 
 
-def _is_home(found: type, target: str, module: str) -> bool:
+def _is_home(cls: type, target: str, module: str) -> bool:
     """Whether the class is what its name says, and no alias of something else."""
-    if found.__qualname__ != target.rpartition(".")[2]:
+    if cls.__qualname__ != target.rpartition(".")[2]:
         return False
     if is_trusted(target):
-        return is_trusted(found.__module__)
+        return is_trusted(cls.__module__)
     if OPTIMISER.fullmatch(target):
         from torch.optim import Optimizer
 
-        return issubclass(found, Optimizer) and _inside(found.__module__, "torch.optim")
+        return issubclass(cls, Optimizer) and _inside(cls.__module__, "torch.optim")
     if SCHEDULER.fullmatch(target):
         from torch.optim.lr_scheduler import LRScheduler
 
-        return issubclass(found, LRScheduler) and found.__module__ == module
-    return found.__module__ == module
+        return issubclass(cls, LRScheduler) and cls.__module__ == module
+    return cls.__module__ == module
 
 
 @cache
@@ -193,13 +193,13 @@ def _lightnings(short: str) -> str:
 @cache
 def _every_class() -> dict[str, list[str]]:
     """{class in the rooms: the modules that define one of that name}."""
-    found: dict[str, list[str]] = {}
+    classes: dict[str, list[str]] = {}
     for room in ROOMS:
         for file in sorted((PACKAGE / room).rglob("*.py")):
             module = ".".join(("triptych", *file.relative_to(PACKAGE).with_suffix("").parts))
             for name in _classes(module)[0]:
-                found.setdefault(name, []).append(module)
-    return found
+                classes.setdefault(name, []).append(module)
+    return classes
 
 
 def _key(target: Any, where: str) -> str:

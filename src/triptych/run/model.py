@@ -78,7 +78,7 @@ def parts(config: dict, data: DataModule) -> Dependencies:
     with suppress(ValueError):  # an unknown name, or a class of the user's own: left to the builder
         of_levels = isinstance(name, str) and Decoder.named(name, "bound.decoder").of_levels
         if of_levels and data.levels is None:
-            table.made["bound.decoder"] = GaussianDensity()
+            table.built["bound.decoder"] = GaussianDensity()
         elif isinstance(name, str) and not of_levels and data.levels is not None:
             raise UserError(f"bound.decoder={name}: data {data.name} has levels; categorical is accepted")
     return table
@@ -98,9 +98,9 @@ def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
     """Make the ladder of a ``kind`` of model, and of its latents what is elsewhere of the data."""
     place = "model.network"
     ladder = build(table.config["model"].get("network"), place, table.beside(kind))
-    table.made |= {place: ladder, "bound.decoder": GaussianDensity()}
+    table.built |= {place: ladder, "bound.decoder": GaussianDensity()}
     latents = {"shape": tuple(ladder.top), "levels": None, "discrete": False, "spacing": None}
-    inner = Dependencies(table.config, table.facts | latents | {"mixture": None}, table.made)
+    inner = Dependencies(table.config, table.facts | latents | {"mixture": None}, table.built)
     for name in ("denoiser", "objective", "bound"):
         if table.config.get(name):  # else none was chosen, which the model refuses
             inner.at(name)
@@ -154,11 +154,11 @@ def training_items(data: DataModule, n: int) -> Batch:
 
 def _check_read(config: dict, table: Dependencies, kind: type[BoundModel]) -> None:
     """Refuse what was chosen and is read by nothing, so that no comparison is of a key without effect."""
-    used = {place.split(".")[0] for place in table.made}
+    used = {place.split(".")[0] for place in table.built}
     for group in CHOICES:
         if config.get(group) and group not in used and group not in kind.ignores:
             raise UserError(f"{group}: {kind.__name__} has nothing that reads it; {group}=none is accepted")
-    if "bound" in table.made or "bound" in kind.ignores:
+    if "bound" in table.built or "bound" in kind.ignores:
         return
     for key, parameter in parameters_of(config["bound"]["_target_"])[0].items():
         value, usual = config["bound"].get(key), parameter.default
