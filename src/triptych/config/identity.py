@@ -48,7 +48,7 @@ def describe(data: dict[str, Any]) -> str:
 
 
 def differences(recorded: Any, composed: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
-    """{key: (recorded, composed)} for every leaf that differs, of all that a directory is to have only once."""
+    """{key: (recorded, composed)} for every leaf that differs, of what a directory has only once."""
     if isinstance(recorded, dict) and isinstance(composed, dict):
         differing: dict[str, tuple[Any, Any]] = {}
         for name in dict.fromkeys([*recorded, *composed]):
