@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
-from triptych.config.compose import compose, without_hydra
+from triptych.config.compose import compose_command, without_hydra
 from triptych.run.reference import ImageReference
 from triptych.run.reopen import reopen
 from triptych.run.sampling.cascade import OpenedCascade
@@ -32,7 +32,7 @@ SHARES = ("prompt_accuracy", "prompt_accuracy_held_out")
 
 def main(low: str, high: str, classifier: str, n: str = "500") -> None:
     """Print the table."""
-    made = without_hydra(compose("sample", [f"n={n}"]))
+    made = without_hydra(compose_command("sample", [f"n={n}"]))
     asked = OmegaConf.to_container(made, resolve=True) | {"cascade": [low, high]}
     data = OpenedCascade(asked).last.data
     reference = ImageReference(data, int(n), reopen(classifier).model, seed=0)

@@ -6,10 +6,10 @@ python docs/panel.py logs/runs/ncsn posterior_mean docs/images/tweedie.png
 import sys
 from pathlib import Path
 
+from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.panels import PANELS, colours
 from triptych.study.style import styled, to_png
-from triptych.run.read import read_runs
 
 
 def main(sweep: str, name: str, picture: str) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from triptych.study.compare import compare
 from triptych.run.read import read_runs
 from triptych.run.sampling.trajectory import save_strip
+from triptych.study.compare import compare
 
 MOST, LARGER = 12, 3
 

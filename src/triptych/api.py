@@ -82,7 +82,7 @@ def _settled(config: DictConfig | Sequence[str] | str) -> DictConfig:
     if overrides is None:
         raise UserError("config: must be what triptych.compose returned, or a list of overrides")
     was = compose(list(overrides))
-    changed = list(composing.edits(composing.plain(was), composing.plain(config)))
+    changed = list(composing.edits(composing.unresolved(was), composing.unresolved(config)))
     return compose([*overrides, *changed]) if changed else was
 
 
@@ -196,10 +196,10 @@ class Trained:
             UserError: what the command would refuse.
         """
         own = [f"n={n}", f"seed={seed}", f"label={'null' if label is None else label}"]
-        asked = _asked("sample", [f"ckpt={self.path}", *own, *overrides])
-        if asked["trajectory"] is not None:
-            raise UserError(f"trajectory={asked['trajectory']}: a file, which triptych-sample writes")
-        return draw_all(self.experiment, drawing_of(self.experiment, asked), asked)
+        values = _checked("sample", [f"ckpt={self.path}", *own, *overrides])
+        if values["trajectory"] is not None:
+            raise UserError(f"trajectory={values['trajectory']}: a file, which triptych-sample writes")
+        return draw_all(self.experiment, drawing_of(self.experiment, values), values)
 
     def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
         """{"bpd": {"mean", "stderr", "n"}, ...} over a split, as ``triptych-evaluate split=... OVERRIDES``.
@@ -210,18 +210,18 @@ class Trained:
         own = [f"ckpt={self.path}", f"split={split}"]
         own += [f"weights={self.weights}"] if self.weights else []
         own += [f"data_root={self.data_root}"] if self.data_root else []
-        asked = _asked("evaluate", [*own, *overrides])
-        if asked["devices"] != 1:
+        values = _checked("evaluate", [*own, *overrides])
+        if values["devices"] != 1:
             raise UserError(
-                f"devices={asked['devices']}: Python evaluates in one process; use triptych-evaluate for more"
+                f"devices={values['devices']}: one process in Python; use triptych-evaluate for more"
             )
-        return evaluate_checkpoint(asked)
+        return evaluate_checkpoint(values)
 
     def _part(self, name: str) -> Any:
-        found = getattr(self.model, name, None)
-        if found is None:
+        part = getattr(self.model, name, None)
+        if part is None:
             raise UserError(f"{self.path}: its model, a {type(self.model).__name__}, has no {name}")
-        return found
+        return part
 
 
 def load(
@@ -279,11 +279,11 @@ def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
             raise UserError(f"overrides: {one!r} is no text; write each as 'KEY=VALUE'")
         if without_hyphens(one).startswith(("-", "resume=")):
             raise UserError(f"{one}: is for the command triptych-{command}; from Python, use KEY=VALUE alone")
-    return composing.compose(command, as_hydra_wants([*overrides], command))
+    return composing.compose_command(command, as_hydra_wants([*overrides], command))
 
 
-def _asked(command: str, overrides: list[str]) -> dict[str, Any]:
+def _checked(command: str, overrides: list[str]) -> dict[str, Any]:
     cfg = composing.without_hydra(_composed(command, overrides))
-    asked: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    check_values(asked, command)
-    return asked
+    values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    check_values(values, command)
+    return values

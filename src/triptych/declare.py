@@ -77,7 +77,7 @@ LISTS = (list, tuple, Sequence)
 ENDS = (Ge, Gt, Le, Lt)
 
 
-def parts(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+def unwrap(kind: Any) -> tuple[Any, tuple[Any, ...]]:
     """(kind, what ``Annotated`` says beside it)."""
     if get_origin(kind) is Annotated:
         inner, *more = get_args(kind)
@@ -92,45 +92,45 @@ def alternatives(kind: Any) -> list[Any]:
 
 def marks(kind: Any) -> list[Any]:
     """All that ``Annotated`` says of a kind and of the members of a union, outermost first."""
-    inner, more = parts(kind)
+    inner, more = unwrap(kind)
     below = alternatives(inner)
     return [*more, *(mark for one in below if one is not kind for mark in marks(one))]
 
 
 def says(kind: Any) -> bool:
     """Whether a kind is more than a plain type: an argument of a plain type is only handed on."""
-    inner, more = parts(kind)
+    inner, more = unwrap(kind)
     inside = alternatives(inner) if get_origin(inner) in (Union, types.UnionType) else get_args(inner)
     return bool(more) or get_origin(inner) is Literal or any(map(says, inside))
 
 
 def fits(kind: Any, value: Any) -> bool:
     """Whether ``value`` is of the declared kind and within its limits; what is no declared kind takes all."""
-    inner, limits = parts(kind)
+    inner, limits = unwrap(kind)
     if (several := alternatives(inner))[0] is not inner:
-        found = any(fits(one, value) for one in several)
+        fit = any(fits(one, value) for one in several)
     elif inner is None or inner is type(None):
-        found = value is None
+        fit = value is None
     elif inner is bool:
-        found = isinstance(value, bool)
+        fit = isinstance(value, bool)
     elif inner is int:
-        found = isinstance(value, Integral) and not isinstance(value, bool)
+        fit = isinstance(value, Integral) and not isinstance(value, bool)
     elif inner is float:
         number = isinstance(value, Real) and not isinstance(value, bool)
-        found = number and -math.inf < value < math.inf  # also for whole numbers that no float can hold
+        fit = number and -math.inf < value < math.inf  # also for whole numbers that no float can hold
     elif inner is str:
-        found = isinstance(value, str)
+        fit = isinstance(value, str)
     elif get_origin(inner) is Literal:
-        found = any(type(one) is type(value) and one == value for one in get_args(inner))
+        fit = any(type(one) is type(value) and one == value for one in get_args(inner))
     elif _origin(inner) in LISTS:
-        found = (
+        fit = (
             isinstance(value, Sequence) and not isinstance(value, str) and _items_fit(get_args(inner), value)
         )
     elif _origin(inner) in (dict, PathLike):
-        found = isinstance(value, Mapping if _origin(inner) is dict else PathLike)
+        fit = isinstance(value, Mapping if _origin(inner) is dict else PathLike)
     else:
-        found = True
-    return found and all(_within(limit, value) for limit in limits)
+        fit = True
+    return fit and all(_within(limit, value) for limit in limits)
 
 
 def _origin(kind: Any) -> Any:
@@ -172,11 +172,11 @@ def describe_kind(kind: Any) -> str:
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if all(words) and words else ""
 
 
-def options(kind: Any) -> list[str]:
+def literal_values(kind: Any) -> list[str]:
     """The values of a kind that has names for them, as a person types them."""
-    inner, limits = parts(kind)
+    inner, limits = unwrap(kind)
     if (several := alternatives(inner))[0] is not inner:
-        return [option for one in several for option in options(one)]
+        return [option for one in several for option in literal_values(one)]
     if inner is None or inner is type(None):
         return ["null"]
     if inner is bool:
@@ -187,19 +187,19 @@ def options(kind: Any) -> list[str]:
 
 
 def _is_choice(kind: Any) -> bool:
-    inner, limits = parts(kind)
+    inner, limits = unwrap(kind)
     return get_origin(inner) is Literal or any(isinstance(limit, Choice) for limit in limits)
 
 
 def _words(kind: Any) -> list[str]:
-    inner, limits = parts(kind)
+    inner, limits = unwrap(kind)
     if any(isinstance(limit, IsPath) for limit in limits):
         return ["a path"]
     several = alternatives(inner)
     if several[0] is not inner:
         words = [word for one in several for word in _words(one)]
         return sorted(dict.fromkeys(words), key=lambda word: word != "null")
-    if named := options(kind):
+    if named := literal_values(kind):
         return named
     if inner in (int, float):
         noun = "a whole number" if inner is int else "a number"
@@ -237,7 +237,7 @@ def refusal(key: str, kind: Any, value: Any, show: Callable[[Any], str] = repr) 
 
 def takes_text(kind: Any) -> bool:
     """Whether some text is of that kind."""
-    inner, _ = parts(kind)
+    inner, _ = unwrap(kind)
     if (several := alternatives(inner))[0] is not inner:
         return any(map(takes_text, several))
     return inner in (str, Any) or any(isinstance(one, str) for one in get_args(inner))
@@ -263,12 +263,12 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
         @functools.wraps(original)
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
             try:
-                given = signature.bind(self, *args, **kwargs).arguments
+                values = signature.bind(self, *args, **kwargs).arguments
             except TypeError:
-                given = {}  # Python's own message says it better
+                values = {}  # Python's own message says it better
             for name, kind in _kinds(original).items():
-                if name in given and (said := refusal(f"{place}.{name}", kind, given[name])):
-                    raise error(said)
+                if name in values and (line := refusal(f"{place}.{name}", kind, values[name])):
+                    raise error(line)
             original(self, *args, **kwargs)
 
         cls.__init__ = __init__  # type: ignore[misc]
@@ -292,7 +292,7 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
 @functools.cache
 def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
     """{argument: kind} of what a function declares; a plain type is only handed on."""
-    found = {}
+    kinds = {}
     for name, kind in function.__annotations__.items():
         if isinstance(kind, str):
             try:
@@ -300,5 +300,5 @@ def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
             except NameError:  # imported for type checkers alone
                 continue
         if says(kind):
-            found[name] = kind
-    return found
+            kinds[name] = kind
+    return kinds

@@ -93,7 +93,7 @@ def read_json(path: str | Path) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def load(path: str | Path) -> Any:
+def read_json_or_none(path: str | Path) -> Any:
     """Parse a JSON file; None where it is missing, broken or too large."""
     try:
         return read_json(path)
@@ -102,8 +102,8 @@ def load(path: str | Path) -> Any:
 
 
 def load_object(path: str | Path) -> dict[str, Any]:
-    """Parse a file with a JSON object; {} where ``load`` has none, or another value."""
-    value = load(path)
+    """Parse a file with a JSON object; {} where ``read_json_or_none`` has none, or another value."""
+    value = read_json_or_none(path)
     return value if isinstance(value, dict) else {}
 
 
@@ -121,7 +121,7 @@ def read_rows(path: str | Path) -> Iterator[list[str]]:
         return
 
 
-def digest(path: str | Path) -> str | None:
+def file_digest(path: str | Path) -> str | None:
     """Hash a regular file's content (BLAKE2b, 16 bytes, hexadecimal); None where there is none."""
     try:
         with open_regular(path) as file:

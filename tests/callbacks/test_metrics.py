@@ -10,7 +10,7 @@ import torch
 
 from triptych.callbacks.metrics import Metrics
 from triptych.config import trust
-from triptych.config.schema import check_metrics
+from triptych.config.schema import check_metric_names
 from triptych.data.batch import Batch
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
@@ -141,7 +141,7 @@ def test_another_number_of_values_than_items_is_refused():
 @pytest.mark.parametrize("name", [*TAKEN, "a.b", "1st", ""])
 def test_a_name_that_is_taken_or_is_none_is_refused(name):
     with pytest.raises(UserError, match=f"metrics.{name}: (must be|a figure of the bound)"):
-        check_metrics([name])
+        check_metric_names([name])
     with pytest.raises(UserError, match=f"metrics.{name}: "):
         Metrics({name: Given()})
 

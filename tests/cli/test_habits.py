@@ -7,8 +7,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from triptych.cli.arguments import as_hydra_wants
-from triptych.config.compose import compose
-from triptych.config.folders import options
+from triptych.config.compose import compose_command
+from triptych.config.folders import choices_of
 from triptych.config.habits import INSTEAD, MEANT, answer
 from triptych.config.schema import Trainer
 from triptych.config.trust import check_name
@@ -22,7 +22,7 @@ SCHEDULE = "lr_schedule._target_=torch.optim.lr_scheduler."
 
 def configuration(line: str) -> dict:
     """What the command would record, without a directory and without torch."""
-    cfg = compose("train", as_hydra_wants(line.split(), "train"))
+    cfg = compose_command("train", as_hydra_wants(line.split(), "train"))
     check_single(cfg)
     overrides, choices = list(cfg.hydra.overrides.task), dict(cfg.hydra.runtime.choices)
     task = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
@@ -181,7 +181,7 @@ def test_the_table_names_keys_that_there_are(tmp_path):
     for part in (part for meant in MEANT.values() for part in meant.split()):
         key, _, choice = part.partition("=")
         if choice and "." not in key:
-            assert choice in options(key), part
+            assert choice in choices_of(key), part
         elif "." in key and key not in others:
             flag = key.split(".")[1] in ("benchmark", "deterministic", "detect_anomaly", "inference_mode")
             flag |= key.split(".")[1].startswith(("enable_", "sync_"))

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 
 from triptych.config import compose as composing
 from triptych.config.check import CONFIGS
-from triptych.config.keys import TARGET, find, unfit
+from triptych.config.keys import TARGET, find_key, unfit
 from triptych.config.names import register_resolvers
-from triptych.config.page import page
+from triptych.config.page import keys_page
 from triptych.config.source import arguments
 from triptych.declare import (
     Count,
@@ -88,7 +88,7 @@ def test_a_key_of_a_class_needs_no_other_edit(lab, root):
     assert "+denoiser.network.mode=" in offered.split()
     offered = train(lab, "-sc", "query=bash", COMP_LINE=line + "mode=").stdout
     assert {"+denoiser.network.mode=a", "+denoiser.network.mode=bc"} <= set(offered.split())
-    assert "- `denoiser.network.heat` `2.0`: a number above 0, at most 3 (kelvin)" in page(
+    assert "- `denoiser.network.heat` `2.0`: a number above 0, at most 3 (kelvin)" in keys_page(
         [CONFIGS, lab / "configs"]
     )
     runs = [run_of({"denoiser.network._target_": "mine.net.Net", "denoiser.network.heat": h}) for h in "12"]
@@ -105,7 +105,9 @@ def run_of(config: dict[str, str]) -> Any:
 
 
 def test_the_page_of_all_keys_is_current():
-    assert (HOUSE / "docs" / "keys.md").read_text() == page(), "python -m triptych.config.page > docs/keys.md"
+    assert (HOUSE / "docs" / "keys.md").read_text() == keys_page(), (
+        "python -m triptych.config.page > docs/keys.md"
+    )
 
 
 def test_every_key_in_the_files_is_declared():
@@ -226,15 +228,19 @@ def test_keys_that_depend_on_one_another(prepared):
 def test_roles_of_arguments():
     register_resolvers()
     told = {
-        key: find(key).role for key in ("data.val_size", "data.test_fraction", "data.std", "sampler.grid")
+        key: find_key(key).role for key in ("data.val_size", "data.test_fraction", "data.std", "sampler.grid")
     }
     assert list(told.values()) == [Role.SPLIT, Role.JUDGED, Role.DATA, Role.DRAWING]
-    assert find("guidance.weak").is_path and find("data.root").is_path and not find("data.std").is_path
-    assert find("items", command="evaluate").is_path and find("measures.inception").is_path
+    assert (
+        find_key("guidance.weak").is_path
+        and find_key("data.root").is_path
+        and not find_key("data.std").is_path
+    )
+    assert find_key("items", command="evaluate").is_path and find_key("measures.inception").is_path
 
 
 def test_an_argument_that_takes_names_takes_any_and_its_values_are_checked():
-    found = composing.compose("train", ["model.label_dropout={text:0.1}"])
+    found = composing.compose_command("train", ["model.label_dropout={text:0.1}"])
     assert dict(found.model.label_dropout) == {"text": 0.1}
     with pytest.raises(UserError, match=r"schedule\.gamma_min"):
-        composing.compose("train", ["schedule.gamma_min={text:0.1}"])
+        composing.compose_command("train", ["schedule.gamma_min={text:0.1}"])

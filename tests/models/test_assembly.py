@@ -181,7 +181,7 @@ def test_what_cannot_be_is_refused_in_one_line(prepared, arguments, words):
 def test_one_checkpoint_under_several_reverse_variances(prepared):
     from hydra import compose, initialize_config_dir
 
-    from triptych.cli.evaluate import evaluate
+    from triptych.cli.evaluate import evaluate_composed
     from triptych.config.check import CONFIGS
 
     run = prepared(*RING)
@@ -190,7 +190,9 @@ def test_one_checkpoint_under_several_reverse_variances(prepared):
     def bound(*overrides: str) -> float:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             ckpt = f"ckpt='{run / 'checkpoints' / 'last.ckpt'}'"
-            return evaluate(compose("evaluate", overrides=[ckpt, *overrides]))["nats_per_dim"]["mean"]
+            return evaluate_composed(compose("evaluate", overrides=[ckpt, *overrides]))["nats_per_dim"][
+                "mean"
+            ]
 
     assert bound() == figures(run)["nats_per_dim"]["mean"]
     assert bound("steps=4", "variance=optimal") < bound("steps=4")

@@ -8,7 +8,7 @@ import torch
 
 from triptych.callbacks.ema import EMA
 from triptych.callbacks.ema_profiles import combination, exponent
-from triptych.cli.evaluate import evaluate
+from triptych.cli.evaluate import evaluate_composed
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.run.checkpoints import averages, read_checkpoint
@@ -31,7 +31,7 @@ def again(path: str, split: str, weights: str | None = None) -> dict:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("evaluate", overrides=[f"split={split}", f"weights={weights or 'null'}"])
     cfg.ckpt = path
-    return evaluate(cfg)
+    return evaluate_composed(cfg)
 
 
 def test_each_length_is_validated_and_the_test_set_read_for_the_reported_one_alone(prepared, monkeypatch):

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from triptych.cli.evaluate import evaluate
+from triptych.cli.evaluate import evaluate_composed
 from triptych.cli.sample import sample
 from triptych.config.check import CONFIGS
 from triptych.errors import Interrupted, UserError
@@ -152,7 +152,9 @@ def test_data_may_move_and_may_not_be_exchanged(images, prepared, monkeypatch, r
 def opened(door: str, *arguments: str):
     """What a door does with ``arguments``, in this process."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return {"evaluate": evaluate, "sample": sample}[door](compose(door, overrides=list(arguments)))
+        return {"evaluate": evaluate_composed, "sample": sample}[door](
+            compose(door, overrides=list(arguments))
+        )
 
 
 def test_doors_that_reopen(images, prepared, root, capsys):

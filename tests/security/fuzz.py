@@ -92,7 +92,7 @@ def _required(made: type) -> list[str]:
 def main(folder: str, how: str) -> None:
     from triptych.config.build import build
     from triptych.config.keys import of_class
-    from triptych.config.trust import find, trusted
+    from triptych.config.trust import import_class, trusted
     from triptych.data.build import build_data
     from triptych.errors import UserError
 
@@ -123,7 +123,7 @@ def main(folder: str, how: str) -> None:
             tried += 1
             watch.on = True
             try:
-                find(name)
+                import_class(name)
                 accepted.append(name)
             except UserError:
                 if len(sys.modules) != loaded:
@@ -135,7 +135,7 @@ def main(folder: str, how: str) -> None:
     nodes = []
     for name in accepted:
         keys = sorted(of_class(name)[0])
-        required = _required(find(name))
+        required = _required(import_class(name))
         for value in values:
             nodes.append({"_target_": name} | dict.fromkeys(keys, value))
             nodes.append({"_target_": name} | dict.fromkeys(required, value))

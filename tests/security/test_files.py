@@ -20,7 +20,7 @@ from torch._utils import _rebuild_tensor_v2
 
 from triptych.config.file import read_config
 from triptych.errors import UserError
-from triptych.files import load
+from triptych.files import read_json_or_none
 from triptych.run.archive import SCHEMA, inspect
 from triptych.run.checkpoints import read_checkpoint
 from triptych.run.directory import RunDirectory
@@ -414,15 +414,15 @@ def test_json_that_is_too_large_or_too_deep(tmp_path, monkeypatch):
 
     file = tmp_path / "summary.json"
     file.write_text("[" * 100_000)
-    assert load(file) is None and read_run(tmp_path).status == "unreadable"
+    assert read_json_or_none(file) is None and read_run(tmp_path).status == "unreadable"
     file.write_text(json.dumps({"status": "finished", "x": "y" * 3000}))
     assert RunDirectory(tmp_path).status == "finished"
     monkeypatch.setenv("TRIPTYCH_MAX_JSON", "2000")
-    assert load(file) is None and RunDirectory(tmp_path).status == "new"
+    assert read_json_or_none(file) is None and RunDirectory(tmp_path).status == "new"
     assert "TRIPTYCH_MAX_JSON" in read_run(tmp_path).error
     file.unlink()
     os.mkfifo(file)  # nobody writes to it: reading would wait for ever
-    assert load(file) is None and RunDirectory(tmp_path).status == "new"
+    assert read_json_or_none(file) is None and RunDirectory(tmp_path).status == "new"
 
 
 def test_a_picture_that_is_not_the_runs_own_is_not_shown(tmp_path):

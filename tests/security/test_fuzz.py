@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.config.trust import check_name, find
+from triptych.config.trust import check_name, import_class
 from triptych.errors import UserError
 
 # those of others' that have a short name, and where they are defined
@@ -56,7 +56,7 @@ def test_every_importable_name(tmp_path, how, least):
     assert found["tried"] >= least and found["made"] > 1000
     for name in found["accepted"]:
         # decided here a second time, from the object and not from any file
-        made = find(name)
+        made = import_class(name)
         assert isinstance(made, type) and made.__qualname__ == name.rpartition(".")[2]
         home = f"{made.__module__}.{made.__qualname__}"
         if name in LIGHTNING:
@@ -140,7 +140,7 @@ STRANGE = [
         "triptych.n\u0435tworks.mlp.MLP",
         "triptych.networks.mlp.ML\u0420",
     ),
-    *("triptych.config.trust.find", "triptych.config.build.build", "triptych.run.archive.DryRun"),
+    *("triptych.config.trust.import_class", "triptych.config.build.build", "triptych.run.archive.DryRun"),
     *("triptych.data...runs.processes.run_child", "triptych.data/../runs/processes.run_child"),
     *(
         "hydra.utils.instantiate",
@@ -179,7 +179,7 @@ STRANGE = [
 @pytest.mark.parametrize("name", STRANGE, ids=lambda name: ascii(name)[:60])
 def test_strange_names(name):
     with pytest.raises(UserError) as caught:
-        find(name)
+        import_class(name)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 

@@ -10,9 +10,9 @@ class Packages(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         from triptych.config.folders import CONFIGS, check_apart, of_packages
 
-        found = of_packages()
-        if not found or not any(str(CONFIGS) in str(part.path) for part in search_path.get_path()):
+        packages = of_packages()
+        if not packages or not any(str(CONFIGS) in str(part.path) for part in search_path.get_path()):
             return
         check_apart()
-        for package, folder in found.items():
+        for package, folder in packages.items():
             search_path.append(package, f"file://{folder}")

@@ -90,14 +90,14 @@ class RoundsSweeper(Sweeper):
 
     def _launch(self, jobs: Sequence[Job]) -> list[float | None]:
         """Bring these runs to their end; what each returned."""
-        found: list[float | None] = []
+        returns: list[float | None] = []
         size = self.max_batch_size or len(jobs)
         for batch in (jobs[i : i + size] for i in range(0, len(jobs), size)):
             self.validate_batch_is_legal(batch)
             results = self.launcher.launch(batch, initial_job_idx=self.launched)
             self.launched += len(batch)
-            found += [result.return_value for result in results]  # raises what a job has raised
-        return found
+            returns += [result.return_value for result in results]  # raises what a job has raised
+        return returns
 
     # until decided ----------------------------------------------------------------------------------
 
@@ -151,8 +151,8 @@ class RoundsSweeper(Sweeper):
         self._launch(batch)
         if not self.hook.all_finished(batch):
             return
-        found = {t: self.hook.validation_bound(job) for t, job in zip(trials, batch, strict=True)}
-        equal, best = choose_point(found)
+        bounds = {t: self.hook.validation_bound(job) for t, job in zip(trials, batch, strict=True)}
+        equal, best = choose_point(bounds)
         named = names(list(best))
         self.hook.record(
             tuning=tuning | {"equal": list(equal), "best": {named[s]: list(p) for s, p in best.items()}}

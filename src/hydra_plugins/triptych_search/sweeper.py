@@ -73,8 +73,8 @@ class OptunaSweeper(Sweeper):
 
         from triptych.errors import UserError
 
-        given = [f"{key}={value}" for key, value in self.params.items()] + list(arguments)
-        parsed = OverridesParser.create().parse_overrides(given)
+        typed = [f"{key}={value}" for key, value in self.params.items()] + list(arguments)
+        parsed = OverridesParser.create().parse_overrides(typed)
         fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
         space = {o.get_key_element(): _distribution(o) for o in parsed if o.is_sweep_override()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from triptych.config.build import build
-from triptych.config.schema import check_metrics
+from triptych.config.schema import check_metric_names
 from triptych.data.batch import Batch
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
@@ -31,7 +31,7 @@ class Metrics(pl.Callback):
     """
 
     def __init__(self, metrics: Mapping[str, Metric]):
-        check_metrics(metrics)
+        check_metric_names(metrics)
         self.metrics = dict(metrics)
         self.figures: dict[str, dict[str, Any]] = {}
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from triptych.config.check import check_keys
 from triptych.config.describe import plus
 from triptych.config.habits import translated
-from triptych.config.keys import check_values, find
+from triptych.config.keys import check_values, find_key
 from triptych.config.names import check_environment, quote
 from triptych.config.nearest import nearest
 from triptych.errors import StorageError, UserError, check_password
@@ -30,10 +30,10 @@ HYDRAS = ("package", "info", "cfg")  # of its own flags those that look like key
 
 def without_hyphens(argument: str) -> str:
     """``--optimizer.lr=0.1``, an override as W&B's agents write it, without hyphens; None becomes null."""
-    found = FLAG.fullmatch(argument)
-    if found is None or found["key"] in HYDRAS:
+    match = FLAG.fullmatch(argument)
+    if match is None or match["key"] in HYDRAS:
         return argument
-    return f"{found['key']}={'null' if found['value'] == 'None' else found['value']}"
+    return f"{match['key']}={'null' if match['value'] == 'None' else match['value']}"
 
 
 def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
@@ -62,7 +62,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
         key, equals, value = argument.partition("=")
         if equals and key[:1].isalpha():
             key = plus(key, classes) + key
-        if equals and value and value[0] not in "'\"" and find(key.lstrip("+"), command=command).is_path:
+        if equals and value and value[0] not in "'\"" and find_key(key.lstrip("+"), command=command).is_path:
             value = quote(value)
         elif not argument.isascii() and WORD.fullmatch(value):  # Hydra's grammar knows no other letters
             value = f"'{value}'"
@@ -139,10 +139,10 @@ def check_options(arguments: list[str]) -> Namespace:
     """Hydra's reading of ``arguments``; UserError for the first with a dash that is no option of Hydra's."""
 
     def refuse(message: str) -> None:
-        given = message.removeprefix("unrecognized arguments: ")
+        option = message.removeprefix("unrecognized arguments: ")
         raise UserError(
-            f"{given}: no such option; {nearest(given.split('=')[0], OPTIONS)} (keys are typed as KEY=VALUE)"
-            if given != message
+            f"{option}: no such option; {nearest(option.split('=')[0], OPTIONS)} (keys are KEY=VALUE)"
+            if option != message
             else message
         )
 

@@ -17,16 +17,16 @@ from triptych.run.untrusted import check_checkpoint
 register_resolvers()
 
 
-def evaluate(cfg: DictConfig) -> dict:
+def evaluate_composed(cfg: DictConfig) -> dict:
     """The bound of a checkpoint over one split: {"bpd": {"mean", "stderr", "n"}, ...} as in summary.json."""
-    asked: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    check_values(asked, "evaluate")
+    values: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    check_values(values, "evaluate")
     for key in ("out", "items"):
         check_place(key, cfg[key])
     check_checkpoint(cfg.ckpt)  # before torch is imported
     from triptych.run.evaluate import evaluate_checkpoint
 
-    return evaluate_checkpoint(asked)
+    return evaluate_checkpoint(values)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="evaluate")
@@ -36,7 +36,7 @@ def compose_and_evaluate(cfg: DictConfig) -> None:
     from triptych.run.directory import to_json, write_atomic
     from triptych.run.result import figures_line
 
-    figures = evaluate(cfg)
+    figures = evaluate_composed(cfg)
     if rank() != 0:
         return
     print(figures_line(figures, cfg.split) or "no result: nothing recorded")

@@ -29,13 +29,13 @@ def sample(cfg: DictConfig) -> Path:
 
     Samples that are in ``out`` already stay: the folder is then ``out-2``, or the next that is free.
     """
-    asked: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    check_values(asked, "sample")
+    values: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    check_values(values, "sample")
     check_place("out", cfg.out, folder=True)
-    for key, path in _paths(asked).items():  # before torch is imported
+    for key, path in _paths(values).items():  # before torch is imported
         check_checkpoint(path, key)
-    if asked["cascade"] is not None:
-        return _sample_cascade(asked)
+    if values["cascade"] is not None:
+        return _sample_cascade(values)
     from triptych.run.reopen import reopen
     from triptych.run.sampling.draw_trajectory import save_trajectory
     from triptych.run.sampling.like import interpolate_images
@@ -43,33 +43,33 @@ def sample(cfg: DictConfig) -> Path:
     from triptych.run.sampling.pictures import save_picture
 
     opened = reopen(cfg.ckpt, cfg.weights, cfg.data_root)
-    drawing = drawing_of(opened, asked)
+    drawing = drawing_of(opened, values)
     if cfg.like is not None:
-        first = interpolate_images(opened, asked["like"], cfg.n)
+        first = interpolate_images(opened, values["like"], cfg.n)
         others = [source for source in drawing.sources if source.name != first.name]
         drawing = replace(drawing, sources=(first, *others))
-    x = draw_all(opened, drawing, asked)
+    x = draw_all(opened, drawing, values)
     folder = save_tensor(x, Path(cfg.out))
     save_picture(x[:400], opened.data, folder / "samples.png")
     if cfg.trajectory is not None:
-        save_trajectory(opened, drawing, asked, folder)
+        save_trajectory(opened, drawing, values, folder)
     return folder
 
 
-def _paths(asked: dict) -> dict[str, str]:
+def _paths(values: dict) -> dict[str, str]:
     """key -> the checkpoint that it asks for: one, or those of a cascade's stages."""
-    one, several = asked["ckpt"] != "???", asked["cascade"]
+    one, several = values["ckpt"] != "???", values["cascade"]
     if one == (several is not None):
-        given = f"ckpt={asked['ckpt']} with cascade={several}" if one else "ckpt=null"
-        raise UserError(f"{given}: type ckpt=RUN, or else cascade=[RUN,RUN]")
+        typed = f"ckpt={values['ckpt']} with cascade={several}" if one else "ckpt=null"
+        raise UserError(f"{typed}: type ckpt=RUN, or else cascade=[RUN,RUN]")
     if one:
         for key in ("stages", "noise"):
-            if asked[key]:
-                raise UserError(f"{key}={asked[key]}: only with cascade=[RUN,RUN]")
-        return {"ckpt": asked["ckpt"]}
+            if values[key]:
+                raise UserError(f"{key}={values[key]}: only with cascade=[RUN,RUN]")
+        return {"ckpt": values["ckpt"]}
     for key in ("trajectory", "like"):
-        if asked[key] is not None:
-            raise UserError(f"{key}={asked[key]}: must be null with a cascade")
+        if values[key] is not None:
+            raise UserError(f"{key}={values[key]}: must be null with a cascade")
     return {f"cascade[{i}]": path for i, path in enumerate(several)}
 
 
@@ -92,15 +92,15 @@ def save_tensor(x: "Tensor", out: Path) -> Path:
     return folder
 
 
-def _sample_cascade(asked: dict) -> Path:
+def _sample_cascade(values: dict) -> Path:
     """The last stage's samples, and beside them pictures of what the stages before it drew."""
     from triptych.run.sampling.cascade import OpenedCascade
     from triptych.run.sampling.pictures import save_picture
 
-    opened = OpenedCascade(asked)
+    opened = OpenedCascade(values)
     drawn = opened.draw()
     *_, last = drawn.values()
-    folder = save_tensor(last, Path(asked["out"]))
+    folder = save_tensor(last, Path(values["out"]))
     for name, x, run in opened.pictures(drawn):
         save_picture(x[:400], run.data, folder / f"{name}.png")
     return folder

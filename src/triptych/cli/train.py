@@ -33,7 +33,7 @@ from triptych.run.untrusted import OWN, check_checkpoint, check_run
 register_resolvers()
 
 
-def train(directory: RunDirectory) -> Result:
+def execute_recorded(directory: RunDirectory) -> Result:
     """Execute the run that ``directory`` records, from the start or from its last checkpoint; its result."""
     # DDP's remark, once a process, that it looks for unused parameters; read when torch is imported
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -75,11 +75,11 @@ def compose_and_train(cfg: DictConfig) -> float | None:
         processes.await_requeue()  # so that a job that SLURM takes back does not look like one that has ended
     if processes.rank() != 0:
         return None
-    said = _last_words(run, code)
+    reason = _last_words(run, code)
     if 0 < code < 128 and code not in (processes.BUSY, processes.STORAGE) and run.summary() is None:
-        run.record(_failed(run.provenance(), said))  # it ended before it could say why
+        run.record(_failed(run.provenance(), reason))  # it ended before it could say why
     quiet = run.status in ("failed", "diverged") or (run / PRUNE).exists()
-    trouble = f"{path.name}: {said}" if code and not quiet else ""
+    trouble = f"{path.name}: {reason}" if code and not quiet else ""
     return _metric(run, cfg.optimized_metric, trouble)
 
 
@@ -126,9 +126,9 @@ def _metric(run: RunDirectory, name: str, trouble: str = "") -> float | None:
 
 def _tell_finished(run: RunDirectory) -> None:
     """The recorded result, and whether it is one of other code."""
-    found = changed_since(run)
+    changes = changed_since(run)
     anew = "force=true runs it anew, the old directory is kept aside"
-    print(f"finished before, under other {found} than now; {anew}" if found else "finished before")
+    print(f"finished before, under other {changes} than now; {anew}" if changes else "finished before")
     _check_checkpoint(run)
     _print_result(run)
 
@@ -161,7 +161,7 @@ def main() -> None:
                     _check_checkpoint(run)
             else:
                 try:
-                    train(run)
+                    execute_recorded(run)
                 except Exception as error:
                     if processes.rank() == 0:
                         raise

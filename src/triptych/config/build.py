@@ -6,12 +6,11 @@ from contextlib import suppress
 from functools import cache, partial
 from typing import Any, get_args, get_type_hints
 
-from triptych.config.keys import OPTIONS, of_class
-from triptych.config.keys import find as find_key
+from triptych.config.keys import OPTIONS, find_key, of_class
 from triptych.config.mistakes import raised_at
 from triptych.config.nearest import nearest
 from triptych.config.source import REQUIRED
-from triptych.config.trust import ARGUMENTS, HOMES, SCHEDULER, check_name, find
+from triptych.config.trust import ARGUMENTS, HOMES, SCHEDULER, check_name, import_class
 from triptych.errors import UserError
 
 # what is handed to an object by the name of its argument, and where in a configuration it stands: an object
@@ -42,15 +41,15 @@ def parameters_of(target: str) -> tuple[Mapping[str, inspect.Parameter], bool]:
     """(arguments of ``target`` by name, whether it takes further keywords). UserError if it cannot be had."""
     if target in ARGUMENTS:
         return {n: inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in ARGUMENTS[target]}, False
-    found: dict[str, inspect.Parameter] = {}
+    every: dict[str, inspect.Parameter] = {}
     more = False
-    for function in _constructors(find(target)):
+    for function in _constructors(import_class(target)):
         parameters = inspect.signature(function).parameters
         own = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        found = own | found
+        every = own | every
         more = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    found.pop("self", None)
-    return found, more
+    every.pop("self", None)
+    return every, more
 
 
 def _constructors(kind: type) -> Iterator[Any]:
@@ -67,14 +66,14 @@ def _constructors(kind: type) -> Iterator[Any]:
 @cache
 def _named_kinds(owner: type) -> Mapping[str, Any]:
     """Of the arguments of a class those for which a short name may stand, with the class that knows it."""
-    found: dict[str, Any] = {}
+    kinds: dict[str, Any] = {}
     for function in _constructors(owner):
         with suppress(Exception):  # an annotation that cannot be read: imported for type checking alone
             for name, hint in get_type_hints(function).items():
                 for kind in get_args(hint) or (hint,):
                     if hasattr(kind, "named"):
-                        found.setdefault(name, kind)
-    return found
+                        kinds.setdefault(name, kind)
+    return kinds
 
 
 def targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -133,22 +132,22 @@ def check_targets(config: Any, path: str = "") -> None:
         names, more = of_class(target)
         for key in node:
             if not (more or key in names or key in OPTIONS or f"{where}.{key}" in SHARED):
-                given = f"{where}.{key}={repr(node[key])[:100]}"
-                raise UserError(f"{given}: {target} has no such argument; {nearest(key, list(names))}")
+                shown = f"{where}.{key}={repr(node[key])[:100]}"
+                raise UserError(f"{shown}: {target} has no such argument; {nearest(key, list(names))}")
 
 
-class Table(Mapping[str, Any]):
+class Dependencies(Mapping[str, Any]):
     """What objects are handed by the names of their arguments, beyond their own keys; each is built once.
 
     Args:
         config: the whole resolved configuration, of which ``PARTS`` are built when they are asked for.
         facts: values by name; they go before ``PARTS``.
-        made: by place in the configuration, what is built already.
+        built: by place in the configuration, what there is already.
     """
 
-    def __init__(self, config: dict[str, Any], facts: dict[str, Any], made: dict[str, Any] | None = None):
+    def __init__(self, config: dict[str, Any], facts: dict[str, Any], built: dict[str, Any] | None = None):
         self.config, self.facts = config, facts
-        self.made: dict[str, Any] = {} if made is None else made
+        self.built: dict[str, Any] = {} if built is None else built
 
     def __iter__(self) -> Iterator[str]:
         return iter([*self.facts, *(name for name in PARTS if self._node(PARTS[name]) not in (None, {}))])
@@ -162,19 +161,19 @@ class Table(Mapping[str, Any]):
     def at(self, place: str) -> Any:
         """What stands at a place of the configuration, built if it is described there."""
         node = self._node(place)
-        if place not in self.made and isinstance(node, dict | str):
+        if place not in self.built and isinstance(node, dict | str):
             owner, _, key = place.rpartition(".")
             if owner:
-                node = _described(node, place, find(self._node(f"{owner}._target_"), owner), key)
-            self.made[place] = build(node, place, self)
-        return self.made.get(place, node)
+                node = _described(node, place, import_class(self._node(f"{owner}._target_"), owner), key)
+            self.built[place] = build(node, place, self)
+        return self.built.get(place, node)
 
-    def beside(self, kind: type) -> "Table":
+    def beside(self, kind: type) -> "Dependencies":
         """This table for the parts of an object of ``kind``, which may say how many ``outputs`` it reads."""
         if not hasattr(kind, "outputs"):
             return self
         reads = {name: self[name] for name in inspect.signature(kind.outputs).parameters}
-        return Table(self.config, self.facts | {"outputs": kind.outputs(**reads)}, self.made)
+        return Dependencies(self.config, self.facts | {"outputs": kind.outputs(**reads)}, self.built)
 
     def _node(self, place: str) -> Any:
         node: Any = self.config
@@ -183,7 +182,7 @@ class Table(Mapping[str, Any]):
         return node
 
 
-def build(config: dict[str, Any], path: str, table: Table | None = None, **extra: Any) -> Any:
+def build(config: dict[str, Any], path: str, table: Dependencies | None = None, **extra: Any) -> Any:
     """The object that ``config`` describes; ``path`` is its place in the configuration, for messages.
 
     Arguments that neither ``config`` nor ``extra`` gives are handed from ``table``, by their names. Text is
@@ -199,7 +198,7 @@ def build(config: dict[str, Any], path: str, table: Table | None = None, **extra
     return _make(config, path, table, extra)
 
 
-def _make(node: Any, place: str, table: Table | None, extra: dict[str, Any]) -> Any:
+def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, Any]) -> Any:
     """``node`` with every description in it made, what is handed first, then inner ones; the rest copied."""
     if isinstance(node, list):
         return [_make(value, f"{place}[{i}]", table, {}) for i, value in enumerate(node)]
@@ -207,7 +206,7 @@ def _make(node: Any, place: str, table: Table | None, extra: dict[str, Any]) -> 
         return node
     if "_target_" not in node:
         return {key: _make(value, f"{place}.{key}", table, {}) for key, value in node.items()}
-    kind, (names, more) = find(node["_target_"]), parameters_of(node["_target_"])
+    kind, (names, more) = import_class(node["_target_"]), parameters_of(node["_target_"])
     later = SCHEDULER.fullmatch(node["_target_"])  # torch's schedule, whose optimiser there is not yet
     arguments = {} if later else _handed(kind, names, {*node, *extra}, table)
     below = None if table is None else table.beside(kind)
@@ -215,7 +214,7 @@ def _make(node: Any, place: str, table: Table | None, extra: dict[str, Any]) -> 
         at = f"{place}.{key}"
         if key in OPTIONS or key in extra or not (more or key in names):  # it stands here for others
             continue
-        if below is not None and (at in SHARED or at in below.made):
+        if below is not None and (at in SHARED or at in below.built):
             arguments[key] = below.at(at)
         else:
             arguments[key] = _make(_described(value, at, kind, key), at, below, {})
@@ -229,16 +228,18 @@ def _make(node: Any, place: str, table: Table | None, extra: dict[str, Any]) -> 
         raise UserError(_cause(error, place)) from error
 
 
-def _handed(kind: type, names: Mapping[str, Any], given: set[str], table: Table | None) -> dict[str, Any]:
+def _handed(
+    kind: type, names: Mapping[str, Any], own: set[str], table: Dependencies | None
+) -> dict[str, Any]:
     if table is None:
         return {}
-    given = given | set(getattr(kind, "ignores", ()))
-    found = {name: table[name] for name in table if name in names and name not in given}
+    own = own | set(getattr(kind, "ignores", ()))
+    handed = {name: table[name] for name in table if name in names and name not in own}
     for name, parameter in names.items():
-        if name in PARTS and name not in {*found, *given} and parameter.default is parameter.empty:
+        if name in PARTS and name not in {*handed, *own} and parameter.default is parameter.empty:
             group = PARTS[name].split(".")[0]
             raise UserError(f"{group}=none: {kind.__name__} needs one; choose another {group}")
-    return found
+    return handed
 
 
 def _described(value: Any, place: str, owner: type, key: str) -> Any:
@@ -247,7 +248,7 @@ def _described(value: Any, place: str, owner: type, key: str) -> Any:
     if kind is None:
         return value
     try:
-        named = find(value, place) if "." in value else kind.named(value, place)
+        named = import_class(value, place) if "." in value else kind.named(value, place)
     except ValueError as error:
         raise UserError(str(error)) from error
     if not issubclass(named, kind):
@@ -260,13 +261,13 @@ def _class(name: str) -> type:
     import importlib
 
     module, _, short = name.rpartition(".")
-    found: type = getattr(importlib.import_module(module), short)
-    return found
+    cls: type = getattr(importlib.import_module(module), short)
+    return cls
 
 
 def _check_role(target: str, where: str) -> None:
     bases = find_key(where).bases
-    if bases and not issubclass(find(target, where), tuple(map(_class, bases))):
+    if bases and not issubclass(import_class(target, where), tuple(map(_class, bases))):
         raise UserError(f"{where}._target_={target}: use a class made from {' or '.join(bases)}")
 
 

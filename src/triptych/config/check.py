@@ -19,14 +19,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import folders
-from triptych.config.describe import listing, read
+from triptych.config.describe import listing, read_yaml
 from triptych.config.folders import CONFIGS
 from triptych.config.habits import answer
 from triptych.config.keys import FREE_GROUPS, of_class, takes_names, unfit
 from triptych.config.nearest import nearest
 from triptych.config.source import REQUIRED
 from triptych.config.trust import check_name
-from triptych.declare import alternatives, parts
+from triptych.declare import alternatives, unwrap
 from triptych.errors import UserError
 
 EXTRAS = {  # files of packages that are not installed by default
@@ -77,7 +77,7 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
             continue
         if parent.split(".")[0] in OPEN or ("." in parent and _takes_names(cfg, parent)):
             continue
-        value, where = plain(cfg, key), "" if key in typed else files
+        value, where = unresolved_value(cfg, key), "" if key in typed else files
         if line := answer(key, value if isinstance(value, str) else _shown(value)):
             raise UserError(line if not where else line.replace(": ", f"{where}: ", 1))
         if takes_names(parent):
@@ -92,8 +92,8 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
         ):
             siblings = [f"{parent}.{name}" for name in of_class(check_name(node["_target_"]))[0]]
         raise UserError(f"{key}={value!r}{where}: no such key; {nearest(key, siblings)}")
-    for key, said in unfit(_resolved(cfg), str(hydra.job.config_name)):
-        raise UserError(said if key in typed else said.replace(": ", f"{files}: ", 1))
+    for key, line in unfit(_resolved(cfg), str(hydra.job.config_name)):
+        raise UserError(line if key in typed else line.replace(": ", f"{files}: ", 1))
 
 
 def defaults(choices: dict[str, Any], door: str = "train") -> DictConfig:
@@ -106,7 +106,7 @@ def defaults(choices: dict[str, Any], door: str = "train") -> DictConfig:
     return loader.load_configuration(door, overrides, RunMode.RUN)
 
 
-def plain(cfg: DictConfig, key: str) -> Any:
+def unresolved_value(cfg: DictConfig, key: str) -> Any:
     """The value at a dotted key as plain data, interpolations left as they are written."""
     node = cfg
     *parents, name = key.split(".")
@@ -134,7 +134,7 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
 def _lists(overrides: Sequence[str]) -> dict[str, str]:
     """{group: [NAME,NAME]} where several files of one were typed, of which Hydra remembers the first."""
     parts = (override.split("=", 1) for override in overrides if "=[" in override)
-    return {group: value for group, value in parts if folders.options(group)}
+    return {group: value for group, value in parts if folders.choices_of(group)}
 
 
 def _added(cfg: DictConfig, key: str) -> bool:
@@ -163,53 +163,53 @@ def _takes_names(cfg: DictConfig, key: str) -> bool:
     if not _target_takes(node, name):
         return False
     kind = of_class(check_name(node["_target_"]))[0][name].kind
-    return any(get_origin(parts(one)[0]) is dict for one in alternatives(parts(kind)[0]))
+    return any(get_origin(unwrap(one)[0]) is dict for one in alternatives(unwrap(kind)[0]))
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """Explain a Hydra or OmegaConf error in one line: KEY=VALUE: problem; fix."""
     text = str(error)
-    if found := re.search(r"Could not (?:find|load) '([^']+)'", text):
-        if extra := EXTRAS.get(found[1]):
-            return f"{found[1]}: not installed; pip install 'triptych[{extra}]'"
-        group, _, option = found[1].rpartition("/")
+    if match := re.search(r"Could not (?:find|load) '([^']+)'", text):
+        if extra := EXTRAS.get(match[1]):
+            return f"{match[1]}: not installed; pip install 'triptych[{extra}]'"
+        group, _, option = match[1].rpartition("/")
         options = _options(group)
         if line := answer(group, option, "no such file"):
             return line
         near = nearest(option, options)
         if not near.startswith("choose from"):  # all that there is in any case: a group is short
             near += f" (choose from {', '.join(sorted(options))})"
-        if lost := folders.not_found():
+        if lost := folders.missing_packages():
             near += f"; a trusted package lies nowhere on Python's path: {', '.join(lost)}"
         return f"{group}={option}: no such file; {near}"
-    if found := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
-        key = found[1].split("@")[0]
-        given = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
-        known = answer(key, given.partition("=")[2]) if _door() == "train" else ""
-        return known or _no_such_key(key, given, arguments)
-    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+    if match := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
+        key = match[1].split("@")[0]
+        override = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
+        known = answer(key, override.partition("=")[2]) if _door() == "train" else ""
+        return known or _no_such_key(key, override, arguments)
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
         if _door() != "train":
-            return f"{found[1]}: several values; type one, and the command once for each"
-        return f"{found[1]}: several values are a sweep's, which needs -m; one value is accepted without"
-    if "override_grammar" in text and (given := next(filter(_unreadable, arguments), "")):
-        if len(several := re.split(r"\s+(?=[+~]*[\w./@]+=)", given)) > 1:
-            return f"{given}: two overrides in one argument; type {several[0]} and {several[1]} apart"
-        if "/" in given and "=" not in given and _door() != "train":
-            return f"{given}: no key; type ckpt={given}"
-        key = given.split("=", 1)[0] if "=" in given else "KEY"
-        return f"{given}: cannot be read as KEY=VALUE; quote special characters: \"{key}='a=b'\""
+            return f"{match[1]}: several values; type one, and the command once for each"
+        return f"{match[1]}: several values are a sweep's, which needs -m; one value is accepted without"
+    if "override_grammar" in text and (override := next(filter(_unreadable, arguments), "")):
+        if len(several := re.split(r"\s+(?=[+~]*[\w./@]+=)", override)) > 1:
+            return f"{override}: two overrides in one argument; type {several[0]} and {several[1]} apart"
+        if "/" in override and "=" not in override and _door() != "train":
+            return f"{override}: no key; type ckpt={override}"
+        key = override.split("=", 1)[0] if "=" in override else "KEY"
+        return f"{override}: cannot be read as KEY=VALUE; quote special characters: \"{key}='a=b'\""
     if "Config group override must be a string" in text:
-        for given in arguments:
-            group, _, option = given.lstrip("+").partition("=")
+        for override in arguments:
+            group, _, option = override.lstrip("+").partition("=")
             if (choices := _options(group)) and option not in choices:
-                return f"{given}: must be one of {', '.join(choices)}"
-    if found := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{found[1]}: missing; type {found[1]}=VALUE"
+                return f"{override}: must be one of {', '.join(choices)}"
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match[1]}: missing; type {match[1]}=VALUE"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(lines[:3])
 
 
-def _no_such_key(key: str, given: str, arguments: Sequence[str]) -> str:
+def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
     """Of a key that another choice of its group has, that choice; else the nearest name."""
     group, *names = key.split(".")
     parent = key.rpartition(".")[0]
@@ -218,19 +218,21 @@ def _no_such_key(key: str, given: str, arguments: Sequence[str]) -> str:
     if target:
         of_target = of_class(check_name(target, parent))[0].items()
         known = [f"{parent}.{name}" for name, one in of_target if one.default is not REQUIRED]
-        return f"{given}: {target} has no such argument; {nearest(key, known)}"
+        return f"{override}: {target} has no such argument; {nearest(key, known)}"
     if names and (others := listing(key)):
         chosen = _choice(group, arguments)
         listed = " or ".join(f"{group}={one}" for one in others[:3])
-        return f"{given}: no such key with {group}={chosen}; choose {listed}"
+        return f"{override}: no such key with {group}={chosen}; choose {listed}"
     if names and takes_names(key.removesuffix("._target_").rpartition(".")[0]):
-        return f"{given}: no such key; a new name is added with a plus, as in +{given}"
-    return f"{given}: no such key; {nearest(key, _all_names(arguments))}"
+        return f"{override}: no such key; a new name is added with a plus, as in +{override}"
+    return f"{override}: no such key; {nearest(key, _all_names(arguments))}"
 
 
 def _choice(group: str, arguments: Sequence[str]) -> Any:
     """The choice of a group: as typed, else the default one."""
-    every = [one for one in read(CONFIGS / f"{_door()}.yaml").get("defaults", []) if isinstance(one, dict)]
+    every = [
+        one for one in read_yaml(CONFIGS / f"{_door()}.yaml").get("defaults", []) if isinstance(one, dict)
+    ]
     typed = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
     return (
         {key: value for one in every for key, value in one.items()}.get(group)
@@ -251,10 +253,10 @@ def _unreadable(argument: str) -> bool:
 
 def _options(group: str) -> list[str]:
     """The choices of a group."""
-    found = folders.options(group)
+    names = folders.choices_of(group)
     if group == "hydra/launcher":
-        found += ["joblib", *(name.rpartition("/")[2] for name in EXTRAS)]
-    return sorted(found)
+        names += ["joblib", *(name.rpartition("/")[2] for name in EXTRAS)]
+    return sorted(names)
 
 
 def _door() -> str:
@@ -266,10 +268,10 @@ def _all_names(arguments: Sequence[str]) -> list[str]:
     door = _door()
     groups: list[str] = []
     for folder in folders.folders():
-        found = (p for p in folder.rglob("*") if p.is_dir() and p.name[0] not in "_.")
-        groups += [str(p.relative_to(folder)) for p in found]
+        places = (p for p in folder.rglob("*") if p.is_dir() and p.name[0] not in "_.")
+        groups += [str(p.relative_to(folder)) for p in places]
     parts = (a.split("=", 1) for a in arguments if "=" in a)
-    choices = [f"{g}={c}" for g, c in parts if c in folders.options(g)]
+    choices = [f"{g}={c}" for g, c in parts if c in folders.choices_of(g)]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):

@@ -17,7 +17,7 @@ from triptych.errors import UserError
 ABSENT = object()
 
 
-def compose(command: str, overrides: Sequence[str]) -> DictConfig:
+def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
     """What ``triptych-COMMAND`` makes of ``overrides``, with Hydra's own node, which knows them, in it.
 
     Raises:
@@ -69,7 +69,7 @@ def typed(value: Any) -> str:
     raise UserError(f"{value!r}: must be a number, text, boolean, null, or a list or mapping of them")
 
 
-def plain(cfg: DictConfig) -> dict[str, Any]:
+def unresolved(cfg: DictConfig) -> dict[str, Any]:
     """Everything but Hydra's own, interpolations as they are written."""
     return OmegaConf.to_container(without_hydra(cfg), resolve=False)  # type: ignore[return-value]
 

@@ -12,15 +12,15 @@ from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from triptych.config.folders import CONFIGS, folders
-from triptych.config.keys import Key, allowed, find, members, named_classes, of_class
+from triptych.config.keys import Key, allowed, find_key, members, named_classes, of_class
 from triptych.config.schema import COMMANDS
 from triptych.config.source import REQUIRED
-from triptych.declare import Role, describe_kind, options
+from triptych.declare import Role, describe_kind, literal_values
 
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
 
 
-class Row(NamedTuple):
+class KeyRow(NamedTuple):
     """A key, its value or default, its values in words, its role and its comment."""
 
     key: str
@@ -31,24 +31,24 @@ class Row(NamedTuple):
     added: bool = False  # not in the composed configuration: typed with a +
 
 
-def rows(config: Any, key: Key, path: str = "") -> Iterator[Row]:
+def key_rows(config: Any, key: Key, path: str = "") -> Iterator[KeyRow]:
     """The keys of a plain configuration below ``key`` and, after those of each group, what else it takes."""
     target = str(config.get("_target_") or "")
     known = members(key, target)
     for name, value in config.items():
         where = f"{path}.{name}" if path else str(name)
-        found = find(where, target) if path else known.get(str(name), Key())
+        inner = find_key(where, target) if path else known.get(str(name), Key())
         if isinstance(value, dict) and value:
-            yield from rows(value, found, where)
+            yield from key_rows(value, inner, where)
         elif str(name)[:1] != "_":
-            yield _row(where, found, _text(value))
-    for name, found in known.items() if path else ():
-        if name not in config and found.default is not REQUIRED:
-            yield _row(f"{path}.{name}", found, _text(found.default), added=True)
+            yield _row(where, inner, _text(value))
+    for name, inner in known.items() if path else ():
+        if name not in config and inner.default is not REQUIRED:
+            yield _row(f"{path}.{name}", inner, _text(inner.default), added=True)
 
 
-def _row(path: str, key: Key, value: str | None, added: bool = False) -> Row:
-    return Row(
+def _row(path: str, key: Key, value: str | None, added: bool = False) -> KeyRow:
+    return KeyRow(
         path, value, describe_kind(key.kind) + (f" ({key.unit})" if key.unit else ""), key.role, added=added
     )
 
@@ -60,33 +60,33 @@ def _text(value: Any) -> str:
 @cache
 def comments(file: Path) -> dict[str, str]:
     """{dotted key: the comment behind it} of a file; as "" its first lines, about the whole."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     above: list[tuple[int, str]] = []
     lines = file.read_text(encoding="utf-8").splitlines()
     head = [line.lstrip("# ") for line in takewhile(lambda line: line[:1] == "#", lines)]
-    found[""] = " ".join(line for line in head if not line.startswith("@package"))
+    texts[""] = " ".join(line for line in head if not line.startswith("@package"))
     for line in lines:
         if match := LINE.match(line):
             indent = len(match["indent"])
             above = [(depth, name) for depth, name in above if depth < indent] + [(indent, match["key"])]
             if match["comment"]:
-                found[".".join(name for _, name in above)] = match["comment"].strip()
-    return found
+                texts[".".join(name for _, name in above)] = match["comment"].strip()
+    return texts
 
 
 def chain(file: Path) -> list[Path]:
     """A file, and those of its group whose keys it takes over: of its own folder, else of the clone's."""
-    listed = [one.partition("@")[0] for one in read(file).get("defaults", []) if isinstance(one, str)]
+    listed = [one.partition("@")[0] for one in read_yaml(file).get("defaults", []) if isinstance(one, str)]
     at = next((file.parent.relative_to(folder) for folder in folders() if folder in file.parents), Path())
-    found = [file]
+    files = [file]
     for one in listed:
         parent = next(filter(Path.is_file, (f / f"{one}.yaml" for f in (file.parent, CONFIGS / at))), None)
-        found += chain(parent) if parent else []  # _self_ is none
-    return found
+        files += chain(parent) if parent else []  # _self_ is none
+    return files
 
 
 @cache
-def read(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
     """A file in ``configs/`` as it is written."""
     text = file.read_text(encoding="utf-8")
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
@@ -97,7 +97,9 @@ def listing(key: str, depth: int = 1) -> list[str]:
     names = key.split(".")
     group, names = "/".join(names[:depth]), names[depth:]
     files = {file.stem: file for folder in folders() for file in (folder / group).glob("*.yaml")}
-    return sorted(stem for stem, file in files.items() if any(_has(read(one), names) for one in chain(file)))
+    return sorted(
+        stem for stem, file in files.items() if any(_has(read_yaml(one), names) for one in chain(file))
+    )
 
 
 def _has(node: Any, names: list[str]) -> bool:
@@ -124,24 +126,24 @@ def plus(key: str, typed: Mapping[str, str]) -> str:
 def comment(key: str, file: Path, folder: str = "") -> str:
     """What a file, or one whose keys it takes over, says of a dotted key; ``folder``: their group."""
     inner = key.removeprefix(folder.replace("/", ".") + ".") if folder else key
-    return next((said for one in chain(file) if (said := comments(one).get(inner))), "")
+    return next((text for one in chain(file) if (text := comments(one).get(inner))), "")
 
 
-def of_command(cfg: DictConfig, command: str) -> list[Row]:
+def of_command(cfg: DictConfig, command: str) -> list[KeyRow]:
     """The keys of a composed configuration, with the comment of the chosen file, or else of another."""
     plain: Any = OmegaConf.to_container(cfg)
     plain.pop("hydra", None)
     runtime = cfg.hydra.runtime
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
-    found = []
-    for row in rows(plain, Key(COMMANDS[command])):
-        said = comment(row.key, CONFIGS / f"{command}.yaml")
+    described = []
+    for row in key_rows(plain, Key(COMMANDS[command])):
+        text = comment(row.key, CONFIGS / f"{command}.yaml")
         for group in (row.key.rpartition(".")[0].replace(".", "/"), row.key.split(".")[0]):
             files = (folder / group / f"{runtime.choices.get(group)}.yaml" for folder in folders)
-            if not said and group and (file := next(filter(Path.is_file, files), None)):
-                said = comment(row.key, file, group)
-        found.append(row._replace(comment=said))
-    return found
+            if not text and group and (file := next(filter(Path.is_file, files), None)):
+                text = comment(row.key, file, group)
+        described.append(row._replace(comment=text))
+    return described
 
 
 def help_text(command: str, cfg: DictConfig) -> str:
@@ -162,9 +164,9 @@ def completions(cfg: DictConfig, word: str, command: str) -> list[str]:
     """What may stand where a person has typed ``word``: values of a key, and keys that no file lists."""
     name, equals, _ = word.lstrip("+").partition("=")
     if equals:
-        key = find(name, str(OmegaConf.select(cfg, f"{name.rpartition('.')[0]}._target_") or ""), command)
-        found = [word[: word.index("=") + 1] + option for option in options(key.kind)]
-        return [one for one in found if one.startswith(word)]
+        key = find_key(name, str(OmegaConf.select(cfg, f"{name.rpartition('.')[0]}._target_") or ""), command)
+        values = [word[: word.index("=") + 1] + option for option in literal_values(key.kind)]
+        return [one for one in values if one.startswith(word)]
     return [f"+{row.key}=" for row in of_command(cfg, command) if row.added and row.key.startswith(name)]
 
 
@@ -190,9 +192,9 @@ def complete_for(command: str) -> None:
     own = CompletionPlugin._get_matches
 
     def matches(config: DictConfig | ListConfig, word: str) -> list[str]:
-        found = own(config, word)
+        words = own(config, word)
         if isinstance(config, DictConfig) and "hydra" in config:  # the whole, not one of its groups
-            found += [one for one in completions(config, word, command) if one not in found]
-        return found
+            words += [one for one in completions(config, word, command) if one not in words]
+        return words
 
     CompletionPlugin._get_matches = staticmethod(matches)  # type: ignore[method-assign, assignment]

@@ -37,8 +37,8 @@ def read_config(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: cannot be read ({line})") from error
     if not isinstance(value, dict):
         raise UserError(f"{file}: cannot be read (not a group of keys)")
-    found: dict[str, Any] = plain(value, str(file))
-    return found
+    config: dict[str, Any] = copy_plain(value, str(file))
+    return config
 
 
 def _check_events(text: str, file: Path) -> None:
@@ -70,14 +70,14 @@ def _loader() -> Any:
 
     unwanted = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float", "tag:yaml.org,2002:merge")
     Loader.yaml_implicit_resolvers = {
-        key: [(tag, pattern) for tag, pattern in found if tag not in unwanted]
-        for key, found in Loader.yaml_implicit_resolvers.items()
+        key: [(tag, pattern) for tag, pattern in resolvers if tag not in unwanted]
+        for key, resolvers in Loader.yaml_implicit_resolvers.items()
     }
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
     return Loader
 
 
-def plain(value: Any, what: str) -> Any:
+def copy_plain(value: Any, what: str) -> Any:
     """A copy of ``value`` made of None, bool, int, float, str, list and dict alone; ``what`` is for messages.
 
     Text is text: a run records its configuration resolved, so that a ``${...}`` in it can only be somebody's
@@ -120,14 +120,14 @@ def _copy(value: Any, path: str, what: str, left: list[int], depth: int = 0) -> 
     )
 
 
-def group(config: Any, what: str, *names: str) -> None:
+def check_groups(config: Any, what: str, *names: str) -> None:
     """UserError unless ``config`` has a group of keys under each of ``names``."""
     for name in names:
         if not isinstance(config, dict) or not isinstance(config.get(name), dict):
             raise UserError(f"{what}: its configuration has no group {name}; must be that of a run")
 
 
-def count(value: Any, what: str, most: int) -> int:
+def check_count(value: Any, what: str, most: int) -> int:
     """``value`` if it is a whole number from 1 to ``most``; else UserError that begins with ``what``."""
     if type(value) is not int or not 1 <= value <= most:
         shown = value if isinstance(value, int | float | str | None) else type(value).__name__

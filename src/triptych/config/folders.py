@@ -21,32 +21,32 @@ def folders() -> tuple[Path, ...]:
     return (CONFIGS, *of_packages().values())
 
 
-def options(group: str) -> list[str]:
+def choices_of(group: str) -> list[str]:
     """The names of a group's files in all folders."""
     return sorted({file.stem for folder in folders() for file in (folder / group).glob("*.yaml")})
 
 
 def check_apart() -> None:
     """UserError for a package's file of a name that is taken: which of the two is read would be hidden."""
-    taken: dict[str, Path] = {}
+    known: dict[str, Path] = {}
     for folder in folders():
         for file in sorted(folder.rglob("*.yaml")):
             name = file.relative_to(folder).as_posix()
-            if name in taken:
-                raise UserError(f"{file}: {taken[name]} has that name; choose another name")
-            taken[name] = file
+            if name in known:
+                raise UserError(f"{file}: {known[name]} has that name; choose another name")
+            known[name] = file
 
 
-def not_found() -> list[str]:
+def missing_packages() -> list[str]:
     """Trusted packages that lie nowhere on Python's path."""
     return [name for name in trusted() if not places(name)]
 
 
 @cache
 def _of_packages(packages: tuple[str, ...], path: tuple[str, ...]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    homes: dict[str, Path] = {}
     for package in packages:
         for place in places(package):
             if (place / "configs").is_dir():
-                found.setdefault(package, (place / "configs").resolve())
-    return found
+                homes.setdefault(package, (place / "configs").resolve())
+    return homes

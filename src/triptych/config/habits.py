@@ -82,12 +82,12 @@ CALLBACKS = {  # of Lightning's, those that a run has of its own
 
 def answer(key: str, value: str, problem: str = "no such key") -> str:
     """Answer a habit in one line, as ``lr=0.1: no such key; use optimizer.lr=0.1``; "" for what is none."""
-    given = f"{key}={value}"
-    if line := MEANT.get(given):
-        return f"{given}: {problem}; use {line}"
+    typed = f"{key}={value}"
+    if line := MEANT.get(typed):
+        return f"{typed}: {problem}; use {line}"
     if line := MEANT.get(key):
-        return f"{given}: {problem}; use {line}={value}"
-    return f"{given}: {INSTEAD[key]}" if key in INSTEAD else ""
+        return f"{typed}: {problem}; use {line}={value}"
+    return f"{typed}: {INSTEAD[key]}" if key in INSTEAD else ""
 
 
 def translated(argument: str) -> list[str]:

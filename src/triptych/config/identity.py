@@ -42,34 +42,34 @@ def data_identity(data: dict[str, Any]) -> dict[str, Any]:
 
 def describe(data: dict[str, Any]) -> str:
     """A data configuration in a few words: the class's name and what it was told."""
-    told = ", ".join(f"{k}={v}" for k, v in data_identity(data).items() if k[0] != "_")
+    settings = ", ".join(f"{k}={v}" for k, v in data_identity(data).items() if k[0] != "_")
     name = data["_target_"].rpartition(".")[2]
-    return f"{name}({told})"[:120]
+    return f"{name}({settings})"[:120]
 
 
-def differences(recorded: Any, asked: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
-    """{key: (recorded, asked)} for every leaf that differs, of all that a directory is to have only once."""
-    if isinstance(recorded, dict) and isinstance(asked, dict):
-        found: dict[str, tuple[Any, Any]] = {}
-        for name in dict.fromkeys([*recorded, *asked]):
-            below = recorded.get(name, ABSENT), asked.get(name, ABSENT)
-            found |= differences(*below, f"{key}.{name}" if key else str(name))
-        return found
+def differences(recorded: Any, composed: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
+    """{key: (recorded, composed)} for every leaf that differs, of what a directory has only once."""
+    if isinstance(recorded, dict) and isinstance(composed, dict):
+        differing: dict[str, tuple[Any, Any]] = {}
+        for name in dict.fromkeys([*recorded, *composed]):
+            below = recorded.get(name, ABSENT), composed.get(name, ABSENT)
+            differing |= differences(*below, f"{key}.{name}" if key else str(name))
+        return differing
     may = role(key.split(".")[0]) is Role.PATH or role(key) is Role.START
     # a key that is null is as good as not there
-    values = [None if value is ABSENT else value for value in (recorded, asked)]
-    return {} if may or values[0] == values[1] else {key: (recorded, asked)}
+    values = [None if value is ABSENT else value for value in (recorded, composed)]
+    return {} if may or values[0] == values[1] else {key: (recorded, composed)}
 
 
 def other_figures(recorded: dict[str, Any], config: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The ``differences`` by which two configurations are not of one run."""
     flat = dict(leaves(recorded))
-    found = differences(recorded, config)
-    return {key: pair for key, pair in found.items() if role_in(flat, key) not in SAME_FIGURES}
+    others = differences(recorded, config)
+    return {key: pair for key, pair in others.items() if role_in(flat, key) not in SAME_FIGURES}
 
 
-def shown(differing: dict[str, tuple[Any, Any]]) -> str:
+def describe_differences(differing: dict[str, tuple[Any, Any]]) -> str:
     """A few differences in words: "seed: 1 -> 2; ..."."""
     pairs = {key: ["none" if v is ABSENT else repr(v) for v in pair] for key, pair in differing.items()}
-    few = [f"{key}: {was} -> {asked}" for key, (was, asked) in [*pairs.items()][:5]]
+    few = [f"{key}: {was} -> {composed}" for key, (was, composed) in [*pairs.items()][:5]]
     return "; ".join(few + ["..."] * (len(pairs) > 5))

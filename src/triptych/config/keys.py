@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, is_typeddict
 
 from triptych.config.folders import folders
 from triptych.config.habits import INSTEAD
-from triptych.config.schema import CLASSES, COMMANDS, Base, Optimizer, Part, Train
+from triptych.config.schema import CLASSES, COMMANDS, Base, Optimizer, RunPart, Train
 from triptych.config.source import REQUIRED, Argument, arguments
 from triptych.config.trust import OPTIMISER, check_name
-from triptych.declare import IsPath, Role, Unit, alternatives, fits, marks, parts, refusal, says
+from triptych.declare import IsPath, Role, Unit, alternatives, fits, marks, refusal, says, unwrap
 from triptych.errors import UserError
 
 FREE_GROUPS = ("experiment", "ablation", "paper", "debug", "local", "hparams_search")  # may set any key
@@ -36,16 +36,16 @@ class Key(NamedTuple):
 
     def inside(self, kind: Any, default: Any = REQUIRED) -> "Key":
         """The key of that kind within this one, with its own role, or else this one's."""
-        found = marks(kind)
-        role = next((mark for mark in found if isinstance(mark, Role)), self.role)
-        unit = next((mark.name for mark in found if isinstance(mark, Unit)), "")
-        return Key(kind, role, unit, any(isinstance(mark, IsPath) for mark in found), default)
+        meanings = marks(kind)
+        role = next((mark for mark in meanings if isinstance(mark, Role)), self.role)
+        unit = next((mark.name for mark in meanings if isinstance(mark, Unit)), "")
+        return Key(kind, role, unit, any(isinstance(mark, IsPath) for mark in meanings), default)
 
     @property
     def bases(self) -> tuple[str, ...]:
         """The classes of which a group's ``_target_`` must be one, () for any."""
-        found = next((mark for mark in marks(self.kind) if isinstance(mark, Base)), Base(""))
-        return tuple(filter(None, (found.target, found.other)))
+        base = next((mark for mark in marks(self.kind) if isinstance(mark, Base)), Base(""))
+        return tuple(filter(None, (base.target, base.other)))
 
     @property
     def base(self) -> str:
@@ -55,8 +55,8 @@ class Key(NamedTuple):
 
 def fields(kind: Any) -> dict[str, Any] | None:
     """{key: kind} of a group that is declared as one; None for anything else."""
-    for one in alternatives(parts(kind)[0]):
-        if is_typeddict(inner := parts(one)[0]):
+    for one in alternatives(unwrap(kind)[0]):
+        if is_typeddict(inner := unwrap(one)[0]):
             return _hints(inner)
     return None
 
@@ -72,8 +72,8 @@ def of_class(target: str) -> tuple[dict[str, Argument], bool]:
     """({argument: its declaration}, whether there may be others) of a class that a configuration names."""
     if target in CLASSES:
         return {key: Argument(kind) for key, kind in _hints(CLASSES[target]).items()}, False
-    found = arguments(target)
-    named, more = (found.named, found.more) if found else ({}, True)
+    source = arguments(target)
+    named, more = (source.named, source.more) if source else ({}, True)
     if OPTIMISER.fullmatch(target):
         common = _hints(Optimizer)
         named = {key: one._replace(kind=common.get(key, one.kind)) for key, one in named.items()}
@@ -88,21 +88,21 @@ def below(key: Key, name: str, target: str = "") -> Key | None:
     for one in filter(None, (target, key.base)):
         if name in (known := of_class(one)[0]):
             return key.inside(*known[name])
-    several = [one for one in alternatives(parts(key.kind)[0]) if typing.get_origin(one) is dict]
+    several = [one for one in alternatives(unwrap(key.kind)[0]) if typing.get_origin(one) is dict]
     inner = typing.get_args(several[0])[1] if several else Any
     return None if inner is Any else key.inside(inner)
 
 
 def members(key: Key, target: str = "") -> dict[str, Key]:
     """The keys of a group that are declared as such; plain arguments are what the program hands a class."""
-    found = {name: key.inside(kind) for name, kind in (fields(key.kind) or {}).items()}
+    named = {name: key.inside(kind) for name, kind in (fields(key.kind) or {}).items()}
     for name, one in of_class(target or key.base)[0].items() if target or key.base else ():
-        if name not in found and says(one.kind):
-            found[name] = key.inside(one.kind, one.default)
-    return found
+        if name not in named and says(one.kind):
+            named[name] = key.inside(one.kind, one.default)
+    return named
 
 
-def find(path: str, target: str = "", command: str = "train") -> Key:
+def find_key(path: str, target: str = "", command: str = "train") -> Key:
     """What the key at a dotted path is; one that nothing declares is identity, or of its group's role.
 
     Args:
@@ -114,21 +114,21 @@ def find(path: str, target: str = "", command: str = "train") -> Key:
         last = depth == len(names) - 1
         known = [target] * (last and bool(target))
         known += _named(".".join(names[:depth]), folders()) if depth else []
-        found = (below(at, name, allowed(one)) for one in [*known, ""])
-        at = next(filter(None, found), at._replace(kind=Any, unit="", is_path=False))
+        matches = (below(at, name, allowed(one)) for one in [*known, ""])
+        at = next(filter(None, matches), at._replace(kind=Any, unit="", is_path=False))
     return at
 
 
 def takes_names(key: str) -> bool:
     """Whether what stands below a dotted key are objects under names of a person's own, as ``callbacks``."""
-    found = below(find(key), "any")
-    return found is not None and bool(found.base) and found.base != find(key).base
+    member = below(find_key(key), "any")
+    return member is not None and bool(member.base) and member.base != find_key(key).base
 
 
 @cache
 def role(key: str, target: str = "") -> Role:
     """The role of a dotted key, or of a group of choices; ``target``: the class whose argument it is."""
-    return find(key, target).role
+    return find_key(key, target).role
 
 
 def allowed(target: str) -> str:
@@ -150,14 +150,14 @@ def named_classes(place: str) -> list[str]:
 def _named(place: str, among: tuple[Path, ...]) -> list[str]:
     """The classes that the files in ``configs/``, or a package's, name at a dotted place."""
     group, _, inner = place.partition(".")
-    found = []
+    targets = []
     files = [(home, file) for home in among for file in sorted((home / group).rglob("*.yaml"))]
     for folder, file in files:
         within = ".".join(part for part in file.parent.relative_to(folder).parts[1:] if part != "base")
         for indent, target in TARGET.findall(file.read_text(encoding="utf-8")):
             if (within == inner) if not indent else not within and inner:
-                found.append(target)
-    return list(dict.fromkeys(found))
+                targets.append(target)
+    return list(dict.fromkeys(targets))
 
 
 def walk(config: Any, key: Key, path: str = "") -> Iterator[tuple[str, Key, Any]]:
@@ -168,10 +168,10 @@ def walk(config: Any, key: Key, path: str = "") -> Iterator[tuple[str, Key, Any]
     for name, value in config.items():
         if name in OPTIONS:
             continue
-        found = below(key, str(name), target) or Key(role=key.role)
+        member = below(key, str(name), target) or Key(role=key.role)
         where = f"{path}.{name}" if path else str(name)
-        yield where, found, value
-        yield from walk(value, found, where)
+        yield where, member, value
+        yield from walk(value, member, where)
         if isinstance(value, list):
             for i, one in enumerate(value):
                 yield from walk(one, Key(role=key.role), f"{where}[{i}]")
@@ -179,17 +179,17 @@ def walk(config: Any, key: Key, path: str = "") -> Iterator[tuple[str, Key, Any]
 
 def unfit(config: Any, command: str = "train", path: str = "") -> Iterator[tuple[str, str]]:
     """(key, the line that refuses its value) of every key below ``path`` that has none that is declared."""
-    top = find(path, command=command) if path else Key(COMMANDS[command])
+    top = find_key(path, command=command) if path else Key(COMMANDS[command])
     for where, key, value in walk(config, top, path):
-        if said := _refusal(where, key, value):
-            yield where, said
+        if line := _refusal(where, key, value):
+            yield where, line
 
 
 def _refusal(where: str, key: Key, value: Any) -> str:
     if where in INSTEAD and not fits(key.kind, value):
         return f"{where}={value}: {INSTEAD[where]}"
     if fields(key.kind) is not None:
-        null = value is None and any(one in (None, type(None)) for one in alternatives(parts(key.kind)[0]))
+        null = value is None and any(one in (None, type(None)) for one in alternatives(unwrap(key.kind)[0]))
         if null or isinstance(value, dict):
             return ""
         return f"{where}={value!r}"[:100] + f": must be a group of keys ({', '.join(members(key))})"
@@ -203,13 +203,13 @@ def _refusal(where: str, key: Key, value: Any) -> str:
 
 def check_values(config: Any, command: str = "train", path: str = "") -> None:
     """UserError for the first key, below ``path``, whose value is not what is declared for it."""
-    for _, said in unfit(config, command, path):
-        raise UserError(said)
+    for _, line in unfit(config, command, path):
+        raise UserError(line)
 
 
 def of_model() -> tuple[str, ...]:
     """The keys at the top that say what a model is."""
-    return tuple(key for key, kind in _hints(Train).items() if Part.MODEL in marks(kind))
+    return tuple(key for key, kind in _hints(Train).items() if RunPart.MODEL in marks(kind))
 
 
 def groups() -> tuple[str, ...]:
@@ -219,7 +219,7 @@ def groups() -> tuple[str, ...]:
 
 
 def _is_group(kind: Any) -> bool:
-    inner = parts(kind)[0]
+    inner = unwrap(kind)[0]
     return is_typeddict(inner) or typing.get_origin(inner) is dict
 
 
@@ -230,8 +230,8 @@ def with_roles(*roles: Role) -> tuple[str, ...]:
 
 def _with_roles(key: Key, path: str, roles: set[Role]) -> Iterator[str]:
     for name, kind in (fields(key.kind) or {}).items():
-        found, where = key.inside(kind), f"{path}.{name}" if path else name
-        if found.role in roles:
+        member, where = key.inside(kind), f"{path}.{name}" if path else name
+        if member.role in roles:
             yield where
         else:
-            yield from _with_roles(found, where, roles)
+            yield from _with_roles(member, where, roles)

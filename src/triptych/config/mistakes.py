@@ -5,21 +5,21 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from triptych.config.trust import is_own
+from triptych.config.trust import is_trusted
 
 
-def place_of(what: Callable[..., Any]) -> str:
+def defined_at(what: Callable[..., Any]) -> str:
     """ " (FILE:LINE)" of a function, method or class of the owner's own; "" of others."""
-    found = inspect.unwrap(getattr(what, "__func__", what))
-    if not is_own(getattr(found, "__module__", None) or ""):
+    code = inspect.unwrap(getattr(what, "__func__", what))
+    if not is_trusted(getattr(code, "__module__", None) or ""):
         return ""
     try:
-        return f" ({inspect.getsourcefile(found)}:{inspect.getsourcelines(found)[1]})"
+        return f" ({inspect.getsourcefile(code)}:{inspect.getsourcelines(code)[1]})"
     except (OSError, TypeError):  # typed in, not in a file
-        return f" ({found.__module__}.{found.__qualname__})"
+        return f" ({code.__module__}.{code.__qualname__})"
 
 
-def raised_at(error: BaseException, own: Callable[[str], bool] = is_own) -> str:
+def raised_at(error: BaseException, own: Callable[[str], bool] = is_trusted) -> str:
     """ " (FILE:LINE, in NAME)": the innermost line of own code on the way to an error; "" without one.
 
     ``own``: whether a module, by its name, is of that code.
@@ -35,7 +35,7 @@ def raised_at(error: BaseException, own: Callable[[str], bool] = is_own) -> str:
     return f" ({frame.f_code.co_filename}:{number}{'' if name == '<module>' else f', in {name}'})"
 
 
-def told(error: BaseException, own: Callable[[str], bool] = is_own) -> str:
+def describe_error(error: BaseException, own: Callable[[str], bool] = is_trusted) -> str:
     """An error that is none of ours, in one line: its kind, its message, and where own code raised it."""
     message = " ".join(str(error).split())
     return f"{type(error).__name__}: {message[:600]}{raised_at(error, own)}"

@@ -87,7 +87,7 @@ def not_in_names() -> list[str]:
 
 def quote(text: str) -> str:
     """``text`` in quotes as Hydra's grammar reads them: a backslash is one, unless a quote follows."""
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
+    return "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text) + "'"
 
 
 def root() -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from triptych.config.describe import Row, chain, comments, read, rows
+from triptych.config.describe import KeyRow, chain, comments, key_rows, read_yaml
 from triptych.config.folders import CONFIGS
-from triptych.config.keys import FREE_GROUPS, Key, find
+from triptych.config.keys import FREE_GROUPS, Key, find_key
 from triptych.config.schema import COMMANDS
 from triptych.declare import Role
 
@@ -26,12 +26,14 @@ result as it is, or pair runs.
 """
 
 
-def page(folders: Sequence[Path] = (CONFIGS,)) -> str:
+def keys_page(folders: Sequence[Path] = (CONFIGS,)) -> str:
     """``docs/keys.md``: the keys of each command, then those of each group's files in ``folders``."""
     parts = [PAGE]
     for command, table in COMMANDS.items():
-        config = {key: value for key, value in read(CONFIGS / f"{command}.yaml").items() if key != "defaults"}
-        parts.append(_section(f"`triptych-{command}`, at the top", [], rows(config, Key(table))))
+        config = {
+            key: value for key, value in read_yaml(CONFIGS / f"{command}.yaml").items() if key != "defaults"
+        }
+        parts.append(_section(f"`triptych-{command}`, at the top", [], key_rows(config, Key(table))))
     groups = {file.parent.relative_to(at).as_posix() for at in folders for file in at.rglob("*.yaml")}
     for group in sorted(groups - {".", "hydra", "hydra/launcher"}):
         if group.split("/")[0] in FREE_GROUPS or group.endswith("/base"):  # parts of other files
@@ -42,19 +44,19 @@ def page(folders: Sequence[Path] = (CONFIGS,)) -> str:
     return "\n".join(parts)
 
 
-def _rows(file: Path, group: str) -> Iterator[Row]:
+def _rows(file: Path, group: str) -> Iterator[KeyRow]:
     """The keys that one file of a group sets, or takes over from another."""
-    merged = OmegaConf.merge(*(read(one) for one in reversed(chain(file))))
+    merged = OmegaConf.merge(*(read_yaml(one) for one in reversed(chain(file))))
     config: dict[str, Any] = OmegaConf.to_container(merged)  # type: ignore[assignment]
     config.pop("defaults", None)
     if config:  # none, where a choice is called none
         place = group.replace("/", ".")
-        yield from rows(config, find(place), place)
+        yield from key_rows(config, find_key(place), place)
 
 
-def _section(title: str, choices: Sequence[tuple[str, str]], keys: Iterable[Row]) -> str:
+def _section(title: str, choices: Sequence[tuple[str, str]], keys: Iterable[KeyRow]) -> str:
     """The choices of a group and its keys; a key that is alike in several files has one line."""
-    merged: dict[tuple[str, str, Role], list[Row]] = {}
+    merged: dict[tuple[str, str, Role], list[KeyRow]] = {}
     for row in keys:
         merged.setdefault((row.key, row.values, row.role), []).append(row)
     lines = [f"- `{name}`{': ' * bool(text)}{text}" for name, text in choices]
@@ -68,4 +70,4 @@ def _section(title: str, choices: Sequence[tuple[str, str]], keys: Iterable[Row]
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    print(keys_page(), end="")

@@ -37,7 +37,7 @@ class Base:
     other: str = ""
 
 
-class Part(Enum):
+class RunPart(Enum):
     """To which part of a run a key at the top belongs, where that matters."""
 
     MODEL = "the model, how it was trained and by what it is judged: trained=DIR takes it from the other run"
@@ -80,7 +80,7 @@ class Trainer(TypedDict):
     enable_model_summary: Annotated[bool | None, Role.REPORTING]
 
 
-class Wandb(TypedDict):
+class WandbKeys(TypedDict):
     """W&B's run of a run directory."""
 
     mode: Literal["auto", "online", "offline", "disabled"]
@@ -95,7 +95,7 @@ class Wandb(TypedDict):
     save_code: bool | None
 
 
-class MLflow(TypedDict):
+class MLflowKeys(TypedDict):
     """MLflow's run of a run directory."""
 
     tracking_uri: str | None
@@ -131,28 +131,28 @@ CLASSES = {  # of other packages, with all that may be said to them
 }
 
 
-class Denoiser(TypedDict):
+class DenoiserKeys(TypedDict):
     network: Annotated[Group, Base("torch.nn.Module")]
 
 
-class Model(TypedDict):
+class ModelKeys(TypedDict):
     network: Annotated[Group, Base("torch.nn.Module")]
 
 
-class Objective(TypedDict):
+class ObjectiveKeys(TypedDict):
     output: Annotated[Group, Base("torch.nn.Module")]
     loss: Annotated[Group, Base("triptych.diffusion.loss.Loss")]
     times: NotRequired[Annotated[Group, Base("triptych.diffusion.times.Times")]]
 
 
-class Bound(TypedDict):
+class BoundKeys(TypedDict):
     decoder: str | Annotated[Group, Base("triptych.diffusion.decoder.Decoder")]
     variance: str | Annotated[Group, Base("triptych.diffusion.reverse_variance.ReverseVariance")]
     repeats: Annotated[Count, Unit("draws an item")]
     val_repeats: Annotated[Count, Unit("draws an item")]
 
 
-class Likelihood(TypedDict):
+class LikelihoodKeys(TypedDict):
     items: Annotated[Count, Unit("items")]
 
 
@@ -182,9 +182,9 @@ LOGGER = "pytorch_lightning.loggers.Logger"
 
 class Logger(TypedDict):
     csv: bool | None
-    wandb: Annotated[Wandb | None, Base(LOGGER)]
+    wandb: Annotated[WandbKeys | None, Base(LOGGER)]
     tensorboard: bool | None
-    mlflow: Annotated[MLflow | None, Base(LOGGER)]
+    mlflow: Annotated[MLflowKeys | None, Base(LOGGER)]
 
 
 class PaperClaim(TypedDict):
@@ -218,7 +218,7 @@ class PaperNode(TypedDict):
     claims: dict[str, Group]
 
 
-class Drawing(TypedDict):
+class DrawingKeys(TypedDict):
     """How samples are drawn; runs of earlier versions have no guidance and no threshold."""
 
     sampler: Annotated[Group, Base("triptych.diffusion.sampler.base.Sampler"), Role.DRAWING]
@@ -228,30 +228,30 @@ class Drawing(TypedDict):
     condition_from: NotRequired[Annotated[dict[str, str], Role.DRAWING]]
 
 
-class Train(Drawing):
+class Train(DrawingKeys):
     """``triptych-train``. A group that is required has to be in the directory of a run that goes on."""
 
     stages: NotRequired[Annotated[dict[str, Group], Role.DRAWING]]
-    data: Annotated[Group, Base("triptych.data.base.DataModule"), Role.DATA, Part.MODEL]
+    data: Annotated[Group, Base("triptych.data.base.DataModule"), Role.DATA, RunPart.MODEL]
     augmentation: NotRequired[dict[str, Annotated[Group | None, Base("triptych.data.augment.Augmentation")]]]
-    schedule: Annotated[Group, Base("triptych.diffusion.schedule.Schedule"), Part.MODEL]
-    process: Annotated[Group, Base("triptych.diffusion.process.Process"), Part.MODEL]
-    denoiser: Annotated[Denoiser, Base("triptych.diffusion.denoiser.Denoiser"), Part.MODEL]
-    objective: Annotated[Objective, Base("triptych.diffusion.objective.Objective"), Part.MODEL]
-    model: Annotated[Model, Base("triptych.models.base.BoundModel"), Part.MODEL]
-    bound: Annotated[Bound, Base("triptych.diffusion.bound.Bound"), Part.MODEL]
+    schedule: Annotated[Group, Base("triptych.diffusion.schedule.Schedule"), RunPart.MODEL]
+    process: Annotated[Group, Base("triptych.diffusion.process.Process"), RunPart.MODEL]
+    denoiser: Annotated[DenoiserKeys, Base("triptych.diffusion.denoiser.Denoiser"), RunPart.MODEL]
+    objective: Annotated[ObjectiveKeys, Base("triptych.diffusion.objective.Objective"), RunPart.MODEL]
+    model: Annotated[ModelKeys, Base("triptych.models.base.BoundModel"), RunPart.MODEL]
+    bound: Annotated[BoundKeys, Base("triptych.diffusion.bound.Bound"), RunPart.MODEL]
     likelihood: NotRequired[
-        Annotated[Likelihood, Base("triptych.diffusion.likelihood.Likelihood"), Part.MODEL]
+        Annotated[LikelihoodKeys, Base("triptych.diffusion.likelihood.Likelihood"), RunPart.MODEL]
     ]
     compile: NotRequired[Annotated[bool, Role.MACHINE]]
-    optimizer: Annotated[Optimizer, Base("torch.optim.Optimizer"), Part.MODEL]
+    optimizer: Annotated[Optimizer, Base("torch.optim.Optimizer"), RunPart.MODEL]
     lr_schedule: Annotated[
         Group,
         Base("triptych.models.lr_schedule.Constant", "torch.optim.lr_scheduler.LRScheduler"),
-        Part.MODEL,
+        RunPart.MODEL,
     ]
-    weights: Annotated[Literal["ema", "raw", "chosen"], Part.MODEL]
-    checkpoint: Annotated[Literal["last", "best"], Part.MODEL]
+    weights: Annotated[Literal["ema", "raw", "chosen"], RunPart.MODEL]
+    checkpoint: Annotated[Literal["last", "best"], RunPart.MODEL]
     trainer: Annotated[Trainer, Base("pytorch_lightning.Trainer")]
     callbacks: dict[str, Annotated[Group | None, Base("pytorch_lightning.Callback")]]
     metrics: NotRequired[
@@ -304,7 +304,7 @@ class Evaluate(TypedDict):
     items: FilePath | None
 
 
-class Sample(Drawing):
+class Sample(DrawingKeys):
     """``triptych-sample``."""
 
     ckpt: FilePath
@@ -328,15 +328,15 @@ COMMANDS = {"train": Train, "evaluate": Evaluate, "sample": Sample}
 
 TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-TAKEN = re.compile(r"(bpd|nats_per_dim)(_.*)?|gap|entropy|accuracy|cross_entropy")  # by a bound's figures
+RESERVED = re.compile(r"(bpd|nats_per_dim)(_.*)?|gap|entropy|accuracy|cross_entropy")  # by a bound's figures
 
 
-def check_metrics(names: Iterable[str]) -> None:
+def check_metric_names(names: Iterable[str]) -> None:
     """Their figures stand beside the bound's; UserError for a name that is none, or the bound's own."""
     for name in names:
         if not WORD.fullmatch(name):
             raise UserError(f"metrics.{name}: must be a name of letters, digits and _")
-        if TAKEN.fullmatch(name):
+        if RESERVED.fullmatch(name):
             raise UserError(f"metrics.{name}: a figure of the bound has that name; choose another")
 
 
@@ -346,7 +346,7 @@ def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
     A warm-up longer than the run is refused where it was ``typed``: ``debug=fdr`` is two steps of a run with
     its own warm-up.
     """
-    check_metrics(config.get("metrics") or {})
+    check_metric_names(config.get("metrics") or {})
     for key in ("val_size", "val_fraction"):
         if config["checkpoint"] == "best" and config["data"].get(key) == 0:
             raise UserError(

@@ -36,7 +36,7 @@ class Arguments(NamedTuple):
     more: bool  # whether it takes keywords that cannot be told from its source
 
 
-class Module(NamedTuple):
+class SourceFile(NamedTuple):
     """The top level of a file."""
 
     name: str
@@ -48,19 +48,19 @@ class Module(NamedTuple):
 @cache
 def arguments(target: str) -> Arguments | None:
     """The arguments of the class with that dotted name; None if its source cannot be found."""
-    found = _find(*target.rpartition(".")[::2])
-    if found is None or not isinstance(found[1], ast.ClassDef):
+    entry = _find(*target.rpartition(".")[::2])
+    if entry is None or not isinstance(entry[1], ast.ClassDef):
         return None
-    return _of_class(found[0], found[1], DEPTH)
+    return _of_class(entry[0], entry[1], DEPTH)
 
 
-def place_of(target: str) -> str:
+def full_name(target: str) -> str:
     """The dotted name of the class where it is defined, "" if that cannot be found."""
-    found = _find(*target.rpartition(".")[::2])
-    return f"{found[0].name}.{found[1].name}" if found and isinstance(found[1], ast.ClassDef) else ""
+    entry = _find(*target.rpartition(".")[::2])
+    return f"{entry[0].name}.{entry[1].name}" if entry and isinstance(entry[1], ast.ClassDef) else ""
 
 
-def _of_class(module: Module, node: ast.ClassDef, depth: int) -> Arguments:
+def _of_class(module: SourceFile, node: ast.ClassDef, depth: int) -> Arguments:
     init = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
     named: dict[str, Argument] = {}
     handed = True  # **keywords are the parents' arguments
@@ -68,11 +68,11 @@ def _of_class(module: Module, node: ast.ClassDef, depth: int) -> Arguments:
         named, handed = dict(_own(module, init)), init.args.kwarg is not None
     more = handed and init is not None and not node.bases
     for base in node.bases:
-        found = _find(module.name, base.id) if isinstance(base, ast.Name) else None
-        if found is None or not isinstance(found[1], ast.ClassDef) or not depth:
+        entry = _find(module.name, base.id) if isinstance(base, ast.Name) else None
+        if entry is None or not isinstance(entry[1], ast.ClassDef) or not depth:
             more |= handed
             continue
-        theirs = _of_class(found[0], found[1], depth - 1)
+        theirs = _of_class(entry[0], entry[1], depth - 1)
         more |= handed and theirs.more
         for name, argument in theirs.named.items():
             if name not in named and handed:
@@ -82,7 +82,7 @@ def _of_class(module: Module, node: ast.ClassDef, depth: int) -> Arguments:
     return Arguments(named, more)
 
 
-def _own(module: Module, init: ast.FunctionDef) -> Iterator[tuple[str, Argument]]:
+def _own(module: SourceFile, init: ast.FunctionDef) -> Iterator[tuple[str, Argument]]:
     args = init.args
     ordinary = [*args.posonlyargs, *args.args][1:]
     defaults: list[ast.expr | None] = [None] * (len(ordinary) - len(args.defaults)) + list(args.defaults)
@@ -92,7 +92,7 @@ def _own(module: Module, init: ast.FunctionDef) -> Iterator[tuple[str, Argument]
         yield arg.arg, Argument(kind, REQUIRED if default is None else _value(module, default))
 
 
-def _kind(module: Module, node: ast.expr) -> Any:
+def _kind(module: SourceFile, node: ast.expr) -> Any:
     """The type that an annotation writes, ``Any`` for what is no declared kind."""
     match node:
         case ast.Constant(None):
@@ -102,8 +102,8 @@ def _kind(module: Module, node: ast.expr) -> Any:
         case ast.Name(name):
             if name in KINDS and name not in module.values:
                 return KINDS[name]
-            found = _find(module.name, name)
-            return _kind(found[0], found[1]) if found and isinstance(found[1], ast.expr) else Any
+            entry = _find(module.name, name)
+            return _kind(entry[0], entry[1]) if entry and isinstance(entry[1], ast.expr) else Any
         case ast.BinOp(left, ast.BitOr(), right):
             return Union[_kind(module, left), _kind(module, right)]  # noqa: UP007  # Any | None is none
         case ast.Subscript(ast.Name(name), inner):
@@ -122,7 +122,7 @@ def _is_dots(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is Ellipsis
 
 
-def _mark(module: Module, node: ast.expr) -> Any:
+def _mark(module: SourceFile, node: ast.expr) -> Any:
     """A limit, a unit or a role."""
     match node:
         case ast.Attribute(ast.Name("Role"), name):
@@ -132,11 +132,11 @@ def _mark(module: Module, node: ast.expr) -> Any:
     return None
 
 
-def _value(module: Module, node: ast.expr) -> Any:
+def _value(module: SourceFile, node: ast.expr) -> Any:
     """A literal, also behind a name; of a table its keys; None for anything else."""
     if isinstance(node, ast.Name):
-        found = _find(module.name, node.id)
-        return _value(found[0], found[1]) if found and isinstance(found[1], ast.expr) else None
+        entry = _find(module.name, node.id)
+        return _value(entry[0], entry[1]) if entry and isinstance(entry[1], ast.expr) else None
     if isinstance(node, ast.Dict):
         return tuple(ast.literal_eval(key) for key in node.keys if isinstance(key, ast.Constant))
     try:
@@ -146,7 +146,7 @@ def _value(module: Module, node: ast.expr) -> Any:
 
 
 @cache
-def _find(module: str, name: str, depth: int = DEPTH) -> tuple[Module, ast.ClassDef | ast.expr] | None:
+def _find(module: str, name: str, depth: int = DEPTH) -> tuple[SourceFile, ast.ClassDef | ast.expr] | None:
     """What ``name`` is at the top of a module, imports followed, with the module that has it."""
     at = _module(module)
     if at is None or not depth:
@@ -157,7 +157,7 @@ def _find(module: str, name: str, depth: int = DEPTH) -> tuple[Module, ast.Class
 
 
 @cache
-def _module(name: str) -> Module | None:
+def _module(name: str) -> SourceFile | None:
     file = file_of(name)
     if file is None:
         return None
@@ -166,7 +166,7 @@ def _module(name: str) -> Module | None:
     except (OSError, SyntaxError, ValueError):
         return None
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    at = Module(name, {}, {}, {})
+    at = SourceFile(name, {}, {}, {})
     for node in body:
         match node:
             case ast.ClassDef():

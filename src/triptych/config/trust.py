@@ -22,7 +22,7 @@ from typing import Any
 
 from triptych.config.habits import CALLBACKS
 from triptych.config.schema import CLASSES
-from triptych.config.source import place_of
+from triptych.config.source import full_name
 from triptych.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
@@ -71,57 +71,57 @@ def check_name(target: Any, where: str = "") -> str:
     if not isinstance(target, str) or not NAME.fullmatch(target):
         raise _refused(target, where, "not the dotted name of a class")
     of_torch = OPTIMISER.fullmatch(target) or SCHEDULER.fullmatch(target)
-    if of_torch and not place_of(target):
+    if of_torch and not full_name(target):
         raise _refused(target, where, f"{target.rpartition('.')[0]} has no class of that name")
     if of_torch and (reason := NOT_PLAIN.get(target.rpartition(".")[2])):
         raise UserError(f"{_key(target, where)}: {reason}")
-    if target in HOMES or of_torch or is_own(target):
+    if target in HOMES or of_torch or is_trusted(target):
         return target
     if not _home(target):
         raise _refused(target, where, f"not a class that a configuration may name{_near(target)}")
     return target
 
 
-def find(target: Any, where: str = "") -> type:
+def import_class(target: Any, where: str = "") -> type:
     """The class of that name, imported.
 
     Raises:
         UserError: none of that name may be built, or what it leads to is something else.
     """
     name = check_name(target, where).rpartition(".")[2]
-    if is_own(target):
+    if is_trusted(target):
         module = target.rpartition(".")[0]
     elif OPTIMISER.fullmatch(target) or SCHEDULER.fullmatch(target):
         module = target.rpartition(".")[0]
     else:
         module = HOMES.get(target) or _home(target)
     try:
-        found = vars(importlib.import_module(module)).get(name)
+        cls = vars(importlib.import_module(module)).get(name)
     except Exception as error:
         from triptych.config.mistakes import raised_at
 
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{_key(target, where)}: cannot be imported: {line}{raised_at(error)}") from error
-    if not isinstance(found, type) or issubclass(found, BaseException) or not _is_home(found, target, module):
+    if not isinstance(cls, type) or issubclass(cls, BaseException) or not _is_home(cls, target, module):
         raise _refused(target, where, f"{module} defines no class of that name")
-    return found
+    return cls
 
 
-def _is_home(found: type, target: str, module: str) -> bool:
+def _is_home(cls: type, target: str, module: str) -> bool:
     """Whether the class is what its name says, and no alias of something else."""
-    if found.__qualname__ != target.rpartition(".")[2]:
+    if cls.__qualname__ != target.rpartition(".")[2]:
         return False
-    if is_own(target):
-        return is_own(found.__module__)
+    if is_trusted(target):
+        return is_trusted(cls.__module__)
     if OPTIMISER.fullmatch(target):
         from torch.optim import Optimizer
 
-        return issubclass(found, Optimizer) and _inside(found.__module__, "torch.optim")
+        return issubclass(cls, Optimizer) and _inside(cls.__module__, "torch.optim")
     if SCHEDULER.fullmatch(target):
         from torch.optim.lr_scheduler import LRScheduler
 
-        return issubclass(found, LRScheduler) and found.__module__ == module
-    return found.__module__ == module
+        return issubclass(cls, LRScheduler) and cls.__module__ == module
+    return cls.__module__ == module
 
 
 @cache
@@ -162,7 +162,7 @@ def _classes(module: str) -> tuple[frozenset[str], dict[str, str]]:
     return defined, short
 
 
-def is_own(name: str) -> bool:
+def is_trusted(name: str) -> bool:
     """Whether a dotted name lies in a package that the owner of this clone trusts."""
     return any(_inside(name, package) for package in trusted())
 
@@ -193,13 +193,13 @@ def _lightnings(short: str) -> str:
 @cache
 def _every_class() -> dict[str, list[str]]:
     """{class in the rooms: the modules that define one of that name}."""
-    found: dict[str, list[str]] = {}
+    classes: dict[str, list[str]] = {}
     for room in ROOMS:
         for file in sorted((PACKAGE / room).rglob("*.py")):
             module = ".".join(("triptych", *file.relative_to(PACKAGE).with_suffix("").parts))
             for name in _classes(module)[0]:
-                found.setdefault(name, []).append(module)
-    return found
+                classes.setdefault(name, []).append(module)
+    return classes
 
 
 def _key(target: Any, where: str) -> str:

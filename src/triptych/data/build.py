@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from triptych.config.build import build
-from triptych.config.mistakes import place_of
+from triptych.config.mistakes import defined_at
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
 from triptych.data.cache import Mapped
@@ -44,9 +44,9 @@ def check_contract(data: DataModule) -> None:
     kind = type(data)
     for name in ("name", "shape"):
         if not hasattr(data, name):
-            raise DataError(f"data: {kind.__name__} sets no {name}; set it in the class{place_of(kind)}")
+            raise DataError(f"data: {kind.__name__} sets no {name}; set it in the class{defined_at(kind)}")
     if breach := next(_breaches(data), ""):
-        raise DataError(f"data {data.name}: {breach}{place_of(data.load)}")
+        raise DataError(f"data {data.name}: {breach}{defined_at(data.load)}")
 
 
 def _breaches(data: DataModule) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from triptych.config.trust import find
+from triptych.config.trust import import_class
 from triptych.data.base import DataError
 from triptych.data.batch import Split
 from triptych.declare import FilePath
@@ -57,7 +57,7 @@ class Embedder:
             about = torch.load(file, map_location="cpu", weights_only=True)
             if sum(t.numel() * t.element_size() for t in about["state"].values()) > file.stat().st_size:
                 raise ValueError("larger than its file")
-            kind, shape, text = find(about["_target_"]), tuple(about["shape"]), Tokens(*about["text"])
+            kind, shape, text = import_class(about["_target_"]), tuple(about["shape"]), Tokens(*about["text"])
             if not issubclass(kind, ContrastiveNetwork):
                 raise TypeError(about["_target_"])
             with torch.device("meta"):  # no memory but that of the file's own tensors

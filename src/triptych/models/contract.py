@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from triptych.config.mistakes import place_of
+from triptych.config.mistakes import defined_at
 from triptych.errors import UserError
 
 
@@ -40,7 +40,7 @@ def check_outputs(model: nn.Module, outputs: Iterator[PartOutput]) -> None:
         for one in outputs:
             if breach := _breach(one):
                 kind = type(getattr(one.by, "__self__", one.by))
-                at = place_of(one.by) or place_of(kind)  # forward may be a parent's
+                at = defined_at(one.by) or defined_at(kind)  # forward may be a parent's
                 raise UserError(f"{one.key}: {kind.__name__} gives {breach}{at}")
 
 

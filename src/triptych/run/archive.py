@@ -15,7 +15,7 @@ import zipfile
 from collections import OrderedDict
 from typing import IO, Any
 
-from triptych.config.file import plain
+from triptych.config.file import copy_plain
 from triptych.errors import UserError
 
 ITEM_BYTES = {
@@ -70,7 +70,7 @@ def inspect(file: IO[bytes], where: str) -> dict[str, Any]:
         )
     if not _is_sound(content, known):
         raise UserError(f"{where}: {BROKEN}; use a checkpoint of a run")
-    return content | {"triptych": known | {"config": plain(known.get("config"), f"{where}: config")}}
+    return content | {"triptych": known | {"config": copy_plain(known.get("config"), f"{where}: config")}}
 
 
 def _is_sound(content: dict[str, Any], known: dict[str, Any]) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from triptych.config.keys import find
-from triptych.declare import options
+from triptych.config.keys import find_key
+from triptych.declare import literal_values
 from triptych.errors import UserError
 from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.leakage import log_line
@@ -118,9 +118,8 @@ def state_dict_of(
     elif weights in stored:
         tensors |= stored[weights]
     elif weights != "raw":
-        tensors |= reconstruct(
-            run, checkpoint.get("global_step", 0), weights, [*options(find("weights").kind), *stored]
-        )
+        names = [*literal_values(find_key("weights").kind), *stored]
+        tensors |= reconstruct(run, checkpoint.get("global_step", 0), weights, names)
     return tensors
 
 

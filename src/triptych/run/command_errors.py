@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from triptych.config.mistakes import raised_at, told
+from triptych.config.mistakes import describe_error, raised_at
 from triptych.errors import Interrupted, StorageError, UserError
 from triptych.files import printable
 from triptych.run.directory import STORAGE
@@ -77,7 +77,7 @@ def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
 def _as_refusal(error: Exception) -> UserError | None:
     """What to say of an error that is none of ours: own code's, or one by which a library refuses."""
     if raised_at(error):
-        return UserError(told(error))
+        return UserError(describe_error(error))
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
         why = " ".join(filter(None, (error.context, error.problem)))
         return UserError(f"{mark.name}:{mark.line + 1}: no YAML ({why})")

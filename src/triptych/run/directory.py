@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from triptych.config.file import read_config
 from triptych.errors import StorageError, UserError
-from triptych.files import check_directory, digest, load_object, no_link, printable
+from triptych.files import check_directory, file_digest, load_object, no_link, printable
 from triptych.run.lock import check_held, holder, leave, lock
 from triptych.run.result import Result, seal
 
@@ -83,7 +83,7 @@ def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str]
         ValueError: it is not.
     """
     for name in names:
-        if name in digests and digest(folder / name) not in (digests[name], None):
+        if name in digests and file_digest(folder / name) not in (digests[name], None):
             raise ValueError(f"{name}: damaged, or of another run")
 
 
@@ -157,7 +157,7 @@ class RunDirectory:
         """Write and return the result, with digests of what lies beside a finished one, and a checksum."""
         record = result.to_json()
         if result.status == "finished":
-            digests = {name: digest(self / name) for name in (*SEALED, *REPORTED)}
+            digests = {name: file_digest(self / name) for name in (*SEALED, *REPORTED)}
             record |= {"digests": {name: value for name, value in digests.items() if value}}
         sealed = seal(printable(json.loads(to_json(record))))
         self.write("summary.json", sealed)

@@ -11,7 +11,7 @@ import torch
 
 from triptych.callbacks.metrics import better_of
 from triptych.config.build import check_targets
-from triptych.config.mistakes import told
+from triptych.config.mistakes import describe_error
 from triptych.data.fingerprint import leakage
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
 from triptych.files import no_link
@@ -151,7 +151,7 @@ class Session:
         """Write why the run failed; the traceback of what is no refusal goes to ``train.log``."""
         if not isinstance(error, UserError):
             _log_traceback(self.directory)
-        line = str(error) if isinstance(error, UserError) else told(error)
+        line = str(error) if isinstance(error, UserError) else describe_error(error)
         self.record("failed", error=" ".join(line.split())[:1000])
 
 

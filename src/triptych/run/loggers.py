@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.config.build import build
 from triptych.config.nearest import nearest
-from triptych.config.schema import MLflow, Wandb
+from triptych.config.schema import MLflowKeys, WandbKeys
 from triptych.errors import UserError
 from triptych.run import mlflow, wandb
 from triptych.run.directory import RunDirectory
@@ -25,7 +25,7 @@ from triptych.run.tensorboard import TensorBoard
 from triptych.run.untrusted import is_composed_here
 
 RETIRED = ("_target_", "log_model")  # in directories of earlier versions
-KEYS = {"wandb": (*Wandb.__annotations__, *RETIRED), "mlflow": tuple(MLflow.__annotations__)}
+KEYS = {"wandb": (*WandbKeys.__annotations__, *RETIRED), "mlflow": tuple(MLflowKeys.__annotations__)}
 
 
 class Guarded(Logger):

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from triptych.config.build import Table, build, parameters_of
-from triptych.config.trust import find
+from triptych.config.build import Dependencies, build, parameters_of
+from triptych.config.trust import import_class
 from triptych.data.augment import count_numbers
 from triptych.data.base import DataModule
 from triptych.data.batch import Batch
@@ -30,7 +30,7 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
         UserError: a value that its owner refuses, or a choice that this model would not read.
     """
     table = parts_table(config, data)
-    kind = find(config["model"].get("_target_"), "model")
+    kind = import_class(config["model"].get("_target_"), "model")
     if getattr(kind, "of_latents", False):
         _of_latents(table, kind)
     model = build(config["model"], "model", table, **_stages(config, data))
@@ -55,13 +55,15 @@ def check_size(config: dict, data: DataModule) -> None:
             if config["denoiser"]:
                 table.at("denoiser")
             elif ladder := config["model"].get("network"):
-                build(ladder, "model.network", table.beside(find(config["model"]["_target_"], "model")))
+                build(
+                    ladder, "model.network", table.beside(import_class(config["model"]["_target_"], "model"))
+                )
     except Exception as error:
         if isinstance(error.__cause__, MemoryError):
             raise
 
 
-def parts_table(config: dict, data: DataModule) -> Table:
+def parts_table(config: dict, data: DataModule) -> Dependencies:
     """What objects are handed by the names of their arguments: facts of the data, and parts of ``config``.
 
     Data with a density have the Gaussian decoder, whichever of levels is named.
@@ -70,12 +72,12 @@ def parts_table(config: dict, data: DataModule) -> Table:
         UserError: a conditional model of data without labels; a decoder that is none of levels for data that
             have them.
     """
-    table = Table(config, facts(config, data))
+    table = Dependencies(config, facts(config, data))
     name = config["bound"].get("decoder")
     with suppress(ValueError):  # an unknown name, or a class of the user's own: left to the builder
         of_levels = isinstance(name, str) and Decoder.named(name, "bound.decoder").of_levels
         if of_levels and data.levels is None:
-            table.made["bound.decoder"] = GaussianDensity()
+            table.built["bound.decoder"] = GaussianDensity()
         elif isinstance(name, str) and not of_levels and data.levels is not None:
             raise UserError(f"bound.decoder={name}: data {data.name} has levels; pass categorical")
     return table
@@ -91,13 +93,13 @@ def _stages(config: dict, data: DataModule) -> dict[str, Any]:
     return {"stages": models, "known_as": names}
 
 
-def _of_latents(table: Table, kind: type[BoundModel]) -> None:
+def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
     """Make the ladder of a ``kind`` of model, and of its latents what is elsewhere of the data."""
     place = "model.network"
     ladder = build(table.config["model"].get("network"), place, table.beside(kind))
-    table.made |= {place: ladder, "bound.decoder": GaussianDensity()}
+    table.built |= {place: ladder, "bound.decoder": GaussianDensity()}
     latents = {"shape": tuple(ladder.top), "levels": None, "discrete": False, "spacing": None}
-    inner = Table(table.config, table.facts | latents | {"mixture": None}, table.made)
+    inner = Dependencies(table.config, table.facts | latents | {"mixture": None}, table.built)
     for name in ("denoiser", "objective", "bound"):
         if table.config.get(name):  # else none was chosen, which the model refuses
             inner.at(name)
@@ -148,13 +150,13 @@ def training_items(data: DataModule, n: int) -> Batch:
     return train.batch(torch.arange(min(n, len(train))))
 
 
-def _check_read(config: dict, table: Table, kind: type[BoundModel]) -> None:
+def _check_read(config: dict, table: Dependencies, kind: type[BoundModel]) -> None:
     """Refuse what was chosen and is read by nothing, so that no comparison is of a key without effect."""
-    used = {place.split(".")[0] for place in table.made}
+    used = {place.split(".")[0] for place in table.built}
     for group in CHOICES:
         if config.get(group) and group not in used and group not in kind.ignores:
             raise UserError(f"{group}: {kind.__name__} does not read it; pass {group}=none")
-    if "bound" in table.made or "bound" in kind.ignores:
+    if "bound" in table.built or "bound" in kind.ignores:
         return
     for key, parameter in parameters_of(config["bound"]["_target_"])[0].items():
         value, usual = config["bound"].get(key), parameter.default

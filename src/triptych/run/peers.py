@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from triptych.config.mistakes import told
+from triptych.config.mistakes import describe_error
 from triptych.errors import Interrupted, UserError
 from triptych.run.directory import RunDirectory
 from triptych.run.processes import launch, rank
@@ -52,7 +52,7 @@ def leave_error(run: RunDirectory, error: Exception) -> None:
     """In a process other than the first: its error, for the first one to read."""
     if not run.path.is_dir():  # the first process was refused alike, and has removed it
         return
-    line = str(error) if isinstance(error, UserError) else told(error)
+    line = str(error) if isinstance(error, UserError) else describe_error(error)
     with contextlib.suppress(Exception):  # without it, the first process knows of a loss and not its reason
         run.write(f".error-{rank()}.json", {"token": _token(os.getppid()), "error": " ".join(line.split())})
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from triptych.config import check
 from triptych.config.build import check_names, keep_arguments
 from triptych.config.compose import without_hydra
-from triptych.config.identity import ABSENT, differences, shown
+from triptych.config.identity import ABSENT, describe_differences, differences
 from triptych.config.keys import check_values, groups, role
 from triptych.config.names import plain_name, slug
 from triptych.config.schema import check_together
@@ -90,7 +90,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     if set(changes) == {ROOT} and _lies_there_now(run, plain):
         changes = {}
     if changes:
-        other = f"{run.path}: holds another run ({shown(changes)})"
+        other = f"{run.path}: holds another run ({describe_differences(changes)})"
         raise UserError(f"{other}; choose another name, or force=true to start over")
     _settle_failure(run, retry)
     return run
@@ -139,7 +139,11 @@ def _without_new_defaults(found: dict, cfg: DictConfig, choices: dict[str, Any])
     base = check.defaults({g: c for (g, c), was_there in zip(choices.items(), old, strict=True) if was_there})
     known = set(check.keys(base))
     # as they are written, since ${seed} is a default whatever the seed
-    usual = {key for key in new if key in known and check.plain(cfg, key) == check.plain(base, key)}
+    usual = {
+        key
+        for key in new
+        if key in known and check.unresolved_value(cfg, key) == check.unresolved_value(base, key)
+    }
     return {key: pair for key, pair in found.items() if key not in usual}
 
 

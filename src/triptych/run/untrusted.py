@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from triptych.config.build import check_names
-from triptych.config.file import count, group
-from triptych.config.identity import other_figures, shown
+from triptych.config.file import check_count, check_groups
+from triptych.config.identity import describe_differences, other_figures
 from triptych.config.keys import check_values, groups, of_model
 from triptych.errors import UserError
 from triptych.files import check_directory, open_regular
@@ -30,13 +30,13 @@ def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) 
     Raises:
         UserError: in one line that begins with ``what`` or with the key.
     """
-    group(config, what, *(needed or (key for key in groups() if key in of_model())))
+    check_groups(config, what, *(needed or (key for key in groups() if key in of_model())))
     for name in ("data", "model"):
         if "_target_" not in config[name]:
             raise UserError(f"{what}: {name} names no class; pass the configuration of a run")
     check_names(config)
     check_values(config)
-    count(config.get("threads"), "threads", THREADS)
+    check_count(config.get("threads"), "threads", THREADS)
     return config
 
 
@@ -58,8 +58,8 @@ def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], 
         if path.parent.name == "checkpoints" and (run / "config.yaml").is_file():
             if other := other_figures(run.config(), record["triptych"]["config"]):
                 raise UserError(
-                    f"{where}: the checkpoint of another run ({shown(other)}); remove it, or put the "
-                    "run's own there"
+                    f"{where}: the checkpoint of another run ({describe_differences(other)}); remove it, or "
+                    "put the run's own there"
                 )
             result = run.summary()
             try:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from triptych import study
 from triptych.config import mistakes
 from triptych.config.source import file_of
-from triptych.config.trust import is_own, trusted
+from triptych.config.trust import is_trusted, trusted
 from triptych.study.compare import Comparison
 
 Draw = Callable[[Comparison, Mapping[str, str]], Figure | str | None]
@@ -41,7 +41,9 @@ def entries(module: str) -> tuple[list[Entry], str]:
 
 def error_line(error: Exception) -> str:
     """An error in the owner's code, with the innermost line of that code."""
-    return mistakes.told(error, lambda name: is_own(name) or name.startswith(f"{study.__name__}.panel_"))
+    return mistakes.describe_error(
+        error, lambda name: is_trusted(name) or name.startswith(f"{study.__name__}.panel_")
+    )
 
 
 def first_line(draw: Any) -> str:

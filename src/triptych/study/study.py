@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from triptych.files import load, load_object
+from triptych.files import load_object, read_json_or_none
 from triptych.run.parsing import first_line
 from triptych.run.read import Run, read_runs
 from triptych.run.result import PARTS
@@ -364,4 +364,4 @@ def _sweep(root: Path) -> dict:
 
 def _is_damaged(root: Path) -> bool:
     """Whether the sweep's record is there and cannot be read: how many runs are to come is then unknown."""
-    return (root / "sweep.json").exists() and not isinstance(load(root / "sweep.json"), dict)
+    return (root / "sweep.json").exists() and not isinstance(read_json_or_none(root / "sweep.json"), dict)

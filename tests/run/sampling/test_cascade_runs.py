@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from triptych.config.compose import compose, without_hydra
+from triptych.config.compose import compose_command, without_hydra
 from triptych.data.augment import ConditioningNoise
 from triptych.diffusion.condition import AUGMENTATION
 from triptych.errors import UserError
@@ -41,7 +41,7 @@ def runs(prepared, root, home, monkeypatch):
 
 
 def asked(*overrides):
-    return without_hydra(compose("sample", [*overrides]))
+    return without_hydra(compose_command("sample", [*overrides]))
 
 
 def opened(runs, *overrides, stages=("base", "fine")):
@@ -104,7 +104,7 @@ def test_without_a_prompt_the_captions_of_held_out_items_are_asked_for(runs):
 
 def test_one_run_is_asked_a_prompt(runs):
     run = reopen(str(runs["base"]))
-    plain = without_hydra(compose("sample", [f"ckpt='{runs['base']}'", "n=4", "sampler.steps=2"]))
+    plain = without_hydra(compose_command("sample", [f"ckpt='{runs['base']}'", "n=4", "sampler.steps=2"]))
     from omegaconf import OmegaConf
 
     keys = OmegaConf.to_container(plain, resolve=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from triptych.config.describe import read
+from triptych.config.describe import read_yaml
 from triptych.config.folders import folders
 from triptych.files import load_object
 from triptych.study.formatting import duration, listed, quantity
@@ -38,7 +38,7 @@ def find_papers(roots: Iterable[Path]) -> list[Path]:
 def files() -> dict[str, dict[str, Any]]:
     """{name: the node ``paper``} of each file in ``configs/paper``, the clone's and trusted packages'."""
     every = (file for folder in folders() for file in sorted((folder / "paper").glob("*.yaml")))
-    return {file.stem: read(file).get("paper") or {} for file in every}
+    return {file.stem: read_yaml(file).get("paper") or {} for file in every}
 
 
 class Entry(NamedTuple):
