@@ -160,7 +160,7 @@ def _within(limit: Any, value: Any) -> bool:
         case Choice(options):
             return value in options
         case IsPath():
-            return value != ""  # Path("") would be the current directory
+            return bool(value != "")  # Path("") would be the current directory
     return True
 
 

@@ -84,6 +84,10 @@ OWN = [
     ("train ablation=objectives", ["ablation=objectives", "-m"]),
     ("train experiment=digits_best,ring", ["experiment=digits_best,ring", "-m"]),
     ("train optimizer.lr=0,001", ["optimizer.lr=0,001", "-m"]),
+    (
+        "train optimizer.betas=0.9,0.999",
+        ["optimizer.betas=0.9,0.999: several values need -m", "for a list type optimizer.betas=[0.9,0.999]"],
+    ),
     ("train optimizer._target_=torch.optim.Adan", ["torch.optim.Adan", "torch.optim has no class"]),
     ("train optimizer=adam", ["optimizer=adam", "did you mean adamw?"]),
     ("train trainer.devices=0", ["trainer.devices=0", "from 1"]),

@@ -190,7 +190,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
         if _door() != "train":
             return f"{match[1]}: several values; type one, and the command once for each"
-        return f"{match[1]}: several values are a sweep's, which needs -m; one value is accepted without"
+        key, _, values = match[1].partition("=")
+        return f"{match[1]}: several values need -m (a sweep); for a list type {key}=[{values}]"
     if "override_grammar" in text and (override := next(filter(_unreadable, arguments), "")):
         if len(several := re.split(r"\s+(?=[+~]*[\w./@]+=)", override)) > 1:
             return f"{override}: two overrides in one argument; type {several[0]} and {several[1]} apart"

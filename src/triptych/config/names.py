@@ -107,8 +107,8 @@ def check_environment() -> None:
 
 def cores() -> int:
     """Cores this process may use."""
-    if given := os.environ.get("SLURM_CPUS_PER_TASK"):  # not every cluster binds a job to them
-        return int(given)
+    if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):  # not every cluster binds a job to them
+        return int(cpus)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

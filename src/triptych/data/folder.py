@@ -144,7 +144,7 @@ class ImageFolder(DataModule):
         array, digests = cached_images(cache_folder(), name, n, self.shape, images)
         splits = select(digests, labels, parts, self.levels)
         return {
-            name: replace(split, values=Mapped(array, parts[name]), digests=split.values)
+            name: replace(split, values=Mapped(array, parts[name]), digests=digests[parts[name]])
             for name, split in splits.items()
         }
 

@@ -50,7 +50,7 @@ def build_experiment(config: dict, download: bool) -> Experiment:
         return Experiment(config, data, model, drawing)
     if node["n"] < 8 or node["repeats"] < 1:
         raise UserError(f"measures.n={node['n']}, repeats={node['repeats']}: must be at least 8 and 1")
-    draws = lambda asked: build_drawing(asked, model, data, guides)  # noqa: E731
+    draws = lambda other: build_drawing(other, model, data, guides)  # noqa: E731
     measured = _measured(config, drawing, draws)
     return Experiment(config, data, model, drawing, measured, _reference(config, data, guides, own))
 
@@ -76,10 +76,10 @@ def _source(
     model: BoundModel,
     data: DataModule,
     guides: Guides,
-    given: Sequence[str],
+    earlier: Sequence[str],
     change: dict[str, Any],
 ) -> Source:
-    """What ``condition_from`` says of one part, ``given`` those before it; ``change``: of how its run draws.
+    """What ``condition_from`` says of one part; ``earlier``: those before it, ``change``: how its run draws.
 
     Raises:
         UserError: the model or the data have no such part.
@@ -100,7 +100,7 @@ def _source(
     def as_its_run(run: Experiment, own: Guides) -> Drawing:
         return build_drawing(drawn_as(f"stages.{name}", run.config, change), run.model, run.data, own)
 
-    return guides.source(key, name, what, data, as_its_run, given)
+    return guides.source(key, name, what, data, as_its_run, earlier)
 
 
 def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:

@@ -61,17 +61,17 @@ def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
 
     Another signal meanwhile does without.
     """
-    heard: list[int] = []
+    received: list[int] = []
 
-    def asked(number: int, frame: object) -> None:
-        heard.append(number)
-        if len(heard) == 1:
+    def request_stop(number: int, frame: object) -> None:
+        received.append(number)
+        if len(received) == 1:
             first()
         raise StopRequest(number)
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
-            signal.signal(getattr(signal, name), asked)
+            signal.signal(getattr(signal, name), request_stop)
 
 
 def _as_refusal(error: Exception) -> UserError | None:

@@ -12,36 +12,36 @@ from triptych.run.reopen import reopen
 from triptych.run.trainer import build_trainer
 
 
-def evaluate_checkpoint(asked: dict[str, Any]) -> dict[str, Any]:
+def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
     """{"bpd": {"mean", "stderr", "n"}, ...} as in summary.json.
 
     Args:
-        asked: what ``configs/evaluate.yaml`` has.
+        values: what ``configs/evaluate.yaml`` has.
 
     Raises:
         UserError: the checkpoint is refused, or its model cannot be accounted so.
     """
 
     def adjust(config: dict) -> None:
-        if asked["repeats"] is not None:
-            config["bound"]["repeats"] = asked["repeats"]
-        if asked["steps"] != "run":
-            config["bound"]["steps"] = asked["steps"]
-        if (variance := asked["variance"]) is not None:
+        if values["repeats"] is not None:
+            config["bound"]["repeats"] = values["repeats"]
+        if values["steps"] != "run":
+            config["bound"]["steps"] = values["steps"]
+        if (variance := values["variance"]) is not None:
             own = config["bound"]["variance"]
             if "learned" in (own, variance) and own != variance:  # it is part of the network
                 raise UserError(f"variance={variance}: this model was trained with {own}; pass null")
             config["bound"]["variance"] = variance
-        if asked["batch_size"] is not None:
-            config["data"]["eval_batch_size"] = asked["batch_size"]
-        devices = asked["devices"]
+        if values["batch_size"] is not None:
+            config["data"]["eval_batch_size"] = values["batch_size"]
+        devices = values["devices"]
         several = {"devices": devices, "num_nodes": 1, "strategy": "ddp" if devices > 1 else "auto"}
         config["trainer"] |= {"accelerator": "auto"} | several  # wherever the run was trained
 
-    split = asked["split"]
+    split = values["split"]
     judged = () if split == "train" else (split,)
     try:
-        opened = reopen(asked["ckpt"], asked["weights"], asked["data_root"], adjust, judged)
+        opened = reopen(values["ckpt"], values["weights"], values["data_root"], adjust, judged)
     except UserError as error:
         raise UserError(str(error).removeprefix("bound.")) from error  # typed as steps=, not bound.steps=
     if not len(opened.data.splits[split]):
@@ -49,7 +49,7 @@ def evaluate_checkpoint(asked: dict[str, Any]) -> dict[str, Any]:
     trainer = build_trainer(opened.config, None, [*build_metrics(opened.config)], False)
     limit = len(opened.data.splits["test"]) if split == "train" else None  # as the run itself accounts it
     account = account_split(trainer, opened.model, opened.data, split, limit)
-    target = asked["items"]
+    target = values["items"]
     if target and rank() == 0 and not write_items(Path(target), account):
         raise UserError(f"items={target}: this model has no bound per item; pass null")
     return account.figures

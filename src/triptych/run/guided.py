@@ -51,11 +51,11 @@ class Guides:
         return self._opened[path]
 
     def source(
-        self, key: str, name: str, path: str, data: DataModule, draws: Callable, given: Sequence[str] = ()
+        self, key: str, name: str, path: str, data: DataModule, draws: Callable, earlier: Sequence[str] = ()
     ) -> Source:
         """The run at ``path`` as what draws the part ``name`` of the conditions of ``data``.
 
-        ``draws``: how an opened run is drawn from, handed its own guides; ``given``: parts that are drawn
+        ``draws``: how an opened run is drawn from, handed its own guides; ``earlier``: parts that are drawn
         before.
 
         Raises:
@@ -66,7 +66,7 @@ class Guides:
                 opened = reopen(path, adjust=self._adjust_source)
             except UserError as error:
                 raise UserError(str(error).replace(f"ckpt={path}", key, 1)) from error
-            check_condition_source(key, name, opened, data, given)
+            check_condition_source(key, name, opened, data, earlier)
             self._sources[key] = opened
         opened = self._sources[key]
         return OtherRun(as_stage(opened, draws(opened, Guides(opened.config))))

@@ -179,7 +179,9 @@ def read_initial(config: dict[str, Any], now: "Fingerprint") -> dict[str, Any] |
     return checkpoint
 
 
-def initialise(run: RunDirectory, config: dict[str, Any], model: "nn.Module", found: dict[str, Any]) -> None:
+def initialise(
+    run: RunDirectory, config: dict[str, Any], model: "nn.Module", checkpoint: dict[str, Any]
+) -> None:
     """Put the weights by which the other run reports into ``model``, where name and shape are the same.
 
     Parameters are taken, and the buffers of modules that have parameters; what a schedule or a bound has as
@@ -194,8 +196,8 @@ def initialise(run: RunDirectory, config: dict[str, Any], model: "nn.Module", fo
     from triptych.run.checkpoints import reported, state_dict_of
     from triptych.run.leakage import log_line
 
-    name = reported(found)
-    theirs, ours = state_dict_of(found, name), dict(_weights(model))
+    name = reported(checkpoint)
+    theirs, ours = state_dict_of(checkpoint, name), dict(_weights(model))
     shapes = {n: (tuple(theirs[n].shape), tuple(p.shape)) for n, p in ours.items() if n in theirs}
     fitting = [n for n, (there, here) in shapes.items() if there == here]
     other = {n: f"{there} there, {here} here" for n, (there, here) in shapes.items() if there != here}
@@ -216,7 +218,7 @@ def initialise(run: RunDirectory, config: dict[str, Any], model: "nn.Module", fo
     with torch.no_grad():
         for n in fitting:
             ours[n].copy_(theirs[n])
-    step = int(found.get("global_step", 0))
+    step = int(checkpoint.get("global_step", 0))
     line = f"init_from={path}: {len(fitting)} of {len(ours)} tensors taken (step {step}, weights {name})"
     log_line(run, "; ".join(filter(None, (line, notes))))
     if rank() == 0:

@@ -34,7 +34,7 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
     if getattr(kind, "of_latents", False):
         _of_latents(table, kind)
     model = build(config["model"], "model", table, **_stages(config, data))
-    if _told(data) and not isinstance(model, Diffusion):
+    if _augmentation_kind(data) and not isinstance(model, Diffusion):
         raise UserError(
             f"augmentation: {type(model).__name__} has no network that could be told of it; pass told=false"
         )
@@ -119,7 +119,7 @@ def facts(config: dict, data: DataModule) -> dict[str, Any]:
         "discrete": data.levels is not None,
         "spacing": 2 / (data.levels - 1) if data.levels else None,
         "num_classes": data.num_classes,
-        "conditions": _conditions(data, conditional) | _told(data),
+        "conditions": _conditions(data, conditional) | _augmentation_kind(data),
         "mixture": data.mixture,
         "calibration": partial(training_items, data, CALIBRATION),
         "training": partial(training_items, data),
@@ -138,7 +138,7 @@ def _conditions(data: DataModule, conditional: Any) -> dict[str, Kind]:
     return {name: kind for name, kind in data.conditions.items() if name in conditional}
 
 
-def _told(data: DataModule) -> dict[str, Kind]:
+def _augmentation_kind(data: DataModule) -> dict[str, Kind]:
     """The part in which a network is told what was done to a training image."""
     numbers = count_numbers(data.augmentations)
     return {AUGMENTATION: Vectors(numbers)} if numbers else {}

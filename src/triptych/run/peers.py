@@ -92,7 +92,7 @@ class Peers:
             return error
         until = time.monotonic() + PATIENCE
         while True:
-            if report := self._told():
+            if report := self._first_report():
                 number, line = report
                 return UserError(f"process {number}: {line} (traceback: {self.run / 'train.log'})")
             for number, child in enumerate(self.children, 1):
@@ -108,7 +108,7 @@ class Peers:
             if child.poll() is None:
                 child.kill()
 
-    def _told(self) -> tuple[int, str] | None:
+    def _first_report(self) -> tuple[int, str] | None:
         """(rank, message) of the first error that another process of this launch has left."""
         reports: list[tuple[float, int, str]] = []
         for path in self.run.path.glob(".error-*.json"):

@@ -128,11 +128,11 @@ def _set_aside(run: RunDirectory) -> None:
         shutil.move(run.path, aside)
 
 
-def _without_new_defaults(found: dict, cfg: DictConfig, choices: dict[str, Any]) -> dict:
+def _without_new_defaults(changes: dict, cfg: DictConfig, choices: dict[str, Any]) -> dict:
     """Without keys that the record is too old to have, where they have the values of their files."""
-    new = [key for key, (was, _) in found.items() if was is ABSENT]
+    new = [key for key, (was, _) in changes.items() if was is ABSENT]
     if not new:
-        return found
+        return changes
     # of a group that is new, the door's own choice is the default, not the one that was asked for
     inside = [f"{group}.".replace("/", ".") for group in choices]
     old = [not any(at.startswith(f"{key}.") for key in new) for at in inside]
@@ -144,7 +144,7 @@ def _without_new_defaults(found: dict, cfg: DictConfig, choices: dict[str, Any])
         for key in new
         if key in known and check.unresolved_value(cfg, key) == check.unresolved_value(base, key)
     }
-    return {key: pair for key, pair in found.items() if key not in usual}
+    return {key: pair for key, pair in changes.items() if key not in usual}
 
 
 def _lies_there_now(run: RunDirectory, plain: dict) -> bool:

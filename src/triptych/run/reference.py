@@ -48,8 +48,8 @@ class SampleReference:
     shape: tuple[int, ...]
     n: int
 
-    def compare(self, x: Tensor, asked: Tensor | None, repeat: int) -> dict[str, float]:
-        """Every figure of samples x (n, *shape), asked the classes ``asked`` (n,), by name."""
+    def compare(self, x: Tensor, labels: Tensor | None, repeat: int) -> dict[str, float]:
+        """Every figure of samples x (n, *shape), conditioned on the classes ``labels`` (n,), by name."""
         raise NotImplementedError
 
     def prompted(self, x: Tensor, items: Tensor) -> dict[str, float]:
@@ -57,13 +57,13 @@ class SampleReference:
         raise NotImplementedError
 
     def noise(
-        self, asked: Tensor | None, items: Tensor | None, generator: torch.Generator
+        self, labels: Tensor | None, items: Tensor | None, generator: torch.Generator
     ) -> dict[str, float]:
-        """Every figure of as much pure noise, cut to [-1, 1] where data are images, as if it were asked
-        the classes ``asked`` or the captions of ``items``."""
+        """Every figure of as much pure noise, cut to [-1, 1] where data are images, as if it were
+        conditioned on the classes ``labels`` or the captions of ``items``."""
         x = torch.randn(self.n, *self.shape, generator=generator)
         x = x.clamp(-1, 1) if len(self.shape) == 3 else x
-        figures = self.compare(x, asked, 0) | ({} if items is None else self.prompted(x, items))
+        figures = self.compare(x, labels, 0) | ({} if items is None else self.prompted(x, items))
         return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
     def about_own(self) -> dict[str, dict[str, str]]:
@@ -104,11 +104,11 @@ class PointReference(SampleReference):
         """Return {}: points have no captions."""
         return {}
 
-    def compare(self, x: Tensor, asked: Tensor | None, repeat: int) -> dict[str, float]:
+    def compare(self, x: Tensor, labels: Tensor | None, repeat: int) -> dict[str, float]:
         """Sliced Wasserstein, energy distance and, of a mixture, the share of each mode."""
-        return self._measure(x, self.truth(repeat), asked)
+        return self._measure(x, self.truth(repeat), labels)
 
-    def _measure(self, x: Tensor, true: Tensor, asked: Tensor | None = None) -> dict[str, float]:
+    def _measure(self, x: Tensor, true: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         figures = {
             "sliced_wasserstein": measures.sliced_wasserstein(x, true),
             "energy_distance": measures.energy_distance(x, true),
@@ -119,7 +119,7 @@ class PointReference(SampleReference):
             figures["mode_error"] = 0.5 * (share - weights).abs().sum().item()
             if len(share) <= FEW:
                 figures |= {f"mode_{k + 1}": s for k, s in enumerate(share.tolist())}
-        return figures | self._own(Samples(x, true, asked))
+        return figures | self._own(Samples(x, true, labels))
 
     def floor(self) -> dict[str, dict[str, float]]:
         """Each measure between true sets."""
@@ -156,15 +156,15 @@ class Prompts:
         "prompt_accuracy": in all attributes that a caption names; "NAME_accuracy": in one of them;
         "retrieval": whose nearest caption, of all in the split, says nothing else than the one asked for.
         """
-        said, found = self.meaning[items], self.data.attributes(logits.argmax(1))
-        named, same = said >= 0, said == found
+        wanted, predicted = self.meaning[items], self.data.attributes(logits.argmax(1))
+        named, same = wanted >= 0, wanted == predicted
         right = {"prompt_accuracy": (same | ~named).all(1).double().mean().item()}
         for i, name in enumerate(self.data.attribute_names):
             if len(self.data.attribute_names) > 1 and named[:, i].any():
                 right[f"{name}_accuracy"] = same[named[:, i], i].double().mean().item()
         if self.embedder is not None:
             nearest = self.distinct[(self.embedder.images(x.cpu()) @ self.texts.T).argmax(1)]
-            agree = (nearest == said) | (nearest < 0) | ~named
+            agree = (nearest == wanted) | (nearest < 0) | ~named
             right["retrieval"] = agree.all(1).double().mean().item()
         return right
 
@@ -209,32 +209,32 @@ class ImageReference(SampleReference):
         assert self.prompts is not None and self.classifier is not None
         return self.prompts.compare(x, self.classifier.read(x)[1], items)
 
-    def compare(self, x: Tensor, asked: Tensor | None, repeat: int) -> dict[str, float]:
+    def compare(self, x: Tensor, labels: Tensor | None, repeat: int) -> dict[str, float]:
         """Fréchet distance, precision, recall and, where classes were asked for, class accuracy."""
         features = logits = None
-        found: dict[str, float] = {}
+        figures: dict[str, float] = {}
         if self.classifier is not None and self.features is not None:
             features, logits = self.classifier.read(x)
             covered = measures.precision_recall(self.features, features)
-            found |= {
+            figures |= {
                 "frechet_distance": measures.frechet_distance(self.features, features),
                 "precision": covered.precision,
                 "recall": covered.recall,
             }
-            if asked is not None:
-                found["class_accuracy"] = measures.class_accuracy(logits, asked)
+            if labels is not None:
+                figures["class_accuracy"] = measures.class_accuracy(logits, labels)
         if self.inception is not None:
             seen = inception_features(self.inception, x.to(self.seen.device))
-            found["fid"] = measures.frechet_distance(self.seen, seen)
-        return found | self._own(Samples(x, self.x, asked, features, self.features, logits))
+            figures["fid"] = measures.frechet_distance(self.seen, seen)
+        return figures | self._own(Samples(x, self.x, labels, features, self.features, logits))
 
     def floor(self) -> dict[str, Any]:
         """Each measure of held-out images, as many as there are up to n."""
         figures = []
         for i in range(PAIRS):
             order = torch.randperm(len(self.held), generator=torch.Generator().manual_seed(i))[: self.n]
-            asked = None if self.held_labels is None else self.held_labels[order]
-            figures.append(self.compare(self.held[order], asked, 0))
+            labels = None if self.held_labels is None else self.held_labels[order]
+            figures.append(self.compare(self.held[order], labels, 0))
         return _spread(figures) | self._true_prompts() | {"n": min(len(self.held), self.n)}
 
     def _true_prompts(self) -> dict[str, dict[str, float]]:
@@ -252,11 +252,11 @@ class ImageReference(SampleReference):
         return figures
 
 
-def _spread(found: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+def _spread(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     """Median and range of each figure."""
-    pick: Callable[[str], list[float]] = lambda name: sorted(f[name] for f in found)  # noqa: E731
+    pick: Callable[[str], list[float]] = lambda name: sorted(f[name] for f in figures)  # noqa: E731
     return {
-        name: {"median": pick(name)[len(found) // 2], "low": pick(name)[0], "high": pick(name)[-1]}
-        for name in found[0]
-        if all(math.isfinite(f[name]) for f in found)
+        name: {"median": pick(name)[len(figures) // 2], "low": pick(name)[0], "high": pick(name)[-1]}
+        for name in figures[0]
+        if all(math.isfinite(f[name]) for f in figures)
     }

@@ -78,7 +78,7 @@ def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[
 
 
 def _check(
-    what: str, stage: Experiment, before: list[Experiment], last: bool, given: Sequence[str] = ()
+    what: str, stage: Experiment, before: list[Experiment], last: bool, earlier: Sequence[str] = ()
 ) -> None:
     if not hasattr(stage.model, "denoiser"):
         raise UserError(
@@ -88,7 +88,7 @@ def _check(
     for name, kind in parts.items():
         if name in drawn:
             _check_shape(what, name, kind, drawn[name])
-        elif name not in (*PROMPTED, *given):
+        elif name not in (*PROMPTED, *earlier):
             raise UserError(
                 f"{what}: needs {name!r}, which no stage before it draws; put the run that does before it"
             )
@@ -125,10 +125,10 @@ def _check_encoders(what: str, before: Experiment, data: DataModule) -> None:
 
 
 def check_condition_source(
-    what: str, name: str, run: Experiment, data: DataModule, given: Sequence[str] = ()
+    what: str, name: str, run: Experiment, data: DataModule, earlier: Sequence[str] = ()
 ) -> None:
-    """UserError unless ``run`` draws ``name`` of the conditions of ``data``, told no more than ``given``."""
-    _check(what, run, [], last=False, given=given)
+    """UserError unless ``run`` draws ``name`` of the conditions of ``data``, told at most ``earlier``."""
+    _check(what, run, [], last=False, earlier=earlier)
     if run.data.known_as != name:
         raise UserError(f"{what}: draws {run.data.known_as!r}; pass a run that draws {name!r}")
     _check_shape(what, name, data.conditions[name], run)

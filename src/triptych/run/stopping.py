@@ -41,7 +41,7 @@ class Stop(pl.Callback):
         self.received: int | None = None
         self._training = False
         self._next = 0  # step at which the processes ask each other again
-        self._asked = (0.0, 0)  # when, and at which step, they last did
+        self._exchange = (0.0, 0)  # when, and at which step, they last did
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> "Stop":
@@ -83,8 +83,8 @@ class Stop(pl.Callback):
         if trainer.world_size > 1:
             if not look and trainer.global_step < self._next:
                 return None
-            (before, at), self._asked = self._asked, (time.monotonic(), trainer.global_step)
-            pace = int(1e6 * (self._asked[0] - before)) // max(1, trainer.global_step - at)  # of one step
+            (before, at), self._exchange = self._exchange, (time.monotonic(), trainer.global_step)
+            pace = int(1e6 * (self._exchange[0] - before)) // max(1, trainer.global_step - at)  # of one step
             bad = NEVER if self._bad is None else int(self._bad)
             message = torch.tensor([int(received), -bad, pace], device=trainer.strategy.root_device)
             answer = trainer.strategy.reduce(message, reduce_op="max").tolist()  # type: ignore[union-attr]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -36,16 +35,11 @@ def entries(module: str) -> tuple[list[Entry], str]:
         listed = import_module(module).PANELS
         return [(str(title), str(how), tuple(draws)) for title, how, draws in listed], ""
     except Exception as error:
-        return [], f"{module}: {error_line(error)}"
+        return [], f"{module}: {describe_panel_error(error)}"
 
 
-def error_line(error: Exception) -> str:
+def describe_panel_error(error: Exception) -> str:
     """An error in the owner's code, with the innermost line of that code."""
     return mistakes.describe_error(
         error, lambda name: is_trusted(name) or name.startswith(f"{study.__name__}.panel_")
     )
-
-
-def first_line(draw: Any) -> str:
-    """The first line of a drawing function's docstring; its name where it has none."""
-    return ((draw.__doc__ or "").strip().splitlines() or [getattr(draw, "__name__", "panel")])[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.study import (
     curves,
@@ -220,7 +221,9 @@ def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Pan
             try:
                 svgs = [_one_svg(comparison, palette, *one) for one in zip(draws, names, strict=True)]
             except Exception as error:  # not ours to mend
-                shown.append(Panel(title, f"It cannot be drawn. {own_panels.error_line(error)}", ()))
+                shown.append(
+                    Panel(title, f"It cannot be drawn. {own_panels.describe_panel_error(error)}", ())
+                )
                 continue
             if any(svgs):
                 shown.append(Panel(title, how, tuple(svg for svg in svgs if svg)))
@@ -288,5 +291,5 @@ def _one_svg(comparison: Comparison, palette: dict[str, str], draw: Draw | OwnDr
         figure = draw(comparison, palette)
     if figure is None or isinstance(figure, str):  # text: SVG or HTML of its own making
         return figure or ""
-    about = own_panels.first_line(draw)
+    about = first_line(draw.__doc__ or getattr(draw, "__name__", "panel"))
     return to_svg(figure, name, f"{about} Cells: {', '.join(c.label for c in comparison.cells)}.")

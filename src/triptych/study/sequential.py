@@ -87,8 +87,8 @@ def read_rule(root: Path, sweep: dict[str, Any]) -> Rule:
     # without the sweep's word, the looks were taken all the same
     until = until if isinstance(until, dict) else load_object(root / FILE)
     recorded = until.get("equal_within", sweep.get("equal_within"))
-    margin = to_float(None if isinstance(recorded, str) else recorded)
-    margin = margin if 0 < margin < math.inf else None
+    value = to_float(None if isinstance(recorded, str) else recorded)
+    margin = value if 0 < value < math.inf else None
     looks = until.get("looks")
     if type(looks) is not int or not 1 <= looks <= MOST_LOOKS:
         return Rule(margin)

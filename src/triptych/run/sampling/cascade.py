@@ -25,16 +25,16 @@ class OpenedCascade:
     """The stages' runs, opened once, and what is asked of them.
 
     Args:
-        asked: cascade, stages, noise, prompt, label, weights and data_root of ``configs/sample.yaml``.
+        values: cascade, stages, noise, prompt, label, weights and data_root of ``configs/sample.yaml``.
 
     Raises:
         UserError: stages that do not fit one another, or cannot draw what is asked for in this way.
     """
 
-    def __init__(self, asked: dict[str, Any]):
-        self.asked = asked
-        self.runs = open_stages("cascade", asked["cascade"], asked["weights"], asked["data_root"])
-        changes = asked["stages"]
+    def __init__(self, values: dict[str, Any]):
+        self.values = values
+        self.runs = open_stages("cascade", values["cascade"], values["weights"], values["data_root"])
+        changes = values["stages"]
         if len(changes) > len(self.runs):
             raise UserError(
                 f"stages: {len(changes)} groups for {len(self.runs)} stages; pass one a stage at most"
@@ -61,7 +61,7 @@ class OpenedCascade:
             model.prepared(drawing.sampler),
             model.shape,
             run.data.as_condition,
-            self._noise(run) if self.asked["noise"] else None,
+            self._noise(run) if self.values["noise"] else None,
         )
 
     def _noise(self, run: Experiment) -> Callable[[Condition, torch.Generator | None], Condition] | None:
@@ -69,13 +69,13 @@ class OpenedCascade:
         drawn = [name for name in condition_parts(run) if name not in PROMPTED]
         if not drawn:
             return None
-        level = self.asked["noise"]
+        level = self.values["noise"]
         numbers = noise_numbers(run.data.augmentations, drawn[0], level).to(self.device)
-        return partial(noised, part=drawn[0], level=level, said=numbers)
+        return partial(noised, part=drawn[0], level=level, numbers=numbers)
 
     def condition(self, n: int) -> Condition | None:
         """What is asked for: prompts in turn, or what held-out items of the last stage have."""
-        prompt, label, run = self.asked["prompt"], self.asked["label"], self.last
+        prompt, label, run = self.values["prompt"], self.values["label"], self.last
         parts = [name for one in self.runs for name in condition_parts(one)]
         if prompt is not None:
             combined: Condition | None = of_prompts(texts(prompt), run.data, parts, n)
@@ -92,13 +92,13 @@ class OpenedCascade:
         return None if combined is None else combined.to(self.device)
 
     def draw(self) -> dict[str, Tensor]:
-        """stage -> ``asked["n"]`` samples (n, *shape) in data units, the last stage's last."""
-        n, most = self.asked["n"], self.asked["batch_size"]
+        """stage -> ``values["n"]`` samples (n, *shape) in data units, the last stage's last."""
+        n, most = self.values["n"], self.values["batch_size"]
         condition, parts = self.condition(n), []
         for start in range(0, n, most):
             some = None if condition is None else condition[slice(start, start + most)]
             generator = torch.Generator(self.device).manual_seed(
-                mix(self.asked["seed"], Stream.SAMPLES, start)
+                mix(self.values["seed"], Stream.SAMPLES, start)
             )
             size = min(most, n - start)
             parts.append(
@@ -113,11 +113,11 @@ class OpenedCascade:
 
 
 def noised(
-    condition: Condition, generator: torch.Generator | None, part: str, level: float, said: Tensor
+    condition: Condition, generator: torch.Generator | None, part: str, level: float, numbers: Tensor
 ) -> Condition:
-    """``condition`` with noise of ``level`` on its image ``part``, told in the numbers ``said``."""
+    """``condition`` with noise of ``level`` on its image ``part``, told in the numbers ``numbers``."""
     x = condition.parts[part].value
     eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
     z = ConditioningNoise.at(x, torch.full((len(x),), level, device=x.device), eps)
-    changed: dict[str, Any] = {part: z, AUGMENTATION: Part(said.expand(len(x), -1))}
+    changed: dict[str, Any] = {part: z, AUGMENTATION: Part(numbers.expand(len(x), -1))}
     return condition.together(Condition(**changed))

@@ -14,15 +14,17 @@ from triptych.run.source import filled
 FRAMES = {"strip": 9, "gif": 40}
 
 
-def save_trajectory(opened: Experiment, drawing: Drawing, asked: dict[str, Any], folder: Path) -> Path:
-    """``trajectory.png`` (strip) or ``trajectory.gif`` of the first ``asked["n"]`` samples."""
+def save_trajectory(opened: Experiment, drawing: Drawing, values: dict[str, Any], folder: Path) -> Path:
+    """``trajectory.png`` (strip) or ``trajectory.gif`` of the first ``values["n"]`` samples."""
     model: Any = opened.model  # one with a denoiser: ``drawing_of`` has asked
-    data, kind = opened.data, asked["trajectory"]
-    n = min(asked["n"], 16 if len(data.shape) == 3 else 1000)
-    wanted = prompts(opened, asked, n)
+    data, kind = opened.data, values["trajectory"]
+    n = min(values["n"], 16 if len(data.shape) == 3 else 1000)
+    wanted = prompts(opened, values, n)
     wanted = None if wanted is None else wanted.to(model.device)
-    wanted = sample_conditions(model, data, n, asked["label"], drawing.denoiser) if wanted is None else wanted
-    generator = torch.Generator(model.device).manual_seed(asked["seed"])
+    wanted = (
+        sample_conditions(model, data, n, values["label"], drawing.denoiser) if wanted is None else wanted
+    )
+    generator = torch.Generator(model.device).manual_seed(values["seed"])
     training = model.training
     model.eval()
     x, gammas = trajectory(

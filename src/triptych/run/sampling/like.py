@@ -41,13 +41,13 @@ class EmbeddingSequence:
         return these.to(generator.device)
 
 
-def interpolate_images(opened: Experiment, asked: Sequence[int | str], n: int) -> EmbeddingSequence:
+def interpolate_images(opened: Experiment, images: Sequence[int | str], n: int) -> EmbeddingSequence:
     """What ``like=`` asks for: the embeddings of one or two images, each an item of the test set or a file.
 
     Raises:
         UserError: a model that is told no embeddings, another number of images, or one that is not there.
     """
-    data, key = opened.data, f"like={[*asked]}"
+    data, key = opened.data, f"like={[*images]}"
     network = getattr(getattr(opened.model, "denoiser", None), "network", None)
     if (
         not isinstance(data, Captioned)
@@ -55,9 +55,9 @@ def interpolate_images(opened: Experiment, asked: Sequence[int | str], n: int) -
         or IMAGE not in getattr(network, "conditions", ())
     ):
         raise UserError(f"{key}: this model is not conditioned on embeddings of images; pass a decoder's run")
-    if len(asked) not in (1, 2):
+    if len(images) not in (1, 2):
         raise UserError(f"{key}: must be one image, or two to interpolate between")
-    return EmbeddingSequence(torch.cat([_embedding(key, data, data.embedder, one) for one in asked]), n)
+    return EmbeddingSequence(torch.cat([_embedding(key, data, data.embedder, one) for one in images]), n)
 
 
 def _embedding(key: str, data: Captioned, embedder: Embedder, one: int | str) -> Tensor:

@@ -18,23 +18,23 @@ from triptych.run.sampling.prompts import of_prompts, texts
 from triptych.run.stages import condition_parts
 
 
-def drawing_of(opened: Experiment, asked: dict[str, Any]) -> Drawing:
+def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
     """How ``opened`` is to be drawn from, on the GPU if there is one.
 
     Args:
-        asked: sampler, guidance, threshold, label, prompt, trajectory, as ``configs/sample.yaml`` has them.
+        values: sampler, guidance, threshold, label, prompt, trajectory, as ``configs/sample.yaml`` has them.
 
     Raises:
         UserError: the model draws nothing, or not in this way.
     """
-    model, label = opened.model, asked["label"]
+    model, label = opened.model, values["label"]
     if not model.draws:
         raise UserError(
-            f"ckpt={asked['ckpt']}: a classifier's, which draws nothing; pass a generative model's"
+            f"ckpt={values['ckpt']}: a classifier's, which draws nothing; pass a generative model's"
         )
-    if asked["trajectory"] is not None and not hasattr(model, "denoiser"):
-        raise UserError(f"trajectory={asked['trajectory']}: this model has no denoising to show; pass null")
-    config = opened.config | {key: asked[key] for key in ("sampler", "guidance", "threshold")}
+    if values["trajectory"] is not None and not hasattr(model, "denoiser"):
+        raise UserError(f"trajectory={values['trajectory']}: this model has no denoising to show; pass null")
+    config = opened.config | {key: values[key] for key in ("sampler", "guidance", "threshold")}
     drawing = build_drawing(config, model, opened.data, Guides(config))
     if label is not None:
         classes = opened.data.num_classes
@@ -42,30 +42,30 @@ def drawing_of(opened: Experiment, asked: dict[str, Any]) -> Drawing:
             raise UserError(f"label={label}: this model was trained without labels; pass null")
         if type(label) is not int or not 0 <= label < classes:
             raise UserError(f"label={label}: must be a class from 0 to {classes - 1}")
-    if asked["prompt"] is not None:
+    if values["prompt"] is not None:
         if label is not None:
             raise UserError(f"label={label}: must be null beside a prompt")
-        prompts(opened, asked, 1)  # before anything is drawn
+        prompts(opened, values, 1)  # before anything is drawn
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if drawing.denoiser is not None:
         drawing.denoiser.to(model.device)
     return drawing
 
 
-def prompts(opened: Experiment, asked: dict[str, Any], n: int) -> Condition | None:
-    """The condition of n samples, where ``asked`` has prompts; UserError where the model takes none."""
-    if asked.get("prompt") is None:  # the end of a run asks for none
+def prompts(opened: Experiment, values: dict[str, Any], n: int) -> Condition | None:
+    """The condition of n samples, where ``values`` has prompts; UserError where the model takes none."""
+    if values.get("prompt") is None:  # the end of a run asks for none
         return None
-    return of_prompts(texts(asked["prompt"]), opened.data, [*condition_parts(opened)], n)
+    return of_prompts(texts(values["prompt"]), opened.data, [*condition_parts(opened)], n)
 
 
-def draw_all(opened: Experiment, drawing: Drawing, asked: dict[str, Any]) -> Tensor:
-    """``asked["n"]`` samples (n, *shape) in data units from ``asked["seed"]``, in batches, with a bar."""
-    n, most = asked["n"], asked["batch_size"]
-    condition, parts = prompts(opened, asked, n), []
+def draw_all(opened: Experiment, drawing: Drawing, values: dict[str, Any]) -> Tensor:
+    """``values["n"]`` samples (n, *shape) in data units from ``values["seed"]``, in batches, with a bar."""
+    n, most = values["n"], values["batch_size"]
+    condition, parts = prompts(opened, values, n), []
     for start in range(0, n, most):
         size = min(most, n - start)
-        seed = mix(asked["seed"], Stream.SAMPLES, start)
+        seed = mix(values["seed"], Stream.SAMPLES, start)
         bar = _bar(f"samples {start + size}/{n}")
         parts.append(
             draw_samples(
@@ -75,7 +75,7 @@ def draw_all(opened: Experiment, drawing: Drawing, asked: dict[str, Any]) -> Ten
                 size,
                 seed,
                 bar,
-                asked["label"],
+                values["label"],
                 drawing.denoiser,
                 None if condition is None else condition[slice(start, start + size)],
                 drawing.sources,

@@ -17,7 +17,7 @@ def texts(prompt: Any) -> list[str]:
     return [prompt] if isinstance(prompt, str) else list(prompt)
 
 
-def of_prompts(prompts: Sequence[str], data: DataModule, told: Sequence[str], n: int) -> Condition:
+def of_prompts(prompts: Sequence[str], data: DataModule, parts: Sequence[str], n: int) -> Condition:
     """The condition of n samples, of the prompts in turn.
 
     Raises:
@@ -26,7 +26,7 @@ def of_prompts(prompts: Sequence[str], data: DataModule, told: Sequence[str], n:
     if not prompts:
         raise UserError("prompt=[]: must be a text, or a list of one text or more")
     conditions = data.encode_prompts(prompts)
-    if TEXT not in told:
+    if TEXT not in parts:
         raise UserError(
             f"prompt={prompts[0]!r}: this model is not conditioned on text; pass one trained with "
             "model.conditional=[text]"
