@@ -27,10 +27,16 @@ def plant(folder, name, record):
 
 
 @pytest.mark.parametrize(
-    "record", [{"test": {"bpd": {"mean": HUGE}}}, {"measured": {"n": float("inf")}, "measures": {}}]
+    ("record", "status"),
+    [
+        ({"test": {"bpd": {"mean": HUGE}}}, "unreadable"),
+        ({"test": {"bpd": {"mean": HUGE, "stderr": 0.0, "n": 1}} | TERMS}, "unreadable"),
+        ({"test": {"accuracy": {"mean": HUGE}}}, "unreadable"),
+        ({"measured": {"n": float("inf")}, "measures": {}}, "finished"),  # which has no figures
+    ],
 )
-def test_a_number_beyond_floats_hides_no_other_run(root, record):
-    assert read_run(plant(root, "summary.json", FINISHED | record)).status in ("unreadable", "finished")
+def test_a_number_beyond_floats_hides_no_other_run(root, record, status):
+    assert read_run(plant(root, "summary.json", FINISHED | record)).status == status
 
 
 @pytest.mark.parametrize("test", [{"accuracy": {"mean": "x"}}, [1]])
