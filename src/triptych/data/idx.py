@@ -25,7 +25,7 @@ def find_idx(folder: Path, stem: str) -> Path | None:
 def read_idx(file: Path, dims: int) -> np.ndarray:
     """The uint8 array of `dims` dimensions in an idx file.
 
-    Header: 0, 0, 8 (= uint8), dims, then each dimension as a big-endian int32.
+    Header: 0, 0, 8 (= uint8), dims, then each dimension as a big-endian uint32.
     DataError naming the file if it cannot be read, is something else, is truncated or has bytes left over.
     """
     try:
@@ -39,11 +39,7 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
             f"data.root: {file} unpacks to more than {most} bytes; TRIPTYCH_MAX_DATA=... raises the limit"
         )
     shape = _header(file, data, dims)
-    needed = 4 + 4 * dims + math.prod(shape)
-    if min(shape) < 1 or len(data) != needed:
-        raise DataError(
-            f"data.root: {file} is damaged: {shape} items need {needed} bytes, it has {len(data)}"
-        )
+    _check_size(file, shape, len(data))
     import numpy as np  # not for who only checks a configuration
 
     return np.frombuffer(data, np.uint8, offset=4 + 4 * dims).reshape(shape)
@@ -53,9 +49,19 @@ def read_header(file: Path, dims: int) -> tuple[int, ...]:
     """The shape that an idx file says it has; DataError as `read_idx`."""
     try:
         with open_regular(file) as raw, gzip.open(raw) if file.suffix == ".gz" else raw as stream:
-            return _header(file, stream.read(4 + 4 * dims), dims)
+            shape = _header(file, stream.read(4 + 4 * dims), dims)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"data.root: cannot read {file}: {error}") from error
+    _check_size(file, shape, None if file.suffix == ".gz" else file.stat().st_size)
+    return shape
+
+
+def _check_size(file: Path, shape: tuple[int, ...], size: int | None) -> None:
+    """DataError for no items, or where ``size`` bytes are known and are not what ``shape`` needs."""
+    needed = 4 + 4 * len(shape) + math.prod(shape)
+    if min(shape) < 1 or size not in (None, needed):
+        has = "" if size is None else f", it has {size}"
+        raise DataError(f"data.root: {file} is damaged: {shape} items need {needed} bytes{has}")
 
 
 def _header(file: Path, data: bytes, dims: int) -> tuple[int, ...]:
@@ -66,4 +72,4 @@ def _header(file: Path, data: bytes, dims: int) -> tuple[int, ...]:
             f" needs the first bytes 000008{dims:02x}, has {data[:4].hex() or 'none'};"
             f" {len(data)} bytes in all"
         )
-    return struct.unpack_from(f">{dims}i", data, 4)
+    return struct.unpack_from(f">{dims}I", data, 4)

@@ -24,6 +24,7 @@ class IdxFiles(Official):
     official = ""  # torchvision's name of the class and of the folder
     prefix = ""  # of the files' names
     size: tuple[int, ...] | None = None  # height and width that images must have; None: those of the first
+    shape_typed = False
 
     def load(self) -> dict[str, Split]:
         parts = idx_parts(self.root, self.official, self.prefix)
@@ -38,7 +39,7 @@ class IdxFiles(Official):
         images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
         self.size = self.size or images.shape[1:]
         if images.shape[1:] != self.size:
-            key = "data.root" if self.official else f"data.shape={[*self.size]}"
+            key = f"data.shape={[*self.size]}" if self.shape_typed else f"data.root={str(self.root)!r}"
             raise DataError(f"{key}: {image_file} has images of {images.shape[1:]}, needs {self.size}")
         if len(images) != len(labels):
             raise DataError(
@@ -75,6 +76,7 @@ class Idx(IdxFiles):
             raise DataError("data.download=true: data=idx reads files of your own; remove the key")
         if shape is not None and [*shape][:-2] not in ([], [1]):
             raise DataError(f"data.shape={[*shape]}: idx images are grey; needs [height,width]")
+        self.shape_typed = shape is not None
         self.size, self.prefix = None if shape is None else tuple(shape)[-2:], prefix
 
     def labelled(self, train: Part, test: Part) -> tuple[Part, Part]:
