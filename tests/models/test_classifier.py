@@ -87,3 +87,10 @@ def test_how_data_are_loaded_is_not_what_they_are():
     a = {"_target_": "x.Ring", "modes": 8, "batch_size": 1, "root": "/a", "seed": 1}
     assert data_identity(a) == data_identity(a | {"batch_size": 2, "root": "/b", "seed": 3})
     assert data_identity(a) != data_identity(a | {"modes": 7})
+
+
+def test_a_guide_that_is_missing_is_named_by_the_key_that_was_typed():
+    from triptych.run.guided import Guides, _weak
+
+    with pytest.raises(UserError, match="^guide=/nowhere: no such file"):
+        _weak("/nowhere", Guides({"guide": "/nowhere"}))

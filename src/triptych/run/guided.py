@@ -23,6 +23,10 @@ class Guides:
         self._opened: dict[str, BoundModel] = {}
         self._sources: dict[str, Experiment] = {}
 
+    def key_of(self, key: str, path: str | None) -> str:
+        """The key that was typed for ``key``: ``guide`` where the path is its."""
+        return "guide" if path is not None and path == self.config.get("guide") else key
+
     def classifier(self, key: str, path: str | None, noise: bool) -> Classifier:
         """That of a checkpoint, of the same data and for noisy or for clean images as ``noise`` says.
 
@@ -141,16 +145,18 @@ def _classifier(path: str, denoiser, data: DataModule, guides: Guides):
         if data.mixture is None:
             raise UserError("guidance.classifier=exact: these data have no known density; pass a checkpoint")
         return ExactClassifier(data.mixture, denoiser.process)
-    classifier = guides.classifier("guidance.classifier", path, noise=True)
+    key = guides.key_of("guidance.classifier", path)
+    classifier = guides.classifier(key, path, noise=True)
     if str(classifier.process) != str(denoiser.process):
         names = classifier.process, denoiser.process
-        raise UserError(f"guidance.classifier={path}: its process is {names[0]}, the model's {names[1]}")
+        raise UserError(f"{key}={path}: its process is {names[0]}, the model's {names[1]}")
     return classifier
 
 
 def _weak(path: str, guides: Guides):
-    model = guides.open("guidance.weak", path)
+    key = guides.key_of("guidance.weak", path)
+    model = guides.open(key, path)
     denoiser = getattr(model, "denoiser", None)
     if denoiser is None or model.of_latents:
-        raise UserError(f"guidance.weak={path}: has no denoiser of the data; pass a diffusion model's")
+        raise UserError(f"{key}={path}: has no denoiser of the data; pass a diffusion model's")
     return denoiser
