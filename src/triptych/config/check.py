@@ -35,6 +35,7 @@ EXTRAS = {  # files of packages that are not installed by default
     "hydra/launcher/submitit_slurm": "slurm",
 }
 
+LISTS = ("callbacks", "logger", "metrics")  # groups of which several files go together
 OPEN = ("condition_from", "stages")  # groups whose keys are names of the user's
 
 
@@ -56,7 +57,12 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     Raises:
         UserError: the first such key, its value, its origin, and the nearest name or what the value must be.
     """
-    choices = dict(hydra.runtime.choices) | _lists(hydra.overrides.task)
+    lists = _lists(hydra.overrides.task)
+    for group, names in lists.items():
+        if group not in (*LISTS, *FREE_GROUPS):
+            one, every = f"{group}={names.strip('[]').split(',')[0].strip()}", names.strip("[]")
+            raise UserError(f"{group}={names}: one choice only; type {one}, or compare: -m {group}={every}")
+    choices = dict(hydra.runtime.choices) | lists
     free = {g: c for g, c in choices.items() if g in FREE_GROUPS and c}
     if not (CONFIGS / "local" / "default.yaml").exists():
         free.pop("local", None)  # optional, and not there

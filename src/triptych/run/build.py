@@ -153,7 +153,9 @@ def _changed(config: dict, key: str, value: Any, sampler: Sampler) -> dict:
     for parent in parents:
         node = node.get(parent) if isinstance(node, dict) else None  # type: ignore[assignment]
     if not isinstance(node, dict) or name not in node:
-        raise UserError(f"measures.over={key}: no such key; pass evaluations, guidance.scale, ...")
+        raise UserError(
+            f"measures.over={key}: not a key of this run; use evaluations, or a key of the run as sampler.steps"
+        )
     node[name] = value
     return config
 
