@@ -12,7 +12,7 @@ ISSUE = [  # the inputs of those who tried 119, of which these were not answered
     ("train optimizer.lr=1e10", ["optimizer.lr=1", "at most 10"]),
     ("train schedule.gamma_min=-1e6", ["schedule.gamma_min=-1000000.0", "[-50, 50]"]),
     ("train denoiser.network.blocks=-1", ["denoiser.network.blocks=-1", "from 1"]),
-    ("train schedule=[linear,cosine]", ["one choice only; type schedule=linear, or", "-m schedule=linear,cosine"]),
+    ("train schedule=[linear,cosine]", ["one choice only", "-m schedule=linear,cosine"]),
     ("train samples.n=-1", ["samples.n=-1", "from 0 to 1000000"]),
     ("train trainer.gradient_clip_val=-1", ["=-1: must be null or a number above 0"]),
     ("train lr_schedule.warmup_steps=-5", ["lr_schedule.warmup_steps=-5", "from 0"]),

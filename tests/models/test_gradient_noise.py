@@ -59,6 +59,25 @@ def test_it_is_unbiased_where_draws_repeat_the_same_items(scale, share):
 
 
 @counts_directly
+def test_with_few_weights_the_mean_is_above_and_the_median_is_not():
+    """E[1 / y] is 1 / E[y] times 1 + the squared relative error of y, to second order."""
+    size, scale, groups, repeats = 2000, 1000.0, 18, 1500
+    metric, generator = GradientNoise(draws=1), torch.Generator().manual_seed(0)
+    std = math.sqrt(scale / metric.batch / size)
+    ratios = []
+    for _ in range(repeats):
+        metric.reset()
+        for gradient in size**-0.5 + std * torch.randn(groups, size, generator=generator):
+            metric.count([gradient])
+        ratios.append(metric.compute() / scale)
+    s = scale / metric.batch / groups
+    v = (2 * groups / (groups - 1) * s**2 + 4 * s) / size
+    ratio = torch.tensor(ratios)
+    assert ratio.mean() - 1 == pytest.approx(v, abs=3.5 * math.sqrt(v / repeats))
+    assert ratio.median() == pytest.approx(1.0, abs=3.5 * 1.26 * math.sqrt(v / repeats))
+
+
+@counts_directly
 def test_of_noise_alone_there_is_no_figure():
     generator = torch.Generator().manual_seed(0)
     metric = GradientNoise(draws=1)

@@ -31,8 +31,13 @@ class GradientNoise(Metric):
         tr(Sigma) = b (between + (1 - 1 / K) within),   |G|^2 = |g|^2 - between / J,
 
     each without bias; K = 1 has no within. With a batch of b in the place of their B_small and all items in
-    that of B_big this is their appendix A.1 where K = 1. What bias the ratio has is about the squared
-    relative error of |G|^2, which falls with the number of weights that the noise spreads over.
+    that of B_big this is their appendix A.1 where K = 1. Their ratio has B as its median, but
+    a mean above it by about v, the squared relative error of |G|^2. Where noise spreads evenly over D weights
+
+        v = (2 J / (J - 1) s^2 + 4 s) / D,   s = E[between] / (J |G|^2).
+
+    With 297 items, b = 16 and draws that agree within a group, v at B = 1000 is 2% for D = 2,000; at B = 3000
+    it is 14% for D = 2,000, 2% for D = 16,000 and below 0.5% for D = 64,000.
 
     In items: about as many as a batch may have before a larger one is no better. An item's time is drawn as
     in training, but on its own, also where a batch's are spread evenly. What a group holds depends on the

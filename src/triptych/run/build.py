@@ -154,7 +154,7 @@ def _changed(config: dict, key: str, value: Any, sampler: Sampler) -> dict:
         node = node.get(parent) if isinstance(node, dict) else None  # type: ignore[assignment]
     if not isinstance(node, dict) or name not in node:
         raise UserError(
-            f"measures.over={key}: not a key of this run; use evaluations, or a key of the run as sampler.steps"
+            f"measures.over={key}: not a key of this run; use evaluations, or one as sampler.steps"
         )
     node[name] = value
     return config
