@@ -64,7 +64,7 @@ dalle2: install  ## a small DALL-E 2: contrastive model, prior, decoder, upsampl
 	$(BIN)/triptych-train experiment=dalle2
 
 test: develop  ## the tests, without the slow ones
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart=0 -m 'not slow and not gpu'
 
 test-all: develop  ## all of them
 	$(BIN)/python -m pytest

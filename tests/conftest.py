@@ -125,9 +125,14 @@ def door(root) -> Callable:
 
 @pytest.fixture(autouse=True)
 def environment_as_before() -> Iterator[None]:
-    """A command that runs within a test leaves none of its variables to the next one."""
+    """A command that runs within a test leaves none of its state to the next one.
+
+    Where W&B was lost, a command ends by ``os._exit``: the next one would take pytest's process with it.
+    """
     with mock.patch.dict(os.environ):
         yield
+    if module := sys.modules.get("triptych.run.wandb"):
+        module.WandbRun.abandoned = False
 
 
 @pytest.fixture

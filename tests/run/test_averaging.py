@@ -84,7 +84,9 @@ def test_a_run_has_chosen_before_chosen_weights_are_asked_for(prepared):
         reopen(last(run), "chosen")
     with pytest.raises(UserError, match=r"weights=sigma_rel_0\.07: not kept.*sigma_rel_0\.25"):
         reopen(last(run), "sigma_rel_0.07")
-    with pytest.raises(UserError, match=r"weights=sigma_rel_9: one of ema, raw, chosen, sigma_rel_0\.1"):
+    with pytest.raises(
+        UserError, match=r"weights=sigma_rel_9: must be one of ema, raw, chosen, sigma_rel_0\.1"
+    ):
         reopen(last(run), "sigma_rel_9")
 
 

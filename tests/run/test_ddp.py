@@ -236,6 +236,6 @@ def test_a_batch_without_equal_parts_is_refused_before_there_are_processes(prepa
 
     run, launched = prepared("trainer=ddp_sim", "trainer.devices=3"), []
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: launched.append(a))
-    with pytest.raises(UserError, match=r"data\.batch_size=64: a multiple of the 3 processes"):
+    with pytest.raises(UserError, match=r"data\.batch_size=64: must be a multiple of the 3 processes"):
         execute(run)
     assert not launched

@@ -81,7 +81,7 @@ def test_a_run_begins_with_the_weights_by_which_the_other_reports(prepared, caps
 
 
 def test_refusals_at_the_door(prepared, root):
-    with pytest.raises(UserError, match=r"^init_from=/nowhere: no such file; a run's directory or"):
+    with pytest.raises(UserError, match=r"^init_from=/nowhere: no such file; pass a run's directory or"):
         prepared("init_from=/nowhere", path="a")
     foreign = root / "foreign.ckpt"
     torch.save({"state_dict": {}}, foreign)

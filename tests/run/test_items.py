@@ -41,7 +41,7 @@ def test_a_run_keeps_each_test_item(prepared):
     )
     total = found["prior"] + found["reconstruction"] + found["diffusion"]
     np.testing.assert_allclose(found["total"], total, rtol=1e-12)
-    json.dumps(summary, allow_nan=False)
+    json.dumps(summary.record, allow_nan=False)
 
 
 def test_one_draw_has_no_draw_error(prepared):

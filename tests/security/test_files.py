@@ -415,8 +415,8 @@ def test_json_that_is_too_large_or_too_deep(tmp_path, monkeypatch):
     file = tmp_path / "summary.json"
     file.write_text("[" * 100_000)
     assert read_json_or_none(file) is None and read_run(tmp_path).status == "unreadable"
-    file.write_text(json.dumps({"status": "finished", "x": "y" * 3000}))
-    assert RunDirectory(tmp_path).status == "finished"
+    file.write_text(json.dumps({"schema": 1, "status": "failed", "x": "y" * 3000}))
+    assert RunDirectory(tmp_path).status == "failed"
     monkeypatch.setenv("TRIPTYCH_MAX_JSON", "2000")
     assert read_json_or_none(file) is None and RunDirectory(tmp_path).status == "new"
     assert "TRIPTYCH_MAX_JSON" in read_run(tmp_path).error

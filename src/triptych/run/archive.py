@@ -62,14 +62,14 @@ def inspect(file: IO[bytes], where: str) -> dict[str, Any]:
     content = go_through(file, where, "a checkpoint")
     known = content.get("triptych") if isinstance(content, dict) else None
     if not isinstance(known, dict) or not isinstance(content.get("state_dict"), dict):
-        raise UserError(f"{where}: not written by triptych; pass a run's checkpoint")
+        raise UserError(f"{where}: not written by triptych; pass a checkpoint of a run")
     if known.get("schema") != SCHEMA:
         raise UserError(
             f"{where}: written by another version of triptych, whose configurations have other keys; "
             f"pass a checkpoint of schema {SCHEMA}"
         )
     if not _is_sound(content, known):
-        raise UserError(f"{where}: {BROKEN}; use a checkpoint of a run")
+        raise UserError(f"{where}: {BROKEN}; pass a checkpoint of a run")
     return content | {"triptych": known | {"config": copy_plain(known.get("config"), f"{where}: config")}}
 
 

@@ -138,7 +138,9 @@ def test_the_cascades_bound_is_the_sum_of_its_stages(runs, prepared):
     again = reopen(str(run.path))  # by its stages' runs, which its checkpoint names
     assert torch.equal(again.model.stages[1].denoiser.network.last.weight, fine_weight(runs))
     refused(
-        lambda: opened(runs | {"both": run.path}, stages=("both", "fine")), "cascade[0]=", "a cascade is no"
+        lambda: opened(runs | {"both": run.path}, stages=("both", "fine")),
+        "cascade[0]=",
+        "a cascade cannot be a stage",
     )
     wrong = [o for o in data if o != "data.held_out=0"]
     other = prepared(*QUICK, *wrong, "model=cascade", stages, path="other", tiny=False)

@@ -58,7 +58,7 @@ def test_a_run_reports_it_beside_its_floor(weights, prepared):
 
 
 def test_weights_that_are_not_there_or_are_none(tmp_path):
-    with pytest.raises(UserError, match=r"^measures.inception=/nowhere: no such file; pt_inception-"):
+    with pytest.raises(UserError, match=r"^measures.inception=/nowhere: no such file; pass pt_inception-"):
         open_inception("/nowhere")
     (other := tmp_path / "other.pth").write_bytes(b"no weights")
     with pytest.raises(

@@ -24,7 +24,7 @@ def test_the_oracle_is_at_the_floor_where_its_sampler_is_good(prepared):
     assert many["measures"]["sliced_wasserstein"]["mean"] < 2 * floor["median"]
     assert few["measures"]["sliced_wasserstein"]["mean"] > 2 * floor["high"]
     assert many["measures"]["sliced_wasserstein"]["n"] == 1000
-    json.dumps(summary, allow_nan=False)
+    json.dumps(summary.record, allow_nan=False)
 
 
 def test_an_oracle_opens_again_and_its_trajectory_is_drawn(prepared, door, root):
