@@ -6,6 +6,7 @@ With `--results FILE` the published claims of all sweeps beneath them, as docs/r
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -66,8 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=PORT, help=f"of --watch (default: {PORT}; 0: a free one)")
     parser.error = lambda message: sys.exit(_refuse(message))  # type: ignore[method-assign]
     options = parser.parse_args(argv)
-    if options.equal_within is not None and not options.equal_within > 0:
-        return _refuse(f"--equal-within {options.equal_within:g}: must be a number above 0")
+    if options.equal_within is not None and not 0 < options.equal_within < math.inf:
+        return _refuse(f"--equal-within {options.equal_within:g}: must be a finite number above 0")
+    if options.expected is not None and options.expected < 1:
+        return _refuse(f"--expected {options.expected}: must be a whole number from 1")
+    if options.title is not None and not options.title.strip():
+        return _refuse("--title: must be a text; leave the option out for the sweep's own")
     for directory in options.dirs:
         if not directory.is_dir():
             return _refuse(f"{directory}: {'not a directory' if directory.exists() else 'no such directory'}")

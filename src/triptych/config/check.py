@@ -230,7 +230,8 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
         chosen = _choice(group, arguments)
         listed = " or ".join(f"{group}={one}" for one in others[:3])
         return f"{override}: no such key with {group}={chosen}; choose {listed}"
-    if names and takes_names(key.removesuffix("._target_").rpartition(".")[0]):
+    open_to_names = read_yaml(CONFIGS / f"{_door()}.yaml").get(group) == {}  # as condition_from
+    if open_to_names or (names and takes_names(key.removesuffix("._target_").rpartition(".")[0])):
         return f"{override}: no such key; a new name is added with a plus, as in +{override}"
     return f"{override}: no such key; {nearest(key, _all_names(arguments))}"
 

@@ -368,7 +368,7 @@ def _check_length(config: dict[str, Any], typed: Collection[str]) -> None:
     trainer = config["trainer"]
     warm, steps, epochs = (
         config["lr_schedule"].get("warmup_steps", 0),
-        trainer["max_steps"],
+        trainer.get("max_steps"),
         trainer.get("max_epochs"),
     )
     if epochs and steps:
