@@ -18,7 +18,7 @@ from tqdm import tqdm
 from triptych.config.compose import compose_command, without_hydra
 from triptych.run.reference import ImageReference
 from triptych.run.reopen import reopen
-from triptych.run.sampling.cascade import OpenedCascade
+from triptych.run.sampling.opened import cascade_of, draw_all
 
 SETS = 3
 WAYS = {
@@ -34,7 +34,7 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
     """Print the table."""
     made = without_hydra(compose_command("sample", [f"n={n}"]))
     asked = OmegaConf.to_container(made, resolve=True) | {"cascade": [low, high]}
-    data = OpenedCascade(asked).last.data
+    data = cascade_of(asked).data
     reference = ImageReference(data, int(n), reopen(classifier).model, seed=0)
     reference.on(torch.device("cpu"))
     items = torch.arange(int(n)) % len(data.splits[data.condition_split])
@@ -50,7 +50,8 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
     with tqdm(total=len(WAYS) * SETS, unit="set") as progress:
         for way, change in WAYS.items():
             for seed in range(SETS):
-                first, drawn = OpenedCascade(asked | change | {"seed": seed}).draw().values()
+                values = asked | change | {"seed": seed}
+                first, drawn = draw_all(cascade_of(values), values).values()
                 rows.setdefault(way, []).append(figures(drawn, seed))
                 if not change:
                     for mode in ("bilinear", "nearest"):

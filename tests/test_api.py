@@ -205,7 +205,7 @@ def test_edits_are_what_hydra_reads(value):
 def test_what_cannot_be_loaded_is_said(tmp_path):
     with pytest.raises(UserError, match="no run in this directory; choose one run's"):
         triptych.load(tmp_path)
-    with pytest.raises(UserError, match="no such file; a run's directory or a checkpoint in it"):
+    with pytest.raises(UserError, match="no such file; pass a run's directory or a checkpoint in it"):
         triptych.load(tmp_path / "none.ckpt")
     with pytest.raises(UserError, match="no such directory"):
         triptych.table(tmp_path / "none")

@@ -29,7 +29,7 @@ from triptych.run.experiment import Experiment
 from triptych.run.prepare import prepare
 from triptych.run.read import Run, read_run, read_runs
 from triptych.run.reopen import reopen
-from triptych.run.sampling.opened import draw_all, drawing_of
+from triptych.run.sampling.opened import SAMPLES, draw_all, drawing_of
 from triptych.run.untrusted import OWN, check_checkpoint
 from triptych.study.results import results
 from triptych.study.single import check_single
@@ -199,7 +199,7 @@ class Trained:
         values = _checked("sample", [f"ckpt={self.path}", *own, *overrides])
         if values["trajectory"] is not None:
             raise UserError(f"trajectory={values['trajectory']}: a file, which triptych-sample writes")
-        return draw_all(self.experiment, drawing_of(self.experiment, values), values)
+        return draw_all(drawing_of(self.experiment, values), values)[SAMPLES]
 
     def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
         """{"bpd": {"mean", "stderr", "n"}, ...} over a split, as ``triptych-evaluate split=... OVERRIDES``.

@@ -7,10 +7,10 @@ from triptych.config.identity import data_identity
 from triptych.diffusion.sampler import DDIM
 from triptych.errors import UserError
 from triptych.models.classifier import Classifier
+from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
 from triptych.run.guided import Guides, guided
 from triptych.run.reopen import reopen
-from triptych.run.sampling.draw import draw_samples
 
 SMALL = ("model=classifier", "model.network.width=8", "trainer.max_steps=30", "optimizer.lr=0.01")
 
@@ -59,8 +59,8 @@ def test_its_gradient_guides_an_unconditional_model(trained, prepared):
     model = build_model(config, data).eval()
     wrapped = guided(model, data, config, Guides(config))
     assert wrapped.conditional and not any(p.requires_grad for p in wrapped.classifier.parameters())
-    x = draw_samples(model, DDIM(3), data, 4, 0, guided=wrapped)
-    assert not torch.equal(x, draw_samples(model, DDIM(3), data, 4, 0))
+    x = Drawing(model, data, DDIM(3), wrapped).samples(4, seed=0)
+    assert not torch.equal(x, Drawing(model, data, DDIM(3)).samples(4, seed=0))
 
 
 def test_a_guide_of_other_data_or_noise_or_kind_is_refused_in_one_line(trained, prepared):

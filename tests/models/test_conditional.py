@@ -8,10 +8,10 @@ from triptych.data.build import build_data
 from triptych.diffusion.condition import Condition, Labels, dropout
 from triptych.diffusion.sampler import DDIM
 from triptych.errors import UserError
+from triptych.run.drawing import Drawing
 from triptych.run.execute import execute
 from triptych.run.guided import Guides, guided
 from triptych.run.model import build_model
-from triptych.run.sampling.draw import draw_samples
 
 CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 2.0}
 
@@ -69,10 +69,10 @@ def test_scale_one_draws_what_the_conditional_model_draws(model):
     with torch.no_grad():  # the last layer starts at zero, where labels make no difference
         for p in made.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
-    plain = draw_samples(made, DDIM(3), data, 6, seed=0)
+    plain = Drawing(made, data, DDIM(3)).samples(6, seed=0)
     asked = lambda s: config | {"guidance": CFG | {"scale": s}}  # noqa: E731
     drawn = {
-        s: draw_samples(made, DDIM(3), data, 6, 0, guided=guided(made, data, asked(s), Guides(config)))
+        s: Drawing(made, data, DDIM(3), guided(made, data, asked(s), Guides(config))).samples(6, seed=0)
         for s in (0.0, 1.0, 3.0)
     }
     assert torch.equal(drawn[1.0], plain)
@@ -97,8 +97,8 @@ def test_threshold_keeps_samples_in_range(model):
     made, data, config = model("threshold=static")
     wrapped = guided(made, data, config, Guides(config))
     # all but the last bit of noise comes from a guess within [-1, 1]
-    assert draw_samples(made, DDIM(3), data, 4, 0, guided=wrapped).abs().max() < 1.1
-    assert draw_samples(made, DDIM(3), data, 4, 0).abs().max() > 2
+    assert Drawing(made, data, DDIM(3), wrapped).samples(4, seed=0).abs().max() < 1.1
+    assert Drawing(made, data, DDIM(3)).samples(4, seed=0).abs().max() > 2
 
 
 def test_a_class_asked_for_at_the_door(prepared, door, inside, root):

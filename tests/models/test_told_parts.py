@@ -5,9 +5,10 @@ import torch
 
 from triptych.data.shapes import Shapes
 from triptych.data.text import Words
+from triptych.diffusion.sampler import DDIM
 from triptych.errors import UserError
+from triptych.run.drawing import Drawing
 from triptych.run.model import build_model
-from triptych.run.sampling.draw import sample_conditions
 
 SHAPES = "data=shapes denoiser=unet denoiser.network.widths=[8,8] denoiser.network.blocks=1".split()
 
@@ -37,9 +38,10 @@ def test_the_network_is_told_these_and_no_more(prepared, data, said, told):
 
 def test_samples_are_of_classes_in_turn_where_labels_are_all_that_is_told(prepared, data):
     model = build_model(prepared(*SHAPES, "model.conditional=[label]").config(), data)
-    assert sample_conditions(model, data, 80).label.tolist() == [*range(72), *range(8)]
+    drawing = Drawing(model, data, DDIM(3))
+    assert drawing.condition(80).label.tolist() == [*range(72), *range(8)]
     model.conditional = ["text"]
-    tokens = sample_conditions(model, data, 2).parts["text"].value
+    tokens = drawing.condition(2).parts["text"].value
     assert tokens.equal(data.splits["val"].condition.parts["text"].value[:2])
 
 

@@ -12,9 +12,9 @@ from triptych.diffusion.condition import Condition, Vectors
 from triptych.diffusion.sampler import DDIM
 from triptych.diffusion.schedule import Linear
 from triptych.run.account import account_split
+from triptych.run.drawing import Drawing
 from triptych.run.guided import Guides, guided
 from triptych.run.model import build_model
-from triptych.run.sampling.draw import draw_samples
 from triptych.run.trainer import build_trainer
 
 CFG = {"_target_": "triptych.diffusion.guidance.ClassifierFree", "scale": 3.0}
@@ -60,7 +60,7 @@ def test_it_trains_validates_drops_guides_and_samples(made):
     figures = account_split(build_trainer(config, None, [], False), model, data, "test").figures
     assert figures["nats_per_dim"]["n"] == 200 and figures["nats_per_dim"]["mean"] < 1e3
     denoiser = guided(model, data, config | {"guidance": CFG}, Guides(config))
-    x, pushed = (draw_samples(model, DDIM(3), data, 6, 0, guided=g) for g in (None, denoiser))
+    x, pushed = (Drawing(model, data, DDIM(3), g).samples(6, seed=0) for g in (None, denoiser))
     assert x.shape == pushed.shape == (6, 2) and not torch.equal(x, pushed)
 
 
@@ -68,7 +68,7 @@ def test_samples_are_asked_the_embeddings_of_held_out_items(made):
     model, data, _ = made
     seen = []
     model.denoiser.network.register_forward_pre_hook(lambda _, args: seen.append(args[2]))
-    draw_samples(model, DDIM(1), data, 103, 0)
+    Drawing(model, data, DDIM(1)).samples(103, seed=0)
     v = data.splits["val"].condition.parts["embedding"].value
     assert seen[0].parts["embedding"].value.equal(torch.cat([v, v[:3]]))
 

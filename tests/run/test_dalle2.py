@@ -18,9 +18,7 @@ from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.guided import Guides
 from triptych.run.reopen import reopen
-from triptych.run.sampling.draw import sample_conditions
 from triptych.run.sampling.like import interpolate_images
-from triptych.run.source import filled
 
 SIZES = ("train_size=160", "val_size=90", "test_size=40")
 STEPS = ("trainer.max_steps=4", "trainer.val_check_interval=2", "trainer.accelerator=cpu", "threads=1",
@@ -93,7 +91,7 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
     ]
     assert not torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[1], pictures[2])
     torch.testing.assert_close(pictures[2], pictures[3])  # a part in its own place changes nothing
-    json.dumps(execute(RunDirectory(whole.path)), allow_nan=False)
+    json.dumps(execute(RunDirectory(whole.path)).to_json(), allow_nan=False)
 
     stages = f"cascade=[{prior.path},{decoder.path},{upsampler.path}]"
     small = ["n=3", f"stages=[{','.join(3 * ['{sampler.steps:2}'])}]", f"out={root}/drawn"]
@@ -114,13 +112,13 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
     opened = reopen(str(decoder.path))
     config = opened.config | {"condition_from": {"embedding": str(prior.path)}}
     drawing = build_drawing(config, opened.model, opened.data, Guides(config))
-    asked = sample_conditions(opened.model, opened.data, 5)
-    drawn = filled(asked, drawing.sources, 5, torch.Generator().manual_seed(0)).parts["embedding"].value
+    asked = drawing.condition(5)
+    drawn = drawing.fill(asked, 5, drawing.generator(0)).parts["embedding"].value
     torch.testing.assert_close(drawn, on_sphere(drawn))
     assert not torch.allclose(drawn, asked.parts["embedding"].value)
 
     def pictures_like(*asked):
-        return interpolate_images(opened, asked, 5)(5, None, torch.Generator())
+        return interpolate_images(drawing, asked, 5)(5, None, torch.Generator())
 
     own = opened.data.splits["test"].condition.parts["embedding"].value
     torch.testing.assert_close(pictures_like(3), own[3].expand(5, -1))
@@ -157,22 +155,14 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
             build_drawing(config, opened.model, opened.data, Guides(config))
     config = opened.config | {"condition_from": {"embedding": "text_embedding", "low": str(decoder.path)}}
     drawing = build_drawing(config, opened.model, opened.data, Guides(config))
-    told = filled(
-        sample_conditions(opened.model, opened.data, 5), drawing.sources, 5, torch.Generator().manual_seed(0)
-    )
+    told = drawing.fill(drawing.condition(5), 5, drawing.generator(0))
     assert told.parts["low"].value.shape == (5, 3, 8, 8)
     texts = opened.data.splits["val"].condition.parts["text_embedding"].value[:5]
     torch.testing.assert_close(told.parts["embedding"].value, texts)
 
     def low_pictures(**changes):
         drawing = build_drawing(config | {"stages": changes}, opened.model, opened.data, Guides(config))
-        told = filled(
-            sample_conditions(opened.model, opened.data, 5),
-            drawing.sources,
-            5,
-            torch.Generator().manual_seed(0),
-        )
-        return told.parts["low"].value
+        return drawing.fill(drawing.condition(5), 5, drawing.generator(0)).parts["low"].value
 
     as_it_is = low_pictures()
     torch.testing.assert_close(as_it_is, told.parts["low"].value)
@@ -185,7 +175,10 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
         ({"x": {}}, "stages.x: no part of condition_from; choose from embedding, low"),
         ({"embedding": {"sampler.steps": 2}}, "condition_from.embedding=text_embedding draws nothing"),
         ({"low": {"sampler.stops": 2}}, "stages.low.sampler.stops=2: the stage's run has no such key"),
-        ({"low": {"model.levels": 2}}, "stages.low.model.levels=2: keys of sampler, guidance, threshold"),
+        (
+            {"low": {"model.levels": 2}},
+            "stages.low.model.levels=2: must be a key of sampler",
+        ),
     ):
         with pytest.raises(UserError, match=words):
             low_pictures(**changes)

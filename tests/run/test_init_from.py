@@ -11,7 +11,7 @@ from triptych.errors import UserError
 from triptych.run.checkpoints import averages, read_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
-from triptych.run.initialization import initialise, read_initial
+from triptych.run.initialization import initialise, read_other
 from triptych.run.leakage import remember
 
 STILL = ("optimizer.lr=1e-30", "optimizer.weight_decay=0")  # so small that no single precision weight moves
@@ -102,9 +102,9 @@ def test_weights_that_have_seen_the_test_set_are_refused(monkeypatch):
     found = {"triptych": {"data": remember(theirs, None)}}
     monkeypatch.setattr("triptych.run.checkpoints.read_checkpoint", lambda *_: found)
     with pytest.raises(UserError, match=r"data: 1 of the 2 items of split=test are ones that this model was"):
-        read_initial({"init_from": "/x"}, data("y", train=[1, 5], val=[4], test=[3, 6]))
+        read_other("init_from", "/x", data("y", train=[1, 5], val=[4], test=[3, 6]), "")
     ours = data("z", train=[7, 8], val=[9], test=[10])
-    assert read_initial({"init_from": "/x"}, ours) is found
+    assert read_other("init_from", "/x", ours, "")[0] is found
     # and what they had seen is remembered, over a resume too
     kept = remember(ours, None) | {"items": remember(ours, found["triptych"]["data"])["items"]}
     again = remember(ours, kept)

@@ -218,13 +218,13 @@ def test_a_link_that_leads_out_of_a_run(door, root, config):
 
 def test_a_finished_runs_checkpoint_is_its_own(root, config):
     from triptych.run.directory import RunDirectory
-    from triptych.run.initialization import take_over
+    from triptych.run.initialization import read_other
 
     theirs = RunDirectory(save_run(root / "theirs", config, "finished"))
     theirs.write("summary.json", {"status": "finished", "checkpoint": str(root / "other.ckpt")})
     save_checkpoint(root / "other.ckpt", config)
     with pytest.raises(UserError, match="checkpoints/last.ckpt"):
-        take_over(theirs, config | {"trained": str(theirs.path)}, now=None)
+        read_other("trained", str(theirs.path), None, "")
 
 
 @pytest.mark.parametrize("missing", ["data", "model", "bound", "threads", "objective"])

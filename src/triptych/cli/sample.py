@@ -34,25 +34,30 @@ def sample(cfg: DictConfig) -> Path:
     check_place("out", cfg.out, folder=True)
     for key, path in _paths(values).items():  # before torch is imported
         check_checkpoint(path, key)
-    if values["cascade"] is not None:
-        return _sample_cascade(values)
+    from triptych.run.drawing import OtherRun
     from triptych.run.reopen import reopen
-    from triptych.run.sampling.draw_trajectory import save_trajectory
     from triptych.run.sampling.like import interpolate_images
-    from triptych.run.sampling.opened import draw_all, drawing_of
+    from triptych.run.sampling.opened import SAMPLES, cascade_of, condition_of, draw_all, drawing_of
     from triptych.run.sampling.pictures import save_picture
+    from triptych.run.sampling.trajectory import save_trajectory
 
-    opened = reopen(cfg.ckpt, cfg.weights, cfg.data_root)
-    drawing = drawing_of(opened, values)
+    if values["cascade"] is not None:
+        drawing = cascade_of(values)
+    else:
+        drawing = drawing_of(reopen(cfg.ckpt, cfg.weights, cfg.data_root), values)
     if cfg.like is not None:
-        first = interpolate_images(opened, values["like"], cfg.n)
+        first = interpolate_images(drawing, values["like"], cfg.n)
         others = [source for source in drawing.sources if source.name != first.name]
         drawing = replace(drawing, sources=(first, *others))
-    x = draw_all(opened, drawing, values)
-    folder = save_tensor(x, Path(cfg.out))
-    save_picture(x[:400], opened.data, folder / "samples.png")
-    if cfg.trajectory is not None:
-        save_trajectory(opened, drawing, values, folder)
+    drawn = draw_all(drawing, values)
+    folder = save_tensor(drawn[SAMPLES], Path(cfg.out))
+    save_picture(drawn[SAMPLES][:400], drawing.data, folder / "samples.png")
+    for i, source in enumerate(drawing.sources):  # what earlier stages drew
+        if isinstance(source, OtherRun):
+            save_picture(drawn[source.name][:400], source.drawing.data, folder / f"stage_{i}.png")
+    if (kind := values["trajectory"]) is not None:
+        condition = condition_of(drawing, values, cfg.n)
+        save_trajectory(drawing, condition, cfg.n, cfg.seed, folder, kind)
     return folder
 
 
@@ -89,20 +94,6 @@ def save_tensor(x: "Tensor", out: Path) -> Path:
     folder = free_folder(out)
     with atomic(folder / "samples.pt") as file:
         torch.save({"x": x}, file)
-    return folder
-
-
-def _sample_cascade(values: dict) -> Path:
-    """The last stage's samples, and beside them pictures of what the stages before it drew."""
-    from triptych.run.sampling.cascade import OpenedCascade
-    from triptych.run.sampling.pictures import save_picture
-
-    opened = OpenedCascade(values)
-    drawn = opened.draw()
-    *_, last = drawn.values()
-    folder = save_tensor(last, Path(values["out"]))
-    for name, x, run in opened.pictures(drawn):
-        save_picture(x[:400], run.data, folder / f"{name}.png")
     return folder
 
 

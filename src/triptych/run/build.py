@@ -13,11 +13,11 @@ from triptych.diffusion.sampler import Sampler
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.metric import OfSamples
-from triptych.run.experiment import Drawing, Experiment
+from triptych.run.drawing import Drawing, OtherPart, OtherRun, Source
+from triptych.run.experiment import Experiment
 from triptych.run.guided import Guides, guided
 from triptych.run.model import build_model, check_size
 from triptych.run.reference import ImageReference, PointReference, own_metrics
-from triptych.run.source import OtherPart, Source
 from triptych.run.stages import drawn_as
 
 
@@ -67,7 +67,7 @@ def build_drawing(config: dict, model: BoundModel, data: DataModule, guides: Gui
         _source(name, str(what), model, data, guides, [*wanted][:i], changes.get(name) or {})
         for i, (name, what) in enumerate(wanted.items())
     )
-    return Drawing(sampler, guided(model, data, config, guides), sources)
+    return Drawing(model, data, sampler, guided(model, data, config, guides), sources)
 
 
 def _source(
@@ -97,10 +97,9 @@ def _source(
             raise UserError(f"stages.{name}={change}: {key} draws nothing; pass {{}}")
         return OtherPart(name, what)
 
-    def as_its_run(run: Experiment, own: Guides) -> Drawing:
-        return build_drawing(drawn_as(f"stages.{name}", run.config, change), run.model, run.data, own)
-
-    return guides.source(key, name, what, data, as_its_run, earlier)
+    run = guides.source(f"condition_from.{name}", name, what, data, earlier)
+    config = drawn_as(f"stages.{name}", run.config, change)
+    return OtherRun(build_drawing(config, run.model, run.data, Guides(config)))
 
 
 def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:

@@ -11,7 +11,6 @@ import torch
 
 from triptych.callbacks.metrics import better_of
 from triptych.config.build import check_targets
-from triptych.config.mistakes import describe_error
 from triptych.data.fingerprint import leakage
 from triptych.errors import Diverged, Interrupted, StorageError, UserError
 from triptych.files import no_link
@@ -31,16 +30,15 @@ from triptych.run.initialization import Origin, find_origin, initialise
 from triptych.run.items import write_items
 from triptych.run.leakage import log_line
 from triptych.run.loggers import closing, log_locations
-from triptych.run.peers import Peers, is_broken_connection, leave_error
+from triptych.run.peers import Peers, failure_line, is_broken_connection, leave_error
 from triptych.run.processes import rank
 from triptych.run.progress import Progress
 from triptych.run.result import ENTRIES, Result
 from triptych.run.sampling.by_caption import save_prompts
-from triptych.run.sampling.draw import draw_samples
-from triptych.run.sampling.draw_trajectory import save_trajectory
 from triptych.run.sampling.measure import measure_samples
 from triptych.run.sampling.pictures import log_picture, save_picture
 from triptych.run.sampling.posterior_mean import measure_posterior_mean
+from triptych.run.sampling.trajectory import save_trajectory
 from triptych.run.stopping import Stop, requeue
 from triptych.run.untrusted import is_composed_here
 
@@ -151,8 +149,7 @@ class Session:
         """Write why the run failed; the traceback of what is no refusal goes to ``train.log``."""
         if not isinstance(error, UserError):
             _log_traceback(self.directory)
-        line = str(error) if isinstance(error, UserError) else describe_error(error)
-        self.record("failed", error=" ".join(line.split())[:1000])
+        self.record("failed", error=failure_line(error)[:1000])
 
 
 def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
@@ -247,18 +244,16 @@ def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str |
     if n < 1 or drawing is None:
         return None
     picture = run / "samples" / "final.png"
-    model, data, guided, sources = experiment.model, experiment.data, drawing.denoiser, drawing.sources
-    x = draw_samples(model, drawing.sampler, data, n, seed=0, guided=guided, sources=sources)
+    x = drawing.samples(n, seed=0)
     save_picture(x, experiment.data, picture)
     save_checkpoint({"x": x}, run / "samples" / "final.pt")
     log_picture(fit.loggers, "samples/final", picture, fit.trainer.global_step)
-    prompts = save_prompts(experiment, drawing, run / "samples" / "prompts.png")
+    prompts = save_prompts(drawing, run / "samples" / "prompts.png")
     if prompts is not None:
         log_picture(fit.loggers, "samples/prompts", prompts, fit.trainer.global_step)
     if hasattr(experiment.model, "denoiser"):
         shown = min(n, STRIP) if len(experiment.data.shape) == 3 else n
-        few = {"n": shown, "seed": 0, "label": None, "trajectory": "strip"}
-        strip = save_trajectory(experiment, drawing, few, run / "samples")
+        strip = save_trajectory(drawing, drawing.condition(shown), shown, 0, run / "samples")
         log_picture(fit.loggers, "samples/trajectory", strip, fit.trainer.global_step)
     return str(picture.relative_to(run.path))
 

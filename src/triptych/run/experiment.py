@@ -3,25 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from triptych.data.base import DataModule
-from triptych.diffusion.sampler import Sampler
 from triptych.models.base import BoundModel
+from triptych.run.drawing import Drawing
 from triptych.run.reference import ImageReference, PointReference
-from triptych.run.source import Source
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How samples are drawn: a sampler, and the denoiser that it asks, None for the model's own.
-
-    ``sources``: where parts of their conditions come from that are not the held-out items' own.
-    """
-
-    sampler: Sampler
-    denoiser: nn.Module | None = None
-    sources: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def build_fit(
         *(build(node, f"callbacks.{name}") for name, node in config["callbacks"].items() if node),
         *build_metrics(config),
         *(
-            [SampleGrid(experiment.drawing.sampler, data, run / "samples", samples["n"], samples["pictures"])]
+            [SampleGrid(experiment.drawing, run / "samples", samples["n"], samples["pictures"])]
             if experiment.drawing is not None
             else []
         ),

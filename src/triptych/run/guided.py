@@ -1,6 +1,6 @@
 """The denoiser that samples are drawn with: a run's own, guided and thresholded as its configuration says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from triptych.config.build import build
 from triptych.config.identity import data_identity, describe
@@ -11,8 +11,7 @@ from triptych.models.base import BoundModel
 from triptych.models.classifier import Classifier
 from triptych.run.experiment import Experiment
 from triptych.run.reopen import reopen
-from triptych.run.source import OtherRun, Source
-from triptych.run.stages import as_stage, check_condition_source, refuse_cascade
+from triptych.run.stages import check_condition_source, refuse_cascade
 
 
 class Guides:
@@ -47,33 +46,25 @@ class Guides:
         if path is None:
             raise UserError(f"{key}=null: must be a checkpoint, as in guide=.../checkpoints/last.ckpt")
         if path not in self._opened:
-            try:
-                opened = reopen(str(path), adjust=lambda other: self._adjust(other, key, path))
-            except UserError as error:
-                raise UserError(str(error).replace("ckpt=", f"{key}=", 1)) from error
+            opened = reopen(str(path), adjust=lambda other: self._adjust(other, key, path), key=key)
             self._opened[path] = opened.model.requires_grad_(False)
         return self._opened[path]
 
     def source(
-        self, key: str, name: str, path: str, data: DataModule, draws: Callable, earlier: Sequence[str] = ()
-    ) -> Source:
-        """The run at ``path`` as what draws the part ``name`` of the conditions of ``data``.
+        self, key: str, name: str, path: str, data: DataModule, earlier: Sequence[str] = ()
+    ) -> Experiment:
+        """Open the run at ``path``, which draws the part ``name`` of the conditions of ``data``.
 
-        ``draws``: how an opened run is drawn from, handed its own guides; ``earlier``: parts that are drawn
-        before.
+        ``earlier``: parts that are drawn before.
 
         Raises:
             UserError: it is not there, draws something else, or was trained on other sizes or encoders.
         """
         if key not in self._sources:
-            try:
-                opened = reopen(path, adjust=self._adjust_source)
-            except UserError as error:
-                raise UserError(str(error).replace(f"ckpt={path}", key, 1)) from error
-            check_condition_source(key, name, opened, data, earlier)
+            opened = reopen(path, adjust=self._adjust_source, key=key)
+            check_condition_source(f"{key}={path}", name, opened, data, earlier)
             self._sources[key] = opened
-        opened = self._sources[key]
-        return OtherRun(as_stage(opened, draws(opened, Guides(opened.config))))
+        return self._sources[key]
 
     def _adjust_source(self, other: dict) -> None:
         refuse_cascade(other)

@@ -122,46 +122,32 @@ def find_origin(run: RunDirectory, config: dict, data: "DataModule") -> Origin:
     """
     from triptych.data.fingerprint import fingerprint
     from triptych.run.checkpoints import LAST, newest_readable, read_checkpoint
-    from triptych.run.leakage import check_data, remember
+    from triptych.run.leakage import check_data, log_line, remember
 
     start = newest_readable(run.checkpoints())
     checkpoint = read_checkpoint(start) if start else None
     if start is not None and start.name != LAST and rank() == 0:
         write_atomic(start.with_name(LAST), start.read_bytes())  # it is the last that counts
     now = fingerprint(data)
-    adopted = take_over(run, config, now) if config.get("trained") else None
+    adopted = initial = None
+    if path := config.get("trained"):
+        theirs, line = read_other("trained", path, now, f"restore the data of trained={path}")
+        log_line(run, line)
+        adopted = {key: theirs[key] for key in ("state_dict", "callbacks", "global_step")}
+        adopted["triptych"] = theirs["triptych"] | {"config": config}
     seen = check_data(run, now, checkpoint)
     if adopted is not None:
         seen = remember(now, adopted["triptych"].get("data"))
-    initial = read_initial(config, now) if start is None else None
-    if initial is not None:  # it was trained on theirs, too
+    if start is None and (path := config.get("init_from")):
+        fix = f"init_from={path} must have seen no item of validation or test"
+        initial, _ = read_other("init_from", path, now, fix)
+        # it was trained on theirs, too
         seen |= {"items": remember(now, initial["triptych"].get("data"))["items"]}
     return Origin(start, checkpoint["global_step"] if checkpoint else 0, adopted, initial, seen)
 
 
-def take_over(run: RunDirectory, config: dict, now: "Fingerprint") -> dict[str, Any]:
-    """The checkpoint by which the other run reports, with this run's configuration in it.
-
-    ``now``: of the data that this run will be measured on.
-
-    Raises:
-        UserError: it is gone, or cannot be read, or was trained on what would now validate or test it.
-    """
-    from triptych.data.fingerprint import HELD_OUT
-    from triptych.run.checkpoints import read_checkpoint
-    from triptych.run.leakage import compare_data, log_line
-
-    source = RunDirectory(config["trained"])
-    theirs = read_checkpoint(source.reported())
-    fix = f"restore the data of trained={config['trained']}"
-    log_line(run, compare_data(now, theirs["triptych"].get("data"), HELD_OUT, fix))
-    checkpoint = {key: theirs[key] for key in ("state_dict", "callbacks", "global_step")}
-    checkpoint["triptych"] = theirs["triptych"] | {"config": config}
-    return checkpoint
-
-
-def read_initial(config: dict[str, Any], now: "Fingerprint") -> dict[str, Any] | None:
-    """The checkpoint that ``init_from`` names, None where it names none.
+def read_other(key: str, path: str, now: "Fingerprint", fix: str) -> tuple[dict[str, Any], str]:
+    """The checkpoint of another run, which ``key`` names, and a line where its data are not those of ``now``.
 
     Raises:
         UserError: it cannot be read; it was trained on what would now validate or test this run.
@@ -170,13 +156,8 @@ def read_initial(config: dict[str, Any], now: "Fingerprint") -> dict[str, Any] |
     from triptych.run.checkpoints import read_checkpoint
     from triptych.run.leakage import compare_data
 
-    path = config.get("init_from")
-    if path is None:
-        return None
-    checkpoint = read_checkpoint(checkpoint_at(path), "init_from")
-    fix = f"init_from={path} must have seen no item of validation or test"
-    compare_data(now, checkpoint["triptych"].get("data"), HELD_OUT, fix)
-    return checkpoint
+    checkpoint = read_checkpoint(checkpoint_at(path), key)
+    return checkpoint, compare_data(now, checkpoint["triptych"].get("data"), HELD_OUT, fix)
 
 
 def initialise(

@@ -48,13 +48,17 @@ def _token(first: int) -> str:
     return launch() or str(first)
 
 
+def failure_line(error: Exception) -> str:
+    """An error in one line: a refusal as it is, anything else with its kind."""
+    return " ".join((str(error) if isinstance(error, UserError) else describe_error(error)).split())
+
+
 def leave_error(run: RunDirectory, error: Exception) -> None:
     """In a process other than the first: its error, for the first one to read."""
     if not run.path.is_dir():  # the first process was refused alike, and has removed it
         return
-    line = str(error) if isinstance(error, UserError) else describe_error(error)
     with contextlib.suppress(Exception):  # without it, the first process knows of a loss and not its reason
-        run.write(f".error-{rank()}.json", {"token": _token(os.getppid()), "error": " ".join(line.split())})
+        run.write(f".error-{rank()}.json", {"token": _token(os.getppid()), "error": failure_line(error)})
 
 
 class Peers:

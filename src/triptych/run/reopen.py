@@ -26,27 +26,30 @@ def reopen(
     data_root: str | None = None,
     adjust: Callable[[dict], None] | None = None,
     judged: Sequence[str] = (),
+    key: str = "ckpt",
 ) -> Experiment:
     """Rebuild what ``ckpt`` holds: a checkpoint, or a run's directory, of which it is the reported one.
 
-    ``adjust`` may change the configuration before anything is built. The file may be a stranger's:
-    docs/security.md. Data other than those the model was trained on are said in one line on stderr.
+    ``adjust`` may change the configuration before anything is built; messages begin with ``key``, which names
+    the checkpoint. The file may be a stranger's: docs/security.md. Data other than those the model was
+    trained on are said in one line on stderr.
 
     Raises:
         UserError: a checkpoint that is missing, truncated or foreign, or names what may not be built; data
             that is not where it was, or of which an item of a split in ``judged`` is one that the model was
             trained on.
     """
-    file = checkpoint_at(ckpt)
-    checkpoint = read_checkpoint(file)
-    config = check_config(checkpoint["triptych"]["config"], f"ckpt={ckpt}")
-    if data_root is not None:
-        if "root" not in config["data"]:
-            raise UserError(
-                f"data_root={data_root}: {config['data']['_target_']} lies in no folder; pass null"
-            )
-        config["data"]["root"] = data_root
+    where = f"{key}={ckpt}"
     try:
+        file = checkpoint_at(ckpt)
+        checkpoint = read_checkpoint(file, key)
+        config = check_config(checkpoint["triptych"]["config"], where)
+        if data_root is not None:
+            if "root" not in config["data"]:
+                raise UserError(
+                    f"data_root={data_root}: {config['data']['_target_']} lies in no folder; pass null"
+                )
+            config["data"]["root"] = data_root
         if adjust is not None:
             adjust(config)
         check_targets(config)
@@ -59,9 +62,11 @@ def reopen(
         with Budget(2 * file.stat().st_size + SLACK, "its file"):
             model = build_model(config, data)
         load_weights(model, checkpoint, weights or config["weights"], file.absolute().parents[1])
-    except UserError:
-        raise
+    except UserError as error:  # of several runs that are opened, it says which
+        if key == "ckpt" or str(error).startswith(f"{key}="):
+            raise
+        raise UserError(f"{where}: {error}") from error
     except Exception as error:  # a configuration of another shape raises whatever its readers raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise UserError(f"ckpt={ckpt}: its model cannot be built ({reason})") from error
+        raise UserError(f"{where}: its model cannot be built ({reason})") from error
     return Experiment(config, data, model.eval())

@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from triptych.config.identity import data_identity, describe, leaves
 from triptych.config.keys import check_values
 from triptych.data.base import DataModule
-from triptych.diffusion.cascade import Stage
 from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
-from triptych.models.diffusion import Diffusion
-from triptych.run.experiment import Drawing, Experiment
+from triptych.run.drawing import parts_read
+from triptych.run.experiment import Experiment
 from triptych.run.reopen import reopen
 
 # parts that a person asks for; what else a stage is told, another draws
@@ -32,13 +31,10 @@ def open_stages(
     """
     if len(paths) < 2:
         raise UserError(f"{key}={[*map(str, paths)]}: must be two runs or more, one a stage")
-    runs: list[Experiment] = []
-    for i, path in enumerate(paths):
-        try:
-            runs.append(reopen(str(path), weights, data_root, adjust=refuse_cascade))
-        except UserError as error:
-            reason = str(error).removeprefix(f"ckpt={path}: ")
-            raise UserError(f"{key}[{i}]={path}: {reason}") from error
+    runs = [
+        reopen(str(path), weights, data_root, adjust=refuse_cascade, key=f"{key}[{i}]")
+        for i, path in enumerate(paths)
+    ]
     for i, stage in enumerate(runs):
         _check(f"{key}[{i}]={paths[i]}", stage, runs[:i], last=i == len(runs) - 1)
     return runs
@@ -48,13 +44,6 @@ def refuse_cascade(config: dict) -> None:
     """Before it is opened, as it would open its own stages, of which one may be itself."""
     if "stages" in config["model"]:
         raise UserError("a cascade cannot be a stage; pass the run of a diffusion model")
-
-
-def condition_parts(stage: Experiment) -> dict[str, Kind]:
-    """The parts of the data's conditions that the stage's network is told."""
-    conditional = getattr(stage.model, "conditional", False)
-    names = conditional if isinstance(conditional, list) else [*stage.data.conditions] * bool(conditional)
-    return {name: stage.data.conditions[name] for name in names}
 
 
 def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -84,10 +73,11 @@ def _check(
         raise UserError(
             f"{what}: a {type(stage.model).__name__} cannot be a stage; pass the run of a diffusion model"
         )
-    parts, drawn = condition_parts(stage), {str(one.data.known_as): one for one in before}
-    for name, kind in parts.items():
+    parts = parts_read(stage.model, stage.data)
+    drawn = {str(one.data.known_as): one for one in before}
+    for name in parts:
         if name in drawn:
-            _check_shape(what, name, kind, drawn[name])
+            _check_shape(what, name, stage.data.conditions[name], drawn[name])
         elif name not in (*PROMPTED, *earlier):
             raise UserError(
                 f"{what}: needs {name!r}, which no stage before it draws; put the run that does before it"
@@ -133,14 +123,6 @@ def check_condition_source(
         raise UserError(f"{what}: draws {run.data.known_as!r}; pass a run that draws {name!r}")
     _check_shape(what, name, data.conditions[name], run)
     _check_encoders(what, run, data)
-
-
-def as_stage(run: Experiment, drawing: Drawing) -> Stage:
-    """A run of a diffusion model as a stage that later ones are told of."""
-    model = cast(Diffusion, run.model)
-    denoiser, sampler = drawing.denoiser or model.denoiser, model.prepared(drawing.sampler)
-    name = str(run.data.known_as)
-    return Stage(name, cast(Any, denoiser), model.schedule, sampler, model.shape, run.data.as_condition)
 
 
 def _size(stage: Experiment) -> str:

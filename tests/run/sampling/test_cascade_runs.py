@@ -9,8 +9,7 @@ from triptych.diffusion.condition import AUGMENTATION
 from triptych.errors import UserError
 from triptych.run.execute import execute
 from triptych.run.reopen import reopen
-from triptych.run.sampling.cascade import OpenedCascade
-from triptych.run.sampling.opened import draw_all, drawing_of
+from triptych.run.sampling.opened import cascade_of, condition_of, draw_all, drawing_of
 
 SHAPES = (
     "data=shapes data.train_size=40 data.val_size=8 data.test_size=12 data.held_out=0 denoiser=unet_text "
@@ -48,7 +47,8 @@ def opened(runs, *overrides, stages=("base", "fine")):
     from omegaconf import OmegaConf
 
     paths = ",".join(f"'{runs[name]}'" for name in stages)
-    return OpenedCascade(OmegaConf.to_container(asked(f"cascade=[{paths}]", *overrides), resolve=True))
+    values = OmegaConf.to_container(asked(f"cascade=[{paths}]", *overrides), resolve=True)
+    return cascade_of(values), values
 
 
 def refused(call, *words):
@@ -61,17 +61,17 @@ def refused(call, *words):
 
 
 def test_prompts_are_drawn_low_first_and_told_to_both(runs):
-    cascade = opened(runs, "prompt=[three red squares,a blue circle]", "n=5", "batch_size=3")
+    cascade, values = opened(runs, "prompt=[three red squares,a blue circle]", "n=5", "batch_size=3")
     told = []
-    for run in cascade.runs:
-        network = run.model.denoiser.network
+    for drawing in (cascade.sources[0].drawing, cascade):
+        network = drawing.model.denoiser.network
         network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
-    drawn = cascade.draw()
+    drawn = draw_all(cascade, values)
     assert {name: tuple(x.shape) for name, x in drawn.items()} == {
         "low": (5, 3, 8, 8),
-        "stage 1": (5, 3, 16, 16),
+        "samples": (5, 3, 16, 16),
     }
-    prompts = cascade.last.data.encode_prompts(["three red squares", "a blue circle"]).parts["text"].value
+    prompts = cascade.data.encode_prompts(["three red squares", "a blue circle"]).parts["text"].value
     text = torch.cat([c.parts["text"].value for c in told if len(c) in (2, 3)][:1])
     assert text.equal(prompts[[0, 1, 0]])
     lows = [c.parts["low"].value for c in told if "low" in c.parts]
@@ -82,11 +82,12 @@ def test_prompts_are_drawn_low_first_and_told_to_both(runs):
 
 
 def test_noise_is_on_the_low_picture_and_told(runs):
-    cascade = opened(runs, "prompt=a blue circle", "n=200", "noise=0.5", "stages=[{},{sampler.steps:1}]")
-    assert [stage.sampler.steps for stage in cascade.stages] == [3, 1]
+    change = "stages=[{},{sampler.steps:1}]"
+    cascade, values = opened(runs, "prompt=a blue circle", "n=200", "noise=0.5", change)
+    assert [one.sampler.steps for one in (cascade.sources[0].drawing, cascade)] == [3, 1]
     told = []
-    cascade.last.model.denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
-    drawn = cascade.draw()
+    cascade.model.denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
+    drawn = draw_all(cascade, values)
     (first,) = {len(c) for c in told}
     assert first == 200 and told[0].parts[AUGMENTATION].value.eq(0.5).all()
     zero = torch.zeros_like(drawn["low"])
@@ -96,9 +97,9 @@ def test_noise_is_on_the_low_picture_and_told(runs):
 
 
 def test_without_a_prompt_the_captions_of_held_out_items_are_asked_for(runs):
-    condition = opened(runs, "n=3").condition(3)
-    val = opened(runs).last.data.splits["val"].condition[torch.arange(3)]
-    assert set(condition.parts) == {"label", "text"}
+    cascade, values = opened(runs, "n=3")
+    condition = condition_of(cascade, values, 3)
+    val = cascade.data.splits["val"].condition[torch.arange(3)]
     assert condition.parts["text"].value.equal(val.parts["text"].value)
 
 
@@ -111,8 +112,14 @@ def test_one_run_is_asked_a_prompt(runs):
     drawn = []
     for prompt in (["one red circle", "two blue squares"], "one red circle", None):
         given = keys | {"prompt": prompt}
-        drawn.append(draw_all(run, drawing_of(run, given), given))
+        drawn.append(draw_all(drawing_of(run, given), given)["samples"])
     assert drawn[0][::2].equal(drawn[1][::2]) and not drawn[0].equal(drawn[1])
+    told = []
+    run.model.denoiser.network.register_forward_pre_hook(lambda _, args: told.append(args[2]))
+    small = keys | {"batch_size": 3, "sampler": keys["sampler"] | {"steps": 1}}
+    draw_all(drawing_of(run, small), small)
+    text = torch.cat([one.parts["text"].value for one in told])
+    assert text.equal(run.data.splits["val"].condition.parts["text"].value[:4]), "in turn over batches"
     for prompt, words in (
         ("one purple circle", ("prompt='one purple circle'", "purple")),
         ("", ("prompt=''", "one word or more")),

@@ -8,31 +8,21 @@ from triptych.data.base import DataModule
 from triptych.data.batch import to_level
 from triptych.data.captions import Captioned
 from triptych.run.directory import atomic
-from triptych.run.experiment import Drawing, Experiment
-from triptych.run.sampling.draw import draw_samples, is_class_conditional, sample_conditions, takes_condition
+from triptych.run.drawing import Drawing
 
 TRAINED, UNTRAINED, COLUMNS = 4, 2, 8  # captions of combinations trained on and not, samples of each
 
 
-def save_prompts(experiment: Experiment, drawing: Drawing, path: Path) -> Path | None:
+def save_prompts(drawing: Drawing, path: Path) -> Path | None:
     """A PNG of samples of a few held-out captions; None, and no file, where captions do not ask for any."""
-    model, data = experiment.model, experiment.data
+    data = drawing.data
     if not isinstance(data, Captioned) or len(data.shape) != 3:
         return None
-    if not takes_condition(model, drawing.denoiser) or is_class_conditional(model, data):
+    if not drawing.conditional or drawing.class_conditional:
         return None
     rows, marks = rows_of(data)
     items = torch.tensor(rows).repeat_interleave(COLUMNS)
-    x = draw_samples(
-        model,
-        drawing.sampler,
-        data,
-        len(items),
-        seed=0,
-        guided=drawing.denoiser,
-        condition=sample_conditions(model, data, len(items), guided=drawing.denoiser, items=items),
-        sources=drawing.sources,
-    )
+    x = drawing.samples(len(items), seed=0, items=items)
     _save(x.unflatten(0, (len(rows), COLUMNS)), marks, data, path)
     return path
 

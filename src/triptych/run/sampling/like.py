@@ -16,7 +16,7 @@ from triptych.data.folder import read_image
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Progress
 from triptych.errors import UserError
-from triptych.run.experiment import Experiment
+from triptych.run.drawing import Drawing
 
 
 class EmbeddingSequence:
@@ -41,14 +41,14 @@ class EmbeddingSequence:
         return these.to(generator.device)
 
 
-def interpolate_images(opened: Experiment, images: Sequence[int | str], n: int) -> EmbeddingSequence:
+def interpolate_images(drawing: Drawing, images: Sequence[int | str], n: int) -> EmbeddingSequence:
     """What ``like=`` asks for: the embeddings of one or two images, each an item of the test set or a file.
 
     Raises:
         UserError: a model that is told no embeddings, another number of images, or one that is not there.
     """
-    data, key = opened.data, f"like={[*images]}"
-    network = getattr(getattr(opened.model, "denoiser", None), "network", None)
+    data, key = drawing.data, f"like={[*images]}"
+    network = getattr(getattr(drawing.model, "denoiser", None), "network", None)
     if (
         not isinstance(data, Captioned)
         or data.embedder is None

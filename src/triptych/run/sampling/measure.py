@@ -9,8 +9,8 @@ from torch import Tensor
 
 from triptych.diffusion.draws import Stream, mix, seeded
 from triptych.errors import Diverged
-from triptych.run.experiment import Drawing, Experiment
-from triptych.run.sampling.draw import draw_samples, is_class_conditional, sample_conditions, takes_condition
+from triptych.run.drawing import Drawing
+from triptych.run.experiment import Experiment
 
 
 def measure_samples(experiment: Experiment, step: int = 0) -> dict[str, Any]:
@@ -57,24 +57,14 @@ def measure_samples(experiment: Experiment, step: int = 0) -> dict[str, Any]:
 
 
 def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any] | None:
-    node, data, reference = experiment.config["measures"], experiment.data, experiment.reference
+    node, reference = experiment.config["measures"], experiment.reference
     assert reference is not None
     trained, untrained = _items(experiment, drawing)
     classes = None if trained is not None else _classes(experiment, drawing)
 
     def drawn(repeat: int, items: Tensor | None) -> Tensor:
         seed = mix(experiment.config["seed"], Stream.MEASURED_SAMPLES, repeat)
-        n = node["n"] if items is None else len(items)
-        return draw_samples(
-            experiment.model,
-            drawing.sampler,
-            data,
-            n,
-            seed,
-            guided=drawing.denoiser,
-            condition=sample_conditions(experiment.model, data, n, guided=drawing.denoiser, items=items),
-            sources=drawing.sources,
-        )
+        return drawing.samples(node["n"] if items is None else len(items), seed, items)
 
     began, figures, sizes = time.perf_counter(), [], {}
     for repeat in range(node["repeats"]):
@@ -102,9 +92,8 @@ def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any] | None:
 
 def _classes(experiment: Experiment, drawing: Drawing) -> Tensor | None:
     """The classes (n,) that samples are asked for; None where they are asked for none."""
-    n = experiment.config["measures"]["n"]
-    condition = sample_conditions(experiment.model, experiment.data, n, guided=drawing.denoiser)
-    return condition.label.cpu() if condition is not None and "label" in condition.parts else None
+    condition = drawing.condition(experiment.config["measures"]["n"])
+    return condition.label if condition is not None and "label" in condition.parts else None
 
 
 def _items(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, Tensor | None]:
@@ -112,13 +101,9 @@ def _items(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, Ten
 
     Over again where there are fewer; None: samples are not asked for captions, or there are no such items.
     """
-    n, reference, model = experiment.config["measures"]["n"], experiment.reference, experiment.model
+    n, reference = experiment.config["measures"]["n"], experiment.reference
     prompts = None if reference is None else reference.prompts
-    if (
-        prompts is None
-        or not takes_condition(model, drawing.denoiser)
-        or is_class_conditional(model, experiment.data)
-    ):
+    if prompts is None or not drawing.conditional or drawing.class_conditional:
         return None, None
     places = [kind.nonzero().squeeze(1) for kind in (~prompts.untrained, prompts.untrained)]
     sizes = n, n // 2

@@ -1,21 +1,26 @@
-"""Samples of a model that was opened again, as ``triptych-sample`` and Python ask for them."""
+"""Samples of models that were opened again, as ``triptych-sample`` and Python ask for them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from triptych.diffusion.condition import Condition
+from triptych.data.augment import ConditioningNoise, noise_numbers
+from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError
 from triptych.run.build import build_drawing
-from triptych.run.experiment import Drawing, Experiment
+from triptych.run.drawing import Drawing, OtherRun, parts_read
+from triptych.run.experiment import Experiment
 from triptych.run.guided import Guides
-from triptych.run.sampling.draw import draw_samples, takes_condition
-from triptych.run.sampling.prompts import of_prompts, texts
-from triptych.run.stages import condition_parts
+from triptych.run.stages import PROMPTED, drawn_as, open_stages
+
+SAMPLES = "samples"
+TEXT = "text"
 
 
 def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
@@ -27,7 +32,7 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
     Raises:
         UserError: the model draws nothing, or not in this way.
     """
-    model, label = opened.model, values["label"]
+    model = opened.model
     if not model.draws:
         raise UserError(
             f"ckpt={values['ckpt']}: a classifier's, which draws nothing; pass a generative model's"
@@ -35,54 +40,103 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
     if values["trajectory"] is not None and not hasattr(model, "denoiser"):
         raise UserError(f"trajectory={values['trajectory']}: this model has no denoising to show; pass null")
     config = opened.config | {key: values[key] for key in ("sampler", "guidance", "threshold")}
-    drawing = build_drawing(config, model, opened.data, Guides(config))
+    return _ready(build_drawing(config, model, opened.data, Guides(config)), values)
+
+
+def cascade_of(values: dict[str, Any]) -> Drawing:
+    """How the last of the runs ``values["cascade"]`` is to be drawn from, those before it being its sources.
+
+    Args:
+        values: cascade, stages, noise, prompt, label, weights and data_root of ``configs/sample.yaml``.
+
+    Raises:
+        UserError: stages that do not fit one another, or cannot draw what is asked for in this way.
+    """
+    runs = open_stages("cascade", values["cascade"], values["weights"], values["data_root"])
+    changes = values["stages"]
+    if len(changes) > len(runs):
+        raise UserError(f"stages: {len(changes)} groups for {len(runs)} stages; pass one a stage at most")
+    drawings = []
+    for i, run in enumerate(runs):
+        config = drawn_as(f"stages[{i}]", run.config, changes[i] if i < len(changes) else {})
+        drawing = build_drawing(config, run.model, run.data, Guides(config))
+        prepare = _conditioning_noise(drawing, values["noise"]) if values["noise"] else None
+        drawings.append(replace(drawing, prepare=prepare))
+    *before, last = drawings
+    return _ready(replace(last, sources=tuple(map(OtherRun, before))), values)
+
+
+def _ready(drawing: Drawing, values: dict[str, Any]) -> Drawing:
+    """``drawing`` on its device, where a label or a prompt that ``values`` have can be asked for."""
+    label, classes = values["label"], drawing.data.num_classes
     if label is not None:
-        classes = opened.data.num_classes
-        if not takes_condition(model, drawing.denoiser) or not classes:
+        if not drawing.conditional or not classes:
             raise UserError(f"label={label}: this model was trained without labels; pass null")
         if type(label) is not int or not 0 <= label < classes:
             raise UserError(f"label={label}: must be a class from 0 to {classes - 1}")
-    if values["prompt"] is not None:
-        if label is not None:
+        if values["prompt"] is not None:
             raise UserError(f"label={label}: must be null beside a prompt")
-        prompts(opened, values, 1)  # before anything is drawn
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    if drawing.denoiser is not None:
-        drawing.denoiser.to(model.device)
+    condition_of(drawing, values, 1)  # before anything is drawn
+    drawing.model.to("cuda" if torch.cuda.is_available() else "cpu")
     return drawing
 
 
-def prompts(opened: Experiment, values: dict[str, Any], n: int) -> Condition | None:
-    """The condition of n samples, where ``values`` has prompts; UserError where the model takes none."""
-    if values.get("prompt") is None:  # the end of a run asks for none
-        return None
-    return of_prompts(texts(values["prompt"]), opened.data, [*condition_parts(opened)], n)
+def condition_of(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | None:
+    """The condition of n samples: prompts of ``values`` in turn, else its label, else the default.
+
+    Raises:
+        UserError: no prompt, one that the data's encoder refuses, or models that are told no text.
+    """
+    if (prompt := values.get("prompt")) is None:
+        return drawing.condition(n, values["label"])
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts:
+        raise UserError("prompt=[]: must be a text, or a list of one text or more")
+    conditions = drawing.data.encode_prompts(prompts)
+    runs = [drawing, *(source.drawing for source in drawing.sources if isinstance(source, OtherRun))]
+    if not any(TEXT in parts_read(one.model, one.data) for one in runs):
+        raise UserError(
+            f"prompt={prompts[0]!r}: this model is not conditioned on text; pass one trained with "
+            "model.conditional=[text]"
+        )
+    return conditions[torch.arange(n) % len(prompts)]
 
 
-def draw_all(opened: Experiment, drawing: Drawing, values: dict[str, Any]) -> Tensor:
-    """``values["n"]`` samples (n, *shape) in data units from ``values["seed"]``, in batches, with a bar."""
+def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
+    """What each source drew, by its name, and ``SAMPLES``: ``values["n"]`` of each (n, *shape) in data units.
+
+    From ``values["seed"]``, in batches, with a bar.
+    """
     n, most = values["n"], values["batch_size"]
-    condition, parts = prompts(opened, values, n), []
+    wanted, drawn = condition_of(drawing, values, n), []
     for start in range(0, n, most):
         size = min(most, n - start)
-        seed = mix(values["seed"], Stream.SAMPLES, start)
-        bar = _bar(f"samples {start + size}/{n}")
-        parts.append(
-            draw_samples(
-                opened.model,
-                drawing.sampler,
-                opened.data,
-                size,
-                seed,
-                bar,
-                values["label"],
-                drawing.denoiser,
-                None if condition is None else condition[slice(start, start + size)],
-                drawing.sources,
-            )
-        )
-    return torch.cat(parts)
+        some = None if wanted is None else wanted[slice(start, start + size)]
+        generator = drawing.generator(mix(values["seed"], Stream.SAMPLES, start))
+        bar = partial(tqdm, desc=f"samples {start + size}/{n}", disable=None, leave=False)
+        condition = drawing.fill(some, size, generator, bar)
+        parts = {} if condition is None else condition.parts
+        x = drawing.draw(size, condition, generator, bar)
+        if values["cascade"] is not None:
+            x = drawing.data.as_condition(x)  # on the data's levels, as what the stages before it drew
+        drawn.append({one.name: parts[one.name].value for one in drawing.sources} | {SAMPLES: x})
+    return {name: torch.cat([one[name] for one in drawn]).cpu() for name in drawn[0]}
 
 
-def _bar(title: str) -> Callable[[Iterable], Iterable]:
-    return lambda steps: tqdm(steps, desc=title, disable=None, leave=False)
+def _conditioning_noise(
+    drawing: Drawing, level: float
+) -> Callable[[Condition, torch.Generator], Condition] | None:
+    """Noise on what a stage is told of those before it; None for one that is told nothing of them."""
+    part = next((name for name in parts_read(drawing.model, drawing.data) if name not in PROMPTED), None)
+    if part is None:
+        return None
+    numbers = noise_numbers(drawing.data.augmentations, part, level)
+
+    def prepare(condition: Condition, generator: torch.Generator) -> Condition:
+        x = condition.parts[part].value
+        eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        z = ConditioningNoise.at(x, torch.full((len(x),), level, device=x.device), eps)
+        changed: dict[str, Any] = {part: z, AUGMENTATION: Part(numbers.to(x.device).expand(len(x), -1))}
+        return condition.together(Condition(**changed))
+
+    return prepare

@@ -9,7 +9,41 @@ from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
 from triptych.run.directory import atomic
+from triptych.run.drawing import Drawing
 from triptych.run.sampling.pictures import in_rows, tiled
+
+FRAMES = {"strip": 9, "gif": 40}
+
+
+def save_trajectory(
+    drawing: Drawing, condition: Condition | None, n: int, seed: int, folder: Path, kind: str = "strip"
+) -> Path:
+    """``trajectory.png`` (strip) or ``trajectory.gif`` of n samples, at most 16 images or 1000 points."""
+    model, images = drawing.model, len(drawing.data.shape) == 3
+    n = min(n, 16 if images else 1000)
+    generator = drawing.generator(seed)
+    training = model.training
+    model.eval()
+    x, gammas = trajectory(
+        drawing.denoiser or model.denoiser,
+        model.prepared(drawing.sampler),
+        model.schedule,
+        (n, *model.event),
+        generator=generator,
+        condition=drawing.fill(None if condition is None else condition[slice(n)], n, generator),
+        device=model.device,
+        frames=FRAMES[kind],
+    )
+    x = model.shown(x)
+    model.train(training)
+    path = folder / f"trajectory.{'gif' if kind == 'gif' else 'png'}"
+    if not images:
+        save_points(x, gammas, path)
+    elif kind == "gif":
+        save_gif(x, path)
+    else:
+        save_strip(x, path)
+    return path
 
 
 @torch.no_grad()

@@ -1,0 +1,139 @@
+"""How samples of a model are drawn: by which sampler and denoiser, and of which conditions.
+
+A part of a condition may come from elsewhere: another part stands in its place, or another run draws it. So a
+run is the last stage of a cascade: a prior draws the embedding of a decoder (DALL-E 2), a model of low images
+the image of super-resolution (Imagen).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from triptych.data.base import DataModule
+from triptych.diffusion.condition import Condition
+from triptych.diffusion.sampler import Progress, Sampler
+from triptych.diffusion.wrappers import is_conditional
+
+
+class Source(Protocol):
+    """Gives one part of the conditions of n samples, (n, ...)."""
+
+    name: str
+
+    def __call__(
+        self, n: int, condition: Condition | None, generator: torch.Generator, progress: Progress = iter
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A model, and how it is drawn from.
+
+    Attributes:
+        denoiser: around the model's own, as guidance is; None for the model's own.
+        sources: of parts of the conditions, in turn, in place of the held-out items' own.
+        prepare: of a condition before the model sees it, as noise on an image; (condition, generator).
+    """
+
+    model: Any
+    data: DataModule
+    sampler: Sampler
+    denoiser: nn.Module | None = None
+    sources: tuple[Source, ...] = ()
+    prepare: Callable[[Condition, torch.Generator], Condition] | None = None
+
+    @property
+    def conditional(self) -> bool:
+        """Whether samples are conditional: the network is told conditions, or a guide is."""
+        around: Any = self.denoiser
+        return bool(self.model.conditional or (around is not None and is_conditional(around)))
+
+    @property
+    def class_conditional(self) -> bool:
+        """Whether a conditional model is told labels alone."""
+        own = self.model.conditional
+        return {*(own if isinstance(own, list) else self.data.conditions)} == {"label"}
+
+    def condition(self, n: int, label: int | None = None, items: Tensor | None = None) -> Condition | None:
+        """The condition of each of n samples; None where they are unconditional.
+
+        Labels, where nothing else is told: all classes in turn. Anything else: that of held-out ``items``,
+        None: in their order and over again. A ``label`` that is named is every sample's.
+        """
+        if not self.conditional:
+            return None
+        named = None if label is None else Condition(label=torch.full((n,), label))
+        if self.class_conditional:
+            return named or Condition(label=torch.arange(n) % self.data.num_classes)
+        split = self.data.splits[self.data.condition_split]
+        assert split.condition is not None
+        return split.condition[torch.arange(n) % len(split) if items is None else items].together(named)
+
+    def generator(self, seed: int) -> torch.Generator:
+        """Of the noise, on the model's device."""
+        return torch.Generator(self.model.device).manual_seed(seed)
+
+    def fill(
+        self, condition: Condition | None, n: int, generator: torch.Generator, progress: Progress = iter
+    ) -> Condition | None:
+        """``condition`` of n samples, on the model's device, with the parts that ``sources`` give."""
+        condition = None if condition is None else condition.to(self.model.device)
+        for source in self.sources:
+            part = Condition(**{source.name: source(n, condition, generator, progress)})
+            condition = part if condition is None else condition.together(part)
+        return condition
+
+    @torch.no_grad()
+    def draw(
+        self, n: int, condition: Condition | None, generator: torch.Generator, progress: Progress = iter
+    ) -> Tensor:
+        """n samples (n, *shape) in data units, of a condition that is filled."""
+        if self.prepare is not None and condition is not None:
+            condition = self.prepare(condition, generator)
+        training = self.model.training
+        self.model.eval()
+        around = {} if self.denoiser is None else {"denoiser": self.denoiser.to(self.model.device)}
+        x: Tensor = self.model.sample(n, self.sampler, generator, condition, progress, **around)
+        self.model.train(training)
+        return x
+
+    def samples(self, n: int, seed: int, items: Tensor | None = None) -> Tensor:
+        """n samples (n, *shape) in data units, on the CPU, of what is asked for by default."""
+        generator = self.generator(seed)
+        return self.draw(n, self.fill(self.condition(n, items=items), n, generator), generator).cpu()
+
+
+class OtherPart:
+    """The part ``of`` in the place of ``name``, as the embedding of a text in that of an image's."""
+
+    def __init__(self, name: str, of: str):
+        self.name, self.of = name, of
+
+    def __call__(
+        self, n: int, condition: Condition | None, generator: torch.Generator, progress: Progress = iter
+    ) -> Tensor:
+        assert condition is not None
+        return condition.parts[self.of].value
+
+
+class OtherRun:
+    """Samples of another run's model, of the same conditions, as the data of later stages have them."""
+
+    def __init__(self, drawing: Drawing):
+        self.name, self.drawing = str(drawing.data.known_as), drawing
+
+    def __call__(
+        self, n: int, condition: Condition | None, generator: torch.Generator, progress: Progress = iter
+    ) -> Tensor:
+        self.drawing.model.to(generator.device)
+        own = None if condition is None else condition.without(self.name)
+        return self.drawing.data.as_condition(self.drawing.draw(n, own, generator, progress))
+
+
+def parts_read(model: Any, data: DataModule) -> Sequence[str]:
+    """The parts of the data's conditions that a model's network is told."""
+    conditional = getattr(model, "conditional", False)
+    return conditional if isinstance(conditional, list) else [*data.conditions] * bool(conditional)
