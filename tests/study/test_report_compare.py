@@ -15,8 +15,9 @@ from triptych.study.compare import compare
 from triptych.study.figures import forest
 from triptych.study.panels import colours
 from triptych.study.render import write_report
-from triptych.study.study import read_study, table_rows
+from triptych.study.study import read_study
 from triptych.study.style import PAPER
+from triptych.study.tables import table_rows
 from triptych.study.verdict import footnote, verdict
 
 from .fake_runs import TARGETS, failed, make_run, metrics, running, sweep
