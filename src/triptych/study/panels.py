@@ -274,7 +274,7 @@ def _measured(comparison: Comparison, palette: dict[str, str], name: str) -> lis
 
 def sample_pictures(comparison: Comparison) -> list[tuple[str, str, str, list[SamplePicture]]]:
     """Title, how to read, kind and pictures of each entry of `PICTURES` that some run has."""
-    shown = [(*about, _first_of_each(comparison, of)) for *about, of in PICTURES]
+    shown = [(title, how, kind, _first_of_each(comparison, of)) for title, how, kind, of in PICTURES]
     return [(title, how, kind, pictures) for title, how, kind, pictures in shown if pictures]
 
 
