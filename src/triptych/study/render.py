@@ -10,7 +10,6 @@ import base64
 import errno
 import hashlib
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,6 +154,3 @@ def _where(story: Study) -> dict[Path, str]:
     """Each run's directory as a reader at the report finds it."""
     base = story.roots[0].resolve()
     return {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}
-
-
-__all__: Sequence[str] = ("Report", "write_report")
