@@ -74,7 +74,8 @@ def read_entries(page: str) -> dict[str, PaperEntry]:
     lines = {match["title"]: match[0] for match in LINE.finditer(page)}
     sections = re.split(r"^## ", page, flags=re.MULTILINE)[1:]
     titled = {section.partition("\n")[0]: f"## {section.rstrip()}\n" for section in sections}
-    return {title: PaperEntry(lines[safe(title)], text) for title, text in titled.items() if safe(title) in lines}
+    known = {title: text for title, text in titled.items() if safe(title) in lines}
+    return {title: PaperEntry(lines[safe(title)], text) for title, text in known.items()}
 
 
 def _line(story: Study) -> str:
