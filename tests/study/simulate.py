@@ -18,7 +18,7 @@ from triptych.run.read import Run
 from triptych.run.result import Estimate, SampleMeasures
 from triptych.study import compare, measures
 from triptych.study.compare import Comparison
-from triptych.study.study import table_rows
+from triptych.study.tables import table_rows
 from triptych.study.verdict import verdict
 
 RATIOS = (0.03, 0.3, 3.0, 30.0, 1e6)  # variance of a mean over seeds through seeds, over that through items

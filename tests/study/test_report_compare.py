@@ -1,5 +1,6 @@
 """Cells, axes, pairs and what is said of them."""
 
+import itertools
 import json
 import math
 import os
@@ -15,8 +16,9 @@ from triptych.study.compare import compare
 from triptych.study.figures import forest
 from triptych.study.panels import colours
 from triptych.study.render import write_report
-from triptych.study.study import read_study, table_rows
+from triptych.study.study import read_study
 from triptych.study.style import PAPER
+from triptych.study.tables import table_rows
 from triptych.study.verdict import footnote, verdict
 
 from .fake_runs import TARGETS, failed, make_run, metrics, running, sweep
@@ -53,10 +55,11 @@ def test_cells_in_order_with_their_parts(tmp_path):
 
 def test_pairs_are_those_of_scipy(tmp_path):
     comparison = one(sweep(tmp_path))
-    for (i, j), pair in comparison.pairs.items():
+    for i, j in itertools.combinations(range(len(comparison.cells)), 2):
+        pair = comparison.claim(i, j).pair
         a, b = (list(comparison.cells[k].values().values()) for k in (i, j))
-        assert pair.p == pytest.approx(stats.ttest_rel(b, a).pvalue) and pair.p <= comparison.p(j, i)
-        assert comparison.pair(j, i).mean == -pair.mean
+        assert pair.p == pytest.approx(stats.ttest_rel(b, a).pvalue) and pair.p <= comparison.claim(j, i).p
+        assert comparison.claim(j, i).pair.mean == -pair.mean
 
 
 def test_a_clear_win_in_words(tmp_path):
@@ -99,7 +102,7 @@ def test_what_the_corrected_test_does_not_hold_is_not_settled(tmp_path):
         "c": {1: 1.11, 2: 1.2, 3: 1.27},
     }
     comparison = runs_of(tmp_path, table)
-    assert comparison.pair(0, 1).low > 0 and comparison.p(0, 1) > 0.05
+    assert comparison.claim(0, 1).pair.low > 0 and comparison.claim(0, 1).p > 0.05
     said = verdict(comparison)
     assert "Not settled against b and c" in said.headline and "lear of" not in said.headline
     assert "3 differences are tested" in footnote(comparison)
@@ -123,7 +126,7 @@ def test_different_seeds_pair_only_what_is_common(tmp_path):
     table = {"a": {1: 1.5, 2: 1.55}, "b": {2: 1.4, 3: 3.0, 1: 1.36}, "c": {7: 9.0, 8: 9.5}}
     comparison = runs_of(tmp_path, table)
     assert [cell.label for cell in comparison.cells] == ["a", "b", "c"]
-    assert (comparison.pair(0, 1).n, comparison.pair(0, 2).n) == (2, 0)
+    assert (comparison.claim(0, 1).pair.n, comparison.claim(0, 2).pair.n) == (2, 0)
     said = verdict(comparison)
     # a has the lower mean, b is better wherever both ran
     assert "Over the seeds that both have, b is clear of it" in said.headline
@@ -207,7 +210,7 @@ def test_different_data_and_units_are_never_compared(tmp_path):
         ("digits", "bits/dim"),
         ("ring", "nats/dim"),
     ]
-    assert all(len(c.cells) == 1 and not c.pairs for c in comparisons)
+    assert all(len(c.cells) == 1 and not c.claims for c in comparisons)
 
 
 def test_the_same_run_in_two_sweeps_is_told_apart_by_its_sweep(tmp_path):
@@ -353,7 +356,7 @@ def test_a_result_copied_as_other_seeds_counts_once(tmp_path):
     others = {seed: 2.1 + seed / 50 for seed in range(1, 7)}
     comparison = runs_of(tmp_path, {"x0": bounds | {s + 3: b for s, b in bounds.items()}, "v": others})
     (cell,) = [cell for cell in comparison.cells if cell.label == "x0"]
-    assert set(cell.runs) == {1, 2, 3} and cell.bound.n == 3 and comparison.pair(0, 1).n == 3
+    assert set(cell.runs) == {1, 2, 3} and cell.bound.n == 3 and comparison.claim(0, 1).pair.n == 3
     (note,) = [note for note in comparison.notes if "to the last digit" in note]
     assert "x0: seeds 1 and 4, 2 and 5, 3 and 6 have the same figures to the last digit" in note
 

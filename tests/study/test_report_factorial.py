@@ -14,8 +14,9 @@ from triptych.study.factorial import crossing, crossing_figure, effects, interac
 from triptych.study.markdown import markdown
 from triptych.study.panels import colours
 from triptych.study.render import write_report
-from triptych.study.study import read_study, table_rows
+from triptych.study.study import read_study
 from triptych.study.style import styled
+from triptych.study.tables import table_rows
 
 from .fake_runs import make_run
 

@@ -8,7 +8,7 @@ from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.hierarchy import bound_by_steps, estimator_variance, ladder, level_terms, schedules
 from triptych.study.panels import colours, draw_panels
-from triptych.study.study import table_columns
+from triptych.study.tables import table_columns
 
 
 def compared(root):

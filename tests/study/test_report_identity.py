@@ -94,7 +94,7 @@ def test_two_roots_of_different_data_are_two_comparisons(tmp_path):
             )
     comparisons = compare(read_runs(tmp_path))
     assert [c.data for c in comparisons] == ["folder (root=/a)", "folder (root=/b)"]
-    assert all(len(c.cells) == 1 and not c.pairs and c.dataset == "folder" for c in comparisons)
+    assert all(len(c.cells) == 1 and not c.claims and c.dataset == "folder" for c in comparisons)
     assert "runs on folder (root=/b) are a comparison of their own" in " ".join(comparisons[0].notes)
 
 

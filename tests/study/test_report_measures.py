@@ -12,7 +12,8 @@ from triptych.study.measures import about, deciding, measure_table, ranking, sta
 from triptych.study.panels import colours
 from triptych.study.render import write_report
 from triptych.study.run_details import of_run
-from triptych.study.study import read_study, table_rows
+from triptych.study.study import read_study
+from triptych.study.tables import table_rows
 
 from .fake_runs import make_run
 
@@ -110,7 +111,7 @@ def test_of_one_model_the_samples_decide_and_not_its_bound(drawn):
     assert story.question == "Which sampler draws the best samples on ring from one and the same model?"
     said = "By sliced Wasserstein distance (lower is better): at 5 ddim is clear of heun; at 10 nothing is"
     assert story.answer.endswith(f"{said} settled.")
-    assert [row.texts["sliced_wasserstein@0"] for row in table_rows(found)] == [
+    assert [row.entries["sliced_wasserstein@0"].text for row in table_rows(found)] == [
         "0.493 ± 0.018",
         "0.297 ± 0.009",
     ]

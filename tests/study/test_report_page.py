@@ -93,7 +93,7 @@ def test_the_page_answers_first(full):
     (comparison,) = full.story.comparisons
     for i, cell in enumerate(comparison.cells):
         assert f"{cell.bound.mean:.3f} ± {cell.bound.stderr:.3f}" in body
-        assert i == 0 or f"{comparison.pair(0, i).mean:+.3f}" in body
+        assert i == 0 or f"{comparison.claim(0, i).pair.mean:+.3f}" in body
     # the runs' own figures, and none of the report's
     assert "uniform guess 4.500" in body and "per-pixel histogram 2.718" in body and "2.421" not in body
 
@@ -113,7 +113,7 @@ def test_markdown_has_the_table_and_the_picture(full):
     assert '<th data-key="p">p (Holm)</th>' in full.html.read_text()
     cells = [[unescape(cell.strip(" |\\")) for cell in line.split(" | ")] for line in rows[:7]]
     told = [line[cells[0].index("p (Holm)")] for line in cells[3:7]]
-    assert told == [p_value(full.story.comparisons[0].p(0, j)) for j in range(1, 5)]
+    assert told == [p_value(full.story.comparisons[0].claim(0, j).p) for j in range(1, 5)]
     picture = full.markdown.parent / re.search(r"!\[.*\]\((.*)\)", text).group(1)
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
 

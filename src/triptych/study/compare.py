@@ -23,7 +23,7 @@ from triptych.study.claims import BOUND, Key, PairTest, Rule, correct
 from triptych.study.formatting import listed, quantity
 from triptych.study.integrity import copies, counted_once
 from triptych.study.same_data import Group, group_runs
-from triptych.study.statistics import Paired, Spread, spread
+from triptych.study.statistics import Spread, spread
 
 ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in one seed, hardly in several
 METRIC = "metric/"  # before the name of a metric of the user's own, among the parts of a bound
@@ -133,20 +133,6 @@ class Comparison:
         if i > j:
             return self.claim(j, i).reversed()
         return self.claims[BOUND, 0, self.cells[i].label, self.cells[j].label]
-
-    def pair(self, i: int, j: int) -> Paired:
-        """The difference of `claim(i, j)`, uncorrected."""
-        return self.claim(i, j).pair
-
-    def p(self, i: int, j: int) -> float:
-        """The corrected p of `claim(i, j)`."""
-        return self.claim(i, j).p
-
-    @property
-    def pairs(self) -> dict[tuple[int, int], Paired]:
-        """All pairs by the bound, by place among the cells."""
-        places = {cell.label: i for i, cell in enumerate(self.cells)}
-        return {(places[k[2]], places[k[3]]): c.pair for k, c in self.claims.items() if k[0] == BOUND}
 
     def sampled(self, name: str, at: int, a: str, b: str) -> PairTest:
         """Cell b minus cell a by a measure of samples at the key's value number `at`."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 
 from triptych.run.read import Run
 from triptych.study.compare import Cell, Comparison
-from triptych.study.formatting import duration, plus_minus
+from triptych.study.formatting import duration
 from triptych.study.statistics import spread
+from triptych.study.tables import TableRow, entry
 
 HOW = (
     "Means over a setting's runs with the standard error over them. Seconds a step are those of the whole "
@@ -19,16 +20,6 @@ HOW = (
     "with its libraries. Runs side by side share a machine, so equal times are not to be expected even of "
     "equal settings."
 )
-
-
-@dataclass(frozen=True)
-class CostRow:
-    """One setting: texts by column, the numbers by which to sort, standard errors."""
-
-    label: str
-    texts: dict[str, str]
-    order: dict[str, float]
-    ends: dict[str, float]
 
 
 def per_step(run: Run) -> float:
@@ -81,13 +72,13 @@ def cost_columns(comparison: Comparison) -> list[tuple[str, str]]:
             if any(any(_known(of, list(cell.runs.values()))) for cell in comparison.cells)]  # fmt: skip
 
 
-def cost_rows(comparison: Comparison) -> list[CostRow]:
+def cost_rows(comparison: Comparison) -> list[TableRow]:
     """One line a setting, in the order of the table."""
     return [_line(cell) for cell in comparison.cells]
 
 
-def _line(cell: Cell) -> CostRow:
-    texts, order, ends = {}, {}, {}
+def _line(cell: Cell) -> TableRow:
+    entries = {}
     for key, _, of, written in COLUMNS:
         values = _known(of, list(cell.runs.values()))
         if not values:
@@ -95,11 +86,8 @@ def _line(cell: Cell) -> CostRow:
         average = spread(values)
         if not average.stderr > 1e-9 * abs(average.mean):  # one run, or figures equal but for rounding
             average = replace(average, stderr=math.nan)
-        texts[key] = plus_minus(average) if written is None else written(average.mean)
-        order[key] = average.mean
-        if math.isfinite(average.stderr):
-            ends[key] = average.stderr
-    return CostRow(cell.label, texts, order, ends)
+        entries[key] = entry(average, None if written is None else written(average.mean))
+    return TableRow(cell.label, entries)
 
 
 def _known(of: Callable[[Run], float], runs: Sequence[Run]) -> list[float]:

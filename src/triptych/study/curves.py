@@ -97,17 +97,17 @@ def _within_seeds(cell: Cell, best: Cell, gamma: np.ndarray) -> np.ndarray | Non
 
 def training(comparison: Comparison, colours: Colours) -> Figure | None:
     """The validation bound over training steps: thin lines are seeds, the thick one their mean."""
-    return _training(comparison, colours, _over_steps(comparison), "training step")
+    return _training(comparison, colours, _validation(comparison, over_seconds=False), "training step")
 
 
 def training_time(comparison: Comparison, colours: Colours) -> Figure | None:
     """The validation bound over seconds of training: thin lines are seeds, the thick one their mean."""
-    return _training(comparison, colours, _over_seconds(comparison), "seconds of training")
+    return _training(comparison, colours, _validation(comparison, over_seconds=True), "seconds of training")
 
 
 def equal_time(comparison: Comparison) -> str:
     """The order by validation bound at equal seconds, beside that at equal steps; neither is tested."""
-    lines = _over_seconds(comparison)
+    lines = _validation(comparison, over_seconds=True)
     if len(lines) < 2 or len(lines) < len(comparison.cells):
         return ""
     took = {label: float(np.mean([line.at[-1] for line in seeds])) for label, seeds in lines.items()}
@@ -138,35 +138,26 @@ class Line(NamedTuple):
 Lines = dict[str, list[Line]]
 
 
-def _over_steps(comparison: Comparison) -> Lines:
-    """Steps and validation bounds of each seed of each cell."""
+def _validation(comparison: Comparison, over_seconds: bool) -> Lines:
+    """Steps, or seconds of training, and validation bounds of each seed of each cell.
+
+    Seconds are the row's own, or in proportion to steps where they were not recorded.
+    """
+    bound = f"val/{comparison.measure}"
     lines: Lines = {}
     for cell in comparison.cells:
-        read = [(*run.history(f"val/{comparison.measure}"), run) for run in cell.runs.values()]
-        curves = [
-            Line(np.array(steps), np.array(values), run) for steps, values, run in read if len(steps) > 1
-        ]
-        if curves:
-            lines[cell.label] = curves
-    return lines
-
-
-def _over_seconds(comparison: Comparison) -> Lines:
-    """The same over seconds of training: the row's own, or in proportion where they were not recorded."""
-    lines: Lines = {}
-    for cell in comparison.cells:
-        curves = []
         for run in cell.runs.values():
-            read = run.histories((f"val/{comparison.measure}", "time"))
-            steps, values = read.get(f"val/{comparison.measure}", ([], []))
-            at = dict(zip(*read.get("time", ([], [])), strict=True))
+            columns = run.histories((bound, "time"))
+            steps, values = columns.get(bound, ([], []))
+            seconds = dict(zip(*columns.get("time", ([], [])), strict=True))
             fit = run.seconds.get("fit", math.nan)
-            if len(steps) > 1 and all(step in at for step in steps):
-                curves.append(Line(np.array([at[step] for step in steps]), np.array(values), run))
-            elif len(steps) > 1 and run.steps and math.isfinite(fit):
-                curves.append(Line(np.array(steps) * fit / run.steps, np.array(values), run))
-        if curves:
-            lines[cell.label] = curves
+            at = np.array(steps)
+            if over_seconds and all(step in seconds for step in steps):
+                at = np.array([seconds[step] for step in steps])
+            elif over_seconds:
+                at = at * fit / (run.steps or math.nan)
+            if len(steps) > 1 and np.isfinite(at).all():
+                lines.setdefault(cell.label, []).append(Line(at, np.array(values), run))
     return lines
 
 

@@ -18,14 +18,14 @@ from triptych.run.parsing import natural_key
 from triptych.run.read import Run
 from triptych.study import measures
 from triptych.study.compare import Cell, Comparison
-from triptych.study.formatting import format_number, plus_minus, quantity
-from triptych.study.run_details import CURVES, bound, cut, of_run, run_pictures
+from triptych.study.formatting import plus_minus, quantity
+from triptych.study.run_details import CURVES, cut, of_run, run_pictures
 from triptych.study.statistics import spread
-from triptych.study.study import Study, against
+from triptych.study.study import Study
+from triptych.study.tables import against
 
 NOWHERE = {Role.PATH, Role.OUTPUT}  # where something lies is no property to group by
 POINTS, FEWEST = 12_000, 24  # of each curve: as many as all runs share, and at least
-NEIGHBOURS = 8
 
 
 def as_json(story: Study, where: Mapping[Path, str]) -> str:
@@ -59,8 +59,6 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
                 **of_run(run, points),
             }
         )
-    for i, near in enumerate(_neighbours(story, homes, flat, differ)):
-        rows[i]["neighbours"] = near
     same = {key: cut(value) for key, value in (flat[0] if flat else {}).items() if key not in differ}
     return {
         "running": bool(story.counts["running"]),
@@ -105,41 +103,6 @@ def _homes(comparisons: Sequence[Comparison]) -> dict[Path, tuple[int, str]]:
     }
 
 
-def _neighbours(
-    story: Study,
-    homes: Mapping[Path, tuple[int, str]],
-    flat: Sequence[Mapping[str, str]],
-    keys: Sequence[str],
-) -> list[list[dict[str, Any]]]:
-    """For each run those of its comparison that differ from it by the fewest axes, same seed first."""
-    axes = {k: [axis.key for axis in c.axes] for k, c in enumerate(story.comparisons)}
-    lists: list[list[dict[str, Any]]] = []
-    for i, run in enumerate(story.runs):
-        home = homes.get(run.dir)
-        near = []
-        for j, other in enumerate(story.runs):
-            if home is None or i == j or homes.get(other.dir, (None, ""))[0] != home[0]:
-                continue
-            apart = sum(flat[i].get(key) != flat[j].get(key) for key in (*axes[home[0]], "seed"))
-            near.append((apart, run.seed != other.seed, j))
-        lists.append([_neighbour(story.runs, flat, keys, i, j) for *_, j in sorted(near)[:NEIGHBOURS]])
-    return lists
-
-
-def _neighbour(
-    runs: Sequence[Run], flat: Sequence[Mapping[str, str]], keys: Sequence[str], i: int, j: int
-) -> dict[str, Any]:
-    mine, theirs = flat[i], flat[j]
-    differ = [key for key in keys if mine.get(key) != theirs.get(key) and key != "status"]
-    apart = runs[j].bound - runs[i].bound
-    return {
-        "run": j,
-        "differs": [[key, cut(mine.get(key, "none")), cut(theirs.get(key, "none"))] for key in differ],
-        "bound": bound(runs[j]),
-        "apart": format_number(apart, sign=True) if math.isfinite(apart) else "–",
-    }
-
-
 # comparisons ------------------------------------------------------------------------------------------
 
 
@@ -154,26 +117,18 @@ def _section(
     if measures.deciding(comparison) or len(comparison.cells) < 2:
         return {"cells": cells, "against": []}
     verdicts: dict[str, int] = {}
+    places = range(len(comparison.cells))
     rows = []
-    for reference in range(len(comparison.cells)):
-        beside = [against(comparison, reference, i) for i in range(len(comparison.cells))]
-        rows.append(
-            [
-                [
-                    one.difference,
-                    *(_finite(x) for x in (one.order.get("difference", math.nan), *_ends(one.ends))),
-                    one.p,
-                    _finite(one.order.get("p", math.nan)),
-                    verdicts.setdefault(one.verdict, len(verdicts)),
-                ]
-                for one in beside
-            ]
-        )
+    for reference in places:
+        beside = []
+        for i in places:
+            entries, verdict = against(comparison, reference, i)
+            apart, p = entries["difference"], entries["p"]
+            numbers = [_finite(x) for x in (apart.value, apart.low, apart.high)]
+            number = verdicts.setdefault(verdict, len(verdicts))
+            beside.append([apart.text, *numbers, p.text, _finite(p.value), number])
+        rows.append(beside)
     return {"cells": cells, "against": rows, "verdicts": list(verdicts)}
-
-
-def _ends(ends: Mapping[str, float]) -> tuple[float, float]:
-    return ends.get("low", math.nan), ends.get("high", math.nan)
 
 
 def _finite(x: float) -> float | None:

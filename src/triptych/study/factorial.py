@@ -22,7 +22,17 @@ from triptych.study.axes import Axis, value
 from triptych.study.compare import Cell, Comparison
 from triptych.study.formatting import format_number, interval, listed, p_value, plus_minus
 from triptych.study.statistics import Spread, spread
-from triptych.study.style import LINES, PAPER, axes, end_labels, inches, mark, plain_log, shortened
+from triptych.study.style import (
+    LINES,
+    PAPER,
+    axes,
+    end_labels,
+    frame_lines,
+    inches,
+    mark,
+    plain_log,
+    shortened,
+)
 
 LEAST = 2 / 3  # of all combinations, that make a grid
 WIDE = 8.0  # largest over smallest value, from which on an axis is logarithmic
@@ -196,9 +206,7 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
         ax.scatter([x[best]], [means[best]], s=70, facecolor=PAPER, edgecolor=ink, linewidth=1.8, zorder=3)
         shown += means
         ends.append((means[-1], names[name], ink))
-    low, middle = min(shown), sorted(shown)[len(shown) // 2]
-    top = min(max(shown), low + 4 * (middle - low) + 1e-3)  # one cell that is ruined flattens no other
-    ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))
+    frame_lines(ax, shown)
     if crossed.logarithmic:
         ax.set_xscale("log")
     ax.set_xticks(list(map(float, at.values())), [_tick(crossed, key) for key in at])

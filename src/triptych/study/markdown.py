@@ -13,7 +13,8 @@ from triptych.study.factorial import effects
 from triptych.study.formatting import DRAWN, MEASURED, duration, quantity
 from triptych.study.papers.published import Judged
 from triptych.study.power import reach
-from triptych.study.study import Study, table_columns, table_rows
+from triptych.study.study import Study
+from triptych.study.tables import Entry, table_columns, table_rows
 from triptych.study.verdict import footnote
 
 
@@ -89,7 +90,7 @@ def results_table(comparison: Comparison) -> str:
     """The table of a comparison, with paired differences and verdicts."""
     heads = table_columns(comparison)
     body = [
-        [row.label, row.seeds, *(row.texts.get(key, "") for key, _ in heads), row.verdict]
+        [row.label, row.seeds, *(row.entries.get(key, Entry()).text for key, _ in heads), row.verdict]
         for row in table_rows(comparison)
     ]
     return "\n".join(_table([comparison.subject, "seeds", *(head for _, head in heads), ""], body))

@@ -150,6 +150,31 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
 )
 
 
+PICTURES: tuple[tuple[str, str, str, Callable[[Run], Path | None]], ...] = (
+    (
+        "Samples",
+        "Drawn by each setting's first seed, from the same noise; a good bound does not promise good looks, "
+        "nor the reverse.",
+        "",
+        lambda run: run.samples,
+    ),
+    (
+        "By caption",
+        "A row of samples of each setting's first seed for each of a few held-out captions, some of "
+        "combinations that were kept from training.",
+        "strips",
+        lambda run: run.dir / "samples" / "prompts.png",
+    ),
+    (
+        "From noise to sample",
+        "The way of a few samples of each setting's first seed: a row each, from noise at the left to the "
+        "sample at the right, at equal shares of the sampler's steps.",
+        "strips",
+        lambda run: run.dir / "samples" / "trajectory.png",
+    ),
+)
+
+
 def colours(hues: Mapping[str, str]) -> dict[str, str]:
     """One colour per label, the same in every figure and table; labels of one hue share it."""
     places = {hue: i for i, hue in enumerate(dict.fromkeys(hues.values()))}
@@ -247,22 +272,14 @@ def _measured(comparison: Comparison, palette: dict[str, str], name: str) -> lis
     return [Panel("Measures of samples", how, tuple(svg for svg in svgs if svg))]
 
 
-def grids(comparison: Comparison) -> list[SamplePicture]:
-    """The first seed's samples of each cell, where its file is there and is a PNG."""
-    return _pictures(comparison, lambda run: run.samples)
+def sample_pictures(comparison: Comparison) -> list[tuple[str, str, str, list[SamplePicture]]]:
+    """Title, how to read, kind and pictures of each entry of `PICTURES` that some run has."""
+    shown = [(title, how, kind, _first_of_each(comparison, of)) for title, how, kind, of in PICTURES]
+    return [(title, how, kind, pictures) for title, how, kind, pictures in shown if pictures]
 
 
-def strips(comparison: Comparison) -> list[SamplePicture]:
-    """The first seed's way from noise to samples of each cell, where its file is there and is a PNG."""
-    return _pictures(comparison, lambda run: run.dir / "samples" / "trajectory.png")
-
-
-def by_caption(comparison: Comparison) -> list[SamplePicture]:
-    """The first seed's samples by caption of each cell, where its file is there and is a PNG."""
-    return _pictures(comparison, lambda run: run.dir / "samples" / "prompts.png")
-
-
-def _pictures(comparison: Comparison, of: Callable[[Run], Path | None]) -> list[SamplePicture]:
+def _first_of_each(comparison: Comparison, of: Callable[[Run], Path | None]) -> list[SamplePicture]:
+    """The first seed's picture of each cell, where its file is there and is a PNG."""
     pictures = []
     for cell in comparison.cells:
         for seed, run in cell.runs.items():

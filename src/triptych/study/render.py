@@ -10,7 +10,6 @@ import base64
 import errno
 import hashlib
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,20 +24,19 @@ from triptych.study.details import as_json
 from triptych.study.factorial import effects
 from triptych.study.markdown import markdown
 from triptych.study.panels import (
-    by_caption,
     colours,
     draw_panels,
-    grids,
     headline_png,
     headline_svg,
     how_headline,
-    strips,
+    sample_pictures,
     tuning_svg,
 )
 from triptych.study.power import reach
 from triptych.study.results import results_csv
-from triptych.study.study import Study, read_study, table_columns, table_rows
+from triptych.study.study import Study, read_study
 from triptych.study.style import PALETTE
+from triptych.study.tables import table_columns, table_rows
 from triptych.study.verdict import footnote
 
 PICTURE = "report_files/headline.png"
@@ -115,9 +113,7 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
             "effects": [] if measures.deciding(comparison) else effects(comparison),
             "equal_time": "" if measures.deciding(comparison) else equal_time(comparison),
             "panels": draw_panels(comparison, palette, f"s{i}"),
-            "grids": grids(comparison),
-            "strips": strips(comparison),
-            "captions": by_caption(comparison),
+            "pictures": sample_pictures(comparison),
             "costs": cost.cost_columns(comparison),
             "cost_lines": cost.cost_rows(comparison),
             "how_cost": cost.HOW,
@@ -158,6 +154,3 @@ def _where(story: Study) -> dict[Path, str]:
     """Each run's directory as a reader at the report finds it."""
     base = story.roots[0].resolve()
     return {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}
-
-
-__all__: Sequence[str] = ("Report", "write_report")

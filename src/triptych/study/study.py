@@ -6,18 +6,17 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from triptych.files import load_object, read_json_or_none
 from triptych.run.parsing import first_line
 from triptych.run.read import Run, read_runs
-from triptych.run.result import PARTS
 from triptych.study import measures
-from triptych.study.claims import PairTest, correct
-from triptych.study.compare import METRIC, Cell, Comparison, compare
+from triptych.study.claims import correct
+from triptych.study.compare import Cell, Comparison, compare
 from triptych.study.factorial import crossing
-from triptych.study.formatting import difference, duration, format_number, p_value, plus_minus, quantity
+from triptych.study.formatting import duration, quantity
 from triptych.study.papers.published import Judged, judged
 from triptych.study.power import extra_seconds, seeds_next
 from triptych.study.sequential import read_rule
@@ -25,29 +24,8 @@ from triptych.study.tuning import Tuning, change, read_tuning, stages
 from triptych.study.tuning import sentence as tuned
 from triptych.study.verdict import Verdict, verdict
 
-BESIDE = {
-    "iw": "importance-weighted",
-    "ode": "by the ODE, its own items",
-    "ode_bound": "bound of those items",
-}  # not the bound, and never in its place
 LISTED = 12  # seeds in a command; more are a range
 STATUSES = ("finished", "diverged", "running", "interrupted", "failed", "unreadable")
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """One line of the results table, ready to print: texts, and the numbers by which to sort.
-
-    `ends`: beside a number its standard error ("e"), or the ends of its interval ("low", "high").
-    """
-
-    label: str
-    seeds: str
-    texts: dict[str, str]
-    order: dict[str, float]
-    verdict: str
-    best: bool = False
-    ends: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -182,126 +160,6 @@ def read_study(
         published=judged(sweep, runs) if len(roots) == 1 else None,
         damaged=damaged,
     )
-
-
-def table_columns(comparison: Comparison) -> list[tuple[str, str]]:
-    """Key and heading of the results table's figures: only those that some cell has."""
-    if drawn := measures.measure_columns(comparison):
-        return drawn  # their bound is one and the same
-    known = [("bound", f"test bound, {comparison.unit}")]
-    if len(comparison.cells) > 1:
-        known += [("difference", "paired difference to best [95%]"), ("p", "p (Holm)")]
-    known += [(part, part) for part in PARTS if any(c.spread(part=part).n for c in comparison.cells)]
-    known += [("gap", "gap to truth")] if any(c.spread(part="gap").n for c in comparison.cells) else []
-    known += [(k, head) for k, head in BESIDE.items() if any(c.spread(part=k).n for c in comparison.cells)]
-    known += [(f"{METRIC}{name}", head) for name, head in metrics(comparison)]
-    return known
-
-
-def metrics(comparison: Comparison) -> list[tuple[str, str]]:
-    """Name and heading of each metric of the user's own: "test psnr (higher is better)"."""
-    better_of = {name: better for cell in comparison.cells for name, better in cell.metrics.items()}
-    return [
-        (n, f"test {n}" + (f" ({better} is better)" if better else "")) for n, better in better_of.items()
-    ]
-
-
-def table_rows(comparison: Comparison) -> list[TableRow]:
-    """The results table, best first; cells without a usable run come last and say why."""
-    if measures.deciding(comparison):
-        done = _drawn(comparison)
-    else:
-        done = [_row(comparison, i, cell) for i, cell in enumerate(comparison.cells)]
-    return done + [TableRow(cell.label, _seeds(cell), {}, {}, _awaited(cell)) for cell in comparison.pending]
-
-
-def _awaited(cell: Cell) -> str:
-    return "diverged" if cell.diverged == len(cell.others) else "no result yet"
-
-
-def _row(comparison: Comparison, i: int, cell: Cell) -> TableRow:
-    spreads = {"bound": cell.bound, "gap": cell.spread(part="gap")}
-    spreads |= {part: cell.spread(part=part) for part in (*PARTS, *BESIDE)}
-    spreads |= {(key := f"{METRIC}{name}"): cell.spread(part=key) for name, _ in metrics(comparison)}
-    whole = ("bound", "gap")
-    texts = {
-        key: plus_minus(s) if key in whole or key.startswith(METRIC) else format_number(s.mean)
-        for key, s in spreads.items()
-    }
-    order = {key: s.mean for key, s in spreads.items() if not math.isnan(s.mean)}
-    beside = against(comparison, 0, i)
-    texts |= {"difference": beside.difference, "p": beside.p}
-    known = {k: v for k, v in (order | beside.order).items() if not math.isnan(v)}
-    ends = {key: {"e": spreads[key].stderr} for key in texts if key in spreads and key in known}
-    ends["difference"] = beside.ends
-    return TableRow(cell.label, _seeds(cell), texts, known, beside.verdict, i == 0, _finite(ends))
-
-
-@dataclass(frozen=True)
-class PairedRow:
-    """What the table says of a cell beside the one that differences are taken to."""
-
-    difference: str
-    p: str
-    verdict: str
-    order: dict[str, float]
-    ends: dict[str, float] = field(default_factory=dict)
-
-
-def against(comparison: Comparison, reference: int, i: int) -> PairedRow:
-    """Cell i minus cell `reference`: the paired difference with its interval, corrected p, verdict."""
-    if len(comparison.cells) == 1:
-        return PairedRow("", "", "", {})
-    if i == reference:
-        return PairedRow("reference" if i else "best", "", "" if i else "lowest mean", {"difference": 0.0})
-    claim = comparison.claim(reference, i)
-    order = {"difference": claim.pair.mean, "p": claim.p}
-    ends = {"low": claim.pair.low, "high": claim.pair.high}
-    remark = _row_verdict(comparison, claim, best=reference == 0)
-    return PairedRow(difference(claim.pair), p_value(claim.p), remark, order, ends)
-
-
-def _finite(ends: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    return {
-        k: finite for k, e in ends.items() if (finite := {n: x for n, x in e.items() if math.isfinite(x)})
-    }
-
-
-def _row_verdict(comparison: Comparison, claim: PairTest, best: bool) -> str:
-    """A row's verdict: what the corrected test carries, else "not settled"."""
-    if claim.pair.n < 2:
-        several = any(len(cell.runs) > 1 for cell in comparison.cells)  # else the headline has said it
-        return "not paired" if not claim.pair.n else "one pair: not settled" if several else ""
-    within = f"same within {comparison.rule.equal_within:g}" if claim.equal else ""
-    worse = claim.pair.mean > 0
-    if claim.holds:
-        # better than the best is possible only where seeds differ: the pairs then contradict the means
-        text = "worse" if worse else "better where paired" if best else "better"
-        return f"{text}, {within}" if within else text
-    return within or "not settled"
-
-
-def _drawn(comparison: Comparison) -> list[TableRow]:
-    """Rows of cells that share one model, by the measure that decides between them."""
-    cells = {cell.label: cell for cell in comparison.cells}
-    rows_of = []
-    for label, spreads, remark in measures.standings(comparison):
-        texts = {key: plus_minus(s) for key, s in spreads.items()}
-        order = {key: s.mean for key, s in spreads.items()}
-        ends = _finite({key: {"e": s.stderr} for key, s in spreads.items()})
-        rows_of.append(TableRow(label, _seeds(cells[label]), texts, order, remark, bool(remark), ends))
-    return rows_of
-
-
-def _seeds(cell: Cell) -> str:
-    tally = Counter(_left_out(run) if run.status == "finished" else run.status for run in cell.others)
-    return str(len(cell.runs)) + (
-        f" ({', '.join(f'{n} {status}' for status, n in tally.items())})" if tally else ""
-    )
-
-
-def _left_out(run: Run) -> str:
-    return "copied" if math.isfinite(run.bound) else "not finite"
 
 
 def _by_label(comparison: Comparison) -> list[Cell]:

@@ -144,6 +144,13 @@ def end_labels(ax: Axes, items: Sequence[tuple[float, str, str]]) -> None:
         ax.text(1.04, place, text, transform=ax.transAxes, color=ink, va="center", fontweight="bold")
 
 
+def frame_lines(ax: Axes, shown: Sequence[float]) -> None:
+    """Limits from the lowest value up; one that is far above the median flattens no other."""
+    low, middle = min(shown), sorted(shown)[len(shown) // 2]
+    top = min(max(shown), low + 4 * (middle - low) + 1e-3)
+    ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))
+
+
 def apart(wanted: Sequence[float], gap: float) -> list[float]:
     """Ascending places in [0, 1], at least `gap` apart, near the ascending ones wanted, if they fit."""
     groups: list[tuple[float, int]] = []  # centre, size: overlapping neighbours share a block

@@ -15,8 +15,9 @@ from triptych.files import printable
 from triptych.study import measures
 from triptych.study.compare import METRIC
 from triptych.study.render import Report
-from triptych.study.study import Study, read_study, table_columns, table_rows
+from triptych.study.study import Study, read_study
 from triptych.study.style import short
+from triptych.study.tables import table_columns, table_rows
 
 HEADS = {
     "bound": "test bound",
@@ -94,8 +95,9 @@ def _table(story: Study, i: int, without: tuple[str, ...]) -> Table:
     for key, head in heads:
         table.add_column(head, justify="left" if key in ("seeds", "verdict") else "right")
     for row in table_rows(comparison):
-        texts = {**row.texts, "seeds": row.seeds, "verdict": row.verdict}
-        style = "bold green" if row.best else "" if row.texts else "dim"
+        texts = {key: entry.text for key, entry in row.entries.items()}
+        texts |= {"seeds": row.seeds, "verdict": row.verdict}
+        style = "bold green" if row.best else "" if row.entries else "dim"
         table.add_row(
             Text(short(row.label, 40)), *(Text(texts.get(key, "")) for key, _ in heads), style=style
         )

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from triptych.run.read import Run
 from triptych.run.result import UNITS
 from triptych.study.formatting import format_number, listed
-from triptych.study.style import GRID, INK, PAPER, axes, end_labels, inches, plain_log, shortened
+from triptych.study.style import GRID, INK, PAPER, axes, end_labels, frame_lines, inches, plain_log, shortened
 
 EQUAL, BEST = "equal settings", "each at its best"
 Point = tuple[str, ...]
@@ -155,9 +155,7 @@ def tuning_figure(tuning: Tuning, colours: Mapping[str, str]) -> Figure | None:
     if not shown:
         return None
     ax.axvline(at[tuning.equal], color=GRID, linewidth=5, zorder=0)
-    low, middle = min(shown), sorted(shown)[len(shown) // 2]
-    top = min(max(shown), low + 4 * (middle - low) + 1e-3)  # one value that ruins a setting flattens no other
-    ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))
+    frame_lines(ax, shown)
     if log:
         ax.set_xscale("log")
         ax.set_xticks(list(at.values()), [plain_log(v) for v in at.values()])

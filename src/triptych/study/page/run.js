@@ -37,7 +37,6 @@ function runPage(run) {
     "± is the standard error over the items of this run's test set; the report's own ± is over seeds."));
   page.append(...runFigures(run));
   if (Object.keys(run.own).length) page.append(settingsTable("What sets this run apart", run.own));
-  if (run.neighbours?.length) page.append(neighbours(run));
   if (run.figures.length)
     page.append(tableOf("Figures", ["of", "figure", "mean ± standard error over items", "items"],
       run.figures.map(([split, key, text, n]) => [split, key, text, n || "–"]), [0, 1]));
@@ -79,15 +78,6 @@ function runFigures(run) {
 }
 
 const ordinal = n => n + (["th", "st", "nd", "rd"][n % 100 > 10 && n % 100 < 14 ? 0 : n % 10] ?? "th");
-
-function neighbours(run) {
-  const rows = run.neighbours.map(near => [linkTo(data.runs[near.run]),
-    near.differs.map(([key, mine, theirs]) => `${key}: ${mine} → ${theirs}`).join(", "), near.bound || "–", near.apart]);
-  const part = tableOf("Its neighbours", ["run", "what differs: here → there", "test bound", "there − here"], rows, [0, 1]);
-  part.querySelector("h3").after(element("p", {class: "how"},
-    "The runs that differ from this one in the fewest settings. One difference between two runs has no interval: the table of settings has."));
-  return part;
-}
 
 // Shown instead of the report while the address names a run.
 function route() {

@@ -41,7 +41,7 @@ def files() -> dict[str, dict[str, Any]]:
     return {file.stem: read_yaml(file).get("paper") or {} for file in every}
 
 
-class Entry(NamedTuple):
+class PaperEntry(NamedTuple):
     """A paper that was run: its line in the summary, and its section."""
 
     line: str
@@ -53,7 +53,7 @@ def results_page(roots: Sequence[Path], before: str = "") -> str:
     known = files()
     stories = [story for place in find_papers(roots) if (story := read_study([place])).published]
     entries = read_entries(before) | {
-        _title(story): Entry(_line(story), _section(story, known)) for story in stories
+        _title(story): PaperEntry(_line(story), _section(story, known)) for story in stories
     }
     missing = {name: node for name, node in known.items() if name not in entries}
     titles = sorted(entries)
@@ -69,12 +69,13 @@ def results_page(roots: Sequence[Path], before: str = "") -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def read_entries(page: str) -> dict[str, Entry]:
+def read_entries(page: str) -> dict[str, PaperEntry]:
     """{title: entry} of a page that `results_page` wrote."""
     lines = {match["title"]: match[0] for match in LINE.finditer(page)}
     sections = re.split(r"^## ", page, flags=re.MULTILINE)[1:]
     titled = {section.partition("\n")[0]: f"## {section.rstrip()}\n" for section in sections}
-    return {title: Entry(lines[safe(title)], text) for title, text in titled.items() if safe(title) in lines}
+    known = {title: text for title, text in titled.items() if safe(title) in lines}
+    return {title: PaperEntry(lines[safe(title)], text) for title, text in known.items()}
 
 
 def _line(story: Study) -> str:

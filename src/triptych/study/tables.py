@@ -1,0 +1,152 @@
+"""The tables of a comparison, ready to print: what each setting reached, and what it costs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from triptych.run.read import Run
+from triptych.run.result import PARTS
+from triptych.study import measures
+from triptych.study.claims import PairTest
+from triptych.study.compare import METRIC, Cell, Comparison
+from triptych.study.formatting import difference, format_number, p_value, plus_minus
+from triptych.study.statistics import Spread
+
+BESIDE = {
+    "iw": "importance-weighted",
+    "ode": "by the ODE, its own items",
+    "ode_bound": "bound of those items",
+}  # not the bound, and never in its place
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One figure of a table: its text, the number by which to sort, its standard error or its interval."""
+
+    text: str = ""
+    value: float = math.nan
+    error: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """{"v": value, "e": error, "low": low, "high": high}, as far as they are known."""
+        if math.isnan(self.value):
+            return {}
+        ends = {"e": self.error, "low": self.low, "high": self.high}
+        return {"v": self.value} | {name: end for name, end in ends.items() if math.isfinite(end)}
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One setting's line of a table, its figures by column."""
+
+    label: str
+    entries: Mapping[str, Entry]
+    seeds: str = ""
+    verdict: str = ""
+    best: bool = False
+
+
+def entry(figure: Spread, text: str | None = None) -> Entry:
+    """The mean over seeds with its standard error."""
+    return Entry(plus_minus(figure) if text is None else text, figure.mean, figure.stderr)
+
+
+def table_columns(comparison: Comparison) -> list[tuple[str, str]]:
+    """Key and heading of the results table's figures: only those that some cell has."""
+    if drawn := measures.measure_columns(comparison):
+        return drawn  # their bound is one and the same
+    known = [("bound", f"test bound, {comparison.unit}")]
+    if len(comparison.cells) > 1:
+        known += [("difference", "paired difference to best [95%]"), ("p", "p (Holm)")]
+    known += [(part, part) for part in PARTS if any(c.spread(part=part).n for c in comparison.cells)]
+    known += [("gap", "gap to truth")] if any(c.spread(part="gap").n for c in comparison.cells) else []
+    known += [(k, head) for k, head in BESIDE.items() if any(c.spread(part=k).n for c in comparison.cells)]
+    known += [(f"{METRIC}{name}", head) for name, head in metrics(comparison)]
+    return known
+
+
+def metrics(comparison: Comparison) -> list[tuple[str, str]]:
+    """Name and heading of each metric of the user's own: "test psnr (higher is better)"."""
+    better_of = {name: better for cell in comparison.cells for name, better in cell.metrics.items()}
+    return [
+        (n, f"test {n}" + (f" ({better} is better)" if better else "")) for n, better in better_of.items()
+    ]
+
+
+def table_rows(comparison: Comparison) -> list[TableRow]:
+    """The results table, best first; cells without a usable run come last and say why."""
+    if measures.deciding(comparison):
+        done = _drawn(comparison)
+    else:
+        done = [_row(comparison, i, cell) for i, cell in enumerate(comparison.cells)]
+    return done + [TableRow(cell.label, {}, _seeds(cell), _awaited(cell)) for cell in comparison.pending]
+
+
+def _awaited(cell: Cell) -> str:
+    return "diverged" if cell.diverged == len(cell.others) else "no result yet"
+
+
+def _row(comparison: Comparison, i: int, cell: Cell) -> TableRow:
+    with_error = ["gap", *(f"{METRIC}{name}" for name, _ in metrics(comparison))]
+    entries = {"bound": entry(cell.bound)} | {part: entry(cell.spread(part=part)) for part in with_error}
+    for part in (*PARTS, *BESIDE):
+        figure = cell.spread(part=part)
+        entries[part] = entry(figure, format_number(figure.mean))
+    beside, verdict = against(comparison, 0, i)
+    return TableRow(cell.label, entries | beside, _seeds(cell), verdict, best=i == 0)
+
+
+def against(comparison: Comparison, reference: int, i: int) -> tuple[dict[str, Entry], str]:
+    """Cell i minus cell `reference`: the paired difference with its interval and corrected p; the verdict."""
+    if len(comparison.cells) == 1:
+        return {}, ""
+    if i == reference:
+        text = "reference" if i else "best"
+        return {"difference": Entry(text, 0.0), "p": Entry()}, "" if i else "lowest mean"
+    claim = comparison.claim(reference, i)
+    pair = claim.pair
+    entries = {
+        "difference": Entry(difference(pair), pair.mean, low=pair.low, high=pair.high),
+        "p": Entry(p_value(claim.p), claim.p),
+    }
+    return entries, _row_verdict(comparison, claim, best=reference == 0)
+
+
+def _row_verdict(comparison: Comparison, claim: PairTest, best: bool) -> str:
+    """A row's verdict: what the corrected test carries, else "not settled"."""
+    if claim.pair.n < 2:
+        several = any(len(cell.runs) > 1 for cell in comparison.cells)  # else the headline has said it
+        return "not paired" if not claim.pair.n else "one pair: not settled" if several else ""
+    within = f"same within {comparison.rule.equal_within:g}" if claim.equal else ""
+    worse = claim.pair.mean > 0
+    if claim.holds:
+        # better than the best is possible only where seeds differ: the pairs then contradict the means
+        text = "worse" if worse else "better where paired" if best else "better"
+        return f"{text}, {within}" if within else text
+    return within or "not settled"
+
+
+def _drawn(comparison: Comparison) -> list[TableRow]:
+    """Rows of cells that share one model, by the measure that decides between them."""
+    cells = {cell.label: cell for cell in comparison.cells}
+    return [
+        TableRow(label, {key: entry(s) for key, s in spreads.items()}, _seeds(cells[label]), best, bool(best))
+        for label, spreads, best in measures.standings(comparison)
+    ]
+
+
+def _seeds(cell: Cell) -> str:
+    tally = Counter(_left_out(run) if run.status == "finished" else run.status for run in cell.others)
+    return str(len(cell.runs)) + (
+        f" ({', '.join(f'{n} {status}' for status, n in tally.items())})" if tally else ""
+    )
+
+
+def _left_out(run: Run) -> str:
+    return "copied" if math.isfinite(run.bound) else "not finite"
