@@ -11,7 +11,7 @@ from triptych.errors import UserError
 from triptych.run.execute import execute
 from triptych.study.render import write_report
 
-from ..report.fake_runs import make_run
+from ...study.fake_runs import make_run
 from .test_measures_of_runs import RING
 
 RADIUS = """
