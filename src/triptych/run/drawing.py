@@ -47,20 +47,20 @@ class Drawing:
 
     @property
     def conditional(self) -> bool:
-        """Whether samples are conditional: the network is told conditions, or a guide is."""
+        """Whether samples are conditional: the network takes conditions, or a guide does."""
         around: Any = self.denoiser
         return bool(self.model.conditional or (around is not None and is_conditional(around)))
 
     @property
     def class_conditional(self) -> bool:
-        """Whether a conditional model is told labels alone."""
+        """Whether a conditional model takes labels alone."""
         own = self.model.conditional
         return {*(own if isinstance(own, list) else self.data.conditions)} == {"label"}
 
     def condition(self, n: int, label: int | None = None, items: Tensor | None = None) -> Condition | None:
         """The condition of each of n samples; None where they are unconditional.
 
-        Labels, where nothing else is told: all classes in turn. Anything else: that of held-out ``items``,
+        Labels, where the model takes nothing else: all classes in turn. Else those of held-out ``items``;
         None: in their order and over again. A ``label`` that is named is every sample's.
         """
         if not self.conditional:
@@ -101,7 +101,7 @@ class Drawing:
         return x
 
     def samples(self, n: int, seed: int, items: Tensor | None = None) -> Tensor:
-        """n samples (n, *shape) in data units, on the CPU, of what is asked for by default."""
+        """n samples (n, *shape) in data units, on the CPU, of the default condition."""
         generator = self.generator(seed)
         return self.draw(n, self.fill(self.condition(n, items=items), n, generator), generator).cpu()
 
@@ -134,6 +134,6 @@ class OtherRun:
 
 
 def parts_read(model: Any, data: DataModule) -> Sequence[str]:
-    """The parts of the data's conditions that a model's network is told."""
+    """The parts of the data's conditions that a model's network takes."""
     conditional = getattr(model, "conditional", False)
     return conditional if isinstance(conditional, list) else [*data.conditions] * bool(conditional)

@@ -50,7 +50,7 @@ def cascade_of(values: dict[str, Any]) -> Drawing:
         values: cascade, stages, noise, prompt, label, weights and data_root of ``configs/sample.yaml``.
 
     Raises:
-        UserError: stages that do not fit one another, or cannot draw what is asked for in this way.
+        UserError: stages that do not fit one another, or cannot draw these conditions.
     """
     runs = open_stages("cascade", values["cascade"], values["weights"], values["data_root"])
     changes = values["stages"]
@@ -67,7 +67,7 @@ def cascade_of(values: dict[str, Any]) -> Drawing:
 
 
 def _ready(drawing: Drawing, values: dict[str, Any]) -> Drawing:
-    """``drawing`` on its device, where a label or a prompt that ``values`` have can be asked for."""
+    """``drawing`` on its device, where a label or a prompt of ``values`` are ones that it takes."""
     label, classes = values["label"], drawing.data.num_classes
     if label is not None:
         if not drawing.conditional or not classes:
@@ -85,7 +85,7 @@ def condition_of(drawing: Drawing, values: dict[str, Any], n: int) -> Condition 
     """The condition of n samples: prompts of ``values`` in turn, else its label, else the default.
 
     Raises:
-        UserError: no prompt, one that the data's encoder refuses, or models that are told no text.
+        UserError: no prompt, one that the data's encoder refuses, or models that take no text.
     """
     if (prompt := values.get("prompt")) is None:
         return drawing.condition(n, values["label"])
@@ -126,7 +126,7 @@ def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
 def _conditioning_noise(
     drawing: Drawing, level: float
 ) -> Callable[[Condition, torch.Generator], Condition] | None:
-    """Noise on what a stage is told of those before it; None for one that is told nothing of them."""
+    """Noise on what a stage takes from those before it; None where it takes nothing from them."""
     part = next((name for name in parts_read(drawing.model, drawing.data) if name not in PROMPTED), None)
     if part is None:
         return None
