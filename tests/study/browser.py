@@ -102,9 +102,23 @@ class Browser:
         self.complaints.clear()
         self.requests.clear()
         self.send("Page.navigate", url=page.as_uri() + fragment)
-        end = time.monotonic() + self.timeout
-        while not self.run("location.protocol === 'file:' && document.readyState === 'complete'"):
+        self._await_page("location.protocol === 'file:'")
+
+    def reload(self) -> None:
+        """Load the page again, as it does itself while runs go on."""
+        self.run("window.old = 1; location.reload()")
+        self._await_page("!window.old")
+
+    def _await_page(self, condition: str) -> None:
+        """Until a page of this condition is loaded: one that is leaving answers with an error."""
+        end, loaded = time.monotonic() + self.timeout, False
+        while not loaded:
             assert time.monotonic() < end, "the page does not load"
+            try:
+                loaded = self.run(f"{condition} && document.readyState === 'complete'")
+            except AssertionError as error:
+                if "navigated" not in str(error):
+                    raise
         self.rest()
 
     def run(self, script: str) -> Any:

@@ -411,9 +411,7 @@ def test_a_sweep_that_is_not_whole_says_what_it_can(chrome, tmp_path):
     # while runs go on the page is loaded again, and keeps what was chosen: that a refresh by HTML forgets
     assert chrome.run("document.querySelector('meta[http-equiv=refresh]')") is None
     assert '<noscript><meta http-equiv="refresh"' in report.html.read_text()
-    chrome.run("window.old = 1; location.reload()")
-    while chrome.run("window.old ?? document.readyState !== 'complete'"):
-        chrome.rest()
+    chrome.reload()
     assert chrome.run("document.querySelector('article.run h2').textContent") == names[-1]
 
 
