@@ -110,8 +110,8 @@ def test_every_declared_key_is_one_that_configurations_have(prepared):
             ), declared
 
 
-@pytest.mark.parametrize("name", ["../../evil", "a/b", "my run", ".hidden", "a" * 121])
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "my run", ".hidden", "naïve", "a" * 121])
 def test_a_name_that_is_no_directorys_is_refused(prepared, root, name):
-    with pytest.raises(UserError, match=r"^name=.*is the name of one directory; "):
+    with pytest.raises(UserError, match=r"^name=.*not a directory's name; "):
         prepared(f"name='{name}'", path="n")
     assert not (root / "logs" / "runs" / "n").exists()

@@ -220,6 +220,10 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
     """Of a key that another choice of its group has, that choice; else the nearest name."""
     group, *names = key.split(".")
     parent = key.rpartition(".")[0]
+    if options := _options(place := key.replace(".", "/")):  # a choice, typed like a key
+        value = override.partition("=")[2]
+        choice = value if value in options else "NAME"
+        return f"{override.lstrip('+')}: a group of keys; type {place}={choice}"
     typed = (one.lstrip("+").partition("=") for one in arguments)
     target = next((value for name, _, value in typed if name == f"{parent}._target_" != key), "")
     if target:

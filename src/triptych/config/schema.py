@@ -343,8 +343,8 @@ def check_metric_names(names: Iterable[str]) -> None:
 def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
     """What depends on more than one key of a run; UserError for keys that do not go together.
 
-    A warm-up longer than the run is refused where it was ``typed``: ``debug=fdr`` is two steps of a run with
-    its own warm-up.
+    What an experiment's file may say in vain is refused where it was ``typed``: a warm-up longer than the run
+    (``debug=fdr`` is two steps of a run with its own warm-up), a classifier that judges no samples.
     """
     check_metric_names(config.get("metrics") or {})
     for key in ("val_size", "val_fraction"):
@@ -361,6 +361,11 @@ def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
     for key in ("test_size", "test_fraction"):
         if config["test"] and config["data"].get(key) == 0:
             raise UserError(f"test=true: data.{key}=0 leaves no items to test; use test=false")
+    if "measures.classifier" in typed and not config["measures"]["n"]:
+        raise UserError(
+            f"measures.classifier={config['measures']['classifier']}: measures.n=0 measures no samples; "
+            "add measures.n=1000"
+        )
     _check_length(config, typed)
 
 

@@ -43,10 +43,8 @@ def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any
     check_values(plain)
     name = plain["name"]
     if name not in (None, "") and slug(str(name)) != str(name):
-        fix = "use up to 120 letters, digits and =,._+-"
-        raise UserError(
-            f"name={name}: is the name of one directory; {fix}, as in name={plain_name(str(name))}"
-        )
+        fix = "use up to 120 of a-z, A-Z, 0-9 and =,._+-"
+        raise UserError(f"name={name}: not a directory's name; {fix}, as in name={plain_name(str(name))}")
     check_together(plain, typed)
     if plain["trained"] is not None:
         adopt(plain, choices, overrides)
