@@ -135,12 +135,10 @@ def _watch(dirs: Sequence[Path], write: Callable[[], Report], port: int) -> int:
 
 
 def _results(file: Path, roots: Sequence[Path]) -> int:
-    from triptych.run.directory import write_atomic
-    from triptych.study.papers.results_page import results_page
+    from triptych.study.papers.results_page import write_results
 
     try:
-        before = file.read_text(encoding="utf-8") if file.is_file() else ""
-        write_atomic(file, results_page(roots, before))
+        write_results(file, roots)
     except UnicodeDecodeError:
         return _refuse(f"--results {file}: it is there and is no text")
     except (OSError, StorageError) as error:

@@ -191,7 +191,14 @@ class PaperClaim(TypedDict):
     """One claim of a published table; how it is read, and what its keys mean: ``study/papers/claim.py``."""
 
     says: str
+    kind: NotRequired[Literal["identity", "exact", "trained"]]
+    table: NotRequired[int | str]
+    figure: NotRequired[int | str]
+    section: NotRequired[int | float | str]
+    quote: NotRequired[str]
     published: NotRequired[dict[str, float | str]]
+    otherwise: NotRequired[str]
+    untestable: NotRequired[str]
     note: NotRequired[str]
     scale: NotRequired[Literal["small", "paper"]]
     metric: NotRequired[str]
@@ -201,6 +208,7 @@ class PaperClaim(TypedDict):
     same: NotRequired[Sequence[Any]]
     value: NotRequired[dict[Any, float]]
     diverges: NotRequired[Sequence[Any]]
+    beyond: NotRequired[Annotated[float, Gt(1)]]
     by: NotRequired[NonNegative]
     by_factor: NotRequired[Annotated[float, Ge(1)]]
     within: NotRequired[Positive]
@@ -215,6 +223,8 @@ class PaperNode(TypedDict):
     where: str
     arxiv: NotRequired[str]
     minutes: Annotated[Positive, Unit("minutes on two cores")]
+    differs: NotRequired[Sequence[str]]
+    discarded_seeds: NotRequired[Sequence[int]]
     claims: dict[str, Group]
 
 

@@ -25,7 +25,7 @@ HEADS = {
     "reconstruction": "recon.",
     "diffusion": "diff.",
 }
-WORDS = {"reproduced": "green", "contradicted": "red", "cannot tell": ""}
+WORDS = {"reproduced": "green", "holds": "green", "contradicted": "red", "fails": "red"}
 # what a narrow terminal goes without, first to last
 DISPENSABLE = ("p", "prior", "reconstruction", "diffusion", "verdict")
 
@@ -55,7 +55,7 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
     if story.published:
         console.print(Text(f"Published: {story.published.paper.cite}, {story.published.paper.where}"))
         for judgement in story.published.judgements:
-            console.print(Text(judgement.line, style=WORDS[judgement.word]), soft_wrap=True)
+            console.print(Text(judgement.line, style=WORDS.get(judgement.word, "")), soft_wrap=True)
         if story.published.changed:
             console.print(
                 Text(

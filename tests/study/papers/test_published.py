@@ -111,15 +111,60 @@ def test_a_true_claim_is_reproduced_and_a_planted_false_one_contradicted():
         false={"order": ["c", "a"]},
         far={"order": ["a", "b"], "by": 0.5},
         tie={"same": ["a", "b"], "within": 0.05},
-        alike={"same": ["a", "b"], "within": 0.5},
         figure={"value": {"a": 5.0}, "within": 1.0},
     )
     words = {j.claim.name: j.word for j in found.judgements}
     assert words == {
         "true": "reproduced", "false": "contradicted", "far": "contradicted", "tie": "contradicted",
-        "alike": "reproduced", "figure": "contradicted",
+        "figure": "contradicted",
     }  # fmt: skip
-    assert found.answer == "Of 6 claims: 2 reproduced and 4 contradicted."
+    assert found.answer == "Of 5 claims: 1 reproduced and 4 contradicted."
+    assert sweep.word(same=["a", "b"], within=0.5) == "reproduced"
+
+
+def test_an_identity_is_no_finding_and_what_cannot_be_decided_is_not_tested():
+    sweep = drawn(1, 0.0, 0.2)
+    judgements = sweep.judged(
+        sum={"order": ["a", "b"], "kind": "identity"},
+        broken={"order": ["b", "a"], "kind": "identity"},
+        finding={"order": ["a", "b"], "kind": "exact"},
+        large={"order": ["b", "a"], "kind": "trained", "untestable": "Ten steps cannot tell."},
+    )
+    assert [j.word for j in judgements.judgements] == ["holds", "fails", "reproduced", "not testable here"]
+    assert judgements.judgements[3].why == "Ten steps cannot tell." and judgements.judgements[3].p == 1
+    assert judgements.answer == "Of 2 claims: 1 reproduced and 1 not testable here. 1 of 2 identities holds."
+
+
+def test_no_margin_is_wider_than_an_effect_that_the_same_table_shows():
+    sweep = drawn(1, 0.0, 0.1, 0.2)
+    tie = {"same": ["a", "b"], "within": 0.3}
+    assert sweep.word(**tie) == "reproduced"
+    words = [j.word for j in sweep.judged(tie=tie, effect={"order": ["a", "c"]}).judgements]
+    assert words == ["cannot tell", "reproduced"], "c is .2 above a, an effect; so .3 is not the same"
+    (judgement, _) = sweep.judged(tie=tie, effect={"order": ["a", "c"]}).judgements
+    assert "the margin from −0.3 to 0.3 is wider than an effect in this table" in judgement.why
+    apart = {"same": ["a", "c"], "within": 0.05}
+    assert sweep.judged(tie=apart, effect={"order": ["a", "b"]}).judgements[0].word == "contradicted"
+
+
+def test_no_margin_is_wider_than_half_of_the_smaller_figure():
+    rng = np.random.default_rng(3)
+    table = np.exp(np.log([[0.06], [0.08]]) + 0.01 * rng.normal(size=(2, 5)))[:, :, None].repeat(9, 2)
+    sweep = Sweep(table, unit="distance")
+    assert sweep.word(metric="distance", same=["a", "b"], within=0.029) == "reproduced"
+    assert sweep.word(metric="distance", same=["a", "b"], within=0.035) == "cannot tell"
+    assert sweep.word(metric="distance", same=["a", "b"], within=0.01) == "contradicted"
+
+
+def test_a_failure_is_a_figure_far_beyond_all_others():
+    rng = np.random.default_rng(4)
+    table = np.exp(0.1 * rng.normal(size=(3, 6)))[:, :, None].repeat(9, 2)
+    table[1] *= 50
+    sweep = Sweep(table)
+    assert sweep.word(diverges=["b"], beyond=10) == "reproduced"
+    assert sweep.word(diverges=["b"], beyond=100) == "contradicted"
+    assert sweep.word(diverges=["b"]) == "contradicted", "no run ended without a finite figure"
+    assert sweep.word(diverges=["a"], beyond=10) == "contradicted"
 
 
 def test_too_few_seeds_cannot_tell():

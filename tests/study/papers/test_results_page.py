@@ -11,6 +11,7 @@ from tests.study.test_report_page import Checker
 from triptych.cli import report as cli
 from triptych.study import wandb_report
 from triptych.study.papers import results_page
+from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.render import write_report
 from triptych.study.terminal import print_table
 
@@ -83,50 +84,55 @@ def test_claims_that_changed_after_a_result_are_told_everywhere(paper):
     (paper / "sweep.json").write_text(json.dumps(record | {"claims_changed": True}))
     said = "claims or their seeds were changed after some of these runs had ended"
     assert said in write_report(paper).html.read_text() and said in (paper / "report.md").read_text()
-    assert said in results_page.results_page([paper])
+    results_page.write_results(paper / "results.md", [paper])
+    assert "claims changed during the runs" in (paper / "results.md").read_text()
 
 
-def test_the_page_of_results(paper, tmp_path, monkeypatch):
+def test_the_page_has_one_row_a_claim_and_keeps_papers_whose_sweeps_are_gone(paper, tmp_path, monkeypatch):
     monkeypatch.setattr(results_page, "files", lambda: {"it": NODE, "other": NODE | {"minutes": 90}})
     page = tmp_path / "docs" / "results.md"
     assert cli.main(["--results", str(page), str(tmp_path)]) == 0
     text = page.read_text()
-    assert "| [it](#it) | **1** | **1** | **1** |" in text
-    assert "\nA. &lt;b&gt;Author&lt;/b&gt; 2020 (arXiv:2001.00001): table \\| 1.\n" in text
-    assert "| `other` |" in text and "not run yet; about 90 min on two cores" in text
-    assert "commit 0123456789" in text and "x86, 2 cores" in text and "2025-01-01" in text
-    assert "claims have changed since" not in text
-    assert cli.main(["--results", str(page), str(tmp_path)]) == 0 and page.read_text() == text
-    other = NODE | {"claims": NODE["claims"] | {"open": NODE["claims"]["open"] | {"within": 0.5}}}
-    monkeypatch.setattr(results_page, "files", lambda: {"it": other})
-    assert "The file's claims have changed since" in results_page.results_page([tmp_path])
-
-
-def test_a_page_keeps_what_it_has_of_papers_whose_sweeps_are_gone(paper, tmp_path, monkeypatch):
-    nodes = {name: NODE for name in ("_b", "it", "other")}
-    monkeypatch.setattr(results_page, "files", lambda: nodes)
-    alone = results_page.results_page([tmp_path])
-    entry = results_page.read_entries(alone)["it"]
-    page = tmp_path / "results.md"
-    page.write_text(alone)
+    assert "**Of 3 findings, 1 reproduced, 1 contradicted, 1 cannot tell and 0 not testable here.**" in text
+    row = next(line for line in text.splitlines() if "x0 beats &lt;i&gt;v" in line)
+    assert "| **contradicted** | v: 2.0 ± .1; x0: 1.0 | v − x0 = −0.3" in row
+    assert "| `other` | 90 |" in text and "earlier version" not in text
+    assert (page.parent / "results" / "claims.png").read_bytes().startswith(b"\x89PNG")
+    details = (page.parent / "results" / "it.md").read_text()
+    assert "A. &lt;b&gt;Author&lt;/b&gt; 2020 (arXiv:2001.00001): table \\| 1.\n" in details
+    assert "commit 0123456789" in details and "x86, 2 cores" in details and "2025-01-01" in details
     (tmp_path / "sweeps").rename(tmp_path / "elsewhere")
     (tmp_path / "none").mkdir()
-    assert cli.main(["--results", str(page), str(tmp_path / "none")]) == 0 and page.read_text() == alone
-    renamed = json.loads((tmp_path / "elsewhere/it/sweep.json").read_text()) | {"paper_name": "_b"}
-    (tmp_path / "elsewhere/it/sweep.json").write_text(json.dumps(renamed))
-    assert cli.main(["--results", str(page), str(tmp_path / "elsewhere")]) == 0
-    both = page.read_text()
-    assert both.index("| [\\_b](#_b) |") < both.index(entry.line) < both.index("| `other` |")
-    assert both.index("\n## _b\n") < both.index(entry.section) and "`it` |" not in both
-    assert cli.main(["--results", str(page), str(tmp_path / "elsewhere")]) == 0 and page.read_text() == both
+    assert cli.main(["--results", str(page), str(tmp_path / "none")]) == 0 and page.read_text() == text
     page.write_bytes(b"\xff\xfe\x00")
-    assert cli.main(["--results", str(page), str(tmp_path / "elsewhere")]) == 1, "it is no page of ours"
+    assert cli.main(["--results", str(page), str(tmp_path / "none")]) == 1, "it is no page of ours"
     assert page.read_bytes() == b"\xff\xfe\x00"
 
 
+def test_a_verdict_on_an_earlier_version_of_a_claim_is_marked(paper, tmp_path, monkeypatch):
+    other = NODE | {"claims": NODE["claims"] | {"open": NODE["claims"]["open"] | {"within": 0.5}}}
+    monkeypatch.setattr(results_page, "files", lambda: {"it": other})
+    results_page.write_results(tmp_path / "results.md", [tmp_path])
+    lines = (tmp_path / "results.md").read_text().splitlines()
+    assert [("earlier version" in line, "Nobody knows" in line) for line in lines if line.startswith("| [it]")] == [
+        (False, False), (False, False), (True, True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "settings, ratio",
+    [((1.0, 2.0), 0.5), (("≤ 3.70", "3.75"), 3.7 / 3.75), (("diverges", 2.0), None), ((1.0,), None)],
+)
+def test_a_published_ratio_is_of_the_settings_that_decide(settings, ratio):
+    claim = Claim("it", "It.", "bound", "", tuple(zip("ab", map(str, settings))), ())
+    points = [MetricPoint("bound", (("objective", name),)) for name in "ab"]
+    assert results_page.published_ratio(claim, *points) == (ratio and pytest.approx(ratio))
+
+
 def test_without_a_sweep_nothing_was_run(tmp_path):
-    text = results_page.results_page([tmp_path])
-    assert text.count("not run yet") == len(results_page.files()) > 10
+    results_page.write_results(tmp_path / "results.md", [tmp_path])
+    text = (tmp_path / "results.md").read_text()
+    assert text.partition("## Not run")[2].count("| `") == len(results_page.files()) > 10
 
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path, capsys):

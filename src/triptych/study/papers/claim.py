@@ -6,10 +6,18 @@ A claim says of one metric m, over the settings a, b, ... of one axis of the swe
     same: [a, b, c]    any two within ``within``, or within the factor ``within_factor``
     value: {a: 2.65}   m(a) within ``within`` or ``within_factor`` of the figure; with ``relative_to: b``
                        the ratio m(a) / m(b) is
-    diverges: [a]      most seeds of a diverge
+    diverges: [a]      most seeds of a diverge, or with ``beyond`` lie beyond so many times every other setting
 
 which is a list of contrasts: numbers, each of which is to lie in a range. Where other axes vary, the claim is
 made at each of their values, unless ``at`` names one. Read without numpy or torch, before a run starts.
+
+Its ``kind`` says what a verdict is of:
+
+    identity   true by mathematics here: a test of this project, listed apart and never counted as a finding
+    exact      a finding on a sampler or an estimator, with an exact denoiser
+    trained    a finding on trained networks
+
+A finding names in ``otherwise`` the ingredient under which it would come out the other way.
 """
 
 from __future__ import annotations
@@ -18,7 +26,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from triptych.config.metric import SAMPLE_METRICS
@@ -37,8 +45,10 @@ TAKES = {  # the keys beside a statistic that say how
     "order": ("by", "by_factor"),
     "same": ("within", "within_factor"),
     "value": ("within", "within_factor", "relative_to"),
-    "diverges": (),
+    "diverges": ("beyond",),
 }
+KINDS = ("identity", "exact", "trained")
+WIDEST = 1.5  # times at most by which "the same" may differ: half of the smaller
 MOST = 1000  # settings at which one claim is made
 
 Axes = Mapping[str, Sequence[str]]  # of a sweep: {key: values as they are typed}, the seeds among them
@@ -56,7 +66,7 @@ class MetricPoint:
 class Contrast:
     """``first``, or ``first - second``, or with ``ratio`` the logarithm of ``first / second``, in a range.
 
-    With ``diverges`` it is the share of seeds that diverge.
+    With ``diverges`` it is the share of seeds that diverge, or are more than ``beyond`` times each of ``others``.
     """
 
     name: str
@@ -66,6 +76,18 @@ class Contrast:
     high: float = math.inf
     ratio: bool = False
     diverges: bool = False
+    beyond: float = math.inf
+    others: tuple[MetricPoint, ...] = ()
+
+    @property
+    def is_tie(self) -> bool:
+        """Two figures are to be the same."""
+        return self.second is not None and math.isfinite(self.low) and self.low == -self.high
+
+    @property
+    def is_order(self) -> bool:
+        """One figure is to be above another."""
+        return self.second is not None and math.isinf(self.high)
 
 
 @dataclass(frozen=True)
@@ -73,7 +95,8 @@ class Claim:
     """What a paper says, the figures that it gives, and the contrasts that decide it.
 
     ``rule``: how it is decided, in words. ``note``: what is to be known of the verdict. ``metric``: "" where
-    metrics are compared.
+    metrics are compared. ``kind``: see above, "" where an earlier version recorded none. ``source``: "table 2".
+    ``untestable``: why this scale cannot decide it, "" if it can.
     """
 
     name: str
@@ -83,15 +106,20 @@ class Claim:
     published: tuple[tuple[str, str], ...]
     contrasts: tuple[Contrast, ...]
     note: str = ""
+    kind: str = ""
+    source: str = ""
+    quote: str = ""
+    otherwise: str = ""
+    untestable: str = ""
 
     @property
     def points(self) -> list[MetricPoint]:
         """All figures that it is about, each once."""
-        every = (point for c in self.contrasts for point in (c.first, c.second) if point)
+        every = (point for c in self.contrasts for point in (c.first, c.second, *c.others) if point)
         return list(dict.fromkeys(every))
 
 
-def read_claim(name: str, node: Mapping[str, Any], axes: Axes) -> Claim:
+def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "small") -> Claim:
     """The claim of a node ``paper.claims.NAME``, whose keys and types have been checked.
 
     Raises:
@@ -103,7 +131,7 @@ def read_claim(name: str, node: Mapping[str, Any], axes: Axes) -> Claim:
         present = ", ".join(kinds) or "none"
         raise UserError(f"{path}: {present} of {', '.join(STATISTICS)}; use exactly one")
     kind = kinds[0]
-    for key in ("by", "by_factor", "within", "within_factor", "relative_to"):
+    for key in ("by", "by_factor", "within", "within_factor", "relative_to", "beyond"):
         if key in node and key not in TAKES[kind]:
             raise UserError(f"{path}.{key}={node[key]!r}: not with {kind}; {_listed(TAKES[kind])} accepted")
     if "within" in TAKES[kind] and ("within" in node) == ("within_factor" in node):
@@ -122,7 +150,58 @@ def read_claim(name: str, node: Mapping[str, Any], axes: Axes) -> Claim:
         tuple((str(k), str(v)) for k, v in (node.get("published") or {}).items()),
         contrasts,
         str(node.get("note") or ""),
+        str(node.get("kind") or ""),
+        ", ".join(f"{key} {node[key]}" for key in ("table", "figure", "section") if key in node),
+        str(node.get("quote") or ""),
+        str(node.get("otherwise") or ""),
+        str(node.get("untestable") or "") if scale == "small" else "",
     )
+
+
+def check_fairness(claims: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a claim of unknown origin or kind, a finding that nothing could contradict, a margin too wide.
+
+    Raises:
+        UserError: a key is missing, or "the same" is wider than half of the smaller figure, or than an effect
+            that another claim on the same metric calls an improvement.
+    """
+    for name, node in claims.items():
+        path = f"paper.claims.{name}"
+        if "kind" not in node:
+            raise UserError(f"{path}.kind: a value is needed; one of {', '.join(KINDS)}")
+        if not {"table", "figure", "section"} & set(node):
+            raise UserError(f"{path}: no source; add table, figure or section, and a quote")
+        if (node["kind"] == "identity") == ("otherwise" in node):
+            raise UserError(
+                f"{path}.kind={node['kind']}: "
+                + (
+                    "otherwise= contradicts it; an identity cannot come out the other way"
+                    if "otherwise" in node
+                    else "otherwise is needed: under what the claim would come out the other way; "
+                    "a claim without it is an identity"
+                )
+            )
+        if "same" not in node:
+            continue
+        for margin, effect in (("within", "by"), ("within_factor", "by_factor")):
+            wide = node.get(margin)
+            if wide is None:
+                continue
+            if margin == "within_factor" and wide > WIDEST:
+                raise UserError(
+                    f"{path}.{margin}={wide:g}: wider than half of the smaller; use at most {WIDEST}"
+                )
+            for other in claims.values():
+                least = other.get(effect)
+                if "order" in other and least and least < wide and _metric(other) == _metric(node):
+                    raise UserError(
+                        f"{path}.{margin}={wide:g}: wider than the effect {effect}={least:g} that another claim "
+                        "calls an improvement; use a smaller margin"
+                    )
+
+
+def _metric(node: Mapping[str, Any]) -> str:
+    return METRIC if node.get("compare") == METRIC else str(node.get("metric", "bound"))
 
 
 class _Contrasts:
@@ -189,8 +268,13 @@ class _Contrasts:
             )
 
     def diverges(self) -> Iterable[Contrast]:
+        beyond = float(self.node.get("beyond", math.inf))
+        listed = {self._value("diverges", self.axis, setting) for setting in self.node["diverges"]}
         for setting in self.node["diverges"]:
-            yield from self._each("diverges", setting, low=0.5, diverges=True)
+            for contrast in self._each("diverges", setting, low=0.5, diverges=True, beyond=beyond):
+                rest = [value for value in self.axes[self.axis] if value not in listed]
+                others = tuple(self._point(value, dict(contrast.first.setting)) for value in rest)
+                yield replace(contrast, others=others if math.isfinite(beyond) else ())
 
     def _each(self, key: str, first: Any, *second: Any, **how: Any) -> Iterable[Contrast]:
         """The contrast at each value of the axes that the claim leaves open."""
@@ -238,7 +322,8 @@ def _rule(kind: str, node: Mapping[str, Any]) -> str:
         times = f", at least {node['by_factor']:g} times" if "by_factor" in node else ""
         return f"{' < '.join(map(_named, node['order']))}{least}{times}"
     if kind == "diverges":
-        return f"{', '.join(map(_typed, node['diverges']))}: most seeds diverge"
+        beyond = f" or are beyond {node['beyond']:g} times every other" if "beyond" in node else ""
+        return f"{', '.join(map(_typed, node['diverges']))}: most seeds diverge{beyond}"
     near = (
         f"within {node['within']:g}" if "within" in node else f"within a factor of {node['within_factor']:g}"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,8 @@ Items = dict[int | None, np.ndarray]
 class ContrastResult:
     """A contrast as it was measured. ``outside``: p of "not within its range", ``inside``: of "within".
 
-    ``trouble``: why it cannot be measured, "" if it can; its p-values are then 1.
+    ``trouble``: why it cannot be measured, "" if it can; its p-values are then 1. ``means``: of each setting.
+    ``wide``: why a tie's margin cannot reproduce it.
     """
 
     contrast: Contrast
@@ -39,6 +40,27 @@ class ContrastResult:
     outside: float = 1.0
     inside: float = 1.0
     trouble: str = ""
+    means: tuple[float, ...] = ()
+    wide: str = ""
+
+    def limited(self, least: float, what: str) -> ContrastResult:
+        """The result of a tie, which no margin wider than ``least`` reproduces."""
+        if self.trouble or not self.contrast.is_tie or self.contrast.high <= least:
+            return self
+        margin = f"the margin {self.accepted} is wider than {what}"
+        return replace(self, outside=1.0, wide=f"{self.contrast.name} = {self.text}: {margin}")
+
+    @property
+    def ratio(self) -> tuple[float, float, float] | None:
+        """First over second: (mean, low, high); None for a single figure, or of figures that are not positive."""
+        if self.trouble or len(self.means) < 2:
+            return None
+        pair = self.pair
+        if self.contrast.ratio:
+            return math.exp(pair.mean), math.exp(pair.low), math.exp(pair.high)
+        base = self.means[1]
+        ends = tuple((base + end) / base for end in (pair.mean, pair.low, pair.high)) if base > 0 else ()
+        return (ends[0], ends[1], ends[2]) if ends and min(ends) > 0 else None
 
     @property
     def text(self) -> str:
@@ -117,6 +139,7 @@ def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Co
         diverged = sum(run.status == "diverged" for run in ended)
         if contrast.diverges:
             n = len(ended)
+            diverged += sum(_is_beyond(run, contrast, of) for run in ended if run.status != "diverged")
             # the chance of as many, or as few, under a probability of one half
             many = float(bdtrc(diverged - 1, n, 0.5)) if diverged else 1.0
             return ContrastResult(contrast, Paired(diverged / n, n), many, float(bdtr(diverged, n, 0.5)))
@@ -135,6 +158,7 @@ def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Co
         if any(value <= 0 for figures in values for value in figures.values()):
             return cannot(f"{contrast.name}: a figure is not above 0")
         values = [{seed: math.log(value) for seed, value in figures.items()} for figures in values]
+    means = tuple(spread(list(figures.values())).mean for figures in values)
     items = None if contrast.ratio else _items(points, of)
     if contrast.second is None:
         pair = paired(dict.fromkeys(values[0], 0.0), values[0], items)
@@ -143,7 +167,17 @@ def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Co
     if pair.error is None:
         why = "one seed" if pair.n < 2 else "every seed gave the same figure"
         return ContrastResult(contrast, pair, trouble=f"{contrast.name}: {why}, no error is known")
-    return ContrastResult(contrast, pair, *range_tests(pair, contrast.low, contrast.high))
+    measured = ContrastResult(contrast, pair, *range_tests(pair, contrast.low, contrast.high), means=means)
+    # a bound may be near 0, as densities have no scale
+    smaller = math.inf if contrast.ratio or points[0].metric in OF_THE_BOUND else min(map(abs, means))
+    return measured.limited(smaller / 2, "half of the smaller figure")
+
+
+def _is_beyond(run: Run, contrast: Contrast, of: Runs) -> bool:
+    """Whether a run's figure is more than ``beyond`` times that of every other setting with its seed."""
+    rest = [_values(point, of[point]).get(run.seed) for point in contrast.others]
+    known = [value for value in rest if value is not None]
+    return bool(known) and _figure(contrast.first, run) > contrast.beyond * max(known)
 
 
 def _values(point: MetricPoint, runs: Sequence[Run]) -> Values:

@@ -23,12 +23,18 @@ from triptych.study.papers.claim import (
     read_claim,
 )
 
-WORDS_ALONE = ("says", "published", "note", "scale")  # of a claim: what decides nothing where it is made
+# of a claim: what decides nothing where it is made
+WORDS_ALONE = (
+    "says", "published", "note", "scale", "kind", "table", "figure", "section", "quote", "otherwise", "untestable",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Paper:
-    """One published table or figure and its claims. ``minutes``: of a small sweep, on two cores."""
+    """One published table or figure and its claims. ``minutes``: of a small sweep, on two cores.
+
+    ``differs``: what of the published experiment is not as it was. ``discarded_seeds``: tried before, and left out.
+    """
 
     name: str
     cite: str
@@ -36,6 +42,8 @@ class Paper:
     arxiv: str
     minutes: float
     claims: tuple[Claim, ...]
+    differs: tuple[str, ...] = ()
+    discarded_seeds: tuple[int, ...] = ()
 
 
 def axes_of(
@@ -75,11 +83,14 @@ def read_paper(node: Mapping[str, Any], axes: Axes, name: str = "", scale: str =
         raise UserError("paper.claims={}: must be one or more claims")
     settings = {key: values for key, values in axes.items() if key != "seed"}
     claims = [
-        read_claim(str(k), c, settings) for k, c in node["claims"].items() if _applies(str(k), c, scale)
+        read_claim(str(k), c, settings, scale)
+        for k, c in node["claims"].items()
+        if _applies(str(k), c, scale)
     ]
     return Paper(
-        name, node["cite"], node["where"], str(node.get("arxiv") or ""), float(node["minutes"]), tuple(claims)
-    )
+        name, node["cite"], node["where"], str(node.get("arxiv") or ""), float(node["minutes"]), tuple(claims),
+        tuple(node.get("differs") or ()), tuple(node.get("discarded_seeds") or ()),
+    )  # fmt: skip
 
 
 def check_claimed_metrics(paper: Paper, config: Mapping[str, Any], axes: Axes) -> None:

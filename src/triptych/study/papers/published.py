@@ -1,4 +1,4 @@
-"""What a sweep says of a paper's claims: reproduced, contradicted, or cannot tell.
+"""Verdicts on a paper's claims by a sweep: reproduced, contradicted, cannot tell, or not testable here.
 
 A claim is a list of contrasts, numbers of which each is to lie in its range (``claim``). A contrast's
 figure is paired by seed, and by test item where it is of the bound, as in every comparison (``statistics``).
@@ -9,13 +9,18 @@ figure is paired by seed, and by test item where it is of the bound, as in every
 
 each at 5%, corrected by Holm's method over all claims of the file. So a file has a claim that is false and
 called reproduced in at most 5% of sweeps, and one that is true and called contradicted in at most 5%.
+
+An identity, true by mathematics here, holds or fails by the same tests; it is listed apart and is no finding. A
+claim that this scale cannot decide is not tested. Settings are called the same by no margin that is wider than an
+effect on the same metric that the file has reproduced.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -37,7 +42,8 @@ from triptych.study.statistics import LEVEL, holm
 from triptych.study.verdict import no_better
 
 ALPHA = 1 - LEVEL
-Word = Literal["reproduced", "contradicted", "cannot tell"]
+Word = Literal["reproduced", "contradicted", "cannot tell", "not testable here", "holds", "fails"]
+FINDINGS: tuple[Word, ...] = ("reproduced", "contradicted", "cannot tell", "not testable here")
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,25 @@ class Judgement:
     @property
     def word(self) -> Word:
         """The verdict."""
+        if self.claim.untestable:
+            return "not testable here"
         if self.reproduced <= ALPHA:
-            return "reproduced"
-        return "contradicted" if self.contradicted <= ALPHA else "cannot tell"
+            return "holds" if self.is_identity else "reproduced"
+        if self.contradicted <= ALPHA:
+            return "fails" if self.is_identity else "contradicted"
+        return "cannot tell"
+
+    @property
+    def is_identity(self) -> bool:
+        """True by mathematics here: no finding."""
+        return self.claim.kind == "identity"
+
+    @property
+    def deciding(self) -> ContrastResult | None:
+        """The contrast that decides: the least sure of those as claimed, or the surest of those that are not."""
+        if self.word in ("contradicted", "fails"):
+            return min(self.measured, key=lambda m: m.inside)
+        return max(self.measured, key=lambda m: m.outside, default=None)
 
     @property
     def p(self) -> float:
@@ -73,11 +95,15 @@ class Judgement:
 
     @property
     def _decided(self) -> str:
+        if self.claim.untestable:
+            return f"{self.claim.untestable.rstrip('.')}."
         if troubles := list(dict.fromkeys(m.trouble for m in self.measured if m.trouble)):
             if self.word == "cannot tell":
                 return "; ".join(troubles[:3]) + "."
+        if self.word == "cannot tell" and (wide := [m.wide for m in self.measured if m.wide]):
+            return "; ".join(wide[:3]) + "."
         over = quantity(self.seeds, "seed") + (f" × {self.items} items" if self.items else "")
-        if self.word == "reproduced":
+        if self.word in ("reproduced", "holds"):
             weakest = max(self.measured, key=lambda m: m.outside)
             of = (
                 f", of {quantity(len(self.measured), 'contrast')} the least sure"
@@ -85,7 +111,7 @@ class Judgement:
                 else ""
             )
             return f"{_contrast_text(weakest)}{of}; {_p(self.p)}, {over}."
-        if self.word == "contradicted":
+        if self.word in ("contradicted", "fails"):
             worst = min(self.measured, key=lambda m: m.inside)
             return f"{_contrast_text(worst)}; {_p(self.p)}, {over}."
         open_ = [m for m in self.measured if m.outside > ALPHA]
@@ -114,19 +140,21 @@ class Judged:
 
     @cached_property
     def tally(self) -> dict[str, int]:
-        """How many claims have each word."""
-        words = [judgement.word for judgement in self.judgements]
-        return {word: words.count(word) for word in ("reproduced", "contradicted", "cannot tell")}  # type: ignore[arg-type]
+        """How many findings have each word; identities are none."""
+        words = [judgement.word for judgement in self.judgements if not judgement.is_identity]
+        return {word: words.count(word) for word in FINDINGS}
 
     @property
     def answer(self) -> str:
-        """ "2 of 3 claims reproduced, 1 contradicted"."""
+        """ "Of 3 claims: 2 reproduced and 1 contradicted. 1 identity holds."."""
         known = [f"{n} {word}" for word, n in self.tally.items() if n]
-        return (
-            f"Of {quantity(len(self.judgements), 'claim')}: {listed(known)}."
-            if known
-            else "No claim is made."
-        )
+        parts = [f"Of {quantity(sum(self.tally.values()), 'claim')}: {listed(known)}."] if known else []
+        identities = [j.word for j in self.judgements if j.is_identity]
+        if identities:
+            holding = identities.count("holds")
+            of = quantity(len(identities), "identity", "identities")
+            parts.append(f"{holding} of {of} {'holds' if holding == 1 else 'hold'}.")
+        return " ".join(parts) or "No claim is made."
 
 
 def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
@@ -143,14 +171,33 @@ def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
         return None  # a file that anybody may have written
     seeds = len(known.get("seed", ["1"]))
     judgements = [_judge(claim, known, runs, seeds) for claim in paper.claims]
-    up = holm([_all(j) for j in judgements])
-    down = holm([_any(j) for j in judgements])
-    corrected = tuple(
-        Judgement(j.claim, j.measured, j.figures, j.seeds, j.items, j.runs, p, q, j.warning)
-        for j, p, q in zip(judgements, up, down, strict=True)
-    )
+    corrected = _corrected(judgements)
+    effects = [m for j in corrected if j.word == "reproduced" for m in j.measured if m.contrast.is_order]
+    corrected = _corrected([_within_effects(j, effects) for j in corrected])
     changed = bool(sweep.get("claims_changed"))
     return Judged(paper, scale, first_line(sweep.get("machine") or ""), corrected, node, changed)
+
+
+def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
+    """The judgements with their p corrected over all that are tested."""
+    tested = [j for j in judgements if not j.claim.untestable]
+    p_values = zip(holm([_all(j) for j in tested]), holm([_any(j) for j in tested]), strict=True)
+    return tuple(
+        j if j.claim.untestable else replace(j, reproduced=p, contradicted=q)
+        for j in judgements
+        for p, q in ([(1.0, 1.0)] if j.claim.untestable else [next(p_values)])
+    )
+
+
+def _within_effects(judgement: Judgement, effects: Sequence[ContrastResult]) -> Judgement:
+    """The judgement without those ties whose margin exceeds an effect on the same metric."""
+
+    def checked(m: ContrastResult) -> ContrastResult:
+        metric, ratio = m.contrast.first.metric, m.contrast.ratio
+        same = [e for e in effects if (e.contrast.first.metric, e.contrast.ratio) == (metric, ratio)]
+        return m.limited(min((abs(e.pair.mean) for e in same), default=math.inf), "an effect in this table")
+
+    return replace(judgement, measured=tuple(map(checked, judgement.measured)))
 
 
 def _all(judgement: Judgement) -> float:

@@ -1,27 +1,32 @@
-"""`docs/results.md`: every paper's claims as finished sweeps found them, and which were not run."""
+"""`docs/results.md`: the verdict on every published claim at a glance, and a page of details per paper.
+
+The folder beside the page, of its name without the suffix, has each paper's result twice: as JSON, from which the
+page is made anew when a sweep is gone, and as a page.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from triptych.config.describe import read_yaml
 from triptych.config.folders import folders
 from triptych.files import load_object
+from triptych.run.directory import write_atomic
 from triptych.study.formatting import duration, listed, quantity
 from triptych.study.markdown import published_table, safe
+from triptych.study.papers.claim import Claim, MetricPoint
+from triptych.study.papers.figure import claims_figure
 from triptych.study.papers.paper import decisive_keys
+from triptych.study.papers.published import FINDINGS, Judgement
 from triptych.study.study import Study, read_study
 
-HEAD = """# Published claims, measured
-
-Figures are of small runs on small data: a claim contradicted here is contradicted at this scale, and no more.
-[papers.md](papers.md) explains the words. `make papers` runs what is missing and renews this page;
-`triptych-report --results FILE DIR...` writes it from finished sweeps. A paper without one keeps its table.
-"""
-LINE = re.compile(r"^\| \[(?P<title>[^]\n]+)\]\(#[^)\n]*\) \|.*$", re.MULTILINE)
+Entry = Mapping[str, Any]
+HEAD = "| claim | verdict | published | measured | kind | metric | data, steps | time |"
 
 
 def find_papers(roots: Iterable[Path]) -> list[Path]:
@@ -41,72 +46,167 @@ def files() -> dict[str, dict[str, Any]]:
     return {file.stem: read_yaml(file).get("paper") or {} for file in every}
 
 
-class PaperEntry(NamedTuple):
-    """A paper that was run: its line in the summary, and its section."""
+def write_results(page: Path, roots: Sequence[Path]) -> None:
+    """Write the page, its figure and each paper's page; papers whose sweeps are gone keep their result.
 
-    line: str
-    section: str
+    Raises:
+        OSError, StorageError: a file cannot be written. UnicodeDecodeError: ``page`` is no text.
+    """
+    if page.is_file():
+        page.read_text(encoding="utf-8")
+    folder = page.with_suffix("")
+    for place in find_papers(roots):
+        if (story := read_study([place])).published:
+            entry = paper_entry(story)
+            write_atomic(
+                folder / f"{entry['title']}.json", json.dumps(entry, indent=1, ensure_ascii=False) + "\n"
+            )
+            write_atomic(folder / f"{entry['title']}.md", _details(entry, story))
+    entries = read_entries(folder)
+    if figure := claims_figure(entries):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "claims.png", figure)
+    write_atomic(page, results_page(entries, files(), folder.name, bool(figure)))
 
 
-def results_page(roots: Sequence[Path], before: str = "") -> str:
-    """The page of the sweeps beneath ``roots``; other papers keep what the page ``before`` has of them."""
-    known = files()
-    stories = [story for place in find_papers(roots) if (story := read_study([place])).published]
-    entries = read_entries(before) | {
-        _title(story): PaperEntry(_line(story), _section(story, known)) for story in stories
-    }
-    missing = {name: node for name, node in known.items() if name not in entries}
-    titles = sorted(entries)
+def read_entries(folder: Path) -> list[Entry]:
+    """The papers' results that `write_results` left in a folder, by title."""
+    entries = [load_object(file) for file in sorted(folder.glob("*.json"))]
+    return [entry for entry in entries if isinstance(entry.get("claims"), list) and entry.get("title")]
+
+
+def paper_entry(story: Study) -> dict[str, Any]:
+    """A finished sweep's result as plain data."""
+    results, runs = story.published, story.runs
+    assert results is not None
+    paper = results.paper
+    return {
+        "title": paper.name + (f"_{results.scale}" if results.scale != "small" else ""),
+        "name": paper.name, "cite": paper.cite, "arxiv": paper.arxiv, "where": paper.where, "scale": results.scale,
+        "differs": paper.differs, "discarded_seeds": paper.discarded_seeds,
+        "data": ", ".join(sorted({run.choices.get("data", "") for run in runs} - {""})),
+        "steps": max((run.steps or 0 for run in runs), default=0),
+        "seconds": round(sum(sum(run.seconds.values()) for run in runs), 1),
+        "origin": _origin(story), "changed": results.changed, "note": story.banner or "",
+        "decides": decisive_keys(results.node.get("claims") or {}, results.scale),
+        "claims": [_claim(judgement) for judgement in results.judgements],
+    }  # fmt: skip
+
+
+def _claim(j: Judgement) -> dict[str, Any]:
+    deciding, claim = j.deciding, j.claim
+    contrast = deciding.contrast if deciding else None
+    return {
+        "name": claim.name, "says": claim.says, "kind": claim.kind, "source": claim.source, "word": j.word,
+        "published": published_figures(claim, contrast and contrast.first, contrast and contrast.second),
+        "published_ratio": published_ratio(claim, contrast and contrast.first, contrast and contrast.second),
+        "measured": f"{deciding.contrast.name} = {deciding.text}" if deciding else "",
+        "ratio": deciding.ratio if deciding else None, "metric": claim.metric,
+    }  # fmt: skip
+
+
+def published_figures(claim: Claim, *points: MetricPoint | None) -> str:
+    """The published figures of these settings; of all where they are not named alike."""
+    known = dict(claim.published)
+    names = [name for point in points if point for name in [_published_name(claim, point)] if name]
+    return "; ".join(f"{name}: {known[name]}" for name in dict.fromkeys(names or known))
+
+
+def published_ratio(claim: Claim, first: MetricPoint | None, second: MetricPoint | None) -> float | None:
+    """The first published figure over the second; None where one is missing or is no number."""
+    known = dict(claim.published)
+    names = [point and _published_name(claim, point) for point in (first, second)]
+    numbers = [re.search(r"\d+(\.\d+)?", known[name]) if name else None for name in names]
+    figures = [float(number[0]) for number in numbers if number]
+    return figures[0] / figures[1] if len(figures) == 2 and figures[1] else None
+
+
+def _published_name(claim: Claim, point: MetricPoint) -> str:
+    names = [name for name, _ in claim.published]
+    matches = [value for value in (*dict(point.setting).values(), point.metric) if value in names]
+    return matches[0] if len(matches) == 1 else ""
+
+
+def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str, pictured: bool) -> str:
+    """The page: how many findings held, the figure, one row a claim, and what was not run."""
+    findings = [c for entry in entries for c in entry["claims"] if c["kind"] != "identity"]
+    identities = [c for entry in entries for c in entry["claims"] if c["kind"] == "identity"]
+    count = Counter(c["word"] for c in findings)
     lines = [
-        HEAD,
-        "| paper | reproduced | contradicted | cannot tell | |",
-        "|---|---:|---:|---:|---|",
-        *(entries[title].line for title in titles),
-        *(_missing(name, node) for name, node in missing.items()),
+        "# Published claims, measured",
         "",
-        *(entries[title].section for title in titles),
+        f"**Of {len(findings)} findings, {listed([f'{count[word]} {word}' for word in FINDINGS])}.** "
+        f"{sum(c['word'] == 'holds' for c in identities)} of {len(identities)} identities hold.",
+        "",
+        "All runs are small: a finding contradicted here is contradicted at this scale, and no more. "
+        "[papers.md](papers.md) explains the words.",
+        "",
     ]
-    return "\n".join(lines).rstrip() + "\n"
+    if pictured:
+        lines += [f"![Published and measured ratio of each finding]({folder}/claims.png)", ""]
+    lines += ["## Findings", "", HEAD, "|---|---|---|---|---|---|---|---|"]
+    lines += [
+        _row(entry, c, known, folder) for entry in entries for c in entry["claims"] if c["kind"] != "identity"
+    ]
+    if identities:
+        lines += ["", "## Identities", "", "True by mathematics here: tests of this project.", "", HEAD]
+        lines += ["|---|---|---|---|---|---|---|---|"]
+        lines += [
+            _row(entry, c, known, folder) for entry in entries for c in entry["claims"] if c in identities
+        ]
+    measured = {entry["name"] for entry in entries}
+    if missing := [(name, node) for name, node in known.items() if name not in measured]:
+        lines += ["", "## Not run", "", "| paper | minutes on two cores |", "|---|---:|"]
+        lines += [f"| `{name}` | {node.get('minutes', 0):g} |" for name, node in missing]
+    lines += ["", "`make papers` runs what is missing and renews this page."]
+    return "\n".join(lines) + "\n"
 
 
-def read_entries(page: str) -> dict[str, PaperEntry]:
-    """{title: entry} of a page that `results_page` wrote."""
-    lines = {match["title"]: match[0] for match in LINE.finditer(page)}
-    sections = re.split(r"^## ", page, flags=re.MULTILINE)[1:]
-    titled = {section.partition("\n")[0]: f"## {section.rstrip()}\n" for section in sections}
-    known = {title: text for title, text in titled.items() if safe(title) in lines}
-    return {title: PaperEntry(lines[safe(title)], text) for title, text in known.items()}
+def _row(entry: Entry, c: Mapping[str, Any], known: Mapping[str, Any], folder: str) -> str:
+    stale = "" if _is_current(entry, c["name"], known) else ", of an earlier version of the claim"
+    changed = ", claims changed during the runs" if entry["changed"] else ""
+    source = f" ({c['source']})" if c["source"] else ""
+    cells = [
+        f"[{safe(entry['title'])}]({folder}/{entry['title']}.md){safe(source)}: {safe(c['says'])}",
+        f"**{c['word']}**{stale}{changed}",
+        safe(c["published"]) or "–",
+        safe(c["measured"]) or "–",
+        c["kind"] or "–",
+        safe(c["metric"].replace("_", " ")) or "–",
+        safe(f"{entry['data']}, {entry['steps']}" if entry["steps"] else entry["data"]),
+        duration(entry["seconds"]),
+    ]
+    return "| " + " | ".join(cells) + " |"
 
 
-def _line(story: Study) -> str:
+def _is_current(entry: Entry, claim: str, known: Mapping[str, Any]) -> bool:
+    """Whether the claim is still decided as it was in the sweep; a file that is gone decides nothing new."""
+    node = known.get(entry["name"])
+    if node is None:
+        return True
+    now = json.loads(json.dumps(decisive_keys(node.get("claims") or {}, entry["scale"]), default=str))
+    return bool(now.get(claim) == json.loads(json.dumps(entry["decides"], default=str)).get(claim))
+
+
+def _details(entry: Entry, story: Study) -> str:
     results = story.published
     assert results is not None
-    counts = " | ".join(f"**{n}**" if n else "0" for n in results.tally.values())
-    return f"| [{safe(_title(story))}](#{_anchor(story)}) | {counts} | {safe(story.banner or '')} |"
-
-
-def _missing(name: str, node: Mapping[str, Any]) -> str:
-    return f"| `{name}` | | | | not run yet; about {node.get('minutes', 0):g} min on two cores |"
-
-
-def _section(story: Study, known: Mapping[str, Mapping[str, Any]]) -> str:
-    results = story.published
-    assert results is not None
-    arxiv = f" (arXiv:{results.paper.arxiv})" if results.paper.arxiv else ""
-    lines = [
-        f"## {_title(story)}",
-        "",
-        f"{safe(results.paper.cite + arxiv)}: {safe(results.paper.where)}.",
-        "",
-    ]
-    lines += published_table(results)
-    now = known.get(results.paper.name)
-    before = decisive_keys(results.node.get("claims") or {}, results.scale)
-    if now is not None and decisive_keys(now.get("claims") or {}, results.scale) != before:
-        lines += ["The file's claims have changed since; these are those that the sweep recorded.", ""]
-    scale = f" scale={results.scale}" if results.scale != "small" else ""
-    command = f"`triptych-train -m paper={results.paper.name}{scale}`"
-    return "\n".join([*lines, f"<sub>{command}: {safe(_origin(story))}</sub>", ""])
+    arxiv = f" (arXiv:{entry['arxiv']})" if entry["arxiv"] else ""
+    scale = f" scale={entry['scale']}" if entry["scale"] != "small" else ""
+    lines = [f"# {entry['title']}", "", f"{safe(entry['cite'] + arxiv)}: {safe(entry['where'])}.", ""]
+    lines += [f"**{safe(results.answer)}**", "", *published_table(results)]
+    if entry["differs"]:
+        lines += ["What differs from the paper:", "", *(f"- {safe(line)}" for line in entry["differs"]), ""]
+    if entry["discarded_seeds"]:
+        seeds = ", ".join(map(str, entry["discarded_seeds"]))
+        lines += [f"Seeds {seeds} were tried before and are left out.", ""]
+    for j in results.judgements:
+        if j.claim.quote:
+            lines += [f"- {j.claim.name}, {j.claim.source}: “{safe(j.claim.quote)}”"]
+        if j.claim.otherwise:
+            lines += [f"- {j.claim.name} would come out the other way under: {safe(j.claim.otherwise)}"]
+    command = f"`triptych-train -m paper={entry['name']}{scale}`"
+    return "\n".join([*lines, "", f"<sub>{command}: {safe(entry['origin'])}</sub>", ""])
 
 
 def _origin(story: Study) -> str:
@@ -125,14 +225,3 @@ def _origin(story: Study) -> str:
     ]
     changed = " (*: with uncommitted changes)" if any("*" in commit for commit in commits) else ""
     return "; ".join(facts) + changed + "."
-
-
-def _title(story: Study) -> str:
-    results = story.published
-    assert results is not None
-    return results.paper.name + (f", scale={results.scale}" if results.scale != "small" else "")
-
-
-def _anchor(story: Study) -> str:
-    letters = "".join(c for c in _title(story).lower() if c.isalnum() or c in "-_ ")
-    return letters.replace(" ", "-")

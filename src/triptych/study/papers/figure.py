@@ -1,0 +1,60 @@
+"""One row a finding: the published ratio of two settings, and the measured one with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from triptych.study.style import INK, MUTED, plain_log, styled, to_png
+
+COLOURS = {
+    "reproduced": "#009e73",
+    "contradicted": "#d55e00",
+    "cannot tell": MUTED,
+    "not testable here": "#aab2be",
+}
+LOW, HIGH = 0.2, 5.0  # of the axis: a ratio beyond it stands at its end
+
+
+def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """A PNG of all findings that compare two positive figures; None where there are none."""
+    rows = [
+        (f"{entry['title']}: {claim['name']}", claim)
+        for entry in entries
+        for claim in entry["claims"]
+        if claim["kind"] != "identity" and claim["ratio"]
+    ]
+    if not rows:
+        return None
+    with styled():
+        figure = Figure(figsize=(7.6, 0.9 + 0.19 * len(rows)), layout="constrained")
+        figure.set_facecolor("white")
+        ax = figure.subplots()
+        ax.axvline(1, color=INK, linewidth=0.8)
+        for y, (_, claim) in enumerate(rows):
+            mean, low, high = (min(max(end, LOW), HIGH) for end in claim["ratio"])
+            ink = COLOURS[claim["word"]]
+            ax.plot([low, high], [y, y], color=ink, linewidth=2)
+            ax.plot(mean, y, "o", color=ink, markersize=4.5)
+            if claim["published_ratio"]:
+                published = min(max(claim["published_ratio"], LOW), HIGH)
+                ax.plot(
+                    published, y, "D", color=INK, markerfacecolor="none", markersize=4.5, markeredgewidth=0.9
+                )
+        ax.set_xscale("log")
+        ax.set_xlim(LOW * 0.95, HIGH * 1.05)
+        ax.xaxis.set_major_formatter(plain_log)
+        ax.xaxis.set_minor_formatter(lambda *_: "")
+        ax.set_xticks([0.2, 0.5, 1, 2, 5])
+        ax.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7)
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        ax.set_xlabel("first setting over second; beyond 5 or below 0.2: at the end of the axis")
+        words = [Line2D([], [], color=ink, marker="o", label=word) for word, ink in COLOURS.items()]
+        words += [
+            Line2D([], [], color=INK, marker="D", markerfacecolor="none", linestyle="", label="published")
+        ]
+        figure.legend(handles=words, loc="outside upper center", ncols=5, frameon=False, fontsize=7)
+        return to_png(figure)
