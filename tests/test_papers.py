@@ -27,18 +27,15 @@ from triptych.study.study import read_study
 
 EXACT = sorted(f.stem for f in (CONFIGS / "paper").glob("*.yaml") if "/ablation/base/exact" in f.read_text())
 # what follows from theory with an exact denoiser; of the other claims a sweep alone can tell
-REPRODUCED, CONTRADICTED = "reproduced", "contradicted"
 KNOWN = {
-    ("vdm_steps", "falls"): REPRODUCED,  # a finer partition has a lower bound (VDM, app. F)
-    ("vdm_schedules", "same_bound"): REPRODUCED,  # the endpoints alone matter (VDM, eq. 18)
-    ("iddpm_few_steps", "learned"): REPRODUCED,  # the optimal variance is the bound's minimum
-    ("ncsn_langevin", "annealed"): REPRODUCED,
-    ("ncsn_langevin", "plain"): REPRODUCED,  # no path between modes as far apart as these
-    ("sde_likelihood", "ranking"): CONTRADICTED,  # one density, whatever the process
-    ("guidance_interval", "none"): CONTRADICTED,  # unguided, an exact conditional denoiser draws the data
-    ("guidance_classifier", "one"): CONTRADICTED,  # Bayes' rule: the classes asked for, in equal parts
-    ("guidance_classifier", "ten"): CONTRADICTED,
+    ("vdm_steps", "falls"): "holds",  # a finer partition has a lower bound (VDM, app. F)
+    ("vdm_schedules", "same_bound"): "holds",  # the endpoints alone matter (VDM, eq. 18)
+    ("iddpm_few_steps", "learned"): "holds",  # the optimal variance is the bound's minimum
+    ("sde_likelihood", "one_density"): "holds",  # one density, whatever the process
+    ("ncsn_langevin", "annealed"): "reproduced",
+    ("ncsn_langevin", "plain"): "reproduced",  # no path between modes as far apart as these
 }
+QUICK = "ncsn_langevin"
 
 
 def child(command: list[str], log: Path) -> int:
@@ -59,21 +56,23 @@ def sweep(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root / "logs" / "sweeps" / name
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != QUICK)) for name in EXACT]
+)
 def test_the_exact_claims_are_decided(name, root, monkeypatch, capsys):
     directory = sweep(name, root, monkeypatch)
-    said = capsys.readouterr().out
+    out = capsys.readouterr().out
     published = read_study([directory]).published
     assert published is not None and not published.changed
     assert json.loads((directory / "sweep.json").read_text())["paper_name"] == name
     for judgement in published.judgements:
         assert not any(measured.trouble for measured in judgement.measured), judgement.line
         assert judgement.word == KNOWN.get((name, judgement.claim.name), judgement.word), judgement.line
-        assert f"{judgement.word}: {judgement.claim.says}" in said
+        assert f"{judgement.word}: {judgement.claim.says}" in out
 
 
 def test_there_are_exact_claims():
-    assert len(EXACT) >= 7 and {name for name, _ in KNOWN} <= set(EXACT)
+    assert len(EXACT) >= 7 and QUICK in EXACT and {name for name, _ in KNOWN} <= set(EXACT)
 
 
 @pytest.mark.parametrize("name", sorted({f.stem for f in (CONFIGS / "paper").glob("*.yaml")} - set(EXACT)))

@@ -6,7 +6,7 @@ A claim says of one metric m, over the settings a, b, ... of one axis of the swe
     same: [a, b, c]    any two within ``within``, or within the factor ``within_factor``
     value: {a: 2.65}   m(a) within ``within`` or ``within_factor`` of the figure; with ``relative_to: b``
                        the ratio m(a) / m(b) is
-    diverges: [a]      most seeds of a diverge, or with ``beyond`` lie beyond so many times every other setting
+    diverges: [a]      most seeds of a diverge, or with ``beyond`` lie that many times above the rest
 
 which is a list of contrasts: numbers, each of which is to lie in a range. Where other axes vary, the claim is
 made at each of their values, unless ``at`` names one. Read without numpy or torch, before a run starts.
@@ -66,7 +66,7 @@ class MetricPoint:
 class Contrast:
     """``first``, or ``first - second``, or with ``ratio`` the logarithm of ``first / second``, in a range.
 
-    With ``diverges`` it is the share of seeds that diverge, or are more than ``beyond`` times each of ``others``.
+    With ``diverges`` it is the share of seeds that diverge, or are above ``beyond`` times all ``others``.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Claim:
     """What a paper says, the figures that it gives, and the contrasts that decide it.
 
     ``rule``: how it is decided, in words. ``note``: what is to be known of the verdict. ``metric``: "" where
-    metrics are compared. ``kind``: see above, "" where an earlier version recorded none. ``source``: "table 2".
+    metrics are compared. ``kind``: see above, "" in an earlier record. ``source``: "table 2".
     ``untestable``: why this scale cannot decide it, "" if it can.
     """
 
@@ -195,8 +195,8 @@ def check_fairness(claims: Mapping[str, Mapping[str, Any]]) -> None:
                 least = other.get(effect)
                 if "order" in other and least and least < wide and _metric(other) == _metric(node):
                     raise UserError(
-                        f"{path}.{margin}={wide:g}: wider than the effect {effect}={least:g} that another claim "
-                        "calls an improvement; use a smaller margin"
+                        f"{path}.{margin}={wide:g}: wider than the effect {effect}={least:g} that "
+                        "another claim calls an improvement; use a smaller margin"
                     )
 
 

@@ -52,7 +52,7 @@ class ContrastResult:
 
     @property
     def ratio(self) -> tuple[float, float, float] | None:
-        """First over second: (mean, low, high); None for a single figure, or of figures that are not positive."""
+        """First over second: (mean, low, high); None for one figure, or figures not above 0."""
         if self.trouble or len(self.means) < 2:
             return None
         pair = self.pair

@@ -25,7 +25,7 @@ def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
         (f"{entry['title']}: {claim['name']}", claim)
         for entry in entries
         for claim in entry["claims"]
-        if claim["kind"] != "identity" and claim["ratio"]
+        if claim["kind"] != "identity" and claim["ratio"] and claim["word"] in COLOURS
     ]
     if not rows:
         return None
@@ -51,7 +51,7 @@ def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
         ax.set_xticks([0.2, 0.5, 1, 2, 5])
         ax.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7)
         ax.set_ylim(len(rows) - 0.4, -0.6)
-        ax.set_xlabel("first setting over second; beyond 5 or below 0.2: at the end of the axis")
+        ax.set_xlabel("ratio of the two settings that decide; beyond 5 or below 0.2: at the end of the axis")
         words = [Line2D([], [], color=ink, marker="o", label=word) for word, ink in COLOURS.items()]
         words += [
             Line2D([], [], color=INK, marker="D", markerfacecolor="none", linestyle="", label="published")

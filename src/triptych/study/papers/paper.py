@@ -25,7 +25,8 @@ from triptych.study.papers.claim import (
 
 # of a claim: what decides nothing where it is made
 WORDS_ALONE = (
-    "says", "published", "note", "scale", "kind", "table", "figure", "section", "quote", "otherwise", "untestable",
+    "says", "published", "note", "scale", "kind", "table", "figure", "section", "quote",
+    "otherwise", "untestable",
 )  # fmt: skip
 
 
@@ -33,7 +34,7 @@ WORDS_ALONE = (
 class Paper:
     """One published table or figure and its claims. ``minutes``: of a small sweep, on two cores.
 
-    ``differs``: what of the published experiment is not as it was. ``discarded_seeds``: tried before, and left out.
+    ``differs``: what of the published experiment is not as it was. ``discarded_seeds``: tried before.
     """
 
     name: str
@@ -88,7 +89,8 @@ def read_paper(node: Mapping[str, Any], axes: Axes, name: str = "", scale: str =
         if _applies(str(k), c, scale)
     ]
     return Paper(
-        name, node["cite"], node["where"], str(node.get("arxiv") or ""), float(node["minutes"]), tuple(claims),
+        name, node["cite"], node["where"], str(node.get("arxiv") or ""), float(node["minutes"]),
+        tuple(claims),
         tuple(node.get("differs") or ()), tuple(node.get("discarded_seeds") or ()),
     )  # fmt: skip
 

@@ -10,9 +10,9 @@ figure is paired by seed, and by test item where it is of the bound, as in every
 each at 5%, corrected by Holm's method over all claims of the file. So a file has a claim that is false and
 called reproduced in at most 5% of sweeps, and one that is true and called contradicted in at most 5%.
 
-An identity, true by mathematics here, holds or fails by the same tests; it is listed apart and is no finding. A
-claim that this scale cannot decide is not tested. Settings are called the same by no margin that is wider than an
-effect on the same metric that the file has reproduced.
+An identity, true by mathematics here, holds or fails by the same tests; it is listed apart and is no finding.
+A claim that this scale cannot decide is not tested. Settings are called the same by no margin that is wider
+than an effect on the same metric that the file has reproduced.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Judgement:
 
     @property
     def deciding(self) -> ContrastResult | None:
-        """The contrast that decides: the least sure of those as claimed, or the surest of those that are not."""
+        """The contrast that decides: the least sure of those as claimed, or the surest that is not."""
         if self.word in ("contradicted", "fails"):
             return min(self.measured, key=lambda m: m.inside)
         return max(self.measured, key=lambda m: m.outside, default=None)

@@ -1,7 +1,7 @@
 """`docs/results.md`: the verdict on every published claim at a glance, and a page of details per paper.
 
-The folder beside the page, of its name without the suffix, has each paper's result twice: as JSON, from which the
-page is made anew when a sweep is gone, and as a page.
+The folder beside the page, of its name without the suffix, has each paper's result twice: as JSON, from which
+the page is made anew when a sweep is gone, and as a page.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from triptych.study.papers.paper import decisive_keys
 from triptych.study.papers.published import FINDINGS, Judgement
 from triptych.study.study import Study, read_study
 
-Entry = Mapping[str, Any]
+Entry = dict[str, Any]
+AGAIN = "to run again"  # the claim has changed since
+RULE = "|---" * 8 + "|"
 HEAD = "| claim | verdict | published | measured | kind | metric | data, steps | time |"
 
 
@@ -62,11 +64,11 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
                 folder / f"{entry['title']}.json", json.dumps(entry, indent=1, ensure_ascii=False) + "\n"
             )
             write_atomic(folder / f"{entry['title']}.md", _details(entry, story))
-    entries = read_entries(folder)
+    known = files()
+    entries = [entry | {"claims": current_claims(entry, known)} for entry in read_entries(folder)]
     if figure := claims_figure(entries):
-        folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "claims.png", figure)
-    write_atomic(page, results_page(entries, files(), folder.name, bool(figure)))
+    write_atomic(page, results_page(entries, known, folder.name, bool(figure)))
 
 
 def read_entries(folder: Path) -> list[Entry]:
@@ -82,7 +84,8 @@ def paper_entry(story: Study) -> dict[str, Any]:
     paper = results.paper
     return {
         "title": paper.name + (f"_{results.scale}" if results.scale != "small" else ""),
-        "name": paper.name, "cite": paper.cite, "arxiv": paper.arxiv, "where": paper.where, "scale": results.scale,
+        "name": paper.name, "cite": paper.cite, "arxiv": paper.arxiv,
+        "where": paper.where, "scale": results.scale,
         "differs": paper.differs, "discarded_seeds": paper.discarded_seeds,
         "data": ", ".join(sorted({run.choices.get("data", "") for run in runs} - {""})),
         "steps": max((run.steps or 0 for run in runs), default=0),
@@ -129,14 +132,16 @@ def _published_name(claim: Claim, point: MetricPoint) -> str:
 
 def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str, pictured: bool) -> str:
     """The page: how many findings held, the figure, one row a claim, and what was not run."""
-    findings = [c for entry in entries for c in entry["claims"] if c["kind"] != "identity"]
-    identities = [c for entry in entries for c in entry["claims"] if c["kind"] == "identity"]
-    count = Counter(c["word"] for c in findings)
+    rows = [(entry, c) for entry in entries for c in entry["claims"]]
+    findings = [(entry, c) for entry, c in rows if c["kind"] != "identity"]
+    identities = [(entry, c) for entry, c in rows if c["kind"] == "identity"]
+    count = Counter(c["word"] for _, c in findings)
+    words = [*FINDINGS, *([AGAIN] if count[AGAIN] else [])]
     lines = [
         "# Published claims, measured",
         "",
-        f"**Of {len(findings)} findings, {listed([f'{count[word]} {word}' for word in FINDINGS])}.** "
-        f"{sum(c['word'] == 'holds' for c in identities)} of {len(identities)} identities hold.",
+        f"**Of {len(findings)} findings, {listed([f'{count[word]} {word}' for word in words])}.** "
+        f"{sum(c['word'] == 'holds' for _, c in identities)} of {len(identities)} identities hold.",
         "",
         "All runs are small: a finding contradicted here is contradicted at this scale, and no more. "
         "[papers.md](papers.md) explains the words.",
@@ -144,16 +149,10 @@ def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str
     ]
     if pictured:
         lines += [f"![Published and measured ratio of each finding]({folder}/claims.png)", ""]
-    lines += ["## Findings", "", HEAD, "|---|---|---|---|---|---|---|---|"]
-    lines += [
-        _row(entry, c, known, folder) for entry in entries for c in entry["claims"] if c["kind"] != "identity"
-    ]
+    lines += ["## Findings", "", HEAD, RULE, *(_row(entry, c, folder) for entry, c in findings)]
     if identities:
-        lines += ["", "## Identities", "", "True by mathematics here: tests of this project.", "", HEAD]
-        lines += ["|---|---|---|---|---|---|---|---|"]
-        lines += [
-            _row(entry, c, known, folder) for entry in entries for c in entry["claims"] if c in identities
-        ]
+        lines += ["", "## Identities", "", "True by mathematics here: tests of this project.", ""]
+        lines += [HEAD, RULE, *(_row(entry, c, folder) for entry, c in identities)]
     measured = {entry["name"] for entry in entries}
     if missing := [(name, node) for name, node in known.items() if name not in measured]:
         lines += ["", "## Not run", "", "| paper | minutes on two cores |", "|---|---:|"]
@@ -162,13 +161,12 @@ def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str
     return "\n".join(lines) + "\n"
 
 
-def _row(entry: Entry, c: Mapping[str, Any], known: Mapping[str, Any], folder: str) -> str:
-    stale = "" if _is_current(entry, c["name"], known) else ", of an earlier version of the claim"
+def _row(entry: Entry, c: Mapping[str, Any], folder: str) -> str:
     changed = ", claims changed during the runs" if entry["changed"] else ""
     source = f" ({c['source']})" if c["source"] else ""
     cells = [
         f"[{safe(entry['title'])}]({folder}/{entry['title']}.md){safe(source)}: {safe(c['says'])}",
-        f"**{c['word']}**{stale}{changed}",
+        f"**{c['word']}**{changed}",
         safe(c["published"]) or "–",
         safe(c["measured"]) or "–",
         c["kind"] or "–",
@@ -179,13 +177,19 @@ def _row(entry: Entry, c: Mapping[str, Any], known: Mapping[str, Any], folder: s
     return "| " + " | ".join(cells) + " |"
 
 
-def _is_current(entry: Entry, claim: str, known: Mapping[str, Any]) -> bool:
-    """Whether the claim is still decided as it was in the sweep; a file that is gone decides nothing new."""
+def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The claims of a paper's result; those that its file has changed since are to be run again."""
     node = known.get(entry["name"])
     if node is None:
-        return True
-    now = json.loads(json.dumps(decisive_keys(node.get("claims") or {}, entry["scale"]), default=str))
-    return bool(now.get(claim) == json.loads(json.dumps(entry["decides"], default=str)).get(claim))
+        return list(entry["claims"])
+    now, then = (
+        json.loads(json.dumps(keys, default=str))
+        for keys in (decisive_keys(node.get("claims") or {}, entry["scale"]), entry["decides"])
+    )
+    return [
+        claim | ({} if now.get(claim["name"]) == then.get(claim["name"]) else {"word": AGAIN})
+        for claim in entry["claims"]
+    ]
 
 
 def _details(entry: Entry, story: Study) -> str:
