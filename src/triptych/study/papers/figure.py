@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from triptych.study.style import INK, MUTED, plain_log, styled, to_png
+from triptych.study.style import INK, MUTED, plain_ticks, styled, to_png
 
 COLOURS = {
     "reproduced": "#009e73",
@@ -46,8 +46,7 @@ def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
                 )
         ax.set_xscale("log")
         ax.set_xlim(LOW * 0.95, HIGH * 1.05)
-        ax.xaxis.set_major_formatter(plain_log)
-        ax.xaxis.set_minor_formatter(lambda *_: "")
+        plain_ticks(ax.xaxis)
         ax.set_xticks([0.2, 0.5, 1, 2, 5])
         ax.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7)
         ax.set_ylim(len(rows) - 0.4, -0.6)

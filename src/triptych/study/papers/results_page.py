@@ -98,11 +98,10 @@ def paper_entry(story: Study) -> dict[str, Any]:
 
 def _claim(j: Judgement) -> dict[str, Any]:
     deciding, claim = j.deciding, j.claim
-    contrast = deciding.contrast if deciding else None
+    points = (deciding.contrast.first, deciding.contrast.second) if deciding else ()
     return {
         "name": claim.name, "says": claim.says, "kind": claim.kind, "source": claim.source, "word": j.word,
-        "published": published_figures(claim, contrast and contrast.first, contrast and contrast.second),
-        "published_ratio": published_ratio(claim, contrast and contrast.first, contrast and contrast.second),
+        "published": published_figures(claim, *points), "published_ratio": published_ratio(claim, *points),
         "measured": f"{deciding.contrast.name} = {deciding.text}" if deciding else "",
         "ratio": deciding.ratio if deciding else None, "metric": claim.metric,
     }  # fmt: skip
@@ -115,10 +114,10 @@ def published_figures(claim: Claim, *points: MetricPoint | None) -> str:
     return "; ".join(f"{name}: {known[name]}" for name in dict.fromkeys(names or known))
 
 
-def published_ratio(claim: Claim, first: MetricPoint | None, second: MetricPoint | None) -> float | None:
+def published_ratio(claim: Claim, *points: MetricPoint | None) -> float | None:
     """The first published figure over the second; None where one is missing or is no number."""
     known = dict(claim.published)
-    names = [point and _published_name(claim, point) for point in (first, second)]
+    names = [_published_name(claim, point) for point in points if point]
     numbers = [re.search(r"\d+(\.\d+)?", known[name]) if name else None for name in names]
     figures = [float(number[0]) for number in numbers if number]
     return figures[0] / figures[1] if len(figures) == 2 and figures[1] else None
