@@ -283,6 +283,7 @@ class Train(DrawingKeys):
     init_partial: NotRequired[bool]
     test: bool
     optimized_metric: Annotated[str, Role.REPORTING]
+    plan: Annotated[bool, Role.START]
     until: Annotated[Literal[None, "decided"], Role.START]
     max_seeds: Annotated[int, Ge(2), Role.START]
     equal_within: Annotated[Positive | None, Unit("the bound's unit"), Role.START]

@@ -1,5 +1,6 @@
 """A command of a single run: what can be refused is, before there is a directory."""
 
+import sys
 from typing import Any
 
 from hydra.experimental.callback import Callback
@@ -22,6 +23,11 @@ class SingleHook(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with no_run_after_an_error():
             check_keys(config, config.hydra)
+            if config.plan:
+                from triptych.study.plan import plan
+
+                print("\n".join(plan([(str(config.name or "run"), 1, resolve_composed(config))])))
+                sys.exit(0)
             check_single(config)
 
 

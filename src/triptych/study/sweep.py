@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -134,6 +135,10 @@ class SweepHook(Callback):
                 "the claims or their seeds are not those that this sweep began with; its report says so",
                 file=sys.stderr,
             )
+        if config.plan:
+            with no_run_after_an_error():
+                self._print_plan()
+            sys.exit(0)
         with no_run_after_an_error():
             if "triptych_search" in config.hydra.sweeper._target_ and find_spec("optuna") is None:
                 raise UserError("hparams_search: not installed; pip install 'triptych[search]'")
@@ -250,6 +255,19 @@ class SweepHook(Callback):
         if "guidance" not in but and not {"classifier", "weak"} & {*guidance}:
             but.add("guide")  # as of an ablation that names one for a guidance that is not asked for
         check_files(self.config, but)
+
+    def _print_plan(self) -> None:
+        from triptych.study.plan import describe, plan
+
+        loader = GlobalHydra.instance().config_loader()
+        jobs = grid(self.config.hydra.sweeper, list(self.config.hydra.overrides.task)) if self.cells else []
+        if not jobs:
+            raise UserError("plan=true: for one run or a grid of runs; a search chooses its runs as it goes")
+        named, shared = describe(jobs)
+        runs = Counter(tuple(o for o in job if not o.startswith("seed=")) for job in jobs)
+        composed = {one: loader.load_sweep_config(self.config, list(one)) for one in named}
+        lines = plan([(named[one], runs[one], resolve_composed(composed[one])) for one in named])
+        print("\n".join([*lines, *([f"all: {shared}"] if shared else [])]))
 
     def _begin(self) -> None:
         """StorageError where nothing can be written; what is finished there is shown all the same."""

@@ -1,0 +1,134 @@
+"""``plan=true``: what a run or a sweep would cost, counted before anything of it starts.
+
+Networks are made on the ``meta`` device, without data and without memory. Operations are those of one item,
+forward and backward, by torch's counter; activations are what autograd saves for the backward pass. Hours are
+operations over a card's peak rate times a utilisation, so without validation, the account and samples.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from triptych.config.build import build
+from triptych.config.trust import import_class
+from triptych.diffusion.condition import Condition, Labels
+from triptych.errors import UserError
+from triptych.models.diffusion import Diffusion
+from triptych.run.model import parts_table
+from triptych.study.formatting import quantity
+
+CARDS = {"A100": 312e12, "H100": 989e12}  # dense bfloat16 operations a second, by their data sheets
+UTILISATION = 0.35
+CLASSES = 1000  # of a folder that is not read
+FLOAT = 4  # bytes
+WHOLE = 2  # whole checkpoints that a run keeps: the last and the best
+
+
+class Cost(NamedTuple):
+    """Of one network: parameters, operations of a training item, bytes that autograd saves for it."""
+
+    parameters: int
+    operations: float
+    activations: float
+
+
+class Setting(NamedTuple):
+    """Runs that differ in their seed: how many, their network's cost, steps, items a step, averages."""
+
+    name: str
+    runs: int
+    network: str
+    cost: Cost
+    steps: int
+    batch: int
+    averages: int
+
+    @property
+    def operations(self) -> float:
+        """Of all fits."""
+        return self.runs * self.cost.operations * self.steps * self.batch
+
+    @property
+    def disk(self) -> float:
+        """Bytes of the checkpoints: weights, AdamW's two moments and the averages."""
+        return self.runs * WHOLE * FLOAT * self.cost.parameters * (3 + self.averages)
+
+
+def network_cost(config: Mapping[str, Any]) -> Cost:
+    """The cost of the network of a diffusion model.
+
+    Raises:
+        UserError: the model has no such network, or it takes conditions other than labels.
+    """
+    if import_class(config["model"]["_target_"], "model") is not Diffusion:
+        raise UserError("plan=true: for model=diffusion; other models are not counted")
+    data = build(config["data"], "data")
+    if config["model"].get("conditional") and not data.conditions:
+        data.num_classes = CLASSES
+    table = parts_table(dict(config), data)  # not on meta: of the truth the values are needed
+    kept: dict[int, torch.Tensor] = {}  # alive until counted, so that no storage has the place of another
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        return tensor
+
+    with torch.device("meta"):
+        network = table.at("denoiser").network
+        if not all(isinstance(kind, Labels) for kind in network.conditions.values()):
+            raise UserError("plan=true: for networks without conditions other than labels")
+        labels = {name: torch.zeros(1, dtype=torch.int64) for name in network.conditions}
+        item = torch.zeros(1, *data.shape), torch.zeros(1), Condition(**labels) if labels else None
+        with FlopCounterMode(display=False) as counter:
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                raw = network(*item)
+            raw.sum().backward()
+    parameters = list(network.parameters())
+    for parameter in parameters:
+        kept.pop(parameter.untyped_storage()._cdata, None)
+    activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return Cost(sum(p.numel() for p in parameters), float(counter.get_total_flops()), float(activations))
+
+
+def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
+    """The lines that describe settings, each by name, number of runs and resolved configuration."""
+    costs: dict[str, Cost] = {}
+    planned = []
+    for name, runs, config in settings:
+        key = json.dumps([config["denoiser"], config["data"], config["model"]], sort_keys=True, default=str)
+        cost = costs[key] = costs.get(key) or network_cost(config)
+        target = str(config["denoiser"]["network"]["_target_"]).rpartition(".")[2]
+        averages = 1 + len(((config.get("callbacks") or {}).get("ema") or {}).get("others") or [])
+        steps, batch = config["trainer"].get("max_steps") or 0, config["data"]["batch_size"]
+        planned.append(Setting(name, runs, target, cost, steps, batch, averages))
+    lines = [f"{quantity(sum(one.runs for one in planned), 'run')}, nothing is started"]
+    for network, cost, batch, steps in dict.fromkeys(
+        (one.network, one.cost, one.batch, one.steps) for one in planned
+    ):
+        memory = FLOAT * cost.parameters * 4 + cost.activations * batch
+        lines += [
+            f"{network}: {cost.parameters / 1e6:.1f} million parameters, "
+            f"{cost.operations / 1e9:.3g} GFLOP an item forward and backward; "
+            f"{steps} steps of {batch} items, {steps * batch / 1e6:.3g} million items; "
+            f"weights, gradients, AdamW and activations {memory / 2**30:.3g} GiB in float32"
+        ]
+    total = sum(one.operations for one in planned)
+    hours = ", ".join(
+        f"{total / rate / UTILISATION / 3600:,.3g} hours on one {card}" for card, rate in CARDS.items()
+    )
+    lines += [
+        f"fits: {total:.3g} FLOP; {hours} in bfloat16 at {UTILISATION:.0%} of the peak",
+        f"disk: {math.fsum(one.disk for one in planned) / 2**30:.3g} GiB of checkpoints",
+    ]
+    return [*lines, *(f"{quantity(one.runs, 'run')}: {one.name}" for one in planned)]
+
+
+def describe(jobs: Sequence[Sequence[str]]) -> tuple[dict[tuple[str, ...], str], str]:
+    """{overrides of a setting but its seed: those that not all settings share}, and the shared ones."""
+    settings = dict.fromkeys(tuple(o for o in job if not o.startswith("seed=")) for job in jobs)
+    shared = [o for o in next(iter(settings)) if all(o in one for one in settings) and len(settings) > 1]
+    named = {one: " ".join(o for o in one if o not in shared) or "all" for one in settings}
+    return named, " ".join(o for o in shared if not o.startswith("plan="))

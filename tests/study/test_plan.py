@@ -1,0 +1,98 @@
+"""``plan=true``: parameters, operations and memory as counted on a real step, and nothing is started."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from triptych.config.compose import compose_command
+from triptych.diffusion.condition import Condition
+from triptych.errors import UserError
+from triptych.run.build import build_experiment
+from triptych.run.prepare import resolve_composed
+from triptych.study.plan import describe, network_cost, plan
+
+
+def resolved(*overrides: str) -> dict:
+    return resolve_composed(compose_command("train", list(overrides)))
+
+
+NETWORKS = [
+    ["denoiser=resnet"],
+    ["denoiser=dit", "model.conditional=true"],
+    ["denoiser=unet", "denoiser.network.widths=[16,32]", "denoiser.network.blocks=1"],
+]
+
+
+@pytest.mark.parametrize("overrides", NETWORKS, ids=["resnet", "dit", "unet"])
+def test_operations_are_those_of_a_real_step(overrides):
+    config = resolved(*overrides)
+    model = build_experiment(config, download=False).model
+    batch = 3
+    condition = None
+    if config["model"]["conditional"]:
+        condition = Condition.of(label=torch.zeros(batch, dtype=torch.int64))
+    network = model.denoiser.network
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    item = torch.zeros(batch, 1, 8, 8), torch.zeros(batch), condition
+    with sdpa_kernel(SDPBackend.MATH):  # torch's counter cannot take apart the backward pass of the CPU's own
+        with FlopCounterMode(display=False) as counter:
+            network(*item).sum().backward()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            network(*item)
+    cost = network_cost(config)
+    assert cost.parameters == sum(p.numel() for p in network.parameters())
+    assert cost.operations * batch == pytest.approx(counter.get_total_flops(), rel=0.05)
+    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    saved = sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in own)
+    assert cost.activations * batch == pytest.approx(saved, rel=0.15)
+
+
+def test_hours_are_operations_by_the_rate_that_is_stated():
+    config = resolved("trainer.max_steps=1000", "data.batch_size=64")
+    cost = network_cost(config)
+    lines = plan([("a", 3, config), ("b", 2, config)])
+    assert lines[0] == "5 runs, nothing is started" and len(lines) == 6, "one line for one network"
+    total = 5 * 1000 * 64 * cost.operations
+    assert f"fits: {total:.3g} FLOP; {total / 312e12 / 0.35 / 3600:,.3g} hours on one A100" in lines[2]
+
+
+def test_settings_are_told_apart_by_what_they_do_not_share():
+    jobs = [
+        ["objective=x0", "lr=1", "seed=1"],
+        ["objective=v", "lr=1", "seed=1"],
+        ["objective=v", "lr=1", "seed=2"],
+    ]
+    named, shared = describe(jobs)
+    assert named == {("objective=x0", "lr=1"): "objective=x0", ("objective=v", "lr=1"): "objective=v"}
+    assert shared == "lr=1"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["name=mine"], ["-m", "objective=x0,v", "seed=1,2"], ["-m", "paper=sit_paths", "scale=paper"]],
+)
+def test_nothing_is_started(root, door, arguments):
+    before = {*root.rglob("*")}
+    done = door("triptych.cli.train", *arguments, "plan=true")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert "nothing is started" in done.stdout and "hours on one A100" in done.stdout
+    assert {*root.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["model=vae", "denoiser=none", "schedule=none", "objective=none"], "for model=diffusion"),
+        (["model=oracle", "data=ring", "denoiser=mlp"], "for model=diffusion"),
+        (["data=digits_captioned", "model.conditional=true"], "conditions other than labels"),
+    ],
+)
+def test_what_is_not_counted_is_refused(overrides, message):
+    with pytest.raises(UserError, match=f"plan=true: .*{message}"):
+        network_cost(resolved(*overrides))
