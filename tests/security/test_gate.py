@@ -279,6 +279,46 @@ def test_control_characters_are_shown_and_not_obeyed(root, capsys):
     assert "\\x1b" in out.err and "\\x1b" in pages[0]
 
 
+def test_names_that_no_file_takes_are_shown_too(root, capsys):
+    """A directory's of other bytes than UTF-8, half a character in a record; a sweep's with ESC in it."""
+    from triptych.cli.report import main
+
+    sweep = root / "sw\x1b[31meep"
+    run = sweep / os.fsdecode(b"seed=1\xff")
+    run.mkdir(parents=True)
+    record = {"schema": 1, "status": "failed", "error": "x", "choices": {"data": "\ud800"}}
+    (run / "summary.json").write_text(json.dumps(record))
+    assert main([str(sweep)]) == 0
+    pages = [(sweep / name).read_bytes().decode() for name in ("report.html", "report.md", "results.csv")]
+    assert not any("\x1b" in text for text in (capsys.readouterr().out, *pages))
+    assert r"seed=1\udcff" in pages[2]
+
+
+# what libraries read where a command is typed
+
+
+def test_a_matplotlibrc_beside_a_run_starts_no_latex(root, monkeypatch):
+    import matplotlib
+
+    from tests.study.fake_runs import sweep
+    from triptych.data.build import build_data
+    from triptych.run.sampling.pictures import save_picture
+    from triptych.run.sampling.trajectory import save_points
+    from triptych.study.render import write_report
+
+    latex = root / "bin" / "latex"
+    latex.parent.mkdir()
+    latex.write_text(f"#!/bin/sh\ntouch {root}/mark\nexit 1\n")
+    latex.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{latex.parent}:{os.environ['PATH']}")
+    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)  # as matplotlib does when it is imported
+    sweep(root / "sweep", {"v": 2.0}, seeds=(1, 2))
+    write_report(root / "sweep")
+    save_picture(torch.zeros(4, 2), build_data(configuration()), root / "points.png")
+    save_points(torch.zeros(2, 4, 2), torch.zeros(2), root / "strip.png")
+    assert not (root / "mark").exists()
+
+
 # tables
 
 

@@ -83,7 +83,7 @@ def write_report(
     report = Report(root / "report.html", root / "report.md", root / "results.csv", story)
     write_atomic(report.csv, printable(results_csv(story.runs)))
     write_atomic(report.markdown, printable(markdown(story, PICTURE if picture else None)))
-    write_atomic(report.html, render_page(story, palette))
+    write_atomic(report.html, printable(render_page(story, palette)))
     return report
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from triptych.files import load_object, read_json_or_none
+from triptych.files import load_object, printable, read_json_or_none
 from triptych.run.parsing import first_line
 from triptych.run.read import Run, read_runs
 from triptych.study import measures
@@ -148,7 +148,7 @@ def read_study(
     name = title or sweep.get("title") or " + ".join(root.resolve().name for root in roots)
     return Study(
         roots=roots,
-        title=str(name),
+        title=printable(str(name)),
         question=str(sweep.get("question") or _question(comparisons)),
         command=_command(sweep, runs),
         runs=runs,
