@@ -101,7 +101,25 @@ def test_a_checkpoint_of_another_run(run, finished):
         read_checkpoint(last(run))
     for name in ("best.ckpt", "last.ckpt"):
         shutil.copy(last(finished(2)), run / "checkpoints" / name)
-    assert newest_readable(RunDirectory(run).checkpoints()) is None
+    with pytest.raises(UserError, match="another run.*seed: 1 -> 2"):  # a start over would overwrite them
+        newest_readable(RunDirectory(run).checkpoints())
+
+
+def test_a_finished_run_whose_config_was_edited_keeps_its_result_and_weights(run):
+    """As for a longer training: going on would begin anew, under the edited length."""
+    before = {name: (run / name).read_bytes() for name in ("summary.json", "checkpoints/last.ckpt")}
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("max_steps: 2", "max_steps: 4"))
+    with pytest.raises(UserError, match="another run.*max_steps: 4 -> 2"):
+        execute(RunDirectory(run))
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
+def test_a_run_that_has_lost_its_config_is_not_begun_anew(run):
+    (run / "config.yaml").unlink()
+    with pytest.raises(UserError, match="lost its config.yaml; choose another name, or force=true"):
+        same_name(run)
+    assert (run / "summary.json").exists()
 
 
 @pytest.mark.parametrize("change", [{"compile": True}, {"threads": 2}, {"paths": {"root_dir": "/x"}}])
@@ -395,6 +413,24 @@ def test_a_result_of_another_run_is_not_the_answer_to_a_command(run, finished):
         shutil.copy(finished(2) / name, run / name)
     assert RunDirectory(run).summary() is None and RunDirectory(run).status == "interrupted"
     assert read_run(run).status == "unreadable"
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_an_end_of_another_run_beside_a_config(run, finished, status):
+    """It has no figures, and says of the setting that it cannot be trained."""
+    other = RunDirectory(finished(2))
+    result = Result.of(other.provenance(), status, stage="fit", error="x", seed=2)
+    shutil.copy(finished(2) / "config.yaml", run / "config.yaml")
+    RunDirectory(run).record(result)
+    assert read_run(run).status == status
+    shutil.copy(finished(1) / "config.yaml", run / "config.yaml")
+    assert read_run(run).status == "unreadable" and RunDirectory(run).summary() is None
+
+
+def test_where_a_result_comes_from_is_as_it_was_written(run):
+    record = json.loads((run / "provenance.json").read_text())
+    (run / "provenance.json").write_text(json.dumps(record | {"git": {"commit": "0" * 40}}))
+    assert read_run(run).status == "unreadable" and "provenance.json" in read_run(run).error
 
 
 def test_weights_of_another_step_beside_a_summary(run):
