@@ -16,6 +16,10 @@ class DataError(UserError):
         super().__init__(" ".join(message.split()))
 
 
+class OtherRun(UserError):
+    """A checkpoint that lies in the directory of another run."""
+
+
 class Busy(UserError):
     """Another process is at work in the directory; nothing is wrong."""
 

@@ -20,8 +20,9 @@ from triptych.errors import UserError
 from triptych.limits import limit
 
 LINE = 65536  # characters of one line of a table
-# what a terminal obeys: C0 and C1 without tab and the ends of lines, and what turns the direction of text
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]|\r(?!\n)")
+# what a terminal obeys: C0 and C1 without tab and the ends of lines, and what turns the direction of text;
+# and half a character, as of a name that is no UTF-8, which no file takes
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)")
 
 
 def check_directory(folder: str | Path) -> None:

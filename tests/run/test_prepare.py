@@ -110,7 +110,7 @@ def test_every_declared_key_is_one_that_configurations_have(prepared):
             ), declared
 
 
-@pytest.mark.parametrize("name", ["../../evil", "a/b", "my run", ".hidden", "naïve", "a" * 121])
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "my run", ".hidden", "naïve", "a" * 121, "exp.old-1"])
 def test_a_name_that_is_no_directorys_is_refused(prepared, root, name):
     with pytest.raises(UserError, match=r"^name=.*not a directory's name; "):
         prepared(f"name='{name}'", path="n")

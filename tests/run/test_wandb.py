@@ -427,6 +427,19 @@ def test_a_directory_that_was_sent_to_us_sends_no_checkpoint(prepared, capsys):
     assert not artifacts(only(run.path)) and "artifacts are left out" in capsys.readouterr().err
 
 
+def test_settings_that_lie_in_a_directory_name_no_server(root, monkeypatch):
+    """W&B reads them where a command is typed, and in its own folder, which for us is the run's."""
+    folder = root / "run" / "wandb"
+    for place in (root / "wandb", folder, folder / "config"):
+        place.mkdir(parents=True)
+        (place / "settings").write_text("[default]\nbase_url = http://127.0.0.1:9\n")
+    monkeypatch.chdir(root)
+    wandb = ours_of_wandb.import_wandb(folder)
+    wandb.teardown()
+    assert wandb.setup().settings.base_url == wandb.Settings().base_url
+    wandb.teardown()
+
+
 def test_a_sweeps_cells_are_a_group(tmp_path):
     from triptych.run.directory import RunDirectory
 

@@ -101,7 +101,25 @@ def test_a_checkpoint_of_another_run(run, finished):
         read_checkpoint(last(run))
     for name in ("best.ckpt", "last.ckpt"):
         shutil.copy(last(finished(2)), run / "checkpoints" / name)
-    assert newest_readable(RunDirectory(run).checkpoints()) is None
+    with pytest.raises(UserError, match="another run.*seed: 1 -> 2"):  # a start over would overwrite them
+        newest_readable(RunDirectory(run).checkpoints())
+
+
+def test_a_finished_run_whose_config_was_edited_keeps_its_result_and_weights(run):
+    """As for a longer training: going on would begin anew, under the edited length."""
+    before = {name: (run / name).read_bytes() for name in ("summary.json", "checkpoints/last.ckpt")}
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("max_steps: 2", "max_steps: 4"))
+    with pytest.raises(UserError, match="another run.*max_steps: 4 -> 2"):
+        execute(RunDirectory(run))
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
+def test_a_run_that_has_lost_its_config_is_not_begun_anew(run):
+    (run / "config.yaml").unlink()
+    with pytest.raises(UserError, match="lost its config.yaml; choose another name, or force=true"):
+        same_name(run)
+    assert (run / "summary.json").exists()
 
 
 @pytest.mark.parametrize("change", [{"compile": True}, {"threads": 2}, {"paths": {"root_dir": "/x"}}])
@@ -279,6 +297,46 @@ def test_control_characters_are_shown_and_not_obeyed(root, capsys):
     assert "\\x1b" in out.err and "\\x1b" in pages[0]
 
 
+def test_names_that_no_file_takes_are_shown_too(root, capsys):
+    """A directory's of other bytes than UTF-8, half a character in a record; a sweep's with ESC in it."""
+    from triptych.cli.report import main
+
+    sweep = root / "sw\x1b[31meep"
+    run = sweep / os.fsdecode(b"seed=1\xff")
+    run.mkdir(parents=True)
+    record = {"schema": 1, "status": "failed", "error": "x", "choices": {"data": "\ud800"}}
+    (run / "summary.json").write_text(json.dumps(record))
+    assert main([str(sweep)]) == 0
+    pages = [(sweep / name).read_bytes().decode() for name in ("report.html", "report.md", "results.csv")]
+    assert not any("\x1b" in text for text in (capsys.readouterr().out, *pages))
+    assert r"seed=1\udcff" in pages[2]
+
+
+# what libraries read where a command is typed
+
+
+def test_a_matplotlibrc_beside_a_run_starts_no_latex(root, monkeypatch):
+    import matplotlib
+
+    from tests.study.fake_runs import sweep
+    from triptych.data.build import build_data
+    from triptych.run.sampling.pictures import save_picture
+    from triptych.run.sampling.trajectory import save_points
+    from triptych.study.render import write_report
+
+    latex = root / "bin" / "latex"
+    latex.parent.mkdir()
+    latex.write_text(f"#!/bin/sh\ntouch {root}/mark\nexit 1\n")
+    latex.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{latex.parent}:{os.environ['PATH']}")
+    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)  # as matplotlib does when it is imported
+    sweep(root / "sweep", {"v": 2.0}, seeds=(1, 2))
+    write_report(root / "sweep")
+    save_picture(torch.zeros(4, 2), build_data(configuration()), root / "points.png")
+    save_points(torch.zeros(2, 4, 2), torch.zeros(2), root / "strip.png")
+    assert not (root / "mark").exists()
+
+
 # tables
 
 
@@ -355,6 +413,24 @@ def test_a_result_of_another_run_is_not_the_answer_to_a_command(run, finished):
         shutil.copy(finished(2) / name, run / name)
     assert RunDirectory(run).summary() is None and RunDirectory(run).status == "interrupted"
     assert read_run(run).status == "unreadable"
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_an_end_of_another_run_beside_a_config(run, finished, status):
+    """It has no figures, and says of the setting that it cannot be trained."""
+    other = RunDirectory(finished(2))
+    result = Result.of(other.provenance(), status, stage="fit", error="x", seed=2)
+    shutil.copy(finished(2) / "config.yaml", run / "config.yaml")
+    RunDirectory(run).record(result)
+    assert read_run(run).status == status
+    shutil.copy(finished(1) / "config.yaml", run / "config.yaml")
+    assert read_run(run).status == "unreadable" and RunDirectory(run).summary() is None
+
+
+def test_where_a_result_comes_from_is_as_it_was_written(run):
+    record = json.loads((run / "provenance.json").read_text())
+    (run / "provenance.json").write_text(json.dumps(record | {"git": {"commit": "0" * 40}}))
+    assert read_run(run).status == "unreadable" and "provenance.json" in read_run(run).error
 
 
 def test_weights_of_another_step_beside_a_summary(run):

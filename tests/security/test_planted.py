@@ -2,19 +2,22 @@
 
 import io
 import json
+import math
 import os
 import pickle
+import shutil
 import signal
 import zipfile
 from types import SimpleNamespace
 
 import pytest
 
-from tests.study.fake_runs import metrics
+from tests.study.fake_runs import make_run, metrics
 from triptych.errors import StorageError, UserError
 from triptych.run.archive import SCHEMA, inspect
 from triptych.run.directory import RunDirectory
 from triptych.run.read import read_run
+from triptych.run.result import Result
 
 HUGE = 10**400  # JSON has it, and no float
 FINISHED = {"schema": 1, "status": "finished"}
@@ -32,11 +35,23 @@ def plant(folder, name, record):
         ({"test": {"bpd": {"mean": HUGE}}}, "unreadable"),
         ({"test": {"bpd": {"mean": HUGE, "stderr": 0.0, "n": 1}} | TERMS}, "unreadable"),
         ({"test": {"accuracy": {"mean": HUGE}}}, "unreadable"),
+        ({"test": {"accuracy": {"mean": -1e200}}}, "unreadable"),  # its square is no float
         ({"measured": {"n": float("inf")}, "measures": {}}, "finished"),  # which has no figures
     ],
 )
 def test_a_number_beyond_floats_hides_no_other_run(root, record, status):
     assert read_run(plant(root, "summary.json", FINISHED | record)).status == status
+
+
+def test_numbers_whose_squares_are_none_are_no_numbers(root):
+    run = plant(root, "summary.json", FINISHED | {"seconds": {"fit": 1e308}, "parameters": 1e200})
+    assert math.isnan(read_run(run).seconds["fit"]) and read_run(run).parameters is None
+
+
+def test_a_curve_of_more_points_than_are_drawn_costs_its_panel(root):
+    long = [float(i) for i in range(20_000)]
+    run = plant(root, "summary.json", FINISHED | {"schedule": {"t": long, "gamma": long}})
+    assert read_run(run).schedule is None and read_run(run).status == "finished"
 
 
 @pytest.mark.parametrize("test", [{"accuracy": {"mean": "x"}}, [1]])
@@ -158,19 +173,49 @@ def test_without_a_sweeps_record_its_looks_still_count(root):
     assert rule.looks == 5 and rule.seen == (frozenset({1, 2}),)
 
 
+def plant_sweep(root):
+    """Six runs of two settings, clear of each other."""
+    for seed in (1, 2, 3):
+        for label, mean in (("v", 2.0), ("x0", 3.0)):
+            (root / f"{label}{seed}").mkdir()
+            (root / f"{label}{seed}" / "config.yaml").write_text(f"label: {label}\nseed: {seed}\n")
+            record = FINISHED | {"seed": seed, "overrides": [f"objective={label}"]}
+            record |= {"test": metrics(mean + seed / 100 * mean)}
+            RunDirectory(root / f"{label}{seed}").record(Result.from_json(record))
+
+
 def test_with_a_damaged_record_of_a_sweep_nothing_is_claimed(root):
     """It says how many runs are to come, and a sweep that has not ended claims nothing."""
     from triptych.study.study import read_study
 
-    for seed in (1, 2, 3):
-        for label, mean in (("v", 2.0), ("x0", 3.0)):
-            (root / f"{label}{seed}").mkdir()
-            record = FINISHED | {"seed": seed, "overrides": [f"objective={label}"]}
-            record |= {"test": metrics(mean + seed / 100 * mean)}
-            plant(root / f"{label}{seed}", "summary.json", record)
+    plant_sweep(root)
     assert "Clear of" in read_study([root]).answer
     story = read_study([plant(root, "sweep.json", '{"expected": 15, "title": "x')])
     assert "Clear of" not in story.answer and "sweep.json cannot be read" in story.banner
+
+
+def test_a_copy_of_a_run_stands_for_none_that_is_missing(root):
+    """As of `cp -r` within a sweep that goes on."""
+    from triptych.study.study import read_study
+
+    plant_sweep(root)
+    shutil.copytree(root / "v1", root / "v1 copy")
+    plant(root, "sweep.json", {"expected": 6})
+    assert "Clear of" in read_study([root]).answer
+    plant(root, "sweep.json", {"expected": 7})
+    story = read_study([root])
+    assert story.answer.startswith("So far") and "1 not started" in story.banner
+
+
+def test_a_command_that_is_none_of_ours_is_not_recommended(root):
+    from triptych.study.study import read_study
+
+    for label, figures in (("v", (2.0, 2.1)), ("x0", (2.3, 2.1))):
+        for seed, mean in enumerate(figures, 1):
+            make_run(root, label, seed, mean)
+    for command in ("triptych-train -m objective=v,x0", "rm -rf ~ -m"):
+        plant(root, "sweep.json", {"command": command})
+        assert bool(read_study([root]).next_step) is command.startswith("triptych-train")
 
 
 @pytest.mark.parametrize("value", [HUGE, float("inf"), True, "1"])

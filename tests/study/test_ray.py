@@ -85,7 +85,10 @@ def test_an_address_where_nobody_answers(root):
 
 
 def test_a_cluster_that_is_up(root):
-    """Its processes know nothing of this command's surroundings; the runs keep to their cores."""
+    """Its processes know nothing of this command's surroundings and import nothing that lies there; the runs
+    keep to their cores."""
+    for name in ("hydra", "torch"):
+        (root / f"{name}.py").write_text(f"open({str(root / 'mark')!r}, 'w')")
     ray = os.path.join(os.path.dirname(sys.executable), "ray")
     alone = {k: v for k, v in os.environ.items() if not k.startswith(("TRIPTYCH", "OMP"))}
     trusting = {"RAY_AUTH_MODE": "disabled"}  # by address, Ray does not find the token that it made itself
@@ -100,10 +103,10 @@ def test_a_cluster_that_is_up(root):
         wait_for(lambda: "Ray runtime started" in (root / "cluster").read_text(), cluster)
         place = [f"hydra.launcher.ray.init.address='{address}'", "hydra.launcher.ray.remote.num_cpus=2"]
         asked = [a for a in command("-m", "hydra/launcher=ray_tasks", *place, "seed=1,2") if a != "threads=1"]
-        surroundings = environment(root, **trusting)
-        done = subprocess.run(asked, capture_output=True, text=True, env=surroundings, timeout=200)
+        surroundings = environment(root, **trusting, PYTHONSAFEPATH="1")  # as the installed command has it
+        done = subprocess.run(asked, capture_output=True, text=True, env=surroundings, cwd=root, timeout=200)
         assert done.returncode == 0, done.stderr
-        assert len(list(root.rglob("summary.json"))) == 2
+        assert len(list(root.rglob("summary.json"))) == 2 and not (root / "mark").exists()
         assert all("\nthreads: 2\n" in p.read_text() for p in root.rglob("config.yaml"))
     finally:
         cluster.terminate()  # not `ray stop`, which would end other people's Ray too

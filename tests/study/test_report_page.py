@@ -140,6 +140,19 @@ def test_writing_again_changes_nothing_and_leaves_nothing_behind(full):
     assert not os.access(full.html, os.X_OK) and full.html.stat().st_mode & 0o444
 
 
+def test_what_a_killed_report_left_goes_with_the_next(tmp_path):
+    make_run(tmp_path, "v", 1, 2.0)
+    names = ("report_files/.headline.png.7.tmp", ".report.html.7.tmp", ".report.html.8.tmp")
+    (tmp_path / "report_files").mkdir()
+    for name in names:
+        (tmp_path / name).touch()
+    os.utime(tmp_path / names[2], (time.time() + 60,) * 2)  # one that is being written
+    for name in names[:2]:
+        os.utime(tmp_path / name, (0, 0))
+    write_report(tmp_path)
+    assert [p.name for p in tmp_path.rglob(".*.tmp")] == [".report.html.8.tmp"]
+
+
 def test_names_that_are_markup_stay_text(tmp_path):
     nasty = ["<script>alert(1)</script>", "a|b `c` $\\frac$ & \"q\" 'r'", "{{ 7 * 7 }}", "bell\x07 \u202e名"]
     for objective, seed in ((o, s) for o in nasty for s in (1, 2)):

@@ -23,7 +23,8 @@ SWEEP = 48  # characters of a sweep's directory
 
 def plain_name(text: str) -> str:
     """``text`` with a hyphen for each run of characters that a file's name should not have."""
-    return re.sub(r"[^A-Za-z0-9=,._+-]+", "-", text).strip("-.") or "run"
+    name = re.sub(r"[^A-Za-z0-9=,._+-]+", "-", text).strip("-.") or "run"
+    return re.sub(r"\.(?=old-[0-9a-f]+$)", "-", name)  # so are runs called that are kept aside
 
 
 def slug(text: str, limit: int = 120) -> str:

@@ -10,7 +10,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from triptych.config.keys import find_key
 from triptych.declare import literal_values
-from triptych.errors import UserError
+from triptych.errors import OtherRun, UserError
 from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.leakage import log_line
 from triptych.run.snapshots import reconstruct
@@ -64,14 +64,20 @@ def newest_readable(paths: list[Path]) -> Path | None:
 
     Its own step decides, not its file's time, which a copy or a clock changes. One that is damaged, or
     another run's, gives way to the one before, and a line says so.
+
+    Raises:
+        OtherRun: all that can be read are another run's; a start over would overwrite them.
     """
-    known = []
+    known, others = [], []
     for path in paths:
         try:
             with open_checkpoint(path) as (_, record):
                 known.append((int(record["global_step"]), path.name == LAST, path))
         except (UserError, OSError, LookupError, ValueError, TypeError) as error:
             log_line(None, f"passed over: {error}")
+            others += [error] if isinstance(error, OtherRun) else []
+    if others and not known:
+        raise others[0]
     return max(known)[2] if known else None
 
 

@@ -32,8 +32,8 @@ STORAGE = (
 )
 
 REPORTED = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")  # of these, the one a run reports by
-# files that a finished run's summary has digests of, as far as they are there
-SEALED = ("config.yaml", "items.npz", "metrics.csv", "samples/final.png")
+# files that a finished run's summary has digests of, as far as they are there; another's of the first
+SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
 NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
 REFUSED = ".refused"  # a file: why a sweep's job could not have the directory, until the sweep has read it
 BEGINNING = ("config.yaml", "provenance.json", "progress.json", "mlflow.json", ".launch", ".lock")
@@ -160,11 +160,10 @@ class RunDirectory:
         return self / (name or REPORTED[0])
 
     def record(self, result: Result) -> Result:
-        """Write and return the result, with digests of what lies beside a finished one, and a checksum."""
-        record = result.to_json()
-        if result.status == "finished":
-            digests = {name: file_digest(self / name) for name in (*SEALED, *REPORTED)}
-            record |= {"digests": {name: value for name, value in digests.items() if value}}
+        """Write and return the result, with digests of what lies beside it, and a checksum."""
+        names = (*SEALED, *REPORTED) if result.status == "finished" else SEALED[:1]
+        digests = {name: file_digest(self / name) for name in names}
+        record = result.to_json() | {"digests": {name: value for name, value in digests.items() if value}}
         sealed = seal(printable(json.loads(to_json(record))))
         self.write("summary.json", sealed)
         return Result.from_json(sealed)

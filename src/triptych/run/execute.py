@@ -21,7 +21,7 @@ from triptych.run.account import account
 from triptych.run.averaging import choose_weights
 from triptych.run.baselines import baselines
 from triptych.run.build import build_experiment
-from triptych.run.checkpoints import save_checkpoint
+from triptych.run.checkpoints import newest_readable, save_checkpoint
 from triptych.run.cost import measure_cost
 from triptych.run.directory import RunDirectory, to_json
 from triptych.run.experiment import Experiment
@@ -73,6 +73,8 @@ def execute(run: RunDirectory) -> Result:
     with run.lock(PATIENCE), Stop() as stop:
         if (recorded := run.summary()) is not None and recorded.status == "finished":
             return recorded
+        if recorded is None and (run / "summary.json").exists():
+            newest_readable(run.checkpoints())  # a result of an edited config.yaml is not started over
         with contextlib.suppress(OSError):
             (run / "summary.json").unlink(missing_ok=True)  # of a failure that is tried again
         run.sweep_up()

@@ -12,6 +12,8 @@ from triptych.config.identity import leaves
 from triptych.errors import UserError
 from triptych.files import printable
 
+LARGEST = 1e150  # whose square and sums are floats too
+
 
 def load_config(path: Path) -> dict[str, str]:
     """A resolved configuration by dotted keys, values as one types them; empty where it cannot be had."""
@@ -30,11 +32,11 @@ def format_value(value: Any) -> str:
 
 
 def to_float(value: Any) -> float:
-    """A float, NaN for anything else."""
+    """A float, NaN for anything else, also for one whose square is none."""
     if isinstance(value, bool):
         return math.nan
     try:
-        return float(value)
+        return real if math.isinf(real := float(value)) or abs(real) < LARGEST else math.nan
     except (TypeError, ValueError, OverflowError):
         return math.nan
 

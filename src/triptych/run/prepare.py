@@ -74,23 +74,31 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
         plain.pop(key)
     run = RunDirectory(path)
     check_initial(plain, begun=run.status == "finished" or bool(run.checkpoints()))
-    if force and (run / "config.yaml").exists():
+    bare = not (run / "config.yaml").exists()
+    result = run.status in ("finished", "diverged") or bool(run.checkpoints())
+    if force and (result or not bare):
         _set_aside(run)
+    elif result and bare:
+        raise UserError(
+            f"{run.path}: holds a run that has lost its config.yaml; choose another name, or force=true to "
+            "start over"
+        )
     if not (run / "config.yaml").exists():
         with run.lock(PATIENCE):
             if not (run / "config.yaml").exists():  # somebody else may have been quicker
                 return _begin(run, plain, overrides, choices)
     changes = _without_new_defaults(differences(run.config(), plain), cfg, composed)
-    if COMPILE in changes and run.status != "finished":
-        del changes[COMPILE]
-        with run.lock(PATIENCE):  # it goes on in either state
-            _record(run, run.config() | {COMPILE: plain[COMPILE]})
-    if set(changes) == {ROOT} and _lies_there_now(run, plain):
-        changes = {}
-    if changes:
-        other = f"{run.path}: holds another run ({describe_differences(changes)})"
-        raise UserError(f"{other}; choose another name, or force=true to start over")
+    finished = run.status == "finished"
+    other = {key: pair for key, pair in changes.items() if key != COMPILE or finished}
+    if other and not (set(other) == {ROOT} and _lies_there_now(run, plain)):
+        what = f"{run.path}: holds another run ({describe_differences(other)})"
+        raise UserError(f"{what}; choose another name, or force=true to start over")
     _settle_failure(run, retry)
+    if changes and not finished:  # it goes on, compiled or not, with its data where they are now
+        with run.lock(PATIENCE):
+            config = run.config() | {COMPILE: plain[COMPILE]}
+            config["data"] |= {"root": plain["data"]["root"]} if ROOT in changes else {}
+            _record(run, config)
     return run
 
 
@@ -146,7 +154,7 @@ def _without_new_defaults(changes: dict, cfg: DictConfig, choices: dict[str, Any
 
 
 def _lies_there_now(run: RunDirectory, plain: dict) -> bool:
-    """Whether ``plain``'s data.root has the data that the run has worked on; it goes on with them there."""
+    """Whether ``plain``'s data.root has the data that the run has worked on."""
     known = run.provenance().get("data")
     if known is None and (run.checkpoints() or run.status == "finished"):
         return False  # from before there were fingerprints: nobody can tell
@@ -155,11 +163,5 @@ def _lies_there_now(run: RunDirectory, plain: dict) -> bool:
         from triptych.data.fingerprint import fingerprint
 
         now = fingerprint(build_data(plain))
-        if (known["fingerprint"], known["split"]) != (now.data, now.split):
-            return False
-    if run.status != "finished":
-        with run.lock(PATIENCE):
-            config = run.config()
-            config["data"]["root"] = plain["data"]["root"]
-            _record(run, config)
+        return (known["fingerprint"], known["split"]) == (now.data, now.split)
     return True

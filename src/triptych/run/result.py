@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from triptych.config.metric import HIGHER, LOWER, NEITHER, Metric
-from triptych.run.parsing import first_line, parse_overrides, to_float, to_int
+from triptych.run.parsing import LARGEST, first_line, parse_overrides, to_float, to_int
 
 Status = Literal["finished", "failed", "diverged", "running", "interrupted", "unreadable"]
 
@@ -26,6 +26,7 @@ NULL = ("gradient", "samples")  # entries of a finished run, also where there is
 UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
 PARTS = ("prior", "reconstruction", "diffusion")
 SPLITS = ("train", "val", "test")
+POINTS = 10_000  # of a curve, each of which is drawn
 METRICS = 32  # columns of a table: in a stranger's file there could be any number
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # of a metric
 BETTER = {"higher": HIGHER, "lower": LOWER, "": NEITHER}
@@ -105,7 +106,8 @@ def _estimates(split: str) -> Callable[[Any], dict[str, Estimate]]:
         for key, entry in (figures or {}).items():
             if isinstance(entry, dict) and "mean" in entry:
                 mean = math.nan if entry["mean"] is None else entry["mean"]  # JSON has no word for it
-                if isinstance(mean, bool) or not isinstance(mean, int | float):
+                real = isinstance(mean, int | float) and not isinstance(mean, bool)
+                if not real or LARGEST < abs(mean) < math.inf:
                     raise ValueError(f"{split}.{key}.mean is {mean!r}, not a number")
                 stderr, draws = to_float(entry.get("stderr")), to_float(entry.get("draw_stderr"))
                 estimates[str(key)] = Estimate(float(mean), stderr, to_int(entry.get("n")) or 0, draws)
@@ -117,8 +119,10 @@ def _estimates(split: str) -> Callable[[Any], dict[str, Estimate]]:
 
 
 def _columns(record: Any, *names: str) -> list[tuple[float, ...]] | None:
-    """Lists of one length, the first of them finite throughout."""
+    """Lists of one length, at most POINTS, the first of them finite throughout."""
     if not isinstance(record, dict) or not all(isinstance(record.get(name), list) for name in names):
+        return None
+    if len(record[names[0]]) > POINTS:
         return None
     columns = [tuple(map(to_float, record[name])) for name in names]
     sound = columns[0] and len({*map(len, columns)}) == 1 and all(map(math.isfinite, columns[0]))

@@ -14,7 +14,7 @@ from triptych.config.build import check_names
 from triptych.config.file import check_count, check_groups
 from triptych.config.identity import describe_differences, other_figures
 from triptych.config.keys import check_values, groups, of_model
-from triptych.errors import UserError
+from triptych.errors import OtherRun, UserError
 from triptych.files import check_directory, open_regular
 from triptych.run.archive import inspect
 from triptych.run.directory import NO_CHECKPOINT, RunDirectory, check_digests, checkpoint_at
@@ -57,7 +57,7 @@ def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], 
         run = RunDirectory(path.parent.parent)
         if path.parent.name == "checkpoints" and (run / "config.yaml").is_file():
             if other := other_figures(run.config(), record["triptych"]["config"]):
-                raise UserError(
+                raise OtherRun(
                     f"{where}: the checkpoint of another run ({describe_differences(other)}); remove it, or "
                     "put the run's own there"
                 )

@@ -269,7 +269,10 @@ def import_wandb(folder: Path) -> Any:
     try:
         for name in MAKERS:
             importlib.import_module(name)
-        return sys.modules["wandb"]
+        module: Any = sys.modules["wandb"]
+        # `wandb/settings` of a run, or of the folder where a command is typed, could send your key elsewhere
+        module.Settings.update_from_system_settings = lambda _: None
+        return module
     finally:
         tempfile.tempdir = earlier
 

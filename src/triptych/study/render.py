@@ -10,6 +10,8 @@ import base64
 import errno
 import hashlib
 import os
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +42,7 @@ from triptych.study.tables import table_columns, table_rows
 from triptych.study.verdict import footnote
 
 PICTURE = "report_files/headline.png"
+LEFT = 60.0  # seconds after which nobody writes a temporary file any more
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,23 @@ def write_report(
     palette = colours(story.hues)
     picture = headline_png(story.comparisons[0], palette) if story.comparisons else None
     check_inside((root / PICTURE).parent, root)
+    report = Report(root / "report.html", root / "report.md", root / "results.csv", story)
+    for path in (root / PICTURE, report.html, report.markdown, report.csv):
+        _sweep_up(path)
     if picture:
         write_atomic(root / PICTURE, picture)
-    report = Report(root / "report.html", root / "report.md", root / "results.csv", story)
     write_atomic(report.csv, printable(results_csv(story.runs)))
     write_atomic(report.markdown, printable(markdown(story, PICTURE if picture else None)))
-    write_atomic(report.html, render_page(story, palette))
+    write_atomic(report.html, printable(render_page(story, palette)))
     return report
+
+
+def _sweep_up(path: Path) -> None:
+    """Remove what a killed report left of ``path``; another process may be writing a newer one."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        with suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > LEFT:
+                leftover.unlink()
 
 
 def render_page(story: Study, palette: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from triptych.files import load_object, read_json_or_none
+from triptych.files import load_object, printable, read_json_or_none
 from triptych.run.parsing import first_line
 from triptych.run.read import Run, read_runs
 from triptych.study import measures
@@ -92,6 +92,8 @@ class Study:
         words = shlex.split(self.command)
         if not self.complete or seeds <= len(used) or not {"-m", "--multirun"} & {*words}:
             return ""
+        if words[0] != "triptych-train":  # a stranger's sweep.json has one type whatever it says
+            return ""
         fresh = [*used, *range(used[-1] + 1, used[-1] + 1 + seeds - len(used))]
         command = [word for word in words if not word.startswith("seed=")]
         whole = len(fresh) > LISTED and fresh == [*range(fresh[0], fresh[-1] + 1)]
@@ -134,11 +136,12 @@ def read_study(
     sweep = _sweep(roots[0])
     if expected is None and len(roots) == 1 and isinstance(sweep.get("expected"), int):
         expected = sweep["expected"]
+    expected = (expected or 0) + _copies(runs)  # which stand for no run that is missing
     rule = read_rule(roots[0], sweep)
     if equal_within is not None:
         rule = replace(rule, equal_within=equal_within)
     damaged = _is_damaged(roots[0])
-    going_on = (expected or 0) > len(runs) or any(run.status == "running" for run in runs)
+    going_on = expected > len(runs) or any(run.status == "running" for run in runs)
     if damaged or rule.looks == 1 and going_on:
         rule = replace(rule, interim=True)  # who may stop when the table looks good has looked before the end
     tuning = read_tuning(sweep, runs)
@@ -148,11 +151,11 @@ def read_study(
     name = title or sweep.get("title") or " + ".join(root.resolve().name for root in roots)
     return Study(
         roots=roots,
-        title=str(name),
+        title=printable(str(name)),
         question=str(sweep.get("question") or _question(comparisons)),
         command=_command(sweep, runs),
         runs=runs,
-        expected=max(expected or 0, len(runs)),
+        expected=max(expected, len(runs)),
         comparisons=comparisons,
         verdicts=tuple(verdict(comparison) for comparison in comparisons),
         tuning=tuning,
@@ -160,6 +163,12 @@ def read_study(
         published=judged(sweep, runs) if len(roots) == 1 else None,
         damaged=damaged,
     )
+
+
+def _copies(runs: Sequence[Run]) -> int:
+    """How many runs have another one's configuration, name and all: copies of its directory."""
+    known = [digest for run in runs if (digest := run.digests.get("config.yaml"))]
+    return len(known) - len({*known})
 
 
 def _by_label(comparison: Comparison) -> list[Cell]:
