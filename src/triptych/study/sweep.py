@@ -217,10 +217,11 @@ class SweepHook(Callback):
         return result.figure(self.config.optimized_metric) if result else None
 
     def _check_shared(self) -> None:
-        """Refuse a sweep none of whose cells can run, if one is yet to run.
+        """Refuse a sweep none of whose cells can run, or one with a value that no cell can have.
 
-        A choice that has no file is refused, whichever cell it is of. The first and the last cell of a grid
-        differ in every axis; the others are only composed if both are refused.
+        Each value is looked at in the first cell that has it. Cells in which it only does not go with the
+        others fail alone. The first and the last cell of a grid differ in every axis; those between are
+        only looked at if both are refused.
 
         Raises:
             UserError: the first cell's.
@@ -237,6 +238,12 @@ class SweepHook(Callback):
             choices = loader.get_group_options(group.split("@")[0])
             if choices and name not in (*choices, "null") and re.fullmatch(r"[\w.-]+", name):
                 raise UserError(explain(HydraException(f"Could not find '{group}/{name}'"), []))
+        known: set[str] = set()
+        for job in jobs:
+            if not known.issuperset(job):
+                known.update(job)
+                cell = loader.load_sweep_config(self.config, job)
+                check_keys(cell, cell.hydra)
         for overrides in [*jobs[:1], *jobs[1:][-1:], *jobs[1:-1]]:
             try:
                 check_initial(resolve_composed(loader.load_sweep_config(self.config, overrides)), begun)
