@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.check import check_keys, explain
-from triptych.config.keys import check_values
+from triptych.config.folders import choices_of
+from triptych.config.keys import check_values, find_key
 from triptych.config.names import own_name, quote, shared_overrides, sweep_name
+from triptych.declare import fits
 from triptych.errors import StorageError, UserError
 from triptych.files import load_object
 from triptych.run import processes
@@ -73,6 +77,13 @@ def _end(run: RunDirectory) -> tuple[str, str | None]:
 def current() -> "SweepHook":
     """The hook of the sweep that this process runs."""
     return _hooks[-1]
+
+
+def _is_doubtful(override: Override) -> bool:
+    """Whether its key or value may be refused in whatever cell: added, or of another kind than declared."""
+    key = override.key_or_group
+    declared = override.is_delete() or choices_of(key) or fits(find_key(key).kind, override.value())
+    return override.is_add() or not declared
 
 
 @contextmanager
@@ -240,9 +251,11 @@ class SweepHook(Callback):
                 raise UserError(explain(HydraException(f"Could not find '{group}/{name}'"), []))
         known: set[str] = set()
         for job in jobs:
-            if not known.issuperset(job):
-                known.update(job)
-                cell = loader.load_sweep_config(self.config, job)
+            fresh = OverridesParser.create().parse_overrides([one for one in job if one not in known])
+            known.update(job)
+            if (doubtful := any(map(_is_doubtful, fresh))) or any(choices_of(o.key_or_group) for o in fresh):
+                cell = loader.load_sweep_config(self.config, job)  # which refuses a key of another choice
+            if doubtful:
                 check_keys(cell, cell.hydra)
         for overrides in [*jobs[:1], *jobs[1:][-1:], *jobs[1:-1]]:
             try:
