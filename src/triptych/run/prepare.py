@@ -53,7 +53,7 @@ def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any
 
 
 def resolve_composed(config: DictConfig) -> dict[str, Any]:
-    """As ``described``, of a configuration that has Hydra's own part still in it; nothing is typed in vain."""
+    """As ``resolve_config``, with Hydra's own part still in it; also UserError for what is typed in vain."""
     hydra, overrides = config.hydra, list(config.hydra.overrides.task)
     plain = resolve_config(without_hydra(config), overrides, dict(hydra.runtime.choices))
     check_used(plain, [one.lstrip("+").split("=", 1)[0] for one in overrides])

@@ -70,8 +70,9 @@ def write_report(
 
     `expected` is how many runs the sweep will have; by default what `root/sweep.json` says, else as many as
     there are. `equal_within`: below which difference two settings are called the same; by default what
-    `root/sweep.json` says, else nothing is. `check` may refuse what was read before a file is written. May be called at any time while a sweep goes on. Raises
-    StorageError or OSError if `root` cannot be written, UserError if a link leads out of it.
+    `root/sweep.json` says, else nothing is. `check` may refuse what was read, before a file is written. May
+    be called at any time while a sweep goes on. Raises StorageError or OSError if `root` cannot be written,
+    UserError if a link leads out of it.
     """
     root = Path(root)
     if not root.is_dir():  # deleted while its runs were at work: it would be made again, without them
