@@ -10,7 +10,7 @@ import torch
 
 from triptych.callbacks.metrics import Metrics
 from triptych.config import trust
-from triptych.config.schema import check_metric_names
+from triptych.config.combinations import check_metric_names
 from triptych.data.batch import Batch
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError

@@ -116,6 +116,28 @@ OWN = [
     ("evaluate ckpt=x split=tst", ["split=tst", "train, val, test"]),
     ("sample ckpt=x n=1.5", ["n=1.5", "a whole number"]),
     ("sample cascade=[none,none]", ["cascade[0]=none: no such file"]),
+    ("train guide=/nowhere", ["guide=/nowhere: this guidance uses none", "guidance=auto"]),
+    ("train init_partial=true", ["init_partial=true", "add init_from=RUN"]),
+    ("train max_seeds=5", ["max_seeds=5", "add until=decided"]),
+    ("train measures.over=sampler.steps", ["measures.over=sampler.steps: measures.n=0", "add"]),
+    ("train optimized_metric=val.fid.mean", ["optimized_metric=val.fid.mean", "use val.bpd.mean"]),
+    ("train trainer.min_steps=9 trainer.max_steps=2", ["trainer.min_steps=9", "end before it"]),
+    ("train trainer.devices=[0,0]", ["trainer.devices=[0, 0]", "listed twice"]),
+    ("train trainer.strategy=deepspeed", ["trainer.strategy='deepspeed'", "auto, ddp"]),
+    ("train optimizer._target_=torch.optim.LBFGS", ["torch.optim.LBFGS", "several times a step"]),
+    (
+        "train +callbacks.x._target_=pytorch_lightning.callbacks.EarlyStopping",
+        ["callbacks.x", "needs callbacks.x.monitor"],
+    ),
+    ("train condition_from=[a]", ["condition_from=[a]: must be a group of keys", "condition_from.KEY"]),
+    ("train data=idx data.root={mine} data.prefix=emnist", ["data.prefix=emnist", "no emnisttrain-"]),
+    ("train --config-dir {mine} experiment=header", ["experiment=header", "# @package _global_"]),
+    ("train --config-dir {mine} schedule=other", ["schedule/other.yaml:2", "no YAML"]),
+    ("train -m ablation=objectives ablation=samplers", ["ablation=samplers", "typed twice"]),
+    ("train -m seed=1,x", ["seed='x'", "a whole number"]),
+    ("train -m optimizer.lr=0.1,-1 seed=1,2", ["optimizer.lr=-1", "above 0"]),
+    ("train -m sampler=heun,ddim +sampler.eta=0.5", ["sampler.eta=0.5", "no such key"]),
+    ("train -m seed=1,2 +foo=1,2", ["foo=1", "no such key"]),
     ("sample", ["type ckpt=RUN, or else cascade=[RUN,RUN]"]),
 ]  # fmt: skip
 QUICK = [  # one of each kind of answer, of those that are quick
@@ -142,6 +164,8 @@ def mine(root) -> Path:
         "experiment/tab.yaml": "# @package _global_\n\tseed: 3\n",
         "experiment/list.yaml": "# @package _global_\n- 1\n",
         "experiment/name.yaml": "# @package _global_\nseed: ${sed}\n",
+        "experiment/header.yaml": "seed: 3\n",
+        "schedule/other.yaml": "gamma_min: 1\n  x: [\n",
     }.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(text)

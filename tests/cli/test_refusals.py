@@ -131,15 +131,31 @@ def test_a_misspelt_key_inside_an_experiment_file(door, root, how):
             ["model.conditional=true", "data=swiss_roll", "denoiser=mlp"],
             ["model.conditional=true", "no labels"],
         ),
+        (["metrics=condition_bits"], ["metrics.condition_bits", "set model.conditional=true"]),
+        (["metrics=noisy_bounds", "model=vae"], ["metrics.weighted_loss", "needs model=diffusion"]),
+        (
+            ["metrics=gradient_noise", "metrics.gradient_noise.batch=100"],
+            ["metrics.gradient_noise: batch=100 is too large", "val has 150 items"],
+        ),
+        (["optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0"], ["optimizer: Nesterov"]),
+        (["sampler=chosen"], ["sampler.by=text_embedding", "use sampler=ddim"]),
+        (["weights=chosen", "callbacks.ema.others=[]"], ["weights=chosen: one average", "others=[0.1]"]),
+        (["trainer.devices=[0]", "trainer.accelerator=cpu"], ["trainer.devices=[0]: a CPU has no device"]),
+        (
+            ["experiment=ring", "measures.n=8", "measures.classifier=x"],
+            ["measures.classifier=x: points are measured without one"],
+        ),
     ],
 )
-def test_before_the_first_step(prepared, arguments, words):
+def test_before_the_first_step(prepared, root, arguments, words):
     """As the job's process refuses them; the doors print exactly this line (above and below)."""
     from triptych.errors import UserError
     from triptych.run.execute import execute
 
     with pytest.raises(UserError) as caught:
         execute(prepared(*arguments))
+    stages = {json.loads(summary.read_text())["stage"] for summary in root.rglob("summary.json")}
+    assert stages <= {"build"}, "so that the directory is removed"
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value), str(caught.value)

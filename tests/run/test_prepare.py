@@ -115,3 +115,8 @@ def test_a_name_that_is_no_directorys_is_refused(prepared, root, name):
     with pytest.raises(UserError, match=r"^name=.*not a directory's name; "):
         prepared(f"name='{name}'", path="n")
     assert not (root / "logs" / "runs" / "n").exists()
+
+
+def test_a_cell_of_a_sweep_may_have_no_use_for_what_others_need(prepared):
+    """As in ``-m init_from=A,null init_partial=true``; a single run is refused (``test_bad_inputs``)."""
+    assert prepared("init_partial=true").config()["init_partial"]

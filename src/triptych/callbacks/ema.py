@@ -61,7 +61,8 @@ class EMA(pl.Callback):
         if half_life is not None:
             self._beta[f"half_life_{half_life:g}"] = partial(half_life_beta, half_life)
         self._beta |= {name: partial(power_beta, exponent(s)) for name, s in self._powers.items()}
-        self.name = next(iter(self._beta))
+        self.lengths = tuple(self._beta)
+        self.name = self.lengths[0]
         self.validates = True  # in place of the raw weights
         self.updates = 0
         self.averages: dict[str, dict[str, Tensor]] = {}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from triptych.config.build import build
-from triptych.config.schema import check_metric_names
+from triptych.config.combinations import check_metric_names
 from triptych.data.batch import Batch
 from triptych.diffusion.draws import Stream, mix
 from triptych.errors import UserError

@@ -20,6 +20,7 @@ from triptych.run.read import find_runs, is_run
 
 if TYPE_CHECKING:
     from triptych.study.render import Report
+    from triptych.study.study import Study
 
 PORT = 8675  # of --watch
 
@@ -84,13 +85,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(f"--port {options.port}: must be a whole number from 0 to 65535")
     if options.results:
         return _results(options.results, options.dirs)
+    if options.wandb_json and options.wandb_json.is_dir():
+        return _refuse(f"--wandb-json {options.wandb_json}: is a directory; must be a file")
     # drawing is imported only now, so that --help and mistakes answer at once
     from triptych.study.render import write_report
     from triptych.study.terminal import print_table
 
+    def check(story: Study) -> None:
+        if options.wandb or options.wandb_json:
+            from triptych.study.wandb_report import project_of
+
+            project_of(story, "--wandb" if options.wandb else f"--wandb-json {options.wandb_json}")
+
     def write() -> Report:
         return write_report(
-            *options.dirs, title=options.title, expected=options.expected, equal_within=options.equal_within
+            *options.dirs,
+            title=options.title,
+            expected=options.expected,
+            equal_within=options.equal_within,
+            check=check,
         )
 
     try:

@@ -34,6 +34,7 @@ PARTS = {
     "lr_schedule": "lr_schedule",
 }
 SHARED = frozenset(PARTS.values())
+ADDED = ("augmentation", "callbacks", "metrics")  # groups of objects that are handed nothing
 
 
 @cache
@@ -119,7 +120,7 @@ def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
                 del node[key]
         needed = (key for key, one in names.items() if one.default is REQUIRED and key != "optimizer")
         missing = [f"{group}.{key}" for key in needed if key not in node]
-        if missing and SCHEDULER.fullmatch(node["_target_"]):
+        if missing and (SCHEDULER.fullmatch(node["_target_"]) or group.split(".")[0] in ADDED):
             raise UserError(f"{group}: {node['_target_']} needs {missing[0]}; type it too")
 
 

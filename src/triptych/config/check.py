@@ -62,6 +62,11 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
         if group not in (*LISTS, *FREE_GROUPS):
             one, every = f"{group}={names.strip('[]').split(',')[0].strip()}", names.strip("[]")
             raise UserError(f"{group}={names}: one choice only; type {one}, or compare: -m {group}={every}")
+    typed = [override.lstrip("+~").partition("=")[0] for override in hydra.overrides.task]
+    for group in FREE_GROUPS:
+        if typed.count(group) > 1:
+            every = " ".join(one for one in hydra.overrides.task if one.lstrip("+~").startswith(f"{group}="))
+            raise UserError(f"{every}: {group} is typed twice, and the last one only would count; type one")
     choices = dict(hydra.runtime.choices) | lists
     free = {g: c for g, c in choices.items() if g in FREE_GROUPS and c}
     if not (CONFIGS / "local" / "default.yaml").exists():
@@ -70,10 +75,13 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
         return
     known = set(keys(defaults(choices, hydra.job.config_name)))
     files = f" (in {', '.join(f'{g}={c}' for g, c in free.items())})" if free else ""
-    typed = {o.lstrip("+~").split("=", 1)[0] for o in hydra.overrides.task}
     for key in keys(cfg):
-        if key.split(".")[0] in ("hydra", "paper"):  # there while a sweep is being set up; checked elsewhere
+        group = key.split(".")[0]
+        if group in ("hydra", "paper"):  # there while a sweep is being set up; checked elsewhere
             continue
+        if group in free:
+            head = "its file must begin with # @package _global_, so that its keys are those of a run"
+            raise UserError(f"{group}={free[group]}: {head}")
         parent, _, name = key.rpartition(".")
         if (
             key in known
@@ -193,6 +201,10 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         override = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
         known = answer(key, override.partition("=")[2]) if _door() == "train" else ""
         return known or _no_such_key(key, override, arguments)
+    if match := re.search(r"Error merging override ((\S+?)=.*)", text):
+        return (
+            f"{match[1].lstrip('+')}: must be a group of keys, each typed as {match[2].lstrip('+')}.KEY=VALUE"
+        )
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
         if _door() != "train":
             return f"{match[1]}: several values; type one, and the command once for each"

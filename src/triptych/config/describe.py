@@ -88,8 +88,8 @@ def chain(file: Path) -> list[Path]:
 @cache
 def read_yaml(file: Path) -> dict[str, Any]:
     """A file in ``configs/`` as it is written."""
-    text = file.read_text(encoding="utf-8")
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    with file.open(encoding="utf-8") as stream:  # whose name an error has
+        return yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
 
 
 def listing(key: str, depth: int = 1) -> list[str]:

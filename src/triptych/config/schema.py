@@ -4,11 +4,9 @@ A group with a ``_target_`` is described by the class that it names; what stands
 this must be (``Base``) and a role for all of its keys. Defaults and comments are in ``configs/``.
 """
 
-import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from importlib.util import find_spec
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from triptych.declare import (
@@ -26,7 +24,6 @@ from triptych.declare import (
     Unit,
     Whole,
 )
-from triptych.errors import UserError, check_password
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Trainer(TypedDict):
     accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"], Role.MACHINE]
     devices: Annotated[Count | Literal[-1] | str | Sequence[int], Role.MACHINE]
     num_nodes: Annotated[Count, Role.MACHINE]
-    strategy: Annotated[str, Role.MACHINE]
+    strategy: Annotated[Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"], Role.MACHINE]
     precision: Literal[None, 32, "32-true", "bf16-mixed", "16-mixed"]
     gradient_clip_val: Positive | None
     gradient_clip_algorithm: Literal["norm", "value"] | None
@@ -335,78 +332,3 @@ class Sample(DrawingKeys):
 
 
 COMMANDS = {"train": Train, "evaluate": Evaluate, "sample": Sample}
-
-
-TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")
-WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-RESERVED = re.compile(r"(bpd|nats_per_dim)(_.*)?|gap|entropy|accuracy|cross_entropy")  # by a bound's figures
-
-
-def check_metric_names(names: Iterable[str]) -> None:
-    """Their figures stand beside the bound's; UserError for a name that is none, or the bound's own."""
-    for name in names:
-        if not WORD.fullmatch(name):
-            raise UserError(f"metrics.{name}: must be a name of letters, digits and _")
-        if RESERVED.fullmatch(name):
-            raise UserError(f"metrics.{name}: a figure of the bound has that name; choose another")
-
-
-def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
-    """What depends on more than one key of a run; UserError for keys that do not go together.
-
-    What an experiment's file may say in vain is refused where it was ``typed``: a warm-up longer than the run
-    (``debug=fdr`` is two steps of a run with its own warm-up), a classifier that judges no samples.
-    """
-    check_metric_names(config.get("metrics") or {})
-    for key in ("val_size", "val_fraction"):
-        if config["checkpoint"] == "best" and config["data"].get(key) == 0:
-            raise UserError(
-                f"checkpoint=best: data.{key}=0 leaves no validation items to choose by; use checkpoint=last"
-            )
-    for name in ("tensorboard", "mlflow"):
-        if (config["logger"] or {}).get(name) and find_spec(name) is None:
-            raise UserError(f"logger={name}: not installed; pip install 'triptych[loggers]'")
-    mlflow = (config["logger"] or {}).get("mlflow")
-    if isinstance(mlflow, dict):
-        check_password(f"logger.mlflow.tracking_uri={mlflow.get('tracking_uri')}")
-    for key in ("test_size", "test_fraction"):
-        if config["test"] and config["data"].get(key) == 0:
-            raise UserError(f"test=true: data.{key}=0 leaves no items to test; use test=false")
-    if "measures.classifier" in typed and not config["measures"]["n"]:
-        raise UserError(
-            f"measures.classifier={config['measures']['classifier']}: measures.n=0 measures no samples; "
-            "add measures.n=1000"
-        )
-    _check_length(config, typed)
-
-
-def _check_length(config: dict[str, Any], typed: Collection[str]) -> None:
-    trainer = config["trainer"]
-    warm, steps, epochs = (
-        config["lr_schedule"].get("warmup_steps", 0),
-        trainer.get("max_steps"),
-        trainer.get("max_epochs"),
-    )
-    if epochs and steps:
-        raise UserError(
-            f"trainer.max_epochs={epochs}: trainer.max_steps={steps} is typed too; one of them is the length"
-        )
-    if not epochs and not steps:
-        raise UserError("trainer.max_steps=null: no length; type a number of steps, or trainer.max_epochs=N")
-    if (share := trainer.get("limit_train_batches")) and not epochs:
-        raise UserError(
-            f"trainer.limit_train_batches={share}: shortens epochs, and trainer.max_steps={steps} is the "
-            "length; add trainer.max_epochs=1, or type fewer steps"
-        )
-    for key, most in (("limit_train_batches", 1.0), ("limit_val_batches", 1.0)):
-        value = trainer.get(key)
-        if isinstance(value, float) and value > most:
-            raise UserError(f"trainer.{key}={value}: a share is at most 1.0; a number of batches is whole")
-    time = trainer.get("max_time")
-    if time is not None and not TIME.fullmatch(time):
-        raise UserError(f"trainer.max_time={time}: not in DD:HH:MM:SS; ten minutes are 00:00:10:00")
-    if steps and warm > steps and "lr_schedule.warmup_steps" in typed:
-        raise UserError(
-            f"lr_schedule.warmup_steps={warm}: trainer.max_steps={steps} end before it; "
-            f"must be a whole number from 0 to {steps}"
-        )

@@ -46,7 +46,9 @@ NOT_PLAIN = {  # of those, with the reason
     **dict.fromkeys(("LambdaLR", "MultiplicativeLR"), "takes code; write a class of your own"),
     **dict.fromkeys(("ChainedScheduler", "SequentialLR"), "takes other schedules; write a class of your own"),
     "ReduceLROnPlateau": "waits for a figure of validation; write a class of your own",
-    "LRScheduler": "is what the others are made of",
+    **dict.fromkeys(("LRScheduler", "Optimizer"), "is what the others are made of"),
+    "LBFGS": "evaluates the loss several times a step, which draws anew each time; choose adamw or sgd",
+    "SparseAdam": "needs sparse gradients, which no network here has; choose adamw or sgd",
 }
 
 

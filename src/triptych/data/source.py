@@ -284,9 +284,11 @@ def idx_parts(root: Path, official: str = "", prefix: str = "") -> list[tuple[Pa
     key = f"data.root={str(root)!r}"
     if not official:
         ending = "train-images-idx3-ubyte"
-        near = sorted(f.name for folder in folders for f in folder.glob(f"*{ending}*"))
-        if others := [p for name in near if (p := name[: name.index(ending)]) != prefix]:
-            raise DataError(f"{key}: no {prefix}{ending} there; data.prefix={others[0]} fits {near[0]}")
+        near = {f.name[: f.name.index(ending)]: f.name for at in folders for f in at.glob(f"*{ending}*")}
+        if prefix not in near and (prefix or near):
+            typed = f"data.prefix={prefix}" if prefix else key
+            fix = f"data.prefix={min(near)} fits {near[min(near)]}" if near else "pass the files' own prefix"
+            raise DataError(f"{typed}: no {prefix}{ending} in {root}; {fix}")
     kinds = ("images-idx3", "labels-idx1")
     names = ", ".join(f"{prefix}{part}-{kind}-ubyte[.gz]" for part in ("train", "t10k") for kind in kinds)
     raise DataError(

@@ -316,6 +316,9 @@ class Diffusion(BoundModel):
         return x
 
     def check_sampler(self, sampler: Sampler) -> None:
+        part, known = getattr(sampler, "by", None), getattr(self.denoiser.network, "conditions", {})
+        if part is not None and part not in known and sampler.draws > 1:  # type: ignore[attr-defined]
+            raise UserError(f"sampler.by={part}: this model's condition has no such part; use sampler=ddim")
         learns = isinstance(getattr(self.denoiser, "output", None), WithFraction)
         if isinstance(sampler.drawing_from(self.bound.variance).reverse, Learned) and not learns:
             raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torchmetrics import Metric
 
 from triptych.data.batch import Batch
 from triptych.declare import Count, declared
+from triptych.errors import UserError
 from triptych.models.diffusion import Diffusion
 from triptych.models.metric import check_diffuses_data
 
@@ -62,7 +64,18 @@ class GradientNoise(Metric):
         # J, sum_j |g_j|^2, sum_jk |g_jk|^2 / K
         self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
 
-    check = staticmethod(check_diffuses_data)
+    def check(self, model: Diffusion) -> None:
+        """Refuse a model without a denoiser, and evaluated batches too small for two groups of items."""
+        check_diffuses_data(model)
+        data: Any = getattr(model._trainer, "datamodule", None)
+        for name in ("val", "test") if data else ():
+            items, at_once = len(data.splits[name]), data.eval_batch_size
+            whole, rest = divmod(items, at_once)
+            if items and whole * (at_once // self.batch) + rest // self.batch < 2:
+                raise UserError(
+                    f"batch={self.batch} is too large for two groups; {name} has {items} items, evaluated "
+                    f"{at_once} at a time"
+                )
 
     def update(self, model: Diffusion, batch: Batch) -> None:
         """Count the gradients of as many groups of ``batch`` items as there are."""

@@ -35,6 +35,8 @@ def check_averaging(config: dict, callbacks: list[pl.Callback], validated: bool)
             "weights=chosen: the best moment is decided by one average, the choice made at the end; "
             "pass checkpoint=last or weights=ema"
         )
+    if weights == "chosen" and averagers and sum(len(one.lengths) for one in averagers) < 2:
+        raise UserError("weights=chosen: one average is kept; add callbacks.ema.others=[0.1], or weights=ema")
     if weights == "chosen" and not validated:
         raise UserError("weights=chosen: there are no validation items to choose by; pass weights=ema")
     for average in averagers:

@@ -164,6 +164,9 @@ def _reference(
 ) -> PointReference | ImageReference:
     node = config["measures"]
     if len(data.shape) != 3:
+        for key in ("classifier", "contrastive", "inception"):
+            if node.get(key) is not None:
+                raise UserError(f"measures.{key}={node[key]}: points are measured without one; pass null")
         return PointReference(data, node["n"], config["seed"], own)
     classifier = None
     if node["classifier"] is not None:

@@ -108,14 +108,18 @@ class Session:
     """One execution of a run, in one of its processes.
 
     Attributes:
-        stage: "build", "fit" or "test", for the record of a failure.
         peers: in the first process, the others of the run.
     """
 
     def __init__(self, run: RunDirectory, stop: Stop):
         self.directory, self.stop = run, stop
-        self.stage = "build"
+        self.fitted = False
         self.peers: Peers | None = None
+
+    @property
+    def stage(self) -> str:
+        """ "build" until training begins, "fit", or "test"; for the record of a failure."""
+        return "test" if self.fitted else "fit" if self.stop.began else "build"
 
     def run(self) -> Result:
         """Build, fit, account, draw, measure, record."""
@@ -129,11 +133,8 @@ class Session:
             initialise(run, config, experiment.model, origin.initial)
         fit = build_fit(run, experiment, origin, progress, self.stop, peers)
         with closing(fit.loggers, run), peers or contextlib.nullcontext():  # peers may be gone before loggers
-            if origin.start is None and origin.adopted is None:
-                fit.check(experiment)
-            self.stage = "fit"
             fit(run, experiment, origin)
-            self.stage = "test"
+            self.fitted = True
             if rank() == 0:
                 progress.write("test", fit.trainer.global_step, fit.trainer.max_steps)
             figures = _report(run, experiment, origin, fit, peers)

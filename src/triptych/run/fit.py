@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from triptych.callbacks.gradients import Gradients
-from triptych.callbacks.metrics import build_metrics
+from triptych.callbacks.metrics import Metrics, build_metrics
 from triptych.config.build import build
 from triptych.data.batch import Batch
 from triptych.errors import UserError
@@ -45,28 +45,12 @@ class Fit:
     keep: Keep
     gradients: Gradients
     record: dict[str, Any]  # what each checkpoint says of its run
-    sharded: bool  # over processes, of which none has the whole model
 
     @property
     def device(self) -> str:
         """The processor's name."""
         device = self.trainer.strategy.root_device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-    def check(self, experiment: Experiment) -> None:
-        """What a step is made of, on a few items of the first one; UserError for the first breach."""
-        if self.sharded or not any(p.requires_grad for p in experiment.model.parameters()):
-            return
-        x, condition, index = experiment.data.train_dataloader().batch(0)
-        few = min(FEW, len(x))
-        model, device = experiment.model, self.trainer.strategy.root_device
-        condition = None if condition is None else condition[slice(few)].to(device)
-        batch = Batch(x[:few].to(device), condition, index[:few].to(device))
-        changed = [
-            PartOutput("augmentation", change.__call__, batch.x, ((few, *experiment.data.shape),))
-            for change in experiment.data.augmentations[-1:]
-        ]
-        check_outputs(model.to(device), chain(changed, model.gives(batch)))
 
     def __call__(self, run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
         """Bring the model to its last checkpoint, unless it is another run's or has nothing to be trained."""
@@ -79,6 +63,19 @@ class Fit:
             checkpoint = untrained(model) | {"triptych": self.record}
         if rank() == 0:
             save_checkpoint(checkpoint, run / "checkpoints" / LAST)
+
+
+def check_first_step(experiment: Experiment, device: torch.device) -> None:
+    """Check what a step is made of, on a few items of the first one; UserError for the first breach."""
+    x, condition, index = experiment.data.train_dataloader().batch(0)
+    few, model = min(FEW, len(x)), experiment.model
+    condition = None if condition is None else condition[slice(few)].to(device)
+    batch = Batch(x[:few].to(device), condition, index[:few].to(device))
+    changed = [
+        PartOutput("augmentation", change.__call__, batch.x, ((few, *experiment.data.shape),))
+        for change in experiment.data.augmentations[-1:]
+    ]
+    check_outputs(model.to(device), chain(changed, model.gives(batch)))
 
 
 def untrained(model: BoundModel) -> dict[str, Any]:
@@ -96,6 +93,8 @@ def build_fit(
     peers: Peers | None,
 ) -> Fit:
     """Trainer, callbacks and loggers of a run; its start is recorded.
+
+    Loggers come last, once nothing is left to be refused.
 
     Raises:
         UserError: what the machine or the model does not have.
@@ -125,12 +124,19 @@ def build_fit(
         keep,  # last: what the others have done after a step is in its checkpoint
     ]
     check_averaging(config, callbacks, validated)
-    loggers = build_loggers(config, provenance, run, origin.step)
-    steps = steps_of(config, len(data.splits["train"]))
-    trainer = build_trainer(config, run, callbacks, loggers, peers, steps)
+    steps, model = steps_of(config, len(data.splits["train"])), experiment.model
+    trainer = build_trainer(config, run, callbacks, [], peers, steps)
     check_shares(data.batch_size, trainer)
-    check_compiler(config, experiment.model, trainer.strategy.root_device)
-    fit = Fit(trainer, loggers, keep, gradients, record, sharded)
+    check_compiler(config, model, trainer.strategy.root_device)
+    model.trainer, trainer.datamodule = trainer, data  # type: ignore[attr-defined]  # as its fit will
+    for metrics in filter(lambda one: isinstance(one, Metrics), callbacks):
+        metrics.setup(trainer, model, "fit")
+    if origin.adopted is None and any(p.requires_grad for p in model.parameters()):
+        model.configure_optimizers()
+        if origin.start is None and not sharded:
+            check_first_step(experiment, trainer.strategy.root_device)
+    trainer.loggers = build_loggers(config, provenance, run, origin.step)
+    fit = Fit(trainer, trainer.loggers, keep, gradients, record)
     if rank() == 0:
         log_line(run, add_execution(run, fit.device, trainer.world_size, origin.step, config, origin.facts))
     return fit

@@ -9,11 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import check
 from triptych.config.build import check_names, keep_arguments
+from triptych.config.combinations import check_together, check_used
 from triptych.config.compose import without_hydra
 from triptych.config.identity import ABSENT, describe_differences, differences
 from triptych.config.keys import check_values, groups, role
 from triptych.config.names import plain_name, slug
-from triptych.config.schema import check_together
 from triptych.declare import Role
 from triptych.errors import Diverged, UserError
 from triptych.files import check_directory
@@ -53,9 +53,11 @@ def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any
 
 
 def resolve_composed(config: DictConfig) -> dict[str, Any]:
-    """As ``described``, of a configuration that has Hydra's own part still in it."""
-    hydra = config.hydra
-    return resolve_config(without_hydra(config), list(hydra.overrides.task), dict(hydra.runtime.choices))
+    """As ``resolve_config``, with Hydra's own part still in it; also UserError for what is typed in vain."""
+    hydra, overrides = config.hydra, list(config.hydra.overrides.task)
+    plain = resolve_config(without_hydra(config), overrides, dict(hydra.runtime.choices))
+    check_used(plain, [one.lstrip("+").split("=", 1)[0] for one in overrides])
+    return plain
 
 
 def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:

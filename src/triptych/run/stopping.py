@@ -39,6 +39,7 @@ class Stop(pl.Callback):
     def __init__(self) -> None:
         self._bad: Tensor | None = None  # 2 step + kind of the first that was not finite, on the device
         self.received: int | None = None
+        self.began = False  # whether training has
         self._training = False
         self._next = 0  # step at which the processes ask each other again
         self._exchange = (0.0, 0)  # when, and at which step, they last did
@@ -119,7 +120,7 @@ class Stop(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.listen()  # Lightning's own, set a moment ago, talk to other processes from within a handler
-        self._training = True
+        self.began = self._training = True
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self.received is not None and trainer.world_size == 1:

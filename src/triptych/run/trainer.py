@@ -98,6 +98,8 @@ def build_trainer(
     if not any(kind.is_available() for kind in ACCELERATORS.get(accelerator, (CPUAccelerator,))):
         raise UserError(f"trainer.accelerator={accelerator}: this machine has none; pass auto or cpu")
     most = max(cores(), SIMULATED)
+    if on_cpu and (isinstance(devices, list) or "," in str(devices)):
+        raise UserError(f"trainer.devices={devices}: a CPU has no device numbers; pass a number of processes")
     if isinstance(devices, int) and on_cpu and not 1 <= devices <= most:
         raise UserError(
             f"trainer.devices={devices}: must be 1 to {most} on this machine's {cores()} CPU cores"

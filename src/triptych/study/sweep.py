@@ -17,14 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from triptych.config.check import check_keys, explain
-from triptych.config.keys import check_values
+from triptych.config.folders import choices_of
+from triptych.config.keys import check_values, find_key
 from triptych.config.names import own_name, quote, shared_overrides, sweep_name
+from triptych.declare import fits
 from triptych.errors import StorageError, UserError
 from triptych.files import load_object
 from triptych.run import processes
@@ -74,6 +78,13 @@ def _end(run: RunDirectory) -> tuple[str, str | None]:
 def current() -> "SweepHook":
     """The hook of the sweep that this process runs."""
     return _hooks[-1]
+
+
+def _is_doubtful(override: Override) -> bool:
+    """Whether its key or value may be refused in whatever cell: added, or of another kind than declared."""
+    key = override.key_or_group
+    declared = override.is_delete() or choices_of(key) or fits(find_key(key).kind, override.value())
+    return override.is_add() or not declared
 
 
 @contextmanager
@@ -222,10 +233,11 @@ class SweepHook(Callback):
         return result.figure(self.config.optimized_metric) if result else None
 
     def _check_shared(self) -> None:
-        """Refuse a sweep none of whose cells can run, if one is yet to run.
+        """Refuse a sweep none of whose cells can run, or one with a value that no cell can have.
 
-        A choice that has no file is refused, whichever cell it is of. The first and the last cell of a grid
-        differ in every axis; the others are only composed if both are refused.
+        Each value is looked at in the first cell that has it. Cells in which it only does not go with the
+        others fail alone. The first and the last cell of a grid differ in every axis; those between are
+        only looked at if both are refused.
 
         Raises:
             UserError: the first cell's.
@@ -242,6 +254,14 @@ class SweepHook(Callback):
             choices = loader.get_group_options(group.split("@")[0])
             if choices and name not in (*choices, "null") and re.fullmatch(r"[\w.-]+", name):
                 raise UserError(explain(HydraException(f"Could not find '{group}/{name}'"), []))
+        known: set[str] = set()
+        for job in jobs:
+            fresh = OverridesParser.create().parse_overrides([one for one in job if one not in known])
+            known.update(job)
+            if (doubtful := any(map(_is_doubtful, fresh))) or any(choices_of(o.key_or_group) for o in fresh):
+                cell = loader.load_sweep_config(self.config, job)  # which refuses a key of another choice
+            if doubtful:
+                check_keys(cell, cell.hydra)
         for overrides in [*jobs[:1], *jobs[1:][-1:], *jobs[1:-1]]:
             try:
                 check_initial(resolve_composed(loader.load_sweep_config(self.config, overrides)), begun)

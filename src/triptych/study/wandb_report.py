@@ -66,7 +66,7 @@ class WandbReport:
         return where | {"report": {"name": page.display_name, "spec": spec}, "tables": tables}
 
 
-def project_of(story: Study) -> tuple[str | None, str]:
+def project_of(story: Study, option: str = "--wandb") -> tuple[str | None, str]:
     """The entity, None where it is the user's own, and the project that the runs report to.
 
     Raises:
@@ -78,10 +78,10 @@ def project_of(story: Study) -> tuple[str | None, str]:
         if any(key.startswith(LOGGED) for key in run.config)
     }
     if not projects:
-        raise UserError("--wandb: none of these runs reports to W&B; train them with logger=wandb")
+        raise UserError(f"{option}: none of these runs reports to W&B; train them with logger=wandb")
     if len(projects) > 1:
         named = ", ".join(sorted("/".join(pair).removeprefix("null/") for pair in projects))
-        raise UserError(f"--wandb: the runs report to {len(projects)} projects ({named}); report on one")
+        raise UserError(f"{option}: the runs report to {len(projects)} projects ({named}); report on one")
     [(entity, project)] = projects
     return None if entity == "null" else entity, "triptych" if project == "null" else project
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from triptych.config.combinations import check_guide
 from triptych.data.augment import ConditioningNoise, noise_numbers
 from triptych.diffusion.condition import AUGMENTATION, Condition, Part
 from triptych.diffusion.draws import Stream, mix
@@ -33,6 +34,7 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
         UserError: the model draws nothing, or not in this way.
     """
     model = opened.model
+    check_guide(values)
     if not model.draws:
         raise UserError(
             f"ckpt={values['ckpt']}: a classifier's, which draws nothing; pass a generative model's"
