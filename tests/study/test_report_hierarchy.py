@@ -1,4 +1,4 @@
-"""Panels of the bound: by steps, by level, by rung, and schedules, each only where runs recorded it."""
+"""Panels of the bound: by steps, and schedules, each only where runs recorded it."""
 
 import json
 import math
@@ -6,9 +6,8 @@ import math
 from tests.study.fake_runs import make_run, metrics
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
-from triptych.study.hierarchy import bound_by_steps, estimator_variance, ladder, level_terms, schedules
+from triptych.study.hierarchy import bound_by_steps, estimator_variance, schedules
 from triptych.study.panels import colours, draw_panels
-from triptych.study.tables import table_columns
 
 
 def compared(root):
@@ -36,27 +35,6 @@ def test_a_line_for_each_variance_over_t(tmp_path):
     assert "The bound by number of steps" in [p.title for p in draw_panels(comparison, palette, "s")]
 
 
-def test_the_ladder_in_its_own_order_with_levels_and_weighted_bounds(tmp_path):
-    rungs = {"latent_diffusion": 0, "hvae_2": 2, "vae": 1, "vdm_10": 0}  # as a directory does not list them
-    for k, (rung, levels) in enumerate(rungs.items()):
-        extra = {f"bpd_kl_{i + 1}": {"mean": 0.1 + i, "stderr": 0.0, "n": 9} for i in range(levels)}
-        extra |= {"bpd_iw": {"mean": 1.5, "stderr": 0.0, "n": 9}} if levels else {}
-        make_run(
-            tmp_path, "x", 1, 0.0, overrides=[f"setting={rung}"], started=f"{k}",
-            choices={"model": "vae" if levels else "diffusion"},
-            test=metrics(2.0 - 0.1 * (k == 0)) | extra,
-        )  # fmt: skip
-    comparison, palette = compared(tmp_path)
-    assert not any("change" in note for note in comparison.notes)
-    assert ("iw", "importance-weighted") in table_columns(comparison)
-    figure = ladder(comparison, palette)
-    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == [
-        "vae", "hvae_2", "latent_diffusion", "vdm_10"
-    ]  # fmt: skip
-    lines = [list(line.get_ydata()) for line in level_terms(comparison, palette).axes[0].lines[1:]]
-    assert [0.1] in lines and [0.1, 1.1] in lines
-
-
 def test_schedules_and_their_variance_only_where_they_differ(tmp_path):
     for name, bend in (("linear", 1.0), ("learned", 2.0)):
         make_run(
@@ -71,5 +49,5 @@ def test_schedules_and_their_variance_only_where_they_differ(tmp_path):
         path.write_text(json.dumps(summary))
     comparison, palette = compared(tmp_path)
     assert all(math.isnan(run.variance) for cell in comparison.cells for run in cell.runs.values())
-    for draw in (schedules, estimator_variance, ladder, level_terms, bound_by_steps):
+    for draw in (schedules, estimator_variance, bound_by_steps):
         assert draw(comparison, palette) is None

@@ -98,6 +98,11 @@ class Comparison:
     tests: int = 0
 
     @property
+    def runs(self) -> list[Run]:
+        """The runs that were compared."""
+        return [run for cell in self.cells for run in cell.runs.values()]
+
+    @property
     def unit(self) -> str:
         """ "bits/dim" or "nats/dim"."""
         return UNITS[self.measure]

@@ -24,14 +24,10 @@ from triptych.study.formatting import format_number, interval, listed, p_value, 
 from triptych.study.statistics import Spread, spread
 from triptych.study.style import (
     LINES,
-    PAPER,
-    axes,
-    end_labels,
-    frame_lines,
-    inches,
+    LineFigure,
     mark,
     plain_log,
-    shortened,
+    short,
 )
 
 LEAST = 2 / 3  # of all combinations, that make a grid
@@ -185,37 +181,22 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
     if crossed is None:
         return None
     at = dict(zip(crossed.along.values, crossed.numbers or range(len(crossed.along.values)), strict=True))
-    names = shortened(crossed.lines.values)
-    figure, ax = axes(7.2, 3.8, 0.78, inches(list(names.values())) + 0.45)
-    ends, shown = [], []
-    for i, name in enumerate(crossed.lines.values):
-        cells = crossed.line(name)
-        if not cells:
-            continue
-        ink = colours[next(iter(cells.values())).label]
-        x = [float(at[key]) for key in cells]
-        means = [cell.bound.mean for cell in cells.values()]
-        errors = [0.0 if math.isnan(cell.bound.stderr) else cell.bound.stderr for cell in cells.values()]
-        style = LINES[i // 12 % len(LINES)]
-        ax.errorbar(x, means, errors, color=ink, linewidth=1.6, linestyle=style, capsize=2.5, elinewidth=1.1)
+    cells_of = {name: cells for name in crossed.lines.values if (cells := crossed.line(name))}
+    inks = {name: colours[next(iter(cells.values())).label] for name, cells in cells_of.items()}
+    lines = LineFigure(crossed.lines.values, inks, (7.2, 3.8), 0.78)
+    for i, (name, cells) in enumerate(cells_of.items()):
+        x, bounds = [float(at[key]) for key in cells], [cell.bound for cell in cells.values()]
+        means = [bound.mean for bound in bounds]
+        errors = [0.0 if math.isnan(bound.stderr) else bound.stderr for bound in bounds]
+        how = {"color": inks[name], "linewidth": 1.6, "linestyle": LINES[i // 12 % len(LINES)]}
+        lines.ax.errorbar(x, means, errors, **how, capsize=2.5, elinewidth=1.1)
         for place, cell in zip(x, cells.values(), strict=True):
             for seed, bound in cell.values().items():
-                ax.plot(place, bound, "o", markersize=3, color=ink, alpha=0.5, markeredgewidth=0,
-                        gid=mark(cell.runs[seed]))  # fmt: skip
-        best = min(range(len(means)), key=means.__getitem__)
-        ax.scatter([x[best]], [means[best]], s=70, facecolor=PAPER, edgecolor=ink, linewidth=1.8, zorder=3)
-        shown += means
-        ends.append((means[-1], names[name], ink))
-    frame_lines(ax, shown)
-    if crossed.logarithmic:
-        ax.set_xscale("log")
-    ax.set_xticks(list(map(float, at.values())), [_tick(crossed, key) for key in at])
-    ax.minorticks_off()
-    ax.set_xlabel(crossed.along.key)
-    ax.set_ylabel(f"test bound, {comparison.unit}")
-    end_labels(ax, ends)
-    return figure
-
-
-def _tick(crossed: Crossing, text: str) -> str:
-    return plain_log(float(text)) if crossed.numbers else next(iter(shortened([text], 14).values()))
+                lines.ax.plot(place, bound, "o", markersize=3, color=inks[name], alpha=0.5, markeredgewidth=0,
+                              gid=mark(cell.runs[seed]))  # fmt: skip
+        lines.ring(name, min(zip(means, x, strict=True)))
+        lines.end(name, means)
+    lines.frame([cell.bound.mean for cells in cells_of.values() for cell in cells.values()])
+    ticks = [plain_log(float(key)) if crossed.numbers else short(key, 14) for key in at]
+    lines.ticks(list(map(float, at.values())), ticks, crossed.logarithmic)
+    return lines.finish(crossed.along.key, f"test bound, {comparison.unit}")

@@ -95,8 +95,7 @@ def against_best(comparison: Comparison) -> list[PairTest]:
 
 def extra_seconds(comparison: Comparison, seeds: int) -> float:
     """Seconds that as many more runs of each setting take as `seeds` in all ask for; NaN unknown."""
-    every = [run for cell in comparison.cells for run in cell.runs.values()]
-    each = [sum(run.seconds.values()) for run in every if run.seconds]
+    each = [sum(run.seconds.values()) for run in comparison.runs if run.seconds]
     more = sum(max(seeds - len(cell.runs), 0) for cell in comparison.cells)
     return more * math.fsum(each) / len(each) if each else math.nan
 

@@ -183,7 +183,7 @@ _WIDTHS = {2: "0.13 and 1.6", 3: "0.32 and 1.5", 4: "0.44 and 1.4"}
 def _covered(comparison: Comparison, known: list[Paired]) -> str:
     with_items = [pair for pair in known if pair.items]
     seed = "draws" if comparison.one_training else "initial weights, batches, noise"
-    n = max((run.test[comparison.measure].n for c in comparison.cells for run in c.runs.values()), default=0)
+    n = max((run.test[comparison.measure].n for run in comparison.runs), default=0)
     if known and len(with_items) == len(known):
         return (
             "Differences are paired by seed and by item. Their 95% intervals cover what changes with the "
