@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from triptych.study import measures
 from triptych.study.compare import Comparison
 from triptych.study.curves import equal_time
-from triptych.study.factorial import effects
 from triptych.study.formatting import DRAWN, MEASURED, duration, quantity
 from triptych.study.papers.published import Judged
 from triptych.study.power import reach
@@ -46,8 +45,6 @@ def markdown(story: Study, picture: str | None) -> str:
             f"## {safe(comparison.title or comparison.data or 'Results')}, {safe(what or comparison.unit)}",
             "",
         ]
-        if not what and (sentences := effects(comparison)):
-            lines += [f"- {safe(line)}" for line in sentences] + [""]
         lines += comparison_in_words(comparison, answer_of)
         if not what and (order := equal_time(comparison)):
             lines += [safe(order), ""]

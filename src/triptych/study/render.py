@@ -21,7 +21,6 @@ from triptych.study import cost, formatting, measures
 from triptych.study.compare import Comparison
 from triptych.study.curves import equal_time
 from triptych.study.details import as_json
-from triptych.study.factorial import effects
 from triptych.study.markdown import markdown
 from triptych.study.panels import (
     colours,
@@ -110,7 +109,6 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
             "rows": table_rows(comparison),
             "footnote": footnote(comparison),
             "reach": reach(comparison),
-            "effects": [] if measures.deciding(comparison) else effects(comparison),
             "equal_time": "" if measures.deciding(comparison) else equal_time(comparison),
             "panels": draw_panels(comparison, palette, f"s{i}"),
             "pictures": sample_pictures(comparison),
