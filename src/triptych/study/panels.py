@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from triptych.study import (
     own_panels,
 )
 from triptych.study.compare import Comparison
-from triptych.study.run_details import png
+from triptych.study.run_details import data_uri, png
 from triptych.study.style import colour, narrow, styled, to_png, to_svg
 from triptych.study.tuning import Tuning
 from triptych.study.tuning import tuning_figure as draw_tuning
@@ -245,8 +244,7 @@ def _first_of_each(comparison: Comparison, of: Callable[[Run], Path | None]) -> 
         for seed, run in cell.runs.items():
             if data := png(of(run), run, LARGEST_IMAGE):
                 caption = cell.label if seed is None else f"{cell.label}, seed {seed}"
-                uri = "data:image/png;base64," + base64.b64encode(data).decode()
-                pictures.append(SamplePicture(cell.label, caption, uri))
+                pictures.append(SamplePicture(cell.label, caption, data_uri(data)))
                 break
     return pictures
 

@@ -10,8 +10,8 @@ from triptych.errors import UserError
 from triptych.run import processes
 from triptych.run.directory import RunDirectory
 from triptych.run.prepare import resolve_composed
-from triptych.study.files import check_files
 from triptych.study.papers.sweep import check_scale
+from triptych.study.prerequisites import check_files
 from triptych.study.rounds import check_rounds
 from triptych.study.sweep import no_run_after_an_error
 

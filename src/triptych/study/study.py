@@ -72,9 +72,8 @@ class Study:
         """The verdict in one sentence per comparison."""
         if not self.verdicts:
             if lost := self.counts["diverged"]:
-                return (
-                    f"{lost} of {quantity(self.expected, 'run')} diverged; no run has reported a test bound."
-                )
+                runs = quantity(self.expected, "run")
+                return f"{lost} of {runs} diverged; no run has reported a test bound."
             return "No run has reported a test bound yet."
         several = len(self.verdicts) > 1
         answers = (
@@ -129,10 +128,11 @@ def read_study(
     """Read the runs beneath `roots` and compare them. `expected`: how many runs the sweep will have;
     `equal_within`: the difference below which settings are called the same, in the unit of what decides."""
     roots = tuple(Path(root) for root in roots)
-    runs = tuple(run for root in roots for run in _own(read_runs(root), _sweep(root)))
-    runs = tuple({run.dir.resolve(): run for run in runs}.values())
-    sweep = _sweep(roots[0])
-    if expected is None and len(roots) == 1 and isinstance(sweep.get("expected"), int):
+    sweeps = {root: load_object(root / "sweep.json") for root in roots}
+    own = (run for root in roots for run in _own(read_runs(root), sweeps[root]))
+    runs = tuple({run.dir.resolve(): run for run in own}.values())
+    sweep, alone = sweeps[roots[0]], len(roots) == 1
+    if expected is None and alone and isinstance(sweep.get("expected"), int):
         expected = sweep["expected"]
     rule = read_rule(roots[0], sweep)
     if equal_within is not None:
@@ -156,8 +156,8 @@ def read_study(
         comparisons=comparisons,
         verdicts=tuple(verdict(comparison) for comparison in comparisons),
         tuning=tuning,
-        shared=_shared(sweep) if len(roots) == 1 else "",
-        published=judged(sweep, runs) if len(roots) == 1 else None,
+        shared=_shared(sweep) if alone else "",
+        published=judged(sweep, runs) if alone else None,
         damaged=damaged,
     )
 
@@ -168,10 +168,8 @@ def _by_label(comparison: Comparison) -> list[Cell]:
     cells = [*comparison.cells, *comparison.pending]
 
     def place(cell: Cell) -> tuple[list[int], str]:
-        values = cell.label.split(" / ")
-        return [
-            known.index(v) if v in known else len(known) for known, v in zip(order, values, strict=False)
-        ], cell.label
+        values = zip(order, cell.label.split(" / "), strict=False)
+        return [known.index(v) if v in known else len(known) for known, v in values], cell.label
 
     return sorted(cells, key=place)
 
@@ -208,16 +206,13 @@ def _own(runs: Sequence[Run], sweep: dict) -> list[Run]:
     refused = sweep.get("refused")
     if not isinstance(refused, dict):
         return list(runs)
-    return [_without_result(run, refused[run.dir.name]) if run.dir.name in refused else run for run in runs]
-
-
-def _without_result(run: Run, why: object) -> Run:
-    known = {key: getattr(run, key) for key in ("dir", "sweep", "overrides", "choices", "seed", "config")}
-    return Run(**known, status="failed", error=first_line(why))
-
-
-def _sweep(root: Path) -> dict:
-    return load_object(root / "sweep.json")
+    known = ("dir", "sweep", "overrides", "choices", "seed", "config")
+    return [
+        Run(**{key: getattr(run, key) for key in known}, status="failed", error=first_line(why))
+        if (why := refused.get(run.dir.name)) is not None
+        else run
+        for run in runs
+    ]
 
 
 def _is_damaged(root: Path) -> bool:

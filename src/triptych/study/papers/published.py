@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -143,25 +143,16 @@ def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
         return None  # a file that anybody may have written
     seeds = len(known.get("seed", ["1"]))
     judgements = [_judge(claim, known, runs, seeds) for claim in paper.claims]
-    up = holm([_all(j) for j in judgements])
-    down = holm([_any(j) for j in judgements])
+    # p of "some contrast is out of its range" (Berger's intersection-union test)
+    up = holm([max((m.outside for m in j.measured), default=1.0) for j in judgements])
+    least = [min((m.inside for m in j.measured), default=1.0) for j in judgements]
+    # p of "all are within" (Bonferroni)
+    down = holm([min(1.0, len(j.measured) * p) for j, p in zip(judgements, least, strict=True)])
     corrected = tuple(
-        Judgement(j.claim, j.measured, j.figures, j.seeds, j.items, j.runs, p, q, j.warning)
-        for j, p, q in zip(judgements, up, down, strict=True)
+        replace(j, reproduced=p, contradicted=q) for j, p, q in zip(judgements, up, down, strict=True)
     )
     changed = bool(sweep.get("claims_changed"))
     return Judged(paper, scale, first_line(sweep.get("machine") or ""), corrected, node, changed)
-
-
-def _all(judgement: Judgement) -> float:
-    """p of "some contrast is out of its range": Berger's intersection-union test."""
-    return max((m.outside for m in judgement.measured), default=1.0)
-
-
-def _any(judgement: Judgement) -> float:
-    """p of "all contrasts are within": Bonferroni."""
-    p_values = [m.inside for m in judgement.measured]
-    return min(1.0, len(p_values) * min(p_values, default=1.0))
 
 
 def _judge(claim: Claim, axes: Axes, runs: Sequence[Run], seeds: int) -> Judgement:
