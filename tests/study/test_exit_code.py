@@ -13,7 +13,7 @@ from tests.study.fake_runs import failed, make_run, start_run
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
-from triptych.study import sweep
+from triptych.study import prerequisites, sweep
 from triptych.study.sweep import SweepHook, sweep_exit_code
 
 
