@@ -172,7 +172,8 @@ def test_what_a_setting_costs(tmp_path):
         (run / "metrics.csv").write_text(
             "step,train/images_per_second\n1,10\n2,1000\n3,1200\n4,1100\n5,900\n"
         )
-        make_run(tmp_path, "v", seed, 2.1 + seed / 1000, seconds={"fit": 8.0}, parameters=0)
+        make_run(tmp_path, "v", seed, 2.1 + seed / 1000, seconds={"fit": 8.0}, parameters=0,
+                 estimator={"mean": 9.0, "variance": 200.0})  # fmt: skip
     (comparison,) = read_study([tmp_path]).comparisons
     first, second = cost.cost_rows(comparison)
     assert first.entries["step"].value == pytest.approx(42 / 800) and first.entries[
@@ -186,5 +187,5 @@ def test_what_a_setting_costs(tmp_path):
         and "e" not in second.entries["step"].numbers
     )
     assert [key for key, _ in cost.cost_columns(comparison)] == [
-        *("step", "speed", "fit", "test", "memory", "parameters", "evaluations")
+        *("step", "speed", "fit", "test", "memory", "parameters", "evaluations", "variance")
     ]

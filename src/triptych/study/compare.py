@@ -18,7 +18,7 @@ from triptych.declare import Role
 from triptych.run.items import Items, read_items
 from triptych.run.read import Run
 from triptych.run.result import UNITS
-from triptych.study.axes import BUNDLES, SWEEP, Axis, find_axes, label, machine_axes, settings, value
+from triptych.study.axes import BUNDLES, Axis, find_axes, label, machine_axes, settings, sweep_axes, value
 from triptych.study.claims import BOUND, Key, PairTest, Rule, correct
 from triptych.study.formatting import listed, quantity
 from triptych.study.integrity import copies, counted_once
@@ -155,12 +155,10 @@ def _compare(one: Group) -> Comparison:
     runs, measure = one.runs, one.measure
     axes, notes = find_axes(runs)
     cells, repeated = _cells(runs, axes, measure)
-    if repeated and (machines := machine_axes(runs)):
-        axes = [*axes, *machines]
-        cells, repeated = _cells(runs, axes, measure)
-    if repeated and len({value(run, SWEEP) for run in runs}) > 1:
-        axes = [*axes, Axis(SWEEP, tuple(dict.fromkeys(value(run, SWEEP) for run in runs)))]
-        cells, repeated = _cells(runs, axes, measure)
+    for more in (machine_axes, sweep_axes):
+        if repeated and (others := more(runs)):
+            axes = [*axes, *others]
+            cells, repeated = _cells(runs, axes, measure)
     if repeated:
         notes.append(
             f"{quantity(repeated, 'run')} repeated a setting and seed already run: the newest of each counts."

@@ -18,7 +18,8 @@ HOW = (
     "fit, validation and checkpoints too, over its steps; images a second the median of what was logged "
     "while training. Memory is the most that was in use: on the GPU where there is one, else of the process "
     "with its libraries. Runs side by side share a machine, so equal times are not to be expected even of "
-    "equal settings. The norm is that of the loss's gradient in nats per dimension, before a clip."
+    "equal settings. The norm is that of the loss's gradient in nats per dimension, before a clip; the "
+    "variance that of one draw of the diffusion term, which training sees as noise."
 )
 
 
@@ -46,6 +47,10 @@ def _whole(x: float) -> str:
     return f"{x:,.0f}"
 
 
+def _plain(x: float) -> str:
+    return f"{x:,.0f}" if 100 <= x < 1e5 else f"{x:.3g}"
+
+
 def _share(x: float) -> str:
     return f"{x:.0%}"
 
@@ -65,6 +70,7 @@ COLUMNS: tuple[tuple[str, str, Callable[[Run], float], Callable[[float], str] | 
     ("evaluations", "calls of the denoiser a sample", _of("cost", "evaluations"), _whole),
     ("gradient", "median norm of the gradient", _of("gradient", "median"), None),
     ("clipped", "steps clipped", _of("gradient", "clipped"), _share),
+    ("variance", "variance of one draw, nats²", lambda run: run.variance, _plain),
 )
 
 

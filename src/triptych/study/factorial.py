@@ -1,24 +1,21 @@
-"""Two settings crossed: one drawn as lines, the other along the axis."""
+"""Figures along a setting: two crossed, one of them as lines; the bound by its number of steps."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from triptych.study.axes import Axis, value
 from triptych.study.compare import Cell, Comparison
-from triptych.study.style import (
-    LINES,
-    LineFigure,
-    mark,
-    plain_log,
-    short,
-)
+from triptych.study.style import LINES, MARKERS, LineFigure, colour, mark, plain_log, plain_ticks, short
 
 LEAST = 2 / 3  # of all combinations, that make a grid
+STEPS = "bound.steps"
 WIDE = 8.0  # largest over smallest value, from which on an axis is logarithmic
 
 
@@ -103,3 +100,34 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
     ticks = [plain_log(float(key)) if crossed.numbers else short(key, 14) for key in at]
     lines.ticks(list(map(float, at.values())), ticks, crossed.logarithmic)
     return lines.finish(crossed.along.key, f"test bound, {comparison.unit}")
+
+
+def bound_by_steps(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
+    """The bound over the number of steps T, or its gap to the truth where that is known; both log."""
+    part = "gap" if all(cell.spread(part="gap").n for cell in comparison.cells) else ""
+    points_of: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
+    for cell in comparison.cells:
+        run = next(iter(cell.runs.values()))
+        if (steps_text := value(run, STEPS)).isdigit():
+            rest = [value(run, axis.key) for axis in comparison.axes if axis.key != STEPS]
+            bound = cell.spread(part=part)
+            error = bound.stderr if math.isfinite(bound.stderr) else 0.0
+            points_of[" / ".join(rest) or "bound"].append((int(steps_text), bound.mean, error))
+    if not any(len(points) > 1 for points in points_of.values()):
+        return None
+    lines = LineFigure(points_of, {label: colour(k) for k, label in enumerate(points_of)}, (7.2, 3.7), 0.74)
+    for k, (label, points) in enumerate(points_of.items()):
+        steps, values, errors = zip(*sorted(points), strict=True)
+        how = {"color": colour(k), "marker": MARKERS[k % len(MARKERS)], "markersize": 4, "elinewidth": 1.1}
+        lines.ax.errorbar(steps, values, errors, linewidth=1.8, **how)
+        lines.end(label, values)
+    lines.ax.set_xscale("log")
+    if all(v > 0 for points in points_of.values() for _, v, _ in points):
+        lines.ax.set_yscale("log")
+        plain_ticks(lines.ax.yaxis)
+    grid = sorted({step for points in points_of.values() for step, *_ in points})
+    lines.ax.set_xticks(grid, [str(step) for step in grid])
+    lines.ax.xaxis.set_minor_formatter(NullFormatter())
+    return lines.finish(
+        "steps T of the bound", f"{'gap to the truth' if part else 'test bound'}, {comparison.unit}"
+    )

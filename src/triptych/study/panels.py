@@ -17,7 +17,6 @@ from triptych.study import (
     draw_measures,
     factorial,
     figures,
-    hierarchy,
     measures,
     own_panels,
 )
@@ -64,14 +63,7 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
         "The bound by number of steps",
         "Both axes are logarithmic. A chain of few steps pays for each step's Gaussian being of the wrong "
         "width; in the limit of many, no choice of variance matters.",
-        (hierarchy.bound_by_steps,),
-    ),
-    (
-        "Noise schedules and the noise of their estimates",
-        "The schedules, named at half time, and the variance of one draw of the diffusion term. "
-        "Between the same endpoints all have the same bound in expectation: the shape decides only how noisy "
-        "an estimate of it training sees.",
-        (hierarchy.schedules, hierarchy.estimator_variance),
+        (factorial.bound_by_steps,),
     ),
     (
         "Difference to the best, seed by seed",

@@ -12,6 +12,7 @@ step), so the power is a lower limit of what the corrected test has.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from functools import lru_cache
 from statistics import median
 
@@ -59,11 +60,7 @@ def seeds_needed(difference: float, error: Error, alpha: float, goal: float = GO
 
     if not enough(MOST):
         return None
-    low, high = 1, MOST
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    return 2 + bisect_left(range(2, MOST), True, key=enough)
 
 
 def seeds_to_settle(claim: PairTest) -> int | None:

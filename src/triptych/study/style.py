@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from xml.sax.saxutils import escape
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -239,7 +240,8 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     width = figure.get_size_inches()[0]
     widest, least = (round(width * scale) for scale in (118, 80 if width > PHONE else 68))
     style = f"max-width:{widest}px;min-width:{least}px"
-    head = f'<svg role="img" aria-label="{_attribute(description)}" class="plot" style="{style}" '
+    about = escape(description, {'"': "&quot;"})
+    head = f'<svg role="img" aria-label="{about}" class="plot" style="{style}" '
     # a function: of a string the backslashes of a name would be read as groups
     return re.sub(
         r'^<svg ([^>]*?)(?:width|height)="[^"]*" ?([^>]*?)(?:width|height)="[^"]*"',
@@ -254,7 +256,3 @@ def to_png(figure: Figure, dpi: int = 160) -> bytes:
         FigureCanvasAgg(figure)
         figure.savefig(out, format="png", dpi=dpi, facecolor="white")
     return out.getvalue()
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
