@@ -321,22 +321,3 @@ def test_seeds_of_one_model_that_only_draw_anew_are_no_copies(tmp_path):
         make_run(tmp_path, "v", seed, 2.0, overrides=["trained=/runs/a", f"seed={seed}"], **drawn)
     comparison = one(tmp_path)
     assert set(comparison.cells[0].runs) == {1, 2, 3}
-
-
-@pytest.mark.parametrize("how", ["terms", "items"])
-def test_a_bound_that_its_parts_or_items_contradict_is_not_ranked(tmp_path, how):
-    """A bound is the sum of its parts, and the mean of its items."""
-    for seed in (1, 2, 3):
-        for objective, bound in (("x0", 2.0 + seed / 50), ("v", 2.1 + seed / 40)):
-            run = make_run(tmp_path, objective, seed, bound, items=[-0.1, 0.0, 0.1])
-    record = json.loads((run / "summary.json").read_text())
-    record["test"]["bpd"]["mean"] = 1.2
-    if how == "items":
-        record["test"]["bpd_diffusion"]["mean"] = 1.2 - 0.002 - record["test"]["bpd_reconstruction"]["mean"]
-    (run / "summary.json").write_text(json.dumps(record))
-    comparison = one(tmp_path)
-    cells = {cell.label: cell for cell in comparison.cells}
-    assert set(cells["v"].runs) == {1, 2} and cells["v"].bound.mean > 2.1
-    error = read_run(run).error
-    assert how in error and "test.bpd.mean=1.2" in error
-    assert {row.label: row.seeds for row in table_rows(comparison)}["v"] == "2 (1 unreadable)"

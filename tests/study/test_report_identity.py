@@ -1,7 +1,5 @@
 """What a run is decides what it is compared with: data guard, and what changes the result is an axis."""
 
-import csv
-import io
 import json
 
 import pytest
@@ -9,7 +7,6 @@ import yaml
 
 from triptych.run.read import read_run, read_runs
 from triptych.study.compare import compare
-from triptych.study.results import results_csv
 from triptych.study.study import read_study
 from triptych.study.verdict import verdict
 
@@ -238,23 +235,3 @@ def test_a_configuration_that_is_none_costs_nothing_and_hides_no_figure(tmp_path
     read = read_run(made)
     assert read.status == "finished" and read.config == {} and read.bound == 2.0
     assert verdict(compare([read])[0]).headline
-
-
-@pytest.mark.parametrize(
-    "text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1"]
-)
-def test_no_cell_of_the_table_is_a_formula(tmp_path, text):
-    told = ["objective=x0", "seed=1", f"tag={text}", f"{text}=key"]
-    make_run(tmp_path, "x0", 1, -2.0, overrides=told, device=text, seconds={"fit": -0.5})
-    rows = list(csv.reader(io.StringIO(results_csv(read_runs(tmp_path)))))
-    cells = [cell for row in rows for cell in row]
-    assert not any(cell[:1] in ("=", "@", "\t", "\r", "\uff1d") for cell in cells)
-    for cell in cells:
-        if cell[:1] in ("+", "-"):
-            float(cell)  # a number is one
-    table = dict(zip(*rows, strict=True))
-    assert (
-        table["device"] == ("\\r=1" if text == "\r=1" else "'" + text)
-        and table["test/bpd"] == "-2.0"
-        and table["seconds/fit"] == "-0.5"
-    )

@@ -297,20 +297,3 @@ def test_the_ode_is_named_for_what_it_is(tmp_path):
         assert "2.580" in text and "1.910" in text
     with open(report.csv, newline="") as file:
         assert {row["test/bpd_ode_n"] for row in csv.DictReader(file)} == {"64"}
-
-
-def test_norms_of_gradients_and_what_was_clipped(tmp_path):
-    for objective, median, clipped in (("x0", 102.0, 1.0), ("v", 1.5, 0.89)):
-        for seed in (1, 2):
-            norm = {"p10": median / 2, "median": median, "p90": 2 * median, "max": 9 * median}
-            make_run(tmp_path, objective, seed, 2.0 + seed / 50, gradient={"norm": norm, "clipped": clipped})
-    report = write_report(tmp_path)
-    html = report.html.read_text()
-    assert "median norm of the gradient" in html and ">100%</td>" in html and ">89%</td>" in html
-    with open(report.csv, newline="") as file:
-        assert {row["gradient/median"] for row in csv.DictReader(file)} == {"102.0", "1.5"}
-    for summary in tmp_path.rglob("summary.json"):
-        told = json.loads(summary.read_text())
-        told["gradient"]["clipped"] = None  # nothing was to be clipped
-        summary.write_text(json.dumps(told))
-    assert "steps clipped" not in write_report(tmp_path).html.read_text().split("<script")[0]
