@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from triptych.config.mistakes import describe_error
+from triptych.config.source import file_of
+from triptych.config.trust import is_trusted, trusted
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.study import (
@@ -18,7 +22,6 @@ from triptych.study import (
     factorial,
     figures,
     measures,
-    own_panels,
 )
 from triptych.study.compare import Comparison
 from triptych.study.run_details import data_uri, png
@@ -203,12 +206,21 @@ def _svgs(
 
 
 def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
-    """Those that the owner of the clone has added; one that fails says so, and the others stand."""
+    """``PANELS`` of ``panels.py`` in each trusted package; one that fails says so, and the others stand.
+
+    Nothing in a directory that is reported names one: a report over a stranger's runs runs nobody's code but
+    the owner's.
+    """
     shown = []
-    for place, module in enumerate(own_panels.modules()):
-        entries, trouble = own_panels.entries(module)
-        if trouble:
-            shown.append(Panel(f"Panels of {module}", f"They cannot be had. {trouble}", ()))
+    modules = [f"{package}.panels" for package in trusted()]
+    for place, module in enumerate(filter(file_of, modules)):
+        try:
+            listed = import_module(module).PANELS
+            entries = [(str(title), str(how), tuple(draws)) for title, how, draws in listed]
+        except Exception as error:
+            trouble = f"They cannot be had. {module}: {describe_error(error, is_trusted)}"
+            shown.append(Panel(f"Panels of {module}", trouble, ()))
+            continue
         for i, (title, how, draws) in enumerate(entries):
             svgs = []
             try:
@@ -216,8 +228,8 @@ def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Pan
                     own, about = partial(draw, comparison, palette), _about(draw, comparison)
                     svgs.append(_one(own, f"{name}-own{place}-{i}-{j}", about))
             except Exception as error:  # not ours to mend
-                trouble = own_panels.describe_panel_error(error)
-                shown.append(Panel(title, f"It cannot be drawn. {trouble}", ()))
+                trouble = f"It cannot be drawn. {describe_error(error, is_trusted)}"
+                shown.append(Panel(title, trouble, ()))
             else:
                 shown += [Panel(title, how, tuple(filter(None, svgs)))] if any(svgs) else []
     return shown

@@ -33,7 +33,7 @@ NODES = 32
 
 def power(difference: float, error: Error, alpha: float) -> float:
     """Probability that a true difference is claimed at level `alpha`."""
-    return float(_power(np.asarray(difference), error, alpha))
+    return float(_above(difference, error, _limits(error, alpha)))
 
 
 @lru_cache(maxsize=4096)  # asked again for each form of a report
@@ -118,17 +118,13 @@ def reach(comparison: Comparison) -> str:
     )
 
 
-def _power(difference: np.ndarray, error: Error, alpha: float) -> np.ndarray:
-    return _above(difference, error, _limits(error, alpha))
-
-
 def _limits(error: Error, alpha: float) -> np.ndarray:
     """The critical distance at each possible estimate of the variance over seeds."""
     quantiles, _ = chi2_nodes(error.df, 64)
     return critical(alpha, error.seeds * quantiles, error.df, error.items, error.n_items, nodes=NODES)
 
 
-def _above(difference: float | np.ndarray, error: Error, limits: np.ndarray) -> np.ndarray:
+def _above(difference: float, error: Error, limits: np.ndarray) -> np.ndarray:
     _, weights = chi2_nodes(error.df, 64)
     spread = math.sqrt(error.seeds + error.items)
     beyond = ndtr((difference - limits) / spread) + ndtr((-difference - limits) / spread)

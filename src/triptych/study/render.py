@@ -123,7 +123,8 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
         for i, (comparison, verdict) in enumerate(zip(story.comparisons, story.verdicts, strict=True))
     ]
     names = {colour: f"var(--c{i}, {colour})" for i, colour in enumerate(PALETTE)}
-    where = _where(story)
+    base = story.roots[0].resolve()  # each run's directory as a reader at the report finds it
+    where = {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}
     return room.get_template("report.html.j2").render(
         story=story, sections=sections, palette={label: names[c] for label, c in palette.items()},
         css=css, formatting=formatting, where=where,
@@ -146,9 +147,3 @@ def _columns(comparison: Comparison) -> tuple[list[tuple[str, str]], list[tuple[
     known = table_columns(comparison)
     at = [key for key, _ in known].index("p") + 1 if ("p", "p (Holm)") in known else len(known)
     return known[:at], known[at:]
-
-
-def _where(story: Study) -> dict[Path, str]:
-    """Each run's directory as a reader at the report finds it."""
-    base = story.roots[0].resolve()
-    return {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}

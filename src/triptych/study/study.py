@@ -137,7 +137,8 @@ def read_study(
     rule = read_rule(roots[0], sweep)
     if equal_within is not None:
         rule = replace(rule, equal_within=equal_within)
-    damaged = _is_damaged(roots[0])
+    record = roots[0] / "sweep.json"  # unreadable, it leaves open how many runs are to come
+    damaged = record.exists() and not isinstance(read_json_or_none(record), dict)
     going_on = (expected or 0) > len(runs) or any(run.status == "running" for run in runs)
     if damaged or rule.looks == 1 and going_on:
         rule = replace(rule, interim=True)  # who may stop when the table looks good has looked before the end
@@ -145,6 +146,7 @@ def read_study(
     parts = [(stage, compare(part, rule)) for stage, part in stages(runs, tuning)]
     staged = [replace(comparison, title=stage) for stage, part in parts for comparison in part]
     comparisons = tuple(correct(staged, rule))  # over both stages: they are one report
+    shared = sweep.get("shared")
     name = title or sweep.get("title") or " + ".join(root.resolve().name for root in roots)
     return Study(
         roots=roots,
@@ -156,7 +158,7 @@ def read_study(
         comparisons=comparisons,
         verdicts=tuple(verdict(comparison) for comparison in comparisons),
         tuning=tuning,
-        shared=_shared(sweep) if alone else "",
+        shared=", ".join(map(first_line, shared)) if alone and isinstance(shared, list) else "",
         published=judged(sweep, runs) if alone else None,
         damaged=damaged,
     )
@@ -185,11 +187,6 @@ def _question(comparisons: Sequence[Comparison]) -> str:
     return f"Which {varied[0].subject} gives the lowest test bound{data}, all else being equal?"
 
 
-def _shared(sweep: dict) -> str:
-    shared = sweep.get("shared")
-    return ", ".join(map(first_line, shared)) if isinstance(shared, list) else ""
-
-
 def _command(sweep: dict, runs: Sequence[Run]) -> str:
     """What is typed to have these runs; "" where no record of it can be read."""
     command = sweep.get("command") or next((run.command for run in runs if run.command), ())
@@ -213,8 +210,3 @@ def _own(runs: Sequence[Run], sweep: dict) -> list[Run]:
         else run
         for run in runs
     ]
-
-
-def _is_damaged(root: Path) -> bool:
-    """Whether the sweep's record is there and cannot be read: how many runs are to come is then unknown."""
-    return (root / "sweep.json").exists() and not isinstance(read_json_or_none(root / "sweep.json"), dict)

@@ -83,7 +83,10 @@ def stages(runs: Sequence[Run], tuning: Tuning | None) -> list[tuple[str, list[R
     for run in rest:
         setting, point = _setting(run, tuning.best), _point(run, tuning.keys)
         # what was tuned is no setting here: it is part of the rule that the title names
-        overrides, config = (_without(values, tuning.keys) for values in (run.overrides, run.config))
+        overrides, config = (
+            {key: value for key, value in values.items() if key not in tuning.keys}
+            for values in (run.overrides, run.config)
+        )
         bare = replace(run, overrides=overrides, config=config)
         if setting is not None and point == tuning.equal:
             equal.append(bare)
@@ -165,10 +168,6 @@ def _setting(run: Run, known: Mapping[str, Point]) -> str | None:
         if all(run.overrides.get(k, run.choices.get(k)) == v for k, v in values.items()):
             return setting
     return None
-
-
-def _without(values: Mapping[str, str], keys: Sequence[str]) -> dict[str, str]:
-    return {key: value for key, value in values.items() if key not in keys}
 
 
 def _point(run: Run, keys: Sequence[str]) -> Point:

@@ -143,10 +143,11 @@ def footnote(comparison: Comparison) -> str:
             "All seeds of a setting are of one trained model: errors and intervals cover what is drawn at "
             "random after training, not what another training would have changed."
         )
+    measured = len({key[0] for key in comparison.claims}) > 1
     if comparison.tests > 1:
         sentences.append(
             f"{comparison.tests} differences are tested here (pairs of settings"
-            f"{', by the bound and by each measure' if _measured(comparison) else ''}). Holm's method "
+            f"{', by the bound and by each measure' if measured else ''}). Holm's method "
             "corrects p for all of them: with no true difference anywhere, at most 5% of reports say “clear "
             "of”. All pairs count, so it is covered that the best was picked on the same test items. "
             "Intervals are not corrected: one that excludes zero while p exceeds 0.05 settles nothing."
@@ -199,10 +200,6 @@ def _covered(comparison: Comparison, known: list[Paired]) -> str:
         text
         + f"; in {len(with_items)} of {quantity(len(known), 'pair')} they are paired by item and cover it."
     )
-
-
-def _measured(comparison: Comparison) -> bool:
-    return len({key[0] for key in comparison.claims}) > 1
 
 
 def _margin(comparison: Comparison) -> str:
