@@ -100,8 +100,7 @@ def test_the_page_answers_first(full):
 
 def test_the_answer_is_the_measured_one(full):
     assert re.search(
-        r"levels is lowest: 1\.9\d\d ± 0\.\d{3} bits/dim\. Clear of v, epsilon, x0 and score",
-        full.verdict,
+        r"levels is lowest: 1\.9\d\d ± 0\.\d{3} bits/dim\. Clear of v, epsilon, x0 and score", full.verdict
     )
 
 

@@ -16,18 +16,7 @@ from matplotlib.transforms import Transform
 
 from triptych.study.compare import Cell, Comparison
 from triptych.study.formatting import BASELINES, difference, format_number, plus_minus
-from triptych.study.style import (
-    GRID,
-    INK,
-    MUTED,
-    PAPER,
-    axes,
-    inches,
-    is_narrow,
-    mark,
-    short,
-    shortened,
-)
+from triptych.study.style import GRID, INK, MUTED, PAPER, axes, inches, is_narrow, mark, short, shortened
 
 WIDTH, ROW, TALL = 7.2, 0.36, 0.54  # inches; TALL: of a row with its name above it
 Colours = Mapping[str, str]
