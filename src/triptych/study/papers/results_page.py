@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 from triptych.config.describe import read_yaml
 from triptych.config.folders import folders
 from triptych.files import load_object
+from triptych.run.read import Run
 from triptych.study.formatting import duration, listed, quantity
 from triptych.study.markdown import published_table, safe
 from triptych.study.papers.paper import decisive_keys
+from triptych.study.papers.published import Judged
 from triptych.study.study import Study, read_study
 
 HEAD = """# Published claims, measured
@@ -51,10 +53,8 @@ class PaperEntry(NamedTuple):
 def results_page(roots: Sequence[Path], before: str = "") -> str:
     """The page of the sweeps beneath ``roots``; other papers keep what the page ``before`` has of them."""
     known = files()
-    stories = [story for place in find_papers(roots) if (story := read_study([place])).published]
-    entries = read_entries(before) | {
-        _title(story): PaperEntry(_line(story), _section(story, known)) for story in stories
-    }
+    stories = [read_study([place]) for place in find_papers(roots)]
+    entries = read_entries(before) | dict(_entry(s, s.published, known) for s in stories if s.published)
     missing = {name: node for name, node in known.items() if name not in entries}
     titles = sorted(entries)
     lines = [
@@ -78,41 +78,31 @@ def read_entries(page: str) -> dict[str, PaperEntry]:
     return {title: PaperEntry(lines[safe(title)], text) for title, text in known.items()}
 
 
-def _line(story: Study) -> str:
-    results = story.published
-    assert results is not None
-    counts = " | ".join(f"**{n}**" if n else "0" for n in results.tally.values())
-    return f"| [{safe(_title(story))}](#{_anchor(story)}) | {counts} | {safe(story.banner or '')} |"
-
-
 def _missing(name: str, node: Mapping[str, Any]) -> str:
     return f"| `{name}` | | | | not run yet; about {node.get('minutes', 0):g} min on two cores |"
 
 
-def _section(story: Study, known: Mapping[str, Mapping[str, Any]]) -> str:
-    results = story.published
-    assert results is not None
-    arxiv = f" (arXiv:{results.paper.arxiv})" if results.paper.arxiv else ""
-    lines = [
-        f"## {_title(story)}",
-        "",
-        f"{safe(results.paper.cite + arxiv)}: {safe(results.paper.where)}.",
-        "",
-    ]
-    lines += published_table(results)
-    now = known.get(results.paper.name)
+def _entry(story: Study, results: Judged, known: Mapping[str, Mapping[str, Any]]) -> tuple[str, PaperEntry]:
+    """A sweep's title, and what the page has of it."""
+    paper, at_scale = results.paper, results.scale != "small"
+    title = paper.name + (f", scale={results.scale}" if at_scale else "")
+    anchor = "".join(c for c in title.lower() if c.isalnum() or c in "-_ ").replace(" ", "-")
+    counts = " | ".join(f"**{n}**" if n else "0" for n in results.tally.values())
+    line = f"| [{safe(title)}](#{anchor}) | {counts} | {safe(story.banner or '')} |"
+    arxiv = f" (arXiv:{paper.arxiv})" if paper.arxiv else ""
+    section = [f"## {title}", "", f"{safe(paper.cite + arxiv)}: {safe(paper.where)}.", ""]
+    section += published_table(results)
+    now = known.get(paper.name)
     before = decisive_keys(results.node.get("claims") or {}, results.scale)
     if now is not None and decisive_keys(now.get("claims") or {}, results.scale) != before:
-        lines += ["The file's claims have changed since; these are those that the sweep recorded.", ""]
-    scale = f" scale={results.scale}" if results.scale != "small" else ""
-    command = f"`triptych-train -m paper={results.paper.name}{scale}`"
-    return "\n".join([*lines, f"<sub>{command}: {safe(_origin(story))}</sub>", ""])
+        section += ["The file's claims have changed since; these are those that the sweep recorded.", ""]
+    command = f"`triptych-train -m paper={paper.name}{f' scale={results.scale}' if at_scale else ''}`"
+    section += [f"<sub>{command}: {safe(_origin(story.runs, results.machine))}</sub>", ""]
+    return title, PaperEntry(line, "\n".join(section))
 
 
-def _origin(story: Study) -> str:
+def _origin(runs: Sequence[Run], machine: str) -> str:
     """Commit, machine, date and cost of the runs."""
-    assert story.published is not None
-    runs = story.runs
     commits = sorted({run.commit[:10] + ("*" if run.dirty else "") for run in runs if run.commit})
     dates = sorted({run.started[:10] for run in runs if run.started})
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "an unknown date"
@@ -120,19 +110,8 @@ def _origin(story: Study) -> str:
     facts = [
         f"{quantity(len(runs), 'run')}, {duration(seconds)}",
         f"commit {listed(commits) or 'unknown'}",
-        story.published.machine or "machine unknown",
+        machine or "machine unknown",
         when,
     ]
     changed = " (*: with uncommitted changes)" if any("*" in commit for commit in commits) else ""
     return "; ".join(facts) + changed + "."
-
-
-def _title(story: Study) -> str:
-    results = story.published
-    assert results is not None
-    return results.paper.name + (f", scale={results.scale}" if results.scale != "small" else "")
-
-
-def _anchor(story: Study) -> str:
-    letters = "".join(c for c in _title(story).lower() if c.isalnum() or c in "-_ ")
-    return letters.replace(" ", "-")
