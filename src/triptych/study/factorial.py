@@ -12,6 +12,7 @@ from matplotlib.ticker import NullFormatter
 
 from triptych.study.axes import Axis, value
 from triptych.study.compare import Cell, Comparison
+from triptych.study.statistics import Spread
 from triptych.study.style import LINES, MARKERS, LineFigure, colour, mark, plain_log, plain_ticks, short
 
 LEAST = 2 / 3  # of all combinations, that make a grid
@@ -85,17 +86,13 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
     inks = {name: colours[next(iter(cells.values())).label] for name, cells in cells_of.items()}
     lines = LineFigure(crossed.lines.values, inks, (7.2, 3.8), 0.78)
     for i, (name, cells) in enumerate(cells_of.items()):
-        x, bounds = [float(at[key]) for key in cells], [cell.bound for cell in cells.values()]
-        means = [bound.mean for bound in bounds]
-        errors = [0.0 if math.isnan(bound.stderr) else bound.stderr for bound in bounds]
-        how = {"color": inks[name], "linewidth": 1.6, "linestyle": LINES[i // 12 % len(LINES)]}
-        lines.ax.errorbar(x, means, errors, **how, capsize=2.5, elinewidth=1.1)
+        x, spreads = [float(at[key]) for key in cells], [cell.bound for cell in cells.values()]
+        lines.bars(name, x, spreads, linewidth=1.6, linestyle=LINES[i // 12 % len(LINES)], capsize=2.5)
         for place, cell in zip(x, cells.values(), strict=True):
             for seed, bound in cell.values().items():
                 lines.ax.plot(place, bound, "o", markersize=3, color=inks[name], alpha=0.5, markeredgewidth=0,
                               gid=mark(cell.runs[seed]))  # fmt: skip
-        lines.ring(name, min(zip(means, x, strict=True)))
-        lines.end(name, means)
+        lines.ring(name, min(zip((bound.mean for bound in spreads), x, strict=True)))
     lines.frame([cell.bound.mean for cells in cells_of.values() for cell in cells.values()])
     ticks = [plain_log(float(key)) if crossed.numbers else short(key, 14) for key in at]
     lines.ticks(list(map(float, at.values())), ticks, crossed.logarithmic)
@@ -105,29 +102,24 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
 def bound_by_steps(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
     """The bound over the number of steps T, or its gap to the truth where that is known; both log."""
     part = "gap" if all(cell.spread(part="gap").n for cell in comparison.cells) else ""
-    points_of: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
+    points_of: dict[str, dict[int, Spread]] = defaultdict(dict)
     for cell in comparison.cells:
         run = next(iter(cell.runs.values()))
         if (steps_text := value(run, STEPS)).isdigit():
             rest = [value(run, axis.key) for axis in comparison.axes if axis.key != STEPS]
-            bound = cell.spread(part=part)
-            error = bound.stderr if math.isfinite(bound.stderr) else 0.0
-            points_of[" / ".join(rest) or "bound"].append((int(steps_text), bound.mean, error))
+            points_of[" / ".join(rest) or "bound"][int(steps_text)] = cell.spread(part=part)
     if not any(len(points) > 1 for points in points_of.values()):
         return None
     lines = LineFigure(points_of, {label: colour(k) for k, label in enumerate(points_of)}, (7.2, 3.7), 0.74)
     for k, (label, points) in enumerate(points_of.items()):
-        steps, values, errors = zip(*sorted(points), strict=True)
-        how = {"color": colour(k), "marker": MARKERS[k % len(MARKERS)], "markersize": 4, "elinewidth": 1.1}
-        lines.ax.errorbar(steps, values, errors, linewidth=1.8, **how)
-        lines.end(label, values)
+        steps, shape = sorted(points), MARKERS[k % len(MARKERS)]
+        lines.bars(label, steps, [points[s] for s in steps], linewidth=1.8, marker=shape, markersize=4)
     lines.ax.set_xscale("log")
-    if all(v > 0 for points in points_of.values() for _, v, _ in points):
+    if all(bound.mean > 0 for points in points_of.values() for bound in points.values()):
         lines.ax.set_yscale("log")
         plain_ticks(lines.ax.yaxis)
-    grid = sorted({step for points in points_of.values() for step, *_ in points})
+    grid = sorted({step for points in points_of.values() for step in points})
     lines.ax.set_xticks(grid, [str(step) for step in grid])
     lines.ax.xaxis.set_minor_formatter(NullFormatter())
-    return lines.finish(
-        "steps T of the bound", f"{'gap to the truth' if part else 'test bound'}, {comparison.unit}"
-    )
+    what = "gap to the truth" if part else "test bound"
+    return lines.finish("steps T of the bound", f"{what}, {comparison.unit}")

@@ -19,6 +19,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,6 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from triptych.run.read import Run
+from triptych.study.statistics import Spread
 
 INK, MUTED, GRID, PAPER = "#20242b", "#68707c", "#e2e5ea", "#fefefe"
 # Okabe and Ito's colours without the yellow, then Tol's muted ones: told apart with any colour vision
@@ -163,6 +165,13 @@ class LineFigure:
         self.ax.plot(x, y, color=self.colours[label], **({"linewidth": 1.6} | how))
         self.end(label, y)
 
+    def bars(self, label: str, x: Any, spreads: Sequence[Spread], **how: Any) -> None:
+        """A line of means with their standard errors."""
+        means = [spread.mean for spread in spreads]
+        errors = [0.0 if math.isnan(spread.stderr) else spread.stderr for spread in spreads]
+        self.ax.errorbar(x, means, errors, color=self.colours[label], elinewidth=1.1, **how)
+        self.end(label, means)
+
     def end(self, label: str, values: Any) -> None:
         """Name a label at the last finite one of `values`."""
         if finite := [float(value) for value in values if math.isfinite(value)]:
@@ -180,7 +189,7 @@ class LineFigure:
         top = min(max(shown), low + 4 * (middle - low) + 1e-3)
         self.ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))
 
-    def ticks(self, places: Sequence[float], texts: Sequence[str], log: bool) -> None:
+    def ticks(self, places: Sequence[float] | np.ndarray, texts: Sequence[str], log: bool) -> None:
         """The values along x, which are all that is marked there."""
         if log:
             self.ax.set_xscale("log")

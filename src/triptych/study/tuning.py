@@ -144,7 +144,7 @@ def tuning_figure(tuning: Tuning, colours: Mapping[str, str]) -> Figure | None:
         lines.line(label, list(at.values()), means, marker="o", markersize=3)
         for point, seeds in tuning.bounds.get(setting, {}).items():
             values = [v for v in seeds.values() if math.isfinite(v)]
-            dots = {"s": 9, "color": inks[label], "alpha": 0.5, "linewidth": 0}
+            dots: dict[str, Any] = {"s": 9, "color": inks[label], "alpha": 0.5, "linewidth": 0}
             lines.ax.scatter([at[point]] * len(values), values, **dots)
         lines.ring(label, (tuning.mean(setting, chosen), at[chosen]))
         shown += filter(math.isfinite, means)

@@ -100,7 +100,7 @@ def build_report(story: Study, entity: str, project: str, saving: bool = False) 
         raise UserError("--wandb: not installed; pip install 'triptych[wandb]'") from None
     if not story.comparisons:
         raise UserError("--wandb: no run has reported a test bound yet")
-    where = {"entity": entity, "project": project}
+    where: dict[str, Any] = {"entity": entity, "project": project}
 
     def grid(name: str, runs: Sequence[Run], panels: list[Any], **how: Any) -> Any:
         filters = expr.And(expr.Metric("ID").isin(list(map(run_id, runs))))

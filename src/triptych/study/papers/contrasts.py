@@ -94,7 +94,7 @@ def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
 
 
 def _typed(run: Run, key: str) -> str:
-    return (run.config | run.choices | run.overrides).get(key, "")
+    return {**run.config, **run.choices, **run.overrides}.get(key, "")
 
 
 def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> ContrastResult:
