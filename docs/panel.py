@@ -1,6 +1,6 @@
 """One figure of a sweep's report as a picture, for these pages.
 
-python docs/panel.py logs/runs/ncsn posterior_mean docs/images/tweedie.png
+python docs/panel.py logs/runs/ncsn posterior_mean_error docs/images/tweedie.png
 """
 
 import sys

@@ -13,7 +13,7 @@ from tests.study.fake_runs import failed, make_run, start_run
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
-from triptych.study import launchers, sweep
+from triptych.study import prerequisites, sweep
 from triptych.study.sweep import SweepHook, sweep_exit_code
 
 
@@ -160,7 +160,7 @@ def test_a_ray_cluster_that_does_not_answer_is_refused():
         for given in (address, f"ray://{address}"):
             began = time.monotonic()
             with pytest.raises(UserError, match=rf"address={given}: no answer from there .* auto or local"):
-                launchers._check_ray(launcher(given))
+                prerequisites._check_ray(launcher(given))
             assert time.monotonic() - began < 10
     for given in ("auto", "local", None):
-        launchers._check_ray(launcher(given))
+        prerequisites._check_ray(launcher(given))

@@ -12,7 +12,7 @@ from tests.run.commands import command, environment
 from triptych.config.check import CONFIGS
 from triptych.config.names import cores, register_resolvers
 from triptych.errors import UserError
-from triptych.study.launchers import check_launcher
+from triptych.study.prerequisites import check_launcher
 
 
 def launcher(*overrides: str):

@@ -70,20 +70,6 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(root, how):
     assert summaries(root)["seed=4"][1]["test"] == undisturbed["test"]
 
 
-def test_an_address_where_nobody_answers(root):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"  # bound and not listening
-        line = command(
-            "-m", "hydra/launcher=ray_tasks", f"hydra.launcher.ray.init.address={address}", "seed=1"
-        )
-        done = subprocess.run(line, capture_output=True, text=True, env=environment(root), timeout=60)
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
-    said = f"error: hydra.launcher.ray.init.address={address}: no answer from there (Connection refused)"
-    assert done.stderr.startswith(said), done.stderr
-    assert not list(root.rglob("config.yaml"))
-
-
 def test_a_cluster_that_is_up(root):
     """Its processes know nothing of this command's surroundings and import nothing that lies there; the runs
     keep to their cores."""

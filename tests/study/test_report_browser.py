@@ -203,11 +203,6 @@ def test_a_group_says_its_mean_over_all_of_its_runs_or_none(page, small):
         mean = np.mean([values[seed] for values in known.values()])
         assert row == f"seed = {seed}5 runs · mean {mean:.3f} bits/dim, 1 seed"
     page.choose(".tools:has(+ .table [data-name=runs]) label select", "objective")
-    heads = [row for row in table(page, "runs") if isinstance(row, str)]
-    for name, head in zip(sorted(known), heads, strict=True):
-        values = list(known[name].values())
-        assert head.startswith(f"objective = {name}3 runs · mean {np.mean(values):.3f} ± ")
-        assert head.endswith(f"{stats.sem(values):.3f} bits/dim, 3 seeds")
     page.type(".tools:has(+ .table [data-name=runs]) input[type=search]", "seed=1")
     assert [row for row in table(page, "runs") if isinstance(row, str)][0] == "objective = epsilon1 run"
 
@@ -390,11 +385,6 @@ def test_a_sweep_that_is_not_whole_says_what_it_can(chrome, tmp_path):
     assert (
         chrome.run("[...document.querySelectorAll('select option')].filter(o => o.value === 'v').length") <= 1
     )
-    rows = {row["setting"]: row for row in table(chrome, "t0")}
-    assert rows["score"]["verdict"] == "no result yet" and rows["score"]["bound"] == ""
-    assert rows["levels"]["seeds"] == "0 (1 failed, 1 diverged)"
-    chrome.choose(".tools:has(+ .table [data-name=t0]) select:has(option[value=x0])", "x0")
-    assert table(chrome, "t0")[0]["difference"].startswith("−0.300")
     # a mean over two data sets is none
     chrome.choose(".tools:has(+ .table [data-name=runs]) label select", "seed")
     assert not any("mean" in row for row in table(chrome, "runs") if isinstance(row, str))

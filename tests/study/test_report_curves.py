@@ -6,12 +6,11 @@ import time
 import numpy as np
 import pytest
 
-from triptych import study
 from triptych.run.metrics import MetricsCsv
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.curves import equal_time, noise_levels, training_time
-from triptych.study.panels import colours, draw_panels
+from triptych.study.panels import colours
 from triptych.study.render import write_report
 
 from .fake_runs import make_run, metrics, sweep
@@ -20,22 +19,6 @@ from .fake_runs import make_run, metrics, sweep
 def compared(root):
     (found,) = compare(read_runs(root))
     return found, colours({cell.label: cell.label for cell in found.cells})
-
-
-def test_a_module_of_its_own_adds_a_panel(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "__path__", [*study.__path__, str(tmp_path / "more")])
-    (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "panel_mine.py").write_text(
-        "from matplotlib.figure import Figure\n"
-        "def draw(comparison, colours):\n    'An empty frame.'\n    return Figure()\n"
-        "PANELS = [('Mine', 'How to read it.', (draw,))]\n"
-    )
-    make_run(tmp_path / "runs", "v", 1, 2.0)
-    comparison, palette = compared(tmp_path / "runs")
-    shown = {panel.title: panel for panel in draw_panels(comparison, palette, "s")}
-    assert shown["Mine"].how == "How to read it." and "<svg" in shown["Mine"].svgs[0]
-    monkeypatch.undo()
-    assert "Mine" not in [panel.title for panel in draw_panels(comparison, palette, "s")]
 
 
 def test_seeds_with_levels_of_their_own_all_count(tmp_path):

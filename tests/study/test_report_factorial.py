@@ -1,24 +1,22 @@
-"""Two settings crossed: the interaction, counted again by least squares; the picture; the words."""
+"""Two settings crossed: what is a grid, and its picture."""
 
 import json
-import re
 
 import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
-from scipy import stats
 
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
-from triptych.study.factorial import crossing, crossing_figure, effects, interaction
+from triptych.study.factorial import bound_by_steps, crossing, crossing_figure
 from triptych.study.markdown import markdown
-from triptych.study.panels import colours
+from triptych.study.panels import colours, draw_panels
 from triptych.study.render import write_report
 from triptych.study.study import read_study
 from triptych.study.style import styled
 from triptych.study.tables import table_rows
 
-from .fake_runs import make_run
+from .fake_runs import make_run, metrics
 
 RATES = ("0.0005", "0.001", "0.002", "0.004", "0.008")
 OBJECTIVES = ("x0", "epsilon", "v", "levels")
@@ -40,39 +38,6 @@ def sweep(root, bound, seeds=(1, 2, 3), rates=RATES, objectives=OBJECTIVES, key=
 def additive(objective, rate, seed):
     """No interaction: .1 an objective, .01 a doubling of the rate; seeds shift all cells alike."""
     return 2 + 0.1 * OBJECTIVES.index(objective) + 0.01 * np.log2(float(rate) / 0.0005) + 0.03 * seed
-
-
-def least_squares(table: np.ndarray) -> tuple[float, float]:
-    """F and p of the interaction from two nested linear models with a column for every level."""
-    n, a, b = table.shape
-    s, i, j = (x.ravel() for x in np.indices(table.shape))
-    one = np.eye
-    small = np.hstack([one(n)[s], one(a)[i], one(b)[j]])
-    large = np.hstack([small, one(a * b)[i * b + j]])
-    y = table.ravel()
-    rss = [np.sum((y - m @ np.linalg.lstsq(m, y, rcond=None)[0]) ** 2) for m in (small, large)]
-    ranks = [np.linalg.matrix_rank(m) for m in (small, large)]
-    df, rest = ranks[1] - ranks[0], y.size - ranks[1]
-    f = (rss[0] - rss[1]) / df / (rss[1] / rest)
-    return f, stats.f.sf(f, df, rest)
-
-
-@pytest.mark.parametrize("shape", [(2, 2, 2), (3, 4, 5), (5, 2, 3)])
-def test_the_interaction_is_that_of_least_squares(shape):
-    table = np.random.default_rng(sum(shape)).normal(size=shape)
-    f, df, rest, p = interaction(table)
-    assert (f, p) == pytest.approx(least_squares(table), rel=1e-9)
-    assert (df, rest) == ((shape[1] - 1) * (shape[2] - 1), (shape[1] * shape[2] - 1) * (shape[0] - 1))
-
-
-def test_without_an_interaction_p_is_uniform():
-    """Whatever the main effects and the seeds do."""
-    rng, found = np.random.default_rng(0), []
-    for _ in range(3000):
-        table = rng.normal(size=(3, 1, 1)) + rng.normal(size=(1, 3, 1)) + rng.normal(size=(1, 1, 4))
-        found.append(interaction(table + 0.1 * rng.normal(size=(3, 3, 4)))[3])
-    assert stats.kstest(found, "uniform").pvalue > 0.01
-    assert 0.035 < np.mean(np.array(found) < 0.05) < 0.065
 
 
 def test_numbers_are_an_axis_and_names_are_lines(tmp_path):
@@ -99,45 +64,14 @@ def test_what_has_holes_is_no_grid(tmp_path):
     comparison = sweep(
         tmp_path, lambda o, r, s: 2.0 + s / 50 if OBJECTIVES.index(o) == RATES.index(r) else None
     )
-    assert crossing(comparison) is None and effects(comparison) == []
+    assert crossing(comparison) is None
 
 
-def test_a_hole_leaves_the_picture_and_takes_the_means(tmp_path):
+def test_a_hole_leaves_the_picture(tmp_path):
     comparison = sweep(tmp_path, lambda o, r, s: None if (o, r) == ("x0", "0.008") else additive(o, r, s))
-    assert len(crossing(comparison).cells) == 19 and effects(comparison) == []
+    assert len(crossing(comparison).cells) == 19
     with styled():
         assert crossing_figure(comparison, colours({c.label: c.label for c in comparison.cells}))
-
-
-def test_effects_in_words(tmp_path):
-    """Additive by construction: objectives .1 apart at every rate, the lowest rate the best for all."""
-    noise = np.random.default_rng(1).normal(size=1000).tolist()
-    main, other, where, crossed = effects(
-        sweep(tmp_path, lambda *cell: additive(*cell) + 1e-3 * noise.pop(), seeds=(1, 2, 3, 4))
-    )
-    assert main.startswith("Mean over optimizer.lr, by objective: x0 is lowest, 2.0")
-    for name, gap in (("epsilon", 0.1), ("v", 0.2), ("levels", 0.3)):
-        mean, low, high = map(float, re.search(rf"{name} \+(\S+) \[(\S+), (\S+)\]", main).groups())
-        assert low <= gap + 5e-4 and gap - 5e-4 <= high and mean == pytest.approx(gap, abs=2e-3)
-    assert "0.0005 is lowest" in other and "0.008 +0.04" in other
-    assert where == "The lowest mean is at optimizer.lr=0.0005 for every objective."
-    assert re.search(r"F\(12, 57\) = \d", crossed) and "not among the corrected claims" in crossed
-
-
-def test_an_interaction_is_said(tmp_path):
-    """One objective wants the highest rate."""
-    noise = np.random.default_rng(2).normal(size=1000).tolist()
-
-    def bound(objective, rate, seed):
-        sign = -1 if objective == "levels" else 1
-        return 2 + sign * 0.02 * RATES.index(rate) + 1e-3 * noise.pop()
-
-    *_, where, crossed = effects(sweep(tmp_path, bound))
-    assert {*where.split(" differs: ")[1].rstrip(".").split("; ")} == {
-        "0.0005 for epsilon, v and x0",
-        "0.008 for levels",
-    }
-    assert crossed.endswith("it is not among the corrected claims.") and "p < 0.0001" in crossed
 
 
 def test_the_picture(tmp_path):
@@ -171,8 +105,25 @@ def test_the_page_shows_the_grid_first_and_says_what_all_share(tmp_path):
     page, text = report.html.read_text(), markdown(report.story, None)
     for told in (page, text):
         assert "All runs: data=digits, test=true" in told and "mine" in told
-        assert "Mean over optimizer.lr" in told.replace("\\", "")
         assert "one pair: no ranking" not in told, "the headline has said that there is one seed"
     assert "Each line is one objective, along optimizer.lr" in page
     (comparison,) = report.story.comparisons
     assert {row.verdict for row in table_rows(comparison)} == {"lowest mean", ""}
+
+
+def test_a_line_for_each_variance_over_t(tmp_path):
+    for variance, scale in (("beta", 1.0), ("optimal", 0.5)):
+        for steps in (10, 50, 250):
+            make_run(
+                tmp_path, "x", 1, 0.0, overrides=[f"bound.variance={variance}", f"bound.steps={steps}"],
+                test=metrics(2.0) | {"gap": {"mean": scale / steps, "stderr": 0.0, "n": 9}},
+            )  # fmt: skip
+    (comparison,) = compare(read_runs(tmp_path))
+    palette = colours({cell.label: cell.label for cell in comparison.cells})
+    figure = bound_by_steps(comparison, palette)
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 3]
+    assert [sorted(line.get_xdata()) == [10, 50, 250] for line in lines] == [True, True]
+    assert {min(line.get_ydata()) for line in lines} == {0.5 / 250, 1 / 250}
+    assert {"beta", "optimal"} <= {t.get_text() for t in figure.axes[0].texts}
+    assert "gap" in figure.axes[0].get_ylabel()
+    assert "The bound by number of steps" in [p.title for p in draw_panels(comparison, palette, "s")]

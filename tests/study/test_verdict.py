@@ -79,14 +79,8 @@ def test_no_next_command_where_all_is_settled_or_looks_are_planned_or_runs_are_t
     ("bounds", "said"),
     [
         ({"elbo": 8.5, "flat": 13.0}, "No setting is better than a uniform guess (8.000 bits/dim)."),
-        (
-            {"elbo": 7.5, "flat": 7.9},
-            "No setting is better than the per-pixel histogram (7.100 bits/dim).",
-        ),
-        (
-            {"elbo": 7.5, "flat": 9.0},
-            "No setting is better than the per-pixel histogram (7.100 bits/dim).",
-        ),
+        ({"elbo": 7.5, "flat": 7.9}, "No setting is better than the per-pixel histogram (7.100 bits/dim)."),
+        ({"elbo": 7.5, "flat": 9.0}, "No setting is better than the per-pixel histogram (7.100 bits/dim)."),
         ({"elbo": 6.5, "flat": 9.0}, "flat is no better than a uniform guess (8.000 bits/dim)."),
         ({"elbo": 13.0}, "elbo is no better than a uniform guess (8.000 bits/dim)."),
         ({"elbo": 6.0, "flat": 6.5}, ""),

@@ -17,14 +17,7 @@ from tests.study.fake_runs import failed, make_run, running, sweep
 from triptych.cli import report as cli
 from triptych.run.directory import RunDirectory
 from triptych.study.study import read_study
-from triptych.study.wandb_report import (
-    build_report,
-    curve_tables,
-    project_of,
-    save_report,
-    tables_id,
-    tables_of,
-)
+from triptych.study.wandb_report import build_report, plain_report, project_of, save_report
 
 CONFIG = "logger:\n  wandb: {entity: null, project: ours, group: null}\n"
 
@@ -123,23 +116,22 @@ def test_what_they_ask_for_is_what_wandb_has(prepared, root, monkeypatch):
             monkeypatch.setenv(name, value)
         both = read_study([home])
         save_report(both, None, project_of(both)[1], home)
-        tables, about = server.summaries[tables_id(both)], server.runs[tables_id(both)]
     for one in kept:
         drawn = one.config["_wandb"]["value"]["visualize"]
         assert {f"{key}_table" for key in drawn} == {key for key in one.summary if key.endswith("_table")}
         assert one.config["optimizer/lr"]["value"] in (0.001, 0.002)
-    assert {one.about["groupName"] for one in kept} == {"s"} == {about["groupName"]}
-    check(both, kept, tables, axes=2)
+    assert {one.about["groupName"] for one in kept} == {"s"}
+    check(both, kept, axes=2)
     one_axis = read_study([run.path for run in runs if "optimizer.lr=0.001" in run.path.name])
-    said = check(one_axis, kept, tables, axes=1)
+    said = check(one_axis, kept, axes=1)
     assert one_axis.answer in said and both.answer not in said
 
 
-def check(story, kept: list[Kept], tables: dict, axes: int) -> str:
+def check(story, kept: list[Kept], axes: int) -> str:
     """Every key that the report names is there; its runs are those compared, and so are its groups."""
     [comparison] = story.comparisons
     assert len(comparison.axes) == axes
-    page = build_report(story, "", project_of(story)[1]).plain()["report"]
+    page = plain_report(build_report(story, "", project_of(story)[1]))["report"]
     ours = {RunDirectory(run.dir).provenance()["id"] for run in story.runs}
     kinds = set()
     for grid in parts(page, "runSets"):
@@ -147,15 +139,9 @@ def check(story, kept: list[Kept], tables: dict, axes: int) -> str:
         [chosen] = [one["value"] for one in runset["filters"]["filters"]]
         panels = [*parts(grid, "viewType")]
         kinds |= {panel["viewType"] for panel in panels}
-        if {*chosen} != ours:
-            assert chosen == [tables_id(story)]
-            for panel in panels:
-                if panel["viewType"] == "Vega2":
-                    [key] = [key for key in tables if f'"{key}"' in json.dumps(panel["config"])]
-                    columns, _ = tables_of(story)[key.removesuffix("_table")]
-                    assert {*panel["config"]["fieldSettings"].values()} < {*columns}
-                else:
-                    assert "comparison/runs" in json.dumps(panel) and "comparison/runs" in tables
+        assert {*chosen} == ours
+        if runset["name"] == "all runs":
+            assert not panels
             continue
         for one in kept:
             for panel in panels:
@@ -164,7 +150,7 @@ def check(story, kept: list[Kept], tables: dict, axes: int) -> str:
         keys = [(key["key"]["section"], key["key"]["name"]) for key in runset["sort"]["keys"]]
         assert all(one.at(*key) is not None for one in compared for key in keys)
         check_groups(compared, runset["grouping"], comparison)
-    assert kinds == {"Bar Chart", "Run History Line Plot", "Media Browser", "Vega2", "Weave"}
+    assert kinds == {"Bar Chart", "Run History Line Plot", "Media Browser"}
     return json.dumps(page, ensure_ascii=False)
 
 
@@ -194,7 +180,7 @@ def test_a_file_without_a_network(tmp_path, capsys, monkeypatch):
     assert cli.main([str(root), "--wandb-json", str(file)]) == 0
     assert str(file) in capsys.readouterr().out
     views = json.loads(file.read_text())
-    assert {*views} == {"entity", "project", "report", "tables"}
+    assert {*views} == {"entity", "project", "report"}
     assert views["project"] == "ours" and views["report"]["name"] == "x0 + v"
     story = read_study([root])
     words = [part["content"] for part in parts(views["report"], "content")]
@@ -203,7 +189,7 @@ def test_a_file_without_a_network(tmp_path, capsys, monkeypatch):
 
 
 def test_two_data_sets_and_runs_without_a_result(tmp_path):
-    """A run set for each comparison, of what was compared; the table has the rest too."""
+    """A run set for each comparison, of what was compared; the last one has the rest too."""
     root = tmp_path / "s"
     for data, bound in (("digits", 2.0), ("mnist", 1.0)):
         for objective in ("x0", "v"):
@@ -214,35 +200,15 @@ def test_two_data_sets_and_runs_without_a_result(tmp_path):
     failed(root, "score", 1, "no room")
     logged(root)
     story = read_study([root])
-    views = build_report(story, "", "ours").plain()
+    views = plain_report(build_report(story, "", "ours"))
     compared = [runset for grid in parts(views["report"], "runSets") for runset in grid["runSets"]]
     ids = {runset["name"]: {*runset["filters"]["filters"][0]["value"]} for runset in compared}
     headings = {comparison.heading for comparison in story.comparisons}
     assert len(headings) == 2 and headings < {*ids}
     assert all(len(ids[name]) == 4 for name in headings) and not set.intersection(*map(ids.get, headings))
-    columns, rows = tables_of(story)["comparison/runs"]
-    assert len(rows) == len(story.runs) == 10 and {"run", "status", "objective", "test/bpd"} <= {*columns}
-    assert {row[columns.index("status")] for row in rows} == {"finished", "running", "failed"}
-    assert "directory" not in columns  # a path of this machine
+    assert len(ids["all runs"]) == len(story.runs) == 10
     said = json.dumps(views["report"])
     assert story.banner in said and "1 running, 1 failed" in said
-
-
-def test_curves_are_means_over_the_seeds_of_a_setting(tmp_path):
-    root = logged(sweep(tmp_path / "s", {"x0": 2.0, "v": 1.0}))
-    for file in root.glob("*/summary.json"):
-        summary, v = json.loads(file.read_text()), "objective=v" in file.parent.name
-        errors = [1.0 + v + summary["seed"], 2.0]
-        curve = {"gamma": [-1.0, 1.0], "epsilon_mse": errors, "stderr": [0.1, 0.1]}
-        file.write_text(json.dumps(summary | {"noise_levels": curve}))
-    [comparison] = read_study([root]).comparisons
-    columns, rows = curve_tables(comparison, 0)["comparison/noise_levels"]
-    assert columns == ["gamma", "setting", "epsilon_mse", "stderr"]
-    seeds = [run.seed for cell in comparison.cells for run in cell.runs.values()]
-    mean = sum(seeds) / len(seeds)
-    first = {setting: value for gamma, setting, value, _ in rows if gamma == -1.0}
-    assert first == pytest.approx({"x0": 1 + mean, "v": 2 + mean}) and len(rows) == 4
-    assert [*curve_tables(comparison, 1)] == [f"{key}_2" for key in curve_tables(comparison, 0)]
 
 
 def test_without_a_login_one_line(tmp_path, capsys, monkeypatch):
@@ -269,7 +235,7 @@ def test_what_has_no_project_is_refused_in_one_line(tmp_path, capsys, config, sa
     assert said in line and not (tmp_path / "f").exists()
 
 
-def test_saved_again_it_is_the_same_report_with_the_same_tables(tmp_path, monkeypatch, capsys):
+def test_saved_again_it_is_the_same_report(tmp_path, monkeypatch, capsys):
     root = logged(sweep(tmp_path / "s", {"x0": 2.0, "v": 1.0}))
     (root / "sweep.json").write_text("{}")
     with Server() as server:
@@ -285,10 +251,6 @@ def test_saved_again_it_is_the_same_report_with_the_same_tables(tmp_path, monkey
             runset for grid in parts(json.loads(view["spec"]), "runSets") for runset in grid["runSets"]
         ]
         assert view["type"] == "runs" and {runset["project"]["name"] for runset in runsets} == {"ours"}
-        [(number, tables)] = server.runs.items()
-        assert tables["jobType"] == "comparison" and tables["groupName"] == "s"
-        assert server.summaries[number]["comparison/runs"]["nrows"] == 6
-        assert server.operations.count("CreateArtifact") >= 2
         server.dead = True
         assert cli.main([str(root), "--wandb"]) == 1
     [said] = capsys.readouterr().err.splitlines()

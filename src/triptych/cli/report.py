@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     also.add_argument(
         "--wandb",
         action="store_true",
-        help="the same comparison in W&B too, as a report with its tables; renewed where it was there before",
+        help="the same comparison in W&B too, as a report; renewed where it was there before",
     )
     also.add_argument(
         "--wandb-json",
@@ -128,13 +128,12 @@ def _tell_wandb(report: Report, file: Path | None) -> None:
     if file is not None:
         ours = wandb_report.build_report(report.story, entity or "", project)
         try:
-            write_atomic(file, to_json(ours.plain()))
+            write_atomic(file, to_json(wandb_report.plain_report(ours)))
         except OSError as error:
             raise UserError(f"--wandb-json {file}: cannot be written ({error.strerror or error})") from None
         print(f"W&B's report: {file}")
         return
-    for address in wandb_report.save_report(report.story, entity, project, report.html.parent):
-        print(address)
+    print(wandb_report.save_report(report.story, entity, project, report.html.parent))
 
 
 def _watch(dirs: Sequence[Path], write: Callable[[], Report], port: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from triptych.config.identity import AXES, role_in
@@ -13,11 +13,7 @@ from triptych.run.read import Run
 from triptych.study.formatting import listed
 
 SWEEP = "directory"
-BUNDLES = (
-    "experiment",
-    "setting",
-    "debug",
-)  # several settings under one name: that they change together is its purpose
+BUNDLES = ("experiment", "setting", "debug")  # several settings under one name, to change together
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,8 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     axes = [Axis(key, tuple(dict.fromkeys(_value(r, key, every[id(r)]) for r in known[key]))) for key in keys]
     axes = [axis for axis in axes if len(axis.values) > 1]
     axes = [axis for axis in axes if not _only_a_name(axis, axes, runs)]
-    if all(len(models) == 1 for models in _models(runs).values()):  # one for each seed, as if trained by it
+    models = {(run.seed, value(run, "trained")) for run in runs}
+    if len(models) == len({run.seed for run in runs}):  # one for each seed, as if trained by it
         axes = [axis for axis in axes if axis.key != "trained"]
     notes, bundled = [], dict[str, list[str]]()
     for axis in reversed(axes.copy()):
@@ -103,29 +100,25 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
 
 def machine_axes(runs: Sequence[Run]) -> list[Axis]:
     """On what runs were to be executed, where that was typed and differs: no setting, but a difference."""
-    keys = dict.fromkeys(key for run in runs for key in run.overrides if role(key) is Role.MACHINE)
+    return _varied(runs, dict.fromkeys(k for r in runs for k in r.overrides if role(k) is Role.MACHINE))
+
+
+def sweep_axes(runs: Sequence[Run]) -> list[Axis]:
+    """The directories that runs of the same settings are of, where there are several."""
+    return _varied(runs, [SWEEP])
+
+
+def _varied(runs: Sequence[Run], keys: Iterable[str]) -> list[Axis]:
     axes = [Axis(key, tuple(dict.fromkeys(value(run, key) for run in runs))) for key in keys]
     return [axis for axis in axes if len(axis.values) > 1]
 
 
 def label(run: Run, axes: Sequence[Axis]) -> str:
     """ "x0" for one axis, "x0 / elbo" for two; the experiment's name or "all runs" where nothing differs."""
-    text = (
-        " / ".join(value(run, axis.key) for axis in axes)
-        or run.choices.get("objective")
-        or run.name
-        or "all runs"
-    )
+    names = " / ".join(value(run, axis.key) for axis in axes), run.choices.get("objective"), run.name
+    text = next(filter(None, names), "all runs")
     # a label goes into XML, markdown and a terminal: control characters have no place in any
     return "".join(c if c.isprintable() else "�" for c in text)
-
-
-def _models(runs: Sequence[Run]) -> dict[int | None, set[str]]:
-    """The ``trained`` of each seed."""
-    models: dict[int | None, set[str]] = {}
-    for run in runs:
-        models.setdefault(run.seed, set()).add(value(run, "trained"))
-    return models
 
 
 def _order(runs: Sequence[Run]) -> Callable[[str], tuple[int, int]]:

@@ -8,7 +8,7 @@ Only runs on the same data and in the same unit are compared; each such group is
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
@@ -18,7 +18,7 @@ from triptych.declare import Role
 from triptych.run.items import Items, read_items
 from triptych.run.read import Run
 from triptych.run.result import UNITS
-from triptych.study.axes import BUNDLES, SWEEP, Axis, find_axes, label, machine_axes, settings, value
+from triptych.study.axes import BUNDLES, Axis, find_axes, label, machine_axes, settings, sweep_axes, value
 from triptych.study.claims import BOUND, Key, PairTest, Rule, correct
 from triptych.study.formatting import listed, quantity
 from triptych.study.integrity import copies, counted_once
@@ -98,6 +98,11 @@ class Comparison:
     tests: int = 0
 
     @property
+    def runs(self) -> list[Run]:
+        """The runs that were compared."""
+        return [run for cell in self.cells for run in cell.runs.values()]
+
+    @property
     def unit(self) -> str:
         """ "bits/dim" or "nats/dim"."""
         return UNITS[self.measure]
@@ -150,19 +155,17 @@ def _compare(one: Group) -> Comparison:
     runs, measure = one.runs, one.measure
     axes, notes = find_axes(runs)
     cells, repeated = _cells(runs, axes, measure)
-    if repeated and (machines := machine_axes(runs)):
-        axes = [*axes, *machines]
-        cells, repeated = _cells(runs, axes, measure)
-    if repeated and len({value(run, SWEEP) for run in runs}) > 1:
-        axes = [*axes, Axis(SWEEP, tuple(dict.fromkeys(value(run, SWEEP) for run in runs)))]
-        cells, repeated = _cells(runs, axes, measure)
+    for more in (machine_axes, sweep_axes):
+        if repeated and (others := more(runs)):
+            axes = [*axes, *others]
+            cells, repeated = _cells(runs, axes, measure)
     if repeated:
         notes.append(
             f"{quantity(repeated, 'run')} repeated a setting and seed already run: the newest of each counts."
         )
     usable = sorted((cell for cell in cells if cell.runs), key=lambda cell: (cell.bound.mean, cell.label))
     pending = tuple(cell for cell in cells if not cell.runs)
-    notes += one.notes + [note for note in _warnings(runs, usable, axes) if note]
+    notes += [*one.notes, *_warnings(runs, usable, axes)]
     return Comparison(
         one.data, measure, tuple(axes), tuple(usable), pending, tuple(notes), dataset=one.dataset
     )
@@ -192,26 +195,19 @@ def _in_order(cell: Cell) -> Cell:
     return replace(cell, runs=once, others=(*cell.others, *(runs[seed] for seed in again)), copies=again)
 
 
-def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> list[str]:
+def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Iterator[str]:
     """Whatever makes the comparison less controlled than it looks, one sentence each."""
     used = [run for cell in cells for run in cell.runs.values()]
-    notes = []
-    broken = [run for run in runs if run.status == "finished" and not math.isfinite(run.bound)]
-    if broken:
+    if broken := [run for run in runs if run.status == "finished" and not math.isfinite(run.bound)]:
         names = listed([run.dir.name for run in broken])
-        notes.append(
-            f"{quantity(len(broken), 'run')} ended with a bound that is not finite and is left out: {names}."
-        )
+        lost = f"{quantity(len(broken), 'run')} ended with a bound that is not finite"
+        yield f"{lost} and is left out: {names}."
     if len({tuple(cell.runs) for cell in cells}) > 1:
-        notes.append(
-            "Not every setting has the same seeds yet: paired differences use only the seeds both have."
-        )
-    notes += [counted_once(cell.label, cell.copies) for cell in cells if cell.copies]
+        yield "Not every setting has the same seeds yet: paired differences use only the seeds both have."
+    yield from (counted_once(cell.label, cell.copies) for cell in cells if cell.copies)
     sizes = sorted({run.test[run.measure].n for run in used if run.measure})
     if len(sizes) > 1:
-        notes.append(
-            f"The runs were measured on different numbers of test items ({listed(list(map(str, sizes)))})."
-        )
+        yield f"The runs were measured on different numbers of test items ({listed(list(map(str, sizes)))})."
     varied = {axis.key for axis in axes}
     for name, what, key in (
         ("steps", "training steps", "trainer.max_steps"),
@@ -223,19 +219,17 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> list[
             continue
         distinct = sorted({str(getattr(run, name)) for run in used if getattr(run, name)})
         if len(distinct) > 1:
-            notes.append(f"The runs used different {what}: {listed([text[:10] for text in distinct])}.")
+            yield f"The runs used different {what}: {listed([text[:10] for text in distinct])}."
     parameters = sorted({run.parameters for run in used if run.parameters})
     if len(parameters) > 1:
-        notes.append(f"The networks differ in size: {parameters[0]:,} to {parameters[-1]:,} parameters.")
-    notes += _metrics(used) + _changes(used) + _same_in_effect(cells)
+        yield f"The networks differ in size: {parameters[0]:,} to {parameters[-1]:,} parameters."
+    yield from (*_metrics(used), *_changes(used), *_same_in_effect(cells))
     if any(run.dirty for run in used):
-        notes.append("Some runs used code with uncommitted changes, which their commit does not identify.")
-    return notes
+        yield "Some runs used code with uncommitted changes, which their commit does not identify."
 
 
-def _metrics(runs: list[Run]) -> list[str]:
+def _metrics(runs: list[Run]) -> Iterator[str]:
     """Metrics of one name that are not the same: their keys are no setting, and their column is no figure."""
-    notes = []
     for name in dict.fromkeys(name for run in runs for name in run.metrics):
         inside = f"metrics.{name}."
         configs = [
@@ -246,18 +240,14 @@ def _metrics(runs: list[Run]) -> list[str]:
         differ = [key for key in dict.fromkeys(k for one in configs for k in one)
                   if len({one.get(key) for one in configs}) > 1]  # fmt: skip
         if differ:
-            notes.append(
-                f"The runs took the metric {name} with different {listed(differ)}: do not compare it."
-            )
-    return notes
+            yield f"The runs took the metric {name} with different {listed(differ)}: do not compare it."
 
 
-def _same_in_effect(cells: Sequence[Cell]) -> list[str]:
+def _same_in_effect(cells: Sequence[Cell]) -> Iterator[str]:
     """Settings of other names that trained to one bound, as two losses do that differ by a factor only.
 
     No two trainings that differ in effect agree to ``ALIKE`` in each of several seeds.
     """
-    notes = []
     for a, b in combinations(cells, 2):
         pairs = [(a.runs[seed], b.runs[seed]) for seed in a.runs if seed in b.runs]
         apart = [abs(one.bound - other.bound) / max(abs(one.bound), 1e-9) for one, other in pairs]
@@ -265,26 +255,21 @@ def _same_in_effect(cells: Sequence[Cell]) -> list[str]:
             continue
         one, other = (settings(run) for run in pairs[0])
         apart_in = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
-        if all(role(key) is Role.DRAWING for key in apart_in.difference(BUNDLES)):
-            continue  # one model, of which samples are drawn in two ways
-        notes.append(
-            f"{a.label} and {b.label} have the same bound in each of {len(pairs)} seeds: what sets them "
-            "apart may have no effect here, as a factor of the loss has none."
-        )
-    return notes
+        if not all(role(key) is Role.DRAWING for key in apart_in.difference(BUNDLES)):
+            # else one model, of which samples are drawn in two ways
+            yield (
+                f"{a.label} and {b.label} have the same bound in each of {len(pairs)} seeds: what sets them "
+                "apart may have no effect here, as a factor of the loss has none."
+            )
 
 
-def _changes(runs: list[Run]) -> list[str]:
+def _changes(runs: list[Run]) -> Iterator[str]:
     """Runs that are not of one piece, and code that differs where the commit does not."""
-    notes = []
     if changed := [run for run in runs if run.code_changes]:
         changes = "; ".join(f"{run.dir.name}: {run.code_changes[0]}" for run in changed[:3])
-        notes.append(
-            f"{quantity(len(changed), 'run')} went on after an interruption under other code ({changes})."
-        )
+        yield f"{quantity(len(changed), 'run')} went on after an interruption under other code ({changes})."
     if changed := [run for run in runs if run.data_changed]:
         names = listed([run.dir.name for run in changed[:3]])
-        notes.append(f"{quantity(len(changed), 'run')} went on after the data had changed ({names}).")
+        yield f"{quantity(len(changed), 'run')} went on after the data had changed ({names})."
     if len({run.sources for run in runs if run.sources}) > 1 and len({run.commit for run in runs}) == 1:
-        notes.append("The runs used different code at the same commit.")
-    return notes
+        yield "The runs used different code at the same commit."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
 
@@ -18,7 +18,8 @@ HOW = (
     "fit, validation and checkpoints too, over its steps; images a second the median of what was logged "
     "while training. Memory is the most that was in use: on the GPU where there is one, else of the process "
     "with its libraries. Runs side by side share a machine, so equal times are not to be expected even of "
-    "equal settings."
+    "equal settings. The norm is that of the loss's gradient in nats per dimension, before a clip; the "
+    "variance that of one draw of the diffusion term, which training sees as noise."
 )
 
 
@@ -33,8 +34,9 @@ def speed(run: Run) -> float:
     return median(values) if values else math.nan
 
 
-def _seconds(stage: str) -> Callable[[Run], float]:
-    return lambda run: run.seconds.get(stage, math.nan)
+def _of(record: str, key: str) -> Callable[[Run], float]:
+    """The figure of one of a run's records, NaN where it has none."""
+    return lambda run: getattr(run, record).get(key, math.nan)
 
 
 def _size(run: Run) -> float:
@@ -45,6 +47,14 @@ def _whole(x: float) -> str:
     return f"{x:,.0f}"
 
 
+def _plain(x: float) -> str:
+    return f"{x:,.0f}" if 100 <= x < 1e5 else f"{x:.3g}"
+
+
+def _share(x: float) -> str:
+    return f"{x:.0%}"
+
+
 def _bytes(x: float) -> str:
     return f"{x / 2**20:,.0f} MiB" if x < 2**30 else f"{x / 2**30:,.1f} GiB"
 
@@ -53,23 +63,21 @@ def _bytes(x: float) -> str:
 COLUMNS: tuple[tuple[str, str, Callable[[Run], float], Callable[[float], str] | None], ...] = (
     ("step", "seconds a step", per_step, None),
     ("speed", "images a second", speed, _whole),
-    ("fit", "fit", _seconds("fit"), duration),
-    ("test", "test", _seconds("test"), duration),
-    ("memory", "peak memory", lambda run: run.cost.get("memory", math.nan), _bytes),
+    ("fit", "fit", _of("seconds", "fit"), duration),
+    ("test", "test", _of("seconds", "test"), duration),
+    ("memory", "peak memory", _of("cost", "memory"), _bytes),
     ("parameters", "parameters", _size, _whole),
-    (
-        "evaluations",
-        "calls of the denoiser a sample",
-        lambda run: run.cost.get("evaluations", math.nan),
-        _whole,
-    ),
+    ("evaluations", "calls of the denoiser a sample", _of("cost", "evaluations"), _whole),
+    ("gradient", "median norm of the gradient", _of("gradient", "median"), None),
+    ("clipped", "steps clipped", _of("gradient", "clipped"), _share),
+    ("variance", "variance of one draw, nats²", lambda run: run.variance, _plain),
 )
 
 
 def cost_columns(comparison: Comparison) -> list[tuple[str, str]]:
     """Key and heading of what some run has recorded, unless it is nothing for all."""
     return [(key, head) for key, head, of, _ in COLUMNS
-            if any(any(_known(of, list(cell.runs.values()))) for cell in comparison.cells)]  # fmt: skip
+            if any(any(_known(of, cell)) for cell in comparison.cells)]  # fmt: skip
 
 
 def cost_rows(comparison: Comparison) -> list[TableRow]:
@@ -80,8 +88,7 @@ def cost_rows(comparison: Comparison) -> list[TableRow]:
 def _line(cell: Cell) -> TableRow:
     entries = {}
     for key, _, of, written in COLUMNS:
-        values = _known(of, list(cell.runs.values()))
-        if not values:
+        if not (values := _known(of, cell)):
             continue
         average = spread(values)
         if not average.stderr > 1e-9 * abs(average.mean):  # one run, or figures equal but for rounding
@@ -90,5 +97,5 @@ def _line(cell: Cell) -> TableRow:
     return TableRow(cell.label, entries)
 
 
-def _known(of: Callable[[Run], float], runs: Sequence[Run]) -> list[float]:
-    return [value for run in runs if math.isfinite(value := of(run))]
+def _known(of: Callable[[Run], float], cell: Cell) -> list[float]:
+    return [value for run in cell.runs.values() if math.isfinite(value := of(run))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +19,9 @@ from triptych.study.formatting import duration
 from triptych.study.style import (
     INK,
     LINES,
-    MARKERS,
     MUTED,
     PALETTE,
-    axes,
-    end_labels,
+    LineFigure,
     inches,
     mark,
     plain_ticks,
@@ -33,54 +31,36 @@ from triptych.study.style import (
 
 WIDTH, HEIGHT = 5.2, 3.5
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
+MeanCurve = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # gamma, mean over seeds, standard error
 
 
 def noise_levels(comparison: Comparison, colours: Colours) -> Figure | None:
     """Mean squared error of the noise estimate per dimension, by noise level, on the test set."""
-    curves = {cell.label: curve for cell in comparison.cells if (curve := _mean_curve(cell)) is not None}
+    curves = _mean_curves(comparison)
     if not curves:
         return None
-    figure, ax = _axes(curves, top=0.3)
-    for label, (gamma, mean, error) in curves.items():
-        mean = np.where(mean > 0, mean, np.nan)
-        _line(ax, gamma, mean, label, colours)
-        if np.isfinite(error).any():
-            lower = np.maximum(mean - error, mean * 0.05)
-            ax.fill_between(gamma, lower, mean + error, color=colours[label], alpha=0.18, linewidth=0)
-    _log(ax, [mean for _, mean, _ in curves.values()])
-    ax.set_xlabel(GAMMA)
-    ax.set_ylabel("squared error of ε, per dimension")
-    _name_lines(ax, {label: mean for label, (_, mean, _) in curves.items()}, colours)
-    _note_seeds(ax, comparison)
+    figure = _by_noise_level(curves, colours, "squared error of ε, per dimension")
+    figure.axes[0].text(
+        0, 1.02, _seeds(comparison), transform=figure.axes[0].transAxes, color=MUTED, va="bottom"
+    )
     return figure
 
 
 def ratio_to_best(comparison: Comparison, colours: Colours) -> Figure | None:
     """Each noise level's contribution to the bound as a multiple of the best cell's, mean over seeds."""
-    curves = {cell.label: curve for cell in comparison.cells if (curve := _mean_curve(cell)) is not None}
-    best = comparison.cells[0].label if comparison.cells else ""
-    if best not in curves or len(curves) < 2:
+    curves, cells = _mean_curves(comparison), comparison.cells
+    if len(curves) < 2 or cells[0].label not in curves:
         return None
-    gamma, reference, _ = curves[best]
-    ratios = {}
-    for label, (other, mean, _) in curves.items():
-        # levels are the same within a sweep; another grid is read at the best one's levels where they overlap
-        at = np.interp(gamma, other, mean, left=math.nan, right=math.nan)
-        ratios[label] = np.divide(at, reference, out=np.full_like(at, math.nan), where=reference > 0)
-    figure, ax = _axes(ratios, top=0.3)
-    for cell in comparison.cells:
-        if cell.label not in ratios:
-            continue
-        ratio, error = ratios[cell.label], _within_seeds(cell, comparison.cells[0], gamma)
-        _line(ax, gamma, ratio, cell.label, colours)
-        if error is not None:
-            low, high = np.maximum(ratio - error, ratio * 0.05), ratio + error
-            ax.fill_between(gamma, low, high, color=colours[cell.label], alpha=0.18, linewidth=0)
-    _log(ax, ratios.values())
-    ax.set_xlabel(GAMMA)
-    ax.set_ylabel(f"contribution, × {short(best, 22)}")
-    _name_lines(ax, ratios, colours)
-    return figure
+    gamma, reference, _ = curves[cells[0].label]
+    ratios: dict[str, MeanCurve] = {}
+    for cell in cells:
+        if cell.label in curves:
+            other, mean, _ = curves[cell.label]
+            # levels are the same within a sweep; another grid is read at the best one's where they overlap
+            at = np.interp(gamma, other, mean, left=math.nan, right=math.nan)
+            ratio = np.divide(at, reference, out=np.full_like(at, math.nan), where=reference > 0)
+            ratios[cell.label] = gamma, ratio, _within_seeds(cell, cells[0], gamma)
+    return _by_noise_level(ratios, colours, f"contribution, × {short(cells[0].label, 22)}")
 
 
 def _within_seeds(cell: Cell, best: Cell, gamma: np.ndarray) -> np.ndarray | None:
@@ -93,6 +73,37 @@ def _within_seeds(cell: Cell, best: Cell, gamma: np.ndarray) -> np.ndarray | Non
             ratio = _read_at(gamma, one) / _read_at(gamma, other)
             ratios.append(np.where((gamma >= low) & (gamma <= high), ratio, math.nan))
     return np.std(ratios, axis=0, ddof=1) / math.sqrt(len(ratios)) if len(ratios) > 1 else None
+
+
+def weights(comparison: Comparison, colours: Colours) -> Figure | None:
+    """The weight each objective puts on the noise error, by noise level; only where cells differ in it."""
+    curves: dict[str, MeanCurve] = {}
+    for cell in comparison.cells:
+        if curve := next((run.weighting for run in cell.runs.values() if run.weighting), None):
+            curves[cell.label] = np.array(curve.gamma), np.array(curve.value), None
+    shapes = [value for _, value, _ in curves.values()]
+    if all(s.shape == shapes[0].shape and np.allclose(s, shapes[0], 1e-3) for s in shapes):
+        return None
+    return _by_noise_level(curves, colours, "weight on the error of ε, ELBO = 1", top=0.12, one=True)
+
+
+def _by_noise_level(
+    curves: Mapping[str, MeanCurve], colours: Colours, ylabel: str, top: float = 0.3, one: bool = False
+) -> Figure:
+    """A line a cell with the band of its error on a log axis; `one`: with a dashed line at 1."""
+    wide = max(0.0, inches(shortened(list(curves)).values()) + 0.35 - 1.2)
+    lines = LineFigure(curves, colours, (WIDTH + wide, HEIGHT), 0.74, 0.35, top)
+    if one:
+        lines.ax.axhline(1, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
+    for label, (gamma, value, error) in curves.items():
+        shown = np.where(value > 0, value, np.nan)
+        lines.line(label, gamma, shown, linestyle=_style(label, colours), marker=True, markersize=3)
+        if error is not None:
+            low, high = np.maximum(shown - error, shown * 0.05), shown + error
+            lines.ax.fill_between(gamma, low, high, color=colours[label], alpha=0.18, linewidth=0)
+    _log(lines.ax, [value for _, value, _ in curves.values()])
+    lines.ax.margins(x=0.02)
+    return lines.finish(GAMMA, ylabel)
 
 
 def training(comparison: Comparison, colours: Colours) -> Figure | None:
@@ -150,12 +161,11 @@ def _validation(comparison: Comparison, over_seconds: bool) -> Lines:
             columns = run.histories((bound, "time"))
             steps, values = columns.get(bound, ([], []))
             seconds = dict(zip(*columns.get("time", ([], [])), strict=True))
-            fit = run.seconds.get("fit", math.nan)
             at = np.array(steps)
             if over_seconds and all(step in seconds for step in steps):
                 at = np.array([seconds[step] for step in steps])
             elif over_seconds:
-                at = at * fit / (run.steps or math.nan)
+                at = at * run.seconds.get("fit", math.nan) / (run.steps or math.nan)
             if len(steps) > 1 and np.isfinite(at).all():
                 lines.setdefault(cell.label, []).append(Line(at, np.array(values), run))
     return lines
@@ -164,64 +174,58 @@ def _validation(comparison: Comparison, over_seconds: bool) -> Lines:
 def _training(comparison: Comparison, colours: Colours, lines: Lines, what: str) -> Figure | None:
     if not lines:
         return None
-    figure, ax = axes(WIDTH, HEIGHT, 0.62, inches(list(shortened(list(lines)).values())) + 0.45)
-    ends = {}
+    drawn = LineFigure(lines, colours, (WIDTH, HEIGHT), 0.62)
     for label, seeds in lines.items():
         if len(seeds) > 1:
             for at, values, run in seeds:
-                ax.plot(at, values, color=colours[label], linewidth=0.7, alpha=0.45, gid=mark(run))
+                drawn.ax.plot(at, values, color=colours[label], linewidth=0.7, alpha=0.45, gid=mark(run))
         places = np.unique(np.concatenate([line.at for line in seeds]))
         first, end = max(line.at[0] for line in seeds), min(line.at[-1] for line in seeds)
         places = places[(places >= first) & (places <= end)]
-        if not places.size:
-            continue
-        mean = np.mean([np.interp(places, at, values) for at, values, _ in seeds], axis=0)
-        only = mark(seeds[0].run) if len(seeds) == 1 else None
-        ax.plot(places, mean, color=colours[label], linewidth=2, linestyle=_style(label, colours), gid=only)
-        ends[label] = mean
+        if places.size:
+            mean = np.mean([np.interp(places, at, values) for at, values, _ in seeds], axis=0)
+            only = mark(seeds[0].run) if len(seeds) == 1 else None
+            drawn.line(label, places, mean, linewidth=2, linestyle=_style(label, colours), gid=only)
     # the first value says how a random network does: it would flatten everything that follows
     values = np.concatenate([line.values for seeds in lines.values() for line in seeds])
     last = [line.values[-1] for seeds in lines.values() for line in seeds]
     top = max(float(np.quantile(values, 0.85)), max(last) + 0.3 * (max(last) - min(last)))
     low, top = float(values.min()), min(top, float(values.max()))
     pad = 0.05 * (top - low) or 1e-3
-    ax.set_ylim(low - pad, top + pad)
-    ax.set_xlabel(what)
-    ax.set_ylabel(f"validation bound, {comparison.unit}")
-    _name_lines(ax, ends, colours)
-    return figure
+    drawn.ax.set_ylim(low - pad, top + pad)
+    drawn.ax.margins(x=0.02)
+    return drawn.finish(what, f"validation bound, {comparison.unit}")
 
 
-def weights(comparison: Comparison, colours: Colours) -> Figure | None:
-    """The weight each objective puts on the noise error, by noise level; only where cells differ in it."""
-    curves = {}
-    for cell in comparison.cells:
-        curve = next((run.weighting for run in cell.runs.values() if run.weighting), None)
-        if curve:
-            curves[cell.label] = (np.array(curve.gamma), np.array(curve.value))
-    shapes = list(curves.values())
-    if not shapes or all(
-        s[1].shape == shapes[0][1].shape and np.allclose(s[1], shapes[0][1], 1e-3) for s in shapes
-    ):
+def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | None:
+    """Squared error of the posterior mean against the true one, per dimension, by noise level."""
+    curves = {c.label: [r.tweedie for r in c.runs.values() if r.tweedie] for c in comparison.cells}
+    means = {label: curve for label, seeds in curves.items() if (curve := mean_over_seeds(seeds))}
+    # an oracle's error is rounding, decades below everything: it would flatten the others
+    means = {label: curve for label, curve in means.items() if np.max(curve[1]) > 1e-8}
+    if not means:
         return None
-    figure, ax = _axes(curves)
-    ax.axhline(1, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
-    for label, (gamma, value) in curves.items():
-        _line(ax, gamma, np.where(value > 0, value, np.nan), label, colours)
-    _log(ax, [value for _, value in shapes])
-    ax.set_xlabel(GAMMA)
-    ax.set_ylabel("weight on the error of ε, ELBO = 1")
-    _name_lines(ax, {label: value for label, (_, value) in curves.items()}, colours)
-    return figure
+    lines = LineFigure(means, colours, (5.6, HEIGHT), 0.78, 0.4)
+    for label, (gamma, mean, _) in means.items():
+        lines.line(label, gamma, mean, marker=True, markersize=3)
+    spread = next(run.posterior for run in comparison.runs if run.posterior)
+    lines.ax.plot(spread.gamma, spread.value, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+    lines.ax.set_yscale("log")
+    plain_ticks(lines.ax.yaxis)
+    return lines.finish(GAMMA, "squared error, per dimension")
 
 
-def _mean_curve(cell: Cell) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """gamma, mean over all seeds, and its standard error (NaN for one seed)."""
-    return mean_over_seeds([run.noise_levels for run in cell.runs.values() if run.noise_levels])
+def _mean_curves(comparison: Comparison) -> dict[str, MeanCurve]:
+    curves = {cell.label: mean_over_seeds(_levels(cell)) for cell in comparison.cells}
+    return {label: curve for label, curve in curves.items() if curve}
 
 
-def mean_over_seeds(seeds: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """gamma, mean of the curves, and its standard error (NaN for one); None for none.
+def _levels(cell: Cell) -> list[Curve]:
+    return [run.noise_levels for run in cell.runs.values() if run.noise_levels]
+
+
+def mean_over_seeds(seeds: Sequence[Curve]) -> MeanCurve | None:
+    """gamma, mean of the curves, and its standard error (None for one); None for none.
 
     Where seeds were measured at levels of their own (learned endpoints), each is read at as many common
     levels, over the range that all of them have, on a straight line between the logarithms of its
@@ -236,9 +240,7 @@ def mean_over_seeds(seeds: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.
             return None
         gamma = np.linspace(low, high, len(gamma))
     values = np.array([_read_at(gamma, curve) for curve in seeds])
-    error = (
-        values.std(axis=0, ddof=1) / math.sqrt(len(seeds)) if len(seeds) > 1 else np.full(len(gamma), np.nan)
-    )
+    error = values.std(axis=0, ddof=1) / math.sqrt(len(seeds)) if len(seeds) > 1 else None
     return gamma, values.mean(axis=0), error
 
 
@@ -250,43 +252,22 @@ def _read_at(gamma: np.ndarray, curve: Curve) -> np.ndarray:
     return np.interp(gamma, at, value)
 
 
-def _note_seeds(ax: Axes, comparison: Comparison) -> None:
+def _seeds(comparison: Comparison) -> str:
     """Over how many seeds the lines are means, and whether at levels read between those measured."""
-    cells = [
-        [run.noise_levels for run in cell.runs.values() if run.noise_levels] for cell in comparison.cells
-    ]
+    cells = [_levels(cell) for cell in comparison.cells]
     counts = sorted({len(levels) for levels in cells if levels})
     own = any(len({curve.gamma for curve in levels}) > 1 for levels in cells)
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    note = f"mean over {n} seed{'' if counts == [1] else 's'}{', each at levels of its own' if own else ''}"
-    ax.text(0, 1.02, note, transform=ax.transAxes, color=MUTED, va="bottom")
-
-
-def _axes(labels: Iterable[str], top: float = 0.12) -> tuple[Figure, Axes]:
-    right = inches(list(shortened(list(labels)).values())) + 0.35
-    return axes(WIDTH + max(0.0, right - 1.2), HEIGHT, 0.74, right, top)
+    return f"mean over {n} seed{'' if counts == [1] else 's'}{', each at levels of its own' if own else ''}"
 
 
 def _style(label: str, colours: Colours) -> Any:
     return LINES[list(colours).index(label) // len(PALETTE) % len(LINES)]
 
 
-def _line(ax: Axes, x: np.ndarray, y: np.ndarray, label: str, colours: Colours) -> None:
-    marker = MARKERS[list(colours).index(label) % len(MARKERS)]
-    ax.plot(
-        x,
-        y,
-        color=colours[label],
-        linewidth=1.6,
-        linestyle=_style(label, colours),
-        marker=marker,
-        markersize=3,
-    )
-
-
-def _log(ax: Axes, values: Iterable[Any]) -> None:
+def _log(ax: Axes, values: Iterable[np.ndarray]) -> None:
     """A log axis with plain numbers, and some between few decades; as it is where values hardly differ."""
-    every = np.concatenate([np.asarray(v, dtype=float) for v in values])
+    every = np.concatenate(list(values))
     every = every[np.isfinite(every) & (every > 0)]
     decades = math.log10(every.max() / every.min()) if every.size else 1.0
     if decades < 0.05:  # a few percent: between the numbers that a log axis names there would be none
@@ -297,12 +278,3 @@ def _log(ax: Axes, values: Iterable[Any]) -> None:
         subs = (1,) if decades > 2 else (1, 2, 5) if decades > 1 else (1, 1.5, 2, 3, 5, 7)
     ax.yaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
     plain_ticks(ax.yaxis)
-
-
-def _name_lines(ax: Axes, lines: dict[str, np.ndarray], colours: Colours) -> None:
-    """Each line's name at its last finite value."""
-    ends = {label: values[np.isfinite(values)] for label, values in lines.items()}
-    short_names = shortened(list(lines))
-    names = [(float(v[-1]), short_names[label], colours[label]) for label, v in ends.items() if v.size]
-    ax.margins(x=0.02)
-    end_labels(ax, names)

@@ -22,7 +22,7 @@ from triptych.study.formatting import plus_minus, quantity
 from triptych.study.run_details import CURVES, cut, of_run, run_pictures
 from triptych.study.statistics import spread
 from triptych.study.study import Study
-from triptych.study.tables import against
+from triptych.study.tables import Entry, against
 
 NOWHERE = {Role.PATH, Role.OUTPUT}  # where something lies is no property to group by
 POINTS, FEWEST = 12_000, 24  # of each curve: as many as all runs share, and at least
@@ -46,19 +46,11 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
     shown = run_pictures(runs)
     points = max(FEWEST, POINTS // max(len(runs), 1) // CURVES)
     rows = []
-    for i, run in enumerate(runs):
+    for run, values in zip(runs, flat, strict=True):
         section, label = homes.get(run.dir, (None, ""))
-        own = {key: cut(flat[i][key]) for key in differ if key in flat[i]}
-        rows.append(
-            {
-                "name": where[run.dir],
-                "section": section,
-                "cell": label,
-                "own": own,
-                "pictures": shown[run.dir],
-                **of_run(run, points),
-            }
-        )
+        own = {key: cut(values[key]) for key in differ if key in values}
+        row = {"name": where[run.dir], "section": section, "cell": label, "own": own}
+        rows.append(row | {"pictures": shown[run.dir]} | of_run(run, points))
     same = {key: cut(value) for key, value in (flat[0] if flat else {}).items() if key not in differ}
     return {
         "running": bool(story.counts["running"]),
@@ -118,17 +110,15 @@ def _section(
         return {"cells": cells, "against": []}
     verdicts: dict[str, int] = {}
     places = range(len(comparison.cells))
-    rows = []
-    for reference in places:
-        beside = []
-        for i in places:
-            entries, verdict = against(comparison, reference, i)
-            apart, p = entries["difference"], entries["p"]
-            numbers = [_finite(x) for x in (apart.value, apart.low, apart.high)]
-            number = verdicts.setdefault(verdict, len(verdicts))
-            beside.append([apart.text, *numbers, p.text, _finite(p.value), number])
-        rows.append(beside)
+    rows = [[_beside(*against(comparison, reference, i), verdicts) for i in places] for reference in places]
     return {"cells": cells, "against": rows, "verdicts": list(verdicts)}
+
+
+def _beside(entries: Mapping[str, Entry], verdict: str, verdicts: dict[str, int]) -> list[Any]:
+    apart, p = entries["difference"], entries["p"]
+    numbers = [_finite(x) for x in (apart.value, apart.low, apart.high)]
+    number = verdicts.setdefault(verdict, len(verdicts))
+    return [apart.text, *numbers, p.text, _finite(p.value), number]
 
 
 def _finite(x: float) -> float | None:
@@ -158,27 +148,28 @@ def _groups(
     The figure is the mean over the group's settings, taken within each seed, and its standard error over
     seeds; "" where seeds do not all have the same settings, or where the runs are of two comparisons.
     """
+    counted = [
+        (place[run.dir], (k, c.unit), cell.label, seed, run.bound)
+        for k, c in enumerate(comparisons)
+        for cell in c.cells
+        for seed, run in cell.runs.items()
+    ]
     groups_of: dict[str, dict[str, list[Any]]] = {}
-    counted = [(k, c.unit, label, s, place[r.dir], r) for k, c in enumerate(comparisons)
-               for label, cell in ((cell.label, cell) for cell in c.cells)
-               for s, r in cell.runs.items()]  # fmt: skip
     for key in keys:
-        groups = dict.fromkeys(cut(one.get(key, "none")) for one in flat)
-        table: dict[str, list[Any]] = {}
-        for group in groups:
-            members = [e for e in counted if cut(flat[e[4]].get(key, "none")) == group]
-            several = len({(e[0], e[1]) for e in members}) > 1
-            size = sum(cut(one.get(key, "none")) == group for one in flat)
-            table[group] = [size, "" if several else _mean_of(members)]
-        groups_of[key] = table
+        values = [cut(one.get(key, "none")) for one in flat]
+        groups_of[key] = {
+            group: [values.count(group), _mean_of([e[1:] for e in counted if values[e[0]] == group])]
+            for group in dict.fromkeys(values)
+        }
     return groups_of
 
 
-def _mean_of(members: Sequence[tuple[int, str, str, int | None, int, Run]]) -> str:
+def _mean_of(members: Sequence[tuple[tuple[int, str], str, int | None, float]]) -> str:
     by_seed: dict[int | None, dict[str, float]] = {}
-    for _, _, label, seed, _, run in members:
-        by_seed.setdefault(seed, {})[label] = run.bound
-    if not by_seed or len({frozenset(cells) for cells in by_seed.values()}) > 1:
+    for _, label, seed, bound in members:
+        by_seed.setdefault(seed, {})[label] = bound
+    several = len({comparison for comparison, *_ in members}) > 1
+    if several or len({frozenset(cells) for cells in by_seed.values()}) != 1:
         return ""
     means = [math.fsum(cells.values()) / len(cells) for cells in by_seed.values()]
-    return f"{plus_minus(spread(means))} {members[0][1]}, {quantity(len(means), 'seed')}"
+    return f"{plus_minus(spread(means))} {members[0][0][1]}, {quantity(len(means), 'seed')}"

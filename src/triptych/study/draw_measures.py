@@ -13,7 +13,7 @@ from triptych.config.metric import Metric
 from triptych.study.compare import Comparison
 from triptych.study.figures import Colours
 from triptych.study.measures import MeasureTable, measure_table
-from triptych.study.style import INK, MARKERS, MUTED, axes, end_labels, inches, plain_log, shortened
+from triptych.study.style import INK, MUTED, LineFigure, axes, inches, plain_log, shortened
 
 
 def measure_figure(metric: Metric) -> Callable[[Comparison, Colours], Figure | None]:
@@ -32,28 +32,19 @@ def measure_figure(metric: Metric) -> Callable[[Comparison, Colours], Figure | N
 
 
 def _lines(metric: Metric, known: MeasureTable, colours: Colours) -> Figure:
-    short_names = shortened(list(known.cells))
-    figure, ax = axes(5.6, 3.3, 0.78, inches(list(short_names.values())) + 0.4)
-    ends = []
+    lines = LineFigure(known.cells, colours, (5.6, 3.3), 0.78, 0.4)
     x = np.array(known.values)
     for label, seeds in known.cells.items():
         values = np.array(list(seeds.values()))
-        mean = values.mean(axis=0)
-        marker = MARKERS[list(colours).index(label) % len(MARKERS)]
-        ax.plot(x, mean, color=colours[label], marker=marker, markersize=4, linewidth=1.6)
+        lines.line(label, x, values.mean(axis=0), marker=True, markersize=4)
         if len(values) > 1:
-            ax.vlines(x, values.min(axis=0), values.max(axis=0), color=colours[label], linewidth=1, alpha=0.6)
-        ends.append((float(mean[-1]), short_names[label], colours[label]))
-    _floor(ax.axhspan, ax.axhline, known)
+            ends = values.min(axis=0), values.max(axis=0)
+            lines.ax.vlines(x, *ends, color=colours[label], linewidth=1, alpha=0.6)
+    _floor(lines.ax.axhspan, lines.ax.axhline, known)
     if known.key == "evaluations":
-        ax.set_xscale("log")
-        _log(ax, known)
-        ax.set_xticks(x, [f"{v:g}" for v in x])
-        ax.minorticks_off()
-    ax.set_xlabel("calls of the denoiser" if known.key == "evaluations" else known.key)
-    ax.set_ylabel(metric.label)
-    end_labels(ax, ends)
-    return figure
+        _log(lines.ax, known)
+        lines.ticks(x, [f"{v:g}" for v in x], log=True)
+    return lines.finish("calls of the denoiser" if known.key == "evaluations" else known.key, metric.label)
 
 
 def _log(ax: Axes, known: MeasureTable) -> None:
@@ -72,7 +63,7 @@ def _log(ax: Axes, known: MeasureTable) -> None:
 def _dots(metric: Metric, known: MeasureTable, colours: Colours) -> Figure:
     labels = list(known.cells)
     short_names = shortened(labels, 24)
-    figure, ax = axes(5.6, 0.75 + 0.36 * len(labels), inches(list(short_names.values())) + 0.2, 0.3)
+    figure, ax = axes(5.6, 0.75 + 0.36 * len(labels), inches(short_names.values()) + 0.2, 0.3)
     for y, (label, seeds) in enumerate(known.cells.items()):
         values = [v[0] for v in seeds.values()]
         ax.scatter(values, [y] * len(values), s=26, color=colours[label], zorder=3)

@@ -1,40 +1,22 @@
-"""Two settings crossed: one drawn as lines, the other along the axis; main effects and interaction in words.
-
-    y[a, b, s] = mu + A_a + B_b + (AB)_ab + S_s + e        a, b: values of the settings; s: seeds, as blocks
-
-An effect is a difference of means over all values of the other setting, taken within each seed that has all
-cells, so its interval is a paired Student-t's over seeds. The interaction is tested by
-F = MS_AB / MS_rest with (a-1)(b-1) and (ab-1)(n-1) degrees of freedom, exact where every cell has the same
-spread (Montgomery, Design and Analysis of Experiments, section 5.6: two factors, runs in blocks).
-"""
+"""Figures along a setting: two crossed, one of them as lines; the bound by its number of steps."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from matplotlib.figure import Figure
-from scipy.special import fdtrc
+from matplotlib.ticker import NullFormatter
 
 from triptych.study.axes import Axis, value
 from triptych.study.compare import Cell, Comparison
-from triptych.study.formatting import format_number, interval, listed, p_value, plus_minus
-from triptych.study.statistics import Spread, spread
-from triptych.study.style import (
-    LINES,
-    PAPER,
-    axes,
-    end_labels,
-    frame_lines,
-    inches,
-    mark,
-    plain_log,
-    shortened,
-)
+from triptych.study.statistics import Spread
+from triptych.study.style import LINES, MARKERS, LineFigure, colour, mark, plain_log, plain_ticks, short
 
 LEAST = 2 / 3  # of all combinations, that make a grid
+STEPS = "bound.steps"
 WIDE = 8.0  # largest over smallest value, from which on an axis is logarithmic
 
 
@@ -88,91 +70,6 @@ def _numbers(axis: Axis) -> tuple[float, ...] | None:
     return tuple(numbers) if all(map(math.isfinite, numbers)) else None
 
 
-# in words ---------------------------------------------------------------------------------------------
-
-
-def effects(comparison: Comparison) -> list[str]:
-    """Main effects of both settings with their intervals, and whether they interact; [] without a whole grid.
-
-    None of it is among the claims that the report corrects for, and each sentence avoids their words.
-    """
-    crossed = crossing(comparison)
-    table = None if crossed is None else _by_seed(crossed)
-    if crossed is None or table is None:
-        return []
-    unit = comparison.unit
-    sentences = [
-        _main(crossed.lines, crossed.along, table.mean(2), unit),
-        _main(crossed.along, crossed.lines, table.mean(1), unit),
-        _where(crossed, table),
-    ]
-    if len(table) > 1:
-        f, df, rest, p = interaction(table)
-        p_text = "< 0.0001" if p < 1e-4 else f"= {p_value(p)}"
-        sentences.append(
-            f"Interaction of {crossed.lines.key} and {crossed.along.key}: F({df}, {rest}) = {f:.3g}, "
-            f"p {p_text}, seeds as blocks, equal spread supposed; it is not among the corrected claims."
-        )
-    return sentences
-
-
-def _by_seed(crossed: Crossing) -> np.ndarray | None:
-    """Bounds (seeds, lines, along) of the seeds that all cells have; None without a seed, or a cell."""
-    names = [(a, b) for a in crossed.lines.values for b in crossed.along.values]
-    if any(name not in crossed.cells for name in names):
-        return None
-    values = [crossed.cells[name].values() for name in names]
-    seeds = [seed for seed in values[0] if all(seed in v for v in values)]
-    if not seeds:
-        return None
-    table = np.array([[v[seed] for v in values] for seed in seeds])
-    return table.reshape(len(seeds), len(crossed.lines.values), len(crossed.along.values))
-
-
-def _main(axis: Axis, other: Axis, means: np.ndarray, unit: str) -> str:
-    """The order of an axis's values by means (seeds, values) over the other axis."""
-    spreads = [spread(list(column)) for column in means.T]
-    order = sorted(range(len(spreads)), key=lambda i: spreads[i].mean)
-    best, rest = order[0], order[1:]
-    named = [f"{axis.values[i]} {_more(spread(list(means[:, i] - means[:, best])))}" for i in rest[:4]]
-    named += [f"{len(rest) - 4} others more"] if len(rest) > 4 else []
-    return (
-        f"Mean over {other.key}, by {axis.key}: {axis.values[best]} is lowest, {plus_minus(spreads[best])} "
-        f"{unit}; {listed(named)}."
-    )
-
-
-def _more(difference: Spread) -> str:
-    """ "+0.114 [0.102, 0.127]"."""
-    ends = "" if math.isnan(difference.low) else f" {interval(difference.low, difference.high)}"
-    return format_number(difference.mean, sign=True) + ends
-
-
-def _where(crossed: Crossing, table: np.ndarray) -> str:
-    """Which value of `along` is best for each value of `lines`, by the mean over seeds."""
-    best = table.mean(0).argmin(1)
-    named: dict[str, list[str]] = {}
-    for name, i in zip(crossed.lines.values, best, strict=True):
-        named.setdefault(crossed.along.values[i], []).append(name)
-    if len(named) == 1:
-        return f"The lowest mean is at {crossed.along.key}={next(iter(named))} for every {crossed.lines.key}."
-    each = [f"{at} for {listed(names)}" for at, names in named.items()]
-    return f"The {crossed.along.key} of the lowest mean differs: {'; '.join(each)}."
-
-
-def interaction(table: np.ndarray) -> tuple[float, int, int, float]:
-    """F, its degrees of freedom and p of no interaction, from bounds (seeds, a, b) of at least two seeds."""
-    n, a, b = table.shape
-    cells = table.mean(0)
-    crossed = cells - cells.mean(1, keepdims=True) - cells.mean(0, keepdims=True) + cells.mean()
-    rest = table - cells - table.mean((1, 2), keepdims=True) + cells.mean()
-    df, df_rest = (a - 1) * (b - 1), (a * b - 1) * (n - 1)
-    f = (n * (crossed**2).sum() / df) / ((rest**2).sum() / df_rest)
-    return float(f), df, df_rest, float(fdtrc(df, df_rest, f))
-
-
-# drawn ------------------------------------------------------------------------------------------------
-
 HOW = (
     "Each line is one {lines}, along {along}: the mean of the seeds, which are the dots, with its standard "
     "error. A ring marks each line's lowest mean. Lower is better; lines are cut where the frame ends."
@@ -185,37 +82,44 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
     if crossed is None:
         return None
     at = dict(zip(crossed.along.values, crossed.numbers or range(len(crossed.along.values)), strict=True))
-    names = shortened(crossed.lines.values)
-    figure, ax = axes(7.2, 3.8, 0.78, inches(list(names.values())) + 0.45)
-    ends, shown = [], []
-    for i, name in enumerate(crossed.lines.values):
-        cells = crossed.line(name)
-        if not cells:
-            continue
-        ink = colours[next(iter(cells.values())).label]
-        x = [float(at[key]) for key in cells]
-        means = [cell.bound.mean for cell in cells.values()]
-        errors = [0.0 if math.isnan(cell.bound.stderr) else cell.bound.stderr for cell in cells.values()]
-        style = LINES[i // 12 % len(LINES)]
-        ax.errorbar(x, means, errors, color=ink, linewidth=1.6, linestyle=style, capsize=2.5, elinewidth=1.1)
+    cells_of = {name: cells for name in crossed.lines.values if (cells := crossed.line(name))}
+    inks = {name: colours[next(iter(cells.values())).label] for name, cells in cells_of.items()}
+    lines = LineFigure(crossed.lines.values, inks, (7.2, 3.8), 0.78)
+    for i, (name, cells) in enumerate(cells_of.items()):
+        x, spreads = [float(at[key]) for key in cells], [cell.bound for cell in cells.values()]
+        lines.bars(name, x, spreads, linewidth=1.6, linestyle=LINES[i // 12 % len(LINES)], capsize=2.5)
         for place, cell in zip(x, cells.values(), strict=True):
             for seed, bound in cell.values().items():
-                ax.plot(place, bound, "o", markersize=3, color=ink, alpha=0.5, markeredgewidth=0,
-                        gid=mark(cell.runs[seed]))  # fmt: skip
-        best = min(range(len(means)), key=means.__getitem__)
-        ax.scatter([x[best]], [means[best]], s=70, facecolor=PAPER, edgecolor=ink, linewidth=1.8, zorder=3)
-        shown += means
-        ends.append((means[-1], names[name], ink))
-    frame_lines(ax, shown)
-    if crossed.logarithmic:
-        ax.set_xscale("log")
-    ax.set_xticks(list(map(float, at.values())), [_tick(crossed, key) for key in at])
-    ax.minorticks_off()
-    ax.set_xlabel(crossed.along.key)
-    ax.set_ylabel(f"test bound, {comparison.unit}")
-    end_labels(ax, ends)
-    return figure
+                lines.ax.plot(place, bound, "o", markersize=3, color=inks[name], alpha=0.5, markeredgewidth=0,
+                              gid=mark(cell.runs[seed]))  # fmt: skip
+        lines.ring(name, min(zip((bound.mean for bound in spreads), x, strict=True)))
+    lines.frame([cell.bound.mean for cells in cells_of.values() for cell in cells.values()])
+    ticks = [plain_log(float(key)) if crossed.numbers else short(key, 14) for key in at]
+    lines.ticks(list(map(float, at.values())), ticks, crossed.logarithmic)
+    return lines.finish(crossed.along.key, f"test bound, {comparison.unit}")
 
 
-def _tick(crossed: Crossing, text: str) -> str:
-    return plain_log(float(text)) if crossed.numbers else next(iter(shortened([text], 14).values()))
+def bound_by_steps(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
+    """The bound over the number of steps T, or its gap to the truth where that is known; both log."""
+    part = "gap" if all(cell.spread(part="gap").n for cell in comparison.cells) else ""
+    points_of: dict[str, dict[int, Spread]] = defaultdict(dict)
+    for cell in comparison.cells:
+        run = next(iter(cell.runs.values()))
+        if (steps_text := value(run, STEPS)).isdigit():
+            rest = [value(run, axis.key) for axis in comparison.axes if axis.key != STEPS]
+            points_of[" / ".join(rest) or "bound"][int(steps_text)] = cell.spread(part=part)
+    if not any(len(points) > 1 for points in points_of.values()):
+        return None
+    lines = LineFigure(points_of, {label: colour(k) for k, label in enumerate(points_of)}, (7.2, 3.7), 0.74)
+    for k, (label, points) in enumerate(points_of.items()):
+        steps, shape = sorted(points), MARKERS[k % len(MARKERS)]
+        lines.bars(label, steps, [points[s] for s in steps], linewidth=1.8, marker=shape, markersize=4)
+    lines.ax.set_xscale("log")
+    if all(bound.mean > 0 for points in points_of.values() for bound in points.values()):
+        lines.ax.set_yscale("log")
+        plain_ticks(lines.ax.yaxis)
+    grid = sorted({step for points in points_of.values() for step in points})
+    lines.ax.set_xticks(grid, [str(step) for step in grid])
+    lines.ax.xaxis.set_minor_formatter(NullFormatter())
+    what = "gap to the truth" if part else "test bound"
+    return lines.finish("steps T of the bound", f"{what}, {comparison.unit}")

@@ -16,19 +16,7 @@ from matplotlib.transforms import Transform
 
 from triptych.study.compare import Cell, Comparison
 from triptych.study.formatting import BASELINES, difference, format_number, plus_minus
-from triptych.study.style import (
-    GRID,
-    INK,
-    MUTED,
-    PAPER,
-    axes,
-    inches,
-    is_narrow,
-    mark,
-    plain_ticks,
-    short,
-    shortened,
-)
+from triptych.study.style import GRID, INK, MUTED, PAPER, axes, inches, is_narrow, mark, short, shortened
 
 WIDTH, ROW, TALL = 7.2, 0.36, 0.54  # inches; TALL: of a row with its name above it
 Colours = Mapping[str, str]
@@ -128,39 +116,6 @@ def _over_items(cell: Cell) -> float:
     return sum(both) / len(both) if both else math.nan
 
 
-def gradients(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Norms of the gradients of each cell, and the share of steps that were clipped."""
-    norms_of = {
-        cell.label: norms
-        for cell in comparison.cells
-        if (norms := [run.gradient for run in cell.runs.values() if run.gradient.get("median", 0) > 0])
-    }
-    cells = [cell for cell in comparison.cells if cell.label in norms_of]
-    if not cells:
-        return None
-    mean = {
-        label: {k: math.fsum(f.get(k, math.nan) for f in norms) / len(norms) for k in GRADIENT}
-        for label, norms in norms_of.items()
-    }
-    notes = [_clipped(mean[cell.label]["clipped"], mean[cell.label]["median"]) for cell in cells]
-    figure, ax = _rows(comparison, notes, cells, room=1.6)
-    for y, cell in enumerate(cells):
-        ink, norm = colours[cell.label], mean[cell.label]
-        ax.plot([norm["p10"], norm["p90"]], [y, y], color=ink, linewidth=5, alpha=0.35, solid_capstyle="butt")
-        ax.scatter([norm["median"]], [y], s=40, color=ink, zorder=3)
-    ax.set_xscale("log")
-    plain_ticks(ax.xaxis)
-    ax.set_xlabel("norm of the gradient of the loss in nats per dimension")
-    return figure
-
-
-GRADIENT = ("p10", "median", "p90", "clipped")
-
-
-def _clipped(share: float, median: float) -> str:
-    return f"{median:.3g}" + ("" if math.isnan(share) else f", {share:.0%} clipped")
-
-
 def _rows(
     comparison: Comparison,
     notes: list[str],
@@ -212,7 +167,7 @@ def _frame(points: list[float], intervals: list) -> tuple[float, float]:
 
 def _references(ax: Axes, comparison: Comparison, low: float, high: float) -> tuple[float, float]:
     """Mark what simpler models need; far ones are named at the edge, so that cells stay apart."""
-    recorded = (run.baselines for cell in comparison.cells for run in cell.runs.values() if run.baselines)
+    recorded = (run.baselines for run in comparison.runs if run.baselines)
     known = next(recorded, {}) if comparison.measure == "bpd" else {}
     marks = [(head.partition(" ")[2], known[name]) for name, head in BASELINES.items() if name in known]
     truths = [cell.spread(part="entropy").mean for cell in comparison.cells if cell.spread(part="entropy").n]

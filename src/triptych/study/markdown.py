@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from triptych.study import measures
 from triptych.study.compare import Comparison
 from triptych.study.curves import equal_time
-from triptych.study.factorial import effects
 from triptych.study.formatting import DRAWN, MEASURED, duration, quantity
 from triptych.study.papers.published import Judged
 from triptych.study.power import reach
 from triptych.study.study import Study
 from triptych.study.tables import Entry, table_columns, table_rows
-from triptych.study.verdict import footnote
+from triptych.study.verdict import Verdict, footnote
 
 
 def markdown(story: Study, picture: str | None) -> str:
@@ -46,11 +45,7 @@ def markdown(story: Study, picture: str | None) -> str:
             f"## {safe(comparison.title or comparison.data or 'Results')}, {safe(what or comparison.unit)}",
             "",
         ]
-        if not what and (sentences := effects(comparison)):
-            lines += [f"- {safe(line)}" for line in sentences] + [""]
-        lines += [results_table(comparison)]
-        lines += [f"- {safe(line)}" for line in answer_of.lines] + [""]
-        lines += [f"- Note: {safe(note)}" for note in comparison.notes] + [""]
+        lines += comparison_in_words(comparison, answer_of)
         if not what and (order := equal_time(comparison)):
             lines += [safe(order), ""]
         lines += [safe(reach(comparison)), ""]
@@ -86,14 +81,16 @@ def markdown(story: Study, picture: str | None) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
-def results_table(comparison: Comparison) -> str:
-    """The table of a comparison, with paired differences and verdicts."""
+def comparison_in_words(comparison: Comparison, answer: Verdict) -> list[str]:
+    """The table with paired differences and verdicts, the measures of samples, and notes."""
     heads = table_columns(comparison)
     body = [
         [row.label, row.seeds, *(row.entries.get(key, Entry()).text for key, _ in heads), row.verdict]
         for row in table_rows(comparison)
     ]
-    return "\n".join(_table([comparison.subject, "seeds", *(head for _, head in heads), ""], body))
+    lines = _table([comparison.subject, "seeds", *(head for _, head in heads), ""], body)
+    lines += ["", *(f"- {safe(line)}" for line in answer.lines), ""]
+    return lines + [f"- Note: {safe(note)}" for note in comparison.notes] + [""]
 
 
 def published_in_words(results: Judged) -> list[str]:

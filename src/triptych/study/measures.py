@@ -144,14 +144,13 @@ def _lost(metric: Metric, measure: MeasureTable) -> list[str]:
 
 def about(comparison: Comparison) -> str:
     """How many samples were measured against what."""
-    for cell in comparison.cells:
-        for run in cell.runs.values():
-            if run.measured:
-                titles = known(comparison.cells)
-                fewer = [f"{titles[k].title}: {n}" for k, n in run.measured.fewer.items() if k in titles]
-                aside = f" ({'; '.join(fewer)})" if fewer else ""
-                return f"{run.measured.n} samples a set{aside}, against {run.measured.reference}."
-    return ""
+    measured = next((run.measured for run in comparison.runs if run.measured), None)
+    if measured is None:
+        return ""
+    titles = known(comparison.cells)
+    fewer = [f"{titles[k].title}: {n}" for k, n in measured.fewer.items() if k in titles]
+    aside = f" ({'; '.join(fewer)})" if fewer else ""
+    return f"{measured.n} samples a set{aside}, against {measured.reference}."
 
 
 def _best(comparison: Comparison, measure: MeasureTable, i: int, sign: int) -> str:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
+from triptych.config.mistakes import describe_error
+from triptych.config.source import file_of
+from triptych.config.trust import is_trusted, trusted
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
-from triptych.study import (
-    curves,
-    draw_measures,
-    factorial,
-    figures,
-    hierarchy,
-    measures,
-    own_panels,
-    posterior_mean,
-)
+from triptych.study import curves, draw_measures, factorial, figures, measures
 from triptych.study.compare import Comparison
-from triptych.study.own_panels import Draw as OwnDraw
-from triptych.study.run_details import png
+from triptych.study.run_details import data_uri, png
 from triptych.study.style import colour, narrow, styled, to_png, to_svg
 from triptych.study.tuning import Tuning
 from triptych.study.tuning import tuning_figure as draw_tuning
@@ -60,41 +55,12 @@ MEASURED = (
     "nothing can be told apart below it. Upright lines span the seeds; dots are seeds."
 )
 
-LADDER = (
-    "One question, asked with ever finer latents. A VAE has one learned latent; a hierarchical VAE (hvae) "
-    "has several, each encoder and decoder learned; a variational diffusion model (vdm) has T + 1 latents "
-    "of the data's own size, a fixed linear Gaussian encoder, and one network shared by all steps; "
-    "latent_diffusion is a VAE whose prior is such a model. So "
-    "parameters that the VAEs spend on encoders and on a decoder a level go into one denoiser, and a term "
-    "of the bound can be drawn at random instead of summing all. Discs are the test bound, rings the "
-    "training bound, with their standard errors over seeds, bars the importance-weighted bound of the VAEs, "
-    "a number at the top a bound beyond the frame; where a bar lies far below its disc, the encoder is what "
-    "costs bits. More steps lower a "
-    "diffusion model's bound towards its continuous limit; if the last rungs do not differ, the limit is "
-    "reached. Networks are alike in size, not in cost of a step."
-)
-
 PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
-    ("From one latent to a continuum", LADDER, (hierarchy.ladder,)),
-    (
-        "What each latent costs",
-        "One term of the bound for each learned latent, from next to the data to the top. Only the top one "
-        "is a KL divergence: the ratio log q(z | below) - log p(z | above) has random neighbours on both "
-        "sides, and its mean may be negative; the sum is what counts.",
-        (hierarchy.level_terms,),
-    ),
     (
         "The bound by number of steps",
         "Both axes are logarithmic. A chain of few steps pays for each step's Gaussian being of the wrong "
         "width; in the limit of many, no choice of variance matters.",
-        (hierarchy.bound_by_steps,),
-    ),
-    (
-        "Noise schedules and the noise of their estimates",
-        "The schedules, named at half time, and the variance of one draw of the diffusion term. "
-        "Between the same endpoints all have the same bound in expectation: the shape decides only how noisy "
-        "an estimate of it training sees.",
-        (hierarchy.schedules, hierarchy.estimator_variance),
+        (factorial.bound_by_steps,),
     ),
     (
         "Difference to the best, seed by seed",
@@ -116,7 +82,7 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
         "Tweedie: posterior mean against the truth",
         "How far the mean that follows from the model's score is from the true posterior mean, at each noise "
         "level; dashed, the posterior's own variance, which no model removes.",
-        (posterior_mean.posterior_mean_error,),
+        (curves.posterior_mean_error,),
     ),
     (
         "Validation bound during training",
@@ -125,13 +91,6 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
         "seeds and the thick line is their mean; a line still falling at the right edge would gain from more "
         "steps.",
         (curves.training, curves.training_time),
-    ),
-    (
-        "Norms of the gradients",
-        "Of every step, before it was clipped: the dot is the median, the line goes from the tenth to the "
-        "ninetieth percentile, mean over seeds. A clip at a fixed norm meets settings whose losses differ in "
-        "scale unequally; beside the line stands the share of steps that were clipped, where any could be.",
-        (figures.gradients,),
     ),
     (
         "Training set against test set",
@@ -197,14 +156,7 @@ def tuning_svg(tuning: Tuning | None, palette: dict[str, str]) -> str:
     """The tuning curves as SVG; empty for a sweep that tuned nothing."""
     if tuning is None:
         return ""
-    about = "Validation bound by what was tuned."
-    with styled():
-        figure = draw_tuning(tuning, palette)
-        with narrow():
-            slim = draw_tuning(tuning, palette)
-    if figure is None or slim is None:
-        return ""
-    return both(to_svg(figure, "tuning", about), to_svg(slim, "tuning-n", about))
+    return _both(lambda: draw_tuning(tuning, palette), "tuning", "Validation bound by what was tuned.")
 
 
 def how_headline(comparison: Comparison) -> str:
@@ -225,51 +177,56 @@ def _headline(comparison: Comparison) -> Draw:
 
 def draw_panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
     """Every panel for which the runs recorded what it shows."""
-    shown = []
+    deciding = measures.deciding(comparison)
     # of one and the same model there is nothing to compare but its samples
-    for title, how, draws in () if measures.deciding(comparison) else PANELS:
-        svgs = [_svg(comparison, palette, draw, f"{name}-{draw.__name__}") for draw in draws]
-        if any(svgs):
-            shown.append(Panel(title, how, tuple(svg for svg in svgs if svg)))
-    return shown + _own(comparison, palette, name) + _measured(comparison, palette, name)
+    known = () if deciding else PANELS
+    shown = [
+        Panel(title, how, _svgs(comparison, palette, [(draw, f"{name}-{draw.__name__}") for draw in draws]))
+        for title, how, draws in known
+    ]
+    metrics = [metric for key, metric in measures.known(comparison.cells).items() if key != deciding]
+    drawn = [(draw_measures.measure_figure(metric), f"{name}-{metric.name}") for metric in metrics]
+    how = " ".join(filter(None, (measures.about(comparison), MEASURED)))
+    measured = Panel("Measures of samples", how, _svgs(comparison, palette, drawn))
+    ours = [panel for panel in shown if panel.svgs]
+    return ours + _own(comparison, palette, name) + ([measured] if measured.svgs else [])
+
+
+def _svgs(
+    comparison: Comparison, palette: dict[str, str], draws: Sequence[tuple[Draw, str]]
+) -> tuple[str, ...]:
+    """Those figures for which the runs recorded what they show."""
+    return tuple(filter(None, (_svg(comparison, palette, draw, name) for draw, name in draws)))
 
 
 def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
-    """Those that the owner of the clone has added; one that fails says so, and the others stand."""
+    """``PANELS`` of ``panels.py`` in each trusted package; one that fails says so, and the others stand.
+
+    Nothing in a directory that is reported names one: a report over a stranger's runs runs nobody's code but
+    the owner's.
+    """
     shown = []
-    for place, module in enumerate(own_panels.modules()):
-        entries, trouble = own_panels.entries(module)
-        if trouble:
-            shown.append(Panel(f"Panels of {module}", f"They cannot be had. {trouble}", ()))
+    modules = [f"{package}.panels" for package in trusted()]
+    for place, module in enumerate(filter(file_of, modules)):
+        try:
+            listed = import_module(module).PANELS
+            entries = [(str(title), str(how), tuple(draws)) for title, how, draws in listed]
+        except Exception as error:
+            trouble = f"They cannot be had. {module}: {describe_error(error, is_trusted)}"
+            shown.append(Panel(f"Panels of {module}", trouble, ()))
+            continue
         for i, (title, how, draws) in enumerate(entries):
-            names = [f"{name}-own{place}-{i}-{j}" for j in range(len(draws))]
+            svgs = []
             try:
-                svgs = [_one_svg(comparison, palette, *one) for one in zip(draws, names, strict=True)]
+                for j, draw in enumerate(draws):
+                    own, about = partial(draw, comparison, palette), _about(draw, comparison)
+                    svgs.append(_one(own, f"{name}-own{place}-{i}-{j}", about))
             except Exception as error:  # not ours to mend
-                shown.append(
-                    Panel(title, f"It cannot be drawn. {own_panels.describe_panel_error(error)}", ())
-                )
-                continue
-            if any(svgs):
-                shown.append(Panel(title, how, tuple(svg for svg in svgs if svg)))
+                trouble = f"It cannot be drawn. {describe_error(error, is_trusted)}"
+                shown.append(Panel(title, trouble, ()))
+            else:
+                shown += [Panel(title, how, tuple(filter(None, svgs)))] if any(svgs) else []
     return shown
-
-
-def _measured(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
-    """The measures of samples; what they rank is in the verdict."""
-    shown = [
-        metric
-        for key, metric in measures.known(comparison.cells).items()
-        if key != measures.deciding(comparison)
-    ]
-    svgs = [
-        _svg(comparison, palette, draw_measures.measure_figure(metric), f"{name}-{metric.name}")
-        for metric in shown
-    ]
-    if not any(svgs):
-        return []
-    how = " ".join(filter(None, (measures.about(comparison), MEASURED)))
-    return [Panel("Measures of samples", how, tuple(svg for svg in svgs if svg))]
 
 
 def sample_pictures(comparison: Comparison) -> list[tuple[str, str, str, list[SamplePicture]]]:
@@ -285,28 +242,31 @@ def _first_of_each(comparison: Comparison, of: Callable[[Run], Path | None]) -> 
         for seed, run in cell.runs.items():
             if data := png(of(run), run, LARGEST_IMAGE):
                 caption = cell.label if seed is None else f"{cell.label}, seed {seed}"
-                uri = "data:image/png;base64," + base64.b64encode(data).decode()
-                pictures.append(SamplePicture(cell.label, caption, uri))
+                pictures.append(SamplePicture(cell.label, caption, data_uri(data)))
                 break
     return pictures
 
 
 def _svg(comparison: Comparison, palette: dict[str, str], draw: Draw, name: str) -> str:
+    return _both(partial(draw, comparison, palette), name, _about(draw, comparison))
+
+
+def _about(draw: Callable[..., Any], comparison: Comparison) -> str:
+    about = first_line(draw.__doc__ or getattr(draw, "__name__", "panel"))
+    return f"{about} Cells: {', '.join(c.label for c in comparison.cells)}."
+
+
+def _both(draw: Callable[[], Figure | None], name: str, about: str) -> str:
     """The figure, and for narrow screens another one that fits; the page shows one of the two."""
-    broad = _one_svg(comparison, palette, draw, name)
+    broad = _one(draw, name, about)
     with narrow():
-        return both(broad, _one_svg(comparison, palette, draw, f"{name}-n")) if broad else ""
+        slim = _one(draw, f"{name}-n", about) if broad else ""
+    return f'<div class="broad">{broad}</div><div class="narrow">{slim}</div>' if broad else ""
 
 
-def both(broad: str, slim: str) -> str:
-    """Two figures of the same, of which the page shows the one that fits its screen."""
-    return f'<div class="broad">{broad}</div><div class="narrow">{slim}</div>'
-
-
-def _one_svg(comparison: Comparison, palette: dict[str, str], draw: Draw | OwnDraw, name: str) -> str:
+def _one(draw: Callable[[], Figure | str | None], name: str, about: str) -> str:
     with styled():
-        figure = draw(comparison, palette)
+        figure = draw()
     if figure is None or isinstance(figure, str):  # text: SVG or HTML of its own making
         return figure or ""
-    about = first_line(draw.__doc__ or getattr(draw, "__name__", "panel"))
-    return to_svg(figure, name, f"{about} Cells: {', '.join(c.label for c in comparison.cells)}.")
+    return to_svg(figure, name, about)

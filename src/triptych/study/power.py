@@ -12,6 +12,7 @@ step), so the power is a lower limit of what the corrected test has.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from functools import lru_cache
 from statistics import median
 
@@ -32,7 +33,7 @@ NODES = 32
 
 def power(difference: float, error: Error, alpha: float) -> float:
     """Probability that a true difference is claimed at level `alpha`."""
-    return float(_power(np.asarray(difference), error, alpha))
+    return float(_above(difference, error, _limits(error, alpha)))
 
 
 @lru_cache(maxsize=4096)  # asked again for each form of a report
@@ -59,11 +60,7 @@ def seeds_needed(difference: float, error: Error, alpha: float, goal: float = GO
 
     if not enough(MOST):
         return None
-    low, high = 1, MOST
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    return 2 + bisect_left(range(2, MOST), True, key=enough)
 
 
 def seeds_to_settle(claim: PairTest) -> int | None:
@@ -95,8 +92,7 @@ def against_best(comparison: Comparison) -> list[PairTest]:
 
 def extra_seconds(comparison: Comparison, seeds: int) -> float:
     """Seconds that as many more runs of each setting take as `seeds` in all ask for; NaN unknown."""
-    every = [run for cell in comparison.cells for run in cell.runs.values()]
-    each = [sum(run.seconds.values()) for run in every if run.seconds]
+    each = [sum(run.seconds.values()) for run in comparison.runs if run.seconds]
     more = sum(max(seeds - len(cell.runs), 0) for cell in comparison.cells)
     return more * math.fsum(each) / len(each) if each else math.nan
 
@@ -122,17 +118,13 @@ def reach(comparison: Comparison) -> str:
     )
 
 
-def _power(difference: np.ndarray, error: Error, alpha: float) -> np.ndarray:
-    return _above(difference, error, _limits(error, alpha))
-
-
 def _limits(error: Error, alpha: float) -> np.ndarray:
     """The critical distance at each possible estimate of the variance over seeds."""
     quantiles, _ = chi2_nodes(error.df, 64)
     return critical(alpha, error.seeds * quantiles, error.df, error.items, error.n_items, nodes=NODES)
 
 
-def _above(difference: float | np.ndarray, error: Error, limits: np.ndarray) -> np.ndarray:
+def _above(difference: float, error: Error, limits: np.ndarray) -> np.ndarray:
     _, weights = chi2_nodes(error.df, 64)
     spread = math.sqrt(error.seeds + error.items)
     beyond = ndtr((difference - limits) / spread) + ndtr((-difference - limits) / spread)

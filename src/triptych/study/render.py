@@ -24,7 +24,6 @@ from triptych.study import cost, formatting, measures
 from triptych.study.compare import Comparison
 from triptych.study.curves import equal_time
 from triptych.study.details import as_json
-from triptych.study.factorial import effects
 from triptych.study.markdown import markdown
 from triptych.study.panels import (
     colours,
@@ -128,7 +127,6 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
             "rows": table_rows(comparison),
             "footnote": footnote(comparison),
             "reach": reach(comparison),
-            "effects": [] if measures.deciding(comparison) else effects(comparison),
             "equal_time": "" if measures.deciding(comparison) else equal_time(comparison),
             "panels": draw_panels(comparison, palette, f"s{i}"),
             "pictures": sample_pictures(comparison),
@@ -143,7 +141,8 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
         for i, (comparison, verdict) in enumerate(zip(story.comparisons, story.verdicts, strict=True))
     ]
     names = {colour: f"var(--c{i}, {colour})" for i, colour in enumerate(PALETTE)}
-    where = _where(story)
+    base = story.roots[0].resolve()  # each run's directory as a reader at the report finds it
+    where = {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}
     return room.get_template("report.html.j2").render(
         story=story, sections=sections, palette={label: names[c] for label, c in palette.items()},
         css=css, formatting=formatting, where=where,
@@ -166,9 +165,3 @@ def _columns(comparison: Comparison) -> tuple[list[tuple[str, str]], list[tuple[
     known = table_columns(comparison)
     at = [key for key, _ in known].index("p") + 1 if ("p", "p (Holm)") in known else len(known)
     return known[:at], known[at:]
-
-
-def _where(story: Study) -> dict[Path, str]:
-    """Each run's directory as a reader at the report finds it."""
-    base = story.roots[0].resolve()
-    return {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}

@@ -1,7 +1,8 @@
-"""What a sweep in rounds decides by itself: which seeds come next, which value of what is tuned is best."""
+"""The grid of a sweep, its directories, and what one in rounds decides: the next seeds, the best value."""
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,8 +10,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 
 from triptych.config.keys import check_values, role
+from triptych.config.names import grid_keys, slug
 from triptych.declare import Role
 from triptych.errors import UserError
 
@@ -73,6 +76,41 @@ def with_setting(job: list[str], settings: Mapping) -> list[str]:
     brought = [o for o in settings[name] if o.split("=", 1)[0] not in typed]
     # the name first: a report names runs by the first of the keys that change together
     return [f"setting={name}", *brought, *(o for o in job if not o.startswith("setting="))]
+
+
+def jobs_of(config: DictConfig) -> list[list[str]]:
+    """The overrides of each run of the grid that a composed configuration asks for."""
+    return grid(config.hydra.sweeper, list(config.hydra.overrides.task))
+
+
+def is_grid(config: DictConfig) -> bool:
+    """Whether all cells are known beforehand, as a product of values."""
+    return str(config.hydra.sweeper._target_).endswith(("BasicSweeper", "RoundsSweeper"))
+
+
+def expected_cells(config: DictConfig) -> list[str]:
+    """Names of the directories that a grid sweep will make, in order; empty for adaptive sweepers."""
+    if not is_grid(config) or config.hydra.sweeper.get("tune"):
+        return []
+    return [cell_name(config, job) for job in jobs_of(config)]
+
+
+def differing(config: DictConfig) -> set[str]:
+    """The keys and groups that cells of a sweep differ in; of settings, those that they stand for."""
+    if not is_grid(config):  # an adaptive sweeper's are those that it is given
+        return {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)}
+    jobs = [set(job) for job in jobs_of(config)]
+    times = Counter(o for job in jobs for o in job)
+    return {o.lstrip("+~").split("=")[0].split("@")[0] for o, n in times.items() if n < len(jobs)}
+
+
+def cell_name(config: DictConfig, overrides: Sequence[str]) -> str:
+    """The name of the directory of the job that has these overrides, as Hydra will make it."""
+    from hydra.core.utils import filter_overrides
+
+    hidden = set(config.hydra.job.config.override_dirname.exclude_keys)
+    shown = [o for o in filter_overrides(overrides) if o.lstrip("+~").split("=")[0] not in hidden]
+    return slug(",".join(sorted(shown)))
 
 
 class Trial(NamedTuple):

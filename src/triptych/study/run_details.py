@@ -72,12 +72,8 @@ def _figures(run: Run) -> Iterable[list[Any]]:
             on = f", {run.measured.key}={at:g}" if run.measured.key else ""
             for key, mean in row.items():
                 what = titles[key].label if key in titles else key
-                yield [
-                    "samples",
-                    f"{what}{on}",
-                    format_number(mean),
-                    run.measured.fewer.get(key, run.measured.n),
-                ]
+                n = run.measured.fewer.get(key, run.measured.n)
+                yield ["samples", f"{what}{on}", format_number(mean), n]
 
 
 def _facts(run: Run) -> Iterable[tuple[str, str]]:
@@ -105,21 +101,12 @@ def _curves(run: Run, points: int) -> list[dict[str, Any]]:
     drawn = [name for name in (*first, "train/loss", "train/grad_norm", "train/lr") if name in histories]
     drawn += [name for name in histories if name.startswith(("val/", "train/")) and name not in drawn]
     aside = {"val/bound"} if len(drawn) > 1 else set()  # the same under another name
-    curves: list[dict[str, Any]] = []
-    for name in drawn:
-        steps, values = histories[name]
-        if len(steps) > 1 and name not in aside and len(curves) < CURVES:
-            curves.append({"name": name, "of": "training step", **_thinned(steps, values, points)})
-    if run.noise_levels:
-        levels = run.noise_levels
-        curves.append(
-            {
-                "name": "squared error of ε by noise level",
-                "of": "γ = −log SNR",
-                "log": min(levels.value) > 0,
-                **_thinned(levels.gamma, levels.value, points),
-            }
-        )
+    named = [name for name in drawn if len(histories[name][0]) > 1 and name not in aside][:CURVES]
+    curves = [{"name": name, "of": "training step"} | _thinned(*histories[name], points) for name in named]
+    if levels := run.noise_levels:
+        what = {"name": "squared error of ε by noise level", "of": "γ = −log SNR"}
+        thinned = _thinned(levels.gamma, levels.value, points)
+        curves.append(what | {"log": min(levels.value) > 0} | thinned)
     return curves
 
 
@@ -128,11 +115,7 @@ def _thinned(x: Sequence[float], y: Sequence[float], points: int) -> dict[str, A
     every = max(1, math.ceil(len(x) / points))
     places = [*range(0, len(x) - 1, every), len(x) - 1]
     short = [i for i in places if math.isfinite(y[i])]
-    return {
-        "every": every,
-        "x": [_digits(x[i]) for i in short],
-        "y": [_digits(y[i]) for i in short],
-    }
+    return {"every": every, "x": [_digits(x[i]) for i in short], "y": [_digits(y[i]) for i in short]}
 
 
 def _digits(x: float) -> float:
@@ -144,21 +127,16 @@ def _digits(x: float) -> float:
 
 def run_pictures(runs: Sequence[Run]) -> dict[Path, list[list[str]]]:
     """[caption, data URI] of each run's pictures, "" where there was no room: the last ones of each first."""
-    known: dict[Path, list[tuple[str, Path]]] = {run.dir: _files(run) for run in runs}
-    shown: dict[Path, dict[str, str]] = {run.dir: {} for run in runs}
+    known = {run.dir: _files(run) for run in runs}
+    shown: dict[Path, list[list[str]]] = {run.dir: [] for run in runs}
     room = PICTURES
     for turn in range(max(map(len, known.values()), default=0)):
-        for run in runs:
-            files = known[run.dir]
-            if turn >= len(files):
-                continue
-            caption, path = files[-1 - turn]
-            data = png(path, run, PICTURE)
-            shown[run.dir][caption] = ""
-            if data and len(data) <= room:
-                room -= len(data)
-                shown[run.dir][caption] = "data:image/png;base64," + base64.b64encode(data).decode()
-    return {run.dir: [[name, shown[run.dir][name]] for name, _ in known[run.dir]] for run in runs}
+        for run in (run for run in runs if turn < len(known[run.dir])):
+            caption, path = known[run.dir][-1 - turn]
+            data = png(path, run, min(PICTURE, room))
+            room -= len(data)
+            shown[run.dir].insert(0, [caption, data_uri(data) if data else ""])
+    return shown
 
 
 def _files(run: Run) -> list[tuple[str, Path]]:
@@ -184,6 +162,11 @@ def _inside(path: Path, directory: Path) -> bool:
         return path.is_file() and path.resolve().is_relative_to(directory.resolve())
     except OSError:
         return False
+
+
+def data_uri(data: bytes) -> str:
+    """A picture as the address of itself."""
+    return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
 def png(path: Path | None, run: Run, most: int) -> bytes:

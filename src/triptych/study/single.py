@@ -11,8 +11,8 @@ from triptych.errors import UserError
 from triptych.run import processes
 from triptych.run.directory import RunDirectory
 from triptych.run.prepare import resolve_composed
-from triptych.study.files import check_files
 from triptych.study.papers.sweep import check_scale
+from triptych.study.prerequisites import check_files
 from triptych.study.rounds import check_rounds
 from triptych.study.sweep import no_run_after_an_error
 
@@ -48,11 +48,9 @@ def check_single(config: DictConfig) -> None:
         raise UserError("name=null: a name is needed here, so that all processes share one directory")
     plain = resolve_composed(config)
     if RunDirectory(hydra.run.dir).status != "finished":  # whose result is there without them
-        _check_files(plain)
-
-
-def _check_files(plain: dict[str, Any]) -> None:
-    guidance = plain.get("guidance") or {}
-    if any(guidance.get(key, "none needed") is None for key in ("classifier", "weak")):
-        raise UserError("guide=null: this guidance needs a checkpoint, as in guide=.../checkpoints/last.ckpt")
-    check_files(OmegaConf.create(plain))
+        guidance = plain.get("guidance") or {}
+        if any(guidance.get(key, "none needed") is None for key in ("classifier", "weak")):
+            raise UserError(
+                "guide=null: this guidance needs a checkpoint, as in guide=.../checkpoints/last.ckpt"
+            )
+        check_files(OmegaConf.create(plain))

@@ -72,9 +72,8 @@ class Study:
         """The verdict in one sentence per comparison."""
         if not self.verdicts:
             if lost := self.counts["diverged"]:
-                return (
-                    f"{lost} of {quantity(self.expected, 'run')} diverged; no run has reported a test bound."
-                )
+                runs = quantity(self.expected, "run")
+                return f"{lost} of {runs} diverged; no run has reported a test bound."
             return "No run has reported a test bound yet."
         several = len(self.verdicts) > 1
         answers = (
@@ -131,16 +130,18 @@ def read_study(
     """Read the runs beneath `roots` and compare them. `expected`: how many runs the sweep will have;
     `equal_within`: the difference below which settings are called the same, in the unit of what decides."""
     roots = tuple(Path(root) for root in roots)
-    runs = tuple(run for root in roots for run in _own(read_runs(root), _sweep(root)))
-    runs = tuple({run.dir.resolve(): run for run in runs}.values())
-    sweep = _sweep(roots[0])
-    if expected is None and len(roots) == 1 and isinstance(sweep.get("expected"), int):
+    sweeps = {root: load_object(root / "sweep.json") for root in roots}
+    own = (run for root in roots for run in _own(read_runs(root), sweeps[root]))
+    runs = tuple({run.dir.resolve(): run for run in own}.values())
+    sweep, alone = sweeps[roots[0]], len(roots) == 1
+    if expected is None and alone and isinstance(sweep.get("expected"), int):
         expected = sweep["expected"]
     expected = (expected or 0) + _copies(runs)  # which stand for no run that is missing
     rule = read_rule(roots[0], sweep)
     if equal_within is not None:
         rule = replace(rule, equal_within=equal_within)
-    damaged = _is_damaged(roots[0])
+    record = roots[0] / "sweep.json"  # unreadable, it leaves open how many runs are to come
+    damaged = record.exists() and not isinstance(read_json_or_none(record), dict)
     going_on = expected > len(runs) or any(run.status == "running" for run in runs)
     if damaged or rule.looks == 1 and going_on:
         rule = replace(rule, interim=True)  # who may stop when the table looks good has looked before the end
@@ -148,6 +149,7 @@ def read_study(
     parts = [(stage, compare(part, rule)) for stage, part in stages(runs, tuning)]
     staged = [replace(comparison, title=stage) for stage, part in parts for comparison in part]
     comparisons = tuple(correct(staged, rule))  # over both stages: they are one report
+    shared = sweep.get("shared")
     name = title or sweep.get("title") or " + ".join(root.resolve().name for root in roots)
     return Study(
         roots=roots,
@@ -159,8 +161,8 @@ def read_study(
         comparisons=comparisons,
         verdicts=tuple(verdict(comparison) for comparison in comparisons),
         tuning=tuning,
-        shared=_shared(sweep) if len(roots) == 1 else "",
-        published=judged(sweep, runs) if len(roots) == 1 else None,
+        shared=", ".join(map(first_line, shared)) if alone and isinstance(shared, list) else "",
+        published=judged(sweep, runs) if alone else None,
         damaged=damaged,
     )
 
@@ -177,10 +179,8 @@ def _by_label(comparison: Comparison) -> list[Cell]:
     cells = [*comparison.cells, *comparison.pending]
 
     def place(cell: Cell) -> tuple[list[int], str]:
-        values = cell.label.split(" / ")
-        return [
-            known.index(v) if v in known else len(known) for known, v in zip(order, values, strict=False)
-        ], cell.label
+        values = zip(order, cell.label.split(" / "), strict=False)
+        return [known.index(v) if v in known else len(known) for known, v in values], cell.label
 
     return sorted(cells, key=place)
 
@@ -194,11 +194,6 @@ def _question(comparisons: Sequence[Comparison]) -> str:
     if drawn:
         return f"Which {varied[0].subject} draws the best samples{data} from one and the same model?"
     return f"Which {varied[0].subject} gives the lowest test bound{data}, all else being equal?"
-
-
-def _shared(sweep: dict) -> str:
-    shared = sweep.get("shared")
-    return ", ".join(map(first_line, shared)) if isinstance(shared, list) else ""
 
 
 def _command(sweep: dict, runs: Sequence[Run]) -> str:
@@ -217,18 +212,10 @@ def _own(runs: Sequence[Run], sweep: dict) -> list[Run]:
     refused = sweep.get("refused")
     if not isinstance(refused, dict):
         return list(runs)
-    return [_without_result(run, refused[run.dir.name]) if run.dir.name in refused else run for run in runs]
-
-
-def _without_result(run: Run, why: object) -> Run:
-    known = {key: getattr(run, key) for key in ("dir", "sweep", "overrides", "choices", "seed", "config")}
-    return Run(**known, status="failed", error=first_line(why))
-
-
-def _sweep(root: Path) -> dict:
-    return load_object(root / "sweep.json")
-
-
-def _is_damaged(root: Path) -> bool:
-    """Whether the sweep's record is there and cannot be read: how many runs are to come is then unknown."""
-    return (root / "sweep.json").exists() and not isinstance(read_json_or_none(root / "sweep.json"), dict)
+    known = ("dir", "sweep", "overrides", "choices", "seed", "config")
+    return [
+        Run(**{key: getattr(run, key) for key in known}, status="failed", error=first_line(why))
+        if (why := refused.get(run.dir.name)) is not None
+        else run
+        for run in runs
+    ]

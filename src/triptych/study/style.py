@@ -12,12 +12,14 @@ import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from xml.sax.saxutils import escape
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,6 +28,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from triptych.quiet import default_figures
 from triptych.run.read import Run
+from triptych.study.statistics import Spread
 
 INK, MUTED, GRID, PAPER = "#20242b", "#68707c", "#e2e5ea", "#fefefe"
 # Okabe and Ito's colours without the yellow, then Tol's muted ones: told apart with any colour vision
@@ -100,7 +103,7 @@ def axes(
     return figure, figure.add_axes(box)
 
 
-def inches(texts: Sequence[str]) -> float:
+def inches(texts: Iterable[str]) -> float:
     """Room for the widest of `texts`; DejaVu is wide, so browser fonts fit as well."""
     return max((len(text) for text in texts), default=0) * SIZE * 0.62 / 72
 
@@ -145,11 +148,61 @@ def end_labels(ax: Axes, items: Sequence[tuple[float, str, str]]) -> None:
         ax.text(1.04, place, text, transform=ax.transAxes, color=ink, va="center", fontweight="bold")
 
 
-def frame_lines(ax: Axes, shown: Sequence[float]) -> None:
-    """Limits from the lowest value up; one that is far above the median flattens no other."""
-    low, middle = min(shown), sorted(shown)[len(shown) // 2]
-    top = min(max(shown), low + 4 * (middle - low) + 1e-3)
-    ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))
+class LineFigure:
+    """Axes for a line a label, each named at its end; `pad`: inches to the right of the longest name."""
+
+    def __init__(
+        self, labels: Iterable[str], colours: Mapping[str, str], size: tuple[float, float], left: float,
+        pad: float = 0.45, top: float = 0.12,
+    ):  # fmt: skip
+        self.names, self.colours = shortened(list(labels)), colours
+        self.ends: list[tuple[float, str, str]] = []
+        self.figure, self.ax = axes(*size, left, inches(self.names.values()) + pad, top)
+
+    def line(self, label: str, x: Any, y: Any, **how: Any) -> None:
+        """A line that is named at its last finite value; a marker a label with `marker=True`."""
+        place = list(self.colours).index(label) if how.get("marker") is True else 0
+        how |= {"marker": MARKERS[place % len(MARKERS)]} if how.get("marker") is True else {}
+        self.ax.plot(x, y, color=self.colours[label], **({"linewidth": 1.6} | how))
+        self.end(label, y)
+
+    def bars(self, label: str, x: Any, spreads: Sequence[Spread], **how: Any) -> None:
+        """A line of means with their standard errors."""
+        means = [spread.mean for spread in spreads]
+        errors = [0.0 if math.isnan(spread.stderr) else spread.stderr for spread in spreads]
+        self.ax.errorbar(x, means, errors, color=self.colours[label], elinewidth=1.1, **how)
+        self.end(label, means)
+
+    def end(self, label: str, values: Any) -> None:
+        """Name a label at the last finite one of `values`."""
+        if finite := [float(value) for value in values if math.isfinite(value)]:
+            self.ends.append((finite[-1], self.names[label], self.colours[label]))
+
+    def ring(self, label: str, at: tuple[float, float]) -> None:
+        """Mark a label's best value (y, x)."""
+        y, x = at
+        ink = self.colours[label]
+        self.ax.scatter([x], [y], s=70, facecolor=PAPER, edgecolor=ink, linewidth=1.8, zorder=3)
+
+    def frame(self, shown: Sequence[float]) -> None:
+        """Limits from the lowest value up; one that is far above the median flattens no other."""
+        low, middle = min(shown), sorted(shown)[len(shown) // 2]
+        top = min(max(shown), low + 4 * (middle - low) + 1e-3)
+        self.ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))
+
+    def ticks(self, places: Sequence[float] | np.ndarray, texts: Sequence[str], log: bool) -> None:
+        """The values along x, which are all that is marked there."""
+        if log:
+            self.ax.set_xscale("log")
+        self.ax.set_xticks(places, texts)
+        self.ax.minorticks_off()
+
+    def finish(self, xlabel: str, ylabel: str) -> Figure:
+        """The figure with all names."""
+        self.ax.set_xlabel(xlabel)
+        self.ax.set_ylabel(ylabel)
+        end_labels(self.ax, self.ends)
+        return self.figure
 
 
 def apart(wanted: Sequence[float], gap: float) -> list[float]:
@@ -197,7 +250,8 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     width = figure.get_size_inches()[0]
     widest, least = (round(width * scale) for scale in (118, 80 if width > PHONE else 68))
     style = f"max-width:{widest}px;min-width:{least}px"
-    head = f'<svg role="img" aria-label="{_attribute(description)}" class="plot" style="{style}" '
+    about = escape(description, {'"': "&quot;"})
+    head = f'<svg role="img" aria-label="{about}" class="plot" style="{style}" '
     # a function: of a string the backslashes of a name would be read as groups
     return re.sub(
         r'^<svg ([^>]*?)(?:width|height)="[^"]*" ?([^>]*?)(?:width|height)="[^"]*"',
@@ -212,7 +266,3 @@ def to_png(figure: Figure, dpi: int = 160) -> bytes:
         FigureCanvasAgg(figure)
         figure.savefig(out, format="png", dpi=dpi, facecolor="white")
     return out.getvalue()
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")

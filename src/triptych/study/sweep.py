@@ -39,12 +39,10 @@ from triptych.run.parsing import to_int
 from triptych.run.prepare import resolve_composed
 from triptych.run.provenance import changed_since, command
 from triptych.run.result import ENDED, UNITS
-from triptych.study.cells import cell_name, differing, expected_cells, is_grid
-from triptych.study.files import check_files
-from triptych.study.launchers import check_launcher, on_slurm
+from triptych.study import rounds
 from triptych.study.monitor import Monitor, write_report_or_say_why
 from triptych.study.papers.sweep import check_scale, claims_of, set_scale
-from triptych.study.rounds import check_rounds, grid, seeds_after, settings_and_seeds
+from triptych.study.prerequisites import check_files, check_launcher, on_slurm
 
 _hooks: list["SweepHook"] = []  # of this process's sweep
 
@@ -57,14 +55,11 @@ def sweep_exit_code() -> int:
     """
     ended = {end for hook in _hooks for end, _ in map(_end, hook.runs())}
     ended |= {"refused" for hook in _hooks if hook.refused}
-    for accepted, code in (
-        ({"finished"}, 0),
-        ({"finished", "diverged"}, processes.DIVERGED),
-        ({"finished", "diverged", "busy"}, processes.BUSY),
-    ):
-        if ended <= accepted:
-            return code
-    return 1
+    if ended <= {"finished"}:
+        return 0
+    if ended <= {"finished", "diverged"}:
+        return processes.DIVERGED
+    return processes.BUSY if ended <= {"finished", "diverged", "busy"} else 1
 
 
 def _end(run: RunDirectory) -> tuple[str, str | None]:
@@ -87,6 +82,10 @@ def _is_doubtful(override: Override) -> bool:
     return override.is_add() or not declared
 
 
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def no_run_after_an_error() -> Iterator[None]:
     """Hydra turns a callback's exceptions into warnings and goes on; an exit it lets through."""
@@ -102,77 +101,74 @@ class SweepHook(Callback):
     """Hydra's callback around a multirun."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        with no_run_after_an_error(), open_dict(config):
-            if processes.launch():
-                raise UserError(
-                    "-m: a sweep starts its processes itself; use trainer=ddp in it, not torchrun or srun"
-                )
-            check_keys(config, config.hydra)
-            check_values(OmegaConf.to_container(config.hydra.sweeper, resolve=True), path="hydra.sweeper")
-            check_rounds(config, sweeping=True, grid=is_grid(config))
-            check_scale(config)
-            of_scale = set_scale(config)
-            check_launcher(config)
-            typed = [o for o in config.hydra.overrides.hydra if str(o).startswith("hydra.sweep.dir=")]
-            if not typed:
-                # a literal override reaches every job on every launcher
-                root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
-                config.hydra.sweep.dir = str(root)
-                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote(str(root))}")
-                # what all cells share stands in the sweep's name, so a cell's need not repeat it
-                naming = config.hydra.job.config.override_dirname
-                naming.exclude_keys = [*naming.exclude_keys, *shared_overrides(config), *of_scale]
-                quoted = ",".join(f"'{key}'" for key in naming.exclude_keys)
-                config.hydra.overrides.hydra.append(
-                    f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]"
-                )
-        self.root = Path(config.hydra.sweep.dir)
         with no_run_after_an_error():
-            self.cells = expected_cells(config)
-        self.config = config
-        self.before = load_object(self.root / "sweep.json")
-        self.facts: dict[str, Any] = {"command": ["triptych-train", *command()[1:]]}
-        self.facts |= {
-            "title": own_name(config) or "sweep",
-            "shared": sorted(shared_overrides(config).values()),
-        }
-        if config.get("equal_within") is not None:
-            self.facts["equal_within"] = config.equal_within
-        with no_run_after_an_error():
-            ended = any(run.status in ("finished", "diverged") for run in self.runs())
-            self.facts |= claims_of(config, self.before, ended)
-        if self.facts.get("claims_changed"):
-            print(
-                "the claims or their seeds are not those that this sweep began with; its report says so",
-                file=sys.stderr,
-            )
-        if config.plan:
-            with no_run_after_an_error():
+            with open_dict(config):
+                self._set_up(config)
+            self.config, self.root = config, Path(config.hydra.sweep.dir)
+            self.cells = rounds.expected_cells(config)
+            self.before = load_object(self.root / "sweep.json")
+            self.facts = self._facts()
+            if config.plan:
                 self._print_plan()
-            sys.exit(0)
-        with no_run_after_an_error():
+                sys.exit(0)
             if "triptych_search" in config.hydra.sweeper._target_ and find_spec("optuna") is None:
                 raise UserError("hparams_search: not installed; pip install 'triptych[search]'")
             self._check_shared()
-        self.refused: dict[str, str] = {}  # cells that were not run, since their directories hold other runs
-        with no_run_after_an_error():
+            self.refused: dict[str, str] = {}  # cells not run, since their directories hold other runs
             self._begin()
         size = f"{len(self.cells)} runs in " if self.cells else ""
-        print(f"sweep {self.root.name}: {size}{self.root}", file=sys.stderr, flush=True)
+        _tell(f"sweep {self.root.name}: {size}{self.root}")
         self._tell_other_code()
         _hooks.append(self)
         self.monitor = Monitor(self.root, self.cells)
         at_once = config.hydra.launcher.get("n_jobs") or 1
         os.environ["TRIPTYCH_THREADS"] = str(max(1, config.cores // at_once) if at_once > 0 else 1)
         os.environ[processes.SWEEP] = str(os.getpid())
-        if not on_slurm(config):  # whose jobs go on
-            end_as_by_ctrl_c(self.stop_jobs)
-        if on_slurm(config):
+        if on_slurm(config):  # whose jobs go on
             from triptych.study.slurm import watch_queue
 
             watch_queue(config.hydra.launcher, self.job_without_result)
+        else:
+            end_as_by_ctrl_c(self.stop_jobs)
         self.monitor.start()
         atexit.register(self.monitor.stop)  # after Ctrl-C too: the terminal is left as it was
+
+    def _set_up(self, config: DictConfig) -> None:
+        """Check what concerns the sweep as a whole, and name its directory for all jobs."""
+        if processes.launch():
+            raise UserError(
+                "-m: a sweep starts its processes itself; use trainer=ddp in it, not torchrun or srun"
+            )
+        check_keys(config, config.hydra)
+        check_values(OmegaConf.to_container(config.hydra.sweeper, resolve=True), path="hydra.sweeper")
+        rounds.check_rounds(config, sweeping=True, grid=rounds.is_grid(config))
+        check_scale(config)
+        of_scale = set_scale(config)
+        check_launcher(config)
+        typed = config.hydra.overrides.hydra
+        if not any(str(one).startswith("hydra.sweep.dir=") for one in typed):
+            # a literal override reaches every job on every launcher
+            root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
+            config.hydra.sweep.dir = str(root)
+            typed.append(f"hydra.sweep.dir={quote(str(root))}")
+            # what all cells share stands in the sweep's name, so a cell's need not repeat it
+            naming = config.hydra.job.config.override_dirname
+            naming.exclude_keys = [*naming.exclude_keys, *shared_overrides(config), *of_scale]
+            quoted = ",".join(f"'{key}'" for key in naming.exclude_keys)
+            typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
+
+    def _facts(self) -> dict[str, Any]:
+        """What ``sweep.json`` says of the sweep, a paper's claims among it."""
+        shared = sorted(shared_overrides(self.config).values())
+        facts: dict[str, Any] = {"command": ["triptych-train", *command()[1:]]}
+        facts |= {"title": own_name(self.config) or "sweep", "shared": shared}
+        if self.config.get("equal_within") is not None:
+            facts["equal_within"] = self.config.equal_within
+        ended = any(run.status in ("finished", "diverged") for run in self.runs())
+        facts |= claims_of(self.config, self.before, ended)
+        if facts.get("claims_changed"):
+            _tell("the claims or their seeds are not those that this sweep began with; its report says so")
+        return facts
 
     def stop_jobs(self) -> None:
         """Have this sweep's jobs save the step they are in, and wait for it: a launcher that is interrupted
@@ -195,7 +191,7 @@ class SweepHook(Callback):
 
     def cell(self, overrides: Sequence[str]) -> str:
         """The name of a run's directory."""
-        return cell_name(self.config, overrides)
+        return rounds.cell_name(self.config, overrides)
 
     def look(self, facts: dict[str, Any]) -> int:
         """The look that an earlier start of this sweep had come to; 1 for a new one, or under other rules."""
@@ -223,12 +219,8 @@ class SweepHook(Callback):
         """Say that a SLURM job ended before its run did, as by ``scancel``; what the run has to return."""
         run = RunDirectory(self.root / self.cell(overrides))
         if run.status not in ENDED:
-            print(
-                f"{run.path.name}: its SLURM job {job} ended without a result ({state}); "
-                "the same command goes on with it",
-                file=sys.stderr,
-                flush=True,
-            )
+            why = f"its SLURM job {job} ended without a result ({state})"
+            _tell(f"{run.path.name}: {why}; the same command goes on with it")
         result = run.summary()
         return result.figure(self.config.optimized_metric) if result else None
 
@@ -246,9 +238,9 @@ class SweepHook(Callback):
             return
         loader, refusals = GlobalHydra.instance().config_loader(), []
         begun = any(run.checkpoints() or run.status == "finished" for run in self.runs())
-        jobs = grid(self.config.hydra.sweeper, list(self.config.hydra.overrides.task)) if self.cells else []
+        jobs = rounds.jobs_of(self.config) if self.cells else []
         if self.config.get("until"):
-            seeds_after(settings_and_seeds(jobs)[1], self.config.max_seeds)
+            rounds.seeds_after(rounds.settings_and_seeds(jobs)[1], self.config.max_seeds)
         for override in dict.fromkeys(override for job in jobs for override in job):
             group, _, name = override.lstrip("+").partition("=")
             choices = loader.get_group_options(group.split("@")[0])
@@ -271,7 +263,7 @@ class SweepHook(Callback):
         else:
             if refusals:
                 raise refusals[0]
-        but, guidance = differing(self.config), self.config.get("guidance") or {}
+        but, guidance = rounds.differing(self.config), self.config.get("guidance") or {}
         if "guidance" not in but and not {"classifier", "weak"} & {*guidance}:
             but.add("guide")  # as of an ablation that names one for a guidance that is not asked for
         check_files(self.config, but)
@@ -280,7 +272,7 @@ class SweepHook(Callback):
         from triptych.study.plan import describe, plan
 
         loader = GlobalHydra.instance().config_loader()
-        jobs = grid(self.config.hydra.sweeper, list(self.config.hydra.overrides.task)) if self.cells else []
+        jobs = rounds.jobs_of(self.config) if self.cells else []
         if not jobs:
             raise UserError("plan=true: for one run or a grid of runs; a search chooses its runs as it goes")
         named, shared = describe(jobs)
@@ -321,20 +313,17 @@ class SweepHook(Callback):
         finished = [run for run in self.runs() if run.status == "finished"]
         changes = [change for change in map(changed_since, finished) if change]
         if changes:
-            print(
+            _tell(
                 f"{len(changes)} of {len(self.cells)} runs finished before, under other {changes[0]} than "
-                "now; force=true runs them anew, the old directories are kept aside",
-                file=sys.stderr,
-                flush=True,
+                "now; force=true runs them anew, the old directories are kept aside"
             )
 
     def __getstate__(self) -> dict:
         return {}  # launchers send the hook to their workers, where its thread is not needed and cannot go
 
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
-        job_return.cfg = job_return.hydra_cfg = (
-            None  # the run's directory has it; a long sweep would keep all
-        )
+        # the run's directory has it; a long sweep would keep all
+        job_return.cfg = job_return.hydra_cfg = None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         self.monitor.stop()

@@ -85,11 +85,11 @@ def table_rows(comparison: Comparison) -> list[TableRow]:
         done = _drawn(comparison)
     else:
         done = [_row(comparison, i, cell) for i, cell in enumerate(comparison.cells)]
-    return done + [TableRow(cell.label, {}, _seeds(cell), _awaited(cell)) for cell in comparison.pending]
-
-
-def _awaited(cell: Cell) -> str:
-    return "diverged" if cell.diverged == len(cell.others) else "no result yet"
+    lost = {True: "diverged", False: "no result yet"}
+    return done + [
+        TableRow(cell.label, {}, _seeds(cell), lost[cell.diverged == len(cell.others)])
+        for cell in comparison.pending
+    ]
 
 
 def _row(comparison: Comparison, i: int, cell: Cell) -> TableRow:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from triptych.run.read import Run
 from triptych.run.result import UNITS
 from triptych.study.formatting import format_number, listed
-from triptych.study.style import GRID, INK, PAPER, axes, end_labels, frame_lines, inches, plain_log, shortened
+from triptych.study.style import GRID, INK, LineFigure, plain_log
 
 EQUAL, BEST = "equal settings", "each at its best"
 Point = tuple[str, ...]
@@ -83,7 +83,10 @@ def stages(runs: Sequence[Run], tuning: Tuning | None) -> list[tuple[str, list[R
     for run in rest:
         setting, point = _setting(run, tuning.best), _point(run, tuning.keys)
         # what was tuned is no setting here: it is part of the rule that the title names
-        overrides, config = (_without(values, tuning.keys) for values in (run.overrides, run.config))
+        overrides, config = (
+            {key: value for key, value in values.items() if key not in tuning.keys}
+            for values in (run.overrides, run.config)
+        )
         bare = replace(run, overrides=overrides, config=config)
         if setting is not None and point == tuning.equal:
             equal.append(bare)
@@ -132,40 +135,26 @@ def tuning_figure(tuning: Tuning, colours: Mapping[str, str]) -> Figure | None:
     numeric = [_number(point[0]) for point in tuning.points]
     log = len(tuning.keys) == 1 and all(v > 0 for v in numeric)
     at = dict(zip(tuning.points, numeric if log else [float(i) for i in range(len(numeric))], strict=True))
-    right = inches(list(shortened([setting_label(s) for s in tuning.best]).values())) + 0.45
-    figure, ax = axes(7.2, 3.7, 0.78, right)
-    ends = []
+    inks = {setting_label(s): colours.get(setting_label(s), INK) for s in tuning.best}
+    lines = LineFigure(inks, inks, (7.2, 3.7), 0.78)
     shown: list[float] = []
-    for setting in tuning.best:
-        ink = colours.get(setting_label(setting), INK)
+    for setting, chosen in tuning.best.items():
+        label = setting_label(setting)
         means = [tuning.mean(setting, point) for point in tuning.points]
-        ax.plot(list(at.values()), means, color=ink, linewidth=1.6, marker="o", markersize=3)
+        lines.line(label, list(at.values()), means, marker="o", markersize=3)
         for point, seeds in tuning.bounds.get(setting, {}).items():
             values = [v for v in seeds.values() if math.isfinite(v)]
-            ax.scatter([at[point]] * len(values), values, s=9, color=ink, alpha=0.5, linewidth=0)
-        chosen = tuning.best[setting]
-        best = tuning.mean(setting, chosen)
-        ax.scatter([at[chosen]], [best], s=70, facecolor=PAPER, edgecolor=ink, linewidth=1.8, zorder=3)
-        finite = [m for m in means if math.isfinite(m)]
-        shown += finite
-        if finite:
-            ends.append(
-                (finite[-1], shortened([setting_label(s) for s in tuning.best])[setting_label(setting)], ink)
-            )
+            dots: dict[str, Any] = {"s": 9, "color": inks[label], "alpha": 0.5, "linewidth": 0}
+            lines.ax.scatter([at[point]] * len(values), values, **dots)
+        lines.ring(label, (tuning.mean(setting, chosen), at[chosen]))
+        shown += filter(math.isfinite, means)
     if not shown:
         return None
-    ax.axvline(at[tuning.equal], color=GRID, linewidth=5, zorder=0)
-    frame_lines(ax, shown)
-    if log:
-        ax.set_xscale("log")
-        ax.set_xticks(list(at.values()), [plain_log(v) for v in at.values()])
-        ax.minorticks_off()
-    else:
-        ax.set_xticks(list(at.values()), [", ".join(_values(p)) for p in tuning.points])
-    ax.set_xlabel(", ".join(tuning.keys))
-    ax.set_ylabel(f"validation bound, {UNITS.get(tuning.measure, '')}")
-    end_labels(ax, ends)
-    return figure
+    lines.ax.axvline(at[tuning.equal], color=GRID, linewidth=5, zorder=0)
+    lines.frame(shown)
+    ticks = [plain_log(v) for v in at.values()] if log else [", ".join(_values(p)) for p in tuning.points]
+    lines.ticks(list(at.values()), ticks, log)
+    return lines.finish(", ".join(tuning.keys), f"validation bound, {UNITS.get(tuning.measure, '')}")
 
 
 def setting_label(setting: str) -> str:
@@ -179,10 +168,6 @@ def _setting(run: Run, known: Mapping[str, Point]) -> str | None:
         if all(run.overrides.get(k, run.choices.get(k)) == v for k, v in values.items()):
             return setting
     return None
-
-
-def _without(values: Mapping[str, str], keys: Sequence[str]) -> dict[str, str]:
-    return {key: value for key, value in values.items() if key not in keys}
 
 
 def _point(run: Run, keys: Sequence[str]) -> Point:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from triptych.run.read import Run
@@ -132,48 +132,52 @@ def _would_settle(comparison: Comparison, left: list[int]) -> str:
 
 def footnote(comparison: Comparison) -> str:
     """What the intervals and p-values do and do not cover, and how far they can be trusted."""
+    return " ".join(_footnotes(comparison))
+
+
+def _footnotes(comparison: Comparison) -> Iterator[str]:
     rule, name = comparison.rule, measures.deciding(comparison)
-    sentences = ["± is the standard error over seeds."]
     pairs = [claim.pair for key, claim in comparison.claims.items() if key[0] == name]
     known = [pair for pair in pairs if not math.isnan(pair.low)]
+    yield "± is the standard error over seeds."
     if not name:
-        sentences.append(_covered(comparison, known))
+        yield _covered(comparison, known)
     if comparison.one_training:
-        sentences.append(
+        yield (
             "All seeds of a setting are of one trained model: errors and intervals cover what is drawn at "
             "random after training, not what another training would have changed."
         )
     if comparison.tests > 1:
-        sentences.append(
+        measured = len({key[0] for key in comparison.claims}) > 1
+        yield (
             f"{comparison.tests} differences are tested here (pairs of settings"
-            f"{', by the bound and by each measure' if _measured(comparison) else ''}). Holm's method "
+            f"{', by the bound and by each measure' if measured else ''}). Holm's method "
             "corrects p for all of them: with no true difference anywhere, at most 5% of reports say “clear "
             "of”. All pairs count, so it is covered that the best was picked on the same test items. "
             "Intervals are not corrected: one that excludes zero while p exceeds 0.05 settles nothing."
         )
     elif name:
-        sentences.append("One setting is clear of another only where p is at most 0.05.")
+        yield "One setting is clear of another only where p is at most 0.05."
     if rule.looks > 1:
-        sentences.append(
+        yield (
             f"This is look {max(len(rule.seen), 1)} of {rule.looks}. Each has one {_ordinal(rule.looks)} of "
             "the 5%, so looking again adds no errors. Intervals are for a single look."
         )
     if rule.interim:
-        sentences.append("The sweep has not ended: nothing is settled before.")
+        yield "The sweep has not ended: nothing is settled before."
     if rule.equal_within is not None and known:
-        sentences.append(
+        yield (
             f"“The same”: two one-sided tests, corrected likewise, put the difference within "
             f"{_margin(comparison)}. “Not settled”: these runs show neither."
         )
     few = min((pair.n for pair in known), default=0)
     if 0 < few <= 4:
-        sentences.append(
+        yield (
             f"The width of an interval from {few} seeds is a guess: four times in five, the spread that "
             f"{few} seeds show lies between {_WIDTHS[few]} times the true one."
         )
     if name:
-        sentences.append(measures.about(comparison))
-    return " ".join(sentences)
+        yield measures.about(comparison)
 
 
 # 80% of sample standard deviations lie within these multiples of the true one: sqrt(chi2_{n-1} / (n - 1))
@@ -183,7 +187,7 @@ _WIDTHS = {2: "0.13 and 1.6", 3: "0.32 and 1.5", 4: "0.44 and 1.4"}
 def _covered(comparison: Comparison, known: list[Paired]) -> str:
     with_items = [pair for pair in known if pair.items]
     seed = "draws" if comparison.one_training else "initial weights, batches, noise"
-    n = max((run.test[comparison.measure].n for c in comparison.cells for run in c.runs.values()), default=0)
+    n = max((run.test[comparison.measure].n for run in comparison.runs), default=0)
     if known and len(with_items) == len(known):
         return (
             "Differences are paired by seed and by item. Their 95% intervals cover what changes with the "
@@ -199,10 +203,6 @@ def _covered(comparison: Comparison, known: list[Paired]) -> str:
         text
         + f"; in {len(with_items)} of {quantity(len(known), 'pair')} they are paired by item and cover it."
     )
-
-
-def _measured(comparison: Comparison) -> bool:
-    return len({key[0] for key in comparison.claims}) > 1
 
 
 def _margin(comparison: Comparison) -> str:

@@ -3,8 +3,8 @@
 from triptych.run.execute import execute
 from triptych.run.read import read_run
 from triptych.study.compare import compare
+from triptych.study.curves import posterior_mean_error
 from triptych.study.panels import colours
-from triptych.study.posterior_mean import posterior_mean_error
 from triptych.study.style import styled, to_svg
 
 SMALL = ("data=ring", "denoiser=mlp", "data.test_size=300", "data.val_size=100", "data.train_size=500")

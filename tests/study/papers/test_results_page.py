@@ -63,7 +63,7 @@ def test_a_report_opens_with_the_claims(paper):
 
 
 def test_wandbs_report_has_the_claims(paper):
-    views = wandb_report.build_report(write_report(paper).story, "lab", "triptych").plain()
+    views = wandb_report.plain_report(wandb_report.build_report(write_report(paper).story, "lab", "triptych"))
     text = json.dumps(views["report"], ensure_ascii=False)
     assert text.index("**Of 3 claims: 1 reproduced, 1 contradicted and 1 cannot tell.**") < text.index(
         "Nobody knows."

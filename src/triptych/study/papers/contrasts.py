@@ -106,7 +106,8 @@ def _one_sided(pair: Paired, distance: float) -> float:
 
 def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
     """The runs of a setting, by seed; the newest of those that repeat one."""
-    wanted = [(key, value) for key, value in point.setting if not _measured_over(key, runs)]
+    over = {run.measured.key for run in runs if run.measured is not None}
+    wanted = [(key, value) for key, value in point.setting if key not in over]
     matches = [run for run in runs if all(_typed(run, key) == value for key, value in wanted)]
     ordered = sorted(matches, key=lambda run: run.started)
     planned = set(axes.get("seed", ()))
@@ -114,15 +115,8 @@ def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
     return [newest[seed] for seed in sorted(newest, key=lambda s: (s is None, s or 0))]
 
 
-def _measured_over(key: str, runs: Sequence[Run]) -> bool:
-    return any(run.measured is not None and run.measured.key == key for run in runs)
-
-
 def _typed(run: Run, key: str) -> str:
-    for known in (run.overrides, run.choices, run.config):
-        if key in known:
-            return known[key]
-    return ""
+    return {**run.config, **run.choices, **run.overrides}.get(key, "")
 
 
 def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> ContrastResult:

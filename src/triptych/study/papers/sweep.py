@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from triptych.config.names import grid_keys
 from triptych.errors import UserError
 from triptych.study.papers.claim import check_fairness
 from triptych.study.papers.paper import axes_of, check_claimed_metrics, decisive_keys, read_paper
-from triptych.study.rounds import grid
+from triptych.study.rounds import jobs_of
 
 
 def check_scale(config: DictConfig) -> None:
@@ -87,7 +86,7 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
         if key in config
     }
     scale = str(config.get("scale", "small"))
-    jobs = grid(sweeper, list(config.hydra.overrides.task))
+    jobs = jobs_of(config)
     keys = dict.fromkeys([*(sweeper.get("params") or {}), *sorted(grid_keys(config))])
     for key, value in _of_scale(config).items():
         if not _several(value):  # all runs have it: no axis
@@ -106,17 +105,11 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
 
 def machine() -> str:
     """ "x86_64, AMD EPYC 7763, 2 cores": what a table of results was measured on, without a name."""
-    model = ""
-    for line in _cpuinfo():
-        if match := re.match(r"model name\s*:\s*(.+)", line):
-            model = " ".join(match[1].split())
-            break
+    try:
+        info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        info = ""
+    match = re.search(r"^model name\s*:\s*(.+)", info, re.MULTILINE)
+    model = " ".join(match[1].split()) if match else ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return ", ".join(filter(None, (platform.machine(), model, f"{cores} cores")))
-
-
-def _cpuinfo() -> Sequence[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []

@@ -1,5 +1,7 @@
-"""Checkpoints and data that a configuration names and that have to be there before anything begins."""
+"""What has to be there before anything begins: files that a configuration names, and its launcher."""
 
+import shutil
+import socket
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.folders import CONFIGS
+from triptych.config.names import grid_keys
 from triptych.errors import UserError
 from triptych.run.initialization import check_reference
 
@@ -62,3 +65,42 @@ def _suggestion(path: Path) -> str:
     names = [b for a, b in zip(path.parts, path.parts[1:], strict=False) if a == "runs"]
     names_of = [name for name in names if (CONFIGS / "experiment" / f"{name}.yaml").is_file()]
     return f", triptych-train experiment={names_of[0]} makes it" if names_of else ""
+
+
+def check_launcher(config: DictConfig) -> None:
+    """UserError for what SLURM or Ray would refuse, or wait for, much later."""
+    _check_allocation(config)
+    _check_ray(config)
+    if on_slurm(config) and not shutil.which("srun"):  # which submitit asks for once the sweep has begun
+        raise UserError("hydra/launcher: no SLURM here (srun not found); start the sweep on a login node")
+
+
+def on_slurm(config: DictConfig) -> bool:
+    """Whether its jobs are SLURM's."""
+    return str(config.hydra.launcher._target_).endswith("SlurmLauncher")
+
+
+def _check_allocation(config: DictConfig) -> None:
+    """A SLURM job's tasks are asked for once for the whole sweep, and must be the trainer's processes."""
+    fixed = {"trainer", "trainer.devices", "trainer.num_nodes"}
+    swept = {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)} & fixed
+    if swept and on_slurm(config):
+        raise UserError(f"{min(swept)}: cannot vary within a SLURM sweep; start a sweep for each value")
+
+
+def _check_ray(config: DictConfig) -> None:
+    """Refuse a cluster's address that does not answer: Ray itself would try for minutes."""
+    launcher = config.hydra.launcher
+    if not str(launcher._target_).endswith("RayLauncher"):
+        return
+    address = launcher.ray.init.get("address")
+    host, colon, port = str(address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():  # auto, local, none
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+    except OSError as error:
+        raise UserError(
+            f"hydra.launcher.ray.init.address={address}: no answer from there ({error.strerror or error}); "
+            "use the address of a cluster that is up, auto or local"
+        ) from error
