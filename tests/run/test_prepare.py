@@ -1,5 +1,7 @@
 """The same run again, or another: what a directory's record and a command's configuration differ in."""
 
+import os
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -114,4 +116,12 @@ def test_every_declared_key_is_one_that_configurations_have(prepared):
 def test_a_name_that_is_no_directorys_is_refused(prepared, root, name):
     with pytest.raises(UserError, match=r"^name=.*not a directory's name; "):
         prepared(f"name='{name}'", path="n")
+    assert not (root / "logs" / "runs" / "n").exists()
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_refused(prepared, root):
+    """No configuration could be written, or read again."""
+    folder = os.fsdecode(os.fsencode(root) + b"/caf\xe9")
+    with pytest.raises(UserError, match="^paths.log_dir=.*: not UTF-8; rename the file or folder"):
+        prepared(f"paths.log_dir='{folder}'", path="n")
     assert not (root / "logs" / "runs" / "n").exists()

@@ -34,11 +34,11 @@ def entries(module: str) -> tuple[list[Entry], str]:
     try:
         listed = import_module(module).PANELS
         return [(str(title), str(how), tuple(draws)) for title, how, draws in listed], ""
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return [], f"{module}: {describe_panel_error(error)}"
 
 
-def describe_panel_error(error: Exception) -> str:
+def describe_panel_error(error: BaseException) -> str:
     """An error in the owner's code, with the innermost line of that code."""
     return mistakes.describe_error(
         error, lambda name: is_trusted(name) or name.startswith(f"{study.__name__}.panel_")

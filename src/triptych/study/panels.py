@@ -245,7 +245,7 @@ def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Pan
             names = [f"{name}-own{place}-{i}-{j}" for j in range(len(draws))]
             try:
                 svgs = [_one_svg(comparison, palette, *one) for one in zip(draws, names, strict=True)]
-            except Exception as error:  # not ours to mend
+            except (Exception, SystemExit) as error:  # not ours to mend
                 shown.append(
                     Panel(title, f"It cannot be drawn. {own_panels.describe_panel_error(error)}", ())
                 )
