@@ -66,7 +66,7 @@ def test_no_code_of_the_current_folder_is_imported(root, how):
         pytest.param("train", "INT", "pytorch_lightning.callbacks", True, marks=pytest.mark.slow),
         pytest.param("train", "TERM", "triptych.run.execute", True, marks=pytest.mark.slow),
         ("sample", "INT", "hydra", False),
-        ("sample", "TERM", "triptych.run.archive", False),
+        ("sample", "TERM", "triptych.config.archive", False),
         ("evaluate", "HUP", "hydra", False),
         ("report", "INT", "argparse", False),
         ("report", "TERM", "matplotlib", False),

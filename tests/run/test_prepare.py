@@ -1,5 +1,7 @@
 """The same run again, or another: what a directory's record and a command's configuration differ in."""
 
+import os
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -120,3 +122,11 @@ def test_a_name_that_is_no_directorys_is_refused(prepared, root, name):
 def test_a_cell_of_a_sweep_may_have_no_use_for_what_others_need(prepared):
     """As in ``-m init_from=A,null init_partial=true``; a single run is refused (``test_bad_inputs``)."""
     assert prepared("init_partial=true").config()["init_partial"]
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_refused(prepared, root):
+    """No configuration could be written, or read again."""
+    folder = os.fsdecode(os.fsencode(root) + b"/caf\xe9")
+    with pytest.raises(UserError, match="^paths.log_dir=.*: not UTF-8; rename the file or folder"):
+        prepared(f"paths.log_dir='{folder}'", path="n")
+    assert not (root / "logs" / "runs" / "n").exists()

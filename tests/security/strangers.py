@@ -6,7 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from triptych.run.archive import SCHEMA
+from triptych.config.archive import SCHEMA
 
 TINY = (
     "logger=csv threads=1 trainer.accelerator=cpu trainer.max_steps=2 trainer.val_check_interval=1 "

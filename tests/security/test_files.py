@@ -18,10 +18,10 @@ import pytest
 import torch
 from torch._utils import _rebuild_tensor_v2
 
+from triptych.config.archive import SCHEMA, inspect
 from triptych.config.file import read_config
 from triptych.errors import UserError
 from triptych.files import read_json_or_none
-from triptych.run.archive import SCHEMA, inspect
 from triptych.run.checkpoints import read_checkpoint
 from triptych.run.directory import RunDirectory
 from triptych.run.items import read_arrays

@@ -140,7 +140,7 @@ STRANGE = [
         "triptych.n\u0435tworks.mlp.MLP",
         "triptych.networks.mlp.ML\u0420",
     ),
-    *("triptych.config.trust.import_class", "triptych.config.build.build", "triptych.run.archive.DryRun"),
+    *("triptych.config.trust.import_class", "triptych.config.build.build", "triptych.config.archive.DryRun"),
     *("triptych.data...runs.processes.run_child", "triptych.data/../runs/processes.run_child"),
     *(
         "hydra.utils.instantiate",

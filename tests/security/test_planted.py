@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from tests.study.fake_runs import make_run, metrics
+from triptych.config.archive import SCHEMA, inspect
 from triptych.errors import StorageError, UserError
-from triptych.run.archive import SCHEMA, inspect
 from triptych.run.directory import RunDirectory
 from triptych.run.read import read_run
 from triptych.run.result import Result

@@ -24,12 +24,16 @@ def text(comparison, colours):
 def broken(comparison, colours):
     return 1 / 0
 
+def leaving(comparison, colours):
+    raise SystemExit(0)
+
 def nothing(comparison, colours):
     return None
 
 PANELS = [
     ("Drawn", "How.", (figure, text)),
     ("Broken", "How.", (broken,)),
+    ("Leaving", "How.", (leaving,)),
     ("Empty", "How.", (nothing,)),
 ]
 """
@@ -68,6 +72,7 @@ def test_panels_and_metrics_of_a_trusted_package(lab, tmp_path, capsys):
     html, said = report.html.read_text(), report.markdown.read_text()
     assert "<h3>Drawn</h3>" in html and "<p>of its own <b>making</b></p>" in html
     assert "It cannot be drawn. ZeroDivisionError: division by zero" in html
+    assert "It cannot be drawn. SystemExit: 0" in html
     assert f"({tmp_path}/panel_lab/panels.py:11, in broken)" in html and "<h3>Empty</h3>" not in html
     assert "test sharp (higher is better)" in html and "test sharp (higher is better)" in said
     assert "21.500 ± 0.500" in said and "23.500 ± 0.500" in said  # over seeds 1, 2: half their difference
@@ -76,10 +81,17 @@ def test_panels_and_metrics_of_a_trusted_package(lab, tmp_path, capsys):
     assert "test sharp" in capsys.readouterr().out
 
 
-def test_a_package_that_cannot_be_imported_costs_its_panels_alone(lab, tmp_path):
-    lab("import nowhere_at_all\n")
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("import nowhere_at_all\n", "ModuleNotFoundError: No module named"),
+        ("raise SystemExit(0)\n", "SystemExit: 0"),
+    ],
+)
+def test_a_package_that_cannot_be_imported_costs_its_panels_alone(lab, tmp_path, text, why):
+    lab(text)
     html = write_report(runs(tmp_path / "runs")).html.read_text()
-    assert "They cannot be had. panel_lab.panels: ModuleNotFoundError: No module named" in html
+    assert f"They cannot be had. panel_lab.panels: {why}" in html
     assert f"({tmp_path}/panel_lab/panels.py:1)" in html and "Training set against test set" in html
 
 

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from triptych.config.archive import go_through
 from triptych.config.trust import import_class
 from triptych.data.base import DataError
 from triptych.data.batch import Split
 from triptych.declare import FilePath
 from triptych.diffusion.condition import Condition, Kind, Part, Tokens, Vectors
 from triptych.errors import UserError
+from triptych.files import open_regular
 from triptych.networks.contrastive import ContrastiveNetwork
 
 if TYPE_CHECKING:
@@ -51,10 +52,10 @@ class Embedder:
         if not file.is_file():
             raise DataError(f"data.embeddings={path}: no {FILE} there; {fix}")
         try:
-            with zipfile.ZipFile(file) as archive:
-                if any(entry.compress_type for entry in archive.infolist()) or archive.testzip():
-                    raise ValueError("compressed or damaged")
-            about = torch.load(file, map_location="cpu", weights_only=True)
+            with open_regular(file) as stream:
+                go_through(stream, str(file), FILE)
+                stream.seek(0)
+                about = torch.load(stream, map_location="cpu", weights_only=True)
             if sum(t.numel() * t.element_size() for t in about["state"].values()) > file.stat().st_size:
                 raise ValueError("larger than its file")
             kind, shape, text = import_class(about["_target_"]), tuple(about["shape"]), Tokens(*about["text"])
@@ -63,7 +64,7 @@ class Embedder:
             with torch.device("meta"):  # no memory but that of the file's own tensors
                 network = kind(shape, {"text": text}, **about["sizes"])
             network.load_state_dict(about["state"], assign=True)
-        except (UserError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError,
+        except (UserError, pickle.UnpicklingError, RuntimeError, EOFError, OSError,
                 LookupError, ValueError, TypeError, AttributeError) as error:  # fmt: skip
             raise DataError(f"data.embeddings={path}: its {FILE} cannot be read; {fix}") from error
         self.name = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()

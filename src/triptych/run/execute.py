@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
@@ -104,6 +105,15 @@ def execute(run: RunDirectory) -> Result:
                 peers.end()
 
 
+@contextlib.contextmanager
+def _no_exit() -> Iterator[None]:
+    """Make an error of ``sys.exit`` in own code: the command would end as if the run had finished."""
+    try:
+        yield
+    except SystemExit as left:
+        raise RuntimeError(f"sys.exit({left.code}) ended the run") from left
+
+
 class Session:
     """One execution of a run, in one of its processes.
 
@@ -121,6 +131,7 @@ class Session:
         """ "build" until training begins, "fit", or "test"; for the record of a failure."""
         return "test" if self.fitted else "fit" if self.stop.began else "build"
 
+    @_no_exit()
     def run(self) -> Result:
         """Build, fit, account, draw, measure, record."""
         run, peers, config = self.directory, self.peers, self.directory.config()

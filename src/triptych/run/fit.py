@@ -10,12 +10,12 @@ from pytorch_lightning.loggers import Logger
 
 from triptych.callbacks.gradients import Gradients
 from triptych.callbacks.metrics import Metrics, build_metrics
+from triptych.config.archive import SCHEMA
 from triptych.config.build import build
 from triptych.data.batch import Batch
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.contract import PartOutput, check_outputs
-from triptych.run.archive import SCHEMA
 from triptych.run.averaging import check_averaging
 from triptych.run.checkpointing import Keep
 from triptych.run.checkpoints import LAST, save_checkpoint

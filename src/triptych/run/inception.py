@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from triptych.errors import UserError
+from triptych.run.parsing import first_line
 
 ROWS = 50  # images a pass: each is seen at 299 x 299
 
@@ -27,7 +28,7 @@ def open_inception(path: str) -> nn.Module:
     except ModuleNotFoundError as error:
         raise UserError(f"{key}: needs torch-fidelity; pip install 'triptych[fid]'") from error
     except Exception as error:  # whatever torch.load says of a file of other content
-        line = str(error).strip().splitlines()[0]
+        line = first_line(error) or type(error).__name__
         raise UserError(f"{key}: not the weights of FID's InceptionV3 ({line[:100]})") from error
 
 

@@ -1,5 +1,6 @@
 """From a composed configuration to a run's directory: new, the same again, or refused."""
 
+import re
 import secrets
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ from triptych.config import check
 from triptych.config.build import check_names, keep_arguments
 from triptych.config.combinations import check_together, check_used
 from triptych.config.compose import without_hydra
-from triptych.config.identity import ABSENT, describe_differences, differences
+from triptych.config.identity import ABSENT, describe_differences, differences, leaves
 from triptych.config.keys import check_values, groups, role
 from triptych.config.names import plain_name, slug
 from triptych.declare import Role
@@ -41,6 +42,9 @@ def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any
     if plain["trainer"].get("max_epochs") and "trainer.max_steps" not in typed:
         plain["trainer"]["max_steps"] = None  # a file's: of two lengths the typed one decides
     check_values(plain)
+    for key, value in leaves(plain):
+        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+            raise UserError(f"{key}={value}: not UTF-8; rename the file or folder")
     name = plain["name"]
     if name not in (None, "") and slug(str(name)) != str(name):
         fix = "use up to 120 of a-z, A-Z, 0-9 and =,._+-"

@@ -74,7 +74,14 @@ class SampleReference:
         }
 
     def _own(self, samples: Samples) -> dict[str, float]:
-        return {name: float(metric.figure(samples)) for name, metric in self.own.items()}
+        return {name: _real(name, metric.figure(samples)) for name, metric in self.own.items()}
+
+
+def _real(name: str, figure: Any) -> float:
+    try:
+        return float(figure)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"metrics.{name}: figure gives {str(figure)[:60]!r}; must be a number") from error
 
 
 class PointReference(SampleReference):

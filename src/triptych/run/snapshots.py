@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from triptych.callbacks.ema_profiles import POWER, SNAPSHOTS, combination, exponent
+from triptych.config.archive import go_through
 from triptych.errors import UserError
 from triptych.files import open_regular
-from triptych.run.archive import go_through
 
 
 def reconstruct(run: Path | None, step: int, weights: str, choices: Sequence[str]) -> dict[str, Tensor]:

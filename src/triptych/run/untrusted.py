@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from triptych.config.archive import inspect
 from triptych.config.build import check_names
 from triptych.config.file import check_count, check_groups
 from triptych.config.identity import describe_differences, other_figures
 from triptych.config.keys import check_values, groups, of_model
 from triptych.errors import OtherRun, UserError
 from triptych.files import check_directory, open_regular
-from triptych.run.archive import inspect
 from triptych.run.directory import NO_CHECKPOINT, RunDirectory, check_digests, checkpoint_at
 from triptych.run.provenance import ID
 

@@ -211,7 +211,7 @@ def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Pan
         try:
             listed = import_module(module).PANELS
             entries = [(str(title), str(how), tuple(draws)) for title, how, draws in listed]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             trouble = f"They cannot be had. {module}: {describe_error(error, is_trusted)}"
             shown.append(Panel(f"Panels of {module}", trouble, ()))
             continue
@@ -221,7 +221,7 @@ def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Pan
                 for j, draw in enumerate(draws):
                     own, about = partial(draw, comparison, palette), _about(draw, comparison)
                     svgs.append(_one(own, f"{name}-own{place}-{i}-{j}", about))
-            except Exception as error:  # not ours to mend
+            except (Exception, SystemExit) as error:  # not ours to mend
                 trouble = f"It cannot be drawn. {describe_error(error, is_trusted)}"
                 shown.append(Panel(title, trouble, ()))
             else:

@@ -93,6 +93,10 @@ def _check_ray(config: DictConfig) -> None:
     launcher = config.hydra.launcher
     if not str(launcher._target_).endswith("RayLauncher"):
         return
+    from ray.job_config import JobConfig
+
+    # else its workers would look for each module in the folder where the command was typed first
+    JobConfig._runtime_env_has_working_dir = lambda _: True  # type: ignore[method-assign]
     address = launcher.ray.init.get("address")
     host, colon, port = str(address or "").removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():  # auto, local, none

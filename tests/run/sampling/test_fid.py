@@ -60,6 +60,9 @@ def test_a_run_reports_it_beside_its_floor(weights, prepared):
 def test_weights_that_are_not_there_or_are_none(tmp_path):
     with pytest.raises(UserError, match=r"^measures.inception=/nowhere: no such file; pass pt_inception-"):
         open_inception("/nowhere")
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(UserError, match="not the weights of FID's InceptionV3"):
+        open_inception(str(tmp_path / "empty.pth"))
     (other := tmp_path / "other.pth").write_bytes(b"no weights")
     with pytest.raises(
         UserError, match=r"^measures.inception=.*other.pth: not the weights of FID's InceptionV3"

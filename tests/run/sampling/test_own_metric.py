@@ -78,6 +78,25 @@ def test_what_is_recorded_is_ranked_drawn_exported_and_claimable(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("figure", "words"),
+    [
+        ("'far'", "metrics.radius: figure gives 'far'; must be a number"),
+        ("samples.x", r"metrics.radius: figure gives 'tensor\(.*; must be a number"),
+        ("sys.exit(0)", r"sys.exit\(0\) ended the run"),
+    ],
+)
+def test_what_is_no_figure_fails_the_run(prepared, lab, monkeypatch, figure, words):
+    """Also what would end the command as if the run had finished."""
+    import metric_lab
+
+    monkeypatch.setattr(metric_lab.Radius, "figure", eval(f"lambda _, samples: {figure}", {"sys": sys}))
+    run = prepared(*RING, *MEASURED, path="own")
+    with pytest.raises((UserError, RuntimeError), match=words):
+        execute(run)
+    assert run.summary().status == "failed" and run.checkpoints()
+
+
+@pytest.mark.parametrize(
     ("overrides", "words"),
     [
         (["measures.n=0"], "metrics.radius: measures.n=0 draws no samples"),

@@ -34,7 +34,7 @@ SHARED = 4  # times that the tensors of a file may cover it: weights are tied, a
 
 BROKEN = "damaged, truncated, or no such file of ours"
 MORE = "it holds more than plain data and was not loaded"
-_Unpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+_Unpickler: Any = pickle._Unpickler
 
 
 SCHEMA = 2  # of what a checkpoint says of its run, its configuration above all
@@ -59,7 +59,7 @@ def inspect(file: IO[bytes], where: str) -> dict[str, Any]:
     Raises:
         UserError: no checkpoint of a run's, or one that claims more than it holds.
     """
-    content = go_through(file, where, "a checkpoint")
+    content: dict[str, Any] = go_through(file, where, "a checkpoint")
     known = content.get("triptych") if isinstance(content, dict) else None
     if not isinstance(known, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"{where}: not written by triptych; pass a checkpoint of a run")
@@ -122,7 +122,7 @@ def _read(file: IO[bytes]) -> Any:
         return DryRun(io.BytesIO(archive.read(f"{root}/data.pkl")), sizes, SHARED * total).load()
 
 
-class DryRun(_Unpickler):
+class DryRun(_Unpickler):  # type: ignore[misc]
     """Reads a pickle with nothing to call but the stand-ins below: Python's own, since C's trusts lengths."""
 
     dispatch: Any = dict(_Unpickler.dispatch)
@@ -203,6 +203,6 @@ class DryRun(_Unpickler):
     dispatch[pickle.SETITEMS[0]] = load_setitems
 
     @staticmethod
-    def _check_keys(keys: list) -> None:
+    def _check_keys(keys: list[Any]) -> None:
         if any(type(key) not in (str, int) for key in keys):
             raise Refused(MORE)
