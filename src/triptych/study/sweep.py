@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from triptych.config.check import check_keys, explain
 from triptych.config.folders import choices_of
 from triptych.config.keys import check_values, find_key
-from triptych.config.names import own_name, quote, shared_overrides, sweep_name
+from triptych.config.names import grid_keys, not_in_names, own_name, quote, shared_overrides, sweep_name
 from triptych.declare import fits
 from triptych.errors import StorageError, UserError
 from triptych.files import load_object
@@ -113,6 +113,8 @@ class SweepHook(Callback):
             of_scale = set_scale(config)
             check_launcher(config)
             typed = [o for o in config.hydra.overrides.hydra if str(o).startswith("hydra.sweep.dir=")]
+            if not config.hydra.sweep.dir:
+                raise UserError("hydra.sweep.dir: must be a directory; leave it out for one of its own")
             if not typed:
                 # a literal override reaches every job on every launcher
                 root = Path(config.hydra.sweep.dir).absolute() / sweep_name(config)
@@ -128,6 +130,9 @@ class SweepHook(Callback):
         self.root = Path(config.hydra.sweep.dir)
         with no_run_after_an_error():
             self.cells = expected_cells(config)
+            if len({*self.cells}) < len(self.cells):
+                key = next(iter(grid_keys(config) & {*not_in_names()}), "-m")
+                raise UserError(f"{key}: several values, and two cells would share a directory; type one")
         self.config = config
         self.before = load_object(self.root / "sweep.json")
         self.facts: dict[str, Any] = {"command": ["triptych-train", *command()[1:]]}
@@ -282,6 +287,8 @@ class SweepHook(Callback):
 
                 print_table(self.root)
             raise
+        except OSError as error:
+            raise UserError(f"{self.root}: cannot be written ({error.strerror}); choose another") from error
 
     def _forget_refusals(self) -> None:
         """What an earlier start was told, should it have been killed before it could read it."""
