@@ -149,6 +149,9 @@ def check_options(arguments: list[str]) -> Namespace:
             else message
         )
 
+    for option in ("--config-name", "--config-path", "-cn", "-cp"):
+        if any(one.partition("=")[0] == option for one in arguments):
+            raise UserError(f"{option}: every command has its own; type experiment=NAME, or --config-dir=DIR")
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[assignment, method-assign]
     return parser.parse_args(options_first([one for one in arguments if one != "--version"]))
