@@ -138,6 +138,12 @@ OWN = [
     ("train -m optimizer.lr=0.1,-1 seed=1,2", ["optimizer.lr=-1", "above 0"]),
     ("train -m sampler=heun,ddim +sampler.eta=0.5", ["sampler.eta=0.5", "no such key"]),
     ("train -m seed=1,2 +foo=1,2", ["foo=1", "no such key"]),
+    ("train --config-dir {mine} experiment=binary", ["experiment/binary.yaml: is not UTF-8 text"]),
+    ("train --config-dir {mine} experiment=loop", ["experiment/loop: its defaults lead back to itself"]),
+    ("train hydra.run.dir=", ["hydra.run.dir: must be a directory"]),
+    ("train -m hydra.sweep.dir=/proc/x seed=1,2", ["/proc/x: cannot be written"]),
+    ("train -m name=a,b", ["name: several values", "share a directory"]),
+    ("evaluate -m ckpt=x split=val,test", ["-m: only triptych-train sweeps"]),
     ("sample", ["type ckpt=RUN, or else cascade=[RUN,RUN]"]),
 ]  # fmt: skip
 QUICK = [  # one of each kind of answer, of those that are quick
@@ -165,10 +171,12 @@ def mine(root) -> Path:
         "experiment/list.yaml": "# @package _global_\n- 1\n",
         "experiment/name.yaml": "# @package _global_\nseed: ${sed}\n",
         "experiment/header.yaml": "seed: 3\n",
+        "experiment/loop.yaml": "# @package _global_\ndefaults:\n  - loop\n",
         "schedule/other.yaml": "gamma_min: 1\n  x: [\n",
     }.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(text)
+    (folder / "experiment/binary.yaml").write_bytes(b"\xff\xfe")
     return folder
 
 

@@ -137,7 +137,14 @@ def test_a_misspelt_key_inside_an_experiment_file(door, root, how):
             ["metrics=gradient_noise", "metrics.gradient_noise.batch=100"],
             ["metrics.gradient_noise: batch=100 is too large", "val has 150 items"],
         ),
-        (["optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0"], ["optimizer: Nesterov"]),
+        (
+            ["optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0"],
+            ["nesterov=True,", ": Nesterov"],
+        ),
+        (
+            ["lr_schedule._target_=torch.optim.lr_scheduler.StepLR", "+lr_schedule.step_size=0"],
+            ["lr_schedule: step_size=0", "by zero"],
+        ),
         (["sampler=chosen"], ["sampler.by=text_embedding", "use sampler=ddim"]),
         (["weights=chosen", "callbacks.ema.others=[]"], ["weights=chosen: one average", "others=[0.1]"]),
         (["trainer.devices=[0]", "trainer.accelerator=cpu"], ["trainer.devices=[0]: a CPU has no device"]),

@@ -232,7 +232,8 @@ def test_what_has_no_project_is_refused_in_one_line(tmp_path, capsys, config, sa
         file.write_text(file.read_text().replace("project: ours", config))
     assert cli.main([str(root), "--wandb-json", str(tmp_path / "f")]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert said in line and not (tmp_path / "f").exists()
+    assert said in line and line.startswith(f"error: --wandb-json {tmp_path / 'f'}: ")
+    assert not (tmp_path / "f").exists() and not list(root.glob("*re*.*")), "no report is written either"
 
 
 def test_saved_again_it_is_the_same_report(tmp_path, monkeypatch, capsys):

@@ -67,7 +67,10 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
         elif not argument.isascii() and WORD.fullmatch(value):  # Hydra's grammar knows no other letters
             value = f"'{value}'"
         quoted.append(f"{key}{equals}{value}")
-    if check_options(quoted).cfg:
+    options = check_options(quoted)
+    if options.multirun and command != "train":
+        raise UserError("-m: only triptych-train sweeps; type this command once for each value")
+    if options.cfg:
         gc.disable()  # as above
         check_shown(command)
     return options_first(quoted)
@@ -146,6 +149,9 @@ def check_options(arguments: list[str]) -> Namespace:
             else message
         )
 
+    for option in ("--config-name", "--config-path", "-cn", "-cp"):
+        if any(one.partition("=")[0] == option for one in arguments):
+            raise UserError(f"{option}: every command has its own; type experiment=NAME, or --config-dir=DIR")
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[assignment, method-assign]
     return parser.parse_args(options_first([one for one in arguments if one != "--version"]))

@@ -224,6 +224,12 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
                 return f"{override}: must be one of {', '.join(choices)}"
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{match[1]}: missing; type {match[1]}=VALUE"
+    if match := re.search(r"Multiple values for (\S+)\. .*: (\S+)'", text):
+        return f"+{match[1]}={match[2]}: has a choice already; type {match[1]}={match[2]} without the plus"
+    where = re.match(r"In '(\S+)': ", text)
+    if match := re.search(r"([^\n]+?)\s+full_key: (\S+)", text):  # OmegaConf's
+        problem = re.sub(r".*raised while [^:]*: ", "", match[1])
+        return f"{match[2]}{f' (in {where[1]})' if where else ''}: {problem}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(lines[:3])
 
@@ -232,7 +238,7 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
     """Of a key that another choice of its group has, that choice; else the nearest name."""
     group, *names = key.split(".")
     parent = key.rpartition(".")[0]
-    if options := _options(place := key.replace(".", "/")):  # a choice, typed like a key
+    if names and (options := _options(place := key.replace(".", "/"))):  # a choice, typed like a key
         value = override.partition("=")[2]
         choice = value if value in options else "NAME"
         return f"{override.lstrip('+')}: a group of keys; type {place}={choice}"
@@ -254,15 +260,14 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
 
 def _choice(group: str, arguments: Sequence[str]) -> Any:
     """The choice of a group: as typed, else the default one."""
-    every = [
-        one for one in read_yaml(CONFIGS / f"{_door()}.yaml").get("defaults", []) if isinstance(one, dict)
-    ]
     typed = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
-    return (
-        {key: value for one in every for key, value in one.items()}.get(group)
-        if group not in typed
-        else typed[group]
-    )
+    return typed[group] if group in typed else _default_choices().get(group)
+
+
+def _default_choices() -> dict[str, Any]:
+    """The groups of this command, with the choice that each has by default."""
+    every = read_yaml(CONFIGS / f"{_door()}.yaml").get("defaults", [])
+    return {key: value for one in every if isinstance(one, dict) for key, value in one.items()}
 
 
 def _unreadable(argument: str) -> bool:
@@ -295,11 +300,12 @@ def _all_names(arguments: Sequence[str]) -> list[str]:
         places = (p for p in folder.rglob("*") if p.is_dir() and p.name[0] not in "_.")
         groups += [str(p.relative_to(folder)) for p in places]
     parts = (a.split("=", 1) for a in arguments if "=" in a)
-    choices = [f"{g}={c}" for g, c in parts if c in folders.choices_of(g)]
+    own = _default_choices() if door != "train" else {}
+    choices = [f"{g}={c}" for g, c in parts if c in folders.choices_of(g) and (not own or g in own)]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             names = list(keys(compose(door, overrides=choices)))
-            return names if door == "evaluate" else groups + names
+            return groups + names if door == "train" else names
     except HydraException:
         return groups

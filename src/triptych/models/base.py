@@ -22,6 +22,7 @@ from triptych.diffusion.mixture import GaussianMixture
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting
 from triptych.models.contract import PartOutput
+from triptych.models.lr_schedule import refused_keys
 
 LEVEL_BANDS = 5  # of noise levels, logged in validation
 
@@ -160,13 +161,12 @@ class BoundModel(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         how = {"fused": False} if self._unfused() else {}
-        try:
+        with refused_keys("optimizer", self.optimizer):
             optimizer = self.optimizer(self.parameter_groups(), **how)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"optimizer: {error}") from error
         steps = self.trainer.max_steps
         if isinstance(self.lr_schedule, partial):  # one of torch's, counted in steps too
-            factor: LRScheduler = self.lr_schedule(optimizer)
+            with refused_keys("lr_schedule", self.lr_schedule):
+                factor: LRScheduler = self.lr_schedule(optimizer)
         else:
             factor = LambdaLR(optimizer, lambda step: self.lr_schedule.factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "step"}}

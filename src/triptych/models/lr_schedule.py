@@ -1,9 +1,12 @@
 """Learning-rate factors over a run: linear warm-up, then constant or a cosine to zero."""
 
 import math
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 from triptych.declare import Share, Unit, Whole, declared
+from triptych.errors import UserError
 
 
 @declared("lr_schedule")
@@ -29,3 +32,13 @@ class Cosine(Constant):
         done = min(1.0, max(0, step - self.warmup_steps) / max(1, max_steps - self.warmup_steps))
         decay = self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
         return super().factor(step, max_steps) * decay
+
+
+@contextmanager
+def refused_keys(group: str, make: Any) -> Iterator[None]:
+    """Raise an error of torch's class ``make`` as a UserError that names its keys."""
+    try:
+        yield
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        keys = ", ".join(f"{key}={value}" for key, value in getattr(make, "keywords", {}).items())
+        raise UserError(f"{group}: {keys}: {error}") from error

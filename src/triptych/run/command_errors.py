@@ -4,8 +4,9 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -83,13 +84,20 @@ def _as_refusal(error: Exception) -> UserError | None:
         return UserError(f"{mark.name}:{mark.line + 1}: no YAML ({why})")
     if isinstance(error, FileNotFoundError) and not _has_folder():
         return UserError("current folder: it was deleted; type the command in another one")
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    frame = frames[-1]
+    if isinstance(error, UnicodeDecodeError | RecursionError) and _hydras_last(frames):
+        name, why = "full_path", "is not UTF-8 text; save it as such"
+        if isinstance(error, RecursionError):
+            name, why = "path", "its defaults lead back to itself; take one out"
+        known = (one.f_locals.get(name) for one in reversed(frames))
+        return UserError(f"{next(filter(None, known), 'configuration')}: {why}")
     library = frame.f_globals.get("__name__", "").split(".")[0]
     if isinstance(error, ValueError | ConnectionError) and library in ("hydra", "ray"):
         from triptych.config.check import explain
 
         return UserError(explain(error, sys.argv[1:]))  # Hydra refuses so too, and Ray where no cluster is
-    if isinstance(error, OSError) and _by_hydra(error):
+    if isinstance(error, OSError) and _hydras_last(frames):
         kind = StorageError if error.errno in STORAGE else UserError
         return kind(f"{error.filename}: cannot be written ({error.strerror})")
     if isinstance(error, PermissionError) and error.filename:
@@ -105,10 +113,9 @@ def _has_folder() -> bool:
         return False
 
 
-def _by_hydra(error: OSError) -> bool:
-    """Whether it was Hydra that touched the file: it makes directories, and writes what its options say."""
-    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    packages = [name.split(".")[0] for name in frames]
+def _hydras_last(frames: Sequence[FrameType]) -> bool:
+    """Whether Hydra did what failed, not code of ours: it reads files, makes directories, writes."""
+    packages = [frame.f_globals.get("__name__", "").split(".")[0] for frame in frames]
     return [name for name in packages if name in ("hydra", "triptych")][-1:] == ["hydra"]
 
 

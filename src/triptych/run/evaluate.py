@@ -42,11 +42,11 @@ def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
     judged = () if split == "train" else (split,)
     try:
         opened = reopen(values["ckpt"], values["weights"], values["data_root"], adjust, judged)
-    except UserError as error:
-        raise UserError(str(error).removeprefix("bound.")) from error  # typed as steps=, not bound.steps=
-    if not len(opened.data.splits[split]):
-        raise UserError(f"split={split}: this run has no items there; choose another")
-    trainer = build_trainer(opened.config, None, [*build_metrics(opened.config)], False)
+        if not len(opened.data.splits[split]):
+            raise UserError(f"split={split}: this run has no items there; choose another")
+        trainer = build_trainer(opened.config, None, [*build_metrics(opened.config)], False)
+    except UserError as error:  # typed as steps= and devices=, without their groups
+        raise UserError(str(error).removeprefix("bound.").removeprefix("trainer.")) from error
     limit = len(opened.data.splits["test"]) if split == "train" else None  # as the run itself accounts it
     account = account_split(trainer, opened.model, opened.data, split, limit)
     target = values["items"]

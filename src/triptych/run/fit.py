@@ -1,6 +1,8 @@
 """What fits a run's model: trainer, callbacks and loggers, and the ways in which there is nothing to fit."""
 
+import warnings
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -16,6 +18,7 @@ from triptych.data.batch import Batch
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.contract import PartOutput, check_outputs
+from triptych.models.lr_schedule import refused_keys
 from triptych.run.averaging import check_averaging
 from triptych.run.checkpointing import Keep
 from triptych.run.checkpoints import LAST, save_checkpoint
@@ -132,7 +135,10 @@ def build_fit(
     for metrics in filter(lambda one: isinstance(one, Metrics), callbacks):
         metrics.setup(trainer, model, "fit")
     if origin.adopted is None and any(p.requires_grad for p in model.parameters()):
-        model.configure_optimizers()
+        made: Any = model.configure_optimizers()
+        if isinstance(model.lr_schedule, partial) and "lr_scheduler" in made:  # of torch's, it may fail late
+            with refused_keys("lr_schedule", model.lr_schedule), warnings.catch_warnings(action="ignore"):
+                made["lr_scheduler"]["scheduler"].step()
         if origin.start is None and not sharded:
             check_first_step(experiment, trainer.strategy.root_device)
     trainer.loggers = build_loggers(config, provenance, run, origin.step)

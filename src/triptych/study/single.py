@@ -46,6 +46,8 @@ def check_single(config: DictConfig) -> None:
         raise UserError(f"{choice}: settings to compare are a sweep's, which needs -m")
     if processes.launch() and not config.name:
         raise UserError("name=null: a name is needed here, so that all processes share one directory")
+    if not hydra.run.dir:
+        raise UserError("hydra.run.dir: must be a directory; leave it out for one of its own")
     plain = resolve_composed(config)
     if RunDirectory(hydra.run.dir).status != "finished":  # whose result is there without them
         guidance = plain.get("guidance") or {}

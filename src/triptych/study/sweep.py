@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from triptych.config.check import check_keys, explain
 from triptych.config.folders import choices_of
 from triptych.config.keys import check_values, find_key
-from triptych.config.names import own_name, quote, shared_overrides, sweep_name
+from triptych.config.names import grid_keys, not_in_names, own_name, quote, shared_overrides, sweep_name
 from triptych.declare import fits
 from triptych.errors import StorageError, UserError
 from triptych.files import load_object
@@ -106,6 +106,9 @@ class SweepHook(Callback):
                 self._set_up(config)
             self.config, self.root = config, Path(config.hydra.sweep.dir)
             self.cells = rounds.expected_cells(config)
+            if len({*self.cells}) < len(self.cells):
+                key = next(iter(grid_keys(config) & {*not_in_names()}), "-m")
+                raise UserError(f"{key}: several values, and two cells would share a directory; type one")
             self.before = load_object(self.root / "sweep.json")
             self.facts = self._facts()
             if config.plan:
@@ -145,6 +148,8 @@ class SweepHook(Callback):
         check_scale(config)
         of_scale = set_scale(config)
         check_launcher(config)
+        if not config.hydra.sweep.dir:
+            raise UserError("hydra.sweep.dir: must be a directory; leave it out for one of its own")
         typed = config.hydra.overrides.hydra
         if not any(str(one).startswith("hydra.sweep.dir=") for one in typed):
             # a literal override reaches every job on every launcher
@@ -292,6 +297,8 @@ class SweepHook(Callback):
 
                 print_table(self.root)
             raise
+        except OSError as error:
+            raise UserError(f"{self.root}: cannot be written ({error.strerror}); choose another") from error
 
     def _forget_refusals(self) -> None:
         """What an earlier start was told, should it have been killed before it could read it."""
