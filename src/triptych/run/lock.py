@@ -1,7 +1,7 @@
 """One process at a time in a directory, on file systems with locks and on those without.
 
 The kernel's lock ends with its owner, however that ends: none is ever stale. Where a file system has none
-(some of Lustre's, NFS's and FUSE's), filelock's file stands for it, which a process that is gone does not hold.
+(some of Lustre's, NFS's and FUSE's), filelock's file stands for it; a process that is gone does not hold it.
 """
 
 import contextlib

@@ -18,10 +18,11 @@ from typing import Any
 from triptych.errors import UserError
 from triptych.files import check_directory, load_object, read_json, read_rows
 from triptych.run.directory import check_digests
+from triptych.run.entries import UNITS
 from triptych.run.items import load_items, read_items
 from triptych.run.parsing import first_line, load_config, natural_key, to_float, to_int
 from triptych.run.processes import lives, pid_of
-from triptych.run.result import ENDED, UNITS, Result, parse_entries
+from triptych.run.result import ENDED, Result, parse_entries
 
 ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # the name under which an earlier run was kept when it started over
 COLUMNS = 1000  # of metrics.csv

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from triptych.run.result import ScheduleCurve
+from triptych.run.entries import ScheduleCurve
 from triptych.study.axes import value
 from triptych.study.compare import Cell, Comparison
 from triptych.study.figures import Colours

@@ -18,6 +18,7 @@ from typing import Any
 
 from triptych.errors import UserError
 from triptych.run.directory import RunDirectory, to_json, write_atomic
+from triptych.run.entries import Curve
 from triptych.run.log_content import (
     BESIDE,
     RESOLVED,
@@ -29,7 +30,7 @@ from triptych.run.log_content import (
     sweep_of,
 )
 from triptych.run.read import Run
-from triptych.run.result import PARTS, Curve
+from triptych.run.result import PARTS
 from triptych.run.wandb import STEP, import_wandb, logged_in
 from triptych.study.axes import SWEEP, Axis
 from triptych.study.compare import Cell, Comparison
