@@ -166,13 +166,13 @@ def same_name(run):
 
 
 def trained(run):
-    from triptych.run.initialization import adopt
+    from triptych.run.untrusted import adopt
 
     adopt(configuration(f"trained={run}"), {}, [])
 
 
 def init_from(run):
-    from triptych.run.initialization import check_initial
+    from triptych.run.untrusted import check_initial
 
     check_initial({"init_from": str(run)}, begun=False)
 

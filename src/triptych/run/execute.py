@@ -35,9 +35,8 @@ from triptych.run.processes import rank
 from triptych.run.progress import Progress
 from triptych.run.result import ENTRIES, Result
 from triptych.run.sampling.by_caption import save_prompts
-from triptych.run.sampling.measure import measure_samples
+from triptych.run.sampling.measure import measure_posterior_mean, measure_samples
 from triptych.run.sampling.pictures import log_picture, save_picture
-from triptych.run.sampling.posterior_mean import measure_posterior_mean
 from triptych.run.sampling.trajectory import save_trajectory
 from triptych.run.stopping import Stop, requeue
 from triptych.run.untrusted import is_composed_here

@@ -18,8 +18,8 @@ from triptych.declare import Role
 from triptych.errors import Diverged, UserError
 from triptych.files import check_directory
 from triptych.run.directory import RunDirectory, write_atomic
-from triptych.run.initialization import adopt, check_initial
 from triptych.run.provenance import provenance
+from triptych.run.untrusted import adopt, check_initial
 
 ROOT = "data.root"
 COMPILE = "compile"

@@ -53,17 +53,25 @@ def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[
     """
     config = deepcopy(config) | {"condition_from": {}, "stages": {}}  # those before it give its parts
     for key, value in leaves(change) if change else ():
-        group, *names = str(key).split(".")
-        node = config.get(group)
-        if group not in DRAWING or not names:
+        group, _, name = str(key).partition(".")
+        if group not in DRAWING or not name:
             raise UserError(f"{what}.{key}={value}: must be a key of {', '.join(DRAWING)}, as guidance.scale")
-        for name in names[:-1]:
-            node = node.get(name) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or names[-1] not in node:
+        if not set_key(config, str(key), value):
             raise UserError(f"{what}.{key}={value}: the stage's run has no such key")
-        node[names[-1]] = value
     check_values({name: config.get(name) for name in DRAWING if config.get(name)}, "sample")
     return config
+
+
+def set_key(config: dict[str, Any], key: str, value: Any) -> bool:
+    """Give a dotted key of a configuration another value; False where there is no such key."""
+    node: Any = config
+    *parents, name = key.split(".")
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or name not in node:
+        return False
+    node[name] = value
+    return True
 
 
 def _check(

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.folders import CONFIGS
 from triptych.errors import UserError
-from triptych.run.initialization import check_reference
+from triptych.run.untrusted import check_reference
 
 CHECKPOINTS = ("guide", "objective.teacher", "measures.classifier", "model.stages", "condition_from")
 OTHERS = ("measures.inception", "measures.contrastive", "data.embeddings")  # files of other kinds

@@ -30,11 +30,11 @@ from triptych.run import processes
 from triptych.run.command_errors import end_as_by_ctrl_c, one_line_errors
 from triptych.run.directory import REFUSED, RunDirectory
 from triptych.run.entries import UNITS
-from triptych.run.initialization import check_initial
 from triptych.run.parsing import to_int
 from triptych.run.prepare import resolve_composed
 from triptych.run.provenance import changed_since, command
 from triptych.run.result import ENDED
+from triptych.run.untrusted import check_initial
 from triptych.study.cells import cell_name, differing, expected_cells, is_grid
 from triptych.study.files import check_files
 from triptych.study.launchers import check_launcher, on_slurm

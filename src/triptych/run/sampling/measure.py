@@ -1,4 +1,4 @@
-"""How far a run's samples are from the truth, beside how far the truth is from itself."""
+"""How far a run's samples, and its posterior mean, are from the truth, and the truth from itself."""
 
 import math
 import time
@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 
 from triptych.diffusion.draws import Stream, mix, seeded
+from triptych.diffusion.mixture import Oracle
+from triptych.diffusion.tweedie import tweedie_errors
 from triptych.errors import Diverged
 from triptych.run.drawing import Drawing
 from triptych.run.experiment import Experiment
+
+LEVELS, POINTS = 20, 1000  # of noise and of test items, at which Tweedie's formula is measured
 
 
 def measure_samples(experiment: Experiment, step: int = 0) -> dict[str, Any]:
@@ -121,3 +125,25 @@ def _figure(values: list[float], n: int) -> dict[str, Any]:
     return {name: x if math.isfinite(x) else None for name, x in (("mean", mean), ("stderr", stderr))} | {
         "n": n
     }
+
+
+def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
+    """{"tweedie": {"gamma", "excess", "stderr", "spread"}}, squares per dimension; {} without a truth.
+
+    Test points that a conditional model is not told the labels of; excess: from the model's score to the
+    oracle's mean; spread: the posterior's own variance.
+    """
+    model: Any = experiment.model  # of noise levels, if it has a denoiser
+    data = experiment.data
+    denoiser = getattr(model, "denoiser", None)
+    if data.mixture is None or denoiser is None or model.of_latents or not len(data.splits["test"]):
+        return {}
+    truth = data.mixture.to(model.device)
+    oracle = Oracle(truth, denoiser.process)
+    low, high = model.schedule.gamma(torch.tensor([0.0, 1.0], device=model.device)).tolist()
+    x = data.splits["test"].batch(torch.arange(min(POINTS, len(data.splits["test"])))).x.to(model.device)
+    generator = seeded(experiment.config["seed"], Stream.POSTERIOR_MEAN)
+    with torch.no_grad():
+        gammas = torch.linspace(low, high, LEVELS, device=model.device)
+        rows = tweedie_errors(denoiser, oracle, x, gammas, generator)
+    return {"tweedie": {key: [getattr(row, key) for row in rows] for key in rows[0]._fields}}
