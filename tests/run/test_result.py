@@ -7,8 +7,7 @@ import pytest
 from triptych.models.diffusion import Diffusion
 from triptych.run.execute import execute
 from triptych.run.read import read_run
-from triptych.run.result import PARTS, Result, check_seal, seal
-from triptych.run.result_line import figures_line
+from triptych.run.result import PARTS, Result, check_seal, figures_line, seal
 
 FIGURE = {"mean": 1.5, "stderr": 0.1, "n": 3}
 BOUND = {"bpd": FIGURE, **{f"bpd_{part}": FIGURE | {"mean": 0.5} for part in PARTS}}

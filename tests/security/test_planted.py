@@ -41,7 +41,7 @@ def test_a_number_beyond_floats_hides_no_other_run(root, record, status):
 
 @pytest.mark.parametrize("test", [{"accuracy": {"mean": "x"}}, [1]])
 def test_a_result_that_lacks_a_part_is_printed_without_it(root, test):
-    from triptych.run.result_line import one_line
+    from triptych.run.result import one_line
 
     assert one_line(RunDirectory(plant(root, "summary.json", FINISHED | {"test": test})).summary())
 
@@ -52,7 +52,7 @@ def test_a_bound_without_its_terms_is_no_result(root, bound):
 
 
 def test_a_result_of_one_item_is_printed_without_an_error(root):
-    from triptych.run.result_line import one_line
+    from triptych.run.result import one_line
 
     figures = {name: figure | {"stderr": None, "n": 1} for name, figure in metrics(2.0).items()}
     line = one_line(RunDirectory(plant(root, "summary.json", FINISHED | {"test": figures})).summary())

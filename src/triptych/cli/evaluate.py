@@ -34,7 +34,7 @@ def evaluate_composed(cfg: DictConfig) -> dict:
 def compose_and_evaluate(cfg: DictConfig) -> None:
     """Hydra's task: evaluate, print one line, write JSON where asked."""
     from triptych.run.directory import to_json, write_atomic
-    from triptych.run.result_line import figures_line
+    from triptych.run.result import figures_line
 
     figures = evaluate_composed(cfg)
     if rank() != 0:

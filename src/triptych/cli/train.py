@@ -27,8 +27,7 @@ from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import PRUNE, REFUSED, RunDirectory, write_atomic
 from triptych.run.prepare import prepare
 from triptych.run.provenance import changed_since
-from triptych.run.result import Result
-from triptych.run.result_line import one_line
+from triptych.run.result import Result, one_line
 from triptych.run.untrusted import OWN, check_checkpoint, check_run
 
 register_resolvers()

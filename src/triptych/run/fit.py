@@ -19,19 +19,18 @@ from triptych.run.archive import SCHEMA
 from triptych.run.averaging import check_averaging
 from triptych.run.checkpointing import Keep
 from triptych.run.checkpoints import LAST, save_checkpoint
-from triptych.run.compile import check_compiler, compiled
 from triptych.run.directory import RunDirectory
 from triptych.run.experiment import Experiment
 from triptych.run.initialization import Origin
 from triptych.run.leakage import log_line
 from triptych.run.loggers import build_loggers
+from triptych.run.model import check_compiler, compiled
 from triptych.run.peers import Peers
 from triptych.run.processes import rank
-from triptych.run.progress import Progress
+from triptych.run.progress import Progress, SampleGrid
 from triptych.run.provenance import add_execution
-from triptych.run.samples import SampleGrid
 from triptych.run.stopping import Stop
-from triptych.run.trainer import build_trainer, check_shares, steps_of
+from triptych.run.trainer import build_trainer, steps_of
 
 FEW = 4  # items on which a model is checked before its first step
 
@@ -128,7 +127,9 @@ def build_fit(
     loggers = build_loggers(config, provenance, run, origin.step)
     steps = steps_of(config, len(data.splits["train"]))
     trainer = build_trainer(config, run, callbacks, loggers, peers, steps)
-    check_shares(data.batch_size, trainer)
+    if data.batch_size % trainer.world_size:
+        processes = f"the {trainer.world_size} processes"
+        raise UserError(f"data.batch_size={data.batch_size}: must be a multiple of {processes}")
     check_compiler(config, experiment.model, trainer.strategy.root_device)
     fit = Fit(trainer, loggers, keep, gradients, record, sharded)
     if rank() == 0:

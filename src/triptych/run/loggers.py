@@ -140,12 +140,12 @@ def log_locations(loggers: list[Logger]) -> dict[str, Any]:
 @contextmanager
 def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
     """Close the loggers properly, whatever happens."""
-    finished = False
+    summary = None
     try:
         yield
-        finished = True
+        summary = run.summary()
     finally:
-        close_loggers(loggers, run.summary() if finished else None)
+        close_loggers(loggers, summary)
 
 
 def close_loggers(loggers: list[Logger], summary: Result | None) -> None:

@@ -65,8 +65,7 @@ def add_execution(
 
     ``data``: fingerprint, split and numbers of what it works on.
     """
-    record = run.provenance()
-    files = source_files(config)
+    record, files = run.provenance(), source_files(config)
     here = {
         "started": _now(),
         "step": step,
@@ -81,8 +80,10 @@ def add_execution(
     }
     executions = record.get("executions", [])
     names = record.get("sources", {}) | {here["sources"]: files}
-    # under what it made no step, nothing was trained
-    line = compare_code(executions[-1], here, names) if executions and step else ""
+    changes = ""
+    if executions and step:  # under what it made no step, nothing was trained
+        changes = describe_changes(executions[-1], here, names)
+    line = f"going on under other {changes} than before" if changes else ""
     here |= {"changed": line} if line else {}
     run.write("provenance.json", record | {"data": data, "sources": names, "executions": [*executions, here]})
     return line
@@ -91,8 +92,7 @@ def add_execution(
 def changed_since(run: RunDirectory) -> str:
     """What of its code and packages is no longer as in a run's last execution, as ``changes`` says it."""
     record, files = run.provenance(), source_files(run.config())
-    executions = record.get("executions")
-    if not executions:
+    if not (executions := record.get("executions")):
         return ""
     here = {"sources": digest_of(files), "versions": versions()}
     return describe_changes(executions[-1], here, record.get("sources", {}) | {here["sources"]: files})
@@ -223,12 +223,6 @@ def versions() -> dict[str, str]:
             if "extra ==" not in line and (wanted := re.match(r"[A-Za-z0-9._-]+", line)):
                 ahead.append(re.sub(r"[-_.]+", "-", wanted[0]).lower())
     return {name: version for name, version in sorted(known.items()) if name != "triptych"}
-
-
-def compare_code(last: dict, here: dict, names: dict[str, dict[str, str]]) -> str:
-    """What to say where an execution's code or packages differ from those of the one before; "" if not."""
-    changes = describe_changes(last, here, names)
-    return f"going on under other {changes} than before" if changes else ""
 
 
 def describe_changes(last: dict, here: dict, names: dict[str, dict[str, str]]) -> str:

@@ -84,7 +84,7 @@ class Monitor(threading.Thread):
                 before |= {name} if ended and name not in seen else set()
                 seen.add(name)
                 if name not in printed and ended and (halted or name not in before):
-                    from triptych.run.result_line import one_line
+                    from triptych.run.result import one_line
 
                     printed.add(name)
                     if (run / REFUSED).exists():
@@ -121,7 +121,7 @@ class Monitor(threading.Thread):
         from rich.table import Table
         from rich.text import Text
 
-        from triptych.run.result_line import one_line
+        from triptych.run.result import one_line
 
         head, names = short_names(self.cells)
         longest = max(map(len, names), default=3)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch.nn.functional import pad
 
 from triptych.data.base import DataModule
 from triptych.data.captions import Captioned
@@ -39,9 +40,7 @@ def rows_of(data: Captioned) -> tuple[list[int], list[str]]:
 
 
 def _save(x: torch.Tensor, marks: list[str], data: DataModule, path: Path) -> None:
-    strips = (
-        torch.nn.functional.pad(shades(x, data), (0, 1, 0, 0), value=255).permute(0, 3, 1, 4, 2).flatten(2, 3)
-    )
+    strips = pad(shades(x, data), (0, 1, 0, 0), value=255).permute(0, 3, 1, 4, 2).flatten(2, 3)
     figure = new_figure(COLUMNS * 0.62, len(marks) * 0.88)
     for ax, strip, mark in zip(figure.subplots(len(marks), squeeze=False)[:, 0], strips, marks, strict=True):
         picture = strip.numpy()

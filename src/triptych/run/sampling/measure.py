@@ -121,10 +121,8 @@ def _figure(values: list[float], n: int) -> dict[str, Any]:
     mean = sum(values) / len(values)
     spread = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
     stderr = math.sqrt(spread / len(values)) if len(values) > 1 else math.nan
-    # a metric of one's own may have no figure of a set
-    return {name: x if math.isfinite(x) else None for name, x in (("mean", mean), ("stderr", stderr))} | {
-        "n": n
-    }
+    finite = {"mean": mean, "stderr": stderr}  # a metric of one's own may have no figure of a set
+    return {name: x if math.isfinite(x) else None for name, x in finite.items()} | {"n": n}
 
 
 def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
