@@ -31,8 +31,9 @@ def build_experiment(config: dict, download: bool) -> Experiment:
     check_size(config, data)
     model = build_model(config, data)
     guides = Guides(config)
-    if (config.get("objective") or {}).get("teacher") and not config.get("trained"):
-        model.objective.teach(_teacher(config["objective"]["teacher"], model, guides))  # type: ignore[union-attr, operator]
+    if (teacher := (config.get("objective") or {}).get("teacher")) and not config.get("trained"):
+        objective: Any = model.objective
+        objective.teach(_teacher(teacher, model, guides))
     for group in ("guidance", "threshold"):
         if config.get(group) and getattr(model, "likelihood", None) is not None:
             raise UserError(

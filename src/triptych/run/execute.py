@@ -126,7 +126,9 @@ class Session:
         if origin.initial is not None:
             initialise(run, config, experiment.model, origin.initial)
         fit = build_fit(run, experiment, origin, progress, self.stop, peers)
-        with closing(fit.loggers, run), peers or contextlib.nullcontext():  # peers may be gone before loggers
+        with closing(fit.loggers, run), contextlib.ExitStack() as stack:
+            if peers:
+                stack.callback(peers.needed_no_more)  # they may be gone before loggers
             if origin.start is None and origin.adopted is None:
                 fit.check(experiment)
             self.stage = "fit"

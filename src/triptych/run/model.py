@@ -183,10 +183,11 @@ def check_compiler(config: dict[str, Any], model: BoundModel, device: torch.devi
     try:
         torch.compile(_probe)(torch.zeros(2, device=device))
     except Exception as error:  # a compiler's own, under many names
-        while error.__cause__ is not None:
-            error = error.__cause__  # type: ignore[assignment]
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = (lines or [type(error).__name__])[0][:200]
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        reason = (lines or [type(cause).__name__])[0][:200]
         raise UserError(
             f"compile=true: this machine cannot compile for {device.type} ({reason}); pass false, or "
             "install a C++ compiler, g++ or the one that CXX names"

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import check
 from triptych.config.build import check_names, keep_arguments
-from triptych.config.compose import without_hydra
+from triptych.config.compose import to_plain, without_hydra
 from triptych.config.identity import ABSENT, describe_differences, differences
 from triptych.config.keys import check_values, groups, role
 from triptych.config.names import plain_name, slug
@@ -32,7 +32,7 @@ def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any
     Raises:
         UserError: a group is missing, a value or a name is refused, or ``trained`` is no finished run's.
     """
-    plain: dict = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    plain = to_plain(cfg, throw_on_missing=True)
     for group in groups():
         if group not in plain:
             raise UserError(f"{group}: a choice is needed, as in {group}=NAME")

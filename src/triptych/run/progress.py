@@ -63,10 +63,10 @@ class Progress(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._close()
 
-    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_test_start(self, trainer: Any, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             batches = sum(trainer.num_test_batches)
-            name = trainer.test_dataloaders.name  # type: ignore[union-attr]
+            name = trainer.test_dataloaders.name
             self._bar = tqdm(total=batches, desc=f"bound of {name}", disable=self._hidden, leave=False)
 
     def on_test_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
@@ -91,7 +91,8 @@ class Progress(pl.Callback):
 class SampleGrid(pl.Callback):
     """Draw samples after validation, unguided: 16 of ``n``, at most ``pictures`` times in a run.
 
-    Always from the same noise, into the run's directory and its loggers. Validation sees the averaged weights, and so do the samples.
+    Always from the same noise, into the run's directory and its loggers. Validation sees the averaged
+    weights, and so do the samples.
     """
 
     def __init__(self, drawing: Drawing, folder: Path, n: int = 16, pictures: int = 3):

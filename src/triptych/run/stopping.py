@@ -78,7 +78,8 @@ class Stop(pl.Callback):
         Raises:
             Diverged: some process has seen a loss or a weight that is not finite.
         """
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        lightning: Any = trainer  # its attributes are set where mypy does not look
+        every: int = lightning.log_every_n_steps
         received, first = self.received is not None, NEVER
         if trainer.world_size > 1:
             if not look and trainer.global_step < self._next:
@@ -87,7 +88,7 @@ class Stop(pl.Callback):
             pace = int(1e6 * (self._exchange[0] - before)) // max(1, trainer.global_step - at)  # of one step
             bad = NEVER if self._bad is None else int(self._bad)
             message = torch.tensor([int(received), -bad, pace], device=trainer.strategy.root_device)
-            answer = trainer.strategy.reduce(message, reduce_op="max").tolist()  # type: ignore[union-attr]
+            answer = lightning.strategy.reduce(message, reduce_op="max").tolist()
             received, first = bool(answer[0]), -int(answer[1])
             # the slowest process's, so that all ask again at the same step
             self._next = trainer.global_step + max(1, min(every, int(1e6 * APART) // max(1, int(answer[2]))))

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from triptych.config.compose import to_plain
 from triptych.config.folders import CONFIGS
 from triptych.errors import UserError
 from triptych.run.untrusted import check_reference
@@ -29,7 +30,7 @@ def check_files(config: DictConfig, but: Collection[str] = ()) -> None:
         if isinstance(data := OmegaConf.select(config, "data"), DictConfig):
             from triptych.data.source import check_data_files  # numpy, which help does without
 
-            check_data_files(OmegaConf.to_container(data, resolve=True))  # type: ignore[arg-type]
+            check_data_files(to_plain(data))
     for key, value in _named(config):
         if key.startswith("measures.") and not OmegaConf.select(config, "measures.n"):
             continue
