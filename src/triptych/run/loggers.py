@@ -76,8 +76,7 @@ class Guarded(Logger):
 
     def close(self, summary: Result | None) -> None:
         """End with the figures of ``summary``; None of a run that has not finished."""
-        last = max(self.table.last, 0)
-        row = self.table.rows(last - 1, last).get(last, {})
+        last, row = self.table.last
         self._try(lambda: self.logger.finish(summary, last, row))
 
     def _try(self, task: Callable[[], None]) -> None:

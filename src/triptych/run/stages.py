@@ -92,8 +92,8 @@ def _check(
             )
     if not last and stage.data.known_as is None:
         raise UserError(
-            f"{what}: no later stage is conditioned on data {stage.data.name} of {_size(stage)}; pass a run "
-            "of lower resolution, as with data=shapes data.size=8"
+            f"{what}: no later stage is conditioned on data {stage.data.name} of "
+            f"{_size(stage.data.shape)}; pass a run of lower resolution, as with data=shapes data.size=8"
         )
     if before and before[-1].data.known_as not in parts:
         missing = before[-1].data.known_as
@@ -109,8 +109,8 @@ def _check_shape(what: str, name: str, kind: Kind, drawn: Experiment) -> None:
     wanted = kind.shape if isinstance(kind, Images) else (kind.width,) if isinstance(kind, Vectors) else None
     if wanted is not None and tuple(wanted) != tuple(drawn.data.shape):
         raise UserError(
-            f"{what}: needs {name!r} of {_x(wanted)}, and the stage that draws it draws {_size(drawn)}; "
-            "they must be equal"
+            f"{what}: needs {name!r} of {_size(wanted)}, and the stage that draws it draws "
+            f"{_size(drawn.data.shape)}; they must be equal"
         )
 
 
@@ -133,11 +133,7 @@ def check_condition_source(
     _check_encoders(what, run, data)
 
 
-def _size(stage: Experiment) -> str:
-    return _x(stage.data.shape)
-
-
-def _x(shape: Sequence[int]) -> str:
+def _size(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 

@@ -50,17 +50,14 @@ def measure_samples(experiment: Experiment, step: int = 0) -> dict[str, Any]:
     over = node["over"] if isinstance(node["over"], str | None) else node["over"][0]
     rows = []
     for value, drawing in experiment.measured:
-        figures = _row(experiment, drawing)
-        if figures is None:
-            where = "" if over is None else f" with {over}={value}"
-            raise Diverged(f"a sample{where}", step)
-        rows.append({"value": value} | figures)
+        what = "a sample" if over is None else f"a sample with {over}={value}"
+        rows.append({"value": value} | _row(experiment, drawing, Diverged(what, step)))
     if over is None:
         return {"measures": rows[0]["measures"], "measured": about}
     return {"measures_over": {"key": over, "rows": rows}, "measured": about}
 
 
-def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any] | None:
+def _row(experiment: Experiment, drawing: Drawing, not_finite: Diverged) -> dict[str, Any]:
     node, reference = experiment.config["measures"], experiment.reference
     assert reference is not None
     trained, untrained = _items(experiment, drawing)
@@ -68,20 +65,19 @@ def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any] | None:
 
     def drawn(repeat: int, items: Tensor | None) -> Tensor:
         seed = mix(experiment.config["seed"], Stream.MEASURED_SAMPLES, repeat)
-        return drawing.samples(node["n"] if items is None else len(items), seed, items)
+        x = drawing.samples(node["n"] if items is None else len(items), seed, items)
+        if not x.isfinite().all():
+            raise not_finite
+        return x
 
     began, figures, sizes = time.perf_counter(), [], {}
     for repeat in range(node["repeats"]):
         x = drawn(repeat, trained)
-        if not x.isfinite().all():
-            return None
         figures.append(reference.compare(x, classes, repeat))
         if trained is not None:
             figures[-1] |= reference.prompted(x, trained)
         if untrained is not None:
             x = drawn(node["repeats"] + repeat, untrained)
-            if not x.isfinite().all():
-                return None
             unseen = {f"{name}_held_out": share for name, share in reference.prompted(x, untrained).items()}
             figures[-1] |= unseen
             sizes = dict.fromkeys(unseen, len(untrained))
