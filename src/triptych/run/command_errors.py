@@ -25,18 +25,10 @@ def one_line_errors() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
-    except UserError as error:
-        if rank() == 0:
-            _tell(str(error))
-        sys.exit(exit_code_of(error))
     except Interrupted as asked:
         if rank() == 0:
             print(asked, file=sys.stderr)
         sys.exit(128 + asked.signal)
-    except (HydraException, OmegaConfBaseException) as error:
-        from triptych.config.check import explain
-
-        sys.exit(_tell(explain(error, sys.argv[1:])))
     except Exception as error:
         if (refused := _as_refusal(error)) is None:
             raise
@@ -75,7 +67,16 @@ def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
 
 
 def _as_refusal(error: Exception) -> UserError | None:
-    """What to say of an error that is none of ours: own code's, or one by which a library refuses."""
+    """What to say of an error: a refusal's own words, a mistake in own code, or a library's refusal."""
+    if isinstance(error, UserError):
+        return error
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    library = frame.f_globals.get("__name__", "").split(".")[0]
+    refuses = isinstance(error, ValueError | ConnectionError) and library in ("hydra", "ray")
+    if isinstance(error, HydraException | OmegaConfBaseException) or (refuses and not raised_at(error)):
+        from triptych.config.check import explain
+
+        return UserError(explain(error, sys.argv[1:]))  # Ray refuses so where no cluster is
     if raised_at(error):
         return UserError(describe_error(error))
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
@@ -83,12 +84,6 @@ def _as_refusal(error: Exception) -> UserError | None:
         return UserError(f"{mark.name}:{mark.line + 1}: no YAML ({why})")
     if isinstance(error, FileNotFoundError) and not _has_folder():
         return UserError("current folder: it was deleted; type the command in another one")
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    library = frame.f_globals.get("__name__", "").split(".")[0]
-    if isinstance(error, ValueError | ConnectionError) and library in ("hydra", "ray"):
-        from triptych.config.check import explain
-
-        return UserError(explain(error, sys.argv[1:]))  # Hydra refuses so too, and Ray where no cluster is
     if isinstance(error, OSError) and _by_hydra(error):
         kind = StorageError if error.errno in STORAGE else UserError
         return kind(f"{error.filename}: cannot be written ({error.strerror})")
@@ -112,6 +107,5 @@ def _by_hydra(error: OSError) -> bool:
     return [name for name in packages if name in ("hydra", "triptych")][-1:] == ["hydra"]
 
 
-def _tell(message: str) -> int:
+def _tell(message: str) -> None:
     print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
-    return 1
