@@ -9,9 +9,8 @@ from triptych.cli.arguments import as_hydra_wants
 from triptych.errors import UserError
 from triptych.run.execute import execute
 from triptych.run.log_content import flat_figures
-from triptych.run.loggers import Guarded
+from triptych.run.loggers import Guarded, MLflowRun, address
 from triptych.run.metrics import MetricsCsv
-from triptych.run.mlflow import MLflowRun, address
 
 SINGLE = 1e-6  # the precision of TensorBoard's scalars
 BOTH = "logger=[tensorboard,mlflow]"
