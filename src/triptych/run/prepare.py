@@ -53,7 +53,7 @@ def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any
 
 
 def resolve_composed(config: DictConfig) -> dict[str, Any]:
-    """As ``described``, of a configuration that has Hydra's own part still in it."""
+    """As ``resolve_config``, of a configuration that has Hydra's own part still in it."""
     hydra = config.hydra
     return resolve_config(without_hydra(config), list(hydra.overrides.task), dict(hydra.runtime.choices))
 
@@ -62,7 +62,7 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     """The directory of the run that ``cfg`` describes, ready to be executed.
 
     Raises:
-        UserError: as ``described`` and ``check_directory``; the directory records another configuration, or a
+        UserError: as ``resolve_config`` and ``check_directory``; the directory records another configuration, or a
             failed run (``retry=true`` tries that again, ``force=true`` starts over and keeps the old aside).
         Diverged: it did so before; the same two keys help.
     """
@@ -75,7 +75,8 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     run = RunDirectory(path)
     check_initial(plain, begun=run.status == "finished" or bool(run.checkpoints()))
     if force and (run / "config.yaml").exists():
-        _set_aside(run)
+        with run.lock(PATIENCE):
+            shutil.move(run.path, run.path.with_name(f"{run.path.name}.old-{secrets.token_hex(3)}"))
     if not (run / "config.yaml").exists():
         with run.lock(PATIENCE):
             if not (run / "config.yaml").exists():  # somebody else may have been quicker
@@ -118,12 +119,6 @@ def _settle_failure(run: RunDirectory, retry: bool) -> None:
     raise UserError(
         f"failed before: {result.error or '?'} (traceback: {run / 'train.log'}; retry=true tries again)"
     )
-
-
-def _set_aside(run: RunDirectory) -> None:
-    with run.lock(PATIENCE):
-        aside = run.path.with_name(f"{run.path.name}.old-{secrets.token_hex(3)}")
-        shutil.move(run.path, aside)
 
 
 def _without_new_defaults(changes: dict, cfg: DictConfig, choices: dict[str, Any]) -> dict:

@@ -23,13 +23,12 @@ WANTED_BACK = [s for s in SIGNALS if s.name in ("SIGUSR1", "SIGUSR2")]  # what S
 
 
 class Stop(pl.Callback):
-    """Turns a signal into a wish while training, which is granted after a step, once all processes know.
+    """Defer a signal to the end of a training step, once all ranks agree.
 
-    Elsewhere nothing would be gained by waiting: ``Interrupted`` is raised where the run stands. So it is
-    for a second Ctrl-C.
+    Elsewhere, and at a second Ctrl-C, ``Interrupted`` is raised at once: waiting would save nothing.
 
-    Several processes exchange their wishes at checkpoints, and between them after ``APART`` seconds or
-    ``log_every_n_steps`` steps, whichever is sooner: to ask at each step would be to wait for the slowest.
+    Several ranks exchange their signals at checkpoints, and between them after ``APART`` seconds or
+    ``log_every_n_steps`` steps, whichever is sooner: an exchange at each step would wait for the slowest.
 
     Notes each step's loss, too. On a CPU, in one process, one that is not finite ends the run at that step;
     elsewhere reading it would wait for the device each time, so it is read at logged steps, or when the
