@@ -62,8 +62,8 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     """The directory of the run that ``cfg`` describes, ready to be executed.
 
     Raises:
-        UserError: as ``resolve_config`` and ``check_directory``; the directory records another configuration, or a
-            failed run (``retry=true`` tries that again, ``force=true`` starts over and keeps the old aside).
+        UserError: as ``resolve_config`` and ``check_directory``; the directory records another configuration,
+            or a failed run (``retry=true`` tries that again, ``force=true`` starts over, the old kept aside).
         Diverged: it did so before; the same two keys help.
     """
     check_directory(path)

@@ -171,13 +171,12 @@ def source_files(config: dict) -> dict[str, str]:
     """{file: digest} of every Python source of ours, and of other packages that ``config`` builds from."""
     digests = {}
     for package in sorted({"triptych", *_named(config)} - {*BY_VERSION}):
-        spec = find_spec(package)
-        places = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
-        if spec and spec.origin and not places:
-            digests[Path(spec.origin).name] = _digest(Path(spec.origin))
-        for place in places:
-            for file in sorted(place.rglob("*.py")):
-                digests[f"{package}/{file.relative_to(place).as_posix()}"] = _digest(file)
+        for place in _places(package):
+            if place.is_dir():
+                for file in sorted(place.rglob("*.py")):
+                    digests[f"{package}/{file.relative_to(place).as_posix()}"] = _digest(file)
+            else:
+                digests[place.name] = _digest(place)
     return digests
 
 
@@ -188,11 +187,17 @@ def own_packages(config: dict) -> dict[str, Path]:
     """
     packages = {}
     for name in sorted(_named(config) - {"triptych", *BY_VERSION}):
-        spec = find_spec(name)
-        places = [*(spec.submodule_search_locations or []), *filter(None, [spec.origin])] if spec else []
-        if places and not {"site-packages", "dist-packages"} & {*Path(places[0]).parts}:
-            packages[name] = Path(places[0])
+        for place in _places(name)[:1]:
+            if not {"site-packages", "dist-packages"} & {*place.parts}:
+                packages[name] = place
     return packages
+
+
+def _places(package: str) -> list[Path]:
+    """The folders of a package, or the file of a module; none where it is not there."""
+    spec = find_spec(package)
+    places = spec and (spec.submodule_search_locations or [spec.origin])
+    return [Path(place) for place in places or () if place]
 
 
 def _named(config: dict) -> set[str]:
