@@ -41,6 +41,7 @@ def test_the_directory_holds_what_it_promises(prepared):
         parts = sum(figures[f"bpd_{term}"]["mean"] for term in ("prior", "reconstruction", "diffusion"))
         assert figures["bpd"]["mean"] == pytest.approx(parts, rel=1e-12)
     assert len(summary["noise_levels"]["gamma"]) == len(summary["noise_levels"]["epsilon_mse"]) == 20
+    assert "tweedie" not in summary  # whose truth is not known
 
 
 def test_density_data_report_nats_and_the_gap_to_the_truth(prepared):
