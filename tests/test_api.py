@@ -17,8 +17,8 @@ from triptych.config.compose import edits, typed
 from triptych.diffusion.draws import evaluation_draw
 from triptych.errors import UserError
 from triptych.run.directory import RunDirectory
+from triptych.run.entries import Estimate
 from triptych.run.read import Run
-from triptych.run.result import Estimate
 from triptych.run.untrusted import OWN
 
 HOUSE = CONFIGS.parent

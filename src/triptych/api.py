@@ -284,6 +284,6 @@ def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
 
 def _checked(command: str, overrides: list[str]) -> dict[str, Any]:
     cfg = composing.without_hydra(_composed(command, overrides))
-    values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    values = composing.to_plain(cfg)
     check_values(values, command)
     return values

@@ -12,7 +12,7 @@ import pytest
 
 from triptych.data.digits import Digits
 from triptych.data.mixture import Ring
-from triptych.run.baselines import baselines
+from triptych.run.account import baselines
 
 
 def test_digits_against_a_count_from_the_file_itself():

@@ -10,7 +10,7 @@ import triptych
 from tests.run.test_data_changed import stopped
 from triptych.run import provenance
 from triptych.run.execute import execute
-from triptych.run.provenance import compare_code, digest_of, source_files, versions
+from triptych.run.provenance import describe_changes, digest_of, source_files, versions
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.results import results_csv
@@ -63,10 +63,10 @@ def test_packages_and_many_files_in_one_line():
     names = {"a": {"f1": "0", "f2": "0", "f3": "0", "f4": "0"}, "b": {"f1": "1", "f2": "1", "f3": "1"}}
     old = {"sources": "a", "versions": {"torch": "2.12.0", "numpy": "2.5"}}
     new = {"sources": "b", "versions": {"torch": "2.13.0", "numpy": "2.5"}}
-    assert compare_code(old, new, names) == (
-        "going on under other code (f1, f2, f3 and 1 more) and packages (torch 2.12.0 -> 2.13.0) than before"
+    assert describe_changes(old, new, names) == (
+        "code (f1, f2, f3 and 1 more) and packages (torch 2.12.0 -> 2.13.0)"
     )
-    assert compare_code({}, new, names) == compare_code(new, new, names) == ""  # {}: an older record
+    assert describe_changes({}, new, names) == describe_changes(new, new, names) == ""  # {}: an older record
 
 
 def test_every_source_counts_also_those_of_a_package_that_a_config_builds_from(root, monkeypatch):

@@ -108,17 +108,6 @@ def test_an_image_more_is_said_and_recorded(images, prepared, monkeypatch, capsy
     assert torch.isin(trained, now).all() and len(now) > len(trained)
 
 
-def test_another_picture_under_the_same_name_is_said(images, prepared, monkeypatch, capsys):
-    run = stopped(prepared(*overrides(images)), monkeypatch)
-    file = images / "05.png"
-    stamp = file.stat()
-    save(images, "05.png", 55)
-    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    capsys.readouterr()
-    assert execute(run)["data"]["changed"]
-    assert "data: not those that this model was trained on" in capsys.readouterr().err
-
-
 def test_nothing_is_said_where_nothing_changed(images, prepared, monkeypatch, capsys):
     run = stopped(prepared(*overrides(images)), monkeypatch)
     capsys.readouterr()
@@ -208,11 +197,3 @@ def test_a_folder_run_from_before_the_split_by_name_keeps_its_own(images, prepar
     (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     summary = execute(prepared(*overrides(images)))
     assert summary["status"] == "finished" and not summary["data"]["changed"]
-
-
-def test_drawn_data_have_a_fingerprint_too(prepared):
-    small = ("denoiser=mlp", "data.train_size=50", "data.val_size=10", "data.test_size=20")
-    one = execute(prepared("data=ring", *small, path="a"))
-    other = execute(prepared("data=ring", "data.std=0.2", *small, path="b"))
-    assert one["data"]["fingerprint"] != other["data"]["fingerprint"]
-    assert one["data"]["n"] == {"train": 50, "val": 10, "test": 20}

@@ -2,16 +2,13 @@
 
 import csv
 import json
-import shutil
 import subprocess
 import sys
-import time
 
 import pytest
-import torch
 
 from tests.run import counting
-from tests.run.commands import command, environment, start, wait_for
+from tests.run.commands import command, environment
 
 LONG = ["trainer.max_steps=50", "trainer.val_check_interval=25"]
 
@@ -137,24 +134,6 @@ def test_torchrun_makes_one_directory(root, single):
     assert refused.returncode != 0 and "a name is needed here" in refused.stderr
 
 
-@pytest.mark.slow
-def test_a_run_on_two_processes_that_is_killed_goes_on(root):
-    """The first process alone is killed; the other one does not outlive it, and nothing is lost."""
-    line = command("name=many", "trainer=ddp_sim", *LONG, "denoiser.network.dropout=0.2")
-    run([*line[:3], "name=whole", *line[4:]], root)
-    folder = root / "logs" / "runs" / "many"
-    process = start(line, root)
-    wait_for((folder / "checkpoints" / "last.ckpt").exists, process)
-    process.kill()
-    process.wait()
-    time.sleep(6.0)
-    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    assert f"resume={folder}" not in left
-    run(line, root)
-    first, second = (json.loads((folder.parent / n / "summary.json").read_text()) for n in ("whole", "many"))
-    assert first["test"] == second["test"] and first["val"] == second["val"]
-
-
 BATCH_MEANS = {
     "interior": ["schedule=learned", "data.batch_size=60"],
     # free bits that some levels have at some steps and not at others
@@ -197,30 +176,6 @@ def _line(kind: str, *arguments: str) -> list[str]:
     """The tiny network's keys are another's."""
     line = command(*arguments, *LONG, *BATCH_MEANS[kind], "samples.n=0")
     return [o for o in line if kind == "interior" or not o.startswith(("denoiser.", "sampler.steps"))]
-
-
-@pytest.mark.slow
-def test_three_processes_that_go_on_are_those_that_were_never_stopped(root):
-    """Sums of three depend on their order, which follows from where a number lies in DDP's buckets."""
-    base = ["trainer=ddp_sim", "trainer.devices=3", "data.batch_size=60", *LONG]
-    line = command("name=whole", *base)
-    whole = root / "logs" / "runs" / "whole"
-    process = start(line, root)
-    wait_for((whole / "checkpoints" / "last.ckpt").exists, process)
-    half = whole.with_name("half")
-    (half / "checkpoints").mkdir(parents=True)
-    shutil.copy(whole / "checkpoints" / "last.ckpt", half / "checkpoints")
-    assert process.wait(280) == 0
-    for name in ("config.yaml", "provenance.json"):
-        shutil.copy(whole / name, half)
-    states = [torch.load(f / "checkpoints" / "last.ckpt", weights_only=True) for f in (whole, half)]
-    assert [state["global_step"] for state in states] == [50, 25]
-    run([*line[:3], f"resume={half}"], root)
-    after = torch.load(half / "checkpoints" / "last.ckpt", weights_only=True)
-    for name, value in states[0]["state_dict"].items():
-        assert torch.equal(value, after["state_dict"][name]), name
-    first, second = (json.loads((f / "summary.json").read_text()) for f in (whole, half))
-    assert first["test"] == second["test"]
 
 
 @pytest.mark.slow

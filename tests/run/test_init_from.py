@@ -100,7 +100,7 @@ def test_weights_that_have_seen_the_test_set_are_refused(monkeypatch):
 
     theirs = data("x", train=[1, 2, 3], val=[4], test=[5])
     found = {"triptych": {"data": remember(theirs, None)}}
-    monkeypatch.setattr("triptych.run.checkpoints.read_checkpoint", lambda *_: found)
+    monkeypatch.setattr("triptych.run.initialization.read_checkpoint", lambda *_: found)
     with pytest.raises(UserError, match=r"data: 1 of the 2 items of split=test are ones that this model was"):
         read_other("init_from", "/x", data("y", train=[1, 5], val=[4], test=[3, 6]), "")
     ours = data("z", train=[7, 8], val=[9], test=[10])

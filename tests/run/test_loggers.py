@@ -1,27 +1,16 @@
 """TensorBoard and MLflow have the names, steps and figures of metrics.csv."""
 
 import json
-import math
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
-import urllib.parse
-import urllib.request
 
 import pytest
 
 from tests.run.test_wandb import TIMES, table
 from triptych.cli.arguments import as_hydra_wants
 from triptych.errors import UserError
-from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 from triptych.run.log_content import flat_figures
-from triptych.run.loggers import Guarded
+from triptych.run.loggers import Guarded, MLflowRun, address
 from triptych.run.metrics import MetricsCsv
-from triptych.run.mlflow import MLflowRun, address
 
 SINGLE = 1e-6  # the precision of TensorBoard's scalars
 BOTH = "logger=[tensorboard,mlflow]"
@@ -232,94 +221,3 @@ def test_of_an_address_the_record_has_no_password(prepared, monkeypatch, root):
     monkeypatch.setattr("mlflow.tracking.MlflowClient", lambda uri: client)
     MLflowRun(run, "http://me:secret@host:5000", "x")
     assert json.loads((run / "mlflow.json").read_text())["tracking_uri"] == "http://***@host:5000"
-
-
-@pytest.mark.slow
-def test_tensorboards_server_has_the_figures_of_the_table(prepared, root):
-    """A real server on this machine, read over HTTP; the run has its directory's name."""
-    run = prepared("logger=tensorboard", csv=False)
-    execute(run)
-    line = [sys.executable, "-m", "tensorboard.main", "--logdir", str(root / "logs")]
-    line += ["--host", "127.0.0.1", "--port", "0"]
-    server = subprocess.Popen(line, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    try:
-        said = next(text for text in server.stderr if "http://" in text)
-        url = re.search(r"http://[\w.]+:\d+/", said)[0] + "data/plugin/scalars/"
-
-        def get(what: str, **query: str):
-            with urllib.request.urlopen(f"{url}{what}?{urllib.parse.urlencode(query)}", timeout=60) as answer:
-                return json.load(answer)
-
-        until = time.monotonic() + 60
-        while not (tags := get("tags")):
-            assert time.monotonic() < until
-            time.sleep(0.5)
-        [(name, known)] = tags.items()
-        assert name == "runs/tiny/tensorboard"
-        read = {}
-        for tag in known:
-            rows = get("scalars", run=name, tag=tag)
-            read[tag] = {step: value for _, step, value in rows}
-            assert len(read[tag]) == len(rows)
-        check(run, read, SINGLE)
-    finally:
-        server.terminate()
-        server.communicate(timeout=30)
-
-
-@pytest.mark.slow
-def test_a_server_has_the_figures_of_the_table(root, door):
-    """A real server on this machine; the command is killed once and typed again; read back over HTTP."""
-    import socket
-
-    from tests.run.commands import command, environment
-    from tests.run.test_wandb import kill_at_random_then_finish
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    line = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    line += ["--workers", "1", "--backend-store-uri", f"sqlite:///{root}/server.db"]
-    line += ["--default-artifact-root", str(root / "artifacts")]
-    quiet = environment(root, MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
-    server = subprocess.Popen(
-        line,
-        env=quiet,
-        cwd=root,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=1)
-                break
-            except OSError:
-                assert server.poll() is None
-                time.sleep(0.2)
-        folder = root / "logs" / "runs" / "mine"
-        long = ("trainer.max_steps=120", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5")
-        asked = [a.replace("logger=csv", "logger=mlflow") for a in command("name=mine", *long)]
-        there = environment(root, MLFLOW_TRACKING_URI=url)
-        kill_at_random_then_finish(asked, there, folder, 1)
-        run = RunDirectory(folder)
-        number = json.loads((run / "mlflow.json").read_text())["run_id"]
-
-        def get(what: str, **query: str) -> dict:
-            asked = urllib.parse.urlencode(query)
-            with urllib.request.urlopen(f"{url}/api/2.0/mlflow/{what}?{asked}", timeout=30) as answer:
-                return json.load(answer)
-
-        told = get("runs/get", run_id=number)["run"]
-        assert told["info"]["status"] == "FINISHED"
-        read = {}
-        for name in (metric["key"] for metric in told["data"]["metrics"]):
-            history = get("metrics/get-history", run_id=number, metric_key=name)["metrics"]
-            read[name] = by_step(name, [(int(one.get("step", 0)), float(one["value"])) for one in history])
-        check(run, read, 1e-12)
-        assert all(math.isfinite(v) for v in read["train/loss"].values())
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)

@@ -269,15 +269,13 @@ def test_a_network_that_is_lost_on_the_way_costs_no_row(prepared, monkeypatch, c
         check_same(table(run.path), server.history(run.provenance()["id"]))
 
 
-@pytest.mark.parametrize("moment", ["log", "finish", "init"])
-def test_whatever_wandb_raises_is_a_line(prepared, monkeypatch, capsys, moment):
+def test_whatever_wandb_raises_is_a_line(prepared, monkeypatch, capsys):
     import wandb
 
     def broken(*_, **__):
         raise OSError("broken pipe")
 
-    owner = wandb if moment == "init" else wandb.Run
-    monkeypatch.setattr(owner, moment, broken)
+    monkeypatch.setattr(wandb, "init", broken)
     run = prepared(csv=False)
     assert execute(run)["status"] == "finished"
     lines = [line for line in capsys.readouterr().err.splitlines() if "W&B" in line]

@@ -195,7 +195,7 @@ def test_nothing_is_downloaded_to_where_a_stranger_says(root, config, which, mon
             execute(RunDirectory(theirs))
         else:
             from triptych.data.build import build_data
-            from triptych.run.initialization import adopt
+            from triptych.run.untrusted import adopt
 
             mine = configuration(f"trained={theirs}")
             adopt(mine, {}, [])

@@ -184,13 +184,13 @@ def same_name(run):
 
 
 def trained(run):
-    from triptych.run.initialization import adopt
+    from triptych.run.untrusted import adopt
 
     adopt(configuration(f"trained={run}"), {}, [])
 
 
 def init_from(run):
-    from triptych.run.initialization import check_initial
+    from triptych.run.untrusted import check_initial
 
     check_initial({"init_from": str(run)}, begun=False)
 
@@ -357,7 +357,7 @@ def test_a_garbled_table_does_not_stop_a_run(root, text):
     assert len(_bounds(root)) <= 1  # what a search looks at while it goes on
     table = MetricsCsv(root / "metrics.csv")
     table.keep_until(100)
-    for row in table.rows(-1, 100).values():
+    for row in table._rows.values():
         assert all(np.isfinite(float(value)) for value in row.values())
     table.log_metrics({"x": 1.0}, 3)
     table.flush()

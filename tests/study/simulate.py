@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from triptych.run.entries import Estimate, SampleMeasures
 from triptych.run.items import Items
 from triptych.run.read import Run
-from triptych.run.result import Estimate, SampleMeasures
 from triptych.study import compare, measures
 from triptych.study.compare import Comparison
 from triptych.study.tables import table_rows

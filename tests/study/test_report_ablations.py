@@ -11,9 +11,9 @@ from omegaconf import OmegaConf, open_dict
 from triptych.config.check import CONFIGS
 from triptych.config.identity import leaves
 from triptych.config.names import register_resolvers
+from triptych.run.entries import Estimate
 from triptych.run.parsing import format_value
 from triptych.run.read import Run
-from triptych.run.result import Estimate
 from triptych.study.axes import find_axes
 from triptych.study.rounds import with_setting
 

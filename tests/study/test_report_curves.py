@@ -107,7 +107,7 @@ def test_figures_of_a_sweep_with_items(tmp_path):
 
 
 def test_tweedies_curve_keeps_seeds_whose_levels_differ():
-    from triptych.run.result import Curve
+    from triptych.run.entries import Curve
     from triptych.study.curves import mean_over_seeds
 
     # the same line log value = -gamma, measured at levels of its own by each seed

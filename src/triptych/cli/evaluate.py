@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from triptych.cli.arguments import as_hydra_wants, check_place
+from triptych.config.compose import to_plain
 from triptych.config.folders import CONFIGS
 from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
@@ -19,7 +20,7 @@ register_resolvers()
 
 def evaluate_composed(cfg: DictConfig) -> dict:
     """The bound of a checkpoint over one split: {"bpd": {"mean", "stderr", "n"}, ...} as in summary.json."""
-    values: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    values = to_plain(cfg)
     check_values(values, "evaluate")
     for key in ("out", "items"):
         check_place(key, cfg[key])

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from triptych.cli.arguments import as_hydra_wants, check_place
+from triptych.config.compose import to_plain
 from triptych.config.folders import CONFIGS
 from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
@@ -29,7 +30,7 @@ def sample(cfg: DictConfig) -> Path:
 
     Samples that are in ``out`` already stay: the folder is then ``out-2``, or the next that is free.
     """
-    values: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    values = to_plain(cfg)
     check_values(values, "sample")
     check_place("out", cfg.out, folder=True)
     for key, path in _paths(values).items():  # before torch is imported

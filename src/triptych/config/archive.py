@@ -34,7 +34,7 @@ SHARED = 4  # times that the tensors of a file may cover it: weights are tied, a
 
 BROKEN = "damaged, truncated, or no such file of ours"
 MORE = "it holds more than plain data and was not loaded"
-_Unpickler: Any = pickle._Unpickler
+_Unpickler: Any = vars(pickle)["_Unpickler"]
 
 
 SCHEMA = 2  # of what a checkpoint says of its run, its configuration above all

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.errors import HydraException
@@ -71,7 +71,13 @@ def typed(value: Any) -> str:
 
 def unresolved(cfg: DictConfig) -> dict[str, Any]:
     """Everything but Hydra's own, interpolations as they are written."""
-    return OmegaConf.to_container(without_hydra(cfg), resolve=False)  # type: ignore[return-value]
+    return to_plain(without_hydra(cfg), resolve=False)
+
+
+def to_plain(cfg: Any, resolve: bool = True, throw_on_missing: bool = False) -> dict[str, Any]:
+    """Return a group of a configuration as plain dictionaries and lists; interpolations become values."""
+    plain = OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=throw_on_missing)
+    return cast(dict[str, Any], plain)
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:

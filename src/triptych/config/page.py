@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
+from triptych.config.compose import to_plain
 from triptych.config.describe import KeyRow, chain, comments, key_rows, read_yaml
 from triptych.config.folders import CONFIGS
 from triptych.config.keys import FREE_GROUPS, Key, find_key
@@ -47,7 +47,7 @@ def keys_page(folders: Sequence[Path] = (CONFIGS,)) -> str:
 def _rows(file: Path, group: str) -> Iterator[KeyRow]:
     """The keys that one file of a group sets, or takes over from another."""
     merged = OmegaConf.merge(*(read_yaml(one) for one in reversed(chain(file))))
-    config: dict[str, Any] = OmegaConf.to_container(merged)  # type: ignore[assignment]
+    config = to_plain(merged, resolve=False)
     config.pop("defaults", None)
     if config:  # none, where a choice is called none
         place = group.replace("/", ".")

@@ -1,15 +1,25 @@
-"""The bound of a model over whole splits, in the one accounting."""
+"""A run's bound over whole splits, in the one accounting; that of simpler models; and what the run cost."""
 
+import math
+import resource
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from torch import Tensor
 
 from triptych.callbacks.metrics import figures_of
 from triptych.data.base import DataModule
-from triptych.data.batch import Batch
+from triptych.data.batch import Batch, Split, to_level
+from triptych.diffusion.reference import histogram
 from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
 from triptych.run.experiment import Experiment
+
+AT_ONCE = 1024  # items in memory
+SMOOTHING = 1.0  # counts spread over the K levels of a dimension
 
 
 def account(trainer: pl.Trainer, experiment: Experiment) -> dict[str, Account]:
@@ -62,3 +72,54 @@ class _Later:
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._make())
+
+
+def baselines(data: DataModule) -> dict[str, Any]:
+    """{"baselines": {name: {"mean", "stderr", "n"}}} for ``summary.json``, bits/dim on the test set.
+
+    "uniform": log2 K for every item. "histogram": each dimension's own frequencies of the K levels in the
+    training split, (n_k + 1 / K) / (n + 1), one count in all being shared out so that no level is
+    impossible. Empty for data without levels, or without test items.
+    """
+    if data.levels is None or not len(data.splits["test"]):
+        return {}
+    train, test = data.splits["train"], data.splits["test"]
+    n, levels = len(test), data.levels
+    bits = -histogram(_parts(train), levels, SMOOTHING).log2()
+    each = torch.cat([_mean_of(bits, to_level(x, levels).flatten(1)) for x in _parts(test)])
+    stderr = (each.std() / math.sqrt(n)).item() if n > 1 else 0.0
+    return {
+        "baselines": {
+            "uniform": {"mean": math.log2(levels), "stderr": 0.0, "n": n},
+            "histogram": {"mean": each.mean().item(), "stderr": stderr, "n": n},
+        }
+    }
+
+
+def _parts(split: Split) -> Iterator[Tensor]:
+    """The items of a split, some at a time."""
+    for index in torch.arange(len(split)).split(AT_ONCE):
+        yield split.batch(index).x
+
+
+def _mean_of(bits: Tensor, k: Tensor) -> Tensor:
+    """bits (d, K) at the levels k (n, d) of each item, their mean over dimensions, (n,)."""
+    return bits.gather(1, k.T).mean(0)
+
+
+def measure_cost(device: torch.device, experiment: Experiment) -> dict[str, float]:
+    """{"memory": bytes, "evaluations": calls of the denoiser for one sample}, for ``summary.json``.
+
+    Memory is the most that was in use at a time: what torch allocated on the GPU, else what the process held
+    (resident set), libraries included; of this process alone, since it started. A model without a denoiser
+    has no evaluations.
+    """
+    if device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(device)
+    else:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        memory = most if sys.platform == "darwin" else 1024 * most  # kilobytes on Linux
+    figures = {"memory": float(memory)}
+    if experiment.drawing is not None and hasattr(experiment.model, "denoiser"):
+        figures["evaluations"] = float(experiment.drawing.sampler.evaluations)
+    return figures

@@ -15,10 +15,10 @@ from triptych.models.base import BoundModel
 from triptych.models.metric import OfSamples
 from triptych.run.drawing import Drawing, OtherPart, OtherRun, Source
 from triptych.run.experiment import Experiment
-from triptych.run.guided import Guides, guided
+from triptych.run.guided import Guides, check_process, guided
 from triptych.run.model import build_model, check_size
 from triptych.run.reference import ImageReference, PointReference, own_metrics
-from triptych.run.stages import drawn_as
+from triptych.run.stages import check_condition_source, drawn_as, set_key
 
 
 def build_experiment(config: dict, download: bool) -> Experiment:
@@ -31,8 +31,9 @@ def build_experiment(config: dict, download: bool) -> Experiment:
     check_size(config, data)
     model = build_model(config, data)
     guides = Guides(config)
-    if (config.get("objective") or {}).get("teacher") and not config.get("trained"):
-        model.objective.teach(_teacher(config["objective"]["teacher"], model, guides))  # type: ignore[union-attr, operator]
+    if (teacher := (config.get("objective") or {}).get("teacher")) and not config.get("trained"):
+        objective: Any = model.objective
+        objective.teach(_teacher(teacher, model, guides))
     for group in ("guidance", "threshold"):
         if config.get(group) and getattr(model, "likelihood", None) is not None:
             raise UserError(
@@ -96,8 +97,8 @@ def _source(
         if change:
             raise UserError(f"stages.{name}={change}: {key} draws nothing; pass {{}}")
         return OtherPart(name, what)
-
-    run = guides.source(f"condition_from.{name}", name, what, data, earlier)
+    run = guides.open(f"condition_from.{name}", what, stage=True)
+    check_condition_source(key, name, run, data, earlier)
     config = drawn_as(f"stages.{name}", run.config, change)
     return OtherRun(build_drawing(config, run.model, run.data, Guides(config)))
 
@@ -107,12 +108,10 @@ def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
     if model.of_latents:
         raise UserError(f"objective.teacher={path}: a teacher of the data cannot teach latents; pass null")
     taught = getattr(model, "denoiser", None)
-    teacher = getattr(guides.open("objective.teacher", path), "denoiser", None)
+    teacher = getattr(guides.open("objective.teacher", path).model, "denoiser", None)
     if not isinstance(teacher, Denoiser) or not isinstance(taught, Denoiser):
         raise UserError(f"objective.teacher={path}: has no denoiser; pass a diffusion model's")
-    if str(teacher.process) != str(taught.process):
-        names = teacher.process, taught.process
-        raise UserError(f"objective.teacher={path}: its process is {names[0]}, the model's {names[1]}")
+    check_process("objective.teacher", path, teacher, taught)
     return teacher
 
 
@@ -147,15 +146,10 @@ def _changed(config: dict, key: str, value: Any, sampler: Sampler) -> dict:
             part: dict(stages.get(part) or {}) | {rest: value}
         }
         return config
-    node = config
-    *parents, name = key.split(".")
-    for parent in parents:
-        node = node.get(parent) if isinstance(node, dict) else None  # type: ignore[assignment]
-    if not isinstance(node, dict) or name not in node:
+    if not set_key(config, key, value):
         raise UserError(
             f"measures.over={key}: not a key of this run; use evaluations, or one as sampler.steps"
         )
-    node[name] = value
     return config
 
 

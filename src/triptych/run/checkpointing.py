@@ -105,9 +105,9 @@ class Keep(pl.Callback):
             table.flush()  # before the checkpoint: what it has seen is on disk, if it is
         trainer.save_checkpoint(self.folder / name)
 
-    def _row(self, trainer: pl.Trainer, loggers: Sequence[Logger]) -> None:
+    def _row(self, trainer: Any, loggers: Sequence[Logger]) -> None:
         """Log this step's row, which Lightning would log only after the checkpoint."""
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if trainer.global_step % trainer.log_every_n_steps == 0:
             figures = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
             for logger in loggers:
                 logger.log_metrics(figures, trainer.global_step - 1)

@@ -1,19 +1,24 @@
 """Checkpoints: plain data, written whole, read without running anybody's code."""
 
 import io
+import math
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
+from triptych.callbacks.ema_profiles import POWER, SNAPSHOTS, combination, exponent
+from triptych.config.archive import go_through
 from triptych.config.keys import find_key
 from triptych.declare import literal_values
 from triptych.errors import OtherRun, UserError
+from triptych.files import open_regular
 from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.leakage import log_line
-from triptych.run.snapshots import reconstruct
 from triptych.run.untrusted import open_checkpoint
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -81,7 +86,7 @@ def newest_readable(paths: list[Path]) -> Path | None:
     return max(known)[2] if known else None
 
 
-def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
+def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
     """The averages that a checkpoint holds, by name, as sigma_rel_0.1; the reported one first."""
     for name, state in checkpoint.get("callbacks", {}).items():
         if name.startswith("EMA"):
@@ -109,14 +114,14 @@ def load_weights(
         raise UserError(f"weights={weights}: not those of the checkpoint's configuration ({line})") from error
 
 
-def state_dict_of(
-    checkpoint: dict[str, Any], weights: str, run: Path | None = None
-) -> dict[str, torch.Tensor]:
+def state_dict_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> dict[str, Tensor]:
     """A ``state_dict`` with the raw or an average of the weights of a checkpoint; as ``load_weights``."""
     tensors = dict(checkpoint["state_dict"])
     stored = averages(checkpoint)
     if weights == "chosen":
-        weights = checkpoint.get("triptych", {}).get("chosen") or _none_chosen()
+        weights = checkpoint.get("triptych", {}).get("chosen")
+        if not weights:
+            raise UserError("weights=chosen: the run has not chosen among its averages; pass ema or raw")
     if weights == "ema":
         if not stored:
             raise UserError("weights=ema: this checkpoint holds no average; pass weights=raw")
@@ -125,7 +130,7 @@ def state_dict_of(
         tensors |= stored[weights]
     elif weights != "raw":
         names = [*literal_values(find_key("weights").kind), *stored]
-        tensors |= reconstruct(run, checkpoint.get("global_step", 0), weights, names)
+        tensors |= _reconstruct(run, checkpoint.get("global_step", 0), weights, names)
     return tensors
 
 
@@ -138,5 +143,48 @@ def reported(checkpoint: dict[str, Any]) -> str:
     return chosen if weights == "chosen" and chosen in stored else next(iter(stored))
 
 
-def _none_chosen() -> str:
-    raise UserError("weights=chosen: the run has not chosen among its averages; pass ema or raw")
+def _reconstruct(run: Path | None, step: int, weights: str, choices: Sequence[str]) -> dict[str, Tensor]:
+    """The average at ``step`` that ``weights`` names, as sigma_rel_0.07: sum x_i stored_i (``combination``).
+
+    Raises:
+        UserError: no such name, no such length, or nothing was stored up to ``step``.
+    """
+    sigma_rel = _sigma_rel(weights)
+    if sigma_rel is None:
+        raise UserError(f"weights={weights}: must be one of {', '.join(choices)}")
+    files = [p for p in sorted((run / SNAPSHOTS).glob("*.pt")) if int(p.stem) <= step] if run else []
+    if not files:
+        raise UserError(
+            f"weights={weights}: not kept, and no snapshots to make it from (callbacks.ema.snapshots=20 "
+            f"stores them); choose one of {', '.join(choices)}"
+        )
+    stored = [(int(p.stem), name, s) for p in files for name, s in _read_snapshot(p)["sigma_rel"].items()]
+    factors = iter(combination([(at, s) for at, _, s in stored], step, sigma_rel).tolist())
+    total: dict[str, Tensor] = {}
+    for path in files:  # one file at a time in memory, summed in double: factors have both signs
+        for average in _read_snapshot(path)["averages"].values():
+            factor = next(factors)
+            for name, value in average.items():
+                total[name] = total.get(name, 0) + factor * value.double()
+    dtypes = {name: value.dtype for name, value in average.items()}
+    return {name: value.to(dtypes[name]) for name, value in total.items()}
+
+
+def _sigma_rel(weights: str) -> float | None:
+    """The length in "sigma_rel_0.07", None if that is no name of one."""
+    try:
+        sigma_rel = float(weights.removeprefix(POWER)) if weights.startswith(POWER) else math.nan
+        exponent(sigma_rel)
+        return sigma_rel
+    except ValueError:
+        return None
+
+
+def _read_snapshot(path: Path) -> dict[str, Any]:
+    try:
+        with open_regular(path) as file:
+            go_through(file, str(path), "a snapshot")  # it may be a stranger's
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: truncated or not a snapshot of a run") from error

@@ -26,18 +26,10 @@ def one_line_errors() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
-    except UserError as error:
-        if rank() == 0:
-            _tell(str(error))
-        sys.exit(exit_code_of(error))
     except Interrupted as asked:
         if rank() == 0:
             print(asked, file=sys.stderr)
         sys.exit(128 + asked.signal)
-    except (HydraException, OmegaConfBaseException) as error:
-        from triptych.config.check import explain
-
-        sys.exit(_tell(explain(error, sys.argv[1:])))
     except Exception as error:
         if (refused := _as_refusal(error)) is None:
             raise
@@ -76,7 +68,16 @@ def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
 
 
 def _as_refusal(error: Exception) -> UserError | None:
-    """What to say of an error that is none of ours: own code's, or one by which a library refuses."""
+    """What to say of an error: a refusal's own words, a mistake in own code, or a library's refusal."""
+    if isinstance(error, UserError):
+        return error
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    library = frame.f_globals.get("__name__", "").split(".")[0]
+    refuses = isinstance(error, ValueError | ConnectionError) and library in ("hydra", "ray")
+    if isinstance(error, HydraException | OmegaConfBaseException) or (refuses and not raised_at(error)):
+        from triptych.config.check import explain
+
+        return UserError(explain(error, sys.argv[1:]))  # Ray refuses so where no cluster is
     if raised_at(error):
         return UserError(describe_error(error))
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
@@ -85,18 +86,12 @@ def _as_refusal(error: Exception) -> UserError | None:
     if isinstance(error, FileNotFoundError) and not _has_folder():
         return UserError("current folder: it was deleted; type the command in another one")
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    frame = frames[-1]
     if isinstance(error, UnicodeDecodeError | RecursionError) and _hydras_last(frames):
         name, why = "full_path", "is not UTF-8 text; save it as such"
         if isinstance(error, RecursionError):
             name, why = "path", "its defaults lead back to itself; take one out"
         known = (one.f_locals.get(name) for one in reversed(frames))
         return UserError(f"{next(filter(None, known), 'configuration')}: {why}")
-    library = frame.f_globals.get("__name__", "").split(".")[0]
-    if isinstance(error, ValueError | ConnectionError) and library in ("hydra", "ray"):
-        from triptych.config.check import explain
-
-        return UserError(explain(error, sys.argv[1:]))  # Hydra refuses so too, and Ray where no cluster is
     if isinstance(error, OSError) and _hydras_last(frames):
         kind = StorageError if error.errno in STORAGE else UserError
         return kind(f"{error.filename}: cannot be written ({error.strerror})")
@@ -119,6 +114,5 @@ def _hydras_last(frames: Sequence[FrameType]) -> bool:
     return [name for name in packages if name in ("hydra", "triptych")][-1:] == ["hydra"]
 
 
-def _tell(message: str) -> int:
+def _tell(message: str) -> None:
     print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
-    return 1

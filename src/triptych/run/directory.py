@@ -11,7 +11,6 @@ checkpoints/ averages/ samples/ wandb/ tensorboard/ mlflow.json profile/ train.l
 import contextlib
 import errno
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,12 +36,9 @@ SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples
 NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
 REFUSED = ".refused"  # a file: why a sweep's job could not have the directory, until the sweep has read it
 BEGINNING = ("config.yaml", "provenance.json", "progress.json", "mlflow.json", ".launch", ".lock")
-PROVENANCE: dict[str, Any] = {
-    "overrides": list,
-    "choices": dict,
-    "executions": list,
-    "sources": dict,
-    "data": dict,
+PROVENANCE: dict[str, Any] = {  # entries of a kind
+    **dict.fromkeys(("overrides", "executions", "command"), list),
+    **dict.fromkeys(("choices", "sources", "data", "git"), dict),
 }
 PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
@@ -237,14 +233,5 @@ def _is_sound(key: str, value: Any) -> bool:
 
 def to_json(value: Any) -> str:
     """Strict JSON, which has no word for what is not finite: null."""
-    return json.dumps(_strict(value), indent=1, sort_keys=False, allow_nan=False) + "\n"
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _strict(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(entry) for entry in value]
-    return value
+    finite = json.loads(json.dumps(value), parse_constant=lambda word: None)
+    return json.dumps(finite, indent=1, allow_nan=False) + "\n"

@@ -18,12 +18,10 @@ from triptych.files import no_link
 from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
 from triptych.quiet import quiet
-from triptych.run.account import account
+from triptych.run.account import account, baselines, measure_cost
 from triptych.run.averaging import choose_weights
-from triptych.run.baselines import baselines
 from triptych.run.build import build_experiment
 from triptych.run.checkpoints import newest_readable, save_checkpoint
-from triptych.run.cost import measure_cost
 from triptych.run.directory import RunDirectory, to_json
 from triptych.run.experiment import Experiment
 from triptych.run.fit import Fit, build_fit
@@ -36,9 +34,8 @@ from triptych.run.processes import rank
 from triptych.run.progress import Progress
 from triptych.run.result import ENTRIES, Result
 from triptych.run.sampling.by_caption import save_prompts
-from triptych.run.sampling.measure import measure_samples
+from triptych.run.sampling.measure import measure_posterior_mean, measure_samples
 from triptych.run.sampling.pictures import log_picture, save_picture
-from triptych.run.sampling.posterior_mean import measure_posterior_mean
 from triptych.run.sampling.trajectory import save_trajectory
 from triptych.run.stopping import Stop, requeue
 from triptych.run.untrusted import is_composed_here
@@ -64,10 +61,8 @@ def execute(run: RunDirectory) -> Result:
         with Stop() as stop:
             try:
                 return Session(run, stop).run()
-            except Diverged:
-                raise
             except Exception as error:
-                if not is_broken_connection(error):
+                if not isinstance(error, Diverged) and not is_broken_connection(error):
                     _log_traceback(run)
                     leave_error(run, error)
                 raise
@@ -136,14 +131,21 @@ class Session:
         """Build, fit, account, draw, measure, record."""
         run, peers, config = self.directory, self.peers, self.directory.config()
         progress = Progress(run, bar=config["trainer"].get("enable_progress_bar", True))
-        _begin(config, progress)
+        if rank() == 0:
+            progress.write("build", 0, config["trainer"]["max_steps"] or 0)
+        quiet()
+        torch.set_num_threads(config["threads"])
+        check_targets(config)
+        pl.seed_everything(config["seed"], workers=True, verbose=False)
         experiment = build_experiment(config, download=is_composed_here(run))
         origin = find_origin(run, config, experiment.data)
         _describe(run, experiment, origin)
         if origin.initial is not None:
             initialise(run, config, experiment.model, origin.initial)
         fit = build_fit(run, experiment, origin, progress, self.stop, peers)
-        with closing(fit.loggers, run), peers or contextlib.nullcontext():  # peers may be gone before loggers
+        with closing(fit.loggers, run), contextlib.ExitStack() as stack:
+            if peers:
+                stack.callback(peers.needed_no_more)  # they may be gone before loggers
             fit(run, experiment, origin)
             self.fitted = True
             if rank() == 0:
@@ -175,16 +177,6 @@ def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None
         log_line(run, line)
 
 
-def _begin(config: dict, progress: Progress) -> None:
-    """What holds for the whole process: threads, seeds, and which classes may be built at all."""
-    quiet()
-    if rank() == 0:
-        progress.write("build", 0, config["trainer"]["max_steps"] or 0)
-    torch.set_num_threads(config["threads"])
-    check_targets(config)
-    pl.seed_everything(config["seed"], workers=True, verbose=False)
-
-
 def _report(
     run: RunDirectory, experiment: Experiment, origin: Origin, fit: Fit, peers: Peers | None
 ) -> dict[str, Any]:
@@ -202,9 +194,10 @@ def _report(
         write_items(run / "items.npz", last)
     for name, left in model.leaves().items() if first else ():
         save_checkpoint(left, run / name)
+    step = trainer.global_step or reported.step  # of the model, whoever trained it
     figures = {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": trainer.global_step or reported.step,  # of the model, whoever trained it
+        "steps": step,
         "seconds": {"fit": round(fit.keep.seconds, 2), "test": round(time.perf_counter() - began, 2)},
         "cost": measure_cost(trainer.strategy.root_device, experiment),
         "device": fit.device,
@@ -221,7 +214,7 @@ def _report(
         **(baselines(data) if model.draws and tested else {}),
         **measure_posterior_mean(experiment),
         "samples": _final_samples(run, experiment, fit) if first else None,
-        **(measure_samples(experiment, trainer.global_step or reported.step) if first and tested else {}),
+        **(measure_samples(experiment, step) if first and tested else {}),
         **log_locations(fit.loggers),
     }
     return figures | _panels(run, model)
@@ -247,8 +240,7 @@ def _panels(run: RunDirectory, model: BoundModel) -> dict[str, Any]:
 
 def _check_finite(accounts: dict[str, Account], step: int) -> None:
     for split in filter(accounts.get, ("val", "test", "train")):
-        one = accounts[split]
-        bound = one.figures.get(one.unit)
+        bound = accounts[split].figures.get(accounts[split].unit)
         if bound and not math.isfinite(bound["mean"]):
             raise Diverged(f"the bound of the {split} set", step)
 
@@ -262,8 +254,7 @@ def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str |
     save_picture(x, experiment.data, picture)
     save_checkpoint({"x": x}, run / "samples" / "final.pt")
     log_picture(fit.loggers, "samples/final", picture, fit.trainer.global_step)
-    prompts = save_prompts(drawing, run / "samples" / "prompts.png")
-    if prompts is not None:
+    if (prompts := save_prompts(drawing, run / "samples" / "prompts.png")) is not None:
         log_picture(fit.loggers, "samples/prompts", prompts, fit.trainer.global_step)
     if hasattr(experiment.model, "denoiser"):
         shown = min(n, STRIP) if len(experiment.data.shape) == 3 else n

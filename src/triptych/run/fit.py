@@ -22,19 +22,18 @@ from triptych.models.lr_schedule import refused_keys
 from triptych.run.averaging import check_averaging
 from triptych.run.checkpointing import Keep
 from triptych.run.checkpoints import LAST, save_checkpoint
-from triptych.run.compile import check_compiler, compiled
 from triptych.run.directory import RunDirectory
 from triptych.run.experiment import Experiment
 from triptych.run.initialization import Origin
 from triptych.run.leakage import log_line
 from triptych.run.loggers import build_loggers
+from triptych.run.model import check_compiler, compiled
 from triptych.run.peers import Peers
 from triptych.run.processes import rank
-from triptych.run.progress import Progress
+from triptych.run.progress import Progress, SampleGrid
 from triptych.run.provenance import add_execution
-from triptych.run.samples import SampleGrid
 from triptych.run.stopping import Stop
-from triptych.run.trainer import build_trainer, check_shares, steps_of
+from triptych.run.trainer import build_trainer, steps_of
 
 FEW = 4  # items on which a model is checked before its first step
 
@@ -129,7 +128,9 @@ def build_fit(
     check_averaging(config, callbacks, validated)
     steps, model = steps_of(config, len(data.splits["train"])), experiment.model
     trainer = build_trainer(config, run, callbacks, [], peers, steps)
-    check_shares(data.batch_size, trainer)
+    if data.batch_size % trainer.world_size:
+        processes = f"the {trainer.world_size} processes"
+        raise UserError(f"data.batch_size={data.batch_size}: must be a multiple of {processes}")
     check_compiler(config, model, trainer.strategy.root_device)
     model.trainer, trainer.datamodule = trainer, data  # type: ignore[attr-defined]  # as its fit will
     for metrics in filter(lambda one: isinstance(one, Metrics), callbacks):

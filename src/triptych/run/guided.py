@@ -1,85 +1,77 @@
 """The denoiser that samples are drawn with: a run's own, guided and thresholded as its configuration says."""
 
-from collections.abc import Sequence
+from typing import Any
 
 from triptych.config.build import build
 from triptych.config.identity import data_identity, describe
 from triptych.data.base import DataModule
 from triptych.diffusion.mixture import ExactClassifier
 from triptych.errors import UserError
-from triptych.models.base import BoundModel
 from triptych.models.classifier import Classifier
 from triptych.run.experiment import Experiment
 from triptych.run.reopen import reopen
-from triptych.run.stages import check_condition_source, refuse_cascade
+from triptych.run.stages import refuse_cascade
 
 
 class Guides:
-    """The models of other runs' checkpoints that a configuration names, each opened once."""
+    """The other runs that a configuration names, each opened once for its role."""
 
     def __init__(self, config: dict):
         self.config = config
-        self._opened: dict[str, BoundModel] = {}
-        self._sources: dict[str, Experiment] = {}
+        self._opened: dict[tuple[str, bool], Experiment] = {}
 
     def key_of(self, key: str, path: str | None) -> str:
         """The key that was typed for ``key``: ``guide`` where the path is its."""
         return "guide" if path is not None and path == self.config.get("guide") else key
 
+    def open(self, key: str, path: str | None, stage: bool = False) -> Experiment:
+        """The run at ``path``, of the same data; as a ``stage``, one that draws a part of its conditions.
+
+        Raises:
+            UserError: it is not there, of other data, or as a stage a cascade.
+        """
+        if path is None:
+            raise UserError(f"{key}=null: must be a checkpoint, as in guide=.../checkpoints/last.ckpt")
+        own = self.config
+
+        def adjust(other: dict) -> None:
+            if stage:
+                refuse_cascade(other)
+            elif data_identity(other["data"]) != data_identity(own["data"]):
+                raise UserError(
+                    f"{key}={path}: trained on {describe(other['data'])}; "
+                    f"pass one trained on {describe(own['data'])}"
+                )
+            elif "root" in own["data"]:
+                other["data"]["root"] = own["data"]["root"]  # where it lies now
+            other["threads"] = own["threads"]  # another run's own count of threads is not this run's
+
+        if (path, stage) not in self._opened:
+            self._opened[path, stage] = opened = reopen(str(path), adjust=adjust, key=key)
+            opened.model.requires_grad_(False)
+        return self._opened[path, stage]
+
     def classifier(self, key: str, path: str | None, noise: bool) -> Classifier:
         """That of a checkpoint, of the same data and for noisy or for clean images as ``noise`` says.
 
         Raises:
-            UserError: it is not there, is none, or was trained on other data or on other noise.
+            UserError: as ``open``; it is none, or was trained on other noise.
         """
-        model = self.open(key, path)
+        model = self.open(key, path).model
         if not isinstance(model, Classifier):
             raise UserError(f"{key}={path}: not a classifier's; pass a checkpoint of model=classifier")
         if model.noise != noise:
             seen = "noisy" if model.noise else "clean"
-            wanted = "true" if noise else "false"
-            raise UserError(f"{key}={path}: trained on {seen} data; pass one with model.noise={wanted}")
+            raise UserError(
+                f"{key}={path}: trained on {seen} data; pass one with model.noise={str(noise).lower()}"
+            )
         return model
 
-    def open(self, key: str, path: str | None) -> BoundModel:
-        """The model of a checkpoint of the same data; ``key`` is what names it."""
-        if path is None:
-            raise UserError(f"{key}=null: must be a checkpoint, as in guide=.../checkpoints/last.ckpt")
-        if path not in self._opened:
-            opened = reopen(str(path), adjust=lambda other: self._adjust(other, key, path), key=key)
-            self._opened[path] = opened.model.requires_grad_(False)
-        return self._opened[path]
 
-    def source(
-        self, key: str, name: str, path: str, data: DataModule, earlier: Sequence[str] = ()
-    ) -> Experiment:
-        """Open the run at ``path``, which draws the part ``name`` of the conditions of ``data``.
-
-        ``earlier``: parts that are drawn before.
-
-        Raises:
-            UserError: it is not there, draws something else, or was trained on other sizes or encoders.
-        """
-        if key not in self._sources:
-            opened = reopen(path, adjust=self._adjust_source, key=key)
-            check_condition_source(f"{key}={path}", name, opened, data, earlier)
-            self._sources[key] = opened
-        return self._sources[key]
-
-    def _adjust_source(self, other: dict) -> None:
-        refuse_cascade(other)
-        other["threads"] = self.config["threads"]
-
-    def _adjust(self, other: dict, key: str, path: str) -> None:
-        own = self.config
-        other["threads"] = own["threads"]  # a guide's own count of threads is not this run's
-        if data_identity(other["data"]) != data_identity(own["data"]):
-            raise UserError(
-                f"{key}={path}: trained on {describe(other['data'])}; "
-                f"pass one trained on {describe(own['data'])}"
-            )
-        if "root" in own["data"]:
-            other["data"]["root"] = own["data"]["root"]  # where it lies now
+def check_process(key: str, path: str, other: Any, denoiser: Any) -> None:
+    """Refuse the model of ``other`` noise that ``key`` names, since ``denoiser`` would ask it of its own."""
+    if str(other.process) != str(denoiser.process):
+        raise UserError(f"{key}={path}: its process is {other.process}, the model's {denoiser.process}")
 
 
 def guided(model, data: DataModule, config: dict, guides: Guides):
@@ -138,15 +130,13 @@ def _classifier(path: str, denoiser, data: DataModule, guides: Guides):
         return ExactClassifier(data.mixture, denoiser.process)
     key = guides.key_of("guidance.classifier", path)
     classifier = guides.classifier(key, path, noise=True)
-    if str(classifier.process) != str(denoiser.process):
-        names = classifier.process, denoiser.process
-        raise UserError(f"{key}={path}: its process is {names[0]}, the model's {names[1]}")
+    check_process(key, path, classifier, denoiser)
     return classifier
 
 
 def _weak(path: str, guides: Guides):
     key = guides.key_of("guidance.weak", path)
-    model = guides.open(key, path)
+    model = guides.open(key, path).model
     denoiser = getattr(model, "denoiser", None)
     if denoiser is None or model.of_latents:
         raise UserError(f"{key}={path}: has no denoiser of the data; pass a diffusion model's")

@@ -1,94 +1,26 @@
 """What a run starts from: nothing, its own newest checkpoint, or another run's weights or whole model.
 
 ``init_from=`` begins with the weights of another run and records which of them it took; ``trained=DIR`` is a
-run on the model of a finished one, for other samplers, guidance and measures of it. What a command checks
-before there is a directory comes first and imports no torch.
+run on the model of a finished one, for other samplers, guidance and measures of it.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from triptych.config.keys import of_model, with_roles
-from triptych.declare import Role
+import torch
+from torch import nn
+
+from triptych.data.base import DataModule
+from triptych.data.fingerprint import HELD_OUT, Fingerprint, fingerprint
 from triptych.errors import UserError
-from triptych.files import check_directory
+from triptych.run.checkpoints import LAST, newest_readable, read_checkpoint, reported, state_dict_of
 from triptych.run.directory import RunDirectory, checkpoint_at, write_atomic
+from triptych.run.leakage import check_data, compare_data, log_line, remember
 from triptych.run.processes import rank
-from triptych.run.untrusted import check_checkpoint, check_config
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from triptych.data.base import DataModule
-    from triptych.data.fingerprint import Fingerprint
 
 SHOWN = 3  # names of each kind in the line; provenance.json has all
-
-
-def check_reference(key: str, path: str) -> None:
-    """Check that ``path`` is a checkpoint, or the directory of a run that has finished, without loading it.
-
-    Raises:
-        UserError: in one line that begins with ``key``.
-    """
-    run = RunDirectory(path)
-    check_directory(run.path)
-    if (run / "config.yaml").is_file() and run.status != "finished":
-        raise UserError(
-            f"{key}={path}: the run there is {run.status}; finish it, or pass a checkpoint of it, as "
-            f"{key.partition('[')[0]}=.../checkpoints/last.ckpt"
-        )
-    check_checkpoint(path, key)
-
-
-def check_initial(config: dict[str, Any], begun: bool) -> None:
-    """At the door: an absolute path, and a file that may be opened, unless the run has taken it already.
-
-    Raises:
-        UserError: nothing there; a file that ``ckpt=`` would refuse; ``trained`` beside it.
-    """
-    path = config.get("init_from")
-    if path is None:
-        return
-    if config.get("trained") is not None:
-        raise UserError(f"init_from={path}: trained=... trains nothing; pass one of the two")
-    config["init_from"] = str(Path(path).absolute())
-    if begun:
-        return
-    check_reference("init_from", path)
-
-
-def adopt(config: dict, choices: dict[str, Any], overrides: list[str]) -> None:
-    """Put what the run ``config["trained"]`` says of its model into a composed configuration and its choices.
-
-    Raises:
-        UserError: no finished run there; an override of what only the other run can say.
-    """
-    path = config["trained"]
-    source = RunDirectory(path)
-    check_directory(source.path)
-    if source.status != "finished":
-        state = "no run" if source.status == "new" else f"the run there is {source.status}"
-        raise UserError(f"trained={path}: {state}; pass the directory of a finished run")
-    own = ", ".join(with_roles(Role.DRAWING, Role.SEED, Role.MACHINE))
-    for override in overrides:
-        if override.lstrip("+~").split("=")[0].split(".")[0].split("/")[0] in of_model():
-            raise UserError(f"{override}: the model is that of trained={path}; beside it pass keys of {own}")
-    theirs = check_config(source.config(), f"trained={path}")
-    named = source.provenance().get("choices")
-    for key in of_model():
-        if key not in theirs:
-            raise UserError(f"trained={path}: its configuration has no {key}; pass a run's directory")
-        config[key] = theirs[key]
-        choices.pop(key, None)
-        if isinstance(named, dict) and isinstance(named.get(key), str):
-            choices[key] = named[key]
-    if "download" in config["data"]:
-        config["data"]["download"] = False  # it would be to where the other run says
-    config["trained"] = str(source.path)
-    check_reference("trained", config["trained"])
 
 
 @dataclass(frozen=True)
@@ -114,16 +46,12 @@ class Origin:
         return {key: value for key, value in self.data.items() if key != "items"}
 
 
-def find_origin(run: RunDirectory, config: dict, data: "DataModule") -> Origin:
+def find_origin(run: RunDirectory, config: dict, data: DataModule) -> Origin:
     """Look at what lies in ``run``.
 
     Raises:
         UserError: what the model was trained on would now validate or test it.
     """
-    from triptych.data.fingerprint import fingerprint
-    from triptych.run.checkpoints import LAST, newest_readable, read_checkpoint
-    from triptych.run.leakage import check_data, log_line, remember
-
     start = newest_readable(run.checkpoints())
     checkpoint = read_checkpoint(start) if start else None
     if start is not None and start.name != LAST and rank() == 0:
@@ -146,22 +74,18 @@ def find_origin(run: RunDirectory, config: dict, data: "DataModule") -> Origin:
     return Origin(start, checkpoint["global_step"] if checkpoint else 0, adopted, initial, seen)
 
 
-def read_other(key: str, path: str, now: "Fingerprint", fix: str) -> tuple[dict[str, Any], str]:
+def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[dict[str, Any], str]:
     """The checkpoint of another run, which ``key`` names, and a line where its data are not those of ``now``.
 
     Raises:
         UserError: it cannot be read; it was trained on what would now validate or test this run.
     """
-    from triptych.data.fingerprint import HELD_OUT
-    from triptych.run.checkpoints import read_checkpoint
-    from triptych.run.leakage import compare_data
-
     checkpoint = read_checkpoint(checkpoint_at(path), key)
     return checkpoint, compare_data(now, checkpoint["triptych"].get("data"), HELD_OUT, fix)
 
 
 def initialise(
-    run: RunDirectory, config: dict[str, Any], model: "nn.Module", checkpoint: dict[str, Any]
+    run: RunDirectory, config: dict[str, Any], model: nn.Module, checkpoint: dict[str, Any]
 ) -> None:
     """Put the weights by which the other run reports into ``model``, where name and shape are the same.
 
@@ -172,11 +96,6 @@ def initialise(
         UserError: a tensor of this model is not there or of another shape, and ``init_partial`` is false; or
             nothing matches.
     """
-    import torch
-
-    from triptych.run.checkpoints import reported, state_dict_of
-    from triptych.run.leakage import log_line
-
     name = reported(checkpoint)
     theirs, ours = state_dict_of(checkpoint, name), dict(_weights(model))
     shapes = {n: (tuple(theirs[n].shape), tuple(p.shape)) for n, p in ours.items() if n in theirs}
@@ -208,7 +127,7 @@ def initialise(
         run.write("provenance.json", run.provenance() | {"init_from": about})
 
 
-def _weights(model: "nn.Module") -> Iterator[tuple[str, Any]]:
+def _weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for prefix, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
         if own:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from triptych.files import open_regular
 from triptych.limits import limit
@@ -47,8 +47,8 @@ def write_items(path: Path, account: Account) -> bool:
 
     index, rows = account.per_item
     buffer = io.BytesIO()
-    arrays = dict(zip(COLUMNS, rows.numpy().T.copy(), strict=True))
-    np.savez(buffer, index=index.numpy().astype(np.int64), **arrays)  # type: ignore[arg-type]
+    arrays: dict[str, Any] = dict(zip(COLUMNS, rows.numpy().T.copy(), strict=True))
+    np.savez(buffer, index=index.numpy().astype(np.int64), **arrays)
     write_atomic(path, buffer.getvalue())
     return True
 

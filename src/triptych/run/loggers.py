@@ -3,29 +3,34 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from pytorch_lightning.loggers.logger import DummyExperiment
 from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.config.build import build
+from triptych.config.names import root
 from triptych.config.nearest import nearest
 from triptych.config.schema import MLflowKeys, WandbKeys
-from triptych.errors import UserError
-from triptych.run import mlflow, wandb
+from triptych.errors import UserError, mask_password
+from triptych.run import wandb
 from triptych.run.directory import RunDirectory
-from triptych.run.log_content import error_line, warn
+from triptych.run.log_content import error_line, flat_numbers, parameters, sweep_of, warn
 from triptych.run.metrics import MetricsCsv
 from triptych.run.processes import rank
 from triptych.run.result import Result
-from triptych.run.tensorboard import TensorBoard
 from triptych.run.untrusted import is_composed_here
 
 RETIRED = ("_target_", "log_model")  # in directories of earlier versions
 KEYS = {"wandb": (*WandbKeys.__annotations__, *RETIRED), "mlflow": tuple(MLflowKeys.__annotations__)}
+FILE = "mlflow.json"  # in the run's directory: {"tracking_uri", "run_id"}
+ADDRESS = "MLFLOW_TRACKING_URI"
+ID = "triptych.id"  # the tag by which a run is found again
+SQLITE = "sqlite:///"
 
 
 class Guarded(Logger):
@@ -76,8 +81,7 @@ class Guarded(Logger):
 
     def close(self, summary: Result | None) -> None:
         """End with the figures of ``summary``; None of a run that has not finished."""
-        last = max(self.table.last, 0)
-        row = self.table.rows(last - 1, last).get(last, {})
+        last, row = self.table.last
         self._try(lambda: self.logger.finish(summary, last, row))
 
     def _try(self, task: Callable[[], None]) -> None:
@@ -115,8 +119,8 @@ def build_loggers(config: dict, provenance: dict, run: RunDirectory, step: int) 
         if name == "tensorboard":
             loggers.append(Guarded(TensorBoard, table, run, step))
         elif name == "mlflow":
-            if uri := mlflow.address(node, config, run):
-                loggers.append(Guarded(mlflow.MLflowRun, table, run, uri, node.get("experiment")))
+            if uri := address(node, config, run):
+                loggers.append(Guarded(MLflowRun, table, run, uri, node.get("experiment")))
         elif name != "wandb":
             loggers.append(build(node, f"logger.{name}", save_dir=str(run.path)))
         elif (mode := wandb.mode_of(node)) != "disabled":
@@ -140,12 +144,12 @@ def log_locations(loggers: list[Logger]) -> dict[str, Any]:
 @contextmanager
 def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
     """Close the loggers properly, whatever happens."""
-    finished = False
+    summary = None
     try:
         yield
-        finished = True
+        summary = run.summary()
     finally:
-        close_loggers(loggers, run.summary() if finished else None)
+        close_loggers(loggers, summary)
 
 
 def close_loggers(loggers: list[Logger], summary: Result | None) -> None:
@@ -163,3 +167,97 @@ def exit_if_lost(code: int = 0) -> None:
     sys.stderr.flush()
     if wandb.WandbRun.abandoned:
         os._exit(code)
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's logger, with the configuration as hyperparameters, and pictures.
+
+    Of a run that goes on TensorBoard's readers drop what earlier files have after ``step``.
+    """
+
+    title, pauses = "TensorBoard", ()
+
+    def __init__(self, run: RunDirectory, step: int):
+        super().__init__(str(run.path), "tensorboard", version="", purge_step=step + 1, flush_secs=5)
+        from torch.utils.tensorboard.summary import hparams
+
+        plain = {k: v if isinstance(v, int | float) else str(v) for k, v in parameters(run).items()}
+        # Lightning's log_hyperparams wants all metrics beforehand; TensorBoard looks for them itself
+        self.experiment.file_writer.add_summary(hparams(plain, {})[1])
+
+    def log_picture(self, key: str, path: Path, step: int) -> None:
+        """Log a picture of a step."""
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(path) as picture:
+            self.experiment.add_image(key, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
+    def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
+        """Log the figures of ``summary`` that are not ``logged`` yet, and end."""
+        self.log_metrics(flat_numbers(summary, logged), step)
+        self.experiment.close()
+
+
+class MLflowRun(MLFlowLogger):
+    """Lightning's logger, with the configuration as parameters, tags, and pictures as artifacts.
+
+    Args:
+        uri: of MLflow's store or server.
+        experiment: the name of MLflow's experiment.
+    """
+
+    title = "MLflow"
+    pauses = (0.5, 1.0, 2.0, 4.0)  # a database to which other runs of a sweep write
+
+    def __init__(self, run: RunDirectory, uri: str, experiment: str | None):
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when it is imported
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")  # a server that hangs holds up the run:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # ``pauses`` are tries enough
+        artifacts = None  # the server decides
+        if uri.startswith(SQLITE):
+            folder = Path(uri.removeprefix(SQLITE)).absolute().parent
+            folder.mkdir(parents=True, exist_ok=True)
+            artifacts = (folder / "mlflow-artifacts").as_uri()
+        provenance = run.provenance()
+        tags = {
+            ID: provenance["id"],
+            "directory": str(run.path),
+            "sweep": sweep_of(run),
+            "mlflow.source.git.commit": (provenance.get("git") or {}).get("commit"),
+        }
+        super().__init__(
+            experiment or "triptych",
+            run.path.name,
+            uri,
+            {name: tag for name, tag in tags.items() if tag},
+            artifact_location=artifacts,
+        )
+        if known := self._mlflow_client.get_experiment_by_name(self._experiment_name):
+            wanted = f"tags.`{ID}` = '{provenance['id']}'"
+            match = self._mlflow_client.search_runs([known.experiment_id], wanted, max_results=1)
+            self._run_id = match[0].info.run_id if match else None
+        self.experiment.update_run(self.run_id, status="RUNNING")
+        run.write(FILE, {"tracking_uri": mask_password(uri), "run_id": self.run_id})
+        self.log_hyperparams(parameters(run))
+
+    def log_picture(self, key: str, path: Path, step: int) -> None:
+        """Keep a picture as an artifact."""
+        self.experiment.log_artifact(self.run_id, str(path), "samples")
+
+    def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
+        """Log the figures of ``summary`` that are not ``logged`` yet, and end."""
+        self.log_metrics(flat_numbers(summary, logged), step)
+        self.finalize("failed" if summary is None else "success")
+
+
+def address(node: dict[str, Any], config: dict[str, Any], run: RunDirectory) -> str | None:
+    """Where ``logger.mlflow`` writes; None, and a line, where a directory from elsewhere names the place."""
+    folder = (config.get("paths") or {}).get("log_dir")
+    usual = os.environ.get(ADDRESS)
+    uri = node.get("tracking_uri") or usual or f"{SQLITE}{folder}/mlflow.db"
+    if is_composed_here(run) or uri in (usual, f"{SQLITE}{root()}/logs/mlflow.db"):
+        return str(uri)
+    warn(f"MLflow is left out: this directory would have it write to {uri}; {ADDRESS}={uri} allows it")
+    return None

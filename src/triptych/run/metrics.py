@@ -64,18 +64,15 @@ class MetricsCsv(Logger):
             self._began = time.monotonic()
 
     @property
-    def last(self) -> int:
-        """The last step that has a row; -1 if none has."""
-        return max(self._rows, default=-1)
+    def last(self) -> tuple[int, dict[str, Any]]:
+        """The last step that has a row, and a copy of the row; 0 and {} if none has."""
+        step = max(self._rows, default=0)
+        return step, dict(self._rows.get(step, {}))
 
     def time(self, step: int) -> dict[str, Any]:
         """{"time": seconds of fitting} of a step's row; {} where there is none."""
         row = self._rows.get(step, {})
         return {"time": float(row["time"])} if "time" in row else {}
-
-    def rows(self, after: int, until: int) -> dict[int, dict[str, Any]]:
-        """Copies of the rows of steps after ``after``, up to and including ``until``."""
-        return {step: dict(row) for step, row in sorted(self._rows.items()) if after < step <= until}
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:

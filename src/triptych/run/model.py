@@ -1,10 +1,19 @@
-"""From a resolved configuration and its data to its model, by the one builder."""
+"""From a resolved configuration and its data to its model, by the one builder; ``compile=true`` of it.
 
-from contextlib import suppress
+What is reported is computed by the network as it is written, whether it was compiled or not. Names of weights
+stay as they are, so a checkpoint goes on in either state.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
 
 from triptych.config.build import Dependencies, build, parameters_of
 from triptych.config.trust import import_class
@@ -16,10 +25,10 @@ from triptych.diffusion.decoder import Decoder, GaussianDensity
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.models.diffusion import Diffusion
-from triptych.run.budget import Budget, machine_memory
 
 CALIBRATION = 256  # training items on which an optimal reverse variance is measured
 ALLOCATED = 2**20  # bytes of a tensor, at most, in a network that is made to be measured
+CALLS = 10_000  # tensors that a model is made of, at most
 CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that may be none
 
 
@@ -163,3 +172,96 @@ def _check_read(config: dict, table: Dependencies, kind: type[BoundModel]) -> No
         if key in config["bound"] and usual is not parameter.empty and value != usual:
             shown = "null" if usual is None else usual
             raise UserError(f"bound.{key}={value}: {kind.__name__} does not read it; pass {shown}")
+
+
+def check_compiler(config: dict[str, Any], model: BoundModel, device: torch.device) -> None:
+    """Compile a line of code where ``compile=true``, as that alone shows that this machine can.
+
+    Raises:
+        UserError: it cannot, or the model has no network.
+    """
+    if not config.get("compile"):
+        return
+    if not model.networks():
+        raise UserError(f"compile=true: {type(model).__name__} has no network; pass false")
+    try:
+        torch.compile(_probe)(torch.zeros(2, device=device))
+    except Exception as error:  # a compiler's own, under many names
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        reason = (lines or [type(cause).__name__])[0][:200]
+        raise UserError(
+            f"compile=true: this machine cannot compile for {device.type} ({reason}); pass false, or "
+            "install a C++ compiler, g++ or the one that CXX names"
+        ) from error
+
+
+def _probe(x: torch.Tensor) -> torch.Tensor:
+    return (x + 1).sin()
+
+
+@contextmanager
+def compiled(model: BoundModel, config: dict[str, Any]) -> Iterator[None]:
+    """Within it the model's networks are compiled where ``compile=true``."""
+    networks = model.networks() if config.get("compile") else []
+    for network in networks:
+        network.compile()
+    try:
+        yield
+    finally:
+        for network in networks:
+            network._compiled_call_impl = None
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has; where the system does not tell, without end."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**62
+
+
+class Budget(TorchFunctionMode):
+    """Within it, new tensors are counted before they are made.
+
+    Args:
+        most: bytes that they may take together.
+        of: whose size that is, for the message.
+        largest: bytes of a tensor that is allocated; larger ones have a shape and no memory.
+
+    Raises:
+        MemoryError: they would take more, or there are too many of them.
+    """
+
+    def __init__(self, most: int, of: str, largest: float = math.inf):
+        super().__init__()
+        self.most, self.left, self.of, self.calls = most, most, of, CALLS
+        self.largest = largest
+        self.constructors = _device_constructors()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in self.constructors:
+            about = {key: value for key, value in kwargs.items() if key not in ("generator", "pin_memory")}
+            with torch._C.DisableTorchFunction():
+                try:
+                    if function is torch.linspace:  # whose own plan imports a compiler, for seconds
+                        planned = torch.empty(kwargs.get("steps", *args[2:3]), device="meta")
+                    else:
+                        planned = function(*args, **(about | {"device": "meta"}))
+                except RuntimeError:  # a size that no integer counts
+                    raise MemoryError(self._refusal("a tensor of 2^63 bytes or more")) from None
+            self.left -= planned.numel() * planned.element_size()
+            self.calls -= 1
+            if self.left < 0:
+                raise MemoryError(self._refusal(f"a tensor of {'x'.join(map(str, planned.shape))}"))
+            if self.calls < 0:
+                raise MemoryError(f"more than {CALLS} tensors; choose a smaller network")
+            if planned.numel() * planned.element_size() > self.largest:
+                return planned
+        return function(*args, **kwargs)
+
+    def _refusal(self, tensor: str) -> str:
+        return f"needs more than {self.of}, {self.most / 2**30:.3g} GiB ({tensor}); choose a smaller network"

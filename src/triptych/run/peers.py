@@ -79,12 +79,6 @@ class Peers:
         self.children = children
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def __enter__(self) -> "Peers":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.needed_no_more()
-
     def needed_no_more(self) -> None:
         """What is left to do is done by the first process alone."""
         self._settled.set()

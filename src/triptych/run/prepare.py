@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from triptych.config import check
 from triptych.config.build import check_names, keep_arguments
 from triptych.config.combinations import check_together, check_used
-from triptych.config.compose import without_hydra
+from triptych.config.compose import to_plain, without_hydra
 from triptych.config.identity import ABSENT, describe_differences, differences, leaves
 from triptych.config.keys import check_values, groups, role
 from triptych.config.names import plain_name, slug
@@ -19,8 +19,8 @@ from triptych.declare import Role
 from triptych.errors import Diverged, UserError
 from triptych.files import check_directory
 from triptych.run.directory import RunDirectory, write_atomic
-from triptych.run.initialization import adopt, check_initial
 from triptych.run.provenance import provenance
+from triptych.run.untrusted import adopt, check_initial
 
 ROOT = "data.root"
 COMPILE = "compile"
@@ -33,7 +33,7 @@ def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any
     Raises:
         UserError: a group is missing, a value or a name is refused, or ``trained`` is no finished run's.
     """
-    plain: dict = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    plain = to_plain(cfg, throw_on_missing=True)
     for group in groups():
         if group not in plain:
             raise UserError(f"{group}: a choice is needed, as in {group}=NAME")
@@ -68,8 +68,8 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     """The directory of the run that ``cfg`` describes, ready to be executed.
 
     Raises:
-        UserError: as ``described`` and ``check_directory``; the directory records another configuration, or a
-            failed run (``retry=true`` tries that again, ``force=true`` starts over and keeps the old aside).
+        UserError: as ``resolve_config`` and ``check_directory``; the directory records another configuration,
+            or a failed run (``retry=true`` tries that again, ``force=true`` starts over, the old kept aside).
         Diverged: it did so before; the same two keys help.
     """
     check_directory(path)
@@ -83,7 +83,8 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     bare = not (run / "config.yaml").exists()
     result = run.status in ("finished", "diverged") or bool(run.checkpoints())
     if force and (result or not bare):
-        _set_aside(run)
+        with run.lock(PATIENCE):
+            shutil.move(run.path, run.path.with_name(f"{run.path.name}.old-{secrets.token_hex(3)}"))
     elif result and bare:
         raise UserError(
             f"{run.path}: holds a run that has lost its config.yaml; choose another name, or force=true to "
@@ -132,12 +133,6 @@ def _settle_failure(run: RunDirectory, retry: bool) -> None:
     raise UserError(
         f"failed before: {result.error or '?'} (traceback: {run / 'train.log'}; retry=true tries again)"
     )
-
-
-def _set_aside(run: RunDirectory) -> None:
-    with run.lock(PATIENCE):
-        aside = run.path.with_name(f"{run.path.name}.old-{secrets.token_hex(3)}")
-        shutil.move(run.path, aside)
 
 
 def _without_new_defaults(changes: dict, cfg: DictConfig, choices: dict[str, Any]) -> dict:

@@ -63,11 +63,9 @@ def await_announcement(folder: Path, patience: float = 60.0) -> None:
     """The other ranks: wait until rank 0 has made the directory. UserError if it does not."""
     until = time.monotonic() + patience
     while time.monotonic() < until:
-        try:
+        with suppress(OSError):
             if (folder / ".launch").read_text() == launch():
                 return
-        except OSError:
-            pass
         time.sleep(0.1)
     raise UserError(f"{folder}: the first process did not prepare it within {patience:.0f} s")
 
@@ -115,10 +113,8 @@ def lives(pid: int) -> bool:
     """Whether there is such a process on this machine."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return True
 
 

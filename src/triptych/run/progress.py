@@ -1,14 +1,21 @@
-"""Progress of a run: a bar on a terminal, and ``progress.json`` for other processes."""
+"""Progress of a run: a bar on a terminal, ``progress.json`` for other processes, and samples meanwhile."""
 
 import math
 import time
 from collections import deque
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from tqdm import tqdm
 
 from triptych.run.directory import RunDirectory
+from triptych.run.drawing import Drawing
+from triptych.run.sampling.pictures import log_picture, save_picture
+
+WINDOW = 60.0  # seconds over which the speed is taken: validation counts
+SHOWN = ("train/loss", "val/bpd", "val/nats_per_dim")
 
 
 class Progress(pl.Callback):
@@ -56,10 +63,10 @@ class Progress(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._close()
 
-    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_test_start(self, trainer: Any, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             batches = sum(trainer.num_test_batches)
-            name = trainer.test_dataloaders.name  # type: ignore[union-attr]
+            name = trainer.test_dataloaders.name
             self._bar = tqdm(total=batches, desc=f"bound of {name}", disable=self._hidden, leave=False)
 
     def on_test_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
@@ -81,5 +88,24 @@ class Progress(pl.Callback):
             self._bar = None
 
 
-WINDOW = 60.0  # seconds over which the speed is taken: validation counts
-SHOWN = ("train/loss", "val/bpd", "val/nats_per_dim")
+class SampleGrid(pl.Callback):
+    """Draw samples after validation, unguided: 16 of ``n``, at most ``pictures`` times in a run.
+
+    Always from the same noise, into the run's directory and its loggers. Validation sees the averaged
+    weights, and so do the samples.
+    """
+
+    def __init__(self, drawing: Drawing, folder: Path, n: int = 16, pictures: int = 3):
+        self.drawing, self.folder = replace(drawing, denoiser=None, sources=()), folder
+        self.n, self.pictures = min(16, n), pictures
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.n < 1 or self.pictures < 1 or not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        every = max(1, trainer.max_steps // self.pictures)
+        interval = int(trainer.val_check_interval or 1) // trainer.accumulate_grad_batches
+        if trainer.global_step % every >= interval:
+            return
+        path = self.folder / f"step_{trainer.global_step:07d}.png"
+        save_picture(self.drawing.samples(self.n, seed=0), self.drawing.data, path)
+        log_picture(trainer.loggers, "samples", path, trainer.global_step)

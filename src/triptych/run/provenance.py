@@ -65,8 +65,7 @@ def add_execution(
 
     ``data``: fingerprint, split and numbers of what it works on.
     """
-    record = run.provenance()
-    files = source_files(config)
+    record, files = run.provenance(), source_files(config)
     here = {
         "started": _now(),
         "step": step,
@@ -81,8 +80,10 @@ def add_execution(
     }
     executions = record.get("executions", [])
     names = record.get("sources", {}) | {here["sources"]: files}
-    # under what it made no step, nothing was trained
-    line = compare_code(executions[-1], here, names) if executions and step else ""
+    changes = ""
+    if executions and step:  # under what it made no step, nothing was trained
+        changes = describe_changes(executions[-1], here, names)
+    line = f"going on under other {changes} than before" if changes else ""
     here |= {"changed": line} if line else {}
     run.write("provenance.json", record | {"data": data, "sources": names, "executions": [*executions, here]})
     return line
@@ -91,8 +92,7 @@ def add_execution(
 def changed_since(run: RunDirectory) -> str:
     """What of its code and packages is no longer as in a run's last execution, as ``changes`` says it."""
     record, files = run.provenance(), source_files(run.config())
-    executions = record.get("executions")
-    if not executions:
+    if not (executions := record.get("executions")):
         return ""
     here = {"sources": digest_of(files), "versions": versions()}
     return describe_changes(executions[-1], here, record.get("sources", {}) | {here["sources"]: files})
@@ -171,13 +171,12 @@ def source_files(config: dict) -> dict[str, str]:
     """{file: digest} of every Python source of ours, and of other packages that ``config`` builds from."""
     digests = {}
     for package in sorted({"triptych", *_named(config)} - {*BY_VERSION}):
-        spec = find_spec(package)
-        places = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
-        if spec and spec.origin and not places:
-            digests[Path(spec.origin).name] = _digest(Path(spec.origin))
-        for place in places:
-            for file in sorted(place.rglob("*.py")):
-                digests[f"{package}/{file.relative_to(place).as_posix()}"] = _digest(file)
+        for place in _places(package):
+            if place.is_dir():
+                for file in sorted(place.rglob("*.py")):
+                    digests[f"{package}/{file.relative_to(place).as_posix()}"] = _digest(file)
+            else:
+                digests[place.name] = _digest(place)
     return digests
 
 
@@ -188,11 +187,17 @@ def own_packages(config: dict) -> dict[str, Path]:
     """
     packages = {}
     for name in sorted(_named(config) - {"triptych", *BY_VERSION}):
-        spec = find_spec(name)
-        places = [*(spec.submodule_search_locations or []), *filter(None, [spec.origin])] if spec else []
-        if places and not {"site-packages", "dist-packages"} & {*Path(places[0]).parts}:
-            packages[name] = Path(places[0])
+        for place in _places(name)[:1]:
+            if not {"site-packages", "dist-packages"} & {*place.parts}:
+                packages[name] = place
     return packages
+
+
+def _places(package: str) -> list[Path]:
+    """The folders of a package, or the file of a module; none where it is not there."""
+    spec = find_spec(package)
+    places: list[str | None] = [*(spec.submodule_search_locations or [spec.origin])] if spec else []
+    return [Path(place) for place in places if place]
 
 
 def _named(config: dict) -> set[str]:
@@ -223,12 +228,6 @@ def versions() -> dict[str, str]:
             if "extra ==" not in line and (wanted := re.match(r"[A-Za-z0-9._-]+", line)):
                 ahead.append(re.sub(r"[-_.]+", "-", wanted[0]).lower())
     return {name: version for name, version in sorted(known.items()) if name != "triptych"}
-
-
-def compare_code(last: dict, here: dict, names: dict[str, dict[str, str]]) -> str:
-    """What to say where an execution's code or packages differ from those of the one before; "" if not."""
-    changes = describe_changes(last, here, names)
-    return f"going on under other {changes} than before" if changes else ""
 
 
 def describe_changes(last: dict, here: dict, names: dict[str, dict[str, str]]) -> str:

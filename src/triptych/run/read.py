@@ -17,11 +17,12 @@ from typing import Any
 
 from triptych.errors import UserError
 from triptych.files import check_directory, load_object, read_json, read_rows
-from triptych.run.directory import check_digests
+from triptych.run.directory import RunDirectory, check_digests
+from triptych.run.entries import UNITS
 from triptych.run.items import load_items, read_items
 from triptych.run.parsing import first_line, load_config, natural_key, to_float, to_int
 from triptych.run.processes import lives, pid_of
-from triptych.run.result import ENDED, UNITS, Result, parse_entries
+from triptych.run.result import ENDED, Result, parse_entries
 
 ASIDE = re.compile(r"\.old-[0-9a-f]+$")  # the name under which an earlier run was kept when it started over
 COLUMNS = 1000  # of metrics.csv
@@ -154,7 +155,7 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
         check_directory(directory)
     except UserError as error:
         return Run(dir=directory, status="unreadable", sweep=sweep, error=first_line(error))
-    known = _provenance(load_object(directory / "provenance.json"))
+    known = _provenance(RunDirectory(directory).provenance())
     known |= {"dir": directory, "sweep": sweep, "config": load_config(directory / "config.yaml")}
     path = directory / "summary.json"
     if not path.exists():
@@ -184,24 +185,20 @@ def _inside(directory: Path, picture: Path | None) -> Path | None:
 
 
 def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
-    git, command = record.get("git"), record.get("command")
-    git = git if isinstance(git, dict) else {}
-    executions = record.get("executions")
-    executions = executions if isinstance(executions, list) else []
-    last = executions[-1] if executions and isinstance(executions[-1], dict) else {}
-    changes = [e["changed"] for e in executions if isinstance(e, dict) and e.get("changed")]
+    git, executions = record.get("git", {}), record.get("executions", [])
+    last = executions[-1] if executions else {}
     try:
         start = parse_entries(record, AT_START)
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
         start = {}
     return start | {
         "sources": str(last.get("sources") or ""),
-        "code_changes": tuple(map(first_line, changes)),
+        "code_changes": tuple(first_line(e["changed"]) for e in executions if e.get("changed")),
         "host": str(last.get("host") or ""),
         "device": str(last.get("device") or ""),
         "commit": str(git.get("commit") or ""),
         "dirty": bool(git.get("dirty")),
-        "command": tuple(map(str, command)) if isinstance(command, list) else (),
+        "command": tuple(map(str, record.get("command", ()))),
         "started": str(record.get("started") or ""),
     }
 

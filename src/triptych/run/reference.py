@@ -53,8 +53,8 @@ class SampleReference:
         raise NotImplementedError
 
     def prompted(self, x: Tensor, items: Tensor) -> dict[str, float]:
-        """Shares of samples x that match the captions of held-out ``items``."""
-        raise NotImplementedError
+        """Shares of samples x that match the captions of held-out ``items``; {} where data have none."""
+        return {}
 
     def noise(
         self, labels: Tensor | None, items: Tensor | None, generator: torch.Generator
@@ -106,10 +106,6 @@ class PointReference(SampleReference):
         return self.data.draw(self.n, generator)[0].float()
 
     prompts = None  # points have no captions
-
-    def prompted(self, x: Tensor, items: Tensor) -> dict[str, float]:
-        """Return {}: points have no captions."""
-        return {}
 
     def compare(self, x: Tensor, labels: Tensor | None, repeat: int) -> dict[str, float]:
         """Sliced Wasserstein, energy distance and, of a mixture, the share of each mode."""

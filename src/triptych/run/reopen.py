@@ -9,12 +9,11 @@ from triptych.data.build import build_data
 from triptych.data.fingerprint import fingerprint
 from triptych.errors import UserError
 from triptych.quiet import quiet
-from triptych.run.budget import Budget
 from triptych.run.checkpoints import load_weights, read_checkpoint
 from triptych.run.directory import checkpoint_at
 from triptych.run.experiment import Experiment
 from triptych.run.leakage import compare_data, log_line
-from triptych.run.model import build_model
+from triptych.run.model import Budget, build_model
 from triptych.run.untrusted import check_config
 
 SLACK = 2**28  # bytes that a model may need beside what its checkpoint holds

@@ -9,210 +9,41 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from triptych.config.metric import HIGHER, LOWER, NEITHER, Metric
-from triptych.run.parsing import LARGEST, first_line, parse_overrides, to_float, to_int
+from triptych.run.entries import (
+    UNITS,
+    Curve,
+    Estimate,
+    SampleMeasures,
+    ScheduleCurve,
+    nested,
+    parse_baselines,
+    parse_choices,
+    parse_curve,
+    parse_estimates,
+    parse_fact,
+    parse_floats,
+    parse_gradient,
+    parse_metrics,
+    parse_sample_measures,
+    parse_schedule,
+    parse_seed,
+    parse_text,
+    parse_variance,
+)  # fmt: skip
+from triptych.run.parsing import first_line, parse_overrides, to_float, to_int
 
 Status = Literal["finished", "failed", "diverged", "running", "interrupted", "unreadable"]
 
 SCHEMA = 1
 ENDED = ("finished", "failed", "diverged")
 NULL = ("gradient", "samples")  # entries of a finished run, also where there is none
-UNITS = {"bpd": "bits/dim", "nats_per_dim": "nats/dim"}
 PARTS = ("prior", "reconstruction", "diffusion")
 SPLITS = ("train", "val", "test")
-POINTS = 10_000  # of a curve, each of which is drawn
-METRICS = 32  # columns of a table: in a stranger's file there could be any number
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # of a metric
-BETTER = {"higher": HIGHER, "lower": LOWER, "": NEITHER}
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over `n` items with its standard error, in the unit of its key.
-
-    `draw_stderr` is the part of that error which is due to the draws of times and noise; NaN where not
-    recorded.
-    """
-
-    mean: float
-    stderr: float
-    n: int
-    draw_stderr: float = math.nan
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Values at noise levels `gamma` (minus log-SNR); `stderr` is NaN where it was not recorded."""
-
-    gamma: tuple[float, ...]
-    value: tuple[float, ...]
-    stderr: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class ScheduleCurve:
-    """gamma (minus log-SNR) at times t in [0, 1]."""
-
-    t: tuple[float, ...]
-    gamma: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class SampleMeasures:
-    """Measures of one run's samples: means by name, one row a value of ``key`` ("" where only one was taken).
-
-    ``floor``: median, lowest and highest of the same measure between true sets, by name. ``n``: samples of a
-    set. ``fewer``: of the measures that were taken of fewer, how many, by name. ``noise``: each measure of
-    pure noise. ``metrics``: the user's own among them.
-    """
-
-    key: str
-    values: tuple[float, ...]
-    rows: tuple[Mapping[str, float], ...]
-    floor: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
-    n: int = 0
-    fewer: Mapping[str, int] = field(default_factory=dict)
-    reference: str = ""
-    noise: Mapping[str, float] = field(default_factory=dict)
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
-
-    def at(self, name: str) -> tuple[float, ...]:
-        """One measure by value; NaN where a row lacks it."""
-        return tuple(row.get(name, math.nan) for row in self.rows)
-
-
-# Parsers of entries. None: absent or malformed, a panel less; ValueError: the result cannot be relied on.
-
-
-def _text(value: Any) -> str | None:
-    return str(value) if value else None
-
-
-def _floats(value: Any) -> dict[str, float]:
-    return {str(key): to_float(entry) for key, entry in (value or {}).items()}
-
-
-def _estimates(split: str) -> Callable[[Any], dict[str, Estimate]]:
-    """The entries of a split that are estimates; other keys are ignored, a broken one is a ValueError."""
-
-    def parse(figures: Any) -> dict[str, Estimate]:
-        estimates = {}
-        for key, entry in (figures or {}).items():
-            if isinstance(entry, dict) and "mean" in entry:
-                mean = math.nan if entry["mean"] is None else entry["mean"]  # JSON has no word for it
-                real = isinstance(mean, int | float) and not isinstance(mean, bool)
-                if not real or LARGEST < abs(mean) < math.inf:
-                    raise ValueError(f"{split}.{key}.mean is {mean!r}, not a number")
-                stderr, draws = to_float(entry.get("stderr")), to_float(entry.get("draw_stderr"))
-                estimates[str(key)] = Estimate(float(mean), stderr, to_int(entry.get("n")) or 0, draws)
-            elif key in UNITS:
-                raise ValueError(f"{split}.{key} has no mean")
-        return estimates
-
-    return parse
-
-
-def _columns(record: Any, *names: str) -> list[tuple[float, ...]] | None:
-    """Lists of one length, at most POINTS, the first of them finite throughout."""
-    if not isinstance(record, dict) or not all(isinstance(record.get(name), list) for name in names):
-        return None
-    if len(record[names[0]]) > POINTS:
-        return None
-    columns = [tuple(map(to_float, record[name])) for name in names]
-    sound = columns[0] and len({*map(len, columns)}) == 1 and all(map(math.isfinite, columns[0]))
-    return columns if sound else None
-
-
-def _curve(key: str) -> Callable[[Any], Curve | None]:
-    def parse(record: Any) -> Curve | None:
-        with_error = isinstance(record, dict) and isinstance(record.get("stderr"), list)
-        columns = _columns(record, "gamma", key, *(["stderr"] if with_error else []))
-        if columns is None:
-            return None
-        gamma, value, *stderr = columns
-        return Curve(gamma, value, stderr[0] if stderr else (math.nan,) * len(gamma))
-
-    return parse
-
-
-def _schedule(record: Any) -> ScheduleCurve | None:
-    columns = _columns(record, "t", "gamma")
-    return ScheduleCurve(*columns) if columns and all(map(math.isfinite, columns[1])) else None
-
-
-def _variance(record: Any) -> float | None:
-    return to_float(record.get("variance")) if isinstance(record, dict) else None
-
-
-def _gradient(record: Any) -> dict[str, float] | None:
-    if not isinstance(record, dict) or not isinstance(record.get("norm"), dict):
-        return None
-    return _floats(record["norm"]) | {"clipped": to_float(record.get("clipped"))}
-
-
-def _baselines(record: Any) -> dict[str, float]:
-    entries = record.items() if isinstance(record, dict) else ()
-    means = {str(name): to_float(entry.get("mean")) for name, entry in entries if isinstance(entry, dict)}
-    return {name: mean for name, mean in means.items() if math.isfinite(mean)}
-
-
-def _metrics(record: Any) -> dict[str, str]:
-    entries = record.items() if isinstance(record, dict) else ()
-    named = [(name, b if b in ("higher", "lower") else "") for name, b in entries if NAME.fullmatch(name)]
-    return dict(named[:METRICS])
-
-
-def _of_data(key: str, kind: type) -> Callable[[Any], Any]:
-    """One fact of the data, where their fingerprint was recorded."""
-    return lambda data: (
-        kind(data.get(key) or "") if isinstance(data, dict) and data.get("fingerprint") else None
-    )
-
-
-def _choices(record: Any) -> dict[str, str] | None:
-    return None if record is None else {str(key): str(value) for key, value in record.items()}
-
-
-def _overrides(record: Any) -> dict[str, str] | None:
-    return None if record is None else parse_overrides(record)
-
-
-def _seed(seed: Any, overrides: Any) -> int | None:
-    return to_int((_overrides(overrides) or {}).get("seed") if seed is None else seed)
-
-
-def _sample_measures(measures: Any, over: Any, about: Any) -> SampleMeasures | None:
-    try:
-        about = about or {}
-        n = int(about.get("n") or 0)
-        rows: Any = over["rows"] if over else [{"value": 0, "measures": measures}]
-        return SampleMeasures(
-            key=str(over["key"]) if over else "",
-            values=tuple(to_float(row["value"]) for row in rows),
-            rows=tuple({k: to_float(e["mean"]) for k, e in row["measures"].items()} for row in rows),
-            floor={
-                name: (to_float(f["median"]), to_float(f["low"]), to_float(f["high"]))
-                for name, f in (about.get("floor") or {}).items()
-                if isinstance(f, dict)
-            },
-            n=n,
-            fewer={k: int(e["n"]) for row in rows for k, e in row["measures"].items() if e.get("n", n) != n},
-            reference=str(about.get("reference") or ""),
-            noise=_floats(about.get("noise")),
-            metrics={
-                name: Metric(name, first_line(m["title"]), BETTER[m["better"]], "", first_line(m["unit"]))
-                for name, m in (about.get("metrics") or {}).items()
-                if NAME.fullmatch(name)
-            },
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        return None
 
 
 def _entry(parse: Callable[..., Any], default: Any = None, keys: Iterable[str] = ()) -> Any:
@@ -247,40 +78,40 @@ class Result:
     """
 
     status: Status = field(metadata={"parse": str, "keys": ()})
-    name: str = _entry(_text, "")
-    overrides: Mapping[str, str] = _entry(_overrides, dict)
-    choices: Mapping[str, str] = _entry(_choices, dict)
-    seed: int | None = _entry(_seed, None, ("seed", "overrides"))
-    stage: str = _entry(_text, "")
+    name: str = _entry(parse_text, "")
+    overrides: Mapping[str, str] = _entry(parse_overrides, dict)
+    choices: Mapping[str, str] = _entry(parse_choices, dict)
+    seed: int | None = _entry(parse_seed, None, ("seed", "overrides"))
+    stage: str = _entry(parse_text, "")
     error: str = _entry(lambda error: first_line(error or ""), "")
     step: int | None = _entry(to_int)
     parameters: int | None = _entry(to_int)
     steps: int | None = _entry(to_int)
-    seconds: Mapping[str, float] = _entry(_floats, dict)
-    cost: Mapping[str, float] = _entry(_floats, dict)
-    device: str = _entry(_text, "")
+    seconds: Mapping[str, float] = _entry(parse_floats, dict)
+    cost: Mapping[str, float] = _entry(parse_floats, dict)
+    device: str = _entry(parse_text, "")
     world_size: int | None = _entry(to_int)
-    weights: str = _entry(_text, "")
-    checkpoint: str = _entry(_text, "")
+    weights: str = _entry(parse_text, "")
+    checkpoint: str = _entry(parse_text, "")
     averaging: Mapping[str, Any] | None = _entry(dict)
-    fingerprint: str = _entry(_of_data("fingerprint", str), "", ["data"])
-    split: str = _entry(_of_data("split", str), "", ["data"])
-    data_changed: bool = _entry(_of_data("changed", bool), False, ["data"])
-    train: Mapping[str, Estimate] = _entry(_estimates("train"), dict)
-    val: Mapping[str, Estimate] = _entry(_estimates("val"), dict)
-    test: Mapping[str, Estimate] = _entry(_estimates("test"), dict)
-    noise_levels: Curve | None = _entry(_curve("epsilon_mse"))
-    variance: float = _entry(_variance, math.nan, ["estimator"])
-    gradient: Mapping[str, float] = _entry(_gradient, dict)
-    baselines: Mapping[str, float] = _entry(_baselines, dict)
-    metrics: Mapping[str, str] = _entry(_metrics, dict)
-    weighting: Curve | None = _entry(_curve("effective"))
-    schedule: ScheduleCurve | None = _entry(_schedule)
-    tweedie: Curve | None = _entry(_curve("excess"))
-    posterior: Curve | None = _entry(_curve("spread"), None, ["tweedie"])
+    fingerprint: str = _entry(parse_fact("fingerprint", str), "", ["data"])
+    split: str = _entry(parse_fact("split", str), "", ["data"])
+    data_changed: bool = _entry(parse_fact("changed", bool), False, ["data"])
+    train: Mapping[str, Estimate] = _entry(parse_estimates("train"), dict)
+    val: Mapping[str, Estimate] = _entry(parse_estimates("val"), dict)
+    test: Mapping[str, Estimate] = _entry(parse_estimates("test"), dict)
+    noise_levels: Curve | None = _entry(parse_curve("epsilon_mse"))
+    variance: float = _entry(parse_variance, math.nan, ["estimator"])
+    gradient: Mapping[str, float] = _entry(parse_gradient, dict)
+    baselines: Mapping[str, float] = _entry(parse_baselines, dict)
+    metrics: Mapping[str, str] = _entry(parse_metrics, dict)
+    weighting: Curve | None = _entry(parse_curve("effective"))
+    schedule: ScheduleCurve | None = _entry(parse_schedule)
+    tweedie: Curve | None = _entry(parse_curve("excess"))
+    posterior: Curve | None = _entry(parse_curve("spread"), None, ["tweedie"])
     samples: Path | None = _entry(lambda path: Path(path) if isinstance(path, str) else None)
     measured: SampleMeasures | None = _entry(
-        _sample_measures, None, ("measures", "measures_over", "measured")
+        parse_sample_measures, None, ("measures", "measures_over", "measured")
     )
     wandb: Mapping[str, str] | None = _entry(dict)
     digests: Mapping[str, str] = _entry(dict, dict)
@@ -385,10 +216,10 @@ def check_seal(record: dict[str, Any]) -> None:
     if "checksum" in record and record["checksum"] != _checksum(content):
         raise ValueError("checksum: damaged or edited after it was written")
     for split in SPLITS:
-        figures = figures if isinstance(figures := record.get(split), dict) else {}
+        figures: dict[str, Any] = entry if isinstance(entry := record.get(split), dict) else {}
         for unit in UNITS:
             keys = [unit, *(f"{unit}_{part}" for part in PARTS)]
-            entries = [entry if isinstance(entry := figures.get(key), dict) else {} for key in keys]
+            entries = [nested(figures).get(key, {}) for key in keys]
             if unit in figures and not all(entry.keys() >= {"mean", "stderr", "n"} for entry in entries):
                 raise ValueError(f"{split}.{unit}: the mean, stderr or n of it or of a term is missing")
             total, *terms = [to_float(entry.get("mean")) for entry in entries]

@@ -53,17 +53,25 @@ def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[
     """
     config = deepcopy(config) | {"condition_from": {}, "stages": {}}  # those before it give its parts
     for key, value in leaves(change) if change else ():
-        group, *names = str(key).split(".")
-        node = config.get(group)
-        if group not in DRAWING or not names:
+        group, _, name = str(key).partition(".")
+        if group not in DRAWING or not name:
             raise UserError(f"{what}.{key}={value}: must be a key of {', '.join(DRAWING)}, as guidance.scale")
-        for name in names[:-1]:
-            node = node.get(name) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or names[-1] not in node:
+        if not set_key(config, str(key), value):
             raise UserError(f"{what}.{key}={value}: the stage's run has no such key")
-        node[names[-1]] = value
     check_values({name: config.get(name) for name in DRAWING if config.get(name)}, "sample")
     return config
+
+
+def set_key(config: dict[str, Any], key: str, value: Any) -> bool:
+    """Give a dotted key of a configuration another value; False where there is no such key."""
+    node: Any = config
+    *parents, name = key.split(".")
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or name not in node:
+        return False
+    node[name] = value
+    return True
 
 
 def _check(
@@ -84,8 +92,8 @@ def _check(
             )
     if not last and stage.data.known_as is None:
         raise UserError(
-            f"{what}: no later stage is conditioned on data {stage.data.name} of {_size(stage)}; pass a run "
-            "of lower resolution, as with data=shapes data.size=8"
+            f"{what}: no later stage is conditioned on data {stage.data.name} of "
+            f"{_size(stage.data.shape)}; pass a run of lower resolution, as with data=shapes data.size=8"
         )
     if before and before[-1].data.known_as not in parts:
         missing = before[-1].data.known_as
@@ -101,8 +109,8 @@ def _check_shape(what: str, name: str, kind: Kind, drawn: Experiment) -> None:
     wanted = kind.shape if isinstance(kind, Images) else (kind.width,) if isinstance(kind, Vectors) else None
     if wanted is not None and tuple(wanted) != tuple(drawn.data.shape):
         raise UserError(
-            f"{what}: needs {name!r} of {_x(wanted)}, and the stage that draws it draws {_size(drawn)}; "
-            "they must be equal"
+            f"{what}: needs {name!r} of {_size(wanted)}, and the stage that draws it draws "
+            f"{_size(drawn.data.shape)}; they must be equal"
         )
 
 
@@ -125,11 +133,7 @@ def check_condition_source(
     _check_encoders(what, run, data)
 
 
-def _size(stage: Experiment) -> str:
-    return _x(stage.data.shape)
-
-
-def _x(shape: Sequence[int]) -> str:
+def _size(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 

@@ -23,13 +23,12 @@ WANTED_BACK = [s for s in SIGNALS if s.name in ("SIGUSR1", "SIGUSR2")]  # what S
 
 
 class Stop(pl.Callback):
-    """Turns a signal into a wish while training, which is granted after a step, once all processes know.
+    """Defer a signal to the end of a training step, once all ranks agree.
 
-    Elsewhere nothing would be gained by waiting: ``Interrupted`` is raised where the run stands. So it is
-    for a second Ctrl-C.
+    Elsewhere, and at a second Ctrl-C, ``Interrupted`` is raised at once: waiting would save nothing.
 
-    Several processes exchange their wishes at checkpoints, and between them after ``APART`` seconds or
-    ``log_every_n_steps`` steps, whichever is sooner: to ask at each step would be to wait for the slowest.
+    Several ranks exchange their signals at checkpoints, and between them after ``APART`` seconds or
+    ``log_every_n_steps`` steps, whichever is sooner: an exchange at each step would wait for the slowest.
 
     Notes each step's loss, too. On a CPU, in one process, one that is not finite ends the run at that step;
     elsewhere reading it would wait for the device each time, so it is read at logged steps, or when the
@@ -79,7 +78,8 @@ class Stop(pl.Callback):
         Raises:
             Diverged: some process has seen a loss or a weight that is not finite.
         """
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        lightning: Any = trainer  # its attributes are set where mypy does not look
+        every: int = lightning.log_every_n_steps
         received, first = self.received is not None, NEVER
         if trainer.world_size > 1:
             if not look and trainer.global_step < self._next:
@@ -88,7 +88,7 @@ class Stop(pl.Callback):
             pace = int(1e6 * (self._exchange[0] - before)) // max(1, trainer.global_step - at)  # of one step
             bad = NEVER if self._bad is None else int(self._bad)
             message = torch.tensor([int(received), -bad, pace], device=trainer.strategy.root_device)
-            answer = trainer.strategy.reduce(message, reduce_op="max").tolist()  # type: ignore[union-attr]
+            answer = lightning.strategy.reduce(message, reduce_op="max").tolist()
             received, first = bool(answer[0]), -int(answer[1])
             # the slowest process's, so that all ask again at the same step
             self._next = trainer.global_step + max(1, min(every, int(1e6 * APART) // max(1, int(answer[2]))))

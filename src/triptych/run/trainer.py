@@ -24,6 +24,11 @@ ACCELERATORS = {
     "mps": (MPSAccelerator,),
     "tpu": (XLAAccelerator,),
 }
+PROFILERS: dict[str, type[Profiler]] = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
 SIMULATED = 8  # processes on a CPU with fewer cores: slow, but a way to see what several would do
 
 
@@ -37,25 +42,6 @@ def _check_shards(config: dict) -> None:
         raise UserError(
             f"trainer.gradient_clip_val={clip}: a norm that lies in shards is not clipped; pass null"
         )
-
-
-def check_shares(size: int, trainer: pl.Trainer) -> None:
-    """Before there is more than one process: UserError if a batch of ``size`` has no equal part for each."""
-    world = trainer.world_size
-    if size % world:
-        raise UserError(f"data.batch_size={size}: must be a multiple of the {world} processes")
-
-
-def _profiler(name: str | None, run: RunDirectory | None) -> Profiler | None:
-    """One that writes into the run's ``profile/``: Lightning's own would print, or write where it is."""
-    kinds: dict[str, type[Profiler]] = {
-        "simple": SimpleProfiler,
-        "advanced": AdvancedProfiler,
-        "pytorch": PyTorchProfiler,
-    }
-    if name is None or run is None:
-        return None
-    return kinds[name](dirpath=str(run / "profile"), filename=name)
 
 
 def steps_of(config: dict, items: int) -> int:
@@ -108,7 +94,11 @@ def build_trainer(
     if str(node["strategy"]).startswith("fsdp"):
         _check_shards(config)
     node.pop("enable_progress_bar", None)  # ours is a callback
-    profiler = _profiler(node.pop("profiler", None), run)
+    profiler = None
+    if (
+        kind := node.pop("profiler", None)
+    ) and run:  # Lightning's own choice would print, or write where it is
+        profiler = PROFILERS[kind](dirpath=str(run / "profile"), filename=kind)
     several = node["num_nodes"] > 1 or isinstance(devices, int) and devices > 1
     if node["strategy"] == "ddp" or node["strategy"] == "auto" and several:
         # DDP sorts its buckets anew after a start's first step, and where a number lies in a bucket decides

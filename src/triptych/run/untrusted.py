@@ -14,7 +14,8 @@ from triptych.config.archive import inspect
 from triptych.config.build import check_names
 from triptych.config.file import check_count, check_groups
 from triptych.config.identity import describe_differences, other_figures
-from triptych.config.keys import check_values, groups, of_model
+from triptych.config.keys import check_values, groups, of_model, with_roles
+from triptych.declare import Role
 from triptych.errors import OtherRun, UserError
 from triptych.files import check_directory, open_regular
 from triptych.run.directory import NO_CHECKPOINT, RunDirectory, check_digests, checkpoint_at
@@ -79,6 +80,69 @@ def check_checkpoint(ckpt: str, key: str = "ckpt") -> None:
     path = checkpoint_at(ckpt)
     with open_checkpoint(path, key) as (_, record):
         check_config(record["triptych"]["config"], f"{key}={path}")
+
+
+def check_reference(key: str, path: str) -> None:
+    """Check that ``path`` is a checkpoint, or the directory of a run that has finished, without loading it.
+
+    Raises:
+        UserError: in one line that begins with ``key``.
+    """
+    run = RunDirectory(path)
+    check_directory(run.path)
+    if (run / "config.yaml").is_file() and run.status != "finished":
+        raise UserError(
+            f"{key}={path}: the run there is {run.status}; finish it, or pass a checkpoint of it, as "
+            f"{key.partition('[')[0]}=.../checkpoints/last.ckpt"
+        )
+    check_checkpoint(path, key)
+
+
+def check_initial(config: dict[str, Any], begun: bool) -> None:
+    """At the door: an absolute path, and a file that may be opened, unless the run has taken it already.
+
+    Raises:
+        UserError: nothing there; a file that ``ckpt=`` would refuse; ``trained`` beside it.
+    """
+    path = config.get("init_from")
+    if path is None:
+        return
+    if config.get("trained") is not None:
+        raise UserError(f"init_from={path}: trained=... trains nothing; pass one of the two")
+    config["init_from"] = str(Path(path).absolute())
+    if not begun:
+        check_reference("init_from", path)
+
+
+def adopt(config: dict, choices: dict[str, Any], overrides: list[str]) -> None:
+    """Put what the run ``config["trained"]`` says of its model into a composed configuration and its choices.
+
+    Raises:
+        UserError: no finished run there; an override of what only the other run can say.
+    """
+    path = config["trained"]
+    source = RunDirectory(path)
+    check_directory(source.path)
+    if source.status != "finished":
+        state = "no run" if source.status == "new" else f"the run there is {source.status}"
+        raise UserError(f"trained={path}: {state}; pass the directory of a finished run")
+    own = ", ".join(with_roles(Role.DRAWING, Role.SEED, Role.MACHINE))
+    for override in overrides:
+        if override.lstrip("+~").split("=")[0].split(".")[0].split("/")[0] in of_model():
+            raise UserError(f"{override}: the model is that of trained={path}; beside it pass keys of {own}")
+    theirs = check_config(source.config(), f"trained={path}")
+    named = source.provenance().get("choices", {})
+    for key in of_model():
+        if key not in theirs:
+            raise UserError(f"trained={path}: its configuration has no {key}; pass a run's directory")
+        config[key] = theirs[key]
+        choices.pop(key, None)
+        if isinstance(named.get(key), str):
+            choices[key] = named[key]
+    if "download" in config["data"]:
+        config["data"]["download"] = False  # it would be to where the other run says
+    config["trained"] = str(source.path)
+    check_checkpoint(config["trained"], "trained")
 
 
 def check_run(run: RunDirectory) -> None:

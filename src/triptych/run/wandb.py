@@ -192,8 +192,8 @@ def describe_run(
     """Arguments of ``wandb.init``: a sweep's cells are a group, and are named as their directories are."""
     sweep, choices = sweep_of(run), provenance.get("choices", {})
     tags = node.get("tags") or []
-    tags = [tags] if isinstance(tags, str) else [*tags]
-    tags += [f"{g}={choices[g]}"[:64] for g in GROUPS if choices.get(g)]
+    own_tags = [tags] if isinstance(tags, str) else tags
+    tags = [*own_tags, *(f"{g}={choices[g]}"[:64] for g in GROUPS if choices.get(g))]
     own = {k: node[k] for k in ("entity", "save_code") if node.get(k) is not None}
     without = {k: v for k, v in config.items() if k != "logger"}  # addresses of other loggers are theirs
     return own | {

@@ -15,9 +15,9 @@ from itertools import combinations
 
 from triptych.config.keys import role
 from triptych.declare import Role
+from triptych.run.entries import UNITS
 from triptych.run.items import Items, read_items
 from triptych.run.read import Run
-from triptych.run.result import UNITS
 from triptych.study.axes import BUNDLES, Axis, find_axes, label, machine_axes, settings, sweep_axes, value
 from triptych.study.claims import BOUND, Key, PairTest, Rule, correct
 from triptych.study.formatting import listed, quantity

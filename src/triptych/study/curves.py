@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from triptych.run.entries import Curve
 from triptych.run.read import Run
-from triptych.run.result import Curve
 from triptych.study.compare import Cell, Comparison
 from triptych.study.figures import Colours
 from triptych.study.formatting import duration

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
-from triptych.run.result import SampleMeasures
+from triptych.run.entries import SampleMeasures
 from triptych.study.formatting import format_number, listed
 from triptych.study.statistics import Spread, spread
 

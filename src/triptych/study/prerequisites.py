@@ -8,10 +8,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from triptych.config.compose import to_plain
 from triptych.config.folders import CONFIGS
 from triptych.config.names import grid_keys
 from triptych.errors import UserError
-from triptych.run.initialization import check_reference
+from triptych.run.untrusted import check_reference
 
 CHECKPOINTS = ("guide", "objective.teacher", "measures.classifier", "model.stages", "condition_from")
 OTHERS = ("measures.inception", "measures.contrastive", "data.embeddings")  # files of other kinds
@@ -32,7 +33,7 @@ def check_files(config: DictConfig, but: Collection[str] = ()) -> None:
         if isinstance(data := OmegaConf.select(config, "data"), DictConfig):
             from triptych.data.source import check_data_files  # numpy, which help does without
 
-            check_data_files(OmegaConf.to_container(data, resolve=True))  # type: ignore[arg-type]
+            check_data_files(to_plain(data))
     for key, value in _named(config):
         if key.startswith("measures.") and not OmegaConf.select(config, "measures.n"):
             continue

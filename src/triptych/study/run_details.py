@@ -12,9 +12,9 @@ from typing import Any
 
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.files import load_object
+from triptych.run.entries import UNITS, Estimate
 from triptych.run.parsing import natural_key
 from triptych.run.read import Run
-from triptych.run.result import UNITS, Estimate
 from triptych.study.formatting import duration, format_number, plus_minus, quantity
 from triptych.study.statistics import Spread
 from triptych.study.style import mark

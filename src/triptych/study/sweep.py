@@ -34,11 +34,12 @@ from triptych.files import load_object
 from triptych.run import processes
 from triptych.run.command_errors import end_as_by_ctrl_c, one_line_errors
 from triptych.run.directory import REFUSED, RunDirectory
-from triptych.run.initialization import check_initial
+from triptych.run.entries import UNITS
 from triptych.run.parsing import to_int
 from triptych.run.prepare import resolve_composed
 from triptych.run.provenance import changed_since, command
-from triptych.run.result import ENDED, UNITS
+from triptych.run.result import ENDED
+from triptych.run.untrusted import check_initial
 from triptych.study import rounds
 from triptych.study.monitor import Monitor, write_report_or_say_why
 from triptych.study.papers.sweep import check_scale, claims_of, set_scale

@@ -13,8 +13,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from triptych.run.entries import UNITS
 from triptych.run.read import Run
-from triptych.run.result import UNITS
 from triptych.study.formatting import format_number, listed
 from triptych.study.style import GRID, INK, LineFigure, plain_log
 

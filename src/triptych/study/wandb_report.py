@@ -14,7 +14,13 @@ from typing import Any
 
 from triptych.errors import UserError
 from triptych.run.directory import RunDirectory, to_json, write_atomic
-from triptych.run.log_content import BESIDE, RESOLVED, error_line, flat_figures, flat_key
+from triptych.run.log_content import (
+    BESIDE,
+    RESOLVED,
+    error_line,
+    flat_figures,
+    flat_key,
+)
 from triptych.run.read import Run
 from triptych.run.result import PARTS
 from triptych.run.wandb import STEP, import_wandb, logged_in

@@ -162,9 +162,7 @@ QUICK = "trainer.accelerator=cpu threads=1 bound.repeats=2 bound.val_repeats=1 s
 
 
 def test_stages_that_do_not_fit_are_refused(runs):
-    refused(lambda: opened(runs, stages=("base",)), "cascade=", "two runs or more")
     refused(lambda: opened(runs, stages=("fine", "base")), "cascade[0]", "needs 'low'", "no stage before")
-    refused(lambda: opened(runs, stages=("base", "base")), "cascade[1]", "not conditioned on 'low'")
     other = runs | {"gone": runs["base"] / "gone"}
     refused(lambda: opened(other, stages=("gone", "fine")), "cascade[0]=", "gone")
     refused(lambda: opened(runs, "stages=[{},{},{}]"), "stages: 3 groups for 2 stages")

@@ -23,7 +23,3 @@ def test_it_is_exact_for_the_oracle_and_not_for_a_network_of_a_few_steps(prepare
         figure = posterior_mean_error(comparison, colours({c.label: c.label for c in comparison.cells}))
     # SVG has its text as text: a tick in TeX would be shown with its dollars
     assert "0.001<" in to_svg(figure, "t", "") and "$" not in to_svg(figure, "t", "")
-
-
-def test_there_is_none_where_the_truth_is_not_known(prepared):
-    assert "tweedie" not in execute(prepared())

@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from tests.study.simulate import bounds
+from triptych.run.entries import Estimate, SampleMeasures
 from triptych.run.items import Items
 from triptych.run.read import Run
-from triptych.run.result import Estimate, SampleMeasures
 from triptych.study.papers import contrasts
 from triptych.study.papers.published import judged
 

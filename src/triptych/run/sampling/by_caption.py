@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import torch
+from torch.nn.functional import pad
 
 from triptych.data.base import DataModule
-from triptych.data.batch import to_level
 from triptych.data.captions import Captioned
 from triptych.quiet import default_figures
 from triptych.run.directory import atomic
 from triptych.run.drawing import Drawing
+from triptych.run.sampling.pictures import new_figure, shades
 
 TRAINED, UNTRAINED, COLUMNS = 4, 2, 8  # captions of combinations trained on and not, samples of each
 
@@ -41,14 +42,8 @@ def rows_of(data: Captioned) -> tuple[list[int], list[str]]:
 
 @default_figures()
 def _save(x: torch.Tensor, marks: list[str], data: DataModule, path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    levels = data.levels or 256
-    shades = (to_level(x, levels).float() * (255 / (levels - 1))).round().to(torch.uint8)
-    strips = torch.nn.functional.pad(shades, (0, 1, 0, 0), value=255).permute(0, 3, 1, 4, 2).flatten(2, 3)
-    figure = Figure(figsize=(COLUMNS * 0.62, len(marks) * 0.88), layout="constrained")
-    FigureCanvasAgg(figure)
+    strips = pad(shades(x, data), (0, 1, 0, 0), value=255).permute(0, 3, 1, 4, 2).flatten(2, 3)
+    figure = new_figure(COLUMNS * 0.62, len(marks) * 0.88)
     for ax, strip, mark in zip(figure.subplots(len(marks), squeeze=False)[:, 0], strips, marks, strict=True):
         picture = strip.numpy()
         ax.imshow(picture if picture.shape[2] == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=255)

@@ -1,4 +1,4 @@
-"""How far a run's samples are from the truth, beside how far the truth is from itself."""
+"""How far a run's samples, and its posterior mean, are from the truth, and the truth from itself."""
 
 import math
 import time
@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 
 from triptych.diffusion.draws import Stream, mix, seeded
+from triptych.diffusion.mixture import Oracle
+from triptych.diffusion.tweedie import tweedie_errors
 from triptych.errors import Diverged
 from triptych.run.drawing import Drawing
 from triptych.run.experiment import Experiment
+
+LEVELS, POINTS = 20, 1000  # of noise and of test items, at which Tweedie's formula is measured
 
 
 def measure_samples(experiment: Experiment, step: int = 0) -> dict[str, Any]:
@@ -46,17 +50,14 @@ def measure_samples(experiment: Experiment, step: int = 0) -> dict[str, Any]:
     over = node["over"] if isinstance(node["over"], str | None) else node["over"][0]
     rows = []
     for value, drawing in experiment.measured:
-        figures = _row(experiment, drawing)
-        if figures is None:
-            where = "" if over is None else f" with {over}={value}"
-            raise Diverged(f"a sample{where}", step)
-        rows.append({"value": value} | figures)
+        what = "a sample" if over is None else f"a sample with {over}={value}"
+        rows.append({"value": value} | _row(experiment, drawing, Diverged(what, step)))
     if over is None:
         return {"measures": rows[0]["measures"], "measured": about}
     return {"measures_over": {"key": over, "rows": rows}, "measured": about}
 
 
-def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any] | None:
+def _row(experiment: Experiment, drawing: Drawing, not_finite: Diverged) -> dict[str, Any]:
     node, reference = experiment.config["measures"], experiment.reference
     assert reference is not None
     trained, untrained = _items(experiment, drawing)
@@ -64,20 +65,19 @@ def _row(experiment: Experiment, drawing: Drawing) -> dict[str, Any] | None:
 
     def drawn(repeat: int, items: Tensor | None) -> Tensor:
         seed = mix(experiment.config["seed"], Stream.MEASURED_SAMPLES, repeat)
-        return drawing.samples(node["n"] if items is None else len(items), seed, items)
+        x = drawing.samples(node["n"] if items is None else len(items), seed, items)
+        if not x.isfinite().all():
+            raise not_finite
+        return x
 
     began, figures, sizes = time.perf_counter(), [], {}
     for repeat in range(node["repeats"]):
         x = drawn(repeat, trained)
-        if not x.isfinite().all():
-            return None
         figures.append(reference.compare(x, classes, repeat))
         if trained is not None:
             figures[-1] |= reference.prompted(x, trained)
         if untrained is not None:
             x = drawn(node["repeats"] + repeat, untrained)
-            if not x.isfinite().all():
-                return None
             unseen = {f"{name}_held_out": share for name, share in reference.prompted(x, untrained).items()}
             figures[-1] |= unseen
             sizes = dict.fromkeys(unseen, len(untrained))
@@ -117,7 +117,27 @@ def _figure(values: list[float], n: int) -> dict[str, Any]:
     mean = sum(values) / len(values)
     spread = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
     stderr = math.sqrt(spread / len(values)) if len(values) > 1 else math.nan
-    # a metric of one's own may have no figure of a set
-    return {name: x if math.isfinite(x) else None for name, x in (("mean", mean), ("stderr", stderr))} | {
-        "n": n
-    }
+    finite = {"mean": mean, "stderr": stderr}  # a metric of one's own may have no figure of a set
+    return {name: x if math.isfinite(x) else None for name, x in finite.items()} | {"n": n}
+
+
+def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
+    """{"tweedie": {"gamma", "excess", "stderr", "spread"}}, squares per dimension; {} without a truth.
+
+    Test points that a conditional model is not told the labels of; excess: from the model's score to the
+    oracle's mean; spread: the posterior's own variance.
+    """
+    model: Any = experiment.model  # of noise levels, if it has a denoiser
+    data = experiment.data
+    denoiser = getattr(model, "denoiser", None)
+    if data.mixture is None or denoiser is None or model.of_latents or not len(data.splits["test"]):
+        return {}
+    truth = data.mixture.to(model.device)
+    oracle = Oracle(truth, denoiser.process)
+    low, high = model.schedule.gamma(torch.tensor([0.0, 1.0], device=model.device)).tolist()
+    x = data.splits["test"].batch(torch.arange(min(POINTS, len(data.splits["test"])))).x.to(model.device)
+    generator = seeded(experiment.config["seed"], Stream.POSTERIOR_MEAN)
+    with torch.no_grad():
+        gammas = torch.linspace(low, high, LEVELS, device=model.device)
+        rows = tweedie_errors(denoiser, oracle, x, gammas, generator)
+    return {"tweedie": {key: [getattr(row, key) for row in rows] for key in rows[0]._fields}}

@@ -29,10 +29,24 @@ def log_picture(loggers, key: str, path: Path, step: int) -> None:
             logger.log_picture(key, path, step)
 
 
-def _grid(x: Tensor, data: DataModule):
+def shades(x: Tensor, data: DataModule) -> Tensor:
+    """Images in data units as bytes."""
     levels = data.levels or 256
-    pixels = (to_level(x, levels).float() * (255 / (levels - 1))).round().to(torch.uint8)
-    return tiled(in_rows(pixels, max(1, round(len(x) ** 0.5))))
+    return (to_level(x, levels).float() * (255 / (levels - 1))).round().to(torch.uint8)
+
+
+def new_figure(width: float, height: float):
+    """A figure of matplotlib's, in inches, that needs no screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _grid(x: Tensor, data: DataModule):
+    return tiled(in_rows(shades(x, data), max(1, round(len(x) ** 0.5))))
 
 
 def in_rows(x: Tensor, columns: int, blank: float = 0.0) -> Tensor:
@@ -54,13 +68,9 @@ def tiled(pixels: Tensor):
 
 
 def _points(x: Tensor, data: DataModule):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     test = data.splits["test"]
     truth = test.batch(torch.arange(len(test))).x
-    figure = Figure(figsize=(4, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4, 4)
     axes = figure.subplots()
     if data.shape[0] == 1:
         bins = torch.linspace(truth.min(), truth.max(), 60).tolist()

@@ -1,6 +1,7 @@
 """A denoising trajectory as a picture: the same samples at several moments of one descent."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from triptych.diffusion.schedule import Schedule
 from triptych.quiet import default_figures
 from triptych.run.directory import atomic
 from triptych.run.drawing import Drawing
-from triptych.run.sampling.pictures import in_rows, tiled
+from triptych.run.sampling.pictures import in_rows, new_figure, tiled
 
 FRAMES = {"strip": 9, "gif": 40}
 
@@ -117,12 +118,10 @@ def save_points(x: Tensor, gammas: Tensor, path: Path) -> None:
 @default_figures()
 def _scatter(x: Tensor, gamma: float, size: float):
     """One picture of points x (B, d): their first two coordinates, or a histogram of the only one."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from PIL import Image
 
-    figure = Figure(figsize=(2, 2), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(2, 2)
+    canvas: Any = figure.canvas
     axes = figure.subplots()
     if x.shape[1] == 1:
         axes.hist(x[:, 0].numpy(), bins=torch.linspace(-size, size, 50).tolist(), color="C0")
