@@ -196,7 +196,7 @@ def own_packages(config: dict) -> dict[str, Path]:
 def _places(package: str) -> list[Path]:
     """The folders of a package, or the file of a module; none where it is not there."""
     spec = find_spec(package)
-    places: list[str | None] = [*(spec.submodule_search_locations or [spec.origin])] if spec else []
+    places = (spec.submodule_search_locations or [spec.origin or ""]) if spec else []
     return [Path(place) for place in places if place]
 
 
