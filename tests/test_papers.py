@@ -46,14 +46,17 @@ def child(command: list[str], log: Path) -> int:
     return 0
 
 
-def sweep(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """``triptych-train -m paper=NAME``; its directory."""
+def sweep(name: str, root: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
+    """``triptych-train -m paper=NAME ...``; its directory."""
     monkeypatch.setattr(door.processes, "run_child", child)
-    monkeypatch.setattr(sys, "argv", ["triptych-train", "-m", f"paper={name}", "hydra/launcher=basic"])
+    monkeypatch.setattr(
+        sys, "argv", ["triptych-train", "-m", f"paper={name}", "hydra/launcher=basic", *overrides]
+    )
     with pytest.raises(SystemExit) as ended:
         door.main()
     assert ended.value.code == 0
-    return root / "logs" / "sweeps" / name
+    (directory,) = (root / "logs" / "sweeps").iterdir()
+    return directory
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,39 @@ def test_the_exact_claims_are_decided(name, root, monkeypatch, capsys):
         assert not any(measured.trouble for measured in judgement.measured), judgement.line
         assert judgement.word == KNOWN.get((name, judgement.claim.name), judgement.word), judgement.line
         assert f"{judgement.word}: {judgement.claim.says}" in out
+
+
+# what each claim names in `otherwise`, or another ingredient under which it has to come out the other way
+OTHERWISE = [
+    (
+        "guidance_interval",
+        "limited",
+        "hydra.sweeper.settings.everywhere=['guidance.scale=1']",
+        "contradicted",
+    ),
+    (
+        "guidance_interval",
+        "early",
+        "hydra.sweeper.settings.from_the_start=['guidance.scale=1']",
+        "contradicted",
+    ),
+    ("guidance_interval", "late", "hydra.sweeper.settings.to_the_end=['guidance.scale=8']", "contradicted"),
+    ("ncsn_langevin", "annealed", "sampler.steps=1", "contradicted"),
+    ("ncsn_langevin", "plain", "data.means=[[-0.3,-0.3],[0.3,0.3]]", "contradicted"),
+    ("vdm_steps", "saturates", "schedule.gamma_min=-30", "contradicted"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, claim, planted, word", OTHERWISE, ids=lambda value: value if len(value) < 20 else ""
+)
+def test_a_planted_ingredient_turns_the_verdict(name, claim, planted, word, root, monkeypatch):
+    directory = sweep(name, root, monkeypatch, planted, "seed=1,2,3")
+    published = read_study([directory]).published
+    assert published is not None
+    judgement = next(j for j in published.judgements if j.claim.name == claim)
+    assert judgement.word == word, judgement.line
 
 
 def test_there_are_exact_claims():

@@ -93,7 +93,7 @@ def test_the_page_has_one_row_a_claim_and_keeps_papers_whose_sweeps_are_gone(pap
     page = tmp_path / "docs" / "results.md"
     assert cli.main(["--results", str(page), str(tmp_path)]) == 0
     text = page.read_text()
-    assert "**Of 3 findings, 1 reproduced, 1 contradicted, 1 cannot tell and 0 not testable here.**" in text
+    assert "**Of 3 findings asked at small scale, 1 reproduced, 1 contradicted and 1 cannot tell.**" in text
     row = next(line for line in text.splitlines() if "x0 beats &lt;i&gt;v" in line)
     assert "| **contradicted** | v: 2.0 ± .1; x0: 1.0 | v − x0 = −0.3" in row
     assert "| `other` | 90 |" in text and "to run again" not in text
@@ -114,8 +114,8 @@ def test_a_claim_that_changed_since_is_to_be_run_again(paper, tmp_path, monkeypa
     monkeypatch.setattr(results_page, "files", lambda: {"it": other})
     results_page.write_results(tmp_path / "results.md", [tmp_path])
     text = (tmp_path / "results.md").read_text()
-    assert "0 cannot tell, 0 not testable here and 1 to run again.**" in text
-    assert ["to run again" in line for line in text.splitlines() if line.startswith("| [it]")] == [
+    assert "1 contradicted and 0 cannot tell.**" in text and "Besides, 1 to run again." in text
+    assert ["to run again" in line for line in text.splitlines() if line.startswith("| [it")] == [
         False,
         False,
         True,

@@ -38,7 +38,7 @@ def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
             mean, low, high = (min(max(end, LOW), HIGH) for end in claim["ratio"])
             ink = COLOURS[claim["word"]]
             ax.plot([low, high], [y, y], color=ink, linewidth=2)
-            ax.plot(mean, y, "o", color=ink, markersize=4.5)
+            ax.plot(mean, y, "s" if claim["is_tie"] else "o", color=ink, markersize=4.5)
             if claim["published_ratio"]:
                 published = min(max(claim["published_ratio"], LOW), HIGH)
                 ax.plot(
@@ -50,10 +50,13 @@ def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
         ax.set_xticks([0.2, 0.5, 1, 2, 5])
         ax.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7)
         ax.set_ylim(len(rows) - 0.4, -0.6)
-        ax.set_xlabel("ratio of the two settings that decide; beyond 5 or below 0.2: at the end of the axis")
+        ax.set_xlabel(
+            "ratio of the two settings that decide; as claimed: right of 1 (circles), near 1 (squares)"
+        )
         words = [Line2D([], [], color=ink, marker="o", label=word) for word, ink in COLOURS.items()]
         words += [
-            Line2D([], [], color=INK, marker="D", markerfacecolor="none", linestyle="", label="published")
+            Line2D([], [], color=INK, marker="s", linestyle="", label="claimed to be the same"),
+            Line2D([], [], color=INK, marker="D", markerfacecolor="none", linestyle="", label="published"),
         ]
-        figure.legend(handles=words, loc="outside upper center", ncols=5, frameon=False, fontsize=7)
+        figure.legend(handles=words, loc="outside upper center", ncols=3, frameon=False, fontsize=7)
         return to_png(figure)

@@ -18,7 +18,7 @@ from triptych.config.folders import folders
 from triptych.files import load_object
 from triptych.run.directory import write_atomic
 from triptych.study.formatting import duration, listed, quantity
-from triptych.study.markdown import published_table, safe
+from triptych.study.markdown import safe
 from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.papers.figure import claims_figure
 from triptych.study.papers.paper import decisive_keys
@@ -28,6 +28,7 @@ from triptych.study.study import Study, read_study
 Entry = dict[str, Any]
 AGAIN = "to run again"  # the claim has changed since
 RULE = "|---" * 8 + "|"
+KINDS_EXPLAINED = "Kind: *exact* has an exact denoiser and nothing trained; *trained* has trained networks."
 HEAD = "| claim | verdict | published | measured | kind | metric | data, steps | time |"
 
 
@@ -60,12 +61,12 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
     for place in find_papers(roots):
         if (story := read_study([place])).published:
             entry = paper_entry(story)
-            write_atomic(
-                folder / f"{entry['title']}.json", json.dumps(entry, indent=1, ensure_ascii=False) + "\n"
-            )
-            write_atomic(folder / f"{entry['title']}.md", _details(entry, story))
+            text = json.dumps(entry, indent=1, ensure_ascii=False)
+            write_atomic(folder / f"{entry['title']}.json", text + "\n")
     known = files()
     entries = [entry | {"claims": current_claims(entry, known)} for entry in read_entries(folder)]
+    for entry in entries:
+        write_atomic(folder / f"{entry['title']}.md", paper_page(entry))
     if figure := claims_figure(entries):
         write_atomic(folder / "claims.png", figure)
     write_atomic(page, results_page(entries, known, folder.name, bool(figure)))
@@ -104,6 +105,10 @@ def _claim(j: Judgement) -> dict[str, Any]:
         "published": published_figures(claim, *points), "published_ratio": published_ratio(claim, *points),
         "measured": f"{deciding.contrast.name} = {deciding.text}" if deciding else "",
         "ratio": deciding.ratio if deciding else None, "metric": claim.metric,
+        "why": j.why, "rule": claim.rule,
+        "note": claim.note, "quote": claim.quote, "otherwise": claim.otherwise,
+        "is_tie": bool(deciding and deciding.contrast.is_tie), "untestable": claim.untestable,
+        "all_published": claim.published, "all_measured": j.figures,
     }  # fmt: skip
 
 
@@ -135,20 +140,27 @@ def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str
     findings = [(entry, c) for entry, c in rows if c["kind"] != "identity"]
     identities = [(entry, c) for entry, c in rows if c["kind"] == "identity"]
     count = Counter(c["word"] for _, c in findings)
-    words = [*FINDINGS, *([AGAIN] if count[AGAIN] else [])]
+    asked = [f"{count[word]} {word}" for word in FINDINGS[:3]]
+    not_asked = [f"{count[word]} {word}" for word in (FINDINGS[3], AGAIN) if count[word]]
+    against = [_link(entry, c, folder) for entry, c in findings if c["word"] == "contradicted"]
+    holding = sum(c["word"] == "holds" for _, c in identities)
+    tested = sum(count[word] for word in FINDINGS[:3])
     lines = [
         "# Published claims, measured",
         "",
-        f"**Of {len(findings)} findings, {listed([f'{count[word]} {word}' for word in words])}.** "
-        f"{sum(c['word'] == 'holds' for _, c in identities)} of {len(identities)} identities hold.",
+        f"**Of {tested} findings asked at small scale, {listed(asked)}.**"
+        + (f" Contradicted here: {listed(against)}." if against else "")
+        + (f" Besides, {listed(not_asked)}." if not_asked else "")
+        + (f" {holding} of {len(identities)} identities hold." if identities else ""),
         "",
-        "All runs are small: a finding contradicted here is contradicted at this scale, and no more. "
-        "[papers.md](papers.md) explains the words.",
+        "All runs are small: a finding contradicted here is contradicted on these data at this scale, and no "
+        "more. [papers.md](papers.md) explains the words.",
         "",
     ]
     if pictured:
         lines += [f"![Published and measured ratio of each finding]({folder}/claims.png)", ""]
-    lines += ["## Findings", "", HEAD, RULE, *(_row(entry, c, folder) for entry, c in findings)]
+    lines += ["## Findings", "", KINDS_EXPLAINED, "", HEAD, RULE]
+    lines += [_row(entry, c, folder) for entry, c in findings]
     if identities:
         lines += ["", "## Identities", "", "True by mathematics here: tests of this project.", ""]
         lines += [HEAD, RULE, *(_row(entry, c, folder) for entry, c in identities)]
@@ -160,12 +172,17 @@ def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str
     return "\n".join(lines) + "\n"
 
 
+def _link(entry: Entry, c: Mapping[str, Any], folder: str) -> str:
+    return f"[{safe(entry['title'])}: {safe(c['name'])}]({folder}/{entry['title']}.md)"
+
+
 def _row(entry: Entry, c: Mapping[str, Any], folder: str) -> str:
     changed = ", claims changed during the runs" if entry["changed"] else ""
-    source = f" ({c['source']})" if c["source"] else ""
+    why = f": {safe(c['untestable'])}" if c["word"] == "not testable here" else ""
+    source = f" ({safe(c['source'])})" if c["source"] else ""
     cells = [
-        f"[{safe(entry['title'])}]({folder}/{entry['title']}.md){safe(source)}: {safe(c['says'])}",
-        f"**{c['word']}**{changed}",
+        f"{_link(entry, c, folder)}{source}. {safe(c['says'])}",
+        f"**{c['word']}**{why}{changed}",
         safe(c["published"]) or "–",
         safe(c["measured"]) or "–",
         c["kind"] or "–",
@@ -191,23 +208,36 @@ def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any
     ]
 
 
-def _details(entry: Entry, story: Study) -> str:
-    results = story.published
-    assert results is not None
+def paper_page(entry: Entry) -> str:
+    """A paper's claims with what decided each, the quotes, and what differs."""
     arxiv = f" (arXiv:{entry['arxiv']})" if entry["arxiv"] else ""
     scale = f" scale={entry['scale']}" if entry["scale"] != "small" else ""
     lines = [f"# {entry['title']}", "", f"{safe(entry['cite'] + arxiv)}: {safe(entry['where'])}.", ""]
-    lines += [f"**{safe(results.answer)}**", "", *published_table(results)]
+    lines += ["| claim | verdict | published | measured | decided by |", "|---|---|---|---|---|"]
+    for c in entry["claims"]:
+        cells = [
+            f"{safe(c['name'])}: {safe(c['says'])}",
+            f"**{c['word']}**. {safe(' '.join(filter(None, (c['why'], c['note']))))}",
+            "<br>".join(safe(f"{name}: {figure}") for name, figure in c["all_published"]) or "–",
+            "<br>".join(safe(f"{name}: {figure}") for name, figure in c["all_measured"]),
+            safe(f"{c['metric'].replace('_', ' ')}; {c['rule']}" if c["metric"] else c["rule"]),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [""]
+    if entry["changed"]:
+        lines += ["The claims or their seeds were changed after some of these runs had ended.", ""]
     if entry["differs"]:
         lines += ["What differs from the paper:", "", *(f"- {safe(line)}" for line in entry["differs"]), ""]
     if entry["discarded_seeds"]:
-        seeds = ", ".join(map(str, entry["discarded_seeds"]))
-        lines += [f"Seeds {seeds} were tried before and are left out.", ""]
-    for j in results.judgements:
-        if j.claim.quote:
-            lines += [f"- {j.claim.name}, {j.claim.source}: “{safe(j.claim.quote)}”"]
-        if j.claim.otherwise:
-            lines += [f"- {j.claim.name} would come out the other way under: {safe(j.claim.otherwise)}"]
+        lines += [
+            f"Seeds {', '.join(map(str, entry['discarded_seeds']))} were tried before and are left out.",
+            "",
+        ]
+    for c in entry["claims"]:
+        if c["quote"]:
+            lines += [f"- {safe(c['name'])}, {safe(c['source'])}: “{safe(c['quote'])}”"]
+        if c["otherwise"]:
+            lines += [f"- {safe(c['name'])} would reverse with {safe(c['otherwise'])}."]
     command = f"`triptych-train -m paper={entry['name']}{scale}`"
     return "\n".join([*lines, "", f"<sub>{command}: {safe(entry['origin'])}</sub>", ""])
 
