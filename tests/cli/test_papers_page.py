@@ -59,4 +59,4 @@ def test_the_page_of_results_knows_every_paper():
     """As run or as not run yet; `triptych-report --results docs/results.md logs/sweeps` writes it."""
     text = (CONFIGS.parent / "docs" / "results.md").read_text()
     for file in (CONFIGS / "paper").glob("*.yaml"):
-        assert re.search(rf"[`\[]{file.stem}[`\]]", text.replace("\\_", "_")), file.stem
+        assert re.search(rf"[`\[]{file.stem}[`:]", text.replace("\\_", "_")), file.stem
