@@ -277,7 +277,9 @@ EVIL = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m\rfine"
 
 
 def test_control_characters_are_shown_and_not_obeyed(root, capsys):
+    from triptych.cli.train import _print_result
     from triptych.run.command_errors import one_line_errors
+    from triptych.run.leakage import log_line
     from triptych.study.render import write_report
     from triptych.study.terminal import print_table
 
@@ -290,8 +292,11 @@ def test_control_characters_are_shown_and_not_obeyed(root, capsys):
     print_table(root / "sweep", report=write_report(root / "sweep"))
     with pytest.raises(SystemExit), one_line_errors():
         raise UserError(f"failed before: {EVIL}")
+    log_line(RunDirectory(run), f"passed over: {EVIL}")  # as of a checkpoint's name
+    _print_result(RunDirectory(run))
     out = capsys.readouterr()
-    pages = [(root / "sweep" / name).read_bytes().decode() for name in ("report.md", "results.csv")]
+    names = ("report.md", "results.csv", f"{run.name}/train.log")
+    pages = [(root / "sweep" / name).read_bytes().decode() for name in names]
     for text in (out.out, out.err, *pages, str(RunDirectory(run).summary())):
         assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text) and "\r" not in text.replace("\r\n", "")
     assert "\\x1b" in out.err and "\\x1b" in pages[0]

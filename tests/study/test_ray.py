@@ -84,7 +84,7 @@ def test_a_cluster_that_is_up(root):
     flags = ["--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats", "--block"]
     line = [ray, "start", "--head", f"--port={address.split(':')[1]}", *flags]
     with open(root / "cluster", "wb") as log:
-        cluster = subprocess.Popen(line, stdout=log, stderr=log, env=alone | trusting)
+        cluster = subprocess.Popen(line, stdout=log, stderr=log, cwd=root, env=alone | trusting)
     try:
         wait_for(lambda: "Ray runtime started" in (root / "cluster").read_text(), cluster)
         place = [f"hydra.launcher.ray.init.address='{address}'", "hydra.launcher.ray.remote.num_cpus=2"]

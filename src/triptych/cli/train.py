@@ -143,7 +143,7 @@ def _check_checkpoint(run: RunDirectory) -> None:
 
 def _print_result(run: RunDirectory) -> None:
     print(one_line(run.summary()))
-    print(f"run: {run.path}")
+    print(printable(f"run: {run.path}"))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from triptych.data.fingerprint import HELD_OUT, Fingerprint
 from triptych.errors import UserError
-from triptych.files import no_link
+from triptych.files import no_link, printable
 from triptych.run.directory import RunDirectory
 from triptych.run.processes import rank
 
@@ -74,6 +74,7 @@ def log_line(run: RunDirectory | None, line: str) -> None:
     """One line on stderr, and in a run's ``train.log``, by the first process."""
     if not line or rank() != 0:
         return
+    line = printable(line)
     print(line, file=sys.stderr, flush=True)
     if run is None:
         return

@@ -93,7 +93,7 @@ def run_child(command: list[str], log: Path) -> int:
             stdout=file,
             stderr=file,
             stdin=subprocess.DEVNULL,
-            env=inherited | {PARENT: str(os.getpid())},
+            env=inherited | {PARENT: str(os.getpid()), "PYTHONSAFEPATH": "1"},  # a cluster's has not
             process_group=0,  # a terminal's Ctrl-C comes through here, once
         )
     try:
