@@ -26,23 +26,16 @@ def one_line_errors() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
-    except UserError as error:
-        if rank() == 0:
-            _tell(str(error))
-        sys.exit(exit_code_of(error))
     except Interrupted as asked:
         if rank() == 0:
             print(asked, file=sys.stderr)
         sys.exit(128 + asked.signal)
-    except (HydraException, OmegaConfBaseException) as error:
-        from triptych.config.check import explain
-
-        sys.exit(_tell(explain(error, sys.argv[1:])))
     except Exception as error:
-        if (refused := _as_refusal(error)) is None:
+        refused = error if isinstance(error, UserError) else _as_refusal(error)
+        if refused is None:
             raise
         if rank() == 0:
-            _tell(str(refused))
+            print(f"error: {printable(' '.join(str(refused).split()))}", file=sys.stderr)
         sys.exit(exit_code_of(refused))
     except StopRequest as asked:
         print(Interrupted(asked.signal), file=sys.stderr)
@@ -77,6 +70,10 @@ def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
 
 def _as_refusal(error: Exception) -> UserError | None:
     """What to say of an error that is none of ours: own code's, or one by which a library refuses."""
+    from triptych.config.compose import explain
+
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return UserError(explain(error, sys.argv[1:]))
     if raised_at(error):
         return UserError(describe_error(error))
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
@@ -94,8 +91,6 @@ def _as_refusal(error: Exception) -> UserError | None:
         return UserError(f"{next(filter(None, known), 'configuration')}: {why}")
     library = frame.f_globals.get("__name__", "").split(".")[0]
     if isinstance(error, ValueError | ConnectionError) and library in ("hydra", "ray"):
-        from triptych.config.check import explain
-
         return UserError(explain(error, sys.argv[1:]))  # Hydra refuses so too, and Ray where no cluster is
     if isinstance(error, OSError) and _hydras_last(frames):
         kind = StorageError if error.errno in STORAGE else UserError
@@ -117,8 +112,3 @@ def _hydras_last(frames: Sequence[FrameType]) -> bool:
     """Whether Hydra did what failed, not code of ours: it reads files, makes directories, writes."""
     packages = [frame.f_globals.get("__name__", "").split(".")[0] for frame in frames]
     return [name for name in packages if name in ("hydra", "triptych")][-1:] == ["hydra"]
-
-
-def _tell(message: str) -> int:
-    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
-    return 1
