@@ -68,10 +68,8 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
             value = f"'{value}'"
         quoted.append(f"{key}{equals}{value}")
     options = check_options(quoted)
-    if other := options.config_name or options.config_path:
-        raise UserError(
-            f"{other}: a command has its own configuration; type experiment=NAME, or --config-dir=DIR"
-        )
+    if options.config_name or options.config_path:
+        raise UserError("--config-name, --config-path: a command has its own; use experiment=NAME")
     if options.multirun and command != "train":
         raise UserError("-m: only triptych-train sweeps; type this command once for each value")
     if options.cfg:
