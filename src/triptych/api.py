@@ -19,7 +19,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.cli.arguments import as_hydra_wants, without_hyphens
 from triptych.config import compose as composing
-from triptych.config.keys import check_values
 from triptych.data.batch import Batch
 from triptych.errors import UserError
 from triptych.run import processes
@@ -283,7 +282,4 @@ def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def _checked(command: str, overrides: list[str]) -> dict[str, Any]:
-    cfg = composing.without_hydra(_composed(command, overrides))
-    values = composing.to_plain(cfg)
-    check_values(values, command)
-    return values
+    return composing.checked_values(composing.without_hydra(_composed(command, overrides)), command)

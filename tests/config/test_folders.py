@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException
 
 from triptych.config import folders, trust
-from triptych.config.check import CONFIGS, explain
+from triptych.config.compose import CONFIGS, explain
 from triptych.config.describe import chain, comment
 from triptych.config.keys import find_key
 from triptych.config.names import register_resolvers

@@ -68,6 +68,8 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
             value = f"'{value}'"
         quoted.append(f"{key}{equals}{value}")
     options = check_options(quoted)
+    if options.config_name or options.config_path:
+        raise UserError("--config-name, --config-path: a command has its own; use experiment=NAME")
     if options.multirun and command != "train":
         raise UserError("-m: only triptych-train sweeps; type this command once for each value")
     if options.cfg:
@@ -149,9 +151,6 @@ def check_options(arguments: list[str]) -> Namespace:
             else message
         )
 
-    for option in ("--config-name", "--config-path", "-cn", "-cp"):
-        if any(one.partition("=")[0] == option for one in arguments):
-            raise UserError(f"{option}: every command has its own; type experiment=NAME, or --config-dir=DIR")
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[assignment, method-assign]
     return parser.parse_args(options_first([one for one in arguments if one != "--version"]))

@@ -7,9 +7,8 @@ import hydra
 from omegaconf import DictConfig
 
 from triptych.cli.arguments import as_hydra_wants, check_place
-from triptych.config.compose import to_plain
+from triptych.config.compose import checked_values
 from triptych.config.folders import CONFIGS
-from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
 from triptych.run.command_errors import one_line_errors
 from triptych.run.processes import rank
@@ -20,8 +19,7 @@ register_resolvers()
 
 def evaluate_composed(cfg: DictConfig) -> dict:
     """The bound of a checkpoint over one split: {"bpd": {"mean", "stderr", "n"}, ...} as in summary.json."""
-    values = to_plain(cfg)
-    check_values(values, "evaluate")
+    values = checked_values(cfg, "evaluate")
     for key in ("out", "items"):
         check_place(key, cfg[key])
     check_checkpoint(cfg.ckpt)  # before torch is imported

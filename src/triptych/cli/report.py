@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from triptych.errors import StorageError, UserError
 from triptych.files import printable
@@ -20,7 +20,6 @@ from triptych.run.read import find_runs, is_run
 
 if TYPE_CHECKING:
     from triptych.study.render import Report
-    from triptych.study.study import Study
 
 PORT = 8675  # of --watch
 
@@ -91,20 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from triptych.study.render import write_report
     from triptych.study.terminal import print_table
 
-    def check(story: Study) -> None:
-        if options.wandb or options.wandb_json:
-            from triptych.study.wandb_report import project_of
+    settings: dict[str, Any] = {key: getattr(options, key) for key in ("title", "expected", "equal_within")}
+    if options.wandb or options.wandb_json:
+        from triptych.study.wandb_report import project_of
 
-            project_of(story, "--wandb" if options.wandb else f"--wandb-json {options.wandb_json}")
+        option = "--wandb" if options.wandb else f"--wandb-json {options.wandb_json}"
+        settings["check"] = lambda story: project_of(story, option)
 
     def write() -> Report:
-        return write_report(
-            *options.dirs,
-            title=options.title,
-            expected=options.expected,
-            equal_within=options.equal_within,
-            check=check,
-        )
+        return write_report(*options.dirs, **settings)
 
     try:
         if options.watch:

@@ -10,9 +10,8 @@ import hydra
 from omegaconf import DictConfig
 
 from triptych.cli.arguments import as_hydra_wants, check_place
-from triptych.config.compose import to_plain
+from triptych.config.compose import checked_values
 from triptych.config.folders import CONFIGS
-from triptych.config.keys import check_values
 from triptych.config.names import register_resolvers
 from triptych.errors import UserError
 from triptych.run.command_errors import one_line_errors
@@ -30,8 +29,7 @@ def sample(cfg: DictConfig) -> Path:
 
     Samples that are in ``out`` already stay: the folder is then ``out-2``, or the next that is free.
     """
-    values = to_plain(cfg)
-    check_values(values, "sample")
+    values = checked_values(cfg, "sample")
     check_place("out", cfg.out, folder=True)
     for key, path in _paths(values).items():  # before torch is imported
         check_checkpoint(path, key)

@@ -5,35 +5,21 @@ Hydra's own strictness covers the command line; files packaged at the top (``exp
 those files, and a key that is only in the first composition is refused. Nothing but Hydra is imported.
 """
 
-import re
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, get_origin
 
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.config import folders
-from triptych.config.describe import listing, read_yaml
 from triptych.config.folders import CONFIGS
 from triptych.config.habits import answer
 from triptych.config.keys import FREE_GROUPS, of_class, takes_names, unfit
 from triptych.config.nearest import nearest
-from triptych.config.source import REQUIRED
 from triptych.config.trust import check_name
 from triptych.declare import alternatives, unwrap
 from triptych.errors import UserError
-
-EXTRAS = {  # files of packages that are not installed by default
-    "hydra/launcher/ray": "ray",
-    "hydra/launcher/submitit_local": "slurm",
-    "hydra/launcher/submitit_slurm": "slurm",
-}
 
 LISTS = ("callbacks", "logger", "metrics")  # groups of which several files go together
 OPEN = ("condition_from", "stages")  # groups whose keys are names of the user's
@@ -178,134 +164,3 @@ def _takes_names(cfg: DictConfig, key: str) -> bool:
         return False
     kind = of_class(check_name(node["_target_"]))[0][name].kind
     return any(get_origin(unwrap(one)[0]) is dict for one in alternatives(unwrap(kind)[0]))
-
-
-def explain(error: Exception, arguments: Sequence[str]) -> str:
-    """Explain a Hydra or OmegaConf error in one line: KEY=VALUE: problem; fix."""
-    text = str(error)
-    if match := re.search(r"Could not (?:find|load) '([^']+)'", text):
-        if extra := EXTRAS.get(match[1]):
-            return f"{match[1]}: not installed; pip install 'triptych[{extra}]'"
-        group, _, option = match[1].rpartition("/")
-        options = _options(group)
-        if line := answer(group, option, "no such file"):
-            return line
-        near = nearest(option, options)
-        if not near.startswith("choose from"):  # all that there is in any case: a group is short
-            near += f" (choose from {', '.join(sorted(options))})"
-        if lost := folders.missing_packages():
-            near += f"; a trusted package lies nowhere on Python's path: {', '.join(lost)}"
-        return f"{group}={option}: no such file; {near}"
-    if match := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
-        key = match[1].split("@")[0]
-        override = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
-        known = answer(key, override.partition("=")[2]) if _door() == "train" else ""
-        return known or _no_such_key(key, override, arguments)
-    if match := re.search(r"Error merging override ((\S+?)=.*)", text):
-        return (
-            f"{match[1].lstrip('+')}: must be a group of keys, each typed as {match[2].lstrip('+')}.KEY=VALUE"
-        )
-    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        if _door() != "train":
-            return f"{match[1]}: several values; type one, and the command once for each"
-        key, _, values = match[1].partition("=")
-        return f"{match[1]}: several values need -m (a sweep); for a list type {key}=[{values}]"
-    if "override_grammar" in text and (override := next(filter(_unreadable, arguments), "")):
-        if len(several := re.split(r"\s+(?=[+~]*[\w./@]+=)", override)) > 1:
-            return f"{override}: two overrides in one argument; type {several[0]} and {several[1]} apart"
-        if "/" in override and "=" not in override and _door() != "train":
-            return f"{override}: no key; type ckpt={override}"
-        key = override.split("=", 1)[0] if "=" in override else "KEY"
-        return f"{override}: cannot be read as KEY=VALUE; quote special characters: \"{key}='a=b'\""
-    if "Config group override must be a string" in text:
-        for override in arguments:
-            group, _, option = override.lstrip("+").partition("=")
-            if (choices := _options(group)) and option not in choices:
-                return f"{override}: must be one of {', '.join(choices)}"
-    if match := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{match[1]}: missing; type {match[1]}=VALUE"
-    if match := re.search(r"Multiple values for (\S+)\. .*: (\S+)'", text):
-        return f"+{match[1]}={match[2]}: has a choice already; type {match[1]}={match[2]} without the plus"
-    where = re.match(r"In '(\S+)': ", text)
-    if match := re.search(r"([^\n]+?)\s+full_key: (\S+)", text):  # OmegaConf's
-        problem = re.sub(r".*raised while [^:]*: ", "", match[1])
-        return f"{match[2]}{f' (in {where[1]})' if where else ''}: {problem}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(lines[:3])
-
-
-def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
-    """Of a key that another choice of its group has, that choice; else the nearest name."""
-    group, *names = key.split(".")
-    parent = key.rpartition(".")[0]
-    if names and (options := _options(place := key.replace(".", "/"))):  # a choice, typed like a key
-        value = override.partition("=")[2]
-        choice = value if value in options else "NAME"
-        return f"{override.lstrip('+')}: a group of keys; type {place}={choice}"
-    typed = (one.lstrip("+").partition("=") for one in arguments)
-    target = next((value for name, _, value in typed if name == f"{parent}._target_" != key), "")
-    if target:
-        of_target = of_class(check_name(target, parent))[0].items()
-        known = [f"{parent}.{name}" for name, one in of_target if one.default is not REQUIRED]
-        return f"{override}: {target} has no such argument; {nearest(key, known)}"
-    if names and (others := listing(key)):
-        chosen = _choice(group, arguments)
-        listed = " or ".join(f"{group}={one}" for one in others[:3])
-        return f"{override}: no such key with {group}={chosen}; choose {listed}"
-    open_to_names = read_yaml(CONFIGS / f"{_door()}.yaml").get(group) == {}  # as condition_from
-    if open_to_names or (names and takes_names(key.removesuffix("._target_").rpartition(".")[0])):
-        return f"{override}: no such key; a new name is added with a plus, as in +{override}"
-    return f"{override}: no such key; {nearest(key, _all_names(arguments))}"
-
-
-def _choice(group: str, arguments: Sequence[str]) -> Any:
-    """The choice of a group: as typed, else the default one."""
-    typed = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
-    return typed[group] if group in typed else _default_choices().get(group)
-
-
-def _default_choices() -> dict[str, Any]:
-    """The groups of this command, with the choice that each has by default."""
-    every = read_yaml(CONFIGS / f"{_door()}.yaml").get("defaults", [])
-    return {key: value for one in every if isinstance(one, dict) for key, value in one.items()}
-
-
-def _unreadable(argument: str) -> bool:
-    """Whether it is no override in Hydra's grammar."""
-    try:
-        if argument[:1] != "-":
-            OverridesParser.create().parse_override(argument)
-    except (HydraException, ValueError):
-        return True
-    return False
-
-
-def _options(group: str) -> list[str]:
-    """The choices of a group."""
-    names = folders.choices_of(group)
-    if group == "hydra/launcher":
-        names += ["joblib", *(name.rpartition("/")[2] for name in EXTRAS)]
-    return sorted(names)
-
-
-def _door() -> str:
-    return next((d for d in ("evaluate", "sample") if d in Path(sys.argv[0]).stem), "train")
-
-
-def _all_names(arguments: Sequence[str]) -> list[str]:
-    """Every group, and every key of the composition that the sound choices among ``arguments`` make."""
-    door = _door()
-    groups: list[str] = []
-    for folder in folders.folders():
-        places = (p for p in folder.rglob("*") if p.is_dir() and p.name[0] not in "_.")
-        groups += [str(p.relative_to(folder)) for p in places]
-    parts = (a.split("=", 1) for a in arguments if "=" in a)
-    own = _default_choices() if door != "train" else {}
-    choices = [f"{g}={c}" for g, c in parts if c in folders.choices_of(g) and (not own or g in own)]
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            names = list(keys(compose(door, overrides=choices)))
-            return groups + names if door == "train" else names
-    except HydraException:
-        return groups

@@ -1,7 +1,7 @@
 """Check keys of a run that depend on one another; nothing but the configuration is looked at."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -28,57 +28,50 @@ def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
     run, as ``debug=fdr`` is two steps of a run with its own warm-up.
     """
     check_metric_names(config.get("metrics") or {})
-    for key in ("val_size", "val_fraction"):
-        if config["checkpoint"] == "best" and config["data"].get(key) == 0:
-            raise UserError(
-                f"checkpoint=best: data.{key}=0 leaves no validation items to choose by; use checkpoint=last"
-            )
-    for name in ("tensorboard", "mlflow"):
-        if (config["logger"] or {}).get(name) and find_spec(name) is None:
-            raise UserError(f"logger={name}: not installed; pip install 'triptych[loggers]'")
-    mlflow = (config["logger"] or {}).get("mlflow")
+    for line in (*_conflicts(config), *_length_conflicts(config["trainer"])):
+        raise UserError(line)
+    mlflow, steps = (config["logger"] or {}).get("mlflow"), config["trainer"].get("max_steps")
     if isinstance(mlflow, dict):
         check_password(f"logger.mlflow.tracking_uri={mlflow.get('tracking_uri')}")
+    for key in ("lr_schedule.warmup_steps", "trainer.min_steps"):
+        group, _, leaf = key.partition(".")
+        if steps and key in typed and (config[group].get(leaf) or 0) > steps:
+            end = f"trainer.max_steps={steps} end before it; must be a whole number from 0 to {steps}"
+            raise UserError(f"{key}={config[group][leaf]}: {end}")
+
+
+def _conflicts(config: Mapping[str, Any]) -> Iterator[str]:
+    data, logger = config["data"], config["logger"] or {}
+    for key in ("val_size", "val_fraction"):
+        if config["checkpoint"] == "best" and data.get(key) == 0:
+            none = f"data.{key}=0 leaves no validation items to choose by"
+            yield f"checkpoint=best: {none}; use checkpoint=last"
+    for name in ("tensorboard", "mlflow"):
+        if logger.get(name) and find_spec(name) is None:
+            yield f"logger={name}: not installed; pip install 'triptych[loggers]'"
     for key in ("test_size", "test_fraction"):
-        if config["test"] and config["data"].get(key) == 0:
-            raise UserError(f"test=true: data.{key}=0 leaves no items to test; use test=false")
-    _check_length(config, typed)
+        if config["test"] and data.get(key) == 0:
+            yield f"test=true: data.{key}=0 leaves no items to test; use test=false"
 
 
-def _check_length(config: dict[str, Any], typed: Collection[str]) -> None:
-    trainer = config["trainer"]
-    warm, steps, epochs = (
-        config["lr_schedule"].get("warmup_steps", 0),
-        trainer.get("max_steps"),
-        trainer.get("max_epochs"),
-    )
-    if isinstance(devices := trainer["devices"], list) and len({*devices}) < len(devices):
-        raise UserError(f"trainer.devices={devices}: a device is listed twice; list each once")
+def _length_conflicts(trainer: Mapping[str, Any]) -> Iterator[str]:
+    steps, epochs, devices = trainer.get("max_steps"), trainer.get("max_epochs"), trainer["devices"]
+    if isinstance(devices, list) and len({*devices}) < len(devices):
+        yield f"trainer.devices={devices}: a device is listed twice; list each once"
     if epochs and steps:
-        raise UserError(
-            f"trainer.max_epochs={epochs}: trainer.max_steps={steps} is typed too; one of them is the length"
-        )
+        other = f"trainer.max_steps={steps} is typed too"
+        yield f"trainer.max_epochs={epochs}: {other}; one of them is the length"
     if not epochs and not steps:
-        raise UserError("trainer.max_steps=null: no length; type a number of steps, or trainer.max_epochs=N")
-    if steps and (trainer.get("min_steps") or 0) > steps and "trainer.min_steps" in typed:
-        raise UserError(f"trainer.min_steps={trainer['min_steps']}: trainer.max_steps={steps} end before it")
+        yield "trainer.max_steps=null: no length; type a number of steps, or trainer.max_epochs=N"
     if (share := trainer.get("limit_train_batches")) and not epochs:
-        raise UserError(
-            f"trainer.limit_train_batches={share}: shortens epochs, and trainer.max_steps={steps} is the "
-            "length; add trainer.max_epochs=1, or type fewer steps"
-        )
-    for key, most in (("limit_train_batches", 1.0), ("limit_val_batches", 1.0)):
-        value = trainer.get(key)
-        if isinstance(value, float) and value > most:
-            raise UserError(f"trainer.{key}={value}: a share is at most 1.0; a number of batches is whole")
-    time = trainer.get("max_time")
-    if time is not None and not TIME.fullmatch(time):
-        raise UserError(f"trainer.max_time={time}: not in DD:HH:MM:SS; ten minutes are 00:00:10:00")
-    if steps and warm > steps and "lr_schedule.warmup_steps" in typed:
-        raise UserError(
-            f"lr_schedule.warmup_steps={warm}: trainer.max_steps={steps} end before it; "
-            f"must be a whole number from 0 to {steps}"
-        )
+        shortens = f"shortens epochs, and trainer.max_steps={steps} is the length"
+        fix = "add trainer.max_epochs=1, or type fewer steps"
+        yield f"trainer.limit_train_batches={share}: {shortens}; {fix}"
+    for key in ("limit_train_batches", "limit_val_batches"):
+        if isinstance(value := trainer.get(key), float) and value > 1:
+            yield f"trainer.{key}={value}: a share is at most 1.0; a number of batches is whole"
+    if (time := trainer.get("max_time")) is not None and not TIME.fullmatch(time):
+        yield f"trainer.max_time={time}: not in DD:HH:MM:SS; ten minutes are 00:00:10:00"
 
 
 def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
@@ -87,24 +80,23 @@ def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
     Cells of a sweep are not asked one by one: some have no use for what others need.
     """
     check_guide(config if "guide" in typed else {})
-    unused = {"init_partial": "" if config.get("init_from") else "no weights are taken; add init_from=RUN"}
-    unused["max_seeds"] = "" if config.get("until") else "no seeds are added; add until=decided"
-    for key in ("classifier", "contrastive", "inception", "over", "repeats"):
-        none = "measures.n=0 measures no samples; add measures.n=1000"
-        unused[f"measures.{key}"] = "" if config["measures"]["n"] else none
     split, name, *_ = f"{config['optimized_metric']}..".split(".")
-    if (
-        split in ("val", "test")
-        and not RESERVED.fullmatch(name)
-        and name not in (config.get("metrics") or {})
+    known = split not in ("val", "test") or RESERVED.fullmatch(name) or name in (config.get("metrics") or {})
+    none = "measures.n=0 measures no samples; add measures.n=1000"
+    for key, used, fix in (
+        ("init_partial", config.get("init_from"), "no weights are taken; add init_from=RUN"),
+        ("max_seeds", config.get("until"), "no seeds are added; add until=decided"),
+        (
+            "optimized_metric",
+            known,
+            f"no metric {name} is measured; use {split}.bpd.mean",
+        ),
+        *((f"measures.{leaf}", config["measures"]["n"], none) for leaf in config["measures"] if leaf != "n"),
     ):
-        unused["optimized_metric"] = (
-            f"no metric {name} is measured there; use {split}.bpd.mean, or add metrics"
-        )
-    for key in filter(unused.get, typed):
         group, _, leaf = key.rpartition(".")
-        if value := (config[group] if group else config).get(leaf):
-            raise UserError(f"{key}={str(value).lower() if value is True else value}: {unused[key]}")
+        value = (config[group] if group else config).get(leaf)
+        if key in typed and value and not used:
+            raise UserError(f"{key}={str(value).lower() if value is True else value}: {fix}")
 
 
 def check_guide(config: Mapping[str, Any]) -> None:

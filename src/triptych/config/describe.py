@@ -153,11 +153,8 @@ def help_text(command: str, cfg: DictConfig) -> str:
         about = "; ".join(filter(None, (row.values, row.comment)))
         lines.append(f"{'+' * row.added}{row.key}={row.value}".ljust(40) + (f"  # {about}" if about else ""))
     keys = "\n".join(lines).replace("$", "$$")
-    return f"Choices, as in data=digits:\n\n$APP_CONFIG_GROUPS\nKeys, as in {_example(command)}:\n\n{keys}\n"
-
-
-def _example(command: str) -> str:
-    return {"train": "seed=2 (+key=value where a + stands)", "evaluate": "split=val"}.get(command, "n=16")
+    example = {"train": "seed=2 (+key=value where a + stands)", "evaluate": "split=val"}.get(command, "n=16")
+    return f"Choices, as in data=digits:\n\n$APP_CONFIG_GROUPS\nKeys, as in {example}:\n\n{keys}\n"
 
 
 def completions(cfg: DictConfig, word: str, command: str) -> list[str]:

@@ -214,13 +214,8 @@ def of_model() -> tuple[str, ...]:
 
 def groups() -> tuple[str, ...]:
     """The groups that every run has."""
-    every = ((key, kind) for key, kind in _hints(Train).items() if key in Train.__required_keys__)
-    return tuple(key for key, kind in every if _is_group(kind))
-
-
-def _is_group(kind: Any) -> bool:
-    inner = unwrap(kind)[0]
-    return is_typeddict(inner) or typing.get_origin(inner) is dict
+    every = ((key, unwrap(kind)[0]) for key, kind in _hints(Train).items() if key in Train.__required_keys__)
+    return tuple(key for key, inner in every if is_typeddict(inner) or typing.get_origin(inner) is dict)
 
 
 def with_roles(*roles: Role) -> tuple[str, ...]:

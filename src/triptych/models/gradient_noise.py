@@ -69,13 +69,10 @@ class GradientNoise(Metric):
         check_diffuses_data(model)
         data: Any = getattr(model._trainer, "datamodule", None)
         for name in ("val", "test") if data else ():
-            items, at_once = len(data.splits[name]), data.eval_batch_size
-            whole, rest = divmod(items, at_once)
-            if items and whole * (at_once // self.batch) + rest // self.batch < 2:
-                raise UserError(
-                    f"batch={self.batch} is too large for two groups; {name} has {items} items, evaluated "
-                    f"{at_once} at a time"
-                )
+            items, most = len(data.splits[name]), data.eval_batch_size
+            if items and items // most * (most // self.batch) + items % most // self.batch < 2:
+                few = f"{name} has {items} items, evaluated {most} at a time"
+                raise UserError(f"batch={self.batch} is too large for two groups; {few}")
 
     def update(self, model: Diffusion, batch: Batch) -> None:
         """Count the gradients of as many groups of ``batch`` items as there are."""

@@ -31,10 +31,11 @@ def one_line_errors() -> Iterator[None]:
             print(asked, file=sys.stderr)
         sys.exit(128 + asked.signal)
     except Exception as error:
-        if (refused := _as_refusal(error)) is None:
+        refused = error if isinstance(error, UserError) else _as_refusal(error)
+        if refused is None:
             raise
         if rank() == 0:
-            _tell(str(refused))
+            print(f"error: {printable(' '.join(str(refused).split()))}", file=sys.stderr)
         sys.exit(exit_code_of(refused))
     except StopRequest as asked:
         print(Interrupted(asked.signal), file=sys.stderr)
@@ -68,16 +69,11 @@ def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
 
 
 def _as_refusal(error: Exception) -> UserError | None:
-    """What to say of an error: a refusal's own words, a mistake in own code, or a library's refusal."""
-    if isinstance(error, UserError):
-        return error
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    library = frame.f_globals.get("__name__", "").split(".")[0]
-    refuses = isinstance(error, ValueError | ConnectionError) and library in ("hydra", "ray")
-    if isinstance(error, HydraException | OmegaConfBaseException) or (refuses and not raised_at(error)):
-        from triptych.config.check import explain
+    """What to say of an error that is none of ours: own code's, or one by which a library refuses."""
+    from triptych.config.compose import explain
 
-        return UserError(explain(error, sys.argv[1:]))  # Ray refuses so where no cluster is
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return UserError(explain(error, sys.argv[1:]))
     if raised_at(error):
         return UserError(describe_error(error))
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
@@ -86,12 +82,16 @@ def _as_refusal(error: Exception) -> UserError | None:
     if isinstance(error, FileNotFoundError) and not _has_folder():
         return UserError("current folder: it was deleted; type the command in another one")
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    frame = frames[-1]
     if isinstance(error, UnicodeDecodeError | RecursionError) and _hydras_last(frames):
         name, why = "full_path", "is not UTF-8 text; save it as such"
         if isinstance(error, RecursionError):
             name, why = "path", "its defaults lead back to itself; take one out"
         known = (one.f_locals.get(name) for one in reversed(frames))
         return UserError(f"{next(filter(None, known), 'configuration')}: {why}")
+    library = frame.f_globals.get("__name__", "").split(".")[0]
+    if isinstance(error, ValueError | ConnectionError) and library in ("hydra", "ray"):
+        return UserError(explain(error, sys.argv[1:]))  # Hydra refuses so too, and Ray where no cluster is
     if isinstance(error, OSError) and _hydras_last(frames):
         kind = StorageError if error.errno in STORAGE else UserError
         return kind(f"{error.filename}: cannot be written ({error.strerror})")
@@ -112,7 +112,3 @@ def _hydras_last(frames: Sequence[FrameType]) -> bool:
     """Whether Hydra did what failed, not code of ours: it reads files, makes directories, writes."""
     packages = [frame.f_globals.get("__name__", "").split(".")[0] for frame in frames]
     return [name for name in packages if name in ("hydra", "triptych")][-1:] == ["hydra"]
-
-
-def _tell(message: str) -> None:
-    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)

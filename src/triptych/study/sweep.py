@@ -24,7 +24,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from triptych.config.check import check_keys, explain
+from triptych.config.check import check_keys
+from triptych.config.compose import explain
 from triptych.config.folders import choices_of
 from triptych.config.keys import check_values, find_key
 from triptych.config.names import grid_keys, not_in_names, own_name, quote, shared_overrides, sweep_name
@@ -79,8 +80,8 @@ def current() -> "SweepHook":
 def _is_doubtful(override: Override) -> bool:
     """Whether its key or value may be refused in whatever cell: added, or of another kind than declared."""
     key = override.key_or_group
-    declared = override.is_delete() or choices_of(key) or fits(find_key(key).kind, override.value())
-    return override.is_add() or not declared
+    known = override.is_delete() or choices_of(key) or fits(find_key(key).kind, override.value())
+    return override.is_add() or not known
 
 
 def _tell(text: str) -> None:
