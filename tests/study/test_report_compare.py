@@ -2,15 +2,12 @@
 
 import json
 import math
-import os
-import socket
-import subprocess
 
 import matplotlib.colors
 import pytest
 from scipy import stats
 
-from triptych.run.read import read_run, read_runs
+from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.figures import forest
 from triptych.study.panels import colours
@@ -20,7 +17,7 @@ from triptych.study.style import PAPER
 from triptych.study.tables import table_rows
 from triptych.study.verdict import footnote, verdict
 
-from .fake_runs import TARGETS, failed, make_run, metrics, running, sweep
+from .fake_runs import TARGETS, failed, make_run, running, sweep
 
 
 def one(root):
@@ -107,22 +104,6 @@ def test_different_seeds_pair_only_what_is_common(tmp_path):
         "not paired",
     ]
     assert any("same seeds" in note for note in comparison.notes)
-
-
-def test_a_run_whose_process_is_gone_does_not_run(tmp_path):
-    run = running(tmp_path, "score", 1)
-    for who, status in ((os.getpid(), "running"), (gone(), "interrupted")):
-        (run / ".lock").write_text(f"somebody@{socket.gethostname()} pid {who}")
-        assert read_run(run).status == status
-    (run / ".lock").write_text("somebody@elsewhere pid 1")
-    assert read_run(run).status == "running", "nothing is known of another machine"
-
-
-def gone() -> int:
-    """The number of a process that has ended."""
-    process = subprocess.Popen(["true"])
-    process.wait()
-    return process.pid
 
 
 def test_failed_running_and_diverged_runs_are_counted_not_averaged(tmp_path):
@@ -287,12 +268,6 @@ def test_where_every_run_diverged_the_answer_says_so(tmp_path):
     record = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps(record | {"status": "diverged", "step": 7}))
     assert read_study([tmp_path]).answer == "1 of 1 run diverged; no run has reported a test bound."
-
-
-def test_a_figure_that_is_not_finite_is_null_and_hides_no_other(tmp_path):
-    figures = metrics(2.0) | {"bpd_ode": {"mean": None, "stderr": None, "n": 64}}
-    read = read_run(make_run(tmp_path, "v", 1, 2.0, test=figures))
-    assert read.status == "finished" and read.bound == 2.0 and math.isnan(read.test["bpd_ode"].mean)
 
 
 def test_a_result_copied_as_other_seeds_counts_once(tmp_path):

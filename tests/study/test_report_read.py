@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import socket
+import subprocess
 
 import pytest
 
@@ -9,7 +12,7 @@ from triptych.run.directory import RunDirectory
 from triptych.run.parsing import parse_overrides
 from triptych.run.read import find_runs, read_run, read_runs
 
-from .fake_runs import failed, make_run, running, start_run, sweep
+from .fake_runs import failed, make_run, metrics, running, start_run, sweep
 
 
 def test_a_finished_run(tmp_path):
@@ -40,6 +43,22 @@ def test_a_run_that_has_only_its_config_is_starting_or_lost(tmp_path):
     begun = (path / "config.yaml").stat().st_mtime
     assert read_run(path, now=begun + 5).status == "running"
     assert read_run(path, now=begun + 5000).status == "interrupted"
+
+
+def test_a_run_whose_process_is_gone_does_not_run(tmp_path):
+    run = running(tmp_path, "score", 1)
+    for who, status in ((os.getpid(), "running"), (gone(), "interrupted")):
+        (run / ".lock").write_text(f"somebody@{socket.gethostname()} pid {who}")
+        assert read_run(run).status == status
+    (run / ".lock").write_text("somebody@elsewhere pid 1")
+    assert read_run(run).status == "running", "nothing is known of another machine"
+
+
+def gone() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
 
 
 @pytest.mark.parametrize(
@@ -128,3 +147,9 @@ def test_a_run_whose_job_ended_before_it_began_is_not_at_work(tmp_path):
     with run.lock():
         run.leave()  # somebody else has begun
         assert read_run(run.path).status == "running"
+
+
+def test_a_figure_that_is_not_finite_is_null_and_hides_no_other(tmp_path):
+    figures = metrics(2.0) | {"bpd_ode": {"mean": None, "stderr": None, "n": 64}}
+    read = read_run(make_run(tmp_path, "v", 1, 2.0, test=figures))
+    assert read.status == "finished" and read.bound == 2.0 and math.isnan(read.test["bpd_ode"].mean)

@@ -10,7 +10,7 @@ from typing import Any
 from triptych.files import load_object
 from triptych.run.directory import REFUSED, RunDirectory
 from triptych.run.parsing import to_float
-from triptych.run.result import ENDED
+from triptych.run.result import ENDED, one_line
 
 QUIET = 60.0  # seconds without a word after which a run is said to be stalled
 SHOWN = 4  # runs at work that a line names
@@ -84,8 +84,6 @@ class Monitor(threading.Thread):
                 before |= {name} if ended and name not in seen else set()
                 seen.add(name)
                 if name not in printed and ended and (halted or name not in before):
-                    from triptych.run.result import one_line
-
                     printed.add(name)
                     if (run / REFUSED).exists():
                         continue
@@ -101,11 +99,10 @@ class Monitor(threading.Thread):
     def _at_work(self) -> str:
         """The runs that are at work, in one line; "" while none is."""
         known = ((name, RunDirectory(self.root / name)) for name in self.cells)
-        running = [(name, run) for name, run in known if run.status not in ENDED]
         states = [
             f"{name}: {progress_text(now)}"
-            for name, run in running
-            if (now := _progress(run)) and _alive(now)
+            for name, run in known
+            if run.status not in ENDED and (now := _progress(run)) and _alive(now)
         ]
         more = f"; and {len(states) - SHOWN} more" if len(states) > SHOWN else ""
         return "; ".join(states[:SHOWN]) + more
@@ -120,8 +117,6 @@ class Monitor(threading.Thread):
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
-
-        from triptych.run.result import one_line
 
         head, names = short_names(self.cells)
         longest = max(map(len, names), default=3)

@@ -160,9 +160,9 @@ class LineFigure:
         self.figure, self.ax = axes(*size, left, inches(self.names.values()) + pad, top)
 
     def line(self, label: str, x: Any, y: Any, **how: Any) -> None:
-        """A line that is named at its last finite value; a marker a label with `marker=True`."""
-        place = list(self.colours).index(label) if how.get("marker") is True else 0
-        how |= {"marker": MARKERS[place % len(MARKERS)]} if how.get("marker") is True else {}
+        """A line that is named at its last finite value; with `marker=True` the marker is the label's own."""
+        if how.get("marker") is True:
+            how["marker"] = MARKERS[list(self.colours).index(label) % len(MARKERS)]
         self.ax.plot(x, y, color=self.colours[label], **({"linewidth": 1.6} | how))
         self.end(label, y)
 
