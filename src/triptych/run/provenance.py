@@ -196,8 +196,8 @@ def own_packages(config: dict) -> dict[str, Path]:
 def _places(package: str) -> list[Path]:
     """The folders of a package, or the file of a module; none where it is not there."""
     spec = find_spec(package)
-    places = (spec.submodule_search_locations or [spec.origin or ""]) if spec else []
-    return [Path(place) for place in places if place]
+    places = [*(spec.submodule_search_locations or filter(None, [spec.origin]))] if spec else []
+    return [Path(place) for place in places]
 
 
 def _named(config: dict) -> set[str]:
