@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -49,6 +49,7 @@ def test_what_a_seed_adds_to_both_does_not_count(values, luck):
 
 
 @given(pairs)
+@example([(0.0, 3.029146)] * 3)  # equal but for rounding, from either side
 def test_a_comparison_reads_the_same_from_both_sides(values):
     one, two = ({i: pair[k] for i, pair in enumerate(values)} for k in (0, 1))
     there, back = paired(one, two), paired(two, one).reversed()

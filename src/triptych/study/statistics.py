@@ -110,7 +110,7 @@ def paired(
     common = [seed for seed in reference if seed in other]
     differences = [other[seed] - reference[seed] for seed in common]
     whole = spread(differences)
-    scale = max((abs(reference[seed]) for seed in common), default=0.0)
+    scale = max((abs(side[seed]) for side in (reference, other) for seed in common), default=0.0)
     # differences equal to rounding carry no information on how much a seed matters
     if not whole.stderr > 1e-12 * scale:
         return Paired(whole.mean, whole.n)
