@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import time
 
 import pytest
 import yaml
@@ -292,3 +293,14 @@ def test_no_cell_of_the_table_is_a_formula(tmp_path, text):
         and table["test/bpd"] == "-2.0"
         and table["seconds/fit"] == "-0.5"
     )
+
+
+def test_of_hundreds_of_settings_that_differ_the_first_tell_runs_apart(tmp_path):
+    """As of a stranger's configuration: each is held against each, which took minutes."""
+    for place in range(4):
+        choices = {f"k{n}": str(place * n % 7) for n in range(1, 401)}
+        make_run(tmp_path, "v", place, 2.0 + place / 100, choices=choices)
+    began = time.process_time()
+    (comparison,) = read_study([tmp_path]).comparisons
+    assert any("settings differ; only the first 300 tell these runs apart" in n for n in comparison.notes)
+    assert time.process_time() - began < 20
