@@ -13,6 +13,7 @@ from triptych.run.read import Run
 from triptych.study.formatting import listed
 
 SWEEP = "directory"
+MOST = 300  # settings that differ: each is held against each
 BUNDLES = ("experiment", "setting", "debug")  # several settings under one name, to change together
 
 
@@ -50,13 +51,16 @@ def typed_or_chosen(run: Run) -> dict[str, str]:
     return {k: v for k, v in settings(run).items() if k in run.overrides or k in run.choices}
 
 
-def value(run: Run, key: str) -> str:
-    """The run's value on an axis; "none" where its configuration has no such key, "default" if unknown."""
+def value(run: Run, key: str, known: Mapping[str, str] | None = None) -> str:
+    """The run's value on an axis; "none" where its configuration has no such key, "default" if unknown.
+
+    ``known``: its ``settings``, where there are many to look up.
+    """
     if key == SWEEP:
         return run.sweep or run.dir.name
     if role(key) is Role.MACHINE:
         return run.overrides.get(key) or run.choices.get(key, "default")
-    return _value(run, key, settings(run))
+    return _value(run, key, settings(run) if known is None else known)
 
 
 def _value(run: Run, key: str, known: Mapping[str, str]) -> str:
@@ -82,8 +86,12 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
     if len(models) == len({run.seed for run in runs}):  # one for each seed, as if trained by it
         axes = [axis for axis in axes if axis.key != "trained"]
     notes, bundled = [], dict[str, list[str]]()
+    if len(axes) > MOST:
+        notes.append(f"{len(axes)} settings differ; only the first {MOST} tell these runs apart.")
+        axes = axes[:MOST]
+    at = {axis.key: {id(run): _value(run, axis.key, every[id(run)]) for run in runs} for axis in axes}
     for axis in reversed(axes.copy()):
-        owners = [a for a in axes if a is not axis and _determines(a.key, axis.key, known[axis.key])]
+        owners = [a for a in axes if a is not axis and _determines(at[a.key], at[axis.key], known[axis.key])]
         if owners:
             axes.remove(axis)
             for owner in owners:
@@ -115,7 +123,8 @@ def _varied(runs: Sequence[Run], keys: Iterable[str]) -> list[Axis]:
 
 def label(run: Run, axes: Sequence[Axis]) -> str:
     """ "x0" for one axis, "x0 / elbo" for two; the experiment's name or "all runs" where nothing differs."""
-    names = " / ".join(value(run, axis.key) for axis in axes), run.choices.get("objective"), run.name
+    known = settings(run)
+    names = " / ".join(value(run, axis.key, known) for axis in axes), run.choices.get("objective"), run.name
     text = next(filter(None, names), "all runs")
     # a label goes into XML, markdown and a terminal: control characters have no place in any
     return "".join(c if c.isprintable() else "�" for c in text)
@@ -152,17 +161,19 @@ def _above(group: str, key: str) -> bool:
     return key.replace("/", ".").startswith(group.replace("/", ".") + ".")
 
 
-def _determines(owner: str, key: str, runs: Sequence[Run]) -> bool:
+def _determines(owner: Mapping[int, str], key: Mapping[int, str], runs: Sequence[Run]) -> bool:
     """Whether runs of one value of ``owner`` have one of ``key``, or theirs differ in their own seed alone.
+
+    Both by the run's ``id``.
 
     As the paths of a cascade's stages do: ``.../experiment=cascade_low,seed=1`` of the run of seed 1.
     """
 
     def one(of: Callable[[Run], str]) -> bool:
         seen: dict[str, str] = {}
-        return all(seen.setdefault(value(run, owner), of(run)) == of(run) for run in runs)
+        return all(seen.setdefault(owner[id(run)], of(run)) == of(run) for run in runs)
 
-    return one(lambda run: value(run, key)) or one(lambda run: _but_for_its_seed(value(run, key), run.seed))
+    return one(lambda run: key[id(run)]) or one(lambda run: _but_for_its_seed(key[id(run)], run.seed))
 
 
 def _but_for_its_seed(text: str, seed: int | None) -> str:
