@@ -16,7 +16,7 @@ class DataError(UserError):
         super().__init__(" ".join(message.split()))
 
 
-class OtherRun(UserError):
+class ForeignCheckpoint(UserError):
     """A checkpoint that lies in the directory of another run."""
 
 

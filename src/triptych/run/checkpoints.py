@@ -15,7 +15,7 @@ from triptych.callbacks.ema_profiles import POWER, SNAPSHOTS, combination, expon
 from triptych.config.archive import go_through
 from triptych.config.keys import find_key
 from triptych.declare import literal_values
-from triptych.errors import OtherRun, UserError
+from triptych.errors import ForeignCheckpoint, UserError
 from triptych.files import open_regular
 from triptych.run.directory import RunDirectory, write_atomic
 from triptych.run.leakage import log_line
@@ -71,7 +71,7 @@ def newest_readable(paths: list[Path]) -> Path | None:
     another run's, gives way to the one before, and a line says so.
 
     Raises:
-        OtherRun: all that can be read are another run's; a start over would overwrite them.
+        ForeignCheckpoint: all that can be read are another run's; a start over would overwrite them.
     """
     known, others = [], []
     for path in paths:
@@ -80,7 +80,7 @@ def newest_readable(paths: list[Path]) -> Path | None:
                 known.append((int(record["global_step"]), path.name == LAST, path))
         except (UserError, OSError, LookupError, ValueError, TypeError) as error:
             log_line(None, f"passed over: {error}")
-            others += [error] if isinstance(error, OtherRun) else []
+            others += [error] if isinstance(error, ForeignCheckpoint) else []
     if others and not known:
         raise others[0]
     return max(known)[2] if known else None

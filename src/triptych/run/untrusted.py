@@ -16,7 +16,7 @@ from triptych.config.file import check_count, check_groups
 from triptych.config.identity import describe_differences, other_figures
 from triptych.config.keys import check_values, groups, of_model, with_roles
 from triptych.declare import Role
-from triptych.errors import OtherRun, UserError
+from triptych.errors import ForeignCheckpoint, UserError
 from triptych.files import check_directory, open_regular
 from triptych.run.directory import NO_CHECKPOINT, RunDirectory, check_digests, checkpoint_at
 from triptych.run.provenance import ID
@@ -58,7 +58,7 @@ def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], 
         run = RunDirectory(path.parent.parent)
         if path.parent.name == "checkpoints" and (run / "config.yaml").is_file():
             if other := other_figures(run.config(), record["triptych"]["config"]):
-                raise OtherRun(
+                raise ForeignCheckpoint(
                     f"{where}: the checkpoint of another run ({describe_differences(other)}); remove it, or "
                     "put the run's own there"
                 )

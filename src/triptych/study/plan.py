@@ -126,7 +126,7 @@ def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
     return [*lines, *(f"{quantity(one.runs, 'run')}: {one.name}" for one in planned)]
 
 
-def describe(jobs: Sequence[Sequence[str]]) -> tuple[dict[tuple[str, ...], str], str]:
+def describe_settings(jobs: Sequence[Sequence[str]]) -> tuple[dict[tuple[str, ...], str], str]:
     """{overrides of a setting but its seed: those that not all settings share}, and the shared ones."""
     settings = dict.fromkeys(tuple(o for o in job if not o.startswith("seed=")) for job in jobs)
     shared = [o for o in next(iter(settings)) if all(o in one for one in settings) and len(settings) > 1]

@@ -276,13 +276,13 @@ class SweepHook(Callback):
         check_files(self.config, but)
 
     def _print_plan(self) -> None:
-        from triptych.study.plan import describe, plan
+        from triptych.study.plan import describe_settings, plan
 
         loader = GlobalHydra.instance().config_loader()
         jobs = rounds.jobs_of(self.config) if self.cells else []
         if not jobs:
             raise UserError("plan=true: for one run or a grid of runs; a search chooses its runs as it goes")
-        named, shared = describe(jobs)
+        named, shared = describe_settings(jobs)
         runs = Counter(tuple(o for o in job if not o.startswith("seed=")) for job in jobs)
         composed = {one: loader.load_sweep_config(self.config, list(one)) for one in named}
         lines = plan([(named[one], runs[one], resolve_composed(composed[one])) for one in named])

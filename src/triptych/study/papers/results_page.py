@@ -140,17 +140,17 @@ def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str
     findings = [(entry, c) for entry, c in rows if c["kind"] != "identity"]
     identities = [(entry, c) for entry, c in rows if c["kind"] == "identity"]
     count = Counter(c["word"] for _, c in findings)
-    asked = [f"{count[word]} {word}" for word in FINDINGS[:3]]
-    not_asked = [f"{count[word]} {word}" for word in (FINDINGS[3], AGAIN) if count[word]]
+    tested_words = [f"{count[word]} {word}" for word in FINDINGS[:3]]
+    untested = [f"{count[word]} {word}" for word in (FINDINGS[3], AGAIN) if count[word]]
     against = [_link(entry, c, folder) for entry, c in findings if c["word"] == "contradicted"]
     holding = sum(c["word"] == "holds" for _, c in identities)
     tested = sum(count[word] for word in FINDINGS[:3])
     lines = [
         "# Published claims, measured",
         "",
-        f"**Of {tested} findings asked at small scale, {listed(asked)}.**"
+        f"**Of {tested} findings asked at small scale, {listed(tested_words)}.**"
         + (f" Contradicted here: {listed(against)}." if against else "")
-        + (f" Besides, {listed(not_asked)}." if not_asked else "")
+        + (f" Besides, {listed(untested)}." if untested else "")
         + (f" {holding} of {len(identities)} identities hold." if identities else ""),
         "",
         "All runs are small: a finding contradicted here is contradicted on these data at this scale, and no "
