@@ -7,7 +7,6 @@ import torch
 from triptych.data.base import DataModule
 from triptych.data.batch import to_level
 from triptych.data.captions import Captioned
-from triptych.quiet import default_figures
 from triptych.run.directory import atomic
 from triptych.run.drawing import Drawing
 
@@ -39,7 +38,6 @@ def rows_of(data: Captioned) -> tuple[list[int], list[str]]:
     return rows, [captions[i] + " (kept from training)" * bool(untrained[i]) for i in rows]
 
 
-@default_figures()
 def _save(x: torch.Tensor, marks: list[str], data: DataModule, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
