@@ -1,9 +1,7 @@
-"""What libraries do unasked: warnings that say nothing to a user of this template, settings of a folder."""
+"""Warnings of the libraries that say nothing to a user of this template."""
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 MESSAGES = (
     ".*LeafSpec.*",  # Lightning 2.6 on torch 2.13
@@ -29,16 +27,3 @@ def quiet() -> None:
         "pytorch_lightning.utilities.rank_zero",
     ):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-@contextmanager
-def default_figures() -> Iterator[None]:
-    """Draw inside with matplotlib's own defaults.
-
-    It reads a `matplotlibrc` where a command is typed: one that came with a run could have LaTeX started.
-    """
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        yield

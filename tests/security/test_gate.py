@@ -320,26 +320,14 @@ def test_names_that_no_file_takes_are_shown_too(root, capsys):
 # what libraries read where a command is typed
 
 
-def test_a_matplotlibrc_beside_a_run_starts_no_latex(root, monkeypatch):
-    import matplotlib
+def test_a_matplotlibrc_beside_a_run_is_not_read(root, door):
+    """It could have LaTeX started; a pipe would be waited for."""
+    from tests.study.fake_runs import make_run
 
-    from tests.study.fake_runs import sweep
-    from triptych.data.build import build_data
-    from triptych.run.sampling.pictures import save_picture
-    from triptych.run.sampling.trajectory import save_points
-    from triptych.study.render import write_report
-
-    latex = root / "bin" / "latex"
-    latex.parent.mkdir()
-    latex.write_text(f"#!/bin/sh\ntouch {root}/mark\nexit 1\n")
-    latex.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{latex.parent}:{os.environ['PATH']}")
-    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)  # as matplotlib does when it is imported
-    sweep(root / "sweep", {"v": 2.0}, seeds=(1, 2))
-    write_report(root / "sweep")
-    save_picture(torch.zeros(4, 2), build_data(configuration()), root / "points.png")
-    save_points(torch.zeros(2, 4, 2), torch.zeros(2), root / "strip.png")
-    assert not (root / "mark").exists()
+    make_run(root / "sweep", "v", 1, 2.0)
+    os.mkfifo(root / "matplotlibrc")
+    done = door("triptych.cli.report", "sweep", timeout=60)
+    assert done.returncode == 0 and (root / "sweep" / "report.html").exists(), done.stderr
 
 
 # tables

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from importlib import import_module
 from typing import Any, TextIO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -31,6 +32,11 @@ def start() -> None:
     os.environ[STARTED] = "1"
     # no Python process that this one starts, itself or by a launcher, looks for modules where it is started
     os.environ["PYTHONSAFEPATH"] = "1"
+    if os.path.lexists("matplotlibrc"):  # which matplotlib's import reads: a stranger's may start LaTeX
+        here = os.getcwd()
+        os.chdir("/")
+        import_module("matplotlib")
+        os.chdir(here)
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as by nohup
             signal.signal(number, _end)

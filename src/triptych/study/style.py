@@ -26,7 +26,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from triptych.quiet import default_figures
 from triptych.run.read import Run
 from triptych.study.statistics import Spread
 
@@ -62,7 +61,7 @@ SETTINGS: dict[Any, Any] = {
 @contextmanager
 def styled() -> Iterator[None]:
     """Draw inside: our settings, without complaints about glyphs that only the measuring font lacks."""
-    with default_figures(), matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 

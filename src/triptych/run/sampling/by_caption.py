@@ -7,7 +7,6 @@ from torch.nn.functional import pad
 
 from triptych.data.base import DataModule
 from triptych.data.captions import Captioned
-from triptych.quiet import default_figures
 from triptych.run.directory import atomic
 from triptych.run.drawing import Drawing
 from triptych.run.sampling.pictures import new_figure, shades
@@ -40,7 +39,6 @@ def rows_of(data: Captioned) -> tuple[list[int], list[str]]:
     return rows, [captions[i] + " (kept from training)" * bool(untrained[i]) for i in rows]
 
 
-@default_figures()
 def _save(x: torch.Tensor, marks: list[str], data: DataModule, path: Path) -> None:
     strips = pad(shades(x, data), (0, 1, 0, 0), value=255).permute(0, 3, 1, 4, 2).flatten(2, 3)
     figure = new_figure(COLUMNS * 0.62, len(marks) * 0.88)

@@ -8,7 +8,6 @@ from torch.nn.functional import pad
 
 from triptych.data.base import DataModule
 from triptych.data.batch import to_level
-from triptych.quiet import default_figures
 from triptych.run.directory import atomic
 
 
@@ -18,8 +17,7 @@ def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
         if len(data.shape) == 3:
             _grid(x, data).save(file, "PNG")
         else:
-            with default_figures():
-                _points(x, data).savefig(file, dpi=120)
+            _points(x, data).savefig(file, dpi=120)
 
 
 def log_picture(loggers, key: str, path: Path, step: int) -> None:

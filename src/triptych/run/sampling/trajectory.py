@@ -9,7 +9,6 @@ from torch import Tensor
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.sampler import Sampler
 from triptych.diffusion.schedule import Schedule
-from triptych.quiet import default_figures
 from triptych.run.directory import atomic
 from triptych.run.drawing import Drawing
 from triptych.run.sampling.pictures import in_rows, new_figure, tiled
@@ -115,7 +114,6 @@ def save_points(x: Tensor, gammas: Tensor, path: Path) -> None:
         strip.save(file, "PNG")
 
 
-@default_figures()
 def _scatter(x: Tensor, gamma: float, size: float):
     """One picture of points x (B, d): their first two coordinates, or a histogram of the only one."""
     from PIL import Image
