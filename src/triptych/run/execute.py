@@ -106,6 +106,8 @@ def _no_exit() -> Iterator[None]:
     try:
         yield
     except SystemExit as left:
+        if isinstance(left.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
+            raise
         raise RuntimeError(f"sys.exit({left.code}) ended the run") from left
 
 
