@@ -175,9 +175,9 @@ def test_a_failure_that_passes_is_tried_again(stub, capsys):
 
 
 def test_a_package_that_is_not_there_is_refused_at_the_door(prepared, monkeypatch):
-    from triptych.config import schema
+    from triptych.config import combinations
 
-    monkeypatch.setattr(schema, "find_spec", lambda name: None)
+    monkeypatch.setattr(combinations, "find_spec", lambda name: None)
     for name in ("tensorboard", "mlflow"):
         with pytest.raises(UserError, match=rf"logger={name}: .*pip install 'triptych\[loggers\]'"):
             prepared(f"logger={name}", csv=False)
