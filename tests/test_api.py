@@ -165,7 +165,7 @@ def test_what_is_no_batch_of_items_is_refused(x, problem):
         (["until=decided"], "until=decided"),
         (["trained=/nowhere"], "trained=/nowhere: no run"),
         (["guidance=classifier"], "guide=null: this guidance needs a checkpoint"),
-        (["guide=/nowhere.ckpt"], "guide=/nowhere.ckpt: no such file"),
+        (["guidance=auto", "guide=/nowhere.ckpt"], "guide=/nowhere.ckpt: no such file"),
         (["ablation=objectives"], "ablation=objectives: settings to compare are a sweep's"),
     ],
 )
