@@ -91,6 +91,7 @@ def test_nothing_is_started(root, door, arguments):
         (["model=vae", "denoiser=none", "schedule=none", "objective=none"], "for model=diffusion"),
         (["model=oracle", "data=ring", "denoiser=mlp"], "for model=diffusion"),
         (["data=digits_captioned", "model.conditional=true"], "conditions other than labels"),
+        (["+trainer.max_epochs=3"], "trainer.max_epochs=3 depends on the data"),
     ],
 )
 def test_what_is_not_counted_is_refused(overrides, message):

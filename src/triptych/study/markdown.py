@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from triptych.study import measures
 from triptych.study.compare import Comparison
@@ -101,18 +102,27 @@ def published_in_words(results: Judged) -> list[str]:
 
 def published_table(results: Judged) -> list[str]:
     """A paper's claims: what was published, what was measured, and the verdict."""
+    rows = ((j.claim.says, j.word, j.why, j.claim, j.figures) for j in results.judgements)
+    return claims_table(
+        [(says, word, why, claim.note, claim.published, figures, claim.metric, claim.rule)
+        for says, word, why, claim, figures in rows], results.changed
+    )  # fmt: skip
+
+
+def claims_table(rows: Iterable[Sequence[Any]], changed: bool = False) -> list[str]:
+    """Rows of (claim, verdict, why, note, published figures, measured figures, metric, rule)."""
     lines = ["| claim | verdict | published | measured | decided by |", "|---|---|---|---|---|"]
-    for j in results.judgements:
+    for says, word, why, note, published, measured, metric, rule in rows:
         cells = [
-            safe(j.claim.says),
-            f"**{j.word}**. {safe(' '.join(filter(None, (j.why, j.claim.note))))}",
-            "<br>".join(safe(f"{name}: {figure}") for name, figure in j.claim.published) or "–",
-            "<br>".join(safe(f"{name}: {figure}") for name, figure in j.figures),
-            safe(f"{j.claim.metric.replace('_', ' ')}; {j.claim.rule}" if j.claim.metric else j.claim.rule),
+            safe(says),
+            f"**{word}**. {safe(' '.join(filter(None, (why, note))))}",
+            "<br>".join(safe(f"{name}: {figure}") for name, figure in published) or "–",
+            "<br>".join(safe(f"{name}: {figure}") for name, figure in measured),
+            safe(f"{metric.replace('_', ' ')}; {rule}" if metric else rule),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [""]
-    if results.changed:
+    if changed:
         lines += ["The claims or their seeds were changed after some of these runs had ended.", ""]
     return lines
 

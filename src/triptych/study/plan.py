@@ -37,7 +37,7 @@ class Cost(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """Runs that differ in their seed: how many, their network's cost, steps, items a step, averages."""
+    """Runs that differ in their seed: how many, their network's cost, batches, items of each, averages."""
 
     name: str
     runs: int
@@ -64,8 +64,15 @@ def network_cost(config: Mapping[str, Any]) -> Cost:
     Raises:
         UserError: the model has no such network, or it takes conditions other than labels.
     """
-    if import_class(config["model"]["_target_"], "model") is not Diffusion:
-        raise UserError("plan=true: for model=diffusion; other models are not counted")
+    if import_class(config["model"]["_target_"], "model") is not Diffusion or not config["denoiser"]:
+        raise UserError("plan=true: for model=diffusion with a denoiser; other models are not counted")
+    if config["trained"] is not None:
+        raise UserError(
+            f"plan=true: trained={config['trained']} is not fitted again; nothing is to be counted"
+        )
+    if not config["trainer"].get("max_steps"):
+        epochs = f"trainer.max_epochs={config['trainer'].get('max_epochs')}"
+        raise UserError(f"plan=true: {epochs} depends on the data, which are not read; use trainer.max_steps")
     data = build(config["data"], "data")
     if config["model"].get("conditional") and not data.conditions:
         data.num_classes = CLASSES
@@ -102,7 +109,10 @@ def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
         cost = costs[key] = costs.get(key) or network_cost(config)
         target = str(config["denoiser"]["network"]["_target_"]).rpartition(".")[2]
         averages = 1 + len(((config.get("callbacks") or {}).get("ema") or {}).get("others") or [])
-        steps, batch = config["trainer"].get("max_steps") or 0, config["data"]["batch_size"]
+        steps = config["trainer"]["max_steps"] * config["trainer"].get(
+            "accumulate_grad_batches", 1
+        )  # batches
+        batch = config["data"]["batch_size"]
         planned.append(Setting(name, runs, target, cost, steps, batch, averages))
     lines = [f"{quantity(sum(one.runs for one in planned), 'run')}, nothing is started"]
     for network, cost, batch, steps in dict.fromkeys(
@@ -112,7 +122,7 @@ def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
         lines += [
             f"{network}: {cost.parameters / 1e6:.1f} million parameters, "
             f"{cost.operations / 1e9:.3g} GFLOP an item forward and backward; "
-            f"{steps} steps of {batch} items, {steps * batch / 1e6:.3g} million items; "
+            f"{steps} batches of {batch} items, {steps * batch / 1e6:.3g} million items; "
             f"weights, gradients, AdamW and activations {memory / 2**30:.3g} GiB in float32"
         ]
     total = sum(one.operations for one in planned)

@@ -18,7 +18,7 @@ from triptych.config.folders import folders
 from triptych.files import load_object
 from triptych.run.directory import write_atomic
 from triptych.study.formatting import duration, listed, quantity
-from triptych.study.markdown import safe
+from triptych.study.markdown import claims_table, safe
 from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.papers.figure import claims_figure
 from triptych.study.papers.paper import decisive_keys
@@ -74,8 +74,8 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
 
 def read_entries(folder: Path) -> list[Entry]:
     """The papers' results that `write_results` left in a folder, by title."""
-    entries = [load_object(file) for file in sorted(folder.glob("*.json"))]
-    return [entry for entry in entries if isinstance(entry.get("claims"), list) and entry.get("title")]
+    entries = [load_object(file) | {"title": file.stem} for file in sorted(folder.glob("*.json"))]
+    return [entry for entry in entries if isinstance(entry.get("claims"), list)]
 
 
 def paper_entry(story: Study) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def paper_entry(story: Study) -> dict[str, Any]:
         "data": ", ".join(sorted({run.choices.get("data", "") for run in runs} - {""})),
         "steps": max((run.steps or 0 for run in runs), default=0),
         "seconds": round(sum(sum(run.seconds.values()) for run in runs), 1),
-        "origin": _origin(story), "changed": results.changed, "note": story.banner or "",
+        "origin": _origin(story), "changed": results.changed,
         "decides": decisive_keys(results.node.get("claims") or {}, results.scale),
         "claims": [_claim(judgement) for judgement in results.judgements],
     }  # fmt: skip
@@ -213,19 +213,9 @@ def paper_page(entry: Entry) -> str:
     arxiv = f" (arXiv:{entry['arxiv']})" if entry["arxiv"] else ""
     scale = f" scale={entry['scale']}" if entry["scale"] != "small" else ""
     lines = [f"# {entry['title']}", "", f"{safe(entry['cite'] + arxiv)}: {safe(entry['where'])}.", ""]
-    lines += ["| claim | verdict | published | measured | decided by |", "|---|---|---|---|---|"]
-    for c in entry["claims"]:
-        cells = [
-            f"{safe(c['name'])}: {safe(c['says'])}",
-            f"**{c['word']}**. {safe(' '.join(filter(None, (c['why'], c['note']))))}",
-            "<br>".join(safe(f"{name}: {figure}") for name, figure in c["all_published"]) or "–",
-            "<br>".join(safe(f"{name}: {figure}") for name, figure in c["all_measured"]),
-            safe(f"{c['metric'].replace('_', ' ')}; {c['rule']}" if c["metric"] else c["rule"]),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += [""]
-    if entry["changed"]:
-        lines += ["The claims or their seeds were changed after some of these runs had ended.", ""]
+    keys = ("word", "why", "note", "all_published", "all_measured", "metric", "rule")
+    rows = ([f"{c['name']}: {c['says']}", *(c[key] for key in keys)] for c in entry["claims"])
+    lines += claims_table(rows, entry["changed"])
     if entry["differs"]:
         lines += ["What differs from the paper:", "", *(f"- {safe(line)}" for line in entry["differs"]), ""]
     if entry["discarded_seeds"]:
