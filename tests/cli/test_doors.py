@@ -2,7 +2,6 @@
 
 import json
 import re
-import resource
 import subprocess
 import sys
 
@@ -24,15 +23,12 @@ assert not heavy, heavy
 @pytest.mark.parametrize("module", ["triptych.cli.train", "triptych.cli.evaluate", "triptych.cli.sample"])
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["-sc", "query=bash"]])
 def test_looking_around_is_quick(module, arguments, monkeypatch):
-    """No heavy import, less than a second of computing; half as much again where others share the cores."""
+    """No heavy import: that is what takes seconds (test_arguments counts them)."""
     monkeypatch.setenv("COMP_LINE", "triptych-train objective=")
     monkeypatch.setenv("COMP_POINT", "25")
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     code = LIGHT.format(arguments=arguments, module=module)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
 
 
 def test_completion_knows_the_objectives(monkeypatch):

@@ -33,12 +33,12 @@ MIB = 2**20
 
 @contextmanager
 def refused(*words, memory=64 * MIB):
-    """UserError of one line with these words, within a second of this process, in ``memory`` more bytes."""
+    """UserError of one line with these words, within seconds of this process, in ``memory`` more bytes."""
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(UserError) as caught:
         yield
     message = str(caught.value)
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 5  # a hang or a bomb takes minutes
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < memory
     assert "\n" not in message and len(message) < 1000
     for word in words:
