@@ -185,6 +185,14 @@ def test_values_set_by_hand_are_checked(root):
         config.optimizer.lrr = 1.0
     with pytest.raises(UserError, match="optimizer.lrr"):
         triptych.train(config)
+    for value, problem in (
+        ({}, "sampler={}: merged into what is there, it changes nothing"),
+        (None, "sampler=null: "),
+    ):
+        config = triptych.compose(["name=no"])
+        config.sampler = value
+        with pytest.raises(UserError, match=problem):
+            triptych.train(config)
     with pytest.raises(UserError, match="must be what triptych.compose returned"):
         triptych.train(OmegaConf.create({"seed": 1}))
     assert isinstance(config, DictConfig) and not (root / "logs").exists()

@@ -1,8 +1,9 @@
 """Draw samples from a checkpoint: ``triptych-sample ckpt=PATH n=64 sampler=ddim sampler.steps=20``."""
 
+import contextlib
 import sys
 from dataclasses import replace
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,22 +78,21 @@ def _paths(values: dict) -> dict[str, str]:
     return {f"cascade[{i}]": path for i, path in enumerate(several)}
 
 
-def free_folder(out: Path) -> Path:
-    """``out``, or where it has samples ``out-2``, ``out-3``, ... without any."""
-    names = chain([out], (out.with_name(f"{out.name}-{i}") for i in count(2)))
-    return next(folder for folder in names if not (folder / "samples.pt").exists())
-
-
 def save_tensor(x: "Tensor", out: Path) -> Path:
     """Save samples, whole or not at all, as ``samples.pt`` of the free folder; that folder.
 
-    It is chosen now, since others may have drawn into ``out`` meanwhile.
+    It is ``out``, or where that has samples ``out-2``, ``out-3``, ...: whoever ends first has a name.
     """
     import torch
 
-    folder = free_folder(out)
-    with atomic(folder / "samples.pt") as file:
-        torch.save({"x": x}, file)
+    for i in count(1):
+        folder = out if i == 1 else out.with_name(f"{out.name}-{i}")
+        if (folder / "samples.pt").exists():
+            continue
+        with contextlib.suppress(FileExistsError):  # another command's, in this moment
+            with atomic(folder / "samples.pt", new=True) as file:
+                torch.save({"x": x}, file)
+            break
     return folder
 
 

@@ -46,7 +46,10 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
     lists = _lists(hydra.overrides.task)
     for group, names in lists.items():
         if group not in (*LISTS, *FREE_GROUPS):
-            one, every = f"{group}={names.strip('[]').split(',')[0].strip()}", names.strip("[]")
+            every = names.strip("[] ")
+            if not every:
+                raise UserError(f"{group}={names}: a choice is needed, as in {group}=NAME")
+            one = f"{group}={every.split(',')[0].strip()}"
             raise UserError(f"{group}={names}: one choice only; type {one}, or compare: -m {group}={every}")
     typed = [override.lstrip("+~").partition("=")[0] for override in hydra.overrides.task]
     for group in FREE_GROUPS:

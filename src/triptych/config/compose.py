@@ -50,7 +50,7 @@ def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
             if command == "train":
                 check_keys(cfg, cfg.hydra)
             return cfg
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: Hydra's of a group
         raise UserError(explain(error, overrides)) from error
 
 

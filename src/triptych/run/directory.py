@@ -44,10 +44,14 @@ PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
+def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
     """A file to write into that is ``path`` once it is whole: a temporary name, then rename.
 
+    Args:
+        new: leave a file of that name as it is, whoever made it, and when.
+
     Raises:
+        FileExistsError: one is there, and ``new``.
         StorageError: no room, or no permission; what was there before is as it was. Or the directory is not
             the one any more that this process holds.
     """
@@ -59,7 +63,8 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if not (new and _linked(temporary, path)):
+            os.replace(temporary, path)
     except OSError as error:
         if error.errno not in STORAGE:
             raise
@@ -70,6 +75,17 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _linked(file: Path, name: Path) -> bool:
+    """Give ``file`` another name if that is free; False where the file system has no links."""
+    try:
+        os.link(file, name)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
