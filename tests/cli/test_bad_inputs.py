@@ -54,6 +54,10 @@ ISSUE = [  # the inputs of those who tried 119, of which these were not answered
     ("sample n=0 --cfg job", ["n=0", "from 1"]),
 ]  # fmt: skip
 OWN = [
+    ("train sampler={{}}", ["sampler={{}}", "it changes nothing"]),
+    ("train schedule=[]", ["schedule=[]", "a choice is needed, as in schedule=NAME"]),
+    ("train trainer.devices=[]", ["trainer.devices=[]", "1 or more entries"]),
+    ("report {mine} --port 3", ["--port 3: only with --watch"]),
     ("evaluate --foo", ["--foo", "no such option"]),
     ("sample -x", ["-x", "no such option"]),
     ("report --foo", ["DIR"]),

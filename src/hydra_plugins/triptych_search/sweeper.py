@@ -125,7 +125,7 @@ class OptunaSweeper(Sweeper):
 class _Watch(threading.Thread):
     """Reports the validation bounds of running trials to the study, and marks those to be stopped."""
 
-    def __init__(self, trials: list, folders: list[Path]):
+    def __init__(self, trials: list[Any], folders: list[Path]):
         super().__init__(daemon=True)
         self.running: list[tuple[Any, Path, set[int]]] = [
             (trial, folder, set()) for trial, folder in zip(trials, folders, strict=False)

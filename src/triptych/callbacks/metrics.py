@@ -76,7 +76,7 @@ class Metrics(pl.Callback):
         module.log_dict({prefix + name: mean for name, mean in known.items()})
 
 
-def build_metrics(config: dict) -> list[Metrics]:
+def build_metrics(config: dict[str, Any]) -> list[Metrics]:
     """The callback of the metrics of items that ``config`` names; none where it names none."""
     named = {name: node for name, node in (config.get("metrics") or {}).items() if node}
     built = {name: build(node, f"metrics.{name}") for name, node in named.items()}

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
@@ -17,7 +18,7 @@ from triptych.run.untrusted import check_checkpoint
 register_resolvers()
 
 
-def evaluate_composed(cfg: DictConfig) -> dict:
+def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
     """The bound of a checkpoint over one split: {"bpd": {"mean", "stderr", "n"}, ...} as in summary.json."""
     values = checked_values(cfg, "evaluate")
     for key in ("out", "items"):

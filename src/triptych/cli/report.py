@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="write the published claims of all sweeps beneath the directories into one page, and no report; "
         "what it has of other papers stays",
     )
-    parser.add_argument("--port", type=int, default=PORT, help=f"of --watch (default: {PORT}; 0: a free one)")
+    parser.add_argument("--port", type=int, help=f"of --watch (default: {PORT}; 0: a free one)")
     parser.error = lambda message: sys.exit(_refuse(message))  # type: ignore[method-assign]
     options = parser.parse_args(argv)
     if options.equal_within is not None and not 0 < options.equal_within < math.inf:
@@ -73,6 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(f"--expected {options.expected}: must be a whole number from 1")
     if options.title is not None and not options.title.strip():
         return _refuse("--title: must be a text; leave the option out for the sweep's own")
+    if "" in (sys.argv[1:] if argv is None else argv):
+        return _refuse("DIR='': must be a directory; . is the current one")
+    if not 0 <= (port := PORT if options.port is None else options.port) < 65536:
+        return _refuse(f"--port {port}: must be a whole number from 0 to 65535")
+    if options.port is not None and not options.watch:
+        return _refuse(f"--port {port}: only with --watch")
     for directory in options.dirs:
         if not directory.is_dir():
             return _refuse(f"{directory}: {'not a directory' if directory.exists() else 'no such directory'}")
@@ -80,8 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _refuse(
                 f"{directory}: no run in it (config.yaml or summary.json, as triptych-train writes them)"
             )
-    if not 0 <= options.port < 65536:
-        return _refuse(f"--port {options.port}: must be a whole number from 0 to 65535")
     if options.results:
         return _results(options.results, options.dirs)
     if options.wandb_json and options.wandb_json.is_dir():
@@ -102,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         if options.watch:
-            return _watch(options.dirs, write, options.port)
+            return _watch(options.dirs, write, port)
         report = write()
         print_table(options.dirs[0], report=report)
         if options.wandb or options.wandb_json:

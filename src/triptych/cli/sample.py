@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig
@@ -61,7 +61,7 @@ def sample(cfg: DictConfig) -> Path:
     return folder
 
 
-def _paths(values: dict) -> dict[str, str]:
+def _paths(values: dict[str, Any]) -> dict[str, str]:
     """key -> the checkpoint that it asks for: one, or those of a cascade's stages."""
     one, several = values["ckpt"] != "???", values["cascade"]
     if one == (several is not None):

@@ -10,6 +10,7 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -83,7 +84,7 @@ def compose_and_train(cfg: DictConfig) -> float | None:
     return _metric(run, cfg.optimized_metric, trouble)
 
 
-def _failed(provenance: dict, error: str) -> Result:
+def _failed(provenance: dict[str, Any], error: str) -> Result:
     """The result of a run that ended before it began."""
     return Result.of(provenance, "failed", stage="build", error=error)
 

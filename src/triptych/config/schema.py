@@ -16,6 +16,7 @@ from triptych.declare import (
     Gt,
     Le,
     Lt,
+    MinLen,
     NonNegative,
     Positive,
     Role,
@@ -54,7 +55,7 @@ class Trainer(TypedDict):
     val_check_interval: Annotated[Count, Unit("steps")]
     log_every_n_steps: Annotated[Count, Unit("steps"), Role.REPORTING]
     accelerator: Annotated[Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"], Role.MACHINE]
-    devices: Annotated[Count | Literal[-1] | str | Sequence[int], Role.MACHINE]
+    devices: Annotated[Count | Literal[-1] | str | Annotated[Sequence[int], MinLen(1)], Role.MACHINE]
     num_nodes: Annotated[Count, Role.MACHINE]
     strategy: Annotated[Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"], Role.MACHINE]
     precision: Literal[None, 32, "32-true", "bf16-mixed", "16-mixed"]

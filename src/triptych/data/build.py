@@ -19,7 +19,7 @@ SPLITS = ("train", "val", "test")
 CHUNK = 4096  # items checked together
 
 
-def build_data(config: dict, download: bool = True) -> DataModule:
+def build_data(config: dict[str, Any], download: bool = True) -> DataModule:
     """The datamodule, loaded; ``download=False``: from what is there, whatever the configuration asks for.
 
     Raises:

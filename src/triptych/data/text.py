@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class TextEncoder:
         """What a text is cut into, one piece a token; DataError for what cannot be encoded."""
         raise NotImplementedError
 
-    def embed(self, pieces: list) -> tuple[Tensor, Tensor]:
+    def embed(self, pieces: list[Any]) -> tuple[Tensor, Tensor]:
         """(tokens, mask) of texts, of which each has from 1 to ``length`` pieces."""
         raise NotImplementedError
 
@@ -169,9 +170,9 @@ class Pretrained(TextEncoder):
         for file in sorted(self.path.glob("*.json")):
             digest.update(file.read_bytes())
         self.name = f"transformers {digest.hexdigest()}"
-        self._loaded: tuple | None = None
+        self._loaded: tuple[Any, ...] | None = None
 
-    def _model(self) -> tuple:
+    def _model(self) -> tuple[Any, ...]:
         """(tokenizer, model), imported when the first text has to be encoded."""
         if self._loaded is None:
             try:

@@ -1,6 +1,7 @@
 """The one accounting: sums of nats and counts over exactly the data set, on any number of processes."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,9 +28,9 @@ class Account:
 
     def __init__(
         self,
-        figures: dict[str, dict],
+        figures: dict[str, dict[str, Any]],
         unit: str,
-        noise_levels: dict[str, list] | None = None,
+        noise_levels: dict[str, list[Any]] | None = None,
         estimator: dict[str, float] | None = None,
         per_item: tuple[Tensor, Tensor] | None = None,
     ):
@@ -149,7 +150,7 @@ class Accounting(Metric):
         """All of it at once, while the sums of all processes are at hand."""
         return Account(self._figures(), self.unit, self._levels(), self._estimator(), self._per_item())
 
-    def _figures(self) -> dict[str, dict]:
+    def _figures(self) -> dict[str, dict[str, Any]]:
         n = int(self.items.item())
         if not n:
             return {}
@@ -181,7 +182,7 @@ class Accounting(Metric):
         n, total, squares = self.draws.tolist()
         return {"mean": total / n, "variance": max(squares / n - (total / n) ** 2, 0.0)} if n else {}
 
-    def _levels(self) -> dict[str, list]:
+    def _levels(self) -> dict[str, list[Any]]:
         if self.edges is None:
             return {}
         centres = (0.5 * (self.edges[1:] + self.edges[:-1])).tolist()
@@ -203,7 +204,7 @@ def _weighted(n: float, w: float, we: float, ww: float, wwe: float, wwee: float)
     return mean, math.sqrt(spread) / w
 
 
-def figure_of(n: int, total: float, squares: float) -> dict:
+def figure_of(n: int, total: float, squares: float) -> dict[str, Any]:
     """Mean, standard error of the mean and count from sums."""
     mean = total / n
     variance = max(squares / n - mean**2, 0.0) * n / max(n - 1, 1)

@@ -45,8 +45,8 @@ class BoundModel(pl.LightningModule):
 
     def __init__(
         self,
-        optimizer: Callable[[Iterable], torch.optim.Optimizer],
-        lr_schedule,
+        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
+        lr_schedule: Any,
         *,
         shape: tuple[int, ...],
         discrete: bool,
@@ -88,11 +88,16 @@ class BoundModel(pl.LightningModule):
         """What parts that may be somebody's own give for a few training items, for ``models.contract``."""
         return iter(())
 
-    def check_sampler(self, sampler) -> None:
+    def check_sampler(self, sampler: Any) -> None:
         """Refuse with a UserError a sampler of something that this model has not learned."""
 
     def sample(
-        self, n: int, sampler, generator: torch.Generator, condition: Condition | None = None, progress=iter
+        self,
+        n: int,
+        sampler: Any,
+        generator: torch.Generator,
+        condition: Condition | None = None,
+        progress: Any = iter,
     ) -> Tensor:
         """n samples (n, *shape) in data units; ``sampler`` is for models that need one."""
         raise NotImplementedError
@@ -266,7 +271,7 @@ class BoundModel(pl.LightningModule):
         # computed over all processes already, so each logs the same; "step" sets the row they stand in
         self.log_dict(figures | {"step": float(self.trainer.global_step)})
 
-    def _level_figures(self, levels: dict[str, list]) -> dict[str, float]:
+    def _level_figures(self, levels: dict[str, list[Any]]) -> dict[str, float]:
         """Error of epsilon per dimension in a few bands of noise, each named after its range of gamma.
 
         Learned endpoints may leave the outer bands, which then have what lies beyond.
@@ -292,5 +297,5 @@ class BoundModel(pl.LightningModule):
         return batch.condition if self.conditional is True else batch.condition.only(*self.conditional)
 
 
-def _mean(draws: list) -> Tensor:
+def _mean(draws: list[Any]) -> Tensor:
     return torch.stack(draws).double().mean(0)

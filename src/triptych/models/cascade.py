@@ -43,8 +43,8 @@ class Cascade(BoundModel):
     def __init__(
         self,
         stages: Sequence[Opened],
-        optimizer,
-        lr_schedule,
+        optimizer: Any,
+        lr_schedule: Any,
         *,
         known_as: Sequence[str],
         levels: int | None = None,
@@ -99,7 +99,12 @@ class Cascade(BoundModel):
             stage.check_sampler(sampler)
 
     def sample(
-        self, n: int, sampler, generator: torch.Generator, condition: Condition | None = None, progress=iter
+        self,
+        n: int,
+        sampler: Any,
+        generator: torch.Generator,
+        condition: Condition | None = None,
+        progress: Any = iter,
     ) -> Tensor:
         """As in the base: each stage draws with the sampler, on condition of what those before it drew."""
         levels, names = self.levels, [*self.known_as, "x"]

@@ -115,7 +115,7 @@ class Contrastive(BoundModel):
     draws = False
     ignores = ("denoiser", "objective", "bound", "likelihood", "schedule", "process")
 
-    def __init__(self, network: ContrastiveNetwork, optimizer, lr_schedule, **more: Any):
+    def __init__(self, network: ContrastiveNetwork, optimizer: Any, lr_schedule: Any, **more: Any):
         super().__init__(optimizer, lr_schedule, **more)
         self.network = network
         self.dims = 1  # what is sought is one text: its loss is not shared among pixels
@@ -202,6 +202,6 @@ def _gathered(mine: Tensor, rank: int, world: int) -> Tensor:
     return rows
 
 
-def _figure(column: Tensor) -> dict:
+def _figure(column: Tensor) -> dict[str, Any]:
     n, total, squares = sums_of(column).tolist()
     return figure_of(int(n), total, squares)

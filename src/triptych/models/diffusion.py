@@ -64,8 +64,8 @@ class Diffusion(BoundModel):
         schedule: Schedule,
         objective: Objective,
         bound: Bound,
-        optimizer,
-        lr_schedule,
+        optimizer: Any,
+        lr_schedule: Any,
         *,
         levels: int | None = None,
         label_dropout: Share | dict[str, Share] = 0.0,
@@ -341,11 +341,11 @@ class Diffusion(BoundModel):
     def sample(
         self,
         n: int,
-        sampler,
+        sampler: Any,
         generator: torch.Generator,
         condition: Condition | None = None,
-        progress=iter,
-        denoiser=None,
+        progress: Any = iter,
+        denoiser: Any = None,
     ) -> Tensor:
         """As in the base; ``denoiser`` takes the place of the model's own (guidance around it)."""
         return self.prepared(sampler)(

@@ -43,8 +43,8 @@ class LatentModel(BoundModel):
     def __init__(
         self,
         network: Ladder,
-        optimizer,
-        lr_schedule,
+        optimizer: Any,
+        lr_schedule: Any,
         *,
         levels: int | None = None,
         beta_warmup: Annotated[Whole, Unit("steps")] = 0,
@@ -107,7 +107,12 @@ class LatentModel(BoundModel):
         return figures
 
     def sample(
-        self, n: int, sampler, generator: torch.Generator, condition: Condition | None = None, progress=iter
+        self,
+        n: int,
+        sampler: Any,
+        generator: torch.Generator,
+        condition: Condition | None = None,
+        progress: Any = iter,
     ) -> Tensor:
         """Ancestral, down the ladder; there is no choice of ``sampler``."""
         noise: Noise = plain_noise(generator)
@@ -127,7 +132,7 @@ class VAE(LatentModel):
         ValueError: a network of several levels.
     """
 
-    def __init__(self, network: Ladder, optimizer, lr_schedule, **more: Any):
+    def __init__(self, network: Ladder, optimizer: Any, lr_schedule: Any, **more: Any):
         if (depth := len(network.encoders)) != 1:
             raise ValueError(f"model=vae: must have one level, not {depth}; use model=hierarchical_vae")
         super().__init__(network, optimizer, lr_schedule, **more)
@@ -140,7 +145,7 @@ class HierarchicalVAE(LatentModel):
         ValueError: a network of one level.
     """
 
-    def __init__(self, network: Ladder, optimizer, lr_schedule, **more: Any):
+    def __init__(self, network: Ladder, optimizer: Any, lr_schedule: Any, **more: Any):
         if len(network.encoders) < 2:
             raise ValueError("model=hierarchical_vae: must have two levels or more; use model=vae")
         super().__init__(network, optimizer, lr_schedule, **more)

@@ -58,8 +58,8 @@ class LatentDiffusion(Diffusion):
         schedule: Schedule,
         objective: Objective,
         bound: Bound,
-        optimizer,
-        lr_schedule,
+        optimizer: Any,
+        lr_schedule: Any,
         *,
         levels: int | None = None,
         likelihood: Likelihood | None = None,
@@ -151,11 +151,11 @@ class LatentDiffusion(Diffusion):
     def sample(
         self,
         n: int,
-        sampler,
+        sampler: Any,
         generator: torch.Generator,
         condition: Condition | None = None,
-        progress=iter,
-        denoiser=None,
+        progress: Any = iter,
+        denoiser: Any = None,
     ) -> Tensor:
         """y by the sampler, then x ~ p(x | y)."""
         y = super().sample(n, sampler, generator, condition, progress, denoiser)

@@ -3,7 +3,7 @@
 import math
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytorch_lightning as pl
@@ -63,7 +63,7 @@ class _Later:
     """An evaluation loader that is made once the processes are there to share it."""
 
     def __init__(self, data: DataModule, split: str, limit: int | None, of: str):
-        self._make = lambda: data.eval_dataloader(split, limit)
+        self._make: Callable[[], Any] = lambda: data.eval_dataloader(split, limit)
         self.name = f"{split}_{of}" if of else split
         self.items = min(len(data.splits[split]), limit or len(data.splits[split]))
 

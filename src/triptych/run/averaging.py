@@ -20,7 +20,7 @@ from triptych.run.experiment import Experiment
 from triptych.run.initialization import Origin
 
 
-def check_averaging(config: dict, callbacks: list[pl.Callback], validated: bool) -> None:
+def check_averaging(config: dict[str, Any], callbacks: list[pl.Callback], validated: bool) -> None:
     """Validation, and with it "best", looks at the weights that the run reports.
 
     Raises:

@@ -21,7 +21,7 @@ from triptych.run.reference import ImageReference, PointReference, own_metrics
 from triptych.run.stages import check_condition_source, drawn_as, set_key
 
 
-def build_experiment(config: dict, download: bool) -> Experiment:
+def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
     """Everything that ``config`` describes, each once; checkpoints that it names are opened once each.
 
     Raises:
@@ -56,7 +56,7 @@ def build_experiment(config: dict, download: bool) -> Experiment:
     return Experiment(config, data, model, drawing, measured, _reference(config, data, guides, own))
 
 
-def build_drawing(config: dict, model: BoundModel, data: DataModule, guides: Guides) -> Drawing:
+def build_drawing(config: dict[str, Any], model: BoundModel, data: DataModule, guides: Guides) -> Drawing:
     """What ``config`` says in sampler, guidance, threshold; UserError for what the model cannot draw with."""
     sampler = build(config["sampler"], "sampler")
     model.check_sampler(sampler)
@@ -116,7 +116,7 @@ def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
 
 
 def _measured(
-    config: dict, drawing: Drawing, draws: Callable[[dict], Drawing]
+    config: dict[str, Any], drawing: Drawing, draws: Callable[[dict[str, Any]], Drawing]
 ) -> tuple[tuple[Any, Drawing], ...]:
     key, values = config["measures"]["over"], config["measures"]["values"]
     if key is None:
@@ -134,7 +134,7 @@ def _measured(
     return tuple((value, drawn_at(value)) for value in values)
 
 
-def _changed(config: dict, key: str, value: Any, sampler: Sampler) -> dict:
+def _changed(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> dict[str, Any]:
     """The configuration with ``key`` at ``value``; "evaluations" sets the sampler's steps by their cost."""
     config = copy.deepcopy(config)
     if key == "evaluations":
@@ -154,7 +154,7 @@ def _changed(config: dict, key: str, value: Any, sampler: Sampler) -> dict:
 
 
 def _reference(
-    config: dict, data: DataModule, guides: Guides, own: Mapping[str, OfSamples]
+    config: dict[str, Any], data: DataModule, guides: Guides, own: Mapping[str, OfSamples]
 ) -> PointReference | ImageReference:
     node = config["measures"]
     if len(data.shape) != 3:

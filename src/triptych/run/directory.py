@@ -127,14 +127,14 @@ class RunDirectory:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def config(self) -> dict:
+    def config(self) -> dict[str, Any]:
         """The resolved configuration, plain; UserError if this is no run's directory, or more than plain."""
         file = self / "config.yaml"
         if not file.is_file():
             raise UserError(f"{self.path}: not a run's directory (it has no config.yaml)")
         return read_config(file)
 
-    def provenance(self) -> dict:
+    def provenance(self) -> dict[str, Any]:
         """What is known of where the run came from, without what is malformed; empty if unknown."""
         record = load_object(self / "provenance.json")
         return {key: value for key, value in record.items() if _is_sound(key, value)}

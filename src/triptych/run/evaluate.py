@@ -22,7 +22,7 @@ def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
         UserError: the checkpoint is refused, or its model cannot be accounted so.
     """
 
-    def adjust(config: dict) -> None:
+    def adjust(config: dict[str, Any]) -> None:
         if values["repeats"] is not None:
             config["bound"]["repeats"] = values["repeats"]
         if values["steps"] != "run":

@@ -16,7 +16,7 @@ from triptych.run.stages import refuse_cascade
 class Guides:
     """The other runs that a configuration names, each opened once for its role."""
 
-    def __init__(self, config: dict):
+    def __init__(self, config: dict[str, Any]):
         self.config = config
         self._opened: dict[tuple[str, bool], Experiment] = {}
 
@@ -34,7 +34,7 @@ class Guides:
             raise UserError(f"{key}=null: must be a checkpoint, as in guide=.../checkpoints/last.ckpt")
         own = self.config
 
-        def adjust(other: dict) -> None:
+        def adjust(other: dict[str, Any]) -> None:
             if stage:
                 refuse_cascade(other)
             elif data_identity(other["data"]) != data_identity(own["data"]):
@@ -74,7 +74,7 @@ def check_process(key: str, path: str, other: Any, denoiser: Any) -> None:
         raise UserError(f"{key}={path}: its process is {other.process}, the model's {denoiser.process}")
 
 
-def guided(model, data: DataModule, config: dict, guides: Guides):
+def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides) -> Any:
     """``model.denoiser`` wrapped as ``config`` says in guidance and threshold; None where it says nothing.
 
     Raises:
@@ -111,7 +111,7 @@ def guided(model, data: DataModule, config: dict, guides: Guides):
     return denoiser
 
 
-def _check_of_latents(guidance: dict, threshold: dict) -> None:
+def _check_of_latents(guidance: dict[str, Any], threshold: dict[str, Any]) -> None:
     """Refuse what would bring something of the data's space, or of another model's latents."""
     if guidance and not guidance["_target_"].endswith(".ClassifierFree"):
         name = guidance["_target_"].rpartition(".")[2]
@@ -123,7 +123,7 @@ def _check_of_latents(guidance: dict, threshold: dict) -> None:
         raise UserError("threshold: latents do not have the data's range; pass threshold=none")
 
 
-def _classifier(path: str, denoiser, data: DataModule, guides: Guides):
+def _classifier(path: str, denoiser: Any, data: DataModule, guides: Guides) -> Any:
     if path == "exact":
         if data.mixture is None:
             raise UserError("guidance.classifier=exact: these data have no known density; pass a checkpoint")
@@ -134,7 +134,7 @@ def _classifier(path: str, denoiser, data: DataModule, guides: Guides):
     return classifier
 
 
-def _weak(path: str, guides: Guides):
+def _weak(path: str, guides: Guides) -> Any:
     key = guides.key_of("guidance.weak", path)
     model = guides.open(key, path).model
     denoiser = getattr(model, "denoiser", None)

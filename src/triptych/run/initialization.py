@@ -46,7 +46,7 @@ class Origin:
         return {key: value for key, value in self.data.items() if key != "items"}
 
 
-def find_origin(run: RunDirectory, config: dict, data: DataModule) -> Origin:
+def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule) -> Origin:
     """Look at what lies in ``run``.
 
     Raises:

@@ -16,7 +16,7 @@ from triptych.run.directory import RunDirectory
 from triptych.run.processes import rank
 
 
-def compare_data(now: Fingerprint, seen: dict | None, judged: Sequence[str], fix: str) -> str:
+def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence[str], fix: str) -> str:
     """What to say where data differ from those ``seen`` by a checkpoint's model; "" where nothing does.
 
     Args:
@@ -43,7 +43,7 @@ def compare_data(now: Fingerprint, seen: dict | None, judged: Sequence[str], fix
     return f"data: not those that this model was trained on ({change}){measured}"
 
 
-def remember(now: Fingerprint, seen: dict | None) -> dict[str, Any]:
+def remember(now: Fingerprint, seen: dict[str, Any] | None) -> dict[str, Any]:
     """What a checkpoint keeps of the data: theirs now, and every item that it was trained on before."""
     items = dict(now.items)
     changed = False
@@ -55,7 +55,7 @@ def remember(now: Fingerprint, seen: dict | None) -> dict[str, Any]:
     return {**now.record(), "changed": changed, "items": items}
 
 
-def check_data(run: RunDirectory, now: Fingerprint, checkpoint: dict | None) -> dict[str, Any]:
+def check_data(run: RunDirectory, now: Fingerprint, checkpoint: dict[str, Any] | None) -> dict[str, Any]:
     """Compare a run's data with those of the checkpoint that it goes on from; what its next ones keep.
 
     Raises:

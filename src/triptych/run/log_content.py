@@ -99,9 +99,9 @@ def _flatten(value: Any, name: str, prefix: str, into: dict[str, Any]) -> None:
         into[name] = value
 
 
-def panel_tables(summary: Result) -> dict[str, tuple[list[str], list[list]]]:
+def panel_tables(summary: Result) -> dict[str, tuple[list[str], list[list[Any]]]]:
     """{"panels/noise_levels": (columns, rows), ...}: what is a curve, and measures over several values."""
-    tables: dict[str, tuple[list[str], list[list]]] = {}
+    tables: dict[str, tuple[list[str], list[list[Any]]]] = {}
     for key, value in summary.items():
         if not isinstance(value, dict):
             continue

@@ -101,7 +101,9 @@ class Guarded(Logger):
                     wandb.WandbRun.abandon()
 
 
-def build_loggers(config: dict, provenance: dict, run: RunDirectory, step: int) -> list[Logger]:
+def build_loggers(
+    config: dict[str, Any], provenance: dict[str, Any], run: RunDirectory, step: int
+) -> list[Logger]:
     """Build metrics.csv's logger, then whatever ``logger`` names: ours by name, others by their target.
 
     The run goes on from ``step``: rows of metrics.csv up to it stand.

@@ -32,7 +32,7 @@ CALLS = 10_000  # tensors that a model is made of, at most
 CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that may be none
 
 
-def build_model(config: dict, data: DataModule) -> BoundModel:
+def build_model(config: dict[str, Any], data: DataModule) -> BoundModel:
     """The LightningModule with freshly initialised weights; ``config`` is the whole resolved configuration.
 
     Raises:
@@ -51,7 +51,7 @@ def build_model(config: dict, data: DataModule) -> BoundModel:
     return model
 
 
-def check_size(config: dict, data: DataModule) -> None:
+def check_size(config: dict[str, Any], data: DataModule) -> None:
     """Refuse a network that this machine's memory cannot hold, before any of it is allocated.
 
     Raises:
@@ -72,7 +72,7 @@ def check_size(config: dict, data: DataModule) -> None:
             raise
 
 
-def parts_table(config: dict, data: DataModule) -> Dependencies:
+def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
     """What objects are handed by the names of their arguments: facts of the data, and parts of ``config``.
 
     Data with a density have the Gaussian decoder, whichever of levels is named.
@@ -92,7 +92,7 @@ def parts_table(config: dict, data: DataModule) -> Dependencies:
     return table
 
 
-def _stages(config: dict, data: DataModule) -> dict[str, Any]:
+def _stages(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
     """What ``model.stages`` stands for: models of other runs, and the names by which these data know them."""
     if "stages" not in config["model"]:
         return {}
@@ -114,7 +114,7 @@ def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
             inner.at(name)
 
 
-def facts(config: dict, data: DataModule) -> dict[str, Any]:
+def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
     """What data say to whatever is built for them."""
     conditional = config["model"].get("conditional")
     if conditional and not data.conditions:
@@ -159,7 +159,7 @@ def training_items(data: DataModule, n: int) -> Batch:
     return train.batch(torch.arange(min(n, len(train))))
 
 
-def _check_read(config: dict, table: Dependencies, kind: type[BoundModel]) -> None:
+def _check_read(config: dict[str, Any], table: Dependencies, kind: type[BoundModel]) -> None:
     """Refuse what was chosen and is read by nothing, so that no comparison is of a key without effect."""
     used = {place.split(".")[0] for place in table.built}
     for group in CHOICES:

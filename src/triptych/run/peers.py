@@ -71,10 +71,10 @@ class Peers:
 
     def __init__(self, run: RunDirectory, record: Callable[[Exception], None]):
         self.run, self.record = run, record
-        self.children: list[subprocess.Popen] = []
+        self.children: list[subprocess.Popen[Any]] = []
         self._settled = threading.Event()
 
-    def watch(self, children: list[subprocess.Popen]) -> None:
+    def watch(self, children: list[subprocess.Popen[Any]]) -> None:
         """Begin to watch the processes that Lightning has started."""
         self.children = children
         threading.Thread(target=self._watch, daemon=True).start()

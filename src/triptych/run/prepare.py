@@ -109,14 +109,16 @@ def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str
     return run
 
 
-def _begin(run: RunDirectory, plain: dict, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
+def _begin(
+    run: RunDirectory, plain: dict[str, Any], overrides: list[str], choices: dict[str, Any]
+) -> RunDirectory:
     (run / "summary.json").unlink(missing_ok=True)  # of a job that was refused before it began
     run.write("provenance.json", provenance(run, overrides, choices, plain))
     _record(run, plain)
     return run
 
 
-def _record(run: RunDirectory, config: dict) -> None:
+def _record(run: RunDirectory, config: dict[str, Any]) -> None:
     write_atomic(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
@@ -135,7 +137,9 @@ def _settle_failure(run: RunDirectory, retry: bool) -> None:
     )
 
 
-def _without_new_defaults(changes: dict, cfg: DictConfig, choices: dict[str, Any]) -> dict:
+def _without_new_defaults(
+    changes: dict[str, Any], cfg: DictConfig, choices: dict[str, Any]
+) -> dict[str, Any]:
     """Without keys that the record is too old to have, where they have the values of their files."""
     new = [key for key, (was, _) in changes.items() if was is ABSENT]
     if not new:
@@ -154,7 +158,7 @@ def _without_new_defaults(changes: dict, cfg: DictConfig, choices: dict[str, Any
     return {key: pair for key, pair in changes.items() if key not in usual}
 
 
-def _lies_there_now(run: RunDirectory, plain: dict) -> bool:
+def _lies_there_now(run: RunDirectory, plain: dict[str, Any]) -> bool:
     """Whether ``plain``'s data.root has the data that the run has worked on."""
     known = run.provenance().get("data")
     if known is None and (run.checkpoints() or run.status == "finished"):

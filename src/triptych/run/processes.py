@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.files import no_link
@@ -118,7 +119,7 @@ def lives(pid: int) -> bool:
     return True
 
 
-def _stop(child: subprocess.Popen) -> None:
+def _stop(child: subprocess.Popen[Any]) -> None:
     child.terminate()
     try:
         child.wait(GRACE)

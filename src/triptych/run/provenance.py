@@ -31,8 +31,8 @@ SECRET = re.compile(
 
 
 def provenance(
-    run: RunDirectory, overrides: list[str], choices: dict[str, Any], config: dict | None = None
-) -> dict:
+    run: RunDirectory, overrides: list[str], choices: dict[str, Any], config: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """What is recorded when a run's directory is made; ``executions`` are added as they begin.
 
     ``config``: of whose classes' own packages ("own") it is recorded where they come from.
@@ -59,7 +59,7 @@ def command() -> list[str]:
 
 
 def add_execution(
-    run: RunDirectory, device: str, world_size: int, step: int, config: dict, data: dict
+    run: RunDirectory, device: str, world_size: int, step: int, config: dict[str, Any], data: dict[str, Any]
 ) -> str:
     """Record that the run is now worked on here, from ``step`` on; a line if its code is no longer the same.
 
@@ -100,7 +100,7 @@ def changed_since(run: RunDirectory) -> str:
 
 def git_state(
     diff: bool = True, root: Path | None = None, below: tuple[str, ...] = (":/src", ":/configs")
-) -> dict:
+) -> dict[str, Any]:
     """The commit of the tree around ``root``, ours if None, or, with ``diff``, all that it was made of.
 
     {"commit", "dirty", "diff", "untracked": {file under ``below``: text}, "left_out": names}; {} outside of a
@@ -132,7 +132,7 @@ def git_state(
     return {}
 
 
-def _package_state(place: Path) -> dict:
+def _package_state(place: Path) -> dict[str, Any]:
     """As ``git_state``, of a package's folder or file; where no repository keeps it, its sources' text."""
     root, below = (place, ".") if place.is_dir() else (place.parent, place.name)
     with contextlib.suppress(OSError, subprocess.SubprocessError):
@@ -167,7 +167,7 @@ def _now() -> str:
 # the code that a process runs: digests of its source files, versions of the packages that it needs
 
 
-def source_files(config: dict) -> dict[str, str]:
+def source_files(config: dict[str, Any]) -> dict[str, str]:
     """{file: digest} of every Python source of ours, and of other packages that ``config`` builds from."""
     digests = {}
     for package in sorted({"triptych", *_named(config)} - {*BY_VERSION}):
@@ -180,7 +180,7 @@ def source_files(config: dict) -> dict[str, str]:
     return digests
 
 
-def own_packages(config: dict) -> dict[str, Path]:
+def own_packages(config: dict[str, Any]) -> dict[str, Path]:
     """{package: its folder or file} of the user's own that ``config`` builds from.
 
     That is: not ours, and not installed among others, where its version says what it is.
@@ -200,7 +200,7 @@ def _places(package: str) -> list[Path]:
     return [Path(place) for place in places]
 
 
-def _named(config: dict) -> set[str]:
+def _named(config: dict[str, Any]) -> set[str]:
     return {str(node["_target_"]).partition(".")[0] for _, node in targets(config, "")}
 
 
@@ -230,7 +230,7 @@ def versions() -> dict[str, str]:
     return {name: version for name, version in sorted(known.items()) if name != "triptych"}
 
 
-def describe_changes(last: dict, here: dict, names: dict[str, dict[str, str]]) -> str:
+def describe_changes(last: dict[str, Any], here: dict[str, Any], names: dict[str, dict[str, str]]) -> str:
     """ "code (FILES) and packages (NAME OLD -> NEW)", as far as two executions differ in them; "" if not.
 
     ``names``: the files of each digest of sources.

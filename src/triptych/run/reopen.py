@@ -1,6 +1,7 @@
 """From a checkpoint alone back to the model and data that it was made with."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ def reopen(
     ckpt: str,
     weights: str | None = None,
     data_root: str | None = None,
-    adjust: Callable[[dict], None] | None = None,
+    adjust: Callable[[dict[str, Any]], None] | None = None,
     judged: Sequence[str] = (),
     key: str = "ckpt",
 ) -> Experiment:

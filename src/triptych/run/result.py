@@ -233,7 +233,7 @@ def _checksum(record: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _with_error(figure: dict, least: float = 5e-4) -> str:
+def _with_error(figure: dict[str, Any], least: float = 5e-4) -> str:
     """Four decimals, or as many as an error below ``least`` has digits; one item has no error.
 
     "0.0771 ± 0.0012", "0.0000132 ± 0.0000021", "0.0771".

@@ -40,7 +40,7 @@ def open_stages(
     return runs
 
 
-def refuse_cascade(config: dict) -> None:
+def refuse_cascade(config: dict[str, Any]) -> None:
     """Before it is opened, as it would open its own stages, of which one may be itself."""
     if "stages" in config["model"]:
         raise UserError("a cascade cannot be a stage; pass the run of a diffusion model")
@@ -137,7 +137,7 @@ def _size(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def stage_models(config: dict, data: DataModule) -> tuple[list[BoundModel], list[str]]:
+def stage_models(config: dict[str, Any], data: DataModule) -> tuple[list[BoundModel], list[str]]:
     """The models of ``model.stages``, frozen, and the parts of ``data`` that all but the last are of.
 
     Raises:

@@ -1,6 +1,7 @@
 """Lightning's Trainer, as every run and evaluation uses it."""
 
 import math
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -32,7 +33,7 @@ PROFILERS: dict[str, type[Profiler]] = {
 SIMULATED = 8  # processes on a CPU with fewer cores: slow, but a way to see what several would do
 
 
-def _check_shards(config: dict) -> None:
+def _check_shards(config: dict[str, Any]) -> None:
     if config["callbacks"].get("ema"):
         raise UserError(
             "trainer.strategy=fsdp: a shard's average is not the network's; "
@@ -44,7 +45,7 @@ def _check_shards(config: dict) -> None:
         )
 
 
-def steps_of(config: dict, items: int) -> int:
+def steps_of(config: dict[str, Any], items: int) -> int:
     """Steps of a fit: ``trainer.max_steps``, or those of ``max_epochs`` over so many training items.
 
     ceil(epochs * batches / accumulate_grad_batches) with batches = items / batch_size, of which
@@ -62,10 +63,10 @@ def steps_of(config: dict, items: int) -> int:
 
 
 def build_trainer(
-    config: dict,
+    config: dict[str, Any],
     run: RunDirectory | None,
-    callbacks: list,
-    loggers: list | bool,
+    callbacks: list[Any],
+    loggers: list[Any] | bool,
     peers: Peers | None = None,
     steps: int = -1,
 ) -> pl.Trainer:

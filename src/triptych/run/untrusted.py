@@ -114,7 +114,7 @@ def check_initial(config: dict[str, Any], begun: bool) -> None:
         check_reference("init_from", path)
 
 
-def adopt(config: dict, choices: dict[str, Any], overrides: list[str]) -> None:
+def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> None:
     """Put what the run ``config["trained"]`` says of its model into a composed configuration and its choices.
 
     Raises:

@@ -187,7 +187,7 @@ def logged_in() -> bool:
 
 
 def describe_run(
-    node: Mapping[str, Any], config: dict, provenance: dict, run: RunDirectory
+    node: Mapping[str, Any], config: dict[str, Any], provenance: dict[str, Any], run: RunDirectory
 ) -> dict[str, Any]:
     """Arguments of ``wandb.init``: a sweep's cells are a group, and are named as their directories are."""
     sweep, choices = sweep_of(run), provenance.get("choices", {})
@@ -225,7 +225,7 @@ def _directories(run: RunDirectory) -> list[Path]:
     return [path for path in (run / "wandb").glob("*run-*") if not path.is_symlink()]
 
 
-def _chart(key: str, columns: list[str], rows: list[list]) -> Any:
+def _chart(key: str, columns: list[str], rows: list[list[Any]]) -> Any:
     """A panel as a line, on the run's own page; its table is logged as ``key`` and "_table"."""
     import wandb
 

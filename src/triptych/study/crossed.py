@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy.special import gammaincinv, stdtr, stdtrit
@@ -64,7 +65,15 @@ def mean_squares(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
     return sum_a / (s - 1), sum_b / (i - 1), np.maximum(total - sum_a - sum_b, 0) / ((s - 1) * (i - 1))
 
 
-def tail(distance, seeds, df: int, items=0.0, n_items: int = 0, tilt: float = 0.0, nodes: int = NODES):
+def tail(
+    distance: Any,
+    seeds: Any,
+    df: int,
+    items: Any = 0.0,
+    n_items: int = 0,
+    tilt: float = 0.0,
+    nodes: int = NODES,
+) -> Any:
     """Two-sided p(distance), elementwise over arrays of distances and of both variances."""
     distance, seeds, items = np.broadcast_arrays(*map(np.asarray, (np.abs(distance), seeds, items)))
     if not np.any(items):
@@ -81,7 +90,13 @@ def tail(distance, seeds, df: int, items=0.0, n_items: int = 0, tilt: float = 0.
 
 
 def critical(
-    alpha: float, seeds, df: int, items=0.0, n_items: int = 0, tilt: float = 0.0, nodes: int = NODES
+    alpha: float,
+    seeds: Any,
+    df: int,
+    items: Any = 0.0,
+    n_items: int = 0,
+    tilt: float = 0.0,
+    nodes: int = NODES,
 ) -> np.ndarray:
     """The distance whose two-sided p is `alpha`, elementwise."""
     seeds, items = np.broadcast_arrays(np.asarray(seeds, float), np.asarray(items, float))

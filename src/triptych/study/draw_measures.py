@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -75,7 +76,7 @@ def _dots(metric: Metric, known: MeasureTable, colours: Colours) -> Figure:
     return figure
 
 
-def _floor(span: Callable, line: Callable, known: MeasureTable) -> None:
+def _floor(span: Callable[..., Any], line: Callable[..., Any], known: MeasureTable) -> None:
     if known.floor is not None:
         median, low, high = known.floor
         span(low, high, color=MUTED, alpha=0.18, linewidth=0)

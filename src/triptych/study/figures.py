@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -152,7 +152,7 @@ def _rows(
     return figure, ax
 
 
-def _frame(points: list[float], intervals: list) -> tuple[float, float]:
+def _frame(points: list[float], intervals: list[Any]) -> tuple[float, float]:
     """Limits that hold all points, and of each interval as much as leaves the points apart."""
     low, high = min(points), max(points)
     widths = sorted(i.high - i.low for i in intervals if not math.isnan(i.low))

@@ -155,7 +155,7 @@ def short_names(cells: Sequence[str]) -> tuple[str, list[str]]:
     return ", ".join(keys.pop()), [", ".join(value for _, _, value in one) for one in parts]
 
 
-def progress_text(progress: dict) -> str:
+def progress_text(progress: dict[str, Any]) -> str:
     """ "fit 1200/4000, val 2.310, 35.1 steps/s, 1 min 20 s left", as far as it is known."""
     from triptych.study.formatting import duration, format_number
 
@@ -172,11 +172,11 @@ def progress_text(progress: dict) -> str:
     return ", ".join(parts)
 
 
-def _alive(progress: dict) -> bool:
+def _alive(progress: dict[str, Any]) -> bool:
     return time.time() - progress["updated"] < QUIET
 
 
-def _progress(run: RunDirectory) -> dict | None:
+def _progress(run: RunDirectory) -> dict[str, Any] | None:
     """What the run says of where it is; None where it says nothing, or nothing that can be shown."""
     record = load_object(run / "progress.json")
     known = {key: x for key, x in record.items() if type(x) in (int, float) and math.isfinite(to_float(x))}

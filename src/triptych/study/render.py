@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -151,7 +152,7 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
     )  # fmt: skip
 
 
-def _allowed(script: str, sections: list[dict]) -> str:
+def _allowed(script: str, sections: list[dict[str, Any]]) -> str:
     """Whose script may run in the page: its own; any where a panel of the owner's brings one along."""
     if any(
         "<script" in svg.lower() for section in sections for panel in section["panels"] for svg in panel.svgs

@@ -22,7 +22,7 @@ Setting = tuple[str, ...]  # overrides without the seed: a cell of the grid
 Point = tuple[str, ...]  # overrides of what is tuned
 
 
-def grid(sweeper: Mapping, arguments: Sequence[str], loader: Any = None) -> list[list[str]]:
+def grid(sweeper: Mapping[str, Any], arguments: Sequence[str], loader: Any = None) -> list[list[str]]:
     """The overrides of each run of a grid: ``sweeper.params`` and the command line, as Hydra's own has it.
 
     ``setting=NAME`` brings the overrides that ``sweeper.settings`` lists for it, but for keys that the
@@ -60,7 +60,7 @@ def check_values_of(override: Override) -> None:
         raise UserError(f"{line}: {twice} is listed twice; a sweep has one run for each value")
 
 
-def with_setting(job: list[str], settings: Mapping) -> list[str]:
+def with_setting(job: list[str], settings: Mapping[str, Any]) -> list[str]:
     """``job`` and what its ``setting=NAME`` stands for.
 
     Raises:
@@ -121,7 +121,7 @@ class Trial(NamedTuple):
     seed: int
 
 
-def check_rounds(config: Mapping, sweeping: bool, grid: bool) -> None:
+def check_rounds(config: Mapping[str, Any], sweeping: bool, grid: bool) -> None:
     """Refuse values of the keys that are about a sweep as a whole.
 
     Raises:

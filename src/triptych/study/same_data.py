@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from triptych.config.identity import role_in
 from triptych.declare import Role
@@ -68,16 +69,16 @@ def _data_settings(run: Run) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _fingerprints(runs: Sequence[Run]) -> dict[tuple, set[str]]:
+def _fingerprints(runs: Sequence[Run]) -> dict[tuple[Any, ...], set[str]]:
     """The fingerprints of each data configuration."""
-    fingerprints: dict[tuple, set[str]] = defaultdict(set)
+    fingerprints: dict[tuple[Any, ...], set[str]] = defaultdict(set)
     for run in runs:
         if run.fingerprint:
             fingerprints[_name(run), _data_settings(run)].add(run.fingerprint)
     return fingerprints
 
 
-def _identity(run: Run, known: dict[tuple, set[str]]) -> tuple[str, ...]:
+def _identity(run: Run, known: dict[tuple[Any, ...], set[str]]) -> tuple[str, ...]:
     if run.fingerprint:
         return ("", run.fingerprint)
     same = known.get((_name(run), _data_settings(run)), set())

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from triptych.files import load_object, printable, read_json_or_none
 from triptych.run.parsing import first_line
@@ -196,7 +197,7 @@ def _question(comparisons: Sequence[Comparison]) -> str:
     return f"Which {varied[0].subject} gives the lowest test bound{data}, all else being equal?"
 
 
-def _command(sweep: dict, runs: Sequence[Run]) -> str:
+def _command(sweep: dict[str, Any], runs: Sequence[Run]) -> str:
     """What is typed to have these runs; "" where no record of it can be read."""
     command = sweep.get("command") or next((run.command for run in runs if run.command), ())
     try:
@@ -207,7 +208,7 @@ def _command(sweep: dict, runs: Sequence[Run]) -> str:
         return ""
 
 
-def _own(runs: Sequence[Run], sweep: dict) -> list[Run]:
+def _own(runs: Sequence[Run], sweep: dict[str, Any]) -> list[Run]:
     """A sweep's runs; of a directory that holds another run than the sweep asked for, nothing but why."""
     refused = sweep.get("refused")
     if not isinstance(refused, dict):

@@ -327,7 +327,7 @@ class SweepHook(Callback):
                 "now; force=true runs them anew, the old directories are kept aside"
             )
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {}  # launchers send the hook to their workers, where its thread is not needed and cannot go
 
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:

@@ -12,7 +12,7 @@ tutorial argues that a *term* of the first is noisier, and so is an estimate fro
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +24,12 @@ from triptych.diffusion.schedule import Schedule
 
 
 def restricted(
-    denoiser, schedule: Schedule, decoder, steps: int, condition: Condition | None = None, dtype=torch.float32
+    denoiser: Any,
+    schedule: Schedule,
+    decoder: Any,
+    steps: int,
+    condition: Condition | None = None,
+    dtype: Any = torch.float32,
 ) -> Hierarchy:
     """The hierarchy of T + 1 levels whose bound is ``Bound(schedule, decoder, steps)``'s in expectation.
 
@@ -40,10 +45,10 @@ def restricted(
         alpha, sigma = process.alpha_sigma(gammas[0])
         return Normal(alpha * x, sigma)
 
-    def up(k: int):
+    def up(k: int) -> Any:
         return lambda z: forward_step(process, z, gammas[k], gammas[k + 1])
 
-    def down(k: int):
+    def down(k: int) -> Any:
         def decode(z: Tensor) -> Normal:
             guess = denoiser(z, gammas[k + 1], condition)
             return Normal(*process.posterior(z, guess.x0, gammas[k + 1], gammas[k]))
@@ -58,7 +63,7 @@ def restricted(
     )
 
 
-def forward_step(process, z: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Normal:
+def forward_step(process: Any, z: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Normal:
     """q(z_t | z_s) = N(alpha_t / alpha_s z, sigma_t^2 (1 - exp(gamma_s - gamma_t))) (tutorial eq. 31)."""
     alpha_s, _ = process.alpha_sigma(gamma_s)
     alpha_t, sigma_t = process.alpha_sigma(gamma_t)
@@ -80,7 +85,9 @@ class Terms(NamedTuple):
     as_kl: Tensor
 
 
-def take_apart(denoiser, schedule: Schedule, x: Tensor, path: list[Tensor], condition=None) -> Terms:
+def take_apart(
+    denoiser: Any, schedule: Schedule, x: Tensor, path: list[Tensor], condition: Any = None
+) -> Terms:
     """Both forms, less the reconstruction, on the same paths z_0 ... z_T (``restricted(...).path``)."""
     process, steps = denoiser.process, len(path) - 1
     gammas = schedule.gamma(torch.linspace(0.0, 1.0, steps + 1, dtype=x.dtype))

@@ -5,6 +5,8 @@ very same guess and only the input is rescaled. The schedule needs no such care:
 are visited.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from triptych.diffusion.condition import Condition
@@ -21,7 +23,7 @@ class Reprocessed(Wrapper):
         process: the process under which samplers, bounds and likelihoods shall see it.
     """
 
-    def __init__(self, denoiser, process: Process):
+    def __init__(self, denoiser: Any, process: Process):
         super().__init__(denoiser)
         self.process = process
 

@@ -8,6 +8,8 @@ All three have the marginals ``z = alpha x + sigma eps``, which fixes the coeffi
 ``f = d log alpha / dt`` and ``g^2 = d sigma^2 / dt - 2 f sigma^2 = sigma^2 gamma'(t)``.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from triptych.diffusion.condition import Condition
@@ -39,12 +41,12 @@ class SDE:
         """f(t) z, (B, *event)."""
         return expand(self.drift(t), z) * z
 
-    def reverse(self, denoiser, z: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+    def reverse(self, denoiser: Any, z: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """f(t) z - g(t)^2 score: the reverse SDE's drift, in forward time (steps go by -dt)."""
         score = denoiser(z, self.schedule.gamma(t), condition).score
         return self.forward(z, t) - expand(self.diffusion(t), z) * score
 
-    def flow(self, denoiser, z: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+    def flow(self, denoiser: Any, z: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """f(t) z - 1/2 g(t)^2 score: the probability-flow ODE's right-hand side."""
         score = denoiser(z, self.schedule.gamma(t), condition).score
         return self.forward(z, t) - 0.5 * expand(self.diffusion(t), z) * score

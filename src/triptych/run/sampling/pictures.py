@@ -1,6 +1,7 @@
 """Samples as a picture: a grid of images, or points over the data."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
             _points(x, data).savefig(file, dpi=120)
 
 
-def log_picture(loggers, key: str, path: Path, step: int) -> None:
+def log_picture(loggers: Any, key: str, path: Path, step: int) -> None:
     """Send a picture to every logger that takes pictures."""
     for logger in loggers:
         if hasattr(logger, "log_picture"):
@@ -33,7 +34,7 @@ def shades(x: Tensor, data: DataModule) -> Tensor:
     return (to_level(x, levels).float() * (255 / (levels - 1))).round().to(torch.uint8)
 
 
-def new_figure(width: float, height: float):
+def new_figure(width: float, height: float) -> Any:
     """A figure of matplotlib's, in inches, that needs no screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -43,7 +44,7 @@ def new_figure(width: float, height: float):
     return figure
 
 
-def _grid(x: Tensor, data: DataModule):
+def _grid(x: Tensor, data: DataModule) -> Any:
     return tiled(in_rows(shades(x, data), max(1, round(len(x) ** 0.5))))
 
 
@@ -52,7 +53,7 @@ def in_rows(x: Tensor, columns: int, blank: float = 0.0) -> Tensor:
     return pad(x, (0,) * 7 + (-len(x) % columns,), value=blank).unflatten(0, (-1, columns))
 
 
-def tiled(pixels: Tensor):
+def tiled(pixels: Tensor) -> Any:
     """One picture of images (rows, columns, C, H, W), uint8, with grey lines between."""
     from PIL import Image
 
@@ -65,7 +66,7 @@ def tiled(pixels: Tensor):
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
-def _points(x: Tensor, data: DataModule):
+def _points(x: Tensor, data: DataModule) -> Any:
     test = data.splits["test"]
     truth = test.batch(torch.arange(len(test))).x
     figure = new_figure(4, 4)

@@ -49,7 +49,7 @@ def save_trajectory(
 
 @torch.no_grad()
 def trajectory(
-    denoiser,
+    denoiser: Any,
     sampler: Sampler,
     schedule: Schedule,
     shape: tuple[int, ...],
@@ -87,13 +87,13 @@ def save_gif(x: Tensor, path: Path, columns: int = 8) -> None:
     _animate([_picture(in_rows(frame, columns, -1.0)) for frame in x], path)
 
 
-def _animate(frames: list, path: Path, milliseconds: int = 120) -> None:
+def _animate(frames: list[Any], path: Path, milliseconds: int = 120) -> None:
     durations = [milliseconds] * (len(frames) - 1) + [10 * milliseconds]
     with atomic(path) as file:
         frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
-def _picture(x: Tensor):
+def _picture(x: Tensor) -> Any:
     """One picture of images (rows, columns, C, H, W) in [-1, 1]."""
     return tiled(((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))
 
@@ -114,7 +114,7 @@ def save_points(x: Tensor, gammas: Tensor, path: Path) -> None:
         strip.save(file, "PNG")
 
 
-def _scatter(x: Tensor, gamma: float, size: float):
+def _scatter(x: Tensor, gamma: float, size: float) -> Any:
     """One picture of points x (B, d): their first two coordinates, or a histogram of the only one."""
     from PIL import Image
 
