@@ -136,6 +136,14 @@ def test_the_bound_of_a_batch(root, tiny):
     assert torch.allclose(found.prior, formula.prior)
     with pytest.raises(UserError, match=r"^bound\(x\): x is .*; pass a tensor of shape"):
         trained.bound(x[0])
+    for wrong, problem in (
+        (lambda: trained.bound(x, condition=3), "bound(x): condition=3; pass condition=BATCH.condition"),
+        (lambda: trained.sample(2, "n=3"), "n=3: n is set already"),
+        (lambda: trained.evaluate("val", "split=test"), "split=test: split is set already"),
+        (lambda: triptych.load(""), "'': must be the path"),
+    ):
+        with pytest.raises(UserError, match=re.escape(problem)):
+            wrong()
 
 
 @pytest.mark.parametrize(
@@ -166,6 +174,8 @@ def test_what_is_no_batch_of_items_is_refused(x, problem):
         (["trained=/nowhere"], "trained=/nowhere: no run"),
         (["guidance=classifier"], "guide=null: this guidance needs a checkpoint"),
         (["guidance=auto", "guide=/nowhere.ckpt"], "guide=/nowhere.ckpt: no such file"),
+        (["data=ring", "denoiser=mlp", "threshold=static"], "threshold: data reach 1."),
+        (["data=ring", "denoiser=mlp", "threshold=dynamic"], "and guesses would be cut off at 1; pass"),
         (["ablation=objectives"], "ablation=objectives: settings to compare are a sweep's"),
     ],
 )

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from triptych.cli.arguments import as_hydra_wants, without_hyphens
 from triptych.config import compose as composing
 from triptych.data.batch import Batch
+from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.run import processes
 from triptych.run.evaluate import evaluate_checkpoint
@@ -179,6 +180,8 @@ class Trained:
         check_items(x, tuple(self.data.shape), self.data.levels)
         if self.config["model"].get("conditional") and condition is None:
             raise UserError("bound(x): the model has a condition; pass condition=BATCH.condition")
+        if condition is not None and not isinstance(condition, Condition):
+            raise UserError(f"bound(x): condition={condition!r}; pass condition=BATCH.condition")
         if not self.model.draws:
             raise UserError(f"{self.path}: its model, a {type(self.model).__name__}, has no bound")
         with torch.no_grad():
@@ -195,7 +198,7 @@ class Trained:
             UserError: what the command would refuse.
         """
         own = [f"n={n}", f"seed={seed}", f"label={'null' if label is None else label}"]
-        values = _checked("sample", [f"ckpt={self.path}", *own, *overrides])
+        values = _checked("sample", [f"ckpt={self.path}", *own], overrides)
         if values["trajectory"] is not None:
             raise UserError(f"trajectory={values['trajectory']}: a file, which triptych-sample writes")
         return draw_all(drawing_of(self.experiment, values), values)[SAMPLES]
@@ -209,7 +212,7 @@ class Trained:
         own = [f"ckpt={self.path}", f"split={split}"]
         own += [f"weights={self.weights}"] if self.weights else []
         own += [f"data_root={self.data_root}"] if self.data_root else []
-        values = _checked("evaluate", [*own, *overrides])
+        values = _checked("evaluate", own, overrides)
         if values["devices"] != 1:
             raise UserError(
                 f"devices={values['devices']}: one process in Python; use triptych-evaluate for more"
@@ -264,7 +267,7 @@ def table(folder: str | os.PathLike[str]) -> Any:
 
 def _path(value: Any) -> Path:
     """``value`` as a path; UserError for what is none."""
-    if not isinstance(value, str | os.PathLike):
+    if not isinstance(value, str | os.PathLike) or value == "":
         raise UserError(f"{value!r}: must be the path of a directory or checkpoint")
     return Path(value)
 
@@ -281,5 +284,11 @@ def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
     return composing.compose_command(command, as_hydra_wants([*overrides], command))
 
 
-def _checked(command: str, overrides: list[str]) -> dict[str, Any]:
-    return composing.checked_values(composing.without_hydra(_composed(command, overrides)), command)
+def _checked(command: str, own: list[str], overrides: Sequence[str]) -> dict[str, Any]:
+    """The values that ``command`` would take; UserError for an override of what is an argument here."""
+    keys = {one.partition("=")[0] for one in own}
+    for one in overrides:
+        if isinstance(one, str) and (key := one.partition("=")[0]) in keys:
+            raise UserError(f"{one}: {key} is set already, by an argument here or in load()")
+    cfg = _composed(command, [*own, *overrides])
+    return composing.checked_values(composing.without_hydra(cfg), command)

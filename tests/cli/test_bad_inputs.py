@@ -57,6 +57,8 @@ OWN = [
     ("train sampler={{}}", ["sampler={{}}", "it changes nothing"]),
     ("train schedule=[]", ["schedule=[]", "a choice is needed, as in schedule=NAME"]),
     ("train trainer.devices=[]", ["trainer.devices=[]", "1 or more entries"]),
+    ("train -m seed=1,2 hydra.sweep.subdir=..", ["hydra.sweep.subdir=..", "within the sweep's"]),
+    ("train optimized_metric=bpd", ["optimized_metric=bpd", "use val.bpd.mean"]),
     ("report {mine} --port 3", ["--port 3: only with --watch"]),
     ("evaluate --foo", ["--foo", "no such option"]),
     ("sample -x", ["-x", "no such option"]),
@@ -210,7 +212,7 @@ def check(rows: list[tuple[str, list[str]]], mine: Path) -> None:
         for word in words:
             assert word.format(mine=mine) in lines[0], about
         assert not found["left"] and not found["heavy"], about
-        assert found["start"] + found["seconds"] < 2, about  # of CPU: a busy machine makes everybody wait
+        assert found["start"] + found["seconds"] < 3, about  # of CPU: a busy machine makes everybody wait
 
 
 def test_one_of_each_kind(mine):

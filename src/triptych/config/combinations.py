@@ -81,7 +81,11 @@ def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
     """
     check_guide(config if "guide" in typed else {})
     split, name, *_ = f"{config['optimized_metric']}..".split(".")
-    known = split not in ("val", "test") or RESERVED.fullmatch(name) or name in (config.get("metrics") or {})
+    known = (
+        bool(name)
+        if split not in ("val", "test")
+        else RESERVED.fullmatch(name) or name in (config.get("metrics") or {})
+    )
     none = "measures.n=0 measures no samples; add measures.n=1000"
     for key, used, fix in (
         ("init_partial", config.get("init_from"), "no weights are taken; add init_from=RUN"),
@@ -89,7 +93,7 @@ def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
         (
             "optimized_metric",
             known,
-            f"no metric {name} is measured; use {split}.bpd.mean",
+            "no such figure is measured; use val.bpd.mean or test.bpd.mean",
         ),
         *((f"measures.{leaf}", config["measures"]["n"], none) for leaf in config["measures"] if leaf != "n"),
     ):

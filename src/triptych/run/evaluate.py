@@ -42,8 +42,9 @@ def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
     judged = () if split == "train" else (split,)
     try:
         opened = reopen(values["ckpt"], values["weights"], values["data_root"], adjust, judged)
-        if values["steps"] != "run" and "bound" in opened.model.ignores:
-            raise UserError(f"steps={values['steps']}: this model has no bound; leave it out")
+        for key, usual in (("steps", "run"), ("variance", None), ("repeats", None)):
+            if values[key] != usual and "bound" in opened.model.ignores:
+                raise UserError(f"{key}={values[key]}: this model has no bound; leave it out")
         if not len(opened.data.splits[split]):
             raise UserError(f"split={split}: this run has no items there; choose another")
         trainer = build_trainer(opened.config, None, [*build_metrics(opened.config)], False)

@@ -9,6 +9,7 @@ from triptych.diffusion.mixture import ExactClassifier
 from triptych.errors import UserError
 from triptych.models.classifier import Classifier
 from triptych.run.experiment import Experiment
+from triptych.run.model import training_items
 from triptych.run.reopen import reopen
 from triptych.run.stages import refuse_cascade
 
@@ -108,7 +109,18 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides)
         denoiser = build(guidance, "guidance", denoiser=denoiser, **extra)
     if threshold:
         denoiser = build(threshold, "threshold", denoiser=denoiser)
+        _check_within(getattr(denoiser, "bound", 1.0), data)
     return denoiser
+
+
+def _check_within(bound: float, data: DataModule) -> None:
+    """Refuse a threshold that would cut off what is in the data."""
+    size = training_items(data, 1000).x.abs()
+    if (size > bound).float().mean() > 0.01:
+        raise UserError(
+            f"threshold: data reach {size.max():.2g}, and guesses would be cut off at {bound:g}; pass "
+            "threshold=none, or threshold=static with a higher threshold.bound"
+        )
 
 
 def _check_of_latents(guidance: dict[str, Any], threshold: dict[str, Any]) -> None:
