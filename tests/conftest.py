@@ -72,8 +72,26 @@ def tiny() -> list[str]:
     return list(TINY)
 
 
+REFERENCES: dict[tuple, Any] = {}
+
+
 @pytest.fixture
-def prepared(root) -> Callable:
+def one_reference(monkeypatch) -> None:
+    """What a report's control knows of the training set is fitted once for all tiny runs of a process."""
+    from triptych.diffusion.reference import BaselineErrors
+    from triptych.models import diffusion
+
+    def fitted(x: Any, process: Any, *rest: Any) -> Any:
+        key = (x.numpy().tobytes(), x.shape, type(process), str(vars(process)), *rest)
+        if key not in REFERENCES:
+            REFERENCES[key] = BaselineErrors(x, process, *rest)
+        return REFERENCES[key]
+
+    monkeypatch.setattr(diffusion, "BaselineErrors", fitted)
+
+
+@pytest.fixture
+def prepared(root, one_reference) -> Callable:
     """``prepared("objective=v", ...)``: the directory of a tiny run, as the door would make it."""
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
