@@ -5,16 +5,25 @@ import os
 os.environ["WANDB_MODE"] = "offline"
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import atexit
 import importlib
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+
+from tests import forked, references
+
+if references.FOLDER not in os.environ:  # the workers of one session share it
+    os.environ[references.FOLDER] = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, os.environ[references.FOLDER], ignore_errors=True)
 
 # a script's `make test &` has us, and all that we start, ignore Ctrl-C
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -63,6 +72,7 @@ def root(tmp_path, monkeypatch) -> Path:
 
     torch.set_num_threads(1)
     monkeypatch.setenv("TRIPTYCH_ROOT", str(tmp_path))
+    references.share(monkeypatch.setattr)
     return tmp_path
 
 
@@ -72,26 +82,8 @@ def tiny() -> list[str]:
     return list(TINY)
 
 
-REFERENCES: dict[tuple, Any] = {}
-
-
 @pytest.fixture
-def one_reference(monkeypatch) -> None:
-    """What a report's control knows of the training set is fitted once for all tiny runs of a process."""
-    from triptych.diffusion.reference import BaselineErrors
-    from triptych.models import diffusion
-
-    def fitted(x: Any, process: Any, *rest: Any) -> Any:
-        key = (x.numpy().tobytes(), x.shape, type(process), str(vars(process)), *rest)
-        if key not in REFERENCES:
-            REFERENCES[key] = BaselineErrors(x, process, *rest)
-        return REFERENCES[key]
-
-    monkeypatch.setattr(diffusion, "BaselineErrors", fitted)
-
-
-@pytest.fixture
-def prepared(root, one_reference) -> Callable:
+def prepared(root) -> Callable:
     """``prepared("objective=v", ...)``: the directory of a tiny run, as the door would make it."""
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
@@ -124,19 +116,13 @@ def prepared(root, one_reference) -> Callable:
 
 @pytest.fixture
 def door(root) -> Callable:
-    """``door("triptych.cli.train", "objective=v")``: a real command in a process of its own."""
+    """``door("triptych.cli.train", "objective=v")``: a command in a process of its own, see forked.py."""
 
     def run(
         module: str, *arguments: str, timeout: float = 240, **environment: str
     ) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            cwd=root,
-            env=os.environ | environment,
-        )
+        line = [sys.executable, "-m", module, *arguments]
+        return forked.run(line, os.environ | environment, cwd=root, timeout=timeout)
 
     return run
 
