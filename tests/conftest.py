@@ -6,6 +6,7 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import atexit
+import gc
 import importlib
 import shutil
 import signal
@@ -37,6 +38,10 @@ APART = {
     "tests/run/test_resume.py",
     "tests/run/test_data_changed.py",
 }
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported and collected stays: no collection of garbage need look at it again
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

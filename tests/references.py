@@ -14,7 +14,7 @@ VERSIONS: list[Any] = []
 
 
 def fitted(make: Any, x: Any, process: Any, *rest: Any) -> Any:
-    """A report's control's knowledge of the training items ``x``: of this process, else another's, else anew."""
+    """What a report's control knows of the items ``x``: from this process, else another, else anew."""
     parts = (x.shape, x.dtype, type(process), vars(process), rest)
     key = hashlib.sha256(x.numpy().tobytes() + repr(parts).encode()).hexdigest()
     place = Path(os.environ[FOLDER]) / key

@@ -146,7 +146,22 @@ OWN = [
     ("evaluate -m ckpt=x split=val,test", ["-m: only triptych-train sweeps"]),
     ("sample", ["type ckpt=RUN, or else cascade=[RUN,RUN]"]),
 ]  # fmt: skip
-QUICK = [  # one of each kind of answer, of those that are quick
+NAMES = [  # misspelt, at each door and in a file
+    ("train objective=x00", ["objective=x00", "did you mean x0?", "epsilon"]),
+    ("train objctive=x0", ["objctive=x0", "did you mean objective?"]),
+    ("train schedule.gama_min=3", ["schedule.gama_min=3", "did you mean schedule.gamma_min?"]),
+    ("train +trainer.max_stepz=1", ["trainer.max_stepz=1", "did you mean trainer.max_steps?"]),
+    ("train seed=abc", ["seed='abc'", "must be a whole number from 0 to 4294967295"]),
+    ("train bound=3", ["bound=3", "decoder", "steps"]),
+    ("train experiment=digits_bst", ["experiment=digits_bst", "did you mean digits_best?"]),
+    ("train resume={mine}/nowhere", ["nowhere", "not a run's directory"]),
+    ("evaluate ckpt=x step=100", ["step=100", "did you mean steps?"]),
+    ("evaluate", ["ckpt", "missing; type ckpt=VALUE"]),
+    ("sample ckpt=x sampelr=ddim", ["sampelr=ddim", "did you mean sampler?"]),
+    ("train --config-dir {mine} experiment=typo", ["seeed=3", "experiment=typo", "did you mean seed?"]),
+    ("train -m --config-dir {mine} experiment=typo seed=1,2", ["seeed=3", "experiment=typo"]),
+]
+QUICK = NAMES + [  # one of each kind of answer, of those that are quick
     row
     for row in [*ISSUE, *OWN]
     if row[0].startswith(
@@ -168,6 +183,7 @@ def mine(root) -> Path:
         "experiment/syntax.yaml": "# @package _global_\nseed: 3\n  schedule: [1,\nx: }\n",
         "experiment/quote.yaml": '# @package _global_\nname: "x\n',
         "experiment/tab.yaml": "# @package _global_\n\tseed: 3\n",
+        "experiment/typo.yaml": "# @package _global_\nseeed: 3\nschedule:\n  gamma_min: -6.0\n",
         "experiment/list.yaml": "# @package _global_\n- 1\n",
         "experiment/name.yaml": "# @package _global_\nseed: ${sed}\n",
         "experiment/header.yaml": "seed: 3\n",
