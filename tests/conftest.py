@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -31,13 +30,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# files of long tests that share no fixture: `make test` begins with these, each on whichever worker is free
-APART = {
-    "tests/test_papers.py",
-    "tests/run/test_wandb.py",
-    "tests/run/test_resume.py",
-    "tests/run/test_data_changed.py",
-}
+# files of long tests: `make test` begins with these, so that no worker ends on one of them
+LONG = ("run/test_resume", "cli/test_doors", "test_papers", "run/test_wandb", "study/test_launchers")
 
 
 def pytest_collection_finish() -> None:
@@ -45,22 +39,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in APART)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Under ``--dist loadfile`` the tests of every other file stay together, as they share fixtures."""
-    if config.getoption("dist") != "loadfile":
-        return None
-    from xdist.scheduler import LoadFileScheduling
-
-    class Scheduler(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file: str = super()._split_scope(nodeid)
-            return nodeid if file in APART else file
-
-    return Scheduler(config, log)
+    items.sort(key=lambda item: not item.nodeid.startswith(tuple(f"tests/{file}" for file in LONG)))
 
 
 TINY = (

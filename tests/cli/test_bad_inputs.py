@@ -161,14 +161,29 @@ NAMES = [  # misspelt, at each door and in a file
     ("train --config-dir {mine} experiment=typo", ["seeed=3", "experiment=typo", "did you mean seed?"]),
     ("train -m --config-dir {mine} experiment=typo seed=1,2", ["seeed=3", "experiment=typo"]),
 ]
-QUICK = NAMES + [  # one of each kind of answer, of those that are quick
-    row
-    for row in [*ISSUE, *OWN]
-    if row[0].startswith(
-        ("report", "evaluate", "sample", "train resume", "train -m objective", "train seed==")
-    )
-    or any(word in row[0] for word in ("--", "x0,v", "=null", "lr=inf", "/dev/null", "Difusion", "range(0)"))
-]
+SHARED = [  # what all cells of a sweep share is refused once, before the first
+    ("train -m objective=x0,vv seed=1,2", ["objective=vv: no such file; did you mean v?"]),
+    ("train -m until=decided objective=x0,v seed=1", ["max_seeds=12: a sweep until=decided begins"]),
+    ("train -m sampler=heun,ddim trained=/nope", ["trained=/nope: no run; "]),
+    ("train -m seed=1,2 guidance=classifier guide=/nope", ["guide=/nope: no such file"]),
+    ("train -m seed=1,2 init_from=/nope", ["init_from=/nope: no such file"]),
+    ("train -m seed=1,2 measures.n=8 measures.contrastive=/nope", ["measures.contrastive=/nope: no"]),
+    ("train -m optimizer.lr=-1,-2,-3", ["optimizer.lr=-1"]),  # each in words of its own
+]  # fmt: skip
+QUICK = (
+    NAMES
+    + SHARED
+    + [  # one of each kind of answer, of those that are quick
+        row
+        for row in [*ISSUE, *OWN]
+        if row[0].startswith(
+            ("report", "evaluate", "sample", "train resume", "train -m objective", "train seed==")
+        )
+        or any(
+            word in row[0] for word in ("--", "x0,v", "=null", "lr=inf", "/dev/null", "Difusion", "range(0)")
+        )
+    ]
+)
 ACCEPTED = ["train name=12", "train name=0"]
 
 
