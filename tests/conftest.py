@@ -5,48 +5,41 @@ import os
 os.environ["WANDB_MODE"] = "offline"
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import atexit
+import gc
 import importlib
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
+
+from tests import forked, references
+
+if references.FOLDER not in os.environ:  # the workers of one session share it
+    os.environ[references.FOLDER] = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, os.environ[references.FOLDER], ignore_errors=True)
 
 # a script's `make test &` has us, and all that we start, ignore Ctrl-C
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# files of long tests that share no fixture: `make test` begins with these, each on whichever worker is free
-APART = {
-    "tests/test_papers.py",
-    "tests/run/test_wandb.py",
-    "tests/run/test_resume.py",
-    "tests/run/test_data_changed.py",
-}
+# files of long tests: `make test` begins with these, so that no worker ends on one of them
+LONG = ("run/test_resume", "cli/test_doors", "test_papers", "run/test_wandb", "study/test_launchers")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported and collected stays: no collection of garbage need look at it again
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in APART)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Under ``--dist loadfile`` the tests of every other file stay together, as they share fixtures."""
-    if config.getoption("dist") != "loadfile":
-        return None
-    from xdist.scheduler import LoadFileScheduling
-
-    class Scheduler(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file: str = super()._split_scope(nodeid)
-            return nodeid if file in APART else file
-
-    return Scheduler(config, log)
+    items.sort(key=lambda item: not item.nodeid.startswith(tuple(f"tests/{file}" for file in LONG)))
 
 
 TINY = (
@@ -63,6 +56,7 @@ def root(tmp_path, monkeypatch) -> Path:
 
     torch.set_num_threads(1)
     monkeypatch.setenv("TRIPTYCH_ROOT", str(tmp_path))
+    references.share(monkeypatch.setattr)
     return tmp_path
 
 
@@ -106,19 +100,13 @@ def prepared(root) -> Callable:
 
 @pytest.fixture
 def door(root) -> Callable:
-    """``door("triptych.cli.train", "objective=v")``: a real command in a process of its own."""
+    """``door("triptych.cli.train", "objective=v")``: a command in a process of its own, see forked.py."""
 
     def run(
         module: str, *arguments: str, timeout: float = 240, **environment: str
     ) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            cwd=root,
-            env=os.environ | environment,
-        )
+        line = [sys.executable, "-m", module, *arguments]
+        return forked.run(line, os.environ | environment, cwd=root, timeout=timeout)
 
     return run
 

@@ -152,14 +152,44 @@ OWN = [
     ("evaluate -m ckpt=x split=val,test", ["-m: only triptych-train sweeps"]),
     ("sample", ["type ckpt=RUN, or else cascade=[RUN,RUN]"]),
 ]  # fmt: skip
-QUICK = [  # one of each kind of answer, of those that are quick
-    row
-    for row in [*ISSUE, *OWN]
-    if row[0].startswith(
-        ("report", "evaluate", "sample", "train resume", "train -m objective", "train seed==")
-    )
-    or any(word in row[0] for word in ("--", "x0,v", "=null", "lr=inf", "/dev/null", "Difusion", "range(0)"))
+NAMES = [  # misspelt, at each door and in a file
+    ("train objective=x00", ["objective=x00", "did you mean x0?", "epsilon"]),
+    ("train objctive=x0", ["objctive=x0", "did you mean objective?"]),
+    ("train schedule.gama_min=3", ["schedule.gama_min=3", "did you mean schedule.gamma_min?"]),
+    ("train +trainer.max_stepz=1", ["trainer.max_stepz=1", "did you mean trainer.max_steps?"]),
+    ("train seed=abc", ["seed='abc'", "must be a whole number from 0 to 4294967295"]),
+    ("train bound=3", ["bound=3", "decoder", "steps"]),
+    ("train experiment=digits_bst", ["experiment=digits_bst", "did you mean digits_best?"]),
+    ("train resume={mine}/nowhere", ["nowhere", "not a run's directory"]),
+    ("evaluate ckpt=x step=100", ["step=100", "did you mean steps?"]),
+    ("evaluate", ["ckpt", "missing; type ckpt=VALUE"]),
+    ("sample ckpt=x sampelr=ddim", ["sampelr=ddim", "did you mean sampler?"]),
+    ("train --config-dir {mine} experiment=typo", ["seeed=3", "experiment=typo", "did you mean seed?"]),
+    ("train -m --config-dir {mine} experiment=typo seed=1,2", ["seeed=3", "experiment=typo"]),
 ]
+SHARED = [  # what all cells of a sweep share is refused once, before the first
+    ("train -m objective=x0,vv seed=1,2", ["objective=vv: no such file; did you mean v?"]),
+    ("train -m until=decided objective=x0,v seed=1", ["max_seeds=12: a sweep until=decided begins"]),
+    ("train -m sampler=heun,ddim trained=/nope", ["trained=/nope: no run; "]),
+    ("train -m seed=1,2 guidance=classifier guide=/nope", ["guide=/nope: no such file"]),
+    ("train -m seed=1,2 init_from=/nope", ["init_from=/nope: no such file"]),
+    ("train -m seed=1,2 measures.n=8 measures.contrastive=/nope", ["measures.contrastive=/nope: no"]),
+    ("train -m optimizer.lr=-1,-2,-3", ["optimizer.lr=-1"]),  # each in words of its own
+]  # fmt: skip
+QUICK = (
+    NAMES
+    + SHARED
+    + [  # one of each kind of answer, of those that are quick
+        row
+        for row in [*ISSUE, *OWN]
+        if row[0].startswith(
+            ("report", "evaluate", "sample", "train resume", "train -m objective", "train seed==")
+        )
+        or any(
+            word in row[0] for word in ("--", "x0,v", "=null", "lr=inf", "/dev/null", "Difusion", "range(0)")
+        )
+    ]
+)
 ACCEPTED = ["train name=12", "train name=0"]
 
 
@@ -174,6 +204,7 @@ def mine(root) -> Path:
         "experiment/syntax.yaml": "# @package _global_\nseed: 3\n  schedule: [1,\nx: }\n",
         "experiment/quote.yaml": '# @package _global_\nname: "x\n',
         "experiment/tab.yaml": "# @package _global_\n\tseed: 3\n",
+        "experiment/typo.yaml": "# @package _global_\nseeed: 3\nschedule:\n  gamma_min: -6.0\n",
         "experiment/list.yaml": "# @package _global_\n- 1\n",
         "experiment/name.yaml": "# @package _global_\nseed: ${sed}\n",
         "experiment/header.yaml": "seed: 3\n",

@@ -17,67 +17,12 @@ def one_line(result, *words: str) -> str:
     return lines[0]
 
 
-def nothing_finished(root: Path) -> None:
-    for summary in root.rglob("summary.json"):
-        assert json.loads(summary.read_text())["status"] == "failed", summary
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["objective=x00"], ["objective=x00", "did you mean x0?", "epsilon"]),
-        (["objctive=x0"], ["objctive=x0", "did you mean objective?"]),
-        (["schedule.gama_min=3"], ["schedule.gama_min=3", "did you mean schedule.gamma_min?"]),
-        (["+foo=1"], ["foo=1", "no such key"]),
-        (["+trainer.max_stepz=1"], ["trainer.max_stepz=1", "did you mean trainer.max_steps?"]),
-        (["seed=abc"], ["seed='abc'", "must be a whole number from 0 to 4294967295"]),
-        (["bound=3"], ["bound=3", "decoder", "steps"]),
-        (["experiment=digits_bst"], ["experiment=digits_bst", "did you mean digits_best?"]),
-        (["schedule=3"], ["schedule=3", "linear"]),
-    ],
-)
-def test_before_anything_is_imported(door, root, arguments, words):
-    one_line(door("triptych.cli.train", *arguments, timeout=30), *words)
-    nothing_finished(root)
-    assert not list(root.rglob("config.yaml"))
-
-
-def test_what_is_no_run_is_not_made_one_by_resuming_it(door, root):
-    one_line(
-        door("triptych.cli.train", f"resume={root}/nowhere", timeout=30), "nowhere", "not a run's directory"
-    )
-    assert not list(root.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("module", "arguments", "words"),
-    [
-        ("triptych.cli.evaluate", ["step=100"], ["step=100", "did you mean steps?"]),
-        ("triptych.cli.sample", ["sampelr=ddim"], ["sampelr=ddim", "did you mean sampler?"]),
-    ],
-)
-def test_each_door_knows_its_own_keys(door, module, arguments, words):
-    one_line(door(module, "ckpt=x", *arguments, timeout=60), *words)
-
-
 def test_a_refused_configuration_does_not_keep_its_name(door, root, tiny):
     one_line(door("triptych.cli.train", *tiny, "logger=csv", "name=n", "bound.steps=0"), "bound.steps=0")
     done = door("triptych.cli.train", *tiny, "logger=csv", "name=n", "bound.steps=5")
     assert done.returncode == 0, done.stderr
     assert f"run: {root}/logs/runs/n" in done.stdout
     one_line(door("triptych.cli.train", *tiny, "logger=csv", "name=n", "bound.steps=6"), "holds another run")
-
-
-@pytest.mark.parametrize("how", [[], ["-m", "seed=1,2"]])
-def test_a_misspelt_key_inside_an_experiment_file(door, root, how):
-    folder = root / "mine" / "experiment"
-    folder.mkdir(parents=True)
-    (folder / "typo.yaml").write_text("# @package _global_\nseeed: 3\nschedule:\n  gamma_min: -6.0\n")
-    result = door(
-        "triptych.cli.train", "--config-dir", str(root / "mine"), *how, "experiment=typo", timeout=60
-    )
-    one_line(result, "seeed=3", "experiment=typo", "did you mean seed?")
-    assert not list(root.rglob("config.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -91,15 +36,10 @@ def test_a_misspelt_key_inside_an_experiment_file(door, root, how):
             ["schedule.gamma_min=5", "schedule.gamma_max=-5"],
             ["schedule.gamma_min=5", "gamma_min < gamma_max"],
         ),
-        (["bound.steps=0"], ["bound.steps=0", "from 1 to 1000000000"]),
-        (["sampler.steps=0"], ["sampler.steps=0", "from 1 to 100000"]),
         (["objective=levels", "data=ring", "denoiser=mlp"], ["objective=levels", "discrete levels"]),
         (["data=ring"], ["denoiser=resnet", "use denoiser=mlp"]),
         (["bound.decoder=softmax"], ["bound.decoder='softmax'", "categorical"]),
-        (["optimizer.lr=-1"], ["optimizer", "-1"]),
-        (["threads=0"], ["threads=0"]),
         (["weights=foo"], ["weights=foo", "ema, raw"]),
-        (["seed=-1"], ["seed=-1", "from 0"]),
         (["callbacks.ema.sigma_rel=2"], ["callbacks.ema.sigma_rel=2", "below 0.2887"]),
         (["callbacks.ema.others=[0.1,0]"], ["callbacks.ema.sigma_rel=0:"]),
         (["callbacks.ema.half_life=100"], ["half_life=100", "sigma_rel=0.05", "null"]),
@@ -126,7 +66,6 @@ def test_a_misspelt_key_inside_an_experiment_file(door, root, how):
             ],
             ["GPU"],
         ),
-        (["data.batch_size=0"], ["data.batch_size=0"]),
         (
             ["model.conditional=true", "data=swiss_roll", "denoiser=mlp"],
             ["model.conditional=true", "no labels"],
@@ -168,27 +107,6 @@ def test_before_the_first_step(prepared, root, arguments, words):
         assert word in str(caught.value), str(caught.value)
 
 
-def test_a_corrupt_image(door, root):
-    from PIL import Image
-
-    images = root / "images"
-    images.mkdir()
-    for i in range(40):
-        Image.new("L", (8, 8), 5 * i).save(images / f"{i}.png")
-    (images / "5.png").write_bytes(b"not an image")
-    result = door(
-        "triptych.cli.train",
-        "data=folder",
-        f"data.root={images}",
-        "data.size=8",
-        "data.channels=1",
-        "debug=fdr",
-        "name=bad",
-    )
-    one_line(result, "5.png")
-    nothing_finished(root)
-
-
 class Malicious:
     """Runs code when it is unpickled."""
 
@@ -220,7 +138,3 @@ def test_checkpoints_that_are_none(door, root, prepared, kind):
         one_line(door(module, f"ckpt={path}"), f"ckpt={path}", "pass a")
     assert not (root / "was-here").exists()
     assert not (root / "samples").exists()
-
-
-def test_evaluate_without_a_checkpoint(door):
-    one_line(door("triptych.cli.evaluate", timeout=30), "ckpt", "missing; type ckpt=VALUE")

@@ -24,6 +24,10 @@ sys.meta_path.insert(0, Hook())
 """
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def command(name: str, *arguments: str) -> list[str]:
     return [*SAFE, f"triptych.cli.{name}", *arguments]
 
@@ -45,7 +49,7 @@ def test_no_code_of_the_current_folder_is_imported(root, how):
     here.mkdir()
     for name in ("torch", "wandb", "queue", "hydra", "joblib", "random", "sklearn"):
         (here / f"{name}.py").write_text(f"open('imported', 'a').write({name!r})\nraise SystemExit(99)\n")
-    line = command("train", *how, "logger=csv", *TINY)
+    line = command("train", *how, "data=ring", "denoiser=mlp", "logger=csv", *TINY)
     done = subprocess.run(line, cwd=here, capture_output=True, text=True, timeout=280)
     assert not (here / "imported").exists() and done.returncode == 0, done.stderr
 
@@ -54,22 +58,22 @@ def test_no_code_of_the_current_folder_is_imported(root, how):
     "name, kind, module, child",
     [  # a module that is being imported at the moment of the signal, from the first to the last
         ("train", "INT", "hydra", False),
-        ("train", "TERM", "omegaconf.grammar_parser", False),
-        ("train", "HUP", "triptych.config.check", False),
-        ("train", "INT", "hydra._internal.config_loader_impl", False),
+        slow("train", "TERM", "omegaconf.grammar_parser", False),
+        slow("train", "HUP", "triptych.config.check", False),
+        slow("train", "INT", "hydra._internal.config_loader_impl", False),
         ("train", "TERM", "triptych.study.single", False),  # Hydra composes
         ("train", "HUP", "getpass", False),  # the run's directory is there
         ("train", "INT", "hydra", True),
-        pytest.param("train", "TERM", "triptych.run.untrusted", True, marks=pytest.mark.slow),
-        pytest.param("train", "INT", "numpy", True, marks=pytest.mark.slow),
+        slow("train", "TERM", "triptych.run.untrusted", True),
+        slow("train", "INT", "numpy", True),
         ("train", "HUP", "torch.nn", True),
-        pytest.param("train", "INT", "pytorch_lightning.callbacks", True, marks=pytest.mark.slow),
-        pytest.param("train", "TERM", "triptych.run.execute", True, marks=pytest.mark.slow),
-        ("sample", "INT", "hydra", False),
+        slow("train", "INT", "pytorch_lightning.callbacks", True),
+        slow("train", "TERM", "triptych.run.execute", True),
+        slow("sample", "INT", "hydra", False),
         ("sample", "TERM", "triptych.config.archive", False),
         ("evaluate", "HUP", "hydra", False),
         ("report", "INT", "argparse", False),
-        ("report", "TERM", "matplotlib", False),
+        slow("report", "TERM", "matplotlib", False),
     ],
 )
 def test_a_signal_ends_a_command_in_one_line_wherever_it_is(root, name, kind, module, child):
@@ -150,17 +154,17 @@ def test_a_full_standard_output_is_one_line(prepared):
 def test_a_result_is_one_wherever_it_is_printed(prepared):
     """A reader that has gone, as of ``| head``; an encoding without ±; no standard output at all."""
     with_ascii = os.environ | {"PYTHONIOENCODING": "ascii"}
-    for line in (finished(prepared)[0], finished(prepared)[-1]):
-        reader, writer = os.pipe()
-        os.close(reader)
-        done = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
-        os.close(writer)
-        assert done.returncode == 0 and done.stderr == "", line
-        done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=with_ascii)
-        assert done.returncode == 0 and done.stderr == "" and done.stdout, line
-        closed = ["sh", "-c", '"$@" >&-', "sh", *line]
-        done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, timeout=120)
-        assert done.returncode == 0 and done.stderr == "", line
+    line = finished(prepared)[0]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(writer)
+    assert done.returncode == 0 and done.stderr == "", line
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=with_ascii)
+    assert done.returncode == 0 and done.stderr == "" and done.stdout, line
+    closed = ["sh", "-c", '"$@" >&-', "sh", *line]
+    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr == "", line
 
 
 def test_a_rank_that_is_left_over_in_a_shell_is_not_this_processes():

@@ -213,6 +213,7 @@ def test_what_is_out_of_range_is_named(prepared):
         ("trainer.gradient_clip_val", -1), ("lr_schedule.warmup_steps", -5), ("lr_schedule.floor", -2),
         ("threads", 1.5), ("bound.repeats", 0), ("bound.steps", 0), ("seed", -1), ("samples.n", 10**9),
         ("callbacks.ema.snapshots", -1), ("logger.wandb", 3), ("data.batch_size", 0.5), ("bound", None),
+        ("sampler.steps", 0), ("threads", 0), ("data.batch_size", 0), ("optimizer.lr", -1),
     ):  # fmt: skip
         changed = OmegaConf.create(config)
         OmegaConf.update(changed, key, value, force_add=True)

@@ -25,7 +25,7 @@ PAIRS = list(product(SPACES, SPACES))
 pairs = pytest.mark.parametrize("a, b", PAIRS)
 gammas = st.floats(-13.3125, 10, width=32)
 vectors = st.lists(st.floats(-4, 4, width=32), min_size=3, max_size=3)
-often = settings(max_examples=80, deadline=None)
+often = settings(max_examples=30, deadline=None)
 
 
 def roundings(*spaces):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.run.commands import command, environment
 from tests.run.wandb_files import directories, last_step, records, rows
 from tests.run.wandb_server import KEY, Server
@@ -183,9 +184,7 @@ def test_a_login_that_does_not_work_costs_seconds_and_one_line(root, key, mode):
     """Nothing listens at the address; without a network its name is not found, which is as quick."""
     lost = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": key, "WANDB_MODE": mode}
     folder = root / "logs" / "runs" / "mine"
-    done = subprocess.run(
-        with_wandb("name=mine"), env=environment(root, **lost), capture_output=True, text=True, timeout=200
-    )
+    done = forked.run(with_wandb("name=mine"), environment(root, **lost))
     assert done.returncode == 0, done.stderr
     [said] = [text for text in done.stderr.splitlines() if text.strip()]
     assert said.startswith("W&B: offline (") and f"`wandb sync {only(folder)}`" in said

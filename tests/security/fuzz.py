@@ -18,7 +18,7 @@ from pathlib import Path
 
 from watch import Watch
 
-SAMPLE = 10  # of the names deep down, "fast" takes one in so many
+SAMPLE = 40  # of the names deep down, "fast" takes one in so many
 
 
 def modules(name: str) -> Iterator[types.ModuleType]:

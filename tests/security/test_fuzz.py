@@ -45,7 +45,7 @@ def fuzz(folder: Path, how: str) -> dict:
 @pytest.mark.parametrize(
     ("how", "least"),
     [
-        ("fast", 20_000),
+        ("fast", 15_000),
         pytest.param("all", 500_000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
     ],
 )

@@ -72,23 +72,3 @@ def test_a_refused_cell_is_no_result(root, prepared, door):
     for run in runs:
         assert run.status == "finished" and run.summary()["test"] == figures, "what was there stays"
         assert not (run / REFUSED).exists()
-
-
-@pytest.mark.parametrize(
-    ("grid", "line"),
-    [
-        (["objective=x0,vv", "seed=1,2"], "error: objective=vv: no such file; did you mean v?"),
-        (["until=decided", "objective=x0,v", "seed=1"], "error: max_seeds=12: a sweep until=decided begins"),
-        (["ablation=samplers", "trained=/nope"], "error: trained=/nope: no run; "),
-        (["seed=1,2", "guidance=classifier", "guide=/nope"], "error: guide=/nope: no such file"),
-        (["seed=1,2", "init_from=/nope"], "error: init_from=/nope: no such file"),
-        (["seed=1,2", "measures.n=8", "measures.contrastive=/nope"], "error: measures.contrastive=/nope: no"),
-        (["optimizer.lr=-1,-2,-3"], "error: optimizer.lr=-1"),  # each in words of its own
-    ],
-)
-def test_what_all_cells_share_is_refused_once_before_the_first(root, door, grid, line):
-    done = door("triptych.cli.train", "-m", *grid, timeout=60)
-    assert done.returncode == 1 and done.stdout == ""
-    [said] = done.stderr.splitlines()
-    assert said.startswith(line), said
-    assert not (root / "logs").exists()

@@ -14,6 +14,8 @@ from triptych.config.names import cores, register_resolvers
 from triptych.errors import UserError
 from triptych.study.prerequisites import check_launcher
 
+RING = ("data=ring", "denoiser=mlp")
+
 
 def launcher(*overrides: str):
     register_resolvers()
@@ -26,7 +28,7 @@ def launcher(*overrides: str):
 def test_local_is_a_run_a_core(root):
     _, local = launcher("hydra/launcher=local")
     assert local.n_jobs == cores()
-    line = [a for a in command("-m", "hydra/launcher=local", "name=s", "seed=1") if a != "threads=1"]
+    line = [a for a in command("-m", "hydra/launcher=local", "name=s", "seed=1", *RING) if a != "threads=1"]
     subprocess.run(line, check=True, capture_output=True, env=environment(root))
     [config] = root.rglob("config.yaml")
     assert "\nthreads: 1\n" in config.read_text()

@@ -99,8 +99,14 @@ class Control:
         return centred
 
     def _spread(self, x: Tensor, t: Tensor) -> Tensor:
-        """Standard deviation over eps of the term of the reference that is charged less, (n,) double."""
+        """Standard deviation over eps of the term of the reference that is charged less, (n,) double.
+
+        Every split of a report asks for the same, so that the reference keeps it.
+        """
         gammas, factors = self.bound.rate(t.float().to(x.device))
+        key = tuple(part.cpu().numpy().tobytes() for part in (x, gammas, factors))
+        if (stored := self.reference.spreads.get(key)) is not None:
+            return stored
         spread = []
         for i, (gamma, factor) in enumerate(zip(gammas, factors, strict=True)):
             many = x.repeat(LOOKS, *(1,) * (x.ndim - 1))
@@ -108,7 +114,7 @@ class Control:
             error = self.reference.errors(many, gamma.expand(len(many)), eps)
             best = error.mean.mean(1).argmin()
             spread.append((factor * (error.value - error.mean)[best].square().mean().sqrt()).cpu())
-        return torch.stack(spread)
+        return self.reference.spreads.setdefault(key, torch.stack(spread))
 
 
 def _roughness(weight: Tensor) -> Tensor:

@@ -1,0 +1,128 @@
+"""Commands in processes of their own that have imported torch before they begin, and so cost little.
+
+A server that has imported what a command imports is forked for each. What a process does before and while it
+imports is shown by tests/cli/test_startup.py and the others that start Python itself.
+"""
+
+import atexit
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from importlib import import_module
+from multiprocessing import util
+from pathlib import Path
+from typing import Any
+
+from tests import references
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tests.warm"])
+
+
+HOOK = "TRIPTYCH_TEST_HOOK"  # code that a process runs before it executes a run, see run/hooks.py
+
+
+def run(
+    line: list[str], env: dict[str, str], cwd: Any = None, check: bool = False, timeout: float = 280
+) -> subprocess.CompletedProcess:
+    """As ``subprocess.run`` with both streams captured; ``line``: [python, "-m", module, ...]."""
+    streams = [tempfile.mkstemp(suffix=end)[1] for end in (".out", ".err")]
+    process = SERVER.Process(target=_begin, args=(line, dict(env), str(cwd or os.getcwd()), *streams))
+    process.start()
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        raise subprocess.TimeoutExpired(line, timeout)
+    out, err = (Path(stream).read_text(errors="replace") for stream in streams)
+    for stream in streams:
+        os.unlink(stream)
+    assert not (check and process.exitcode), err
+    return subprocess.CompletedProcess(line, process.exitcode, out, err)
+
+
+class _Replaced(BaseException):
+    """The process goes on as another command."""
+
+
+def _replace(line: list[str]) -> None:
+    raise _Replaced(line)
+
+
+def _run_child(line: list[str], log: Path) -> int:
+    """In the place of ``processes.run_child``: a fork of this process."""
+    from triptych.run import processes
+
+    parent = str(os.getpid())
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        environment = {k: v for k, v in os.environ.items() if k not in processes.DISTRIBUTED}
+        environment |= {processes.PARENT: parent}
+        _begin(line, environment, os.getcwd(), str(log), str(log))
+    began = False
+    try:
+        while not (status := os.waitpid(pid, os.WNOHANG))[0]:
+            time.sleep(0.02)
+        began = True
+    finally:
+        if not began:
+            os.kill(pid, 15)
+            status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status[1])
+
+
+def _begin(line: list[str], environment: dict[str, str], cwd: str, out: str, err: str) -> None:
+    """The command in this process, which ends with it."""
+    from triptych.cli import startup
+    from triptych.run import processes
+
+    atexit._clear()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    for number, path in ((1, out), (2, err)):
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.dup2(file, number)
+        os.close(file)
+    startup.start()
+    references.share()
+    processes.run_child = _run_child
+    code = 1
+    while True:
+        try:
+            code = _code(line)
+            break
+        except _Replaced as other:
+            line = other.args[0]
+    sys.stderr.flush()
+    util._run_finalizers()
+    atexit._run_exitfuncs()
+    os._exit(code)
+
+
+def _code(line: list[str]) -> int:
+    from hydra.core.global_hydra import GlobalHydra
+
+    _, _, name, *arguments = line
+    module: Any = import_module(name)
+    if hasattr(module, "replace_process"):
+        module.replace_process = _replace
+    sys.orig_argv, sys.argv = line, [str(module.__file__), *arguments]
+    GlobalHydra.instance().clear()
+    if HOOK in os.environ and any(word.startswith("resume=") for word in arguments):
+        exec(compile(os.environ[HOOK], "hook", "exec"), {})
+    try:
+        return module.main() or 0
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            return ended.code or 0
+        print(ended.code, file=sys.stderr)
+    except _Replaced:
+        raise
+    except BaseException:
+        traceback.print_exc()
+    return 1

@@ -1,0 +1,9 @@
+"""What every command imports and looks up: the server of forks begins with it."""
+
+from importlib import import_module
+
+from hydra.core.plugins import Plugins
+
+for name in ("cli.train", "cli.evaluate", "cli.sample", "run.execute", "run.loggers", "study.study"):
+    import_module(f"triptych.{name}")
+Plugins.instance()
