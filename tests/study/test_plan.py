@@ -1,5 +1,8 @@
 """``plan=true``: parameters, operations and memory as counted on a real step, and nothing is started."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -62,6 +65,22 @@ def test_hours_are_operations_by_the_rate_that_is_stated():
     assert f"fits: {total:.3g} FLOP; {total / 312e12 / 0.35 / 3600:,.3g} hours on one A100" in lines[2]
 
 
+def test_what_is_assumed_of_a_folder_is_printed(root):
+    labelled = resolved("data=folder", "data.root=images", "denoiser=dit", "model.conditional=true")
+    lines = plan([("a", 1, labelled), ("b", 1, labelled)])
+    assert [line for line in lines if "assumed" in line] == [
+        "assumed: 1000 classes, as data folder are not read"
+    ]
+    assert not any("assumed" in line for line in plan([("a", 1, resolved())]))
+
+
+def test_a_learned_variance_is_a_second_output():
+    fixed, learned = resolved(), resolved("bound.variance=learned", "bound.steps=100")
+    lines = plan([("fixed", 1, fixed), ("learned", 1, learned)])
+    more = network_cost(learned).parameters - network_cost(fixed).parameters
+    assert more > 0 and sum("parameters" in line for line in lines) == 2
+
+
 def test_settings_are_told_apart_by_what_they_do_not_share():
     jobs = [
         ["objective=x0", "lr=1", "seed=1"],
@@ -83,6 +102,22 @@ def test_nothing_is_started(root, door, arguments):
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert "nothing is started" in done.stdout and "hours on one A100" in done.stdout
     assert {*root.rglob("*")} == before
+
+
+LOADED = """
+import atexit, sys
+from triptych.cli.train import main
+heavy = ("lightning_fabric", "torchmetrics", "torch._dynamo.convert_frame", "matplotlib")
+atexit.register(lambda: print("loaded:", *(name for name in heavy if name in sys.modules)))
+sys.argv = ["triptych-train", "-m", "paper=iddpm_hybrid", "scale=paper", "plan=true"]
+main()
+"""
+
+
+def test_neither_lightning_nor_the_compiler_is_imported(root):
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert "nothing is started" in done.stdout and done.stdout.endswith("loaded:\n")
 
 
 @pytest.mark.parametrize(

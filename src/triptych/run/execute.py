@@ -32,6 +32,7 @@ from triptych.run.loggers import closing, log_locations
 from triptych.run.peers import Peers, failure_line, is_broken_connection, leave_error
 from triptych.run.processes import rank
 from triptych.run.progress import Progress
+from triptych.run.provenance import timestamp
 from triptych.run.result import ENTRIES, Result
 from triptych.run.sampling.by_caption import save_prompts
 from triptych.run.sampling.measure import measure_posterior_mean, measure_samples
@@ -219,7 +220,7 @@ def _report(
         **(measure_samples(experiment, step) if first and tested else {}),
         **log_locations(fit.loggers),
     }
-    return figures | _panels(run, model)
+    return figures | _panels(run, model) | {"ended": timestamp()}
 
 
 def _panels(run: RunDirectory, model: BoundModel) -> dict[str, Any]:

@@ -4,12 +4,14 @@ What is reported is computed by the network as it is written, whether it was com
 stay as they are, so a checkpoint goes on in either state.
 """
 
+from __future__ import annotations
+
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -18,13 +20,14 @@ from torch.utils._device import _device_constructors
 from triptych.config.build import Dependencies, build, parameters_of
 from triptych.config.trust import import_class
 from triptych.data.augment import count_numbers
-from triptych.data.base import DataModule
-from triptych.data.batch import Batch
 from triptych.diffusion.condition import AUGMENTATION, Kind, Vectors
 from triptych.diffusion.decoder import Decoder, GaussianDensity
 from triptych.errors import UserError
-from triptych.models.base import BoundModel
-from triptych.models.diffusion import Diffusion
+
+if TYPE_CHECKING:  # a plan builds networks without Lightning
+    from triptych.data.base import DataModule
+    from triptych.data.batch import Batch
+    from triptych.models.base import BoundModel
 
 CALIBRATION = 256  # training items on which an optimal reverse variance is measured
 ALLOCATED = 2**20  # bytes of a tensor, at most, in a network that is made to be measured
@@ -38,6 +41,8 @@ def build_model(config: dict[str, Any], data: DataModule) -> BoundModel:
     Raises:
         UserError: a value that its owner refuses, or a choice that this model would not read.
     """
+    from triptych.models.diffusion import Diffusion
+
     table = parts_table(config, data)
     kind = import_class(config["model"].get("_target_"), "model")
     if getattr(kind, "of_latents", False):

@@ -43,7 +43,7 @@ def provenance(
         "overrides": [mask_password(text) for text in overrides],
         "choices": {g: c for g, c in choices.items() if c and not g.startswith("hydra/")},
         "command": _command_of_sweep(run) or command(),
-        "started": _now(),
+        "started": timestamp(),
         "git": git_state(),
         **({"own": own} if own else {}),
         "packages": {d.metadata["Name"]: d.version for d in distributions()},
@@ -67,7 +67,7 @@ def add_execution(
     """
     record, files = run.provenance(), source_files(config)
     here = {
-        "started": _now(),
+        "started": timestamp(),
         "step": step,
         "host": socket.gethostname(),
         "device": device,
@@ -160,7 +160,8 @@ def _of_agent(run: RunDirectory) -> str:
     return agent if ID.fullmatch(agent) and not (run.path.parent / "sweep.json").exists() else ""
 
 
-def _now() -> str:
+def timestamp() -> str:
+    """The local time now, with its offset from UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 

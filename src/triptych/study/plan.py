@@ -7,33 +7,39 @@ operations over a card's peak rate times a utilisation, so without validation, t
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from triptych.config.build import build
-from triptych.config.trust import import_class
 from triptych.diffusion.condition import Condition, Labels
 from triptych.errors import UserError
-from triptych.models.diffusion import Diffusion
 from triptych.run.model import parts_table
 from triptych.study.formatting import quantity
 
 CARDS = {"A100": 312e12, "H100": 989e12}  # dense bfloat16 operations a second, by their data sheets
 UTILISATION = 0.35
 CLASSES = 1000  # of a folder that is not read
+STAND_INS: dict[str, dict[str, Any]] = {
+    "pytorch_lightning": {"LightningDataModule": type("LightningDataModule", (), {})},
+    "torch._dynamo": {"disable": lambda function, *_, **__: function},  # of torch's own kernels for meta
+}
+DIFFUSION = "triptych.models.diffusion.Diffusion"
 FLOAT = 4  # bytes
 WHOLE = 2  # whole checkpoints that a run keeps: the last and the best
 
 
 class Cost(NamedTuple):
-    """Of one network: parameters, operations of a training item, bytes that autograd saves for it."""
+    """Of one network: parameters, operations of a training item, bytes autograd saves for it, assumptions."""
 
     parameters: int
     operations: float
     activations: float
+    assumed: str = ""
 
 
 class Setting(NamedTuple):
@@ -58,13 +64,25 @@ class Setting(NamedTuple):
         return self.runs * WHOLE * FLOAT * self.cost.parameters * (3 + self.averages)
 
 
+def skip_imports(configs: Iterable[Mapping[str, Any]]) -> None:
+    """Import neither Lightning nor torch's compiler, which take longer than all else here.
+
+    For a process that ends with the plan: nothing can be trained after it. Own data modules need Lightning.
+    """
+    own = any(not config["data"]["_target_"].startswith("triptych.") for config in configs)
+    for name, parts in STAND_INS.items():
+        if name not in sys.modules and not own:
+            vars(module := ModuleType(name)).update(parts)
+            sys.modules[name] = module
+
+
 def network_cost(config: Mapping[str, Any]) -> Cost:
     """The cost of the network of a diffusion model.
 
     Raises:
         UserError: the model has no such network, or it takes conditions other than labels.
     """
-    if import_class(config["model"]["_target_"], "model") is not Diffusion or not config["denoiser"]:
+    if config["model"]["_target_"] != DIFFUSION or not config["denoiser"]:
         raise UserError("plan=true: for model=diffusion with a denoiser; other models are not counted")
     if config["trained"] is not None:
         raise UserError(
@@ -74,8 +92,10 @@ def network_cost(config: Mapping[str, Any]) -> Cost:
         epochs = f"trainer.max_epochs={config['trainer'].get('max_epochs')}"
         raise UserError(f"plan=true: {epochs} depends on the data, which are not read; use trainer.max_steps")
     data = build(config["data"], "data")
+    assumed = ""
     if config["model"].get("conditional") and not data.conditions:
         data.num_classes = CLASSES
+        assumed = f"{CLASSES} classes, as data {data.name} are not read"
     table = parts_table(dict(config), data)  # not on meta: of the truth the values are needed
     kept: dict[int, torch.Tensor] = {}  # alive until counted, so that no storage has the place of another
 
@@ -83,6 +103,8 @@ def network_cost(config: Mapping[str, Any]) -> Cost:
         kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
+    for place in ("schedule", "process"):
+        table.at(place)  # whose values are computed with
     with torch.device("meta"):
         network = table.at("denoiser").network
         if not all(isinstance(kind, Labels) for kind in network.conditions.values()):
@@ -97,7 +119,8 @@ def network_cost(config: Mapping[str, Any]) -> Cost:
     for parameter in parameters:
         kept.pop(parameter.untyped_storage()._cdata, None)
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    return Cost(sum(p.numel() for p in parameters), float(counter.get_total_flops()), float(activations))
+    size = sum(p.numel() for p in parameters)
+    return Cost(size, float(counter.get_total_flops()), float(activations), assumed)
 
 
 def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
@@ -105,7 +128,9 @@ def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
     costs: dict[str, Cost] = {}
     planned = []
     for name, runs, config in settings:
-        key = json.dumps([config["denoiser"], config["data"], config["model"]], sort_keys=True, default=str)
+        outputs = (config["objective"] or {}).get("output"), config["bound"].get("variance")
+        parts = [config["denoiser"], config["data"], config["model"], *outputs]
+        key = json.dumps(parts, sort_keys=True, default=str)
         cost = costs[key] = costs.get(key) or network_cost(config)
         target = str(config["denoiser"]["network"]["_target_"]).rpartition(".")[2]
         averages = 1 + len(((config.get("callbacks") or {}).get("ema") or {}).get("others") or [])
@@ -125,6 +150,7 @@ def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
             f"{steps} batches of {batch} items, {steps * batch / 1e6:.3g} million items; "
             f"weights, gradients, AdamW and activations {memory / 2**30:.3g} GiB in float32"
         ]
+    lines += [f"assumed: {text}" for text in dict.fromkeys(one.cost.assumed for one in planned) if text]
     total = sum(one.operations for one in planned)
     hours = ", ".join(
         f"{total / rate / UTILISATION / 3600:,.3g} hours on one {card}" for card, rate in CARDS.items()

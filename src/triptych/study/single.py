@@ -24,9 +24,11 @@ class SingleHook(Callback):
         with no_run_after_an_error():
             check_keys(config, config.hydra)
             if config.plan:
-                from triptych.study.plan import plan
+                from triptych.study.plan import plan, skip_imports
 
-                print("\n".join(plan([(str(config.name or "run"), 1, resolve_composed(config))])))
+                plain = resolve_composed(config)
+                skip_imports([plain])
+                print("\n".join(plan([(str(config.name or "run"), 1, plain)])))
                 sys.exit(0)
             check_single(config)
 

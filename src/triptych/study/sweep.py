@@ -279,7 +279,7 @@ class SweepHook(Callback):
         check_files(self.config, but)
 
     def _print_plan(self) -> None:
-        from triptych.study.plan import describe_settings, plan
+        from triptych.study.plan import describe_settings, plan, skip_imports
 
         loader = GlobalHydra.instance().config_loader()
         jobs = rounds.jobs_of(self.config) if self.cells else []
@@ -287,8 +287,9 @@ class SweepHook(Callback):
             raise UserError("plan=true: for one run or a grid of runs; a search chooses its runs as it goes")
         named, shared = describe_settings(jobs)
         runs = Counter(tuple(o for o in job if not o.startswith("seed=")) for job in jobs)
-        composed = {one: loader.load_sweep_config(self.config, list(one)) for one in named}
-        lines = plan([(named[one], runs[one], resolve_composed(composed[one])) for one in named])
+        plain = {one: resolve_composed(loader.load_sweep_config(self.config, list(one))) for one in named}
+        skip_imports(plain.values())
+        lines = plan([(named[one], runs[one], plain[one]) for one in named])
         print("\n".join([*lines, *([f"all: {shared}"] if shared else [])]))
 
     def _begin(self) -> None:

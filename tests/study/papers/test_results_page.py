@@ -109,6 +109,23 @@ def test_the_page_has_one_row_a_claim_and_keeps_papers_whose_sweeps_are_gone(pap
     assert page.read_bytes() == b"\xff\xfe\x00"
 
 
+def test_time_is_from_start_to_end_where_the_records_have_it(paper):
+    def row() -> str:
+        results_page.write_results(paper / "results.md", [paper])
+        text = (paper / "results.md").read_text()
+        assert ("only training and test" in text) == ("\\*" in text)
+        return next(line for line in text.splitlines() if line.startswith("| [it: open]"))
+
+    assert row().endswith("| 4 min 26 s\\* |"), "six runs of 44.3 s of training and test"
+    for file in paper.glob("*/provenance.json"):
+        begun = {"started": "2025-01-01T00:00:00+0000", "executions": [{"host": "box"}]}
+        file.write_text(json.dumps(json.loads(file.read_text()) | begun))
+        summary = file.with_name("summary.json")
+        record = json.loads(summary.read_text()) | {"ended": "2025-01-01T02:01:30+0100"}
+        summary.write_text(json.dumps(record))
+    assert row().endswith("| 6 h 09 min |")
+
+
 def test_a_claim_that_changed_since_is_to_be_run_again(paper, tmp_path, monkeypatch):
     other = NODE | {"claims": NODE["claims"] | {"open": NODE["claims"]["open"] | {"within": 0.5}}}
     monkeypatch.setattr(results_page, "files", lambda: {"it": other})

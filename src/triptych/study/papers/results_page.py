@@ -7,9 +7,12 @@ the page is made anew when a sweep is gone, and as a page.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from triptych.config.describe import read_yaml
 from triptych.config.folders import folders
 from triptych.files import load_object
 from triptych.run.directory import write_atomic
+from triptych.run.read import Run
 from triptych.study.formatting import duration, listed, quantity
 from triptych.study.markdown import claims_table, safe
 from triptych.study.papers.claim import Claim, MetricPoint
@@ -27,8 +31,11 @@ from triptych.study.study import Study, read_study
 
 Entry = dict[str, Any]
 AGAIN = "to run again"  # the claim has changed since
+STAMP = "%Y-%m-%dT%H:%M:%S%z"
 RULE = "|---" * 8 + "|"
 KINDS_EXPLAINED = "Kind: *exact* has an exact denoiser and nothing trained; *trained* has trained networks."
+TIME_EXPLAINED = "Time: wall time of all the paper's runs, one after another, on one core each."
+PARTS_EXPLAINED = " Of times with * only training and test were recorded, not the start or sampling."
 HEAD = "| claim | verdict | published | measured | kind | metric | data, steps | time |"
 
 
@@ -90,11 +97,22 @@ def paper_entry(story: Study) -> dict[str, Any]:
         "differs": paper.differs, "discarded_seeds": paper.discarded_seeds,
         "data": ", ".join(sorted({run.choices.get("data", "") for run in runs} - {""})),
         "steps": max((run.steps or 0 for run in runs), default=0),
-        "seconds": round(sum(sum(run.seconds.values()) for run in runs), 1),
+        "seconds": round(sum(map(wall_seconds, runs)), 1), "whole": all("ended" in run for run in runs),
         "origin": _origin(story), "changed": results.changed,
         "decides": decisive_keys(results.node.get("claims") or {}, results.scale),
         "claims": [_claim(judgement) for judgement in results.judgements],
     }  # fmt: skip
+
+
+def wall_seconds(run: Run) -> float:
+    """From a run's start to its end; the fit's and the test's of one that was interrupted or has no end."""
+    parts = math.fsum(run.seconds.values())
+    if len(load_object(run.dir / "provenance.json").get("executions") or []) != 1:
+        return parts
+    with suppress(ValueError, TypeError):
+        begun, ended = (datetime.strptime(text, STAMP) for text in (run.started, run.get("ended")))
+        return max((ended - begun).total_seconds(), parts)
+    return parts
 
 
 def _claim(j: Judgement) -> dict[str, Any]:
@@ -159,7 +177,8 @@ def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str
     ]
     if pictured:
         lines += [f"![Published and measured ratio of each finding]({folder}/claims.png)", ""]
-    lines += ["## Findings", "", KINDS_EXPLAINED, "", HEAD, RULE]
+    times = TIME_EXPLAINED + ("" if all(entry.get("whole") for entry in entries) else PARTS_EXPLAINED)
+    lines += ["## Findings", "", f"{KINDS_EXPLAINED} {times}", "", HEAD, RULE]
     lines += [_row(entry, c, folder) for entry, c in findings]
     if identities:
         lines += ["", "## Identities", "", "True by mathematics here: tests of this project.", ""]
@@ -188,7 +207,7 @@ def _row(entry: Entry, c: Mapping[str, Any], folder: str) -> str:
         c["kind"] or "–",
         safe(c["metric"].replace("_", " ")) or "–",
         safe(f"{entry['data']}, {entry['steps']}" if entry["steps"] else entry["data"]),
-        duration(entry["seconds"]),
+        duration(entry["seconds"]) + ("" if entry.get("whole") else "\\*"),
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -239,7 +258,7 @@ def _origin(story: Study) -> str:
     commits = sorted({run.commit[:10] + ("*" if run.dirty else "") for run in runs if run.commit})
     dates = sorted({run.started[:10] for run in runs if run.started})
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "an unknown date"
-    seconds = sum(sum(run.seconds.values()) for run in runs)
+    seconds = sum(map(wall_seconds, runs))
     facts = [
         f"{quantity(len(runs), 'run')}, {duration(seconds)}",
         f"commit {listed(commits) or 'unknown'}",
