@@ -21,16 +21,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from triptych.files import check_inside, printable
 from triptych.run.directory import write_atomic
 from triptych.study import cost, formatting, measures
+from triptych.study.axes import describe_values
 from triptych.study.compare import Comparison
-from triptych.study.curves import equal_time
 from triptych.study.details import as_json
 from triptych.study.markdown import markdown
 from triptych.study.panels import (
     colours,
     draw_panels,
+    headline_panels,
     headline_png,
-    headline_svg,
-    how_headline,
     sample_pictures,
     tuning_svg,
 )
@@ -90,8 +89,8 @@ def write_report(
         _sweep_up(path)
     if picture:
         write_atomic(root / PICTURE, picture)
-    write_atomic(report.csv, printable(results_csv(story.runs)))
-    write_atomic(report.markdown, printable(markdown(story, PICTURE if picture else None)))
+    write_atomic(report.csv, printable(results_csv(story.runs, root)))
+    write_atomic(report.markdown, printable(markdown(story)))
     write_atomic(report.html, printable(render_page(story, palette)))
     return report
 
@@ -119,15 +118,14 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
             "comparison": comparison,
             "places": {cell.label: k for k, cell in enumerate((*comparison.cells, *comparison.pending))},
             "verdict": verdict,
-            "headline": headline_svg(comparison, palette, f"s{i}"),
-            "how_headline": how_headline(comparison),
+            "headline": headline_panels(comparison, palette, f"s{i}"),
+            "named": describe_values(comparison.axes),
             "drawn": measures.title(comparison),
             "first": _columns(comparison)[0],
             "rest": _columns(comparison)[1],
             "rows": table_rows(comparison),
             "footnote": footnote(comparison),
             "reach": reach(comparison),
-            "equal_time": "" if measures.deciding(comparison) else equal_time(comparison),
             "panels": draw_panels(comparison, palette, f"s{i}"),
             "pictures": sample_pictures(comparison),
             "costs": cost.cost_columns(comparison),

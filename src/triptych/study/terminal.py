@@ -27,7 +27,7 @@ HEADS = {
 }
 WORDS = {"reproduced": "green", "holds": "green", "contradicted": "red", "fails": "red"}
 # what a narrow terminal goes without, first to last
-DISPENSABLE = ("p", "prior", "reconstruction", "diffusion", "verdict")
+DISPENSABLE = ("p", "prior", "reconstruction", "diffusion", "difference")
 
 
 def print_table(root: Path, console: Console | None = None, report: Report | None = None) -> None:
@@ -90,7 +90,11 @@ def _table(story: Study, i: int, without: tuple[str, ...]) -> Table:
     )
     heads = [(key, HEADS.get(key, head)) for key, head in table_columns(comparison)]
     heads = [(key, head.partition(" (")[0] if key.startswith(METRIC) else head) for key, head in heads]
-    heads = [(key, head) for key, head in [("seeds", "seeds"), *heads, ("verdict", "")] if key not in without]
+    heads = [
+        (key, head)
+        for key, head in [("seeds", "seeds"), *heads, ("verdict", "verdict")]
+        if key not in without
+    ]
     table.add_column(Text(comparison.subject), overflow="fold")
     for key, head in heads:
         table.add_column(head, justify="left" if key in ("seeds", "verdict") else "right")

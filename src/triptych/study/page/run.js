@@ -5,12 +5,19 @@ const byName = new Map(data.runs.map(run => [run.name, run]));
 const linkTo = run => element("a", {href: state.link(run.name), "data-run": run.mark}, run.name);
 
 function tableOf(title, head, rows, left = [0]) {
-  const text = i => ({class: left.includes(i) ? "text" : ""});
+  const text = i => ({class: left.includes(i) ? "text" : "", scope: "col"});
+  const cellOf = (cell, i) => element(i ? "td" : "th", i ? {class: text(i).class} : {class: text(i).class, scope: "row"}, cell);
   const table = element("table", {class: head.length === 2 ? "pairs" : "", "data-name": fileName(title), "data-title": title},
+    element("caption", {}, title),
     element("thead", {}, element("tr", {}, ...head.map((name, i) => element("th", text(i), name)))),
-    element("tbody", {}, ...rows.map(row => element("tr", {}, ...row.map((cell, i) => element(i ? "td" : "th", text(i), cell))))));
-  return element("section", {class: "panel"}, element("h3", {}, title),
+    element("tbody", {}, ...rows.map(row => element("tr", {}, ...row.map(cellOf)))));
+  return element("section", {class: "panel"},
     element("div", {class: "tools"}, exportsOf(table)), element("div", {class: "table"}, table));
+}
+
+function inkOf(run) {
+  const dot = [...document.querySelectorAll("[data-ink]")].find(one => one.dataset.ink === `${run.section}:${run.cell}`);
+  return dot?.dataset.colour ?? "var(--accent, #0072b2)";
 }
 
 const settingsTable = (title, own) => tableOf(title, ["key", "value"], Object.entries(own), [0, 1]);
@@ -33,6 +40,7 @@ function runPage(run) {
   const facts = element("dl", {});
   for (const [what, value] of run.facts) facts.append(element("dt", {}, what), element("dd", {}, value));
   page.append(facts);
+  if (run.again) page.append(element("p", {class: "next"}, "Run it again: ", element("code", {class: "copy"}, run.again)));
   if (run.bound) page.append(element("p", {class: "how"},
     "± is the standard error over the items of this run's test set; the report's own ± is over seeds."));
   page.append(...runFigures(run));
@@ -53,14 +61,14 @@ function runPage(run) {
 function runFigures(run) {
   const found = [];
   if (run.curves.length) {
-    const dot = [...document.querySelectorAll("[data-ink]")].find(one => one.dataset.ink === `${run.section}:${run.cell}`);
-    const ink = dot?.dataset.colour ?? "var(--accent, #0072b2)";
     const plots = element("div", {class: "plots"}), others = data.runs.filter(other => other !== run && other.section === run.section);
     for (const curve of run.curves) {
       // grey: the same curve of the setting's other seeds
       const mates = others.filter(other => other.cell === run.cell).flatMap(other => other.curves.filter(c => c.name === curve.name));
       const how = [curve.every > 1 ? `Each ${ordinal(curve.every)} recorded value.` : "", mates.length ? "Grey: this setting's other runs." : ""];
-      plots.append(figureOf(curve.name, how.filter(Boolean).join(" "), chart(curve, ink, mates), run));
+      const lines = [...mates.map(mate => ({...mate, faint: true})), {...curve, ink: inkOf(run)}];
+      const title = [curve.name, curve.unit].filter(Boolean).join(", ");
+      plots.append(figureOf(title, how.filter(Boolean).join(" "), chart(lines, title, curve.of, {y: curve.log}), run));
     }
     found.push(element("section", {class: "panel"}, element("h3", {}, "Curves"), plots));
   }
@@ -92,6 +100,7 @@ function route() {
   const page = runPage(run);
   report.after(page);
   addExports(page);
+  addCopies(page);
   scrollTo(0, 0);
   page.focus({preventScroll: true});
 }
