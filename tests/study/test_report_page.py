@@ -267,6 +267,20 @@ def test_terminal_shows_the_same_numbers(full):
         assert max(map(len, text.splitlines()[:8])) <= width
 
 
+def test_a_narrow_terminal_keeps_seeds_and_verdicts(tmp_path):
+    from rich.console import Console
+
+    sweep(tmp_path, {f"a setting of a long name {k}": 2 + k / 9 for k in range(3)})
+    lost = failed(tmp_path, "a setting of a long name 2", 9, "the loss is not finite")
+    record = json.loads((lost / "summary.json").read_text())
+    (lost / "summary.json").write_text(json.dumps(record | {"status": "diverged", "step": 7}))
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))
+    terminal.print_table(tmp_path, console)
+    text = console.export_text()
+    assert "verdict" in text and "3 (1 diverged)" in text and text.count("worse") == 2
+    assert "± is over seeds" in text
+
+
 def test_cli_writes_and_prints(tmp_path, capsys):
     first, second = sweep(tmp_path / "a", {"x0": 2.0}), sweep(tmp_path / "b", {"v": 2.4}, noise=0.01)
     assert cli.main([str(first), str(second), "--title", "Both"]) == 0

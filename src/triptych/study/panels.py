@@ -13,6 +13,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
+from triptych.config.metric import Metric
 from triptych.config.mistakes import describe_error
 from triptych.config.source import file_of
 from triptych.config.trust import is_trusted, trusted
@@ -171,6 +172,23 @@ def _headline(comparison: Comparison) -> list[tuple[str, Draw]]:
     return [means, (how, figures.forest)]
 
 
+def known_figures(comparison: Comparison, palette: Mapping[str, str]) -> dict[str, Figure]:
+    """Every figure of ours of which the runs recorded what it shows, by name."""
+    deciding = measures.deciding(comparison)
+    draws = [draw for _, draw in _headline(comparison)]
+    draws += [] if deciding else [draw for *_, panel in PANELS for draw in panel]
+    draws += [draw_measures.measure_figure(metric) for metric in _others(comparison)]
+    with styled():
+        drawn = {draw.__name__: draw(comparison, palette) for draw in draws}
+    return {name: figure for name, figure in drawn.items() if figure}
+
+
+def _others(comparison: Comparison) -> list[Metric]:
+    """The measures of samples that do not decide."""
+    known, deciding = measures.known(comparison.cells), measures.deciding(comparison)
+    return [metric for name, metric in known.items() if name != deciding]
+
+
 def draw_panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
     """Every panel for which the runs recorded what it shows."""
     deciding = measures.deciding(comparison)
@@ -180,8 +198,9 @@ def draw_panels(comparison: Comparison, palette: dict[str, str], name: str) -> l
         Panel(title, how, _svgs(comparison, palette, [(draw, f"{name}-{draw.__name__}") for draw in draws]))
         for title, how, draws in known
     ]
-    metrics = [metric for key, metric in measures.known(comparison.cells).items() if key != deciding]
-    drawn = [(draw_measures.measure_figure(metric), f"{name}-{metric.name}") for metric in metrics]
+    drawn = [
+        (draw_measures.measure_figure(metric), f"{name}-{metric.name}") for metric in _others(comparison)
+    ]
     how = " ".join(filter(None, (measures.about(comparison), MEASURED)))
     measured = Panel("Measures of samples", how, _svgs(comparison, palette, drawn))
     ours = [panel for panel in shown if panel.svgs]

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from triptych.files import check_inside, printable
 from triptych.run.directory import write_atomic
@@ -103,15 +103,25 @@ def _sweep_up(path: Path) -> None:
                 leftover.unlink()
 
 
-def render_page(story: Study, palette: dict[str, str]) -> str:
-    """The HTML page."""
+def page_template(name: str) -> Template:
+    """A template of the pages, with the figures' colours of both themes."""
     room = Environment(
         loader=PackageLoader("triptych.study", "page"),
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
     )  # fmt: skip
-    script = room.get_template("page.js.j2").render()
     themes = {"light": list(PALETTE), "dark": list(PALETTE.values())}
     css = {theme: "".join(f"--c{i}:{c};" for i, c in enumerate(list_)) for theme, list_ in themes.items()}
+    return room.get_template(name, globals={"css": css})
+
+
+def script_source(script: str) -> str:
+    """By its digest: no other script runs in the page."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def render_page(story: Study, palette: dict[str, str]) -> str:
+    """The HTML page."""
+    script = page_template("page.js.j2").render()
     sections = [
         {
             "index": i,
@@ -141,9 +151,9 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
     names = {colour: f"var(--c{i}, {colour})" for i, colour in enumerate(PALETTE)}
     base = story.roots[0].resolve()  # each run's directory as a reader at the report finds it
     where = {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}
-    return room.get_template("report.html.j2").render(
+    return page_template("report.html.j2").render(
         story=story, sections=sections, palette={label: names[c] for label, c in palette.items()},
-        css=css, formatting=formatting, where=where,
+        formatting=formatting, where=where,
         tuning=tuning_svg(story.tuning, palette),
         details=as_json(story, where), script=script, script_source=_allowed(script, sections),
     )  # fmt: skip
@@ -155,7 +165,7 @@ def _allowed(script: str, sections: list[dict]) -> str:
         "<script" in svg.lower() for section in sections for panel in section["panels"] for svg in panel.svgs
     ):
         return "'unsafe-inline'"
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+    return script_source(script)
 
 
 def _columns(comparison: Comparison) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

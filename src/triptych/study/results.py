@@ -26,9 +26,9 @@ def results_csv(runs: Sequence[Run], base: Path) -> str:
     `samples/recall@guidance.scale=2`, then seconds, parameters and origin. A text that a spreadsheet would
     take for a formula has an apostrophe in front.
     """
-    table = [{_cell(key): _cell(value) for key, value in row.items()} for row in results(runs)]
+    table = [{plain_cell(key): plain_cell(value) for key, value in row.items()} for row in results(runs)]
     for row, run in zip(table, runs, strict=True):
-        row["directory"] = _cell(os.path.relpath(run.dir.resolve(), base.resolve()))
+        row["directory"] = plain_cell(os.path.relpath(run.dir.resolve(), base.resolve()))
     first = dict.fromkeys(key for row in table for key in row)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(first) or ["directory"], restval="", lineterminator="\n")
@@ -43,7 +43,8 @@ def results(runs: Sequence[Run]) -> list[dict[str, object]]:
     return [_row(run, axes) for run in runs]
 
 
-def _cell(value: object) -> str:
+def plain_cell(value: object) -> str:
+    """A value as text, an apostrophe in front of what a spreadsheet would take for a formula."""
     text = "" if value is None else str(value)
     quote = "'" if FORMULA.match(text) and not NUMBER.fullmatch(text) else ""
     return quote + text.replace("\r", " ")
