@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
@@ -200,20 +199,6 @@ def test_sorting_and_filtering_choose_rows_and_change_no_figure(page, small):
     assert said == "no column or setting is named bond" and table(page, "runs") == []
 
 
-def test_columns_are_hidden_and_settings_shown(page):
-    menu = ".tools:has(+ .table [data-name=runs]) details"
-    page.click(f"{menu} summary")
-    page.click(f"{menu} input[value=host]")
-    page.click(f"{menu} input[value='own:objective.name']")
-    rows = table(page, "runs")
-    assert all("host" not in row and row["own:objective.name"] in row["run"] for row in rows)
-    page.click("table[data-name=runs] th[data-key='own:objective.name'] button")
-    assert [row["own:objective.name"] for row in table(page, "runs")][::3] == sorted(TARGETS)
-    assert page.run("new URLSearchParams(location.hash.slice(1)).get('runs.hide')") == "host"
-    page.click(f"{menu} input[value=host]")
-    assert all(row["host"] == "box" for row in table(page, "runs"))
-
-
 def test_a_run_under_the_pointer_and_its_own_page(page, small):
     known = bounds(small)
     mark = page.run(
@@ -268,13 +253,11 @@ def test_a_link_restores_what_was_chosen(chrome, small):
     chrome.back()
     assert table(chrome, "runs") == rows
     # what names nothing is passed over
-    chrome.open(
-        small.html, "#run=gone&runs.sort=gone&c.name=gone&c.a=gone&c.b=9:x&runs.hide=gone,&runs.show=gone"
-    )
+    chrome.open(small.html, "#run=gone&runs.sort=gone&c.name=gone&c.a=gone&c.b=9:x")
     assert chrome.complaints == [] and len(table(chrome, "runs")) == 15
 
 
-def test_a_table_and_a_figure_are_saved_as_they_are_shown_under_the_reports_name(page, small):
+def test_a_table_is_saved_as_it_is_shown_under_the_reports_name(page, small):
     bar = ".tools:has(+ .table [data-name=t0])"
     page.type(f"{bar} input[type=search]", "objective!=v")
     page.click(f"{bar} .exports button")
@@ -287,17 +270,11 @@ def test_a_table_and_a_figure_are_saved_as_they_are_shown_under_the_reports_name
         assert float(row["test bound, bits/dim"]) == pytest.approx(np.mean(values), rel=1e-12)
         assert float(row["test bound, bits/dim, standard error"]) == pytest.approx(stats.sem(values))
     assert saved["x0"]["paired difference to best [95%], 95% low"]
-    count = page.run("document.querySelectorAll('main .exports.figure').length")
-    assert count == page.run("document.querySelectorAll('main [data-figure]').length") == 8
-    page.click("[data-figure='Error by noise level 2'] .exports button")
-    root = ElementTree.fromstring(saved := page.downloaded("objectives-error-by-noise-level-2.svg").decode())
-    assert root.tag.endswith("svg") and "var(" not in saved and root.get("width")
-    assert {"levels"} <= {element.text for element in root.iter() if element.tag.endswith("text")}
     # a run's own page has its own
     page.click("table[data-name=runs] a")
-    page.click("article.run [data-figure] .exports button")
-    name = "objectives-val-bpd-bits-dim-objective-epsilon-seed-1.svg"
-    assert ElementTree.fromstring(page.downloaded(name)).tag.endswith("svg")
+    page.click("article.run .exports button[title*=CSV]")
+    name = "objectives-what-sets-this-run-apart.csv"
+    assert "objective,epsilon" in page.downloaded(name).decode()
 
 
 def test_the_first_screen_decides(chrome, small):

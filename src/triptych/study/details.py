@@ -49,12 +49,10 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
         own = {key: cut(values[key]) for key in differ if key in values}
         row = {"name": where[run.dir], "section": section, "cell": label, "own": own}
         rows.append(row | {"pictures": shown[run.dir]} | of_run(run, points))
-    same = {key: cut(value) for key, value in (flat[0] if flat else {}).items() if key not in differ}
     return {
         "running": bool(story.counts["running"]),
         "runs": rows,
         "keys": differ,
-        "shared": same,
         "sections": [_section(c, place, flat, differ) for c in story.comparisons],
     }
 

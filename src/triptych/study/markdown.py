@@ -9,9 +9,8 @@ from typing import Any
 
 from triptych.study import measures
 from triptych.study.compare import Comparison
-from triptych.study.formatting import DRAWN, MEASURED, duration, quantity
+from triptych.study.formatting import DRAWN, MEASURED, quantity
 from triptych.study.papers.published import Judged
-from triptych.study.power import reach
 from triptych.study.study import Study
 from triptych.study.tables import Entry, table_columns, table_rows
 from triptych.study.verdict import Verdict, footnote
@@ -43,24 +42,9 @@ def markdown(story: Study) -> str:
             "",
         ]
         lines += comparison_in_words(comparison, answer_of)
-        lines += [safe(reach(comparison)), ""]
         lines += [DRAWN, ""] if what else []
         lines += [MEASURED[comparison.unit], "", f"<sub>{safe(footnote(comparison))}</sub>", ""]
-    lines += ["## Runs", ""]
     base = story.roots[0].resolve()
-    lines += _table(
-        ["run", "status", "fit", "device", "commit"],
-        [
-            [
-                os.path.relpath(run.dir.resolve(), base),
-                run.status,
-                duration(run.seconds.get("fit", float("nan"))),
-                run.device,
-                run.commit[:10] + ("*" if run.dirty else ""),
-            ]
-            for run in story.runs
-        ],
-    )
     broken = [run for run in story.runs if run.error]
     if broken:
         lines += ["## Failed or diverged", ""]

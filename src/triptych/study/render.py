@@ -33,7 +33,6 @@ from triptych.study.panels import (
     sample_pictures,
     tuning_svg,
 )
-from triptych.study.power import reach
 from triptych.study.results import results_csv
 from triptych.study.study import Study, read_study
 from triptych.study.style import PALETTE
@@ -135,7 +134,6 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
             "rest": _columns(comparison)[1],
             "rows": table_rows(comparison),
             "footnote": footnote(comparison),
-            "reach": reach(comparison),
             "panels": draw_panels(comparison, palette, f"s{i}"),
             "pictures": sample_pictures(comparison),
             "costs": cost.cost_columns(comparison),

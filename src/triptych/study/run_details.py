@@ -16,7 +16,7 @@ from triptych.files import load_object
 from triptych.run.entries import UNITS, Estimate
 from triptych.run.parsing import natural_key
 from triptych.run.read import Run
-from triptych.study.formatting import duration, format_number, plus_minus, quantity
+from triptych.study.formatting import duration, format_number, plus_minus
 from triptych.study.statistics import Spread
 from triptych.study.style import mark
 
@@ -32,7 +32,6 @@ OF_SWEEP = (
     "max_seeds",
     "equal_within",
 )  # typed for a sweep, not for one run of it
-VERSIONS = ("torch", "pytorch-lightning", "numpy", "hydra-core", "triptych")
 
 
 def of_run(run: Run, points: int) -> dict[str, Any]:
@@ -215,19 +214,10 @@ def _provenance(run: Run) -> Iterable[tuple[str, str]]:
     yield "directory", run.dir.name
     if run.command:
         yield "command", cut(" ".join(run.command))
-    if run.overrides:
-        yield "overrides", cut(" ".join(f"{key}={value}" for key, value in run.overrides.items()))
     yield "commit", (run.commit or "not recorded") + (", with uncommitted changes" if run.dirty else "")
     for what, fact in (("started", run.started), ("host", run.host), ("device", run.device)):
         if fact:
             yield what, cut(fact)
-    executions = record.get("executions")
-    if isinstance(executions, list) and len(executions) > 1:
-        yield "executions", quantity(len(executions), "start")
-    packages = record.get("packages")
-    if isinstance(packages, dict):
-        known = [f"{name} {packages[name]}" for name in VERSIONS if name in packages]
-        yield "packages", cut(", ".join(known))
     if isinstance(data := record.get("data"), dict) and data.get("description"):
         shared = data.get("shared")
         shared = shared.items() if isinstance(shared, dict) else ()

@@ -50,7 +50,6 @@ class Overlay {
       lines.length ? chart(lines, title, of, log) : "No run that is shown has this curve."),
       element("p", {class: "small"}, title + ": ", ...[...legend].flatMap(([cell, ink]) =>
         [element("span", {class: "dot", style: `background: ${ink}`}), cell + " "])), ...(pair.length === 2 ? beside(...pair) : []));
-    addExports(this.place);
   }
 }
 

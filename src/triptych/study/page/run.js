@@ -15,12 +15,8 @@ function tableOf(title, head, rows, left = [0]) {
     element("div", {class: "tools"}, exportsOf(table)), element("div", {class: "table"}, table));
 }
 
-function inkOf(run) {
-  const dot = [...document.querySelectorAll("[data-ink]")].find(one => one.dataset.ink === `${run.section}:${run.cell}`);
-  return dot?.dataset.colour ?? "var(--accent, #0072b2)";
-}
-
-const settingsTable = (title, own) => tableOf(title, ["key", "value"], Object.entries(own), [0, 1]);
+const inks = new Map([...document.querySelectorAll("[data-ink]")].map(dot => [dot.dataset.ink, dot.dataset.colour]));
+const inkOf = run => inks.get(`${run.section}:${run.cell}`) ?? "var(--accent, #0072b2)";
 
 function figureOf(title, how, svg, run) {
   return element("div", {"data-figure": `${title} ${run.name}`}, element("h4", {}, title),
@@ -44,17 +40,13 @@ function runPage(run) {
   if (run.bound) page.append(element("p", {class: "how"},
     "± is the standard error over the items of this run's test set; the report's own ± is over seeds."));
   page.append(...runFigures(run));
-  if (Object.keys(run.own).length) page.append(settingsTable("What sets this run apart", run.own));
+  if (Object.keys(run.own).length) page.append(tableOf("What sets this run apart", ["key", "value"], Object.entries(run.own), [0, 1]));
   if (run.figures.length)
     page.append(tableOf("Figures", ["of", "figure", "mean ± standard error over items", "items"],
       run.figures.map(([split, key, text, n]) => [split, key, text, n || "–"]), [0, 1]));
   page.append(tableOf("Provenance", ["what", "recorded"], run.provenance, [0, 1]));
   if (run.log) page.append(element("section", {class: "panel"}, element("h3", {}, "End of train.log"),
     element("pre", {}, element("code", {}, run.log))));
-  if (Object.keys(data.shared).length) {
-    const all = settingsTable("What all runs share", data.shared);
-    page.append(element("details", {}, element("summary", {}, `What all runs share (${Object.keys(data.shared).length} keys)`), all));
-  }
   return page;
 }
 
@@ -99,7 +91,6 @@ function route() {
   if (!run) { if (old) scrollTo(0, Number(document.body.dataset.scroll ?? 0)); return; }
   const page = runPage(run);
   report.after(page);
-  addExports(page);
   addCopies(page);
   scrollTo(0, 0);
   page.focus({preventScroll: true});

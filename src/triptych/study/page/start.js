@@ -35,7 +35,6 @@ function dim() {
 }
 const overlay = new Overlay();
 const tables = [...document.querySelectorAll("main table.sortable")].map(table => new Worktable(table));
-addExports(document.querySelector("main"));
 addCopies(document);
 document.body.append(hover.box);
 for (const name of ["pointerover", "focusin"]) document.addEventListener(name, hover.over);
@@ -46,6 +45,7 @@ document.addEventListener("click", event => {
 });
 function restore() {
   for (const table of tables) table.show();
+  dim();
   for (const link of document.querySelectorAll("main a[data-run]")) link.href = state.link(byMark.get(link.dataset.run).name);
   route();
 }

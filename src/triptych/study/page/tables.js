@@ -1,6 +1,4 @@
-// Tables one can work in: sort, filter, hide columns, show settings as columns.
-
-const OWN = "own:"; // before the key of a column that shows a setting
+// Tables one can work in: sort and filter.
 
 class Worktable {
   constructor(table) {
@@ -11,14 +9,12 @@ class Worktable {
     const [kind, section] = (table.dataset.of ?? "").split(":");
     this.section = kind === "cells" ? data.sections[section] : null;
     this.items = kind === "cells" ? this.section.cells : kind === "runs" ? data.runs : null;
-    this.keys = this.items ? data.keys.filter(key => new Set(this.items.map(item => item.own[key])).size > 1) : [];
     for (const cell of this.head.cells) this.sortable(cell);
     this.tools();
   }
 
   get(what) { return state.get(`${this.name}.${what}`); }
-  set(what, value) { state.set(`${this.name}.${what}`, value); this.show(); }
-  list(what) { return this.get(what).split(",").filter(Boolean); }
+  set(what, value) { state.set(`${this.name}.${what}`, value); this.show(); dim(); }
 
   // what a row is of, by the number that the page gave it
   item(row) { return this.items?.[row.dataset.item]; }
@@ -36,54 +32,36 @@ class Worktable {
 
   tools() {
     const bar = element("div", {class: "tools", role: "group", "aria-label": "Work with this table"});
-    const labelled = (text, control) => element("label", {}, text + " ", control);
     if (this.items) {
       this.filter = element("input", {type: "search", size: 22, placeholder: "text, or key=value",
         title: "Rows that have every word; key=value, key!=value, key<value and key>value ask for a setting"});
       this.filter.addEventListener("input", () => this.set("filter", this.filter.value));
-      bar.append(labelled("Filter", this.filter));
-      const pairs = this.keys.flatMap(key => [...new Set(this.items.map(item => item.own[key] ?? "none"))].slice(0, 60)
+      bar.append(element("label", {}, "Filter ", this.filter));
+      const pairs = data.keys.flatMap(key => [...new Set(this.items.map(item => item.own[key] ?? "none"))].slice(0, 60)
         .map(value => `${key}=${/[\s"]/.test(value) ? JSON.stringify(value) : value}`));
       const list = element("datalist", {id: `${this.name}-settings`}, ...pairs.map(value => element("option", {value})));
       this.filter.setAttribute("list", list.id);
       bar.append(list);
     }
-    this.boxes = new Map();
-    const columns = [...this.head.cells].slice(1).filter(cell => cell.dataset.key)
-      .map(cell => [cell.dataset.key, cell.textContent]);
-    const settings = this.keys.filter(key => this.place(OWN + key) < 0).map(key => [OWN + key, key]);
-    const menu = element("div", {class: "menu"});
-    for (const [key, text] of [...columns, ...settings]) {
-      const box = element("input", {type: "checkbox", value: key, onchange: () => {
-        const what = key.startsWith(OWN) ? "show" : "hide", named = key.replace(OWN, "");
-        const rest = this.list(what).filter(other => other !== named);
-        this.set(what, (box.checked === (what === "show") ? [...rest, named] : rest).join(","));
-      }});
-      this.boxes.set(key, box);
-      menu.append(element("label", {}, box, " " + text));
-    }
-    if (this.boxes.size) bar.append(element("details", {class: "drop"}, element("summary", {}, "Columns"), menu));
     bar.append(exportsOf(this.table));
     this.count = element("output", {class: "count"});
     bar.append(this.count);
     this.table.closest(".table").before(bar);
   }
 
-  // Everything that was chosen, shown; other tables' figures follow by `dim`.
+  // Everything that was chosen, shown; figures follow by `dim`.
   show() {
-    this.columns();
     const [test, unknown] = wanted(this.get("filter"), this);
     this.kept = this.rows.filter(test);
     this.table.tBodies[0].replaceChildren(...this.sorted(this.kept));
     if (this.filter && this.filter.value !== this.get("filter")) this.filter.value = this.get("filter");
     this.count.value = unknown.length ? `no column or setting is named ${unknown.join(", ")}`
       : this.kept.length < this.rows.length ? `${this.kept.length} of ${this.rows.length} rows` : "";
-    dim();
   }
 
   // the runs of rows that a filter leaves out
   out() {
-    const left = this.items ? this.rows.filter(row => !this.kept.includes(row)).map(row => this.item(row)) : [];
+    const kept = new Set(this.kept), left = this.items ? this.rows.filter(row => !kept.has(row)).map(row => this.item(row)) : [];
     return this.section ? left.flatMap(cell => cell.runs.map(i => data.runs[i])) : left;
   }
 
@@ -101,24 +79,6 @@ class Worktable {
     const rank = value => value === null ? 2 : typeof value === "number" ? 0 : 1;
     return rows.map(row => [this.value(row, i), row]).sort(([a], [b]) =>
       rank(a) - rank(b) || (a === null ? 0 : (up ? 1 : -1) * inOrder(a, b))).map(([, row]) => row);
-  }
-
-  columns() {
-    for (const key of this.list("show").filter(key => this.keys.includes(key) && this.place(OWN + key) < 0)) {
-      const cell = element("th", {class: "text", "data-key": OWN + key}, key);
-      this.head.append(cell);
-      this.sortable(cell);
-      for (const row of this.rows) row.append(element("td", {class: "text"}, this.item(row)?.own[key] ?? "none"));
-    }
-    const hidden = this.list("hide"), shown = this.list("show");
-    [...this.head.cells].forEach((head, i) => {
-      const key = head.dataset.key ?? "";
-      const hide = key.startsWith(OWN) ? !shown.includes(key.replace(OWN, "")) : i > 0 && hidden.includes(key);
-      head.hidden = hide;
-      for (const row of this.rows) if (row.cells[i]) row.cells[i].hidden = hide;
-    });
-    for (const [key, box] of this.boxes)
-      box.checked = key.startsWith(OWN) ? shown.includes(key.replace(OWN, "")) : !hidden.includes(key);
   }
 }
 
