@@ -85,11 +85,10 @@ def test_the_table_of_a_terminal(tmp_path):
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(Monitor(tmp_path, cells).table())
     lines = console.export_text().splitlines()
-    assert "fit 1200/4000, val 2.310, 35.0 steps/s, 1 min 20 s left" in lines[2]
-    assert lines[1].strip().startswith("objective, optim") and lines[2].strip().startswith(
-        "epsilon, 0.01, 1 "
-    )
-    assert "finished" in lines[3] and "waiting" in lines[4]
+    assert "fit 1200/4000, val 2.310, 35.0 steps/s, 1 min 20 s left" in lines[1]
+    assert lines[0].rstrip() == f"{tmp_path.name}: objective, optimizer.lr, seed"
+    assert lines[1].strip().startswith("epsilon, 0.01, 1 ")
+    assert "finished" in lines[2] and "waiting" in lines[3] and "± is over test items" in lines[4]
 
 
 def test_what_cells_are_called():

@@ -92,7 +92,7 @@ def test_a_package_that_cannot_be_imported_costs_its_panels_alone(lab, tmp_path,
     lab(text)
     html = write_report(runs(tmp_path / "runs")).html.read_text()
     assert f"They cannot be had. panel_lab.panels: {why}" in html
-    assert f"({tmp_path}/panel_lab/panels.py:1)" in html and "Training set against test set" in html
+    assert f"({tmp_path}/panel_lab/panels.py:1)" in html and "bits/dim more than v" in html
 
 
 def test_what_lies_in_a_directory_that_is_reported_is_run_by_nobody(lab, tmp_path, monkeypatch):

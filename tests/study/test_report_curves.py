@@ -9,7 +9,7 @@ import pytest
 from triptych.run.metrics import MetricsCsv
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
-from triptych.study.curves import equal_time, noise_levels, training_time
+from triptych.study.curves import noise_levels, training_time
 from triptych.study.panels import colours
 from triptych.study.render import write_report
 
@@ -44,25 +44,14 @@ def history(root, cell, seed, values, seconds, column=True):
 
 
 @pytest.mark.parametrize("column", [True, False])
-def test_the_order_at_equal_seconds_is_said_where_it_is_another(tmp_path, column):
+def test_a_mean_over_seconds_ends_where_its_seeds_end(tmp_path, column):
     for seed in (1, 2):
         # a is better after as many steps, and takes twice as long for them: at b's end it stands at 2.2
         history(tmp_path, "a", seed, [2.4, 2.2, 2.1, 2.0 + seed / 1000], 80.0, column)
         history(tmp_path, "b", seed, [2.5, 2.3, 2.2, 2.1 + seed / 1000], 40.0, column)
     comparison, palette = compared(tmp_path)
-    said = equal_time(comparison)
-    assert "40 s of training, what b takes" in said and "is b, a; at equal steps it is a, b" in said
-    assert said.endswith("Neither order is tested.")
     thick = [line for line in training_time(comparison, palette).axes[0].lines if line.get_linewidth() == 2]
     assert sorted(line.get_xdata()[-1] for line in thick) == [40, 80]
-    report = write_report(tmp_path)
-    assert said in report.html.read_text() and "what b takes" in report.markdown.read_text()
-
-
-def test_nothing_is_said_of_time_where_all_take_the_same(tmp_path):
-    for cell, last in (("a", 2.0), ("b", 2.1)):
-        history(tmp_path, cell, 1, [2.5, last], 40.0)
-    assert equal_time(compared(tmp_path)[0]) == ""
 
 
 def test_the_clock_of_metrics_goes_on_where_a_run_goes_on(tmp_path):

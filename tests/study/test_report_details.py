@@ -3,16 +3,14 @@
 import json
 import math
 
-import numpy as np
 import pytest
-from scipy import stats
 
 from triptych.study import cost, details, run_details
 from triptych.study.render import write_report
 from triptych.study.study import read_study
 from triptych.study.tables import against
 
-from .fake_runs import TARGETS, failed, make_run, picture, running, sweep
+from .fake_runs import failed, make_run, picture, running, sweep
 
 
 def told(*roots):
@@ -44,27 +42,6 @@ def test_each_setting_stands_beside_every_other(objectives):
             assert section["verdicts"][verdict] in (("worse",) if mean > 0 else ("better",))
     assert found["keys"] == ["objective", "seed", "objective.name"]
     assert against(comparison, 0, 1)[1] == "worse" and against(comparison, 1, 0)[1] == "better"
-
-
-def test_a_groups_mean_is_taken_within_seeds(objectives):
-    story, found = objectives
-    known = {(run.choices["objective"], run.seed): run.bound for run in story.runs}
-    for name in TARGETS:
-        values = [known[name, seed] for seed in (1, 2, 3)]
-        said = f"{np.mean(values):.3f} ± {stats.sem(values):.3f} bits/dim, 3 seeds"
-        assert found["groups"]["objective"][name] == [3, said]
-    assert set(found["groups"]["seed"]) == {"1", "2", "3"}
-
-
-def test_a_group_whose_seeds_have_other_settings_has_no_mean(tmp_path):
-    """Seed 1 has both objectives and seed 2 one: their difference would be a seed's."""
-    for objective, seed, schedule in (("x0", 1, "linear"), ("v", 1, "linear"), ("x0", 2, "linear"),
-                                      ("x0", 1, "cosine"), ("v", 1, "cosine")):  # fmt: skip
-        typed = [f"objective={objective}", f"schedule={schedule}", f"seed={seed}"]
-        bound = 2.0 + (objective == "v") / 10 + seed / 50
-        make_run(tmp_path, objective, seed, bound, overrides=typed, choices={"schedule": schedule})
-    groups = told(tmp_path)[1]["groups"]["schedule"]
-    assert groups == {"linear": [3, ""], "cosine": [2, "2.070 bits/dim, 1 seed"]}
 
 
 def test_json_in_a_page_ends_no_script_and_knows_no_nan(tmp_path):
@@ -161,7 +138,7 @@ def test_every_dot_of_the_headline_is_a_run(objectives):
     marks = [run["mark"] for run in found["runs"]]
     assert len(set(marks)) == 15
     page = write_report(story.roots[0]).html.read_text()
-    headline = page[page.index('class="headline"') : page.index("</svg>")]
+    headline = page[page.index('class="plots headline"') : page.index("</svg>")]
     assert sorted(mark for mark in marks if f'data-run="{mark}"' in headline) == sorted(marks)
 
 

@@ -102,7 +102,7 @@ def test_the_page_shows_the_grid_first_and_says_what_all_share(tmp_path):
         json.dumps({"title": "mine", "shared": ["data=digits", "test=true"]})
     )
     report = write_report(tmp_path)
-    page, text = report.html.read_text(), markdown(report.story, None)
+    page, text = report.html.read_text(), markdown(report.story)
     for told in (page, text):
         assert "All runs: data=digits, test=true" in told and "mine" in told
         assert "one pair: no ranking" not in told, "the headline has said that there is one seed"

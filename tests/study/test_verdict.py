@@ -28,7 +28,7 @@ def test_a_relation_has_a_sentence_of_its_own(tmp_path):
     """Three seeds: c is 1 above a in each, b is above and below."""
     comparison = runs_of(tmp_path, CLEAR)
     said = verdict(comparison).headline
-    assert said.startswith("a is lowest: 1.050 ± 0.029 bits/dim. Clear of c by 1.003 [0.")
+    assert verdict(comparison).sentences[:2] == ("a is lowest: 1.050 ± 0.029 bits/dim.", "Clear of c.")
     claim = comparison.claim(0, 1)
     n = seeds_needed(claim.pair.mean, claim.pair.error, claim.level)
     assert f"Not settled against b: about {n} seeds would settle it." in said if n else "200 seeds" in said

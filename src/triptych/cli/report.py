@@ -1,5 +1,7 @@
 """`triptych-report DIR [DIR...]`: compare the runs beneath directories; the report goes into the first.
 
+`triptych-report logs`: one page over all sweeps and runs there, with a search.
+
 With `--results FILE` the published claims of all sweeps beneath them, as docs/results.md has them.
 """
 
@@ -39,6 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=float,
         metavar="M",
         help="call settings the same where a test puts their difference within M, in the unit shown",
+    )
+    parser.add_argument(
+        "--figures",
+        type=Path,
+        metavar="OUT",
+        help="every figure as SVG, PDF and PNG too, every table as CSV and LaTeX, in this directory",
     )
     also = parser.add_mutually_exclusive_group()
     also.add_argument(
@@ -88,9 +96,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     if options.results:
         return _results(options.results, options.dirs)
+    if options.figures and options.figures.exists() and not options.figures.is_dir():
+        return _refuse(f"--figures {options.figures}: is a file; must be a directory")
     if options.wandb_json and options.wandb_json.is_dir():
         return _refuse(f"--wandb-json {options.wandb_json}: is a directory; must be a file")
     # drawing is imported only now, so that --help and mistakes answer at once
+    from triptych.study.index import is_log, write_index
     from triptych.study.render import write_report
     from triptych.study.terminal import print_table
 
@@ -105,10 +116,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return write_report(*options.dirs, **settings)
 
     try:
+        if len(options.dirs) == 1 and is_log(options.dirs[0]) and not (options.watch or options.figures):
+            print(f"Index: {write_index(options.dirs[0])}")
+            return 0
         if options.watch:
             return _watch(options.dirs, write, port)
         report = write()
         print_table(options.dirs[0], report=report)
+        if options.figures:
+            _export(report, options.figures)
         if options.wandb or options.wandb_json:
             _tell_wandb(report, options.wandb_json)
     except UserError as error:
@@ -116,6 +132,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _refuse(f"{options.dirs[0]}: the report cannot be written: {error.strerror or error}")
     return 0
+
+
+def _export(report: Report, out: Path) -> None:
+    """Write figures and tables into ``out``."""
+    from triptych.study.export import write_figures
+
+    try:
+        print(f"Figures: {len(write_figures(report.story, out))} files in {out}")
+    except OSError as error:
+        raise UserError(f"--figures {out}: cannot be written ({error.strerror or error})") from None
 
 
 def _tell_wandb(report: Report, file: Path | None) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from triptych.study import measures
+from triptych.study.crossed import critical
 from triptych.study.statistics import LEVEL, Paired, holm, paired
 
 if TYPE_CHECKING:
@@ -65,6 +66,16 @@ class PairTest:
     def equal(self) -> bool:
         """True if the corrected p of "they differ by the margin or more" is at most .05."""
         return self.same <= ALPHA and not self.interim
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of the difference, at the level of Holm's test: without zero where corrected p is at most .05."""
+        pair, error = self.pair, self.pair.error
+        if error is None or math.isnan(self.p):
+            return math.nan, math.nan
+        level = min(ALPHA * pair.p / self.p, 0.5) if self.p else self.level
+        half = float(critical(level, error.seeds, error.df, error.items, error.n_items))
+        return pair.mean - half, pair.mean + half
 
     def reversed(self) -> PairTest:
         """Seen from the other side."""

@@ -220,12 +220,25 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Itera
         distinct = sorted({str(getattr(run, name)) for run in used if getattr(run, name)})
         if len(distinct) > 1:
             yield f"The runs used different {what}: {listed([text[:10] for text in distinct])}."
-    parameters = sorted({run.parameters for run in used if run.parameters})
-    if len(parameters) > 1:
-        yield f"The networks differ in size: {parameters[0]:,} to {parameters[-1]:,} parameters."
+    yield from _sizes(cells)
     yield from (*_metrics(used), *_changes(used), *_same_in_effect(cells))
     if any(run.dirty for run in used):
         yield "Some runs used code with uncommitted changes, which their commit does not identify."
+
+
+def _sizes(cells: Sequence[Cell]) -> Iterator[str]:
+    """ "Parameters: levels 110,087, the others 104,455."; a range where sizes are many."""
+    named: dict[int, list[str]] = {}
+    for cell in cells:
+        for size in {run.parameters for run in cell.runs.values() if run.parameters}:
+            named.setdefault(size, []).append(cell.label)
+    order = sorted(named, key=lambda size: len(named[size]))
+    if len(order) == 2 and len(named[order[0]]) <= 4 and sum(map(len, named.values())) == len(cells):
+        others = named[order[1]]
+        rest = others[0] if len(others) == 1 else "the others"
+        yield f"Parameters: {listed(named[order[0]])} {order[0]:,}, {rest} {order[1]:,}."
+    elif len(order) > 1:
+        yield f"The networks differ in size: {min(order):,} to {max(order):,} parameters."
 
 
 def _metrics(runs: list[Run]) -> Iterator[str]:

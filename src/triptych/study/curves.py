@@ -15,21 +15,17 @@ from triptych.run.entries import Curve
 from triptych.run.read import Run
 from triptych.study.compare import Cell, Comparison
 from triptych.study.figures import Colours
-from triptych.study.formatting import duration
 from triptych.study.style import (
     INK,
     LINES,
     MUTED,
     PALETTE,
     LineFigure,
-    inches,
     mark,
     plain_ticks,
     short,
-    shortened,
 )
 
-WIDTH, HEIGHT = 5.2, 3.5
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
 MeanCurve = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # gamma, mean over seeds, standard error
 
@@ -91,8 +87,7 @@ def _by_noise_level(
     curves: Mapping[str, MeanCurve], colours: Colours, ylabel: str, top: float = 0.3, one: bool = False
 ) -> Figure:
     """A line a cell with the band of its error on a log axis; `one`: with a dashed line at 1."""
-    wide = max(0.0, inches(shortened(list(curves)).values()) + 0.35 - 1.2)
-    lines = LineFigure(curves, colours, (WIDTH + wide, HEIGHT), 0.74, 0.35, top)
+    lines = LineFigure(curves, colours, top=top)
     if one:
         lines.ax.axhline(1, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
     for label, (gamma, value, error) in curves.items():
@@ -114,28 +109,6 @@ def training(comparison: Comparison, colours: Colours) -> Figure | None:
 def training_time(comparison: Comparison, colours: Colours) -> Figure | None:
     """The validation bound over seconds of training: thin lines are seeds, the thick one their mean."""
     return _training(comparison, colours, _validation(comparison, over_seconds=True), "seconds of training")
-
-
-def equal_time(comparison: Comparison) -> str:
-    """The order by validation bound at equal seconds, beside that at equal steps; neither is tested."""
-    lines = _validation(comparison, over_seconds=True)
-    if len(lines) < 2 or len(lines) < len(comparison.cells):
-        return ""
-    took = {label: float(np.mean([line.at[-1] for line in seeds])) for label, seeds in lines.items()}
-    quickest = min(took, key=lambda label: took[label])
-    if max(took.values()) < 1.02 * took[quickest]:
-        return ""
-    within = took[quickest]
-    at_time = {label: np.mean([np.interp(within, t, v) for t, v, _ in s]) for label, s in lines.items()}
-    at_end = {label: np.mean([v[-1] for _, v, _ in seeds]) for label, seeds in lines.items()}
-    steps, seconds = (sorted(lines, key=lambda label: mean[label]) for mean in (at_end, at_time))
-    text = f"At equal time ({duration(within)} of training, what {quickest} takes) "
-    if steps == seconds:
-        return text + "the settings stand in the same order by mean validation bound as at equal steps."
-    return (
-        f"{text}the order by mean validation bound is {', '.join(seconds)}; at equal steps it is "
-        f"{', '.join(steps)}. Neither order is tested."
-    )
 
 
 class Line(NamedTuple):
@@ -174,7 +147,7 @@ def _validation(comparison: Comparison, over_seconds: bool) -> Lines:
 def _training(comparison: Comparison, colours: Colours, lines: Lines, what: str) -> Figure | None:
     if not lines:
         return None
-    drawn = LineFigure(lines, colours, (WIDTH, HEIGHT), 0.62)
+    drawn = LineFigure(lines, colours)
     for label, seeds in lines.items():
         if len(seeds) > 1:
             for at, values, run in seeds:
@@ -205,7 +178,7 @@ def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | N
     means = {label: curve for label, curve in means.items() if np.max(curve[1]) > 1e-8}
     if not means:
         return None
-    lines = LineFigure(means, colours, (5.6, HEIGHT), 0.78, 0.4)
+    lines = LineFigure(means, colours)
     for label, (gamma, mean, _) in means.items():
         lines.line(label, gamma, mean, marker=True, markersize=3)
     spread = next(run.posterior for run in comparison.runs if run.posterior)

@@ -18,9 +18,7 @@ from triptych.run.parsing import natural_key
 from triptych.run.read import Run
 from triptych.study import measures
 from triptych.study.compare import Cell, Comparison
-from triptych.study.formatting import plus_minus, quantity
 from triptych.study.run_details import CURVES, cut, of_run, run_pictures
-from triptych.study.statistics import spread
 from triptych.study.study import Study
 from triptych.study.tables import Entry, against
 
@@ -41,7 +39,7 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
     """
     runs, flat = story.runs, [_flat(run) for run in story.runs]
     homes = _homes(story.comparisons)
-    differ = _differing(flat)
+    differ = _differing(flat, [values for run, values in zip(runs, flat, strict=True) if run.config])
     place = {run.dir: i for i, run in enumerate(runs)}
     shown = run_pictures(runs)
     points = max(FEWEST, POINTS // max(len(runs), 1) // CURVES)
@@ -51,14 +49,11 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
         own = {key: cut(values[key]) for key in differ if key in values}
         row = {"name": where[run.dir], "section": section, "cell": label, "own": own}
         rows.append(row | {"pictures": shown[run.dir]} | of_run(run, points))
-    same = {key: cut(value) for key, value in (flat[0] if flat else {}).items() if key not in differ}
     return {
         "running": bool(story.counts["running"]),
         "runs": rows,
         "keys": differ,
-        "shared": same,
         "sections": [_section(c, place, flat, differ) for c in story.comparisons],
-        "groups": _groups(story.comparisons, place, flat, differ),
     }
 
 
@@ -76,10 +71,14 @@ def _flat(run: Run) -> dict[str, str]:
     return {key: value for key, value in more.items() if value and key not in values} | values
 
 
-def _differing(flat: Sequence[Mapping[str, str]]) -> list[str]:
-    """The keys of which some runs have another value, or none: typed ones and short ones first."""
+def _differing(flat: Sequence[Mapping[str, str]], whole: Sequence[Mapping[str, str]]) -> list[str]:
+    """The keys of which some runs have another value, or none: typed ones and short ones first.
+
+    `whole`: those whose configuration is known. What a refused run does not tell is no difference.
+    """
     every = dict.fromkeys(key for one in flat for key in one)
-    keys = [key for key in every if len({one.get(key) for one in flat}) > 1]
+    none = {key for key in every if any(key not in one for one in whole)}
+    keys = [key for key in every if len({one[key] for one in flat if key in one}) + (key in none) > 1]
     return sorted(
         (key for key in keys if role(key) not in NOWHERE), key=lambda k: (k.count("."), natural_key(k))
     )
@@ -135,41 +134,3 @@ def _cell(
         if values:
             own[key] = cut(", ".join(values))
     return {"label": cell.label, "runs": [place[run.dir] for run in runs], "own": own}
-
-
-def _groups(
-    comparisons: Sequence[Comparison],
-    place: Mapping[Path, int],
-    flat: Sequence[Mapping[str, str]],
-    keys: Sequence[str],
-) -> dict[str, dict[str, list[Any]]]:
-    """{key: {value: [number of runs, "2.093 ± 0.012 bits/dim, 3 seeds"]}}.
-
-    The figure is the mean over the group's settings, taken within each seed, and its standard error over
-    seeds; "" where seeds do not all have the same settings, or where the runs are of two comparisons.
-    """
-    counted = [
-        (place[run.dir], (k, c.unit), cell.label, seed, run.bound)
-        for k, c in enumerate(comparisons)
-        for cell in c.cells
-        for seed, run in cell.runs.items()
-    ]
-    groups_of: dict[str, dict[str, list[Any]]] = {}
-    for key in keys:
-        values = [cut(one.get(key, "none")) for one in flat]
-        groups_of[key] = {
-            group: [values.count(group), _mean_of([e[1:] for e in counted if values[e[0]] == group])]
-            for group in dict.fromkeys(values)
-        }
-    return groups_of
-
-
-def _mean_of(members: Sequence[tuple[tuple[int, str], str, int | None, float]]) -> str:
-    by_seed: dict[int | None, dict[str, float]] = {}
-    for _, label, seed, bound in members:
-        by_seed.setdefault(seed, {})[label] = bound
-    several = len({comparison for comparison, *_ in members}) > 1
-    if several or len({frozenset(cells) for cells in by_seed.values()}) != 1:
-        return ""
-    means = [math.fsum(cells.values()) / len(cells) for cells in by_seed.values()]
-    return f"{plus_minus(spread(means))} {members[0][0][1]}, {quantity(len(means), 'seed')}"

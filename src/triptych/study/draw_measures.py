@@ -14,7 +14,7 @@ from triptych.config.metric import Metric
 from triptych.study.compare import Comparison
 from triptych.study.figures import Colours
 from triptych.study.measures import MeasureTable, measure_table
-from triptych.study.style import INK, MUTED, LineFigure, axes, inches, plain_log, shortened
+from triptych.study.style import INK, MUTED, WIDTH, LineFigure, axes, inches, plain_log, shortened
 
 
 def measure_figure(metric: Metric) -> Callable[[Comparison, Colours], Figure | None]:
@@ -33,7 +33,7 @@ def measure_figure(metric: Metric) -> Callable[[Comparison, Colours], Figure | N
 
 
 def _lines(metric: Metric, known: MeasureTable, colours: Colours) -> Figure:
-    lines = LineFigure(known.cells, colours, (5.6, 3.3), 0.78, 0.4)
+    lines = LineFigure(known.cells, colours)
     x = np.array(known.values)
     for label, seeds in known.cells.items():
         values = np.array(list(seeds.values()))
@@ -64,7 +64,7 @@ def _log(ax: Axes, known: MeasureTable) -> None:
 def _dots(metric: Metric, known: MeasureTable, colours: Colours) -> Figure:
     labels = list(known.cells)
     short_names = shortened(labels, 24)
-    figure, ax = axes(5.6, 0.75 + 0.36 * len(labels), inches(short_names.values()) + 0.2, 0.3)
+    figure, ax = axes(WIDTH, 0.75 + 0.36 * len(labels), inches(short_names.values()) + 0.2, 0.3)
     for y, (label, seeds) in enumerate(known.cells.items()):
         values = [v[0] for v in seeds.values()]
         ax.scatter(values, [y] * len(values), s=26, color=colours[label], zorder=3)

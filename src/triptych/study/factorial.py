@@ -47,16 +47,20 @@ def crossing(comparison: Comparison) -> Crossing | None:
     if len(comparison.axes) != 2:
         return None
     first, second = comparison.axes
-    numeric = {axis.key: numbers_of for axis in comparison.axes if (numbers_of := _numbers(axis))}
-    along = max((first, second), key=lambda a: (a.key in numeric, len(a.values), a is second))
+    along = max((first, second), key=lambda a: (_numbers(a) is not None, len(a.values), a is second))
     lines = first if along is second else second
     cells = {}
     for cell in comparison.cells:
         run = next(iter(cell.runs.values()))
         cells[value(run, lines.key), value(run, along.key)] = cell
+    # a value that only refused or diverged runs have takes no room
+    lines, along = (
+        Axis(axis.key, tuple(v for v in axis.values if any(key[i] == v for key in cells)))
+        for i, axis in enumerate((lines, along))
+    )
     if len(cells) < max(4, LEAST * len(lines.values) * len(along.values)):
         return None
-    numbers = numeric.get(along.key)
+    numbers = _numbers(along)
     if numbers:
         along = Axis(along.key, tuple(sorted(along.values, key=float)))
     return Crossing(lines, along, cells, numbers)
@@ -84,7 +88,7 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
     at = dict(zip(crossed.along.values, crossed.numbers or range(len(crossed.along.values)), strict=True))
     cells_of = {name: cells for name in crossed.lines.values if (cells := crossed.line(name))}
     inks = {name: colours[next(iter(cells.values())).label] for name, cells in cells_of.items()}
-    lines = LineFigure(crossed.lines.values, inks, (7.2, 3.8), 0.78)
+    lines = LineFigure(crossed.lines.values, inks)
     for i, (name, cells) in enumerate(cells_of.items()):
         x, spreads = [float(at[key]) for key in cells], [cell.bound for cell in cells.values()]
         lines.bars(name, x, spreads, linewidth=1.6, linestyle=LINES[i // 12 % len(LINES)], capsize=2.5)
@@ -110,7 +114,7 @@ def bound_by_steps(comparison: Comparison, colours: Mapping[str, str]) -> Figure
             points_of[" / ".join(rest) or "bound"][int(steps_text)] = cell.spread(part=part)
     if not any(len(points) > 1 for points in points_of.values()):
         return None
-    lines = LineFigure(points_of, {label: colour(k) for k, label in enumerate(points_of)}, (7.2, 3.7), 0.74)
+    lines = LineFigure(points_of, {label: colour(k) for k, label in enumerate(points_of)})
     for k, (label, points) in enumerate(points_of.items()):
         steps, shape = sorted(points), MARKERS[k % len(MARKERS)]
         lines.bars(label, steps, [points[s] for s in steps], linewidth=1.8, marker=shape, markersize=4)

@@ -9,17 +9,15 @@ from typing import Any
 
 from triptych.study import measures
 from triptych.study.compare import Comparison
-from triptych.study.curves import equal_time
-from triptych.study.formatting import DRAWN, MEASURED, duration, quantity
+from triptych.study.formatting import DRAWN, MEASURED, quantity
 from triptych.study.papers.published import Judged
-from triptych.study.power import reach
 from triptych.study.study import Study
 from triptych.study.tables import Entry, table_columns, table_rows
 from triptych.study.verdict import Verdict, footnote
 
 
-def markdown(story: Study, picture: str | None) -> str:
-    """The report as markdown; `picture` is the headline figure's path, relative to the report."""
+def markdown(story: Study) -> str:
+    """The report as markdown, without pictures: pasted into a pull request it has none beside it."""
     lines = [f"# {safe(story.title)}", "", f"*{safe(story.question)}*", ""]
     if story.shared:
         lines += [f"All runs: {safe(story.shared)}", ""]
@@ -30,9 +28,6 @@ def markdown(story: Study, picture: str | None) -> str:
     lines += [f"**{safe(story.answer)}**", ""]
     if story.next_step:
         lines += [next_step(story), ""]
-    if picture:
-        shown = measures.title(story.comparisons[0]) or "test bound"
-        lines += [f"![{shown[0].upper()}{shown[1:]} per setting, by seed]({picture})", ""]
     for line in story.tuned:
         lines += [safe(line), ""]
     if len(story.comparisons) > 1 and not story.tuned:
@@ -47,26 +42,9 @@ def markdown(story: Study, picture: str | None) -> str:
             "",
         ]
         lines += comparison_in_words(comparison, answer_of)
-        if not what and (order := equal_time(comparison)):
-            lines += [safe(order), ""]
-        lines += [safe(reach(comparison)), ""]
         lines += [DRAWN, ""] if what else []
         lines += [MEASURED[comparison.unit], "", f"<sub>{safe(footnote(comparison))}</sub>", ""]
-    lines += ["## Runs", ""]
     base = story.roots[0].resolve()
-    lines += _table(
-        ["run", "status", "fit", "device", "commit"],
-        [
-            [
-                os.path.relpath(run.dir.resolve(), base),
-                run.status,
-                duration(run.seconds.get("fit", float("nan"))),
-                run.device,
-                run.commit[:10] + ("*" if run.dirty else ""),
-            ]
-            for run in story.runs
-        ],
-    )
     broken = [run for run in story.runs if run.error]
     if broken:
         lines += ["## Failed or diverged", ""]
@@ -75,10 +53,10 @@ def markdown(story: Study, picture: str | None) -> str:
         ] + [""]
     if story.command:
         lines += ["## Reproduce", "", *fenced(story.command), ""]
-    lines += [
-        f"{quantity(len(story.runs), 'run')}; all figures in `results.csv`, all panels in `report.html`.",
-        "",
-    ]
+    kept = (
+        "all figures in `results.csv`, all panels in `report.html`, the first in `report_files/headline.png`"
+    )
+    lines += [f"{quantity(len(story.runs), 'run')}; {kept}.", ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
@@ -89,7 +67,7 @@ def comparison_in_words(comparison: Comparison, answer: Verdict) -> list[str]:
         [row.label, row.seeds, *(row.entries.get(key, Entry()).text for key, _ in heads), row.verdict]
         for row in table_rows(comparison)
     ]
-    lines = _table([comparison.subject, "seeds", *(head for _, head in heads), ""], body)
+    lines = _table([comparison.subject, "seeds", *(head for _, head in heads), "verdict"], body)
     lines += ["", *(f"- {safe(line)}" for line in answer.lines), ""]
     return lines + [f"- Note: {safe(note)}" for note in comparison.notes] + [""]
 

@@ -120,8 +120,12 @@ class Monitor(threading.Thread):
 
         head, names = short_names(self.cells)
         longest = max(map(len, names), default=3)
-        table = Table(box=None, padding=(0, 1), title=f"{self.root.name}", title_justify="left")
-        table.add_column(Text(head), no_wrap=True, min_width=min(24, longest), max_width=longest + 1)
+        table = Table(
+            box=None, padding=(0, 1), title=Text(f"{self.root.name}: {head}"), title_justify="left",
+            caption="± is over test items; the report's is over seeds", caption_justify="left",
+            show_header=False,
+        )  # fmt: skip
+        table.add_column("", no_wrap=True, min_width=min(24, longest))
         table.add_column("", no_wrap=True, min_width=11)
         table.add_column("", no_wrap=True)
         for cell, name in zip(self.cells, map(Text, names), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from PIL import Image
 
+from triptych.config.metric import Metric
 from triptych.config.mistakes import describe_error
 from triptych.config.source import file_of
 from triptych.config.trust import is_trusted, trusted
@@ -19,7 +22,7 @@ from triptych.run.read import Run
 from triptych.study import curves, draw_measures, factorial, figures, measures
 from triptych.study.compare import Comparison
 from triptych.study.run_details import data_uri, png
-from triptych.study.style import colour, narrow, styled, to_png, to_svg
+from triptych.study.style import colour, styled, to_png, to_svg
 from triptych.study.tuning import Tuning
 from triptych.study.tuning import tuning_figure as draw_tuning
 
@@ -45,10 +48,12 @@ class SamplePicture:
     uri: str
 
 
-HEADLINE = (
-    "Each dot is one seed; the upright bar is their mean and the band its 95% interval, cut where the frame "
-    "ends. Further left is better."
+HEADLINE = "Each dot is one seed; the upright bar is their mean. Further left is better."
+DIFFERENCES = (
+    "Paired differences to the best setting. A line is the interval at the level of the corrected test: "
+    "without zero, and with a filled dot, where the test claims a difference."
 )
+SAME = " The grey band holds what is called the same."
 
 MEASURED = (
     "The dashed line is the noise floor, the same measure between true sets, and the grey band its range: "
@@ -61,15 +66,6 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
         "Both axes are logarithmic. A chain of few steps pays for each step's Gaussian being of the wrong "
         "width; in the limit of many, no choice of variance matters.",
         (factorial.bound_by_steps,),
-    ),
-    (
-        "Difference to the best, seed by seed",
-        "The dot is the mean of the differences within each seed and the line its 95% interval. A "
-        "filled dot is "
-        "a difference that the corrected test claims; a hollow one is no claim, even where its "
-        "interval excludes "
-        "zero. A grey band holds what is called the same. Lines are cut where the frame ends.",
-        (figures.forest,),
     ),
     (
         "Error by noise level",
@@ -91,14 +87,6 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
         "seeds and the thick line is their mean; a line still falling at the right edge would gain from more "
         "steps.",
         (curves.training, curves.training_time),
-    ),
-    (
-        "Training set against test set",
-        "From the bound on the first training items (ring), as many as there are test items, to that on "
-        "the test set (crossed disc). ± is the standard error of the difference over items, which are not "
-        "the same ones, and the grey line twice that to either side of the ring: a disc within it is left "
-        "open, for nothing says that the model does better on what it has seen.",
-        (figures.train_test,),
     ),
     (
         "What each objective attends to",
@@ -140,39 +128,65 @@ def colours(hues: Mapping[str, str]) -> dict[str, str]:
     return {label: colour(places[hue]) for label, hue in hues.items()}
 
 
-def headline_svg(comparison: Comparison, palette: dict[str, str], name: str) -> str:
-    """The headline figure as SVG; empty while there is no result."""
-    return _svg(comparison, palette, _headline(comparison), name)
+def headline_panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
+    """What decides: the means, and where the bound decides the differences to the best."""
+    shown = []
+    for how, draw in _headline(comparison):
+        if svg := _svg(comparison, palette, draw, f"{name}-{draw.__name__}"):
+            shown.append(Panel(comparison.heading, how, (svg,)))
+    return shown
 
 
 def headline_png(comparison: Comparison, palette: dict[str, str]) -> bytes | None:
-    """The headline figure as PNG for a README; None while there is no result."""
+    """The same, beside each other, as PNG for a README; None while there is no result."""
     with styled():
-        figure = _headline(comparison)(comparison, palette)
-    return to_png(figure) if figure else None
+        drawn = [figure for _, draw in _headline(comparison) if (figure := draw(comparison, palette))]
+    pictures = [Image.open(io.BytesIO(to_png(figure))) for figure in drawn]
+    if not pictures:
+        return None
+    size = sum(picture.width for picture in pictures), max(picture.height for picture in pictures)
+    sheet, out, left = Image.new("RGB", size, "white"), io.BytesIO(), 0
+    for picture in pictures:
+        sheet.paste(picture, (left, 0))
+        left += picture.width
+    sheet.save(out, "png")
+    return out.getvalue()
 
 
 def tuning_svg(tuning: Tuning | None, palette: dict[str, str]) -> str:
     """The tuning curves as SVG; empty for a sweep that tuned nothing."""
     if tuning is None:
         return ""
-    return _both(lambda: draw_tuning(tuning, palette), "tuning", "Validation bound by what was tuned.")
+    return _one(lambda: draw_tuning(tuning, palette), "tuning", "Validation bound by what was tuned.")
 
 
-def how_headline(comparison: Comparison) -> str:
-    """One sentence on how to read the headline figure."""
-    if measures.deciding(comparison):
-        return MEASURED
-    crossed = factorial.crossing(comparison)
-    return factorial.HOW.format(lines=crossed.lines.key, along=crossed.along.key) if crossed else HEADLINE
+def _headline(comparison: Comparison) -> list[tuple[str, Draw]]:
+    """How to read each figure of what decides: the bound, or a measure where cells share one model."""
+    if name := measures.deciding(comparison):
+        return [(MEASURED, draw_measures.measure_figure(measures.known(comparison.cells)[name]))]
+    means: tuple[str, Draw] = (HEADLINE, figures.headline)
+    if crossed := factorial.crossing(comparison):
+        how = factorial.HOW.format(lines=crossed.lines.key, along=crossed.along.key)
+        means = how, factorial.crossing_figure
+    how = DIFFERENCES if comparison.rule.equal_within is None else DIFFERENCES + SAME
+    return [means, (how, figures.forest)]
 
 
-def _headline(comparison: Comparison) -> Draw:
-    """The figure of what decides: the bound, or a measure where cells share one model."""
-    name = measures.deciding(comparison)
-    if name:
-        return draw_measures.measure_figure(measures.known(comparison.cells)[name])
-    return factorial.crossing_figure if factorial.crossing(comparison) else figures.headline
+def known_figures(comparison: Comparison, palette: Mapping[str, str]) -> dict[str, Figure]:
+    """Every figure of ours of which the runs recorded what it shows, by name."""
+    deciding = measures.deciding(comparison)
+    draws = [draw for _, draw in _headline(comparison)]
+    draws += [] if deciding else [draw for *_, panel in PANELS for draw in panel]
+    draws += [draw_measures.measure_figure(metric) for metric in _others(comparison)]
+    with styled():
+        drawn = {draw.__name__: draw(comparison, palette) for draw in draws}
+    return {name: figure for name, figure in drawn.items() if figure}
+
+
+def _others(comparison: Comparison) -> list[Metric]:
+    """The measures of samples that do not decide."""
+    known, deciding = measures.known(comparison.cells), measures.deciding(comparison)
+    return [metric for name, metric in known.items() if name != deciding]
 
 
 def draw_panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
@@ -184,8 +198,9 @@ def draw_panels(comparison: Comparison, palette: dict[str, str], name: str) -> l
         Panel(title, how, _svgs(comparison, palette, [(draw, f"{name}-{draw.__name__}") for draw in draws]))
         for title, how, draws in known
     ]
-    metrics = [metric for key, metric in measures.known(comparison.cells).items() if key != deciding]
-    drawn = [(draw_measures.measure_figure(metric), f"{name}-{metric.name}") for metric in metrics]
+    drawn = [
+        (draw_measures.measure_figure(metric), f"{name}-{metric.name}") for metric in _others(comparison)
+    ]
     how = " ".join(filter(None, (measures.about(comparison), MEASURED)))
     measured = Panel("Measures of samples", how, _svgs(comparison, palette, drawn))
     ours = [panel for panel in shown if panel.svgs]
@@ -248,20 +263,12 @@ def _first_of_each(comparison: Comparison, of: Callable[[Run], Path | None]) -> 
 
 
 def _svg(comparison: Comparison, palette: dict[str, str], draw: Draw, name: str) -> str:
-    return _both(partial(draw, comparison, palette), name, _about(draw, comparison))
+    return _one(partial(draw, comparison, palette), name, _about(draw, comparison))
 
 
 def _about(draw: Callable[..., Any], comparison: Comparison) -> str:
     about = first_line(draw.__doc__ or getattr(draw, "__name__", "panel"))
     return f"{about} Cells: {', '.join(c.label for c in comparison.cells)}."
-
-
-def _both(draw: Callable[[], Figure | None], name: str, about: str) -> str:
-    """The figure, and for narrow screens another one that fits; the page shows one of the two."""
-    broad = _one(draw, name, about)
-    with narrow():
-        slim = _one(draw, f"{name}-n", about) if broad else ""
-    return f'<div class="broad">{broad}</div><div class="narrow">{slim}</div>' if broad else ""
 
 
 def _one(draw: Callable[[], Figure | str | None], name: str, about: str) -> str:

@@ -1,4 +1,4 @@
-"""What a comparison could have seen: power, the smallest difference resolved, how many seeds it would take.
+"""What a comparison could have seen: power, and how many seeds a claim would take.
 
 Under a true difference d the mean of S seeds is N(d, A + B) and the estimate of A is A chi2_{S-1} / (S - 1):
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from functools import lru_cache
-from statistics import median
 
 import numpy as np
 from scipy.special import ndtr
@@ -23,7 +22,6 @@ from triptych.study import measures
 from triptych.study.claims import PairTest
 from triptych.study.compare import Comparison
 from triptych.study.crossed import Error, chi2_nodes, critical
-from triptych.study.formatting import format_number, listed, quantity
 
 GOAL = 0.8
 MOST = 200  # seeds; more are not suggested
@@ -34,19 +32,6 @@ NODES = 32
 def power(difference: float, error: Error, alpha: float) -> float:
     """Probability that a true difference is claimed at level `alpha`."""
     return float(_above(difference, error, _limits(error, alpha)))
-
-
-@lru_cache(maxsize=4096)  # asked again for each form of a report
-def resolved(error: Error, alpha: float, goal: float = GOAL) -> float:
-    """The smallest true difference that is claimed with probability `goal`."""
-    limits = _limits(error, alpha)
-    low, high = 0.0, math.sqrt(error.seeds + error.items)
-    while _above(high, error, limits) < goal:
-        high *= 2
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _above(middle, error, limits) < goal else (low, middle)
-    return high
 
 
 @lru_cache(maxsize=4096)
@@ -95,27 +80,6 @@ def extra_seconds(comparison: Comparison, seeds: int) -> float:
     each = [sum(run.seconds.values()) for run in comparison.runs if run.seconds]
     more = sum(max(seeds - len(cell.runs), 0) for cell in comparison.cells)
     return more * math.fsum(each) / len(each) if each else math.nan
-
-
-def reach(comparison: Comparison) -> str:
-    """The difference that these seeds resolve, in a sentence; "" where none is tested."""
-    cells = range(len(comparison.cells))
-    claims = (
-        [] if measures.deciding(comparison) else [comparison.claim(i, j) for j in cells for i in range(j)]
-    )
-    known = [claim for claim in claims if claim.pair.error is not None]
-    if not known:
-        return ""
-    seeds = sorted({claim.pair.n for claim in known})
-    smallest = sorted(resolved(c.pair.error, c.level) for c in known if c.pair.error)
-    spread = f" (median over pairs; {format_number(smallest[0])} to {format_number(smallest[-1])})"
-    return (
-        f"With {listed(list(map(str, seeds)))} seeds a true difference of "
-        f"{format_number(median(smallest))} {comparison.unit}{spread if len(smallest) > 1 else ''} "
-        f"would be settled four times in five, corrected for {quantity(comparison.tests, 'possible claim')}. "
-        "How many seeds would settle a pair is an order of magnitude: it takes what was measured for the "
-        "truth. Seeds that are added after a look make a second look: until=decided corrects for it."
-    )
 
 
 def _limits(error: Error, alpha: float) -> np.ndarray:

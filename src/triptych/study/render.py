@@ -17,25 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from triptych.files import check_inside, printable
 from triptych.run.directory import write_atomic
 from triptych.study import cost, formatting, measures
+from triptych.study.axes import describe_values
 from triptych.study.compare import Comparison
-from triptych.study.curves import equal_time
 from triptych.study.details import as_json
 from triptych.study.markdown import markdown
 from triptych.study.panels import (
     colours,
     draw_panels,
+    headline_panels,
     headline_png,
-    headline_svg,
-    how_headline,
     sample_pictures,
     tuning_svg,
 )
-from triptych.study.power import reach
 from triptych.study.results import results_csv
 from triptych.study.study import Study, read_study
 from triptych.study.style import PALETTE
@@ -91,8 +89,8 @@ def write_report(
         _sweep_up(path)
     if picture:
         write_atomic(root / PICTURE, picture)
-    write_atomic(report.csv, printable(results_csv(story.runs)))
-    write_atomic(report.markdown, printable(markdown(story, PICTURE if picture else None)))
+    write_atomic(report.csv, printable(results_csv(story.runs, root)))
+    write_atomic(report.markdown, printable(markdown(story)))
     write_atomic(report.html, printable(render_page(story, palette)))
     return report
 
@@ -105,30 +103,38 @@ def _sweep_up(path: Path) -> None:
                 leftover.unlink()
 
 
-def render_page(story: Study, palette: dict[str, str]) -> str:
-    """The HTML page."""
+def page_template(name: str) -> Template:
+    """A template of the pages, with the figures' colours of both themes."""
     room = Environment(
         loader=PackageLoader("triptych.study", "page"),
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
     )  # fmt: skip
-    script = room.get_template("page.js.j2").render()
     themes = {"light": list(PALETTE), "dark": list(PALETTE.values())}
     css = {theme: "".join(f"--c{i}:{c};" for i, c in enumerate(list_)) for theme, list_ in themes.items()}
+    return room.get_template(name, globals={"css": css})
+
+
+def script_source(script: str) -> str:
+    """By its digest: no other script runs in the page."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def render_page(story: Study, palette: dict[str, str]) -> str:
+    """The HTML page."""
+    script = page_template("page.js.j2").render()
     sections = [
         {
             "index": i,
             "comparison": comparison,
             "places": {cell.label: k for k, cell in enumerate((*comparison.cells, *comparison.pending))},
             "verdict": verdict,
-            "headline": headline_svg(comparison, palette, f"s{i}"),
-            "how_headline": how_headline(comparison),
+            "headline": headline_panels(comparison, palette, f"s{i}"),
+            "named": describe_values(comparison.axes),
             "drawn": measures.title(comparison),
             "first": _columns(comparison)[0],
             "rest": _columns(comparison)[1],
             "rows": table_rows(comparison),
             "footnote": footnote(comparison),
-            "reach": reach(comparison),
-            "equal_time": "" if measures.deciding(comparison) else equal_time(comparison),
             "panels": draw_panels(comparison, palette, f"s{i}"),
             "pictures": sample_pictures(comparison),
             "costs": cost.cost_columns(comparison),
@@ -144,9 +150,9 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
     names = {colour: f"var(--c{i}, {colour})" for i, colour in enumerate(PALETTE)}
     base = story.roots[0].resolve()  # each run's directory as a reader at the report finds it
     where = {run.dir: os.path.relpath(run.dir.resolve(), base) for run in story.runs}
-    return room.get_template("report.html.j2").render(
+    return page_template("report.html.j2").render(
         story=story, sections=sections, palette={label: names[c] for label, c in palette.items()},
-        css=css, formatting=formatting, where=where,
+        formatting=formatting, where=where,
         tuning=tuning_svg(story.tuning, palette),
         details=as_json(story, where), script=script, script_source=_allowed(script, sections),
     )  # fmt: skip
@@ -158,7 +164,7 @@ def _allowed(script: str, sections: list[dict[str, Any]]) -> str:
         "<script" in svg.lower() for section in sections for panel in section["panels"] for svg in panel.svgs
     ):
         return "'unsafe-inline'"
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+    return script_source(script)
 
 
 def _columns(comparison: Comparison) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from triptych.run.read import Run
 from triptych.study.axes import find_axes, settings, typed_or_chosen
@@ -16,15 +18,17 @@ FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-?(inf|nan)")
 
 
-def results_csv(runs: Sequence[Run]) -> str:
-    """One row per run; figures in full precision, empty where a run has none.
+def results_csv(runs: Sequence[Run], base: Path) -> str:
+    """One row per run, its directory seen from `base`; figures in full precision, empty where a run has none.
 
     Columns: directory, sweep, status, seed, settings that were typed, were chosen or differ, each figure of
     test, val and train as `test/bpd`, `test/bpd_stderr`, `test/bpd_n`, each measure of samples as
     `samples/recall@guidance.scale=2`, then seconds, parameters and origin. A text that a spreadsheet would
     take for a formula has an apostrophe in front.
     """
-    table = [{_cell(key): _cell(value) for key, value in row.items()} for row in results(runs)]
+    table = [{plain_cell(key): plain_cell(value) for key, value in row.items()} for row in results(runs)]
+    for row, run in zip(table, runs, strict=True):
+        row["directory"] = plain_cell(os.path.relpath(run.dir.resolve(), base.resolve()))
     first = dict.fromkeys(key for row in table for key in row)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(first) or ["directory"], restval="", lineterminator="\n")
@@ -39,7 +43,8 @@ def results(runs: Sequence[Run]) -> list[dict[str, object]]:
     return [_row(run, axes) for run in runs]
 
 
-def _cell(value: object) -> str:
+def plain_cell(value: object) -> str:
+    """A value as text, an apostrophe in front of what a spreadsheet would take for a formula."""
     text = "" if value is None else str(value)
     quote = "'" if FORMULA.match(text) and not NUMBER.fullmatch(text) else ""
     return quote + text.replace("\r", " ")

@@ -6,6 +6,7 @@ import base64
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from triptych.files import load_object
 from triptych.run.entries import UNITS, Estimate
 from triptych.run.parsing import natural_key
 from triptych.run.read import Run
-from triptych.study.formatting import duration, format_number, plus_minus, quantity
+from triptych.study.formatting import duration, format_number, plus_minus
 from triptych.study.statistics import Spread
 from triptych.study.style import mark
 
@@ -25,7 +26,12 @@ PICTURES = 3 * 2**19  # bytes of all pictures of the runs' own pages
 CURVES = 8
 LOG, LINES = 8192, 40  # bytes and lines of a log's end
 TEXT = 240  # characters of one value
-VERSIONS = ("torch", "pytorch-lightning", "numpy", "hydra-core", "triptych")
+OF_SWEEP = (
+    "hparams_search",
+    "until",
+    "max_seeds",
+    "equal_within",
+)  # typed for a sweep, not for one run of it
 
 
 def of_run(run: Run, points: int) -> dict[str, Any]:
@@ -38,6 +44,7 @@ def of_run(run: Run, points: int) -> dict[str, Any]:
         "figures": list(_figures(run)),
         "facts": list(_facts(run)),
         "curves": _curves(run, points),
+        "again": command_again(run),
         "provenance": list(_provenance(run)),
         "log": _log_end(run.dir),
     }
@@ -101,13 +108,25 @@ def _curves(run: Run, points: int) -> list[dict[str, Any]]:
     drawn = [name for name in (*first, "train/loss", "train/grad_norm", "train/lr") if name in histories]
     drawn += [name for name in histories if name.startswith(("val/", "train/")) and name not in drawn]
     aside = {"val/bound"} if len(drawn) > 1 else set()  # the same under another name
-    named = [name for name in drawn if len(histories[name][0]) > 1 and name not in aside][:CURVES]
-    curves = [{"name": name, "of": "training step"} | _thinned(*histories[name], points) for name in named]
+    named = [name for name in drawn if len({*histories[name][1]}) > 1 and name not in aside][:CURVES]
+    clock = dict(zip(*histories.get("time", ([], [])), strict=True))
+    curves = []
+    for name in named:
+        thinned = _thinned(*histories[name], points)
+        seconds = [clock[step] for step in thinned["x"]] if clock.keys() >= {*thinned["x"]} else []
+        curves.append(
+            {"name": name, "of": "training step", "unit": _unit(name), "seconds": seconds} | thinned
+        )
     if levels := run.noise_levels:
-        what = {"name": "squared error of ε by noise level", "of": "γ = −log SNR"}
+        what = {"name": "squared error of ε by noise level", "of": "γ = −log SNR", "unit": "per dimension"}
         thinned = _thinned(levels.gamma, levels.value, points)
         curves.append(what | {"log": min(levels.value) > 0} | thinned)
     return curves
+
+
+def _unit(name: str) -> str:
+    """ "bits/dim" of val/bpd and its parts; "" where a column's name tells none."""
+    return next((unit for key, unit in UNITS.items() if name.partition("/")[2].startswith(key)), "")
 
 
 def _thinned(x: Sequence[float], y: Sequence[float], points: int) -> dict[str, Any]:
@@ -180,24 +199,25 @@ def png(path: Path | None, run: Run, most: int) -> bytes:
     return data if data.startswith(PNG) else b""
 
 
+def command_again(run: Run) -> str:
+    """The command that makes this one run again, in a sweep of its own where it needs one; "" if unknown."""
+    typed = load_object(run.dir / "provenance.json").get("overrides")
+    if not isinstance(typed, list):
+        return ""
+    words = [word for word in map(str, typed) if word.partition("=")[0] not in OF_SWEEP]
+    several = any(word.startswith(("ablation=", "paper=")) for word in words)
+    return shlex.join(["triptych-train", *(["-m"] if several else []), *words])
+
+
 def _provenance(run: Run) -> Iterable[tuple[str, str]]:
     record = load_object(run.dir / "provenance.json")
     yield "directory", run.dir.name
     if run.command:
         yield "command", cut(" ".join(run.command))
-    if run.overrides:
-        yield "overrides", cut(" ".join(f"{key}={value}" for key, value in run.overrides.items()))
     yield "commit", (run.commit or "not recorded") + (", with uncommitted changes" if run.dirty else "")
     for what, fact in (("started", run.started), ("host", run.host), ("device", run.device)):
         if fact:
             yield what, cut(fact)
-    executions = record.get("executions")
-    if isinstance(executions, list) and len(executions) > 1:
-        yield "executions", quantity(len(executions), "start")
-    packages = record.get("packages")
-    if isinstance(packages, dict):
-        known = [f"{name} {packages[name]}" for name in VERSIONS if name in packages]
-        yield "packages", cut(", ".join(known))
     if isinstance(data := record.get("data"), dict) and data.get("description"):
         shared = data.get("shared")
         shared = shared.items() if isinstance(shared, dict) else ()

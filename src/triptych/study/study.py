@@ -18,8 +18,10 @@ from triptych.study.claims import correct
 from triptych.study.compare import Cell, Comparison, compare
 from triptych.study.factorial import crossing
 from triptych.study.formatting import duration, quantity
+from triptych.study.measures import standings
 from triptych.study.papers.published import Judged, judged
 from triptych.study.power import extra_seconds, seeds_next
+from triptych.study.run_details import command_again
 from triptych.study.sequential import read_rule
 from triptych.study.tuning import Tuning, change, read_tuning, stages
 from triptych.study.tuning import sentence as tuned
@@ -69,19 +71,34 @@ class Study:
         return ", ".join([f"{self.counts['finished']} of {quantity(self.expected, 'run')} finished", *rest])
 
     @property
+    def sentences(self) -> list[str]:
+        """The verdict, a sentence a relation; of several comparisons, one each."""
+        if not self.verdicts and (lost := self.counts["diverged"]):
+            runs = quantity(self.expected, "run")
+            return [f"{lost} of {runs} diverged; no run has reported a test bound."]
+        answers = [f"{c.heading}: {v.headline}" for c, v in zip(self.comparisons, self.verdicts, strict=True)]
+        answers = [*self.verdicts[0].sentences] if len(answers) == 1 else answers
+        answers = answers or ["No run has reported a test bound yet."]
+        return [f"So far: {answers[0]}", *answers[1:]] if self.going_on and self.verdicts else answers
+
+    @property
     def answer(self) -> str:
-        """The verdict in one sentence per comparison."""
-        if not self.verdicts:
-            if lost := self.counts["diverged"]:
-                runs = quantity(self.expected, "run")
-                return f"{lost} of {runs} diverged; no run has reported a test bound."
-            return "No run has reported a test bound yet."
-        several = len(self.verdicts) > 1
-        answers = (
-            (f"{c.heading}: " if several else "") + v.headline
-            for c, v in zip(self.comparisons, self.verdicts, strict=True)
-        )
-        return ("" if self.complete else "So far: ") + " ".join(answers)
+        """The same in a line."""
+        return " ".join(self.sentences)
+
+    @property
+    def again(self) -> str:
+        """The command that runs the best setting's first seed again; "" where it is unknown."""
+        if not self.comparisons or not (cells := self.comparisons[0].cells):
+            return ""
+        ranked = [label for label, *_ in standings(self.comparisons[0])] or [cells[0].label]
+        best = next(cell for cell in cells if cell.label == ranked[0])
+        return command_again(next(iter(best.runs.values())))
+
+    @property
+    def going_on(self) -> bool:
+        """Whether runs are at work, or to come."""
+        return self.expected > len(self.runs) or self.counts["running"] > 0
 
     @property
     def next_step(self) -> str:

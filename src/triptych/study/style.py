@@ -14,7 +14,6 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -43,8 +42,7 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
 }
 
 SIZE = 9.0  # points, of every text
-PHONE, NAMES = 4.25, 14  # inches of a figure, and letters of a name, where a screen is narrow
-_narrow = ContextVar("narrow", default=False)
+WIDTH, HEIGHT = 4.7, 3.4  # inches of a figure: two beside each other, one on a phone
 SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": SIZE, "text.color": INK, "text.parse_math": False,
     "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.linewidth": 0.7, "axes.axisbelow": True,
@@ -66,21 +64,6 @@ def styled() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def narrow() -> Iterator[None]:
-    """Draw inside for a phone: no figure is wider than its screen, and names are short."""
-    token = _narrow.set(True)
-    try:
-        yield
-    finally:
-        _narrow.reset(token)
-
-
-def is_narrow() -> bool:
-    """Whether a figure is drawn for a phone."""
-    return _narrow.get()
-
-
 def colour(i: int) -> str:
     """The colour of the i-th cell; they repeat after twelve, where line and marker styles change."""
     return list(PALETTE)[i % len(PALETTE)]
@@ -95,8 +78,6 @@ def axes(
     width: float, height: float, left: float, right: float, top: float = 0.12, bottom: float = 0.5
 ) -> tuple[Figure, Axes]:
     """A figure of `width` x `height` inches with one axes; the margins are inches too."""
-    if is_narrow():
-        width = min(width, PHONE)
     figure = Figure(figsize=(width, height))
     box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
     return figure, figure.add_axes(box)
@@ -114,7 +95,6 @@ def short(text: str, most: int = 30) -> str:
 
 def shortened(labels: Sequence[str], most: int = 20) -> dict[str, str]:
     """Each label cut to `most` characters; what all have in common goes first, so that they stay apart."""
-    most = min(most, NAMES) if is_narrow() else most
     words = [label.split(" ") for label in labels]
     head = tail = 0
     if len(labels) > 1 and max(map(len, labels)) > most:
@@ -151,12 +131,11 @@ class LineFigure:
     """Axes for a line a label, each named at its end; `pad`: inches to the right of the longest name."""
 
     def __init__(
-        self, labels: Iterable[str], colours: Mapping[str, str], size: tuple[float, float], left: float,
-        pad: float = 0.45, top: float = 0.12,
-    ):  # fmt: skip
-        self.names, self.colours = shortened(list(labels)), colours
+        self, labels: Iterable[str], colours: Mapping[str, str], pad: float = 0.4, top: float = 0.12
+    ):
+        self.names, self.colours = shortened(list(labels), 16), colours
         self.ends: list[tuple[float, str, str]] = []
-        self.figure, self.ax = axes(*size, left, inches(self.names.values()) + pad, top)
+        self.figure, self.ax = axes(WIDTH, HEIGHT, 0.78, inches(self.names.values()) + pad, top)
 
     def line(self, label: str, x: Any, y: Any, **how: Any) -> None:
         """A line that is named at its last finite value; with `marker=True` the marker is the label's own."""
@@ -197,9 +176,11 @@ class LineFigure:
         self.ax.minorticks_off()
 
     def finish(self, xlabel: str, ylabel: str) -> Figure:
-        """The figure with all names."""
+        """The figure with all names, and their last values as its label."""
         self.ax.set_xlabel(xlabel)
         self.ax.set_ylabel(ylabel)
+        last = [f"{name} {value:.4g}" for value, name, _ in self.ends]
+        self.figure.set_label(f"{ylabel} at the right end: {', '.join(last)}.")
         end_labels(self.ax, self.ends)
         return self.figure
 
@@ -247,9 +228,9 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font, sans-serif)", text)
     # px: text of one size in every figure of a page, and never too small to read on a phone
     width = figure.get_size_inches()[0]
-    widest, least = (round(width * scale) for scale in (118, 80 if width > PHONE else 68))
+    widest, least = (round(width * scale) for scale in (118, 68))
     style = f"max-width:{widest}px;min-width:{least}px"
-    about = escape(description, {'"': "&quot;"})
+    about = escape(f"{description} {figure.get_label()}".strip(), {'"': "&quot;"})
     head = f'<svg role="img" aria-label="{about}" class="plot" style="{style}" '
     # a function: of a string the backslashes of a name would be read as groups
     return re.sub(

@@ -64,11 +64,18 @@ def table_columns(comparison: Comparison) -> list[tuple[str, str]]:
     known = [("bound", f"test bound, {comparison.unit}")]
     if len(comparison.cells) > 1:
         known += [("difference", "paired difference to best [95%]"), ("p", "p (Holm)")]
-    known += [(part, part) for part in PARTS if any(c.spread(part=part).n for c in comparison.cells)]
+    known += [(part, part) for part in PARTS if _differs(comparison, part)]
     known += [("gap", "gap to truth")] if any(c.spread(part="gap").n for c in comparison.cells) else []
     known += [(k, head) for k, head in BESIDE.items() if any(c.spread(part=k).n for c in comparison.cells)]
     known += [(f"{METRIC}{name}", head) for name, head in metrics(comparison)]
     return known
+
+
+def _differs(comparison: Comparison, part: str) -> bool:
+    """Whether a part of the bound differs between cells by what is shown of it; of one cell: is known."""
+    figures = [cell.spread(part=part) for cell in comparison.cells]
+    shown = {format_number(figure.mean) for figure in figures if figure.n}
+    return len(shown) > (len(figures) > 1)
 
 
 def metrics(comparison: Comparison) -> list[tuple[str, str]]:

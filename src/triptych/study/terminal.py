@@ -12,12 +12,13 @@ from rich.text import Text
 
 from triptych.config.metric import LOWER
 from triptych.files import printable
+from triptych.run.result import PARTS
 from triptych.study import measures
 from triptych.study.compare import METRIC
 from triptych.study.render import Report
 from triptych.study.study import Study, read_study
 from triptych.study.style import short
-from triptych.study.tables import table_columns, table_rows
+from triptych.study.tables import BESIDE, table_columns, table_rows
 
 HEADS = {
     "bound": "test bound",
@@ -27,7 +28,7 @@ HEADS = {
 }
 WORDS = {"reproduced": "green", "holds": "green", "contradicted": "red", "fails": "red"}
 # what a narrow terminal goes without, first to last
-DISPENSABLE = ("p", "prior", "reconstruction", "diffusion", "verdict")
+DISPENSABLE = ("p", *PARTS, *BESIDE, "difference")
 
 
 def print_table(root: Path, console: Console | None = None, report: Report | None = None) -> None:
@@ -86,11 +87,21 @@ def _table(story: Study, i: int, without: tuple[str, ...]) -> Table:
     what = measures.title(comparison) or comparison.unit
     title = Text(f"{story.title}: {comparison.data or 'all data'}, {what}, {better}")
     table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        caption="± is over seeds" if any(row.seeds[:1] > "1" for row in table_rows(comparison)) else None,
+        caption_justify="left",
     )
     heads = [(key, HEADS.get(key, head)) for key, head in table_columns(comparison)]
     heads = [(key, head.partition(" (")[0] if key.startswith(METRIC) else head) for key, head in heads]
-    heads = [(key, head) for key, head in [("seeds", "seeds"), *heads, ("verdict", "")] if key not in without]
+    heads = [
+        (key, head)
+        for key, head in [("seeds", "seeds"), *heads, ("verdict", "verdict")]
+        if key not in without
+    ]
     table.add_column(Text(comparison.subject), overflow="fold")
     for key, head in heads:
         table.add_column(head, justify="left" if key in ("seeds", "verdict") else "right")

@@ -136,7 +136,7 @@ def tuning_figure(tuning: Tuning, colours: Mapping[str, str]) -> Figure | None:
     log = len(tuning.keys) == 1 and all(v > 0 for v in numeric)
     at = dict(zip(tuning.points, numeric if log else [float(i) for i in range(len(numeric))], strict=True))
     inks = {setting_label(s): colours.get(setting_label(s), INK) for s in tuning.best}
-    lines = LineFigure(inks, inks, (7.2, 3.7), 0.78)
+    lines = LineFigure(inks, inks)
     shown: list[float] = []
     for setting, chosen in tuning.best.items():
         label = setting_label(setting)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from triptych.run.read import Run
 from triptych.study import measures
 from triptych.study.compare import Comparison
-from triptych.study.formatting import BASELINES, format_number, interval, listed, plus_minus, quantity
+from triptych.study.formatting import BASELINES, format_number, listed, plus_minus, quantity
 from triptych.study.power import MOST, seeds_to_settle
 from triptych.study.statistics import Paired
 
@@ -18,23 +18,28 @@ NAMED = 4  # settings that are named in a sentence; more are counted
 
 @dataclass(frozen=True)
 class Verdict:
-    """`headline` is the answer, a sentence a relation; `lines` are about measures of samples."""
+    """`sentences` are the answer, one a relation; `lines` are about measures of samples."""
 
-    headline: str
+    sentences: tuple[str, ...]
     lines: tuple[str, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """The answer in a line."""
+        return " ".join(self.sentences)
 
 
 def verdict(comparison: Comparison) -> Verdict:
     """What these runs show, and no more; that some diverged, or learned next to nothing, is a result, too."""
     if comparison.cells:
         name = measures.deciding(comparison)
-        headline = measures.ranking(comparison, name) if name else _headline(comparison)
+        answer = [measures.ranking(comparison, name)] if name else _sentences(comparison)
     else:
-        name, headline = "", "No run has reported a finite test bound yet."
+        name, answer = "", ["No run has reported a finite test bound yet."]
     others = (other for other in measures.known(comparison.cells) if other != name)
     lines = tuple(filter(None, (measures.ranking(comparison, other) for other in others)))
-    sentences = (no_better(runs_by_setting(comparison), comparison.unit), headline, divergences(comparison))
-    return Verdict(" ".join(filter(None, sentences)), lines)
+    sentences = (no_better(runs_by_setting(comparison), comparison.unit), *answer, divergences(comparison))
+    return Verdict(tuple(filter(None, sentences)), lines)
 
 
 def runs_by_setting(comparison: Comparison) -> dict[str, list[Run]]:
@@ -78,22 +83,21 @@ def divergences(comparison: Comparison) -> str:
     return f"{listed(sentences)}{rest}."
 
 
-def _headline(comparison: Comparison) -> str:
+def _sentences(comparison: Comparison) -> list[str]:
     cells, best = comparison.cells, comparison.cells[0]
     figure = f"{plus_minus(best.bound)} {comparison.unit}"
     if len(cells) == 1:
-        return f"{best.label}: {figure}, {quantity(best.bound.n, 'seed')}. No other setting to compare with."
+        return [
+            f"{best.label}: {figure}, {quantity(best.bound.n, 'seed')}.",
+            "No other setting to compare with.",
+        ]
     lowest = f"{best.label} is lowest: {figure}."
     if max(cell.bound.n for cell in cells) == 1:
-        return f"{lowest} One seed: nothing is settled."
+        return [lowest, "One seed: nothing is settled."]
     claims = {j: comparison.claim(0, j) for j in range(1, len(cells))}
     sentences = [lowest]
     if clear := [j for j, claim in claims.items() if claim.holds and claim.pair.mean > 0]:
-        nearest = min(clear, key=lambda j: claims[j].pair.mean)
-        pair = claims[nearest].pair
-        by = f"by {format_number(pair.mean)} {interval(pair.low, pair.high)}"
-        which = f"; the nearest, {cells[nearest].label}, {by}" if len(clear) > 1 else f" {by}"
-        sentences.append(f"Clear of {_names(comparison, clear)}{which}.")
+        sentences.append(f"Clear of {_names(comparison, clear)}.")
     # possible only where seeds differ: the means are then not over the same seeds, the pairs are
     if ahead := [j for j, claim in claims.items() if claim.holds and claim.pair.mean < 0]:
         sentences.append(
@@ -105,7 +109,7 @@ def _headline(comparison: Comparison) -> str:
         sentences.append(f"Not settled against {_names(comparison, left)}{_would_settle(comparison, left)}.")
         if comparison.rule.interim:
             sentences.append("Nothing is settled before the sweep ends.")
-    return " ".join(sentences)
+    return sentences
 
 
 def _be(n: int) -> str:

@@ -1,4 +1,4 @@
-// A curve of one run: recorded values on straight axes, or a logarithmic one; nothing is smoothed.
+// Curves of runs: recorded values, on straight axes or logarithmic ones.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -28,36 +28,42 @@ function extent(values) {
   return low < high ? [low, high] : [low - (Math.abs(low) || 1) / 20, high + (Math.abs(high) || 1) / 20];
 }
 
-function chart(curve, ink, behind = []) {
+// lines: {x, y, ink, faint, run}, the last on top; log: {x, y}.
+function chart(lines, name, of, log = {}) {
   const width = 460, height = 250, box = {left: 62, right: 446, top: 12, bottom: 208};
-  const to = curve.log ? Math.log10 : value => value;
-  const lines = [...behind.map(other => [other, true]), [curve, false]];
-  const [left, right] = extent(lines.flatMap(([line]) => line.x));
-  let [low, high] = extent(lines.flatMap(([line]) => line.y.filter(y => !curve.log || y > 0).map(to)));
-  [low, high] = [low - 0.04 * (high - low), high + 0.04 * (high - low)];
-  const px = x => box.left + (x - left) / (right - left) * (box.right - box.left);
-  const py = y => box.bottom - (to(y) - low) / (high - low) * (box.bottom - box.top);
+  const shown = lines.map(line => ({...line, points: line.x.map((x, i) => [x, line.y[i]])
+    .filter(([x, y]) => (!log.x || x > 0) && (!log.y || y > 0))}));
+  const axis = (k, start, end) => {
+    const to = log["xy"[k]] ? Math.log10 : value => value;
+    let [low, high] = extent(shown.flatMap(line => line.points.map(point => to(point[k]))));
+    if (k) [low, high] = [low - 0.04 * (high - low), high + 0.04 * (high - low)];
+    const at = to === Math.log10 ? high - low > 1.5 ? ticks(Math.ceil(low), high, high - low).map(power => 10 ** power)
+      : ticks(10 ** low, 10 ** high) : ticks(low, high);
+    return [value => start + (to(value) - low) / (high - low) * (end - start), at];
+  };
+  const [px, across] = axis(0, box.left, box.right), [py, up] = axis(1, box.bottom, box.top);
   const font = "font: 12px var(--font, sans-serif); fill: var(--muted, #68707c)";
-  const svg = drawn("svg", {viewBox: `0 0 ${width} ${height}`, class: "plot", role: "img", "aria-label": curve.name});
-  for (const at of ticks(low, high)) {
-    const y = box.bottom - (at - low) / (high - low) * (box.bottom - box.top), value = curve.log ? 10 ** at : at;
-    svg.append(drawn("path", {d: `M${box.left} ${y}H${box.right}`, style: "stroke: var(--grid, #e2e5ea)"}),
-      drawn("text", {x: box.left - 7, y: y + 4, "text-anchor": "end", style: font}, plain(value)));
-  }
-  for (const at of ticks(left, right))
+  const last = lines.filter(line => !line.faint && line.y.length).map(line => `${line.label ?? ""} ${plain(line.y.at(-1))}`.trim());
+  const about = `${name} by ${of}; last values: ${last.slice(0, 40).join(", ")}`;
+  const svg = drawn("svg", {viewBox: `0 0 ${width} ${height}`, class: "plot", role: "img", "aria-label": about});
+  for (const at of up)
+    svg.append(drawn("path", {d: `M${box.left} ${py(at)}H${box.right}`, style: "stroke: var(--grid, #e2e5ea)"}),
+      drawn("text", {x: box.left - 7, y: py(at) + 4, "text-anchor": "end", style: font}, plain(at)));
+  for (const at of across)
     svg.append(drawn("text", {x: px(at), y: box.bottom + 18, "text-anchor": "middle", style: font}, plain(at)));
   svg.append(drawn("path", {d: `M${box.left} ${box.bottom}H${box.right}`, style: "stroke: var(--muted, #68707c)"}),
-    drawn("text", {x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle", style: font}, curve.of));
-  for (const [line, faint] of lines) {
-    const points = line.x.map((x, i) => [x, line.y[i]]).filter(([, y]) => !curve.log || y > 0);
+    drawn("text", {x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle", style: font}, of));
+  for (const {points, ink, faint, run} of shown) {
     const d = points.map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)} ${py(y).toFixed(1)}`).join("");
-    svg.append(drawn("path", {d, style: `fill: none; stroke-width: ${faint ? 1 : 1.8}; stroke: ${faint ? "var(--muted, #68707c)" : ink}; opacity: ${faint ? 0.4 : 1}`}));
-    if (!faint && points.length < 40)
+    const group = drawn("g", run ? {"data-run": run} : {}), colour = faint ? "var(--muted, #68707c)" : ink;
+    group.append(drawn("path", {d, style: `fill: none; stroke-width: ${faint ? 1 : 1.8}; stroke: ${colour}; opacity: ${faint ? 0.4 : 1}`}));
+    if (!faint && !run && points.length < 40)
       for (const [x, y] of points) {
         const dot = drawn("circle", {cx: px(x).toFixed(1), cy: py(y).toFixed(1), r: 2.6, style: `fill: ${ink}`});
         dot.append(drawn("title", {}, `${plain(x)}: ${plain(y)}`));
-        svg.append(dot);
+        group.append(dot);
       }
+    svg.append(group);
   }
   return svg;
 }

@@ -5,15 +5,18 @@ const byName = new Map(data.runs.map(run => [run.name, run]));
 const linkTo = run => element("a", {href: state.link(run.name), "data-run": run.mark}, run.name);
 
 function tableOf(title, head, rows, left = [0]) {
-  const text = i => ({class: left.includes(i) ? "text" : ""});
+  const text = i => ({class: left.includes(i) ? "text" : "", scope: "col"});
+  const cellOf = (cell, i) => element(i ? "td" : "th", i ? {class: text(i).class} : {class: text(i).class, scope: "row"}, cell);
   const table = element("table", {class: head.length === 2 ? "pairs" : "", "data-name": fileName(title), "data-title": title},
+    element("caption", {}, title),
     element("thead", {}, element("tr", {}, ...head.map((name, i) => element("th", text(i), name)))),
-    element("tbody", {}, ...rows.map(row => element("tr", {}, ...row.map((cell, i) => element(i ? "td" : "th", text(i), cell))))));
-  return element("section", {class: "panel"}, element("h3", {}, title),
+    element("tbody", {}, ...rows.map(row => element("tr", {}, ...row.map(cellOf)))));
+  return element("section", {class: "panel"},
     element("div", {class: "tools"}, exportsOf(table)), element("div", {class: "table"}, table));
 }
 
-const settingsTable = (title, own) => tableOf(title, ["key", "value"], Object.entries(own), [0, 1]);
+const inks = new Map([...document.querySelectorAll("[data-ink]")].map(dot => [dot.dataset.ink, dot.dataset.colour]));
+const inkOf = run => inks.get(`${run.section}:${run.cell}`) ?? "var(--accent, #0072b2)";
 
 function figureOf(title, how, svg, run) {
   return element("div", {"data-figure": `${title} ${run.name}`}, element("h4", {}, title),
@@ -33,34 +36,31 @@ function runPage(run) {
   const facts = element("dl", {});
   for (const [what, value] of run.facts) facts.append(element("dt", {}, what), element("dd", {}, value));
   page.append(facts);
+  if (run.again) page.append(element("p", {class: "next"}, "Run it again: ", element("code", {class: "copy"}, run.again)));
   if (run.bound) page.append(element("p", {class: "how"},
     "± is the standard error over the items of this run's test set; the report's own ± is over seeds."));
   page.append(...runFigures(run));
-  if (Object.keys(run.own).length) page.append(settingsTable("What sets this run apart", run.own));
+  if (Object.keys(run.own).length) page.append(tableOf("What sets this run apart", ["key", "value"], Object.entries(run.own), [0, 1]));
   if (run.figures.length)
     page.append(tableOf("Figures", ["of", "figure", "mean ± standard error over items", "items"],
       run.figures.map(([split, key, text, n]) => [split, key, text, n || "–"]), [0, 1]));
   page.append(tableOf("Provenance", ["what", "recorded"], run.provenance, [0, 1]));
   if (run.log) page.append(element("section", {class: "panel"}, element("h3", {}, "End of train.log"),
     element("pre", {}, element("code", {}, run.log))));
-  if (Object.keys(data.shared).length) {
-    const all = settingsTable("What all runs share", data.shared);
-    page.append(element("details", {}, element("summary", {}, `What all runs share (${Object.keys(data.shared).length} keys)`), all));
-  }
   return page;
 }
 
 function runFigures(run) {
   const found = [];
   if (run.curves.length) {
-    const dot = [...document.querySelectorAll("[data-ink]")].find(one => one.dataset.ink === `${run.section}:${run.cell}`);
-    const ink = dot?.dataset.colour ?? "var(--accent, #0072b2)";
     const plots = element("div", {class: "plots"}), others = data.runs.filter(other => other !== run && other.section === run.section);
     for (const curve of run.curves) {
       // grey: the same curve of the setting's other seeds
       const mates = others.filter(other => other.cell === run.cell).flatMap(other => other.curves.filter(c => c.name === curve.name));
       const how = [curve.every > 1 ? `Each ${ordinal(curve.every)} recorded value.` : "", mates.length ? "Grey: this setting's other runs." : ""];
-      plots.append(figureOf(curve.name, how.filter(Boolean).join(" "), chart(curve, ink, mates), run));
+      const lines = [...mates.map(mate => ({...mate, faint: true})), {...curve, ink: inkOf(run)}];
+      const title = [curve.name, curve.unit].filter(Boolean).join(", ");
+      plots.append(figureOf(title, how.filter(Boolean).join(" "), chart(lines, title, curve.of, {y: curve.log}), run));
     }
     found.push(element("section", {class: "panel"}, element("h3", {}, "Curves"), plots));
   }
@@ -91,7 +91,7 @@ function route() {
   if (!run) { if (old) scrollTo(0, Number(document.body.dataset.scroll ?? 0)); return; }
   const page = runPage(run);
   report.after(page);
-  addExports(page);
+  addCopies(page);
   scrollTo(0, 0);
   page.focus({preventScroll: true});
 }

@@ -16,8 +16,26 @@ for (const line of document.querySelectorAll("svg g[data-run] > path")) {
   broad.setAttribute("style", "fill: none; stroke: transparent; stroke-width: 9");
   line.after(broad);
 }
+function addCopies(part) {
+  for (const code of part.querySelectorAll("code.copy")) {
+    const copy = button("Copy", "Copy this command", async () => {
+      try { await navigator.clipboard.writeText(code.textContent); copy.textContent = "Copied"; }
+      catch { getSelection().selectAllChildren(code); copy.textContent = "Selected"; }
+    });
+    code.after(" ", element("span", {class: "exports"}, copy));
+  }
+}
+// runs that a filter leaves out are faint in every figure
+const left = new Set();
+function dim() {
+  left.clear();
+  for (const table of tables) if (table.kept) for (const run of table.out()) left.add(run);
+  for (const part of document.querySelectorAll("main svg [data-run]")) part.classList.toggle("out", left.has(byMark.get(part.dataset.run)));
+  overlay.show();
+}
+const overlay = new Overlay();
 const tables = [...document.querySelectorAll("main table.sortable")].map(table => new Worktable(table));
-addExports(document.querySelector("main"));
+addCopies(document);
 document.body.append(hover.box);
 for (const name of ["pointerover", "focusin"]) document.addEventListener(name, hover.over);
 document.addEventListener("keydown", event => { if (event.key === "Escape") hover.hide(); });
@@ -27,6 +45,7 @@ document.addEventListener("click", event => {
 });
 function restore() {
   for (const table of tables) table.show();
+  dim();
   for (const link of document.querySelectorAll("main a[data-run]")) link.href = state.link(byMark.get(link.dataset.run).name);
   route();
 }

@@ -10,7 +10,9 @@ const state = {
     const all = state.all();
     if (value) all.set(name, value); else all.delete(name);
     const hash = all.toString();
-    history.replaceState(null, "", hash ? "#" + hash : location.pathname + location.search);
+    // each choice is a step on the way back; letters that are typed into one field are one step
+    history[state.last === name ? "replaceState" : "pushState"](null, "", hash ? "#" + hash : location.pathname + location.search);
+    state.last = name;
   },
   // A link to a run's page keeps the tables as they are, and the browser's way back leads to them.
   link(run) {

@@ -1,0 +1,94 @@
+"""A report's figures as SVG, PDF and PNG, its tables as CSV and LaTeX: for a paper."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from triptych.files import printable
+from triptych.run.directory import write_atomic
+from triptych.study import cost
+from triptych.study.compare import Comparison
+from triptych.study.panels import colours, known_figures
+from triptych.study.results import plain_cell
+from triptych.study.study import Study
+from triptych.study.style import styled
+from triptych.study.tables import Entry, TableRow, table_columns, table_rows
+
+Column = tuple[str, str]  # key and heading
+NUMBERS = {"v": "", "e": ", standard error", "low": ", 95% low", "high": ", 95% high"}
+TEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+    "−": "$-$", "∞": r"$\infty$", "–": "--", "×": r"$\times$", "<": "$<$", ">": "$>$", "|": "$|$",
+    "ε": r"$\varepsilon$", "γ": r"$\gamma$", "²": "$^2$", "…": r"\dots{}",
+} | {sign: "\\" + sign for sign in "&%$#_{}"}  # fmt: skip
+
+
+def write_figures(story: Study, out: Path) -> list[Path]:
+    """Write into `out`, which is made; the files. Of several comparisons each has a number in its names."""
+    palette, written = colours(story.hues), []
+    out.mkdir(parents=True, exist_ok=True)
+    for place, comparison in enumerate(story.comparisons, 1):
+        prefix = f"{place}-" if len(story.comparisons) > 1 else ""
+        for name, figure in known_figures(comparison, palette).items():
+            for ending, date in (("svg", "Date"), ("pdf", "CreationDate"), ("png", "")):
+                data = io.BytesIO()
+                with styled():
+                    figure.savefig(data, format=ending, dpi=300, metadata={date: None} if date else None)
+                written.append(out / f"{prefix}{name}.{ending}")
+                write_atomic(written[-1], data.getvalue())
+        for name, columns, rows in _tables(comparison):
+            for ending, text in (("csv", to_csv(columns, rows)), ("tex", to_latex(columns, rows))):
+                written.append(out / f"{prefix}{name}.{ending}")
+                write_atomic(written[-1], printable(text))
+    return written
+
+
+def _tables(comparison: Comparison) -> list[tuple[str, list[Column], Sequence[TableRow]]]:
+    results = [("seeds", "seeds"), *table_columns(comparison), ("verdict", "verdict")]
+    first = ("setting", comparison.subject)
+    return [
+        ("results", [first, *results], table_rows(comparison)),
+        ("cost", [first, *cost.cost_columns(comparison)], cost.cost_rows(comparison)),
+    ]
+
+
+def _entry(row: TableRow, key: str) -> Entry:
+    words = {"setting": row.label, "seeds": row.seeds, "verdict": row.verdict}
+    return Entry(words[key]) if key in words else row.entries.get(key, Entry())
+
+
+def to_csv(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
+    """Figures in full precision, each with its standard error or its interval in columns of their own."""
+    more = {
+        key: [n for n in NUMBERS if n != "v" and any(n in _entry(row, key).numbers for row in rows)]
+        for key, _ in columns
+    }
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([head + NUMBERS[n] for key, head in columns for n in ("v", *more[key])])
+    for row in rows:
+        shown = [(_entry(row, key), n) for key, _ in columns for n in ("v", *more[key])]
+        writer.writerow(
+            [plain_cell(entry.numbers.get(n, entry.text if n == "v" else "")) for entry, n in shown]
+        )
+    return out.getvalue()
+
+
+def to_latex(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
+    """A booktabs table of the figures as the page shows them; the best row is bold."""
+    lines = [[(head, False) for _, head in columns]]
+    lines += [[(_entry(row, key).text, row.best) for key, _ in columns] for row in rows]
+    head, *body = [" & ".join(_tex(text, bold) for text, bold in line) + r" \\" for line in lines]
+    sides = "".join("l" if key in ("setting", "seeds", "verdict") else "r" for key, _ in columns)
+    begin = ["% \\usepackage{booktabs}", rf"\begin{{tabular}}{{{sides}}}", r"\toprule", head, r"\midrule"]
+    return "\n".join([*begin, *body, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _tex(text: str, bold: bool) -> str:
+    safe = re.sub("|".join(map(re.escape, TEX)), lambda match: TEX[match[0]], text)
+    # a bracket at the start of a cell would be read as an option of the line before
+    return rf"\textbf{{{safe}}}" if bold and safe else f"{{}}{safe}" if safe.startswith("[") else safe

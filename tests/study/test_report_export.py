@@ -1,0 +1,77 @@
+"""What leaves a report for a paper, and the page over all sweeps."""
+
+import csv
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from triptych.cli import report as cli
+from triptych.study.export import to_latex
+from triptych.study.tables import Entry, TableRow
+
+from .browser import CHROMIUM, browser
+from .fake_runs import failed, make_run, running, sweep
+
+
+def test_figures_and_tables_for_a_paper(tmp_path, capsys):
+    root, out = sweep(tmp_path / "runs", items=True), tmp_path / "paper" / "figures"
+    assert cli.main([str(root), "--figures", str(out)]) == 0
+    names = {path.stem for path in out.iterdir()}
+    assert {"headline", "forest", "noise_levels", "training", "training_time", "results", "cost"} <= names
+    for path in out.glob("forest.*"):
+        begins = {".svg": b"<?xml", ".pdf": b"%PDF", ".png": b"\x89PNG"}[path.suffix]
+        assert path.read_bytes().startswith(begins)
+    rows = {row["objective"]: row for row in csv.DictReader((out / "results.csv").open())}
+    assert rows["levels"]["seeds"] == "3" and rows["v"]["verdict"] == "worse"
+    page = (root / "report.html").read_text()
+    assert f'data-v="{rows["v"]["test bound, bits/dim"]}"' in page
+    assert f'data-low="{rows["v"]["paired difference to best [95%], 95% low"]}"' in page
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert f"Figures: {len(before)} files in {out}" in capsys.readouterr().out
+    assert cli.main([str(root), "--figures", str(out)]) == 0
+    assert before == {path.name: path.read_bytes() for path in out.iterdir()}
+    file = tmp_path / "file"
+    file.touch()
+    assert cli.main([str(root), "--figures", str(file)]) == 1
+    assert capsys.readouterr().err == f"error: --figures {file}: is a file; must be a directory\n"
+
+
+def test_a_table_in_latex_has_no_sign_that_breaks_it(tmp_path):
+    rows = [TableRow(r"50% \input{x} $y$ #1_2", {"a": Entry("[−1, ∞] ± ε…")}, best=True)]
+    text = to_latex([("setting", "a & b"), ("a", "γ²")], rows)
+    assert r"\textbf{50\% \textbackslash{}input\{x\} \$y\$ \#1\_2}" in text
+    assert r"a \& b & $\gamma$$^2$ \\" in text and text.isascii()
+    assert re.search(r"begin\{tabular\}\{lr\}", text)
+    if latex := shutil.which("pdflatex"):
+        (tmp_path / "a.tex").write_text(
+            "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + text + "\\end{document}\n"
+        )
+        done = subprocess.run([latex, "-halt-on-error", "a.tex"], cwd=tmp_path, capture_output=True)
+        assert done.returncode == 0, done.stdout[-2000:]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH")
+def test_one_page_over_all_sweeps_says_what_ended_what_failed_and_what_is_left(tmp_path, capsys):
+    first = sweep(tmp_path / "sweeps" / "first", {"x0": 2.0}, seeds=(1, 2))
+    (first / "sweep.json").write_text('{"expected": 5}')
+    failed(first, "v", 1, "out of <b>memory</b>")
+    (tmp_path / "sweeps" / "begun").mkdir()
+    (tmp_path / "sweeps" / "begun" / "sweep.json").write_text('{"expected": 2}')
+    make_run(tmp_path / "runs", "alone", 1, 2.0)
+    running(tmp_path / "runs", "busy", 1)
+    assert cli.main([str(first)]) == 0 and cli.main([str(tmp_path)]) == 0
+    assert f"Index: {tmp_path}/index.html" in capsys.readouterr().out
+    rows = "[...document.querySelectorAll('tbody tr')].filter(e => e.offsetHeight).map(e => e.innerText)"
+    with browser(tmp_path / "profile") as page:
+        page.open(tmp_path / "index.html", width=390)
+        said = "\n".join(page.run(rows)).replace("\t", " ")
+        assert "1 failed, 2 finished, 2 not started out of <b>memory</b>" in said
+        assert re.search(r"sweeps/begun +2 not started", said) and "1 running" in said
+        page.type("input", "memory first")
+        assert len(page.run(rows)) == 1 and page.complaints == []
+        page.run("document.querySelector('tbody a').click()")
+        page.rest()
+        assert page.requests[-1].endswith("sweeps/first/report.html")
