@@ -168,7 +168,7 @@ def test_what_is_no_batch_of_items_is_refused(x, problem):
     [
         (["objectiv=v"], "objectiv=v: no such key; did you mean objective"),
         (["optimizer.lr=-1"], "optimizer.lr=-1"),
-        (["objective=w"], "objective=w: no such file"),
+        (["objective=w"], "objective=w: no such choice"),
         (["trainer.devices=2"], "trainer.devices=2, num_nodes=1: Python trains in one process"),
         (["until=decided"], "until=decided"),
         (["trained=/nowhere"], "trained=/nowhere: no run"),
@@ -196,7 +196,7 @@ def test_values_set_by_hand_are_checked(root):
     with pytest.raises(UserError, match="optimizer.lrr"):
         triptych.train(config)
     for value, problem in (
-        ({}, "sampler={}: merged into what is there, it changes nothing"),
+        ({}, "sampler={}: an empty group changes nothing"),
         (None, "sampler=null: "),
     ):
         config = triptych.compose(["name=no"])
@@ -221,7 +221,7 @@ def test_edits_are_what_hydra_reads(value):
 
 
 def test_what_cannot_be_loaded_is_said(tmp_path):
-    with pytest.raises(UserError, match="no run in this directory; choose one run's"):
+    with pytest.raises(UserError, match="no run in this directory; pass logs/runs/NAME"):
         triptych.load(tmp_path)
     with pytest.raises(UserError, match="no such file; pass a run's directory or a checkpoint in it"):
         triptych.load(tmp_path / "none.ckpt")

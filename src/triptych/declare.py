@@ -165,7 +165,7 @@ def _within(limit: Any, value: Any) -> bool:
 
 
 def describe_kind(kind: Any) -> str:
-    """Describe a kind in words, as "null or a whole number from 1"; "" if it is not declared."""
+    """Describe a kind in words, as "null or a whole number of at least 1"; "" if it is not declared."""
     words = _words(kind)
     if len(words) > 2 and "null" not in words and all(map(_is_choice, alternatives(kind))):
         return f"one of {', '.join(words)}"
@@ -223,7 +223,7 @@ def _range(limits: Sequence[Any], whole: bool) -> str:
     low, high = ends.get(Ge), ends.get(Le)
     if low is not None and high is not None:
         return f"from {low:.15g} to {high:.15g}" if whole else f"in [{low:g}, {high:g}]"
-    named = [(Ge, "from"), (Gt, "above"), (Le, "at most"), (Lt, "below")]
+    named = [(Ge, "of at least"), (Gt, "above"), (Le, "at most"), (Lt, "below")]
     return ", ".join(f"{word} {ends[end]:.15g}" for end, word in named if end in ends)
 
 
@@ -233,6 +233,11 @@ def refusal(key: str, kind: Any, value: Any, show: Callable[[Any], str] = repr) 
         return ""
     text = isinstance(value, str) and not takes_text(kind)
     return f"{key}={(repr if text else show)(value)[:100]}: must be {describe_kind(kind)}"
+
+
+def takes_lists(kind: Any) -> bool:
+    """Whether some list is of that kind."""
+    return any(one is Any or _origin(unwrap(one)[0]) in LISTS for one in alternatives(unwrap(kind)[0]))
 
 
 def takes_text(kind: Any) -> bool:

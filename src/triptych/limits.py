@@ -22,10 +22,10 @@ TEXT = 8192  # characters of one value in it
 
 
 def limit(name: str) -> int:
-    """The limit of that name; UserError if the environment has something else than a whole number from 1."""
+    """The limit of that name; UserError if the environment has no whole number of at least 1."""
     value = os.environ.get(name)
     if not value:
         return LIMITS[name]
     if not value.isdecimal() or int(value) < 1:
-        raise UserError(f"{name}={value}: must be a whole number from 1")
+        raise UserError(f"{name}={value}: must be a whole number of at least 1")
     return int(value)

@@ -131,8 +131,8 @@ def test_a_synonym_is_answered_with_the_line_to_type(typed, line):
             "no such key with guidance=none; choose guidance=auto or guidance=classifier or ",
         ),
         ("data=ring data.root=/x", "no such key with data=ring; choose data=captioned_folder or "),
-        ("objective/loss=mse", "objective/loss=mse: no such file; use objective/loss=simple"),
-        ("sampler=ddpm", "sampler=ddpm: no such file; use sampler=ancestral"),
+        ("objective/loss=mse", "objective/loss=mse: no such choice; use objective/loss=simple"),
+        ("sampler=ddpm", "sampler=ddpm: no such choice; use sampler=ancestral"),
         ("trainer.limit_test_batches=0.1", "exactly the whole test set"),
         ("trainer.limit_train_batches=0.1", "trainer.max_epochs=1"),
         ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0"),
@@ -141,12 +141,12 @@ def test_a_synonym_is_answered_with_the_line_to_type(typed, line):
         ("trainer.max_time=5m", "DD:HH:MM:SS"),
         ("trainer.enable_checkpointing=false", "enable_checkpointing=false: a run keeps its"),
         ("+trainer.use_distributed_sampler=true", "(seed, step)"),
-        ("trainer.fast_dev_run=maybe", "trainer.fast_dev_run=maybe: true, false or a number"),
+        ("trainer.fast_dev_run=maybe", "trainer.fast_dev_run=maybe: must be true, false or a number"),
         (f"{CALLBACK}ModelCheckpoint", "checkpoint=best"),
         (f"{CALLBACK}LambdaCallback", "LambdaCallback: not a class that a configuration may name"),
         (f"{CALLBACK}EarlyStopping +callbacks.x.patiense=3", "callbacks.x.patiense=3: no such key; did"),
         ("callbacks.x._target_=pytorch_lightning.callbacks.Timer", "+callbacks.x._target_="),
-        ("model.foo=1", "model.foo=1: no such key; did you mean model."),
+        ("model.foo=1", "model.foo=1: no such key; choose from model."),
         ("+metrics.x=3", "metrics.x=3: no such key; a new name needs its class, +metrics.x._target_=CLASS"),
         (
             "optimizer._target_=torch.optim.SGD optimizer.amsgrad=true",
@@ -213,4 +213,7 @@ def test_each_key_of_lightnings_trainer_passes_or_is_answered():
     every = {*inspect.signature(pl.Trainer.__init__).parameters} - {"self"}
     answered = {key.removeprefix("trainer.") for key in INSTEAD if key.startswith("trainer.")}
     assert every == {*Trainer.__annotations__} | answered
-    assert {*Trainer.__annotations__} & answered == {"limit_test_batches"}  # which may say: the whole
+    assert {*Trainer.__annotations__} & answered == {
+        "limit_test_batches",
+        "max_time",
+    }  # what else they may say

@@ -154,8 +154,8 @@ def test_the_source_says_what_python_says(target):
 @pytest.mark.parametrize(
     ("kind", "good", "bad", "words"),
     [
-        (Count, [1, 7], [0, -1, True, 1.5, "a", None], "a whole number from 1"),
-        (Count | None, [None, 1], [0], "null or a whole number from 1"),
+        (Count, [1, 7], [0, -1, True, 1.5, "a", None], "a whole number of at least 1"),
+        (Count | None, [None, 1], [0], "null or a whole number of at least 1"),
         (Share, [0, 0.5, 1], [1.5, float("nan"), True], "a number in [0, 1]"),
         (
             Annotated[float, Gt(0), Le(10)],
@@ -170,7 +170,7 @@ def test_the_source_says_what_python_says(target):
             [[0], [0, 2], 0, "ab"],
             "a list of 2, each a number in [0, 1]",
         ),
-        (Sequence[Count], [[], [1]], [[0], "1"], "a list, each a whole number from 1"),
+        (Sequence[Count], [[], [1]], [[0], "1"], "a list, each a whole number of at least 1"),
         (Literal[None, "strip", "gif"], [None, "gif"], ["film", 0], "null, strip or gif"),
         (Literal["a", "b", "c"], ["a"], ["d"], "one of a, b, c"),
         (Literal[1, 3], [1], [True, 2, 1.0], "1 or 3"),
@@ -196,7 +196,7 @@ def test_a_declaration_holds_in_python_for_subclasses_too():
             super().__init__(steps)
 
     assert Child(3).steps == 3
-    with pytest.raises(ValueError, match=r"^place\.steps=0: must be a whole number from 1$"):
+    with pytest.raises(ValueError, match=r"^place\.steps=0: must be a whole number of at least 1$"):
         Child(0)
     with pytest.raises(ValueError, match=r"^place\.rate=2: must be a number in \[0, 1\]$"):
         Child(1, rate=2)

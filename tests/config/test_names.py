@@ -43,7 +43,7 @@ def test_quotes_hold_any_text(text):
 @pytest.mark.parametrize("value", ["two", "0", "-1", "1.5", "4(x2)"])
 def test_a_variable_that_is_no_number_of_cores_is_named(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=f"^{name}={value[:1]}.*: must be a whole number from 1"):
+    with pytest.raises(UserError, match=f"^{name}={value[:1]}.*: must be a whole number of at least 1"):
         check_environment()
     monkeypatch.setenv(name, "")
     check_environment()

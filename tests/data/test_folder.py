@@ -102,7 +102,7 @@ def test_no_images(tmp_path):
     refused(lambda: ready(tmp_path / "missing"), "data.root", "missing", "no such folder")
     (tmp_path / "file").write_text("")
     refused(lambda: ready(tmp_path / "file"), "data.root", "not a folder")
-    refused(lambda: ImageFolder(None), "data.root=None")
+    refused(lambda: ImageFolder(None), "data.root=null")
 
 
 def test_too_few_images(tmp_path):

@@ -105,7 +105,7 @@ def test_an_embedded_ring_of_one_plane_is_no_other_data():
     assert EmbeddedRing(dim=4).formula() == EmbeddedRing(dim=4, train_size=7).formula()
     assert EmbeddedRing(dim=4).formula() != EmbeddedRing(dim=5).formula()
     assert torch.equal(EmbeddedRing(dim=4).plane, EmbeddedRing(dim=4, data_seed=3).plane)
-    refused(lambda: EmbeddedRing(dim=1), "data.dim=1", "from 2")
+    refused(lambda: EmbeddedRing(dim=1), "data.dim=1", "at least 2")
     refused(lambda: EmbeddedRing(off_plane=0.0), "data.off_plane=0.0", "above 0")
 
 

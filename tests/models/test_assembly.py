@@ -143,7 +143,7 @@ def test_a_likelihood_stands_beside_the_bound(prepared, arguments):
         (["bound.variance=learned", "bound.steps=5"], ["objective.steps=null", "whole number"]),
         (
             ["model=vae", "model.network.levels=0"],
-            ["model.network.levels=0", "must be a whole number from 1"],
+            ["model.network.levels=0", "must be a whole number of at least 1"],
         ),
         (["model=vae", "model.network.levels=2"], ["model=vae", "use model=hierarchical_vae"]),
         (["model=vae", "objective=x0"], ["objective", "pass objective=none"]),
@@ -162,7 +162,7 @@ def test_a_likelihood_stands_beside_the_bound(prepared, arguments):
             ["objective.times.mean=9", "gamma -8"],
         ),
         (["likelihood=ode", "likelihood.tolerance=0", *RING], ["likelihood.tolerance=0", "above 0"]),
-        (["likelihood=ode_images", "likelihood.probes=1"], ["likelihood.probes=1", "from 2"]),
+        (["likelihood=ode_images", "likelihood.probes=1"], ["likelihood.probes=1", "at least 2"]),
         (["likelihood=ode"], ["likelihood.dequantisation=none", "uniform"]),
         (["likelihood=ode_images", "threshold=static"], ["threshold", "not the score of any density"]),
         (["likelihood=ode", "guidance=classifier_free", *RING], ["guidance", "not the score of any density"]),
@@ -228,5 +228,5 @@ def test_every_rung_is_of_one_size_and_can_be_built(root, name):
 )
 def test_no_model_reports_from_no_draws(prepared, kind, key):
     extra = ["data=ring", "denoiser=mlp"] if kind == "oracle" else []
-    with pytest.raises(UserError, match=rf"bound\.{key}=0: .*a whole number from 1"):
+    with pytest.raises(UserError, match=rf"bound\.{key}=0: .*a whole number of at least 1"):
         execute(prepared(f"model={kind}", f"bound.{key}=0", *extra))

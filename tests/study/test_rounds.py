@@ -103,9 +103,9 @@ def test_an_axis_that_is_no_list_of_values_is_refused(axis, problem):
     ("config", "message"),
     [
         ({"until": "bored"}, "until=bored: must be null or decided"),
-        ({"until": "decided"}, "until=decided: for a grid"),
+        ({"until": "decided"}, "until=decided: needs a sweep"),
         ({"setting": "vae"}, "setting=vae: for a sweep of an ablation that lists it"),
-        ({"max_seeds": 1}, "max_seeds=1: must be a whole number from 2"),
+        ({"max_seeds": 1}, "max_seeds=1: must be a whole number of at least 2"),
         ({"max_seeds": True}, "max_seeds=True"),
         ({"equal_within": -0.1}, "equal_within=-0.1: must be null or a number above 0"),
         ({"equal_within": float("nan")}, "equal_within=nan"),

@@ -60,8 +60,10 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
     for argument in arguments:
         check_password(argument)
         key, equals, value = argument.partition("=")
+        if equals and not key:
+            raise UserError(f"{argument}: no key before the =; type KEY=VALUE")
         if value == "{}" and key[:1].isalpha():
-            raise UserError(f"{argument}: merged into what is there, it changes nothing; leave it out")
+            raise UserError(f"{argument}: an empty group changes nothing; leave it out")
         if equals and key[:1].isalpha():
             key = plus(key, classes) + key
         if equals and value and value[0] not in "'\"" and find_key(key.lstrip("+"), command=command).is_path:

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.equal_within is not None and not 0 < options.equal_within < math.inf:
         return _refuse(f"--equal-within {options.equal_within:g}: must be a finite number above 0")
     if options.expected is not None and options.expected < 1:
-        return _refuse(f"--expected {options.expected}: must be a whole number from 1")
+        return _refuse(f"--expected {options.expected}: must be a whole number of at least 1")
     if options.title is not None and not options.title.strip():
         return _refuse("--title: must be a text; leave the option out for the sweep's own")
     if "" in (sys.argv[1:] if argv is None else argv):

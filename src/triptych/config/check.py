@@ -48,7 +48,8 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
         if group not in (*LISTS, *FREE_GROUPS):
             every = names.strip("[] ")
             if not every:
-                raise UserError(f"{group}={names}: a choice is needed, as in {group}=NAME")
+                choices = nearest("", folders.choices_of(group))
+                raise UserError(f"{group}={names}: a choice is needed; {choices}")
             one = f"{group}={every.split(',')[0].strip()}"
             raise UserError(f"{group}={names}: one choice only; type {one}, or compare: -m {group}={every}")
     typed = [override.lstrip("+~").partition("=")[0] for override in hydra.overrides.task]

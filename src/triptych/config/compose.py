@@ -22,11 +22,12 @@ from triptych.config.check import check_keys, keys
 from triptych.config.describe import listing, read_yaml
 from triptych.config.folders import CONFIGS
 from triptych.config.habits import answer
-from triptych.config.keys import check_values, of_class, takes_names
+from triptych.config.keys import check_values, find_key, of_class, takes_names
 from triptych.config.names import register_resolvers
 from triptych.config.nearest import nearest
 from triptych.config.source import REQUIRED
 from triptych.config.trust import check_name
+from triptych.declare import takes_lists
 from triptych.errors import UserError
 
 EXTRAS = {  # files of packages that are not installed by default
@@ -120,14 +121,16 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
             return f"{match[1]}: not installed; pip install 'triptych[{extra}]'"
         group, _, option = match[1].rpartition("/")
         options = _options(group)
-        if line := answer(group, option, "no such file"):
+        if ".." in match[1]:
+            return f"{match[1]}: .. is not allowed; type GROUP=NAME"
+        if line := answer(group, option, "no such choice"):
             return line
         near = nearest(option, options)
         if not near.startswith("choose from"):  # all that there is in any case: a group is short
             near += f" (choose from {', '.join(sorted(options))})"
         if lost := folders.missing_packages():
             near += f"; a trusted package lies nowhere on Python's path: {', '.join(lost)}"
-        return f"{group}={option}: no such file; {near}"
+        return f"{group}={option}: no such choice; {near}"
     if match := re.search(r"Could not (?:override|append to config|delete from config)[^']*'([^']+)'", text):
         key = match[1].split("@")[0]
         override = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
@@ -139,13 +142,16 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if _door() != "train":
             return f"{match[1]}: several values; type one, and the command once for each"
         key, _, values = match[1].partition("=")
-        return f"{match[1]}: several values need -m (a sweep); for a list type {key}=[{values}]"
+        fix = f"; for a list type {key}=[{values}]" if takes_lists(find_key(key.lstrip("+")).kind) else ""
+        return f"{match[1]}: several values need -m (a sweep){fix}"
     if "override_grammar" in text and (override := next(filter(_unreadable, arguments), "")):
         if len(several := re.split(r"\s+(?=[+~]*[\w./@]+=)", override)) > 1:
             return f"{override}: two overrides in one argument; type {several[0]} and {several[1]} apart"
         if "/" in override and "=" not in override and _door() != "train":
             return f"{override}: no key; type ckpt={override}"
-        key = override.split("=", 1)[0] if "=" in override else "KEY"
+        key, equals, value = override.partition("=")
+        if not equals or value[:1] == "=":
+            return f"{override}: must be KEY=VALUE, with one =" + f"; type {key}{value}" * bool(equals)
         return f"{override}: cannot be read as KEY=VALUE; quote special characters: \"{key}='a=b'\""
     if "Config group override must be a string" in text:
         for override in arguments:
@@ -171,7 +177,7 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
     if names and (options := _options(place := key.replace(".", "/"))):  # a choice, typed like a key
         value = override.partition("=")[2]
         choice = value if value in options else "NAME"
-        return f"{override.lstrip('+')}: a group of keys; type {place}={choice}"
+        return f"{override.lstrip('+')}: a group; its choice is typed with a slash, as in {place}={choice}"
     typed = (one.lstrip("+").partition("=") for one in arguments)
     target = next((value for name, _, value in typed if name == f"{parent}._target_" != key), "")
     if target:
@@ -183,8 +189,10 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
         listed = " or ".join(f"{group}={one}" for one in others[:3])
         return f"{override}: no such key with {group}={chosen}; choose {listed}"
     open_to_names = read_yaml(CONFIGS / f"{_door()}.yaml").get(group) == {}  # as condition_from
-    if open_to_names or (names and takes_names(key.removesuffix("._target_").rpartition(".")[0])):
+    if open_to_names or ("_target_" in names and takes_names(parent.rpartition(".")[0])):
         return f"{override}: no such key; a new name is added with a plus, as in +{override}"
+    if names and takes_names(parent):
+        return f"{override}: no such key; a new name needs its class, as in +{parent}.NAME._target_=CLASS"
     return f"{override}: no such key; {nearest(key, _all_names(arguments))}"
 
 

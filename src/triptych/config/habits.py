@@ -50,10 +50,12 @@ SEED_AND_STEP = "batches follow from (seed, step), so that a run goes on where i
 INSTEAD = {
     "trainer.limit_test_batches": "a run is measured on exactly the whole test set; bound.repeats=1 is "
     "quick, test=false leaves it out",
-    "trainer.fast_dev_run": "true, false or a number of steps; it stands for debug=fdr",
+    "trainer.fast_dev_run": "must be true, false or a number of steps",
     "trainer.enable_checkpointing": "a run keeps its checkpoints, so that it goes on where it was; "
-    "checkpoint=best reports the best",
-    "trainer.callbacks": "use +callbacks.NAME._target_=CLASS",
+    "leave it out",
+    "trainer.max_time": "must be null or DD:HH:MM:SS; ten minutes are 00:00:10:00",
+    "trainer.callbacks": "these are in callbacks; add one with +callbacks.NAME._target_=CLASS, take one out "
+    "with callbacks.NAME=null",
     "trainer.logger": "use logger=wandb, logger=tensorboard, logger=mlflow or logger=csv",
     "trainer.default_root_dir": "a run writes into its own directory; paths.log_dir=DIR moves all of them",
     "trainer.plugins": "a run writes its checkpoints whole or not at all, by a plugin of its own",

@@ -103,7 +103,7 @@ def check_environment() -> None:
     for name in ("TRIPTYCH_THREADS", "SLURM_CPUS_PER_TASK"):
         if (value := os.environ.get(name) or "1").isdecimal() and int(value):
             continue
-        raise UserError(f"{name}={value}: must be a whole number from 1; set it so, or unset it")
+        raise UserError(f"{name}={value}: must be a whole number of at least 1; set it so, or unset it")
 
 
 def cores() -> int:

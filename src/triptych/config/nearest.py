@@ -16,7 +16,7 @@ def nearest(name: str, names: Sequence[str]) -> str:
     names = sorted(one for one in set(names) if not name.startswith(f"{one}."))  # its group is no key
     inside = [one for one in names if one.rpartition(".")[2] == name]  # in groups, typed without them
     close = _close(name, names, TYPO) or " or ".join(inside[:3])
-    close = close or _sharing(name, names) or _close(name, names, NEAR)
+    close = close or _sharing(name, names) or _close(name, [one for one in names if _alike(one, name)], NEAR)
     if close:
         return f"did you mean {close}?"
     group = name.rpartition(".")[0]
@@ -27,6 +27,12 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 def _close(name: str, names: Sequence[str], cutoff: float) -> str:
     return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=cutoff)), "")
+
+
+def _alike(one: str, name: str) -> bool:
+    """Whether the last parts look alike, too: that of a group alone makes any two of its keys near."""
+    leaf, other = one.rpartition(".")[2], name.rpartition(".")[2]
+    return difflib.SequenceMatcher(None, leaf, other).ratio() >= NEAR / 2 + 0.15
 
 
 def _sharing(name: str, names: Sequence[str]) -> str:

@@ -178,7 +178,7 @@ class DataModule(pl.LightningDataModule):
                 f"data split {split_name!r}: needs one of {', '.join(self.splits) or 'setup() first'}"
             )
         if limit is not None and limit < 1:
-            raise DataError(f"data split {split_name!r}: limit={limit}, needs a whole number from 1")
+            raise DataError(f"data split {split_name!r}: limit={limit}, needs a whole number of at least 1")
         return EvalLoader(
             self.splits[split_name], self.eval_batch_size, *rank_world(), limit, self.pin_memory, split_name
         )

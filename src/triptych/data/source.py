@@ -59,7 +59,8 @@ TO = {"train": "train on", "val": "validate on", "test": "test on"}
 def folder_path(root: FilePath | None) -> Path:
     """``root`` as a path; DataError if it is not set."""
     if root is None or not str(root).strip():
-        raise DataError(f"data.root={root!r}: needs the folder that holds the data; data.root=/path/to/it")
+        must = "must be the folder that has the data, as in data.root=/path/to/it"
+        raise DataError(f"data.root={'null' if root is None else repr(root)}: {must}")
     return Path(root).expanduser()
 
 
@@ -125,7 +126,7 @@ def read_layout(root: Path) -> Layout:
         raise DataError(f"{key}: {problem}; needs one with images")
     files, others = list_files(root)
     if not files:
-        raise DataError(f"{key}: no images there; needs files {', '.join(ENDINGS)}")
+        raise DataError(f"{key}: no images there; they end in {', '.join(ENDINGS)}")
     tops = sorted({file.parts[0] for file in files if len(file.parts) > 1})
     named = {top: SPLIT_OF[top.lower()] for top in tops if top.lower() in SPLIT_OF}
     if named:

@@ -60,7 +60,7 @@ class BoundModel(pl.LightningModule):
     ):
         for key, value in (("repeats", repeats), ("val_repeats", val_repeats)):
             if type(value) is not int or value < 1:
-                raise UserError(f"bound.{key}={value!r}: must be a whole number from 1")
+                raise UserError(f"bound.{key}={value!r}: must be a whole number of at least 1")
         super().__init__()
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
         self.shape, self.seed, self.conditional = shape, seed, conditional

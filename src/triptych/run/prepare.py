@@ -47,8 +47,10 @@ def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any
             raise UserError(f"{key}={value}: not UTF-8; rename the file or folder")
     name = plain["name"]
     if name not in (None, "") and slug(str(name)) != str(name):
-        fix = "use up to 120 of a-z, A-Z, 0-9 and =,._+-"
-        raise UserError(f"name={name}: not a directory's name; {fix}, as in name={plain_name(str(name))}")
+        other = "".join(dict.fromkeys(re.sub(r"[\w=,.+-]", "", str(name), flags=re.ASCII)))
+        problem = f"{other!r} is not allowed" if other else "not a directory's name"
+        fix = "use at most 120 of a-z, A-Z, 0-9 and =,._+-"
+        raise UserError(f"name={name}: {problem}; {fix}, as in name={plain_name(str(name))}")
     check_together(plain, typed)
     if plain["trained"] is not None:
         adopt(plain, choices, overrides)

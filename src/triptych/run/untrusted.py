@@ -50,7 +50,7 @@ def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], 
     """
     where = f"{key}={path}"
     if path.is_dir():
-        raise UserError(f"{where}: no run in this directory; choose one run's, or a checkpoint")
+        raise UserError(f"{where}: no run in this directory; pass logs/runs/NAME, or a checkpoint")
     if not path.is_file():
         raise UserError(f"{where}: {NO_CHECKPOINT}")
     with open_regular(path) as file:

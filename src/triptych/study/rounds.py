@@ -131,7 +131,7 @@ def check_rounds(config: Mapping[str, Any], sweeping: bool, grid: bool) -> None:
     until = config.get("until")
     if until and not (sweeping and grid):
         raise UserError(
-            f"until={until}: for a grid of settings and seeds, as in -m objective=x0,v seed=1,2,3"
+            f"until={until}: needs a sweep over settings and seeds, as -m objective=x0,v seed=1,2,3"
         )
     if config.get("setting") is not None and not grid:
         raise UserError(f"setting={config['setting']}: for a sweep of an ablation that lists it, with -m")

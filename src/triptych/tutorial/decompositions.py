@@ -37,7 +37,7 @@ def restricted(
         ValueError: ``steps`` below 1.
     """
     if steps < 1:
-        raise ValueError(f"steps={steps}: must be a whole number from 1")
+        raise ValueError(f"steps={steps}: must be a whole number of at least 1")
     process = denoiser.process
     gammas = schedule.gamma(torch.linspace(0.0, 1.0, steps + 1, dtype=dtype))
 
