@@ -41,7 +41,7 @@ ISSUE = [  # the inputs of those who tried 119, of which these were not answered
     ("train name=1e5", ["name=100000.0", "null, text or a whole number"]),
     ("train name=true", ["name=True", "null, text or a whole number"]),
     ("train objective=x0,v", ["objective=x0,v", "-m"]),
-    ("train seed==1", ["seed==1", "KEY=VALUE", "quote special"]),
+    ("train seed==1", ["seed==1: must be KEY=VALUE, with one =; type seed=1"]),
     ("train -m seed=", ["seed=''", "from 0"]),
     ("train -m objective=", ["objective=", "epsilon"]),
     ("train model._target_=triptych.models.diffusion.Difusion", ["did you mean triptych.models.", "Diff"]),

