@@ -103,10 +103,12 @@ def door(root) -> Callable:
     """``door("triptych.cli.train", "objective=v")``: a command in a process of its own, see forked.py."""
 
     def run(
-        module: str, *arguments: str, timeout: float = 240, **environment: str
+        module: str, *arguments: str, timeout: float = 240, fresh: bool = False, **environment: str
     ) -> subprocess.CompletedProcess:
-        line = [sys.executable, "-m", module, *arguments]
-        return forked.run(line, os.environ | environment, cwd=root, timeout=timeout)
+        line, env = [sys.executable, "-m", module, *arguments], os.environ | environment
+        if fresh:  # what it imports, and where from, is what is tested
+            return subprocess.run(line, capture_output=True, text=True, timeout=timeout, cwd=root, env=env)
+        return forked.run(line, env, cwd=root, timeout=timeout)
 
     return run
 

@@ -23,9 +23,6 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.warm"])
 
 
-HOOK = "TRIPTYCH_TEST_HOOK"  # code that a process runs before it executes a run, see run/hooks.py
-
-
 def run(
     line: list[str], env: dict[str, str], cwd: Any = None, check: bool = False, timeout: float = 280
 ) -> subprocess.CompletedProcess:
@@ -113,8 +110,6 @@ def _code(line: list[str]) -> int:
         module.replace_process = _replace
     sys.orig_argv, sys.argv = line, [str(module.__file__), *arguments]
     GlobalHydra.instance().clear()
-    if HOOK in os.environ and any(word.startswith("resume=") for word in arguments):
-        exec(compile(os.environ[HOOK], "hook", "exec"), {})
     try:
         return module.main() or 0
     except SystemExit as ended:

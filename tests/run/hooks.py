@@ -3,8 +3,6 @@
 import textwrap
 from pathlib import Path
 
-from tests.forked import HOOK
-
 SITE = """
 import sys
 from importlib.abc import MetaPathFinder
@@ -27,8 +25,6 @@ def hook(root: Path, code: str) -> dict[str, str]:
 
     folder = root / "hook"
     folder.mkdir(exist_ok=True)
-    code = textwrap.dedent(code)
-    (folder / "sitecustomize.py").write_text(f"CODE = {code!r}\n" + SITE)
+    (folder / "sitecustomize.py").write_text(f"CODE = {textwrap.dedent(code)!r}\n" + SITE)
     known = os.environ.get("PYTHONPATH", "")
-    path = f"{folder}{os.pathsep}{known}" if known else str(folder)
-    return {"PYTHONPATH": path, HOOK: code}  # the latter in a process that has imported all before
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{known}" if known else str(folder)}

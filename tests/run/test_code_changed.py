@@ -24,7 +24,8 @@ def test_going_on_with_an_edited_copy_of_the_sources(prepared, monkeypatch, door
     shutil.copytree(SOURCES.parent / "configs", root / "copy" / "configs")
     edited = root / "copy" / "src" / "triptych" / "diffusion" / "objective.py"
     edited.write_text(edited.read_text() + "\n# other code\n")
-    done = door("triptych.cli.train", f"resume={run.path}", PYTHONPATH=str(root / "copy" / "src"))
+    path = str(root / "copy" / "src")
+    done = door("triptych.cli.train", f"resume={run.path}", fresh=True, PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
     line = "going on under other code (triptych/diffusion/objective.py) than before"
     assert done.stderr.splitlines().count(line) == 1

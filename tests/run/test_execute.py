@@ -48,11 +48,11 @@ def test_density_data_report_nats_and_the_gap_to_the_truth(prepared):
     # the draws of the bound are controlled and those of the gap are not: few would differ by their noise
     run = prepared(
         *("experiment=ring", "trainer.max_steps=6", "trainer.val_check_interval=3", "samples.n=4"),
-        "bound.repeats=16",
+        *("bound.repeats=16", "data.test_size=2000", "data.val_size=200"),
         path="ring",
     )
     test = execute(run)["test"]
-    assert test["nats_per_dim"]["n"] == 5000 and "bpd" not in test
+    assert test["nats_per_dim"]["n"] == 2000 and "bpd" not in test
     assert test["entropy"]["mean"] == pytest.approx(1.123 / 2, abs=0.01)  # separated modes, per dimension
     # bound = exact negative log-likelihood + gap, and the mean of the former is the entropy up to sampling
     assert test["nats_per_dim"]["mean"] - test["gap"]["mean"] == pytest.approx(

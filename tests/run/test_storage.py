@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from tests import forked
 from tests.run.commands import command, environment, start, wait_for
 from triptych.errors import StorageError, UserError
 from triptych.run.command_errors import one_line_errors
@@ -87,7 +88,7 @@ def test_a_read_only_directory(prepared, small, root):
     shutil.copytree(prepared().path, place / "run")
     subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
     line = [*command()[:3], f"resume={place / 'run'}"]
-    done = subprocess.run(line, env=environment(root), capture_output=True, text=True)
+    done = forked.run(line, environment(root))
     assert done.returncode == 74 and len(done.stderr.splitlines()) == 1, done.stderr
     assert "Read-only file system" in done.stderr
 

@@ -326,7 +326,7 @@ def test_a_matplotlibrc_beside_a_run_is_not_read(root, door):
 
     make_run(root / "sweep", "v", 1, 2.0)
     os.mkfifo(root / "matplotlibrc")
-    done = door("triptych.cli.report", "sweep", timeout=60)
+    done = door("triptych.cli.report", "sweep", fresh=True)
     assert done.returncode == 0 and (root / "sweep" / "report.html").exists(), done.stderr
 
 
