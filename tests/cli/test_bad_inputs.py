@@ -117,7 +117,7 @@ OWN = [
     ("train logger.wandb.mode=onlin", ["logger.wandb.mode='onlin'", "offline"]),
     ("train objective.loss=elbo", ["objective.loss=elbo: a group of keys", "type objective/loss=elbo"]),
     ("train resume=/etc/passwd", ["/etc/passwd", "not a run's directory"]),
-    ("train resume=x seed=2", ["resume=x", "no further arguments"]),
+    ("train resume=x seed=2", ["resume=x", "leave out all other arguments"]),
     ("evaluate ckpt=/etc", ["ckpt=/etc", "no run in this directory"]),
     ("evaluate ckpt=x split=tst", ["split=tst", "train, val, test"]),
     ("sample ckpt=x n=1.5", ["n=1.5", "a whole number"]),
