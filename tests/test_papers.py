@@ -114,13 +114,18 @@ OTHERWISE = [
     ),
     ("vdm_endpoints", "clean", "seed=1,2,3", "contradicted"),  # too few steps to learn endpoints
 ]
+
+
 # where networks are trained: what is planted shows after a few steps
-SMALL = ["trainer.max_steps=300", "trainer.val_check_interval=300"]
+def steps(n: int) -> list[str]:
+    return [f"trainer.max_steps={n}", f"trainer.val_check_interval={n}"]
+
+
 SMALL_SAMPLES = ["measures.n=300", "data.test_size=100", "bound.repeats=1"]
 CHEAPER = {
-    "sit_paths": [*SMALL, *SMALL_SAMPLES, "sampler.steps=20"],
-    "edm_training": [*SMALL, *SMALL_SAMPLES],
-    "vdm_endpoints": ["trainer.max_steps=60", "trainer.val_check_interval=60", "samples.n=0"],
+    "sit_paths": [*steps(200), *SMALL_SAMPLES],
+    "edm_training": [*steps(300), *SMALL_SAMPLES],
+    "vdm_endpoints": [*steps(60), "samples.n=0"],
 }
 
 
