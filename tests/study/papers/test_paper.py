@@ -1,10 +1,13 @@
 """A paper's claims are read before anything runs: what cannot be decided is refused in one line."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from triptych.config.describe import read_yaml
+from triptych.config.folders import CONFIGS
 from triptych.errors import UserError
 from triptych.study.papers.paper import axes_of, check_claimed_metrics, decisive_keys, read_paper
 
@@ -147,3 +150,13 @@ def test_words_decide_nothing():
     both["one"] = both["one"] | {"scale": "small"}
     assert decisive_keys(both) == decisive_keys(one), "what is claimed at another scale decides nothing here"
     assert decisive_keys(both, "paper") == {"large": {"order": ["v", "x0"]}}
+
+
+def test_the_documentation_names_what_would_turn_each_finding():
+    text = (Path(__file__).parents[3] / "docs" / "papers.md").read_text()
+    for file in sorted((CONFIGS / "paper").glob("*.yaml")):
+        for name, claim in read_yaml(file)["paper"]["claims"].items():
+            asked = (
+                claim["kind"] != "identity" and "untestable" not in claim and claim.get("scale") != "paper"
+            )
+            assert (f"| `{file.stem}` | {name} | {claim.get('otherwise')} |" in text) == asked

@@ -16,7 +16,7 @@ COLOURS = {
     "cannot tell": MUTED,
     "not testable here": "#aab2be",
 }
-LOW, HIGH = 0.2, 5.0  # of the axis: a ratio beyond it stands at its end
+LOW, HIGH = 0.2, 5.0  # of the axis: a ratio beyond it is an arrow at its end
 
 
 def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
@@ -38,12 +38,15 @@ def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
             mean, low, high = (min(max(end, LOW), HIGH) for end in claim["ratio"])
             ink = COLOURS[claim["word"]]
             ax.plot([low, high], [y, y], color=ink, linewidth=2)
-            ax.plot(mean, y, "s" if claim["is_tie"] else "o", color=ink, markersize=4.5)
-            if claim["published_ratio"]:
-                published = min(max(claim["published_ratio"], LOW), HIGH)
-                ax.plot(
-                    published, y, "D", color=INK, markerfacecolor="none", markersize=4.5, markeredgewidth=0.9
-                )
+            marker = _marker(claim["ratio"][0], "s" if claim["is_tie"] else "o")
+            ax.plot(mean, y, marker, color=ink, markersize=4.5)
+            if ratio := claim["published_ratio"]:
+                hollow: dict[str, Any] = {
+                    "markerfacecolor": "none",
+                    "markersize": 4.5,
+                    "markeredgewidth": 0.9,
+                }
+                ax.plot(min(max(ratio, LOW), HIGH), y, _marker(ratio, "D"), color=INK, **hollow)
         ax.set_xscale("log")
         ax.set_xlim(LOW * 0.95, HIGH * 1.05)
         plain_ticks(ax.xaxis)
@@ -51,7 +54,8 @@ def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
         ax.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7)
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.set_xlabel(
-            "ratio of the two settings that decide; as claimed: right of 1 (circles), near 1 (squares)"
+            "ratio of the two settings that decide; arrows: beyond the axis\n"
+            "as claimed: right of 1 (circles), near 1 (squares)"
         )
         words = [Line2D([], [], color=ink, marker="o", label=word) for word, ink in COLOURS.items()]
         words += [
@@ -60,3 +64,8 @@ def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
         ]
         figure.legend(handles=words, loc="outside upper center", ncols=3, frameon=False, fontsize=7)
         return to_png(figure)
+
+
+def _marker(ratio: float, inside: str) -> str:
+    """The sign of a ratio: an arrow where it lies beyond the axis."""
+    return ">" if ratio > HIGH else "<" if ratio < LOW else inside
