@@ -134,7 +134,7 @@ def announced_power(random):
             for alpha in (0.05, 0.005):
                 truth = Error(by_seed, s - 1, by_item, ITEMS)
                 difference = brentq(
-                    lambda d: power(d, truth, alpha) - 0.8,
+                    lambda d, truth=truth, alpha=alpha: power(d, truth, alpha) - 0.8,
                     0,
                     100 * (truth.seeds + truth.items) ** 0.5,
                     xtol=1e-9,
