@@ -12,10 +12,11 @@ import sys
 from itertools import combinations
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import stdtr
 
 from triptych.study.crossed import TILT, Error, mean_squares, tail
-from triptych.study.power import power, resolved
+from triptych.study.power import power
 from triptych.study.statistics import holm
 
 DRAWS = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
@@ -132,7 +133,13 @@ def announced_power(random):
             row = []
             for alpha in (0.05, 0.005):
                 truth = Error(by_seed, s - 1, by_item, ITEMS)
-                difference, hits = resolved(truth, alpha), 0
+                difference = brentq(
+                    lambda d, truth=truth, alpha=alpha: power(d, truth, alpha) - 0.8,
+                    0,
+                    100 * (truth.seeds + truth.items) ** 0.5,
+                    xtol=1e-9,
+                )
+                hits = 0
                 assert abs(power(difference, truth, alpha) - 0.8) < 1e-6
                 for _ in range(DRAWS // BATCH):
                     mean, a, b, _ = estimates(difference + table(random, (BATCH,), s, ratio, 0.0))

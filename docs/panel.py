@@ -8,19 +8,17 @@ from pathlib import Path
 
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
-from triptych.study.panels import PANELS, colours
-from triptych.study.style import styled, to_png
+from triptych.study.panels import colours, known_figures
+from triptych.study.style import to_png
 
 
 def main(sweep: str, name: str, picture: str) -> None:
     """Draw the figure ``name`` of the sweep's only comparison."""
-    known = {draw.__name__: draw for _, _, draws in PANELS for draw in draws}
+    (comparison,) = compare(read_runs(Path(sweep)))
+    known = known_figures(comparison, colours({cell.label: cell.label for cell in comparison.cells}))
     if name not in known:
         raise SystemExit(f"{name}: no such figure; choose one of {', '.join(known)}")
-    (comparison,) = compare(read_runs(Path(sweep)))
-    with styled():
-        figure = known[name](comparison, colours({cell.label: cell.label for cell in comparison.cells}))
-    Path(picture).write_bytes(to_png(figure, 110))
+    Path(picture).write_bytes(to_png(known[name], 110))
 
 
 if __name__ == "__main__":

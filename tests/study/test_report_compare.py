@@ -296,3 +296,14 @@ def test_seeds_of_one_model_that_only_draw_anew_are_no_copies(tmp_path):
         make_run(tmp_path, "v", seed, 2.0, overrides=["trained=/runs/a", f"seed={seed}"], **drawn)
     comparison = one(tmp_path)
     assert set(comparison.cells[0].runs) == {1, 2, 3}
+
+
+def test_an_interval_excludes_zero_where_the_corrected_test_claims(tmp_path):
+    targets = {"levels": 1.846, "v": 1.852, "epsilon": 1.858, "score": 1.905, "x0": 1.90}
+    comparison = one(sweep(tmp_path, targets, items=True))
+    claims = [comparison.claim(i, j) for j in range(5) for i in range(j)]
+    assert [low > 0 or high < 0 for low, high in (claim.interval for claim in claims)] == [
+        claim.holds for claim in claims
+    ]
+    uncorrected = [claim.pair.low > 0 or claim.pair.high < 0 for claim in claims]
+    assert sum(uncorrected) > sum(claim.holds for claim in claims) > 0

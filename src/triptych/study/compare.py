@@ -203,7 +203,7 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Itera
         lost = f"{quantity(len(broken), 'run')} ended with a bound that is not finite"
         yield f"{lost} and is left out: {names}."
     if len({tuple(cell.runs) for cell in cells}) > 1:
-        yield "Not every setting has the same seeds yet: paired differences use only the seeds both have."
+        yield "Not every setting has the same seeds: paired differences use only the seeds both have."
     yield from (counted_once(cell.label, cell.copies) for cell in cells if cell.copies)
     sizes = sorted({run.test[run.measure].n for run in used if run.measure})
     if len(sizes) > 1:

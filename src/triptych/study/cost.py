@@ -18,8 +18,7 @@ HOW = (
     "fit, validation and checkpoints too, over its steps; images a second the median of what was logged "
     "while training. Memory is the most that was in use: on the GPU where there is one, else of the process "
     "with its libraries. Runs side by side share a machine, so equal times are not to be expected even of "
-    "equal settings. The norm is that of the loss's gradient in nats per dimension, before a clip; the "
-    "variance that of one draw of the diffusion term, which training sees as noise."
+    "equal settings."
 )
 
 
@@ -47,14 +46,6 @@ def _whole(x: float) -> str:
     return f"{x:,.0f}"
 
 
-def _plain(x: float) -> str:
-    return f"{x:,.0f}" if 100 <= x < 1e5 else f"{x:.3g}"
-
-
-def _share(x: float) -> str:
-    return f"{x:.0%}"
-
-
 def _bytes(x: float) -> str:
     return f"{x / 2**20:,.0f} MiB" if x < 2**30 else f"{x / 2**30:,.1f} GiB"
 
@@ -68,9 +59,6 @@ COLUMNS: tuple[tuple[str, str, Callable[[Run], float], Callable[[float], str] | 
     ("memory", "peak memory", _of("cost", "memory"), _bytes),
     ("parameters", "parameters", _size, _whole),
     ("evaluations", "calls of the denoiser a sample", _of("cost", "evaluations"), _whole),
-    ("gradient", "median norm of the gradient", _of("gradient", "median"), None),
-    ("clipped", "steps clipped", _of("gradient", "clipped"), _share),
-    ("variance", "variance of one draw, nats²", lambda run: run.variance, _plain),
 )
 
 

@@ -7,7 +7,6 @@ statistic. It travels as JSON in the page itself.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from triptych.study import measures
 from triptych.study.compare import Cell, Comparison
 from triptych.study.run_details import CURVES, cut, of_run, run_pictures
 from triptych.study.study import Study
-from triptych.study.tables import Entry, against
+from triptych.study.tables import against
 
 NOWHERE = {Role.PATH, Role.OUTPUT}  # where something lies is no property to group by
 POINTS, FEWEST = 12_000, 24  # of each curve: as many as all runs share, and at least
@@ -102,26 +101,15 @@ def _section(
 ) -> dict[str, Any]:
     """Its cells, and each beside every other.
 
-    `against`: by reference and cell, [text, mean, low, high, p, p as a number, verdict's number].
+    `against`: by reference and cell, the difference, its corrected p and the verdict.
     """
     cells = [_cell(cell, place, flat, keys) for cell in (*comparison.cells, *comparison.pending)]
     if measures.deciding(comparison) or len(comparison.cells) < 2:
         return {"cells": cells, "against": []}
-    verdicts: dict[str, int] = {}
     places = range(len(comparison.cells))
-    rows = [[_beside(*against(comparison, reference, i), verdicts) for i in places] for reference in places]
-    return {"cells": cells, "against": rows, "verdicts": list(verdicts)}
-
-
-def _beside(entries: Mapping[str, Entry], verdict: str, verdicts: dict[str, int]) -> list[Any]:
-    apart, p = entries["difference"], entries["p"]
-    numbers = [_finite(x) for x in (apart.value, apart.low, apart.high)]
-    number = verdicts.setdefault(verdict, len(verdicts))
-    return [apart.text, *numbers, p.text, _finite(p.value), number]
-
-
-def _finite(x: float) -> float | None:
-    return float(f"{x:.6g}") if math.isfinite(x) else None
+    pairs = [[against(comparison, reference, i) for i in places] for reference in places]
+    texts = [[(of["difference"].text, of["p"].text, verdict) for of, verdict in row] for row in pairs]
+    return {"cells": cells, "against": texts}
 
 
 def _cell(

@@ -140,9 +140,6 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
             "costs": cost.cost_columns(comparison),
             "cost_lines": cost.cost_rows(comparison),
             "how_cost": cost.HOW,
-            "parts": [
-                (k, v) for k, v in formatting.PART_MEANING.items() if (k, k) in table_columns(comparison)
-            ],
             "measured": formatting.MEASURED[comparison.unit],
         }
         for i, (comparison, verdict) in enumerate(zip(story.comparisons, story.verdicts, strict=True))

@@ -113,7 +113,8 @@ def _curves(run: Run, points: int) -> list[dict[str, Any]]:
     curves = []
     for name in named:
         thinned = _thinned(*histories[name], points)
-        seconds = [clock[step] for step in thinned["x"]] if clock.keys() >= {*thinned["x"]} else []
+        known = clock.keys() >= {*thinned["x"]}
+        seconds = [_digits(clock[step]) for step in thinned["x"]] if known else []
         curves.append(
             {"name": name, "of": "training step", "unit": _unit(name), "seconds": seconds} | thinned
         )

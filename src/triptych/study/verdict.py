@@ -38,7 +38,10 @@ def verdict(comparison: Comparison) -> Verdict:
         name, answer = "", ["No run has reported a finite test bound yet."]
     others = (other for other in measures.known(comparison.cells) if other != name)
     lines = tuple(filter(None, (measures.ranking(comparison, other) for other in others)))
-    sentences = (no_better(runs_by_setting(comparison), comparison.unit), *answer, divergences(comparison))
+    worse = no_better(runs_by_setting(comparison), comparison.unit)
+    best = comparison.cells[0].label if comparison.cells else ""
+    before, after = (worse, "") if worse.startswith(("No setting", f"{best} is no better")) else ("", worse)
+    sentences = (before, *answer, after, divergences(comparison))
     return Verdict(tuple(filter(None, sentences)), lines)
 
 
@@ -119,7 +122,7 @@ def _be(n: int) -> str:
 def _would_settle(comparison: Comparison, left: list[int]) -> str:
     """ ": about 5 seeds would settle them", and what no number of seeds settles."""
     claims = {j: comparison.claim(0, j) for j in left}
-    if len(left) > NAMED or comparison.rule.interim or not all(c.pair.error for c in claims.values()):
+    if comparison.rule.interim or not all(c.pair.error for c in claims.values()):
         return ""
     needed = {j: seeds_to_settle(claim) for j, claim in claims.items()}
     some = [n for n in needed.values() if n is not None]

@@ -28,7 +28,7 @@ function extent(values) {
   return low < high ? [low, high] : [low - (Math.abs(low) || 1) / 20, high + (Math.abs(high) || 1) / 20];
 }
 
-// lines: {x, y, ink, faint, run}, the last on top; log: {x, y}.
+// lines: {x, y, ink, run}, the last on top; log: {x, y}.
 function chart(lines, name, of, log = {}) {
   const width = 460, height = 250, box = {left: 62, right: 446, top: 12, bottom: 208};
   const shown = lines.map(line => ({...line, points: line.x.map((x, i) => [x, line.y[i]])
@@ -43,7 +43,7 @@ function chart(lines, name, of, log = {}) {
   };
   const [px, across] = axis(0, box.left, box.right), [py, up] = axis(1, box.bottom, box.top);
   const font = "font: 12px var(--font, sans-serif); fill: var(--muted, #68707c)";
-  const last = lines.filter(line => !line.faint && line.y.length).map(line => `${line.label ?? ""} ${plain(line.y.at(-1))}`.trim());
+  const last = lines.filter(line => line.y.length).map(line => `${line.label ?? ""} ${plain(line.y.at(-1))}`.trim());
   const about = `${name} by ${of}; last values: ${last.slice(0, 40).join(", ")}`;
   const svg = drawn("svg", {viewBox: `0 0 ${width} ${height}`, class: "plot", role: "img", "aria-label": about});
   for (const at of up)
@@ -53,11 +53,11 @@ function chart(lines, name, of, log = {}) {
     svg.append(drawn("text", {x: px(at), y: box.bottom + 18, "text-anchor": "middle", style: font}, plain(at)));
   svg.append(drawn("path", {d: `M${box.left} ${box.bottom}H${box.right}`, style: "stroke: var(--muted, #68707c)"}),
     drawn("text", {x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle", style: font}, of));
-  for (const {points, ink, faint, run} of shown) {
+  for (const {points, ink, run} of shown) {
     const d = points.map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)} ${py(y).toFixed(1)}`).join("");
-    const group = drawn("g", run ? {"data-run": run} : {}), colour = faint ? "var(--muted, #68707c)" : ink;
-    group.append(drawn("path", {d, style: `fill: none; stroke-width: ${faint ? 1 : 1.8}; stroke: ${colour}; opacity: ${faint ? 0.4 : 1}`}));
-    if (!faint && !run && points.length < 40)
+    const group = drawn("g", run ? {"data-run": run} : {});
+    group.append(drawn("path", {d, style: `fill: none; stroke-width: 1.6; stroke: ${ink}`}));
+    if (!run && points.length < 40)
       for (const [x, y] of points) {
         const dot = drawn("circle", {cx: px(x).toFixed(1), cy: py(y).toFixed(1), r: 2.6, style: `fill: ${ink}`});
         dot.append(drawn("title", {}, `${plain(x)}: ${plain(y)}`));

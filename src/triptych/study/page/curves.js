@@ -63,8 +63,8 @@ function beside(...pair) {
   if (a < 0 || b < 0 || a === b && i === j) return parts;
   const [one, other] = [data.sections[i].cells[a], data.sections[j].cells[b]];
   const tested = i === j ? data.sections[i].against[a]?.[b] : null;
-  if (tested) parts.push(element("p", {class: "pair"}, `${other.label} minus ${one.label}: ${tested[0]}` +
-    (tested[4] ? `, p ${tested[4]}` : "") + `. ${other.label}: ${data.sections[i].verdicts[tested[6]]}.`));
+  if (tested) parts.push(element("p", {class: "pair"},
+    `${other.label} minus ${one.label}: ${tested[0]}, p ${tested[1]}. ${other.label}: ${tested[2]}.`));
   const keys = data.keys.filter(key => one.own[key] !== other.own[key]);
   parts.push(tableOf("What differs", ["key", one.label, other.label],
     keys.map(key => [key, one.own[key] ?? "none", other.own[key] ?? "none"]), [0, 1, 2]));

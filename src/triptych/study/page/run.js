@@ -18,10 +18,7 @@ function tableOf(title, head, rows, left = [0]) {
 const inks = new Map([...document.querySelectorAll("[data-ink]")].map(dot => [dot.dataset.ink, dot.dataset.colour]));
 const inkOf = run => inks.get(`${run.section}:${run.cell}`) ?? "var(--accent, #0072b2)";
 
-function figureOf(title, how, svg, run) {
-  return element("div", {"data-figure": `${title} ${run.name}`}, element("h4", {}, title),
-    how ? element("p", {class: "how"}, how) : null, svg);
-}
+const figureOf = (title, how, svg) => element("div", {}, element("h4", {}, title), how ? element("p", {class: "how"}, how) : null, svg);
 
 function runPage(run) {
   const place = data.runs.indexOf(run), page = element("article", {class: "run", tabindex: -1});
@@ -53,14 +50,11 @@ function runPage(run) {
 function runFigures(run) {
   const found = [];
   if (run.curves.length) {
-    const plots = element("div", {class: "plots"}), others = data.runs.filter(other => other !== run && other.section === run.section);
+    const plots = element("div", {class: "plots"});
     for (const curve of run.curves) {
-      // grey: the same curve of the setting's other seeds
-      const mates = others.filter(other => other.cell === run.cell).flatMap(other => other.curves.filter(c => c.name === curve.name));
-      const how = [curve.every > 1 ? `Each ${ordinal(curve.every)} recorded value.` : "", mates.length ? "Grey: this setting's other runs." : ""];
-      const lines = [...mates.map(mate => ({...mate, faint: true})), {...curve, ink: inkOf(run)}];
       const title = [curve.name, curve.unit].filter(Boolean).join(", ");
-      plots.append(figureOf(title, how.filter(Boolean).join(" "), chart(lines, title, curve.of, {y: curve.log}), run));
+      plots.append(figureOf(title, curve.every > 1 ? `Each ${ordinal(curve.every)} recorded value.` : "",
+        chart([{...curve, ink: inkOf(run)}], title, curve.of, {y: curve.log})));
     }
     found.push(element("section", {class: "panel"}, element("h3", {}, "Curves"), plots));
   }
