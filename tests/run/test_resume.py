@@ -106,7 +106,22 @@ ACCIDENTS = [
 ]
 
 
-@pytest.mark.parametrize(("variant", "method", "at"), ACCIDENTS)
+MOMENTS = [
+    ("training_step", 2),
+    ("training_step", 4),
+    ("training_step", 6),
+    ("test_step", 1),
+    ("validation_step", 1),
+]
+OTHERS = [
+    pytest.param(variant, *moment, marks=pytest.mark.slow)
+    for variant in VARIANTS
+    for moment in MOMENTS
+    if (variant, *moment) not in ACCIDENTS and (variant, moment[0]) != ("no validation", "validation_step")
+]
+
+
+@pytest.mark.parametrize(("variant", "method", "at"), ACCIDENTS + OTHERS)
 def test_an_accident_leaves_no_trace(prepared, undisturbed, monkeypatch, variant, method, at):
     extra = VARIANTS[variant]
     (whole, first), broken = undisturbed(*extra), prepared(*extra, path="broken")
@@ -173,7 +188,9 @@ def test_a_signal_saves_the_step_and_stops(prepared, undisturbed, monkeypatch, n
     same(whole, broken, first, execute(broken))
 
 
-@pytest.mark.parametrize("writing", range(1, 9, 2))
+@pytest.mark.parametrize(
+    "writing", [w if w % 2 else pytest.param(w, marks=pytest.mark.slow) for w in range(1, 9)]
+)
 def test_a_write_that_is_cut_short_leaves_the_file_before(prepared, undisturbed, monkeypatch, writing):
     """As by SIGKILL: whatever file it is, the temporary one stays half-written, the old one whole."""
     (whole, first), broken = undisturbed(*BASE), prepared(*BASE, path="broken")
