@@ -28,7 +28,7 @@ def test_a_refused_configuration_does_not_keep_its_name(door, root, tiny):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["data=folder"], ["data.root", "None"]),
+        (["data=folder"], ["data.root", "null"]),
         (["data=folder", "data.root=/nowhere"], ["data.root", "/nowhere"]),
         (["data=mnist", "data.root=/nowhere", "denoiser=unet"], ["data.root", "/nowhere"]),
         (["trainer.devices=64", "trainer.accelerator=cpu"], ["trainer.devices=64", "must be 1 to"]),

@@ -37,7 +37,7 @@ def test_going_on_with_an_edited_copy_of_the_sources(prepared, monkeypatch, door
     assert read.code_changes == (line,)
     (comparison,) = compare([read])
     assert any("went on after an interruption under other code" in note for note in comparison.notes)
-    assert line in results_csv([read])
+    assert line in results_csv([read], root)
 
 
 def test_the_same_code_is_not_said(prepared, monkeypatch, capsys):

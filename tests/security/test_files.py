@@ -488,7 +488,7 @@ def test_a_spreadsheet_finds_no_formula(tmp_path, text):
     record |= {"device": text, "choices": {"data": text}, "seconds": {text: 1.5}}
     (tmp_path / "summary.json").write_text(json.dumps(record))
     (tmp_path / "provenance.json").write_text(json.dumps({"git": {"commit": text}, "started": text}))
-    rows = list(csv.reader(io.StringIO(results_csv([read_run(tmp_path)]))))
+    rows = list(csv.reader(io.StringIO(results_csv([read_run(tmp_path)], tmp_path))))
     starts = {cell[:1] for row in rows for cell in row if cell not in ("-2+3",)}
     assert not starts & set("=+-@\t\r＝"), rows
 
