@@ -433,3 +433,11 @@ def test_a_result_of_other_code_is_told_as_such(lab, capfd, composed, prepared, 
         "the old directory is kept aside"
     )
     assert result.startswith("test bound")
+
+
+def test_a_ctrl_c_that_a_library_raises_as_its_own_ends_as_any_other(capsys):
+    """As Ray does, whose wait for its jobs swallows what a signal's handler raises."""
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted (SIGINT); type the same command to go on\n"
