@@ -243,7 +243,7 @@ def check(rows: list[tuple[str, list[str]]], mine: Path) -> None:
         for word in words:
             assert word.format(mine=mine) in lines[0], about
         assert not found["left"] and not found["heavy"], about
-        assert found["start"] + found["seconds"] < 3, about  # of CPU: a busy machine makes everybody wait
+        assert found["start"] + found["seconds"] < 6, about  # of CPU: half a second on a quiet machine
 
 
 def test_one_of_each_kind(mine):
