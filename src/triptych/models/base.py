@@ -19,6 +19,7 @@ from triptych.diffusion.bound import BoundTerms
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.draws import Stream, mix
 from triptych.diffusion.mixture import GaussianMixture
+from triptych.diffusion.sampler.ancestral import Ancestral
 from triptych.errors import UserError
 from triptych.models.accounting import Accounting
 from triptych.models.contract import PartOutput
@@ -72,6 +73,7 @@ class BoundModel(pl.LightningModule):
         self._clock = (0, time.perf_counter())
 
     draws = True  # whether it is a model that samples can be drawn from
+    samplers = True  # whether it draws with one
     of_latents = False  # whether its denoiser is of latents that it learns, unknown to other models
     ignores: tuple[str, ...] = ()  # parts of the configuration that it does without, whatever is chosen
     # a subclass's own -------------------------------------------------------------------------------
@@ -89,7 +91,10 @@ class BoundModel(pl.LightningModule):
         return iter(())
 
     def check_sampler(self, sampler: Any) -> None:
-        """Refuse with a UserError a sampler of something that this model has not learned."""
+        """Refuse with a UserError a sampler, other than the default, that this model could not draw with."""
+        if not (self.draws and self.samplers or isinstance(sampler, Ancestral)):
+            name = type(sampler).__name__
+            raise UserError(f"sampler: {type(self).__name__} draws without {name}; leave it out")
 
     def sample(
         self,

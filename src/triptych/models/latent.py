@@ -40,6 +40,8 @@ class LatentModel(BoundModel):
         ValueError: a negative number, or a conditional model asked for.
     """
 
+    samplers = False  # ancestral, down the ladder
+
     def __init__(
         self,
         network: Ladder,
