@@ -48,8 +48,8 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
         if group not in (*LISTS, *FREE_GROUPS):
             every = names.strip("[] ")
             if not every:
-                choices = nearest("", folders.choices_of(group))
-                raise UserError(f"{group}={names}: a choice is needed; {choices}")
+                near = nearest("", folders.choices_of(group))
+                raise UserError(f"{group}={names}: a choice is needed; {near}")
             one = f"{group}={every.split(',')[0].strip()}"
             raise UserError(f"{group}={names}: one choice only; type {one}, or compare: -m {group}={every}")
     typed = [override.lstrip("+~").partition("=")[0] for override in hydra.overrides.task]
