@@ -150,7 +150,7 @@ def test_a_likelihood_stands_beside_the_bound(prepared, arguments):
         (["model=vae", "bound.steps=10"], ["bound.steps=10", "pass null"]),
         (["model=vae", *POINTS], ["model.network", "images"]),
         (["denoiser=none"], ["denoiser=none"]),
-        (["model=vae", "sampler=ddim"], ["sampler: VAE draws without DDIM; leave it out"]),
+        (["model=vae", "sampler=ddim"], ["sampler: VAE has no use for DDIM; leave it out"]),
         (["schedule=learned", "objective/loss=simple"], ["objective/loss=elbo"]),
         (["schedule=learned", "objective/times=adaptive"], ["schedule=learned", "stratified"]),
         (["objective.teacher=/nowhere"], ["objective.teacher=/nowhere", "objective.steps=T"]),

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Sequence
 
 NEAR = 0.6  # difflib's ratio from which a name counts as near
+LEAF = 0.45  # that of the last parts alone, which such a name needs, too
 TYPO = 0.85  # and from which a letter or two are all that differs
 
 
@@ -32,7 +33,7 @@ def _close(name: str, names: Sequence[str], cutoff: float) -> str:
 def _alike(one: str, name: str) -> bool:
     """Whether the last parts look alike, too: that of a group alone makes any two of its keys near."""
     leaf, other = one.rpartition(".")[2], name.rpartition(".")[2]
-    return difflib.SequenceMatcher(None, leaf, other).ratio() >= NEAR / 2 + 0.15
+    return difflib.SequenceMatcher(None, leaf, other).ratio() >= LEAF
 
 
 def _sharing(name: str, names: Sequence[str]) -> str:

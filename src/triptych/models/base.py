@@ -91,10 +91,10 @@ class BoundModel(pl.LightningModule):
         return iter(())
 
     def check_sampler(self, sampler: Any) -> None:
-        """Refuse with a UserError a sampler, other than the default, that this model could not draw with."""
+        """Refuse with a UserError a sampler, other than the default, that this model does not draw with."""
         if not (self.draws and self.samplers or isinstance(sampler, Ancestral)):
             name = type(sampler).__name__
-            raise UserError(f"sampler: {type(self).__name__} draws without {name}; leave it out")
+            raise UserError(f"sampler: {type(self).__name__} has no use for {name}; leave it out")
 
     def sample(
         self,

@@ -37,8 +37,8 @@ def one_line_errors() -> Iterator[None]:
         if rank() == 0:
             print(f"error: {printable(' '.join(str(refused).split()))}", file=sys.stderr)
         sys.exit(exit_code_of(refused))
-    except KeyboardInterrupt as asked:  # Ray raises one of its own in the place of a StopRequest
-        number = getattr(asked, "signal", signal.SIGINT)
+    except KeyboardInterrupt as stop:  # Ray raises one of its own in the place of a StopRequest
+        number = getattr(stop, "signal", signal.SIGINT)
         print(Interrupted(number), file=sys.stderr)
         sys.exit(128 + number)
 

@@ -82,11 +82,11 @@ class Worktable {
   }
 }
 
-// Whether a row is asked for, and the keys that nothing has: by each word of a text that it shows, and by each
+// Whether a row matches, and the keys that nothing has: by each word of a text that it shows, and by each
 // key=value of its settings, or of its columns.
 function wanted(text, table) {
   const unknown = [];
-  const asked = [...text.matchAll(/([\w./@-]+)(!=|=|<|>)("(?:[^"\\]|\\.)*"|\S*)|\S+/g)].map(([word, key, sign, value]) => {
+  const terms = [...text.matchAll(/([\w./@-]+)(!=|=|<|>)("(?:[^"\\]|\\.)*"|\S*)|\S+/g)].map(([word, key, sign, value]) => {
     const shown = row => row.textContent.toLowerCase().includes(word.toLowerCase());
     if (key === undefined) return shown;
     const plain = value.startsWith('"') ? unquoted(value) : value;
@@ -96,7 +96,7 @@ function wanted(text, table) {
     if (!table.rows.some(shown)) unknown.push(key);
     return shown;
   });
-  return [row => asked.every(test => test(row)), unknown];
+  return [row => terms.every(test => test(row)), unknown];
 }
 
 function unquoted(text) {
