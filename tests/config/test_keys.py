@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pytest
 from omegaconf import OmegaConf
@@ -18,6 +18,7 @@ from triptych.config.check import CONFIGS
 from triptych.config.keys import TARGET, find_key, unfit
 from triptych.config.names import register_resolvers
 from triptych.config.page import keys_page
+from triptych.config.schema import Decoders, Variances
 from triptych.config.source import arguments
 from triptych.declare import (
     Count,
@@ -245,3 +246,15 @@ def test_an_argument_that_takes_names_takes_any_and_its_values_are_checked():
     assert dict(found.model.label_dropout) == {"text": 0.1}
     with pytest.raises(UserError, match=r"schedule\.gamma_min"):
         composing.compose_command("train", ["schedule.gamma_min={text:0.1}"])
+
+
+def test_short_names_are_those_of_the_classes():
+    """A wrong one is refused before torch is imported, by the schema; the classes have the names."""
+    pairs = [
+        (Decoders, "triptych.diffusion.decoder", "Decoder"),
+        (Variances, "triptych.diffusion.reverse_variance", "ReverseVariance"),
+    ]
+    for declared_names, module, base in pairs:
+        kinds = vars(importlib.import_module(module))
+        known = {k.name() for k in kinds.values() if inspect.isclass(k) and issubclass(k, kinds[base])}
+        assert set(get_args(declared_names)) == known - {kinds[base].name()}

@@ -65,6 +65,23 @@ def test_hours_are_operations_by_the_rate_that_is_stated():
     assert f"fits: {total:.3g} FLOP; {total / 312e12 / 0.35 / 3600:,.3g} hours on one A100" in lines[2]
 
 
+@pytest.mark.parametrize(
+    "typed, devices, shards",
+    [
+        ([], 1, 1),
+        (["trainer=ddp", "trainer.devices=4"], 4, 1),
+        (["trainer=fsdp", "trainer.devices=[0,1]", "trainer.num_nodes=4"], 8, 8),
+    ],
+)
+def test_devices_share_a_batch_and_with_fsdp_the_states(typed, devices, shards):
+    config = resolved("trainer.max_steps=1000", "data.batch_size=64", *typed)
+    cost = network_cost(config)
+    memory = 16 * cost.parameters / shards + 64 / devices * cost.activations
+    line = plan([("a", 1, config)])[1]
+    assert f"activations {memory / 2**30:.3g} GiB" in line
+    assert ("devices" in line) == (devices > 1)
+
+
 def test_what_is_assumed_of_a_folder_is_printed(root):
     labelled = resolved("data=folder", "data.root=images", "denoiser=dit", "model.conditional=true")
     lines = plan([("a", 1, labelled), ("b", 1, labelled)])

@@ -143,9 +143,13 @@ class ObjectiveKeys(TypedDict):
     times: NotRequired[Annotated[Group, Base("triptych.diffusion.times.Times")]]
 
 
+Decoders = Literal["categorical", "discretised_gaussian", "gaussian_density"]
+Variances = Literal["beta_tilde", "beta", "optimal", "learned"]
+
+
 class BoundKeys(TypedDict):
-    decoder: str | Annotated[Group, Base("triptych.diffusion.decoder.Decoder")]
-    variance: str | Annotated[Group, Base("triptych.diffusion.reverse_variance.ReverseVariance")]
+    decoder: Decoders | Annotated[Group, Base("triptych.diffusion.decoder.Decoder")]
+    variance: Variances | Annotated[Group, Base("triptych.diffusion.reverse_variance.ReverseVariance")]
     repeats: Annotated[Count, Unit("draws an item")]
     val_repeats: Annotated[Count, Unit("draws an item")]
 
@@ -305,7 +309,7 @@ class Evaluate(TypedDict):
     weights: str | None
     repeats: Annotated[Count | None, Unit("draws an item")]
     steps: Steps | Literal[None, "run"]
-    variance: str | None
+    variance: Variances | None
     batch_size: Annotated[Count | None, Unit("items")]
     devices: Count
     data_root: FilePath | None

@@ -43,7 +43,10 @@ class Cost(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """Runs that differ in their seed: how many, their network's cost, batches, items of each, averages."""
+    """Runs that differ in their seed: how many, their network's cost, batches, items of each, averages.
+
+    ``devices`` share a batch; with ``sharded`` the weights and what goes with them, too.
+    """
 
     name: str
     runs: int
@@ -52,6 +55,14 @@ class Setting(NamedTuple):
     steps: int
     batch: int
     averages: int
+    devices: int
+    sharded: bool
+
+    @property
+    def memory(self) -> float:
+        """Bytes on each device of weights, gradients, AdamW's two moments and a batch's activations."""
+        states = FLOAT * self.cost.parameters * 4 / (self.devices if self.sharded else 1)
+        return states + self.cost.activations * self.batch / self.devices
 
     @property
     def operations(self) -> float:
@@ -134,21 +145,20 @@ def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
         cost = costs[key] = costs.get(key) or network_cost(config)
         target = str(config["denoiser"]["network"]["_target_"]).rpartition(".")[2]
         averages = 1 + len(((config.get("callbacks") or {}).get("ema") or {}).get("others") or [])
-        steps = config["trainer"]["max_steps"] * config["trainer"].get(
-            "accumulate_grad_batches", 1
-        )  # batches
-        batch = config["data"]["batch_size"]
-        planned.append(Setting(name, runs, target, cost, steps, batch, averages))
+        trainer = config["trainer"]
+        batches = trainer["max_steps"] * trainer.get("accumulate_grad_batches", 1)
+        batch, sharded = config["data"]["batch_size"], trainer["strategy"] == "fsdp"
+        devices = _count(trainer["devices"]) * trainer["num_nodes"]
+        planned.append(Setting(name, runs, target, cost, batches, batch, averages, devices, sharded))
     lines = [f"{quantity(sum(one.runs for one in planned), 'run')}, nothing is started"]
-    for network, cost, batch, steps in dict.fromkeys(
-        (one.network, one.cost, one.batch, one.steps) for one in planned
-    ):
-        memory = FLOAT * cost.parameters * 4 + cost.activations * batch
+    for one in {one[2:]: one for one in planned}.values():
+        cost, many = one.cost, one.devices > 1
         lines += [
-            f"{network}: {cost.parameters / 1e6:.1f} million parameters, "
+            f"{one.network}: {cost.parameters / 1e6:.1f} million parameters, "
             f"{cost.operations / 1e9:.3g} GFLOP an item forward and backward; "
-            f"{steps} batches of {batch} items, {steps * batch / 1e6:.3g} million items; "
-            f"weights, gradients, AdamW and activations {memory / 2**30:.3g} GiB in float32"
+            f"{one.steps} batches of {one.batch} items, {one.steps * one.batch / 1e6:.3g} million items; "
+            f"weights, gradients, AdamW and activations {one.memory / 2**30:.3g} GiB in float32"
+            + f" on each of {one.devices} devices" * many
         ]
     lines += [f"assumed: {text}" for text in dict.fromkeys(one.cost.assumed for one in planned) if text]
     total = sum(one.operations for one in planned)
@@ -160,6 +170,13 @@ def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
         f"disk: {math.fsum(one.disk for one in planned) / 2**30:.3g} GiB of checkpoints",
     ]
     return [*lines, *(f"{quantity(one.runs, 'run')}: {one.name}" for one in planned)]
+
+
+def _count(devices: Any) -> int:
+    """How many devices ``trainer.devices`` are; one where the machine decides."""
+    if isinstance(devices, str):
+        devices = int(devices) if devices.isdigit() else 1
+    return len(devices) if isinstance(devices, list) else max(devices, 1)
 
 
 def describe_settings(jobs: Sequence[Sequence[str]]) -> tuple[dict[tuple[str, ...], str], str]:
