@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from triptych.study.statistics import Paired, Spread
+if TYPE_CHECKING:  # scipy, which texts go without
+    from triptych.study.statistics import Paired, Spread
 
 # a summary's baselines, with their articles
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}

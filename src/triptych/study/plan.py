@@ -87,8 +87,8 @@ def skip_imports(configs: Iterable[Mapping[str, Any]]) -> None:
             sys.modules[name] = module
 
 
-def network_cost(config: Mapping[str, Any]) -> Cost:
-    """The cost of the network of a diffusion model.
+def network_cost(config: Mapping[str, Any], known: dict[str, Cost] | None = None) -> Cost:
+    """The cost of the network of a diffusion model; one that ``known`` has is not counted again.
 
     Raises:
         UserError: the model has no such network, or it takes conditions other than labels.
@@ -122,6 +122,10 @@ def network_cost(config: Mapping[str, Any]) -> Cost:
             raise UserError("plan=true: for networks without conditions other than labels")
         labels = {name: torch.zeros(1, dtype=torch.int64) for name in network.conditions}
         item = torch.zeros(1, *data.shape), torch.zeros(1), Condition(**labels) if labels else None
+        parts = [config["denoiser"], config["data"], config["model"], str(network)]  # its outputs, too
+        key = json.dumps(parts, sort_keys=True, default=str)
+        if known is not None and key in known:
+            return known[key]
         with FlopCounterMode(display=False) as counter:
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 raw = network(*item)
@@ -131,7 +135,8 @@ def network_cost(config: Mapping[str, Any]) -> Cost:
         kept.pop(parameter.untyped_storage()._cdata, None)
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     size = sum(p.numel() for p in parameters)
-    return Cost(size, float(counter.get_total_flops()), float(activations), assumed)
+    cost = Cost(size, float(counter.get_total_flops()), float(activations), assumed)
+    return cost if known is None else known.setdefault(key, cost)
 
 
 def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
@@ -139,10 +144,7 @@ def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
     costs: dict[str, Cost] = {}
     planned = []
     for name, runs, config in settings:
-        outputs = (config["objective"] or {}).get("output"), config["bound"].get("variance")
-        parts = [config["denoiser"], config["data"], config["model"], *outputs]
-        key = json.dumps(parts, sort_keys=True, default=str)
-        cost = costs[key] = costs.get(key) or network_cost(config)
+        cost = network_cost(config, costs)
         target = str(config["denoiser"]["network"]["_target_"]).rpartition(".")[2]
         averages = 1 + len(((config.get("callbacks") or {}).get("ema") or {}).get("others") or [])
         trainer = config["trainer"]
@@ -158,7 +160,8 @@ def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
             f"{cost.operations / 1e9:.3g} GFLOP an item forward and backward; "
             f"{one.steps} batches of {one.batch} items, {one.steps * one.batch / 1e6:.3g} million items; "
             f"weights, gradients, AdamW and activations {one.memory / 2**30:.3g} GiB in float32"
-            + f" on each of {one.devices} devices" * many
+            + f" on each of {one.devices} devices"
+            * many
         ]
     lines += [f"assumed: {text}" for text in dict.fromkeys(one.cost.assumed for one in planned) if text]
     total = sum(one.operations for one in planned)
