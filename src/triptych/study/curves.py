@@ -32,7 +32,7 @@ MeanCurve = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # gamma, mean over
 
 def noise_levels(comparison: Comparison, colours: Colours) -> Figure | None:
     """Mean squared error of the noise estimate per dimension, by noise level, on the test set."""
-    curves = _mean_curves(comparison)
+    curves = mean_curves(comparison)
     if not curves:
         return None
     figure = _by_noise_level(curves, colours, "squared error of ε, per dimension")
@@ -44,7 +44,7 @@ def noise_levels(comparison: Comparison, colours: Colours) -> Figure | None:
 
 def ratio_to_best(comparison: Comparison, colours: Colours) -> Figure | None:
     """Each noise level's contribution to the bound as a multiple of the best cell's, mean over seeds."""
-    curves, cells = _mean_curves(comparison), comparison.cells
+    curves, cells = mean_curves(comparison), comparison.cells
     if len(curves) < 2 or cells[0].label not in curves:
         return None
     gamma, reference, _ = curves[cells[0].label]
@@ -188,7 +188,8 @@ def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | N
     return lines.finish(GAMMA, "squared error, per dimension")
 
 
-def _mean_curves(comparison: Comparison) -> dict[str, MeanCurve]:
+def mean_curves(comparison: Comparison) -> dict[str, MeanCurve]:
+    """The error by noise level of each cell that has one: gamma, mean over seeds and its standard error."""
     curves = {cell.label: mean_over_seeds(_levels(cell)) for cell in comparison.cells}
     return {label: curve for label, curve in curves.items() if curve}
 
