@@ -37,7 +37,8 @@ class Firefox(Browser):
         lines = (f"user_pref({json.dumps(k)}, {json.dumps(v)});" for k, v in PREFERENCES.items())
         (profile / "user.js").write_text("\n".join(lines))
         self._process = subprocess.Popen(
-            [FIREFOX, "--headless", "--marionette", "--remote-allow-system-access", "--no-remote", "--profile", str(profile)],
+            [FIREFOX, "--headless", "--marionette", "--remote-allow-system-access", "--no-remote",
+             "--profile", str(profile)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             env=os.environ | {"HOME": str(profile)}, start_new_session=True,
         )  # fmt: skip

@@ -16,7 +16,7 @@ from scipy import stats
 from triptych.study.render import write_report
 
 from .browser import CHROMIUM, Browser
-from .fake_runs import TARGETS, crossed, failed, make_run, metrics, picture, running, sweep
+from .fake_runs import TARGETS, crossed, failed, make_run, metrics, picture, running, sweep, write_history
 from .firefox import FIREFOX, Firefox
 
 pytestmark = [
@@ -516,6 +516,34 @@ def test_two_hundred_runs(chrome, tmp_path):
     assert len(table(chrome, "runs")) == 40
     chrome.click("table[data-name=runs] a")
     assert chrome.run("document.querySelectorAll('article.run svg').length") >= 3
+    assert chrome.complaints == []
+
+
+@pytest.mark.slow
+def test_of_very_many_runs_the_first_rows_stand_in_the_page_and_all_are_saved(chrome, tmp_path):
+    for seed in range(410):
+        write_history(make_run(tmp_path, "v", seed, 2 + seed / 1000), 2.0)
+    chrome.open(write_report(tmp_path).html)
+    rows = "document.querySelectorAll('table[data-name=runs] tbody tr').length"
+    drawn = "document.querySelectorAll('[data-figure$=\"of all runs\"] svg > path').length"
+    bar = ".tools:has(+ .table [data-name=runs])"
+    assert chrome.run(rows) == 400
+    chrome.place(bar)
+    while not chrome.run(drawn):  # as it comes near
+        chrome.rest()
+    chrome.click("table[data-name=runs] th[data-key=bound] button")
+    chrome.click("table[data-name=runs] th[data-key=bound] button")
+    assert numbers(table(chrome, "runs")[0]["bound"]) == [2.409]
+    chrome.click(f"{bar} .exports button")
+    name = tmp_path.name.replace("_", "-")
+    assert len(chrome.downloaded(f"{name}-runs.csv").splitlines()) == 411
+    chrome.click(f"{bar} output + .exports button")
+    assert chrome.run(rows) == 410
+    assert numbers(table(chrome, "runs")[409]["bound"]) == [2]
+    chrome.type(f"{bar} input", "seed=409")
+    assert chrome.run(rows) == 1 and chrome.run(
+        f"document.querySelector('{bar} output + .exports button').hidden"
+    )
     assert chrome.complaints == []
 
 

@@ -27,6 +27,7 @@ from triptych.study.style import (
 )
 
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
+THIN = 400  # seeds whose lines can be told apart
 MeanCurve = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # gamma, mean over seeds, standard error
 
 
@@ -148,8 +149,9 @@ def _training(comparison: Comparison, colours: Colours, lines: Lines, what: str)
     if not lines:
         return None
     drawn = LineFigure(lines, colours)
+    thin = sum(map(len, lines.values())) <= THIN
     for label, seeds in lines.items():
-        if len(seeds) > 1:
+        if len(seeds) > 1 and thin:
             for at, values, run in seeds:
                 drawn.ax.plot(at, values, color=colours[label], linewidth=0.7, alpha=0.45, gid=mark(run))
         places = np.unique(np.concatenate([line.at for line in seeds]))

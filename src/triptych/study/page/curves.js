@@ -23,10 +23,15 @@ class Overlay {
     const part = element("section", {class: "panel"}, element("h3", {}, "Curves of all runs"), element("p", {class: "how"},
       "Choose two settings to see them side by side. Filters of the table of runs apply here too."), this.bar, this.place);
     document.querySelector("h2.runs").before(part);
+    // thousands of lines are drawn once they come near
+    this.near = data.runs.length <= MANY;
+    if (!this.near) new IntersectionObserver(([one], watch) => {
+      if (one.isIntersecting) { this.near = true; watch.disconnect(); this.show(); }
+    }, {rootMargin: "400px"}).observe(part);
   }
 
   show() {
-    if (!this.place) return;
+    if (!this.near) return;
     for (const control of this.bar.querySelectorAll("[name]"))
       if (control.type === "checkbox") control.checked = Boolean(state.get(`c.${control.name}`));
       else control.value = state.get(`c.${control.name}`) || (control === this.smooth ? "0" : "");
