@@ -505,7 +505,7 @@ def test_two_hundred_runs(chrome, tmp_path):
     targets = {f"{name} / {rate}": bound + rate for name, bound in TARGETS.items() for rate in range(8)}
     report = write_report(sweep(tmp_path / "many", targets, seeds=(1, 2, 3, 4, 5)))
     assert len(report.story.runs) == 200 and report.html.stat().st_size < 3e6
-    assert first_paint(chrome, report.html) < 1500
+    assert first_paint(chrome, report.html) < 1500 and chrome.run(OVERLAPS) == []
     assert chrome.complaints == [] and chrome.requests == [report.html.as_uri()]
     chrome.click("table[data-name=runs] th[data-key=bound] button")
     values = [numbers(row["bound"])[0] for row in table(chrome, "runs")]
