@@ -25,7 +25,7 @@ def test_the_directory_holds_what_it_promises(prepared):
     run = prepared("objective=v", "seed=3")
     summary = execute(run)
     names = ("config.yaml", "provenance.json", "metrics.csv", "summary.json", "samples/final.png")
-    for name in (*names, "samples/trajectory.png"):
+    for name in (*names, "samples/trajectory.png", "samples/real.png"):
         assert (run / name).is_file(), name
     assert json.loads((run / "summary.json").read_text()) == json.loads(json.dumps(summary.record))
     assert summary["status"] == "finished" and summary["schema"] == 1

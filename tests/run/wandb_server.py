@@ -22,7 +22,8 @@ class Server:
         self.summaries: dict[str, dict] = {}
         self.configs: dict[str, dict] = {}
         self.runs: dict[str, dict] = {}  # what the run was registered with
-        self.files: list[str] = []
+        self.files: dict[str, bytes] = {}
+        self.artifacts: list[dict] = []  # what each was registered with
         self.views: dict[str, dict] = {}  # workspaces and reports, by their ids
         self.operations: list[str] = []
         self.sweep = ""  # the configuration of the sweep that was made
@@ -96,6 +97,7 @@ class Server:
         if operation == "ArtifactType":
             return {"project": {"artifact": None}}
         if operation == "CreateArtifact":  # of a table: as if it were there already
+            self.artifacts.append(given["input"])
             artifact = {"id": "a", "state": "COMMITTED", "artifactSequence": {"latestArtifact": {"id": "a"}}}
             return {"createArtifact": {"artifact": artifact}}
         return {}
@@ -174,8 +176,8 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self._reply(200, {"data": data})
 
         def do_PUT(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            server.files.append(self.path.removeprefix("/put/"))
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            server.files[self.path.removeprefix("/put/")] = body
             self._reply(200, {})
 
         def do_GET(self) -> None:

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -203,12 +202,3 @@ class Browser:
         self._process.wait(10)
         for fd in (self._read, self._write):
             os.close(fd)
-
-
-@contextlib.contextmanager
-def browser(profile: Path) -> Iterator[Browser]:
-    found = Browser(profile)
-    try:
-        yield found
-    finally:
-        found.close()

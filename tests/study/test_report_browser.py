@@ -1,9 +1,13 @@
 """The page in a real browser, used as a person uses it; its figures computed again from the summaries."""
 
+import contextlib
 import csv
 import io
 import json
+import os
 import re
+from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -11,8 +15,9 @@ from scipy import stats
 
 from triptych.study.render import write_report
 
-from .browser import CHROMIUM, browser
-from .fake_runs import TARGETS, failed, make_run, metrics, picture, running, sweep
+from .browser import CHROMIUM, Browser
+from .fake_runs import TARGETS, crossed, failed, make_run, metrics, picture, running, sweep, write_history
+from .firefox import FIREFOX, Firefox
 
 pytestmark = [
     pytest.mark.browser,
@@ -43,9 +48,18 @@ CUT_OFF = """[...document.querySelectorAll("svg.plot, svg.plot text, p, h1, h2, 
   .map(e => e.textContent.slice(0, 60))"""
 
 
+both_browsers = pytest.mark.parametrize(
+    "chrome", [Browser, Firefox], indirect=True, ids=["chromium", "firefox"]
+)
+
+
 @pytest.fixture(scope="module")
-def chrome(tmp_path_factory):
-    with browser(tmp_path_factory.mktemp("chromium")) as found:
+def chrome(tmp_path_factory, request):
+    """Chromium, or for `both_browsers` Firefox too."""
+    kind = getattr(request, "param", Browser)
+    if kind is Firefox and FIREFOX is None:
+        pytest.skip("no firefox or firefox-esr on PATH")
+    with contextlib.closing(kind(tmp_path_factory.mktemp("browser"))) as found:
         yield found
 
 
@@ -55,6 +69,7 @@ def small(tmp_path_factory):
     root = sweep(tmp_path_factory.mktemp("small") / "objectives")
     for run in filter(lambda path: path.is_dir(), root.iterdir()):
         picture(run / "samples" / "step_0000400.png", 7)
+        picture(run / "samples" / "real.png", 8)
         (run / "train.log").write_text(
             "step 1\rstep 2\n\x1b[31mdone </script><script>window.pwned = 1\x1b[0m\n"
         )
@@ -69,6 +84,11 @@ def twelve(tmp_path_factory):
     """As many settings as there are colours, some with long names."""
     more = {f"x0 / min_snr / {k}": 2.2 + 0.013 * k for k in range(7)}
     return write_report(sweep(tmp_path_factory.mktemp("twelve") / "objectives", TARGETS | more))
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    return write_report(crossed(tmp_path_factory.mktemp("grid") / "crossed"))
 
 
 @pytest.fixture
@@ -110,10 +130,12 @@ def numbers(text):
     return [float(part) for part in re.findall(r"[+-]?\d+\.?\d*", text.replace("−", "-"))]
 
 
+@both_browsers
 @pytest.mark.parametrize("width, dark", [(390, False), (500, True), (1200, False)])
-@pytest.mark.parametrize("cells", [5, 12])
-def test_a_page_lays_out_and_asks_nothing_of_the_network(chrome, small, twelve, cells, width, dark):
-    report = small if cells == 5 else twelve
+@pytest.mark.parametrize("of", ["small", "twelve", "grid"])
+def test_a_page_lays_out_and_asks_nothing_of_the_network(chrome, request, of, width, dark):
+    """No words of a figure lie over each other, and nothing is cut off."""
+    report = request.getfixturevalue(of)
     chrome.open(report.html, width=width, dark=dark)
     assert chrome.complaints == [] and chrome.requests == [report.html.as_uri()]
     assert chrome.run("document.documentElement.scrollWidth") <= width
@@ -167,6 +189,7 @@ def test_every_figure_of_the_table_is_that_of_the_summaries(page, small):
                 assert difference == rows[b]["difference"] and claimed == rows[b]["verdict"]
 
 
+@both_browsers
 def test_sorting_and_filtering_choose_rows_and_change_no_figure(page, small):
     known = {f"objective={o},seed={s}": v for o, seeds in bounds(small).items() for s, v in seeds.items()}
     before = {row["run"]: row for row in table(page, "runs")}
@@ -199,6 +222,7 @@ def test_sorting_and_filtering_choose_rows_and_change_no_figure(page, small):
     assert said == "no column or setting is named bond" and table(page, "runs") == []
 
 
+@both_browsers
 def test_a_run_under_the_pointer_and_its_own_page(page, small):
     known = bounds(small)
     mark = page.run(
@@ -228,6 +252,7 @@ def test_a_run_under_the_pointer_and_its_own_page(page, small):
     assert page.run(f"{run} === null && !document.querySelector('main').hidden")
 
 
+@both_browsers
 def test_a_link_restores_what_was_chosen(chrome, small):
     chrome.open(small.html)
     chrome.choose("select[name=a]", "0:v")
@@ -277,6 +302,7 @@ def test_a_table_is_saved_as_it_is_shown_under_the_reports_name(page, small):
     assert "objective,epsilon" in page.downloaded(name).decode()
 
 
+@both_browsers
 def test_the_first_screen_decides(chrome, small):
     """Means and paired differences are on it, on a desk and on a phone; a verdict stands on one line."""
     for width, height in ((1200, 900), (390, 844)):
@@ -295,7 +321,8 @@ def test_the_first_screen_decides(chrome, small):
     assert chrome.run(f"{cells}.map(e => getComputedStyle(e).borderTopWidth)") == 5 * ["0px"]
 
 
-def test_curves_of_all_runs_lie_over_each_other_and_two_settings_beside(page):
+@both_browsers
+def test_curves_of_all_runs_lie_over_each_other_and_two_settings_beside(page, small):
     lines = "document.querySelectorAll('[data-figure$=\"of all runs\"] g[data-run]').length"
     axis = "[...document.querySelectorAll('[data-figure$=\"of all runs\"] text')].map(e => e.textContent)"
     assert page.run(lines) == 15 and "training step" in page.run(axis)
@@ -313,6 +340,23 @@ def test_curves_of_all_runs_lie_over_each_other_and_two_settings_beside(page):
         page.run(lines) == 6
         and page.run("document.querySelectorAll('[data-name*=what-differs] tbody tr').length") == 2
     )
+    # the error by noise level of both, and their ratio: that of the means over seeds
+    said = "[...document.querySelectorAll('.pair-levels svg')].map(e => e.getAttribute('aria-label'))"
+    both, ratio = page.run(said)
+    means = [float(re.search(rf"{name} ([\d.e-]+)", both)[1]) for name in ("v", "x0")]
+    levels = {"v": [], "x0": []}
+    for path in small.html.parent.glob("objective=*/summary.json"):
+        record = json.loads(path.read_text())
+        if (name := record["choices"]["objective"]) in levels:
+            levels[name].append(record["noise_levels"]["epsilon_mse"][-1])
+    assert means == pytest.approx([np.mean(levels["v"]), np.mean(levels["x0"])], rel=1e-3)
+    assert float(re.search(r"x0 ([\d.]+)$", ratio)[1]) == pytest.approx(means[1] / means[0], rel=2e-3)
+    # samples from one noise beside real images, each pixel of theirs a whole number of the screen's
+    shown = page.run(
+        "[...document.querySelectorAll('.zoomed img')].map(e => [e.alt, e.clientWidth / e.naturalWidth])"
+    )
+    names = ["objective=v,seed=1", "objective=x0,seed=1", "real images of the test set"]
+    assert shown == [[name, 6] for name in names]
     # a filter of runs reaches every figure
     page.type(".tools:has(+ .table [data-name=runs]) input[type=search]", "seed=1")
     assert page.run(lines) == 2
@@ -461,7 +505,7 @@ def test_two_hundred_runs(chrome, tmp_path):
     targets = {f"{name} / {rate}": bound + rate for name, bound in TARGETS.items() for rate in range(8)}
     report = write_report(sweep(tmp_path / "many", targets, seeds=(1, 2, 3, 4, 5)))
     assert len(report.story.runs) == 200 and report.html.stat().st_size < 3e6
-    assert first_paint(chrome, report.html) < 1500
+    assert first_paint(chrome, report.html) < 1500 and chrome.run(OVERLAPS) == []
     assert chrome.complaints == [] and chrome.requests == [report.html.as_uri()]
     chrome.click("table[data-name=runs] th[data-key=bound] button")
     values = [numbers(row["bound"])[0] for row in table(chrome, "runs")]
@@ -473,3 +517,57 @@ def test_two_hundred_runs(chrome, tmp_path):
     chrome.click("table[data-name=runs] a")
     assert chrome.run("document.querySelectorAll('article.run svg').length") >= 3
     assert chrome.complaints == []
+
+
+@pytest.mark.slow
+def test_of_very_many_runs_the_first_rows_stand_in_the_page_and_all_are_saved(chrome, tmp_path):
+    for seed in range(410):
+        write_history(make_run(tmp_path, "v", seed, 2 + seed / 1000), 2.0)
+    chrome.open(write_report(tmp_path).html)
+    rows = "document.querySelectorAll('table[data-name=runs] tbody tr').length"
+    drawn = "document.querySelectorAll('[data-figure$=\"of all runs\"] svg > path').length"
+    bar = ".tools:has(+ .table [data-name=runs])"
+    assert chrome.run(rows) == 400
+    chrome.place(bar)
+    while not chrome.run(drawn):  # as it comes near
+        chrome.rest()
+    chrome.click("table[data-name=runs] th[data-key=bound] button")
+    chrome.click("table[data-name=runs] th[data-key=bound] button")
+    assert numbers(table(chrome, "runs")[0]["bound"]) == [2.409]
+    chrome.click(f"{bar} .exports button")
+    name = tmp_path.name.replace("_", "-")
+    assert len(chrome.downloaded(f"{name}-runs.csv").splitlines()) == 411
+    chrome.click(f"{bar} output + .exports button")
+    assert chrome.run(rows) == 410
+    assert numbers(table(chrome, "runs")[409]["bound"]) == [2]
+    chrome.type(f"{bar} input", "seed=409")
+    assert chrome.run(rows) == 1 and chrome.run(
+        f"document.querySelector('{bar} output + .exports button').hidden"
+    )
+    assert chrome.complaints == []
+
+
+AXE = os.environ.get("TRIPTYCH_AXE") or next(Path().glob("node_modules/axe-core/axe.min.js"), "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not AXE, reason="no axe-core: npm install axe-core, or TRIPTYCH_AXE=axe.min.js")
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("of", ["small", "twelve", "grid", "single"])
+def test_axe_finds_nothing_serious(chrome, request, tmp_path, of, dark):
+    """Of the first page with all that is folded, and of a run's page."""
+    if of == "single":
+        report = write_report(sweep(tmp_path, {"x0": 2.0}, seeds=(1,)))
+    else:
+        report = request.getfixturevalue(of)
+    run = report.story.runs[0].dir.name
+    for fragment in ("", "#" + urlencode({"run": run})):
+        chrome.open(report.html, fragment, dark=dark)
+        chrome.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+        chrome.run(Path(AXE).read_text() + ";1")
+        found = chrome.run(
+            "axe.run(document, {resultTypes: ['violations']}).then(done => done.violations"
+            ".filter(one => ['serious', 'critical'].includes(one.impact))"
+            ".map(one => [one.id, one.help, one.nodes.length, one.nodes[0].html.slice(0, 200)]))"
+        )
+        assert found == []

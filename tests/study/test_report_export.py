@@ -1,5 +1,6 @@
 """What leaves a report for a paper, and the page over all sweeps."""
 
+import contextlib
 import csv
 import re
 import shutil
@@ -11,7 +12,7 @@ from triptych.cli import report as cli
 from triptych.study.export import to_latex
 from triptych.study.tables import Entry, TableRow
 
-from .browser import CHROMIUM, browser
+from .browser import CHROMIUM, Browser
 from .fake_runs import failed, make_run, running, sweep
 
 
@@ -65,7 +66,7 @@ def test_one_page_over_all_sweeps_says_what_ended_what_failed_and_what_is_left(t
     assert cli.main([str(first)]) == 0 and cli.main([str(tmp_path)]) == 0
     assert f"Index: {tmp_path}/index.html" in capsys.readouterr().out
     rows = "[...document.querySelectorAll('tbody tr')].filter(e => e.offsetHeight).map(e => e.innerText)"
-    with browser(tmp_path / "profile") as page:
+    with contextlib.closing(Browser(tmp_path / "profile")) as page:
         page.open(tmp_path / "index.html", width=390)
         said = "\n".join(page.run(rows)).replace("\t", " ")
         assert "1 failed, 2 finished, 2 not started out of <b>memory</b>" in said

@@ -236,6 +236,35 @@ def test_what_has_no_project_is_refused_in_one_line(tmp_path, capsys, config, sa
     assert not (tmp_path / "f").exists() and not list(root.glob("*re*.*")), "no report is written either"
 
 
+def check_tables(server: Server, spec: dict, root: Path) -> None:
+    """One run, of the report, has all runs as a table and the error by noise level by setting."""
+    [(number, about)] = server.runs.items()
+    assert about["jobType"] == "report"
+    kinds = {(one["artifactTypeName"], one["artifactCollectionName"]) for one in server.artifacts}
+    assert kinds == {("run_table", f"run-{number}-{name}") for name in ("runs", "noise_levels_table")}
+    tables = {}
+    for path, body in server.files.items():
+        if "/table/" in path:
+            tables[Path(path).name.rpartition("_")[0].rpartition("_")[0]] = json.loads(body)
+    head, rows = tables["runs"]["columns"], tables["runs"]["data"]
+    known = {run.dir.name: run for run in read_study([root]).runs}
+    assert {row[head.index("directory")] for row in rows} == {*known} and len(rows) == 6
+    for row in rows:
+        run = known[row[head.index("directory")]]
+        assert row[head.index("test/bpd")] == run.bound and row[head.index("id")].startswith("id")
+    levels = tables["noise_levels_table"]
+    assert levels["columns"] == ["setting", "gamma", "epsilon_mse"] and len(levels["data"]) == 40
+    seeds = [run.noise_levels.value for run in known.values() if run.overrides["objective"] == "v"]
+    shown = [mse for setting, _, mse in levels["data"] if setting == "v"]
+    assert shown == pytest.approx([sum(at) / 3 for at in zip(*seeds, strict=True)])
+    own = [grid for grid in parts(spec, "runSets") if f'"{number}"' in json.dumps(grid)]
+    assert [one["viewType"] for grid in own for one in parts(grid, "viewType")] == ["Vega2", "Weave"]
+    [drawn] = [one for one in parts(own, "viewType") if one["viewType"] == "Vega2"]
+    assert drawn["config"]["fieldSettings"] == {"x": "gamma", "y": "epsilon_mse", "stroke": "setting"}
+    assert '"noise_levels_table"' in json.dumps(drawn["config"]["userQuery"])
+    assert {"runs", "noise_levels_table"} < {*server.summaries[number]}
+
+
 def test_saved_again_it_is_the_same_report(tmp_path, monkeypatch, capsys):
     root = logged(sweep(tmp_path / "s", {"x0": 2.0, "v": 1.0}))
     (root / "sweep.json").write_text("{}")
@@ -252,6 +281,7 @@ def test_saved_again_it_is_the_same_report(tmp_path, monkeypatch, capsys):
             runset for grid in parts(json.loads(view["spec"]), "runSets") for runset in grid["runSets"]
         ]
         assert view["type"] == "runs" and {runset["project"]["name"] for runset in runsets} == {"ours"}
+        check_tables(server, json.loads(view["spec"]), root)
         server.dead = True
         assert cli.main([str(root), "--wandb"]) == 1
     [said] = capsys.readouterr().err.splitlines()

@@ -36,7 +36,7 @@ from triptych.run.provenance import timestamp
 from triptych.run.result import ENTRIES, Result
 from triptych.run.sampling.by_caption import save_prompts
 from triptych.run.sampling.measure import measure_posterior_mean, measure_samples
-from triptych.run.sampling.pictures import log_picture, save_picture
+from triptych.run.sampling.pictures import log_picture, save_picture, save_real
 from triptych.run.sampling.trajectory import save_trajectory
 from triptych.run.stopping import Stop, requeue
 from triptych.run.untrusted import is_composed_here
@@ -255,6 +255,7 @@ def _final_samples(run: RunDirectory, experiment: Experiment, fit: Fit) -> str |
     picture = run / "samples" / "final.png"
     x = drawing.samples(n, seed=0)
     save_picture(x, experiment.data, picture)
+    save_real(experiment.data, n, run / "samples" / "real.png")
     save_checkpoint({"x": x}, run / "samples" / "final.pt")
     log_picture(fit.loggers, "samples/final", picture, fit.trainer.global_step)
     if (prompts := save_prompts(drawing, run / "samples" / "prompts.png")) is not None:

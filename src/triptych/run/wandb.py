@@ -60,16 +60,7 @@ class WandbRun(WandbLogger):
     def __init__(self, run: RunDirectory, mode: str, artifacts: bool, about: dict[str, Any]):
         self.run, self.artifacts = run, artifacts
         module = import_wandb(run / "wandb")
-        limits = {
-            "console": "off",
-            "silent": True,
-            "init_timeout": INIT,
-            "finish_timeout": FINISH,
-            "finish_timeout_raises": True,
-            "x_transaction_log_flush_interval": 0.2,  # seconds; a kill leaves what was written
-        }
-        known = {k: v for k, v in limits.items() if k in module.Settings.model_fields}
-        super().__init__(save_dir=str(run.path), mode=mode, settings=module.Settings(**known), **about)
+        super().__init__(save_dir=str(run.path), mode=mode, settings=quiet_settings(module), **about)
         del self._wandb_init["anonymous"]  # W&B warns of it, whatever it is
         if not os.environ.get("WANDB_MODE"):
             os.environ.pop("WANDB_MODE", None)  # W&B refuses an empty one
@@ -163,6 +154,19 @@ class WandbRun(WandbLogger):
         """Leave W&B out: its process would be waited for at the end of ours."""
         cls.abandoned = True
         _end_service()
+
+
+def quiet_settings(module: Any) -> Any:
+    """W&B's settings: no output, and no longer waits than INIT and FINISH."""
+    limits = {
+        "console": "off",
+        "silent": True,
+        "init_timeout": INIT,
+        "finish_timeout": FINISH,
+        "finish_timeout_raises": True,
+        "x_transaction_log_flush_interval": 0.2,  # seconds; a kill leaves what was written
+    }
+    return module.Settings(**{k: v for k, v in limits.items() if k in module.Settings.model_fields})
 
 
 def mode_of(node: Mapping[str, Any]) -> str:

@@ -27,12 +27,13 @@ from triptych.study.style import (
 )
 
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
+THIN = 400  # seeds whose lines can be told apart
 MeanCurve = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # gamma, mean over seeds, standard error
 
 
 def noise_levels(comparison: Comparison, colours: Colours) -> Figure | None:
     """Mean squared error of the noise estimate per dimension, by noise level, on the test set."""
-    curves = _mean_curves(comparison)
+    curves = mean_curves(comparison)
     if not curves:
         return None
     figure = _by_noise_level(curves, colours, "squared error of ε, per dimension")
@@ -44,7 +45,7 @@ def noise_levels(comparison: Comparison, colours: Colours) -> Figure | None:
 
 def ratio_to_best(comparison: Comparison, colours: Colours) -> Figure | None:
     """Each noise level's contribution to the bound as a multiple of the best cell's, mean over seeds."""
-    curves, cells = _mean_curves(comparison), comparison.cells
+    curves, cells = mean_curves(comparison), comparison.cells
     if len(curves) < 2 or cells[0].label not in curves:
         return None
     gamma, reference, _ = curves[cells[0].label]
@@ -148,8 +149,9 @@ def _training(comparison: Comparison, colours: Colours, lines: Lines, what: str)
     if not lines:
         return None
     drawn = LineFigure(lines, colours)
+    thin = sum(map(len, lines.values())) <= THIN
     for label, seeds in lines.items():
-        if len(seeds) > 1:
+        if len(seeds) > 1 and thin:
             for at, values, run in seeds:
                 drawn.ax.plot(at, values, color=colours[label], linewidth=0.7, alpha=0.45, gid=mark(run))
         places = np.unique(np.concatenate([line.at for line in seeds]))
@@ -188,7 +190,8 @@ def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | N
     return lines.finish(GAMMA, "squared error, per dimension")
 
 
-def _mean_curves(comparison: Comparison) -> dict[str, MeanCurve]:
+def mean_curves(comparison: Comparison) -> dict[str, MeanCurve]:
+    """The error by noise level of each cell that has one: gamma, mean over seeds and its standard error."""
     curves = {cell.label: mean_over_seeds(_levels(cell)) for cell in comparison.cells}
     return {label: curve for label, curve in curves.items() if curve}
 

@@ -7,9 +7,12 @@ statistic. It travels as JSON in the page itself.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from triptych.config.keys import role
 from triptych.declare import Role
@@ -17,7 +20,17 @@ from triptych.run.parsing import natural_key
 from triptych.run.read import Run
 from triptych.study import measures
 from triptych.study.compare import Cell, Comparison
-from triptych.study.run_details import CURVES, cut, of_run, run_pictures
+from triptych.study.curves import mean_curves
+from triptych.study.run_details import (
+    CURVES,
+    PICTURE,
+    cut,
+    data_uri,
+    of_run,
+    png,
+    run_pictures,
+    short_float,
+)
 from triptych.study.study import Study
 from triptych.study.tables import against
 
@@ -101,15 +114,25 @@ def _section(
 ) -> dict[str, Any]:
     """Its cells, and each beside every other.
 
-    `against`: by reference and cell, the difference, its corrected p and the verdict.
+    `against`: by reference and cell, the difference, its corrected p and the verdict. `gamma`: the noise
+    levels of each cell's `levels`, its error there. `real`: a picture of test images.
     """
     cells = [_cell(cell, place, flat, keys) for cell in (*comparison.cells, *comparison.pending)]
+    curves = mean_curves(comparison)
+    gamma = next((gamma for gamma, *_ in curves.values()), np.empty(0))
+    for cell in cells:
+        if curve := curves.get(cell["label"]):
+            at = np.interp(gamma, *curve[:2], left=math.nan, right=math.nan)
+            cell["levels"] = [short_float(x) if math.isfinite(x) else None for x in at]
+    pictures = (png(run.dir / "samples" / "real.png", run, PICTURE) for run in comparison.runs)
+    real = next(filter(None, pictures), b"")
+    known = {"cells": cells, "gamma": list(map(short_float, gamma)), "real": data_uri(real) if real else ""}
     if measures.deciding(comparison) or len(comparison.cells) < 2:
-        return {"cells": cells, "against": []}
+        return known | {"against": []}
     places = range(len(comparison.cells))
     pairs = [[against(comparison, reference, i) for i in places] for reference in places]
     texts = [[(of["difference"].text, of["p"].text, verdict) for of, verdict in row] for row in pairs]
-    return {"cells": cells, "against": texts}
+    return known | {"against": texts}
 
 
 def _cell(

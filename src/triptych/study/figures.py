@@ -45,7 +45,7 @@ def headline(comparison: Comparison, colours: Colours) -> Figure | None:
         if len(seeds) > 1:
             ax.plot([cell.bound.mean] * 2, [y - 0.2, y + 0.2], color=ink, linewidth=2.2)
         for seed, value in seeds.items():
-            ax.plot(value, y, "o", markersize=5.1, color=ink, markeredgecolor=PAPER,
+            ax.plot(value, y, "o", markersize=5.1, color=ink, markeredgecolor=PAPER, clip_on=False,
                     markeredgewidth=0.7, zorder=3, gid=mark(cell.runs[seed]))  # fmt: skip
     ax.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
     ax.set_xlabel(f"test bound, {comparison.unit} (lower is better)")

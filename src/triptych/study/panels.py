@@ -82,10 +82,9 @@ PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
     ),
     (
         "Validation bound during training",
-        "Left against steps, right against seconds of training: equal steps are not equal cost. Thin "
-        "lines are "
-        "seeds and the thick line is their mean; a line still falling at the right edge would gain from more "
-        "steps.",
+        "Left against steps, right against seconds of training: equal steps are not equal cost. The thick "
+        "line is the mean; thin lines are seeds, left out where there are over 400. A line still falling at "
+        "the right edge would gain from more steps.",
         (curves.training, curves.training_time),
     ),
     (

@@ -114,7 +114,7 @@ def _curves(run: Run, points: int) -> list[dict[str, Any]]:
     for name in named:
         thinned = _thinned(*histories[name], points)
         known = clock.keys() >= {*thinned["x"]}
-        seconds = [_digits(clock[step]) for step in thinned["x"]] if known else []
+        seconds = [short_float(clock[step]) for step in thinned["x"]] if known else []
         curves.append(
             {"name": name, "of": "training step", "unit": _unit(name), "seconds": seconds} | thinned
         )
@@ -135,10 +135,11 @@ def _thinned(x: Sequence[float], y: Sequence[float], points: int) -> dict[str, A
     every = max(1, math.ceil(len(x) / points))
     places = [*range(0, len(x) - 1, every), len(x) - 1]
     short = [i for i in places if math.isfinite(y[i])]
-    return {"every": every, "x": [_digits(x[i]) for i in short], "y": [_digits(y[i]) for i in short]}
+    return {"every": every, "x": [short_float(x[i]) for i in short], "y": [short_float(y[i]) for i in short]}
 
 
-def _digits(x: float) -> float:
+def short_float(x: float) -> float:
+    """Round to five digits; whole numbers stay as they are."""
     return x if isinstance(x, int) else float(f"{x:.5g}")
 
 

@@ -110,16 +110,21 @@ def shortened(labels: Sequence[str], most: int = 20) -> dict[str, str]:
 def end_labels(ax: Axes, items: Sequence[tuple[float, str, str]]) -> None:
     """Write (y, text, colour) beside the right edge at y, moved apart where they would overlap.
 
+    Of more than fit, only some are written, at even distances from the lowest to the highest.
     The frame stays as it is then: what is drawn here moves no limit.
     """
     ax.set_xlim(ax.get_xlim())
     ax.set_ylim(ax.get_ylim())
     height = ax.bbox.height / ax.figure.dpi * 72
+    line_height = SIZE * 1.28 / height
+    if len(items) > (most := int(1 / line_height) + 1):
+        ordered = sorted(items, key=lambda item: item[0])
+        items = [ordered[round(k * (len(items) - 1) / (most - 1))] for k in range(most)]
     to_axes = (ax.transData + ax.transAxes.inverted()).transform
     x = ax.get_xlim()[1]
     wanted = [min(max(float(to_axes((x, y))[1]), 0.0), 1.0) for y, _, _ in items]
     order = sorted(range(len(items)), key=lambda i: wanted[i])
-    places = apart([wanted[i] for i in order], min(SIZE * 1.28 / height, 1.0 / max(len(items) - 1, 1)))
+    places = apart([wanted[i] for i in order], line_height)
     for i, place in zip(order, places, strict=True):
         _, text, ink = items[i]
         line = ((1.005, 1.03), (wanted[i], place))

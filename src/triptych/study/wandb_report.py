@@ -2,13 +2,16 @@
 
 It names runs by their ids and figures by the keys under which a run logs them (``run.log_content``), so
 that a sweep that is sent later is found. A panel is there where some run has what it shows; bars and lines
-are means over the seeds of a setting with their standard error, as W&B takes them.
+are means over the seeds of a setting with their standard error, as W&B takes them. A run of job type "report"
+has what no single run has: a table of all runs, and the error by noise level of each setting.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import secrets
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +26,13 @@ from triptych.run.log_content import (
 )
 from triptych.run.read import Run
 from triptych.run.result import PARTS
-from triptych.run.wandb import STEP, import_wandb, logged_in
+from triptych.run.wandb import LINE, STEP, import_wandb, logged_in, quiet_settings
 from triptych.study.axes import SWEEP, Axis
 from triptych.study.compare import Comparison
+from triptych.study.curves import mean_curves
 from triptych.study.formatting import quantity
 from triptych.study.markdown import comparison_in_words, fenced, published_in_words, safe
+from triptych.study.results import results
 from triptych.study.study import Study
 from triptych.study.verdict import footnote
 
@@ -35,6 +40,8 @@ LOGGED = "logger.wandb."  # before a key of W&B's in a run's configuration
 SAVED = "report_files/wandb.json"  # what has been saved, to be renewed
 LIMIT = 128  # characters of a report's title
 MOST = {"max_runs_to_show": 500}  # of a panel
+NOISE = ("gamma", "epsilon_mse")
+CHART = {"x": NOISE[0], "y": NOISE[1], "stroke": "setting"}  # fields of the chart over noise levels
 
 
 def project_of(story: Study, option: str = "--wandb") -> tuple[str | None, str]:
@@ -67,22 +74,63 @@ def save_report(story: Study, entity: str | None, project: str, folder: Path) ->
         raise UserError("--wandb: not logged in to W&B; `wandb login`, or --wandb-json=FILE without network")
     file = folder / SAVED
     try:
-        entity = entity or import_wandb(file.parent / "wandb").Api().default_entity or ""
-        report = build_report(story, entity, project, saving=True)
-        where = {"entity": entity, "project": project}
-        try:
-            known = json.loads(file.read_text())
-            if where.items() <= known.items():
-                report.id = known["report"]
-        except (OSError, ValueError, KeyError, AttributeError):
-            pass  # a first time
+        wandb = import_wandb(file.parent / "wandb")
+        where = {"entity": entity or wandb.Api().default_entity or "", "project": project}
+        known = _saved(file, where)
+        tables = known.get("tables") or secrets.token_hex(4)
+        report = build_report(story, **where, tables=tables)
+        report.id = known.get("report", report.id)
         report.save()  # asks for the runs' project, without which it is of no use
+        _log_tables(story, where, tables, file.parent)
     except UserError:
         raise
     except Exception as error:  # W&B's and its transport's, under many names
         raise UserError(f"--wandb: W&B has not taken it ({error_line(error)})") from error
-    write_atomic(file, to_json(where | {"report": report.id}))
+    write_atomic(file, to_json(where | {"report": report.id, "tables": tables}))
     return report.url
+
+
+def _saved(file: Path, where: dict[str, str]) -> dict[str, str]:
+    """Ids of the report and of its tables' run that were saved in the same project; {} the first time."""
+    try:
+        known = json.loads(file.read_text())
+        return {k: known[k] for k in ("report", "tables")} if where.items() <= known.items() else {}
+    except (OSError, ValueError, KeyError, AttributeError):
+        return {}
+
+
+def _log_tables(story: Study, where: dict[str, str], identity: str, folder: Path) -> None:
+    """Log all runs as a table, and the error by noise level as a chart with a line a setting, in one run."""
+    wandb = import_wandb(folder / "wandb")
+    rows = [
+        {"id": run_id(run)} | row | {"directory": run.dir.name}
+        for run, row in zip(story.runs, results(story.runs), strict=True)
+    ]
+    columns = [*dict.fromkeys(key for row in rows for key in row)]
+    cells = [[row.get(column) for column in columns] for row in rows]
+    logged = {"runs": wandb.Table(columns=columns, data=cells, allow_mixed_types=True)}
+    for key, comparison in _noise_levels(story).items():
+        points = [
+            [label, *map(float, point)]
+            for label, (gamma, mean, _) in mean_curves(comparison).items()
+            for point in zip(gamma, mean, strict=True)
+        ]
+        table = wandb.Table(columns=["setting", *NOISE], data=points)
+        logged[key] = wandb.plot_table(LINE, table, CHART, {"title": comparison.heading})
+    about = {"id": identity, "resume": "allow", "name": story.title[:LIMIT], "job_type": "report"}
+    settings = quiet_settings(wandb)
+    with tempfile.TemporaryDirectory() as place:  # below the sweep, W&B's files would be read as a run
+        try:
+            with wandb.init(**where, **about, mode="online", dir=place, settings=settings) as run:
+                run.log(logged)
+        finally:
+            wandb.teardown()
+
+
+def _noise_levels(story: Study) -> dict[str, Comparison]:
+    """The comparisons with an error by noise level, by the keys of their charts."""
+    known = [comparison for comparison in story.comparisons if mean_curves(comparison)]
+    return {f"noise_levels_{i}" if i > 1 else "noise_levels": one for i, one in enumerate(known, 1)}
 
 
 def plain_report(report: Any) -> dict[str, Any]:
@@ -93,8 +141,8 @@ def plain_report(report: Any) -> dict[str, Any]:
     return where | {"report": {"name": page.display_name, "spec": spec}}
 
 
-def build_report(story: Study, entity: str, project: str, saving: bool = False) -> Any:
-    """A report of ``wandb_workspaces``; ``saving``: a server may be asked for the project's number.
+def build_report(story: Study, entity: str, project: str, tables: str = "") -> Any:
+    """A report of ``wandb_workspaces``; ``tables``: the run that has them, where a server may be asked.
 
     Raises:
         UserError: ``wandb_workspaces`` is not installed, or no run has a test bound.
@@ -108,9 +156,9 @@ def build_report(story: Study, entity: str, project: str, saving: bool = False) 
         raise UserError("--wandb: no run has reported a test bound yet")
     where: dict[str, Any] = {"entity": entity, "project": project}
 
-    def grid(name: str, runs: Sequence[Run], panels: list[Any], **how: Any) -> Any:
-        filters = expr.And(expr.Metric("ID").isin(list(map(run_id, runs))))
-        runset = wr.Runset(name=name, filters=filters, **how, **(where if saving else {}))
+    def grid(name: str, ids: Iterable[str], panels: list[Any], **how: Any) -> Any:
+        filters = expr.And(expr.Metric("ID").isin(list(ids)))
+        runset = wr.Runset(name=name, filters=filters, **how, **(where if tables else {}))
         return wr.PanelGrid(runsets=[runset], panels=panels)
 
     blocks: list[Any] = [wr.P(story.question), wr.CalloutBlock(story.answer)]
@@ -129,8 +177,17 @@ def build_report(story: Study, entity: str, project: str, saving: bool = False) 
             "order": [wr.OrderBy(wr.SummaryMetric(f"test/{comparison.measure}"), ascending=True)],
         }
         for name, shown in _panels(wr, comparison).items():
-            blocks += [wr.H2(name), grid(heading, runs, shown, **how)] if shown else []
-    blocks += [wr.H1("All runs"), grid("all runs", story.runs, [])]
+            blocks += [wr.H2(name), grid(heading, map(run_id, runs), shown, **how)] if shown else []
+    own = [
+        wr.CustomChart(chart_name=LINE, query={"summaryTable": {"tableKey": f"{key}_table"}},
+                       chart_fields=CHART, chart_strings={"title": comparison.heading})
+        for key, comparison in _noise_levels(story).items()
+    ]  # fmt: skip
+    if tables and own:
+        blocks += [wr.H1("Error by noise level, mean over seeds"), grid("noise levels", [tables], own)]
+    blocks += [wr.H1("All runs"), grid("all runs", map(run_id, story.runs), [])]
+    if tables:
+        blocks += [grid("table of all runs", [tables], [wr.WeavePanelSummaryTable(table_name="runs")])]
     if story.command:
         blocks += [wr.H1("Reproduce"), wr.MarkdownBlock("\n".join(fenced(story.command)))]
     described = f"{quantity(len(story.runs), 'run')}, by triptych-report"

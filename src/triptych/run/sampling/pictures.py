@@ -21,6 +21,13 @@ def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
             _points(x, data).savefig(file, dpi=120)
 
 
+def save_real(data: DataModule, n: int, path: Path) -> None:
+    """Save a grid of the first n test images; none of points, whose pictures all have the data."""
+    if len(data.shape) == 3:
+        test = data.splits["test"]
+        save_picture(test.batch(torch.arange(min(n, len(test)))).x, data, path)
+
+
 def log_picture(loggers: Any, key: str, path: Path, step: int) -> None:
     """Send a picture to every logger that takes pictures."""
     for logger in loggers:

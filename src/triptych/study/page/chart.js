@@ -28,7 +28,7 @@ function extent(values) {
   return low < high ? [low, high] : [low - (Math.abs(low) || 1) / 20, high + (Math.abs(high) || 1) / 20];
 }
 
-// lines: {x, y, ink, run}, the last on top; log: {x, y}.
+// lines: {x, y, ink, run}, the last on top, of very many a path a colour; log: {x, y}.
 function chart(lines, name, of, log = {}) {
   const width = 460, height = 250, box = {left: 62, right: 446, top: 12, bottom: 208};
   const shown = lines.map(line => ({...line, points: line.x.map((x, i) => [x, line.y[i]])
@@ -53,10 +53,12 @@ function chart(lines, name, of, log = {}) {
     svg.append(drawn("text", {x: px(at), y: box.bottom + 18, "text-anchor": "middle", style: font}, plain(at)));
   svg.append(drawn("path", {d: `M${box.left} ${box.bottom}H${box.right}`, style: "stroke: var(--muted, #68707c)"}),
     drawn("text", {x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle", style: font}, of));
+  const line = (d, ink) => drawn("path", {d, style: `fill: none; stroke-width: 1.6; stroke: ${ink}`}), merged = new Map();
   for (const {points, ink, run} of shown) {
     const d = points.map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)} ${py(y).toFixed(1)}`).join("");
+    if (shown.length > MANY) { merged.set(ink, (merged.get(ink) ?? "") + d); continue; }
     const group = drawn("g", run ? {"data-run": run} : {});
-    group.append(drawn("path", {d, style: `fill: none; stroke-width: 1.6; stroke: ${ink}`}));
+    group.append(line(d, ink));
     if (!run && points.length < 40)
       for (const [x, y] of points) {
         const dot = drawn("circle", {cx: px(x).toFixed(1), cy: py(y).toFixed(1), r: 2.6, style: `fill: ${ink}`});
@@ -65,5 +67,6 @@ function chart(lines, name, of, log = {}) {
       }
     svg.append(group);
   }
+  for (const [ink, d] of merged) svg.append(line(d, ink));
   return svg;
 }

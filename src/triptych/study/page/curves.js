@@ -23,10 +23,15 @@ class Overlay {
     const part = element("section", {class: "panel"}, element("h3", {}, "Curves of all runs"), element("p", {class: "how"},
       "Choose two settings to see them side by side. Filters of the table of runs apply here too."), this.bar, this.place);
     document.querySelector("h2.runs").before(part);
+    // thousands of lines are drawn once they come near
+    this.near = data.runs.length <= MANY;
+    if (!this.near) new IntersectionObserver(([one], watch) => {
+      if (one.isIntersecting) { this.near = true; watch.disconnect(); this.show(); }
+    }, {rootMargin: "400px"}).observe(part);
   }
 
   show() {
-    if (!this.place) return;
+    if (!this.near) return;
     for (const control of this.bar.querySelectorAll("[name]"))
       if (control.type === "checkbox") control.checked = Boolean(state.get(`c.${control.name}`));
       else control.value = state.get(`c.${control.name}`) || (control === this.smooth ? "0" : "");
@@ -53,7 +58,7 @@ class Overlay {
   }
 }
 
-// Two settings: the tested difference, what differs in their configuration, and samples of their first runs.
+// Two settings: the tested difference, what differs in their configuration, the error by noise level, samples.
 function beside(...pair) {
   const known = pair.map(key => {
     const [i, label] = [Number(key.slice(0, key.indexOf(":"))), key.slice(key.indexOf(":") + 1)];
@@ -61,17 +66,39 @@ function beside(...pair) {
   });
   const [[i, a], [j, b]] = known, parts = [];
   if (a < 0 || b < 0 || a === b && i === j) return parts;
-  const [one, other] = [data.sections[i].cells[a], data.sections[j].cells[b]];
-  const tested = i === j ? data.sections[i].against[a]?.[b] : null;
+  const section = data.sections[i], [one, other] = [section.cells[a], data.sections[j].cells[b]];
+  const tested = i === j ? section.against[a]?.[b] : null;
   if (tested) parts.push(element("p", {class: "pair"},
     `${other.label} minus ${one.label}: ${tested[0]}, p ${tested[1]}. ${other.label}: ${tested[2]}.`));
   const keys = data.keys.filter(key => one.own[key] !== other.own[key]);
   parts.push(tableOf("What differs", ["key", one.label, other.label],
     keys.map(key => [key, one.own[key] ?? "none", other.own[key] ?? "none"]), [0, 1, 2]));
-  const shown = [one, other].flatMap(cell => cell.runs.slice(0, 1).map(at => data.runs[at])).filter(run => run.pictures.at(-1)?.[1]);
-  parts.push(element("div", {class: "grids strips"}, ...shown.map(run => element("figure", {},
-    element("img", {src: run.pictures.at(-1)[1], alt: `Samples, ${run.name}`}), element("figcaption", {}, run.name)))));
+  if (i === j && one.levels && other.levels) parts.push(levels(section.gamma, i, one, other));
+  const shown = [one, other].flatMap(cell => cell.runs.map(at => data.runs[at]).filter(run => run.pictures.at(-1)?.[1]).slice(0, 1))
+    .map(run => [run.pictures.at(-1)[1], run.name]);
+  if (shown.length) parts.push(element("div", {class: "zoomed"},
+    ...[...shown, ...(section.real ? [[section.real, "real images of the test set"]] : [])].map(zoomed)));
   return parts;
+}
+
+function levels(gamma, section, ...pair) {
+  const line = (cell, y) => ({x: gamma.filter((_, k) => y[k] !== null), y: y.filter(value => value !== null),
+    ink: inks.get(`${section}:${cell.label}`), label: cell.label});
+  const [one, other] = pair, ratio = other.levels.map((y, k) => y === null || !(one.levels[k] > 0) ? null : y / one.levels[k]);
+  const level = {x: [gamma[0], gamma.at(-1)], y: [1, 1], ink: "var(--muted, #68707c)"}, of = "γ = −log SNR", name = "squared error of ε";
+  const over = `${name}, ${other.label} over ${one.label}`;
+  return element("div", {class: "plots pair-levels"},
+    figureOf(`${name} by noise level`, "", chart(pair.map(cell => line(cell, cell.levels)), name, of, {y: pair.every(cell => cell.levels.every(y => y === null || y > 0))})),
+    figureOf(over, "", chart([level, line(other, ratio)], over, of)));
+}
+
+// As large as fits, each of the picture's pixels a whole number of the screen's.
+function zoomed([src, text]) {
+  const image = element("img", {src, alt: text, onload: () => {
+    const room = Math.min(360, document.querySelector("main").clientWidth - 30) * devicePixelRatio;
+    image.width = image.naturalWidth * Math.max(1, Math.floor(room / image.naturalWidth)) / devicePixelRatio;
+  }});
+  return element("figure", {}, image, element("figcaption", {}, text));
 }
 
 // A moving average whose past weighs `weight` times as much a step before.

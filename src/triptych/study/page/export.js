@@ -24,7 +24,7 @@ function csvCell(text) {
 
 // A figure as it was computed, not as it is rounded; its standard error in a column of its own.
 function asCsv(table) {
-  const head = [...table.tHead.rows[0].cells], rows = [...table.tBodies[0].rows];
+  const head = [...table.tHead.rows[0].cells], rows = table.kept ?? [...table.tBodies[0].rows];
   const more = head.map((_, i) => ["e", "low", "high"].filter(what => rows.some(row => row.cells[i]?.dataset[what])));
   const titles = {e: "standard error", low: "95% low", high: "95% high"};
   const lines = [head.flatMap((cell, k) => [words(cell), ...more[k].map(what => `${words(cell)}, ${titles[what]}`)])];

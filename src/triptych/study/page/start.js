@@ -1,9 +1,5 @@
 // The page as it stands in HTML, made workable. Without this script all of it can still be read.
 
-for (const line of document.querySelectorAll("table [data-item-run]")) {
-  const run = data.runs[line.dataset.itemRun];
-  line.replaceChildren(linkTo(run));
-}
 for (const cell of document.querySelectorAll("td[data-seeds]")) {
   const [section, item] = cell.dataset.seeds.split(":"), runs = data.sections[section].cells[item].runs.map(i => data.runs[i]);
   const link = run => { const made = linkTo(run); made.textContent = run.own.seed ?? "run"; made.title = ""; return made; };

@@ -3,6 +3,8 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 
+const MANY = 400; // rows that stand in a table at once, lines that are each an element
+
 const state = {
   all: () => new URLSearchParams(location.hash.slice(1)),
   get: name => state.all().get(name) ?? "",

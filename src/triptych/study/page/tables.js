@@ -1,4 +1,4 @@
-// Tables one can work in: sort and filter.
+// Tables one can work in: sort and filter. Of long ones the first rows stand in the page, the others on request.
 
 class Worktable {
   constructor(table) {
@@ -45,15 +45,23 @@ class Worktable {
     }
     bar.append(exportsOf(this.table));
     this.count = element("output", {class: "count"});
-    bar.append(this.count);
+    this.more = button("", "", () => { this.all = true; this.show(); });
+    bar.append(this.count, element("span", {class: "exports"}, this.more));
     this.table.closest(".table").before(bar);
   }
 
   // Everything that was chosen, shown; figures follow by `dim`.
   show() {
     const [test, unknown] = wanted(this.get("filter"), this);
-    this.kept = this.rows.filter(test);
-    this.table.tBodies[0].replaceChildren(...this.sorted(this.kept));
+    this.kept = this.table.kept = this.sorted(this.rows.filter(test));
+    const shown = this.all ? this.kept : this.kept.slice(0, MANY);
+    for (const row of shown) {
+      const head = row.querySelector("[data-item-run]:not(:has(a))");
+      if (head) head.replaceChildren(linkTo(data.runs[head.dataset.itemRun]));
+    }
+    this.table.tBodies[0].replaceChildren(...shown);
+    this.more.hidden = shown.length === this.kept.length;
+    this.more.textContent = `Show all ${this.kept.length} rows, not ${MANY}`;
     if (this.filter && this.filter.value !== this.get("filter")) this.filter.value = this.get("filter");
     this.count.value = unknown.length ? `no column or setting is named ${unknown.join(", ")}`
       : this.kept.length < this.rows.length ? `${this.kept.length} of ${this.rows.length} rows` : "";
