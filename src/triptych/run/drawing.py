@@ -66,11 +66,12 @@ class Drawing:
         if not self.conditional:
             return None
         named = None if label is None else Condition(label=torch.full((n,), label))
+        items = torch.arange(n) if items is None else items
         if self.class_conditional:
-            return named or Condition(label=torch.arange(n) % self.data.num_classes)
+            return named or Condition(label=items % self.data.num_classes)
         split = self.data.splits[self.data.condition_split]
         assert split.condition is not None
-        return split.condition[torch.arange(n) % len(split) if items is None else items].together(named)
+        return split.condition[items % len(split)].together(named)
 
     def generator(self, seed: int) -> torch.Generator:
         """Of the noise, on the model's device."""
