@@ -164,6 +164,7 @@ class Measures(TypedDict):
     repeats: Count
     classifier: FilePath | None
     inception: FilePath | None
+    statistics: NotRequired[FilePath | None]
     contrastive: NotRequired[FilePath | None]
     over: str | list[str] | None
     values: Sequence[Any]

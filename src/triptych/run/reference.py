@@ -16,9 +16,10 @@ from triptych.diffusion import measures
 from triptych.diffusion.draws import Stream, seeded
 from triptych.diffusion.measures import Moments
 from triptych.errors import UserError
+from triptych.files import file_digest
 from triptych.models.classifier import Classifier
 from triptych.models.metric import OfSamples, Samples
-from triptych.run.inception import inception_features, open_inception
+from triptych.run.inception import inception_features, open_inception, read_statistics
 from triptych.run.sampling.chunks import Chunks, Features, chunk_seed
 
 PAIRS = 5  # of true sets, for the noise floor
@@ -50,6 +51,7 @@ class SampleReference:
     shape: tuple[int, ...]
     n: int
     seed: int
+    files: Mapping[str, str | None] = {}  # digests of what FID is computed by
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
         """What comparisons need of items x (k, *shape), (k, ...) each: no more of them is kept."""
@@ -204,6 +206,7 @@ class ImageReference(SampleReference):
         classifier: Classifier | None,
         seed: int,
         inception: str | None = None,
+        statistics: str | None = None,
         embedder: Embedder | None = None,
         own: Mapping[str, OfSamples] | None = None,
     ):
@@ -213,6 +216,9 @@ class ImageReference(SampleReference):
         train, val, test = (data.splits[name] for name in ("train", "val", "test"))
         self.order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]
         self.inception = None if inception is None else open_inception(inception)
+        self.published = None if statistics is None else read_statistics(statistics)
+        files = {"inception": inception, "statistics": statistics}
+        self.files = {name: file_digest(path) for name, path in files.items() if path is not None}
         self.held = min(len(val), n), min(len(test), n)
         labels = [split.labels[:n] for split in (val, test) if len(split) and split.labels is not None]
         self.held_labels = torch.cat(labels) if labels else None
@@ -250,7 +256,9 @@ class ImageReference(SampleReference):
     def settle(self) -> None:
         """Read what samples are compared with."""
         self.features = None if self.classifier is None else self.true["features"]
-        self.moments = None if self.inception is None else Moments.of(self.true.parts("inception"))
+        self.moments = self.published
+        if self.inception is not None and self.moments is None:
+            self.moments = Moments.of(self.true.parts("inception"))
 
     def prompted(self, features: Features, items: Tensor) -> dict[str, float]:
         """Shares of samples that are what the captions of held-out ``items`` ask for."""

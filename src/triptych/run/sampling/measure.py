@@ -83,8 +83,8 @@ def measure_samples(experiment: Experiment, sets: Sets) -> dict[str, Any]:
     """Measure the sets that were drawn, for ``summary.json``.
 
     {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats", "reference", "floor",
-    "noise", "metrics"}}, or with ``over`` {"measures_over": {"key", "rows": [{"value", "evaluations",
-    "seconds", "measures"}]}, "measured"}.
+    "noise", "metrics", "files"}}, or with ``over`` {"measures_over": {"key", "rows": [{"value",
+    "evaluations", "seconds", "measures"}]}, "measured"}.
     ``stderr`` is over ``repeats`` sets of ``n`` samples each; "seconds" are those of one set, in one process.
     """
     node, reference = experiment.config["measures"], experiment.reference
@@ -100,6 +100,7 @@ def measure_samples(experiment: Experiment, sets: Sets) -> dict[str, Any]:
         "floor": reference.floor(),
         "noise": reference.noise(classes, trained),
         "metrics": reference.about_own(),
+        **({"files": reference.files} if reference.files else {}),
     }
     rows = [
         {"value": value}
