@@ -209,7 +209,6 @@ def _report(
         "seconds": {"fit": round(fit.keep.seconds, 2), "test": round(time.perf_counter() - began, 2)},
         "cost": measure_cost(trainer.strategy.root_device, experiment),
     }
-    model.to(trainer.strategy.root_device)  # from where Lightning has taken it
     sets = draw_sets(experiment, run, trainer.strategy, step) if tested else None
     if peers:
         peers.needed_no_more()

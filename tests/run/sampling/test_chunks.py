@@ -10,6 +10,7 @@ import torch
 from tests.run.commands import command, environment
 from tests.run.hooks import hook
 from triptych.diffusion.draws import mix
+from triptych.diffusion.reverse_variance import Optimal
 from triptych.diffusion.sampler import base
 from triptych.errors import Interrupted
 from triptych.run.drawing import Drawing
@@ -127,6 +128,13 @@ def test_images_are_dropped_once_their_features_are_read(prepared, monkeypatch):
             (path,) = (run / FOLDER).glob(f"*/{name}_{chunk}.pt")
             shapes = {key: tuple(x.shape) for key, x in chunks._read(path).items() if key != "seconds"}
             assert shapes == {"features": (size, 64), "logits": (size, 10)}, path
+
+
+def test_an_optimal_variance_is_measured_once_for_all_chunks(small, drawn, prepared, monkeypatch):
+    calls, measure = [], Optimal.measure
+    monkeypatch.setattr(Optimal, "measure", lambda self, *a, **k: calls.append(1) or measure(self, *a, **k))
+    execute(prepared(*RING, "measures.n=50", "measures.repeats=2", "sampler.variance=optimal", path="once"))
+    assert len(drawn) == 8 and len(calls) == 1 + 2  # and for the pictures at the end
 
 
 COUNT = """

@@ -39,10 +39,12 @@ def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, ste
     if reference is None:
         return None
     chunks = open_chunks(run.path, experiment.data.shape, strategy.broadcast(_key(experiment, run)))
+    experiment.model.to(strategy.root_device)  # from where Lightning has taken it
     reference.fill(chunks, strategy.root_device)
     over = node["over"] if isinstance(node["over"], str | None) else node["over"][0]
     sets = {}
     for row, (value, drawing) in enumerate(experiment.measured):
+        drawing = drawing.calibrated()
         trained, untrained = _items(experiment, drawing)
         items = torch.arange(node["n"]) if trained is None else trained
         for repeat in range(node["repeats"]):
@@ -53,6 +55,7 @@ def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, ste
                     sets[row, place] = chunks.fill(name, len(some), draw, reference.read)
         if not strategy.reduce_boolean_decision(chunks.finite):
             raise Diverged("a sample" if over is None else f"a sample with {over}={value}", step)
+    experiment.model.cpu()
     return sets
 
 
