@@ -9,6 +9,9 @@ Over three sets of the captions of validation items.
 """
 
 import sys
+import tempfile
+from itertools import count
+from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
@@ -18,6 +21,7 @@ from tqdm import tqdm
 from triptych.config.compose import compose_command, without_hydra
 from triptych.run.reference import ImageReference
 from triptych.run.reopen import reopen
+from triptych.run.sampling.chunks import Chunks
 from triptych.run.sampling.opened import cascade_of, draw_all
 
 SETS = 3
@@ -36,14 +40,19 @@ def main(low: str, high: str, classifier: str, n: str = "500") -> None:
     asked = OmegaConf.to_container(made, resolve=True) | {"cascade": [low, high]}
     data = cascade_of(asked).data
     reference = ImageReference(data, int(n), reopen(classifier).model, seed=0)
-    reference.on(torch.device("cpu"))
+    chunks = Chunks(Path(tempfile.mkdtemp()), data.shape)
+    reference.fill(chunks, torch.device("cpu"))
+    reference.settle()
+    names = count()
     items = torch.arange(int(n)) % len(data.splits[data.condition_split])
     unseen = reference.prompts.untrained[items]
 
     def figures(x, seed):
-        found = {"frechet_distance": reference.compare(x, None, seed)["frechet_distance"]}
+        read = chunks.fill(f"set_{next(names)}", len(x), lambda rows, _: x[rows], reference.read)
+        found = {"frechet_distance": reference.compare(read, None, seed)["frechet_distance"]}
         for share, kind in zip(SHARES, (~unseen, unseen), strict=True):
-            found[share] = reference.prompted(x[kind], items[kind])["prompt_accuracy"]
+            rows = kind.nonzero().squeeze(1)
+            found[share] = reference.prompted(read.subset(rows), items[rows])["prompt_accuracy"]
         return found
 
     rows: dict[str, list[dict[str, float]]] = {}

@@ -30,7 +30,7 @@ def changed(label, name):
 
 def test_the_items_themselves_are_as_their_captions_say(data):
     prompts, items = Prompts(data, None), torch.arange(90)
-    found = prompts.compare(torch.zeros(0), logits(data.splits["val"].labels), items)
+    found = prompts.compare(None, logits(data.splits["val"].labels), items)
     assert found == {"prompt_accuracy": 1.0} | {f"{name}_accuracy": 1.0 for name in ATTRIBUTES}
 
 
@@ -38,7 +38,7 @@ def test_the_items_themselves_are_as_their_captions_say(data):
 def test_one_wrong_attribute_is_wrong_where_a_caption_names_it(data, name):
     prompts, items = Prompts(data, None), torch.arange(90)
     labels = torch.tensor([changed(label, name) for label in data.splits["val"].labels.tolist()])
-    found = prompts.compare(torch.zeros(0), logits(labels), items)
+    found = prompts.compare(None, logits(labels), items)
     words = [set(caption.split()) for caption in data.captions["val"]]
     silent = sum(not said & {"left", "right"} for said in words) / 90 if name == "side" else 0.0
     assert 0.2 < silent < 0.5 or name != "side"
@@ -66,7 +66,8 @@ def test_what_the_contrastive_model_finds_is_right_if_it_says_nothing_else(data)
     item = data.captions["val"].index(distinct[asked])
     said = data.meaning(distinct)
     for nearest in range(len(distinct)):
-        found = prompts.compare(torch.tensor([nearest]), logits(torch.tensor([0])), torch.tensor([item]))
+        embedding = prompts.embedder.images(torch.tensor([nearest]))
+        found = prompts.compare(embedding, logits(torch.tensor([0])), torch.tensor([item]))
         # the caption that was asked leaves the side open
         assert found["retrieval"] == float(torch.equal(said[nearest, :3], said[asked, :3]))
 
@@ -83,8 +84,8 @@ def test_captions_of_classes_ask_for_the_class():
     data.setup()
     own = data.splits["val"].labels
     assert torch.equal(data.meaning(data.captions["val"]), own.unsqueeze(1))
-    found = Prompts(data, None).compare(torch.zeros(0), one_hot(own, 10).double(), torch.arange(150))
+    found = Prompts(data, None).compare(None, one_hot(own, 10).double(), torch.arange(150))
     assert found == {"prompt_accuracy": 1.0}
     other = one_hot((own + 1) % 10, 10).double()
-    wrong = Prompts(data, None).compare(torch.zeros(0), other, torch.arange(150))
+    wrong = Prompts(data, None).compare(None, other, torch.arange(150))
     assert wrong == {"prompt_accuracy": 0.0}

@@ -168,6 +168,7 @@ class Measures(TypedDict):
     repeats: Count
     classifier: FilePath | None
     inception: FilePath | None
+    statistics: NotRequired[FilePath | None]
     contrastive: NotRequired[FilePath | None]
     over: str | list[str] | None
     values: Sequence[Any]

@@ -6,13 +6,15 @@ classifier trained on the clean data set, so the Fréchet distance here is not "
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .mixture import GaussianMixture
+
+DISTANCES = 2**23  # in memory
 
 
 class Floor(NamedTuple):
@@ -63,8 +65,13 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
     return 2 * _sum_of_distances(a, b) / (len(a) * len(b)) - sum(within)
 
 
-def _sum_of_distances(a: Tensor, b: Tensor, rows: int = 1024) -> float:
-    return float(sum(float(torch.cdist(part, b.double()).sum()) for part in a.double().split(rows)))
+def _sum_of_distances(a: Tensor, b: Tensor) -> float:
+    return float(sum(float(torch.cdist(part, b.double()).sum()) for part in a.double().split(_rows(b))))
+
+
+def _rows(b: Tensor) -> int:
+    """Count the rows whose distances to all of b are held at a time: memory is flat in its number."""
+    return min(1024, max(1, DISTANCES // len(b)))
 
 
 def mode_fractions(x: Tensor, mixture: GaussianMixture) -> Tensor:
@@ -79,20 +86,41 @@ def mode_fractions(x: Tensor, mixture: GaussianMixture) -> Tensor:
 # images, through features -------------------------------------------------------------------------------
 
 
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    r"""|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^{1/2}) between Gaussians fitted to features (n, f).
+class Moments(NamedTuple):
+    """Mean (f,) and covariance (f, f), double, of features of ``n`` items."""
+
+    n: int
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, parts: Iterable[Tensor]) -> "Moments":
+        """Accumulate features (n_i, f) of each part; only the sums are held (Chan et al. 1979)."""
+        n, mean, scatter = 0, torch.zeros(()), torch.zeros(())
+        for part in parts:
+            rows = part.double()
+            m, centre = len(rows), rows.mean(0)
+            away = rows - centre
+            step, n = centre - mean, n + m
+            scatter = scatter + away.T @ away + torch.outer(step, step) * ((n - m) * m / n)
+            mean = mean + step * (m / n)
+        return cls(n, mean, scatter / max(n - 1, 1))
+
+
+def frechet_distance(a: Moments | Tensor, b: Moments | Tensor) -> float:
+    r"""|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^{1/2}) between Gaussians: moments, or features (n, f).
 
     Raises:
         ValueError: fewer than two rows.
     """
-    if min(len(a), len(b)) < 2:
-        raise ValueError(f"frechet_distance: {len(a)} and {len(b)} samples, at least two of each are needed")
-    a, b = a.double(), b.double()
-    c_a, c_b = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(b.shape[1], -1)
-    values, vectors = torch.linalg.eigh(c_a)
+    a, b = (Moments.of([one]) if isinstance(one, Tensor) else one for one in (a, b))
+    if min(a.n, b.n) < 2:
+        raise ValueError(f"frechet_distance: {a.n} and {b.n} samples, at least two of each are needed")
+    values, vectors = torch.linalg.eigh(a.covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ c_b @ root).clamp(min=0).sqrt().sum()
-    return float((a.mean(0) - b.mean(0)).square().sum() + c_a.trace() + c_b.trace() - 2 * cross)
+    cross = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0).sqrt().sum()
+    gap = (a.mean - b.mean).square().sum()
+    return float(gap + a.covariance.trace() + b.covariance.trace() - 2 * cross)
 
 
 class Coverage(NamedTuple):
@@ -115,9 +143,9 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> Coverage:
     return Coverage(_covered(fake, real, k), _covered(real, fake, k))
 
 
-def _covered(points: Tensor, by: Tensor, k: int, rows: int = 1024) -> float:
+def _covered(points: Tensor, by: Tensor, k: int) -> float:
     """Share of ``points`` inside the union of balls about ``by`` that reach their k-th other neighbour."""
-    by = by.double()
+    by, rows = by.double(), _rows(by)
     # the nearest of all is the point itself
     radius = torch.cat([torch.cdist(part, by).kthvalue(k + 1, 1).values for part in by.split(rows)])
     inside = [(torch.cdist(part, by) <= radius).any(1) for part in points.double().split(rows)]

@@ -14,11 +14,11 @@ from triptych.callbacks.metrics import figures_of
 from triptych.data.base import DataModule
 from triptych.data.batch import Batch, Split, to_level
 from triptych.diffusion.reference import histogram
+from triptych.diffusion.sampler import chunk_size
 from triptych.models.accounting import Account
 from triptych.models.base import BoundModel
 from triptych.run.experiment import Experiment
 
-AT_ONCE = 1024  # items in memory
 SMOOTHING = 1.0  # counts spread over the K levels of a dimension
 
 
@@ -98,7 +98,7 @@ def baselines(data: DataModule) -> dict[str, Any]:
 
 def _parts(split: Split) -> Iterator[Tensor]:
     """The items of a split, some at a time."""
-    for index in torch.arange(len(split)).split(AT_ONCE):
+    for index in torch.arange(len(split)).split(chunk_size(split.values.shape[1:])):
         yield split.batch(index).x
 
 

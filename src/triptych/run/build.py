@@ -158,17 +158,19 @@ def _reference(
 ) -> PointReference | ImageReference:
     node = config["measures"]
     if len(data.shape) != 3:
-        for key in ("classifier", "contrastive", "inception"):
+        for key in ("classifier", "contrastive", "inception", "statistics"):
             if node.get(key) is not None:
                 raise UserError(f"measures.{key}={node[key]}: points are measured without one; pass null")
         return PointReference(data, node["n"], config["seed"], own)
-    classifier = None
+    classifier, inception, statistics = None, node["inception"], node.get("statistics")
+    if statistics is not None and inception is None:
+        raise UserError(f"measures.statistics={statistics}: needs measures.inception=FILE beside it")
     if node["classifier"] is not None:
         classifier = guides.classifier("measures.classifier", node["classifier"], noise=False)
-    elif not own:
+    elif not own and inception is None:
         raise UserError(
             "measures.classifier=null: images are measured by a classifier; pass its checkpoint, a metric of "
             "samples of your own, or measures.n=0"
         )
     embedder = Embedder(node["contrastive"]) if node.get("contrastive") else getattr(data, "embedder", None)
-    return ImageReference(data, node["n"], classifier, config["seed"], node["inception"], embedder, own)
+    return ImageReference(data, node["n"], classifier, config["seed"], inception, statistics, embedder, own)

@@ -160,11 +160,15 @@ def _reconstruct(run: Path | None, step: int, weights: str, choices: Sequence[st
             f"weights={weights}: not kept, and no snapshots to make it from (callbacks.ema.snapshots=20 "
             f"stores them); choose one of {', '.join(choices)}"
         )
-    stored = [(int(p.stem), name, s) for p in files for name, s in _read_snapshot(p)["sigma_rel"].items()]
+    stored = [
+        (int(p.stem), name, s)
+        for p in files
+        for name, s in read_tensors(p, "a snapshot")["sigma_rel"].items()
+    ]
     factors = iter(combination([(at, s) for at, _, s in stored], step, sigma_rel).tolist())
     total: dict[str, Tensor] = {}
     for path in files:  # one file at a time in memory, summed in double: factors have both signs
-        for average in _read_snapshot(path)["averages"].values():
+        for average in read_tensors(path, "a snapshot")["averages"].values():
             factor = next(factors)
             for name, value in average.items():
                 total[name] = total.get(name, 0) + factor * value.double()
@@ -182,11 +186,12 @@ def _sigma_rel(weights: str) -> float | None:
         return None
 
 
-def _read_snapshot(path: Path) -> dict[str, Any]:
+def read_tensors(path: Path, kind: str) -> dict[str, Any]:
+    """Read a file of tensors and plain data in a run's directory; UserError for any other."""
     try:
         with open_regular(path) as file:
-            go_through(file, str(path), "a snapshot")  # it may be a stranger's
+            go_through(file, str(path), kind)  # it may be a stranger's
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: truncated or not a snapshot of a run") from error
+        raise UserError(f"{path}: truncated or not {kind} of a run") from error

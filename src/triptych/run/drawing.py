@@ -6,7 +6,7 @@ the image of super-resolution (Imagen).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -66,11 +66,23 @@ class Drawing:
         if not self.conditional:
             return None
         named = None if label is None else Condition(label=torch.full((n,), label))
+        items = torch.arange(n) if items is None else items
         if self.class_conditional:
-            return named or Condition(label=torch.arange(n) % self.data.num_classes)
+            return named or Condition(label=items % self.data.num_classes)
         split = self.data.splits[self.data.condition_split]
         assert split.condition is not None
-        return split.condition[torch.arange(n) % len(split) if items is None else items].together(named)
+        return split.condition[items % len(split)].together(named)
+
+    def calibrated(self) -> "Drawing":
+        """The same, with what samplers measure of their models measured once, for many chunks."""
+        sources: list[Source] = []
+        for source in self.sources:
+            if isinstance(source, OtherRun):
+                source.drawing.model.to(self.model.device)
+                source = OtherRun(source.drawing.calibrated())
+            sources.append(source)
+        prepare = getattr(self.model, "prepared", lambda sampler: sampler)
+        return replace(self, sampler=prepare(self.sampler), sources=tuple(sources))
 
     def generator(self, seed: int) -> torch.Generator:
         """Of the noise, on the model's device."""

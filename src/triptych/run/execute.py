@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shutil
 import time
 import traceback
 from collections.abc import Iterator
@@ -35,7 +36,8 @@ from triptych.run.progress import Progress
 from triptych.run.provenance import timestamp
 from triptych.run.result import ENTRIES, Result
 from triptych.run.sampling.by_caption import save_prompts
-from triptych.run.sampling.measure import measure_posterior_mean, measure_samples
+from triptych.run.sampling.chunks import FOLDER
+from triptych.run.sampling.measure import draw_sets, measure_posterior_mean, measure_samples
 from triptych.run.sampling.pictures import log_picture, save_picture, save_real
 from triptych.run.sampling.trajectory import save_trajectory
 from triptych.run.stopping import Stop, requeue
@@ -162,7 +164,12 @@ class Session:
         """Write how the run ended, in its first process; ``stage`` is added where there is no result."""
         about = {} if status == "finished" else {"stage": self.stage}
         result = Result.of(self.directory.provenance(), status, **about | entries)
-        return self.directory.record(result) if rank() == 0 else result
+        if rank() != 0:
+            return result
+        result = self.directory.record(result)
+        if status != "failed":  # what was drawn is needed no more
+            shutil.rmtree(self.directory / FOLDER, ignore_errors=True)
+        return result
 
     def record_failure(self, error: Exception) -> None:
         """Write why the run failed; the traceback of what is no refusal goes to ``train.log``."""
@@ -190,8 +197,6 @@ def _report(
     began = time.perf_counter()
     accounts = account(trainer, experiment)
     _check_finite(accounts, trainer.global_step)
-    if peers:
-        peers.needed_no_more()
     last = accounts[next(reversed(accounts))]
     if first and tested:
         write_items(run / "items.npz", last)
@@ -203,6 +208,11 @@ def _report(
         "steps": step,
         "seconds": {"fit": round(fit.keep.seconds, 2), "test": round(time.perf_counter() - began, 2)},
         "cost": measure_cost(trainer.strategy.root_device, experiment),
+    }
+    sets = draw_sets(experiment, run, trainer.strategy, step) if tested else None
+    if peers:
+        peers.needed_no_more()
+    figures |= {
         "device": fit.device,
         "world_size": trainer.world_size,
         "weights": config["weights"],
@@ -217,7 +227,7 @@ def _report(
         **(baselines(data) if model.draws and tested else {}),
         **measure_posterior_mean(experiment),
         "samples": _final_samples(run, experiment, fit) if first else None,
-        **(measure_samples(experiment, step) if first and tested else {}),
+        **(measure_samples(experiment, sets) if first and sets else {}),
         **log_locations(fit.loggers),
     }
     return figures | _panels(run, model) | {"ended": timestamp()}

@@ -5,10 +5,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from triptych.diffusion.measures import Moments
 from triptych.errors import UserError
+from triptych.run.items import read_arrays
 from triptych.run.parsing import first_line
 
 ROWS = 50  # images a pass: each is seen at 299 x 299
+FEATURES = 2048
 
 
 def open_inception(path: str) -> nn.Module:
@@ -30,6 +33,25 @@ def open_inception(path: str) -> nn.Module:
     except Exception as error:  # whatever torch.load says of a file of other content
         line = first_line(error) or type(error).__name__
         raise UserError(f"{key}: not the weights of FID's InceptionV3 ({line[:100]})") from error
+
+
+def read_statistics(path: str) -> Moments:
+    """Read published reference statistics of FID: ``mu`` and ``sigma`` of an ``.npz``.
+
+    Raises:
+        UserError: no such file, or none of InceptionV3's features.
+    """
+    arrays = read_arrays(Path(path), ("mu", "sigma"), square="sigma")
+    sound = arrays is not None and len(arrays["mu"]) == FEATURES
+    if arrays is None or not sound or not all(array.dtype.kind == "f" for array in arrays.values()):
+        raise UserError(
+            f"measures.statistics={path}: not the statistics of FID; pass an .npz with mu ({FEATURES},) and "
+            f"sigma ({FEATURES}, {FEATURES})"
+        )
+    mu, sigma = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
+    if not (mu.isfinite().all() and sigma.isfinite().all()):
+        raise UserError(f"measures.statistics={path}: a number is not finite; pass the published file")
+    return Moments(FEATURES, mu, sigma)  # of whose number of images it says nothing
 
 
 @torch.no_grad()

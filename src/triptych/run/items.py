@@ -86,8 +86,10 @@ def _load(path: Path, _written: int) -> Items | None:
     return Items(index[order], total[order])
 
 
-def read_arrays(file: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
+def read_arrays(file: Path, names: Sequence[str], square: str = "") -> dict[str, np.ndarray] | None:
     """The arrays ``names`` (n,), all of one length; None where the file is missing, broken or another kind.
+
+    The one called ``square`` is (n, n).
 
     An array is read only if its claimed length is that of its bytes, and all of them together are below
     TRIPTYCH_MAX_ITEMS once unpacked. Nothing is unpickled.
@@ -97,13 +99,16 @@ def read_arrays(file: Path, names: Sequence[str]) -> dict[str, np.ndarray] | Non
             entries = [archive.getinfo(f"{name}.npy") for name in names]
             if sum(entry.file_size for entry in entries) > limit("TRIPTYCH_MAX_ITEMS"):
                 return None
-            arrays = {name: _read(archive, e) for name, e in zip(names, entries, strict=True)}
+            arrays = {
+                name: _read(archive, entry, 2 if name == square else 1)
+                for name, entry in zip(names, entries, strict=True)
+            }
     except Exception:  # zipfile, zlib and numpy raise a dozen kinds
         return None
-    return arrays if len({len(array) for array in arrays.values()}) == 1 else None
+    return arrays if len({n for array in arrays.values() for n in array.shape}) == 1 else None
 
 
-def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, dimensions: int) -> np.ndarray:
     import numpy as np  # which a mistake typed at a command does without
 
     with archive.open(entry) as stream:
@@ -113,7 +118,9 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     head = io.BytesIO(data)
     version = np.lib.format.read_magic(head)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(head, max_header_size=HEADER)
-    if dtype.kind not in KINDS or len(shape) != 1 or head.tell() + shape[0] * dtype.itemsize != len(data):
+    shape, fortran, dtype = read(head, max_header_size=HEADER)
+    size = head.tell() + math.prod(shape) * dtype.itemsize
+    if dtype.kind not in KINDS or len(shape) != dimensions or size != len(data):
         raise ValueError("not an array of numbers of its own length")
-    return np.frombuffer(data, dtype, offset=head.tell()).copy()
+    array = np.frombuffer(data, dtype, offset=head.tell())
+    return array.reshape(shape, order="F" if fortran else "C").copy()

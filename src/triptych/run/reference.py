@@ -14,10 +14,13 @@ from triptych.data.captions import Captioned
 from triptych.data.embedder import Embedder
 from triptych.diffusion import measures
 from triptych.diffusion.draws import Stream, seeded
+from triptych.diffusion.measures import Moments
 from triptych.errors import UserError
+from triptych.files import file_digest
 from triptych.models.classifier import Classifier
 from triptych.models.metric import OfSamples, Samples
-from triptych.run.inception import inception_features, open_inception
+from triptych.run.inception import inception_features, open_inception, read_statistics
+from triptych.run.sampling.chunks import Chunks, Features, chunk_seed
 
 PAIRS = 5  # of true sets, for the noise floor
 FEW = 3  # modes whose shares are recorded one by one
@@ -47,23 +50,39 @@ class SampleReference:
     own: Mapping[str, OfSamples]
     shape: tuple[int, ...]
     n: int
+    seed: int
+    files: Mapping[str, str | None] = {}  # digests of what FID is computed by
 
-    def compare(self, x: Tensor, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Every figure of samples x (n, *shape), conditioned on the classes ``labels`` (n,), by name."""
+    def read(self, x: Tensor) -> dict[str, Tensor]:
+        """What comparisons need of items x (k, *shape), (k, ...) each: no more of them is kept."""
         raise NotImplementedError
 
-    def prompted(self, x: Tensor, items: Tensor) -> dict[str, float]:
-        """Shares of samples x that match the captions of held-out ``items``; {} where data have none."""
+    def fill(self, chunks: Chunks, device: torch.device) -> None:
+        """Read this process's chunks of what samples are compared with, on ``device``; of pure noise here."""
+        self.pure = chunks.fill("noise", self.n, self._noise, self.read)
+
+    def settle(self) -> None:
+        """Ready to compare, in the first process, once all have read theirs."""
+
+    def compare(self, features: Features, labels: Tensor | None, repeat: int) -> dict[str, float]:
+        """Every figure of a set of samples, conditioned on the classes ``labels`` (n,), by name."""
+        raise NotImplementedError
+
+    def prompted(self, features: Features, items: Tensor) -> dict[str, float]:
+        """Shares of samples that match the captions of held-out ``items``; {} where data have none."""
         return {}
 
-    def noise(
-        self, labels: Tensor | None, items: Tensor | None, generator: torch.Generator
-    ) -> dict[str, float]:
+    def _noise(self, rows: Tensor, chunk: int) -> Tensor:
+        seed = chunk_seed(chunk, self.seed, Stream.MEASURED_SAMPLES, 0, 0)
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(len(rows), *self.shape, generator=generator)
+        return x.clamp(-1, 1) if len(self.shape) == 3 else x
+
+    def noise(self, labels: Tensor | None, items: Tensor | None) -> dict[str, float]:
         """Every figure of as much pure noise, cut to [-1, 1] where data are images, as if it were
         conditioned on the classes ``labels`` or the captions of ``items``."""
-        x = torch.randn(self.n, *self.shape, generator=generator)
-        x = x.clamp(-1, 1) if len(self.shape) == 3 else x
-        figures = self.compare(x, labels, 0) | ({} if items is None else self.prompted(x, items))
+        figures = self.compare(self.pure, labels, 0)
+        figures |= {} if items is None else self.prompted(self.pure, items)
         return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
     def about_own(self) -> dict[str, dict[str, str]]:
@@ -107,9 +126,13 @@ class PointReference(SampleReference):
 
     prompts = None  # points have no captions
 
-    def compare(self, x: Tensor, labels: Tensor | None, repeat: int) -> dict[str, float]:
+    def read(self, x: Tensor) -> dict[str, Tensor]:
+        """The points themselves."""
+        return {"x": x}
+
+    def compare(self, features: Features, labels: Tensor | None, repeat: int) -> dict[str, float]:
         """Sliced Wasserstein, energy distance and, of a mixture, the share of each mode."""
-        return self._measure(x, self.truth(repeat), labels)
+        return self._measure(features["x"], self.truth(repeat), labels)
 
     def _measure(self, x: Tensor, true: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         figures = {
@@ -128,9 +151,6 @@ class PointReference(SampleReference):
         """Each measure between true sets."""
         pairs = [(self.truth(1000 + 2 * i), self.truth(1001 + 2 * i)) for i in range(PAIRS)]
         return _spread([self._measure(a, b) for a, b in pairs])
-
-    def on(self, device: torch.device) -> None:
-        """Ready to compare samples of a model on ``device``."""
 
 
 class Prompts:
@@ -153,8 +173,8 @@ class Prompts:
             self.distinct = self.meaning[torch.tensor([*place.values()])]
             self.texts = embedder.texts(data.encode_prompts([*place]).parts["text"])
 
-    def compare(self, x: Tensor, logits: Tensor, items: Tensor) -> dict[str, float]:
-        """Shares of samples x (n, *shape) that are right, asked the captions of ``items`` (n,) of the split.
+    def compare(self, embeddings: Tensor | None, logits: Tensor, items: Tensor) -> dict[str, float]:
+        """Shares of samples (n, ...) that are right, asked the captions of ``items`` (n,) of the split.
 
         "prompt_accuracy": in all attributes that a caption names; "NAME_accuracy": in one of them;
         "retrieval": whose nearest caption, of all in the split, says nothing else than the one asked for.
@@ -165,8 +185,8 @@ class Prompts:
         for i, name in enumerate(self.data.attribute_names):
             if len(self.data.attribute_names) > 1 and named[:, i].any():
                 right[f"{name}_accuracy"] = same[named[:, i], i].double().mean().item()
-        if self.embedder is not None:
-            nearest = self.distinct[(self.embedder.images(x.cpu()) @ self.texts.T).argmax(1)]
+        if embeddings is not None:
+            nearest = self.distinct[(embeddings @ self.texts.T).argmax(1)]
             agree = (nearest == wanted) | (nearest < 0) | ~named
             right["retrieval"] = agree.all(1).double().mean().item()
         return right
@@ -186,69 +206,106 @@ class ImageReference(SampleReference):
         classifier: Classifier | None,
         seed: int,
         inception: str | None = None,
+        statistics: str | None = None,
         embedder: Embedder | None = None,
         own: Mapping[str, OfSamples] | None = None,
     ):
         self.classifier, self.n, self.own, self.shape = classifier, n, own or {}, tuple(data.shape)
+        self.data, self.seed = data, seed
         self.prompts = Prompts(data, embedder) if isinstance(data, Captioned) and classifier else None
-        order = torch.randperm(len(data.splits["train"]), generator=torch.Generator().manual_seed(seed))[:n]
-        self.x = data.splits["train"].batch(order).x
+        train, val, test = (data.splits[name] for name in ("train", "val", "test"))
+        self.order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]
         self.inception = None if inception is None else open_inception(inception)
-        held = [data.splits[name] for name in ("val", "test") if len(data.splits[name])]
-        batches = [split.batch(torch.arange(min(len(split), n))) for split in held]
-        self.held = torch.cat([b.x for b in batches])
-        labels = [split.labels[:n] for split in held if split.labels is not None]
+        self.published = None if statistics is None else read_statistics(statistics)
+        files = {"inception": inception, "statistics": statistics}
+        self.files = {name: file_digest(path) for name, path in files.items() if path is not None}
+        self.held = min(len(val), n), min(len(test), n)
+        labels = [split.labels[:n] for split in (val, test) if len(split) and split.labels is not None]
         self.held_labels = torch.cat(labels) if labels else None
-        self.name = f"{len(self.x)} training images of {data.name}"
+        self.name = f"{len(self.order)} training images of {data.name}"
 
-    def on(self, device: torch.device) -> None:
-        """Ready to compare samples of a model on ``device``: what it is compared with is read there."""
-        self.features = None if self.classifier is None else self.classifier.to(device).read(self.x)[0]
+    def read(self, x: Tensor) -> dict[str, Tensor]:
+        """Features, logits and embedding; images too where metrics of one's own measure them."""
+        features = {"x": x} if self.own else {}
+        if self.classifier is not None:
+            features["features"], features["logits"] = self.classifier.read(x)
         if self.inception is not None:
-            self.seen = inception_features(self.inception.to(device), self.x.to(device))
+            features["inception"] = inception_features(self.inception, x.to(self.device)).cpu()
+        if self.prompts is not None and self.prompts.embedder is not None:
+            features["embedding"] = self.prompts.embedder.images(x.cpu())
+        return features
 
-    def prompted(self, x: Tensor, items: Tensor) -> dict[str, float]:
+    def fill(self, chunks: Chunks, device: torch.device) -> None:
+        """Read this process's chunks of training images, of held-out ones, and of those with captions."""
+        self.device, splits = device, self.data.splits
+        for network in filter(None, (self.classifier, self.inception)):
+            network.to(device)
+        super().fill(chunks, device)
+        train, (first, second) = splits["train"], self.held
+
+        def held(rows: Tensor, _: int) -> Tensor:
+            val, test = rows[rows < first], rows[rows >= first] - first
+            return torch.cat([splits["val"].batch(val).x, splits["test"].batch(test).x])
+
+        self.true = chunks.fill("true", len(self.order), lambda r, _: train.batch(self.order[r]).x, self.read)
+        self.held_out = chunks.fill("held_out", first + second, held, self.read)
+        if self.prompts is not None:
+            split = splits[self.prompts.split]
+            self.captioned = chunks.fill("captions", len(split), lambda r, _: split.batch(r).x, self.read)
+
+    def settle(self) -> None:
+        """Read what samples are compared with."""
+        self.features = None if self.classifier is None else self.true["features"]
+        self.moments = self.published
+        if self.inception is not None and self.moments is None:
+            self.moments = Moments.of(self.true.parts("inception"))
+
+    def prompted(self, features: Features, items: Tensor) -> dict[str, float]:
         """Shares of samples that are what the captions of held-out ``items`` ask for."""
-        assert self.prompts is not None and self.classifier is not None
-        return self.prompts.compare(x, self.classifier.read(x)[1], items)
+        assert self.prompts is not None
+        embeddings = None if self.prompts.embedder is None else features["embedding"]
+        return self.prompts.compare(embeddings, features["logits"], items)
 
-    def compare(self, x: Tensor, labels: Tensor | None, repeat: int) -> dict[str, float]:
+    def compare(self, features: Features, labels: Tensor | None, repeat: int) -> dict[str, float]:
         """Fréchet distance, precision, recall and, where classes were asked for, class accuracy."""
-        features = logits = None
+        seen = logits = None
         figures: dict[str, float] = {}
-        if self.classifier is not None and self.features is not None:
-            features, logits = self.classifier.read(x)
-            covered = measures.precision_recall(self.features, features)
+        if self.features is not None:
+            seen, logits = features["features"], features["logits"]
+            covered = measures.precision_recall(self.features, seen)
             figures |= {
-                "frechet_distance": measures.frechet_distance(self.features, features),
+                "frechet_distance": measures.frechet_distance(self.features, seen),
                 "precision": covered.precision,
                 "recall": covered.recall,
             }
             if labels is not None:
                 figures["class_accuracy"] = measures.class_accuracy(logits, labels)
-        if self.inception is not None:
-            seen = inception_features(self.inception, x.to(self.seen.device))
-            figures["fid"] = measures.frechet_distance(self.seen, seen)
-        return figures | self._own(Samples(x, self.x, labels, features, self.features, logits))
+        if self.moments is not None:
+            moments = Moments.of(features.parts("inception"))
+            figures["fid"] = measures.frechet_distance(self.moments, moments)
+        if not self.own:
+            return figures
+        samples = Samples(features["x"], self.true["x"], labels, seen, self.features, logits)
+        return figures | self._own(samples)
 
     def floor(self) -> dict[str, Any]:
         """Each measure of held-out images, as many as there are up to n."""
-        figures = []
+        figures, held = [], sum(self.held)
         for i in range(PAIRS):
-            order = torch.randperm(len(self.held), generator=torch.Generator().manual_seed(i))[: self.n]
+            order = torch.randperm(held, generator=torch.Generator().manual_seed(i))[: self.n]
             labels = None if self.held_labels is None else self.held_labels[order]
-            figures.append(self.compare(self.held[order], labels, 0))
-        return _spread(figures) | self._true_prompts() | {"n": min(len(self.held), self.n)}
+            figures.append(self.compare(self.held_out.subset(order), labels, 0))
+        return _spread(figures) | self._true_prompts() | {"n": min(held, self.n)}
 
     def _true_prompts(self) -> dict[str, dict[str, float]]:
         """What the pictures that belong to the captions reach themselves."""
         if self.prompts is None:
             return {}
-        split, untrained = self.prompts.data.splits[self.prompts.split], self.prompts.untrained
+        untrained = self.prompts.untrained
         figures: dict[str, dict[str, float]] = {}
         for after, kind in (("", ~untrained), ("_held_out", untrained)):
             items = kind.nonzero().squeeze(1)
-            shares = self.prompted(split.batch(items).x, items) if len(items) else {}
+            shares = self.prompted(self.captioned.subset(items), items) if len(items) else {}
             figures |= {
                 name + after: dict.fromkeys(("median", "low", "high"), s) for name, s in shares.items()
             }

@@ -15,7 +15,9 @@ from triptych.errors import UserError
 from triptych.run.untrusted import check_reference
 
 CHECKPOINTS = ("guide", "objective.teacher", "measures.classifier", "model.stages", "condition_from")
-OTHERS = ("measures.inception", "measures.contrastive", "data.embeddings")  # files of other kinds
+OTHERS = (  # files of other kinds
+    *("measures.inception", "measures.statistics", "measures.contrastive", "data.embeddings"),
+)
 
 
 def check_files(config: DictConfig, but: Collection[str] = ()) -> None:

@@ -3,14 +3,17 @@
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
+import torch_fidelity
 from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
 from triptych.diffusion.measures import frechet_distance
 from triptych.errors import UserError
+from triptych.files import file_digest
 from triptych.run.execute import execute
-from triptych.run.inception import inception_features, open_inception
+from triptych.run.inception import inception_features, open_inception, read_statistics
 
 
 class Stranger:
@@ -37,7 +40,7 @@ def weights(tmp_path_factory):
     return path
 
 
-def test_it_is_torchmetrics_fid(weights):
+def test_it_is_torchmetrics_fid(weights, tmp_path):
     g = torch.Generator().manual_seed(1)
     a, b = (torch.randint(0, 256, (6, 1, 8, 8), generator=g).byte() for _ in range(2))
     inception = open_inception(str(weights))
@@ -47,14 +50,75 @@ def test_it_is_torchmetrics_fid(weights):
     for x, real in ((a, True), (b, False)):
         metric.update(x.expand(-1, 3, -1, -1), real=real)
     assert frechet_distance(*features) == pytest.approx(metric.compute().item(), rel=1e-3)
+    np.savez(path := tmp_path / "true.npz", **statistics(features[0]))
+    published = read_statistics(str(path))
+    assert frechet_distance(published, features[1]) == pytest.approx(frechet_distance(*features), rel=1e-9)
 
 
 @pytest.mark.slow
-def test_a_run_reports_it_beside_its_floor(weights, prepared):
-    execute(seer := prepared("model=classifier", "model.noise=false", "model.network.width=8", path="seer"))
-    ckpt = f"measures.classifier={seer / 'checkpoints' / 'last.ckpt'}"
-    summary = execute(prepared("measures.n=8", "measures.repeats=1", ckpt, f"measures.inception={weights}"))
+def test_it_is_torch_fidelitys(weights):
+    """Whose code decodes, resizes, and takes the square root of a matrix, in its own way."""
+    g = torch.Generator().manual_seed(1)
+    a, b = (torch.randint(0, 256, (6, 3, 64, 64), generator=g).byte() for _ in range(2))
+    inception = open_inception(str(weights))
+    features = [inception_features(inception, x / 127.5 - 1) for x in (a, b)]
+    found = torch_fidelity.calculate_metrics(
+        input1=Plain(a), input2=Plain(b), fid=True, cuda=False, batch_size=6, verbose=False, cache=False,
+        feature_extractor_weights_path=str(weights),
+    )["frechet_inception_distance"]  # fmt: skip
+    assert frechet_distance(*features) == pytest.approx(found, rel=1e-3)
+
+
+class Plain(torch.utils.data.Dataset):
+    """Images alone."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i]
+
+
+def statistics(features):
+    x = features.double()
+    return {"mu": x.mean(0).numpy(), "sigma": x.T.cov().numpy()}
+
+
+@pytest.mark.slow
+def test_a_run_reports_it_beside_its_floor(weights, prepared, tmp_path):
+    """Also without a classifier; and against published statistics, whose files are in the result."""
+    few = "measures.n=8", "measures.repeats=1", f"measures.inception={weights}"
+    summary = execute(prepared(*few))
     assert summary["measures"]["fid"]["mean"] > 0 and summary["measured"]["floor"]["fid"]["median"] > 0
+    assert summary["measured"]["files"] == {"inception": file_digest(weights)}
+    x = torch.randn(40, 2048, generator=torch.Generator().manual_seed(0))
+    np.savez_compressed(path := tmp_path / "true.npz", **statistics(x))
+    other = execute(prepared(*few, f"measures.statistics={path}", path="other"))
+    assert other["measures"]["fid"]["mean"] > 10 * summary["measures"]["fid"]["mean"]
+    assert other["measured"]["files"] == summary["measured"]["files"] | {"statistics": file_digest(path)}
+
+
+def test_statistics_that_are_not_there_or_are_none(tmp_path, prepared):
+    file, words = tmp_path / "true.npz", r"^measures.statistics=.*: not the statistics of FID; pass an .npz"
+    good = {"mu": np.zeros(2048), "sigma": np.eye(2048)}
+    for bad in (
+        {"mu": np.zeros(64), "sigma": np.eye(64)},
+        {"sigma": good["sigma"][:64]},
+        {"mu": np.array([{}])},
+    ):
+        with pytest.raises(UserError, match=words):
+            read_statistics(str(file))
+        np.savez(file, **good | bad)
+    with pytest.raises(UserError, match=words):
+        read_statistics(str(file))
+    np.savez(file, **good | {"mu": np.full(2048, np.nan)})
+    with pytest.raises(UserError, match="a number is not finite"):
+        read_statistics(str(file))
+    with pytest.raises(UserError, match=r"measures.statistics=.*: needs measures.inception=FILE beside it"):
+        execute(prepared("measures.n=8", f"measures.statistics={file}"))
 
 
 def test_weights_that_are_not_there_or_are_none(tmp_path):

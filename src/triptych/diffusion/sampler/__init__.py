@@ -8,7 +8,7 @@ whatever the process.
 
 from .ancestral import Ancestral
 from .annealed_langevin import AnnealedLangevin
-from .base import History, Progress, Sampler, Step
+from .base import History, Progress, Sampler, Step, chunk_size
 from .chosen import Chosen
 from .ddim import DDIM
 from .dpm_solver import DPMSolver
@@ -33,4 +33,5 @@ __all__ = [
     "Progress",
     "Sampler",
     "Step",
+    "chunk_size",
 ]

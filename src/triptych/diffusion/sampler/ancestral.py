@@ -48,13 +48,14 @@ class Ancestral(Sampler):
         seed: int = 0,
         condition: Condition | None = None,
     ) -> "Ancestral":
-        if not isinstance(self.reverse, Optimal):
+        own = self.variance is self.reverse  # measured before, if it has nodes
+        if not isinstance(self.reverse, Optimal) or (own and self.reverse.gamma is not None):
             return self
         optimal = Optimal()
         levels = self.gammas(schedule, x.device, x.dtype)[:-1].flip(0)
         optimal.measure(denoiser, levels, x, seed, condition)
         other = copy.copy(self)
-        other.reverse = optimal
+        other.variance = other.reverse = optimal
         return other
 
     def step(self, z: Tensor, at: Step) -> Tensor:

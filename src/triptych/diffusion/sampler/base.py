@@ -1,6 +1,7 @@
 """What every sampler shares: the grid, the loop, chunks of a large batch. Subclasses give ``step``."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,6 +21,12 @@ from ..schedule import Schedule
 from .grid import GRIDS, grid_gammas
 
 Progress = Callable[[Iterable[int]], Iterable[int]]  # a bar around a loop
+NUMBERS = 2**20  # of the items that are worked on at a time
+
+
+def chunk_size(shape: Sequence[int]) -> int:
+    """Count the items of a shape in one chunk: about a million numbers, whatever the machine."""
+    return max(1, NUMBERS // max(1, math.prod(shape)))
 
 
 @dataclass
@@ -176,7 +183,7 @@ class Sampler:
         process: Process = denoiser.process
         start = torch.randn(tuple(shape), generator=generator, device=device, dtype=dtype)
         start *= process.prior_std(gammas[0])
-        parts = start.split(self.chunk or max(1, 2**20 // max(1, start[:1].numel())))
+        parts = start.split(self.chunk or chunk_size(shape[1:]))
         ticks = iter(progress(range(self.steps * len(parts))))
         done = []
         for i, z in enumerate(parts):

@@ -1,99 +1,151 @@
 """How far a run's samples, and its posterior mean, are from the truth, and the truth from itself."""
 
+import json
 import math
-import time
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
+from pytorch_lightning.strategies import Strategy
 from torch import Tensor
 
-from triptych.diffusion.draws import Stream, mix, seeded
+from triptych.diffusion.draws import Stream, seeded
 from triptych.diffusion.mixture import Oracle
+from triptych.diffusion.sampler import chunk_size
 from triptych.diffusion.tweedie import tweedie_errors
 from triptych.errors import Diverged
-from triptych.run.drawing import Drawing
+from triptych.run.directory import RunDirectory
+from triptych.run.drawing import Drawing, OtherRun
 from triptych.run.experiment import Experiment
+from triptych.run.sampling.chunks import Features, chunk_seed, open_chunks, weights_digest
 
+Sets = dict[tuple[int, int], Features]  # by value of ``measures.over`` and repeat
 LEVELS, POINTS = 20, 1000  # of noise and of test items, at which Tweedie's formula is measured
 
 
-def measure_samples(experiment: Experiment, step: int = 0) -> dict[str, Any]:
-    """What the configuration asks for in ``measures``, for ``summary.json``; empty if that is nothing.
+def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, step: int = 0) -> Sets | None:
+    """Draw what ``measures`` asks for, each process its chunks of it; None if that is nothing.
 
-    {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats", "reference", "floor",
-    "noise", "metrics"}}, or with ``over`` {"measures_over": {"key", "rows": [{"value", "evaluations",
-    "seconds", "measures"}]}, "measured"}.
-    ``stderr`` is over ``repeats`` sets of ``n`` samples each.
+    Chunks that lie in the run's directory are not drawn again, if weights, code and packages are the same.
 
     Args:
         step: of the model, for the error.
 
     Raises:
-        Diverged: a sample is not finite, so that it is at no distance from the truth.
+        Diverged: a sample is not finite, so that it is at no distance from the truth; in all processes.
     """
     node, reference = experiment.config["measures"], experiment.reference
     if reference is None:
-        return {}
-    reference.on(experiment.model.device)
+        return None
+    chunks = open_chunks(run.path, experiment.data.shape, strategy.broadcast(_key(experiment, run)))
+    experiment.model.to(strategy.root_device)  # from where Lightning has taken it
+    reference.fill(chunks, strategy.root_device)
+    over = node["over"] if isinstance(node["over"], str | None) else node["over"][0]
+    sets = {}
+    for row, (value, drawing) in enumerate(experiment.measured):
+        drawing = drawing.calibrated()
+        trained, untrained = _items(experiment, drawing)
+        items = torch.arange(node["n"]) if trained is None else trained
+        for repeat in range(node["repeats"]):
+            for place, some in ((repeat, items), (node["repeats"] + repeat, untrained)):
+                if some is not None:
+                    draw = partial(_draw, drawing, some, (experiment.config["seed"], place))
+                    name = f"samples_{row}_{place}"
+                    sets[row, place] = chunks.fill(name, len(some), draw, reference.read)
+        if not strategy.reduce_boolean_decision(chunks.finite):
+            raise Diverged("a sample" if over is None else f"a sample with {over}={value}", step)
+    experiment.model.cpu()
+    return sets
+
+
+def _key(experiment: Experiment, run: RunDirectory) -> str:
+    """What samples and features follow from, beside the run's configuration."""
+    reference, drawing = experiment.reference, experiment.measured[0][1]
+    judges = [getattr(reference, name, None) for name in ("classifier", "inception")]
+    code = (run.provenance().get("executions") or [{}])[-1]
+    about = [code.get("sources"), code.get("versions")]
+    return weights_digest([*_modules(drawing), *judges], json.dumps(about))
+
+
+def _modules(drawing: Drawing) -> Iterator[Any]:
+    yield from (drawing.model, drawing.denoiser)
+    for source in drawing.sources:
+        if isinstance(source, OtherRun):
+            yield from _modules(source.drawing)
+
+
+def _draw(drawing: Drawing, items: Tensor, numbers: tuple[int, int], rows: Tensor, chunk: int) -> Tensor:
+    seed, place = numbers
+    return drawing.samples(
+        len(rows), chunk_seed(chunk, seed, Stream.MEASURED_SAMPLES, place), items=items[rows]
+    )
+
+
+def measure_samples(experiment: Experiment, sets: Sets) -> dict[str, Any]:
+    """Measure the sets that were drawn, for ``summary.json``.
+
+    {"measures": {name: {"mean", "stderr", "n"}}, "measured": {"n", "repeats", "reference", "floor",
+    "noise", "metrics", "files"}}, or with ``over`` {"measures_over": {"key", "rows": [{"value",
+    "evaluations", "seconds", "measures"}]}, "measured"}.
+    ``stderr`` is over ``repeats`` sets of ``n`` samples each; "seconds" are those of one set, in one process.
+    """
+    node, reference = experiment.config["measures"], experiment.reference
+    assert reference is not None
+    reference.settle()
     first = experiment.measured[0][1]
     trained, _ = _items(experiment, first)
     classes = None if trained is not None else _classes(experiment, first)
-    generator = seeded(experiment.config["seed"], Stream.MEASURED_SAMPLES, 0, 0)
     about = {
         "n": node["n"],
         "repeats": node["repeats"],
         "reference": reference.name,
         "floor": reference.floor(),
-        "noise": reference.noise(classes, trained, generator),
+        "noise": reference.noise(classes, trained),
         "metrics": reference.about_own(),
+        **({"files": reference.files} if reference.files else {}),
     }
-    over = node["over"] if isinstance(node["over"], str | None) else node["over"][0]
-    rows = []
-    for value, drawing in experiment.measured:
-        what = "a sample" if over is None else f"a sample with {over}={value}"
-        rows.append({"value": value} | _row(experiment, drawing, Diverged(what, step)))
-    if over is None:
+    rows = [
+        {"value": value}
+        | _row(experiment, drawing, {place: one for (at, place), one in sets.items() if at == row})
+        for row, (value, drawing) in enumerate(experiment.measured)
+    ]
+    if (over := node["over"]) is None:
         return {"measures": rows[0]["measures"], "measured": about}
-    return {"measures_over": {"key": over, "rows": rows}, "measured": about}
+    key = over if isinstance(over, str) else over[0]
+    return {"measures_over": {"key": key, "rows": rows}, "measured": about}
 
 
-def _row(experiment: Experiment, drawing: Drawing, not_finite: Diverged) -> dict[str, Any]:
+def _row(experiment: Experiment, drawing: Drawing, sets: dict[int, Features]) -> dict[str, Any]:
     node, reference = experiment.config["measures"], experiment.reference
     assert reference is not None
     trained, untrained = _items(experiment, drawing)
     classes = None if trained is not None else _classes(experiment, drawing)
-
-    def drawn(repeat: int, items: Tensor | None) -> Tensor:
-        seed = mix(experiment.config["seed"], Stream.MEASURED_SAMPLES, repeat)
-        x = drawing.samples(node["n"] if items is None else len(items), seed, items)
-        if not x.isfinite().all():
-            raise not_finite
-        return x
-
-    began, figures, sizes = time.perf_counter(), [], {}
+    figures, sizes = [], {}
     for repeat in range(node["repeats"]):
-        x = drawn(repeat, trained)
-        figures.append(reference.compare(x, classes, repeat))
+        drawn = sets[repeat]
+        figures.append(reference.compare(drawn, classes, repeat))
         if trained is not None:
-            figures[-1] |= reference.prompted(x, trained)
+            figures[-1] |= reference.prompted(drawn, trained)
         if untrained is not None:
-            x = drawn(node["repeats"] + repeat, untrained)
-            unseen = {f"{name}_held_out": share for name, share in reference.prompted(x, untrained).items()}
+            shares = reference.prompted(sets[node["repeats"] + repeat], untrained)
+            unseen = {f"{name}_held_out": share for name, share in shares.items()}
             figures[-1] |= unseen
             sizes = dict.fromkeys(unseen, len(untrained))
-    seconds = (time.perf_counter() - began) / node["repeats"]
     sizes = dict.fromkeys(figures[0], node["n"]) | sizes
     return {
         "evaluations": drawing.sampler.evaluations,
-        "seconds": round(seconds, 3),
+        "seconds": round(sum(one.seconds for one in sets.values()) / node["repeats"], 3),
         "measures": {name: _figure([f[name] for f in figures], n) for name, n in sizes.items()},
     }
 
 
 def _classes(experiment: Experiment, drawing: Drawing) -> Tensor | None:
     """The classes (n,) that samples are asked for; None where they are asked for none."""
-    condition = drawing.condition(experiment.config["measures"]["n"])
-    return condition.label if condition is not None and "label" in condition.parts else None
+    rows = torch.arange(experiment.config["measures"]["n"]).split(chunk_size(experiment.data.shape))
+    conditions = (drawing.condition(len(some), items=some) for some in rows)
+    labels = [one.label for one in conditions if one is not None and "label" in one.parts]
+    return torch.cat(labels) if labels else None
 
 
 def _items(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, Tensor | None]:

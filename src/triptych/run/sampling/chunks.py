@@ -1,0 +1,134 @@
+"""Sets of items, chunk by chunk: processes share the chunks, and what is read of each outlives a kill.
+
+A chunk holds about a million numbers, whatever the memory and the number of processes, and draws from a
+generator of its own, so samples are the same on any number of processes. Its items are dropped once their
+features are in a file of the run's directory; the first process measures what all have left there.
+"""
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from triptych.data.base import rank_world
+from triptych.diffusion.draws import mix
+from triptych.diffusion.sampler import chunk_size
+from triptych.errors import UserError
+from triptych.run.checkpoints import read_tensors, save_checkpoint
+
+FOLDER = "drawn"  # of a run's directory, until its result is recorded
+SECONDS = "seconds"  # that a chunk took
+
+
+class Features:
+    """What was read of each item of a set, by name; of the items ``rows`` (m,) of it, None for all."""
+
+    def __init__(self, chunks: Sequence[Path], rows: Tensor | None = None):
+        self.chunks, self.rows = chunks, rows
+
+    def subset(self, rows: Tensor) -> "Features":
+        """The items at ``rows`` of the whole set."""
+        return Features(self.chunks, rows)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """All of one name, (n, ...), in memory."""
+        whole = torch.cat([_read(path)[name] for path in self.chunks])
+        return whole if self.rows is None else whole[self.rows]
+
+    def parts(self, name: str) -> Iterator[Tensor]:
+        """The same a chunk at a time, each chunk's items together."""
+        start = 0
+        for path in self.chunks:
+            part = _read(path)[name]
+            here = torch.arange(len(part)) if self.rows is None else self.rows - start
+            start += len(part)
+            yield part[here[(here >= 0) & (here < len(part))]]
+
+    @property
+    def seconds(self) -> float:
+        """How long the whole set took, all processes together."""
+        return float(sum(_read(path)[SECONDS] for path in self.chunks))
+
+
+class Chunks:
+    """The chunks of all sets that a run measures.
+
+    Args:
+        folder: where they are kept, the same for all processes.
+        shape: of an item.
+
+    Attributes:
+        finite: whether all items that this process has read were.
+    """
+
+    def __init__(self, folder: Path, shape: Sequence[int]):
+        self.folder, self.size, self.finite = folder, chunk_size(shape), True
+        self._turn, (self._rank, self._world) = 0, rank_world()
+
+    def fill(
+        self,
+        name: str,
+        n: int,
+        items: Callable[[Tensor, int], Tensor],
+        read: Callable[[Tensor], dict[str, Tensor]],
+    ) -> Features:
+        """Read this process's chunks of a set of n items, but those that are there.
+
+        ``items``: places in the set (k,) and the number of their chunk -> x (k, *shape).
+        ``read``: x -> what is kept, (k, ...) each.
+        """
+        places = torch.arange(n).split(self.size)
+        paths = [self.folder / f"{name}_{chunk}.pt" for chunk in range(len(places))]
+        for chunk, (path, rows) in enumerate(zip(paths, places, strict=True)):
+            self._turn += 1  # over all sets, as many have a single chunk
+            if self._turn % self._world == self._rank and self.finite and not _holds(path, len(rows)):
+                began = time.perf_counter()
+                x = items(rows, chunk)
+                self.finite = bool(x.isfinite().all())
+                if self.finite:
+                    features = read(x)
+                    save_checkpoint(features | {SECONDS: time.perf_counter() - began}, path)
+        return Features(paths)
+
+
+def open_chunks(run: Path, shape: Sequence[int], key: str) -> Chunks:
+    """The chunks of a run, those of another ``key`` removed by its first process."""
+    for folder in (run / FOLDER).glob("*") if rank_world()[0] == 0 else ():
+        if folder.name != key:
+            shutil.rmtree(folder, ignore_errors=True)
+    return Chunks(run / FOLDER / key, shape)
+
+
+def chunk_seed(chunk: int, *numbers: int) -> int:
+    """Mix ``numbers`` and the number of a chunk; the first one's seed is that of a whole set."""
+    return mix(*numbers, chunk) if chunk else mix(*numbers)
+
+
+def weights_digest(modules: Iterable[Any], code: str) -> str:
+    """Hash all tensors of modules, names and values, and what ``code`` they run under."""
+    digest = hashlib.blake2b(code.encode(), digest_size=8)
+    for module in modules:
+        for name, value in module.state_dict().items() if isinstance(module, nn.Module) else ():
+            digest.update(name.encode())
+            if isinstance(value, Tensor):
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    return read_tensors(path, "a chunk")
+
+
+def _holds(path: Path, n: int) -> bool:
+    """Whether a chunk of n items is there, and whole."""
+    try:
+        return path.exists() and all(
+            len(value) == n for name, value in _read(path).items() if name != SECONDS
+        )
+    except (UserError, TypeError, AttributeError):
+        return False

@@ -1,0 +1,222 @@
+"""Measured samples, chunk by chunk: the same on any number of processes, and none is drawn twice."""
+
+import json
+import math
+import subprocess
+
+import pytest
+import torch
+
+from tests.run.commands import command, environment
+from tests.run.hooks import hook
+from triptych.diffusion.draws import mix
+from triptych.diffusion.reverse_variance import Optimal
+from triptych.diffusion.sampler import base
+from triptych.errors import Interrupted
+from triptych.run.drawing import Drawing
+from triptych.run.execute import execute
+from triptych.run.reference import ImageReference, PointReference
+from triptych.run.sampling import chunks
+from triptych.run.sampling.chunks import FOLDER, Chunks, chunk_seed
+
+from .test_measures_of_runs import RING
+
+SETS = ("measures.n=50", "measures.repeats=2", "measures.over=evaluations", "measures.values=[2,3]")
+CHUNKS = 4 * math.ceil(50 / 16)  # of samples, by 16 points
+SMALL = "from triptych.diffusion.sampler import base; base.NUMBERS = 32"
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Chunks of 32 numbers."""
+    monkeypatch.setattr(base, "NUMBERS", 32)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """How many items each call of ``Drawing.samples`` was for that a measure asked for."""
+    sizes, samples = [], Drawing.samples
+
+    def counted(self, n, seed, items=None):
+        sizes.extend([n] if items is not None else [])
+        return samples(self, n, seed, items)
+
+    monkeypatch.setattr(Drawing, "samples", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_each_chunk_is_read_by_one_process_and_all_are_those_of_one(small, tmp_path, monkeypatch, world):
+    def items(rows, chunk):
+        calls.append(chunk)
+        generator = torch.Generator().manual_seed(chunk_seed(chunk, 1, 2))
+        return torch.randn(len(rows), 2, generator=generator)
+
+    read, calls, shares = (lambda x: {"x": x}), [], []
+    for rank in range(world):
+        monkeypatch.setattr(chunks, "rank_world", lambda rank=rank: (rank, world))
+        ours, before = Chunks(tmp_path, (2,)), len(calls)
+        sets = [ours.fill(name, n, items, read) for name, n in (("a", 70), ("b", 5), ("c", 5), ("d", 33))]
+        shares.append(len(calls) - before)
+    assert sum(shares) == 5 + 1 + 1 + 3 and max(shares) - min(shares) <= 1
+    expected = [torch.randn(16, 2, generator=torch.Generator().manual_seed(mix(1, 2)))]
+    for chunk, size in enumerate((16, 16, 16, 6), 1):
+        expected.append(torch.randn(size, 2, generator=torch.Generator().manual_seed(mix(1, 2, chunk))))
+    whole = torch.cat(expected)
+    assert torch.equal(sets[0]["x"], whole)
+    some = torch.tensor([69, 3, 3, 17])
+    assert torch.equal(sets[0].subset(some)["x"], whole[some])
+    parts = torch.cat([*sets[0].subset(some).parts("x")])
+    assert torch.equal(parts, whole[torch.tensor([3, 3, 17, 69])])
+
+
+def test_an_interrupted_run_draws_what_it_has_not_drawn(small, drawn, prepared, monkeypatch):
+    """In the middle of drawing, and again while it measures; then its figures are those of another run."""
+    whole = execute(prepared(*RING, *SETS, path="whole"))
+    assert len(drawn) == CHUNKS and max(drawn) == 16
+    run, save = prepared(*RING, *SETS, path="broken"), chunks.save_checkpoint
+
+    def stopped(*_):
+        raise Interrupted(9)
+
+    def counted(content, path):
+        (stopped if len(drawn) > CHUNKS + 7 else save)(content, path)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(chunks, "save_checkpoint", counted)
+        execute(run)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(PointReference, "floor", stopped)
+        execute(run)
+    assert len(drawn) == 2 * CHUNKS + 1  # the one that was drawn and not saved
+    (chunk,) = [*run.path.glob(f"{FOLDER}/*/samples_1_0_2.pt")]
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    again = execute(run)
+    assert len(drawn) == 2 * CHUNKS + 2  # and the damaged one
+    rows, others = (one["measures_over"]["rows"] for one in (whole, again))
+    assert [row["measures"] for row in rows] == [row["measures"] for row in others]
+    assert not (run / FOLDER).exists()
+
+
+def test_chunks_of_other_weights_are_drawn_again(small, drawn, prepared, monkeypatch):
+    run = prepared("data=ring", "denoiser=mlp", "measures.n=50", "measures.repeats=1", path="run")
+    monkeypatch.setattr(PointReference, "floor", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        execute(run)
+    assert len(drawn) == 4
+    (run / "summary.json").unlink()
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    for average in checkpoint["callbacks"].values():
+        for value in (average.get("average") or {}).values():
+            value.mul_(1.001)
+    torch.save(checkpoint, run / "checkpoints" / "last.ckpt")
+    with pytest.raises(ZeroDivisionError):
+        execute(run)
+    assert len(drawn) == 8 and len([*(run / FOLDER).iterdir()]) == 1
+
+
+def test_images_are_dropped_once_their_features_are_read(prepared, monkeypatch):
+    monkeypatch.setattr(base, "NUMBERS", 64 * 7)
+    seer = prepared("model=classifier", "model.noise=false", "model.network.width=8", path="seer")
+    execute(seer)
+    monkeypatch.setattr(ImageReference, "floor", lambda _: 1 / 0)
+    run = prepared("measures.n=20", "measures.repeats=1", f"measures.classifier={seer.path}", path="run")
+    with pytest.raises(ZeroDivisionError):
+        execute(run)
+    for name, sizes in (("samples_0_0", [7, 7, 6]), ("true", [7, 7, 6]), ("held_out", [7] * 5 + [5])):
+        for chunk, size in enumerate(sizes):
+            (path,) = (run / FOLDER).glob(f"*/{name}_{chunk}.pt")
+            shapes = {key: tuple(x.shape) for key, x in chunks._read(path).items() if key != "seconds"}
+            assert shapes == {"features": (size, 64), "logits": (size, 10)}, path
+
+
+def test_an_optimal_variance_is_measured_once_for_all_chunks(small, drawn, prepared, monkeypatch):
+    calls, measure = [], Optimal.measure
+    monkeypatch.setattr(Optimal, "measure", lambda self, *a, **k: calls.append(1) or measure(self, *a, **k))
+    execute(prepared(*RING, "measures.n=50", "measures.repeats=2", "sampler.variance=optimal", path="once"))
+    assert len(drawn) == 8 and len(calls) == 1 + 2  # and for the pictures at the end
+
+
+COUNT = """
+import os, signal
+from triptych.run.drawing import Drawing
+samples = Drawing.samples
+def counted(self, n, seed, items=None):
+    x = samples(self, n, seed, items)
+    if items is not None:
+        with open(os.environ["COUNT"], "a") as file:
+            print(os.environ.get("LOCAL_RANK", 0), seed, len(items), file=file)
+    return x
+Drawing.samples = counted
+"""
+KILLS = {
+    "drawing": """
+from triptych.run.sampling import chunks
+save, saved = chunks.save_checkpoint, []
+def killed(content, path):
+    if path.name.startswith("samples"):
+        saved.append(path)
+        if len(saved) == 3 and os.environ.get("LOCAL_RANK") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+    save(content, path)
+chunks.save_checkpoint = killed
+""",
+    "measuring": """
+from triptych.run.reference import PointReference
+PointReference.floor = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+""",
+}
+
+
+def result(root, name):
+    found = json.loads((root / "logs" / "runs" / name / "summary.json").read_text())
+    return [row["measures"] for row in found["measures_over"]["rows"]], found["measured"]
+
+
+def start(root, name, devices, code):
+    several = ["trainer=ddp_sim", f"trainer.devices={devices}", "data.batch_size=12"]
+    own = [o for o in RING if not o.startswith(("model", "denoiser"))]
+    line = command(f"name={name}", *several, *own, "denoiser=mlp", *SETS, "samples.n=0")
+    line = [o for o in line if not o.startswith("denoiser.")]
+    count = root / f"{name}.txt"
+    surroundings = environment(root, COUNT=str(count), **hook(root, SMALL + COUNT + code))
+    done = subprocess.run(line, capture_output=True, text=True, env=surroundings, timeout=280)
+    return done, count.read_text().splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("moment", KILLS)
+def test_a_killed_process_loses_no_chunk(root, moment):
+    done, before = start(root, "one", 2, KILLS[moment])
+    assert done.returncode in (137, -9), done.stderr
+    done, drawn = start(root, "one", 2, "")
+    assert done.returncode == 0, done.stderr
+    assert len(drawn) == CHUNKS + (moment == "drawing"), (
+        "one was drawn, and its process killed before it was saved"
+    )
+    assert moment == "drawing" or drawn == before
+    assert not (root / "logs" / "runs" / "one" / FOLDER).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_samples_are_those_of_one_process(root):
+    """Of one checkpoint: trained once, then drawn from."""
+    done, _ = start(root, "one", 1, "")
+    assert done.returncode == 0, done.stderr
+    known = result(root, "one")
+    for devices in (2, 3, 4):
+        trained = f"trained={root / 'logs' / 'runs' / 'one'}"
+        line = command(
+            f"name=n{devices}", trained, "trainer=ddp_sim", f"trainer.devices={devices}", *SETS, "samples.n=0"
+        )
+        ours = ("denoiser.", "bound.", "trainer.max_steps", "trainer.val", "trainer.log")
+        line = [o for o in line if not o.startswith(ours)]
+        count = root / f"{devices}.txt"
+        surroundings = environment(root, COUNT=str(count), **hook(root, SMALL + COUNT))
+        done = subprocess.run(line, capture_output=True, text=True, env=surroundings, timeout=280)
+        assert done.returncode == 0, done.stderr
+        assert result(root, f"n{devices}") == known
+        drawn = [line.split() for line in count.read_text().splitlines()]
+        assert {rank for rank, *_ in drawn} == {str(rank) for rank in range(devices)} and len(drawn) == CHUNKS
