@@ -18,6 +18,7 @@ from triptych.errors import UserError
 from triptych.run.checkpoints import LAST, newest_readable, read_checkpoint, reported, state_dict_of
 from triptych.run.directory import RunDirectory, checkpoint_at, write_atomic
 from triptych.run.leakage import check_data, compare_data, log_line, remember
+from triptych.run.pipeline import is_pipeline, read_pipeline
 from triptych.run.processes import rank
 
 SHOWN = 3  # names of each kind in the line; provenance.json has all
@@ -59,7 +60,11 @@ def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule) -> 
     now = fingerprint(data)
     adopted = initial = None
     if path := config.get("trained"):
-        theirs, line = read_other("trained", path, now, f"restore the data of trained={path}")
+        if is_pipeline(path):
+            theirs = read_pipeline(path, data.shape)
+            line = f"trained={path}: unknown training data; leakage cannot be detected"
+        else:
+            theirs, line = read_other("trained", path, now, f"restore the data of trained={path}")
         log_line(run, line)
         adopted = {key: theirs[key] for key in ("state_dict", "callbacks", "global_step")}
         adopted["triptych"] = theirs["triptych"] | {"config": config}
