@@ -21,7 +21,7 @@ from triptych.quiet import quiet
 from triptych.run.account import account, baselines, measure_cost
 from triptych.run.averaging import choose_weights
 from triptych.run.build import build_experiment
-from triptych.run.checkpoints import load_weights, newest_readable, save_checkpoint
+from triptych.run.checkpoints import newest_readable, save_checkpoint
 from triptych.run.directory import RunDirectory, to_json
 from triptych.run.experiment import Experiment
 from triptych.run.fit import Fit, build_fit
@@ -141,9 +141,7 @@ class Session:
         check_targets(config)
         pl.seed_everything(config["seed"], workers=True, verbose=False)
         experiment = build_experiment(config, download=is_composed_here(run))
-        origin = find_origin(run, config, experiment.data)
-        if origin.adopted is not None:
-            load_weights(experiment.model, origin.adopted, config["weights"])
+        origin = find_origin(run, config, experiment.data, experiment.model)
         _describe(run, experiment, origin)
         if origin.initial is not None:
             initialise(run, config, experiment.model, origin.initial)

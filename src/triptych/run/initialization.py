@@ -15,6 +15,7 @@ from torch import nn
 from triptych.data.base import DataModule
 from triptych.data.fingerprint import HELD_OUT, Fingerprint, fingerprint
 from triptych.errors import UserError
+from triptych.models.base import BoundModel
 from triptych.run.checkpoints import LAST, newest_readable, read_checkpoint, reported, state_dict_of
 from triptych.run.directory import RunDirectory, checkpoint_at, write_atomic
 from triptych.run.leakage import check_data, compare_data, log_line, remember
@@ -47,7 +48,7 @@ class Origin:
         return {key: value for key, value in self.data.items() if key != "items"}
 
 
-def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule) -> Origin:
+def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule, model: BoundModel) -> Origin:
     """Look at what lies in ``run``.
 
     Raises:
@@ -61,7 +62,7 @@ def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule) -> 
     adopted = initial = None
     if path := config.get("trained"):
         if is_pipeline(path):
-            theirs = read_pipeline(path, data.shape)
+            theirs = read_pipeline(path, model)
             line = f"trained={path}: unknown training data; leakage cannot be detected"
         else:
             theirs, line = read_other("trained", path, now, f"restore the data of trained={path}")

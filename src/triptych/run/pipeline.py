@@ -89,16 +89,16 @@ def pipeline_config(path: str) -> dict[str, Any]:
     return groups
 
 
-def read_pipeline(path: str, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Its weights as a run's checkpoint has them, for data of ``shape``.
+def read_pipeline(path: str, model: Any) -> dict[str, Any]:
+    """Put its weights into the run's ``model``, and return them as a run's checkpoint has them.
 
     Raises:
-        UserError: the network is of images of another shape; a file of weights is damaged.
+        UserError: the network is of images of another shape; weights are damaged, or another network's.
     """
-    unet = _read(path, UNET)
+    shape, unet = tuple(model.shape), _read(path, UNET)
     size = unet.get("sample_size")
     theirs = (unet.get("in_channels", 3), *(size if isinstance(size, list) else [size] * 2))
-    if shape[:1] != theirs[:1] or (size is not None and tuple(shape) != theirs):
+    if shape[:1] != theirs[:1] or (size is not None and shape != theirs):
         raise _refused(path, UNET, f"in_channels={theirs[0]}, sample_size={size}", f"the data are {shape}")
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -114,6 +114,11 @@ def read_pipeline(path: str, shape: tuple[int, ...]) -> dict[str, Any]:
         for before, after in OLD.items():
             name = name.replace(before, after)
         state[f"denoiser.network.model.{name}"] = tensor.float()
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"trained={path}: the weights of another network than {UNET} has ({line})") from error
     return {"state_dict": state, "callbacks": {}, "global_step": 0, "triptych": {"schema": SCHEMA}}
 
 
