@@ -30,7 +30,7 @@ CARD = """---
 
 # {name}
 
-A diffusion model of {data}, trained and measured with Triptych {version}.
+A diffusion model of {data}, trained and measured with Triptych.
 
     from diffusers import DDIMPipeline
     images = DDIMPipeline.from_pretrained("DIR")(batch_size=4, num_inference_steps=50).images
@@ -103,8 +103,6 @@ def write_pipeline(run: RunDirectory, folder: Path, license: str) -> None:
 
 def model_card(result: Result, config: dict[str, Any], license: str) -> str:
     """The README.md of a model on the Hub: front matter, data, bound with its interval, settings."""
-    from triptych import __version__
-
     name, data = result.name or "diffusion", str(result.record.get("data", {}).get("description", "its data"))
     estimate = result.test.get("bpd") or result.test.get("nats_per_dim")
     unit = "bits/dim" if "bpd" in result.test else "nats/dim"
@@ -134,7 +132,6 @@ def model_card(result: Result, config: dict[str, Any], license: str) -> str:
             front="\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items()),
             name=name,
             data=data,
-            version=__version__,
             bound=bound,
             settings="\n".join(settings),
         )
