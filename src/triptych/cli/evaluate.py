@@ -1,4 +1,8 @@
-"""Evaluate a checkpoint from itself alone: ``triptych-evaluate ckpt=PATH [split=val] [steps=1000] ...``."""
+"""Evaluate a checkpoint from itself alone: ``triptych-evaluate ckpt=PATH [split=val] [steps=1000] ...``.
+
+``triptych-evaluate model=diffusers:DIR data=NAME`` is ``triptych-train trained=DIR data=NAME``: a pipeline of
+diffusers does not know its data.
+"""
 
 import sys
 from pathlib import Path
@@ -16,6 +20,7 @@ from triptych.run.processes import rank
 from triptych.run.untrusted import check_checkpoint
 
 register_resolvers()
+PIPELINE = "model=diffusers:"
 
 
 def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
@@ -46,6 +51,11 @@ def compose_and_evaluate(cfg: DictConfig) -> None:
 
 def main() -> None:
     """The console script."""
+    if any(one.startswith(PIPELINE) for one in sys.argv[1:]):
+        from triptych.cli.train import main as train
+
+        sys.argv[1:] = [one.replace(PIPELINE, "trained=", 1) for one in sys.argv[1:]]
+        return train()
     with one_line_errors():
         sys.argv[1:] = as_hydra_wants(sys.argv[1:], "evaluate")
         compose_and_evaluate()

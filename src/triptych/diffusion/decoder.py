@@ -1,6 +1,6 @@
 r"""Decoders p(x | z_0): the reconstruction term of the bound.
 
-``Categorical`` and ``DiscretisedGaussian`` give a probability for data on a grid of levels,
+``Categorical`` and the discretised Gaussians give a probability for data on a grid of levels,
 ``GaussianDensity`` a density for continuous data. Nats, (B,), positive is worse.
 """
 
@@ -9,10 +9,11 @@ import math
 import torch
 from torch import Tensor
 
+from .betas import Betas
 from .condition import Condition
 from .denoiser import level_centres
 from .named import Named
-from .process import expand
+from .process import VariancePreserving, expand
 from .protocol import AnyDenoiser
 
 LOW = -20.0  # gamma below which float32 loses more than a thousandth of z_0's noise
@@ -86,11 +87,11 @@ class DiscretisedGaussian(Decoder):
         self, denoiser: AnyDenoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
     ) -> Tensor:
         alpha, sigma = denoiser.process.alpha_sigma(expand(gamma, z))
-        offset = x - denoiser(z, gamma, condition).x0
+        offset, precision = x - denoiser(z, gamma, condition).x0, alpha / self._scale(sigma)
         # by symmetry the interval is moved to the lower tail, where log_ndtr keeps its digits
         sign = torch.where(offset > 0, -1.0, 1.0)
-        upper = (sign * offset + self.half) * (alpha / sigma)
-        lower = (sign * offset - self.half) * (alpha / sigma)
+        upper = (sign * offset + self.half) * precision
+        lower = (sign * offset - self.half) * precision
         first, last = x < -1 + self.half, x > 1 - self.half
         # the grid's outer cells are open: the outer edge lies at infinity, on the side where sign moved it
         upper = torch.where((last & (sign > 0)) | (first & (sign < 0)), torch.inf, upper)
@@ -98,11 +99,36 @@ class DiscretisedGaussian(Decoder):
         log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
         log_prob: Tensor = log_upper + torch.log(-torch.expm1(log_lower - log_upper))
         # of a cell much narrower than the noise that difference is lost; its density at the middle is not
-        width, middle = 2 * self.half * (alpha / sigma), (offset * (alpha / sigma)).square()
+        width, middle = 2 * self.half * precision, (offset * precision).square()
         density = torch.log(width) - 0.5 * (math.log(2 * math.pi) + middle) + width**2 * (middle - 1) / 24
         narrow = (width < 0.01) & (width**2 * middle < 0.01) & ~first & ~last
         log_prob = torch.where(narrow, density, log_prob)
         return -log_prob.flatten(1).sum(1)
+
+    def _scale(self, sigma: Tensor) -> Tensor:
+        """s alpha_0."""
+        return sigma
+
+
+class PosteriorGaussian(DiscretisedGaussian):
+    r"""The same with s^2 = beta tilde_2 = beta_2 (1 - abar_1) / (1 - abar_2), for ``schedule=betas`` alone.
+
+    So does the code of Ho et al. 2020 under either variance, "to get a better decoder log likelihood": beta
+    tilde_1 is 0.
+
+    Raises:
+        ValueError: another schedule, or a process other than ``vp``.
+    """
+
+    def __init__(self, levels: int, schedule: Betas, process: VariancePreserving):
+        super().__init__(levels)
+        if not (isinstance(schedule, Betas) and isinstance(process, VariancePreserving)):
+            raise ValueError("bound.decoder=posterior_gaussian: needs schedule=betas and process=vp")
+        alpha, step = process.alpha_sigma(schedule.table[0])[0], schedule.table[0] - schedule.table[1]
+        self.factor = (alpha * torch.sqrt(-torch.expm1(step))).item()
+
+    def _scale(self, sigma: Tensor) -> Tensor:
+        return sigma * self.factor
 
 
 class GaussianDensity(Decoder):

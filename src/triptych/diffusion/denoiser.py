@@ -8,6 +8,8 @@ denoisers too.
 import torch
 from torch import Tensor, nn
 
+from triptych.declare import Positive
+
 from .condition import AUGMENTATION, Condition
 from .prediction import SPACES, Prediction, Row, Space, edm, space_of
 from .process import Process, expand
@@ -20,6 +22,7 @@ class Output(nn.Module):
 
     Args:
         space: a name among ``SPACES``, or a ``Space`` of one's own.
+        clip: clamp the guess's x0 to [-clip, clip], as DDPM's code does in bound and samples; None: do not.
 
     Attributes:
         per_dim: numbers the network gives per dimension of z.
@@ -27,15 +30,19 @@ class Output(nn.Module):
 
     per_dim = 1
 
-    def __init__(self, space: str | Space):
+    def __init__(self, space: str | Space, clip: Positive | None = None):
         super().__init__()
+        self.clip = clip
         if not isinstance(space, Space) and space not in SPACES:
             raise ValueError(f"objective.output={space!r}: must be one of {', '.join(SPACES)}, levels")
         self.space = space_of(space)
 
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
         """raw (B, *event) -> Prediction at z (B, *event)."""
-        return Prediction(self.space, raw, z, alpha, sigma)
+        guess = Prediction(self.space, raw, z, alpha, sigma)
+        if self.clip is None:
+            return guess
+        return Prediction("x0", guess.x0.clamp(-self.clip, self.clip), z, alpha, sigma)
 
 
 class EDMOutput(Output):
@@ -141,8 +148,6 @@ class Denoiser(nn.Module):
         variance: of the bound's reverse steps, which may read numbers of ``raw`` of its own.
     """
 
-    has_likelihood = True  # its guess may be the score of a density; a wrapper that changes guesses has none
-
     def __init__(
         self,
         network: nn.Module,
@@ -153,6 +158,8 @@ class Denoiser(nn.Module):
         super().__init__()
         self.network, self.process = network, process
         self.output = output if variance is None else variance.around(output)
+        # its guess may be the score of a density; one that is clipped, or changed by a wrapper, is none
+        self.has_likelihood = getattr(output, "clip", None) is None
 
     @staticmethod
     def outputs(output: nn.Module, variance: ReverseVariance) -> int:

@@ -23,9 +23,14 @@ class Schedule(nn.Module):
 
     Subclasses give the shape: ``_curve(u)``, ``_slope(u)`` and ``_inverse(gamma)``.
 
+    Attributes:
+        denoised: whether samples end with the denoiser's guess at z_0, in place of z_0 / alpha_0.
+
     Raises:
         ValueError: the endpoints are not increasing, or out of range.
     """
+
+    denoised = False
 
     def __init__(self, gamma_min: Gamma, gamma_max: Gamma):
         super().__init__()
@@ -51,6 +56,10 @@ class Schedule(nn.Module):
         """The time at which the schedule passes ``gamma``."""
         t: Tensor = (self._inverse(gamma) - self._start) / self._length
         return t
+
+    def stops(self, steps: int) -> Tensor:
+        """Times at which a sampler stops on a grid of time, from 1 down; the guess at z_0 is a step, too."""
+        return torch.linspace(1.0, 0.0, steps + (not self.denoised))
 
     def _curve(self, u: Tensor) -> Tensor:
         raise NotImplementedError

@@ -37,7 +37,7 @@ class Adapter(Network):
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
         labels = {"class_labels": self._classes(condition, z)} if self.conditions else {}
-        answer = self.model(z, (gamma - LOWEST) * (STEPS / (HIGHEST - LOWEST)), **labels)
+        answer = self.model(z, self.timestep(gamma), **labels)
         raw: Tensor = getattr(answer, "sample", answer)
         shape = (len(z), self.outputs * self.shape[0], *self.shape[1:])
         if raw.shape != shape:
@@ -46,6 +46,10 @@ class Adapter(Network):
                 f"{tuple(z.shape)}; must be {shape}"
             )
         return self.per_dim(raw)
+
+    def timestep(self, gamma: Tensor) -> Tensor:
+        """What the model is told of the noise level, (B,)."""
+        return (gamma - LOWEST) * (STEPS / (HIGHEST - LOWEST))
 
     def _classes(self, condition: Condition | None, z: Tensor) -> Tensor:
         """(B,) int64; ``num_classes`` where there is no label."""

@@ -143,7 +143,7 @@ class Session:
         check_targets(config)
         pl.seed_everything(config["seed"], workers=True, verbose=False)
         experiment = build_experiment(config, download=is_composed_here(run))
-        origin = find_origin(run, config, experiment.data)
+        origin = find_origin(run, config, experiment.data, experiment.model)
         _describe(run, experiment, origin)
         if origin.initial is not None:
             initialise(run, config, experiment.model, origin.initial)

@@ -15,9 +15,11 @@ from torch import nn
 from triptych.data.base import DataModule
 from triptych.data.fingerprint import HELD_OUT, Fingerprint, fingerprint
 from triptych.errors import UserError
+from triptych.models.base import BoundModel
 from triptych.run.checkpoints import LAST, newest_readable, read_checkpoint, reported, state_dict_of
 from triptych.run.directory import RunDirectory, checkpoint_at, write_atomic
 from triptych.run.leakage import check_data, compare_data, log_line, remember
+from triptych.run.pipeline import is_pipeline, read_pipeline
 from triptych.run.processes import rank
 
 SHOWN = 3  # names of each kind in the line; provenance.json has all
@@ -46,7 +48,7 @@ class Origin:
         return {key: value for key, value in self.data.items() if key != "items"}
 
 
-def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule) -> Origin:
+def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule, model: BoundModel) -> Origin:
     """Look at what lies in ``run``.
 
     Raises:
@@ -59,7 +61,11 @@ def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule) -> 
     now = fingerprint(data)
     adopted = initial = None
     if path := config.get("trained"):
-        theirs, line = read_other("trained", path, now, f"restore the data of trained={path}")
+        if is_pipeline(path):
+            theirs = read_pipeline(path, model)
+            line = f"trained={path}: unknown training data; leakage cannot be detected"
+        else:
+            theirs, line = read_other("trained", path, now, f"restore the data of trained={path}")
         log_line(run, line)
         adopted = {key: theirs[key] for key in ("state_dict", "callbacks", "global_step")}
         adopted["triptych"] = theirs["triptych"] | {"config": config}

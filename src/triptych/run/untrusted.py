@@ -19,6 +19,7 @@ from triptych.declare import Role
 from triptych.errors import ForeignCheckpoint, UserError
 from triptych.files import check_directory, open_regular
 from triptych.run.directory import NO_CHECKPOINT, RunDirectory, check_digests, checkpoint_at
+from triptych.run.pipeline import is_pipeline, pipeline_config
 from triptych.run.provenance import ID
 
 OWN = "TRIPTYCH_OWN"  # the run directory whose configuration this user's own command has just composed
@@ -49,6 +50,10 @@ def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], 
         UserError: missing, damaged, more than plain data, or lying in the directory of another run.
     """
     where = f"{key}={path}"
+    if is_pipeline(path):
+        raise UserError(
+            f"{where}: a pipeline of diffusers; pass a run of triptych-train trained={path} data=NAME"
+        )
     if path.is_dir():
         raise UserError(f"{where}: no run in this directory; pass logs/runs/NAME, or a checkpoint")
     if not path.is_file():
@@ -117,21 +122,39 @@ def check_initial(config: dict[str, Any], begun: bool) -> None:
 def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> None:
     """Put what the run ``config["trained"]`` says of its model into a composed configuration and its choices.
 
+    A pipeline of diffusers has no data and no bound: these are the configuration's own, but DDPM's steps,
+    decoder and variance where they are not typed.
+
     Raises:
-        UserError: no finished run there; an override of what only the other run can say.
+        UserError: no finished run and no pipeline there; an override of what only the other can say.
     """
     path = config["trained"]
     source = RunDirectory(path)
     check_directory(source.path)
-    if source.status != "finished":
+    typed = [override.lstrip("+~").split("=")[0] for override in overrides]
+    free: tuple[str, ...] = ()
+    if pipeline := is_pipeline(path):
+        theirs, free = pipeline_config(path), ("data", "bound")
+        bound = {k: v for k, v in theirs["bound"].items() if f"bound.{k}" not in typed}
+        theirs |= {"bound": config["bound"] | bound, "objective": config["objective"] | theirs["objective"]}
+        theirs = config | theirs
+        named: dict[str, Any] = {
+            "schedule": "betas",
+            "denoiser": "unet2d",
+            "process": "vp",
+            "model": "diffusion",
+        }
+        named |= {"objective": theirs["objective"]["output"]["space"], "data": choices.get("data")}
+    elif source.status != "finished":
         state = "no run" if source.status == "new" else f"the run there is {source.status}"
         raise UserError(f"trained={path}: {state}; pass the directory of a finished run")
-    own = ", ".join(with_roles(Role.DRAWING, Role.SEED, Role.MACHINE))
-    for override in overrides:
-        if override.lstrip("+~").split("=")[0].split(".")[0].split("/")[0] in of_model():
+    else:
+        theirs, named = source.config(), source.provenance().get("choices", {})
+    own = ", ".join([*free, *with_roles(Role.DRAWING, Role.SEED, Role.MACHINE)])
+    for override, key in zip(overrides, typed, strict=True):
+        if (group := key.split(".")[0].split("/")[0]) in of_model() and group not in free:
             raise UserError(f"{override}: the model is that of trained={path}; beside it pass keys of {own}")
-    theirs = check_config(source.config(), f"trained={path}")
-    named = source.provenance().get("choices", {})
+    theirs = check_config(theirs, f"trained={path}")
     for key in of_model():
         if key not in theirs:
             raise UserError(f"trained={path}: its configuration has no {key}; pass a run's directory")
@@ -139,9 +162,11 @@ def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str])
         choices.pop(key, None)
         if isinstance(named.get(key), str):
             choices[key] = named[key]
+    config["trained"] = str(source.path)
+    if pipeline:
+        return
     if "download" in config["data"]:
         config["data"]["download"] = False  # it would be to where the other run says
-    config["trained"] = str(source.path)
     check_checkpoint(config["trained"], "trained")
 
 

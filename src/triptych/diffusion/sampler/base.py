@@ -110,7 +110,7 @@ class Sampler:
     def gammas(
         self, schedule: Schedule, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """The grid, from gamma(1) down to gamma(0), (steps + 1,)."""
+        """The grid, from gamma(1) down to gamma(0), as ``grid_gammas``."""
         return grid_gammas(schedule, self.steps, self.grid, self.rho, device, dtype)
 
     def drawing_from(self, variance: ReverseVariance) -> "Sampler":
@@ -174,7 +174,7 @@ class Sampler:
         dtype: torch.dtype = torch.float32,
         progress: Progress = iter,
     ) -> Tensor:
-        """Samples of ``shape`` (B, *event) in data units: z_0 / alpha_0, the decoder's mean.
+        """Samples of ``shape`` (B, *event) in data units: the decoder's mean, z_0 / alpha_0 or a last guess.
 
         ``progress`` wraps the loop over the steps of all chunks (a progress bar). The whole batch's starting
         noise is drawn first, so a deterministic sampler gives the same samples whatever the chunk.
@@ -190,6 +190,8 @@ class Sampler:
             own = None if condition is None else condition.split(len(parts[0]))[i]
             for z in self.path(denoiser, gammas, z, own, generator):  # noqa: B007, B020
                 next(ticks, None)
+            if schedule.denoised:
+                z = denoiser(z, gammas[-1], own).x0 * process.alpha_sigma(gammas[-1])[0]  # noqa: B020
             done.append(z)
         next(ticks, None)  # past its end, where a bar closes
         return torch.cat(done) / process.alpha_sigma(gammas[-1])[0]

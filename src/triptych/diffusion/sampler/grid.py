@@ -16,10 +16,10 @@ GRIDS = ("gamma", "time", "karras")
 def grid_gammas(
     schedule: Schedule, steps: int, grid: str, rho: float, device: torch.device | str, dtype: torch.dtype
 ) -> Tensor:
-    """(steps + 1,) gammas from gamma(1) down to gamma(0)."""
-    t = torch.linspace(1.0, 0.0, steps + 1, device=device, dtype=dtype)
+    """(steps + 1,) gammas from gamma(1) down to gamma(0); (steps,) of a schedule that is ``denoised``."""
     if grid == "time":
-        return schedule.gamma(t)
+        return schedule.gamma(schedule.stops(steps).to(device, dtype))
+    t = torch.linspace(1.0, 0.0, steps + (not schedule.denoised), device=device, dtype=dtype)
     high, low = schedule.gamma(t[[0, -1]])
     if grid == "gamma":
         gammas: Tensor = low + (high - low) * t

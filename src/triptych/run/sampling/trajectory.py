@@ -66,7 +66,7 @@ def trajectory(
     gammas = sampler.gammas(schedule, device)
     alpha, sigma = denoiser.process.alpha_sigma(gammas)
     z = torch.randn(shape, generator=generator, device=device) * denoiser.process.prior_std(gammas[0])
-    moments = torch.linspace(0, sampler.steps, min(frames, sampler.steps + 1)).round().long().tolist()
+    moments = torch.linspace(0, len(gammas) - 1, min(frames, len(gammas))).round().long().tolist()
     scale = torch.hypot(alpha, sigma)
     scale[-1] = alpha[-1]
     frames_of = [z / scale[0]]

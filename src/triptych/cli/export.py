@@ -1,0 +1,50 @@
+"""`triptych-export RUN to=diffusers DIR [license=mit]`: write a finished run's model for diffusers.
+
+The run has `denoiser=unet2d schedule=betas`; anything else is refused. DIR must not exist or be empty.
+"""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from triptych.cli.arguments import check_place
+from triptych.errors import UserError
+from triptych.files import check_directory
+from triptych.run.command_errors import one_line_errors
+from triptych.run.directory import RunDirectory
+from triptych.run.pipeline_writer import check_expressible, write_pipeline
+from triptych.run.untrusted import check_checkpoint
+
+
+def export(arguments: list[str]) -> Path:
+    """Write what the command line says; the directory that was written."""
+    keys = dict(one.split("=", 1) for one in arguments if one.startswith(("to=", "license=")))
+    places = [one for one in arguments if not one.startswith(("to=", "license="))]
+    if len(places) != 2 or places[0].startswith("-"):
+        raise UserError(f"{' '.join(arguments)}: type triptych-export RUN to=diffusers DIR [license=mit]")
+    if keys.get("to") != "diffusers":
+        raise UserError(f"to={keys.get('to', '')}: must be diffusers")
+    run, folder = RunDirectory(places[0]), Path(places[1]).absolute()
+    check_directory(run.path)
+    check_expressible(run)
+    check_checkpoint(str(run.path), "run")
+    check_place("DIR", str(folder), folder=True)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"DIR={places[1]}: is not empty; choose a new directory")
+    if find_spec("diffusers") is None:
+        raise UserError("to=diffusers: not installed; pip install 'triptych[diffusers]'")
+    write_pipeline(run, folder, keys.get("license", "unknown"))
+    return folder
+
+
+def main() -> None:
+    """The console script."""
+    if {"-h", "--help"} & {*sys.argv[1:]}:
+        sys.exit(print(__doc__))
+    with one_line_errors():
+        print(f"{export(sys.argv[1:])}: a DDPMPipeline of diffusers, README.md")
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

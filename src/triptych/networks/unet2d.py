@@ -1,0 +1,91 @@
+"""diffusers' ``UNet2DModel`` as it is in a ``DDPMPipeline``: told the place in a table of betas."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from torch import Tensor
+
+from triptych.declare import Count, MinLen, Positive, Share, Whole
+from triptych.diffusion.betas import Betas
+from triptych.errors import UserError
+from triptych.networks.adapter import Adapter
+from triptych.networks.base import image_shape
+
+Down = Literal["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"]
+Up = Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"]
+
+
+class UNet2D(Adapter):
+    """Keys and defaults are those of ``UNet2DModel``; what ``shape`` and ``outputs`` say is left out.
+
+    Raises:
+        ValueError: another schedule than ``Betas``, conditions, a size that does not divide, or what
+            ``UNet2DModel`` refuses.
+        UserError: diffusers is not installed.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        schedule: Betas,
+        outputs: int = 1,
+        center_input_sample: bool = False,
+        time_embedding_dim: Count | None = None,
+        freq_shift: Whole = 0,
+        flip_sin_to_cos: bool = True,
+        down_block_types: Annotated[Sequence[Down], MinLen(1)] = (
+            "DownBlock2D",
+            "AttnDownBlock2D",
+            "AttnDownBlock2D",
+            "AttnDownBlock2D",
+        ),  # fmt: skip
+        mid_block_type: Literal["UNetMidBlock2D", None] = "UNetMidBlock2D",
+        up_block_types: Annotated[Sequence[Up], MinLen(1)] = (
+            "AttnUpBlock2D",
+            "AttnUpBlock2D",
+            "AttnUpBlock2D",
+            "UpBlock2D",
+        ),  # fmt: skip
+        block_out_channels: Annotated[Sequence[Count], MinLen(1)] = (224, 448, 672, 896),
+        layers_per_block: Count = 2,
+        mid_block_scale_factor: Positive = 1,
+        downsample_padding: Whole = 1,
+        downsample_type: Literal["conv", "resnet"] = "conv",
+        upsample_type: Literal["conv", "resnet"] = "conv",
+        dropout: Share = 0.0,
+        act_fn: Literal["silu", "swish", "mish", "gelu", "relu"] = "silu",
+        attention_head_dim: Count | None = 8,
+        norm_num_groups: Count = 32,
+        attn_norm_num_groups: Count | None = None,
+        norm_eps: Positive = 1e-5,
+        resnet_time_scale_shift: Literal["default", "scale_shift"] = "default",
+        add_attention: bool = True,
+        **contract: Any,
+    ):
+        sizes = dict(locals())
+        for name in ("self", "shape", "schedule", "outputs", "contract", "__class__"):
+            sizes.pop(name, None)
+        try:
+            from diffusers.models.unets.unet_2d import UNet2DModel
+        except ImportError as error:
+            raise UserError(
+                "denoiser=unet2d: diffusers is not installed; pip install 'triptych[diffusers]'"
+            ) from error
+        channels, height, width = image_shape(shape, "unet2d")
+        if not isinstance(schedule, Betas):
+            raise ValueError("denoiser=unet2d: is told a place in a table of betas; pass schedule=betas")
+        if contract.get("conditions"):
+            raise ValueError("denoiser=unet2d: takes no conditions; pass model.conditional=false")
+        if (height | width) % 2 ** (len(block_out_channels) - 1):
+            raise ValueError(
+                f"denoiser.network.block_out_channels={[*block_out_channels]}: images are {height}x{width}; "
+                f"height and width must be multiples of {2 ** (len(block_out_channels) - 1)}"
+            )
+        numbers = {"in_channels": channels, "out_channels": channels * outputs}
+        super().__init__(
+            UNet2DModel(sample_size=[height, width], **numbers, **sizes), shape, outputs=outputs, **contract
+        )
+        self._place = schedule.timestep
+
+    def timestep(self, gamma: Tensor) -> Tensor:
+        return self._place(gamma)

@@ -1,0 +1,128 @@
+"""DDPM's discrete schedule against diffusers' ``DDPMScheduler`` and the formulas of Ho et al. 2020."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from scipy.stats import norm
+
+from triptych.diffusion.betas import Betas
+from triptych.diffusion.decoder import PosteriorGaussian
+from triptych.diffusion.denoiser import Denoiser, Output
+from triptych.diffusion.process import VarianceExploding, VariancePreserving
+from triptych.diffusion.sampler import DDIM
+from triptych.diffusion.schedule import Linear
+
+WIDE = {"beta_start": 0.05, "beta_end": 0.3, "num_train_timesteps": 10}
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
+
+
+TRAINED = [0.01, 0.03, 0.02, 0.3, 0.7]
+KINDS = [
+    {"beta_schedule": "linear"},
+    {"beta_schedule": "linear", "beta_start": 1e-5, "beta_end": 0.3, "num_train_timesteps": 50},
+    {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+    {"beta_schedule": "squaredcos_cap_v2"},
+    {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 4000},
+    {"trained_betas": TRAINED, "num_train_timesteps": 5},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_levels_are_those_of_diffusers(kind):
+    """At each of the T times alphas_cumprod to 1e-7; the timestep is the place in the table."""
+    theirs, ours = DDPMScheduler(**kind).alphas_cumprod.double(), Betas(**kind)
+    t = torch.linspace(0, 1, len(theirs))
+    for dtype in (torch.float32, torch.float64):
+        gamma = ours.gamma(t.to(dtype))
+        assert gamma.dtype == dtype
+        kept = torch.sigmoid(-gamma.double())
+        assert (kept - theirs).abs().max() <= 1e-7
+        assert (torch.sigmoid(gamma.double()) / (1 - theirs) - 1).abs().max() <= 2e-6
+        assert ours.timestep(gamma).equal(torch.arange(len(theirs)).to(dtype))
+    torch.testing.assert_close(ours.t_of(gamma).float(), t)
+
+
+def test_between_two_levels_it_is_straight_and_has_that_slope():
+    schedule = Betas(trained_betas=TRAINED, num_train_timesteps=5)
+    t = torch.tensor([0.05, 0.3, 0.6, 0.99, 1.0], dtype=torch.float64)
+    low, high = (
+        schedule.gamma(torch.tensor([k / 4 for k in ks]).double())
+        for ks in ((0, 1, 2, 3, 3), (1, 2, 3, 4, 4))
+    )
+    torch.testing.assert_close(schedule.dgamma(t), (high - low) * 4)
+    torch.testing.assert_close(
+        schedule.gamma(t), low + (high - low) * (4 * t - torch.tensor([0, 1, 2, 3, 3]))
+    )
+    torch.testing.assert_close(schedule.t_of(schedule.gamma(t)), t)
+
+
+@pytest.mark.parametrize(
+    "kind, line",
+    [
+        ({"trained_betas": TRAINED}, "5 numbers; must be the 1000 of"),
+        ({"trained_betas": [0.1, 1e-9, 0.1], "num_train_timesteps": 3}, "each beta must lower"),
+        ({"trained_betas": [0.9999] * 40, "num_train_timesteps": 40}, "each beta must lower"),
+        ({"beta_schedule": "laplace"}, "schedule.beta_schedule='laplace': must be one of linear, "),
+        ({"beta_end": 1.0}, "schedule.beta_end=1.0: must be a number above 0, below 1"),
+    ],
+)
+def test_refusals(kind, line):
+    with pytest.raises(ValueError, match=line):
+        Betas(**kind)
+
+
+class Network(torch.nn.Module):
+    def forward(self, z, gamma, condition=None):
+        return 0.3 * z + 0.1 * torch.tanh(gamma).view(-1, 1, 1, 1)
+
+
+def test_the_decoder_is_that_of_ho_et_al():
+    """Eq. 13, about the guess at x_1, of variance beta_2 (1 - abar_1) / (1 - abar_2)."""
+    schedule, x = Betas(**WIDE), (normal(4, 1, 3, 3) * 2).clamp(-1, 1)
+    x = (x * 4).round() / 4  # nine levels
+    beta = DDPMScheduler(**WIDE).betas.double().numpy()
+    kept = np.cumprod(1 - beta)
+    std = np.sqrt(beta[1] * (1 - kept[0]) / (1 - kept[1]))
+    process = VariancePreserving()
+    denoiser, gamma = Denoiser(Network(), Output("epsilon"), process), schedule.gamma(torch.tensor(0.0))
+    eps = normal(4, 1, 3, 3)
+    ours = PosteriorGaussian(9, schedule, process).draw(denoiser, x, eps, gamma)
+    z = np.sqrt(kept[0]) * x.double().numpy() + np.sqrt(1 - kept[0]) * eps.double().numpy()
+    noise = 0.3 * z + 0.1 * np.tanh(np.log((1 - kept[0]) / kept[0]))
+    mean, truth = (z - np.sqrt(1 - kept[0]) * noise) / np.sqrt(kept[0]), x.double().numpy()
+    upper = np.where(truth > 0.99, np.inf, truth + 1 / 8)
+    lower = np.where(truth < -0.99, -np.inf, truth - 1 / 8)
+    theirs = -np.log(norm.cdf(upper, mean, std) - norm.cdf(lower, mean, std)).sum((1, 2, 3))
+    np.testing.assert_allclose(ours.numpy(), theirs, rtol=2e-4)
+    for other in ((Linear(-8.0, 6.0), process), (schedule, VarianceExploding())):
+        with pytest.raises(
+            ValueError, match="bound.decoder=posterior_gaussian: needs schedule=betas and process=vp"
+        ):
+            PosteriorGaussian(9, *other)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 10, 20])
+def test_ddim_in_as_many_steps_is_that_of_diffusers_with_trailing_timesteps(steps):
+    """From the same noise to the same data: the guess at the last level is a step, as theirs to alpha = 1."""
+    schedule, process = Betas(beta_end=0.3, num_train_timesteps=20), VariancePreserving()
+    denoiser = Denoiser(Network(), Output("v"), process)
+    ours = DDIM(steps, grid="time")(
+        denoiser, schedule, (5, 1, 2, 2), generator=torch.Generator().manual_seed(1)
+    )
+    peer = DDIMScheduler(
+        num_train_timesteps=20,
+        beta_end=0.3,
+        prediction_type="v_prediction",
+        clip_sample=False,
+        timestep_spacing="trailing",
+    )
+    peer.set_timesteps(steps)
+    z = torch.randn(5, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+    gamma = torch.log((1 - peer.alphas_cumprod) / peer.alphas_cumprod)
+    for t in peer.timesteps:
+        z = peer.step(Network()(z, gamma[t].expand(5)), t, z).prev_sample
+    torch.testing.assert_close(ours, z, rtol=0, atol=1e-4)

@@ -1,0 +1,431 @@
+"""Models of diffusers in and out: a ``DDPMPipeline``'s directory under our bound, and our run as one."""
+
+import json
+import pickle
+import shutil
+import subprocess
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler, UNet2DModel
+from huggingface_hub import ModelCard
+from scipy.stats import norm
+
+from triptych.diffusion.sampler import DDIM
+from triptych.errors import UserError
+from triptych.run.execute import execute
+from triptych.run.reopen import reopen
+
+T = 20
+UNET = "unet/config.json"
+SCHEDULER = "scheduler/scheduler_config.json"
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+SIZES = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
+BLOCKS = {
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+}
+
+
+def save(path: Path, size: int = 8, shards: str = "10GB", **scheduler) -> Path:
+    """A random pipeline in ``path``."""
+    torch.manual_seed(0)
+    unet = UNet2DModel(sample_size=size, in_channels=1, out_channels=1, **SIZES, **BLOCKS)
+    options = {"num_train_timesteps": T, "beta_end": 0.4} | scheduler
+    DDPMPipeline(unet, DDPMScheduler(**options)).save_pretrained(path)
+    if shards != "10GB":
+        (path / WEIGHTS).unlink()
+        unet.save_pretrained(path / "unet", max_shard_size=shards)
+    return path
+
+
+def ddpm_bound(pipeline: DDPMPipeline, x: torch.Tensor, levels: int, eps: torch.Tensor) -> np.ndarray:
+    """L_T + ... + L_0 of Ho et al. 2020 (eqs. 5 to 8, 13), nats an item, one draw a term: eps (T, B, ...).
+
+    The model's mean is what ``DDPMScheduler.step`` gives without noise, its variance ``_get_variance``'s; of
+    L_0 it is beta tilde_2, as in their code.
+    """
+    scheduler, unet = pipeline.scheduler, pipeline.unet.eval()
+    scheduler.set_timesteps(T)
+    kept = scheduler.alphas_cumprod.double().numpy()
+    beta = 1 - kept / np.concatenate([[1.0], kept[:-1]])
+    truth, nats = x.double().numpy(), np.zeros(len(x))
+    nats += 0.5 * (kept[-1] * truth**2 - kept[-1] - np.log(1 - kept[-1])).sum((1, 2, 3))  # L_T
+    silent = mock.patch(
+        "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda shape, **_: torch.zeros(shape)
+    )
+    for t in range(T):
+        noise = eps[t].double().numpy()
+        z = torch.tensor(np.sqrt(kept[t]) * truth + np.sqrt(1 - kept[t]) * noise).float()
+        with torch.no_grad(), silent:
+            output = unet(z, t).sample
+            mean = scheduler.step(output, t, z).prev_sample.double().numpy()
+        if t == 0:
+            std = np.sqrt(beta[1] * (1 - kept[0]) / (1 - kept[1]))
+            upper = np.where(truth > 1 - 1e-6, np.inf, truth + 1 / (levels - 1))
+            lower = np.where(truth < -1 + 1e-6, -np.inf, truth - 1 / (levels - 1))
+            side = np.where(truth > mean, -1.0, 1.0)  # of the tail in which a float has digits
+            a, b = side * (lower - mean) / std, side * (upper - mean) / std
+            high, low = norm.logcdf(np.maximum(a, b)), norm.logcdf(np.minimum(a, b))
+            nats -= (high + np.log1p(-np.exp(low - high))).sum((1, 2, 3))
+            continue
+        tilde = beta[t] * (1 - kept[t - 1]) / (1 - kept[t])
+        right = np.sqrt(kept[t - 1]) * beta[t] / (1 - kept[t]) * truth
+        right += np.sqrt(1 - beta[t]) * (1 - kept[t - 1]) / (1 - kept[t]) * z.double().numpy()
+        variance = float(scheduler._get_variance(t))
+        each = np.log(variance / tilde) - 1 + (tilde + (mean - right) ** 2) / variance
+        nats += 0.5 * each.sum((1, 2, 3))
+    return nats
+
+
+KINDS = [
+    {"beta_schedule": "linear", "prediction_type": "epsilon"},
+    {"beta_schedule": "linear", "prediction_type": "v_prediction", "variance_type": "fixed_large"},
+    {"beta_schedule": "linear", "prediction_type": "sample", "clip_sample": False},
+    {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "epsilon", "variance_type": "fixed_large"},
+    {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "clip_sample": False},
+    {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
+def test_its_bound_is_ddpms_own(kind, root, prepared):
+    """Of the same noise term by term, and of a run as its result has it, within the error of both."""
+    path = save(root / "theirs", **kind)
+    result = execute(run := prepared(f"trained='{path}'", "data=digits", "samples.n=0"))
+    opened = reopen(str(run.path))
+    bound, denoiser = opened.model.bound, opened.model.denoiser
+    assert bound.steps == T - 1 and opened.config["weights"] == "raw"
+    pipeline, x = DDPMPipeline.from_pretrained(path), opened.data.splits["test"].batch(torch.arange(297)).x
+    generator = torch.Generator().manual_seed(3)
+    eps = [torch.randn(T, *x.shape, generator=generator) for _ in range(4)]
+    theirs = np.stack([ddpm_bound(pipeline, x, opened.data.levels, one) for one in eps])
+    with torch.no_grad():
+        prior, reconstruction = bound.ends(denoiser, x, eps[0][0])
+        steps = [
+            bound.diffusion(denoiser, x, torch.full((297,), (t - 0.5) / (T - 1)), eps[0][t], None).nats
+            for t in range(1, T)
+        ]
+    ours = (prior + reconstruction + torch.stack(steps).mean(0)).double().numpy()
+    np.testing.assert_allclose(ours, theirs[0], rtol=1e-4)
+
+    figure, bits = result["test"]["bpd"], theirs / (64 * np.log(2))
+    error = np.hypot(figure["draw_stderr"], bits.mean(1).std(ddof=1) / 2)
+    assert abs(figure["mean"] - bits.mean()) <= 4 * error + 1e-5 * bits.mean()
+    parts = [result["test"][f"bpd_{part}"]["mean"] for part in ("prior", "reconstruction", "diffusion")]
+    assert sum(parts) == pytest.approx(figure["mean"]) and figure["n"] == 297
+    assert (
+        result["choices"]["objective"]
+        == {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}[kind["prediction_type"]]
+    )
+
+
+def same_images(pipeline: DDIMPipeline, run: Path, steps: int) -> None:
+    """Pixels of ``pipeline`` and of the run in ``run`` by DDIM, of the same noise."""
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler.register_to_config(timestep_spacing="trailing")
+    theirs = pipeline(
+        batch_size=3, generator=torch.Generator().manual_seed(5), num_inference_steps=steps, output_type="np"
+    ).images
+    model = reopen(str(run)).model
+    ours = model.sample(3, DDIM(steps, grid="time"), torch.Generator().manual_seed(5))
+    pixels = (ours / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    assert np.ptp(pixels) > 0.1 and np.abs(pixels - theirs).max() <= 1e-4
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_its_samples_are_those_of_diffusers(prediction, root, prepared):
+    path = save(root / "theirs", prediction_type=prediction, clip_sample=False)
+    execute(run := prepared(f"trained='{path}'", "bound.repeats=1"))
+    for steps in (5, 20):
+        same_images(DDIMPipeline.from_pretrained(path), run.path, steps)
+
+
+def test_any_sampler_and_weights_in_shards_of_an_old_version(root, prepared, inside):
+    """Names of attention before diffusers 0.13, in two files or more; samplers of every kind end finite."""
+    path = save(root / "theirs", shards="20KB")
+    index = json.loads((path / f"{WEIGHTS}.index.json").read_text())
+    assert len({*index["weight_map"].values()}) > 1
+    from safetensors.torch import load_file, save_file
+
+    old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    for file in {*index["weight_map"].values()}:
+        tensors = load_file(path / "unet" / file)
+        for new, before in old.items():
+            tensors = {name.replace(new, before): tensor for name, tensor in tensors.items()}
+        save_file(tensors, path / "unet" / file)
+    figures = [execute(prepared(f"trained='{path}'", "samples.n=0", path="old"))["test"]]
+    execute(run := prepared(f"trained='{save(root / 'new')}'", "samples.n=0", path="new"))
+    assert figures[0] == run.summary()["test"]
+    for name in (
+        "ancestral",
+        "heun",
+        "dpm_solver",
+        "edm",
+        "predictor_corrector",
+        "annealed_langevin",
+        "langevin",
+    ):
+        grid = ["sampler.size=0.0001"] if name == "langevin" else ["sampler.grid=time"]
+        done = inside(
+            "triptych.cli.sample",
+            f"ckpt={run.path}",
+            "n=2",
+            f"sampler={name}",
+            "sampler.steps=4",
+            *grid,
+            f"out={name}",
+        )
+        assert done.returncode == 0, done.stderr
+        x = torch.load(root / name / "samples.pt", weights_only=True)["x"]
+        assert x.isfinite().all() and x.abs().max() <= 1  # as the pipeline clips
+
+
+def test_the_issues_command_makes_a_run_that_a_report_compares(root, door):
+    path = save(root / "theirs")
+    quick = ["bound.repeats=1", "samples.n=0", "logger=csv", "threads=1", "trainer.accelerator=cpu"]
+    done = door("triptych.cli.evaluate", f"model=diffusers:{path}", "data=digits", "name=theirs", *quick)
+    assert done.returncode == 0, done.stderr
+    assert "unknown training data" in done.stderr and "bits/dim" in done.stdout
+    small = [
+        "denoiser.network.width=8",
+        "denoiser.network.blocks=1",
+        "trainer.max_steps=2",
+        "bound.val_repeats=1",
+    ]
+    done = door("triptych.cli.train", "name=ours", *small, *quick)
+    assert done.returncode == 0, done.stderr
+    done = door("triptych.cli.report", *(str(root / "logs" / "runs" / name) for name in ("theirs", "ours")))
+    assert done.returncode == 0, done.stderr
+    page = (root / "logs" / "runs" / "theirs" / "report.html").read_text()
+    assert "unet2d" in page and "resnet" in page
+
+
+TRAINED = (
+    "denoiser=unet2d schedule=betas schedule.num_train_timesteps=20 schedule.beta_end=0.4 objective=v "
+    "samples.n=0 denoiser.network.block_out_channels=[8,8] denoiser.network.norm_num_groups=4 bound.steps=19 "
+    "bound.variance=beta bound.decoder=posterior_gaussian optimizer.lr=0.01"
+).split()
+
+
+def test_round_trip(root, prepared, inside):
+    """Ours, diffusers', ours again: the same bound to 1e-6, the same images as diffusers alone to 1e-4."""
+    result = execute(run := prepared(*TRAINED))
+    done = inside("triptych.cli.export", str(run.path), "to=diffusers", "out", "license=mit")
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in (root / "out").iterdir()} == {
+        "README.md",
+        "model_index.json",
+        "scheduler",
+        "unet",
+    }
+    assert not [p for p in (root / "out").rglob("*") if p.suffix in (".bin", ".py", ".ckpt")]
+    again = execute(prepared(f"trained='{root / 'out'}'", "samples.n=0", path="again"))
+    for key, entry in result["test"].items():
+        assert again["test"][key]["mean"] == pytest.approx(entry["mean"], rel=1e-6, abs=1e-6), key
+    continuous = ["bound.steps=null", "bound.variance=beta_tilde", "bound.decoder=categorical"]
+    other = execute(prepared(f"trained='{root / 'out'}'", "samples.n=0", *continuous, path="other"))
+    assert other["test"]["bpd"]["mean"] != pytest.approx(result["test"]["bpd"]["mean"], rel=1e-3)
+    for steps in (4, 20):
+        same_images(DDIMPipeline.from_pretrained(root / "out"), run.path, steps)
+    assert DDPMPipeline.from_pretrained(root / "out").scheduler.config.variance_type == "fixed_large"
+
+    card = ModelCard.load(root / "out" / "README.md")
+    assert card.data.license == "mit" and card.data.library_name == "diffusers"
+    [figure] = card.data.eval_results
+    mean, stderr = (result["test"]["bpd"][key] for key in ("mean", "stderr"))
+    assert figure.metric_value == mean and figure.metric_type == "bpd"
+    assert (
+        f"95% interval [{mean - 1.96 * stderr:.4f}, {mean + 1.96 * stderr:.4f}] over 297 test items"
+        in card.text
+    )
+    assert "`objective=v`" in card.text and "digits" in card.text
+    done = inside("triptych.cli.export", str(run.path), "to=diffusers", "out")
+    assert done.stderr == "error: DIR=out: is not empty; choose a new directory\n"
+
+
+@pytest.mark.parametrize(
+    "typed, line",
+    [
+        (
+            ["objective=score"],
+            "objective.output.space=score cannot be expressed in diffusers; must be epsilon or v or x0",
+        ),
+        (
+            ["process=rectified", "bound.decoder=categorical"],
+            "process._target_=triptych.diffusion.process.Rectified cannot be",
+        ),
+        (
+            ["bound.variance=optimal"],
+            "bound.variance=optimal cannot be expressed in diffusers; must be beta_tilde or beta",
+        ),
+        (
+            ["denoiser=resnet", "schedule=linear"],
+            "denoiser.network._target_=triptych.networks.resnet.ResNet cannot be",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_expressed_is_not_exported(typed, line, root, prepared, inside, monkeypatch):
+    own = [] if "denoiser=resnet" in typed else TRAINED
+    run = prepared(*own, *typed)
+    monkeypatch.setattr(type(run), "status", "finished")
+    done = inside("triptych.cli.export", str(run.path), "to=diffusers", "out")
+    assert done.returncode == 1 and f": {line}" in done.stderr and done.stderr.count("\n") == 1
+    assert not (root / "out").exists()
+
+
+def change(name: str, **entries):
+    def edit(path: Path) -> None:
+        record = json.loads((path / name).read_text())
+        (path / name).write_text(json.dumps(record | entries))
+
+    return edit
+
+
+def leave_out_a_shard(path: Path) -> None:
+    shutil.rmtree(path)
+    save(path, shards="20KB")
+    next((path / "unet").glob("*-of-*.safetensors")).unlink()
+
+
+def only_a_pickle(path: Path) -> None:
+    class Bomb:
+        def __reduce__(self):
+            return (subprocess.run, (["touch", str(path / "ran")],))
+
+    (path / WEIGHTS).unlink()
+    (path / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+
+
+def link_out(path: Path) -> None:
+    shutil.move(path / WEIGHTS, path.parent / "elsewhere")
+    (path / WEIGHTS).symlink_to(path.parent / "elsewhere")
+
+
+def others_name(path: Path) -> None:
+    shutil.move(path / WEIGHTS, path.parent / "elsewhere.safetensors")
+    index = {"weight_map": {"conv_in.weight": "../../elsewhere.safetensors"}}
+    (path / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+
+
+BAD = {
+    "no scheduler": (
+        lambda p: shutil.rmtree(p / "scheduler"),
+        "no scheduler/scheduler_config.json; pass a directory",
+    ),
+    "no unet": (lambda p: (p / UNET).unlink(), "no unet/config.json; pass a directory"),
+    "not JSON": (lambda p: (p / UNET).write_text("{"), f"{UNET}: .*: not JSON"),
+    "a list": (lambda p: (p / UNET).write_text("[1]"), rf"{UNET}: _class_name=\[1\]: must be UNet2DModel"),
+    "pipeline class": (
+        change("model_index.json", _class_name="Mine"),
+        "_class_name=Mine: must be DDPMPipeline or",
+    ),
+    "latent": (
+        change("model_index.json", vae=["diffusers", "VQModel"]),
+        "vae=.*: must be diffusers' unet and",
+    ),
+    "code": (
+        change("model_index.json", unet=["mine", "UNet"]),
+        "unet=.*: must be diffusers' unet and scheduler",
+    ),
+    "scheduler class": (
+        change(SCHEDULER, _class_name="EulerDiscreteScheduler"),
+        "must be DDPMScheduler or DDIM",
+    ),
+    "zero SNR": (
+        change(SCHEDULER, rescale_betas_zero_snr=True),
+        "rescale_betas_zero_snr=True: must be False",
+    ),
+    "threshold": (change(SCHEDULER, thresholding=True), "thresholding=True: must be False"),
+    "learned": (
+        change(SCHEDULER, variance_type="learned_range"),
+        "variance_type=learned_range: must be fixed_small",
+    ),
+    "betas": (
+        change(SCHEDULER, beta_schedule="laplace"),
+        "schedule.beta_schedule='laplace': must be one of linear",
+    ),
+    "beta": (
+        change(SCHEDULER, beta_end=float("nan")),
+        "schedule.beta_end=nan: must be a number above 0, below 1",
+    ),
+    "unknown key": (change(SCHEDULER, cunning=1), f"{SCHEDULER}: cunning=1: unknown key"),
+    "unet class": (change(UNET, _class_name="UNet2DConditionModel"), "must be UNet2DModel"),
+    "unet key": (change(UNET, hook="os.system"), f"{UNET}: hook=os.system: unknown key"),
+    "classes": (change(UNET, num_class_embeds=10), "num_class_embeds=10: must be None"),
+    "fourier": (
+        change(UNET, time_embedding_type="fourier"),
+        "time_embedding_type=fourier: must be positional",
+    ),
+    "block": (
+        change(UNET, down_block_types=["CrossAttnDownBlock2D"] * 2),
+        "down_block_types=.*: must be a list",
+    ),
+    "escape": (change(UNET, act_fn="\x1b[2J"), r"act_fn='\\\\x1b\[2J': must be one of silu"),
+    "shard": (leave_out_a_shard, r"no unet/diffusion_pytorch_model-0000\d-of-\d+.safetensors; save it with"),
+    "pickle": (only_a_pickle, "no unet/diffusion_pytorch_model.safetensors; .* a .bin is a pickle"),
+    "link": (link_out, "a link that leads out of the run's directory"),
+    "path": (others_name, "../../elsewhere.safetensors: not the name of a safetensors file"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_before_a_directory_is_made(case, root, prepared):
+    spoil, line = BAD[case]
+    spoil(path := save(root / "theirs"))
+    with pytest.raises(UserError, match=line) as refused:
+        prepared(f"trained='{path}'", path="x")
+    assert "\n" not in str(refused.value) and str(path) in str(refused.value)
+    assert not (root / "logs").exists() and not (path / "ran").exists()
+
+
+WRONG = {
+    "size": (lambda p: shutil.rmtree(p) or save(p, size=16), "in_channels=1, sample_size=16: the data are "),
+    "channels": (change(UNET, in_channels=3, out_channels=3), r"in_channels=3, sample_size=8: the data "),
+    "widths": (change(UNET, block_out_channels=[8, 16]), "the weights of another network than unet/"),
+    "damaged": (lambda p: (p / WEIGHTS).write_bytes(b"PK\x03\x04" * 9), "damaged: no safetensors; copy it"),
+    "resolutions": (
+        change(
+            UNET,
+            block_out_channels=[8] * 5,
+            down_block_types=["DownBlock2D"] * 5,
+            up_block_types=["UpBlock2D"] * 5,
+        ),
+        "images are 8x8; height and width must be multiples of 16",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_does_not_fit_leaves_no_directory(case, root, prepared, monkeypatch):
+    from triptych.run.untrusted import OWN
+
+    spoil, line = WRONG[case]
+    spoil(path := save(root / "theirs"))
+    run = prepared(f"trained='{path}'", path="x")
+    monkeypatch.setenv(OWN, str(run.path))
+    with pytest.raises(UserError, match=line) as refused:
+        execute(run)
+    assert "\n" not in str(refused.value) and not run.path.exists()
+
+
+def test_no_code_of_the_directory_runs_and_what_is_not_its_own_is_not_typed(root, prepared, inside):
+    path = save(root / "theirs")
+    for name in ("pipeline.py", "unet/unet.py", "scheduler/__init__.py", "sitecustomize.py"):
+        (path / name).write_text(f"open({str(path / 'ran')!r}, 'w')\n")
+    execute(prepared(f"trained='{path}'", "samples.n=0", "bound.repeats=1"))
+    assert not (path / "ran").exists()
+    with pytest.raises(
+        UserError,
+        match=r"^objective=x0: the model is that of trained=.*; beside it pass keys of data, bound, ",
+    ):
+        prepared(f"trained='{path}'", "objective=x0", path="x")
+    for command in ("evaluate", "sample"):
+        done = inside(f"triptych.cli.{command}", f"ckpt={path}")
+        assert done.returncode == 1 and done.stderr.startswith(
+            f"error: ckpt={path}: a pipeline of diffusers; pass a run"
+        )
