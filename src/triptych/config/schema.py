@@ -143,7 +143,7 @@ class ObjectiveKeys(TypedDict):
     times: NotRequired[Annotated[Group, Base("triptych.diffusion.times.Times")]]
 
 
-Decoders = Literal["categorical", "discretised_gaussian", "gaussian_density"]
+Decoders = Literal["categorical", "discretised_gaussian", "posterior_gaussian", "gaussian_density"]
 Variances = Literal["beta_tilde", "beta", "optimal", "learned"]
 
 
