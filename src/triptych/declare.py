@@ -301,7 +301,7 @@ def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
     for name, kind in function.__annotations__.items():
         if isinstance(kind, str):
             try:
-                kind = eval(kind, function.__globals__)  # noqa: S307  # our own source's text
+                kind = eval(kind, function.__globals__)  # our own source's text
             except NameError:  # imported for type checkers alone
                 continue
         if says(kind):

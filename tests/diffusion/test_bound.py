@@ -4,6 +4,7 @@ For a Gaussian everything under the expectation is quadratic in (x, eps), so the
 averages the code's own output exactly; for the ring, Monte Carlo with its standard error.
 """
 
+import itertools
 import math
 from functools import cache
 
@@ -268,7 +269,7 @@ def test_the_discrete_bound_falls_with_the_number_of_steps_and_meets_the_continu
         t = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
         bound = Bound(Linear(LOW, HIGH), GaussianDensity(), steps)
         excess.append(expected(bound, oracle(parts), x, eps, t, torch.full_like(t, 1 / steps))[2] - limit)
-    assert all(a > b > 0 for a, b in zip(excess[:-1], excess[1:], strict=True))
+    assert all(a > b > 0 for a, b in itertools.pairwise(excess))
     assert excess[-1] < 0.01 * limit
     assert excess[-2] / excess[-1] == pytest.approx(2, abs=0.05)  # first order in the step
 

@@ -4,6 +4,7 @@ Each dimension of N(mean, diag(variance)) is a recursion of two numbers, written
 publications alone. What the samplers draw is held against it, and it against the data.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -79,7 +80,7 @@ def recursion(process, gammas, variance, corrector=None):
     """
     alpha, sigma = scales(process, gammas[0])
     mean, spread = np.zeros(2), np.full(2, 1.0 if process == "vp" else sigma**2)
-    for gamma_t, gamma_s in zip(gammas[:-1], gammas[1:], strict=True):
+    for gamma_t, gamma_s in itertools.pairwise(gammas):
         (a_t, s_t), (a_s, s_s) = scales(process, gamma_t), scales(process, gamma_s)
         forward = s_t**2 - (a_t / a_s) ** 2 * s_s**2
         # q(z_s | z_t, x) has mean (a_t / a_s) s_s^2 / s_t^2 z + a_s forward / s_t^2 x, at x = E[x | z]
@@ -163,7 +164,7 @@ def test_each_variance_converges_to_the_data_as_steps_grow(process, variance):
         assert max(errors) < 1e-3
         return
     assert errors[-1] < 0.06
-    for a, b in zip(errors[:-1], errors[1:], strict=True):
+    for a, b in itertools.pairwise(errors):
         assert a / b == pytest.approx(2, abs=0.35)
 
 
@@ -226,7 +227,7 @@ def test_predictor_and_corrector_converge_to_the_data_as_steps_grow(process):
         mean, spread = recursion(process, np.linspace(20.0, -20.0, steps + 1), "beta_tilde", (1, 0.16))
         errors.append(max(np.abs(mean - MEAN).max(), np.abs(spread / VARIANCE - 1).max()))
     assert errors[-1] < 0.03
-    assert all(a / b > 1.6 for a, b in zip(errors[:-1], errors[1:], strict=True)), errors
+    assert all(a / b > 1.6 for a, b in itertools.pairwise(errors)), errors
 
 
 # Langevin -----------------------------------------------------------------------------------------------
@@ -301,7 +302,7 @@ def churned(gammas, raised, noise, low, high):
     """(mean, variance) (2,) of y after algorithm 2 from N(0, s_max^2): D = m + v / (v + s^2) (y - m)."""
     ladder = [math.exp(gamma / 2) for gamma in gammas]
     mean, spread = np.zeros(2), np.full(2, ladder[0] ** 2)
-    for s, then in zip(ladder[:-1], ladder[1:], strict=True):
+    for s, then in itertools.pairwise(ladder):
         if low <= s <= high:
             spread = spread + noise**2 * ((s * (1 + raised)) ** 2 - s**2)
             s = s * (1 + raised)

@@ -1,5 +1,6 @@
 """Ancestral and DDIM sampling of distributions whose exact noisy marginals and exact flow are known."""
 
+import itertools
 import math
 
 import pytest
@@ -162,7 +163,7 @@ def test_ancestral_converges_with_the_number_of_steps():
         gammas = Ancestral(steps).gammas(WIDE).double()
         variance = 1.0
         zero, one = torch.zeros(1, 1).double(), torch.ones(1, 1).double()
-        for gamma_t, gamma_s in zip(gammas[:-1], gammas[1:], strict=True):
+        for gamma_t, gamma_s in itertools.pairwise(gammas):
             base = Ancestral(steps).step(zero, Step(denoiser, gamma_t, gamma_s, generator=generator()))
             gain = Ancestral(steps).step(one, Step(denoiser, gamma_t, gamma_s, generator=generator())) - base
             noise = base / torch.randn(1, 1, generator=generator(), dtype=torch.float64)
@@ -170,7 +171,7 @@ def test_ancestral_converges_with_the_number_of_steps():
         alpha, sigma = (a.item() for a in VP.alpha_sigma(gammas[-1]))
         short.append(1 - variance / (alpha**2 * 0.09 + sigma**2))
     assert 0 < short[-1] < 0.03  # beta tilde is too small a variance
-    for a, b in zip(short[:-1], short[1:], strict=True):
+    for a, b in itertools.pairwise(short):
         assert a / b == pytest.approx(2, abs=0.3)
 
 

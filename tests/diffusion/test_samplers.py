@@ -1,5 +1,6 @@
 """Every sampler on one denoiser: against peers, against its order of convergence, against the truth."""
 
+import itertools
 import math
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_heun_and_edm_follow_algorithms_1_and_2_of_edm_written_in_numpy(churn):
     ) ** rho
     y = normal(64, 2).numpy() * ladder[0]
     theirs, noise = [], generator(7)
-    for s, then in zip(ladder[:-1], ladder[1:], strict=True):
+    for s, then in itertools.pairwise(ladder):
         raised = min(s_churn / steps, np.sqrt(2) - 1) if s_min <= s <= s_max else 0.0
         fresh = torch.randn(64, 2, generator=noise, dtype=torch.float64).numpy()
         if raised:
@@ -182,7 +183,7 @@ def test_halving_the_step_shows_the_order_of_convergence(make, order):
 
     exact = end(Heun(2000))
     errors = [(end(make(steps)) - exact).norm(dim=1).square().mean().sqrt().item() for steps in (40, 80, 160)]
-    slopes = [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert slopes == pytest.approx([order, order], abs=0.3)
 
 

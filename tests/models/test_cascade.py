@@ -127,7 +127,7 @@ def test_what_is_told_is_worth_its_entropy(models):
     """bound(x) - bound(x | low) is I(x; low), which is H(low) where that follows from the picture."""
     cascade, single, batch, _ = models
     saved = totals(single, batch)[0] - totals(cascade.stages[1], batch)[0]
-    first = SHARES[(LOW == LOW[0]).flatten(1).all(1)].sum()
+    first = SHARES[(LOW[0] == LOW).flatten(1).all(1)].sum()
     entropy = -(first * first.log() + (1 - first) * (1 - first).log())
     assert saved.mean() == pytest.approx(
         entropy.item(), abs=3 * saved.std().item() / len(saved) ** 0.5 + 0.01

@@ -44,7 +44,7 @@ def merged(rows: list[dict]) -> dict[int, dict]:
     for row in rows:
         into = steps.setdefault(row["trainer/global_step"], {})
         for name in {*row} & {*into} - TIMES:
-            assert row[name] == into[name] or name[0] == "_" or "/" in name and "samples" in name, name
+            assert row[name] == into[name] or name[0] == "_" or ("/" in name and "samples" in name), name
         into.update(row)
     return dict(sorted(steps.items()))
 

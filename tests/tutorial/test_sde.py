@@ -1,5 +1,7 @@
 """The SDE view: coefficients against the marginals they must keep, both reversals against the truth."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -40,7 +42,7 @@ def test_vp_has_the_beta_it_was_made_of():
 
 def euler_maruyama(drift, g2, z, times, generator):
     """z along ``times``, noise of variance g2 |dt| a step."""
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in itertools.pairwise(times):
         noise = torch.randn(z.shape, generator=generator, dtype=z.dtype)
         z = z + drift(z, t) * (s - t) + (g2(t) * (s - t).abs()).sqrt() * noise
     return z

@@ -64,9 +64,8 @@ class OptunaSweeper(Sweeper):
         from triptych.run.command_errors import one_line_errors
         from triptych.run.directory import RunDirectory
 
-        with one_line_errors():
-            with RunDirectory(self.config.hydra.sweep.dir).lock():
-                self._search(arguments)
+        with one_line_errors(), RunDirectory(self.config.hydra.sweep.dir).lock():
+            self._search(arguments)
 
     def _search(self, arguments: list[str]) -> None:
         import optuna

@@ -51,7 +51,7 @@ class EMA(pl.Callback):
             except ValueError as error:
                 raise ValueError(f"callbacks.ema.{error}") from None
         self._powers = {power_name(s): s for s in lengths}
-        if 0 < snapshots and len(self._powers) < 2:
+        if snapshots > 0 and len(self._powers) < 2:
             raise ValueError(
                 f"callbacks.ema.snapshots={snapshots}: needs two lengths at least, in sigma_rel and others; "
                 "or set 0"

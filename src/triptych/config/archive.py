@@ -13,7 +13,7 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from triptych.config.file import copy_plain
 from triptych.errors import UserError
@@ -47,7 +47,7 @@ class Refused(Exception):
 class Stub:
     """In the place of a tensor, a storage or a type of torch's. It has no state, so that none can be set."""
 
-    __slots__ = ("size", "name")
+    __slots__ = ("name", "size")
 
     def __init__(self, name: str, size: int = 0):
         self.name, self.size = name, size
@@ -125,7 +125,7 @@ def _read(file: IO[bytes]) -> Any:
 class DryRun(_Unpickler):  # type: ignore[misc]
     """Reads a pickle with nothing to call but the stand-ins below: Python's own, since C's trusts lengths."""
 
-    dispatch: Any = dict(_Unpickler.dispatch)
+    dispatch: ClassVar[Any] = dict(_Unpickler.dispatch)
     for _code in (
         *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
         *(pickle.FROZENSET, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.BYTEARRAY8, pickle.NEXT_BUFFER),

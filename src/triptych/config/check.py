@@ -144,7 +144,7 @@ def _lists(overrides: Sequence[str]) -> dict[str, str]:
 def _added(cfg: DictConfig, key: str) -> bool:
     """Whether it is an object under a name of one's own, as ``+callbacks.x._target_=CLASS``, or its class."""
     name = key.removesuffix("._target_")
-    parent, _, leaf = name.rpartition(".")
+    parent, _, _leaf = name.rpartition(".")
     node = OmegaConf.select(cfg, name)
     return takes_names(parent) and isinstance(node, DictConfig) and "_target_" in node
 

@@ -130,14 +130,20 @@ CLASSES = {  # of other packages, with all that may be said to them
 
 
 class DenoiserKeys(TypedDict):
+    """``denoiser``."""
+
     network: Annotated[Group, Base("torch.nn.Module")]
 
 
 class ModelKeys(TypedDict):
+    """``model``."""
+
     network: Annotated[Group, Base("torch.nn.Module")]
 
 
 class ObjectiveKeys(TypedDict):
+    """``objective``."""
+
     output: Annotated[Group, Base("torch.nn.Module")]
     loss: Annotated[Group, Base("triptych.diffusion.loss.Loss")]
     times: NotRequired[Annotated[Group, Base("triptych.diffusion.times.Times")]]
@@ -148,6 +154,8 @@ Variances = Literal["beta_tilde", "beta", "optimal", "learned"]
 
 
 class BoundKeys(TypedDict):
+    """``bound``."""
+
     decoder: Decoders | Annotated[Group, Base("triptych.diffusion.decoder.Decoder")]
     variance: Variances | Annotated[Group, Base("triptych.diffusion.reverse_variance.ReverseVariance")]
     repeats: Annotated[Count, Unit("draws an item")]
@@ -155,15 +163,21 @@ class BoundKeys(TypedDict):
 
 
 class LikelihoodKeys(TypedDict):
+    """``likelihood``."""
+
     items: Annotated[Count, Unit("items")]
 
 
 class SamplesOfARun(TypedDict):
+    """``samples``."""
+
     n: Samples
     pictures: Whole
 
 
 class Measures(TypedDict):
+    """``measures``."""
+
     n: Literal[0] | Annotated[int, Ge(8), Le(1_000_000), Unit("samples")]
     repeats: Count
     classifier: FilePath | None
@@ -175,6 +189,8 @@ class Measures(TypedDict):
 
 
 class Paths(TypedDict):
+    """``paths``."""
+
     root_dir: Annotated[FilePath, Role.OUTPUT]
     log_dir: Annotated[FilePath, Role.OUTPUT]
     data_dir: FilePath
@@ -184,6 +200,8 @@ LOGGER = "pytorch_lightning.loggers.Logger"
 
 
 class Logger(TypedDict):
+    """``logger``."""
+
     csv: bool | None
     wandb: Annotated[WandbKeys | None, Base(LOGGER)]
     tensorboard: bool | None

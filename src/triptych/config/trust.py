@@ -1,5 +1,7 @@
-"""Which classes a configuration may name. A checkpoint and a run's directory bring one along, perhaps a
-stranger's, so a name decides nothing: what it leads to does.
+"""Decide which classes a configuration may name.
+
+A checkpoint and a run's directory bring one along, perhaps a stranger's, so a name decides nothing: what it
+leads to does.
 
 Accepted is a class that is *defined* in one of the rooms below, under the name that its own file gives it; an
 optimiser of ``torch.optim``, a schedule of ``torch.optim.lr_scheduler``; Lightning's Trainer, W&B's logger
@@ -91,9 +93,7 @@ def import_class(target: Any, where: str = "") -> type:
         UserError: none of that name may be built, or what it leads to is something else.
     """
     name = check_name(target, where).rpartition(".")[2]
-    if is_trusted(target):
-        module = target.rpartition(".")[0]
-    elif OPTIMISER.fullmatch(target) or SCHEDULER.fullmatch(target):
+    if is_trusted(target) or OPTIMISER.fullmatch(target) or SCHEDULER.fullmatch(target):
         module = target.rpartition(".")[0]
     else:
         module = HOMES.get(target) or _home(target)

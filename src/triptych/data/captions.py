@@ -167,7 +167,7 @@ class DigitsCaptioned(ClassesCaptioned, Digits):
     """``Digits`` with captions as "the digit seven"."""
 
     name = "digits_captioned"
-    names = "zero one two three four five six seven eight nine".split()
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     phrasings = ("{}", "the digit {}", "a handwritten {}", "the number {} by hand")
 
 

@@ -64,7 +64,7 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
 
 def _eight_bits(image: Image.Image, kind: str | None, file: Path) -> Image.Image:
     """Grey of 16 bits as grey of 8, its whole range; what has more says nothing of its range."""
-    if image.mode.startswith("I;16") or image.mode == "I" and kind == "PNG":
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):
         values = np.asarray(image).astype(np.int64)
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode in ("I", "F"):

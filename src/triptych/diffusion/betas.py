@@ -4,6 +4,7 @@ Its latents x_1 .. x_T lie at t = k / (T - 1), k = 0 .. T - 1: z_0 here is x_1 t
 has DDPM's terms: the prior is L_T, the steps L_{T-1} .. L_1, the reconstruction L_0 = -log p(x_0 | x_1).
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -58,7 +59,7 @@ class Betas(Linear):
             betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float32) ** 2
         else:
             ends = [math.cos((k / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for k in range(steps + 1)]
-            capped = [min(1 - after / before, 0.999) for before, after in zip(ends, ends[1:], strict=False)]
+            capped = [min(1 - after / before, 0.999) for before, after in itertools.pairwise(ends)]
             betas = torch.tensor(capped, dtype=torch.float32)
         kept = torch.cumprod(1.0 - betas, dim=0).double()
         table = torch.log((1 - kept) / kept)

@@ -1,5 +1,7 @@
-"""Progressive distillation (Salimans & Ho 2022, algorithm 2): one step of the student lands where two of its
-teacher's do."""
+"""Progressive distillation (Salimans & Ho 2022, algorithm 2).
+
+One step of the student lands where two of its teacher's do.
+"""
 
 import torch
 from torch import Tensor

@@ -119,7 +119,7 @@ class Classifier(Wrapper):
             classes = logits.shape[1]
             # elsewhere looking would wait for the device at every step, and ``gather`` refuses there itself
             looked = label.device.type == "cpu" and label.numel()
-            if looked and not (0 <= label.min() and label.max() < classes):
+            if looked and not (label.min() >= 0 and label.max() < classes):
                 raise ValueError(f"label={label.max().item()}: must be from 0 to {classes - 1}")
             picked = torch.log_softmax(logits, 1).gather(1, label[:, None])
             if present is not None:

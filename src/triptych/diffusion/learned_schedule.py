@@ -59,7 +59,7 @@ class LearnedEndpoints(Schedule):
         return softplus(self._raw_width + self.speed * (self.top_shift - self.low_shift))
 
     def gamma(self, t: Tensor) -> Tensor:
-        """gamma(t), any shape, on the parameters' device."""
+        """Return gamma at t, any shape, on the parameters' device."""
         return self.low + self.width * self.interior(self._here(t))[0]
 
     def dgamma(self, t: Tensor) -> Tensor:

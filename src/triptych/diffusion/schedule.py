@@ -44,7 +44,7 @@ class Schedule(nn.Module):
         self._start, self._length = ends[0], ends[1] - ends[0]
 
     def gamma(self, t: Tensor) -> Tensor:
-        """gamma(t) = -log SNR(t), any shape, t in [0, 1]."""
+        """Return gamma = -log SNR at t, any shape, t in [0, 1]."""
         return self._curve(self._start + self._length * t)
 
     def dgamma(self, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-r"""Tweedie's formula as a measurement (tutorial eq. 133): is a denoiser's posterior mean the true one?
+r"""Tweedie's formula as a measurement (tutorial eq. 133): how far a posterior mean is from the true one.
 
 E[x | z] = (z + sigma^2 grad log p(z)) / alpha. Where the truth is known, the distance between a model's
 posterior mean and the oracle's is what training has left undone; the posterior's own spread E|x - E[x | z]|^2

@@ -92,7 +92,7 @@ class BoundModel(pl.LightningModule):
 
     def check_sampler(self, sampler: Any) -> None:
         """Refuse with a UserError a sampler, other than the default, that this model does not draw with."""
-        if not (self.draws and self.samplers or isinstance(sampler, Ancestral)):
+        if not ((self.draws and self.samplers) or isinstance(sampler, Ancestral)):
             name = type(sampler).__name__
             raise UserError(f"sampler: {type(self).__name__} has no use for {name}; leave it out")
 

@@ -4,6 +4,7 @@ A block is h + g_1 attention(norm(h) (1 + s_1) + b_1), then h + g_2 mlp(norm(h) 
 vectors a linear map of the conditioning that starts at zero (adaLN-Zero): every block starts as the identity.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -104,7 +105,7 @@ class DiT(ImageNetwork):
         numbers = self.channels * patch**2
         self.cut = nn.PixelUnshuffle(patch)
         sizes = (numbers, width) if bottleneck is None else (numbers, bottleneck, width)
-        self.embed = nn.Sequential(*(linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)))
+        self.embed = nn.Sequential(*(linear(a, b) for a, b in itertools.pairwise(sizes)))
         position = sines(high // patch, wide // patch, width)
         self.register_buffer("position", position, persistent=False)
         self.blocks = nn.ModuleList(self.block(width, heads, dropout) for _ in range(depth))

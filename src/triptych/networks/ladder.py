@@ -10,6 +10,7 @@ A ladder of L levels over data of event shape ``shape`` holds
 Each module sees its one argument and nothing else: the chain is Markov in both directions.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Annotated
@@ -52,12 +53,8 @@ class MLPLadder(Ladder):
     ):
         super().__init__()
         dims = [math.prod(shape), *latents]
-        self.encoders = nn.ModuleList(
-            _mlp(a, 2 * b, width, depth) for a, b in zip(dims, dims[1:], strict=False)
-        )
-        self.decoders = nn.ModuleList(
-            _mlp(b, 2 * a, width, depth) for a, b in zip(dims[1:], dims[2:], strict=False)
-        )
+        self.encoders = nn.ModuleList(_mlp(a, 2 * b, width, depth) for a, b in itertools.pairwise(dims))
+        self.decoders = nn.ModuleList(_mlp(b, 2 * a, width, depth) for a, b in itertools.pairwise(dims))
         self.head = Shaped(_mlp(dims[1], outputs * dims[0], width, depth), shape, outputs)
         self.top = (dims[-1],)
 

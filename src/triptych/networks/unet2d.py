@@ -38,14 +38,14 @@ class UNet2D(Adapter):
             "AttnDownBlock2D",
             "AttnDownBlock2D",
             "AttnDownBlock2D",
-        ),  # fmt: skip
+        ),
         mid_block_type: Literal["UNetMidBlock2D", None] = "UNetMidBlock2D",
         up_block_types: Annotated[Sequence[Up], MinLen(1)] = (
             "AttnUpBlock2D",
             "AttnUpBlock2D",
             "AttnUpBlock2D",
             "UpBlock2D",
-        ),  # fmt: skip
+        ),
         block_out_channels: Annotated[Sequence[Count], MinLen(1)] = (224, 448, 672, 896),
         layers_per_block: Count = 2,
         mid_block_scale_factor: Positive = 1,

@@ -78,10 +78,12 @@ class SampleMeasures:
 
 
 def parse_text(value: Any) -> str | None:
+    """Read a text; None for an empty one."""
     return str(value) if value else None
 
 
 def parse_floats(value: Any) -> dict[str, float]:
+    """Read numbers by name."""
     return {str(key): to_float(entry) for key, entry in value.items()}
 
 
@@ -123,6 +125,8 @@ def _columns(record: Any, *names: str) -> list[tuple[float, ...]] | None:
 
 
 def parse_curve(key: str) -> Callable[[Any], Curve | None]:
+    """Read ``key`` over gamma, with its standard errors where there are some."""
+
     def parse(record: Any) -> Curve | None:
         with_error = isinstance(record, dict) and isinstance(record.get("stderr"), list)
         columns = _columns(record, "gamma", key, *(["stderr"] if with_error else []))
@@ -135,26 +139,31 @@ def parse_curve(key: str) -> Callable[[Any], Curve | None]:
 
 
 def parse_schedule(record: Any) -> ScheduleCurve | None:
+    """Read gamma over t, finite throughout."""
     columns = _columns(record, "t", "gamma")
     return ScheduleCurve(*columns) if columns and all(map(math.isfinite, columns[1])) else None
 
 
 def parse_variance(record: Any) -> float | None:
+    """Read the variance of an estimate."""
     return to_float(record.get("variance")) if isinstance(record, dict) else None
 
 
 def parse_gradient(record: Any) -> dict[str, float] | None:
+    """Read norms of gradients, and the share of them that were clipped."""
     if not isinstance(record, dict) or not isinstance(record.get("norm"), dict):
         return None
     return parse_floats(record["norm"]) | {"clipped": to_float(record.get("clipped"))}
 
 
 def parse_baselines(record: Any) -> dict[str, float]:
+    """Read the means of baselines, those that are finite."""
     means = {name: to_float(entry.get("mean")) for name, entry in nested(record).items()}
     return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
 
 def parse_metrics(record: Any) -> dict[str, str]:
+    """Read which way own metrics are better: higher, lower, or neither."""
     entries = record.items() if isinstance(record, dict) else ()
     named = [(name, b if b in ("higher", "lower") else "") for name, b in entries if NAME.fullmatch(name)]
     return dict(named[:METRICS])
@@ -168,14 +177,17 @@ def parse_fact(key: str, kind: type) -> Callable[[Any], Any]:
 
 
 def parse_choices(record: Any) -> dict[str, str]:
+    """Read a choice by group."""
     return {str(key): str(value) for key, value in record.items()}
 
 
 def parse_seed(seed: Any, overrides: Any) -> int | None:
+    """Read the seed, of early records from the overrides."""
     return to_int(parse_overrides(overrides).get("seed") if seed is None else seed)
 
 
 def parse_sample_measures(measures: Any, over: Any, about: Any) -> SampleMeasures | None:
+    """Read measures of samples, at one value or over several; None for what cannot be read."""
     try:
         about = about or {}
         n = int(about.get("n") or 0)

@@ -227,4 +227,4 @@ def _is_abandoned(directory: Path) -> bool:
     except OSError:
         return False
     pid = pid_of(who)
-    return not who or pid is not None and not lives(pid)
+    return not who or (pid is not None and not lives(pid))

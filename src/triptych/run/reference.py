@@ -79,8 +79,10 @@ class SampleReference:
         return x.clamp(-1, 1) if len(self.shape) == 3 else x
 
     def noise(self, labels: Tensor | None, items: Tensor | None) -> dict[str, float]:
-        """Every figure of as much pure noise, cut to [-1, 1] where data are images, as if it were
-        conditioned on the classes ``labels`` or the captions of ``items``."""
+        """Measure as much pure noise, cut to [-1, 1] where data are images.
+
+        As if it were conditioned on the classes ``labels`` or the captions of ``items``.
+        """
         figures = self.compare(self.pure, labels, 0)
         figures |= {} if items is None else self.prompted(self.pure, items)
         return {name: figure for name, figure in figures.items() if math.isfinite(figure)}

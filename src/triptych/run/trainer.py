@@ -100,8 +100,8 @@ def build_trainer(
         kind := node.pop("profiler", None)
     ) and run:  # Lightning's own choice would print, or write where it is
         profiler = PROFILERS[kind](dirpath=str(run / "profile"), filename=kind)
-    several = node["num_nodes"] > 1 or isinstance(devices, int) and devices > 1
-    if node["strategy"] == "ddp" or node["strategy"] == "auto" and several:
+    several = node["num_nodes"] > 1 or (isinstance(devices, int) and devices > 1)
+    if node["strategy"] == "ddp" or (node["strategy"] == "auto" and several):
         # DDP sorts its buckets anew after a start's first step, and where a number lies in a bucket decides
         # the order in which three processes or more are summed: a resumed run would differ in the last digit.
         # Looking for unused parameters forbids that; and free bits may leave some unused.

@@ -187,8 +187,10 @@ def _cells(runs: list[Run], axes: list[Axis], measure: str) -> tuple[list[Cell],
 
 
 def _in_order(cell: Cell) -> Cell:
-    """Seeds in order, so that figures and the "first seed" do not depend on which job ended first; copies of
-    a result are among the others."""
+    """Put seeds in order; copies of a result are among the others.
+
+    So figures and the "first seed" do not depend on which job ended first.
+    """
     runs = dict(sorted(cell.runs.items(), key=lambda kv: (kv[0] is None, kv[0] or 0)))
     again = copies(runs)
     once = {seed: run for seed, run in runs.items() if seed not in again}

@@ -57,7 +57,7 @@ def plus_minus(spread: Spread) -> str:
     """
     if math.isnan(spread.stderr):
         return format_number(spread.mean)
-    digits = _decimals(spread.stderr) if 1e-6 < spread.stderr else 3
+    digits = _decimals(spread.stderr) if spread.stderr > 1e-6 else 3
     return f"{format_number(spread.mean, decimals=digits)} ± {format_number(spread.stderr)}"
 
 

@@ -126,6 +126,7 @@ def safe(text: str) -> str:
 
 
 def fenced(text: str) -> list[str]:
+    """Put a command into a block of code whose fence it cannot end."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return [fence + "sh", text, fence]

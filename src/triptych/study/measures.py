@@ -109,8 +109,10 @@ def _sign(metric: Metric) -> int:
 
 
 def ranking(comparison: Comparison, name: str) -> str:
-    """Which setting is best by a measure at each value of the key, where the corrected test allows a claim,
-    and which are no better than pure noise."""
+    """Say which setting is best by a measure at each value of the key, and which are no better than noise.
+
+    Only where the corrected test allows a claim.
+    """
     metric, measure = known(comparison.cells)[name], measure_table(comparison.cells, name)
     if measure is None or not metric.better:
         return ""

@@ -31,11 +31,11 @@ def check_files(config: DictConfig, but: Collection[str] = ()) -> None:
     """
     target = str(OmegaConf.select(config, "hydra.launcher._target_")).lower()
     elsewhere = any(name in target for name in ("slurm", "ray"))  # whose machines may have data of their own
-    if not elsewhere and not any(key.partition(".")[0] == "data" for key in but):
-        if isinstance(data := OmegaConf.select(config, "data"), DictConfig):
-            from triptych.data.source import check_data_files  # numpy, which help does without
+    ready = not elsewhere and not any(key.partition(".")[0] == "data" for key in but)
+    if ready and isinstance(data := OmegaConf.select(config, "data"), DictConfig):
+        from triptych.data.source import check_data_files  # numpy, which help does without
 
-            check_data_files(to_plain(data))
+        check_data_files(to_plain(data))
     for key, value in _named(config):
         if key.startswith("measures.") and not OmegaConf.select(config, "measures.n"):
             continue

@@ -21,8 +21,11 @@ GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)
 
 @dataclass
 class Group:
-    """Runs on the same data and in the same unit. `data` tells it from all other groups' data, `dataset` is
-    the name that it was chosen by; `notes` are to be said of a comparison of these runs."""
+    """Runs on the same data and in the same unit.
+
+    `data` tells it from all other groups' data, `dataset` is the name that it was chosen by; `notes` are to
+    be said of a comparison of these runs.
+    """
 
     dataset: str
     measure: str

@@ -45,8 +45,9 @@ class Decision:
 
 
 def decide(root: Path, look: int, looks: int, equal_within: float | None = None) -> Decision:
-    """Look number `look` (from 1) of at most `looks` at the runs beneath `root`, by what decides: the
-    bound, or the measure of samples where all settings share one model.
+    """Take look number `look` (from 1) of at most `looks` at the runs beneath `root`.
+
+    By what decides: the bound, or the measure of samples where all settings share one model.
 
     A look that was taken before is not taken anew with more seeds: it had the seeds that it had. A setting
     without a finished run is in no pair: seeds do not decide it.

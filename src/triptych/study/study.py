@@ -145,8 +145,11 @@ def read_study(
     expected: int | None = None,
     equal_within: float | None = None,
 ) -> Study:
-    """Read the runs beneath `roots` and compare them. `expected`: how many runs the sweep will have;
-    `equal_within`: the difference below which settings are called the same, in the unit of what decides."""
+    """Read the runs beneath `roots` and compare them.
+
+    `expected`: how many runs the sweep will have; `equal_within`: the difference below which settings are
+    called the same, in the unit of what decides.
+    """
     roots = tuple(Path(root) for root in roots)
     sweeps = {root: load_object(root / "sweep.json") for root in roots}
     own = (run for root in roots for run in _own(read_runs(root), sweeps[root]))
@@ -161,7 +164,7 @@ def read_study(
     record = roots[0] / "sweep.json"  # unreadable, it leaves open how many runs are to come
     damaged = record.exists() and not isinstance(read_json_or_none(record), dict)
     going_on = expected > len(runs) or any(run.status == "running" for run in runs)
-    if damaged or rule.looks == 1 and going_on:
+    if damaged or (rule.looks == 1 and going_on):
         rule = replace(rule, interim=True)  # who may stop when the table looks good has looked before the end
     tuning = read_tuning(sweep, runs)
     parts = [(stage, compare(part, rule)) for stage, part in stages(runs, tuning)]

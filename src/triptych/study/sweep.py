@@ -181,8 +181,10 @@ class SweepHook(Callback):
         return facts
 
     def stop_jobs(self) -> None:
-        """Have this sweep's jobs save the step they are in, and wait for it: a launcher that is interrupted
-        kills its workers and what these have started."""
+        """Have this sweep's jobs save the step they are in, and wait for it.
+
+        A launcher that is interrupted kills its workers and what these have started.
+        """
         processes.stop_below({pid for run in self.runs() if (pid := processes.pid_of(run.holder()))})
 
     # for a sweeper that goes on from what its runs have shown ------------------------------------------

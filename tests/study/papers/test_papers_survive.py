@@ -33,7 +33,7 @@ def start(root) -> subprocess.Popen:
         f"PAPERS={' '.join(PAPERS)}",
         "papers",
     ]
-    log = open(root / "output", "ab")  # noqa: SIM115
+    log = open(root / "output", "ab")
     more = {"TRIPTYCH_ROOT": str(root)}
     return subprocess.Popen(
         line, cwd=root, stdout=log, stderr=log, env=environment(root, **more), start_new_session=True

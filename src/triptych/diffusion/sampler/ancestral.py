@@ -1,3 +1,5 @@
+"""Ancestral sampling: draw each step from the model's reverse chain."""
+
 import copy
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""Annealed Langevin dynamics (Song & Ermon 2019)."""
+
 from typing import Any
 
 from torch import Tensor

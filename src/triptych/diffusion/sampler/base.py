@@ -191,7 +191,7 @@ class Sampler:
             for z in self.path(denoiser, gammas, z, own, generator):  # noqa: B007, B020
                 next(ticks, None)
             if schedule.denoised:
-                z = denoiser(z, gammas[-1], own).x0 * process.alpha_sigma(gammas[-1])[0]  # noqa: B020
+                z = denoiser(z, gammas[-1], own).x0 * process.alpha_sigma(gammas[-1])[0]
             done.append(z)
         next(ticks, None)  # past its end, where a bar closes
         return torch.cat(done) / process.alpha_sigma(gammas[-1])[0]

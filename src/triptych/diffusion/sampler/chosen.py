@@ -1,3 +1,5 @@
+"""Several draws a sample, of which a score chooses one."""
+
 from collections.abc import Sequence
 from typing import Any
 

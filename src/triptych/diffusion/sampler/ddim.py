@@ -1,3 +1,5 @@
+"""DDIM (Song et al. 2021): deterministic steps, or with a share of the ancestral noise."""
+
 from typing import Any
 
 import torch

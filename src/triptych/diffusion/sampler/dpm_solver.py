@@ -1,3 +1,5 @@
+"""DPM-Solver++ (Lu et al. 2022)."""
+
 import torch
 from torch import Tensor
 

@@ -1,3 +1,5 @@
+"""EDM's stochastic sampler (Karras et al. 2022, algorithm 2)."""
+
 import math
 from dataclasses import replace
 from typing import Any

@@ -1,3 +1,5 @@
+"""Euler's method for the probability-flow ODE."""
+
 from torch import Tensor
 
 from .base import Sampler, Step

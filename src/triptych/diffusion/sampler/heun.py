@@ -1,3 +1,5 @@
+"""Heun's method for the probability-flow ODE."""
+
 import torch
 from torch import Tensor
 

@@ -1,3 +1,5 @@
+"""Plain Langevin dynamics at one level."""
+
 from typing import Any
 
 import torch

@@ -1,3 +1,5 @@
+"""Predictor-corrector sampling (Song et al. 2021)."""
+
 from typing import Any
 
 from torch import Tensor

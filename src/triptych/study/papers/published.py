@@ -97,9 +97,9 @@ class Judgement:
     def _decided(self) -> str:
         if self.claim.untestable:
             return f"{self.claim.untestable.rstrip('.')}."
-        if troubles := list(dict.fromkeys(m.trouble for m in self.measured if m.trouble)):
-            if self.word == "cannot tell":
-                return "; ".join(troubles[:3]) + "."
+        troubles = dict.fromkeys(m.trouble for m in self.measured if m.trouble)
+        if troubles and self.word == "cannot tell":
+            return "; ".join([*troubles][:3]) + "."
         if self.word == "cannot tell" and (wide := [m.wide for m in self.measured if m.wide]):
             return "; ".join(wide[:3]) + "."
         over = quantity(self.seeds, "seed") + (f" × {self.items} items" if self.items else "")
