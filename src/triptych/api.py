@@ -273,7 +273,7 @@ def _path(value: Any) -> Path:
 
 
 def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
-    """What ``triptych-COMMAND`` composes; UserError for overrides that are no texts, or options."""
+    """Return what ``triptych-COMMAND`` composes; UserError for overrides that are no texts, or options."""
     if not isinstance(overrides, Sequence):
         raise UserError(f"overrides={overrides!r}: must be a list of texts, each 'KEY=VALUE'")
     for one in overrides:
@@ -285,7 +285,7 @@ def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def _checked(command: str, own: list[str], overrides: Sequence[str]) -> dict[str, Any]:
-    """The values that ``command`` would take; UserError for an override of what is an argument here."""
+    """Return values that ``command`` would take; UserError for an override of what is an argument here."""
     keys = {one.partition("=")[0] for one in own}
     for one in overrides:
         if isinstance(one, str) and (key := one.partition("=")[0]) in keys:

@@ -86,7 +86,7 @@ def unwrap(kind: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def alternatives(kind: Any) -> list[Any]:
-    """The members of a union; the kind itself if it is none."""
+    """Return the members of a union; the kind itself if it is none."""
     return [*get_args(kind)] if get_origin(kind) in (Union, types.UnionType) else [kind]
 
 
@@ -173,7 +173,7 @@ def describe_kind(kind: Any) -> str:
 
 
 def literal_values(kind: Any) -> list[str]:
-    """The values of a kind that has names for them, as a person types them."""
+    """Return the values of a kind that has names for them, as a person types them."""
     inner, limits = unwrap(kind)
     if (several := alternatives(inner))[0] is not inner:
         return [option for one in several for option in literal_values(one)]
@@ -228,7 +228,7 @@ def _range(limits: Sequence[Any], whole: bool) -> str:
 
 
 def refusal(key: str, kind: Any, value: Any, show: Callable[[Any], str] = repr) -> str:
-    """The one line that refuses ``value``; "" if it fits. ``show`` writes a value that is not too long."""
+    """Return one line that refuses ``value``; "" if it fits. ``show`` writes a value that is not too long."""
     if fits(kind, value):
         return ""
     text = isinstance(value, str) and not takes_text(kind)
@@ -252,7 +252,7 @@ C = TypeVar("C", bound=type)
 
 
 def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C]:
-    """A class, and every class made of it, whose ``__init__`` refuses arguments outside of their declaration.
+    """Make ``__init__`` of a class, and of those made of it, refuse arguments outside of their declaration.
 
     Args:
         place: where configurations have it, for the message: "denoiser.network".

@@ -42,7 +42,7 @@ class Diverged(UserError):
 
     @classmethod
     def before(cls, error: str, step: int) -> "Diverged":
-        """An earlier execution's ``error``, and what can be done."""
+        """Return an earlier execution's ``error``, and what can be done."""
         earlier = cls("", step)
         earlier.args = (
             f"{error.replace('diverged', 'diverged before', 1)}; force=true starts over, "

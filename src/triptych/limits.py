@@ -22,7 +22,7 @@ TEXT = 8192  # characters of one value in it
 
 
 def limit(name: str) -> int:
-    """The limit of that name; UserError if the environment has no whole number of at least 1."""
+    """Return the limit of that name; UserError if the environment has no whole number of at least 1."""
     value = os.environ.get(name)
     if not value:
         return LIMITS[name]

@@ -174,7 +174,7 @@ def _tell(study: Any, trial: Any, folder: Path, value: float | None) -> None:
 
 
 def _distribution(override: Override) -> Any:
-    """What Optuna calls the values that an override sweeps over."""
+    """Return what Optuna calls the values that an override sweeps over."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     value: Any = override.value()

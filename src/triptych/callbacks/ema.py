@@ -134,7 +134,7 @@ class EMA(pl.Callback):
 
 
 def power_name(sigma_rel: float) -> str:
-    """What an average is called: sigma_rel_0.1."""
+    """Return what an average is called: sigma_rel_0.1."""
     return f"{POWER}{sigma_rel:g}"
 
 

@@ -23,7 +23,7 @@ LONGEST = 1 / math.sqrt(12)  # the plain mean of all steps, gamma = 0
 
 
 def exponent(sigma_rel: float) -> float:
-    """The gamma >= 0 of sigma_rel = (gamma + 1)^(1/2) (gamma + 2)^-1 (gamma + 3)^(-1/2), by bisection.
+    """Return the gamma >= 0 of sigma_rel = (gamma + 1)^(1/2) (gamma + 2)^-1 (gamma + 3)^(-1/2), by bisection.
 
     Raises:
         ValueError: ``sigma_rel`` outside (0, 12^(-1/2)), beyond which early steps would weigh most.
@@ -38,12 +38,12 @@ def exponent(sigma_rel: float) -> float:
 
 
 def power_beta(gamma: float, n: int) -> float:
-    """What is kept of the average at step n = 1, 2, ...: (1 - 1/n)^(gamma + 1)."""
+    """Return what is kept of the average at step n = 1, 2, ...: (1 - 1/n)^(gamma + 1)."""
     return (1 - 1 / n) ** (gamma + 1)
 
 
 def half_life_beta(half_life: float, n: int) -> float:
-    """The same for weights 2^(-(n - i) / half_life) of the steps i = 1 ... n, normalised, none of step 0."""
+    """Return the same for weights 2^(-(n - i) / half_life), i = 1 ... n, normalised, none of step 0."""
     keep = 2 ** (-1 / half_life)
     return 1 - (1 - keep) / (1 - keep**n)
 
@@ -74,7 +74,7 @@ def combination(stored: Sequence[tuple[int, float]], step: int, sigma_rel: float
 
 
 def _product(a: tuple[int, float], b: tuple[int, float]) -> float:
-    """The integral of two power profiles' product, each given by its (step, gamma)."""
+    """Return the integral of two power profiles' product, each given by its (step, gamma)."""
     (s, c), (t, d) = a, b
     overlap = (c + d + 1) * math.log(min(s, t)) - (c + 1) * math.log(s) - (d + 1) * math.log(t)
     return (c + 1) * (d + 1) / (c + d + 1) * math.exp(overlap)

@@ -77,7 +77,7 @@ class Metrics(pl.Callback):
 
 
 def build_metrics(config: dict[str, Any]) -> list[Metrics]:
-    """The callback of the metrics of items that ``config`` names; none where it names none."""
+    """Return the callback of the metrics of items that ``config`` names; none where it names none."""
     named = {name: node for name, node in (config.get("metrics") or {}).items() if node}
     built = {name: build(node, f"metrics.{name}") for name, node in named.items()}
     of_items = {name: metric for name, metric in built.items() if not isinstance(metric, OfSamples)}
@@ -85,7 +85,7 @@ def build_metrics(config: dict[str, Any]) -> list[Metrics]:
 
 
 def figures_of(trainer: pl.Trainer) -> dict[str, dict[str, Any]]:
-    """The figures of the evaluation that the trainer has just ended, by metric."""
+    """Return the figures of the evaluation that the trainer has just ended, by metric."""
     return {name: figure for metrics in _of(trainer) for name, figure in metrics.figures.items()}
 
 
@@ -100,7 +100,7 @@ def _of(trainer: pl.Trainer) -> list[Metrics]:
 
 
 def _figure(name: str, value: Any, items: int) -> dict[str, Any]:
-    """What ``compute`` gave as {"mean", "stderr", "n"}.
+    """Return what ``compute`` gave as {"mean", "stderr", "n"}.
 
     Raises:
         UserError: it is neither a number nor these three.

@@ -24,7 +24,7 @@ PIPELINE = "model=diffusers:"
 
 
 def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
-    """The bound of a checkpoint over one split: {"bpd": {"mean", "stderr", "n"}, ...} as in summary.json."""
+    """Measure a checkpoint's bound over one split: {"bpd": {"mean", "stderr", "n"}, ...}, as summary.json."""
     values = checked_values(cfg, "evaluate")
     for key in ("out", "items"):
         check_place(key, cfg[key])
@@ -50,7 +50,7 @@ def compose_and_evaluate(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     if any(one.startswith(PIPELINE) for one in sys.argv[1:]):
         from triptych.cli.train import main as train
 

@@ -38,7 +38,7 @@ def export(arguments: list[str]) -> Path:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     if {"-h", "--help"} & {*sys.argv[1:]}:
         sys.exit(print(__doc__))
     with one_line_errors():

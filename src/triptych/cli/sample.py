@@ -105,7 +105,7 @@ def compose_and_sample(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     with one_line_errors():
         sys.argv[1:] = as_hydra_wants(sys.argv[1:], "sample")
         compose_and_sample()

@@ -78,7 +78,7 @@ class _Output(io.FileIO):
 
 
 def _stream(number: int, stream: TextIO | None) -> TextIO:
-    """Standard stream ``number`` anew, where characters that its encoding lacks are written as escapes."""
+    """Open standard stream ``number`` anew; characters that its encoding lacks are written as escapes."""
     raw = io.BufferedWriter(_Output(number, "w", closefd=False))
     encoding, by_line = getattr(stream, "encoding", "utf-8"), getattr(stream, "line_buffering", False)
     return io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=by_line)

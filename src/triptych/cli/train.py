@@ -85,7 +85,7 @@ def compose_and_train(cfg: DictConfig) -> float | None:
 
 
 def _failed(provenance: dict[str, Any], error: str) -> Result:
-    """The result of a run that ended before it began."""
+    """Return the result of a run that ended before it began."""
     return Result.of(provenance, "failed", stage="build", error=error)
 
 
@@ -101,7 +101,7 @@ def _last_words(run: RunDirectory, code: int) -> str:
 
 
 def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) -> None:
-    """A single run ends here; in a sweep it is recorded and the others go on. What was there stays."""
+    """End a single run; in a sweep record it, as the others go on. What was there stays."""
     if not sweeping:
         with suppress(OSError):  # Hydra made it before anything was known
             RunDirectory(path).remove_empty()
@@ -118,7 +118,7 @@ def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) 
 
 
 def _metric(run: RunDirectory, name: str, trouble: str = "") -> float | None:
-    """The sweeper's figure of a run; None, and a line, if it did not end."""
+    """Return the sweeper's figure of a run; None, and a line, if it did not end."""
     if trouble:
         print(trouble, file=sys.stderr, flush=True)
     result = run.summary()
@@ -126,7 +126,7 @@ def _metric(run: RunDirectory, name: str, trouble: str = "") -> float | None:
 
 
 def _tell_finished(run: RunDirectory) -> None:
-    """The recorded result, and whether it is one of other code."""
+    """Print the recorded result, and whether it is of other code."""
     changes = changed_since(run)
     anew = "force=true runs it anew, the old directory is kept aside"
     print(f"finished before, under other {changes} than now; {anew}" if changes else "finished before")
@@ -148,7 +148,7 @@ def _print_result(run: RunDirectory) -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     with one_line_errors():
         resume = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith("resume=")]
         if resume:

@@ -54,7 +54,7 @@ class Stub:
 
 
 def inspect(file: IO[bytes], where: str) -> dict[str, Any]:
-    """What a checkpoint holds: tensors as stand-ins, its configuration plain; ``where`` begins messages.
+    """Return what a checkpoint holds: tensors as stand-ins, a plain configuration; ``where`` begins messages.
 
     Raises:
         UserError: no checkpoint of a run's, or one that claims more than it holds.
@@ -86,7 +86,7 @@ def _is_sound(content: dict[str, Any], known: dict[str, Any]) -> bool:
 
 
 def go_through(file: IO[bytes], where: str, kind: str) -> Any:
-    """What a file of tensors and plain data holds; UserError that begins with ``where`` for any other."""
+    """Read a file of tensors and plain data; UserError that begins with ``where`` for any other."""
     fix = f"pass {kind} of a run"
     try:
         return _read(file)

@@ -160,7 +160,7 @@ class Dependencies(Mapping[str, Any]):
         return self.facts[name] if name in self.facts else self.at(PARTS[name])
 
     def at(self, place: str) -> Any:
-        """What stands at a place of the configuration, built if it is described there."""
+        """Return what stands at a place of the configuration, built if it is described there."""
         node = self._node(place)
         if place not in self.built and isinstance(node, dict | str):
             owner, _, key = place.rpartition(".")
@@ -170,7 +170,7 @@ class Dependencies(Mapping[str, Any]):
         return self.built.get(place, node)
 
     def beside(self, kind: type) -> "Dependencies":
-        """This table for the parts of an object of ``kind``, which may say how many ``outputs`` it reads."""
+        """Return this table for the parts of a ``kind``, which may say how many ``outputs`` it reads."""
         if not hasattr(kind, "outputs"):
             return self
         reads = {name: self[name] for name in inspect.signature(kind.outputs).parameters}
@@ -184,7 +184,7 @@ class Dependencies(Mapping[str, Any]):
 
 
 def build(config: dict[str, Any], path: str, table: Dependencies | None = None, **extra: Any) -> Any:
-    """The object that ``config`` describes; ``path`` is its place in the configuration, for messages.
+    """Return the object that ``config`` describes; ``path`` is its place in the configuration, for messages.
 
     Arguments that neither ``config`` nor ``extra`` gives are handed from ``table``, by their names. Text is
     handed over as it is: nothing in it is resolved, unless the argument's class has short names.
@@ -279,7 +279,7 @@ def _scalar(value: Any) -> bool:
 
 
 def _cause(error: Exception, path: str) -> str:
-    """The innermost message behind a wrapper, on one line, with the key it belongs to."""
+    """Return the innermost message behind a wrapper, on one line, with the key it belongs to."""
     while error.__cause__ is not None:
         error = error.__cause__  # type: ignore[assignment]
     message = (" ".join(str(error).split()) or type(error).__name__) + raised_at(error)

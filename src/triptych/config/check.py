@@ -101,7 +101,7 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
 
 
 def defaults(choices: dict[str, Any], door: str = "train") -> DictConfig:
-    """What the files of ``choices`` say by themselves: without overrides and without the free groups."""
+    """Compose the files of ``choices`` by themselves: without overrides and without the free groups."""
     loader = GlobalHydra.instance().config_loader()
     overrides = [
         f"{g}={c}" for g, c in choices.items() if not g.startswith("hydra/") and c and g not in FREE_GROUPS
@@ -111,7 +111,7 @@ def defaults(choices: dict[str, Any], door: str = "train") -> DictConfig:
 
 
 def unresolved_value(cfg: DictConfig, key: str) -> Any:
-    """The value at a dotted key as plain data, interpolations left as they are written."""
+    """Return the value at a dotted key as plain data, interpolations left as they are written."""
     node = cfg
     *parents, name = key.split(".")
     for parent in parents:
@@ -125,7 +125,7 @@ def unresolved_value(cfg: DictConfig, key: str) -> Any:
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain data, without what Hydra reads and what cannot be resolved yet."""
+    """Return the configuration as plain data, without what Hydra reads and what cannot be resolved yet."""
     return {
         str(key): OmegaConf.to_container(cfg[key], resolve=True)
         if OmegaConf.is_config(cfg[key])

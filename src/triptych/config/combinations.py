@@ -22,7 +22,7 @@ def check_metric_names(names: Iterable[str]) -> None:
 
 
 def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
-    """What depends on more than one key of a run; UserError for keys that do not go together.
+    """Check what depends on more than one key of a run; UserError for keys that do not go together.
 
     What an experiment's file may say in vain is refused where it was ``typed``: a warm-up longer than the
     run, as ``debug=fdr`` is two steps of a run with its own warm-up.

@@ -39,7 +39,7 @@ ABSENT = object()
 
 
 def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
-    """What ``triptych-COMMAND`` makes of ``overrides``, with Hydra's own node, which knows them, in it.
+    """Compose ``overrides`` as ``triptych-COMMAND`` does, with Hydra's own node, which knows them, in it.
 
     Raises:
         UserError: what the command would refuse, in the same words.
@@ -56,7 +56,7 @@ def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def edits(was: Any, now: Any, key: str = "") -> Iterator[str]:
-    """The overrides that turn one configuration into another: ``a.b=1``, ``+a.c=x``, ``~a.d``."""
+    """Yield the overrides that turn one configuration into another: ``a.b=1``, ``+a.c=x``, ``~a.d``."""
     if isinstance(was, Mapping) and isinstance(now, Mapping) and was and now:
         for name in dict.fromkeys([*was, *now]):
             at = f"{key}.{name}" if key else str(name)
@@ -70,7 +70,7 @@ def edits(was: Any, now: Any, key: str = "") -> Iterator[str]:
 
 
 def typed(value: Any) -> str:
-    """A plain value in the grammar of Hydra's overrides.
+    """Return a plain value in the grammar of Hydra's overrides.
 
     Raises:
         UserError: it is not plain.
@@ -109,7 +109,7 @@ def checked_values(cfg: DictConfig, command: str) -> dict[str, Any]:
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
-    """What the command itself is given."""
+    """Return what the command itself is given."""
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
@@ -197,13 +197,13 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
 
 
 def _choice(group: str, arguments: Sequence[str]) -> Any:
-    """The choice of a group: as typed, else the default one."""
+    """Return the choice of a group: as typed, else the default one."""
     typed = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
     return typed[group] if group in typed else _default_choices().get(group)
 
 
 def _default_choices() -> dict[str, Any]:
-    """The groups of this command, with the choice that each has by default."""
+    """Return the groups of this command, with the choice that each has by default."""
     every = read_yaml(CONFIGS / f"{_door()}.yaml").get("defaults", [])
     return {key: value for one in every if isinstance(one, dict) for key, value in one.items()}
 
@@ -219,7 +219,7 @@ def _unreadable(argument: str) -> bool:
 
 
 def _options(group: str) -> list[str]:
-    """The choices of a group."""
+    """Return the choices of a group."""
     names = folders.choices_of(group)
     if group == "hydra/launcher":
         names += ["joblib", *(name.rpartition("/")[2] for name in EXTRAS)]

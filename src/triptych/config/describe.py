@@ -32,7 +32,7 @@ class KeyRow(NamedTuple):
 
 
 def key_rows(config: Any, key: Key, path: str = "") -> Iterator[KeyRow]:
-    """The keys of a plain configuration below ``key`` and, after those of each group, what else it takes."""
+    """Yield a plain configuration's keys below ``key`` and, after those of each group, what else it takes."""
     target = str(config.get("_target_") or "")
     known = members(key, target)
     for name, value in config.items():
@@ -75,7 +75,7 @@ def comments(file: Path) -> dict[str, str]:
 
 
 def chain(file: Path) -> list[Path]:
-    """A file, and those of its group whose keys it takes over: of its own folder, else of the clone's."""
+    """Return a file and those of its group whose keys it takes over: of its folder, else of the clone's."""
     listed = [one.partition("@")[0] for one in read_yaml(file).get("defaults", []) if isinstance(one, str)]
     at = next((file.parent.relative_to(folder) for folder in folders() if folder in file.parents), Path())
     files = [file]
@@ -87,13 +87,13 @@ def chain(file: Path) -> list[Path]:
 
 @cache
 def read_yaml(file: Path) -> dict[str, Any]:
-    """A file in ``configs/`` as it is written."""
+    """Return a file in ``configs/`` as it is written."""
     with file.open(encoding="utf-8") as stream:  # whose name an error has
         return yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
 
 
 def listing(key: str, depth: int = 1) -> list[str]:
-    """The choices of a key's group whose files list it; ``depth``: 2 for a group in a group."""
+    """Return the choices of a key's group whose files list it; ``depth``: 2 for a group in a group."""
     names = key.split(".")
     group, names = "/".join(names[:depth]), names[depth:]
     files = {file.stem: file for folder in folders() for file in (folder / group).glob("*.yaml")}
@@ -111,7 +111,7 @@ def _has(node: Any, names: list[str]) -> bool:
 
 
 def plus(key: str, typed: Mapping[str, str]) -> str:
-    """The plus that Hydra wants before a key that a class of its group takes and no file lists, or "".
+    """Return the plus that Hydra wants before a key that a class of its group takes and no file lists, or "".
 
     ``typed``: by dotted place, classes that were typed in place of a file's.
     """
@@ -124,13 +124,13 @@ def plus(key: str, typed: Mapping[str, str]) -> str:
 
 
 def comment(key: str, file: Path, folder: str = "") -> str:
-    """What a file, or one whose keys it takes over, says of a dotted key; ``folder``: their group."""
+    """Return what a file, or one whose keys it takes over, says of a dotted key; ``folder``: their group."""
     inner = key.removeprefix(folder.replace("/", ".") + ".") if folder else key
     return next((text for one in chain(file) if (text := comments(one).get(inner))), "")
 
 
 def of_command(cfg: DictConfig, command: str) -> list[KeyRow]:
-    """The keys of a composed configuration, with the comment of the chosen file, or else of another."""
+    """Return keys of a composed configuration, with the comment of the chosen file, or else of another."""
     plain: Any = OmegaConf.to_container(cfg)
     plain.pop("hydra", None)
     runtime = cfg.hydra.runtime
@@ -147,7 +147,7 @@ def of_command(cfg: DictConfig, command: str) -> list[KeyRow]:
 
 
 def help_text(command: str, cfg: DictConfig) -> str:
-    """``--help``'s text, as a template of Hydra's."""
+    """Write ``--help``'s text, as a template of Hydra's."""
     lines = []
     for row in of_command(cfg, command):
         about = "; ".join(filter(None, (row.values, row.comment)))
@@ -158,7 +158,7 @@ def help_text(command: str, cfg: DictConfig) -> str:
 
 
 def completions(cfg: DictConfig, word: str, command: str) -> list[str]:
-    """What may stand where a person has typed ``word``: values of a key, and keys that no file lists."""
+    """Return what may stand where ``word`` is typed: values of a key, and keys that no file lists."""
     name, equals, _ = word.lstrip("+").partition("=")
     if equals:
         key = find_key(name, str(OmegaConf.select(cfg, f"{name.rpartition('.')[0]}._target_") or ""), command)

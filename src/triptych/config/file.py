@@ -23,7 +23,7 @@ FLOAT = re.compile(
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The configuration in ``file``.
+    """Return the configuration in ``file``.
 
     Raises:
         UserError: not readable, no YAML, larger than the limits, or more than plain data.
@@ -42,7 +42,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def _check_events(text: str, file: Path) -> None:
-    """What would explode when it is built is refused while it is still being read."""
+    """Refuse what would explode when it is built while it is still being read."""
     depth, count, most = 0, 0, limit("TRIPTYCH_MAX_NODES")
     for event in yaml.parse(text, Loader=_loader()):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
@@ -78,7 +78,7 @@ def _loader() -> Any:
 
 
 def copy_plain(value: Any, what: str) -> Any:
-    """A copy of ``value`` made of None, bool, int, float, str, list and dict alone; ``what`` is for messages.
+    """Copy ``value`` as None, bool, int, float, str, list and dict alone; ``what`` is for messages.
 
     Text is text: a run records its configuration resolved, so that a ``${...}`` in it can only be somebody's
     wish to have it resolved here, and is refused.

@@ -22,7 +22,7 @@ def folders() -> tuple[Path, ...]:
 
 
 def choices_of(group: str) -> list[str]:
-    """The names of a group's files in all folders."""
+    """Return the names of a group's files in all folders."""
     return sorted({file.stem for folder in folders() for file in (folder / group).glob("*.yaml")})
 
 

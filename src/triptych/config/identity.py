@@ -17,7 +17,7 @@ ABSENT = object()  # of a key that one of two configurations does not have
 
 
 def role_in(config: Mapping[str, Any], key: str) -> Role:
-    """The role of a dotted key, or of a group of choices, in a configuration given as {dotted key: value}."""
+    """Return the role of a dotted key, or of a group of choices, in a configuration {dotted key: value}."""
     parent = key.replace("/", ".").rpartition(".")[0]
     return role(key, str(config.get(f"{parent}._target_", "")))
 
@@ -32,7 +32,7 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def data_identity(data: dict[str, Any]) -> dict[str, Any]:
-    """What a ``data`` configuration says of the distribution itself."""
+    """Return what a ``data`` configuration says of the distribution itself."""
     return {
         key: value
         for key, value in leaves(data)
@@ -41,7 +41,7 @@ def data_identity(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe(data: dict[str, Any]) -> str:
-    """A data configuration in a few words: the class's name and what it was told."""
+    """Return a data configuration in a few words: the class's name and what it was told."""
     settings = ", ".join(f"{k}={v}" for k, v in data_identity(data).items() if k[0] != "_")
     name = data["_target_"].rpartition(".")[2]
     return f"{name}({settings})"[:120]
@@ -62,14 +62,14 @@ def differences(recorded: Any, composed: Any, key: str = "") -> dict[str, tuple[
 
 
 def other_figures(recorded: dict[str, Any], config: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The ``differences`` by which two configurations are not of one run."""
+    """Return the ``differences`` by which two configurations are not of one run."""
     flat = dict(leaves(recorded))
     others = differences(recorded, config)
     return {key: pair for key, pair in others.items() if role_in(flat, key) not in SAME_FIGURES}
 
 
 def describe_differences(differing: dict[str, tuple[Any, Any]]) -> str:
-    """A few differences in words: "seed: 1 -> 2; ..."."""
+    """Return a few differences in words: "seed: 1 -> 2; ..."."""
     pairs = {key: ["none" if v is ABSENT else repr(v) for v in pair] for key, pair in differing.items()}
     few = [f"{key}: {was} -> {composed}" for key, (was, composed) in [*pairs.items()][:5]]
     return "; ".join(few + ["..."] * (len(pairs) > 5))

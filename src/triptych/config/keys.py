@@ -35,7 +35,7 @@ class Key(NamedTuple):
     default: Any = REQUIRED
 
     def inside(self, kind: Any, default: Any = REQUIRED) -> "Key":
-        """The key of that kind within this one, with its own role, or else this one's."""
+        """Return the key of that kind within this one, with its own role, or else this one's."""
         meanings = marks(kind)
         role = next((mark for mark in meanings if isinstance(mark, Role)), self.role)
         unit = next((mark.name for mark in meanings if isinstance(mark, Unit)), "")
@@ -81,7 +81,7 @@ def of_class(target: str) -> tuple[dict[str, Argument], bool]:
 
 
 def below(key: Key, name: str, target: str = "") -> Key | None:
-    """The key ``name`` of the group ``key``, an object of the class ``target``; None if it is unknown."""
+    """Return key ``name`` of the group ``key``, an object of the class ``target``; None if it is unknown."""
     declared = fields(key.kind) or {}
     if name in declared:
         return key.inside(declared[name])
@@ -94,7 +94,7 @@ def below(key: Key, name: str, target: str = "") -> Key | None:
 
 
 def members(key: Key, target: str = "") -> dict[str, Key]:
-    """The keys of a group that are declared as such; plain arguments are what the program hands a class."""
+    """Return a group's declared keys; plain arguments are what the program hands a class."""
     named = {name: key.inside(kind) for name, kind in (fields(key.kind) or {}).items()}
     for name, one in of_class(target or key.base)[0].items() if target or key.base else ():
         if name not in named and says(one.kind):
@@ -103,7 +103,7 @@ def members(key: Key, target: str = "") -> dict[str, Key]:
 
 
 def find_key(path: str, target: str = "", command: str = "train") -> Key:
-    """What the key at a dotted path is; one that nothing declares is identity, or of its group's role.
+    """Return what the key at a dotted path is; one that nothing declares is identity, or of its group's role.
 
     Args:
         target: the class whose argument it is, if known; then those are asked that ``configs/`` names there.
@@ -127,7 +127,7 @@ def takes_names(key: str) -> bool:
 
 @cache
 def role(key: str, target: str = "") -> Role:
-    """The role of a dotted key, or of a group of choices; ``target``: the class whose argument it is."""
+    """Return role of a dotted key, or of a group of choices; ``target``: the class whose argument it is."""
     return find_key(key, target).role
 
 
@@ -142,13 +142,13 @@ def allowed(target: str) -> str:
 
 
 def named_classes(place: str) -> list[str]:
-    """The classes that files name at a dotted place, of which the sources may be looked into."""
+    """Return the classes that files name at a dotted place, of which the sources may be looked into."""
     return [target for one in _named(place, folders()) if (target := allowed(one))]
 
 
 @cache
 def _named(place: str, among: tuple[Path, ...]) -> list[str]:
-    """The classes that the files in ``configs/``, or a package's, name at a dotted place."""
+    """Return the classes that the files in ``configs/``, or a package's, name at a dotted place."""
     group, _, inner = place.partition(".")
     targets = []
     files = [(home, file) for home in among for file in sorted((home / group).rglob("*.yaml"))]
@@ -208,18 +208,18 @@ def check_values(config: Any, command: str = "train", path: str = "") -> None:
 
 
 def of_model() -> tuple[str, ...]:
-    """The keys at the top that say what a model is."""
+    """Return the keys at the top that say what a model is."""
     return tuple(key for key, kind in _hints(Train).items() if RunPart.MODEL in marks(kind))
 
 
 def groups() -> tuple[str, ...]:
-    """The groups that every run has."""
+    """Return the groups that every run has."""
     every = ((key, unwrap(kind)[0]) for key, kind in _hints(Train).items() if key in Train.__required_keys__)
     return tuple(key for key, inner in every if is_typeddict(inner) or typing.get_origin(inner) is dict)
 
 
 def with_roles(*roles: Role) -> tuple[str, ...]:
-    """The keys at the top that have one of these roles, and those of groups that have another."""
+    """Return the keys at the top that have one of these roles, and those of groups that have another."""
     return tuple(_with_roles(Key(Train), "", set(roles)))
 
 

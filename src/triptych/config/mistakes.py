@@ -36,6 +36,6 @@ def raised_at(error: BaseException, own: Callable[[str], bool] = is_trusted) -> 
 
 
 def describe_error(error: BaseException, own: Callable[[str], bool] = is_trusted) -> str:
-    """An error that is none of ours, in one line: its kind, its message, and where own code raised it."""
+    """Describe an error that is none of ours in one line: kind, message, and where own code raised it."""
     message = " ".join(str(error).split())
     return f"{type(error).__name__}: {message[:600]}{raised_at(error, own)}"

@@ -36,14 +36,14 @@ def slug(text: str, limit: int = 120) -> str:
 
 
 def run_name(name: Any) -> str:
-    """A run's own name, or a fresh one: time and a short id."""
+    """Return a run's own name, or a fresh one: time and a short id."""
     if name not in (None, ""):
         return slug(str(name))
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
 
 
 def shared_overrides(cfg: DictConfig) -> dict[str, str]:
-    """What every cell of a sweep has in common: {key: override} of values given once, outside of the grid.
+    """Return what all cells of a sweep share: {key: override} of values set once, outside of the grid.
 
     In a sweep without a name a choice of a group is an axis of one value: it stands in the names of cells, so
     that ``denoiser=unet`` and ``denoiser=unet,resnet`` share theirs.
@@ -63,7 +63,7 @@ def shared_overrides(cfg: DictConfig) -> dict[str, str]:
 
 
 def grid_keys(cfg: DictConfig) -> set[str]:
-    """The keys that the command line gives several values."""
+    """Return the keys that the command line gives several values."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create().parse_overrides(list(cfg.hydra.overrides.task))
@@ -71,12 +71,12 @@ def grid_keys(cfg: DictConfig) -> set[str]:
 
 
 def sweep_name(cfg: DictConfig) -> str:
-    """The sweep's name and whatever its cells share; of a long one the beginning, and a hash."""
+    """Return the sweep's name and whatever its cells share; of a long one the beginning, and a hash."""
     return slug(",".join([own_name(cfg) or "sweep", *sorted(shared_overrides(cfg).values())]), SWEEP)
 
 
 def own_name(cfg: DictConfig) -> str | None:
-    """A sweep's name as it was typed or as its experiment says it."""
+    """Return a sweep's name as it was typed or as its experiment says it."""
     name = cfg.get("name") or cfg.hydra.runtime.choices.get("experiment")
     return str(name) if name else None
 
@@ -92,7 +92,7 @@ def quote(text: str) -> str:
 
 
 def root() -> str:
-    """The repository, wherever a command is typed; TRIPTYCH_ROOT moves data and logs elsewhere."""
+    """Return the repository, wherever a command is typed; TRIPTYCH_ROOT moves data and logs elsewhere."""
     return os.environ.get("TRIPTYCH_ROOT") or str(Path(__file__).parents[3])
 
 

@@ -45,7 +45,7 @@ def keys_page(folders: Sequence[Path] = (CONFIGS,)) -> str:
 
 
 def _rows(file: Path, group: str) -> Iterator[KeyRow]:
-    """The keys that one file of a group sets, or takes over from another."""
+    """Yield the keys that one file of a group sets, or takes over from another."""
     merged = OmegaConf.merge(*(read_yaml(one) for one in reversed(chain(file))))
     config = to_plain(merged, resolve=False)
     config.pop("defaults", None)
@@ -55,7 +55,7 @@ def _rows(file: Path, group: str) -> Iterator[KeyRow]:
 
 
 def _section(title: str, choices: Sequence[tuple[str, str]], keys: Iterable[KeyRow]) -> str:
-    """The choices of a group and its keys; a key that is alike in several files has one line."""
+    """Return the choices of a group and its keys; a key that is alike in several files has one line."""
     merged: dict[tuple[str, str, Role], list[KeyRow]] = {}
     for row in keys:
         merged.setdefault((row.key, row.values, row.role), []).append(row)

@@ -47,7 +47,7 @@ class SourceFile(NamedTuple):
 
 @cache
 def arguments(target: str) -> Arguments | None:
-    """The arguments of the class with that dotted name; None if its source cannot be found."""
+    """Return the arguments of the class with that dotted name; None if its source cannot be found."""
     entry = _find(*target.rpartition(".")[::2])
     if entry is None or not isinstance(entry[1], ast.ClassDef):
         return None
@@ -55,7 +55,7 @@ def arguments(target: str) -> Arguments | None:
 
 
 def full_name(target: str) -> str:
-    """The dotted name of the class where it is defined, "" if that cannot be found."""
+    """Return the dotted name of the class where it is defined, "" if that cannot be found."""
     entry = _find(*target.rpartition(".")[::2])
     return f"{entry[0].name}.{entry[1].name}" if entry and isinstance(entry[1], ast.ClassDef) else ""
 
@@ -93,7 +93,7 @@ def _own(module: SourceFile, init: ast.FunctionDef) -> Iterator[tuple[str, Argum
 
 
 def _kind(module: SourceFile, node: ast.expr) -> Any:
-    """The type that an annotation writes, ``Any`` for what is no declared kind."""
+    """Return the type that an annotation writes, ``Any`` for what is no declared kind."""
     match node:
         case ast.Constant(None):
             return None
@@ -123,7 +123,7 @@ def _is_dots(node: ast.expr) -> bool:
 
 
 def _mark(module: SourceFile, node: ast.expr) -> Any:
-    """A limit, a unit or a role."""
+    """Return a limit, a unit or a role."""
     match node:
         case ast.Attribute(ast.Name("Role"), name):
             return declare.Role[name]
@@ -133,7 +133,7 @@ def _mark(module: SourceFile, node: ast.expr) -> Any:
 
 
 def _value(module: SourceFile, node: ast.expr) -> Any:
-    """A literal, also behind a name; of a table its keys; None for anything else."""
+    """Return a literal, also behind a name; of a table its keys; None for anything else."""
     if isinstance(node, ast.Name):
         entry = _find(module.name, node.id)
         return _value(entry[0], entry[1]) if entry and isinstance(entry[1], ast.expr) else None
@@ -147,7 +147,7 @@ def _value(module: SourceFile, node: ast.expr) -> Any:
 
 @cache
 def _find(module: str, name: str, depth: int = DEPTH) -> tuple[SourceFile, ast.ClassDef | ast.expr] | None:
-    """What ``name`` is at the top of a module, imports followed, with the module that has it."""
+    """Return what ``name`` is at the top of a module, imports followed, with the module that has it."""
     at = _module(module)
     if at is None or not depth:
         return None
@@ -184,7 +184,7 @@ def _module(name: str) -> SourceFile | None:
 
 
 def file_of(name: str) -> Path | None:
-    """The file of a module; nothing is imported."""
+    """Return the file of a module; nothing is imported."""
     top, *rest = name.split(".")
     spec = _spec(top)
     if spec is None:

@@ -56,7 +56,7 @@ NOT_PLAIN = {  # of those, with the reason
 
 @cache
 def trusted() -> tuple[str, ...]:
-    """Packages whose classes the owner of this clone lets configurations name."""
+    """Return packages whose classes the owner of this clone lets configurations name."""
     names = [name.strip() for name in os.environ.get("TRIPTYCH_TRUST", "").split(",")]
     if PYPROJECT.is_file():
         import tomllib
@@ -87,7 +87,7 @@ def check_name(target: Any, where: str = "") -> str:
 
 
 def import_class(target: Any, where: str = "") -> type:
-    """The class of that name, imported.
+    """Return the class of that name, imported.
 
     Raises:
         UserError: none of that name may be built, or what it leads to is something else.
@@ -128,7 +128,7 @@ def _is_home(cls: type, target: str, module: str) -> bool:
 
 @cache
 def _home(target: str) -> str:
-    """The module of ours whose file defines the class ``target``; "" if none in the rooms does.
+    """Return the module of ours whose file defines the class ``target``; "" if none in the rooms does.
 
     A package names its classes shortly where its ``__all__`` has them (``triptych.diffusion.sampler.DDIM``).
     """

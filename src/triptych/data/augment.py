@@ -45,7 +45,7 @@ class Augmentation:
         return self.apply(x, uniform)[0]
 
     def apply(self, x: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
-        """Changed x, and what was done, (B, numbers); for one that can be ``told``."""
+        """Return changed x, and what was done, (B, numbers); for one that can be ``told``."""
         raise NotImplementedError
 
 
@@ -132,7 +132,7 @@ class ConditioningNoise(Augmentation):
 def augmented(
     batch: Batch, steps: list[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
 ) -> Batch:
-    """A training batch after all ``steps``, with the part of the condition that says what was done.
+    """Return a training batch after all ``steps``, with the part of the condition that says what was done.
 
     Raises:
         UserError: what is to be changed is no batch of images, or no part of the condition.
@@ -188,7 +188,7 @@ def augment(
 
 
 def noise_numbers(steps: list[Augmentation], part: str, level: float) -> Tensor:
-    """The part "augmentation" of an item whose ``part`` alone was noised, at ``level``, (numbers,).
+    """Return the part "augmentation" of an item whose ``part`` alone was noised, at ``level``, (numbers,).
 
     Raises:
         UserError: noise on that part is no augmentation that the network was trained with.

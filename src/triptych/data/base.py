@@ -91,7 +91,7 @@ class DataModule(pl.LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def load(self) -> dict[str, Split]:
-        """The splits "train", "val" and "test"; the subclass's work."""
+        """Return the splits "train", "val" and "test"; the subclass's work."""
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
@@ -124,7 +124,7 @@ class DataModule(pl.LightningDataModule):
         return ()
 
     def as_condition(self, x: Tensor) -> Tensor:
-        """Samples x (n, *shape) as the condition of later stages of a cascade: on the data's levels."""
+        """Return samples x (n, *shape) as a condition of later stages of a cascade: on the data's levels."""
         return x if self.levels is None else to_unit(to_level(x, self.levels), self.levels)
 
     @property
@@ -133,7 +133,7 @@ class DataModule(pl.LightningDataModule):
         return "val" if len(self.splits["val"]) else "train"
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
-        """The condition of prompts, one item each, as that of these data's captions.
+        """Return the condition of prompts, one item each, as that of these data's captions.
 
         Raises:
             DataError: the data have no captions, or a prompt cannot be encoded.
@@ -210,7 +210,7 @@ class Official(DataModule):
         self.val_size = val_size
 
     def split(self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str, Split]:
-        """The splits of two official parts, each (values (n, *shape) uint8, labels (n,) int64)."""
+        """Return the splits of two official parts, each (values (n, *shape) uint8, labels (n,) int64)."""
         order, test_order = (np.random.RandomState(0).permutation(len(values)) for values, _ in (train, test))
         own = dict(zip(("train", "val"), hold_out(order, self.val_size), strict=True))
         return select(*train, own, self.levels) | select(*test, {"test": test_order}, self.levels)

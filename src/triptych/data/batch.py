@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # place in its split (evaluation noise follows from it); not tuple.index
 
     def pin(self) -> Batch:
-        """The same in page-locked memory, for faster copies to a GPU."""
+        """Return the same in page-locked memory, for faster copies to a GPU."""
         condition = None if self.condition is None else self.condition.pin_memory()
         return Batch(self.x.pin_memory(), condition, self.index.pin_memory())
 
@@ -31,7 +31,7 @@ def to_unit(k: Tensor, levels: int) -> Tensor:
 
 
 def to_level(x: Tensor, levels: int) -> Tensor:
-    """The number, int64 in 0 .. levels-1, of the level nearest to x; any shape."""
+    """Return the number, int64 in 0 .. levels-1, of the level nearest to x; any shape."""
     return ((x.float() + 1) * ((levels - 1) / 2)).round().clamp(0, levels - 1).long()
 
 
@@ -57,7 +57,7 @@ class Split:
         return len(self.values)
 
     def batch(self, index: Tensor) -> Batch:
-        """The items at `index` (B,), scaled as Batch says."""
+        """Return the items at `index` (B,), scaled as Batch says."""
         values = self.values[index]
         x = values.float() if self.levels is None else to_unit(values, self.levels)
         return Batch(x, None if self.condition is None else self.condition[index], index)

@@ -20,7 +20,7 @@ CHUNK = 4096  # items checked together
 
 
 def build_data(config: dict[str, Any], download: bool = True) -> DataModule:
-    """The datamodule, loaded; ``download=False``: from what is there, whatever the configuration asks for.
+    """Return datamodule, loaded; ``download=False``: from what is there, whatever the configuration asks for.
 
     Raises:
         UserError: it cannot be built or read, or what it holds breaks the contract of a data set.

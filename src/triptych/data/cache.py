@@ -86,7 +86,7 @@ def cached_images(
 
 
 def cached_arrays(folder: Path, name: str, make: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
-    """The arrays that ``make`` gives, from ``folder`` or put there: complete, or not there.
+    """Return the arrays that ``make`` gives, from ``folder`` or put there: complete, or not there.
 
     Raises:
         StorageError: the file cannot be written.
@@ -107,7 +107,7 @@ def item_number(image: np.ndarray) -> int:
 
 @contextmanager
 def _written(path: Path, instead: str = "") -> Iterator[IO[bytes]]:
-    """A file to write that is at ``path`` once it is complete; StorageError if it cannot be written."""
+    """Yield a file to write that is at ``path`` once it is complete; StorageError if it cannot be written."""
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

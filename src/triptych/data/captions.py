@@ -75,7 +75,7 @@ class Captioned(DataModule):
         known: Sequence[str] = (),
         whole: dict[str, Split] | None = None,
     ) -> dict[str, Split]:
-        """``splits`` with the tokens of ``captions``; in memory are those of each distinct caption, once.
+        """Return ``splits`` with the tokens of ``captions``; in memory are those of each distinct one, once.
 
         Args:
             what: a caption is, for the message of one that the encoder refuses.
@@ -128,11 +128,11 @@ class Captioned(DataModule):
         return ("class",)
 
     def attributes(self, label: Tensor) -> Tensor:
-        """The attributes (n, A) of classes (n,), whole numbers."""
+        """Return the attributes (n, A) of classes (n,), whole numbers."""
         return label.unsqueeze(1)
 
     def meaning(self, captions: Sequence[str]) -> Tensor:
-        """The attributes (n, A) that captions of the data ask for, -1 where one is left open."""
+        """Return the attributes (n, A) that captions of the data ask for, -1 where one is left open."""
         known = {
             caption: label
             for name, split in self.splits.items()
@@ -201,7 +201,7 @@ class CaptionedFolder(Captioned, ImageFolder):
 
 
 def read_caption(image: Path) -> str:
-    """The caption of an image, on one line; DataError if there is none."""
+    """Return the caption of an image, on one line; DataError if there is none."""
     file = image.with_suffix(".txt")
     try:
         with open_regular(file) as stream:

@@ -99,7 +99,7 @@ class Embedder:
         return {IMAGE: Vectors(self.width), TEXT: Vectors(self.width)}
 
     def add_to(self, split: Split, whole: Split) -> Split:
-        """The split with embeddings of its texts, and of ``whole``'s images, in its condition too."""
+        """Return the split with embeddings of its texts, and of ``whole``'s images, in its condition too."""
         assert split.condition is not None
         parts = [self.images(whole.batch(some).x) for some in torch.arange(len(whole)).split(ROWS)]
         images = torch.cat([torch.zeros(0, self.width), *parts])

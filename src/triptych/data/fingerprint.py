@@ -46,7 +46,7 @@ class Fingerprint:
 
 
 def fingerprint(data: DataModule) -> Fingerprint:
-    """The fingerprint of data after ``setup``."""
+    """Return the fingerprint of data after ``setup``."""
     n = {name: len(split) for name, split in data.splits.items()}
     about: dict[str, Any] = {"description": data.description}
     if data.class_names:
@@ -75,7 +75,7 @@ def fingerprint(data: DataModule) -> Fingerprint:
 
 
 def leakage(facts: dict[str, Any]) -> list[str]:
-    """A line for each held-out split that shares items with train, from ``Fingerprint.record``."""
+    """Return a line for each held-out split that shares items with train, from ``Fingerprint.record``."""
     return [
         f"data: {k} of the {facts['n'][name]} {name} items are identical to items in train (leakage)"
         for name, k in facts.get("shared", {}).items()
@@ -94,7 +94,7 @@ def _numbers(values: Tensor | Mapped) -> Tensor:
 
 
 def _condition(split: Split, others: list[str]) -> list[np.ndarray]:
-    """The label, 0 without one, and three numbers for each other part; (n,) int64 each."""
+    """Return the label, 0 without one, and three numbers for each other part; (n,) int64 each."""
     columns = [np.zeros(len(split), np.int64) if split.labels is None else split.labels.numpy()]
     for name in others:
         assert split.condition is not None

@@ -149,7 +149,7 @@ class ImageFolder(DataModule):
         }
 
     def accept(self, layout: Layout, parts: dict[str, np.ndarray]) -> None:
-        """Called with the files of the splits before any image is decoded; DataError for what they lack."""
+        """Check the files of the splits before any image is decoded; DataError for what they lack."""
 
     def decode(self, files: list[Path]) -> Iterator[np.ndarray]:
         """Each of `files` in turn, `shape` uint8; a bar shows how far, once somebody asks for the first."""

@@ -23,7 +23,7 @@ def find_idx(folder: Path, stem: str) -> Path | None:
 
 
 def read_idx(file: Path, dims: int) -> np.ndarray:
-    """The uint8 array of `dims` dimensions in an idx file.
+    """Return the uint8 array of `dims` dimensions in an idx file.
 
     Header: 0, 0, 8 (= uint8), dims, then each dimension as a big-endian uint32.
     DataError naming the file if it cannot be read, is something else, is truncated or has bytes left over.
@@ -46,7 +46,7 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
 
 
 def read_header(file: Path, dims: int) -> tuple[int, ...]:
-    """The shape that an idx file says it has; DataError as `read_idx`."""
+    """Return the shape that an idx file says it has; DataError as `read_idx`."""
     try:
         with open_regular(file) as raw, gzip.open(raw) if file.suffix == ".gz" else raw as stream:
             shape = _header(file, stream.read(4 + 4 * dims), dims)

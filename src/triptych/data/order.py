@@ -73,7 +73,7 @@ class TrainLoader:
         self.changes, self.ahead = list(changes), ahead
 
     def batch(self, step: int) -> Batch:
-        """This rank's part of the batch of `step`."""
+        """Return this rank's part of the batch of `step`."""
         indices = self.order.indices(step % self.repeat if self.repeat else step)
         share = len(indices) // self.world
         batch = self.split.batch(indices[self.rank * share : (self.rank + 1) * share])

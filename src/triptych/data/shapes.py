@@ -57,7 +57,7 @@ def attributes(label: Tensor) -> Tensor:
 
 
 def attributes_of(text: str) -> dict[str, int]:
-    """What a caption or a prompt says: attribute -> its place in ``ATTRIBUTES``; others are left open.
+    """Return what a caption or a prompt says: attribute -> its place in ``ATTRIBUTES``; others are left open.
 
     The article "a" is a count only where no word for a number is.
     """
@@ -65,7 +65,7 @@ def attributes_of(text: str) -> dict[str, int]:
 
 
 def caption(what: Combination, phrase: int, place: int, article: bool) -> str:
-    """A caption: one of ``PHRASES``, one of ``PLACES``; "a" for "one" if ``article``."""
+    """Return a caption: one of ``PHRASES``, one of ``PLACES``; "a" for "one" if ``article``."""
     chosen = {name: values[k] for (name, values), k in zip(ATTRIBUTES.items(), what, strict=True)}
     if what[2]:
         chosen["shape"] += "s"
@@ -140,7 +140,7 @@ def caption_information(combinations: list[Combination]) -> float:
 
 
 def unseen(number: int, data_seed: int) -> list[tuple[int, int, int]]:
-    """``number`` combinations (shape, colour, count), any two of which share one attribute at most.
+    """Choose ``number`` combinations (shape, colour, count), any two of which share one attribute at most.
 
     So each pair of attributes is seen in training, with another third.
     """

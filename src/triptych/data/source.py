@@ -114,7 +114,7 @@ def _above(folder: Path) -> bool:
 
 
 def read_layout(root: Path) -> Layout:
-    """The images under ``root`` with their splits and classes, by the names of folders.
+    """Return the images under ``root`` with their splits and classes, by the names of folders.
 
     Raises:
         DataError: no images; images both in folders and beside them; a folder named as a split beside others
@@ -166,7 +166,7 @@ def _classes(files: list[Path], depth: int, key: str) -> list[str]:
 
 
 def _notes(root: Path, files: list[Path], others: list[Path], tops: list[str]) -> list[str]:
-    """What is left out, in one line: files that are no images by name, folders without one."""
+    """Return what is left out, in one line: files that are no images by name, folders without one."""
     captions = {file.with_suffix(".txt") for file in files}
     kinds = Counter(file.suffix.lower() or file.name for file in others if file not in captions)
     empty = [
@@ -269,7 +269,7 @@ def idx_folders(root: Path, official: str) -> list[Path]:
 
 
 def idx_parts(root: Path, official: str = "", prefix: str = "") -> list[tuple[Path, Path]]:
-    """The files (images, labels) of the training part and of the test part, of the first folder that has all.
+    """Find the files (images, labels) of the training and the test part in the first folder that has all.
 
     Raises:
         DataError: there is none; with the prefix of files that are there, if another one fits.

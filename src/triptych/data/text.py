@@ -47,7 +47,7 @@ class TextEncoder:
         """Told all captions of the data before the first is encoded; for a vocabulary that is theirs."""
 
     def pieces(self, text: str) -> list[int] | list[str]:
-        """What a text is cut into, one piece a token; DataError for what cannot be encoded."""
+        """Return what a text is cut into, one piece a token; DataError for what cannot be encoded."""
         raise NotImplementedError
 
     def embed(self, pieces: list[Any]) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ def two_moons(n: int, generator: Generator) -> Drawn:
 
 
 def swiss_roll(n: int, generator: Generator) -> Drawn:
-    """The spiral t (cos t, sin t), t uniform in 1.5 pi .. 4.5 pi, scaled to a radius of at most 2."""
+    """Return the spiral t (cos t, sin t), t uniform in 1.5 pi .. 4.5 pi, scaled to a radius of at most 2."""
     t = 1.5 * math.pi * (1 + 2 * torch.rand(n, generator=generator))
     x = torch.stack([t * t.cos(), t * t.sin()], 1) * (2 / (4.5 * math.pi))
     return x + NOISE * torch.randn(n, 2, generator=generator), None

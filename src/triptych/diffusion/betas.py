@@ -85,7 +85,7 @@ class Betas(Linear):
         return (self._place(gamma) / self.last).to(gamma.dtype)
 
     def timestep(self, gamma: Tensor) -> Tensor:
-        """The place of gamma in the table, 0 .. T - 1: the timestep of diffusers' networks; gamma's shape."""
+        """Return gamma's place in the table, 0 .. T - 1, diffusers' timestep; gamma's shape."""
         return self._place(gamma).to(gamma.dtype)
 
     def stops(self, steps: int) -> Tensor:

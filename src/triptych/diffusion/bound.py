@@ -83,7 +83,7 @@ class Bound:
     def terms(
         self, denoiser: AnyDenoiser, x: Tensor, draw: Draw, condition: Condition | None = None
     ) -> tuple[BoundTerms, DiffusionTerm]:
-        """The bound, and with it the noise level and squared error behind its diffusion term."""
+        """Return the bound, and with it the noise level and squared error behind its diffusion term."""
         # 1. prior: what is left of x at t = 1; 2. reconstruction: what is lost of x at t = 0
         prior, reconstruction = self.ends(denoiser, x, draw.eps_0, condition)
         # 3. diffusion: all that lies between

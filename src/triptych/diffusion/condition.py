@@ -75,7 +75,7 @@ class Part:
     mask: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Part:
-        """The part with each of its tensors changed."""
+        """Return the part with each of its tensors changed."""
         return Part(*(None if t is None else change(t) for t in (self.value, self.present, self.mask)))  # type: ignore[arg-type]
 
     def presence(self) -> Tensor:
@@ -106,7 +106,7 @@ class Condition:
 
     @staticmethod
     def of(**parts: Tensor | Part | None) -> Condition | None:
-        """The condition of those parts that are not None; None where all are."""
+        """Return the condition of those parts that are not None; None where all are."""
         some = {name: part for name, part in parts.items() if part is not None}
         return Condition(**some) if some else None
 
@@ -114,11 +114,11 @@ class Condition:
         return len(next(iter(self.parts.values())).value)
 
     def __getitem__(self, index: Tensor | slice) -> Condition:
-        """The items at ``index``."""
+        """Return the items at ``index``."""
         return self.map(lambda t: t[index])
 
     def part(self, name: str) -> Part | None:
-        """A part, if there is one of that name."""
+        """Return a part, if there is one of that name."""
         return self.parts.get(name)
 
     @property
@@ -133,7 +133,7 @@ class Condition:
         return self.parts["label"].value
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
-        """The condition with each of its tensors changed."""
+        """Return the condition with each of its tensors changed."""
         return Condition(**{name: part.map(change) for name, part in self.parts.items()})
 
     def to(self, *where: Any, **more: Any) -> Condition:
@@ -157,7 +157,7 @@ class Condition:
         return Condition.of(**{name: part for name, part in self.parts.items() if name not in names})
 
     def only(self, *names: str) -> Condition | None:
-        """The parts of those names alone."""
+        """Return the parts of those names alone."""
         return Condition.of(**{name: part for name, part in self.parts.items() if name in names})
 
     def drop(self, gone: Mapping[str, Tensor]) -> Condition:
@@ -170,7 +170,7 @@ class Condition:
 
 
 def cat(conditions: Sequence[Condition]) -> Condition:
-    """The items of all, in order.
+    """Return the items of all, in order.
 
     Raises:
         ValueError: they have different parts.

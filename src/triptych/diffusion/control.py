@@ -80,7 +80,7 @@ class Control:
         return t, 1 / density
 
     def __call__(self, nats: Tensor, x: Tensor, t: Tensor, eps: Tensor, weight: Tensor) -> Tensor:
-        """The estimate (B,), double, from one draw: ``nats`` f at x, eps (B, *event), t and w, (B,) each."""
+        """Estimate (B,), double, from one draw: ``nats`` f at x, eps (B, *event), t and w, (B,) each."""
         t = t.double().cpu()
         control = ((_hats(t).T @ self.b[:, 1:]).T.to(x.device) * self._centred(x, t, eps)).sum(0)
         estimate: Tensor = (nats.double() - control) * weight.to(x.device)
@@ -99,7 +99,7 @@ class Control:
         return centred
 
     def _spread(self, x: Tensor, t: Tensor) -> Tensor:
-        """Standard deviation over eps of the term of the reference that is charged less, (n,) double.
+        """Return standard deviation over eps of the term of the reference that is charged less, (n,) double.
 
         Every split of a report asks for the same, so that the reference keeps it.
         """
@@ -130,7 +130,7 @@ def _roughness(weight: Tensor) -> Tensor:
 
 
 def _hats(t: Tensor) -> Tensor:
-    """The basis of functions linear between ``NODES`` equal nodes on [0, 1], (NODES, B)."""
+    """Return the basis of functions linear between ``NODES`` equal nodes on [0, 1], (NODES, B)."""
     nodes = torch.arange(NODES, dtype=t.dtype).unsqueeze(1)
     return (1 - (t * (NODES - 1) - nodes).abs()).clamp(min=0)
 

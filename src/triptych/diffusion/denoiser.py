@@ -134,7 +134,7 @@ class LevelOutput(nn.Module):
 
 
 def level_centres(levels: int) -> Tensor:
-    """The K grey levels in data units: c_k = 2 k / (K - 1) - 1, float32 (K,)."""
+    """Return the K grey levels in data units: c_k = 2 k / (K - 1) - 1, float32 (K,)."""
     return torch.linspace(-1.0, 1.0, levels)
 
 

@@ -29,7 +29,7 @@ class Dequantised(NamedTuple):
 
 
 def dequantise(kind: str, x: Tensor, gamma: float, noise: Tensor, levels: int | None = None) -> Dequantised:
-    """The point at gamma_0 for x (B, *event), and its account.
+    """Return the point at gamma_0 for x (B, *event), and its account.
 
     "none" and "uniform" put a data point itself at u = a_0 x, so -log p(x) = -log p(u) - d log a_0: the
     model's density of data is its density at gamma_0. ``noise`` as ``Likelihood`` draws it.

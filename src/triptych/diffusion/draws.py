@@ -56,7 +56,7 @@ class Draw(NamedTuple):
 
 
 def mix(*numbers: int) -> int:
-    """A 63-bit seed from integers: equal for equal integers, unrelated otherwise (splitmix64)."""
+    """Return a 63-bit seed from integers: equal for equal integers, unrelated otherwise (splitmix64)."""
     state = 0
     for number in numbers:
         state = (state + (number & 0xFFFFFFFFFFFFFFFF) + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
@@ -110,7 +110,7 @@ def evaluation_times(index: Tensor, seed: int, repeat: int, repeats: int) -> Ten
 
 
 def evaluation_draw(shape: Sequence[int], index: Tensor, seed: int, repeat: int, repeats: int) -> Draw:
-    """The ``repeat``-th of ``repeats`` draws for the items ``index`` (B,), on the CPU.
+    """Return the ``repeat``-th of ``repeats`` draws for the items ``index`` (B,), on the CPU.
 
     Times are ``evaluation_times``; the noise of any two (item, repeat) is independent.
     """

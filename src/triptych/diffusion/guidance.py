@@ -20,7 +20,7 @@ from .wrappers import Wrapper, is_conditional, of_same_width
 
 
 def extrapolate(base: Prediction, target: Prediction, scale: Tensor | float) -> Prediction:
-    """base + scale (target - base), in the target's own space."""
+    """Compute base + scale (target - base), in the target's own space."""
     start = base.view(target.own)
     value = start + scale * (target.value - start)
     return of_same_width(target, Prediction(target.own, value, target.z, target.alpha, target.sigma))

@@ -13,7 +13,7 @@ def langevin(
     steps: int,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """``steps`` times x <- x + size / 2 score(x) + sqrt(size) noise, from x (B, *event).
+    """Repeat x <- x + size / 2 score(x) + sqrt(size) noise ``steps`` times, from x (B, *event).
 
     Its stationary law tends to the density of ``score`` as ``size`` -> 0; for a Gaussian of variance s^2 it
     is a Gaussian of s^2 / (1 - size / (4 s^2)). But it crosses a gap of low density only in exponential

@@ -72,7 +72,7 @@ class LearnedEndpoints(Schedule):
 
     @torch.no_grad()
     def t_of(self, gamma: Tensor) -> Tensor:
-        """The time at which the schedule passes ``gamma``, by bisection to 2^-40; no gradient."""
+        """Return the time at which the schedule passes ``gamma``, by bisection to 2^-40; no gradient."""
         target = ((self._here(gamma) - self.low) / self.width).double()
         low, high = torch.zeros_like(target), torch.ones_like(target)
         for _ in range(40):

@@ -118,7 +118,7 @@ class Likelihood:
         return Nats(density + account + reconstruction, density, account, reconstruction, stderr)
 
     def _noise(self, x: Tensor, index: Tensor) -> Tensor:
-        """Standard normal, or uniform on [0, 1) for "uniform"; (B, *event) float64 on x's device."""
+        """Return standard normal, or uniform on [0, 1) for "uniform"; (B, *event) float64 on x's device."""
         draw = torch.rand if self.dequantisation == "uniform" else torch.randn
         rows = [
             draw(

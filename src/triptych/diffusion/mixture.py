@@ -148,7 +148,7 @@ class EmbeddedMixture(GaussianMixture):
         return (u.double() @ self.plane.T + self.std * self.across(noise)).float(), label
 
     def across(self, x: Tensor) -> Tensor:
-        """What of x (n, d) lies across the plane, (n, d)."""
+        """Return what of x (n, d) lies across the plane, (n, d)."""
         plane = self.plane.to(x)
         return x - x @ plane @ plane.T
 

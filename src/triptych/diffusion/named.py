@@ -10,12 +10,12 @@ class Named:
 
     @classmethod
     def name(cls) -> str:
-        """The class's name in small letters, words apart."""
+        """Return the class's name in small letters, words apart."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
     @classmethod
     def named(cls, name: str, key: str) -> type[Self]:
-        """The subclass of that name; ``key`` is for messages.
+        """Return the subclass of that name; ``key`` is for messages.
 
         Raises:
             ValueError: there is none.

@@ -79,7 +79,7 @@ SPACES = {
 
 
 def space_of(space: str | Space) -> Space:
-    """A space by its name.
+    """Return a space by its name.
 
     Raises:
         ValueError: an unknown name.
@@ -147,7 +147,7 @@ class Prediction:
         return self.view("v")
 
     def view(self, space: str | Space) -> Tensor:
-        """The guess in a space, (B, *event): ``((c' d - d' c) z + D' value) / D`` from both rows."""
+        """Return the guess in a space, (B, *event): ``((c' d - d' c) z + D' value) / D`` from both rows."""
         space = space_of(space)
         if space not in self._views:
             self._views[space] = self._convert(space.row(self.alpha, self.sigma))
@@ -216,7 +216,7 @@ def _times(number: Number, x: Number) -> Any:
 
 
 def _sum(a: Number, x: Number, b: Number, y: Number) -> Any:
-    """a x + b y."""
+    """Compute a x + b y."""
     if _is(a, 0) or _is(x, 0):
         return 0.0 if _is(b, 0) or _is(y, 0) else _times(b, y)
     return _times(a, x) if _is(b, 0) or _is(y, 0) else _times(a, x) + _times(b, y)

@@ -67,7 +67,7 @@ class Process:
         return 0.5 * (signal + ratio - ratio.log() - 1).flatten(1).sum(1)
 
     def prior_std(self, gamma: Tensor) -> Tensor:
-        """Standard deviation of p(z_1), the zero-mean Gaussian from which sampling starts."""
+        """Return standard deviation of p(z_1), the zero-mean Gaussian from which sampling starts."""
         raise NotImplementedError
 
 

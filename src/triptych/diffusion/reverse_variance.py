@@ -56,7 +56,7 @@ class ReverseVariance(Named):
     learned = False
 
     def around(self, output: nn.Module) -> nn.Module:
-        """What reads the network's numbers: ``output``, and beside it whatever V needs of them."""
+        """Return what reads the network's numbers: ``output``, and beside it whatever V needs of them."""
         return output
 
     def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:

@@ -53,12 +53,12 @@ class Schedule(nn.Module):
         return slope
 
     def t_of(self, gamma: Tensor) -> Tensor:
-        """The time at which the schedule passes ``gamma``."""
+        """Return the time at which the schedule passes ``gamma``."""
         t: Tensor = (self._inverse(gamma) - self._start) / self._length
         return t
 
     def stops(self, steps: int) -> Tensor:
-        """Times at which a sampler stops on a grid of time, from 1 down; the guess at z_0 is a step, too."""
+        """Return a sampler's times on a grid of time, from 1 down; the guess at z_0 is a step, too."""
         return torch.linspace(1.0, 0.0, steps + (not self.denoised))
 
     def _curve(self, u: Tensor) -> Tensor:

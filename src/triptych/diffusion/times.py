@@ -41,7 +41,7 @@ class Times(nn.Module):
         raise NotImplementedError
 
     def tell(self, t: Tensor, nats: Tensor, schedule: Schedule) -> None:
-        """The losses (B,) at the times (B,) of a whole batch, not divided by their density."""
+        """Take note of the losses (B,) at the times (B,) of a whole batch, not divided by their density."""
 
     def check(self, schedule: Schedule) -> None:
         """Refuse with a ValueError a schedule on which there is nothing to draw."""
@@ -51,7 +51,7 @@ class Density(Times):
     """A density that is known beforehand, which a loss can be averaged over as well."""
 
     def per_gamma(self, gamma: Tensor, dgamma: Tensor, t: Tensor) -> Tensor:
-        """The density of gamma where the schedule's slope is dgamma and its time t, all of one shape."""
+        """Return density of gamma where the schedule's slope is dgamma and its time t, all of one shape."""
         raise NotImplementedError
 
 
@@ -269,7 +269,7 @@ class Piecewise:
         return ((place + within) / bins).clamp(max=BELOW_ONE), self.rates[place]
 
     def place(self, u: Tensor) -> Tensor:
-        """The bin (B,) of each."""
+        """Return the bin (B,) of each."""
         bins = torch.searchsorted(self.edges, u.to(self.edges), right=True) - 1
         return bins.clamp(0, len(self.rates) - 1)
 

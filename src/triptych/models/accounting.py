@@ -171,7 +171,7 @@ class Accounting(Metric):
         return figures
 
     def _per_item(self) -> tuple[Tensor, Tensor] | None:
-        """Indices (n,) and rows (n, 5): total, prior, reconstruction, diffusion, draw variance."""
+        """Return indices (n,) and rows (n, 5): total, prior, reconstruction, diffusion, draw variance."""
         if not len(self.rows):
             return None
         index = self.rows[:, 0].nonzero().squeeze(1).cpu()

@@ -79,7 +79,7 @@ class BoundModel(pl.LightningModule):
     # a subclass's own -------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        """What is minimised at one step, nats (B,); its noise follows from the seed and the step."""
+        """Return what is minimised at one step, nats (B,); its noise follows from the seed and the step."""
         raise NotImplementedError
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
@@ -87,7 +87,7 @@ class BoundModel(pl.LightningModule):
         raise NotImplementedError
 
     def gives(self, batch: Batch) -> Iterator[PartOutput]:
-        """What parts that may be somebody's own give for a few training items, for ``models.contract``."""
+        """Yield what parts that may be own code give for a few training items, for ``models.contract``."""
         return iter(())
 
     def check_sampler(self, sampler: Any) -> None:
@@ -112,7 +112,7 @@ class BoundModel(pl.LightningModule):
         return {}
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
-        """A draw of bound minus truth of less noise than their difference, nats (B,), where there is one."""
+        """Draw bound minus truth with less noise than their difference, nats (B,), where that is possible."""
         return None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -120,21 +120,21 @@ class BoundModel(pl.LightningModule):
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def train_figures(self) -> dict[str, Tensor]:
-        """What a subclass wants logged beside its loss."""
+        """Return what a subclass wants logged beside its loss."""
         return {}
 
     def panels(self) -> dict[str, Any]:
-        """What a subclass wants kept in ``summary.json`` for a picture: plain lists."""
+        """Return what a subclass wants kept in ``summary.json`` for a picture: plain lists."""
         return {}
 
     def leaves(self) -> dict[str, Any]:
-        """What a subclass leaves in its run's directory for others to open: {file's name: plain data}."""
+        """Return what a subclass leaves in its run's directory for others: {file's name: plain data}."""
         return {}
 
     # training ---------------------------------------------------------------------------------------
 
     def networks(self) -> list[nn.Module]:
-        """The modules that are called as networks, for ``compile``."""
+        """Return the modules that are called as networks, for ``compile``."""
         return []
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -250,10 +250,10 @@ class BoundModel(pl.LightningModule):
         return self.trainer.test_dataloaders  # type: ignore[return-value]
 
     def before_accounting(self) -> None:
-        """What a subclass has to measure under the present weights before it can give its bound."""
+        """Measure what a subclass needs under the present weights before it can give its bound."""
 
     def before_report(self) -> None:
-        """What a subclass has to measure, after that, to give a bound of less noise at the end of a run."""
+        """Measure, after that, what a subclass needs for a bound of less noise at the end of a run."""
 
     def on_validation_epoch_end(self) -> None:
         self._log_accounting("val/")
@@ -296,7 +296,7 @@ class BoundModel(pl.LightningModule):
         }
 
     def condition_of(self, batch: Batch) -> Condition | None:
-        """The parts of a batch's condition that the network reads, None if none."""
+        """Return the parts of a batch's condition that the network reads, None if none."""
         if batch.condition is None or not self.conditional:
             return None
         return batch.condition if self.conditional is True else batch.condition.only(*self.conditional)

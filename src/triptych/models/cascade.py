@@ -58,7 +58,7 @@ class Cascade(BoundModel):
         return [cast(Diffusion, stage) for stage in self.stages]
 
     def of_stage(self, batch: Batch, i: int) -> Batch:
-        """What a stage has of a batch: its own items, with the conditions of the whole."""
+        """Return what a stage has of a batch: its own items, with the conditions of the whole."""
         if i == len(self.known_as):
             return batch
         assert batch.condition is not None

@@ -171,7 +171,7 @@ class Contrastive(BoundModel):
 
 
 def text_of(batch: Batch) -> Part:
-    """The part "text" of a batch.
+    """Return the part "text" of a batch.
 
     Raises:
         UserError: there is none.

@@ -109,7 +109,7 @@ class Diffusion(BoundModel):
     # training ---------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        """The objective; with it the bound's ends, where the schedule's endpoints are learned."""
+        """Return the objective; with it the bound's ends, where the schedule's endpoints are learned."""
         condition = self._training_condition(batch, step, rank, world)
         nats = self._objective(batch.x, condition, step, rank, world)
         if isinstance(self.schedule, LearnedEndpoints) and not self.schedule.pinned:
@@ -120,7 +120,7 @@ class Diffusion(BoundModel):
         return nats
 
     def _objective(self, x: Tensor, condition: Condition | None, step: int, rank: int, world: int) -> Tensor:
-        """The objective at x (B, *event), nats (B,)."""
+        """Return the objective at x (B, *event), nats (B,)."""
         size = len(x) * world
         even = self.times.stratified
         u, eps = training_draw(self.event, size, self.seed, step, rank, world, even)
@@ -155,7 +155,7 @@ class Diffusion(BoundModel):
         return condition if done is None else Condition(**{AUGMENTATION: done}).together(condition)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The schedule's own parameters know no weight decay."""
+        """Return the schedule's own parameters know no weight decay."""
         own = {id(p) for p in self.schedule.parameters()}
         trained = [p for p in self.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in own]}]
@@ -210,7 +210,7 @@ class Diffusion(BoundModel):
         return self.diffused(items), None if condition is None else condition.to(self.device)
 
     def diffused(self, items: Batch) -> Tensor:
-        """What the noise is added to, of training items: (n, *event), on the device."""
+        """Return what the noise is added to, of training items: (n, *event), on the device."""
         return items.x.to(self.device)
 
     @torch.no_grad()
@@ -288,7 +288,7 @@ class Diffusion(BoundModel):
         return figures
 
     def _draw(self, batch: Batch, repeat: int, repeats: int) -> tuple[Draw, Tensor]:
-        """A draw, and 1 / density of its times (B,)."""
+        """Return a draw, and 1 / density of its times (B,)."""
         draw, index = evaluation_draw(self.event, batch.index.cpu(), self.seed, repeat, repeats), batch.index
         weight = torch.ones(len(index), dtype=torch.float64)
         if self.control is not None:
@@ -300,7 +300,7 @@ class Diffusion(BoundModel):
 
     @torch.no_grad()
     def panels(self) -> dict[str, Any]:
-        """The objective's effective weight (ELBO = 1) by gamma, and the schedule's curve."""
+        """Return the objective's effective weight (ELBO = 1) by gamma, and the schedule's curve."""
         t = torch.linspace(0.005, 0.995, PANEL_POINTS, device=self.device)
         low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=self.device))
         gamma = low + (high - low) * t
@@ -312,7 +312,7 @@ class Diffusion(BoundModel):
         }
 
     def shown(self, x: Tensor) -> Tensor:
-        """What a picture has of x (..., *event) on its way from noise, (..., *shape)."""
+        """Return what a picture has of x (..., *event) on its way from noise, (..., *shape)."""
         return x
 
     def check_sampler(self, sampler: Sampler) -> None:
@@ -328,7 +328,7 @@ class Diffusion(BoundModel):
             )
 
     def prepared(self, sampler: Sampler) -> Sampler:
-        """The sampler, drawing from the model that the bound is of: with the bound's reverse variance.
+        """Return the sampler, drawing from the model that the bound is of: with the bound's reverse variance.
 
         An optimal one is measured at the levels of the sampler's own grid, for the model's own guess.
         """

@@ -83,7 +83,7 @@ class GradientNoise(Metric):
             self.count(self._gradient(model, batch, start, weights) for _ in range(self.draws))
 
     def count(self, gradients: Iterable[Tensor]) -> None:
-        """The ``draws`` gradients of one group, flat."""
+        """Count the ``draws`` gradients of one group, flat."""
         total, squares = torch.zeros_like(self.gradient), torch.zeros_like(self.sums[0])
         for gradient in gradients:
             total = total + gradient.double()

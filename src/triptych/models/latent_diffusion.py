@@ -164,7 +164,7 @@ class LatentDiffusion(Diffusion):
 
     @torch.no_grad()
     def shown(self, x: Tensor) -> Tensor:
-        """The mean of p(x | y) at latents (..., *event), noisy ones too: (..., *shape)."""
+        """Return the mean of p(x | y) at latents (..., *event), noisy ones too: (..., *shape)."""
         flat = x.flatten(0, -len(self.event) - 1)
         parts = flat.to(self.device).split(ENCODED)
         means = torch.cat([self.observation.mean(self.network.head(y)) for y in parts])

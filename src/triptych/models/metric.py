@@ -91,7 +91,7 @@ class OfSamples(Metric):
     unit = ""
 
     def figure(self, samples: Samples) -> float:
-        """The figure of one set; NaN where it has none."""
+        """Return the figure of one set; NaN where it has none."""
         raise NotImplementedError
 
     def update(self, samples: Samples) -> None:

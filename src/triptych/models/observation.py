@@ -47,6 +47,6 @@ class Observation:
 
 
 def density(raw: Tensor) -> Normal:
-    """A head's two numbers per dimension, (B, 2, *shape), as a Gaussian over x (B, *shape)."""
+    """Return a head's two numbers per dimension, (B, 2, *shape), as a Gaussian over x (B, *shape)."""
     mean, log_std = raw.unbind(1)
     return Normal(mean, torch.exp(log_std))

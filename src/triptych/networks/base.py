@@ -133,7 +133,7 @@ def per_dim(raw: Tensor, outputs: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def zeros(layer: nn.Module) -> nn.Module:
-    """The layer with all parameters zero: it has no effect until it has learnt one."""
+    """Return the layer with all parameters zero: it has no effect until it has learnt one."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer

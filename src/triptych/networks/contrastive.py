@@ -121,11 +121,11 @@ class ContrastiveNetwork(nn.Module):
         return self.log_scale.exp()
 
     def images(self, x: Tensor) -> Tensor:
-        """Unit vectors (B, embedding) of images x (B, C, H, W)."""
+        """Return unit vectors (B, embedding) of images x (B, C, H, W)."""
         return normalize(self.image_tower(x), dim=1)
 
     def texts(self, part: Part) -> Tensor:
-        """Unit vectors (B, embedding) of texts, tokens (B, L, d) with their mask."""
+        """Return unit vectors (B, embedding) of texts, tokens (B, L, d) with their mask."""
         return normalize(self.text_tower(part), dim=1)
 
     def forward(self, x: Tensor, part: Part) -> tuple[Tensor, Tensor]:

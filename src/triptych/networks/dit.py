@@ -35,7 +35,7 @@ class TokenAttention(nn.Module):
         return mixed
 
     def place(self, q: Tensor, k: Tensor, places: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Queries and keys (B, heads, N, d) that know their tokens' ``places``; of a subclass."""
+        """Return queries and keys (B, heads, N, d) that know their tokens' ``places``; of a subclass."""
         raise NotImplementedError
 
 
@@ -131,7 +131,7 @@ class DiT(ImageNetwork):
         return DiTBlock(width, heads, dropout)
 
     def final_norm(self, width: int) -> nn.Module:
-        """What stands before the last layer's modulation."""
+        """Return what stands before the last layer's modulation."""
         return nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
 
     def through(self, h: Tensor, c: Tensor, condition: Condition | None) -> Tensor:
@@ -151,7 +151,7 @@ def sines(high: int, wide: int, width: int) -> Tensor:
 
 
 def linear(before: int, after: int) -> nn.Linear:
-    """A layer with Xavier's uniform weights and no bias at the start."""
+    """Return a layer with Xavier's uniform weights and no bias at the start."""
     layer = nn.Linear(before, after)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)

@@ -23,7 +23,7 @@ SMOOTHING = 1.0  # counts spread over the K levels of a dimension
 
 
 def account(trainer: pl.Trainer, experiment: Experiment) -> dict[str, Account]:
-    """The bound over the whole validation and test sets, and as many training items as test items, by split.
+    """Account the whole validation and test sets, and as many training items as test items, by split.
 
     With test=false over the validation set alone, so that a setting can be chosen without a look at the rest.
     """
@@ -97,7 +97,7 @@ def baselines(data: DataModule) -> dict[str, Any]:
 
 
 def _parts(split: Split) -> Iterator[Tensor]:
-    """The items of a split, some at a time."""
+    """Yield the items of a split, some at a time."""
     for index in torch.arange(len(split)).split(chunk_size(split.values.shape[1:])):
         yield split.batch(index).x
 

@@ -21,7 +21,7 @@ from triptych.run.initialization import Origin
 
 
 def check_averaging(config: dict[str, Any], callbacks: list[pl.Callback], validated: bool) -> None:
-    """Validation, and with it "best", looks at the weights that the run reports.
+    """Refuse validation, and with it "best", of other weights than the run reports.
 
     Raises:
         UserError: ``weights`` is none; an average is asked for and none is kept; weights=chosen with

@@ -57,7 +57,7 @@ def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
 
 
 def build_drawing(config: dict[str, Any], model: BoundModel, data: DataModule, guides: Guides) -> Drawing:
-    """What ``config`` says in sampler, guidance, threshold; UserError for what the model cannot draw with."""
+    """Build sampler, guidance and threshold of ``config``; UserError for what the model cannot draw with."""
     sampler = build(config["sampler"], "sampler")
     model.check_sampler(sampler)
     wanted, changes = config.get("condition_from") or {}, config.get("stages") or {}
@@ -80,7 +80,7 @@ def _source(
     earlier: Sequence[str],
     change: dict[str, Any],
 ) -> Source:
-    """What ``condition_from`` says of one part; ``earlier``: those before it, ``change``: how its run draws.
+    """Build ``condition_from`` of one part; ``earlier``: those before it, ``change``: how its run draws.
 
     Raises:
         UserError: the model or the data have no such part.
@@ -104,7 +104,7 @@ def _source(
 
 
 def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
-    """The denoiser of ``objective.teacher``; UserError where this model could not make its steps."""
+    """Return the denoiser of ``objective.teacher``; UserError where this model could not make its steps."""
     if model.of_latents:
         raise UserError(f"objective.teacher={path}: a teacher of the data cannot teach latents; pass null")
     taught = getattr(model, "denoiser", None)
@@ -135,7 +135,7 @@ def _measured(
 
 
 def _changed(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> dict[str, Any]:
-    """The configuration with ``key`` at ``value``; "evaluations" sets the sampler's steps by their cost."""
+    """Set ``key`` to ``value`` in a copy; "evaluations" sets the sampler's steps by their cost."""
     config = copy.deepcopy(config)
     if key == "evaluations":
         config["sampler"]["steps"] = max(1, int(value) // sampler.calls)

@@ -46,7 +46,7 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
-    """A checkpoint of ours as plain data on the CPU.
+    """Return a checkpoint of ours as plain data on the CPU.
 
     Raises:
         UserError: as ``open_checkpoint``.
@@ -61,7 +61,7 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
 
 
 def reported_checkpoint(run: RunDirectory, which: str) -> Path:
-    """The checkpoint whose weights are reported: "last", or "best" by the validation bound, if any."""
+    """Return the checkpoint whose weights are reported: "last", or "best" by the validation bound, if any."""
     best = run / "checkpoints" / BEST
     return best if which == "best" and best.exists() else run / "checkpoints" / LAST
 
@@ -89,7 +89,7 @@ def newest_readable(paths: list[Path]) -> Path | None:
 
 
 def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
-    """The averages that a checkpoint holds, by name, as sigma_rel_0.1; the reported one first."""
+    """Return the averages that a checkpoint holds, by name, as sigma_rel_0.1; the reported one first."""
     for name, state in checkpoint.get("callbacks", {}).items():
         if name.startswith("EMA"):
             return {state.get("name", "ema"): state["average"]} | state.get("others", {})
@@ -117,7 +117,7 @@ def load_weights(
 
 
 def state_dict_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> dict[str, Tensor]:
-    """A ``state_dict`` with the raw or an average of the weights of a checkpoint; as ``load_weights``."""
+    """Return a ``state_dict`` of the raw or averaged weights of a checkpoint; as ``load_weights``."""
     tensors = dict(checkpoint["state_dict"])
     stored = averages(checkpoint)
     if weights == "chosen":
@@ -137,7 +137,7 @@ def state_dict_of(checkpoint: dict[str, Any], weights: str, run: Path | None = N
 
 
 def reported(checkpoint: dict[str, Any]) -> str:
-    """The weights by which a checkpoint's run reports: "raw", or the name of an average."""
+    """Return the weights by which a checkpoint's run reports: "raw", or the name of an average."""
     stored, weights = averages(checkpoint), checkpoint["triptych"]["config"].get("weights")
     if weights == "raw" or not stored:
         return "raw"
@@ -146,7 +146,7 @@ def reported(checkpoint: dict[str, Any]) -> str:
 
 
 def _reconstruct(run: Path | None, step: int, weights: str, choices: Sequence[str]) -> dict[str, Tensor]:
-    """The average at ``step`` that ``weights`` names, as sigma_rel_0.07: sum x_i stored_i (``combination``).
+    """Make the average at ``step`` that ``weights`` names, as sigma_rel_0.07: sum of ``combination``.
 
     Raises:
         UserError: no such name, no such length, or nothing was stored up to ``step``.
@@ -177,7 +177,7 @@ def _reconstruct(run: Path | None, step: int, weights: str, choices: Sequence[st
 
 
 def _sigma_rel(weights: str) -> float | None:
-    """The length in "sigma_rel_0.07", None if that is no name of one."""
+    """Return the length in "sigma_rel_0.07", None if that is no name of one."""
     try:
         sigma_rel = float(weights.removeprefix(POWER)) if weights.startswith(POWER) else math.nan
         exponent(sigma_rel)

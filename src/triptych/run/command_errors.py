@@ -70,7 +70,7 @@ def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
 
 
 def _as_refusal(error: Exception) -> UserError | None:
-    """What to say of an error that is none of ours: own code's, or one by which a library refuses."""
+    """Return what to say of an error that is none of ours: own code's, or one by which a library refuses."""
     from triptych.config.compose import explain
 
     if isinstance(error, HydraException | OmegaConfBaseException):

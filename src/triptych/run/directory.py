@@ -45,7 +45,7 @@ PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
 @contextlib.contextmanager
 def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
-    """A file to write into that is ``path`` once it is whole: a temporary name, then rename.
+    """Yield a file to write into that is ``path`` once it is whole: a temporary name, then rename.
 
     Args:
         new: leave a file of that name as it is, whoever made it, and when.
@@ -106,7 +106,7 @@ def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str]
 
 
 def checkpoint_at(path: str | Path) -> Path:
-    """The file that ``path`` means: itself, or of a run's directory the checkpoint by which it reports.
+    """Return file that ``path`` means: itself, or of a run's directory the checkpoint by which it reports.
 
     Raises:
         UserError: the directory holds what ``check_directory`` refuses.
@@ -128,19 +128,19 @@ class RunDirectory:
         return self.path / name
 
     def config(self) -> dict[str, Any]:
-        """The resolved configuration, plain; UserError if this is no run's directory, or more than plain."""
+        """Read the resolved configuration; UserError if this is no run's directory, or it is not plain."""
         file = self / "config.yaml"
         if not file.is_file():
             raise UserError(f"{self.path}: not a run's directory (it has no config.yaml)")
         return read_config(file)
 
     def provenance(self) -> dict[str, Any]:
-        """What is known of where the run came from, without what is malformed; empty if unknown."""
+        """Return what is known of where the run came from, without what is malformed; empty if unknown."""
         record = load_object(self / "provenance.json")
         return {key: value for key, value in record.items() if _is_sound(key, value)}
 
     def summary(self) -> Result | None:
-        """The recorded result, or None: not there, not readable, not as it was written, or of another run."""
+        """Read the recorded result; None: absent, not readable, not as it was written, or of another run."""
         try:
             result = Result.from_json(load_object(self / "summary.json"))
             check_digests(self.path, result.digests, SEALED[:1])
@@ -160,7 +160,7 @@ class RunDirectory:
         return sorted((self / "checkpoints").glob("*.ckpt"))
 
     def reported(self) -> Path:
-        """The checkpoint by which the run reports, or will: its last, unless its summary names another.
+        """Return checkpoint by which the run reports, or will: its last, unless its summary names another.
 
         Raises:
             UserError: the summary names none of ``REPORTED``.

@@ -58,7 +58,7 @@ class Drawing:
         return {*(own if isinstance(own, list) else self.data.conditions)} == {"label"}
 
     def condition(self, n: int, label: int | None = None, items: Tensor | None = None) -> Condition | None:
-        """The condition of each of n samples; None where they are unconditional.
+        """Return the condition of each of n samples; None where they are unconditional.
 
         Labels, where the model takes nothing else: all classes in turn. Else those of held-out ``items``;
         None: in their order and over again. A ``label`` that is named is every sample's.
@@ -74,7 +74,7 @@ class Drawing:
         return split.condition[items % len(split)].together(named)
 
     def calibrated(self) -> "Drawing":
-        """The same, with what samplers measure of their models measured once, for many chunks."""
+        """Return the same, with what samplers measure of their models measured once, for many chunks."""
         sources: list[Source] = []
         for source in self.sources:
             if isinstance(source, OtherRun):
@@ -146,6 +146,6 @@ class OtherRun:
 
 
 def parts_read(model: Any, data: DataModule) -> Sequence[str]:
-    """The parts of the data's conditions that a model's network takes."""
+    """Return the parts of the data's conditions that a model's network takes."""
     conditional = getattr(model, "conditional", False)
     return conditional if isinstance(conditional, list) else [*data.conditions] * bool(conditional)

@@ -94,7 +94,7 @@ def nested(record: Any) -> dict[str, dict[str, Any]]:
 
 
 def parse_estimates(split: str) -> Callable[[Any], dict[str, Estimate]]:
-    """The entries of a split that are estimates; other keys are ignored, a broken one is a ValueError."""
+    """Return entries of a split that are estimates; other keys are ignored, a broken one is a ValueError."""
 
     def parse(figures: Any) -> dict[str, Estimate]:
         estimates = {}
@@ -114,7 +114,7 @@ def parse_estimates(split: str) -> Callable[[Any], dict[str, Estimate]]:
 
 
 def _columns(record: Any, *names: str) -> list[tuple[float, ...]] | None:
-    """Lists of one length, at most POINTS, the first of them finite throughout."""
+    """Return lists of one length, at most POINTS, the first of them finite throughout."""
     if not isinstance(record, dict) or not all(isinstance(record.get(name), list) for name in names):
         return None
     if len(record[names[0]]) > POINTS:

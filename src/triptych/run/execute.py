@@ -190,7 +190,7 @@ def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None
 def _report(
     run: RunDirectory, experiment: Experiment, origin: Origin, fit: Fit, peers: Peers | None
 ) -> dict[str, Any]:
-    """The figures of a run: account under the chosen weights, draw, measure."""
+    """Return the figures of a run: account under the chosen weights, draw, measure."""
     config, data, model, trainer = experiment.config, experiment.data, experiment.model, fit.trainer
     tested, first = config.get("test", True), trainer.is_global_zero
     reported = choose_weights(run, trainer, experiment, origin)
@@ -234,7 +234,7 @@ def _report(
 
 
 def _panels(run: RunDirectory, model: BoundModel) -> dict[str, Any]:
-    """What the model adds to the record; a line for what it cannot add, as the run has ended well."""
+    """Return what the model adds to the record; a line for what it cannot add, as the run has ended well."""
     panels = {}
     for key, value in model.panels().items():
         why = f"{key} is an entry of summary.json" if key in RESERVED else ""

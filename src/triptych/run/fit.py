@@ -81,7 +81,7 @@ def check_first_step(experiment: Experiment, device: torch.device) -> None:
 
 
 def untrained(model: BoundModel) -> dict[str, Any]:
-    """A checkpoint of a model without parameters, to open it again by; its average is of no weights."""
+    """Make a checkpoint of a model without parameters, to open it again by; its average is of no weights."""
     averages = {"EMA": {"name": "ema", "average": {}, "others": {}}}
     return {"state_dict": model.state_dict(), "callbacks": averages, "global_step": 0}
 

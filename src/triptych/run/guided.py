@@ -22,11 +22,11 @@ class Guides:
         self._opened: dict[tuple[str, bool], Experiment] = {}
 
     def key_of(self, key: str, path: str | None) -> str:
-        """The key that was typed for ``key``: ``guide`` where the path is its."""
+        """Return the key that was typed for ``key``: ``guide`` where the path is its."""
         return "guide" if path is not None and path == self.config.get("guide") else key
 
     def open(self, key: str, path: str | None, stage: bool = False) -> Experiment:
-        """The run at ``path``, of the same data; as a ``stage``, one that draws a part of its conditions.
+        """Return run at ``path``, of the same data; as a ``stage``, one that draws a part of its conditions.
 
         Raises:
             UserError: it is not there, of other data, or as a stage a cascade.
@@ -53,7 +53,7 @@ class Guides:
         return self._opened[path, stage]
 
     def classifier(self, key: str, path: str | None, noise: bool) -> Classifier:
-        """That of a checkpoint, of the same data and for noisy or for clean images as ``noise`` says.
+        """Open a checkpoint's classifier, of the same data and for noisy or clean images as ``noise`` says.
 
         Raises:
             UserError: as ``open``; it is none, or was trained on other noise.

@@ -81,7 +81,7 @@ def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule, mod
 
 
 def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[dict[str, Any], str]:
-    """The checkpoint of another run, which ``key`` names, and a line where its data are not those of ``now``.
+    """Read another run's checkpoint, which ``key`` names, and a line where its data are not those of ``now``.
 
     Raises:
         UserError: it cannot be read; it was trained on what would now validate or test this run.

@@ -54,7 +54,7 @@ def write_items(path: Path, account: Account) -> bool:
 
 
 def read_items(directory: Path, bound: float) -> Items | None:
-    """The items of a run whose mean is its test `bound`; None where they are absent, broken or of another."""
+    """Read the items whose mean is a run's test `bound`; None: absent, broken or of another."""
     items = load_items(directory)
     if items is None or not math.isclose(items.total.mean(), bound, rel_tol=1e-5, abs_tol=1e-5):
         return None
@@ -62,7 +62,7 @@ def read_items(directory: Path, bound: float) -> Items | None:
 
 
 def load_items(directory: Path) -> Items | None:
-    """The items of a run, whatever its bound; None where they are absent or broken."""
+    """Return the items of a run, whatever its bound; None where they are absent or broken."""
     path = Path(directory) / NAME
     try:
         return _load(path, path.stat().st_mtime_ns)
@@ -87,7 +87,7 @@ def _load(path: Path, _written: int) -> Items | None:
 
 
 def read_arrays(file: Path, names: Sequence[str], square: str = "") -> dict[str, np.ndarray] | None:
-    """The arrays ``names`` (n,), all of one length; None where the file is missing, broken or another kind.
+    """Read the arrays ``names`` (n,), all of one length; None: the file is missing, broken or another kind.
 
     The one called ``square`` is (n, n).
 

@@ -17,7 +17,7 @@ from triptych.run.processes import rank
 
 
 def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence[str], fix: str) -> str:
-    """What to say where data differ from those ``seen`` by a checkpoint's model; "" where nothing does.
+    """Say where data differ from those ``seen`` by a checkpoint's model; "" where nothing does.
 
     Args:
         seen: as ``remember`` made it; None: a checkpoint from before there were fingerprints.
@@ -44,7 +44,7 @@ def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence
 
 
 def remember(now: Fingerprint, seen: dict[str, Any] | None) -> dict[str, Any]:
-    """What a checkpoint keeps of the data: theirs now, and every item that it was trained on before."""
+    """Return what a checkpoint keeps of the data: theirs now, and every item it was trained on before."""
     items = dict(now.items)
     changed = False
     if seen:

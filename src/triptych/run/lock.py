@@ -76,7 +76,7 @@ def _lies_in(folder: Path, file: IO[str]) -> bool:
 
 
 def holder(folder: Path) -> str | None:
-    """The process that holds ``folder`` now; None if there is none."""
+    """Return the process that holds ``folder`` now; None if there is none."""
     try:
         file = open_regular(folder / ".lock")
     except OSError:

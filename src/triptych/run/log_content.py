@@ -30,12 +30,12 @@ def warn(text: str) -> None:
 
 
 def error_line(error: BaseException) -> str:
-    """A library's error in one line."""
+    """Return a library's error in one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def sweep_of(run: RunDirectory) -> str | None:
-    """The name of the sweep that a run's directory lies in; None where it lies in none."""
+    """Return the name of the sweep that a run's directory lies in; None where it lies in none."""
     folder = run.path.parent
     return folder.name if (folder / "sweep.json").exists() else None
 
@@ -43,7 +43,7 @@ def sweep_of(run: RunDirectory) -> str | None:
 def comparable(
     choices: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """What runs are grouped and filtered by, one flat key each: "objective": "v", "optimizer/lr": 0.01.
+    """Return what runs are grouped and filtered by, flat: "objective": "v", "optimizer/lr": 0.01.
 
     Choices, seed, setting, and the keys that were typed for this run, as those of a sweep's grid are; these
     with "/" for ".": W&B cannot filter by a key with a dot in it.
@@ -59,12 +59,12 @@ def comparable(
 
 
 def flat_key(key: str) -> str:
-    """A typed key as W&B has it at the top: "optimizer/lr"."""
+    """Return a typed key as W&B has it at the top: "optimizer/lr"."""
     return key.replace(".", "/")
 
 
 def parameters(run: RunDirectory) -> dict[str, Any]:
-    """The run's configuration as flat keys, "optimizer.lr", and its choices, "objective"; lists as typed."""
+    """Return a run's configuration flat, "optimizer.lr", and its choices, "objective"; lists as typed."""
     config, choices = run.config(), run.provenance().get("choices", {})
     flat = {k: v for k, v in leaves(config) if k.split(".")[0] not in NOT_PARAMETERS}
     flat |= comparable(choices, config)
@@ -81,7 +81,7 @@ def flat_figures(summary: Result) -> dict[str, Any]:
 
 
 def flat_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[str, float]:
-    """The figures of a summary that are numbers and are not ``logged``; {} without a summary."""
+    """Return the figures of a summary that are numbers and are not ``logged``; {} without a summary."""
     flat = flat_figures(summary) if summary else {}
     return {k: float(v) for k, v in flat.items() if isinstance(v, int | float) and k not in logged}
 
@@ -117,7 +117,7 @@ def panel_tables(summary: Result) -> dict[str, tuple[list[str], list[list[Any]]]
 
 
 def chart(columns: list[str]) -> tuple[str, str]:
-    """The columns that are x and y of a panel's chart: gamma and what goes with it, a value and a measure."""
+    """Choose x and y of a panel's chart: gamma and what goes with it, a value and a measure."""
     measures = [column for column in columns if column.startswith("measures/")]
     return columns[0], [*measures, *columns[1:], columns[0]][0]
 

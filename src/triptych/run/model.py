@@ -36,7 +36,7 @@ CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that
 
 
 def build_model(config: dict[str, Any], data: DataModule) -> BoundModel:
-    """The LightningModule with freshly initialised weights; ``config`` is the whole resolved configuration.
+    """Build the LightningModule with initial weights; ``config`` is the whole resolved configuration.
 
     Raises:
         UserError: a value that its owner refuses, or a choice that this model would not read.
@@ -78,7 +78,7 @@ def check_size(config: dict[str, Any], data: DataModule) -> None:
 
 
 def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
-    """What objects are handed by the names of their arguments: facts of the data, and parts of ``config``.
+    """Return what objects get by the names of their arguments: facts of the data, parts of ``config``.
 
     Data with a density have the Gaussian decoder, whichever of levels is named.
 
@@ -98,7 +98,7 @@ def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
 
 
 def _stages(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
-    """What ``model.stages`` stands for: models of other runs, and the names by which these data know them."""
+    """Open ``model.stages``: models of other runs, and the names by which these data know them."""
     if "stages" not in config["model"]:
         return {}
     from triptych.run.stages import stage_models  # which opens runs, and so builds models
@@ -120,7 +120,7 @@ def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
 
 
 def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
-    """What data say to whatever is built for them."""
+    """Return what data say to whatever is built for them."""
     conditional = config["model"].get("conditional")
     if conditional and not data.conditions:
         raise UserError(
@@ -141,7 +141,7 @@ def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
 
 
 def _conditions(data: DataModule, conditional: Any) -> dict[str, Kind]:
-    """The parts that ``model.conditional`` has a network told."""
+    """Return the parts that ``model.conditional`` has a network told."""
     if not isinstance(conditional, list):
         return data.conditions if conditional else {}
     for name in set(conditional) - set(data.conditions):
@@ -153,13 +153,13 @@ def _conditions(data: DataModule, conditional: Any) -> dict[str, Kind]:
 
 
 def _augmentation_kind(data: DataModule) -> dict[str, Kind]:
-    """The part in which a network is told what was done to a training image."""
+    """Return the part in which a network is told what was done to a training image."""
     numbers = count_numbers(data.augmentations)
     return {AUGMENTATION: Vectors(numbers)} if numbers else {}
 
 
 def training_items(data: DataModule, n: int) -> Batch:
-    """The first ``n`` training items."""
+    """Return the first ``n`` training items."""
     train = data.splits["train"]
     return train.batch(torch.arange(min(n, len(train))))
 

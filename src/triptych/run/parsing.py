@@ -16,7 +16,7 @@ LARGEST = 1e150  # whose square and sums are floats too
 
 
 def load_config(path: Path) -> dict[str, str]:
-    """A resolved configuration by dotted keys, values as one types them; empty where it cannot be had."""
+    """Read a resolved configuration by dotted keys, values as typed; empty where it cannot be had."""
     from triptych.config.file import read_config
 
     try:
@@ -26,13 +26,13 @@ def load_config(path: Path) -> dict[str, str]:
 
 
 def format_value(value: Any) -> str:
-    """A value of a configuration as one types it, control characters escaped."""
+    """Return a value of a configuration as one types it, control characters escaped."""
     text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
     return printable(text)
 
 
 def to_float(value: Any) -> float:
-    """A float, NaN for anything else, also for one whose square is none."""
+    """Return a float, NaN for anything else, also for one whose square is none."""
     if isinstance(value, bool):
         return math.nan
     try:
@@ -42,18 +42,18 @@ def to_float(value: Any) -> float:
 
 
 def to_int(value: Any) -> int | None:
-    """An int, None for anything that is not a finite number."""
+    """Return an int, None for anything that is not a finite number."""
     real = to_float(value)
     return int(real) if math.isfinite(real) else None
 
 
 def first_line(text: object) -> str:
-    """The first line of a text, at most 500 characters."""
+    """Return the first line of a text, at most 500 characters."""
     return (str(text).strip().splitlines() or [""])[0][:500]
 
 
 def natural_key(text: str) -> list[Any]:
-    """A sort key under which "seed=2" comes before "seed=10"."""
+    """Return a sort key under which "seed=2" comes before "seed=10"."""
     parts = filter(None, re.split(r"(\d+)", text))
     return [(0, float(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
@@ -69,7 +69,7 @@ def parse_overrides(overrides: Any) -> dict[str, str]:
 
 
 def _unquoted(value: str) -> str:
-    """The text that Hydra's grammar has in quotes."""
+    """Return the text that Hydra's grammar has in quotes."""
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return value[1:-1].replace("\\'", "'").replace("\\\\", "\\")
     return value

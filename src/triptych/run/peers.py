@@ -44,12 +44,12 @@ def is_broken_connection(error: BaseException) -> bool:
 
 
 def _token(first: int) -> str:
-    """What the processes of one launch have in common, and those of an earlier one had not."""
+    """Return what the processes of one launch have in common, and those of an earlier one had not."""
     return launch() or str(first)
 
 
 def failure_line(error: Exception) -> str:
-    """An error in one line: a refusal as it is, anything else with its kind."""
+    """Return an error in one line: a refusal as it is, anything else with its kind."""
     return " ".join((str(error) if isinstance(error, UserError) else describe_error(error)).split())
 
 
@@ -80,11 +80,11 @@ class Peers:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def needed_no_more(self) -> None:
-        """What is left to do is done by the first process alone."""
+        """Let the others go: what is left to do is done by the first process alone."""
         self._settled.set()
 
     def reason(self, error: Exception | None) -> Exception | Interrupted:
-        """What ended the run, where ``error`` is what this process knows: its own, or a broken connection."""
+        """Return what ended the run; ``error`` is what this process knows, which may be a lost connection."""
         self._settled.set()
         if error is not None and not is_broken_connection(error):
             return error

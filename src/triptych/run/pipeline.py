@@ -50,7 +50,7 @@ def is_pipeline(path: str | Path) -> bool:
 
 
 def pipeline_config(path: str) -> dict[str, Any]:
-    """The groups of a run's configuration that the pipeline in ``path`` decides, ``bound`` without repeats.
+    """Make the groups of a configuration that the pipeline in ``path`` decides, ``bound`` without repeats.
 
     Raises:
         UserError: a file is missing or no JSON; something in it cannot be expressed; no safetensors.
@@ -135,7 +135,7 @@ def _own(path: str, name: str, record: dict[str, Any], target: str) -> dict[str,
 
 
 def _read(path: str, name: str) -> dict[str, Any]:
-    """The entries of one file of JSON, without those of its class, which is one of ``CLASSES``."""
+    """Return the entries of one file of JSON, without those of its class, which is one of ``CLASSES``."""
     try:
         record = read_json(Path(path) / name)
     except FileNotFoundError as error:
@@ -149,7 +149,7 @@ def _read(path: str, name: str) -> dict[str, Any]:
 
 
 def _weight_files(path: str) -> list[Path]:
-    """The files of weights: one, or the shards of an index.
+    """Return the files of weights: one, or the shards of an index.
 
     Raises:
         UserError: there are none, or a shard is missing.

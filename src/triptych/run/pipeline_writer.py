@@ -48,7 +48,7 @@ To measure it again: `triptych-train trained=DIR data=...`.
 
 
 def check_expressible(run: RunDirectory) -> dict[str, Any]:
-    """The configuration of a finished run that diffusers has classes for.
+    """Return the configuration of a finished run that diffusers has classes for.
 
     Raises:
         UserError: no finished run; or a key that has no counterpart there.
@@ -102,7 +102,7 @@ def write_pipeline(run: RunDirectory, folder: Path, license: str) -> None:
 
 
 def model_card(result: Result, config: dict[str, Any], license: str) -> str:
-    """The README.md of a model on the Hub: front matter, data, bound with its interval, settings."""
+    """Return the README.md of a model on the Hub: front matter, data, bound with its interval, settings."""
     name, data = result.name or "diffusion", str(result.record.get("data", {}).get("description", "its data"))
     estimate = result.test.get("bpd") or result.test.get("nats_per_dim")
     unit = "bits/dim" if "bpd" in result.test else "nats/dim"

@@ -67,7 +67,7 @@ def resolve_composed(config: DictConfig) -> dict[str, Any]:
 
 
 def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
-    """The directory of the run that ``cfg`` describes, ready to be executed.
+    """Return the directory of the run that ``cfg`` describes, ready to be executed.
 
     Raises:
         UserError: as ``resolve_config`` and ``check_directory``; the directory records another configuration,
@@ -125,7 +125,7 @@ def _record(run: RunDirectory, config: dict[str, Any]) -> None:
 
 
 def _settle_failure(run: RunDirectory, retry: bool) -> None:
-    """A run refused before its first step is tried again; one that failed later or diverged, on request."""
+    """Try again a run that was refused before its first step; one that failed later only on request."""
     result = run.summary()
     if result is None or result.status == "finished":
         return

@@ -36,7 +36,7 @@ def by_srun() -> bool:
 
 
 def rank() -> int:
-    """This process among those of its run, before torch.distributed knows."""
+    """Return this process among those of its run, before torch.distributed knows."""
     if by_torchrun():
         return int(os.environ.get("RANK", 0))
     if by_srun():
@@ -61,7 +61,7 @@ def announce(folder: Path) -> None:
 
 
 def await_announcement(folder: Path, patience: float = 60.0) -> None:
-    """The other ranks: wait until rank 0 has made the directory. UserError if it does not."""
+    """Wait, as another rank, until rank 0 has made the directory. UserError if it does not."""
     until = time.monotonic() + patience
     while time.monotonic() < until:
         with suppress(OSError):
@@ -151,7 +151,7 @@ def _watch(parent: int) -> None:
 
 
 def pid_of(who: str | None) -> int | None:
-    """The process that ``owner`` named, if it is one of this machine."""
+    """Return the process that ``owner`` named, if it is one of this machine."""
     host, _, number = (who or "").rpartition("@")[2].rpartition(" pid ")
     return int(number) if host == socket.gethostname() and number.isdecimal() else None
 

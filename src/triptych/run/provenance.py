@@ -33,7 +33,7 @@ SECRET = re.compile(
 def provenance(
     run: RunDirectory, overrides: list[str], choices: dict[str, Any], config: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What is recorded when a run's directory is made; ``executions`` are added as they begin.
+    """Return what is recorded when a run's directory is made; ``executions`` are added as they begin.
 
     ``config``: of whose classes' own packages ("own") it is recorded where they come from.
     """
@@ -52,7 +52,7 @@ def provenance(
 
 
 def command() -> list[str]:
-    """This process's command as it was typed, but for passwords."""
+    """Return this process's command as it was typed, but for passwords."""
     # not sys.argv: the command puts quotes around paths there
     typed = sys.orig_argv[len(sys.orig_argv) - len(sys.argv) + 1 :]
     return [Path(sys.argv[0]).name, *map(mask_password, typed)]
@@ -90,7 +90,7 @@ def add_execution(
 
 
 def changed_since(run: RunDirectory) -> str:
-    """What of its code and packages is no longer as in a run's last execution, as ``changes`` says it."""
+    """Describe, as ``changes`` does, what code and packages are not as in a run's last execution."""
     record, files = run.provenance(), source_files(run.config())
     if not (executions := record.get("executions")):
         return ""
@@ -101,7 +101,7 @@ def changed_since(run: RunDirectory) -> str:
 def git_state(
     diff: bool = True, root: Path | None = None, below: tuple[str, ...] = (":/src", ":/configs")
 ) -> dict[str, Any]:
-    """The commit of the tree around ``root``, ours if None, or, with ``diff``, all that it was made of.
+    """Return commit of the tree around ``root``, ours if None, or, with ``diff``, all that it was made of.
 
     {"commit", "dirty", "diff", "untracked": {file under ``below``: text}, "left_out": names}; {} outside of a
     repository. What git ignores and links are left out; of hidden files and those named after keys or
@@ -155,13 +155,13 @@ def _command_of_sweep(run: RunDirectory) -> list[str]:
 
 
 def _of_agent(run: RunDirectory) -> str:
-    """The id that an agent of W&B's has for the run that it starts; "" where there is none."""
+    """Return the id that an agent of W&B's has for the run that it starts; "" where there is none."""
     agent = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
     return agent if ID.fullmatch(agent) and not (run.path.parent / "sweep.json").exists() else ""
 
 
 def timestamp() -> str:
-    """The local time now, with its offset from UTC."""
+    """Return the local time now, with its offset from UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
@@ -195,7 +195,7 @@ def own_packages(config: dict[str, Any]) -> dict[str, Path]:
 
 
 def _places(package: str) -> list[Path]:
-    """The folders of a package, or the file of a module; none where it is not there."""
+    """Return the folders of a package, or the file of a module; none where it is not there."""
     spec = find_spec(package)
     places = [*(spec.submodule_search_locations or filter(None, [spec.origin]))] if spec else []
     return [Path(place) for place in places]

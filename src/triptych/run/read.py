@@ -86,11 +86,11 @@ class Run(Result):
         return "none"
 
     def history(self, column: str) -> tuple[list[int], list[float]]:
-        """Steps and values of one column of `metrics.csv`, finite cells only; empty where there are none."""
+        """Read steps and values of a column of `metrics.csv`, finite cells only; empty without any."""
         return self.histories((column,)).get(column, ([], []))
 
     def histories(self, columns: Sequence[str] | None = None) -> dict[str, tuple[list[int], list[float]]]:
-        """Steps and values of several columns, in one reading; None: of all that have any."""
+        """Return steps and values of several columns, in one reading; None: of all that have any."""
         histories: dict[str, tuple[list[int], list[float]]] = {}
         rows = read_rows(self.dir / "metrics.csv")
         header = next(rows, [])
@@ -114,7 +114,7 @@ class Run(Result):
         return histories
 
     def columns(self) -> set[str]:
-        """The names of the columns of `metrics.csv`; empty where there is none."""
+        """Return the names of the columns of `metrics.csv`; empty where there is none."""
         return {*next(read_rows(self.dir / "metrics.csv"), [])}
 
 
@@ -179,7 +179,7 @@ def _check_items(run: Run) -> None:
 
 
 def _inside(directory: Path, picture: Path | None) -> Path | None:
-    """A picture's path, if it does not lead out of the directory: the report shows it to others."""
+    """Return a picture's path, if it does not lead out of the directory: the report shows it to others."""
     file = None if picture is None else directory / picture
     return file if file and file.resolve().is_relative_to(directory.resolve()) else None
 

@@ -28,7 +28,7 @@ BETTER = {True: "higher", False: "lower", None: ""}
 
 
 def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
-    """The user's own metrics of samples that ``config`` names.
+    """Return the user's own metrics of samples that ``config`` names.
 
     Raises:
         UserError: a name of ours, or no samples are measured.
@@ -54,7 +54,7 @@ class SampleReference:
     files: Mapping[str, str | None] = {}  # digests of what FID is computed by
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
-        """What comparisons need of items x (k, *shape), (k, ...) each: no more of them is kept."""
+        """Return what comparisons need of items x (k, *shape), (k, ...) each: no more of them is kept."""
         raise NotImplementedError
 
     def fill(self, chunks: Chunks, device: torch.device) -> None:
@@ -129,7 +129,7 @@ class PointReference(SampleReference):
     prompts = None  # points have no captions
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
-        """The points themselves."""
+        """Return the points themselves."""
         return {"x": x}
 
     def compare(self, features: Features, labels: Tensor | None, repeat: int) -> dict[str, float]:
@@ -300,7 +300,7 @@ class ImageReference(SampleReference):
         return _spread(figures) | self._true_prompts() | {"n": min(held, self.n)}
 
     def _true_prompts(self) -> dict[str, dict[str, float]]:
-        """What the pictures that belong to the captions reach themselves."""
+        """Return what the pictures that belong to the captions reach themselves."""
         if self.prompts is None:
             return {}
         untrained = self.prompts.untrained

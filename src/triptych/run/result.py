@@ -47,7 +47,7 @@ SPLITS = ("train", "val", "test")
 
 
 def _entry(parse: Callable[..., Any], default: Any = None, keys: Iterable[str] = ()) -> Any:
-    """A field that ``parse`` makes of the entries ``keys`` of the file; of the field's own name if none."""
+    """Declare a field that ``parse`` makes of the file's entries ``keys``; of its own name if none."""
     start = {"default_factory": default} if callable(default) else {"default": default}
     return field(**start, metadata={"parse": parse, "keys": tuple(keys)})
 
@@ -124,7 +124,7 @@ class Result:
         return key in self.record
 
     def get(self, key: str, default: Any = None) -> Any:
-        """An entry as the file has it, or ``default``."""
+        """Return an entry as the file has it, or ``default``."""
         return self.record.get(key, default)
 
     def items(self) -> Iterable[tuple[str, Any]]:
@@ -160,7 +160,7 @@ class Result:
             raise ValueError(first_line(error) or type(error).__name__) from error
 
     def to_json(self) -> dict[str, Any]:
-        """The entries of the file, without its checksum."""
+        """Return the entries of the file, without its checksum."""
         return {key: value for key, value in self.record.items() if key != "checksum"}
 
     @property
@@ -174,7 +174,7 @@ class Result:
         return self.test[self.measure].mean if self.measure else math.nan
 
     def figure(self, path: str) -> float | None:
-        """A figure by its path, as in ``val.bpd.mean``; None if it is not there."""
+        """Return a figure by its path, as in ``val.bpd.mean``; None if it is not there."""
         value: Any = self.record
         for part in path.split("."):
             value = value.get(part, {}) if isinstance(value, dict) else {}
@@ -190,7 +190,7 @@ ENTRIES = ("schema", *dict.fromkeys(key for _, keys in PARSERS.values() for key 
 
 
 def parse_entries(record: Mapping[str, Any], only: Iterable[str] = ()) -> dict[str, Any]:
-    """The fields that ``record`` has something to say of, of ``only`` those if any are named."""
+    """Return the fields that ``record`` has something to say of, of ``only`` those if any are named."""
     parsed = {
         name: parse(*(record.get(key) for key in keys))
         for name, (parse, keys) in PARSERS.items()
@@ -200,7 +200,7 @@ def parse_entries(record: Mapping[str, Any], only: Iterable[str] = ()) -> dict[s
 
 
 def seal(record: dict[str, Any]) -> dict[str, Any]:
-    """A record of strict JSON with the checksum of its content: damage and edits show, forgery does not."""
+    """Add the checksum of its content to a record of strict JSON: damage and edits show, forgery does not."""
     return record | {"checksum": _checksum(record)}
 
 
@@ -246,7 +246,7 @@ def _with_error(figure: dict[str, Any], least: float = 5e-4) -> str:
 
 
 def one_line(result: Result | None) -> str:
-    """A result in one line: the bound and its three terms, or why there is none."""
+    """Return a result in one line: the bound and its three terms, or why there is none."""
     if result is None:
         return "no result: nothing recorded"
     split = "test" if result.get("test") else "val"  # of a run that was not to read its test set
@@ -256,7 +256,7 @@ def one_line(result: Result | None) -> str:
 
 
 def figures_line(figures: Mapping[str, Any], split: str = "test") -> str:
-    """The figures of a split in one line: a bound and its three terms, or an accuracy; "" without either."""
+    """Write a split's figures in one line: a bound and its three terms, or an accuracy; "" without either."""
     figures = {key: entry for key, entry in figures.items() if isinstance(entry, dict)}
     mean = {key: to_float(entry.get("mean")) for key, entry in figures.items()}
     for unit, label in UNITS.items():

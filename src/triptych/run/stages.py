@@ -24,7 +24,7 @@ DRAWING = ("sampler", "guidance", "threshold")  # groups of how a stage draws
 def open_stages(
     key: str, paths: Sequence[str], weights: str | None = None, data_root: str | None = None
 ) -> list[Experiment]:
-    """The experiments of the stages of a cascade, in their order; ``key`` is what names them.
+    """Return the experiments of the stages of a cascade, in their order; ``key`` is what names them.
 
     Raises:
         UserError: fewer than two, one that cannot be opened, or one that does not fit those before it.
@@ -47,7 +47,7 @@ def refuse_cascade(config: dict[str, Any]) -> None:
 
 
 def drawn_as(what: str, config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """A run's configuration with another way to draw; UserError for keys that say anything else.
+    """Return a run's configuration with another way to draw; UserError for keys that say anything else.
 
     ``change``: {"guidance.scale": 3.0}, or {"guidance": {"scale": 3.0}}.
     """
@@ -138,7 +138,7 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def stage_models(config: dict[str, Any], data: DataModule) -> tuple[list[BoundModel], list[str]]:
-    """The models of ``model.stages``, frozen, and the parts of ``data`` that all but the last are of.
+    """Return the models of ``model.stages``, frozen, and the parts of ``data`` that all but the last are of.
 
     Raises:
         UserError: they do not fit one another or ``data``, or are not of the same items.

@@ -71,7 +71,7 @@ class Stop(pl.Callback):
             raise Interrupted(self.received)
 
     def agreed(self, trainer: pl.Trainer, look: bool = False) -> int | None:
-        """The signal, if any process is known to have received one; all processes ask together.
+        """Return the signal, if any process is known to have received one; all processes ask together.
 
         ``look``: whether to ask, and to wait for the device to know of the loss, at whatever step.
 

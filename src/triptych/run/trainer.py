@@ -46,7 +46,7 @@ def _check_shards(config: dict[str, Any]) -> None:
 
 
 def steps_of(config: dict[str, Any], items: int) -> int:
-    """Steps of a fit: ``trainer.max_steps``, or those of ``max_epochs`` over so many training items.
+    """Return steps of a fit: ``trainer.max_steps``, or those of ``max_epochs`` over so many training items.
 
     ceil(epochs * batches / accumulate_grad_batches) with batches = items / batch_size, of which
     ``limit_train_batches`` leaves so many, or that share; epochs are laid end to end, and nothing is dropped.

@@ -27,7 +27,7 @@ THREADS = 1024
 
 
 def check_config(config: Any, what: str, needed: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """A plain configuration from a file: its groups are there, and name nothing but what may be built.
+    """Return a plain configuration from a file: its groups are there, and name nothing but what may be built.
 
     Raises:
         UserError: in one line that begins with ``what`` or with the key.
@@ -77,7 +77,7 @@ def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], 
 
 
 def check_checkpoint(ckpt: str, key: str = "ckpt") -> None:
-    """A checkpoint, or a run's directory, as far as it can be judged without loading it; ``key`` names it.
+    """Check a checkpoint, or a run's directory, as far as possible without loading it; ``key`` names it.
 
     Raises:
         UserError: in one line, where it is refused.
@@ -171,7 +171,7 @@ def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str])
 
 
 def check_run(run: RunDirectory) -> None:
-    """A directory in which a run is to go on.
+    """Check a directory in which a run is to go on.
 
     Raises:
         UserError: no run's; what ``check_directory`` refuses; a configuration that names what may not be

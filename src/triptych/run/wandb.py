@@ -230,7 +230,7 @@ def _directories(run: RunDirectory) -> list[Path]:
 
 
 def _chart(key: str, columns: list[str], rows: list[list[Any]]) -> Any:
-    """A panel as a line, on the run's own page; its table is logged as ``key`` and "_table"."""
+    """Return a panel as a line, on the run's own page; its table is logged as ``key`` and "_table"."""
     import wandb
 
     x, y = chart(columns)

@@ -55,7 +55,7 @@ def typed_or_chosen(run: Run) -> dict[str, str]:
 
 
 def value(run: Run, key: str, known: Mapping[str, str] | None = None) -> str:
-    """The run's value on an axis; "none" where its configuration has no such key, "default" if unknown.
+    """Return run's value on an axis; "none" where its configuration has no such key, "default" if unknown.
 
     ``known``: its ``settings``, where there are many to look up.
     """
@@ -84,7 +84,7 @@ def describe_values(axes: Sequence[Axis]) -> list[tuple[str, str]]:
 
 
 def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
-    """The axes that name a run, and a note on each setting that changes together with one of them.
+    """Return the axes that name a run, and a note on each setting that changes together with one of them.
 
     A setting that another determines (schedule always "cosine" where objective is "v") adds nothing to a
     name, but its effect cannot be told from the other's: it is left out of names and said in a note.
@@ -126,7 +126,7 @@ def machine_axes(runs: Sequence[Run]) -> list[Axis]:
 
 
 def sweep_axes(runs: Sequence[Run]) -> list[Axis]:
-    """The directories that runs of the same settings are of, where there are several."""
+    """Return the directories that runs of the same settings are of, where there are several."""
     return _varied(runs, [SWEEP])
 
 

@@ -83,7 +83,7 @@ class PairTest:
 
 
 def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
-    """The comparisons of one report, each with its claims under the one correction."""
+    """Return the comparisons of one report, each with its claims under the one correction."""
     deciding = [measures.deciding(c) for c in comparisons]
     uncorrected = [dict(_pairs(c.cells, name)) for c, name in zip(comparisons, deciding, strict=True)]
     looks_of = [_looks(c.cells, name, rule) or [pairs]
@@ -107,7 +107,7 @@ def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:
 
 
 def _p(pair: Paired, looks: list[Paired], rule: Rule) -> float:
-    """The pair's p over all looks taken; a look that saw the difference the other way round says nothing."""
+    """Combine the pair's p over all looks; a look that saw the opposite difference says nothing."""
     seen = [look.p for look in looks if not math.isnan(look.p) and look.mean * pair.mean > 0]
     return min(1.0, rule.looks * min(seen)) if seen else math.nan if math.isnan(pair.p) else 1.0
 
@@ -128,7 +128,7 @@ def _weights(primary_of: list[bool], p: list[float]) -> list[float]:
 
 
 def _looks(cells: Sequence[Cell], deciding: str, rule: Rule) -> list[dict[Key, Paired]]:
-    """The pairs as each look so far saw them: over the seeds that it had."""
+    """Return the pairs as each look so far saw them: over the seeds that it had."""
     return [
         dict(
             _pairs(

@@ -48,7 +48,7 @@ class Cell:
         return sum(run.status == "diverged" for run in self.others)
 
     def values(self, split: str = "test", part: str = "") -> dict[int | None, float]:
-        """The figure of each seed, in the unit of `measure`. `part`: "" the bound, "prior", "gap", ...
+        """Return the figure of each seed, in the unit of `measure`. `part`: "" the bound, "prior", "gap", ...
 
         "metric/NAME" is a metric of the user's own.
         """
@@ -68,7 +68,7 @@ class Cell:
         return {name: better for run in self.runs.values() for name, better in run.metrics.items()}
 
     def items(self, seed: int | None) -> Items | None:
-        """The bound of each test item of one seed, where the run recorded it."""
+        """Return the bound of each test item of one seed, where the run recorded it."""
         return read_items(self.runs[seed].dir, self.runs[seed].bound)
 
     @cached_property
@@ -259,7 +259,7 @@ def _metrics(runs: list[Run]) -> Iterator[str]:
 
 
 def _same_in_effect(cells: Sequence[Cell]) -> Iterator[str]:
-    """Settings of other names that trained to one bound, as two losses do that differ by a factor only.
+    """Yield settings of other names that trained to one bound, as two losses do that differ by a factor.
 
     No two trainings that differ in effect agree to ``ALIKE`` in each of several seeds.
     """
@@ -279,7 +279,7 @@ def _same_in_effect(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _changes(runs: list[Run]) -> Iterator[str]:
-    """Runs that are not of one piece, and code that differs where the commit does not."""
+    """Yield runs that are not of one piece, and code that differs where the commit does not."""
     if changed := [run for run in runs if run.code_changes]:
         changes = "; ".join(f"{run.dir.name}: {run.code_changes[0]}" for run in changed[:3])
         yield f"{quantity(len(changed), 'run')} went on after an interruption under other code ({changes})."

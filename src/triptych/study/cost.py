@@ -34,7 +34,7 @@ def speed(run: Run) -> float:
 
 
 def _of(record: str, key: str) -> Callable[[Run], float]:
-    """The figure of one of a run's records, NaN where it has none."""
+    """Return the figure of one of a run's records, NaN where it has none."""
     return lambda run: getattr(run, record).get(key, math.nan)
 
 

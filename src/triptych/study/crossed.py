@@ -48,7 +48,7 @@ class Error:
 
 
 def crossed(differences: np.ndarray) -> Error:
-    """The error of the mean of differences (seeds, items); at least two of each."""
+    """Return the error of the mean of differences (seeds, items); at least two of each."""
     s, i = differences.shape
     seeds, items, rest = mean_squares(differences)
     return Error(float(seeds) / (s * i), s - 1, max(0.0, float(items - rest)) / (s * i), i)
@@ -98,7 +98,7 @@ def critical(
     tilt: float = 0.0,
     nodes: int = NODES,
 ) -> np.ndarray:
-    """The distance whose two-sided p is `alpha`, elementwise."""
+    """Return the distance whose two-sided p is `alpha`, elementwise."""
     seeds, items = np.broadcast_arrays(np.asarray(seeds, float), np.asarray(items, float))
     if not np.any(items):
         return stdtrit(df, 1 - alpha / 2) * np.sqrt(seeds)

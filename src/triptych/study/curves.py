@@ -61,7 +61,7 @@ def ratio_to_best(comparison: Comparison, colours: Colours) -> Figure | None:
 
 
 def _within_seeds(cell: Cell, best: Cell, gamma: np.ndarray) -> np.ndarray | None:
-    """Standard error over seeds of the multiple within a seed, at `gamma`; None without two of them."""
+    """Compute the standard error over seeds of the multiple within a seed, at `gamma`; None for one seed."""
     ratios = []
     for seed, run in cell.runs.items():
         one, other = run.noise_levels, best.runs[seed].noise_levels if seed in best.runs else None
@@ -73,7 +73,7 @@ def _within_seeds(cell: Cell, best: Cell, gamma: np.ndarray) -> np.ndarray | Non
 
 
 def weights(comparison: Comparison, colours: Colours) -> Figure | None:
-    """The weight each objective puts on the noise error, by noise level; only where cells differ in it."""
+    """Return weight each objective puts on the noise error, by noise level; only where cells differ in it."""
     curves: dict[str, MeanCurve] = {}
     for cell in comparison.cells:
         if curve := next((run.weighting for run in cell.runs.values() if run.weighting), None):
@@ -87,7 +87,7 @@ def weights(comparison: Comparison, colours: Colours) -> Figure | None:
 def _by_noise_level(
     curves: Mapping[str, MeanCurve], colours: Colours, ylabel: str, top: float = 0.3, one: bool = False
 ) -> Figure:
-    """A line a cell with the band of its error on a log axis; `one`: with a dashed line at 1."""
+    """Return a line a cell with the band of its error on a log axis; `one`: with a dashed line at 1."""
     lines = LineFigure(curves, colours, top=top)
     if one:
         lines.ax.axhline(1, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
@@ -103,12 +103,12 @@ def _by_noise_level(
 
 
 def training(comparison: Comparison, colours: Colours) -> Figure | None:
-    """The validation bound over training steps: thin lines are seeds, the thick one their mean."""
+    """Return the validation bound over training steps: thin lines are seeds, the thick one their mean."""
     return _training(comparison, colours, _validation(comparison, over_seconds=False), "training step")
 
 
 def training_time(comparison: Comparison, colours: Colours) -> Figure | None:
-    """The validation bound over seconds of training: thin lines are seeds, the thick one their mean."""
+    """Return validation bound over seconds of training: thin lines are seeds, the thick one their mean."""
     return _training(comparison, colours, _validation(comparison, over_seconds=True), "seconds of training")
 
 
@@ -124,7 +124,7 @@ Lines = dict[str, list[Line]]
 
 
 def _validation(comparison: Comparison, over_seconds: bool) -> Lines:
-    """Steps, or seconds of training, and validation bounds of each seed of each cell.
+    """Return steps, or seconds of training, and validation bounds of each seed of each cell.
 
     Seconds are the row's own, or in proportion to steps where they were not recorded.
     """
@@ -191,7 +191,7 @@ def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | N
 
 
 def mean_curves(comparison: Comparison) -> dict[str, MeanCurve]:
-    """The error by noise level of each cell that has one: gamma, mean over seeds and its standard error."""
+    """Average the error by noise level of each cell: gamma, mean over seeds and its standard error."""
     curves = {cell.label: mean_over_seeds(_levels(cell)) for cell in comparison.cells}
     return {label: curve for label, curve in curves.items() if curve}
 
@@ -242,7 +242,7 @@ def _style(label: str, colours: Colours) -> Any:
 
 
 def _log(ax: Axes, values: Iterable[np.ndarray]) -> None:
-    """A log axis with plain numbers, and some between few decades; as it is where values hardly differ."""
+    """Set a log axis with plain numbers, and some between decades; leave it where values hardly differ."""
     every = np.concatenate(list(values))
     every = every[np.isfinite(every) & (every > 0)]
     decades = math.log10(every.max() / every.min()) if every.size else 1.0

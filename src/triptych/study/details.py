@@ -45,7 +45,7 @@ def as_json(story: Study, where: Mapping[Path, str]) -> str:
 
 
 def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
-    """Runs in the order of the page's table, and the cells of each comparison in the order of its table.
+    """Order runs as the page's table does, and the cells of each comparison as its table does.
 
     `where`: each run's directory as a reader at the report finds it, by which the page names it.
     """
@@ -84,7 +84,7 @@ def _flat(run: Run) -> dict[str, str]:
 
 
 def _differing(flat: Sequence[Mapping[str, str]], whole: Sequence[Mapping[str, str]]) -> list[str]:
-    """The keys of which some runs have another value, or none: typed ones and short ones first.
+    """Return the keys of which some runs have another value, or none: typed ones and short ones first.
 
     `whole`: those whose configuration is known. What a refused run does not tell is no difference.
     """
@@ -97,7 +97,7 @@ def _differing(flat: Sequence[Mapping[str, str]], whole: Sequence[Mapping[str, s
 
 
 def _homes(comparisons: Sequence[Comparison]) -> dict[Path, tuple[int, str]]:
-    """The comparison and the cell of each run; of a sweep that tuned first, the last stage's."""
+    """Return the comparison and the cell of each run; of a sweep that tuned first, the last stage's."""
     return {
         run.dir: (k, cell.label)
         for k, comparison in enumerate(comparisons)

@@ -18,7 +18,7 @@ from triptych.study.style import INK, MUTED, WIDTH, LineFigure, axes, inches, pl
 
 
 def measure_figure(metric: Metric) -> Callable[[Comparison, Colours], Figure | None]:
-    """The figure of one measure: a line a cell over the key's values, or a dot a seed."""
+    """Return the figure of one measure: a line a cell over the key's values, or a dot a seed."""
 
     def figure(comparison: Comparison, colours: Colours) -> Figure | None:
         known = measure_table(comparison.cells, metric.name)
@@ -49,7 +49,7 @@ def _lines(metric: Metric, known: MeasureTable, colours: Colours) -> Figure:
 
 
 def _log(ax: Axes, known: MeasureTable) -> None:
-    """A log axis with plain numbers; linear below the floor for a measure that may be zero or less there."""
+    """Set a log axis with plain numbers; linear below the floor for a measure that may be zero or less."""
     lowest = min(min(v) for seeds in known.cells.values() for v in seeds.values())
     if lowest > 0:
         ax.set_yscale("log")

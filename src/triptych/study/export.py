@@ -79,7 +79,7 @@ def to_csv(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
 
 
 def to_latex(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
-    """A booktabs table of the figures as the page shows them; the best row is bold."""
+    """Return a booktabs table of the figures as the page shows them; the best row is bold."""
     lines = [[(head, False) for _, head in columns]]
     lines += [[(_entry(row, key).text, row.best) for key, _ in columns] for row in rows]
     head, *body = [" & ".join(_tex(text, bold) for text, bold in line) + r" \\" for line in lines]

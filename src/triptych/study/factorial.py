@@ -38,12 +38,12 @@ class Crossing:
         return bool(self.numbers) and self.numbers[0] > 0 and self.numbers[-1] / self.numbers[0] >= WIDE  # type: ignore[index]
 
     def line(self, name: str) -> dict[str, Cell]:
-        """The cells of one value of `lines`, by those of `along`."""
+        """Return the cells of one value of `lines`, by those of `along`."""
         return {at: self.cells[name, at] for at in self.along.values if (name, at) in self.cells}
 
 
 def crossing(comparison: Comparison) -> Crossing | None:
-    """The grid that a comparison of two crossed settings is; None where it is none, or has too many holes."""
+    """Return the grid that two crossed settings make; None where they make none, or one of many holes."""
     if len(comparison.axes) != 2:
         return None
     first, second = comparison.axes
@@ -81,7 +81,7 @@ HOW = (
 
 
 def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
-    """The test bound along one setting, a line for each value of the other."""
+    """Return the test bound along one setting, a line for each value of the other."""
     crossed = crossing(comparison)
     if crossed is None:
         return None
@@ -104,7 +104,7 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
 
 
 def bound_by_steps(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
-    """The bound over the number of steps T, or its gap to the truth where that is known; both log."""
+    """Return the bound over the number of steps T, or its gap to the truth where that is known; both log."""
     part = "gap" if all(cell.spread(part="gap").n for cell in comparison.cells) else ""
     points_of: dict[str, dict[int, Spread]] = defaultdict(dict)
     for cell in comparison.cells:

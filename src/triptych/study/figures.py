@@ -116,7 +116,7 @@ def _frame(points: Sequence[float], spans: Sequence[tuple[float, float]]) -> tup
 
 
 def _references(comparison: Comparison) -> list[tuple[str, float]]:
-    """What the next simpler model needs, and what is possible: the nearest above and below the settings."""
+    """Return what the next simpler model needs, and what is possible: nearest above and below."""
     recorded = (run.baselines for run in comparison.runs if run.baselines)
     known = next(recorded, {}) if comparison.measure == "bpd" else {}
     marks = [(head.partition(" ")[2], known[name]) for name, head in BASELINES.items() if name in known]

@@ -107,5 +107,5 @@ def duration(seconds: float) -> str:
 
 
 def listed(names: list[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """Join names: "a", "a and b", "a, b and c"."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else ""

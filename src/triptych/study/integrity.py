@@ -31,7 +31,7 @@ def _results(run: Run) -> list[Hashable]:
 
 
 def counted_once(label: str, repeats: Mapping[int | None, int | None]) -> str:
-    """The note of a setting's copies."""
+    """Return the note of a setting's copies."""
     groups = {of: [of, *(seed for seed, one in repeats.items() if one == of)] for of in repeats.values()}
     named = [listed([*map(str, seeds)]) for seeds in groups.values()]
     return (

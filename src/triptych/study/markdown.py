@@ -17,7 +17,7 @@ from triptych.study.verdict import Verdict, footnote
 
 
 def markdown(story: Study) -> str:
-    """The report as markdown, without pictures: pasted into a pull request it has none beside it."""
+    """Return the report as markdown, without pictures: pasted into a pull request it has none beside it."""
     lines = [f"# {safe(story.title)}", "", f"*{safe(story.question)}*", ""]
     if story.shared:
         lines += [f"All runs: {safe(story.shared)}", ""]
@@ -61,7 +61,7 @@ def markdown(story: Study) -> str:
 
 
 def comparison_in_words(comparison: Comparison, answer: Verdict) -> list[str]:
-    """The table with paired differences and verdicts, the measures of samples, and notes."""
+    """Return the table with paired differences and verdicts, the measures of samples, and notes."""
     heads = table_columns(comparison)
     body = [
         [row.label, row.seeds, *(row.entries.get(key, Entry()).text for key, _ in heads), row.verdict]
@@ -79,7 +79,7 @@ def published_in_words(results: Judged) -> list[str]:
 
 
 def published_table(results: Judged) -> list[str]:
-    """A paper's claims: what was published, what was measured, and the verdict."""
+    """Return a paper's claims: what was published, what was measured, and the verdict."""
     rows = ((j.claim.says, j.word, j.why, j.claim, j.figures) for j in results.judgements)
     return claims_table(
         [(says, word, why, claim.note, claim.published, figures, claim.metric, claim.rule)
@@ -111,7 +111,7 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 
 def next_step(story: Study) -> str:
-    """What would settle more, its command to copy."""
+    """Return what would settle more, its command to copy."""
     what, _, command = story.next_step.partition(": ")
     command = " ".join(command.split())
     longest = max((len(run) for run in re.findall("`+", command)), default=0)

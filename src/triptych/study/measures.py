@@ -39,7 +39,7 @@ def known(cells: Sequence[Cell]) -> dict[str, Metric]:
 
 
 def measure_table(cells: Sequence[Cell], name: str) -> MeasureTable | None:
-    """The measure of all cells that took it at the same values of the same key; None where none did."""
+    """Return measure of all cells that took it at the same values of the same key; None where none did."""
     seeds_of = {cell.label: _seeds(cell, name) for cell in cells}
     first = next((m for seeds in seeds_of.values() for m in seeds.values()), None)
     if first is None:
@@ -57,7 +57,7 @@ def measure_table(cells: Sequence[Cell], name: str) -> MeasureTable | None:
 
 
 def deciding(comparison: Comparison) -> str:
-    """The measure that answers where cells share one model; "" where the bound answers."""
+    """Return the measure that answers where cells share one model; "" where the bound answers."""
     if not comparison.of_drawing:
         return ""
     ranked = (metric.name for metric in known(comparison.cells).values() if metric.better)
@@ -133,7 +133,7 @@ def ranking(comparison: Comparison, name: str) -> str:
 
 
 def _lost(metric: Metric, measure: MeasureTable) -> list[str]:
-    """The settings whose mean is no better than that of pure noise, and where."""
+    """Return the settings whose mean is no better than that of pure noise, and where."""
     labels = []
     for label, seeds in measure.cells.items():
         means = [spread(list(v)).mean for v in zip(*seeds.values(), strict=True)]

@@ -97,7 +97,7 @@ class Monitor(threading.Thread):
             self._renew()
 
     def _at_work(self) -> str:
-        """The runs that are at work, in one line; "" while none is."""
+        """Return the runs that are at work, in one line; "" while none is."""
         known = ((name, RunDirectory(self.root / name)) for name in self.cells)
         states = [
             f"{name}: {progress_text(now)}"
@@ -113,7 +113,7 @@ class Monitor(threading.Thread):
         self.join()
 
     def table(self) -> Any:
-        """A rich table: one row a run."""
+        """Return a rich table: one row a run."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
@@ -151,7 +151,7 @@ class Monitor(threading.Thread):
 
 
 def short_names(cells: Sequence[str]) -> tuple[str, list[str]]:
-    """What cells are called in a table, and its heading: values alone where all name the same keys."""
+    """Return what cells are called in a table, and its heading: values alone where all name the same keys."""
     parts = [[part.partition("=") for part in cell.split(",")] for cell in cells]
     keys = {tuple(key for key, _, _ in one) for one in parts}
     if len(keys) != 1 or not all(equals for one in parts for _, equals, _ in one):
@@ -181,7 +181,7 @@ def _alive(progress: dict[str, Any]) -> bool:
 
 
 def _progress(run: RunDirectory) -> dict[str, Any] | None:
-    """What the run says of where it is; None where it says nothing, or nothing that can be shown."""
+    """Return what the run says of where it is; None where it says nothing, or nothing that can be shown."""
     record = load_object(run / "progress.json")
     known = {key: x for key, x in record.items() if type(x) in (int, float) and math.isfinite(to_float(x))}
     if not {"step", "max_steps", "updated"} <= {*known} or not isinstance(record.get("stage"), str):

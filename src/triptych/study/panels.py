@@ -128,7 +128,7 @@ def colours(hues: Mapping[str, str]) -> dict[str, str]:
 
 
 def headline_panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
-    """What decides: the means, and where the bound decides the differences to the best."""
+    """Return what decides: the means, and where the bound decides the differences to the best."""
     shown = []
     for how, draw in _headline(comparison):
         if svg := _svg(comparison, palette, draw, f"{name}-{draw.__name__}"):
@@ -137,7 +137,7 @@ def headline_panels(comparison: Comparison, palette: dict[str, str], name: str) 
 
 
 def headline_png(comparison: Comparison, palette: dict[str, str]) -> bytes | None:
-    """The same, beside each other, as PNG for a README; None while there is no result."""
+    """Return the same, beside each other, as PNG for a README; None while there is no result."""
     with styled():
         drawn = [figure for _, draw in _headline(comparison) if (figure := draw(comparison, palette))]
     pictures = [Image.open(io.BytesIO(to_png(figure))) for figure in drawn]
@@ -153,7 +153,7 @@ def headline_png(comparison: Comparison, palette: dict[str, str]) -> bytes | Non
 
 
 def tuning_svg(tuning: Tuning | None, palette: dict[str, str]) -> str:
-    """The tuning curves as SVG; empty for a sweep that tuned nothing."""
+    """Return the tuning curves as SVG; empty for a sweep that tuned nothing."""
     if tuning is None:
         return ""
     return _one(lambda: draw_tuning(tuning, palette), "tuning", "Validation bound by what was tuned.")
@@ -183,7 +183,7 @@ def known_figures(comparison: Comparison, palette: Mapping[str, str]) -> dict[st
 
 
 def _others(comparison: Comparison) -> list[Metric]:
-    """The measures of samples that do not decide."""
+    """Return the measures of samples that do not decide."""
     known, deciding = measures.known(comparison.cells), measures.deciding(comparison)
     return [metric for name, metric in known.items() if name != deciding]
 
@@ -250,7 +250,7 @@ def sample_pictures(comparison: Comparison) -> list[tuple[str, str, str, list[Sa
 
 
 def _first_of_each(comparison: Comparison, of: Callable[[Run], Path | None]) -> list[SamplePicture]:
-    """The first seed's picture of each cell, where its file is there and is a PNG."""
+    """Return the first seed's picture of each cell, where its file is there and is a PNG."""
     pictures = []
     for cell in comparison.cells:
         for seed, run in cell.runs.items():

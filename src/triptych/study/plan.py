@@ -88,7 +88,7 @@ def skip_imports(configs: Iterable[Mapping[str, Any]]) -> None:
 
 
 def network_cost(config: Mapping[str, Any], known: dict[str, Cost] | None = None) -> Cost:
-    """The cost of the network of a diffusion model; one that ``known`` has is not counted again.
+    """Return the cost of the network of a diffusion model; one that ``known`` has is not counted again.
 
     Raises:
         UserError: the model has no such network, or it takes conditions other than labels.
@@ -140,7 +140,7 @@ def network_cost(config: Mapping[str, Any], known: dict[str, Cost] | None = None
 
 
 def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
-    """The lines that describe settings, each by name, number of runs and resolved configuration."""
+    """Return the lines that describe settings, each by name, number of runs and resolved configuration."""
     costs: dict[str, Cost] = {}
     planned = []
     for name, runs, config in settings:
@@ -183,7 +183,7 @@ def _count(devices: Any) -> int:
 
 
 def describe_settings(jobs: Sequence[Sequence[str]]) -> tuple[dict[tuple[str, ...], str], str]:
-    """{overrides of a setting but its seed: those that not all settings share}, and the shared ones."""
+    """Return {overrides of a setting but its seed: those not all settings share}, and the shared ones."""
     settings = dict.fromkeys(tuple(o for o in job if not o.startswith("seed=")) for job in jobs)
     shared = [o for o in next(iter(settings)) if all(o in one for one in settings) and len(settings) > 1]
     named = {one: " ".join(o for o in one if o not in shared) or "all" for one in settings}

@@ -66,7 +66,7 @@ def seeds_next(comparison: Comparison) -> int:
 
 
 def against_best(comparison: Comparison) -> list[PairTest]:
-    """The best against each other setting: by the bound, or by the measure that decides at its last value."""
+    """Test the best against each other setting: by the bound, or by what decides, at its last value."""
     name = measures.deciding(comparison)
     if not name:
         return [comparison.claim(0, j) for j in range(1, len(comparison.cells))]
@@ -83,7 +83,7 @@ def extra_seconds(comparison: Comparison, seeds: int) -> float:
 
 
 def _limits(error: Error, alpha: float) -> np.ndarray:
-    """The critical distance at each possible estimate of the variance over seeds."""
+    """Return the critical distance at each possible estimate of the variance over seeds."""
     quantiles, _ = chi2_nodes(error.df, 64)
     return critical(alpha, error.seeds * quantiles, error.df, error.items, error.n_items, nodes=NODES)
 

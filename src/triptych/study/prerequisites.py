@@ -84,7 +84,7 @@ def on_slurm(config: DictConfig) -> bool:
 
 
 def _check_allocation(config: DictConfig) -> None:
-    """A SLURM job's tasks are asked for once for the whole sweep, and must be the trainer's processes."""
+    """Check a SLURM job's tasks, asked for once for a whole sweep: they must be the trainer's processes."""
     fixed = {"trainer", "trainer.devices", "trainer.num_nodes"}
     swept = {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)} & fixed
     if swept and on_slurm(config):

@@ -104,7 +104,7 @@ def _sweep_up(path: Path) -> None:
 
 
 def page_template(name: str) -> Template:
-    """A template of the pages, with the figures' colours of both themes."""
+    """Return a template of the pages, with the figures' colours of both themes."""
     room = Environment(
         loader=PackageLoader("triptych.study", "page"),
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
@@ -120,7 +120,7 @@ def script_source(script: str) -> str:
 
 
 def render_page(story: Study, palette: dict[str, str]) -> str:
-    """The HTML page."""
+    """Return the HTML page."""
     script = page_template("page.js.j2").render()
     sections = [
         {
@@ -165,7 +165,7 @@ def _allowed(script: str, sections: list[dict[str, Any]]) -> str:
 
 
 def _columns(comparison: Comparison) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """What stands before the verdict, the figures that it rests on, and what stands behind it."""
+    """Return what stands before the verdict, the figures that it rests on, and what stands behind it."""
     known = table_columns(comparison)
     at = [key for key, _ in known].index("p") + 1 if ("p", "p (Holm)") in known else len(known)
     return known[:at], known[at:]

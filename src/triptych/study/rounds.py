@@ -23,7 +23,7 @@ Point = tuple[str, ...]  # overrides of what is tuned
 
 
 def grid(sweeper: Mapping[str, Any], arguments: Sequence[str], loader: Any = None) -> list[list[str]]:
-    """The overrides of each run of a grid: ``sweeper.params`` and the command line, as Hydra's own has it.
+    """Return overrides of each run of a grid: ``sweeper.params`` and the command line, as Hydra's own has it.
 
     ``setting=NAME`` brings the overrides that ``sweeper.settings`` lists for it, but for keys that the
     command line gives a value.
@@ -79,7 +79,7 @@ def with_setting(job: list[str], settings: Mapping[str, Any]) -> list[str]:
 
 
 def jobs_of(config: DictConfig) -> list[list[str]]:
-    """The overrides of each run of the grid that a composed configuration asks for."""
+    """Return the overrides of each run of the grid that a composed configuration asks for."""
     return grid(config.hydra.sweeper, list(config.hydra.overrides.task))
 
 
@@ -96,7 +96,7 @@ def expected_cells(config: DictConfig) -> list[str]:
 
 
 def differing(config: DictConfig) -> set[str]:
-    """The keys and groups that cells of a sweep differ in; of settings, those that they stand for."""
+    """Return the keys and groups that cells of a sweep differ in; of settings, those that they stand for."""
     if not is_grid(config):  # an adaptive sweeper's are those that it is given
         return {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)}
     jobs = [set(job) for job in jobs_of(config)]
@@ -105,7 +105,7 @@ def differing(config: DictConfig) -> set[str]:
 
 
 def cell_name(config: DictConfig, overrides: Sequence[str]) -> str:
-    """The name of the directory of the job that has these overrides, as Hydra will make it."""
+    """Return the name of the directory of the job that has these overrides, as Hydra will make it."""
     from hydra.core.utils import filter_overrides
 
     hidden = set(config.hydra.job.config.override_dirname.exclude_keys)
@@ -143,7 +143,7 @@ def values_of(text: str | int | None) -> list[str]:
 
 
 def settings_and_seeds(jobs: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[int]]:
-    """A grid's settings without their seeds, and its seeds, each in order of appearance.
+    """Return a grid's settings without their seeds, and its seeds, each in order of appearance.
 
     Raises:
         UserError: the grid has no seeds, or not the same for all settings.
@@ -162,7 +162,7 @@ def names(settings: Sequence[Setting]) -> dict[Setting, str]:
 
 
 def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
-    """The seeds of each round: those given, then half as many again, until there are ``most``.
+    """Return the seeds of each round: those given, then half as many again, until there are ``most``.
 
     Few rounds, because each look at the figures has its price: 3, 5, 8, 12 for three seeds and 12 at most.
 
@@ -183,7 +183,7 @@ def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
 
 
 def choose_point(bounds: Mapping[Trial, float]) -> tuple[Point, dict[Setting, Point]]:
-    """The point that is best for all settings together, and each setting's own, by the mean over seeds.
+    """Return point that is best for all settings together, and each setting's own, by the mean over seeds.
 
     ``found`` is the validation bound of each trial, lower is better. A point at which a seed of a setting
     has no finite bound is not that setting's, nor the common one.

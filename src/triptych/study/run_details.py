@@ -102,7 +102,7 @@ def _facts(run: Run) -> Iterable[tuple[str, str]]:
 
 
 def _curves(run: Run, points: int) -> list[dict[str, Any]]:
-    """The columns of metrics.csv that are curves, the validation bound first; the error by noise level."""
+    """Return columns of metrics.csv that are curves, the validation bound first; the error by noise level."""
     histories = run.histories()
     first = [f"val/{run.measure}"] if run.measure else ["val/bpd", "val/nats_per_dim"]
     drawn = [name for name in (*first, "train/loss", "train/grad_norm", "train/lr") if name in histories]
@@ -186,12 +186,12 @@ def _inside(path: Path, directory: Path) -> bool:
 
 
 def data_uri(data: bytes) -> str:
-    """A picture as the address of itself."""
+    """Return a picture as the address of itself."""
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
 def png(path: Path | None, run: Run, most: int) -> bytes:
-    """A picture of the run's own; empty where it is none, lies elsewhere or is larger than `most` bytes."""
+    """Read a picture of the run's own; empty: it is none, lies elsewhere or is larger than `most` bytes."""
     try:
         if path is None or not _inside(path, run.dir) or path.stat().st_size > most:
             return b""
@@ -202,7 +202,7 @@ def png(path: Path | None, run: Run, most: int) -> bytes:
 
 
 def command_again(run: Run) -> str:
-    """The command that makes this one run again, in a sweep of its own where it needs one; "" if unknown."""
+    """Return the command that makes this run again, in a sweep of its own where needed; "" if unknown."""
     typed = load_object(run.dir / "provenance.json").get("overrides")
     if not isinstance(typed, list):
         return ""
@@ -233,7 +233,7 @@ def _provenance(run: Run) -> Iterable[tuple[str, str]]:
 
 
 def _log_end(directory: Path) -> str:
-    """The last lines of train.log, without what only a terminal would understand."""
+    """Return the last lines of train.log, without what only a terminal would understand."""
     path = directory / "train.log"
     try:
         if not _inside(path, directory):

@@ -62,7 +62,7 @@ def _name(run: Run) -> str:
 
 
 def _data_settings(run: Run) -> tuple[tuple[str, str], ...]:
-    """What the configuration says of the data and of the test set."""
+    """Return what the configuration says of the data and of the test set."""
     return tuple(
         sorted(
             (k, v)
@@ -73,7 +73,7 @@ def _data_settings(run: Run) -> tuple[tuple[str, str], ...]:
 
 
 def _fingerprints(runs: Sequence[Run]) -> dict[tuple[Any, ...], set[str]]:
-    """The fingerprints of each data configuration."""
+    """Return the fingerprints of each data configuration."""
     fingerprints: dict[tuple[Any, ...], set[str]] = defaultdict(set)
     for run in runs:
         if run.fingerprint:

@@ -72,7 +72,7 @@ class Paired:
         return self.mean + self._half
 
     def reversed(self) -> Paired:
-        """The same comparison seen from the other side."""
+        """Return the same comparison seen from the other side."""
         return Paired(-self.mean, self.n, self.error)
 
     def same_within(self, margin: float) -> float:

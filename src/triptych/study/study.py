@@ -218,7 +218,7 @@ def _question(comparisons: Sequence[Comparison]) -> str:
 
 
 def _command(sweep: dict[str, Any], runs: Sequence[Run]) -> str:
-    """What is typed to have these runs; "" where no record of it can be read."""
+    """Return what is typed to have these runs; "" where no record of it can be read."""
     command = sweep.get("command") or next((run.command for run in runs if run.command), ())
     try:
         command = command if isinstance(command, str) else shlex.join(map(str, command))
@@ -229,7 +229,7 @@ def _command(sweep: dict[str, Any], runs: Sequence[Run]) -> str:
 
 
 def _own(runs: Sequence[Run], sweep: dict[str, Any]) -> list[Run]:
-    """A sweep's runs; of a directory that holds another run than the sweep asked for, nothing but why."""
+    """Read a sweep's runs; of a directory that holds another run than the sweep's, only why."""
     refused = sweep.get("refused")
     if not isinstance(refused, dict):
         return list(runs)

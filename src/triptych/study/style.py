@@ -65,19 +65,19 @@ def styled() -> Iterator[None]:
 
 
 def colour(i: int) -> str:
-    """The colour of the i-th cell; they repeat after twelve, where line and marker styles change."""
+    """Return the colour of the i-th cell; they repeat after twelve, where line and marker styles change."""
     return list(PALETTE)[i % len(PALETTE)]
 
 
 def mark(run: Run) -> str:
-    """The name of a run's dots and lines (``gid``), by which the page's script finds the run."""
+    """Return the name of a run's dots and lines (``gid``), by which the page's script finds the run."""
     return f"run-{zlib.crc32(os.fsencode(run.dir)):08x}"
 
 
 def axes(
     width: float, height: float, left: float, right: float, top: float = 0.12, bottom: float = 0.5
 ) -> tuple[Figure, Axes]:
-    """A figure of `width` x `height` inches with one axes; the margins are inches too."""
+    """Return a figure of `width` x `height` inches with one axes; the margins are inches too."""
     figure = Figure(figsize=(width, height))
     box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
     return figure, figure.add_axes(box)
@@ -143,14 +143,14 @@ class LineFigure:
         self.figure, self.ax = axes(WIDTH, HEIGHT, 0.78, inches(self.names.values()) + pad, top)
 
     def line(self, label: str, x: Any, y: Any, **how: Any) -> None:
-        """A line that is named at its last finite value; with `marker=True` the marker is the label's own."""
+        """Draw a line, named at its last finite value; with `marker=True` with the label's own marker."""
         if how.get("marker") is True:
             how["marker"] = MARKERS[list(self.colours).index(label) % len(MARKERS)]
         self.ax.plot(x, y, color=self.colours[label], **({"linewidth": 1.6} | how))
         self.end(label, y)
 
     def bars(self, label: str, x: Any, spreads: Sequence[Spread], **how: Any) -> None:
-        """A line of means with their standard errors."""
+        """Draw a line of means with their standard errors."""
         means = [spread.mean for spread in spreads]
         errors = [0.0 if math.isnan(spread.stderr) else spread.stderr for spread in spreads]
         self.ax.errorbar(x, means, errors, color=self.colours[label], elinewidth=1.1, **how)
@@ -174,14 +174,14 @@ class LineFigure:
         self.ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))
 
     def ticks(self, places: Sequence[float] | np.ndarray, texts: Sequence[str], log: bool) -> None:
-        """The values along x, which are all that is marked there."""
+        """Mark the values along x, and nothing else there."""
         if log:
             self.ax.set_xscale("log")
         self.ax.set_xticks(places, texts)
         self.ax.minorticks_off()
 
     def finish(self, xlabel: str, ylabel: str) -> Figure:
-        """The figure with all names, and their last values as its label."""
+        """Return the figure with all names, and their last values as its label."""
         self.ax.set_xlabel(xlabel)
         self.ax.set_ylabel(ylabel)
         last = [f"{name} {value:.4g}" for value, name, _ in self.ends]
@@ -220,7 +220,7 @@ def plain_ticks(axis: Axis) -> None:
 
 
 def to_svg(figure: Figure, name: str, description: str) -> str:
-    """The figure as inline SVG: CSS colours, the page's font, ids of its own, no address of anywhere."""
+    """Return figure as inline SVG: CSS colours, the page's font, ids of its own, no address of anywhere."""
     out = io.StringIO()
     with styled():
         figure.savefig(out, format="svg", metadata={"Date": None})
@@ -245,7 +245,7 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
 
 
 def to_png(figure: Figure, dpi: int = 160) -> bytes:
-    """The figure as PNG on white, as a README shows it."""
+    """Return the figure as PNG on white, as a README shows it."""
     out = io.BytesIO()
     with styled():
         FigureCanvasAgg(figure)

@@ -73,7 +73,7 @@ def _end(run: RunDirectory) -> tuple[str, str | None]:
 
 
 def current() -> "SweepHook":
-    """The hook of the sweep that this process runs."""
+    """Return the hook of the sweep that this process runs."""
     return _hooks[-1]
 
 
@@ -168,7 +168,7 @@ class SweepHook(Callback):
             typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
 
     def _facts(self) -> dict[str, Any]:
-        """What ``sweep.json`` says of the sweep, a paper's claims among it."""
+        """Return what ``sweep.json`` says of the sweep, a paper's claims among it."""
         shared = sorted(shared_overrides(self.config).values())
         facts: dict[str, Any] = {"command": ["triptych-train", *command()[1:]]}
         facts |= {"title": own_name(self.config) or "sweep", "shared": shared}
@@ -195,18 +195,18 @@ class SweepHook(Callback):
         RunDirectory(self.root).write("sweep.json", self.facts)
 
     def expect(self, jobs: Sequence[Sequence[str]], more: int = 0) -> None:
-        """Runs to come, by their overrides, and how many more there will be."""
+        """Expect runs, by their overrides, and how many more there will be."""
         new = [name for name in map(self.cell, jobs) if name not in self.cells]
         self.cells.extend(dict.fromkeys(new))  # the same list that the monitor draws
         self._forget_refusals()
         self.record(expected=len(self.cells) + more)
 
     def cell(self, overrides: Sequence[str]) -> str:
-        """The name of a run's directory."""
+        """Return the name of a run's directory."""
         return rounds.cell_name(self.config, overrides)
 
     def look(self, facts: dict[str, Any]) -> int:
-        """The look that an earlier start of this sweep had come to; 1 for a new one, or under other rules."""
+        """Return the look that an earlier start of this sweep had come to; 1: a new one, or other rules."""
         until = self.before.get("until")
         if not isinstance(until, dict) or {k: until.get(k) for k in facts} != facts:
             return 1
@@ -309,7 +309,7 @@ class SweepHook(Callback):
             raise UserError(f"{self.root}: cannot be written ({error.strerror}); choose another") from error
 
     def _forget_refusals(self) -> None:
-        """What an earlier start was told, should it have been killed before it could read it."""
+        """Forget what an earlier start left, should it have been killed before it could read it."""
         for run in self.runs():
             with suppress(OSError):
                 (run / REFUSED).unlink(missing_ok=True)
@@ -324,7 +324,7 @@ class SweepHook(Callback):
                 self.record(refused=self.refused)
 
     def _tell_other_code(self) -> None:
-        """A line where results that are there are of other code: they are shown beside new ones."""
+        """Print a line where results that are there are of other code: they are shown beside new ones."""
         finished = [run for run in self.runs() if run.status == "finished"]
         changes = [change for change in map(changed_since, finished) if change]
         if changes:

@@ -53,7 +53,7 @@ class TableRow:
 
 
 def entry(figure: Spread, text: str | None = None) -> Entry:
-    """The mean over seeds with its standard error."""
+    """Return the mean over seeds with its standard error."""
     return Entry(plus_minus(figure) if text is None else text, figure.mean, figure.stderr)
 
 
@@ -87,7 +87,7 @@ def metrics(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def table_rows(comparison: Comparison) -> list[TableRow]:
-    """The results table, best first; cells without a usable run come last and say why."""
+    """Return the results table, best first; cells without a usable run come last and say why."""
     if measures.deciding(comparison):
         done = _drawn(comparison)
     else:
@@ -126,7 +126,7 @@ def against(comparison: Comparison, reference: int, i: int) -> tuple[dict[str, E
 
 
 def _row_verdict(comparison: Comparison, claim: PairTest, best: bool) -> str:
-    """A row's verdict: what the corrected test carries, else "not settled"."""
+    """Return a row's verdict: what the corrected test carries, else "not settled"."""
     if claim.pair.n < 2:
         several = any(len(cell.runs) > 1 for cell in comparison.cells)  # else the headline has said it
         return "not paired" if not claim.pair.n else "one pair: not settled" if several else ""

@@ -71,7 +71,7 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
 
 
 def _fitting(story: Study, i: int, console: Console) -> Table:
-    """The widest of the tables that fit; CSV and page have all columns."""
+    """Return the widest of the tables that fit; CSV and page have all columns."""
     for leave in range(len(DISPENSABLE) + 1):
         table = _table(story, i, DISPENSABLE[:leave])
         if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:

@@ -46,7 +46,7 @@ class Tuning:
 
 
 def read_tuning(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Tuning | None:
-    """The tuning that ``sweep.json`` records, if it came to an end; None for other sweeps."""
+    """Return the tuning that ``sweep.json`` records, if it came to an end; None for other sweeps."""
     record = sweep.get("tuning")
     if not isinstance(record, Mapping) or not isinstance(record.get("best"), Mapping):
         return None
@@ -75,7 +75,7 @@ def is_trial(run: Run) -> bool:
 
 
 def stages(runs: Sequence[Run], tuning: Tuning | None) -> list[tuple[str, list[Run]]]:
-    """What is compared with what: one untitled list of runs, or two where a sweep tuned first."""
+    """Return what is compared with what: one untitled list of runs, or two where a sweep tuned first."""
     rest = [run for run in runs if not is_trial(run)]
     if tuning is None:
         return [("", rest)]
@@ -96,7 +96,7 @@ def stages(runs: Sequence[Run], tuning: Tuning | None) -> list[tuple[str, list[R
 
 
 def sentence(tuning: Tuning) -> str:
-    """What was tuned how, and what was chosen."""
+    """Return what was tuned how, and what was chosen."""
     seeds = {seed for points in tuning.bounds.values() for by_seed in points.values() for seed in by_seed}
     trials = len(tuning.points) * len(seeds)
     own = "; ".join(f"{setting_label(s)}: {', '.join(_values(p))}" for s, p in tuning.best.items())
@@ -129,7 +129,7 @@ def change(tuning: Tuning, orders: Mapping[str, Sequence[tuple[str, float]]]) ->
 
 
 def tuning_figure(tuning: Tuning, colours: Mapping[str, str]) -> Figure | None:
-    """The validation bound of each setting at each value: dots are seeds, a ring is its choice."""
+    """Return the validation bound of each setting at each value: dots are seeds, a ring is its choice."""
     if len(tuning.points) < 2:
         return None
     numeric = [_number(point[0]) for point in tuning.points]

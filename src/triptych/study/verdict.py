@@ -30,7 +30,7 @@ class Verdict:
 
 
 def verdict(comparison: Comparison) -> Verdict:
-    """What these runs show, and no more; that some diverged, or learned next to nothing, is a result, too."""
+    """Say what these runs show, and no more; that some diverged, or learned little, is a result, too."""
     if comparison.cells:
         name = measures.deciding(comparison)
         answer = [measures.ranking(comparison, name)] if name else _sentences(comparison)
@@ -46,7 +46,7 @@ def verdict(comparison: Comparison) -> Verdict:
 
 
 def runs_by_setting(comparison: Comparison) -> dict[str, list[Run]]:
-    """The usable runs of each setting."""
+    """Return the usable runs of each setting."""
     return {cell.label: [*cell.runs.values()] for cell in comparison.cells}
 
 
@@ -138,7 +138,7 @@ def _would_settle(comparison: Comparison, left: list[int]) -> str:
 
 
 def footnote(comparison: Comparison) -> str:
-    """What the intervals and p-values do and do not cover, and how far they can be trusted."""
+    """Return what the intervals and p-values do and do not cover, and how far they can be trusted."""
     return " ".join(_footnotes(comparison))
 
 
@@ -221,7 +221,7 @@ def _ordinal(n: int) -> str:
 
 
 def _names(comparison: Comparison, indices: list[int]) -> str:
-    """The cells by name; by number where that would fill lines."""
+    """Return the cells by name; by number where that would fill lines."""
     rivals = len(comparison.cells) - 1
     if len(indices) > NAMED:
         return f"all {rivals} others" if len(indices) == rivals else f"{len(indices)} of the {rivals} others"

@@ -45,7 +45,7 @@ CHART = {"x": NOISE[0], "y": NOISE[1], "stroke": "setting"}  # fields of the cha
 
 
 def project_of(story: Study, option: str = "--wandb") -> tuple[str | None, str]:
-    """The entity, None where it is the user's own, and the project that the runs report to.
+    """Return the entity, None where it is the user's own, and the project that the runs report to.
 
     Raises:
         UserError: no run reports to W&B, or they report to several projects.
@@ -128,7 +128,7 @@ def _log_tables(story: Study, where: dict[str, str], identity: str, folder: Path
 
 
 def _noise_levels(story: Study) -> dict[str, Comparison]:
-    """The comparisons with an error by noise level, by the keys of their charts."""
+    """Return the comparisons with an error by noise level, by the keys of their charts."""
     known = [comparison for comparison in story.comparisons if mean_curves(comparison)]
     return {f"noise_levels_{i}" if i > 1 else "noise_levels": one for i, one in enumerate(known, 1)}
 
@@ -142,7 +142,7 @@ def plain_report(report: Any) -> dict[str, Any]:
 
 
 def build_report(story: Study, entity: str, project: str, tables: str = "") -> Any:
-    """A report of ``wandb_workspaces``; ``tables``: the run that has them, where a server may be asked.
+    """Build a report of ``wandb_workspaces``; ``tables``: the run that has them, where a server answers.
 
     Raises:
         UserError: ``wandb_workspaces`` is not installed, or no run has a test bound.
@@ -233,7 +233,7 @@ def _panels(wr: Any, comparison: Comparison) -> dict[str, list[Any]]:
 
 
 def config_key(axis: Axis, runs: list[Run]) -> str:
-    """The key of W&B's configuration that an axis is: a choice or a typed key at its top, else resolved."""
+    """Return an axis's key in W&B's configuration: a choice or a typed key at its top, else resolved."""
     if axis.key in BESIDE or any(axis.key in run.choices for run in runs):
         return axis.key
     typed = all(axis.key in run.overrides for run in runs)

@@ -109,7 +109,7 @@ class Watch:
 
 
 def reloading(text: str, tag: str) -> str:
-    """The page, with a script that loads it again once the server's has another tag than ``tag``.
+    """Return the page, with a script that loads it again once the server's has another tag than ``tag``.
 
     A page may say which scripts run in it and that it asks for nothing: this one runs, and asks its server.
     """
@@ -193,6 +193,6 @@ def _handler(watch: Watch) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(page)
 
         def log_message(self, *_: Any) -> None:
-            """Requests are no news."""
+            """Print nothing: requests are no news."""
 
     return Handler

@@ -31,7 +31,7 @@ def restricted(
     condition: Condition | None = None,
     dtype: Any = torch.float32,
 ) -> Hierarchy:
-    """The hierarchy of T + 1 levels whose bound is ``Bound(schedule, decoder, steps)``'s in expectation.
+    """Return hierarchy of T + 1 levels whose bound is ``Bound(schedule, decoder, steps)``'s in expectation.
 
     Raises:
         ValueError: ``steps`` below 1.
@@ -127,7 +127,7 @@ class Decomposition(NamedTuple):
 
 
 def summarise(terms: Tensor, prior: Tensor) -> Decomposition:
-    """The row of one form's terms (T, B) and prior term (B,)."""
+    """Return the row of one form's terms (T, B) and prior term (B,)."""
     terms, prior = terms.double(), prior.double()
     total = terms.sum(0) + prior
     scaled = len(terms) * terms + prior

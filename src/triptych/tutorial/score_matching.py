@@ -53,7 +53,7 @@ def rademacher(like: Tensor, generator: torch.Generator | None = None) -> Tensor
 
 
 def constants(truth: Tensor, sigma: float) -> dict[str, Tensor]:
-    """What each loss has that ``explicit`` has not, one draw a row (B,), from truth = grad log p(z) (B, d).
+    """Draw what each loss has that ``explicit`` has not, rows (B,), from truth = grad log p(z) (B, d).
 
     Means over rows estimate -J for ``implicit`` and ``sliced`` and d / (2 sigma^2) - J for ``denoising``.
     """

@@ -64,11 +64,11 @@ class Step:
         return self.denoiser.process
 
     def guess(self, z: Tensor, gamma: Tensor) -> Prediction:
-        """What the denoiser makes of z (B, *event) at gamma (), under the step's condition."""
+        """Return what the denoiser makes of z (B, *event) at gamma (), under the step's condition."""
         return self.denoiser(z, gamma, self.condition)
 
     def noise(self, z: Tensor) -> Tensor:
-        """Standard normal noise of z's shape."""
+        """Return standard normal noise of z's shape."""
         return torch.randn(z.shape, generator=self.generator, device=z.device, dtype=z.dtype)
 
 
@@ -110,11 +110,11 @@ class Sampler:
     def gammas(
         self, schedule: Schedule, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """The grid, from gamma(1) down to gamma(0), as ``grid_gammas``."""
+        """Return the grid, from gamma(1) down to gamma(0), as ``grid_gammas``."""
         return grid_gammas(schedule, self.steps, self.grid, self.rho, device, dtype)
 
     def drawing_from(self, variance: ReverseVariance) -> "Sampler":
-        """This sampler for a model of that reverse variance, where it was not given one of its own.
+        """Return this sampler for a model of that reverse variance, where it was not given one of its own.
 
         Only an ancestral step draws from one: every other sampler is the same for all.
         """
@@ -174,7 +174,7 @@ class Sampler:
         dtype: torch.dtype = torch.float32,
         progress: Progress = iter,
     ) -> Tensor:
-        """Samples of ``shape`` (B, *event) in data units: the decoder's mean, z_0 / alpha_0 or a last guess.
+        """Draw samples ``shape`` (B, *event), data units: the decoder's mean, z_0 / alpha_0 or a last guess.
 
         ``progress`` wraps the loop over the steps of all chunks (a progress bar). The whole batch's starting
         noise is drawn first, so a deterministic sampler gives the same samples whatever the chunk.

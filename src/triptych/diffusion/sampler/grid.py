@@ -16,7 +16,7 @@ GRIDS = ("gamma", "time", "karras")
 def grid_gammas(
     schedule: Schedule, steps: int, grid: str, rho: float, device: torch.device | str, dtype: torch.dtype
 ) -> Tensor:
-    """(steps + 1,) gammas from gamma(1) down to gamma(0); (steps,) of a schedule that is ``denoised``."""
+    """Return (steps + 1,) gammas from gamma(1) down to gamma(0); (steps,) if ``denoised``."""
     if grid == "time":
         return schedule.gamma(schedule.stops(steps).to(device, dtype))
     t = torch.linspace(1.0, 0.0, steps + (not schedule.denoised), device=device, dtype=dtype)

@@ -15,7 +15,7 @@ TRAINED, UNTRAINED, COLUMNS = 4, 2, 8  # captions of combinations trained on and
 
 
 def save_prompts(drawing: Drawing, path: Path) -> Path | None:
-    """A PNG of samples of a few held-out captions; None, and no file, where captions do not ask for any."""
+    """Save a PNG of samples of a few held-out captions; None, and no file, where there are no captions."""
     data = drawing.data
     if not isinstance(data, Captioned) or len(data.shape) != 3:
         return None

@@ -32,7 +32,7 @@ class Features:
         self.chunks, self.rows = chunks, rows
 
     def subset(self, rows: Tensor) -> "Features":
-        """The items at ``rows`` of the whole set."""
+        """Return the items at ``rows`` of the whole set."""
         return Features(self.chunks, rows)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -41,7 +41,7 @@ class Features:
         return whole if self.rows is None else whole[self.rows]
 
     def parts(self, name: str) -> Iterator[Tensor]:
-        """The same a chunk at a time, each chunk's items together."""
+        """Yield the same a chunk at a time, each chunk's items together."""
         start = 0
         for path in self.chunks:
             part = _read(path)[name]
@@ -97,7 +97,7 @@ class Chunks:
 
 
 def open_chunks(run: Path, shape: Sequence[int], key: str) -> Chunks:
-    """The chunks of a run, those of another ``key`` removed by its first process."""
+    """Return the chunks of a run, those of another ``key`` removed by its first process."""
     for folder in (run / FOLDER).glob("*") if rank_world()[0] == 0 else ():
         if folder.name != key:
             shutil.rmtree(folder, ignore_errors=True)

@@ -42,7 +42,7 @@ class EmbeddingSequence:
 
 
 def interpolate_images(drawing: Drawing, images: Sequence[int | str], n: int) -> EmbeddingSequence:
-    """What ``like=`` asks for: the embeddings of one or two images, each an item of the test set or a file.
+    """Embed the one or two images of ``like=``, each an item of the test set or a file.
 
     Raises:
         UserError: a model that is told no embeddings, another number of images, or one that is not there.

@@ -60,7 +60,7 @@ def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, ste
 
 
 def _key(experiment: Experiment, run: RunDirectory) -> str:
-    """What samples and features follow from, beside the run's configuration."""
+    """Return what samples and features follow from, beside the run's configuration."""
     reference, drawing = experiment.reference, experiment.measured[0][1]
     judges = [getattr(reference, name, None) for name in ("classifier", "inception")]
     code = (run.provenance().get("executions") or [{}])[-1]
@@ -141,7 +141,7 @@ def _row(experiment: Experiment, drawing: Drawing, sets: dict[int, Features]) ->
 
 
 def _classes(experiment: Experiment, drawing: Drawing) -> Tensor | None:
-    """The classes (n,) that samples are asked for; None where they are asked for none."""
+    """Return the classes (n,) that samples are asked for; None where they are asked for none."""
     rows = torch.arange(experiment.config["measures"]["n"]).split(chunk_size(experiment.data.shape))
     conditions = (drawing.condition(len(some), items=some) for some in rows)
     labels = [one.label for one in conditions if one is not None and "label" in one.parts]

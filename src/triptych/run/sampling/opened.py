@@ -84,7 +84,7 @@ def _ready(drawing: Drawing, values: dict[str, Any]) -> Drawing:
 
 
 def condition_of(drawing: Drawing, values: dict[str, Any], n: int) -> Condition | None:
-    """The condition of n samples: prompts of ``values`` in turn, else its label, else the default.
+    """Return the condition of n samples: prompts of ``values`` in turn, else its label, else the default.
 
     Raises:
         UserError: no prompt, one that the data's encoder refuses, or models that take no text.
@@ -105,7 +105,7 @@ def condition_of(drawing: Drawing, values: dict[str, Any], n: int) -> Condition 
 
 
 def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
-    """What each source drew, by its name, and ``SAMPLES``: ``values["n"]`` of each (n, *shape) in data units.
+    """Draw each source, by its name, and ``SAMPLES``: ``values["n"]`` of each (n, *shape) in data units.
 
     From ``values["seed"]``, in batches, with a bar.
     """

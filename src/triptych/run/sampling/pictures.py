@@ -13,7 +13,7 @@ from triptych.run.directory import atomic
 
 
 def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
-    """A PNG of samples x (n, *shape): a grid of images, or points over the data."""
+    """Save a PNG of samples x (n, *shape): a grid of images, or points over the data."""
     with atomic(path) as file:
         if len(data.shape) == 3:
             _grid(x, data).save(file, "PNG")
@@ -42,7 +42,7 @@ def shades(x: Tensor, data: DataModule) -> Tensor:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A figure of matplotlib's, in inches, that needs no screen."""
+    """Return a figure of matplotlib's, in inches, that needs no screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

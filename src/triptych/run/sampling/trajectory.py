@@ -77,13 +77,13 @@ def trajectory(
 
 
 def save_strip(x: Tensor, path: Path) -> None:
-    """A PNG of images x (F, B, C, H, W) in [-1, 1]: a row a sample, a column a moment, noise at the left."""
+    """Save a PNG of images x (F, B, C, H, W) in [-1, 1]: a row a sample, a column a moment, noise at left."""
     with atomic(path) as file:
         _picture(x.transpose(0, 1)).save(file, "PNG")
 
 
 def save_gif(x: Tensor, path: Path, columns: int = 8) -> None:
-    """A GIF of images x (F, B, C, H, W) in [-1, 1], one frame a moment, that rests on the last one."""
+    """Save a GIF of images x (F, B, C, H, W) in [-1, 1], one frame a moment, that rests on the last one."""
     _animate([_picture(in_rows(frame, columns, -1.0)) for frame in x], path)
 
 

@@ -120,7 +120,7 @@ class Claim:
 
 
 def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "small") -> Claim:
-    """The claim of a node ``paper.claims.NAME``, whose keys and types have been checked.
+    """Return the claim of a node ``paper.claims.NAME``, whose keys and types have been checked.
 
     Raises:
         UserError: no statistic or several, a tolerance that it does not take, a setting not in the sweep.
@@ -277,7 +277,7 @@ class _Contrasts:
                 yield replace(contrast, others=others if math.isfinite(beyond) else ())
 
     def _each(self, key: str, first: Any, *second: Any, **how: Any) -> Iterable[Contrast]:
-        """The contrast at each value of the axes that the claim leaves open."""
+        """Return the contrast at each value of the axes that the claim leaves open."""
         texts = [self._value(key, self.axis, one) for one in (first, *second)]
         sign = " / " if how.get("ratio") else " − "
         for other in self.elsewhere:
@@ -293,7 +293,7 @@ class _Contrasts:
         return MetricPoint(self.metric, tuple((setting | {self.axis: text}).items()))
 
     def _value(self, where: str, key: str, wanted: Any) -> str:
-        """A value of an axis as the sweep types it."""
+        """Return a value of an axis as the sweep types it."""
         if key == METRIC:
             return str(wanted)
         if key not in self.axes:

@@ -44,7 +44,7 @@ class ContrastResult:
     wide: str = ""
 
     def limited(self, least: float, what: str) -> ContrastResult:
-        """The result of a tie, which no margin wider than ``least`` reproduces."""
+        """Return the result of a tie, which no margin wider than ``least`` reproduces."""
         if self.trouble or not self.contrast.is_tie or self.contrast.high <= least:
             return self
         margin = f"the margin {self.accepted} is wider than {what}"
@@ -105,7 +105,7 @@ def _one_sided(pair: Paired, distance: float) -> float:
 
 
 def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
-    """The runs of a setting, by seed; the newest of those that repeat one."""
+    """Return the runs of a setting, by seed; the newest of those that repeat one."""
     over = {run.measured.key for run in runs if run.measured is not None}
     wanted = [(key, value) for key, value in point.setting if key not in over]
     matches = [run for run in runs if all(_typed(run, key) == value for key, value in wanted)]
@@ -120,7 +120,7 @@ def _typed(run: Run, key: str) -> str:
 
 
 def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> ContrastResult:
-    """The contrast over ``seeds`` seeds, from the runs of each setting."""
+    """Return the contrast over ``seeds`` seeds, from the runs of each setting."""
 
     def cannot(why: str) -> ContrastResult:
         return ContrastResult(contrast, Paired(math.nan, 0), trouble=why)
@@ -175,7 +175,7 @@ def _is_beyond(run: Run, contrast: Contrast, of: Runs) -> bool:
 
 
 def _values(point: MetricPoint, runs: Sequence[Run]) -> Values:
-    """The figure of each seed, finite ones."""
+    """Return the figure of each seed, finite ones."""
     figures = {run.seed: _figure(point, run) for run in runs}
     return {seed: value for seed, value in figures.items() if math.isfinite(value)}
 
@@ -230,7 +230,7 @@ def setting_figures(claim: Claim, axes: Axes, of: Runs) -> list[tuple[str, str]]
 
 
 def point_label(point: MetricPoint, axes: Axes, claim: Claim | None = None) -> str:
-    """A setting by the values that tell it from the others of the sweep, or of the claim."""
+    """Return a setting by the values that tell it from the others of the sweep, or of the claim."""
     if claim is None:
         texts = [value for key, value in point.setting if len(axes.get(key, ())) > 1]
     else:

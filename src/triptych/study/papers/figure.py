@@ -20,7 +20,7 @@ LOW, HIGH = 0.2, 5.0  # of the axis: a ratio beyond it is an arrow at its end
 
 
 def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
-    """A PNG of all findings that compare two positive figures; None where there are none."""
+    """Return a PNG of all findings that compare two positive figures; None where there are none."""
     rows = [
         (f"{entry['title']}: {claim['name']}", claim)
         for entry in entries
@@ -67,5 +67,5 @@ def claims_figure(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
 
 
 def _marker(ratio: float, inside: str) -> str:
-    """The sign of a ratio: an arrow where it lies beyond the axis."""
+    """Return the sign of a ratio: an arrow where it lies beyond the axis."""
     return ">" if ratio > HIGH else "<" if ratio < LOW else inside

@@ -50,7 +50,7 @@ class Paper:
 def axes_of(
     jobs: Iterable[Sequence[str]], keys: Iterable[str], measures: Mapping[str, Any] | None = None
 ) -> dict[str, list[str]]:
-    """The values of ``keys`` in the jobs of a grid, and those at which each run measures its samples."""
+    """Return values of ``keys`` in the jobs of a grid, and those at which each run measures its samples."""
     values_of: dict[str, dict[str, None]] = {key: {} for key in keys}
     for job in jobs:
         for override in job:
@@ -74,7 +74,7 @@ def decisive_keys(claims: Mapping[str, Any], scale: str = "small") -> dict[str, 
 
 
 def read_paper(node: Mapping[str, Any], axes: Axes, name: str = "", scale: str = "small") -> Paper:
-    """The node ``paper`` of a sweep with these axes.
+    """Return the node ``paper`` of a sweep with these axes.
 
     Raises:
         UserError: a key or value that is not accepted, a setting that is not in the sweep.

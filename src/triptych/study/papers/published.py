@@ -158,7 +158,7 @@ class Judged:
 
 
 def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
-    """The claims that ``sweep.json`` holds, by the runs of the sweep; None where it holds none."""
+    """Return the claims that ``sweep.json`` holds, by the runs of the sweep; None where it holds none."""
     node, axes = sweep.get("paper"), sweep.get("paper_axes")
     if not isinstance(node, dict) or not isinstance(axes, dict):
         return None
@@ -179,7 +179,7 @@ def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
 
 
 def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
-    """The judgements with their p corrected over all that are tested."""
+    """Return the judgements with their p corrected over all that are tested."""
     tested = [j for j in judgements if not j.claim.untestable]
     p_values = zip(holm([_all(j) for j in tested]), holm([_any(j) for j in tested]), strict=True)
     return tuple(
@@ -190,7 +190,7 @@ def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
 
 
 def _within_effects(judgement: Judgement, effects: Sequence[ContrastResult]) -> Judgement:
-    """The judgement without those ties whose margin exceeds an effect on the same metric."""
+    """Return the judgement without those ties whose margin exceeds an effect on the same metric."""
 
     def checked(m: ContrastResult) -> ContrastResult:
         metric, ratio = m.contrast.first.metric, m.contrast.ratio

@@ -40,7 +40,7 @@ HEAD = "| claim | verdict | published | measured | kind | metric | data, steps |
 
 
 def find_papers(roots: Iterable[Path]) -> list[Path]:
-    """The sweeps of papers at or beneath ``roots``, by name."""
+    """Return the sweeps of papers at or beneath ``roots``, by name."""
     folders = {
         file.parent.resolve(): file for root in roots for file in sorted(Path(root).rglob("sweep.json"))
     }
@@ -80,13 +80,13 @@ def write_results(page: Path, roots: Sequence[Path]) -> None:
 
 
 def read_entries(folder: Path) -> list[Entry]:
-    """The papers' results that `write_results` left in a folder, by title."""
+    """Return the papers' results that `write_results` left in a folder, by title."""
     entries = [load_object(file) | {"title": file.stem} for file in sorted(folder.glob("*.json"))]
     return [entry for entry in entries if isinstance(entry.get("claims"), list)]
 
 
 def paper_entry(story: Study) -> dict[str, Any]:
-    """A finished sweep's result as plain data."""
+    """Return a finished sweep's result as plain data."""
     results, runs = story.published, story.runs
     assert results is not None
     paper = results.paper
@@ -131,14 +131,14 @@ def _claim(j: Judgement) -> dict[str, Any]:
 
 
 def published_figures(claim: Claim, *points: MetricPoint | None) -> str:
-    """The published figures of these settings; of all where they are not named alike."""
+    """Return the published figures of these settings; of all where they are not named alike."""
     known = dict(claim.published)
     names = [name for point in points if point for name in [_published_name(claim, point)] if name]
     return "; ".join(f"{name}: {known[name]}" for name in dict.fromkeys(names or known))
 
 
 def published_ratio(claim: Claim, *points: MetricPoint | None) -> float | None:
-    """The first published figure over the second; None where one is missing or is no number."""
+    """Return the first published figure over the second; None where one is missing or is no number."""
     known = dict(claim.published)
     names = [_published_name(claim, point) for point in points if point]
     numbers = [re.search(r"\d+(\.\d+)?", known[name]) if name else None for name in names]
@@ -153,7 +153,7 @@ def _published_name(claim: Claim, point: MetricPoint) -> str:
 
 
 def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str, pictured: bool) -> str:
-    """The page: how many findings held, the figure, one row a claim, and what was not run."""
+    """Return the page: how many findings held, the figure, one row a claim, and what was not run."""
     rows = [(entry, c) for entry in entries for c in entry["claims"]]
     findings = [(entry, c) for entry, c in rows if c["kind"] != "identity"]
     identities = [(entry, c) for entry, c in rows if c["kind"] == "identity"]
@@ -213,7 +213,7 @@ def _row(entry: Entry, c: Mapping[str, Any], folder: str) -> str:
 
 
 def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The claims of a paper's result; those that its file has changed since are to be run again."""
+    """Return the claims of a paper's result; those that its file has changed since are to be run again."""
     node = known.get(entry["name"])
     if node is None:
         return list(entry["claims"])
@@ -228,7 +228,7 @@ def current_claims(entry: Entry, known: Mapping[str, Any]) -> list[dict[str, Any
 
 
 def paper_page(entry: Entry) -> str:
-    """A paper's claims with what decided each, the quotes, and what differs."""
+    """Return a paper's claims with what decided each, the quotes, and what differs."""
     arxiv = f" (arXiv:{entry['arxiv']})" if entry["arxiv"] else ""
     scale = f" scale={entry['scale']}" if entry["scale"] != "small" else ""
     lines = [f"# {entry['title']}", "", f"{safe(entry['cite'] + arxiv)}: {safe(entry['where'])}.", ""]

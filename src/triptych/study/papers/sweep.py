@@ -60,7 +60,7 @@ def _several(value: Any) -> bool:
 
 
 def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> dict[str, Any]:
-    """What ``sweep.json`` says of the claims: {} for a sweep of no paper.
+    """Return what ``sweep.json`` says of the claims: {} for a sweep of no paper.
 
     Args:
         before: what it said at an earlier start. any_result: whether a run of it has ended.
