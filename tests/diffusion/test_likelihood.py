@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.diffusion.reprocess import Reprocessed
 from triptych.diffusion.decoder import Categorical
 from triptych.diffusion.denoiser import Denoiser, Output, level_centres
 from triptych.diffusion.likelihood import Likelihood
@@ -13,7 +14,6 @@ from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.process import Rectified, SubVariancePreserving, VarianceExploding, VariancePreserving
 from triptych.diffusion.schedule import Linear
 from triptych.diffusion.wrappers import StaticThreshold
-from triptych.tutorial.reprocess import Reprocessed
 
 VP = VariancePreserving()
 WIDE = Linear(-14, 20)  # so wide that a Gaussian's own density is the model's

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from tests.diffusion.reprocess import Reprocessed
 from triptych.diffusion.denoiser import EDMOutput
 from triptych.diffusion.process import (
     Preconditioned,
@@ -15,7 +16,6 @@ from triptych.diffusion.process import (
 )
 from triptych.diffusion.sampler import DPMSolver
 from triptych.diffusion.schedule import Cosine, Linear
-from triptych.tutorial.reprocess import Reprocessed
 
 from .oracles import U, Wrong, lopsided, network, oracle, refused
 

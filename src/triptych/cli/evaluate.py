@@ -1,7 +1,6 @@
 """Evaluate a checkpoint from itself alone: ``triptych-evaluate ckpt=PATH [split=val] [steps=1000] ...``.
 
-``triptych-evaluate model=diffusers:DIR data=NAME`` is ``triptych-train trained=DIR data=NAME``: a pipeline of
-diffusers does not know its data.
+A pipeline of diffusers has no data: ``model=diffusers:DIR data=NAME`` is ``triptych-train trained=DIR``.
 """
 
 import sys

@@ -18,12 +18,10 @@ from triptych.run.untrusted import check_checkpoint
 
 def export(arguments: list[str]) -> Path:
     """Write what the command line says; the directory that was written."""
-    keys = dict(one.split("=", 1) for one in arguments if one.startswith(("to=", "license=")))
-    places = [one for one in arguments if not one.startswith(("to=", "license="))]
-    if len(places) != 2 or places[0].startswith("-"):
+    typed = [one for one in arguments if one.startswith(("to=", "license="))]
+    places = [one for one in arguments if one not in typed]
+    if len(places) != 2 or "to=diffusers" not in typed:
         raise UserError(f"{' '.join(arguments)}: type triptych-export RUN to=diffusers DIR [license=mit]")
-    if keys.get("to") != "diffusers":
-        raise UserError(f"to={keys.get('to', '')}: must be diffusers")
     run, folder = RunDirectory(places[0]), Path(places[1]).absolute()
     check_directory(run.path)
     check_expressible(run)
@@ -33,7 +31,7 @@ def export(arguments: list[str]) -> Path:
         raise UserError(f"DIR={places[1]}: is not empty; choose a new directory")
     if find_spec("diffusers") is None:
         raise UserError("to=diffusers: not installed; pip install 'triptych[diffusers]'")
-    write_pipeline(run, folder, keys.get("license", "unknown"))
+    write_pipeline(run, folder, dict(one.split("=", 1) for one in typed).get("license", "unknown"))
     return folder
 
 

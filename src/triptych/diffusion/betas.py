@@ -4,7 +4,6 @@ Its latents x_1 .. x_T lie at t = k / (T - 1), k = 0 .. T - 1: z_0 here is x_1 t
 has DDPM's terms: the prior is L_T, the steps L_{T-1} .. L_1, the reconstruction L_0 = -log p(x_0 | x_1).
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -26,8 +25,7 @@ class Betas(Linear):
 
     Args:
         num_train_timesteps: T.
-        beta_schedule: "linear", "scaled_linear" (linear in the roots), or "squaredcos_cap_v2" (Nichol &
-            Dhariwal 2021, eq. 17, at most .999).
+        beta_schedule: "scaled_linear" is linear in the roots, "squaredcos_cap_v2" Nichol & Dhariwal's cosine.
         beta_start, beta_end: of the linear ones.
         trained_betas: T betas in place of a named schedule.
 
@@ -47,64 +45,54 @@ class Betas(Linear):
     ):
         steps = num_train_timesteps
         if trained_betas is not None:
-            if len(trained_betas) != steps:
-                raise ValueError(
-                    f"schedule.trained_betas: {len(trained_betas)} numbers; must be the {steps} of "
-                    "schedule.num_train_timesteps"
-                )
             betas = torch.tensor(list(trained_betas), dtype=torch.float32)
+            if len(betas) != steps:
+                fix = f"must be the {steps} of schedule.num_train_timesteps"
+                raise ValueError(f"schedule.trained_betas: {len(betas)} numbers; {fix}")
         elif beta_schedule == "linear":
             betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float32)
         elif beta_schedule == "scaled_linear":
             betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float32) ** 2
         else:
             ends = [math.cos((k / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for k in range(steps + 1)]
-            capped = [min(1 - after / before, 0.999) for before, after in itertools.pairwise(ends)]
-            betas = torch.tensor(capped, dtype=torch.float32)
+            betas = torch.tensor([min(1 - ends[k + 1] / ends[k], 0.999) for k in range(steps)])
         kept = torch.cumprod(1.0 - betas, dim=0).double()
         table = torch.log((1 - kept) / kept)
         if not (table.isfinite().all() and (table.diff() > 0).all()):
-            raise ValueError(
-                "schedule: each beta must lower alphas_cumprod in float32, and the last leave some signal"
-            )
+            problem = "each beta must lower alphas_cumprod in float32, and the last leave some signal"
+            raise ValueError(f"schedule: {problem}")
         super().__init__(table[0].item(), table[-1].item())
         self.last = steps - 1
         self.table: Tensor
         self.register_buffer("table", table, persistent=False)
 
     def gamma(self, t: Tensor) -> Tensor:
-        place = _snapped(t.double() * self.last)
-        low, high = self._ends(place)
-        return torch.lerp(low, high, place - self._below(place)).to(t.dtype)
+        low, high, share = self._between(t)
+        return torch.lerp(low, high, share).to(t.dtype)
 
     def dgamma(self, t: Tensor) -> Tensor:
-        low, high = self._ends(_snapped(t.double() * self.last))
+        low, high, _ = self._between(t)
         return ((high - low) * self.last).to(t.dtype)
 
     def t_of(self, gamma: Tensor) -> Tensor:
-        return (self._place(gamma) / self.last).to(gamma.dtype)
+        return self.timestep(gamma) / self.last
 
     def timestep(self, gamma: Tensor) -> Tensor:
-        """Return gamma's place in the table, 0 .. T - 1, diffusers' timestep; gamma's shape."""
-        return self._place(gamma).to(gamma.dtype)
+        """The place of gamma in the table, 0 .. T - 1, as diffusers' networks are told; gamma's shape."""
+        wanted = gamma.double().contiguous()
+        upper = torch.searchsorted(self.table, wanted).clamp(1, self.last)
+        low, high = self.table[upper - 1], self.table[upper]
+        return _snapped((upper - 1 + (wanted - low) / (high - low)).clamp(0, self.last)).to(gamma.dtype)
 
     def stops(self, steps: int) -> Tensor:
         """T - 1, T - 1 - T / steps, ... as times: diffusers' timesteps of ``timestep_spacing="trailing"``."""
-        least = max((self.last + 1) / steps - 1, 0.0) / self.last
-        return torch.linspace(1.0, least, steps)
+        return torch.linspace(1.0, max((self.last + 1) / steps - 1, 0.0) / self.last, steps)
 
-    def _place(self, gamma: Tensor) -> Tensor:
-        wanted = gamma.double()
-        upper = torch.searchsorted(self.table, wanted.contiguous()).clamp(1, self.last)
-        low, high = self.table[upper - 1], self.table[upper]
-        return _snapped((upper - 1 + (wanted - low) / (high - low)).clamp(0, self.last))
-
-    def _below(self, place: Tensor) -> Tensor:
-        return place.floor().clamp(0, self.last - 1)
-
-    def _ends(self, place: Tensor) -> tuple[Tensor, Tensor]:
-        below = self._below(place).long()
-        return self.table[below], self.table[below + 1]
+    def _between(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The levels around t, and the share of the way between them; double."""
+        place = _snapped(t.double() * self.last)
+        below = place.floor().clamp(0, self.last - 1).long()
+        return self.table[below], self.table[below + 1], place - below
 
 
 def _snapped(place: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 r"""Decoders p(x | z_0): the reconstruction term of the bound.
 
-``Categorical`` and the discretised Gaussians give a probability for data on a grid of levels,
+``Categorical`` and ``DiscretisedGaussian`` give a probability for data on a grid of levels,
 ``GaussianDensity`` a density for continuous data. Nats, (B,), positive is worse.
 """
 
@@ -13,8 +13,9 @@ from .betas import Betas
 from .condition import Condition
 from .denoiser import level_centres
 from .named import Named
-from .process import VariancePreserving, expand
+from .process import expand
 from .protocol import AnyDenoiser
+from .schedule import Schedule
 
 LOW = -20.0  # gamma below which float32 loses more than a thousandth of z_0's noise
 LOGITS = 2**23  # at a time: a batch of images of 64 x 64 in colour has 256 x 12288 an item
@@ -75,19 +76,23 @@ class DiscretisedGaussian(Decoder):
     """DDPM's decoder (Ho et al. 2020, eq. 13): a Gaussian about the denoised z_0, integrated over x's level.
 
     log [Phi((x + h - mean) / s) - Phi((x - h - mean) / s)], half spacing h, open at both ends of the grid,
-    mean = denoiser(z_0).x0, s = sigma_0 / alpha_0 by default.
+    mean = denoiser(z_0).x0, s = sigma_0 / alpha_0. Under ``schedule=betas`` s^2 is beta tilde_2 = beta_2 (1 -
+    abar_1) / (1 - abar_2), as in the code of Ho et al., "to get a better decoder log likelihood".
     """
 
     of_levels = True
 
-    def __init__(self, levels: int):
-        self.half = 1.0 / (levels - 1)
+    def __init__(self, levels: int, schedule: Schedule | None = None):
+        self.half, self.share = 1.0 / (levels - 1), 0.0
+        if isinstance(schedule, Betas):
+            self.share = (-torch.expm1(schedule.table[0] - schedule.table[1])).sqrt().item()
 
     def nats(
         self, denoiser: AnyDenoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
     ) -> Tensor:
         alpha, sigma = denoiser.process.alpha_sigma(expand(gamma, z))
-        offset, precision = x - denoiser(z, gamma, condition).x0, alpha / self._scale(sigma)
+        offset = x - denoiser(z, gamma, condition).x0
+        precision = 1 / (sigma * self.share) if self.share else alpha / sigma
         # by symmetry the interval is moved to the lower tail, where log_ndtr keeps its digits
         sign = torch.where(offset > 0, -1.0, 1.0)
         upper = (sign * offset + self.half) * precision
@@ -104,31 +109,6 @@ class DiscretisedGaussian(Decoder):
         narrow = (width < 0.01) & (width**2 * middle < 0.01) & ~first & ~last
         log_prob = torch.where(narrow, density, log_prob)
         return -log_prob.flatten(1).sum(1)
-
-    def _scale(self, sigma: Tensor) -> Tensor:
-        """s alpha_0."""
-        return sigma
-
-
-class PosteriorGaussian(DiscretisedGaussian):
-    r"""The same with s^2 = beta tilde_2 = beta_2 (1 - abar_1) / (1 - abar_2), for ``schedule=betas`` alone.
-
-    So does the code of Ho et al. 2020 under either variance, "to get a better decoder log likelihood": beta
-    tilde_1 is 0.
-
-    Raises:
-        ValueError: another schedule, or a process other than ``vp``.
-    """
-
-    def __init__(self, levels: int, schedule: Betas, process: VariancePreserving):
-        super().__init__(levels)
-        if not (isinstance(schedule, Betas) and isinstance(process, VariancePreserving)):
-            raise ValueError("bound.decoder=posterior_gaussian: needs schedule=betas and process=vp")
-        alpha, step = process.alpha_sigma(schedule.table[0])[0], schedule.table[0] - schedule.table[1]
-        self.factor = (alpha * torch.sqrt(-torch.expm1(step))).item()
-
-    def _scale(self, sigma: Tensor) -> Tensor:
-        return sigma * self.factor
 
 
 class GaussianDensity(Decoder):

@@ -11,17 +11,15 @@ from triptych.errors import UserError
 from triptych.networks.adapter import Adapter
 from triptych.networks.base import image_shape
 
-Down = Literal["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"]
-Up = Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"]
+Down = Sequence[Literal["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"]]
+Up = Sequence[Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"]]
 
 
 class UNet2D(Adapter):
     """Keys and defaults are those of ``UNet2DModel``; what ``shape`` and ``outputs`` say is left out.
 
     Raises:
-        ValueError: another schedule than ``Betas``, conditions, a size that does not divide, or what
-            ``UNet2DModel`` refuses.
-        UserError: diffusers is not installed.
+        ValueError: another schedule than ``Betas``, conditions, or a size that does not divide.
     """
 
     def __init__(
@@ -33,19 +31,9 @@ class UNet2D(Adapter):
         time_embedding_dim: Count | None = None,
         freq_shift: Whole = 0,
         flip_sin_to_cos: bool = True,
-        down_block_types: Annotated[Sequence[Down], MinLen(1)] = (
-            "DownBlock2D",
-            "AttnDownBlock2D",
-            "AttnDownBlock2D",
-            "AttnDownBlock2D",
-        ),
+        down_block_types: Down = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
         mid_block_type: Literal["UNetMidBlock2D", None] = "UNetMidBlock2D",
-        up_block_types: Annotated[Sequence[Up], MinLen(1)] = (
-            "AttnUpBlock2D",
-            "AttnUpBlock2D",
-            "AttnUpBlock2D",
-            "UpBlock2D",
-        ),
+        up_block_types: Up = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         block_out_channels: Annotated[Sequence[Count], MinLen(1)] = (224, 448, 672, 896),
         layers_per_block: Count = 2,
         mid_block_scale_factor: Positive = 1,
@@ -68,23 +56,17 @@ class UNet2D(Adapter):
         try:
             from diffusers.models.unets.unet_2d import UNet2DModel
         except ImportError as error:
-            raise UserError(
-                "denoiser=unet2d: diffusers is not installed; pip install 'triptych[diffusers]'"
-            ) from error
-        channels, height, width = image_shape(shape, "unet2d")
-        if not isinstance(schedule, Betas):
-            raise ValueError("denoiser=unet2d: is told a place in a table of betas; pass schedule=betas")
-        if contract.get("conditions"):
-            raise ValueError("denoiser=unet2d: takes no conditions; pass model.conditional=false")
-        if (height | width) % 2 ** (len(block_out_channels) - 1):
-            raise ValueError(
-                f"denoiser.network.block_out_channels={[*block_out_channels]}: images are {height}x{width}; "
-                f"height and width must be multiples of {2 ** (len(block_out_channels) - 1)}"
-            )
-        numbers = {"in_channels": channels, "out_channels": channels * outputs}
-        super().__init__(
-            UNet2DModel(sample_size=[height, width], **numbers, **sizes), shape, outputs=outputs, **contract
-        )
+            fix = "pip install 'triptych[diffusers]'"
+            raise UserError(f"denoiser=unet2d: diffusers is not installed; {fix}") from error
+        channels, *size = image_shape(shape, "unet2d")
+        multiple = 2 ** (len(block_out_channels) - 1)
+        if not isinstance(schedule, Betas) or contract.get("conditions"):
+            raise ValueError("denoiser=unet2d: needs schedule=betas and model.conditional=false")
+        if any(side % multiple for side in size):
+            at = f"denoiser.network.block_out_channels={[*block_out_channels]}"
+            raise ValueError(f"{at}: height and width must be multiples of {multiple}, these are {size}")
+        sizes |= {"sample_size": size, "in_channels": channels, "out_channels": channels * outputs}
+        super().__init__(UNet2DModel(**sizes), shape, outputs=outputs, **contract)
         self._place = schedule.timestep
 
     def timestep(self, gamma: Tensor) -> Tensor:

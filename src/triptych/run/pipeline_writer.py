@@ -15,20 +15,16 @@ from triptych.run.result import PARTS, Result
 TYPES = {space: name for name, space in pipeline.SPACES.items()}
 VARIANCES = {"beta_tilde": "fixed_small", "beta": "fixed_large"}
 NEEDED = {  # by key, what can be expressed
-    "model._target_": (pipeline.DIFFUSION,),
-    "denoiser._target_": (pipeline.DENOISER,),
-    "denoiser.network._target_": (pipeline.NETWORK,),
-    "schedule._target_": (pipeline.SCHEDULE,),
-    "process._target_": (pipeline.PROCESS,),
-    "objective.output._target_": (pipeline.OUTPUT,),
-    "objective.output.space": tuple(TYPES),
-    "bound.variance": tuple(VARIANCES),
+    "model._target_": [pipeline.DIFFUSION],
+    "denoiser._target_": [pipeline.DENOISER],
+    "denoiser.network._target_": [pipeline.NETWORK],
+    "schedule._target_": [pipeline.SCHEDULE],
+    "process._target_": [pipeline.PROCESS],
+    "objective.output._target_": [pipeline.OUTPUT],
+    "objective.output.space": [*TYPES],
+    "bound.variance": [*VARIANCES],
 }
-CARD = """---
-{front}
----
-
-# {name}
+CARD = """# {name}
 
 A diffusion model of {data}, trained and measured with Triptych.
 
@@ -37,9 +33,7 @@ A diffusion model of {data}, trained and measured with Triptych.
 
 ## Bound
 
-{bound}
-
-To measure it again: `triptych-train trained=DIR data=...`.
+{bound}. To measure it again: `triptych-train trained=DIR data=...`.
 
 ## Settings
 
@@ -47,13 +41,10 @@ To measure it again: `triptych-train trained=DIR data=...`.
 """
 
 
-def check_expressible(run: RunDirectory) -> dict[str, Any]:
-    """Return the configuration of a finished run that diffusers has classes for.
-
-    Raises:
-        UserError: no finished run; or a key that has no counterpart there.
-    """
-    if run.status != "finished":
+def check_expressible(run: RunDirectory) -> tuple[Result, dict[str, Any]]:
+    """Result and configuration of a finished run; UserError for a key that diffusers has no words for."""
+    result = run.summary()
+    if result is None or result.status != "finished":
         raise UserError(f"{run.path}: no finished run; pass a run's directory")
     config = run.config()
     for key, values in NEEDED.items():
@@ -61,40 +52,32 @@ def check_expressible(run: RunDirectory) -> dict[str, Any]:
         for name in key.split("."):
             value = value.get(name) if isinstance(value, dict) else None
         if value not in values:
-            raise UserError(
-                f"{run.path}: {key}={value} cannot be expressed in diffusers; must be {' or '.join(values)}"
-            )
-    return config
+            problem = f"cannot be expressed in diffusers; must be {' or '.join(values)}"
+            raise UserError(f"{run.path}: {key}={value} {problem}")
+    return result, config
 
 
 def write_pipeline(run: RunDirectory, folder: Path, license: str) -> None:
-    """Write the run's reported weights, its schedule and a card into ``folder``, whole or not at all.
-
-    Raises:
-        UserError: as ``check_expressible`` and ``reopen``.
-    """
-    config = check_expressible(run)
+    """Write the run's reported weights, its schedule and a card into ``folder``, whole or not at all."""
+    result, config = check_expressible(run)
     import diffusers
 
     from triptych.run.reopen import reopen
 
     theirs: Any = diffusers  # of which types are incomplete
     model: Any = reopen(str(run.path), key="run").model
-    schedule = {key: value for key, value in config["schedule"].items() if key != "_target_"}
-    clip = config["objective"]["output"].get("clip")
+    output = config["objective"]["output"]
     scheduler = theirs.DDPMScheduler(
-        **schedule,
-        prediction_type=TYPES[config["objective"]["output"]["space"]],
+        **{key: value for key, value in config["schedule"].items() if key != "_target_"},
+        prediction_type=TYPES[output["space"]],
         variance_type=VARIANCES[config["bound"]["variance"]],
-        clip_sample=clip is not None,
-        clip_sample_range=clip or 1.0,
+        clip_sample=output.get("clip") is not None,
+        clip_sample_range=output.get("clip") or 1.0,
         timestep_spacing="trailing",
     )
     begun = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         theirs.DDPMPipeline(model.denoiser.network.model, scheduler).save_pretrained(begun)
-        result = run.summary()
-        assert result is not None
         (begun / "README.md").write_text(model_card(result, config, license), encoding="utf-8")
         os.replace(begun, folder)
     finally:
@@ -102,37 +85,24 @@ def write_pipeline(run: RunDirectory, folder: Path, license: str) -> None:
 
 
 def model_card(result: Result, config: dict[str, Any], license: str) -> str:
-    """Return the README.md of a model on the Hub: front matter, data, bound with its interval, settings."""
-    name, data = result.name or "diffusion", str(result.record.get("data", {}).get("description", "its data"))
-    estimate = result.test.get("bpd") or result.test.get("nats_per_dim")
-    unit = "bits/dim" if "bpd" in result.test else "nats/dim"
-    key = "bpd" if "bpd" in result.test else "nats_per_dim"
-    front: dict[str, Any] = {
-        "license": license,
-        "library_name": "diffusers",
-        "pipeline_tag": "unconditional-image-generation",
-        "tags": ["diffusers", "unconditional-image-generation", "ddpm", "triptych"],
-    }
-    bound = "Not measured."
-    if estimate is not None:
-        ends = estimate.mean - 1.96 * estimate.stderr, estimate.mean + 1.96 * estimate.stderr
-        terms = ", ".join(f"{part} {result.test[f'{key}_{part}'].mean:.4f}" for part in PARTS)
+    """The README.md of a model on the Hub: front matter, data, bound with its interval, settings."""
+    name, data = result.name or "diffusion", (result.record.get("data") or {}).get("description", "images")
+    front = {"license": license, "library_name": "diffusers"}
+    front |= {"pipeline_tag": "unconditional-image-generation", "tags": ["diffusers", "ddpm", "triptych"]}
+    bound = "Not measured"
+    if bits := result.test.get("bpd"):
+        terms = ", ".join(f"{part} {result.test[f'bpd_{part}'].mean:.4f}" for part in PARTS)
+        low, high = bits.mean - 1.96 * bits.stderr, bits.mean + 1.96 * bits.stderr
         bound = (
-            f"-log p(x) <= {estimate.mean:.4f} {unit}, 95% interval [{ends[0]:.4f}, {ends[1]:.4f}] over "
-            f"{estimate.n} test items: {terms}. Steps: {config['bound'].get('steps') or 'continuous time'}; "
-            f"decoder: {config['bound']['decoder']}."
+            f"At most {bits.mean:.4f} bits/dim, 95% interval [{low:.4f}, {high:.4f}] over {bits.n} test items"
         )
-        metric = {"type": key, "name": f"bound, {unit}", "value": estimate.mean}
-        task = {"task": {"type": "unconditional-image-generation"}, "metrics": [metric]}
-        dataset = {"dataset": {"name": data, "type": str(result.choices.get("data", "custom"))}}
-        front["model-index"] = [{"name": name, "results": [task | dataset]}]
-    settings = [f"- `{key}={value}`" for key, value in result.overrides.items()] or ["The defaults."]
-    return printable(
-        CARD.format(
-            front="\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items()),
-            name=name,
-            data=data,
-            bound=bound,
-            settings="\n".join(settings),
-        )
-    )
+        steps = config["bound"].get("steps") or "continuous time"
+        bound += f" ({terms}; steps: {steps}; decoder: {config['bound']['decoder']})"
+        metrics = [{"type": "bpd", "name": "bound, bits/dim", "value": bits.mean}]
+        dataset = {"name": data, "type": result.choices.get("data", "custom")}
+        measured = {"task": {"type": front["pipeline_tag"]}, "dataset": dataset, "metrics": metrics}
+        front["model-index"] = [{"name": name, "results": [measured]}]
+    lines = [f"{key}: {json.dumps(value)}" for key, value in front.items()]
+    settings = "\n".join(f"- `{key}={value}`" for key, value in result.overrides.items()) or "The defaults."
+    card = CARD.format(name=name, data=data, bound=bound, settings=settings)
+    return printable("\n".join(["---", *lines, "---", "", card]))

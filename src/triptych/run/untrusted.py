@@ -136,15 +136,10 @@ def adopt(config: dict[str, Any], choices: dict[str, Any], overrides: list[str])
     if pipeline := is_pipeline(path):
         theirs, free = pipeline_config(path), ("data", "bound")
         bound = {k: v for k, v in theirs["bound"].items() if f"bound.{k}" not in typed}
+        named: dict[str, Any] = {"schedule": "betas", "denoiser": "unet2d", "process": "vp"}
+        named |= {"objective": theirs["objective"]["output"]["space"], "data": choices.get("data")}
         theirs |= {"bound": config["bound"] | bound, "objective": config["objective"] | theirs["objective"]}
         theirs = config | theirs
-        named: dict[str, Any] = {
-            "schedule": "betas",
-            "denoiser": "unet2d",
-            "process": "vp",
-            "model": "diffusion",
-        }
-        named |= {"objective": theirs["objective"]["output"]["space"], "data": choices.get("data")}
     elif source.status != "finished":
         state = "no run" if source.status == "new" else f"the run there is {source.status}"
         raise UserError(f"trained={path}: {state}; pass the directory of a finished run")
