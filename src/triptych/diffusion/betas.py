@@ -78,7 +78,7 @@ class Betas(Linear):
         return self.timestep(gamma) / self.last
 
     def timestep(self, gamma: Tensor) -> Tensor:
-        """The place of gamma in the table, 0 .. T - 1, as diffusers' networks are told; gamma's shape."""
+        """Return place of gamma in the table, 0 .. T - 1, as diffusers' networks are told; gamma's shape."""
         wanted = gamma.double().contiguous()
         upper = torch.searchsorted(self.table, wanted).clamp(1, self.last)
         low, high = self.table[upper - 1], self.table[upper]
@@ -89,7 +89,7 @@ class Betas(Linear):
         return torch.linspace(1.0, max((self.last + 1) / steps - 1, 0.0) / self.last, steps)
 
     def _between(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The levels around t, and the share of the way between them; double."""
+        """Return the levels around t, and the share of the way between them; double."""
         place = _snapped(t.double() * self.last)
         below = place.floor().clamp(0, self.last - 1).long()
         return self.table[below], self.table[below + 1], place - below

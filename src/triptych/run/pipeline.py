@@ -48,7 +48,7 @@ def is_pipeline(path: str | Path) -> bool:
 
 
 def pipeline_config(path: str) -> dict[str, Any]:
-    """The groups of a run's configuration that the pipeline in ``path`` decides, ``bound`` without repeats.
+    """Make the groups of a configuration that the pipeline in ``path`` decides, ``bound`` without repeats.
 
     Raises:
         UserError: a file is missing or no JSON; something in it cannot be expressed; no safetensors.
@@ -112,7 +112,7 @@ def read_pipeline(path: str, model: Any) -> dict[str, Any]:
 
 
 def _read(path: str, name: str, target: str = "") -> dict[str, Any]:
-    """The entries of a file of JSON: arguments of ``target``, and others of ``VALUES``; else UserError."""
+    """Return entries of a file of JSON: arguments of ``target``, and others of ``VALUES``; else UserError."""
     try:
         record = read_json(Path(path) / name)
     except FileNotFoundError as error:
@@ -131,7 +131,7 @@ def _read(path: str, name: str, target: str = "") -> dict[str, Any]:
 
 
 def _weight_files(path: str) -> list[Path]:
-    """The files of weights: one, or the shards of an index; UserError where one is missing."""
+    """Return the files of weights: one, or the shards of an index; UserError where one is missing."""
     whole, index = Path(path) / WEIGHTS, Path(path) / f"{WEIGHTS}.index.json"
     names = [whole.name]
     if not whole.exists() and index.exists():

@@ -42,7 +42,7 @@ A diffusion model of {data}, trained and measured with Triptych.
 
 
 def check_expressible(run: RunDirectory) -> tuple[Result, dict[str, Any]]:
-    """Result and configuration of a finished run; UserError for a key that diffusers has no words for."""
+    """Return result and configuration of a finished run; UserError for a key that diffusers has no words for."""
     result = run.summary()
     if result is None or result.status != "finished":
         raise UserError(f"{run.path}: no finished run; pass a run's directory")
@@ -85,7 +85,7 @@ def write_pipeline(run: RunDirectory, folder: Path, license: str) -> None:
 
 
 def model_card(result: Result, config: dict[str, Any], license: str) -> str:
-    """The README.md of a model on the Hub: front matter, data, bound with its interval, settings."""
+    """Return the README.md of a model on the Hub: front matter, data, bound with its interval, settings."""
     name, data = result.name or "diffusion", (result.record.get("data") or {}).get("description", "images")
     front = {"license": license, "library_name": "diffusers"}
     front |= {"pipeline_tag": "unconditional-image-generation", "tags": ["diffusers", "ddpm", "triptych"]}

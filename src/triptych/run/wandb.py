@@ -156,12 +156,12 @@ class WandbRun(WandbLogger):
         _end_service()
 
 
-def quiet_settings(module: Any) -> Any:
-    """W&B's settings: no output, and no longer waits than INIT and FINISH."""
+def quiet_settings(module: Any, init: float = INIT) -> Any:
+    """W&B's settings: no output, and no longer waits than ``init`` seconds at first and FINISH at the end."""
     limits = {
         "console": "off",
         "silent": True,
-        "init_timeout": INIT,
+        "init_timeout": init,
         "finish_timeout": FINISH,
         "finish_timeout_raises": True,
         "x_transaction_log_flush_interval": 0.2,  # seconds; a kill leaves what was written

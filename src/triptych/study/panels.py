@@ -129,11 +129,8 @@ def colours(hues: Mapping[str, str]) -> dict[str, str]:
 
 def headline_panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
     """Return what decides: the means, and where the bound decides the differences to the best."""
-    shown = []
-    for how, draw in _headline(comparison):
-        if svg := _svg(comparison, palette, draw, f"{name}-{draw.__name__}"):
-            shown.append(Panel(comparison.heading, how, (svg,)))
-    return shown
+    drawn = ((how, _svg(comparison, palette, draw, name)) for how, draw in _headline(comparison))
+    return [Panel(comparison.heading, how, (svg,)) for how, svg in drawn if svg]
 
 
 def headline_png(comparison: Comparison, palette: dict[str, str]) -> bytes | None:
@@ -190,27 +187,21 @@ def _others(comparison: Comparison) -> list[Metric]:
 
 def draw_panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
     """Every panel for which the runs recorded what it shows."""
-    deciding = measures.deciding(comparison)
     # of one and the same model there is nothing to compare but its samples
-    known = () if deciding else PANELS
-    shown = [
-        Panel(title, how, _svgs(comparison, palette, [(draw, f"{name}-{draw.__name__}") for draw in draws]))
-        for title, how, draws in known
-    ]
-    drawn = [
-        (draw_measures.measure_figure(metric), f"{name}-{metric.name}") for metric in _others(comparison)
-    ]
+    known = () if measures.deciding(comparison) else PANELS
+    ours = [_panel(comparison, palette, name, *entry) for entry in known]
     how = " ".join(filter(None, (measures.about(comparison), MEASURED)))
-    measured = Panel("Measures of samples", how, _svgs(comparison, palette, drawn))
-    ours = [panel for panel in shown if panel.svgs]
-    return ours + _own(comparison, palette, name) + ([measured] if measured.svgs else [])
+    drawn = list(map(draw_measures.measure_figure, _others(comparison)))
+    measured = _panel(comparison, palette, name, "Measures of samples", how, drawn)
+    shown = [panel for panel in ours if panel.svgs] + _own(comparison, palette, name)
+    return shown + ([measured] if measured.svgs else [])
 
 
-def _svgs(
-    comparison: Comparison, palette: dict[str, str], draws: Sequence[tuple[Draw, str]]
-) -> tuple[str, ...]:
+def _panel(
+    comparison: Comparison, palette: dict[str, str], name: str, title: str, how: str, draws: Sequence[Draw]
+) -> Panel:
     """Those figures for which the runs recorded what they show."""
-    return tuple(filter(None, (_svg(comparison, palette, draw, name) for draw, name in draws)))
+    return Panel(title, how, tuple(filter(None, (_svg(comparison, palette, draw, name) for draw in draws))))
 
 
 def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
@@ -262,7 +253,7 @@ def _first_of_each(comparison: Comparison, of: Callable[[Run], Path | None]) -> 
 
 
 def _svg(comparison: Comparison, palette: dict[str, str], draw: Draw, name: str) -> str:
-    return _one(partial(draw, comparison, palette), name, _about(draw, comparison))
+    return _one(partial(draw, comparison, palette), f"{name}-{draw.__name__}", _about(draw, comparison))
 
 
 def _about(draw: Callable[..., Any], comparison: Comparison) -> str:

@@ -35,39 +35,34 @@ def print_table(root: Path, console: Console | None = None, report: Report | Non
     """Print what the runs beneath `root` show; `report` saves reading them again."""
     console = console or Console()
     story = report.story if report else read_study([Path(root)])
+
+    def say(text: str, style: str = "", wrap: bool = False) -> None:
+        console.print(Text(text, style=style), soft_wrap=not wrap)
+
     if story.banner:
-        console.print(Text(story.banner, style="yellow"))
+        say(story.banner, "yellow", wrap=True)
     for i, comparison in enumerate(story.comparisons):
         console.print(_fitting(story, i, console))
         for note in comparison.notes:
-            console.print(Text(f"Note: {note}", style="dim"))
+            say(f"Note: {note}", "dim", wrap=True)
     if len(story.comparisons) > 1:
-        console.print(
-            Text("Different data or units: the tables are not comparable with each other.", style="dim")
-        )
+        say("Different data or units: the tables are not comparable with each other.", "dim", wrap=True)
     for run in story.runs:
         if run.error:
-            console.print(
-                Text(printable(f"{run.status}: {run.dir}: {run.error}"), style="red"), soft_wrap=True
-            )
-    console.print(Text(story.answer, style="bold"))
+            say(printable(f"{run.status}: {run.dir}: {run.error}"), "red")
+    say(story.answer, "bold", wrap=True)
     if story.next_step:
-        console.print(Text(story.next_step), soft_wrap=True)
-    if story.published:
-        console.print(Text(f"Published: {story.published.paper.cite}, {story.published.paper.where}"))
-        for judgement in story.published.judgements:
-            console.print(Text(judgement.line, style=WORDS.get(judgement.word, "")), soft_wrap=True)
-        if story.published.changed:
-            console.print(
-                Text(
-                    "The claims or their seeds were changed after some of these runs had ended.",
-                    style="yellow",
-                )
-            )
+        say(story.next_step)
+    if claimed := story.published:
+        say(f"Published: {claimed.paper.cite}, {claimed.paper.where}", wrap=True)
+        for judgement in claimed.judgements:
+            say(judgement.line, WORDS.get(judgement.word, ""))
+        if claimed.changed:
+            changed = "The claims or their seeds were changed after some of these runs had ended."
+            say(changed, "yellow", wrap=True)
     page = report.html if report else Path(root) / "report.html"
     if page.exists():
-        # soft_wrap: a path broken over two lines cannot be clicked or copied
-        console.print(Text(printable(f"Report: {page}")), soft_wrap=True)
+        say(printable(f"Report: {page}"))  # a path broken over two lines cannot be clicked or copied
 
 
 def _fitting(story: Study, i: int, console: Console) -> Table:
@@ -85,27 +80,21 @@ def _table(story: Study, i: int, without: tuple[str, ...]) -> Table:
     name = measures.deciding(comparison)
     better = measures.known(comparison.cells)[name].better if name else LOWER
     what = measures.title(comparison) or comparison.unit
-    title = Text(f"{story.title}: {comparison.data or 'all data'}, {what}, {better}")
+    rows = table_rows(comparison)
     table = Table(
-        title=title,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        caption="± is over seeds" if any(row.seeds[:1] > "1" for row in table_rows(comparison)) else None,
+        title=Text(f"{story.title}: {comparison.data or 'all data'}, {what}, {better}"),
+        title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
+        caption="± is over seeds" if any(row.seeds[:1] > "1" for row in rows) else None,
         caption_justify="left",
-    )
-    heads = [(key, HEADS.get(key, head)) for key, head in table_columns(comparison)]
-    heads = [(key, head.partition(" (")[0] if key.startswith(METRIC) else head) for key, head in heads]
-    heads = [
-        (key, head)
-        for key, head in [("seeds", "seeds"), *heads, ("verdict", "verdict")]
-        if key not in without
-    ]
+    )  # fmt: skip
+    known = [(key, HEADS.get(key, head)) for key, head in table_columns(comparison)]
+    known = [(key, head.partition(" (")[0] if key.startswith(METRIC) else head) for key, head in known]
+    every = [("seeds", "seeds"), *known, ("verdict", "verdict")]
+    heads = [(key, head) for key, head in every if key not in without]
     table.add_column(Text(comparison.subject), overflow="fold")
     for key, head in heads:
         table.add_column(head, justify="left" if key in ("seeds", "verdict") else "right")
-    for row in table_rows(comparison):
+    for row in rows:
         texts = {key: entry.text for key, entry in row.entries.items()}
         texts |= {"seeds": row.seeds, "verdict": row.verdict}
         style = "bold green" if row.best else "" if row.entries else "dim"

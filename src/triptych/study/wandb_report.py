@@ -26,7 +26,7 @@ from triptych.run.log_content import (
 )
 from triptych.run.read import Run
 from triptych.run.result import PARTS
-from triptych.run.wandb import LINE, STEP, import_wandb, logged_in, quiet_settings
+from triptych.run.wandb import FINISH, LINE, STEP, import_wandb, logged_in, quiet_settings
 from triptych.study.axes import SWEEP, Axis
 from triptych.study.compare import Comparison
 from triptych.study.curves import mean_curves
@@ -81,12 +81,12 @@ def save_report(story: Study, entity: str | None, project: str, folder: Path) ->
         report = build_report(story, **where, tables=tables)
         report.id = known.get("report", report.id)
         report.save()  # asks for the runs' project, without which it is of no use
-        _log_tables(story, where, tables, file.parent)
+        write_atomic(file, to_json(where | {"report": report.id, "tables": tables}))
+        _log_tables(wandb, story, where, tables)
     except UserError:
         raise
     except Exception as error:  # W&B's and its transport's, under many names
         raise UserError(f"--wandb: W&B has not taken it ({error_line(error)})") from error
-    write_atomic(file, to_json(where | {"report": report.id, "tables": tables}))
     return report.url
 
 
@@ -94,14 +94,13 @@ def _saved(file: Path, where: dict[str, str]) -> dict[str, str]:
     """Ids of the report and of its tables' run that were saved in the same project; {} the first time."""
     try:
         known = json.loads(file.read_text())
-        return {k: known[k] for k in ("report", "tables")} if where.items() <= known.items() else {}
-    except (OSError, ValueError, KeyError, AttributeError):
+        return known if where.items() <= known.items() else {}
+    except (OSError, ValueError, AttributeError):
         return {}
 
 
-def _log_tables(story: Study, where: dict[str, str], identity: str, folder: Path) -> None:
+def _log_tables(wandb: Any, story: Study, where: dict[str, str], identity: str) -> None:
     """Log all runs as a table, and the error by noise level as a chart with a line a setting, in one run."""
-    wandb = import_wandb(folder / "wandb")
     rows = [
         {"id": run_id(run)} | row | {"directory": run.dir.name}
         for run, row in zip(story.runs, results(story.runs), strict=True)
@@ -118,10 +117,10 @@ def _log_tables(story: Study, where: dict[str, str], identity: str, folder: Path
         table = wandb.Table(columns=["setting", *NOISE], data=points)
         logged[key] = wandb.plot_table(LINE, table, CHART, {"title": comparison.heading})
     about = {"id": identity, "resume": "allow", "name": story.title[:LIMIT], "job_type": "report"}
-    settings = quiet_settings(wandb)
+    how = {"mode": "online", "settings": quiet_settings(wandb, FINISH)}
     with tempfile.TemporaryDirectory() as place:  # below the sweep, W&B's files would be read as a run
         try:
-            with wandb.init(**where, **about, mode="online", dir=place, settings=settings) as run:
+            with wandb.init(**where, **about, **how, dir=place) as run:
                 run.log(logged)
         finally:
             wandb.teardown()

@@ -5,7 +5,7 @@ class Worktable {
     this.table = table;
     this.name = table.dataset.name;
     this.head = table.tHead.rows[0];
-    this.rows = [...table.tBodies[0].rows];
+    this.rows = [...table.tBodies[0].rows, ...table.querySelector("template")?.content.querySelectorAll("tr") ?? []];
     const [kind, section] = (table.dataset.of ?? "").split(":");
     this.section = kind === "cells" ? data.sections[section] : null;
     this.items = kind === "cells" ? this.section.cells : kind === "runs" ? data.runs : null;
