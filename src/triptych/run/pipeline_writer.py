@@ -42,7 +42,7 @@ A diffusion model of {data}, trained and measured with Triptych.
 
 
 def check_expressible(run: RunDirectory) -> tuple[Result, dict[str, Any]]:
-    """Return result and configuration of a finished run; UserError for a key that diffusers has no words for."""
+    """Read a finished run's result and configuration; UserError for a key that diffusers has no words for."""
     result = run.summary()
     if result is None or result.status != "finished":
         raise UserError(f"{run.path}: no finished run; pass a run's directory")

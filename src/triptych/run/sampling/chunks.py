@@ -21,7 +21,7 @@ from triptych.diffusion.sampler import chunk_size
 from triptych.errors import UserError
 from triptych.run.checkpoints import read_tensors, save_checkpoint
 
-FOLDER = "drawn"  # of a run's directory, until its result is recorded
+FOLDER = "features"  # of a run's directory, until its result is recorded
 SECONDS = "seconds"  # that a chunk took
 
 

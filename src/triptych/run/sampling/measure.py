@@ -27,7 +27,7 @@ LEVELS, POINTS = 20, 1000  # of noise and of test items, at which Tweedie's form
 def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, step: int = 0) -> Sets | None:
     """Draw what ``measures`` asks for, each process its chunks of it; None if that is nothing.
 
-    Chunks that lie in the run's directory are not drawn again, if weights, code and packages are the same.
+    Chunks in the run's directory are not drawn again if weights, data, code and packages are the same.
 
     Args:
         step: of the model, for the error.
@@ -64,8 +64,8 @@ def _key(experiment: Experiment, run: RunDirectory) -> str:
     reference, drawing = experiment.reference, experiment.measured[0][1]
     judges = [getattr(reference, name, None) for name in ("classifier", "inception")]
     code = (run.provenance().get("executions") or [{}])[-1]
-    about = [code.get("sources"), code.get("versions")]
-    return weights_digest([*_modules(drawing), *judges], json.dumps(about))
+    about = json.dumps([code.get(name) for name in ("sources", "versions", "data")])
+    return weights_digest([*_modules(drawing), *judges], about)
 
 
 def _modules(drawing: Drawing) -> Iterator[Any]:
