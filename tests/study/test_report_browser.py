@@ -294,7 +294,7 @@ def test_a_table_is_saved_as_it_is_shown_under_the_reports_name(page, small):
         assert row["seeds"] == "3"
         assert float(row["test bound, bits/dim"]) == pytest.approx(np.mean(values), rel=1e-12)
         assert float(row["test bound, bits/dim, standard error"]) == pytest.approx(stats.sem(values))
-    assert saved["x0"]["paired difference to best [95%], 95% low"]
+    assert saved["x0"]["paired difference to best [interval], low"]
     # a run's own page has its own
     page.click("table[data-name=runs] a")
     page.click("article.run .exports button[title*=CSV]")

@@ -19,7 +19,7 @@ from triptych.study.style import styled
 from triptych.study.tables import Entry, TableRow, table_columns, table_rows
 
 Column = tuple[str, str]  # key and heading
-NUMBERS = {"v": "", "e": ", standard error", "low": ", 95% low", "high": ", 95% high"}
+NUMBERS = {"v": "", "e": ", standard error", "low": ", low", "high": ", high"}
 TEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
     "−": "$-$", "∞": r"$\infty$", "–": "--", "×": r"$\times$", "<": "$<$", ">": "$>$", "|": "$|$",

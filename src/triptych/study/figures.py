@@ -60,8 +60,8 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
         return None
     pairs, spans = [claim.pair for *_, claim in rivals], [claim.interval for *_, claim in rivals]
     figure, ax = _rows([cell for _, cell, _ in rivals], [against(comparison, 0, j)[1] for j, *_ in rivals])
-    rows = [f"{cell.label} {difference(claim.pair)}" for _, cell, claim in rivals]
-    figure.set_label(f"{figure.get_label()} With 95% intervals: {'; '.join(rows)}.")
+    rows = [f"{cell.label} {difference(claim)}" for _, cell, claim in rivals]
+    figure.set_label(f"{figure.get_label()} With corrected intervals: {'; '.join(rows)}.")
     margin = comparison.rule.equal_within
     if margin is not None:
         ax.axvspan(-margin, margin, color=MUTED, alpha=0.15, linewidth=0)

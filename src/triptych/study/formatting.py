@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # scipy, which texts go without
-    from triptych.study.statistics import Paired, Spread
+    from triptych.study.claims import PairTest
+    from triptych.study.statistics import Spread
 
 # a summary's baselines, with their articles
 BASELINES = {"uniform": "a uniform guess", "histogram": "the per-pixel histogram"}
@@ -73,13 +74,12 @@ def interval(low: float, high: float) -> str:
     return "–" if math.isnan(low) else f"[{format_number(low)}, {format_number(high)}]"
 
 
-def difference(pair: Paired) -> str:
-    """ "+0.120 [0.100, 0.140]"."""
-    if pair.n == 0:
+def difference(claim: PairTest) -> str:
+    """ "+0.120 [0.100, 0.140]", the interval as corrected as the claim's p."""
+    if claim.pair.n == 0:
         return "no common seed"
-    return format_number(pair.mean, sign=True) + (
-        "" if math.isnan(pair.low) else " " + interval(pair.low, pair.high)
-    )
+    low, high = claim.interval
+    return format_number(claim.pair.mean, sign=True) + ("" if math.isnan(low) else f" {interval(low, high)}")
 
 
 def p_value(p: float) -> str:

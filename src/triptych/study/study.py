@@ -102,7 +102,7 @@ class Study:
 
     @property
     def next_step(self) -> str:
-        """ "3 more seeds, 2 min: COMMAND": what would settle more; "" where no seeds would."""
+        """ "3 more seeds, 2 min, finished runs stay: COMMAND": what would settle more, or ""."""
         wanted = [(c, seeds_next(c)) for c in self.comparisons]
         seeds = max((n for _, n in wanted), default=0)
         used = sorted({run.seed for run in self.runs if run.seed is not None})
@@ -118,7 +118,7 @@ class Study:
         command.append(f"seed={seeds_of}")
         seconds = math.fsum(extra_seconds(c, seeds) for c, n in wanted if n)
         takes = f", {duration(seconds)}" if math.isfinite(seconds) else ""
-        return f"{quantity(seeds - len(used), 'more seed')}{takes}: {shlex.join(command)}"
+        return f"{quantity(seeds - len(used), 'more seed')}{takes}, finished runs stay: {shlex.join(command)}"
 
     @property
     def tuned(self) -> list[str]:

@@ -63,7 +63,7 @@ def table_columns(comparison: Comparison) -> list[tuple[str, str]]:
         return drawn  # their bound is one and the same
     known = [("bound", f"test bound, {comparison.unit}")]
     if len(comparison.cells) > 1:
-        known += [("difference", "paired difference to best [95%]"), ("p", "p (Holm)")]
+        known += [("difference", "paired difference to best [interval]"), ("p", "p (Holm)")]
     known += [(part, part) for part in PARTS if _differs(comparison, part)]
     known += [("gap", "gap to truth")] if any(c.spread(part="gap").n for c in comparison.cells) else []
     known += [(k, head) for k, head in BESIDE.items() if any(c.spread(part=k).n for c in comparison.cells)]
@@ -92,11 +92,13 @@ def table_rows(comparison: Comparison) -> list[TableRow]:
         done = _drawn(comparison)
     else:
         done = [_row(comparison, i, cell) for i, cell in enumerate(comparison.cells)]
-    lost = {True: "diverged", False: "no result yet"}
-    return done + [
-        TableRow(cell.label, {}, _seeds(cell), lost[cell.diverged == len(cell.others)])
-        for cell in comparison.pending
-    ]
+    return done + [TableRow(cell.label, {}, _seeds(cell), _lost(cell)) for cell in comparison.pending]
+
+
+def _lost(cell: Cell) -> str:
+    """Say why a cell has no figure."""
+    statuses = {run.status for run in cell.others}
+    return statuses.pop() if statuses in ({"diverged"}, {"failed"}) else "no result yet"
 
 
 def _row(comparison: Comparison, i: int, cell: Cell) -> TableRow:
@@ -117,9 +119,9 @@ def against(comparison: Comparison, reference: int, i: int) -> tuple[dict[str, E
         text = "reference" if i else "best"
         return {"difference": Entry(text, 0.0), "p": Entry()}, "" if i else "lowest mean"
     claim = comparison.claim(reference, i)
-    pair = claim.pair
+    low, high = claim.interval
     entries = {
-        "difference": Entry(difference(pair), pair.mean, low=pair.low, high=pair.high),
+        "difference": Entry(difference(claim), claim.pair.mean, low=low, high=high),
         "p": Entry(p_value(claim.p), claim.p),
     }
     return entries, _row_verdict(comparison, claim, best=reference == 0)

@@ -22,7 +22,7 @@ from triptych.study.tables import BESIDE, table_columns, table_rows
 
 HEADS = {
     "bound": "test bound",
-    "difference": "to best [95%]",
+    "difference": "to best [interval]",
     "reconstruction": "recon.",
     "diffusion": "diff.",
 }

@@ -120,7 +120,7 @@ def _be(n: int) -> str:
 
 
 def _would_settle(comparison: Comparison, left: list[int]) -> str:
-    """ ": about 5 seeds would settle them", and what no number of seeds settles."""
+    """ ": about 5 seeds in all would settle them", and what no number of seeds settles."""
     claims = {j: comparison.claim(0, j) for j in left}
     if comparison.rule.interim or not all(c.pair.error for c in claims.values()):
         return ""
@@ -131,7 +131,7 @@ def _would_settle(comparison: Comparison, left: list[int]) -> str:
     if some:
         others = [j for j in left if j not in never]
         what = _names(comparison, others) if never else them
-        parts.append(f"about {max(some)} seeds would settle {what}")
+        parts.append(f"about {max(some)} seeds in all would settle {what}")
     if never:
         parts.append(f"{MOST} seeds would not settle {_names(comparison, never) if some else them}")
     return f": {', '.join(parts)}"
@@ -161,14 +161,14 @@ def _footnotes(comparison: Comparison) -> Iterator[str]:
             f"{', by the bound and by each measure' if measured else ''}). Holm's method "
             "corrects p for all of them: with no true difference anywhere, at most 5% of reports say “clear "
             "of”. All pairs count, so it is covered that the best was picked on the same test items. "
-            "Intervals are not corrected: one that excludes zero while p exceeds 0.05 settles nothing."
+            "Intervals are corrected likewise: one excludes zero where p is at most 0.05."
         )
     elif name:
         yield "One setting is clear of another only where p is at most 0.05."
     if rule.looks > 1:
         yield (
             f"This is look {max(len(rule.seen), 1)} of {rule.looks}. Each has one {_ordinal(rule.looks)} of "
-            "the 5%, so looking again adds no errors. Intervals are for a single look."
+            "the 5%, so looking again adds no errors."
         )
     if rule.interim:
         yield "The sweep has not ended: nothing is settled before."
@@ -197,11 +197,11 @@ def _covered(comparison: Comparison, known: list[Paired]) -> str:
     n = max((run.test[comparison.measure].n for run in comparison.runs), default=0)
     if known and len(with_items) == len(known):
         return (
-            "Differences are paired by seed and by item. Their 95% intervals cover what changes with the "
+            "Differences are paired by seed and by item. Their intervals cover what changes with the "
             f"seed ({seed}) and which {with_items[0].items} items are in the test set."
         )
     text = (
-        "Differences are paired by seed. Their 95% Student-t intervals cover what changes with the seed "
+        "Differences are paired by seed. Their Student-t intervals cover what changes with the seed "
         f"({seed}), not which {n or 'the'} items are in the test set"
     )
     if not with_items:

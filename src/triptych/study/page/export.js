@@ -26,7 +26,7 @@ function csvCell(text) {
 function asCsv(table) {
   const head = [...table.tHead.rows[0].cells], rows = table.kept ?? [...table.tBodies[0].rows];
   const more = head.map((_, i) => ["e", "low", "high"].filter(what => rows.some(row => row.cells[i]?.dataset[what])));
-  const titles = {e: "standard error", low: "95% low", high: "95% high"};
+  const titles = {e: "standard error", low: "low", high: "high"};
   const lines = [head.flatMap((cell, k) => [words(cell), ...more[k].map(what => `${words(cell)}, ${titles[what]}`)])];
   for (const row of rows)
     lines.push(head.flatMap((_, i) => [row.cells[i].dataset.v ?? words(row.cells[i]), ...more[i].map(what => row.cells[i].dataset[what] ?? "")]));
