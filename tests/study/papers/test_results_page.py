@@ -133,7 +133,10 @@ def test_a_claim_that_changed_since_is_to_be_run_again(paper, tmp_path, monkeypa
     monkeypatch.setattr(results_page, "files", lambda: {"it": other})
     results_page.write_results(tmp_path / "results.md", [tmp_path])
     text = (tmp_path / "results.md").read_text()
-    assert "1 contradicted and 0 cannot tell.**" in text and "Besides, 1 to run again." in text
+    assert (
+        "1 contradicted and 0 cannot tell.**" in text
+        and "Besides, 1 to run again: 3 findings in all." in text
+    )
     assert ["to run again" in line for line in text.splitlines() if line.startswith("| [it")] == [
         False,
         False,

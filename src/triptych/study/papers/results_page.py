@@ -168,11 +168,12 @@ def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str
         "",
         f"**Of {tested} findings asked at small scale, {listed(tested_words)}.**"
         + (f" Contradicted here: {listed(against)}." if against else "")
-        + (f" Besides, {listed(untested)}." if untested else "")
+        + (f" Besides, {listed(untested)}: {len(findings)} findings in all." if untested else "")
         + (f" {holding} of {len(identities)} identities hold." if identities else ""),
         "",
         "All runs are small: a finding contradicted here is contradicted on these data at this scale, and no "
-        "more. [papers.md](papers.md) explains the words.",
+        "more. *Cannot tell*: p, corrected for all claims of the paper, is above .05 both ways. Intervals are "
+        "95% each, not corrected. [papers.md](papers.md) explains the words.",
         "",
     ]
     if pictured:
