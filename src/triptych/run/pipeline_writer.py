@@ -87,7 +87,7 @@ def write_pipeline(run: RunDirectory, folder: Path, license: str) -> None:
 def model_card(result: Result, config: dict[str, Any], license: str) -> str:
     """The README.md of a model on the Hub: front matter, data, bound with its interval, settings."""
     name, data = result.name or "diffusion", (result.record.get("data") or {}).get("description", "images")
-    front = {"license": license, "library_name": "diffusers"}
+    front: dict[str, Any] = {"license": license, "library_name": "diffusers"}
     front |= {"pipeline_tag": "unconditional-image-generation", "tags": ["diffusers", "ddpm", "triptych"]}
     bound = "Not measured"
     if bits := result.test.get("bpd"):
