@@ -96,6 +96,7 @@ def main(folder: str, how: str) -> None:
     from triptych.data.build import build_data
     from triptych.errors import UserError
 
+    importlib.import_module("diffusers.models.unets.unet_2d")  # whose urllib3 tries to bind ::1
     warnings.simplefilter("ignore")
     inside, outside = Path(folder, "run"), Path(folder, "outside")
     for path in (inside, outside):
