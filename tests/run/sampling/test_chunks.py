@@ -2,10 +2,14 @@
 
 import json
 import math
+import os
 import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.run.commands import command, environment
 from tests.run.hooks import hook
@@ -220,3 +224,32 @@ def test_samples_are_those_of_one_process(root):
         assert result(root, f"n{devices}") == known
         drawn = [line.split() for line in count.read_text().splitlines()]
         assert {rank for rank, *_ in drawn} == {str(rank) for rank in range(devices)} and len(drawn) == CHUNKS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_memory_does_not_grow_with_the_number_of_samples(root):
+    """Images of 64 pixels: 1700 are 84 MB in float, and so are as many of noise."""
+    random = np.random.RandomState(0)
+    for i in range(60):
+        (folder := root / "photos" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.randint(0, 256, (64, 64, 3)).astype(np.uint8)).save(folder / f"{i}.png")
+    own = ["data=folder", f"data.root={root / 'photos'}", "data.size=64", "data.batch_size=8", "samples.n=0"]
+    own += ["trainer.max_steps=1", "trainer.val_check_interval=1"]
+
+    def peak(name, *more):
+        """Of a run's process, in MB."""
+        line = command(f"name={name}", *own, *more)
+        classifier = "model=classifier" in more
+        line = [o for o in line if not (classifier and o.startswith("denoiser."))]
+        pid = os.posix_spawn(line[0], line, environment(root))
+        _, status, usage = os.wait4(pid, 0)
+        assert status == 0
+        return usage.ru_maxrss / 1024
+
+    peak("seer", "model=classifier", "model.noise=false", "model.network.width=4")
+    judge = f"measures.classifier={root / 'logs' / 'runs' / 'seer'}"
+    small = ("denoiser.network.width=4", "sampler=ddim", "sampler.steps=1", "measures.repeats=1", judge)
+    few, many = (peak(f"n{n}", *small, f"measures.n={n}") for n in (170, 1700))
+    print(f"{few:.0f} MB for 170 samples, {many:.0f} MB for 1700", file=sys.stderr)
+    assert many < 2000 and many < few + 60
