@@ -31,11 +31,8 @@ def test_a_relation_has_a_sentence_of_its_own(tmp_path):
     assert verdict(comparison).sentences[:2] == ("a is lowest: 1.050 ± 0.029 bits/dim.", "Clear of c.")
     claim = comparison.claim(0, 1)
     n = seeds_needed(claim.pair.mean, claim.pair.error, claim.level)
-    assert (
-        f"Not settled against b: about {n} seeds in all would settle it." in said
-        if n
-        else "200 seeds" in said
-    )
+    settled = f"Not settled against b: about {n} seeds in all would settle it."
+    assert settled in said if n else "200 seeds" in said
     assert "clear of b" not in said.lower()
 
 
@@ -45,10 +42,8 @@ def test_one_seed_settles_nothing_and_the_next_command_stands_below(tmp_path):
     story = recorded(tmp_path)
     assert story.answer == "x0 is lowest: 1.900 bits/dim. One seed: nothing is settled."
     # two settings, two seeds each, half a minute a run
-    assert (
-        story.next_step
-        == "2 more seeds, 2 min 00 s, finished runs stay: triptych-train -m ablation=objectives seed=1,2,3"
-    )
+    again = "triptych-train -m ablation=objectives seed=1,2,3"
+    assert story.next_step == f"2 more seeds, 2 min 00 s, finished runs stay: {again}"
     report = write_report(tmp_path)
     for file in (report.markdown, report.html):
         assert "triptych-train -m ablation=objectives seed=1,2,3" in file.read_text()

@@ -172,8 +172,8 @@ def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str
         + (f" {holding} of {len(identities)} identities hold." if identities else ""),
         "",
         "All runs are small: a finding contradicted here is contradicted on these data at this scale, and no "
-        "more. *Cannot tell*: p, corrected for all claims of the paper, is above .05 both ways. Intervals are "
-        "95% each, not corrected. [papers.md](papers.md) explains the words.",
+        "more. *Cannot tell*: p, corrected for all claims of the paper, is above .05 both ways. Intervals "
+        "are 95% each, not corrected. [papers.md](papers.md) explains the words.",
         "",
     ]
     if pictured:
