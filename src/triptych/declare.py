@@ -63,6 +63,10 @@ class IsPath:
     """Marks a path, which a person types without Hydra's quotes."""
 
 
+class IsClass:
+    """Marks the dotted name of a class."""
+
+
 Whole = Annotated[int, Ge(0)]
 Count = Annotated[int, Ge(1)]
 Steps = Annotated[int, Ge(1), Le(1_000_000_000), Unit("steps")]  # gammas of two differ in double to here
@@ -71,6 +75,7 @@ NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 Seed = Annotated[int, Ge(0), Le(4294967295)]  # numpy's
 FilePath = Annotated[str | PathLike[str], IsPath()]
+ClassName = Annotated[str, IsClass()]
 Opened = Annotated[Any, IsPath()]  # an object that a configuration names by the path of its checkpoint
 
 LISTS = (list, tuple, Sequence)
@@ -161,6 +166,8 @@ def _within(limit: Any, value: Any) -> bool:
             return value in options
         case IsPath():
             return bool(value != "")  # Path("") would be the current directory
+        case IsClass():
+            return "." in value
     return True
 
 
@@ -205,7 +212,7 @@ def _words(kind: Any) -> list[str]:
         noun = "a whole number" if inner is int else "a number"
         return [" ".join(filter(None, (noun, _range(limits, inner is int))))]
     if inner is str:
-        return ["text"]
+        return ["a class's dotted name" if any(isinstance(limit, IsClass) for limit in limits) else "text"]
     if _origin(inner) in LISTS:
         kinds = get_args(inner)
         fixed = f" of {len(kinds)}" if len(kinds) > 1 and kinds[1] is not Ellipsis else ""

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from triptych.declare import (
+    ClassName,
     Count,
     FilePath,
     Ge,
@@ -149,8 +150,8 @@ class ObjectiveKeys(TypedDict):
     times: NotRequired[Annotated[Group, Base("triptych.diffusion.times.Times")]]
 
 
-Decoders = Literal["categorical", "discretised_gaussian", "posterior_gaussian", "gaussian_density"]
-Variances = Literal["beta_tilde", "beta", "optimal", "learned"]
+Decoders = Literal["categorical", "discretised_gaussian", "gaussian_density"] | ClassName
+Variances = Literal["beta_tilde", "beta", "optimal", "learned"] | ClassName
 
 
 class BoundKeys(TypedDict):
