@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -378,11 +379,22 @@ def test_bad_input_is_one_line_before_a_directory_is_made(case, root, prepared):
     assert not (root / "logs").exists() and not (path / "ran").exists()
 
 
+def claim_much(path: Path) -> None:
+    """A sparse file whose header claims a tensor of 60 GB."""
+    size = 15_000_000_000
+    tensor = {"dtype": "F32", "shape": [size], "data_offsets": [0, 4 * size]}
+    header = json.dumps({"conv_in.weight": tensor}).encode()
+    with open(path / WEIGHTS, "wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + 4 * size)
+
+
 WRONG = {
     "size": (lambda p: shutil.rmtree(p) or save(p, size=16), "in_channels=1, sample_size=16: the data are "),
     "channels": (change(UNET, in_channels=3, out_channels=3), r"in_channels=3, sample_size=8: the data "),
     "widths": (change(UNET, block_out_channels=[8, 16]), "of another network than unet/config.json"),
     "damaged": (lambda p: (p / WEIGHTS).write_bytes(b"PK\x03\x04" * 9), "safetensors: damaged; copy it"),
+    "bomb": (claim_much, "larger than the network of unet/config.json can be"),
     "resolutions": (
         change(
             UNET,

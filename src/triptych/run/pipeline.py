@@ -39,6 +39,7 @@ VALUES: dict[str, dict[str, tuple[Any, ...]]] = {  # of keys that ours do not st
         **dict.fromkeys(("sample_size", "in_channels", "out_channels", "num_train_timesteps"), ()),
     },
 }  # fmt: skip
+WIDEST, HEADER = 8, 1 << 24  # bytes of a number, and before the numbers, at most
 OLD = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 
@@ -96,8 +97,11 @@ def read_pipeline(path: str, model: Any) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     state: dict[str, Any] = {}
+    most = WIDEST * sum(p.numel() for p in model.parameters()) + HEADER
     try:
         for file in _weight_files(path):
+            if file.stat().st_size > most:
+                raise _refused(path, file.name, f"larger than the network of {UNET} can be")
             for name, tensor in load_file(file).items():
                 for before, after in OLD.items():
                     name = name.replace(before, after)
