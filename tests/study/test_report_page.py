@@ -265,6 +265,7 @@ def test_terminal_shows_the_same_numbers(full):
         assert all(f"{cell.bound.mean:.3f}" in text for cell in full.story.comparisons[0].cells)
         assert str(full.html) in text and " ".join(full.verdict.split()) in " ".join(text.split())
         assert max(map(len, text.splitlines()[:8])) <= width
+        assert ("to best [interval]" in text) == (width >= 80), "a heading is text, not rich's markup"
 
 
 def test_a_narrow_terminal_keeps_seeds_and_verdicts(tmp_path):

@@ -93,7 +93,7 @@ def _table(story: Study, i: int, without: tuple[str, ...]) -> Table:
     heads = [(key, head) for key, head in every if key not in without]
     table.add_column(Text(comparison.subject), overflow="fold")
     for key, head in heads:
-        table.add_column(head, justify="left" if key in ("seeds", "verdict") else "right")
+        table.add_column(Text(head), justify="left" if key in ("seeds", "verdict") else "right")
     for row in rows:
         texts = {key: entry.text for key, entry in row.entries.items()}
         texts |= {"seeds": row.seeds, "verdict": row.verdict}
