@@ -67,6 +67,7 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
             "process; use triptych-train for several"
         )
     choices = OmegaConf.to_container(job.runtime.choices)
+    # OmegaConf types a node as any of its kinds
     run = prepare(composing.without_hydra(config), Path(job.run.dir), list(job.overrides.task), choices)  # type: ignore[arg-type]
     if run.status != "finished":
         with _own(run.path):

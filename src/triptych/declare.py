@@ -283,7 +283,7 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
                     raise error(line)
             original(self, *args, **kwargs)
 
-        cls.__init__ = __init__  # type: ignore[misc]
+        cls.__init__ = __init__  # type: ignore[misc]  # of a class in the making
 
     def decorate(cls: C) -> C:
         owner: Any = cls  # what type checkers say of super() is of classes that they know

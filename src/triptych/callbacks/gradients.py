@@ -36,7 +36,7 @@ class Gradients(pl.Callback):
             return
         norm = nn.utils.get_total_norm(gradients)
         self._count(norm)
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set where mypy does not look
         if (trainer.global_step + 1) % every == 0:
             module.log("train/grad_norm", norm, on_step=True, on_epoch=False)
             if self.clip:

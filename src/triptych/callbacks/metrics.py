@@ -65,6 +65,7 @@ class Metrics(pl.Callback):
         self.on_validation_batch_end(trainer, module, outputs, batch, index)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        # ours, which has items
         self._end(module, "val/", trainer.val_dataloaders.items)  # type: ignore[union-attr]
 
     def on_test_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
@@ -96,6 +97,7 @@ def better_of(trainer: pl.Trainer) -> dict[str, str]:
 
 
 def _of(trainer: pl.Trainer) -> list[Metrics]:
+    # set where mypy does not look
     return [callback for callback in trainer.callbacks if isinstance(callback, Metrics)]  # type: ignore[attr-defined]
 
 

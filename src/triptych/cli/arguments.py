@@ -97,7 +97,7 @@ def check_shown(command: str) -> None:
                 check_single(cfg)
         return SANITIZED(self, cfg, cfg_type)
 
-    Hydra.get_sanitized_cfg = get_sanitized_cfg  # type: ignore[method-assign]
+    Hydra.get_sanitized_cfg = get_sanitized_cfg  # type: ignore[method-assign]  # Hydra has no hook for it
 
 
 def options_first(arguments: list[str]) -> list[str]:
@@ -156,5 +156,6 @@ def check_options(arguments: list[str]) -> Namespace:
         )
 
     parser = get_args_parser()
+    # argparse's way to change how it refuses
     parser.error = refuse  # type: ignore[assignment, method-assign]
     return parser.parse_args(options_first([one for one in arguments if one != "--version"]))

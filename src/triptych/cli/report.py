@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "what it has of other papers stays",
     )
     parser.add_argument("--port", type=int, help=f"of --watch (default: {PORT}; 0: a free one)")
+    # argparse's way to change how it refuses
     parser.error = lambda message: sys.exit(_refuse(message))  # type: ignore[method-assign]
     options = parser.parse_args(argv)
     if options.equal_within is not None and not 0 < options.equal_within < math.inf:

@@ -51,7 +51,7 @@ def compose_and_train(cfg: DictConfig) -> float | None:
     path = Path(job.runtime.output_dir)
     try:
         if sweeping:  # a single run was asked before it had a directory
-            check_keys(cfg, job)  # type: ignore[arg-type]
+            check_keys(cfg, job)  # type: ignore[arg-type]  # Hydra's node is a DictConfig when it runs
         if processes.rank() == 0:
             run = prepare(cfg, path, list(job.overrides.task), dict(job.runtime.choices))
             processes.announce(run.path)

@@ -122,7 +122,7 @@ def _read(file: IO[bytes]) -> Any:
         return DryRun(io.BytesIO(archive.read(f"{root}/data.pkl")), sizes, SHARED * total).load()
 
 
-class DryRun(_Unpickler):  # type: ignore[misc]
+class DryRun(_Unpickler):  # type: ignore[misc]  # has no types
     """Reads a pickle with nothing to call but the stand-ins below: Python's own, since C's trusts lengths."""
 
     dispatch: ClassVar[Any] = dict(_Unpickler.dispatch)

@@ -281,6 +281,6 @@ def _scalar(value: Any) -> bool:
 def _cause(error: Exception, path: str) -> str:
     """Return the innermost message behind a wrapper, on one line, with the key it belongs to."""
     while error.__cause__ is not None:
-        error = error.__cause__  # type: ignore[assignment]
+        error = error.__cause__  # type: ignore[assignment]  # may be None by its type
     message = (" ".join(str(error).split()) or type(error).__name__) + raised_at(error)
     return message if path and message.startswith(path.split(".")[0]) else f"{path}: {message}"

@@ -119,6 +119,7 @@ def unresolved_value(cfg: DictConfig, key: str) -> Any:
     if OmegaConf.is_missing(node, name):
         return "???"
     if OmegaConf.is_interpolation(node, name):
+        # a dict
         return str(OmegaConf.to_container(node, resolve=False)[name])  # type: ignore[call-overload, index]
     value = node[name]
     return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value

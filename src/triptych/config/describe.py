@@ -179,6 +179,7 @@ def list_groups_quickly() -> None:
     ) -> list[str]:
         return list(listed(self, group_name, results_filter))
 
+    # Hydra has no hook for it
     ConfigLoaderImpl.get_group_options = get_group_options  # type: ignore[method-assign, assignment]
 
 
@@ -194,4 +195,5 @@ def complete_for(command: str) -> None:
             words += [one for one in completions(config, word, command) if one not in words]
         return words
 
+    # Hydra has no hook for it
     CompletionPlugin._get_matches = staticmethod(matches)  # type: ignore[method-assign, assignment]

@@ -65,6 +65,7 @@ def _quoted(event: Any) -> bool:
 
 @cache
 def _loader() -> Any:
+    # C's parser where there is one
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
         """Safe, and the float of YAML 1.2."""
 

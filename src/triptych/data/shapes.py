@@ -173,7 +173,7 @@ class Shapes(Captioned, Generated):
     """
 
     name = "shapes"
-    levels = LEVELS  # type: ignore[assignment]
+    levels = LEVELS  # type: ignore[assignment]  # None in the base
     num_classes = len(COMBINATIONS)
 
     def __init__(

@@ -110,11 +110,11 @@ class Words(TextEncoder):
         self.vocabulary: list[str] = []
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:  # type: ignore[override]  # a property in place of a field
         return f"words {' '.join(self.vocabulary)}"
 
     @property
-    def width(self) -> int:  # type: ignore[override]
+    def width(self) -> int:  # type: ignore[override]  # a property in place of a field
         return len(self.vocabulary)
 
     def learn(self, texts: Iterable[str]) -> None:

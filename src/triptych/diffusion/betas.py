@@ -78,7 +78,7 @@ class Betas(Linear):
         return self.timestep(gamma) / self.last
 
     def timestep(self, gamma: Tensor) -> Tensor:
-        """Return place of gamma in the table, 0 .. T - 1, as diffusers' networks are told; gamma's shape."""
+        """Return gamma's place in the table, 0 .. T - 1: diffusers' timestep; gamma's shape."""
         wanted = gamma.double().contiguous()
         upper = torch.searchsorted(self.table, wanted).clamp(1, self.last)
         low, high = self.table[upper - 1], self.table[upper]

@@ -247,7 +247,7 @@ class BoundModel(pl.LightningModule):
     @property
     def tested(self) -> EvalLoader:
         """The items of the test that is going on: they know their split and their number."""
-        return self.trainer.test_dataloaders  # type: ignore[return-value]
+        return self.trainer.test_dataloaders  # type: ignore[return-value]  # ours
 
     def before_accounting(self) -> None:
         """Measure what a subclass needs under the present weights before it can give its bound."""

@@ -87,6 +87,7 @@ class Classifier(BoundModel):
         self.network, self.schedule, self.process, self.noise = network, schedule, process, noise
         self.schedule.requires_grad_(False)
         self.dims = 1  # a label is one number: its loss is not shared among pixels
+        # in place of a bound's
         self.accounting: ClassifierAccounting = ClassifierAccounting()  # type: ignore[assignment]
 
     def networks(self) -> list[nn.Module]:

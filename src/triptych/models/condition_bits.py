@@ -54,6 +54,7 @@ class ConditionBits(PerItem):
                 f"{type(self).__name__} needs it above 0"
             )
 
+    # of diffusion models alone
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
         condition = model.condition_of(batch)
         assert condition is not None

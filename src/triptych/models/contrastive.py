@@ -119,6 +119,7 @@ class Contrastive(BoundModel):
         super().__init__(optimizer, lr_schedule, **more)
         self.network = network
         self.dims = 1  # what is sought is one text: its loss is not shared among pixels
+        # in place of a bound's
         self.accounting: RetrievalAccounting = RetrievalAccounting(network.embedding)  # type: ignore[assignment]
 
     def networks(self) -> list[nn.Module]:

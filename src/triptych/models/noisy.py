@@ -39,6 +39,7 @@ class WeightedLoss(PerItem):
 
     check = staticmethod(check_diffuses_data)
 
+    # of diffusion models alone
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
         total = torch.zeros(len(batch.x), device=batch.x.device)
         for k in range(self.per_item):
@@ -56,6 +57,7 @@ class NoisyBounds(WeightedLoss):
         draws: an item.
     """
 
+    # of diffusion models alone
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
         ends = torch.linspace(0, 1, CELLS + 1, dtype=torch.float64, device=batch.x.device)
         at = _level(model, ends.clamp(max=1 - 1e-9))
@@ -90,6 +92,7 @@ class Distortion(PerItem):
 
     check = staticmethod(check_diffuses_data)
 
+    # of diffusion models alone
     def values(self, model: Diffusion, batch: Batch) -> Tensor:  # type: ignore[override]
         gamma = model.schedule.gamma(torch.tensor(self.t, device=batch.x.device))
         z = model.denoiser.process.diffuse(batch.x, gamma, torch.randn_like(batch.x))

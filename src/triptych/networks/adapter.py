@@ -48,7 +48,7 @@ class Adapter(Network):
         return self.per_dim(raw)
 
     def timestep(self, gamma: Tensor) -> Tensor:
-        """Return what the model is told of the noise level, (B,)."""
+        """Return the noise level in the model's own measure, (B,)."""
         return (gamma - LOWEST) * (STEPS / (HIGHEST - LOWEST))
 
     def _classes(self, condition: Condition | None, z: Tensor) -> Tensor:

@@ -148,4 +148,4 @@ def image_shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
     """(C, H, W), or ValueError: this network is for images."""
     if len(shape) != 3:
         raise ValueError(f"denoiser={name}: is for images (C, H, W), not {tuple(shape)}; use denoiser=mlp")
-    return shape  # type: ignore[return-value]
+    return shape  # type: ignore[return-value]  # three numbers

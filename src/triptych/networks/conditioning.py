@@ -19,6 +19,7 @@ class LabelEmbedding(nn.Embedding):
     def __init__(self, kind: Labels, width: int):
         super().__init__(kind.classes + 1, width)
 
+    # nn.Module's takes anything
     def forward(self, part: Part | None, items: int) -> Tensor:  # type: ignore[override]
         """(items, width)."""
         null = self.num_embeddings - 1

@@ -1,4 +1,4 @@
-"""diffusers' ``UNet2DModel`` as it is in a ``DDPMPipeline``: told the place in a table of betas."""
+"""diffusers' ``UNet2DModel`` as it is in a ``DDPMPipeline``: its timestep is a place in a table of betas."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal

@@ -35,6 +35,7 @@ class Crossing:
     @property
     def logarithmic(self) -> bool:
         """Whether the numbers are apart by factors."""
+        # not None here
         return bool(self.numbers) and self.numbers[0] > 0 and self.numbers[-1] / self.numbers[0] >= WIDE  # type: ignore[index]
 
     def line(self, name: str) -> dict[str, Cell]:

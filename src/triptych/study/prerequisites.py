@@ -99,6 +99,7 @@ def _check_ray(config: DictConfig) -> None:
     from ray.job_config import JobConfig
 
     # else its workers would look for each module in the folder where the command was typed first
+    # Ray has no option for it
     JobConfig._runtime_env_has_working_dir = lambda _: True  # type: ignore[method-assign]
     address = launcher.ray.init.get("address")
     host, colon, port = str(address or "").removeprefix("ray://").rpartition(":")

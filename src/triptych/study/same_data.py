@@ -23,8 +23,8 @@ GUARDS = (Role.DATA, Role.JUDGED, Role.PATH)
 class Group:
     """Runs on the same data and in the same unit.
 
-    `data` tells it from all other groups' data, `dataset` is the name that it was chosen by; `notes` are to
-    be said of a comparison of these runs.
+    `data` tells it from all other groups' data, `dataset` is the name that it was chosen by; `notes` go
+    with a comparison of these runs.
     """
 
     dataset: str

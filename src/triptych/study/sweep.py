@@ -152,6 +152,7 @@ class SweepHook(Callback):
         check_launcher(config)
         if not config.hydra.sweep.dir:
             raise UserError("hydra.sweep.dir: must be a directory; leave it out for one of its own")
+        # a dict
         place = Path(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index, call-overload]
         if place.is_absolute() or ".." in place.parts:
             raise UserError(f"hydra.sweep.subdir={place}: must be a directory within the sweep's")

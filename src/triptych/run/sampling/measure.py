@@ -141,7 +141,7 @@ def _row(experiment: Experiment, drawing: Drawing, sets: dict[int, Features]) ->
 
 
 def _classes(experiment: Experiment, drawing: Drawing) -> Tensor | None:
-    """Return the classes (n,) that samples are asked for; None where they are asked for none."""
+    """Return the classes (n,) that samples are conditioned on; None where they are not."""
     rows = torch.arange(experiment.config["measures"]["n"]).split(chunk_size(experiment.data.shape))
     conditions = (drawing.condition(len(some), items=some) for some in rows)
     labels = [one.label for one in conditions if one is not None and "label" in one.parts]

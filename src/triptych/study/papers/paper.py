@@ -129,7 +129,7 @@ def _check_keys(path: str, node: Any, table: type) -> None:
         if key not in kinds:
             raise UserError(f"{path}.{key}={node[key]!r}: no such key, {nearest(str(key), list(kinds))}")
     for key, kind in kinds.items():
-        optional = key in table.__optional_keys__  # type: ignore[attr-defined]
+        optional = key in table.__optional_keys__  # type: ignore[attr-defined]  # typing's, of a TypedDict
         if key not in node:
             if not optional:
                 raise UserError(f"{path}.{key}: a value is needed")
