@@ -6,7 +6,7 @@ import pytest
 
 from triptych.diffusion.condition import Images, Tokens, Vectors
 from triptych.errors import UserError
-from triptych.run import stages
+from triptych.run import reopen, stages
 
 TEXT, LOW = {"text": Tokens(4, 5)}, {"low": Images((3, 8, 8))}
 
@@ -28,8 +28,8 @@ FINE = {"told": ["text", "low"]}
 def opened(monkeypatch):
     def open_(*runs):
         left = iter(runs)
-        monkeypatch.setattr(stages, "reopen", lambda *_, **__: next(left))
-        return stages.open_stages("cascade", [f"run{i}" for i in range(len(runs))])
+        monkeypatch.setattr(reopen, "reopen", lambda *_, **__: next(left))
+        return reopen.open_stages("cascade", [f"run{i}" for i in range(len(runs))])
 
     return open_
 

@@ -7,8 +7,8 @@ from functools import cache, partial
 from typing import Any, get_args, get_type_hints
 
 from triptych.config.keys import OPTIONS, find_key, of_class
-from triptych.config.mistakes import raised_at
 from triptych.config.nearest import nearest
+from triptych.config.own_code import raised_at
 from triptych.config.source import REQUIRED
 from triptych.config.trust import ARGUMENTS, HOMES, SCHEDULER, check_name, import_class
 from triptych.errors import UserError

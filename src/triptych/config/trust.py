@@ -16,19 +16,19 @@ then imports that one module, and looks whether the object is the class that it 
 import ast
 import difflib
 import importlib
-import os
 import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from triptych.config.habits import CALLBACKS
+from triptych.config.own_code import is_trusted, lies_in, raised_at
+from triptych.config.own_code import trusted as trusted
 from triptych.config.schema import CLASSES
 from triptych.config.source import full_name
 from triptych.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
-PYPROJECT = PACKAGE.parents[1] / "pyproject.toml"
 ROOMS = ("data", "networks", "diffusion", "models", "callbacks")
 ARGUMENTS = {name: frozenset(table.__annotations__) for name, table in CLASSES.items()}
 LIGHTNINGS = "pytorch_lightning.callbacks."
@@ -52,18 +52,6 @@ NOT_PLAIN = {  # of those, with the reason
     "LBFGS": "evaluates the loss several times a step, which draws anew each time; choose adamw or sgd",
     "SparseAdam": "needs sparse gradients, which no network here has; choose adamw or sgd",
 }
-
-
-@cache
-def trusted() -> tuple[str, ...]:
-    """Return packages whose classes the owner of this clone lets configurations name."""
-    names = [name.strip() for name in os.environ.get("TRIPTYCH_TRUST", "").split(",")]
-    if PYPROJECT.is_file():
-        import tomllib
-
-        written = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))
-        names += written.get("tool", {}).get("triptych", {}).get("trust", [])
-    return tuple(name for name in names if name)
 
 
 def check_name(target: Any, where: str = "") -> str:
@@ -100,8 +88,6 @@ def import_class(target: Any, where: str = "") -> type:
     try:
         cls = vars(importlib.import_module(module)).get(name)
     except Exception as error:
-        from triptych.config.mistakes import raised_at
-
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{_key(target, where)}: cannot be imported: {line}{raised_at(error)}") from error
     if not isinstance(cls, type) or issubclass(cls, BaseException) or not _is_home(cls, target, module):
@@ -118,7 +104,7 @@ def _is_home(cls: type, target: str, module: str) -> bool:
     if OPTIMISER.fullmatch(target):
         from torch.optim import Optimizer
 
-        return issubclass(cls, Optimizer) and _inside(cls.__module__, "torch.optim")
+        return issubclass(cls, Optimizer) and lies_in(cls.__module__, "torch.optim")
     if SCHEDULER.fullmatch(target):
         from torch.optim.lr_scheduler import LRScheduler
 
@@ -133,7 +119,7 @@ def _home(target: str) -> str:
     A package names its classes shortly where its ``__all__`` has them (``triptych.diffusion.sampler.DDIM``).
     """
     module, _, name = target.rpartition(".")
-    if not any(_inside(module, f"triptych.{room}") for room in ROOMS):
+    if not any(lies_in(module, f"triptych.{room}") for room in ROOMS):
         return ""
     defined, short = _classes(module)
     return module if name in defined else _home(short[name]) if name in short else ""
@@ -162,15 +148,6 @@ def _classes(module: str) -> tuple[frozenset[str], dict[str, str]]:
         if name.name in public and name.asname is None
     }
     return defined, short
-
-
-def is_trusted(name: str) -> bool:
-    """Whether a dotted name lies in a package that the owner of this clone trusts."""
-    return any(_inside(name, package) for package in trusted())
-
-
-def _inside(name: str, package: str) -> bool:
-    return name == package or name.startswith(f"{package}.")
 
 
 def _near(target: str) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from triptych.config.build import build
-from triptych.config.mistakes import defined_at
+from triptych.config.own_code import defined_at
 from triptych.data.base import DataError, DataModule
 from triptych.data.batch import Split
 from triptych.data.cache import Mapped

@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from triptych.config.mistakes import defined_at
+from triptych.config.own_code import defined_at
 from triptych.errors import UserError
 
 

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from triptych.config.mistakes import describe_error, raised_at
+from triptych.config.own_code import describe_error, raised_at
 from triptych.errors import Interrupted, StorageError, UserError
 from triptych.files import printable
 from triptych.run.directory import STORAGE

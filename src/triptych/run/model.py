@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,8 +35,12 @@ CALLS = 10_000  # tensors that a model is made of, at most
 CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that may be none
 
 
-def build_model(config: dict[str, Any], data: DataModule) -> BoundModel:
+def build_model(
+    config: dict[str, Any], data: DataModule, stages: Mapping[str, Any] | None = None
+) -> BoundModel:
     """Build the LightningModule with initial weights; ``config`` is the whole resolved configuration.
+
+    ``stages``: of a cascade, what ``reopen.open_model_stages`` gives.
 
     Raises:
         UserError: a value that its owner refuses, or a choice that this model would not read.
@@ -47,7 +51,7 @@ def build_model(config: dict[str, Any], data: DataModule) -> BoundModel:
     kind = import_class(config["model"].get("_target_"), "model")
     if getattr(kind, "of_latents", False):
         _of_latents(table, kind)
-    model = build(config["model"], "model", table, **_stages(config, data))
+    model = build(config["model"], "model", table, **(stages or {}))
     if _augmentation_kind(data) and not isinstance(model, Diffusion):
         raise UserError(
             f"augmentation: {type(model).__name__} has no network that could be told of it; pass told=false"
@@ -95,16 +99,6 @@ def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
         elif isinstance(name, str) and not of_levels and data.levels is not None:
             raise UserError(f"bound.decoder={name}: data {data.name} has levels; pass categorical")
     return table
-
-
-def _stages(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
-    """Open ``model.stages``: models of other runs, and the names by which these data know them."""
-    if "stages" not in config["model"]:
-        return {}
-    from triptych.run.stages import stage_models  # which opens runs, and so builds models
-
-    models, names = stage_models(config, data)
-    return {"stages": models, "known_as": names}
 
 
 def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from triptych.config.mistakes import describe_error
+from triptych.config.own_code import describe_error
 from triptych.errors import Interrupted, UserError
 from triptych.run.directory import RunDirectory
 from triptych.run.processes import launch, rank

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 
 from triptych.config.build import check_targets
+from triptych.config.identity import data_identity, describe
+from triptych.data.base import DataModule
 from triptych.data.build import build_data
 from triptych.data.fingerprint import fingerprint
 from triptych.errors import UserError
@@ -15,6 +17,7 @@ from triptych.run.directory import checkpoint_at
 from triptych.run.experiment import Experiment
 from triptych.run.leakage import compare_data, log_line
 from triptych.run.model import Budget, build_model
+from triptych.run.stages import check_stages, refuse_cascade
 from triptych.run.untrusted import check_config
 
 SLACK = 2**28  # bytes that a model may need beside what its checkpoint holds
@@ -60,7 +63,7 @@ def reopen(
         changed = compare_data(fingerprint(data), seen, judged, "restore the data")
         log_line(None, changed.replace("data:", f"{ckpt}: data:", 1))
         with Budget(2 * file.stat().st_size + SLACK, "its file"):
-            model = build_model(config, data)
+            model = build_model(config, data, open_model_stages(config, data))
         load_weights(model, checkpoint, weights or config["weights"], file.absolute().parents[1])
     except UserError as error:  # of several runs that are opened, it says which
         if key == "ckpt" or str(error).startswith(f"{key}="):
@@ -70,3 +73,50 @@ def reopen(
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(f"{where}: its model cannot be built ({reason})") from error
     return Experiment(config, data, model.eval())
+
+
+def open_stages(
+    key: str, paths: Sequence[str], weights: str | None = None, data_root: str | None = None
+) -> list[Experiment]:
+    """Return the experiments of the stages of a cascade, in their order; ``key`` is what names them.
+
+    Raises:
+        UserError: fewer than two, one that cannot be opened, or one that does not fit those before it.
+    """
+    if len(paths) < 2:
+        raise UserError(f"{key}={[*map(str, paths)]}: must be two runs or more, one a stage")
+    runs = [
+        reopen(str(path), weights, data_root, adjust=refuse_cascade, key=f"{key}[{i}]")
+        for i, path in enumerate(paths)
+    ]
+    check_stages(key, paths, runs)
+    return runs
+
+
+def open_model_stages(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
+    """Open ``model.stages``: their models, frozen, and the parts of ``data`` that all but the last are of.
+
+    Raises:
+        UserError: they do not fit one another or ``data``, or are not of the same items.
+    """
+    if "stages" not in config["model"]:
+        return {}
+    paths = config["model"]["stages"]
+    runs = open_stages("model.stages", paths)
+    theirs = runs[-1].config["data"]
+    if data_identity(theirs) != data_identity(config["data"]):
+        raise UserError(
+            f"model.stages[{len(runs) - 1}]={paths[-1]}: trained on {describe(theirs)}; pass one trained "
+            f"on {describe(config['data'])}"
+        )
+    for i, stage in enumerate(runs[:-1]):
+        for name, split in data.splits.items():
+            other, every = stage.data.splits[name], torch.arange(len(split))
+            part = None if split.condition is None else split.condition.part(str(stage.data.known_as))
+            if part is None or len(other) != len(split) or not torch.equal(other.batch(every).x, part.value):
+                raise UserError(
+                    f"model.stages[{i}]={paths[i]}: its {name} items are not the {stage.data.known_as!r} of "
+                    f"those of data {data.name}; they must be equal"
+                )
+    names = [str(stage.data.known_as) for stage in runs[:-1]]
+    return {"stages": [stage.model.requires_grad_(False) for stage in runs], "known_as": names}

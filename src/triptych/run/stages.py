@@ -1,43 +1,26 @@
-"""The runs of a cascade's stages, opened, and looked at whether they fit one another."""
+"""Whether the runs of a cascade's stages fit one another, and how each is drawn from."""
 
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-import torch
-
-from triptych.config.identity import data_identity, describe, leaves
+from triptych.config.identity import leaves
 from triptych.config.keys import check_values
 from triptych.data.base import DataModule
 from triptych.diffusion.condition import Images, Kind, Vectors
 from triptych.errors import UserError
-from triptych.models.base import BoundModel
 from triptych.run.drawing import parts_read
 from triptych.run.experiment import Experiment
-from triptych.run.reopen import reopen
 
 # parts that a person asks for; what else a stage is told, another draws
 PROMPTED = ("label", "text", "text_embedding")
 DRAWING = ("sampler", "guidance", "threshold")  # groups of how a stage draws
 
 
-def open_stages(
-    key: str, paths: Sequence[str], weights: str | None = None, data_root: str | None = None
-) -> list[Experiment]:
-    """Return the experiments of the stages of a cascade, in their order; ``key`` is what names them.
-
-    Raises:
-        UserError: fewer than two, one that cannot be opened, or one that does not fit those before it.
-    """
-    if len(paths) < 2:
-        raise UserError(f"{key}={[*map(str, paths)]}: must be two runs or more, one a stage")
-    runs = [
-        reopen(str(path), weights, data_root, adjust=refuse_cascade, key=f"{key}[{i}]")
-        for i, path in enumerate(paths)
-    ]
+def check_stages(key: str, paths: Sequence[str], runs: list[Experiment]) -> None:
+    """UserError for the first of a cascade's stages that does not fit those before it."""
     for i, stage in enumerate(runs):
         _check(f"{key}[{i}]={paths[i]}", stage, runs[:i], last=i == len(runs) - 1)
-    return runs
 
 
 def refuse_cascade(config: dict[str, Any]) -> None:
@@ -135,30 +118,3 @@ def check_condition_source(
 
 def _size(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
-
-
-def stage_models(config: dict[str, Any], data: DataModule) -> tuple[list[BoundModel], list[str]]:
-    """Return the models of ``model.stages``, frozen, and the parts of ``data`` that all but the last are of.
-
-    Raises:
-        UserError: they do not fit one another or ``data``, or are not of the same items.
-    """
-    paths = config["model"]["stages"]
-    runs = open_stages("model.stages", paths)
-    theirs = runs[-1].config["data"]
-    if data_identity(theirs) != data_identity(config["data"]):
-        raise UserError(
-            f"model.stages[{len(runs) - 1}]={paths[-1]}: trained on {describe(theirs)}; pass one trained "
-            f"on {describe(config['data'])}"
-        )
-    for i, stage in enumerate(runs[:-1]):
-        for name, split in data.splits.items():
-            other, every = stage.data.splits[name], torch.arange(len(split))
-            part = None if split.condition is None else split.condition.part(str(stage.data.known_as))
-            if part is None or len(other) != len(split) or not torch.equal(other.batch(every).x, part.value):
-                raise UserError(
-                    f"model.stages[{i}]={paths[i]}: its {name} items are not the {stage.data.known_as!r} of "
-                    f"those of data {data.name}; they must be equal"
-                )
-    names = [str(stage.data.known_as) for stage in runs[:-1]]
-    return [stage.model.requires_grad_(False) for stage in runs], names

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from triptych.config.metric import Metric
-from triptych.config.mistakes import describe_error
+from triptych.config.own_code import describe_error
 from triptych.config.source import file_of
 from triptych.config.trust import is_trusted, trusted
 from triptych.run.parsing import first_line

@@ -18,7 +18,8 @@ from triptych.run.build import build_drawing
 from triptych.run.drawing import Drawing, OtherRun, parts_read
 from triptych.run.experiment import Experiment
 from triptych.run.guided import Guides
-from triptych.run.stages import PROMPTED, drawn_as, open_stages
+from triptych.run.reopen import open_stages
+from triptych.run.stages import PROMPTED, drawn_as
 
 SAMPLES = "samples"
 TEXT = "text"
