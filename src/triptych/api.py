@@ -12,27 +12,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.cli.arguments import as_hydra_wants, without_hyphens
 from triptych.config import compose as composing
-from triptych.data.batch import Batch
-from triptych.diffusion.condition import Condition
 from triptych.errors import UserError
 from triptych.run import processes
-from triptych.run.evaluate import evaluate_checkpoint
-from triptych.run.execute import execute
-from triptych.run.experiment import Experiment
 from triptych.run.prepare import prepare
 from triptych.run.read import Run, read_run, read_runs
-from triptych.run.reopen import reopen
-from triptych.run.sampling.opened import SAMPLES, draw_all, drawing_of
 from triptych.run.untrusted import OWN, check_checkpoint
 from triptych.study.results import results
 from triptych.study.single import check_single
+
+if TYPE_CHECKING:  # torch is imported where a model is trained or opened, so that a refusal comes at once
+    from triptych.run.experiment import Experiment
 
 
 def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
@@ -70,6 +65,8 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
     # OmegaConf types a node as any of its kinds
     run = prepare(composing.without_hydra(config), Path(job.run.dir), list(job.overrides.task), choices)  # type: ignore[arg-type]
     if run.status != "finished":
+        from triptych.run.execute import execute
+
         with _own(run.path):
             execute(run)
     return read_run(run.path)
@@ -93,6 +90,8 @@ def check_items(x: Any, shape: tuple[int, ...], levels: int | None) -> None:
     Raises:
         UserError: another type or shape, no items, numbers that are not finite or out of range.
     """
+    import torch
+
     if not isinstance(x, torch.Tensor) or tuple(x.shape[1:]) != shape or not len(x):
         held = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
         raise UserError(f"bound(x): x is {held}; pass a tensor of shape {('B', *shape)}")
@@ -176,6 +175,11 @@ class Trained:
         Raises:
             UserError: as ``check_items``; the model wants a condition.
         """
+        import torch
+
+        from triptych.data.batch import Batch
+        from triptych.diffusion.condition import Condition
+
         if arguments:
             return self._part("bound")(x, *arguments, condition=condition)
         check_items(x, tuple(self.data.shape), self.data.levels)
@@ -202,6 +206,8 @@ class Trained:
         values = _checked("sample", [f"ckpt={self.path}", *own], overrides)
         if values["trajectory"] is not None:
             raise UserError(f"trajectory={values['trajectory']}: a file, which triptych-sample writes")
+        from triptych.run.sampling.opened import SAMPLES, draw_all, drawing_of
+
         return draw_all(drawing_of(self.experiment, values), values)[SAMPLES]
 
     def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
@@ -218,6 +224,8 @@ class Trained:
             raise UserError(
                 f"devices={values['devices']}: one process in Python; use triptych-evaluate for more"
             )
+        from triptych.run.evaluate import evaluate_checkpoint
+
         return evaluate_checkpoint(values)
 
     def _part(self, name: str) -> Any:
@@ -241,6 +249,8 @@ def load(
     """
     path = _path(run.dir if isinstance(run, Run) else run).absolute()
     check_checkpoint(str(path))
+    from triptych.run.reopen import reopen
+
     return Trained(path, weights, data_root, reopen(str(path), weights, data_root))
 
 
