@@ -1,1 +1,1 @@
-"""What a run directory is: made, recorded, locked, read."""
+"""Runs: prepare, execute, record and read a run directory."""

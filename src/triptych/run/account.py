@@ -1,4 +1,4 @@
-"""A run's bound over whole splits, in the one accounting; that of simpler models; and what the run cost."""
+"""Evaluate the bound over whole splits, with trivial baselines and the cost of a run."""
 
 import math
 import resource
@@ -23,7 +23,7 @@ SMOOTHING = 1.0  # counts spread over the K levels of a dimension
 
 
 def account(trainer: pl.Trainer, experiment: Experiment) -> dict[str, Account]:
-    """Account the whole validation and test sets, and as many training items as test items, by split.
+    """Evaluate the bound over all validation and test items, and over as many training items as test items.
 
     With test=false over the validation set alone, so that a setting can be chosen without a look at the rest.
     """
@@ -45,7 +45,7 @@ def account_split(
     limit: int | None = None,
     of: str = "",
 ) -> Account:
-    """One split under the model's present weights.
+    """Evaluate the bound over one split with the model's current weights.
 
     ``of``: what to call its figures in the loggers, where they are not those that the run reports.
     """
@@ -60,7 +60,7 @@ def account_split(
 
 
 class _Later:
-    """An evaluation loader that is made once the processes are there to share it."""
+    """An evaluation loader created lazily, once the ranks that share it exist."""
 
     def __init__(self, data: DataModule, split: str, limit: int | None, of: str):
         self._make: Callable[[], Any] = lambda: data.eval_dataloader(split, limit)
@@ -75,7 +75,7 @@ class _Later:
 
 
 def baselines(data: DataModule) -> dict[str, Any]:
-    """{"baselines": {name: {"mean", "stderr", "n"}}} for ``summary.json``, bits/dim on the test set.
+    """Return {"baselines": {name: {"mean", "stderr", "n"}}} for ``summary.json``, bits/dim on the test set.
 
     "uniform": log2 K for every item. "histogram": each dimension's own frequencies of the K levels in the
     training split, (n_k + 1 / K) / (n + 1), one count in all being shared out so that no level is
@@ -97,18 +97,18 @@ def baselines(data: DataModule) -> dict[str, Any]:
 
 
 def _parts(split: Split) -> Iterator[Tensor]:
-    """Yield the items of a split, some at a time."""
+    """Yield the items of a split in chunks."""
     for index in torch.arange(len(split)).split(chunk_size(split.values.shape[1:])):
         yield split.batch(index).x
 
 
 def _mean_of(bits: Tensor, k: Tensor) -> Tensor:
-    """bits (d, K) at the levels k (n, d) of each item, their mean over dimensions, (n,)."""
+    """Look up bits (d, K) at each item's levels k (n, d); return the mean over dimensions, (n,)."""
     return bits.gather(1, k.T).mean(0)
 
 
 def measure_cost(device: torch.device, experiment: Experiment) -> dict[str, float]:
-    """{"memory": bytes, "evaluations": calls of the denoiser for one sample}, for ``summary.json``.
+    """Return {"memory": bytes, "evaluations": denoiser calls for one sample} for ``summary.json``.
 
     Memory is the most that was in use at a time: what torch allocated on the GPU, else what the process held
     (resident set), libraries included; of this process alone, since it started. A model without a denoiser

@@ -1,4 +1,4 @@
-"""Which weights of a run are reported, and what the validation bound says of the others that it kept."""
+"""Choose the weights that a run reports, and validate the other averages."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from triptych.run.initialization import Origin
 
 
 def check_averaging(config: dict[str, Any], callbacks: list[pl.Callback], validated: bool) -> None:
-    """Refuse validation, and with it "best", of other weights than the run reports.
+    """Check that validation, and so "best", uses the weights that the run reports.
 
     Raises:
         UserError: ``weights`` is none; an average is asked for and none is kept; weights=chosen with
@@ -44,7 +44,7 @@ def check_averaging(config: dict[str, Any], callbacks: list[pl.Callback], valida
 
 
 class Reported(NamedTuple):
-    """The weights that a run reports: their checkpoint, the step of it, and what is said of the others."""
+    """The reported weights: their checkpoint, its step, and figures of the other averages."""
 
     path: Path
     step: int
@@ -54,7 +54,7 @@ class Reported(NamedTuple):
 def choose_weights(
     run: RunDirectory, trainer: pl.Trainer, experiment: Experiment, origin: Origin
 ) -> Reported:
-    """Put the weights that the run reports into its model.
+    """Load the weights that the run reports into its model.
 
     ``others``: {"averaging": {"reported", "val"}}, which average they are, and the validation figures of the
     other weights. With weights=chosen the average of the lowest validation bound is chosen, and noted in the

@@ -1,4 +1,4 @@
-"""An experiment from a resolved configuration: everything once, and nothing that could not be used later."""
+"""Build an experiment from a resolved configuration; whatever could fail later fails here."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from triptych.run.stages import check_condition_source, drawn_as, set_key
 
 
 def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
-    """Everything that ``config`` describes, each once; checkpoints that it names are opened once each.
+    """Build every object that ``config`` describes, and open each checkpoint that it names, once.
 
     Raises:
         UserError: whatever could not be built, drawn or measured, before anything is trained.
@@ -81,7 +81,7 @@ def _source(
     earlier: Sequence[str],
     change: dict[str, Any],
 ) -> Source:
-    """Build ``condition_from`` of one part; ``earlier``: those before it, ``change``: how its run draws.
+    """Build one entry of ``condition_from``; ``earlier``: parts before it, ``change``: its overrides.
 
     Raises:
         UserError: the model or the data have no such part.
@@ -105,7 +105,7 @@ def _source(
 
 
 def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
-    """Return the denoiser of ``objective.teacher``; UserError where this model could not make its steps."""
+    """Return the denoiser of ``objective.teacher``; UserError if it is incompatible with this model."""
     if model.of_latents:
         raise UserError(f"objective.teacher={path}: a teacher of the data cannot teach latents; pass null")
     taught = getattr(model, "denoiser", None)
@@ -136,7 +136,7 @@ def _measured(
 
 
 def _changed(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> dict[str, Any]:
-    """Set ``key`` to ``value`` in a copy; "evaluations" sets the sampler's steps by their cost."""
+    """Return a copy with ``key`` set to ``value``; "evaluations" sets the number of sampler steps."""
     config = copy.deepcopy(config)
     if key == "evaluations":
         config["sampler"]["steps"] = max(1, int(value) // sampler.calls)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the last state, to go on from, and the best by the validation bound."""
+"""Save the last checkpoint, to resume from, and the best one by the validation bound."""
 
 import math
 import signal
@@ -17,7 +17,7 @@ from triptych.run.stopping import Stop
 
 
 class Keep(pl.Callback):
-    """Saves after each validation; without one, every ``every`` steps; and before the run stops.
+    """Save after each validation, else every ``every`` steps, and before the run stops.
 
     A checkpoint stands between two steps: with it, everything up to its step is done, and is on disk. Its
     state is the best score so far and the seconds that the fit has taken, also before an interruption.
@@ -41,7 +41,7 @@ class Keep(pl.Callback):
 
     @property
     def seconds(self) -> float:
-        """That the fit has taken, without what was lost by a kill."""
+        """Seconds of fitting so far, without those lost to a kill."""
         return self._before + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checkpoints: plain data, written whole, read without running anybody's code."""
+"""Checkpoints: plain data, written atomically, loaded without executing code."""
 
 import io
 import math
@@ -25,7 +25,7 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, under a temporary name first: a kill leaves the old file or the new one."""
+    """Save Lightning's checkpoints atomically: a kill leaves the old file or the new one."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
@@ -39,14 +39,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint whole, or not at all."""
+    """Write a checkpoint atomically."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     write_atomic(path, buffer.getvalue())
 
 
 def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
-    """Return a checkpoint of ours as plain data on the CPU.
+    """Load a checkpoint as plain data on the CPU.
 
     Raises:
         UserError: as ``open_checkpoint``.
@@ -61,13 +61,13 @@ def read_checkpoint(path: Path, key: str = "ckpt") -> dict[str, Any]:
 
 
 def reported_checkpoint(run: RunDirectory, which: str) -> Path:
-    """Return the checkpoint whose weights are reported: "last", or "best" by the validation bound, if any."""
+    """Return the path of the reported checkpoint: "last", or "best" by the validation bound if any."""
     best = run / "checkpoints" / BEST
     return best if which == "best" and best.exists() else run / "checkpoints" / LAST
 
 
 def newest_readable(paths: list[Path]) -> Path | None:
-    """Of the checkpoints that can be read, the one of the latest step; among equals, "last".
+    """Return the readable checkpoint with the highest step; on a tie, "last".
 
     Its own step decides, not its file's time, which a copy or a clock changes. One that is damaged, or
     another run's, gives way to the one before, and a line says so.
@@ -89,7 +89,7 @@ def newest_readable(paths: list[Path]) -> Path | None:
 
 
 def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
-    """Return the averages that a checkpoint holds, by name, as sigma_rel_0.1; the reported one first."""
+    """Return a checkpoint's averages by name, such as sigma_rel_0.1; the reported one first."""
     for name, state in checkpoint.get("callbacks", {}).items():
         if name.startswith("EMA"):
             return {state.get("name", "ema"): state["average"]} | state.get("others", {})
@@ -99,7 +99,7 @@ def averages(checkpoint: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
 def load_weights(
     module: torch.nn.Module, checkpoint: dict[str, Any], weights: str, run: Path | None = None
 ) -> None:
-    """Put the raw or an average of the weights of a checkpoint into ``module``.
+    """Load the raw or averaged weights of a checkpoint into ``module``.
 
     Args:
         weights: "ema", the reported average; "raw"; "chosen", what a run with weights=chosen chose; or an
@@ -117,7 +117,7 @@ def load_weights(
 
 
 def state_dict_of(checkpoint: dict[str, Any], weights: str, run: Path | None = None) -> dict[str, Tensor]:
-    """Return a ``state_dict`` of the raw or averaged weights of a checkpoint; as ``load_weights``."""
+    """Return the ``state_dict`` that ``load_weights`` loads."""
     tensors = dict(checkpoint["state_dict"])
     stored = averages(checkpoint)
     if weights == "chosen":
@@ -137,7 +137,7 @@ def state_dict_of(checkpoint: dict[str, Any], weights: str, run: Path | None = N
 
 
 def reported(checkpoint: dict[str, Any]) -> str:
-    """Return the weights by which a checkpoint's run reports: "raw", or the name of an average."""
+    """Return the name of the weights that a checkpoint's run reports: "raw", or an average."""
     stored, weights = averages(checkpoint), checkpoint["triptych"]["config"].get("weights")
     if weights == "raw" or not stored:
         return "raw"
@@ -146,7 +146,7 @@ def reported(checkpoint: dict[str, Any]) -> str:
 
 
 def _reconstruct(run: Path | None, step: int, weights: str, choices: Sequence[str]) -> dict[str, Tensor]:
-    """Make the average at ``step`` that ``weights`` names, as sigma_rel_0.07: sum of ``combination``.
+    """Reconstruct the average that ``weights`` names, such as sigma_rel_0.07, from snapshots up to ``step``.
 
     Raises:
         UserError: no such name, no such length, or nothing was stored up to ``step``.
@@ -177,7 +177,7 @@ def _reconstruct(run: Path | None, step: int, weights: str, choices: Sequence[st
 
 
 def _sigma_rel(weights: str) -> float | None:
-    """Return the length in "sigma_rel_0.07", None if that is no name of one."""
+    """Parse the length in "sigma_rel_0.07"; None for any other text."""
     try:
         sigma_rel = float(weights.removeprefix(POWER)) if weights.startswith(POWER) else math.nan
         exponent(sigma_rel)
@@ -187,7 +187,7 @@ def _sigma_rel(weights: str) -> float | None:
 
 
 def read_tensors(path: Path, kind: str) -> dict[str, Any]:
-    """Read a file of tensors and plain data in a run's directory; UserError for any other."""
+    """Load a file of tensors and plain data; UserError for any other content."""
     try:
         with open_regular(path) as file:
             go_through(file, str(path), kind)  # it may be a stranger's

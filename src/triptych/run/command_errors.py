@@ -1,4 +1,4 @@
-"""Errors of the commands: one line on stderr, and an exit code that says of what kind."""
+"""Errors of the commands: one line on stderr, and an exit code by kind."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ from triptych.run.processes import exit_code_of, rank
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Tell a user's mistake in one line; anything else is ours and keeps its traceback."""
+    """Print a user's mistake in one line; any other exception is a bug and keeps its traceback."""
     # Hydra would print and exit itself; with this it raises, and the telling is ours
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -44,7 +44,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 class StopRequest(KeyboardInterrupt):
-    """Ctrl-C, or another signal that asks for the same."""
+    """Ctrl-C, SIGTERM or SIGHUP."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -52,7 +52,7 @@ class StopRequest(KeyboardInterrupt):
 
 
 def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
-    """Have Ctrl-C, SIGTERM and SIGHUP end this process in the same way, after ``first``.
+    """Make Ctrl-C, SIGTERM and SIGHUP end this process in the same way, after calling ``first``.
 
     Another signal meanwhile does without.
     """
@@ -70,7 +70,7 @@ def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
 
 
 def _as_refusal(error: Exception) -> UserError | None:
-    """Return what to say of an error that is none of ours: own code's, or one by which a library refuses."""
+    """Return one line for an exception of user code, or of a library that rejects its input; else None."""
     from triptych.config.compose import explain
 
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -102,7 +102,7 @@ def _as_refusal(error: Exception) -> UserError | None:
 
 
 def _has_folder() -> bool:
-    """Whether the folder in which this process works is still there."""
+    """Return whether the current working directory still exists."""
     try:
         return bool(os.getcwd())
     except OSError:
@@ -110,6 +110,6 @@ def _has_folder() -> bool:
 
 
 def _hydras_last(frames: Sequence[FrameType]) -> bool:
-    """Whether Hydra did what failed, not code of ours: it reads files, makes directories, writes."""
+    """Return whether Hydra raised the exception, while reading files or making directories."""
     packages = [frame.f_globals.get("__name__", "").split(".")[0] for frame in frames]
     return [name for name in packages if name in ("hydra", "triptych")][-1:] == ["hydra"]

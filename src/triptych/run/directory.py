@@ -1,4 +1,4 @@
-"""A run is its directory: what lies in it, who may work in it, how it is made.
+"""A run is its directory: its files, its lock, its status.
 
 config.yaml       the resolved configuration, plain
 provenance.json   id, overrides, choices, command, git commit, packages; where it was executed
@@ -45,7 +45,7 @@ PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
 @contextlib.contextmanager
 def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
-    """Yield a file to write into that is ``path`` once it is whole: a temporary name, then rename.
+    """Open ``path`` for an atomic write: under a temporary name, renamed when complete.
 
     Args:
         new: leave a file of that name as it is, whoever made it, and when.
@@ -78,7 +78,7 @@ def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
 
 
 def _linked(file: Path, name: Path) -> bool:
-    """Give ``file`` another name if that is free; False where the file system has no links."""
+    """Link ``file`` to a new name if it is free; False if the file system has no hard links."""
     try:
         os.link(file, name)
     except FileExistsError:
@@ -89,13 +89,13 @@ def _linked(file: Path, name: Path) -> bool:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a whole file or nothing; errors as of ``atomic``."""
+    """Write a file atomically; errors as of ``atomic``."""
     with atomic(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
 def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str] = SEALED) -> None:
-    """Check that what lies beside a result is of the same run; a file that is gone is only missing.
+    """Check that files beside a result match its digests; a missing file is no error.
 
     Raises:
         ValueError: it is not.
@@ -106,7 +106,7 @@ def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str]
 
 
 def checkpoint_at(path: str | Path) -> Path:
-    """Return file that ``path`` means: itself, or of a run's directory the checkpoint by which it reports.
+    """Return the checkpoint at ``path``: the file itself, or the reported checkpoint of a run directory.
 
     Raises:
         UserError: the directory holds what ``check_directory`` refuses.
@@ -128,19 +128,19 @@ class RunDirectory:
         return self.path / name
 
     def config(self) -> dict[str, Any]:
-        """Read the resolved configuration; UserError if this is no run's directory, or it is not plain."""
+        """Read the resolved configuration; UserError if this is no run directory, or it is not plain data."""
         file = self / "config.yaml"
         if not file.is_file():
             raise UserError(f"{self.path}: not a run's directory (it has no config.yaml)")
         return read_config(file)
 
     def provenance(self) -> dict[str, Any]:
-        """Return what is known of where the run came from, without what is malformed; empty if unknown."""
+        """Read the run's provenance, malformed entries left out; empty if there is none."""
         record = load_object(self / "provenance.json")
         return {key: value for key, value in record.items() if _is_sound(key, value)}
 
     def summary(self) -> Result | None:
-        """Read the recorded result; None: absent, not readable, not as it was written, or of another run."""
+        """Read the recorded result; None if it is absent, unreadable, altered or of another run."""
         try:
             result = Result.from_json(load_object(self / "summary.json"))
             check_digests(self.path, result.digests, SEALED[:1])
@@ -156,11 +156,11 @@ class RunDirectory:
         return "interrupted" if (self / "config.yaml").exists() else "new"
 
     def checkpoints(self) -> list[Path]:
-        """Checkpoints that a run can go on from, in no order: a copy or a clock changes their times."""
+        """Return the checkpoints to resume from, by name: times change when files are copied."""
         return sorted((self / "checkpoints").glob("*.ckpt"))
 
     def reported(self) -> Path:
-        """Return checkpoint by which the run reports, or will: its last, unless its summary names another.
+        """Return the path of the reported checkpoint: the last, unless the summary names another.
 
         Raises:
             UserError: the summary names none of ``REPORTED``.
@@ -172,7 +172,7 @@ class RunDirectory:
         return self / (name or REPORTED[0])
 
     def record(self, result: Result) -> Result:
-        """Write and return the result, with digests of what lies beside it, and a checksum."""
+        """Write the result with digests of the files beside it and a checksum, and return it."""
         names = (*SEALED, *REPORTED) if result.status == "finished" else SEALED[:1]
         digests = {name: file_digest(self / name) for name in names}
         record = result.to_json() | {"digests": {name: value for name, value in digests.items() if value}}
@@ -181,11 +181,11 @@ class RunDirectory:
         return Result.from_json(sealed)
 
     def write(self, name: str, value: Any) -> None:
-        """Write ``value`` as strict JSON, atomically; what is not finite is null."""
+        """Write ``value`` as strict JSON, atomically."""
         write_atomic(self / name, to_json(value))
 
     def lock(self, patience: float = 0.0) -> AbstractContextManager[None]:
-        """Hold the directory: one process group at a time, others wait ``patience`` seconds for it.
+        """Lock the directory for one process group; others wait ``patience`` seconds for it.
 
         Raises:
             Busy: another process holds it; its owner is named.
@@ -194,15 +194,15 @@ class RunDirectory:
         return lock(self.path, patience)
 
     def holder(self) -> str | None:
-        """Who is at work here at this moment; None if nobody is."""
+        """Return the process that holds the lock now; None if there is none."""
         return holder(self.path)
 
     def leave(self) -> None:
-        """Say that nobody is at work here, unless somebody is."""
+        """Record that no process works here, unless one holds the lock."""
         leave(self.path)
 
     def discard(self) -> None:
-        """Remove what a run wrote before its first step; nothing if it has a checkpoint or rows.
+        """Remove the files of a run that never began; nothing if it has a checkpoint or metrics.
 
         Other files stay. Of a sweep's cell ``summary.json`` stays too, by which the sweep knows why it was
         refused. For who holds the lock.
@@ -218,21 +218,21 @@ class RunDirectory:
             self.remove_empty()
 
     def remove_empty(self) -> None:
-        """Remove an empty directory, and runs and logs above it if they are empty then; else OSError."""
+        """Remove an empty directory, and empty parents named runs and logs; else OSError."""
         self.path.rmdir()
         for folder, name in zip(self.path.parents, ("runs", "logs"), strict=False):
             if folder.name == name:  # and no folder of the user's own
                 folder.rmdir()
 
     def sweep_up(self) -> None:
-        """Remove what a kill left half-written; for who holds the lock."""
+        """Remove temporary files that a kill left; only for the process that holds the lock."""
         for leftover in (*self.path.rglob(".*.tmp"), *self.path.glob(".error-*.json")):
             leftover.unlink(missing_ok=True)
         (self / PRUNE).unlink(missing_ok=True)  # whoever starts it again wants it to go on
 
 
 def _is_sound(key: str, value: Any) -> bool:
-    """Whether an entry of ``provenance.json`` is of its kind."""
+    """Return whether an entry of ``provenance.json`` has the expected type."""
     if not isinstance(value, PROVENANCE.get(key, object)):
         return False
     if key == "data":
@@ -248,6 +248,6 @@ def _is_sound(key: str, value: Any) -> bool:
 
 
 def to_json(value: Any) -> str:
-    """Strict JSON, which has no word for what is not finite: null."""
+    """Serialise as strict JSON; numbers that are not finite become null."""
     finite = json.loads(json.dumps(value), parse_constant=lambda word: None)
     return json.dumps(finite, indent=1, allow_nan=False) + "\n"

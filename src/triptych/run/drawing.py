@@ -1,4 +1,4 @@
-"""How samples of a model are drawn: by which sampler and denoiser, and of which conditions.
+"""Draw samples of a model: sampler, denoiser and conditions.
 
 A part of a condition may come from elsewhere: another part stands in its place, or another run draws it. So a
 run is the last stage of a cascade: a prior draws the embedding of a decoder (DALL-E 2), a model of low images
@@ -19,7 +19,7 @@ from triptych.diffusion.wrappers import is_conditional
 
 
 class Source(Protocol):
-    """Gives one part of the conditions of n samples, (n, ...)."""
+    """Provide one part of the conditions of n samples, (n, ...)."""
 
     name: str
 
@@ -30,7 +30,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Drawing:
-    """A model, and how it is drawn from.
+    """A model with its sampler, its denoiser and the sources of its conditions.
 
     Attributes:
         denoiser: around the model's own, as guidance is; None for the model's own.
@@ -47,13 +47,13 @@ class Drawing:
 
     @property
     def conditional(self) -> bool:
-        """Whether samples are conditional: the network takes conditions, or a guide does."""
+        """Whether samples are conditional: the network or a guide reads conditions."""
         around: Any = self.denoiser
         return bool(self.model.conditional or (around is not None and is_conditional(around)))
 
     @property
     def class_conditional(self) -> bool:
-        """Whether a conditional model takes labels alone."""
+        """Whether a conditional model reads labels alone."""
         own = self.model.conditional
         return {*(own if isinstance(own, list) else self.data.conditions)} == {"label"}
 
@@ -74,7 +74,7 @@ class Drawing:
         return split.condition[items % len(split)].together(named)
 
     def calibrated(self) -> "Drawing":
-        """Return the same, with what samplers measure of their models measured once, for many chunks."""
+        """Return a copy whose sampler has measured the model once, to be reused for many chunks."""
         sources: list[Source] = []
         for source in self.sources:
             if isinstance(source, OtherRun):
@@ -85,13 +85,13 @@ class Drawing:
         return replace(self, sampler=prepare(self.sampler), sources=tuple(sources))
 
     def generator(self, seed: int) -> torch.Generator:
-        """Of the noise, on the model's device."""
+        """Return a generator of noise on the model's device."""
         return torch.Generator(self.model.device).manual_seed(seed)
 
     def fill(
         self, condition: Condition | None, n: int, generator: torch.Generator, progress: Progress = iter
     ) -> Condition | None:
-        """``condition`` of n samples, on the model's device, with the parts that ``sources`` give."""
+        """Complete the condition of n samples with the parts of ``sources``, on the model's device."""
         condition = None if condition is None else condition.to(self.model.device)
         for source in self.sources:
             part = Condition(**{source.name: source(n, condition, generator, progress)})
@@ -102,7 +102,7 @@ class Drawing:
     def draw(
         self, n: int, condition: Condition | None, generator: torch.Generator, progress: Progress = iter
     ) -> Tensor:
-        """n samples (n, *shape) in data units, of a condition that is filled."""
+        """Draw n samples (n, *shape) in data units under a complete condition."""
         if self.prepare is not None and condition is not None:
             condition = self.prepare(condition, generator)
         training = self.model.training
@@ -113,13 +113,13 @@ class Drawing:
         return x
 
     def samples(self, n: int, seed: int, items: Tensor | None = None) -> Tensor:
-        """n samples (n, *shape) in data units, on the CPU, of the default condition."""
+        """Draw n samples (n, *shape) in data units, on the CPU, under the default condition."""
         generator = self.generator(seed)
         return self.draw(n, self.fill(self.condition(n, items=items), n, generator), generator).cpu()
 
 
 class OtherPart:
-    """The part ``of`` in the place of ``name``, as the embedding of a text in that of an image's."""
+    """Use the part ``of`` in place of ``name``, such as a text's embedding for an image's."""
 
     def __init__(self, name: str, of: str):
         self.name, self.of = name, of
@@ -132,7 +132,7 @@ class OtherPart:
 
 
 class OtherRun:
-    """Samples of another run's model, of the same conditions, as the data of later stages have them."""
+    """Sample another run's model under the same conditions, for a later stage of a cascade."""
 
     def __init__(self, drawing: Drawing):
         self.name, self.drawing = str(drawing.data.known_as), drawing
@@ -146,6 +146,6 @@ class OtherRun:
 
 
 def parts_read(model: Any, data: DataModule) -> Sequence[str]:
-    """Return the parts of the data's conditions that a model's network takes."""
+    """Return the parts of the data's conditions that the network reads."""
     conditional = getattr(model, "conditional", False)
     return conditional if isinstance(conditional, list) else [*data.conditions] * bool(conditional)

@@ -73,7 +73,7 @@ class SampleMeasures:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     def at(self, name: str) -> tuple[float, ...]:
-        """One measure by value; NaN where a row lacks it."""
+        """Return one measure at each value; NaN where a row lacks it."""
         return tuple(row.get(name, math.nan) for row in self.rows)
 
 
@@ -88,13 +88,13 @@ def parse_floats(value: Any) -> dict[str, float]:
 
 
 def nested(record: Any) -> dict[str, dict[str, Any]]:
-    """Those of the entries of a record that are records themselves."""
+    """Return the entries of a record that are records themselves."""
     entries = record.items() if isinstance(record, dict) else ()
     return {str(name): entry for name, entry in entries if isinstance(entry, dict)}
 
 
 def parse_estimates(split: str) -> Callable[[Any], dict[str, Estimate]]:
-    """Return entries of a split that are estimates; other keys are ignored, a broken one is a ValueError."""
+    """Parse the estimates of a split; other keys are ignored, a malformed estimate is a ValueError."""
 
     def parse(figures: Any) -> dict[str, Estimate]:
         estimates = {}
@@ -114,7 +114,7 @@ def parse_estimates(split: str) -> Callable[[Any], dict[str, Estimate]]:
 
 
 def _columns(record: Any, *names: str) -> list[tuple[float, ...]] | None:
-    """Return lists of one length, at most POINTS, the first of them finite throughout."""
+    """Parse lists of equal length, at most POINTS, the first of them finite; else None."""
     if not isinstance(record, dict) or not all(isinstance(record.get(name), list) for name in names):
         return None
     if len(record[names[0]]) > POINTS:
@@ -125,7 +125,7 @@ def _columns(record: Any, *names: str) -> list[tuple[float, ...]] | None:
 
 
 def parse_curve(key: str) -> Callable[[Any], Curve | None]:
-    """Read ``key`` over gamma, with its standard errors where there are some."""
+    """Parse ``key`` over gamma, with standard errors if recorded."""
 
     def parse(record: Any) -> Curve | None:
         with_error = isinstance(record, dict) and isinstance(record.get("stderr"), list)
@@ -139,7 +139,7 @@ def parse_curve(key: str) -> Callable[[Any], Curve | None]:
 
 
 def parse_schedule(record: Any) -> ScheduleCurve | None:
-    """Read gamma over t, finite throughout."""
+    """Parse gamma over t, all finite."""
     columns = _columns(record, "t", "gamma")
     return ScheduleCurve(*columns) if columns and all(map(math.isfinite, columns[1])) else None
 
@@ -150,44 +150,44 @@ def parse_variance(record: Any) -> float | None:
 
 
 def parse_gradient(record: Any) -> dict[str, float] | None:
-    """Read norms of gradients, and the share of them that were clipped."""
+    """Parse gradient norms and the share of clipped steps."""
     if not isinstance(record, dict) or not isinstance(record.get("norm"), dict):
         return None
     return parse_floats(record["norm"]) | {"clipped": to_float(record.get("clipped"))}
 
 
 def parse_baselines(record: Any) -> dict[str, float]:
-    """Read the means of baselines, those that are finite."""
+    """Parse the finite means of baselines."""
     means = {name: to_float(entry.get("mean")) for name, entry in nested(record).items()}
     return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
 
 def parse_metrics(record: Any) -> dict[str, str]:
-    """Read which way own metrics are better: higher, lower, or neither."""
+    """Parse the direction of user metrics: higher, lower, or neither."""
     entries = record.items() if isinstance(record, dict) else ()
     named = [(name, b if b in ("higher", "lower") else "") for name, b in entries if NAME.fullmatch(name)]
     return dict(named[:METRICS])
 
 
 def parse_fact(key: str, kind: type) -> Callable[[Any], Any]:
-    """One fact of the data, where their fingerprint was recorded."""
+    """Return a parser of one fact of the data, None where no fingerprint was recorded."""
     return lambda data: (
         kind(data.get(key) or "") if isinstance(data, dict) and data.get("fingerprint") else None
     )
 
 
 def parse_choices(record: Any) -> dict[str, str]:
-    """Read a choice by group."""
+    """Parse the choice of each config group."""
     return {str(key): str(value) for key, value in record.items()}
 
 
 def parse_seed(seed: Any, overrides: Any) -> int | None:
-    """Read the seed, of early records from the overrides."""
+    """Parse the seed; records of earlier versions have it in the overrides."""
     return to_int(parse_overrides(overrides).get("seed") if seed is None else seed)
 
 
 def parse_sample_measures(measures: Any, over: Any, about: Any) -> SampleMeasures | None:
-    """Read measures of samples, at one value or over several; None for what cannot be read."""
+    """Parse measures of samples at one value or several; None if malformed."""
     try:
         about = about or {}
         n = int(about.get("n") or 0)

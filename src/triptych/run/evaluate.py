@@ -1,4 +1,4 @@
-"""The bound of a checkpoint over one split, as ``triptych-evaluate`` and Python ask for it."""
+"""Evaluate the bound of a checkpoint over one split, for ``triptych-evaluate`` and Python."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from triptych.run.trainer import build_trainer
 
 
 def evaluate_checkpoint(values: dict[str, Any]) -> dict[str, Any]:
-    """{"bpd": {"mean", "stderr", "n"}, ...} as in summary.json.
+    """Return {"bpd": {"mean", "stderr", "n"}, ...} as in summary.json.
 
     Args:
         values: what ``configs/evaluate.yaml`` has.

@@ -1,4 +1,4 @@
-"""Execute the run that a directory records: build, fit, choose weights, account, sample, sum up."""
+"""Execute the run that a directory records: build, fit, choose weights, evaluate, sample, record."""
 
 import contextlib
 import math
@@ -49,7 +49,7 @@ PATIENCE = 5.0  # seconds that a job may need to let go of its directory after i
 
 
 def execute(run: RunDirectory) -> Result:
-    """Bring a run to its end and return its result; that of a finished run is returned as it is.
+    """Execute a run to its end and return its result; a finished run's is returned unchanged.
 
     Raises:
         Busy: another process holds the directory.
@@ -105,7 +105,7 @@ def execute(run: RunDirectory) -> Result:
 
 @contextlib.contextmanager
 def _no_exit() -> Iterator[None]:
-    """Make an error of ``sys.exit`` in own code: the command would end as if the run had finished."""
+    """Turn ``sys.exit`` in user code into an error: the command would end as if the run had finished."""
     try:
         yield
     except SystemExit as left:
@@ -161,7 +161,7 @@ class Session:
             return self.record("finished", name=config["name"] or "", seed=config["seed"], **figures)
 
     def record(self, status: str, **entries: Any) -> Result:
-        """Write how the run ended, in its first process; ``stage`` is added where there is no result."""
+        """Write the result on rank 0; a run that did not finish also records its ``stage``."""
         about = {} if status == "finished" else {"stage": self.stage}
         result = Result.of(self.directory.provenance(), status, **about | entries)
         if rank() != 0:
@@ -172,14 +172,14 @@ class Session:
         return result
 
     def record_failure(self, error: Exception) -> None:
-        """Write why the run failed; the traceback of what is no refusal goes to ``train.log``."""
+        """Record why the run failed; tracebacks of unexpected errors go to ``train.log``."""
         if not isinstance(error, UserError):
             _log_traceback(self.directory)
         self.record("failed", error=failure_line(error)[:1000])
 
 
 def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
-    """Print what the data are; on stderr what was left out, and items that train shares with test."""
+    """Print a description of the data; warn of skipped files and of test items in the training set."""
     if rank() == 0:
         with contextlib.suppress(OSError):
             print(f"data: {origin.facts['description']}", flush=True)
@@ -190,7 +190,7 @@ def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None
 def _report(
     run: RunDirectory, experiment: Experiment, origin: Origin, fit: Fit, peers: Peers | None
 ) -> dict[str, Any]:
-    """Return the figures of a run: account under the chosen weights, draw, measure."""
+    """Evaluate the chosen weights, draw and measure samples; return the figures of the run."""
     config, data, model, trainer = experiment.config, experiment.data, experiment.model, fit.trainer
     tested, first = config.get("test", True), trainer.is_global_zero
     reported = choose_weights(run, trainer, experiment, origin)
@@ -234,7 +234,7 @@ def _report(
 
 
 def _panels(run: RunDirectory, model: BoundModel) -> dict[str, Any]:
-    """Return what the model adds to the record; a line for what it cannot add, as the run has ended well."""
+    """Return the model's own entries of ``summary.json``; warn of those that cannot be recorded."""
     panels = {}
     for key, value in model.panels().items():
         why = f"{key} is an entry of summary.json" if key in RESERVED else ""

@@ -1,4 +1,4 @@
-"""What fits a run's model: trainer, callbacks and loggers, and the ways in which there is nothing to fit."""
+"""Set up and run the fit: trainer, callbacks, loggers; or skip it when nothing is trainable."""
 
 import warnings
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ FEW = 4  # items on which a model is checked before its first step
 
 @dataclass(frozen=True)
 class Fit:
-    """Everything that works on a model while it is fitted."""
+    """Trainer, loggers and callbacks of a fit."""
 
     trainer: pl.Trainer
     loggers: list[Logger]
@@ -50,12 +50,12 @@ class Fit:
 
     @property
     def device(self) -> str:
-        """The processor's name."""
+        """Name of the device."""
         device = self.trainer.strategy.root_device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
     def __call__(self, run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
-        """Bring the model to its last checkpoint, unless it is another run's or has nothing to be trained."""
+        """Fit the model, unless it is another run's or has no trainable parameters."""
         model, checkpoint = experiment.model, origin.adopted
         if checkpoint is None and any(p.requires_grad for p in model.parameters()):
             with compiled(model, experiment.config):
@@ -68,7 +68,7 @@ class Fit:
 
 
 def check_first_step(experiment: Experiment, device: torch.device) -> None:
-    """Check what a step is made of, on a few items of the first one; UserError for the first breach."""
+    """Check the outputs of all parts on a few items of the first batch; UserError for the first mismatch."""
     x, condition, index = experiment.data.train_dataloader().batch(0)
     few, model = min(FEW, len(x)), experiment.model
     condition = None if condition is None else condition[slice(few)].to(device)
@@ -81,7 +81,7 @@ def check_first_step(experiment: Experiment, device: torch.device) -> None:
 
 
 def untrained(model: BoundModel) -> dict[str, Any]:
-    """Make a checkpoint of a model without parameters, to open it again by; its average is of no weights."""
+    """Return a checkpoint of a model without trainable parameters."""
     averages = {"EMA": {"name": "ema", "average": {}, "others": {}}}
     return {"state_dict": model.state_dict(), "callbacks": averages, "global_step": 0}
 
@@ -94,7 +94,7 @@ def build_fit(
     stop: Stop,
     peers: Peers | None,
 ) -> Fit:
-    """Trainer, callbacks and loggers of a run; its start is recorded.
+    """Build trainer, callbacks and loggers, and record the start of the run.
 
     Loggers come last, once nothing is left to be refused.
 

@@ -1,4 +1,4 @@
-"""The denoiser that samples are drawn with: a run's own, guided and thresholded as its configuration says."""
+"""Wrap a model's denoiser in the guidance and threshold of its configuration."""
 
 from typing import Any
 
@@ -15,18 +15,18 @@ from triptych.run.stages import refuse_cascade
 
 
 class Guides:
-    """The other runs that a configuration names, each opened once for its role."""
+    """Other runs that a configuration refers to, each opened once per role."""
 
     def __init__(self, config: dict[str, Any]):
         self.config = config
         self._opened: dict[tuple[str, bool], Experiment] = {}
 
     def key_of(self, key: str, path: str | None) -> str:
-        """Return the key that was typed for ``key``: ``guide`` where the path is its."""
+        """Return the key that the user typed: ``guide`` if ``path`` is its value, else ``key``."""
         return "guide" if path is not None and path == self.config.get("guide") else key
 
     def open(self, key: str, path: str | None, stage: bool = False) -> Experiment:
-        """Return run at ``path``, of the same data; as a ``stage``, one that draws a part of its conditions.
+        """Open a run of the same data or, as a ``stage``, one that draws part of a condition.
 
         Raises:
             UserError: it is not there, of other data, or as a stage a cascade.
@@ -53,7 +53,7 @@ class Guides:
         return self._opened[path, stage]
 
     def classifier(self, key: str, path: str | None, noise: bool) -> Classifier:
-        """Open a checkpoint's classifier, of the same data and for noisy or clean images as ``noise`` says.
+        """Open a classifier of the same data, for noisy (``noise``) or clean images.
 
         Raises:
             UserError: as ``open``; it is none, or was trained on other noise.
@@ -70,13 +70,13 @@ class Guides:
 
 
 def check_process(key: str, path: str, other: Any, denoiser: Any) -> None:
-    """Refuse the model of ``other`` noise that ``key`` names, since ``denoiser`` would ask it of its own."""
+    """Check that the model that ``key`` refers to has the same noise process as ``denoiser``."""
     if str(other.process) != str(denoiser.process):
         raise UserError(f"{key}={path}: its process is {other.process}, the model's {denoiser.process}")
 
 
 def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides) -> Any:
-    """``model.denoiser`` wrapped as ``config`` says in guidance and threshold; None where it says nothing.
+    """Wrap ``model.denoiser`` in the guidance and threshold of ``config``; None if there are none.
 
     Raises:
         UserError: guidance that the model cannot have, or by a model of other data or another process.
@@ -114,7 +114,7 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides)
 
 
 def _check_within(bound: float, data: DataModule) -> None:
-    """Refuse a threshold that would cut off what is in the data."""
+    """Check that the threshold does not clip values that occur in the data."""
     size = training_items(data, 1000).x.abs()
     if (size > bound).float().mean() > 0.01:
         raise UserError(
@@ -124,7 +124,7 @@ def _check_within(bound: float, data: DataModule) -> None:
 
 
 def _check_of_latents(guidance: dict[str, Any], threshold: dict[str, Any]) -> None:
-    """Refuse what would bring something of the data's space, or of another model's latents."""
+    """Check that guidance and threshold do not act in data space on a latent denoiser."""
     if guidance and not guidance["_target_"].endswith(".ClassifierFree"):
         name = guidance["_target_"].rpartition(".")[2]
         raise UserError(

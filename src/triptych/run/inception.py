@@ -1,4 +1,4 @@
-"""The features of FID as the papers have it, where the weights of their network are at hand."""
+"""Inception features for FID, from a weights file."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a run starts from: nothing, its own newest checkpoint, or another run's weights or whole model.
+"""Initialise a run: from scratch, from its own checkpoint, or from another run.
 
 ``init_from=`` begins with the weights of another run and records which of them it took; ``trained=DIR`` is a
 run on the model of a finished one, for other samplers, guidance and measures of it.
@@ -27,7 +27,7 @@ SHOWN = 3  # names of each kind in the line; provenance.json has all
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a run stands when it starts.
+    """The state that a run starts from.
 
     Attributes:
         start: the checkpoint to go on from, and the step that it was taken at.
@@ -44,12 +44,12 @@ class Origin:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The data as the record has them: fingerprint, split, sizes."""
+        """Return the record of the data: fingerprint, split, sizes."""
         return {key: value for key, value in self.data.items() if key != "items"}
 
 
 def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule, model: BoundModel) -> Origin:
-    """Look at what lies in ``run``.
+    """Determine what ``run`` starts from.
 
     Raises:
         UserError: what the model was trained on would now validate or test it.
@@ -81,7 +81,7 @@ def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule, mod
 
 
 def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[dict[str, Any], str]:
-    """Read another run's checkpoint, which ``key`` names, and a line where its data are not those of ``now``.
+    """Read the checkpoint that ``key`` names, and a warning if its data differ from ``now``.
 
     Raises:
         UserError: it cannot be read; it was trained on what would now validate or test this run.
@@ -93,7 +93,7 @@ def read_other(key: str, path: str, now: Fingerprint, fix: str) -> tuple[dict[st
 def initialise(
     run: RunDirectory, config: dict[str, Any], model: nn.Module, checkpoint: dict[str, Any]
 ) -> None:
-    """Put the weights by which the other run reports into ``model``, where name and shape are the same.
+    """Copy the other run's reported weights into ``model`` where name and shape match.
 
     Parameters are taken, and the buffers of modules that have parameters; what a schedule or a bound has as
     constants follows from this run's own configuration. What was taken is said and recorded.

@@ -1,4 +1,4 @@
-"""``items.npz``: the bound of each item of a split, which a report pairs by seed and by item."""
+"""Read and write ``items.npz``: the bound of each item, for paired comparisons."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Items:
 
 
 def write_items(path: Path, account: Account) -> bool:
-    """Write the items of an account; False, and nothing, where it has no bound per item.
+    """Write the bound of each item; return False if there is none.
 
     ``index`` (n,) int64, rising; ``total``, ``prior``, ``reconstruction``, ``diffusion`` (n,) float64 in the
     reported unit, each item's mean over its draws; ``draw_variance`` (n,) float64, of that mean, in the
@@ -54,7 +54,7 @@ def write_items(path: Path, account: Account) -> bool:
 
 
 def read_items(directory: Path, bound: float) -> Items | None:
-    """Read the items whose mean is a run's test `bound`; None: absent, broken or of another."""
+    """Read the items if their mean is the run's test `bound`; None if absent, damaged or of another run."""
     items = load_items(directory)
     if items is None or not math.isclose(items.total.mean(), bound, rel_tol=1e-5, abs_tol=1e-5):
         return None
@@ -62,7 +62,7 @@ def read_items(directory: Path, bound: float) -> Items | None:
 
 
 def load_items(directory: Path) -> Items | None:
-    """Return the items of a run, whatever its bound; None where they are absent or broken."""
+    """Read the items of a run without comparing them with its bound; None if absent or damaged."""
     path = Path(directory) / NAME
     try:
         return _load(path, path.stat().st_mtime_ns)
@@ -87,7 +87,7 @@ def _load(path: Path, _written: int) -> Items | None:
 
 
 def read_arrays(file: Path, names: Sequence[str], square: str = "") -> dict[str, np.ndarray] | None:
-    """Read the arrays ``names`` (n,), all of one length; None: the file is missing, broken or another kind.
+    """Read the arrays ``names`` (n,) of equal length; None if missing, damaged or of another kind.
 
     The one called ``square`` is (n, n).
 

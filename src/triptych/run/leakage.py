@@ -1,4 +1,4 @@
-"""Detect test items that were trained on, and data that have changed between two starts of a run."""
+"""Detect train/test leakage and changed data between two starts of a run."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ from triptych.run.processes import rank
 
 
 def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence[str], fix: str) -> str:
-    """Say where data differ from those ``seen`` by a checkpoint's model; "" where nothing does.
+    """Describe how data differ from those ``seen`` by a checkpoint's model; "" if they do not.
 
     Args:
         seen: as ``remember`` made it; None: a checkpoint from before there were fingerprints.
@@ -44,7 +44,7 @@ def compare_data(now: Fingerprint, seen: dict[str, Any] | None, judged: Sequence
 
 
 def remember(now: Fingerprint, seen: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what a checkpoint keeps of the data: theirs now, and every item it was trained on before."""
+    """Return a checkpoint's data record: today's fingerprint, and digests of all items trained on."""
     items = dict(now.items)
     changed = False
     if seen:
@@ -56,7 +56,7 @@ def remember(now: Fingerprint, seen: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def check_data(run: RunDirectory, now: Fingerprint, checkpoint: dict[str, Any] | None) -> dict[str, Any]:
-    """Compare a run's data with those of the checkpoint that it goes on from; what its next ones keep.
+    """Compare a run's data with those of the checkpoint that it resumes; return the record for the next ones.
 
     Raises:
         UserError: what it was trained on would validate or test it.
@@ -71,7 +71,7 @@ def check_data(run: RunDirectory, now: Fingerprint, checkpoint: dict[str, Any] |
 
 
 def log_line(run: RunDirectory | None, line: str) -> None:
-    """One line on stderr, and in a run's ``train.log``, by the first process."""
+    """Print one line on stderr and to the run's ``train.log``, on rank 0."""
     if not line or rank() != 0:
         return
     line = printable(line)
@@ -91,7 +91,7 @@ def log_line(run: RunDirectory | None, line: str) -> None:
 
 
 def _trained_on(items: Tensor | None, seen: dict[str, Tensor]) -> int:
-    """How many of ``items`` a model was trained on, without doubles that were there from the start."""
+    """Count the ``items`` that a model was trained on, except duplicates present from the start."""
     if items is None or "train" not in seen:
         return 0
     doubles = torch.cat([seen[name] for name in HELD_OUT if name in seen] or [items[:0]])

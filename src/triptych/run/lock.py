@@ -1,4 +1,4 @@
-"""One process at a time in a directory, on file systems with locks and on those without.
+"""Lock a directory for one process, also on file systems without locks.
 
 The kernel's lock ends with its owner, however that ends: none is ever stale. Where a file system has none
 (some of Lustre's, NFS's and FUSE's), filelock's file stands for it; a process that is gone does not hold it.
@@ -24,7 +24,7 @@ _held: list[tuple[Path, IO[str]]] = []  # by this process
 
 @contextmanager
 def lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold ``folder``; others wait ``patience`` seconds for it.
+    """Lock ``folder``; wait up to ``patience`` seconds for it.
 
     Raises:
         Busy: another process holds it; its owner is named.
@@ -58,7 +58,7 @@ def lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
 
 
 def check_held(path: Path) -> None:
-    """Before ``path`` is written: StorageError if it lies in a directory that this process holds no more.
+    """Raise StorageError if ``path`` lies in a directory whose lock this process has lost.
 
     One that was moved or deleted takes its lock along; another process may hold what has its name now.
     """
@@ -68,7 +68,7 @@ def check_held(path: Path) -> None:
 
 
 def _lies_in(folder: Path, file: IO[str]) -> bool:
-    """Whether ``file`` is the lock of what is called ``folder`` now."""
+    """Return whether ``file`` is still the lock of the directory now at ``folder``."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.lstat(folder / ".lock"))
     except OSError:
@@ -76,7 +76,7 @@ def _lies_in(folder: Path, file: IO[str]) -> bool:
 
 
 def holder(folder: Path) -> str | None:
-    """Return the process that holds ``folder`` now; None if there is none."""
+    """Return the process that holds the lock of ``folder``; None if there is none."""
     try:
         file = open_regular(folder / ".lock")
     except OSError:
@@ -88,14 +88,14 @@ def holder(folder: Path) -> str | None:
 
 
 def leave(folder: Path) -> None:
-    """Say that nobody is at work in ``folder``, unless somebody is: who made it may live, and its job not."""
+    """Record that no process works in ``folder``, unless one holds its lock."""
     if holder(folder) is None:
         with contextlib.suppress(OSError):
             os.truncate(folder / ".lock", 0)
 
 
 def _take(file: Any, stack: contextlib.ExitStack, folder: Path, shared: bool = False) -> bool:
-    """Whether ``folder`` is ours now; what has to be released is left to ``stack``."""
+    """Try to lock ``folder``; ``stack`` releases it."""
     import fcntl
 
     try:

@@ -1,4 +1,4 @@
-"""What loggers get of a run beside the rows of metrics.csv: configuration, figures, panels, captions."""
+"""Content for loggers beside metrics.csv: configuration, figures, panels, captions."""
 
 import sys
 from collections.abc import Collection, Iterable, Mapping
@@ -25,7 +25,7 @@ CAPTIONS = {
 
 
 def warn(text: str) -> None:
-    """Print one line for people, without passwords."""
+    """Print one warning line, passwords masked."""
     print(mask_password(text), file=sys.stderr, flush=True)
 
 
@@ -35,7 +35,7 @@ def error_line(error: BaseException) -> str:
 
 
 def sweep_of(run: RunDirectory) -> str | None:
-    """Return the name of the sweep that a run's directory lies in; None where it lies in none."""
+    """Return the name of the sweep that a run belongs to; None if it belongs to none."""
     folder = run.path.parent
     return folder.name if (folder / "sweep.json").exists() else None
 
@@ -43,7 +43,7 @@ def sweep_of(run: RunDirectory) -> str | None:
 def comparable(
     choices: Mapping[str, Any], config: Mapping[str, Any], overrides: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return what runs are grouped and filtered by, flat: "objective": "v", "optimizer/lr": 0.01.
+    """Return the settings to group and filter runs by: "objective": "v", "optimizer/lr": 0.01.
 
     Choices, seed, setting, and the keys that were typed for this run, as those of a sweep's grid are; these
     with "/" for ".": W&B cannot filter by a key with a dot in it.
@@ -59,12 +59,12 @@ def comparable(
 
 
 def flat_key(key: str) -> str:
-    """Return a typed key as W&B has it at the top: "optimizer/lr"."""
+    """Return an overridden key in W&B's form: "optimizer/lr"."""
     return key.replace(".", "/")
 
 
 def parameters(run: RunDirectory) -> dict[str, Any]:
-    """Return a run's configuration flat, "optimizer.lr", and its choices, "objective"; lists as typed."""
+    """Flatten a run's configuration ("optimizer.lr") and its choices ("objective")."""
     config, choices = run.config(), run.provenance().get("choices", {})
     flat = {k: v for k, v in leaves(config) if k.split(".")[0] not in NOT_PARAMETERS}
     flat |= comparable(choices, config)
@@ -72,7 +72,7 @@ def parameters(run: RunDirectory) -> dict[str, Any]:
 
 
 def flat_figures(summary: Result) -> dict[str, Any]:
-    """``summary.json`` as flat keys: "test/bpd", "test/bpd_stderr", "test/bpd_n", "measures/..."."""
+    """Flatten ``summary.json``: "test/bpd", "test/bpd_stderr", "test/bpd_n", "measures/..."."""
     flat: dict[str, Any] = {}
     for key, value in summary.items():
         if key not in NOT_FIGURES:
@@ -81,13 +81,13 @@ def flat_figures(summary: Result) -> dict[str, Any]:
 
 
 def flat_numbers(summary: Result | None, logged: Collection[str] = ()) -> dict[str, float]:
-    """Return the figures of a summary that are numbers and are not ``logged``; {} without a summary."""
+    """Return the numbers of a summary that are not ``logged`` yet; {} without a summary."""
     flat = flat_figures(summary) if summary else {}
     return {k: float(v) for k, v in flat.items() if isinstance(v, int | float) and k not in logged}
 
 
 def _flatten(value: Any, name: str, prefix: str, into: dict[str, Any]) -> None:
-    """``name``: of the value itself; ``prefix``: before the names of what is in it."""
+    """Flatten ``value``; ``name`` is its own key, ``prefix`` that of its entries."""
     if isinstance(value, dict):
         if "mean" in value and "n" in value:  # a figure: its mean has its name, the rest a suffix
             into[name] = value["mean"]
@@ -100,7 +100,7 @@ def _flatten(value: Any, name: str, prefix: str, into: dict[str, Any]) -> None:
 
 
 def panel_tables(summary: Result) -> dict[str, tuple[list[str], list[list[Any]]]]:
-    """{"panels/noise_levels": (columns, rows), ...}: what is a curve, and measures over several values."""
+    """Return {"panels/noise_levels": (columns, rows), ...}: curves, and measures over several values."""
     tables: dict[str, tuple[list[str], list[list[Any]]]] = {}
     for key, value in summary.items():
         if not isinstance(value, dict):
@@ -117,7 +117,7 @@ def panel_tables(summary: Result) -> dict[str, tuple[list[str], list[list[Any]]]
 
 
 def chart(columns: list[str]) -> tuple[str, str]:
-    """Choose x and y of a panel's chart: gamma and what goes with it, a value and a measure."""
+    """Choose the x and y columns of a panel's chart."""
     measures = [column for column in columns if column.startswith("measures/")]
     return columns[0], [*measures, *columns[1:], columns[0]][0]
 

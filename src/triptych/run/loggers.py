@@ -1,4 +1,4 @@
-"""Loggers of a run: metrics.csv always, and those that ``logger`` names; no error of theirs ends a run."""
+"""Loggers of a run: metrics.csv and those of ``logger``; their errors never end a run."""
 
 import os
 import sys
@@ -34,7 +34,7 @@ SQLITE = "sqlite:///"
 
 
 class Guarded(Logger):
-    """One of Lightning's loggers, of which no error ends a run: the first is one line, and ends the logger.
+    """A Lightning logger whose first error prints one line and disables it.
 
     Args:
         kind: class of the logger. It has a ``title``, ``pauses`` (seconds before each further try of what has
@@ -60,12 +60,12 @@ class Guarded(Logger):
 
     @property
     def experiment(self) -> Any:
-        """The library's own run, for your callbacks; one that ignores everything where there is none."""
+        """The library's run object, for user callbacks; a dummy if there is none."""
         return DummyExperiment() if self.lost else self.logger.experiment
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: a logger begins with the configuration."""
+        """Do nothing: the configuration is logged at the start."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -80,7 +80,7 @@ class Guarded(Logger):
         self._try(lambda: self.logger.log_picture(key, path, step))
 
     def close(self, summary: Result | None) -> None:
-        """End with the figures of ``summary``; None of a run that has not finished."""
+        """Finish with the figures of ``summary``; None if the run has not finished."""
         last, row = self.table.last
         self._try(lambda: self.logger.finish(summary, last, row))
 
@@ -104,7 +104,7 @@ class Guarded(Logger):
 def build_loggers(
     config: dict[str, Any], provenance: dict[str, Any], run: RunDirectory, step: int
 ) -> list[Logger]:
-    """Build metrics.csv's logger, then whatever ``logger`` names: ours by name, others by their target.
+    """Build the logger of metrics.csv, then those that ``logger`` names.
 
     The run goes on from ``step``: rows of metrics.csv up to it stand.
     """
@@ -136,7 +136,7 @@ def build_loggers(
 
 
 def log_locations(loggers: list[Logger]) -> dict[str, Any]:
-    """{"wandb": {"mode", "files", "sync"}}: where W&B's files lie and how to send them; {} without W&B."""
+    """Return {"wandb": {"mode", "files", "sync"}}: files and command to upload them; {} without W&B."""
     for logger in loggers:
         if isinstance(logger, Guarded) and isinstance(logger.logger, wandb.WandbRun):
             return {"wandb": logger.logger.location()}
@@ -145,7 +145,7 @@ def log_locations(loggers: list[Logger]) -> dict[str, Any]:
 
 @contextmanager
 def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
-    """Close the loggers properly, whatever happens."""
+    """Close the loggers on exit, also after an exception."""
     summary = None
     try:
         yield
@@ -155,7 +155,7 @@ def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
 
 
 def close_loggers(loggers: list[Logger], summary: Result | None) -> None:
-    """Finish each logger, with the figures of ``summary``; None of a run that has not finished."""
+    """Finish each logger with the figures of ``summary``; None if the run has not finished."""
     for logger in loggers:
         if isinstance(logger, Guarded):
             logger.close(summary)
@@ -164,7 +164,7 @@ def close_loggers(loggers: list[Logger], summary: Result | None) -> None:
 
 
 def exit_if_lost(code: int = 0) -> None:
-    """End the process here where W&B's service has died: W&B's own farewell would be a traceback."""
+    """Exit now if W&B's service has died: its exit handler would print a traceback."""
     sys.stdout.flush()
     sys.stderr.flush()
     if wandb.WandbRun.abandoned:
@@ -245,7 +245,7 @@ class MLflowRun(MLFlowLogger):
         self.log_hyperparams(parameters(run))
 
     def log_picture(self, key: str, path: Path, step: int) -> None:
-        """Keep a picture as an artifact."""
+        """Log a picture as an artifact."""
         self.experiment.log_artifact(self.run_id, str(path), "samples")
 
     def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
@@ -255,7 +255,7 @@ class MLflowRun(MLFlowLogger):
 
 
 def address(node: dict[str, Any], config: dict[str, Any], run: RunDirectory) -> str | None:
-    """Where ``logger.mlflow`` writes; None, and a line, where a directory from elsewhere names the place."""
+    """Return the tracking URI; None, with a warning, if a copied run directory sets it."""
     folder = (config.get("paths") or {}).get("log_dir")
     usual = os.environ.get(ADDRESS)
     uri = node.get("tracking_uri") or usual or f"{SQLITE}{folder}/mlflow.db"

@@ -1,4 +1,4 @@
-"""``metrics.csv``: one row a step, one column a metric, kept whole through kill and resume."""
+"""Write ``metrics.csv``: one row per step, one column per metric, exact across kill and resume."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from triptych.run.leakage import log_line
 
 
 class MetricsCsv(Logger):
-    """A Lightning logger that writes the whole table anew, atomically, at most once in ``every`` seconds.
+    """A Lightning logger that rewrites the table atomically, at most once in ``every`` seconds.
 
     Rows of a step are merged. When a run goes on from a checkpoint at step s, rows after s are forgotten
     before they are written again, so each step stands once.
@@ -42,7 +42,7 @@ class MetricsCsv(Logger):
         return ""
 
     def keep_until(self, step: int) -> None:
-        """Take up the file's rows of steps up to and including ``step``; a line if some are damaged."""
+        """Load the rows up to ``step``; return a warning if some are damaged."""
         rows = read_rows(self.path)
         header, damaged = next(rows, []), 0
         for cells in rows:
@@ -65,18 +65,18 @@ class MetricsCsv(Logger):
 
     @property
     def last(self) -> tuple[int, dict[str, Any]]:
-        """The last step that has a row, and a copy of the row; 0 and {} if none has."""
+        """Return the last step with a row, and a copy of that row; 0 and {} if there is none."""
         step = max(self._rows, default=0)
         return step, dict(self._rows.get(step, {}))
 
     def time(self, step: int) -> dict[str, Any]:
-        """{"time": seconds of fitting} of a step's row; {} where there is none."""
+        """Return {"time": seconds of fitting} of a step's row; {} if there is none."""
         row = self._rows.get(step, {})
         return {"time": float(row["time"])} if "time" in row else {}
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Leave it: the configuration is a file of its own."""
+        """Do nothing: the configuration has its own file."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -88,13 +88,13 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Lightning calls this at every row; the table is written now and then."""
+        """Write the table if the last write is long enough ago; Lightning calls this at every row."""
         if time.monotonic() - self._written > self.every:
             self.flush()
 
     @rank_zero_only
     def flush(self) -> None:
-        """Write the table now; without a row there is none, as of a run that was refused."""
+        """Write the table now, unless it has no rows."""
         if not self._rows and not self.path.exists():
             return
         columns = ["step", *dict.fromkeys(name for row in self._rows.values() for name in row)]

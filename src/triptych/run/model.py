@@ -1,4 +1,4 @@
-"""From a resolved configuration and its data to its model, by the one builder; ``compile=true`` of it.
+"""Build the model of a resolved configuration and its data; compile it where ``compile=true``.
 
 What is reported is computed by the network as it is written, whether it was compiled or not. Names of weights
 stay as they are, so a checkpoint goes on in either state.
@@ -82,7 +82,7 @@ def check_size(config: dict[str, Any], data: DataModule) -> None:
 
 
 def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
-    """Return what objects get by the names of their arguments: facts of the data, parts of ``config``.
+    """Return the objects injected by argument name: facts of the data and parts of ``config``.
 
     Data with a density have the Gaussian decoder, whichever of levels is named.
 
@@ -102,7 +102,7 @@ def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
 
 
 def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
-    """Make the ladder of a ``kind`` of model, and of its latents what is elsewhere of the data."""
+    """Build the ladder of a latent model, and its diffusion parts in the shape of the latents."""
     place = "model.network"
     ladder = build(table.config["model"].get("network"), place, table.beside(kind))
     table.built |= {place: ladder, "bound.decoder": GaussianDensity()}
@@ -114,7 +114,7 @@ def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
 
 
 def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
-    """Return what data say to whatever is built for them."""
+    """Return facts of the data, by the argument names that request them."""
     conditional = config["model"].get("conditional")
     if conditional and not data.conditions:
         raise UserError(
@@ -135,7 +135,7 @@ def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
 
 
 def _conditions(data: DataModule, conditional: Any) -> dict[str, Kind]:
-    """Return the parts that ``model.conditional`` has a network told."""
+    """Return the parts of conditions that ``model.conditional`` selects."""
     if not isinstance(conditional, list):
         return data.conditions if conditional else {}
     for name in set(conditional) - set(data.conditions):
@@ -147,7 +147,7 @@ def _conditions(data: DataModule, conditional: Any) -> dict[str, Kind]:
 
 
 def _augmentation_kind(data: DataModule) -> dict[str, Kind]:
-    """Return the part in which a network is told what was done to a training image."""
+    """Return the condition that describes augmentations to the network; {} without any."""
     numbers = count_numbers(data.augmentations)
     return {AUGMENTATION: Vectors(numbers)} if numbers else {}
 
@@ -159,7 +159,7 @@ def training_items(data: DataModule, n: int) -> Batch:
 
 
 def _check_read(config: dict[str, Any], table: Dependencies, kind: type[BoundModel]) -> None:
-    """Refuse what was chosen and is read by nothing, so that no comparison is of a key without effect."""
+    """Refuse choices that this model does not read: no comparison may vary a key without effect."""
     used = {place.split(".")[0] for place in table.built}
     for group in CHOICES:
         if config.get(group) and group not in used and group not in kind.ignores:
@@ -174,7 +174,7 @@ def _check_read(config: dict[str, Any], table: Dependencies, kind: type[BoundMod
 
 
 def check_compiler(config: dict[str, Any], model: BoundModel, device: torch.device) -> None:
-    """Compile a line of code where ``compile=true``, as that alone shows that this machine can.
+    """Compile a test function if ``compile=true``, to see whether this machine has a compiler.
 
     Raises:
         UserError: it cannot, or the model has no network.
@@ -203,7 +203,7 @@ def _probe(x: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def compiled(model: BoundModel, config: dict[str, Any]) -> Iterator[None]:
-    """Within it the model's networks are compiled where ``compile=true``."""
+    """Compile the model's networks within the context if ``compile=true``."""
     networks = model.networks() if config.get("compile") else []
     for network in networks:
         network.compile()
@@ -215,7 +215,7 @@ def compiled(model: BoundModel, config: dict[str, Any]) -> Iterator[None]:
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this machine has; where the system does not tell, without end."""
+    """Return this machine's memory in bytes; practically infinite if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -223,7 +223,7 @@ def machine_memory() -> int:
 
 
 class Budget(TorchFunctionMode):
-    """Within it, new tensors are counted before they are made.
+    """Limit the memory of tensors created within the context, before they are allocated.
 
     Args:
         most: bytes that they may take together.

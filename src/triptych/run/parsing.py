@@ -1,4 +1,4 @@
-"""Parse values of files that anyone may have written; what cannot be parsed becomes NaN or None."""
+"""Parse values of untrusted files; malformed ones become NaN or None."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LARGEST = 1e150  # whose square and sums are floats too
 
 
 def load_config(path: Path) -> dict[str, str]:
-    """Read a resolved configuration by dotted keys, values as typed; empty where it cannot be had."""
+    """Read a resolved configuration as {dotted key: text}; empty if unreadable."""
     from triptych.config.file import read_config
 
     try:
@@ -26,13 +26,13 @@ def load_config(path: Path) -> dict[str, str]:
 
 
 def format_value(value: Any) -> str:
-    """Return a value of a configuration as one types it, control characters escaped."""
+    """Format a configuration value as on the command line, control characters escaped."""
     text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
     return printable(text)
 
 
 def to_float(value: Any) -> float:
-    """Return a float, NaN for anything else, also for one whose square is none."""
+    """Parse a float; NaN for anything else, and for one whose square overflows."""
     if isinstance(value, bool):
         return math.nan
     try:
@@ -42,7 +42,7 @@ def to_float(value: Any) -> float:
 
 
 def to_int(value: Any) -> int | None:
-    """Return an int, None for anything that is not a finite number."""
+    """Parse an int; None for anything that is not a finite number."""
     real = to_float(value)
     return int(real) if math.isfinite(real) else None
 
@@ -69,7 +69,7 @@ def parse_overrides(overrides: Any) -> dict[str, str]:
 
 
 def _unquoted(value: str) -> str:
-    """Return the text that Hydra's grammar has in quotes."""
+    """Remove the quotes of Hydra's grammar."""
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return value[1:-1].replace("\\'", "'").replace("\\\\", "\\")
     return value

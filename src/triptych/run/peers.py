@@ -1,4 +1,4 @@
-"""The processes of one run: who of them ended it, and why.
+"""Find out which rank ended a run, and why.
 
 When one process of several ends, the others learn of it as a broken connection, or not at all. Each process
 but the first leaves the message of its own error in the run's directory; the first one reads it, sees which
@@ -30,7 +30,7 @@ BROKEN = re.compile(
 
 
 def is_broken_connection(error: BaseException) -> bool:
-    """Whether an error says no more than that another process is gone."""
+    """Return whether an error only reports the loss of another rank."""
     import torch
 
     seen: BaseException | None = error
@@ -44,17 +44,17 @@ def is_broken_connection(error: BaseException) -> bool:
 
 
 def _token(first: int) -> str:
-    """Return what the processes of one launch have in common, and those of an earlier one had not."""
+    """Return a token shared by the ranks of this launch, and by no earlier one."""
     return launch() or str(first)
 
 
 def failure_line(error: Exception) -> str:
-    """Return an error in one line: a refusal as it is, anything else with its kind."""
+    """Format an error in one line; unexpected ones with their type."""
     return " ".join((str(error) if isinstance(error, UserError) else describe_error(error)).split())
 
 
 def leave_error(run: RunDirectory, error: Exception) -> None:
-    """In a process other than the first: its error, for the first one to read."""
+    """Write this rank's error for rank 0 to read."""
     if not run.path.is_dir():  # the first process was refused alike, and has removed it
         return
     with contextlib.suppress(Exception):  # without it, the first process knows of a loss and not its reason
@@ -62,7 +62,7 @@ def leave_error(run: RunDirectory, error: Exception) -> None:
 
 
 class Peers:
-    """In the first process: the others of the run.
+    """The other ranks of the run, seen from rank 0.
 
     Args:
         run: whose directory they share.
@@ -75,16 +75,16 @@ class Peers:
         self._settled = threading.Event()
 
     def watch(self, children: list[subprocess.Popen[Any]]) -> None:
-        """Begin to watch the processes that Lightning has started."""
+        """Watch the processes that Lightning has started."""
         self.children = children
         threading.Thread(target=self._watch, daemon=True).start()
 
     def needed_no_more(self) -> None:
-        """Let the others go: what is left to do is done by the first process alone."""
+        """Stop watching: the rest is done by rank 0 alone."""
         self._settled.set()
 
     def reason(self, error: Exception | None) -> Exception | Interrupted:
-        """Return what ended the run; ``error`` is what this process knows, which may be a lost connection."""
+        """Return the error that ended the run; ``error`` is this rank's, perhaps only a lost connection."""
         self._settled.set()
         if error is not None and not is_broken_connection(error):
             return error
@@ -101,13 +101,13 @@ class Peers:
             time.sleep(0.05)
 
     def end(self) -> None:
-        """Kill whoever is left: they wait for a process that will not come, and have nothing to save."""
+        """Kill the remaining ranks: they wait in a collective and have nothing to save."""
         for child in self.children:
             if child.poll() is None:
                 child.kill()
 
     def _first_report(self) -> tuple[int, str] | None:
-        """(rank, message) of the first error that another process of this launch has left."""
+        """Return (rank, message) of the first error that another rank of this launch has written."""
         reports: list[tuple[float, int, str]] = []
         for path in self.run.path.glob(".error-*.json"):
             try:
@@ -120,7 +120,7 @@ class Peers:
         return min(reports)[1:] if reports else None
 
     def _watch(self) -> None:
-        """Where the first process waits in a library for one that is gone, end it from beside."""
+        """Exit from a thread if rank 0 hangs in a collective with a rank that is gone."""
         while not self._settled.wait(0.5):
             codes = [child.poll() for child in self.children]
             if all(code == 0 for code in codes):

@@ -1,4 +1,4 @@
-"""A directory in diffusers' layout, a ``DDPMPipeline``'s, as the model of a run.
+"""Use a ``DDPMPipeline`` directory in diffusers' layout as the model of a run.
 
 Its JSON files become a run's configuration; its weights are safetensors. It may be a stranger's: no file of
 it is run or unpickled, and a class that it names is compared with ``VALUES`` and never imported.
@@ -49,7 +49,7 @@ def is_pipeline(path: str | Path) -> bool:
 
 
 def pipeline_config(path: str) -> dict[str, Any]:
-    """Make the groups of a configuration that the pipeline in ``path`` decides, ``bound`` without repeats.
+    """Return the config groups that the pipeline in ``path`` determines, ``bound`` without repeats.
 
     Raises:
         UserError: a file is missing or no JSON; something in it cannot be expressed; no safetensors.
@@ -83,7 +83,7 @@ def pipeline_config(path: str) -> dict[str, Any]:
 
 
 def read_pipeline(path: str, model: Any) -> dict[str, Any]:
-    """Put its weights into the run's ``model``, and return them as a run's checkpoint has them.
+    """Load the pipeline's weights into ``model``, and return them in a checkpoint's form.
 
     Raises:
         UserError: the network is of images of another shape; weights are damaged, or another network's.
@@ -116,7 +116,7 @@ def read_pipeline(path: str, model: Any) -> dict[str, Any]:
 
 
 def _read(path: str, name: str, target: str = "") -> dict[str, Any]:
-    """Return entries of a file of JSON: arguments of ``target``, and others of ``VALUES``; else UserError."""
+    """Read a JSON file: arguments of ``target`` and keys of ``VALUES``; UserError for others."""
     try:
         record = read_json(Path(path) / name)
     except FileNotFoundError as error:
@@ -135,7 +135,7 @@ def _read(path: str, name: str, target: str = "") -> dict[str, Any]:
 
 
 def _weight_files(path: str) -> list[Path]:
-    """Return the files of weights: one, or the shards of an index; UserError where one is missing."""
+    """Return the weight files: one, or the shards of an index; UserError if one is missing."""
     whole, index = Path(path) / WEIGHTS, Path(path) / f"{WEIGHTS}.index.json"
     names = [whole.name]
     if not whole.exists() and index.exists():

@@ -1,4 +1,4 @@
-"""Write the model of a run as a ``DDPMPipeline`` of diffusers, with a model card as the Hub has them."""
+"""Export the model of a run as a diffusers ``DDPMPipeline`` with a model card for the Hub."""
 
 import json
 import os
@@ -42,7 +42,7 @@ A diffusion model of {data}, trained and measured with Triptych.
 
 
 def check_expressible(run: RunDirectory) -> tuple[Result, dict[str, Any]]:
-    """Read a finished run's result and configuration; UserError for a key that diffusers has no words for."""
+    """Read a finished run's result and configuration; UserError for a key that diffusers cannot express."""
     result = run.summary()
     if result is None or result.status != "finished":
         raise UserError(f"{run.path}: no finished run; pass a run's directory")
@@ -58,7 +58,7 @@ def check_expressible(run: RunDirectory) -> tuple[Result, dict[str, Any]]:
 
 
 def write_pipeline(run: RunDirectory, folder: Path, license: str) -> None:
-    """Write the run's reported weights, its schedule and a card into ``folder``, whole or not at all."""
+    """Write the reported weights, the schedule and a model card into ``folder``, atomically."""
     result, config = check_expressible(run)
     import diffusers
 

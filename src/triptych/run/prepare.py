@@ -1,4 +1,4 @@
-"""From a composed configuration to a run's directory: new, the same again, or refused."""
+"""Prepare a run directory from a composed configuration: create, reopen or refuse it."""
 
 import re
 import secrets
@@ -28,7 +28,7 @@ PATIENCE = 10.0  # seconds, for somebody who is beginning the same run
 
 
 def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
-    """``cfg`` resolved, and with ``trained`` the other run's model in it and in ``choices``.
+    """Resolve ``cfg``; with ``trained``, copy the other run's model configuration into it and ``choices``.
 
     Raises:
         UserError: a group is missing, a value or a name is refused, or ``trained`` is no finished run's.
@@ -59,7 +59,7 @@ def resolve_config(cfg: DictConfig, overrides: list[str], choices: dict[str, Any
 
 
 def resolve_composed(config: DictConfig) -> dict[str, Any]:
-    """As ``resolve_config``, with Hydra's own part still in it; also UserError for what is typed in vain."""
+    """Resolve a composition that still has Hydra's node; also UserError for overrides without effect."""
     hydra, overrides = config.hydra, list(config.hydra.overrides.task)
     plain = resolve_config(without_hydra(config), overrides, dict(hydra.runtime.choices))
     check_used(plain, [one.lstrip("+").split("=", 1)[0] for one in overrides])
@@ -67,7 +67,7 @@ def resolve_composed(config: DictConfig) -> dict[str, Any]:
 
 
 def prepare(cfg: DictConfig, path: Path, overrides: list[str], choices: dict[str, Any]) -> RunDirectory:
-    """Return the directory of the run that ``cfg`` describes, ready to be executed.
+    """Create or reopen the directory of the run that ``cfg`` describes.
 
     Raises:
         UserError: as ``resolve_config`` and ``check_directory``; the directory records another configuration,
@@ -125,7 +125,7 @@ def _record(run: RunDirectory, config: dict[str, Any]) -> None:
 
 
 def _settle_failure(run: RunDirectory, retry: bool) -> None:
-    """Try again a run that was refused before its first step; one that failed later only on request."""
+    """Reset a run that failed before its first step; one that failed later only with ``retry=true``."""
     result = run.summary()
     if result is None or result.status == "finished":
         return
@@ -142,7 +142,7 @@ def _settle_failure(run: RunDirectory, retry: bool) -> None:
 def _without_new_defaults(
     changes: dict[str, Any], cfg: DictConfig, choices: dict[str, Any]
 ) -> dict[str, Any]:
-    """Without keys that the record is too old to have, where they have the values of their files."""
+    """Remove keys that an older record lacks, if they have their default values."""
     new = [key for key, (was, _) in changes.items() if was is ABSENT]
     if not new:
         return changes
@@ -161,7 +161,7 @@ def _without_new_defaults(
 
 
 def _lies_there_now(run: RunDirectory, plain: dict[str, Any]) -> bool:
-    """Whether ``plain``'s data.root has the data that the run has worked on."""
+    """Return whether the new data.root holds the data that the run was trained on."""
     known = run.provenance().get("data")
     if known is None and (run.checkpoints() or run.status == "finished"):
         return False  # from before there were fingerprints: nobody can tell

@@ -1,4 +1,4 @@
-"""Processes: which of several this one is, what a job's process inherits, and with whom it ends."""
+"""Processes: rank, child processes of a sweep, and their end."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ GRACE = 30.0  # seconds in which a process that was asked to stop should have do
 
 
 def by_torchrun() -> bool:
-    """Whether torchrun started this process."""
+    """Return whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
@@ -36,7 +36,7 @@ def by_srun() -> bool:
 
 
 def rank() -> int:
-    """Return this process among those of its run, before torch.distributed knows."""
+    """Return this process's rank, before torch.distributed is initialised."""
     if by_torchrun():
         return int(os.environ.get("RANK", 0))
     if by_srun():
@@ -45,7 +45,7 @@ def rank() -> int:
 
 
 def launch() -> str:
-    """One text for all processes that torchrun or srun started together; "" for a process of its own."""
+    """Return an identifier shared by all ranks that torchrun or srun launched; "" for a single process."""
     names: tuple[str, ...] = ()
     if by_torchrun():
         names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
@@ -55,13 +55,13 @@ def launch() -> str:
 
 
 def announce(folder: Path) -> None:
-    """Rank 0: the directory is ready for the others of this launch."""
+    """Signal from rank 0 that the directory is ready for the other ranks."""
     if launch():
         (folder / ".launch").write_text(launch())
 
 
 def await_announcement(folder: Path, patience: float = 60.0) -> None:
-    """Wait, as another rank, until rank 0 has made the directory. UserError if it does not."""
+    """Wait until rank 0 has created the directory; UserError on timeout."""
     until = time.monotonic() + patience
     while time.monotonic() < until:
         with suppress(OSError):
@@ -72,7 +72,7 @@ def await_announcement(folder: Path, patience: float = 60.0) -> None:
 
 
 def run_child(command: list[str], log: Path) -> int:
-    """Run a sweep's job in a process of its own, its output appended to ``log``; its exit code.
+    """Run a sweep's job in a child process, output appended to ``log``; return its exit code.
 
     The job ends with this process, however this one ends, and this one with its sweep: Ctrl-C asks the job
     to stop and waits for it; a SIGKILL is noticed by the job itself within a second.
@@ -111,7 +111,7 @@ def run_child(command: list[str], log: Path) -> int:
 
 
 def lives(pid: int) -> bool:
-    """Whether there is such a process on this machine."""
+    """Return whether a process of that id exists on this machine."""
     try:
         os.kill(pid, 0)
     except OSError as error:
@@ -129,13 +129,13 @@ def _stop(child: subprocess.Popen[Any]) -> None:
 
 
 def await_requeue(patience: float = 60.0) -> None:
-    """In a sweep's SLURM job whose run was interrupted: most likely SLURM is about to end the job."""
+    """Wait in a preempted SLURM job of a sweep, until SLURM ends and requeues it."""
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
         time.sleep(patience)
 
 
 def end_with_parent() -> None:
-    """In a job's process, or one that Lightning started for it: stop when the one that started it is gone."""
+    """Stop this process when its parent is gone: for a sweep's jobs and the ranks that Lightning starts."""
     parent = int(os.environ.pop(PARENT, None) or 0)
     os.environ[PARENT] = str(os.getpid())  # for those that Lightning starts: this one may be gone by then
     if parent not in (0, os.getpid()):  # its own: called before in this process
@@ -151,13 +151,13 @@ def _watch(parent: int) -> None:
 
 
 def pid_of(who: str | None) -> int | None:
-    """Return the process that ``owner`` named, if it is one of this machine."""
+    """Parse the process id of an ``owner`` text, if it is of this machine."""
     host, _, number = (who or "").rpartition("@")[2].rpartition(" pid ")
     return int(number) if host == socket.gethostname() and number.isdecimal() else None
 
 
 def stop_below(pids: Iterable[int]) -> None:
-    """Ask those of ``pids`` that this process has started, itself or by others, to stop; wait for them."""
+    """Send SIGTERM to those of ``pids`` that descend from this process, and wait for them."""
     parents = _parents()
     mine = {pid for pid in pids if os.getpid() in _above(pid, parents)}
     for pid in mine:
@@ -169,7 +169,7 @@ def stop_below(pids: Iterable[int]) -> None:
 
 
 def _parents() -> dict[int, int]:
-    """{process: the one that started it}, of all that have not ended; {} where the system has no ``ps``."""
+    """Return {pid: parent pid} of all live processes; {} if the system has no ``ps``."""
     command = ["ps", "-A", "-o", "pid=,ppid=,state="]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -187,7 +187,7 @@ def _above(pid: int, parents: dict[int, int]) -> list[int]:
 
 
 def owner() -> str:
-    """Who works here: user@host pid N."""
+    """Describe this process: user@host pid N."""
     import getpass
 
     try:
@@ -198,6 +198,6 @@ def owner() -> str:
 
 
 def exit_code_of(error: Exception) -> int:
-    """75: another process is running it, 74: cannot be written (both: try again later); 3: diverged; 1."""
+    """Return the exit code: 75 busy, 74 storage error (try again later), 3 diverged, 1 otherwise."""
     kinds = ((Busy, BUSY), (StorageError, STORAGE), (Diverged, DIVERGED))
     return next((code for kind, code in kinds if isinstance(error, kind)), 1)

@@ -1,4 +1,4 @@
-"""Progress of a run: a bar on a terminal, ``progress.json`` for other processes, and samples meanwhile."""
+"""Show progress: a bar on a terminal, ``progress.json`` for other processes, and sample grids."""
 
 import math
 import time
@@ -19,7 +19,7 @@ SHOWN = ("train/loss", "val/bpd", "val/nats_per_dim")
 
 
 class Progress(pl.Callback):
-    """A bar on a terminal, over steps, then over what is tested; a file at most once in ``every`` seconds."""
+    """A progress bar over steps and test batches; writes a file at most once in ``every`` seconds."""
 
     def __init__(self, run: RunDirectory, every: float = 1.0, bar: bool = True):
         self.run, self.every = run, every
@@ -29,7 +29,7 @@ class Progress(pl.Callback):
         self._marks: deque[tuple[float, int]] = deque()  # (seconds, step) of the last WINDOW seconds
 
     def write(self, stage: str, step: int, max_steps: int, bound: float | None = None) -> None:
-        """Say where the run is now, how fast it is there, and its last validation bound."""
+        """Write the current stage, step, speed and last validation bound."""
         self._written = now = time.monotonic()
         where = {"stage": stage, "step": step, "max_steps": max_steps, "updated": time.time()}
         if stage == "fit":

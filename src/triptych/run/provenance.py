@@ -1,4 +1,4 @@
-"""Where a run comes from, and where it was executed: enough to find code, packages and machines again."""
+"""Record the provenance of a run: code, packages, command and machines."""
 
 import contextlib
 import hashlib
@@ -33,7 +33,7 @@ SECRET = re.compile(
 def provenance(
     run: RunDirectory, overrides: list[str], choices: dict[str, Any], config: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return what is recorded when a run's directory is made; ``executions`` are added as they begin.
+    """Return the provenance of a new run; ``executions`` are added as they begin.
 
     ``config``: of whose classes' own packages ("own") it is recorded where they come from.
     """
@@ -52,7 +52,7 @@ def provenance(
 
 
 def command() -> list[str]:
-    """Return this process's command as it was typed, but for passwords."""
+    """Return this process's command line, passwords masked."""
     # not sys.argv: the command puts quotes around paths there
     typed = sys.orig_argv[len(sys.orig_argv) - len(sys.argv) + 1 :]
     return [Path(sys.argv[0]).name, *map(mask_password, typed)]
@@ -61,7 +61,7 @@ def command() -> list[str]:
 def add_execution(
     run: RunDirectory, device: str, world_size: int, step: int, config: dict[str, Any], data: dict[str, Any]
 ) -> str:
-    """Record that the run is now worked on here, from ``step`` on; a line if its code is no longer the same.
+    """Record an execution that begins at ``step``; return a warning if its code has changed.
 
     ``data``: fingerprint, split and numbers of what it works on.
     """
@@ -90,7 +90,7 @@ def add_execution(
 
 
 def changed_since(run: RunDirectory) -> str:
-    """Describe, as ``changes`` does, what code and packages are not as in a run's last execution."""
+    """Describe the changes of code and packages since a run's last execution."""
     record, files = run.provenance(), source_files(run.config())
     if not (executions := record.get("executions")):
         return ""
@@ -101,7 +101,7 @@ def changed_since(run: RunDirectory) -> str:
 def git_state(
     diff: bool = True, root: Path | None = None, below: tuple[str, ...] = (":/src", ":/configs")
 ) -> dict[str, Any]:
-    """Return commit of the tree around ``root``, ours if None, or, with ``diff``, all that it was made of.
+    """Return the commit of the repository at ``root`` and, with ``diff``, its uncommitted changes.
 
     {"commit", "dirty", "diff", "untracked": {file under ``below``: text}, "left_out": names}; {} outside of a
     repository. What git ignores and links are left out; of hidden files and those named after keys or
@@ -133,7 +133,7 @@ def git_state(
 
 
 def _package_state(place: Path) -> dict[str, Any]:
-    """As ``git_state``, of a package's folder or file; where no repository keeps it, its sources' text."""
+    """Return ``git_state`` of a package's folder or file; its source text if it is in no repository."""
     root, below = (place, ".") if place.is_dir() else (place.parent, place.name)
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         tracked = ["git", "-C", str(root), "ls-files", "--error-unmatch", below]
@@ -148,14 +148,14 @@ def _package_state(place: Path) -> dict[str, Any]:
 
 
 def _command_of_sweep(run: RunDirectory) -> list[str]:
-    """Of the sweep that the run is a cell of, as a launcher's worker has its own; [] for no cell."""
+    """Return the command of the run's sweep; [] if it belongs to none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return list(read_json(run.path.parent / "sweep.json")["command"])
     return []
 
 
 def _of_agent(run: RunDirectory) -> str:
-    """Return the id that an agent of W&B's has for the run that it starts; "" where there is none."""
+    """Return the run id set by a W&B agent; "" without one."""
     agent = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
     return agent if ID.fullmatch(agent) and not (run.path.parent / "sweep.json").exists() else ""
 
@@ -169,7 +169,7 @@ def timestamp() -> str:
 
 
 def source_files(config: dict[str, Any]) -> dict[str, str]:
-    """{file: digest} of every Python source of ours, and of other packages that ``config`` builds from."""
+    """Return {file: digest} of all Python sources of triptych and of the packages that ``config`` uses."""
     digests = {}
     for package in sorted({"triptych", *_named(config)} - {*BY_VERSION}):
         for place in _places(package):
@@ -182,7 +182,7 @@ def source_files(config: dict[str, Any]) -> dict[str, str]:
 
 
 def own_packages(config: dict[str, Any]) -> dict[str, Path]:
-    """{package: its folder or file} of the user's own that ``config`` builds from.
+    """Return {package: folder or file} of the user's packages that ``config`` uses.
 
     That is: not ours, and not installed among others, where its version says what it is.
     """
@@ -195,7 +195,7 @@ def own_packages(config: dict[str, Any]) -> dict[str, Path]:
 
 
 def _places(package: str) -> list[Path]:
-    """Return the folders of a package, or the file of a module; none where it is not there."""
+    """Return the folders of a package, or the file of a module; [] if it is not installed."""
     spec = find_spec(package)
     places = [*(spec.submodule_search_locations or filter(None, [spec.origin]))] if spec else []
     return [Path(place) for place in places]
@@ -206,14 +206,14 @@ def _named(config: dict[str, Any]) -> set[str]:
 
 
 def digest_of(files: dict[str, str]) -> str:
-    """One digest of all."""
+    """Combine the digests of all files into one."""
     return hashlib.blake2b(
         "\n".join(f"{k} {v}" for k, v in sorted(files.items())).encode(), digest_size=8
     ).hexdigest()
 
 
 def versions() -> dict[str, str]:
-    """{package: version} of what ours requires, and of what that requires."""
+    """Return {package: version} of all direct and indirect dependencies."""
     known: dict[str, str] = {}
     ahead = ["triptych"]
     while ahead:
@@ -232,7 +232,7 @@ def versions() -> dict[str, str]:
 
 
 def describe_changes(last: dict[str, Any], here: dict[str, Any], names: dict[str, dict[str, str]]) -> str:
-    """ "code (FILES) and packages (NAME OLD -> NEW)", as far as two executions differ in them; "" if not.
+    """Describe changes between two executions, as "code (FILES) and packages (NAME OLD -> NEW)"; "" if none.
 
     ``names``: the files of each digest of sources.
     """

@@ -1,4 +1,4 @@
-"""Read a run's directory: its result, where it comes from, and where it stands.
+"""Read a run directory: result, provenance, progress.
 
 Reading never raises on what a directory holds. A summary that cannot be understood makes the run
 "unreadable", with the reason in `error`, so that one bad file does not hide fourteen good runs.
@@ -32,7 +32,7 @@ AT_START = ("overrides", "choices", "seed", "fingerprint", "split", "data_change
 
 @dataclass(frozen=True)
 class Position:
-    """Where an unfinished run stands: `step` of `max_steps` in `stage`, at unix time `updated`."""
+    """Progress of an unfinished run: `step` of `max_steps` in `stage`, at unix time `updated`."""
 
     stage: str
     step: int
@@ -42,7 +42,7 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Result):
-    """One run directory as plain data. Fields that the directory does not tell are empty, None or NaN.
+    """A run directory as plain data; unknown fields are empty, None or NaN.
 
     Attributes:
         config: resolved, by dotted keys.
@@ -63,7 +63,7 @@ class Run(Result):
     code_changes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Name and state, settings, the result, what it took, and where it lies: five lines."""
+        """Describe the run in five lines: status, settings, result, cost, directory."""
         settings = ", ".join(f"{key}={value}" for key, value in self.overrides.items() if key != "name")
         took = [f"{self.steps} steps"] if self.steps else []
         took += [f"{self.parameters} parameters"] if self.parameters else []
@@ -86,11 +86,11 @@ class Run(Result):
         return "none"
 
     def history(self, column: str) -> tuple[list[int], list[float]]:
-        """Read steps and values of a column of `metrics.csv`, finite cells only; empty without any."""
+        """Read steps and finite values of a column of `metrics.csv`; empty if there are none."""
         return self.histories((column,)).get(column, ([], []))
 
     def histories(self, columns: Sequence[str] | None = None) -> dict[str, tuple[list[int], list[float]]]:
-        """Return steps and values of several columns, in one reading; None: of all that have any."""
+        """Read steps and values of several columns at once; None: of all columns."""
         histories: dict[str, tuple[list[int], list[float]]] = {}
         rows = read_rows(self.dir / "metrics.csv")
         header = next(rows, [])
@@ -114,12 +114,12 @@ class Run(Result):
         return histories
 
     def columns(self) -> set[str]:
-        """Return the names of the columns of `metrics.csv`; empty where there is none."""
+        """Return the column names of `metrics.csv`; empty if there is none."""
         return {*next(read_rows(self.dir / "metrics.csv"), [])}
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Every directory at or beneath `root` that holds config.yaml or summary.json, in natural order.
+    """Return every run directory at or beneath `root`, in natural order.
 
     Does not look inside runs, hidden directories, links, or what `force=true` kept aside.
     """
@@ -133,7 +133,7 @@ def find_runs(root: Path) -> list[Path]:
 
 
 def is_run(directory: Path) -> bool:
-    """Whether what lies there is a run's, as far as can be told: other programs have such files too."""
+    """Return whether a directory is a run's: other programs write files of these names too."""
     if (
         load_object(directory / "summary.json").get("status") in ENDED
         or (directory / "provenance.json").is_file()
@@ -143,13 +143,13 @@ def is_run(directory: Path) -> bool:
 
 
 def read_runs(root: Path, now: float | None = None) -> list[Run]:
-    """All runs beneath `root`, each with the sweep (`root`'s name) that it belongs to."""
+    """Read all runs beneath `root`, each with the sweep (`root`'s name) that it belongs to."""
     root = Path(root)
     return [read_run(path, sweep=root.resolve().name, now=now) for path in find_runs(root)]
 
 
 def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
-    """One run directory as a `Run`. `now` is the unix time against which a silent run is judged."""
+    """Read a run directory; `now` is the unix time against which a silent run counts as interrupted."""
     directory = Path(directory)
     try:
         check_directory(directory)
@@ -171,7 +171,7 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
 
 
 def _check_items(run: Run) -> None:
-    """ValueError where the items beside a result have another mean."""
+    """Raise ValueError if the items beside a result have another mean."""
     items = load_items(run.dir)
     if items is not None and run.measure and math.isfinite(run.bound) and not read_items(run.dir, run.bound):
         mean = items.total.mean()
@@ -179,7 +179,7 @@ def _check_items(run: Run) -> None:
 
 
 def _inside(directory: Path, picture: Path | None) -> Path | None:
-    """Return a picture's path, if it does not lead out of the directory: the report shows it to others."""
+    """Return a picture's path if it lies inside the directory: reports are published."""
     file = None if picture is None else directory / picture
     return file if file and file.resolve().is_relative_to(directory.resolve()) else None
 
@@ -220,7 +220,7 @@ def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
 
 
 def _is_abandoned(directory: Path) -> bool:
-    """Whether who was last at work there has said so, or was a process of this machine that has ended."""
+    """Return whether the last process there has left, or has ended on this machine."""
     try:
         with open(directory / ".lock", encoding="utf-8", errors="replace") as file:
             who = file.read(1000).strip()
