@@ -10,7 +10,7 @@ __all__ = ["Trained", "compose", "load", "table", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """Names of ``triptych.api``, once asked for: it needs torch, which the commands start without."""
+    """Import ``triptych.api`` on first access."""
     if name in __all__:
         from triptych import api
 

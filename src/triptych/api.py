@@ -1,4 +1,4 @@
-"""Triptych from Python, in this process: for a notebook, a debugger, a script of one's own.
+"""Use Triptych from Python: in a notebook, a debugger or a script.
 
 The commands take the same path: a run that Python trained is a directory like any other, and either goes on
 with what the other has begun.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # torch is imported where a model is trained or opened, so th
 
 
 def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
-    """Compose what ``triptych-train OVERRIDES`` would train; its values may be set afterwards.
+    """Compose the configuration of ``triptych-train OVERRIDES``; its values may be set afterwards.
 
     Args:
         overrides: a list, or a text that is one override.
@@ -43,7 +43,7 @@ def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
 
 
 def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
-    """Train what ``compose`` made, or what overrides say, and read the run back.
+    """Train a composed configuration, or overrides, and return the run.
 
     Typed again, a run with a name goes on where it was, or is read if it has ended. Seeds and the number of
     threads are set for the whole process.
@@ -73,7 +73,7 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
 
 
 def _settled(config: DictConfig | Sequence[str] | str) -> DictConfig:
-    """As composed from overrides alone, those that were set by hand among them: one way in for all."""
+    """Recompose a configuration from its overrides and the values set by hand, so that all are checked."""
     if not isinstance(config, DictConfig):
         return compose(config)
     overrides = OmegaConf.select(config, "hydra.overrides.task")
@@ -106,7 +106,7 @@ def check_items(x: Any, shape: tuple[int, ...], levels: int | None) -> None:
 
 @contextmanager
 def _own(path: Path) -> Iterator[None]:
-    """For this while the run at ``path`` is this user's own and no stranger's."""
+    """Mark the run at ``path`` as the user's own within the context."""
     before = os.environ.get(OWN)
     os.environ[OWN] = str(path)
     try:
@@ -120,7 +120,7 @@ def _own(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Trained:
-    """What was trained, opened again.
+    """A trained run or checkpoint, opened.
 
     Attributes:
         path: the checkpoint, or the run's directory.
@@ -193,7 +193,7 @@ class Trained:
             return self.model.elbo(Batch(x, condition, torch.arange(len(x))), repeat=0, repeats=1)
 
     def sample(self, n: int = 16, *overrides: str, seed: int = 0, label: int | None = None) -> Any:
-        """n samples (n, *event) in data units, as ``triptych-sample n=... OVERRIDES`` draws them.
+        """Draw n samples (n, *event) in data units, as ``triptych-sample n=... OVERRIDES`` does.
 
         Args:
             overrides: as ``"sampler=ddim", "sampler.steps=20", "guidance=classifier_free"``.
@@ -211,7 +211,7 @@ class Trained:
         return draw_all(drawing_of(self.experiment, values), values)[SAMPLES]
 
     def evaluate(self, split: str = "test", *overrides: str) -> dict[str, Any]:
-        """{"bpd": {"mean", "stderr", "n"}, ...} over a split, as ``triptych-evaluate split=... OVERRIDES``.
+        """Return {"bpd": {"mean", "stderr", "n"}, ...} over a split, as ``triptych-evaluate`` does.
 
         Raises:
             UserError: what the command would refuse.
@@ -238,7 +238,7 @@ class Trained:
 def load(
     run: Run | str | os.PathLike[str], weights: str | None = None, data_root: str | None = None
 ) -> Trained:
-    """Open a run, its directory or a checkpoint; nobody's code runs but what the clone's owner trusts.
+    """Open a run, its directory or a checkpoint, without executing untrusted code.
 
     Args:
         weights: "ema", "raw" or an average's name, as "sigma_rel_0.1"; None: those that the run reported.
@@ -255,7 +255,7 @@ def load(
 
 
 def table(folder: str | os.PathLike[str]) -> Any:
-    """All runs beneath a folder, a row each, as in ``results.csv``: a pandas DataFrame where pandas is there.
+    """Return all runs beneath a folder, one row each, as in ``results.csv``; with pandas a DataFrame.
 
     Without it a list of dictionaries. Columns: status, seed, settings that differ, and each figure of test,
     val and train as ``test/bpd``, ``test/bpd_stderr``, ``test/bpd_n``.
@@ -277,14 +277,14 @@ def table(folder: str | os.PathLike[str]) -> Any:
 
 
 def _path(value: Any) -> Path:
-    """``value`` as a path; UserError for what is none."""
+    """Return ``value`` as a path; UserError for anything else."""
     if not isinstance(value, str | os.PathLike) or value == "":
         raise UserError(f"{value!r}: must be the path of a directory or checkpoint")
     return Path(value)
 
 
 def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
-    """Return what ``triptych-COMMAND`` composes; UserError for overrides that are no texts, or options."""
+    """Compose as ``triptych-COMMAND`` does; UserError for overrides that are not text, or are options."""
     if not isinstance(overrides, Sequence):
         raise UserError(f"overrides={overrides!r}: must be a list of texts, each 'KEY=VALUE'")
     for one in overrides:
@@ -296,7 +296,7 @@ def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def _checked(command: str, own: list[str], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return values that ``command`` would take; UserError for an override of what is an argument here."""
+    """Return the checked values of ``command``; UserError for an override of a Python argument."""
     keys = {one.partition("=")[0] for one in own}
     for one in overrides:
         if isinstance(one, str) and (key := one.partition("=")[0]) in keys:

@@ -1,4 +1,4 @@
-"""How a key is declared: the annotation of an argument says its kind, range, unit and role, once.
+"""Declare a key by the annotation of its argument: type, range, unit and role, once.
 
     def __init__(self, width: Count = 32, dropout: Share = 0.0, seed: Annotated[int, Role.LOADING] = 0): ...
 
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class Role(StrEnum):
-    """What a key is to a run; one that says nothing is ``IDENTITY``, so that a key added later counts."""
+    """How a key affects a run's identity; ``IDENTITY`` by default."""
 
     IDENTITY = "identity"  # changes the result: an axis of a comparison
     DRAWING = "drawing"  # decided after a model is trained, how samples are drawn and measured: an axis
@@ -47,24 +47,24 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Unit:
-    """The unit of a number, for the reader."""
+    """The unit of a number, for help and documentation."""
 
     name: str
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity: a table is no key
 class Choice:
-    """Limit a text to ``options``: a table's keys, so that the table alone says what there is."""
+    """Limit a text to ``options``, such as the keys of a table."""
 
     options: Collection[str]
 
 
 class IsPath:
-    """Marks a path, which a person types without Hydra's quotes."""
+    """Mark a path, which is typed without Hydra's quotes."""
 
 
 class IsClass:
-    """Marks the dotted name of a class."""
+    """Mark the dotted name of a class."""
 
 
 Whole = Annotated[int, Ge(0)]
@@ -83,7 +83,7 @@ ENDS = (Ge, Gt, Le, Lt)
 
 
 def unwrap(kind: Any) -> tuple[Any, tuple[Any, ...]]:
-    """(kind, what ``Annotated`` says beside it)."""
+    """Split ``Annotated`` into (type, metadata)."""
     if get_origin(kind) is Annotated:
         inner, *more = get_args(kind)
         return inner, tuple(more)
@@ -91,26 +91,26 @@ def unwrap(kind: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def alternatives(kind: Any) -> list[Any]:
-    """Return the members of a union; the kind itself if it is none."""
+    """Return the members of a union, or the type itself."""
     return [*get_args(kind)] if get_origin(kind) in (Union, types.UnionType) else [kind]
 
 
 def marks(kind: Any) -> list[Any]:
-    """All that ``Annotated`` says of a kind and of the members of a union, outermost first."""
+    """Return all ``Annotated`` metadata of a type and the members of a union, outermost first."""
     inner, more = unwrap(kind)
     below = alternatives(inner)
     return [*more, *(mark for one in below if one is not kind for mark in marks(one))]
 
 
 def says(kind: Any) -> bool:
-    """Whether a kind is more than a plain type: an argument of a plain type is only handed on."""
+    """Return whether a type is a declaration: plain types are injected, not configured."""
     inner, more = unwrap(kind)
     inside = alternatives(inner) if get_origin(inner) in (Union, types.UnionType) else get_args(inner)
     return bool(more) or get_origin(inner) is Literal or any(map(says, inside))
 
 
 def fits(kind: Any, value: Any) -> bool:
-    """Whether ``value`` is of the declared kind and within its limits; what is no declared kind takes all."""
+    """Return whether ``value`` has the declared type and range; undeclared types accept everything."""
     inner, limits = unwrap(kind)
     if (several := alternatives(inner))[0] is not inner:
         fit = any(fits(one, value) for one in several)
@@ -172,7 +172,7 @@ def _within(limit: Any, value: Any) -> bool:
 
 
 def describe_kind(kind: Any) -> str:
-    """Describe a kind in words, as "null or a whole number of at least 1"; "" if it is not declared."""
+    """Describe a type in words, as "null or a whole number of at least 1"; "" if undeclared."""
     words = _words(kind)
     if len(words) > 2 and "null" not in words and all(map(_is_choice, alternatives(kind))):
         return f"one of {', '.join(words)}"
@@ -180,7 +180,7 @@ def describe_kind(kind: Any) -> str:
 
 
 def literal_values(kind: Any) -> list[str]:
-    """Return the values of a kind that has names for them, as a person types them."""
+    """Return the named values of a type, as typed on the command line."""
     inner, limits = unwrap(kind)
     if (several := alternatives(inner))[0] is not inner:
         return [option for one in several for option in literal_values(one)]
@@ -235,7 +235,7 @@ def _range(limits: Sequence[Any], whole: bool) -> str:
 
 
 def refusal(key: str, kind: Any, value: Any, show: Callable[[Any], str] = repr) -> str:
-    """Return one line that refuses ``value``; "" if it fits. ``show`` writes a value that is not too long."""
+    """Return the error line for ``value``; "" if it fits. ``show`` formats the value."""
     if fits(kind, value):
         return ""
     text = isinstance(value, str) and not takes_text(kind)
@@ -243,12 +243,12 @@ def refusal(key: str, kind: Any, value: Any, show: Callable[[Any], str] = repr) 
 
 
 def takes_lists(kind: Any) -> bool:
-    """Whether some list is of that kind."""
+    """Return whether the type accepts lists."""
     return any(one is Any or _origin(unwrap(one)[0]) in LISTS for one in alternatives(unwrap(kind)[0]))
 
 
 def takes_text(kind: Any) -> bool:
-    """Whether some text is of that kind."""
+    """Return whether the type accepts text."""
     inner, _ = unwrap(kind)
     if (several := alternatives(inner))[0] is not inner:
         return any(map(takes_text, several))
@@ -259,7 +259,7 @@ C = TypeVar("C", bound=type)
 
 
 def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C]:
-    """Make ``__init__`` of a class, and of those made of it, refuse arguments outside of their declaration.
+    """Check the arguments of ``__init__`` against their declarations, for a class and its subclasses.
 
     Args:
         place: where configurations have it, for the message: "denoiser.network".
@@ -303,7 +303,7 @@ def declared(place: str, error: type[Exception] = ValueError) -> Callable[[C], C
 
 @functools.cache
 def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
-    """{argument: kind} of what a function declares; a plain type is only handed on."""
+    """Return {argument: type} of a function's declared arguments."""
     kinds = {}
     for name, kind in function.__annotations__.items():
         if isinstance(kind, str):

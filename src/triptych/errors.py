@@ -1,4 +1,4 @@
-"""The exceptions that a user is meant to read."""
+"""Exceptions with messages for the user."""
 
 import re
 
@@ -21,15 +21,15 @@ class ForeignCheckpoint(UserError):
 
 
 class Busy(UserError):
-    """Another process is at work in the directory; nothing is wrong."""
+    """Another process is working in the directory."""
 
 
 class StorageError(UserError):
-    """A file cannot be written: the disk is full, or read-only, or not ours. What was complete stays so."""
+    """A file cannot be written: disk full, read-only or no permission; complete files are kept."""
 
 
 class Diverged(UserError):
-    """A loss, a bound or a weight is not finite: a result of the run, though not a figure.
+    """A loss, a bound or a weight is not finite; recorded as the result of the run.
 
     Args:
         what: is not finite, "the loss".
@@ -42,7 +42,7 @@ class Diverged(UserError):
 
     @classmethod
     def before(cls, error: str, step: int) -> "Diverged":
-        """Return an earlier execution's ``error``, and what can be done."""
+        """Format an earlier execution's ``error`` with a fix."""
         earlier = cls("", step)
         earlier.args = (
             f"{error.replace('diverged', 'diverged before', 1)}; force=true starts over, "
@@ -52,7 +52,7 @@ class Diverged(UserError):
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop and did, in a state that it goes on from. Not an error, nobody catches it.
+    """The run stopped on a signal and can be resumed; not an Exception, so that no handler catches it.
 
     Args:
         signal: that asked for it, or killed.

@@ -1,4 +1,4 @@
-"""Read files that anyone may have written: regular files, inside their directory, bounded, shown as text.
+"""Read untrusted files: regular, inside their directory, of bounded size, control characters escaped.
 
 Every door to a run's directory begins with ``check_directory``; every reader of a file in it with
 ``open_regular``. docs/security.md says what is promised.
@@ -47,14 +47,14 @@ def check_directory(folder: str | Path) -> None:
 
 
 def check_inside(path: str | Path, folder: str | Path) -> None:
-    """Refuse a path that a link leads out of ``folder``, a run's directory; UserError."""
+    """Refuse a path that leads out of the run directory ``folder`` through a link; UserError."""
     home = os.path.realpath(folder)
     if os.path.commonpath([home, os.path.realpath(path)]) != home:
         raise UserError(f"{path}: a link that leads out of the run's directory; put the file itself there")
 
 
 def no_link(path: str, flags: int) -> int:
-    """Open a file to write, as ``open``'s opener; OSError where its name is a link, or not its only name."""
+    """Open a file to write, for ``open(opener=...)``; OSError if it is a link or has several names."""
     file = os.open(path, (flags & ~os.O_TRUNC) | os.O_NOFOLLOW, 0o666)
     if os.fstat(file).st_nlink > 1:
         os.close(file)
@@ -65,7 +65,7 @@ def no_link(path: str, flags: int) -> int:
 
 
 def open_regular(path: str | Path) -> io.BufferedReader:
-    """Open a regular file for reading; OSError for any other, since a pipe would be waited for."""
+    """Open a regular file for reading; OSError for any other: reading a pipe would block."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(f"{path}: not a regular file")
     return open(path, "rb")
@@ -87,7 +87,7 @@ def read_bytes(path: str | Path, limit_name: str) -> bytes:
 
 
 def read_json(path: str | Path) -> Any:
-    """Parse a JSON file, control characters in its texts escaped; OSError or ValueError if it is none."""
+    """Parse a JSON file, control characters escaped; OSError or ValueError if it is invalid."""
     try:
         return printable(json.loads(read_bytes(path, "TRIPTYCH_MAX_JSON").decode()))
     except RecursionError as error:
@@ -95,7 +95,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_json_or_none(path: str | Path) -> Any:
-    """Parse a JSON file; None where it is missing, broken or too large."""
+    """Parse a JSON file; None if it is missing, invalid or too large."""
     try:
         return read_json(path)
     except (OSError, ValueError):
@@ -103,7 +103,7 @@ def read_json_or_none(path: str | Path) -> Any:
 
 
 def load_object(path: str | Path) -> dict[str, Any]:
-    """Parse a file with a JSON object; {} where ``read_json_or_none`` has none, or another value."""
+    """Parse a file with a JSON object; {} if it is missing, invalid or no object."""
     value = read_json_or_none(path)
     return value if isinstance(value, dict) else {}
 
@@ -123,7 +123,7 @@ def read_rows(path: str | Path) -> Iterator[list[str]]:
 
 
 def file_digest(path: str | Path) -> str | None:
-    """Hash a regular file's content (BLAKE2b, 16 bytes, hexadecimal); None where there is none."""
+    """Hash a regular file's content (BLAKE2b, 16 bytes, hexadecimal); None if there is no such file."""
     try:
         with open_regular(path) as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,4 +1,4 @@
-"""How much of a file is read before it is refused; each limit is raised by an environment variable.
+"""Limits of untrusted files; an environment variable raises each.
 
 Nothing that lies in a run's directory, a checkpoint or a data folder can raise one.
 """
@@ -22,7 +22,7 @@ TEXT = 8192  # characters of one value in it
 
 
 def limit(name: str) -> int:
-    """Return the limit of that name; UserError if the environment has no whole number of at least 1."""
+    """Return the limit of that name; UserError if its variable is no whole number of at least 1."""
     value = os.environ.get(name)
     if not value:
         return LIMITS[name]

@@ -1,4 +1,4 @@
-"""Warnings of the libraries that say nothing to a user of this template."""
+"""Silence warnings of libraries that do not concern users."""
 
 import logging
 import warnings

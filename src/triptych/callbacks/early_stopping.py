@@ -1,4 +1,4 @@
-"""Early stopping: a fit that ends when its validation bound has not become lower for a while."""
+"""Stop a fit whose validation bound no longer improves."""
 
 import math
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ from triptych.errors import UserError
 
 @declared("callbacks.early_stopping")
 class EarlyStopping(pl.Callback):
-    """Ends the fit once ``patience`` validations in a row have not lowered ``monitor`` by ``min_delta``.
+    """End the fit once ``patience`` validations in a row have not lowered ``monitor`` by ``min_delta``.
 
     Its state is in each checkpoint, so a run that goes on counts on, and one that had stopped stays so. What
     is reported is decided by ``checkpoint``: last, or best.

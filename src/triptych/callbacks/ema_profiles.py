@@ -1,4 +1,4 @@
-r"""How long an average is: the profiles of Karras et al. 2024 (EDM2, section 3, app. C), and a plain one.
+r"""Profiles of weight averages: power functions (EDM2, Karras et al. 2024, section 3, app. C), exponential.
 
 A profile is the weight that each step's parameters have in the average at step n. A power function's,
 

@@ -1,4 +1,4 @@
-"""The metrics that a configuration names, taken wherever the bound is: in validation, and at the end."""
+"""Compute user metrics wherever the bound is evaluated: in validation and at the end."""
 
 import math
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ BETTER = {True: "higher", False: "lower", None: ""}
 
 
 class Metrics(pl.Callback):
-    """Shows each metric every evaluated batch, and logs what it finds beside the bound.
+    """Update each metric with every evaluated batch, and log its figures beside the bound.
 
     What a metric draws from torch's own generator follows from the run's seed and the batch's place, and
     leaves the generator as it was: a run with metrics trains as one without.
@@ -78,7 +78,7 @@ class Metrics(pl.Callback):
 
 
 def build_metrics(config: dict[str, Any]) -> list[Metrics]:
-    """Return the callback of the metrics of items that ``config`` names; none where it names none."""
+    """Return the callback of the item metrics that ``config`` names; [] if there are none."""
     named = {name: node for name, node in (config.get("metrics") or {}).items() if node}
     built = {name: build(node, f"metrics.{name}") for name, node in named.items()}
     of_items = {name: metric for name, metric in built.items() if not isinstance(metric, OfSamples)}
@@ -86,12 +86,12 @@ def build_metrics(config: dict[str, Any]) -> list[Metrics]:
 
 
 def figures_of(trainer: pl.Trainer) -> dict[str, dict[str, Any]]:
-    """Return the figures of the evaluation that the trainer has just ended, by metric."""
+    """Return the figures of the trainer's last evaluation, by metric."""
     return {name: figure for metrics in _of(trainer) for name, figure in metrics.figures.items()}
 
 
 def better_of(trainer: pl.Trainer) -> dict[str, str]:
-    """{metric: "higher", "lower" or ""}: which is better."""
+    """Return {metric: "higher", "lower" or ""}, the better direction."""
     named = (item for metrics in _of(trainer) for item in metrics.metrics.items())
     return {name: BETTER[getattr(metric, "higher_is_better", None)] for name, metric in named}
 
@@ -102,7 +102,7 @@ def _of(trainer: pl.Trainer) -> list[Metrics]:
 
 
 def _figure(name: str, value: Any, items: int) -> dict[str, Any]:
-    """Return what ``compute`` gave as {"mean", "stderr", "n"}.
+    """Convert the result of ``compute`` to {"mean", "stderr", "n"}.
 
     Raises:
         UserError: it is neither a number nor these three.

@@ -1,4 +1,4 @@
-"""The commands: thin, and no torch until a run starts. Imports take time: a process is prepared first."""
+"""The commands: no torch until a run starts; signals and streams are set up before other imports."""
 
 from triptych.cli import startup
 

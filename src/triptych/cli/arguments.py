@@ -1,4 +1,4 @@
-"""What a person types, as Hydra wants it."""
+"""Translate command-line arguments for Hydra."""
 
 import gc
 import os
@@ -29,7 +29,7 @@ HYDRAS = ("package", "info", "cfg")  # of its own flags those that look like key
 
 
 def without_hyphens(argument: str) -> str:
-    """``--optimizer.lr=0.1``, an override as W&B's agents write it, without hyphens; None becomes null."""
+    """Remove the hyphens of ``--optimizer.lr=0.1``, as W&B agents write overrides; None becomes null."""
     match = FLAG.fullmatch(argument)
     if match is None or match["key"] in HYDRAS:
         return argument
@@ -37,7 +37,7 @@ def without_hyphens(argument: str) -> str:
 
 
 def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
-    """Arguments of ``command``, paths in quotes: they may hold = and commas, as the names of runs do.
+    """Return the arguments of ``command`` with paths quoted: names of runs contain = and commas.
 
     An override may have two hyphens before it. It needs no plus where a class takes a key that no file lists.
 
@@ -83,7 +83,7 @@ def as_hydra_wants(arguments: list[str], command: str) -> list[str]:
 
 
 def check_shown(command: str) -> None:
-    """Have Hydra's ``--cfg`` check the configuration of ``command`` as a run does, before it is printed."""
+    """Make Hydra's ``--cfg`` check the configuration of ``command`` as a run does."""
 
     def get_sanitized_cfg(self: Hydra, cfg: DictConfig, cfg_type: str) -> DictConfig:
         if command != "train":
@@ -101,7 +101,7 @@ def check_shown(command: str) -> None:
 
 
 def options_first(arguments: list[str]) -> list[str]:
-    """``-m`` and the others before the overrides, wherever they stood: argparse takes these in one piece.
+    """Move options such as ``-m`` before the overrides: argparse wants overrides in one piece.
 
     An option's own value, as in ``--config-dir DIR``, stays with it.
     """
@@ -120,7 +120,7 @@ def options_first(arguments: list[str]) -> list[str]:
 
 
 def check_place(key: str, path: str | None, folder: bool = False) -> None:
-    """UserError where a result could not be written, as far as is known before there is one.
+    """Check that a result can be written to the path of ``key``, as far as possible in advance.
 
     ``folder``: it is written into a folder of that name, else into a file.
     """
@@ -145,7 +145,7 @@ def check_place(key: str, path: str | None, folder: bool = False) -> None:
 
 
 def check_options(arguments: list[str]) -> Namespace:
-    """Hydra's reading of ``arguments``; UserError for the first with a dash that is no option of Hydra's."""
+    """Parse ``arguments`` as Hydra does; UserError for an unknown option."""
 
     def refuse(message: str) -> None:
         option = message.removeprefix("unrecognized arguments: ")

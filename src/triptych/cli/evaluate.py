@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint from itself alone: ``triptych-evaluate ckpt=PATH [split=val] [steps=1000] ...``.
+"""Evaluate a checkpoint: ``triptych-evaluate ckpt=PATH [split=val] [steps=1000] ...``.
 
 A pipeline of diffusers has no data: ``model=diffusers:DIR data=NAME`` is ``triptych-train trained=DIR``.
 """
@@ -23,7 +23,7 @@ PIPELINE = "model=diffusers:"
 
 
 def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
-    """Measure a checkpoint's bound over one split: {"bpd": {"mean", "stderr", "n"}, ...}, as summary.json."""
+    """Evaluate a checkpoint's bound over one split: {"bpd": {"mean", "stderr", "n"}, ...}."""
     values = checked_values(cfg, "evaluate")
     for key in ("out", "items"):
         check_place(key, cfg[key])

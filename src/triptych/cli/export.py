@@ -17,7 +17,7 @@ from triptych.run.untrusted import check_checkpoint
 
 
 def export(arguments: list[str]) -> Path:
-    """Write what the command line says; the directory that was written."""
+    """Export as the command line says; return the directory written."""
     typed = [one for one in arguments if one.startswith(("to=", "license="))]
     places = [one for one in arguments if one not in typed]
     if len(places) != 2 or "to=diffusers" not in typed:

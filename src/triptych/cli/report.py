@@ -27,7 +27,7 @@ PORT = 8675  # of --watch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 written, 1 for a directory that is missing, holds no run or cannot be written."""
+    """Return the exit status: 0 written, 1 for a directory that is missing, empty or not writable."""
     parser = argparse.ArgumentParser("triptych-report", description=__doc__)
     parser.add_argument(
         "dirs", nargs="+", type=Path, metavar="DIR", help="a sweep's directory, or a single run's"

@@ -26,7 +26,7 @@ register_resolvers()
 
 
 def sample(cfg: DictConfig) -> Path:
-    """Draw ``cfg.n`` samples, save them as a picture and as a tensor; the folder that holds both.
+    """Draw ``cfg.n`` samples, save them as a picture and as a tensor; return their folder.
 
     Samples that are in ``out`` already stay: the folder is then ``out-2``, or the next that is free.
     """
@@ -62,7 +62,7 @@ def sample(cfg: DictConfig) -> Path:
 
 
 def _paths(values: dict[str, Any]) -> dict[str, str]:
-    """key -> the checkpoint that it asks for: one, or those of a cascade's stages."""
+    """Return {key: checkpoint}: one, or those of a cascade's stages."""
     one, several = values["ckpt"] != "???", values["cascade"]
     if one == (several is not None):
         typed = f"ckpt={values['ckpt']} with cascade={several}" if one else "ckpt=null"
@@ -79,7 +79,7 @@ def _paths(values: dict[str, Any]) -> dict[str, str]:
 
 
 def save_tensor(x: "Tensor", out: Path) -> Path:
-    """Save samples, whole or not at all, as ``samples.pt`` of the free folder; that folder.
+    """Save samples atomically as ``samples.pt`` of an unused folder; return the folder.
 
     It is ``out``, or where that has samples ``out-2``, ``out-3``, ...: whoever ends first has a name.
     """
@@ -99,7 +99,7 @@ def save_tensor(x: "Tensor", out: Path) -> Path:
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="sample")
 @one_line_errors()  # within Hydra, which would add lines of its own
 def compose_and_sample(cfg: DictConfig) -> None:
-    """Hydra's task: draw, save, say where."""
+    """Hydra's task: draw, save, print where."""
     folder = sample(cfg)
     print(f"{cfg.n} samples: {folder / 'samples.png'}, {folder / 'samples.pt'}")
 

@@ -1,4 +1,4 @@
-"""What holds for a command's process from its first import on: signals, standard output, Python's path.
+"""Set up a command's process before its imports: signals, standard output, Python's path.
 
 The imports that follow take seconds, and later parts of a command install handlers of their own.
 """
@@ -19,13 +19,13 @@ STARTED = "TRIPTYCH_STARTED"  # set by a command, for the processes that Lightni
 
 
 def is_command() -> bool:
-    """Whether this process was started as one of the commands, and did not only import them."""
+    """Return whether this process was started as one of the commands."""
     program = next((word for word in sys.orig_argv[1:] if not word.startswith("-")), "")
     return program.startswith("triptych.cli.") or os.path.basename(program).startswith("triptych-")
 
 
 def start() -> None:
-    """Prepare this process for the command that is about to be imported."""
+    """Set up this process for a command."""
     if STARTED not in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
         for name in ("RANK", "LOCAL_RANK"):  # left over in a shell: this process is the first of its run
             os.environ.pop(name, None)
@@ -50,7 +50,7 @@ def start() -> None:
 
 
 def replace_process(command: list[str]) -> None:
-    """Go on as another of our programs, which gets signals as soon as it has handlers."""
+    """Replace this process by another of our programs; signals are blocked until it has handlers."""
     sys.stdout.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     os.execv(command[0], command)
@@ -65,7 +65,7 @@ def _end(number: int, _: Any) -> None:
 
 
 class _Output(io.FileIO):
-    """A standard stream that never raises: a run does not end because nobody reads what it prints."""
+    """A standard stream that never raises: a run must not end because its output cannot be written."""
 
     lost = 0  # errno of the first write that failed
 
@@ -78,14 +78,14 @@ class _Output(io.FileIO):
 
 
 def _stream(number: int, stream: TextIO | None) -> TextIO:
-    """Open standard stream ``number`` anew; characters that its encoding lacks are written as escapes."""
+    """Reopen standard stream ``number``; characters that its encoding lacks are escaped."""
     raw = io.BufferedWriter(_Output(number, "w", closefd=False))
     encoding, by_line = getattr(stream, "encoding", "utf-8"), getattr(stream, "line_buffering", False)
     return io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=by_line)
 
 
 def _finish(output: Any) -> None:
-    """At the end: 74 where what was printed is lost, unless its reader has gone on purpose (``| head``)."""
+    """Flush at exit; exit code 74 if output was lost, unless the reader closed the pipe (``| head``)."""
     for number in SIGNALS:  # which would have their default effect while Python puts its modules away
         signal.signal(number, signal.SIG_IGN)
     output.flush()

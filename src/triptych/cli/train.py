@@ -35,7 +35,7 @@ register_resolvers()
 
 
 def execute_recorded(directory: RunDirectory) -> Result:
-    """Execute the run that ``directory`` records, from the start or from its last checkpoint; its result."""
+    """Execute the run of ``directory`` from its start or last checkpoint; return its result."""
     # DDP's remark, once a process, that it looks for unused parameters; read when torch is imported
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from triptych.run.execute import execute
@@ -45,7 +45,7 @@ def execute_recorded(directory: RunDirectory) -> Result:
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def compose_and_train(cfg: DictConfig) -> float | None:
-    """Hydra's task: prepare the directory, hand it to a process; the sweeper's metric in return."""
+    """Hydra's task: prepare the directory, execute it in a process; return the sweeper's metric."""
     job = HydraConfig.get()
     sweeping = not OmegaConf.is_missing(job.job, "num")
     path = Path(job.runtime.output_dir)
@@ -85,12 +85,12 @@ def compose_and_train(cfg: DictConfig) -> float | None:
 
 
 def _failed(provenance: dict[str, Any], error: str) -> Result:
-    """Return the result of a run that ended before it began."""
+    """Return the result of a run that failed before it began."""
     return Result.of(provenance, "failed", stage="build", error=error)
 
 
 def _last_words(run: RunDirectory, code: int) -> str:
-    """Why a job's process ended, as far as it said so."""
+    """Return why a job's process ended: its signal, or its last line."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     try:
@@ -101,7 +101,7 @@ def _last_words(run: RunDirectory, code: int) -> str:
 
 
 def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) -> None:
-    """End a single run; in a sweep record it, as the others go on. What was there stays."""
+    """Refuse a run: exit if it is single; in a sweep record the error and go on."""
     if not sweeping:
         with suppress(OSError):  # Hydra made it before anything was known
             RunDirectory(path).remove_empty()
@@ -118,7 +118,7 @@ def _refuse(path: Path, overrides: list[str], error: UserError, sweeping: bool) 
 
 
 def _metric(run: RunDirectory, name: str, trouble: str = "") -> float | None:
-    """Return the sweeper's figure of a run; None, and a line, if it did not end."""
+    """Return the sweeper's figure of a run; None if there is none; print ``trouble``."""
     if trouble:
         print(trouble, file=sys.stderr, flush=True)
     result = run.summary()
@@ -126,7 +126,7 @@ def _metric(run: RunDirectory, name: str, trouble: str = "") -> float | None:
 
 
 def _tell_finished(run: RunDirectory) -> None:
-    """Print the recorded result, and whether it is of other code."""
+    """Print the recorded result of a finished run, and whether its code has changed."""
     changes = changed_since(run)
     anew = "force=true runs it anew, the old directory is kept aside"
     print(f"finished before, under other {changes} than now; {anew}" if changes else "finished before")
@@ -135,7 +135,7 @@ def _tell_finished(run: RunDirectory) -> None:
 
 
 def _check_checkpoint(run: RunDirectory) -> None:
-    """Say of a finished run that its checkpoint can no longer be opened; the result stands."""
+    """Warn if the checkpoint of a finished run can no longer be opened; the result stands."""
     try:
         check_checkpoint(str(run.path))
     except UserError as error:

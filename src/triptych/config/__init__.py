@@ -1,1 +1,1 @@
-"""Configurations: names that follow from them, checks before torch is imported, objects built from them."""
+"""Configurations: declare, compose, check and build them."""

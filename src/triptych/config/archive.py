@@ -1,4 +1,4 @@
-"""Inspect a checkpoint's file before torch opens it, without torch: what it claims and what it holds.
+"""Inspect a checkpoint file without torch, before it is loaded.
 
 torch.load(weights_only=True) runs no code of a file's, but it takes a shape of 2^40 for one number, unpacks
 what is compressed, passes over checksums, and knows many more types than a checkpoint of ours has. Here the
@@ -41,11 +41,11 @@ SCHEMA = 2  # of what a checkpoint says of its run, its configuration above all
 
 
 class Refused(Exception):
-    """The reason why a file is none of ours."""
+    """The file is no checkpoint of this project."""
 
 
 class Stub:
-    """In the place of a tensor, a storage or a type of torch's. It has no state, so that none can be set."""
+    """Stand-in for a tensor, a storage or a type of torch; without state, so that none can be set."""
 
     __slots__ = ("name", "size")
 
@@ -54,7 +54,7 @@ class Stub:
 
 
 def inspect(file: IO[bytes], where: str) -> dict[str, Any]:
-    """Return what a checkpoint holds: tensors as stand-ins, a plain configuration; ``where`` begins messages.
+    """Return a checkpoint's content: stand-ins for tensors, a plain configuration; ``where`` begins messages.
 
     Raises:
         UserError: no checkpoint of a run's, or one that claims more than it holds.
@@ -74,7 +74,7 @@ def inspect(file: IO[bytes], where: str) -> dict[str, Any]:
 
 
 def _is_sound(content: dict[str, Any], known: dict[str, Any]) -> bool:
-    """Whether the step, the averages and what is known of the data are of their kinds."""
+    """Return whether the step, the averages and the data record have the expected types."""
     step, callbacks, data = content.get("global_step", 0), content.get("callbacks", {}), known.get("data")
     if type(step) is not int or not 0 <= step < 2**63:
         return False
@@ -86,7 +86,7 @@ def _is_sound(content: dict[str, Any], known: dict[str, Any]) -> bool:
 
 
 def go_through(file: IO[bytes], where: str, kind: str) -> Any:
-    """Read a file of tensors and plain data; UserError that begins with ``where`` for any other."""
+    """Check that a file holds tensors and plain data only; else UserError that begins with ``where``."""
     fix = f"pass {kind} of a run"
     try:
         return _read(file)
@@ -123,7 +123,7 @@ def _read(file: IO[bytes]) -> Any:
 
 
 class DryRun(_Unpickler):  # type: ignore[misc]  # has no types
-    """Reads a pickle with nothing to call but the stand-ins below: Python's own, since C's trusts lengths."""
+    """Unpickle with stand-ins only; Python's implementation, as C's trusts lengths in the file."""
 
     dispatch: ClassVar[Any] = dict(_Unpickler.dispatch)
     for _code in (
@@ -182,7 +182,7 @@ class DryRun(_Unpickler):  # type: ignore[misc]  # has no types
     dispatch[pickle.REDUCE[0]] = load_reduce
 
     def load_build(self) -> None:
-        """Only of a state_dict's own versions, which torch writes and no code here reads."""
+        """Accept only a state_dict's version metadata, which nothing here reads."""
         self.stack.pop()
         if type(self.stack[-1]) is not OrderedDict:
             raise Refused(MORE)

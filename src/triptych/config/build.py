@@ -1,4 +1,4 @@
-"""Objects from plain configuration: one way in, through the gate of ``trust``, with errors of one line."""
+"""Build objects from plain configuration: through ``trust``, with errors of one line."""
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping
@@ -39,7 +39,7 @@ ADDED = ("augmentation", "callbacks", "metrics")  # groups of objects that are h
 
 @cache
 def parameters_of(target: str) -> tuple[Mapping[str, inspect.Parameter], bool]:
-    """(arguments of ``target`` by name, whether it takes further keywords). UserError if it cannot be had."""
+    """Return (parameters of ``target`` by name, whether it takes further keywords); or UserError."""
     if target in ARGUMENTS:
         return {n: inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in ARGUMENTS[target]}, False
     every: dict[str, inspect.Parameter] = {}
@@ -54,7 +54,7 @@ def parameters_of(target: str) -> tuple[Mapping[str, inspect.Parameter], bool]:
 
 
 def _constructors(kind: type) -> Iterator[Any]:
-    """``__init__`` of a class and, as its **keywords are its parents' arguments, theirs."""
+    """Yield ``__init__`` of a class and of its parents, to which **keywords are passed on."""
     for owner in inspect.getmro(kind):
         function = owner.__dict__.get("__init__")
         if function is None:
@@ -66,7 +66,7 @@ def _constructors(kind: type) -> Iterator[Any]:
 
 @cache
 def _named_kinds(owner: type) -> Mapping[str, Any]:
-    """Of the arguments of a class those for which a short name may stand, with the class that knows it."""
+    """Return the arguments of a class that accept a short name, with the class that resolves it."""
     kinds: dict[str, Any] = {}
     for function in _constructors(owner):
         with suppress(Exception):  # an annotation that cannot be read: imported for type checking alone
@@ -78,7 +78,7 @@ def _named_kinds(owner: type) -> Mapping[str, Any]:
 
 
 def targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every dictionary with a ``_target_`` in a plain config, in lists as well, with its dotted path."""
+    """Yield every dictionary with a ``_target_`` in a plain config, with its dotted path."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield path, node
@@ -90,7 +90,7 @@ def targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def check_names(config: Any, path: str = "") -> None:
-    """Every target may be built, as far as is known without importing anything; else UserError."""
+    """Check each ``_target_`` as far as possible without importing it."""
     for where, node in targets(config, path):
         target = check_name(node["_target_"], where)
         for key, value in node.items():
@@ -104,7 +104,7 @@ def check_names(config: Any, path: str = "") -> None:
 
 
 def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
-    """Of each group whose ``_target_`` was typed, drop the file's keys that this class does not take.
+    """Drop keys of a group's file that the overridden ``_target_`` does not accept.
 
     Raises:
         UserError: the class needs a key that nothing gives.
@@ -125,7 +125,7 @@ def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
 
 
 def check_targets(config: Any, path: str = "") -> None:
-    """Every target allowed and of its place, every key one of its arguments; else UserError, nearest name."""
+    """Check that each ``_target_`` is allowed for its node, and each key an argument of it."""
     check_names(config, path)
     for where, node in targets(config, path):
         target = node["_target_"]
@@ -138,7 +138,7 @@ def check_targets(config: Any, path: str = "") -> None:
 
 
 class Dependencies(Mapping[str, Any]):
-    """What objects are handed by the names of their arguments, beyond their own keys; each is built once.
+    """Dependencies injected by argument name; each is built once.
 
     Args:
         config: the whole resolved configuration, of which ``PARTS`` are built when they are asked for.
@@ -160,7 +160,7 @@ class Dependencies(Mapping[str, Any]):
         return self.facts[name] if name in self.facts else self.at(PARTS[name])
 
     def at(self, place: str) -> Any:
-        """Return what stands at a place of the configuration, built if it is described there."""
+        """Return the value at a dotted key, built if it describes an object."""
         node = self._node(place)
         if place not in self.built and isinstance(node, dict | str):
             owner, _, key = place.rpartition(".")
@@ -170,7 +170,7 @@ class Dependencies(Mapping[str, Any]):
         return self.built.get(place, node)
 
     def beside(self, kind: type) -> "Dependencies":
-        """Return this table for the parts of a ``kind``, which may say how many ``outputs`` it reads."""
+        """Return this table for parts of a model class, which may set ``outputs``."""
         if not hasattr(kind, "outputs"):
             return self
         reads = {name: self[name] for name in inspect.signature(kind.outputs).parameters}
@@ -184,7 +184,7 @@ class Dependencies(Mapping[str, Any]):
 
 
 def build(config: dict[str, Any], path: str, table: Dependencies | None = None, **extra: Any) -> Any:
-    """Return the object that ``config`` describes; ``path`` is its place in the configuration, for messages.
+    """Build the object that ``config`` describes; ``path`` is its dotted key, for messages.
 
     Arguments that neither ``config`` nor ``extra`` gives are handed from ``table``, by their names. Text is
     handed over as it is: nothing in it is resolved, unless the argument's class has short names.
@@ -200,7 +200,7 @@ def build(config: dict[str, Any], path: str, table: Dependencies | None = None, 
 
 
 def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, Any]) -> Any:
-    """``node`` with every description in it made, what is handed first, then inner ones; the rest copied."""
+    """Build all objects within ``node``: injected dependencies first, then nested ones."""
     if isinstance(node, list):
         return [_make(value, f"{place}[{i}]", table, {}) for i, value in enumerate(node)]
     if not isinstance(node, dict):
@@ -244,7 +244,7 @@ def _handed(
 
 
 def _described(value: Any, place: str, owner: type, key: str) -> Any:
-    """Text in place of an object, where the class that ``owner``'s argument takes knows short names."""
+    """Expand a short name, if the class of ``owner``'s argument resolves it."""
     kind = _named_kinds(owner).get(key) if isinstance(value, str) else None
     if kind is None:
         return value
@@ -279,7 +279,7 @@ def _scalar(value: Any) -> bool:
 
 
 def _cause(error: Exception, path: str) -> str:
-    """Return the innermost message behind a wrapper, on one line, with the key it belongs to."""
+    """Return the message of the innermost exception, on one line, with its key."""
     while error.__cause__ is not None:
         error = error.__cause__  # type: ignore[assignment]  # may be None by its type
     message = (" ".join(str(error).split()) or type(error).__name__) + raised_at(error)

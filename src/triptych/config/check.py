@@ -1,4 +1,4 @@
-"""Refuse what nobody will read: unknown keys, wherever they were written, with the nearest name that exists.
+"""Refuse unknown keys, on the command line and in files, and suggest the nearest name.
 
 Hydra's own strictness covers the command line; files packaged at the top (``experiment/``, ``ablation/``,
 ``debug/``, ``local/``) may add any key they like. Here the same choices are composed a second time without
@@ -26,7 +26,7 @@ OPEN = ("condition_from", "stages")  # groups whose keys are names of the user's
 
 
 def keys(node: Any, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a config, inner nodes before their children; lists are leaves."""
+    """Yield every dotted key of a config, groups before their keys; lists are leaves."""
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
         return
     key: Any
@@ -38,7 +38,7 @@ def keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
-    """Refuse keys that no group defines and values that are not what is declared.
+    """Refuse unknown keys and values outside of their declaration.
 
     Raises:
         UserError: the first such key, its value, its origin, and the nearest name or what the value must be.
@@ -101,7 +101,7 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
 
 
 def defaults(choices: dict[str, Any], door: str = "train") -> DictConfig:
-    """Compose the files of ``choices`` by themselves: without overrides and without the free groups."""
+    """Compose the files of ``choices`` alone, without overrides and free groups."""
     loader = GlobalHydra.instance().config_loader()
     overrides = [
         f"{g}={c}" for g, c in choices.items() if not g.startswith("hydra/") and c and g not in FREE_GROUPS
@@ -126,7 +126,7 @@ def unresolved_value(cfg: DictConfig, key: str) -> Any:
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
-    """Return the configuration as plain data, without what Hydra reads and what cannot be resolved yet."""
+    """Resolve the configuration to plain data, without Hydra's node and missing values."""
     return {
         str(key): OmegaConf.to_container(cfg[key], resolve=True)
         if OmegaConf.is_config(cfg[key])
@@ -137,13 +137,13 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _lists(overrides: Sequence[str]) -> dict[str, str]:
-    """{group: [NAME,NAME]} where several files of one were typed, of which Hydra remembers the first."""
+    """Return {group: "[NAME,NAME]"} of overrides with several choices, as Hydra records the first."""
     parts = (override.split("=", 1) for override in overrides if "=[" in override)
     return {group: value for group, value in parts if folders.choices_of(group)}
 
 
 def _added(cfg: DictConfig, key: str) -> bool:
-    """Whether it is an object under a name of one's own, as ``+callbacks.x._target_=CLASS``, or its class."""
+    """Return whether a key adds an object under a new name, as ``+callbacks.x._target_=CLASS``."""
     name = key.removesuffix("._target_")
     parent, _, _leaf = name.rpartition(".")
     node = OmegaConf.select(cfg, name)
@@ -155,14 +155,14 @@ def _shown(value: Any) -> str:
 
 
 def _target_takes(node: Any, name: str) -> bool:
-    """Whether the object that ``node`` describes has an argument ``name`` that its file does not list."""
+    """Return whether the class of ``node`` has an argument ``name``."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
         return False
     return name in of_class(check_name(node["_target_"]))[0]
 
 
 def _takes_names(cfg: DictConfig, key: str) -> bool:
-    """Whether ``key`` is an argument that takes a value for each of several names, as {text: 0.1}."""
+    """Return whether ``key`` is an argument that maps names to values, as {text: 0.1}."""
     owner, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, owner)
     if not _target_takes(node, name):

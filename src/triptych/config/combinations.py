@@ -1,4 +1,4 @@
-"""Check keys of a run that depend on one another; nothing but the configuration is looked at."""
+"""Check combinations of keys, by the configuration alone."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -13,7 +13,7 @@ RESERVED = re.compile(r"(bpd|nats_per_dim)(_.*)?|gap|entropy|accuracy|cross_entr
 
 
 def check_metric_names(names: Iterable[str]) -> None:
-    """Their figures stand beside the bound's; UserError for a name that is none, or the bound's own."""
+    """Check the names of user metrics: valid identifiers, none of the bound's figures."""
     for name in names:
         if not WORD.fullmatch(name):
             raise UserError(f"metrics.{name}: must be a name of letters, digits and _")
@@ -22,7 +22,7 @@ def check_metric_names(names: Iterable[str]) -> None:
 
 
 def check_together(config: dict[str, Any], typed: Collection[str] = ()) -> None:
-    """Check what depends on more than one key of a run; UserError for keys that do not go together.
+    """Check combinations of keys; UserError for the first conflict.
 
     What an experiment's file may say in vain is refused where it was ``typed``: a warm-up longer than the
     run, as ``debug=fdr`` is two steps of a run with its own warm-up.
@@ -75,7 +75,7 @@ def _length_conflicts(trainer: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
-    """UserError for a key that was ``typed`` in vain: nothing in this configuration reads it.
+    """Refuse overrides without effect: nothing in this configuration reads them.
 
     Cells of a sweep are not asked one by one: some have no use for what others need.
     """
@@ -104,7 +104,7 @@ def check_used(config: Mapping[str, Any], typed: Collection[str]) -> None:
 
 
 def check_guide(config: Mapping[str, Any]) -> None:
-    """UserError for a ``guide`` that the guidance does not use."""
+    """Refuse a ``guide`` that the guidance does not use."""
     guide, guidance = config.get("guide"), config.get("guidance") or {}
     if guide is not None and guide not in guidance.values():
         raise UserError(

@@ -1,4 +1,4 @@
-"""A command's configuration without the command, composed and checked as ``triptych-train`` does it.
+"""Compose and check a command's configuration, from Python and for plans.
 
 Hydra's and OmegaConf's errors are explained in one line: KEY=VALUE: problem; fix.
 """
@@ -39,7 +39,7 @@ ABSENT = object()
 
 
 def compose_command(command: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose ``overrides`` as ``triptych-COMMAND`` does, with Hydra's own node, which knows them, in it.
+    """Compose ``overrides`` as ``triptych-COMMAND`` does, Hydra's node included.
 
     Raises:
         UserError: what the command would refuse, in the same words.
@@ -70,7 +70,7 @@ def edits(was: Any, now: Any, key: str = "") -> Iterator[str]:
 
 
 def typed(value: Any) -> str:
-    """Return a plain value in the grammar of Hydra's overrides.
+    """Format a plain value in the grammar of Hydra's overrides.
 
     Raises:
         UserError: it is not plain.
@@ -91,25 +91,25 @@ def typed(value: Any) -> str:
 
 
 def unresolved(cfg: DictConfig) -> dict[str, Any]:
-    """Everything but Hydra's own, interpolations as they are written."""
+    """Return the configuration without Hydra's node, interpolations unresolved."""
     return to_plain(without_hydra(cfg), resolve=False)
 
 
 def to_plain(cfg: Any, resolve: bool = True, throw_on_missing: bool = False) -> dict[str, Any]:
-    """Return a group of a configuration as plain dictionaries and lists; interpolations become values."""
+    """Resolve a config group to plain dictionaries and lists."""
     plain = OmegaConf.to_container(cfg, resolve=resolve, throw_on_missing=throw_on_missing)
     return cast(dict[str, Any], plain)
 
 
 def checked_values(cfg: DictConfig, command: str) -> dict[str, Any]:
-    """``cfg`` resolved; UserError for a value that is not what is declared."""
+    """Resolve ``cfg``; UserError for a value outside of its declaration."""
     values = to_plain(cfg)
     check_values(values, command)
     return values
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
-    """Return what the command itself is given."""
+    """Return the configuration without Hydra's node."""
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
@@ -171,7 +171,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
 
 
 def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
-    """Of a key that another choice of its group has, that choice; else the nearest name."""
+    """Suggest the choice of the group that has this key, else the nearest name."""
     group, *names = key.split(".")
     parent = key.rpartition(".")[0]
     if names and (options := _options(place := key.replace(".", "/"))):  # a choice, typed like a key
@@ -197,19 +197,19 @@ def _no_such_key(key: str, override: str, arguments: Sequence[str]) -> str:
 
 
 def _choice(group: str, arguments: Sequence[str]) -> Any:
-    """Return the choice of a group: as typed, else the default one."""
+    """Return the choice of a group: the overridden one, else the default."""
     typed = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
     return typed[group] if group in typed else _default_choices().get(group)
 
 
 def _default_choices() -> dict[str, Any]:
-    """Return the groups of this command, with the choice that each has by default."""
+    """Return the groups of this command with their default choices."""
     every = read_yaml(CONFIGS / f"{_door()}.yaml").get("defaults", [])
     return {key: value for one in every if isinstance(one, dict) for key, value in one.items()}
 
 
 def _unreadable(argument: str) -> bool:
-    """Whether it is no override in Hydra's grammar."""
+    """Return whether a text is no override in Hydra's grammar."""
     try:
         if argument[:1] != "-":
             OverridesParser.create().parse_override(argument)
@@ -231,7 +231,7 @@ def _door() -> str:
 
 
 def _all_names(arguments: Sequence[str]) -> list[str]:
-    """Every group, and every key of the composition that the sound choices among ``arguments`` make."""
+    """Return every group, and every key of the composition of those ``arguments`` that are valid choices."""
     door = _door()
     groups: list[str] = []
     for folder in folders.folders():

@@ -1,4 +1,4 @@
-"""Every key in words, from its declaration and the comment beside it in ``configs/``; help and completion."""
+"""Describe every key, by its declaration and its comment in ``configs/``: help and completion."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ class KeyRow(NamedTuple):
 
 
 def key_rows(config: Any, key: Key, path: str = "") -> Iterator[KeyRow]:
-    """Yield a plain configuration's keys below ``key`` and, after those of each group, what else it takes."""
+    """Yield the keys below ``key`` and, after those of each group, the further keys that it accepts."""
     target = str(config.get("_target_") or "")
     known = members(key, target)
     for name, value in config.items():
@@ -59,7 +59,7 @@ def _text(value: Any) -> str:
 
 @cache
 def comments(file: Path) -> dict[str, str]:
-    """{dotted key: the comment behind it} of a file; as "" its first lines, about the whole."""
+    """Return {dotted key: its comment} of a file; "" is the comment at its top."""
     texts: dict[str, str] = {}
     above: list[tuple[int, str]] = []
     lines = file.read_text(encoding="utf-8").splitlines()
@@ -75,7 +75,7 @@ def comments(file: Path) -> dict[str, str]:
 
 
 def chain(file: Path) -> list[Path]:
-    """Return a file and those of its group whose keys it takes over: of its folder, else of the clone's."""
+    """Return a file and the files of its group that it inherits from."""
     listed = [one.partition("@")[0] for one in read_yaml(file).get("defaults", []) if isinstance(one, str)]
     at = next((file.parent.relative_to(folder) for folder in folders() if folder in file.parents), Path())
     files = [file]
@@ -87,13 +87,13 @@ def chain(file: Path) -> list[Path]:
 
 @cache
 def read_yaml(file: Path) -> dict[str, Any]:
-    """Return a file in ``configs/`` as it is written."""
+    """Parse a file in ``configs/`` without resolving it."""
     with file.open(encoding="utf-8") as stream:  # whose name an error has
         return yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
 
 
 def listing(key: str, depth: int = 1) -> list[str]:
-    """Return the choices of a key's group whose files list it; ``depth``: 2 for a group in a group."""
+    """Return the choices of a key's group whose files list it; ``depth``: 2 for a nested group."""
     names = key.split(".")
     group, names = "/".join(names[:depth]), names[depth:]
     files = {file.stem: file for folder in folders() for file in (folder / group).glob("*.yaml")}
@@ -111,7 +111,7 @@ def _has(node: Any, names: list[str]) -> bool:
 
 
 def plus(key: str, typed: Mapping[str, str]) -> str:
-    """Return the plus that Hydra wants before a key that a class of its group takes and no file lists, or "".
+    """Return Hydra's "+" prefix for a key that a class accepts and no file lists; else "".
 
     ``typed``: by dotted place, classes that were typed in place of a file's.
     """
@@ -124,13 +124,13 @@ def plus(key: str, typed: Mapping[str, str]) -> str:
 
 
 def comment(key: str, file: Path, folder: str = "") -> str:
-    """Return what a file, or one whose keys it takes over, says of a dotted key; ``folder``: their group."""
+    """Return the comment of a dotted key in a file or one that it inherits from; ``folder``: their group."""
     inner = key.removeprefix(folder.replace("/", ".") + ".") if folder else key
     return next((text for one in chain(file) if (text := comments(one).get(inner))), "")
 
 
 def of_command(cfg: DictConfig, command: str) -> list[KeyRow]:
-    """Return keys of a composed configuration, with the comment of the chosen file, or else of another."""
+    """Return the keys of a composed configuration, each with a comment from its files."""
     plain: Any = OmegaConf.to_container(cfg)
     plain.pop("hydra", None)
     runtime = cfg.hydra.runtime
@@ -147,7 +147,7 @@ def of_command(cfg: DictConfig, command: str) -> list[KeyRow]:
 
 
 def help_text(command: str, cfg: DictConfig) -> str:
-    """Write ``--help``'s text, as a template of Hydra's."""
+    """Return the text of ``--help`` as a Hydra template."""
     lines = []
     for row in of_command(cfg, command):
         about = "; ".join(filter(None, (row.values, row.comment)))
@@ -158,7 +158,7 @@ def help_text(command: str, cfg: DictConfig) -> str:
 
 
 def completions(cfg: DictConfig, word: str, command: str) -> list[str]:
-    """Return what may stand where ``word`` is typed: values of a key, and keys that no file lists."""
+    """Return completions of ``word``: values of a key, and keys that no file lists."""
     name, equals, _ = word.lstrip("+").partition("=")
     if equals:
         key = find_key(name, str(OmegaConf.select(cfg, f"{name.rpartition('.')[0]}._target_") or ""), command)
@@ -168,7 +168,7 @@ def completions(cfg: DictConfig, word: str, command: str) -> list[str]:
 
 
 def list_groups_quickly() -> None:
-    """Have Hydra's help read one copy of its repository of files, once; it makes one for each look."""
+    """Cache Hydra's config repository for its help, which otherwise copies it for each group."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
     repository = cache(lambda loader: loader._parse_overrides_and_create_caching_repo(None, [])[1])
@@ -184,7 +184,7 @@ def list_groups_quickly() -> None:
 
 
 def complete_for(command: str) -> None:
-    """Have Hydra's completion offer ``completions`` beside its own."""
+    """Add ``completions`` to Hydra's own."""
     from hydra.plugins.completion_plugin import CompletionPlugin
 
     own = CompletionPlugin._get_matches

@@ -1,4 +1,4 @@
-"""Read a configuration from a file as plain data: no tags, no aliases, no references, within the limits."""
+"""Read a configuration file as plain data: no tags, aliases or interpolations, within limits."""
 
 import re
 from functools import cache
@@ -42,7 +42,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def _check_events(text: str, file: Path) -> None:
-    """Refuse what would explode when it is built while it is still being read."""
+    """Refuse tags, aliases and excessive size or depth while parsing."""
     depth, count, most = 0, 0, limit("TRIPTYCH_MAX_NODES")
     for event in yaml.parse(text, Loader=_loader()):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):

@@ -1,4 +1,4 @@
-"""Where configurations lie: the clone's ``configs``, and that of each package that its owner trusts."""
+"""Config folders: ``configs`` of the clone and of each trusted package."""
 
 import sys
 from functools import cache
@@ -12,12 +12,12 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 def of_packages() -> dict[str, Path]:
-    """{trusted package: its folder ``configs``} where it has one; nothing of a package is imported."""
+    """Return {trusted package: its folder ``configs``} without importing it."""
     return _of_packages(trusted(), tuple(sys.path))
 
 
 def folders() -> tuple[Path, ...]:
-    """All folders, the clone's first, in the order in which Hydra looks through them."""
+    """Return all config folders in Hydra's search order, the clone's first."""
     return (CONFIGS, *of_packages().values())
 
 
@@ -27,7 +27,7 @@ def choices_of(group: str) -> list[str]:
 
 
 def check_apart() -> None:
-    """UserError for a package's file of a name that is taken: which of the two is read would be hidden."""
+    """Refuse a package's config file that another folder has too: one would shadow the other."""
     known: dict[str, Path] = {}
     for folder in folders():
         for file in sorted(folder.rglob("*.yaml")):
@@ -38,7 +38,7 @@ def check_apart() -> None:
 
 
 def missing_packages() -> list[str]:
-    """Trusted packages that lie nowhere on Python's path."""
+    """Return the trusted packages that cannot be found on Python's path."""
     return [name for name in trusted() if not places(name)]
 
 

@@ -1,4 +1,4 @@
-"""What users of Lightning and Hydra type out of habit, and the line that does it here.
+"""Answer keys that users of Lightning and Hydra type out of habit with the equivalent here.
 
 Every answer is one row of a table: ``MEANT`` where another key or choice does the same, ``INSTEAD`` where a
 run's promise, or another way to say it, stands against a key of Lightning's.
@@ -83,7 +83,7 @@ CALLBACKS = {  # of Lightning's, those that a run has of its own
 
 
 def answer(key: str, value: str, problem: str = "no such key") -> str:
-    """Answer a habit in one line, as ``lr=0.1: no such key; use optimizer.lr=0.1``; "" for what is none."""
+    """Return a one-line answer, as ``lr=0.1: no such key; use optimizer.lr=0.1``; "" if there is none."""
     typed = f"{key}={value}"
     if line := MEANT.get(typed):
         return f"{typed}: {problem}; use {line}"
@@ -93,7 +93,7 @@ def answer(key: str, value: str, problem: str = "no such key") -> str:
 
 
 def translated(argument: str) -> list[str]:
-    """``trainer.fast_dev_run=true`` as the overrides that do what it does in Lightning; others unchanged."""
+    """Translate ``trainer.fast_dev_run=true`` to equivalent overrides; others are unchanged."""
     key, _, value = argument.lstrip("+").partition("=")
     if key != "trainer.fast_dev_run":
         return [argument]

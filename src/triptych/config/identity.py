@@ -1,4 +1,4 @@
-"""What of a configuration identifies a run, its data and its directory, by the roles of its keys."""
+"""Identify a run, its data and its directory by the roles of its keys."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,7 +23,7 @@ def role_in(config: Mapping[str, Any], key: str) -> Role:
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every dotted key of a plain configuration with its value; lists and empty groups are values."""
+    """Yield (dotted key, value) of a plain configuration; lists and empty groups are values."""
     if isinstance(node, dict) and node:
         for key, value in node.items():
             yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
@@ -32,7 +32,7 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def data_identity(data: dict[str, Any]) -> dict[str, Any]:
-    """Return what a ``data`` configuration says of the distribution itself."""
+    """Return the part of a ``data`` configuration that identifies the distribution."""
     return {
         key: value
         for key, value in leaves(data)
@@ -41,14 +41,14 @@ def data_identity(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe(data: dict[str, Any]) -> str:
-    """Return a data configuration in a few words: the class's name and what it was told."""
+    """Describe a data configuration briefly: class name and arguments."""
     settings = ", ".join(f"{k}={v}" for k, v in data_identity(data).items() if k[0] != "_")
     name = data["_target_"].rpartition(".")[2]
     return f"{name}({settings})"[:120]
 
 
 def differences(recorded: Any, composed: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
-    """{key: (recorded, composed)} for every leaf that differs, of what a directory has only once."""
+    """Return {key: (recorded, composed)} of differing keys that belong to a run's identity."""
     if isinstance(recorded, dict) and isinstance(composed, dict):
         differing: dict[str, tuple[Any, Any]] = {}
         for name in dict.fromkeys([*recorded, *composed]):
@@ -62,14 +62,14 @@ def differences(recorded: Any, composed: Any, key: str = "") -> dict[str, tuple[
 
 
 def other_figures(recorded: dict[str, Any], config: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the ``differences`` by which two configurations are not of one run."""
+    """Return the ``differences`` that make two configurations different runs."""
     flat = dict(leaves(recorded))
     others = differences(recorded, config)
     return {key: pair for key, pair in others.items() if role_in(flat, key) not in SAME_FIGURES}
 
 
 def describe_differences(differing: dict[str, tuple[Any, Any]]) -> str:
-    """Return a few differences in words: "seed: 1 -> 2; ..."."""
+    """Format a few differences: "seed: 1 -> 2; ..."."""
     pairs = {key: ["none" if v is ABSENT else repr(v) for v in pair] for key, pair in differing.items()}
     few = [f"{key}: {was} -> {composed}" for key, (was, composed) in [*pairs.items()][:5]]
     return "; ".join(few + ["..."] * (len(pairs) > 5))

@@ -1,4 +1,4 @@
-"""What every key of a configuration is: its kind, range, unit and role, wherever that is declared.
+"""Look up the declaration of any key: type, range, unit and role.
 
 A key of an object is declared by the argument of its class (``config/source.py``), a key at the top of a
 command in ``config/schema.py``. Check, messages, help, completion, reports, names and
@@ -35,7 +35,7 @@ class Key(NamedTuple):
     default: Any = REQUIRED
 
     def inside(self, kind: Any, default: Any = REQUIRED) -> "Key":
-        """Return the key of that kind within this one, with its own role, or else this one's."""
+        """Return a nested key of that type; without a role of its own it inherits this one's."""
         meanings = marks(kind)
         role = next((mark for mark in meanings if isinstance(mark, Role)), self.role)
         unit = next((mark.name for mark in meanings if isinstance(mark, Unit)), "")
@@ -43,18 +43,18 @@ class Key(NamedTuple):
 
     @property
     def bases(self) -> tuple[str, ...]:
-        """The classes of which a group's ``_target_`` must be one, () for any."""
+        """Base classes that a group's ``_target_`` must derive from; () for any."""
         base = next((mark for mark in marks(self.kind) if isinstance(mark, Base)), Base(""))
         return tuple(filter(None, (base.target, base.other)))
 
     @property
     def base(self) -> str:
-        """The class that takes a group's keys where the group names none; "" without one."""
+        """The class that takes a group's keys if it has no ``_target_``; "" if there is none."""
         return next(iter(self.bases), "")
 
 
 def fields(kind: Any) -> dict[str, Any] | None:
-    """{key: kind} of a group that is declared as one; None for anything else."""
+    """Return {key: type} of a declared group; None for anything else."""
     for one in alternatives(unwrap(kind)[0]):
         if is_typeddict(inner := unwrap(one)[0]):
             return _hints(inner)
@@ -69,7 +69,7 @@ def _hints(table: type) -> dict[str, Any]:
 
 @cache
 def of_class(target: str) -> tuple[dict[str, Argument], bool]:
-    """({argument: its declaration}, whether there may be others) of a class that a configuration names."""
+    """Return ({argument: declaration}, whether it accepts others) of a class."""
     if target in CLASSES:
         return {key: Argument(kind) for key, kind in _hints(CLASSES[target]).items()}, False
     source = arguments(target)
@@ -81,7 +81,7 @@ def of_class(target: str) -> tuple[dict[str, Argument], bool]:
 
 
 def below(key: Key, name: str, target: str = "") -> Key | None:
-    """Return key ``name`` of the group ``key``, an object of the class ``target``; None if it is unknown."""
+    """Return the key ``name`` of a group that ``target`` describes; None if unknown."""
     declared = fields(key.kind) or {}
     if name in declared:
         return key.inside(declared[name])
@@ -94,7 +94,7 @@ def below(key: Key, name: str, target: str = "") -> Key | None:
 
 
 def members(key: Key, target: str = "") -> dict[str, Key]:
-    """Return a group's declared keys; plain arguments are what the program hands a class."""
+    """Return a group's declared keys; undeclared arguments are injected, not configured."""
     named = {name: key.inside(kind) for name, kind in (fields(key.kind) or {}).items()}
     for name, one in of_class(target or key.base)[0].items() if target or key.base else ():
         if name not in named and says(one.kind):
@@ -103,7 +103,7 @@ def members(key: Key, target: str = "") -> dict[str, Key]:
 
 
 def find_key(path: str, target: str = "", command: str = "train") -> Key:
-    """Return what the key at a dotted path is; one that nothing declares is identity, or of its group's role.
+    """Return the declaration of a dotted key; an undeclared one has its group's role, or identity.
 
     Args:
         target: the class whose argument it is, if known; then those are asked that ``configs/`` names there.
@@ -120,19 +120,19 @@ def find_key(path: str, target: str = "", command: str = "train") -> Key:
 
 
 def takes_names(key: str) -> bool:
-    """Whether what stands below a dotted key are objects under names of a person's own, as ``callbacks``."""
+    """Return whether a group holds objects under free names, as ``callbacks`` does."""
     member = below(find_key(key), "any")
     return member is not None and bool(member.base) and member.base != find_key(key).base
 
 
 @cache
 def role(key: str, target: str = "") -> Role:
-    """Return role of a dotted key, or of a group of choices; ``target``: the class whose argument it is."""
+    """Return the role of a dotted key or config group; ``target``: the class whose argument it is."""
     return find_key(key, target).role
 
 
 def allowed(target: str) -> str:
-    """``target`` if its source may be looked into, else "": a stranger's configuration may name any file."""
+    """Return ``target`` if its source may be parsed, else "": untrusted ones may name any file."""
     if target.startswith("hydra_plugins.triptych_"):
         return target
     try:
@@ -142,13 +142,13 @@ def allowed(target: str) -> str:
 
 
 def named_classes(place: str) -> list[str]:
-    """Return the classes that files name at a dotted place, of which the sources may be looked into."""
+    """Return the allowed classes that config files name at a dotted key."""
     return [target for one in _named(place, folders()) if (target := allowed(one))]
 
 
 @cache
 def _named(place: str, among: tuple[Path, ...]) -> list[str]:
-    """Return the classes that the files in ``configs/``, or a package's, name at a dotted place."""
+    """Return all classes that config files name at a dotted key."""
     group, _, inner = place.partition(".")
     targets = []
     files = [(home, file) for home in among for file in sorted((home / group).rglob("*.yaml"))]
@@ -161,7 +161,7 @@ def _named(place: str, among: tuple[Path, ...]) -> list[str]:
 
 
 def walk(config: Any, key: Key, path: str = "") -> Iterator[tuple[str, Key, Any]]:
-    """Every declared key of a plain configuration, with its value: groups before what they hold."""
+    """Yield every declared key of a plain configuration with its value, groups first."""
     if not isinstance(config, dict):
         return
     target = allowed(str(config.get("_target_") or ""))
@@ -178,7 +178,7 @@ def walk(config: Any, key: Key, path: str = "") -> Iterator[tuple[str, Key, Any]
 
 
 def unfit(config: Any, command: str = "train", path: str = "") -> Iterator[tuple[str, str]]:
-    """(key, the line that refuses its value) of every key below ``path`` that has none that is declared."""
+    """Yield (key, error line) of every key below ``path`` whose value is outside of its declaration."""
     top = find_key(path, command=command) if path else Key(COMMANDS[command])
     for where, key, value in walk(config, top, path):
         if line := _refusal(where, key, value):
@@ -202,13 +202,13 @@ def _refusal(where: str, key: Key, value: Any) -> str:
 
 
 def check_values(config: Any, command: str = "train", path: str = "") -> None:
-    """UserError for the first key, below ``path``, whose value is not what is declared for it."""
+    """Raise UserError for the first key below ``path`` whose value is outside of its declaration."""
     for _, line in unfit(config, command, path):
         raise UserError(line)
 
 
 def of_model() -> tuple[str, ...]:
-    """Return the keys at the top that say what a model is."""
+    """Return the top-level keys that define the model."""
     return tuple(key for key, kind in _hints(Train).items() if RunPart.MODEL in marks(kind))
 
 
@@ -219,7 +219,7 @@ def groups() -> tuple[str, ...]:
 
 
 def with_roles(*roles: Role) -> tuple[str, ...]:
-    """Return the keys at the top that have one of these roles, and those of groups that have another."""
+    """Return the keys with one of these roles: top-level ones, and those of groups of another role."""
     return tuple(_with_roles(Key(Train), "", set(roles)))
 
 

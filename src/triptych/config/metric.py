@@ -1,4 +1,4 @@
-"""The metrics of samples: name, title, which end is good. Read without torch: claims and reports name them.
+"""Metrics of samples: name, title, unit and direction; importable without torch.
 
 One of one's own is a class (`models.metric.OfSamples`), and its run records what stands here.
 """
@@ -10,7 +10,7 @@ LOWER, HIGHER, NEITHER = "lower is better", "higher is better", ""
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a set of samples. ``better``: which end is good; NEITHER is drawn and never ranked.
+    """A figure of a set of samples; ``better`` is its direction, NEITHER is drawn and never ranked.
 
     ``of``: "points", "images", "captions" of images, or "" for one of the user's own.
     """
@@ -23,7 +23,7 @@ class Metric:
 
     @property
     def label(self) -> str:
-        """The title with its unit, as an axis has it."""
+        """The title with its unit, for an axis."""
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
 

@@ -1,4 +1,4 @@
-"""Resolvers: directory names that follow from what a run is, and facts of the machine.
+"""OmegaConf resolvers: directory names that follow from the configuration, and facts of the machine.
 
 No clock enters the name of a sweep's job or of a named run, so typing the same command again finds the
 same directory, on every launcher.
@@ -22,13 +22,13 @@ SWEEP = 48  # characters of a sweep's directory
 
 
 def plain_name(text: str) -> str:
-    """``text`` with a hyphen for each run of characters that a file's name should not have."""
+    """Replace each run of characters unsuitable for file names by a hyphen."""
     name = re.sub(r"[^A-Za-z0-9=,._+-]+", "-", text).strip("-.") or "run"
     return re.sub(r"\.(?=old-[0-9a-f]+$)", "-", name)  # so are runs called that are kept aside
 
 
 def slug(text: str, limit: int = 120) -> str:
-    """``text`` as one file name; a hash keeps two texts apart where characters or length had to go."""
+    """Turn ``text`` into a file name; a hash is added where characters or length were cut."""
     safe = plain_name(text)
     if safe == text and len(safe) <= limit:
         return safe
@@ -36,14 +36,14 @@ def slug(text: str, limit: int = 120) -> str:
 
 
 def run_name(name: Any) -> str:
-    """Return a run's own name, or a fresh one: time and a short id."""
+    """Return the run's name, or a new one: time and a short id."""
     if name not in (None, ""):
         return slug(str(name))
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(3)}"
 
 
 def shared_overrides(cfg: DictConfig) -> dict[str, str]:
-    """Return what all cells of a sweep share: {key: override} of values set once, outside of the grid.
+    """Return {key: override} that all cells of a sweep share, outside of the grid.
 
     In a sweep without a name a choice of a group is an axis of one value: it stands in the names of cells, so
     that ``denoiser=unet`` and ``denoiser=unet,resnet`` share theirs.
@@ -63,7 +63,7 @@ def shared_overrides(cfg: DictConfig) -> dict[str, str]:
 
 
 def grid_keys(cfg: DictConfig) -> set[str]:
-    """Return the keys that the command line gives several values."""
+    """Return the keys with several values on the command line."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create().parse_overrides(list(cfg.hydra.overrides.task))
@@ -71,33 +71,33 @@ def grid_keys(cfg: DictConfig) -> set[str]:
 
 
 def sweep_name(cfg: DictConfig) -> str:
-    """Return the sweep's name and whatever its cells share; of a long one the beginning, and a hash."""
+    """Return the sweep's directory name: its name and shared overrides; a long one is cut and hashed."""
     return slug(",".join([own_name(cfg) or "sweep", *sorted(shared_overrides(cfg).values())]), SWEEP)
 
 
 def own_name(cfg: DictConfig) -> str | None:
-    """Return a sweep's name as it was typed or as its experiment says it."""
+    """Return the sweep's explicit name, or its experiment's."""
     name = cfg.get("name") or cfg.hydra.runtime.choices.get("experiment")
     return str(name) if name else None
 
 
 def not_in_names() -> list[str]:
-    """Keys that name no cell of a sweep; a seed and an experiment do tell its cells apart."""
+    """Return the keys left out of names of cells; seed and experiment stay in."""
     return [key for key in with_roles(*NOT_IN_NAMES) if key not in ("seed", "experiment")]
 
 
 def quote(text: str) -> str:
-    """``text`` in quotes as Hydra's grammar reads them: a backslash is one, unless a quote follows."""
+    """Quote ``text`` for Hydra's grammar, where a backslash escapes only before a quote."""
     return "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text) + "'"
 
 
 def root() -> str:
-    """Return the repository, wherever a command is typed; TRIPTYCH_ROOT moves data and logs elsewhere."""
+    """Return the root of data and logs: TRIPTYCH_ROOT, else the repository."""
     return os.environ.get("TRIPTYCH_ROOT") or str(Path(__file__).parents[3])
 
 
 def check_environment() -> None:
-    """UserError for a variable of which no configuration can be made: a folder's name, a number of cores."""
+    """Check the environment variables that configurations use; UserError for an invalid one."""
     if "${" in root():
         raise UserError(f"TRIPTYCH_ROOT={root()}: ${{ begins a reference to a key; choose another folder")
     for name in ("TRIPTYCH_THREADS", "SLURM_CPUS_PER_TASK"):
@@ -107,19 +107,19 @@ def check_environment() -> None:
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Return the number of cores that this process may use."""
     if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):  # not every cluster binds a job to them
         return int(cpus)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads(cores: int) -> int:
-    """Cores for each run, of those that the command may use: a sweep shares them out among its runs."""
+    """Return the threads of each run: a sweep divides the cores among its runs."""
     return int(os.environ.get("TRIPTYCH_THREADS") or cores)
 
 
 def gpus(accelerator: str, devices: int) -> int | None:
-    """GPUs that a SLURM job asks for on each node."""
+    """Return the GPUs per node that a SLURM job requests."""
     return devices if accelerator in ("gpu", "cuda") else None
 
 
@@ -130,7 +130,7 @@ def _help(command: str, *, _root_: DictConfig) -> str:
 
 
 def register_resolvers() -> None:
-    """Make the functions above known to OmegaConf, as in ``${cores:}``."""
+    """Register the functions above with OmegaConf, as in ``${cores:}``."""
     for name, function, cached in (
         ("slug", slug, False),
         ("run_name", run_name, True),

@@ -1,4 +1,4 @@
-"""The nearest name that exists."""
+"""Suggest the nearest existing name."""
 
 import difflib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ TYPO = 0.85  # and from which a letter or two are all that differs
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """ "did you mean ...?" if something is near, else the list of names.
+    """Return "did you mean ...?" if a name is near, else the list of names.
 
     Near is a slip of a letter or two, then the same name in a group (``steps``: ``sampler.steps``), then a
     name of the same group that shares a word (``data.n_test``: ``data.test_size``), then what looks alike.
@@ -31,7 +31,7 @@ def _close(name: str, names: Sequence[str], cutoff: float) -> str:
 
 
 def _alike(one: str, name: str) -> bool:
-    """Whether the last parts look alike, too: that of a group alone makes any two of its keys near."""
+    """Return whether the last parts are similar too: an equal group alone makes any two keys near."""
     leaf, other = one.rpartition(".")[2], name.rpartition(".")[2]
     return difflib.SequenceMatcher(None, leaf, other).ratio() >= LEAF
 

@@ -1,4 +1,4 @@
-"""The owner's own packages: which of them are trusted, and where in them a mistake lies."""
+"""User packages: which are trusted, and where in them an error was raised."""
 
 import inspect
 import os
@@ -13,7 +13,7 @@ PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
 @cache
 def trusted() -> tuple[str, ...]:
-    """Return packages whose classes the owner of this clone lets configurations name."""
+    """Return the packages whose classes configurations may name."""
     names = [name.strip() for name in os.environ.get("TRIPTYCH_TRUST", "").split(",")]
     if PYPROJECT.is_file():
         import tomllib
@@ -24,17 +24,17 @@ def trusted() -> tuple[str, ...]:
 
 
 def is_trusted(name: str) -> bool:
-    """Whether a dotted name lies in a package that the owner of this clone trusts."""
+    """Return whether a dotted name lies in a trusted package."""
     return any(lies_in(name, package) for package in trusted())
 
 
 def lies_in(name: str, package: str) -> bool:
-    """Whether a dotted name is that of a package, or of something in it."""
+    """Return whether a dotted name is ``package`` or lies in it."""
     return name == package or name.startswith(f"{package}.")
 
 
 def defined_at(what: Callable[..., Any]) -> str:
-    """ " (FILE:LINE)" of a function, method or class of the owner's own; "" of others."""
+    """Return " (FILE:LINE)" of a user's function, method or class; "" for others."""
     code = inspect.unwrap(getattr(what, "__func__", what))
     if not is_trusted(getattr(code, "__module__", None) or ""):
         return ""
@@ -45,7 +45,7 @@ def defined_at(what: Callable[..., Any]) -> str:
 
 
 def raised_at(error: BaseException, own: Callable[[str], bool] = is_trusted) -> str:
-    """ " (FILE:LINE, in NAME)": the innermost line of own code on the way to an error; "" without one.
+    """Return " (FILE:LINE, in NAME)" of the innermost user frame of a traceback; "" without one.
 
     ``own``: whether a module, by its name, is of that code.
     """
@@ -61,6 +61,6 @@ def raised_at(error: BaseException, own: Callable[[str], bool] = is_trusted) -> 
 
 
 def describe_error(error: BaseException, own: Callable[[str], bool] = is_trusted) -> str:
-    """Describe an error that is none of ours in one line: kind, message, and where own code raised it."""
+    """Describe an exception in one line: type, message, and where user code raised it."""
     message = " ".join(str(error).split())
     return f"{type(error).__name__}: {message[:600]}{raised_at(error, own)}"

@@ -1,4 +1,4 @@
-"""``docs/keys.md``: ``python -m triptych.config.page > docs/keys.md``; a test says whether it is current."""
+"""Generate ``docs/keys.md``: ``python -m triptych.config.page > docs/keys.md``; a test checks it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ result as it is, or pair runs.
 
 
 def keys_page(folders: Sequence[Path] = (CONFIGS,)) -> str:
-    """``docs/keys.md``: the keys of each command, then those of each group's files in ``folders``."""
+    """Return ``docs/keys.md``: the keys of each command, then those of each group's files in ``folders``."""
     parts = [PAGE]
     for command, table in COMMANDS.items():
         config = {
@@ -45,7 +45,7 @@ def keys_page(folders: Sequence[Path] = (CONFIGS,)) -> str:
 
 
 def _rows(file: Path, group: str) -> Iterator[KeyRow]:
-    """Yield the keys that one file of a group sets, or takes over from another."""
+    """Yield the keys that a file of a group sets or inherits."""
     merged = OmegaConf.merge(*(read_yaml(one) for one in reversed(chain(file))))
     config = to_plain(merged, resolve=False)
     config.pop("defaults", None)
@@ -55,7 +55,7 @@ def _rows(file: Path, group: str) -> Iterator[KeyRow]:
 
 
 def _section(title: str, choices: Sequence[tuple[str, str]], keys: Iterable[KeyRow]) -> str:
-    """Return the choices of a group and its keys; a key that is alike in several files has one line."""
+    """Return the choices of a group and its keys; a key that several files share has one line."""
     merged: dict[tuple[str, str, Role], list[KeyRow]] = {}
     for row in keys:
         merged.setdefault((row.key, row.values, row.role), []).append(row)

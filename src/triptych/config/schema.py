@@ -1,4 +1,4 @@
-"""The keys that no class of ours takes as an argument: what a command reads at the top, and what it hands on.
+"""Declare the top-level keys of each command, and the keys passed to other libraries.
 
 A group with a ``_target_`` is described by the class that it names; what stands here of it is the class that
 this must be (``Base``) and a role for all of its keys. Defaults and comments are in ``configs/``.
@@ -30,14 +30,14 @@ from triptych.declare import (
 
 @dataclass(frozen=True)
 class Base:
-    """What a group's ``_target_`` must be, or else ``other``; of a group without one, whose keys it takes."""
+    """The base class, or ``other``, of a group's ``_target_``; without one, the class that takes its keys."""
 
     target: str
     other: str = ""
 
 
 class RunPart(Enum):
-    """To which part of a run a key at the top belongs, where that matters."""
+    """The part of a run that a top-level key belongs to."""
 
     MODEL = "the model, how it was trained and by what it is judged: trained=DIR takes it from the other run"
 
@@ -48,7 +48,7 @@ Rate = Annotated[float, Ge(0), Lt(1)]
 
 
 class Trainer(TypedDict):
-    """What a configuration may tell Lightning's Trainer; why not the rest, ``habits.INSTEAD`` says."""
+    """Arguments of Lightning's Trainer that may be set; ``habits.INSTEAD`` has the reasons for the others."""
 
     max_steps: Annotated[Count | None, Unit("steps")]
     max_epochs: Annotated[Count | None, Unit("epochs, in place of steps")]
@@ -80,7 +80,7 @@ class Trainer(TypedDict):
 
 
 class WandbKeys(TypedDict):
-    """W&B's run of a run directory."""
+    """Keys of the W&B logger."""
 
     mode: Literal["auto", "online", "offline", "disabled"]
     project: str | None
@@ -95,14 +95,14 @@ class WandbKeys(TypedDict):
 
 
 class MLflowKeys(TypedDict):
-    """MLflow's run of a run directory."""
+    """Keys of the MLflow logger."""
 
     tracking_uri: str | None
     experiment: str
 
 
 class WandbLogger(TypedDict):
-    """What a configuration may tell Lightning's own W&B logger."""
+    """Arguments of Lightning's WandbLogger that may be set."""
 
     mode: str | None
     project: str | None
@@ -115,7 +115,7 @@ class WandbLogger(TypedDict):
 
 
 class Optimizer(TypedDict, total=False):
-    """What the optimisers of ``torch.optim`` have in common."""
+    """Arguments common to the optimisers of ``torch.optim``."""
 
     lr: Annotated[float, Gt(0), Le(10)]
     betas: tuple[Rate, Rate]
@@ -239,7 +239,7 @@ class PaperClaim(TypedDict):
 
 
 class PaperNode(TypedDict):
-    """A published table or figure, and what is claimed of it."""
+    """A published table or figure, and its claims."""
 
     cite: str
     where: str
@@ -251,7 +251,7 @@ class PaperNode(TypedDict):
 
 
 class DrawingKeys(TypedDict):
-    """How samples are drawn; runs of earlier versions have no guidance and no threshold."""
+    """Keys of sampling; runs of earlier versions lack guidance and threshold."""
 
     sampler: Annotated[Group, Base("triptych.diffusion.sampler.base.Sampler"), Role.DRAWING]
     guidance: NotRequired[Annotated[Group, Base("triptych.diffusion.wrappers.Wrapper"), Role.DRAWING]]
@@ -261,7 +261,7 @@ class DrawingKeys(TypedDict):
 
 
 class Train(DrawingKeys):
-    """``triptych-train``. A group that is required has to be in the directory of a run that goes on."""
+    """Keys of ``triptych-train``; a required group must be in the directory of a run that resumes."""
 
     stages: NotRequired[Annotated[dict[str, Group], Role.DRAWING]]
     data: Annotated[Group, Base("triptych.data.base.DataModule"), Role.DATA, RunPart.MODEL]
@@ -322,7 +322,7 @@ class Train(DrawingKeys):
 
 
 class Evaluate(TypedDict):
-    """``triptych-evaluate``."""
+    """Keys of ``triptych-evaluate``."""
 
     ckpt: FilePath
     split: Literal["train", "val", "test"]
@@ -338,7 +338,7 @@ class Evaluate(TypedDict):
 
 
 class Sample(DrawingKeys):
-    """``triptych-sample``."""
+    """Keys of ``triptych-sample``."""
 
     ckpt: FilePath
     cascade: Sequence[FilePath] | None

@@ -1,4 +1,4 @@
-"""What a class declares of its arguments, read from its source: nothing is imported, so nothing of it is run.
+"""Read the declared arguments of a class from its source, without importing it.
 
 A configuration can so be checked before torch is there, and a stranger's without a risk.
 """
@@ -23,21 +23,21 @@ DEPTH = 10  # of imports that are followed to a name
 
 
 class Argument(NamedTuple):
-    """One argument of a class: its kind as a type, ``Any`` where none is declared, and its default."""
+    """An argument of a class: its type, ``Any`` if undeclared, and its default."""
 
     kind: Any
     default: Any = REQUIRED
 
 
 class Arguments(NamedTuple):
-    """Those of a class, with those that it hands on to its parents."""
+    """The arguments of a class, with those passed on to its parents."""
 
     named: dict[str, Argument]
     more: bool  # whether it takes keywords that cannot be told from its source
 
 
 class SourceFile(NamedTuple):
-    """The top level of a file."""
+    """The top level of a source file."""
 
     name: str
     classes: dict[str, ast.ClassDef]
@@ -47,7 +47,7 @@ class SourceFile(NamedTuple):
 
 @cache
 def arguments(target: str) -> Arguments | None:
-    """Return the arguments of the class with that dotted name; None if its source cannot be found."""
+    """Return the arguments of a class by its dotted name; None if its source cannot be found."""
     entry = _find(*target.rpartition(".")[::2])
     if entry is None or not isinstance(entry[1], ast.ClassDef):
         return None
@@ -55,7 +55,7 @@ def arguments(target: str) -> Arguments | None:
 
 
 def full_name(target: str) -> str:
-    """Return the dotted name of the class where it is defined, "" if that cannot be found."""
+    """Return the dotted name of a class in its defining module; "" if not found."""
     entry = _find(*target.rpartition(".")[::2])
     return f"{entry[0].name}.{entry[1].name}" if entry and isinstance(entry[1], ast.ClassDef) else ""
 
@@ -93,7 +93,7 @@ def _own(module: SourceFile, init: ast.FunctionDef) -> Iterator[tuple[str, Argum
 
 
 def _kind(module: SourceFile, node: ast.expr) -> Any:
-    """Return the type that an annotation writes, ``Any`` for what is no declared kind."""
+    """Evaluate an annotation to a type; ``Any`` if it is no declaration."""
     match node:
         case ast.Constant(None):
             return None
@@ -123,7 +123,7 @@ def _is_dots(node: ast.expr) -> bool:
 
 
 def _mark(module: SourceFile, node: ast.expr) -> Any:
-    """Return a limit, a unit or a role."""
+    """Evaluate a limit, a unit or a role of an annotation."""
     match node:
         case ast.Attribute(ast.Name("Role"), name):
             return declare.Role[name]
@@ -133,7 +133,7 @@ def _mark(module: SourceFile, node: ast.expr) -> Any:
 
 
 def _value(module: SourceFile, node: ast.expr) -> Any:
-    """Return a literal, also behind a name; of a table its keys; None for anything else."""
+    """Evaluate a literal, also behind a name; the keys of a table; None for anything else."""
     if isinstance(node, ast.Name):
         entry = _find(module.name, node.id)
         return _value(entry[0], entry[1]) if entry and isinstance(entry[1], ast.expr) else None
@@ -147,7 +147,7 @@ def _value(module: SourceFile, node: ast.expr) -> Any:
 
 @cache
 def _find(module: str, name: str, depth: int = DEPTH) -> tuple[SourceFile, ast.ClassDef | ast.expr] | None:
-    """Return what ``name`` is at the top of a module, imports followed, with the module that has it."""
+    """Return the definition of ``name`` in a module, imports followed, with its module."""
     at = _module(module)
     if at is None or not depth:
         return None
@@ -184,7 +184,7 @@ def _module(name: str) -> SourceFile | None:
 
 
 def file_of(name: str) -> Path | None:
-    """Return the file of a module; nothing is imported."""
+    """Return the file of a module without importing it."""
     top, *rest = name.split(".")
     spec = _spec(top)
     if spec is None:
@@ -199,7 +199,7 @@ def file_of(name: str) -> Path | None:
 
 
 def places(name: str) -> list[Path]:
-    """Where a module lies, without the ending of a file; [] for one of whose package nothing is known.
+    """Return the possible paths of a module without suffix; [] if its package is not found.
 
     Of its parents only the outermost is looked up, and that is not run.
     """

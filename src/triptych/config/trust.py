@@ -1,4 +1,4 @@
-"""Decide which classes a configuration may name.
+"""Decide which classes a configuration may name and import.
 
 A checkpoint and a run's directory bring one along, perhaps a stranger's, so a name decides nothing: what it
 leads to does.
@@ -55,7 +55,7 @@ NOT_PLAIN = {  # of those, with the reason
 
 
 def check_name(target: Any, where: str = "") -> str:
-    """``target`` if a class of that name may be built, as far as that is known without an import.
+    """Check that a class of that name may be built, as far as possible without importing it; return the name.
 
     Raises:
         UserError: it may not; ``where`` is the place in the configuration.
@@ -75,7 +75,7 @@ def check_name(target: Any, where: str = "") -> str:
 
 
 def import_class(target: Any, where: str = "") -> type:
-    """Return the class of that name, imported.
+    """Import the class of that name.
 
     Raises:
         UserError: none of that name may be built, or what it leads to is something else.
@@ -96,7 +96,7 @@ def import_class(target: Any, where: str = "") -> type:
 
 
 def _is_home(cls: type, target: str, module: str) -> bool:
-    """Whether the class is what its name says, and no alias of something else."""
+    """Return whether the class is defined under its name, and is no alias of another."""
     if cls.__qualname__ != target.rpartition(".")[2]:
         return False
     if is_trusted(target):
@@ -114,7 +114,7 @@ def _is_home(cls: type, target: str, module: str) -> bool:
 
 @cache
 def _home(target: str) -> str:
-    """Return the module of ours whose file defines the class ``target``; "" if none in the rooms does.
+    """Return our module that defines the class ``target``; "" if there is none.
 
     A package names its classes shortly where its ``__all__`` has them (``triptych.diffusion.sampler.DDIM``).
     """
@@ -127,7 +127,7 @@ def _home(target: str) -> str:
 
 @cache
 def _classes(module: str) -> tuple[frozenset[str], dict[str, str]]:
-    """(classes defined at the top of a module's file, {name in ``__all__``: where it comes from})."""
+    """Return (classes defined in a module's file, {name in ``__all__``: its origin})."""
     base = PACKAGE.joinpath(*module.split(".")[1:])
     file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
     if not file.is_file():
@@ -151,7 +151,7 @@ def _classes(module: str) -> tuple[frozenset[str], dict[str, str]]:
 
 
 def _near(target: str) -> str:
-    """ ", did you mean NAME?" of a class in the rooms or Lightning's; "" where none is near."""
+    """Return ", did you mean NAME?" for a class of ours or Lightning's; "" if none is near."""
     module, _, short = target.rpartition(".")
     if module.endswith(LIGHTNINGS[:-1].partition(".")[2]):
         return f": {CALLBACKS[short]}" if short in CALLBACKS else _lightnings(short)
@@ -171,7 +171,7 @@ def _lightnings(short: str) -> str:
 
 @cache
 def _every_class() -> dict[str, list[str]]:
-    """{class in the rooms: the modules that define one of that name}."""
+    """Return {class name: our modules that define it}."""
     classes: dict[str, list[str]] = {}
     for room in ROOMS:
         for file in sorted((PACKAGE / room).rglob("*.py")):
