@@ -176,5 +176,5 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         if ctx.scale.value is None:
-            raise RuntimeError("variance_descent: the losses were not told before backward()")
+            raise RuntimeError("variance_descent: backward() was called before the losses were set")
         return gradient * ctx.scale.value, None

@@ -22,14 +22,14 @@ from triptych.run.processes import exit_code_of, rank
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Print a user's mistake in one line; any other exception is a bug and keeps its traceback."""
-    # Hydra would print and exit itself; with this it raises, and the telling is ours
+    # Hydra would print and exit itself; with this it raises, and we print
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
-    except Interrupted as asked:
+    except Interrupted as stop:
         if rank() == 0:
-            print(asked, file=sys.stderr)
-        sys.exit(128 + asked.signal)
+            print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signal)
     except Exception as error:
         refused = error if isinstance(error, UserError) else _as_refusal(error)
         if refused is None:
@@ -37,8 +37,8 @@ def one_line_errors() -> Iterator[None]:
         if rank() == 0:
             print(f"error: {printable(' '.join(str(refused).split()))}", file=sys.stderr)
         sys.exit(exit_code_of(refused))
-    except KeyboardInterrupt as stop:  # Ray raises one of its own in the place of a StopRequest
-        number = getattr(stop, "signal", signal.SIGINT)
+    except KeyboardInterrupt as interrupt:  # Ray raises one of its own in the place of a StopRequest
+        number = getattr(interrupt, "signal", signal.SIGINT)
         print(Interrupted(number), file=sys.stderr)
         sys.exit(128 + number)
 

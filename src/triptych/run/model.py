@@ -54,7 +54,7 @@ def build_model(
     model = build(config["model"], "model", table, **(stages or {}))
     if _augmentation_kind(data) and not isinstance(model, Diffusion):
         raise UserError(
-            f"augmentation: {type(model).__name__} has no network that could be told of it; pass told=false"
+            f"augmentation: {type(model).__name__} has no network that reads it; pass told=false"
         )
     _check_read(config, table, type(model))
     return model

@@ -61,9 +61,9 @@ class Stop(pl.Callback):
         for number in SIGNALS:
             # ignored, as by nohup: the end of the terminal must not stop the run
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._hear)
+                signal.signal(number, self._receive)
 
-    def _hear(self, number: int, _: Any) -> None:
+    def _receive(self, number: int, _: Any) -> None:
         if self.received is not None and number != signal.SIGINT:
             return  # on its way out: SLURM says it to a job's step and to its script
         again, self.received = self.received is not None, self.received or number
