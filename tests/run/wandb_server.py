@@ -24,7 +24,6 @@ class Server:
         self.runs: dict[str, dict] = {}  # what the run was registered with
         self.files: dict[str, bytes] = {}
         self.artifacts: list[dict] = []  # what each was registered with
-        self.views: dict[str, dict] = {}  # workspaces and reports, by their ids
         self.operations: list[str] = []
         self.sweep = ""  # the configuration of the sweep that was made
         self.commands: list[dict] = []  # for an agent, one a heartbeat
@@ -52,13 +51,6 @@ class Server:
             return {"viewer": viewer | {"teams": {"edges": []}}}
         if operation == "GetDefaultEntity":
             return {"viewer": {"id": "u", "entity": "us"}}
-        if operation == "GetProjects":
-            page = {"hasNextPage": False, "endCursor": None}
-            return {"models": {"edges": [], "pageInfo": page}}
-        if operation in ("UpsertView2", "upsertView"):
-            return self._keep_view(given)
-        if operation == "ProjectInternalId":
-            return {"project": {"internalId": "p"}}
         if operation == "UpsertBucket":
             name = given.get("name") or self._name(given["id"])
             inserted = name not in self.runs
@@ -101,17 +93,6 @@ class Server:
             artifact = {"id": "a", "state": "COMMITTED", "artifactSequence": {"latestArtifact": {"id": "a"}}}
             return {"createArtifact": {"artifact": artifact}}
         return {}
-
-    def _keep_view(self, given: dict) -> dict:
-        number = given.get("id") or f"view-{len(self.views)}"
-        self.views.setdefault(number, {}).update(
-            {k: v for k, v in given.items() if v is not None} | {"id": number}
-        )
-        kept = self.views[number]
-        names = ("id", "type", "name", "displayName", "description", "spec")
-        project = {"id": "p", "name": kept["projectName"], "entityName": kept["entityName"]}
-        view = {name: kept.get(name, "") for name in names} | {"project": project, "updatedAt": None}
-        return {"upsertView": {"view": view, "inserted": True}}
 
     def _name(self, identity: str) -> str:
         return identity.removeprefix("id-")

@@ -41,6 +41,12 @@ def make_run(root: Path, objective: str, seed: int, bound: float, **extra: Any) 
     return run
 
 
+def edit(file: Path, **keys: Any) -> None:
+    """Set keys of a JSON file, which need not be there."""
+    known = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(known | keys))
+
+
 def write_items(run: Path, total: np.ndarray, index: np.ndarray | None = None) -> None:
     """items.npz as a run writes it at its end: the bound of each test item and its parts."""
     parts = {"prior": 0 * total + 0.002, "reconstruction": 0.11 * total, "diffusion": 0.89 * total - 0.002}
@@ -81,6 +87,13 @@ def failed(root: Path, objective: str, seed: int, error: str) -> Path:
     run = start_run(root, objective, seed, overrides, {"data": "digits", "objective": objective})
     summary = {"schema": 1, "status": "failed", "overrides": overrides, "seed": seed, "error": error}
     (run / "summary.json").write_text(json.dumps(summary))
+    return run
+
+
+def diverged(root: Path, objective: str, seed: int) -> Path:
+    """A run whose loss was not finite."""
+    run = failed(root, objective, seed, f"diverged at step {seed}: the loss is not finite")
+    edit(run / "summary.json", status="diverged", step=seed)
     return run
 
 

@@ -1,6 +1,5 @@
 """How a sweep ends: its code is its runs', what did not end is named, and a report that fails is a line."""
 
-import json
 import socket
 import time
 from contextlib import suppress
@@ -9,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from tests.study.fake_runs import failed, make_run, start_run
+from tests.study.fake_runs import edit, failed, make_run, start_run
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
@@ -39,8 +38,7 @@ def add(hook: SweepHook, end: str) -> RunDirectory:
         folder = start_run(hook.root, "x0", seed, told, choices)
     else:
         folder = failed(hook.root, "x0", seed, "it rained")
-        record = json.loads((folder / "summary.json").read_text())
-        (folder / "summary.json").write_text(json.dumps(record | {"status": end}))
+        edit(folder / "summary.json", status=end)
     hook.cells.append(folder.name)
     return RunDirectory(folder)
 

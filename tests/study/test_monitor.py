@@ -120,5 +120,5 @@ def test_a_log_file_has_plain_lines_now_and_then(tmp_path, monkeypatch, capsys):
 def test_the_report_does_not_bring_a_deleted_sweep_back(tmp_path):
     from triptych.study.monitor import write_report_or_say_why
 
-    assert "No such file or directory" in write_report_or_say_why(tmp_path / "gone", expected=2)
+    assert "No such file or directory" in write_report_or_say_why(tmp_path / "gone")
     assert not (tmp_path / "gone").exists()

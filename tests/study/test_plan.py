@@ -14,6 +14,7 @@ from triptych.errors import UserError
 from triptych.run.build import build_experiment
 from triptych.run.prepare import resolve_composed
 from triptych.study.plan import describe_settings, network_cost, plan
+from triptych.study.rounds import settings_of
 
 
 def resolved(*overrides: str) -> dict:
@@ -104,7 +105,7 @@ def test_settings_are_told_apart_by_what_they_do_not_share():
         ["objective=v", "lr=1", "seed=1"],
         ["objective=v", "lr=1", "seed=2"],
     ]
-    named, shared = describe_settings(jobs)
+    named, shared = describe_settings(settings_of(jobs))
     assert named == {("objective=x0", "lr=1"): "objective=x0", ("objective=v", "lr=1"): "objective=v"}
     assert shared == "lr=1"
 

@@ -13,10 +13,23 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from triptych.cli import report as cli
 from triptych.study.render import write_report
 
 from .browser import CHROMIUM, Browser
-from .fake_runs import TARGETS, crossed, failed, make_run, metrics, picture, running, sweep, write_history
+from .fake_runs import (
+    TARGETS,
+    crossed,
+    diverged,
+    edit,
+    failed,
+    make_run,
+    metrics,
+    picture,
+    running,
+    sweep,
+    write_history,
+)
 from .firefox import FIREFOX, Firefox
 
 pytestmark = [
@@ -73,9 +86,7 @@ def small(tmp_path_factory):
         (run / "train.log").write_text(
             "step 1\rstep 2\n\x1b[31mdone </script><script>window.pwned = 1\x1b[0m\n"
         )
-        record = json.loads((run / "summary.json").read_text())
-        record["cost"] = {"memory": 2.5 * 2**30, "evaluations": 250}
-        (run / "summary.json").write_text(json.dumps(record))
+        edit(run / "summary.json", cost={"memory": 2.5 * 2**30, "evaluations": 250})
     return write_report(root)
 
 
@@ -145,10 +156,6 @@ def test_a_page_lays_out_and_asks_nothing_of_the_network(chrome, request, of, wi
     shown = chrome.run("getComputedStyle(document.body).backgroundColor")
     assert (max(numbers(shown)) < 60) == dark
     assert report.html.stat().st_size < 5e6
-
-
-def test_the_first_paint_comes_soon(chrome, small):
-    assert first_paint(chrome, small.html) < 1500
 
 
 def test_every_figure_of_the_table_is_that_of_the_summaries(page, small):
@@ -392,43 +399,6 @@ def test_headings_have_a_scope_tables_a_caption_and_figures_an_alternative(page)
     assert page.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
-def test_a_refused_run_makes_no_key_differ_and_takes_no_room_in_a_figure(chrome, tmp_path):
-    """Of a grid whose last rate was refused before its configuration was known."""
-    for objective in ("x0", "v"):
-        for rate in ("0.001", "0.002", "1000"):
-            typed = [f"objective={objective}", f"optimizer.lr={rate}", "seed=1"]
-            if rate == "1000":
-                run = failed(tmp_path, objective, 1, "refused")
-                (run / "config.yaml").unlink()
-                record = json.loads((run / "summary.json").read_text())
-                (run / "summary.json").write_text(json.dumps(record | {"overrides": typed}))
-                continue
-            run = make_run(tmp_path, objective, 1, 2.0 + float(rate), overrides=typed)
-            (run / "config.yaml").write_text(
-                json.dumps({f"k{i}": {"a": i} for i in range(99)} | {"optimizer": {"lr": rate}})
-            )
-    report = write_report(tmp_path)
-    chrome.open(report.html)
-    assert chrome.complaints == []
-    keys = json.loads(chrome.run("document.getElementById('data').textContent"))["keys"]
-    assert not [key for key in keys if key.startswith("k")] and "optimizer.lr" in keys
-    shown = chrome.run(
-        "[...document.querySelectorAll('.headline svg')[0].querySelectorAll('text')].map(e => e.textContent)"
-    )
-    assert "0.002" in shown and not any("1000" in text for text in shown)
-
-
-def test_a_constant_is_no_curve_and_a_bound_has_its_unit(chrome, tmp_path):
-    run = make_run(tmp_path, "x0", 1, 2.0)
-    rows = [f"{k},{3 - k / 100},0.002,0.11,{2.9 - k / 100}" for k in range(0, 90, 10)]
-    head = "step,val/bpd,val/bpd_prior,val/bpd_reconstruction,val/bpd_diffusion"
-    (run / "metrics.csv").write_text("\n".join([head, *rows]) + "\n")
-    chrome.open(write_report(tmp_path).html)
-    chrome.click("table[data-name=runs] a")
-    titles = chrome.run("[...document.querySelectorAll('article.run h4')].map(e => e.textContent)")
-    assert titles == ["val/bpd, bits/dim", "val/bpd_diffusion, bits/dim"]
-
-
 NASTY = [
     "<img src=x onerror=window.pwned=1>",
     "</script><script>window.pwned=1</script>",
@@ -485,10 +455,9 @@ def test_a_sweep_that_is_not_whole_says_what_it_can(chrome, tmp_path):
     running(tmp_path / "a", "score", 1)
     running(tmp_path / "a", "score", 2, updated=1.0)
     failed(tmp_path / "a", "levels", 1, "ValueError: <b>no</b>")
-    lost = failed(tmp_path / "a", "levels", 2, "the loss is not finite")
-    record = json.loads((lost / "summary.json").read_text())
-    (lost / "summary.json").write_text(json.dumps(record | {"status": "diverged", "step": 7}))
-    report = write_report(tmp_path, expected=12)
+    diverged(tmp_path / "a", "levels", 2)
+    edit(tmp_path / "sweep.json", expected=12)
+    report = write_report(tmp_path)
     chrome.open(report.html)
     assert chrome.run("document.querySelectorAll('main table[data-of^=cells]').length") == 2
     names = [row["run"] for row in table(chrome, "runs")]
@@ -502,6 +471,28 @@ def test_a_sweep_that_is_not_whole_says_what_it_can(chrome, tmp_path):
     assert '<noscript><meta http-equiv="refresh"' in report.html.read_text()
     chrome.reload()
     assert chrome.run("document.querySelector('article.run h2').textContent") == names[-1]
+
+
+def test_one_page_over_all_sweeps_says_what_ended_what_failed_and_what_is_left(chrome, tmp_path, capsys):
+    first = sweep(tmp_path / "sweeps" / "first", {"x0": 2.0}, seeds=(1, 2))
+    edit(first / "sweep.json", expected=5)
+    failed(first, "v", 1, "out of <b>memory</b>")
+    (tmp_path / "sweeps" / "begun").mkdir()
+    edit(tmp_path / "sweeps" / "begun" / "sweep.json", expected=2)
+    make_run(tmp_path / "runs", "alone", 1, 2.0)
+    running(tmp_path / "runs", "busy", 1)
+    (first / "report.html").touch()
+    assert cli.main([str(tmp_path)]) == 0
+    assert f"Index: {tmp_path}/index.html" in capsys.readouterr().out
+    rows = "[...document.querySelectorAll('tbody tr')].filter(e => e.offsetHeight).map(e => e.innerText)"
+    chrome.open(tmp_path / "index.html", width=390)
+    said = "\n".join(chrome.run(rows)).replace("\t", " ")
+    assert "1 failed, 2 finished, 2 not started out of <b>memory</b>" in said
+    assert re.search(r"sweeps/begun +2 not started", said) and "1 running" in said
+    chrome.type("input", "memory first")
+    assert len(chrome.run(rows)) == 1 and chrome.complaints == []
+    link = chrome.run("document.querySelector('tbody tr:not([hidden]) a').href")
+    assert link == (first / "report.html").as_uri()
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Cells, axes, pairs and what is said of them."""
 
-import json
 import math
 
 import matplotlib.colors
@@ -17,7 +16,7 @@ from triptych.study.style import PAPER
 from triptych.study.tables import table_rows
 from triptych.study.verdict import footnote, verdict
 
-from .fake_runs import TARGETS, failed, make_run, running, sweep
+from .fake_runs import TARGETS, diverged, failed, make_run, running, sweep
 
 
 def one(root):
@@ -47,13 +46,6 @@ def test_cells_in_order_with_their_parts(tmp_path):
         assert set(cell.runs) == {1, 2, 3}
         parts = sum(cell.spread(part=part).mean for part in ("prior", "reconstruction", "diffusion"))
         assert parts == pytest.approx(cell.bound.mean)
-
-
-def test_a_clear_win_in_words(tmp_path):
-    table = {"levels": {1: 1.90, 2: 1.92, 3: 1.89}, "v": {1: 2.02, 2: 2.04, 3: 2.011}}
-    comparison = runs_of(tmp_path, table)
-    said = verdict(comparison).headline
-    assert said == "levels is lowest: 1.903 ± 0.009 bits/dim. Clear of v."
 
 
 def test_a_pair_wins_where_the_pooled_test_sees_nothing(tmp_path):
@@ -245,9 +237,7 @@ def test_divergences_are_a_finding_in_table_banner_story_and_verdict(tmp_path):
         make_run(tmp_path, "x0", seed, 2.5 + 0.0101 * seed)
     for objective, seeds in (("x0", (3, 4, 5)), ("score", (1, 2, 3, 4, 5))):
         for seed in seeds:
-            run = failed(tmp_path, objective, seed, f"diverged at step {seed}: the loss is not finite")
-            record = json.loads((run / "summary.json").read_text())
-            (run / "summary.json").write_text(json.dumps(record | {"status": "diverged", "step": seed}))
+            diverged(tmp_path, objective, seed)
     story = read_study([tmp_path])
     [comparison], [said] = story.comparisons, story.verdicts
     cells = {cell.label: cell for cell in (*comparison.cells, *comparison.pending)}
@@ -264,9 +254,7 @@ def test_divergences_are_a_finding_in_table_banner_story_and_verdict(tmp_path):
 
 
 def test_where_every_run_diverged_the_answer_says_so(tmp_path):
-    run = failed(tmp_path, "v", 1, "diverged at step 7: the loss is not finite")
-    record = json.loads((run / "summary.json").read_text())
-    (run / "summary.json").write_text(json.dumps(record | {"status": "diverged", "step": 7}))
+    diverged(tmp_path, "v", 1)
     assert read_study([tmp_path]).answer == "1 of 1 run diverged; no run has reported a test bound."
 
 

@@ -13,7 +13,7 @@ from triptych.study.curves import noise_levels, training_time
 from triptych.study.panels import colours
 from triptych.study.render import write_report
 
-from .fake_runs import make_run, metrics, sweep
+from .fake_runs import make_run, metrics
 
 
 def compared(root):
@@ -88,11 +88,6 @@ def test_the_part_of_an_error_that_draws_make_is_exported(tmp_path):
         make_run(tmp_path, "v", seed, 2.0, test=test)
     write_report(tmp_path)
     assert "test/bpd_draw_stderr" in (tmp_path / "results.csv").read_text()
-
-
-def test_figures_of_a_sweep_with_items(tmp_path):
-    page = write_report(sweep(tmp_path, items=True)).html.read_text()
-    assert "seconds of training" in page and "paired by seed and by item" in page
 
 
 def test_tweedies_curve_keeps_seeds_whose_levels_differ():

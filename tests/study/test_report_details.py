@@ -6,11 +6,12 @@ import math
 import pytest
 
 from triptych.study import cost, details, run_details
+from triptych.study.factorial import crossing
 from triptych.study.render import write_report
 from triptych.study.study import read_study
 from triptych.study.tables import against
 
-from .fake_runs import failed, make_run, picture, running, sweep
+from .fake_runs import edit, failed, make_run, picture, running, sweep
 
 
 def told(*roots):
@@ -66,6 +67,35 @@ def test_curves_are_recorded_points_and_say_how_many_are_left_out(objectives):
             assert len(curve["x"]) >= len(steps) // curve["every"]
     thin = run_details._thinned(range(1000), range(1000), 24)
     assert thin["every"] == 42 and thin["x"][-1] == 999 and len(thin["x"]) <= 25
+
+
+def test_a_constant_is_no_curve_and_a_bound_has_its_unit(tmp_path):
+    run = make_run(tmp_path, "x0", 1, 2.0)
+    rows = [f"{k},{3 - k / 100},0.002,0.11,{2.9 - k / 100}" for k in range(0, 90, 10)]
+    head = "step,val/bpd,val/bpd_prior,val/bpd_reconstruction,val/bpd_diffusion"
+    (run / "metrics.csv").write_text("\n".join([head, *rows]) + "\n")
+    [found] = told(tmp_path)[1]["runs"]
+    curves = [(curve["name"], curve["unit"]) for curve in found["curves"]]
+    assert curves == [("val/bpd", "bits/dim"), ("val/bpd_diffusion", "bits/dim")]
+
+
+def test_a_refused_run_makes_no_key_differ_and_takes_no_room_in_a_figure(tmp_path):
+    """Of a grid whose last rate was refused before its configuration was known."""
+    for objective in ("x0", "v"):
+        for rate in ("0.001", "0.002", "1000"):
+            typed = [f"objective={objective}", f"optimizer.lr={rate}", "seed=1"]
+            if rate == "1000":
+                run = failed(tmp_path, objective, 1, "refused")
+                (run / "config.yaml").unlink()
+                edit(run / "summary.json", overrides=typed)
+                continue
+            run = make_run(tmp_path, objective, 1, 2.0 + float(rate), overrides=typed)
+            config = {f"k{i}": {"a": i} for i in range(99)} | {"optimizer": {"lr": rate}}
+            (run / "config.yaml").write_text(json.dumps(config))
+    story, found = told(tmp_path)
+    keys = found["keys"]
+    assert not [key for key in keys if key.startswith("k")] and "optimizer.lr" in keys
+    assert crossing(story.comparisons[0]).along.values == ("0.001", "0.002")
 
 
 def test_only_a_runs_own_files_are_shown(tmp_path):

@@ -1,19 +1,15 @@
-"""What leaves a report for a paper, and the page over all sweeps."""
+"""What leaves a report for a paper."""
 
-import contextlib
 import csv
 import re
 import shutil
 import subprocess
 
-import pytest
-
 from triptych.cli import report as cli
 from triptych.study.export import to_latex
 from triptych.study.tables import Entry, TableRow
 
-from .browser import CHROMIUM, Browser
-from .fake_runs import failed, make_run, running, sweep
+from .fake_runs import sweep
 
 
 def test_figures_and_tables_for_a_paper(tmp_path, capsys):
@@ -51,27 +47,3 @@ def test_a_table_in_latex_has_no_sign_that_breaks_it(tmp_path):
         )
         done = subprocess.run([latex, "-halt-on-error", "a.tex"], cwd=tmp_path, capture_output=True)
         assert done.returncode == 0, done.stdout[-2000:]
-
-
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH")
-def test_one_page_over_all_sweeps_says_what_ended_what_failed_and_what_is_left(tmp_path, capsys):
-    first = sweep(tmp_path / "sweeps" / "first", {"x0": 2.0}, seeds=(1, 2))
-    (first / "sweep.json").write_text('{"expected": 5}')
-    failed(first, "v", 1, "out of <b>memory</b>")
-    (tmp_path / "sweeps" / "begun").mkdir()
-    (tmp_path / "sweeps" / "begun" / "sweep.json").write_text('{"expected": 2}')
-    make_run(tmp_path / "runs", "alone", 1, 2.0)
-    running(tmp_path / "runs", "busy", 1)
-    assert cli.main([str(first)]) == 0 and cli.main([str(tmp_path)]) == 0
-    assert f"Index: {tmp_path}/index.html" in capsys.readouterr().out
-    rows = "[...document.querySelectorAll('tbody tr')].filter(e => e.offsetHeight).map(e => e.innerText)"
-    with contextlib.closing(Browser(tmp_path / "profile")) as page:
-        page.open(tmp_path / "index.html", width=390)
-        said = "\n".join(page.run(rows)).replace("\t", " ")
-        assert "1 failed, 2 finished, 2 not started out of <b>memory</b>" in said
-        assert re.search(r"sweeps/begun +2 not started", said) and "1 running" in said
-        page.type("input", "memory first")
-        assert len(page.run(rows)) == 1 and page.complaints == []
-        link = page.run("document.querySelector('tbody tr:not([hidden]) a').href")
-        assert link == (first / "report.html").as_uri()

@@ -8,15 +8,15 @@ from matplotlib.collections import PathCollection
 
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
-from triptych.study.factorial import bound_by_steps, crossing, crossing_figure
+from triptych.study.factorial import crossing, crossing_figure
 from triptych.study.markdown import markdown
-from triptych.study.panels import colours, draw_panels
+from triptych.study.panels import colours
 from triptych.study.render import write_report
 from triptych.study.study import read_study
 from triptych.study.style import styled
 from triptych.study.tables import table_rows
 
-from .fake_runs import make_run, metrics
+from .fake_runs import make_run
 
 RATES = ("0.0005", "0.001", "0.002", "0.004", "0.008")
 OBJECTIVES = ("x0", "epsilon", "v", "levels")
@@ -109,21 +109,3 @@ def test_the_page_shows_the_grid_first_and_says_what_all_share(tmp_path):
     assert "Each line is one objective, along optimizer.lr" in page
     (comparison,) = report.story.comparisons
     assert {row.verdict for row in table_rows(comparison)} == {"lowest mean", ""}
-
-
-def test_a_line_for_each_variance_over_t(tmp_path):
-    for variance, scale in (("beta", 1.0), ("optimal", 0.5)):
-        for steps in (10, 50, 250):
-            make_run(
-                tmp_path, "x", 1, 0.0, overrides=[f"bound.variance={variance}", f"bound.steps={steps}"],
-                test=metrics(2.0) | {"gap": {"mean": scale / steps, "stderr": 0.0, "n": 9}},
-            )  # fmt: skip
-    (comparison,) = compare(read_runs(tmp_path))
-    palette = colours({cell.label: cell.label for cell in comparison.cells})
-    figure = bound_by_steps(comparison, palette)
-    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 3]
-    assert [sorted(line.get_xdata()) == [10, 50, 250] for line in lines] == [True, True]
-    assert {min(line.get_ydata()) for line in lines} == {0.5 / 250, 1 / 250}
-    assert {"beta", "optimal"} <= {t.get_text() for t in figure.axes[0].texts}
-    assert "gap" in figure.axes[0].get_ylabel()
-    assert "The bound by number of steps" in [p.title for p in draw_panels(comparison, palette, "s")]

@@ -1,18 +1,17 @@
 """Looks at a sweep that adds seeds: which pairs are open, that a look stays, and what the report says."""
 
 import json
-import re
 
 import numpy as np
 import pytest
 
 from triptych.run.read import read_run
-from triptych.study.render import write_report
 from triptych.study.sequential import decide
 from triptych.study.study import read_study
+from triptych.study.tables import table_rows
 from triptych.study.verdict import footnote
 
-from .fake_runs import make_run
+from .fake_runs import edit, failed, make_run, write_items
 
 
 def add(root, seeds, cells=(("a", 2.0), ("b", 2.0004), ("c", 2.3)), noise=0.002):
@@ -24,8 +23,7 @@ def add(root, seeds, cells=(("a", 2.0), ("b", 2.0004), ("c", 2.3)), noise=0.002)
 
 
 def until(root, look, looks, margin=None):
-    facts = {"until": {"looks": looks, "look": look, "equal_within": margin}}
-    (root / "sweep.json").write_text(json.dumps(facts))
+    edit(root / "sweep.json", until={"looks": looks, "look": look, "equal_within": margin})
 
 
 def test_pairs_open_until_seeds_separate_them_or_they_are_the_same(tmp_path):
@@ -67,29 +65,29 @@ def test_the_report_claims_what_the_looks_do_and_not_what_one_look_would(tmp_pat
         make_run(tmp_path, "a", seed, 2.0 + seed / 100)
         make_run(tmp_path, "b", seed, 2.07 + seed / 100 + seed / 1000)
     assert "lear of" not in read_study([tmp_path]).answer
-    assert decide(tmp_path, 2, 4).open == [] and "Clear of b" in write_report(tmp_path).verdict
+    assert decide(tmp_path, 2, 4).open == [] and "Clear of b" in read_study([tmp_path]).answer
 
 
-def test_the_same_within_a_margin_in_words_table_and_page(tmp_path):
+def test_the_same_within_a_margin_in_words_and_table(tmp_path):
     add(tmp_path, range(1, 9))
-    report = write_report(tmp_path, equal_within=0.02)
-    assert "The same as b within 0.02 bits/dim" in report.verdict and "Clear of c" in report.verdict
-    page = report.html.read_text()
-    assert "same within 0.02" in page and "two one-sided tests" in page
-    assert "the same" not in write_report(tmp_path).verdict
+    story = read_study([tmp_path], equal_within=0.02)
+    assert "The same as b within 0.02 bits/dim" in story.answer and "Clear of c" in story.answer
+    rows = table_rows(story.comparisons[0])
+    assert [row.verdict for row in rows if row.label == "b"] == ["same within 0.02"]
+    assert "two one-sided tests" in footnote(story.comparisons[0])
+    assert "the same" not in read_study([tmp_path]).answer
 
 
 def test_a_sweep_that_goes_on_claims_nothing_yet(tmp_path):
     add(tmp_path, range(1, 9))
     assert "Clear of c" in read_study([tmp_path]).answer
-    story = read_study([tmp_path], expected=30)
+    edit(tmp_path / "sweep.json", expected=30)
+    story = read_study([tmp_path])
     assert "lear of" not in story.answer + "".join(story.verdicts[0].lines)
     assert "Not settled against" in story.answer and "has not ended" in footnote(story.comparisons[0])
 
 
 def test_a_setting_without_result_is_in_no_pair_and_bad_calls_are_refused(tmp_path):
-    from .fake_runs import failed
-
     add(tmp_path, (1, 2, 3))
     failed(tmp_path, "d", 1, "boom")
     assert set(decide(tmp_path, 1, 1).pairs) == {("a", "b"), ("a", "c"), ("b", "c")}
@@ -106,15 +104,7 @@ def test_a_broken_record_of_looks_claims_nothing(tmp_path, record):
     assert "lear of" not in read_study([tmp_path]).answer
 
 
-def test_what_these_seeds_could_have_seen(tmp_path):
-    add(tmp_path, (1, 2, 3), noise=0.02)
-    page = write_report(tmp_path).html.read_text()
-    assert re.search("seeds (in all would|would not) settle", page)
-
-
 def test_items_that_are_not_the_runs_own_leave_seeds_alone(tmp_path):
-    from .fake_runs import write_items
-
     add(tmp_path, (1, 2, 3))
     (whole,) = read_study([tmp_path]).comparisons
     assert whole.claim(0, 1).pair.items == 50 and "paired by seed and by item" in footnote(whole)

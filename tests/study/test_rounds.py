@@ -113,7 +113,7 @@ def test_an_axis_that_is_no_list_of_values_is_refused(axis, problem):
 )
 def test_what_is_refused(config, message):
     with pytest.raises(UserError, match=message):
-        check_rounds({"max_seeds": 12} | config, sweeping=False, grid=False)
+        check_rounds({"max_seeds": 12} | config, grid=False)
 
 
 class Offline(RoundsSweeper):

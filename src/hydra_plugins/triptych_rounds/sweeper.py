@@ -11,14 +11,12 @@ the same command goes on where it was.
 """
 
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.plugins import Plugins
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.plugins.launcher import Launcher
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.declare import Count
@@ -26,7 +24,7 @@ from triptych.declare import Count
 Job = list[str]  # the overrides of one run
 
 
-class RoundsSweeper(Sweeper):
+class RoundsSweeper(BasicSweeper):
     """A grid sweep in one round, or in several.
 
     Args:
@@ -51,17 +49,9 @@ class RoundsSweeper(Sweeper):
         tune: dict[str, str] | None = None,
         tuning_seeds: str | int | None = None,
     ):
-        self.max_batch_size = (
-            max_batch_size  # params, settings and scales are read from the configuration, by ``grid``
-        )
+        super().__init__(max_batch_size)  # params, settings and scales are read by ``grid``
         self.tune, self.tuning_seeds = dict(tune or {}), tuning_seeds
         self.launched = 0
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
 
     def sweep(self, arguments: list[str]) -> Any:
         from triptych.run.command_errors import one_line_errors
@@ -88,11 +78,10 @@ class RoundsSweeper(Sweeper):
             return self._until_decided(jobs)
         return self._launch(jobs)
 
-    def _launch(self, jobs: Sequence[Job]) -> list[float | None]:
+    def _launch(self, jobs: list[Job]) -> list[float | None]:
         """Bring these runs to their end; what each returned."""
         returns: list[float | None] = []
-        size = self.max_batch_size or len(jobs)
-        for batch in (jobs[i : i + size] for i in range(0, len(jobs), size)):
+        for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size):
             self.validate_batch_is_legal(batch)
             results = self.launcher.launch(batch, initial_job_idx=self.launched)
             self.launched += len(batch)

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from triptych.declare import Count, Seed, Unit, Whole
@@ -25,7 +24,7 @@ from triptych.declare import Count, Seed, Unit, Whole
 BOUNDS = ("val/bpd", "val/nats_per_dim")
 
 
-class OptunaSweeper(Sweeper):
+class OptunaSweeper(BasicSweeper):
     """Minimise ``optimized_metric`` in ``n_trials`` trials, ``n_jobs`` at a time.
 
     Args:
@@ -51,14 +50,9 @@ class OptunaSweeper(Sweeper):
         prune_after_step: Annotated[Whole, Unit("steps")],
         params: dict[str, str] | None = None,
     ):
-        self.n_trials, self.n_jobs, self.seed, self.params = n_trials, n_jobs, seed, dict(params or {})
+        super().__init__(None, dict(params or {}))
+        self.n_trials, self.n_jobs, self.seed = n_trials, n_jobs, seed
         self.prune, self.after_trials, self.after_step = prune, prune_after_trials, prune_after_step
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
 
     def sweep(self, arguments: list[str]) -> None:
         from triptych.run.command_errors import one_line_errors

@@ -9,21 +9,14 @@ from __future__ import annotations
 
 import argparse
 import math
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from triptych.errors import StorageError, UserError
 from triptych.files import printable
-from triptych.run.directory import to_json, write_atomic
 from triptych.run.read import find_runs, is_run
-
-if TYPE_CHECKING:
-    from triptych.study.render import Report
-
-PORT = 8675  # of --watch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--title", help="the page's title (default: what the sweep says, else its directory's name)"
     )
-    parser.add_argument("--expected", type=int, help="how many runs the sweep will have")
     parser.add_argument(
         "--equal-within",
         type=float,
@@ -50,20 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     also = parser.add_mutually_exclusive_group()
     also.add_argument(
-        "--wandb",
-        action="store_true",
-        help="the same comparison in W&B too, as a report; renewed where it was there before",
+        "--wandb", action="store_true", help="a table of all runs in W&B too; renewed if it was there before"
     )
     also.add_argument(
-        "--wandb-json",
-        type=Path,
-        metavar="FILE",
-        help="write W&B's report to a file instead, without a network",
-    )
-    also.add_argument(
-        "--watch",
-        action="store_true",
-        help="serve the report to this machine's browsers, and renew it as runs grow, until Ctrl-C",
+        "--watch", action="store_true", help="write the report again as runs grow, until Ctrl-C"
     )
     also.add_argument(
         "--results",
@@ -72,22 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="write the published claims of all sweeps beneath the directories into one page, and no report; "
         "what it has of other papers stays",
     )
-    parser.add_argument("--port", type=int, help=f"of --watch (default: {PORT}; 0: a free one)")
     # argparse's way to change how it refuses
     parser.error = lambda message: sys.exit(_refuse(message))  # type: ignore[method-assign]
     options = parser.parse_args(argv)
     if options.equal_within is not None and not 0 < options.equal_within < math.inf:
         return _refuse(f"--equal-within {options.equal_within:g}: must be a finite number above 0")
-    if options.expected is not None and options.expected < 1:
-        return _refuse(f"--expected {options.expected}: must be a whole number of at least 1")
     if options.title is not None and not options.title.strip():
         return _refuse("--title: must be a text; leave the option out for the sweep's own")
     if "" in (sys.argv[1:] if argv is None else argv):
         return _refuse("DIR='': must be a directory; . is the current one")
-    if not 0 <= (port := PORT if options.port is None else options.port) < 65536:
-        return _refuse(f"--port {port}: must be a whole number from 0 to 65535")
-    if options.port is not None and not options.watch:
-        return _refuse(f"--port {port}: only with --watch")
     for directory in options.dirs:
         if not directory.is_dir():
             return _refuse(f"{directory}: {'not a directory' if directory.exists() else 'no such directory'}")
@@ -99,35 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _results(options.results, options.dirs)
     if options.figures and options.figures.exists() and not options.figures.is_dir():
         return _refuse(f"--figures {options.figures}: is a file; must be a directory")
-    if options.wandb_json and options.wandb_json.is_dir():
-        return _refuse(f"--wandb-json {options.wandb_json}: is a directory; must be a file")
-    # drawing is imported only now, so that --help and mistakes answer at once
-    from triptych.study.index import is_log, write_index
-    from triptych.study.render import write_report
-    from triptych.study.terminal import print_table
-
-    settings: dict[str, Any] = {key: getattr(options, key) for key in ("title", "expected", "equal_within")}
-    if options.wandb or options.wandb_json:
-        from triptych.study.wandb_report import project_of
-
-        option = "--wandb" if options.wandb else f"--wandb-json {options.wandb_json}"
-        settings["check"] = lambda story: project_of(story, option)
-
-    def write() -> Report:
-        return write_report(*options.dirs, **settings)
-
     try:
-        if len(options.dirs) == 1 and is_log(options.dirs[0]) and not (options.watch or options.figures):
-            print(f"Index: {write_index(options.dirs[0])}")
-            return 0
-        if options.watch:
-            return _watch(options.dirs, write, port)
-        report = write()
-        print_table(options.dirs[0], report=report)
-        if options.figures:
-            _export(report, options.figures)
-        if options.wandb or options.wandb_json:
-            _tell_wandb(report, options.wandb_json)
+        _report(options)
     except UserError as error:
         return _refuse(str(error))
     except OSError as error:
@@ -135,40 +83,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _export(report: Report, out: Path) -> None:
-    """Write figures and tables into ``out``."""
-    from triptych.study.export import write_figures
+def _report(options: argparse.Namespace) -> None:
+    # drawing is imported only now, so that --help and mistakes answer at once
+    from triptych.study.index import is_log, write_index
+    from triptych.study.render import write_report
+    from triptych.study.terminal import print_table
 
-    try:
-        print(f"Figures: {len(write_figures(report.story, out))} files in {out}")
-    except OSError as error:
-        raise UserError(f"--figures {out}: cannot be written ({error.strerror or error})") from None
-
-
-def _tell_wandb(report: Report, file: Path | None) -> None:
-    """Save W&B's report, or write it to ``file``."""
-    from triptych.study import wandb_report
-
-    entity, project = wandb_report.project_of(report.story)
-    if file is not None:
-        ours = wandb_report.build_report(report.story, entity or "", project)
-        try:
-            write_atomic(file, to_json(wandb_report.plain_report(ours)))
-        except OSError as error:
-            raise UserError(f"--wandb-json {file}: cannot be written ({error.strerror or error})") from None
-        print(f"W&B's report: {file}")
+    if len(options.dirs) == 1 and is_log(options.dirs[0]) and not (options.watch or options.figures):
+        print(f"Index: {write_index(options.dirs[0])}")
         return
-    print(wandb_report.save_report(report.story, entity, project, report.html.parent))
+    settings: dict[str, Any] = {"title": options.title, "equal_within": options.equal_within}
+    if options.watch:
+        from triptych.study.watch import watch_runs
 
+        print(f"{options.dirs[0] / 'report.html'}: renewed as its runs grow; Ctrl-C ends it", flush=True)
+        return watch_runs(options.dirs, lambda: write_report(*options.dirs, **settings))
+    if options.wandb:
+        from triptych.study.wandb_tables import log_study, project_of
 
-def _watch(dirs: Sequence[Path], write: Callable[[], Report], port: int) -> int:
-    from triptych.study.watch import Watch
+        settings["check"] = project_of
+    report = write_report(*options.dirs, **settings)
+    print_table(options.dirs[0], report=report)
+    if options.figures:
+        from triptych.study.export import write_figures
 
-    with Watch(dirs, write, port) as watch:
-        signal.signal(signal.SIGINT, lambda *_: watch.stop())
-        print(f"{watch.url}: Ctrl-C ends it", flush=True)
-        watch.run()
-    return 0
+        try:
+            print(f"Figures: {len(write_figures(report.story, options.figures))} files in {options.figures}")
+        except OSError as error:
+            why = error.strerror or error
+            raise UserError(f"--figures {options.figures}: cannot be written ({why})") from None
+    if options.wandb:
+        print(log_study(report.story))
 
 
 def _results(file: Path, roots: Sequence[Path]) -> int:

@@ -235,7 +235,6 @@ class PaperClaim(TypedDict):
     by_factor: NotRequired[Annotated[float, Ge(1)]]
     within: NotRequired[Positive]
     within_factor: NotRequired[Annotated[float, Gt(1)]]
-    relative_to: NotRequired[Any]
 
 
 class PaperNode(TypedDict):

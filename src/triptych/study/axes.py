@@ -43,10 +43,14 @@ def settings(run: Run) -> dict[str, str]:
 
     What a key is follows from where it is declared; one that nothing declares counts.
     """
-    values = {**run.overrides, **run.choices}
-    # resolved, it wins over what was typed; of an empty group the choice says more
-    values |= {key: value for key, value in run.config.items() if key not in run.choices}
-    return {key: value for key, value in values.items() if role_in(run.config, key) in AXES or key in BUNDLES}
+    every = all_settings(run)
+    return {key: value for key, value in every.items() if role_in(run.config, key) in AXES or key in BUNDLES}
+
+
+def all_settings(run: Run) -> dict[str, str]:
+    """Everything that was typed, chosen or resolved, by key; of an empty group the choice says more."""
+    resolved = {key: value for key, value in run.config.items() if key not in run.choices}
+    return {**run.overrides, **run.choices, **resolved}
 
 
 def typed_or_chosen(run: Run) -> dict[str, str]:

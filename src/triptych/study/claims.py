@@ -129,14 +129,11 @@ def _weights(primary_of: list[bool], p: list[float]) -> list[float]:
 
 def _looks(cells: Sequence[Cell], deciding: str, rule: Rule) -> list[dict[Key, Paired]]:
     """Return the pairs as each look so far saw them: over the seeds that it had."""
-    return [
-        dict(
-            _pairs(
-                [replace(c, runs={s: r for s, r in c.runs.items() if s in seeds}) for c in cells], deciding
-            )
-        )
+    known = (
+        [replace(c, runs={s: r for s, r in c.runs.items() if s in seeds}) for c in cells]
         for seeds in rule.seen
-    ]
+    )
+    return [dict(_pairs(then, deciding)) for then in known]
 
 
 def _pairs(cells: Sequence[Cell], deciding: str) -> Iterator[tuple[Key, Paired]]:
@@ -157,14 +154,14 @@ def _pairs(cells: Sequence[Cell], deciding: str) -> Iterator[tuple[Key, Paired]]
 
 def _by_bound(a: Cell, b: Cell) -> Paired:
     """By seed and item where both cells recorded the same items for every common seed, else by seed."""
-    items: dict[int | None, np.ndarray] | None = {}
-    for seed in a.runs:
-        if seed in b.runs and items is not None:
-            one, two = a.items(seed), b.items(seed)
-            if one is None or two is None or not np.array_equal(one.index, two.index):
-                items = None
-            else:
-                items[seed] = two.total - one.total
-    if items is not None and len({len(row) for row in items.values()}) > 1:
-        items = None
-    return paired(a.values(), b.values(), items)
+    return paired(a.values(), b.values(), _by_item(a, b))
+
+
+def _by_item(a: Cell, b: Cell) -> dict[int | None, np.ndarray] | None:
+    items = {}
+    for seed in (seed for seed in a.runs if seed in b.runs):
+        one, two = a.items(seed), b.items(seed)
+        if one is None or two is None or not np.array_equal(one.index, two.index):
+            return None
+        items[seed] = two.total - one.total
+    return items if len({len(row) for row in items.values()}) < 2 else None

@@ -92,7 +92,6 @@ class Comparison:
     pending: tuple[Cell, ...]
     notes: tuple[str, ...]
     title: str = ""  # of a stage of a sweep that tuned first
-    dataset: str = ""  # the name by which the data were chosen; `data` also tells them from others of it
     claims: dict[Key, PairTest] = field(default_factory=dict)
     rule: Rule = Rule()
     tests: int = 0
@@ -166,9 +165,7 @@ def _compare(one: Group) -> Comparison:
     usable = sorted((cell for cell in cells if cell.runs), key=lambda cell: (cell.bound.mean, cell.label))
     pending = tuple(cell for cell in cells if not cell.runs)
     notes += [*one.notes, *_warnings(runs, usable, axes)]
-    return Comparison(
-        one.data, measure, tuple(axes), tuple(usable), pending, tuple(notes), dataset=one.dataset
-    )
+    return Comparison(one.data, measure, tuple(axes), tuple(usable), pending, tuple(notes))
 
 
 def _cells(runs: list[Run], axes: list[Axis], measure: str) -> tuple[list[Cell], int]:

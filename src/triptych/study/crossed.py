@@ -81,9 +81,8 @@ def tail(
             return 2 * stdtr(df, -distance / np.sqrt(seeds))
     quantiles, weights = chi2_nodes(df, nodes)
     b = items[..., None]
-    a = (
-        np.maximum(seeds[..., None], 1e-30 * b) / quantiles
-    )  # seeds that changed nothing divide nothing by zero
+    # seeds that changed nothing divide nothing by zero
+    a = np.maximum(seeds[..., None], 1e-30 * b) / quantiles
     weights = weights * (1 + b / a) ** tilt
     each = 2 * stdtr(n_items - 1, -distance[..., None] / np.sqrt(a + b))
     return (weights * each).sum(-1) / weights.sum(-1)

@@ -19,6 +19,7 @@ from triptych.declare import Role
 from triptych.run.parsing import natural_key
 from triptych.run.read import Run
 from triptych.study import measures
+from triptych.study.axes import all_settings
 from triptych.study.compare import Cell, Comparison
 from triptych.study.curves import mean_curves
 from triptych.study.run_details import (
@@ -74,8 +75,7 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
 
 def _flat(run: Run) -> dict[str, str]:
     """Everything that was set, and what the run is besides, by key."""
-    values = {**run.overrides, **run.choices}
-    values |= {key: value for key, value in run.config.items() if key not in run.choices}
+    values = all_settings(run)
     if run.seed is not None:
         values["seed"] = str(run.seed)
     more = {"status": run.status, "sweep": run.sweep, "device": run.device, "host": run.host}

@@ -1,22 +1,19 @@
-"""Figures along a setting: two crossed, one of them as lines; the bound by its number of steps."""
+"""The figure of two crossed settings: the bound along one, a line for each value of the other."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from triptych.study.axes import Axis, value
 from triptych.study.compare import Cell, Comparison
-from triptych.study.statistics import Spread
-from triptych.study.style import LINES, MARKERS, LineFigure, colour, mark, plain_log, plain_ticks, short
+from triptych.study.style import LINES, LineFigure, mark, plain_log, short
 
 LEAST = 2 / 3  # of all combinations, that make a grid
-STEPS = "bound.steps"
 WIDE = 8.0  # largest over smallest value, from which on an axis is logarithmic
 
 
@@ -91,40 +88,17 @@ def crossing_figure(comparison: Comparison, colours: Mapping[str, str]) -> Figur
     inks = {name: colours[next(iter(cells.values())).label] for name, cells in cells_of.items()}
     lines = LineFigure(crossed.lines.values, inks)
     for i, (name, cells) in enumerate(cells_of.items()):
-        x, spreads = [float(at[key]) for key in cells], [cell.bound for cell in cells.values()]
-        lines.bars(name, x, spreads, linewidth=1.6, linestyle=LINES[i // 12 % len(LINES)], capsize=2.5)
+        x, means = [float(at[key]) for key in cells], [cell.bound.mean for cell in cells.values()]
+        errors = [0.0 if math.isnan(cell.bound.stderr) else cell.bound.stderr for cell in cells.values()]
+        how: dict[str, Any] = {"linewidth": 1.6, "linestyle": LINES[i // 12 % len(LINES)], "capsize": 2.5}
+        lines.ax.errorbar(x, means, errors, color=inks[name], elinewidth=1.1, **how)
+        lines.end(name, means)
         for place, cell in zip(x, cells.values(), strict=True):
             for seed, bound in cell.values().items():
                 lines.ax.plot(place, bound, "o", markersize=3, color=inks[name], alpha=0.5, markeredgewidth=0,
                               gid=mark(cell.runs[seed]))  # fmt: skip
-        lines.ring(name, min(zip((bound.mean for bound in spreads), x, strict=True)))
+        lines.ring(name, min(zip(means, x, strict=True)))
     lines.frame([cell.bound.mean for cells in cells_of.values() for cell in cells.values()])
     ticks = [plain_log(float(key)) if crossed.numbers else short(key, 14) for key in at]
     lines.ticks(list(map(float, at.values())), ticks, crossed.logarithmic)
     return lines.finish(crossed.along.key, f"test bound, {comparison.unit}")
-
-
-def bound_by_steps(comparison: Comparison, colours: Mapping[str, str]) -> Figure | None:
-    """Return the bound over the number of steps T, or its gap to the truth where that is known; both log."""
-    part = "gap" if all(cell.spread(part="gap").n for cell in comparison.cells) else ""
-    points_of: dict[str, dict[int, Spread]] = defaultdict(dict)
-    for cell in comparison.cells:
-        run = next(iter(cell.runs.values()))
-        if (steps_text := value(run, STEPS)).isdigit():
-            rest = [value(run, axis.key) for axis in comparison.axes if axis.key != STEPS]
-            points_of[" / ".join(rest) or "bound"][int(steps_text)] = cell.spread(part=part)
-    if not any(len(points) > 1 for points in points_of.values()):
-        return None
-    lines = LineFigure(points_of, {label: colour(k) for k, label in enumerate(points_of)})
-    for k, (label, points) in enumerate(points_of.items()):
-        steps, shape = sorted(points), MARKERS[k % len(MARKERS)]
-        lines.bars(label, steps, [points[s] for s in steps], linewidth=1.8, marker=shape, markersize=4)
-    lines.ax.set_xscale("log")
-    if all(bound.mean > 0 for points in points_of.values() for bound in points.values()):
-        lines.ax.set_yscale("log")
-        plain_ticks(lines.ax.yaxis)
-    grid = sorted({step for points in points_of.values() for step in points})
-    lines.ax.set_xticks(grid, [str(step) for step in grid])
-    lines.ax.xaxis.set_minor_formatter(NullFormatter())
-    what = "gap to the truth" if part else "test bound"
-    return lines.finish("steps T of the bound", f"{what}, {comparison.unit}")

@@ -75,16 +75,11 @@ def comparison_in_words(comparison: Comparison, answer: Verdict) -> list[str]:
 def published_in_words(results: Judged) -> list[str]:
     """Whose claims, what came out of all, and their table."""
     whose = f"{safe(results.paper.cite)}, {safe(results.paper.where)}"
-    return [f"{whose}. **{safe(results.answer)}**", "", *published_table(results)]
-
-
-def published_table(results: Judged) -> list[str]:
-    """Return a paper's claims: what was published, what was measured, and the verdict."""
-    rows = ((j.claim.says, j.word, j.why, j.claim, j.figures) for j in results.judgements)
-    return claims_table(
-        [(says, word, why, claim.note, claim.published, figures, claim.metric, claim.rule)
-        for says, word, why, claim, figures in rows], results.changed
-    )  # fmt: skip
+    rows = [
+        (c.says, j.word, j.why, c.note, c.published, j.figures, c.metric, c.rule)
+        for j, c in ((j, j.claim) for j in results.judgements)
+    ]
+    return [f"{whose}. **{safe(results.answer)}**", "", *claims_table(rows, results.changed)]
 
 
 def claims_table(rows: Iterable[Sequence[Any]], changed: bool = False) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
@@ -29,6 +30,14 @@ class MeasureTable:
     cells: dict[str, dict[int | None, tuple[float, ...]]]
     floor: tuple[float, float, float] | None
     noise: float = math.nan
+
+    @cached_property
+    def spreads(self) -> dict[str, list[Spread]]:
+        """Each cell's figures over seeds, one for each value of the key."""
+        return {
+            label: [spread(list(v)) for v in zip(*seeds.values(), strict=True)]
+            for label, seeds in self.cells.items()
+        }
 
 
 def known(cells: Sequence[Cell]) -> dict[str, Metric]:
@@ -90,9 +99,7 @@ def standings(comparison: Comparison) -> list[tuple[str, dict[str, Spread], str]
     if (of := _deciding(comparison)) is None:
         return []
     metric, measure = of
-    sign = _sign(metric)
-    spreads = {label: [spread(list(v)) for v in zip(*seeds.values(), strict=True)]
-             for label, seeds in measure.cells.items()}  # fmt: skip
+    sign, spreads = _sign(metric), measure.spreads
     best = [min(spreads, key=lambda label: sign * spreads[label][i].mean) for i in range(len(measure.values))]
     order = sorted(spreads, key=lambda label: (sign * spreads[label][-1].mean, label))
     figures = {label: {f"{metric.name}@{i}": s for i, s in enumerate(spreads[label])} for label in order}
@@ -135,12 +142,11 @@ def ranking(comparison: Comparison, name: str) -> str:
 def _lost(metric: Metric, measure: MeasureTable) -> list[str]:
     """Return the settings whose mean is no better than that of pure noise, and where."""
     labels = []
-    for label, seeds in measure.cells.items():
-        means = [spread(list(v)).mean for v in zip(*seeds.values(), strict=True)]
-        at = [f"{v:g}" for v, m in zip(measure.values, means, strict=True)
-              if _sign(metric) * (m - measure.noise) >= -1e-9 * abs(measure.noise)]  # fmt: skip
+    for label, spreads in measure.spreads.items():
+        at = [f"{v:g}" for v, s in zip(measure.values, spreads, strict=True)
+              if _sign(metric) * (s.mean - measure.noise) >= -1e-9 * abs(measure.noise)]  # fmt: skip
         if at:
-            labels.append(label + (f" (at {listed(at)})" if 0 < len(at) < len(means) else ""))
+            labels.append(label + (f" (at {listed(at)})" if len(at) < len(spreads) else ""))
     return labels
 
 
@@ -156,9 +162,7 @@ def about(comparison: Comparison) -> str:
 
 
 def _best(comparison: Comparison, measure: MeasureTable, i: int, sign: int) -> str:
-    at = {label: {seed: sign * v[i] for seed, v in seeds.items()} for label, seeds in measure.cells.items()}
-    order = sorted(at, key=lambda label: spread(list(at[label].values())).mean)
-    first, rest = order[0], order[1:]
+    first, *rest = sorted(measure.spreads, key=lambda label: sign * measure.spreads[label][i].mean)
     claims = {label: comparison.sampled(measure.name, i, first, label) for label in rest}
     clear = [label for label in rest if claims[label].holds and sign * claims[label].pair.mean > 0]
     if not clear:

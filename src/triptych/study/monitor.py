@@ -16,7 +16,7 @@ QUIET = 60.0  # seconds without a word after which a run is said to be stalled
 SHOWN = 4  # runs at work that a line names
 
 
-def write_report_or_say_why(root: Path, expected: int, show: bool = False) -> str:
+def write_report_or_say_why(root: Path, show: bool = False) -> str:
     """Write, and with ``show`` print, the report; one line if that cannot be done, else "".
 
     What the runs have found does not depend on it, and so neither does a sweep's exit code.
@@ -26,7 +26,7 @@ def write_report_or_say_why(root: Path, expected: int, show: bool = False) -> st
 
     report, problem = None, ""
     try:
-        report = write_report(root, expected=expected)
+        report = write_report(root)
     except OSError as error:
         problem = (
             f"{root}: the report cannot be written ({error.strerror or error}); the runs' results are kept"
@@ -147,7 +147,7 @@ class Monitor(threading.Thread):
         done = sum(RunDirectory(self.root / name).status in ENDED for name in self.cells)
         if done > max(self._reported, 0):
             self._reported = done
-            write_report_or_say_why(self.root, len(self.cells))  # what is wrong is said at the end
+            write_report_or_say_why(self.root)  # what is wrong is said at the end
 
 
 def short_names(cells: Sequence[str]) -> tuple[str, list[str]]:

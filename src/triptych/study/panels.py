@@ -13,10 +13,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from triptych.config.metric import Metric
-from triptych.config.own_code import describe_error
+from triptych.config.own_code import describe_error, is_trusted, trusted
 from triptych.config.source import file_of
-from triptych.config.trust import is_trusted, trusted
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.study import curves, draw_measures, factorial, figures, measures
@@ -61,12 +59,6 @@ MEASURED = (
 )
 
 PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
-    (
-        "The bound by number of steps",
-        "Both axes are logarithmic. A chain of few steps pays for each step's Gaussian being of the wrong "
-        "width; in the limit of many, no choice of variance matters.",
-        (factorial.bound_by_steps,),
-    ),
     (
         "Error by noise level",
         "Left, how wrong the network's idea of the noise is at each noise level; right, the same as a "
@@ -170,38 +162,32 @@ def _headline(comparison: Comparison) -> list[tuple[str, Draw]]:
 
 def known_figures(comparison: Comparison, palette: Mapping[str, str]) -> dict[str, Figure]:
     """Every figure of ours of which the runs recorded what it shows, by name."""
-    deciding = measures.deciding(comparison)
     draws = [draw for _, draw in _headline(comparison)]
-    draws += [] if deciding else [draw for *_, panel in PANELS for draw in panel]
-    draws += [draw_measures.measure_figure(metric) for metric in _others(comparison)]
+    draws += [draw for *_, panel in _panels(comparison) for draw in panel]
     with styled():
         drawn = {draw.__name__: draw(comparison, palette) for draw in draws}
     return {name: figure for name, figure in drawn.items() if figure}
 
 
-def _others(comparison: Comparison) -> list[Metric]:
-    """Return the measures of samples that do not decide."""
+def _panels(comparison: Comparison) -> list[tuple[str, str, Sequence[Draw]]]:
+    """`PANELS`, and last the measures of samples that do not decide.
+
+    Of one and the same model there is nothing to compare but its samples.
+    """
     known, deciding = measures.known(comparison.cells), measures.deciding(comparison)
-    return [metric for name, metric in known.items() if name != deciding]
+    how = " ".join(filter(None, (measures.about(comparison), MEASURED)))
+    others = [draw_measures.measure_figure(metric) for name, metric in known.items() if name != deciding]
+    return [*(() if deciding else PANELS), ("Measures of samples", how, others)]
 
 
 def draw_panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
     """Every panel for which the runs recorded what it shows."""
-    # of one and the same model there is nothing to compare but its samples
-    known = () if measures.deciding(comparison) else PANELS
-    ours = [_panel(comparison, palette, name, *entry) for entry in known]
-    how = " ".join(filter(None, (measures.about(comparison), MEASURED)))
-    drawn = list(map(draw_measures.measure_figure, _others(comparison)))
-    measured = _panel(comparison, palette, name, "Measures of samples", how, drawn)
+    *ours, measured = [
+        Panel(title, how, tuple(filter(None, (_svg(comparison, palette, draw, name) for draw in draws))))
+        for title, how, draws in _panels(comparison)
+    ]
     shown = [panel for panel in ours if panel.svgs] + _own(comparison, palette, name)
     return shown + ([measured] if measured.svgs else [])
-
-
-def _panel(
-    comparison: Comparison, palette: dict[str, str], name: str, title: str, how: str, draws: Sequence[Draw]
-) -> Panel:
-    """Those figures for which the runs recorded what they show."""
-    return Panel(title, how, tuple(filter(None, (_svg(comparison, palette, draw, name) for draw in draws))))
 
 
 def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:

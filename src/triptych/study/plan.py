@@ -8,7 +8,7 @@ operations over a card's peak rate times a utilisation, so without validation, t
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from triptych.diffusion.condition import Condition, Labels
 from triptych.errors import UserError
 from triptych.run.model import parts_table
 from triptych.study.formatting import quantity
+from triptych.study.rounds import Setting
 
 CARDS = {"A100": 312e12, "H100": 989e12}  # dense bfloat16 operations a second, by their data sheets
 UTILISATION = 0.35
@@ -42,7 +43,7 @@ class Cost(NamedTuple):
     assumed: str = ""
 
 
-class Setting(NamedTuple):
+class Planned(NamedTuple):
     """Runs that differ in their seed: how many, their network's cost, batches, items of each, averages.
 
     ``devices`` share a batch; with ``sharded`` the weights and what goes with them, too.
@@ -151,7 +152,7 @@ def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
         batches = trainer["max_steps"] * trainer.get("accumulate_grad_batches", 1)
         batch, sharded = config["data"]["batch_size"], trainer["strategy"] == "fsdp"
         devices = _count(trainer["devices"]) * trainer["num_nodes"]
-        planned.append(Setting(name, runs, target, cost, batches, batch, averages, devices, sharded))
+        planned.append(Planned(name, runs, target, cost, batches, batch, averages, devices, sharded))
     lines = [f"{quantity(sum(one.runs for one in planned), 'run')}, nothing is started"]
     for one in {one[2:]: one for one in planned}.values():
         cost, many = one.cost, one.devices > 1
@@ -182,9 +183,8 @@ def _count(devices: Any) -> int:
     return len(devices) if isinstance(devices, list) else max(devices, 1)
 
 
-def describe_settings(jobs: Sequence[Sequence[str]]) -> tuple[dict[tuple[str, ...], str], str]:
+def describe_settings(settings: Collection[Setting]) -> tuple[dict[Setting, str], str]:
     """Return {overrides of a setting but its seed: those not all settings share}, and the shared ones."""
-    settings = dict.fromkeys(tuple(o for o in job if not o.startswith("seed=")) for job in jobs)
     shared = [o for o in next(iter(settings)) if all(o in one for one in settings) and len(settings) > 1]
     named = {one: " ".join(o for o in one if o not in shared) or "all" for one in settings}
     return named, " ".join(o for o in shared if not o.startswith("plan="))

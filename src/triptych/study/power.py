@@ -15,7 +15,6 @@ import math
 from bisect import bisect_left
 from functools import lru_cache
 
-import numpy as np
 from scipy.special import ndtr
 
 from triptych.study import measures
@@ -31,17 +30,22 @@ NODES = 32
 
 def power(difference: float, error: Error, alpha: float) -> float:
     """Probability that a true difference is claimed at level `alpha`."""
-    return float(_above(difference, error, _limits(error, alpha)))
+    quantiles, weights = chi2_nodes(error.df, 64)
+    # the critical distance at each possible estimate of the variance over seeds
+    limits = critical(alpha, error.seeds * quantiles, error.df, error.items, error.n_items, nodes=NODES)
+    spread = math.sqrt(error.seeds + error.items)
+    beyond = ndtr((difference - limits) / spread) + ndtr((-difference - limits) / spread)
+    return float((weights * beyond).sum() / weights.sum())
 
 
 @lru_cache(maxsize=4096)
-def seeds_needed(difference: float, error: Error, alpha: float, goal: float = GOAL) -> int | None:
-    """How many seeds claim this difference with probability `goal`; None where `MOST` would not."""
+def seeds_needed(difference: float, error: Error, alpha: float) -> int | None:
+    """How many seeds claim this difference with probability `GOAL`; None where `MOST` would not."""
     now = error.df + 1
 
     def enough(seeds: int) -> bool:
         later = Error(error.seeds * now / seeds, seeds - 1, error.items, error.n_items)
-        return power(difference, later, alpha) >= goal
+        return power(difference, later, alpha) >= GOAL
 
     if not enough(MOST):
         return None
@@ -80,16 +84,3 @@ def extra_seconds(comparison: Comparison, seeds: int) -> float:
     each = [sum(run.seconds.values()) for run in comparison.runs if run.seconds]
     more = sum(max(seeds - len(cell.runs), 0) for cell in comparison.cells)
     return more * math.fsum(each) / len(each) if each else math.nan
-
-
-def _limits(error: Error, alpha: float) -> np.ndarray:
-    """Return the critical distance at each possible estimate of the variance over seeds."""
-    quantiles, _ = chi2_nodes(error.df, 64)
-    return critical(alpha, error.seeds * quantiles, error.df, error.items, error.n_items, nodes=NODES)
-
-
-def _above(difference: float, error: Error, limits: np.ndarray) -> np.ndarray:
-    _, weights = chi2_nodes(error.df, 64)
-    spread = math.sqrt(error.seeds + error.items)
-    beyond = ndtr((difference - limits) / spread) + ndtr((-difference - limits) / spread)
-    return (weights * beyond).sum() / weights.sum()

@@ -53,24 +53,17 @@ class Report:
     csv: Path
     story: Study
 
-    @property
-    def verdict(self) -> str:
-        """The answer in a sentence or two."""
-        return self.story.answer
-
 
 def write_report(
     root: Path,
     *others: Path,
     title: str | None = None,
-    expected: int | None = None,
     equal_within: float | None = None,
     check: Callable[[Study], object] | None = None,
 ) -> Report:
     """Compare all runs beneath `root` (and `others`) and write the report into `root`.
 
-    `expected` is how many runs the sweep will have; by default what `root/sweep.json` says, else as many as
-    there are. `equal_within`: below which difference two settings are called the same; by default what
+    `equal_within`: below which difference two settings are called the same; by default what
     `root/sweep.json` says, else nothing is. `check` may refuse what was read, before a file is written. May
     be called at any time while a sweep goes on. Raises StorageError or OSError if `root` cannot be written,
     UserError if a link leads out of it.
@@ -78,7 +71,7 @@ def write_report(
     root = Path(root)
     if not root.is_dir():  # deleted while its runs were at work: it would be made again, without them
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
-    story = read_study([root, *others], title, expected, equal_within)
+    story = read_study([root, *others], title, equal_within)
     if check:
         check(story)
     palette = colours(story.hues)

@@ -121,15 +121,15 @@ class Trial(NamedTuple):
     seed: int
 
 
-def check_rounds(config: Mapping[str, Any], sweeping: bool, grid: bool) -> None:
-    """Refuse values of the keys that are about a sweep as a whole.
+def check_rounds(config: Mapping[str, Any], grid: bool) -> None:
+    """Refuse values of the keys that are about a sweep as a whole; ``grid``: whether it is one over a grid.
 
     Raises:
         UserError: the key, its value, what it must be.
     """
     check_values({key: config[key] for key in config if role(str(key)) is Role.START})
     until = config.get("until")
-    if until and not (sweeping and grid):
+    if until and not grid:
         raise UserError(
             f"until={until}: needs a sweep over settings and seeds, as -m objective=x0,v seed=1,2,3"
         )
@@ -149,10 +149,15 @@ def settings_and_seeds(jobs: Sequence[Sequence[str]]) -> tuple[list[list[str]], 
         UserError: the grid has no seeds, or not the same for all settings.
     """
     seeds = list(dict.fromkeys(o.split("=", 1)[1] for job in jobs for o in job if o.startswith("seed=")))
-    settings = list(dict.fromkeys(tuple(o for o in job if not o.startswith("seed=")) for job in jobs))
+    settings = settings_of(jobs)
     if not seeds or not all(s.isdigit() for s in seeds) or len(jobs) != len(seeds) * len(settings):
         raise UserError("seed: a sweep in rounds needs seeds, as in seed=1,2,3")
     return [list(setting) for setting in settings], [int(seed) for seed in seeds]
+
+
+def settings_of(jobs: Sequence[Sequence[str]]) -> Counter[Setting]:
+    """How many runs each setting of a grid has, in order of appearance."""
+    return Counter(tuple(o for o in job if not o.startswith("seed=")) for job in jobs)
 
 
 def names(settings: Sequence[Setting]) -> dict[Setting, str]:

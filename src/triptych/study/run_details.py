@@ -26,12 +26,8 @@ PICTURES = 3 * 2**19  # bytes of all pictures of the runs' own pages
 CURVES = 8
 LOG, LINES = 8192, 40  # bytes and lines of a log's end
 TEXT = 240  # characters of one value
-OF_SWEEP = (
-    "hparams_search",
-    "until",
-    "max_seeds",
-    "equal_within",
-)  # typed for a sweep, not for one run of it
+# typed for a sweep, not for one run of it
+OF_SWEEP = ("hparams_search", "until", "max_seeds", "equal_within")
 
 
 def of_run(run: Run, points: int) -> dict[str, Any]:

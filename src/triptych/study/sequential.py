@@ -20,7 +20,7 @@ from triptych.run.directory import write_atomic
 from triptych.run.parsing import to_float
 from triptych.run.read import read_runs
 from triptych.study import measures
-from triptych.study.claims import BOUND, PairTest, Rule
+from triptych.study.claims import BOUND, Rule
 from triptych.study.compare import Comparison, compare
 from triptych.study.formatting import quantity
 from triptych.study.verdict import no_better, runs_by_setting
@@ -113,14 +113,12 @@ def _outcomes(comparison: Comparison) -> dict[Pair, Outcome]:
     relevant = {key: claim for key, claim in comparison.claims.items() if key[0] == name}
     last = max((key[1] for key in relevant), default=0) if name != BOUND else 0
     # by name, and not by which is better now: a pair keeps its name from look to look
-    outcomes = {
-        (min(a, b), max(a, b)): _outcome(claim) for (_, at, a, b), claim in relevant.items() if at == last
+    outcomes: dict[Pair, Outcome] = {
+        (min(a, b), max(a, b)): "separated" if claim.holds else "same" if claim.equal else "open"
+        for (_, at, a, b), claim in relevant.items()
+        if at == last
     }
     return dict(sorted(outcomes.items()))
-
-
-def _outcome(claim: PairTest) -> Outcome:
-    return "separated" if claim.holds else "same" if claim.equal else "open"
 
 
 def _sentence(pairs: dict[Pair, Outcome], look: int, looks: int, margin: float | None, seeds: int) -> str:

@@ -39,7 +39,7 @@ def check_single(config: DictConfig) -> None:
     Its keys were checked: by Hydra's callback, or by ``config.compose``.
     """
     hydra = config.hydra
-    check_rounds(config, sweeping=False, grid=False)
+    check_rounds(config, grid=False)
     check_scale(config)
     if hydra.sweeper.get("params") or config.get("paper"):
         groups = ("ablation", "paper", "hparams_search")

@@ -77,11 +77,14 @@ class Paired:
 
     def same_within(self, margin: float) -> float:
         """p of "they differ by `margin` or more": the larger of two one-sided tests (Schuirmann 1987)."""
+        return self.not_beyond(margin - abs(self.mean))
+
+    def not_beyond(self, distance: float) -> float:
+        """One-sided p of "the true distance is 0 or less", where the mean lies at this one; NaN unknown."""
         if self.error is None:
             return math.nan
-        inside = margin - abs(self.mean)
-        half = self.error.p(inside) / 2
-        return half if inside > 0 else 1 - half
+        half = self.error.p(distance) / 2
+        return half if distance > 0 else 1 - half
 
 
 def spread(values: Sequence[float]) -> Spread:

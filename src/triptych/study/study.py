@@ -142,22 +142,20 @@ class Study:
 def read_study(
     roots: Sequence[Path],
     title: str | None = None,
-    expected: int | None = None,
     equal_within: float | None = None,
 ) -> Study:
     """Read the runs beneath `roots` and compare them.
 
-    `expected`: how many runs the sweep will have; `equal_within`: the difference below which settings are
-    called the same, in the unit of what decides.
+    `equal_within`: the difference below which settings are called the same, in the unit of what decides.
     """
     roots = tuple(Path(root) for root in roots)
     sweeps = {root: load_object(root / "sweep.json") for root in roots}
     own = (run for root in roots for run in _own(read_runs(root), sweeps[root]))
     runs = tuple({run.dir.resolve(): run for run in own}.values())
     sweep, alone = sweeps[roots[0]], len(roots) == 1
-    if expected is None and alone and isinstance(sweep.get("expected"), int):
-        expected = sweep["expected"]
-    expected = (expected or 0) + _copies(runs)  # which stand for no run that is missing
+    known = sweep.get("expected") if alone else None
+    # copies stand for no run that is missing
+    expected = (known if isinstance(known, int) else 0) + _copies(runs)
     rule = read_rule(roots[0], sweep)
     if equal_within is not None:
         rule = replace(rule, equal_within=equal_within)

@@ -26,7 +26,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from triptych.run.read import Run
-from triptych.study.statistics import Spread
 
 INK, MUTED, GRID, PAPER = "#20242b", "#68707c", "#e2e5ea", "#fefefe"
 # Okabe and Ito's colours without the yellow, then Tol's muted ones: told apart with any colour vision
@@ -148,13 +147,6 @@ class LineFigure:
             how["marker"] = MARKERS[list(self.colours).index(label) % len(MARKERS)]
         self.ax.plot(x, y, color=self.colours[label], **({"linewidth": 1.6} | how))
         self.end(label, y)
-
-    def bars(self, label: str, x: Any, spreads: Sequence[Spread], **how: Any) -> None:
-        """Draw a line of means with their standard errors."""
-        means = [spread.mean for spread in spreads]
-        errors = [0.0 if math.isnan(spread.stderr) else spread.stderr for spread in spreads]
-        self.ax.errorbar(x, means, errors, color=self.colours[label], elinewidth=1.1, **how)
-        self.end(label, means)
 
     def end(self, label: str, values: Any) -> None:
         """Name a label at the last finite one of `values`."""

@@ -9,7 +9,6 @@ import os
 import re
 import sys
 import traceback
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -146,7 +145,7 @@ class SweepHook(Callback):
             )
         check_keys(config, config.hydra)
         check_values(OmegaConf.to_container(config.hydra.sweeper, resolve=True), path="hydra.sweeper")
-        rounds.check_rounds(config, sweeping=True, grid=rounds.is_grid(config))
+        rounds.check_rounds(config, grid=rounds.is_grid(config))
         check_scale(config)
         of_scale = set_scale(config)
         check_launcher(config)
@@ -288,8 +287,8 @@ class SweepHook(Callback):
         jobs = rounds.jobs_of(self.config) if self.cells else []
         if not jobs:
             raise UserError("plan=true: for one run or a grid of runs; a search chooses its runs as it goes")
-        named, shared = describe_settings(jobs)
-        runs = Counter(tuple(o for o in job if not o.startswith("seed=")) for job in jobs)
+        runs = rounds.settings_of(jobs)
+        named, shared = describe_settings(runs)
         plain = {one: resolve_composed(loader.load_sweep_config(self.config, list(one))) for one in named}
         skip_imports(plain.values())
         lines = plan([(named[one], runs[one], plain[one]) for one in named])
@@ -349,5 +348,5 @@ class SweepHook(Callback):
             if end not in ENDED:
                 run.leave()
                 print(f"{run.path.name}: {f'{holder} is running it' if holder else 'did not end'}")
-        if problem := write_report_or_say_why(self.root, len(self.cells), show=True):
+        if problem := write_report_or_say_why(self.root, show=True):
             print(f"error: {problem}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Verdicts on published claims where the truth is known: how often each word is said in error."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,25 +168,35 @@ def test_a_failure_is_a_figure_far_beyond_all_others():
     assert sweep.word(diverges=["a"], beyond=10) == "contradicted"
 
 
-def test_too_few_seeds_cannot_tell():
-    sweep = drawn(1, 0.0, 0.2, seeds=1)
-    (judgement,) = sweep.judged(one={"order": ["a", "b"]}).judgements
-    assert judgement.word == "cannot tell" and "one seed" in judgement.why
-    two = Sweep(np.array([[[0.0] * 9, [0.1] * 9], [[0.05] * 9, [0.3] * 9]]) + np.arange(9) * 1e-9)
-    assert two.word(order=["a", "b"]) == "cannot tell"
-
-
-def test_runs_that_are_missing_cannot_tell():
+def incomplete() -> Sweep:
     sweep = drawn(1, 0.0, 0.2)
     sweep.runs = sweep.runs[:-1]
-    (judgement,) = sweep.judged(one={"order": ["a", "b"]}).judgements
-    assert judgement.word == "cannot tell" and "2 of 3 runs of b ended" in judgement.why
+    return sweep
 
 
-def test_a_setting_that_diverged_is_below_nothing():
-    sweep = Sweep(bounds(np.random.default_rng(0), (0.0, 0.2), 3, 60, 1.0), diverged=("b",))
+def on_two_data_sets() -> Sweep:
+    sweep = drawn(1, 0.0, 0.2)
+    sweep.runs = [replace(run, fingerprint=run.overrides["objective"]) for run in sweep.runs]
+    return sweep
+
+
+@pytest.mark.parametrize(
+    "sweep, why",
+    [
+        (drawn(1, 0.0, 0.2, seeds=1), "one seed"),
+        (incomplete(), "2 of 3 runs of b ended"),
+        (Sweep(bounds(np.random.default_rng(0), (0.0, 0.2), 3, 60, 1.0), ("b",)), "b diverged with 3 of 3"),
+        (on_two_data_sets(), "not on the same data"),
+    ],
+)
+def test_figures_that_cannot_be_compared_cannot_tell(sweep, why):
     (judgement,) = sweep.judged(one={"order": ["a", "b"]}).judgements
-    assert judgement.word == "cannot tell" and "b diverged with 3 of 3 seeds" in judgement.why
+    assert judgement.word == "cannot tell" and why in judgement.why
+
+
+def test_two_seeds_far_apart_cannot_tell():
+    two = Sweep(np.array([[[0.0] * 9, [0.1] * 9], [[0.05] * 9, [0.3] * 9]]) + np.arange(9) * 1e-9)
+    assert two.word(order=["a", "b"]) == "cannot tell"
 
 
 @pytest.mark.parametrize(
@@ -202,7 +213,6 @@ def test_a_factor_is_of_the_figures():
     sweep = drawn(3, 1.0, 3.0)
     assert sweep.word(order=["a", "b"], by_factor=2) == "reproduced"
     assert sweep.word(order=["a", "b"], by_factor=4) == "contradicted"
-    assert sweep.word(value={"b": 3.0}, relative_to="a", within=0.5) == "reproduced"
     assert sweep.word(same=["a", "b"], within_factor=2) == "contradicted"
     (judgement,) = sweep.judged(one={"order": ["a", "b"], "by_factor": 2}).judgements
     ratio = float(judgement.measured[0].text.split(" ")[0])
@@ -234,12 +244,3 @@ def test_values_of_a_measured_key_are_settings():
 )  # fmt: skip
 def test_a_file_that_anybody_may_have_written_is_no_paper(record):
     assert judged(record, []) is None
-
-
-def test_runs_on_other_data_are_not_compared():
-    from dataclasses import replace
-
-    sweep = drawn(1, 0.0, 0.2)
-    sweep.runs = [replace(r, fingerprint=r.overrides["objective"]) for r in sweep.runs]
-    (judgement,) = sweep.judged(one={"order": ["a", "b"]}).judgements
-    assert judgement.word == "cannot tell" and "not on the same data" in judgement.why

@@ -1,16 +1,14 @@
 """What a report and the page of results show of a paper's claims."""
 
 import io
-import json
 import re
 
 import pytest
 from rich.console import Console
 
-from tests.study.fake_runs import sweep
+from tests.study.fake_runs import edit, sweep
 from tests.study.test_report_page import Checker
 from triptych.cli import report as cli
-from triptych.study import wandb_report
 from triptych.study.papers import results_page
 from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.render import write_report
@@ -36,14 +34,8 @@ def paper(tmp_path):
     """A finished sweep of three claims, of which one is false and one cannot be told."""
     root = sweep(tmp_path / "sweeps" / "it", {"v": 2.09, "x0": 2.45}, items=True)
     axes = {"seed": ["1", "2", "3"], "objective": ["v", "x0"]}
-    facts = {
-        "paper": NODE,
-        "paper_name": "it",
-        "paper_axes": axes,
-        "scale": "small",
-        "machine": "x86, 2 cores",
-    }
-    (root / "sweep.json").write_text(json.dumps({"expected": 6} | facts))
+    facts = {"paper": NODE, "paper_name": "it", "paper_axes": axes, "scale": "small"}
+    edit(root / "sweep.json", expected=6, machine="x86, 2 cores", **facts)
     return root
 
 
@@ -64,15 +56,6 @@ def test_a_report_opens_with_the_claims(paper):
     assert "**contradicted**. " in text and "table \\| 1" in text
 
 
-def test_wandbs_report_has_the_claims(paper):
-    views = wandb_report.plain_report(wandb_report.build_report(write_report(paper).story, "lab", "triptych"))
-    text = json.dumps(views["report"], ensure_ascii=False)
-    assert text.index("**Of 3 claims: 1 reproduced, 1 contradicted and 1 cannot tell.**") < text.index(
-        "Nobody knows."
-    )
-    assert "<i>v</i>" not in text
-
-
 def test_a_terminal_has_a_line_a_claim(paper):
     out = io.StringIO()
     print_table(paper, Console(file=out, width=100))
@@ -82,8 +65,7 @@ def test_a_terminal_has_a_line_a_claim(paper):
 
 
 def test_claims_that_changed_after_a_result_are_told_everywhere(paper):
-    record = json.loads((paper / "sweep.json").read_text())
-    (paper / "sweep.json").write_text(json.dumps(record | {"claims_changed": True}))
+    edit(paper / "sweep.json", claims_changed=True)
     said = "claims or their seeds were changed after some of these runs had ended"
     assert said in write_report(paper).html.read_text() and said in (paper / "report.md").read_text()
     results_page.write_results(paper / "results.md", [paper])
@@ -120,11 +102,8 @@ def test_time_is_from_start_to_end_where_the_records_have_it(paper):
 
     assert row().endswith("| 4 min 26 s\\* |"), "six runs of 44.3 s of training and test"
     for file in paper.glob("*/provenance.json"):
-        begun = {"started": "2025-01-01T00:00:00+0000", "executions": [{"host": "box"}]}
-        file.write_text(json.dumps(json.loads(file.read_text()) | begun))
-        summary = file.with_name("summary.json")
-        record = json.loads(summary.read_text()) | {"ended": "2025-01-01T02:01:30+0100"}
-        summary.write_text(json.dumps(record))
+        edit(file, started="2025-01-01T00:00:00+0000", executions=[{"host": "box"}])
+        edit(file.with_name("summary.json"), ended="2025-01-01T02:01:30+0100")
     assert row().endswith("| 6 h 09 min |")
 
 

@@ -4,8 +4,7 @@ A claim says of one metric m, over the settings a, b, ... of one axis of the swe
 
     order: [a, b, c]   m(a) < m(b) < m(c), each below the next: ``by`` so much, or ``by_factor`` so many times
     same: [a, b, c]    any two within ``within``, or within the factor ``within_factor``
-    value: {a: 2.65}   m(a) within ``within`` or ``within_factor`` of the figure; with ``relative_to: b``
-                       the ratio m(a) / m(b) is
+    value: {a: 2.65}   m(a) within ``within`` or ``within_factor`` of the figure
     diverges: [a]      most seeds of a diverge, or with ``beyond`` lie that many times above the rest
 
 which is a list of contrasts: numbers, each of which is to lie in a range. Where other axes vary, the claim is
@@ -44,7 +43,7 @@ STATISTICS = ("order", "same", "value", "diverges")
 TAKES = {  # the keys beside a statistic that say how
     "order": ("by", "by_factor"),
     "same": ("within", "within_factor"),
-    "value": ("within", "within_factor", "relative_to"),
+    "value": ("within", "within_factor"),
     "diverges": ("beyond",),
 }
 KINDS = ("identity", "exact", "trained")
@@ -131,7 +130,7 @@ def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "sma
         present = ", ".join(kinds) or "none"
         raise UserError(f"{path}: {present} of {', '.join(STATISTICS)}; use exactly one")
     kind = kinds[0]
-    for key in ("by", "by_factor", "within", "within_factor", "relative_to", "beyond"):
+    for key in ("by", "by_factor", "within", "within_factor", "beyond"):
         if key in node and key not in TAKES[kind]:
             raise UserError(f"{path}.{key}={node[key]!r}: not with {kind}; {_listed(TAKES[kind])} accepted")
     if "within" in TAKES[kind] and ("within" in node) == ("within_factor" in node):
@@ -250,22 +249,14 @@ class _Contrasts:
             yield from self._each("same", b, a, low=-high, high=high, ratio=ratio)
 
     def value(self) -> Iterable[Contrast]:
-        base, ratio = self.node.get("relative_to"), "relative_to" in self.node
         for setting, figure in self.node["value"].items():
             if problem := refusal(f"{self.path}.value.{setting}", float, figure):
                 raise UserError(problem)
-            if "within_factor" in self.node:
-                ends = sorted((figure / self.node["within_factor"], figure * self.node["within_factor"]))
+            if factor := self.node.get("within_factor"):
+                low, high = sorted((figure / factor, figure * factor))
             else:
-                ends = [figure - self.node["within"], figure + self.node["within"]]
-            if ratio and ends[0] <= 0:
-                raise UserError(
-                    f"{self.path}.value={self.node['value']}: ratios must be above their tolerance"
-                )
-            low, high = map(math.log, ends) if ratio else ends
-            yield from self._each(
-                "value", setting, *([base] if ratio else []), low=low, high=high, ratio=ratio
-            )
+                low, high = figure - self.node["within"], figure + self.node["within"]
+            yield from self._each("value", setting, low=low, high=high)
 
     def diverges(self) -> Iterable[Contrast]:
         beyond = float(self.node.get("beyond", math.inf))
@@ -329,12 +320,7 @@ def _rule(kind: str, node: Mapping[str, Any]) -> str:
     )
     if kind == "same":
         return f"{', '.join(map(_typed, node['same']))}: any two {near}"
-    of = f" of {_typed(node['relative_to'])}'s" if "relative_to" in node else ""
-    figures = ", ".join(
-        f"{_typed(k)} {f'{v:g} times' if 'relative_to' in node else f'{v:g}'}"
-        for k, v in node["value"].items()
-    )
-    return f"{figures}{of}, {near}"
+    return f"{', '.join(f'{_typed(k)} {v:g}' for k, v in node['value'].items())}, {near}"
 
 
 def _named(entry: Any) -> str:

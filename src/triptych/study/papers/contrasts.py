@@ -18,10 +18,9 @@ from triptych.run.items import read_items
 from triptych.run.read import Run
 from triptych.study.formatting import format_number, interval, plus_minus, quantity
 from triptych.study.integrity import copies, counted_once
-from triptych.study.papers.claim import OF_THE_BOUND, Claim, Contrast, MetricPoint
+from triptych.study.papers.claim import OF_THE_BOUND, Axes, Claim, Contrast, MetricPoint
 from triptych.study.statistics import Paired, paired, spread
 
-Axes = Mapping[str, Sequence[str]]
 Runs = Mapping[MetricPoint, list[Run]]
 Values = dict[int | None, float]
 Items = dict[int | None, np.ndarray]
@@ -92,16 +91,9 @@ def range_tests(pair: Paired, low: float, high: float) -> tuple[float, float]:
     if pair.error is None:
         return 1.0, 1.0
     inward = [distance for distance in (pair.mean - low, high - pair.mean) if math.isfinite(distance)]
-    outside = max(_one_sided(pair, distance) for distance in inward)
-    inside = min(_one_sided(pair, -distance) for distance in inward)
+    outside = max(pair.not_beyond(distance) for distance in inward)
+    inside = min(pair.not_beyond(-distance) for distance in inward)
     return outside, min(1.0, len(inward) * inside)
-
-
-def _one_sided(pair: Paired, distance: float) -> float:
-    """p of "the true distance is 0 or less"."""
-    assert pair.error is not None
-    half = pair.error.p(distance) / 2
-    return half if distance > 0 else 1 - half
 
 
 def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:

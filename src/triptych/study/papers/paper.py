@@ -32,7 +32,7 @@ WORDS_ALONE = (
 
 @dataclass(frozen=True)
 class Paper:
-    """One published table or figure and its claims. ``minutes``: of a small sweep, on two cores.
+    """One published table or figure and its claims.
 
     ``differs``: what of the published experiment is not as it was. ``discarded_seeds``: tried before.
     """
@@ -41,7 +41,6 @@ class Paper:
     cite: str
     where: str
     arxiv: str
-    minutes: float
     claims: tuple[Claim, ...]
     differs: tuple[str, ...] = ()
     discarded_seeds: tuple[int, ...] = ()
@@ -68,9 +67,13 @@ def decisive_keys(claims: Mapping[str, Any], scale: str = "small") -> dict[str, 
     """Of a node's claims at a scale, what a verdict depends on: all but words."""
     return {
         name: {key: value for key, value in claim.items() if key not in WORDS_ALONE}
-        for name, claim in claims.items()
-        if claim.get("scale") in (None, scale)
+        for name, claim in claims_at(claims, scale).items()
     }
+
+
+def claims_at(claims: Mapping[str, Any], scale: str) -> dict[str, Any]:
+    """Return a node's claims that are made at a scale."""
+    return {str(name): claim for name, claim in claims.items() if claim.get("scale") in (None, scale)}
 
 
 def read_paper(node: Mapping[str, Any], axes: Axes, name: str = "", scale: str = "small") -> Paper:
@@ -82,14 +85,12 @@ def read_paper(node: Mapping[str, Any], axes: Axes, name: str = "", scale: str =
     _check_keys("paper", node, PaperNode)
     if not node["claims"]:
         raise UserError("paper.claims={}: must be one or more claims")
+    for claim_name, claim in node["claims"].items():
+        _check_keys(f"paper.claims.{claim_name}", claim, PaperClaim)
     settings = {key: values for key, values in axes.items() if key != "seed"}
-    claims = [
-        read_claim(str(k), c, settings, scale)
-        for k, c in node["claims"].items()
-        if _applies(str(k), c, scale)
-    ]
+    claims = [read_claim(k, c, settings, scale) for k, c in claims_at(node["claims"], scale).items()]
     return Paper(
-        name, node["cite"], node["where"], str(node.get("arxiv") or ""), float(node["minutes"]),
+        name, node["cite"], node["where"], str(node.get("arxiv") or ""),
         tuple(claims),
         tuple(node.get("differs") or ()), tuple(node.get("discarded_seeds") or ()),
     )  # fmt: skip
@@ -113,11 +114,6 @@ def check_claimed_metrics(paper: Paper, config: Mapping[str, Any], axes: Axes) -
             elif metric not in (*OF_THE_BOUND, *OF_THE_RUN, *own) and not {"metrics", "setting"} & swept:
                 known = [*OF_THE_BOUND, *OF_THE_RUN, *OF_SAMPLES, *own]
                 raise UserError(f"{at}: no such metric, {nearest(metric, known)}")
-
-
-def _applies(name: str, claim: Any, scale: str) -> bool:
-    _check_keys(f"paper.claims.{name}", claim, PaperClaim)
-    return claim.get("scale") in (None, scale)
 
 
 def _check_keys(path: str, node: Any, table: type) -> None:

@@ -28,9 +28,8 @@ from triptych.errors import UserError
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.study.formatting import listed, p_value, quantity
-from triptych.study.papers.claim import Claim
+from triptych.study.papers.claim import Axes, Claim
 from triptych.study.papers.contrasts import (
-    Axes,
     ContrastResult,
     measure_contrast,
     point_label,
@@ -77,11 +76,11 @@ class Judgement:
         return self.claim.kind == "identity"
 
     @property
-    def deciding(self) -> ContrastResult | None:
+    def deciding(self) -> ContrastResult:
         """The contrast that decides: the least sure of those as claimed, or the surest that is not."""
         if self.word in ("contradicted", "fails"):
             return min(self.measured, key=lambda m: m.inside)
-        return max(self.measured, key=lambda m: m.outside, default=None)
+        return max(self.measured, key=lambda m: m.outside)
 
     @property
     def p(self) -> float:
@@ -103,20 +102,13 @@ class Judgement:
         if self.word == "cannot tell" and (wide := [m.wide for m in self.measured if m.wide]):
             return "; ".join(wide[:3]) + "."
         over = quantity(self.seeds, "seed") + (f" × {self.items} items" if self.items else "")
-        if self.word in ("reproduced", "holds"):
-            weakest = max(self.measured, key=lambda m: m.outside)
-            of = (
-                f", of {quantity(len(self.measured), 'contrast')} the least sure"
-                if len(self.measured) > 1
-                else ""
-            )
-            return f"{_contrast_text(weakest)}{of}; {_p(self.p)}, {over}."
-        if self.word in ("contradicted", "fails"):
-            worst = min(self.measured, key=lambda m: m.inside)
-            return f"{_contrast_text(worst)}; {_p(self.p)}, {over}."
-        open_ = [m for m in self.measured if m.outside > ALPHA]
-        rest = f"; and {len(open_) - 1} more" if len(open_) > 1 else ""
-        return f"{_contrast_text(max(self.measured, key=lambda m: m.outside))}: open{rest}; {over}."
+        text = _contrast_text(self.deciding)
+        if self.word == "cannot tell":
+            open_ = sum(m.outside > ALPHA for m in self.measured)
+            return f"{text}: open{f'; and {open_ - 1} more' if open_ > 1 else ''}; {over}."
+        if len(self.measured) > 1 and self.word in ("reproduced", "holds"):
+            text += f", of {len(self.measured)} contrasts the least sure"
+        return f"{text}; {_p(self.p)}, {over}."
 
     @property
     def line(self) -> str:
@@ -182,11 +174,8 @@ def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
     """Return the judgements with their p corrected over all that are tested."""
     tested = [j for j in judgements if not j.claim.untestable]
     p_values = zip(holm([_all(j) for j in tested]), holm([_any(j) for j in tested]), strict=True)
-    return tuple(
-        j if j.claim.untestable else replace(j, reproduced=p, contradicted=q)
-        for j in judgements
-        for p, q in ([(1.0, 1.0)] if j.claim.untestable else [next(p_values)])
-    )
+    corrected = (replace(j, reproduced=p, contradicted=q) for j, (p, q) in zip(tested, p_values, strict=True))
+    return tuple(j if j.claim.untestable else next(corrected) for j in judgements)
 
 
 def _within_effects(judgement: Judgement, effects: Sequence[ContrastResult]) -> Judgement:
@@ -202,13 +191,13 @@ def _within_effects(judgement: Judgement, effects: Sequence[ContrastResult]) -> 
 
 def _all(judgement: Judgement) -> float:
     """p of "some contrast is out of its range": Berger's intersection-union test."""
-    return max((m.outside for m in judgement.measured), default=1.0)
+    return max(m.outside for m in judgement.measured)
 
 
 def _any(judgement: Judgement) -> float:
     """p of "all contrasts are within": Bonferroni."""
     p_values = [m.inside for m in judgement.measured]
-    return min(1.0, len(p_values) * min(p_values, default=1.0))
+    return min(1.0, len(p_values) * min(p_values))
 
 
 def _judge(claim: Claim, axes: Axes, runs: Sequence[Run], seeds: int) -> Judgement:

@@ -117,15 +117,15 @@ def wall_seconds(run: Run) -> float:
 
 def _claim(j: Judgement) -> dict[str, Any]:
     deciding, claim = j.deciding, j.claim
-    points = (deciding.contrast.first, deciding.contrast.second) if deciding else ()
+    points = deciding.contrast.first, deciding.contrast.second
     return {
         "name": claim.name, "says": claim.says, "kind": claim.kind, "source": claim.source, "word": j.word,
         "published": published_figures(claim, *points), "published_ratio": published_ratio(claim, *points),
-        "measured": f"{deciding.contrast.name} = {deciding.text}" if deciding else "",
-        "ratio": deciding.ratio if deciding else None, "metric": claim.metric,
+        "measured": f"{deciding.contrast.name} = {deciding.text}",
+        "ratio": deciding.ratio, "metric": claim.metric,
         "why": j.why, "rule": claim.rule,
         "note": claim.note, "quote": claim.quote, "otherwise": claim.otherwise,
-        "is_tie": bool(deciding and deciding.contrast.is_tie), "untestable": claim.untestable,
+        "is_tie": deciding.contrast.is_tie, "untestable": claim.untestable,
         "all_published": claim.published, "all_measured": j.figures,
     }  # fmt: skip
 

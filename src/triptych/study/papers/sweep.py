@@ -12,7 +12,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from triptych.config.names import grid_keys
 from triptych.errors import UserError
 from triptych.study.papers.claim import check_fairness
-from triptych.study.papers.paper import axes_of, check_claimed_metrics, decisive_keys, read_paper
+from triptych.study.papers.paper import (
+    axes_of,
+    check_claimed_metrics,
+    claims_at,
+    decisive_keys,
+    read_paper,
+)
 from triptych.study.rounds import jobs_of
 
 
@@ -93,7 +99,7 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
             keys.pop(key, None)
     axes = axes_of(jobs, map(str, keys), plain["measures"])
     check_claimed_metrics(read_paper(node, axes, name, scale), plain, axes)
-    check_fairness({k: claim for k, claim in node["claims"].items() if claim.get("scale") in (None, scale)})
+    check_fairness(claims_at(node["claims"], scale))
     earlier = before.get("paper")
     changed = bool(before.get("claims_changed"))
     if any_result and isinstance(earlier, dict):

@@ -1,0 +1,103 @@
+"""A study in W&B: one run of job type "report" with what no single run has.
+
+A table of all runs, and the error by noise level of each setting. W&B groups the runs themselves by the keys
+that a sweep varies, which stand at the top of their configurations.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+from triptych.errors import UserError
+from triptych.run.directory import RunDirectory
+from triptych.run.log_content import error_line
+from triptych.run.read import Run
+from triptych.run.wandb import FINISH, LINE, import_wandb, logged_in, quiet_settings
+from triptych.study.curves import mean_curves
+from triptych.study.results import results
+from triptych.study.study import Study
+
+LOGGED = "logger.wandb."  # before a key of W&B's in a run's configuration
+LIMIT = 128  # characters of a run's name
+NOISE = ("gamma", "epsilon_mse")
+CHART = {"x": NOISE[0], "y": NOISE[1], "stroke": "setting"}  # fields of the chart over noise levels
+
+
+def project_of(story: Study) -> tuple[str | None, str]:
+    """Return the entity, None where it is the user's own, and the project that the runs report to.
+
+    Raises:
+        UserError: no run reports to W&B, or they report to several projects.
+    """
+    projects = {
+        tuple(run.config.get(f"{LOGGED}{key}", "null") for key in ("entity", "project"))
+        for run in story.runs
+        if any(key.startswith(LOGGED) for key in run.config)
+    }
+    if not projects:
+        raise UserError("--wandb: none of these runs reports to W&B; train them with logger=wandb")
+    if len(projects) > 1:
+        named = ", ".join(sorted("/".join(pair).removeprefix("null/") for pair in projects))
+        raise UserError(f"--wandb: the runs report to {len(projects)} projects ({named}); report on one")
+    [(entity, project)] = projects
+    return None if entity == "null" else entity, "triptych" if project == "null" else project
+
+
+def log_study(story: Study) -> str:
+    """Log the study to W&B, to the same run as before where it was logged before; its address.
+
+    Raises:
+        UserError: not logged in, or W&B refuses or does not answer.
+    """
+    if not logged_in():
+        raise UserError("--wandb: not logged in to W&B; `wandb login`")
+    entity, project = project_of(story)
+    try:
+        wandb = import_wandb(story.roots[0] / "report_files" / "wandb")
+        about: dict[str, Any] = {
+            "entity": entity or wandb.Api().default_entity,  # which asks W&B: `init` would wait for it
+            "project": project,
+            "id": f"report-{run_id(story.runs[0])}",
+            "resume": "allow",
+            "job_type": "report",
+            "name": story.title[:LIMIT],
+            "notes": story.answer,
+        }
+        how = {"mode": "online", "settings": quiet_settings(wandb, FINISH)}
+        with tempfile.TemporaryDirectory() as place:  # below the sweep, W&B's files would be read as a run
+            try:
+                with wandb.init(**about, **how, dir=place) as run:
+                    run.log(_tables(wandb, story))
+                    return str(run.url)
+            finally:
+                wandb.teardown()
+    except Exception as error:  # W&B's and its transport's, under many names
+        raise UserError(f"--wandb: W&B has not taken it ({error_line(error)})") from error
+
+
+def _tables(wandb: Any, story: Study) -> dict[str, Any]:
+    """All runs as a table; of each comparison the error by noise level as a chart, a line a setting."""
+    rows = [
+        {"id": run_id(run)} | row | {"directory": run.dir.name}
+        for run, row in zip(story.runs, results(story.runs), strict=True)
+    ]
+    columns = [*dict.fromkeys(key for row in rows for key in row)]
+    cells = [[row.get(column) for column in columns] for row in rows]
+    logged = {"runs": wandb.Table(columns=columns, data=cells, allow_mixed_types=True)}
+    known = [(comparison.heading, mean_curves(comparison)) for comparison in story.comparisons]
+    for i, (heading, curves) in enumerate((one for one in known if one[1]), 1):
+        points = [
+            [label, *map(float, point)]
+            for label, (gamma, mean, _) in curves.items()
+            for point in zip(gamma, mean, strict=True)
+        ]
+        table = wandb.Table(columns=["setting", *NOISE], data=points)
+        key = f"noise_levels_{i}" if i > 1 else "noise_levels"
+        logged[key] = wandb.plot_table(LINE, table, CHART, {"title": heading})
+    return logged
+
+
+def run_id(run: Run) -> str:
+    """W&B's id of a run: the directory's."""
+    return str(RunDirectory(run.dir).provenance().get("id", ""))
