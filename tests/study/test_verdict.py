@@ -12,7 +12,7 @@ from triptych.study.sequential import decide
 from triptych.study.study import read_study
 from triptych.study.verdict import verdict
 
-from .fake_runs import make_run
+from .fake_runs import failed, make_run
 from .test_report_compare import one, runs_of
 
 CLEAR = {"a": {1: 1.0, 2: 1.1, 3: 1.05}, "b": {1: 1.1, 2: 1.0, 3: 1.06}, "c": {1: 2.0, 2: 2.1, 3: 2.06}}
@@ -47,6 +47,17 @@ def test_one_seed_settles_nothing_and_the_next_command_stands_below(tmp_path):
     report = write_report(tmp_path)
     for file in (report.markdown, report.html):
         assert "triptych-train -m ablation=objectives seed=1,2,3" in file.read_text()
+
+
+def test_a_setting_that_failed_is_named_and_its_command_stands_below(tmp_path):
+    runs_of(tmp_path, {"a": {1: 1.0, 2: 1.1}, "b": {1: 2.0, 2: 2.1}})
+    for seed in (1, 2):
+        failed(tmp_path, "c", seed, "ValueError: no")
+    story = recorded(tmp_path, expected=6)
+    assert "c failed: no run has a result." in story.answer
+    retry = "triptych-train -m ablation=objectives retry=true"
+    assert story.next_step == f"2 runs failed, finished runs stay: {retry}"
+    assert story.again == "triptych-train -m objective=a seed=1,2"
 
 
 def test_a_seed_that_was_typed_is_replaced_and_hints_are_not_clear(tmp_path):

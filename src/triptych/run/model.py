@@ -53,9 +53,7 @@ def build_model(
         _of_latents(table, kind)
     model = build(config["model"], "model", table, **(stages or {}))
     if _augmentation_kind(data) and not isinstance(model, Diffusion):
-        raise UserError(
-            f"augmentation: {type(model).__name__} has no network that reads it; pass told=false"
-        )
+        raise UserError(f"augmentation: {type(model).__name__} has no network that reads it; pass told=false")
     _check_read(config, table, type(model))
     return model
 

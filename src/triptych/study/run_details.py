@@ -197,13 +197,16 @@ def png(path: Path | None, run: Run, most: int) -> bytes:
     return data if data.startswith(PNG) else b""
 
 
-def command_again(run: Run) -> str:
-    """Return the command that makes this run again, in a sweep of its own where needed; "" if unknown."""
+def command_again(run: Run, seeds: Sequence[int] = ()) -> str:
+    """Return the command that makes this run, or its setting with ``seeds``, again; "" if unknown."""
     typed = load_object(run.dir / "provenance.json").get("overrides")
     if not isinstance(typed, list):
         return ""
     words = [word for word in map(str, typed) if word.partition("=")[0] not in OF_SWEEP]
-    several = any(word.startswith(("ablation=", "paper=")) for word in words)
+    if len(seeds) > 1:
+        words = [word for word in words if not word.startswith("seed=")]
+        words.append(f"seed={','.join(map(str, seeds))}")
+    several = len(seeds) > 1 or any(word.startswith(("ablation=", "paper=")) for word in words)
     return shlex.join(["triptych-train", *(["-m"] if several else []), *words])
 
 

@@ -27,6 +27,7 @@ from triptych.study.tuning import Tuning, change, read_tuning, stages
 from triptych.study.tuning import sentence as tuned
 from triptych.study.verdict import Verdict, verdict
 
+RETRY = "retry=true"
 LISTED = 12  # seeds in a command; more are a range
 STATUSES = ("finished", "diverged", "running", "interrupted", "failed", "unreadable")
 
@@ -88,12 +89,12 @@ class Study:
 
     @property
     def again(self) -> str:
-        """The command that runs the best setting's first seed again; "" where it is unknown."""
+        """The command that runs the best setting again, all its seeds; "" where it is unknown."""
         if not self.comparisons or not (cells := self.comparisons[0].cells):
             return ""
         ranked = [label for label, *_ in standings(self.comparisons[0])] or [cells[0].label]
         best = next(cell for cell in cells if cell.label == ranked[0])
-        return command_again(next(iter(best.runs.values())))
+        return command_again(next(iter(best.runs.values())), [seed for seed in best.runs if seed is not None])
 
     @property
     def going_on(self) -> bool:
@@ -102,14 +103,18 @@ class Study:
 
     @property
     def next_step(self) -> str:
-        """ "3 more seeds, 2 min, finished runs stay: COMMAND": what would settle more, or ""."""
+        """ "3 more seeds, 2 min, finished runs stay: COMMAND": retry what failed, then settle more; or ""."""
+        words = shlex.split(self.command)
+        # a stranger's sweep.json has one type whatever it says
+        if words[:1] != ["triptych-train"] or not {"-m", "--multirun"} & {*words}:
+            return ""
+        if (failed := self.counts["failed"]) and not self.going_on:
+            command = [*(word for word in words if word != RETRY), RETRY]
+            return f"{quantity(failed, 'run')} failed, finished runs stay: {shlex.join(command)}"
         wanted = [(c, seeds_next(c)) for c in self.comparisons]
         seeds = max((n for _, n in wanted), default=0)
         used = sorted({run.seed for run in self.runs if run.seed is not None})
-        words = shlex.split(self.command)
-        if not self.complete or seeds <= len(used) or not {"-m", "--multirun"} & {*words}:
-            return ""
-        if words[0] != "triptych-train":  # a stranger's sweep.json has one type whatever it says
+        if not self.complete or seeds <= len(used):
             return ""
         fresh = [*used, *range(used[-1] + 1, used[-1] + 1 + seeds - len(used))]
         command = [word for word in words if not word.startswith("seed=")]

@@ -41,7 +41,7 @@ def verdict(comparison: Comparison) -> Verdict:
     worse = no_better(runs_by_setting(comparison), comparison.unit)
     best = comparison.cells[0].label if comparison.cells else ""
     before, after = (worse, "") if worse.startswith(("No setting", f"{best} is no better")) else ("", worse)
-    sentences = (before, *answer, after, divergences(comparison))
+    sentences = (before, *answer, after, divergences(comparison), failures(comparison))
     return Verdict(tuple(filter(None, sentences)), lines)
 
 
@@ -84,6 +84,13 @@ def divergences(comparison: Comparison) -> str:
         return ""
     rest = ": figures are of the others" if any(cell.runs for cell in cells) else ""
     return f"{listed(sentences)}{rest}."
+
+
+def failures(comparison: Comparison) -> str:
+    """Name the settings of which every run failed: they are not among "the others"; "" if none did."""
+    lost = [c.label for c in comparison.pending if c.others and {r.status for r in c.others} == {"failed"}]
+    who = listed(lost) if len(lost) <= NAMED else quantity(len(lost), "setting")
+    return f"{who} failed: no run has a result." if lost else ""
 
 
 def _sentences(comparison: Comparison) -> list[str]:
