@@ -15,10 +15,12 @@ ROOMS = (
 ).split()  # from low to high
 
 
-def imported(file: Path) -> Iterator[str]:
-    """Every module or name that a file imports, relative imports and those in functions too."""
+def imported(file: Path, types: bool = True) -> Iterator[str]:
+    """Every module or name that a file imports, in functions and for type checkers (``types``) too."""
     package = ("triptych", *file.relative_to(ROOT).parent.parts)
-    for node in ast.walk(ast.parse(file.read_text())):
+    tree = ast.parse(file.read_text())
+    checked = [n for n in tree.body if isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING"]
+    for node in ast.walk(ast.Module([n for n in tree.body if types or n not in checked], [])):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -61,3 +63,24 @@ def test_an_import_upwards_is_seen_wherever_it_stands(tmp_path, monkeypatch):
         "from . import batch\nfrom triptych.data.base import DataModule\nfrom ..config import build\n"
     )
     assert upward(file) == []
+
+
+def modules() -> dict[str, Path]:
+    return {".".join(("triptych", *f.relative_to(ROOT).with_suffix("").parts)): f for f in ROOT.rglob("*.py")}
+
+
+def test_no_module_imports_itself_through_others():
+    known = modules()
+    left = {
+        name: {
+            one
+            for one in imported(file, types=False)
+            for one in (one, one.rpartition(".")[0])
+            if one in known
+        }
+        for name, file in known.items()
+    }
+    while free := [name for name, of in left.items() if not of & left.keys()]:
+        for name in free:
+            del left[name]
+    assert left == {}

@@ -31,7 +31,7 @@ def test_a_relation_has_a_sentence_of_its_own(tmp_path):
     assert verdict(comparison).sentences[:2] == ("a is lowest: 1.050 ± 0.029 bits/dim.", "Clear of c.")
     claim = comparison.claim(0, 1)
     n = seeds_needed(claim.pair.mean, claim.pair.error, claim.level)
-    settled = f"Not settled against b: about {n} seeds in all would settle it."
+    settled = f"Not settled against b: about {n} seeds per setting would settle it."
     assert settled in said if n else "200 seeds" in said
     assert "clear of b" not in said.lower()
 
@@ -43,7 +43,7 @@ def test_one_seed_settles_nothing_and_the_next_command_stands_below(tmp_path):
     assert story.answer == "x0 is lowest: 1.900 bits/dim. One seed: nothing is settled."
     # two settings, two seeds each, half a minute a run
     again = "triptych-train -m ablation=objectives seed=1,2,3"
-    assert story.next_step == f"2 more seeds, 2 min 00 s, finished runs stay: {again}"
+    assert story.next_step == f"2 more seeds per setting, 2 min 00 s in all, finished runs stay: {again}"
     report = write_report(tmp_path)
     for file in (report.markdown, report.html):
         assert "triptych-train -m ablation=objectives seed=1,2,3" in file.read_text()
@@ -71,7 +71,7 @@ def test_a_seed_that_was_typed_is_replaced_and_hints_are_not_clear(tmp_path):
     assert "lear of" not in story.answer and "Not settled against b and c: about" in story.answer
     claims = [comparison.claim(0, j) for j in (1, 2)]
     n = max(seeds_needed(c.pair.mean, c.pair.error, c.level) for c in claims)
-    assert f"about {n} seeds in all would settle them" in story.answer
+    assert f"about {n} seeds per setting would settle them" in story.answer
     assert story.next_step.endswith(f"ablation=objectives seed={','.join(map(str, range(1, n + 1)))}")
 
 
@@ -79,7 +79,8 @@ def test_how_many_seeds_is_said_of_more_than_can_be_named(tmp_path):
     table = {f"s{k}": {s: 2 + s / 50 + k / 900 + (s - 2) * k / 2000 for s in (1, 2, 3)} for k in range(7)}
     said = verdict(runs_of(tmp_path, table)).headline
     assert re.search(
-        r"Not settled against all 6 others: (about \d+ seeds in all would settle|200 seeds would not)", said
+        r"Not settled against all 6 others: (about \d+ seeds per setting would|200 seeds would not)",
+        said,
     )
 
 

@@ -103,7 +103,7 @@ class Study:
 
     @property
     def next_step(self) -> str:
-        """ "3 more seeds, 2 min, finished runs stay: COMMAND": retry what failed, then settle more; or ""."""
+        """ "3 more seeds per setting, 2 min in all: COMMAND": retry what failed, then settle; or ""."""
         words = shlex.split(self.command)
         # a stranger's sweep.json has one type whatever it says
         if words[:1] != ["triptych-train"] or not {"-m", "--multirun"} & {*words}:
@@ -122,8 +122,9 @@ class Study:
         seeds_of = f"range({fresh[0]},{fresh[-1] + 1})" if whole else ",".join(map(str, fresh))
         command.append(f"seed={seeds_of}")
         seconds = math.fsum(extra_seconds(c, seeds) for c, n in wanted if n)
-        takes = f", {duration(seconds)}" if math.isfinite(seconds) else ""
-        return f"{quantity(seeds - len(used), 'more seed')}{takes}, finished runs stay: {shlex.join(command)}"
+        takes = f", {duration(seconds)} in all" if math.isfinite(seconds) else ""
+        more = f"{quantity(seeds - len(used), 'more seed')} per setting"
+        return f"{more}{takes}, finished runs stay: {shlex.join(command)}"
 
     @property
     def tuned(self) -> list[str]:

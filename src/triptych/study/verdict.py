@@ -127,7 +127,7 @@ def _be(n: int) -> str:
 
 
 def _would_settle(comparison: Comparison, left: list[int]) -> str:
-    """ ": about 5 seeds in all would settle them", and what no number of seeds settles."""
+    """ ": about 5 seeds per setting would settle them", and what no number of seeds settles."""
     claims = {j: comparison.claim(0, j) for j in left}
     if comparison.rule.interim or not all(c.pair.error for c in claims.values()):
         return ""
@@ -138,7 +138,7 @@ def _would_settle(comparison: Comparison, left: list[int]) -> str:
     if some:
         others = [j for j in left if j not in never]
         what = _names(comparison, others) if never else them
-        parts.append(f"about {max(some)} seeds in all would settle {what}")
+        parts.append(f"about {max(some)} seeds per setting would settle {what}")
     if never:
         parts.append(f"{MOST} seeds would not settle {_names(comparison, never) if some else them}")
     return f": {', '.join(parts)}"
