@@ -16,7 +16,7 @@ import numpy as np
 from triptych.run.entries import Estimate, SampleMeasures
 from triptych.run.items import Items
 from triptych.run.read import Run
-from triptych.study import compare, measures
+from triptych.study import compare
 from triptych.study.compare import Comparison
 from triptych.study.tables import table_rows
 from triptych.study.verdict import verdict
@@ -93,10 +93,5 @@ def _measured(values: np.ndarray) -> SampleMeasures:
 def claims_in_words(comparison: Comparison) -> list[str]:
     """Everything printed that claims a difference: by sentence, by table row, by measure of samples."""
     said = verdict(comparison)
-    printed = [
-        said.headline,
-        *said.lines,
-        *(measures.ranking(comparison, name) for name in measures.known(comparison.cells)),
-    ]
-    told = [text for text in printed if "lear of" in text]
+    told = [text for text in (said.headline, *said.lines) if "lear of" in text]
     return told + [row.label for row in table_rows(comparison) if row.verdict.startswith(("worse", "better"))]

@@ -3,8 +3,10 @@
 import json
 import subprocess
 
+import joblib
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -13,8 +15,6 @@ from triptych.config.check import CONFIGS
 from triptych.config.names import cores, register_resolvers
 from triptych.errors import UserError
 from triptych.study.prerequisites import check_launcher
-
-RING = ("data=ring", "denoiser=mlp")
 
 
 def launcher(*overrides: str):
@@ -25,13 +25,13 @@ def launcher(*overrides: str):
         return cfg, cfg.hydra.launcher
 
 
-def test_local_is_a_run_a_core(root):
-    _, local = launcher("hydra/launcher=local")
-    assert local.n_jobs == cores()
-    line = [a for a in command("-m", "hydra/launcher=local", "name=s", "seed=1", *RING) if a != "threads=1"]
-    subprocess.run(line, check=True, capture_output=True, env=environment(root))
-    [config] = root.rglob("config.yaml")
-    assert "\nthreads: 1\n" in config.read_text()
+def test_local_is_a_run_a_core_and_a_thread_a_run(inside, monkeypatch):
+    assert launcher("hydra/launcher=local")[1].n_jobs == cores()
+    launched = []
+    monkeypatch.setattr(joblib.Parallel, "__call__", lambda _, jobs: launched.append(jobs) or [])
+    inside("triptych.cli.train", "-m", "hydra/launcher=local", "cores=6", "name=s", "seed=1")
+    GlobalHydra.instance().clear()
+    assert launched and launcher("cores=6")[0].threads == 1  # by what the launcher's jobs are handed
 
 
 def test_a_slurm_job_has_a_task_for_each_of_the_trainers_processes():
@@ -73,18 +73,20 @@ def test_what_is_not_installed_is_said_in_one_line(root, chosen, what, extra):
     assert done.stderr == f"error: {what}: not installed; pip install 'triptych[{extra}]'\n"
 
 
-def test_a_slurm_sweep_over_the_number_of_processes_is_refused(root):
-    line = command("-m", "hydra/launcher=slurm", "trainer.devices=1,2")
-    done = subprocess.run(line, capture_output=True, text=True, env=environment(root))
-    assert done.returncode == 1 and not list(root.rglob("config.yaml"))
-    assert done.stderr.startswith("error: trainer.devices: cannot vary within a SLURM sweep")
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_a_slurm_sweep_where_there_is_no_slurm_is_refused(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "typed, message",
+    [
+        (
+            ["trainer.devices=1,2"],
+            "^trainer.devices: cannot vary within a SLURM sweep",
+        ),
+        ([], "^hydra/launcher: no SLURM here"),
+    ],
+)
+def test_a_sweep_that_slurm_cannot_start_is_refused(monkeypatch, tmp_path, typed, message):
     monkeypatch.setenv("PATH", str(tmp_path))
-    node = {"launcher": {"_target_": "x.SlurmLauncher"}, "sweeper": {}, "overrides": {"task": []}}
-    with pytest.raises(UserError, match="^hydra/launcher: no SLURM here"):
+    node = {"launcher": {"_target_": "x.SlurmLauncher"}, "sweeper": {}, "overrides": {"task": typed}}
+    with pytest.raises(UserError, match=message):
         check_launcher(OmegaConf.create({"hydra": node}))
 
 

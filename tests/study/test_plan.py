@@ -112,7 +112,7 @@ def test_settings_are_told_apart_by_what_they_do_not_share():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["name=mine"], ["-m", "objective=x0,v", "seed=1,2"], ["-m", "paper=sit_paths", "scale=paper"]],
+    [["name=mine"], ["-m", "objective=x0,v", "seed=1,2"]],
 )
 def test_nothing_is_started(root, door, arguments):
     before = {*root.rglob("*")}
@@ -132,10 +132,12 @@ main()
 """
 
 
-def test_neither_lightning_nor_the_compiler_is_imported(root):
+def test_of_a_papers_scale_nothing_is_started_and_neither_lightning_nor_the_compiler_imported(root):
+    before = {*root.rglob("*")}
     done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr
     assert "nothing is started" in done.stdout and done.stdout.endswith("loaded:\n")
+    assert {*root.rglob("*")} == before
 
 
 @pytest.mark.parametrize(

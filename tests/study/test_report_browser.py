@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import io
 import json
 import os
@@ -67,13 +68,24 @@ both_browsers = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def chrome(tmp_path_factory, request):
+def started(tmp_path_factory):
+    """One browser of each kind for all tests of this file."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def start(kind):
+            return stack.enter_context(contextlib.closing(kind(tmp_path_factory.mktemp("browser"))))
+
+        yield start
+
+
+@pytest.fixture
+def chrome(started, request):
     """Chromium, or for `both_browsers` Firefox too."""
     kind = getattr(request, "param", Browser)
     if kind is Firefox and FIREFOX is None:
         pytest.skip("no firefox or firefox-esr on PATH")
-    with contextlib.closing(kind(tmp_path_factory.mktemp("browser"))) as found:
-        yield found
+    return started(kind)
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +153,12 @@ def numbers(text):
     return [float(part) for part in re.findall(r"[+-]?\d+\.?\d*", text.replace("−", "-"))]
 
 
-@both_browsers
-@pytest.mark.parametrize("width, dark", [(390, False), (500, True), (1200, False)])
+@pytest.mark.parametrize(
+    "chrome, width, dark",
+    [(Browser, 390, False), (Browser, 500, True), (Browser, 1200, False), (Firefox, 390, True)],
+    indirect=["chrome"],
+    ids=["chromium-390", "chromium-500", "chromium-1200", "firefox-390"],
+)
 @pytest.mark.parametrize("of", ["small", "twelve", "grid"])
 def test_a_page_lays_out_and_asks_nothing_of_the_network(chrome, request, of, width, dark):
     """No words of a figure lie over each other, and nothing is cut off."""

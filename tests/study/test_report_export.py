@@ -13,7 +13,7 @@ from .fake_runs import sweep
 
 
 def test_figures_and_tables_for_a_paper(tmp_path, capsys):
-    root, out = sweep(tmp_path / "runs", items=True), tmp_path / "paper" / "figures"
+    root, out = sweep(tmp_path / "runs", {"levels": 1.9, "v": 2.1}, (1, 2)), tmp_path / "paper" / "figures"
     assert cli.main([str(root), "--figures", str(out)]) == 0
     names = {path.stem for path in out.iterdir()}
     assert {"headline", "forest", "noise_levels", "training", "training_time", "results", "cost"} <= names
@@ -21,7 +21,7 @@ def test_figures_and_tables_for_a_paper(tmp_path, capsys):
         begins = {".svg": b"<?xml", ".pdf": b"%PDF", ".png": b"\x89PNG"}[path.suffix]
         assert path.read_bytes().startswith(begins)
     rows = {row["objective"]: row for row in csv.DictReader((out / "results.csv").open())}
-    assert rows["levels"]["seeds"] == "3" and rows["v"]["verdict"] == "worse"
+    assert rows["levels"]["seeds"] == "2" and rows["v"]["verdict"] == "worse"
     page = (root / "report.html").read_text()
     assert f'data-v="{rows["v"]["test bound, bits/dim"]}"' in page
     assert f'data-low="{rows["v"]["paired difference to best [interval], low"]}"' in page
