@@ -90,8 +90,8 @@ class Study:
     @property
     def again(self) -> str:
         """The command that runs the best setting again, all its seeds; "" where it is unknown."""
-        if not self.comparisons or not (cells := self.comparisons[0].cells):
-            return ""
+        if self.published or not self.comparisons or not (cells := self.comparisons[0].cells):
+            return ""  # a paper's claims choose no best setting
         ranked = [label for label, *_ in standings(self.comparisons[0])] or [cells[0].label]
         best = next(cell for cell in cells if cell.label == ranked[0])
         return command_again(next(iter(best.runs.values())), [seed for seed in best.runs if seed is not None])
