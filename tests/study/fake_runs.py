@@ -18,14 +18,8 @@ def make_run(root: Path, objective: str, seed: int, bound: float, **extra: Any) 
     by_item = extra.pop("items", None)
     overrides = extra.pop("overrides", [f"objective={objective}", f"seed={seed}"])
     measure, data = extra.pop("measure", "bpd"), extra.pop("data", "digits")
-    choices = {
-        "data": data,
-        "objective": objective,
-        "schedule": "linear",
-        "denoiser": "resnet",
-        "model": "diffusion",
-    }
-    choices |= extra.pop("choices", {})
+    choices = {"data": data, "objective": objective, "schedule": "linear", "denoiser": "resnet"}
+    choices |= {"model": "diffusion"} | extra.pop("choices", {})
     run = start_run(root, objective, seed, overrides=overrides, choices=choices)
     summary = {
         "schema": 1, "status": "finished", "name": "objectives", "overrides": overrides, "choices": choices,
@@ -173,13 +167,8 @@ def crossed(root: Path) -> Path:
                     if keys == ["objective=x0", "schedule=cosine", "optimizer.lr=0.01"]:
                         run = start_run(root, objective, seed, **how)
                         (run / "config.yaml").unlink()
-                        record = {
-                            "schema": 1,
-                            "status": "failed",
-                            "seed": seed,
-                            "error": "objective=x0: refused",
-                        }
-                        (run / "summary.json").write_text(json.dumps(record | how))
+                        refusal = {"status": "failed", "seed": seed, "error": "objective=x0: refused"}
+                        edit(run / "summary.json", schema=1, **refusal, **how)
                         continue
                     if (objective, rate, seed) == ("v", "0.01", 3):
                         how |= {

@@ -6,10 +6,11 @@ import time
 import numpy as np
 import pytest
 
+from triptych.run.entries import Curve
 from triptych.run.metrics import MetricsCsv
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
-from triptych.study.curves import noise_levels, training_time
+from triptych.study.curves import mean_over_seeds, noise_levels, training_time
 from triptych.study.panels import colours
 from triptych.study.render import write_report
 
@@ -91,9 +92,6 @@ def test_the_part_of_an_error_that_draws_make_is_exported(tmp_path):
 
 
 def test_tweedies_curve_keeps_seeds_whose_levels_differ():
-    from triptych.run.entries import Curve
-    from triptych.study.curves import mean_over_seeds
-
     # the same line log value = -gamma, measured at levels of its own by each seed
     grids = [tuple(np.linspace(-8, 6, 15)), tuple(np.linspace(-7, 5, 9))]
     curves = [Curve(g, tuple(np.exp(-np.array(g))), (float("nan"),) * len(g)) for g in grids]

@@ -140,6 +140,7 @@ def test_where_a_run_lies_and_on_what_it_runs_is_no_axis(tmp_path):
         {"paths": {"root_dir": "/b"}}, {"logger": {}}, {"threads": 4}, {"name": "other"},
         {"trainer": {"devices": 2, "accelerator": "gpu", "log_every_n_steps": 1}},
         {"typed": ("retry=true", "force=true")}, {"choices": {"trainer": "gpu", "logger": "csv"}},
+        {"choices": {"callbacks": "default"}}, {"choices": {"callbacks": "mine"}},  # of the same keys
         {"data": {"num_workers": 3, "pin_memory": True, "eval_batch_size": 7}},
     ]  # fmt: skip
     for seed, other in enumerate(others):
@@ -176,13 +177,6 @@ def test_whatever_else_differs_is_an_axis(tmp_path, key, values):
     (comparison,) = compare(read_runs(tmp_path))
     assert [axis.key for axis in comparison.axes] == [key] and len(comparison.cells) == 2
     assert not any("changes together" in note or key.split(".")[-1] in note for note in comparison.notes)
-
-
-def test_two_names_for_the_same_file_are_one_setting(tmp_path):
-    for seed, name in ((1, "default"), (2, "mine")):
-        run(tmp_path, seed, 2.0 + seed / 50, choices={"callbacks": name, "trainer": name})
-    (comparison,) = compare(read_runs(tmp_path))
-    assert comparison.axes == ()
 
 
 def test_processes_that_a_sweep_varies_are_told_apart(tmp_path):

@@ -192,9 +192,9 @@ def test_while_a_sweep_goes_on(tmp_path):
         and "train.log" in html
     )
     assert re.search(r"0 \(1 running, 1 interrupted\)</td>\s*(<td></td>\s*)+<td[^>]*>no result yet", html)
-    edit(tmp_path / "sweep.json", expected=12, title="T", question="Q?", command="make ablation")
+    edit(tmp_path / "sweep.json", expected=12, title="T", command="make ablation")
     story = write_report(tmp_path).story
-    assert (story.expected, story.title, story.question, story.command) == (12, "T", "Q?", "make ablation")
+    assert (story.expected, story.title, story.command) == (12, "T", "make ablation")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"expected": "many"}', '{"command": null}'])

@@ -49,7 +49,7 @@ class RoundsSweeper(BasicSweeper):
         tune: dict[str, str] | None = None,
         tuning_seeds: str | int | None = None,
     ):
-        super().__init__(max_batch_size)  # params, settings and scales are read by ``grid``
+        self.max_batch_size = max_batch_size  # params, settings and scales are read by ``grid``
         self.tune, self.tuning_seeds = dict(tune or {}), tuning_seeds
         self.launched = 0
 

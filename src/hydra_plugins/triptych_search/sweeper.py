@@ -50,8 +50,7 @@ class OptunaSweeper(BasicSweeper):
         prune_after_step: Annotated[Whole, Unit("steps")],
         params: dict[str, str] | None = None,
     ):
-        super().__init__(None, dict(params or {}))
-        self.n_trials, self.n_jobs, self.seed = n_trials, n_jobs, seed
+        self.n_trials, self.n_jobs, self.seed, self.params = n_trials, n_jobs, seed, dict(params or {})
         self.prune, self.after_trials, self.after_step = prune, prune_after_trials, prune_after_step
 
     def sweep(self, arguments: list[str]) -> None:

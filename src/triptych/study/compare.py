@@ -134,12 +134,10 @@ class Comparison:
 
     def claim(self, i: int, j: int) -> PairTest:
         """Cell j minus cell i by the bound, for any two different cells."""
-        if i > j:
-            return self.claim(j, i).reversed()
-        return self.claims[BOUND, 0, self.cells[i].label, self.cells[j].label]
+        return self.sampled(BOUND, 0, self.cells[i].label, self.cells[j].label)
 
     def sampled(self, name: str, at: int, a: str, b: str) -> PairTest:
-        """Cell b minus cell a by a measure of samples at the key's value number `at`."""
+        """Cell b minus cell a by a measure of samples at the key's value number `at`, or by the bound."""
         if (name, at, a, b) in self.claims:
             return self.claims[name, at, a, b]
         return self.claims[name, at, b, a].reversed()

@@ -15,9 +15,8 @@ from triptych.errors import UserError
 from triptych.run.untrusted import check_reference
 
 CHECKPOINTS = ("guide", "objective.teacher", "measures.classifier", "model.stages", "condition_from")
-OTHERS = (  # files of other kinds
-    *("measures.inception", "measures.statistics", "measures.contrastive", "data.embeddings"),
-)
+# files of other kinds
+OTHERS = ("measures.inception", "measures.statistics", "measures.contrastive", "data.embeddings")
 
 
 def check_files(config: DictConfig, but: Collection[str] = ()) -> None:

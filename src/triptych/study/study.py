@@ -179,7 +179,7 @@ def read_study(
     return Study(
         roots=roots,
         title=printable(str(name)),
-        question=str(sweep.get("question") or _question(comparisons)),
+        question=_question(comparisons),
         command=_command(sweep, runs),
         runs=runs,
         expected=max(expected, len(runs)),

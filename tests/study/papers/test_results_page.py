@@ -2,6 +2,7 @@
 
 import io
 import re
+import subprocess
 
 import pytest
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.console import Console
 from tests.study.fake_runs import edit, sweep
 from tests.study.test_report_page import Checker
 from triptych.cli import report as cli
+from triptych.config.folders import CONFIGS
 from triptych.study.papers import results_page
 from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.render import write_report
@@ -143,3 +145,24 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path, capsys):
     (tmp_path / "taken").write_text("")
     assert cli.main(["--results", str(tmp_path / "taken" / "results.md"), str(tmp_path)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_make_papers_asks_for_each_and_renews_the_page_though_one_fails(root):
+    """The rule itself, with commands that note what they are asked for; 3 is a divergence, a result."""
+    (root / "configs").symlink_to(CONFIGS)
+    (root / "bin").mkdir()
+    for command in ("triptych-train", "triptych-report"):
+        script = root / "bin" / command
+        ends = 'case "$*" in *heun) exit 1;; *_steps) exit 3;; esac'
+        script.write_text(f'#!/bin/sh\necho "$*" >> {root}/log\n{ends}\n')
+        script.chmod(0o755)
+    line = ["make", "-f", str(CONFIGS.parent / "Makefile"), "-o", "install", f"BIN={root}/bin", "papers"]
+    for papers, code in (("edm_heun vdm_steps sit_paths", 2), ("vdm_steps sit_paths", 0)):
+        (root / "log").unlink(missing_ok=True)
+        done = subprocess.run([*line, f"PAPERS={papers}"], cwd=root, capture_output=True, timeout=60)
+        assert done.returncode == code, done.stderr
+        asked = [text for text in (root / "log").read_text().splitlines() if text.startswith("-")]
+        assert asked == [
+            *(f"-m paper={name}" for name in papers.split()),
+            "--results docs/results.md logs/sweeps",
+        ]

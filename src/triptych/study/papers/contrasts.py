@@ -1,8 +1,4 @@
-"""A claim's contrasts as a sweep measured them, each with its p-values of lying in its range and out of it.
-
-A contrast's figure is paired by seed, and by test item where it is of the bound, as in every comparison
-(``statistics``).
-"""
+"""A claim's contrasts as a sweep measured them, with p of lying in their ranges and out of them."""
 
 from __future__ import annotations
 
