@@ -1,9 +1,10 @@
 """Code that a command of a test runs before its own, in each of its processes."""
 
+import os
 import textwrap
 from pathlib import Path
 
-SITE = """
+AFTER = """
 import sys
 from importlib.abc import MetaPathFinder
 
@@ -19,12 +20,14 @@ sys.meta_path.insert(0, After())
 """
 
 
-def hook(root: Path, code: str) -> dict[str, str]:
-    """The environment under which ``code`` runs in each process that executes a run."""
-    import os
-
+def site(root: Path, code: str) -> dict[str, str]:
+    """The environment under which ``code`` runs in each process as Python starts."""
     folder = root / "hook"
     folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text(f"CODE = {textwrap.dedent(code)!r}\n" + SITE)
-    known = os.environ.get("PYTHONPATH", "")
-    return {"PYTHONPATH": f"{folder}{os.pathsep}{known}" if known else str(folder)}
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
+def hook(root: Path, code: str) -> dict[str, str]:
+    """The environment under which ``code`` runs in each process that executes a run."""
+    return site(root, f"CODE = {textwrap.dedent(code)!r}\n" + AFTER)
