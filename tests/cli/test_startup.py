@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.conftest import TINY
-from tests.run.hooks import site
+from tests.run.hooks import site, traps
 from tests.security.strangers import save_checkpoint
 from tests.study.fake_runs import metrics
 
@@ -32,25 +32,14 @@ def command(name: str, *arguments: str) -> list[str]:
     return [*SAFE, f"triptych.cli.{name}", *arguments]
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        ["name=mine"],
-        pytest.param(
-            [*("-m", "name=mine", "seed=1", "trainer=ddp_sim", "trainer.devices=2", "hydra/launcher=joblib")],
-            marks=pytest.mark.slow,
-        ),
-    ],
-    ids=["run", "sweep of several processes"],
-)
-def test_no_code_of_the_current_folder_is_imported(root, how):
-    """The run's process, a launcher's workers, a sweep's job and the processes that Lightning starts."""
-    here = root / "here"
-    here.mkdir()
-    for name in ("torch", "wandb", "queue", "hydra", "joblib", "random", "sklearn"):
-        (here / f"{name}.py").write_text(f"open('imported', 'a').write({name!r})\nraise SystemExit(99)\n")
-    line = command("train", *how, "data=ring", "denoiser=mlp", "logger=csv", *TINY)
-    done = subprocess.run(line, cwd=here, capture_output=True, text=True, timeout=280)
+@pytest.mark.slow
+def test_no_code_of_the_current_folder_is_imported(root):
+    """A launcher's workers, a sweep's job and the processes that Lightning starts; of a run: test_doors."""
+    here, sweep = traps(root / "here"), ["-m", "name=mine", "seed=1", "hydra/launcher=joblib"]
+    several = ["trainer=ddp_sim", "trainer.devices=2", "data=ring", "denoiser=mlp", "logger=csv"]
+    done = subprocess.run(
+        command("train", *sweep, *several, *TINY), cwd=here, capture_output=True, text=True, timeout=280
+    )
     assert not (here / "imported").exists() and done.returncode == 0, done.stderr
 
 

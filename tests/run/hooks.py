@@ -1,4 +1,4 @@
-"""Code that a command of a test runs before its own, in each of its processes."""
+"""Code that a command of a test runs before its own, in each of its processes, or is not to run."""
 
 import os
 import textwrap
@@ -31,3 +31,11 @@ def site(root: Path, code: str) -> dict[str, str]:
 def hook(root: Path, code: str) -> dict[str, str]:
     """The environment under which ``code`` runs in each process that executes a run."""
     return site(root, f"CODE = {textwrap.dedent(code)!r}\n" + AFTER)
+
+
+def traps(folder: Path) -> Path:
+    """A folder of modules with the names of others, which leave a file there when they are imported."""
+    folder.mkdir()
+    for name in ("torch", "wandb", "queue", "hydra", "joblib", "random", "sklearn"):
+        (folder / f"{name}.py").write_text(f"open('imported', 'a').write({name!r})\nraise SystemExit(99)\n")
+    return folder
