@@ -31,7 +31,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 # files of long tests: `make test` begins with these, so that no worker ends on one of them
-LONG = ("run/test_resume", "cli/test_doors", "test_papers", "run/test_wandb", "study/test_launchers")
+LONG = ("run/test_resume", "cli/test_doors", "models/test_assembly", "run/test_wandb", "study/test_launchers")
 
 
 def pytest_collection_finish() -> None:
@@ -69,11 +69,10 @@ def tiny() -> list[str]:
 @pytest.fixture
 def prepared(root) -> Callable:
     """``prepared("objective=v", ...)``: the directory of a tiny run, as the door would make it."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf, open_dict
+    from hydra import initialize_config_dir
 
     from triptych.config.check import CONFIGS
+    from triptych.config.compose import without_hydra
     from triptych.config.names import register_resolvers
     from triptych.run.prepare import prepare
 
@@ -86,16 +85,53 @@ def prepared(root) -> Callable:
             for o in overrides
         )
         small = [o for o in TINY if tiny and not (other and o.startswith("denoiser."))]
-        asked = [*small, *(["logger=csv"] if csv else []), *overrides]
+        folder = root / "logs" / "runs" / (path or "tiny")
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            cfg = compose("train", overrides=asked, return_hydra_config=True)
-            HydraConfig.instance().set_config(cfg)
-            choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
-            with open_dict(cfg):
-                del cfg["hydra"]
-            return prepare(cfg, root / "logs" / "runs" / (path or "tiny"), list(overrides), choices)
+            cfg = references.composed((*small, *(["logger=csv"] if csv else []), *overrides))
+            choices = dict(cfg.hydra.runtime.choices)
+            return prepare(without_hydra(cfg), folder, list(overrides), choices)
 
     return make
+
+
+@pytest.fixture
+def finished(prepared) -> Callable:
+    """``finished("objective=v")``: as ``prepared``, and run to its end, once for all tests of a session."""
+    from triptych.run.execute import execute
+
+    def make(*overrides: str, path: str = "tiny"):
+        run, known = prepared(*overrides, path=path), references.RUNS
+        if overrides not in known:
+            execute(run)
+            known[overrides] = Path(tempfile.mkdtemp(dir=os.environ[references.FOLDER]))
+            shutil.copytree(run.path, known[overrides], dirs_exist_ok=True, symlinks=True)
+        else:
+            shutil.copytree(known[overrides], run.path, dirs_exist_ok=True, symlinks=True)
+        return run
+
+    return make
+
+
+@pytest.fixture
+def trusting(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
+    """``trusting("lab", text)``: the file of a module of one's own, which configurations may name."""
+    from triptych.config import trust
+
+    def trust_module(name: str, text: str = "", folder: Path = tmp_path) -> Path:
+        file = folder / f"{name}.py"
+        if text:
+            file.write_text(text)
+        monkeypatch.syspath_prepend(str(folder))
+        monkeypatch.setenv("TRIPTYCH_TRUST", name)
+        trust.trusted.cache_clear()
+        return file
+
+    before = {*sys.modules}
+    yield trust_module
+    trust.trusted.cache_clear()
+    for name in os.environ.get("TRIPTYCH_TRUST", "").split(","):
+        if name not in before:
+            sys.modules.pop(name, None)
 
 
 @pytest.fixture

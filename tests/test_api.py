@@ -1,5 +1,6 @@
 """From Python: the same checks, records and figures as the commands have."""
 
+import copy
 import os
 import re
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 import triptych
 from triptych.api import check_items
@@ -52,18 +53,13 @@ def test_the_block_of_the_readme_runs(root):
 
 
 def test_a_run_of_python_is_the_commands(root, tiny, door):
-    """Either goes on with the other's: the same directory, the same record, the same configuration."""
+    """The command goes on with it: the same directory, the same record, the same configuration."""
     config = triptych.compose(["name=one", *tiny, "logger=csv"])
     config.optimizer.lr = 0.003
     triptych.train(config)
     line = ["name=one", *tiny, "logger=csv", "optimizer.lr=0.003"]
     done = door("triptych.cli.train", *line)
     assert done.returncode == 0 and "finished before" in done.stdout, done.stderr
-    theirs = door("triptych.cli.train", *line[1:], "name=two")
-    assert theirs.returncode == 0, theirs.stderr
-    one, two = (RunDirectory(root / "logs" / "runs" / name) for name in ("one", "two"))
-    assert one.config() | {"name": "two"} == two.config()
-    assert one.summary()["test"] == two.summary()["test"]
 
 
 def test_importing_costs_no_torch():
@@ -167,13 +163,9 @@ def test_what_is_no_batch_of_items_is_refused(x, problem):
     "overrides, said",
     [
         (["objectiv=v"], "objectiv=v: no such key; did you mean objective"),
-        (["optimizer.lr=-1"], "optimizer.lr=-1"),
-        (["objective=w"], "objective=w: no such choice"),
         (["trainer.devices=2"], "trainer.devices=2, num_nodes=1: Python trains in one process"),
         (["until=decided"], "until=decided"),
         (["trained=/nowhere"], "trained=/nowhere: no run"),
-        (["guidance=classifier"], "guide=null: this guidance needs a checkpoint"),
-        (["guidance=auto", "guide=/nowhere.ckpt"], "guide=/nowhere.ckpt: no such file"),
         (["data=ring", "denoiser=mlp", "threshold=static"], "threshold: data reach 1."),
         (["data=ring", "denoiser=mlp", "threshold=dynamic"], "and guesses would be cut off at 1; pass"),
         (["ablation=objectives"], "ablation=objectives: settings to compare are a sweep's"),
@@ -187,25 +179,20 @@ def test_what_a_command_refuses_is_refused(root, overrides, said):
 
 def test_values_set_by_hand_are_checked(root):
     config = triptych.compose(["name=no"])
-    config.optimizer.lr = float("inf")
-    with pytest.raises(UserError, match="optimizer.lr"):
-        triptych.train(config)
-    config = triptych.compose(["name=no"])
-    with open_dict(config):
-        config.optimizer.lrr = 1.0
-    with pytest.raises(UserError, match="optimizer.lrr"):
-        triptych.train(config)
-    for value, problem in (
-        ({}, "sampler={}: an empty group changes nothing"),
-        (None, "sampler=null: "),
+    assert isinstance(config, DictConfig)
+    for key, value, problem in (
+        ("optimizer.lr", float("inf"), "optimizer.lr"),
+        ("optimizer.lrr", 1.0, "optimizer.lrr"),
+        ("sampler", {}, "sampler={}: an empty group changes nothing"),
+        ("sampler", None, "sampler=null: "),
     ):
-        config = triptych.compose(["name=no"])
-        config.sampler = value
+        wrong = copy.deepcopy(config)
+        OmegaConf.update(wrong, key, value, merge=False, force_add=True)
         with pytest.raises(UserError, match=problem):
-            triptych.train(config)
+            triptych.train(wrong)
     with pytest.raises(UserError, match="must be what triptych.compose returned"):
         triptych.train(OmegaConf.create({"seed": 1}))
-    assert isinstance(config, DictConfig) and not (root / "logs").exists()
+    assert not (root / "logs").exists()
 
 
 @pytest.mark.parametrize("value", [None, True, 3, -1.5e-7, "a b'c,=[", [1, [2.0, "x"]], {"a": {"b": None}}])

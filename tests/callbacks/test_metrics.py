@@ -1,15 +1,13 @@
 """Metrics of one's own: beside the bound in every record, and without a trace in what is trained."""
 
-import csv
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from tests.run.accidents import rows
 from triptych.callbacks.metrics import Metrics
-from triptych.config import trust
 from triptych.config.combinations import check_metric_names
 from triptych.data.batch import Batch
 from triptych.diffusion.draws import Stream, mix
@@ -45,20 +43,8 @@ class Careless(PerItem):
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch):
-    """A module of somebody's own, trusted for one test."""
-    (tmp_path / "metric_lab.py").write_text(LAB)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("TRIPTYCH_TRUST", "metric_lab")
-    trust.trusted.cache_clear()
-    yield
-    trust.trusted.cache_clear()
-    sys.modules.pop("metric_lab", None)
-
-
-def columns(run):
-    with open(run / "metrics.csv", newline="") as file:
-        return list(csv.DictReader(file))
+def lab(trusting):
+    return trusting("metric_lab", LAB)
 
 
 def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared):
@@ -92,11 +78,11 @@ def test_metrics_stand_beside_the_bound_and_leave_training_alone(lab, prepared):
             "mean": pytest.approx(x.max(1).mean(), rel=1e-5), "stderr": None, "n": n
         }  # fmt: skip
     assert said["metrics"] == {"squares": "lower", "largest": "", "careless": ""}
-    rows = columns(run)
-    assert [float(row["val/squares"]) for row in rows if row["val/squares"]] == pytest.approx(
+    table = rows(run)
+    assert [float(row["val/squares"]) for row in table if row["val/squares"]] == pytest.approx(
         [said["val"]["squares"]["mean"]] * 2, rel=1e-6
     )  # at steps 3 and 6
-    assert float(rows[-1]["test/squares"]) == pytest.approx(said["test"]["squares"]["mean"], rel=1e-6)
+    assert float(table[-1]["test/squares"]) == pytest.approx(said["test"]["squares"]["mean"], rel=1e-6)
 
     assert said["test"]["nats_per_dim"] == without["test"]["nats_per_dim"]
     ours, theirs = (read_checkpoint(r / "checkpoints" / "last.ckpt")["state_dict"] for r in (run, plain))

@@ -92,10 +92,7 @@ def test_of_a_class_typed_in_place_of_a_files_the_files_other_keys_go():
         "fused": True,
         "momentum": 0.9,
     }
-    assert config["lr_schedule"] == {
-        "_target_": "torch.optim.lr_scheduler.StepLR",
-        "step_size": 3,
-    }
+    assert config["lr_schedule"] == {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 3}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """``examples/mylab`` as a user has it: a package beside the clone, trusted, with its own configurations."""
 
-import csv
 import json
 import os
 import re
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import triptych
+from tests.run.accidents import rows
 from triptych.config import trust
 from triptych.config.build import targets
 from triptych.config.check import CONFIGS
@@ -27,24 +28,19 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """One run that uses every kind at once, by the command."""
-    root = tmp_path_factory.mktemp("mylab")
-    path = os.pathsep.join([str(HOUSE / "src"), str(MYLAB.parent)])
-    surroundings = os.environ | {"TRIPTYCH_ROOT": str(root), "PYTHONPATH": path, "TRIPTYCH_TRUST": "mylab"}
-    command = [sys.executable, "-m", "triptych.cli.train", "experiment=bars", *SMALL]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=surroundings)
-    assert done.returncode == 0 and "test bound" in done.stdout, done.stderr
-    return root / "logs" / "runs" / "bars"
+    """One run that uses every kind at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIPTYCH_ROOT", str(tmp_path_factory.mktemp("mylab")))
+        patch.setenv("TRIPTYCH_TRUST", "mylab")
+        patch.syspath_prepend(str(MYLAB.parent))
+        trust.trusted.cache_clear()
+        return triptych.train(["experiment=bars", *SMALL]).dir
 
 
 @pytest.fixture
-def trusted(monkeypatch):
+def trusted(trusting):
     """As the owner's own environment says, in this process."""
-    monkeypatch.syspath_prepend(str(MYLAB.parent))
-    monkeypatch.setenv("TRIPTYCH_TRUST", "mylab")
-    trust.trusted.cache_clear()
-    yield
-    trust.trusted.cache_clear()
+    trusting("mylab", folder=MYLAB.parent)
 
 
 def test_every_kind_takes_part(run):
@@ -61,10 +57,9 @@ def test_every_kind_takes_part(run):
         figure = summary[split]["psnr"]
         assert 0 < figure["mean"] < 30 and figure["stderr"] > 0 and figure["n"] == 100
     assert summary["metrics"] == {"psnr": "higher"} and (run / summary["samples"]).is_file()
-    with open(run / "metrics.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [r["step"] for r in rows if r["val/psnr"]] == ["2", "4"] and float(rows[-1]["test/psnr"]) > 0
-    assert [float(r["train/drift"]) > 0 for r in rows if r["train/drift"]] == [True] * 4
+    table = rows(run)
+    assert [r["step"] for r in table if r["val/psnr"]] == ["2", "4"] and float(table[-1]["test/psnr"]) > 0
+    assert [float(r["train/drift"]) > 0 for r in table if r["train/drift"]] == [True] * 4
 
 
 def test_its_sources_are_in_the_record_beside_ours(run):

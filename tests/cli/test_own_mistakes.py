@@ -3,12 +3,12 @@
 import copy
 import json
 import secrets
-import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from triptych.config import trust
+from tests.run.accidents import stopped
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
@@ -156,16 +156,9 @@ LINE = {line.strip(): number for number, line in reversed([*enumerate(OWN.splitl
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch):
+def lab(trusting) -> Path:
     """The file of a package of one's own."""
-    file = tmp_path / "own_faults.py"
-    file.write_text(OWN)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("TRIPTYCH_TRUST", "own_faults")
-    trust.trusted.cache_clear()
-    yield file
-    trust.trusted.cache_clear()
-    sys.modules.pop("own_faults", None)
+    return trusting("own_faults", OWN)
 
 
 @pytest.fixture(scope="module")
@@ -237,19 +230,20 @@ def test_what_a_network_gives(refused, lab, fault, words):
     has(line, lab, FORWARD, "denoiser.network: Net gives", *words)
 
 
-def test_errors_within_a_network(refused, lab):
-    line = refused(own("denoiser.network", "Net", fault="name"))
-    has(line, lab, "return raw * widht", "name 'widht' is not defined", ", in forward)")
-
-
-def test_errors_within_torch_have_the_line_that_called_it(refused, lab):
-    line = refused(own("denoiser.network", "Net", fault="inside"))
-    has(line, lab, "return self.last(z[:, :1])", "RuntimeError: mat1 and mat2 shapes cannot be multiplied")
-
-
-def test_errors_where_a_network_is_made(refused, lab):
-    line = refused(own("denoiser.network", "Net", fault="name in init"))
-    has(line, lab, "self.width = widht", "denoiser.network: name 'widht' is not defined", ", in __init__)")
+@pytest.mark.parametrize(
+    ("fault", "at", "words"),
+    [
+        ("name", "return raw * widht", ["name 'widht' is not defined", ", in forward)"]),
+        ("inside", "return self.last(z[:, :1])", ["RuntimeError: mat1 and mat2 shapes cannot be multiplied"]),
+        (
+            "name in init",
+            "self.width = widht",
+            ["denoiser.network: name 'widht' is not defined", ", in __init__)"],
+        ),
+    ],
+)
+def test_errors_have_the_line_of_ones_own_that_called_torch(refused, lab, fault, at, words):
+    has(refused(own("denoiser.network", "Net", fault=fault)), lab, at, *words)
 
 
 def test_other_parts(refused, lab):
@@ -257,12 +251,7 @@ def test_other_parts(refused, lab):
     at = "def forward(self, raw, z, alpha, sigma):"
     has(line, lab, at, "objective.output: Mean gives shape (4, 1); must be (4, 2)")
     line = refused(own("objective.loss", "Weight"))
-    has(
-        line,
-        lab,
-        "def weight(self, at):",
-        "Weight gives shape (4, 4); must be (4,) or ()",
-    )
+    has(line, lab, "def weight(self, at):", "Weight gives shape (4, 4); must be (4,) or ()")
 
 
 def test_other_models(refused, lab):
@@ -279,12 +268,8 @@ def test_other_models(refused, lab):
         config |= {"objective": {}, "denoiser": {}, "schedule": {}, "process": {}}
         own("model.network", "Steps", fault=fault)(config)
 
-    has(
-        refused(vae),
-        lab,
-        "def forward(self, z):",
-        "model.network.head: Head gives shape (4, 2, 1); must be (4, 2, 2)",
-    )
+    words = "model.network.head: Head gives shape (4, 2, 1); must be (4, 2, 2)"
+    has(refused(vae), lab, "def forward(self, z):", words)
     line = refused(lambda config: vae(config, "top"))
     assert "model.network.encoders: Linear gives shape (4, 3); must be (4, 4)" in line
 
@@ -323,8 +308,7 @@ def test_looking_moves_nothing(lab):
 
     from triptych.models.contract import PartOutput, check_outputs
 
-    net = sys.modules.get("own_faults") or __import__("own_faults")
-    model = net.Net((2,))
+    model = import_module("own_faults").Net((2,))
     model.drop.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
@@ -345,9 +329,7 @@ def test_looking_moves_nothing(lab):
 
 
 def test_a_run_that_goes_on_is_not_looked_at_again(prepared, monkeypatch):
-    from tests.run.test_data_changed import stopped
-
-    run = stopped(prepared(*TINY, "denoiser.network.width=8"), monkeypatch)
+    run = stopped(prepared(*TINY, "denoiser.network.width=8"))
     monkeypatch.setattr("triptych.run.fit.check_first_step", None)
     assert execute(run)["status"] == "finished"
 

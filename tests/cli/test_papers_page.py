@@ -4,11 +4,9 @@ import re
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 
-from triptych.config.check import CONFIGS, check_keys
-from triptych.config.names import register_resolvers
+from triptych.config.check import CONFIGS
+from triptych.config.compose import compose_command
 from triptych.study.papers.claim import OF_SAMPLES, OF_THE_BOUND, OF_THE_RUN, STATISTICS, TAKES
 from triptych.study.papers.paper import read_paper
 from triptych.study.papers.sweep import claims_of
@@ -22,16 +20,8 @@ def test_the_example_composes_and_can_be_decided(tmp_path):
     assert not (CONFIGS / "paper" / "ddim_steps.yaml").exists(), "it is not in the list"
     (tmp_path / "paper").mkdir()
     (tmp_path / "paper" / "ddim_steps.yaml").write_text(example)
-    register_resolvers()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose(
-            "train",
-            ["paper=ddim_steps", f"hydra.searchpath=[file://{tmp_path}]"],
-            return_hydra_config=True,
-        )
-        HydraConfig.instance().set_config(cfg)
-        check_keys(cfg, cfg.hydra)
-        facts = claims_of(cfg, {}, False)
+    cfg = compose_command("train", ["paper=ddim_steps", f"hydra.searchpath=[file://{tmp_path}]"])
+    facts = claims_of(cfg, {}, False)
     assert cfg.name == "ddim_steps"
     paper = read_paper(facts["paper"], facts["paper_axes"])
     assert [c.name for c in paper.claims[0].contrasts] == ["20 − 100", "10 − 20"]

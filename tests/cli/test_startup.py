@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 
 import pytest
 
 from tests.conftest import TINY
+from tests.run.hooks import site, traps
 from tests.security.strangers import save_checkpoint
 from tests.study.fake_runs import metrics
 
@@ -32,25 +32,14 @@ def command(name: str, *arguments: str) -> list[str]:
     return [*SAFE, f"triptych.cli.{name}", *arguments]
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        ["name=mine"],
-        pytest.param(
-            [*("-m", "name=mine", "seed=1", "trainer=ddp_sim", "trainer.devices=2", "hydra/launcher=joblib")],
-            marks=pytest.mark.slow,
-        ),
-    ],
-    ids=["run", "sweep of several processes"],
-)
-def test_no_code_of_the_current_folder_is_imported(root, how):
-    """The run's process, a launcher's workers, a sweep's job and the processes that Lightning starts."""
-    here = root / "here"
-    here.mkdir()
-    for name in ("torch", "wandb", "queue", "hydra", "joblib", "random", "sklearn"):
-        (here / f"{name}.py").write_text(f"open('imported', 'a').write({name!r})\nraise SystemExit(99)\n")
-    line = command("train", *how, "data=ring", "denoiser=mlp", "logger=csv", *TINY)
-    done = subprocess.run(line, cwd=here, capture_output=True, text=True, timeout=280)
+@pytest.mark.slow
+def test_no_code_of_the_current_folder_is_imported(root):
+    """A launcher's workers, a sweep's job and the processes that Lightning starts; of a run: test_doors."""
+    here, sweep = traps(root / "here"), ["-m", "name=mine", "seed=1", "hydra/launcher=joblib"]
+    several = ["trainer=ddp_sim", "trainer.devices=2", "data=ring", "denoiser=mlp", "logger=csv"]
+    done = subprocess.run(
+        command("train", *sweep, *several, *TINY), cwd=here, capture_output=True, text=True, timeout=280
+    )
     assert not (here / "imported").exists() and done.returncode == 0, done.stderr
 
 
@@ -61,48 +50,39 @@ def test_no_code_of_the_current_folder_is_imported(root, how):
         slow("train", "TERM", "omegaconf.grammar_parser", False),
         slow("train", "HUP", "triptych.config.check", False),
         slow("train", "INT", "hydra._internal.config_loader_impl", False),
-        ("train", "TERM", "triptych.study.single", False),  # Hydra composes
+        slow("train", "TERM", "triptych.study.single", False),  # Hydra composes
         ("train", "HUP", "getpass", False),  # the run's directory is there
-        ("train", "INT", "hydra", True),
+        slow("train", "INT", "hydra", True),
         slow("train", "TERM", "triptych.run.untrusted", True),
         slow("train", "INT", "numpy", True),
         ("train", "HUP", "torch.nn", True),
         slow("train", "INT", "pytorch_lightning.callbacks", True),
         slow("train", "TERM", "triptych.run.execute", True),
-        slow("sample", "INT", "hydra", False),
         ("sample", "TERM", "triptych.config.archive", False),
-        ("evaluate", "HUP", "hydra", False),
+        slow("evaluate", "HUP", "hydra", False),
         ("report", "INT", "argparse", False),
         slow("report", "TERM", "matplotlib", False),
     ],
 )
 def test_a_signal_ends_a_command_in_one_line_wherever_it_is(root, name, kind, module, child):
     number = SIGNALS[kind]
-    (root / "hook").mkdir()
-    (root / "hook" / "sitecustomize.py").write_text(
-        textwrap.dedent(HOOK).format(module=module, child=child, number=int(number))
-    )
-    path = os.pathsep.join([str(root / "hook"), os.environ.get("PYTHONPATH", "")])
+    hooked = site(root, HOOK.format(module=module, child=child, number=int(number)))
     (root / "run").mkdir()
     (root / "run" / "summary.json").write_text('{"status": "failed", "error": "it rained"}')
     arguments = {"train": ["name=mine", "logger=csv", *TINY], "report": [str(root / "run")]}
     line = command(name, *arguments.get(name, [f"ckpt={root}/x"]))
     done = subprocess.run(
-        line, cwd=root, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": path}
+        line, cwd=root, capture_output=True, text=True, timeout=120, env=os.environ | hooked
     )
     assert done.stderr == f"interrupted (SIG{kind}); type the same command to go on\n" and done.stdout == ""
     assert done.returncode == 128 + number
 
 
-def test_a_signal_that_comes_while_one_program_replaces_another_waits(root, monkeypatch):
+def test_a_signal_that_comes_while_one_program_replaces_another_waits(root):
     """From Hydra's process to the run's: Python itself, at its start, would answer with a traceback."""
-    (root / "hook").mkdir()
-    (root / "hook" / "sitecustomize.py").write_text(
-        "import os, signal, sys\nif 'resume=' in str(sys.orig_argv): os.kill(os.getpid(), signal.SIGINT)"
-    )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root / "hook"), os.environ.get("PYTHONPATH", "")]))
-    line = command("train", "name=mine", "logger=csv", *TINY)
-    done = subprocess.run(line, cwd=root, capture_output=True, text=True, timeout=120)
+    code = "import os, signal, sys\nif 'resume=' in str(sys.orig_argv): os.kill(os.getpid(), signal.SIGINT)"
+    line, env = command("train", "name=mine", "logger=csv", *TINY), os.environ | site(root, code)
+    done = subprocess.run(line, cwd=root, capture_output=True, text=True, timeout=120, env=env)
     assert done.returncode == 130 and len(done.stderr.splitlines()) == 1, done.stderr
 
 
@@ -118,14 +98,9 @@ def test_a_signal_after_the_end_changes_nothing(root):
 
 
 def test_nohup_goes_on_after_a_hangup(root):
-    (root / "hook").mkdir()
-    hook = textwrap.dedent(HOOK).format(module="yaml", child=False, number=int(signal.SIGHUP))
-    (root / "hook" / "sitecustomize.py").write_text(hook)
-    path = os.pathsep.join([str(root / "hook"), os.environ.get("PYTHONPATH", "")])
+    env = os.environ | site(root, HOOK.format(module="yaml", child=False, number=int(signal.SIGHUP)))
     line = ["nohup", *command("train", "--cfg", "job")]
-    done = subprocess.run(
-        line, capture_output=True, text=True, timeout=60, env=os.environ | {"PYTHONPATH": path}
-    )
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, env=env)
     assert done.returncode == 0 and "objective:" in done.stdout, done.stderr
 
 
@@ -136,9 +111,7 @@ def finished(prepared) -> list[list[str]]:
     run.write("summary.json", {"schema": 1, "status": "finished", "test": metrics(2.0)})
     return [
         command("train", f"resume={run.path}"),
-        command("train", "--help"),
         command("evaluate", "--help"),
-        command("sample", "--help"),
         command("report", str(run.path)),
     ]
 

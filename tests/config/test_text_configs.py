@@ -3,13 +3,11 @@
 import re
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from triptych.config.build import check_targets
-from triptych.config.check import CONFIGS, check_keys
-from triptych.config.names import register_resolvers, slug
+from triptych.config.check import CONFIGS
+from triptych.config.compose import compose_command, to_plain, without_hydra
+from triptych.config.names import slug
 from triptych.data.build import build_data
 from triptych.run.model import build_model
 
@@ -17,17 +15,7 @@ SMALL = ["data.train_size=20", "data.val_size=4", "data.test_size=4"]
 
 
 def composed(*overrides):
-    register_resolvers()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", overrides=[*overrides, *SMALL], return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
-        check_keys(cfg, cfg.hydra)
-        plain = OmegaConf.to_container(cfg, resolve=False)
-        plain.pop("hydra")
-        check_targets(plain)
-        OmegaConf.set_struct(cfg, False)
-        cfg.pop("hydra")
-        return OmegaConf.to_container(cfg, resolve=True)
+    return to_plain(without_hydra(compose_command("train", [*overrides, *SMALL])))
 
 
 def settings(ablation):
@@ -84,7 +72,6 @@ def test_a_captions_bits_are_of_networks_of_one_size_that_differ_in_hearing_it()
     for overrides in settings("caption_bits").values():
         config = composed("ablation=caption_bits", *overrides)
         sizes.append(parameters(config))
-        check_targets(config)
         assert config["data"]["held_out"] == 0 and (config["model"]["label_dropout"] > 0) == bool(
             config["metrics"]
         )

@@ -1,9 +1,10 @@
-"""Code that a command of a test runs before its own, in each of its processes."""
+"""Code that a command of a test runs before its own, in each of its processes, or is not to run."""
 
+import os
 import textwrap
 from pathlib import Path
 
-SITE = """
+AFTER = """
 import sys
 from importlib.abc import MetaPathFinder
 
@@ -19,12 +20,22 @@ sys.meta_path.insert(0, After())
 """
 
 
-def hook(root: Path, code: str) -> dict[str, str]:
-    """The environment under which ``code`` runs in each process that executes a run."""
-    import os
-
+def site(root: Path, code: str) -> dict[str, str]:
+    """The environment under which ``code`` runs in each process as Python starts."""
     folder = root / "hook"
     folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text(f"CODE = {textwrap.dedent(code)!r}\n" + SITE)
-    known = os.environ.get("PYTHONPATH", "")
-    return {"PYTHONPATH": f"{folder}{os.pathsep}{known}" if known else str(folder)}
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
+def hook(root: Path, code: str) -> dict[str, str]:
+    """The environment under which ``code`` runs in each process that executes a run."""
+    return site(root, f"CODE = {textwrap.dedent(code)!r}\n" + AFTER)
+
+
+def traps(folder: Path) -> Path:
+    """A folder of modules with the names of others, which leave a file there when they are imported."""
+    folder.mkdir()
+    for name in ("torch", "wandb", "queue", "hydra", "joblib", "random", "sklearn"):
+        (folder / f"{name}.py").write_text(f"open('imported', 'a').write({name!r})\nraise SystemExit(99)\n")
+    return folder

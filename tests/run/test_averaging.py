@@ -1,14 +1,14 @@
 """Averages of a run: which is reported and which compared, chosen by validation, made after the run."""
 
-import csv
-
 import numpy as np
 import pytest
 import torch
 
+from tests.run.accidents import rows, stopped
 from triptych.callbacks.ema import EMA
 from triptych.callbacks.ema_profiles import combination, exponent
 from triptych.cli.evaluate import evaluate_composed
+from triptych.config.compose import compose_command, without_hydra
 from triptych.errors import UserError
 from triptych.models.base import BoundModel
 from triptych.run.checkpoints import averages, read_checkpoint
@@ -24,14 +24,8 @@ def last(run) -> str:
 
 def again(path: str, split: str, weights: str | None = None) -> dict:
     """What triptych-evaluate says."""
-    from hydra import compose, initialize_config_dir
-
-    from triptych.config.check import CONFIGS
-
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("evaluate", overrides=[f"split={split}", f"weights={weights or 'null'}"])
-    cfg.ckpt = path
-    return evaluate_composed(cfg)
+    asked = [f"ckpt='{path}'", f"split={split}", f"weights={weights or 'null'}"]
+    return evaluate_composed(without_hydra(compose_command("evaluate", asked)))
 
 
 def test_each_length_is_validated_and_the_test_set_read_for_the_reported_one_alone(prepared, monkeypatch):
@@ -52,12 +46,9 @@ def test_each_length_is_validated_and_the_test_set_read_for_the_reported_one_alo
         assert figures == again(last(run), "val", weights)
         assert figures["bpd"]["mean"] != summary["val"]["bpd"]["mean"]
     assert summary["val"] == again(last(run), "val") == again(last(run), "val", "sigma_rel_0.1")
-    with open(run / "metrics.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
     for weights, figures in others.items():  # whatever logger there is has them, too
-        assert [float(r[f"final/val_{weights}_bpd"]) for r in rows if r[f"final/val_{weights}_bpd"]] == [
-            pytest.approx(figures["bpd"]["mean"])
-        ]
+        [logged] = [row[name] for row in rows(run) if row[name := f"final/val_{weights}_bpd"]]
+        assert float(logged) == pytest.approx(figures["bpd"]["mean"])
 
 
 def test_chosen_is_the_lowest_by_validation_and_the_checkpoint_remembers(prepared):
@@ -77,9 +68,8 @@ def test_chosen_is_the_lowest_by_validation_and_the_checkpoint_remembers(prepare
     assert execute(follower)["test"] == summary["test"]
 
 
-def test_a_run_has_chosen_before_chosen_weights_are_asked_for(prepared):
-    run = prepared(*LENGTHS)
-    execute(run)
+def test_a_run_has_chosen_before_chosen_weights_are_asked_for(finished):
+    run = finished(*LENGTHS)
     with pytest.raises(UserError, match="has not chosen"):
         reopen(last(run), "chosen")
     with pytest.raises(UserError, match=r"weights=sigma_rel_0\.07: not kept.*sigma_rel_0\.25"):
@@ -98,10 +88,9 @@ def test_best_is_decided_by_the_weights_that_are_reported(prepared, weights):
         "trainer.val_check_interval=1", "optimizer.lr=0.05", "lr_schedule=constant",
     )  # fmt: skip
     summary = execute(run)
-    with open(run / "metrics.csv", newline="") as file:
-        curve = {int(float(r["step"])): float(r["val/bpd"]) for r in csv.DictReader(file) if r["val/bpd"]}
+    curve = [float(row["val/bpd"]) for row in rows(run) if row["val/bpd"]]
     best = read_checkpoint(run / "checkpoints" / "best.ckpt")
-    assert best["callbacks"]["Keep"]["best"] == pytest.approx(min(curve.values()))
+    assert best["callbacks"]["Keep"]["best"] == pytest.approx(min(curve))
     one = again(str(run / "checkpoints" / "best.ckpt"), "val", weights)
     # the same weights under more draws of the noise: nearer to its own score than the other weights' are
     other = again(str(run / "checkpoints" / "best.ckpt"), "val", {"ema": "raw", "raw": "ema"}[weights])
@@ -162,25 +151,11 @@ def test_an_average_made_after_the_run_is_the_direct_one(prepared, monkeypatch, 
     assert told_apart, "the tolerance lets a length of a quarter more pass"
 
 
-def test_the_snapshots_of_a_resumed_run_are_those_of_a_whole_one(prepared, monkeypatch):
-    from triptych.models.diffusion import Diffusion
-
+def test_the_snapshots_of_a_resumed_run_are_those_of_a_whole_one(prepared):
     extra = ("callbacks.ema.snapshots=6", "trainer.val_check_interval=2")
     whole, broken = prepared(*extra, path="whole"), prepared(*extra, path="broken")
     execute(whole)
-    original, calls = Diffusion.training_step, []
-
-    def stumbling(self, *arguments):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Diffusion, "training_step", stumbling)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            execute(broken)
-    execute(broken)
+    execute(stopped(broken))
     files = [sorted((run / "averages").iterdir()) for run in (whole, broken)]
     assert [f.name for f in files[0]] == [f.name for f in files[1]] and len(files[0]) == 6
     for one, other in zip(*files, strict=True):

@@ -1,11 +1,8 @@
 """The one builder: parts by the names of arguments, each once; classes of one's own in every place."""
 
-import sys
-
 import pytest
 import torch
 
-from triptych.config import trust
 from triptych.config.build import PARTS, build
 from triptych.data.build import build_data
 from triptych.errors import UserError
@@ -49,15 +46,8 @@ class Sampler(DDIM): pass
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch):
-    """A package of somebody's own, trusted for one test."""
-    (tmp_path / "own_lab.py").write_text(LAB)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("TRIPTYCH_TRUST", "own_lab")
-    trust.trusted.cache_clear()
-    yield
-    trust.trusted.cache_clear()
-    sys.modules.pop("own_lab", None)
+def lab(trusting):
+    return trusting("own_lab", LAB)
 
 
 def test_classes_of_ones_own_take_every_place(lab, prepared):

@@ -4,12 +4,10 @@ import json
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from triptych.cli.sample import sample
-from triptych.config.check import CONFIGS
-from triptych.config.names import register_resolvers
+from triptych.config.compose import compose_command, without_hydra
 from triptych.data.batch import to_level
 from triptych.data.embedder import on_sphere
 from triptych.errors import UserError
@@ -41,13 +39,6 @@ OF_MODEL = {
 }
 DRAWN = ("samples.n=4", "sampler.steps=2", "measures.n=8", "measures.repeats=1", "trainer.accelerator=cpu",
          "threads=1")  # fmt: skip
-
-
-def asked_of(command, *overrides):
-    register_resolvers()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose(command, overrides=[*overrides])
-    return cfg
 
 
 @pytest.fixture
@@ -95,19 +86,19 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
 
     stages = f"cascade=[{prior.path},{decoder.path},{upsampler.path}]"
     small = ["n=3", f"stages=[{','.join(3 * ['{sampler.steps:2}'])}]", f"out={root}/drawn"]
-    asked = asked_of("sample", stages, "prompt=two blue circles on the left", *small)
-    x = torch.load(sample(asked) / "samples.pt")["x"]
+
+    def drawn_of(*asked):
+        return torch.load(sample(without_hydra(compose_command("sample", asked))) / "samples.pt")["x"]
+
+    x = drawn_of(stages, "prompt=two blue circles on the left", *small)
     assert x.shape == (3, 3, 16, 16)
     with pytest.raises(UserError, match="no caption of the data has the word 'purple'"):
-        sample(asked_of("sample", stages, "prompt=two purple circles", *small))
+        drawn_of(stages, "prompt=two purple circles", *small)
     few = ["sampler=ddim", "sampler.steps=2", "n=3", f"out={root}/drawn"]
-    drawn = {}
-    for ckpt in (decoder.path, whole.path):
-        folder = sample(asked_of("sample", f"ckpt={ckpt}", "like=[3,7]", *few))
-        drawn[ckpt] = torch.load(folder / "samples.pt")["x"]
-    assert [x.shape for x in drawn.values()] == [(3, 3, 8, 8), (3, 3, 16, 16)]
+    like = [drawn_of(f"ckpt={ckpt}", "like=[3,7]", *few) for ckpt in (decoder.path, whole.path)]
+    assert [x.shape for x in like] == [(3, 3, 8, 8), (3, 3, 16, 16)]
     with pytest.raises(UserError, match="this model is not conditioned on embeddings of images"):
-        sample(asked_of("sample", f"ckpt={prior.path}", "like=[3]", *few))
+        drawn_of(f"ckpt={prior.path}", "like=[3]", *few)
 
     opened = reopen(str(decoder.path))
     config = opened.config | {"condition_from": {"embedding": str(prior.path)}}
@@ -175,10 +166,7 @@ def test_prior_and_decoder_draw_what_captions_ask_for(trained, prepared, root):
         ({"x": {}}, "stages.x: no part of condition_from; choose from embedding, low"),
         ({"embedding": {"sampler.steps": 2}}, "condition_from.embedding=text_embedding draws nothing"),
         ({"low": {"sampler.stops": 2}}, "stages.low.sampler.stops=2: the stage's run has no such key"),
-        (
-            {"low": {"model.levels": 2}},
-            "stages.low.model.levels=2: must be a key of sampler",
-        ),
+        ({"low": {"model.levels": 2}}, "stages.low.model.levels=2: must be a key of sampler"),
     ):
         with pytest.raises(UserError, match=words):
             low_pictures(**changes)

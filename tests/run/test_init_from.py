@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.run.accidents import stop_after
 from triptych.data.fingerprint import Fingerprint
 from triptych.errors import UserError
 from triptych.run.checkpoints import averages, read_checkpoint
@@ -113,13 +114,9 @@ def test_weights_that_have_seen_the_test_set_are_refused(monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_that_goes_on_does_not_ask_for_the_weights_again(prepared):
-    from tests.run.test_loggers import stop_after
-
     execute(source := prepared(*RING, path="source"))
     asked = (*RING, f"init_from='{source.path}'", "trainer.max_steps=4")
     whole = execute(prepared(*asked, path="whole"))
-    run = prepared(*asked, path="stopped")
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, run, 3)
+    stop_after(prepared(*asked, path="stopped"), 3)
     shutil.rmtree(source.path)
     assert execute(prepared(*asked, path="stopped"))["test"] == whole["test"]  # the same command typed again

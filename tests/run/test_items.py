@@ -2,14 +2,12 @@
 
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
-from tests.run.commands import command
 from triptych.diffusion.bound import BoundTerms
 from triptych.models.accounting import Accounting
 from triptych.run.execute import execute
@@ -89,18 +87,3 @@ def test_the_table_is_that_of_one_process_to_the_last_digit(world, tmp_path):
         assert torch.equal(rows, single.per_item[1])
         assert found["bpd"] == pytest.approx(single.figures["bpd"], rel=1e-14)
         assert found["bpd"]["n"] == N
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("devices", [2, 3])
-def test_evaluating_on_several_processes_gives_the_runs_own_items(root, devices):
-    from tests.run.test_ddp import run
-
-    run(command("name=one"), root)
-    folder = root / "logs" / "runs" / "one"
-    line = [sys.executable, "-m", "triptych.cli.evaluate", f"ckpt={folder}/checkpoints/last.ckpt"]
-    run([*line, f"devices={devices}", "batch_size=64", f"items={root}/items.npz"], root)
-    here, there = read(root / "items.npz"), read(folder / "items.npz")
-    assert (here["index"] == there["index"]).all()
-    for name in NAMES[1:]:
-        np.testing.assert_allclose(here[name], there[name], rtol=2e-5)

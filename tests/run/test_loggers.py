@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.run.accidents import stop_after
 from tests.run.test_wandb import TIMES, table
 from triptych.cli.arguments import as_hydra_wants
 from triptych.errors import UserError
@@ -59,23 +60,6 @@ def check(run, theirs: dict[str, dict[int, float]], precision: float) -> None:
         assert theirs[name][last] == pytest.approx(value, rel=rounded), name
 
 
-def stop_after(monkeypatch, run, at: int) -> None:
-    """The first execution ends after step ``at``, between two checkpoints, as by a kill."""
-    from triptych.run.checkpointing import Keep
-
-    after_a_step = Keep.on_train_batch_end
-
-    def then_fail(keep, trainer, *rest):
-        after_a_step(keep, trainer, *rest)
-        if trainer.global_step == at:
-            raise RuntimeError("an accident")
-
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="an accident"):
-        patch.setattr(Keep, "on_train_batch_end", then_fail)
-        execute(run)
-    (run / "summary.json").unlink()
-
-
 def check_hyperparameters_and_pictures(run) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import metadata, plugin_data_pb2
@@ -104,9 +88,8 @@ def of_mlflow(run) -> tuple[object, dict[str, dict[int, float]]]:
     return found, read
 
 
-def test_a_run_that_goes_on_is_one_run_in_both(prepared, monkeypatch, root):
-    run = prepared(BOTH, "trainer.max_steps=12", csv=False)
-    stop_after(monkeypatch, run, 8)
+def test_a_run_that_goes_on_is_one_run_in_both(prepared, root):
+    run = stop_after(prepared(BOTH, "trainer.max_steps=12", csv=False), 8)
     assert scalars(run) and max(scalars(run)["train/loss"]) < 8
     assert execute(run)["status"] == "finished"
     check(run, scalars(run.path), SINGLE)

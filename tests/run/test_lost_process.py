@@ -10,21 +10,12 @@ import pytest
 
 from tests.run.commands import command, environment, start, wait_for
 from tests.run.hooks import hook
-from tests.run.test_kill import is_gone
+from tests.run.test_kill import descendants, is_gone
 from triptych.errors import Interrupted
 from triptych.run.directory import RunDirectory
 from triptych.run.peers import Peers, is_broken_connection
 
 LONG = ("trainer=ddp_sim", "trainer.max_steps=400", "trainer.val_check_interval=20", "data.batch_size=48")
-
-
-def children(pid: int) -> list[int]:
-    """The processes that Lightning has started for ``pid``, by rank."""
-    found = []
-    for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/children") as file:
-            found += [int(child) for child in file.read().split()]
-    return sorted(found)
 
 
 def lines(text: str) -> list[str]:
@@ -48,7 +39,7 @@ def test_a_killed_process_is_an_interruption_told_in_one_line(root, moment):
     process = start(line, root)
     if moment == "in the fit":
         wait_for((folder / "checkpoints" / "last.ckpt").exists, process)
-    started = wait_for(lambda: len(found := children(process.pid)) == 2 and found, process)
+    started = wait_for(lambda: len(found := sorted(descendants(process.pid))) == 2 and found, process)
     os.kill(started[1], signal.SIGKILL)
     _, said = process.communicate(timeout=150)
     assert process.returncode == 137, said

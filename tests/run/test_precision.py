@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.run.accidents import stop_after
 from triptych.errors import UserError
 from triptych.models.diffusion import Diffusion
 from triptych.run.account import account_split
@@ -39,11 +40,6 @@ def test_bf16_trains_with_clipping_and_a_checkpoints_bound_is_of_no_precision(pr
         assert found["bpd_diffusion"] == summary["val"]["bpd_diffusion"], precision
 
 
-def test_other_precisions_are_refused_at_the_door(prepared, root):
-    with pytest.raises(UserError, match="trainer.precision='?bf16-true'?: must be .*bf16-mixed"):
-        prepared("trainer.precision=bf16-true")
-
-
 def test_without_a_compiler_it_is_one_line_before_the_first_step(prepared, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("No working C++ compiler found\nand more")
@@ -67,10 +63,7 @@ def test_what_is_compiled_and_when(prepared, monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", counting)
-    run = prepared("compile=true", *FEW)
-    from tests.run.test_loggers import stop_after
-
-    stop_after(monkeypatch, run, 2)
+    stop_after(prepared("compile=true", *FEW), 2)
     in_the_fit = len(calls)
     assert in_the_fit >= 3, "the probe, and each step"
     run = prepared("compile=false", *FEW)

@@ -26,16 +26,7 @@ def without(run, *keys: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "new",
-    [
-        "bound.variance",
-        "trainer.benchmark",
-        "checkpoint",
-        "measures",
-        "likelihood",
-        "data.seed",
-        "optimizer.betas",
-    ],
+    "new", "bound.variance trainer.benchmark checkpoint measures likelihood data.seed optimizer.betas".split()
 )
 def test_a_key_that_came_later_and_has_its_default_is_no_difference(prepared, new):
     run = prepared("seed=5")  # data.seed is ${seed}: its default is what is written, not a number
@@ -45,13 +36,7 @@ def test_a_key_that_came_later_and_has_its_default_is_no_difference(prepared, ne
 
 @pytest.mark.parametrize(
     "typed",
-    [
-        "bound.variance=optimal",
-        "checkpoint=best",
-        "data.seed=7",
-        "likelihood=ode_images",
-        "schedule.gamma_min=-9",
-    ],
+    "bound.variance=optimal checkpoint=best data.seed=7 likelihood=ode_images schedule.gamma_min=-9".split(),
 )
 def test_a_key_that_came_later_and_was_given_a_value_is_one(prepared, typed):
     run = prepared()

@@ -16,14 +16,20 @@ from triptych.run.directory import RunDirectory
 REPOSITORY = Path(triptych.__file__).parents[2]
 
 
+def commit(folder: Path) -> list[str]:
+    """A first commit of all that is in ``folder``; git there."""
+    git = ["git", "-C", str(folder), "-c", "user.name=n", "-c", "user.email=e"]
+    for line in (["init", "-q"], ["add", "-f", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *line], check=True)
+    return git
+
+
 def test_code_that_git_does_not_know_yet_is_recorded(root, monkeypatch):
     repository = root / "repository"
     package = repository / "src" / "triptych"
     package.mkdir(parents=True)
     (package / "old.py").write_text("old = 1\n")
-    git = ["git", "-C", str(repository), "-c", "user.name=n", "-c", "user.email=e"]
-    for line in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
-        subprocess.run([*git, *line], check=True)
+    commit(repository)
     monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
     assert not provenance.git_state()["dirty"]
     (package / "my_net.py").write_text("new = 2\n")
@@ -41,23 +47,12 @@ def test_no_secret_is_recorded(root, monkeypatch):
     """Neither what git ignores, nor a hidden file, nor one that is named after a key or a password."""
     package = root / "repository" / "src" / "triptych"
     package.mkdir(parents=True)
-    secrets = [
-        ".env",
-        ".envrc",
-        ".ssh/id",
-        "server.pem",
-        "id_rsa",
-        "secrets.yaml",
-        "wandb-token.txt",
-        "API_KEY",
-    ]
+    secrets = ".env .envrc .ssh/id server.pem id_rsa secrets.yaml wandb-token.txt API_KEY".split()
     code = ["tokens.py", "password_net.py", "secretary.py", "net.yaml"]
     (package / ".env.local").write_text("old\n")
     (package / "net.py").write_text("old\n")
     (package / ".gitignore").write_text("ignored.yaml\n")
-    git = ["git", "-C", str(root / "repository"), "-c", "user.name=n", "-c", "user.email=e"]
-    for line in (["init", "-q"], ["add", "-f", "."], ["commit", "-qm", "first"]):
-        subprocess.run([*git, *line], check=True)
+    commit(root / "repository")
     for name in (*secrets, "ignored.yaml", ".env.local"):
         (package / name).parent.mkdir(exist_ok=True)
         (package / name).write_text("KEY=hunter2\n")
@@ -87,14 +82,12 @@ def test_a_password_in_a_url_is_masked(root, monkeypatch):
 def test_a_package_of_ones_own_is_recorded_wherever_it_lies(root, monkeypatch):
     """By its repository's commit and what that lacks; else, or where git ignores it, by its text."""
     kept, loose, hidden = root / "kept" / "lab_kept", root / "lab_loose.py", root / "kept" / "lab_hidden"
-    for folder in (kept, hidden):
-        folder.mkdir(parents=True)
-        (folder / "net.py").write_text("class Net: ...\n")
-    loose.write_text("class Net: ...\n")
+    for file in (kept / "net.py", loose):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("class Net: ...\n")
     (root / "kept" / ".gitignore").write_text("lab_hidden\n")
-    git = ["git", "-C", str(root / "kept"), "-c", "user.name=n", "-c", "user.email=e"]
-    for line in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
-        subprocess.run([*git, *line], check=True)
+    git = commit(root / "kept")
+    shutil.copytree(kept, hidden)
     (kept / "more.py").write_text("new = 1\n")
     (kept / "net.py").write_text("class Net: pass\n")
     for folder in (root, root / "kept"):

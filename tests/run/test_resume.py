@@ -1,17 +1,15 @@
 """Stopped anywhere, a run that goes on ends bit for bit like one that was never stopped."""
 
 import os
-import shutil
 import signal
 
 import pytest
 import torch
 
-from triptych.errors import Interrupted, UserError
-from triptych.models.diffusion import Diffusion
+from tests.run.accidents import Accident, at_call, stopped, stumble
+from triptych.errors import UserError
 from triptych.run import directory
 from triptych.run.checkpoints import newest_readable, read_checkpoint
-from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 
 BASE = ("denoiser.network.dropout=0.3", "trainer.val_check_interval=2")
@@ -22,48 +20,6 @@ VARIANTS = {
     "best": (*BASE, "checkpoint=best", "optimizer.lr=0.5"),  # gets worse, so that the best is an early one
     "ending between validations": (*BASE, "trainer.max_steps=7", "trainer.val_check_interval=3"),
 }
-
-
-WHOLE: dict[tuple[str, ...], tuple[RunDirectory, dict]] = {}
-
-
-@pytest.fixture
-def undisturbed(prepared):
-    """``undisturbed(...)``: a run that was never stopped and its summary, run when it is first asked for."""
-
-    def of(*overrides: str) -> tuple[RunDirectory, dict]:
-        if overrides not in WHOLE:
-            run = prepared(*overrides, path="whole")
-            WHOLE[overrides] = run, execute(run)
-        return WHOLE[overrides]
-
-    return of
-
-
-@pytest.fixture
-def finished(undisturbed, prepared):
-    """A copy of the plain run, and its summary."""
-    whole, first = undisturbed(*BASE)
-    run = prepared(*BASE)
-    shutil.copytree(whole.path, run.path, dirs_exist_ok=True)
-    return run, first
-
-
-class Accident(Exception):
-    """What happens below."""
-
-
-def stumble(monkeypatch, method: str, at: int) -> None:
-    """The ``at``-th call of the model's ``method`` fails, once."""
-    original, calls = getattr(Diffusion, method), []
-
-    def stumbling(self, *arguments):
-        calls.append(1)
-        if len(calls) == at:
-            raise Accident
-        return original(self, *arguments)
-
-    monkeypatch.setattr(Diffusion, method, stumbling)
 
 
 def table(run) -> list[list[str]]:
@@ -93,25 +49,21 @@ def same(one, other, first: dict, second: dict) -> None:
     assert table(one) == table(other)
 
 
-# before the first checkpoint, after one, amid accumulated steps, in a validation, after the last step
+# before the first checkpoint, amid accumulated steps, after one, while it gets worse, after the last step
 ACCIDENTS = [
     ("plain", "training_step", 2),
-    ("plain", "validation_step", 2),
-    ("plain", "test_step", 1),
     ("accumulating", "training_step", 8),
     ("no validation", "training_step", 4),
     ("best", "training_step", 6),
-    ("ending between validations", "training_step", 6),
     ("ending between validations", "test_step", 1),
 ]
-
-
 MOMENTS = [
     ("training_step", 2),
     ("training_step", 4),
     ("training_step", 6),
-    ("test_step", 1),
     ("validation_step", 1),
+    ("validation_step", 2),
+    ("test_step", 1),
 ]
 OTHERS = [
     pytest.param(variant, *moment, marks=pytest.mark.slow)
@@ -122,18 +74,18 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("variant", "method", "at"), ACCIDENTS + OTHERS)
-def test_an_accident_leaves_no_trace(prepared, undisturbed, monkeypatch, variant, method, at):
+def test_an_accident_leaves_no_trace(prepared, finished, monkeypatch, variant, method, at):
     extra = VARIANTS[variant]
-    (whole, first), broken = undisturbed(*extra), prepared(*extra, path="broken")
+    whole, broken = finished(*extra, path="whole"), prepared(*extra, path="broken")
     with monkeypatch.context() as patch:
-        stumble(patch, method, at)
+        at_call(patch, method, at, stumble)
         with pytest.raises(Accident):
             execute(broken)
     assert broken.status == "failed" and "Accident" in broken.summary()["error"]
     assert "Accident" in (broken / "train.log").read_text()
     with pytest.raises(UserError, match="retry=true"):
         prepared(*extra, path="broken")
-    same(whole, broken, first, execute(prepared(*extra, "retry=true", path="broken")))
+    same(whole, broken, whole.summary(), execute(prepared(*extra, "retry=true", path="broken")))
 
 
 LEARNS = {
@@ -143,11 +95,11 @@ LEARNS = {
 
 
 @pytest.mark.parametrize("times", LEARNS)
-def test_what_times_have_learned_of_losses_goes_on(prepared, undisturbed, monkeypatch, times):
+def test_what_times_have_learned_of_losses_goes_on(prepared, finished, monkeypatch, times):
     extra = (*BASE, f"objective/times={times}", *LEARNS[times])
-    (whole, first), broken = undisturbed(*extra), prepared(*extra, path="broken")
+    whole, broken = finished(*extra, path="whole"), prepared(*extra, path="broken")
     with monkeypatch.context() as patch:
-        stumble(patch, "training_step", 6)
+        at_call(patch, "training_step", 6, stumble)
         with pytest.raises(Accident):
             execute(broken)
     state = read_checkpoint(broken / "checkpoints" / "last.ckpt")["state_dict"]
@@ -155,7 +107,7 @@ def test_what_times_have_learned_of_losses_goes_on(prepared, undisturbed, monkey
         state["times.seen"].sum() > 0
         and state["times.losses" if times == "importance" else "times.means"].any()
     )
-    same(whole, broken, first, execute(prepared(*extra, "retry=true", path="broken")))
+    same(whole, broken, whole.summary(), execute(prepared(*extra, "retry=true", path="broken")))
 
 
 @pytest.mark.parametrize(
@@ -164,36 +116,25 @@ def test_what_times_have_learned_of_losses_goes_on(prepared, undisturbed, monkey
         (signal.SIGINT, "plain", 3),
         (signal.SIGTERM, "plain", 4),
         (signal.SIGUSR1, "accumulating", 8),
-        (signal.SIGTERM, "no validation", 5),
+        pytest.param(signal.SIGTERM, "no validation", 5, marks=pytest.mark.slow),
     ],
 )
-def test_a_signal_saves_the_step_and_stops(prepared, undisturbed, monkeypatch, number, variant, at):
+def test_a_signal_saves_the_step_and_stops(prepared, finished, number, variant, at):
     extra = VARIANTS[variant]
-    (whole, first), broken = undisturbed(*extra), prepared(*extra, path="broken")
-    original, calls = Diffusion.training_step, []
-
-    def signalled(self, *arguments):
-        calls.append(1)
-        if len(calls) == at:
-            os.kill(os.getpid(), number)
-        return original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Diffusion, "training_step", signalled)
-        with pytest.raises(Interrupted) as asked:
-            execute(broken)
-    assert asked.value.signal == number and broken.status == "interrupted"
+    whole, broken = finished(*extra, path="whole"), prepared(*extra, path="broken")
+    stopped(broken, at, number)
+    assert broken.status == "interrupted"
     saved = {3: 3, 4: 2, 8: 3, 5: 5}[at]  # the step under way is finished; a validation under way is not
     assert read_checkpoint(broken / "checkpoints" / "last.ckpt")["global_step"] == saved
-    same(whole, broken, first, execute(broken))
+    same(whole, broken, whole.summary(), execute(broken))
 
 
 @pytest.mark.parametrize(
-    "writing", [w if w % 2 else pytest.param(w, marks=pytest.mark.slow) for w in range(1, 9)]
+    "writing", [pytest.param(w, marks=[pytest.mark.slow] * (w not in (2, 5))) for w in range(1, 9)]
 )
-def test_a_write_that_is_cut_short_leaves_the_file_before(prepared, undisturbed, monkeypatch, writing):
+def test_a_write_that_is_cut_short_leaves_the_file_before(prepared, finished, monkeypatch, writing):
     """As by SIGKILL: whatever file it is, the temporary one stays half-written, the old one whole."""
-    (whole, first), broken = undisturbed(*BASE), prepared(*BASE, path="broken")
+    whole, broken = finished(*BASE, path="whole"), prepared(*BASE, path="broken")
     calls = []
 
     def cut(source, target):
@@ -207,11 +148,12 @@ def test_a_write_that_is_cut_short_leaves_the_file_before(prepared, undisturbed,
         patch.setattr(directory.os, "replace", cut)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             execute(broken)
-    same(whole, broken, first, execute(broken))
+    same(whole, broken, whole.summary(), execute(broken))
 
 
 def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(finished):
-    run, first = finished
+    run = finished()
+    first = run.summary()
     newest, before = run.checkpoints()[:2]
     newest.write_bytes(newest.read_bytes()[:1000])
     assert newest_readable(run.checkpoints()) == before
@@ -220,7 +162,7 @@ def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(finished):
 
 
 def test_half_written_files_of_a_killed_process_are_swept_up(finished):
-    run, _ = finished
+    run = finished()
     (run / "summary.json").unlink()
     (run / "checkpoints" / ".last.ckpt.123.tmp").write_bytes(b"half")
     execute(run)
@@ -228,7 +170,8 @@ def test_half_written_files_of_a_killed_process_are_swept_up(finished):
 
 
 def test_a_corrupted_summary_is_made_again(finished):
-    run, first = finished
+    run = finished()
+    first = run.summary()
     (run / "summary.json").write_text('{"schema": 1, "stat')
     assert run.status == "interrupted"
     assert execute(run)["test"] == first["test"]
@@ -236,7 +179,7 @@ def test_a_corrupted_summary_is_made_again(finished):
 
 def test_the_newest_checkpoint_is_the_one_of_the_latest_step_whatever_its_files_time(finished):
     """A clock that was set back, or a copy that gives all files its own time."""
-    run, _ = finished
+    run = finished()
     (run / "summary.json").unlink()  # of a finished run no other checkpoint is taken for its own
     last, best = run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt"
     torch.save(read_checkpoint(last) | {"global_step": 2}, best)  # the best may be an early one

@@ -4,13 +4,14 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 
 import pytest
 
 from tests import forked
+from tests.run.accidents import at_call, stopped
 from tests.run.commands import command, environment, start, wait_for
+from tests.run.test_kill import descendants, kill, words
 from triptych.errors import StorageError, UserError
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import write_atomic
@@ -140,48 +141,22 @@ def test_data_that_is_broken_is_named_and_tried_again(prepared, root):
     """It is in memory while a run lasts; one that starts or goes on later says what is wrong."""
     images = folder_of_images(root, 40)
     data = ("data=folder", f"data.root={images}", "data.size=8", "data.channels=1", "data.batch_size=4")
-    run, broken = prepared(*data), images / "5.png"
-    whole = broken.read_bytes()
-    broken.write_bytes(whole[:20])
-    with pytest.raises(UserError, match=r"5\.png"):
-        execute(run)
-    broken.write_bytes(whole)
-    assert execute(prepared(*data))["status"] == "finished"
-
-
-@pytest.mark.slow
-def test_data_that_is_truncated_while_a_run_reads_it(root):
-    """The run has it in memory and ends like its twin; killed, it names the file and loses nothing."""
-    images = folder_of_images(root, 64)
-    long = ("trainer.max_steps=3000", "trainer.val_check_interval=100")
-    place = ("data=folder", f"data.root={images}", "data.size=8", "data.channels=1", "data.batch_size=8")
-    twin, going, killed = (command(f"name={name}", *place, *long) for name in ("twin", "going", "killed"))
-    subprocess.run(twin, check=True, env=environment(root), capture_output=True)
     broken = images / "5.png"
     whole = broken.read_bytes()
-    results = {name: root / "logs" / "runs" / name for name in ("twin", "going", "killed")}
-
-    process = start(going, root)
-    wait_for_a_checkpoint(process, results["going"])
-    broken.write_bytes(whole[:20])
-    said, errors = process.communicate(timeout=900)
-    assert process.returncode == 0, errors
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, "training_step", 2, lambda: broken.write_bytes(whole[:20]))
+        assert execute(prepared(*data, path="going"))["status"] == "finished"
+    with pytest.raises(UserError, match=r"5\.png"):
+        execute(prepared(*data))
     broken.write_bytes(whole)
-
-    process = start(killed, root)
-    wait_for_a_checkpoint(process, results["killed"])
-    process.kill()
-    process.communicate()
+    run = stopped(prepared(*data))
     broken.write_bytes(whole[:20])
-    kept = (results["killed"] / "checkpoints" / "last.ckpt").read_bytes()
-    refused = subprocess.run(killed, env=environment(root), capture_output=True, text=True)
-    lines = [text for text in refused.stderr.splitlines() if text.strip()]
-    assert refused.returncode == 1 and len(lines) == 1 and "5.png" in lines[0], refused.stderr
-    assert (results["killed"] / "checkpoints" / "last.ckpt").read_bytes() == kept
+    kept = (run / "checkpoints" / "last.ckpt").read_bytes()
+    with pytest.raises(UserError, match=r"5\.png"):
+        execute(run)
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == kept
     broken.write_bytes(whole)
-    subprocess.run(killed, check=True, env=environment(root), capture_output=True)
-    figures = {k: json.loads((p / "summary.json").read_text())["test"] for k, p in results.items()}
-    assert figures["going"] == figures["twin"] == figures["killed"]
+    assert execute(prepared(*data, "retry=true"))["status"] == "finished"
 
 
 @pytest.mark.slow
@@ -189,12 +164,9 @@ def test_a_killed_wandb_process_takes_nothing_with_it(root):
     line = command("name=mine", "trainer.max_steps=3000", "trainer.val_check_interval=300")
     process = start([a.replace("logger=csv", "logger=wandb") for a in line], root)
     wait_for_a_checkpoint(process, root)
-    ps = ["ps", "--ppid", str(process.pid), "-o", "pid=,args="]
-    children = subprocess.run(ps, capture_output=True, text=True).stdout.splitlines()
-    service = [int(text.split()[0]) for text in children if "wandb" in text]
-    assert service, children
-    for pid in service:
-        os.kill(pid, signal.SIGKILL)
+    service = [pid for pid in descendants(process.pid) if "wandb" in words(pid)]
+    assert service
+    kill(service)
     said, errors = process.communicate(timeout=900)
     assert process.returncode == 0 and "test bound" in said, errors
     lines = [text for text in errors.splitlines() if text.strip()]

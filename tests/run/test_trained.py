@@ -9,14 +9,21 @@ from triptych.errors import UserError
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
 
-RING = ("data=ring", "denoiser=mlp", "objective=v", "schedule=cosine", "process=ve", "data.test_size=200")
+RING = (
+    "data=ring",
+    "denoiser=mlp",
+    "objective=v",
+    "schedule=cosine",
+    "process=ve",
+    "data.test_size=200",
+    "data.train_size=500",
+)
 
 
 @pytest.fixture
-def source(prepared):
+def source(finished):
     """A finished run of a small network on the ring."""
-    execute(run := prepared(*RING, path="source"))
-    return run
+    return finished(*RING, path="source")
 
 
 def test_model_and_bound_are_the_other_runs_and_the_drawing_is_its_own(source, prepared, inside, root):

@@ -1,6 +1,5 @@
 """W&B has the figures of metrics.csv under their training steps, and never decides a run's fate."""
 
-import csv
 import json
 import math
 import subprocess
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import forked
+from tests.run import accidents
+from tests.run.accidents import stop_after, stopped
 from tests.run.commands import command, environment
 from tests.run.wandb_files import directories, last_step, records, rows
 from tests.run.wandb_server import KEY, Server
@@ -32,10 +32,8 @@ def with_wandb(*arguments: str) -> list[str]:
 
 def table(folder) -> dict[int, dict[str, float]]:
     """metrics.csv: {step: {name: value}}."""
-    with open(folder / "metrics.csv", newline="") as file:
-        return {
-            int(row.pop("step")): {k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)
-        }
+    found = accidents.rows(folder)
+    return {int(row.pop("step")): {k: float(v) for k, v in row.items() if v} for row in found}
 
 
 def merged(rows: list[dict]) -> dict[int, dict]:
@@ -102,24 +100,10 @@ def steps_done(folder) -> int:
     return max((step for step, row in table(folder).items() if "val/bpd" in row), default=0)
 
 
-def test_a_run_that_goes_on_after_an_accident_is_whole(prepared, monkeypatch):
+def test_a_run_that_goes_on_after_an_accident_is_whole(prepared):
     """The same within one process: stopped after step 8, the last checkpoint is of step 6."""
-    from triptych.run.checkpointing import Keep
-
-    run = prepared("trainer.max_steps=12", csv=False)
-    after_a_step = Keep.on_train_batch_end
-
-    def then_fail(keep, trainer, *rest):
-        after_a_step(keep, trainer, *rest)
-        if trainer.global_step == 8:
-            raise RuntimeError("an accident")
-
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="an accident"):
-        patch.setattr(Keep, "on_train_batch_end", then_fail)
-        execute(run)
-    before = only(run.path)
-    assert last_step(before) < 8
-    (run / "summary.json").unlink()
+    run = stop_after(prepared("trainer.max_steps=12", csv=False), 8)
+    assert last_step(only(run.path)) < 8
     assert execute(run)["status"] == "finished"
     both = directories(run / "wandb")
     assert len(both) == 2 and {path.name.split("-")[3] for path in both} == {run.provenance()["id"]}
@@ -129,68 +113,49 @@ def test_a_run_that_goes_on_after_an_accident_is_whole(prepared, monkeypatch):
     assert links and not any(link.is_absolute() for link in links)  # so that it can be moved, and resumed
 
 
-def test_a_run_that_is_told_to_stop_leaves_no_gap(prepared, monkeypatch):
+def test_a_run_that_is_told_to_stop_leaves_no_gap(prepared):
     """It saves within a step, before Lightning logs that step's row."""
-    from triptych.errors import Interrupted
-    from triptych.run.stopping import Stop
-
-    run = prepared("trainer.max_steps=9", csv=False)
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Stop, "agreed", lambda stop, trainer, **_: 15 if trainer.global_step == 5 else None)
-        execute(run)
+    run = stopped(prepared("trainer.max_steps=9", csv=False), at=5)
     assert execute(run)["status"] == "finished"
     check_same(table(run.path), rows(*directories(run / "wandb")))
 
 
 @pytest.mark.slow
-def test_a_kill_loses_two_seconds_at_most(root):
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_a_kill_loses_two_seconds_at_most(root, mode):
     """kill -9 in the middle, twice; then three directories of one id, and what metrics.csv holds."""
     long = ("trainer.max_steps=240", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5")
     folder = root / "logs" / "runs" / "mine"
-    kill_at_random_then_finish(with_wandb("name=mine", *long), environment(root), folder, 2)
-    provenance = json.loads((folder / "provenance.json").read_text())
-    assert len(provenance["executions"]) == 3
-    ours, starts = table(folder), directories(folder / "wandb")
-    assert len(ours) == 48 + 12 and {provenance["id"] in path.name for path in starts} == {True}
-    assert len(starts) == 3
-    kills = tuple(start["step"] for start in provenance["executions"][1:])
-    check_same(ours, rows(*starts), kills)
     with Server() as server:
-        sync(server, root, *starts)
-        check_same(ours, server.history(provenance["id"]), kills)
-        summary = json.loads((folder / "summary.json").read_text())
-        assert server.summaries[provenance["id"]]["test/bpd"] == summary["test"]["bpd"]["mean"]
-
-
-@pytest.mark.slow
-def test_a_kill_while_online_loses_two_seconds_at_most(root):
-    long = ("trainer.max_steps=240", "trainer.val_check_interval=20", "trainer.log_every_n_steps=5")
-    folder = root / "logs" / "runs" / "mine"
-    with Server() as server:
-        there = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
-        environ = environment(root, **there)
-        kill_at_random_then_finish(with_wandb("name=mine", *long), environ, folder, 1)
-        [number] = server.runs
+        there = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "WANDB_MODE": mode}
+        kill_at_random_then_finish(with_wandb("name=mine", *long), environment(root, **there), folder, 2)
         provenance = json.loads((folder / "provenance.json").read_text())
+        assert len(provenance["executions"]) == 3
         kills = tuple(start["step"] for start in provenance["executions"][1:])
-        check_same(table(folder), server.history(number), kills)
-    assert json.loads((folder / "summary.json").read_text())["wandb"]["mode"] == "online"
+        summary, ours = json.loads((folder / "summary.json").read_text()), table(folder)
+        assert summary["wandb"]["mode"] == mode and len(ours) == 48 + 12
+        if mode == "offline":
+            starts = directories(folder / "wandb")
+            assert len(starts) == 3 and {provenance["id"] in path.name for path in starts} == {True}
+            check_same(ours, rows(*starts), kills)
+            sync(server, root, *starts)
+        check_same(ours, server.history(provenance["id"]), kills)
+        assert server.summaries[provenance["id"]]["test/bpd"] == summary["test"]["bpd"]["mean"]
 
 
 @pytest.mark.parametrize(
     ("key", "mode"), [("garbage", ""), (PLAUSIBLE, "online")], ids=["no key at all", "a key, no network"]
 )
-def test_a_login_that_does_not_work_costs_seconds_and_one_line(root, key, mode):
+def test_a_login_that_does_not_work_costs_seconds_and_one_line(prepared, monkeypatch, capfd, key, mode):
     """Nothing listens at the address; without a network its name is not found, which is as quick."""
-    lost = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": key, "WANDB_MODE": mode}
-    folder = root / "logs" / "runs" / "mine"
-    done = forked.run(with_wandb("name=mine"), environment(root, **lost))
-    assert done.returncode == 0, done.stderr
-    [said] = [text for text in done.stderr.splitlines() if text.strip()]
-    assert said.startswith("W&B: offline (") and f"`wandb sync {only(folder)}`" in said
-    check_same(table(folder), rows(only(folder)))
-    summary = json.loads((folder / "summary.json").read_text())
-    assert summary["wandb"]["mode"] == "offline" and summary["wandb"]["sync"] == f"wandb sync {only(folder)}"
+    for name, value in (("BASE_URL", "http://127.0.0.1:9"), ("API_KEY", key), ("MODE", mode)):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    summary = execute(run := prepared("samples.n=0", csv=False))
+    [said] = [line for line in capfd.readouterr().err.splitlines() if "W&B" in line]
+    folder = only(run.path)
+    assert said.startswith("W&B: offline (") and f"`wandb sync {folder}`" in said
+    check_same(table(run.path), rows(folder))
+    assert summary["wandb"]["mode"] == "offline" and summary["wandb"]["sync"] == f"wandb sync {folder}"
 
 
 def test_a_network_that_swallows_everything_costs_less_than_ten_seconds(prepared, monkeypatch, capsys):
@@ -324,7 +289,8 @@ def test_nothing_is_left_outside_of_the_run(root):
 
 def test_a_run_is_told_whole(prepared):
     """Errors, n, terms, measures, panels, choices, best: read back from the offline file."""
-    run = prepared("experiment=ring", "measures.n=8", "measures.repeats=2", csv=False)
+    small = ("data.train_size=500", "data.val_size=100", "data.test_size=200")
+    run = prepared("experiment=ring", *small, "measures.n=8", "measures.repeats=2", csv=False)
     summary = execute(run)
     [file] = only(run.path).glob("*.wandb")
     told: dict[str, object] = {}

@@ -19,16 +19,9 @@ RING = (
 
 def configuration(*overrides: str, data: list[str] = RING) -> dict:
     """A run's configuration, as its door would record it."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
+    from triptych.config.compose import compose_command, to_plain, without_hydra
 
-    from triptych.config.check import CONFIGS
-    from triptych.config.names import register_resolvers
-
-    register_resolvers()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", overrides=[*TINY, *data, *overrides])
-        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    plain = to_plain(without_hydra(compose_command("train", [*TINY, *data, *overrides])))
     for key in ("force", "retry"):
         plain.pop(key, None)
     return plain

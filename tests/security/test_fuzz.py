@@ -44,10 +44,7 @@ def fuzz(folder: Path, how: str) -> dict:
 
 @pytest.mark.parametrize(
     ("how", "least"),
-    [
-        ("fast", 15_000),
-        pytest.param("all", 500_000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
-    ],
+    [("fast", 15_000), pytest.param("all", 500_000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])],
 )
 def test_every_importable_name(tmp_path, how, least):
     found = fuzz(tmp_path, how)
@@ -98,82 +95,26 @@ def test_the_watch_sees_what_it_should(tmp_path):
     assert seen.count("open") == 2 and set(wanted) <= set(seen)
 
 
-STRANGE = [
-    *(
-        None,
-        3,
-        True,
-        1.5,
-        [],
-        {},
-        ["triptych.networks.mlp.MLP"],
-        {"_target_": "triptych.networks.mlp.MLP"},
-        b"x",
-    ),
-    *(
-        "",
-        ".",
-        "..",
-        "triptych",
-        "MLP",
-        "triptych.networks.mlp",
-        "triptych.networks.mlp.",
-        ".triptych.networks.mlp.MLP",
-    ),
-    *(
-        "triptych..networks.mlp.MLP",
-        "triptych.networks..mlp.MLP",
-        "triptych.networks.mlp.MLP ",
-        " triptych.data.x.Y",
-    ),
-    *("triptych.networks.mlp.MLP\n", "triptych.networks.mlp.MLP\0", "triptych/networks/mlp.MLP"),
-    "triptych.networks.mlp.MLP.__init__.__globals__",
-    *(
-        "triptych.networks.mlp.MLP.__init__",
-        "triptych.networks.mlp.__builtins__",
-        "triptych.networks.__init__.MLP",
-    ),
-    *("triptych.networks.mlp.MLP.forward", "triptych.networks.mlp.nn.Linear", "triptych.networks.mlp.nn"),
-    *("triptych.networks.mlp.torch.load", "triptych.networks.mlp.Conditioning", "triptych.networks.MLP"),
-    *(
-        "triptych.networks.mlp.\uff2d\uff2c\uff30",
-        "triptych.n\u0435tworks.mlp.MLP",
-        "triptych.networks.mlp.ML\u0420",
-    ),
-    *("triptych.config.trust.import_class", "triptych.config.build.build", "triptych.config.archive.DryRun"),
-    *("triptych.data...runs.processes.run_child", "triptych.data/../runs/processes.run_child"),
-    *(
-        "hydra.utils.instantiate",
-        "hydra.utils.get_method",
-        "builtins.eval",
-        "os.system",
-        "importlib.import_module",
-    ),
-    *(
-        "torch.optim.lr_scheduler.LambdaLR",
-        "torch.optim.adam.torch.load",
-        "torch.optim.sgd.SGD",
-        "torch.optim",
-    ),
-    *(
-        "torch.optim._multi_tensor",
-        "torch.optim.swa_utils.AveragedModel",
-        "torch.optim.Nothing",
-        "torch.load",
-    ),
-    *(
-        "pytorch_lightning.LightningModule",
-        "pytorch_lightning.loggers.CSVLogger",
-        "pytorch_lightning.os.system",
-    ),
-    *("pytorch_lightning.trainer.trainer.Trainer", "pytorch_lightning.Trainer.fit", "lightning.Trainer"),
-    *(
-        "triptych.data.base.DataError",
-        "triptych.data.folder.Image.open",
-        "triptych.data.build.build_data",
-    ),
-    *("TRIPTYCH.networks.mlp.MLP", "triptych.networks.MLP.MLP", "triptych.networks.mlp.mlp", "x" * 10**6),
-]
+STRANGE: list = [None, 3, True, 1.5, [], {}, ["triptych.networks.mlp.MLP"], b"x", "x" * 10**6]
+STRANGE += [{"_target_": "triptych.networks.mlp.MLP"}, "", "triptych.networks.mlp.MLP ", " triptych.data.x.Y"]
+STRANGE += ["triptych.networks.mlp.MLP\n", "triptych.networks.mlp.MLP\0", "triptych/networks/mlp.MLP"]
+STRANGE += ["triptych.networks.mlp.\uff2d\uff2c\uff30", "triptych.n\u0435tworks.mlp.MLP"]
+STRANGE += """
+. .. triptych MLP triptych.networks.mlp triptych.networks.mlp. .triptych.networks.mlp.MLP
+triptych..networks.mlp.MLP triptych.networks..mlp.MLP triptych.networks.mlp.MLP.__init__.__globals__
+triptych.networks.mlp.MLP.__init__ triptych.networks.mlp.__builtins__ triptych.networks.__init__.MLP
+triptych.networks.mlp.MLP.forward triptych.networks.mlp.nn.Linear triptych.networks.mlp.nn
+triptych.networks.mlp.torch.load triptych.networks.mlp.Conditioning triptych.networks.MLP
+triptych.config.trust.import_class triptych.config.build.build triptych.config.archive.DryRun
+triptych.data...runs.processes.run_child triptych.data/../runs/processes.run_child
+hydra.utils.instantiate hydra.utils.get_method builtins.eval os.system importlib.import_module
+torch.optim.lr_scheduler.LambdaLR torch.optim.adam.torch.load torch.optim.sgd.SGD torch.optim
+torch.optim._multi_tensor torch.optim.swa_utils.AveragedModel torch.optim.Nothing torch.load
+pytorch_lightning.LightningModule pytorch_lightning.loggers.CSVLogger pytorch_lightning.os.system
+pytorch_lightning.trainer.trainer.Trainer pytorch_lightning.Trainer.fit lightning.Trainer
+triptych.data.base.DataError triptych.data.folder.Image.open triptych.data.build.build_data
+TRIPTYCH.networks.mlp.MLP triptych.networks.MLP.MLP triptych.networks.mlp.mlp subprocess.run triptychx.y
+""".split()
 
 
 @pytest.mark.parametrize("name", STRANGE, ids=lambda name: ascii(name)[:60])

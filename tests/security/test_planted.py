@@ -3,10 +3,8 @@
 import io
 import json
 import math
-import os
 import pickle
 import shutil
-import signal
 import zipfile
 from types import SimpleNamespace
 
@@ -14,7 +12,7 @@ import pytest
 
 from tests.study.fake_runs import make_run, metrics
 from triptych.config.archive import SCHEMA, inspect
-from triptych.errors import StorageError, UserError
+from triptych.errors import UserError
 from triptych.run.directory import RunDirectory
 from triptych.run.read import read_run
 from triptych.run.result import Result
@@ -79,32 +77,6 @@ def test_names_are_sorted_however_long_their_digits():
 
     names = ["seed=10", "seed=2", "seed=" + "9" * 5000]
     assert sorted(names, key=natural_key) == [names[1], names[0], names[2]]
-
-
-def test_a_lock_with_a_second_name_elsewhere_is_not_written(root):
-    (root / "mine.txt").write_text("precious")
-    (root / "run").mkdir()
-    os.link(root / "mine.txt", root / "run" / ".lock")
-    with pytest.raises(StorageError, match="run: cannot be written"), RunDirectory(root / "run").lock():
-        pass
-    assert (root / "mine.txt").read_text() == "precious"
-
-
-def test_nobody_is_waited_for_at_a_pipe_in_the_place_of_a_lock(root):
-    class Waited(Exception):
-        """No OSError, which would be caught."""
-
-    def late(*_):
-        raise Waited
-
-    os.mkfifo(root / ".lock")
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(5)
-    try:
-        assert RunDirectory(root).holder() is None
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize(

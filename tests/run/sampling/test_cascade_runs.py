@@ -166,11 +166,7 @@ def test_stages_that_do_not_fit_are_refused(runs):
     other = runs | {"gone": runs["base"] / "gone"}
     refused(lambda: opened(other, stages=("gone", "fine")), "cascade[0]=", "gone")
     refused(lambda: opened(runs, "stages=[{},{},{}]"), "stages: 3 groups for 2 stages")
-    refused(
-        lambda: opened(runs, "stages=[{trainer.max_steps:1}]"),
-        "stages[0].trainer",
-        "guidance.scale",
-    )
+    refused(lambda: opened(runs, "stages=[{trainer.max_steps:1}]"), "stages[0].trainer", "guidance.scale")
     refused(lambda: opened(runs, "stages=[{sampler.step:1}]"), "stages[0].sampler.step")
 
 

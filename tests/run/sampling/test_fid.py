@@ -40,6 +40,7 @@ def weights(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_it_is_torchmetrics_fid(weights, tmp_path):
     g = torch.Generator().manual_seed(1)
     a, b = (torch.randint(0, 256, (6, 1, 8, 8), generator=g).byte() for _ in range(2))

@@ -27,13 +27,11 @@ def test_the_oracle_is_at_the_floor_where_its_sampler_is_good(prepared):
     json.dumps(summary.record, allow_nan=False)
 
 
-def test_an_oracle_opens_again_and_its_trajectory_is_drawn(prepared, door, root):
-    run = prepared(*RING, path="oracle")
-    execute(run)
-    ckpt = run / "checkpoints" / "last.ckpt"
-    result = door("triptych.cli.sample", f"ckpt={ckpt}", "n=20", "sampler=ddim",
-                  "sampler.steps=4", "trajectory=gif",
-                  "guidance=classifier", "guidance.classifier=exact", "label=3", "out=drawn")  # fmt: skip
+def test_an_oracle_opens_again_and_its_trajectory_is_drawn(finished, inside, root):
+    ckpt = finished(*RING, path="oracle") / "checkpoints" / "last.ckpt"
+    asked = "n=20 sampler=ddim sampler.steps=4 trajectory=gif label=3 out=drawn"
+    exact = ["guidance=classifier", "guidance.classifier=exact"]
+    result = inside("triptych.cli.sample", f"ckpt={ckpt}", *asked.split(), *exact)
     assert result.returncode == 0, result.stderr
     assert (root / "drawn" / "trajectory.gif").stat().st_size > 1000
     x = torch.load(root / "drawn" / "samples.pt")["x"]
@@ -75,9 +73,8 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_trained(prepared,
     assert not list(root.rglob("*.ckpt"))
 
 
-def test_doors_refuse_in_one_line(prepared, inside):
-    execute(run := prepared())
-    ckpt = f"ckpt={run / 'checkpoints' / 'last.ckpt'}"
+def test_doors_refuse_in_one_line(finished, inside):
+    ckpt = f"ckpt={finished() / 'checkpoints' / 'last.ckpt'}"
     for arguments, words in (
         (["guidance=classifier_free"], "guidance.scale=2.0: this model was trained without labels"),
         (["label=3"], "label=3: this model was trained without labels"),

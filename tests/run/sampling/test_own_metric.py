@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from triptych.config import trust
 from triptych.errors import UserError
 from triptych.run.execute import execute
 from triptych.study.render import write_report
@@ -29,15 +28,8 @@ MEASURED = ("+metrics.radius._target_=metric_lab.Radius", "measures.n=400", "mea
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch):
-    (tmp_path / "outside").mkdir()
-    (tmp_path / "outside" / "metric_lab.py").write_text(RADIUS)
-    monkeypatch.syspath_prepend(str(tmp_path / "outside"))
-    monkeypatch.setenv("TRIPTYCH_TRUST", "metric_lab")
-    trust.trusted.cache_clear()
-    yield
-    trust.trusted.cache_clear()
-    sys.modules.pop("metric_lab", None)
+def lab(trusting):
+    return trusting("metric_lab", RADIUS)
 
 
 def test_it_is_taken_of_what_the_sampler_draws_and_recorded_with_its_words(prepared, lab):

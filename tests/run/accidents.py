@@ -1,0 +1,68 @@
+"""Accidents of a run at a moment that is chosen, and what its table holds after them."""
+
+import csv
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from triptych.errors import Interrupted
+from triptych.models.diffusion import Diffusion
+from triptych.run.checkpointing import Keep
+from triptych.run.directory import RunDirectory
+from triptych.run.execute import execute
+
+
+class Accident(Exception):
+    """What happens below."""
+
+
+def stumble() -> None:
+    raise Accident
+
+
+def at_call(patch: pytest.MonkeyPatch, method: str, at: int, do: Callable[[], Any]) -> None:
+    """``do()`` before the ``at``-th call of the model's ``method``."""
+    original, calls = getattr(Diffusion, method), []
+
+    def counted(self, *arguments):
+        calls.append(1)
+        if len(calls) == at:
+            do()
+        return original(self, *arguments)
+
+    patch.setattr(Diffusion, method, counted)
+
+
+def stopped(run: RunDirectory, at: int = 4, number: int = signal.SIGTERM) -> RunDirectory:
+    """The run, asked to stop in its ``at``-th step."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as asked:
+        at_call(patch, "training_step", at, lambda: os.kill(os.getpid(), number))
+        execute(run)
+    assert asked.value.signal == number and run.checkpoints()
+    return run
+
+
+def stop_after(run: RunDirectory, at: int) -> RunDirectory:
+    """The run, ended after step ``at``, between two checkpoints, as by a kill."""
+    after_a_step = Keep.on_train_batch_end
+
+    def then_fail(keep, trainer, *rest):
+        after_a_step(keep, trainer, *rest)
+        if trainer.global_step == at:
+            stumble()
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Accident):
+        patch.setattr(Keep, "on_train_batch_end", then_fail)
+        execute(run)
+    (run / "summary.json").unlink()
+    return run
+
+
+def rows(folder: RunDirectory | Path) -> list[dict[str, str]]:
+    """metrics.csv."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return [*csv.DictReader(file)]
