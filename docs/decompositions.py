@@ -9,8 +9,8 @@ import sys
 import torch
 
 from triptych.diffusion.decoder import GaussianDensity
+from triptych.diffusion.draws import plain_noise
 from triptych.diffusion.mixture import GaussianMixture, Oracle
-from triptych.diffusion.noise import plain_noise
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
 from triptych.tutorial.decompositions import Decomposition, restricted, summarise, take_apart

@@ -47,15 +47,14 @@ def test_every_place_is_as_likely():
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_processes_change_the_same_images(world):
-    steps = [Flip(0.3), Crop(3)]
-    whole, _ = augment(X, steps, seed=5, step=7)
-    share = len(X) // world
-    parts = [
-        augment(X[r * share : (r + 1) * share], steps, seed=5, step=7, rank=r, world=world)[0]
-        for r in range(world)
-    ]
-    assert torch.cat(parts).equal(whole)
+def test_processes_change_the_same_images_and_are_told_the_same(world):
+    steps, share = [Flip(0.3, told=True), Crop(3, p=0.5, told=True)], len(X) // world
+    whole, done = augment(X, steps, seed=5, step=7)
+    for r in range(world):
+        own = slice(r * share, (r + 1) * share)
+        part, told = augment(X[own], steps, seed=5, step=7, rank=r, world=world)
+        assert part.equal(whole[own])
+        assert told.value.equal(done.value[own]) and told.present.equal(done.present[own])
     assert not whole.equal(augment(X, steps, seed=5, step=8)[0])
 
 
@@ -87,16 +86,6 @@ def test_a_network_is_told_what_was_done_to_each_item():
     assert augment(many, [Flip(0.3), Crop(2)], seed=1, step=3)[1] is None
     only, said = augment(many, [Flip(0.3), Crop(2, told=True)], seed=1, step=3)
     assert said.value.shape == (240, 2) and count_numbers([Flip(0.3), Crop(2, told=True)]) == 2
-
-
-@pytest.mark.parametrize("world", [2, 3])
-def test_processes_are_told_the_same(world):
-    steps = [Flip(0.3, told=True), Crop(3, p=0.5, told=True)]
-    whole, share = augment(X, steps, seed=5, step=7)[1], len(X) // world
-    for r in range(world):
-        own = slice(r * share, (r + 1) * share)
-        part = augment(X[own], steps, seed=5, step=7, rank=r, world=world)[1]
-        assert part.value.equal(whole.value[own]) and part.present.equal(whole.present[own])
 
 
 @pytest.mark.parametrize("bad", [lambda: Flip(1.5), lambda: Crop(0), lambda: Crop(1.5), lambda: Flip(-0.1)])

@@ -78,10 +78,3 @@ def test_lists_may_be_hydra_lists():
     cfg = config(next(file for file in FILES if file.stem == "mixture"), "")
     del cfg["_convert_"]
     assert hydra.utils.instantiate(cfg).mixture is not None
-
-
-def test_all_are_there():
-    names = "digits mnist fashion_mnist cifar10 folder mixture ring two_moons swiss_roll checkerboard".split()
-    names += "embedded_ring image_embeddings shapes captioned_folder digits_captioned".split()
-    names += ["fashion_captioned", "idx"]
-    assert sorted(names) == [file.stem for file in FILES]

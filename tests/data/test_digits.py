@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from triptych.data.batch import Split, to_level, to_unit
-from triptych.data.digits import Digits, read_digits
+from triptych.data.digits import Digits
 
 from .helpers import refused
 
@@ -25,13 +25,6 @@ def digits():
     data = Digits()
     data.setup()
     return data
-
-
-def test_same_as_scikit_learn():
-    values, labels = read_digits()
-    truth = load_digits()
-    assert np.array_equal(values[:, 0], truth.images)
-    assert np.array_equal(labels, truth.target)
 
 
 def test_documented_splits(digits):

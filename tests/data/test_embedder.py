@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from tests.models.options import OPTIONS
 from triptych.data.base import DataError
 from triptych.data.build import check_contract
 from triptych.data.captions import DigitsCaptioned
@@ -46,8 +47,7 @@ def run(tmp_path):
     data = shapes()
     torch.manual_seed(0)
     network = ContrastiveNetwork(data.shape, data.conditions, **SIZES).eval()
-    more = {"shape": data.shape, "discrete": True, "seed": 0, "repeats": 1, "val_repeats": 1}
-    model = Contrastive(network, None, None, **more)
+    model = Contrastive(network, shape=data.shape, discrete=True, **OPTIONS)
     for name, left in model.leaves().items():
         torch.save(left, tmp_path / name)
     return tmp_path, network, data

@@ -46,11 +46,6 @@ def test_threads_change_nothing(plain):
     assert all(one.splits[name].values.equal(three.splits[name].values) for name in one.splits)
 
 
-def test_grey(plain):
-    data = ready(plain, channels=1)
-    assert data.shape == (1, 8, 8) == data.splits["train"].values.shape[1:]
-
-
 def test_centre_is_cut_out(tmp_path):
     wide = np.zeros((8, 24, 3), np.uint8)
     wide[:, 8:16] = 200  # the middle third
@@ -95,14 +90,6 @@ def test_corrupt_file(plain, content, workers):
         content = file.read_bytes()[:3000]
     file.write_bytes(content)
     refused(lambda: ready(plain, num_workers=workers), "data.root", str(file))
-
-
-def test_no_images(tmp_path):
-    refused(lambda: ready(tmp_path), "data.root", str(tmp_path), "no images")
-    refused(lambda: ready(tmp_path / "missing"), "data.root", "missing", "no such folder")
-    (tmp_path / "file").write_text("")
-    refused(lambda: ready(tmp_path / "file"), "data.root", "not a folder")
-    refused(lambda: ImageFolder(None), "data.root=null")
 
 
 def test_too_few_images(tmp_path):

@@ -36,18 +36,15 @@ def test_reader(tmp_path, ending):
 
 
 LAYOUTS = [
-    (Mnist, "."),
-    (Mnist, "MNIST/raw"),
-    (Mnist, "MNIST"),
-    (FashionMnist, "."),
-    (FashionMnist, "FashionMNIST/raw"),
-    (FashionMnist, "FashionMNIST"),
-    (FashionMnist, "fashion-mnist"),
+    (Mnist, ".", ""),
+    (Mnist, "MNIST/raw", ".gz"),
+    (Mnist, "MNIST", ""),
+    (FashionMnist, "FashionMNIST/raw", ""),
+    (FashionMnist, "fashion-mnist", ".gz"),
 ]
 
 
-@pytest.mark.parametrize("kind,place", LAYOUTS)
-@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("kind,place,ending", LAYOUTS)
 def test_layouts_and_splits(tmp_path, kind, place, ending):
     write_mnist(tmp_path / place, ending=ending)
     splits = ready(kind, tmp_path).splits
@@ -99,34 +96,17 @@ def test_a_file_missing(tmp_path):
     refused(lambda: ready(Mnist, tmp_path), "data.root", "t10k-labels-idx1-ubyte")
 
 
-def damage_cut(data):
-    return data[:-1]
+DAMAGES = {
+    "cut": lambda data: data[:-1],
+    "more": lambda data: data + b"x",
+    "magic": lambda data: b"\x00\x00\x08\x01" + data[4:],
+    "type": lambda data: b"\x00\x00\x0d\x03" + data[4:],
+    "all": lambda data: b"",
+    "count": lambda data: data[:4] + b"\xff\xff\xff\xff" + data[8:],
+}
 
 
-def damage_more(data):
-    return data + b"x"
-
-
-def damage_magic(data):
-    return b"\x00\x00\x08\x01" + data[4:]
-
-
-def damage_type(data):
-    return b"\x00\x00\x0d\x03" + data[4:]
-
-
-def damage_all(data):
-    return b""
-
-
-def damage_count(data):
-    return data[:4] + b"\xff\xff\xff\xff" + data[8:]
-
-
-DAMAGES = [damage_cut, damage_more, damage_magic, damage_type, damage_all, damage_count]
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 @pytest.mark.parametrize("ending", ["", ".gz"])
 def test_damaged_file(tmp_path, damage, ending):
     write_mnist(tmp_path, ending=ending)

@@ -83,11 +83,6 @@ def test_a_split_without_a_folder_is_held_out_of_train(tmp_path):
     assert found["val"] == 9 and 0 < found["test"] < 20 and found["train"] + found["test"] == 40
 
 
-def test_a_train_folder_alone_has_its_classes(tmp_path):
-    tree(tmp_path, train={"cat": 20, "dog": 20})
-    assert ready(tmp_path).num_classes == 2
-
-
 def test_label_numbers_do_not_depend_on_what_test_lacks(tmp_path):
     tree(tmp_path, train={"ant": 3, "bee": 3, "cat": 3}, val={"cat": 2}, test={"bee": 2})
     data = ready(tmp_path)

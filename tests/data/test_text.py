@@ -40,13 +40,6 @@ def test_a_linear_layer_of_one_hot_tokens_is_an_embedding(one_hot):
     assert torch.allclose(layer(tokens)[mask], rows[mask])
 
 
-def test_the_pooled_vector_is_the_mean_of_the_tokens_that_are_there(one_hot):
-    tokens, mask = one_hot.encode(["red circle", "red red red circle"])
-    pooled = one_hot.pool(tokens + ~mask.unsqueeze(2), mask)
-    red, circle = (one_hot.vocabulary.index(w) for w in ("red", "circle"))
-    assert pooled[:, red].tolist() == [0.5, 0.75] and pooled[:, circle].tolist() == [0.5, 0.25]
-
-
 def test_what_cannot_be_encoded_is_said_in_one_line(one_hot):
     refused(lambda: one_hot.encode(["red", "three red squars"]), "prompt='three red squars'", "squares")
     refused(lambda: one_hot.encode(["red", " ,. "]), "prompt=' ,. '", "one word or more")

@@ -28,14 +28,12 @@ def refused(call, *words):
         assert word in message, message
 
 
-class VarianceExploding(Process):
-    """alpha = 1: a process on which formulas that lean on alpha^2 + sigma^2 = 1 go wrong."""
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
 
-    def alpha_sigma(self, gamma):
-        return torch.ones_like(gamma), torch.exp(gamma / 2)
 
-    def prior_std(self, gamma):
-        return torch.exp(gamma / 2)
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 def ring(k=8, radius=1.5, std=0.15):
@@ -43,6 +41,10 @@ def ring(k=8, radius=1.5, std=0.15):
     angle = 2 * math.pi * torch.arange(k, dtype=torch.float64) / k
     means = radius * torch.stack([angle.cos(), angle.sin()], 1)
     return torch.full((k,), 1 / k, dtype=torch.float64), means, std**2 * torch.eye(2).double().repeat(k, 1, 1)
+
+
+def ring_mixture() -> GaussianMixture:
+    return GaussianMixture(*ring())
 
 
 def lopsided():

@@ -1,12 +1,10 @@
 """The bound against what it bounds: exact entropies, exact mutual informations, and the KL of two Gaussians.
 
 For a Gaussian everything under the expectation is quadratic in (x, eps), so the cubature of ``oracles``
-averages the code's own output exactly; for the ring, Monte Carlo with its standard error.
+averages the code's own output exactly.
 """
 
-import itertools
 import math
-from functools import cache
 
 import pytest
 import torch
@@ -19,21 +17,18 @@ from triptych.diffusion.denoiser import Denoiser, LevelOutput
 from triptych.diffusion.draws import Draw, stratified_times
 from triptych.diffusion.mixture import GaussianMixture
 from triptych.diffusion.prediction import SPACES
-from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.process import VarianceExploding, VariancePreserving
 from triptych.diffusion.schedule import Linear
 
 from .oracles import (
     SCHEDULES,
     Says,
-    VarianceExploding,
     Wrong,
     correlated,
     cubature,
-    entropy_by_quadrature,
     legendre,
     network,
     oracle,
-    refused,
     ring,
     trapezoid_times,
 )
@@ -53,13 +48,12 @@ def some_batch(shape=(2, 3), n=24):
     return x, Draw((torch.arange(n, dtype=torch.float64) + 0.5) / n, eps, eps_0)
 
 
-@pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("process", [VP, VarianceExploding()], ids=["vp", "ve"])
 @pytest.mark.parametrize("steps", [1, 7, 1000])
 @every_schedule
-def test_a_step_is_the_kl_of_two_posteriors_times_the_number_of_steps(space, process, steps, kind):
+def test_a_step_is_the_kl_of_two_posteriors_times_the_number_of_steps(process, steps, kind):
     """KL(q(z_s | z_t, x) || q(z_s | z_t, x_hat)) by torch, whatever the denoiser; t = ceil(t T) / T (VDM)."""
-    schedule, denoiser = kind(-6.0, 5.0), network(Wrong(), space, process)
+    schedule, denoiser = kind(-6.0, 5.0), network(Wrong(), "v", process)
     x, draw = some_batch()
     upper = torch.ceil(draw.t * steps) / steps
     gamma_t, gamma_s = schedule.gamma(upper), schedule.gamma(upper - 1 / steps)
@@ -83,37 +77,19 @@ def test_a_step_is_the_kl_of_two_posteriors_times_the_number_of_steps(space, pro
     torch.testing.assert_close(kl, 0.5 * snr_fall * x_error, rtol=1e-6, atol=1e-9)
 
 
-@every_schedule
-def test_many_steps_are_continuous_time(kind):
-    """The same draw: at a t on the grid of T steps the two terms differ by the step's curvature, O(1 / T)."""
-    schedule, denoiser = kind(-6.0, 5.0), network(Wrong(), "v")
-    x, draw = some_batch()
-    limit = Bound(schedule, None).diffusion(denoiser, x, draw.t, draw.eps)
-    off = []
-    for steps in (24_000, 48_000):
-        t = draw.t - 0.5 / steps  # the middle of the step whose upper end is the draw's t
-        term = Bound(schedule, None, steps).diffusion(denoiser, x, t, draw.eps)
-        torch.testing.assert_close(term.gamma, limit.gamma)
-        off.append((term.nats / limit.nats - 1).abs())
-    assert off[0].max() < 0.02
-    torch.testing.assert_close(off[0] / off[1], torch.full_like(off[0], 2.0), rtol=0.02, atol=0)
-
-
 @pytest.mark.parametrize("steps", [None, 5])
 def test_the_three_terms_are_what_they_are_called(steps):
     """Prior from x, reconstruction from eps_0, diffusion from t and eps; the total is their sum."""
     schedule, denoiser, decoder = Linear(-6.0, 5.0), network(Wrong(), "epsilon"), GaussianDensity()
     x, draw = some_batch()
     bound = Bound(schedule, decoder, steps)
-    elbo, term = bound.terms(denoiser, x, draw)
+    elbo, term = bound(denoiser, x, draw), bound.diffusion(denoiser, x, draw.t, draw.eps)
     ends = torch.tensor([-6.0, 5.0]).double()
     torch.testing.assert_close(elbo.prior, VP.prior_kl(x, ends[1]))
     z_0 = VP.diffuse(x, ends[0], draw.eps_0)
     torch.testing.assert_close(elbo.reconstruction, decoder.nats(denoiser, x, z_0, ends[0]))
-    torch.testing.assert_close(elbo.diffusion, bound.diffusion(denoiser, x, draw.t, draw.eps).nats)
     torch.testing.assert_close(term.nats, elbo.diffusion)
     torch.testing.assert_close(elbo.total, elbo.prior + elbo.reconstruction + elbo.diffusion)
-    torch.testing.assert_close(bound(denoiser, x, draw).total, elbo.total)
     assert elbo.total.shape == (24,)
     one, two, three = torch.tensor([1.0]), torch.tensor([20.0]), torch.tensor([300.0])
     assert BoundTerms(one, two, three).total.item() == 321
@@ -211,7 +187,7 @@ def test_the_bound_lies_above_the_exact_nll_and_meets_it_as_the_endpoints_widen(
 def test_the_bound_is_the_nll_of_every_point_as_the_endpoints_widen(d):
     """The model is the data's distribution then, and the exact denoiser leaves no slack in the bound."""
     parts, _, _, _ = gaussian_points(d)
-    x = GaussianMixture(*parts).sample(30, torch.Generator().manual_seed(1))[0].double()
+    x = GaussianMixture(*parts).sample(8, torch.Generator().manual_seed(1))[0].double()
     t, weights = legendre(96)
     eps = cubature(d)
     for point in x:
@@ -260,20 +236,6 @@ def test_finite_steps_are_the_riemann_sum(d, steps):
     assert ours == pytest.approx(exact.item(), rel=1e-7)
 
 
-@sizes
-def test_the_discrete_bound_falls_with_the_number_of_steps_and_meets_the_continuous_one(d):
-    parts, eigenvalues, x, eps = gaussian_points(d)
-    limit = information(eigenvalues, LOW) - information(eigenvalues, HIGH)
-    excess = []
-    for steps in (1, 4, 16, 64, 256, 512, 1024):
-        t = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
-        bound = Bound(Linear(LOW, HIGH), GaussianDensity(), steps)
-        excess.append(expected(bound, oracle(parts), x, eps, t, torch.full_like(t, 1 / steps))[2] - limit)
-    assert all(a > b > 0 for a, b in itertools.pairwise(excess))
-    assert excess[-1] < 0.01 * limit
-    assert excess[-2] / excess[-1] == pytest.approx(2, abs=0.05)  # first order in the step
-
-
 # --- data on a grid of levels -----------------------------------------------------------------------------
 
 
@@ -301,67 +263,6 @@ def test_the_bound_of_the_exact_levels_denoiser_meets_the_entropy():
     assert gaps[2] < 1e-4
 
 
-# --- the ring ---------------------------------------------------------------------------------------------
-
-
-@cache
-def ring_information():
-    """I(x; z_0) - I(x; z_1) by quadrature: I(x; z) = H(z) - d/2 log(2 pi e sigma^2)."""
-
-    def at(gamma):
-        alpha, sigma = (a.item() for a in VP.alpha_sigma(torch.tensor(gamma, dtype=torch.float64)))
-        reach = 3.0 if gamma < 0 else 9.0
-        return entropy_by_quadrature(ring(), alpha, sigma, reach) - math.log(2 * math.pi * math.e * sigma**2)
-
-    return at(LOW) - at(HIGH)
-
-
-@cache
-def ring_draws(name, space=None, n=2**18):
-    """n draws of the diffusion term of the exact denoiser, float32, times stratified as in training."""
-    generator = torch.Generator().manual_seed(20)
-    x, _ = GaussianMixture(*ring()).sample(n, generator)
-    t, eps = stratified_times(n, generator), torch.randn(n, 2, generator=generator)
-    truth = oracle(ring())
-    denoiser = truth if space is None else network(Says(truth, space), space)
-    return Bound(SCHEDULES[name](LOW, HIGH), None).diffusion(denoiser, x, t, eps).nats.double()
-
-
-def test_the_rings_information_is_that_of_separate_modes():
-    """log 8 + log(1 + SNR 0.15^2) less what is left at gamma_1; the modes overlap by half a millinat.
-
-    The field's 8.288 is this figure, 8.2864, with the Monte-Carlo noise of an entropy estimate.
-    """
-    left = math.log1p((1.5**2 / 2 + 0.15**2) * math.exp(-HIGH))
-    limit = math.log(8) + math.log1p(0.15**2 * math.exp(-LOW)) - left
-    assert limit - 1e-3 < ring_information() < limit
-    assert ring_information() == pytest.approx(8.288, abs=2e-3)
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_the_rings_bound_is_its_information_under_every_schedule(name):
-    nats = ring_draws(name)
-    stderr = nats.std().item() / math.sqrt(len(nats))
-    assert abs(nats.mean().item() - ring_information()) < 3 * stderr
-    assert stderr < 0.03 * ring_information()
-
-
-def test_the_rings_variance_is_ordered_by_schedule():
-    """187 < 1700 < 5500 were measured twice independently; a third of each is allowed for the heavy tails."""
-    variance = {name: ring_draws(name).var().item() for name in SCHEDULES}
-    for name, reference in (("linear", 187), ("cosine", 1700), ("beta_linear", 5500)):
-        assert variance[name] == pytest.approx(reference, rel=1 / 3)
-    assert 4 * variance["linear"] < variance["cosine"] < variance["beta_linear"] / 1.5
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_four_objectives_of_one_oracle_have_one_bound(name):
-    n = 2**15
-    exact = ring_draws(name, None, n).mean().item()
-    for space in SPACES:
-        assert ring_draws(name, space, n).mean().item() == pytest.approx(exact, rel=1e-4)
-
-
 def test_a_worse_denoiser_has_a_worse_bound_by_its_squared_distance():
     """E|eps - eps_hat|^2 = E|eps - eps*|^2 + E|eps* - eps_hat|^2: the bound ranks denoisers."""
     parts, _, x, eps = gaussian_points(2)
@@ -381,8 +282,3 @@ def test_a_worse_denoiser_has_a_worse_bound_by_its_squared_distance():
     cross = 2 * 0.1 * 0.2 * alpha2.sqrt() * parts[1].sum()
     distance = 0.01 * square + cross + 0.04 * 2
     assert worse - best == pytest.approx(0.5 * (HIGH - LOW) * (distance @ weights).item(), rel=1e-7)
-
-
-@pytest.mark.parametrize("steps", [0, -1])
-def test_refuses_steps(steps):
-    refused(lambda: Bound(Linear(LOW, HIGH), None, steps), f"bound.steps={steps}")

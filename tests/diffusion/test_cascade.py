@@ -12,13 +12,9 @@ from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.sampler import DPMSolver
 from triptych.diffusion.schedule import Linear
 
-from .oracles import given, refused
+from .oracles import generator, given, refused
 
 N = 2000
-
-
-def generator(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def parts(name="low"):

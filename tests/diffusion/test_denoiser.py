@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 from triptych.diffusion.denoiser import Denoiser, LevelOutput, Output, level_centres
-from triptych.diffusion.prediction import SPACES
 from triptych.diffusion.process import VariancePreserving
 
-from .oracles import Says, Wrong, lopsided, network, oracle, refused
+from .oracles import Wrong, network, refused
 
 
 class Constant(nn.Module):
@@ -22,19 +21,6 @@ class Constant(nn.Module):
 
     def forward(self, z, gamma, condition):
         return self.logits.expand(len(z), *self.logits.shape)
-
-
-@pytest.mark.parametrize("space", SPACES)
-def test_output_reads_the_network_as_its_space(space):
-    truth = oracle(lopsided())
-    z, gamma = (
-        torch.randn(64, 2, generator=torch.Generator().manual_seed(0)).double(),
-        torch.linspace(-8, 6, 64).double(),
-    )
-    guess, exact = network(Says(truth, space), space)(z, gamma), truth(z, gamma)
-    assert guess.space == space and Output(space).per_dim == 1
-    for view in SPACES:
-        torch.testing.assert_close(guess.view(view), exact.view(view), rtol=1e-7, atol=1e-7)
 
 
 def test_network_sees_z_a_gamma_per_item_and_the_condition():

@@ -1,7 +1,7 @@
 """Samplers on one Gaussian, whose exact denoiser is affine: every step's mean and covariance in closed form.
 
 Each dimension of N(mean, diag(variance)) is a recursion of two numbers, written here from the formulas of the
-publications alone. What the samplers draw is held against it, and it against the data.
+publications alone. What the samplers draw is held against it.
 """
 
 import itertools
@@ -15,9 +15,8 @@ from torch import nn
 
 from triptych.config.build import build
 from triptych.config.check import CONFIGS
-from triptych.diffusion.langevin import langevin
 from triptych.diffusion.prediction import Prediction
-from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.process import VarianceExploding, VariancePreserving
 from triptych.diffusion.reverse_variance import Beta, BetaTilde, Learned, Optimal
 from triptych.diffusion.sampler import (
     DDIM,
@@ -28,9 +27,10 @@ from triptych.diffusion.sampler import (
     PredictorCorrector,
     Step,
 )
+from triptych.diffusion.sampler.langevin import langevin
 from triptych.diffusion.schedule import Linear
 
-from .oracles import VarianceExploding, oracle, refused
+from .oracles import generator, oracle, refused
 
 PROCESSES = {"vp": VariancePreserving(), "ve": VarianceExploding()}
 MEAN, VARIANCE = np.array([0.6, -0.3]), np.array([0.5, 0.02])
@@ -38,10 +38,6 @@ WIDE = Linear(-10.0, 8.0)
 VARIANCES = ("beta_tilde", "beta", "optimal", "learned")
 both = pytest.mark.parametrize("process", PROCESSES)
 variances = pytest.mark.parametrize("variance", VARIANCES)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def parts():
@@ -143,29 +139,12 @@ def matches(x, mean, spread, more=0.0):
 
 @both
 @variances
-@pytest.mark.parametrize("steps", [6, 40])
-def test_an_ancestral_sampler_draws_from_the_model_of_each_variance(process, variance, steps):
-    sampler = Ancestral(steps)
+def test_an_ancestral_sampler_draws_from_the_model_of_each_variance(process, variance):
+    sampler = Ancestral(6)
     gammas = sampler.gammas(WIDE, dtype=torch.float64).numpy()
     # the optimal variance is measured on 20 000 items: 2% of it
     more = 0.02 if variance == "optimal" else 0.0
     matches(drawn(sampler, process, variance, 40_000), *recursion(process, gammas, variance), more)
-
-
-@both
-@variances
-def test_each_variance_converges_to_the_data_as_steps_grow(process, variance):
-    """At first order; the exact one is there at any number of steps."""
-    errors = []
-    for steps in (50, 100, 200, 400):
-        mean, spread = recursion(process, np.linspace(20.0, -20.0, steps + 1), variance)
-        errors.append(max(np.abs(mean - MEAN).max(), np.abs(spread / VARIANCE - 1).max()))
-    if variance == "learned":
-        assert max(errors) < 1e-3
-        return
-    assert errors[-1] < 0.06
-    for a, b in itertools.pairwise(errors):
-        assert a / b == pytest.approx(2, abs=0.35)
 
 
 @both
@@ -211,23 +190,11 @@ def test_the_corrector_is_the_published_one_where_the_score_has_its_typical_leng
 
 
 @both
-@pytest.mark.parametrize("steps", [10, 40])
-def test_predictor_and_corrector_draw_what_their_recursion_says(process, steps):
-    sampler = PredictorCorrector(steps, inner=2, snr=0.3)
+def test_predictor_and_corrector_draw_what_their_recursion_says(process):
+    sampler = PredictorCorrector(10, inner=2, snr=0.3)
     gammas = sampler.gammas(WIDE, dtype=torch.float64).numpy()
     found = drawn(sampler, process, "beta_tilde", 40_000)
     matches(found, *recursion(process, gammas, "beta_tilde", (2, 0.3)))
-
-
-@both
-def test_predictor_and_corrector_converge_to_the_data_as_steps_grow(process):
-    """The corrector's own bias, 1 / (1 - snr^2) where noise is all there is, goes with the noise."""
-    errors = []
-    for steps in (100, 200, 400, 800):
-        mean, spread = recursion(process, np.linspace(20.0, -20.0, steps + 1), "beta_tilde", (1, 0.16))
-        errors.append(max(np.abs(mean - MEAN).max(), np.abs(spread / VARIANCE - 1).max()))
-    assert errors[-1] < 0.03
-    assert all(a / b > 1.6 for a, b in itertools.pairwise(errors)), errors
 
 
 # Langevin -----------------------------------------------------------------------------------------------
@@ -291,9 +258,9 @@ def test_ddim_keeps_its_eta_times_beta_tilde_whatever_the_model_s_variance():
     truth, shape = oracle(parts()), (64, 2)
     noisy = DDIM(7, eta=1.0)
     assert noisy.drawing_from(Beta()) is noisy
-    one = noisy(truth, WIDE, shape, generator=generator(), dtype=torch.float64)
-    other = Ancestral(7, variance="beta_tilde")(
-        truth, WIDE, shape, generator=generator(), dtype=torch.float64
+    one, other = (
+        sampler(truth, WIDE, shape, generator=generator(), dtype=torch.float64)
+        for sampler in (noisy, Ancestral(7, variance="beta_tilde"))
     )
     torch.testing.assert_close(one, other)
 

@@ -9,24 +9,16 @@ from triptych.diffusion.measures import noise_floor, sliced_wasserstein
 from triptych.diffusion.mixture import ExactClassifier
 from triptych.diffusion.prediction import SPACES
 from triptych.diffusion.process import VarianceExploding
-from triptych.diffusion.sampler import DDIM, Ancestral, DPMSolver
+from triptych.diffusion.sampler import Ancestral, DPMSolver
 from triptych.diffusion.schedule import Linear
 from triptych.diffusion.wrappers import DynamicThreshold, StaticThreshold
 
-from .oracles import Wrong, lopsided, network, oracle, refused, ring
+from .oracles import Wrong, generator, lopsided, network, normal, oracle, refused, ring
 from .test_processes import PROCESSES
 
 processes = pytest.mark.parametrize("process", PROCESSES)
 GAMMA = torch.tensor([-3.0, 0.0, 2.5], dtype=torch.float64)
 LABELS = Condition(label=torch.tensor([0, 2, 1]))
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 class Labelled(Wrong):
@@ -113,7 +105,7 @@ def test_the_exact_classifier_is_bayes_rule(process):
     torch.testing.assert_close(double, plain + 2 * (conditional - plain))
 
 
-@pytest.mark.parametrize("make", [Ancestral, DDIM, DPMSolver])
+@pytest.mark.parametrize("make", [Ancestral, DPMSolver])
 def test_sampling_with_exact_score_and_exact_classifier_reaches_the_conditional(make):
     """At s = 1, under no_grad as samplers run: each component at the noise floor of its own true samples."""
     n, parts = 2000, lopsided()
@@ -121,11 +113,11 @@ def test_sampling_with_exact_score_and_exact_classifier_reaches_the_conditional(
     guided = Classifier(truth, ExactClassifier(truth.mixture, truth.process))
     for k in range(3):
         alone = oracle([torch.ones(1).double(), parts[1][k : k + 1], parts[2][k : k + 1]]).mixture
-        floor = noise_floor(sliced_wasserstein, lambda i: alone.sample(n, generator(50 + i))[0], pairs=9)  # noqa: B023
+        floor = noise_floor(sliced_wasserstein, lambda i: alone.sample(n, generator(50 + i))[0])  # noqa: B023
         labels = Condition(label=torch.full((n,), k))
-        x = make(60)(guided, Linear(-9.0, 5.0), (n, 2), generator=generator(k), condition=labels)
+        x = make(40)(guided, Linear(-9.0, 5.0), (n, 2), generator=generator(k), condition=labels)
         assert sliced_wasserstein(x, alone.sample(n, generator(9))[0]) < 1.5 * floor.high
-        unguided = make(60)(truth, Linear(-9.0, 5.0), (n, 2), generator=generator(k))
+        unguided = make(40)(truth, Linear(-9.0, 5.0), (n, 2), generator=generator(k))
         assert sliced_wasserstein(unguided, alone.sample(n, generator(9))[0]) > 4 * floor.high
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from tests.diffusion.reprocess import Reprocessed
 from triptych.diffusion.decoder import Categorical
 from triptych.diffusion.denoiser import Denoiser, Output, level_centres
 from triptych.diffusion.likelihood import Likelihood
@@ -14,6 +13,8 @@ from triptych.diffusion.mixture import GaussianMixture, Oracle
 from triptych.diffusion.process import Rectified, SubVariancePreserving, VarianceExploding, VariancePreserving
 from triptych.diffusion.schedule import Linear
 from triptych.diffusion.wrappers import StaticThreshold
+
+from .oracles import ring_mixture
 
 VP = VariancePreserving()
 WIDE = Linear(-14, 20)  # so wide that a Gaussian's own density is the model's
@@ -30,7 +31,7 @@ def gaussian(d: int) -> GaussianMixture:
 @pytest.mark.parametrize("d", [1, 16])
 def test_exact_trace_gives_the_exact_density(d, process):
     mixture = gaussian(d)
-    x, _ = mixture.sample(100, torch.Generator().manual_seed(0))
+    x, _ = mixture.sample(40, torch.Generator().manual_seed(0))
     found = Likelihood(WIDE)(Oracle(mixture, process), x)
     error = (found.total + mixture.log_prob(x.double())) / d
     assert error.abs().max() < 1e-3 and error.mean().abs() < 1e-4
@@ -38,11 +39,11 @@ def test_exact_trace_gives_the_exact_density(d, process):
 
 
 def test_hutchinson_is_within_its_own_error_which_falls_with_probes():
-    mixture, n = gaussian(16), 200
+    mixture, n = gaussian(16), 100
     x, _ = mixture.sample(n, torch.Generator().manual_seed(1))
     exact = -mixture.log_prob(x.double())
     errors, stderrs = [], []
-    for probes in (4, 16, 64):
+    for probes in (4, 16):
         found = Likelihood(WIDE, probes=probes)(Oracle(mixture, VP), x)
         error = found.total - exact
         assert error.mean().abs() < 3 * found.stderr.square().sum().sqrt() / n
@@ -51,18 +52,14 @@ def test_hutchinson_is_within_its_own_error_which_falls_with_probes():
         again = Likelihood(WIDE, probes=probes)(Oracle(mixture, VP), x[7:9], torch.tensor([7, 8]))
         assert torch.allclose(again.total, found.total[7:9], atol=1e-3)  # probes follow the item's index
     for figures in (errors, stderrs):
-        assert figures[0] > 1.6 * figures[1] > 1.6**2 * figures[2]  # 2 and 4 in expectation
-    assert errors[2] == pytest.approx(stderrs[2] * math.sqrt(2 / math.pi), rel=0.2)  # the error it claims
-
-
-def ring() -> GaussianMixture:
-    angle = torch.arange(8) * (2 * math.pi / 8)
-    means = 1.5 * torch.stack([angle.cos(), angle.sin()], 1)
-    return GaussianMixture(torch.full((8,), 1 / 8), means, torch.eye(2).expand(8, 2, 2) * 0.15**2)
+        assert figures[0] > 1.6 * figures[1]  # 2 in expectation
+    assert errors[1] == pytest.approx(stderrs[1] * math.sqrt(2 / math.pi), rel=0.2)  # the error it claims
 
 
 def test_a_mixture_and_items_that_do_not_depend_on_their_company():
-    mixture = ring()
+    angle = torch.arange(8) * (2 * math.pi / 8)
+    means = 1.5 * torch.stack([angle.cos(), angle.sin()], 1)
+    mixture = GaussianMixture(torch.full((8,), 1 / 8), means, torch.eye(2).expand(8, 2, 2) * 0.15**2)
     oracle = Oracle(mixture, VP)
     x, _ = mixture.sample(300, torch.Generator().manual_seed(1))
     x[0] = 0.0  # the most difficult point: between all modes
@@ -73,14 +70,6 @@ def test_a_mixture_and_items_that_do_not_depend_on_their_company():
     assert (alone - found[:1]).abs() < 4e-4
     finer = Likelihood(WIDE, tolerance=1e-7)(oracle, x).total
     assert (finer - found).abs().max() < 4e-4
-
-
-def test_another_process_sees_the_same_density():
-    mixture = ring()
-    x, _ = mixture.sample(20, torch.Generator().manual_seed(1))
-    here = Likelihood(WIDE)(Oracle(mixture, VP), x).total
-    there = Likelihood(WIDE)(Reprocessed(Oracle(mixture, VP), VarianceExploding()), x).total
-    assert torch.allclose(here, there, atol=1e-3)
 
 
 def test_uniform_dequantisation_charges_the_cell():
@@ -136,13 +125,13 @@ def test_a_network_on_images_under_inference_mode():
     schedule = Linear(-4, 4)
     with torch.inference_mode():
         exact = Likelihood(schedule)(denoiser, x.clone())
-        estimate = Likelihood(schedule, probes=64)(denoiser, x.clone())
+        estimate = Likelihood(schedule, probes=16)(denoiser, x.clone())
     assert not exact.total.requires_grad
     assert ((estimate.total - exact.total).abs() < 4 * estimate.stderr).all()
 
 
 def test_what_has_no_likelihood_is_refused():
-    oracle = Oracle(ring(), VP)
+    oracle = Oracle(ring_mixture(), VP)
     with pytest.raises(ValueError, match="StaticThreshold has no likelihood"):
         Likelihood(WIDE)(StaticThreshold(oracle), torch.zeros(1, 2))
 

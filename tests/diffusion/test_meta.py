@@ -7,10 +7,10 @@ import torch
 
 from triptych.diffusion.condition import Condition, Labels
 from triptych.diffusion.denoiser import Denoiser, EDMOutput, LevelOutput, Output
-from triptych.diffusion.dequantisation import dequantise
 from triptych.diffusion.flow import Flow
 from triptych.diffusion.guidance import Auto, Classifier, ClassifierFree
 from triptych.diffusion.learned_schedule import LearnedEndpoints, Monotone
+from triptych.diffusion.likelihood import dequantise
 from triptych.diffusion.process import (
     Preconditioned,
     Rectified,

@@ -7,9 +7,10 @@ from triptych.diffusion.bound import Bound
 from triptych.diffusion.loss import Elbo, MinSNR, Sigmoid, Simple
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import SPACES
-from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.process import VarianceExploding, VariancePreserving
+from triptych.diffusion.schedule import Cosine
 
-from .oracles import SCHEDULES, VarianceExploding, Wrong, network, row
+from .oracles import SCHEDULES, Wrong, network, row
 
 every_space = pytest.mark.parametrize("space", SPACES)
 every_schedule = pytest.mark.parametrize("kind", SCHEDULES.values(), ids=SCHEDULES)
@@ -23,11 +24,10 @@ def batch():
 
 
 @every_space
-@every_schedule
 @both
-def test_simple_is_the_plain_squared_error_of_the_networks_output(space, kind, process):
+def test_simple_is_the_plain_squared_error_of_the_networks_output(space, process):
     x, t, eps = batch()
-    schedule, denoiser = kind(-6.0, 5.0), network(Wrong(), space, process)
+    schedule, denoiser = Cosine(-6.0, 5.0), network(Wrong(), space, process)
     loss = Objective(space, Simple())(denoiser, schedule, x, t, eps)
     gamma = schedule.gamma(t)
     alpha, sigma = (a.view(-1, 1, 1) for a in process.alpha_sigma(gamma))
@@ -42,24 +42,12 @@ def test_simple_is_the_plain_squared_error_of_the_networks_output(space, kind, p
     )
 
 
-@every_space
-@every_schedule
-def test_elbo_loss_is_the_bounds_diffusion_term(space, kind):
-    x, t, eps = batch()
-    schedule, denoiser = kind(-6.0, 5.0), network(Wrong(), space)
-    loss = Objective(space, Elbo())(denoiser, schedule, x, t, eps)
-    term = Bound(schedule, decoder=None).diffusion(denoiser, x, t, eps)
-    torch.testing.assert_close(loss.nats, term.nats)
-    torch.testing.assert_close(loss.squared_error, term.squared_error)
-
-
-@every_space
 @pytest.mark.parametrize("weighting", [Elbo(), Simple(), MinSNR(), Sigmoid()])
 @every_schedule
-def test_effective_weight_is_the_loss_relative_to_the_bound(space, weighting, kind):
+def test_effective_weight_is_the_loss_relative_to_the_bound(weighting, kind):
     x, t, eps = batch()
-    schedule, denoiser = kind(-6.0, 5.0), network(Wrong(), space)
-    objective = Objective(space, weighting)
+    schedule, denoiser = kind(-6.0, 5.0), network(Wrong(), "x0")
+    objective = Objective("x0", weighting)
     ratio = (
         objective(denoiser, schedule, x, t, eps).nats
         / Bound(schedule, None).diffusion(denoiser, x, t, eps).nats

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.diffusion.prediction import SPACES, Prediction, Row, Space, edm, error_scale
-from triptych.diffusion.process import Rectified, VariancePreserving
+from triptych.diffusion.process import Rectified, VarianceExploding, VariancePreserving
 
-from .oracles import U, VarianceExploding, refused, row
+from .oracles import U, refused, row
 
 R = 8  # the longest conversion, score to v: alpha^2, sigma^2, +, sigma score, *, sigma z, -, / (8 roundings)
 R_EDM = 11  # v to EDM's F: sigma alpha, 4/3 of it in -, * z, D (3), * sd h (3), /, +
@@ -62,18 +62,6 @@ def test_conversions_follow_the_definitions(a, b, gamma, z, value):
         ours, exact, allowed = converted(a, b, torch.tensor(value), torch.tensor(z), gamma, process)
         assert ours.dtype == torch.float32
         assert ((ours.double() - exact).abs() <= allowed).all()
-
-
-@pairs
-@given(gamma=gammas, z=vectors, value=vectors)
-@often
-def test_conversions_round_trip(a, b, gamma, z, value):
-    """The way back multiplies the error of the way out by its own |q|, and adds one like it."""
-    z, value = torch.tensor(z), torch.tensor(value)
-    out, _, erred = converted(a, b, value, z, gamma)
-    back, _, errs = converted(b, a, out, z, gamma)
-    _, q = conversion(b, a, *at(gamma)[1])
-    assert ((back.double() - value.double()).abs() <= errs + q.abs() * erred).all()
 
 
 @pairs
@@ -130,24 +118,6 @@ def test_a_guess_carried_to_another_level_keeps_its_x0_and_epsilon(space):
             exact = alpha_s * (p0 * z + q0 * value) + sigma_s * (p1 * z + q1 * value)
             ours = Prediction(space, value, z, alpha, sigma).at(alpha_s, sigma_s)
             torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("space", SPACES)
-def test_a_true_guess_has_no_error_and_views_are_the_truth(space):
-    generator = torch.Generator().manual_seed(0)
-    x, eps = (torch.randn(4, 2, 3, generator=generator, dtype=torch.float64) for _ in range(2))
-    gamma = torch.tensor([-8.0, -1.0, 2.0, 9.0], dtype=torch.float64).view(4, 1, 1)
-    for process in (VariancePreserving(), VarianceExploding()):
-        alpha, sigma = process.alpha_sigma(gamma)
-        z = alpha * x + sigma * eps
-        truth = {
-            name: sum(k * a for k, a in zip(row(name, alpha, sigma), (x, eps), strict=True))
-            for name in SPACES
-        }
-        guess = Prediction(space, truth[space], z, alpha, sigma)
-        for view in SPACES:
-            torch.testing.assert_close(guess.view(view), truth[view], rtol=1e-9, atol=1e-9)
-        assert guess.epsilon_error(x, eps).abs().max() < 1e-12
 
 
 def test_score_is_the_gradient_of_the_log_density():

@@ -1,11 +1,9 @@
-"""Processes beside each other: what defines each, and one denoiser under all of them."""
-
-import itertools
+"""Processes: what defines each, and the Gaussian facts that follow, each against the rule it comes from."""
 
 import pytest
 import torch
+from torch.distributions import Independent, Normal, kl_divergence
 
-from tests.diffusion.reprocess import Reprocessed
 from triptych.diffusion.denoiser import EDMOutput
 from triptych.diffusion.process import (
     Preconditioned,
@@ -13,11 +11,10 @@ from triptych.diffusion.process import (
     SubVariancePreserving,
     VarianceExploding,
     VariancePreserving,
+    expand,
 )
-from triptych.diffusion.sampler import DPMSolver
-from triptych.diffusion.schedule import Cosine, Linear
 
-from .oracles import U, Wrong, lopsided, network, oracle, refused
+from .oracles import U, normal, refused
 
 PROCESSES = {
     "vp": VariancePreserving(),
@@ -34,7 +31,7 @@ DEFINITIONS = {
     "edm": lambda alpha, sigma: 0.36 * alpha.square() + sigma.square() - 1,
 }
 every = pytest.mark.parametrize("name", PROCESSES)
-pairs = pytest.mark.parametrize("before, after", list(itertools.permutations(PROCESSES, 2)))
+both = pytest.mark.parametrize("process", [VariancePreserving(), VarianceExploding()], ids=["vp", "ve"])
 
 
 @every
@@ -72,46 +69,6 @@ def test_the_prior_is_where_the_process_ends(name):
     torch.testing.assert_close(PROCESSES[name].prior_std(gamma), sigma, rtol=1e-5, atol=0)
 
 
-@pairs
-def test_the_oracle_of_one_process_reprocessed_is_the_oracle_of_another(before, after):
-    gamma = torch.linspace(-9, 8, 40, dtype=torch.float64)
-    x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    z = PROCESSES[after].diffuse(x, gamma, x.flip(0))
-    truth = oracle(lopsided(), PROCESSES[after])
-    moved = Reprocessed(oracle(lopsided(), PROCESSES[before]), PROCESSES[after])
-    for view in ("x0", "epsilon", "score", "v"):
-        torch.testing.assert_close(getattr(moved(z, gamma), view), getattr(truth(z, gamma), view))
-
-
-@pytest.mark.parametrize("space", ["x0", "epsilon", "score", "v"])
-def test_a_network_of_any_space_says_the_same_under_another_process(space):
-    vp, rectified = PROCESSES["vp"], PROCESSES["rectified"]
-    denoiser = network(Wrong(), space, vp)
-    gamma = torch.tensor([-4.0, 0.5, 6.0], dtype=torch.float64)
-    z = torch.randn(3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    there = z * (rectified.alpha_sigma(gamma)[0] / vp.alpha_sigma(gamma)[0])[:, None]
-    own, moved = denoiser(z, gamma), Reprocessed(denoiser, rectified)(there, gamma)
-    assert moved.space == space
-    torch.testing.assert_close(moved.x0, own.x0)
-    torch.testing.assert_close(moved.epsilon, own.epsilon)
-
-
-@pytest.mark.parametrize("after", ["ve", "sub_vp", "rectified"])
-def test_a_denoiser_samples_the_same_points_under_another_process_and_schedule(after):
-    """The probability flow in data units, z / alpha, is the same curve: only the grid's gammas matter."""
-    vp, other = PROCESSES["vp"], PROCESSES[after]
-    denoiser = network(Wrong(), "v", vp)
-    sampler = DPMSolver(12, grid="time")
-    gammas = sampler.gammas(Cosine(-6.0, 4.0), dtype=torch.float64)
-    assert (gammas - sampler.gammas(Linear(-6.0, 4.0), dtype=torch.float64)).abs().max() > 1
-    z = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    there = z * other.alpha_sigma(gammas[0])[0] / vp.alpha_sigma(gammas[0])[0]
-    *_, own = sampler.path(denoiser, gammas, z)
-    *_, moved = sampler.path(Reprocessed(denoiser, other), gammas, there)
-    scale = [p.alpha_sigma(gammas[-1])[0] for p in (vp, other)]
-    torch.testing.assert_close(moved / scale[1], own / scale[0])
-
-
 def test_edm_s_input_is_theirs_and_has_unit_variance():
     """Karras et al. 2022, table 1: c_in (x + s eps); F, read of it, is their D by c_skip and c_out."""
     data, s = 0.5, torch.logspace(-3, 2, 30, dtype=torch.float64)[:, None]
@@ -137,3 +94,82 @@ def test_processes_of_other_numbers_are_others():
     assert str(Preconditioned(0.5)) == str(Preconditioned(0.5)) != str(Preconditioned(0.6))
     assert str(VariancePreserving()) == "VariancePreserving"
     refused(lambda: Preconditioned(0.0), "process.sigma_data=0.0")
+
+
+def test_expand_keeps_scalars_and_lines_up_batches():
+    z = torch.zeros(3, 2, 4)
+    assert expand(torch.tensor(1.0), z).shape == ()
+    assert expand(torch.arange(3), z).shape == (3, 1, 1)
+
+
+@both
+def test_diffuse_mixes_signal_and_noise_with_a_gamma_per_item(process):
+    x, eps, gamma = normal(3, 2, 4), normal(3, 2, 4, seed=1), torch.tensor([-5.0, 0.3, 4.0]).double()
+    z = process.diffuse(x, gamma, eps)
+    for i in range(3):
+        alpha, sigma = process.alpha_sigma(gamma[i])
+        torch.testing.assert_close(z[i], alpha * x[i] + sigma * eps[i])
+    torch.testing.assert_close(process.diffuse(x, gamma[1], eps)[1], z[1])
+
+
+@both
+def test_posterior_is_bayes_rule(process):
+    """q(z_s | z_t, x) by conditioning the joint Gaussian of (z_s, z_t) given x on its second half."""
+    gamma_s, gamma_t = (
+        torch.tensor([-9.0, -2.0, 1.0, 3.0]).double(),
+        torch.tensor([-4.0, -1.5, 6.0, 3.001]).double(),
+    )
+    x, z = normal(4, 3), normal(4, 3, seed=1)
+    (alpha_s, sigma_s), (alpha_t, sigma_t) = process.alpha_sigma(gamma_s), process.alpha_sigma(gamma_t)
+    mean, std = process.posterior(z, x, gamma_t, gamma_s)
+    for i in range(4):
+        step = alpha_t[i] / alpha_s[i]  # z_t = step z_s + fresh noise
+        fresh = sigma_t[i] ** 2 - step**2 * sigma_s[i] ** 2
+        cov = torch.stack(
+            [sigma_s[i] ** 2, step * sigma_s[i] ** 2, step * sigma_s[i] ** 2, torch.zeros(()).double()]
+        )
+        cov = cov.view(2, 2)
+        cov[1, 1] = step**2 * sigma_s[i] ** 2 + fresh
+        gain = cov[0, 1] / cov[1, 1]
+        torch.testing.assert_close(mean[i], alpha_s[i] * x[i] + gain * (z[i] - alpha_t[i] * x[i]))
+        torch.testing.assert_close(
+            std[i].square().item(), (cov[0, 0] - gain * cov[1, 0]).item(), rtol=1e-7, atol=0
+        )
+    # one pair of levels for all items is the same
+    again = process.posterior(z, x, gamma_t[2], gamma_s[2])
+    torch.testing.assert_close(again.mean[2], mean[2])
+    torch.testing.assert_close(again.std.reshape(()), std[2].reshape(()))
+
+
+@both
+def test_posterior_composes_to_the_marginal(process):
+    """If z_t ~ q(z_t | x) then z_s ~ q(z_s | x): the mean and the variance, by linearity."""
+    gamma_s, gamma_t = torch.tensor(-3.0).double(), torch.tensor(1.0).double()
+    x = normal(5, 2)
+    (alpha_s, sigma_s), (alpha_t, sigma_t) = process.alpha_sigma(gamma_s), process.alpha_sigma(gamma_t)
+    mean, std = process.posterior(alpha_t * x, x, gamma_t, gamma_s)
+    torch.testing.assert_close(mean, alpha_s * x)
+    moved = process.posterior(alpha_t * x + sigma_t, x, gamma_t, gamma_s).mean - mean
+    torch.testing.assert_close(moved.square() + std**2, torch.full_like(x, sigma_s**2))
+
+
+def test_posterior_keeps_its_digits_between_close_levels():
+    process = VariancePreserving()
+    gamma_s = torch.linspace(-13.3, 9.9, 300)
+    gamma_t = gamma_s + 2e-3
+    zero = torch.zeros(300, 1)
+    std = process.posterior(zero, zero, gamma_t, gamma_s).std.double().flatten()
+    apart = gamma_t.double() - gamma_s.double()  # exact: what float32 was given
+    exact = (torch.sigmoid(gamma_s.double()) * -torch.expm1(-apart)).sqrt()
+    assert ((std / exact - 1).abs() < U * (6 + gamma_s.abs())).all()
+
+
+@both
+@pytest.mark.parametrize("gamma", [-2.0, 3.0, 8.0])
+def test_prior_kl_is_the_divergence_to_the_prior(process, gamma):
+    gamma = torch.tensor(gamma).double()
+    x = normal(5, 2, 3)
+    alpha, sigma = process.alpha_sigma(gamma)
+    q = Independent(Normal(alpha * x, sigma.expand_as(x)), 2)
+    p = Independent(Normal(torch.zeros_like(x), process.prior_std(gamma).expand_as(x)), 2)
+    torch.testing.assert_close(process.prior_kl(x, gamma), kl_divergence(q, p))

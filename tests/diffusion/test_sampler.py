@@ -8,19 +8,15 @@ import torch
 
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.mixture import GaussianMixture
-from triptych.diffusion.process import VariancePreserving
+from triptych.diffusion.process import VarianceExploding, VariancePreserving
 from triptych.diffusion.sampler import DDIM, Ancestral, Step
 from triptych.diffusion.schedule import Linear
 
-from .oracles import SCHEDULES, VarianceExploding, Wrong, correlated, network, oracle, refused, ring
+from .oracles import SCHEDULES, Wrong, correlated, generator, network, oracle, ring
 
 VP = VariancePreserving()
 both = pytest.mark.parametrize("process", [VP, VarianceExploding()], ids=["vp", "ve"])
 WIDE = Linear(-12.0, 10.0)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def root(matrix, power=0.5):
@@ -51,21 +47,7 @@ def exact_map(schedule, parts, process):
 
 
 @both
-def test_ddim_reaches_the_exact_mean_and_covariance(process, d=16):
-    parts = correlated(d)
-    A, b = affine_map(DDIM(4000), WIDE, parts, process)
-    cov = parts[2][0]
-    # what the prior does not know of x at gamma 10 is e^-5 of its mean, e^-10 of its covariance
-    assert (b - parts[1][0]).abs().max() < 0.02
-    assert (A @ A.T - cov).abs().max() < 0.01 * cov.diagonal().max()
-    exact_A, exact_b = exact_map(WIDE, parts, process)
-    assert (A - exact_A).abs().max() < 0.005
-    assert (b - exact_b).abs().max() < 0.005
-
-
-@both
-@pytest.mark.parametrize("grid", ["gamma", "time"])
-@pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid"])
+@pytest.mark.parametrize(("grid", "name"), [("gamma", "linear"), ("time", "cosine"), ("time", "sigmoid")])
 def test_ddim_converges_to_the_exact_flow_at_first_order(process, grid, name):
     """Half the step, half the error (float32 puts the floor far below)."""
     parts, schedule = correlated(2), SCHEDULES[name](-4.0, 4.0)
@@ -77,19 +59,6 @@ def test_ddim_converges_to_the_exact_flow_at_first_order(process, grid, name):
     assert errors[0] < 0.1
     assert errors[0] / errors[1] == pytest.approx(2, abs=0.15)
     assert errors[1] / errors[2] == pytest.approx(2, abs=0.15)
-
-
-@both
-def test_one_ddim_step_keeps_the_guess_and_carries_it_to_the_next_level(process):
-    """z_s = alpha_s x_hat + sigma_s eps_hat: x_hat and eps_hat are those of z_s as well."""
-    denoiser = network(Wrong(), "v", process)
-    z = torch.randn(5, 3, generator=generator()).double()
-    gamma_t, gamma_s = torch.tensor(1.0).double(), torch.tensor(-0.5).double()
-    guess = denoiser(z, gamma_t)
-    alpha, sigma = process.alpha_sigma(gamma_s)
-    torch.testing.assert_close(
-        DDIM(1).step(z, Step(denoiser, gamma_t, gamma_s)), alpha * guess.x0 + sigma * guess.epsilon
-    )
 
 
 @both
@@ -133,28 +102,6 @@ def test_eta_one_is_ancestral_step_for_step(process):
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
-@both
-def test_an_ancestral_step_draws_from_the_posterior_at_the_guess(process):
-    denoiser = network(Wrong(), "x0", process)
-    z = torch.randn(3, 2, generator=generator()).double()
-    gamma_t, gamma_s = torch.tensor(1.0).double(), torch.tensor(-0.5).double()
-    mean, std = process.posterior(z, denoiser(z, gamma_t).x0, gamma_t, gamma_s)
-    noise = torch.randn(3, 2, generator=generator(4), dtype=torch.float64)
-    drawn = Ancestral(1).step(z, Step(denoiser, gamma_t, gamma_s, generator=generator(4)))
-    torch.testing.assert_close(drawn, mean + std * noise)
-
-
-@both
-def test_ancestral_reaches_the_marginal_of_a_gaussian(process, d=16):
-    parts, n = correlated(d), 10_000
-    x = Ancestral(400)(oracle(parts, process), WIDE, (n, d), generator=generator()).double()
-    white = torch.linalg.solve_triangular(torch.linalg.cholesky(parts[2][0]), (x - parts[1]).T, upper=False).T
-    # 5 standard errors, and for 400 steps of 0.055 the first-order bias of the variance, 1/2 of a step
-    assert white.mean(0).abs().max() < 5 / math.sqrt(n) + 0.02
-    cov = white.T @ white / n
-    assert (cov - torch.eye(d)).abs().max() < 5 * math.sqrt(2 / n) + 0.03
-
-
 def test_ancestral_converges_with_the_number_of_steps():
     """The variance of one Gaussian after T steps, by its exact recursion through the sampler's own steps."""
     parts = [torch.ones(1).double(), torch.zeros(1, 1).double(), torch.full((1, 1, 1), 0.09).double()]
@@ -175,10 +122,10 @@ def test_ancestral_converges_with_the_number_of_steps():
         assert a / b == pytest.approx(2, abs=0.3)
 
 
-@pytest.mark.parametrize("sampler", [Ancestral(300), DDIM(300), DDIM(300, eta=0.5), DDIM(400, "time")])
+@pytest.mark.parametrize("sampler", [Ancestral(300), DDIM(300, eta=0.5)])
 def test_samples_of_the_ring_are_the_ring(sampler):
     """Every mode equally often, and -log p of the samples averages to the entropy."""
-    mixture, n = GaussianMixture(*ring()), 4000
+    mixture, n = GaussianMixture(*ring()), 2000
     x = sampler(oracle(ring()), Linear(-10.0, 8.0), (n, 2), generator=generator(5)).double()
     entropy = mixture.entropy()
     nats = -mixture.log_prob(x)
@@ -201,61 +148,8 @@ def test_condition_chooses_the_mode():
         assert torch.equal(torch.cdist(x.double(), mixture.means).argmin(1), label)
 
 
-@pytest.mark.parametrize("sampler", [Ancestral(20), DDIM(20), DDIM(20, eta=0.5)])
-def test_samples_follow_from_the_generator_alone(sampler):
-    def draw(seed):
-        return sampler(oracle(ring()), Linear(-8.0, 6.0), (16, 2), generator=generator(seed))
-
-    torch.manual_seed(1)
-    before = torch.random.get_rng_state()
-    first = draw(3)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    torch.manual_seed(2)
-    assert torch.equal(draw(3), first)
-    assert not (draw(4) == first).any()
-    assert first.dtype == torch.float32 and not first.requires_grad
-
-
-@pytest.mark.parametrize("kind", SCHEDULES.values())
-def test_grids(kind):
-    schedule = kind(-8.0, 6.0)
-    for sampler in (DDIM, Ancestral):
-        even = sampler(14).gammas(schedule)
-        torch.testing.assert_close(even, torch.linspace(6.0, -8.0, 15), rtol=1e-4, atol=1e-4)
-        timed = sampler(14, "time").gammas(schedule)
-        torch.testing.assert_close(timed, schedule.gamma(torch.linspace(1, 0, 15)), rtol=1e-4, atol=1e-4)
-        assert (timed.diff() < 0).all()
-
-
 @pytest.mark.parametrize("grid", ["gamma", "time", "karras"])
 @pytest.mark.parametrize("kind", SCHEDULES.values())
 def test_a_grid_of_the_most_steps_falls_at_each(kind, grid):
     """Two equal levels would be a step of no length, of which a second-order sampler makes 0 / 0."""
     assert (DDIM(100_000, grid).gammas(kind(-13.0, 10.0)).diff() < 0).all()
-
-
-@pytest.mark.parametrize("sampler", [Ancestral, DDIM])
-def test_takes_as_many_steps_as_it_says_and_tells_of_them(sampler):
-    calls, ticks = [], []
-
-    class Spy(Wrong):
-        def forward(self, z, gamma, condition):
-            calls.append(gamma[0].item())
-            return super().forward(z, gamma, condition)
-
-    def progress(steps):
-        for step in steps:
-            ticks.append(step)
-            yield step
-
-    sampler(7)(network(Spy(), "v"), Linear(-8.0, 6.0), (2, 3), generator=generator(), progress=progress)
-    assert calls == pytest.approx([6, 4, 2, 0, -2, -4, -6], abs=1e-5) and len(ticks) == 7
-
-
-def test_refusals():
-    for kind in (Ancestral, DDIM):
-        for steps in (0, -3, 100_001):
-            refused(lambda k=kind, s=steps: k(s), f"sampler.steps={steps}")
-        refused(lambda k=kind: k(5, "tiem"), "sampler.grid='tiem'", "gamma, time")
-    for eta in (2.0, -0.1, math.nan):
-        refused(lambda e=eta: DDIM(5, eta=e), f"sampler.eta={eta}", "[0, 1]")

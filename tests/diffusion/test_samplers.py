@@ -9,7 +9,6 @@ import torch
 
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.measures import mode_fractions, noise_floor, sliced_wasserstein
-from triptych.diffusion.prediction import SPACES, Prediction
 from triptych.diffusion.sampler import (
     DDIM,
     EDM,
@@ -26,7 +25,7 @@ from triptych.diffusion.sampler import (
 from triptych.diffusion.schedule import Cosine, Linear
 from triptych.diffusion.wrappers import DynamicThreshold, StaticThreshold
 
-from .oracles import Wrong, lopsided, network, oracle, refused, ring
+from .oracles import Wrong, generator, lopsided, network, normal, oracle, refused, ring
 from .test_processes import PROCESSES
 
 EVERY = {
@@ -43,14 +42,6 @@ EVERY = {
 }
 every = pytest.mark.parametrize("name", EVERY)
 processes = pytest.mark.parametrize("process", PROCESSES)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 # against peers ------------------------------------------------------------------------------------------
@@ -181,7 +172,7 @@ def test_halving_the_step_shows_the_order_of_convergence(make, order):
         *_, last = sampler.path(truth, sampler.gammas(Linear(-6.0, 5.0), dtype=torch.float64), z)
         return last
 
-    exact = end(Heun(2000))
+    exact = end(Heun(800))
     errors = [(end(make(steps)) - exact).norm(dim=1).square().mean().sqrt().item() for steps in (40, 80, 160)]
     slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert slopes == pytest.approx([order, order], abs=0.3)
@@ -202,7 +193,7 @@ def test_at_20_evaluations_the_best_sampler_is_at_the_noise_floor(process):
 
 
 @every
-@processes
+@pytest.mark.parametrize("process", ["ve", "rectified"])
 def test_each_sampler_reaches_a_gaussian_under_each_process(name, process):
     """Mean and spread of one Gaussian, whose Langevin dynamics mixes too."""
     if name == "langevin":
@@ -212,7 +203,7 @@ def test_each_sampler_reaches_a_gaussian_under_each_process(name, process):
     else:
         sampler = EVERY[name](60)
     truth = oracle(([1.0], [[0.4, -0.3]], [[[0.09, 0.0], [0.0, 0.09]]]), PROCESSES[process])
-    x = sampler(truth, Linear(-8.0, 6.0), (3000, 2), generator=generator())
+    x = sampler(truth, Linear(-8.0, 6.0), (2000, 2), generator=generator())
     # unadjusted Langevin widens by size / (8 variance), first-order solvers by their step
     assert (x.mean(0) - torch.tensor([0.4, -0.3])).abs().max() < 0.04
     assert (x.std(0) / 0.3 - 1).abs().max() < 0.08
@@ -230,37 +221,13 @@ def test_annealing_keeps_the_weights_of_modes_that_plain_langevin_loses():
     # a larger rate samples a hotter density, fewer updates lag behind the falling noise: both towards 1/2
     annealed = AnnealedLangevin(60, inner=40, rate=0.2)
     plain = Langevin(60, inner=20, size=0.1)
-    kept = annealed(truth, schedule, (6000, 2), generator=generator())
-    assert mode_fractions(kept, mixture)[0].item() == pytest.approx(0.2, abs=0.02)  # four standard errors
-    lost = plain(truth, schedule, (4000, 2), generator=generator())
-    assert mode_fractions(lost, mixture)[0].item() == pytest.approx(0.5, abs=0.03)
-
-
-@processes
-def test_the_corrector_is_song_s_with_the_typical_length_of_score_and_noise(process):
-    """After the ancestral step: z + e score + sqrt(2 e) noise, e = 2 (snr |noise| / |score|)^2."""
-    denoiser, z = network(Wrong(), "epsilon", PROCESSES[process]), normal(4, 2)
-    gamma_t, gamma_s = torch.tensor([2.0, 0.5]).double()
-    noise = generator()
-    there = Ancestral(1).step(z, Step(denoiser, gamma_t, gamma_s, generator=noise))
-    e = 2 * 0.3**2 * denoiser.process.alpha_sigma(gamma_s)[1] ** 2
-    push = torch.randn(4, 2, generator=noise, dtype=torch.float64)
-    exact = there + e * denoiser(there, gamma_s).score + (2 * e).sqrt() * push
-    ours = PredictorCorrector(1, snr=0.3).step(z, Step(denoiser, gamma_t, gamma_s, generator=generator()))
-    torch.testing.assert_close(ours, exact)
+    kept = annealed(truth, schedule, (3000, 2), generator=generator())
+    assert mode_fractions(kept, mixture)[0].item() == pytest.approx(0.2, abs=0.03)  # four standard errors
+    lost = plain(truth, schedule, (2000, 2), generator=generator())
+    assert mode_fractions(lost, mixture)[0].item() == pytest.approx(0.5, abs=0.045)
 
 
 # one step and one loop ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("space", SPACES)
-@processes
-def test_a_guess_carried_elsewhere_is_alpha_x0_plus_sigma_epsilon(space, process):
-    alpha, sigma = PROCESSES[process].alpha_sigma(torch.tensor([[-3.0], [0.5], [4.0]]).double())
-    guess = Prediction(space, normal(3, 2), normal(3, 2, seed=1), alpha, sigma)
-    to = PROCESSES[process].alpha_sigma(torch.tensor(-1.0).double())
-    torch.testing.assert_close(guess.at(*to), to[0] * guess.x0 + to[1] * guess.epsilon)
-    torch.testing.assert_close(guess.at(alpha, sigma), guess.z)
 
 
 @processes

@@ -23,7 +23,8 @@ from triptych.diffusion.sampler import DDIM
 from triptych.diffusion.schedule import Linear
 from triptych.models.cascade import Cascade
 from triptych.models.diffusion import Diffusion
-from triptych.models.lr_schedule import Constant
+
+from .options import OPTIONS
 
 LEVELS = 3
 # (2 x 2) pictures of three levels; the first three have one low picture, the last two another
@@ -61,8 +62,8 @@ def stage(points, shares, low=None, **more):
         Objective("x0", Weight()),
         Bound(schedule, Categorical(LEVELS)),
     )
-    given = {"shape": tuple(points.shape[1:]), "discrete": True, "seed": 3, "repeats": 4, "val_repeats": 1}
-    return Diffusion(*parts, None, Constant(), levels=LEVELS, **given | more)
+    given = OPTIONS | {"shape": tuple(points.shape[1:]), "discrete": True, "seed": 3}
+    return Diffusion(*parts, levels=LEVELS, **given | more)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +74,8 @@ def models():
     of_low = torch.zeros(len(lows)).index_add_(0, which, SHARES)
     assert len(lows) == 2
     stages = [stage(lows, of_low), stage(x, SHARES, low, conditional=["low"])]
-    given = {"shape": (1, 2, 2), "discrete": True, "seed": 3, "repeats": 4, "val_repeats": 1}
-    cascade = Cascade(stages, None, Constant(), known_as=["low"], levels=LEVELS, **given)
+    given = OPTIONS | {"shape": (1, 2, 2), "discrete": True, "seed": 3}
+    cascade = Cascade(stages, known_as=["low"], levels=LEVELS, **given)
     drawn = torch.multinomial(SHARES, 3000, True, generator=torch.Generator().manual_seed(0))
     batch = Batch(x[drawn], Condition(low=low[drawn]), torch.arange(3000))
     return cascade, stage(x, SHARES), batch, -SHARES[drawn].log()

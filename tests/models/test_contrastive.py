@@ -18,6 +18,8 @@ from triptych.models.contrastive import (
 )
 from triptych.networks.contrastive import ContrastiveNetwork
 
+from .options import OPTIONS
+
 SMALL = {"embedding": 6, "width": 4, "stages": 2, "text_width": 8, "depth": 1, "heads": 2}
 
 
@@ -168,8 +170,8 @@ def pairs(part=slice(None)):
 def model():
     torch.manual_seed(0)
     network = ContrastiveNetwork((3, 8, 8), {"text": Tokens(5, 7)}, **SMALL)
-    more = {"shape": (3, 8, 8), "discrete": True, "seed": 0, "repeats": 1, "val_repeats": 1}
-    return Contrastive(network, None, None, **more).double()  # sums in another order agree
+    made = Contrastive(network, shape=(3, 8, 8), discrete=True, **OPTIONS)
+    return made.double()  # sums in another order agree
 
 
 def gradients(found, rank, world):

@@ -23,21 +23,18 @@ from triptych.models.classifier import Classifier
 from triptych.models.diffusion import Diffusion
 from triptych.models.latent import VAE, HierarchicalVAE
 from triptych.models.latent_diffusion import LatentDiffusion
-from triptych.models.lr_schedule import Constant
 from triptych.models.oracle import OracleModel
 from triptych.networks.classifier import ClassifierNetwork
 from triptych.networks.ladder import MLPLadder
 from triptych.networks.mlp import MLP
 from triptych.run.stopping import Stop
 
+from .options import OPTIONS
+
 META = torch.device("meta")
 N, CLASSES = 6, 4
-MORE = {"shape": (2,), "seed": 1, "repeats": 2, "val_repeats": 2}
+MORE = OPTIONS | {"shape": (2,), "seed": 1, "repeats": 2, "val_repeats": 2}
 PROCESS = VariancePreserving
-
-
-def optimizer(groups):
-    return torch.optim.AdamW(groups, lr=1e-3)
 
 
 def diffusion(schedule, output, levels=None, steps=None, **options) -> Diffusion:
@@ -50,7 +47,7 @@ def diffusion(schedule, output, levels=None, steps=None, **options) -> Diffusion
     objective = Objective(output, options.pop("loss", losses.Elbo()), steps, times=options.pop("times", None))
     options |= {"levels": levels, "discrete": levels is not None, "conditional": True, "label_dropout": 0.1}
     parts = (Denoiser(network, output, PROCESS()), schedule, objective, bound)
-    return Diffusion(*parts, optimizer, Constant(), **options, **MORE)
+    return Diffusion(*parts, **options, **MORE)
 
 
 def mixture():
@@ -62,7 +59,7 @@ def mixture():
 def latent(kind, depth, levels=None):
     network = MLPLadder((2,), levels or 2, latents=(2,) * depth, width=4, depth=1)
     options = {"free_bits": 0.5, "beta_warmup": 3, "importance_samples": 2}
-    return kind(network, optimizer, Constant(), levels=levels, discrete=bool(levels), **options, **MORE)
+    return kind(network, levels=levels, discrete=bool(levels), **options, **MORE)
 
 
 def latent_diffusion() -> LatentDiffusion:
@@ -73,7 +70,7 @@ def latent_diffusion() -> LatentDiffusion:
     )
     parts = (ladder, denoiser, schedule, Objective(output, losses.Elbo()), Bound(schedule, GaussianDensity()))
     options = {"levels": 5, "discrete": True, "conditional": True, "label_dropout": 0.1}
-    return LatentDiffusion(*parts, optimizer, Constant(), **options, **MORE)
+    return LatentDiffusion(*parts, **options, **MORE)
 
 
 MODELS = {
@@ -89,13 +86,13 @@ MODELS = {
     "endpoints": lambda: diffusion(LearnedEndpoints(-6.0, 4.0), Output("v"), levels=5),
     "oracle": lambda: OracleModel(
         mixture(), (schedule := Linear(-6.0, 4.0)), PROCESS(), Bound(schedule, GaussianDensity()),
-        optimizer, Constant(), discrete=False, **MORE,
+        discrete=False, **MORE,
     ),
     "vae": lambda: latent(VAE, 1, levels=5),
     "hierarchical_vae": lambda: latent(HierarchicalVAE, 3),
     "latent_diffusion": latent_diffusion,
     "classifier": lambda: Classifier(
-        ClassifierNetwork((2,), CLASSES, width=4), Linear(-6.0, 4.0), PROCESS(), optimizer, Constant(),
+        ClassifierNetwork((2,), CLASSES, width=4), Linear(-6.0, 4.0), PROCESS(),
         discrete=False, conditional=True, **MORE,
     ),
 }  # fmt: skip

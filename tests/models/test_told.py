@@ -15,9 +15,10 @@ from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.schedule import Linear
 from triptych.errors import UserError
 from triptych.models.diffusion import Diffusion
-from triptych.models.lr_schedule import Constant
 from triptych.networks.mlp import MLP
 from triptych.run.execute import execute
+
+from .options import OPTIONS
 
 SHAPE = (1, 1, 2)
 POINT = torch.tensor([1.0, -1.0]).view(1, *SHAPE)
@@ -29,8 +30,7 @@ def model(conditions, **more) -> Diffusion:
     network = MLP(SHAPE, conditions=conditions, width=32, blocks=2)
     parts = (Denoiser(network, output, VariancePreserving()), schedule, Objective(output, Squared("x0")))
     bound = Bound(schedule, GaussianDensity())
-    given = {"shape": SHAPE, "discrete": False, "seed": 1, "repeats": 1, "val_repeats": 1} | more
-    return Diffusion(*parts, bound, lambda groups: torch.optim.AdamW(groups, lr=1e-3), Constant(), **given)
+    return Diffusion(*parts, bound, shape=SHAPE, discrete=False, **OPTIONS | {"seed": 1} | more)
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -38,7 +38,7 @@ def test_what_the_network_is_told_of_does_not_leak(told):
     """One image, half of its copies mirrored: in pure noise the guess is the image, or the mean of both."""
     trained = model({AUGMENTATION: Vectors(1)} if told else {})
     optimizer = torch.optim.AdamW(trained.parameters(), lr=5e-3)
-    for step in range(300):
+    for step in range(200):
         x, done = augment(POINT.repeat(64, 1, 1, 1), [Flip(0.5, told=told)], seed=3, step=step)
         condition = None if done is None else Condition(**{AUGMENTATION: done})
         loss = trained.loss(Batch(x, condition, torch.arange(64)), step, 0, 1).mean()

@@ -6,6 +6,7 @@ import torch
 from triptych.diffusion.condition import Condition, Images, Labels, Part, Tokens, Vectors
 from triptych.networks.conditioning import Conditioning
 from triptych.networks.dit import DiT
+from triptych.networks.jit import JiT
 from triptych.networks.mlp import MLP
 from triptych.networks.prior import Prior
 from triptych.networks.resnet import ResNet
@@ -20,6 +21,7 @@ NETWORKS = [
     (UNet, {"widths": [8, 8], "blocks": 1}),
     (UNet, {"widths": [8, 8], "blocks": 1, "text_at": [4]}),
     (DiT, {"width": 8, "depth": 1}),
+    (JiT, {"width": 16, "depth": 2, "heads": 2, "context": 3, "context_from": 1}),
     (Prior, {"width": 8, "depth": 1, "heads": 2}),
 ]
 

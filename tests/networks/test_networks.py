@@ -7,7 +7,7 @@ from torch import nn
 
 from triptych.config.build import build
 from triptych.config.check import CONFIGS
-from triptych.diffusion.condition import Condition, Labels, Part
+from triptych.diffusion.condition import Condition, Labels
 from triptych.networks.base import LevelWaves
 from triptych.networks.dit import DiT, sines
 from triptych.networks.jit import JiT, SwiGLU, rotary, turned
@@ -74,14 +74,6 @@ def test_each_item_depends_on_its_own_inputs_alone(kind, shape, extra):
     assert not torch.allclose(
         whole[:1], network(z[:1], gamma[:1], Condition(label=label.label[:1] + 1)), atol=1e-4
     ), "labels are heard"
-
-
-@pytest.mark.parametrize(("kind", "shape", "extra"), CASES)
-def test_no_label_is_a_label_that_is_absent(kind, shape, extra):
-    network = awake(kind(shape, conditions={"label": Labels(3)}, **extra))
-    z, gamma = torch.randn(2, *shape), torch.zeros(2)
-    absent = Condition(label=Part(torch.tensor([0, 2]), torch.tensor([False, False])))
-    assert torch.equal(network(z, gamma), network(z, gamma, absent))
 
 
 @pytest.mark.parametrize("kind", [ResNet, UNet, DiT, JiT])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from triptych.data.embedder import TEXT as TEXT_EMBEDDING
 from triptych.data.embedder import Embedder
 from triptych.data.folder import ImageFolder
 from triptych.data.mnist import FashionMnist
-from triptych.data.source import Layout
+from triptych.data.source import Layout, caption_file
 from triptych.data.text import TextEncoder
 from triptych.declare import FilePath, Role
 from triptych.diffusion.condition import Condition, Kind, Part, Tokens
@@ -97,7 +98,7 @@ class Captioned(DataModule):
             which = np.array([place[caption] for caption in captions[name]], dtype=np.int64)
             text: Any = Part(Mapped(tokens, which), mask=Mapped(mask, which))  # type: ignore[arg-type]
             others = {} if split.condition is None else split.condition.parts
-            result[name] = Split(split.values, Condition(**others, text=text), split.levels, split.digests)
+            result[name] = replace(split, condition=Condition(**others, text=text))
         if self.embedder is None:
             return result
         self.embedder.check(self)
@@ -111,10 +112,8 @@ class Captioned(DataModule):
 
     @property
     def encoders(self) -> tuple[str, ...]:
-        return (
-            f"{self.encoder.name}, {self.encoder.length}",
-            *([self.embedder.name] if self.embedder else []),
-        )
+        of_texts = f"{self.encoder.name}, {self.encoder.length}"
+        return (of_texts, self.embedder.name) if self.embedder else (of_texts,)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         tokens, mask = self.encoder.encode(prompts)
@@ -202,12 +201,10 @@ class CaptionedFolder(Captioned, ImageFolder):
 
 def read_caption(image: Path) -> str:
     """Return the caption of an image, on one line; DataError if there is none."""
-    file = image.with_suffix(".txt")
+    file = caption_file(image)
     try:
         with open_regular(file) as stream:
             text = " ".join(stream.read(MOST + 1).decode("utf-8-sig").split())
-    except FileNotFoundError as error:
-        raise DataError(f"data.root: {image} has no caption; write {file.name} beside it") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.root: cannot read {file}: {error}") from error
     if not text or len(text) > MOST:

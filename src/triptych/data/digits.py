@@ -24,15 +24,9 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
         raise DataError("data=digits: needs scikit-learn, which ships the images: pip install scikit-learn")
     # The file itself, as importing sklearn.datasets takes seconds.
     file = Path((spec.submodule_search_locations or [""])[0]) / "datasets" / "data" / "digits.csv.gz"
-    if file.is_file():
-        with gzip.open(file, "rt") as lines:
-            table = np.loadtxt(lines, delimiter=",", dtype=np.uint8)
-        values, labels = table[:, :-1], table[:, -1]
-    else:
-        from sklearn.datasets import load_digits
-
-        values, labels = load_digits(return_X_y=True)
-    return values.astype(np.uint8).reshape(-1, 1, 8, 8), labels.astype(np.int64)
+    with gzip.open(file, "rt") as lines:
+        table = np.loadtxt(lines, delimiter=",", dtype=np.uint8)
+    return table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
 
 
 class Digits(DataModule):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,8 +105,7 @@ class Embedder:
         parts = [self.images(whole.batch(some).x) for some in torch.arange(len(whole)).split(ROWS)]
         images = torch.cat([torch.zeros(0, self.width), *parts])
         texts = self.texts(split.condition.parts["text"])
-        condition = split.condition.together(Condition(**{IMAGE: images, TEXT: texts}))
-        return Split(split.values, condition, split.levels, split.digests)
+        return replace(split, condition=split.condition.together(Condition(**{IMAGE: images, TEXT: texts})))
 
 
 def on_sphere(embedding: Tensor) -> Tensor:

@@ -23,17 +23,12 @@ def find_idx(folder: Path, stem: str) -> Path | None:
 
 
 def read_idx(file: Path, dims: int) -> np.ndarray:
-    """Return the uint8 array of `dims` dimensions in an idx file.
+    """Return the uint8 array of `dims` dimensions in an idx file; DataError naming a file that is none.
 
     Header: 0, 0, 8 (= uint8), dims, then each dimension as a big-endian uint32.
-    DataError naming the file if it cannot be read, is something else, is truncated or has bytes left over.
     """
-    try:
-        most = limit("TRIPTYCH_MAX_DATA")
-        with open_regular(file) as raw, gzip.open(raw) if file.suffix == ".gz" else raw as stream:
-            data = stream.read(most + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"data.root: cannot read {file}: {error}") from error
+    most = limit("TRIPTYCH_MAX_DATA")
+    data = _read(file, most + 1)
     if len(data) > most:
         raise DataError(
             f"data.root: {file} unpacks to more than {most} bytes; TRIPTYCH_MAX_DATA=... raises the limit"
@@ -47,13 +42,18 @@ def read_idx(file: Path, dims: int) -> np.ndarray:
 
 def read_header(file: Path, dims: int) -> tuple[int, ...]:
     """Return the shape that an idx file says it has; DataError as `read_idx`."""
-    try:
-        with open_regular(file) as raw, gzip.open(raw) if file.suffix == ".gz" else raw as stream:
-            shape = _header(file, stream.read(4 + 4 * dims), dims)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"data.root: cannot read {file}: {error}") from error
+    shape = _header(file, _read(file, 4 + 4 * dims), dims)
     _check_size(file, shape, None if file.suffix == ".gz" else file.stat().st_size)
     return shape
+
+
+def _read(file: Path, most: int) -> bytes:
+    """Read at most so many bytes of a file, unpacked."""
+    try:
+        with open_regular(file) as raw, gzip.open(raw) if file.suffix == ".gz" else raw as stream:
+            return stream.read(most)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"data.root: cannot read {file}: {error}") from error
 
 
 def _check_size(file: Path, shape: tuple[int, ...], size: int | None) -> None:

@@ -22,10 +22,6 @@ class TrainOrder:
     """
 
     def __init__(self, n: int, batch_size: int, seed: int) -> None:
-        if n < 1 or batch_size < 1:
-            raise ValueError(
-                f"TrainOrder needs n >= 1 and batch_size >= 1, got n={n}, batch_size={batch_size}"
-            )
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self._latest: tuple[int, Tensor] | None = None
 
@@ -66,8 +62,6 @@ class TrainLoader:
         changes: Sequence[Augmentation] = (),
         ahead: int = 0,
     ) -> None:
-        if order.batch_size % world:
-            raise ValueError(f"a batch of {order.batch_size} has no {world} equal parts")
         self.split, self.order, self.first = split, order, first
         self.rank, self.world, self.pin_memory, self.repeat = rank, world, pin_memory, repeat
         self.changes, self.ahead = list(changes), ahead
@@ -82,9 +76,7 @@ class TrainLoader:
         return batch.pin() if self.pin_memory else batch
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._batches(self.first())
-
-    def _batches(self, step: int) -> Iterator[Batch]:
+        step = self.first()
         if not self.ahead:
             yield from map(self.batch, count(step))
         with ThreadPoolExecutor(self.ahead) as pool:  # a batch follows from its step alone

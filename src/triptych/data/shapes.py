@@ -94,9 +94,7 @@ def draw_picture(what: Combination, random: np.random.RandomState) -> np.ndarray
     shape, colour, count, side = what
     n, widths = count + 1, WIDTHS[count]
     width = widths[random.randint(len(widths))]
-    free = (
-        SIDE - n * (width + 1) + 1
-    )  # rows beside the shapes and the row that is kept after each but the last
+    free = _free_rows(n, width)
     rows = np.sort(random.permutation(free + n)[:n]) + np.arange(n) * width
     cover = mask(ATTRIBUTES["shape"][shape], width)
     channels = np.array(COLOURS[ATTRIBUTES["colour"][colour]])[:, None, None]
@@ -109,10 +107,15 @@ def draw_picture(what: Combination, random: np.random.RandomState) -> np.ndarray
     return x
 
 
+def _free_rows(n: int, width: int) -> int:
+    """Count the rows beside ``n`` shapes and the one that is kept after each but the last."""
+    return SIDE - n * (width + 1) + 1
+
+
 def count_pictures(count: int, width: int) -> int:
     """How many there are of one shape, colour and side, of ``count`` + 1 shapes of ``width`` pixels."""
     n = count + 1
-    free = SIDE - n * (width + 1) + 1
+    free = _free_rows(n, width)
     return len(GROUNDS) * math.comb(free + n, n) * ((SIDE // 2 - width + 1) * len(SHADES)) ** n
 
 
@@ -249,5 +252,5 @@ class Shapes(Captioned, Generated):
     def _split(self, x: Tensor, label: Tensor) -> Split:
         low = halved(x)
         if self.known_as is not None:
-            return Split(low, Condition(label=label), self.levels)
-        return Split(x, Condition(label=label, low=to_unit(low, LEVELS)), self.levels)
+            return Split(low, Condition(label=label), LEVELS)
+        return Split(x, Condition(label=label, low=to_unit(low, LEVELS)), LEVELS)

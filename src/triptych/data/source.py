@@ -38,7 +38,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "MNIST": (),
     "FashionMNIST": ("fashion-mnist", "/usr/share/datasets/fashion-mnist"),  # the latter Debian's
 }
-IDX = {
+IDX = {  # class -> torchvision's name
     "triptych.data.mnist.Idx": "",
     "triptych.data.mnist.Mnist": "MNIST",
     "triptych.data.mnist.FashionMnist": "FashionMNIST",
@@ -298,6 +298,14 @@ def idx_parts(root: Path, official: str = "", prefix: str = "") -> list[tuple[Pa
     )
 
 
+def caption_file(image: Path) -> Path:
+    """Return the file of an image's caption; DataError if there is none."""
+    file = image.with_suffix(".txt")
+    if not file.is_file():
+        raise DataError(f"data.root: {image} has no caption; write {file.name} beside it")
+    return file
+
+
 def missing_cifar(root: Path) -> DataError:
     """For a root without CIFAR-10's files, or with damaged ones."""
     return DataError(
@@ -330,10 +338,9 @@ def check_val_size(val_size: int, items: int) -> None:
 
 def check_pixels(size: int) -> None:
     """DataError for images of ``size`` x ``size`` beyond TRIPTYCH_MAX_PIXELS."""
-    if size * size > (most := limit("TRIPTYCH_MAX_PIXELS")):
-        raise DataError(
-            f"data.size={size}: {size * size} pixels an image, more than {most}; needs a smaller one"
-        )
+    pixels = size * size
+    if pixels > (most := limit("TRIPTYCH_MAX_PIXELS")):
+        raise DataError(f"data.size={size}: {pixels} pixels an image, more than {most}; needs a smaller one")
 
 
 def check_memory(key: str, items: int, numbers: int, width: int = 4) -> None:
@@ -372,9 +379,7 @@ def check_data_files(data: Mapping[str, Any]) -> None:
         items = len(split_files(layout, root, *shares)["train"])
         if target == CAPTIONED:
             for file in layout.files:
-                if not (root / file).with_suffix(".txt").is_file():
-                    name = file.with_suffix(".txt").name
-                    raise DataError(f"data.root: {root / file} has no caption; write {name} beside it")
+                caption_file(root / file)
     elif target in IDX:
         root = folder_path(data.get("root"))
         if not data.get("download"):

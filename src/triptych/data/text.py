@@ -76,11 +76,6 @@ class TextEncoder:
                 raise DataError(f"{key}: {tokens} tokens; at most {self.length}, or set data.encoder.length")
         return self.embed(pieces)
 
-    def pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """One vector a text, (n, width): the mean of its tokens."""
-        there = mask.to(tokens).unsqueeze(2)
-        return (tokens * there).sum(1) / there.sum(1).clamp(min=1)
-
     def table(self, texts: Sequence[str], what: str) -> tuple[Tensor, Tensor]:
         """As ``encode``; from the cache on disk, keyed by the encoder's name and the texts, if it is there.
 
@@ -193,8 +188,7 @@ class Pretrained(TextEncoder):
         return self._loaded
 
     def pieces(self, text: str) -> list[int]:
-        pieces: list[int] = self._model()[0](text)["input_ids"]
-        return pieces
+        return self._model()[0](text)["input_ids"]
 
     @torch.no_grad()
     def embed(self, pieces: list[list[int]]) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@ r"""The bound: -log p(x) <= prior + reconstruction + diffusion, in nats (tutoria
 It is the one accounting of the house: whatever a run trained on, this is what it reports.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -19,8 +18,7 @@ from .reverse_variance import BetaTilde, Optimal, ReverseVariance, as_variance, 
 from .schedule import Schedule
 
 
-@dataclass(frozen=True)
-class BoundTerms:
+class BoundTerms(NamedTuple):
     """The three terms of a negative evidence lower bound, nats, (B,) each.
 
     ``prior``: KL(q(z_1 | x) || p(z_1)), tutorial's "prior matching". ``reconstruction``: -log p(x | z_0).
@@ -38,7 +36,7 @@ class BoundTerms:
 
 
 class DiffusionTerm(NamedTuple):
-    """One-sample estimate of the diffusion term (B,) nats, where it was taken and its squared error."""
+    """One-sample estimate (B,) nats, the gammas where it was taken and its squared epsilon errors, summed."""
 
     nats: Tensor
     gamma: Tensor
@@ -56,8 +54,7 @@ class Bound:
         variance: of a reverse step, an object or its short name ("beta", "optimal", ...); T steps only.
 
     Raises:
-        ValueError: ``steps`` outside [1, 1e9]; ``variance`` is unknown, or asked for in continuous time,
-            where it has no say.
+        ValueError: a ``variance`` in continuous time, where it has no say.
     """
 
     def __init__(
@@ -78,23 +75,17 @@ class Bound:
         self, denoiser: AnyDenoiser, x: Tensor, draw: Draw, condition: Condition | None = None
     ) -> BoundTerms:
         """One unbiased draw of the bound at x (B, *event), condition of B items or None."""
-        return self.terms(denoiser, x, draw, condition)[0]
-
-    def terms(
-        self, denoiser: AnyDenoiser, x: Tensor, draw: Draw, condition: Condition | None = None
-    ) -> tuple[BoundTerms, DiffusionTerm]:
-        """Return the bound, and with it the noise level and squared error behind its diffusion term."""
         # 1. prior: what is left of x at t = 1; 2. reconstruction: what is lost of x at t = 0
         prior, reconstruction = self.ends(denoiser, x, draw.eps_0, condition)
         # 3. diffusion: all that lies between
         diffusion = self.diffusion(denoiser, x, draw.t, draw.eps, condition)
-        return BoundTerms(prior, reconstruction, diffusion.nats), diffusion
+        return BoundTerms(prior, reconstruction, diffusion.nats)
 
     def ends(
         self, denoiser: AnyDenoiser, x: Tensor, eps_0: Tensor, condition: Condition | None = None
     ) -> tuple[Tensor, Tensor]:
         """Prior and reconstruction term, (B,) nats: where the schedule begins and where it stops."""
-        low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=x.device))
+        low, high = self.schedule.ends(x.device)
         return denoiser.process.prior_kl(x, high), self.decoder.draw(denoiser, x, eps_0, low, condition)
 
     def diffusion(

@@ -84,6 +84,10 @@ class Part:
             return self.present
         return torch.ones(len(self.value), dtype=torch.bool, device=self.value.device)
 
+    def tokens(self) -> Tensor:
+        """``mask`` as a tensor, (B, length) bool."""
+        return self.value.new_ones(self.value.shape[:2], dtype=torch.bool) if self.mask is None else self.mask
+
 
 class Condition:
     """Named parts of B items each, as ``Condition(label=y, text=Part(tokens, mask=mask))``.
@@ -184,11 +188,7 @@ def cat(conditions: Sequence[Condition]) -> Condition:
         present = None if all(p.present is None for p in parts) else torch.cat([p.presence() for p in parts])
         masks = None
         if any(p.mask is not None for p in parts):
-            whole = [
-                p.value.new_ones(p.value.shape[:2], dtype=torch.bool) if p.mask is None else p.mask
-                for p in parts
-            ]
-            masks = torch.cat(whole)
+            masks = torch.cat([p.tokens() for p in parts])
         joined[name] = Part(torch.cat([p.value for p in parts]), present, masks)
     return Condition(**joined)
 

@@ -16,12 +16,14 @@ unbiased whatever the density and whatever b, as long as neither has seen the dr
   nodes, together with f's mean curve m(t), which is used for the standard error alone.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .bound import Bound
 from .condition import Condition
-from .draws import Stream, evaluation_draw, mix, seeded
+from .draws import Stream, evaluation_draw, evaluation_times, mix, seeded
 from .protocol import AnyDenoiser
 from .reference import BaselineErrors
 from .times import Piecewise
@@ -83,20 +85,17 @@ class Control:
         """Estimate (B,), double, from one draw: ``nats`` f at x, eps (B, *event), t and w, (B,) each."""
         t = t.double().cpu()
         control = ((_hats(t).T @ self.b[:, 1:]).T.to(x.device) * self._centred(x, t, eps)).sum(0)
-        estimate: Tensor = (nats.double() - control) * weight.to(x.device)
-        return estimate
+        return (nats.double() - control) * weight.to(x.device)
 
     def trend(self, t: Tensor, weight: Tensor) -> Tensor:
         """w m(t): what of an estimate is due to its time alone, (B,) double on the CPU."""
-        trend: Tensor = (_hats(t).T @ self.b[:, 0]) * weight
-        return trend
+        return (_hats(t).T @ self.b[:, 0]) * weight
 
     def _centred(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """g - E g, (F, B) double."""
         gamma, factor = self.bound.rate(t.float().to(x.device))
         errors = self.reference.errors(x, gamma, eps)
-        centred: Tensor = factor.double() * (errors.value - errors.mean)
-        return centred
+        return factor.double() * (errors.value - errors.mean)
 
     def _spread(self, x: Tensor, t: Tensor) -> Tensor:
         """Return standard deviation over eps of the term of the reference that is charged less, (n,) double.
@@ -133,6 +132,18 @@ def _hats(t: Tensor) -> Tensor:
     """Return the basis of functions linear between ``NODES`` equal nodes on [0, 1], (NODES, B)."""
     nodes = torch.arange(NODES, dtype=t.dtype).unsqueeze(1)
     return (1 - (t * (NODES - 1) - nodes).abs()).clamp(min=0)
+
+
+def controlled_variance(
+    totals: Tensor, controls: Sequence[Control | None], index: Tensor, seed: int
+) -> Tensor:
+    """Variance of each item's mean over draws (R, B) of a bound or a sum of them; NaN without control."""
+    repeats = len(totals)
+    if repeats < 2 or None in controls:
+        return torch.full_like(totals[0], torch.nan)
+    places = [evaluation_times(index.cpu(), seed, repeat, repeats) for repeat in range(repeats)]
+    trends = [torch.stack([c.trend(*c.times(u)) for u in places]) for c in controls if c is not None]
+    return lattice_variance(totals.cpu() - torch.stack(trends).sum(0), torch.stack(places))
 
 
 def lattice_variance(value: Tensor, u: Tensor) -> Tensor:

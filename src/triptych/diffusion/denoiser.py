@@ -176,5 +176,4 @@ class Denoiser(nn.Module):
         alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
         raw = self.network(z, gamma.expand(z.shape[0]), condition)
         # under autocast only the network runs in low precision: its output returns to z's
-        guess: Prediction = self.output(raw.to(z.dtype), z, alpha, sigma)
-        return guess
+        return self.output(raw.to(z.dtype), z, alpha, sigma)

@@ -6,7 +6,7 @@ number of processes or another batch size sees the same noise.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -43,6 +43,7 @@ class Stream(IntEnum):
     TIMES = 20  # of a step, each on its own
 
 
+Noise = Callable[[Sequence[int]], Tensor]  # of a path's next level: shape (B, *event) -> standard normal
 BELOW_ONE = 1 - 2**-24  # the largest time in float32
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -120,3 +121,30 @@ def evaluation_draw(shape: Sequence[int], index: Tensor, seed: int, repeat: int,
         generator = seeded(seed, Stream.EVALUATION_NOISE, repeat, item)
         torch.randn(2, *shape, generator=generator, out=row)
     return Draw(t.float().clamp(max=BELOW_ONE), noise[:, 0], noise[:, 1])
+
+
+def plain_noise(generator: torch.Generator | None = None) -> Noise:
+    """One stream for all items, drawn where the generator is."""
+    device = None if generator is None else generator.device
+    return lambda shape: torch.randn(tuple(shape), generator=generator, device=device)
+
+
+def training_noise(seed: int, step: int, rank: int = 0, world: int = 1) -> Noise:
+    """Of one process's slice of the global batch at one step, from (seed, step)."""
+    generator = seeded(seed, Stream.LATENT_TRAINING, step)
+
+    def draw(shape: Sequence[int]) -> Tensor:
+        batch = shape[0]
+        return torch.randn(batch * world, *shape[1:], generator=generator)[rank * batch : (rank + 1) * batch]
+
+    return draw
+
+
+def evaluation_noise(index: Tensor, seed: int, repeat: int) -> Noise:
+    """For the items ``index`` (B,), each from (seed, its index, the repeat), whatever batch it comes in."""
+    generators = [seeded(seed, Stream.LATENT_EVALUATION, repeat, i) for i in index.tolist()]
+
+    def draw(shape: Sequence[int]) -> Tensor:
+        return torch.stack([torch.randn(tuple(shape[1:]), generator=generator) for generator in generators])
+
+    return draw

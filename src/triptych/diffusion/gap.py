@@ -35,7 +35,7 @@ def excess_gap(
     ``weight``: 1 / density of draw.t, (B,), where that is not uniform.
     """
     process = denoiser.process
-    low, high = schedule.gamma(torch.tensor([0.0, 1.0], device=x.device))
+    low, high = schedule.ends(x.device)
     gamma = schedule.gamma(draw.t)
     z = process.diffuse(x, gamma, draw.eps)
     error = denoiser(z, gamma).epsilon - Oracle(mixture, process)(z, gamma).epsilon
@@ -48,5 +48,4 @@ def excess_gap(
     noisy = mixture.log_prob(z, alpha, sigma) - prior
     alpha, sigma = (value.double() for value in process.alpha_sigma(expand(low, x)))
     blurred = mixture.log_prob(alpha * x + sigma * eps, alpha, sigma) + x[0].numel() * torch.log(alpha)
-    gap: Tensor = unlearnt.double() + noisy + mixture.log_prob(x) - blurred
-    return gap
+    return unlearnt.double() + noisy + mixture.log_prob(x) - blurred

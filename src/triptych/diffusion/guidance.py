@@ -46,7 +46,7 @@ class ClassifierFree(Wrapper):
             low image, are read by both; None: all.
 
     Raises:
-        ValueError: an unconditional denoiser, an empty interval, ``rescale`` outside [0, 1].
+        ValueError: an unconditional denoiser, an empty interval.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ClassifierFree(Wrapper):
         guess = extrapolate(self.denoiser(z, gamma, self._without(condition)), target, scale)
         if not self.rescale:
             return guess
-        std = [p.value.flatten(1).std(1).view(-1, *(1,) * (z.ndim - 1)) for p in (target, guess)]
+        std = [expand(p.value.flatten(1).std(1), z) for p in (target, guess)]
         value = guess.value * (1 + self.rescale * (std[0] / std[1] - 1))
         return of_same_width(target, Prediction(guess.own, value, z, guess.alpha, guess.sigma))
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .bound import BoundTerms
-from .noise import Noise
+from .draws import Noise
 from .normal import Normal
 
 Conditional = Callable[[Tensor], Normal]
@@ -35,9 +35,6 @@ class Hierarchy:
         decoders: p(z_{l-1} | z_l) for l = 2 ... L, each a function of z_l.
         reconstruction: (x, z_1) -> -log p(x | z_1), nats (B,).
         prior: z_L -> p(z_L); it is given z_L for its shape and device.
-
-    Raises:
-        ValueError: no level, or not one decoder fewer than encoders.
     """
 
     def __init__(

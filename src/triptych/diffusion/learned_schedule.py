@@ -34,9 +34,6 @@ class LearnedEndpoints(Schedule):
         pinned: they stay there.
         speed: how many times the learning rate an endpoint moves in a step of Adam; endpoints have nats to go
             where weights have hundredths.
-
-    Raises:
-        ValueError: the endpoints are not finite and increasing, or ``speed`` is not positive.
     """
 
     def __init__(self, gamma_min: float, gamma_max: float, pinned: bool = False, speed: Positive = 10.0):
@@ -84,9 +81,6 @@ class LearnedEndpoints(Schedule):
     def _here(self, t: Tensor) -> Tensor:
         return t.to(self.low_shift.device)
 
-    def _inverse(self, gamma: Tensor) -> Tensor:  # all that the parent asks for; gamma and t_of are our own
-        return gamma
-
 
 class Monotone(LearnedEndpoints):
     r"""VDM's monotone network (app. H) between endpoints that are pinned, or learned too.
@@ -98,9 +92,6 @@ class Monotone(LearnedEndpoints):
         pinned: whether they stay.
         hidden: number of sigmoids.
         speed: of the endpoints, where they are learned.
-
-    Raises:
-        ValueError: bad endpoints, or ``hidden`` below 1.
     """
 
     def __init__(
@@ -140,12 +131,7 @@ class Monotone(LearnedEndpoints):
 
         Per sample d L_i^2 = 2 L_i d L_i, so what flows back into s(t_i) and s'(t_i) is multiplied by
         2 L_i / mean L, the mean that of all processes' items; all else (network, endpoints) keeps its own
-        gradient, in the same backward pass. Use:
-
-            with schedule.variance_descent() as tell:
-                loss = objective(denoiser, schedule, x, t, eps)
-            tell(loss.nats)
-            loss.nats.mean().backward()
+        gradient, in the same backward pass. What it yields is told the losses (B,) before that pass.
         """
         scale = self._scale = _Scale()
         try:

@@ -6,10 +6,16 @@ variance preserving, a^2 = sigmoid(-gamma), s^2 = sigmoid(gamma)), the marginals
     du / dgamma = 1/2 s (eps_hat - s u) = 1/2 a s v_hat,      d log p(u) / dgamma = -div(du / dgamma)
 
 from the data's end to the prior's. A likelihood is a figure beside the bound, under its own name: it is
-another quantity, of another model (a flow, not a Markov chain), and for data with levels it needs one of two
-dequantisations, whose nats are told apart in the result.
+another quantity, of another model (a flow, not a Markov chain), and for data with K levels, D = 2 / (K - 1)
+apart, it needs one of two dequantisations, whose nats are told apart in the result.
+
+uniform   x + D (n - 1/2), n uniform: P(x) >= exp E log(p(x + ...) D^d), so -log P(x) <= E[-log p] - d log D.
+lossless  z_0 ~ q(z_0 | x): -log P(x) <= E[-log p(z_0) + log q(z_0 | x) - log p(x | z_0)], and E log q is
+          minus the entropy d/2 log(2 pi e s_0^2) (VDM, Kingma et al. 2021; no noise that the model was not
+          trained on).
 """
 
+import math
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -19,7 +25,6 @@ from triptych.declare import Ge, Positive, declared
 
 from .condition import Condition
 from .decoder import Decoder
-from .dequantisation import dequantise
 from .draws import Stream, seeded
 from .flow import Flow
 from .process import expand
@@ -58,8 +63,7 @@ class Likelihood:
         seed: probes and noise follow from it and the item's index.
 
     Raises:
-        ValueError: a tolerance that is not positive, fewer than two probes, or a dequantisation without
-            what it needs.
+        ValueError: a dequantisation without what it needs.
     """
 
     def __init__(
@@ -102,7 +106,7 @@ class Likelihood:
         # autograd is needed for the divergence, wherever this is called from
         with torch.inference_mode(False), torch.no_grad():
             x = x.detach().clone()
-            low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=x.device)).double().tolist()
+            low, high = self.schedule.ends(x.device).double().tolist()
             noise = self._noise(x, index)
             point = dequantise(self.dequantisation, x, low, noise, self.levels)
             flow = Flow(denoiser, condition, self._probes(x, index), self.tolerance)
@@ -121,11 +125,7 @@ class Likelihood:
         """Return standard normal, or uniform on [0, 1) for "uniform"; (B, *event) float64 on x's device."""
         draw = torch.rand if self.dequantisation == "uniform" else torch.randn
         rows = [
-            draw(
-                x.shape[1:],
-                generator=seeded(self.seed, Stream.DEQUANTISATION, i),
-                dtype=torch.float64,
-            )
+            draw(x.shape[1:], generator=seeded(self.seed, Stream.DEQUANTISATION, i), dtype=torch.float64)
             for i in index.tolist()
         ]
         return torch.stack(rows).to(x.device)
@@ -139,3 +139,32 @@ class Likelihood:
             torch.randint(0, 2, shape, generator=seeded(self.seed, Stream.PROBES, i)) for i in index.tolist()
         ]
         return (2.0 * torch.stack(rows, 1) - 1).to(x.device)
+
+
+class Dequantised(NamedTuple):
+    """Where the ODE starts: u (B, *event) float64 at gamma_0, in the variance-preserving coordinate.
+
+    ``density + nats`` is what to add to -log p(u): the change of scale from u to x, and the dequantisation.
+    """
+
+    u: Tensor
+    density: float
+    nats: float
+
+
+def dequantise(kind: str, x: Tensor, gamma: float, noise: Tensor, levels: int | None = None) -> Dequantised:
+    """Return the point at gamma_0 for x (B, *event), and its account.
+
+    "none" and "uniform" put a data point itself at u = a_0 x, so -log p(x) = -log p(u) - d log a_0: the
+    model's density of data is its density at gamma_0. ``noise`` as ``Likelihood`` draws it.
+    """
+    level = torch.tensor(gamma, dtype=torch.float64)
+    a, s = torch.sigmoid(-level).sqrt().item(), torch.sigmoid(level).sqrt().item()
+    dims = x[0].numel()
+    data = x.double()
+    if kind == "lossless":
+        return Dequantised(a * data + s * noise, 0.0, -0.5 * dims * math.log(2 * math.pi * math.e * s**2))
+    spacing = 2 / (levels - 1) if kind == "uniform" and levels else None
+    if spacing is None:
+        return Dequantised(a * data, -dims * math.log(a), 0.0)
+    return Dequantised(a * (data + spacing * (noise - 0.5)), -dims * math.log(a), -dims * math.log(spacing))

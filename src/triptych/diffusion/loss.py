@@ -86,9 +86,6 @@ class Squared(Loss):
     Args:
         space: its name; None: the space of the network's output.
         over: the density of levels that the error is averaged over; None: uniform times.
-
-    Raises:
-        ValueError: an unknown space.
     """
 
     def __init__(
@@ -151,9 +148,6 @@ class MinSNR(Loss):
     """Min-SNR (Hang et al. 2023): x0 error times min(SNR, cap), so w = 2 min(1, cap e^gamma) / gamma'(t).
 
     The same effective weight for every space (their min(SNR, c), min(c / SNR, 1), min(SNR, c) / (SNR + 1)).
-
-    Raises:
-        ValueError: ``cap`` is not positive.
     """
 
     def __init__(self, cap: Positive = 5.0):
@@ -196,9 +190,6 @@ class EDM(Loss):
         sigma_data: sd, standard deviation of the data.
         monotonic: below the log SNR at which w is largest, it stays there (Kingma & Gao 2023,
             "EDM-monotonic"): then it never falls with the noise, and the loss is a bound of noisy data.
-
-    Raises:
-        ValueError: ``std`` or ``sigma_data`` is not positive.
     """
 
     def __init__(

@@ -42,8 +42,7 @@ def directions(dim: int, n: int = 64, seed: int = 0) -> Tensor:
         angle = torch.arange(n, dtype=torch.float64) * (math.pi / n)
         return torch.stack([angle.cos(), angle.sin()], 1)
     v = torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    unit: Tensor = v / v.norm(dim=1, keepdim=True)
-    return unit
+    return v / v.norm(dim=1, keepdim=True)
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, n: int = 64) -> float:

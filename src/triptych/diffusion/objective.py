@@ -5,13 +5,13 @@ bound's own loss all objectives minimise the very same number (tutorial eqs. 99,
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from triptych.declare import FilePath, Positive, Steps, declared
 
+from .bound import DiffusionTerm
 from .condition import Condition
 from .distillation import distilled
 from .loss import Elbo, Level, Loss, Sigmoid, Squared, Vlb
@@ -23,14 +23,6 @@ from .schedule import Schedule
 from .times import Stratified, Times
 
 IDDPM = 1e-3 / math.log(2)  # their 0.001, of bits, beside a squared error; sum or mean over dimensions alike
-
-
-class Losses(NamedTuple):
-    """Per-sample loss in weighted nats (B,), the gammas (B,) and squared epsilon errors (B,), summed."""
-
-    nats: Tensor
-    gamma: Tensor
-    squared_error: Tensor
 
 
 @declared("objective")
@@ -57,9 +49,8 @@ class Objective:
             is handed over by ``teach``. None: the data teach.
 
     Raises:
-        ValueError: ``steps`` outside [1, 1e9], or None with a loss of steps; with a learned variance none, a
-            weight that is not positive, or none with another loss; a teacher without steps, or with a learned
-            variance.
+        ValueError: no ``steps`` with a loss of steps, a learned variance or a teacher; a teacher with a
+            learned variance, which with another loss has no ``vlb_weight`` of its own.
     """
 
     def __init__(
@@ -101,8 +92,8 @@ class Objective:
         t: Tensor,
         eps: Tensor,
         condition: Condition | None = None,
-    ) -> Losses:
-        """x, eps (B, *event); t (B,) in [0, 1], of whatever density; condition of B items or None."""
+    ) -> DiffusionTerm:
+        """Return the weighted loss at x, eps (B, *event), t (B,) in [0, 1], condition of B items or None."""
         process = denoiser.process
         at = self.level(process, schedule, t)
         lower, gamma = at.lower, at.gamma.to(x)
@@ -115,7 +106,7 @@ class Objective:
         squared = squares.flatten(1).sum(1)
         if isinstance(self.loss, Vlb) and self.steps is not None and lower is not None:
             log_ratio = self.variance.log_ratio(process, at.gamma, lower, guess)
-            return Losses(self.steps * step_kl(squares, at.gamma, lower, log_ratio), gamma, squared)
+            return DiffusionTerm(self.steps * step_kl(squares, at.gamma, lower, log_ratio), gamma, squared)
         with torch.no_grad():
             weight = self.loss.weight(at)
         nats = (0.5 * weight * at.dgamma).to(x) * squared
@@ -123,7 +114,7 @@ class Objective:
             log_ratio = self.variance.log_ratio(process, at.gamma, lower, guess)
             kl = step_kl(squares.detach(), at.gamma, lower, log_ratio)
             nats = nats + self.vlb_weight * self.steps * kl
-        return Losses(nats, gamma, squared)
+        return DiffusionTerm(nats, gamma, squared)
 
     def teach(self, teacher: AnyDenoiser) -> None:
         """From now on a squared error is that of the guess which makes two steps of ``teacher``'s."""

@@ -52,9 +52,6 @@ def edm(sigma_data: float = 0.5) -> Space:
 
     Args:
         sigma_data: sd, standard deviation of the data.
-
-    Raises:
-        ValueError: ``sigma_data`` is not positive.
     """
     if not sigma_data > 0:
         raise ValueError(f"sigma_data={sigma_data}: must be above 0")
@@ -96,8 +93,7 @@ def error_scale(space: str | Space, alpha: Tensor, sigma: Tensor) -> Tensor:
     row = space_of(space).row(alpha, sigma)
     # where D = alpha d there is nothing to round
     ratio: Any = row.d if _is(row.c, 0) else _determinant(row, alpha, sigma) / alpha
-    scale: Tensor = torch.ones_like(alpha) * abs(ratio / row.unit)
-    return scale
+    return torch.ones_like(alpha) * abs(ratio / row.unit)
 
 
 class Prediction:
@@ -107,9 +103,6 @@ class Prediction:
         space: which space ``value`` is in: a name among ``SPACES``, or a ``Space``.
         value: the guess, (B, *event).
         z, alpha, sigma: where it was made; alpha and sigma broadcast against z.
-
-    Raises:
-        ValueError: an unknown space.
 
     ``fraction`` is set where a network says how large its reverse step is, see ``reverse_variance``.
     """
@@ -178,8 +171,7 @@ class Prediction:
         """
         c, d, unit = self._row
         own = _times(unit, self.value) - _sum(c, x, d, eps)
-        error: Tensor = _times(1 / d if _is(c, 0) else self.alpha / self._D, own)
-        return error
+        return _times(1 / d if _is(c, 0) else self.alpha / self._D, own)
 
     @cached_property
     def _row(self) -> Row:
@@ -193,17 +185,14 @@ class Prediction:
         c, d, unit = self._row
         of_z = _sum(to.c, d, -to.d, c)
         if _is(of_z, 0):  # the same direction, as epsilon and the score: z has no part in it
-            scaled: Tensor = _times(unit * (to.d / d if d else to.c / c), self.value) / to.unit
-            return scaled
+            return _times(unit * (to.d / d if d else to.c / c), self.value) / to.unit
         of_value = _determinant(to, self.alpha, self.sigma) * unit
-        value: Tensor = _sum(of_z, self.z, of_value, self.value) / (self._D * to.unit)
-        return value
+        return _sum(of_z, self.z, of_value, self.value) / (self._D * to.unit)
 
 
 def _determinant(row: Row, alpha: Tensor, sigma: Tensor) -> Tensor:
     """D = alpha d - sigma c."""
-    determinant: Tensor = _sum(row.d, alpha, -row.c, sigma)
-    return determinant
+    return _sum(row.d, alpha, -row.c, sigma)
 
 
 def _is(number: Number, value: float) -> bool:

@@ -5,24 +5,18 @@ r"""Forward processes: what gamma means for alpha and sigma, and the Gaussian fa
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from triptych.declare import Positive, declared
 
+from .normal import Normal
+
 
 def expand(value: Tensor, like: Tensor) -> Tensor:
     """(B,) or () -> a shape that broadcasts against ``like`` (B, *event)."""
     return value if value.ndim == 0 else value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
-
-
-class Gaussian(NamedTuple):
-    """N(mean, std^2 I): mean (B, *event), std broadcastable against it."""
-
-    mean: Tensor
-    std: Tensor
 
 
 class Process:
@@ -46,7 +40,7 @@ class Process:
         alpha, sigma = self.alpha_sigma(expand(gamma, x))
         return alpha * x + sigma * eps
 
-    def posterior(self, z: Tensor, x: Tensor, gamma_t: Tensor, gamma_s: Tensor) -> Gaussian:
+    def posterior(self, z: Tensor, x: Tensor, gamma_t: Tensor, gamma_s: Tensor) -> Normal:
         r"""q(z_s | z_t, x) for s < t (tutorial eq. 84; VDM eq. 25 onwards).
 
         With c = 1 - exp(gamma_s - gamma_t): mean = (alpha_s / alpha_t)(1 - c) z + alpha_s c x,
@@ -56,7 +50,7 @@ class Process:
         alpha_t, _ = self.alpha_sigma(gamma_t)
         alpha_s, sigma_s = self.alpha_sigma(gamma_s)
         c = -torch.expm1(gamma_s - gamma_t)
-        return Gaussian(alpha_s * (torch.exp(gamma_s - gamma_t) / alpha_t * z + c * x), sigma_s * c.sqrt())
+        return Normal(alpha_s * (torch.exp(gamma_s - gamma_t) / alpha_t * z + c * x), sigma_s * c.sqrt())
 
     def prior_kl(self, x: Tensor, gamma: Tensor) -> Tensor:
         """KL(q(z_1 | x) || prior) in nats, (B,), against the process's own Gaussian prior."""
@@ -127,9 +121,6 @@ class Preconditioned(Process):
 
     Args:
         sigma_data: sd, standard deviation of the data.
-
-    Raises:
-        ValueError: ``sigma_data`` is not positive.
     """
 
     def __init__(self, sigma_data: Positive = 0.5):

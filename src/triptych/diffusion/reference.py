@@ -13,6 +13,7 @@ levels   E[x | z] if dimensions were independent, each with its own histogram ov
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,11 +35,11 @@ def enough(dims: int) -> int:
     return max(2, min(MOST, NUMBERS // dims))
 
 
-class Errors:
+class Errors(NamedTuple):
     """Squared epsilon errors (F, B), summed over dimensions, of F denoisers and their means over eps."""
 
-    def __init__(self, value: Tensor, mean: Tensor):
-        self.value, self.mean = value, mean
+    value: Tensor
+    mean: Tensor
 
 
 class BaselineErrors:
@@ -83,8 +84,7 @@ class BaselineErrors:
         errors = [self._linear(x.double(), gamma, eps.double())]
         if self.log_p is not None:
             errors.append(self._levels(x, gamma, eps))
-        value, mean = zip(*errors, strict=True)
-        return Errors(torch.stack(value), torch.stack(mean))
+        return Errors(*map(torch.stack, zip(*errors, strict=True)))
 
     def _linear(self, x: Tensor, gamma: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = (a.double().unsqueeze(1) for a in self.process.alpha_sigma(gamma))

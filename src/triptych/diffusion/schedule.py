@@ -21,7 +21,7 @@ Gamma = Annotated[float, Ge(-50), Le(50), Unit("-log SNR")]  # float32 ends at e
 class Schedule(nn.Module):
     """A curve gamma(t) from ``gamma_min`` (data, t = 0) to ``gamma_max`` (noise, t = 1).
 
-    Subclasses give the shape: ``_curve(u)``, ``_slope(u)`` and ``_inverse(gamma)``.
+    Subclasses give the shape: ``_curve(u)``, ``_slope(u)`` and ``_inverse(gamma)``; here it is straight.
 
     Attributes:
         denoised: whether samples end with the denoiser's guess at z_0, in place of z_0 / alpha_0.
@@ -49,30 +49,19 @@ class Schedule(nn.Module):
 
     def dgamma(self, t: Tensor) -> Tensor:
         """d gamma / d t, analytic, any shape."""
-        slope: Tensor = self._length * self._slope(self._start + self._length * t)
-        return slope
+        return self._length * self._slope(self._start + self._length * t)
 
     def t_of(self, gamma: Tensor) -> Tensor:
         """Return the time at which the schedule passes ``gamma``."""
-        t: Tensor = (self._inverse(gamma) - self._start) / self._length
-        return t
+        return (self._inverse(gamma) - self._start) / self._length
+
+    def ends(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return gamma(0) and gamma(1), (2,)."""
+        return self.gamma(torch.tensor([0.0, 1.0], device=device, dtype=dtype))
 
     def stops(self, steps: int) -> Tensor:
         """Return a sampler's times on a grid of time, from 1 down; the guess at z_0 is a step, too."""
         return torch.linspace(1.0, 0.0, steps + (not self.denoised))
-
-    def _curve(self, u: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _slope(self, u: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _inverse(self, gamma: Tensor) -> Tensor:
-        raise NotImplementedError
-
-
-class Linear(Schedule):
-    """gamma linear in t (VDM, Kingma et al. 2021): equal steps of log SNR."""
 
     def _curve(self, u: Tensor) -> Tensor:
         return u
@@ -82,6 +71,10 @@ class Linear(Schedule):
 
     def _inverse(self, gamma: Tensor) -> Tensor:
         return gamma
+
+
+class Linear(Schedule):
+    """gamma linear in t (VDM, Kingma et al. 2021): equal steps of log SNR."""
 
 
 class Symmetric(Schedule):
@@ -108,8 +101,7 @@ class Symmetric(Schedule):
 
     def dgamma(self, t: Tensor) -> Tensor:
         u, rest = self._sides(t)
-        slope: Tensor = self._length * (self._half_slope(u) + self._half_slope(rest))
-        return slope
+        return self._length * (self._half_slope(u) + self._half_slope(rest))
 
     def t_of(self, gamma: Tensor) -> Tensor:
         low = (self._inverse(gamma) - self._start) / self._length
@@ -157,9 +149,6 @@ class BetaLinear(Schedule):
     """DDPM's linear beta in continuous time (Song et al. 2021, VP): alpha^2 = exp(-B(u)).
 
     B(u) = beta_min u + (beta_max - beta_min) u^2 / 2, so gamma = log(exp(B) - 1).
-
-    Raises:
-        ValueError: not 0 < beta_min < beta_max.
     """
 
     def __init__(
@@ -196,9 +185,6 @@ class Sigmoid(Symmetric):
 
     With start -s, end s and temperature tau, their ratio of sigmoid differences is exactly
     gamma = log sinh(k u) - log sinh(k (1 - u)), k = s / tau (3 in the papers).
-
-    Raises:
-        ValueError: ``sharpness`` is not positive.
     """
 
     def __init__(self, gamma_min: float, gamma_max: float, sharpness: Positive = 3.0):

@@ -79,9 +79,6 @@ class LogNormal(Density):
 
     Args:
         mean, std: of ln sigma.
-
-    Raises:
-        ValueError: ``std`` is not positive.
     """
 
     def __init__(self, mean: float = -1.2, std: Positive = 1.2):
@@ -89,7 +86,7 @@ class LogNormal(Density):
         self.mean, self.std = mean, std
 
     def forward(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor | None]:
-        ends = _ends(schedule, u)
+        ends = schedule.ends(u.device, u.dtype)
         below = torch.special.ndtr(self._standard(ends))
         share = below[0] + u * (below[1] - below[0])
         gamma = 2 * (self.mean + self.std * torch.special.ndtri(share)).clamp(*(ends / 2))
@@ -118,16 +115,11 @@ class LogitNormal(Density):
     r"""logit t ~ N(mean, std^2), t that of the schedule (Esser et al. 2024, SD3).
 
     A schedule's t runs from 0 to 1 between its own ends, so this is the straight path's t only where those
-    are wide: ends of gamma = -6 and 6 make .69 and .68 of a mean and std of .8. ``LogNormal`` is of the path
-    itself; JiT's t (Li & He 2025) grows with the data, so its mean of -.8 is .8 there. The density vanishes
-    at both ends: of a loss that is averaged over another, draws there are few and large, and beyond a share
-    of 2^-24 none.
+    are wide; ``LogNormal`` is of the path itself. JiT's t (Li & He 2025) grows with the data, so its mean of
+    -.8 is .8 there. The density vanishes at both ends, and beyond a share of 2^-24 there are no draws.
 
     Args:
         mean, std: of logit t.
-
-    Raises:
-        ValueError: ``std`` is not positive.
     """
 
     def __init__(self, mean: float = 0.0, std: Positive = 1.0):
@@ -213,9 +205,6 @@ class Adaptive(Times):
         bins: of gamma between the schedule's ends.
         decay: of the running means, by batch in which a bin is seen.
         uniform: share of the draws that stays uniform in gamma.
-
-    Raises:
-        ValueError: ``decay`` outside (0, 1), ``uniform`` outside (0, 1].
     """
 
     learns = True
@@ -231,7 +220,7 @@ class Adaptive(Times):
         self.register_buffer("seen", torch.zeros(bins))
 
     def forward(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor | None]:
-        low, high = _ends(schedule, u)
+        low, high = schedule.ends(u.device, u.dtype)
         rates = torch.where((self.seen > 0).all(), self.means, torch.ones_like(self.means))
         share, density = Piecewise(rates, self.uniform)(u)
         t = schedule.t_of(low + (high - low) * share).clamp(0, BELOW_ONE)
@@ -239,7 +228,7 @@ class Adaptive(Times):
 
     @torch.no_grad()
     def tell(self, t: Tensor, nats: Tensor, schedule: Schedule) -> None:
-        low, high = _ends(schedule, t)
+        low, high = schedule.ends(t.device, t.dtype)
         place = ((schedule.gamma(t) - low) / (high - low) * self.bins).long().clamp(0, self.bins - 1)
         count = torch.zeros_like(self.means).index_add_(0, place, torch.ones_like(self.means[place]))
         total = torch.zeros_like(self.means).index_add_(0, place, (nats / schedule.dgamma(t)).to(self.means))
@@ -272,10 +261,6 @@ class Piecewise:
         """Return the bin (B,) of each."""
         bins = torch.searchsorted(self.edges, u.to(self.edges), right=True) - 1
         return bins.clamp(0, len(self.rates) - 1)
-
-
-def _ends(schedule: Schedule, like: Tensor) -> Tensor:
-    return schedule.gamma(torch.tensor([0.0, 1.0], device=like.device, dtype=like.dtype))
 
 
 def _normal(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from triptych.declare import Gt, Le, Positive, declared
 
 from .condition import Condition
 from .prediction import Prediction
-from .process import Process
+from .process import Process, expand
 from .protocol import AnyDenoiser
 
 
@@ -41,11 +41,7 @@ class Wrapper(nn.Module):
 
 @declared("threshold")
 class StaticThreshold(Wrapper):
-    """x0 clamped to [-bound, bound], the data's range (Ho et al. 2020, in every reference sampler).
-
-    Raises:
-        ValueError: ``bound`` is not positive.
-    """
+    """x0 clamped to [-bound, bound], the data's range (Ho et al. 2020, in every reference sampler)."""
 
     def __init__(self, denoiser: AnyDenoiser, bound: Positive = 1.0):
         super().__init__(denoiser)
@@ -62,9 +58,6 @@ class DynamicThreshold(Wrapper):
     """x0 clamped to [-s, s] and divided by s, s = max(1, the ``quantile`` of |x0| in each sample).
 
     Saharia et al. 2022 (Imagen, sec. 2.3): keeps strong guidance from saturating pixels.
-
-    Raises:
-        ValueError: ``quantile`` outside (0, 1].
     """
 
     def __init__(self, denoiser: AnyDenoiser, quantile: Annotated[float, Gt(0), Le(1)] = 0.995):
@@ -73,7 +66,6 @@ class DynamicThreshold(Wrapper):
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
         guess = self.denoiser(z, gamma, condition)
-        size = guess.x0.abs().flatten(1).quantile(self.quantile, dim=1).clamp(min=1.0)
-        size = size.view(-1, *(1,) * (z.ndim - 1))
+        size = expand(guess.x0.abs().flatten(1).quantile(self.quantile, dim=1).clamp(min=1.0), z)
         x0 = torch.clamp(guess.x0, -size, size) / size
         return of_same_width(guess, Prediction("x0", x0, z, guess.alpha, guess.sigma))

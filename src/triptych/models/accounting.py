@@ -1,6 +1,7 @@
 """The one accounting: sums of nats and counts over exactly the data set, on any number of processes."""
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ BINNED = ("n", "w", "we", "ww", "wwe", "wwee")  # sums over draws of a noise lev
 TERMS = ("", "_prior", "_reconstruction", "_diffusion")
 
 
+@dataclass
 class Account:
     """What an accounting says of a split.
 
@@ -26,16 +28,11 @@ class Account:
             where items were not kept apart.
     """
 
-    def __init__(
-        self,
-        figures: dict[str, dict[str, Any]],
-        unit: str,
-        noise_levels: dict[str, list[Any]] | None = None,
-        estimator: dict[str, float] | None = None,
-        per_item: tuple[Tensor, Tensor] | None = None,
-    ):
-        self.figures, self.unit, self.per_item = figures, unit, per_item
-        self.noise_levels, self.estimator = noise_levels or {}, estimator or {}
+    figures: dict[str, dict[str, Any]]
+    unit: str
+    noise_levels: dict[str, list[Any]] = field(default_factory=dict)
+    estimator: dict[str, float] = field(default_factory=dict)
+    per_item: tuple[Tensor, Tensor] | None = None
 
 
 class Accounting(Metric):
@@ -96,9 +93,7 @@ class Accounting(Metric):
         ``index``: places in the data set, (B,), for the table that was ``expect``ed. ``variance``: of each
         item's total due to its draws, nats^2 (B,), where it is known.
         """
-        rows = (
-            torch.stack([elbo.total, elbo.prior, elbo.reconstruction, elbo.diffusion]).double() * self.scale
-        )
+        rows = torch.stack([elbo.total, *elbo]).double() * self.scale
         self.items += rows.shape[1]
         self.sums += rows.sum(1)
         self.squares += rows.square().sum(1)
@@ -166,8 +161,7 @@ class Accounting(Metric):
             *((f"{self.unit}_{n}", getattr(self, f"extra_{n}")) for n in self.extras),
         ):
             if sums[0] > 0:
-                count, s, q = sums.tolist()
-                figures[key] = figure_of(int(count), s, q)
+                figures[key] = figure_of(*sums.tolist())
         return figures
 
     def _per_item(self) -> tuple[Tensor, Tensor] | None:
@@ -204,8 +198,8 @@ def _weighted(n: float, w: float, we: float, ww: float, wwe: float, wwee: float)
     return mean, math.sqrt(spread) / w
 
 
-def figure_of(n: int, total: float, squares: float) -> dict[str, Any]:
+def figure_of(n: float, total: float, squares: float) -> dict[str, Any]:
     """Mean, standard error of the mean and count from sums."""
     mean = total / n
     variance = max(squares / n - mean**2, 0.0) * n / max(n - 1, 1)
-    return {"mean": mean, "stderr": math.sqrt(variance / n), "n": n}
+    return {"mean": mean, "stderr": math.sqrt(variance / n), "n": int(n)}

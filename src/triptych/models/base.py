@@ -216,9 +216,7 @@ class BoundModel(pl.LightningModule):
     ) -> None:
         """Average each item's bound over its draws, then count it once; in a report with the draws' error."""
         drawn = [self.elbo(batch, repeat, repeats) for repeat in range(repeats)]
-        mean = BoundTerms(
-            *(_mean([getattr(e, term) for e in drawn]) for term in ("prior", "reconstruction", "diffusion"))
-        )
+        mean = BoundTerms(*map(_mean, zip(*drawn, strict=True)))
         exact, gaps = None, None
         if self.truth:
             exact = -self.truth[0].to(batch.x.device).log_prob(batch.x.double())
@@ -302,5 +300,5 @@ class BoundModel(pl.LightningModule):
         return batch.condition if self.conditional is True else batch.condition.only(*self.conditional)
 
 
-def _mean(draws: list[Any]) -> Tensor:
-    return torch.stack(draws).double().mean(0)
+def _mean(draws: Sequence[Any]) -> Tensor:
+    return torch.stack([*draws]).double().mean(0)

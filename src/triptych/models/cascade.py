@@ -21,8 +21,7 @@ from triptych.declare import Opened
 from triptych.diffusion.bound import BoundTerms
 from triptych.diffusion.cascade import CascadeSampler, Stage
 from triptych.diffusion.condition import Condition
-from triptych.diffusion.control import lattice_variance
-from triptych.diffusion.draws import evaluation_times
+from triptych.diffusion.control import controlled_variance
 from triptych.diffusion.sampler import Sampler
 from triptych.models.base import BoundModel
 from triptych.models.diffusion import Diffusion
@@ -35,7 +34,7 @@ class Cascade(BoundModel):
         stages: diffusion models in their order, the last of the data's own items.
         known_as: of each but the last, the part of the batch's condition that its items are.
         levels: of the data.
-        optimizer, lr_schedule, more: see ``BoundModel``.
+        more: see ``BoundModel``.
     """
 
     ignores = ("schedule", "process", "denoiser", "objective", "likelihood", "bound")
@@ -43,14 +42,12 @@ class Cascade(BoundModel):
     def __init__(
         self,
         stages: Sequence[Opened],
-        optimizer: Any,
-        lr_schedule: Any,
         *,
         known_as: Sequence[str],
         levels: int | None = None,
         **more: Any,
     ):
-        super().__init__(optimizer, lr_schedule, **(more | {"conditional": True}))
+        super().__init__(**(more | {"conditional": True}))
         self.stages = nn.ModuleList(stages)
         self.known_as, self.levels = list(known_as), levels
 
@@ -68,8 +65,7 @@ class Cascade(BoundModel):
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
         stages = enumerate(self._each())
         bounds = [stage.elbo(self.of_stage(batch, i), repeat, repeats) for i, stage in stages]
-        terms = ("prior", "reconstruction", "diffusion")
-        return BoundTerms(*(torch.stack([getattr(e, term) for e in bounds]).sum(0) for term in terms))
+        return BoundTerms(*(torch.stack(term).sum(0) for term in zip(*bounds, strict=True)))
 
     def before_accounting(self) -> None:
         for stage in self._each():
@@ -81,18 +77,10 @@ class Cascade(BoundModel):
 
     def draw_variance(self, batch: Batch, totals: Tensor) -> Tensor:
         """As a stage's own, of their sum: stages of one seed draw at the same times. NaN for other seeds."""
-        controls, repeats = [stage.control for stage in self._each()], len(totals)
         seeds = {stage.seed for stage in self._each()}
-        if repeats < 2 or len(seeds) > 1 or any(control is None for control in controls):
+        if len(seeds) > 1:
             return torch.full_like(totals[0], torch.nan)
-        (seed,) = seeds
-        places = [evaluation_times(batch.index.cpu(), seed, r, repeats) for r in range(repeats)]
-        trends = [
-            torch.stack([control.trend(*control.times(u)) for u in places])
-            for control in controls
-            if control is not None
-        ]
-        return lattice_variance(totals.cpu() - torch.stack(trends).sum(0), torch.stack(places))
+        return controlled_variance(totals, [stage.control for stage in self._each()], batch.index, *seeds)
 
     def check_sampler(self, sampler: Sampler) -> None:
         for stage in self._each():

@@ -25,14 +25,11 @@ class ClassifierAccounting(Metric):
     full_state_update = False
     unit = "cross_entropy"
     edges = None
-    items: Tensor
     sums: Tensor
-    squares: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        for name, size in (("items", 1), ("sums", 2), ("squares", 2)):
-            self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("sums", torch.zeros(3, 2, dtype=torch.float64), dist_reduce_fx="sum")
 
     def expect(self, items: int) -> None:
         """Start over; items are not kept apart."""
@@ -41,15 +38,12 @@ class ClassifierAccounting(Metric):
     def update(self, nats: Tensor, right: Tensor) -> None:
         """Count items (B,), each averaged over its draws."""
         rows = torch.stack([nats, right]).double()
-        self.items += rows.shape[1]
-        self.sums += rows.sum(1)
-        self.squares += rows.square().sum(1)
+        self.sums += torch.stack([torch.ones_like(rows).sum(1), rows.sum(1), rows.square().sum(1)])
 
     def compute(self) -> Account:
         """Figures {"cross_entropy": {"mean", "stderr", "n"}, "accuracy": ...}; none before the first item."""
-        n = int(self.items.item())
-        rows = zip(("cross_entropy", "accuracy"), self.sums.tolist(), self.squares.tolist(), strict=True)
-        return Account({name: figure_of(n, s, q) for name, s, q in rows} if n else {}, self.unit)
+        columns = zip(("cross_entropy", "accuracy"), self.sums.T.tolist(), strict=True)
+        return Account({name: figure_of(*column) for name, column in columns if column[0]}, self.unit)
 
 
 class Classifier(BoundModel):
@@ -61,10 +55,7 @@ class Classifier(BoundModel):
         network: ``(z, gamma) -> logits``, with ``features``.
         schedule, process: whose noise it learns under.
         noise: False: clean data only, at the schedule's gamma(0).
-        optimizer, lr_schedule, more: see ``BoundModel``.
-
-    Raises:
-        UserError: data without labels.
+        more: see ``BoundModel``.
     """
 
     draws = False
@@ -75,13 +66,11 @@ class Classifier(BoundModel):
         network: ClassifierNetwork,
         schedule: Schedule,
         process: Process,
-        optimizer: Any,
-        lr_schedule: Any,
         *,
         noise: bool = True,
         **more: Any,
     ):
-        super().__init__(optimizer, lr_schedule, **more)
+        super().__init__(**more)
         if not network.num_classes:
             raise UserError("model=classifier: these data have no labels; use model=diffusion")
         self.network, self.schedule, self.process, self.noise = network, schedule, process, noise

@@ -98,7 +98,7 @@ class RetrievalAccounting(Metric):
         parts = zip(u.split(ROWS), label.split(ROWS), strict=True)
         rows = [torch.stack(retrieval(a, v[first], self.scale, right[b]), 1) for a, b in parts]
         columns = zip(("cross_entropy", "accuracy"), torch.cat(rows).unbind(1), strict=True)
-        return Account({name: _figure(column) for name, column in columns}, self.unit)
+        return Account({name: figure_of(*sums_of(column).tolist()) for name, column in columns}, self.unit)
 
 
 class Contrastive(BoundModel):
@@ -109,14 +109,14 @@ class Contrastive(BoundModel):
 
     Args:
         network: ``(x, text) -> u, v``.
-        optimizer, lr_schedule, more: see ``BoundModel``.
+        more: see ``BoundModel``.
     """
 
     draws = False
     ignores = ("denoiser", "objective", "bound", "likelihood", "schedule", "process")
 
-    def __init__(self, network: ContrastiveNetwork, optimizer: Any, lr_schedule: Any, **more: Any):
-        super().__init__(optimizer, lr_schedule, **more)
+    def __init__(self, network: ContrastiveNetwork, **more: Any):
+        super().__init__(**more)
         self.network = network
         self.dims = 1  # what is sought is one text: its loss is not shared among pixels
         # in place of a bound's
@@ -199,10 +199,4 @@ def _gathered(mine: Tensor, rank: int, world: int) -> Tensor:
     whole = mine.new_zeros(n * world, mine.shape[1]).index_add(
         0, rank * n + torch.arange(n, device=mine.device), mine
     )
-    rows: Tensor = all_reduce(whole)
-    return rows
-
-
-def _figure(column: Tensor) -> dict[str, Any]:
-    n, total, squares = sums_of(column).tolist()
-    return figure_of(int(n), total, squares)
+    return all_reduce(whole)

@@ -12,7 +12,7 @@ from triptych.declare import Share
 from triptych.diffusion.batch_mean import whole_batch
 from triptych.diffusion.bound import Bound, BoundTerms
 from triptych.diffusion.condition import AUGMENTATION, Condition, dropout
-from triptych.diffusion.control import ITEMS, Control, lattice_variance
+from triptych.diffusion.control import ITEMS, Control, controlled_variance
 from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.denoiser import Denoiser
 from triptych.diffusion.draws import Draw, Stream, evaluation_draw, evaluation_times, mix, training_draw
@@ -24,7 +24,7 @@ from triptych.diffusion.objective import Objective
 from triptych.diffusion.prediction import Prediction
 from triptych.diffusion.reference import BaselineErrors, enough
 from triptych.diffusion.reverse_variance import Learned, Optimal, WithFraction
-from triptych.diffusion.sampler import Sampler
+from triptych.diffusion.sampler import Ancestral, Sampler
 from triptych.diffusion.schedule import Schedule
 from triptych.diffusion.times import Stratified
 from triptych.errors import UserError
@@ -42,7 +42,7 @@ class Diffusion(BoundModel):
 
     Args:
         denoiser, schedule, objective, bound: the mathematics.
-        optimizer, lr_schedule, more: see ``BoundModel``.
+        more: see ``BoundModel``.
         levels: number K of the data's levels, None for a density.
         likelihood: accounted beside the bound, as "ode", on the first ``likelihood_items`` of the test set.
         label_dropout: probability that an item trains without its condition, or one a part by its name;
@@ -64,8 +64,6 @@ class Diffusion(BoundModel):
         schedule: Schedule,
         objective: Objective,
         bound: Bound,
-        optimizer: Any,
-        lr_schedule: Any,
         *,
         levels: int | None = None,
         label_dropout: Share | dict[str, Share] = 0.0,
@@ -75,8 +73,7 @@ class Diffusion(BoundModel):
         training: Callable[[int], Batch] | None = None,
         **more: Any,
     ):
-        edges = _edges(schedule)
-        super().__init__(optimizer, lr_schedule, edges=edges, extras=ODE if likelihood else (), **more)
+        super().__init__(edges=_edges(schedule), extras=ODE if likelihood else (), **more)
         if isinstance(schedule, LearnedEndpoints) and not isinstance(objective.loss, OwnLoss):
             raise ValueError("schedule: a learned one needs the bound as the loss; set objective/loss=elbo")
         if isinstance(schedule, Monotone) and not isinstance(objective.times, Stratified):
@@ -166,7 +163,7 @@ class Diffusion(BoundModel):
     def train_figures(self) -> dict[str, Tensor]:
         if not isinstance(self.schedule, LearnedEndpoints):
             return {}
-        low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=self.device))
+        low, high = self.schedule.ends(self.device)
         return {"gamma_min": low, "gamma_max": high}
 
     def gives(self, batch: Batch) -> Iterator[PartOutput]:
@@ -200,13 +197,13 @@ class Diffusion(BoundModel):
         self.control = None
         self.accounting.edges = _edges(self.schedule)
         if isinstance(self.bound.variance, Optimal):
-            x, condition = self._calibration_items()
+            assert self.calibration is not None
+            x, condition = self._training_items(self.calibration())
             self.bound.calibrate(self.denoiser, x, self.seed, condition)
 
-    def _calibration_items(self) -> tuple[Tensor, Condition | None]:
-        assert self.calibration is not None
-        items = self.calibration()
-        condition = items.condition if self.conditional else None
+    def _training_items(self, items: Batch) -> tuple[Tensor, Condition | None]:
+        """Return what the noise is added to and the condition that the network reads, on the device."""
+        condition = self.condition_of(items)
         return self.diffused(items), None if condition is None else condition.to(self.device)
 
     def diffused(self, items: Batch) -> Tensor:
@@ -218,15 +215,12 @@ class Diffusion(BoundModel):
         """Every process measures the same items, in the same batches: all use the same figures."""
         if self.training_items is None:
             return
-        ends = tuple(self.schedule.gamma(torch.tensor([0.0, 1.0], device=self.device)).tolist())
+        ends = tuple(self.schedule.ends(self.device).tolist())
         if self._reference is None or self._reference[0] != ends:
             x = self.diffused(self.training_items(enough(math.prod(self.event)))).cpu()
             self._reference = (ends, BaselineErrors(x, self.denoiser.process, ends[0], ends[1], self.levels))
-        items = self.training_items(ITEMS)
-        condition = self.condition_of(items)
-        condition = None if condition is None else condition.to(self.device)
-        x, reference = self.diffused(items), self._reference[1]
-        self.control = Control(self.bound, self.denoiser, reference, x, self.seed, condition)
+        x, condition = self._training_items(self.training_items(ITEMS))
+        self.control = Control(self.bound, self.denoiser, self._reference[1], x, self.seed, condition)
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
         draw, weight = self._draw(batch, repeat, repeats)
@@ -248,11 +242,7 @@ class Diffusion(BoundModel):
 
     def draw_variance(self, batch: Batch, totals: Tensor) -> Tensor:
         """From neighbours in time, as an item's draws are spread evenly over it."""
-        if self.control is None or len(totals) < 2:
-            return torch.full_like(totals[0], torch.nan)
-        places = [evaluation_times(batch.index.cpu(), self.seed, r, len(totals)) for r in range(len(totals))]
-        trend = torch.stack([self.control.trend(*self.control.times(u)) for u in places])
-        return lattice_variance(totals.cpu() - trend, torch.stack(places))
+        return controlled_variance(totals, [self.control], batch.index, self.seed)
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
         """By the excess over the exact denoiser, in continuous time, unconditional; else there is none."""
@@ -302,7 +292,7 @@ class Diffusion(BoundModel):
     def panels(self) -> dict[str, Any]:
         """Return the objective's effective weight (ELBO = 1) by gamma, and the schedule's curve."""
         t = torch.linspace(0.005, 0.995, PANEL_POINTS, device=self.device)
-        low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=self.device))
+        low, high = self.schedule.ends(self.device)
         gamma = low + (high - low) * t
         weight = self.objective.effective_weight(self.denoiser.process, self.schedule, gamma)
         times = torch.linspace(0.0, 1.0, PANEL_POINTS + 1, device=self.device)
@@ -333,8 +323,9 @@ class Diffusion(BoundModel):
         An optimal one is measured at the levels of the sampler's own grid, for the model's own guess.
         """
         sampler = sampler.drawing_from(self.bound.variance)
-        if isinstance(sampler.reverse, Optimal):
-            x, condition = self._calibration_items()
+        if isinstance(sampler, Ancestral) and isinstance(sampler.reverse, Optimal):
+            assert self.calibration is not None
+            x, condition = self._training_items(self.calibration())
             return sampler.calibrated(self.denoiser, self.schedule, x, self.seed, condition)
         return sampler
 

@@ -32,20 +32,13 @@ class GradientNoise(Metric):
 
         tr(Sigma) = b (between + (1 - 1 / K) within),   |G|^2 = |g|^2 - between / J,
 
-    each without bias; K = 1 has no within. With a batch of b in the place of their B_small and all items in
-    that of B_big this is their appendix A.1 where K = 1. Their ratio has B as its median, but
-    a mean above it by about v, the squared relative error of |G|^2. Where noise spreads evenly over D weights
+    each without bias; K = 1 has no within, and is their appendix A.1. Their ratio has B as its median, but a
+    mean above it by about v, the squared relative error of |G|^2. Where noise spreads evenly over D weights
 
         v = (2 J / (J - 1) s^2 + 4 s) / D,   s = E[between] / (J |G|^2).
 
-    With 297 items, b = 16 and draws that agree within a group, the mean is 2% above at B = 1000, D = 2,000.
-    At B = 3000 it is 28% above for D = 2,000 (v, of second order, is 14%), 2% for D = 16,000 and 0.5% for
-    D = 64,000.
-
-    In items: about as many as a batch may have before a larger one is no better. An item's time is drawn as
-    in training, but on its own, also where a batch's are spread evenly. What a group holds depends on the
-    test's batches and processes, and so does the figure, within its noise. Nothing is trained or remembered:
-    weights and the times' history stay. ``compute`` gives NaN where noise alone explains the gradients.
+    In items. An item's time is drawn as in training, but on its own. What a group holds depends on the test's
+    batches and processes. ``compute`` gives NaN where noise alone explains the gradients.
 
     Args:
         batch: b; items beyond a multiple of it are left out.

@@ -11,14 +11,57 @@ from triptych.data.batch import Batch
 from triptych.declare import NonNegative, Unit, Whole
 from triptych.diffusion.batch_mean import batch_mean
 from triptych.diffusion.bound import BoundTerms
-from triptych.diffusion.condition import Condition
+from triptych.diffusion.denoiser import level_centres
+from triptych.diffusion.draws import Noise, evaluation_noise, plain_noise, training_noise
 from triptych.diffusion.hierarchy import Hierarchy, importance_weighted
-from triptych.diffusion.noise import Noise, evaluation_noise, plain_noise, training_noise
 from triptych.diffusion.normal import Normal
 from triptych.models.base import BoundModel
 from triptych.models.contract import PartOutput
-from triptych.models.observation import Observation
 from triptych.networks.ladder import Ladder
+
+
+class Observation:
+    """p(x | z) as a ladder's head gives it: raw (B, *shape) of one number each, else (B, outputs, *shape).
+
+    Args:
+        levels: number K of the data's levels, each with a logit; None for a Gaussian's mean and log std.
+    """
+
+    def __init__(self, levels: int | None):
+        self.centres = None if levels is None else level_centres(levels)
+
+    @staticmethod
+    def outputs(levels: int | None) -> int:
+        """Numbers per dimension of x that the head gives: one logit a level, or mean and log std."""
+        return levels or 2
+
+    def nats(self, x: Tensor, raw: Tensor) -> Tensor:
+        """-log p(x | z), nats (B,)."""
+        if self.centres is None:
+            return -density(raw).log_prob(x)
+        k = ((x + 1) * ((len(self.centres) - 1) / 2)).round().long()
+        return nn.functional.cross_entropy(raw, k, reduction="none").flatten(1).sum(1)
+
+    def mean(self, raw: Tensor) -> Tensor:
+        """E[x | z] (B, *shape)."""
+        if self.centres is None:
+            return density(raw).mean
+        return torch.einsum("bk...,k->b...", raw.softmax(1), self.centres.to(raw))
+
+    def sample(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        """x ~ p(x | z), (B, *shape)."""
+        if self.centres is None:
+            p = density(raw)
+            return p.at(plain_noise(generator)(p.mean.shape).to(raw))
+        uniform = torch.rand(raw.shape, generator=generator, device=generator.device).to(raw)
+        level = (raw - torch.log(-torch.log(uniform))).argmax(1)  # Gumbel: one draw a dimension
+        return self.centres.to(raw)[level]
+
+
+def density(raw: Tensor) -> Normal:
+    """Return a head's two numbers per dimension, (B, 2, *shape), as a Gaussian over x (B, *shape)."""
+    mean, log_std = raw.unbind(1)
+    return Normal(mean, torch.exp(log_std))
 
 
 class LatentModel(BoundModel):
@@ -34,10 +77,7 @@ class LatentModel(BoundModel):
         beta_warmup: steps over which beta rises from 0 to 1; 0 for none.
         free_bits: KL in bits, per level and item, below which a level is left alone; 0 for none.
         importance_samples: K of the importance-weighted bound at test; 0 for none.
-        optimizer, lr_schedule, more: see ``BoundModel``.
-
-    Raises:
-        ValueError: a negative number, or a conditional model asked for.
+        more: see ``BoundModel``.
     """
 
     samplers = False  # ancestral, down the ladder
@@ -45,8 +85,6 @@ class LatentModel(BoundModel):
     def __init__(
         self,
         network: Ladder,
-        optimizer: Any,
-        lr_schedule: Any,
         *,
         levels: int | None = None,
         beta_warmup: Annotated[Whole, Unit("steps")] = 0,
@@ -56,7 +94,7 @@ class LatentModel(BoundModel):
     ):
         self.depth = len(network.encoders)
         extras = [f"kl_{level + 1}" for level in range(self.depth)] + ["iw"] * bool(importance_samples)
-        super().__init__(optimizer, lr_schedule, extras=extras, **more)
+        super().__init__(extras=extras, **more)
         self.network = network
         self.observation, self.numbers = Observation(levels), self.outputs(levels)
         self.beta_warmup, self.free_nats = beta_warmup, free_bits * math.log(2)
@@ -108,14 +146,7 @@ class LatentModel(BoundModel):
             figures["iw"] = importance_weighted(torch.stack(weights))
         return figures
 
-    def sample(
-        self,
-        n: int,
-        sampler: Any,
-        generator: torch.Generator,
-        condition: Condition | None = None,
-        progress: Any = iter,
-    ) -> Tensor:
+    def sample(self, n: int, sampler: Any, generator: torch.Generator, *_: Any, **__: Any) -> Tensor:
         """Ancestral, down the ladder; there is no choice of ``sampler``."""
         noise: Noise = plain_noise(generator)
         with torch.no_grad():
@@ -128,29 +159,21 @@ class LatentModel(BoundModel):
 
 
 class VAE(LatentModel):
-    """-log p(x) <= E_q[-log p(x | z)] + KL(q(z | x) || N(0, I)) (Kingma & Welling 2014): one level.
+    """-log p(x) <= E_q[-log p(x | z)] + KL(q(z | x) || N(0, I)) (Kingma & Welling 2014): one level."""
 
-    Raises:
-        ValueError: a network of several levels.
-    """
-
-    def __init__(self, network: Ladder, optimizer: Any, lr_schedule: Any, **more: Any):
+    def __init__(self, network: Ladder, **more: Any):
         if (depth := len(network.encoders)) != 1:
             raise ValueError(f"model=vae: must have one level, not {depth}; use model=hierarchical_vae")
-        super().__init__(network, optimizer, lr_schedule, **more)
+        super().__init__(network, **more)
 
 
 class HierarchicalVAE(LatentModel):
-    """Two levels or more, each encoded from the one below, decoded from the one above.
+    """Two levels or more, each encoded from the one below, decoded from the one above."""
 
-    Raises:
-        ValueError: a network of one level.
-    """
-
-    def __init__(self, network: Ladder, optimizer: Any, lr_schedule: Any, **more: Any):
+    def __init__(self, network: Ladder, **more: Any):
         if len(network.encoders) < 2:
             raise ValueError("model=hierarchical_vae: must have two levels or more; use model=vae")
-        super().__init__(network, optimizer, lr_schedule, **more)
+        super().__init__(network, **more)
 
 
 def as_normal(raw: Tensor) -> Normal:

@@ -8,21 +8,26 @@ from torch import Tensor, nn
 
 from triptych.data.batch import Batch
 from triptych.diffusion.bound import Bound, BoundTerms
-from triptych.diffusion.condition import Condition
 from triptych.diffusion.denoiser import Denoiser
-from triptych.diffusion.draws import Draw, Stream, seeded
+from triptych.diffusion.draws import (
+    Draw,
+    Noise,
+    Stream,
+    evaluation_noise,
+    plain_noise,
+    seeded,
+    training_noise,
+)
 from triptych.diffusion.latents import clean_end
 from triptych.diffusion.likelihood import Likelihood
 from triptych.diffusion.loss import Elbo as OwnLoss
-from triptych.diffusion.noise import Noise, evaluation_noise, plain_noise, training_noise
 from triptych.diffusion.normal import Normal
 from triptych.diffusion.objective import Objective
 from triptych.diffusion.schedule import Schedule
 from triptych.errors import UserError
 from triptych.models.contract import PartOutput
 from triptych.models.diffusion import Diffusion
-from triptych.models.latent import as_normal
-from triptych.models.observation import Observation
+from triptych.models.latent import Observation, as_normal
 from triptych.networks.ladder import Ladder
 
 ENCODED = 500  # items at a time, where many are encoded
@@ -39,7 +44,7 @@ class LatentDiffusion(Diffusion):
         network: one encoder and a head, which gives ``outputs`` per dimension of x.
         denoiser, schedule, objective, bound: of the latents, of shape ``network.top``.
         levels: number K of the data's grey levels, None for data with a density.
-        optimizer, lr_schedule, more: see ``Diffusion``.
+        more: see ``Diffusion``.
 
     Raises:
         ValueError: a ladder of several levels; a loss other than the bound's own, from which the encoder
@@ -58,8 +63,6 @@ class LatentDiffusion(Diffusion):
         schedule: Schedule,
         objective: Objective,
         bound: Bound,
-        optimizer: Any,
-        lr_schedule: Any,
         *,
         levels: int | None = None,
         likelihood: Likelihood | None = None,
@@ -79,7 +82,7 @@ class LatentDiffusion(Diffusion):
             raise ValueError("bound.variance=learned: must be beta_tilde, beta or optimal with latents")
         if likelihood is not None:
             raise UserError("likelihood: would be of latents, not of the data; set likelihood=none")
-        super().__init__(denoiser, schedule, objective, bound, optimizer, lr_schedule, **more)
+        super().__init__(denoiser, schedule, objective, bound, **more)
         self.network, self.event = network, tuple(network.top)
         self.observation, self.numbers = Observation(levels), self.outputs(levels)
 
@@ -115,7 +118,7 @@ class LatentDiffusion(Diffusion):
 
     def _ends(self, x: Tensor, q: Normal, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Prior, reconstruction and the clean end of the diffusion term, nats (B,)."""
-        low, high = self.schedule.gamma(torch.tensor([0.0, 1.0], device=x.device))
+        low, high = self.schedule.ends(x.device)
         reconstruction = self.observation.nats(x, self.network.head(y))
         return self.denoiser.process.prior_kl(y, high), reconstruction, clean_end(q, low)
 
@@ -148,17 +151,9 @@ class LatentDiffusion(Diffusion):
 
     # for readers ------------------------------------------------------------------------------------
 
-    def sample(
-        self,
-        n: int,
-        sampler: Any,
-        generator: torch.Generator,
-        condition: Condition | None = None,
-        progress: Any = iter,
-        denoiser: Any = None,
-    ) -> Tensor:
+    def sample(self, n: int, sampler: Any, generator: torch.Generator, *asked: Any, **more: Any) -> Tensor:
         """y by the sampler, then x ~ p(x | y)."""
-        y = super().sample(n, sampler, generator, condition, progress, denoiser)
+        y = super().sample(n, sampler, generator, *asked, **more)
         with torch.no_grad():
             return self.observation.sample(self.network.head(y), generator)
 

@@ -56,8 +56,8 @@ class PerItem(Metric):
 
     def compute(self) -> dict[str, Any]:
         """{"mean", "stderr", "n"}; a mean of None where no item had a number."""
-        n, total, squares = self.sums.tolist()
-        return figure_of(int(n), total, squares) if n else {"mean": None, "stderr": None, "n": 0}
+        sums = self.sums.tolist()
+        return figure_of(*sums) if sums[0] else {"mean": None, "stderr": None, "n": 0}
 
 
 @dataclass(frozen=True)

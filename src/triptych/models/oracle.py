@@ -27,8 +27,6 @@ class OracleModel(Diffusion):
         schedule: Schedule,
         process: Process,
         bound: Bound,
-        optimizer: Any,
-        lr_schedule: Any,
         *,
         data_name: str = "",
         **more: Any,
@@ -40,5 +38,4 @@ class OracleModel(Diffusion):
         if bound.variance.learned:
             raise UserError("bound.variance=learned: model=oracle trains nothing; set optimal")
         denoiser, objective = Oracle(mixture, process), Objective("score", Elbo())
-        parts = (denoiser, schedule, objective, bound)
-        super().__init__(*parts, optimizer, lr_schedule, mixture=mixture, **more)  # type: ignore[arg-type]
+        super().__init__(denoiser, schedule, objective, bound, mixture=mixture, **more)  # type: ignore[arg-type]

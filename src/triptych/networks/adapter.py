@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from triptych.diffusion.condition import Condition, Labels
 from triptych.networks.base import Network
+from triptych.networks.conditioning import classes_of
 
 LOWEST, HIGHEST, STEPS = -20.0, 20.0, 1000.0
 
@@ -36,7 +36,10 @@ class Adapter(Network):
                 raise ValueError(f"denoiser.network: Adapter knows labels alone, this data has {name!r}")
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
-        labels = {"class_labels": self._classes(condition, z)} if self.conditions else {}
+        labels = {}
+        for name, kind in self.conditions.items():  # a label alone
+            part = None if condition is None else condition.part(name)
+            labels["class_labels"] = classes_of(part, len(z), kind.classes, z.device)  # type: ignore[union-attr]
         answer = self.model(z, self.timestep(gamma), **labels)
         raw: Tensor = getattr(answer, "sample", answer)
         shape = (len(z), self.outputs * self.shape[0], *self.shape[1:])
@@ -50,12 +53,3 @@ class Adapter(Network):
     def timestep(self, gamma: Tensor) -> Tensor:
         """Return the noise level in the model's own measure, (B,)."""
         return (gamma - LOWEST) * (STEPS / (HIGHEST - LOWEST))
-
-    def _classes(self, condition: Condition | None, z: Tensor) -> Tensor:
-        """(B,) int64; ``num_classes`` where there is no label."""
-        kind = self.conditions["label"]
-        assert isinstance(kind, Labels)
-        part = None if condition is None else condition.part("label")
-        if part is None:
-            return torch.full((len(z),), kind.classes, device=z.device)
-        return part.value if part.present is None else torch.where(part.present, part.value, kind.classes)

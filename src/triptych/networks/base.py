@@ -39,8 +39,6 @@ class Network(nn.Module):
 
     def per_dim(self, raw: Tensor) -> Tensor:
         """raw (B, outputs * C, ...), or flat (B, outputs * d), in the shape of the contract."""
-        if raw.ndim == 2:
-            raw = raw.view(len(raw), self.outputs * self.shape[0], *self.shape[1:])
         return per_dim(raw, self.outputs, self.shape)
 
 
@@ -128,8 +126,17 @@ class ImageAttention(nn.Module):
 
 
 def per_dim(raw: Tensor, outputs: int, shape: tuple[int, ...]) -> Tensor:
-    """(B, outputs * shape[0], ...) -> (B, *shape) for one output per dimension, else (B, outputs, *shape)."""
+    """raw (B, outputs * shape[0], ...), or flat, as (B, *shape) for one output, else (B, outputs, *shape)."""
+    raw = raw.view(len(raw), outputs * shape[0], *shape[1:]) if raw.ndim == 2 else raw
     return raw if outputs == 1 else raw.unflatten(1, (outputs, shape[0]))
+
+
+def transformer(width: int, depth: int, heads: int, dropout: float) -> nn.TransformerEncoder:
+    """Return a transformer over tokens (B, N, width), each of its layers normalised at its beginning."""
+    layer = nn.TransformerEncoderLayer(
+        width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True
+    )
+    return nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
 
 
 def zeros(layer: nn.Module) -> nn.Module:

@@ -13,6 +13,13 @@ from torch.nn.functional import interpolate
 from triptych.diffusion.condition import Condition, Images, Kind, Labels, Part, Tokens, Vectors
 
 
+def classes_of(part: Part | None, items: int, null: int, device: torch.device) -> Tensor:
+    """Return the class of each item, ``null`` where there is none, (items,)."""
+    if part is None:
+        return torch.full((items,), null, device=device)
+    return part.value if part.present is None else torch.where(part.present, part.value, null)
+
+
 class LabelEmbedding(nn.Embedding):
     """A row for each class, and the last row for none."""
 
@@ -22,11 +29,7 @@ class LabelEmbedding(nn.Embedding):
     # nn.Module's takes anything
     def forward(self, part: Part | None, items: int) -> Tensor:  # type: ignore[override]
         """(items, width)."""
-        null = self.num_embeddings - 1
-        if part is None:
-            return super().forward(torch.full((items,), null, device=self.weight.device))
-        label = part.value if part.present is None else torch.where(part.present, part.value, null)
-        return super().forward(label)
+        return super().forward(classes_of(part, items, self.num_embeddings - 1, self.weight.device))
 
 
 class _Embedder(nn.Module):
@@ -58,8 +61,7 @@ class VectorEmbedding(_Embedder):
         )
 
     def embed(self, part: Part) -> Tensor:
-        value: Tensor = self.layers(part.value.flatten(1))
-        return value
+        return self.layers(part.value.flatten(1))
 
 
 class TokenEmbedding(_Embedder):

@@ -14,7 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, normalize, silu
 
 from triptych.declare import Count, Ge, Le, Share, declared
 from triptych.diffusion.condition import Kind, Part, Tokens
-from triptych.networks.base import image_shape
+from triptych.networks.base import image_shape, transformer
 from triptych.networks.conv_ladder import Residual
 
 Layers = Annotated[int, Ge(1), Le(64)]
@@ -40,8 +40,7 @@ class ImageTower(nn.Module):
             if number and min(h.shape[2:]) > 4:
                 h = avg_pool2d(h, 2)
             h = stage(h)
-        embedding: Tensor = self.last(adaptive_avg_pool2d(silu(h), 4).flatten(1))
-        return embedding
+        return self.last(adaptive_avg_pool2d(silu(h), 4).flatten(1))
 
 
 class TextTower(nn.Module):
@@ -51,21 +50,16 @@ class TextTower(nn.Module):
         super().__init__()
         self.first = nn.Linear(kind.width, width)
         self.position = nn.Parameter(0.1 * torch.randn(kind.length, width))
-        layer = nn.TransformerEncoderLayer(
-            width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.layers = transformer(width, depth, heads, dropout)
         self.norm = nn.LayerNorm(width)
         self.last = nn.Linear(width, embedding)
 
     def forward(self, part: Part) -> Tensor:
-        tokens = part.value
-        there = tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if part.mask is None else part.mask
+        tokens, there = part.value, part.tokens()
         h = self.first(tokens) + self.position[: tokens.shape[1]]
         h = self.norm(self.layers(h, src_key_padding_mask=~there))
         share = there.unsqueeze(2).to(h)
-        embedding: Tensor = self.last((h * share).sum(1) / share.sum(1))
-        return embedding
+        return self.last((h * share).sum(1) / share.sum(1))
 
 
 @declared("model.network")

@@ -31,8 +31,7 @@ class TokenAttention(nn.Module):
         q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if places is not None:
             q, k = self.place(q, k, places)
-        mixed: Tensor = self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return mixed
+        return self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
     def place(self, q: Tensor, k: Tensor, places: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return queries and keys (B, heads, N, d) that know their tokens' ``places``; of a subclass."""

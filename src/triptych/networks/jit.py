@@ -60,8 +60,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         gate, value = self.both(h).chunk(2, -1)
-        mixed: Tensor = self.last(self.dropout(silu(gate) * value))
-        return mixed
+        return self.last(self.dropout(silu(gate) * value))
 
 
 class JiTBlock(nn.Module):

@@ -38,9 +38,6 @@ class MLPLadder(Ladder):
         shape, outputs: from the data and the model.
         latents: dimensions of z_1 ... z_L.
         width, depth: of the hidden layers of each module; depth 0 is linear (one level: probabilistic PCA).
-
-    Raises:
-        ValueError: no levels, or a latent without dimensions.
     """
 
     def __init__(
@@ -60,15 +57,14 @@ class MLPLadder(Ladder):
 
 
 class Shaped(nn.Module):
-    """Flat output brought to (B, *shape) for one output per dimension, else (B, outputs, *shape)."""
+    """A network whose flat output is brought to ``per_dim``'s shape."""
 
     def __init__(self, network: nn.Module, shape: tuple[int, ...], outputs: int):
         super().__init__()
         self.network, self.shape, self.outputs = network, tuple(shape), outputs
 
     def forward(self, z: Tensor) -> Tensor:
-        raw = self.network(z).view(len(z), self.outputs * self.shape[0], *self.shape[1:])
-        return per_dim(raw, self.outputs, self.shape)
+        return per_dim(self.network(z), self.outputs, self.shape)
 
 
 def _mlp(inputs: int, outputs: int, width: int, depth: int) -> nn.Sequential:

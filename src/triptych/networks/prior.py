@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from triptych.declare import Count, Share
 from triptych.diffusion.condition import Condition, Tokens
-from triptych.networks.base import Network, zeros
+from triptych.networks.base import Network, transformer, zeros
 from triptych.networks.conditioning import EMBEDDERS, Conditioning
 
 
@@ -26,9 +26,6 @@ class Prior(Network):
     Args:
         width, depth, heads: of the transformer; width a multiple of the heads.
         dropout: share of its units dropped in training.
-
-    Raises:
-        ValueError: ``width`` is no multiple of ``heads``.
     """
 
     def __init__(
@@ -57,10 +54,7 @@ class Prior(Network):
         self.query = nn.Parameter(0.1 * torch.randn(1, 1, width))
         places = sum(kind.length for kind in texts.values()) + len(others) + 3
         self.position = nn.Parameter(0.1 * torch.randn(places, width))
-        layer = nn.TransformerEncoderLayer(
-            width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.layers = transformer(width, depth, heads, dropout)
         self.norm = nn.LayerNorm(width)
         self.last = zeros(nn.Linear(width, dims * self.outputs))
 
@@ -75,8 +69,7 @@ class Prior(Network):
             if part is not None:
                 length = part.value.shape[1]
                 value[:, :length] = part.value
-                mask[:, :length] = part.presence().unsqueeze(1) if part.mask is None else part.mask
-                mask &= part.presence().unsqueeze(1)
+                mask[:, :length] = part.tokens() & part.presence().unsqueeze(1)
             tokens.append(layer(value))
             there.append(mask)
         for name, embed in self.others.items():

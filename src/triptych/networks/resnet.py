@@ -1,14 +1,8 @@
 """A residual network at one resolution, after VDM (Kingma et al. 2021, appendix B).
 
-Three choices serve every objective alike:
-
-- Fourier features of z that fit the data's levels. At low noise the ideal denoiser is a staircase onto the
-  levels, which convolutions of z alone learn slowly.
-- The input features go once more, scaled but unmixed, into the last convolution.
-- A gain exp(a(gamma)) per channel before that convolution: a score grows as 1 / sigma, a gain covers that.
-
-The last convolution starts at zero and is made last, so all other initial weights are the same for any
-``outputs``.
+The input features, ``LevelWaves`` of z among them, go once more, scaled but unmixed, into the last
+convolution. Before it each channel has a gain exp(a(gamma)), as a score grows with 1 / sigma. It starts at 0
+and is made last, so all other initial weights are the same for any ``outputs``.
 """
 
 from collections.abc import Sequence

@@ -31,11 +31,7 @@ def restricted(
     condition: Condition | None = None,
     dtype: Any = torch.float32,
 ) -> Hierarchy:
-    """Return hierarchy of T + 1 levels whose bound is ``Bound(schedule, decoder, steps)``'s in expectation.
-
-    Raises:
-        ValueError: ``steps`` below 1.
-    """
+    """Return T + 1 levels whose bound is in expectation that of ``Bound(schedule, decoder, steps)``."""
     if steps < 1:
         raise ValueError(f"steps={steps}: must be a whole number of at least 1")
     process = denoiser.process
@@ -51,7 +47,7 @@ def restricted(
     def down(k: int) -> Any:
         def decode(z: Tensor) -> Normal:
             guess = denoiser(z, gammas[k + 1], condition)
-            return Normal(*process.posterior(z, guess.x0, gammas[k + 1], gammas[k]))
+            return process.posterior(z, guess.x0, gammas[k + 1], gammas[k])
 
         return decode
 
@@ -98,8 +94,8 @@ def take_apart(
         first = Normal(alpha[0] * x, sigma[0])
         below = forward_step(process, path[k - 1], gammas[k - 1], gammas[k]) if k else first
         guess = denoiser(path[k + 1], gammas[k + 1], condition).x0
-        model = Normal(*process.posterior(path[k + 1], guess, gammas[k + 1], gammas[k]))
-        truth = Normal(*process.posterior(path[k + 1], x, gammas[k + 1], gammas[k]))
+        model = process.posterior(path[k + 1], guess, gammas[k + 1], gammas[k])
+        truth = process.posterior(path[k + 1], x, gammas[k + 1], gammas[k])
         consistency.append(below.log_prob(path[k]) - model.log_prob(path[k]))
         as_kl.append(below.kl(model))
         matching.append(truth.kl(model))

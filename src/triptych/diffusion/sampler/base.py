@@ -1,4 +1,8 @@
-"""What every sampler shares: the grid, the loop, chunks of a large batch. Subclasses give ``step``."""
+r"""What every sampler shares: the grid, the loop, chunks of a large batch. Subclasses give ``step``.
+
+A grid between a schedule's endpoints has equal steps of gamma (``gamma``), of the schedule's t (``time``) or
+of s^{1 / rho} with s = sigma / alpha = e^{gamma / 2} (``karras``; Karras et al. 2022, eq. 5).
+"""
 
 import inspect
 import math
@@ -18,8 +22,8 @@ from ..process import Process
 from ..protocol import AnyDenoiser
 from ..reverse_variance import ReverseVariance
 from ..schedule import Schedule
-from .grid import GRIDS, grid_gammas
 
+GRIDS = ("gamma", "time", "karras")
 Progress = Callable[[Iterable[int]], Iterable[int]]  # a bar around a loop
 NUMBERS = 2**20  # of the items that are worked on at a time
 
@@ -78,16 +82,13 @@ class Sampler:
 
     Args:
         steps: number of steps, from 1 to 100000; beyond, what float32 rounds off a step adds up.
-        grid: "gamma" (equal steps of log SNR), "time" (of the schedule's t) or "karras" (see ``grid.py``).
+        grid: "gamma", "time" or "karras".
         rho: the exponent of a Karras grid.
         chunk: samples drawn at a time; null for about a million numbers at a time.
 
     Attributes:
         calls: calls of the denoiser in one step.
         reverse: the reverse variance it draws with, None where it is no ancestral one.
-
-    Raises:
-        ValueError: bad ``steps``, ``grid``, ``rho`` or ``chunk``.
     """
 
     calls = 1
@@ -110,25 +111,23 @@ class Sampler:
     def gammas(
         self, schedule: Schedule, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Return the grid, from gamma(1) down to gamma(0), as ``grid_gammas``."""
-        return grid_gammas(schedule, self.steps, self.grid, self.rho, device, dtype)
+        """Return (steps + 1,) gammas from gamma(1) down to gamma(0); (steps,) if ``denoised``."""
+        if self.grid == "time":
+            return schedule.gamma(schedule.stops(self.steps).to(device, dtype))
+        t = torch.linspace(1.0, 0.0, self.steps + (not schedule.denoised), device=device, dtype=dtype)
+        high, low = schedule.gamma(t[[0, -1]])
+        if self.grid == "gamma":
+            return low + (high - low) * t
+        root = torch.exp(0.5 / self.rho * torch.stack([low, high]))
+        gammas = 2 * self.rho * torch.log(root[0] + (root[1] - root[0]) * t)
+        gammas[0], gammas[-1] = high, low  # exactly, whatever exp and log lose
+        return gammas
 
     def drawing_from(self, variance: ReverseVariance) -> "Sampler":
         """Return this sampler for a model of that reverse variance, where it was not given one of its own.
 
         Only an ancestral step draws from one: every other sampler is the same for all.
         """
-        return self
-
-    def calibrated(
-        self,
-        denoiser: AnyDenoiser,
-        schedule: Schedule,
-        x: Tensor,
-        seed: int = 0,
-        condition: Condition | None = None,
-    ) -> "Sampler":
-        """With an optimal reverse variance: measured on items x (B, *event) at the levels of its own grid."""
         return self
 
     def __init_subclass__(cls, **options: Any) -> None:

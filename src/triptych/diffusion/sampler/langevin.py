@@ -1,5 +1,6 @@
-"""Plain Langevin dynamics at one level."""
+"""Langevin dynamics: sampling with nothing but a score (Song & Ermon 2019; tutorial sec. "Score-based")."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,24 +8,41 @@ from torch import Tensor
 
 from triptych.declare import Count, Positive
 
-from ..langevin import langevin
 from ..schedule import Schedule
+from .ancestral import Ancestral
 from .base import Sampler, Step
+
+
+def langevin(
+    score: Callable[[Tensor], Tensor],
+    x: Tensor,
+    size: Tensor | float,
+    steps: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Repeat x <- x + size / 2 score(x) + sqrt(size) noise ``steps`` times, from x (B, *event).
+
+    Its stationary law tends to the density of ``score`` as ``size`` -> 0; for a Gaussian of variance s^2 it
+    is a Gaussian of s^2 / (1 - size / (4 s^2)). But it crosses a gap of low density only in exponential
+    time: whatever share of the points started in a mode's basin stays there.
+    """
+    size = torch.as_tensor(size, dtype=x.dtype, device=x.device)
+    root = size.sqrt()
+    for _ in range(steps):
+        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        x = torch.addcmul(x, score(x), 0.5 * size).addcmul_(noise, root)
+    return x
 
 
 class Langevin(Sampler):
     """Plain Langevin dynamics: every level is the last one, gamma(0), and the weights of modes are lost.
 
-    There is no Metropolis step, so a Gaussian mode of variance s^2 comes out with the variance
-    s^2 / (1 - size / (4 s^2)), and from size = 4 s^2 the updates diverge: ``size`` has to be small beside the
-    narrowest variance of the data.
+    There is no Metropolis step, so from size = 4 s^2, of the narrowest variance s^2 of the data, the updates
+    diverge.
 
     Args:
         steps, inner: ``steps`` times ``inner`` updates.
         size: of one update, in data units squared.
-
-    Raises:
-        ValueError: ``inner`` below 1, ``size`` not positive.
     """
 
     def __init__(self, steps: int, inner: Count = 10, size: Positive = 0.002, **options: Any):
@@ -42,6 +60,55 @@ class Langevin(Sampler):
 
     def step(self, z: Tensor, at: Step) -> Tensor:
         alpha, _ = at.process.alpha_sigma(at.gamma_s)
-        z = z * (alpha / at.process.alpha_sigma(at.gamma_t)[0])
-        size = self.size * alpha.square()
+        return _updated(z, at, self.size * alpha.square(), self.inner)
+
+
+class AnnealedLangevin(Sampler):
+    r"""Annealed Langevin dynamics (Song & Ermon 2019, algorithm 1).
+
+    At each level ``inner`` updates of size ``rate sigma^2``, then on to the next, the point staying where it
+    is in data units. Their step eps sigma_i^2 / sigma_L^2 is rate = eps / sigma_L^2: 0.2 for them.
+    """
+
+    def __init__(
+        self, steps: int, grid: str = "gamma", inner: Count = 10, rate: Positive = 0.2, **options: Any
+    ):
+        super().__init__(steps, grid, **options)
+        self.inner, self.rate = inner, rate
+        self.calls = inner
+
+    def step(self, z: Tensor, at: Step) -> Tensor:
+        _, sigma = at.process.alpha_sigma(at.gamma_s)
+        return _updated(z, at, self.rate * sigma.square(), self.inner)
+
+
+class PredictorCorrector(Ancestral):
+    r"""Song et al. 2021 (SDE, algorithm 1): an ancestral step, then ``inner`` Langevin updates where it led.
+
+    Their corrector (algorithm 4) is z + e score + sqrt(2 e) noise, e = 2 (snr |noise| / |score|)^2, which is
+    2 snr^2 sigma^2 where the score has its typical length sqrt(d) / sigma. We take that everywhere, so that
+    no sample's step depends on the batch it came in. ``langevin``'s size, whose half multiplies the score, is
+    2 e. The factor 1 - beta_i of algorithm 5 (VP), at least .98 on their grid of 1000, is left out.
+
+    Args:
+        variance: of the ancestral step, see there.
+    """
+
+    def __init__(
+        self, steps: int, grid: str = "gamma", inner: Count = 1, snr: Positive = 0.16, **options: Any
+    ):
+        super().__init__(steps, grid, **options)
+        self.inner, self.snr = inner, snr
+        self.calls = 1 + inner
+
+    def step(self, z: Tensor, at: Step) -> Tensor:
+        z = super().step(z, at)
+        _, sigma = at.process.alpha_sigma(at.gamma_s)
+        size = 4 * self.snr**2 * sigma.square()
         return langevin(lambda z: at.guess(z, at.gamma_s).score, z, size, self.inner, at.generator)
+
+
+def _updated(z: Tensor, at: Step, size: Tensor, steps: int) -> Tensor:
+    """z at gamma_t, carried to gamma_s in data units and updated there ``steps`` times."""
+    z = z * (at.process.alpha_sigma(at.gamma_s)[0] / at.process.alpha_sigma(at.gamma_t)[0])
+    return langevin(lambda z: at.guess(z, at.gamma_s).score, z, size, steps, at.generator)

@@ -1,0 +1,174 @@
+r"""Solvers of the probability-flow ODE, dy/ds = epsilon(z, gamma) with y = z / alpha, s = sigma / alpha."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triptych.declare import Count, NonNegative, Positive, Share
+
+from ..condition import Condition
+from ..protocol import AnyDenoiser
+from ..schedule import Schedule
+from .base import Sampler, Step
+
+
+class Euler(Sampler):
+    r"""Euler's method: y_s = y_t + (s_s - s_t) eps_hat, first order.
+
+    In z this is alpha_s x_hat + sigma_s eps_hat: DDIM with eta = 0 (Song et al. 2021, sec. 4.3).
+    """
+
+    def step(self, z: Tensor, at: Step) -> Tensor:
+        return at.guess(z, at.gamma_t).at(*at.process.alpha_sigma(at.gamma_s))
+
+
+class DDIM(Sampler):
+    r"""Song et al. 2021 (DDIM, eq. 12): z_s = alpha_s x_hat + sqrt(sigma_s^2 - n^2) eps_hat + n noise.
+
+    n = eta sigma_s sqrt(1 - exp(gamma_s - gamma_t)), eta times beta tilde's root as in their eq. 16, whatever
+    the reverse variance of the bound: eta = 0 is the probability-flow ODE's first-order step, eta = 1 the
+    ancestral sampler of beta tilde. What lies between, or learns its variance, is no model of DDIM's.
+    """
+
+    def __init__(self, steps: int, grid: str = "gamma", eta: Share = 0.0, **options: Any):
+        super().__init__(steps, grid, **options)
+        self.eta = eta
+
+    def step(self, z: Tensor, at: Step) -> Tensor:
+        guess = at.guess(z, at.gamma_t)
+        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
+        if not self.eta:
+            return guess.at(alpha, sigma)
+        fresh = self.eta**2 * -torch.expm1(at.gamma_s - at.gamma_t)
+        mean = guess.at(alpha, sigma * torch.sqrt(1 - fresh))
+        return mean.addcmul_(at.noise(z), sigma * torch.sqrt(fresh))
+
+
+class Chosen(DDIM):
+    """Of ``draws`` samples by DDIM the one with the highest dot product with a vector of the condition.
+
+    So DALL-E 2's prior draws (Ramesh et al. 2022, sec. 2.2): two image embeddings, of which the one nearer to
+    the embedding of the text is kept.
+
+    Args:
+        draws: samples to choose from; 1, or a condition without the part: DDIM's own sample, bit for bit.
+        by: name of the part of the condition, a vector of the samples' size.
+        steps, more: see ``DDIM``.
+    """
+
+    def __init__(self, steps: int, draws: Count = 2, by: str = "text_embedding", **more: Any):
+        super().__init__(steps, **more)
+        self.draws, self.by, self.calls = draws, by, draws
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        denoiser: AnyDenoiser,
+        schedule: Schedule,
+        shape: Sequence[int],
+        *,
+        condition: Condition | None = None,
+        **more: Any,
+    ) -> Tensor:
+        """As in the base. Raises ValueError for a part of another size than the samples."""
+        part = None if condition is None else condition.part(self.by)
+        draw = super().__call__
+        if part is None or self.draws == 1:
+            return draw(denoiser, schedule, shape, condition=condition, **more)
+        draws = [draw(denoiser, schedule, shape, condition=condition, **more) for _ in range(self.draws)]
+        samples, near = torch.stack(draws), part.value.flatten(1)
+        if near[0].numel() != samples[0, 0].numel():
+            raise ValueError(
+                f"sampler.by={self.by}: has {near[0].numel()} numbers; must have the "
+                f"{samples[0, 0].numel()} of a sample"
+            )
+        best = (samples.flatten(2) * near).sum(2).argmax(0)
+        return samples[best, torch.arange(len(best), device=best.device)]
+
+
+class DPMSolver(Sampler):
+    r"""DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, one call a step.
+
+    In half log SNR, lambda = -gamma / 2, with steps h and before it h':
+    z_s = (sigma_s / sigma_t) z + alpha_s (1 - e^{-h}) D with D = x_t + (h / 2 h') (x_t - x_before), x_t being
+    the guessed x0. The first step has no predecessor and is DDIM's, D = x_t; so is the last, where going on
+    in a line from few steps would overshoot the data. The method stays of second order.
+    """
+
+    def step(self, z: Tensor, at: Step) -> Tensor:
+        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
+        guess = at.guess(z, at.gamma_t)
+        z_s = guess.at(alpha, sigma)
+        before = at.history
+        if before.x0 is not None and before.gamma is not None and not at.last:
+            ratio = (at.gamma_t - at.gamma_s) / (before.gamma - at.gamma_t)
+            pull = -0.5 * alpha * ratio * torch.expm1(0.5 * (at.gamma_s - at.gamma_t))
+            z_s.addcmul_(guess.x0 - before.x0, pull)
+        before.gamma, before.x0 = at.gamma_t, guess.x0
+        return z_s
+
+
+class Heun(Sampler):
+    r"""Heun's method (Karras et al. 2022, algorithm 1): second order, two calls a step.
+
+    y_s = y_t + (s_s - s_t) (eps_t + eps_s) / 2, with eps_s taken at Euler's point.
+    """
+
+    calls = 2
+
+    def step(self, z: Tensor, at: Step) -> Tensor:
+        alpha, sigma = at.process.alpha_sigma(at.gamma_s)
+        guess = at.guess(z, at.gamma_t)
+        euler = guess.at(alpha, sigma)
+        again = at.guess(euler, at.gamma_s)
+        half = -0.5 * sigma * torch.expm1(0.5 * (at.gamma_t - at.gamma_s))  # alpha_s (s_s - s_t) / 2
+        return torch.addcmul(euler, again.epsilon - guess.epsilon, half)
+
+
+class EDM(Heun):
+    r"""EDM's stochastic sampler (Karras et al. 2022, algorithm 2): a little fresh noise, then Heun's step.
+
+    With their sigma as s = sigma / alpha = e^{gamma / 2}: where low <= s <= high, s is first raised to
+    s' = s (1 + min(churn / steps, sqrt 2 - 1)), y' = y + noise sqrt(s'^2 - s^2) N(0, I), and Heun's step
+    leads from there. Without churn it is ``Heun``. Theirs ends with an Euler step to sigma = 0, ours at the
+    schedule's end, as every sampler here.
+
+    Args:
+        churn, noise: their S_churn and S_noise.
+        low, high: their S_tmin and S_tmax, of sigma / alpha; None: no limit.
+
+    Raises:
+        ValueError: ``high`` is not above ``low``.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        grid: str = "karras",
+        churn: NonNegative = 0.0,
+        noise: Positive = 1.0,
+        low: NonNegative = 0.0,
+        high: Positive | None = None,
+        **options: Any,
+    ):
+        super().__init__(steps, grid, **options)
+        if high is not None and high <= low:
+            raise ValueError(f"sampler.low={low} and sampler.high={high}: must be low < high, or null")
+        self.churn, self.noise = churn, noise
+        self.low, self.high = low, math.inf if high is None else high
+        self.raised = min(churn / steps, math.sqrt(2) - 1)  # their gamma_i, less 1
+
+    def step(self, z: Tensor, at: Step) -> Tensor:
+        if self.raised:
+            s = torch.exp(0.5 * at.gamma_t)
+            inside = (self.low <= s) & (s <= self.high)  # asked of no number: nothing waits for the device
+            more = at.gamma_t + inside.to(s) * (2 * math.log1p(self.raised))
+            (alpha, sigma), (before, _) = map(at.process.alpha_sigma, (more, at.gamma_t))
+            fresh = self.noise * sigma * torch.sqrt(-torch.expm1(at.gamma_t - more))
+            z = (alpha / before * z).addcmul_(at.noise(z), fresh)
+            at = replace(at, gamma_t=more)
+        return super().step(z, at)
