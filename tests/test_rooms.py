@@ -15,12 +15,10 @@ ROOMS = (
 ).split()  # from low to high
 
 
-def imported(file: Path, types: bool = True) -> Iterator[str]:
-    """Every module or name that a file imports, in functions and for type checkers (``types``) too."""
+def imported(file: Path) -> Iterator[str]:
+    """Every module or name that a file imports: relative imports, in functions, and for type checkers too."""
     package = ("triptych", *file.relative_to(ROOT).parent.parts)
-    tree = ast.parse(file.read_text())
-    checked = [n for n in tree.body if isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING"]
-    for node in ast.walk(ast.Module([n for n in tree.body if types or n not in checked], [])):
+    for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -72,12 +70,7 @@ def modules() -> dict[str, Path]:
 def test_no_module_imports_itself_through_others():
     known = modules()
     left = {
-        name: {
-            one
-            for one in imported(file, types=False)
-            for one in (one, one.rpartition(".")[0])
-            if one in known
-        }
+        name: {one for one in imported(file) for one in (one, one.rpartition(".")[0]) if one in known}
         for name, file in known.items()
     }
     while free := [name for name, of in left.items() if not of & left.keys()]:

@@ -192,7 +192,7 @@ def test_a_command_that_is_none_of_ours_is_not_recommended(root):
 
 @pytest.mark.parametrize("value", [HUGE, float("inf"), True, "1"])
 def test_a_rule_of_no_size_is_none(root, value):
-    from triptych.study.claims import Rule
+    from triptych.study.cells import Rule
     from triptych.study.sequential import read_rule
 
     assert read_rule(root, {"equal_within": value}) == Rule()

@@ -16,8 +16,8 @@ import numpy as np
 from triptych.run.entries import Estimate, SampleMeasures
 from triptych.run.items import Items
 from triptych.run.read import Run
-from triptych.study import compare
-from triptych.study.compare import Comparison
+from triptych.study import cells, compare
+from triptych.study.cells import Comparison
 from triptych.study.tables import table_rows
 from triptych.study.verdict import verdict
 
@@ -73,11 +73,11 @@ class Memory:
     def compare(self, rule=None, seeds: Sequence[int] | None = None) -> Comparison:
         """The comparison of the runs of these seeds (default: all)."""
         runs = [run for run in self.runs if seeds is None or run.seed in seeds]
-        real, compare.read_items = compare.read_items, self.items
+        real, cells.read_items = cells.read_items, self.items
         try:
             (found,) = compare.compare(runs, rule)
         finally:
-            compare.read_items = real
+            cells.read_items = real
         return found
 
 

@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from triptych.study import verdict
-from triptych.study.claims import Rule
+from triptych.study.cells import Rule
 from triptych.study.crossed import TILT, Error, critical, mean_squares, tail
 from triptych.study.power import power, seeds_needed
 from triptych.study.statistics import paired

@@ -101,7 +101,7 @@ class Captioned(DataModule):
             result[name] = replace(split, condition=Condition(**others, text=text))
         if self.embedder is None:
             return result
-        self.embedder.check(self)
+        self.embedder.check(self.whole_shape, self.conditions.get(TEXT))
         whole = splits if whole is None else whole
         return {name: self.embedder.add_to(split, whole[name]) for name, split in result.items()}
 

@@ -10,7 +10,6 @@ import hashlib
 import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,9 +23,6 @@ from triptych.diffusion.condition import Condition, Kind, Part, Tokens, Vectors
 from triptych.errors import UserError
 from triptych.files import open_regular
 from triptych.networks.contrastive import ContrastiveNetwork
-
-if TYPE_CHECKING:
-    from triptych.data.captions import Captioned
 
 FILE = "encoder.pt"  # what a run of model=contrastive leaves in its directory
 ROWS = 512  # items embedded at a time
@@ -72,9 +68,8 @@ class Embedder:
         self.network = network.eval().requires_grad_(False)
         self.shape, self.text, self.width = shape, text, network.embedding
 
-    def check(self, data: Captioned) -> None:
-        """DataError unless it was trained on images and texts of the sizes that ``data`` have."""
-        shape, text = data.whole_shape, data.conditions.get("text")
+    def check(self, shape: tuple[int, ...], text: Kind | None) -> None:
+        """DataError unless it was trained on images of ``shape`` and on texts like ``text``."""
         if self.shape != shape or self.text != text:
             raise DataError(
                 f"data.embeddings={self.path}: of images {self.shape} with {self.text}, the data's are "

@@ -15,71 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from triptych.study import measures
-from triptych.study.crossed import critical
-from triptych.study.statistics import LEVEL, Paired, holm, paired
-
-if TYPE_CHECKING:
-    from triptych.study.compare import Cell, Comparison
-
-ALPHA = 1 - LEVEL
-BOUND = ""
-Key = tuple[str, int, str, str]  # measure (BOUND: the test bound), place among its values, two cells' labels
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How a report decides. `equal_within`: the margin below which two settings are called the same, or None.
-
-    `looks`: how many looks are planned; `seen`: which seeds each look so far had. `interim`: the sweep is not
-    at its end, and stopping when a table looks good is a look as well: nothing is claimed.
-    """
-
-    equal_within: float | None = None
-    looks: int = 1
-    seen: tuple[frozenset[int], ...] = ()
-    interim: bool = False
-
-
-@dataclass(frozen=True)
-class PairTest:
-    """The second cell minus the first: the pair, its corrected p, and the corrected p of "not the same"."""
-
-    pair: Paired
-    p: float
-    same: float = math.nan
-    level: float = ALPHA  # what the uncorrected p has to reach if no other claim holds
-    interim: bool = False
-
-    @property
-    def holds(self) -> bool:
-        """True if the corrected p is at most .05 and no more runs are to come: "clear of"."""
-        return self.p <= ALPHA and not self.interim
-
-    @property
-    def equal(self) -> bool:
-        """True if the corrected p of "they differ by the margin or more" is at most .05."""
-        return self.same <= ALPHA and not self.interim
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Of the difference, at the level of Holm's test: without zero where corrected p is at most .05."""
-        pair, error = self.pair, self.pair.error
-        if error is None or math.isnan(self.p):
-            return math.nan, math.nan
-        level = min(ALPHA * pair.p / self.p, 0.5) if self.p else self.level
-        half = float(critical(level, error.seeds, error.df, error.items, error.n_items))
-        return pair.mean - half, pair.mean + half
-
-    def reversed(self) -> PairTest:
-        """Seen from the other side."""
-        return replace(self, pair=self.pair.reversed())
+from triptych.study.cells import ALPHA, BOUND, Cell, Comparison, Key, PairTest, Rule
+from triptych.study.statistics import Paired, holm, paired
 
 
 def correct(comparisons: Sequence[Comparison], rule: Rule) -> list[Comparison]:

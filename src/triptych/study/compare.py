@@ -8,139 +8,21 @@ Only runs on the same data and in the same unit are compared; each such group is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 from triptych.config.keys import role
 from triptych.declare import Role
-from triptych.run.entries import UNITS
-from triptych.run.items import Items, read_items
 from triptych.run.read import Run
-from triptych.study.axes import BUNDLES, Axis, find_axes, label, machine_axes, settings, sweep_axes, value
-from triptych.study.claims import BOUND, Key, PairTest, Rule, correct
+from triptych.study.axes import BUNDLES, Axis, find_axes, label, machine_axes, settings, sweep_axes
+from triptych.study.cells import Cell, Comparison, Rule
+from triptych.study.claims import correct
 from triptych.study.formatting import listed, quantity
 from triptych.study.integrity import copies, counted_once
 from triptych.study.same_data import Group, group_runs
-from triptych.study.statistics import Spread, spread
 
 ALIKE = 1e-4  # share of a bound to which two trainings may agree by chance in one seed, hardly in several
-METRIC = "metric/"  # before the name of a metric of the user's own, among the parts of a bound
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One combination of settings: its usable runs by seed (finished, finite bound) and the others.
-
-    `copies`: {seed: the seed whose result it repeats}, of runs among the others.
-    """
-
-    label: str
-    measure: str
-    runs: dict[int | None, Run]
-    others: tuple[Run, ...] = ()
-    copies: Mapping[int | None, int | None] = field(default_factory=dict)
-
-    @property
-    def diverged(self) -> int:
-        """How many of its runs have diverged: a finding of their own, that no mean of the others tells."""
-        return sum(run.status == "diverged" for run in self.others)
-
-    def values(self, split: str = "test", part: str = "") -> dict[int | None, float]:
-        """Return the figure of each seed, in the unit of `measure`. `part`: "" the bound, "prior", "gap", ...
-
-        "metric/NAME" is a metric of the user's own.
-        """
-        key = part if part in ("entropy", "gap") else f"{self.measure}_{part}" if part else self.measure
-        if part.startswith(METRIC):
-            key = part.removeprefix(METRIC)
-        estimates = {seed: getattr(run, split).get(key) for seed, run in self.runs.items()}
-        return {seed: e.mean for seed, e in estimates.items() if e is not None and math.isfinite(e.mean)}
-
-    def spread(self, split: str = "test", part: str = "") -> Spread:
-        """Mean over seeds with its standard error and 95% interval."""
-        return spread(list(self.values(split, part).values()))
-
-    @property
-    def metrics(self) -> dict[str, str]:
-        """The user's own metrics that some run has: {name: "higher", "lower" or ""}, which is better."""
-        return {name: better for run in self.runs.values() for name, better in run.metrics.items()}
-
-    def items(self, seed: int | None) -> Items | None:
-        """Return the bound of each test item of one seed, where the run recorded it."""
-        return read_items(self.runs[seed].dir, self.runs[seed].bound)
-
-    @cached_property
-    def bound(self) -> Spread:
-        """The test bound over seeds."""
-        return self.spread()
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Cells on the same data in the same unit, best (lowest mean test bound) first.
-
-    `claims` are all pairs by the bound and by the measures of samples, corrected as one family of `tests`
-    over the whole report. `pending` are cells without a usable run.
-    """
-
-    data: str
-    measure: str
-    axes: tuple[Axis, ...]
-    cells: tuple[Cell, ...]
-    pending: tuple[Cell, ...]
-    notes: tuple[str, ...]
-    title: str = ""  # of a stage of a sweep that tuned first
-    claims: dict[Key, PairTest] = field(default_factory=dict)
-    rule: Rule = Rule()
-    tests: int = 0
-
-    @property
-    def runs(self) -> list[Run]:
-        """The runs that were compared."""
-        return [run for cell in self.cells for run in cell.runs.values()]
-
-    @property
-    def unit(self) -> str:
-        """ "bits/dim" or "nats/dim"."""
-        return UNITS[self.measure]
-
-    @property
-    def heading(self) -> str:
-        """What tells this comparison from the others of a report."""
-        if self.title:
-            return self.title[0].upper() + self.title[1:]
-        return f"On {self.data or 'unnamed data'} ({self.unit})"
-
-    @property
-    def subject(self) -> str:
-        """What a cell is one of: "objective", "objective / schedule", "configuration"."""
-        return " / ".join(axis.key for axis in self.axes) or "configuration"
-
-    @property
-    def of_drawing(self) -> bool:
-        """Whether the cells share one model and differ only in how samples are drawn from it."""
-        return bool(self.axes) and all(axis.of_drawing for axis in self.axes)
-
-    @property
-    def one_training(self) -> bool:
-        """Whether the seeds of each cell share one trained model: their spread is then of drawing alone."""
-        models = [{value(run, "trained") for run in cell.runs.values()} for cell in self.cells]
-        several = any(len(cell.runs) > 1 for cell in self.cells)
-        return several and all(
-            len(known) == 1 and not known & {"null", "none", "default"} for known in models
-        )
-
-    def claim(self, i: int, j: int) -> PairTest:
-        """Cell j minus cell i by the bound, for any two different cells."""
-        return self.sampled(BOUND, 0, self.cells[i].label, self.cells[j].label)
-
-    def sampled(self, name: str, at: int, a: str, b: str) -> PairTest:
-        """Cell b minus cell a by a measure of samples at the key's value number `at`, or by the bound."""
-        if (name, at, a, b) in self.claims:
-            return self.claims[name, at, a, b]
-        return self.claims[name, at, b, a].reversed()
 
 
 def compare(runs: Sequence[Run], rule: Rule | None = None) -> list[Comparison]:

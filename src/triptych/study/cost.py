@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import median
 
 from triptych.run.read import Run
-from triptych.study.compare import Cell, Comparison
+from triptych.study.cells import Cell, Comparison
 from triptych.study.formatting import duration
 from triptych.study.statistics import spread
 from triptych.study.tables import TableRow, entry

@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator
 
 from triptych.run.entries import Curve
 from triptych.run.read import Run
-from triptych.study.compare import Cell, Comparison
+from triptych.study.cells import Cell, Comparison
 from triptych.study.figures import Colours
 from triptych.study.style import (
     INK,

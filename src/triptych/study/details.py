@@ -20,7 +20,7 @@ from triptych.run.parsing import natural_key
 from triptych.run.read import Run
 from triptych.study import measures
 from triptych.study.axes import all_settings
-from triptych.study.compare import Cell, Comparison
+from triptych.study.cells import Cell, Comparison
 from triptych.study.curves import mean_curves
 from triptych.study.run_details import (
     CURVES,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from triptych.config.metric import Metric
-from triptych.study.compare import Comparison
+from triptych.study.cells import Comparison
 from triptych.study.figures import Colours
 from triptych.study.measures import MeasureTable, measure_table
 from triptych.study.style import INK, MUTED, WIDTH, LineFigure, axes, inches, plain_log, shortened

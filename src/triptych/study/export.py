@@ -11,7 +11,7 @@ from pathlib import Path
 from triptych.files import printable
 from triptych.run.directory import write_atomic
 from triptych.study import cost
-from triptych.study.compare import Comparison
+from triptych.study.cells import Comparison
 from triptych.study.panels import colours, known_figures
 from triptych.study.results import plain_cell
 from triptych.study.study import Study

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from triptych.study.axes import Axis, value
-from triptych.study.compare import Cell, Comparison
+from triptych.study.cells import Cell, Comparison
 from triptych.study.style import LINES, LineFigure, mark, plain_log, short
 
 LEAST = 2 / 3  # of all combinations, that make a grid

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from triptych.study.compare import Cell, Comparison
-from triptych.study.formatting import BASELINES, difference, format_number, plus_minus
+from triptych.study.cells import Cell, Comparison
+from triptych.study.formatting import BASELINES, format_number, plus_minus
 from triptych.study.style import GRID, INK, MUTED, PAPER, SIZE, WIDTH, axes, mark, short
 from triptych.study.tables import against
 
@@ -60,7 +60,7 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
         return None
     pairs, spans = [claim.pair for *_, claim in rivals], [claim.interval for *_, claim in rivals]
     figure, ax = _rows([cell for _, cell, _ in rivals], [against(comparison, 0, j)[1] for j, *_ in rivals])
-    rows = [f"{cell.label} {difference(claim)}" for _, cell, claim in rivals]
+    rows = [f"{cell.label} {claim.text}" for _, cell, claim in rivals]
     figure.set_label(f"{figure.get_label()} With corrected intervals: {'; '.join(rows)}.")
     margin = comparison.rule.equal_within
     if margin is not None:

@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # scipy, which texts go without
-    from triptych.study.claims import PairTest
     from triptych.study.statistics import Spread
 
 # a summary's baselines, with their articles
@@ -72,14 +71,6 @@ def _decimals(size: float) -> int:
 def interval(low: float, high: float) -> str:
     """ "[0.100, 0.140]", or a dash where there is no interval."""
     return "–" if math.isnan(low) else f"[{format_number(low)}, {format_number(high)}]"
-
-
-def difference(claim: PairTest) -> str:
-    """ "+0.120 [0.100, 0.140]", the interval as corrected as the claim's p."""
-    if claim.pair.n == 0:
-        return "no common seed"
-    low, high = claim.interval
-    return format_number(claim.pair.mean, sign=True) + ("" if math.isnan(low) else f" {interval(low, high)}")
 
 
 def p_value(p: float) -> str:

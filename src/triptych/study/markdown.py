@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from triptych.study import measures
-from triptych.study.compare import Comparison
+from triptych.study.cells import Comparison
 from triptych.study.formatting import DRAWN, MEASURED, quantity
 from triptych.study.papers.published import Judged
 from triptych.study.study import Study

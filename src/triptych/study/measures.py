@@ -6,15 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from triptych.config.metric import LOWER, SAMPLE_METRICS, Metric
 from triptych.run.entries import SampleMeasures
+from triptych.study.cells import Cell, Comparison
 from triptych.study.formatting import format_number, listed
 from triptych.study.statistics import Spread, spread
-
-if TYPE_CHECKING:
-    from triptych.study.compare import Cell, Comparison
 
 
 @dataclass(frozen=True)

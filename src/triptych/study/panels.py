@@ -18,7 +18,7 @@ from triptych.config.source import file_of
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.study import curves, draw_measures, factorial, figures, measures
-from triptych.study.compare import Comparison
+from triptych.study.cells import Comparison
 from triptych.study.run_details import data_uri, png
 from triptych.study.style import colour, styled, to_png, to_svg
 from triptych.study.tuning import Tuning

@@ -18,8 +18,7 @@ from functools import lru_cache
 from scipy.special import ndtr
 
 from triptych.study import measures
-from triptych.study.claims import PairTest
-from triptych.study.compare import Comparison
+from triptych.study.cells import Comparison, PairTest
 from triptych.study.crossed import Error, chi2_nodes, critical
 
 GOAL = 0.8

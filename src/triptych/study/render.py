@@ -23,7 +23,7 @@ from triptych.files import check_inside, printable
 from triptych.run.directory import write_atomic
 from triptych.study import cost, formatting, measures
 from triptych.study.axes import describe_values
-from triptych.study.compare import Comparison
+from triptych.study.cells import Comparison
 from triptych.study.details import as_json
 from triptych.study.markdown import markdown
 from triptych.study.panels import (

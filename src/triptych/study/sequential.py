@@ -20,8 +20,8 @@ from triptych.run.directory import write_atomic
 from triptych.run.parsing import to_float
 from triptych.run.read import read_runs
 from triptych.study import measures
-from triptych.study.claims import BOUND, Rule
-from triptych.study.compare import Comparison, compare
+from triptych.study.cells import BOUND, Comparison, Rule
+from triptych.study.compare import compare
 from triptych.study.formatting import quantity
 from triptych.study.verdict import no_better, runs_by_setting
 

@@ -14,8 +14,9 @@ from triptych.files import load_object, printable, read_json_or_none
 from triptych.run.parsing import first_line
 from triptych.run.read import Run, read_runs
 from triptych.study import measures
+from triptych.study.cells import Cell, Comparison
 from triptych.study.claims import correct
-from triptych.study.compare import Cell, Comparison, compare
+from triptych.study.compare import compare
 from triptych.study.factorial import crossing
 from triptych.study.formatting import duration, quantity
 from triptych.study.measures import standings

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from triptych.run.read import Run
 from triptych.run.result import PARTS
 from triptych.study import measures
-from triptych.study.claims import PairTest
-from triptych.study.compare import METRIC, Cell, Comparison
-from triptych.study.formatting import difference, format_number, p_value, plus_minus
+from triptych.study.cells import METRIC, Cell, Comparison, PairTest
+from triptych.study.formatting import format_number, p_value, plus_minus
 from triptych.study.statistics import Spread
 
 BESIDE = {
@@ -121,7 +120,7 @@ def against(comparison: Comparison, reference: int, i: int) -> tuple[dict[str, E
     claim = comparison.claim(reference, i)
     low, high = claim.interval
     entries = {
-        "difference": Entry(difference(claim), claim.pair.mean, low=low, high=high),
+        "difference": Entry(claim.text, claim.pair.mean, low=low, high=high),
         "p": Entry(p_value(claim.p), claim.p),
     }
     return entries, _row_verdict(comparison, claim, best=reference == 0)

@@ -14,7 +14,7 @@ from triptych.config.metric import LOWER
 from triptych.files import printable
 from triptych.run.result import PARTS
 from triptych.study import measures
-from triptych.study.compare import METRIC
+from triptych.study.cells import METRIC
 from triptych.study.render import Report
 from triptych.study.study import Study, read_study
 from triptych.study.style import short

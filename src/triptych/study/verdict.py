@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from triptych.run.read import Run
 from triptych.study import measures
-from triptych.study.compare import Comparison
+from triptych.study.cells import Comparison
 from triptych.study.formatting import BASELINES, format_number, listed, plus_minus, quantity
 from triptych.study.power import MOST, seeds_to_settle
 from triptych.study.statistics import Paired

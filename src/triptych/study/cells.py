@@ -1,0 +1,194 @@
+"""The nouns of a report: the runs of a setting (Cell), the test of two (PairTest), and all (Comparison)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from triptych.run.entries import UNITS
+from triptych.run.items import Items, read_items
+from triptych.run.read import Run
+from triptych.study.axes import Axis, value
+from triptych.study.crossed import critical
+from triptych.study.formatting import format_number, interval
+from triptych.study.statistics import LEVEL, Paired, Spread, spread
+
+METRIC = "metric/"  # before the name of a metric of the user's own, among the parts of a bound
+ALPHA = 1 - LEVEL
+BOUND = ""
+Key = tuple[str, int, str, str]  # measure (BOUND: the test bound), place among its values, two cells' labels
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a report decides. `equal_within`: the margin below which two settings are called the same, or None.
+
+    `looks`: how many looks are planned; `seen`: which seeds each look so far had. `interim`: the sweep is not
+    at its end, and stopping when a table looks good is a look as well: nothing is claimed.
+    """
+
+    equal_within: float | None = None
+    looks: int = 1
+    seen: tuple[frozenset[int], ...] = ()
+    interim: bool = False
+
+
+@dataclass(frozen=True)
+class PairTest:
+    """The second cell minus the first: the pair, its corrected p, and the corrected p of "not the same"."""
+
+    pair: Paired
+    p: float
+    same: float = math.nan
+    level: float = ALPHA  # what the uncorrected p has to reach if no other claim holds
+    interim: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """True if the corrected p is at most .05 and no more runs are to come: "clear of"."""
+        return self.p <= ALPHA and not self.interim
+
+    @property
+    def equal(self) -> bool:
+        """True if the corrected p of "they differ by the margin or more" is at most .05."""
+        return self.same <= ALPHA and not self.interim
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of the difference, at the level of Holm's test: without zero where corrected p is at most .05."""
+        pair, error = self.pair, self.pair.error
+        if error is None or math.isnan(self.p):
+            return math.nan, math.nan
+        level = min(ALPHA * pair.p / self.p, 0.5) if self.p else self.level
+        half = float(critical(level, error.seeds, error.df, error.items, error.n_items))
+        return pair.mean - half, pair.mean + half
+
+    @property
+    def text(self) -> str:
+        """ "+0.120 [0.100, 0.140]", the interval as corrected as p."""
+        if self.pair.n == 0:
+            return "no common seed"
+        ends = self.interval
+        return format_number(self.pair.mean, sign=True) + (
+            "" if math.isnan(ends[0]) else f" {interval(*ends)}"
+        )
+
+    def reversed(self) -> PairTest:
+        """Seen from the other side."""
+        return replace(self, pair=self.pair.reversed())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of settings: its usable runs by seed (finished, finite bound) and the others.
+
+    `copies`: {seed: the seed whose result it repeats}, of runs among the others.
+    """
+
+    label: str
+    measure: str
+    runs: dict[int | None, Run]
+    others: tuple[Run, ...] = ()
+    copies: Mapping[int | None, int | None] = field(default_factory=dict)
+
+    @property
+    def diverged(self) -> int:
+        """How many of its runs have diverged: a finding of their own, that no mean of the others tells."""
+        return sum(run.status == "diverged" for run in self.others)
+
+    def values(self, split: str = "test", part: str = "") -> dict[int | None, float]:
+        """Return the figure of each seed, in the unit of `measure`. `part`: "" the bound, "prior", "gap", ...
+
+        "metric/NAME" is a metric of the user's own.
+        """
+        key = part if part in ("entropy", "gap") else f"{self.measure}_{part}" if part else self.measure
+        if part.startswith(METRIC):
+            key = part.removeprefix(METRIC)
+        estimates = {seed: getattr(run, split).get(key) for seed, run in self.runs.items()}
+        return {seed: e.mean for seed, e in estimates.items() if e is not None and math.isfinite(e.mean)}
+
+    def spread(self, split: str = "test", part: str = "") -> Spread:
+        """Mean over seeds with its standard error and 95% interval."""
+        return spread(list(self.values(split, part).values()))
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """The user's own metrics that some run has: {name: "higher", "lower" or ""}, which is better."""
+        return {name: better for run in self.runs.values() for name, better in run.metrics.items()}
+
+    def items(self, seed: int | None) -> Items | None:
+        """Return the bound of each test item of one seed, where the run recorded it."""
+        return read_items(self.runs[seed].dir, self.runs[seed].bound)
+
+    @cached_property
+    def bound(self) -> Spread:
+        """The test bound over seeds."""
+        return self.spread()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Cells on the same data in the same unit, best (lowest mean test bound) first.
+
+    `claims` are all pairs by the bound and by the measures of samples, corrected as one family of `tests`
+    over the whole report. `pending` are cells without a usable run.
+    """
+
+    data: str
+    measure: str
+    axes: tuple[Axis, ...]
+    cells: tuple[Cell, ...]
+    pending: tuple[Cell, ...]
+    notes: tuple[str, ...]
+    title: str = ""  # of a stage of a sweep that tuned first
+    claims: dict[Key, PairTest] = field(default_factory=dict)
+    rule: Rule = Rule()
+    tests: int = 0
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs that were compared."""
+        return [run for cell in self.cells for run in cell.runs.values()]
+
+    @property
+    def unit(self) -> str:
+        """ "bits/dim" or "nats/dim"."""
+        return UNITS[self.measure]
+
+    @property
+    def heading(self) -> str:
+        """What tells this comparison from the others of a report."""
+        if self.title:
+            return self.title[0].upper() + self.title[1:]
+        return f"On {self.data or 'unnamed data'} ({self.unit})"
+
+    @property
+    def subject(self) -> str:
+        """What a cell is one of: "objective", "objective / schedule", "configuration"."""
+        return " / ".join(axis.key for axis in self.axes) or "configuration"
+
+    @property
+    def of_drawing(self) -> bool:
+        """Whether the cells share one model and differ only in how samples are drawn from it."""
+        return bool(self.axes) and all(axis.of_drawing for axis in self.axes)
+
+    @property
+    def one_training(self) -> bool:
+        """Whether the seeds of each cell share one trained model: their spread is then of drawing alone."""
+        models = [{value(run, "trained") for run in cell.runs.values()} for cell in self.cells]
+        several = any(len(cell.runs) > 1 for cell in self.cells)
+        return several and all(
+            len(known) == 1 and not known & {"null", "none", "default"} for known in models
+        )
+
+    def claim(self, i: int, j: int) -> PairTest:
+        """Cell j minus cell i by the bound, for any two different cells."""
+        return self.sampled(BOUND, 0, self.cells[i].label, self.cells[j].label)
+
+    def sampled(self, name: str, at: int, a: str, b: str) -> PairTest:
+        """Cell b minus cell a by a measure of samples at the key's value number `at`, or by the bound."""
+        if (name, at, a, b) in self.claims:
+            return self.claims[name, at, a, b]
+        return self.claims[name, at, b, a].reversed()
