@@ -79,7 +79,7 @@ def test_the_page_has_one_row_a_claim_and_keeps_papers_whose_sweeps_are_gone(pap
     page = tmp_path / "docs" / "results.md"
     assert cli.main(["--results", str(page), str(tmp_path)]) == 0
     text = page.read_text()
-    assert "**Of 3 findings asked at small scale, 1 reproduced, 1 contradicted and 1 cannot tell.**" in text
+    assert "**Of 3 findings tested at small scale, 1 reproduced, 1 contradicted and 1 cannot tell.**" in text
     row = next(line for line in text.splitlines() if "x0 beats &lt;i&gt;v" in line)
     assert "| **contradicted** | v: 2.0 ± .1; x0: 1.0 | v − x0 = −0.3" in row
     assert "| `other` | 90 |" in text and "to run again" not in text

@@ -166,7 +166,7 @@ def results_page(entries: Sequence[Entry], known: Mapping[str, Any], folder: str
     lines = [
         "# Published claims, measured",
         "",
-        f"**Of {tested} findings asked at small scale, {listed(tested_words)}.**"
+        f"**Of {tested} findings tested at small scale, {listed(tested_words)}.**"
         + (f" Contradicted here: {listed(against)}." if against else "")
         + (f" Besides, {listed(untested)}: {len(findings)} findings in all." if untested else "")
         + (f" {holding} of {len(identities)} identities hold." if identities else ""),
