@@ -1,6 +1,7 @@
 """Rooms stand one above another: no module imports from a room above its own."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,3 +78,27 @@ def test_no_module_imports_itself_through_others():
         for name in free:
             del left[name]
     assert left == {}
+
+
+RIDDLES = re.compile(
+    r"told|said|found|asked|hears?|heard|whereabouts"
+)  # of names: nouns and verbs of the field
+PYTHONS = {"FileNotFoundError", "PackageNotFoundError", "ModuleNotFoundError"}
+KEPT = {"told"}  # the key of augmentations, which runs have recorded
+
+
+def test_names_and_messages_are_in_the_words_of_the_field():
+    odd = set()
+    for module, file in modules().items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [getattr(node, key, None) for key in ("id", "arg", "attr", "name")]
+            parts = {
+                part
+                for name in names
+                if name and name not in PYTHONS
+                for part in re.split(r"_|(?<=[a-z])(?=[A-Z])", str(name))
+            }
+            odd |= {(module, part) for part in parts if RIDDLES.fullmatch(part.lower()) and part not in KEPT}
+            if isinstance(node, ast.Constant) and re.search(r"\b(is|are) accepted\b", str(node.value)):
+                odd.add((module, node.value))
+    assert odd == set()

@@ -151,9 +151,9 @@ class LatentDiffusion(Diffusion):
 
     # for readers ------------------------------------------------------------------------------------
 
-    def sample(self, n: int, sampler: Any, generator: torch.Generator, *asked: Any, **more: Any) -> Tensor:
+    def sample(self, n: int, sampler: Any, generator: torch.Generator, *wanted: Any, **more: Any) -> Tensor:
         """y by the sampler, then x ~ p(x | y)."""
-        y = super().sample(n, sampler, generator, *asked, **more)
+        y = super().sample(n, sampler, generator, *wanted, **more)
         with torch.no_grad():
             return self.observation.sample(self.network.head(y), generator)
 
