@@ -8,6 +8,7 @@ import pytest
 from tests.run.wandb_server import KEY, Server
 from tests.study.fake_runs import edit, sweep
 from triptych.cli import report as cli
+from triptych.study import wandb_tables
 from triptych.study.study import read_study
 
 CONFIG = "logger:\n  wandb: {entity: null, project: ours, group: null}\n"
@@ -56,8 +57,17 @@ def test_logged_again_it_is_the_same_run(tmp_path, monkeypatch, capsys):
             addresses.append(capsys.readouterr().out.splitlines()[-1])
         assert addresses[0] == addresses[1] and addresses[0].endswith("/runs/report-id0")
         check_tables(server, root)
-        server.dead = True
-        assert cli.main([str(root), "--wandb"]) == 1
+
+
+def test_what_wandb_does_not_take_is_a_line(tmp_path, monkeypatch, capsys):
+    """Of W&B's own errors; that its client notices a network that is gone: tests/run/test_wandb.py."""
+
+    def gone(_):
+        raise ConnectionError("no answer\nfrom there")
+
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setattr(wandb_tables, "import_wandb", gone)
+    assert cli.main([str(logged(tmp_path / "s")), "--wandb"]) == 1
     [said] = capsys.readouterr().err.splitlines()
     assert said.startswith("error: --wandb: W&B has not taken it (")
 

@@ -120,11 +120,8 @@ def ranking(comparison: Comparison, name: str) -> str:
     metric, measure = known(comparison.cells)[name], measure_table(comparison.cells, name)
     if measure is None or not metric.better:
         return ""
-    parts = (
-        [f"no better than noise ({format_number(measure.noise)}): {listed(lost)}"]
-        if (lost := _lost(metric, measure))
-        else []
-    )
+    lost = _lost(metric, measure)
+    parts = [f"no better than noise ({format_number(measure.noise)}): {listed(lost)}"] if lost else []
     if len(measure.cells) > 1:
         each = [_best(comparison, measure, i, _sign(metric)) for i in range(len(measure.values))]
         at = {

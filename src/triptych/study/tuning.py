@@ -38,12 +38,6 @@ class Tuning:
         values = list(self.bounds.get(setting, {}).get(point, {}).values())
         return sum(values) / len(values) if values and all(map(math.isfinite, values)) else math.nan
 
-    @property
-    def at_an_edge(self) -> list[str]:
-        """Settings whose best is the first or the last value of what was tried: a wider range may help."""
-        ends = {self.points[0], self.points[-1]}
-        return [setting_label(s) for s, point in self.best.items() if len(self.keys) == 1 and point in ends]
-
 
 def read_tuning(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Tuning | None:
     """Return the tuning that ``sweep.json`` records, if it came to an end; None for other sweeps."""
@@ -100,7 +94,8 @@ def sentence(tuning: Tuning) -> str:
     seeds = {seed for points in tuning.bounds.values() for by_seed in points.values() for seed in by_seed}
     trials = len(tuning.points) * len(seeds)
     own = "; ".join(f"{setting_label(s)}: {', '.join(_values(p))}" for s, p in tuning.best.items())
-    edge = tuning.at_an_edge
+    ends = {tuning.points[0], tuning.points[-1]} if len(tuning.keys) == 1 else set()
+    edge = [setting_label(s) for s, point in tuning.best.items() if point in ends]
     text = (
         f"{listed(list(tuning.keys))} was tuned by the validation bound, {trials} trials for each setting "
         f"({len(tuning.points)} values, {len(seeds)} seeds), on seeds that are in no comparison. Best for "

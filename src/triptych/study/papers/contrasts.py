@@ -199,9 +199,7 @@ def _items(points: Sequence[MetricPoint], of: Runs) -> Items | None:
             if items is None or (index is not None and not np.array_equal(index, items.index)):
                 return None
             index = items.index
-            by_seed[run.seed] = (
-                by_seed[run.seed] + sign * items.total if run.seed in by_seed else sign * items.total
-            )
+            by_seed[run.seed] = by_seed.get(run.seed, 0) + sign * items.total
     return by_seed
 
 

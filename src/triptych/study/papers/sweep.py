@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from triptych.config.compose import to_plain
 from triptych.config.names import grid_keys
 from triptych.errors import UserError
 from triptych.study.papers.claim import check_fairness
@@ -82,12 +83,10 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
         raise UserError(
             f"{key}: not with a paper's claims, whose settings and seeds are fixed before the run"
         )
-    node: Any = OmegaConf.to_container(config.paper, resolve=True)
+    node = to_plain(config.paper)
     name = str(config.hydra.runtime.choices.get("paper") or config.get("name") or "")
     plain: Any = {
-        key: OmegaConf.to_container(config[key], resolve=True)
-        if OmegaConf.is_config(config[key])
-        else config[key]
+        key: to_plain(config[key]) if OmegaConf.is_config(config[key]) else config[key]
         for key in ("measures", "likelihood", "metrics")
         if key in config
     }
