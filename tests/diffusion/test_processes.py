@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
+from triptych.diffusion.bound import Bound
+from triptych.diffusion.decoder import GaussianDensity
 from triptych.diffusion.denoiser import EDMOutput
+from triptych.diffusion.draws import Draw
 from triptych.diffusion.process import (
     Preconditioned,
     Rectified,
@@ -13,8 +16,10 @@ from triptych.diffusion.process import (
     VariancePreserving,
     expand,
 )
+from triptych.diffusion.sampler import DPMSolver
+from triptych.diffusion.schedule import Linear
 
-from .oracles import U, normal, refused
+from .oracles import U, lopsided, normal, oracle, refused
 
 PROCESSES = {
     "vp": VariancePreserving(),
@@ -67,6 +72,21 @@ def test_the_prior_is_where_the_process_ends(name):
     gamma = torch.tensor(25.0, dtype=torch.float64)
     _, sigma = PROCESSES[name].alpha_sigma(gamma)
     torch.testing.assert_close(PROCESSES[name].prior_std(gamma), sigma, rtol=1e-5, atol=0)
+
+
+def test_paths_and_diffusion_loss_are_the_same_under_each():
+    """The probability flow in data units, z / alpha, is one curve, and the loss hangs on gamma alone."""
+    schedule, sampler, z = Linear(-6.0, 4.0), DPMSolver(12), normal(5, 2)
+    gammas, draw = sampler.gammas(schedule, dtype=z.dtype), Draw(z[:, 0].sigmoid(), normal(5, 2, seed=1), z)
+    ends, losses = [], []
+    for process in PROCESSES.values():
+        alpha, _ = process.alpha_sigma(gammas)
+        denoiser = oracle(lopsided(), process)
+        *_, end = sampler.path(denoiser, gammas, alpha[0] * z)
+        ends.append(end / alpha[-1])
+        losses.append(Bound(schedule, GaussianDensity())(denoiser, z.flip(0), draw).diffusion)
+    for one, first in [*((e, ends[0]) for e in ends), *((a, losses[0]) for a in losses)]:
+        torch.testing.assert_close(one, first)
 
 
 def test_edm_s_input_is_theirs_and_has_unit_variance():
