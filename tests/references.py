@@ -37,6 +37,8 @@ def errors(compute: Any, known: dict[bytes, Any], x: Any, gamma: Any, eps: Any) 
     parts = (part.cpu().numpy().tobytes() for part in (x, gamma, eps))
     key = hashlib.sha256(b"".join(parts)).digest()
     if key not in known:
+        if len(known) == 500:  # some megabytes
+            known.clear()
         known[key] = compute(x, gamma, eps)
     return known[key]
 

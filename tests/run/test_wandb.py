@@ -14,7 +14,7 @@ from tests.run.accidents import stop_after, stopped
 from tests.run.commands import command, environment
 from tests.run.wandb_files import directories, last_step, records, rows
 from tests.run.wandb_server import KEY, Server
-from triptych.errors import UserError, mask_password
+from triptych.errors import mask_password
 from triptych.run import wandb as ours_of_wandb
 from triptych.run.execute import execute
 from triptych.run.log_content import chart, comparable, flat_figures, panel_tables
@@ -251,11 +251,6 @@ def test_disabled_is_without_wandb(prepared, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     run = prepared(csv=False)
     assert "wandb" not in execute(run) and not (run / "wandb").exists()
-
-
-def test_a_misspelt_key_is_refused_before_training(prepared):
-    with pytest.raises(UserError, match=r"logger\.wandb\.projekt=.*did you mean project"):
-        execute(prepared("+logger.wandb.projekt=x", csv=False))
 
 
 @pytest.mark.slow
