@@ -1,4 +1,4 @@
-"""Data from a configuration, checked once: a breach would train silently, or fail far from its cause."""
+"""Build data from a configuration, and check what a data set must hold."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHUNK = 4096  # items checked together
 
 
 def build_data(config: dict[str, Any], download: bool = True) -> DataModule:
-    """Return datamodule, loaded; ``download=False``: from what is there, whatever the configuration asks for.
+    """Build and load the data; ``download=False`` overrides the configuration.
 
     Raises:
         UserError: it cannot be built or read, or what it holds breaks the contract of a data set.

@@ -1,4 +1,4 @@
-"""Images decoded once, into a file that is mapped and not read: memory does not grow with the folder."""
+"""Cache decoded images in a memory-mapped file: memory does not grow with the folder."""
 
 from __future__ import annotations
 

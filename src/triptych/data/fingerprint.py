@@ -1,4 +1,4 @@
-"""What data are, in a few bytes: by their contents as a model sees them, or by the formula that draws them.
+"""Fingerprint data: by their contents as a model sees them, or by the formula that draws them.
 
 Neither path nor time enters, so a copy elsewhere is the same data and another picture under the same name is
 not. Taken from what is in memory already: 0.2 s for 60,000 images of 28 x 28.

@@ -1,4 +1,4 @@
-"""Which items make which batch: training order as a function of the step, evaluation without padding."""
+"""Order of batches: a function of the step in training, without padding in evaluation."""
 
 from __future__ import annotations
 

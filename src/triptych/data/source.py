@@ -1,4 +1,4 @@
-"""What data files there are: image folders and idx files, and whether a configuration can use them. No torch.
+"""Find data files: image folders and idx files; check them without torch.
 
 Top folders of an image folder that are named as splits are splits, in the words of Hugging Face's imagefolder
 (datasets, ``data_files.py``), and classes lie beneath, as in torchvision's ``ImageFolder``; else two or more
@@ -194,7 +194,7 @@ def place(file: Path, data_seed: int) -> float:
 def split_files(
     layout: Layout, root: Path, val_fraction: float, test_fraction: float, data_seed: int | None
 ) -> dict[str, np.ndarray]:
-    """Which of ``layout.files`` train, validate and test: by their folders, and by ``place`` where none says.
+    """Split ``layout.files`` by their folders, else by ``place``.
 
     A split is in the hash's order. A split without a folder is held out of train/ by its fraction.
     data_seed=None: by position in a permutation of all, as in runs before there were hashes.
@@ -242,7 +242,7 @@ def split_files(
 
 
 def held_out(layout: Layout, parts: Mapping[str, np.ndarray]) -> list[str]:
-    """How the splits without a folder are made, in one line, where others have theirs."""
+    """Describe the splits that have no folder, if others have one."""
     new = [name for name in ("val", "test") if len(parts[name]) and name not in layout.splits]
     if not new or "train" not in layout.splits:
         return []

@@ -1,1 +1,1 @@
-"""Many runs: their directory, rounds of seeds, the live table and the report at the end."""
+"""Studies of many runs: sweeps, comparisons, claims, reports."""

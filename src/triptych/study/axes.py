@@ -1,4 +1,4 @@
-"""What differs between runs: the axes of an ablation, found from resolved configurations."""
+"""Find the axes of an ablation: the settings that differ between runs."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Axis:
 
     @property
     def of_drawing(self) -> bool:
-        """Whether it is a matter of how samples are drawn and measured, not of the model."""
+        """Whether the setting concerns sampling and its measures, not the model."""
         keys = self.bundled if self.key in BUNDLES else (self.key,)
         return bool(keys) and all(role(key) is Role.DRAWING for key in keys)
 
 
 def settings(run: Run) -> dict[str, str]:
-    """All of a run's settings that may change its result: typed first, then chosen, then resolved.
+    """Return a run's settings that may change its result: overrides first, then choices, then the rest.
 
     What a key is follows from where it is declared; one that nothing declares counts.
     """
@@ -48,18 +48,18 @@ def settings(run: Run) -> dict[str, str]:
 
 
 def all_settings(run: Run) -> dict[str, str]:
-    """Everything that was typed, chosen or resolved, by key; of an empty group the choice says more."""
+    """Return all settings by key: overrides, choices and the resolved configuration."""
     resolved = {key: value for key, value in run.config.items() if key not in run.choices}
     return {**run.overrides, **run.choices, **resolved}
 
 
 def typed_or_chosen(run: Run) -> dict[str, str]:
-    """Those of its settings that a person typed or chose."""
+    """Return the settings that were overridden or chosen."""
     return {k: v for k, v in settings(run).items() if k in run.overrides or k in run.choices}
 
 
 def value(run: Run, key: str, known: Mapping[str, str] | None = None) -> str:
-    """Return run's value on an axis; "none" where its configuration has no such key, "default" if unknown.
+    """Return a run's value on an axis; "none" if its configuration lacks the key, "default" if unknown.
 
     ``known``: its ``settings``, where there are many to look up.
     """
@@ -125,12 +125,12 @@ def find_axes(runs: Sequence[Run]) -> tuple[list[Axis], list[str]]:
 
 
 def machine_axes(runs: Sequence[Run]) -> list[Axis]:
-    """On what runs were to be executed, where that was typed and differs: no setting, but a difference."""
+    """Return overridden keys of the machine that differ: no settings, but worth a note."""
     return _varied(runs, dict.fromkeys(k for r in runs for k in r.overrides if role(k) is Role.MACHINE))
 
 
 def sweep_axes(runs: Sequence[Run]) -> list[Axis]:
-    """Return the directories that runs of the same settings are of, where there are several."""
+    """Return an axis of sweeps, if runs of equal settings lie in several."""
     return _varied(runs, [SWEEP])
 
 
@@ -140,7 +140,7 @@ def _varied(runs: Sequence[Run], keys: Iterable[str]) -> list[Axis]:
 
 
 def label(run: Run, axes: Sequence[Axis]) -> str:
-    """ "x0" for one axis, "x0 / elbo" for two; the experiment's name or "all runs" where nothing differs."""
+    """Label a cell: "x0" for one axis, "x0 / elbo" for two; the experiment or "all runs" if none."""
     known = settings(run)
     names = " / ".join(value(run, axis.key, known) for axis in axes), run.choices.get("objective"), run.name
     text = next(filter(None, names), "all runs")
@@ -149,7 +149,7 @@ def label(run: Run, axes: Sequence[Axis]) -> str:
 
 
 def _order(runs: Sequence[Run]) -> Callable[[str], tuple[int, int]]:
-    """By which of two keys that change together names a run: what was typed, was chosen, or only resolved."""
+    """Rank a key for naming runs: overridden, chosen, or only resolved."""
     typed = {key for run in runs for key in run.overrides}
     chosen = {key for run in runs for key in run.choices}
 
@@ -162,7 +162,7 @@ def _order(runs: Sequence[Run]) -> Callable[[str], tuple[int, int]]:
 
 
 def _only_a_name(axis: Axis, axes: Sequence[Axis], runs: Sequence[Run]) -> bool:
-    """Whether it is the name of a group's file, and nothing that the group says differs."""
+    """Return whether only the name of a group's file differs, not its keys."""
     if not any(axis.key in run.choices for run in runs):
         return False
     if not all(_has(run, axis.key.replace("/", ".")) for run in runs):
@@ -175,7 +175,7 @@ def _has(run: Run, group: str) -> bool:
 
 
 def _above(group: str, key: str) -> bool:
-    """Whether ``key`` stands within ``group``: objective and objective.loss.bias."""
+    """Return whether ``key`` lies within ``group``, as objective.loss.bias within objective."""
     return key.replace("/", ".").startswith(group.replace("/", ".") + ".")
 
 

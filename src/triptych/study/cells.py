@@ -76,7 +76,7 @@ class PairTest:
         )
 
     def reversed(self) -> PairTest:
-        """Seen from the other side."""
+        """Return the test of the opposite difference."""
         return replace(self, pair=self.pair.reversed())
 
 
@@ -95,7 +95,7 @@ class Cell:
 
     @property
     def diverged(self) -> int:
-        """How many of its runs have diverged: a finding of their own, that no mean of the others tells."""
+        """Number of diverged runs, which no mean of the others shows."""
         return sum(run.status == "diverged" for run in self.others)
 
     def values(self, split: str = "test", part: str = "") -> dict[int | None, float]:
@@ -115,7 +115,7 @@ class Cell:
 
     @property
     def metrics(self) -> dict[str, str]:
-        """The user's own metrics that some run has: {name: "higher", "lower" or ""}, which is better."""
+        """User metrics of its runs: {name: "higher", "lower" or ""}, the better direction."""
         return {name: better for run in self.runs.values() for name, better in run.metrics.items()}
 
     def items(self, seed: int | None) -> Items | None:
@@ -149,7 +149,7 @@ class Comparison:
 
     @property
     def runs(self) -> list[Run]:
-        """The runs that were compared."""
+        """The compared runs."""
         return [run for cell in self.cells for run in cell.runs.values()]
 
     @property
@@ -159,14 +159,14 @@ class Comparison:
 
     @property
     def heading(self) -> str:
-        """What tells this comparison from the others of a report."""
+        """Heading that distinguishes this comparison from others in a report."""
         if self.title:
             return self.title[0].upper() + self.title[1:]
         return f"On {self.data or 'unnamed data'} ({self.unit})"
 
     @property
     def subject(self) -> str:
-        """What a cell is one of: "objective", "objective / schedule", "configuration"."""
+        """The axes' names: "objective", "objective / schedule", or "configuration"."""
         return " / ".join(axis.key for axis in self.axes) or "configuration"
 
     @property

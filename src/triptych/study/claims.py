@@ -1,4 +1,4 @@
-"""One rule for every claim in words: Holm's test over all that one report could claim.
+"""Correct all claims of a report as one family, by Holm's method.
 
 A claim is a pair of settings by the bound, or by one measure of samples at one value of its key. All of
 them, over all data sets of a report, are one family: with no true difference anywhere, a report prints

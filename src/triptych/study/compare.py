@@ -1,4 +1,4 @@
-"""Runs in, comparisons out: which settings were tried, how each did, and what sets two of them apart.
+"""Compare runs: find the settings, group runs into cells, test the pairs.
 
     Axis (a setting that differs) -> Cell (one combination, its runs by seed) -> Comparison (cells, all pairs)
 
@@ -64,7 +64,7 @@ def _cells(runs: list[Run], axes: list[Axis], measure: str) -> tuple[list[Cell],
 
 
 def _in_order(cell: Cell) -> Cell:
-    """Put seeds in order; copies of a result are among the others.
+    """Sort seeds; move copied results to the other runs.
 
     So figures and the "first seed" do not depend on which job ended first.
     """
@@ -75,7 +75,7 @@ def _in_order(cell: Cell) -> Cell:
 
 
 def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Iterator[str]:
-    """Whatever makes the comparison less controlled than it looks, one sentence each."""
+    """Return notes on what makes the comparison less controlled than it looks."""
     used = [run for cell in cells for run in cell.runs.values()]
     if broken := [run for run in runs if run.status == "finished" and not math.isfinite(run.bound)]:
         names = listed([run.dir.name for run in broken])
@@ -121,7 +121,7 @@ def _sizes(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _metrics(runs: list[Run]) -> Iterator[str]:
-    """Metrics of one name that are not the same: their keys are no setting, and their column is no figure."""
+    """Note user metrics of equal name and different configuration."""
     for name in dict.fromkeys(name for run in runs for name in run.metrics):
         inside = f"metrics.{name}."
         configs = [
@@ -136,7 +136,7 @@ def _metrics(runs: list[Run]) -> Iterator[str]:
 
 
 def _same_in_effect(cells: Sequence[Cell]) -> Iterator[str]:
-    """Yield settings of other names that trained to one bound, as two losses do that differ by a factor.
+    """Note settings that trained to equal bounds, such as losses that differ by a factor.
 
     No two trainings that differ in effect agree to ``ALIKE`` in each of several seeds.
     """
@@ -156,7 +156,7 @@ def _same_in_effect(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _changes(runs: list[Run]) -> Iterator[str]:
-    """Yield runs that are not of one piece, and code that differs where the commit does not."""
+    """Note runs whose code or data changed on the way, or differs at an equal commit."""
     if changed := [run for run in runs if run.code_changes]:
         changes = "; ".join(f"{run.dir.name}: {run.code_changes[0]}" for run in changed[:3])
         yield f"{quantity(len(changed), 'run')} went on after an interruption under other code ({changes})."

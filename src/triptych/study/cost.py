@@ -1,4 +1,4 @@
-"""What each setting costs: time, memory, size, and calls of the denoiser for a sample."""
+"""Cost of each setting: time, memory, parameters, denoiser calls per sample."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ HOW = (
 
 
 def per_step(run: Run) -> float:
-    """Seconds of the fit over its steps."""
+    """Return the seconds per training step."""
     return run.seconds.get("fit", math.nan) / run.steps if run.steps else math.nan
 
 
 def speed(run: Run) -> float:
-    """Images a second while training, the median of those logged."""
+    """Return the median of the logged images per second."""
     values = run.history("train/images_per_second")[1]
     return median(values) if values else math.nan
 
@@ -63,13 +63,13 @@ COLUMNS: tuple[tuple[str, str, Callable[[Run], float], Callable[[float], str] | 
 
 
 def cost_columns(comparison: Comparison) -> list[tuple[str, str]]:
-    """Key and heading of what some run has recorded, unless it is nothing for all."""
+    """Return key and heading of each recorded cost."""
     return [(key, head) for key, head, of, _ in COLUMNS
             if any(any(_known(of, cell)) for cell in comparison.cells)]  # fmt: skip
 
 
 def cost_rows(comparison: Comparison) -> list[TableRow]:
-    """One line a setting, in the order of the table."""
+    """Return one row per setting, in the order of the table."""
     return [_line(cell) for cell in comparison.cells]
 
 

@@ -1,4 +1,4 @@
-"""How sure a mean over seeds x items is, where both the seeds and the items are samples.
+"""Error of a mean over seeds and items, both of which are random samples.
 
     D[s, i] = mu + a_s + b_i + e_si        Var(mean) = (MS_seeds + MS_items - MS_rest) / (S I)
 

@@ -1,4 +1,4 @@
-"""What the page's script knows: every run, what sets it apart, and each setting beside every other.
+"""Data for the page's script: runs, their differences, and all pairs of settings.
 
 All of it is text and numbers that are ready to be shown: the script chooses among them and computes no
 statistic. It travels as JSON in the page itself.
@@ -74,7 +74,7 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
 
 
 def _flat(run: Run) -> dict[str, str]:
-    """Everything that was set, and what the run is besides, by key."""
+    """Return all settings and facts of a run, by key."""
     values = all_settings(run)
     if run.seed is not None:
         values["seed"] = str(run.seed)
@@ -112,7 +112,7 @@ def _homes(comparisons: Sequence[Comparison]) -> dict[Path, tuple[int, str]]:
 def _section(
     comparison: Comparison, place: Mapping[Path, int], flat: Sequence[Mapping[str, str]], keys: Sequence[str]
 ) -> dict[str, Any]:
-    """Its cells, and each beside every other.
+    """Return the cells of a comparison and the differences of all pairs.
 
     `against`: by reference and cell, the difference, its corrected p and the verdict. `gamma`: the noise
     levels of each cell's `levels`, its error there. `real`: a picture of test images.

@@ -1,4 +1,4 @@
-"""One row per cell: what each reached, and the paired differences to the best.
+"""Figures with one row per cell: bounds, and paired differences to the best.
 
 Each function takes a comparison and a colour per label; it returns a figure, or None where there is
 nothing to show. Rows are in the order of the table, the best on top.

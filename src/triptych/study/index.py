@@ -1,4 +1,4 @@
-"""One page over all sweeps and runs of a log directory: what ended, what failed and why, what is left."""
+"""Index page of a log directory: status of all sweeps and runs, and reasons of failures."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SHOWN = 3  # reasons of a sweep's failures
 
 
 def is_log(directory: Path) -> bool:
-    """Whether it holds sweeps or runs in folders of these names, as `logs` does, and is no sweep itself."""
+    """Return whether a directory holds folders of sweeps or runs, as `logs` does."""
     known = (directory / name for name in ("sweeps", "runs"))
     return not (directory / "sweep.json").exists() and any(map(Path.is_dir, known))
 
 
 def write_index(root: Path) -> Path:
-    """Write `index.html` into a log directory, the newest first; where it is."""
+    """Write `index.html` into a log directory, newest first; return its path."""
     runs_of: dict[Path, list[Run]] = {path.parent: [] for path in root.glob("*/*/sweep.json")}
     for run in read_runs(root):
         runs_of.setdefault(run.dir.parent if run.dir.parent in runs_of else run.dir, []).append(run)

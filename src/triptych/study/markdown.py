@@ -1,4 +1,4 @@
-"""`report.md`: the answer, the table and the runs, as GitHub shows them."""
+"""Write `report.md`: verdict and tables in GitHub's markdown."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def comparison_in_words(comparison: Comparison, answer: Verdict) -> list[str]:
 
 
 def published_in_words(results: Judged) -> list[str]:
-    """Whose claims, what came out of all, and their table."""
+    """Return the paper, the tally of its claims, and their table."""
     whose = f"{safe(results.paper.cite)}, {safe(results.paper.where)}"
     rows = [
         (c.says, j.word, j.why, c.note, c.published, j.figures, c.metric, c.rule)
@@ -106,7 +106,7 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 
 def next_step(story: Study) -> str:
-    """Return what would settle more, its command to copy."""
+    """Return the next command, to copy."""
     what, _, command = story.next_step.partition(": ")
     command = " ".join(command.split())
     longest = max((len(run) for run in re.findall("`+", command)), default=0)
@@ -115,7 +115,7 @@ def next_step(story: Study) -> str:
 
 
 def safe(text: str) -> str:
-    """Text that markdown and GitHub's HTML show as it is, on one line."""
+    """Escape text for markdown and HTML, on one line."""
     text = re.sub(r"\s+", " ", text)
     return re.sub(r"([\\`*_|<>\[\]#])", r"\\\1", text).replace(r"\<", "&lt;").replace(r"\>", "&gt;")
 

@@ -1,4 +1,4 @@
-"""Measures of samples in words: a figure each, and a ranking by each where the corrected test allows one."""
+"""Measures of samples: figures and rankings, as far as the corrected test allows."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class MeasureTable:
 
 
 def known(cells: Sequence[Cell]) -> dict[str, Metric]:
-    """Every metric of samples by name: the clone's, then the user's own that some run has."""
+    """Return all metrics of samples by name: built-in ones, then those of the user."""
     every = [run.measured for cell in cells for run in cell.runs.values() if run.measured]
     own = {name: metric for measured in every for name, metric in measured.metrics.items()}
     return SAMPLE_METRICS | {name: metric for name, metric in own.items() if name not in SAMPLE_METRICS}
 
 
 def measure_table(cells: Sequence[Cell], name: str) -> MeasureTable | None:
-    """Return measure of all cells that took it at the same values of the same key; None where none did."""
+    """Return a measure of all cells that share its key and values; None if there are none."""
     seeds_of = {cell.label: _seeds(cell, name) for cell in cells}
     first = next((m for seeds in seeds_of.values() for m in seeds.values()), None)
     if first is None:
@@ -63,7 +63,7 @@ def measure_table(cells: Sequence[Cell], name: str) -> MeasureTable | None:
 
 
 def deciding(comparison: Comparison) -> str:
-    """Return the measure that answers where cells share one model; "" where the bound answers."""
+    """Return the measure that decides if cells share one model; "" if the bound decides."""
     if not comparison.of_drawing:
         return ""
     ranked = (metric.name for metric in known(comparison.cells).values() if metric.better)
@@ -113,7 +113,7 @@ def _sign(metric: Metric) -> int:
 
 
 def ranking(comparison: Comparison, name: str) -> str:
-    """Say which setting is best by a measure at each value of the key, and which are no better than noise.
+    """Describe which setting is best by a measure at each value, and which are no better than noise.
 
     Only where the corrected test allows a claim.
     """
@@ -145,7 +145,7 @@ def _lost(metric: Metric, measure: MeasureTable) -> list[str]:
 
 
 def about(comparison: Comparison) -> str:
-    """How many samples were measured against what."""
+    """Describe the number of samples and their reference."""
     measured = next((run.measured for run in comparison.runs if run.measured), None)
     if measured is None:
         return ""

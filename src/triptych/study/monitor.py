@@ -1,4 +1,4 @@
-"""A sweep's live table while it runs, and its report whenever a run has finished."""
+"""Show a sweep's live table, and renew its report whenever a run finishes."""
 
 import math
 import threading
@@ -17,7 +17,7 @@ SHOWN = 4  # runs at work that a line names
 
 
 def write_report_or_say_why(root: Path, show: bool = False) -> str:
-    """Write, and with ``show`` print, the report; one line if that cannot be done, else "".
+    """Write, and with ``show`` print, the report; return an error line or "".
 
     What the runs have found does not depend on it, and so neither does a sweep's exit code.
     """
@@ -43,7 +43,7 @@ def write_report_or_say_why(root: Path, show: bool = False) -> str:
 
 
 class Monitor(threading.Thread):
-    """Draws the progress of each run, about once a second, and updates the report when one has finished.
+    """Draw the progress of each run about once a second, and renew the report when one finishes.
 
     Without a terminal it prints: a line whenever a run ends, and every ``tell`` seconds one of those at work.
     """
@@ -67,7 +67,7 @@ class Monitor(threading.Thread):
                 self._renew()
 
     def _run_plain(self, console: Any) -> None:
-        """Without a terminal: a line whenever a run ends; at the end for those that had ended before."""
+        """Without a terminal: print a line whenever a run ends."""
 
         def say(text: str) -> None:
             console.print(text, soft_wrap=True, markup=False, highlight=False)
@@ -97,7 +97,7 @@ class Monitor(threading.Thread):
             self._renew()
 
     def _at_work(self) -> str:
-        """Return the runs that are at work, in one line; "" while none is."""
+        """Return the running runs in one line; "" if there are none."""
         known = ((name, RunDirectory(self.root / name)) for name in self.cells)
         states = [
             f"{name}: {progress_text(now)}"
@@ -108,7 +108,7 @@ class Monitor(threading.Thread):
         return "; ".join(states[:SHOWN]) + more
 
     def stop(self) -> None:
-        """End the drawing; returns when the thread is done."""
+        """Stop drawing, and wait for the thread."""
         self._halt.set()
         self.join()
 
@@ -151,7 +151,7 @@ class Monitor(threading.Thread):
 
 
 def short_names(cells: Sequence[str]) -> tuple[str, list[str]]:
-    """Return what cells are called in a table, and its heading: values alone where all name the same keys."""
+    """Return short labels of cells and their heading: values alone if all have the same keys."""
     parts = [[part.partition("=") for part in cell.split(",")] for cell in cells]
     keys = {tuple(key for key, _, _ in one) for one in parts}
     if len(keys) != 1 or not all(equals for one in parts for _, equals, _ in one):
@@ -160,7 +160,7 @@ def short_names(cells: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def progress_text(progress: dict[str, Any]) -> str:
-    """ "fit 1200/4000, val 2.310, 35.1 steps/s, 1 min 20 s left", as far as it is known."""
+    """Format progress: "fit 1200/4000, val 2.310, 35.1 steps/s, 1 min 20 s left"."""
     from triptych.study.formatting import duration, format_number
 
     stage = progress["stage"] if _alive(progress) else "stalled or interrupted"
@@ -181,7 +181,7 @@ def _alive(progress: dict[str, Any]) -> bool:
 
 
 def _progress(run: RunDirectory) -> dict[str, Any] | None:
-    """Return what the run says of where it is; None where it says nothing, or nothing that can be shown."""
+    """Read the run's progress; None if missing or malformed."""
     record = load_object(run / "progress.json")
     known = {key: x for key, x in record.items() if type(x) in (int, float) and math.isfinite(to_float(x))}
     if not {"step", "max_steps", "updated"} <= {*known} or not isinstance(record.get("stage"), str):

@@ -1,4 +1,4 @@
-"""A sweep: its directory and record, the exit code that its runs make, its report at the end.
+"""Run a sweep: directory, record, exit code, report.
 
 Works from the parent process alone, by looking at the runs' directories: the same for every launcher.
 """
@@ -49,7 +49,7 @@ _hooks: list["SweepHook"] = []  # of this process's sweep
 
 
 def sweep_exit_code() -> int:
-    """Of this process's sweep, by its runs and nothing else: how each ended is in its own directory.
+    """Return the exit code of this process's sweep, by the status of its runs.
 
     0: all are finished; 3: the others diverged; 75: other processes are running the rest; 1: one failed or
     did not end.
@@ -64,7 +64,7 @@ def sweep_exit_code() -> int:
 
 
 def _end(run: RunDirectory) -> tuple[str, str | None]:
-    """Its status, or "busy" with the name of the process that is running it."""
+    """Return a run's status, or "busy" with the process that runs it."""
     if run.status in ENDED:
         return run.status, None
     holder = run.holder()
@@ -77,7 +77,7 @@ def current() -> "SweepHook":
 
 
 def _is_doubtful(override: Override) -> bool:
-    """Whether its key or value may be refused in whatever cell: added, or of another kind than declared."""
+    """Return whether an override may be refused in every cell: added, or of undeclared type."""
     key = override.key_or_group
     known = override.is_delete() or choices_of(key) or fits(find_key(key).kind, override.value())
     return override.is_add() or not known
@@ -89,7 +89,7 @@ def _tell(text: str) -> None:
 
 @contextmanager
 def no_run_after_an_error() -> Iterator[None]:
-    """Hydra turns a callback's exceptions into warnings and goes on; an exit it lets through."""
+    """Exit on an exception: Hydra turns exceptions of callbacks into warnings."""
     try:
         with one_line_errors():
             yield
@@ -181,7 +181,7 @@ class SweepHook(Callback):
         return facts
 
     def stop_jobs(self) -> None:
-        """Have this sweep's jobs save the step they are in, and wait for it.
+        """Stop this sweep's jobs after their current step, and wait for them.
 
         A launcher that is interrupted kills its workers and what these have started.
         """
@@ -190,7 +190,7 @@ class SweepHook(Callback):
     # for a sweeper that goes on from what its runs have shown ------------------------------------------
 
     def record(self, **facts: Any) -> None:
-        """Keep facts of the sweep in ``sweep.json``, where the report finds them."""
+        """Record facts of the sweep in ``sweep.json``, for the report."""
         self.facts |= facts
         RunDirectory(self.root).write("sweep.json", self.facts)
 
@@ -206,25 +206,25 @@ class SweepHook(Callback):
         return rounds.cell_name(self.config, overrides)
 
     def look(self, facts: dict[str, Any]) -> int:
-        """Return the look that an earlier start of this sweep had come to; 1: a new one, or other rules."""
+        """Return the look that an earlier start of this sweep reached; 1 if new or of other rules."""
         until = self.before.get("until")
         if not isinstance(until, dict) or {k: until.get(k) for k in facts} != facts:
             return 1
         return min(max(to_int(until.get("look")) or 1, 1), facts["looks"])
 
     def all_finished(self, jobs: Sequence[Sequence[str]]) -> bool:
-        """Whether each of these runs has come to a result."""
+        """Return whether all of these runs have a result."""
         ends = {RunDirectory(self.root / self.cell(job)).status for job in jobs}
         return ends <= {"finished", "diverged"}
 
     def validation_bound(self, job: Sequence[str]) -> float:
-        """Of a finished run, infinite where it has none."""
+        """Return a finished run's validation bound; infinite if it has none."""
         result = RunDirectory(self.root / self.cell(job)).summary()
         figures = result.val if result else {}
         return next((figures[unit].mean for unit in UNITS if unit in figures), math.inf)
 
     def runs(self) -> list[RunDirectory]:
-        """Of the cells that are known beforehand."""
+        """Return the runs of the cells known in advance."""
         return [RunDirectory(self.root / cell) for cell in self.cells]
 
     def job_without_result(self, job: str, overrides: Sequence[str], state: str) -> float | None:
@@ -309,7 +309,7 @@ class SweepHook(Callback):
             raise UserError(f"{self.root}: cannot be written ({error.strerror}); choose another") from error
 
     def _forget_refusals(self) -> None:
-        """Forget what an earlier start left, should it have been killed before it could read it."""
+        """Remove refusals that an earlier, killed start left."""
         for run in self.runs():
             with suppress(OSError):
                 (run / REFUSED).unlink(missing_ok=True)
@@ -324,7 +324,7 @@ class SweepHook(Callback):
                 self.record(refused=self.refused)
 
     def _tell_other_code(self) -> None:
-        """Print a line where results that are there are of other code: they are shown beside new ones."""
+        """Warn if existing results are of other code than new ones will be."""
         finished = [run for run in self.runs() if run.status == "finished"]
         changes = [change for change in map(changed_since, finished) if change]
         if changes:

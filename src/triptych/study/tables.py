@@ -1,4 +1,4 @@
-"""The tables of a comparison, ready to print: what each setting reached, and what it costs."""
+"""Tables of a comparison: results and costs of each setting."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def entry(figure: Spread, text: str | None = None) -> Entry:
 
 
 def table_columns(comparison: Comparison) -> list[tuple[str, str]]:
-    """Key and heading of the results table's figures: only those that some cell has."""
+    """Return key and heading of the results table's columns."""
     if drawn := measures.measure_columns(comparison):
         return drawn  # their bound is one and the same
     known = [("bound", f"test bound, {comparison.unit}")]
@@ -71,14 +71,14 @@ def table_columns(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def _differs(comparison: Comparison, part: str) -> bool:
-    """Whether a part of the bound differs between cells by what is shown of it; of one cell: is known."""
+    """Return whether a part of the bound differs between cells as shown."""
     figures = [cell.spread(part=part) for cell in comparison.cells]
     shown = {format_number(figure.mean) for figure in figures if figure.n}
     return len(shown) > (len(figures) > 1)
 
 
 def metrics(comparison: Comparison) -> list[tuple[str, str]]:
-    """Name and heading of each metric of the user's own: "test psnr (higher is better)"."""
+    """Return name and heading of each user metric: "test psnr (higher is better)"."""
     better_of = {name: better for cell in comparison.cells for name, better in cell.metrics.items()}
     return [
         (n, f"test {n}" + (f" ({better} is better)" if better else "")) for n, better in better_of.items()
@@ -95,7 +95,7 @@ def table_rows(comparison: Comparison) -> list[TableRow]:
 
 
 def _lost(cell: Cell) -> str:
-    """Say why a cell has no figure."""
+    """Return why a cell has no figure."""
     statuses = {run.status for run in cell.others}
     return statuses.pop() if statuses in ({"diverged"}, {"failed"}) else "no result yet"
 

@@ -32,7 +32,7 @@ DISPENSABLE = ("p", *PARTS, *BESIDE, "difference")
 
 
 def print_table(root: Path, console: Console | None = None, report: Report | None = None) -> None:
-    """Print what the runs beneath `root` show; `report` saves reading them again."""
+    """Print the results of the runs beneath `root`; `report` saves reading them again."""
     console = console or Console()
     story = report.story if report else read_study([Path(root)])
 

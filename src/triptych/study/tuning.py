@@ -1,4 +1,4 @@
-"""A sweep that tuned before it compared: its trials, what they chose, and how the answer changed by it.
+"""Tuning before a comparison: trials, chosen values, and the change of the verdict.
 
 The trials read no test set and are in no comparison. The runs on fresh seeds are compared twice: with every
 setting at the value that was best for all together ("equal settings"), and each at its own best.
@@ -64,12 +64,12 @@ def read_tuning(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Tuning | None:
 
 
 def is_trial(run: Run) -> bool:
-    """Whether a run was one of a tuning stage: it was told to leave the test set alone."""
+    """Return whether a run is a trial of a tuning stage, which leaves out the test set."""
     return str(run.overrides.get("test", "")).lower() == "false"
 
 
 def stages(runs: Sequence[Run], tuning: Tuning | None) -> list[tuple[str, list[Run]]]:
-    """Return what is compared with what: one untitled list of runs, or two where a sweep tuned first."""
+    """Return the groups of runs to compare: one, or two if a sweep tuned first."""
     rest = [run for run in runs if not is_trial(run)]
     if tuning is None:
         return [("", rest)]
@@ -90,7 +90,7 @@ def stages(runs: Sequence[Run], tuning: Tuning | None) -> list[tuple[str, list[R
 
 
 def sentence(tuning: Tuning) -> str:
-    """Return what was tuned how, and what was chosen."""
+    """Describe what was tuned and chosen."""
     seeds = {seed for points in tuning.bounds.values() for by_seed in points.values() for seed in by_seed}
     trials = len(tuning.points) * len(seeds)
     own = "; ".join(f"{setting_label(s)}: {', '.join(_values(p))}" for s, p in tuning.best.items())
@@ -107,7 +107,7 @@ def sentence(tuning: Tuning) -> str:
 
 
 def change(tuning: Tuning, orders: Mapping[str, Sequence[tuple[str, float]]]) -> str:
-    """How the answer changes: ``orders`` is, for each stage, (setting, mean test bound) from the best on."""
+    """Describe how tuning changes the ranking; ``orders``: (setting, test bound) per stage, best first."""
     if not all(orders.get(stage) for stage in (EQUAL, BEST)):
         return ""
     names = {stage: [name for name, _ in order] for stage, order in orders.items()}

@@ -1,4 +1,4 @@
-"""The answer in plain words: "clear of" and "the same" only where the corrected test says so (`claims`)."""
+"""State the verdict in plain words, as far as the corrected test allows (`claims`)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Verdict:
 
 
 def verdict(comparison: Comparison) -> Verdict:
-    """Say what these runs show, and no more; that some diverged, or learned little, is a result, too."""
+    """State what these runs show, diverged and untrained settings included."""
     if comparison.cells:
         name = measures.deciding(comparison)
         answer = [measures.ranking(comparison, name)] if name else _sentences(comparison)
@@ -51,7 +51,7 @@ def runs_by_setting(comparison: Comparison) -> dict[str, list[Run]]:
 
 
 def no_better(runs: Mapping[str, Sequence[Run]], unit: str = "bits/dim") -> str:
-    """Which settings' mean test bound is not below that of a model that knows nothing; "" where all are.
+    """Name settings whose mean test bound is no better than a trivial baseline; "" if there are none.
 
     A uniform guess needs log2 K bits a value; the histogram knows how often each value occurs at each pixel.
     """

@@ -1,4 +1,4 @@
-"""A study in W&B: one run of job type "report" with what no single run has.
+"""Log a study to W&B: one run of job type "report" with tables over all runs.
 
 A table of all runs, and the error by noise level of each setting. W&B groups the runs themselves by the keys
 that a sweep varies, which stand at the top of their configurations.
@@ -45,7 +45,7 @@ def project_of(story: Study) -> tuple[str | None, str]:
 
 
 def log_study(story: Study) -> str:
-    """Log the study to W&B, to the same run as before where it was logged before; its address.
+    """Log the study to W&B, each time to the same run; return its address.
 
     Raises:
         UserError: not logged in, or W&B refuses or does not answer.
@@ -77,7 +77,7 @@ def log_study(story: Study) -> str:
 
 
 def _tables(wandb: Any, story: Study) -> dict[str, Any]:
-    """All runs as a table; of each comparison the error by noise level as a chart, a line a setting."""
+    """Log all runs as a table, and the error by noise level of each comparison as a chart."""
     rows = [
         {"id": run_id(run)} | row | {"directory": run.dir.name}
         for run, row in zip(story.runs, results(story.runs), strict=True)

@@ -1,4 +1,4 @@
-"""Write a report again as its runs grow."""
+"""Renew a report as its runs progress."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def watch_runs(dirs: Sequence[Path], write: Callable[[], object], every: float =
 
 
 def _states(dirs: Sequence[Path]) -> list[tuple[Any, ...]]:
-    """Size and time of each file that the report is made of, and which runs show signs of life."""
+    """Return size and time of each file of the report, and which runs are alive."""
     states: list[tuple[Any, ...]] = [_state(root / "sweep.json") for root in dirs]
     for run in (run for root in dirs for run in find_runs(root)):
         states += [_state(run / name) for name in FILES]

@@ -1,4 +1,4 @@
-"""A published claim: what it is of, and the contrasts that decide it.
+"""Published claims and the contrasts that decide them.
 
 A claim says of one metric m, over the settings a, b, ... of one axis of the sweep, one of
 
@@ -299,7 +299,7 @@ class _Contrasts:
 
 
 def _means(text: str, wanted: Any) -> bool:
-    """Whether what is typed is that value: null, true, 1e-3."""
+    """Return whether a typed text is that value: null, true, 1e-3."""
     try:
         return bool(json.loads(text) == wanted)
     except ValueError:

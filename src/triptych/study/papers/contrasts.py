@@ -1,4 +1,4 @@
-"""A claim's contrasts as a sweep measured them, with p of lying in their ranges and out of them."""
+"""Measure a claim's contrasts in a sweep, with p-values of their ranges."""
 
 from __future__ import annotations
 
