@@ -13,20 +13,25 @@ import tempfile
 import time
 import traceback
 from importlib import import_module
-from multiprocessing import util
+from multiprocessing import forkserver, util
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from tests import references
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.warm"])
+ROOT = str(Path(__file__).parents[1])
 
 
 def run(
     line: list[str], env: dict[str, str], cwd: Any = None, check: bool = False, timeout: float = 280
 ) -> subprocess.CompletedProcess:
     """As ``subprocess.run`` with both streams captured; ``line``: [python, "-m", module, ...]."""
+    # the server looks for modules where it is started, and there are other packages named tests
+    with mock.patch.dict(os.environ, {"PYTHONPATH": ROOT, "PYTHONSAFEPATH": "1"}):
+        forkserver.ensure_running()
     streams = [tempfile.mkstemp(suffix=end)[1] for end in (".out", ".err")]
     process = SERVER.Process(target=_begin, args=(line, dict(env), str(cwd or os.getcwd()), *streams))
     process.start()

@@ -212,12 +212,12 @@ def test_a_trusted_package(root, config, monkeypatch, trusting):
 
 
 def test_trust_is_read_from_the_clones_own_project_file(tmp_path, monkeypatch):
-    from triptych.config import trust
+    from triptych.config import own_code
 
     (tmp_path / "pyproject.toml").write_text('[tool.triptych]\ntrust = ["my_lab"]\n')
-    monkeypatch.setattr(trust, "PYPROJECT", tmp_path / "pyproject.toml")
+    monkeypatch.setattr(own_code, "PYPROJECT", tmp_path / "pyproject.toml")
     monkeypatch.delenv("TRIPTYCH_TRUST", raising=False)
-    assert trust.trusted.__wrapped__() == ("my_lab",)
+    assert own_code.trusted.__wrapped__() == ("my_lab",)
 
 
 @pytest.mark.slow

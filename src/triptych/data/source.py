@@ -301,7 +301,7 @@ def idx_parts(root: Path, official: str = "", prefix: str = "") -> list[tuple[Pa
 def caption_file(image: Path) -> Path:
     """Return the file of an image's caption; DataError if there is none."""
     file = image.with_suffix(".txt")
-    if not file.is_file():
+    if not file.exists():
         raise DataError(f"data.root: {image} has no caption; write {file.name} beside it")
     return file
 
