@@ -393,7 +393,8 @@ def test_curves_of_all_runs_lie_over_each_other_and_two_settings_beside(page, sm
 def test_a_command_is_copied_with_one_click(page):
     page.send("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
     page.click("code.copy + .exports button")
-    assert page.run("navigator.clipboard.readText()") == "triptych-train -m objective=levels seed=1,2,3"
+    best = "triptych-train -m name=again objective=levels seed=1,2,3"
+    assert page.run("navigator.clipboard.readText()") == best
     page.click("table[data-name=runs] a")
     again = page.run("document.querySelector('article.run code.copy').textContent")
     assert again == "triptych-train objective=epsilon seed=1"

@@ -193,3 +193,15 @@ def test_what_a_setting_costs(tmp_path):
     assert [key for key, _ in cost.cost_columns(comparison)] == [
         *("step", "speed", "fit", "test", "memory", "parameters", "evaluations"),
     ]
+
+
+def test_a_run_made_again_is_not_the_finished_one(tmp_path):
+    """Under its own name it would be found as it is, and nothing would run."""
+    directory = make_run(tmp_path, "v", 1, 2.0)
+    for typed, command in (
+        (["name=first", "objective=v", "seed=1"], "triptych-train objective=v seed=1"),
+        (["ablation=x", "name=first", "seed=1"], "triptych-train -m name=again ablation=x seed=1"),
+    ):
+        edit(directory / "provenance.json", overrides=typed)
+        (run,) = read_study([tmp_path]).runs
+        assert run_details.command_again(run) == command

@@ -57,7 +57,7 @@ def test_a_setting_that_failed_is_named_and_its_command_stands_below(tmp_path):
     assert "c failed: no run has a result." in story.answer
     retry = "triptych-train -m ablation=objectives retry=true"
     assert story.next_step == f"2 runs failed, finished runs stay: {retry}"
-    assert story.again == "triptych-train -m objective=a seed=1,2"
+    assert story.again == "triptych-train -m name=again objective=a seed=1,2"
 
 
 def test_a_seed_that_was_typed_is_replaced_and_hints_are_not_clear(tmp_path):

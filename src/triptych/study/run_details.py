@@ -27,7 +27,7 @@ CURVES = 8
 LOG, LINES = 8192, 40  # bytes and lines of a log's end
 TEXT = 240  # characters of one value
 # typed for a sweep, not for one run of it
-OF_SWEEP = ("hparams_search", "until", "max_seeds", "equal_within")
+OF_SWEEP = ("name", "hparams_search", "until", "max_seeds", "equal_within")
 
 
 def of_run(run: Run, points: int) -> dict[str, Any]:
@@ -207,7 +207,8 @@ def command_again(run: Run, seeds: Sequence[int] = ()) -> str:
         words = [word for word in words if not word.startswith("seed=")]
         words.append(f"seed={','.join(map(str, seeds))}")
     several = len(seeds) > 1 or any(word.startswith(("ablation=", "paper=")) for word in words)
-    return shlex.join(["triptych-train", *(["-m"] if several else []), *words])
+    # under the sweep's own name the runs that have finished would be found, and none be run
+    return shlex.join(["triptych-train", *(["-m", "name=again"] if several else []), *words])
 
 
 def _provenance(run: Run) -> Iterable[tuple[str, str]]:
