@@ -143,7 +143,7 @@ def test_an_optimal_variance_is_measured_once_for_all_chunks(small, drawn, prepa
 
 
 COUNT = """
-import os
+import os, signal
 from triptych.run.drawing import Drawing
 samples = Drawing.samples
 def counted(self, n, seed, items=None):
@@ -154,6 +154,23 @@ def counted(self, n, seed, items=None):
     return x
 Drawing.samples = counted
 """
+KILLS = {
+    "drawing": """
+from triptych.run.sampling import chunks
+save, saved = chunks.save_checkpoint, []
+def killed(content, path):
+    if path.name.startswith("samples"):
+        saved.append(path)
+        if len(saved) == 3 and os.environ.get("LOCAL_RANK") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+    save(content, path)
+chunks.save_checkpoint = killed
+""",
+    "measuring": """
+from triptych.run.reference import PointReference
+PointReference.floor = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+""",
+}
 
 
 def result(root, name):
@@ -161,22 +178,37 @@ def result(root, name):
     return [row["measures"] for row in found["measures_over"]["rows"]], found["measured"]
 
 
-def start(root, name, devices):
+def start(root, name, devices, code):
     several = ["trainer=ddp_sim", f"trainer.devices={devices}", "data.batch_size=12"]
     own = [o for o in RING if not o.startswith(("model", "denoiser"))]
     line = command(f"name={name}", *several, *own, "denoiser=mlp", *SETS, "samples.n=0")
     line = [o for o in line if not o.startswith("denoiser.")]
     count = root / f"{name}.txt"
-    surroundings = environment(root, COUNT=str(count), **hook(root, SMALL + COUNT))
+    surroundings = environment(root, COUNT=str(count), **hook(root, SMALL + COUNT + code))
     done = subprocess.run(line, capture_output=True, text=True, env=surroundings, timeout=280)
     return done, count.read_text().splitlines()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("moment", KILLS)
+def test_a_killed_process_loses_no_chunk(root, moment):
+    done, before = start(root, "one", 2, KILLS[moment])
+    assert done.returncode in (137, -9), done.stderr
+    done, drawn = start(root, "one", 2, "")
+    assert done.returncode == 0, done.stderr
+    assert len(drawn) == CHUNKS + (moment == "drawing"), (
+        "one was drawn, and its process killed before it was saved"
+    )
+    assert moment == "drawing" or drawn == before
+    assert not (root / "logs" / "runs" / "one" / FOLDER).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_samples_are_those_of_one_process(root):
     """Of one checkpoint: trained once, then drawn from."""
-    done, _ = start(root, "one", 1)
+    done, _ = start(root, "one", 1, "")
     assert done.returncode == 0, done.stderr
     known = result(root, "one")
     for devices in (2, 3, 4):
