@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Sigmoid, Straight
+from triptych.diffusion.schedule import BetaLinear, Cosine, Linear, Schedule, Sigmoid, Straight
 
 from .oracles import SCHEDULES, refused
 
@@ -156,3 +156,15 @@ def test_refuses_other_numbers():
         refused(lambda a=low, b=high: BetaLinear(-10, 8, a, b), *words)
     for sharpness in (0.0, -3.0, math.nan):
         refused(lambda k=sharpness: Sigmoid(-10, 8, k), "schedule.sharpness=")
+
+
+def test_a_schedule_that_lacks_its_slope_is_not_taken_for_a_straight_one():
+    class Bent(Schedule):
+        def _curve(self, u):
+            return u**3
+
+        def _inverse(self, gamma):
+            return gamma.sign() * gamma.abs() ** (1 / 3)
+
+    with pytest.raises(NotImplementedError):
+        Bent(-8.0, 8.0).dgamma(times(3))

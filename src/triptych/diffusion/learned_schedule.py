@@ -81,6 +81,9 @@ class LearnedEndpoints(Schedule):
     def _here(self, t: Tensor) -> Tensor:
         return t.to(self.low_shift.device)
 
+    def _inverse(self, gamma: Tensor) -> Tensor:  # the base places its ends by it; gamma and t_of are our own
+        return gamma
+
 
 class Monotone(LearnedEndpoints):
     r"""VDM's monotone network (app. H) between endpoints that are pinned, or learned too.
@@ -131,7 +134,7 @@ class Monotone(LearnedEndpoints):
 
         Per sample d L_i^2 = 2 L_i d L_i, so what flows back into s(t_i) and s'(t_i) is multiplied by
         2 L_i / mean L, the mean that of all processes' items; all else (network, endpoints) keeps its own
-        gradient, in the same backward pass. What it yields is told the losses (B,) before that pass.
+        gradient, in the same backward pass. Call what it yields with the losses (B,) before that pass.
         """
         scale = self._scale = _Scale()
         try:

@@ -21,7 +21,7 @@ Gamma = Annotated[float, Ge(-50), Le(50), Unit("-log SNR")]  # float32 ends at e
 class Schedule(nn.Module):
     """A curve gamma(t) from ``gamma_min`` (data, t = 0) to ``gamma_max`` (noise, t = 1).
 
-    Subclasses give the shape: ``_curve(u)``, ``_slope(u)`` and ``_inverse(gamma)``; here it is straight.
+    Subclasses give the shape: ``_curve(u)``, ``_slope(u)`` and ``_inverse(gamma)``.
 
     Attributes:
         denoised: whether samples end with the denoiser's guess at z_0, in place of z_0 / alpha_0.
@@ -64,6 +64,19 @@ class Schedule(nn.Module):
         return torch.linspace(1.0, 0.0, steps + (not self.denoised))
 
     def _curve(self, u: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _slope(self, u: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _inverse(self, gamma: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Linear(Schedule):
+    """gamma linear in t (VDM, Kingma et al. 2021): equal steps of log SNR."""
+
+    def _curve(self, u: Tensor) -> Tensor:
         return u
 
     def _slope(self, u: Tensor) -> Tensor:
@@ -71,10 +84,6 @@ class Schedule(nn.Module):
 
     def _inverse(self, gamma: Tensor) -> Tensor:
         return gamma
-
-
-class Linear(Schedule):
-    """gamma linear in t (VDM, Kingma et al. 2021): equal steps of log SNR."""
 
 
 class Symmetric(Schedule):
