@@ -221,10 +221,10 @@ def test_annealing_keeps_the_weights_of_modes_that_plain_langevin_loses():
     # a larger rate samples a hotter density, fewer updates lag behind the falling noise: both towards 1/2
     annealed = AnnealedLangevin(60, inner=40, rate=0.2)
     plain = Langevin(60, inner=20, size=0.1)
-    kept = annealed(truth, schedule, (3000, 2), generator=generator())
-    assert mode_fractions(kept, mixture)[0].item() == pytest.approx(0.2, abs=0.03)  # four standard errors
-    lost = plain(truth, schedule, (2000, 2), generator=generator())
-    assert mode_fractions(lost, mixture)[0].item() == pytest.approx(0.5, abs=0.045)
+    kept = annealed(truth, schedule, (6000, 2), generator=generator())
+    assert mode_fractions(kept, mixture)[0].item() == pytest.approx(0.2, abs=0.02)  # four standard errors
+    lost = plain(truth, schedule, (4000, 2), generator=generator())
+    assert mode_fractions(lost, mixture)[0].item() == pytest.approx(0.5, abs=0.03)
 
 
 # one step and one loop ----------------------------------------------------------------------------------
