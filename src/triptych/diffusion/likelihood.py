@@ -7,7 +7,7 @@ variance preserving, a^2 = sigmoid(-gamma), s^2 = sigmoid(gamma)), the marginals
 
 from the data's end to the prior's. A likelihood is a figure beside the bound, under its own name: it is
 another quantity, of another model (a flow, not a Markov chain), and for data with K levels, D = 2 / (K - 1)
-apart, it needs one of two dequantisations, whose nats are told apart in the result.
+apart, it needs one of two dequantisations, whose nats the result has separately.
 
 uniform   x + D (n - 1/2), n uniform: P(x) >= exp E log(p(x + ...) D^d), so -log P(x) <= E[-log p] - d log D.
 lossless  z_0 ~ q(z_0 | x): -log P(x) <= E[-log p(z_0) + log q(z_0 | x) - log p(x | z_0)], and E log q is

@@ -147,7 +147,7 @@ class Monitor(threading.Thread):
         done = sum(RunDirectory(self.root / name).status in ENDED for name in self.cells)
         if done > max(self._reported, 0):
             self._reported = done
-            write_report_or_say_why(self.root)  # what is wrong is said at the end
+            write_report_or_say_why(self.root)  # an error is printed at the end
 
 
 def short_names(cells: Sequence[str]) -> tuple[str, list[str]]:

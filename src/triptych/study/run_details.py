@@ -207,7 +207,7 @@ def command_again(run: Run, seeds: Sequence[int] = ()) -> str:
         words = [word for word in words if not word.startswith("seed=")]
         words.append(f"seed={','.join(map(str, seeds))}")
     several = len(seeds) > 1 or any(word.startswith(("ablation=", "paper=")) for word in words)
-    # under the sweep's own name the runs that have finished would be found, and none be run
+    # under the sweep's own name finished runs are returned, and nothing runs
     return shlex.join(["triptych-train", *(["-m", "name=again"] if several else []), *words])
 
 

@@ -165,7 +165,7 @@ class EDM(Heun):
     def step(self, z: Tensor, at: Step) -> Tensor:
         if self.raised:
             s = torch.exp(0.5 * at.gamma_t)
-            inside = (self.low <= s) & (s <= self.high)  # asked of no number: nothing waits for the device
+            inside = (self.low <= s) & (s <= self.high)  # a tensor, not a bool: nothing waits for the device
             more = at.gamma_t + inside.to(s) * (2 * math.log1p(self.raised))
             (alpha, sigma), (before, _) = map(at.process.alpha_sigma, (more, at.gamma_t))
             fresh = self.noise * sigma * torch.sqrt(-torch.expm1(at.gamma_t - more))
