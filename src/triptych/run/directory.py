@@ -58,13 +58,24 @@ def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
     check_held(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb", opener=no_link) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if not (new and _linked(temporary, path)):
-            os.replace(temporary, path)
+        with _storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb", opener=no_link) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if not (new and _linked(temporary, path)):
+                os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the file system's, as of a full disk, into StorageError."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in STORAGE:
             raise
@@ -72,9 +83,6 @@ def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
             f"{path}: cannot be written ({os.strerror(error.errno)}); what was complete before is kept, "
             "the same command goes on from there"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _linked(file: Path, name: Path) -> bool:
@@ -92,6 +100,20 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file atomically; errors as of ``atomic``."""
     with atomic(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+def write_end(path: Path, start: int, data: bytes) -> None:
+    """Write what comes after the first ``start`` bytes of a file, in one call; StorageError as of ``atomic``.
+
+    Where ``data`` begins as the present end does, no moment lacks any of it, also if the process is killed.
+    """
+    check_held(path)
+    with _storage_errors(path), open(path, "r+b", buffering=0, opener=no_link) as file:
+        file.seek(start)
+        while data:  # in one go but where the disk is full
+            data = data[file.write(data) :]
+        file.truncate()
+        os.fsync(file.fileno())
 
 
 def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str] = SEALED) -> None:

@@ -1,0 +1,91 @@
+"""metrics.csv by itself: what was logged, once a step, however it is written."""
+
+import csv
+import random
+
+import pytest
+
+from triptych.errors import StorageError
+from triptych.run import metrics
+from triptych.run.metrics import OPEN, MetricsCsv
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "metrics.csv"
+
+
+def table(path, every=0.0, step=0):
+    made = MetricsCsv(path, every=every)
+    made.keep_until(step)
+    return made
+
+
+def written(path) -> dict[int, dict[str, float]]:
+    """{step: figures} of the file, without its clock."""
+    with open(path, newline="") as file:
+        rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+    steps = [int(row.pop("step")) for row in rows]
+    assert steps == sorted(set(steps)), "each step stands once, in order"
+    return {
+        s: {k: float(v) for k, v in row.items() if k != "time"} for s, row in zip(steps, rows, strict=True)
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_order_of_figures_and_writes_gives_one_table(path, seed):
+    """Late steps, late columns, writes that fail, a resumed run: the rows are the same."""
+    draw, wanted = random.Random(seed), {}
+    log = table(path)
+    for i in range(150):
+        step = max(0, i // 2 - (draw.randrange(60) if draw.random() < 0.05 else draw.randrange(3)))
+        name = draw.choice("ab") if draw.random() < 0.97 else f"rare{i}"
+        wanted.setdefault(step, {})[name] = float(i)
+        log.log_metrics({name: float(i)}, step)
+        if draw.random() < 0.05:
+            with pytest.MonkeyPatch.context() as patch:
+                for write in ("write_atomic", "write_end"):
+                    patch.setattr(metrics, write, full_disk)
+                with pytest.raises(StorageError):
+                    log.flush()
+        if draw.random() < 0.1:
+            log.flush()
+        if draw.random() < 0.03:  # another process goes on
+            log.flush()
+            at = draw.choice([max(wanted), draw.randrange(max(wanted) + 1)])
+            log, wanted = table(path, step=at), {s: row for s, row in wanted.items() if s <= at}
+    log.finalize("success")
+    assert written(path) == wanted
+
+
+def full_disk(*_):
+    raise StorageError("full")
+
+
+def test_what_is_held_and_written_does_not_grow(path, monkeypatch):
+    """A million steps cost each write as much as the first: the last rows, after those that stand."""
+    log = table(path)
+    log.log_metrics({"loss": 1.0}, 0)
+    log.flush()
+    sizes, write = [], metrics.write_end
+    monkeypatch.setattr(metrics, "write_atomic", None)
+    monkeypatch.setattr(metrics, "write_end", lambda *a: (sizes.append(len(a[-1])), write(*a)))
+    for step in range(1, 100):
+        log.log_metrics({"loss": 1.0}, step)
+        before = path.read_bytes()
+        log.flush()
+        assert path.read_bytes().startswith(before)  # a kill at any moment leaves what was there
+    assert len(log._rows) == OPEN
+    assert max(sizes) < 2 * min(sizes[OPEN:])
+    assert len(written(path)) == 100
+
+
+def test_a_table_that_was_removed_goes_on(path):
+    log = table(path)
+    for step in range(3 * OPEN):
+        log.log_metrics({"loss": 1.0}, step)
+        log.flush()
+    path.unlink()
+    log.log_metrics({"loss": 2.0}, 3 * OPEN)
+    log.finalize("success")
+    assert written(path)[3 * OPEN] == {"loss": 2.0}
