@@ -3,6 +3,7 @@
 import math
 
 import matplotlib.colors
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -16,7 +17,7 @@ from triptych.study.style import PAPER
 from triptych.study.tables import table_rows
 from triptych.study.verdict import footnote, verdict
 
-from .fake_runs import TARGETS, diverged, failed, make_run, running, sweep
+from .fake_runs import TARGETS, diverged, failed, make_run, metrics, running, sweep, write_items
 
 
 def one(root):
@@ -295,3 +296,25 @@ def test_an_interval_excludes_zero_where_the_corrected_test_claims(tmp_path):
     ]
     uncorrected = [claim.pair.low > 0 or claim.pair.high < 0 for claim in claims]
     assert sum(uncorrected) > sum(claim.holds for claim in claims) > 0
+
+
+def test_seeds_that_diverged_are_counted_once(tmp_path):
+    for objective in ("x0", "v"):
+        for seed in (1, 2, 3):
+            make_run(tmp_path / "a", objective, seed, 2 + seed / 10 + (objective == "x0") * seed / 10)
+    diverged(tmp_path / "b", "x0", 4)
+    diverged(tmp_path / "c", "x0", 4)
+    assert "x0 diverged with 1 of 4 seeds" in read_study([tmp_path]).answer
+
+
+def test_items_that_differ_between_seeds_are_not_crossed_with_them(tmp_path):
+    """Rows of a table of seeds and items are of the same items, or the items' share of the error is noise."""
+    rng = np.random.default_rng(0)
+    for objective in ("x0", "v"):
+        for seed in (1, 2, 3):
+            total = 2.0 + rng.normal(size=9)
+            bound = float(total.mean())
+            run = make_run(tmp_path, objective, seed, bound, test=metrics(bound, n=9))
+            write_items(run, total, np.arange(9) + 9 * seed)
+    (found,) = compare(read_runs(tmp_path))
+    assert found.claim(0, 1).pair.items == 0

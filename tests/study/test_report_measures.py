@@ -1,6 +1,7 @@
 """Measures of samples in the report: read as written, drawn by cell, ranked only where intervals allow."""
 
 import json
+import math
 
 import pytest
 
@@ -169,3 +170,26 @@ def test_a_setting_that_trains_another_model_is_not_of_drawing(tmp_path):
         make_run(tmp_path, "levels", 1, 1.9, overrides=told, **measured((0.1, 0.2)))
     (found,) = compare(read_runs(tmp_path))
     assert found.subject == "setting" and not found.of_drawing
+
+
+def test_a_sampler_that_changes_together_with_the_network_is_not_of_drawing(tmp_path):
+    for sampler, network, bound in (("ddim", "resnet", 2.0), ("ancestral", "unet", 2.5)):
+        for seed in (1, 2, 3):
+            told = [f"sampler={sampler}", f"denoiser={network}", f"seed={seed}"]
+            choices = {"sampler": sampler, "denoiser": network}
+            figures = measured((0.3 + seed / 100, 0.1))
+            make_run(tmp_path, "v", seed, bound + seed / 100, overrides=told, choices=choices, **figures)
+    (found,) = compare(read_runs(tmp_path))
+    assert not found.of_drawing and deciding(found) == ""
+    assert "lowest test bound" in read_study([tmp_path]).question
+
+
+def test_a_setting_without_a_figure_is_never_the_best(tmp_path):
+    """A seed whose samples have no figure has no mean: that is last, whatever the other seeds are."""
+    for seed in (1, 2, 3):
+        draw_run(tmp_path, "ddim", seed, **measured((0.5, 0.30 + seed / 100)))
+        draw_run(tmp_path, "heun", seed, **measured((0.5 + seed / 100, 0.1 if seed != 2 else math.nan)))
+    (found,) = compare(read_runs(tmp_path))
+    assert [(label, said) for label, _, said in standings(found)] == [
+        ("ddim", "best mean at 5 and 10"), ("heun", "")]  # fmt: skip
+    assert ranking(found, "sliced_wasserstein").count("heun is clear") == 0

@@ -1,14 +1,28 @@
 """A sweep that tuned first: trials are compared nowhere, both stages are, words say what was chosen."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.study.fake_runs import make_run, metrics
-from triptych.run.read import read_runs
+from triptych.run.read import Run, read_runs
 from triptych.study.render import write_report
+from triptych.study.study import read_study
 from triptych.study.style import styled, to_png
-from triptych.study.tuning import BEST, EQUAL, change, is_trial, read_tuning, sentence, stages, tuning_figure
+from triptych.study.tuning import (
+    BEST,
+    EQUAL,
+    Tuning,
+    change,
+    is_trial,
+    read_tuning,
+    sentence,
+    setting_label,
+    stages,
+    tuning_figure,
+)
 
 LRS = ("0.1", "0.2", "0.4")
 BEST_OF = {"x0": "0.1", "v": "0.4"}
@@ -71,9 +85,7 @@ def test_words_say_the_budget_the_choices_and_the_edges(runs):
     said = sentence(read_tuning(SWEEP, runs))
     assert "6 trials for each setting (3 values, 2 seeds)" in said and "x0: 0.1; v: 0.4" in said
     assert "At the edge of what was tried: x0 and v" in said
-    moved = change(
-        read_tuning(SWEEP, runs), {EQUAL: [("v", 2.1), ("x0", 2.2)], BEST: [("x0", 2.0), ("v", 2.05)]}
-    )
+    moved = change({EQUAL: [("v", 2.1), ("x0", 2.2)], BEST: [("x0", 2.0), ("v", 2.05)]})
     assert "becomes x0, v" in moved and "x0 by −0.200" in moved and "v by −0.050" in moved
 
 
@@ -96,3 +108,49 @@ def test_the_page_shows_tuning_and_both_stages_under_one_correction(runs, tmp_pa
     assert page.index("Each at its best</h2>") < page.index("Equal settings</h2>")
     assert "seed=101" not in " ".join(cell.label for c in report.story.comparisons for cell in c.cells)
     assert "On digits" not in report.story.answer and "Each at its best: " in report.story.answer
+
+
+def test_more_seeds_after_tuning_are_not_those_of_the_trials(tmp_path):
+    """The trials' seeds are in no comparison, and a command that lists them is refused."""
+    for objective, edge in (("x0", 0.006), ("v", 0.0)):
+        for seed in (101, 102):
+            told = [f"objective={objective}", "optimizer.lr=0.1", f"seed={seed}", "test=false"]
+            make_run(tmp_path, objective, seed, 2.0, overrides=told, test={}, train={}, val=metrics(2.0))
+        for seed, noise in ((1, 0.01), (2, -0.02), (3, 0.013)):
+            told = [f"objective={objective}", "optimizer.lr=0.1", f"seed={seed}"]
+            make_run(
+                tmp_path,
+                objective,
+                seed,
+                2.0 + seed / 10 + edge + noise * (objective == "x0"),
+                overrides=told,
+            )
+    tuning = {
+        "keys": ["optimizer.lr"], "seeds": [101, 102], "points": [["optimizer.lr=0.1"]],
+        "equal": ["optimizer.lr=0.1"], "best": {f"objective={o}": ["optimizer.lr=0.1"] for o in ("x0", "v")},
+    }  # fmt: skip
+    command = ["triptych-train", "-m", "ablation=objectives_tuned", "seed=1,2,3"]
+    (tmp_path / "sweep.json").write_text(json.dumps({"expected": 10, "command": command, "tuning": tuning}))
+    step = read_study([tmp_path]).next_step
+    assert "seed=1,2,3,4" in step or "range(1," in step
+
+
+def test_values_with_commas_are_one_setting():
+    best = {"objective=x0,denoiser.network.widths=[24,32]": ("optimizer.lr=0.1",)}
+    assert [setting_label(name) for name in best] == ["x0 / [24,32]"]
+    run = Run(
+        dir=Path("/none"),
+        status="finished",
+        overrides={"objective": "x0", "denoiser.network.widths": "[24,32]"},
+    )
+    point = {"optimizer.lr": "0.1"}
+    tuning = Tuning(("optimizer.lr",), (("optimizer.lr=0.1",),), ("optimizer.lr=0.1",), best, {}, "bpd")
+    told = replace(run, overrides={**run.overrides, **point})
+    assert [len(part) for _, part in stages([told], tuning)] == [1, 1]
+
+
+def test_the_edge_is_of_the_numbers_in_whatever_order_they_were_typed():
+    points = tuple((f"lr={lr}",) for lr in ("0.01", "0.001", "0.1"))
+    best = {"o=inner": ("lr=0.01",), "o=outer": ("lr=0.1",)}
+    tuning = Tuning(("lr",), points, ("lr=0.01",), best, {}, "bpd")
+    assert "At the edge of what was tried: outer; a wider" in sentence(tuning)

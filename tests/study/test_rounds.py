@@ -70,6 +70,10 @@ def test_a_setting_brings_its_overrides_but_for_what_was_typed():
     assert grid(sweeper, ["seed=3", "setting=large", "model.width=16"]) == [
         ["setting=large", "model.depth=2", "seed=3", "model.width=16"]
     ]
+    added = {"settings": {"small": ["+model.heads=2", "~model.depth", "model.width=4"]}}
+    assert grid(added, ["seed=1", "setting=small", "+model.heads=4", "model.depth=3"]) == [
+        ["setting=small", "model.width=4", "seed=1", "+model.heads=4", "model.depth=3"]
+    ]
     with pytest.raises(UserError, match="setting=huge: no such setting; must be one of small, large"):
         grid(sweeper, ["setting=small,huge"])
     with pytest.raises(UserError, match="setting=small: no such setting; choose an ablation that lists it"):

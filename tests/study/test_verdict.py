@@ -142,3 +142,13 @@ def test_samples_no_better_than_noise_are_named(tmp_path):
     said = " ".join(verdict(one(tmp_path)).lines)
     assert "no better than noise (50.000): v" in said and "no better than noise (0.100): v" in said
     assert "noise (50.000): x0" not in said
+
+
+def test_runs_without_a_seed_take_no_more_of_them(tmp_path):
+    for objective, bound in (("x0", 2.1), ("v", 2.0)):
+        run = make_run(tmp_path, objective, 1, bound, overrides=[f"objective={objective}"])
+        for name in ("summary.json", "provenance.json"):
+            entries = json.loads((run / name).read_text())
+            entries.pop("seed", None)
+            (run / name).write_text(json.dumps(entries | {"command": ["triptych-train", "-m", "seed=1"]}))
+    assert read_study([tmp_path]).next_step == ""

@@ -24,7 +24,7 @@ BUNDLES = ("experiment", "setting", "debug")  # several settings under one name,
 class Axis:
     """A setting that differs between runs, and its values in order of appearance.
 
-    `bundled`: of several settings under one name, the keys that change with it.
+    `bundled`: keys that are in no name, as the value of this one says theirs.
     """
 
     key: str
@@ -34,7 +34,7 @@ class Axis:
     @property
     def of_drawing(self) -> bool:
         """Whether the setting concerns sampling and its measures, not the model."""
-        keys = self.bundled if self.key in BUNDLES else (self.key,)
+        keys = self.bundled if self.key in BUNDLES else (self.key, *self.bundled)
         return bool(keys) and all(role(key) is Role.DRAWING for key in keys)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
+
 from triptych.run.entries import UNITS
-from triptych.run.items import Items, read_items
+from triptych.run.items import read_items
 from triptych.run.read import Run
 from triptych.study.axes import Axis, value
 from triptych.study.crossed import critical
@@ -95,8 +97,13 @@ class Cell:
 
     @property
     def diverged(self) -> int:
-        """Number of diverged runs, which no mean of the others shows."""
-        return sum(run.status == "diverged" for run in self.others)
+        """Number of seeds that diverged and never finished, which no mean of the others shows."""
+        return len({run.seed for run in self.others if run.status == "diverged"} - self.runs.keys())
+
+    @property
+    def seeds(self) -> set[int | None]:
+        """Those of all its runs."""
+        return {*self.runs, *(run.seed for run in self.others)}
 
     def values(self, split: str = "test", part: str = "") -> dict[int | None, float]:
         """Return the figure of each seed, in the unit of `measure`. `part`: "" the bound, "prior", "gap", ...
@@ -118,14 +125,26 @@ class Cell:
         """User metrics of its runs: {name: "higher", "lower" or ""}, the better direction."""
         return {name: better for run in self.runs.values() for name, better in run.metrics.items()}
 
-    def items(self, seed: int | None) -> Items | None:
-        """Return the bound of each test item of one seed, where the run recorded it."""
-        return read_items(self.runs[seed].dir, self.runs[seed].bound)
-
     @cached_property
     def bound(self) -> Spread:
         """The test bound over seeds."""
         return self.spread()
+
+
+def bound_by_item(runs: Iterable[Run], minus: Iterable[Run] = ()) -> dict[int | None, np.ndarray] | None:
+    """Return the bound of each test item by seed, less that of the runs ``minus``, (n,) each.
+
+    None unless every run recorded its items, the same ones in all: else they are no table of seeds and items.
+    """
+    by_seed: dict[int | None, np.ndarray] = {}
+    index = None
+    for sign, run in (*((1, run) for run in runs), *((-1, run) for run in minus)):
+        items = read_items(run.dir, run.bound)
+        if items is None or (index is not None and not np.array_equal(index, items.index)):
+            return None
+        index = items.index
+        by_seed[run.seed] = by_seed.get(run.seed, 0) + sign * items.total
+    return by_seed
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-import numpy as np
-
 from triptych.study import measures
-from triptych.study.cells import ALPHA, BOUND, Cell, Comparison, Key, PairTest, Rule
+from triptych.study.cells import ALPHA, BOUND, Cell, Comparison, Key, PairTest, Rule, bound_by_item
 from triptych.study.statistics import Paired, holm, paired
 
 
@@ -96,15 +94,7 @@ def _pairs(cells: Sequence[Cell], deciding: str) -> Iterator[tuple[Key, Paired]]
 
 
 def _by_bound(a: Cell, b: Cell) -> Paired:
-    """By seed and item where both cells recorded the same items for every common seed, else by seed."""
-    return paired(a.values(), b.values(), _by_item(a, b))
-
-
-def _by_item(a: Cell, b: Cell) -> dict[int | None, np.ndarray] | None:
-    items = {}
-    for seed in (seed for seed in a.runs if seed in b.runs):
-        one, two = a.items(seed), b.items(seed)
-        if one is None or two is None or not np.array_equal(one.index, two.index):
-            return None
-        items[seed] = two.total - one.total
-    return items if len({len(row) for row in items.values()}) < 2 else None
+    """By seed and item where the runs of their common seeds recorded the same items, else by seed."""
+    common = [seed for seed in a.runs if seed in b.runs]
+    items = bound_by_item((b.runs[seed] for seed in common), (a.runs[seed] for seed in common))
+    return paired(a.values(), b.values(), items)

@@ -97,8 +97,8 @@ def standings(comparison: Comparison) -> list[tuple[str, dict[str, Spread], str]
         return []
     metric, measure = of
     sign, spreads = _sign(metric), measure.spreads
-    best = [min(spreads, key=lambda label: sign * spreads[label][i].mean) for i in range(len(measure.values))]
-    order = sorted(spreads, key=lambda label: (sign * spreads[label][-1].mean, label))
+    best = [_ordered(measure, i, sign)[0] for i in range(len(measure.values))]
+    order = _ordered(measure, -1, sign)
     figures = {label: {f"{metric.name}@{i}": s for i, s in enumerate(spreads[label])} for label in order}
     return [(label, figures[label], _where(measure, best, label)) for label in order]  # fmt: skip
 
@@ -106,6 +106,16 @@ def standings(comparison: Comparison) -> list[tuple[str, dict[str, Spread], str]
 def _where(measure: MeasureTable, best: list[str], label: str) -> str:
     at = [f"{value:g}" for value, name in zip(measure.values, best, strict=True) if name == label]
     return ("best mean" + (f" at {listed(at)}" if measure.key else "")) if at else ""
+
+
+def _ordered(measure: MeasureTable, i: int, sign: int) -> list[str]:
+    """Return the cells by their means at a value, best first; those without one, as a seed has none, last."""
+
+    def place(label: str) -> tuple[bool, float, str]:
+        mean = sign * measure.spreads[label][i].mean
+        return math.isnan(mean), mean, label
+
+    return sorted(measure.spreads, key=place)
 
 
 def _sign(metric: Metric) -> int:
@@ -156,7 +166,7 @@ def about(comparison: Comparison) -> str:
 
 
 def _best(comparison: Comparison, measure: MeasureTable, i: int, sign: int) -> str:
-    first, *rest = sorted(measure.spreads, key=lambda label: sign * measure.spreads[label][i].mean)
+    first, *rest = _ordered(measure, i, sign)
     claims = {label: comparison.sampled(measure.name, i, first, label) for label in rest}
     clear = [label for label in rest if claims[label].holds and sign * claims[label].pair.mean > 0]
     if not clear:

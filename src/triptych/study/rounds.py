@@ -72,10 +72,15 @@ def with_setting(job: list[str], settings: Mapping[str, Any]) -> list[str]:
     if name not in settings:
         expected = f"must be one of {', '.join(settings)}" if settings else "choose an ablation that lists it"
         raise UserError(f"setting={name}: no such setting; {expected}")
-    typed = {o.lstrip("+~").split("=", 1)[0] for o in job}
-    brought = [o for o in settings[name] if o.split("=", 1)[0] not in typed]
+    typed = set(map(_key, job))
+    brought = [o for o in settings[name] if _key(o) not in typed]
     # the name first: a report names runs by the first of the keys that change together
     return [f"setting={name}", *brought, *(o for o in job if not o.startswith("setting="))]
+
+
+def _key(override: str) -> str:
+    """Return the key that an override sets, adds or removes."""
+    return override.lstrip("+~").split("=", 1)[0]
 
 
 def jobs_of(config: DictConfig) -> list[list[str]]:
@@ -101,7 +106,7 @@ def differing(config: DictConfig) -> set[str]:
         return {*(config.hydra.sweeper.get("params") or {}), *grid_keys(config)}
     jobs = [set(job) for job in jobs_of(config)]
     times = Counter(o for job in jobs for o in job)
-    return {o.lstrip("+~").split("=")[0].split("@")[0] for o, n in times.items() if n < len(jobs)}
+    return {_key(o).split("@")[0] for o, n in times.items() if n < len(jobs)}
 
 
 def cell_name(config: DictConfig, overrides: Sequence[str]) -> str:
@@ -109,7 +114,7 @@ def cell_name(config: DictConfig, overrides: Sequence[str]) -> str:
     from hydra.core.utils import filter_overrides
 
     hidden = set(config.hydra.job.config.override_dirname.exclude_keys)
-    shown = [o for o in filter_overrides(overrides) if o.lstrip("+~").split("=")[0] not in hidden]
+    shown = [o for o in filter_overrides(overrides) if _key(o) not in hidden]
     return slug(",".join(sorted(shown)))
 
 
@@ -190,7 +195,7 @@ def seeds_after(first: Sequence[int], most: int) -> list[list[int]]:
 def choose_point(bounds: Mapping[Trial, float]) -> tuple[Point, dict[Setting, Point]]:
     """Return point that is best for all settings together, and each setting's own, by the mean over seeds.
 
-    ``found`` is the validation bound of each trial, lower is better. A point at which a seed of a setting
+    ``bounds`` has the validation bound of each trial, lower is better. A point at which a seed of a setting
     has no finite bound is not that setting's, nor the common one.
 
     Raises:

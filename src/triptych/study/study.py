@@ -24,7 +24,7 @@ from triptych.study.papers.published import Judged, judged
 from triptych.study.power import extra_seconds, seeds_next
 from triptych.study.run_details import command_again
 from triptych.study.sequential import read_rule
-from triptych.study.tuning import Tuning, change, read_tuning, stages
+from triptych.study.tuning import Tuning, change, is_trial, read_tuning, stages
 from triptych.study.tuning import sentence as tuned
 from triptych.study.verdict import Verdict, verdict
 
@@ -114,8 +114,9 @@ class Study:
             return f"{quantity(failed, 'run')} failed, finished runs stay: {shlex.join(command)}"
         wanted = [(c, seeds_next(c)) for c in self.comparisons]
         seeds = max((n for _, n in wanted), default=0)
-        used = sorted({run.seed for run in self.runs if run.seed is not None})
-        if not self.complete or seeds <= len(used):
+        compared = (run for run in self.runs if not is_trial(run))
+        used = sorted({run.seed for run in compared if run.seed is not None})
+        if not self.complete or not used or seeds <= len(used):
             return ""
         fresh = [*used, *range(used[-1] + 1, used[-1] + 1 + seeds - len(used))]
         command = [word for word in words if not word.startswith("seed=")]
@@ -133,7 +134,7 @@ class Study:
         if self.tuning is None:
             return []
         orders = {c.title: [(cell.label, cell.bound.mean) for cell in c.cells] for c in self.comparisons}
-        return list(filter(None, (tuned(self.tuning), change(self.tuning, orders))))
+        return list(filter(None, (tuned(self.tuning), change(orders))))
 
     @property
     def hues(self) -> dict[str, str]:

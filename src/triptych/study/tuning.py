@@ -7,6 +7,7 @@ setting at the value that was best for all together ("equal settings"), and each
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +25,7 @@ Point = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was tuned: keys, points in order, validation bounds of the trials by setting, point and seed."""
+    """What was tuned: keys, points as typed, validation bounds of the trials by setting, point and seed."""
 
     keys: tuple[str, ...]
     points: tuple[Point, ...]
@@ -32,6 +33,14 @@ class Tuning:
     best: Mapping[str, Point]
     bounds: Mapping[str, Mapping[Point, Mapping[int | None, float]]]
     measure: str
+
+    @property
+    def ordered(self) -> tuple[Point, ...]:
+        """The points by size, where they are numbers of one key; else as typed."""
+        numbers = {point: _number(point[0]) for point in self.points}
+        if len(self.keys) > 1 or any(map(math.isnan, numbers.values())):
+            return self.points
+        return tuple(sorted(self.points, key=lambda point: numbers[point]))
 
     def mean(self, setting: str, point: Point) -> float:
         """Mean validation bound over the seeds of the trials; NaN where there is none, or one not finite."""
@@ -94,7 +103,7 @@ def sentence(tuning: Tuning) -> str:
     seeds = {seed for points in tuning.bounds.values() for by_seed in points.values() for seed in by_seed}
     trials = len(tuning.points) * len(seeds)
     own = "; ".join(f"{setting_label(s)}: {', '.join(_values(p))}" for s, p in tuning.best.items())
-    ends = {tuning.points[0], tuning.points[-1]} if len(tuning.keys) == 1 else set()
+    ends = {tuning.ordered[0], tuning.ordered[-1]} if len(tuning.keys) == 1 else set()
     edge = [setting_label(s) for s, point in tuning.best.items() if point in ends]
     text = (
         f"{listed(list(tuning.keys))} was tuned by the validation bound, {trials} trials for each setting "
@@ -106,7 +115,7 @@ def sentence(tuning: Tuning) -> str:
     return text
 
 
-def change(tuning: Tuning, orders: Mapping[str, Sequence[tuple[str, float]]]) -> str:
+def change(orders: Mapping[str, Sequence[tuple[str, float]]]) -> str:
     """Describe how tuning changes the ranking; ``orders``: (setting, test bound) per stage, best first."""
     if not all(orders.get(stage) for stage in (EQUAL, BEST)):
         return ""
@@ -127,15 +136,16 @@ def tuning_figure(tuning: Tuning, colours: Mapping[str, str]) -> Figure | None:
     """Return the validation bound of each setting at each value: dots are seeds, a ring is its choice."""
     if len(tuning.points) < 2:
         return None
-    numeric = [_number(point[0]) for point in tuning.points]
+    points = tuning.ordered
+    numeric = [_number(point[0]) for point in points]
     log = len(tuning.keys) == 1 and all(v > 0 for v in numeric)
-    at = dict(zip(tuning.points, numeric if log else [float(i) for i in range(len(numeric))], strict=True))
+    at = dict(zip(points, numeric if log else [float(i) for i in range(len(numeric))], strict=True))
     inks = {setting_label(s): colours.get(setting_label(s), INK) for s in tuning.best}
     lines = LineFigure(inks, inks)
     shown: list[float] = []
     for setting, chosen in tuning.best.items():
         label = setting_label(setting)
-        means = [tuning.mean(setting, point) for point in tuning.points]
+        means = [tuning.mean(setting, point) for point in points]
         lines.line(label, list(at.values()), means, marker="o", markersize=3)
         for point, seeds in tuning.bounds.get(setting, {}).items():
             values = [v for v in seeds.values() if math.isfinite(v)]
@@ -147,20 +157,24 @@ def tuning_figure(tuning: Tuning, colours: Mapping[str, str]) -> Figure | None:
         return None
     lines.ax.axvline(at[tuning.equal], color=GRID, linewidth=5, zorder=0)
     lines.frame(shown)
-    ticks = [plain_log(v) for v in at.values()] if log else [", ".join(_values(p)) for p in tuning.points]
+    ticks = [plain_log(v) for v in at.values()] if log else [", ".join(_values(p)) for p in points]
     lines.ticks(list(at.values()), ticks, log)
     return lines.finish(", ".join(tuning.keys), f"validation bound, {UNITS.get(tuning.measure, '')}")
 
 
 def setting_label(setting: str) -> str:
     """ "objective=x0,schedule=cosine" as the report names such a cell: "x0 / cosine"."""
-    return " / ".join(part.split("=", 1)[-1] for part in setting.split(","))
+    return " / ".join(_parts(setting).values())
+
+
+def _parts(setting: str) -> dict[str, str]:
+    """Return {key: value} of a setting's name; a list's commas are no ends of its value."""
+    return dict(part.split("=", 1) for part in re.split(r",(?=[^,=\[\]{}]+=)", setting) if "=" in part)
 
 
 def _setting(run: Run, known: Mapping[str, Point]) -> str | None:
     for setting in known:
-        values = dict(part.split("=", 1) for part in setting.split(",") if "=" in part)
-        if all(run.overrides.get(k, run.choices.get(k)) == v for k, v in values.items()):
+        if all(run.overrides.get(k, run.choices.get(k)) == v for k, v in _parts(setting).items()):
             return setting
     return None
 

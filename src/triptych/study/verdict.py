@@ -77,8 +77,7 @@ def divergences(comparison: Comparison) -> str:
     """ "x0 diverged with 3 of 5 seeds: figures are of the others."; "" where none did."""
     cells = [cell for cell in (*comparison.cells, *comparison.pending) if cell.diverged]
     sentences = [
-        f"{cell.label} diverged with {cell.diverged} of {quantity(len(cell.runs) + len(cell.others), 'seed')}"
-        for cell in cells
+        f"{cell.label} diverged with {cell.diverged} of {quantity(len(cell.seeds), 'seed')}" for cell in cells
     ]
     if not sentences:
         return ""
@@ -224,7 +223,8 @@ def _margin(comparison: Comparison) -> str:
 
 
 def _ordinal(n: int) -> str:
-    return {2: "half", 3: "third", 4: "fourth", 5: "fifth"}.get(n, f"{n}th")
+    end = {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th") if n % 100 not in (11, 12, 13) else "th"
+    return {2: "half", 3: "third", 4: "fourth", 5: "fifth"}.get(n, f"{n}{end}")
 
 
 def _names(comparison: Comparison, indices: list[int]) -> str:

@@ -13,7 +13,7 @@ from tests.study.simulate import bounds
 from triptych.run.entries import Estimate, SampleMeasures
 from triptych.run.items import Items
 from triptych.run.read import Run
-from triptych.study.papers import contrasts
+from triptych.study import cells
 from triptych.study.papers.published import judged
 
 RARE = 1e-4
@@ -51,11 +51,11 @@ class Sweep:
     def judged(self, **claims: dict[str, Any]):
         made = {name: {"says": f"{name}."} | claim for name, claim in claims.items()}
         node = {"cite": "A. Author 2020", "where": "table 1", "minutes": 1, "claims": made}
-        real, contrasts.read_items = contrasts.read_items, lambda path, bound: self.items[path]
+        real, cells.read_items = cells.read_items, lambda path, bound: self.items[path]
         try:
             return judged({"paper": node, "paper_axes": self.axes, "paper_name": "it"}, self.runs)
         finally:
-            contrasts.read_items = real
+            cells.read_items = real
 
     def word(self, **claim: Any) -> str:
         (judgement,) = self.judged(one=claim).judgements
@@ -166,6 +166,16 @@ def test_a_failure_is_a_figure_far_beyond_all_others():
     assert sweep.word(diverges=["b"], beyond=100) == "contradicted"
     assert sweep.word(diverges=["b"]) == "contradicted", "no run ended without a finite figure"
     assert sweep.word(diverges=["a"], beyond=10) == "contradicted"
+    sweep.runs = [run for run in sweep.runs if run.overrides["objective"] != "a"]
+    assert sweep.word(diverges=["b"], beyond=10) == "cannot tell", "there is a setting to be beyond"
+
+
+def test_a_failed_run_of_a_setting_that_had_ended_takes_nothing_back():
+    sweep = drawn(1, 0.0, 0.2, seeds=6)
+    assert sweep.word(order=["a", "b"]) == "reproduced"
+    again = replace(sweep.runs[0], dir=Path("/nowhere/again"), status="failed", started="9", test={})
+    sweep.runs.append(again)
+    assert sweep.word(order=["a", "b"]) == "reproduced"
 
 
 def incomplete() -> Sweep:

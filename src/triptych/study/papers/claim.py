@@ -132,7 +132,7 @@ def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "sma
     kind = kinds[0]
     for key in ("by", "by_factor", "within", "within_factor", "beyond"):
         if key in node and key not in TAKES[kind]:
-            raise UserError(f"{path}.{key}={node[key]!r}: not with {kind}; {_listed(TAKES[kind])} accepted")
+            raise UserError(f"{path}.{key}={node[key]!r}: not with {kind}; use {' or '.join(TAKES[kind])}")
     if "within" in TAKES[kind] and ("within" in node) == ("within_factor" in node):
         raise UserError(f"{path}: {kind} needs a tolerance; use one of within and within_factor")
     if "by" in node and "by_factor" in node:
@@ -301,9 +301,10 @@ class _Contrasts:
 def _means(text: str, wanted: Any) -> bool:
     """Return whether a typed text is that value: null, true, 1e-3."""
     try:
-        return bool(json.loads(text) == wanted)
+        value = json.loads(text)
     except ValueError:
         return False
+    return bool(value == wanted) and isinstance(value, bool) == isinstance(wanted, bool)
 
 
 def _rule(kind: str, node: Mapping[str, Any]) -> str:
@@ -329,7 +330,3 @@ def _named(entry: Any) -> str:
 
 def _typed(value: Any) -> str:
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names)} are" if names else "nothing else is"

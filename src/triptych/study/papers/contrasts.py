@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtr, bdtrc
 
-from triptych.run.items import read_items
 from triptych.run.read import Run
+from triptych.study.cells import bound_by_item
 from triptych.study.formatting import format_number, interval, plus_minus, quantity
 from triptych.study.integrity import copies, counted_once
 from triptych.study.papers.claim import OF_THE_BOUND, Axes, Claim, Contrast, MetricPoint
@@ -77,9 +77,7 @@ class ContrastResult:
         ends = self.contrast.low, self.contrast.high
         reached = map(math.exp, ends) if self.contrast.ratio else ends
         low, high = (f"{end:.4g}".replace("-", "−") for end in reached)
-        if math.isinf(ends[1]):
-            return f"above {low}"
-        return f"below {high}" if math.isinf(ends[0]) else f"from {low} to {high}"
+        return f"above {low}" if math.isinf(ends[1]) else f"from {low} to {high}"
 
 
 def range_tests(pair: Paired, low: float, high: float) -> tuple[float, float]:
@@ -93,11 +91,14 @@ def range_tests(pair: Paired, low: float, high: float) -> tuple[float, float]:
 
 
 def runs_of(point: MetricPoint, axes: Axes, runs: Sequence[Run]) -> list[Run]:
-    """Return the runs of a setting, by seed; the newest of those that repeat one."""
+    """Return the runs of a setting, by seed; of those of one seed the newest that finished, else ended."""
     over = {run.measured.key for run in runs if run.measured is not None}
     wanted = [(key, value) for key, value in point.setting if key not in over]
     matches = [run for run in runs if all(_typed(run, key) == value for key, value in wanted)]
-    ordered = sorted(matches, key=lambda run: run.started)
+    done = ["diverged", "finished"]
+    ordered = sorted(
+        matches, key=lambda run: (done.index(run.status) if run.status in done else -1, run.started)
+    )
     planned = set(axes.get("seed", ()))
     newest = {run.seed: run for run in ordered if not planned or str(run.seed) in planned}
     return [newest[seed] for seed in sorted(newest, key=lambda s: (s is None, s or 0))]
@@ -114,10 +115,15 @@ def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Co
         return ContrastResult(contrast, Paired(math.nan, 0), trouble=why)
 
     points = [point for point in (contrast.first, contrast.second) if point]
-    for point in points:
-        ended = [run for run in of[point] if run.status in ("finished", "diverged")]
+    ended_of = {
+        point: [run for run in of[point] if run.status in ("finished", "diverged")]
+        for point in (*points, *contrast.others)
+    }
+    for point, ended in ended_of.items():
         if len(ended) < seeds:
             return cannot(f"{len(ended)} of {quantity(seeds, 'run')} of {point_label(point, axes)} ended")
+    for point in points:
+        ended = ended_of[point]
         diverged = sum(run.status == "diverged" for run in ended)
         if contrast.diverges:
             n = len(ended)
@@ -191,16 +197,7 @@ def _items(points: Sequence[MetricPoint], of: Runs) -> Items | None:
     """By item: the bound of a setting, or of the first minus the second; None unless all are of the bound."""
     if any(point.metric != "bound" for point in points):
         return None
-    by_seed: Items = {}
-    index = None
-    for sign, point in zip((1, -1), points, strict=False):
-        for run in of[point]:
-            items = read_items(run.dir, run.bound)
-            if items is None or (index is not None and not np.array_equal(index, items.index)):
-                return None
-            index = items.index
-            by_seed[run.seed] = by_seed.get(run.seed, 0) + sign * items.total
-    return by_seed
+    return bound_by_item(*(of[point] for point in points))
 
 
 def setting_figures(claim: Claim, axes: Axes, of: Runs) -> list[tuple[str, str]]:
