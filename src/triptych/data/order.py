@@ -34,7 +34,7 @@ class TrainOrder:
         return latest[1]
 
     def indices(self, step: int) -> Tensor:
-        """Items of the global batch of `step` (counted from 0), (batch_size,) int64."""
+        """Return the items of the global batch of `step` (counted from 0), (batch_size,) int64."""
         start = step * self.batch_size
         stop = start + self.batch_size
         epochs = range(start // self.n, (stop - 1) // self.n + 1)
