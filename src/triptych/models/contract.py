@@ -59,7 +59,7 @@ def _breach(one: PartOutput) -> str:
 
 @contextmanager
 def _at_rest(model: nn.Module) -> Iterator[None]:
-    """In evaluation, so that no running average moves; each module is then in the mode that it was in."""
+    """Set evaluation mode within, so that no running average moves; then restore each module's mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
