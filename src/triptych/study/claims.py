@@ -62,7 +62,7 @@ def _same(looks: list[Paired], rule: Rule) -> float:
 
 
 def _weights(primary_of: list[bool], p: list[float]) -> list[float]:
-    """Shares of the error: one half to the question and one half to all else, equal within each."""
+    """Share out the error: one half to the question and one half to all else, equal within each."""
     known = [primary for primary, value in zip(primary_of, p, strict=True) if not math.isnan(value)]
     first, rest = sum(known), len(known) - sum(known)
     if not first or not rest:
@@ -80,7 +80,7 @@ def _looks(cells: Sequence[Cell], deciding: str, rule: Rule) -> list[dict[Key, P
 
 
 def _pairs(cells: Sequence[Cell], deciding: str) -> Iterator[tuple[Key, Paired]]:
-    """Every pair that may be claimed: by the bound, unless the cells share one model, and by each measure."""
+    """Yield each pair that may be claimed: by each measure, and by the bound unless cells share a model."""
     if not deciding:
         for a, b in combinations(cells, 2):
             yield (BOUND, 0, a.label, b.label), _by_bound(a, b)
@@ -96,7 +96,7 @@ def _pairs(cells: Sequence[Cell], deciding: str) -> Iterator[tuple[Key, Paired]]
 
 
 def _by_bound(a: Cell, b: Cell) -> Paired:
-    """By seed and item where both cells recorded the same items for every common seed, else by seed."""
+    """Pair by seed and item where both cells recorded the same items for every common seed, else by seed."""
     return paired(a.values(), b.values(), _by_item(a, b))
 
 

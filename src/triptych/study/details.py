@@ -40,7 +40,7 @@ POINTS, FEWEST = 12_000, 24  # of each curve: as many as all runs share, and at 
 
 
 def as_json(story: Study, where: Mapping[Path, str]) -> str:
-    """`details` as JSON that stands in a script element: no text in it ends the element."""
+    """Serialise `details` as JSON for a script element: no text in it ends the element."""
     text = json.dumps(details(story, where), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

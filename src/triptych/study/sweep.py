@@ -295,7 +295,7 @@ class SweepHook(Callback):
         print("\n".join([*lines, *([f"all: {shared}"] if shared else [])]))
 
     def _begin(self) -> None:
-        """StorageError where nothing can be written; what is finished there is shown all the same."""
+        """Begin the sweep's record; StorageError if it cannot be written, after finished runs are shown."""
         try:
             self._forget_refusals()
             self.record(expected=len(self.cells))
