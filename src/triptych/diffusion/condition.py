@@ -165,7 +165,7 @@ class Condition:
         return Condition.of(**{name: part for name, part in self.parts.items() if name in names})
 
     def drop(self, gone: Mapping[str, Tensor]) -> Condition:
-        """Mark parts absent where ``gone`` (name -> (B,) bool) is true, and where they are absent already."""
+        """Return a copy with parts absent where ``gone`` (name -> (B,) bool) says so, or absent already."""
         parts = dict(self.parts)
         for name, dropped in gone.items():
             part = parts[name]

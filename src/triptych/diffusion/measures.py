@@ -147,7 +147,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> Coverage:
 
 
 def _covered(points: Tensor, by: Tensor, k: int) -> float:
-    """Share of ``points`` inside the union of balls about ``by`` that reach their k-th other neighbour."""
+    """Return the share of ``points`` in the union of balls about ``by`` up to their k-th other neighbour."""
     by, rows = by.double(), _rows(by)
     # the nearest of all is the point itself
     radius = torch.cat(
@@ -158,5 +158,5 @@ def _covered(points: Tensor, by: Tensor, k: int) -> float:
 
 
 def class_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of samples that a classifier sees as the class asked for: logits (n, K), labels (n,)."""
+    """Return the share of samples classified as the class asked for: logits (n, K), labels (n,)."""
     return (logits.argmax(1) == labels).double().mean().item()

@@ -187,7 +187,7 @@ class Accounting(Metric):
 
 
 def sums_of(value: Tensor) -> Tensor:
-    """Count, sum and sum of squares, (3,) double."""
+    """Return count, sum and sum of squares, (3,) double."""
     return torch.stack([value.new_tensor(float(len(value))), value.sum(), value.square().sum()])
 
 

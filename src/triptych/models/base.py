@@ -206,7 +206,7 @@ class BoundModel(pl.LightningModule):
             self._account(batch, self.repeats, self.extra(batch), report=True)
 
     def _full_precision(self) -> AbstractContextManager[Any]:
-        """Disable mixed precision, which is for training alone: bounds of any two runs compare."""
+        """Disable mixed precision within, as it is for training alone: bounds of any two runs compare."""
         kind = self.device.type
         mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         return torch.autocast(kind, enabled=False) if mixed else nullcontext()

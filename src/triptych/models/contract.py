@@ -31,7 +31,7 @@ class PartOutput(NamedTuple):
 
 
 def check_outputs(model: nn.Module, outputs: Iterator[PartOutput]) -> None:
-    """Ask for each in turn.
+    """Check each part's output in turn.
 
     Raises:
         UserError: no tensor, another shape, or numbers that are not finite.

@@ -46,7 +46,7 @@ def as_json(story: Study, where: Mapping[Path, str]) -> str:
 
 
 def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
-    """Order runs as the page's table does, and the cells of each comparison as its table does.
+    """Collect the page's details: runs in the order of its table, each comparison's cells in that of theirs.
 
     `where`: each run's directory as a reader at the report finds it, by which the page names it.
     """

@@ -87,7 +87,7 @@ class QueueWatcher(SlurmInfoWatcher):
         self._values: dict[str, Any] = {}  # of jobs without a result, what their runs return
 
     def update(self) -> None:
-        """Look at the queue; what has ended is known to submitit after this."""
+        """Read the queue; then submitit knows of the jobs that have ended."""
         self._num_calls += 1
         waiting = self._registered - self._finished
         without = {job for job in waiting if self._missing(job)}

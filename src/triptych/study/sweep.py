@@ -228,7 +228,7 @@ class SweepHook(Callback):
         return [RunDirectory(self.root / cell) for cell in self.cells]
 
     def job_without_result(self, job: str, overrides: Sequence[str], state: str) -> float | None:
-        """Say that a SLURM job ended before its run did, as by ``scancel``; what the run has to return."""
+        """Print that a SLURM job ended before its run, as by ``scancel``; return the run's metric, if any."""
         run = RunDirectory(self.root / self.cell(overrides))
         if run.status not in ENDED:
             why = f"its SLURM job {job} ended without a result ({state})"

@@ -129,7 +129,7 @@ def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
 def _conditioning_noise(
     drawing: Drawing, level: float
 ) -> Callable[[Condition, torch.Generator], Condition] | None:
-    """Noise on what a stage takes from those before it; None where it takes nothing from them."""
+    """Return a function that noises what a stage takes from those before it; None if it takes nothing."""
     part = next((name for name in parts_read(drawing.model, drawing.data) if name not in PROMPTED), None)
     if part is None:
         return None

@@ -35,7 +35,7 @@ def check_scale(config: DictConfig) -> None:
 
 
 def set_scale(config: DictConfig) -> list[str]:
-    """Let the sweep have the values of its scale; the keys that all of its runs have in common by that.
+    """Set the sweep's values to its scale's; return the keys that all of its runs have in common by that.
 
     Each stands in the place of the grid's value, or beside it; null takes a key out of the grid, and "~key"
     with its value out of the configuration.
