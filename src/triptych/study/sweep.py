@@ -295,7 +295,7 @@ class SweepHook(Callback):
         print("\n".join([*lines, *([f"all: {shared}"] if shared else [])]))
 
     def _begin(self) -> None:
-        """Begin the sweep's record; StorageError if it cannot be written, after finished runs are shown."""
+        """Begin the record; StorageError if it cannot be written, after the table if all runs finished."""
         try:
             self._forget_refusals()
             self.record(expected=len(self.cells))
