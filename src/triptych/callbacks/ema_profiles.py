@@ -49,7 +49,7 @@ def half_life_beta(half_life: float, n: int) -> float:
 
 
 def combination(stored: Sequence[tuple[int, float]], step: int, sigma_rel: float) -> np.ndarray:
-    """Factors of stored averages whose sum is nearest to one of another length (appendix C, algorithm 3).
+    """Solve for factors of stored averages whose sum is nearest to one of another length (app. C, alg. 3).
 
     The squared distance of the profiles, as functions of continuous time, is the least there is among factors
     that sum to 1: what does not move while it is trained comes out as it is.

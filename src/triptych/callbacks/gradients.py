@@ -54,7 +54,7 @@ class Gradients(pl.Callback):
             self.clipped += finite & (norm > self.clip)
 
     def figures(self) -> dict[str, Any] | None:
-        """{"norm": {"p10", "median", "p90", "max"}, "clipped": share or None}; None before a step."""
+        """Return {"norm": {"p10", "median", "p90", "max"}, "clipped": share or None}; None before a step."""
         counts = self.counts.cpu()
         steps = int(counts.sum())
         if not steps:

@@ -124,7 +124,7 @@ class ConditioningNoise(Augmentation):
 
     @staticmethod
     def at(x: Tensor, level: Tensor, eps: Tensor) -> Tensor:
-        """x (B, C, H, W) noised at levels s (B,)."""
+        """Noise x (B, C, H, W) to levels s (B,): z = cos(pi s / 2) x + sin(pi s / 2) eps."""
         angle = (math.pi / 2 * level).view(-1, 1, 1, 1)
         return angle.cos() * x + angle.sin() * eps
 
@@ -161,9 +161,9 @@ def augmented(
 def augment(
     x: Tensor, steps: list[Augmentation], seed: int, step: int, rank: int = 0, world: int = 1
 ) -> tuple[Tensor, Part | None]:
-    """``x`` (B, C, H, W), this process's share of the batch of ``step``, after all ``steps`` in turn.
+    """Augment ``x`` (B, C, H, W), this process's share of the batch of ``step``, by all ``steps`` in turn.
 
-    With it what was done, of the steps that are told: absent where that is nothing, None if none is told.
+    With it what was done, of the steps that are ``told``: absent where nothing was, None if none is ``told``.
 
     Raises:
         UserError: ``x`` is no batch of images.
@@ -206,5 +206,5 @@ def noise_numbers(steps: list[Augmentation], part: str, level: float) -> Tensor:
 
 
 def count_numbers(steps: list[Augmentation]) -> int:
-    """How many numbers of a condition say what was done to an item."""
+    """Count the numbers of a condition that say what was done to an item."""
     return sum(change.numbers for change in steps if change.told)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def select(
     values: Tensor, labels: Tensor | None, parts: Mapping[str, np.ndarray], levels: int | None
 ) -> dict[str, Split]:
-    """{name: Split} of the rows ``parts[name]`` of values (n, *shape) and labels (n,)."""
+    """Return {name: Split} of the rows ``parts[name]`` of values (n, *shape) and labels (n,)."""
     return {
         name: Split(values[rows], Condition.of(label=None if labels is None else labels[rows]), levels)
         for name, rows in parts.items()
@@ -35,14 +35,14 @@ def select(
 
 
 def hold_out(pool: np.ndarray, val_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(train, validation): the last `val_size` of the permuted `pool` held out, some left to train."""
+    """Split the permuted `pool` into (train, val): the last `val_size` held out, some left to train on."""
     check_val_size(val_size, len(pool))
     train = len(pool) - val_size
     return pool[:train], pool[train:]
 
 
 def rank_world() -> tuple[int, int]:
-    """(rank, number of processes): (0, 1) unless torch.distributed is running."""
+    """Return (rank, number of processes): (0, 1) unless torch.distributed is running."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
@@ -143,7 +143,7 @@ class DataModule(pl.LightningDataModule):
         )
 
     def formula(self) -> dict[str, Any] | None:
-        """Where a formula draws the items, all that they follow from but seed and sizes; None: they are read.
+        """Return all that items drawn by a formula follow from but seed and sizes; None if they are read.
 
         It identifies the data in place of their values, whose last digits differ between machines.
         """
@@ -155,7 +155,7 @@ class DataModule(pl.LightningDataModule):
         return None
 
     def train_dataloader(self) -> TrainLoader:
-        """Endless; starts at the trainer's step, at 0 without a trainer."""
+        """Return an endless loader of training batches, from the trainer's step on, 0 without a trainer."""
         rank, world = rank_world()
         if self.batch_size % world:
             raise DataError(f"data.batch_size={self.batch_size}: needs a multiple of the {world} processes")
@@ -172,7 +172,7 @@ class DataModule(pl.LightningDataModule):
         return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches
 
     def eval_dataloader(self, split_name: str, limit: int | None = None) -> EvalLoader:
-        """Each item of a split once over all ranks; the first `limit` of them if given."""
+        """Return a loader of each item of a split once over all ranks; of the first `limit` if given."""
         if split_name not in self.splits:
             raise DataError(
                 f"data split {split_name!r}: needs one of {', '.join(self.splits) or 'setup() first'}"
@@ -237,7 +237,7 @@ class Generated(DataModule):
         self.data_seed = data_seed
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """(x (n, d), labels (n,) int64 or None); the subclass's work."""
+        """Draw (x (n, d), labels (n,) int64 or None); the subclass's work."""
         raise NotImplementedError
 
     def load(self) -> dict[str, Split]:

@@ -25,7 +25,7 @@ class Batch(NamedTuple):
 
 
 def to_unit(k: Tensor, levels: int) -> Tensor:
-    """x = 2k / (levels - 1) - 1, float32: level numbers 0 .. levels-1 to [-1, 1], any shape."""
+    """Scale level numbers 0 .. levels-1 to [-1, 1]: x = 2k / (levels - 1) - 1, float32, any shape."""
     # Whole numbers until the one division, so that it is correctly rounded: the ends are -1 and 1 exactly.
     return (2 * k.float() - (levels - 1)) / (levels - 1)
 

@@ -21,7 +21,10 @@ VERSION = 1  # of what is stored; another one is another file
 
 
 def cache_folder() -> Path:
-    """Of this machine, whatever a configuration says, as it may be a stranger's: TRIPTYCH_CACHE moves it."""
+    """Return the folder of decoded data: TRIPTYCH_CACHE, else data/cache under ``root``.
+
+    No configuration moves it, as it may be a stranger's.
+    """
     return Path(os.environ.get("TRIPTYCH_CACHE") or Path(root()) / "data" / "cache").expanduser()
 
 
@@ -50,7 +53,7 @@ class Mapped:
 
 
 def cache_name(top: Path, files: Iterable[Path], *settings: object) -> str:
-    """Of what ``files`` under ``top`` are decoded to: another name if one of them was changed or moved."""
+    """Name what ``files`` under ``top`` are decoded to; the name changes if one is changed or moved."""
     name = hashlib.blake2b(json.dumps([VERSION, str(top.resolve()), *settings]).encode(), digest_size=12)
     for file in files:
         facts = (top / file).stat()
@@ -62,7 +65,7 @@ def cache_name(top: Path, files: Iterable[Path], *settings: object) -> str:
 def cached_images(
     folder: Path, name: str, n: int, shape: tuple[int, ...], images: Iterable[np.ndarray]
 ) -> tuple[np.ndarray, Tensor]:
-    """(images (n, *shape) uint8, mapped; a number an image, int64 (n,)), from ``folder`` or put there.
+    """Return (images (n, *shape) uint8, mapped; a number an image, int64 (n,)), from or put in ``folder``.
 
     ``images`` is only gone through if there is no such file. It is complete or not there.
 

@@ -59,7 +59,7 @@ class Captioned(DataModule):
             self.embed(embeddings)
 
     def embed(self, embeddings: FilePath) -> None:
-        """Have conditions hold the embeddings of a run of model=contrastive; before ``setup``."""
+        """Add the embeddings of a run of model=contrastive to conditions; call before ``setup``."""
         self.embedder = Embedder(embeddings)
         self.computed = tuple(self.embedder.conditions)
 
@@ -141,7 +141,7 @@ class Captioned(DataModule):
         return torch.tensor([known.get(caption, -1) for caption in captions]).unsqueeze(1)
 
     def untrained(self, label: Tensor) -> Tensor:
-        """Which classes (n,) are kept from training, (n,) bool, to see how known attributes are combined."""
+        """Return which classes (n,) training leaves out, (n,) bool, to test unseen combinations."""
         return torch.zeros(len(label), dtype=torch.bool)
 
 

@@ -28,7 +28,7 @@ class Cifar10(Official):
         return self.split(self.read(train=True), self.read(train=False))
 
     def read(self, train: bool, download: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """(images (n, 3, 32, 32) uint8, labels (n,) int64) of one official part."""
+        """Read (images (n, 3, 32, 32) uint8, labels (n,) int64) of one official part."""
         from torchvision import datasets
 
         try:

@@ -18,7 +18,7 @@ TEST = 297
 
 
 def read_digits() -> tuple[np.ndarray, np.ndarray]:
-    """(images (1797, 1, 8, 8) uint8 of 0 .. 16, labels (1797,) int64), in scikit-learn's order."""
+    """Read (images (1797, 1, 8, 8) uint8 of 0 .. 16, labels (1797,) int64), in scikit-learn's order."""
     spec = find_spec("sklearn")
     if spec is None:
         raise DataError("data=digits: needs scikit-learn, which ships the images: pip install scikit-learn")

@@ -69,7 +69,7 @@ class Embedder:
         self.shape, self.text, self.width = shape, text, network.embedding
 
     def check(self, shape: tuple[int, ...], text: Kind | None) -> None:
-        """DataError unless it was trained on images of ``shape`` and on texts like ``text``."""
+        """Raise DataError unless it was trained on images of ``shape`` and on texts like ``text``."""
         if self.shape != shape or self.text != text:
             raise DataError(
                 f"data.embeddings={self.path}: of images {self.shape} with {self.text}, the data's are "
@@ -78,12 +78,12 @@ class Embedder:
 
     @torch.no_grad()
     def images(self, x: Tensor) -> Tensor:
-        """Embeddings (n, d) of images x (n, C, H, W)."""
+        """Return embeddings (n, d) of images x (n, C, H, W)."""
         return self._scaled([self.network.images(part) for part in x.split(ROWS)])
 
     @torch.no_grad()
     def texts(self, text: Part) -> Tensor:
-        """Embeddings (n, d) of texts."""
+        """Return embeddings (n, d) of texts."""
         return self._scaled([self.network.texts(c.parts["text"]) for c in Condition(text=text).split(ROWS)])
 
     def _scaled(self, parts: list[Tensor]) -> Tensor:
@@ -104,13 +104,13 @@ class Embedder:
 
 
 def on_sphere(embedding: Tensor) -> Tensor:
-    """sqrt(d) e / |e|: embeddings (n, d) back where those of images lie."""
+    """Project embeddings (n, d) onto the sphere of those of images: sqrt(d) e / |e|."""
     size = embedding.norm(dim=1, keepdim=True).clamp(min=1e-12)
     return embedding * (embedding.shape[1] ** 0.5 / size)
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """Spherical interpolation from embeddings a (share 0) to b (share 1), (n, d) each, share (n,).
+    """Interpolate spherically from embeddings a (share 0) to b (share 1), (n, d) each, share t (n,).
 
     sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b, w the angle between them (Ramesh et al. 2022, sec. 3.2),
     for a and b of one length; the straight line where they point the same way.

@@ -41,7 +41,7 @@ class Fingerprint:
     about: dict[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """As ``summary.json`` has it."""
+        """Return the fingerprint's entries of ``summary.json``, without the numbers of items."""
         return {"fingerprint": self.data, "split": self.split, "n": self.n, **self.about}
 
 
@@ -87,7 +87,7 @@ def _items(split: Split) -> Tensor:
 
 
 def _numbers(values: Tensor | Mapped) -> Tensor:
-    """One number an item, (n,) int64."""
+    """Return a number for each item, (n,) int64."""
     n = len(values)
     parts = (values[start : start + CHUNK].contiguous().numpy() for start in range(0, n, CHUNK))
     return torch.tensor([item_number(item) for part in parts for item in part], dtype=torch.int64)

@@ -39,7 +39,7 @@ Image.MAX_IMAGE_PIXELS = None  # the limit is ours, below: an error from the fir
 
 
 def read_image(file: Path, size: int, channels: int, background: int | None = None) -> np.ndarray:
-    """(channels, size, size) uint8: turned upright, the shorter side scaled to `size`, the centre cut out.
+    """Read (channels, size, size) uint8: upright, the shorter side scaled to `size`, the centre cut out.
 
     16 bits a channel are scaled to 8. What is transparent lies over the grey level `background`.
     """
@@ -63,7 +63,7 @@ def read_image(file: Path, size: int, channels: int, background: int | None = No
 
 
 def _eight_bits(image: Image.Image, kind: str | None, file: Path) -> Image.Image:
-    """Grey of 16 bits as grey of 8, its whole range; what has more says nothing of its range."""
+    """Scale grey of 16 bits, its whole range, to 8; DataError for 32 bits a pixel, whose range is unknown."""
     if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):
         values = np.asarray(image).astype(np.int64)
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
@@ -73,7 +73,7 @@ def _eight_bits(image: Image.Image, kind: str | None, file: Path) -> Image.Image
 
 
 def _over(image: Image.Image, background: int | None, file: Path) -> Image.Image:
-    """`image` without transparency; DataError if there is some and nothing said to lie behind."""
+    """Return `image` without transparency; DataError if it has some and `background` is None."""
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA")
@@ -152,7 +152,7 @@ class ImageFolder(DataModule):
         """Check the files of the splits before any image is decoded; DataError for what they lack."""
 
     def decode(self, files: list[Path]) -> Iterator[np.ndarray]:
-        """Each of `files` in turn, `shape` uint8; a bar shows how far, once somebody asks for the first."""
+        """Yield each of `files` in turn, `shape` uint8, with a progress bar once the first is drawn."""
         channels, size, _ = self.shape
         quiet = True if rank_world()[0] else None  # None: shown on a terminal only
         with ThreadPoolExecutor(max(1, self.num_workers)) as pool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def find_idx(folder: Path, stem: str) -> Path | None:
-    """`folder/stem` or `folder/stem.gz`; the plain file first, as it is quicker to read."""
+    """Return `folder/stem` or `folder/stem.gz`, or None; the plain file first, as it is quicker to read."""
     return next((f for f in (folder / stem, folder / f"{stem}.gz") if f.is_file()), None)
 
 
@@ -57,7 +57,7 @@ def _read(file: Path, most: int) -> bytes:
 
 
 def _check_size(file: Path, shape: tuple[int, ...], size: int | None) -> None:
-    """DataError for no items, or where ``size`` bytes are known and are not what ``shape`` needs."""
+    """Raise DataError for no items, or if the ``size`` in bytes is known and not what ``shape`` needs."""
     needed = 4 + 4 * len(shape) + math.prod(shape)
     if min(shape) < 1 or size not in (None, needed):
         has = "" if size is None else f", it has {size}"

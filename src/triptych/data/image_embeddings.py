@@ -44,7 +44,7 @@ class ImageEmbeddings(DataModule):
         return {name: kind for name, kind in self.base.conditions.items() if name != IMAGE}
 
     def formula(self) -> dict[str, Any]:
-        """They follow from the base data's items and the encoder, not to the last digit on every machine."""
+        """Return the base data's fingerprint: embeddings follow from it and the encoder, to rounding."""
         return {"base": fingerprint(self.base).data}
 
     @property

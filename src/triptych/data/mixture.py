@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def finite_numbers(key: str, value: Any, needs: str) -> Any:
-    """Nested sequences (also OmegaConf's) as lists of finite floats; DataError naming the key otherwise."""
+    """Convert nested sequences (also OmegaConf's) to lists of finite floats; else DataError with the key."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     if isinstance(value, Iterable) and not isinstance(value, str | dict):
@@ -28,7 +28,7 @@ def finite_numbers(key: str, value: Any, needs: str) -> Any:
 
 
 def tensor(key: str, value: Any, needs: str) -> Tensor:
-    """Nested lists of equal lengths as float64; DataError naming the key otherwise."""
+    """Convert nested lists of equal lengths to float64; else DataError with the key."""
     try:
         return torch.tensor(finite_numbers(key, value, needs), dtype=torch.float64)
     except (ValueError, TypeError) as error:
@@ -36,7 +36,7 @@ def tensor(key: str, value: Any, needs: str) -> Tensor:
 
 
 def covariance(k: int, value: Any, d: int) -> Tensor:
-    """(d, d) float64 from a matrix, d variances or one; DataError unless symmetric positive definite."""
+    """Convert a matrix, d variances or one to (d, d) float64; DataError: not symmetric positive definite."""
     needs = f"a {d} x {d} list, a list of {d} variances or one variance for each component"
     matrix = tensor(f"covariances[{k}]", value, needs)
     if matrix.ndim < 2:

@@ -31,11 +31,11 @@ class IdxFiles(Official):
         return self.split(*self.labelled(*(self.read(*files) for files in parts)))
 
     def labelled(self, train: Part, test: Part) -> tuple[Part, Part]:
-        """Both parts, with labels that count from 0."""
+        """Return both parts with labels that count from 0."""
         return train, test
 
     def read(self, image_file: Path, label_file: Path) -> Part:
-        """(images (n, 1, H, W) uint8, labels (n,) int64) of one official part."""
+        """Read (images (n, 1, H, W) uint8, labels (n,) int64) of one official part."""
         images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
         self.size = self.size or images.shape[1:]
         if images.shape[1:] != self.size:

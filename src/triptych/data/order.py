@@ -26,7 +26,7 @@ class TrainOrder:
         self._latest: tuple[int, Tensor] | None = None
 
     def permutation(self, epoch: int) -> Tensor:
-        """Order of the items in one epoch, (n,) int64."""
+        """Return the order of the items in one epoch, (n,) int64."""
         latest = self._latest  # read once: other threads may replace it
         if latest is None or latest[0] != epoch:
             latest = epoch, torch.randperm(self.n, generator=seeded(self.seed, Stream.ORDER, epoch))
@@ -34,7 +34,7 @@ class TrainOrder:
         return latest[1]
 
     def indices(self, step: int) -> Tensor:
-        """Items of the global batch of `step` (counted from 0), (batch_size,) int64."""
+        """Return the items of the global batch of `step` (counted from 0), (batch_size,) int64."""
         start = step * self.batch_size
         stop = start + self.batch_size
         epochs = range(start // self.n, (stop - 1) // self.n + 1)

@@ -52,7 +52,7 @@ COMBINATIONS: list[Combination] = list(product(*(range(len(values)) for values i
 
 
 def attributes(label: Tensor) -> Tensor:
-    """Labels (n,) as attributes (n, 4), in the order of ``ATTRIBUTES``."""
+    """Convert labels (n,) to attributes (n, 4), in the order of ``ATTRIBUTES``."""
     return torch.tensor(COMBINATIONS)[label]
 
 
@@ -76,7 +76,7 @@ def caption(what: Combination, phrase: int, place: int, article: bool) -> str:
 
 @cache
 def mask(shape: str, width: int) -> np.ndarray:
-    """(width, width) bool, in whole numbers: pixel i is centred at 2 i + 1 - width, of -width .. width."""
+    """Return a shape as (width, width) bool; pixel i is centred at 2 i + 1 - width, of -width .. width."""
     u = 2 * np.arange(width)[None] + 1 - width
     v = u.T
     if shape == "square":
@@ -87,7 +87,7 @@ def mask(shape: str, width: int) -> np.ndarray:
 
 
 def draw_picture(what: Combination, random: np.random.RandomState) -> np.ndarray:
-    """One picture, (3, 16, 16) uint8: shapes of one width, one below the other, in one half.
+    """Draw a picture, (3, 16, 16) uint8: shapes of one width, one below the other, in one half.
 
     The width, the free rows between shapes, each one's column and shade and the background are by chance.
     """
@@ -113,16 +113,17 @@ def _free_rows(n: int, width: int) -> int:
 
 
 def count_pictures(count: int, width: int) -> int:
-    """How many there are of one shape, colour and side, of ``count`` + 1 shapes of ``width`` pixels."""
+    """Count the pictures of one shape, colour and side with ``count`` + 1 shapes of ``width`` pixels."""
     n = count + 1
     free = _free_rows(n, width)
     return len(GROUNDS) * math.comb(free + n, n) * ((SIDE // 2 - width + 1) * len(SHADES)) ** n
 
 
 def entropy(combinations: list[Combination]) -> float:
-    """Of a picture of uniformly drawn ``combinations``, nats: of these, of the width, of the rest.
+    """Compute the entropy of a picture of uniformly drawn ``combinations``, nats.
 
-    A picture says all that it was drawn from, so that nothing is counted twice.
+    That is the sum of those of the combination, the width and the rest: a picture shows all that it was drawn
+    from, so that nothing is counted twice.
     """
     rest = 0.0
     for what in combinations:
@@ -132,7 +133,7 @@ def entropy(combinations: list[Combination]) -> float:
 
 
 def caption_information(combinations: list[Combination]) -> float:
-    """I(picture; caption), nats: the entropy of what captions say of uniformly drawn ``combinations``.
+    """Compute I(picture; caption), nats: the entropy of what captions say of uniform ``combinations``.
 
     A picture has all attributes, so a caption's own choices, its phrasing and whether it names the side, are
     all that it has beyond them. Of ``PLACES``, each as likely, one leaves the side open.
@@ -158,7 +159,7 @@ def unseen(number: int, data_seed: int) -> list[tuple[int, int, int]]:
 
 
 def halved(values: Tensor) -> Tensor:
-    """Levels (n, C, H, W) as the nearest levels of the means of 2 x 2 pixels, (n, C, H/2, W/2) uint8."""
+    """Halve levels (n, C, H, W): the nearest levels of the means of 2 x 2 pixels, (n, C, H/2, W/2) uint8."""
     n, c, h, w = values.shape
     sums = values.long().view(n, c, h // 2, 2, w // 2, 2).sum((3, 5))
     return ((sums + 2) // 4).to(torch.uint8)

@@ -57,7 +57,7 @@ TO = {"train": "train on", "val": "validate on", "test": "test on"}
 
 
 def folder_path(root: FilePath | None) -> Path:
-    """``root`` as a path; DataError if it is not set."""
+    """Return ``root`` as a path; DataError if it is not set."""
     if root is None or not str(root).strip():
         must = "must be the folder that has the data, as in data.root=/path/to/it"
         raise DataError(f"data.root={'null' if root is None else repr(root)}: {must}")
@@ -87,7 +87,7 @@ class Layout:
 
 
 def list_files(root: Path) -> tuple[list[Path], list[Path]]:
-    """(images, other files) under ``root``, relative to it and sorted; hidden and foreign ones are left out.
+    """List (images, other files) under ``root``, relative to it and sorted, without hidden and foreign ones.
 
     Raises:
         DataError: a folder cannot be read.
@@ -109,7 +109,7 @@ def list_files(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _above(folder: Path) -> bool:
-    """Whether ``folder`` is a link to one that it lies in: its images would be there again and again."""
+    """Return whether ``folder`` is a link to one that it lies in: its images would appear again and again."""
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
@@ -140,7 +140,7 @@ def read_layout(root: Path) -> Layout:
 
 
 def _check_splits(files: list[Path], tops: list[str], named: dict[str, str], key: str) -> None:
-    """DataError unless all images lie in folders of splits, one each, with train among them."""
+    """Raise DataError unless all images lie in folders of splits, one each, with train among them."""
     beside = [f"{top}/" for top in tops if top not in named]
     beside += [str(file) for file in files if len(file.parts) == 1]
     first = next(iter(named))
@@ -157,7 +157,7 @@ def _check_splits(files: list[Path], tops: list[str], named: dict[str, str], key
 
 
 def _classes(files: list[Path], depth: int, key: str) -> list[str]:
-    """Sorted names of folders at ``depth``, if there are two or more; DataError if images lie beside them."""
+    """List sorted folders at ``depth``, [] for fewer than two; DataError if images lie beside them."""
     names = {file.parts[depth] for file in files if len(file.parts) > depth + 1}
     loose = [file for file in files if len(file.parts) == depth + 1]
     if names and loose:
@@ -184,7 +184,7 @@ def _some(names: Sequence[str], most: int = 10) -> str:
 
 
 def place(file: Path, data_seed: int) -> float:
-    """Where an image stands in [0, 1): a hash of its path under the root, whatever other images there are."""
+    """Hash an image's path under the root to [0, 1), whatever other images there are."""
     # NFC: some file systems hand é back as e with an accent of its own
     name = unicodedata.normalize("NFC", file.as_posix())
     digest = hashlib.blake2b(f"{data_seed}/{name}".encode("utf-8", "surrogateescape"), digest_size=8)
@@ -250,7 +250,7 @@ def held_out(layout: Layout, parts: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def check_fractions(val: float, test: float) -> None:
-    """DataError unless something is left to train on."""
+    """Raise DataError unless something is left to train on."""
     if val + test >= 1:
         raise DataError(
             f"data.val_fraction={val} and data.test_fraction={test}: leave none to train on;"
@@ -262,7 +262,7 @@ def check_fractions(val: float, test: float) -> None:
 
 
 def idx_folders(root: Path, official: str) -> list[Path]:
-    """Where idx files are looked for; own folders first, as ``root`` may be shared with other sets."""
+    """List the folders to search for idx files; own ones first, as ``root`` may be shared with other sets."""
     inside = (f"{official}/raw", official, *PLACES[official], ".") if official else (".", "raw")
     # An absolute path stands for itself; the user's own places come before it.
     return sorted((root / place for place in inside), key=lambda f: not f.is_relative_to(root))
@@ -307,7 +307,7 @@ def caption_file(image: Path) -> Path:
 
 
 def missing_cifar(root: Path) -> DataError:
-    """For a root without CIFAR-10's files, or with damaged ones."""
+    """Return the error for a root without CIFAR-10's files, or with damaged ones."""
     return DataError(
         f"data.root={str(root)!r}: CIFAR-10 is missing or damaged there; needs the files"
         " cifar-10-batches-py/{data_batch_1 .. data_batch_5, test_batch, batches.meta};"
@@ -319,7 +319,7 @@ def missing_cifar(root: Path) -> DataError:
 
 
 def check_batch(batch_size: int, items: int) -> None:
-    """DataError for a batch larger than the training split of ``items``; up to ``REPEATS`` are fine.
+    """Raise DataError for a batch larger than the training split of ``items``; up to ``REPEATS`` are fine.
 
     Batches run across epochs, so a batch may hold an item twice; Lightning's loader would cut it short.
     """
@@ -331,20 +331,20 @@ def check_batch(batch_size: int, items: int) -> None:
 
 
 def check_val_size(val_size: int, items: int) -> None:
-    """DataError unless something is left of ``items`` to train on."""
+    """Raise DataError unless something is left of ``items`` to train on."""
     if not 0 <= val_size < items:
         raise DataError(f"data.val_size={val_size}: {items} items in train; needs 0 to {items - 1}")
 
 
 def check_pixels(size: int) -> None:
-    """DataError for images of ``size`` x ``size`` beyond TRIPTYCH_MAX_PIXELS."""
+    """Raise DataError for images of ``size`` x ``size`` beyond TRIPTYCH_MAX_PIXELS."""
     pixels = size * size
     if pixels > (most := limit("TRIPTYCH_MAX_PIXELS")):
         raise DataError(f"data.size={size}: {pixels} pixels an image, more than {most}; needs a smaller one")
 
 
 def check_memory(key: str, items: int, numbers: int, width: int = 4) -> None:
-    """DataError if ``items`` of so many numbers, of ``width`` bytes, are more than this machine's memory."""
+    """Raise DataError if ``items`` of so many numbers, of ``width`` bytes, exceed this machine's memory."""
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):  # a system that does not say

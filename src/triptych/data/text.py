@@ -26,7 +26,7 @@ WORD = re.compile(r"[\w'-]+")
 
 
 def words(text: str) -> list[str]:
-    """Its words in lower case, without punctuation."""
+    """Return a text's words in lower case, without punctuation."""
     return [word for match in WORD.findall(text.lower()) if (word := match.strip("'-_"))]
 
 
@@ -44,18 +44,18 @@ class TextEncoder:
     stored = False  # whether tokens are worth keeping on disk
 
     def learn(self, texts: Iterable[str]) -> None:
-        """Told all captions of the data before the first is encoded; for a vocabulary that is theirs."""
+        """Learn a vocabulary from all captions of the data, before the first is encoded; by default none."""
 
     def pieces(self, text: str) -> list[int] | list[str]:
         """Return what a text is cut into, one piece a token; DataError for what cannot be encoded."""
         raise NotImplementedError
 
     def embed(self, pieces: list[Any]) -> tuple[Tensor, Tensor]:
-        """(tokens, mask) of texts, of which each has from 1 to ``length`` pieces."""
+        """Return (tokens, mask) of texts, of which each has from 1 to ``length`` pieces."""
         raise NotImplementedError
 
     def encode(self, texts: Sequence[str], what: str = "prompt") -> tuple[Tensor, Tensor]:
-        """(tokens (n, length, width), mask (n, length)); tokens are 0 where there are none.
+        """Encode texts as (tokens (n, length, width), mask (n, length)); tokens are 0 where there are none.
 
         Args:
             what: the texts are, for the message.
@@ -77,7 +77,7 @@ class TextEncoder:
         return self.embed(pieces)
 
     def table(self, texts: Sequence[str], what: str) -> tuple[Tensor, Tensor]:
-        """As ``encode``; from the cache on disk, keyed by the encoder's name and the texts, if it is there.
+        """Encode texts, from the cache on disk if it is there, keyed by the encoder's name and the texts.
 
         Raises:
             StorageError: the cache cannot be written.
@@ -168,7 +168,7 @@ class Pretrained(TextEncoder):
         self._loaded: tuple[Any, ...] | None = None
 
     def _model(self) -> tuple[Any, ...]:
-        """(tokenizer, model), imported when the first text has to be encoded."""
+        """Return (tokenizer, model), imported when the first text has to be encoded."""
         if self._loaded is None:
             try:
                 from transformers import AutoModel, AutoTokenizer, logging

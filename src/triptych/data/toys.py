@@ -17,7 +17,7 @@ NOISE = 0.05  # deviation of the moons and of the roll, on the scale of the data
 
 
 def two_moons(n: int, generator: Generator) -> Drawn:
-    """Two interlocking half circles of radius 1, centred; the label is the moon."""
+    """Draw two interlocking half circles of radius 1, centred; the label is the moon."""
     moon = torch.randint(2, (n,), generator=generator)
     angle = math.pi * torch.rand(n, generator=generator)
     sign = 1 - 2 * moon  # the second moon is the first, turned by half a turn about the origin
@@ -33,7 +33,7 @@ def swiss_roll(n: int, generator: Generator) -> Drawn:
 
 
 def checkerboard(n: int, generator: Generator) -> Drawn:
-    """Uniform on the eight squares of a 4 x 4 board over [-2, 2]^2 whose column + row is even."""
+    """Draw uniformly from the eight squares of a 4 x 4 board over [-2, 2]^2 whose column + row is even."""
     column, half = torch.randint(4, (n,), generator=generator), torch.randint(2, (n,), generator=generator)
     corner = torch.stack([column, 2 * half + column % 2], 1) - 2
     return corner + torch.rand(n, 2, generator=generator), None

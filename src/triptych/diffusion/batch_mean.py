@@ -6,7 +6,7 @@ from torch import distributed as dist
 
 
 def batch_mean(value: Tensor) -> Tensor:
-    """Mean of ``value`` (B / W,) over the W processes' items, (), the same on each; no gradient.
+    """Return the mean of ``value`` (B / W,) over the W processes' items, (), the same on each; no gradient.
 
     Where a loss depends on its batch's mean, this is what makes it that of one process.
     """
@@ -19,7 +19,7 @@ def batch_mean(value: Tensor) -> Tensor:
 
 
 def whole_batch(value: Tensor) -> Tensor:
-    """``value`` (B / W, ...) of all W processes, in their order, (B, ...), the same on each; no gradient."""
+    """Gather ``value`` (B / W, ...) of all W processes, in order, (B, ...), the same on each; no gradient."""
     value = value.detach()
     if not (dist.is_available() and dist.is_initialized()):
         return value

@@ -85,7 +85,7 @@ class Betas(Linear):
         return _snapped((upper - 1 + (wanted - low) / (high - low)).clamp(0, self.last)).to(gamma.dtype)
 
     def stops(self, steps: int) -> Tensor:
-        """T - 1, T - 1 - T / steps, ... as times: diffusers' timesteps of ``timestep_spacing="trailing"``."""
+        """Return T - 1, T - 1 - T / steps, ... as times: diffusers' ``timestep_spacing="trailing"``."""
         return torch.linspace(1.0, max((self.last + 1) / steps - 1, 0.0) / self.last, steps)
 
     def _between(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -74,7 +74,7 @@ class Bound:
     def __call__(
         self, denoiser: AnyDenoiser, x: Tensor, draw: Draw, condition: Condition | None = None
     ) -> BoundTerms:
-        """One unbiased draw of the bound at x (B, *event), condition of B items or None."""
+        """Draw the bound once, unbiased, at x (B, *event), condition of B items or None."""
         # 1. prior: what is left of x at t = 1; 2. reconstruction: what is lost of x at t = 0
         prior, reconstruction = self.ends(denoiser, x, draw.eps_0, condition)
         # 3. diffusion: all that lies between
@@ -84,14 +84,14 @@ class Bound:
     def ends(
         self, denoiser: AnyDenoiser, x: Tensor, eps_0: Tensor, condition: Condition | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Prior and reconstruction term, (B,) nats: where the schedule begins and where it stops."""
+        """Return prior and reconstruction term, (B,) nats: where the schedule begins and where it stops."""
         low, high = self.schedule.ends(x.device)
         return denoiser.process.prior_kl(x, high), self.decoder.draw(denoiser, x, eps_0, low, condition)
 
     def diffusion(
         self, denoiser: AnyDenoiser, x: Tensor, t: Tensor, eps: Tensor, condition: Condition | None = None
     ) -> DiffusionTerm:
-        r"""One draw of the diffusion term.
+        r"""Draw the diffusion term once.
 
         Continuous (VDM eq. 17): 1/2 gamma'(t) |eps - eps_hat|^2. T steps (VDM eq. 13, tutorial eq. 99): the
         KL of one step chosen uniformly, times T; between two Gaussians of the posterior's variance it is
@@ -115,7 +115,7 @@ class Bound:
         return DiffusionTerm(nats, gamma, squared)
 
     def rate(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """gamma, and the factor that makes nats of a squared error there (beta tilde's), (B,) each."""
+        """Return gamma, and the factor from a squared error there to nats (beta tilde's), (B,) each."""
         if self.steps is None:
             return self.schedule.gamma(t), 0.5 * self.schedule.dgamma(t)
         gamma, lower = step_of(self.schedule, t, self.steps)

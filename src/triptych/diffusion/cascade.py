@@ -64,7 +64,7 @@ class CascadeSampler:
         dtype: torch.dtype = torch.float32,
         progress: Progress = iter,
     ) -> dict[str, Tensor]:
-        """name -> n samples (n, *shape) of each stage, the last one's last; condition of n items or None."""
+        """Sample each stage: {name: (n, *shape)}, the last one's last; condition of n items or None."""
         drawn: dict[str, Tensor] = {}
         for stage in self.stages:
             parts: dict[str, Any] = {} if condition is None else condition.parts

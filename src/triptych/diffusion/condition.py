@@ -79,13 +79,13 @@ class Part:
         return Part(*(None if t is None else change(t) for t in (self.value, self.present, self.mask)))  # type: ignore[arg-type]
 
     def presence(self) -> Tensor:
-        """``present`` as a tensor, (B,) bool."""
+        """Return ``present`` as a tensor, (B,) bool."""
         if self.present is not None:
             return self.present
         return torch.ones(len(self.value), dtype=torch.bool, device=self.value.device)
 
     def tokens(self) -> Tensor:
-        """``mask`` as a tensor, (B, length) bool."""
+        """Return ``mask`` as a tensor, (B, length) bool."""
         return self.value.new_ones(self.value.shape[:2], dtype=torch.bool) if self.mask is None else self.mask
 
 
@@ -141,23 +141,23 @@ class Condition:
         return Condition(**{name: part.map(change) for name, part in self.parts.items()})
 
     def to(self, *where: Any, **more: Any) -> Condition:
-        """On another device."""
+        """Return a copy on another device."""
         return self.map(lambda t: t.to(*where, **more))
 
     def pin_memory(self) -> Condition:
-        """In page-locked memory, for faster copies to a GPU."""
+        """Return a copy in page-locked memory, for faster copies to a GPU."""
         return self.map(lambda t: t.pin_memory())
 
     def split(self, size: int) -> list[Condition]:
-        """Pieces of ``size`` items, in order; the last may be smaller."""
+        """Split into pieces of ``size`` items, in order; the last may be smaller."""
         return [self[slice(start, start + size)] for start in range(0, len(self), size)]
 
     def together(self, other: Condition | None) -> Condition:
-        """With the parts of another condition of the same items, which win where both have one."""
+        """Merge with another condition of the same items, whose parts win where both have one."""
         return self if other is None else Condition(**{**self.parts, **other.parts})
 
     def without(self, *names: str) -> Condition | None:
-        """Without the parts of those names, for all items."""
+        """Return the condition without the parts of those names; None if no part is left."""
         return Condition.of(**{name: part for name, part in self.parts.items() if name not in names})
 
     def only(self, *names: str) -> Condition | None:
@@ -165,7 +165,7 @@ class Condition:
         return Condition.of(**{name: part for name, part in self.parts.items() if name in names})
 
     def drop(self, gone: Mapping[str, Tensor]) -> Condition:
-        """With parts absent where ``gone`` (name -> (B,) bool) says so, and where they are absent already."""
+        """Return a copy with parts absent where ``gone`` (name -> (B,) bool) says so, or absent already."""
         parts = dict(self.parts)
         for name, dropped in gone.items():
             part = parts[name]
@@ -201,7 +201,7 @@ def dropout(
     rank: int = 0,
     world: int = 1,
 ) -> Condition:
-    """``condition`` with parts absent at random, so that one network learns p(x | y) and p(x).
+    """Drop parts of ``condition`` at random, so that one network learns p(x | y) and p(x).
 
     Ho & Salimans 2022, alg. 1. A number drops all parts of an item together with that probability, a mapping
     from names to numbers each part on its own. Which ones follows from (seed, step) and the place in the

@@ -77,7 +77,7 @@ class Control:
         self.b = torch.linalg.solve(square + _roughness(square.diagonal()), a.T @ b).reshape(NODES, -1)
 
     def times(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Uniform u (B,) in [0, 1) to (t, w = 1 / density at t), (B,) each, double."""
+        """Map uniform u (B,) in [0, 1) to (t, w = 1 / density at t), (B,) each, double."""
         t, density = self.density(u)
         return t, 1 / density
 
@@ -88,11 +88,11 @@ class Control:
         return (nats.double() - control) * weight.to(x.device)
 
     def trend(self, t: Tensor, weight: Tensor) -> Tensor:
-        """w m(t): what of an estimate is due to its time alone, (B,) double on the CPU."""
+        """Return w m(t): what of an estimate is due to its time alone, (B,) double on the CPU."""
         return (_hats(t).T @ self.b[:, 0]) * weight
 
     def _centred(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """g - E g, (F, B) double."""
+        """Return g - E g, (F, B) double."""
         gamma, factor = self.bound.rate(t.float().to(x.device))
         errors = self.reference.errors(x, gamma, eps)
         return factor.double() * (errors.value - errors.mean)
@@ -117,7 +117,7 @@ class Control:
 
 
 def _roughness(weight: Tensor) -> Tensor:
-    """Penalty on the differences of each b between neighbouring nodes, from the weights of all columns.
+    """Return a penalty on the differences of each b between neighbouring nodes, from all columns' weights.
 
     A rare but large error may not occur among the draws that b is fitted to: there b is its neighbour's.
     """
@@ -137,7 +137,7 @@ def _hats(t: Tensor) -> Tensor:
 def controlled_variance(
     totals: Tensor, controls: Sequence[Control | None], index: Tensor, seed: int
 ) -> Tensor:
-    """Variance of each item's mean over draws (R, B) of a bound or a sum of them; NaN without control."""
+    """Estimate the variance of each item's mean over draws (R, B) of a bound, or sum; NaN without control."""
     repeats = len(totals)
     if repeats < 2 or None in controls:
         return torch.full_like(totals[0], torch.nan)
@@ -147,7 +147,7 @@ def controlled_variance(
 
 
 def lattice_variance(value: Tensor, u: Tensor) -> Tensor:
-    r"""Variance of each item's mean over draws at evenly spaced u, from values (R, B) without trend; (B,).
+    r"""Estimate the variance (B,) of each item's mean over draws (R, B), without trend, at evenly spaced u.
 
     Evenly spaced draws are not independent: their spread holds the change of f over t, which their mean does
     not feel. Neighbours differ in noise alone where the trend is gone, so with draws sorted by u

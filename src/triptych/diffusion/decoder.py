@@ -33,13 +33,13 @@ class Decoder(Named):
     def nats(
         self, denoiser: AnyDenoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
     ) -> Tensor:
-        """-log p(x | z) for x, z (B, *event), gamma (B,) or ()."""
+        """Return -log p(x | z), nats (B,), for x, z (B, *event), gamma (B,) or ()."""
         raise NotImplementedError
 
     def draw(
         self, denoiser: AnyDenoiser, x: Tensor, eps: Tensor, gamma: Tensor, condition: Condition | None = None
     ) -> Tensor:
-        """-log p(x | z) at z = alpha x + sigma eps."""
+        """Return -log p(x | z), nats (B,), at z = alpha x + sigma eps."""
         return self.nats(denoiser, x, denoiser.process.diffuse(x, gamma, eps), gamma, condition)
 
 

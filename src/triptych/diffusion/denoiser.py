@@ -38,7 +38,7 @@ class Output(nn.Module):
         self.space = space_of(space)
 
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        """raw (B, *event) -> Prediction at z (B, *event)."""
+        """Convert the network's raw output (B, *event) to a Prediction at z (B, *event)."""
         guess = Prediction(self.space, raw, z, alpha, sigma)
         if self.clip is None:
             return guess
@@ -121,7 +121,7 @@ class LevelOutput(nn.Module):
         self.register_buffer("centres", level_centres(levels), persistent=False)
 
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        """raw (B, K, *event) logits -> Prediction at z (B, *event)."""
+        """Convert the network's raw logits (B, K, *event) to a Prediction at z (B, *event)."""
         centres = self.centres.view(-1, *(1,) * (z.ndim - 1))
         if alpha.ndim:
             alpha_k, sigma_k = alpha.unsqueeze(1), sigma.unsqueeze(1)
@@ -163,7 +163,7 @@ class Denoiser(nn.Module):
 
     @staticmethod
     def outputs(output: nn.Module, variance: ReverseVariance) -> int:
-        """Numbers per dimension of z that are read of the network."""
+        """Return how many numbers per dimension of z are read from the network."""
         return int(variance.around(output).per_dim)  # type: ignore[arg-type]
 
     @property
@@ -172,7 +172,7 @@ class Denoiser(nn.Module):
         return bool({*getattr(self.network, "conditions", {})} - {AUGMENTATION})
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
-        """z (B, *event), gamma (B,) or (), condition of B items or None."""
+        """Predict x0 and noise at z (B, *event), gamma (B,) or (), condition of B items or None."""
         alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
         raw = self.network(z, gamma.expand(z.shape[0]), condition)
         # under autocast only the network runs in low precision: its output returns to z's

@@ -22,7 +22,7 @@ def distilled(
     steps: int,
     condition: Condition | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""(x, epsilon), (B, *event) each, which the student has to guess at z to make two DDIM steps in one.
+    r"""Return (x, epsilon), (B, *event) each, that the student must guess at z: two DDIM steps made one.
 
     With t' = t - 1 / 2T and t'' = t - 1 / T, and the teacher's steps from z over z' to z'',
 

@@ -68,12 +68,12 @@ def mix(*numbers: int) -> int:
 
 
 def seeded(*numbers: int) -> torch.Generator:
-    """Random numbers on the CPU that follow from ``mix(*numbers)``."""
+    """Return a generator of random numbers on the CPU that follow from ``mix(*numbers)``."""
     return torch.Generator().manual_seed(mix(*numbers))
 
 
 def stratified_times(batch: int, generator: torch.Generator) -> Tensor:
-    """t = (u + i / B) mod 1 with one u, permuted so that neighbours in the data meet any t (VDM I.1)."""
+    """Draw t = (u + i / B) mod 1 with one u, permuted: neighbours in the data meet any t (VDM I.1)."""
     u = torch.rand((), generator=generator)
     times = (u + torch.arange(batch) / batch) % 1
     return times[torch.randperm(batch, generator=generator)]
@@ -88,7 +88,7 @@ def training_draw(
     world: int = 1,
     stratified: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """(t, eps) of one process's slice of a step's global batch: (B / W,), (B / W, *shape), on the CPU.
+    """Draw (t, eps) of one process's slice of a step's global batch: (B / W,), (B / W, *shape), on the CPU.
 
     The noise is the same whether times are ``stratified`` or drawn each on its own.
     """
@@ -102,7 +102,7 @@ def training_draw(
 
 
 def evaluation_times(index: Tensor, seed: int, repeat: int, repeats: int) -> Tensor:
-    """t = (golden * index + u(seed) + repeat / repeats) mod 1, (B,) double, on the CPU.
+    """Return t = (golden * index + u(seed) + repeat / repeats) mod 1, (B,) double, on the CPU.
 
     Each item's draws are spread evenly over [0, 1), and so are the items among themselves, whatever batches
     they come in; each is uniform over seeds.
@@ -124,13 +124,13 @@ def evaluation_draw(shape: Sequence[int], index: Tensor, seed: int, repeat: int,
 
 
 def plain_noise(generator: torch.Generator | None = None) -> Noise:
-    """One stream for all items, drawn where the generator is."""
+    """Return noise of one stream for all items, drawn on the generator's device."""
     device = None if generator is None else generator.device
     return lambda shape: torch.randn(tuple(shape), generator=generator, device=device)
 
 
 def training_noise(seed: int, step: int, rank: int = 0, world: int = 1) -> Noise:
-    """Of one process's slice of the global batch at one step, from (seed, step)."""
+    """Return noise for one process's slice of the global batch at one step, from (seed, step)."""
     generator = seeded(seed, Stream.LATENT_TRAINING, step)
 
     def draw(shape: Sequence[int]) -> Tensor:
@@ -141,7 +141,7 @@ def training_noise(seed: int, step: int, rank: int = 0, world: int = 1) -> Noise
 
 
 def evaluation_noise(index: Tensor, seed: int, repeat: int) -> Noise:
-    """For the items ``index`` (B,), each from (seed, its index, the repeat), whatever batch it comes in."""
+    """Return noise for items ``index`` (B,), each from (seed, its index, the repeat) whatever its batch."""
     generators = [seeded(seed, Stream.LATENT_EVALUATION, repeat, i) for i in index.tolist()]
 
     def draw(shape: Sequence[int]) -> Tensor:

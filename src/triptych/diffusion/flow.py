@@ -32,7 +32,7 @@ class Flow:
         self.evaluations = 0
 
     def log_prob(self, u: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-        """log p(u) (B,) float64 at gamma ``low`` for u (B, *event), and its standard error by probes."""
+        """Return log p(u) (B,) float64 at gamma ``low`` for u (B, *event), with standard error by probes."""
         gamma = torch.tensor([low, high], dtype=torch.float64, device=u.device)
         d = u[0].numel()
         columns = 1 if self.probes is None else len(self.probes)
@@ -62,7 +62,7 @@ class Flow:
         return prior + traces.mean(1), stderr
 
     def drift(self, u: Tensor, gamma: Tensor) -> Tensor:
-        """du / dgamma at u (B, *event) and gamma ()."""
+        """Return du / dgamma at u (B, *event) and gamma ()."""
         alpha, sigma = self.denoiser.process.alpha_sigma(gamma)
         z = torch.hypot(alpha, sigma) * u
         guess = self.denoiser(z.to(self.dtype), gamma.to(self.dtype), self.condition)
@@ -70,7 +70,7 @@ class Flow:
         return 0.5 * s * (guess.epsilon.to(u.dtype) - s * u)
 
     def _rate(self, gamma: Tensor, u: Tensor) -> Tensor:
-        """[du / dgamma, its divergence per dimension for each probe], (B, d + P)."""
+        """Return [du / dgamma, its divergence per dimension for each probe], (B, d + P)."""
         self.evaluations += 1
         with torch.enable_grad():
             u = u.detach().requires_grad_()
@@ -79,7 +79,7 @@ class Flow:
         return torch.cat([drift.detach().flatten(1), traces.T / u[0].numel()], 1)
 
     def _traces(self, u: Tensor, drift: Tensor) -> Tensor:
-        """v^T J v for each probe (P, B), or the trace of J (1, B)."""
+        """Return v^T J v for each probe (P, B), or the trace of J (1, B)."""
         # one by one: batched through vmap, networks in channels-last layout and custom kernels fail
         if self.probes is None:
             total = torch.zeros(len(u), dtype=u.dtype, device=u.device)

@@ -30,7 +30,7 @@ def excess_gap(
     draw: Draw,
     weight: Tensor | float = 1.0,
 ) -> Tensor:
-    """One draw of the gap at x (B, d), nats (B,): continuous time, the density decoder, no condition.
+    """Draw the gap once at x (B, d), nats (B,): continuous time, the density decoder, no condition.
 
     ``weight``: 1 / density of draw.t, (B,), where that is not uniform.
     """

@@ -64,7 +64,7 @@ class ClassifierFree(Wrapper):
         self.scale, self.interval, self.rescale, self.parts = float(scale), interval, rescale, parts
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
-        """z (B, *event), gamma (B,) or (), a condition of B items; without one the guess is unconditional."""
+        """Predict, guided, at z (B, *event), gamma (B,) or (); without a condition, unconditionally."""
         if condition is None or self.scale == 1:
             return self.denoiser(z, gamma, condition)
         if self.interval is None:
@@ -103,7 +103,7 @@ class Classifier(Wrapper):
         self.classifier, self.scale, self.conditional = classifier, float(scale), True
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
-        """z (B, *event), gamma (B,) or (); without a condition, of labels, the denoiser's own guess."""
+        """Predict, guided, at z (B, *event), gamma (B,) or (); without a condition, of labels, unguided."""
         guess = self.denoiser(z, gamma, None)
         if condition is None or self.scale == 0:
             return guess
@@ -111,7 +111,7 @@ class Classifier(Wrapper):
         return of_same_width(guess, Prediction("score", score, z, guess.alpha, guess.sigma))
 
     def gradient(self, z: Tensor, gamma: Tensor, condition: Condition) -> Tensor:
-        """grad_z log p(y | z), (B, *event); 0 for an item without a label."""
+        """Return grad_z log p(y | z), (B, *event); 0 for an item without a label."""
         label, present = condition.label, condition.parts["label"].present
         with torch.enable_grad():
             z = z.detach().requires_grad_()

@@ -53,7 +53,7 @@ class Hierarchy:
         self.reconstruction, self.prior = reconstruction, prior
 
     def path(self, x: Tensor, noise: Noise) -> list[Tensor]:
-        """One draw of z_1 ... z_L given x (B, *event), gradients flowing through."""
+        """Draw z_1 ... z_L once given x (B, *event), gradients flowing through."""
         path, z = [], x
         for encode in self.encoders:
             q = encode(z)
@@ -62,7 +62,7 @@ class Hierarchy:
         return path
 
     def ratios(self, x: Tensor, path: Sequence[Tensor], analytic_top: bool = True) -> list[Tensor]:
-        """log q(z_l | z_{l-1}) / p(z_l | z_{l+1}), nats (B,) a level; the last a KL if ``analytic_top``."""
+        """Return log q(z_l | z_{l-1}) / p(z_l | z_{l+1}), nats (B,) a level; last: KL if ``analytic_top``."""
         ratios = []
         for level, (z, below) in enumerate(zip(path, (x, *path), strict=False)):
             q = self.encoders[level](below)
@@ -74,18 +74,18 @@ class Hierarchy:
         return ratios
 
     def bound(self, x: Tensor, path: Sequence[Tensor]) -> BoundTerms:
-        """One unbiased draw of the bound at x, from one path: the top level's term is the prior's."""
+        """Draw the bound once at x, unbiased, from one path: the top level's term is the prior's."""
         *inner, top = self.ratios(x, path)
         return BoundTerms(
             top, self.reconstruction(x, path[0]), torch.stack(inner).sum(0) if inner else top * 0
         )
 
     def log_weight(self, x: Tensor, path: Sequence[Tensor]) -> Tensor:
-        """log p(x, z) / q(z | x) of one path, nats (B,): what importance-weighted bounds average."""
+        """Return log p(x, z) / q(z | x) of one path, nats (B,), which importance-weighted bounds average."""
         return -self.reconstruction(x, path[0]) - torch.stack(self.ratios(x, path, analytic_top=False)).sum(0)
 
     def sample(self, top: Tensor, noise: Noise) -> Tensor:
-        """z_1 by ancestral sampling from z_L = ``top`` (B, *event)."""
+        """Draw z_1 by ancestral sampling from z_L = ``top`` (B, *event)."""
         z = top
         for decode in reversed(self.decoders):
             p = decode(z)
@@ -94,5 +94,5 @@ class Hierarchy:
 
 
 def importance_weighted(log_weights: Tensor) -> Tensor:
-    """-log 1/K sum_k w_k (Burda et al. 2016): a bound (B,) from K log-weights (K, B), tighter with K."""
+    """Return -log 1/K sum_k w_k (Burda et al. 2016), a bound (B,) of log-weights (K, B), tighter with K."""
     return -(torch.logsumexp(log_weights, 0) - torch.log(torch.tensor(float(len(log_weights)))))

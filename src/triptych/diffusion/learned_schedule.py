@@ -60,11 +60,11 @@ class LearnedEndpoints(Schedule):
         return self.low + self.width * self.interior(self._here(t))[0]
 
     def dgamma(self, t: Tensor) -> Tensor:
-        """d gamma / d t, by formula, any shape, on the parameters' device."""
+        """Return d gamma / d t, by formula, any shape, on the parameters' device."""
         return self.width * self.interior(self._here(t))[1]
 
     def interior(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """s(t) from s(0) = 0 to s(1) = 1 and its slope, any shape."""
+        """Return s(t), from s(0) = 0 to s(1) = 1, and its slope, any shape."""
         return t, torch.ones_like(t)
 
     @torch.no_grad()
@@ -113,7 +113,7 @@ class Monotone(LearnedEndpoints):
         self._scale: _Scale | None = None
 
     def interior(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """s(t) and its slope, any shape."""
+        """Return s(t) and its slope, any shape."""
         ends, _ = self._network(torch.tensor([0.0, 1.0], dtype=t.dtype, device=t.device))
         rise = ends[1] - ends[0]
         h, slope = self._network(t)
@@ -123,14 +123,14 @@ class Monotone(LearnedEndpoints):
         return s, ds
 
     def _network(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """h(t) and h'(t)."""
+        """Return h(t) and h'(t)."""
         weight, rate = self.log_weight.exp(), self.log_rate.exp()
         bump = torch.sigmoid(rate * t.unsqueeze(-1) - self.shift)
         return t + (weight * bump).sum(-1), 1 + (weight * rate * bump * (1 - bump)).sum(-1)
 
     @contextmanager
     def variance_descent(self) -> Iterator[Callable[[Tensor], None]]:
-        r"""Within, the interior's gradient will be that of E[L^2] / E[L] in place of E[L] (VDM app. I.2).
+        r"""Switch, within it, the interior's gradient from E[L] to E[L^2] / E[L] (VDM app. I.2).
 
         Per sample d L_i^2 = 2 L_i d L_i, so what flows back into s(t_i) and s'(t_i) is multiplied by
         2 L_i / mean L, the mean that of all processes' items; all else (network, endpoints) keeps its own
@@ -149,7 +149,7 @@ class _Scale:
     value: Tensor | None = None
 
     def tell(self, nats: Tensor) -> None:
-        """Per-sample losses (B,), in the order of the times they were taken at."""
+        """Take per-sample losses (B,), in the order of the times they were taken at."""
         nats = nats.detach()
         self.value = 2 * nats / batch_mean(nats)
 

@@ -91,7 +91,7 @@ class Likelihood:
         index: Tensor | None = None,
         condition: Condition | None = None,
     ) -> Nats:
-        """x (B, *event); index (B,) places in the data set, by default 0, 1, ...; condition of B items.
+        """Return nats at x (B, *event); index (B,): data set places, default 0, 1, ...; condition of B items.
 
         Raises:
             ValueError: the denoiser is guided, clipped or otherwise changed: its flow has no density of
@@ -131,7 +131,7 @@ class Likelihood:
         return torch.stack(rows).to(x.device)
 
     def _probes(self, x: Tensor, index: Tensor) -> Tensor | None:
-        """Rademacher probes (P, B, d), or None for the exact trace."""
+        """Draw Rademacher probes (P, B, d); None for the exact trace."""
         if self.probes is None:
             return None
         shape = (self.probes, x[0].numel())

@@ -40,7 +40,7 @@ class Level(NamedTuple):
     lower: Tensor | None = None
 
     def squared(self, space: str | Space) -> Tensor:
-        """s^2, the squared error in a space where that of epsilon is 1."""
+        """Return s^2, the squared error in a space where that of epsilon is 1."""
         return error_scale(space, *self.process.alpha_sigma(self.gamma)).square()
 
 
@@ -205,7 +205,7 @@ class EDM(Loss):
 
 
 def _peak(mean: float, std: float, variance: float) -> float:
-    """gamma of the largest N(gamma; mean, std^2) (e^gamma + variance).
+    """Return the gamma of the largest N(gamma; mean, std^2) (e^gamma + variance).
 
     A root of gamma = mean + std^2 sigmoid(gamma - log variance), met from either side; of two maxima the
     larger.

@@ -28,7 +28,7 @@ class Floor(NamedTuple):
 def noise_floor(
     measure: Callable[[Tensor, Tensor], float], draw: Callable[[int], Tensor], pairs: int = 5
 ) -> Floor:
-    """``measure`` between independent true sets, ``draw(2 i)`` and ``draw(2 i + 1)``, i below ``pairs``."""
+    """Measure pairs of independent true sets, ``draw(2 i)`` and ``draw(2 i + 1)``, i below ``pairs``."""
     figures = sorted(measure(draw(2 * i), draw(2 * i + 1)) for i in range(pairs))
     return Floor(figures[len(figures) // 2], figures[0], figures[-1])
 
@@ -37,7 +37,7 @@ def noise_floor(
 
 
 def directions(dim: int, n: int = 64, seed: int = 0) -> Tensor:
-    """(n, dim) unit vectors: equal angles over the half circle if dim = 2, else random, fixed by ``seed``."""
+    """Return (n, dim) unit vectors: equal angles over the half circle if dim = 2, else random by ``seed``."""
     if dim == 2:
         angle = torch.arange(n, dtype=torch.float64) * (math.pi / n)
         return torch.stack([angle.cos(), angle.sin()], 1)
@@ -46,7 +46,7 @@ def directions(dim: int, n: int = 64, seed: int = 0) -> Tensor:
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, n: int = 64) -> float:
-    """Sliced Wasserstein-2: root mean over ``n`` fixed directions of the squared W2 of the projections.
+    """Compute sliced Wasserstein-2: root mean over ``n`` fixed directions of the projections' squared W2.
 
     Raises:
         ValueError: sets of different sizes.
@@ -59,7 +59,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, n: int = 64) -> float:
 
 
 def energy_distance(a: Tensor, b: Tensor) -> float:
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely & Rizzo 2013), without the diagonals, so unbiased."""
+    """Estimate 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely & Rizzo 2013), without diagonals: unbiased."""
     within = [_sum_of_distances(s, s) / (len(s) * (len(s) - 1)) for s in (a, b)]
     return 2 * _sum_of_distances(a, b) / (len(a) * len(b)) - sum(within)
 
@@ -74,7 +74,7 @@ def _rows(b: Tensor) -> int:
 
 
 def mode_fractions(x: Tensor, mixture: GaussianMixture) -> Tensor:
-    """Each component's share of points x (n, d), (K,): the mean of its responsibilities p(k | x).
+    """Return each component's share of points x (n, d), (K,): the mean of its responsibilities p(k | x).
 
     Over true points its expectation is the weight exactly, E p(k | x) = w_k. A count of nearest means is off
     where the weights or covariances of neighbours differ.
@@ -94,7 +94,7 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, parts: Iterable[Tensor]) -> "Moments":
-        """Accumulate features (n_i, f) of each part; only the sums are held (Chan et al. 1979)."""
+        """Return moments of the features (n_i, f) of all parts; only sums are held (Chan et al. 1979)."""
         n, mean, scatter = 0, torch.zeros(()), torch.zeros(())
         for part in parts:
             rows = part.double()
@@ -107,7 +107,9 @@ class Moments(NamedTuple):
 
 
 def frechet_distance(a: Moments | Tensor, b: Moments | Tensor) -> float:
-    r"""|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^{1/2}) between Gaussians: moments, or features (n, f).
+    r"""Compute the Frechet distance between Gaussians: moments, or features (n, f).
+
+    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^{1/2}).
 
     Raises:
         ValueError: fewer than two rows.
@@ -130,7 +132,9 @@ class Coverage(NamedTuple):
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> Coverage:
-    """Kynkaanniemi et al. 2019: share within the k-th neighbour's radius of the other set, features (n, f).
+    """Compute precision and recall of features (n, f) (Kynkaanniemi et al. 2019).
+
+    Each is the share of one set within the k-th neighbour's radius of a row of the other.
 
     Raises:
         ValueError: ``k`` is not below the size of each set.
@@ -143,7 +147,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> Coverage:
 
 
 def _covered(points: Tensor, by: Tensor, k: int) -> float:
-    """Share of ``points`` inside the union of balls about ``by`` that reach their k-th other neighbour."""
+    """Return the share of ``points`` in the union of balls about ``by`` up to their k-th other neighbour."""
     by, rows = by.double(), _rows(by)
     # the nearest of all is the point itself
     radius = torch.cat(
@@ -154,5 +158,5 @@ def _covered(points: Tensor, by: Tensor, k: int) -> float:
 
 
 def class_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of samples that a classifier sees as the class asked for: logits (n, K), labels (n,)."""
+    """Return the share of samples classified as the class asked for: logits (n, K), labels (n,)."""
     return (logits.argmax(1) == labels).double().mean().item()

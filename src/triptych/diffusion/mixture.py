@@ -80,27 +80,27 @@ class GaussianMixture(nn.Module):
         return self.means.shape[1]
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """n points (n, d) float32 and the component each came from (n,)."""
+        """Draw n points (n, d) float32 and the component each came from (n,)."""
         label = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         white = torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
         offset = torch.einsum("nij,nj->ni", self.bases[label], self.scales[label].sqrt() * white)
         return (self.means[label] + offset).float(), label
 
     def log_prob(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
-        """log density of z = alpha x + sigma eps at ``x`` (B, d), nats, (B,); the data's own by default."""
+        """Return log density of z = alpha x + sigma eps at ``x`` (B, d), nats, (B,); by default of data."""
         return self._parts(x, alpha, sigma)[0].logsumexp(1)
 
     def score(self, z: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
-        """grad log p(z) at z (B, d); alpha and sigma (B, 1), () or floats."""
+        """Return grad log p(z) at z (B, d); alpha and sigma (B, 1), () or floats."""
         log_joint, pull = self._parts(z, alpha, sigma)
         return -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
 
     def log_joint(self, z: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
-        """log w_k N(z; alpha m_k, S_k) at z (B, d), (B, K): each component's share of the density."""
+        """Return log w_k N(z; alpha m_k, S_k) at z (B, d), (B, K): each component's share of the density."""
         return self._parts(z, alpha, sigma)[0]
 
     def entropy(self, n: int = 100_000, seed: int = 0) -> MonteCarlo:
-        """Differential entropy in nats: exact for one component, else the mean of -log p over n draws."""
+        """Return differential entropy, nats: exact for one component, else mean of -log p over n draws."""
         if len(self.weights) == 1:
             exact = 0.5 * (self.dim * math.log(2 * math.pi * math.e) + self.scales.log().sum().item())
             return MonteCarlo(exact, 0.0)
@@ -109,7 +109,7 @@ class GaussianMixture(nn.Module):
         return MonteCarlo(nats.mean().item(), nats.std().item() / math.sqrt(n))
 
     def _parts(self, z: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
-        """log w_k N(z; alpha m_k, S_k) (B, K) and S_k^{-1} (z - alpha m_k) (B, K, d)."""
+        """Return log w_k N(z; alpha m_k, S_k) (B, K) and S_k^{-1} (z - alpha m_k) (B, K, d)."""
         alpha, sigma = (
             torch.as_tensor(a, dtype=z.dtype, device=z.device).reshape(-1, 1, 1) for a in (alpha, sigma)
         )
@@ -184,7 +184,7 @@ class Oracle(nn.Module):
         self.mixture, self.process = mixture, process
 
     def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
-        """z (B, d), gamma (B,) or ()."""
+        """Predict the exact score at z (B, d), gamma (B,) or (); with a label, that of its component."""
         alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
         log_joint, pull = self.mixture._parts(z, alpha, sigma)
         score = -torch.einsum("bk,bki->bi", log_joint.softmax(1), pull)
@@ -203,6 +203,6 @@ class ExactClassifier(nn.Module):
         self.mixture, self.process = mixture, process
 
     def forward(self, z: Tensor, gamma: Tensor) -> Tensor:
-        """z (B, d), gamma (B,) or () -> logits (B, K), the responsibilities' logarithms."""
+        """Return logits (B, K) at z (B, d), gamma (B,) or (): the logarithms of responsibilities."""
         alpha, sigma = self.process.alpha_sigma(expand(gamma, z))
         return torch.log_softmax(self.mixture.log_joint(z, alpha, sigma), 1)

@@ -14,16 +14,16 @@ class Normal(NamedTuple):
     std: Tensor
 
     def at(self, eps: Tensor) -> Tensor:
-        """mean + std eps: a sample, for eps ~ N(0, I) (B, *event)."""
+        """Return mean + std eps: a sample, for eps ~ N(0, I) (B, *event)."""
         return self.mean + self.std * eps
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log N(z), nats, (B,)."""
+        """Return log N(z), nats, (B,)."""
         square = ((z - self.mean) / self.std).square()
         return -(0.5 * (square + math.log(2 * math.pi)) + torch.log(self.std)).flatten(1).sum(1)
 
     def kl(self, other: "Normal") -> Tensor:
-        """KL(self || other), nats, (B,)."""
+        """Return KL(self || other), nats, (B,)."""
         ratio = (self.std / other.std).square()
         offset = ((self.mean - other.mean) / other.std).square()
         return 0.5 * (ratio - 1 - torch.log(ratio) + offset).flatten(1).sum(1)

@@ -117,11 +117,11 @@ class Objective:
         return DiffusionTerm(nats, gamma, squared)
 
     def teach(self, teacher: AnyDenoiser) -> None:
-        """From now on a squared error is that of the guess which makes two steps of ``teacher``'s."""
+        """Set the teacher: from now on the target is the guess that makes two of its steps one."""
         self.teacher = teacher
 
     def level(self, process: Process, schedule: Schedule, t: Tensor) -> Level:
-        """Where the loss is taken for each t in [0, 1), any shape: there, or at its step's end, in double."""
+        """Return the level of the loss for t in [0, 1), any shape: at t, or its step's end, in double."""
         if self.steps is None:
             return Level(process, schedule.gamma(t), schedule.dgamma(t), t, self.space)
         gamma, lower = step_of(schedule, t, self.steps)
@@ -129,7 +129,7 @@ class Objective:
         return Level(process, gamma, dgamma, schedule.t_of(gamma), self.space, lower)
 
     def effective_weight(self, process: Process, schedule: Schedule, gamma: Tensor) -> Tensor:
-        """w(gamma) under a schedule, for a plot: what multiplies the bound's integrand."""
+        """Return w(gamma) under a schedule, for a plot: what multiplies the bound's integrand."""
         t = schedule.t_of(gamma)
         lower = None if self.steps is None else step_below(schedule, gamma, self.steps)
         return self.loss.weight(Level(process, gamma, schedule.dgamma(t), t, self.space, lower))

@@ -41,7 +41,7 @@ class Space:
 
 
 def edm(sigma_data: float = 0.5) -> Space:
-    r"""F of EDM (Karras et al. 2022, table 1): ``x0 = c_skip z / alpha + c_out F`` at s = sigma / alpha.
+    r"""Return the space of EDM's F (Karras et al. 2022, table 1): ``x0 = c_skip z / alpha + c_out F``.
 
     c_skip = sd^2 / (s^2 + sd^2) and c_out = s sd / sqrt(s^2 + sd^2), so with z / alpha = x0 + s epsilon
 
@@ -89,7 +89,7 @@ def space_of(space: str | Space) -> Space:
 
 
 def error_scale(space: str | Space, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """s with |error in the space| = s |epsilon error|: |D| / alpha, as sigma / alpha for x0."""
+    """Return s with |error in the space| = s |epsilon error|: |D| / alpha, as sigma / alpha for x0."""
     row = space_of(space).row(alpha, sigma)
     # where D = alpha d there is nothing to round
     ratio: Any = row.d if _is(row.c, 0) else _determinant(row, alpha, sigma) / alpha
@@ -147,7 +147,7 @@ class Prediction:
         return self._views[space]
 
     def at(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """alpha x0 + sigma epsilon: the guess carried to another noise level, the step of every sampler.
+        """Return alpha x0 + sigma epsilon: the guess at another noise level, the step of every sampler.
 
         Formed as one combination of z and the guess in its own space, without going through x0 and epsilon.
         """
@@ -164,7 +164,7 @@ class Prediction:
         return (of_z * self.z).addcmul_(self.value, unit * of_value)
 
     def epsilon_error(self, x: Tensor, eps: Tensor) -> Tensor:
-        """epsilon_hat - eps for the truth (x, eps), taken in the guess's own space.
+        """Return epsilon_hat - eps for the truth (x, eps), taken in the guess's own space.
 
         Differences are formed where the guess lives, then scaled: ``(z - alpha x_hat) / sigma - eps``
         would lose digits at both ends of the schedule.
@@ -191,12 +191,12 @@ class Prediction:
 
 
 def _determinant(row: Row, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """D = alpha d - sigma c."""
+    """Return D = alpha d - sigma c."""
     return _sum(row.d, alpha, -row.c, sigma)
 
 
 def _is(number: Number, value: float) -> bool:
-    """Whether it is this Python number; of a tensor that is not asked."""
+    """Return whether ``number`` is this Python number; False for a tensor, whose value is not read."""
     return not isinstance(number, Tensor) and number == value
 
 

@@ -15,7 +15,7 @@ from .normal import Normal
 
 
 def expand(value: Tensor, like: Tensor) -> Tensor:
-    """(B,) or () -> a shape that broadcasts against ``like`` (B, *event)."""
+    """Reshape (B,) or () to broadcast against ``like`` (B, *event)."""
     return value if value.ndim == 0 else value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
 
 
@@ -23,25 +23,25 @@ class Process:
     """A family (alpha, sigma) indexed by gamma. Subclasses give ``alpha_sigma``."""
 
     def __str__(self) -> str:
-        """Its name and numbers: two of one string are the same process."""
+        """Return its name and numbers: two of one string are the same process."""
         numbers = ", ".join(f"{key}={value}" for key, value in vars(self).items())
         return type(self).__name__ + (f"({numbers})" if numbers else "")
 
     def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
-        """Signal and noise scale at gamma, same shape as gamma."""
+        """Return signal and noise scale at gamma, same shape as gamma."""
         raise NotImplementedError
 
     def dlog_alpha(self, gamma: Tensor) -> Tensor:
-        """d log alpha / d gamma, same shape as gamma: what the SDE view's drift is made of."""
+        """Return d log alpha / d gamma, same shape as gamma: what the SDE view's drift is made of."""
         raise NotImplementedError
 
     def diffuse(self, x: Tensor, gamma: Tensor, eps: Tensor) -> Tensor:
-        """z = alpha x + sigma eps (tutorial eq. 69): x, eps (B, *event), gamma (B,) or ()."""
+        """Return z = alpha x + sigma eps (tutorial eq. 69): x, eps (B, *event), gamma (B,) or ()."""
         alpha, sigma = self.alpha_sigma(expand(gamma, x))
         return alpha * x + sigma * eps
 
     def posterior(self, z: Tensor, x: Tensor, gamma_t: Tensor, gamma_s: Tensor) -> Normal:
-        r"""q(z_s | z_t, x) for s < t (tutorial eq. 84; VDM eq. 25 onwards).
+        r"""Return q(z_s | z_t, x) for s < t (tutorial eq. 84; VDM eq. 25 onwards).
 
         With c = 1 - exp(gamma_s - gamma_t): mean = (alpha_s / alpha_t)(1 - c) z + alpha_s c x,
         variance sigma_s^2 c ("beta tilde"). ``expm1`` keeps c exact when the two levels are close.
@@ -53,7 +53,7 @@ class Process:
         return Normal(alpha_s * (torch.exp(gamma_s - gamma_t) / alpha_t * z + c * x), sigma_s * c.sqrt())
 
     def prior_kl(self, x: Tensor, gamma: Tensor) -> Tensor:
-        """KL(q(z_1 | x) || prior) in nats, (B,), against the process's own Gaussian prior."""
+        """Return KL(q(z_1 | x) || prior) in nats, (B,), against the process's own Gaussian prior."""
         gamma = expand(gamma, x)
         alpha, sigma = self.alpha_sigma(gamma)
         ratio = (sigma / self.prior_std(gamma)) ** 2
@@ -127,7 +127,7 @@ class Preconditioned(Process):
         self.sigma_data = float(sigma_data)
 
     def _shift(self, gamma: Tensor) -> Tensor:
-        """gamma of the data scaled to unit variance."""
+        """Return gamma of the data scaled to unit variance."""
         return gamma - 2 * math.log(self.sigma_data)
 
     def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ class AnyDenoiser(Protocol):
     process: Process
 
     def __call__(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Prediction:
-        """z (B, *event), gamma (B,) or (), condition of B items or None."""
+        """Predict x0 and noise at z (B, *event), gamma (B,) or (), condition of B items or None."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Its weights; an oracle has none."""
+        """Return its weights; an oracle has none."""

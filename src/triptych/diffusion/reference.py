@@ -31,7 +31,7 @@ SMOOTHING = 1.0  # counts spread over the K levels of each histogram
 
 
 def enough(dims: int) -> int:
-    """How many items of so many dimensions a ``BaselineErrors`` looks at."""
+    """Return how many items of so many dimensions a ``BaselineErrors`` is fitted on."""
     return max(2, min(MOST, NUMBERS // dims))
 
 
@@ -79,7 +79,7 @@ class BaselineErrors:
         return self
 
     def errors(self, x: Tensor, gamma: Tensor, eps: Tensor) -> Errors:
-        """At x, eps (B, *event) and gamma (B,); double."""
+        """Return the baselines' errors at x, eps (B, *event) and gamma (B,); double."""
         x, eps = x.flatten(1), eps.flatten(1)
         errors = [self._linear(x.double(), gamma, eps.double())]
         if self.log_p is not None:
@@ -110,13 +110,13 @@ class BaselineErrors:
         return value, mean
 
     def _error(self, away: Tensor, eps: Tensor) -> Tensor:
-        """(eps_hat - eps)^2 of each dimension, (..., d), from alpha / sigma (x - c_k) (..., d, K) and eps."""
+        """Return (eps_hat - eps)^2 by dimension, (..., d), of alpha / sigma (x - c_k) (..., d, K) and eps."""
         assert self.log_p is not None
         p = torch.softmax(self.log_p - 0.5 * (away + eps.unsqueeze(-1)).square(), -1)
         return (p * away).sum(-1).square()
 
     def _tabulate(self, gamma: Tensor) -> Tensor:
-        """Mean over eps of ``_error`` for each dimension and level of x, (d, K)."""
+        """Return the mean over eps of ``_error`` for each dimension and level of x, (d, K)."""
         assert self.log_p is not None and self.centres is not None
         alpha, sigma = self.process.alpha_sigma(gamma)
         weight = torch.exp(-0.5 * NODES.double().square())
@@ -129,7 +129,7 @@ class BaselineErrors:
 
 
 def histogram(parts: Iterable[Tensor], levels: int, smoothing: float) -> Tensor:
-    """p of each level in each dimension, (d, K) double: counts of items and ``smoothing`` shared out.
+    """Estimate p of each level in each dimension, (d, K) double: counts of items, ``smoothing`` shared out.
 
     p_jk = (n_jk + smoothing / K) / (n + smoothing), x (n_i, *event) of each part on the K levels of [-1, 1].
     """

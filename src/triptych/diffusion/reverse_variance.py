@@ -24,7 +24,7 @@ NODES = 32  # gammas at which the error behind the optimal variance is measured,
 
 
 def step_of(schedule: Schedule, t: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """(gamma_t, gamma_s), (B,) double, of the step that t in [0, 1) falls into on the grid k / T: T terms.
+    """Return (gamma_t, gamma_s), (B,) double, of the step that t in [0, 1) falls into on the grid k / T.
 
     In double, as their difference is all that a step's KL is made of: in float32 it is lost from T = 1e5 on.
     """
@@ -33,14 +33,17 @@ def step_of(schedule: Schedule, t: Tensor, steps: int) -> tuple[Tensor, Tensor]:
 
 
 def step_below(schedule: Schedule, gamma: Tensor, steps: int) -> Tensor:
-    """gamma_s of a step of length 1 / T from gamma, any shape, double; below gamma(1 / T) the first fall."""
+    """Return gamma_s of a step 1 / T from gamma, any shape, double; below gamma(1 / T) the first fall."""
     gamma = gamma.double()
     t = schedule.t_of(gamma).clamp(min=1 / steps)
     return gamma - (schedule.gamma(t) - schedule.gamma(t - 1 / steps))
 
 
 def step_kl(squared: Tensor, gamma_t: Tensor, gamma_s: Tensor, log_ratio: Tensor) -> Tensor:
-    """KL(q(z_s | z_t, x) || p(z_s | z_t)), nats (B,), from squared epsilon errors (B, *event), log(V / b)."""
+    """Return KL(q(z_s | z_t, x) || p(z_s | z_t)), nats (B,).
+
+    ``squared``: epsilon errors' squares (B, *event); ``log_ratio``: log(V / b).
+    """
     log_ratio = log_ratio.to(squared)
     scaled = torch.exp(-log_ratio) * expand(torch.expm1(gamma_t - gamma_s), squared).to(squared) * squared
     return 0.5 * (scaled + torch.expm1(-log_ratio) + log_ratio).flatten(1).sum(1)
@@ -101,7 +104,7 @@ class Optimal(ReverseVariance):
         seed: int = 0,
         condition: Condition | None = None,
     ) -> None:
-        """``measure`` at the upper ends of T even steps of t."""
+        """Call ``measure`` at the upper ends of T even steps of t."""
         t = torch.arange(1, steps + 1) / steps if steps <= NODES else torch.linspace(0, 1, NODES + 1)
         self.measure(denoiser, schedule.gamma(t.to(x)), x, seed, condition)
 
@@ -170,7 +173,7 @@ class WithFraction(nn.Module):
         self.per_dim: int = output.per_dim + 1  # type: ignore[assignment, operator]
 
     def forward(self, raw: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
-        """raw (B, per_dim, *event) -> Prediction at z (B, *event) with its ``fraction`` (B, *event)."""
+        """Convert raw (B, per_dim, *event) to a Prediction at z with its ``fraction``, (B, *event) each."""
         own, last = raw[:, :-1], raw[:, -1]
         guess: Prediction = self.output(own.squeeze(1) if self.per_dim == 2 else own, z, alpha, sigma)
         guess.fraction = 0.5 * (last + 1)
@@ -178,12 +181,12 @@ class WithFraction(nn.Module):
 
 
 def as_variance(choice: ReverseVariance | str, key: str) -> ReverseVariance:
-    """``choice``, or what its short name says; ``key`` is for messages."""
+    """Return ``choice``, or what its short name stands for; ``key`` is for messages."""
     return ReverseVariance.named(choice, key)() if isinstance(choice, str) else choice
 
 
 def _interpolate(at: Tensor, nodes: Tensor, values: Tensor) -> Tensor:
-    """Piecewise linear through (nodes, values), constant beyond them; any shape of ``at``."""
+    """Interpolate linearly through (nodes, values), constant beyond them; any shape of ``at``."""
     if len(nodes) == 1:
         return values.expand(at.shape)
     right = torch.searchsorted(nodes, at.contiguous()).clamp(1, len(nodes) - 1)

@@ -48,7 +48,7 @@ class Schedule(nn.Module):
         return self._curve(self._start + self._length * t)
 
     def dgamma(self, t: Tensor) -> Tensor:
-        """d gamma / d t, analytic, any shape."""
+        """Return d gamma / d t, analytic, any shape."""
         return self._length * self._slope(self._start + self._length * t)
 
     def t_of(self, gamma: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class Symmetric(Schedule):
             self._length = most - rest
 
     def _sides(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """u and 1 - u."""
+        """Return u and 1 - u."""
         return self._start + self._length * t, self._rest + self._length * (1 - t)
 
     def gamma(self, t: Tensor) -> Tensor:

@@ -252,7 +252,7 @@ class Piecewise:
         self.edges = torch.cat([edges.new_zeros(1), edges])
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Uniform u (B,) in [0, 1) to (t, density at t), (B,) each: a lattice stays one."""
+        """Map uniform u (B,) in [0, 1) to (t, density at t), (B,) each: a lattice stays one."""
         bins, place = len(self.rates), self.place(u)
         within = ((u - self.edges[place]) * bins / self.rates[place]).clamp(0, 1).to(u)
         return ((place + within) / bins).clamp(max=BELOW_ONE), self.rates[place]

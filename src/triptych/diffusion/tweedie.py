@@ -27,7 +27,7 @@ class TweedieError(NamedTuple):
 
 
 def posterior_mean(score: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """(z + sigma^2 score) / alpha, (B, *event)."""
+    """Return the posterior mean E[x | z] = (z + sigma^2 score) / alpha, (B, *event) (Tweedie's formula)."""
     return (z + sigma.square() * score) / alpha
 
 
@@ -35,7 +35,7 @@ def posterior_mean(score: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Te
 def tweedie_errors(
     denoiser: AnyDenoiser, oracle: AnyDenoiser, x: Tensor, gammas: Tensor, generator: torch.Generator
 ) -> list[TweedieError]:
-    """One row a gamma in ``gammas`` (G,), over the points x (B, *event); both denoisers under one process.
+    """Measure a row for each gamma of ``gammas`` (G,) at points x (B, *event); both of one process.
 
     The model's mean is formed from its score, whatever its network predicts.
     """

@@ -14,12 +14,12 @@ from .protocol import AnyDenoiser
 
 
 def is_conditional(denoiser: AnyDenoiser) -> bool:
-    """Whether the denoiser was trained to be told conditions, and without one answers for all."""
+    """Return whether the denoiser was trained with conditions; without one it predicts for all."""
     return bool(getattr(denoiser, "conditional", False))
 
 
 def of_same_width(source: Prediction, guess: Prediction) -> Prediction:
-    """``guess`` with the learned reverse variance of ``source``: a push moves a step's mean, not its width.
+    """Set ``guess``'s learned reverse variance to that of ``source``: a push moves the mean, not the width.
 
     So do Dhariwal & Nichol 2021 and GLIDE (Nichol et al. 2022) with guidance and clipping.
     """

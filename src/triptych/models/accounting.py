@@ -142,7 +142,7 @@ class Accounting(Metric):
             getattr(self, f"bin_{name}").index_add_(0, which, value)
 
     def compute(self) -> Account:
-        """All of it at once, while the sums of all processes are at hand."""
+        """Compute all figures at once, while the sums of all processes are at hand."""
         return Account(self._figures(), self.unit, self._levels(), self._estimator(), self._per_item())
 
     def _figures(self) -> dict[str, dict[str, Any]]:
@@ -172,7 +172,7 @@ class Accounting(Metric):
         return index, self.rows.cpu()[index, 1:]
 
     def _estimator(self) -> dict[str, float]:
-        """Mean (nats an item) and variance (nats^2) of one draw of the diffusion term, as in training."""
+        """Return mean (nats an item), variance (nats^2) of one draw of the diffusion term, as in training."""
         n, total, squares = self.draws.tolist()
         return {"mean": total / n, "variance": max(squares / n - (total / n) ** 2, 0.0)} if n else {}
 
@@ -187,19 +187,19 @@ class Accounting(Metric):
 
 
 def sums_of(value: Tensor) -> Tensor:
-    """Count, sum and sum of squares, (3,) double."""
+    """Return count, sum and sum of squares, (3,) double."""
     return torch.stack([value.new_tensor(float(len(value))), value.sum(), value.square().sum()])
 
 
 def _weighted(n: float, w: float, we: float, ww: float, wwe: float, wwee: float) -> tuple[float, float]:
-    """Mean sum w e / sum w and its standard error, by the spread of w (e - mean); the plain one for w = 1."""
+    """Return mean sum w e / sum w and its standard error, by the spread of w (e - mean); plain for w = 1."""
     mean = we / w
     spread = max(wwee - 2 * mean * wwe + mean**2 * ww, 0.0) * n / max(n - 1, 1)
     return mean, math.sqrt(spread) / w
 
 
 def figure_of(n: float, total: float, squares: float) -> dict[str, Any]:
-    """Mean, standard error of the mean and count from sums."""
+    """Return mean, standard error of the mean and count from sums."""
     mean = total / n
     variance = max(squares / n - mean**2, 0.0) * n / max(n - 1, 1)
     return {"mean": mean, "stderr": math.sqrt(variance / n), "n": int(n)}

@@ -83,7 +83,7 @@ class BoundModel(pl.LightningModule):
         raise NotImplementedError
 
     def elbo(self, batch: Batch, repeat: int, repeats: int) -> BoundTerms:
-        """One draw of the bound, nats (B,) a term; its noise follows from (seed, item's index, repeat)."""
+        """Draw the bound once, nats (B,) a term; its noise follows from (seed, item's index, repeat)."""
         raise NotImplementedError
 
     def gives(self, batch: Batch) -> Iterator[PartOutput]:
@@ -104,11 +104,11 @@ class BoundModel(pl.LightningModule):
         condition: Condition | None = None,
         progress: Any = iter,
     ) -> Tensor:
-        """n samples (n, *shape) in data units; ``sampler`` is for models that need one."""
+        """Draw n samples (n, *shape) in data units; ``sampler`` is for models that need one."""
         raise NotImplementedError
 
     def extra(self, batch: Batch) -> dict[str, Tensor]:
-        """Further figures of a test batch, nats (B,) each, by names among ``extras``."""
+        """Return further figures of a test batch, nats (B,) each, by names among ``extras``."""
         return {}
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
@@ -116,7 +116,7 @@ class BoundModel(pl.LightningModule):
         return None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters with what the optimiser should know of them."""
+        """Return parameters in the optimiser's groups, each with its options."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def train_figures(self) -> dict[str, Tensor]:
@@ -138,7 +138,7 @@ class BoundModel(pl.LightningModule):
         return []
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean loss in nats per dimension."""
+        """Return the mean loss in nats per dimension."""
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         rank, world = self.global_rank, self.trainer.world_size
         torch.manual_seed(mix(self.seed, Stream.DROPOUT, step, rank))  # dropout follows from the step too
@@ -187,7 +187,7 @@ class BoundModel(pl.LightningModule):
             state |= {key: dict(value) for key, value in state.items() if isinstance(value, Counter)}
 
     def _unfused(self) -> bool:
-        """Whether a fused optimiser has to give way.
+        """Return whether a fused optimiser has to give way, as in mixed precision.
 
         In mixed precision one takes its gradients' scale off by itself, within its step: a norm before that
         would be of scaled gradients, and Lightning refuses to clip it.
@@ -206,7 +206,7 @@ class BoundModel(pl.LightningModule):
             self._account(batch, self.repeats, self.extra(batch), report=True)
 
     def _full_precision(self) -> AbstractContextManager[Any]:
-        """In mixed precision a network is trained, and not judged: bounds of any two runs compare."""
+        """Disable mixed precision within, as it is for training alone: bounds of any two runs compare."""
         kind = self.device.type
         mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         return torch.autocast(kind, enabled=False) if mixed else nullcontext()
@@ -230,7 +230,7 @@ class BoundModel(pl.LightningModule):
         self.accounting.update(mean, exact, gaps, extra, batch.index, variance)
 
     def draw_variance(self, batch: Batch, totals: Tensor) -> Tensor:
-        """Of each item's mean over its draws (R, B), nats^2 (B,), NaN for one draw; these are independent."""
+        """Return the variance of each item's mean over independent draws (R, B), nats^2 (B,); NaN for one."""
         return totals.var(0) / len(totals) if len(totals) > 1 else torch.full_like(totals[0], torch.nan)
 
     def on_validation_epoch_start(self) -> None:
@@ -275,7 +275,7 @@ class BoundModel(pl.LightningModule):
         self.log_dict(figures | {"step": float(self.trainer.global_step)})
 
     def _level_figures(self, levels: dict[str, list[Any]]) -> dict[str, float]:
-        """Error of epsilon per dimension in a few bands of noise, each named after its range of gamma.
+        """Average epsilon's error per dimension in a few bands of noise, named after their ranges of gamma.
 
         Learned endpoints may leave the outer bands, which then have what lies beyond.
         """

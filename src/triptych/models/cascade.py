@@ -76,7 +76,7 @@ class Cascade(BoundModel):
             stage.before_report()
 
     def draw_variance(self, batch: Batch, totals: Tensor) -> Tensor:
-        """As a stage's own, of their sum: stages of one seed draw at the same times. NaN for other seeds."""
+        """Return the variance of the stages' sum; they draw at the same times if of one seed, else NaN."""
         seeds = {stage.seed for stage in self._each()}
         if len(seeds) > 1:
             return torch.full_like(totals[0], torch.nan)
@@ -94,7 +94,7 @@ class Cascade(BoundModel):
         condition: Condition | None = None,
         progress: Any = iter,
     ) -> Tensor:
-        """As in the base: each stage draws with the sampler, on condition of what those before it drew."""
+        """Draw n samples: each stage with the sampler, on condition of what those before it drew."""
         levels, names = self.levels, [*self.known_as, "x"]
         change = None if levels is None else lambda x: to_unit(to_level(x, levels), levels)
         stages = [

@@ -41,7 +41,7 @@ class ClassifierAccounting(Metric):
         self.sums += torch.stack([torch.ones_like(rows).sum(1), rows.sum(1), rows.square().sum(1)])
 
     def compute(self) -> Account:
-        """Figures {"cross_entropy": {"mean", "stderr", "n"}, "accuracy": ...}; none before the first item."""
+        """Return {"cross_entropy": {"mean", "stderr", "n"}, "accuracy": ...}; none before the first item."""
         columns = zip(("cross_entropy", "accuracy"), self.sums.T.tolist(), strict=True)
         return Account({name: figure_of(*column) for name, column in columns if column[0]}, self.unit)
 
@@ -87,7 +87,7 @@ class Classifier(BoundModel):
 
     @torch.no_grad()
     def read(self, x: Tensor, batch: int = 512) -> tuple[Tensor, Tensor]:
-        """Features (n, f) and logits (n, K) of clean images x (n, *event), on the CPU."""
+        """Return features (n, f) and logits (n, K) of clean images x (n, *event), on the CPU."""
         parts = []
         for part in x.split(batch):
             part = part.to(self.device)
@@ -114,7 +114,7 @@ class Classifier(BoundModel):
         self.accounting.update(*torch.stack(drawn).double().mean(0))
 
     def _cross_entropy(self, batch: Batch, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Nats and whether the likeliest class is the label, (B,) each."""
+        """Return nats and whether the likeliest class is the label, (B,) each."""
         if batch.condition is None:
             raise UserError("model=classifier: these data have no labels; use model=diffusion")
         z, gamma = batch.x, self._clean(len(batch.x))

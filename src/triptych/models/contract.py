@@ -31,7 +31,7 @@ class PartOutput(NamedTuple):
 
 
 def check_outputs(model: nn.Module, outputs: Iterator[PartOutput]) -> None:
-    """Ask for each in turn.
+    """Check each part's output in turn.
 
     Raises:
         UserError: no tensor, another shape, or numbers that are not finite.
@@ -59,7 +59,7 @@ def _breach(one: PartOutput) -> str:
 
 @contextmanager
 def _at_rest(model: nn.Module) -> Iterator[None]:
-    """In evaluation, so that no running average moves; each module is then in the mode that it was in."""
+    """Set evaluation mode within, so that no running average moves; then restore each module's mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

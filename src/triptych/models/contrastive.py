@@ -33,14 +33,14 @@ LARGEST = 100.0  # scale: "clipped to prevent scaling the logits by more than 10
 
 
 def symmetric_cross_entropy(u: Tensor, v: Tensor, scale: Tensor | float, own: Tensor) -> Tensor:
-    """Nats of pairs ``own`` (n,) among all N pairs of unit vectors u, v (N, d); (n,)."""
+    """Return nats of pairs ``own`` (n,) among all N pairs of unit vectors u, v (N, d); (n,)."""
     of_images = cross_entropy(scale * u[own] @ v.T, own, reduction="none")
     of_texts = cross_entropy(scale * v[own] @ u.T, own, reduction="none")
     return 0.5 * (of_images + of_texts)
 
 
 def retrieval(u: Tensor, v: Tensor, scale: Tensor | float, right: Tensor) -> tuple[Tensor, Tensor]:
-    """How well images u (n, d) find a ``right`` one, (n, m) bool, among the texts v (m, d).
+    """Measure how well images u (n, d) find a ``right`` one, (n, m) bool, among the texts v (m, d).
 
     nats_i = -log sum_{k right for i} softmax_k(s u_i . v_k), (n,), and whether the nearest text is a right
     one, (n,) bool.
@@ -84,7 +84,7 @@ class RetrievalAccounting(Metric):
         self.rows.append(rows.flatten())  # where the processes gather them
 
     def compute(self) -> Account:
-        """Figures {"cross_entropy": {"mean", "stderr", "n"}, "accuracy": ...}; none before the first item."""
+        """Return {"cross_entropy": {"mean", "stderr", "n"}, "accuracy": ...}; none before the first item."""
         flat = self.rows if isinstance(self.rows, Tensor) else torch.cat(self.rows)
         d = self.embedding
         u, v, about = flat.cpu().view(-1, 2 * d + 2).split([d, d, 2], 1)
@@ -126,7 +126,7 @@ class Contrastive(BoundModel):
         return [self.network]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Gains, biases and the scale know no weight decay (sec. 2.5)."""
+        """Exempt gains, biases and the scale from weight decay (sec. 2.5)."""
         decayed = [p for p in self.parameters() if p.ndim > 1]
         others = [p for p in self.parameters() if p.ndim < 2]
         return [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
@@ -184,7 +184,7 @@ def text_of(batch: Batch) -> Part:
 
 
 def numbers_of(text: Part) -> Tensor:
-    """One number a text, (B,) int64 below 2^52, the same for the same tokens."""
+    """Return a number for each text, (B,) int64 below 2^52, the same for the same tokens."""
     gone = None if text.mask is None else ~text.mask.unsqueeze(2)
     tokens = text.value if gone is None else text.value.masked_fill(gone, 0.0)
     rows = tokens.float().cpu().numpy()
@@ -192,7 +192,7 @@ def numbers_of(text: Part) -> Tensor:
 
 
 def _gathered(mine: Tensor, rank: int, world: int) -> Tensor:
-    """Rows (B / W, d) of all W processes in their order, (B, d), with the gradient of all their losses."""
+    """Gather rows (B / W, d) of all W processes in order, (B, d), with the gradient of all their losses."""
     if world == 1 or not (dist.is_available() and dist.is_initialized()):
         return mine
     n = len(mine)

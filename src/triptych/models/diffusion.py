@@ -193,7 +193,7 @@ class Diffusion(BoundModel):
     # the accounting ---------------------------------------------------------------------------------
 
     def before_accounting(self) -> None:
-        """Noise-level bins follow learned endpoints; an optimal variance follows the denoiser."""
+        """Move noise-level bins to learned endpoints; calibrate an optimal variance on the denoiser."""
         self.control = None
         self.accounting.edges = _edges(self.schedule)
         if isinstance(self.bound.variance, Optimal):
@@ -212,7 +212,7 @@ class Diffusion(BoundModel):
 
     @torch.no_grad()
     def before_report(self) -> None:
-        """Every process measures the same items, in the same batches: all use the same figures."""
+        """Fit control variates; every process measures the same items in the same batches: same figures."""
         if self.training_items is None:
             return
         ends = tuple(self.schedule.ends(self.device).tolist())
@@ -229,7 +229,7 @@ class Diffusion(BoundModel):
         return BoundTerms(*ends, self._diffusion(batch.x, draw, weight, condition))
 
     def _diffusion(self, x: Tensor, draw: Draw, weight: Tensor, condition: Condition | None) -> Tensor:
-        """One draw of the diffusion term at x (B, *event), nats (B,), controlled and counted by its noise."""
+        """Draw the diffusion term once at x (B, *event), nats (B,), controlled, and counted by its noise."""
         term = self.bound.diffusion(self.denoiser, x, draw.t, draw.eps, condition)
         # the accounting divides by the data's dimensions
         squared = term.squared_error * (self.dims / math.prod(self.event))
@@ -241,11 +241,11 @@ class Diffusion(BoundModel):
         return estimate
 
     def draw_variance(self, batch: Batch, totals: Tensor) -> Tensor:
-        """From neighbours in time, as an item's draws are spread evenly over it."""
+        """Return the variance of each item's mean by neighbours in time: draws are spread evenly over it."""
         return controlled_variance(totals, [self.control], batch.index, self.seed)
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
-        """By the excess over the exact denoiser, in continuous time, unconditional; else there is none."""
+        """Draw the excess over the exact denoiser; None unless of a density, continuous, unconditional."""
         if (
             self.bound.steps is not None
             or self.conditional
@@ -338,7 +338,7 @@ class Diffusion(BoundModel):
         progress: Any = iter,
         denoiser: Any = None,
     ) -> Tensor:
-        """As in the base; ``denoiser`` takes the place of the model's own (guidance around it)."""
+        """Draw n samples (n, *event); ``denoiser`` replaces the model's own (guidance around it)."""
         return self.prepared(sampler)(
             denoiser or self.denoiser,
             self.schedule,
@@ -352,6 +352,6 @@ class Diffusion(BoundModel):
 
 @torch.no_grad()
 def _edges(schedule: Schedule) -> Tensor:
-    """Edges of the noise-level bins, from endpoint to endpoint."""
+    """Return the edges of the noise-level bins, from endpoint to endpoint."""
     low, high = schedule.gamma(torch.tensor([0.0, 1.0])).tolist()
     return torch.linspace(low, high, LEVEL_BINS + 1)

@@ -86,7 +86,7 @@ class GradientNoise(Metric):
         self.sums += torch.stack([torch.ones_like(squares), mean.square().sum(), squares / self.draws])
 
     def compute(self) -> float:
-        """B, in items."""
+        """Return B, the gradient noise scale, in items."""
         groups, of_means, of_draws = self.sums.tolist()
         if groups < 2:
             return math.nan
@@ -97,7 +97,7 @@ class GradientNoise(Metric):
         return self.batch * (between + within) / signal if signal > 0 else math.nan
 
     def _gradient(self, model: Diffusion, batch: Batch, start: int, weights: list[nn.Parameter]) -> Tensor:
-        """Of the mean loss, nats per dimension, of the group that begins at ``start``; flat."""
+        """Compute the gradient of the mean loss, nats per dimension, of the group from ``start`` on; flat."""
         part = slice(start, start + self.batch)
         with torch.inference_mode(False), torch.enable_grad():
             x = batch.x[part].clone()  # of inference mode, which knows no gradients

@@ -32,24 +32,24 @@ class Observation:
 
     @staticmethod
     def outputs(levels: int | None) -> int:
-        """Numbers per dimension of x that the head gives: one logit a level, or mean and log std."""
+        """Return the head's numbers per dimension of x: one logit a level, or mean and log std."""
         return levels or 2
 
     def nats(self, x: Tensor, raw: Tensor) -> Tensor:
-        """-log p(x | z), nats (B,)."""
+        """Return -log p(x | z), nats (B,)."""
         if self.centres is None:
             return -density(raw).log_prob(x)
         k = ((x + 1) * ((len(self.centres) - 1) / 2)).round().long()
         return nn.functional.cross_entropy(raw, k, reduction="none").flatten(1).sum(1)
 
     def mean(self, raw: Tensor) -> Tensor:
-        """E[x | z] (B, *shape)."""
+        """Return E[x | z] (B, *shape)."""
         if self.centres is None:
             return density(raw).mean
         return torch.einsum("bk...,k->b...", raw.softmax(1), self.centres.to(raw))
 
     def sample(self, raw: Tensor, generator: torch.Generator) -> Tensor:
-        """x ~ p(x | z), (B, *shape)."""
+        """Draw x ~ p(x | z), (B, *shape)."""
         if self.centres is None:
             p = density(raw)
             return p.at(plain_noise(generator)(p.mean.shape).to(raw))
@@ -147,7 +147,7 @@ class LatentModel(BoundModel):
         return figures
 
     def sample(self, n: int, sampler: Any, generator: torch.Generator, *_: Any, **__: Any) -> Tensor:
-        """Ancestral, down the ladder; there is no choice of ``sampler``."""
+        """Draw n samples (n, *shape) by ancestral sampling down the ladder; ``sampler`` is unused."""
         noise: Noise = plain_noise(generator)
         with torch.no_grad():
             top = noise((n, *self.network.top)).to(self.device)
@@ -177,7 +177,7 @@ class HierarchicalVAE(LatentModel):
 
 
 def as_normal(raw: Tensor) -> Normal:
-    """Mean and log std, the halves of dimension 1, as a Gaussian."""
+    """Convert mean and log std, the halves of dimension 1, to a Gaussian."""
     mean, log_std = raw.chunk(2, 1)
     return Normal(mean, torch.exp(log_std))
 

@@ -87,7 +87,7 @@ class LatentDiffusion(Diffusion):
         self.observation, self.numbers = Observation(levels), self.outputs(levels)
 
     def encode(self, x: Tensor) -> Normal:
-        """q(y | x): x (B, *shape) -> of shape (B, *event)."""
+        """Return q(y | x), of shape (B, *event), for x (B, *shape)."""
         return as_normal(self.network.encoders[0](x))
 
     def networks(self) -> list[nn.Module]:
@@ -96,7 +96,7 @@ class LatentDiffusion(Diffusion):
     # training ---------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, step: int, rank: int, world: int) -> Tensor:
-        """One draw of the bound, nats (B,)."""
+        """Draw the bound once, nats (B,)."""
         q, y = self._latents(batch.x, training_noise(self.seed, step, rank, world))
         condition = self._training_condition(batch, step, rank, world)
         prior, reconstruction, clean = self._ends(batch.x, q, y)
@@ -112,12 +112,12 @@ class LatentDiffusion(Diffusion):
         yield from super().gives(batch._replace(x=y))
 
     def _latents(self, x: Tensor, noise: Noise) -> tuple[Normal, Tensor]:
-        """q(y | x), and y drawn from it."""
+        """Return q(y | x), and y drawn from it."""
         q = self.encode(x)
         return q, q.at(noise(q.mean.shape).to(q.mean))
 
     def _ends(self, x: Tensor, q: Normal, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Prior, reconstruction and the clean end of the diffusion term, nats (B,)."""
+        """Return prior, reconstruction and the clean end of the diffusion term, nats (B,)."""
         low, high = self.schedule.ends(x.device)
         reconstruction = self.observation.nats(x, self.network.head(y))
         return self.denoiser.process.prior_kl(y, high), reconstruction, clean_end(q, low)
@@ -139,20 +139,20 @@ class LatentDiffusion(Diffusion):
         return self._bound(batch, noise, *self._draw(batch, repeat, repeats))
 
     def _bound(self, batch: Batch, noise: Noise, draw: Draw, weight: Tensor) -> BoundTerms:
-        """One draw of the bound, of latents by ``noise``, times and noise of theirs by ``draw``."""
+        """Draw the bound once: of latents by ``noise``, of times and their noise by ``draw``."""
         q, y = self._latents(batch.x, noise)
         prior, reconstruction, clean = self._ends(batch.x, q, y)
         diffusion = self._diffusion(y, draw, weight, self.condition_of(batch))
         return BoundTerms(prior, reconstruction, clean + diffusion)
 
     def gap(self, batch: Batch, repeat: int, repeats: int) -> Tensor | None:
-        """None: the truth is of x, the denoiser of y."""
+        """Return None: the truth is of x, the denoiser of y."""
         return None
 
     # for readers ------------------------------------------------------------------------------------
 
     def sample(self, n: int, sampler: Any, generator: torch.Generator, *wanted: Any, **more: Any) -> Tensor:
-        """y by the sampler, then x ~ p(x | y)."""
+        """Draw y by the sampler, then x ~ p(x | y), (n, *shape)."""
         y = super().sample(n, sampler, generator, *wanted, **more)
         with torch.no_grad():
             return self.observation.sample(self.network.head(y), generator)

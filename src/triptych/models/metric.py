@@ -37,7 +37,7 @@ class PerItem(Metric):
         self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
 
     def values(self, model: BoundModel, batch: Batch) -> Tensor:
-        """One number an item, (B,); items of NaN are not counted."""
+        """Return a number for each item, (B,); items of NaN are not counted."""
         raise NotImplementedError
 
     def update(self, model: BoundModel, batch: Batch) -> None:
@@ -55,7 +55,7 @@ class PerItem(Metric):
         self.sums += sums_of(values[~values.isnan()].double())
 
     def compute(self) -> dict[str, Any]:
-        """{"mean", "stderr", "n"}; a mean of None where no item had a number."""
+        """Return {"mean", "stderr", "n"}; a mean of None where no item had a number."""
         sums = self.sums.tolist()
         return figure_of(*sums) if sums[0] else {"mean": None, "stderr": None, "n": 0}
 
@@ -95,13 +95,13 @@ class OfSamples(Metric):
         raise NotImplementedError
 
     def update(self, samples: Samples) -> None:
-        """Unused: sets are averaged by ``sampling.measure``."""
+        """Do nothing: sets are averaged by ``sampling.measure``."""
 
     def compute(self) -> None:
-        """Unused: sets are averaged by ``sampling.measure``."""
+        """Do nothing: sets are averaged by ``sampling.measure``."""
 
 
 def check_diffuses_data(model: BoundModel) -> None:
-    """UserError for a model whose denoiser, if any, is not of the data themselves."""
+    """Raise UserError for a model whose denoiser, if any, is not of the data themselves."""
     if getattr(model, "denoiser", None) is None or model.of_latents:
         raise UserError(f"{type(model).__name__} diffuses no data; this metric needs model=diffusion")

@@ -114,7 +114,7 @@ def _level(model: Diffusion, t: Tensor) -> Level:
 
 
 def _squared(model: Diffusion, batch: Batch, gamma: Tensor) -> Tensor:
-    """|eps - eps_hat|^2 at gamma (B,), (B,)."""
+    """Draw |eps - eps_hat|^2 at gamma (B,), (B,)."""
     eps = torch.randn_like(batch.x)
     guess = model.denoiser(
         model.denoiser.process.diffuse(batch.x, gamma, eps), gamma, model.condition_of(batch)

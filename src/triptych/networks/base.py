@@ -38,7 +38,7 @@ class Network(nn.Module):
         self.spacing = spacing
 
     def per_dim(self, raw: Tensor) -> Tensor:
-        """raw (B, outputs * C, ...), or flat (B, outputs * d), in the shape of the contract."""
+        """Reshape raw (B, outputs * C, ...), or flat (B, outputs * d), to the shape of the contract."""
         return per_dim(raw, self.outputs, self.shape)
 
 
@@ -68,7 +68,7 @@ class ImageNetwork(Network):
         self.channels = self.shape[0] * self.waves.factor + self.images.channels  # of ``features``
 
     def features(self, z: Tensor, condition: Condition | None) -> Tensor:
-        """z (B, C, H, W) -> (B, channels, H, W)."""
+        """Join z (B, C, H, W), its sines and condition images to (B, channels, H, W)."""
         parts = [self.waves(z), *self.images(z, condition)]
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
@@ -126,7 +126,7 @@ class ImageAttention(nn.Module):
 
 
 def per_dim(raw: Tensor, outputs: int, shape: tuple[int, ...]) -> Tensor:
-    """raw (B, outputs * shape[0], ...), or flat, as (B, *shape) for one output, else (B, outputs, *shape)."""
+    """Reshape raw (B, outputs * shape[0], ...), or flat, to (B, *shape); to (B, outputs, *shape) for more."""
     raw = raw.view(len(raw), outputs * shape[0], *shape[1:]) if raw.ndim == 2 else raw
     return raw if outputs == 1 else raw.unflatten(1, (outputs, shape[0]))
 
@@ -147,12 +147,12 @@ def zeros(layer: nn.Module) -> nn.Module:
 
 
 def group_norm(width: int, groups: int = 8) -> nn.GroupNorm:
-    """Of ``groups``, or of the most that divide both it and the width."""
+    """Build a group norm of ``groups``, or of the most that divide both it and the width."""
     return nn.GroupNorm(math.gcd(groups, width), width)
 
 
 def image_shape(shape: tuple[int, ...], name: str) -> tuple[int, int, int]:
-    """(C, H, W), or ValueError: this network is for images."""
+    """Return (C, H, W); ValueError for another shape: this network is for images."""
     if len(shape) != 3:
         raise ValueError(f"denoiser={name}: is for images (C, H, W), not {tuple(shape)}; use denoiser=mlp")
     return shape  # type: ignore[return-value]  # three numbers

@@ -53,7 +53,7 @@ class ClassifierNetwork(nn.Module):
         self.last = nn.Linear(features, num_classes)
 
     def features(self, z: Tensor, gamma: Tensor) -> Tensor:
-        """z (B, *shape), gamma (B,) -> (B, features), what the logits are linear in."""
+        """Return features (B, features), of which logits are linear, at z (B, *shape), gamma (B,)."""
         c = self.conditioning(gamma)
         h = self.first(z if self.images else z.flatten(1))
         for number, stage in enumerate(self.stages):
@@ -66,5 +66,5 @@ class ClassifierNetwork(nn.Module):
         return silu(self.embed(h))
 
     def forward(self, z: Tensor, gamma: Tensor) -> Tensor:
-        """Logits (B, num_classes)."""
+        """Return logits (B, num_classes)."""
         return self.last(self.features(z, gamma))

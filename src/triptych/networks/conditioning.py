@@ -28,7 +28,7 @@ class LabelEmbedding(nn.Embedding):
 
     # nn.Module's takes anything
     def forward(self, part: Part | None, items: int) -> Tensor:  # type: ignore[override]
-        """(items, width)."""
+        """Embed labels, (items, width); the null class where there is none."""
         return super().forward(classes_of(part, items, self.num_embeddings - 1, self.weight.device))
 
 
@@ -40,7 +40,7 @@ class _Embedder(nn.Module):
         self.null = nn.Parameter(torch.zeros(width))
 
     def forward(self, part: Part | None, items: int) -> Tensor:
-        """(items, width)."""
+        """Embed the part, (items, width); a learned null embedding where it is absent."""
         null = self.null.expand(items, -1)
         if part is None:
             return null
@@ -140,7 +140,7 @@ class ConditionImages(nn.Module):
         self.channels = sum(kind.shape[0] + 1 for kind in self.images.values())
 
     def forward(self, z: Tensor, condition: Condition | None) -> list[Tensor]:
-        """z (B, C, H, W) -> [] or tensors (B, c, H, W) to be joined to it."""
+        """Return condition images to be joined to z (B, C, H, W), (B, c, H, W) each; [] without any."""
         channels = []
         for name, kind in self.images.items():
             part = None if condition is None else condition.part(name)

@@ -123,5 +123,5 @@ class ContrastiveNetwork(nn.Module):
         return normalize(self.text_tower(part), dim=1)
 
     def forward(self, x: Tensor, part: Part) -> tuple[Tensor, Tensor]:
-        """Both, of B pairs."""
+        """Return the embeddings of images and of texts, of B pairs."""
         return self.images(x), self.texts(part)

@@ -126,7 +126,7 @@ class DiT(ImageNetwork):
     # what a transformer of other layers has of its own -----------------------------------------------
 
     def block(self, width: int, heads: int, dropout: float) -> nn.Module:
-        """One of ``blocks``."""
+        """Build one of ``blocks``."""
         return DiTBlock(width, heads, dropout)
 
     def final_norm(self, width: int) -> nn.Module:
@@ -134,14 +134,14 @@ class DiT(ImageNetwork):
         return nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
 
     def through(self, h: Tensor, c: Tensor, condition: Condition | None) -> Tensor:
-        """Tokens (B, N, width) through all blocks."""
+        """Apply all blocks to tokens (B, N, width)."""
         for block in self.blocks:
             h = block(h, c)
         return h
 
 
 def sines(high: int, wide: int, width: int) -> Tensor:
-    """Where a token is: sines and cosines of its row and column, periods 2 pi to 2 pi 10^4, (N, width)."""
+    """Encode where a token is: sines and cosines of row and column, periods 2 pi to 2 pi 10^4, (N, width)."""
     frequency = 10_000 ** -(torch.arange(width // 4) / (width / 4))
     row, column = (torch.arange(n).unsqueeze(1) * frequency for n in (high, wide))
     sides = [torch.cat([angle.sin(), angle.cos()], 1) for angle in (row, column)]

@@ -20,7 +20,7 @@ EPS = 1e-6  # of the norms
 
 
 def rotary(high: int, wide: int, width: int) -> tuple[Tensor, Tensor]:
-    r"""Cosines and sines (high wide, width) of the angles by which a head's numbers are turned at each token.
+    r"""Return cosines and sines (high wide, width) of the angles that rotate a head's numbers at each token.
 
     The first half of a head turns with the row p, the second with the column, pair i of a half's d numbers by
     p 10000^(-2 i / d) (Su et al. 2021): products of queries and keys depend on differences of places alone.
@@ -33,7 +33,7 @@ def rotary(high: int, wide: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def turned(h: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
-    """h (..., N, width) with each pair of numbers turned by the angle of its token, (N, width) each."""
+    """Rotate each pair of numbers of h (..., N, width) by the angle of its token, (N, width) each."""
     first, second = h.unflatten(-1, (-1, 2)).unbind(-1)
     return h * places[0] + torch.stack([-second, first], -1).flatten(-2) * places[1]
 
@@ -134,7 +134,7 @@ class JiT(DiT):
         return h if self.context is None else h[:, len(self.context) :]
 
     def _tokens(self, h: Tensor, condition: Condition | None) -> Tensor:
-        """(B, context, width)."""
+        """Return the context tokens, with the label's embedding added, (B, context, width)."""
         assert self.context is not None
         tokens = self.context.expand(len(h), -1, -1)
         if "label" not in self.conditions:

@@ -15,7 +15,7 @@ FEATURES = 2048
 
 
 def open_inception(path: str) -> nn.Module:
-    """InceptionV3 as FID has it (Heusel et al. 2017), by torchmetrics: bytes (n, 3, h, w) to (n, 2048).
+    """Load FID's InceptionV3 (Heusel et al. 2017), by torchmetrics: bytes (n, 3, h, w) to (n, 2048).
 
     Raises:
         UserError: torch-fidelity, which has the network, is not installed; no weights at ``path``.
@@ -56,6 +56,6 @@ def read_statistics(path: str) -> Moments:
 
 @torch.no_grad()
 def inception_features(inception: nn.Module, x: Tensor) -> Tensor:
-    """Features (n, 2048) of images (n, 1 or 3, h, w) in [-1, 1]; grey ones as three equal channels."""
+    """Return features (n, 2048) of images (n, 1 or 3, h, w) in [-1, 1]; grey as three equal channels."""
     shades = (x * 127.5 + 127.5).round().clamp(0, 255).byte().expand(-1, 3, -1, -1)
     return torch.cat([inception(part) for part in shades.split(ROWS)])

@@ -49,7 +49,7 @@ class Origin:
 
 
 def find_origin(run: RunDirectory, config: dict[str, Any], data: DataModule, model: BoundModel) -> Origin:
-    """Determine what ``run`` starts from.
+    """Find what ``run`` starts from.
 
     Raises:
         UserError: what the model was trained on would now validate or test it.

@@ -74,7 +74,7 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_graph(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning calls this where a fit begins, and again where a test does."""
+        """Start the clock; Lightning calls this where a fit begins, and again where a test does."""
         if self._began is None:
             self._began = time.monotonic()
 
@@ -131,7 +131,7 @@ class MetricsCsv(Logger):
         self._written = time.monotonic()
 
     def _is_cut(self) -> bool:
-        """Whether the file is gone, or shorter than it was left."""
+        """Return whether the file is missing, or shorter than it was left."""
         return not self.path.exists() or self.path.stat().st_size < self._end
 
     @rank_zero_only

@@ -44,7 +44,7 @@ OLD = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.
 
 
 def is_pipeline(path: str | Path) -> bool:
-    """Whether a directory has the layout of a diffusers pipeline."""
+    """Return whether a directory has the layout of a diffusers pipeline."""
     return (Path(path) / INDEX).is_file()
 
 

@@ -31,7 +31,7 @@ def by_torchrun() -> bool:
 
 
 def by_srun() -> bool:
-    """Whether srun started this process as one of several tasks."""
+    """Return whether srun started this process as one of several tasks."""
     return "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1
 
 

@@ -62,14 +62,14 @@ class SampleReference:
         self.pure = chunks.fill("noise", self.n, self._noise, self.read)
 
     def settle(self) -> None:
-        """Ready to compare, in the first process, once all have read theirs."""
+        """Prepare to compare, in the first process, once all have read theirs."""
 
     def compare(self, features: Features, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Every figure of a set of samples, conditioned on the classes ``labels`` (n,), by name."""
+        """Return every figure of a set of samples, conditioned on the classes ``labels`` (n,), by name."""
         raise NotImplementedError
 
     def prompted(self, features: Features, items: Tensor) -> dict[str, float]:
-        """Shares of samples that match the captions of held-out ``items``; {} where data have none."""
+        """Return shares of samples that match the captions of held-out ``items``; {} if data have none."""
         return {}
 
     def _noise(self, rows: Tensor, chunk: int) -> Tensor:
@@ -88,7 +88,7 @@ class SampleReference:
         return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
     def about_own(self) -> dict[str, dict[str, str]]:
-        """{name: title, unit, better} of the user's own metrics, for ``summary.json``."""
+        """Return {name: title, unit, better} of the user's own metrics, for ``summary.json``."""
         return {
             name: {"title": m.title or name, "unit": m.unit, "better": BETTER[m.higher_is_better]}
             for name, m in self.own.items()
@@ -122,7 +122,7 @@ class PointReference(SampleReference):
         self.name = f"{n} fresh points of {data.name}"
 
     def truth(self, stream: int) -> Tensor:
-        """n true points (n, d)."""
+        """Draw n true points (n, d)."""
         generator = seeded(self.seed, Stream.TRUE_POINTS, stream)
         return self.data.draw(self.n, generator)[0].float()
 
@@ -133,7 +133,7 @@ class PointReference(SampleReference):
         return {"x": x}
 
     def compare(self, features: Features, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Sliced Wasserstein, energy distance and, of a mixture, the share of each mode."""
+        """Compute sliced Wasserstein, energy distance and, of a mixture, the share of each mode."""
         return self._measure(features["x"], self.truth(repeat), labels)
 
     def _measure(self, x: Tensor, true: Tensor, labels: Tensor | None = None) -> dict[str, float]:
@@ -150,7 +150,7 @@ class PointReference(SampleReference):
         return figures | self._own(Samples(x, true, labels))
 
     def floor(self) -> dict[str, dict[str, float]]:
-        """Each measure between true sets."""
+        """Compute each measure between true sets."""
         pairs = [(self.truth(1000 + 2 * i), self.truth(1001 + 2 * i)) for i in range(PAIRS)]
         return _spread([self._measure(a, b) for a, b in pairs])
 
@@ -176,7 +176,7 @@ class Prompts:
             self.texts = embedder.texts(data.encode_prompts([*place]).parts["text"])
 
     def compare(self, embeddings: Tensor | None, logits: Tensor, items: Tensor) -> dict[str, float]:
-        """Shares of samples (n, ...) that are right, asked the captions of ``items`` (n,) of the split.
+        """Return shares of samples (n, ...) that match their captions, of ``items`` (n,) of the split.
 
         "prompt_accuracy": in all attributes that a caption names; "NAME_accuracy": in one of them;
         "retrieval": whose nearest caption, of all in the split, says nothing else than the one asked for.
@@ -227,7 +227,7 @@ class ImageReference(SampleReference):
         self.name = f"{len(self.order)} training images of {data.name}"
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
-        """Features, logits and embedding; images too where metrics of one's own measure them."""
+        """Return features, logits and embedding; images too where metrics of one's own measure them."""
         features = {"x": x} if self.own else {}
         if self.classifier is not None:
             features["features"], features["logits"] = self.classifier.read(x)
@@ -263,13 +263,13 @@ class ImageReference(SampleReference):
             self.moments = Moments.of(self.true.parts("inception"))
 
     def prompted(self, features: Features, items: Tensor) -> dict[str, float]:
-        """Shares of samples that are what the captions of held-out ``items`` ask for."""
+        """Return shares of samples that are what the captions of held-out ``items`` ask for."""
         assert self.prompts is not None
         embeddings = None if self.prompts.embedder is None else features["embedding"]
         return self.prompts.compare(embeddings, features["logits"], items)
 
     def compare(self, features: Features, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Fréchet distance, precision, recall and, where classes were asked for, class accuracy."""
+        """Compute Fréchet distance, precision, recall and, where classes were asked for, class accuracy."""
         seen = logits = None
         figures: dict[str, float] = {}
         if self.features is not None:
@@ -291,7 +291,7 @@ class ImageReference(SampleReference):
         return figures | self._own(samples)
 
     def floor(self) -> dict[str, Any]:
-        """Each measure of held-out images, as many as there are up to n."""
+        """Compute each measure of held-out images, as many as there are up to n."""
         figures, held = [], sum(self.held)
         for i in range(PAIRS):
             order = torch.randperm(held, generator=torch.Generator().manual_seed(i))[: self.n]
@@ -315,7 +315,7 @@ class ImageReference(SampleReference):
 
 
 def _spread(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Median and range of each figure."""
+    """Return median and range of each figure."""
     pick: Callable[[str], list[float]] = lambda name: sorted(f[name] for f in figures)  # noqa: E731
     return {
         name: {"median": pick(name)[len(figures) // 2], "low": pick(name)[0], "high": pick(name)[-1]}

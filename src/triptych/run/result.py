@@ -128,12 +128,12 @@ class Result:
         return self.record.get(key, default)
 
     def items(self) -> Iterable[tuple[str, Any]]:
-        """Entries as the file has them."""
+        """Return the entries as the file has them."""
         return self.record.items()
 
     @classmethod
     def of(cls, provenance: Mapping[str, Any], status: str, **entries: Any) -> Self:
-        """Of the run that ``provenance`` is of, with the entries of the file; None is left out."""
+        """Build the result of the run of ``provenance`` from the file's entries; None is left out."""
         about = {key: provenance.get(key, kind()) for key, kind in (("overrides", list), ("choices", dict))}
         everything = {"schema": SCHEMA, "status": status} | about | entries
         null = NULL if status == "finished" else ()
@@ -234,7 +234,7 @@ def _checksum(record: dict[str, Any]) -> str:
 
 
 def _with_error(figure: dict[str, Any], least: float = 5e-4) -> str:
-    """Four decimals, or as many as an error below ``least`` has digits; one item has no error.
+    """Format mean and error: four decimals, or as many as an error below ``least`` has; of one item no error.
 
     "0.0771 ± 0.0012", "0.0000132 ± 0.0000021", "0.0771".
     """

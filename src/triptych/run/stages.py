@@ -18,13 +18,13 @@ DRAWING = ("sampler", "guidance", "threshold")  # groups of how a stage draws
 
 
 def check_stages(key: str, paths: Sequence[str], runs: list[Experiment]) -> None:
-    """UserError for the first of a cascade's stages that does not fit those before it."""
+    """Raise UserError for the first of a cascade's stages that does not fit those before it."""
     for i, stage in enumerate(runs):
         _check(f"{key}[{i}]={paths[i]}", stage, runs[:i], last=i == len(runs) - 1)
 
 
 def refuse_cascade(config: dict[str, Any]) -> None:
-    """Before it is opened, as it would open its own stages, of which one may be itself."""
+    """Refuse a cascade as a stage before it is opened: it would open its own stages, maybe itself."""
     if "stages" in config["model"]:
         raise UserError("a cascade cannot be a stage; pass the run of a diffusion model")
 
@@ -108,7 +108,7 @@ def _check_encoders(what: str, before: Experiment, data: DataModule) -> None:
 def check_condition_source(
     what: str, name: str, run: Experiment, data: DataModule, earlier: Sequence[str] = ()
 ) -> None:
-    """UserError unless ``run`` draws ``name`` of the conditions of ``data``, told at most ``earlier``."""
+    """Raise UserError unless ``run`` draws ``name``, a condition of ``data``, from ``earlier`` at most."""
     _check(what, run, [], last=False, earlier=earlier)
     if run.data.known_as != name:
         raise UserError(f"{what}: draws {run.data.known_as!r}; pass a run that draws {name!r}")

@@ -101,7 +101,7 @@ class Stop(pl.Callback):
         return (self.received or int(signal.SIGTERM)) if received else None
 
     def look_at_weights(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Diverged, in all processes, if a weight is not finite: none such is saved."""
+        """Raise Diverged, in all processes, if a weight is not finite: none such is saved."""
         finite = torch.stack([p.detach().isfinite().all() for p in module.parameters()]).all()
         self._note(finite, trainer.global_step, kind=1)
         self.agreed(trainer, look=True)

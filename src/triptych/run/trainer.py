@@ -70,7 +70,7 @@ def build_trainer(
     peers: Peers | None = None,
     steps: int = -1,
 ) -> pl.Trainer:
-    """Lightning's Trainer of a fit of ``steps``, with what never varies.
+    """Build Lightning's Trainer for a fit of ``steps``, with what never varies.
 
     Raises:
         UserError: the machine does not have what the configuration names.

@@ -104,7 +104,7 @@ def check_reference(key: str, path: str) -> None:
 
 
 def check_initial(config: dict[str, Any], begun: bool) -> None:
-    """At the door: an absolute path, and a file that may be opened, unless the run has taken it already.
+    """Make ``init_from`` absolute, and check that it may be opened, unless the run has taken it already.
 
     Raises:
         UserError: nothing there; a file that ``ckpt=`` would refuse; ``trained`` beside it.
@@ -182,5 +182,5 @@ def check_run(run: RunDirectory) -> None:
 
 
 def is_composed_here(run: RunDirectory) -> bool:
-    """Whether the configuration in ``run`` is this user's own, composed by the command that started this."""
+    """Return whether this user's own command, which started this, composed the configuration in ``run``."""
     return os.environ.get(OWN) == str(run.path)

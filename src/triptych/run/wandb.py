@@ -88,7 +88,7 @@ class WandbRun(WandbLogger):
             self._log_checkpoint(RunDirectory(trained), use=True)
 
     def location(self) -> dict[str, str]:
-        """{"mode", "files", "sync"}: where the files of this start lie, and the command that sends them."""
+        """Return {"mode", "files", "sync"}: where this start's files lie, and the command that sends them."""
         directory, mode = Path(self.experiment.settings.sync_dir), self._wandb_init["mode"]
         # W&B passes over runs that were online, without the flag
         online = "--include-online " if mode == "online" else ""
@@ -157,7 +157,7 @@ class WandbRun(WandbLogger):
 
 
 def quiet_settings(module: Any, init: float = INIT) -> Any:
-    """W&B's settings: no output, and no longer waits than ``init`` seconds at first and FINISH at the end."""
+    """Build W&B's settings: no output; waits of at most ``init`` seconds at first and FINISH at the end."""
     limits = {
         "console": "off",
         "silent": True,
@@ -170,7 +170,7 @@ def quiet_settings(module: Any, init: float = INIT) -> Any:
 
 
 def mode_of(node: Mapping[str, Any]) -> str:
-    """Online, offline or disabled: as configured, as WANDB_MODE has it, else by whether W&B has a key."""
+    """Return online, offline or disabled: by configuration, by WANDB_MODE, else by whether W&B has a key."""
     if (mode := node.get("mode", "auto")) != "auto":
         return str(mode)
     mode = os.environ.get("WANDB_MODE", "")
@@ -179,7 +179,7 @@ def mode_of(node: Mapping[str, Any]) -> str:
 
 
 def logged_in() -> bool:
-    """Whether W&B has a key to use, without asking it (that takes a network)."""
+    """Return whether W&B has a key to use, without asking it (that takes a network)."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
@@ -193,7 +193,7 @@ def logged_in() -> bool:
 def describe_run(
     node: Mapping[str, Any], config: dict[str, Any], provenance: dict[str, Any], run: RunDirectory
 ) -> dict[str, Any]:
-    """Arguments of ``wandb.init``: a sweep's cells are a group, and are named as their directories are."""
+    """Build arguments of ``wandb.init``: a sweep's cells are a group, named as their directories are."""
     sweep, choices = sweep_of(run), provenance.get("choices", {})
     tags = node.get("tags") or []
     own_tags = [tags] if isinstance(tags, str) else tags
@@ -225,7 +225,7 @@ def _end_service() -> None:
 
 
 def _directories(run: RunDirectory) -> list[Path]:
-    """W&B's directories of a run, one a start."""
+    """List W&B's directories of a run, one a start."""
     return [path for path in (run / "wandb").glob("*run-*") if not path.is_symlink()]
 
 

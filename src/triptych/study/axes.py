@@ -77,7 +77,7 @@ def _value(run: Run, key: str, known: Mapping[str, str]) -> str:
 
 
 def describe_values(axes: Sequence[Axis]) -> list[tuple[str, str]]:
-    """Each value that names a file of a group, with the first lines of that file: what the setting is."""
+    """Describe each value that names a file of a group by that file's first comment: what the setting is."""
     known = []
     for axis in axes:
         for name in filter(re.compile(r"[\w-]+").fullmatch, axis.values):
@@ -180,7 +180,7 @@ def _above(group: str, key: str) -> bool:
 
 
 def _determines(owner: Mapping[int, str], key: Mapping[int, str], runs: Sequence[Run]) -> bool:
-    """Whether runs of one value of ``owner`` have one of ``key``, or theirs differ in their own seed alone.
+    """Return whether ``owner``'s value fixes ``key``'s, or values of ``key`` differ in their own seed alone.
 
     Both by the run's ``id``.
 

@@ -117,7 +117,7 @@ class Cell:
         return {seed: e.mean for seed, e in estimates.items() if e is not None and math.isfinite(e.mean)}
 
     def spread(self, split: str = "test", part: str = "") -> Spread:
-        """Mean over seeds with its standard error and 95% interval."""
+        """Return the mean over seeds with its standard error and 95% interval."""
         return spread(list(self.values(split, part).values()))
 
     @property
@@ -203,11 +203,11 @@ class Comparison:
         )
 
     def claim(self, i: int, j: int) -> PairTest:
-        """Cell j minus cell i by the bound, for any two different cells."""
+        """Return the test of cell j minus cell i by the bound, for any two different cells."""
         return self.sampled(BOUND, 0, self.cells[i].label, self.cells[j].label)
 
     def sampled(self, name: str, at: int, a: str, b: str) -> PairTest:
-        """Cell b minus cell a by a measure of samples at the key's value number `at`, or by the bound."""
+        """Return the test of cell b minus cell a by a measure, at its key's value number `at`, or bound."""
         if (name, at, a, b) in self.claims:
             return self.claims[name, at, a, b]
         return self.claims[name, at, b, a].reversed()

@@ -60,7 +60,7 @@ def _same(looks: list[Paired], rule: Rule) -> float:
 
 
 def _weights(primary_of: list[bool], p: list[float]) -> list[float]:
-    """Shares of the error: one half to the question and one half to all else, equal within each."""
+    """Share out the error: one half to the question and one half to all else, equal within each."""
     known = [primary for primary, value in zip(primary_of, p, strict=True) if not math.isnan(value)]
     first, rest = sum(known), len(known) - sum(known)
     if not first or not rest:
@@ -78,7 +78,7 @@ def _looks(cells: Sequence[Cell], deciding: str, rule: Rule) -> list[dict[Key, P
 
 
 def _pairs(cells: Sequence[Cell], deciding: str) -> Iterator[tuple[Key, Paired]]:
-    """Every pair that may be claimed: by the bound, unless the cells share one model, and by each measure."""
+    """Yield each pair that may be claimed: by each measure, and by the bound unless cells share a model."""
     if not deciding:
         for a, b in combinations(cells, 2):
             yield (BOUND, 0, a.label, b.label), _by_bound(a, b)
@@ -94,7 +94,7 @@ def _pairs(cells: Sequence[Cell], deciding: str) -> Iterator[tuple[Key, Paired]]
 
 
 def _by_bound(a: Cell, b: Cell) -> Paired:
-    """By seed and item where the runs of their common seeds recorded the same items, else by seed."""
+    """Pair by seed and item where the runs of their common seeds recorded the same items, else by seed."""
     common = [seed for seed in a.runs if seed in b.runs]
     items = bound_by_item((b.runs[seed] for seed in common), (a.runs[seed] for seed in common))
     return paired(a.values(), b.values(), items)

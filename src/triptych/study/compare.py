@@ -106,7 +106,7 @@ def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Itera
 
 
 def _sizes(cells: Sequence[Cell]) -> Iterator[str]:
-    """ "Parameters: levels 110,087, the others 104,455."; a range where sizes are many."""
+    """Yield "Parameters: levels 110,087, the others 104,455."; a range where sizes are many."""
     named: dict[int, list[str]] = {}
     for cell in cells:
         for size in {run.parameters for run in cell.runs.values() if run.parameters}:

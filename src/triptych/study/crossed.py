@@ -39,11 +39,11 @@ class Error:
     n_items: int = 0
 
     def p(self, distance: float) -> float:
-        """Two-sided p of a mean at this distance from what is supposed."""
+        """Return the two-sided p of a mean at this distance from the hypothesis."""
         return float(tail(distance, self.seeds, self.df, self.items, self.n_items))
 
     def half(self, alpha: float) -> float:
-        """Half the width of the interval at level 1 - `alpha`."""
+        """Return half the width of the interval at level 1 - `alpha`."""
         return float(critical(alpha, self.seeds, self.df, self.items, self.n_items, TILT))
 
 
@@ -55,7 +55,7 @@ def crossed(differences: np.ndarray) -> Error:
 
 
 def mean_squares(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """MS_seeds, MS_items and MS_rest of (..., seeds, items), the two-way analysis of variance."""
+    """Compute MS_seeds, MS_items, MS_rest of (..., seeds, items): the two-way analysis of variance."""
     s, i = differences.shape[-2:]
     mean = differences.mean((-2, -1), keepdims=True)
     a = differences.mean(-1, keepdims=True) - mean
@@ -74,7 +74,7 @@ def tail(
     tilt: float = 0.0,
     nodes: int = NODES,
 ) -> Any:
-    """Two-sided p(distance), elementwise over arrays of distances and of both variances."""
+    """Compute two-sided p(distance), elementwise over arrays of distances and of both variances."""
     distance, seeds, items = np.broadcast_arrays(*map(np.asarray, (np.abs(distance), seeds, items)))
     if not np.any(items):
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -132,7 +132,7 @@ def critical(
 
 @lru_cache(maxsize=64)
 def chi2_nodes(df: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Quantiles of chi2_df / df and their weights: Gauss-Legendre in v, where the probability is v^4.
+    """Return quantiles of chi2_df / df and weights: Gauss-Legendre in v, where the probability is v^4.
 
     The fourth power puts nodes into the far tail, so that a p of 1e-9 is right to a few parts in 1e5.
     """

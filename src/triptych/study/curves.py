@@ -201,7 +201,7 @@ def _levels(cell: Cell) -> list[Curve]:
 
 
 def mean_over_seeds(seeds: Sequence[Curve]) -> MeanCurve | None:
-    """gamma, mean of the curves, and its standard error (None for one); None for none.
+    """Return gamma, the curves' mean and its standard error (None for one curve); None without curves.
 
     Where seeds were measured at levels of their own (learned endpoints), each is read at as many common
     levels, over the range that all of them have, on a straight line between the logarithms of its
@@ -229,7 +229,7 @@ def _read_at(gamma: np.ndarray, curve: Curve) -> np.ndarray:
 
 
 def _seeds(comparison: Comparison) -> str:
-    """Over how many seeds the lines are means, and whether at levels read between those measured."""
+    """State over how many seeds lines are means, and whether at levels read between those measured."""
     cells = [_levels(cell) for cell in comparison.cells]
     counts = sorted({len(levels) for levels in cells if levels})
     own = any(len({curve.gamma for curve in levels}) > 1 for levels in cells)

@@ -40,13 +40,13 @@ POINTS, FEWEST = 12_000, 24  # of each curve: as many as all runs share, and at 
 
 
 def as_json(story: Study, where: Mapping[Path, str]) -> str:
-    """`details` as JSON that stands in a script element: no text in it ends the element."""
+    """Serialise `details` as JSON for a script element: no text in it ends the element."""
     text = json.dumps(details(story, where), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
-    """Order runs as the page's table does, and the cells of each comparison as its table does.
+    """Collect the page's details: runs in the order of its table, each comparison's cells in that of theirs.
 
     `where`: each run's directory as a reader at the report finds it, by which the page names it.
     """

@@ -62,7 +62,7 @@ def _entry(row: TableRow, key: str) -> Entry:
 
 
 def to_csv(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
-    """Figures in full precision, each with its standard error or its interval in columns of their own."""
+    """Write rows as CSV: figures in full precision, standard errors or intervals in columns of their own."""
     more = {
         key: [n for n in NUMBERS if n != "v" and any(n in _entry(row, key).numbers for row in rows)]
         for key, _ in columns

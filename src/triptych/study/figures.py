@@ -82,7 +82,7 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
 
 
 def _rows(cells: Sequence[Cell], notes: Sequence[str], top: float = 0.12) -> tuple[Figure, Axes]:
-    """Axes with a row a cell: its name above it at the left, a note at the right; both are the label."""
+    """Draw axes with a row for each cell: its name at the left, a note at the right; both are the label."""
     figure, ax = axes(WIDTH, top + 0.5 + ROW * (len(cells) + 0.3), 0.15, 0.15, top)
     figure.set_label("; ".join(f"{cell.label} {note}" for cell, note in zip(cells, notes, strict=True)) + ".")
     ax.set_ylim(len(cells) - 0.35, -0.65)
@@ -103,7 +103,7 @@ def _rows(cells: Sequence[Cell], notes: Sequence[str], top: float = 0.12) -> tup
 
 
 def _frame(points: Sequence[float], spans: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Limits that hold all points, and of each interval as much as leaves the points apart."""
+    """Choose limits that hold all points, and of each interval as much as leaves the points apart."""
     low, high = min(points), max(points)
     known = [span for span in spans if not math.isnan(span[0])]
     widths = sorted(end - start for start, end in known)

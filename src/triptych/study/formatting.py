@@ -39,7 +39,7 @@ DRAWN = (
 
 
 def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:
-    """Three decimals; more where they would show nothing but zeros; a dash for NaN."""
+    """Format with three decimals; more where they would show nothing but zeros; a dash for NaN."""
     if math.isnan(x):
         return "–"
     if math.isinf(x):
@@ -51,7 +51,7 @@ def format_number(x: float, sign: bool = False, decimals: int = 3) -> str:
 
 
 def plus_minus(spread: Spread) -> str:
-    """ "1.902 ± 0.006", "1.90023 ± 0.00061": mean and standard error over seeds, of as many decimals.
+    """Format mean and standard error over seeds: "1.902 ± 0.006", "1.90023 ± 0.00061", equal decimals.
 
     The mean alone where there is one seed.
     """
@@ -62,31 +62,31 @@ def plus_minus(spread: Spread) -> str:
 
 
 def _decimals(size: float) -> int:
-    """Three, or as many as show two digits of what three would show as zero."""
+    """Return three, or as many decimals as show two digits of what three would show as zero."""
     if not math.isfinite(size) or size >= 0.000995 or size == 0:  # 0.001 to two digits
         return 3
     return 1 - math.floor(math.log10(size))
 
 
 def interval(low: float, high: float) -> str:
-    """ "[0.100, 0.140]", or a dash where there is no interval."""
+    """Format an interval, "[0.100, 0.140]"; a dash where there is none."""
     return "–" if math.isnan(low) else f"[{format_number(low)}, {format_number(high)}]"
 
 
 def p_value(p: float) -> str:
-    """Two significant digits, "<0.0001" below that, a dash for NaN."""
+    """Format p with two significant digits; "<0.0001" below that, a dash for NaN."""
     if math.isnan(p):
         return "–"
     return "<0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.995 else "1"
 
 
 def quantity(n: int, noun: str, plural: str = "") -> str:
-    """ "1 run", "3 runs"."""
+    """Format a count with its noun: "1 run", "3 runs"."""
     return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
 def duration(seconds: float) -> str:
-    """ "41 s", "3 min 20 s", "2 h 05 min"."""
+    """Format seconds: "41 s", "3 min 20 s", "2 h 05 min"; a dash unless finite."""
     if not math.isfinite(seconds):
         return "–"
     whole = round(seconds)

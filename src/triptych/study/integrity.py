@@ -10,7 +10,7 @@ from triptych.study.formatting import listed
 
 
 def copies(runs: Mapping[int | None, Run]) -> dict[int | None, int | None]:
-    """{seed: the seed whose result it repeats}: all figures, or the bounds of all items, to the last digit.
+    """Return {seed: the seed whose result it repeats}: all figures, or all items' bounds, to the last digit.
 
     Trainings differ in some digit where their seeds do; draws from one model in their samples' measures.
     """

@@ -83,7 +83,7 @@ def published_in_words(results: Judged) -> list[str]:
 
 
 def claims_table(rows: Iterable[Sequence[Any]], changed: bool = False) -> list[str]:
-    """Rows of (claim, verdict, why, note, published figures, measured figures, metric, rule)."""
+    """Render rows of (claim, verdict, why, note, published, measured figures, metric, rule) as Markdown."""
     lines = ["| claim | verdict | published | measured | decided by |", "|---|---|---|---|---|"]
     for says, word, why, note, published, measured, metric, rule in rows:
         cells = [

@@ -78,13 +78,13 @@ def _deciding(comparison: Comparison) -> tuple[Metric, MeasureTable] | None:
 
 
 def title(comparison: Comparison) -> str:
-    """ "sliced Wasserstein distance by evaluations": what the figures of `columns` are; "" without any."""
+    """Describe the figures of `columns`: "sliced Wasserstein distance by evaluations"; "" without any."""
     of = _deciding(comparison)
     return "" if of is None else of[0].label + (f" by {of[1].key}" if of[1].key else "")
 
 
 def measure_columns(comparison: Comparison) -> list[tuple[str, str]]:
-    """Key and heading of the deciding measure at each value; none where the bound decides."""
+    """List key and heading of the deciding measure at each value; none where the bound decides."""
     if (of := _deciding(comparison)) is None:
         return []
     heads = [f"{value:g}" for value in of[1].values] if of[1].key else [of[0].label]
@@ -92,7 +92,7 @@ def measure_columns(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def standings(comparison: Comparison) -> list[tuple[str, dict[str, Spread], str]]:
-    """Cells by the deciding measure at its last value, best first: label, figures by column, where best."""
+    """Rank cells by the deciding measure's last value, best first: label, figures by column, where best."""
     if (of := _deciding(comparison)) is None:
         return []
     metric, measure = of

@@ -67,7 +67,7 @@ class Monitor(threading.Thread):
                 self._renew()
 
     def _run_plain(self, console: Any) -> None:
-        """Without a terminal: print a line whenever a run ends."""
+        """Print a line whenever a run ends, without a terminal."""
 
         def say(text: str) -> None:
             console.print(text, soft_wrap=True, markup=False, highlight=False)

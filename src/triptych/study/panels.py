@@ -114,7 +114,7 @@ PICTURES: tuple[tuple[str, str, str, Callable[[Run], Path | None]], ...] = (
 
 
 def colours(hues: Mapping[str, str]) -> dict[str, str]:
-    """One colour per label, the same in every figure and table; labels of one hue share it."""
+    """Assign a colour to each label, equal in every figure and table; labels of one hue share it."""
     places = {hue: i for i, hue in enumerate(dict.fromkeys(hues.values()))}
     return {label: colour(places[hue]) for label, hue in hues.items()}
 
@@ -149,7 +149,7 @@ def tuning_svg(tuning: Tuning | None, palette: dict[str, str]) -> str:
 
 
 def _headline(comparison: Comparison) -> list[tuple[str, Draw]]:
-    """How to read each figure of what decides: the bound, or a measure where cells share one model."""
+    """List how to read, and draw, what decides: the bound, or a measure where cells share one model."""
     if name := measures.deciding(comparison):
         return [(MEASURED, draw_measures.measure_figure(measures.known(comparison.cells)[name]))]
     means: tuple[str, Draw] = (HEADLINE, figures.headline)
@@ -161,7 +161,7 @@ def _headline(comparison: Comparison) -> list[tuple[str, Draw]]:
 
 
 def known_figures(comparison: Comparison, palette: Mapping[str, str]) -> dict[str, Figure]:
-    """Every figure of ours of which the runs recorded what it shows, by name."""
+    """Draw every figure of ours of which the runs recorded what it shows; {name: figure}."""
     draws = [draw for _, draw in _headline(comparison)]
     draws += [draw for *_, panel in _panels(comparison) for draw in panel]
     with styled():
@@ -170,7 +170,7 @@ def known_figures(comparison: Comparison, palette: Mapping[str, str]) -> dict[st
 
 
 def _panels(comparison: Comparison) -> list[tuple[str, str, Sequence[Draw]]]:
-    """`PANELS`, and last the measures of samples that do not decide.
+    """List `PANELS`, and last the measures of samples that do not decide.
 
     Of one and the same model there is nothing to compare but its samples.
     """
@@ -181,7 +181,7 @@ def _panels(comparison: Comparison) -> list[tuple[str, str, Sequence[Draw]]]:
 
 
 def draw_panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
-    """Every panel for which the runs recorded what it shows."""
+    """Draw every panel for which the runs recorded what it shows."""
     *ours, measured = [
         Panel(title, how, tuple(filter(None, (_svg(comparison, palette, draw, name) for draw in draws))))
         for title, how, draws in _panels(comparison)
@@ -191,7 +191,7 @@ def draw_panels(comparison: Comparison, palette: dict[str, str], name: str) -> l
 
 
 def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
-    """``PANELS`` of ``panels.py`` in each trusted package; one that fails says so, and the others stand.
+    """Draw ``PANELS`` of each trusted package's ``panels.py``; an error is shown in its panel's place.
 
     Nothing in a directory that is reported names one: a report over a stranger's runs runs nobody's code but
     the owner's.
@@ -221,7 +221,7 @@ def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Pan
 
 
 def sample_pictures(comparison: Comparison) -> list[tuple[str, str, str, list[SamplePicture]]]:
-    """Title, how to read, kind and pictures of each entry of `PICTURES` that some run has."""
+    """List title, how to read, kind and pictures of each entry of `PICTURES` that some run has."""
     shown = [(title, how, kind, _first_of_each(comparison, of)) for title, how, kind, of in PICTURES]
     return [(title, how, kind, pictures) for title, how, kind, pictures in shown if pictures]
 

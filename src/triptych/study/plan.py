@@ -177,7 +177,7 @@ def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
 
 
 def _count(devices: Any) -> int:
-    """How many devices ``trainer.devices`` are; one where the machine decides."""
+    """Count the devices of ``trainer.devices``; one where the machine decides."""
     if isinstance(devices, str):
         devices = int(devices) if devices.isdigit() else 1
     return len(devices) if isinstance(devices, list) else max(devices, 1)

@@ -28,7 +28,7 @@ NODES = 32
 
 
 def power(difference: float, error: Error, alpha: float) -> float:
-    """Probability that a true difference is claimed at level `alpha`."""
+    """Compute the probability that a true difference is claimed at level `alpha`."""
     quantiles, weights = chi2_nodes(error.df, 64)
     # the critical distance at each possible estimate of the variance over seeds
     limits = critical(alpha, error.seeds * quantiles, error.df, error.items, error.n_items, nodes=NODES)
@@ -39,7 +39,7 @@ def power(difference: float, error: Error, alpha: float) -> float:
 
 @lru_cache(maxsize=4096)
 def seeds_needed(difference: float, error: Error, alpha: float) -> int | None:
-    """How many seeds claim this difference with probability `GOAL`; None where `MOST` would not."""
+    """Return how many seeds claim this difference with probability `GOAL`; None where `MOST` would not."""
     now = error.df + 1
 
     def enough(seeds: int) -> bool:
@@ -52,14 +52,14 @@ def seeds_needed(difference: float, error: Error, alpha: float) -> int | None:
 
 
 def seeds_to_settle(claim: PairTest) -> int | None:
-    """How many seeds in all would claim the difference measured; None: `MOST` would not, or unknown."""
+    """Return how many seeds in all would claim the measured difference; None: over `MOST`, or unknown."""
     pair = claim.pair
     needed = seeds_needed(abs(pair.mean), pair.error, claim.level) if pair.error else None
     return needed and max(needed, pair.n + 1)
 
 
 def seeds_next(comparison: Comparison) -> int:
-    """How many seeds in all would settle what they can of the best against the others; 0: none is needed."""
+    """Return how many seeds in all would settle what they can of best against others; 0: none is needed."""
     claims = [claim for claim in against_best(comparison) if not claim.holds and not claim.equal]
     if comparison.rule.looks > 1 or comparison.rule.interim:
         return 0
@@ -79,7 +79,7 @@ def against_best(comparison: Comparison) -> list[PairTest]:
 
 
 def extra_seconds(comparison: Comparison, seeds: int) -> float:
-    """Seconds that as many more runs of each setting take as `seeds` in all ask for; NaN unknown."""
+    """Estimate the seconds of the runs that each setting lacks of `seeds` in all; NaN unknown."""
     each = [sum(run.seconds.values()) for run in comparison.runs if run.seconds]
     more = sum(max(seeds - len(cell.runs), 0) for cell in comparison.cells)
     return more * math.fsum(each) / len(each) if each else math.nan

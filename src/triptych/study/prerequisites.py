@@ -51,7 +51,7 @@ def check_files(config: DictConfig, but: Collection[str] = ()) -> None:
 
 
 def _named(config: DictConfig) -> Iterator[tuple[str, str]]:
-    """(key, path) of what is named, of lists and mappings each entry."""
+    """Yield (key, path) of each path in the configuration, with each entry of lists and mappings."""
     for key in (*CHECKPOINTS, *OTHERS):
         value: Any = OmegaConf.select(config, key)
         if isinstance(value, str) and value != "exact":
@@ -63,14 +63,14 @@ def _named(config: DictConfig) -> Iterator[tuple[str, str]]:
 
 
 def _suggestion(path: Path) -> str:
-    """ ", triptych-train experiment=NAME makes it" for a run's that an experiment of that name has."""
+    """Return ", triptych-train experiment=NAME makes it" if an experiment makes that run, else ""."""
     names = [b for a, b in zip(path.parts, path.parts[1:], strict=False) if a == "runs"]
     names_of = [name for name in names if (CONFIGS / "experiment" / f"{name}.yaml").is_file()]
     return f", triptych-train experiment={names_of[0]} makes it" if names_of else ""
 
 
 def check_launcher(config: DictConfig) -> None:
-    """UserError for what SLURM or Ray would refuse, or wait for, much later."""
+    """Raise UserError for what SLURM or Ray would refuse, or wait for, much later."""
     _check_allocation(config)
     _check_ray(config)
     if on_slurm(config) and not shutil.which("srun"):  # which submitit asks for once the sweep has begun
@@ -78,7 +78,7 @@ def check_launcher(config: DictConfig) -> None:
 
 
 def on_slurm(config: DictConfig) -> bool:
-    """Whether its jobs are SLURM's."""
+    """Return whether its jobs are SLURM's."""
     return str(config.hydra.launcher._target_).endswith("SlurmLauncher")
 
 

@@ -108,7 +108,7 @@ def page_template(name: str) -> Template:
 
 
 def script_source(script: str) -> str:
-    """By its digest: no other script runs in the page."""
+    """Return a script's source in the page's CSP, its digest: no other script runs."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
@@ -149,7 +149,7 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
 
 
 def _allowed(script: str, sections: list[dict[str, Any]]) -> str:
-    """Whose script may run in the page: its own; any where a panel of the owner's brings one along."""
+    """Return which scripts may run in the page: its own; any if a panel of the owner's contains one."""
     if any(
         "<script" in svg.lower() for section in sections for panel in section["panels"] for svg in panel.svgs
     ):

@@ -19,7 +19,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-?(inf|nan)")
 
 
 def results_csv(runs: Sequence[Run], base: Path) -> str:
-    """One row per run, its directory seen from `base`; figures in full precision, empty where a run has none.
+    """Write a row per run, its directory relative to `base`, as CSV: figures in full precision, "" for none.
 
     Columns: directory, sweep, status, seed, settings that were typed, were chosen or differ, each figure of
     test, val and train as `test/bpd`, `test/bpd_stderr`, `test/bpd_n`, each measure of samples as
@@ -38,7 +38,7 @@ def results_csv(runs: Sequence[Run], base: Path) -> str:
 
 
 def results(runs: Sequence[Run]) -> list[dict[str, object]]:
-    """One row per run, values as they are; the columns of `results_csv`, of which a run may lack some."""
+    """Return a row per run, values as they are; columns of `results_csv`, of which a run may lack some."""
     axes = [axis.key for axis in find_axes(runs)[0]]
     return [_row(run, axes) for run in runs]
 

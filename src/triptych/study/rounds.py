@@ -45,7 +45,7 @@ def grid(sweeper: Mapping[str, Any], arguments: Sequence[str], loader: Any = Non
 
 
 def check_values_of(override: Override) -> None:
-    """UserError for an axis without values, with one of them twice, or with a range that is none."""
+    """Raise UserError for an axis without values, with one of them twice, or with a range that is none."""
     key, line = override.key_or_group, override.input_line
     try:
         values = list(map(str, itertools.islice(override.sweep_iterator(), AXIS + 1)))
@@ -61,7 +61,7 @@ def check_values_of(override: Override) -> None:
 
 
 def with_setting(job: list[str], settings: Mapping[str, Any]) -> list[str]:
-    """``job`` and what its ``setting=NAME`` stands for.
+    """Return ``job`` with the overrides that its ``setting=NAME`` stands for.
 
     Raises:
         UserError: no setting of that name.
@@ -89,12 +89,12 @@ def jobs_of(config: DictConfig) -> list[list[str]]:
 
 
 def is_grid(config: DictConfig) -> bool:
-    """Whether all cells are known beforehand, as a product of values."""
+    """Return whether all cells are known beforehand, as a product of values."""
     return str(config.hydra.sweeper._target_).endswith(("BasicSweeper", "RoundsSweeper"))
 
 
 def expected_cells(config: DictConfig) -> list[str]:
-    """Names of the directories that a grid sweep will make, in order; empty for adaptive sweepers."""
+    """Name the directories that a grid sweep will make, in order; [] for adaptive sweepers."""
     if not is_grid(config) or config.hydra.sweeper.get("tune"):
         return []
     return [cell_name(config, job) for job in jobs_of(config)]
@@ -143,7 +143,7 @@ def check_rounds(config: Mapping[str, Any], grid: bool) -> None:
 
 
 def values_of(text: str | int | None) -> list[str]:
-    """ "a,b,c" as its parts."""
+    """Split "a,b,c" into its parts."""
     return [part.strip() for part in str(text).split(",") if part.strip()] if text is not None else []
 
 
@@ -161,12 +161,12 @@ def settings_and_seeds(jobs: Sequence[Sequence[str]]) -> tuple[list[list[str]], 
 
 
 def settings_of(jobs: Sequence[Sequence[str]]) -> Counter[Setting]:
-    """How many runs each setting of a grid has, in order of appearance."""
+    """Count the runs of each setting of a grid, in order of appearance."""
     return Counter(tuple(o for o in job if not o.startswith("seed=")) for job in jobs)
 
 
 def names(settings: Sequence[Setting]) -> dict[Setting, str]:
-    """Each setting by the overrides that not all of them share."""
+    """Name each setting by the overrides that not all of them share."""
     shared = set.intersection(*map(set, settings)) if len(settings) > 1 else set()
     return {setting: ",".join(o for o in setting if o not in shared) for setting in settings}
 
@@ -219,5 +219,5 @@ def choose_point(bounds: Mapping[Trial, float]) -> tuple[Point, dict[Setting, Po
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Infinity where a value is missing or not finite."""
+    """Average; infinity where a value is missing or not finite."""
     return sum(values) / len(values) if values and all(map(math.isfinite, values)) else math.inf

@@ -31,7 +31,7 @@ OF_SWEEP = ("name", "hparams_search", "until", "max_seeds", "equal_within")
 
 
 def of_run(run: Run, points: int) -> dict[str, Any]:
-    """Everything but its pictures; ``points``: of each curve, about."""
+    """Collect everything of a run but its pictures; ``points``: of each curve, about."""
     return {
         "mark": mark(run),
         "status": run.status,
@@ -47,7 +47,7 @@ def of_run(run: Run, points: int) -> dict[str, Any]:
 
 
 def cut(text: str) -> str:
-    """No longer than the page shows a value."""
+    """Cut a text to the length at which the page shows a value."""
     return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
 
 
@@ -55,17 +55,17 @@ def cut(text: str) -> str:
 
 
 def bound(run: Run) -> str:
-    """ "1.902 ± 0.018 bits/dim": mean and standard error over items; "" without one."""
+    """Format the bound, mean and standard error over items: "1.902 ± 0.018 bits/dim"; "" without one."""
     return f"{_estimate(run.test[run.measure])} {UNITS[run.measure]}" if run.measure else ""
 
 
 def _estimate(estimate: Estimate) -> str:
-    """ "1.902 ± 0.018": a mean and its standard error over items."""
+    """Format a mean and its standard error over items: "1.902 ± 0.018"."""
     return plus_minus(Spread(estimate.mean, estimate.stderr, math.nan, math.nan, 2))
 
 
 def _figures(run: Run) -> Iterable[list[Any]]:
-    """Where, what, how much, over how many: every figure of the summary's splits and samples."""
+    """Yield split, name, figure and number of items of every figure of the summary's splits and samples."""
     for split in ("test", "val", "train"):
         for key, estimate in getattr(run, split).items():
             yield [split, key, _estimate(estimate), estimate.n]
@@ -122,12 +122,12 @@ def _curves(run: Run, points: int) -> list[dict[str, Any]]:
 
 
 def _unit(name: str) -> str:
-    """ "bits/dim" of val/bpd and its parts; "" where a column's name tells none."""
+    """Return the unit of a column, "bits/dim" of val/bpd and its parts; "" where its name tells none."""
     return next((unit for key, unit in UNITS.items() if name.partition("/")[2].startswith(key)), "")
 
 
 def _thinned(x: Sequence[float], y: Sequence[float], points: int) -> dict[str, Any]:
-    """Every k-th point and the last one; `every` is k."""
+    """Thin a curve to every k-th point and the last one; `every` is k."""
     every = max(1, math.ceil(len(x) / points))
     places = [*range(0, len(x) - 1, every), len(x) - 1]
     short = [i for i in places if math.isfinite(y[i])]
@@ -143,7 +143,7 @@ def short_float(x: float) -> float:
 
 
 def run_pictures(runs: Sequence[Run]) -> dict[Path, list[list[str]]]:
-    """[caption, data URI] of each run's pictures, "" where there was no room: the last ones of each first."""
+    """Return [caption, data URI] of each run's pictures, last ones first to have room; "" without room."""
     known = {run.dir: _files(run) for run in runs}
     shown: dict[Path, list[list[str]]] = {run.dir: [] for run in runs}
     room = PICTURES
@@ -157,7 +157,7 @@ def run_pictures(runs: Sequence[Run]) -> dict[Path, list[list[str]]]:
 
 
 def _files(run: Run) -> list[tuple[str, Path]]:
-    """Captions and files of a run's pictures, in the order of training."""
+    """List captions and files of a run's pictures, in the order of training."""
     folder = run.dir / "samples"
     pictures: list[tuple[str, Path]] = []
     try:
@@ -174,7 +174,7 @@ def _files(run: Run) -> list[tuple[str, Path]]:
 
 
 def _inside(path: Path, directory: Path) -> bool:
-    """Whether a file is of the directory: the report shows it to others."""
+    """Return whether a file lies in the directory: the report shows it to others."""
     try:
         return path.is_file() and path.resolve().is_relative_to(directory.resolve())
     except OSError:

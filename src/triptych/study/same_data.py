@@ -35,7 +35,7 @@ class Group:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Finished runs by data and unit, with them those that have not reported yet. Empty while none has."""
+    """Group finished runs by data and unit, and unreported ones with them; [] while none has finished."""
     groups: dict[tuple[str, ...], Group] = {}
     known = _fingerprints(runs)
     for run in runs:
@@ -91,7 +91,7 @@ def _identity(run: Run, known: dict[tuple[Any, ...], set[str]]) -> tuple[str, ..
 
 
 def _tell_apart(groups: list[Group]) -> None:
-    """Names for groups whose data were chosen by the same name: what differs in their configurations."""
+    """Name groups whose data were chosen by the same name by what differs in their configurations."""
     namesakes: dict[tuple[str, str], list[Group]] = defaultdict(list)
     for one in groups:
         one.data = one.dataset

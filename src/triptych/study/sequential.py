@@ -83,7 +83,7 @@ def decide(root: Path, look: int, looks: int, equal_within: float | None = None)
 
 
 def read_rule(root: Path, sweep: dict[str, Any]) -> Rule:
-    """How the report of a sweep decides: from `sweep.json`'s "until" and the looks taken so far."""
+    """Read how a sweep's report decides: from `sweep.json`'s "until" and the looks taken so far."""
     until = sweep.get("until")
     # without the sweep's word, the looks were taken all the same
     until = until if isinstance(until, dict) else load_object(root / FILE)
@@ -99,7 +99,7 @@ def read_rule(root: Path, sweep: dict[str, Any]) -> Rule:
 
 
 def _seen(root: Path) -> list[frozenset[int]]:
-    """Which seeds each look had; empty where none was recorded."""
+    """Read which seeds each look had; [] where none was recorded."""
     try:
         record = read_json(root / FILE)
         return [frozenset(map(int, seeds)) for seeds in record["seeds"]]
@@ -108,7 +108,7 @@ def _seen(root: Path) -> list[frozenset[int]]:
 
 
 def _outcomes(comparison: Comparison) -> dict[Pair, Outcome]:
-    """By the bound, or by the deciding measure at the last value of its key."""
+    """Return each pair's outcome by the bound, or by the deciding measure at its key's last value."""
     name = measures.deciding(comparison)
     relevant = {key: claim for key, claim in comparison.claims.items() if key[0] == name}
     last = max((key[1] for key in relevant), default=0) if name != BOUND else 0

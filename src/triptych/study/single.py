@@ -34,7 +34,7 @@ class SingleHook(Callback):
 
 
 def check_single(config: DictConfig) -> None:
-    """UserError for what no run could be made of; ``config`` has Hydra's own part still in it.
+    """Raise UserError for what no run could be made of; ``config`` still contains Hydra's own part.
 
     Its keys were checked: by Hydra's callback, or by ``config.compose``.
     """

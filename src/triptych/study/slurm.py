@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def ask_queue() -> dict[str, str] | None:
-    """{job: state} of all jobs of this user that SLURM remembers; None if it does not answer."""
+    """Return {job: state} of all jobs of this user that SLURM remembers; None if it does not answer."""
     # the user's own defaults (SQUEUE_PARTITION, ...) would hide jobs
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
     command = ["squeue", "-h", "-r", "-a", "-t", "all", "-u", str(os.getuid()), "-o", "%i %T"]
@@ -46,7 +46,7 @@ def ask_queue() -> dict[str, str] | None:
 
 
 def read_queue(text: str) -> dict[str, str]:
-    """Lines of ``job state``, such as ``17_2 RUNNING``; others (``CLUSTER: name``) say nothing."""
+    """Parse lines of ``job state``, such as ``17_2 RUNNING``; others (``CLUSTER: name``) are ignored."""
     return dict(re.findall(r"^\s*(\d+(?:_\d+)?) +([A-Z_]+)\s*$", text, re.MULTILINE))
 
 
@@ -59,7 +59,7 @@ class Looks:
         self._since: dict[str, float] = {}  # the first look of those that all have found a job ended
 
     def ended(self, jobs: Iterable[str], queue: Mapping[str, str], now: float) -> dict[str, str]:
-        """{job: state} of those that have ended for good, at a look at ``now`` seconds.
+        """Return {job: state} of those that have ended for good, at a look at ``now`` seconds.
 
         A job that was never seen in the queue (another cluster's, a hidden one) is not said to have ended.
         """
@@ -87,7 +87,7 @@ class QueueWatcher(SlurmInfoWatcher):
         self._values: dict[str, Any] = {}  # of jobs without a result, what their runs return
 
     def update(self) -> None:
-        """Look at the queue; what has ended is known to submitit after this."""
+        """Read the queue; then submitit knows of the jobs that have ended."""
         self._num_calls += 1
         waiting = self._registered - self._finished
         without = {job for job in waiting if self._missing(job)}
@@ -110,7 +110,7 @@ class QueueWatcher(SlurmInfoWatcher):
         self._finished.add(job)
 
     def _missing(self, job: str) -> list[JobPaths]:
-        """Of a job's tasks, those whose result is not there; reading the folder anew, as NFS needs it."""
+        """List a job's tasks without a result; the folder is read anew, as NFS needs it."""
         tasks = [JobPaths(self.folder, job, task) for task in range(self.tasks)]
         try:
             there = set(os.listdir(tasks[0].folder))

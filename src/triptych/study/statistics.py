@@ -76,11 +76,11 @@ class Paired:
         return Paired(-self.mean, self.n, self.error)
 
     def same_within(self, margin: float) -> float:
-        """p of "they differ by `margin` or more": the larger of two one-sided tests (Schuirmann 1987)."""
+        """Return p of "they differ by `margin` or more": larger of two one-sided tests (Schuirmann 1987)."""
         return self.not_beyond(margin - abs(self.mean))
 
     def not_beyond(self, distance: float) -> float:
-        """One-sided p of "the true distance is 0 or less", where the mean lies at this one; NaN unknown."""
+        """Return one-sided p of "the true distance is 0 or less", of a mean at this one; NaN unknown."""
         if self.error is None:
             return math.nan
         half = self.error.p(distance) / 2
@@ -88,7 +88,7 @@ class Paired:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean, standard error and interval of values, one per seed. NaN throughout for none."""
+    """Compute mean, standard error and interval of values, one per seed. NaN throughout for none."""
     n = len(values)
     if n == 0:
         return Spread(math.nan, math.nan, math.nan, math.nan, 0)
@@ -105,7 +105,7 @@ def paired(
     other: Mapping[Seed, float],
     items: Mapping[Seed, np.ndarray] | None = None,
 ) -> Paired:
-    """`other - reference` over their common seeds. `items`: the same difference by item, (n,) for each seed.
+    """Pair `other - reference` over common seeds. `items`: the same difference by item, (n,) for each seed.
 
     With items for every common seed, interval and p cover both which seed and which items (`crossed`);
     without, they are the paired t-test's over seeds.
@@ -123,7 +123,7 @@ def paired(
 
 
 def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
-    """Holm's step-down adjustment, in the order given; NaN stays NaN and does not count as a test.
+    """Adjust p-values by Holm's step-down method, order unchanged; NaN stays NaN, and counts as no test.
 
     With `weights` w (Holm 1979, section 4): p_(i) / w_(i) in ascending order, times the sum of the weights
     not yet used up. Equal weights give the usual m p_(1), (m - 1) p_(2), ...

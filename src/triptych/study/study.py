@@ -195,13 +195,13 @@ def read_study(
 
 
 def _copies(runs: Sequence[Run]) -> int:
-    """How many runs have another one's configuration, name and all: copies of its directory."""
+    """Count the runs that have another one's configuration, name and all: copies of its directory."""
     known = [digest for run in runs if (digest := run.digests.get("config.yaml"))]
     return len(known) - len({*known})
 
 
 def _by_label(comparison: Comparison) -> list[Cell]:
-    """Cells in the order of their axes' values, which does not change as results come in."""
+    """Sort cells by their axes' values, an order that does not change as results come in."""
     order = [axis.values for axis in comparison.axes]
     cells = [*comparison.cells, *comparison.pending]
 

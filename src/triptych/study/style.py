@@ -83,17 +83,17 @@ def axes(
 
 
 def inches(texts: Iterable[str]) -> float:
-    """Room for the widest of `texts`; DejaVu is wide, so browser fonts fit as well."""
+    """Return the room for the widest of `texts`, inches; DejaVu is wide, so browser fonts fit as well."""
     return max((len(text) for text in texts), default=0) * SIZE * 0.62 / 72
 
 
 def short(text: str, most: int = 30) -> str:
-    """`text` with its middle left out where it would not fit beside a figure."""
+    """Shorten `text` in its middle where it would not fit beside a figure."""
     return text if len(text) <= most else text[: most - 9] + "…" + text[-8:]
 
 
 def shortened(labels: Sequence[str], most: int = 20) -> dict[str, str]:
-    """Each label cut to `most` characters; what all have in common goes first, so that they stay apart."""
+    """Shorten each label to `most` characters; what all share goes first, so that they stay different."""
     words = [label.split(" ") for label in labels]
     head = tail = 0
     if len(labels) > 1 and max(map(len, labels)) > most:
@@ -160,7 +160,7 @@ class LineFigure:
         self.ax.scatter([x], [y], s=70, facecolor=PAPER, edgecolor=ink, linewidth=1.8, zorder=3)
 
     def frame(self, shown: Sequence[float]) -> None:
-        """Limits from the lowest value up; one that is far above the median flattens no other."""
+        """Set limits from the lowest value up; one that is far above the median flattens no other."""
         low, middle = min(shown), sorted(shown)[len(shown) // 2]
         top = min(max(shown), low + 4 * (middle - low) + 1e-3)
         self.ax.set_ylim(low - 0.08 * (top - low), top + 0.08 * (top - low))
@@ -183,7 +183,7 @@ class LineFigure:
 
 
 def apart(wanted: Sequence[float], gap: float) -> list[float]:
-    """Ascending places in [0, 1], at least `gap` apart, near the ascending ones wanted, if they fit."""
+    """Place points in [0, 1], ascending, at least `gap` apart, near ascending ones wanted, if they fit."""
     groups: list[tuple[float, int]] = []  # centre, size: overlapping neighbours share a block
     for place in wanted:
         centre, size = place, 1
@@ -199,14 +199,14 @@ def apart(wanted: Sequence[float], gap: float) -> list[float]:
 
 
 def plain_log(value: float, _position: int | None = None) -> str:
-    """Tick text of a log axis: 0.01, 1, 100; powers of ten beyond."""
+    """Format a tick of a log axis: 0.01, 1, 100; powers of ten beyond."""
     if value <= 0:
         return ""
     return f"{value:g}" if 1e-4 <= value < 1e5 else f"1e{math.log10(value):.0f}"
 
 
 def plain_ticks(axis: Axis) -> None:
-    """Plain numbers along a log axis."""
+    """Show plain numbers along a log axis."""
     axis.set_major_formatter(FuncFormatter(plain_log))
     axis.set_minor_formatter(NullFormatter())
 

@@ -228,7 +228,7 @@ class SweepHook(Callback):
         return [RunDirectory(self.root / cell) for cell in self.cells]
 
     def job_without_result(self, job: str, overrides: Sequence[str], state: str) -> float | None:
-        """Say that a SLURM job ended before its run did, as by ``scancel``; what the run has to return."""
+        """Print that a SLURM job ended before its run, as by ``scancel``; return the run's metric, if any."""
         run = RunDirectory(self.root / self.cell(overrides))
         if run.status not in ENDED:
             why = f"its SLURM job {job} ended without a result ({state})"
@@ -295,7 +295,7 @@ class SweepHook(Callback):
         print("\n".join([*lines, *([f"all: {shared}"] if shared else [])]))
 
     def _begin(self) -> None:
-        """StorageError where nothing can be written; what is finished there is shown all the same."""
+        """Begin the record; StorageError if it cannot be written, after the table if all runs finished."""
         try:
             self._forget_refusals()
             self.record(expected=len(self.cells))

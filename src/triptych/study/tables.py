@@ -111,7 +111,7 @@ def _row(comparison: Comparison, i: int, cell: Cell) -> TableRow:
 
 
 def against(comparison: Comparison, reference: int, i: int) -> tuple[dict[str, Entry], str]:
-    """Cell i minus cell `reference`: the paired difference with its interval and corrected p; the verdict."""
+    """Compare cell i with cell `reference`: paired difference with interval, corrected p; the verdict."""
     if len(comparison.cells) == 1:
         return {}, ""
     if i == reference:
@@ -141,7 +141,7 @@ def _row_verdict(comparison: Comparison, claim: PairTest, best: bool) -> str:
 
 
 def _drawn(comparison: Comparison) -> list[TableRow]:
-    """Rows of cells that share one model, by the measure that decides between them."""
+    """List rows of cells that share one model, by the measure that decides between them."""
     cells = {cell.label: cell for cell in comparison.cells}
     return [
         TableRow(label, {key: entry(s) for key, s in spreads.items()}, _seeds(cells[label]), best, bool(best))

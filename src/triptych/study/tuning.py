@@ -43,7 +43,7 @@ class Tuning:
         return tuple(sorted(self.points, key=lambda point: numbers[point]))
 
     def mean(self, setting: str, point: Point) -> float:
-        """Mean validation bound over the seeds of the trials; NaN where there is none, or one not finite."""
+        """Average validation bounds over the trials' seeds; NaN where there is none, or one not finite."""
         values = list(self.bounds.get(setting, {}).get(point, {}).values())
         return sum(values) / len(values) if values and all(map(math.isfinite, values)) else math.nan
 
@@ -163,7 +163,7 @@ def tuning_figure(tuning: Tuning, colours: Mapping[str, str]) -> Figure | None:
 
 
 def setting_label(setting: str) -> str:
-    """ "objective=x0,schedule=cosine" as the report names such a cell: "x0 / cosine"."""
+    """Name such a cell as the report does: "x0 / cosine" of "objective=x0,schedule=cosine"."""
     return " / ".join(_parts(setting).values())
 
 

@@ -74,7 +74,7 @@ def no_better(runs: Mapping[str, Sequence[Run]], unit: str = "bits/dim") -> str:
 
 
 def divergences(comparison: Comparison) -> str:
-    """ "x0 diverged with 3 of 5 seeds: figures are of the others."; "" where none did."""
+    """State "x0 diverged with 3 of 5 seeds: figures are of the others."; "" where none did."""
     cells = [cell for cell in (*comparison.cells, *comparison.pending) if cell.diverged]
     sentences = [
         f"{cell.label} diverged with {cell.diverged} of {quantity(len(cell.seeds), 'seed')}" for cell in cells
@@ -126,7 +126,7 @@ def _be(n: int) -> str:
 
 
 def _would_settle(comparison: Comparison, left: list[int]) -> str:
-    """ ": about 5 seeds per setting would settle them", and what no number of seeds settles."""
+    """State ": about 5 seeds per setting would settle them", and what no number of seeds settles."""
     claims = {j: comparison.claim(0, j) for j in left}
     if comparison.rule.interim or not all(c.pair.error for c in claims.values()):
         return ""

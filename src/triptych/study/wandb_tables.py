@@ -99,5 +99,5 @@ def _tables(wandb: Any, story: Study) -> dict[str, Any]:
 
 
 def run_id(run: Run) -> str:
-    """W&B's id of a run: the directory's."""
+    """Return W&B's id of a run: the directory's."""
     return str(RunDirectory(run.dir).provenance().get("id", ""))

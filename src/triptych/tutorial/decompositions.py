@@ -60,7 +60,10 @@ def restricted(
 
 
 def forward_step(process: Any, z: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> Normal:
-    """q(z_t | z_s) = N(alpha_t / alpha_s z, sigma_t^2 (1 - exp(gamma_s - gamma_t))) (tutorial eq. 31)."""
+    """Return q(z_t | z_s) (tutorial eq. 31).
+
+    It is N(alpha_t / alpha_s z, sigma_t^2 (1 - exp(gamma_s - gamma_t))).
+    """
     alpha_s, _ = process.alpha_sigma(gamma_s)
     alpha_t, sigma_t = process.alpha_sigma(gamma_t)
     return Normal(alpha_t / alpha_s * z, sigma_t * (-torch.expm1(gamma_s - gamma_t)).sqrt())
@@ -84,7 +87,7 @@ class Terms(NamedTuple):
 def take_apart(
     denoiser: Any, schedule: Schedule, x: Tensor, path: list[Tensor], condition: Any = None
 ) -> Terms:
-    """Both forms, less the reconstruction, on the same paths z_0 ... z_T (``restricted(...).path``)."""
+    """Compute both forms, less reconstruction, on the same paths z_0 ... z_T (``restricted(...).path``)."""
     process, steps = denoiser.process, len(path) - 1
     gammas = schedule.gamma(torch.linspace(0.0, 1.0, steps + 1, dtype=x.dtype))
     alpha, sigma = process.alpha_sigma(gammas)

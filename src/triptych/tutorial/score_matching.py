@@ -23,31 +23,31 @@ Score = Callable[[Tensor], Tensor]
 
 
 def explicit(score: Score, z: Tensor, truth: Tensor) -> Tensor:
-    """1/2 |s(z) - truth|^2 for truth = grad log p(z), (B, d)."""
+    """Compute 1/2 |s(z) - truth|^2 for truth = grad log p(z), (B, d)."""
     return 0.5 * (score(z) - truth).square().sum(1)
 
 
 def implicit(score: Score, z: Tensor) -> Tensor:
-    """1/2 |s|^2 + div s, the divergence by one backward pass a dimension."""
+    """Compute 1/2 |s|^2 + div s, the divergence by one backward pass a dimension."""
     z, s = _tracked(score, z)
     columns = [torch.autograd.grad(s[:, i].sum(), z, create_graph=True)[0][:, i] for i in range(z.shape[1])]
     return 0.5 * s.square().sum(1) + torch.stack(columns).sum(0)
 
 
 def sliced(score: Score, z: Tensor, v: Tensor) -> Tensor:
-    """1/2 |s|^2 + v . grad(v . s) for v (B, d) with E v v^T = I: one backward pass in any dimension."""
+    """Compute 1/2 |s|^2 + v . grad(v . s) for v (B, d), E v v^T = I: one backward pass in any dimension."""
     z, s = _tracked(score, z)
     along = torch.autograd.grad((v * s).sum(), z, create_graph=True)[0]
     return 0.5 * s.square().sum(1) + (v * along).sum(1)
 
 
 def denoising(score: Score, z: Tensor, eps: Tensor, sigma: Tensor | float) -> Tensor:
-    """1/2 |s(z) + eps / sigma|^2 for z = alpha x + sigma eps: the score of q(z | x) as the target."""
+    """Compute 1/2 |s(z) + eps / sigma|^2 for z = alpha x + sigma eps: the score of q(z | x) as the target."""
     return 0.5 * (score(z) + eps / sigma).square().sum(1)
 
 
 def rademacher(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Directions of independent signs, (B, d): of all v with E v v^T = I the least noisy in ``sliced``."""
+    """Draw directions of independent signs, (B, d): of all v with E v v^T = I least noisy in ``sliced``."""
     bits = torch.randint(0, 2, like.shape, generator=generator, device=like.device)
     return (2 * bits - 1).to(like.dtype)
 

@@ -29,24 +29,24 @@ class SDE:
         self.process, self.schedule = process, schedule
 
     def drift(self, t: Tensor) -> Tensor:
-        """f(t) = d log alpha / dt, any shape; for VP -beta / 2, for VE 0."""
+        """Return f(t) = d log alpha / dt, any shape; for VP -beta / 2, for VE 0."""
         return self.process.dlog_alpha(self.schedule.gamma(t)) * self.schedule.dgamma(t)
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """g(t)^2 = sigma^2 gamma'(t), any shape; for VP this is beta(t)."""
+        """Return g(t)^2 = sigma^2 gamma'(t), any shape; for VP this is beta(t)."""
         _, sigma = self.process.alpha_sigma(self.schedule.gamma(t))
         return sigma.square() * self.schedule.dgamma(t)
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
-        """f(t) z, (B, *event)."""
+        """Return f(t) z, (B, *event)."""
         return expand(self.drift(t), z) * z
 
     def reverse(self, denoiser: Any, z: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """f(t) z - g(t)^2 score: the reverse SDE's drift, in forward time (steps go by -dt)."""
+        """Return f(t) z - g(t)^2 score: the reverse SDE's drift, in forward time (steps go by -dt)."""
         score = denoiser(z, self.schedule.gamma(t), condition).score
         return self.forward(z, t) - expand(self.diffusion(t), z) * score
 
     def flow(self, denoiser: Any, z: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """f(t) z - 1/2 g(t)^2 score: the probability-flow ODE's right-hand side."""
+        """Return f(t) z - 1/2 g(t)^2 score: the probability-flow ODE's right-hand side."""
         score = denoiser(z, self.schedule.gamma(t), condition).score
         return self.forward(z, t) - 0.5 * expand(self.diffusion(t), z) * score

@@ -47,7 +47,7 @@ class Ancestral(Sampler):
         seed: int = 0,
         condition: Condition | None = None,
     ) -> "Ancestral":
-        """With an optimal reverse variance: measured on items x (B, *event) at the levels of its own grid."""
+        """Return a copy with its optimal variance measured on x (B, *event) at the levels of its own grid."""
         own = self.variance is self.reverse  # measured before, if it has nodes
         if not isinstance(self.reverse, Optimal) or (own and self.reverse.gamma is not None):
             return self

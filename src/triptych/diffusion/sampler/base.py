@@ -142,7 +142,7 @@ class Sampler:
             ) from error
 
     def step(self, z: Tensor, at: Step) -> Tensor:
-        """z_t -> z_s, (B, *event): from ``at.gamma_t`` to ``at.gamma_s``."""
+        """Step from z_t at ``at.gamma_t`` to z_s at ``at.gamma_s``, (B, *event)."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -154,7 +154,7 @@ class Sampler:
         condition: Condition | None = None,
         generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
-        """Every z (B, *event) on the way down from ``z`` at gammas[0]; the last is at gammas[-1]."""
+        """Yield every z (B, *event) on the way down from ``z`` at gammas[0]; the last is at gammas[-1]."""
         history, ends = History(), len(gammas) - 2
         for i, (gamma_t, gamma_s) in enumerate(pairwise(gammas.unbind())):
             z = self.step(z, Step(denoiser, gamma_t, gamma_s, condition, generator, history, i == ends))

@@ -53,7 +53,7 @@ class Langevin(Sampler):
     def gammas(
         self, schedule: Schedule, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """gamma(1), where the starting noise is drawn, then gamma(0) ``steps`` times."""
+        """Return gamma(1), where the starting noise is drawn, then gamma(0) ``steps`` times."""
         grid = super().gammas(schedule, device, dtype)
         grid[1:] = grid[-1].clone()
         return grid
@@ -109,6 +109,6 @@ class PredictorCorrector(Ancestral):
 
 
 def _updated(z: Tensor, at: Step, size: Tensor, steps: int) -> Tensor:
-    """z at gamma_t, carried to gamma_s in data units and updated there ``steps`` times."""
+    """Carry z at gamma_t to gamma_s in data units and update it there ``steps`` times."""
     z = z * (at.process.alpha_sigma(at.gamma_s)[0] / at.process.alpha_sigma(at.gamma_t)[0])
     return langevin(lambda z: at.guess(z, at.gamma_s).score, z, size, steps, at.generator)

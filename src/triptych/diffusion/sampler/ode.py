@@ -74,7 +74,7 @@ class Chosen(DDIM):
         condition: Condition | None = None,
         **more: Any,
     ) -> Tensor:
-        """As in the base. Raises ValueError for a part of another size than the samples."""
+        """Sample as DDIM, the best of ``draws``; ValueError for a part of another size than the samples."""
         part = None if condition is None else condition.part(self.by)
         draw = super().__call__
         if part is None or self.draws == 1:

@@ -29,7 +29,7 @@ def save_prompts(drawing: Drawing, path: Path) -> Path | None:
 
 
 def rows_of(data: Captioned) -> tuple[list[int], list[str]]:
-    """Items of different captions, of classes trained on, then of others; and what is said of each."""
+    """Choose items of different captions, of classes trained on, then of others; and describe each."""
     captions, labels = data.captions[data.condition_split], data.splits[data.condition_split].labels
     untrained = torch.zeros(len(captions), dtype=torch.bool) if labels is None else data.untrained(labels)
     rows: list[int] = []

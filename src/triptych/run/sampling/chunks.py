@@ -36,7 +36,7 @@ class Features:
         return Features(self.chunks, rows)
 
     def __getitem__(self, name: str) -> Tensor:
-        """All of one name, (n, ...), in memory."""
+        """Read all of one name, (n, ...), into memory."""
         whole = torch.cat([_read(path)[name] for path in self.chunks])
         return whole if self.rows is None else whole[self.rows]
 
@@ -125,7 +125,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _holds(path: Path, n: int) -> bool:
-    """Whether a chunk of n items is there, and whole."""
+    """Return whether a chunk of n items is there, and whole."""
     try:
         return path.exists() and all(
             len(value) == n for name, value in _read(path).items() if name != SECONDS

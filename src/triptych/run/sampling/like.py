@@ -36,7 +36,7 @@ class EmbeddingSequence:
     def __call__(
         self, n: int, condition: Condition | None, generator: torch.Generator, progress: Progress = iter
     ) -> Tensor:
-        """Those of the next n samples."""
+        """Return the embeddings of the next n samples."""
         these, self.left = self.left[:n], self.left[n:]
         return these.to(generator.device)
 
@@ -61,7 +61,7 @@ def interpolate_images(drawing: Drawing, images: Sequence[int | str], n: int) ->
 
 
 def _embedding(key: str, data: Captioned, embedder: Embedder, one: int | str) -> Tensor:
-    """(1, d)."""
+    """Return the embedding (1, d) of an image file, or of the test item of that number."""
     test = data.splits["test"]
     if isinstance(one, int):
         if not 0 <= one < len(test):

@@ -149,7 +149,7 @@ def _classes(experiment: Experiment, drawing: Drawing) -> Tensor | None:
 
 
 def _items(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, Tensor | None]:
-    """Items whose captions samples are asked for: n of classes that were trained on, half as many of others.
+    """Choose items whose captions are prompts: n of classes that were trained on, half as many of others.
 
     Over again where there are fewer; None: samples are not asked for captions, or there are no such items.
     """
@@ -174,7 +174,7 @@ def _figure(values: list[float], n: int) -> dict[str, Any]:
 
 
 def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
-    """{"tweedie": {"gamma", "excess", "stderr", "spread"}}, squares per dimension; {} without a truth.
+    """Measure {"tweedie": {"gamma", "excess", "stderr", "spread"}}, squares per dimension; {} if no truth.
 
     Test points that a conditional model is not told the labels of; excess: from the model's score to the
     oracle's mean; spread: the posterior's own variance.

@@ -26,7 +26,7 @@ TEXT = "text"
 
 
 def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
-    """How ``opened`` is to be drawn from, on the GPU if there is one.
+    """Prepare to draw from ``opened``, on the GPU if there is one.
 
     Args:
         values: sampler, guidance, threshold, label, prompt, trajectory, as ``configs/sample.yaml`` has them.
@@ -47,7 +47,7 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
 
 
 def cascade_of(values: dict[str, Any]) -> Drawing:
-    """How the last of the runs ``values["cascade"]`` is to be drawn from, those before it being its sources.
+    """Prepare to draw from the last of the runs ``values["cascade"]``, with those before it as its sources.
 
     Args:
         values: cascade, stages, noise, prompt, label, weights and data_root of ``configs/sample.yaml``.
@@ -70,7 +70,7 @@ def cascade_of(values: dict[str, Any]) -> Drawing:
 
 
 def _ready(drawing: Drawing, values: dict[str, Any]) -> Drawing:
-    """``drawing`` on its device, where a label or a prompt of ``values`` are ones that it takes."""
+    """Move ``drawing`` to its device; UserError for a label or prompt of ``values`` that it does not take."""
     label, classes = values["label"], drawing.data.num_classes
     if label is not None:
         if not drawing.conditional or not classes:
@@ -129,7 +129,7 @@ def draw_all(drawing: Drawing, values: dict[str, Any]) -> dict[str, Tensor]:
 def _conditioning_noise(
     drawing: Drawing, level: float
 ) -> Callable[[Condition, torch.Generator], Condition] | None:
-    """Noise on what a stage takes from those before it; None where it takes nothing from them."""
+    """Return a function that noises what a stage takes from those before it; None if it takes nothing."""
     part = next((name for name in parts_read(drawing.model, drawing.data) if name not in PROMPTED), None)
     if part is None:
         return None

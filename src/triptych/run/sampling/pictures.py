@@ -36,7 +36,7 @@ def log_picture(loggers: Any, key: str, path: Path, step: int) -> None:
 
 
 def shades(x: Tensor, data: DataModule) -> Tensor:
-    """Images in data units as bytes."""
+    """Convert images in data units to bytes."""
     levels = data.levels or 256
     return (to_level(x, levels).float() * (255 / (levels - 1))).round().to(torch.uint8)
 
@@ -56,12 +56,12 @@ def _grid(x: Tensor, data: DataModule) -> Any:
 
 
 def in_rows(x: Tensor, columns: int, blank: float = 0.0) -> Tensor:
-    """Images (n, C, H, W) as (rows, columns, C, H, W), the last row filled up with ``blank``."""
+    """Arrange images (n, C, H, W) as (rows, columns, C, H, W), the last row filled up with ``blank``."""
     return pad(x, (0,) * 7 + (-len(x) % columns,), value=blank).unflatten(0, (-1, columns))
 
 
 def tiled(pixels: Tensor) -> Any:
-    """One picture of images (rows, columns, C, H, W), uint8, with grey lines between."""
+    """Tile images (rows, columns, C, H, W), uint8, into one picture, with grey lines between."""
     from PIL import Image
 
     pixels = pad(pixels, (0, 1, 0, 1), value=96).permute(0, 3, 1, 4, 2)

@@ -19,7 +19,7 @@ FRAMES = {"strip": 9, "gif": 40}
 def save_trajectory(
     drawing: Drawing, condition: Condition | None, n: int, seed: int, folder: Path, kind: str = "strip"
 ) -> Path:
-    """``trajectory.png`` (strip) or ``trajectory.gif`` of n samples, at most 16 images or 1000 points."""
+    """Save n samples as ``trajectory.png`` (strip) or ``trajectory.gif``, up to 16 images or 1000 points."""
     model, images = drawing.model, len(drawing.data.shape) == 3
     n = min(n, 16 if images else 1000)
     generator = drawing.generator(seed)
@@ -59,7 +59,7 @@ def trajectory(
     device: torch.device | str = "cpu",
     frames: int = 9,
 ) -> tuple[Tensor, Tensor]:
-    """(x (F, B, *event), gamma (F,)) at ``frames`` moments, evenly spaced over the steps from first to last.
+    """Return (x (F, B, *event), gamma (F,)) at ``frames`` moments, evenly spaced from first step to last.
 
     x is z / sqrt(alpha^2 + sigma^2), of the data's order of size under every process; z / alpha at the end.
     """
@@ -94,12 +94,12 @@ def _animate(frames: list[Any], path: Path, milliseconds: int = 120) -> None:
 
 
 def _picture(x: Tensor) -> Any:
-    """One picture of images (rows, columns, C, H, W) in [-1, 1]."""
+    """Tile images (rows, columns, C, H, W) in [-1, 1] into one picture."""
     return tiled(((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))
 
 
 def save_points(x: Tensor, gammas: Tensor, path: Path) -> None:
-    """Points x (F, B, d) at their gammas (F,): a PNG with a panel, or a GIF with a frame, a moment."""
+    """Save points x (F, B, d) at their gammas (F,): a PNG with a panel, or a GIF with a frame, a moment."""
     from PIL import Image
 
     size = max(x.abs().quantile(0.99).item(), 1e-3) * 1.1
@@ -115,7 +115,7 @@ def save_points(x: Tensor, gammas: Tensor, path: Path) -> None:
 
 
 def _scatter(x: Tensor, gamma: float, size: float) -> Any:
-    """One picture of points x (B, d): their first two coordinates, or a histogram of the only one."""
+    """Draw points x (B, d): their first two coordinates, or a histogram of the only one."""
     from PIL import Image
 
     figure = new_figure(2, 2)

@@ -81,7 +81,7 @@ class ContrastResult:
 
 
 def range_tests(pair: Paired, low: float, high: float) -> tuple[float, float]:
-    """(p of "not within [low, high]", p of "within"), by one-sided tests at each finite end; 1 unknown."""
+    """Return p of "not within [low, high]" and of "within": one-sided tests at each finite end; 1 unknown."""
     if pair.error is None:
         return 1.0, 1.0
     inward = [distance for distance in (pair.mean - low, high - pair.mean) if math.isfinite(distance)]
@@ -162,7 +162,7 @@ def measure_contrast(contrast: Contrast, axes: Axes, of: Runs, seeds: int) -> Co
 
 
 def _is_beyond(run: Run, contrast: Contrast, of: Runs) -> bool:
-    """Whether a run's figure is more than ``beyond`` times that of every other setting with its seed."""
+    """Return whether a run's figure is over ``beyond`` times that of every other setting with its seed."""
     rest = [_values(point, of[point]).get(run.seed) for point in contrast.others]
     known = [value for value in rest if value is not None]
     return bool(known) and _figure(contrast.first, run) > contrast.beyond * max(known)
@@ -194,14 +194,14 @@ def _figure(point: MetricPoint, run: Run) -> float:
 
 
 def _items(points: Sequence[MetricPoint], of: Runs) -> Items | None:
-    """By item: the bound of a setting, or of the first minus the second; None unless all are of the bound."""
+    """Return, by item, a setting's bound, or the first's minus the second's; None unless all are bounds."""
     if any(point.metric != "bound" for point in points):
         return None
     return bound_by_item(*(of[point] for point in points))
 
 
 def setting_figures(claim: Claim, axes: Axes, of: Runs) -> list[tuple[str, str]]:
-    """Each setting's mean and standard error over seeds."""
+    """Format each setting's mean and standard error over seeds."""
     place = {(key, value): i for key, values in axes.items() for i, value in enumerate(values)}
     rows = []
     for point in sorted(claim.points, key=lambda p: [place.get(one, 0) for one in p.setting]):

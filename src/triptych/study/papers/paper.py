@@ -64,7 +64,7 @@ def axes_of(
 
 
 def decisive_keys(claims: Mapping[str, Any], scale: str = "small") -> dict[str, Any]:
-    """Of a node's claims at a scale, what a verdict depends on: all but words."""
+    """Return what a verdict depends on, of a node's claims at a scale: all but words."""
     return {
         name: {key: value for key, value in claim.items() if key not in WORDS_ALONE}
         for name, claim in claims_at(claims, scale).items()
@@ -97,7 +97,7 @@ def read_paper(node: Mapping[str, Any], axes: Axes, name: str = "", scale: str =
 
 
 def check_claimed_metrics(paper: Paper, config: Mapping[str, Any], axes: Axes) -> None:
-    """UserError for a metric that no run of the sweep will have, as far as its configuration tells."""
+    """Raise UserError for a metric that no run of the sweep will have, as its configuration tells."""
     swept = {key.split(".")[0].split("/")[0] for key in axes}
     own = tuple(config.get("metrics") or {})
     for claim in paper.claims:
@@ -117,7 +117,7 @@ def check_claimed_metrics(paper: Paper, config: Mapping[str, Any], axes: Axes) -
 
 
 def _check_keys(path: str, node: Any, table: type) -> None:
-    """UserError for a key that ``table`` does not have, one that is missing, or a value of another kind."""
+    """Raise UserError for an unknown key of ``table``, a missing one, or a value of another kind."""
     if not isinstance(node, Mapping):
         raise UserError(f"{path}={node!r}: must be a group of keys ({', '.join(get_type_hints(table))})")
     kinds = get_type_hints(table, include_extras=True)

@@ -190,12 +190,12 @@ def _within_effects(judgement: Judgement, effects: Sequence[ContrastResult]) -> 
 
 
 def _all(judgement: Judgement) -> float:
-    """p of "some contrast is out of its range": Berger's intersection-union test."""
+    """Return p of "some contrast is out of its range": Berger's intersection-union test."""
     return max(m.outside for m in judgement.measured)
 
 
 def _any(judgement: Judgement) -> float:
-    """p of "all contrasts are within": Bonferroni."""
+    """Return p of "all contrasts are within": Bonferroni."""
     p_values = [m.inside for m in judgement.measured]
     return min(1.0, len(p_values) * min(p_values))
 

@@ -51,7 +51,7 @@ def find_papers(roots: Iterable[Path]) -> list[Path]:
 
 
 def files() -> dict[str, dict[str, Any]]:
-    """{name: the node ``paper``} of each file in ``configs/paper``, the clone's and trusted packages'."""
+    """Read {name: node ``paper``} of each file in ``configs/paper``, the clone's and trusted packages'."""
     every = (file for folder in folders() for file in sorted((folder / "paper").glob("*.yaml")))
     return {file.stem: read_yaml(file).get("paper") or {} for file in every}
 
@@ -105,7 +105,7 @@ def paper_entry(story: Study) -> dict[str, Any]:
 
 
 def wall_seconds(run: Run) -> float:
-    """From a run's start to its end; the fit's and the test's of one that was interrupted or has no end."""
+    """Return seconds from start to end; fit's and test's of a run that was interrupted or has no end."""
     parts = math.fsum(run.seconds.values())
     if len(load_object(run.dir / "provenance.json").get("executions") or []) != 1:
         return parts
@@ -253,7 +253,7 @@ def paper_page(entry: Entry) -> str:
 
 
 def _origin(story: Study) -> str:
-    """Commit, machine, date and cost of the runs."""
+    """Describe commit, machine, date and cost of the runs."""
     assert story.published is not None
     runs = story.runs
     commits = sorted({run.commit[:10] + ("*" if run.dirty else "") for run in runs if run.commit})

@@ -24,7 +24,7 @@ from triptych.study.rounds import jobs_of
 
 
 def check_scale(config: DictConfig) -> None:
-    """UserError for a scale that the paper chosen does not have, or without one."""
+    """Raise UserError for a scale that the chosen paper does not have, or without a paper."""
     if (scale := config.get("scale", "small")) == "small":
         return
     if not config.get("paper"):
@@ -35,7 +35,7 @@ def check_scale(config: DictConfig) -> None:
 
 
 def set_scale(config: DictConfig) -> list[str]:
-    """Let the sweep have the values of its scale; the keys that all of its runs have in common by that.
+    """Set the sweep's values to its scale's; return the keys that all of its runs have in common by that.
 
     Each stands in the place of the grid's value, or beside it; null takes a key out of the grid, and "~key"
     with its value out of the configuration.
@@ -54,7 +54,7 @@ def set_scale(config: DictConfig) -> list[str]:
 
 
 def _of_scale(config: DictConfig) -> dict[str, Any]:
-    """{key: value} of the scale that is asked for; {} for the small one."""
+    """Return {key: value} of the chosen scale; {} for the small one."""
     scale = config.get("scale", "small")
     if scale == "small":
         return {}
@@ -109,7 +109,7 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
 
 
 def machine() -> str:
-    """ "x86_64, AMD EPYC 7763, 2 cores": what a table of results was measured on, without a name."""
+    """Describe the machine of a table of results, without its name: "x86_64, AMD EPYC 7763, 2 cores"."""
     try:
         info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
