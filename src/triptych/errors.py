@@ -63,15 +63,16 @@ class Interrupted(BaseException):
     def __init__(self, signal: int, step: int = 0, lost: str = ""):
         super().__init__(signal, step, lost)
         self.signal, self.step, self.lost = signal, step, lost
+        self.fix = "type the same command to go on"
 
     def __str__(self) -> str:
         import signal
 
         name = signal.Signals(self.signal).name
         if self.lost:
-            return f"interrupted: {self.lost} was killed ({name}); type the same command to go on"
+            return f"interrupted: {self.lost} was killed ({name}); {self.fix}"
         where = f" at step {self.step}" if self.step else ""
-        return f"interrupted{where} ({name}); type the same command to go on"
+        return f"interrupted{where} ({name}); {self.fix}"
 
 
 def mask_password(text: str) -> str:

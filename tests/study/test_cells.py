@@ -33,10 +33,15 @@ def name_of(*overrides: str) -> str:
         (["ablation=objectives"], ["ablation=objectives", "seed=7"], True),
         (["experiment=ring", "schedule=cosine"], ["experiment=ring", "schedule=cosine,linear"], False),
         (["name=a", "objective=v"], ["name=b", "objective=v"], False),
+        (["name=a", "objective=v", "trainer.max_steps=9"], ["name=a", "data=mnist", "seed=1,2"], True),
     ],
 )
 def test_an_axis_of_one_value_is_an_axis(one, other, same):
     assert (name_of(*one) == name_of(*other)) == same
+
+
+def test_a_name_that_was_typed_is_the_directory():
+    assert name_of("name=mine", "objective=v,x0", "trainer.max_steps=9", "bound.repeats=2") == "mine"
 
 
 def test_a_sweep_has_a_short_name_whatever_it_shares():

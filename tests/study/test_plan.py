@@ -61,7 +61,7 @@ def test_hours_are_operations_by_the_rate_that_is_stated():
     config = resolved("trainer.max_steps=1000", "data.batch_size=64")
     cost = network_cost(config)
     lines = plan([("a", 3, config), ("b", 2, config)])
-    assert lines[0] == "5 runs, nothing is started" and len(lines) == 6, "one line for one network"
+    assert lines[0] == "5 runs, nothing is started" and len(lines) == 7, "one line for one network"
     total = 5 * 1000 * 64 * cost.operations
     assert f"fits: {total:.3g} FLOP; {total / 312e12 / 0.35 / 3600:,.3g} hours on one A100" in lines[2]
 

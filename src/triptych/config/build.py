@@ -106,6 +106,9 @@ def check_names(config: Any, path: str = "") -> None:
 def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
     """Drop keys of a group's file that the overridden ``_target_`` does not accept.
 
+    Of an optimizer all but ``lr``: AdamW's weight decay means something else to another class, whose own
+    defaults are those that its users know.
+
     Raises:
         UserError: the class needs a key that nothing gives.
     """
@@ -116,7 +119,8 @@ def keep_arguments(config: dict[str, Any], typed: Collection[str]) -> None:
         names, more = of_class(check_name(node["_target_"], group))
         for key in [] if more else list(node):
             at = f"{group}.{key}"
-            if key not in names and key not in OPTIONS and at not in typed and at not in SHARED:
+            unfit = key not in names or (group == "optimizer" and key != "lr")
+            if unfit and key not in OPTIONS and at not in typed and at not in SHARED:
                 del node[key]
         needed = (key for key, one in names.items() if one.default is REQUIRED and key != "optimizer")
         missing = [f"{group}.{key}" for key in needed if key not in node]

@@ -45,13 +45,13 @@ def run_name(name: Any) -> str:
 def shared_overrides(cfg: DictConfig) -> dict[str, str]:
     """Return {key: override} that all cells of a sweep share, outside of the grid.
 
-    In a sweep without a name a choice of a group is an axis of one value: it stands in the names of cells, so
-    that ``denoiser=unet`` and ``denoiser=unet,resnet`` share theirs.
+    But in a sweep that a file names, a choice of a group is an axis of one value: it stands in the names of
+    cells, so that ``denoiser=unet`` and ``denoiser=unet,resnet`` share theirs.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     axes = set(cfg.hydra.sweeper.get("params") or {})
-    if own_name(cfg) is None:
+    if own_name(cfg) is None or _name_is_typed(cfg):
         axes |= set(cfg.hydra.runtime.choices)
     return {
         o.key_or_group: str(o.input_line)
@@ -71,8 +71,18 @@ def grid_keys(cfg: DictConfig) -> set[str]:
 
 
 def sweep_name(cfg: DictConfig) -> str:
-    """Return the sweep's directory name: its name and shared overrides; a long one is cut and hashed."""
+    """Return the sweep's directory name: the one that was typed, as it is.
+
+    One that a file brings has shared overrides after it, so that two sweeps of an ablation that differ in those
+    lie apart; a long one is cut and hashed.
+    """
+    if _name_is_typed(cfg):
+        return slug(str(cfg.name))
     return slug(",".join([own_name(cfg) or "sweep", *sorted(shared_overrides(cfg).values())]), SWEEP)
+
+
+def _name_is_typed(cfg: DictConfig) -> bool:
+    return any(o.startswith("name=") for o in cfg.hydra.overrides.task)
 
 
 def own_name(cfg: DictConfig) -> str | None:

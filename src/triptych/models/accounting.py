@@ -202,4 +202,4 @@ def figure_of(n: float, total: float, squares: float) -> dict[str, Any]:
     """Return mean, standard error of the mean and count from sums."""
     mean = total / n
     variance = max(squares / n - mean**2, 0.0) * n / max(n - 1, 1)
-    return {"mean": mean, "stderr": math.sqrt(variance / n), "n": int(n)}
+    return {"mean": mean, "stderr": math.sqrt(variance / n) if n > 1 else math.nan, "n": int(n)}

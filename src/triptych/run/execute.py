@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import shutil
 import time
 import traceback
@@ -31,7 +32,7 @@ from triptych.run.items import write_items
 from triptych.run.leakage import log_line
 from triptych.run.loggers import closing, log_locations
 from triptych.run.peers import Peers, failure_line, is_broken_connection, leave_error
-from triptych.run.processes import rank
+from triptych.run.processes import SWEEP, rank
 from triptych.run.progress import Progress
 from triptych.run.provenance import timestamp
 from triptych.run.result import ENTRIES, Result
@@ -43,6 +44,7 @@ from triptych.run.sampling.trajectory import save_trajectory
 from triptych.run.stopping import Stop, requeue
 from triptych.run.untrusted import is_composed_here
 
+FEW = 10  # validation items, of which a mean says little
 STRIP = 4  # images whose way from noise is kept as a picture; points are one picture, however many
 RESERVED = {*ENTRIES} - {"weighting", "schedule"}  # entries that no model's ``panels`` may overwrite
 PATIENCE = 5.0  # seconds that a job may need to let go of its directory after its sweep was killed
@@ -82,6 +84,8 @@ def execute(run: RunDirectory) -> Result:
         try:
             return session.run()
         except Interrupted as stopped:
+            if not run.config()["name"] and not os.environ.get(SWEEP):  # its command makes another directory
+                stopped.fix = f"triptych-train resume={run.path} goes on"
             requeue(stopped)
             raise
         except StorageError:
@@ -183,7 +187,9 @@ def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None
     if rank() == 0:
         with contextlib.suppress(OSError):
             print(f"data: {origin.facts['description']}", flush=True)
-    for line in (*experiment.data.notes, *leakage(origin.facts)):
+    few = len(experiment.data.splits["val"])
+    note = f"data: {few} validation items: too few to choose a setting or a moment by" if 0 < few < FEW else ""
+    for line in (*experiment.data.notes, *leakage(origin.facts), note):
         log_line(run, line)
 
 

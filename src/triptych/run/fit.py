@@ -145,5 +145,6 @@ def build_fit(
     trainer.loggers = build_loggers(config, provenance, run, origin.step)
     fit = Fit(trainer, trainer.loggers, keep, gradients, record)
     if rank() == 0:
+        log_line(run, f"resumed at step {origin.step}" if origin.step else "")
         log_line(run, add_execution(run, fit.device, trainer.world_size, origin.step, config, origin.facts))
     return fit

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from triptych.run.directory import RunDirectory
 from triptych.run.drawing import Drawing
+from triptych.run.leakage import log_line
 from triptych.run.sampling.pictures import log_picture, save_picture
 
 WINDOW = 60.0  # seconds over which the speed is taken: validation counts
@@ -59,6 +60,12 @@ class Progress(pl.Callback):
         self._bar.set_postfix(shown, refresh=False)
         bound = float(trainer.callback_metrics.get("val/bound", math.nan))
         self.write("fit", trainer.global_step, trainer.max_steps, None if math.isnan(bound) else bound)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Print a line where no bar is seen, but for ``trainer.enable_progress_bar=false``."""
+        if self._bar is not None and self._bar.disable and self._hidden is None:
+            bound = float(trainer.callback_metrics.get("val/bound", math.nan))
+            log_line(self.run, f"step {trainer.global_step}/{trainer.max_steps}: validation bound {bound:.4f}")
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._close()

@@ -82,7 +82,8 @@ class Run(Result):
         for key, label in (UNITS | {"accuracy": "accuracy"}).items():
             if key in figures:
                 mean, stderr, n = figures[key].mean, figures[key].stderr, figures[key].n
-                return f"{mean:.4f} ± {stderr:.4f} {label} on {n} {split} items"
+                error = "" if math.isnan(stderr) else f" ± {stderr:.4f}"
+                return f"{mean:.4f}{error} {label} on {n} {split} items"
         return "none"
 
     def history(self, column: str) -> tuple[list[int], list[float]]:
