@@ -80,7 +80,7 @@ def test_a_habit_that_works(line, values):
 
 
 def test_of_a_class_typed_in_place_of_a_files_the_files_other_keys_go():
-    """A cosine's floor is no argument of StepLR's, AdamW's decay not what SGD's users mean: nobody typed them."""
+    """A cosine's floor is no argument of StepLR's, AdamW's decay not SGD's: nobody typed them."""
     config = configuration(
         f"optimizer._target_=torch.optim.SGD optimizer.momentum=0.9 {SCHEDULE}StepLR lr_schedule.step_size=3"
     )

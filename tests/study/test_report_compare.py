@@ -123,7 +123,7 @@ def test_two_axes_and_a_default(tmp_path):
                 make_run(tmp_path, objective, seed, 2.0 + seed / 100, overrides=overrides, choices={})
     comparison = one(tmp_path)
     labels = {cell.label for cell in comparison.cells}
-    assert labels == {"x0 / default", "x0 / 1e-3", "v / default", "v / 1e-3"}
+    assert labels == {"x0 / default", "x0 / lr=1e-3", "v / default", "v / lr=1e-3"}
 
 
 def test_settings_that_change_together_are_pointed_out(tmp_path):

@@ -78,7 +78,7 @@ def test_the_picture(tmp_path):
     comparison = sweep(tmp_path, additive)
     palette = colours(read_study([tmp_path]).hues)
     assert len(set(palette.values())) == 4, "a colour is a line's"
-    assert palette["x0 / 0.001"] == palette["x0 / 0.008"] != palette["v / 0.008"]
+    assert palette["x0 / lr=0.001"] == palette["x0 / lr=0.008"] != palette["v / lr=0.008"]
     with styled():
         figure = crossing_figure(comparison, palette)
     (ax,) = figure.axes

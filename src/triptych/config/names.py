@@ -73,8 +73,8 @@ def grid_keys(cfg: DictConfig) -> set[str]:
 def sweep_name(cfg: DictConfig) -> str:
     """Return the sweep's directory name: the one that was typed, as it is.
 
-    One that a file brings has shared overrides after it, so that two sweeps of an ablation that differ in those
-    lie apart; a long one is cut and hashed.
+    One that a file brings has shared overrides after it, as sweeps of an ablation that differ in those lie
+    apart; a long one is cut and hashed.
     """
     if _name_is_typed(cfg):
         return slug(str(cfg.name))

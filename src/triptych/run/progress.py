@@ -65,7 +65,9 @@ class Progress(pl.Callback):
         """Print a line where no bar is seen, but for ``trainer.enable_progress_bar=false``."""
         if self._bar is not None and self._bar.disable and self._hidden is None:
             bound = float(trainer.callback_metrics.get("val/bound", math.nan))
-            log_line(self.run, f"step {trainer.global_step}/{trainer.max_steps}: validation bound {bound:.4f}")
+            log_line(
+                self.run, f"step {trainer.global_step}/{trainer.max_steps}: validation bound {bound:.4f}"
+            )
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._close()

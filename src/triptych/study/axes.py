@@ -16,6 +16,7 @@ from triptych.run.read import Run
 from triptych.study.formatting import listed
 
 SWEEP = "directory"
+BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false", re.IGNORECASE)  # says nothing without its key
 MOST = 300  # settings that differ: each is held against each
 BUNDLES = ("experiment", "setting", "debug")  # several settings under one name, to change together
 
@@ -139,10 +140,16 @@ def _varied(runs: Sequence[Run], keys: Iterable[str]) -> list[Axis]:
     return [axis for axis in axes if len(axis.values) > 1]
 
 
+def value_name(key: str, text: str) -> str:
+    """Name a value in a label: "x0" by itself, a number by its key too, "depth=2"."""
+    return f"{re.split('[./]', key)[-1]}={text}" if BARE.fullmatch(text) else text
+
+
 def label(run: Run, axes: Sequence[Axis]) -> str:
     """Label a cell: "x0" for one axis, "x0 / elbo" for two; the experiment or "all runs" if none."""
     known = settings(run)
-    names = " / ".join(value(run, axis.key, known) for axis in axes), run.choices.get("objective"), run.name
+    shown = (value_name(axis.key, value(run, axis.key, known)) for axis in axes)
+    names = " / ".join(shown), run.choices.get("objective"), run.name
     text = next(filter(None, names), "all runs")
     # a label goes into XML, markdown and a terminal: control characters have no place in any
     return "".join(c if c.isprintable() else "�" for c in text)

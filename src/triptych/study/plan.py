@@ -24,7 +24,7 @@ from triptych.study.rounds import Setting
 
 CARDS = {"A100": 312e12, "H100": 989e12}  # dense bfloat16 operations a second, by their data sheets
 UTILISATION = 0.35
-CORE = 50e9  # single-precision operations a second that a step reaches on one CPU core (benchmarks/training_step.py)
+CORE = 50e9  # single-precision operations a second of a step on one CPU core (benchmarks/training_step.py)
 CLASSES = 1000  # of a folder that is not read
 STAND_INS: dict[str, dict[str, Any]] = {
     "pytorch_lightning": {"LightningDataModule": type("LightningDataModule", (), {})},
@@ -172,7 +172,7 @@ def plan(settings: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
     )
     lines += [
         f"fits: {total:.3g} FLOP; {hours} in bfloat16 at {UTILISATION:.0%} of the peak",
-        f"on a CPU: {duration(total / CORE)} of one core, at {CORE / 1e9:g} GFLOP a second in single precision",
+        f"on a CPU: {duration(total / CORE)} of one core, at {CORE / 1e9:g} GFLOP a second in float32",
         f"disk: {math.fsum(one.disk for one in planned) / 2**30:.3g} GiB of checkpoints",
     ]
     return [*lines, *(f"{quantity(one.runs, 'run')}: {one.name}" for one in planned)]

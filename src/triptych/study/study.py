@@ -14,6 +14,7 @@ from triptych.files import load_object, printable, read_json_or_none
 from triptych.run.parsing import first_line
 from triptych.run.read import Run, read_runs
 from triptych.study import measures
+from triptych.study.axes import value_name
 from triptych.study.cells import Cell, Comparison
 from triptych.study.claims import correct
 from triptych.study.compare import compare
@@ -202,7 +203,7 @@ def _copies(runs: Sequence[Run]) -> int:
 
 def _by_label(comparison: Comparison) -> list[Cell]:
     """Sort cells by their axes' values, an order that does not change as results come in."""
-    order = [axis.values for axis in comparison.axes]
+    order = [[value_name(axis.key, one) for one in axis.values] for axis in comparison.axes]
     cells = [*comparison.cells, *comparison.pending]
 
     def place(cell: Cell) -> tuple[list[int], str]:

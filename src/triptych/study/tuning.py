@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from triptych.run.entries import UNITS
 from triptych.run.read import Run
+from triptych.study.axes import value_name
 from triptych.study.formatting import format_number, listed
 from triptych.study.style import GRID, INK, LineFigure, plain_log
 
@@ -164,7 +165,7 @@ def tuning_figure(tuning: Tuning, colours: Mapping[str, str]) -> Figure | None:
 
 def setting_label(setting: str) -> str:
     """Name such a cell as the report does: "x0 / cosine" of "objective=x0,schedule=cosine"."""
-    return " / ".join(_parts(setting).values())
+    return " / ".join(value_name(key, text) for key, text in _parts(setting).items())
 
 
 def _parts(setting: str) -> dict[str, str]:
