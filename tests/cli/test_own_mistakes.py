@@ -292,7 +292,7 @@ def test_errors_in_training_have_their_line_too(prepared, lab, capfd, composed, 
     run.write("config.yaml", config)
     with pytest.raises(SystemExit), one_line_errors():
         execute(run)
-    [line] = capfd.readouterr().err.splitlines()
+    *_, line = capfd.readouterr().err.splitlines()
     has(line, lab, 'raise KeyError("fifth")', "error: KeyError: 'fifth'", ", in forward)")
     summary = json.loads((run / "summary.json").read_text())
     assert summary["stage"] == "fit" and summary["error"] == line.removeprefix("error: ")

@@ -1,13 +1,15 @@
 """A run from its directory: the contract, reproducibility, resuming."""
 
 import json
+import signal
 
 import pytest
 import torch
 
 import triptych
 from tests.run.accidents import stop_after
-from triptych.errors import UserError
+from triptych.errors import Interrupted, UserError
+from triptych.run.checkpointing import Keep
 from triptych.run.checkpoints import load_weights, read_checkpoint
 from triptych.run.execute import execute
 from triptych.run.reopen import reopen
@@ -172,3 +174,27 @@ def test_a_run_that_has_a_checkpoint_is_kept_when_it_cannot_be_built_again(prepa
     with pytest.raises(UserError, match="not mounted"):
         execute(run)
     assert run.checkpoints() and run.status == "failed" and run.config()
+
+
+def test_what_a_reader_of_the_output_should_know_is_printed(prepared, capfd, monkeypatch):
+    """Steps that are all of warm-up, progress without a terminal, where it goes on, and how."""
+    run = prepared("data.val_size=8")
+    monkeypatch.delenv("TRIPTYCH_SWEEP", raising=False)
+    after_a_step = Keep.on_train_batch_end
+
+    def then_signal(keep, trainer, *rest):
+        if trainer.global_step == 4:
+            keep.stop.received = signal.SIGTERM
+        after_a_step(keep, trainer, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted) as stopped:
+        patch.setattr(Keep, "on_train_batch_end", then_signal)
+        execute(run)
+    lines = capfd.readouterr().err.splitlines()
+    assert "lr_schedule.warmup_steps=100: all 6 steps are of warm-up" in lines
+    assert "data: 8 validation items: too few to choose a setting or a moment by" in lines
+    assert any(line.startswith("step 3/6: validation bound ") for line in lines)
+    assert str(stopped.value).endswith(f"; triptych-train resume={run.path} goes on")
+    execute(run)
+    log = (run / "train.log").read_text().splitlines()
+    assert "resumed at step 4" in log and "warm-up" not in "".join(log[log.index("resumed at step 4") :])
