@@ -35,6 +35,7 @@ ISSUE = [  # the inputs of those who tried 119, of which these were not answered
     ("train -m objective=", ["objective=", "epsilon"]),
     ("train model._target_=triptych.models.diffusion.Difusion", ["did you mean triptych.models.", "Diff"]),
     ("train --foo", ["--foo", "no such option", "KEY=VALUE"]),
+    ("train --batch-size=3", ["--batch-size", "no such option", "use data.batch_size=VALUE"]),
     ("train optimizer.lr=-1 --cfg job", ["optimizer.lr=-1", "above 0"]),
     ("train --cfg all +foo=1", ["foo=1", "no such key"]),
     ("train -c job trainer.max_time=5m --resolve --package trainer", ["trainer.max_time=5m"]),

@@ -317,4 +317,4 @@ def test_items_that_differ_between_seeds_are_not_crossed_with_them(tmp_path):
             run = make_run(tmp_path, objective, seed, bound, test=metrics(bound, n=9))
             write_items(run, total, np.arange(9) + 9 * seed)
     (found,) = compare(read_runs(tmp_path))
-    assert found.claim(0, 1).pair.items == 0
+    assert found.claim(0, 1).pair.n_items == 0

@@ -139,7 +139,7 @@ def test_power_is_what_it_says(ratio, seeds, alpha):
     by_seed, by_item = ratio / (1 + ratio), items / (1 + ratio)
     truth = Error(by_seed / seeds, seeds - 1, by_item / items, items)
     difference = brentq(
-        lambda d: power(d, truth, alpha) - 0.8, 0, 100 * (truth.seeds + truth.items) ** 0.5, xtol=1e-9
+        lambda d: power(d, truth, alpha) - 0.8, 0, 100 * (truth.of_seeds + truth.of_items) ** 0.5, xtol=1e-9
     )
     assert power(difference, truth, alpha) == pytest.approx(0.8, abs=1e-6)
     # one variance of the whole table's interaction would be part of both: none here
@@ -173,7 +173,7 @@ def test_items_widen_an_interval_that_seeds_alone_make_too_narrow():
     one = {s: 2.0 for s in range(3)}
     two = {s: 2.0 + row.mean() for s, row in enumerate(d)}
     alone, both = paired(one, two), paired(one, two, dict(enumerate(d)))
-    assert alone.items == 0 and both.items == 100 and both.mean == pytest.approx(alone.mean)
+    assert alone.n_items == 0 and both.n_items == 100 and both.mean == pytest.approx(alone.mean)
     # the items' own standard error, as a t-interval over items gives it
     truth = stats.sem(d.mean(0)) * stats.t.ppf(0.975, 99)
     assert (both.high - both.low) / 2 == pytest.approx(truth, rel=0.02) and alone.p < 1e-3 < both.p

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.config.check import check_keys
 from triptych.config.describe import plus
-from triptych.config.habits import translated
+from triptych.config.habits import MEANT, translated
 from triptych.config.keys import check_values, find_key
 from triptych.config.names import check_environment, quote
 from triptych.config.nearest import nearest
@@ -149,6 +149,9 @@ def check_options(arguments: list[str]) -> Namespace:
 
     def refuse(message: str) -> None:
         option = message.removeprefix("unrecognized arguments: ")
+        key = MEANT.get(re.split("[= ]", option.lstrip("-"))[0].replace("-", "_"))
+        if key and option != message:
+            raise UserError(f"{option}: no such option; use {key}=VALUE")
         raise UserError(
             f"{option}: no such option; {nearest(option.split('=')[0], OPTIONS)} (keys are KEY=VALUE)"
             if option != message

@@ -64,7 +64,7 @@ class PairTest:
         if error is None or math.isnan(self.p):
             return math.nan, math.nan
         level = min(ALPHA * pair.p / self.p, 0.5) if self.p else self.level
-        half = float(critical(level, error.seeds, error.df, error.items, error.n_items))
+        half = float(critical(level, error.of_seeds, error.df, error.of_items, error.n_items))
         return pair.mean - half, pair.mean + half
 
     @property

@@ -31,20 +31,20 @@ TILT = 1 / 3
 
 @dataclass(frozen=True)
 class Error:
-    """Variance of a mean: `seeds` from `df` degrees of freedom, plus `items` from `n_items` - 1."""
+    """Variance of a mean: of seeds, from `df` degrees of freedom, plus of items, from `n_items` - 1."""
 
-    seeds: float
+    of_seeds: float
     df: int
-    items: float = 0.0
+    of_items: float = 0.0
     n_items: int = 0
 
     def p(self, distance: float) -> float:
         """Return the two-sided p of a mean at this distance from the hypothesis."""
-        return float(tail(distance, self.seeds, self.df, self.items, self.n_items))
+        return float(tail(distance, self.of_seeds, self.df, self.of_items, self.n_items))
 
     def half(self, alpha: float) -> float:
         """Return half the width of the interval at level 1 - `alpha`."""
-        return float(critical(alpha, self.seeds, self.df, self.items, self.n_items, TILT))
+        return float(critical(alpha, self.of_seeds, self.df, self.of_items, self.n_items, TILT))
 
 
 def crossed(differences: np.ndarray) -> Error:

@@ -31,8 +31,8 @@ def power(difference: float, error: Error, alpha: float) -> float:
     """Compute the probability that a true difference is claimed at level `alpha`."""
     quantiles, weights = chi2_nodes(error.df, 64)
     # the critical distance at each possible estimate of the variance over seeds
-    limits = critical(alpha, error.seeds * quantiles, error.df, error.items, error.n_items, nodes=NODES)
-    spread = math.sqrt(error.seeds + error.items)
+    limits = critical(alpha, error.of_seeds * quantiles, error.df, error.of_items, error.n_items, nodes=NODES)
+    spread = math.sqrt(error.of_seeds + error.of_items)
     beyond = ndtr((difference - limits) / spread) + ndtr((-difference - limits) / spread)
     return float((weights * beyond).sum() / weights.sum())
 
@@ -43,7 +43,7 @@ def seeds_needed(difference: float, error: Error, alpha: float) -> int | None:
     now = error.df + 1
 
     def enough(seeds: int) -> bool:
-        later = Error(error.seeds * now / seeds, seeds - 1, error.items, error.n_items)
+        later = Error(error.of_seeds * now / seeds, seeds - 1, error.of_items, error.n_items)
         return power(difference, later, alpha) >= GOAL
 
     if not enough(MOST):

@@ -48,7 +48,7 @@ class Paired:
     error: Error | None = None
 
     @property
-    def items(self) -> int:
+    def n_items(self) -> int:
         """Over how many test items the difference is paired as well; 0: its interval covers seeds alone."""
         return self.error.n_items if self.error else 0
 

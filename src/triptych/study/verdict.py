@@ -198,13 +198,13 @@ _WIDTHS = {2: "0.13 and 1.6", 3: "0.32 and 1.5", 4: "0.44 and 1.4"}
 
 
 def _covered(comparison: Comparison, known: list[Paired]) -> str:
-    with_items = [pair for pair in known if pair.items]
+    with_items = [pair for pair in known if pair.n_items]
     seed = "draws" if comparison.one_training else "initial weights, batches, noise"
     n = max((run.test[comparison.measure].n for run in comparison.runs), default=0)
     if known and len(with_items) == len(known):
         return (
             "Differences are paired by seed and by item. Their intervals cover what changes with the "
-            f"seed ({seed}) and which {with_items[0].items} items are in the test set."
+            f"seed ({seed}) and which {with_items[0].n_items} items are in the test set."
         )
     text = (
         "Differences are paired by seed. Their Student-t intervals cover what changes with the seed "

@@ -24,7 +24,7 @@ Items = dict[int | None, np.ndarray]
 
 @dataclass(frozen=True)
 class ContrastResult:
-    """A contrast as it was measured. ``outside``: p of "not within its range", ``inside``: of "within".
+    """A contrast as it was measured. ``p_not_within`` its range, and ``p_within`` it, are p-values.
 
     ``trouble``: why it cannot be measured, "" if it can; its p-values are then 1. ``means``: of each setting.
     ``wide``: why a tie's margin cannot reproduce it.
@@ -32,8 +32,8 @@ class ContrastResult:
 
     contrast: Contrast
     pair: Paired
-    outside: float = 1.0
-    inside: float = 1.0
+    p_not_within: float = 1.0
+    p_within: float = 1.0
     trouble: str = ""
     means: tuple[float, ...] = ()
     wide: str = ""
@@ -43,7 +43,7 @@ class ContrastResult:
         if self.trouble or not self.contrast.is_tie or self.contrast.high <= least:
             return self
         margin = f"the margin {self.accepted} is wider than {what}"
-        return replace(self, outside=1.0, wide=f"{self.contrast.name} = {self.text}: {margin}")
+        return replace(self, p_not_within=1.0, wide=f"{self.contrast.name} = {self.text}: {margin}")
 
     @property
     def ratio(self) -> tuple[float, float, float] | None:

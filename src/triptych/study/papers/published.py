@@ -79,8 +79,8 @@ class Judgement:
     def deciding(self) -> ContrastResult:
         """The contrast that decides: the least sure of those as claimed, or the surest that is not."""
         if self.word in ("contradicted", "fails"):
-            return min(self.measured, key=lambda m: m.inside)
-        return max(self.measured, key=lambda m: m.outside)
+            return min(self.measured, key=lambda m: m.p_within)
+        return max(self.measured, key=lambda m: m.p_not_within)
 
     @property
     def p(self) -> float:
@@ -104,7 +104,7 @@ class Judgement:
         over = quantity(self.seeds, "seed") + (f" × {self.items} items" if self.items else "")
         text = _contrast_text(self.deciding)
         if self.word == "cannot tell":
-            open_ = sum(m.outside > ALPHA for m in self.measured)
+            open_ = sum(m.p_not_within > ALPHA for m in self.measured)
             return f"{text}: open{f'; and {open_ - 1} more' if open_ > 1 else ''}; {over}."
         if len(self.measured) > 1 and self.word in ("reproduced", "holds"):
             text += f", of {len(self.measured)} contrasts the least sure"
@@ -191,12 +191,12 @@ def _within_effects(judgement: Judgement, effects: Sequence[ContrastResult]) -> 
 
 def _all(judgement: Judgement) -> float:
     """Return p of "some contrast is out of its range": Berger's intersection-union test."""
-    return max(m.outside for m in judgement.measured)
+    return max(m.p_not_within for m in judgement.measured)
 
 
 def _any(judgement: Judgement) -> float:
     """Return p of "all contrasts are within": Bonferroni."""
-    p_values = [m.inside for m in judgement.measured]
+    p_values = [m.p_within for m in judgement.measured]
     return min(1.0, len(p_values) * min(p_values))
 
 
@@ -206,7 +206,7 @@ def _judge(claim: Claim, axes: Axes, runs: Sequence[Run], seeds: int) -> Judgeme
     known = [m.pair for m in measured if not m.trouble]
     return Judgement(
         claim, measured, tuple(setting_figures(claim, axes, of)),
-        min((pair.n for pair in known), default=0), min((pair.items for pair in known), default=0),
+        min((pair.n for pair in known), default=0), min((pair.n_items for pair in known), default=0),
         tuple({run.dir: run for runs_of_point in of.values() for run in runs_of_point}.values()),
         warning=no_better({point_label(p, axes, claim): of[p] for p in claim.points if p.metric == "bound"}),
     )  # fmt: skip
