@@ -239,7 +239,9 @@ def refusal(key: str, kind: Any, value: Any, show: Callable[[Any], str] = repr) 
     if fits(kind, value):
         return ""
     text = isinstance(value, str) and not takes_text(kind)
-    return f"{key}={(repr if text else show)(value)[:100]}: must be {describe_kind(kind)}"
+    whole = isinstance(value, float) and value.is_integer() and fits(kind, int(value))  # as 1e3 is read
+    hint = f"; type {int(value)}" if whole else ""
+    return f"{key}={(repr if text else show)(value)[:100]}: must be {describe_kind(kind)}{hint}"
 
 
 def takes_lists(kind: Any) -> bool:

@@ -34,6 +34,7 @@ ISSUE = [  # the inputs of those who tried 119, of which these were not answered
     ("train -m seed=", ["seed=''", "from 0"]),
     ("train -m objective=", ["objective=", "epsilon"]),
     ("train model._target_=triptych.models.diffusion.Difusion", ["did you mean triptych.models.", "Diff"]),
+    ("train trainer.max_steps=1e3", ["trainer.max_steps=1000.0", "a whole number of at least 1; type 1000"]),
     ("train --foo", ["--foo", "no such option", "KEY=VALUE"]),
     ("train --batch-size=3", ["--batch-size", "no such option", "use data.batch_size=VALUE"]),
     ("train optimizer.lr=-1 --cfg job", ["optimizer.lr=-1", "above 0"]),
