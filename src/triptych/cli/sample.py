@@ -100,7 +100,7 @@ def save_tensor(x: "Tensor", out: Path) -> Path:
 @one_line_errors()  # within Hydra, which would add lines of its own
 def compose_and_sample(cfg: DictConfig) -> None:
     """Hydra's task: draw, save, print where."""
-    folder = sample(cfg)
+    folder = sample(cfg).absolute()
     print(f"{cfg.n} samples: {folder / 'samples.png'}, {folder / 'samples.pt'}")
 
 

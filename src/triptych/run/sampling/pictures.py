@@ -22,10 +22,14 @@ def save_picture(x: Tensor, data: DataModule, path: Path) -> None:
 
 
 def save_real(data: DataModule, n: int, path: Path) -> None:
-    """Save a grid of the first n test images; none of points, whose pictures all have the data."""
+    """Save a grid of n test images; none of points, whose pictures all have the data.
+
+    They are spread evenly over the set: a folder's first images are all of one class.
+    """
     if len(data.shape) == 3:
         test = data.splits["test"]
-        save_picture(test.batch(torch.arange(min(n, len(test)))).x, data, path)
+        some = torch.arange(n := min(n, len(test))) * len(test) // n
+        save_picture(test.batch(some).x, data, path)
 
 
 def log_picture(loggers: Any, key: str, path: Path, step: int) -> None:
