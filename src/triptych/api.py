@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from triptych.cli.arguments import as_hydra_wants, without_hyphens
 from triptych.config import compose as composing
+from triptych.config.names import in_root
 from triptych.errors import UserError
 from triptych.run import processes
 from triptych.run.prepare import prepare
@@ -265,7 +266,7 @@ def table(folder: str | os.PathLike[str]) -> Any:
     """
     path = _path(folder)
     if not path.is_dir():
-        raise UserError(f"{path}: no such directory")
+        raise UserError(f"{path}: no such directory{in_root(path)}")
     rows = results(read_runs(path))
     if not rows:
         raise UserError(f"{path}: no run in it (a run's directory holds config.yaml or summary.json)")

@@ -1,10 +1,12 @@
 """Names that follow from what a run is."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.config.names import check_environment, quote, run_name, slug
+from triptych.config.names import check_environment, in_root, quote, run_name, slug
 from triptych.errors import UserError
 
 
@@ -47,3 +49,13 @@ def test_a_variable_that_is_no_number_of_cores_is_named(monkeypatch, name, value
         check_environment()
     monkeypatch.setenv(name, "")
     check_environment()
+
+
+def test_a_path_that_lies_below_the_root_is_suggested(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIPTYCH_ROOT", str(tmp_path / "root"))
+    (tmp_path / "root" / "logs" / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path)
+    wanted = f"; did you mean {tmp_path}/root/logs/runs/a?"
+    assert in_root(Path("logs/runs/a")) == in_root(tmp_path / "logs/runs/a") == wanted
+    assert in_root(Path("logs/runs/c")) == in_root(Path("../b")) == ""

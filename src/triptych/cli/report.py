@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from triptych.config.names import in_root
 from triptych.errors import StorageError, UserError
 from triptych.files import printable
 from triptych.run.read import find_runs, is_run
@@ -65,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse("DIR='': must be a directory; . is the current one")
     for directory in options.dirs:
         if not directory.is_dir():
-            return _refuse(f"{directory}: {'not a directory' if directory.exists() else 'no such directory'}")
+            problem = "not a directory" if directory.exists() else f"no such directory{in_root(directory)}"
+            return _refuse(f"{directory}: {problem}")
         if not (options.watch or options.results) and not any(map(is_run, find_runs(directory))):
             return _refuse(
                 f"{directory}: no run in it (config.yaml or summary.json, as triptych-train writes them)"

@@ -106,6 +106,12 @@ def root() -> str:
     return os.environ.get("TRIPTYCH_ROOT") or str(Path(__file__).parents[3])
 
 
+def in_root(path: Path) -> str:
+    """Suggest the same path below ``root``, where the current folder has none; "" unless it is there."""
+    there = Path(root()) / os.path.relpath(path)
+    return f"; did you mean {there}?" if ".." not in there.parts and there.exists() else ""
+
+
 def check_environment() -> None:
     """Check the environment variables that configurations use; UserError for an invalid one."""
     if "${" in root():

@@ -15,6 +15,7 @@ from triptych.config.build import check_names
 from triptych.config.file import check_count, check_groups
 from triptych.config.identity import describe_differences, other_figures
 from triptych.config.keys import check_values, groups, of_model, with_roles
+from triptych.config.names import in_root
 from triptych.declare import Role
 from triptych.errors import ForeignCheckpoint, UserError
 from triptych.files import check_directory, open_regular
@@ -57,7 +58,7 @@ def open_checkpoint(path: Path, key: str = "ckpt") -> Iterator[tuple[IO[bytes], 
     if path.is_dir():
         raise UserError(f"{where}: no run in this directory; pass logs/runs/NAME, or a checkpoint")
     if not path.is_file():
-        raise UserError(f"{where}: {NO_CHECKPOINT}")
+        raise UserError(f"{where}: {NO_CHECKPOINT}{in_root(path)}")
     with open_regular(path) as file:
         record = inspect(file, where)
         run = RunDirectory(path.parent.parent)
