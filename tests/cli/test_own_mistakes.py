@@ -22,6 +22,7 @@ from triptych.data.batch import Split
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.denoiser import Output
 from triptych.diffusion.loss import Elbo
+from triptych.diffusion.schedule import Schedule
 from triptych.data.augment import Augmentation
 from triptych.networks.ladder import Ladder
 
@@ -58,6 +59,29 @@ class Weight(Elbo):
 class Half(Augmentation):
     def __call__(self, x, uniform):
         return x[..., ::2]
+
+
+class Same(Augmentation):
+    pass
+
+
+class Bent(Schedule):
+    def _curve(self, u):
+        return u**3
+
+
+class Unlike(nn.Module):
+    def __init__(self, shape, outputs=1, conditions=None):
+        super().__init__()
+
+    def forward(self, z, gamma, *, condition=None):
+        return z
+
+
+class Nothing(nn.Module):
+    def __init__(self, shape, outputs=1, conditions=None):
+        super().__init__()
+        self.last = nn.Linear(2, 2)
 
 
 class Classes(nn.Module):
@@ -246,6 +270,29 @@ def test_errors_have_the_line_of_ones_own_that_called_torch(refused, lab, fault,
     has(refused(own("denoiser.network", "Net", fault=fault)), lab, at, *words)
 
 
+@pytest.mark.parametrize(
+    ("place", "name", "at", "words"),
+    [
+        ("schedule", "Bent", "class Bent(Schedule):", "Bent lacks _inverse(), _slope(); define it"),
+        (
+            "denoiser.network",
+            "Unlike",
+            "def forward(self, z, gamma, *, condition=None):",
+            "gamma, *, condition=None); must be forward(self, z, gamma, condition=None)",
+        ),
+        (
+            "denoiser.network",
+            "Nothing",
+            "class Nothing(nn.Module):",
+            'missing the required "forward" function',
+        ),
+    ],
+)
+def test_a_method_that_is_missing_or_has_other_arguments(refused, lab, place, name, at, words):
+    keys = {"gamma_min": -6.0, "gamma_max": 6.0} if place == "schedule" else {}
+    has(refused(own(place, name, **keys)), lab, at, words)
+
+
 def test_other_parts(refused, lab):
     line = refused(own("objective.output", "Mean", space="v"))
     at = "def forward(self, raw, z, alpha, sigma):"
@@ -281,8 +328,13 @@ def test_a_change_of_images_that_changes_their_shape(refused, lab):
         config["denoiser"]["network"] = {"_target_": "triptych.networks.resnet.ResNet", "width": 8}
         config["augmentation"] = {"half": {"_target_": "own_faults.Half"}}
 
+    def bare(config):
+        halved(config)
+        own("augmentation.half", "Same")(config)
+
     at = "def __call__(self, x, uniform):"
     has(refused(halved), lab, at, "augmentation: Half gives shape (4, 1, 8, 4); must be (4, 1, 8, 8)")
+    has(refused(bare), lab, "class Same(Augmentation):", "NotImplementedError: apply() is not defined")
 
 
 def test_errors_in_training_have_their_line_too(prepared, lab, capfd, composed, tmp_path):

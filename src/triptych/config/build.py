@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from triptych.config.keys import OPTIONS, find_key, of_class
 from triptych.config.nearest import nearest
-from triptych.config.own_code import raised_at
+from triptych.config.own_code import check_methods, raised_at
 from triptych.config.source import REQUIRED
 from triptych.config.trust import ARGUMENTS, HOMES, SCHEDULER, check_name, import_class
 from triptych.errors import UserError
@@ -221,6 +221,8 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
             arguments[key] = _make(_described(value, at, kind, key), at, below, {})
     if node.get("_partial_") or later:
         return partial(kind, **arguments, **extra)
+    network = (_class("triptych.networks.base.Network"),) if place == "denoiser.network" else ()
+    check_methods(kind, place, kind.__mro__ + network)
     try:
         return kind(**arguments, **extra)
     except UserError:

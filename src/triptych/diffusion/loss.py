@@ -13,6 +13,7 @@ not targets. All weights here are constants to the gradient.
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ class Level(NamedTuple):
 
 
 @declared("objective.loss")
-class Loss:
+class Loss(ABC):
     """``weight(at) -> w`` at a ``Level``, of its gamma's shape.
 
     Attributes:
@@ -54,8 +55,9 @@ class Loss:
 
     of_steps = False
 
+    @abstractmethod
     def weight(self, at: Level) -> Tensor:
-        raise NotImplementedError
+        """Return w, of gamma's shape or ()."""
 
 
 class Elbo(Loss):
