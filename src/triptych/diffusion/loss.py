@@ -14,13 +14,14 @@ not targets. All weights here are constants to the gradient.
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from triptych.declare import Positive, declared
+from triptych.declare import IsClass, Positive, declared
 
+from .denoiser import Output
 from .prediction import Space, error_scale, space_of
 from .process import Process
 from .times import Density, LogNormal, Uniform
@@ -86,14 +87,17 @@ class Squared(Loss):
     of flow matching.
 
     Args:
-        space: its name; None: the space of the network's output.
+        space: its name, or an output that is read in it; None: the space of the network's output.
         over: the density of levels that the error is averaged over; None: uniform times.
     """
 
     def __init__(
-        self, space: Literal["x0", "epsilon", "score", "v", "velocity"] | None, over: Density | None = None
+        self,
+        space: Literal["x0", "epsilon", "score", "v", "velocity"] | Annotated[Output, IsClass()] | None,
+        over: Density | None = None,
     ):
-        self.space = None if space is None else space_of(space)
+        own = space.space if isinstance(space, Output) else space
+        self.space = None if own is None else space_of(own)
         self.over = over or Uniform()
 
     def weight(self, at: Level) -> Tensor:
