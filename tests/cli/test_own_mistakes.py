@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.run.accidents import stopped
+from triptych.config.trust import import_class
+from triptych.errors import UserError
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
@@ -423,6 +425,11 @@ def test_errors_while_data_are_loaded(refused, lab):
 def test_nothing_to_test_is_said_before_anything_is_trained(refused, lab):
     line = refused(own("data", "Points", fault="test empty", batch_size=8))
     assert line == "test=true: data own has no test items; pass test=false"
+
+
+def test_a_mistyped_class_of_ones_own_is_answered_with_the_nearest(lab):
+    with pytest.raises(UserError, match=r"own_faults defines no class of that name, did you mean Classes\?"):
+        import_class("own_faults.Classs", "model.network")
 
 
 def test_an_own_file_that_cannot_be_read(refused, lab):
