@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Len, Lt, MinLen
 
 __all__ = [
-    "Annotated", "Choice", "Count", "FilePath", "Ge", "Gt", "Le", "Len", "Literal", "Lt", "MinLen",
+    "Annotated", "Choice", "Count", "FilePath", "Ge", "Gt", "IsClass", "Le", "Len", "Literal", "Lt", "MinLen",
     "NonNegative", "Opened", "Positive", "Role", "Seed", "Share", "Steps", "Unit", "Whole", "declared",
 ]  # fmt: skip
 
@@ -167,7 +167,7 @@ def _within(limit: Any, value: Any) -> bool:
         case IsPath():
             return bool(value != "")  # Path("") would be the current directory
         case IsClass():
-            return "." in value
+            return not isinstance(value, str) or "." in value
     return True
 
 
@@ -202,6 +202,8 @@ def _words(kind: Any) -> list[str]:
     inner, limits = unwrap(kind)
     if any(isinstance(limit, IsPath) for limit in limits):
         return ["a path"]
+    if any(isinstance(limit, IsClass) for limit in limits):
+        return ["a class's dotted name"]
     several = alternatives(inner)
     if several[0] is not inner:
         words = [word for one in several for word in _words(one)]
@@ -212,7 +214,7 @@ def _words(kind: Any) -> list[str]:
         noun = "a whole number" if inner is int else "a number"
         return [" ".join(filter(None, (noun, _range(limits, inner is int))))]
     if inner is str:
-        return ["a class's dotted name" if any(isinstance(limit, IsClass) for limit in limits) else "text"]
+        return ["text"]
     if _origin(inner) in LISTS:
         kinds = get_args(inner)
         fixed = f" of {len(kinds)}" if len(kinds) > 1 and kinds[1] is not Ellipsis else ""

@@ -91,6 +91,16 @@ OWN = [
         ["optimizer.betas=0.9,0.999: several values need -m", "for a list type optimizer.betas=[0.9,0.999]"],
     ),
     ("train optimizer._target_=torch.optim.Adan", ["torch.optim.Adan", "torch.optim has no class"]),
+    ("train optimizer._target_=torch.optim.Nadam", ["no class of that name, did you mean NAdam?"]),
+    (
+        "train optimizer=torch.optim.RAdam",
+        ["optimizer=torch.optim.RAdam: no such choice; type optimizer._target_=torch.optim.RAdam"],
+    ),
+    (
+        "train denoiser.network._target_=other.net.Net",
+        ["not a class that a configuration may name", "or for code of your own: export TRIPTYCH_TRUST=other"],
+    ),
+    ("train +callbacks.x._target_=torch.nn.ReLU", ["triptych.callbacks, pytorch_lightning.callbacks, an"]),
     ("train optimizer=adam", ["optimizer=adam", "did you mean adamw?"]),
     ("train trainer.accelerator=foo", ["trainer.accelerator='foo'", "auto, cpu, gpu"]),
     ("train guidance=classifier", ["guide=null", "last.ckpt"]),

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.run.accidents import stopped
+from triptych.config.trust import import_class
+from triptych.errors import UserError
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
 from triptych.run.execute import execute
@@ -22,6 +24,7 @@ from triptych.data.batch import Split
 from triptych.diffusion.condition import Condition
 from triptych.diffusion.denoiser import Output
 from triptych.diffusion.loss import Elbo
+from triptych.diffusion.schedule import Schedule
 from triptych.data.augment import Augmentation
 from triptych.networks.ladder import Ladder
 
@@ -58,6 +61,29 @@ class Weight(Elbo):
 class Half(Augmentation):
     def __call__(self, x, uniform):
         return x[..., ::2]
+
+
+class Same(Augmentation):
+    pass
+
+
+class Bent(Schedule):
+    def _curve(self, u):
+        return u**3
+
+
+class Unlike(nn.Module):
+    def __init__(self, shape, outputs=1, conditions=None):
+        super().__init__()
+
+    def forward(self, z, gamma, *, condition=None):
+        return z
+
+
+class Nothing(nn.Module):
+    def __init__(self, shape, outputs=1, conditions=None):
+        super().__init__()
+        self.last = nn.Linear(2, 2)
 
 
 class Classes(nn.Module):
@@ -246,6 +272,29 @@ def test_errors_have_the_line_of_ones_own_that_called_torch(refused, lab, fault,
     has(refused(own("denoiser.network", "Net", fault=fault)), lab, at, *words)
 
 
+@pytest.mark.parametrize(
+    ("place", "name", "at", "words"),
+    [
+        ("schedule", "Bent", "class Bent(Schedule):", "Bent lacks _inverse(), _slope(); define it"),
+        (
+            "denoiser.network",
+            "Unlike",
+            "def forward(self, z, gamma, *, condition=None):",
+            "gamma, *, condition=None); must be forward(self, z, gamma, condition=None)",
+        ),
+        (
+            "denoiser.network",
+            "Nothing",
+            "class Nothing(nn.Module):",
+            'missing the required "forward" function',
+        ),
+    ],
+)
+def test_a_method_that_is_missing_or_has_other_arguments(refused, lab, place, name, at, words):
+    keys = {"gamma_min": -6.0, "gamma_max": 6.0} if place == "schedule" else {}
+    has(refused(own(place, name, **keys)), lab, at, words)
+
+
 def test_other_parts(refused, lab):
     line = refused(own("objective.output", "Mean", space="v"))
     at = "def forward(self, raw, z, alpha, sigma):"
@@ -281,8 +330,13 @@ def test_a_change_of_images_that_changes_their_shape(refused, lab):
         config["denoiser"]["network"] = {"_target_": "triptych.networks.resnet.ResNet", "width": 8}
         config["augmentation"] = {"half": {"_target_": "own_faults.Half"}}
 
+    def bare(config):
+        halved(config)
+        own("augmentation.half", "Same")(config)
+
     at = "def __call__(self, x, uniform):"
     has(refused(halved), lab, at, "augmentation: Half gives shape (4, 1, 8, 4); must be (4, 1, 8, 8)")
+    has(refused(bare), lab, "class Same(Augmentation):", "NotImplementedError: apply() is not defined")
 
 
 def test_errors_in_training_have_their_line_too(prepared, lab, capfd, composed, tmp_path):
@@ -371,6 +425,11 @@ def test_errors_while_data_are_loaded(refused, lab):
 def test_nothing_to_test_is_said_before_anything_is_trained(refused, lab):
     line = refused(own("data", "Points", fault="test empty", batch_size=8))
     assert line == "test=true: data own has no test items; pass test=false"
+
+
+def test_a_mistyped_class_of_ones_own_is_answered_with_the_nearest(lab):
+    with pytest.raises(UserError, match=r"own_faults defines no class of that name, did you mean Classes\?"):
+        import_class("own_faults.Classs", "model.network")
 
 
 def test_an_own_file_that_cannot_be_read(refused, lab):

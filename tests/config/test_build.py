@@ -1,11 +1,14 @@
 """Objects from plain configuration: what is allowed, what is refused, in which words."""
 
 import pytest
+import torch
 
 from triptych.config.build import build, check_targets
 from triptych.config.check import CONFIGS
 from triptych.config.compose import compose_command, unresolved
 from triptych.config.keys import of_class
+from triptych.diffusion.loss import Level
+from triptych.diffusion.process import VariancePreserving
 from triptych.errors import UserError
 
 
@@ -19,6 +22,22 @@ def test_a_target_is_built_and_extras_are_handed_over_untouched():
         {"_target_": "triptych.diffusion.bound.Bound", "steps": 3}, "bound", schedule=marker, decoder=None
     )
     assert made.schedule is marker and made.steps == 3
+
+
+def test_the_space_of_a_loss_may_be_that_of_an_output_of_ones_own(trusting):
+    trusting("mylab", folder=CONFIGS.parent / "examples")
+    squared = {"_target_": "triptych.diffusion.loss.Squared"}
+    own = build({"_target_": "mylab.blend.Blend"}, "objective.output").space
+    gamma = torch.linspace(-3.0, 3.0, 5)
+    at = Level(VariancePreserving(), gamma, torch.ones(5), torch.linspace(0.0, 1.0, 5), own)
+    expected = build(squared | {"space": None}, "objective.loss").weight(at)
+    for space in ("mylab.blend.Blend", {"_target_": "mylab.blend.Blend", "share": 0.25}):
+        loss = build(squared | {"space": space}, "objective.loss")
+        assert torch.equal(loss.weight(at._replace(own="epsilon")), expected)
+    typed = ["objective/loss=x0", "objective.loss.space=mylab.blend.Blend"]
+    check_targets(unresolved(compose_command("train", typed)))
+    with refused("objective.loss.space='blend': must be null, x0, .* or a class's dotted name"):
+        compose_command("train", ["objective/loss=x0", "objective.loss.space=blend"])
 
 
 def test_a_target_hidden_deep_in_a_checkpoints_config_is_found():

@@ -7,6 +7,7 @@ import pytest
 from triptych.config import trust
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
+from triptych.study.export import write_figures
 from triptych.study.render import write_report
 from triptych.study.terminal import print_table
 
@@ -77,6 +78,10 @@ def test_panels_and_metrics_of_a_trusted_package(lab, tmp_path, capsys):
     assert "test sharp (higher is better)" in html and "test sharp (higher is better)" in said
     assert "21.500 ± 0.500" in said and "23.500 ± 0.500" in said  # over seeds 1, 2: half their difference
     assert "test/sharp" in report.csv.read_text().splitlines()[0]
+    exported = {path.name for path in write_figures(report.story, tmp_path / "figures")}
+    assert {one for one in exported if "panel_lab" in one} == {
+        f"panel_lab-figure.{ending}" for ending in ("svg", "pdf", "png")
+    }
     print_table(tmp_path / "runs", report=report)
     assert "test sharp" in capsys.readouterr().out
 

@@ -10,7 +10,7 @@ from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.draw_measures import measure_figure
 from triptych.study.measures import about, deciding, measure_table, ranking, standings
-from triptych.study.panels import colours
+from triptych.study.panels import colours, draw_panels
 from triptych.study.render import write_report
 from triptych.study.run_details import of_run
 from triptych.study.study import read_study
@@ -47,6 +47,16 @@ def test_each_measure_by_cell_seed_and_value(comparison):
     assert known.cells["v"][2] == pytest.approx((0.52, 0.09))
     assert measure_table(comparison.cells, "recall") is None
     assert about(comparison) == "100 samples a set, against 100 fresh points of ring."
+
+
+def test_a_caption_says_what_its_figure_shows(comparison, tmp_path):
+    lines = draw_panels(comparison, colours({"x0": "x0", "v": "v"}), "s")[-1].how
+    assert "Points are means over seeds, and upright lines span the seeds. The dashed" in lines
+    for seed in (1, 2):
+        make_run(tmp_path / "dots", "x0", seed, 1.9, measures={"precision": {"mean": 0.9}}, measured={"n": 8})
+    (of_dots,) = compare(read_runs(tmp_path / "dots"))
+    dots = draw_panels(of_dots, colours({"x0": "x0"}), "s")[-1].how
+    assert "Each dot is one seed; the upright bar is their mean. The dashed" in dots
 
 
 def test_a_measure_of_fewer_samples_says_how_many(tmp_path):

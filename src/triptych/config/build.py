@@ -8,9 +8,10 @@ from typing import Any, get_args, get_type_hints
 
 from triptych.config.keys import OPTIONS, find_key, of_class
 from triptych.config.nearest import nearest
-from triptych.config.own_code import raised_at
+from triptych.config.own_code import check_methods, raised_at
 from triptych.config.source import REQUIRED
 from triptych.config.trust import ARGUMENTS, HOMES, SCHEDULER, check_name, import_class
+from triptych.declare import IsClass, unwrap
 from triptych.errors import UserError
 
 # what is handed to an object by the name of its argument, and where in a configuration it stands: an object
@@ -66,13 +67,13 @@ def _constructors(kind: type) -> Iterator[Any]:
 
 @cache
 def _named_kinds(owner: type) -> Mapping[str, Any]:
-    """Return the arguments of a class that accept a short name, with the class that resolves it."""
+    """Return the arguments of a class that accept a class's name, with the base of such classes."""
     kinds: dict[str, Any] = {}
     for function in _constructors(owner):
         with suppress(Exception):  # an annotation that cannot be read: imported for type checking alone
-            for name, hint in get_type_hints(function).items():
-                for kind in get_args(hint) or (hint,):
-                    if hasattr(kind, "named"):
+            for name, hint in get_type_hints(function, include_extras=True).items():
+                for kind, limits in map(unwrap, get_args(hint) or (hint,)):
+                    if hasattr(kind, "named") or IsClass in map(type, limits):
                         kinds.setdefault(name, kind)
     return kinds
 
@@ -225,6 +226,8 @@ def _make(node: Any, place: str, table: Dependencies | None, extra: dict[str, An
             arguments[key] = _make(_described(value, at, kind, key), at, below, {})
     if node.get("_partial_") or later:
         return partial(kind, **arguments, **extra)
+    network = (_class("triptych.networks.base.Network"),) if place == "denoiser.network" else ()
+    check_methods(kind, place, kind.__mro__ + network)
     try:
         return kind(**arguments, **extra)
     except UserError:
@@ -248,9 +251,9 @@ def _handed(
 
 
 def _described(value: Any, place: str, owner: type, key: str) -> Any:
-    """Expand a short name, if the class of ``owner``'s argument resolves it."""
+    """Expand a class's name, if ``owner``'s argument accepts one."""
     kind = _named_kinds(owner).get(key) if isinstance(value, str) else None
-    if kind is None:
+    if kind is None or not ("." in value or hasattr(kind, "named")):
         return value
     try:
         named = import_class(value, place) if "." in value else kind.named(value, place)

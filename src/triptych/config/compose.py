@@ -25,7 +25,7 @@ from triptych.config.habits import answer
 from triptych.config.keys import check_values, find_key, of_class, takes_names
 from triptych.config.names import register_resolvers
 from triptych.config.nearest import nearest
-from triptych.config.source import REQUIRED
+from triptych.config.source import REQUIRED, full_name
 from triptych.config.trust import check_name
 from triptych.declare import takes_lists
 from triptych.errors import UserError
@@ -125,6 +125,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
             return f"{match[1]}: .. is not allowed; type GROUP=NAME"
         if line := answer(group, option, "no such choice"):
             return line
+        if full_name(option):
+            return f"{group}={option}: no such choice; type {group.replace('/', '.')}._target_={option}"
         near = nearest(option, options)
         if not near.startswith("choose from"):  # all that there is in any case: a group is short
             near += f" (choose from {', '.join(sorted(options))})"

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from triptych.errors import UserError
+
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
 
@@ -44,8 +46,33 @@ def defined_at(what: Callable[..., Any]) -> str:
         return f" ({code.__module__}.{code.__qualname__})"
 
 
+def check_methods(kind: type, place: str, bases: tuple[type, ...]) -> None:
+    """Refuse a class that lacks a method of our ``bases``, or has it with other arguments."""
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if missing := ", ".join(f"{one}()" for one in sorted(getattr(kind, "__abstractmethods__", ()))):
+        raise UserError(f"{place}: {name} lacks {missing}; define it{defined_at(kind)}")
+    for base in bases:
+        for method, abstract in vars(base).items() if base.__module__.startswith("triptych.") else ():
+            own = inspect.getattr_static(kind, method, None)
+            if getattr(abstract, "__isabstractmethod__", False) and inspect.isfunction(own):
+                must, arguments = _plain_signature(abstract), _plain_signature(own)
+                try:
+                    arguments.bind(*must.parameters)
+                except TypeError as error:
+                    line = f"{place}: {name}.{method}{arguments}; must be {method}{must}{defined_at(own)}"
+                    raise UserError(line) from error
+
+
+def _plain_signature(function: Any) -> inspect.Signature:
+    """Return the arguments of a function without their types."""
+    arguments = inspect.signature(function).parameters.values()
+    return inspect.Signature([one.replace(annotation=one.empty) for one in arguments])
+
+
 def raised_at(error: BaseException, own: Callable[[str], bool] = is_trusted) -> str:
     """Return " (FILE:LINE, in NAME)" of the innermost user frame of a traceback; "" without one.
+
+    Without one, " (FILE:LINE)" of the class whose method was called last, if it is a user's.
 
     ``own``: whether a module, by its name, is of that code.
     """
@@ -54,7 +81,10 @@ def raised_at(error: BaseException, own: Callable[[str], bool] = is_trusted) -> 
     frames = list(traceback.walk_tb(error.__traceback__))
     ours = [one for one in frames if own(one[0].f_globals.get("__name__", ""))]
     if not ours:
-        return "" if error.__cause__ is None else raised_at(error.__cause__, own)
+        if error.__cause__ is not None:
+            return raised_at(error.__cause__, own)
+        called = type(frames[-1][0].f_locals.get("self")) if frames else type(None)
+        return defined_at(called) if own(called.__module__) else ""
     frame, number = ours[-1]
     name = frame.f_code.co_name
     return f" ({frame.f_code.co_filename}:{number}{'' if name == '<module>' else f', in {name}'})"
@@ -63,4 +93,6 @@ def raised_at(error: BaseException, own: Callable[[str], bool] = is_trusted) -> 
 def describe_error(error: BaseException, own: Callable[[str], bool] = is_trusted) -> str:
     """Describe an exception in one line: type, message, and where user code raised it."""
     message = " ".join(str(error).split())
+    if isinstance(error, NotImplementedError) and not message:
+        message = f"{traceback.extract_tb(error.__traceback__)[-1].name}() is not defined"
     return f"{type(error).__name__}: {message[:600]}{raised_at(error, own)}"

@@ -60,6 +60,12 @@ def full_name(target: str) -> str:
     return f"{entry[0].name}.{entry[1].name}" if entry and isinstance(entry[1], ast.ClassDef) else ""
 
 
+def class_names(module: str) -> list[str]:
+    """Return the names in capitals that a module defines or imports; [] if its source is not found."""
+    at = _module(module)
+    return [name for name in (*at.classes, *at.imports) if name[:1].isupper()] if at else []
+
+
 def _of_class(module: SourceFile, node: ast.ClassDef, depth: int) -> Arguments:
     init = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
     named: dict[str, Argument] = {}

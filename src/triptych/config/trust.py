@@ -17,6 +17,7 @@ import ast
 import difflib
 import importlib
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from triptych.config.habits import CALLBACKS
 from triptych.config.own_code import is_trusted, lies_in, raised_at
 from triptych.config.own_code import trusted as trusted
 from triptych.config.schema import CLASSES
-from triptych.config.source import full_name
+from triptych.config.source import class_names, full_name
 from triptych.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
@@ -44,6 +45,7 @@ HOMES = {  # of classes of Lightning's that write nowhere and change no weights
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+")
 OPTIMISER = re.compile(r"torch\.optim\.[A-Z][A-Za-z0-9]*")
 SCHEDULER = re.compile(r"torch\.optim\.lr_scheduler\.(?P<name>[A-Z][A-Za-z0-9]*)")
+NOT_OWN = {"triptych", "torch", "lightning", "pytorch_lightning", *sys.stdlib_module_names}
 NOT_PLAIN = {  # of those, with the reason
     **dict.fromkeys(("LambdaLR", "MultiplicativeLR"), "takes code; write a class of your own"),
     **dict.fromkeys(("ChainedScheduler", "SequentialLR"), "takes other schedules; write a class of your own"),
@@ -64,7 +66,8 @@ def check_name(target: Any, where: str = "") -> str:
         raise _refused(target, where, "not the dotted name of a class")
     of_torch = OPTIMISER.fullmatch(target) or SCHEDULER.fullmatch(target)
     if of_torch and not full_name(target):
-        raise _refused(target, where, f"{target.rpartition('.')[0]} has no class of that name")
+        module = target.rpartition(".")[0]
+        raise _refused(target, where, f"{module} has no class of that name{_near_in(module, target)}")
     if of_torch and (reason := NOT_PLAIN.get(target.rpartition(".")[2])):
         raise UserError(f"{_key(target, where)}: {reason}")
     if target in HOMES or of_torch or is_trusted(target):
@@ -91,7 +94,7 @@ def import_class(target: Any, where: str = "") -> type:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{_key(target, where)}: cannot be imported: {line}{raised_at(error)}") from error
     if not isinstance(cls, type) or issubclass(cls, BaseException) or not _is_home(cls, target, module):
-        raise _refused(target, where, f"{module} defines no class of that name")
+        raise _refused(target, where, f"{module} defines no class of that name{_near_in(module, target)}")
     return cls
 
 
@@ -163,6 +166,13 @@ def _near(target: str) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
+def _near_in(module: str, target: str) -> str:
+    """Return ", did you mean NAME?" for a class of the module; "" if none is near."""
+    known = {name.lower(): name for name in class_names(module)}
+    close = difflib.get_close_matches(target.rpartition(".")[2].lower(), known, n=1)
+    return f", did you mean {known[close[0]]}?" if close else ""
+
+
 def _lightnings(short: str) -> str:
     names = [one.removeprefix(LIGHTNINGS) for one in HOMES if one.startswith(LIGHTNINGS)]
     close = difflib.get_close_matches(short, names, n=1)
@@ -189,7 +199,12 @@ def _key(target: Any, where: str) -> str:
 
 def _refused(target: Any, where: str, reason: str) -> UserError:
     rooms = ", ".join(f"triptych.{room}" for room in ROOMS)
+    rooms += f", {LIGHTNINGS[:-1]}" * where.startswith("callbacks")
+    top, dot, _ = str(target).partition(".")
+    own = "a class of a package in TRIPTYCH_TRUST"
+    if dot and top.isidentifier() and top not in NOT_OWN and not is_trusted(target):
+        own = f"for code of your own: export TRIPTYCH_TRUST={','.join([*trusted(), top])}"
     return UserError(
         f"{_key(target, where)}: {reason}; use a class defined in {rooms}, an optimiser of torch.optim, a "
-        "schedule of torch.optim.lr_scheduler, or a class of a package in TRIPTYCH_TRUST"
+        f"schedule of torch.optim.lr_scheduler, or {own}"
     )

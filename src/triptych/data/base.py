@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,7 +50,7 @@ def rank_world() -> tuple[int, int]:
 
 
 @declared("data", DataError)
-class DataModule(pl.LightningDataModule):
+class DataModule(pl.LightningDataModule, ABC):
     """Fixed splits in memory, batches in an order that follows from (seed, step).
 
     A subclass sets name, shape, levels (None: continuous) and num_classes (0: no labels), and defines `load`;
@@ -90,9 +91,9 @@ class DataModule(pl.LightningDataModule):
         # A rank may have no item of a tiny split; nothing is padded, so that is right.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
+    @abstractmethod
     def load(self) -> dict[str, Split]:
         """Return the splits "train", "val" and "test"; the subclass's work."""
-        raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
         """Fill `splits`, once, whichever stage asks."""

@@ -152,7 +152,7 @@ class ClassesCaptioned(Captioned):
     phrasings: Sequence[str]
 
     def load(self) -> dict[str, Split]:
-        splits = super().load()
+        splits = super().load()  # type: ignore[safe-super]  # of the class beside it
         captions = {}
         for seed, (name, split) in enumerate(splits.items()):
             assert split.labels is not None

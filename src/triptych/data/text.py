@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def words(text: str) -> list[str]:
 
 
 @declared("data.encoder", DataError)
-class TextEncoder:
+class TextEncoder(ABC):
     """Texts -> tokens (n, length, width) float32, with a mask (n, length) of those that are there.
 
     A subclass sets ``name``, ``length`` and ``width`` and defines ``pieces`` and ``embed``. ``name`` says
@@ -43,16 +44,16 @@ class TextEncoder:
     width: int
     stored = False  # whether tokens are worth keeping on disk
 
-    def learn(self, texts: Iterable[str]) -> None:
+    def learn(self, texts: Iterable[str]) -> None:  # noqa: B027  # most have none
         """Learn a vocabulary from all captions of the data, before the first is encoded; by default none."""
 
+    @abstractmethod
     def pieces(self, text: str) -> list[int] | list[str]:
         """Return what a text is cut into, one piece a token; DataError for what cannot be encoded."""
-        raise NotImplementedError
 
+    @abstractmethod
     def embed(self, pieces: list[Any]) -> tuple[Tensor, Tensor]:
         """Return (tokens, mask) of texts, of which each has from 1 to ``length`` pieces."""
-        raise NotImplementedError
 
     def encode(self, texts: Sequence[str], what: str = "prompt") -> tuple[Tensor, Tensor]:
         """Encode texts as (tokens (n, length, width), mask (n, length)); tokens are 0 where there are none.

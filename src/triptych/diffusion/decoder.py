@@ -5,6 +5,7 @@ r"""Decoders p(x | z_0): the reconstruction term of the bound.
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ LOW = -20.0  # gamma below which float32 loses more than a thousandth of z_0's n
 LOGITS = 2**23  # at a time: a batch of images of 64 x 64 in colour has 256 x 12288 an item
 
 
-class Decoder(Named):
+class Decoder(Named, ABC):
     """``nats(denoiser, x, z, gamma, condition)`` -> -log p(x | z), (B,).
 
     Attributes:
@@ -30,11 +31,11 @@ class Decoder(Named):
 
     of_levels = False
 
+    @abstractmethod
     def nats(
         self, denoiser: AnyDenoiser, x: Tensor, z: Tensor, gamma: Tensor, condition: Condition | None = None
     ) -> Tensor:
         """Return -log p(x | z), nats (B,), for x, z (B, *event), gamma (B,) or ()."""
-        raise NotImplementedError
 
     def draw(
         self, denoiser: AnyDenoiser, x: Tensor, eps: Tensor, gamma: Tensor, condition: Condition | None = None

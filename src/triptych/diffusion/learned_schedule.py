@@ -22,11 +22,11 @@ from torch.nn.functional import softplus
 from triptych.declare import Count, Positive, declared
 
 from .batch_mean import batch_mean
-from .schedule import Schedule
+from .schedule import Linear
 
 
 @declared("schedule")
-class LearnedEndpoints(Schedule):
+class LearnedEndpoints(Linear):
     """Straight between two learned endpoints: gamma = low + softplus(.) t, which cannot turn round.
 
     Args:
@@ -80,9 +80,6 @@ class LearnedEndpoints(Schedule):
 
     def _here(self, t: Tensor) -> Tensor:
         return t.to(self.low_shift.device)
-
-    def _inverse(self, gamma: Tensor) -> Tensor:  # the base places its ends by it; gamma and t_of are our own
-        return gamma
 
 
 class Monotone(LearnedEndpoints):

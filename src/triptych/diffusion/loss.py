@@ -13,13 +13,15 @@ not targets. All weights here are constants to the gradient.
 """
 
 import math
-from typing import Literal, NamedTuple
+from abc import ABC, abstractmethod
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from triptych.declare import Positive, declared
+from triptych.declare import IsClass, Positive, declared
 
+from .denoiser import Output
 from .prediction import Space, error_scale, space_of
 from .process import Process
 from .times import Density, LogNormal, Uniform
@@ -45,7 +47,7 @@ class Level(NamedTuple):
 
 
 @declared("objective.loss")
-class Loss:
+class Loss(ABC):
     """``weight(at) -> w`` at a ``Level``, of its gamma's shape.
 
     Attributes:
@@ -54,8 +56,9 @@ class Loss:
 
     of_steps = False
 
+    @abstractmethod
     def weight(self, at: Level) -> Tensor:
-        raise NotImplementedError
+        """Return w, of gamma's shape or ()."""
 
 
 class Elbo(Loss):
@@ -84,14 +87,17 @@ class Squared(Loss):
     of flow matching.
 
     Args:
-        space: its name; None: the space of the network's output.
+        space: its name, or an output that is read in it; None: the space of the network's output.
         over: the density of levels that the error is averaged over; None: uniform times.
     """
 
     def __init__(
-        self, space: Literal["x0", "epsilon", "score", "v", "velocity"] | None, over: Density | None = None
+        self,
+        space: Literal["x0", "epsilon", "score", "v", "velocity"] | Annotated[Output, IsClass()] | None,
+        over: Density | None = None,
     ):
-        self.space = None if space is None else space_of(space)
+        own = space.space if isinstance(space, Output) else space
+        self.space = None if own is None else space_of(own)
         self.over = over or Uniform()
 
     def weight(self, at: Level) -> Tensor:

@@ -5,6 +5,7 @@ r"""Forward processes: what gamma means for alpha and sigma, and the Gaussian fa
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ def expand(value: Tensor, like: Tensor) -> Tensor:
     return value if value.ndim == 0 else value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
 
 
-class Process:
+class Process(ABC):
     """A family (alpha, sigma) indexed by gamma. Subclasses give ``alpha_sigma``."""
 
     def __str__(self) -> str:
@@ -27,13 +28,13 @@ class Process:
         numbers = ", ".join(f"{key}={value}" for key, value in vars(self).items())
         return type(self).__name__ + (f"({numbers})" if numbers else "")
 
+    @abstractmethod
     def alpha_sigma(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         """Return signal and noise scale at gamma, same shape as gamma."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dlog_alpha(self, gamma: Tensor) -> Tensor:
         """Return d log alpha / d gamma, same shape as gamma: what the SDE view's drift is made of."""
-        raise NotImplementedError
 
     def diffuse(self, x: Tensor, gamma: Tensor, eps: Tensor) -> Tensor:
         """Return z = alpha x + sigma eps (tutorial eq. 69): x, eps (B, *event), gamma (B,) or ()."""
@@ -60,9 +61,9 @@ class Process:
         signal = (alpha / self.prior_std(gamma) * x).square()
         return 0.5 * (signal + ratio - ratio.log() - 1).flatten(1).sum(1)
 
+    @abstractmethod
     def prior_std(self, gamma: Tensor) -> Tensor:
         """Return standard deviation of p(z_1), the zero-mean Gaussian from which sampling starts."""
-        raise NotImplementedError
 
 
 class VariancePreserving(Process):

@@ -9,6 +9,8 @@ process. So a choice of V is one number a step, ``log(V / b)``, or one a dimensi
 is nothing to choose.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -49,7 +51,7 @@ def step_kl(squared: Tensor, gamma_t: Tensor, gamma_s: Tensor, log_ratio: Tensor
     return 0.5 * (scaled + torch.expm1(-log_ratio) + log_ratio).flatten(1).sum(1)
 
 
-class ReverseVariance(Named):
+class ReverseVariance(Named, ABC):
     """``log_ratio(process, gamma_t, gamma_s, guess)`` -> log(V / b), broadcastable against z (B, *event).
 
     Attributes:
@@ -62,8 +64,9 @@ class ReverseVariance(Named):
         """Return what reads the network's numbers: ``output``, and beside it whatever V needs of them."""
         return output
 
+    @abstractmethod
     def log_ratio(self, process: Process, gamma_t: Tensor, gamma_s: Tensor, guess: Prediction) -> Tensor:
-        raise NotImplementedError
+        """Return log(V / b), broadcastable against z (B, *event)."""
 
 
 class BetaTilde(ReverseVariance):

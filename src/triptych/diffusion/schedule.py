@@ -8,6 +8,7 @@ continuous-time bound depends on the endpoints alone, its estimator's variance o
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import Annotated
 
 import torch
@@ -18,7 +19,7 @@ from triptych.declare import Ge, Le, Positive, Unit, declared, describe_kind, fi
 Gamma = Annotated[float, Ge(-50), Le(50), Unit("-log SNR")]  # float32 ends at e^88
 
 
-class Schedule(nn.Module):
+class Schedule(nn.Module, ABC):
     """A curve gamma(t) from ``gamma_min`` (data, t = 0) to ``gamma_max`` (noise, t = 1).
 
     Subclasses give the shape: ``_curve(u)``, ``_slope(u)`` and ``_inverse(gamma)``.
@@ -63,14 +64,17 @@ class Schedule(nn.Module):
         """Return a sampler's times on a grid of time, from 1 down; the guess at z_0 is a step, too."""
         return torch.linspace(1.0, 0.0, steps + (not self.denoised))
 
+    @abstractmethod
     def _curve(self, u: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return g(u), any shape."""
 
+    @abstractmethod
     def _slope(self, u: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return g'(u), any shape."""
 
+    @abstractmethod
     def _inverse(self, gamma: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return the u of g(u) = gamma, any shape."""
 
 
 class Linear(Schedule):
@@ -90,7 +94,7 @@ class Symmetric(Schedule):
     """A curve g(u) = h(u) - h(1 - u), which keeps its digits at both ends: 1 - u is formed of 1 - t.
 
     At gamma = 50 1 - u is 1e-11 to 1e-21, where a float32 u near 1 ends at 6e-8. Subclasses give
-    ``_half(u)``: h, ``_half_slope(u)``: h', and ``_inverse(gamma)``, with 1 - u at -gamma.
+    ``_curve(u)``: h, ``_slope(u)``: h', and ``_inverse(gamma)``: of g, with 1 - u at -gamma.
     """
 
     def __init__(self, gamma_min: float, gamma_max: float):
@@ -106,31 +110,25 @@ class Symmetric(Schedule):
 
     def gamma(self, t: Tensor) -> Tensor:
         u, rest = self._sides(t)
-        return self._half(u) - self._half(rest)
+        return self._curve(u) - self._curve(rest)
 
     def dgamma(self, t: Tensor) -> Tensor:
         u, rest = self._sides(t)
-        return self._length * (self._half_slope(u) + self._half_slope(rest))
+        return self._length * (self._slope(u) + self._slope(rest))
 
     def t_of(self, gamma: Tensor) -> Tensor:
         low = (self._inverse(gamma) - self._start) / self._length
         high = 1 - (self._inverse(-gamma) - self._rest) / self._length
         return torch.where(gamma < 0, low, high)
 
-    def _half(self, u: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _half_slope(self, u: Tensor) -> Tensor:
-        raise NotImplementedError
-
 
 class Cosine(Symmetric):
     """alpha = cos(pi u / 2) (Nichol & Dhariwal 2021): gamma = 2 log tan(pi u / 2)."""
 
-    def _half(self, u: Tensor) -> Tensor:
+    def _curve(self, u: Tensor) -> Tensor:
         return 2 * torch.log(torch.sin(u * (math.pi / 2)))
 
-    def _half_slope(self, u: Tensor) -> Tensor:
+    def _slope(self, u: Tensor) -> Tensor:
         return math.pi / torch.tan(u * (math.pi / 2))
 
     def _inverse(self, gamma: Tensor) -> Tensor:
@@ -144,10 +142,10 @@ class Straight(Symmetric):
     et al. 2023; Liu et al. 2023; Ma et al. 2024, SiT's linear path).
     """
 
-    def _half(self, u: Tensor) -> Tensor:
+    def _curve(self, u: Tensor) -> Tensor:
         return 2 * torch.log(u)
 
-    def _half_slope(self, u: Tensor) -> Tensor:
+    def _slope(self, u: Tensor) -> Tensor:
         return 2 / u
 
     def _inverse(self, gamma: Tensor) -> Tensor:
@@ -200,11 +198,11 @@ class Sigmoid(Symmetric):
         self.sharpness = sharpness
         super().__init__(gamma_min, gamma_max)
 
-    def _half(self, u: Tensor) -> Tensor:
+    def _curve(self, u: Tensor) -> Tensor:
         k = self.sharpness
         return k * u + torch.log(-torch.expm1(-2 * k * u))  # log sinh(k u) + log 2, which does not overflow
 
-    def _half_slope(self, u: Tensor) -> Tensor:
+    def _slope(self, u: Tensor) -> Tensor:
         return self.sharpness / torch.tanh(self.sharpness * u)
 
     def _inverse(self, gamma: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ evenly over the batch (VDM, app. I.1), but for ``Uniform``'s, which are independ
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import Annotated
 
 import torch
@@ -25,7 +26,7 @@ Some = Annotated[float, Gt(0), Le(1)]  # a share that is not nothing
 
 
 @declared("objective.times")
-class Times(nn.Module):
+class Times(nn.Module, ABC):
     """``times(u, schedule) -> (t, density)``: u (B,) uniform in [0, 1), t (B,) in [0, 1), density (B,) of t.
 
     A density of None is 1 everywhere.
@@ -37,8 +38,9 @@ class Times(nn.Module):
 
     stratified, learns = True, False
 
+    @abstractmethod
     def forward(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor | None]:
-        raise NotImplementedError
+        """Return times and their density, (B,) each."""
 
     def tell(self, t: Tensor, nats: Tensor, schedule: Schedule) -> None:
         """Take note of the losses (B,) at the times (B,) of a whole batch, not divided by their density."""
@@ -50,9 +52,9 @@ class Times(nn.Module):
 class Density(Times):
     """A density that is known beforehand, which a loss can be averaged over as well."""
 
+    @abstractmethod
     def per_gamma(self, gamma: Tensor, dgamma: Tensor, t: Tensor) -> Tensor:
         """Return density of gamma where the schedule's slope is dgamma and its time t, all of one shape."""
-        raise NotImplementedError
 
 
 class Stratified(Density):

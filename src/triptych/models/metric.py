@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,9 +37,9 @@ class PerItem(Metric):
         super().__init__()
         self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
 
+    @abstractmethod
     def values(self, model: BoundModel, batch: Batch) -> Tensor:
         """Return a number for each item, (B,); items of NaN are not counted."""
-        raise NotImplementedError
 
     def update(self, model: BoundModel, batch: Batch) -> None:
         """Count the items of a batch.
@@ -90,9 +91,9 @@ class OfSamples(Metric):
     title = ""
     unit = ""
 
+    @abstractmethod
     def figure(self, samples: Samples) -> float:
         """Return the figure of one set; NaN where it has none."""
-        raise NotImplementedError
 
     def update(self, samples: Samples) -> None:
         """Do nothing: sets are averaged by ``sampling.measure``."""

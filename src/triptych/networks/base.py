@@ -1,6 +1,7 @@
 """What all networks share: the contract's arguments, images as features, layers of several networks."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from triptych.networks.conditioning import ConditionImages, Conditioning
 
 
 @declared("denoiser.network")
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A network under the contract of ``triptych.networks``. A subclass has arguments for its own sizes.
 
     Args:
@@ -36,6 +37,10 @@ class Network(nn.Module):
         super().__init__()
         self.shape, self.outputs, self.conditions = tuple(shape), outputs, dict(conditions or {})
         self.spacing = spacing
+
+    @abstractmethod
+    def forward(self, z: Tensor, gamma: Tensor, condition: Condition | None = None) -> Tensor:
+        """Return raw (B, *shape), or (B, outputs, *shape), of z (B, *shape) and gamma (B,)."""
 
     def per_dim(self, raw: Tensor) -> Tensor:
         """Reshape raw (B, outputs * C, ...), or flat (B, outputs * d), to the shape of the contract."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -13,6 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
+from triptych.config.names import slug
 from triptych.config.own_code import describe_error, is_trusted, trusted
 from triptych.config.source import file_of
 from triptych.run.parsing import first_line
@@ -53,9 +55,9 @@ DIFFERENCES = (
 )
 SAME = " The grey band holds what is called the same."
 
-MEASURED = (
+FLOOR = (
     "The dashed line is the noise floor, the same measure between true sets, and the grey band its range: "
-    "nothing can be told apart below it. Upright lines span the seeds; dots are seeds."
+    "nothing can be told apart below it."
 )
 
 PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
@@ -151,7 +153,7 @@ def tuning_svg(tuning: Tuning | None, palette: dict[str, str]) -> str:
 def _headline(comparison: Comparison) -> list[tuple[str, Draw]]:
     """List how to read, and draw, what decides: the bound, or a measure where cells share one model."""
     if name := measures.deciding(comparison):
-        return [(MEASURED, draw_measures.measure_figure(measures.known(comparison.cells)[name]))]
+        return [(_measured(comparison), draw_measures.measure_figure(measures.known(comparison.cells)[name]))]
     means: tuple[str, Draw] = (HEADLINE, figures.headline)
     if crossed := factorial.crossing(comparison):
         how = factorial.HOW.format(lines=crossed.lines.key, along=crossed.along.key)
@@ -160,13 +162,25 @@ def _headline(comparison: Comparison) -> list[tuple[str, Draw]]:
     return [means, (how, figures.forest)]
 
 
-def known_figures(comparison: Comparison, palette: Mapping[str, str]) -> dict[str, Figure]:
-    """Draw every figure of ours of which the runs recorded what it shows; {name: figure}."""
+def _measured(comparison: Comparison) -> str:
+    """Return how to read figures of measures: lines over a key's values, or a row of dots a setting."""
+    if any(run.measured.key for run in comparison.runs if run.measured):
+        return f"Points are means over seeds, and upright lines span the seeds. {FLOOR}"
+    return f"Each dot is one seed; the upright bar is their mean. {FLOOR}"
+
+
+def known_figures(comparison: Comparison, palette: dict[str, str]) -> dict[str, Figure]:
+    """Draw every figure of which the runs recorded what it shows; {name: figure}."""
     draws = [draw for _, draw in _headline(comparison)]
     draws += [draw for *_, panel in _panels(comparison) for draw in panel]
     with styled():
         drawn = {draw.__name__: draw(comparison, palette) for draw in draws}
-    return {name: figure for name, figure in drawn.items() if figure}
+        for module, entries in _own_panels():
+            for draw in () if isinstance(entries, str) else (one for *_, draws in entries for one in draws):
+                with suppress(Exception, SystemExit):  # the page shows it in the panel's place
+                    name = slug(f"{module.removesuffix('.panels')}-{getattr(draw, '__name__', 'panel')}")
+                    drawn[name if name not in drawn else f"{name}-{len(drawn)}"] = draw(comparison, palette)
+    return {name: figure for name, figure in drawn.items() if isinstance(figure, Figure)}
 
 
 def _panels(comparison: Comparison) -> list[tuple[str, str, Sequence[Draw]]]:
@@ -175,7 +189,7 @@ def _panels(comparison: Comparison) -> list[tuple[str, str, Sequence[Draw]]]:
     Of one and the same model there is nothing to compare but its samples.
     """
     known, deciding = measures.known(comparison.cells), measures.deciding(comparison)
-    how = " ".join(filter(None, (measures.about(comparison), MEASURED)))
+    how = " ".join(filter(None, (measures.about(comparison), _measured(comparison))))
     others = [draw_measures.measure_figure(metric) for name, metric in known.items() if name != deciding]
     return [*(() if deciding else PANELS), ("Measures of samples", how, others)]
 
@@ -191,20 +205,11 @@ def draw_panels(comparison: Comparison, palette: dict[str, str], name: str) -> l
 
 
 def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
-    """Draw ``PANELS`` of each trusted package's ``panels.py``; an error is shown in its panel's place.
-
-    Nothing in a directory that is reported names one: a report over a stranger's runs runs nobody's code but
-    the owner's.
-    """
+    """Draw ``PANELS`` of each trusted package's ``panels.py``; an error is shown in its panel's place."""
     shown = []
-    modules = [f"{package}.panels" for package in trusted()]
-    for place, module in enumerate(filter(file_of, modules)):
-        try:
-            listed = import_module(module).PANELS
-            entries = [(str(title), str(how), tuple(draws)) for title, how, draws in listed]
-        except (Exception, SystemExit) as error:
-            trouble = f"They cannot be had. {module}: {describe_error(error, is_trusted)}"
-            shown.append(Panel(f"Panels of {module}", trouble, ()))
+    for place, (module, entries) in enumerate(_own_panels()):
+        if isinstance(entries, str):
+            shown.append(Panel(f"Panels of {module}", entries, ()))
             continue
         for i, (title, how, draws) in enumerate(entries):
             svgs = []
@@ -218,6 +223,20 @@ def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Pan
             else:
                 shown += [Panel(title, how, tuple(filter(None, svgs)))] if any(svgs) else []
     return shown
+
+
+def _own_panels() -> Iterator[tuple[str, str | list[tuple[str, str, tuple[Any, ...]]]]]:
+    """Yield each trusted package's module and its ``PANELS``, or the error of a module that has none.
+
+    Nothing in a directory that is reported names one: a report over a stranger's runs runs nobody's code but
+    the owner's.
+    """
+    for module in filter(file_of, (f"{package}.panels" for package in trusted())):
+        try:
+            listed = import_module(module).PANELS
+            yield module, [(str(title), str(how), tuple(draws)) for title, how, draws in listed]
+        except (Exception, SystemExit) as error:
+            yield module, f"They cannot be had. {module}: {describe_error(error, is_trusted)}"
 
 
 def sample_pictures(comparison: Comparison) -> list[tuple[str, str, str, list[SamplePicture]]]:

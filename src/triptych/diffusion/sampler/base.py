@@ -6,6 +6,7 @@ of s^{1 / rho} with s = sigma / alpha = e^{gamma / 2} (``karras``; Karras et al.
 
 import inspect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -77,7 +78,7 @@ class Step:
 
 
 @declared("sampler")
-class Sampler:
+class Sampler(ABC):
     """Draws samples in ``steps`` steps on a grid from the schedule's gamma(1) down to its gamma(0).
 
     Args:
@@ -141,9 +142,9 @@ class Sampler:
                 "the denoiser, and gamma_t, gamma_s, condition, generator and history are attributes of at"
             ) from error
 
+    @abstractmethod
     def step(self, z: Tensor, at: Step) -> Tensor:
         """Step from z_t at ``at.gamma_t`` to z_s at ``at.gamma_s``, (B, *event)."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def path(
