@@ -9,6 +9,7 @@ from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
 from triptych.study.draw_measures import measure_figure
+from triptych.study.export import write_figures
 from triptych.study.measures import about, deciding, measure_table, ranking, standings
 from triptych.study.panels import colours, draw_panels
 from triptych.study.render import write_report
@@ -57,6 +58,23 @@ def test_a_caption_says_what_its_figure_shows(comparison, tmp_path):
     (of_dots,) = compare(read_runs(tmp_path / "dots"))
     dots = draw_panels(of_dots, colours({"x0": "x0"}), "s")[-1].how
     assert "Each dot is one seed; the upright bar is their mean. The dashed" in dots
+
+
+def test_where_the_bound_decides_measures_have_a_table_best_first(tmp_path):
+    own = {"title": "error of contrast", "unit": "of the range", "better": "lower"}
+    about = {"n": 8, "metrics": {"contrast": own}}
+    for objective, bound, error in (("x0", 1.9, 0.5), ("v", 2.0, 0.3)):
+        for seed in (1, 2):
+            told = {"measures": {"contrast": {"mean": error + seed / 100}}, "measured": about}
+            make_run(tmp_path, objective, seed, bound, **told)
+    report = write_report(tmp_path)
+    table = report.markdown.read_text().split("| objective | error of contrast")[1].splitlines()
+    assert table[2:4] == ["| v | 0.315 ± 0.005 |", "| x0 | 0.515 ± 0.005 |"]
+    html = report.html.read_text()
+    assert "<h3>Measures of each setting</h3>" in html and "0.315 ± 0.005" in html
+    written = write_figures(report.story, tmp_path / "figures")
+    (file,) = (one for one in written if one.name == "measures.csv")
+    assert [line.split(",")[0] for line in file.read_text().splitlines()[1:]] == ["v", "x0"]
 
 
 def test_a_measure_of_fewer_samples_says_how_many(tmp_path):

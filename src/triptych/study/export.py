@@ -16,7 +16,13 @@ from triptych.study.panels import colours, known_figures
 from triptych.study.results import plain_cell
 from triptych.study.study import Study
 from triptych.study.style import styled
-from triptych.study.tables import Entry, TableRow, table_columns, table_rows
+from triptych.study.tables import (
+    Entry,
+    TableRow,
+    measure_rows,
+    table_columns,
+    table_rows,
+)
 
 Column = tuple[str, str]  # key and heading
 NUMBERS = {"v": "", "e": ", standard error", "low": ", low", "high": ", high"}
@@ -50,8 +56,10 @@ def write_figures(story: Study, out: Path) -> list[Path]:
 def _tables(comparison: Comparison) -> list[tuple[str, list[Column], Sequence[TableRow]]]:
     results = [("seeds", "seeds"), *table_columns(comparison), ("verdict", "verdict")]
     first = ("setting", comparison.subject)
+    measured, rows = measure_rows(comparison)
     return [
         ("results", [first, *results], table_rows(comparison)),
+        *([("measures", [first, *measured], rows)] if measured else []),
         ("cost", [first, *cost.cost_columns(comparison)], cost.cost_rows(comparison)),
     ]
 

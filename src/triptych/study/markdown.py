@@ -12,7 +12,7 @@ from triptych.study.cells import Comparison
 from triptych.study.formatting import DRAWN, MEASURED, quantity
 from triptych.study.papers.published import Judged
 from triptych.study.study import Study
-from triptych.study.tables import Entry, table_columns, table_rows
+from triptych.study.tables import Entry, measure_rows, table_columns, table_rows
 from triptych.study.verdict import Verdict, footnote
 
 
@@ -69,6 +69,10 @@ def comparison_in_words(comparison: Comparison, answer: Verdict) -> list[str]:
     ]
     lines = _table([comparison.subject, "seeds", *(head for _, head in heads), "verdict"], body)
     lines += ["", *(f"- {safe(line)}" for line in answer.lines), ""]
+    heads, rows = measure_rows(comparison)
+    if heads:
+        body = [[row.label, *(row.entries.get(key, Entry()).text for key, _ in heads)] for row in rows]
+        lines += _table([comparison.subject, *(head for _, head in heads)], body)
     return lines + [f"- Note: {safe(note)}" for note in comparison.notes] + [""]
 
 

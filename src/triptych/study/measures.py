@@ -91,6 +91,29 @@ def measure_columns(comparison: Comparison) -> list[tuple[str, str]]:
     return [(f"{of[0].name}@{i}", head) for i, head in enumerate(heads)]
 
 
+def beside(comparison: Comparison) -> tuple[list[tuple[str, str]], list[tuple[str, dict[str, Spread]]]]:
+    """Return columns and rows of the measures beside a bound that decides, at the key's last value.
+
+    A column is a name and a heading, the user's own first; rows are best first by the first one.
+    """
+    metrics = known(comparison.cells).items() if not deciding(comparison) else ()
+    each = {metric: measure for name, metric in metrics if (measure := measure_table(comparison.cells, name))}
+    there = sorted(each.items(), key=lambda one: (one[0].name in SAMPLE_METRICS, not one[0].better))
+    if not there:
+        return [], []
+    order = _ordered(there[0][1], -1, _sign(there[0][0]))
+    order += [cell.label for cell in comparison.cells if cell.label not in order]
+    heads = []
+    for metric, measure in there:
+        at = f" at {measure.key} {measure.values[-1]:g}" if measure.key else ""
+        heads.append((metric.name, f"{metric.label}{at}{f' ({metric.better})' if metric.better else ''}"))
+    figures = {
+        label: {metric.name: of.spreads[label][-1] for metric, of in there if label in of.cells}
+        for label in order
+    }
+    return heads, [(label, spreads) for label, spreads in figures.items() if spreads]
+
+
 def standings(comparison: Comparison) -> list[tuple[str, dict[str, Spread], str]]:
     """Rank cells by the deciding measure's last value, best first: label, figures by column, where best."""
     if (of := _deciding(comparison)) is None:

@@ -37,10 +37,11 @@ from triptych.study.panels import (
 from triptych.study.results import results_csv
 from triptych.study.study import Study, read_study
 from triptych.study.style import PALETTE
-from triptych.study.tables import table_columns, table_rows
+from triptych.study.tables import measure_rows, table_columns, table_rows
 from triptych.study.verdict import footnote
 
 PICTURE = "report_files/headline.png"
+MEASURES = "Means over seeds with the standard error over them, best first by the first column."
 LEFT = 60.0  # seconds after which nobody writes a temporary file any more
 
 
@@ -130,9 +131,10 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
             "footnote": footnote(comparison),
             "panels": draw_panels(comparison, palette, f"s{i}"),
             "pictures": sample_pictures(comparison),
-            "costs": cost.cost_columns(comparison),
-            "cost_lines": cost.cost_rows(comparison),
-            "how_cost": cost.HOW,
+            "tables": (
+                ("measures", MEASURES, *measure_rows(comparison)),
+                ("cost", cost.HOW, cost.cost_columns(comparison), cost.cost_rows(comparison)),
+            ),
             "measured": formatting.MEASURED[comparison.unit],
         }
         for i, (comparison, verdict) in enumerate(zip(story.comparisons, story.verdicts, strict=True))

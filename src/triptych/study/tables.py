@@ -149,6 +149,12 @@ def _drawn(comparison: Comparison) -> list[TableRow]:
     ]
 
 
+def measure_rows(comparison: Comparison) -> tuple[list[tuple[str, str]], list[TableRow]]:
+    """Return columns and rows of the measures of samples beside a bound that decides."""
+    heads, rows = measures.beside(comparison)
+    return heads, [TableRow(label, {key: entry(one) for key, one in of.items()}) for label, of in rows]
+
+
 def _seeds(cell: Cell) -> str:
     tally = Counter(_left_out(run) if run.status == "finished" else run.status for run in cell.others)
     return str(len(cell.runs)) + (
