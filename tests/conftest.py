@@ -25,9 +25,10 @@ if references.FOLDER not in os.environ:  # the workers of one session share it
     os.environ[references.FOLDER] = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, os.environ[references.FOLDER], ignore_errors=True)
 
-# a script's `make test &` has us, and all that we start, ignore Ctrl-C
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# `make test &` in a script has us ignore Ctrl-C, and `nohup make test` the end of the terminal
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 # files of long tests: `make test` begins with these, so that no worker ends on one of them

@@ -71,7 +71,7 @@ def test_a_run_begins_with_the_weights_by_which_the_other_reports(prepared, caps
     found = read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
     assert all(torch.equal(found[name], value) for name, value in average.items())
     n = len(average)
-    [line] = capsys.readouterr().err.splitlines()
+    line = capsys.readouterr().err.splitlines()[0]
     assert line == f"init_from={source.path}: {n} of {n} tensors taken (step 4, weights sigma_rel_0.05)"
     # which is part of what the run is
     with pytest.raises(UserError, match=r"holds another run .*init_from: "):
