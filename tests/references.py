@@ -12,8 +12,6 @@ FOLDER = "TRIPTYCH_TEST_REFERENCES"  # in the environment, so that processes sha
 FITTED: dict[str, Any] = {}
 RUNS: dict[tuple[str, ...], Path] = {}  # by their overrides
 VERSIONS: list[Any] = []
-PLAIN: dict[str, Any] = {}
-CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def fitted(make: Any, x: Any, process: Any, *rest: Any) -> Any:
@@ -53,17 +51,6 @@ def composed(overrides: tuple[str, ...]) -> Any:
     return compose("train", overrides=list(overrides), return_hydra_config=True)
 
 
-def without_overrides(compose: Any, choices: dict[str, Any], door: str = "train") -> Any:
-    """The files of these choices alone, with which each command's keys are held."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    places = tuple(one.path for one in GlobalHydra.instance().config_loader().get_search_path().get_path())
-    if not {*places} <= {"pkg://hydra.conf", "structured://", str(CONFIGS)}:
-        return compose(choices, door)  # files of a test's own, which it may change
-    key = repr((door, sorted(choices.items(), key=repr)))
-    return PLAIN[key] if key in PLAIN else PLAIN.setdefault(key, compose(choices, door))
-
-
 @functools.cache
 def packages() -> list[SimpleNamespace]:
     """What is installed, as far as a run records it."""
@@ -76,15 +63,12 @@ def packages() -> list[SimpleNamespace]:
 
 def share(setattr_: Any = setattr) -> None:
     """Have the runs of this process take both."""
-    from triptych.config import check
     from triptych.diffusion.reference import BaselineErrors
     from triptych.models import diffusion
     from triptych.run import provenance
 
     setattr_(diffusion, "BaselineErrors", functools.partial(fitted, BaselineErrors))
     setattr_(provenance, "distributions", packages)
-    if not isinstance(check.defaults, functools.partial):
-        setattr_(check, "defaults", functools.partial(without_overrides, check.defaults))
     if not VERSIONS:
         VERSIONS.append(functools.cache(provenance.versions))
     setattr_(provenance, "versions", VERSIONS[0])
