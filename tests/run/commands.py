@@ -23,6 +23,12 @@ def environment(root: Path, **more: str) -> dict[str, str]:
     return os.environ | {"TRIPTYCH_ROOT": str(root), "OMP_NUM_THREADS": "1"} | more
 
 
+def problems(stderr: str) -> list[str]:
+    """What a command says there, but for a run's notes and its progress."""
+    notes = ("lr_schedule.warmup_steps=", "step ", "resumed at ")
+    return [line for line in stderr.splitlines() if line.strip() and not line.startswith(notes)]
+
+
 def start(line: list[str], root: Path, **more: str) -> subprocess.Popen:
     """Such a command in the background, what it says kept for ``communicate``."""
     pipe = subprocess.PIPE

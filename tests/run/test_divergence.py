@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import torch
 
-from tests.run.commands import command, environment
+from tests.run.commands import command, environment, problems
 from triptych.errors import Diverged
 from triptych.models.diffusion import Diffusion
 from triptych.run.checkpoints import read_checkpoint
@@ -154,7 +154,7 @@ def test_a_divergence_has_its_own_exit_code_alone_and_in_a_sweep(root):
     for said in ("diverged at step", "diverged before at step"):
         alone = subprocess.run(line, capture_output=True, text=True, env=environment(root))
         assert alone.returncode == 3 and said in alone.stderr, alone.stderr
-        assert len(alone.stderr.splitlines()) == 1, alone.stderr
+        assert len(problems(alone.stderr)) == 1, alone.stderr
     for path in root.rglob("summary.json"):
         strict(path)
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.run.commands import command, environment, start, wait_for
+from tests.run.commands import command, environment, problems, start, wait_for
 from tests.run.hooks import hook
 from tests.run.test_kill import descendants, is_gone
 from triptych.errors import Interrupted
@@ -27,7 +27,7 @@ def lines(text: str) -> list[str]:
         "All distributed processes",
         "---",
     )
-    return [line for line in text.splitlines() if line.strip() and not any(word in line for word in known)]
+    return [line for line in problems(text) if line.strip() and not any(word in line for word in known)]
 
 
 @pytest.mark.slow

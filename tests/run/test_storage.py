@@ -10,7 +10,7 @@ import pytest
 
 from tests import forked
 from tests.run.accidents import at_call, stopped
-from tests.run.commands import command, environment, start, wait_for
+from tests.run.commands import command, environment, problems, start, wait_for
 from tests.run.test_kill import descendants, kill, words
 from triptych.errors import StorageError, UserError
 from triptych.run.command_errors import one_line_errors
@@ -73,7 +73,7 @@ def test_a_run_on_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room
     wait_for_a_checkpoint(process, folder)
     fill(place, leave)
     _, said = process.communicate(timeout=900)
-    lines = [text for text in said.splitlines() if text.strip()]
+    lines = problems(said)
     assert process.returncode == 74 and len(lines) == 1, said
     assert lines[0].startswith("error: ") and "No space left on device" in lines[0]
     assert not (folder / "summary.json").exists() and not list(folder.rglob(".*.tmp"))
@@ -169,7 +169,7 @@ def test_a_killed_wandb_process_takes_nothing_with_it(root):
     kill(service)
     said, errors = process.communicate(timeout=900)
     assert process.returncode == 0 and "test bound" in said, errors
-    lines = [text for text in errors.splitlines() if text.strip()]
+    lines = problems(errors)
     assert len(lines) == 1 and lines[0].startswith("W&B is left out from here on (")
     assert lines[0].endswith("metrics.csv has the figures")
 

@@ -45,13 +45,13 @@ def run_name(name: Any) -> str:
 def shared_overrides(cfg: DictConfig) -> dict[str, str]:
     """Return {key: override} that all cells of a sweep share, outside of the grid.
 
-    But in a sweep that a file names, a choice of a group is an axis of one value: it stands in the names of
-    cells, so that ``denoiser=unet`` and ``denoiser=unet,resnet`` share theirs.
+    In a sweep without a name a choice of a group is an axis of one value: it stands in the names of cells, so
+    that ``denoiser=unet`` and ``denoiser=unet,resnet`` share theirs.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     axes = set(cfg.hydra.sweeper.get("params") or {})
-    if own_name(cfg) is None or _name_is_typed(cfg):
+    if own_name(cfg) is None:
         axes |= set(cfg.hydra.runtime.choices)
     return {
         o.key_or_group: str(o.input_line)
@@ -76,13 +76,9 @@ def sweep_name(cfg: DictConfig) -> str:
     One that a file brings has shared overrides after it, as sweeps of an ablation that differ in those lie
     apart; a long one is cut and hashed.
     """
-    if _name_is_typed(cfg):
+    if any(o.startswith("name=") for o in cfg.hydra.overrides.task):
         return slug(str(cfg.name))
     return slug(",".join([own_name(cfg) or "sweep", *sorted(shared_overrides(cfg).values())]), SWEEP)
-
-
-def _name_is_typed(cfg: DictConfig) -> bool:
-    return any(o.startswith("name=") for o in cfg.hydra.overrides.task)
 
 
 def own_name(cfg: DictConfig) -> str | None:
