@@ -448,8 +448,8 @@ def test_a_sampler_of_the_signature_before_this_one(refused, lab):
     ]
     lab.write_text("\n".join([*OWN.splitlines(), *old]))
     line = refused(own("sampler", "Old", steps=2))
-    at = f"({lab}:{len(OWN.splitlines()) + 2})"
-    for word in ("sampler._target_", "Old.step(self, denoiser, z, ", "must be step(self, z, at)", at):
+    at = f"({lab}:{len(OWN.splitlines()) + 3})"
+    for word in ("sampler: ", "Old.step(self, denoiser, z, ", "must be step(self, z, at)", at):
         assert word in line, line
 
 

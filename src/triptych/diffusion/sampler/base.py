@@ -4,13 +4,12 @@ A grid between a schedule's endpoints has equal steps of gamma (``gamma``), of t
 of s^{1 / rho} with s = sigma / alpha = e^{gamma / 2} (``karras``; Karras et al. 2022, eq. 5).
 """
 
-import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -130,17 +129,6 @@ class Sampler(ABC):
         Only an ancestral step draws from one: every other sampler is the same for all.
         """
         return self
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        arguments = inspect.signature(cls.step)
-        try:
-            arguments.bind("self", "z", "at")
-        except TypeError as error:
-            raise TypeError(
-                f"{cls.__name__}.step{arguments}: must be step(self, z, at), where at.guess(z, gamma) calls "
-                "the denoiser, and gamma_t, gamma_s, condition, generator and history are attributes of at"
-            ) from error
 
     @abstractmethod
     def step(self, z: Tensor, at: Step) -> Tensor:
