@@ -64,6 +64,7 @@ def train(config: DictConfig | Sequence[str] | str = ()) -> Run:
         )
     choices = OmegaConf.to_container(job.runtime.choices)
     # OmegaConf types a node as any of its kinds
+    # Hydra's node is a DictConfig
     run = prepare(composing.without_hydra(config), Path(job.run.dir), list(job.overrides.task), choices)  # type: ignore[arg-type]
     if run.status != "finished":
         from triptych.run.execute import execute

@@ -56,3 +56,10 @@ def test_noise_levels_are_binned_by_gamma():
 
 def test_nothing_counted_is_nothing_found():
     assert Accounting(dims=4, discrete=True).compute().figures == {}
+
+
+def test_one_item_has_a_mean_and_no_error():
+    accounting = Accounting(dims=4, discrete=True)
+    accounting.update(BoundTerms(*some_terms(1)))
+    figure = accounting.compute().figures["bpd"]
+    assert figure["n"] == 1 and math.isfinite(figure["mean"]) and math.isnan(figure["stderr"])

@@ -191,7 +191,7 @@ def test_what_a_reader_of_the_output_should_know_is_printed(prepared, capfd, mon
         patch.setattr(Keep, "on_train_batch_end", then_signal)
         execute(run)
     lines = capfd.readouterr().err.splitlines()
-    assert "lr_schedule.warmup_steps=100: all 6 steps are of warm-up" in lines
+    assert "lr_schedule.warmup_steps=100: all 6 steps are warm-up; use fewer" in lines
     assert "validation: 8 items, too few to choose a setting or a moment by" in lines
     assert any(line.startswith("step 3/6: validation bound ") for line in lines)
     assert str(stopped.value).endswith(f"; triptych-train resume={run.path} goes on")

@@ -61,7 +61,7 @@ def full_name(target: str) -> str:
 
 
 def class_names(module: str) -> list[str]:
-    """Return the names in capitals that a module defines or imports; [] if its source is not found."""
+    """Return the names in capitals that a module defines or imports; [] if it has no source file."""
     at = _module(module)
     return [name for name in (*at.classes, *at.imports) if name[:1].isupper()] if at else []
 

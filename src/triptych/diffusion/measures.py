@@ -158,5 +158,5 @@ def _covered(points: Tensor, by: Tensor, k: int) -> float:
 
 
 def class_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the share of samples classified as the class asked for: logits (n, K), labels (n,)."""
+    """Return the share of samples classified as the class they were drawn for: logits (n, K), labels (n,)."""
     return (logits.argmax(1) == labels).double().mean().item()

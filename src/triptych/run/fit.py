@@ -142,11 +142,14 @@ def build_fit(
                 made["lr_scheduler"]["scheduler"].step()
         if origin.start is None and not sharded:
             check_first_step(experiment, trainer.strategy.root_device)
+        warmup = getattr(model.lr_schedule, "warmup_steps", 0)
+        if origin.start is None and warmup >= trainer.max_steps:
+            log_line(
+                run,
+                f"lr_schedule.warmup_steps={warmup}: all {trainer.max_steps} steps are warm-up; use fewer",
+            )
     trainer.loggers = build_loggers(config, provenance, run, origin.step)
     fit = Fit(trainer, trainer.loggers, keep, gradients, record)
-    warmup = getattr(model.lr_schedule, "warmup_steps", 0)
-    if warmup >= trainer.max_steps and origin.start is None:
-        log_line(run, f"lr_schedule.warmup_steps={warmup}: all {trainer.max_steps} steps are of warm-up")
     if rank() == 0:
         log_line(run, f"resumed at step {origin.step}" if origin.step else "")
         log_line(run, add_execution(run, fit.device, trainer.world_size, origin.step, config, origin.facts))

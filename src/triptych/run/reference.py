@@ -269,7 +269,7 @@ class ImageReference(SampleReference):
         return self.prompts.compare(embeddings, features["logits"], items)
 
     def compare(self, features: Features, labels: Tensor | None, repeat: int) -> dict[str, float]:
-        """Compute Fréchet distance, precision, recall and, where classes were asked for, class accuracy."""
+        """Compute Fréchet distance, precision, recall and, where samples have classes, class accuracy."""
         seen = logits = None
         figures: dict[str, float] = {}
         if self.features is not None:

@@ -57,7 +57,7 @@ SAME = " The grey band holds what is called the same."
 
 FLOOR = (
     "The dashed line is the noise floor, the same measure between true sets, and the grey band its range: "
-    "nothing can be told apart below it."
+    "differences below it mean nothing."
 )
 
 PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (

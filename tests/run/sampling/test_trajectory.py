@@ -1,12 +1,17 @@
 """A trajectory's pictures: the moments asked for, in the files that a viewer opens."""
 
+from types import SimpleNamespace
+
 import torch
 from PIL import Image
 
+from triptych.data.batch import Split
+from triptych.diffusion.condition import Condition
 from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.process import VariancePreserving
 from triptych.diffusion.sampler import DPMSolver
 from triptych.diffusion.schedule import Linear
+from triptych.run.sampling import pictures
 from triptych.run.sampling.trajectory import save_gif, save_strip, trajectory
 
 
@@ -43,3 +48,14 @@ def test_a_strip_has_a_row_a_sample_and_a_gif_a_frame_a_moment(tmp_path):
         save_gif(x, tmp_path / "descent.gif", columns=2)
         with Image.open(tmp_path / "descent.gif") as gif:
             assert gif.n_frames == 4
+
+
+def test_the_real_images_are_from_all_of_the_test_set(tmp_path, monkeypatch):
+    """A folder's first images are all of one class."""
+    images = torch.linspace(-1, 1, 12)[:, None, None, None].expand(12, 1, 8, 8)
+    data = SimpleNamespace(shape=(1, 8, 8), splits={"test": Split(images, Condition.of(label=None))})
+    shown = []
+    monkeypatch.setattr(pictures, "save_picture", lambda x, *_: shown.append(x))
+    for n in (3, 50):
+        pictures.save_real(data, n, tmp_path / "real.png")
+    assert torch.equal(shown[0], images[[0, 4, 8]]) and torch.equal(shown[1], images)

@@ -9,6 +9,7 @@ import pytest
 from triptych.config.describe import read_yaml
 from triptych.config.folders import CONFIGS
 from triptych.errors import UserError
+from triptych.study.papers.claim import _means
 from triptych.study.papers.paper import axes_of, check_claimed_metrics, decisive_keys, read_paper
 
 AXES = {"seed": ["1", "2", "3"], "objective": ["x0", "epsilon", "v"], "bound.steps": ["10", "100", "null"]}
@@ -156,3 +157,10 @@ def test_the_documentation_names_what_would_turn_each_finding():
                 claim["kind"] != "identity" and "untestable" not in claim and claim.get("scale") != "paper"
             )
             assert (f"| `{file.stem}` | {name} | {claim.get('otherwise')} |" in text) == asked
+
+
+def test_a_typed_value_is_that_of_the_file():
+    """As YAML has it: 1 is no true, and null no text."""
+    same = [("1e-3", 0.001), ("true", True), ("null", None), ("1.0", 1)]
+    other = [("1", True), ("0", False), ("true", 1), ("null", "null"), ("x0", None)]
+    assert all(_means(*pair) for pair in same) and not any(_means(*pair) for pair in other)
