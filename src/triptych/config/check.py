@@ -63,7 +63,9 @@ def check_keys(cfg: DictConfig, hydra: DictConfig) -> None:
         free.pop("local", None)  # optional, and not there
     if not free and not hydra.overrides.task:
         return
-    known = set(keys(defaults(choices, hydra.job.config_name)))
+    # without a free group and a ``+`` nothing can add a key, and the second composition is left out
+    added = free or any(override.startswith("+") for override in hydra.overrides.task)
+    known = set(keys(defaults(choices, hydra.job.config_name) if added else cfg))
     files = f" (in {', '.join(f'{g}={c}' for g, c in free.items())})" if free else ""
     for key in keys(cfg):
         group = key.split(".")[0]
