@@ -62,12 +62,15 @@ def packages() -> list[SimpleNamespace]:
 
 
 def share(setattr_: Any = setattr) -> None:
-    """Have the runs of this process take both."""
+    """Have the runs of this process take these."""
+    from triptych.diffusion import control
     from triptych.diffusion.reference import BaselineErrors
     from triptych.models import diffusion
     from triptych.run import provenance
 
     setattr_(diffusion, "BaselineErrors", functools.partial(fitted, BaselineErrors))
+    setattr_(diffusion, "ITEMS", 32)  # a report's control is fitted on an eighth of the draws
+    setattr_(control, "REPEATS", 4)
     setattr_(provenance, "distributions", packages)
     if not VERSIONS:
         VERSIONS.append(functools.cache(provenance.versions))
