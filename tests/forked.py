@@ -54,9 +54,11 @@ def _replace(line: list[str]) -> None:
     raise _Replaced(line)
 
 
-def _run_child(line: list[str], log: Path) -> int:
-    """In the place of ``processes.run_child``: a fork of this process."""
+def _run_job(argument: str, log: Path) -> int:
+    """In the place of ``jobs.run_job``: a fork of this process."""
     from triptych.run import processes
+
+    line = [sys.executable, "-m", "triptych.cli.train", argument]
 
     parent = str(os.getpid())
     pid = os.fork()
@@ -80,7 +82,7 @@ def _run_child(line: list[str], log: Path) -> int:
 def _begin(line: list[str], environment: dict[str, str], cwd: str, out: str, err: str) -> None:
     """The command in this process, which ends with it."""
     from triptych.cli import startup
-    from triptych.run import processes
+    from triptych.run import jobs
 
     atexit._clear()
     os.environ.clear()
@@ -92,7 +94,7 @@ def _begin(line: list[str], environment: dict[str, str], cwd: str, out: str, err
         os.close(file)
     startup.start()
     references.share()
-    processes.run_child = _run_child
+    jobs.run_job = _run_job
     code = 1
     while True:
         try:

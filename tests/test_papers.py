@@ -34,9 +34,9 @@ KNOWN = {
 }
 
 
-def child(command: list[str], log: Path) -> int:
-    """In the place of ``processes.run_child``."""
-    path = command[-1].partition("=")[2]
+def job(argument: str, log: Path) -> int:
+    """In the place of ``jobs.run_job``."""
+    path = argument.partition("=")[2]
     os.environ[OWN] = path
     execute(RunDirectory(path))
     return 0
@@ -44,7 +44,7 @@ def child(command: list[str], log: Path) -> int:
 
 def sweep(name: str, root: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
     """``triptych-train -m paper=NAME ...``; its directory."""
-    monkeypatch.setattr(door.processes, "run_child", child)
+    monkeypatch.setattr(door.jobs, "run_job", job)
     monkeypatch.setattr(
         sys, "argv", ["triptych-train", "-m", f"paper={name}", "hydra/launcher=basic", *overrides]
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from hydra.core.global_hydra import GlobalHydra
 
 from triptych.cli import evaluate, report, sample, train
-from triptych.run import processes
+from triptych.run import jobs, processes
 
 DOORS = {
     "train": train.main,
@@ -60,7 +60,7 @@ def answer(door: str, arguments: list[str], root: Path) -> dict:
 
 
 if __name__ == "__main__":
-    train.os.execv = processes.run_child = begin  # type: ignore[assignment]
+    train.os.execv = jobs.run_job = begin  # type: ignore[assignment]
     start = time.process_time()  # imports and all
     for line in sys.stdin:
         door, *arguments = json.loads(line)

@@ -65,7 +65,7 @@ def hostile(outside: Path) -> list:
         "http://127.0.0.1:9/x",
         "${oc.env:HOME}",
         {"_target_": "os.system", "command": command},
-        {"_target_": "triptych.run.processes.run_child", "command": ["sh", "-c", command], "log": "x"},
+        {"_target_": "triptych.cli.startup.replace_process", "command": ["/bin/sh", "-c", command]},
         {"_target_": "triptych.networks.mlp.MLP", "shape": [2]},
         {"_target_": "triptych.data.folder.ImageFolder", "root": f"{outside}"},
         {"_target_": "triptych.callbacks.ema.EMA", "_partial_": True},

@@ -43,9 +43,8 @@ def attacks(folder: Path) -> dict[str, dict]:
     target = "triptych.run.directory"
     return {
         "command": {
-            "_target_": "triptych.run.processes.run_child",
-            "command": ["sh", "-c", f"touch {folder}/mark-command"],
-            "log": f"{folder}/mark-log",
+            "_target_": "triptych.cli.startup.replace_process",
+            "command": ["/bin/sh", "-c", f"touch {folder}/mark-command"],
         },
         "file": {
             "_target_": f"{target}.write_atomic",

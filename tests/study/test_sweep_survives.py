@@ -140,8 +140,8 @@ def test_a_job_that_begins_when_its_sweep_is_gone_ends_at_once(tmp_path):
     gone = subprocess.Popen(["true"])
     gone.wait()
     code = (
-        "from triptych.run.processes import run_child; from pathlib import Path; "
-        f"run_child(['sleep', '600'], Path({str(tmp_path / 'log')!r}))"
+        "from triptych.run import jobs; from pathlib import Path; jobs.PROGRAM = ['sleep', '600']; "
+        f"jobs.run_job('resume=DIR', Path({str(tmp_path / 'log')!r}))"
     )
     environ = os.environ | {"TRIPTYCH_SWEEP": str(gone.pid)}
     worker = subprocess.run([sys.executable, "-c", code], env=environ, timeout=60)

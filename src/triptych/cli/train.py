@@ -23,7 +23,7 @@ from triptych.config.folders import CONFIGS
 from triptych.config.names import register_resolvers
 from triptych.errors import Busy, Diverged, StorageError, UserError
 from triptych.files import printable
-from triptych.run import processes
+from triptych.run import jobs, processes
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import PRUNE, REFUSED, RunDirectory, write_atomic
 from triptych.run.prepare import prepare
@@ -71,7 +71,7 @@ def compose_and_train(cfg: DictConfig) -> float | None:
         replace_process(command)  # the same process goes on: signals and exit code are its own
     if (holder := run.holder()) is not None and processes.rank() == 0:
         return _metric(run, cfg.optimized_metric, f"{path.name}: {holder} is running it")
-    code = processes.run_child(command, run / "train.log")
+    code = jobs.run_job(command[-1], run / "train.log")
     if code >= 128 and not (run / PRUNE).exists():
         processes.await_requeue()  # so that a job that SLURM takes back does not look like one that has ended
     if processes.rank() != 0:
@@ -150,6 +150,8 @@ def _print_result(run: RunDirectory) -> None:
 def main() -> None:
     """Run the console script."""
     with one_line_errors():
+        if sys.argv[1:] == [jobs.SERVE]:
+            jobs.serve()  # goes on in a fork for each run, with its arguments
         resume = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith("resume=")]
         if resume:
             if len(sys.argv) > 2:

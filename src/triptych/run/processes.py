@@ -1,4 +1,4 @@
-"""Processes: rank, child processes of a sweep, and their end."""
+"""Processes: rank, launch, and the end of those that belong together."""
 
 import os
 import signal
@@ -9,10 +9,8 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from triptych.errors import Busy, Diverged, StorageError, UserError
-from triptych.files import no_link
 
 # What tells a process that it is one of several. A job that inherited them would train on its share alone.
 DISTRIBUTED = {
@@ -71,45 +69,6 @@ def await_announcement(folder: Path, patience: float = 60.0) -> None:
     raise UserError(f"{folder}: the first process did not prepare it within {patience:.0f} s")
 
 
-def run_child(command: list[str], log: Path) -> int:
-    """Run a sweep's job in a child process, output appended to ``log``; return its exit code.
-
-    The job ends with this process, however this one ends, and this one with its sweep: Ctrl-C asks the job
-    to stop and waits for it; a SIGKILL is noticed by the job itself within a second.
-    """
-    inherited = {
-        k: v for k, v in os.environ.items() if k not in DISTRIBUTED and not k.startswith("TORCHELASTIC_")
-    }
-    sweep = int(os.environ.get(SWEEP) or 0)
-    # a worker of a launcher that works in processes of the sweep's own, which may be gone already
-    gone = not lives(sweep) and "SUBMITIT_EXECUTOR" not in os.environ  # whose jobs do without
-    worker = gone or os.getppid() == sweep
-    try:
-        file = open(log, "ab", opener=no_link)
-    except OSError:  # a full disk: what the job will say of it itself
-        file = open(os.devnull, "ab")
-    with file:
-        child = subprocess.Popen(
-            command,
-            stdout=file,
-            stderr=file,
-            stdin=subprocess.DEVNULL,
-            env=inherited | {PARENT: str(os.getpid()), "PYTHONSAFEPATH": "1"},  # a cluster's has not
-            process_group=0,  # a terminal's Ctrl-C comes through here, once
-        )
-    try:
-        while True:
-            try:
-                return child.wait(timeout=1.0)
-            except subprocess.TimeoutExpired:
-                if worker and os.getppid() != sweep:
-                    _stop(child)
-                    os._exit(1)
-    except BaseException:
-        _stop(child)
-        raise
-
-
 def lives(pid: int) -> bool:
     """Return whether a process of that id exists on this machine."""
     try:
@@ -117,15 +76,6 @@ def lives(pid: int) -> bool:
     except OSError as error:
         return isinstance(error, PermissionError)
     return True
-
-
-def _stop(child: subprocess.Popen[Any]) -> None:
-    child.terminate()
-    try:
-        child.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
 
 
 def await_requeue(patience: float = 60.0) -> None:

@@ -1,0 +1,144 @@
+"""Processes of a sweep's runs, forked from one that has imported what a run imports.
+
+Imports take as long as a small run. A worker starts one such process with its first run and writes it a line
+for each; it answers with the fork's process id and, at the end, with its exit code.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+
+from triptych.files import no_link
+from triptych.run.processes import DISTRIBUTED, GRACE, PARENT, SWEEP, lives
+
+SERVE = "--serve-jobs"  # in the place of a command's arguments
+PROGRAM = [sys.executable, "-m", "triptych.cli.train", SERVE]
+IMPORTS = ("triptych.run.execute", "triptych.run.loggers")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_servers: list["Server"] = []  # of this process: one, or none yet
+
+
+def run_job(argument: str, log: Path) -> int:
+    """Run ``triptych-train ARGUMENT`` in a process, output appended to ``log``; return its exit code.
+
+    The job ends with this process, however this one ends, and this one with its sweep: Ctrl-C asks the job
+    to stop and waits for it; a SIGKILL is noticed by the job itself within a second.
+    """
+    sweep = int(os.environ.get(SWEEP) or 0)
+    # a worker of a launcher that works in processes of the sweep's own, which may be gone already
+    gone = not lives(sweep) and "SUBMITIT_EXECUTOR" not in os.environ  # whose jobs do without
+    worker = gone or os.getppid() == sweep
+
+    def look() -> None:
+        if worker and os.getppid() != sweep:
+            raise ProcessLookupError(sweep)
+
+    if not _servers or _servers[0].process.poll() is not None:
+        _servers[:] = [Server(log)]
+    try:
+        return _servers[0].run(argument, log, look)
+    except ProcessLookupError:
+        os._exit(1)
+
+
+class Server:
+    """The process that is forked, as its worker sees it."""
+
+    def __init__(self, log: Path):
+        pipe = subprocess.PIPE
+        with open(_writable(log), "ab", opener=no_link) as errors:
+            self.process = subprocess.Popen(
+                PROGRAM, stdin=pipe, stdout=pipe, stderr=errors, env=_inherited(), process_group=0, bufsize=0
+            )
+
+    def run(self, argument: str, log: Path, look: Callable[[], None]) -> int:
+        """Run a fork and return its exit code; ``look`` is called each second and stops it by raising."""
+        pid = 0
+        try:
+            job = {"argument": argument, "log": _writable(log), "environment": _inherited()}
+            with suppress(BrokenPipeError):
+                self.process.stdin.write(json.dumps(job).encode() + b"\n")  # type: ignore[union-attr]
+            pid = self._answer(look) or 0
+            code = self._answer(look) if pid else None
+            return self.process.wait() if code is None else code
+        except BaseException:
+            self._stop(pid)
+            raise
+
+    def _answer(self, look: Callable[[], None]) -> int | None:
+        """Return the next number from the process; None if it has ended."""
+        answers = self.process.stdout
+        assert answers is not None
+        while not select.select([answers], [], [], 1.0)[0]:
+            look()
+        line = answers.readline()
+        return int(line) if line else None
+
+    def _stop(self, pid: int) -> None:
+        """Ask a run to stop, and wait for it; kill one that does not."""
+        if not pid:  # it still imports
+            self.process.kill()
+            return
+        end = time.monotonic() + GRACE
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+            self._answer(lambda: os.kill(pid, signal.SIGKILL) if time.monotonic() > end else None)
+
+
+def serve() -> None:
+    """Return once for each job from standard input, in a fork that has its argument, log and environment.
+
+    Signals are for the runs: a cluster sends its own to every process of a job. This process ends with its
+    input. Where a process with open libraries must not be forked (macOS) it becomes its only run.
+    """
+    for name in IMPORTS:
+        import_module(name)
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    worker, answers = os.getppid(), os.fdopen(os.dup(1), "w")
+    while line := sys.stdin.readline():
+        pid = os.fork() if sys.platform == "linux" else 0
+        if pid == 0:
+            break
+        print(pid, file=answers, flush=True)
+        while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+            if os.getppid() != worker:
+                os._exit(1)  # the run notices within a second, as this is its parent
+            time.sleep(0.02)
+        print(os.waitstatus_to_exitcode(ended[1]), file=answers, flush=True)
+    else:
+        sys.exit()
+    job = json.loads(line)
+    if sys.platform != "linux":
+        print(os.getpid(), file=answers, flush=True)
+    answers.close()
+    os.setpgid(0, 0)  # a terminal's Ctrl-C comes through the worker, once
+    with open(job["log"], "ab", opener=no_link) as log, open(os.devnull, "rb") as nothing:
+        for number, file in enumerate((nothing, log, log)):
+            os.dup2(file.fileno(), number)
+    os.environ.clear()
+    os.environ.update(job["environment"] | {PARENT: str(os.getppid())})
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    sys.argv[1:] = sys.orig_argv[-1:] = [job["argument"]]
+
+
+def _inherited() -> dict[str, str]:
+    """Return the environment of a job: one that inherited a rank would train on its share alone."""
+    ours = {k: v for k, v in os.environ.items() if k not in DISTRIBUTED and not k.startswith("TORCHELASTIC_")}
+    # a cluster's job has not; and a count of GPUs by CUDA would leave it unusable in a fork
+    return ours | {"PYTHONSAFEPATH": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+
+
+def _writable(log: Path) -> str:
+    """Return the log's path, or where nothing is written: on a full disk the job says so itself."""
+    with suppress(OSError), open(log, "ab", opener=no_link):
+        return str(log)
+    return os.devnull

@@ -1,0 +1,71 @@
+"""A sweep's runs: forks of one process, each with its own arguments, log, environment and exit code."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from triptych.run import jobs
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """``program(code)``: a command in the place of triptych-train, whose jobs run ``code``."""
+
+    def write(code: str) -> None:
+        begin = "import os, sys, time\nfrom triptych.run import jobs\njobs.IMPORTS = ()\njobs.serve()\n"
+        (tmp_path / "program.py").write_text(begin + code)
+        monkeypatch.setattr(jobs, "PROGRAM", [sys.executable, str(tmp_path / "program.py"), jobs.SERVE])
+
+    monkeypatch.setattr(jobs, "_servers", [])
+    yield write
+    for server in jobs._servers:
+        server.process.stdin.close()
+        assert server.process.wait(10) is not None, "it ends with its input"
+
+
+def test_each_has_its_arguments_log_environment_and_code(program, tmp_path, monkeypatch):
+    environ = "os.environ['MINE'], os.environ.get('RANK')"
+    program(f"print(os.getppid(), sys.argv[1], {environ}); sys.exit(int(sys.argv[1]))")
+    for code in (0, 3):
+        monkeypatch.setenv("MINE", f"of {code}")
+        monkeypatch.setenv("RANK", "1")
+        assert jobs.run_job(str(code), tmp_path / f"{code}.log") == code
+    (server,) = jobs._servers
+    for code in (0, 3):
+        assert (tmp_path / f"{code}.log").read_text() == f"{server.process.pid} {code} of {code} None\n"
+
+
+def test_a_killed_one_is_known_by_its_signal_and_the_next_runs(program, tmp_path):
+    program("os.kill(os.getpid(), 9) if sys.argv[1] == 'kill' else print('done')")
+    assert jobs.run_job("kill", tmp_path / "log") == -signal.SIGKILL
+    assert jobs.run_job("end", tmp_path / "log") == 0
+
+
+def test_one_whose_server_is_gone_is_not_waited_for(program, tmp_path):
+    program("os.kill(os.getppid(), 9)")
+    assert jobs.run_job("a", tmp_path / "log") == -signal.SIGKILL
+    program("print('done')")
+    assert jobs.run_job("b", tmp_path / "log") == 0
+
+
+def test_an_interrupted_worker_asks_its_job_to_stop_and_waits(program, tmp_path):
+    code = (
+        "import signal\n"
+        "def stop(*_):\n    time.sleep(0.5)\n    print('saved', flush=True)\n    sys.exit(5)\n"
+        "signal.signal(signal.SIGTERM, stop)\nprint('began', flush=True)\ntime.sleep(60)"
+    )
+    program(code)
+    log = tmp_path / "log"
+    worker = (
+        "import sys; from pathlib import Path; from triptych.run import jobs; "
+        f"jobs.PROGRAM = {jobs.PROGRAM!r}; jobs.run_job('a', Path({str(log)!r}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", worker], stderr=subprocess.DEVNULL)
+    while not (log.exists() and "began" in log.read_text()):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(20) != 0 and log.read_text() == "began\nsaved\n"
