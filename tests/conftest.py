@@ -56,6 +56,7 @@ def root(tmp_path, monkeypatch) -> Path:
     import torch
 
     torch.set_num_threads(1)
+    torch.set_flush_denormal(False)
     monkeypatch.setenv("TRIPTYCH_ROOT", str(tmp_path))
     references.share(monkeypatch.setattr)
     return tmp_path

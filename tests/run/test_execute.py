@@ -41,6 +41,7 @@ def test_the_directory_holds_what_it_promises(prepared):
         assert figures["bpd"]["mean"] == pytest.approx(parts, rel=1e-12)
     assert len(summary["noise_levels"]["gamma"]) == len(summary["noise_levels"]["epsilon_mse"]) == 20
     assert "tweedie" not in summary  # whose truth is not known
+    assert torch.full((1,), 1e-40).mul(1).item() == 0, "levels' small probabilities would slow a CPU down"
 
 
 def test_density_data_report_nats_and_the_gap_to_the_truth(prepared):

@@ -57,6 +57,7 @@ def reopen(
             adjust(config)
         check_targets(config)
         quiet()
+        torch.set_flush_denormal(True)
         torch.set_num_threads(config["threads"])  # sums in another order would differ in the last digit
         data = build_data(config, download=False)
         seen = checkpoint["triptych"].get("data")
