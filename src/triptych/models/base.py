@@ -141,7 +141,11 @@ class BoundModel(pl.LightningModule):
         """Return the mean loss in nats per dimension."""
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         rank, world = self.global_rank, self.trainer.world_size
-        torch.manual_seed(mix(self.seed, Stream.DROPOUT, step, rank))  # dropout follows from the step too
+        # dropout follows from the step too; torch.manual_seed formats the whole stack, half a millisecond
+        seed = mix(self.seed, Stream.DROPOUT, step, rank)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
         nats = self.loss(batch, step, rank, world)
         mean = nats.mean() / self.dims
         if self._logs_now:
