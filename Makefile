@@ -79,10 +79,10 @@ format: develop  ## put the code into shape
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-bench: develop  ## training and sampling beside hand-written loops and diffusers
-	$(BIN)/python benchmarks/training_step.py
-	$(BIN)/python benchmarks/sampler_overhead.py
-	$(BIN)/python benchmarks/sampler_quality.py
+bench: develop  ## ratios to other packages and hand-written loops, beside the recorded ones; half an hour alone
+	for b in training_step unet_step sampler_overhead "sampler_overhead --steps 1000 --repeats 5" sampler_quality growth; do \
+		set -- $$b; script=$$1; shift; PYTHONPATH=. $(BIN)/python benchmarks/$$script.py $$@ || exit; done
+	$(BIN)/python docs/performance.py
 
 clean:  ## remove what was installed and cached, keep the runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info

@@ -9,15 +9,13 @@ ratios are of medians.
 """
 
 import argparse
-import json
 import os
 import statistics
-import time
-from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+from record import interleave, record
 
 from triptych.diffusion.denoiser import Denoiser, Output
 from triptych.diffusion.process import VariancePreserving
@@ -99,17 +97,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--out", type=Path, help="write the figures here as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
     runs = hand_loops(args.steps) | ours(args.steps) | peers(args.steps)
-    seconds = {name: [] for name in runs}
-    for repeat in range(-2, args.repeats):
-        for name, run in runs.items():
-            start = time.process_time()
-            run()
-            if repeat >= 0:
-                seconds[name].append(time.process_time() - start)
+    seconds = interleave(runs, args.repeats)
     micro = {name: [1e6 * s / args.steps for s in found] for name, found in seconds.items()}
     median = {name: statistics.median(found) for name, found in micro.items()}
 
@@ -125,12 +116,7 @@ def main():
     }
     if "diffusers DDIM" in median:
         ratios["DDIM / diffusers DDIM"] = median["triptych DDIM"] / median["diffusers DDIM"]
-    targets = {"DDIM / hand DDIM": 3.0, "ancestral / hand ancestral": 1.3, "DDIM / diffusers DDIM": 0.5}
-    for name, ratio in ratios.items():
-        verdict = "met" if ratio <= targets[name] else "MISSED"
-        print(f"{name}: {ratio:.2f}, target at most {targets[name]}: {verdict}")
-    if args.out:
-        args.out.write_text(json.dumps({"microseconds": micro, "ratios": ratios}, indent=1))
+    record(f"sampler_overhead_{args.steps}", ratios, {"microseconds": micro})
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import math
 import statistics
 
 import torch
+from record import record
 
 from triptych.diffusion.measures import noise_floor, sliced_wasserstein
 from triptych.diffusion.mixture import GaussianMixture, Oracle
@@ -82,8 +83,9 @@ def main():
 
     floor = noise_floor(sliced_wasserstein, truth)
     print(f"{'calls of the denoiser':30s}" + "".join(f"{calls:8d}" for calls in CALLS))
+    figures: dict[str, list[float]] = {}
     for name, draw in (ours() | theirs()).items():
-        row = []
+        row = figures[name] = []
         for calls in CALLS:
             found = [
                 sliced_wasserstein(draw(calls, args.n, torch.Generator().manual_seed(s)), truth(100 + s))
@@ -91,6 +93,10 @@ def main():
             ]
             row.append(statistics.median(found))
         print(f"{name:30s}" + "".join(f"{d:8.3f}" for d in row), flush=True)
+    best = [min(row[i] for n, row in figures.items() if "triptych" in n) for i in range(len(CALLS))]
+    peer = next((row for name, row in figures.items() if "diffusers" in name), [])
+    ratios = {f"distance at {c} calls / theirs": b / d for c, b, d in zip(CALLS, best, peer, strict=False)}
+    record("sampler_quality", ratios, {"calls": CALLS, "floor": floor.median, **figures})
     print(f"true against true: {floor.median:.3f} ({floor.low:.3f} to {floor.high:.3f})")
 
 

@@ -1,0 +1,45 @@
+"""What the benchmarks share: timing in turn, and figures as JSON beside those of the last time."""
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+SLOWER = 1.15  # a ratio that is this many times the recorded one is marked; repeats differ by a tenth
+
+
+def interleave(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """CPU seconds of each run, in turn (A B C A B C ...); the first round warms the machine."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(-1, repeats):
+        for name, run in runs.items():
+            start = time.process_time()
+            run()
+            if repeat >= 0:
+                seconds[name].append(time.process_time() - start)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, list[float]], ours: str, theirs: str) -> float:
+    """Median over rounds of our seconds by theirs."""
+    return statistics.median(a / b for a, b in zip(seconds[ours], seconds[theirs], strict=True))
+
+
+def record(name: str, ratios: Mapping[str, float], figures: Any) -> None:
+    """Write ``results/NAME.json``; print the ratios, lower is better, beside those that it had."""
+    file = RESULTS / f"{name}.json"
+    before = json.loads(file.read_text())["ratios"] if file.exists() else {}
+    for key, value in ratios.items():
+        was = before.get(key)
+        mark = "" if was is None else f" (recorded {was:.3f}{', SLOWER' * (value > SLOWER * was)})"
+        print(f"{key}: {value:.3f}{mark}")
+    machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+    RESULTS.mkdir(exist_ok=True)
+    rounded = {key: round(value, 4) for key, value in ratios.items()}
+    file.write_text(json.dumps(machine | {"ratios": rounded, "figures": figures}, indent=1) + "\n")

@@ -1,0 +1,164 @@
+"""A U-Net's training step beside other packages' U-Nets of the same size, and beside its own convolutions.
+
+    python benchmarks/unet_step.py [--repeats 5] [--size 1M] [--batch 64]
+
+Squared error of epsilon on 1x28x28, forward, backward, AdamW; each as it is quickest: channels last, fused
+AdamW. CPU seconds of one thread, one step of each in turn. The convolutions alone, at the network's own
+shapes, are what no network of these layers can be quicker than.
+"""
+
+import argparse
+import os
+import statistics
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
+from record import interleave, ratio, record
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from triptych.networks.unet import UNet
+
+WIDTHS = {"1M": (32, 48, 48), "5M": (64, 96, 128)}
+
+
+def ours(size: str) -> nn.Module:
+    network = UNet((1, 28, 28), widths=WIDTHS[size])
+
+    class Ours(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x, t):
+            return self.network(x, 18.3 * t - 13.3)
+
+    return Ours()
+
+
+def peers(size: str) -> dict[str, nn.Module]:
+    """U-Nets of installed packages."""
+    found: dict[str, nn.Module] = {}
+    try:
+        from diffusers import UNet2DModel
+
+        class Diffusers(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.network = UNet2DModel(
+                    sample_size=28,
+                    in_channels=1,
+                    out_channels=1,
+                    layers_per_block=2,
+                    block_out_channels={"1M": (32, 48, 48), "5M": (48, 96, 128)}[size],
+                    norm_num_groups=8,
+                    attention_head_dim=16,
+                    down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+                    up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+                )
+
+            def forward(self, x, t):
+                return self.network(x, 1000 * t, return_dict=False)[0]
+
+        found["diffusers"] = Diffusers()
+    except ImportError:
+        print("diffusers is not installed: its row is left out")
+    try:
+        from denoising_diffusion_pytorch import Unet
+
+        class Lucidrains(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.network = Unet(dim={"1M": 20, "5M": 44}[size], dim_mults=(1, 2, 4), channels=1)
+
+            def forward(self, x, t):
+                return self.network(x, 1000 * t)
+
+        found["denoising-diffusion-pytorch"] = Lucidrains()
+    except ImportError:
+        print("denoising-diffusion-pytorch is not installed: its row is left out")
+    return found
+
+
+def stepper(network: nn.Module, batch: int):
+    network = network.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-4, fused=True)
+    x = torch.rand(batch, 1, 28, 28) * 2 - 1
+
+    def step() -> None:
+        t, eps = torch.rand(batch), torch.randn_like(x)
+        angle = 1.5 * t[:, None, None, None]
+        z = (angle.cos() * x + angle.sin() * eps).contiguous(memory_format=torch.channels_last)
+        loss = (network(z, t) - eps).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def convolutions(network: nn.Module, batch: int):
+    """The network's convolutions forward and backward, each alone, at the shapes that it has."""
+    shapes: list[tuple[nn.Conv2d, torch.Size]] = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, given: shapes.append((layer, given[0].shape)))
+        for layer in network.modules()
+        if isinstance(layer, nn.Conv2d)
+    ]
+    network(torch.zeros(batch, 1, 28, 28), torch.zeros(batch))
+    for hook in hooks:
+        hook.remove()
+    ready = []
+    for place, (layer, shape) in enumerate(shapes):
+        x = torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_(place > 0)
+        ready.append((layer, x, torch.randn_like(layer(x))))
+
+    def run() -> None:
+        for layer, x, gradient in ready:
+            torch.autograd.backward(layer(x), gradient)
+
+    return run
+
+
+def operations(network: nn.Module) -> float:
+    """Floating-point operations of one item, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        network(torch.randn(4, 1, 28, 28), torch.rand(4)).square().mean().backward()
+    return counter.get_total_flops() / 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--size", choices=WIDTHS, default="1M")
+    parser.add_argument("--batch", type=int, default=64)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    networks = {"triptych": ours(asked.size)} | peers(asked.size)
+    runs = {name: stepper(network, asked.batch) for name, network in networks.items()}
+    runs["convolutions"] = convolutions(networks["triptych"], asked.batch)
+    seconds = interleave(runs, asked.repeats)
+    figures = {}
+    for name, network in networks.items():
+        median, flops = statistics.median(seconds[name]), operations(network)
+        figures[name] = {
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "images_a_second": asked.batch / median,
+            "gflop_an_image": flops / 1e9,
+            "gflop_a_second": flops * asked.batch / median / 1e9,
+            "seconds": seconds[name],
+        }
+        print(
+            f"{name:30s} {figures[name]['parameters'] / 1e6:5.2f} M  {asked.batch / median:6.1f} images/s  "
+            f"{figures[name]['gflop_a_second']:5.1f} GFLOP/s"
+        )
+    figures["convolutions"] = {"seconds": seconds["convolutions"]}
+    ratios = {f"step / {name}'s": ratio(seconds, "triptych", name) for name in networks if name != "triptych"}
+    ratios["step / its convolutions"] = ratio(seconds, "triptych", "convolutions")
+    record(f"unet_step_{asked.size}_{asked.batch}", ratios, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""The picture of docs/performance.md from benchmarks/results: python docs/performance.py."""
+
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "benchmarks" / "results"
+NAMES = {"parameters": "parameters", "side": "side of an image", "batch": "items a batch"}
+NAMES |= {"test items": "test items", "runs": "runs in a report"}
+
+
+def main() -> None:
+    """Write docs/images/performance.png: how cost grows, each kind beside a line of slope 1."""
+    found = json.loads((RESULTS / "growth.json").read_text())
+    figure = Figure(figsize=(10, 2.4), layout="constrained", dpi=150)
+    for axes, (kind, points) in zip(figure.subplots(1, len(NAMES)), found["figures"].items(), strict=True):
+        n, seconds = [p[0] for p in points], [p[1] for p in points]
+        axes.loglog(n, seconds, "o-", color="#3465a4", markersize=4)
+        axes.loglog(n, [seconds[-1] * a / n[-1] for a in n], ":", color="#888888")
+        axes.set_title(NAMES[kind], fontsize=9)
+        exponent = found["ratios"][f"exponent of {kind}"]
+        axes.text(0.05, 0.9, f"n^{exponent:.2f}", transform=axes.transAxes, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("CPU seconds", fontsize=8)
+    figure.savefig(HERE / "images" / "performance.png")
+
+
+if __name__ == "__main__":
+    main()
