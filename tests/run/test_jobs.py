@@ -45,6 +45,13 @@ def test_a_killed_one_is_known_by_its_signal_and_the_next_runs(program, tmp_path
     assert jobs.run_job("end", tmp_path / "log") == 0
 
 
+def test_a_clusters_signal_to_all_processes_is_for_the_run(program, tmp_path):
+    code = "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))\n"
+    program(code + "os.kill(os.getppid(), signal.SIGUSR1)\nos.kill(os.getpid(), signal.SIGUSR1)")
+    assert [jobs.run_job("a", tmp_path / "log") for _ in range(2)] == [7, 7]
+    assert jobs._servers[0].process.poll() is None
+
+
 def test_one_whose_server_is_gone_is_not_waited_for(program, tmp_path):
     program("os.kill(os.getppid(), 9)")
     assert jobs.run_job("a", tmp_path / "log") == -signal.SIGKILL

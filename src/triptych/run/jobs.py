@@ -22,7 +22,7 @@ from triptych.run.processes import DISTRIBUTED, GRACE, PARENT, SWEEP, lives
 SERVE = "--serve-jobs"  # in the place of a command's arguments
 PROGRAM = [sys.executable, "-m", "triptych.cli.train", SERVE]
 IMPORTS = ("triptych.run.execute", "triptych.run.loggers")
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _servers: list["Server"] = []  # of this process: one, or none yet
 
 
