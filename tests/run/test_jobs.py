@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tests.run.commands import wait_for
 from triptych.run import jobs
 
 
@@ -76,3 +77,23 @@ def test_an_interrupted_worker_asks_its_job_to_stop_and_waits(program, tmp_path)
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(20) != 0 and log.read_text() == "began\nsaved\n"
+
+
+def test_all_end_with_a_worker_that_is_killed_while_it_imports(program, tmp_path):
+    program("time.sleep(60)")
+    slow = (tmp_path / "program.py").read_text().replace("jobs.serve()", "time.sleep(2)\njobs.serve()")
+    (tmp_path / "program.py").write_text(slow)
+    worker = (
+        "import sys; from pathlib import Path; from triptych.run import jobs; "
+        f"jobs.PROGRAM = {jobs.PROGRAM!r}; jobs.run_job('a', Path({str(tmp_path / 'log')!r}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", worker])
+    wait_for(lambda: at_work(tmp_path), process)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not at_work(tmp_path), None, 10)
+
+
+def at_work(folder) -> list[str]:
+    listed = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True).stdout
+    return [line for line in listed.splitlines() if line.endswith(f"{folder}/program.py {jobs.SERVE}")]

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.run.commands import command, environment, wait_for
-from triptych.run import processes
+from triptych.run import jobs, processes
 
 GRID = ["objective=x0,epsilon,v", "seed=1,2,3,4"]
 
@@ -36,9 +36,11 @@ def summaries(root) -> dict:
 
 
 def at_work(root) -> list[str]:
-    """The jobs of this place that are there."""
-    lines = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines()
-    return [line for line in lines if f"resume={root}" in line]
+    """The processes of this place's jobs that are there."""
+    lines = subprocess.run(
+        ["ps", "axeww", "-o", "pid,args"], capture_output=True, text=True
+    ).stdout.splitlines()
+    return [line for line in lines if jobs.SERVE in line and f"TRIPTYCH_ROOT={root} " in f"{line} "]
 
 
 def results(root) -> list[dict]:
@@ -67,8 +69,7 @@ def test_twelve_jobs_killed_twice_end_like_twelve_undisturbed_ones(root):
         finished = {**summaries(noisy), **finished}
         # nobody is left at work soon after
         time.sleep(4.0)
-        left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-        assert f"resume={noisy}" not in left
+        assert not at_work(noisy)
     done = start(sweep(*GRID), noisy)
     assert done.wait() == 0, (noisy / "output").read_text()
     first, second = summaries(quiet), summaries(noisy)

@@ -4,6 +4,7 @@ Imports take as long as a small run. A worker starts one such process with its f
 for each; it answers with the fork's process id and, at the end, with its exit code.
 """
 
+import ctypes
 import json
 import os
 import select
@@ -22,6 +23,7 @@ from triptych.run.processes import DISTRIBUTED, GRACE, PARENT, SWEEP, lives
 SERVE = "--serve-jobs"  # in the place of a command's arguments
 PROGRAM = [sys.executable, "-m", "triptych.cli.train", SERVE]
 IMPORTS = ("triptych.run.execute", "triptych.run.loggers")
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _servers: list["Server"] = []  # of this process: one, or none yet
 
@@ -99,32 +101,34 @@ def serve() -> None:
     Signals are for the runs: a cluster sends its own to every process of a job. This process ends with its
     input. Where a process with open libraries must not be forked (macOS) it becomes its only run.
     """
-    for name in IMPORTS:
-        import_module(name)
+    here, answers = os.getpid(), os.fdopen(os.dup(1), "w")
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with its worker; a run notices
+        if os.getppid() != int(os.environ[PARENT]):
+            os._exit(1)
+        for name in IMPORTS:
+            import_module(name)
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
-    worker, answers = os.getppid(), os.fdopen(os.dup(1), "w")
     while line := sys.stdin.readline():
         pid = os.fork() if sys.platform == "linux" else 0
         if pid == 0:
             break
         print(pid, file=answers, flush=True)
-        while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
-            if os.getppid() != worker:
-                os._exit(1)  # the run notices within a second, as this is its parent
-            time.sleep(0.02)
-        print(os.waitstatus_to_exitcode(ended[1]), file=answers, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers, flush=True)
     else:
         sys.exit()
     job = json.loads(line)
-    if sys.platform != "linux":
-        print(os.getpid(), file=answers, flush=True)
+    if os.getpid() == here:
+        print(here, file=answers, flush=True)
     answers.close()
     os.setpgid(0, 0)  # a terminal's Ctrl-C comes through the worker, once
     with open(job["log"], "ab", opener=no_link) as log, open(os.devnull, "rb") as nothing:
         for number, file in enumerate((nothing, log, log)):
             os.dup2(file.fileno(), number)
     os.environ.clear()
-    os.environ.update(job["environment"] | {PARENT: str(os.getppid())})
+    os.environ.update(job["environment"])
+    if os.getpid() != here:
+        os.environ[PARENT] = str(here)
     for number, handler in handlers.items():
         signal.signal(number, handler)
     sys.argv[1:] = sys.orig_argv[-1:] = [job["argument"]]
@@ -134,7 +138,7 @@ def _inherited() -> dict[str, str]:
     """Return the environment of a job: one that inherited a rank would train on its share alone."""
     ours = {k: v for k, v in os.environ.items() if k not in DISTRIBUTED and not k.startswith("TORCHELASTIC_")}
     # a cluster's job has not; and a count of GPUs by CUDA would leave it unusable in a fork
-    return ours | {"PYTHONSAFEPATH": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+    return ours | {PARENT: str(os.getpid()), "PYTHONSAFEPATH": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
 def _writable(log: Path) -> str:
