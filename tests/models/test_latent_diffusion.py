@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.models.options import OPTIONS
-from tests.models.test_vae import digits_like, principal_components
+from tests.models.test_vae import batch, digits_like, principal_components
 from triptych.data.batch import Batch
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.decoder import GaussianDensity
@@ -42,10 +42,6 @@ def make(network, denoiser, schedule=None, levels=None, steps=None, **options) -
     parts = (network, denoiser, schedule, objective, Bound(schedule, GaussianDensity(), steps))
     options = OPTIONS | {"repeats": 2} | options
     return LatentDiffusion(*parts, levels=levels, discrete=levels is not None, **options)
-
-
-def batch(x: torch.Tensor) -> Batch:
-    return Batch(x, None, torch.arange(len(x)))
 
 
 def standard(q: int) -> GaussianMixture:
