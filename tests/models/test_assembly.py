@@ -101,7 +101,6 @@ def test_a_learned_schedule_by_name(prepared, schedule):
         (["model=vae", "objective=x0"], ["objective", "pass objective=none"]),
         (["model=vae", "bound.steps=10"], ["bound.steps=10", "pass null"]),
         (["model=vae", *POINTS], ["model.network", "images"]),
-        (["denoiser=none"], ["denoiser=none"]),
         (["model=vae", "sampler=ddim"], ["sampler: VAE has no use for DDIM; leave it out"]),
         (["schedule=learned", "objective/loss=simple"], ["objective/loss=elbo"]),
         (["schedule=learned", "objective/times=adaptive"], ["schedule=learned", "stratified"]),

@@ -303,7 +303,6 @@ def test_it_trains_reports_draws_and_is_reopened(prepared, arguments, unit):
         ([*SMALL, "threshold=static"], ["threshold", "pass threshold=none"]),
         ([*SMALL, "guidance=auto", "guide=/nowhere"], ["guidance: Auto", "classifier_free"]),
         ([*SMALL, "likelihood=ode_images"], ["set likelihood=none"]),
-        ([*SMALL, "metrics=noisy_bounds"], ["metrics.weighted_loss: LatentDiffusion", "model=diffusion"]),
         ([*SMALL, "metrics=distortion"], ["metrics.distortion: LatentDiffusion", "model=diffusion"]),
         ([*SMALL, "metrics=gradient_noise"], ["metrics.gradient_noise: LatentDiffusion", "model=diffusion"]),
         (
