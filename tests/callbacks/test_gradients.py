@@ -42,11 +42,14 @@ def test_state_round_trips():
     assert other.figures() == gradients.figures() and other.figures()["clipped"] == pytest.approx(2 / 3)
 
 
-def test_a_run_reports_its_norms_and_how_often_it_was_clipped(prepared):
-    free = execute(prepared("objective=x0", path="free"))["gradient"]
+UNTESTED = ("objective=x0", "test=false", "samples.n=0")
+
+
+def test_a_run_reports_its_norms_and_how_often_it_was_clipped(prepared, finished):
+    free = execute(finished(*UNTESTED))["gradient"]
     assert free["clipped"] is None and free["norm"]["p10"] <= free["norm"]["median"] <= free["norm"]["max"]
     clip = free["norm"]["p10"] / 10  # below every norm of so short a run
-    run = prepared("objective=x0", f"trainer.gradient_clip_val={clip}", path="clipped")
+    run = prepared(*UNTESTED, f"trainer.gradient_clip_val={clip}", path="clipped")
     clipped = execute(run)
     assert clipped["gradient"]["clipped"] == 1.0
     steps = [row for row in rows(run) if row["train/loss"]]
@@ -70,7 +73,7 @@ def test_the_scale_of_a_loss_changes_no_bound(prepared, monkeypatch, objective, 
 
     A clip at norm 1 would act on one of the two runs alone: on x0 as it is, on levels only when it is louder.
     """
-    steps = ("trainer.max_steps=40", "trainer.val_check_interval=40", "samples.n=0")
+    steps = ("trainer.max_steps=40", "trainer.val_check_interval=40", "samples.n=0", "test=false")
     plain = execute(prepared(f"objective={objective}", *steps, path="plain"))
     call = Objective.__call__
 
@@ -82,10 +85,10 @@ def test_the_scale_of_a_loss_changes_no_bound(prepared, monkeypatch, objective, 
     other = execute(prepared(f"objective={objective}", *steps, path="scaled"))
     norms = [run["gradient"]["norm"]["median"] for run in (plain, other)]
     assert norms[1] == pytest.approx(factor * norms[0], rel=0.1)
-    assert other["test"]["bpd"]["mean"] == pytest.approx(plain["test"]["bpd"]["mean"], rel=1e-5)
+    assert other["val"]["bpd"]["mean"] == pytest.approx(plain["val"]["bpd"]["mean"], rel=1e-5)
 
 
-def test_settings_are_chosen_without_a_look_at_the_test_set(prepared):
-    summary = execute(prepared("test=false"))
+def test_settings_are_chosen_without_a_look_at_the_test_set(finished):
+    summary = execute(finished(*UNTESTED))
     assert summary["status"] == "finished" and summary["val"]["bpd"]["n"] == 150
     assert "test" not in summary and "train" not in summary

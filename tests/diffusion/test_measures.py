@@ -97,14 +97,9 @@ def test_precision_and_recall_by_brute_force_and_at_their_ends():
     real, fake = normal(60, 3), 1.5 * normal(70, 3, seed=1)
 
     def share(points, by, k):
-        count = 0
-        for p in points:
-            for i, q in enumerate(by):
-                radius = sorted((by[j] - q).norm().item() for j in range(len(by)) if j != i)[k - 1]
-                if (p - q).norm().item() <= radius:
-                    count += 1
-                    break
-        return count / len(points)
+        radii = [sorted((p - q).norm().item() for p in by)[k] for q in by]  # the first is of q itself
+        near = [any((p - q).norm().item() <= r for q, r in zip(by, radii, strict=True)) for p in points]
+        return sum(near) / len(points)
 
     found = precision_recall(real, fake, k=3)
     assert found.precision == pytest.approx(share(fake, real, 3))

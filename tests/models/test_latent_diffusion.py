@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.models.options import OPTIONS
-from tests.models.test_vae import digits_like, principal_components
+from tests.models.test_vae import batch, digits_like, principal_components
 from triptych.data.batch import Batch
 from triptych.diffusion.bound import Bound
 from triptych.diffusion.decoder import GaussianDensity
@@ -42,10 +42,6 @@ def make(network, denoiser, schedule=None, levels=None, steps=None, **options) -
     parts = (network, denoiser, schedule, objective, Bound(schedule, GaussianDensity(), steps))
     options = OPTIONS | {"repeats": 2} | options
     return LatentDiffusion(*parts, levels=levels, discrete=levels is not None, **options)
-
-
-def batch(x: torch.Tensor) -> Batch:
-    return Batch(x, None, torch.arange(len(x)))
 
 
 def standard(q: int) -> GaussianMixture:
@@ -307,7 +303,6 @@ def test_it_trains_reports_draws_and_is_reopened(prepared, arguments, unit):
         ([*SMALL, "threshold=static"], ["threshold", "pass threshold=none"]),
         ([*SMALL, "guidance=auto", "guide=/nowhere"], ["guidance: Auto", "classifier_free"]),
         ([*SMALL, "likelihood=ode_images"], ["set likelihood=none"]),
-        ([*SMALL, "metrics=noisy_bounds"], ["metrics.weighted_loss: LatentDiffusion", "model=diffusion"]),
         ([*SMALL, "metrics=distortion"], ["metrics.distortion: LatentDiffusion", "model=diffusion"]),
         ([*SMALL, "metrics=gradient_noise"], ["metrics.gradient_noise: LatentDiffusion", "model=diffusion"]),
         (

@@ -1,7 +1,7 @@
 """Every name that a configuration could try, and every class that it may have with hostile arguments.
 
-``python fuzz.py FOLDER {fast,all}`` writes found.json: how many names were tried, which were accepted, how
-many objects were asked for and made, and what else happened meanwhile (see watch.py).
+``python -m tests.security.fuzz FOLDER {fast,all}`` writes found.json: how many names were tried, which were
+accepted, how many objects were asked for and made, and what else happened meanwhile (see watch.py).
 """
 
 import importlib
@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from watch import Watch
+from tests.security.watch import Watch
 
 SAMPLE = 40  # of the names deep down, "fast" takes one in so many; of arguments, one in two
 
@@ -89,13 +89,14 @@ def _required(made: type) -> list[str]:
     return [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
-def main(folder: str, how: str) -> None:
+def main() -> None:
     from triptych.config.build import build
     from triptych.config.keys import of_class
     from triptych.config.trust import import_class, trusted
     from triptych.data.build import build_data
     from triptych.errors import UserError
 
+    folder, how = sys.argv[1:]
     importlib.import_module("diffusers.models.unets.unet_2d")  # whose urllib3 tries to bind ::1
     warnings.simplefilter("ignore")
     inside, outside = Path(folder, "run"), Path(folder, "outside")
@@ -171,4 +172,4 @@ def main(folder: str, how: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

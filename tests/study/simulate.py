@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from triptych.run.entries import Estimate, SampleMeasures
 from triptych.run.items import Items
@@ -22,7 +23,13 @@ from triptych.study.tables import table_rows
 from triptych.study.verdict import verdict
 
 RATIOS = (0.03, 0.3, 3.0, 30.0, 1e6)  # variance of a mean over seeds through seeds, over that through items
+RARE = 1e-4  # how often a promise that holds fails by chance
 _run = itertools.count()
+
+
+def at_most(hits: int, n: int, share: float) -> bool:
+    """Whether so many of ``n`` draws are no more than a probability ``share`` explains."""
+    return hits <= stats.binom.ppf(1 - RARE, n, share)
 
 
 def bounds(

@@ -18,6 +18,7 @@ from triptych.study import terminal
 from triptych.study.formatting import p_value
 from triptych.study.panels import colours
 from triptych.study.render import write_report
+from triptych.study.study import read_study
 
 from .fake_runs import TARGETS, diverged, edit, failed, make_run, metrics, running, sweep
 
@@ -193,7 +194,7 @@ def test_while_a_sweep_goes_on(tmp_path):
     )
     assert re.search(r"0 \(1 running, 1 interrupted\)</td>\s*(<td></td>\s*)+<td[^>]*>no result yet", html)
     edit(tmp_path / "sweep.json", expected=12, title="T", command="make ablation")
-    story = write_report(tmp_path).story
+    story = read_study([tmp_path])
     assert (story.expected, story.title, story.command) == (12, "T", "make ablation")
 
 
@@ -201,7 +202,7 @@ def test_while_a_sweep_goes_on(tmp_path):
 def test_a_broken_sweep_record_is_ignored(tmp_path, text):
     make_run(tmp_path, "x0", 1, 2.0)
     (tmp_path / "sweep.json").write_text(text)
-    assert write_report(tmp_path).story.expected == 1
+    assert read_study([tmp_path]).expected == 1
 
 
 def test_nothing_finished_yet(tmp_path):
@@ -211,7 +212,7 @@ def test_nothing_finished_yet(tmp_path):
     check(report.html.read_text())
     assert "0 of 3 runs finished, 1 running" in report.markdown.read_text()
     (tmp_path / "empty").mkdir()
-    assert "No run has reported" in write_report(tmp_path / "empty").story.answer
+    assert "No run has reported" in read_study([tmp_path / "empty"]).answer
 
 
 def test_corrupt_summary_is_listed_and_the_rest_stands(tmp_path):

@@ -14,13 +14,7 @@ from triptych.study.crossed import TILT, Error, critical, mean_squares, tail
 from triptych.study.power import power, seeds_needed
 from triptych.study.statistics import paired
 
-from .simulate import RATIOS, Memory, bounds, claims_in_words
-
-RARE = 1e-4
-
-
-def at_most(hits: int, n: int, share: float) -> bool:
-    return hits <= stats.binom.ppf(1 - RARE, n, share)
+from .simulate import RARE, RATIOS, Memory, at_most, bounds, claims_in_words
 
 
 def at_least(hits: int, n: int, share: float) -> bool:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.diffusion.oracles import Says, Wrong, correlated, lopsided, network, oracle, ring
+from tests.diffusion.oracles import Says, Wrong, correlated, generator, lopsided, network, oracle, ring
 from tests.diffusion.test_processes import PROCESSES
 from triptych.diffusion.loss import NCSN
 from triptych.diffusion.objective import Objective
@@ -13,10 +13,6 @@ from triptych.diffusion.process import VarianceExploding, VariancePreserving
 from triptych.diffusion.schedule import Cosine, Linear
 from triptych.diffusion.tweedie import posterior_mean, tweedie_errors
 from triptych.tutorial.score_matching import constants, denoising, explicit, implicit, rademacher, sliced
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def losses(score, truth, gamma, n, seed=0):

@@ -7,22 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from tests.study.simulate import bounds
+from tests.study.simulate import at_most, bounds
 from triptych.run.entries import Estimate, SampleMeasures
 from triptych.run.items import Items
 from triptych.run.read import Run
 from triptych.study import cells
 from triptych.study.papers.published import judged
 
-RARE = 1e-4
 NAMES = "abcdefgh"
 place = itertools.count()
-
-
-def at_most(hits: int, n: int, share: float) -> bool:
-    return hits <= stats.binom.ppf(1 - RARE, n, share)
 
 
 class Sweep:

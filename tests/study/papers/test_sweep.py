@@ -1,10 +1,14 @@
 """A sweep of a paper's claims on the real command: refused early, judged at its end, honest about changes."""
 
+import copy
+import functools
 import json
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 
 from triptych.config.check import CONFIGS, check_keys
@@ -66,8 +70,14 @@ def hydra():
         yield
 
 
-def asked(name: str, *overrides: str):
-    cfg = compose("train", [f"paper={name}", *overrides], return_hydra_config=True)
+@functools.cache
+def composed(name: str):
+    return compose("train", [f"paper={name}"], return_hydra_config=True)
+
+
+def asked(name: str, *values: str):
+    cfg = copy.deepcopy(composed(name))
+    ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides([*values]), cfg)
     HydraConfig.instance().set_config(cfg)
     OmegaConf.set_readonly(cfg.hydra, False)  # as it is while a sweep is being set up
     return cfg
