@@ -11,6 +11,7 @@ from typing import Any
 FOLDER = "TRIPTYCH_TEST_REFERENCES"  # in the environment, so that processes share it
 FITTED: dict[str, Any] = {}
 RUNS: dict[tuple[str, ...], Path] = {}  # by their overrides
+ENTROPIES: dict[bytes, Any] = {}
 VERSIONS: list[Any] = []
 
 
@@ -51,6 +52,12 @@ def composed(overrides: tuple[str, ...]) -> Any:
     return compose("train", overrides=list(overrides), return_hydra_config=True)
 
 
+def entropy(mixture: Any) -> Any:
+    """The entropy of a mixture, by what it is made of: each run has one of its own."""
+    key = pickle.dumps(mixture)
+    return ENTROPIES[key] if key in ENTROPIES else ENTROPIES.setdefault(key, mixture.entropy())
+
+
 @functools.cache
 def packages() -> list[SimpleNamespace]:
     """What is installed, as far as a run records it."""
@@ -66,11 +73,12 @@ def share(setattr_: Any = setattr) -> None:
     from triptych.diffusion import control
     from triptych.diffusion.reference import BaselineErrors
     from triptych.models import diffusion
-    from triptych.run import provenance
+    from triptych.run import account, provenance
 
     setattr_(diffusion, "BaselineErrors", functools.partial(fitted, BaselineErrors))
     setattr_(diffusion, "ITEMS", 32)  # a report's control is fitted on an eighth of the draws
     setattr_(control, "REPEATS", 4)
+    setattr_(account, "_entropy", entropy)
     setattr_(provenance, "distributions", packages)
     if not VERSIONS:
         VERSIONS.append(functools.cache(provenance.versions))
