@@ -12,7 +12,8 @@ from typing import Any
 
 from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
 
 from triptych.config.folders import CONFIGS
 
@@ -23,6 +24,8 @@ DEFAULTS: dict[tuple[Any, ...], Any] = {}  # Hydra's lists, by the groups chosen
 MERGED: dict[int, Any] = {}  # the configuration of such a list, by its identity
 FILES: dict[tuple[str, str], Any] = {}
 VERSIONS: list[Any] = []
+Plugins.instance()  # imports the class below anew
+FileConfigSource = SourcesRegistry.instance().resolve("file")
 load_file, make_defaults = FileConfigSource.load_config, defaults_list.create_defaults_list
 merge_defaults = ConfigLoaderImpl._compose_config_from_defaults_list
 
@@ -110,6 +113,13 @@ def packages() -> list[SimpleNamespace]:
     ]
 
 
+def share_files(setattr_: Any = setattr) -> None:
+    """Have Hydra take these in this process."""
+    setattr_(FileConfigSource, "load_config", loaded)
+    setattr_(config_loader_impl, "create_defaults_list", defaults)
+    setattr_(ConfigLoaderImpl, "_compose_config_from_defaults_list", merged)
+
+
 def share(setattr_: Any = setattr) -> None:
     """Have the runs of this process take these."""
     from triptych.diffusion import control, reference
@@ -122,9 +132,7 @@ def share(setattr_: Any = setattr) -> None:
     setattr_(control, "REPEATS", 4)
     setattr_(control, "LOOKS", 2)
     setattr_(reference, "GRID", 8)
-    setattr_(FileConfigSource, "load_config", loaded)
-    setattr_(config_loader_impl, "create_defaults_list", defaults)
-    setattr_(ConfigLoaderImpl, "_compose_config_from_defaults_list", merged)
+    share_files(setattr_)
     setattr_(provenance, "distributions", packages)
     if not VERSIONS:
         VERSIONS.append(functools.cache(provenance.versions))

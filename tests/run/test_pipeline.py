@@ -183,10 +183,10 @@ def test_any_sampler_and_weights_in_shards_of_an_old_version(root, prepared):
         assert x.isfinite().all() and x.abs().max() <= 1  # as the pipeline clips
 
 
-def test_the_issues_command_makes_a_run_that_a_report_compares(root, inside, prepared):
+def test_the_issues_command_makes_a_run_that_a_report_compares(root, door, prepared):
     quick = ["bound.repeats=1", "samples.n=0", "logger=csv", "threads=1", "trainer.accelerator=cpu"]
     model = f"model=diffusers:{save(root / 'theirs')}"
-    done = inside("triptych.cli.evaluate", model, "data=digits", "name=theirs", *quick)
+    done = door("triptych.cli.evaluate", model, "data=digits", "name=theirs", *quick)
     assert done.returncode == 0, done.stderr
     assert "unknown training data" in done.stderr and "bits/dim" in done.stdout
     execute(prepared("samples.n=0", "bound.repeats=1", path="ours"))
