@@ -9,6 +9,7 @@ import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -40,12 +41,22 @@ def fitted(make: Any, x: Any, process: Any, *rest: Any) -> Any:
     if place.exists():
         found = pickle.loads(place.read_bytes())
     else:
-        found = make(x, process, *rest)
+        found = coarse(make)(x, process, *rest)
         half = place.with_name(f"{key}.{os.getpid()}")
         half.write_bytes(pickle.dumps(found))
         half.replace(place)
-    found.errors = functools.partial(errors, found.errors, {})
+    found.errors = functools.partial(errors, coarse(found.errors), {})
     return FITTED.setdefault(key, found)
+
+
+def coarse(call: Any) -> Any:
+    """``call``, where a run's reference is tabulated at a sixth of the gammas."""
+
+    def patched(*arguments: Any) -> Any:
+        with mock.patch("triptych.diffusion.reference.GRID", 8):
+            return call(*arguments)
+
+    return patched
 
 
 def errors(compute: Any, known: dict[bytes, Any], x: Any, gamma: Any, eps: Any) -> Any:
@@ -122,16 +133,15 @@ def share_files(setattr_: Any = setattr) -> None:
 
 def share(setattr_: Any = setattr) -> None:
     """Have the runs of this process take these."""
-    from triptych.diffusion import control, reference
+    from triptych.diffusion import control
+    from triptych.diffusion.reference import BaselineErrors
     from triptych.models import diffusion
     from triptych.run import provenance
 
-    setattr_(diffusion, "BaselineErrors", functools.partial(fitted, reference.BaselineErrors))
-    # a report's control is fitted on an eighth of the draws, at a sixth of the gammas
-    setattr_(diffusion, "ITEMS", 32)
+    setattr_(diffusion, "BaselineErrors", functools.partial(fitted, BaselineErrors))
+    setattr_(diffusion, "ITEMS", 32)  # a report's control is fitted on an eighth of the draws
     setattr_(control, "REPEATS", 4)
     setattr_(control, "LOOKS", 2)
-    setattr_(reference, "GRID", 8)
     share_files(setattr_)
     setattr_(provenance, "distributions", packages)
     if not VERSIONS:
