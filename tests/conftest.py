@@ -3,7 +3,7 @@
 import os
 
 os.environ["WANDB_MODE"] = "offline"
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = os.environ["TRIPTYCH_THREADS"] = "1"
 
 import atexit
 import gc

@@ -1,5 +1,7 @@
 """What does not change between the tiny runs of a session, worked out once: most of their time."""
 
+import copy
+import dataclasses
 import functools
 import hashlib
 import os
@@ -7,12 +9,27 @@ import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
+
+from hydra._internal import config_loader_impl, defaults_list
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
+
+from triptych.config.folders import CONFIGS
 
 FOLDER = "TRIPTYCH_TEST_REFERENCES"  # in the environment, so that processes share it
 FITTED: dict[str, Any] = {}
 RUNS: dict[tuple[str, ...], Path] = {}  # by their overrides
 ENTROPIES: dict[bytes, Any] = {}
+DEFAULTS: dict[tuple[Any, ...], Any] = {}  # Hydra's lists, by the groups chosen
+MERGED: dict[int, Any] = {}  # the configuration of such a list, by its identity
+FILES: dict[tuple[str, str], Any] = {}
 VERSIONS: list[Any] = []
+Plugins.instance()  # imports the class below anew
+FileConfigSource = SourcesRegistry.instance().resolve("file")
+load_file, make_defaults = FileConfigSource.load_config, defaults_list.create_defaults_list
+merge_defaults = ConfigLoaderImpl._compose_config_from_defaults_list
 
 
 def fitted(make: Any, x: Any, process: Any, *rest: Any) -> Any:
@@ -25,12 +42,22 @@ def fitted(make: Any, x: Any, process: Any, *rest: Any) -> Any:
     if place.exists():
         found = pickle.loads(place.read_bytes())
     else:
-        found = make(x, process, *rest)
+        found = coarse(make)(x, process, *rest)
         half = place.with_name(f"{key}.{os.getpid()}")
         half.write_bytes(pickle.dumps(found))
         half.replace(place)
-    found.errors = functools.partial(errors, found.errors, {})
+    found.errors = functools.partial(errors, coarse(found.errors), {})
     return FITTED.setdefault(key, found)
+
+
+def coarse(call: Any) -> Any:
+    """``call``, where a run's reference is tabulated at a sixth of the gammas."""
+
+    def patched(*arguments: Any) -> Any:
+        with mock.patch("triptych.diffusion.reference.GRID", 8):
+            return call(*arguments)
+
+    return patched
 
 
 def errors(compute: Any, known: dict[bytes, Any], x: Any, gamma: Any, eps: Any) -> Any:
@@ -58,6 +85,42 @@ def entropy(mixture: Any) -> Any:
     return ENTROPIES[key] if key in ENTROPIES else ENTROPIES.setdefault(key, mixture.entropy())
 
 
+def of_clone(path: str) -> bool:
+    """Whether a folder of configurations is not one of a test's own, whose files may change."""
+    return Path(path).is_relative_to(CONFIGS.parent)
+
+
+def loaded(self: Any, config_path: str) -> Any:
+    """A file of a folder of configurations, as Hydra reads it."""
+    if not of_clone(self.path):
+        return load_file(self, config_path)
+    if (self.path, config_path) not in FILES:
+        FILES[self.path, config_path] = load_file(self, config_path)
+    return copy.deepcopy(FILES[self.path, config_path])
+
+
+def defaults(repo: Any, config_name: str, overrides_list: Any, **options: Any) -> Any:
+    """Hydra's list of the files to merge: it depends on the groups chosen, not on the values set."""
+    values = defaults_list.Overrides(repo, overrides_list).config_overrides
+    groups = [o.input_line for o in overrides_list if not any(o is value for value in values)]
+    files = [source.path for source in repo.get_sources() if source.scheme() == "file"]
+    key = (config_name, *options.values(), *files, *groups)
+    if not all(map(of_clone, files)):
+        return make_defaults(repo, config_name, overrides_list, **options)
+    if key not in DEFAULTS:
+        DEFAULTS[key] = make_defaults(repo, config_name, overrides_list, **options)
+    return dataclasses.replace(DEFAULTS[key], config_overrides=values)
+
+
+def merged(self: Any, defaults: Any, repo: Any) -> Any:
+    """The files of such a list merged: a copy, into which the values are set."""
+    if not any(known.defaults is defaults for known in DEFAULTS.values()):
+        return merge_defaults(self, defaults, repo)
+    if id(defaults) not in MERGED:
+        MERGED[id(defaults)] = merge_defaults(self, defaults, repo)
+    return copy.deepcopy(MERGED[id(defaults)])
+
+
 @functools.cache
 def packages() -> list[SimpleNamespace]:
     """What is installed, as far as a run records it."""
@@ -66,6 +129,13 @@ def packages() -> list[SimpleNamespace]:
     return [
         SimpleNamespace(metadata={"Name": d.metadata["Name"]}, version=d.version) for d in distributions()
     ]
+
+
+def share_files(setattr_: Any = setattr) -> None:
+    """Have Hydra take these in this process."""
+    setattr_(FileConfigSource, "load_config", loaded)
+    setattr_(config_loader_impl, "create_defaults_list", defaults)
+    setattr_(ConfigLoaderImpl, "_compose_config_from_defaults_list", merged)
 
 
 def share(setattr_: Any = setattr) -> None:
@@ -79,6 +149,8 @@ def share(setattr_: Any = setattr) -> None:
     setattr_(diffusion, "ITEMS", 32)  # a report's control is fitted on an eighth of the draws
     setattr_(control, "REPEATS", 4)
     setattr_(account, "_entropy", entropy)
+    setattr_(control, "LOOKS", 2)
+    share_files(setattr_)
     setattr_(provenance, "distributions", packages)
     if not VERSIONS:
         VERSIONS.append(functools.cache(provenance.versions))

@@ -52,13 +52,13 @@ def test_the_block_of_the_readme_runs(root):
     assert names["images"].shape == (4, 1, 8, 8) and names["elbo"].total.shape == (8,)
 
 
-def test_a_run_of_python_is_the_commands(root, tiny, door):
+def test_a_run_of_python_is_the_commands(root, tiny, inside):
     """The command goes on with it: the same directory, the same record, the same configuration."""
     config = triptych.compose(["name=one", *tiny, "logger=csv"])
     config.optimizer.lr = 0.003
     triptych.train(config)
     line = ["name=one", *tiny, "logger=csv", "optimizer.lr=0.003"]
-    done = door("triptych.cli.train", *line)
+    done = inside("triptych.cli.train", *line)
     assert done.returncode == 0 and "finished before" in done.stdout, done.stderr
 
 
@@ -120,9 +120,9 @@ def test_a_run_is_five_lines(tmp_path):
     assert len(str(failed).splitlines()) == 5 and "line one line two" in str(failed)
 
 
-def test_the_bound_of_a_batch(root, tiny):
+def test_the_bound_of_a_batch(finished):
     """With the noise of the first items of a split: the bound's own formula on the same draws."""
-    trained = triptych.load(triptych.train(["name=one", *tiny, "logger=csv"]))
+    trained = triptych.load(finished().path)
     x = trained.data.splits["test"].batch(torch.arange(5)).x
     found = trained.bound(x)
     draw = evaluation_draw((1, 8, 8), torch.arange(5), trained.config["seed"], 0, 1)

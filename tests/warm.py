@@ -2,8 +2,11 @@
 
 from importlib import import_module
 
-from hydra.core.plugins import Plugins
+from tests import references
+from triptych.config.compose import compose_command
 
 for name in ("cli.train", "cli.evaluate", "cli.sample", "run.execute", "run.loggers", "study.study"):
     import_module(f"triptych.{name}")
-Plugins.instance()
+references.share()
+for groups in ([], ["logger=csv"]):
+    compose_command("train", groups)

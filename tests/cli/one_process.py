@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 
+from tests import references
 from triptych.cli import evaluate, report, sample, train
 from triptych.run import jobs, processes
 
@@ -62,6 +63,7 @@ def answer(door: str, arguments: list[str], root: Path) -> dict:
 if __name__ == "__main__":
     train.os.execv = jobs.run_job = begin  # type: ignore[assignment]
     start = time.process_time()  # imports and all
+    references.share_files()
     for line in sys.stdin:
         door, *arguments = json.loads(line)
         found = answer(door, arguments, Path(os.environ["TRIPTYCH_ROOT"]))

@@ -16,7 +16,8 @@ from triptych.errors import UserError
 from triptych.run.checkpoints import read_checkpoint
 from triptych.run.execute import execute
 
-SMALL = ("data.size=8", "data.channels=1", "data.batch_size=8", "data.test_fraction=0.25", "bound.repeats=1")
+SMALL = ("data.size=8", "data.channels=1", "data.batch_size=8", "data.test_fraction=0.25", "bound.repeats=1",
+         "samples.n=0", "callbacks.ema.others=[]")  # fmt: skip
 
 
 def save(root, name: str, i: int) -> None:

@@ -17,6 +17,7 @@ RING = (
     "process=ve",
     "data.test_size=200",
     "data.train_size=500",
+    "data.val_size=50",
 )
 
 
@@ -54,13 +55,13 @@ def test_a_sweep_over_samplers_trains_nothing_and_is_decided_by_the_samples(sour
         "logger=csv",
         "threads=1",
     ]
-    grid = ["sampler=ddim,heun", "seed=1,2"]
+    grid = ["sampler=ddim,heun", "seed=1"]
     done = door("triptych.cli.train", "-m", "name=s", f"trained={source.path}", *grid, *small)
     assert done.returncode == 0, done.stderr
     assert "By sliced Wasserstein distance" in done.stdout
     runs = [RunDirectory(p.parent) for p in (root / "logs" / "sweeps").rglob("config.yaml")]
-    assert len(runs) == 4
-    bounds = {json.dumps(run.summary()["test"]) for run in runs if run.config()["seed"] == 1}
+    assert len(runs) == 2
+    bounds = {json.dumps(run.summary()["test"]) for run in runs}
     assert len(bounds) == 1 and all(run.summary()["seconds"]["fit"] < 1 for run in runs)
 
 
