@@ -42,7 +42,7 @@ def test_at_the_doors(door, root, config, which, kind):
         theirs = save_run(root / "theirs", evil, "finished")
         save_checkpoint(theirs / "checkpoints" / "last.ckpt", evil)
         result = door("triptych.cli.train", f"trained={theirs}", "logger=csv", timeout=60)
-    refused_in_one_line(result, "data", "_target_=triptych.run.", "not a class that a configuration may name")
+    refused_in_one_line(result, "data", "_target_=triptych.", "not a class that a configuration may name")
     assert not marks(root)
 
 
