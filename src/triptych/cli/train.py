@@ -150,7 +150,7 @@ def _print_result(run: RunDirectory) -> None:
 def main() -> None:
     """Run the console script."""
     with one_line_errors():
-        if sys.argv[1:] == [jobs.SERVE]:
+        if sys.argv[1:] == [jobs.SERVE] and processes.PARENT in os.environ:
             jobs.serve()  # goes on in a fork for each run, with its arguments
         resume = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith("resume=")]
         if resume:
