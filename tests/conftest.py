@@ -161,6 +161,8 @@ def environment_as_before() -> Iterator[None]:
         yield
     if module := sys.modules.get("triptych.run.wandb"):
         module.WandbRun.abandoned = False
+    if module := sys.modules.get("triptych.study.sweep"):
+        module._hooks.clear()  # a later command's exit code is its own sweep's
 
 
 @pytest.fixture

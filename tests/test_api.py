@@ -52,13 +52,13 @@ def test_the_block_of_the_readme_runs(root):
     assert names["images"].shape == (4, 1, 8, 8) and names["elbo"].total.shape == (8,)
 
 
-def test_a_run_of_python_is_the_commands(root, tiny, inside):
+def test_a_run_of_python_is_the_commands(root, tiny, door):
     """The command goes on with it: the same directory, the same record, the same configuration."""
     config = triptych.compose(["name=one", *tiny, "logger=csv"])
     config.optimizer.lr = 0.003
     triptych.train(config)
     line = ["name=one", *tiny, "logger=csv", "optimizer.lr=0.003"]
-    done = inside("triptych.cli.train", *line)
+    done = door("triptych.cli.train", *line)
     assert done.returncode == 0 and "finished before" in done.stdout, done.stderr
 
 
