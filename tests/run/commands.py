@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import TINY
+from triptych.run.jobs import SERVE
 
 
 def command(*arguments: str) -> list[str]:
@@ -33,6 +34,12 @@ def start(line: list[str], root: Path, **more: str) -> subprocess.Popen:
     """Such a command in the background, what it says kept for ``communicate``."""
     pipe = subprocess.PIPE
     return subprocess.Popen(line, env=environment(root, **more), stdout=pipe, stderr=pipe, text=True)
+
+
+def at_work(root: Path) -> list[str]:
+    """The processes of sweeps' jobs under this root, by their environment: forks have one title."""
+    listed = subprocess.run(["ps", "axeww", "-o", "pid,args"], capture_output=True, text=True).stdout
+    return [row for row in listed.splitlines() if SERVE in row and f"TRIPTYCH_ROOT={root} " in f"{row} "]
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen | None, seconds: float = 600.0) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.commands import command, environment
+from tests.run.commands import at_work, command, environment
 from tests.study.test_sweep_survives import start, summaries, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -35,12 +35,6 @@ def sweep(*arguments: str) -> list[str]:
     return command("-m", "hydra/launcher=ray_tasks", "name=s", "seed=1,2,3,4", *LONG, *arguments)
 
 
-def left(root) -> list[str]:
-    """Jobs that are still at work."""
-    lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.splitlines()
-    return [line for line in lines if f"resume={root}" in line]
-
-
 def is_at_work(root) -> bool:
     """Some run has finished, another one is on its way."""
     begun = [json.loads(p.read_text())["step"] for p in root.rglob("progress.json")]
@@ -51,12 +45,13 @@ def is_at_work(root) -> bool:
 def test_a_sweep_that_is_stopped_goes_on_where_it_was(root, how):
     process = start(sweep(), root)
     wait_for(lambda: is_at_work(root), process)
+    assert at_work(root)
     (os.kill if how == "kill" else os.killpg)(process.pid, signal.SIGKILL if how == "kill" else signal.SIGINT)
     assert process.wait(60) == (-signal.SIGKILL if how == "kill" else 130)
     until = time.monotonic() + 40
-    while left(root) and time.monotonic() < until:
+    while at_work(root) and time.monotonic() < until:
         time.sleep(0.2)
-    assert not left(root), "jobs outlive their sweep"
+    assert not at_work(root), "jobs outlive their sweep"
     finished = summaries(root)
     assert 0 < len(finished) < 4
     again = start(sweep(), root)

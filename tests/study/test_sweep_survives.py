@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from tests.run.commands import command, environment, wait_for
-from triptych.run import jobs, processes
+from tests.run.commands import at_work, command, environment, wait_for
+from triptych.run import processes
 
 GRID = ["objective=x0,epsilon,v", "seed=1,2,3,4"]
 
@@ -35,14 +35,6 @@ def summaries(root) -> dict:
     }
 
 
-def at_work(root) -> list[str]:
-    """The processes of this place's jobs that are there."""
-    lines = subprocess.run(
-        ["ps", "axeww", "-o", "pid,args"], capture_output=True, text=True
-    ).stdout.splitlines()
-    return [line for line in lines if jobs.SERVE in line and f"TRIPTYCH_ROOT={root} " in f"{line} "]
-
-
 def results(root) -> list[dict]:
     """The report's table, without what a clock says and where it lies."""
     [path] = (root / "logs" / "sweeps").glob("*/results.csv")
@@ -64,6 +56,7 @@ def test_twelve_jobs_killed_twice_end_like_twelve_undisturbed_ones(root):
         process = start(sweep(*GRID), noisy)
         wait_for(lambda n=at_least: len(summaries(noisy)) >= n, process)
         time.sleep(1.5)  # the next ones are under way
+        assert at_work(noisy)
         kill(process.pid, signal.SIGKILL)
         process.wait()
         finished = {**summaries(noisy), **finished}

@@ -144,7 +144,7 @@ class BoundModel(pl.LightningModule):
         # dropout follows from the step too; torch.manual_seed formats the whole stack, half a millisecond
         seed = mix(self.seed, Stream.DROPOUT, step, rank)
         torch.default_generator.manual_seed(seed)
-        device: Any = getattr(torch, self.device.type, None)  # torch.cuda; a CPU's and meta have no more
+        device: Any = getattr(torch, self.device.type, None)  # torch.cuda; torch.cpu has no manual_seed
         if hasattr(device, "manual_seed"):
             device.manual_seed(seed)
         nats = self.loss(batch, step, rank, world)

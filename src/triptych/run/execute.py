@@ -143,7 +143,7 @@ class Session:
         if rank() == 0:
             progress.write("build", 0, config["trainer"]["max_steps"] or 0)
         quiet()
-        torch.set_flush_denormal(True)  # numbers near 1e-40 take a CPU a hundred times as long
+        torch.set_flush_denormal(True)  # gradients near 1e-40 slow a CPU down
         torch.set_num_threads(config["threads"])
         check_targets(config)
         pl.seed_everything(config["seed"], workers=True, verbose=False)

@@ -28,6 +28,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.
 _servers: list["Server"] = []  # of this process: one, or none yet
 
 
+class _SweepGone(Exception):
+    """The sweep that this worker belongs to was killed."""
+
+
 def run_job(argument: str, log: Path) -> int:
     """Run ``triptych-train ARGUMENT`` in a process, output appended to ``log``; return its exit code.
 
@@ -41,13 +45,13 @@ def run_job(argument: str, log: Path) -> int:
 
     def look() -> None:
         if worker and os.getppid() != sweep:
-            raise ProcessLookupError(sweep)
+            raise _SweepGone
 
     if not _servers or _servers[0].process.poll() is not None:
         _servers[:] = [Server(log)]
     try:
         return _servers[0].run(argument, log, look)
-    except ProcessLookupError:
+    except _SweepGone:
         os._exit(1)
 
 
@@ -86,7 +90,7 @@ class Server:
 
     def _stop(self, pid: int) -> None:
         """Ask a run to stop, and wait for it; kill one that does not."""
-        if not pid:  # it still imports
+        if not pid:  # not forked yet; a fork in this very moment notices that its parent is gone
             self.process.kill()
             return
         end = time.monotonic() + GRACE
