@@ -23,8 +23,6 @@ from triptych.study import curves, draw_measures, factorial, figures, measures
 from triptych.study.cells import Comparison
 from triptych.study.run_details import data_uri, png
 from triptych.study.style import colour, styled, to_png, to_svg
-from triptych.study.tuning import Tuning
-from triptych.study.tuning import tuning_figure as draw_tuning
 
 Draw = Callable[[Comparison, Mapping[str, str]], Figure | None]
 LARGEST_IMAGE = 4 * 2**20  # bytes of one sample grid: more would make the page too heavy to mail
@@ -141,13 +139,6 @@ def headline_png(comparison: Comparison, palette: dict[str, str]) -> bytes | Non
         left += picture.width
     sheet.save(out, "png")
     return out.getvalue()
-
-
-def tuning_svg(tuning: Tuning | None, palette: dict[str, str]) -> str:
-    """Return the tuning curves as SVG; empty for a sweep that tuned nothing."""
-    if tuning is None:
-        return ""
-    return _one(lambda: draw_tuning(tuning, palette), "tuning", "Validation bound by what was tuned.")
 
 
 def _headline(comparison: Comparison) -> list[tuple[str, Draw]]:

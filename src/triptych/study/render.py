@@ -32,7 +32,6 @@ from triptych.study.panels import (
     headline_panels,
     headline_png,
     sample_pictures,
-    tuning_svg,
 )
 from triptych.study.results import results_csv
 from triptych.study.study import Study, read_study
@@ -145,7 +144,6 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
     return page_template("report.html.j2").render(
         story=story, sections=sections, palette={label: names[c] for label, c in palette.items()},
         formatting=formatting, where=where,
-        tuning=tuning_svg(story.tuning, palette),
         details=as_json(story, where), script=script, script_source=_allowed(script, sections),
     )  # fmt: skip
 
