@@ -68,10 +68,9 @@ def test_where_the_bound_decides_measures_have_a_table_best_first(tmp_path):
             told = {"measures": {"contrast": {"mean": error + seed / 100}}, "measured": about}
             make_run(tmp_path, objective, seed, bound, **told)
     report = write_report(tmp_path)
-    table = report.markdown.read_text().split("| objective | error of contrast")[1].splitlines()
-    assert table[2:4] == ["| v | 0.315 ± 0.005 |", "| x0 | 0.515 ± 0.005 |"]
     html = report.html.read_text()
-    assert "<h3>Measures of each setting</h3>" in html and "0.315 ± 0.005" in html
+    assert "<h3>Measures of each setting</h3>" in html
+    assert html.index("0.315 ± 0.005") < html.index("0.515 ± 0.005")
     written = write_figures(report.story, tmp_path / "figures")
     (file,) = (one for one in written if one.name == "measures.csv")
     assert [line.split(",")[0] for line in file.read_text().splitlines()[1:]] == ["v", "x0"]
@@ -145,9 +144,9 @@ def test_of_one_model_the_samples_decide_and_not_its_bound(drawn):
         "0.297 ± 0.009",
     ]
     report = write_report(drawn)
-    for text in (report.html.read_text(), report.markdown.read_text()):
-        assert "liced Wasserstein distance by evaluations" in text and "at 5 ddim is clear of heun" in text
-        assert "p (Holm)" not in text and "Error by noise level" not in text
+    text = report.html.read_text()
+    assert "liced Wasserstein distance by evaluations" in text and "at 5 ddim is clear of heun" in text
+    assert "p (Holm)" not in text and "Error by noise level" not in text
 
 
 def test_the_bound_decides_where_models_differ_or_nothing_was_measured(comparison, tmp_path):

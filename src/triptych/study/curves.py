@@ -1,4 +1,4 @@
-"""One line per cell: error by noise level, ratio to the best, the bound over training, effective weights."""
+"""One line per cell: error by noise level, the bound over training, effective weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from triptych.study.style import (
     LineFigure,
     mark,
     plain_ticks,
-    short,
 )
 
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
@@ -41,35 +40,6 @@ def noise_levels(comparison: Comparison, colours: Colours) -> Figure | None:
         0, 1.02, _seeds(comparison), transform=figure.axes[0].transAxes, color=MUTED, va="bottom"
     )
     return figure
-
-
-def ratio_to_best(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Each noise level's contribution to the bound as a multiple of the best cell's, mean over seeds."""
-    curves, cells = mean_curves(comparison), comparison.cells
-    if len(curves) < 2 or cells[0].label not in curves:
-        return None
-    gamma, reference, _ = curves[cells[0].label]
-    ratios: dict[str, MeanCurve] = {}
-    for cell in cells:
-        if cell.label in curves:
-            other, mean, _ = curves[cell.label]
-            # levels are the same within a sweep; another grid is read at the best one's where they overlap
-            at = np.interp(gamma, other, mean, left=math.nan, right=math.nan)
-            ratio = np.divide(at, reference, out=np.full_like(at, math.nan), where=reference > 0)
-            ratios[cell.label] = gamma, ratio, _within_seeds(cell, cells[0], gamma)
-    return _by_noise_level(ratios, colours, f"contribution, × {short(cells[0].label, 22)}")
-
-
-def _within_seeds(cell: Cell, best: Cell, gamma: np.ndarray) -> np.ndarray | None:
-    """Compute the standard error over seeds of the multiple within a seed, at `gamma`; None for one seed."""
-    ratios = []
-    for seed, run in cell.runs.items():
-        one, other = run.noise_levels, best.runs[seed].noise_levels if seed in best.runs else None
-        if one and other and min(*one.value, *other.value) > 0:
-            low, high = max(min(c.gamma) for c in (one, other)), min(max(c.gamma) for c in (one, other))
-            ratio = _read_at(gamma, one) / _read_at(gamma, other)
-            ratios.append(np.where((gamma >= low) & (gamma <= high), ratio, math.nan))
-    return np.std(ratios, axis=0, ddof=1) / math.sqrt(len(ratios)) if len(ratios) > 1 else None
 
 
 def weights(comparison: Comparison, colours: Colours) -> Figure | None:
