@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,13 +14,13 @@ from triptych.run.parsing import first_line
 from triptych.run.read import Run
 from triptych.study import curves, draw_measures, factorial, figures, measures
 from triptych.study.cells import Comparison
-from triptych.study.run_details import data_uri, png
 from triptych.study.style import colour, styled, to_svg
 from triptych.study.tuning import Tuning
 from triptych.study.tuning import tuning_figure as draw_tuning
 
 Draw = Callable[[Comparison, Mapping[str, str]], Figure | None]
 Picture = tuple[str, str, str]  # a cell's label, its caption, the sample grid as a data URI
+PNG = b"\x89PNG\r\n\x1a\n"
 LARGEST_IMAGE = 4 * 2**20  # bytes of one sample grid: more would make the page too heavy to mail
 
 
@@ -167,6 +168,9 @@ def draw_panels(comparison: Comparison, palette: dict[str, str], name: str) -> l
 def sample_pictures(comparison: Comparison) -> list[tuple[str, str, str, list[Picture]]]:
     """List title, how to read, kind and pictures of each entry of `PICTURES` that some run has."""
     shown = [(title, how, kind, _first_of_each(comparison, of)) for title, how, kind, of in PICTURES]
+    real = (_data_uri(run.dir / "samples" / "real.png", run) for run in comparison.runs)
+    if shown[0][3] and (uri := next(filter(None, real), "")):
+        shown[0][3].append(("", "real images of the test set", uri))
     return [(title, how, kind, pictures) for title, how, kind, pictures in shown if pictures]
 
 
@@ -175,11 +179,24 @@ def _first_of_each(comparison: Comparison, of: Callable[[Run], Path | None]) -> 
     pictures = []
     for cell in comparison.cells:
         for seed, run in cell.runs.items():
-            if data := png(of(run), run, LARGEST_IMAGE):
+            if uri := _data_uri(of(run), run):
                 caption = cell.label if seed is None else f"{cell.label}, seed {seed}"
-                pictures.append((cell.label, caption, data_uri(data)))
+                pictures.append((cell.label, caption, uri))
                 break
     return pictures
+
+
+def _data_uri(path: Path | None, run: Run) -> str:
+    """Return a PNG of the run's own as a data URI; "": it is none, lies elsewhere or is too large."""
+    try:
+        if path is None or not path.resolve().is_relative_to(run.dir.resolve()):
+            return ""
+        if not path.is_file() or path.stat().st_size > LARGEST_IMAGE:
+            return ""
+        data = path.read_bytes()
+    except OSError:
+        return ""
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}" if data.startswith(PNG) else ""
 
 
 def _svg(comparison: Comparison, palette: dict[str, str], draw: Draw, name: str) -> str:
