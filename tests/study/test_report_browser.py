@@ -411,7 +411,8 @@ def test_what_a_run_calls_itself_stays_text(chrome, tmp_path):
             provenance = json.loads((run / "provenance.json").read_text())
             provenance |= {"command": NASTY, "packages": {"torch": text}, "executions": [{"host": text}]}
             (run / "provenance.json").write_text(json.dumps(provenance))
-    report = write_report(tmp_path, title=NASTY[1])
+    edit(tmp_path / "sweep.json", title=NASTY[1])
+    report = write_report(tmp_path)
     chrome.open(report.html)
     labels = {row["setting"] for row in table(chrome, "t0")}
     assert {text for text in NASTY if text.isprintable()} <= labels and len(labels) == len(NASTY)

@@ -237,9 +237,9 @@ def test_a_narrow_terminal_keeps_seeds_and_verdicts(tmp_path):
 
 def test_cli_writes_and_prints(tmp_path, capsys):
     first, second = sweep(tmp_path / "a", {"x0": 2.0}), sweep(tmp_path / "b", {"v": 2.4}, noise=0.01)
-    assert cli.main([str(first), str(second), "--title", "Both"]) == 0
+    assert cli.main([str(first), str(second)]) == 0
     out = capsys.readouterr().out
-    assert "Clear of v." in " ".join(out.split()) and "Both" in out
+    assert "Clear of v." in " ".join(out.split()) and "a + b" in out
     assert (first / "report.html").exists() and not (second / "report.html").exists()
 
 

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from triptych.config.metric import Metric
 from triptych.study.cells import Comparison
 from triptych.study.figures import Colours
 from triptych.study.measures import MeasureTable, measure_table
-from triptych.study.style import INK, MUTED, WIDTH, LineFigure, axes, inches, plain_log, shortened
+from triptych.study.style import INK, MUTED, WIDTH, LineFigure, axes, inches, plain_ticks, shortened
 
 
 def measure_figure(metric: Metric) -> Callable[[Comparison, Colours], Figure | None]:
@@ -57,8 +56,7 @@ def _log(ax: Axes, known: MeasureTable) -> None:
         around = known.floor[2] if known.floor else 1e-3
         ax.set_yscale("symlog", linthresh=around)
         ax.set_ylim(bottom=lowest - around / 2)
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: "0" if y == 0 else plain_log(y)))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    plain_ticks(ax.yaxis)
 
 
 def _dots(metric: Metric, known: MeasureTable, colours: Colours) -> Figure:

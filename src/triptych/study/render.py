@@ -50,7 +50,6 @@ class Report:
 def write_report(
     root: Path,
     *others: Path,
-    title: str | None = None,
     equal_within: float | None = None,
     check: Callable[[Study], object] | None = None,
 ) -> Report:
@@ -63,7 +62,7 @@ def write_report(
     root = Path(root)
     if not root.is_dir():  # deleted while its runs were at work: it would be made again, without them
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
-    story = read_study([root, *others], title, equal_within)
+    story = read_study([root, *others], equal_within)
     if check:
         check(story)
     palette = colours(story.hues)
