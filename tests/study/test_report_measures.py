@@ -8,8 +8,8 @@ import pytest
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
-from triptych.study.draw_measures import measure_figure
 from triptych.study.export import write_figures
+from triptych.study.figures import measure_figure
 from triptych.study.measures import about, deciding, measure_table, ranking, standings
 from triptych.study.panels import colours, draw_panels
 from triptych.study.render import write_report

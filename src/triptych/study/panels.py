@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
-from triptych.study import curves, draw_measures, factorial, figures, measures
+from triptych.study import curves, factorial, figures, measures
 from triptych.study.cells import Comparison
 from triptych.study.style import colour, styled, to_svg
 from triptych.study.tuning import Tuning
@@ -120,7 +120,7 @@ def tuning_svg(tuning: Tuning | None, palette: dict[str, str]) -> str:
 def _headline(comparison: Comparison) -> list[tuple[str, Draw]]:
     """List how to read, and draw, what decides: the bound, or a measure where cells share one model."""
     if name := measures.deciding(comparison):
-        return [(_measured(comparison), draw_measures.measure_figure(measures.known(comparison.cells)[name]))]
+        return [(_measured(comparison), figures.measure_figure(measures.known(comparison.cells)[name]))]
     means: tuple[str, Draw] = (HEADLINE, figures.headline)
     if crossed := factorial.crossing(comparison):
         how = factorial.HOW.format(lines=crossed.lines.key, along=crossed.along.key)
@@ -152,7 +152,7 @@ def _panels(comparison: Comparison) -> list[tuple[str, str, Sequence[Draw]]]:
     """
     known, deciding = measures.known(comparison.cells), measures.deciding(comparison)
     how = " ".join(filter(None, (measures.about(comparison), _measured(comparison))))
-    others = [draw_measures.measure_figure(metric) for name, metric in known.items() if name != deciding]
+    others = [figures.measure_figure(metric) for name, metric in known.items() if name != deciding]
     return [*(() if deciding else PANELS), ("Measures of samples", how, others)]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from triptych.files import load_object
 from triptych.run.entries import UNITS
 from triptych.run.read import Run
-from triptych.study.formatting import duration, format_number, plus_minus
+from triptych.study.formatting import duration, plus_minus
 from triptych.study.statistics import Spread
 from triptych.study.style import mark
 
@@ -58,11 +58,6 @@ def _facts(run: Run) -> Iterable[tuple[str, str]]:
         yield "parameters", f"{run.parameters:,}"
     if run.weights:
         yield "weights", run.weights
-    if run.gradient:
-        yield "median norm of gradients", format_number(run.gradient.get("median", math.nan))
-    clipped = run.gradient.get("clipped", math.nan)
-    if math.isfinite(clipped):
-        yield "steps clipped", f"{clipped:.0%}"
 
 
 def _curves(run: Run, points: int) -> list[dict[str, Any]]:
