@@ -11,7 +11,7 @@ from PIL import Image
 
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
-from triptych.study.draw_measures import measure_figure
+from triptych.study.figures import measure_figure
 from triptych.study.measures import known
 from triptych.study.panels import colours
 from triptych.study.style import styled, to_png

@@ -61,7 +61,6 @@ OWN = [
     ("train --config-dir {mine} experiment=list", ["experiment/list"]),
     ("train --config-dir {mine} experiment=name", ["'sed'", "not found"]),
     ("report /etc --equal-within inf", ["--equal-within inf", "finite"]),
-    ("report /etc --title=", ["--title", "must be a text"]),
     ("train ~trainer.max_steps", ["trainer.max_steps=null", "no length"]),
     ("train condition_from.label=x", ["condition_from.label=x", "+condition_from.label=x"]),
     ("train condition_from={{label:x}}", ["+condition_from={{label:x}}"]),

@@ -7,7 +7,8 @@ import yaml
 
 from triptych.config.check import CONFIGS
 from triptych.config.compose import compose_command
-from triptych.study.papers.claim import OF_SAMPLES, OF_THE_BOUND, OF_THE_RUN, STATISTICS, TAKES
+from triptych.config.metric import SAMPLE_METRICS
+from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, TAKES
 from triptych.study.papers.paper import read_paper
 from triptych.study.papers.sweep import claims_of
 
@@ -37,8 +38,8 @@ def test_every_statistic_metric_and_tolerance_is_on_the_page():
     names = {
         *OF_THE_BOUND,
         *OF_THE_RUN,
-        *OF_SAMPLES,
-        *STATISTICS,
+        *SAMPLE_METRICS,
+        *TAKES,
         *(key for keys in TAKES.values() for key in keys),
     }
     told = set(re.findall(r"[a-z_0-9]+", " ".join(re.findall(r"`([^`\n]+)`", PAGE))))

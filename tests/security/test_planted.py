@@ -6,7 +6,6 @@ import math
 import pickle
 import shutil
 import zipfile
-from types import SimpleNamespace
 
 import pytest
 
@@ -206,13 +205,6 @@ def test_a_command_that_is_none_is_not_shown(command):
     from triptych.study.study import _command
 
     assert _command({"command": command}, ()) == ""
-
-
-def test_a_command_in_a_report_stays_code():
-    from triptych.study.markdown import next_step
-
-    shown = next_step(SimpleNamespace(next_step="3 more seeds: triptych-train `<img src=x>`\n# forged"))
-    assert "\n" not in shown and shown.count("``") == 2
 
 
 def test_a_tuning_without_points_is_none():

@@ -90,14 +90,10 @@ def chrome(started, request):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """15 runs, with pictures of each stage and a log; intervals over seeds alone."""
+    """15 runs, with pictures of real images; intervals over seeds alone."""
     root = sweep(tmp_path_factory.mktemp("small") / "objectives")
     for run in filter(lambda path: path.is_dir(), root.iterdir()):
-        picture(run / "samples" / "step_0000400.png", 7)
         picture(run / "samples" / "real.png", 8)
-        (run / "train.log").write_text(
-            "step 1\rstep 2\n\x1b[31mdone </script><script>window.pwned = 1\x1b[0m\n"
-        )
         edit(run / "summary.json", cost={"memory": 2.5 * 2**30, "evaluations": 250})
     return write_report(root)
 
@@ -267,11 +263,8 @@ def test_a_run_under_the_pointer_and_its_own_page(page, small):
     assert page.run(f"{run}.querySelector('h2').textContent") == name[0]
     assert page.run("document.querySelector('main').hidden") and name[0] in page.run("document.title")
     text = page.run(f"{run}.textContent")
-    for told in ("800", "train/loss", "step 400", "at the end", "triptych-train -m ablation=objectives",
-                 "0123456789abcdef", "step 2", "done </script><script>window.pwned = 1"):  # fmt: skip
+    for told in ("800", "train/loss", "triptych-train -m ablation=objectives", "0123456789abcdef"):
         assert told in text, told
-    assert "step 1" not in text.split("End of train.log")[1] and page.run("window.pwned") is None
-    assert page.run(f"{run}.querySelectorAll('img').length") == 2
     page.back()
     assert page.run(f"{run} === null")
     page.click(dot)
@@ -367,23 +360,6 @@ def test_curves_of_all_runs_lie_over_each_other_and_two_settings_beside(page, sm
         page.run(lines) == 6
         and page.run("document.querySelectorAll('[data-name*=what-differs] tbody tr').length") == 2
     )
-    # the error by noise level of both, and their ratio: that of the means over seeds
-    said = "[...document.querySelectorAll('.pair-levels svg')].map(e => e.getAttribute('aria-label'))"
-    both, ratio = page.run(said)
-    means = [float(re.search(rf"{name} ([\d.e-]+)", both)[1]) for name in ("v", "x0")]
-    levels = {"v": [], "x0": []}
-    for path in small.html.parent.glob("objective=*/summary.json"):
-        record = json.loads(path.read_text())
-        if (name := record["choices"]["objective"]) in levels:
-            levels[name].append(record["noise_levels"]["epsilon_mse"][-1])
-    assert means == pytest.approx([np.mean(levels["v"]), np.mean(levels["x0"])], rel=1e-3)
-    assert float(re.search(r"x0 ([\d.]+)$", ratio)[1]) == pytest.approx(means[1] / means[0], rel=2e-3)
-    # samples from one noise beside real images, each pixel of theirs a whole number of the screen's
-    shown = page.run(
-        "[...document.querySelectorAll('.zoomed img')].map(e => [e.alt, e.clientWidth / e.naturalWidth])"
-    )
-    names = ["objective=v,seed=1", "objective=x0,seed=1", "real images of the test set"]
-    assert shown == [[name, 6] for name in names]
     # a filter of runs reaches every figure
     page.type(".tools:has(+ .table [data-name=runs]) input[type=search]", "seed=1")
     assert page.run(lines) == 2
@@ -432,11 +408,11 @@ def test_what_a_run_calls_itself_stays_text(chrome, tmp_path):
             (run / "config.yaml").write_text(
                 json.dumps({"objective": {"name": text}, "seed": seed, "extra": text})
             )
-            (run / "train.log").write_text(text)
             provenance = json.loads((run / "provenance.json").read_text())
             provenance |= {"command": NASTY, "packages": {"torch": text}, "executions": [{"host": text}]}
             (run / "provenance.json").write_text(json.dumps(provenance))
-    report = write_report(tmp_path, title=NASTY[1])
+    edit(tmp_path / "sweep.json", title=NASTY[1])
+    report = write_report(tmp_path)
     chrome.open(report.html)
     labels = {row["setting"] for row in table(chrome, "t0")}
     assert {text for text in NASTY if text.isprintable()} <= labels and len(labels) == len(NASTY)

@@ -8,12 +8,11 @@ import pytest
 from triptych.config.metric import SAMPLE_METRICS
 from triptych.run.read import read_runs
 from triptych.study.compare import compare
-from triptych.study.draw_measures import measure_figure
 from triptych.study.export import write_figures
+from triptych.study.figures import measure_figure
 from triptych.study.measures import about, deciding, measure_table, ranking, standings
 from triptych.study.panels import colours, draw_panels
 from triptych.study.render import write_report
-from triptych.study.run_details import of_run
 from triptych.study.study import read_study
 from triptych.study.tables import table_rows
 
@@ -68,10 +67,9 @@ def test_where_the_bound_decides_measures_have_a_table_best_first(tmp_path):
             told = {"measures": {"contrast": {"mean": error + seed / 100}}, "measured": about}
             make_run(tmp_path, objective, seed, bound, **told)
     report = write_report(tmp_path)
-    table = report.markdown.read_text().split("| objective | error of contrast")[1].splitlines()
-    assert table[2:4] == ["| v | 0.315 ± 0.005 |", "| x0 | 0.515 ± 0.005 |"]
     html = report.html.read_text()
-    assert "<h3>Measures of each setting</h3>" in html and "0.315 ± 0.005" in html
+    assert "<h3>Measures of each setting</h3>" in html
+    assert html.index("0.315 ± 0.005") < html.index("0.515 ± 0.005")
     written = write_figures(report.story, tmp_path / "figures")
     (file,) = (one for one in written if one.name == "measures.csv")
     assert [line.split(",")[0] for line in file.read_text().splitlines()[1:]] == ["v", "x0"]
@@ -84,15 +82,11 @@ def test_a_measure_of_fewer_samples_says_how_many(tmp_path):
     }
     told = {"measures": measures, "measured": {"n": 400, "reference": "400 training images of shapes"}}
     make_run(tmp_path, "x0", 1, 1.9, **told)
-    (run,) = runs = read_runs(tmp_path)
-    (comparison,) = compare(runs)
+    (comparison,) = compare(read_runs(tmp_path))
     assert about(comparison) == (
         "400 samples a set (share that match captions kept from training: 200), "
         "against 400 training images of shapes."
     )
-    taken = {what: n for where, what, _, n in of_run(run, 10)["figures"] if where == "samples"}
-    assert taken["share of samples that match their caption"] == 400
-    assert taken["share that match captions kept from training"] == 200
 
 
 def test_lower_or_higher_is_better_and_no_ranking_without_an_interval(comparison):
@@ -145,9 +139,9 @@ def test_of_one_model_the_samples_decide_and_not_its_bound(drawn):
         "0.297 ± 0.009",
     ]
     report = write_report(drawn)
-    for text in (report.html.read_text(), report.markdown.read_text()):
-        assert "liced Wasserstein distance by evaluations" in text and "at 5 ddim is clear of heun" in text
-        assert "p (Holm)" not in text and "Error by noise level" not in text
+    text = report.html.read_text()
+    assert "liced Wasserstein distance by evaluations" in text and "at 5 ddim is clear of heun" in text
+    assert "p (Holm)" not in text and "Error by noise level" not in text
 
 
 def test_the_bound_decides_where_models_differ_or_nothing_was_measured(comparison, tmp_path):

@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from triptych.config.names import in_root
 from triptych.errors import StorageError, UserError
@@ -22,12 +22,25 @@ from triptych.run.read import find_runs, is_run
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit status: 0 written, 1 for a directory that is missing, empty or not writable."""
+    try:
+        options = _parse(sys.argv[1:] if argv is None else argv)
+        if options.results:
+            _results(options.results, options.dirs)
+        else:
+            _report(options)
+        return 0
+    except UserError as error:
+        line = str(error)
+    except OSError as error:
+        line = f"{options.dirs[0]}: the report cannot be written: {error.strerror or error}"
+    print(f"error: {printable(line)}", file=sys.stderr)
+    return 1
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("triptych-report", description=__doc__)
     parser.add_argument(
         "dirs", nargs="+", type=Path, metavar="DIR", help="a sweep's directory, or a single run's"
-    )
-    parser.add_argument(
-        "--title", help="the page's title (default: what the sweep says, else its directory's name)"
     )
     parser.add_argument(
         "--equal-within",
@@ -55,34 +68,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="write the published claims of all sweeps beneath the directories into one page, and no report; "
         "what it has of other papers stays",
     )
-    # argparse's way to change how it refuses
-    parser.error = lambda message: sys.exit(_refuse(message))  # type: ignore[method-assign]
+    parser.error = _refuse  # type: ignore[method-assign]  # argparse's way to change how it refuses
     options = parser.parse_args(argv)
     if options.equal_within is not None and not 0 < options.equal_within < math.inf:
-        return _refuse(f"--equal-within {options.equal_within:g}: must be a finite number above 0")
-    if options.title is not None and not options.title.strip():
-        return _refuse("--title: must be a text; leave the option out for the sweep's own")
-    if "" in (sys.argv[1:] if argv is None else argv):
-        return _refuse("DIR='': must be a directory; . is the current one")
+        _refuse(f"--equal-within {options.equal_within:g}: must be a finite number above 0")
+    if "" in argv:
+        _refuse("DIR='': must be a directory; . is the current one")
     for directory in options.dirs:
         if not directory.is_dir():
             problem = "not a directory" if directory.exists() else f"no such directory{in_root(directory)}"
-            return _refuse(f"{directory}: {problem}")
+            _refuse(f"{directory}: {problem}")
         if not (options.watch or options.results) and not any(map(is_run, find_runs(directory))):
-            return _refuse(
-                f"{directory}: no run in it (config.yaml or summary.json, as triptych-train writes them)"
-            )
-    if options.results:
-        return _results(options.results, options.dirs)
+            _refuse(f"{directory}: no run in it (config.yaml or summary.json, as triptych-train writes them)")
     if options.figures and options.figures.exists() and not options.figures.is_dir():
-        return _refuse(f"--figures {options.figures}: is a file; must be a directory")
-    try:
-        _report(options)
-    except UserError as error:
-        return _refuse(str(error))
-    except OSError as error:
-        return _refuse(f"{options.dirs[0]}: the report cannot be written: {error.strerror or error}")
-    return 0
+        _refuse(f"--figures {options.figures}: is a file; must be a directory")
+    return options
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(message)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -94,7 +98,7 @@ def _report(options: argparse.Namespace) -> None:
     if len(options.dirs) == 1 and is_log(options.dirs[0]) and not (options.watch or options.figures):
         print(f"Index: {write_index(options.dirs[0])}")
         return
-    settings: dict[str, Any] = {"title": options.title, "equal_within": options.equal_within}
+    settings: dict[str, Any] = {"equal_within": options.equal_within}
     if options.watch:
         from triptych.study.watch import watch_runs
 
@@ -118,22 +122,17 @@ def _report(options: argparse.Namespace) -> None:
         print(log_study(report.story))
 
 
-def _results(file: Path, roots: Sequence[Path]) -> int:
+def _results(file: Path, roots: Sequence[Path]) -> None:
     from triptych.study.papers.results_page import write_results
 
     try:
         write_results(file, roots)
     except UnicodeDecodeError:
-        return _refuse(f"--results {file}: it is there and is no text")
+        raise UserError(f"--results {file}: it is there and is no text") from None
     except (OSError, StorageError) as error:
-        return _refuse(f"--results {file}: it cannot be written: {getattr(error, 'strerror', None) or error}")
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"--results {file}: it cannot be written: {why}") from None
     print(file)
-    return 0
-
-
-def _refuse(line: str) -> int:
-    print(f"error: {printable(line)}", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""One line per cell: error by noise level, ratio to the best, the bound over training, effective weights."""
+"""One line per cell: error by noise level, the bound over training, effective weights."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,63 +13,20 @@ from matplotlib.ticker import LogLocator
 
 from triptych.run.entries import Curve
 from triptych.run.read import Run
-from triptych.study.cells import Cell, Comparison
+from triptych.study.cells import Comparison
 from triptych.study.figures import Colours
-from triptych.study.style import (
-    INK,
-    LINES,
-    MUTED,
-    PALETTE,
-    LineFigure,
-    mark,
-    plain_ticks,
-    short,
-)
+from triptych.study.style import INK, LINES, PALETTE, LineFigure, mark, plain_ticks
 
 GAMMA = "γ = −log SNR   (left: clean, right: noise)"
 THIN = 400  # seeds whose lines can be told apart
+Line = tuple[np.ndarray, np.ndarray, Run]  # steps, or seconds, and values of a run
 MeanCurve = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # gamma, mean over seeds, standard error
 
 
 def noise_levels(comparison: Comparison, colours: Colours) -> Figure | None:
     """Mean squared error of the noise estimate per dimension, by noise level, on the test set."""
     curves = mean_curves(comparison)
-    if not curves:
-        return None
-    figure = _by_noise_level(curves, colours, "squared error of ε, per dimension")
-    figure.axes[0].text(
-        0, 1.02, _seeds(comparison), transform=figure.axes[0].transAxes, color=MUTED, va="bottom"
-    )
-    return figure
-
-
-def ratio_to_best(comparison: Comparison, colours: Colours) -> Figure | None:
-    """Each noise level's contribution to the bound as a multiple of the best cell's, mean over seeds."""
-    curves, cells = mean_curves(comparison), comparison.cells
-    if len(curves) < 2 or cells[0].label not in curves:
-        return None
-    gamma, reference, _ = curves[cells[0].label]
-    ratios: dict[str, MeanCurve] = {}
-    for cell in cells:
-        if cell.label in curves:
-            other, mean, _ = curves[cell.label]
-            # levels are the same within a sweep; another grid is read at the best one's where they overlap
-            at = np.interp(gamma, other, mean, left=math.nan, right=math.nan)
-            ratio = np.divide(at, reference, out=np.full_like(at, math.nan), where=reference > 0)
-            ratios[cell.label] = gamma, ratio, _within_seeds(cell, cells[0], gamma)
-    return _by_noise_level(ratios, colours, f"contribution, × {short(cells[0].label, 22)}")
-
-
-def _within_seeds(cell: Cell, best: Cell, gamma: np.ndarray) -> np.ndarray | None:
-    """Compute the standard error over seeds of the multiple within a seed, at `gamma`; None for one seed."""
-    ratios = []
-    for seed, run in cell.runs.items():
-        one, other = run.noise_levels, best.runs[seed].noise_levels if seed in best.runs else None
-        if one and other and min(*one.value, *other.value) > 0:
-            low, high = max(min(c.gamma) for c in (one, other)), min(max(c.gamma) for c in (one, other))
-            ratio = _read_at(gamma, one) / _read_at(gamma, other)
-            ratios.append(np.where((gamma >= low) & (gamma <= high), ratio, math.nan))
-    return np.std(ratios, axis=0, ddof=1) / math.sqrt(len(ratios)) if len(ratios) > 1 else None
+    return _by_noise_level(curves, colours, "squared error of ε, per dimension") if curves else None
 
 
 def weights(comparison: Comparison, colours: Colours) -> Figure | None:
@@ -81,16 +38,21 @@ def weights(comparison: Comparison, colours: Colours) -> Figure | None:
     shapes = [value for _, value, _ in curves.values()]
     if all(s.shape == shapes[0].shape and np.allclose(s, shapes[0], 1e-3) for s in shapes):
         return None
-    return _by_noise_level(curves, colours, "weight on the error of ε, ELBO = 1", top=0.12, one=True)
+    gamma = next(iter(curves.values()))[0]
+    level = gamma, np.ones_like(gamma)
+    return _by_noise_level(curves, colours, "weight on the error of ε, ELBO = 1", level)
 
 
 def _by_noise_level(
-    curves: Mapping[str, MeanCurve], colours: Colours, ylabel: str, top: float = 0.3, one: bool = False
+    curves: Mapping[str, MeanCurve],
+    colours: Colours,
+    ylabel: str,
+    dashed: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Figure:
-    """Return a line a cell with the band of its error on a log axis; `one`: with a dashed line at 1."""
-    lines = LineFigure(curves, colours, top=top)
-    if one:
-        lines.ax.axhline(1, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
+    """Return a line a cell with the band of its error on a log axis, and a dashed line to compare with."""
+    lines = LineFigure(curves, colours)
+    if dashed:
+        lines.ax.plot(*dashed, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
     for label, (gamma, value, error) in curves.items():
         shown = np.where(value > 0, value, np.nan)
         lines.line(label, gamma, shown, linestyle=_style(label, colours), marker=True, markersize=3)
@@ -104,32 +66,21 @@ def _by_noise_level(
 
 def training(comparison: Comparison, colours: Colours) -> Figure | None:
     """Return the validation bound over training steps: thin lines are seeds, the thick one their mean."""
-    return _training(comparison, colours, _validation(comparison, over_seconds=False), "training step")
+    return _training(comparison, colours, "training step")
 
 
 def training_time(comparison: Comparison, colours: Colours) -> Figure | None:
     """Return validation bound over seconds of training: thin lines are seeds, the thick one their mean."""
-    return _training(comparison, colours, _validation(comparison, over_seconds=True), "seconds of training")
+    return _training(comparison, colours, "seconds of training", over_seconds=True)
 
 
-class Line(NamedTuple):
-    """One run's values at steps, or seconds."""
-
-    at: np.ndarray
-    values: np.ndarray
-    run: Run
-
-
-Lines = dict[str, list[Line]]
-
-
-def _validation(comparison: Comparison, over_seconds: bool) -> Lines:
+def _validation(comparison: Comparison, over_seconds: bool) -> dict[str, list[Line]]:
     """Return steps, or seconds of training, and validation bounds of each seed of each cell.
 
     Seconds are the row's own, or in proportion to steps where they were not recorded.
     """
     bound = f"val/{comparison.measure}"
-    lines: Lines = {}
+    lines: dict[str, list[Line]] = {}
     for cell in comparison.cells:
         for run in cell.runs.values():
             columns = run.histories((bound, "time"))
@@ -141,11 +92,14 @@ def _validation(comparison: Comparison, over_seconds: bool) -> Lines:
             elif over_seconds:
                 at = at * run.seconds.get("fit", math.nan) / (run.steps or math.nan)
             if len(steps) > 1 and np.isfinite(at).all():
-                lines.setdefault(cell.label, []).append(Line(at, np.array(values), run))
+                lines.setdefault(cell.label, []).append((at, np.array(values), run))
     return lines
 
 
-def _training(comparison: Comparison, colours: Colours, lines: Lines, what: str) -> Figure | None:
+def _training(
+    comparison: Comparison, colours: Colours, what: str, over_seconds: bool = False
+) -> Figure | None:
+    lines = _validation(comparison, over_seconds)
     if not lines:
         return None
     drawn = LineFigure(lines, colours)
@@ -154,16 +108,16 @@ def _training(comparison: Comparison, colours: Colours, lines: Lines, what: str)
         if len(seeds) > 1 and thin:
             for at, values, run in seeds:
                 drawn.ax.plot(at, values, color=colours[label], linewidth=0.7, alpha=0.45, gid=mark(run))
-        places = np.unique(np.concatenate([line.at for line in seeds]))
-        first, end = max(line.at[0] for line in seeds), min(line.at[-1] for line in seeds)
+        places = np.unique(np.concatenate([at for at, *_ in seeds]))
+        first, end = max(at[0] for at, *_ in seeds), min(at[-1] for at, *_ in seeds)
         places = places[(places >= first) & (places <= end)]
         if places.size:
             mean = np.mean([np.interp(places, at, values) for at, values, _ in seeds], axis=0)
-            only = mark(seeds[0].run) if len(seeds) == 1 else None
+            only = mark(seeds[0][2]) if len(seeds) == 1 else None
             drawn.line(label, places, mean, linewidth=2, linestyle=_style(label, colours), gid=only)
     # the first value says how a random network does: it would flatten everything that follows
-    values = np.concatenate([line.values for seeds in lines.values() for line in seeds])
-    last = [line.values[-1] for seeds in lines.values() for line in seeds]
+    known = [values for seeds in lines.values() for _, values, _ in seeds]
+    values, last = np.concatenate(known), [one[-1] for one in known]
     top = max(float(np.quantile(values, 0.85)), max(last) + 0.3 * (max(last) - min(last)))
     low, top = float(values.min()), min(top, float(values.max()))
     pad = 0.05 * (top - low) or 1e-3
@@ -174,30 +128,24 @@ def _training(comparison: Comparison, colours: Colours, lines: Lines, what: str)
 
 def posterior_mean_error(comparison: Comparison, colours: Colours) -> Figure | None:
     """Squared error of the posterior mean against the true one, per dimension, by noise level."""
-    curves = {c.label: [r.tweedie for r in c.runs.values() if r.tweedie] for c in comparison.cells}
-    means = {label: curve for label, seeds in curves.items() if (curve := mean_over_seeds(seeds))}
+    means = _means(comparison, "tweedie")
     # an oracle's error is rounding, decades below everything: it would flatten the others
-    means = {label: curve for label, curve in means.items() if np.max(curve[1]) > 1e-8}
+    means = {label: (*curve[:2], None) for label, curve in means.items() if np.max(curve[1]) > 1e-8}
     if not means:
         return None
-    lines = LineFigure(means, colours)
-    for label, (gamma, mean, _) in means.items():
-        lines.line(label, gamma, mean, marker=True, markersize=3)
     spread = next(run.posterior for run in comparison.runs if run.posterior)
-    lines.ax.plot(spread.gamma, spread.value, color=INK, linewidth=1, linestyle=(0, (3, 2)))
-    lines.ax.set_yscale("log")
-    plain_ticks(lines.ax.yaxis)
-    return lines.finish(GAMMA, "squared error, per dimension")
+    dashed = np.array(spread.gamma), np.array(spread.value)
+    return _by_noise_level(means, colours, "squared error, per dimension", dashed)
 
 
 def mean_curves(comparison: Comparison) -> dict[str, MeanCurve]:
     """Average the error by noise level of each cell: gamma, mean over seeds and its standard error."""
-    curves = {cell.label: mean_over_seeds(_levels(cell)) for cell in comparison.cells}
-    return {label: curve for label, curve in curves.items() if curve}
+    return _means(comparison, "noise_levels")
 
 
-def _levels(cell: Cell) -> list[Curve]:
-    return [run.noise_levels for run in cell.runs.values() if run.noise_levels]
+def _means(comparison: Comparison, of: str) -> dict[str, MeanCurve]:
+    seeds = {c.label: [curve for r in c.runs.values() if (curve := getattr(r, of))] for c in comparison.cells}
+    return {label: curve for label, curves in seeds.items() if (curve := mean_over_seeds(curves))}
 
 
 def mean_over_seeds(seeds: Sequence[Curve]) -> MeanCurve | None:
@@ -226,15 +174,6 @@ def _read_at(gamma: np.ndarray, curve: Curve) -> np.ndarray:
     if (value > 0).all():
         return np.exp(np.interp(gamma, at, np.log(value)))
     return np.interp(gamma, at, value)
-
-
-def _seeds(comparison: Comparison) -> str:
-    """State over how many seeds lines are means, and whether at levels read between those measured."""
-    cells = [_levels(cell) for cell in comparison.cells]
-    counts = sorted({len(levels) for levels in cells if levels})
-    own = any(len({curve.gamma for curve in levels}) > 1 for levels in cells)
-    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"mean over {n} seed{'' if counts == [1] else 's'}{', each at levels of its own' if own else ''}"
 
 
 def _style(label: str, colours: Colours) -> Any:

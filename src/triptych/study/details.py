@@ -7,12 +7,9 @@ statistic. It travels as JSON in the page itself.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from triptych.config.keys import role
 from triptych.declare import Role
@@ -21,17 +18,7 @@ from triptych.run.read import Run
 from triptych.study import measures
 from triptych.study.axes import all_settings
 from triptych.study.cells import Cell, Comparison
-from triptych.study.curves import mean_curves
-from triptych.study.run_details import (
-    CURVES,
-    PICTURE,
-    cut,
-    data_uri,
-    of_run,
-    png,
-    run_pictures,
-    short_float,
-)
+from triptych.study.run_details import CURVES, cut, of_run
 from triptych.study.study import Study
 from triptych.study.tables import against
 
@@ -54,14 +41,13 @@ def details(story: Study, where: Mapping[Path, str]) -> dict[str, Any]:
     homes = _homes(story.comparisons)
     differ = _differing(flat, [values for run, values in zip(runs, flat, strict=True) if run.config])
     place = {run.dir: i for i, run in enumerate(runs)}
-    shown = run_pictures(runs)
     points = max(FEWEST, POINTS // max(len(runs), 1) // CURVES)
     rows = []
     for run, values in zip(runs, flat, strict=True):
         section, label = homes.get(run.dir, (None, ""))
         own = {key: cut(values[key]) for key in differ if key in values}
         row = {"name": where[run.dir], "section": section, "cell": label, "own": own}
-        rows.append(row | {"pictures": shown[run.dir]} | of_run(run, points))
+        rows.append(row | of_run(run, points))
     return {
         "running": bool(story.counts["running"]),
         "runs": rows,
@@ -114,19 +100,9 @@ def _section(
 ) -> dict[str, Any]:
     """Return the cells of a comparison and the differences of all pairs.
 
-    `against`: by reference and cell, the difference, its corrected p and the verdict. `gamma`: the noise
-    levels of each cell's `levels`, its error there. `real`: a picture of test images.
+    `against`: by reference and cell, the difference, its corrected p and the verdict.
     """
-    cells = [_cell(cell, place, flat, keys) for cell in (*comparison.cells, *comparison.pending)]
-    curves = mean_curves(comparison)
-    gamma = next((gamma for gamma, *_ in curves.values()), np.empty(0))
-    for cell in cells:
-        if curve := curves.get(cell["label"]):
-            at = np.interp(gamma, *curve[:2], left=math.nan, right=math.nan)
-            cell["levels"] = [short_float(x) if math.isfinite(x) else None for x in at]
-    pictures = (png(run.dir / "samples" / "real.png", run, PICTURE) for run in comparison.runs)
-    real = next(filter(None, pictures), b"")
-    known = {"cells": cells, "gamma": list(map(short_float, gamma)), "real": data_uri(real) if real else ""}
+    known = {"cells": [_cell(cell, place, flat, keys) for cell in (*comparison.cells, *comparison.pending)]}
     if measures.deciding(comparison) or len(comparison.cells) < 2:
         return known | {"against": []}
     places = range(len(comparison.cells))

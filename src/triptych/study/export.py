@@ -16,13 +16,7 @@ from triptych.study.panels import colours, known_figures
 from triptych.study.results import plain_cell
 from triptych.study.study import Study
 from triptych.study.style import styled
-from triptych.study.tables import (
-    Entry,
-    TableRow,
-    measure_rows,
-    table_columns,
-    table_rows,
-)
+from triptych.study.tables import TableRow, measure_rows, table_columns, table_rows
 
 Column = tuple[str, str]  # key and heading
 NUMBERS = {"v": "", "e": ", standard error", "low": ", low", "high": ", high"}
@@ -64,32 +58,25 @@ def _tables(comparison: Comparison) -> list[tuple[str, list[Column], Sequence[Ta
     ]
 
 
-def _entry(row: TableRow, key: str) -> Entry:
-    words = {"setting": row.label, "seeds": row.seeds, "verdict": row.verdict}
-    return Entry(words[key]) if key in words else row.entries.get(key, Entry())
-
-
 def to_csv(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
     """Write rows as CSV: figures in full precision, standard errors or intervals in columns of their own."""
     more = {
-        key: [n for n in NUMBERS if n != "v" and any(n in _entry(row, key).numbers for row in rows)]
+        key: [n for n in NUMBERS if n != "v" and any(n in row.entry(key).numbers for row in rows)]
         for key, _ in columns
     }
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([head + NUMBERS[n] for key, head in columns for n in ("v", *more[key])])
     for row in rows:
-        shown = [(_entry(row, key), n) for key, _ in columns for n in ("v", *more[key])]
-        writer.writerow(
-            [plain_cell(entry.numbers.get(n, entry.text if n == "v" else "")) for entry, n in shown]
-        )
+        shown = [(row.entry(key), n) for key, _ in columns for n in ("v", *more[key])]
+        writer.writerow([plain_cell(one.numbers.get(n, one.text if n == "v" else "")) for one, n in shown])
     return out.getvalue()
 
 
 def to_latex(columns: Sequence[Column], rows: Sequence[TableRow]) -> str:
     """Return a booktabs table of the figures as the page shows them; the best row is bold."""
     lines = [[(head, False) for _, head in columns]]
-    lines += [[(_entry(row, key).text, row.best) for key, _ in columns] for row in rows]
+    lines += [[(row.entry(key).text, row.best) for key, _ in columns] for row in rows]
     head, *body = [" & ".join(_tex(text, bold) for text, bold in line) + r" \\" for line in lines]
     sides = "".join("l" if key in ("setting", "seeds", "verdict") else "r" for key, _ in columns)
     begin = ["% \\usepackage{booktabs}", rf"\begin{{tabular}}{{{sides}}}", r"\toprule", head, r"\midrule"]

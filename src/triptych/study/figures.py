@@ -1,4 +1,4 @@
-"""Figures with one row per cell: bounds, and paired differences to the best.
+"""Figures with one row per cell: bounds, paired differences to the best, measures of samples.
 
 Each function takes a comparison and a colour per label; it returns a figure, or None where there is
 nothing to show. Rows are in the order of the table, the best on top.
@@ -7,14 +7,30 @@ nothing to show. Rows are in the order of the table, the best on top.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from triptych.study.cells import Cell, Comparison
+from triptych.config.metric import Metric
+from triptych.study.cells import Comparison
 from triptych.study.formatting import BASELINES, format_number, plus_minus
-from triptych.study.style import GRID, INK, MUTED, PAPER, SIZE, WIDTH, axes, mark, short
+from triptych.study.measures import MeasureTable, measure_table
+from triptych.study.style import (
+    GRID,
+    INK,
+    MUTED,
+    PAPER,
+    SIZE,
+    WIDTH,
+    LineFigure,
+    axes,
+    mark,
+    plain_ticks,
+    short,
+)  # fmt: skip
 from triptych.study.tables import against
 
 ROW = 0.46  # inches
@@ -27,7 +43,8 @@ def headline(comparison: Comparison, colours: Colours) -> Figure | None:
     if not cells:
         return None
     marks = _references(comparison)
-    figure, ax = _rows(cells, [plus_minus(cell.bound) for cell in cells], 0.12 + 0.17 * len(marks))
+    notes = {cell.label: plus_minus(cell.bound) for cell in cells}
+    figure, ax = _rows(notes, 0.12 + 0.17 * len(marks))
     values = [v for cell in cells for v in cell.values().values()]
     low, high = _frame(values, [])
     for line, (name, at) in enumerate(marks):
@@ -41,12 +58,8 @@ def headline(comparison: Comparison, colours: Colours) -> Figure | None:
             ax.axvline(at, color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
             low, high = min(low, at), max(high, at)
     for y, cell in enumerate(cells):
-        ink, seeds = colours[cell.label], cell.values()
-        if len(seeds) > 1:
-            ax.plot([cell.bound.mean] * 2, [y - 0.2, y + 0.2], color=ink, linewidth=2.2)
-        for seed, value in seeds.items():
-            ax.plot(value, y, "o", markersize=5.1, color=ink, markeredgecolor=PAPER, clip_on=False,
-                    markeredgewidth=0.7, zorder=3, gid=mark(cell.runs[seed]))  # fmt: skip
+        dots = [(value, mark(cell.runs[seed])) for seed, value in cell.values().items()]
+        _dots(ax, y, dots, cell.bound.mean, colours[cell.label])
     ax.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
     ax.set_xlabel(f"test bound, {comparison.unit} (lower is better)")
     return figure
@@ -59,7 +72,7 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     if not rivals:
         return None
     pairs, spans = [claim.pair for *_, claim in rivals], [claim.interval for *_, claim in rivals]
-    figure, ax = _rows([cell for _, cell, _ in rivals], [against(comparison, 0, j)[1] for j, *_ in rivals])
+    figure, ax = _rows({cell.label: against(comparison, 0, j)[1] for j, cell, _ in rivals})
     rows = [f"{cell.label} {claim.text}" for _, cell, claim in rivals]
     figure.set_label(f"{figure.get_label()} With corrected intervals: {'; '.join(rows)}.")
     margin = comparison.rule.equal_within
@@ -81,19 +94,87 @@ def forest(comparison: Comparison, colours: Colours) -> Figure | None:
     return figure
 
 
-def _rows(cells: Sequence[Cell], notes: Sequence[str], top: float = 0.12) -> tuple[Figure, Axes]:
+def measure_figure(metric: Metric) -> Callable[[Comparison, Colours], Figure | None]:
+    """Return the figure of one measure: a line a cell over the key's values, or a dot a seed."""
+
+    def figure(comparison: Comparison, colours: Colours) -> Figure | None:
+        known = measure_table(comparison.cells, metric.name)
+        if known is None:
+            return None
+        return _measure_lines(metric, known, colours) if known.key else _measure_dots(metric, known, colours)
+
+    figure.__name__ = metric.name
+    what, better = metric.label, metric.better
+    figure.__doc__ = f"{what[0].upper()}{what[1:]} of samples{', ' + better if better else ''}."
+    return figure
+
+
+def _measure_lines(metric: Metric, known: MeasureTable, colours: Colours) -> Figure:
+    lines = LineFigure(known.cells, colours)
+    x = np.array(known.values)
+    for label, seeds in known.cells.items():
+        values = np.array(list(seeds.values()))
+        lines.line(label, x, values.mean(axis=0), marker=True, markersize=4)
+        if len(values) > 1:
+            ends = values.min(axis=0), values.max(axis=0)
+            lines.ax.vlines(x, *ends, color=colours[label], linewidth=1, alpha=0.6)
+    _floor(lines.ax.axhspan, lines.ax.axhline, known)
+    if known.key == "evaluations":
+        _measure_axis(lines.ax, known)
+        lines.ticks(x, [f"{v:g}" for v in x], log=True)
+    return lines.finish("calls of the denoiser" if known.key == "evaluations" else known.key, metric.label)
+
+
+def _measure_axis(ax: Axes, known: MeasureTable) -> None:
+    """Set a log axis with plain numbers; linear below the floor for a measure that may be zero or less."""
+    lowest = min(min(v) for seeds in known.cells.values() for v in seeds.values())
+    if lowest > 0:
+        ax.set_yscale("log")
+    else:
+        around = known.floor[2] if known.floor else 1e-3
+        ax.set_yscale("symlog", linthresh=around)
+        ax.set_ylim(bottom=lowest - around / 2)
+    plain_ticks(ax.yaxis)
+
+
+def _measure_dots(metric: Metric, known: MeasureTable, colours: Colours) -> Figure:
+    figure, ax = _rows({label: plus_minus(spreads[0]) for label, spreads in known.spreads.items()})
+    _floor(ax.axvspan, ax.axvline, known)
+    for y, (label, seeds) in enumerate(known.cells.items()):
+        _dots(ax, y, [(v[0], None) for v in seeds.values()], known.spreads[label][0].mean, colours[label])
+    ax.set_xlabel(f"{metric.label}{f' ({metric.better})' if metric.better else ''}")
+    return figure
+
+
+def _floor(span: Callable[..., Any], line: Callable[..., Any], known: MeasureTable) -> None:
+    if known.floor is not None:
+        median, low, high = known.floor
+        span(low, high, color=MUTED, alpha=0.18, linewidth=0)
+        line(median, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
+
+
+def _dots(ax: Axes, y: int, dots: Sequence[tuple[float, str | None]], mean: float, ink: str) -> None:
+    """Draw each value, with the mark of its run, and an upright bar at the mean of several."""
+    if len(dots) > 1:
+        ax.plot([mean] * 2, [y - 0.2, y + 0.2], color=ink, linewidth=2.2)
+    for value, gid in dots:
+        ax.plot(value, y, "o", markersize=5.1, color=ink, markeredgecolor=PAPER, clip_on=False,
+                markeredgewidth=0.7, zorder=3, gid=gid)  # fmt: skip
+
+
+def _rows(notes: Mapping[str, str], top: float = 0.12) -> tuple[Figure, Axes]:
     """Draw axes with a row for each cell: its name at the left, a note at the right; both are the label."""
-    figure, ax = axes(WIDTH, top + 0.5 + ROW * (len(cells) + 0.3), 0.15, 0.15, top)
-    figure.set_label("; ".join(f"{cell.label} {note}" for cell, note in zip(cells, notes, strict=True)) + ".")
-    ax.set_ylim(len(cells) - 0.35, -0.65)
+    figure, ax = axes(WIDTH, top + 0.5 + ROW * (len(notes) + 0.3), 0.15, 0.15, top)
+    figure.set_label("; ".join(f"{label} {note}" for label, note in notes.items()) + ".")
+    ax.set_ylim(len(notes) - 0.35, -0.65)
     ax.set_yticks([])
     ax.spines["left"].set_color(GRID)
     ax.locator_params(axis="x", nbins=5)
     back = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}  # no line runs through the words
-    letters = int((WIDTH - 0.3) / (0.62 * SIZE / 72)) - max(map(len, notes), default=0)
-    for y, (cell, note) in enumerate(zip(cells, notes, strict=True)):
+    letters = int((WIDTH - 0.3) / (0.62 * SIZE / 72)) - max(map(len, notes.values()), default=0)
+    for y, (label, note) in enumerate(notes.items()):
         for x, text, side, weight in (
-            (0, short(cell.label, letters), "left", "bold"),
+            (0, short(label, letters), "left", "bold"),
             (1, note, "right", "normal"),
         ):
             if text:

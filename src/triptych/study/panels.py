@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+import base64
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
-from PIL import Image
 
-from triptych.config.names import slug
-from triptych.config.own_code import describe_error, is_trusted, trusted
-from triptych.config.source import file_of
 from triptych.run.parsing import first_line
 from triptych.run.read import Run
-from triptych.study import curves, draw_measures, factorial, figures, measures
+from triptych.study import curves, factorial, figures, measures
 from triptych.study.cells import Comparison
-from triptych.study.run_details import data_uri, png
-from triptych.study.style import colour, styled, to_png, to_svg
+from triptych.study.style import colour, styled, to_svg
 
 Draw = Callable[[Comparison, Mapping[str, str]], Figure | None]
+Picture = tuple[str, str, str]  # a cell's label, its caption, the sample grid as a data URI
+PNG = b"\x89PNG\r\n\x1a\n"
 LARGEST_IMAGE = 4 * 2**20  # bytes of one sample grid: more would make the page too heavy to mail
 
 
-@dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """SVG texts shown side by side under one title."""
 
     title: str
     how: str
     svgs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class SamplePicture:
-    """A sample grid as a data URI, with the caption that names its cell and seed."""
-
-    label: str
-    caption: str
-    uri: str
 
 
 HEADLINE = "Each dot is one seed; the upright bar is their mean. Further left is better."
@@ -61,10 +45,9 @@ FLOOR = (
 PANELS: tuple[tuple[str, str, tuple[Draw, ...]], ...] = (
     (
         "Error by noise level",
-        "Left, how wrong the network's idea of the noise is at each noise level; right, the same as a "
-        "multiple of the best setting's: above 1, more bits are paid there. Bands are standard errors over "
-        "seeds, on the right of the multiple within a seed.",
-        (curves.noise_levels, curves.ratio_to_best),
+        "How wrong the network's idea of the noise is at each noise level. Bands are standard errors "
+        "over seeds.",
+        (curves.noise_levels,),
     ),
     (
         "Tweedie: posterior mean against the truth",
@@ -125,26 +108,10 @@ def headline_panels(comparison: Comparison, palette: dict[str, str], name: str) 
     return [Panel(comparison.heading, how, (svg,)) for how, svg in drawn if svg]
 
 
-def headline_png(comparison: Comparison, palette: dict[str, str]) -> bytes | None:
-    """Return the same, beside each other, as PNG for a README; None while there is no result."""
-    with styled():
-        drawn = [figure for _, draw in _headline(comparison) if (figure := draw(comparison, palette))]
-    pictures = [Image.open(io.BytesIO(to_png(figure))) for figure in drawn]
-    if not pictures:
-        return None
-    size = sum(picture.width for picture in pictures), max(picture.height for picture in pictures)
-    sheet, out, left = Image.new("RGB", size, "white"), io.BytesIO(), 0
-    for picture in pictures:
-        sheet.paste(picture, (left, 0))
-        left += picture.width
-    sheet.save(out, "png")
-    return out.getvalue()
-
-
 def _headline(comparison: Comparison) -> list[tuple[str, Draw]]:
     """List how to read, and draw, what decides: the bound, or a measure where cells share one model."""
     if name := measures.deciding(comparison):
-        return [(_measured(comparison), draw_measures.measure_figure(measures.known(comparison.cells)[name]))]
+        return [(_measured(comparison), figures.measure_figure(measures.known(comparison.cells)[name]))]
     means: tuple[str, Draw] = (HEADLINE, figures.headline)
     if crossed := factorial.crossing(comparison):
         how = factorial.HOW.format(lines=crossed.lines.key, along=crossed.along.key)
@@ -166,12 +133,7 @@ def known_figures(comparison: Comparison, palette: dict[str, str]) -> dict[str, 
     draws += [draw for *_, panel in _panels(comparison) for draw in panel]
     with styled():
         drawn = {draw.__name__: draw(comparison, palette) for draw in draws}
-        for module, entries in _own_panels():
-            for draw in () if isinstance(entries, str) else (one for *_, draws in entries for one in draws):
-                with suppress(Exception, SystemExit):  # the page shows it in the panel's place
-                    name = slug(f"{module.removesuffix('.panels')}-{getattr(draw, '__name__', 'panel')}")
-                    drawn[name if name not in drawn else f"{name}-{len(drawn)}"] = draw(comparison, palette)
-    return {name: figure for name, figure in drawn.items() if isinstance(figure, Figure)}
+    return {name: figure for name, figure in drawn.items() if figure}
 
 
 def _panels(comparison: Comparison) -> list[tuple[str, str, Sequence[Draw]]]:
@@ -181,85 +143,59 @@ def _panels(comparison: Comparison) -> list[tuple[str, str, Sequence[Draw]]]:
     """
     known, deciding = measures.known(comparison.cells), measures.deciding(comparison)
     how = " ".join(filter(None, (measures.about(comparison), _measured(comparison))))
-    others = [draw_measures.measure_figure(metric) for name, metric in known.items() if name != deciding]
+    others = [figures.measure_figure(metric) for name, metric in known.items() if name != deciding]
     return [*(() if deciding else PANELS), ("Measures of samples", how, others)]
 
 
 def draw_panels(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
     """Draw every panel for which the runs recorded what it shows."""
-    *ours, measured = [
+    drawn = [
         Panel(title, how, tuple(filter(None, (_svg(comparison, palette, draw, name) for draw in draws))))
         for title, how, draws in _panels(comparison)
     ]
-    shown = [panel for panel in ours if panel.svgs] + _own(comparison, palette, name)
-    return shown + ([measured] if measured.svgs else [])
+    return [panel for panel in drawn if panel.svgs]
 
 
-def _own(comparison: Comparison, palette: dict[str, str], name: str) -> list[Panel]:
-    """Draw ``PANELS`` of each trusted package's ``panels.py``; an error is shown in its panel's place."""
-    shown = []
-    for place, (module, entries) in enumerate(_own_panels()):
-        if isinstance(entries, str):
-            shown.append(Panel(f"Panels of {module}", entries, ()))
-            continue
-        for i, (title, how, draws) in enumerate(entries):
-            svgs = []
-            try:
-                for j, draw in enumerate(draws):
-                    own, about = partial(draw, comparison, palette), _about(draw, comparison)
-                    svgs.append(_one(own, f"{name}-own{place}-{i}-{j}", about))
-            except (Exception, SystemExit) as error:  # not ours to mend
-                trouble = f"It cannot be drawn. {describe_error(error, is_trusted)}"
-                shown.append(Panel(title, trouble, ()))
-            else:
-                shown += [Panel(title, how, tuple(filter(None, svgs)))] if any(svgs) else []
-    return shown
-
-
-def _own_panels() -> Iterator[tuple[str, str | list[tuple[str, str, tuple[Any, ...]]]]]:
-    """Yield each trusted package's module and its ``PANELS``, or the error of a module that has none.
-
-    Nothing in a directory that is reported names one: a report over a stranger's runs runs nobody's code but
-    the owner's.
-    """
-    for module in filter(file_of, (f"{package}.panels" for package in trusted())):
-        try:
-            listed = import_module(module).PANELS
-            yield module, [(str(title), str(how), tuple(draws)) for title, how, draws in listed]
-        except (Exception, SystemExit) as error:
-            yield module, f"They cannot be had. {module}: {describe_error(error, is_trusted)}"
-
-
-def sample_pictures(comparison: Comparison) -> list[tuple[str, str, str, list[SamplePicture]]]:
+def sample_pictures(comparison: Comparison) -> list[tuple[str, str, str, list[Picture]]]:
     """List title, how to read, kind and pictures of each entry of `PICTURES` that some run has."""
     shown = [(title, how, kind, _first_of_each(comparison, of)) for title, how, kind, of in PICTURES]
+    real = (_data_uri(run.dir / "samples" / "real.png", run) for run in comparison.runs)
+    if shown[0][3] and (uri := next(filter(None, real), "")):
+        shown[0][3].append(("", "real images of the test set", uri))
     return [(title, how, kind, pictures) for title, how, kind, pictures in shown if pictures]
 
 
-def _first_of_each(comparison: Comparison, of: Callable[[Run], Path | None]) -> list[SamplePicture]:
+def _first_of_each(comparison: Comparison, of: Callable[[Run], Path | None]) -> list[Picture]:
     """Return the first seed's picture of each cell, where its file is there and is a PNG."""
     pictures = []
     for cell in comparison.cells:
         for seed, run in cell.runs.items():
-            if data := png(of(run), run, LARGEST_IMAGE):
+            if uri := _data_uri(of(run), run):
                 caption = cell.label if seed is None else f"{cell.label}, seed {seed}"
-                pictures.append(SamplePicture(cell.label, caption, data_uri(data)))
+                pictures.append((cell.label, caption, uri))
                 break
     return pictures
 
 
+def _data_uri(path: Path | None, run: Run) -> str:
+    """Return a PNG of the run's own as a data URI; "": it is none, lies elsewhere or is too large."""
+    try:
+        if path is None or not path.resolve().is_relative_to(run.dir.resolve()):
+            return ""
+        if not path.is_file() or path.stat().st_size > LARGEST_IMAGE:
+            return ""
+        data = path.read_bytes()
+    except OSError:
+        return ""
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}" if data.startswith(PNG) else ""
+
+
 def _svg(comparison: Comparison, palette: dict[str, str], draw: Draw, name: str) -> str:
-    return _one(partial(draw, comparison, palette), f"{name}-{draw.__name__}", _about(draw, comparison))
+    about = f"{first_line(draw.__doc__ or '')} Cells: {', '.join(c.label for c in comparison.cells)}."
+    return _one(partial(draw, comparison, palette), f"{name}-{draw.__name__}", about)
 
 
-def _about(draw: Callable[..., Any], comparison: Comparison) -> str:
-    about = first_line(draw.__doc__ or getattr(draw, "__name__", "panel"))
-    return f"{about} Cells: {', '.join(c.label for c in comparison.cells)}."
-
-
-def _one(draw: Callable[[], Figure | str | None], name: str, about: str) -> str:
+def _one(draw: Callable[[], Figure | None], name: str, about: str) -> str:
     with styled():
         figure = draw()
-    if figure is None or isinstance(figure, str):  # text: SVG or HTML of its own making
-        return figure or ""
-    return to_svg(figure, name, about)
+    return to_svg(figure, name, about) if figure else ""

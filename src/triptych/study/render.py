@@ -1,4 +1,4 @@
-"""Write the report: `report.html` (one file, no network), `report.md`, `results.csv`, a headline picture.
+"""Write the report: `report.html` (one file, no network) and `results.csv`.
 
 Each file appears whole or not at all (temporary file, then rename), so a page that is open while the
 sweep goes on never shows half a report.
@@ -10,27 +10,22 @@ import base64
 import errno
 import hashlib
 import os
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from triptych.files import check_inside, printable
+from triptych.files import printable
 from triptych.run.directory import write_atomic
 from triptych.study import cost, formatting, measures
 from triptych.study.axes import describe_values
 from triptych.study.cells import Comparison
 from triptych.study.details import as_json
-from triptych.study.markdown import markdown
 from triptych.study.panels import (
     colours,
     draw_panels,
     headline_panels,
-    headline_png,
     sample_pictures,
 )
 from triptych.study.results import results_csv
@@ -39,9 +34,7 @@ from triptych.study.style import PALETTE
 from triptych.study.tables import measure_rows, table_columns, table_rows
 from triptych.study.verdict import footnote
 
-PICTURE = "report_files/headline.png"
 MEASURES = "Means over seeds with the standard error over them, best first by the first column."
-LEFT = 60.0  # seconds after which nobody writes a temporary file any more
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,6 @@ class Report:
     """Where the report was written, and what it says."""
 
     html: Path
-    markdown: Path
     csv: Path
     story: Study
 
@@ -57,7 +49,6 @@ class Report:
 def write_report(
     root: Path,
     *others: Path,
-    title: str | None = None,
     equal_within: float | None = None,
     check: Callable[[Study], object] | None = None,
 ) -> Report:
@@ -65,35 +56,19 @@ def write_report(
 
     `equal_within`: below which difference two settings are called the same; by default what
     `root/sweep.json` says, else nothing is. `check` may refuse what was read, before a file is written. May
-    be called at any time while a sweep goes on. Raises StorageError or OSError if `root` cannot be written,
-    UserError if a link leads out of it.
+    be called at any time while a sweep goes on. Raises StorageError or OSError if `root` cannot be written.
     """
     root = Path(root)
     if not root.is_dir():  # deleted while its runs were at work: it would be made again, without them
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
-    story = read_study([root, *others], title, equal_within)
+    story = read_study([root, *others], equal_within)
     if check:
         check(story)
     palette = colours(story.hues)
-    picture = headline_png(story.comparisons[0], palette) if story.comparisons else None
-    check_inside((root / PICTURE).parent, root)
-    report = Report(root / "report.html", root / "report.md", root / "results.csv", story)
-    for path in (root / PICTURE, report.html, report.markdown, report.csv):
-        _sweep_up(path)
-    if picture:
-        write_atomic(root / PICTURE, picture)
+    report = Report(root / "report.html", root / "results.csv", story)
     write_atomic(report.csv, printable(results_csv(story.runs, root)))
-    write_atomic(report.markdown, printable(markdown(story)))
     write_atomic(report.html, printable(render_page(story, palette)))
     return report
-
-
-def _sweep_up(path: Path) -> None:
-    """Remove what a killed report left of ``path``; another process may be writing a newer one."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        with suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > LEFT:
-                leftover.unlink()
 
 
 def page_template(name: str) -> Template:
@@ -144,17 +119,8 @@ def render_page(story: Study, palette: dict[str, str]) -> str:
     return page_template("report.html.j2").render(
         story=story, sections=sections, palette={label: names[c] for label, c in palette.items()},
         formatting=formatting, where=where,
-        details=as_json(story, where), script=script, script_source=_allowed(script, sections),
+        details=as_json(story, where), script=script, script_source=script_source(script),
     )  # fmt: skip
-
-
-def _allowed(script: str, sections: list[dict[str, Any]]) -> str:
-    """Return which scripts may run in the page: its own; any if a panel of the owner's contains one."""
-    if any(
-        "<script" in svg.lower() for section in sections for panel in section["panels"] for svg in panel.svgs
-    ):
-        return "'unsafe-inline'"
-    return script_source(script)
 
 
 def _columns(comparison: Comparison) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

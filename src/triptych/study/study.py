@@ -146,7 +146,6 @@ class Study:
 
 def read_study(
     roots: Sequence[Path],
-    title: str | None = None,
     equal_within: float | None = None,
 ) -> Study:
     """Read the runs beneath `roots` and compare them.
@@ -174,7 +173,7 @@ def read_study(
     staged = [replace(comparison, title=stage) for stage, part in parts for comparison in part]
     comparisons = tuple(correct(staged, rule))  # over both stages: they are one report
     shared = sweep.get("shared")
-    name = title or sweep.get("title") or " + ".join(root.resolve().name for root in roots)
+    name = sweep.get("title") or " + ".join(root.resolve().name for root in roots)
     return Study(
         roots=roots,
         title=printable(str(name)),

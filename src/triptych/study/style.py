@@ -132,14 +132,12 @@ def end_labels(ax: Axes, items: Sequence[tuple[float, str, str]]) -> None:
 
 
 class LineFigure:
-    """Axes for a line a label, each named at its end; `pad`: inches to the right of the longest name."""
+    """Axes for a line a label, each named at its end."""
 
-    def __init__(
-        self, labels: Iterable[str], colours: Mapping[str, str], pad: float = 0.4, top: float = 0.12
-    ):
+    def __init__(self, labels: Iterable[str], colours: Mapping[str, str]):
         self.names, self.colours = shortened(list(labels), 16), colours
         self.ends: list[tuple[float, str, str]] = []
-        self.figure, self.ax = axes(WIDTH, HEIGHT, 0.78, inches(self.names.values()) + pad, top)
+        self.figure, self.ax = axes(WIDTH, HEIGHT, 0.78, inches(self.names.values()) + 0.4)
 
     def line(self, label: str, x: Any, y: Any, **how: Any) -> None:
         """Draw a line, named at its last finite value; with `marker=True` with the label's own marker."""
@@ -200,9 +198,9 @@ def apart(wanted: Sequence[float], gap: float) -> list[float]:
 
 def plain_log(value: float, _position: int | None = None) -> str:
     """Format a tick of a log axis: 0.01, 1, 100; powers of ten beyond."""
-    if value <= 0:
+    if value < 0:
         return ""
-    return f"{value:g}" if 1e-4 <= value < 1e5 else f"1e{math.log10(value):.0f}"
+    return f"{value:g}" if value == 0 or 1e-4 <= value < 1e5 else f"1e{math.log10(value):.0f}"
 
 
 def plain_ticks(axis: Axis) -> None:

@@ -50,6 +50,11 @@ class TableRow:
     verdict: str = ""
     best: bool = False
 
+    def entry(self, key: str) -> Entry:
+        """Return what stands in a column; "setting", "seeds" and "verdict" are columns too."""
+        words = {"setting": self.label, "seeds": self.seeds, "verdict": self.verdict}
+        return Entry(words[key]) if key in words else self.entries.get(key, Entry())
+
 
 def entry(figure: Spread, text: str | None = None) -> Entry:
     """Return the mean over seeds with its standard error."""
@@ -71,7 +76,6 @@ def table_columns(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def _differs(comparison: Comparison, part: str) -> bool:
-    """Return whether a part of the bound differs between cells as shown."""
     figures = [cell.spread(part=part) for cell in comparison.cells]
     shown = {format_number(figure.mean) for figure in figures if figure.n}
     return len(shown) > (len(figures) > 1)

@@ -95,10 +95,7 @@ def _table(story: Study, i: int, without: tuple[str, ...]) -> Table:
     for key, head in heads:
         table.add_column(Text(head), justify="left" if key in ("seeds", "verdict") else "right")
     for row in rows:
-        texts = {key: entry.text for key, entry in row.entries.items()}
-        texts |= {"seeds": row.seeds, "verdict": row.verdict}
         style = "bold green" if row.best else "" if row.entries else "dim"
-        table.add_row(
-            Text(short(row.label, 40)), *(Text(texts.get(key, "")) for key, _ in heads), style=style
-        )
+        texts = (Text(row.entry(key).text) for key, _ in heads)
+        table.add_row(Text(short(row.label, 40)), *texts, style=style)
     return table

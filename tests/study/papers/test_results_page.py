@@ -53,9 +53,7 @@ def test_a_report_opens_with_the_claims(paper):
     assert {a for a in page.addresses if a.startswith("objective")} == {
         f"objective%3D{name}%2Cseed%3D{seed}" for name in ("v", "x0") for seed in (1, 2, 3)
     }
-    text = (paper / "report.md").read_text()
-    assert "**Of 3 claims: 1 reproduced, 1 contradicted and 1 cannot tell.**" in text
-    assert "**contradicted**. " in text and "table \\| 1" in text
+    assert "Of 3 claims: 1 reproduced, 1 contradicted and 1 cannot tell." in html
 
 
 def test_a_terminal_has_a_line_a_claim(paper):
@@ -69,7 +67,7 @@ def test_a_terminal_has_a_line_a_claim(paper):
 def test_claims_that_changed_after_a_result_are_told_everywhere(paper):
     edit(paper / "sweep.json", claims_changed=True)
     said = "claims or their seeds were changed after some of these runs had ended"
-    assert said in write_report(paper).html.read_text() and said in (paper / "report.md").read_text()
+    assert said in write_report(paper).html.read_text()
     results_page.write_results(paper / "results.md", [paper])
     assert "claims changed during the runs" in (paper / "results.md").read_text()
 

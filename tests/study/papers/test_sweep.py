@@ -198,7 +198,6 @@ def test_a_planted_false_claim_is_contradicted_on_the_real_command(root, door):
     assert page.index("Published: A. Nobody 2020") < page.index('class="answer"')
     assert "verdict contradicted" in page and "verdict reproduced" in page
     assert 'href="bound.steps%3D10%2Cseed%3D1"' in page
-    assert "**contradicted**" in (sweep / "report.md").read_text()
     config = (sweep / "bound.steps=10,seed=1" / "config.yaml").read_text()
     assert "paper" not in config.split("paths:")[0].split("scale:")[0], "no part of what a run is"
     record = json.loads((sweep / "sweep.json").read_text())

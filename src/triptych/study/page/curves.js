@@ -58,7 +58,7 @@ class Overlay {
   }
 }
 
-// Two settings: the tested difference, what differs in their configuration, the error by noise level, samples.
+// Two settings: the tested difference, and what differs in their configuration.
 function beside(...pair) {
   const known = pair.map(key => {
     const [i, label] = [Number(key.slice(0, key.indexOf(":"))), key.slice(key.indexOf(":") + 1)];
@@ -73,32 +73,7 @@ function beside(...pair) {
   const keys = data.keys.filter(key => one.own[key] !== other.own[key]);
   parts.push(tableOf("What differs", ["key", one.label, other.label],
     keys.map(key => [key, one.own[key] ?? "none", other.own[key] ?? "none"]), [0, 1, 2]));
-  if (i === j && one.levels && other.levels) parts.push(levels(section.gamma, i, one, other));
-  const shown = [one, other].flatMap(cell => cell.runs.map(at => data.runs[at]).filter(run => run.pictures.at(-1)?.[1]).slice(0, 1))
-    .map(run => [run.pictures.at(-1)[1], run.name]);
-  if (shown.length) parts.push(element("div", {class: "zoomed"},
-    ...[...shown, ...(section.real ? [[section.real, "real images of the test set"]] : [])].map(zoomed)));
   return parts;
-}
-
-function levels(gamma, section, ...pair) {
-  const line = (cell, y) => ({x: gamma.filter((_, k) => y[k] !== null), y: y.filter(value => value !== null),
-    ink: inks.get(`${section}:${cell.label}`), label: cell.label});
-  const [one, other] = pair, ratio = other.levels.map((y, k) => y === null || !(one.levels[k] > 0) ? null : y / one.levels[k]);
-  const level = {x: [gamma[0], gamma.at(-1)], y: [1, 1], ink: "var(--muted, #68707c)"}, of = "γ = −log SNR", name = "squared error of ε";
-  const over = `${name}, ${other.label} over ${one.label}`;
-  return element("div", {class: "plots pair-levels"},
-    figureOf(`${name} by noise level`, "", chart(pair.map(cell => line(cell, cell.levels)), name, of, {y: pair.every(cell => cell.levels.every(y => y === null || y > 0))})),
-    figureOf(over, "", chart([level, line(other, ratio)], over, of)));
-}
-
-// As large as fits, each of the picture's pixels a whole number of the screen's.
-function zoomed([src, text]) {
-  const image = element("img", {src, alt: text, onload: () => {
-    const room = Math.min(360, document.querySelector("main").clientWidth - 30) * devicePixelRatio;
-    image.width = image.naturalWidth * Math.max(1, Math.floor(room / image.naturalWidth)) / devicePixelRatio;
-  }});
-  return element("figure", {}, image, element("figcaption", {}, text));
 }
 
 // A moving average whose past weighs `weight` times as much a step before.

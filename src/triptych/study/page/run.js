@@ -36,19 +36,6 @@ function runPage(run) {
   if (run.again) page.append(element("p", {class: "next"}, "Run it again: ", element("code", {class: "copy"}, run.again)));
   if (run.bound) page.append(element("p", {class: "how"},
     "± is the standard error over the items of this run's test set; the report's own ± is over seeds."));
-  page.append(...runFigures(run));
-  if (Object.keys(run.own).length) page.append(tableOf("What sets this run apart", ["key", "value"], Object.entries(run.own), [0, 1]));
-  if (run.figures.length)
-    page.append(tableOf("Figures", ["of", "figure", "mean ± standard error over items", "items"],
-      run.figures.map(([split, key, text, n]) => [split, key, text, n || "–"]), [0, 1]));
-  page.append(tableOf("Provenance", ["what", "recorded"], run.provenance, [0, 1]));
-  if (run.log) page.append(element("section", {class: "panel"}, element("h3", {}, "End of train.log"),
-    element("pre", {}, element("code", {}, run.log))));
-  return page;
-}
-
-function runFigures(run) {
-  const found = [];
   if (run.curves.length) {
     const plots = element("div", {class: "plots"});
     for (const curve of run.curves) {
@@ -56,19 +43,11 @@ function runFigures(run) {
       plots.append(figureOf(title, curve.every > 1 ? `Each ${ordinal(curve.every)} recorded value.` : "",
         chart([{...curve, ink: inkOf(run)}], title, curve.of, {y: curve.log})));
     }
-    found.push(element("section", {class: "panel"}, element("h3", {}, "Curves"), plots));
+    page.append(element("section", {class: "panel"}, element("h3", {}, "Curves"), plots));
   }
-  const shown = run.pictures.filter(([, uri]) => uri.startsWith("data:image/png;base64,"));
-  if (run.pictures.length) {
-    const grids = element("div", {class: "grids stages"}, ...shown.map(([caption, uri]) => element("figure",
-      {class: caption === "from noise to sample" ? "strip" : ""}, element("img", {src: uri, alt: `Samples, ${caption}`}),
-      element("figcaption", {}, caption))));
-    const missing = run.pictures.length - shown.length;
-    found.push(element("section", {class: "panel"}, element("h3", {}, "Samples at each stage"),
-      element("p", {class: "how"}, "Pictures of steps are drawn from one and the same noise, those at the end from another." +
-        (missing ? ` ${missing} more in the run's samples/: the page would be too heavy.` : "")), grids));
-  }
-  return found;
+  if (Object.keys(run.own).length) page.append(tableOf("What sets this run apart", ["key", "value"], Object.entries(run.own), [0, 1]));
+  page.append(tableOf("Provenance", ["what", "recorded"], run.provenance, [0, 1]));
+  return page;
 }
 
 const ordinal = n => n + (["th", "st", "nd", "rd"][n % 100 > 10 && n % 100 < 14 ? 0 : n % 10] ?? "th");

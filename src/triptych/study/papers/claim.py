@@ -26,9 +26,8 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from triptych.config.metric import SAMPLE_METRICS
 from triptych.config.nearest import nearest
 from triptych.declare import refusal
 from triptych.errors import UserError
@@ -36,25 +35,19 @@ from triptych.errors import UserError
 # what a claim can be of, beside the user's own metrics
 OF_THE_BOUND = ("bound", "prior", "reconstruction", "diffusion", "gap", "entropy", "iw", "ode", "ode_bound")
 OF_THE_RUN = ("train_bound", "val_bound", "estimator_variance")
-OF_POINTS = tuple(name for name, metric in SAMPLE_METRICS.items() if metric.of == "points")
-OF_SAMPLES = (*SAMPLE_METRICS,)
 METRIC = "metric"  # as an axis: the metrics themselves are compared
-STATISTICS = ("order", "same", "value", "diverges")
-TAKES = {  # the keys beside a statistic that say how
+TAKES = {  # the statistics, and the keys beside each that say how
     "order": ("by", "by_factor"),
     "same": ("within", "within_factor"),
     "value": ("within", "within_factor"),
     "diverges": ("beyond",),
 }
-KINDS = ("identity", "exact", "trained")
-WIDEST = 1.5  # times at most by which "the same" may differ: half of the smaller
 MOST = 1000  # settings at which one claim is made
 
 Axes = Mapping[str, Sequence[str]]  # of a sweep: {key: values as they are typed}, the seeds among them
 
 
-@dataclass(frozen=True)
-class MetricPoint:
+class MetricPoint(NamedTuple):
     """One figure: a metric of one setting, a value for every axis."""
 
     metric: str
@@ -82,11 +75,6 @@ class Contrast:
     def is_tie(self) -> bool:
         """Two figures are to be the same."""
         return self.second is not None and math.isfinite(self.low) and self.low == -self.high
-
-    @property
-    def is_order(self) -> bool:
-        """One figure is to be above another."""
-        return self.second is not None and math.isinf(self.high)
 
 
 @dataclass(frozen=True)
@@ -125,10 +113,9 @@ def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "sma
         UserError: no statistic or several, a tolerance that it does not take, a setting not in the sweep.
     """
     path = f"paper.claims.{name}"
-    kinds = [kind for kind in STATISTICS if kind in node]
+    kinds = [kind for kind in TAKES if kind in node]
     if len(kinds) != 1:
-        present = ", ".join(kinds) or "none"
-        raise UserError(f"{path}: {present} of {', '.join(STATISTICS)}; use exactly one")
+        raise UserError(f"{path}: {', '.join(kinds) or 'none'} of {', '.join(TAKES)}; use exactly one")
     kind = kinds[0]
     for key in ("by", "by_factor", "within", "within_factor", "beyond"):
         if key in node and key not in TAKES[kind]:
@@ -141,66 +128,17 @@ def read_claim(name: str, node: Mapping[str, Any], axes: Axes, scale: str = "sma
     contrasts = tuple(getattr(maker, kind)())
     if not contrasts:
         raise UserError(f"{path}.{kind}={node[kind]!r}: must be one or more settings")
+    words = {key: str(node.get(key) or "") for key in ("note", "kind", "quote", "otherwise", "untestable")}
     return Claim(
-        name,
-        node["says"],
-        "" if maker.axis == METRIC else maker.metric,
-        _rule(kind, node),
-        tuple((str(k), str(v)) for k, v in (node.get("published") or {}).items()),
-        contrasts,
-        str(node.get("note") or ""),
-        str(node.get("kind") or ""),
-        ", ".join(f"{key} {node[key]}" for key in ("table", "figure", "section") if key in node),
-        str(node.get("quote") or ""),
-        str(node.get("otherwise") or ""),
-        str(node.get("untestable") or "") if scale == "small" else "",
+        name=name,
+        says=node["says"],
+        metric="" if maker.axis == METRIC else maker.metric,
+        rule=_rule(kind, node),
+        published=tuple((str(k), str(v)) for k, v in (node.get("published") or {}).items()),
+        contrasts=contrasts,
+        source=", ".join(f"{key} {node[key]}" for key in ("table", "figure", "section") if key in node),
+        **(words if scale == "small" else words | {"untestable": ""}),
     )
-
-
-def check_fairness(claims: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse a claim of unknown origin or kind, a finding that nothing could contradict, a margin too wide.
-
-    Raises:
-        UserError: a key is missing, or "the same" is wider than half of the smaller figure, or than an effect
-            that another claim on the same metric calls an improvement.
-    """
-    for name, node in claims.items():
-        path = f"paper.claims.{name}"
-        if "kind" not in node:
-            raise UserError(f"{path}.kind: a value is needed; one of {', '.join(KINDS)}")
-        if not {"table", "figure", "section"} & set(node):
-            raise UserError(f"{path}: no source; add table, figure or section, and a quote")
-        if (node["kind"] == "identity") == ("otherwise" in node):
-            raise UserError(
-                f"{path}.kind={node['kind']}: "
-                + (
-                    "otherwise= contradicts it; an identity cannot come out the other way"
-                    if "otherwise" in node
-                    else "otherwise is needed: under what the claim would come out the other way; "
-                    "a claim without it is an identity"
-                )
-            )
-        if "same" not in node:
-            continue
-        for margin, effect in (("within", "by"), ("within_factor", "by_factor")):
-            wide = node.get(margin)
-            if wide is None:
-                continue
-            if margin == "within_factor" and wide > WIDEST:
-                raise UserError(
-                    f"{path}.{margin}={wide:g}: wider than half of the smaller; use at most {WIDEST}"
-                )
-            for other in claims.values():
-                least = other.get(effect)
-                if "order" in other and least and least < wide and _metric(other) == _metric(node):
-                    raise UserError(
-                        f"{path}.{margin}={wide:g}: wider than the effect {effect}={least:g} that "
-                        "another claim calls an improvement; use a smaller margin"
-                    )
-
-
-def _metric(node: Mapping[str, Any]) -> str:
-    return METRIC if node.get("compare") == METRIC else str(node.get("metric", "bound"))
 
 
 class _Contrasts:

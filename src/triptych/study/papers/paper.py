@@ -9,19 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
+from triptych.config.metric import SAMPLE_METRICS
 from triptych.config.nearest import nearest
 from triptych.config.schema import PaperClaim, PaperNode
 from triptych.declare import refusal
 from triptych.errors import UserError
-from triptych.study.papers.claim import (
-    OF_POINTS,
-    OF_SAMPLES,
-    OF_THE_BOUND,
-    OF_THE_RUN,
-    Axes,
-    Claim,
-    read_claim,
-)
+from triptych.study.papers.claim import OF_THE_BOUND, OF_THE_RUN, Axes, Claim, read_claim
 
 # of a claim: what decides nothing where it is made
 WORDS_ALONE = (
@@ -89,11 +82,8 @@ def read_paper(node: Mapping[str, Any], axes: Axes, name: str = "", scale: str =
         _check_keys(f"paper.claims.{claim_name}", claim, PaperClaim)
     settings = {key: values for key, values in axes.items() if key != "seed"}
     claims = [read_claim(k, c, settings, scale) for k, c in claims_at(node["claims"], scale).items()]
-    return Paper(
-        name, node["cite"], node["where"], str(node.get("arxiv") or ""),
-        tuple(claims),
-        tuple(node.get("differs") or ()), tuple(node.get("discarded_seeds") or ()),
-    )  # fmt: skip
+    more = (tuple(node.get(key) or ()) for key in ("differs", "discarded_seeds"))
+    return Paper(name, node["cite"], node["where"], str(node.get("arxiv") or ""), tuple(claims), *more)
 
 
 def check_claimed_metrics(paper: Paper, config: Mapping[str, Any], axes: Axes) -> None:
@@ -103,16 +93,17 @@ def check_claimed_metrics(paper: Paper, config: Mapping[str, Any], axes: Axes) -
     for claim in paper.claims:
         for metric in dict.fromkeys(point.metric for point in claim.points):
             at = f"paper.claims.{claim.name}.metric={metric}"
-            if metric in OF_SAMPLES:
+            if metric in SAMPLE_METRICS:
                 if not (config["measures"]["n"] or "measures" in swept):
                     raise UserError(f"{at}: measures.n=0 measures no samples; measures.n=1000 does")
-                if metric in OF_POINTS and config["measures"].get("classifier"):
+                points = SAMPLE_METRICS[metric].of == "points"
+                if points and config["measures"].get("classifier"):
                     raise UserError(f"{at}: of points; images, which measures.classifier is for, have others")
             elif metric in ("ode", "ode_bound"):
                 if not (config.get("likelihood") or {"likelihood", "setting"} & swept):
                     raise UserError(f"{at}: likelihood=none has no such figure; likelihood=ode has")
             elif metric not in (*OF_THE_BOUND, *OF_THE_RUN, *own) and not {"metrics", "setting"} & swept:
-                known = [*OF_THE_BOUND, *OF_THE_RUN, *OF_SAMPLES, *own]
+                known = [*OF_THE_BOUND, *OF_THE_RUN, *SAMPLE_METRICS, *own]
                 raise UserError(f"{at}: no such metric, {nearest(metric, known)}")
 
 

@@ -21,7 +21,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Literal
 
 from triptych.errors import UserError
@@ -96,19 +95,19 @@ class Judgement:
     def _decided(self) -> str:
         if self.claim.untestable:
             return f"{self.claim.untestable.rstrip('.')}."
-        troubles = dict.fromkeys(m.trouble for m in self.measured if m.trouble)
-        if troubles and self.word == "cannot tell":
-            return "; ".join([*troubles][:3]) + "."
-        if self.word == "cannot tell" and (wide := [m.wide for m in self.measured if m.wide]):
-            return "; ".join(wide[:3]) + "."
+        for why in ("trouble", "wide"):
+            reasons = dict.fromkeys(filter(None, (getattr(m, why) for m in self.measured)))
+            if reasons and self.word == "cannot tell":
+                return f"{'; '.join([*reasons][:3])}."
         over = quantity(self.seeds, "seed") + (f" × {self.items} items" if self.items else "")
-        text = _contrast_text(self.deciding)
+        text = f"{self.deciding.contrast.name} = {self.deciding.text}, {self.deciding.accepted} is claimed"
         if self.word == "cannot tell":
             open_ = sum(m.p_not_within > ALPHA for m in self.measured)
             return f"{text}: open{f'; and {open_ - 1} more' if open_ > 1 else ''}; {over}."
         if len(self.measured) > 1 and self.word in ("reproduced", "holds"):
             text += f", of {len(self.measured)} contrasts the least sure"
-        return f"{text}; {_p(self.p)}, {over}."
+        p = p_value(self.p)
+        return f"{text}; {f'p < {p[1:]}' if p[0] == '<' else f'p = {p}'}, {over}."
 
     @property
     def line(self) -> str:
@@ -130,17 +129,12 @@ class Judged:
     node: Mapping[str, Any]
     changed: bool = False
 
-    @cached_property
-    def tally(self) -> dict[str, int]:
-        """How many findings have each word; identities are none."""
-        words = [judgement.word for judgement in self.judgements if not judgement.is_identity]
-        return {word: words.count(word) for word in FINDINGS}
-
     @property
     def answer(self) -> str:
         """ "Of 3 claims: 2 reproduced and 1 contradicted. 1 identity holds."."""
-        known = [f"{n} {word}" for word, n in self.tally.items() if n]
-        parts = [f"Of {quantity(sum(self.tally.values()), 'claim')}: {listed(known)}."] if known else []
+        findings = [j.word for j in self.judgements if not j.is_identity]
+        known = [f"{findings.count(word)} {word}" for word in FINDINGS if word in findings]
+        parts = [f"Of {quantity(len(findings), 'claim')}: {listed(known)}."] if known else []
         identities = [j.word for j in self.judgements if j.is_identity]
         if identities:
             holding = identities.count("holds")
@@ -164,18 +158,28 @@ def judged(sweep: Mapping[str, Any], runs: Sequence[Run]) -> Judged | None:
     seeds = len(known.get("seed", ["1"]))
     judgements = [_judge(claim, known, runs, seeds) for claim in paper.claims]
     corrected = _corrected(judgements)
-    effects = [m for j in corrected if j.word == "reproduced" for m in j.measured if m.contrast.is_order]
+    shown = [m for j in corrected if j.word == "reproduced" for m in j.measured]
+    effects = [m for m in shown if m.contrast.second and math.isinf(m.contrast.high)]
     corrected = _corrected([_within_effects(j, effects) for j in corrected])
     changed = bool(sweep.get("claims_changed"))
     return Judged(paper, scale, first_line(sweep.get("machine") or ""), corrected, node, changed)
 
 
 def _corrected(judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
-    """Return the judgements with their p corrected over all that are tested."""
-    tested = [j for j in judgements if not j.claim.untestable]
-    p_values = zip(holm([_all(j) for j in tested]), holm([_any(j) for j in tested]), strict=True)
-    corrected = (replace(j, reproduced=p, contradicted=q) for j, (p, q) in zip(tested, p_values, strict=True))
-    return tuple(j if j.claim.untestable else next(corrected) for j in judgements)
+    """Correct p over all that are tested.
+
+    Of "some contrast is out of its range" it is the largest (Berger's intersection-union test), of "all are
+    within" the smallest times their number (Bonferroni).
+    """
+    tested = [j.measured for j in judgements if not j.claim.untestable]
+    out = holm([max(m.p_not_within for m in measured) for measured in tested])
+    within = holm([min(1.0, len(measured) * min(m.p_within for m in measured)) for measured in tested])
+    p_values = zip(out, within, strict=True)
+    corrected = []
+    for j in judgements:
+        p, q = (1.0, 1.0) if j.claim.untestable else next(p_values)
+        corrected.append(replace(j, reproduced=p, contradicted=q))
+    return tuple(corrected)
 
 
 def _within_effects(judgement: Judgement, effects: Sequence[ContrastResult]) -> Judgement:
@@ -189,17 +193,6 @@ def _within_effects(judgement: Judgement, effects: Sequence[ContrastResult]) -> 
     return replace(judgement, measured=tuple(map(checked, judgement.measured)))
 
 
-def _all(judgement: Judgement) -> float:
-    """Return p of "some contrast is out of its range": Berger's intersection-union test."""
-    return max(m.p_not_within for m in judgement.measured)
-
-
-def _any(judgement: Judgement) -> float:
-    """Return p of "all contrasts are within": Bonferroni."""
-    p_values = [m.p_within for m in judgement.measured]
-    return min(1.0, len(p_values) * min(p_values))
-
-
 def _judge(claim: Claim, axes: Axes, runs: Sequence[Run], seeds: int) -> Judgement:
     of = {point: runs_of(point, axes, runs) for point in claim.points}
     measured = tuple(measure_contrast(contrast, axes, of, seeds) for contrast in claim.contrasts)
@@ -210,12 +203,3 @@ def _judge(claim: Claim, axes: Axes, runs: Sequence[Run], seeds: int) -> Judgeme
         tuple({run.dir: run for runs_of_point in of.values() for run in runs_of_point}.values()),
         warning=no_better({point_label(p, axes, claim): of[p] for p in claim.points if p.metric == "bound"}),
     )  # fmt: skip
-
-
-def _p(p: float) -> str:
-    text = p_value(p)
-    return f"p {text[0]} {text[1:]}" if text[0] == "<" else f"p = {text}"
-
-
-def _contrast_text(measured: ContrastResult) -> str:
-    return f"{measured.contrast.name} = {measured.text}, {measured.accepted} is claimed"

@@ -22,7 +22,6 @@ from triptych.files import load_object
 from triptych.run.directory import write_atomic
 from triptych.run.read import Run
 from triptych.study.formatting import duration, listed, quantity
-from triptych.study.markdown import claims_table, safe
 from triptych.study.papers.claim import Claim, MetricPoint
 from triptych.study.papers.figure import claims_figure
 from triptych.study.papers.paper import decisive_keys
@@ -233,9 +232,20 @@ def paper_page(entry: Entry) -> str:
     arxiv = f" (arXiv:{entry['arxiv']})" if entry["arxiv"] else ""
     scale = f" scale={entry['scale']}" if entry["scale"] != "small" else ""
     lines = [f"# {entry['title']}", "", f"{safe(entry['cite'] + arxiv)}: {safe(entry['where'])}.", ""]
-    keys = ("word", "why", "note", "all_published", "all_measured", "metric", "rule")
-    rows = ([f"{c['name']}: {c['says']}", *(c[key] for key in keys)] for c in entry["claims"])
-    lines += claims_table(rows, entry["changed"])
+    lines += ["| claim | verdict | published | measured | decided by |", "|---" * 5 + "|"]
+    for c in entry["claims"]:
+        metric = c["metric"].replace("_", " ")
+        cells = [
+            safe(f"{c['name']}: {c['says']}"),
+            f"**{c['word']}**. {safe(' '.join(filter(None, (c['why'], c['note']))))}",
+            "<br>".join(safe(f"{name}: {figure}") for name, figure in c["all_published"]) or "–",
+            "<br>".join(safe(f"{name}: {figure}") for name, figure in c["all_measured"]),
+            safe(f"{metric}; {c['rule']}" if metric else c["rule"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [""]
+    if entry["changed"]:
+        lines += ["The claims or their seeds were changed after some of these runs had ended.", ""]
     if entry["differs"]:
         lines += ["What differs from the paper:", "", *(f"- {safe(line)}" for line in entry["differs"]), ""]
     if entry["discarded_seeds"]:
@@ -268,3 +278,9 @@ def _origin(story: Study) -> str:
     ]
     changed = " (*: with uncommitted changes)" if any("*" in commit for commit in commits) else ""
     return "; ".join(facts) + changed + "."
+
+
+def safe(text: str) -> str:
+    """Escape text for markdown and HTML, on one line."""
+    text = re.sub(r"\s+", " ", text)
+    return re.sub(r"([\\`*_|<>\[\]#])", r"\\\1", text).replace(r"\<", "&lt;").replace(r"\>", "&gt;")

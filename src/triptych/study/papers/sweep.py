@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from triptych.config.compose import to_plain
 from triptych.config.names import grid_keys
 from triptych.errors import UserError
-from triptych.study.papers.claim import check_fairness
+from triptych.study.papers.claim import METRIC
 from triptych.study.papers.paper import (
     axes_of,
     check_claimed_metrics,
@@ -21,6 +22,9 @@ from triptych.study.papers.paper import (
     read_paper,
 )
 from triptych.study.rounds import jobs_of
+
+KINDS = ("identity", "exact", "trained")
+WIDEST = 1.5  # times at most by which "the same" may differ: half of the smaller
 
 
 def check_scale(config: DictConfig) -> None:
@@ -106,6 +110,47 @@ def claims_of(config: DictConfig, before: dict[str, Any], any_result: bool) -> d
         changed |= before.get("paper_axes") != axes  # seeds that are added once something is known
     facts = {"paper": node, "paper_name": name, "paper_axes": axes, "scale": scale, "machine": machine()}
     return facts | ({"claims_changed": True} if changed else {})
+
+
+def check_fairness(claims: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a claim of unknown origin or kind, a finding that nothing could contradict, a margin too wide.
+
+    Raises:
+        UserError: a key is missing, or "the same" is wider than half of the smaller figure, or than an effect
+            that another claim on the same metric calls an improvement.
+    """
+    for name, node in claims.items():
+        path = f"paper.claims.{name}"
+        if "kind" not in node:
+            raise UserError(f"{path}.kind: a value is needed; one of {', '.join(KINDS)}")
+        if not {"table", "figure", "section"} & set(node):
+            raise UserError(f"{path}: no source; add table, figure or section, and a quote")
+        identity, turned = node["kind"] == "identity", "otherwise" in node
+        if identity and turned:
+            problem = "otherwise= contradicts it; an identity cannot come out the other way"
+            raise UserError(f"{path}.kind=identity: {problem}")
+        if not identity and not turned:
+            raise UserError(
+                f"{path}.kind={node['kind']}: otherwise is needed: under what the claim would come out the "
+                "other way; a claim without it is an identity"
+            )
+        for margin, effect in (("within", "by"), ("within_factor", "by_factor")) if "same" in node else ():
+            wide = node.get(margin, 0)
+            if margin == "within_factor" and wide > WIDEST:
+                raise UserError(
+                    f"{path}.{margin}={wide:g}: wider than half of the smaller; use at most {WIDEST}"
+                )
+            for other in claims.values():
+                least = other.get(effect)
+                if "order" in other and least and least < wide and _metric(other) == _metric(node):
+                    raise UserError(
+                        f"{path}.{margin}={wide:g}: wider than the effect {effect}={least:g} that "
+                        "another claim calls an improvement; use a smaller margin"
+                    )
+
+
+def _metric(node: Mapping[str, Any]) -> str:
+    return METRIC if node.get("compare") == METRIC else str(node.get("metric", "bound"))
 
 
 def machine() -> str:
