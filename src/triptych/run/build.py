@@ -16,7 +16,7 @@ from triptych.models.metric import OfSamples
 from triptych.run.drawing import Drawing, OtherPart, OtherRun, Source
 from triptych.run.experiment import Experiment
 from triptych.run.guided import Guides, check_process, guided
-from triptych.run.model import build_model, check_size
+from triptych.run.model import build_model
 from triptych.run.reference import ImageReference, PointReference, own_metrics
 from triptych.run.reopen import open_model_stages
 from triptych.run.stages import check_condition_source, drawn_as, set_key
@@ -29,7 +29,6 @@ def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
         UserError: whatever could not be built, drawn or measured, before anything is trained.
     """
     data = build_data(config, download)
-    check_size(config, data)
     model = build_model(config, data, open_model_stages(config, data))
     guides = Guides(config)
     if (teacher := (config.get("objective") or {}).get("teacher")) and not config.get("trained"):

@@ -6,8 +6,6 @@ stay as they are, so a checkpoint goes on in either state.
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -30,7 +28,6 @@ if TYPE_CHECKING:  # a plan builds networks without Lightning
     from triptych.models.base import BoundModel
 
 CALIBRATION = 256  # training items on which an optimal reverse variance is measured
-ALLOCATED = 2**20  # bytes of a tensor, at most, in a network that is made to be measured
 CALLS = 10_000  # tensors that a model is made of, at most
 CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that may be none
 
@@ -56,27 +53,6 @@ def build_model(
         raise UserError(f"augmentation: {type(model).__name__} has no network that reads it; pass told=false")
     _check_read(config, table, type(model))
     return model
-
-
-def check_size(config: dict[str, Any], data: DataModule) -> None:
-    """Refuse a network that this machine's memory cannot hold, before any of it is allocated.
-
-    Raises:
-        UserError: with the first tensor for which there is no room. Whatever else is wrong, ``build_model``
-            says.
-    """
-    table = parts_table(config, data)
-    try:
-        with torch.random.fork_rng([]), Budget(machine_memory(), "this machine's memory", largest=ALLOCATED):
-            if config["denoiser"]:
-                table.at("denoiser")
-            elif ladder := config["model"].get("network"):
-                build(
-                    ladder, "model.network", table.beside(import_class(config["model"]["_target_"], "model"))
-                )
-    except Exception as error:
-        if isinstance(error.__cause__, MemoryError):
-            raise
 
 
 def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
@@ -212,30 +188,20 @@ def compiled(model: BoundModel, config: dict[str, Any]) -> Iterator[None]:
             network._compiled_call_impl = None
 
 
-def machine_memory() -> int:
-    """Return this machine's memory in bytes; practically infinite if unknown."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 2**62
-
-
 class Budget(TorchFunctionMode):
     """Limit the memory of tensors created within the context, before they are allocated.
 
     Args:
         most: bytes that they may take together.
         of: whose size that is, for the message.
-        largest: bytes of a tensor that is allocated; larger ones have a shape and no memory.
 
     Raises:
         MemoryError: they would take more, or there are too many of them.
     """
 
-    def __init__(self, most: int, of: str, largest: float = math.inf):
+    def __init__(self, most: int, of: str):
         super().__init__()
         self.most, self.left, self.of, self.calls = most, most, of, CALLS
-        self.largest = largest
         self.constructors = _device_constructors()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -256,8 +222,6 @@ class Budget(TorchFunctionMode):
                 raise MemoryError(self._refusal(f"a tensor of {'x'.join(map(str, planned.shape))}"))
             if self.calls < 0:
                 raise MemoryError(f"more than {CALLS} tensors; choose a smaller network")
-            if planned.numel() * planned.element_size() > self.largest:
-                return planned
         return function(*args, **kwargs)
 
     def _refusal(self, tensor: str) -> str:
