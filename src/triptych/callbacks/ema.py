@@ -98,7 +98,6 @@ class EMA(pl.Callback):
             self._store(trainer)
 
     def _due(self, steps: int) -> bool:
-        """Return whether the last step is one of the evenly spread ones, which end with the run."""
         return any(round(k * steps / self.snapshots) == self.updates for k in range(1, self.snapshots + 1))
 
     def _store(self, trainer: pl.Trainer) -> None:

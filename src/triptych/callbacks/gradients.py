@@ -76,5 +76,4 @@ QUANTILES = {"p10": 0.1, "median": 0.5, "p90": 0.9}
 
 
 def _centre(bin_: int) -> float:
-    """Return the norm in the middle of a bin, to three digits."""
     return float(f"{math.exp2(LOWEST + (bin_ + 0.5) / PER_OCTAVE):.3g}")

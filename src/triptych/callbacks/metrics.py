@@ -102,11 +102,6 @@ def _of(trainer: pl.Trainer) -> list[Metrics]:
 
 
 def _figure(name: str, value: Any, items: int) -> dict[str, Any]:
-    """Convert the result of ``compute`` to {"mean", "stderr", "n"}.
-
-    Raises:
-        UserError: it is neither a number nor these three.
-    """
     if isinstance(value, Mapping) and set(value) == {"mean", "stderr", "n"}:
         return dict(value)
     if isinstance(value, Tensor) and value.numel() == 1:

@@ -63,12 +63,10 @@ def account_split(
 
 @functools.cache
 def _entropy(mixture: GaussianMixture) -> MonteCarlo:
-    """Return the entropy of a mixture, which each split of a report asks for."""
     return mixture.entropy()
 
 
 class _Later:
-    """An evaluation loader created lazily, once the ranks that share it exist."""
 
     def __init__(self, data: DataModule, split: str, limit: int | None, of: str):
         self._make: Callable[[], Any] = lambda: data.eval_dataloader(split, limit)
@@ -105,13 +103,11 @@ def baselines(data: DataModule) -> dict[str, Any]:
 
 
 def _parts(split: Split) -> Iterator[Tensor]:
-    """Yield the items of a split in chunks."""
     for index in torch.arange(len(split)).split(chunk_size(split.values.shape[1:])):
         yield split.batch(index).x
 
 
 def _mean_of(bits: Tensor, k: Tensor) -> Tensor:
-    """Look up bits (d, K) at each item's levels k (n, d); return the mean over dimensions, (n,)."""
     return bits.gather(1, k.T).mean(0)
 
 

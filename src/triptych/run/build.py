@@ -80,11 +80,6 @@ def _source(
     earlier: Sequence[str],
     change: dict[str, Any],
 ) -> Source:
-    """Build one entry of ``condition_from``; ``earlier``: parts before it, ``change``: its overrides.
-
-    Raises:
-        UserError: the model or the data have no such part.
-    """
     key = f"condition_from.{name}={what}"
     parts = getattr(getattr(getattr(model, "denoiser", None), "network", None), "conditions", {})
     if name not in parts:
@@ -104,7 +99,6 @@ def _source(
 
 
 def _teacher(path: str, model: BoundModel, guides: Guides) -> Denoiser:
-    """Return the denoiser of ``objective.teacher``; UserError if it is incompatible with this model."""
     if model.of_latents:
         raise UserError(f"objective.teacher={path}: a teacher of the data cannot teach latents; pass null")
     taught = getattr(model, "denoiser", None)
@@ -135,7 +129,6 @@ def _measured(
 
 
 def _changed(config: dict[str, Any], key: str, value: Any, sampler: Sampler) -> dict[str, Any]:
-    """Return a copy with ``key`` set to ``value``; "evaluations" sets the number of sampler steps."""
     config = copy.deepcopy(config)
     if key == "evaluations":
         config["sampler"]["steps"] = max(1, int(value) // sampler.calls)

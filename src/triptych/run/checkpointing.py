@@ -106,7 +106,6 @@ class Keep(pl.Callback):
         trainer.save_checkpoint(self.folder / name)
 
     def _row(self, trainer: Any, loggers: Sequence[Logger]) -> None:
-        """Log this step's row, which Lightning would log only after the checkpoint."""
         if trainer.global_step % trainer.log_every_n_steps == 0:
             figures = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
             for logger in loggers:

@@ -177,7 +177,6 @@ def _reconstruct(run: Path | None, step: int, weights: str, choices: Sequence[st
 
 
 def _sigma_rel(weights: str) -> float | None:
-    """Parse the length in "sigma_rel_0.07"; None for any other text."""
     try:
         sigma_rel = float(weights.removeprefix(POWER)) if weights.startswith(POWER) else math.nan
         exponent(sigma_rel)

@@ -70,7 +70,6 @@ def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
 
 
 def _as_refusal(error: Exception) -> UserError | None:
-    """Return one line for an exception of user code, or of a library that rejects its input; else None."""
     from triptych.config.compose import explain
 
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -102,7 +101,6 @@ def _as_refusal(error: Exception) -> UserError | None:
 
 
 def _has_folder() -> bool:
-    """Return whether the current working directory still exists."""
     try:
         return bool(os.getcwd())
     except OSError:
@@ -110,6 +108,5 @@ def _has_folder() -> bool:
 
 
 def _hydras_last(frames: Sequence[FrameType]) -> bool:
-    """Return whether Hydra raised the exception, while reading files or making directories."""
     packages = [frame.f_globals.get("__name__", "").split(".")[0] for frame in frames]
     return [name for name in packages if name in ("hydra", "triptych")][-1:] == ["hydra"]

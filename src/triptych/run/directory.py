@@ -73,7 +73,6 @@ def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _storage_errors(path: Path) -> Iterator[None]:
-    """Turn an error of the file system's, as of a full disk, into StorageError."""
     try:
         yield
     except OSError as error:
@@ -240,7 +239,6 @@ class RunDirectory:
 
 
 def _is_sound(key: str, value: Any) -> bool:
-    """Return whether an entry of ``provenance.json`` has the expected type."""
     if not isinstance(value, PROVENANCE.get(key, object)):
         return False
     if key == "data":

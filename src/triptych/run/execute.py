@@ -109,7 +109,6 @@ def execute(run: RunDirectory) -> Result:
 
 @contextlib.contextmanager
 def _no_exit() -> Iterator[None]:
-    """Turn ``sys.exit`` in user code into an error: the command would end as if the run had finished."""
     try:
         yield
     except SystemExit as left:
@@ -184,7 +183,6 @@ class Session:
 
 
 def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None:
-    """Print a description of the data; warn of skipped files and of test items in the training set."""
     if rank() == 0:
         with contextlib.suppress(OSError):
             print(f"data: {origin.facts['description']}", flush=True)
@@ -197,7 +195,6 @@ def _describe(run: RunDirectory, experiment: Experiment, origin: Origin) -> None
 def _report(
     run: RunDirectory, experiment: Experiment, origin: Origin, fit: Fit, peers: Peers | None
 ) -> dict[str, Any]:
-    """Evaluate the chosen weights, draw and measure samples; return the figures of the run."""
     config, data, model, trainer = experiment.config, experiment.data, experiment.model, fit.trainer
     tested, first = config.get("test", True), trainer.is_global_zero
     reported = choose_weights(run, trainer, experiment, origin)
@@ -241,7 +238,6 @@ def _report(
 
 
 def _panels(run: RunDirectory, model: BoundModel) -> dict[str, Any]:
-    """Return the model's own entries of ``summary.json``; warn of those that cannot be recorded."""
     panels = {}
     for key, value in model.panels().items():
         why = f"{key} is an entry of summary.json" if key in RESERVED else ""

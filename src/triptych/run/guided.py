@@ -114,7 +114,6 @@ def guided(model: Any, data: DataModule, config: dict[str, Any], guides: Guides)
 
 
 def _check_within(bound: float, data: DataModule) -> None:
-    """Check that the threshold does not clip values that occur in the data."""
     size = training_items(data, 1000).x.abs()
     if (size > bound).float().mean() > 0.01:
         raise UserError(
@@ -124,7 +123,6 @@ def _check_within(bound: float, data: DataModule) -> None:
 
 
 def _check_of_latents(guidance: dict[str, Any], threshold: dict[str, Any]) -> None:
-    """Check that guidance and threshold do not act in data space on a latent denoiser."""
     if guidance and not guidance["_target_"].endswith(".ClassifierFree"):
         name = guidance["_target_"].rpartition(".")[2]
         raise UserError(

@@ -68,7 +68,6 @@ def check_held(path: Path) -> None:
 
 
 def _lies_in(folder: Path, file: IO[str]) -> bool:
-    """Return whether ``file`` is still the lock of the directory now at ``folder``."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.lstat(folder / ".lock"))
     except OSError:

@@ -76,7 +76,6 @@ def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
 
 
 def _of_latents(table: Dependencies, kind: type[BoundModel]) -> None:
-    """Build the ladder of a latent model, and its diffusion parts in the shape of the latents."""
     place = "model.network"
     ladder = build(table.config["model"].get("network"), place, table.beside(kind))
     table.built |= {place: ladder, "bound.decoder": GaussianDensity()}
@@ -109,7 +108,6 @@ def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
 
 
 def _conditions(data: DataModule, conditional: Any) -> dict[str, Kind]:
-    """Return the parts of conditions that ``model.conditional`` selects."""
     if not isinstance(conditional, list):
         return data.conditions if conditional else {}
     for name in set(conditional) - set(data.conditions):
@@ -121,7 +119,6 @@ def _conditions(data: DataModule, conditional: Any) -> dict[str, Kind]:
 
 
 def _augmentation_kind(data: DataModule) -> dict[str, Kind]:
-    """Return the condition that describes augmentations to the network; {} without any."""
     numbers = count_numbers(data.augmentations)
     return {AUGMENTATION: Vectors(numbers)} if numbers else {}
 
@@ -133,7 +130,6 @@ def training_items(data: DataModule, n: int) -> Batch:
 
 
 def _check_read(config: dict[str, Any], table: Dependencies, kind: type[BoundModel]) -> None:
-    """Refuse choices that this model does not read: no comparison may vary a key without effect."""
     used = {place.split(".")[0] for place in table.built}
     for group in CHOICES:
         if config.get(group) and group not in used and group not in kind.ignores:

@@ -72,7 +72,6 @@ def parse_overrides(overrides: Any) -> dict[str, str]:
 
 
 def _unquoted(value: str) -> str:
-    """Remove the quotes of Hydra's grammar."""
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return value[1:-1].replace("\\'", "'").replace("\\\\", "\\")
     return value

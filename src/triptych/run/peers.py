@@ -44,7 +44,6 @@ def is_broken_connection(error: BaseException) -> bool:
 
 
 def _token(first: int) -> str:
-    """Return a token shared by the ranks of this launch, and by no earlier one."""
     return launch() or str(first)
 
 
@@ -107,7 +106,6 @@ class Peers:
                 child.kill()
 
     def _first_report(self) -> tuple[int, str] | None:
-        """Return (rank, message) of the first error that another rank of this launch has written."""
         reports: list[tuple[float, int, str]] = []
         for path in self.run.path.glob(".error-*.json"):
             try:
@@ -120,7 +118,6 @@ class Peers:
         return min(reports)[1:] if reports else None
 
     def _watch(self) -> None:
-        """Exit from a thread if rank 0 hangs in a collective with a rank that is gone."""
         while not self._settled.wait(0.5):
             codes = [child.poll() for child in self.children]
             if all(code == 0 for code in codes):

@@ -125,7 +125,6 @@ def _record(run: RunDirectory, config: dict[str, Any]) -> None:
 
 
 def _settle_failure(run: RunDirectory, retry: bool) -> None:
-    """Reset a run that failed before its first step; one that failed later only with ``retry=true``."""
     result = run.summary()
     if result is None or result.status == "finished":
         return
@@ -142,7 +141,6 @@ def _settle_failure(run: RunDirectory, retry: bool) -> None:
 def _without_new_defaults(
     changes: dict[str, Any], cfg: DictConfig, choices: dict[str, Any]
 ) -> dict[str, Any]:
-    """Remove keys that an older record lacks, if they have their default values."""
     new = [key for key, (was, _) in changes.items() if was is ABSENT]
     if not new:
         return changes
@@ -161,7 +159,6 @@ def _without_new_defaults(
 
 
 def _lies_there_now(run: RunDirectory, plain: dict[str, Any]) -> bool:
-    """Return whether the new data.root holds the data that the run was trained on."""
     known = run.provenance().get("data")
     if known is None and (run.checkpoints() or run.status == "finished"):
         return False  # from before there were fingerprints: nobody can tell

@@ -133,7 +133,6 @@ def git_state(
 
 
 def _package_state(place: Path) -> dict[str, Any]:
-    """Return ``git_state`` of a package's folder or file; its source text if it is in no repository."""
     root, below = (place, ".") if place.is_dir() else (place.parent, place.name)
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         tracked = ["git", "-C", str(root), "ls-files", "--error-unmatch", below]
@@ -148,14 +147,12 @@ def _package_state(place: Path) -> dict[str, Any]:
 
 
 def _command_of_sweep(run: RunDirectory) -> list[str]:
-    """Return the command of the run's sweep; [] if it belongs to none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return list(read_json(run.path.parent / "sweep.json")["command"])
     return []
 
 
 def _of_agent(run: RunDirectory) -> str:
-    """Return the run id set by a W&B agent; "" without one."""
     agent = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
     return agent if ID.fullmatch(agent) and not (run.path.parent / "sweep.json").exists() else ""
 
@@ -195,7 +192,6 @@ def own_packages(config: dict[str, Any]) -> dict[str, Path]:
 
 
 def _places(package: str) -> list[Path]:
-    """Return the folders of a package, or the file of a module; [] if it is not installed."""
     spec = find_spec(package)
     places = [*(spec.submodule_search_locations or filter(None, [spec.origin]))] if spec else []
     return [Path(place) for place in places]

@@ -172,7 +172,6 @@ def read_run(directory: Path, sweep: str = "", now: float | None = None) -> Run:
 
 
 def _check_items(run: Run) -> None:
-    """Raise ValueError if the items beside a result have another mean."""
     items = load_items(run.dir)
     if items is not None and run.measure and math.isfinite(run.bound) and not read_items(run.dir, run.bound):
         mean = items.total.mean()
@@ -180,7 +179,6 @@ def _check_items(run: Run) -> None:
 
 
 def _inside(directory: Path, picture: Path | None) -> Path | None:
-    """Return a picture's path if it lies inside the directory: reports are published."""
     file = None if picture is None else directory / picture
     return file if file and file.resolve().is_relative_to(directory.resolve()) else None
 
@@ -221,7 +219,6 @@ def _unfinished(known: dict[str, Any], directory: Path, now: float) -> Run:
 
 
 def _is_abandoned(directory: Path) -> bool:
-    """Return whether the last process there has left, or has ended on this machine."""
     try:
         with open(directory / ".lock", encoding="utf-8", errors="replace") as file:
             who = file.read(1000).strip()

@@ -47,7 +47,6 @@ SPLITS = ("train", "val", "test")
 
 
 def _entry(parse: Callable[..., Any], default: Any = None, keys: Iterable[str] = ()) -> Any:
-    """Declare a field that ``parse`` makes of the file's entries ``keys``; of its own name if none."""
     start = {"default_factory": default} if callable(default) else {"default": default}
     return field(**start, metadata={"parse": parse, "keys": tuple(keys)})
 
