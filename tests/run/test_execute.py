@@ -136,7 +136,7 @@ def test_weights_that_do_not_exist_are_refused():
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (["trainer.accelerator=gpu"], "trainer.accelerator=gpu: "),
+        (["trainer.accelerator=gpu"], "gpu backend"),
         (["likelihood=ode_images", "guidance=classifier_free"], "likelihood with a guidance"),
         (["denoiser.network.width=999999999"], "denoiser.network: "),
         (["denoiser.network.width=400000"], "denoiser.network: "),

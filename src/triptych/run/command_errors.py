@@ -79,8 +79,6 @@ def _as_refusal(error: Exception) -> UserError | None:
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark) is not None:
         why = " ".join(filter(None, (error.context, error.problem)))
         return UserError(f"{mark.name}:{mark.line + 1}: no YAML ({why})")
-    if isinstance(error, FileNotFoundError) and not _has_folder():
-        return UserError("current folder: it was deleted; type the command in another one")
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     frame = frames[-1]
     if isinstance(error, UnicodeDecodeError | RecursionError) and _hydras_last(frames):
@@ -98,13 +96,6 @@ def _as_refusal(error: Exception) -> UserError | None:
     if isinstance(error, PermissionError) and error.filename:
         return StorageError(f"{error.filename}: cannot be opened ({error.strerror})")
     return None
-
-
-def _has_folder() -> bool:
-    try:
-        return bool(os.getcwd())
-    except OSError:
-        return False
 
 
 def _hydras_last(frames: Sequence[FrameType]) -> bool:

@@ -21,6 +21,7 @@ from triptych.data.augment import count_numbers
 from triptych.diffusion.condition import AUGMENTATION, Kind, Vectors
 from triptych.diffusion.decoder import Decoder, GaussianDensity
 from triptych.errors import UserError
+from triptych.run.parsing import first_line
 
 if TYPE_CHECKING:  # a plan builds networks without Lightning
     from triptych.data.base import DataModule
@@ -61,8 +62,7 @@ def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
     Data with a density have the Gaussian decoder, whichever of levels is named.
 
     Raises:
-        UserError: a conditional model of data without labels; a decoder that is none of levels for data that
-            have them.
+        UserError: a conditional model of data without labels; a decoder of no levels for data that have them.
     """
     table = Dependencies(config, facts(config, data))
     name = config["bound"].get("decoder")
@@ -154,21 +154,16 @@ def check_compiler(config: dict[str, Any], model: BoundModel, device: torch.devi
     if not model.networks():
         raise UserError(f"compile=true: {type(model).__name__} has no network; pass false")
     try:
-        torch.compile(_probe)(torch.zeros(2, device=device))
+        torch.compile(lambda x: (x + 1).sin())(torch.zeros(2, device=device))
     except Exception as error:  # a compiler's own, under many names
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-        reason = (lines or [type(cause).__name__])[0][:200]
+        reason = first_line(cause)[:200] or type(cause).__name__
         raise UserError(
             f"compile=true: this machine cannot compile for {device.type} ({reason}); pass false, or "
             "install a C++ compiler, g++ or the one that CXX names"
         ) from error
-
-
-def _probe(x: torch.Tensor) -> torch.Tensor:
-    return (x + 1).sin()
 
 
 @contextmanager
