@@ -18,16 +18,11 @@ from triptych.run.experiment import Experiment
 from triptych.run.guided import Guides, check_process, guided
 from triptych.run.model import build_model
 from triptych.run.reference import ImageReference, PointReference, own_metrics
-from triptych.run.reopen import open_model_stages
-from triptych.run.stages import check_condition_source, drawn_as, set_key
+from triptych.run.reopen import check_condition_source, drawn_as, open_model_stages, set_key
 
 
 def build_experiment(config: dict[str, Any], download: bool) -> Experiment:
-    """Build every object that ``config`` describes, and open each checkpoint that it names, once.
-
-    Raises:
-        UserError: whatever could not be built, drawn or measured, before anything is trained.
-    """
+    """Build all objects of ``config``, and open each checkpoint that it names, once; or UserError."""
     data = build_data(config, download)
     model = build_model(config, data, open_model_stages(config, data))
     guides = Guides(config)

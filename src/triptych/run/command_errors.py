@@ -52,10 +52,7 @@ class StopRequest(KeyboardInterrupt):
 
 
 def end_as_by_ctrl_c(first: Callable[[], None]) -> None:
-    """Make Ctrl-C, SIGTERM and SIGHUP end this process in the same way, after calling ``first``.
-
-    Another signal meanwhile does without.
-    """
+    """Make Ctrl-C, SIGTERM and SIGHUP end this process in the same way, after calling ``first`` once."""
     received: list[int] = []
 
     def request_stop(number: int, frame: object) -> None:

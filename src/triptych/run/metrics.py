@@ -27,6 +27,8 @@ class MetricsCsv(Logger):
         super().__init__()
         self.path, self.every = path, every
         self._rows: dict[int, dict[str, Any]] = {}
+        self._columns: dict[str, None] = {}  # in their order
+        self._lines: dict[int, str] = {}  # of the rows that have not changed since they were written
         self._written, self._took = time.monotonic(), 0.0
         self._began: float | None = None
         self._before = 0.0
@@ -50,6 +52,7 @@ class MetricsCsv(Logger):
                 damaged += 1
             elif len(at) < 19 and int(at) <= step:
                 self._rows[int(at)] = row
+                self._columns |= dict.fromkeys(row)
         if damaged:
             log_line(None, f"{self.path}: {damaged} of its rows are damaged and left out")
         times = [float(row["time"]) for row in self._rows.values() if "time" in row]
@@ -83,6 +86,10 @@ class MetricsCsv(Logger):
         row = self._rows.setdefault(step or 0, {})
         row.setdefault("time", round(self._before + time.monotonic() - self._began, 3))  # a test adds none
         row.update({k: v for k, v in metrics.items() if k != "epoch"})
+        self._lines.pop(step or 0, None)
+        if row.keys() - self._columns.keys():
+            self._columns |= dict.fromkeys(row)
+            self._lines.clear()
 
     @rank_zero_only
     def save(self) -> None:
@@ -96,19 +103,23 @@ class MetricsCsv(Logger):
         if not self._rows and not self.path.exists():
             return
         began = time.monotonic()
-        rows = sorted(self._rows.items())
-        text = io.StringIO()
-        columns = ["step", *dict.fromkeys(name for _, row in rows for name in row)]
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({"step": step} | row for step, row in rows)
-        write_atomic(self.path, text.getvalue())
+        for step in self._rows.keys() - self._lines.keys():
+            row = self._rows[step]
+            self._lines[step] = _line([step, *(row.get(name, "") for name in self._columns)])
+        lines = [_line(["step", *self._columns]), *(self._lines[step] for step in sorted(self._lines))]
+        write_atomic(self.path, "".join(lines))
         self._written = time.monotonic()
         self._took = self._written - began
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.flush()
+
+
+def _line(cells: list[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
 
 
 def _is_text(cell: str) -> bool:

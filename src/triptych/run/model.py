@@ -1,7 +1,6 @@
 """Build the model of a resolved configuration and its data; compile it where ``compile=true``.
 
-What is reported is computed by the network as it is written, whether it was compiled or not. Names of weights
-stay as they are, so a checkpoint goes on in either state.
+What is reported is computed without compilation. Names of weights stay, so either kind of run goes on.
 """
 
 from __future__ import annotations
@@ -36,12 +35,10 @@ CHOICES = ("schedule", "process", "denoiser", "objective", "likelihood")  # that
 def build_model(
     config: dict[str, Any], data: DataModule, stages: Mapping[str, Any] | None = None
 ) -> BoundModel:
-    """Build the LightningModule with initial weights; ``config`` is the whole resolved configuration.
+    """Build the LightningModule of a whole resolved configuration with initial weights.
 
-    ``stages``: of a cascade, what ``reopen.open_model_stages`` gives.
-
-    Raises:
-        UserError: a value that its owner refuses, or a choice that this model would not read.
+    ``stages``: of a cascade, from ``reopen.open_model_stages``. UserError for a value that its owner refuses,
+    or a choice that this model would not read.
     """
     from triptych.models.diffusion import Diffusion
 
@@ -59,10 +56,7 @@ def build_model(
 def parts_table(config: dict[str, Any], data: DataModule) -> Dependencies:
     """Return the objects injected by argument name: facts of the data and parts of ``config``.
 
-    Data with a density have the Gaussian decoder, whichever of levels is named.
-
-    Raises:
-        UserError: a conditional model of data without labels; a decoder of no levels for data that have them.
+    Data with a density have the Gaussian decoder. UserError for a decoder that does not fit the data.
     """
     table = Dependencies(config, facts(config, data))
     name = config["bound"].get("decoder")
@@ -93,6 +87,14 @@ def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
         raise UserError(
             f"model.conditional=true: data {data.name} has no labels and no other conditions; pass false"
         )
+    known = data.conditions if conditional else {}
+    if isinstance(conditional, list):
+        for name in set(conditional) - set(known):
+            raise UserError(
+                f"model.conditional: {name!r} is no part of the conditions of data {data.name}; "
+                f"choose from {', '.join(known)}"
+            )
+        known = {name: kind for name, kind in known.items() if name in conditional}
     return {
         "data_name": data.name,
         "shape": data.shape,
@@ -100,22 +102,11 @@ def facts(config: dict[str, Any], data: DataModule) -> dict[str, Any]:
         "discrete": data.levels is not None,
         "spacing": 2 / (data.levels - 1) if data.levels else None,
         "num_classes": data.num_classes,
-        "conditions": _conditions(data, conditional) | _augmentation_kind(data),
+        "conditions": known | _augmentation_kind(data),
         "mixture": data.mixture,
         "calibration": partial(training_items, data, CALIBRATION),
         "training": partial(training_items, data),
     }
-
-
-def _conditions(data: DataModule, conditional: Any) -> dict[str, Kind]:
-    if not isinstance(conditional, list):
-        return data.conditions if conditional else {}
-    for name in set(conditional) - set(data.conditions):
-        raise UserError(
-            f"model.conditional: {name!r} is no part of the conditions of data {data.name}; "
-            f"choose from {', '.join(data.conditions)}"
-        )
-    return {name: kind for name, kind in data.conditions.items() if name in conditional}
 
 
 def _augmentation_kind(data: DataModule) -> dict[str, Kind]:
@@ -144,11 +135,7 @@ def _check_read(config: dict[str, Any], table: Dependencies, kind: type[BoundMod
 
 
 def check_compiler(config: dict[str, Any], model: BoundModel, device: torch.device) -> None:
-    """Compile a test function if ``compile=true``, to see whether this machine has a compiler.
-
-    Raises:
-        UserError: it cannot, or the model has no network.
-    """
+    """Compile a test function if ``compile=true``; UserError without a compiler, or a network."""
     if not config.get("compile"):
         return
     if not model.networks():
@@ -180,14 +167,9 @@ def compiled(model: BoundModel, config: dict[str, Any]) -> Iterator[None]:
 
 
 class Budget(TorchFunctionMode):
-    """Limit the memory of tensors created within the context, before they are allocated.
+    """Limit the bytes of tensors created within the context to ``most``, before they are allocated.
 
-    Args:
-        most: bytes that they may take together.
-        of: whose size that is, for the message.
-
-    Raises:
-        MemoryError: they would take more, or there are too many of them.
+    ``of``: whose size that is, for the message of the MemoryError.
     """
 
     def __init__(self, most: int, of: str):

@@ -1,8 +1,7 @@
 """Find out which rank ended a run, and why.
 
 When one process of several ends, the others learn of it as a broken connection, or not at all. Each process
-but the first leaves the message of its own error in the run's directory; the first one reads it, sees which
-of its children was killed, and tells: a failure with the message of who failed, or an interruption.
+but the first leaves the message of its own error in the run's directory, for the first one to report.
 """
 
 import contextlib
@@ -61,12 +60,7 @@ def leave_error(run: RunDirectory, error: Exception) -> None:
 
 
 class Peers:
-    """The other ranks of the run, seen from rank 0.
-
-    Args:
-        run: whose directory they share.
-        record: writes a failure's message into the run's summary.
-    """
+    """The other ranks of the run, seen from rank 0; ``record`` writes a failure into the run's summary."""
 
     def __init__(self, run: RunDirectory, record: Callable[[Exception], None]):
         self.run, self.record = run, record
@@ -123,10 +117,10 @@ class Peers:
             if all(code == 0 for code in codes):
                 return
             if any(codes) and not self._settled.wait(STUCK):
-                self._end_from_beside()
-
-    def _end_from_beside(self) -> None:
-        reason = self.reason(None)
+                break
+        else:
+            return
+        reason = self.reason(None)  # rank 0 hangs in a collective with a rank that is gone
         code = 1
         try:
             if isinstance(reason, Interrupted):
