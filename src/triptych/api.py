@@ -226,7 +226,7 @@ class Trained:
             raise UserError(
                 f"devices={values['devices']}: one process in Python; use triptych-evaluate for more"
             )
-        from triptych.run.evaluate import evaluate_checkpoint
+        from triptych.run.account import evaluate_checkpoint
 
         return evaluate_checkpoint(values)
 

@@ -201,7 +201,7 @@ def test_rows_are_in_the_file_soon_after_they_are_logged(prepared):
 @pytest.mark.slow
 def test_a_network_that_is_lost_on_the_way_costs_no_row(prepared, monkeypatch, capsys, root):
     """The server hangs up in the middle of an online run and never again answers while that lasts."""
-    from triptych.run.checkpointing import Keep
+    from triptych.run.checkpoints import Keep
 
     after_a_step = Keep.on_train_batch_end
     with Server() as server:

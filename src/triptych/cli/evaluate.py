@@ -28,7 +28,7 @@ def evaluate_composed(cfg: DictConfig) -> dict[str, Any]:
     for key in ("out", "items"):
         check_place(key, cfg[key])
     check_checkpoint(cfg.ckpt)  # before torch is imported
-    from triptych.run.evaluate import evaluate_checkpoint
+    from triptych.run.account import evaluate_checkpoint
 
     return evaluate_checkpoint(values)
 

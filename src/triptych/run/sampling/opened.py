@@ -18,8 +18,7 @@ from triptych.run.build import build_drawing
 from triptych.run.drawing import Drawing, OtherRun, parts_read
 from triptych.run.experiment import Experiment
 from triptych.run.guided import Guides
-from triptych.run.reopen import open_stages
-from triptych.run.stages import PROMPTED, drawn_as
+from triptych.run.reopen import PROMPTED, drawn_as, open_stages
 
 SAMPLES = "samples"
 TEXT = "text"
