@@ -36,28 +36,25 @@ def sample(cfg: DictConfig) -> Path:
         check_checkpoint(path, key)
     from triptych.run.drawing import OtherRun
     from triptych.run.reopen import reopen
-    from triptych.run.sampling.like import interpolate_images
-    from triptych.run.sampling.opened import SAMPLES, cascade_of, condition_of, draw_all, drawing_of
-    from triptych.run.sampling.pictures import save_picture
-    from triptych.run.sampling.trajectory import save_trajectory
+    from triptych.run.sampling import opened
+    from triptych.run.sampling.pictures import save_picture, save_trajectory
 
     if values["cascade"] is not None:
-        drawing = cascade_of(values)
+        drawing = opened.cascade_of(values)
     else:
-        drawing = drawing_of(reopen(cfg.ckpt, cfg.weights, cfg.data_root), values)
+        drawing = opened.drawing_of(reopen(cfg.ckpt, cfg.weights, cfg.data_root), values)
     if cfg.like is not None:
-        first = interpolate_images(drawing, values["like"], cfg.n)
+        first = opened.interpolate_images(drawing, values["like"], cfg.n)
         others = [source for source in drawing.sources if source.name != first.name]
         drawing = replace(drawing, sources=(first, *others))
-    drawn = draw_all(drawing, values)
-    folder = save_tensor(drawn[SAMPLES], Path(cfg.out))
-    save_picture(drawn[SAMPLES][:400], drawing.data, folder / "samples.png")
+    drawn = opened.draw_all(drawing, values)
+    folder = save_tensor(drawn[opened.SAMPLES], Path(cfg.out))
+    save_picture(drawn[opened.SAMPLES][:400], drawing.data, folder / "samples.png")
     for i, source in enumerate(drawing.sources):  # what earlier stages drew
         if isinstance(source, OtherRun):
             save_picture(drawn[source.name][:400], source.drawing.data, folder / f"stage_{i}.png")
-    if (kind := values["trajectory"]) is not None:
-        condition = condition_of(drawing, values, cfg.n)
-        save_trajectory(drawing, condition, cfg.n, cfg.seed, folder, kind)
+    if values["trajectory"] is not None:
+        save_trajectory(drawing, opened.condition_of(drawing, values, cfg.n), cfg.n, cfg.seed, folder)
     return folder
 
 

@@ -29,11 +29,11 @@ def test_the_oracle_is_at_the_floor_where_its_sampler_is_good(prepared):
 
 def test_an_oracle_opens_again_and_its_trajectory_is_drawn(finished, inside, root):
     ckpt = finished(*RING, path="oracle") / "checkpoints" / "last.ckpt"
-    asked = "n=20 sampler=ddim sampler.steps=4 trajectory=gif label=3 out=drawn"
+    asked = "n=20 sampler=ddim sampler.steps=4 trajectory=strip label=3 out=drawn"
     exact = ["guidance=classifier", "guidance.classifier=exact"]
     result = inside("triptych.cli.sample", f"ckpt={ckpt}", *asked.split(), *exact)
     assert result.returncode == 0, result.stderr
-    assert (root / "drawn" / "trajectory.gif").stat().st_size > 1000
+    assert (root / "drawn" / "trajectory.png").stat().st_size > 1000
     x = torch.load(root / "drawn" / "samples.pt")["x"]
     angle = torch.atan2(x[:, 1], x[:, 0])
     assert (angle - 2 * torch.pi * 3 / 8).abs().max() < 0.5  # all in the mode that was asked for
@@ -80,7 +80,7 @@ def test_doors_refuse_in_one_line(finished, inside):
         (["label=3"], "label=3: this model was trained without labels"),
         (["sampler=ddimm"], "did you mean ddim?"),
         (["sampler.steps=0"], "sampler.steps=0: must be a whole number from 1 to 100000"),
-        (["trajectory=film"], "trajectory=film: must be null, strip or gif"),
+        (["trajectory=film"], "trajectory=film: must be null or strip"),
     ):
         result = inside("triptych.cli.sample", ckpt, *arguments)
         assert result.returncode == 1 and words in result.stderr, result.stderr
