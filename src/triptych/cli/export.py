@@ -12,7 +12,7 @@ from triptych.errors import UserError
 from triptych.files import check_directory
 from triptych.run.command_errors import one_line_errors
 from triptych.run.directory import RunDirectory
-from triptych.run.pipeline_writer import check_expressible, write_pipeline
+from triptych.run.pipeline import check_expressible, write_pipeline
 from triptych.run.untrusted import check_checkpoint
 
 

@@ -29,11 +29,8 @@ def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, ste
 
     Chunks in the run's directory are not drawn again if weights, data, code and packages are the same.
 
-    Args:
-        step: of the model, for the error.
-
     Raises:
-        Diverged: a sample is not finite, so that it is at no distance from the truth; in all processes.
+        Diverged: a sample of the model of ``step`` is not finite; in all processes.
     """
     node, reference = experiment.config["measures"], experiment.reference
     if reference is None:
@@ -50,7 +47,7 @@ def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, ste
         for repeat in range(node["repeats"]):
             for place, some in ((repeat, items), (node["repeats"] + repeat, untrained)):
                 if some is not None:
-                    draw = partial(_draw, drawing, some, (experiment.config["seed"], place))
+                    draw = partial(_draw, drawing, some, experiment.config["seed"], place)
                     name = f"samples_{row}_{place}"
                     sets[row, place] = chunks.fill(name, len(some), draw, reference.read)
         if not strategy.reduce_boolean_decision(chunks.finite):
@@ -75,11 +72,9 @@ def _modules(drawing: Drawing) -> Iterator[Any]:
             yield from _modules(source.drawing)
 
 
-def _draw(drawing: Drawing, items: Tensor, numbers: tuple[int, int], rows: Tensor, chunk: int) -> Tensor:
-    seed, place = numbers
-    return drawing.samples(
-        len(rows), chunk_seed(chunk, seed, Stream.MEASURED_SAMPLES, place), items=items[rows]
-    )
+def _draw(drawing: Drawing, items: Tensor, seed: int, place: int, rows: Tensor, chunk: int) -> Tensor:
+    mixed = chunk_seed(chunk, seed, Stream.MEASURED_SAMPLES, place)
+    return drawing.samples(len(rows), mixed, items=items[rows])
 
 
 def measure_samples(experiment: Experiment, sets: Sets) -> dict[str, Any]:
@@ -93,9 +88,7 @@ def measure_samples(experiment: Experiment, sets: Sets) -> dict[str, Any]:
     node, reference = experiment.config["measures"], experiment.reference
     assert reference is not None
     reference.settle()
-    first = experiment.measured[0][1]
-    trained, _ = _items(experiment, first)
-    classes = None if trained is not None else _classes(experiment, first)
+    trained, classes, _ = _conditions(experiment, experiment.measured[0][1])
     about = {
         "n": node["n"],
         "repeats": node["repeats"],
@@ -119,8 +112,7 @@ def measure_samples(experiment: Experiment, sets: Sets) -> dict[str, Any]:
 def _row(experiment: Experiment, drawing: Drawing, sets: dict[int, Features]) -> dict[str, Any]:
     node, reference = experiment.config["measures"], experiment.reference
     assert reference is not None
-    trained, untrained = _items(experiment, drawing)
-    classes = None if trained is not None else _classes(experiment, drawing)
+    trained, classes, untrained = _conditions(experiment, drawing)
     figures, sizes = [], {}
     for repeat in range(node["repeats"]):
         drawn = sets[repeat]
@@ -140,12 +132,15 @@ def _row(experiment: Experiment, drawing: Drawing, sets: dict[int, Features]) ->
     }
 
 
-def _classes(experiment: Experiment, drawing: Drawing) -> Tensor | None:
-    """Return the classes (n,) that samples are conditioned on; None where they are not."""
+def _conditions(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, ...]:
+    """Return items of captions that were trained on, the classes (n,) of samples without, other items."""
+    trained, untrained = _items(experiment, drawing)
+    if trained is not None:
+        return trained, None, untrained
     rows = torch.arange(experiment.config["measures"]["n"]).split(chunk_size(experiment.data.shape))
     conditions = (drawing.condition(len(some), items=some) for some in rows)
     labels = [one.label for one in conditions if one is not None and "label" in one.parts]
-    return torch.cat(labels) if labels else None
+    return None, torch.cat(labels) if labels else None, untrained
 
 
 def _items(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, Tensor | None]:
@@ -157,12 +152,12 @@ def _items(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, Ten
     prompts = None if reference is None else reference.prompts
     if prompts is None or not drawing.conditional or drawing.class_conditional:
         return None, None
-    places = [kind.nonzero().squeeze(1) for kind in (~prompts.untrained, prompts.untrained)]
-    sizes = n, n // 2
-    trained, untrained = (
-        p[torch.arange(k) % len(p)] if len(p) else None for p, k in zip(places, sizes, strict=True)
-    )
-    return trained, untrained
+
+    def choose(kind: Tensor, size: int) -> Tensor | None:
+        places = kind.nonzero().squeeze(1)
+        return places[torch.arange(size) % len(places)] if len(places) else None
+
+    return choose(~prompts.untrained, n), choose(prompts.untrained, n // 2)
 
 
 def _figure(values: list[float], n: int) -> dict[str, Any]:
@@ -176,8 +171,8 @@ def _figure(values: list[float], n: int) -> dict[str, Any]:
 def measure_posterior_mean(experiment: Experiment) -> dict[str, Any]:
     """Measure {"tweedie": {"gamma", "excess", "stderr", "spread"}}, squares per dimension; {} if no truth.
 
-    Test points that a conditional model is not told the labels of; excess: from the model's score to the
-    oracle's mean; spread: the posterior's own variance.
+    At unlabelled test points. Excess: from the model's score to the oracle's mean; spread: the posterior's
+    own variance.
     """
     model: Any = experiment.model  # of noise levels, if it has a denoiser
     data = experiment.data

@@ -29,10 +29,7 @@ TEXT = "text"
 
 
 def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
-    """Prepare to draw from ``opened``, on the GPU if there is one.
-
-    Args:
-        values: sampler, guidance, threshold, label, prompt, trajectory of ``configs/sample.yaml``.
+    """Prepare to draw from ``opened`` as ``values`` of ``configs/sample.yaml`` say, on a GPU if any.
 
     Raises:
         UserError: the model draws nothing, or not in this way.
@@ -51,9 +48,6 @@ def drawing_of(opened: Experiment, values: dict[str, Any]) -> Drawing:
 
 def cascade_of(values: dict[str, Any]) -> Drawing:
     """Prepare to draw from the last of the runs ``values["cascade"]``, with those before it as its sources.
-
-    Args:
-        values: cascade, stages, noise, prompt, label, weights and data_root of ``configs/sample.yaml``.
 
     Raises:
         UserError: stages that do not fit one another, or cannot draw these conditions.
@@ -151,10 +145,7 @@ def _conditioning_noise(
 class EmbeddingSequence:
     """Provide one embedding for each of ``n`` samples; of two, those at even steps along their great circle.
 
-    Ramesh et al. 2022, sec. 3.1 (variations) and 3.2 (interpolations).
-
-    Args:
-        embeddings: (1, d) or (2, d).
+    Ramesh et al. 2022, sec. 3.1 (variations) and 3.2 (interpolations); ``embeddings`` (1, d) or (2, d).
     """
 
     name = IMAGE
@@ -167,7 +158,6 @@ class EmbeddingSequence:
     def __call__(
         self, n: int, condition: Condition | None, generator: torch.Generator, progress: Progress = iter
     ) -> Tensor:
-        """Return the embeddings of the next n samples."""
         these, self.left = self.left[:n], self.left[n:]
         return these.to(generator.device)
 
