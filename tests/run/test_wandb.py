@@ -313,38 +313,21 @@ def test_a_run_is_told_whole(prepared):
     assert pictures == {"samples", "final", "trajectory"}
 
 
-def artifacts(path) -> dict[str, tuple[str, str, bool]]:
-    """{name: (digest, the file's content, whether it is used)} of the checkpoints in a directory of W&B's."""
-    found = {}
-    for file in path.glob("*.wandb"):
-        for record in records(file):
-            one = record.artifact
-            if one.type == "model":
-                [entry] = one.manifest.contents
-                found[one.name] = (one.digest, Path(entry.local_path).read_bytes(), one.use_after_commit)
-    return found
+def artifacts(path) -> dict[str, bytes]:
+    """{name: the file's content} of the checkpoints in a directory of W&B's."""
+    logged = [record.artifact for file in path.glob("*.wandb") for record in records(file)]
+    return {
+        one.name: Path(one.manifest.contents[0].local_path).read_bytes()
+        for one in logged
+        if one.type == "model"
+    }
 
 
-def test_a_run_on_anothers_model_uses_the_checkpoint_that_the_other_has_logged(prepared, monkeypatch, root):
-    """One version in W&B: W&B tells versions apart by name and content."""
-    made, known = [], []
-    for more in ([], [f"trained={root}/logs/runs/parent"]):
-        name = "child" if more else "parent"
-        keys = ["logger.wandb.artifacts=true", "sampler.steps=2", "samples.n=4", "threads=1", *more]
-        run = prepared(*keys, path=name, csv=False, tiny=not more)
-        monkeypatch.setenv("TRIPTYCH_OWN", str(run.path))
-        assert execute(run)["status"] == "finished"
-        made.append(run)
-        known.append(artifacts(only(run.path)))
-    ids = [run.provenance()["id"] for run in made]
-    reported = made[0].reported().read_bytes()
-    (digest, content, used), child = known[0][f"model-{ids[0]}"], known[1]
-    assert [*known[0]] == [f"model-{ids[0]}"] and content == reported and not used
-    assert child[f"model-{ids[0]}"] == (digest, reported, True)
-    assert {*child} == {f"model-{i}" for i in ids} and not child[f"model-{ids[1]}"][2]
-    with Server() as server:
-        sync(server, root, *(only(run.path) for run in made))
-        assert server.operations.count("UseArtifact") == 1
+def test_the_reported_checkpoint_is_an_artifact(prepared, monkeypatch):
+    run = prepared("logger.wandb.artifacts=true", csv=False)
+    monkeypatch.setenv("TRIPTYCH_OWN", str(run.path))
+    execute(run)
+    assert artifacts(only(run.path)) == {f"model-{run.provenance()['id']}": run.reported().read_bytes()}
 
 
 def test_a_directory_that_was_sent_to_us_sends_no_checkpoint(prepared, capsys):

@@ -31,7 +31,10 @@ def export(arguments: list[str]) -> Path:
         raise UserError(f"DIR={places[1]}: is not empty; choose a new directory")
     if find_spec("diffusers") is None:
         raise UserError("to=diffusers: not installed; pip install 'triptych[diffusers]'")
-    write_pipeline(run, folder, dict(one.split("=", 1) for one in typed).get("license", "unknown"))
+    from triptych.run.reopen import reopen
+
+    model = reopen(str(run.path), key="run").model
+    write_pipeline(run, model, folder, dict(one.split("=", 1) for one in typed).get("license", "unknown"))
     return folder
 
 

@@ -1,9 +1,8 @@
 """Draw samples from a checkpoint: ``triptych-sample ckpt=PATH n=64 sampler=ddim sampler.steps=20``."""
 
-import contextlib
 import sys
 from dataclasses import replace
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ from triptych.config.folders import CONFIGS
 from triptych.config.names import register_resolvers
 from triptych.errors import UserError
 from triptych.run.command_errors import one_line_errors
-from triptych.run.directory import atomic
 from triptych.run.untrusted import check_checkpoint
 
 if TYPE_CHECKING:
@@ -78,18 +76,13 @@ def _paths(values: dict[str, Any]) -> dict[str, str]:
 def save_tensor(x: "Tensor", out: Path) -> Path:
     """Save samples atomically as ``samples.pt`` of an unused folder; return the folder.
 
-    It is ``out``, or where that has samples ``out-2``, ``out-3``, ...: whoever ends first has a name.
+    It is ``out``, or where that has samples ``out-2``, ``out-3``, ...
     """
-    import torch
+    from triptych.run.checkpoints import save_checkpoint
 
-    for i in count(1):
-        folder = out if i == 1 else out.with_name(f"{out.name}-{i}")
-        if (folder / "samples.pt").exists():
-            continue
-        with contextlib.suppress(FileExistsError):  # another command's, in this moment
-            with atomic(folder / "samples.pt", new=True) as file:
-                torch.save({"x": x}, file)
-            break
+    folders = (out.with_name(f"{out.name}-{i}") for i in count(2))
+    folder = next(one for one in chain([out], folders) if not (one / "samples.pt").exists())
+    save_checkpoint({"x": x}, folder / "samples.pt")
     return folder
 
 

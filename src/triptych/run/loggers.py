@@ -14,7 +14,6 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.config.build import build
 from triptych.config.names import root
-from triptych.errors import mask_password
 from triptych.run import wandb
 from triptych.run.directory import RunDirectory
 from triptych.run.log_content import error_line, flat_numbers, parameters, sweep_of, warn
@@ -23,7 +22,6 @@ from triptych.run.processes import rank
 from triptych.run.result import Result
 from triptych.run.untrusted import is_composed_here
 
-FILE = "mlflow.json"  # in the run's directory: {"tracking_uri", "run_id"}
 ADDRESS = "MLFLOW_TRACKING_URI"
 ID = "triptych.id"  # the tag by which a run is found again
 SQLITE = "sqlite:///"
@@ -212,7 +210,6 @@ class MLflowRun(MLFlowLogger):
             match = self._mlflow_client.search_runs([known.experiment_id], wanted, max_results=1)
             self._run_id = match[0].info.run_id if match else None
         self.experiment.update_run(self.run_id, status="RUNNING")
-        run.write(FILE, {"tracking_uri": mask_password(uri), "run_id": self.run_id})
         self.log_hyperparams(parameters(run))
 
     def log_picture(self, key: str, path: Path, step: int) -> None:

@@ -197,15 +197,12 @@ def check_expressible(run: RunDirectory) -> tuple[Result, dict[str, Any]]:
     return result, config
 
 
-def write_pipeline(run: RunDirectory, folder: Path, license: str) -> None:
-    """Write the reported weights, the schedule and a model card into ``folder``, atomically."""
+def write_pipeline(run: RunDirectory, model: Any, folder: Path, license: str) -> None:
+    """Write the model of a run, its schedule and a model card into ``folder``, atomically."""
     result, config = check_expressible(run)
     import diffusers
 
-    from triptych.run.reopen import reopen
-
     theirs: Any = diffusers  # of which types are incomplete
-    model: Any = reopen(str(run.path), key="run").model
     output = config["objective"]["output"]
     scheduler = theirs.DDPMScheduler(
         **{key: value for key, value in config["schedule"].items() if key != "_target_"},

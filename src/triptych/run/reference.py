@@ -47,12 +47,11 @@ def own_metrics(config: Mapping[str, Any]) -> dict[str, OfSamples]:
 class SampleReference:
     """What samples are compared with, and the user's own metrics of them."""
 
-    own: Mapping[str, OfSamples]
-    shape: tuple[int, ...]
-    n: int
-    seed: int
     files: Mapping[str, str | None] = {}  # digests of what FID is computed by
     prompts: "Prompts | None" = None  # points have no captions
+
+    def __init__(self, data: Any, n: int, seed: int, own: Mapping[str, OfSamples] | None):
+        self.data, self.n, self.seed, self.own, self.shape = data, n, seed, own or {}, tuple(data.shape)
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
         """Return what comparisons need of items x (k, *shape), (k, ...) each: no more of them is kept."""
@@ -111,8 +110,7 @@ class PointReference(SampleReference):
             raise UserError(
                 f"measures.n={n}: data {data.name} is neither images nor drawn by a formula; set measures.n=0"
             )
-        self.data, self.n, self.seed, self.own = data, n, seed, own or {}
-        self.shape = tuple(data.shape)
+        super().__init__(data, n, seed, own)
         self.name = f"{n} fresh points of {data.name}"
 
     def _truth(self, stream: int) -> Tensor:
@@ -180,11 +178,7 @@ class Prompts:
 
 
 class ImageReference(SampleReference):
-    """Training images: by a classifier of clean ones, by InceptionV3 for FID, and by metrics of one's own.
-
-    The floor is held-out images (validation and test) against the same reference: what a perfect sampler of
-    their number would reach.
-    """
+    """Training images: by a classifier of clean ones, by InceptionV3 for FID, and by metrics of one's own."""
 
     def __init__(
         self,
@@ -197,8 +191,8 @@ class ImageReference(SampleReference):
         embedder: Embedder | None = None,
         own: Mapping[str, OfSamples] | None = None,
     ):
-        self.data, self.n, self.seed, self.own = data, n, seed, own or {}
-        self.shape, self.classifier = tuple(data.shape), classifier
+        super().__init__(data, n, seed, own)
+        self.classifier = classifier
         self.prompts = Prompts(data, embedder) if isinstance(data, Captioned) and classifier else None
         train, *others = (data.splits[name] for name in ("train", "val", "test"))
         self.order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]
@@ -273,7 +267,7 @@ class ImageReference(SampleReference):
         return figures | self._own(samples)
 
     def floor(self) -> dict[str, Any]:
-        """Compute each measure of held-out images, as many as there are up to n."""
+        """Compute each measure of held-out images, up to n: what a perfect sampler of as many would reach."""
         figures, held = [], sum(self.held)
         for i in range(PAIRS):
             order = torch.randperm(held, generator=torch.Generator().manual_seed(i))[: self.n]
@@ -282,7 +276,6 @@ class ImageReference(SampleReference):
         return _spread(figures) | self._true_prompts() | {"n": min(held, self.n)}
 
     def _true_prompts(self) -> dict[str, dict[str, float]]:
-        """Return what the pictures that belong to the captions reach themselves."""
         if self.prompts is None:
             return {}
         untrained = self.prompts.untrained

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,7 +34,7 @@ class WandbRun(WandbLogger):
 
     Args:
         mode: "online" or "offline"; online becomes offline, with one line, where W&B does not answer.
-        artifacts: whether W&B gets the checkpoint that is reported, and is shown whose model was used.
+        artifacts: whether W&B gets the checkpoint that is reported.
         about: arguments of ``wandb.init``.
     """
 
@@ -66,8 +66,6 @@ class WandbRun(WandbLogger):
         started.define_metric(STEP, hidden=True)
         for bound in BOUNDS:
             started.define_metric(bound, step_metric=STEP, summary="min,last")
-        if artifacts and (trained := run.config().get("trained")):
-            self._log_checkpoint(RunDirectory(trained), use=True)
 
     def location(self) -> dict[str, str]:
         """Return {"mode", "files", "sync"}: where this start's files lie, and the command that sends them."""
@@ -96,31 +94,32 @@ class WandbRun(WandbLogger):
         if summary:
             self.experiment.summary.update(flat_figures(summary))
             if self.artifacts:
-                self._log_checkpoint(self.run)
+                self._log_checkpoint()
         try:
             self.experiment.finish(exit_code=1 if summary is None else 0)
         except TimeoutError:
             warn(f"W&B has not taken all within {FINISH:.0f} s; `{self.location()['sync']}` sends the rest")
         wandb.teardown()  # waits for W&B's process, which closes its file as it ends
 
-    def _log_checkpoint(self, source: RunDirectory, use: bool = False) -> None:
-        """Log the checkpoint by which ``source`` reports as an artifact; ``use``: one that this run uses.
-
-        W&B tells versions apart by content: this one is also that of ``source``, without asking for its name.
-        """
+    def _log_checkpoint(self) -> None:
         import wandb
 
-        path = source.reported()
+        path, why = self.run.reported(), [f"no answer within {SENT:.0f} s"]
 
         def log() -> None:
-            artifact = wandb.Artifact(f"model-{source.provenance()['id']}", type="model")
-            artifact.add_file(str(path), name=path.name, policy="immutable", skip_cache=True)  # no copy
-            # of W&B's public methods, use_artifact refuses to work offline
-            how: dict[str, Any] = {"use_after_commit": True} if use else {"aliases": ["latest", path.stem]}
-            self.experiment._log_artifact(artifact, is_user_created=True, **how)
+            try:
+                artifact = wandb.Artifact(f"model-{self.run.provenance()['id']}", type="model")
+                artifact.add_file(str(path), name=path.name, policy="immutable", skip_cache=True)  # no copy
+                self.experiment.log_artifact(artifact, aliases=["latest", path.stem])
+                why[0] = ""
+            except Exception as error:
+                why[0] = error_line(error)
 
-        if why := _within(SENT, log):
-            warn(f"W&B has not taken the checkpoint ({why}): {path}")
+        sending = threading.Thread(target=log, name="wandb checkpoint", daemon=True)
+        sending.start()
+        sending.join(SENT)
+        if why[0]:
+            warn(f"W&B has not taken the checkpoint ({why[0]}): {path}")
 
     @classmethod
     def abandon(cls) -> None:
@@ -196,23 +195,6 @@ def _end_service() -> None:
 
 def _directories(run: RunDirectory) -> list[Path]:
     return [path for path in (run / "wandb").glob("*run-*") if not path.is_symlink()]
-
-
-def _within(seconds: float, task: Callable[[], None]) -> str:
-    """Return why ``task`` is not done, or not within so long a time; "" if it is."""
-    why = [f"no answer within {seconds:.0f} s"]
-
-    def work() -> None:
-        try:
-            task()
-            why[0] = ""
-        except Exception as error:
-            why[0] = error_line(error)
-
-    thread = threading.Thread(target=work, name="wandb checkpoint", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return why[0]
 
 
 def import_wandb(folder: Path) -> Any:

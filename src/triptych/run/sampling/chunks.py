@@ -120,10 +120,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _holds(path: Path, n: int) -> bool:
-    """Return whether a chunk of n items is there, and whole."""
     try:
-        return path.exists() and all(
-            len(value) == n for name, value in _read(path).items() if name != SECONDS
-        )
-    except (UserError, TypeError, AttributeError):
+        return path.exists() and all(len(x) == n for name, x in _read(path).items() if name != SECONDS)
+    except (UserError, TypeError, AttributeError):  # damaged
         return False
