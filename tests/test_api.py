@@ -32,7 +32,8 @@ def run_blocks(page: Path) -> dict:
     return names
 
 
-def test_the_page_runs(root):
+def test_the_page_runs_and_its_run_is_the_commands(root, inside):
+    """The command goes on with it: the same directory, the same record, the same configuration."""
     names = run_blocks(HOUSE / "docs" / "python.md")
     runs = names["runs"]
     assert {row["objective"] for row in runs} == {"v", "epsilon", "x0"}
@@ -42,22 +43,15 @@ def test_the_page_runs(root):
     record = RunDirectory(folder).provenance()
     assert "trainer.val_check_interval=5" in record["overrides"], "what was set by hand is on record"
     assert record["choices"]["objective"] == "v"
+    line = ["name=first", "objective=v", *names["small"], "trainer.val_check_interval=5"]
+    done = inside("triptych.cli.train", *line)
+    assert done.returncode == 0 and "finished before" in done.stdout, done.stderr
 
 
 def test_the_block_of_the_readme_runs(root):
     names = run_blocks(HOUSE / "README.md")
     assert names["run"].dir == root / "logs" / "runs" / "demo"
     assert names["images"].shape == (4, 1, 8, 8) and names["elbo"].total.shape == (8,)
-
-
-def test_a_run_of_python_is_the_commands(root, tiny, door):
-    """The command goes on with it: the same directory, the same record, the same configuration."""
-    config = triptych.compose(["name=one", *tiny, "logger=csv"])
-    config.optimizer.lr = 0.003
-    triptych.train(config)
-    line = ["name=one", *tiny, "logger=csv", "optimizer.lr=0.003"]
-    done = door("triptych.cli.train", *line)
-    assert done.returncode == 0 and "finished before" in done.stdout, done.stderr
 
 
 def test_importing_costs_no_torch():

@@ -30,10 +30,7 @@ if TYPE_CHECKING:  # torch is imported where a model is trained or opened, so th
 
 
 def compose(overrides: Sequence[str] | str = ()) -> DictConfig:
-    """Compose the configuration of ``triptych-train OVERRIDES``; its values may be set afterwards.
-
-    Args:
-        overrides: a list, or a text that is one override.
+    """Compose the configuration of ``triptych-train OVERRIDES``, a list or one; values may be set afterwards.
 
     Raises:
         UserError: what the command would refuse, in the same words; several values for one key.
@@ -111,12 +108,12 @@ class Trained:
     @property
     def denoiser(self) -> Any:
         """(z (B, *event), gamma (B,), condition) -> Prediction, with .x0, .epsilon, .score, .v."""
-        return self._part("denoiser")
+        return self.model.denoiser
 
     @property
     def schedule(self) -> Any:
         """t in [0, 1] -> gamma = -log SNR."""
-        return self._part("schedule")
+        return self.model.schedule
 
     @property
     def process(self) -> Any:
@@ -187,12 +184,6 @@ class Trained:
         from triptych.run.evaluate import evaluate_checkpoint
 
         return evaluate_checkpoint(values)
-
-    def _part(self, name: str) -> Any:
-        part = getattr(self.model, name, None)
-        if part is None:
-            raise UserError(f"{self.path}: its model, a {type(self.model).__name__}, has no {name}")
-        return part
 
 
 def load(

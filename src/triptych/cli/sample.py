@@ -62,15 +62,11 @@ def _paths(values: dict[str, Any]) -> dict[str, str]:
     if one == (several is not None):
         typed = f"ckpt={values['ckpt']} with cascade={several}" if one else "ckpt=null"
         raise UserError(f"{typed}: type ckpt=RUN, or else cascade=[RUN,RUN]")
-    if one:
-        for key in ("stages", "noise"):
-            if values[key]:
-                raise UserError(f"{key}={values[key]}: only with cascade=[RUN,RUN]")
-        return {"ckpt": values["ckpt"]}
-    for key in ("trajectory", "like"):
-        if values[key] is not None:
-            raise UserError(f"{key}={values[key]}: must be null with a cascade")
-    return {f"cascade[{i}]": path for i, path in enumerate(several)}
+    fix = "only with cascade=[RUN,RUN]" if one else "must be null with a cascade"
+    for key in ("stages", "noise") if one else ("trajectory", "like"):
+        if values[key]:
+            raise UserError(f"{key}={values[key]}: {fix}")
+    return {"ckpt": values["ckpt"]} if one else {f"cascade[{i}]": path for i, path in enumerate(several)}
 
 
 def save_tensor(x: "Tensor", out: Path) -> Path:

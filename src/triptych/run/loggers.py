@@ -138,12 +138,12 @@ def closing(loggers: list[Logger], run: RunDirectory) -> Iterator[None]:
                 logger.finalize("failed" if summary is None else "success")
 
 
-def exit_if_lost(code: int = 0) -> None:
+def exit_if_lost() -> None:
     """Exit now if W&B's service has died: its exit handler would print a traceback."""
     sys.stdout.flush()
     sys.stderr.flush()
     if wandb.WandbRun.abandoned:
-        os._exit(code)
+        os._exit(0)
 
 
 class TensorBoard(TensorBoardLogger):
@@ -192,19 +192,10 @@ class MLflowRun(MLFlowLogger):
             folder.mkdir(parents=True, exist_ok=True)
             artifacts = (folder / "mlflow-artifacts").as_uri()
         provenance = run.provenance()
-        tags = {
-            ID: provenance["id"],
-            "directory": str(run.path),
-            "sweep": sweep_of(run),
-            "mlflow.source.git.commit": (provenance.get("git") or {}).get("commit"),
-        }
-        super().__init__(
-            experiment or "triptych",
-            run.path.name,
-            uri,
-            {name: tag for name, tag in tags.items() if tag},
-            artifact_location=artifacts,
-        )
+        tags = {ID: provenance["id"], "directory": str(run.path), "sweep": sweep_of(run)}
+        tags["mlflow.source.git.commit"] = (provenance.get("git") or {}).get("commit")
+        tags = {name: tag for name, tag in tags.items() if tag}
+        super().__init__(experiment or "triptych", run.path.name, uri, tags, artifact_location=artifacts)
         if known := self._mlflow_client.get_experiment_by_name(self._experiment_name):
             wanted = f"tags.`{ID}` = '{provenance['id']}'"
             match = self._mlflow_client.search_runs([known.experiment_id], wanted, max_results=1)

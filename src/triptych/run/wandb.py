@@ -20,7 +20,6 @@ from triptych.run.result import Result
 
 INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at first, and to take what is left at the end
 SENT = 10.0  # to take a checkpoint, before that
-MODES = ("online", "offline", "disabled")
 GROUPS = ("experiment", "ablation", "data")  # choices that become tags
 STEP = "trainer/global_step"  # Lightning's axis
 BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lowest is best
@@ -145,7 +144,9 @@ def mode_of(node: Mapping[str, Any]) -> str:
     if (mode := node.get("mode", "auto")) != "auto":
         return str(mode)
     mode = os.environ.get("WANDB_MODE", "")
-    return mode if mode in MODES else "online" if logged_in() else "offline"
+    if mode in ("online", "offline", "disabled"):
+        return mode
+    return "online" if logged_in() else "offline"
 
 
 def logged_in() -> bool:

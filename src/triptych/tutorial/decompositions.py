@@ -11,7 +11,6 @@ have the same sum in expectation. The ratios of one whole path are unbiased in e
 tutorial argues that a *term* of the first is noisier, and so is an estimate from a few of them.
 """
 
-import math
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -103,28 +102,4 @@ def take_apart(
         torch.stack(matching),
         Normal(alpha[-1] * x, sigma[-1]).kl(end),
         torch.stack(as_kl),
-    )
-
-
-class Decomposition(NamedTuple):
-    """One estimator of the bound less its reconstruction: mean, standard error, and two variances in nats^2.
-
-    ``path``: of the sum over a whole path. ``step``: of T times one term chosen at random, as training
-    takes it.
-    """
-
-    mean: float
-    stderr: float
-    path: float
-    step: float
-
-
-def summarise(terms: Tensor, prior: Tensor) -> Decomposition:
-    """Return the row of one form's terms (T, B) and prior term (B,)."""
-    terms, prior = terms.double(), prior.double()
-    total = terms.sum(0) + prior
-    scaled = len(terms) * terms + prior
-    step = scaled.square().mean() - scaled.mean().square()
-    return Decomposition(
-        total.mean().item(), total.std().item() / math.sqrt(len(total)), total.var().item(), step.item()
     )

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -42,7 +41,7 @@ def draw_sets(experiment: Experiment, run: RunDirectory, strategy: Strategy, ste
     sets = {}
     for row, (value, drawing) in enumerate(experiment.measured):
         drawing = drawing.calibrated()
-        trained, untrained = _items(experiment, drawing)
+        trained, _, untrained = _conditions(experiment, drawing)
         items = torch.arange(node["n"]) if trained is None else trained
         for repeat in range(node["repeats"]):
             for place, some in ((repeat, items), (node["repeats"] + repeat, untrained)):
@@ -62,14 +61,8 @@ def _key(experiment: Experiment, run: RunDirectory) -> str:
     judges = [getattr(reference, name, None) for name in ("classifier", "inception")]
     code = (run.provenance().get("executions") or [{}])[-1]
     about = json.dumps([code.get(name) for name in ("sources", "versions", "data")])
-    return weights_digest([*_modules(drawing), *judges], about)
-
-
-def _modules(drawing: Drawing) -> Iterator[Any]:
-    yield from (drawing.model, drawing.denoiser)
-    for source in drawing.sources:
-        if isinstance(source, OtherRun):
-            yield from _modules(source.drawing)
+    stages = [source.drawing.model for source in drawing.sources if isinstance(source, OtherRun)]
+    return weights_digest([drawing.model, drawing.denoiser, *stages, *judges], about)
 
 
 def _draw(drawing: Drawing, items: Tensor, seed: int, place: int, rows: Tensor, chunk: int) -> Tensor:
@@ -133,31 +126,25 @@ def _row(experiment: Experiment, drawing: Drawing, sets: dict[int, Features]) ->
 
 
 def _conditions(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, ...]:
-    """Return items of captions that were trained on, the classes (n,) of samples without, other items."""
-    trained, untrained = _items(experiment, drawing)
-    if trained is not None:
-        return trained, None, untrained
-    rows = torch.arange(experiment.config["measures"]["n"]).split(chunk_size(experiment.data.shape))
-    conditions = (drawing.condition(len(some), items=some) for some in rows)
-    labels = [one.label for one in conditions if one is not None and "label" in one.parts]
-    return None, torch.cat(labels) if labels else None, untrained
+    """Choose items whose captions are prompts: n of classes trained on, half as many of others, over again.
 
-
-def _items(experiment: Experiment, drawing: Drawing) -> tuple[Tensor | None, Tensor | None]:
-    """Choose items whose captions are prompts: n of classes that were trained on, half as many of others.
-
-    Over again where there are fewer; None: samples are not asked for captions, or there are no such items.
+    Between these the classes (n,) of samples that are asked for none; None each where there are no such.
     """
     n, reference = experiment.config["measures"]["n"], experiment.reference
     prompts = None if reference is None else reference.prompts
-    if prompts is None or not drawing.conditional or drawing.class_conditional:
-        return None, None
-
-    def choose(kind: Tensor, size: int) -> Tensor | None:
-        places = kind.nonzero().squeeze(1)
-        return places[torch.arange(size) % len(places)] if len(places) else None
-
-    return choose(~prompts.untrained, n), choose(prompts.untrained, n // 2)
+    chosen: list[Tensor | None] = [None, None]
+    if prompts is not None and drawing.conditional and not drawing.class_conditional:
+        places = [kind.nonzero().squeeze(1) for kind in (~prompts.untrained, prompts.untrained)]
+        chosen = [
+            p[torch.arange(k) % len(p)] if len(p) else None for p, k in zip(places, (n, n // 2), strict=True)
+        ]
+    trained, untrained = chosen
+    if trained is not None:
+        return trained, None, untrained
+    rows = torch.arange(n).split(chunk_size(experiment.data.shape))
+    conditions = (drawing.condition(len(some), items=some) for some in rows)
+    labels = [one.label for one in conditions if one is not None and "label" in one.parts]
+    return None, torch.cat(labels) if labels else None, untrained
 
 
 def _figure(values: list[float], n: int) -> dict[str, Any]:
