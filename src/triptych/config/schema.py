@@ -348,10 +348,10 @@ class Sample(DrawingKeys):
     seed: Seed
     batch_size: Annotated[Count, Unit("samples")]
     label: bool | int | float | str | None  # which classes there are, the checkpoint says
-    like: Sequence[Whole | str] | None
+    like: Sequence[Whole] | None
     weights: str | None
     data_root: FilePath | None
-    trajectory: Literal[None, "strip", "gif"]
+    trajectory: Literal[None, "strip"]
     out: FilePath
 
 

@@ -27,7 +27,7 @@ REPORTED = ("checkpoints/last.ckpt", "checkpoints/best.ckpt")  # of these, the o
 SEALED = ("config.yaml", "provenance.json", "items.npz", "metrics.csv", "samples/final.png")
 NO_CHECKPOINT = "no such file; pass a run's directory or a checkpoint in it, as checkpoints/last.ckpt"
 REFUSED = ".refused"  # a file: why a sweep's job could not have the directory, until the sweep has read it
-BEGINNING = ("config.yaml", "provenance.json", "progress.json", "mlflow.json", ".launch", ".lock")
+BEGINNING = ("config.yaml", "provenance.json", "progress.json", ".launch", ".lock")
 PROVENANCE: dict[str, Any] = {  # entries of a kind
     **dict.fromkeys(("overrides", "executions", "command"), list),
     **dict.fromkeys(("choices", "sources", "data", "git"), dict),

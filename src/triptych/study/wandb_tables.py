@@ -13,7 +13,7 @@ from triptych.errors import UserError
 from triptych.run.directory import RunDirectory
 from triptych.run.log_content import error_line
 from triptych.run.read import Run
-from triptych.run.wandb import FINISH, LINE, import_wandb, logged_in, quiet_settings
+from triptych.run.wandb import FINISH, import_wandb, logged_in, quiet_settings
 from triptych.study.curves import mean_curves
 from triptych.study.results import results
 from triptych.study.study import Study
@@ -94,7 +94,7 @@ def _tables(wandb: Any, story: Study) -> dict[str, Any]:
         ]
         table = wandb.Table(columns=["setting", *NOISE], data=points)
         key = f"noise_levels_{i}" if i > 1 else "noise_levels"
-        logged[key] = wandb.plot_table(LINE, table, CHART, {"title": heading})
+        logged[key] = wandb.plot_table("wandb/line/v0", table, CHART, {"title": heading})
     return logged
 
 
