@@ -50,7 +50,6 @@ REFUSED = [
         "trainer.gradient_clip_val=1.0 ... pass null",
     ),
     (f"trainer=cpu trainer.strategy=fsdp {NO_AVERAGE} trainer.gradient_clip_val=null", "GPU"),
-    ("model.conditional=true data=swiss_roll denoiser=mlp", "model.conditional=true ... no labels"),
     ("metrics=condition_bits", "metrics.condition_bits ... set model.conditional=true"),
     ("metrics=noisy_bounds model=vae", "metrics.weighted_loss ... needs model=diffusion"),
     (
