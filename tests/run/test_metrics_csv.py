@@ -7,7 +7,7 @@ import pytest
 
 from triptych.errors import StorageError
 from triptych.run import metrics
-from triptych.run.metrics import MetricsCsv
+from triptych.run.metrics import OPEN, MetricsCsv
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def written(path) -> dict[int, dict[str, float]]:
     }
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(4))
 def test_any_order_of_figures_and_writes_gives_one_table(path, seed):
     """Late steps, late columns, writes that fail, a resumed run: the rows are the same."""
     draw, wanted = random.Random(seed), {}
@@ -44,7 +44,8 @@ def test_any_order_of_figures_and_writes_gives_one_table(path, seed):
         log.log_metrics({name: float(i)}, step)
         if draw.random() < 0.05:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(metrics, "write_atomic", full_disk)
+                for write in ("write_atomic", "write_end"):
+                    patch.setattr(metrics, write, full_disk)
                 with pytest.raises(StorageError):
                     log.flush()
         if draw.random() < 0.1:
@@ -61,12 +62,30 @@ def full_disk(*_):
     raise StorageError("full")
 
 
+def test_what_is_held_and_written_does_not_grow(path, monkeypatch):
+    """A million steps cost each write as much as the first: the last rows, after those that stand."""
+    log = table(path)
+    log.log_metrics({"loss": 1.0}, 0)
+    log.flush()
+    sizes, write = [], metrics.write_end
+    monkeypatch.setattr(metrics, "write_atomic", None)
+    monkeypatch.setattr(metrics, "write_end", lambda *a: (sizes.append(len(a[-1])), write(*a)))
+    for step in range(1, 100):
+        log.log_metrics({"loss": 1.0}, step)
+        before = path.read_bytes()
+        log.flush()
+        assert path.read_bytes().startswith(before)  # a kill at any moment leaves what was there
+    assert len(log._rows) == OPEN
+    assert max(sizes) < 2 * min(sizes[OPEN:])
+    assert len(written(path)) == 100
+
+
 def test_a_table_that_was_removed_goes_on(path):
     log = table(path)
-    for step in range(30):
+    for step in range(3 * OPEN):
         log.log_metrics({"loss": 1.0}, step)
         log.flush()
     path.unlink()
-    log.log_metrics({"loss": 2.0}, 30)
+    log.log_metrics({"loss": 2.0}, 3 * OPEN)
     log.finalize("success")
-    assert written(path) == {step: {"loss": 1.0 + step // 30} for step in range(31)}
+    assert written(path)[3 * OPEN] == {"loss": 2.0}

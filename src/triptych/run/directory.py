@@ -73,6 +73,20 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
+def write_end(path: Path, start: int, data: bytes) -> None:
+    """Write what comes after the first ``start`` bytes of a file, in one call; StorageError as of ``atomic``.
+
+    Where ``data`` begins as the present end does, no moment lacks any of it, also if the process is killed.
+    """
+    check_held(path)
+    with _storage_errors(path), open(path, "r+b", buffering=0, opener=no_link) as file:
+        file.seek(start)
+        while data:  # in one go but where the disk is full
+            data = data[file.write(data) :]
+        file.truncate()
+        os.fsync(file.fileno())
+
+
 def check_digests(folder: Path, digests: Mapping[str, str], names: Iterable[str] = SEALED) -> None:
     """Raise ValueError if a file beside a result does not match its digest; a missing file is no error."""
     for name in names:

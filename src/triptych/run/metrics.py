@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,31 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from triptych.files import read_rows
-from triptych.run.directory import write_atomic
+from triptych.run.directory import write_atomic, write_end
 from triptych.run.leakage import log_line
+
+OPEN = 8  # of the last rows, which may still gain figures
 
 
 class MetricsCsv(Logger):
-    """A Lightning logger that writes a table, at most once in ``every`` seconds and 1% of the time.
+    """A Lightning logger that appends to a table, at most once in ``every`` seconds.
 
-    Figures of a step are merged into its row. A run that goes on from a checkpoint at step s drops the rows
-    after s, so each step stands once. ``time`` is the seconds of fitting that led to the row: a resumed run
-    counts on from the row it goes on from.
+    Figures of a step are merged into its row. The last ``OPEN`` rows are held and written again when they
+    change; those before are on disk alone. A new column, or a figure of a step further back, takes a rewrite
+    of the whole table.
+
+    When a run goes on from a checkpoint at step s, rows after s are dropped before they are written again, so
+    each step stands once. ``time`` is the seconds of fitting that led to the row: a resumed run counts on
+    from the row it goes on from.
     """
 
     def __init__(self, path: Path, every: float = 2.0):
         super().__init__()
         self.path, self.every = path, every
-        self._rows: dict[int, dict[str, Any]] = {}
-        self._columns: dict[str, None] = {}  # in their order
-        self._lines: dict[int, str] = {}  # of the rows that have not changed since they were written
-        self._written, self._took = time.monotonic(), 0.0
+        self._columns: list[str] = []  # of the file
+        self._rows: dict[int, dict[str, Any]] = {}  # held
+        self._closed, self._end = -1, 0  # step of the last row that is not, and where it ends, in bytes
+        self._written = time.monotonic()
         self._began: float | None = None
         self._before = 0.0
 
@@ -42,21 +49,28 @@ class MetricsCsv(Logger):
         return ""
 
     def keep_until(self, step: int) -> None:
-        """Hold the file's rows up to ``step`` for the next write; print a warning if some are damaged."""
+        """Hold the rows up to ``step`` for the next write; print a warning if some are damaged."""
+        damaged = self._read(step)
+        if damaged:
+            log_line(None, f"{self.path}: {damaged} of its rows are damaged and left out")
+        times = [float(row["time"]) for row in self._rows.values() if "time" in row]
+        self._before = max(filter(math.isfinite, times), default=0.0)
+
+    def _read(self, until: float) -> int:
+        """Merge the file's rows up to a step into those that are held; return how many are damaged."""
         rows = read_rows(self.path)
-        header, damaged = next(rows, []), 0
+        header, damaged, read = next(rows, []), 0, {}
         for cells in rows:
             row = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
             at = row.pop("step", "")
             if len(cells) != len(header) or not at.isdecimal() or any(map(_is_text, row.values())):
                 damaged += 1
-            elif len(at) < 19 and int(at) <= step:
-                self._rows[int(at)] = row
-                self._columns |= dict.fromkeys(row)
-        if damaged:
-            log_line(None, f"{self.path}: {damaged} of its rows are damaged and left out")
-        times = [float(row["time"]) for row in self._rows.values() if "time" in row]
-        self._before = max(filter(math.isfinite, times), default=0.0)
+            elif len(at) < 19 and int(at) <= until:
+                read[int(at)] = row
+        merged = read.keys() | self._rows.keys()
+        self._rows = {step: read.get(step, {}) | self._rows.get(step, {}) for step in sorted(merged)}
+        self._columns, self._closed, self._end = [], -1, 0
+        return damaged
 
     @rank_zero_only
     def log_graph(self, *args: Any, **kwargs: Any) -> None:
@@ -86,40 +100,52 @@ class MetricsCsv(Logger):
         row = self._rows.setdefault(step or 0, {})
         row.setdefault("time", round(self._before + time.monotonic() - self._began, 3))  # a test adds none
         row.update({k: v for k, v in metrics.items() if k != "epoch"})
-        self._lines.pop(step or 0, None)
-        if row.keys() - self._columns.keys():
-            self._columns |= dict.fromkeys(row)
-            self._lines.clear()
 
     @rank_zero_only
     def save(self) -> None:
         """Write the table if the last write is long enough ago; Lightning calls this at every row."""
-        if time.monotonic() - self._written > max(self.every, 100 * self._took):
+        if time.monotonic() - self._written > self.every:
             self.flush()
 
     @rank_zero_only
     def flush(self) -> None:
-        """Write the table now, unless there are no rows."""
+        """Write what has changed now, unless there are no rows."""
         if not self._rows and not self.path.exists():
             return
-        began = time.monotonic()
-        for step in self._rows.keys() - self._lines.keys():
-            row = self._rows[step]
-            self._lines[step] = _line([step, *(row.get(name, "") for name in self._columns)])
-        lines = [_line(["step", *self._columns]), *(self._lines[step] for step in sorted(self._lines))]
-        write_atomic(self.path, "".join(lines))
+        columns = self._columns
+        new = {name for row in self._rows.values() for name in row} - {*columns}
+        whole = new or not columns or min(self._rows, default=0) <= self._closed or self._is_cut()
+        if whole:
+            if columns:
+                self._read(self._closed)
+            columns = ["step", *dict.fromkeys(name for row in self._rows.values() for name in row)]
+        rows = sorted(self._rows.items())
+        closed, held = (_lines(columns, some) for some in (rows[:-OPEN], rows[-OPEN:]))
+        if whole:
+            closed = _lines(columns, [], header=True) + closed
+            write_atomic(self.path, closed + held)
+        else:
+            write_end(self.path, self._end, closed + held)
+        self._columns, self._rows, self._end = columns, dict(rows[-OPEN:]), self._end + len(closed)
+        self._closed = rows[-OPEN - 1][0] if len(rows) > OPEN else self._closed
         self._written = time.monotonic()
-        self._took = self._written - began
+
+    def _is_cut(self) -> bool:
+        """Return whether the file is missing, or shorter than it was left."""
+        return not self.path.exists() or self.path.stat().st_size < self._end
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.flush()
 
 
-def _line(cells: list[Any]) -> str:
+def _lines(columns: list[str], rows: Iterable[tuple[int, dict[str, Any]]], header: bool = False) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows({"step": step} | row for step, row in rows)
+    return text.getvalue().encode()
 
 
 def _is_text(cell: str) -> bool:
