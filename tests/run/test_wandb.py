@@ -269,7 +269,7 @@ def test_nothing_is_left_outside_of_the_run(root):
 
 
 def test_a_run_is_told_whole(prepared):
-    """Errors, n, terms, measures, choices, best: read back from the offline file."""
+    """Errors, n, terms, measures, panels, choices, best: read back from the offline file."""
     small = ("data.train_size=500", "data.val_size=100", "data.test_size=200")
     run = prepared("experiment=ring", *small, "measures.n=8", "measures.repeats=2", csv=False)
     summary = execute(run)
@@ -311,6 +311,14 @@ def test_a_run_is_told_whole(prepared):
     assert axes.pop("trainer/global_step") == "" and {*axes.values()} == {"trainer/global_step"}
     assert "*" in axes
     assert registered.run_group == "" and registered.job_type == "run" and "data=ring" in registered.tags
+    for name in ("noise_levels", "weighting", "schedule", "tweedie"):
+        [path] = only(run.path).glob(f"files/media/table/panels/{name}_table_*.json")
+        shown = json.loads(path.read_text())
+        drawn = config[f"_wandb|visualize|panels/{name}"]["panel_config"]
+        assert drawn["fieldSettings"] == dict(zip("xy", summary[name], strict=False))
+        assert f'"panels/{name}_table"' in json.dumps(drawn["userQuery"])
+        assert shown["columns"] == [*summary[name]]
+        assert shown["data"] == [list(row) for row in zip(*summary[name].values(), strict=True)]
     pictures = {p.name.split("_")[0] for p in only(run.path).rglob("files/media/images/**/*.png")}
     assert pictures == {"samples", "final", "trajectory"}
 

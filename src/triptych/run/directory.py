@@ -36,6 +36,19 @@ PRUNE = "prune"  # a file that asks a run to stop after its next validation
 
 
 @contextlib.contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        raise StorageError(
+            f"{path}: cannot be written ({os.strerror(error.errno)}); what was complete before is kept, "
+            "the same command goes on from there"
+        ) from error
+
+
+@contextlib.contextmanager
 def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
     """Open ``path`` for an atomic write: under a temporary name, renamed when complete.
 
@@ -47,21 +60,15 @@ def atomic(path: Path, new: bool = False) -> Iterator[IO[bytes]]:
     check_held(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb", opener=no_link) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if new:
-            path.touch(exist_ok=False)
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno not in STORAGE:
-            raise
-        raise StorageError(
-            f"{path}: cannot be written ({os.strerror(error.errno)}); what was complete before is kept, "
-            "the same command goes on from there"
-        ) from error
+        with _storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb", opener=no_link) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if new:
+                path.touch(exist_ok=False)
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

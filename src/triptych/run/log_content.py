@@ -1,5 +1,6 @@
-"""Content for loggers beside metrics.csv: configuration and figures."""
+"""Content for loggers beside metrics.csv: configuration, figures, panels."""
 
+import contextlib
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -86,3 +87,18 @@ def _flatten(value: Any, name: str, prefix: str, into: dict[str, Any]) -> None:
             _flatten(inner, f"{prefix}{key}", f"{prefix}{key}/", into)
     elif value is not None and not isinstance(value, list):
         into[name] = value
+
+
+def panel_tables(summary: Result) -> dict[str, tuple[list[str], list[list[Any]]]]:
+    """Return {"panels/noise_levels": (columns, rows), ...}: the curves of a summary."""
+    tables: dict[str, tuple[list[str], list[list[Any]]]] = {}
+    for key, value in summary.items():
+        if isinstance(value, dict) and value and all(_is_column(v) for v in value.values()):
+            with contextlib.suppress(ValueError):  # columns of several lengths
+                rows = [list(row) for row in zip(*value.values(), strict=True)]
+                tables[f"panels/{key}"] = ([*value], rows)
+    return tables
+
+
+def _is_column(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and not any(isinstance(v, list | dict) for v in value)

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,12 +15,21 @@ from pytorch_lightning.loggers import WandbLogger
 
 from triptych.errors import mask_password
 from triptych.run.directory import RunDirectory
-from triptych.run.log_content import RESOLVED, comparable, error_line, flat_figures, sweep_of, warn
+from triptych.run.log_content import (
+    RESOLVED,
+    comparable,
+    error_line,
+    flat_figures,
+    panel_tables,
+    sweep_of,
+    warn,
+)
 from triptych.run.result import Result
 
 INIT, FINISH = 5.0, 30.0  # seconds that W&B has to answer at first, and to take what is left at the end
-SENT = 10.0  # to take a checkpoint, before that
+SENT = 10.0  # to take the panels, and a checkpoint, before that
 GROUPS = ("experiment", "ablation", "data")  # choices that become tags
+LINE = "wandb/line/v0"  # a chart of W&B's: one line a run
 STEP = "trainer/global_step"  # Lightning's axis
 BOUNDS = ("val/bound", "val/bpd", "val/nats_per_dim", "val/cross_entropy")  # lowest is best
 ONE_POINT = ("test/", "final/")  # one figure a run: in the summary, without a curve of one point
@@ -29,7 +38,7 @@ _ours: set[str] = set()  # of these variables, those that a run of this process 
 
 
 class WandbRun(WandbLogger):
-    """Lightning's logger, with figures and checkpoints as this project has them.
+    """Lightning's logger, with panels, figures and checkpoints as this project has them.
 
     Args:
         mode: "online" or "offline"; online becomes offline, with one line, where W&B does not answer.
@@ -87,38 +96,59 @@ class WandbRun(WandbLogger):
             self.log_image(key, [str(path)], step, caption=[f"step {step}"])
 
     def finish(self, summary: Result | None, step: int, logged: Collection[str]) -> None:
-        """Log the figures of ``summary``, and end."""
+        """Log the panels and figures of ``summary``, and end."""
         import wandb
 
         if summary:
+            self._send("the panels", lambda: self._log_panels(summary, step))
             self.experiment.summary.update(flat_figures(summary))
             if self.artifacts:
-                self._log_checkpoint()
+                self._send("the checkpoint", self._log_checkpoint)
         try:
             self.experiment.finish(exit_code=1 if summary is None else 0)
         except TimeoutError:
             warn(f"W&B has not taken all within {FINISH:.0f} s; `{self.location()['sync']}` sends the rest")
         wandb.teardown()  # waits for W&B's process, which closes its file as it ends
 
+    def _log_panels(self, summary: Result, step: int) -> None:
+        import wandb
+
+        charts = {
+            key: wandb.plot_table(
+                LINE,
+                wandb.Table(columns=list(columns), data=rows),
+                {"x": columns[0], "y": columns[1]},
+                {"title": key.removeprefix("panels/").replace("_", " ")},
+            )
+            for key, (columns, rows) in panel_tables(summary).items()
+            if len(columns) > 1
+        }
+        self.log_metrics(charts, step)
+
     def _log_checkpoint(self) -> None:
         import wandb
 
-        path, why = self.run.reported(), [f"no answer within {SENT:.0f} s"]
+        path = self.run.reported()
+        artifact = wandb.Artifact(f"model-{self.run.provenance()['id']}", type="model")
+        artifact.add_file(str(path), name=path.name, policy="immutable", skip_cache=True)  # no copy
+        self.experiment.log_artifact(artifact, aliases=["latest", path.stem])
 
-        def log() -> None:
+    def _send(self, what: str, task: Callable[[], None]) -> None:
+        """Do ``task``, which asks the server, within SENT seconds; else print one line."""
+        why = [f"no answer within {SENT:.0f} s"]
+
+        def work() -> None:
             try:
-                artifact = wandb.Artifact(f"model-{self.run.provenance()['id']}", type="model")
-                artifact.add_file(str(path), name=path.name, policy="immutable", skip_cache=True)  # no copy
-                self.experiment.log_artifact(artifact, aliases=["latest", path.stem])
+                task()
                 why[0] = ""
             except Exception as error:
                 why[0] = error_line(error)
 
-        sending = threading.Thread(target=log, name="wandb checkpoint", daemon=True)
+        sending = threading.Thread(target=work, name=f"wandb {what}", daemon=True)
         sending.start()
         sending.join(SENT)
         if why[0]:
-            warn(f"W&B has not taken the checkpoint ({why[0]}): {path}")
+            warn(f"W&B has not taken {what} ({why[0]}): {self.run.path} has it")
 
     @classmethod
     def abandon(cls) -> None:
