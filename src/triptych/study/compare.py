@@ -18,8 +18,7 @@ from triptych.study.axes import SWEEP, Axis, find_axes, label, varied
 from triptych.study.cells import Cell, Comparison, Rule
 from triptych.study.claims import correct
 from triptych.study.formatting import listed, quantity
-from triptych.study.integrity import copies, counted_once
-from triptych.study.same_data import Group, group_runs
+from triptych.study.same_data import Group, copies, counted_once, group_runs
 
 
 def compare(runs: Sequence[Run], rule: Rule | None = None) -> list[Comparison]:
@@ -74,7 +73,6 @@ def _in_order(cell: Cell) -> Cell:
 
 
 def _warnings(runs: list[Run], cells: list[Cell], axes: Sequence[Axis]) -> Iterator[str]:
-    """Return notes on what makes the comparison less controlled than it looks."""
     used = [run for cell in cells for run in cell.runs.values()]
     if broken := [run for run in runs if run.status == "finished" and not math.isfinite(run.bound)]:
         names = listed([run.dir.name for run in broken])
@@ -117,7 +115,6 @@ def _sizes(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _metrics(runs: list[Run]) -> Iterator[str]:
-    """Note user metrics of equal name and different configuration."""
     for name in dict.fromkeys(name for run in runs for name in run.metrics):
         configs = [
             {item for item in run.config.items() if item[0].startswith(f"metrics.{name}.")}

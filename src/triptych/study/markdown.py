@@ -28,8 +28,8 @@ def markdown(story: Study) -> str:
     lines += [f"**{safe(story.answer)}**", ""]
     if story.next_step:
         lines += [next_step(story), ""]
-    for line in story.tuned:
-        lines += [safe(line), ""]
+    if story.tuned:
+        lines += [safe(story.tuned), ""]
     if len(story.comparisons) > 1 and not story.tuned:
         lines += [
             "Runs on different data or in different units stand in tables of their own: not comparable.",

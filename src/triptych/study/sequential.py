@@ -23,7 +23,6 @@ from triptych.study import measures
 from triptych.study.cells import Comparison, Rule
 from triptych.study.compare import compare
 from triptych.study.formatting import quantity
-from triptych.study.verdict import no_better, runs_by_setting
 
 FILE = "looks.json"
 MOST_LOOKS = 10**6
@@ -51,15 +50,7 @@ def decide(root: Path, look: int, looks: int, equal_within: float | None = None)
 
     A look that was taken before is not taken anew with more seeds: it had the seeds that it had. A setting
     without a finished run is in no pair: seeds do not decide it.
-
-    Raises:
-        ValueError: look is not within 1 to looks, or the margin is not positive.
     """
-    if not 1 <= look <= looks:
-        raise ValueError(f"look={look}: must be from 1 to looks={looks}")
-    if equal_within is not None and not equal_within > 0:
-        raise ValueError(f"equal_within={equal_within}: must be a number above 0")
-    root = Path(root)
     seen = _seen(root)[:look]
     if len(seen) < look:
         runs = read_runs(root)
@@ -77,9 +68,7 @@ def decide(root: Path, look: int, looks: int, equal_within: float | None = None)
         for prefix in [f"{comparison.data}: " if several else ""]
         for (a, b), outcome in _outcomes(comparison).items()
     }
-    sentence = _sentence(pairs, look, looks, equal_within, len(seen[-1]))
-    useless = filter(None, (no_better(runs_by_setting(c), c.unit).rstrip(".") for c in comparisons))
-    return Decision(". ".join([*useless, sentence]), pairs)
+    return Decision(_sentence(pairs, look, looks, equal_within, len(seen[-1])), pairs)
 
 
 def read_rule(root: Path, sweep: dict[str, Any]) -> Rule:

@@ -160,7 +160,6 @@ class SweepHook(Callback):
             typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
 
     def _facts(self) -> dict[str, Any]:
-        """Return what ``sweep.json`` says of the sweep, a paper's claims among it."""
         shared = sorted(shared_overrides(self.config).values())
         facts: dict[str, Any] = {"command": ["triptych-train", *command()[1:]]}
         facts |= {"title": own_name(self.config) or "sweep", "shared": shared}
@@ -229,17 +228,16 @@ class SweepHook(Callback):
         return result.figure(self.config.optimized_metric) if result else None
 
     def _print_plan(self) -> None:
-        from triptych.study.plan import describe_settings, plan
+        from triptych.study.plan import plan
 
         loader = GlobalHydra.instance().config_loader()
         jobs = rounds.jobs_of(self.config) if self.cells else []
         if not jobs:
             raise UserError("plan=true: for one run or a grid of runs; a search chooses its runs as it goes")
         runs = rounds.settings_of(jobs)
-        named, shared = describe_settings(runs)
-        plain = {one: resolve_composed(loader.load_sweep_config(self.config, list(one))) for one in named}
-        lines = plan([(named[one], runs[one], plain[one]) for one in named])
-        print("\n".join([*lines, *([f"all: {shared}"] if shared else [])]))
+        plain = {one: resolve_composed(loader.load_sweep_config(self.config, list(one))) for one in runs}
+        named = rounds.names(list(runs))
+        print("\n".join(plan([(named[one] or "all", n, plain[one]) for one, n in runs.items()])))
 
     def _forget_refusals(self) -> None:
         for run in self.runs():
